@@ -1,0 +1,107 @@
+"""Serve a vLLM model from a notebook cell, stop it, and have its VRAM back, proved.
+
+In a notebook::
+
+    %load_ext vllm_magic
+    server = %vllm start Qwen/Qwen3-0.6B --max-model-len 4096
+    %vllm stop
+
+In a program::
+
+    import vllm_magic
+
+    with vllm_magic.serve("Qwen/Qwen3-0.6B", "--max-model-len", "4096") as server:
+        print(server.base_url, server.api_key)
+
+Importing this is cheap: everything is imported when it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vllm_magic.errors import (
+        ExecutableNotFound,
+        InvalidOption,
+        NameInUse,
+        NotEnoughMemory,
+        ReleaseFailed,
+        ServerNotFound,
+        StartFailed,
+        StartInterrupted,
+        StartTimeout,
+        VllmMagicError,
+    )
+    from vllm_magic.face import serve, servers, start, stop
+    from vllm_magic.release import Proof, Release
+    from vllm_magic.server import Server, ServerState
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "face": ("serve", "servers", "start", "stop"),
+    "server": ("Server", "ServerState"),
+    "release": ("Proof", "Release"),
+    "errors": (
+        "ExecutableNotFound",
+        "InvalidOption",
+        "NameInUse",
+        "NotEnoughMemory",
+        "ReleaseFailed",
+        "ServerNotFound",
+        "StartFailed",
+        "StartInterrupted",
+        "StartTimeout",
+        "VllmMagicError",
+    ),
+}
+
+__all__ = [
+    "ExecutableNotFound",
+    "InvalidOption",
+    "NameInUse",
+    "NotEnoughMemory",
+    "Proof",
+    "Release",
+    "ReleaseFailed",
+    "Server",
+    "ServerNotFound",
+    "ServerState",
+    "StartFailed",
+    "StartInterrupted",
+    "StartTimeout",
+    "VllmMagicError",
+    "load_ipython_extension",
+    "serve",
+    "servers",
+    "start",
+    "stop",
+    "unload_ipython_extension",
+]
+
+
+def load_ipython_extension(ipython: Any) -> None:
+    """``%load_ext vllm_magic``: adds the magic ``%vllm``."""
+    from vllm_magic.jupyter.extension import load
+
+    load(ipython)
+
+
+def unload_ipython_extension(ipython: Any) -> None:
+    """``%unload_ext vllm_magic``: releases every server, and removes what was added."""
+    from vllm_magic.jupyter.extension import unload
+
+    unload(ipython)
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

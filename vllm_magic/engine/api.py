@@ -1,0 +1,71 @@
+"""vLLM's HTTP API, as far as a server's life needs it: readiness, and requests in flight."""
+
+from __future__ import annotations
+
+import re
+import socket
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    import httpx
+
+    from vllm_magic.engine.command import Command
+
+ANSWER_LIMIT = 5.0  # seconds
+_IN_FLIGHT = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{[^}]*\})? ([\d.eE+]+)$", re.MULTILINE)
+
+
+class Api:
+    """A client for one server. For one thread; close it when done."""
+
+    def __init__(self, command: Command) -> None:
+        self._address = (urlsplit(command.url).hostname or "", command.port)
+        self._command = command
+        self._made: httpx.Client | None = None
+
+    def is_ready(self) -> bool:
+        """Whether ``GET /health`` answers 200. Costs next to nothing while nobody listens."""
+        return self._accepts() and self._get("/health") is not None
+
+    def requests_in_flight(self) -> int | None:
+        """Requests that run or wait, from ``/metrics``; None when the server does not say."""
+        text = self._get("/metrics")
+        return None if text is None else count_in_flight(text)
+
+    def close(self) -> None:
+        """Close the connections, which would hold a stopping server up."""
+        if self._made is not None:
+            self._made.close()
+            self._made = None
+
+    def _accepts(self) -> bool:
+        try:
+            socket.create_connection(self._address, timeout=1.0).close()
+        except OSError:
+            return False
+        return True
+
+    def _get(self, path: str) -> str | None:
+        import httpx
+
+        if self._made is None:
+            # trust_env: a proxy from the environment has no business between a notebook and its own server.
+            # verify: the certificate of a server on this machine is made out to another name.
+            self._made = httpx.Client(
+                base_url=self._command.url,
+                timeout=ANSWER_LIMIT,
+                trust_env=False,
+                verify=not self._command.secure,
+            )
+        try:
+            answer = self._made.get(path)
+        except httpx.HTTPError:
+            return None
+        return answer.text if answer.status_code == httpx.codes.OK else None
+
+
+def count_in_flight(metrics: str) -> int | None:
+    """The sum of running and waiting requests of all engines in a Prometheus text; None if it has none."""
+    counts = _IN_FLIGHT.findall(metrics)
+    return int(sum(map(float, counts))) if counts else None

@@ -1,0 +1,164 @@
+"""The command line and environment of ``vllm serve``."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import socket
+import tempfile
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vllm_magic.engine import executable, flags
+from vllm_magic.errors import InvalidOption, StartFailed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vllm_magic.engine.spec import ServerSpec
+
+LOOPBACK = "127.0.0.1"
+MARK = "VLLM_MAGIC_SERVER"  # in the environment of every process of a server; its value is the folder's id
+EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - recognised here, so that it can be warned about
+# What the notebook's kernel has in its environment for itself alone.
+OF_THE_KERNEL = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "JPY_INTERRUPT_EVENT", "MPLBACKEND")
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to execute, and where it will answer. The key is in the environment only, never in argv."""
+
+    argv: tuple[str, ...]
+    host: str
+    port: int
+    api_key: str = field(repr=False)
+    secure: bool = False
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches the server; also when it listens on every address."""
+        host = LOOPBACK if self.host in EVERY_ADDRESS else self.host
+        host = f"[{host}]" if ":" in host else host
+        return f"{'https' if self.secure else 'http'}://{host}:{self.port}"
+
+    @property
+    def exposed(self) -> bool:
+        """Whether other machines can reach it."""
+        return self.host not in (LOOPBACK, "localhost", "::1")
+
+
+def build(spec: ServerSpec) -> Command:
+    """The command of a spec, with a free port and a key of its own.
+
+    Raises:
+        ExecutableNotFound: there is no vLLM.
+        InvalidOption: a flag that cannot work here.
+        StartFailed: the port is taken.
+    """
+    path = executable.find(spec.executable)
+    for flag, reason in (("--uds", "a Unix socket"), ("--headless", "no HTTP server")):
+        if flags.has(spec.args, flag):
+            raise InvalidOption(f"{flag} means {reason}, and a notebook needs an HTTP port. Leave it out.")
+    key, args = flags.take(spec.args, "--api-key")
+    port_text, args = flags.take(args, "--port")
+    host, args = flags.take(args, "--host")
+    host = host or LOOPBACK
+    port = _port(spec, port_text, host)
+    return Command(
+        argv=(path, "serve", spec.model, *args, "--host", host, "--port", str(port)),
+        host=host,
+        port=port,
+        api_key=key or dict(spec.env).get("VLLM_API_KEY") or secrets.token_urlsafe(24),
+        secure=flags.has(args, "--ssl-certfile"),
+    )
+
+
+def environment(
+    spec: ServerSpec, command: Command, mark: str, tmp: Path, visible: str | None
+) -> dict[str, str]:
+    """The server's environment: the kernel's own, the spec's on top, and what keeps the server together.
+
+    Args:
+        spec: what was asked for.
+        command: has the key.
+        mark: the value of `MARK`.
+        tmp: the private TMPDIR.
+        visible: CUDA_VISIBLE_DEVICES, or None to leave it as it is.
+    """
+    env = {name: value for name, value in os.environ.items() if name not in OF_THE_KERNEL}
+    # torch.compile's cache lives in TMPDIR unless told otherwise, and ours is removed after each release.
+    env.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}")
+    env.update(spec.env)
+    env["VLLM_API_KEY"] = command.api_key
+    env["TMPDIR"] = env["VLLM_RPC_BASE_PATH"] = str(tmp)
+    env[MARK] = mark
+    env["SPT_NOENV"] = "1"  # setproctitle would wipe the mark from /proc/PID/environ
+    if visible is not None:
+        env["CUDA_VISIBLE_DEVICES"] = visible
+        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    return env
+
+
+def gpu_count(args: tuple[str, ...]) -> int:
+    """How many GPUs the flags ask for: tensor x pipeline x data parallel."""
+    count = 1
+    for names in (
+        ("--tensor-parallel-size", "-tp"),
+        ("--pipeline-parallel-size", "-pp"),
+        ("--data-parallel-size", "-dp"),
+    ):
+        count *= flags.whole_number(args, *names, default=1)
+    return count
+
+
+def memory_fraction(args: tuple[str, ...]) -> float:
+    """The share of each GPU that vLLM will ask for: 0.92 unless told otherwise (vLLM 0.32, config/cache.py)."""
+    return flags.number(args, "--gpu-memory-utilization", default=0.92)
+
+
+def shutdown_timeout(args: tuple[str, ...]) -> float:
+    """Seconds that this server takes to drain after SIGTERM, as its own flag says; 0 unless told otherwise."""
+    return flags.number(args, "--shutdown-timeout", default=0.0)
+
+
+def _port(spec: ServerSpec, text: str | None, host: str) -> int:
+    if text is not None and not text.isdecimal():
+        raise InvalidOption(f"--port {text} is not a number. Leave --port out for a free one.")
+    port = spec.port if text is None else int(text)
+    if port is not None and not 0 < port < 65536:  # noqa: PLR2004 - TCP
+        raise InvalidOption(f"{port} is not a port. Use 1 to 65535, or leave --port out for a free one.")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as vLLM binds it
+        try:
+            probe.bind((host, port or 0))
+        except OSError as error:
+            raise _not_bound(host, port, error) from None
+        return int(probe.getsockname()[1])
+
+
+def _not_bound(host: str, port: int | None, error: OSError) -> StartFailed:
+    import errno
+
+    if error.errno != errno.EADDRINUSE or port is None:
+        return StartFailed(
+            f"{host}:{port or 'any port'} cannot be used: {error.strerror}", "Choose another --host"
+        )
+    return StartFailed(
+        f"Port {port} is taken{_listener(port)}", "Choose another --port, or leave it out for a free one"
+    )
+
+
+def _listener(port: int) -> str:
+    """Who listens there, as far as this may be seen."""
+    import psutil
+
+    for connection in psutil.net_connections("tcp"):
+        address = connection.laddr
+        if connection.status == psutil.CONN_LISTEN and address and address.port == port and connection.pid:
+            try:
+                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+            except psutil.Error:
+                break
+    return ""

@@ -1,0 +1,67 @@
+"""Reading and taking flags out of a ``vllm serve`` command line, without knowing them all.
+
+vLLM accepts ``--flag value``, ``--flag=value``, and underscores for dashes (its utils/argparse_utils.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllm_magic.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def value(args: Sequence[str], *names: str) -> str | None:
+    """The value of the last flag that has one of these names; None where there is none."""
+    found = None
+    for position, arg in enumerate(args):
+        flag, equals, rest = _split(arg)
+        if flag in names:
+            found = rest if equals else args[position + 1] if position + 1 < len(args) else None
+    return found
+
+
+def has(args: Sequence[str], *names: str) -> bool:
+    """Whether one of these flags is there, with or without a value."""
+    return any(_split(arg)[0] in names for arg in args)
+
+
+def take(args: Sequence[str], name: str) -> tuple[str | None, tuple[str, ...]]:
+    """The value of the flag and the command line without it.
+
+    Raises:
+        InvalidOption: the flag has no value.
+    """
+    left: list[str] = []
+    found = None
+    words = iter(args)
+    for word in words:
+        flag, equals, rest = _split(word)
+        if flag != name:
+            left.append(word)
+            continue
+        found = rest if equals else next(words, "")
+        if not found:
+            raise InvalidOption(f"{name} needs a value: {name} VALUE.")
+    return found, tuple(left)
+
+
+def whole_number(args: Sequence[str], *names: str, default: int) -> int:
+    """The value as a whole number; the default where it is absent or no number (vLLM will say so)."""
+    text = value(args, *names)
+    return int(text) if text is not None and text.isdecimal() else default
+
+
+def number(args: Sequence[str], *names: str, default: float) -> float:
+    """The value as a number; the default where it is absent or no number (vLLM will say so)."""
+    try:
+        return float(value(args, *names) or default)
+    except ValueError:
+        return default
+
+
+def _split(arg: str) -> tuple[str, bool, str]:
+    flag, equals, rest = arg.partition("=")
+    return (flag.replace("_", "-") if flag.startswith("--") else flag), bool(equals), rest

@@ -1,0 +1,98 @@
+"""What can go wrong, as one tree.
+
+::
+
+    VllmMagicError
+    ├── InvalidOption          a word of the request does not fit (also a ValueError)
+    ├── ExecutableNotFound     no vLLM here
+    ├── NameInUse              another server has this name
+    ├── ServerNotFound         no server has this name (also a LookupError)
+    ├── NotEnoughMemory        the GPUs have no room for it
+    ├── StartFailed            the server ended before it was ready
+    │   ├── StartTimeout       it was not ready in time, and was released
+    │   └── StartInterrupted   the wait was interrupted, and the server was released
+    └── ReleaseFailed          something would not end, or its memory did not come back
+
+Each message says what happened and what to do, in one line; `details` has more where there is more.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class VllmMagicError(Exception):
+    """The root of the tree."""
+
+    @property
+    def details(self) -> list[str]:
+        """More lines for whoever wants them; empty for most."""
+        return []
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback: the message is the news, our own frames are not."""
+        return [f"{type(self).__name__}: {self}", *self.details]
+
+
+class InvalidOption(VllmMagicError, ValueError):
+    """A word of the request does not fit."""
+
+
+class ExecutableNotFound(VllmMagicError):
+    """There is no vLLM where it was looked for."""
+
+
+class NameInUse(VllmMagicError):
+    """Another server of this kernel has this name."""
+
+
+class ServerNotFound(VllmMagicError, LookupError):
+    """No server of this kernel has this name."""
+
+
+class NotEnoughMemory(VllmMagicError):
+    """The GPUs have too little free memory for the server."""
+
+
+class StartFailed(VllmMagicError):
+    """The server ended before it was ready.
+
+    Attributes:
+        cause: what happened, one line.
+        hint: what to do about it, one line.
+        log_tail: the lines of the server's log that tell, newest last.
+    """
+
+    def __init__(self, cause: str, hint: str = "", log_tail: Sequence[str] = ()) -> None:
+        super().__init__(f"{cause}. {hint}" if hint else f"{cause}.")
+        self.cause = cause
+        self.hint = hint
+        self.log_tail = tuple(log_tail)
+
+    @property
+    def details(self) -> list[str]:
+        """The telling lines of the log."""
+        return [f"  {line}" for line in self.log_tail]
+
+
+class StartTimeout(StartFailed):
+    """The server was not ready in time; it was released."""
+
+
+class StartInterrupted(StartFailed):
+    """The wait for the server was interrupted; the server was released."""
+
+
+class ReleaseFailed(VllmMagicError):
+    """A process would not end, or memory did not come back.
+
+    Attributes:
+        left: (pid, name) of each process that is still there.
+    """
+
+    def __init__(self, message: str, left: Sequence[tuple[int, str]] = ()) -> None:
+        super().__init__(message)
+        self.left = tuple(left)

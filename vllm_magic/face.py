@@ -1,0 +1,133 @@
+"""The Python API: what the magics do, as functions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllm_magic.engine.spec import ServerSpec
+from vllm_magic.manager import manager
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from vllm_magic.release import Release
+    from vllm_magic.server import Server
+
+
+def start(
+    model: str,
+    *args: str,
+    name: str | None = None,
+    gpus: str | None = None,
+    port: int | None = None,
+    executable: str | None = None,
+    env: Mapping[str, str] | None = None,
+    wait: bool = True,
+    timeout: float | None = None,
+) -> Server:
+    """Start a server, or return the one that runs with the same words.
+
+    Args:
+        model: a Hugging Face name, or a folder.
+        *args: any flags of ``vllm serve``, as strings: ``"--max-model-len", "4096"``.
+        name: what to call it; the last part of the model's name unless given.
+        gpus: "0,1" (indices or UUIDs), or "auto" for the freest that are enough; None leaves it to vLLM.
+        port: the TCP port; None for a free one.
+        executable: path of ``vllm``; None for the one that is found.
+        env: environment variables on top of this process's.
+        wait: return when it is ready; otherwise at once.
+        timeout: seconds to wait; after that it is released. None waits as long as it starts.
+
+    Raises:
+        StartFailed: it ended before it was ready; nothing of it is left.
+        VllmMagicError: see `errors`.
+    """
+    spec = ServerSpec(
+        model=model,
+        args=tuple(str(arg) for arg in args),
+        name=name or "",
+        gpus=gpus,
+        port=port,
+        executable=executable,
+        env=tuple(sorted((env or {}).items())),
+    )
+    return manager.start(spec, wait=wait, timeout=timeout).server
+
+
+def stop(name: str | None = None) -> Release | list[Release]:
+    """Stop the server of this name, or, without one, all of them.
+
+    Raises:
+        ServerNotFound: there is none of this name.
+        ReleaseFailed: something would not end, or memory did not come back.
+    """
+    return manager.stop_all() if name is None else manager.stop(name)
+
+
+def servers() -> dict[str, Server]:
+    """The servers of this process by name; failed ones too, until they are stopped or started again."""
+    return manager.servers()
+
+
+class serve:  # noqa: N801 - used like a function
+    """A server for the length of a block: ``with serve("model") as server:``, or ``async with``.
+
+    Takes what `start` takes.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *args: str,
+        name: str | None = None,
+        gpus: str | None = None,
+        port: int | None = None,
+        executable: str | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        def begin(wait: bool) -> Server:  # noqa: FBT001
+            return start(
+                model,
+                *args,
+                name=name,
+                gpus=gpus,
+                port=port,
+                executable=executable,
+                env=env,
+                wait=wait,
+                timeout=timeout,
+            )
+
+        self._begin = begin
+        self._timeout = timeout
+        self._server: Server | None = None
+
+    def __enter__(self) -> Server:
+        self._server = self._begin(True)
+        return self._server
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._server is not None:
+            self._server.stop()
+
+    async def __aenter__(self) -> Server:
+        import asyncio
+
+        self._server = await asyncio.to_thread(self._begin, False)
+        try:
+            await asyncio.to_thread(self._server.wait, self._timeout)
+        except BaseException:  # a cancelled task must not leave a server behind
+            await asyncio.shield(asyncio.to_thread(self.__exit__, None, None, None))
+            raise
+        return self._server
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self.__exit__, kind, error, trace)

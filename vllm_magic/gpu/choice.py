@@ -1,0 +1,81 @@
+"""Which GPUs a user means."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from vllm_magic.gpu.devices import Gpu, Snapshot
+
+
+def choose(words: str, snapshot: Snapshot, count: int = 1, fraction: float = 0.92) -> tuple[Gpu, ...]:
+    """Return the GPUs that `words` mean.
+
+    Args:
+        words: indices ("0,1"), UUIDs or the beginnings of some ("GPU-5ab3,..."), in the order that they are
+            wanted in, or "auto": the `count` GPUs with the most free memory, in the order of their indices.
+        snapshot: the GPUs there are.
+        count: how many are needed.
+        fraction: the share of a GPU's memory that must be free for "auto", which vLLM asks for at its start
+            (--gpu-memory-utilization). A GPU that does not tell its memory comes last, and is not refused.
+
+    Raises:
+        ValueError: one line that says what is wrong, and what to do.
+    """
+    if not snapshot.gpus:
+        raise ValueError(f"no GPU can be chosen: {snapshot.problem or 'no GPU found'}; leave the choice out")
+    if words.strip().lower() == "auto":
+        return _freest(snapshot.gpus, count, fraction)
+    chosen = [_named(word.strip(), snapshot.gpus) for word in words.split(",")]
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"{words!r} names a GPU twice: name each one once")
+    if len(chosen) < count:
+        raise ValueError(
+            f"{count} GPUs are needed and {words!r} names {len(chosen)}: name more, or need fewer"
+        )
+    return tuple(chosen)
+
+
+def cuda_visible_devices(gpus: Iterable[Gpu]) -> str:
+    """Return the value of CUDA_VISIBLE_DEVICES for these GPUs: by UUID, since CUDA's indices can differ."""
+    return ",".join(gpu.uuid for gpu in gpus)
+
+
+def _freest(gpus: Sequence[Gpu], count: int, fraction: float) -> tuple[Gpu, ...]:
+    if count > len(gpus):
+        raise ValueError(f"{count} GPUs are needed and there are only {len(gpus)}: need fewer")
+    enough = [gpu for gpu in gpus if gpu.free is None or gpu.free >= _needed(gpu, fraction)]
+    if len(enough) < count:
+        state = ", ".join(_shortage(gpu, fraction) for gpu in gpus if gpu not in enough)
+        wanted = (
+            "no GPU has" if count == 1 else f"only {len(enough)} of the {count} GPUs that are needed have"
+        )
+        raise ValueError(f"{wanted} enough free memory ({state}): free some, or need less")
+    freest = sorted(enough, key=lambda gpu: -1 if gpu.free is None else gpu.free, reverse=True)[:count]
+    return tuple(sorted(freest, key=lambda gpu: gpu.index))
+
+
+def _needed(gpu: Gpu, fraction: float) -> int:
+    """Bytes that vLLM wants free (request_memory in vllm/v1/worker/utils.py)."""
+    return math.ceil((gpu.total or 0) * fraction)
+
+
+def _shortage(gpu: Gpu, fraction: float) -> str:
+    gib = 2**30
+    return f"GPU {gpu.index}: {(gpu.free or 0) / gib:.1f} GiB free, {_needed(gpu, fraction) / gib:.1f} GiB needed"
+
+
+def _named(word: str, gpus: Sequence[Gpu]) -> Gpu:
+    if word.lower().startswith("gpu-"):
+        found = [gpu for gpu in gpus if gpu.uuid.lower().startswith(word.lower())]
+    else:
+        found = [gpu for gpu in gpus if str(gpu.index) == word]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"{word!r} fits {len(found)} GPUs: write more of the UUID")
+    there = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in gpus)
+    raise ValueError(f"there is no GPU {word!r}: there are {there}")

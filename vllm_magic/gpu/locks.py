@@ -1,0 +1,125 @@
+"""Locks across kernels: no server starts on a GPU on which a release is still under way.
+
+vLLM fails when another process gives memory back while it measures ("Error in memory profiling"). So there is
+one file for each GPU, in a private folder: a release holds a shared flock(2) on those of its GPUs, and a start
+waits until it can take the exclusive one, and drops it again. The kernel drops the locks of a process that
+dies. Servers of other users are not seen.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import stat
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterable
+    from types import TracebackType
+
+_PARENT = Path("/tmp")  # noqa: S108 - not $TMPDIR: two kernels must agree; `_folder` sees to it that it is safe
+_UUID = re.compile(r"[A-Za-z0-9-]+")
+_CADENCE = 0.05  # seconds; flock has no wait with a time limit
+
+
+def lock_paths(uuids: Iterable[str]) -> tuple[Path, ...]:
+    """Return the lock file of each GPU, made where it is missing.
+
+    Raises:
+        PermissionError: the folder of the locks is not ours alone.
+        ValueError: a word that is no UUID.
+    """
+    folder = _folder()
+    return tuple(_lock_file(folder, uuid) for uuid in uuids)
+
+
+class ReleaseLocks:
+    """Holds the shared locks of some GPUs, as a context manager: a release is under way on them."""
+
+    def __init__(self, uuids: Iterable[str]) -> None:
+        """Name the GPUs; entering takes the locks, and raises what `lock_paths` raises."""
+        self._uuids = tuple(uuids)
+        self._held = ExitStack()
+
+    def __enter__(self) -> None:
+        with ExitStack() as taken:
+            for path in lock_paths(self._uuids):
+                # Nobody holds the exclusive lock for longer than an instant, so this wait is short.
+                fcntl.flock(_opened(path, taken), fcntl.LOCK_SH)
+            self._held = taken.pop_all()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held.close()
+
+
+def wait_for_releases(uuids: Iterable[str], timeout: float, cancelled: threading.Event) -> bool:
+    """Wait until no release is under way on any of the GPUs.
+
+    Args:
+        uuids: the GPUs.
+        timeout: seconds to wait at most.
+        cancelled: set by another thread to end the wait.
+
+    Returns:
+        True when all were free at one moment; False when the time was up or the wait was cancelled.
+
+    Raises:
+        PermissionError: the folder of the locks is not ours alone.
+        ValueError: a word that is no UUID.
+    """
+    paths = lock_paths(uuids)
+    deadline = time.monotonic() + timeout
+    while not _are_free(paths):
+        if time.monotonic() >= deadline or cancelled.wait(_CADENCE):
+            return False
+    return True
+
+
+def _are_free(paths: Iterable[Path]) -> bool:
+    with ExitStack() as taken:
+        try:
+            for path in paths:
+                fcntl.flock(_opened(path, taken), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def _opened(path: Path, stack: ExitStack) -> int:
+    """Open a lock file until `stack` closes."""
+    lock = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    stack.callback(os.close, lock)
+    stack.callback(
+        fcntl.flock, lock, fcntl.LOCK_UN
+    )  # a forked child that has it open too would keep the lock
+    return lock
+
+
+def _lock_file(folder: Path, uuid: str) -> Path:
+    if not _UUID.fullmatch(uuid):
+        raise ValueError(f"{uuid!r} is not the UUID of a GPU")
+    path = folder / f"{uuid}.lock"
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.utime(lock)  # so that a cleaner of old files leaves it alone
+    finally:
+        os.close(lock)
+    return path
+
+
+def _folder() -> Path:
+    folder = _PARENT / f"vllm-magic-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    if not ours or status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise PermissionError(f"{folder} is not a folder of yours with mode 0700: look at it and remove it")
+    return folder

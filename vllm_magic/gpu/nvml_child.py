@@ -1,0 +1,123 @@
+"""The probe process: asks NVML, which may hang or crash, in place of the process that wants to know.
+
+    python -I -S nvml_child.py PATH_OF_PYNVML
+
+Each empty line on stdin is a request. Each line on stdout is its reply, a JSON object::
+
+    {"driver": "580.00" | null, "problem": "..." | null,
+     "gpus": [{"index", "uuid", "name", "total", "used", "free", "processes": [[pid, used], ...] | null}, ...]}
+
+The process ends at the end of stdin, also while a call of NVML hangs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import queue
+import resource
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PLAIN_WORDS = {
+    "NVMLError_LibraryNotFound": "no NVIDIA driver found",
+    "NVMLError_DriverNotLoaded": "the NVIDIA driver is not loaded",
+    "NVMLError_NoPermission": "the NVIDIA driver refuses access",
+    "NVMLError_LibRmVersionMismatch": "the NVIDIA driver was updated and works again after a reboot",
+}
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    reply_fd = os.dup(1)
+    os.dup2(2, 1)  # whatever the C library prints must not get among the replies
+    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()
+    nvml = _load(sys.argv[1])
+    initialised = False
+    with os.fdopen(reply_fd, "w", encoding="utf-8") as replies:
+        while requests.get():
+            try:
+                if not initialised:
+                    nvml.nvmlInit()
+                    initialised = True
+                reply = _look(nvml)
+            except nvml.NVMLError as error:
+                initialised = False  # the driver may come, or come back
+                problem = _PLAIN_WORDS.get(type(error).__name__, f"the NVIDIA driver says: {error}")
+                reply = {"driver": None, "problem": problem, "gpus": []}
+            print(json.dumps(reply), file=replies, flush=True)
+
+
+def _read_requests(requests: queue.SimpleQueue[bytes]) -> None:
+    for line in sys.stdin.buffer:
+        requests.put(line)
+    os._exit(0)
+
+
+def _load(path: str) -> Any:
+    """Import the parent's own pynvml by its file: no search path is involved, so no other one is found."""
+    spec = importlib.util.spec_from_file_location("pynvml", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pynvml"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _look(nvml: Any) -> dict[str, Any]:
+    gpus = [gpu for index in range(nvml.nvmlDeviceGetCount()) if (gpu := _gpu(nvml, index))]
+    return {
+        "driver": nvml.nvmlSystemGetDriverVersion(),
+        "gpus": gpus,
+        "problem": None if gpus else "the NVIDIA driver shows no GPU",
+    }
+
+
+def _gpu(nvml: Any, index: int) -> dict[str, Any] | None:
+    """Describe one GPU; None for one that is lost or not ours to see."""
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        gpu = {"index": index, "uuid": nvml.nvmlDeviceGetUUID(handle), "name": nvml.nvmlDeviceGetName(handle)}
+    except nvml.NVMLError:
+        return None
+    total, used, free = _memory(nvml, handle)
+    return {**gpu, "total": total, "used": used, "free": free, "processes": _processes(nvml, handle)}
+
+
+def _memory(nvml: Any, handle: Any) -> tuple[int | None, int | None, int | None]:
+    """Ask for memory by version 2 of the call, which keeps the driver's own share apart, else by version 1."""
+    function = nvml.nvmlDeviceGetMemoryInfo
+    memory = _if_known(nvml, function, handle, nvml.nvmlMemory_v2) or _if_known(nvml, function, handle)
+    return (memory.total, memory.used, memory.free) if memory else (None, None, None)
+
+
+def _processes(nvml: Any, handle: Any) -> list[tuple[int, int | None]] | None:
+    modes = _if_known(nvml, nvml.nvmlDeviceGetMigMode, handle)
+    if modes and modes[0] == nvml.NVML_DEVICE_MIG_ENABLE:
+        return None  # without privileges, NVML lists no process of a MIG parent
+    listed = _if_known(nvml, nvml.nvmlDeviceGetComputeRunningProcesses_v3, handle)
+    if listed is None:
+        listed = _if_known(nvml, nvml.nvmlDeviceGetComputeRunningProcesses_v2, handle)
+    return None if listed is None else [(process.pid, process.usedGpuMemory) for process in listed]
+
+
+def _if_known(nvml: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what NVML says, None where this driver or this GPU does not know."""
+    try:
+        return function(*arguments)
+    except nvml.NVMLError:
+        return None
+
+
+if __name__ == "__main__":
+    main()

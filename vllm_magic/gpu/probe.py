@@ -1,0 +1,194 @@
+"""Ask the NVIDIA driver about its GPUs, without ever depending on it.
+
+NVML can hang in the kernel, crash, or need seconds to initialise, so a process of its own asks it
+(nvml_child.py). It stays, since a start costs 1 to 3 s for each GPU where no persistence daemon runs, and it
+is killed when it does not answer.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic.gpu.devices import ComputeProcess, Gpu, Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_CHILD = Path(__file__).with_name("nvml_child.py")
+_HANG_MEMORY = 60.0
+"""Seconds for which a driver that hung is not asked again."""
+_EXIT_WAIT = 1.0
+"""Seconds in which a killed process is gone, unless it hangs in the kernel."""
+
+
+class _NoAnswerError(Exception):
+    """The probe process did not answer; the message says why."""
+
+
+class Probe:
+    """A probe process that answers for the driver. Thread-safe: one request at a time."""
+
+    def __init__(self, start_timeout: float = 15.0, env: Mapping[str, str] | None = None) -> None:
+        """Prepare a probe; its process starts with the first snapshot.
+
+        Args:
+            start_timeout: seconds that the first answer of a new process may take.
+            env: environment of the process, this process's by default.
+        """
+        self._start_timeout = start_timeout
+        self._env = env
+        self._lock = threading.Lock()  # guards all below
+        self._child: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+        self._answered = False
+        self._silent_until = 0.0
+        self._silent_because = ""
+
+    @property
+    def pid(self) -> int | None:
+        """The probe process. It has the device files open itself, so it is no proof against anybody."""
+        child = self._child
+        return child.pid if child else None
+
+    def snapshot(self, timeout: float = 5.0) -> Snapshot:
+        """Return what the driver says now; where it says nothing, `problem` says why.
+
+        It raises nothing, and takes no longer than `timeout`, or `start_timeout` for the first answer of a new
+        process, on top of the same for a request that another thread has under way. A driver that did not
+        answer is not asked again for 60 s.
+
+        Args:
+            timeout: seconds for an answer.
+        """
+        if not self._lock.acquire(timeout=timeout + self._start_timeout):
+            return _nothing(f"the NVIDIA driver did not answer within {timeout + self._start_timeout:g} s")
+        try:
+            if time.monotonic() < self._silent_until:
+                return _nothing(self._silent_because)
+            return self._ask(timeout)
+        except (_NoAnswerError, OSError, ValueError) as error:
+            return _nothing(str(error))
+        finally:
+            self._lock.release()
+
+    def close(self) -> None:
+        """End the probe process; a later snapshot starts another."""
+        child = self._child
+        if child and self._owner == os.getpid():
+            child.kill()  # so that a request under way in another thread ends at once
+        with self._lock:
+            self._end(_EXIT_WAIT)
+
+    def _ask(self, timeout: float) -> Snapshot:
+        child = self._running()
+        if not self._answered:
+            timeout = max(timeout, self._start_timeout)
+        taken = time.monotonic()
+        try:
+            reply = json.loads(self._reply(child, taken + timeout))
+        except TimeoutError:
+            self._silent_because = f"the NVIDIA driver did not answer within {timeout:g} s"
+            self._silent_until = time.monotonic() + _HANG_MEMORY
+            self._end(0.0)
+            raise _NoAnswerError(self._silent_because) from None
+        except (EOFError, BrokenPipeError):
+            raise _NoAnswerError(_cause(self._end(_EXIT_WAIT))) from None
+        except BaseException:
+            self._end(0.0)  # interrupted: its reply would be taken for the next one's
+            raise
+        self._answered = True
+        return _snapshot(taken, reply)
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        """Return the probe process, a new one where there is none that lives and is this process's own."""
+        child = self._child
+        if child and self._owner == os.getpid() and child.poll() is None:
+            return child
+        self._end(0.0)
+        nvml = importlib.util.find_spec("pynvml")
+        if nvml is None or nvml.origin is None:
+            raise _NoAnswerError("nvidia-ml-py is not installed (pip install nvidia-ml-py)")
+        self._owner = os.getpid()
+        self._answered = False
+        self._child = subprocess.Popen(
+            # Isolated and without site: no environment variable and no .pth file has a say in it.
+            [sys.executable, "-I", "-S", _CHILD, Path(nvml.origin).absolute()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            cwd="/",
+            env=self._env,
+            start_new_session=True,  # a Ctrl-C in the terminal is not meant for it
+        )
+        return self._child
+
+    def _reply(self, child: subprocess.Popen[bytes], deadline: float) -> bytes:
+        """Send a request and return the line of the reply."""
+        if child.stdin is None or child.stdout is None:
+            raise EOFError
+        child.stdin.write(b"\n")
+        readable = select.poll()
+        readable.register(child.stdout, select.POLLIN)
+        reply = b""
+        while not reply.endswith(b"\n"):
+            if not readable.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise TimeoutError
+            chunk = child.stdout.read(65536)
+            if not chunk:
+                raise EOFError
+            reply += chunk
+        return reply
+
+    def _end(self, wait: float) -> int | None:
+        """Kill the probe process and forget it; return its exit status, None when it was not gone after `wait` s."""
+        child, self._child = self._child, None
+        if child is None:
+            return None
+        for pipe in (child.stdin, child.stdout):
+            if pipe:
+                pipe.close()
+        if self._owner != os.getpid():
+            child.returncode = 0  # a forked copy: the process is our parent's, and not ours to kill or reap
+            return None
+        child.kill()
+        try:
+            return child.wait(wait)
+        except subprocess.TimeoutExpired:
+            # It may be stuck in the kernel for good, so nobody but this thread waits for it.
+            threading.Thread(target=child.wait, name="vllm-magic-reap-probe", daemon=True).start()
+            return None
+
+
+def _cause(status: int | None) -> str:
+    if status is not None and status < 0:
+        return (
+            f"the NVIDIA driver could not be asked: the probe process died of {signal.Signals(-status).name}"
+        )
+    return f"the NVIDIA driver could not be asked: the probe process ended with status {status}"
+
+
+def _nothing(problem: str) -> Snapshot:
+    return Snapshot(taken=time.monotonic(), gpus=(), driver=None, problem=problem)
+
+
+def _snapshot(taken: float, reply: dict[str, Any]) -> Snapshot:
+    return Snapshot(
+        taken=taken, gpus=tuple(map(_gpu, reply["gpus"])), driver=reply["driver"], problem=reply["problem"]
+    )
+
+
+def _gpu(fields: dict[str, Any]) -> Gpu:
+    listed = fields.pop("processes")
+    processes = None if listed is None else tuple(ComputeProcess(pid, used) for pid, used in listed)
+    return Gpu(**fields, processes=processes)

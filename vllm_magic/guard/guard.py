@@ -1,0 +1,318 @@
+"""The guard pair of one server, run as ``python -I -S run.py CONTROL_FD KERNEL_PIDFD``.
+
+::
+
+    kernel ──(socketpair, pidfd)── outer guard ── inner guard ── leader (`vllm serve`, own session) ── ...
+
+Both guards are subreapers (prctl(2)), so that nothing below them escapes by setsid or a double fork. Both watch
+the kernel: its pidfd misses an ``execv`` in the kernel, the socket's end misses a kernel whose forked child still
+holds the socket, so they watch both. The inner one owns the server and ends it; the outer one takes over when
+the inner one dies, and the other way round. The leader dies with the inner guard (PR_SET_PDEATHSIG).
+
+While the server runs both sleep in poll(2) without a time limit: no wake-ups.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from typing import TYPE_CHECKING, NoReturn
+
+from vllm_magic.guard import folder, leader
+from vllm_magic.guard.ladder import Ladder, Members
+from vllm_magic.guard.protocol import (
+    Decoder,
+    Ended,
+    Message,
+    Note,
+    Order,
+    Refused,
+    Started,
+    Stop,
+    Stopping,
+    Why,
+    encode,
+)
+from vllm_magic.linux import pidfd, prctl, processes, shared_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vllm_magic.linux.processes import Identity
+
+ORDER_LIMIT = 30.0  # seconds for the kernel to say what to run
+KERNEL_GONE = Stop(grace=0.5, patience=0.5)
+LEADER_ENDED = Stop(grace=0.0, patience=0.0)
+LEADER_ENDED_LINGER = 0.25  # seconds for the others to end by themselves after the leader
+SAY_LIMIT = 2  # seconds that a kernel which does not read may hold a guard up
+BACKSTOP = 30.0  # seconds after the kernel's end before the outer guard acts in the inner one's place
+
+
+class Guard:
+    """What both guards have in common: the kernel's end, their own wake-up pipe, the release itself."""
+
+    def __init__(self, control: socket.socket, kernel: int, order: Order) -> None:
+        self.control = control
+        self.kernel = kernel
+        self.order = order
+        self.segments: set[shared_memory.Segment] = set()
+        self.leader: Identity | None = None
+        self.exit_code: int | None = None
+        self.signalled = False
+        self.wake = self._wake_up_on_signals()
+
+    def _wake_up_on_signals(self) -> int:
+        """A descriptor that is readable after SIGCHLD or SIGTERM; made anew in each guard."""
+        read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_IGN)
+        return read
+
+    def _on_sigterm(self, *_: object) -> None:
+        self.signalled = True
+
+    def say(self, message: Message) -> None:
+        """Tell the kernel; a kernel that is gone or does not read is no reason to stop working."""
+        with contextlib.suppress(OSError):
+            self.control.sendall(encode(message))
+
+    def drain_wake(self) -> None:
+        """Empty the wake-up pipe."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self.wake, 512):
+                pass
+
+    def members(self) -> Members:
+        """The server's living processes: by descent from this guard, and by the leader's session."""
+        table = processes.table()
+        pids = processes.descendants(table, os.getpid())
+        if self.leader is not None:
+            pids |= processes.session_members(table, self.leader.pid)
+        pids.discard(os.getpid())
+        return {
+            table[pid].identity: processes.title(pid) or table[pid].name for pid in pids if table[pid].alive
+        }
+
+    def reap(self) -> None:
+        """Collect dead children, the leader excepted: unreaped, its pid still names our session and no other."""
+        table = processes.table()
+        for pid, process in table.items():
+            mine = process.parent == os.getpid() and not process.alive
+            if mine and (self.leader is None or pid != self.leader.pid):
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+
+    def leader_has_ended(self) -> bool:
+        """Whether the leader is dead; it stays a zombie, so that its pid is not given away."""
+        if self.leader is None:
+            return True
+        try:
+            result = os.waitid(os.P_PID, self.leader.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return not processes.is_alive(self.leader)
+        if result is None:
+            return False
+        exited = result.si_code == os.CLD_EXITED
+        self.exit_code = result.si_status if exited else -result.si_status
+        return True
+
+    def note(self) -> None:
+        """Remember the shared memory that the server maps now."""
+        self.segments |= shared_memory.mapped_by(identity.pid for identity in self.members())
+
+    def release(self, by: str, why: Why, stop: Stop, hurry: Iterable[int] = ()) -> None:
+        """End every process of the server, remove the shared memory it leaves, and say what happened."""
+        self.say(Stopping(why.value))
+        with contextlib.ExitStack() as stack:
+            for lock in self.order.locks:
+                stack.enter_context(_shared_lock(lock))
+            self.note()
+            outcome = Ladder(self.members, self.leader, self.reap, hurry).run(stop.grace, stop.patience)
+            self.leader_has_ended()
+            self.leader = None  # nothing of its session is left: its pid may go
+            self.reap()
+            shared_memory.unlink_unmapped(self.segments)
+        self.say(Ended(by, why.value, self.exit_code, outcome.ended, outcome.left, round(outcome.seconds, 3)))
+
+
+class Inner(Guard):
+    """Starts the leader, waits for a reason to end it, and ends it."""
+
+    def run(self, outer: int, outer_pidfd: int) -> None:
+        """Live as long as the server; ``outer`` is the outer guard's pid."""
+        if not self._start(outer):
+            return
+        why, stop = self._wait(outer_pidfd)
+        if why is Why.LEADER_ENDED:
+            self._linger()
+        hurry = [self.kernel, outer_pidfd, self.control.fileno()] if why is Why.ASKED else []
+        self.release("inner", why, stop, hurry)
+        if why is Why.GUARD_GONE:
+            folder.clear(self.order)
+
+    def _start(self, outer: int) -> bool:
+        result = leader.spawn(self.order)
+        if isinstance(result, Refused):
+            self.say(result)
+            return False
+        self.leader = result
+        guards = [processes.read(pid) for pid in (outer, os.getpid())]
+        outer_id, inner_id = (list(guard.identity) if guard else [0, 0] for guard in guards)
+        self.say(Started(list(self.leader), outer_id, inner_id))
+        return True
+
+    def _wait(self, outer_pidfd: int) -> tuple[Why, Stop]:
+        poller = select.poll()
+        for fd in (self.wake, self.kernel, outer_pidfd):
+            poller.register(fd, select.POLLIN)
+        poller.register(self.control, select.POLLIN)
+        decoder = Decoder()
+        while True:
+            ready = {fd for fd, _ in poller.poll()}
+            if outer_pidfd in ready:
+                return Why.GUARD_GONE, Stop(0.0, 0.0)
+            if self.kernel in ready:
+                return Why.KERNEL_GONE, KERNEL_GONE
+            reason = self._listen(decoder) if self.control.fileno() in ready else None
+            if reason is None and self.wake in ready:
+                reason = self._look_around()
+            if reason is not None:
+                return reason
+
+    def _listen(self, decoder: Decoder) -> tuple[Why, Stop] | None:
+        messages = self._receive(decoder)
+        if messages is None:
+            return Why.KERNEL_GONE, KERNEL_GONE
+        for message in messages:
+            if isinstance(message, Stop):
+                return Why.ASKED, message
+            if isinstance(message, Note):
+                self.note()
+        return None
+
+    def _look_around(self) -> tuple[Why, Stop] | None:
+        self.drain_wake()
+        if self.signalled:
+            return Why.GUARD_SIGNALLED, KERNEL_GONE
+        if self.leader_has_ended():
+            return Why.LEADER_ENDED, LEADER_ENDED
+        self.reap()
+        return None
+
+    def _receive(self, decoder: Decoder) -> list[Message] | None:
+        """The messages that have come, or None at the kernel's end."""
+        try:
+            data = self.control.recv(65536)
+        except OSError:
+            data = b""
+        return decoder.feed(data) if data else None
+
+    def _linger(self) -> None:
+        """Give what the leader left behind a moment to end by itself, as it does after a clean exit."""
+        pidfd.wait_for_all(self.members(), LEADER_ENDED_LINGER)
+
+
+class Outer(Guard):
+    """Waits for the inner guard, and ends what that one could not."""
+
+    def run(self, inner: int) -> None:
+        """Live until the inner guard is gone and nothing of the server is left."""
+        finished = self._wait(inner)
+        if not finished:
+            self.release("outer", Why.GUARD_GONE, Stop(0.0, 0.0))
+        folder.clear(self.order)
+
+    def _wait(self, inner: int) -> bool:
+        """True when the inner guard has finished its work, False when it was killed or hangs."""
+        poller = select.poll()
+        poller.register(self.wake, select.POLLIN)
+        poller.register(self.kernel, select.POLLIN)
+        poller.register(self.control, select.POLLRDHUP)
+        deadline: float | None = None
+        while True:
+            pid, status = os.waitpid(inner, os.WNOHANG)
+            if pid == inner:
+                return os.waitstatus_to_exitcode(status) == 0
+            rest = None if deadline is None else deadline - time.monotonic()
+            if rest is not None and rest <= 0:
+                return False  # the release that follows ends the inner guard too: it is a descendant
+            ready = {fd for fd, _ in poller.poll(None if rest is None else rest * 1000)}
+            self.drain_wake()
+            for fd in ready & {self.kernel, self.control.fileno()}:
+                poller.unregister(fd)  # said once is enough
+                deadline = deadline or time.monotonic() + BACKSTOP
+            if self.signalled and deadline is None:
+                os.kill(inner, signal.SIGTERM)
+                deadline = time.monotonic() + BACKSTOP
+
+
+def _shared_lock(path: str) -> contextlib.AbstractContextManager[object]:
+    """Hold a shared flock on the file; one that cannot be had now is no reason to delay a release."""
+    stack = contextlib.ExitStack()
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        stack.callback(os.close, fd)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return stack
+
+
+def _receive_order(control: socket.socket) -> Order | None:
+    """The kernel's first message; None when it does not come in time or is something else."""
+    control.settimeout(ORDER_LIMIT)
+    decoder = Decoder()
+    messages: list[Message] = []
+    while not messages:
+        try:
+            data = control.recv(65536)
+        except OSError:
+            return None
+        if not data:
+            return None
+        messages = decoder.feed(data)
+    control.settimeout(None)
+    return messages[0] if isinstance(messages[0], Order) else None
+
+
+def main() -> NoReturn:
+    """Become the outer guard, fork the inner one, and leave without any clean-up of Python's own."""
+    control_fd, kernel = int(sys.argv[1]), int(sys.argv[2])
+    for fd in (control_fd, kernel):
+        os.set_inheritable(fd, False)
+    status = 1
+    try:
+        control = socket.socket(fileno=control_fd)
+        control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SAY_LIMIT, 0))
+        order = _receive_order(control)
+        if order is not None:
+            _guard(control, kernel, order)
+            status = 0
+    except BaseException:  # noqa: BLE001 - a guard's own fault goes to the server's log, and the other guard acts
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _guard(control: socket.socket, kernel: int, order: Order) -> None:
+    prctl.become_subreaper()
+    me = os.getpid()
+    outer_pidfd = os.pidfd_open(me)
+    inner = os.fork()
+    if inner == 0:
+        os.setsid()
+        prctl.become_subreaper()  # not inherited over a fork
+        Inner(control, kernel, order).run(me, outer_pidfd)
+    else:
+        os.close(outer_pidfd)
+        Outer(control, kernel, order).run(inner)

@@ -1,0 +1,146 @@
+"""What the kernel and the guard pair say to each other: JSON, one message a line, over one socketpair.
+
+The kernel speaks first::
+
+    Order     what to run: argv, environment, working directory, and the private folder to clear at the end
+    Note      remember which shared memory the server maps now (sent once, when the server is ready)
+    Stop      end the server: SIGTERM, and SIGKILL after ``grace`` seconds, or after ``patience`` seconds
+              if SIGTERM had no effect at all
+
+The guards answer::
+
+    Started   the leader runs; who is who
+    Refused   the leader could not be executed (errno and its text); the guards end
+    Stopping  a release has begun, and why
+    Ended     what the guard ``by`` ended and how; ``left`` lists what would not end
+
+A release comes to its end with end-of-file on the socket: no guard lives any more. With an ``Ended`` before it
+whose ``left`` is empty the processes are gone. Without one the guards were killed, and whoever reads this has
+to release the server himself. End-of-file at the guards' end means that the kernel is gone.
+
+Every message is an object with its name under "message"; unknown messages and fields are ignored, so that a
+guard and a kernel of neighbouring versions understand each other.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from typing import Any, NamedTuple
+
+LONGEST_LINE = 8 * 2**20  # bytes; an environment can be large, but not endless
+
+
+class Why(str, Enum):
+    """What made a guard release its server."""
+
+    ASKED = "asked"
+    LEADER_ENDED = "leader ended"
+    KERNEL_GONE = "kernel gone"
+    GUARD_GONE = "guard gone"
+    GUARD_SIGNALLED = "guard signalled"
+
+
+class How(str, Enum):
+    """The last signal that a process got from us before it ended."""
+
+    ITSELF = "by itself"
+    SIGTERM = "SIGTERM"
+    SIGKILL = "SIGKILL"
+
+
+class Order(NamedTuple):
+    """``tmp`` and ``folder`` are removed at the end, ``log`` is moved to ``keep_log`` before.
+
+    ``locks`` are files to hold a shared flock on while the release is under way, one for each GPU.
+    """
+
+    argv: list[str]
+    env: dict[str, str]
+    cwd: str
+    tmp: str
+    folder: str
+    log: str
+    keep_log: str
+    locks: list[str]
+
+
+class Stop(NamedTuple):
+    """Times in seconds."""
+
+    grace: float
+    patience: float
+
+
+class Note(NamedTuple):
+    """No content."""
+
+
+class Started(NamedTuple):
+    """Identities as [pid, start time in clock ticks]; the leader's pid is the session id too."""
+
+    leader: list[int]
+    outer: list[int]
+    inner: list[int]
+
+
+class Refused(NamedTuple):
+    """The errno of execve(2) and its text."""
+
+    errno: int
+    text: str
+
+
+class Stopping(NamedTuple):
+    """``why`` is a value of `Why`."""
+
+    why: str
+
+
+class Ended(NamedTuple):
+    """``ended`` and ``left`` hold [pid, start, name, how]; ``exit_code`` is negative for a signal, None if unknown."""
+
+    by: str
+    why: str
+    exit_code: int | None
+    ended: list[list[Any]]
+    left: list[list[Any]]
+    seconds: float
+
+
+Message = Order | Stop | Note | Started | Refused | Stopping | Ended
+
+_KINDS: dict[str, Any] = {
+    kind.__name__: kind for kind in (Order, Stop, Note, Started, Refused, Stopping, Ended)
+}
+
+
+def encode(message: Message) -> bytes:
+    """One line, with its newline."""
+    fields = {"message": type(message).__name__, **message._asdict()}
+    return json.dumps(fields).encode() + b"\n"
+
+
+def decode(line: bytes) -> Message | None:
+    """The message of one line; None when it is not one that this version knows."""
+    try:
+        fields = json.loads(line)
+        kind = _KINDS[fields.pop("message")]
+        known: Message = kind(**{name: value for name, value in fields.items() if name in kind._fields})
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    return known
+
+
+class Decoder:
+    """Cuts a stream of bytes into messages."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Message]:
+        """The messages completed by ``data``; a line without end is dropped at `LONGEST_LINE` bytes."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > LONGEST_LINE:
+            self._rest = b""
+        return [message for message in map(decode, lines) if message is not None]

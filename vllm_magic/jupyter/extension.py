@@ -1,0 +1,44 @@
+"""Adding ``%vllm`` to a shell, and taking it out again."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, cast
+
+from vllm_magic.jupyter.magics import VllmMagics
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+_loaded: dict[int, VllmMagics] = {}
+
+
+def load(shell: InteractiveShell) -> None:
+    """Register the magic; a second time does nothing."""
+    if id(shell) not in _loaded:
+        _loaded[id(shell)] = magics = VllmMagics(shell)
+        shell.register_magics(magics)
+
+
+def unload(shell: InteractiveShell) -> None:
+    """Release every server, then remove the magic and the views.
+
+    Raises:
+        ReleaseFailed: something would not end; the magic stays, so that it can be looked at.
+    """
+    magics = _loaded.get(id(shell))
+    if magics is None:
+        return
+    if "vllm_magic.manager" in sys.modules:
+        from vllm_magic.manager import manager
+
+        manager.stop_all()
+        manager.close()
+    del _loaded[id(shell)]
+    registered: dict[str, dict[str, Any]] = shell.magics_manager.magics
+    for kind in ("line", "cell"):
+        registered[kind].pop("vllm", None)
+    shell.magics_manager.registry.pop("VllmMagics", None)
+    configurables = cast("list[Any]", shell.configurables)
+    configurables[:] = [one for one in configurables if one is not magics]
+    magics.remove_views()

@@ -1,0 +1,189 @@
+"""The magic ``%vllm``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
+from traitlets import Unicode
+
+from vllm_magic.errors import InvalidOption, ReleaseFailed, ServerNotFound, VllmMagicError
+from vllm_magic.jupyter import arguments, words
+from vllm_magic.jupyter.arguments import Verb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from vllm_magic.manager import Manager
+
+HELP = """\
+%vllm                        the servers of this kernel
+%vllm start MODEL [flags]    serve a model; flags of `vllm serve` go to vLLM as they stand
+      --name NAME            what to call it (else the last part of the model's name)
+      --gpus 0,1 | auto      GPUs by index or UUID, or the freest that are enough (else vLLM chooses)
+      --port N               TCP port (else a free one)
+      --env NAME=VALUE       environment variable for the server; may be repeated
+      --executable PATH      the vllm to run (else %config VllmMagics.executable, $VLLM_MAGIC_EXECUTABLE,
+                             vllm beside this Python, vllm on $PATH)
+      --no-wait              return at once
+      --timeout SECONDS      give up, and release it, when it is not ready by then
+%vllm stop [NAME | --all]    end it, and prove that its VRAM is back
+      --drain SECONDS        let requests finish first
+      --grace SECONDS        from SIGTERM to SIGKILL
+%vllm restart [NAME]         stop it and start it again
+%vllm status [NAME]          the same as %vllm, for one
+%vllm logs [NAME] [-n N]     the last lines of its log, also after its end
+%vllm gpu                    who holds how much of which GPU
+%vllm help                   this
+
+NAME can be left out where there is only one. {name} and $name put in variables of the notebook ($$ is a
+dollar sign). `server = %vllm start ...` keeps the server: server.base_url, server.api_key, server.stop()."""
+
+# What lower floors return, and the function in `views` that shows it; by name, so that loading imports none.
+VIEWS = {"vllm_magic.server.Server": "server", "vllm_magic.release.Release": "release"}
+
+
+@magics_class
+class VllmMagics(Magics):
+    """Serve models with vLLM from the notebook."""
+
+    executable = Unicode("", help="Path of the vllm to run; empty for the one that is found.").tag(
+        config=True
+    )
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        super().__init__(shell)
+        self._shell = shell  # Magics.shell is typed as if it could be missing
+        self._add_views()
+
+    @no_var_expand
+    @line_magic
+    def vllm(self, line: str) -> Any:
+        """Start, stop and see vLLM servers; `%vllm help` tells how."""
+        try:
+            said = words.expand(words.split(line), self._shell.user_ns)
+            verb = arguments.verb(said)
+            return self._verbs()[verb](said[1:])
+        except (InvalidOption, ServerNotFound) as error:
+            raise UsageError(str(error)) from None
+
+    def _verbs(self) -> dict[Verb, Callable[[list[str]], Any]]:
+        return {
+            Verb.START: self._start,
+            Verb.STOP: self._stop,
+            Verb.RESTART: self._restart,
+            Verb.STATUS: self._status,
+            Verb.LOGS: self._logs,
+            Verb.GPU: self._gpu,
+            Verb.HELP: self._help,
+        }
+
+    @property
+    def _manager(self) -> Manager:
+        from vllm_magic.manager import manager
+
+        return manager
+
+    def _start(self, said: list[str]) -> Any:
+        wanted = arguments.start(said, self.executable or None)
+        return self._run(wanted)
+
+    def _run(self, wanted: arguments.StartWords) -> Any:
+        from vllm_magic.jupyter.progress import ProgressLine
+
+        line = ProgressLine(notebook=hasattr(self._shell, "kernel"))
+        try:
+            start = self._manager.start(
+                wanted.spec, wait=wanted.wait, timeout=wanted.timeout, report=line.report
+            )
+        finally:
+            line.finish("")
+        if start.reused:
+            print(f"{start.server.name} runs already, with the same options.")  # noqa: T201 - in the cell's thread
+        elif start.server.exposed:
+            print(  # noqa: T201
+                f"Other machines can reach {start.server.name}. Its key guards /v1 only: vLLM leaves /invocations, "
+                "/tokenize and /metrics open."
+            )
+        return start.server
+
+    def _stop(self, said: list[str]) -> Any:
+        from vllm_magic.jupyter import views
+
+        wanted = arguments.stop(said)
+        try:
+            if wanted.every:
+                return views.releases(self._manager.stop_all(grace=wanted.grace, drain=wanted.drain))
+            return self._manager.stop(wanted.name, grace=wanted.grace, drain=wanted.drain)
+        except KeyboardInterrupt:
+            raise ReleaseFailed(
+                "Interrupted: the release goes on by itself. %vllm shows how far it is."
+            ) from None
+
+    def _restart(self, said: list[str]) -> Any:
+        server = self._manager.get(arguments.restart(said))
+        try:
+            self._manager.stop(server.name)
+        except ReleaseFailed:
+            raise
+        except VllmMagicError:
+            pass  # it never ran, so there was nothing to stop
+        return self._run(arguments.StartWords(server.spec, wait=True, timeout=None))
+
+    def _status(self, said: list[str]) -> Any:
+        from vllm_magic.jupyter import views
+
+        name = arguments.status(said)
+        servers = list(self._manager.servers().values()) if name is None else [self._manager.get(name)]
+        return views.status(servers, self._manager.gpus() if servers else None)
+
+    def _logs(self, said: list[str]) -> Any:
+        from vllm_magic.jupyter import views
+
+        wanted = arguments.logs(said)
+        server = self._manager.get_even_past(wanted.name)
+        return views.lines(server.name, server.log(wanted.count))
+
+    def _gpu(self, said: list[str]) -> Any:
+        from vllm_magic.jupyter import views
+
+        arguments.nothing(Verb.GPU, said)
+        return views.gpus(self._manager.gpus(), list(self._manager.servers().values()))
+
+    def _help(self, _: list[str]) -> Any:
+        from vllm_magic.jupyter import views
+
+        return views.View(lines=tuple(HELP.splitlines()))
+
+    def _add_views(self) -> None:
+        for formatters, name, view in self._views():
+            module, _, kind = name.rpartition(".")
+            formatters["text/html"].for_type_by_name(module, kind, _html(view))
+            formatters["text/plain"].for_type_by_name(module, kind, _plain(view))
+
+    def remove_views(self) -> None:
+        """Take the formatters out of the shell again."""
+        for formatters, name, _ in self._views():
+            formatters["text/html"].pop(name, None)
+            formatters["text/plain"].pop(name, None)
+
+    def _views(self) -> list[tuple[Any, str, str]]:
+        formatter = self._shell.display_formatter
+        return [(formatter.formatters, name, view) for name, view in VIEWS.items()] if formatter else []
+
+
+def _view(function: str, value: Any) -> Any:
+    from vllm_magic.jupyter import views
+
+    return getattr(views, function)(value)
+
+
+def _html(function: str) -> Callable[[Any], str]:
+    return lambda value: _view(function, value)._repr_html_()
+
+
+def _plain(function: str) -> Callable[[Any, Any, bool], None]:
+    return lambda value, printer, _: printer.text(repr(_view(function, value)))

@@ -1,0 +1,60 @@
+"""From the line behind ``%vllm`` to words: split as a shell does, then expanded one by one.
+
+IPython's own expansion gives up, silently, on a line that holds one JSON value with braces. Here each word is
+expanded by itself: ``{name}`` (any expression that begins with a name and holds no quote or brace) and ``$name``. JSON is left as it
+stands, and an unknown name is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_EXPANSION = re.compile(r"\$\$|\$(?P<name>[A-Za-z_]\w*)|\{(?P<expression>[A-Za-z_][^{}\"']*)\}")
+
+
+def split(line: str) -> list[str]:
+    """The words of the line.
+
+    Raises:
+        InvalidOption: a quotation is not closed.
+    """
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise InvalidOption(f"{error}: each ' and \" needs its partner. Put JSON in single quotes.") from None
+
+
+def expand(words: list[str], namespace: Mapping[str, Any]) -> list[str]:
+    """The words with the notebook's variables put in; a dict or list becomes JSON.
+
+    Raises:
+        InvalidOption: a name that is not defined, or an expression that fails.
+    """
+
+    def put_in(match: re.Match[str]) -> str:
+        if match[0] == "$$":
+            return "$"
+        return _text(_value(match["name"] or match["expression"], match[0], namespace))
+
+    return [_EXPANSION.sub(put_in, word) for word in words]
+
+
+def _value(expression: str, written: str, namespace: Mapping[str, Any]) -> Any:
+    try:
+        return eval(expression, dict(namespace))  # noqa: S307 - the user's own words in the user's own kernel
+    except NameError as error:
+        raise InvalidOption(f"{written}: {error}. Define it first; $$ is a plain dollar sign.") from None
+    except Exception as error:  # noqa: BLE001 - an expression can raise anything
+        raise InvalidOption(f"{written}: {type(error).__name__}: {error}.") from None
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, (dict, list)) else str(value)

@@ -1,0 +1,182 @@
+"""Watching one running server: guards, log, readiness, and requests to stop."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from vllm_magic.engine import log, stages
+from vllm_magic.engine.stages import Progress, Stage
+from vllm_magic.gpu import locks
+from vllm_magic.guard.ladder import KILL_LIMIT
+from vllm_magic.guard.protocol import Ended, Message, Refused, Started, Stopping, Why
+from vllm_magic.life.notices import Ending, Launched, Moved, Notice, Ready, StopPlan
+from vllm_magic.linux import pidfd, processes, sockets
+from vllm_magic.linux.processes import Identity
+
+if TYPE_CHECKING:
+    import contextlib
+    import queue
+    from collections.abc import Callable
+
+    from vllm_magic.engine.api import Api
+    from vllm_magic.guard.client import GuardPair
+    from vllm_magic.life.preparation import Prepared
+
+READY_LOOK = 0.05  # seconds between looks at the log and at /health while the server starts
+DRAIN_LOOK = 0.25  # seconds between looks at /metrics while requests finish
+GUARD_LIMIT = KILL_LIMIT + 10.0  # seconds beyond the grace for the guards to be done; then they are killed
+
+
+class Attendance:
+    """Runs until both guards are gone.
+
+    Attributes:
+        leader: once it runs.
+        ended: what the guards said that they ended.
+        refused: why the leader could not be executed.
+        why: what made the server end.
+        ready: whether ``/health`` has answered.
+        began: when the end began, by `time.monotonic`.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        guard: GuardPair,
+        api: Api,
+        requests: queue.SimpleQueue[StopPlan],
+        wake: int,
+        notice: Callable[[Notice], None],
+    ) -> None:
+        self.leader: Identity | None = None
+        self.ended: list[Ended] = []
+        self.refused: Refused | None = None
+        self.why = Why.GUARD_GONE
+        self.ready = False
+        self.began: float | None = None
+        self._prepared = prepared
+        self._guard = guard
+        self._api = api
+        self._requests = requests
+        self._wake = wake
+        self._notice = notice
+        self._follower = log.Follower(prepared.folder.log)
+        self._progress = Progress(Stage.QUEUED)
+        self._inner: Identity | None = None
+        self._plan: StopPlan | None = None
+        self._drain_until: float | None = None
+        self._guard_deadline: float | None = None
+
+    def run(self, cleanup: contextlib.ExitStack) -> None:
+        """Watch; ``cleanup`` gets what must stay until the release is proved (the locks of the GPUs)."""
+        poller = select.poll()
+        poller.register(self._guard.fileno(), select.POLLIN)
+        poller.register(self._wake, select.POLLIN)
+        while True:
+            timeout = self._timeout()
+            ready = {fd for fd, _ in poller.poll(None if timeout is None else timeout * 1000)}
+            if self._guard.fileno() in ready:
+                messages = self._guard.receive()
+                if messages is None:
+                    return
+                for message in messages:
+                    self._hear(message)
+            if self._wake in ready:
+                os.eventfd_read(self._wake)
+            while not self._requests.empty():
+                self._obey(self._requests.get(), cleanup)
+            self._look()
+
+    def _timeout(self) -> float | None:
+        if self._drain_until is not None:
+            return DRAIN_LOOK
+        if self._guard_deadline is not None:
+            return max(0.0, self._guard_deadline - time.monotonic())
+        return READY_LOOK if self._is_starting() else None
+
+    def _is_starting(self) -> bool:
+        return self.leader is not None and not self.ready and self.began is None
+
+    def _hear(self, message: Message) -> None:
+        if isinstance(message, Started):
+            self.leader = Identity(*message.leader)
+            self._inner = Identity(*message.inner)
+            self._notice(Launched(self._prepared.folder, self.leader))
+            self._move(Progress(Stage.IMPORTING))
+        elif isinstance(message, Refused):
+            self.refused = message
+        elif isinstance(message, Stopping):
+            self.why = Why(message.why)
+            self.began = self.began or time.monotonic()
+            self._notice(Ending(self.why))
+        elif isinstance(message, Ended):
+            self.ended.append(message)
+
+    def _obey(self, plan: StopPlan, cleanup: contextlib.ExitStack) -> None:
+        """The first request begins the end; another one means: hurry."""
+        first = self._plan is None
+        self._plan = plan
+        if first:
+            self.began = self.began or time.monotonic()
+            cleanup.enter_context(locks.ReleaseLocks(self._prepared.gpus))
+        if first and plan.drain > 0 and self.ready:
+            self._drain_until = time.monotonic() + plan.drain
+        else:
+            self._end(plan)
+
+    def _end(self, plan: StopPlan) -> None:
+        if self._guard_deadline is None:
+            self._prepared.witness.look_before_stop()
+            self._guard_deadline = time.monotonic() + plan.grace + GUARD_LIMIT
+        self._drain_until = None
+        self._api.close()  # a connection of ours must not hold the server up
+        self._guard.stop(plan.grace, plan.patience)
+
+    def _look(self) -> None:
+        if self._is_starting():
+            self._look_at_log()
+            self._look_at_health()
+        if self._drain_until is not None and self._plan is not None and self._is_drained():
+            self._end(self._plan)
+        if self._guard_deadline is not None and time.monotonic() >= self._guard_deadline:
+            # Guards that do not answer are killed: end-of-file follows, and the rescue.
+            self._guard.kill()
+            if self._inner is not None:
+                pidfd.send(self._inner, signal.SIGKILL)
+            self._guard_deadline = time.monotonic() + GUARD_LIMIT
+
+    def _is_drained(self) -> bool:
+        assert self._drain_until is not None  # noqa: S101 - the caller has looked
+        return time.monotonic() >= self._drain_until or self._api.requests_in_flight() == 0
+
+    def _look_at_log(self) -> None:
+        for line in self._follower.new_lines():
+            said = stages.read(line)
+            if said is not None:
+                self._move(stages.later(self._progress, said))
+
+    def _look_at_health(self) -> None:
+        if self._api.is_ready() and self._answers_for_us():
+            self.ready = True
+            self._notice(Ready())
+            self._guard.note()
+            self._api.close()
+            self._prepared.witness.look_when_ready()
+
+    def _answers_for_us(self) -> bool:
+        """Whether it is our server that listens there, and not one that took the port meanwhile."""
+        assert self.leader is not None  # noqa: S101 - only asked while the server starts
+        table = processes.table()
+        ours = processes.session_members(table, self.leader.pid) | processes.descendants(
+            table, self.leader.pid
+        )
+        return sockets.listens(ours, self._prepared.port)
+
+    def _move(self, progress: Progress) -> None:
+        if progress != self._progress:
+            self._progress = progress
+            self._notice(Moved(progress))

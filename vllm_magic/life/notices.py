@@ -1,0 +1,75 @@
+"""What a life is asked, and what it tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vllm_magic.engine.stages import Progress
+    from vllm_magic.errors import VllmMagicError
+    from vllm_magic.guard.protocol import Why
+    from vllm_magic.ledger import Folder
+    from vllm_magic.linux.processes import Identity
+    from vllm_magic.release import Release
+
+
+@dataclass(frozen=True)
+class StopPlan:
+    """How to stop, in seconds.
+
+    Attributes:
+        grace: from SIGTERM to SIGKILL.
+        patience: the same, where SIGTERM shows no effect at all.
+        drain: how long requests in flight may take to finish before SIGTERM.
+    """
+
+    grace: float
+    patience: float
+    drain: float = 0.0
+
+
+@dataclass(frozen=True)
+class Launched:
+    """The leader runs; its pid is the session id too."""
+
+    folder: Folder
+    leader: Identity
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A start came further."""
+
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Ready:
+    """``/health`` answered."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The guards are ending the server."""
+
+    why: Why
+
+
+@dataclass(frozen=True)
+class Over:
+    """Nothing runs any more; the release says what is proved. ``log_tail`` is the end of the log."""
+
+    release: Release
+    why: Why
+    log_tail: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NeverStarted:
+    """No process of it was ever there."""
+
+    error: VllmMagicError
+
+
+Notice = Launched | Moved | Ready | Ending | Over | NeverStarted

@@ -1,0 +1,146 @@
+"""The thread that goes through a server's life."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from vllm_magic.engine import log
+from vllm_magic.engine.api import Api
+from vllm_magic.errors import StartFailed, VllmMagicError
+from vllm_magic.guard.client import GuardPair
+from vllm_magic.guard.protocol import Why
+from vllm_magic.life import rescue
+from vllm_magic.life.attendance import Attendance
+from vllm_magic.life.notices import NeverStarted, Notice, Over, StopPlan
+from vllm_magic.life.preparation import Prepared, prepare
+from vllm_magic.linux.processes import Identity
+from vllm_magic.release import EndedProcess, Proof, Release
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vllm_magic.engine.command import Command
+    from vllm_magic.engine.spec import ServerSpec
+    from vllm_magic.gpu.probe import Probe
+
+LOG_TAIL = 400  # lines in which the cause of a failure is looked for
+
+
+class Life:
+    """A server's life, from `begin` to the last notice.
+
+    Args:
+        spec: what was asked for.
+        command: what to execute.
+        probe: to look at the GPUs with.
+        notice: called in this life's thread with each `Notice`; the last is `Over` or `NeverStarted`.
+    """
+
+    def __init__(
+        self, spec: ServerSpec, command: Command, probe: Probe, notice: Callable[[Notice], None]
+    ) -> None:
+        self._spec = spec
+        self._command = command
+        self._probe = probe
+        self._notice = notice
+        self._requests: queue.SimpleQueue[StopPlan] = queue.SimpleQueue()
+        self._cancelled = threading.Event()
+        self._wake = _EventFd()
+        self._thread = threading.Thread(target=self._run, name=f"vllm-magic {spec.name}", daemon=True)
+
+    def begin(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, plan: StopPlan) -> None:
+        """Ask for the release, from any thread; asked again, it hurries. Returns at once."""
+        self._requests.put(plan)
+        self._cancelled.set()
+        self._wake.set()
+
+    def _run(self) -> None:
+        try:
+            last = self._live()
+        except VllmMagicError as error:
+            last = NeverStarted(error)
+        except Exception as error:  # noqa: BLE001 - whoever waits must hear of any fault, ours too
+            last = NeverStarted(
+                StartFailed(f"{type(error).__name__}: {error}", "This is a fault of vllm_magic")
+            )
+        finally:
+            self._wake.close()
+        self._notice(last)
+
+    def _live(self) -> Notice:
+        prepared = prepare(self._spec, self._command, self._probe, self._cancelled)
+        if prepared is None:
+            return self._stopped_before_it_started()
+        api = Api(self._command)
+        with contextlib.ExitStack() as cleanup:
+            cleanup.callback(api.close)
+            guard = GuardPair(prepared.order)
+            attendance = Attendance(prepared, guard, api, self._requests, self._wake.fileno(), self._notice)
+            try:
+                attendance.run(cleanup)
+            finally:
+                guard.close()
+            if attendance.refused is not None:
+                raise StartFailed(
+                    f"{self._command.argv[0]} cannot be run: {attendance.refused.text}", "Check --executable"
+                )
+            return self._conclude(prepared, attendance)
+
+    def _conclude(self, prepared: Prepared, attendance: Attendance) -> Over:
+        """The release: what the guards said, what had to be done in their place, and the proof of both."""
+        rows = [row for said in attendance.ended for row in said.ended]
+        left = [row for said in attendance.ended[-1:] for row in said.left]
+        if not attendance.ended:
+            outcome = rescue.release(prepared.order, prepared.mark)
+            rows, left = outcome.ended, outcome.left
+        codes = [said.exit_code for said in attendance.ended if said.exit_code is not None]
+        verdict = prepared.witness.prove({Identity(int(row[0]), int(row[1])) for row in rows + left})
+        release = Release(
+            server=self._spec.name,
+            why=attendance.why.value,
+            seconds=round(time.monotonic() - (attendance.began or time.monotonic()), 3),
+            ended=tuple(EndedProcess(*row) for row in rows),
+            left=tuple(EndedProcess(*row) for row in left),
+            exit_code=codes[0] if codes else None,
+            vram=verdict.vram,
+            proof=verdict.proof,
+            verified=verdict.verified and not left,
+            note=verdict.note,
+        )
+        return Over(release, attendance.why, tuple(log.tail(prepared.folder.kept_log, LOG_TAIL)))
+
+    def _stopped_before_it_started(self) -> Over:
+        release = Release(self._spec.name, Why.ASKED.value, 0.0, (), (), None, (), Proof.PROCESSES, True)
+        return Over(release, Why.ASKED, ())
+
+
+class _EventFd:
+    """An eventfd(2) that any thread may set, also after it was closed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._fd: int | None = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def fileno(self) -> int:
+        assert self._fd is not None  # noqa: S101 - only polled while it is open
+        return self._fd
+
+    def set(self) -> None:
+        with self._lock:
+            if self._fd is not None:
+                os.eventfd_write(self._fd, 1)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None

@@ -1,0 +1,89 @@
+"""Signals and waits by pidfd (pidfd_open(2)): never to a process that took over a pid."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from vllm_magic.linux.processes import Identity, is_alive, read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# Enough to wake up early; the rest is seen at the next look. Keeps clear of the usual limit of 1,024 descriptors.
+MOST_AT_ONCE = 64
+
+
+def open_pidfd(identity: Identity) -> int | None:
+    """A pidfd of this very process, to be closed by the caller; None when it is gone.
+
+    Raises:
+        OSError: no descriptor is free (EMFILE, ENFILE).
+    """
+    try:
+        fd = os.pidfd_open(identity.pid)
+    except ProcessLookupError:
+        return None
+    # The pid may have been taken over before the open: the start time tells.
+    process = read(identity.pid)
+    if process is None or process.identity != identity:
+        os.close(fd)
+        return None
+    return fd
+
+
+def send(identity: Identity, number: int) -> bool:
+    """Send a signal to this very process; False when it is gone or not ours to signal."""
+    fd = open_pidfd(identity)
+    if fd is None:
+        return False
+    try:
+        signal.pidfd_send_signal(fd, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def wait_for_any(identities: Iterable[Identity], timeout: float, also: Iterable[int] = ()) -> bool:
+    """Return when one of the processes has ended, with all its threads, or after ``timeout`` seconds.
+
+    Descriptors in ``also`` end the wait too, when they are readable: the result is True only then.
+    """
+    poller = select.poll()
+    fds: list[int] = []
+    deadline = time.monotonic() + timeout
+    others = list(also)
+    for other in others:
+        poller.register(other, select.POLLIN)
+    try:
+        for identity in identities:
+            if len(fds) == MOST_AT_ONCE:
+                break
+            fd = open_pidfd(identity)
+            if fd is None:
+                return False
+            fds.append(fd)
+            poller.register(fd, select.POLLIN)
+        ready = poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        return any(fd in others for fd, _ in ready)
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def wait_for_all(identities: Iterable[Identity], timeout: float) -> set[Identity]:
+    """Wait until all of the processes have ended; those that live after ``timeout`` seconds are returned."""
+    deadline = time.monotonic() + timeout
+    left = set(identities)
+    while left:
+        left = {identity for identity in left if is_alive(identity)}
+        rest = deadline - time.monotonic()
+        if not left or rest <= 0:
+            break
+        wait_for_any(left, rest)
+    return left

@@ -1,0 +1,125 @@
+"""Processes by identity: a pid names a process only together with its start time.
+
+Everything is read from ``/proc/PID/stat`` (proc_pid_stat(5)). The start time, field 22, is in clock ticks
+since boot: two processes that had the same pid never share it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+DEAD_STATES = frozenset("ZXx")
+
+
+class Identity(NamedTuple):
+    """One process and no other: ``start`` is in clock ticks since boot."""
+
+    pid: int
+    start: int
+
+
+class Process(NamedTuple):
+    """One line of ``/proc/PID/stat``; ``name`` is the comm, at most 15 characters."""
+
+    identity: Identity
+    name: str
+    state: str
+    parent: int
+    session: int
+    threads: int
+
+    @property
+    def alive(self) -> bool:
+        """False for a zombie, unless threads of it live: those still hold its files and its VRAM."""
+        return self.state not in DEAD_STATES or self.threads > 1
+
+
+Table = dict[int, Process]
+
+
+def read(pid: int) -> Process | None:
+    """The process that has this pid now, or None."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except OSError:
+        return None
+    # The comm may hold blanks and brackets: it ends at the last one.
+    head, _, tail = text.rpartition(b")")
+    name = head.partition(b"(")[2].decode("utf-8", "replace")
+    fields = tail.split()
+    return Process(
+        identity=Identity(pid, int(fields[19])),
+        name=name,
+        state=fields[0].decode(),
+        parent=int(fields[1]),
+        session=int(fields[3]),
+        threads=int(fields[17]),
+    )
+
+
+def table() -> Table:
+    """Every process that is visible now, by pid, zombies included."""
+    found = (read(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return {process.identity.pid: process for process in found if process}
+
+
+def descendants(processes: Table, root: int) -> set[int]:
+    """The pids below ``root`` in the table, zombies included; ``root`` itself is not among them."""
+    children: dict[int, list[int]] = {}
+    for pid, process in processes.items():
+        children.setdefault(process.parent, []).append(pid)
+    found: set[int] = set()
+    todo = [root]
+    while todo:
+        for pid in children.get(todo.pop(), ()):
+            if pid not in found:
+                found.add(pid)
+                todo.append(pid)
+    return found
+
+
+def session_members(processes: Table, session: int) -> set[int]:
+    """The pids whose session id is ``session`` (setsid(2)), zombies included."""
+    return {pid for pid, process in processes.items() if process.session == session}
+
+
+def is_alive(identity: Identity) -> bool:
+    """True while this very process lives (and not merely its pid)."""
+    process = read(identity.pid)
+    return process is not None and process.identity == identity and process.alive
+
+
+def title(pid: int) -> str:
+    """The command line as ``ps`` shows it: for vLLM's processes the name they gave themselves; "" if gone."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().replace(b"\0", b" ").strip().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def has_environment(pid: int, entry: bytes) -> bool:
+    """Whether the process was started with the environment entry ``b"NAME=value"``; False if unreadable."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return entry in file.read().split(b"\0")
+    except OSError:
+        return False
+
+
+def open_files(pid: int) -> set[str]:
+    """What the process holds open, as /proc/PID/fd shows it (``socket:[inode]`` too); empty if unreadable."""
+    folder = f"/proc/{pid}/fd"
+    found: set[str] = set()
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return found
+    for name in names:
+        try:
+            found.add(os.readlink(f"{folder}/{name}"))
+        except OSError:
+            continue
+    return found

@@ -1,0 +1,250 @@
+"""The kernel's servers, by name. Magics, panel and Python API talk to the one manager of their kernel."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vllm_magic.engine import command
+from vllm_magic.errors import (
+    NameInUse,
+    ReleaseFailed,
+    ServerNotFound,
+    StartInterrupted,
+    StartTimeout,
+    VllmMagicError,
+)
+from vllm_magic.gpu.probe import Probe
+from vllm_magic.server import Server, ServerState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vllm_magic.engine.spec import ServerSpec
+    from vllm_magic.gpu.devices import Snapshot
+    from vllm_magic.release import Release
+
+REMEMBERED = 20  # servers that are over, for their logs
+
+
+@dataclass(frozen=True)
+class Start:
+    """What `Manager.start` did: ``reused`` when the same spec was running already."""
+
+    server: Server
+    reused: bool
+
+
+class Manager:
+    """All servers of one kernel. Safe to use from any thread.
+
+    Its lock guards the two tables and comes before any server's lock; nothing blocks while it is held.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._servers: dict[str, Server] = {}
+        self._past: dict[str, Server] = {}
+        self._probe = Probe()
+        self._pid = os.getpid()
+
+    def start(
+        self,
+        spec: ServerSpec,
+        *,
+        wait: bool = True,
+        timeout: float | None = None,
+        report: Callable[[Server], None] | None = None,
+    ) -> Start:
+        """Start a server, or return the one that runs with the same spec.
+
+        Args:
+            spec: what to serve.
+            wait: return when it is ready; otherwise at once.
+            timeout: seconds to wait; after that the server is released.
+            report: called in this thread again and again while it waits.
+
+        Raises:
+            NameInUse: another spec has this name.
+            StartFailed: it ended before it was ready (`StartTimeout`, `StartInterrupted`: and was released).
+            VllmMagicError: the words do not fit, there is no vLLM, the port is taken.
+        """
+        start = self._register(spec)
+        if wait:
+            self._wait(start.server, timeout, report)
+        return start
+
+    def stop(self, name: str | None = None, *, grace: float | None = None, drain: float = 0.0) -> Release:
+        """Stop one server; without a name the only one there is. See `Server.stop`.
+
+        Raises:
+            ServerNotFound: there is none of this name, or not exactly one.
+        """
+        server = self.get(name)
+        try:
+            return server.stop(grace, drain)
+        finally:
+            self._forget(server)
+
+    def stop_all(self, *, grace: float | None = None, drain: float = 0.0) -> list[Release]:
+        """Stop every server, side by side.
+
+        Raises:
+            ReleaseFailed: of the first that failed, after all were tried.
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        servers = list(self.servers().values())
+        if not servers:
+            return []
+        with ThreadPoolExecutor(len(servers), thread_name_prefix="vllm-magic stop") as pool:
+            stops = [pool.submit(self.stop, server.name, grace=grace, drain=drain) for server in servers]
+        return [stop.result() for stop in stops]
+
+    def servers(self) -> dict[str, Server]:
+        """Those that start, run or stop, and those that failed and were not stopped or started since, by name."""
+        self._check_process()
+        with self._lock:
+            for server in list(self._servers.values()):
+                if server.state is ServerState.RELEASED:
+                    self._put_away(server)
+            return dict(self._servers)
+
+    def get(self, name: str | None = None) -> Server:
+        """The server of this name; without one the only one.
+
+        Raises:
+            ServerNotFound: there is none of this name, or not exactly one.
+        """
+        servers = self.servers()
+        if name is None and len(servers) == 1:
+            return next(iter(servers.values()))
+        if name is not None and name in servers:
+            return servers[name]
+        raise ServerNotFound(_missing(name, list(servers)))
+
+    def get_even_past(self, name: str | None = None) -> Server:
+        """As `get`, but also one that is over: its log is still there.
+
+        Raises:
+            ServerNotFound: there is and was none of this name.
+        """
+        servers = self.servers()
+        with self._lock:
+            past = dict(self._past)
+        if name is None and not servers and past:
+            return list(past.values())[-1]
+        if name is not None and name not in servers and name in past:
+            return past[name]
+        return self.get(name)
+
+    def gpus(self) -> Snapshot:
+        """The GPUs as they are now."""
+        return self._probe.snapshot()
+
+    def let_go(self) -> None:
+        """Ask every server to end, and return at once; the guards do the rest. For the end of the kernel."""
+        if os.getpid() != self._pid:  # a forked child of the kernel owns nothing
+            return
+        for server in list(self._servers.values()):
+            server.let_go()
+        self.close()
+
+    def close(self) -> None:
+        """End the process that looks at the GPUs; it comes back when it is needed."""
+        self._probe.close()
+
+    def _register(self, spec: ServerSpec) -> Start:
+        while True:
+            self._check_process()
+            with self._lock:
+                existing = self._servers.get(spec.name)
+            state = existing.state if existing else None
+            if existing and state is ServerState.STOPPING:
+                self.stop(spec.name)  # under way: wait for it
+                continue
+            if existing and state in (ServerState.STARTING, ServerState.READY):
+                if existing.spec == spec:
+                    return Start(existing, reused=True)
+                raise NameInUse(_in_use(existing, spec))
+            server = Server(spec, command.build(spec), self._probe)
+            with self._lock:
+                if self._servers.get(spec.name) is not existing:
+                    continue  # another thread was faster
+                if existing:
+                    self._put_away(existing)
+                self._servers[spec.name] = server
+            server.begin()
+            return Start(server, reused=False)
+
+    def _wait(self, server: Server, timeout: float | None, report: Callable[[Server], None] | None) -> None:
+        try:
+            server.wait(timeout, report)
+        except StartTimeout as error:
+            release = self._stop_quietly(server)
+            raise StartTimeout(f"{error.cause}; it was released{_in(release)}", error.hint) from None
+        except KeyboardInterrupt:
+            release = self._stop_quietly(server)
+            raise StartInterrupted(
+                f"The start of {server.name} was interrupted; it was released{_in(release)}"
+            ) from None
+
+    def _stop_quietly(self, server: Server) -> Release | None:
+        """Stop on the way to another error; None if it had not come so far that there was anything to release."""
+        try:
+            return server.stop()
+        except ReleaseFailed:
+            raise
+        except VllmMagicError:
+            return None
+        finally:
+            self._forget(server)
+
+    def _forget(self, server: Server) -> None:
+        with self._lock:
+            if server.state.over:
+                self._put_away(server)
+
+    def _put_away(self, server: Server) -> None:
+        """Move a server that is over to the past; the lock is held."""
+        if self._servers.get(server.name) is server:
+            del self._servers[server.name]
+            self._past.pop(server.name, None)
+            self._past[server.name] = server
+            while len(self._past) > REMEMBERED:
+                del self._past[next(iter(self._past))]
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise VllmMagicError(
+                "This is a forked process; the servers belong to the kernel it came from. Use them there."
+            )
+
+
+manager = Manager()
+atexit.register(manager.let_go)
+
+
+def _missing(name: str | None, there: list[str]) -> str:
+    if not there:
+        wanted = f"No server is called {name}: none runs" if name else "No server runs"
+        return f"{wanted}. Start one with %vllm start MODEL."
+    names = ", ".join(there)
+    if name is None:
+        return f"Which one? These run: {names}."
+    return f"No server is called {name}. These are there: {names}."
+
+
+def _in_use(existing: Server, spec: ServerSpec) -> str:
+    return (
+        f"{spec.name} {'is starting' if existing.state is ServerState.STARTING else 'runs'} already, with other options "
+        f"({existing.model} {' '.join(existing.spec.args)}".rstrip()
+        + f"). Stop it first (%vllm stop {spec.name}), or give this one another name (--name NAME)."
+    )
+
+
+def _in(release: Release | None) -> str:
+    return f" in {release.seconds:.1f} s" if release else ""

@@ -1,0 +1,83 @@
+"""What a release did, and by what it is proved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Proof(str, Enum):
+    """The strongest evidence that this machine offers, weakest first; each includes those before it."""
+
+    NONE = "none"
+    PROCESSES = "processes"  # every process of the server is dead, with all its threads
+    DEVICE_FILES = "device files"  # and none of them holds a GPU's device file
+    NVML_PROCESSES = "NVML processes"  # and the driver lists none of them
+    NVML_MEMORY = "NVML memory"  # and each GPU's used memory is back at its baseline
+
+
+@dataclass(frozen=True)
+class EndedProcess:
+    """A process of the server; ``start`` is in clock ticks since boot, ``how`` the last signal it got from us."""
+
+    pid: int
+    start: int
+    name: str
+    how: str
+
+
+@dataclass(frozen=True)
+class GpuMemory:
+    """Used memory of one GPU, in bytes; None where the driver does not say.
+
+    Attributes:
+        index: NVML's index.
+        uuid: NVML's UUID.
+        name: the product.
+        baseline: before the server was started.
+        before: before it was stopped.
+        after: when the release was done.
+    """
+
+    index: int
+    uuid: str
+    name: str
+    baseline: int | None
+    before: int | None
+    after: int | None
+
+    @property
+    def freed(self) -> int | None:
+        """Bytes that came back with this release."""
+        if self.before is None or self.after is None:
+            return None
+        return self.before - self.after
+
+
+@dataclass(frozen=True)
+class Release:
+    """A server that has been ended.
+
+    Attributes:
+        server: its name.
+        why: what made it end, one of the values of `guard.protocol.Why`.
+        seconds: from the request (or the server's own end) until it was proved.
+        ended: the processes that are gone.
+        left: those that are not.
+        exit_code: of the leader; negative for a signal, None if unknown.
+        vram: used memory of each GPU that the server used.
+        proof: the strongest evidence there was.
+        verified: whether that evidence says that everything is back.
+        note: what could not be seen, or is not back, in one line; "" for nothing.
+    """
+
+    server: str
+    why: str
+    seconds: float
+    ended: tuple[EndedProcess, ...]
+    left: tuple[EndedProcess, ...]
+    exit_code: int | None
+    vram: tuple[GpuMemory, ...]
+    proof: Proof
+    verified: bool
+    note: str = ""

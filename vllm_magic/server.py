@@ -1,0 +1,308 @@
+"""One server as the rest of the world sees it: a state machine.
+
+::
+
+    starting ──► ready ──► stopping ──► released
+        │          │           │
+        └──────────┴───────────┴──────► failed
+
+Whatever the state, once it is released or failed nothing of the server is left, or the error says what is.
+
+Locks: the manager's lock comes before a server's. A server's lock guards its fields and is never held while
+anything blocks but the wait for a change itself.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from vllm_magic.engine import command as commands
+from vllm_magic.engine import failures, log
+from vllm_magic.engine.stages import Progress, Stage
+from vllm_magic.errors import ReleaseFailed, StartFailed, StartTimeout, VllmMagicError
+from vllm_magic.guard.protocol import Why
+from vllm_magic.life import Life
+from vllm_magic.life.notices import Launched, Moved, NeverStarted, Notice, Over, Ready, StopPlan
+from vllm_magic.linux import processes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from vllm_magic.engine.command import Command
+    from vllm_magic.engine.spec import ServerSpec
+    from vllm_magic.gpu.probe import Probe
+    from vllm_magic.ledger import Folder
+    from vllm_magic.linux.processes import Identity, Process
+    from vllm_magic.release import Release
+
+GRACE = 5.0  # seconds from SIGTERM to SIGKILL for a server that is ending
+PATIENCE = 2.5  # seconds to SIGKILL for one that shows no sign of it: SIGTERM was swallowed
+REPORT = 0.25  # seconds between two reports of a waiting start
+TELLING_LINES = 12  # of the log, kept with a failure
+
+
+class ServerState(str, Enum):
+    """Where a server is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+    RELEASED = "released"
+    FAILED = "failed"
+
+    @property
+    def over(self) -> bool:
+        """Whether this is the end."""
+        return self in (ServerState.RELEASED, ServerState.FAILED)
+
+
+class Server:
+    """A vLLM server of this kernel. Safe to use from any thread. `manager.Manager` makes them.
+
+    Attributes:
+        spec: what was asked for.
+    """
+
+    def __init__(self, spec: ServerSpec, command: Command, probe: Probe) -> None:
+        self.spec = spec
+        self._command = command
+        self._changed = threading.Condition()
+        self._state = ServerState.STARTING
+        self._progress = Progress(Stage.QUEUED)
+        self._began = time.monotonic()
+        self._ready_after: float | None = None
+        self._folder: Folder | None = None
+        self._leader: Identity | None = None
+        self._release: Release | None = None
+        self._error: VllmMagicError | None = None
+        self._life = Life(spec, command, probe, self._notice)
+
+    # What it is.
+
+    @property
+    def name(self) -> str:
+        """Its name in this kernel."""
+        return self.spec.name
+
+    @property
+    def model(self) -> str:
+        """A Hugging Face name, or a folder."""
+        return self.spec.model
+
+    @property
+    def state(self) -> ServerState:
+        """Compares equal to its value: ``server.state == "ready"``."""
+        with self._changed:
+            return self._state
+
+    @property
+    def progress(self) -> Progress:
+        """The stage of the start."""
+        with self._changed:
+            return self._progress
+
+    @property
+    def pid(self) -> int | None:
+        """The leader's pid; None before it runs."""
+        with self._changed:
+            return self._leader.pid if self._leader else None
+
+    @property
+    def url(self) -> str:
+        """``http://127.0.0.1:PORT``."""
+        return self._command.url
+
+    @property
+    def base_url(self) -> str:
+        """Where an OpenAI client connects to."""
+        return f"{self.url}/v1"
+
+    @property
+    def port(self) -> int:
+        """The TCP port."""
+        return self._command.port
+
+    @property
+    def api_key(self) -> str:
+        """The key that ``/v1`` asks for. vLLM leaves other routes open (see the README)."""
+        return self._command.api_key
+
+    @property
+    def exposed(self) -> bool:
+        """Whether other machines can reach it."""
+        return self._command.exposed
+
+    @property
+    def log_path(self) -> Path | None:
+        """The log file, which outlives the server; None before there is one."""
+        with self._changed:
+            folder = self._folder
+        if folder is None:
+            return None
+        return folder.log if folder.log.exists() else folder.kept_log
+
+    @property
+    def seconds(self) -> float:
+        """Since the start was asked for."""
+        return time.monotonic() - self._began
+
+    @property
+    def ready_after(self) -> float | None:
+        """Seconds from the request to ready; None before that."""
+        with self._changed:
+            return self._ready_after
+
+    @property
+    def release(self) -> Release | None:
+        """What its end did; None before that."""
+        with self._changed:
+            return self._release
+
+    @property
+    def error(self) -> VllmMagicError | None:
+        """Why it failed; None unless it did."""
+        with self._changed:
+            return self._error
+
+    def log(self, n: int = 50) -> list[str]:
+        """The last ``n`` lines of its log, oldest first."""
+        path = self.log_path
+        return log.tail(path, n) if path else []
+
+    def processes(self) -> list[Process]:
+        """Its living processes, the leader first; [] before and after."""
+        with self._changed:
+            leader = self._leader
+        if leader is None:
+            return []
+        table = processes.table()
+        pids = processes.session_members(table, leader.pid) | processes.descendants(table, leader.pid)
+        if leader.pid in table and table[leader.pid].identity != leader:
+            return []
+        return sorted(
+            (table[pid] for pid in pids if table[pid].alive), key=lambda process: process.identity.start
+        )
+
+    # What it does.
+
+    def begin(self) -> None:
+        """Start it; the manager does this once."""
+        self._life.begin()
+
+    def wait(self, timeout: float | None = None, report: Callable[[Server], None] | None = None) -> None:
+        """Return when it is ready.
+
+        Args:
+            timeout: seconds; None waits as long as it starts.
+            report: called in this thread again and again while it waits.
+
+        Raises:
+            StartTimeout: it was not ready in time. It goes on starting.
+            StartFailed: it ended before it was ready.
+            VllmMagicError: it could not be started at all, or has been stopped meanwhile.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._wait_for(lambda: self._state is not ServerState.STARTING, REPORT):
+            if report is not None:
+                report(self)
+            if deadline is not None and time.monotonic() >= deadline:
+                raise StartTimeout(
+                    f"{self.name} was not ready after {timeout:g} s, but still {self.progress.stage.value}",
+                    "Give it more time with --timeout, or see %vllm logs",
+                )
+        with self._changed:
+            if self._state is ServerState.READY:
+                return
+            raise self._error or StartFailed(f"{self.name} was stopped", "Start it again")
+
+    def stop(self, grace: float | None = None, drain: float = 0.0) -> Release:
+        """End it, and return when its processes are gone and its VRAM is back.
+
+        A second call waits for the first; with a ``grace`` of its own it hurries it.
+
+        Args:
+            grace: seconds from SIGTERM to SIGKILL; None: as long as SIGTERM shows an effect, 5 at most.
+            drain: seconds that requests in flight get to finish first.
+
+        Raises:
+            ReleaseFailed: something would not end, or memory did not come back.
+            VllmMagicError: it never ran, and this is why.
+        """
+        with self._changed:
+            state = self._state
+            if not state.over:
+                self._state = ServerState.STOPPING
+                self._changed.notify_all()
+        if not state.over and (state is not ServerState.STOPPING or grace is not None):
+            self._life.stop(self._plan(grace, drain))
+        self._wait_for(lambda: self._state.over)
+        with self._changed:
+            if self._release is None or isinstance(self._error, ReleaseFailed):
+                raise self._error or ReleaseFailed(f"{self.name}: nothing is known of its end.")
+            return self._release
+
+    def let_go(self) -> None:
+        """Ask for the release and return at once: the kernel is about to end, and the guards do the rest."""
+        self._life.stop(StopPlan(grace=0.5, patience=0.5))
+
+    def _plan(self, grace: float | None, drain: float) -> StopPlan:
+        if grace is not None:
+            return StopPlan(grace, grace, drain)
+        own = commands.shutdown_timeout(self.spec.args)
+        return StopPlan(GRACE + own, PATIENCE + own, drain)
+
+    def _wait_for(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
+        with self._changed:
+            return self._changed.wait_for(condition, timeout)
+
+    # What its life tells, in the life's own thread.
+
+    def _notice(self, notice: Notice) -> None:
+        with self._changed:
+            if isinstance(notice, Launched):
+                self._folder, self._leader = notice.folder, notice.leader
+            elif isinstance(notice, Moved):
+                self._progress = notice.progress
+            elif isinstance(notice, Ready) and self._state is ServerState.STARTING:
+                self._state = ServerState.READY
+                self._progress = Progress(Stage.READY)
+                self._ready_after = time.monotonic() - self._began
+            elif isinstance(notice, NeverStarted):
+                self._state, self._error = ServerState.FAILED, notice.error
+            elif isinstance(notice, Over):
+                self._end(notice)
+            self._changed.notify_all()
+
+    def _end(self, over: Over) -> None:
+        asked = self._state is ServerState.STOPPING
+        self._release = over.release
+        if not over.release.verified:
+            self._error = _not_released(over.release)
+        elif not asked:
+            self._error = self._explain(over)
+        self._state = ServerState.FAILED if self._error else ServerState.RELEASED
+
+    def _explain(self, over: Over) -> VllmMagicError:
+        ending = failures.ending(over.release.exit_code)
+        if over.why is Why.GUARD_GONE:
+            return VllmMagicError(f"{self.name} was released because its guard was killed. Start it again.")
+        if over.why is not Why.LEADER_ENDED:
+            return VllmMagicError(f"{self.name} was released ({over.why.value}). Start it again.")
+        if self._state is ServerState.READY:
+            return VllmMagicError(f"{self.name} ended by itself {ending}. See %vllm logs {self.name}.")
+        failure = failures.explain(over.log_tail, over.release.exit_code)
+        return StartFailed(failure.cause, failure.hint, failure.lines[-TELLING_LINES:])
+
+
+def _not_released(release: Release) -> ReleaseFailed:
+    left = [(process.pid, process.name) for process in release.left]
+    if left:
+        names = ", ".join(f"{name} (pid {pid})" for pid, name in left)
+        return ReleaseFailed(
+            f"{release.server} is not released: SIGKILL did not end {names}. {release.note}", left
+        )
+    return ReleaseFailed(f"{release.server} has ended, but is not released: {release.note}.", left)
