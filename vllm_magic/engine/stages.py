@@ -53,7 +53,7 @@ _SIGNS: tuple[tuple[Stage, re.Pattern[str]], ...] = tuple(
             Stage.MEMORY,
             r"Available KV cache memory|KV cache size:",
         ),  # v1/worker/gpu_worker.py, v1/core/kv_cache_utils.py
-        (Stage.WARMING, r"Warming up|JIT kernel warmup"),  # model_executor/warmup/kernel_warmup.py
+        (Stage.WARMING, r"Warming up|JIT kernel warmup starting"),  # model_executor/warmup/kernel_warmup.py
         # v1/worker/gpu_model_runner.py
         (Stage.GRAPHS, r"Capturing CUDA graphs.*?\| (?P<done>\d+)/(?P<all>\d+) "),
         (

@@ -47,6 +47,7 @@ class Probe:
         """
         self._start_timeout = start_timeout
         self._env = env
+        self._closing = False
         self._lock = threading.Lock()  # guards all below
         self._child: subprocess.Popen[bytes] | None = None
         self._owner = 0
@@ -82,15 +83,21 @@ class Probe:
             self._lock.release()
 
     def close(self) -> None:
-        """End the probe process; a later snapshot starts another."""
-        child = self._child
-        if child and self._owner == os.getpid():
-            child.kill()  # so that a request under way in another thread ends at once
-        with self._lock:
-            self._end(_EXIT_WAIT)
+        """End the probe process, and a request under way in another thread; a later snapshot starts another."""
+        self._closing = True
+        try:
+            child = self._child
+            if child and self._owner == os.getpid():
+                child.kill()
+            with self._lock:
+                self._end(_EXIT_WAIT)
+        finally:
+            self._closing = False
 
     def _ask(self, timeout: float) -> Snapshot:
         child = self._running()
+        if self._closing:  # looked at when there is a process: `close` kills that one, or is seen here
+            raise _NoAnswerError("the probe was closed")
         if not self._answered:
             timeout = max(timeout, self._start_timeout)
         taken = time.monotonic()
@@ -172,10 +179,10 @@ class Probe:
 
 def _cause(status: int | None) -> str:
     if status is not None and status < 0:
-        return (
-            f"the NVIDIA driver could not be asked: the probe process died of {signal.Signals(-status).name}"
-        )
-    return f"the NVIDIA driver could not be asked: the probe process ended with status {status}"
+        end = f"died of {signal.Signals(-status).name}"
+    else:
+        end = f"ended with status {status}"
+    return f"the NVIDIA driver could not be asked: the probe process {end}"
 
 
 def _nothing(problem: str) -> Snapshot:

@@ -26,9 +26,9 @@ import time
 from typing import TYPE_CHECKING, NoReturn
 
 from vllm_magic.guard import folder, leader
+from vllm_magic.guard.inbox import Inbox
 from vllm_magic.guard.ladder import Ladder, Members
 from vllm_magic.guard.protocol import (
-    Decoder,
     Ended,
     Message,
     Note,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 ORDER_LIMIT = 30.0  # seconds for the kernel to say what to run
 KERNEL_GONE = Stop(grace=0.5, patience=0.5)
-LEADER_ENDED = Stop(grace=0.0, patience=0.0)
+AT_ONCE = Stop(grace=0.0, patience=0.0)
 LEADER_ENDED_LINGER = 0.25  # seconds for the others to end by themselves after the leader
 SAY_LIMIT = 2  # seconds that a kernel which does not read may hold a guard up
 BACKSTOP = 30.0  # seconds after the kernel's end before the outer guard acts in the inner one's place
@@ -58,8 +58,9 @@ BACKSTOP = 30.0  # seconds after the kernel's end before the outer guard acts in
 class Guard:
     """What both guards have in common: the kernel's end, their own wake-up pipe, the release itself."""
 
-    def __init__(self, control: socket.socket, kernel: int, order: Order) -> None:
+    def __init__(self, control: socket.socket, inbox: Inbox, kernel: int, order: Order) -> None:
         self.control = control
+        self.inbox = inbox
         self.kernel = kernel
         self.order = order
         self.segments: set[shared_memory.Segment] = set()
@@ -173,49 +174,41 @@ class Inner(Guard):
 
     def _wait(self, outer_pidfd: int) -> tuple[Why, Stop]:
         poller = select.poll()
-        for fd in (self.wake, self.kernel, outer_pidfd):
+        for fd in (self.wake, self.kernel, outer_pidfd, self.control.fileno()):
             poller.register(fd, select.POLLIN)
-        poller.register(self.control, select.POLLIN)
-        decoder = Decoder()
-        while True:
+        reason = self._listen() if self.inbox.waiting else None
+        while reason is None:
             ready = {fd for fd, _ in poller.poll()}
             if outer_pidfd in ready:
-                return Why.GUARD_GONE, Stop(0.0, 0.0)
+                return Why.GUARD_GONE, AT_ONCE
             if self.kernel in ready:
                 return Why.KERNEL_GONE, KERNEL_GONE
-            reason = self._listen(decoder) if self.control.fileno() in ready else None
+            if self.control.fileno() in ready:
+                reason = self._listen()
             if reason is None and self.wake in ready:
                 reason = self._look_around()
-            if reason is not None:
-                return reason
+        return reason
 
-    def _listen(self, decoder: Decoder) -> tuple[Why, Stop] | None:
-        messages = self._receive(decoder)
+    def _listen(self) -> tuple[Why, Stop] | None:
+        messages = self.inbox.read()
         if messages is None:
             return Why.KERNEL_GONE, KERNEL_GONE
-        for message in messages:
-            if isinstance(message, Stop):
-                return Why.ASKED, message
-            if isinstance(message, Note):
-                self.note()
-        return None
+        if any(isinstance(message, Note) for message in messages):
+            self.note()
+        stops = [message for message in messages if isinstance(message, Stop)]
+        if not stops:
+            return None
+        # Two that came together mean what a second one means during the release: hurry.
+        return Why.ASKED, stops[0] if len(stops) == 1 else AT_ONCE
 
     def _look_around(self) -> tuple[Why, Stop] | None:
         self.drain_wake()
         if self.signalled:
             return Why.GUARD_SIGNALLED, KERNEL_GONE
         if self.leader_has_ended():
-            return Why.LEADER_ENDED, LEADER_ENDED
+            return Why.LEADER_ENDED, AT_ONCE
         self.reap()
         return None
-
-    def _receive(self, decoder: Decoder) -> list[Message] | None:
-        """The messages that have come, or None at the kernel's end."""
-        try:
-            data = self.control.recv(65536)
-        except OSError:
-            data = b""
-        return decoder.feed(data) if data else None
 
     def _linger(self) -> None:
         """Give what the leader left behind a moment to end by itself, as it does after a clean exit."""
@@ -229,7 +222,7 @@ class Outer(Guard):
         """Live until the inner guard is gone and nothing of the server is left."""
         finished = self._wait(inner)
         if not finished:
-            self.release("outer", Why.GUARD_GONE, Stop(0.0, 0.0))
+            self.release("outer", Why.GUARD_GONE, AT_ONCE)
         folder.clear(self.order)
 
     def _wait(self, inner: int) -> bool:
@@ -266,23 +259,6 @@ def _shared_lock(path: str) -> contextlib.AbstractContextManager[object]:
     return stack
 
 
-def _receive_order(control: socket.socket) -> Order | None:
-    """The kernel's first message; None when it does not come in time or is something else."""
-    control.settimeout(ORDER_LIMIT)
-    decoder = Decoder()
-    messages: list[Message] = []
-    while not messages:
-        try:
-            data = control.recv(65536)
-        except OSError:
-            return None
-        if not data:
-            return None
-        messages = decoder.feed(data)
-    control.settimeout(None)
-    return messages[0] if isinstance(messages[0], Order) else None
-
-
 def main() -> NoReturn:
     """Become the outer guard, fork the inner one, and leave without any clean-up of Python's own."""
     control_fd, kernel = int(sys.argv[1]), int(sys.argv[2])
@@ -292,9 +268,10 @@ def main() -> NoReturn:
     try:
         control = socket.socket(fileno=control_fd)
         control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SAY_LIMIT, 0))
-        order = _receive_order(control)
-        if order is not None:
-            _guard(control, kernel, order)
+        inbox = Inbox(control)
+        order = inbox.first(ORDER_LIMIT)
+        if isinstance(order, Order):
+            _guard(control, inbox, kernel, order)
             status = 0
     except BaseException:  # noqa: BLE001 - a guard's own fault goes to the server's log, and the other guard acts
         import traceback
@@ -304,7 +281,7 @@ def main() -> NoReturn:
         os._exit(status)
 
 
-def _guard(control: socket.socket, kernel: int, order: Order) -> None:
+def _guard(control: socket.socket, inbox: Inbox, kernel: int, order: Order) -> None:
     prctl.become_subreaper()
     me = os.getpid()
     outer_pidfd = os.pidfd_open(me)
@@ -312,7 +289,7 @@ def _guard(control: socket.socket, kernel: int, order: Order) -> None:
     if inner == 0:
         os.setsid()
         prctl.become_subreaper()  # not inherited over a fork
-        Inner(control, kernel, order).run(me, outer_pidfd)
+        Inner(control, inbox, kernel, order).run(me, outer_pidfd)
     else:
         os.close(outer_pidfd)
-        Outer(control, kernel, order).run(inner)
+        Outer(control, inbox, kernel, order).run(inner)

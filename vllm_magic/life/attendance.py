@@ -168,13 +168,14 @@ class Attendance:
             self._prepared.witness.look_when_ready()
 
     def _answers_for_us(self) -> bool:
-        """Whether it is our server that listens there, and not one that took the port meanwhile."""
+        """Whether it is our server that listens there, as far as can be told, and not one that took the port."""
         assert self.leader is not None  # noqa: S101 - only asked while the server starts
         table = processes.table()
         ours = processes.session_members(table, self.leader.pid) | processes.descendants(
             table, self.leader.pid
         )
-        return sockets.listens(ours, self._prepared.port)
+        port = self._prepared.port
+        return not sockets.listening_inodes(port) or sockets.listens(ours, port)
 
     def _move(self, progress: Progress) -> None:
         if progress != self._progress:

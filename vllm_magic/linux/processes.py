@@ -109,17 +109,17 @@ def has_environment(pid: int, entry: bytes) -> bool:
         return False
 
 
-def open_files(pid: int) -> set[str]:
-    """What the process holds open, as /proc/PID/fd shows it (``socket:[inode]`` too); empty if unreadable."""
+def open_files(pid: int) -> dict[str, str]:
+    """What the process holds open: descriptor to path, or to ``socket:[inode]``; empty if unreadable."""
     folder = f"/proc/{pid}/fd"
-    found: set[str] = set()
+    found: dict[str, str] = {}
     try:
         names = os.listdir(folder)
     except OSError:
         return found
     for name in names:
         try:
-            found.add(os.readlink(f"{folder}/{name}"))
+            found[name] = os.readlink(f"{folder}/{name}")
         except OSError:
             continue
     return found

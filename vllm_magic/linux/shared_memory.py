@@ -1,7 +1,8 @@
 """Shared memory in /dev/shm: what a server's processes map, and removing it when nobody else does.
 
 vLLM leaves ``psm_*``, ``sem.mp-*`` and ``vllm_dist_*`` there when it is killed. Other programs use the same
-names, so a segment is known by device and inode only, never by its name.
+names, so a segment is known by device and inode only. (Nor would a path do: glibc makes a semaphore under a
+temporary name and links it to its own, so that /proc/PID/maps shows the first one, as deleted.)
 """
 
 from __future__ import annotations
@@ -14,22 +15,19 @@ from vllm_magic.linux.processes import open_files
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-FOLDER = "/dev/shm/"  # noqa: S108 - the kernel's own place, not a choice of ours
+FOLDER = "/dev/shm"  # noqa: S108 - the kernel's own place, not a choice of ours
 
 
 class Segment(NamedTuple):
-    """A file in /dev/shm."""
+    """A file in /dev/shm, whatever its name."""
 
     device: int
     inode: int
-    path: str
 
 
 def mapped_by(pids: Iterable[int]) -> set[Segment]:
     """The segments which these processes map or hold open; unreadable and ended processes give none."""
-    paths = {path for pid in pids for path in (_mapped(pid) or set()) | open_files(pid)}
-    segments = (_segment(path) for path in paths if path.startswith(FOLDER))
-    return {segment for segment in segments if segment}
+    return {segment for pid in pids for segment in (_mapped(pid) or set()) | _opened(pid)}
 
 
 def unlink_unmapped(segments: Iterable[Segment]) -> list[str]:
@@ -38,21 +36,29 @@ def unlink_unmapped(segments: Iterable[Segment]) -> list[str]:
     The maps of other users' processes cannot be read. Such a process can map a segment only if the segment's
     mode lets others in: then it stays.
     """
-    waiting = {segment for segment in segments if _segment(segment.path) == segment}
+    wanted = set(segments)
+    found = {segment: entry for segment, entry in _entries() if segment in wanted}
     blind = False
-    for pid in _pids() if waiting else ():
+    for pid in _pids() if found else ():
         mapped = _mapped(pid)
         blind = blind or mapped is None
-        in_use = (mapped or set()) | open_files(pid)
-        waiting = {segment for segment in waiting if segment.path not in in_use}
-    return sorted(segment.path for segment in waiting if _unlink(segment, private_only=blind))
+        for segment in (mapped or set()) | _opened(pid):
+            found.pop(segment, None)
+    return sorted(entry.path for entry in found.values() if _unlink(entry, private_only=blind))
 
 
-def _unlink(segment: Segment, *, private_only: bool) -> bool:
+def _entries() -> list[tuple[Segment, os.DirEntry[str]]]:
+    with os.scandir(FOLDER) as entries:
+        return [
+            (Segment(stat.st_dev, stat.st_ino), entry) for entry in entries if (stat := _stat(entry.path))
+        ]
+
+
+def _unlink(entry: os.DirEntry[str], *, private_only: bool) -> bool:
     try:
-        if private_only and os.stat(segment.path).st_mode & 0o077:
+        if private_only and entry.stat(follow_symlinks=False).st_mode & 0o077:
             return False
-        os.unlink(segment.path)
+        os.unlink(entry.path)
     except OSError:
         return False
     return True
@@ -62,21 +68,35 @@ def _pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def _segment(path: str) -> Segment | None:
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return None
-    return Segment(stat.st_dev, stat.st_ino, path)
-
-
-def _mapped(pid: int) -> set[str] | None:
-    """The paths in /dev/shm that the process maps; None where this may not be read."""
+def _mapped(pid: int) -> set[Segment] | None:
+    """The segments that the process maps; None where this may not be read."""
     try:
         with open(f"/proc/{pid}/maps", "rb") as file:
-            lines = [line for line in file if b" /dev/shm/" in line]
+            lines = [line.split(None, 5) for line in file if b" /dev/shm/" in line]
     except PermissionError:
         return None
     except OSError:
         return set()
-    return {line.split(None, 5)[5].rstrip(b"\n").decode("utf-8", "replace") for line in lines}
+    # address, permissions, offset, device as major:minor in hexadecimal, inode, path (proc_pid_maps(5))
+    return {Segment(_device(fields[3]), int(fields[4])) for fields in lines}
+
+
+def _device(text: bytes) -> int:
+    major, _, minor = text.partition(b":")
+    return os.makedev(int(major, 16), int(minor, 16))
+
+
+def _opened(pid: int) -> set[Segment]:
+    found = set()
+    for number, path in open_files(pid).items():
+        stat = _stat(f"/proc/{pid}/fd/{number}") if path.startswith(f"{FOLDER}/") else None
+        if stat:
+            found.add(Segment(stat.st_dev, stat.st_ino))
+    return found
+
+
+def _stat(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None

@@ -15,7 +15,7 @@ LISTEN = "0A"
 def listens(pids: Iterable[int], port: int) -> bool:
     """Whether one of these processes has the listening socket of ``port``."""
     links = {f"socket:[{inode}]" for inode in listening_inodes(port)}
-    return bool(links) and any(links & open_files(pid) for pid in pids)
+    return bool(links) and any(links & set(open_files(pid).values()) for pid in pids)
 
 
 def listening_inodes(port: int) -> set[str]:

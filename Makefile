@@ -1,0 +1,56 @@
+# make demo                          run notebooks/quickstart.ipynb here, in the terminal
+# make demo MODEL=Qwen/Qwen3-0.6B    the same, with that model on the vLLM that is installed
+# make lab                           open it in JupyterLab (MODEL= as well; FLAGS= for JupyterLab)
+# make test, check, bench            every test; lint and types; the benchmark
+# make clean                         remove what these made in this folder (the cache of vLLM stays)
+#
+# All of them set up what they need first. PYTHON=python3.12 chooses the interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHON
+
+.DEFAULT_GOAL := demo
+.PHONY: demo lab test check bench clean real-vllm
+
+demo: $(VENV)/.dev
+	@tools/system_packages.sh numa
+	@$(BIN)/python -m notebooks.demo
+
+lab: $(VENV)/.dev $(VENV)/.lab
+	@tools/system_packages.sh numa
+	@$(BIN)/python -m notebooks.demo --lab $(FLAGS)
+
+test: $(VENV)/.dev real-vllm
+	@tools/system_packages.sh gcc
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev real-vllm
+	$(BIN)/python bench/run.py
+
+real-vllm: $(VENV)/.dev
+	@tools/system_packages.sh numa
+	@$(BIN)/python tests/real_vllm/install.py
+
+# An extra of pyproject.toml, installed: .venv/.dev, .venv/.lab
+$(VENV)/.%: pyproject.toml
+	@tools/system_packages.sh venv
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "vllm_magic with its extra '$*' in $(VENV), with pip (a minute the first time) ..."
+	@began=$$(date +%s); \
+	if ! $(BIN)/pip --disable-pip-version-check install --editable '.[$*]' >$(VENV)/pip.log 2>&1; then \
+		tail -n 15 $(VENV)/pip.log; exit 1; \
+	fi; \
+	echo "  done in $$(($$(date +%s) - began)) s"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .*_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

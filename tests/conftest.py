@@ -1,0 +1,74 @@
+"""What every test shares: a state folder of its own, the stand-in, and a look at what is left behind."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import stand_in
+from fake_gpu import fakegpu
+from traces import Traces
+
+from vllm_magic.engine.spec import ServerSpec
+from vllm_magic.manager import Manager
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """The state folder."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("VLLM_MAGIC_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def executable(tmp_path_factory) -> str:
+    """The stand-in for vLLM."""
+    return str(stand_in.install(tmp_path_factory.mktemp("stand-in")))
+
+
+@pytest.fixture
+def traces(home) -> Traces:
+    """What servers leave behind; checked by the test with `traces.check()`."""
+    return Traces(home)
+
+
+@pytest.fixture
+def manager(home):
+    """A manager of the test's own, whose servers are gone after it."""
+    made = Manager()
+    yield made
+    made.stop_all(grace=0.0)
+    made.close()
+
+
+@pytest.fixture
+def spec(executable):
+    """Makes specs for the stand-in: ``spec("tiny", "--flag", name=..., faults={...})``."""
+
+    def make(model: str = "tiny", *args: str, faults: dict | None = None, **fields) -> ServerSpec:
+        env = {**fields.pop("env", {}), **(stand_in.options(**faults) if faults else {})}
+        fields.setdefault("executable", executable)
+        return ServerSpec(model=model, args=args, env=tuple(sorted(env.items())), **fields)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def fake_gpu_library(tmp_path_factory) -> Path:
+    return fakegpu.build(tmp_path_factory.mktemp("gpu"))
+
+
+@pytest.fixture
+def fake_gpus(tmp_path, monkeypatch) -> Path:
+    """Two fake GPUs of 24 GiB; the manager's probe and the stand-in find them."""
+    root = fakegpu.build(tmp_path / "gpu", gpus=2)
+    for name, value in fakegpu.env(root).items():
+        if os.environ.get(name) != value:
+            monkeypatch.setenv(name, value)
+    return root

@@ -1,0 +1,475 @@
+/* A stand-in for libnvidia-ml.so.1 whose "VRAM" is real operating-system state.
+ *
+ * A process holds N bytes of fake GPU I for as long as anybody has this file open:
+ *
+ *     ROOT/alloc/gpu<I>-<pid>-<seq>           sparse, N bytes, already unlinked
+ *     ROOT/alloc/gpu<I>-<pid>-<seq>-<ms>      sparse, N bytes, with a slow tear-down
+ *
+ * No table is kept: every query scans /proc/<pid>/fd again.  So the bytes go away only
+ * when the last holder is really dead or has closed the file, also after SIGKILL, and
+ * they stay with a forked child, as those of the driver do, whose client lives as long as
+ * an open of /dev/nvidiactl.  A file with <ms> in its name still counts, with its dead
+ * owner listed, for <ms> milliseconds after the first query that found no holder.
+ *
+ * ROOT is $FAKE_GPU_DIR, else the folder above the one that holds this library.
+ * ROOT/config is read at every call: "key=value", or "key.<gpu>=value" for one GPU.
+ *
+ *     gpus, total_mib, reserved_mib, base_used_mib (used, but by no listed process), name
+ *     driver_not_loaded=1     nvmlInit fails
+ *     init_ms=N               nvmlInit takes N milliseconds
+ *     hang=init|memory        that call never returns
+ *     crash=init|memory|1     that call (1: any of them) raises SIGSEGV
+ *     noise=1                 nvmlInit and the memory queries write to the process's stdout
+ *     mem_unsupported=1       no memory figures (unified memory)
+ *     mem_v2_unsupported=1    an old driver: version 1 of the memory query only
+ *     procs_unsupported=1     no process list
+ *     proc_mem_na=1, proc_mem_zero=1    processes are listed without their bytes, or with 0
+ *     pid_offset=N            pids of another PID namespace
+ *     mig=1                   MIG mode is enabled
+ *     util, compute_mode
+ */
+#define _GNU_SOURCE
+#include <ctype.h>
+#include <dirent.h>
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define API __attribute__((visibility("default")))
+#define MAX_GPUS 16
+#define MIB (1ULL << 20)
+#define NOT_AVAILABLE 0xffffffffffffffffULL
+#define MEMORY_V2 0x02000028u
+#define NEED(device) do { if (!initialised) return UNINITIALISED; if (!valid(device)) return INVALID_ARGUMENT; } while (0)
+
+typedef unsigned long long u64;
+typedef enum {
+    OK = 0, UNINITIALISED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7,
+    DRIVER_NOT_LOADED = 9, VERSION_MISMATCH = 25,
+} result;
+
+/* The layouts below are those of nvml.h. */
+typedef struct { int index; } *gpu_handle;
+typedef struct { u64 total, free, used; } memory_v1;
+typedef struct { unsigned version; u64 total, reserved, free, used; } memory_v2;
+typedef struct { unsigned pid; u64 used; unsigned gpu_instance, compute_instance; } process_info;
+typedef struct { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; } pci_info;
+typedef struct { unsigned gpu, memory; } utilization;
+
+typedef struct { unsigned owner; u64 bytes; ino_t inode; } allocation;
+typedef struct { allocation *items; size_t count, room; } allocations;
+
+static struct { int index; } devices[MAX_GPUS] = {
+    {0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}, {9}, {10}, {11}, {12}, {13}, {14}, {15}};
+static int initialised;
+
+/* ---- configuration -------------------------------------------------------------- */
+
+static const char *root(void) {
+    static char folder[PATH_MAX];
+    const char *given = getenv("FAKE_GPU_DIR");
+    Dl_info self;
+    char library[PATH_MAX];
+    if (folder[0]) return folder;
+    if (given && *given) {
+        if (!realpath(given, folder)) snprintf(folder, sizeof folder, "%s", given);
+    } else if (dladdr((void *)root, &self) && realpath(self.dli_fname, library)) {
+        snprintf(folder, sizeof folder, "%s", dirname(dirname(library)));
+    }
+    return folder;
+}
+
+/* Copies the value of `key` to `out`; "key.<gpu>" goes before "key". Returns 0 when there is none. */
+static int setting(const char *key, int gpu, char *out, size_t size) {
+    char path[PATH_MAX + 16], line[512], own_key[96];
+    int found = 0;
+    snprintf(path, sizeof path, "%s/config", root());
+    snprintf(own_key, sizeof own_key, "%s.%d", key, gpu);
+    FILE *file = fopen(path, "re");
+    if (!file) return 0;
+    while (found < 2 && fgets(line, sizeof line, file)) {
+        char *value = strchr(line, '=');
+        if (!value) continue;
+        *value++ = 0;
+        value[strcspn(value, "\n")] = 0;
+        int own = gpu >= 0 && !strcmp(line, own_key);
+        if (!own && strcmp(line, key)) continue;
+        snprintf(out, size, "%s", value);
+        found = own ? 2 : 1;
+    }
+    fclose(file);
+    return found;
+}
+
+static long long number(const char *key, int gpu, long long otherwise) {
+    char value[64];
+    return setting(key, gpu, value, sizeof value) ? strtoll(value, NULL, 10) : otherwise;
+}
+
+static int gpu_count(void) {
+    long long n = number("gpus", -1, 1);
+    return n > MAX_GPUS ? MAX_GPUS : (int)n;
+}
+
+static int valid(gpu_handle device) {
+    return (void *)device >= (void *)devices && (void *)device < (void *)(devices + MAX_GPUS)
+        && device->index < gpu_count();
+}
+
+/* Misbehaves at `place` ("init" or "memory") as the configuration says. */
+static void misbehave(const char *place, int gpu) {
+    char where[64];
+    if (number("noise", gpu, 0) && write(1, "nvml: noise\n{\"noise\"", 20) < 0) return;
+    while (setting("hang", gpu, where, sizeof where) && !strcmp(where, place)) sleep(3600);
+    if (setting("crash", gpu, where, sizeof where) && (!strcmp(where, place) || !strcmp(where, "1"))) raise(SIGSEGV);
+}
+
+/* ---- who holds what ------------------------------------------------------------- */
+
+static int knows(const allocations *all, ino_t inode) {
+    for (size_t i = 0; i < all->count; i++)
+        if (all->items[i].inode == inode) return 1;
+    return 0;
+}
+
+static void add(allocations *all, unsigned owner, const struct stat *st) {
+    if (all->count == all->room) {
+        all->room = all->room ? all->room * 2 : 32;
+        all->items = realloc(all->items, all->room * sizeof *all->items);
+    }
+    all->items[all->count++] = (allocation){owner, (u64)st->st_size, st->st_ino};
+}
+
+/* Adds what the open files in `fd_folder` hold of `gpu`. Returns 0 when the folder cannot be read. */
+static int scan_files(const char *fd_folder, int gpu, allocations *all) {
+    char prefix[PATH_MAX + 32], path[PATH_MAX + 300], target[PATH_MAX];
+    struct stat st;
+    int length = snprintf(prefix, sizeof prefix, "%s/alloc/gpu%d-", root(), gpu);
+    DIR *folder = opendir(fd_folder);
+    if (!folder) return 0;
+    for (struct dirent *entry; (entry = readdir(folder));) {
+        snprintf(path, sizeof path, "%s/%s", fd_folder, entry->d_name);
+        ssize_t size = readlink(path, target, sizeof target - 1);
+        if (size <= length) continue;
+        target[size] = 0;
+        if (strncmp(target, prefix, (size_t)length)) continue;
+        if (stat(path, &st)) continue;             /* a magic link: works for an unlinked file too */
+        if (knows(all, st.st_ino)) continue;       /* seen before, in a forked relative */
+        add(all, (unsigned)strtoul(target + length, NULL, 10), &st);
+    }
+    closedir(folder);
+    return 1;
+}
+
+/* A zombie leader has no files, its threads that still live have. */
+static void scan_process(const char *pid, int gpu, allocations *all) {
+    char path[PATH_MAX], tasks[300];
+    snprintf(path, sizeof path, "/proc/%s/fd", pid);
+    size_t before = all->count;
+    scan_files(path, gpu, all);
+    if (all->count > before) return;
+    snprintf(tasks, sizeof tasks, "/proc/%s/task", pid);
+    DIR *folder = opendir(tasks);
+    if (!folder) return;
+    for (struct dirent *entry; (entry = readdir(folder));) {
+        if (!isdigit(entry->d_name[0]) || !strcmp(entry->d_name, pid)) continue;
+        snprintf(path, sizeof path, "%s/%s/fd", tasks, entry->d_name);
+        if (scan_files(path, gpu, all)) break;     /* threads share their files: one is enough */
+    }
+    closedir(folder);
+}
+
+/* Counts a file that nobody holds until its tear-down is over, and removes it then. */
+static void tear_down(int alloc_folder, const char *name, allocations *all) {
+    char renamed[300];
+    struct stat st;
+    struct timespec now;
+    unsigned owner, ms;
+    if (sscanf(name, "gpu%*d-%u-%*u-%u", &owner, &ms) != 2) return;
+    if (fstatat(alloc_folder, name, &st, 0) || knows(all, st.st_ino)) return;
+    clock_gettime(CLOCK_REALTIME, &now);
+    double passed = (double)(now.tv_sec - st.st_mtim.tv_sec) + (double)(now.tv_nsec - st.st_mtim.tv_nsec) / 1e9;
+    if (!strstr(name, "-dead")) {
+        snprintf(renamed, sizeof renamed, "%s-dead", name);
+        utimensat(alloc_folder, name, NULL, 0);
+        renameat(alloc_folder, name, alloc_folder, renamed);
+    } else if (passed * 1e3 > ms) {
+        unlinkat(alloc_folder, name, 0);
+        return;
+    }
+    add(all, owner, &st);
+}
+
+static allocations scan(int gpu) {
+    allocations all = {0};
+    struct dirent **torn = NULL, *entry;
+    char path[PATH_MAX + 16], prefix[32];
+    snprintf(prefix, sizeof prefix, "gpu%d-", gpu);
+    snprintf(path, sizeof path, "%s/alloc", root());
+    /* Listed before the processes are: a file on this list was open then, or its owner is dead. */
+    int torn_count = scandir(path, &torn, NULL, alphasort);
+    DIR *proc = opendir("/proc");
+    while (proc && (entry = readdir(proc)))
+        if (isdigit(entry->d_name[0])) scan_process(entry->d_name, gpu, &all);
+    if (proc) closedir(proc);
+    int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    for (int i = 0; i < torn_count; i++) {
+        if (!strncmp(torn[i]->d_name, prefix, strlen(prefix))) tear_down(folder, torn[i]->d_name, &all);
+        free(torn[i]);
+    }
+    free(torn);
+    if (folder >= 0) close(folder);
+    return all;
+}
+
+static result memory(gpu_handle device, u64 *total, u64 *reserved, u64 *used, u64 *available) {
+    int gpu = device->index;
+    misbehave("memory", gpu);
+    if (number("mem_unsupported", gpu, 0)) return NOT_SUPPORTED;
+    allocations all = scan(gpu);
+    *total = (u64)number("total_mib", gpu, 24576) * MIB;
+    *reserved = (u64)number("reserved_mib", gpu, 0) * MIB;
+    *used = (u64)number("base_used_mib", gpu, 0) * MIB;
+    for (size_t i = 0; i < all.count; i++) *used += all.items[i].bytes;
+    if (*used > *total - *reserved) *used = *total - *reserved;
+    *available = *total - *reserved - *used;
+    free(all.items);
+    return OK;
+}
+
+static result processes(gpu_handle device, unsigned *count, process_info *out) {
+    int gpu = device->index;
+    if (!count) return INVALID_ARGUMENT;
+    if (number("procs_unsupported", gpu, 0)) return NOT_SUPPORTED;
+    allocations all = scan(gpu);
+    process_info *list = calloc(all.count + 1, sizeof *list);
+    unsigned listed = 0, room = *count;
+    unsigned offset = (unsigned)number("pid_offset", gpu, 0);
+    for (size_t i = 0; i < all.count; i++) {
+        unsigned j = 0;
+        while (j < listed && list[j].pid != all.items[i].owner + offset) j++;
+        if (j == listed) list[listed++] = (process_info){all.items[i].owner + offset, 0, ~0u, ~0u};
+        list[j].used += all.items[i].bytes;
+        if (number("proc_mem_zero", gpu, 0)) list[j].used = 0;
+        if (number("proc_mem_na", gpu, 0)) list[j].used = NOT_AVAILABLE;
+    }
+    result answer = listed && (!out || room < listed) ? INSUFFICIENT_SIZE : OK;
+    if (answer == OK && listed) memcpy(out, list, listed * sizeof *list);
+    *count = listed;
+    free(list);
+    free(all.items);
+    return answer;
+}
+
+/* ---- the library's functions: start, and what it says of the system ---------------- */
+
+static result put(char *out, unsigned size, const char *text) {
+    if (!out) return INVALID_ARGUMENT;
+    if (strlen(text) >= size) return INSUFFICIENT_SIZE;
+    strcpy(out, text);
+    return OK;
+}
+
+API result nvmlInitWithFlags(unsigned flags) {
+    (void)flags;
+    usleep((useconds_t)number("init_ms", -1, 0) * 1000);
+    misbehave("init", -1);
+    if (number("driver_not_loaded", -1, 0)) return DRIVER_NOT_LOADED;
+    initialised++;
+    return OK;
+}
+API result nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
+API result nvmlInit(void) { return nvmlInitWithFlags(0); }
+API result nvmlShutdown(void) {
+    if (!initialised) return UNINITIALISED;
+    initialised--;
+    return OK;
+}
+API const char *nvmlErrorString(result code) {
+    switch (code) {
+    case OK: return "Success";
+    case UNINITIALISED: return "Uninitialized";
+    case INVALID_ARGUMENT: return "Invalid Argument";
+    case NOT_SUPPORTED: return "Not Supported";
+    case NOT_FOUND: return "Not Found";
+    case INSUFFICIENT_SIZE: return "Insufficient Size";
+    case DRIVER_NOT_LOADED: return "Driver Not Loaded";
+    case VERSION_MISMATCH: return "Argument Version Mismatch";
+    }
+    return "Unknown Error";
+}
+API result nvmlSystemGetDriverVersion(char *out, unsigned size) {
+    return initialised ? put(out, size, "580.00.00") : UNINITIALISED;
+}
+API result nvmlSystemGetNVMLVersion(char *out, unsigned size) { return put(out, size, "13.580.00.00"); }
+API result nvmlSystemGetCudaDriverVersion_v2(int *version) { *version = 13000; return OK; }
+API result nvmlSystemGetCudaDriverVersion(int *version) { *version = 13000; return OK; }
+API result nvmlSystemGetProcessName(unsigned pid, char *out, unsigned size) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%u/cmdline", pid);
+    FILE *file = fopen(path, "re");
+    if (!file) return NOT_FOUND;
+    out[fread(out, 1, size - 1, file)] = 0;
+    fclose(file);
+    return OK;
+}
+
+/* ---- finding a device -------------------------------------------------------------- */
+
+static void uuid_of(int gpu, char *out, size_t size) { snprintf(out, size, "GPU-fa4efa4e-0000-4000-8000-%012d", gpu); }
+static void bus_id_of(int gpu, char *out, size_t size) { snprintf(out, size, "00000000:%02X:00.0", gpu + 1); }
+
+static result find(const char *wanted, void (*text_of)(int, char *, size_t), gpu_handle *device) {
+    char text[96];
+    if (!initialised) return UNINITIALISED;
+    for (int gpu = 0; gpu < gpu_count(); gpu++) {
+        text_of(gpu, text, sizeof text);
+        if (strcasecmp(text, wanted)) continue;
+        *device = (gpu_handle)&devices[gpu];
+        return OK;
+    }
+    return NOT_FOUND;
+}
+
+API result nvmlDeviceGetCount_v2(unsigned *count) {
+    if (!initialised) return UNINITIALISED;
+    *count = (unsigned)gpu_count();
+    return OK;
+}
+API result nvmlDeviceGetCount(unsigned *count) { return nvmlDeviceGetCount_v2(count); }
+API result nvmlDeviceGetHandleByIndex_v2(unsigned index, gpu_handle *device) {
+    if (!initialised) return UNINITIALISED;
+    if (index >= (unsigned)gpu_count()) return INVALID_ARGUMENT;
+    *device = (gpu_handle)&devices[index];
+    return OK;
+}
+API result nvmlDeviceGetHandleByIndex(unsigned index, gpu_handle *device) {
+    return nvmlDeviceGetHandleByIndex_v2(index, device);
+}
+API result nvmlDeviceGetHandleByUUID(const char *uuid, gpu_handle *device) { return find(uuid, uuid_of, device); }
+API result nvmlDeviceGetHandleByPciBusId_v2(const char *bus_id, gpu_handle *device) {
+    return find(bus_id, bus_id_of, device);
+}
+
+/* ---- what is asked of a device ------------------------------------------------------- */
+
+API result nvmlDeviceGetMemoryInfo(gpu_handle device, memory_v1 *out) {
+    u64 reserved;
+    NEED(device);
+    result answer = memory(device, &out->total, &reserved, &out->used, &out->free);
+    if (answer == OK) out->used += reserved;   /* version 1 counts what the driver reserves as used */
+    return answer;
+}
+API result nvmlDeviceGetMemoryInfo_v2(gpu_handle device, memory_v2 *out) {
+    NEED(device);
+    if (out->version != MEMORY_V2 || number("mem_v2_unsupported", device->index, 0)) return VERSION_MISMATCH;
+    return memory(device, &out->total, &out->reserved, &out->used, &out->free);
+}
+API result nvmlDeviceGetComputeRunningProcesses_v3(gpu_handle device, unsigned *count, process_info *out) {
+    NEED(device);
+    return processes(device, count, out);
+}
+API result nvmlDeviceGetComputeRunningProcesses_v2(gpu_handle device, unsigned *count, process_info *out) {
+    NEED(device);
+    return processes(device, count, out);
+}
+API result nvmlDeviceGetName(gpu_handle device, char *out, unsigned size) {
+    char name[96] = "NVIDIA FakeGPU 24GB";
+    NEED(device);
+    setting("name", device->index, name, sizeof name);
+    return put(out, size, name);
+}
+API result nvmlDeviceGetUUID(gpu_handle device, char *out, unsigned size) {
+    char uuid[96];
+    NEED(device);
+    uuid_of(device->index, uuid, sizeof uuid);
+    return put(out, size, uuid);
+}
+API result nvmlDeviceGetPciInfo_v3(gpu_handle device, pci_info *out) {
+    NEED(device);
+    memset(out, 0, sizeof *out);
+    out->bus = (unsigned)device->index + 1;
+    bus_id_of(device->index, out->bus_id, sizeof out->bus_id);
+    snprintf(out->legacy, sizeof out->legacy, "0000:%02X:00.0", out->bus & 0xff);
+    return OK;
+}
+API result nvmlDeviceGetMigMode(gpu_handle device, unsigned *current, unsigned *pending) {
+    NEED(device);
+    if (!number("mig", device->index, 0)) return NOT_SUPPORTED;
+    *current = *pending = 1;
+    return OK;
+}
+API result nvmlDeviceGetUtilizationRates(gpu_handle device, utilization *out) {
+    NEED(device);
+    *out = (utilization){(unsigned)number("util", device->index, 0), 0};
+    return OK;
+}
+API result nvmlDeviceGetComputeMode(gpu_handle device, int *out) {
+    NEED(device);
+    *out = (int)number("compute_mode", device->index, 0);
+    return OK;
+}
+API result nvmlDeviceGetCudaComputeCapability(gpu_handle device, int *major, int *minor) {
+    NEED(device);
+    *major = 8;
+    *minor = 9;
+    return OK;
+}
+API result nvmlDeviceGetTemperature(gpu_handle device, int sensor, unsigned *out) {
+    NEED(device);
+    (void)sensor;
+    *out = 40;
+    return OK;
+}
+static result at_clock(gpu_handle device, int domain, unsigned *out) {
+    NEED(device);
+    (void)domain;
+    *out = 1500;
+    return OK;
+}
+API result nvmlDeviceGetClockInfo(gpu_handle device, int domain, unsigned *out) { return at_clock(device, domain, out); }
+API result nvmlDeviceGetMaxClockInfo(gpu_handle device, int domain, unsigned *out) { return at_clock(device, domain, out); }
+API result nvmlDeviceGetProcessUtilization(gpu_handle device, void *samples, unsigned *count, u64 since) {
+    NEED(device);
+    (void)samples, (void)since;
+    *count = 0;
+    return NOT_FOUND;
+}
+
+/* Questions that monitors ask, with an answer that is always the same. */
+#define ALWAYS(function, type, value) \
+    API result function(gpu_handle device, type *out) { NEED(device); *out = (value); return OK; }
+#define ALWAYS_NONE(function) \
+    API result function(gpu_handle device, unsigned *count, void *out) { NEED(device); (void)out; *count = 0; return OK; }
+#define ALWAYS_RATE(function) \
+    API result function(gpu_handle device, unsigned *rate, unsigned *period) { NEED(device); *rate = 0; *period = 167000; return OK; }
+#define UNSUPPORTED(function) \
+    API result function(gpu_handle device) { NEED(device); return NOT_SUPPORTED; }
+
+API result nvmlDeviceGetIndex(gpu_handle device, unsigned *out) { NEED(device); *out = (unsigned)device->index; return OK; }
+API result nvmlDeviceGetMinorNumber(gpu_handle device, unsigned *out) { return nvmlDeviceGetIndex(device, out); }
+ALWAYS(nvmlDeviceGetPowerUsage, unsigned, 30000)
+ALWAYS(nvmlDeviceGetEnforcedPowerLimit, unsigned, 350000)
+ALWAYS(nvmlDeviceGetPowerManagementLimit, unsigned, 350000)
+ALWAYS(nvmlDeviceGetPerformanceState, int, 8)
+ALWAYS(nvmlDeviceGetPersistenceMode, int, 1)
+ALWAYS(nvmlDeviceGetDisplayActive, int, 0)
+ALWAYS(nvmlDeviceGetDisplayMode, int, 0)
+ALWAYS(nvmlDeviceGetMaxMigDeviceCount, unsigned, 0)
+ALWAYS_NONE(nvmlDeviceGetGraphicsRunningProcesses_v3)
+ALWAYS_NONE(nvmlDeviceGetMPSComputeRunningProcesses_v3)
+ALWAYS_RATE(nvmlDeviceGetEncoderUtilization)
+ALWAYS_RATE(nvmlDeviceGetDecoderUtilization)
+UNSUPPORTED(nvmlDeviceGetFanSpeed)
+UNSUPPORTED(nvmlDeviceGetDriverModel)
+UNSUPPORTED(nvmlDeviceGetDriverModel_v2)
+UNSUPPORTED(nvmlDeviceGetTotalEccErrors)

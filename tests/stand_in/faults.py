@@ -1,0 +1,103 @@
+"""What goes wrong on request. All of it is bounded, and ends by itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from . import log, tree, vram
+
+if TYPE_CHECKING:
+    from .options import Flood, Options
+
+FORKS = 300
+FORK_LIFE_S = 60
+_FLOOD_LIMIT = 1 << 30  # bytes
+
+
+def phase(options: Options, who: str, when: str) -> None:
+    """Die if `who` was asked to die in phase `when`, which begins now."""
+    die = options.die
+    if die is None or (die["who"], die["when"]) != (who, when):
+        return
+    if die.get("after_s"):
+        timer = threading.Timer(die["after_s"], _die, (die.get("rc", 1), die.get("signal")))
+        timer.daemon = True
+        timer.start()
+    else:
+        _die(die.get("rc", 1), die.get("signal"))
+
+
+def _die(code: int, number: int | None) -> None:
+    if number is None:
+        os._exit(code)
+    os.kill(os.getpid(), number)
+
+
+def hang(options: Options, where: str) -> None:
+    """Hang until SIGUSR1, another signal that ends this process, or the end of its life, if asked to, in `where`."""
+    if options.hang_in == where:
+        signal.sigwaitinfo({signal.SIGUSR1})
+
+
+def start_children(options: Options) -> list[tree.Child]:
+    """Start the engine's extra children; return those that end with it."""
+    if options.setsid_child:
+        tree.spawn("Setsid", lambda: _stray(options))
+    if options.daemonise:
+        tree.spawn("Daemon", lambda: _double_fork(options)).reap()
+    if options.fork_while_killed:
+        tree.spawn("Forker", keep_forking)
+    return [tree.spawn("Child", tree.end_with_parent) for _ in range(options.children)]
+
+
+def _stray(options: Options) -> None:
+    os.setsid()
+    vram.hold(options.vram_child, 0)
+    signal.pause()
+
+
+def _double_fork(options: Options) -> None:
+    tree.spawn("Daemon", lambda: _stray(options))
+
+
+def keep_forking() -> None:
+    """Relay: every 20 ms the newest process forks its successor, FORKS times; all ignore SIGTERM.
+
+    Most of them live for 2 s, every tenth for a minute. Whoever kills the ones it has listed races
+    against the one that was forked since.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in range(FORKS):
+        signal.alarm(FORK_LIFE_S if number % 10 == 0 else 2)
+        time.sleep(0.02)
+        if os.fork():
+            break
+    while True:
+        signal.pause()
+
+
+def start_log_faults(options: Options) -> None:
+    """Begin what `log_bytes` and `log_flood` ask for."""
+    if options.log_bytes:
+        log.write(
+            1, b"\xff\xfe\x00 \x1b[31mred\x1b[0m \x1b]0;title\x07 <script>alert(1)</script> &amp; \r\xc3\n"
+        )
+    if options.log_flood is not None:
+        threading.Thread(target=_flood, args=(options.log_flood,), daemon=True).start()
+
+
+def _flood(flood: Flood) -> None:
+    text = b"flood " + b"x" * 193 + b"\n"
+    start = time.monotonic()
+    rate = flood["bytes_per_s"] / len(text)
+    total = int(min(rate * flood["seconds"], _FLOOD_LIMIT / len(text)))
+    written = 0
+    while written < total:
+        due = min(int((time.monotonic() - start) * rate), total)
+        log.write(1, text * (due - written))
+        written = due
+        time.sleep(0.01)

@@ -1,0 +1,256 @@
+"""The HTTP API: /health, /version, /metrics, and behind the key /v1/models, completions and chat completions."""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import json
+import ssl
+import time
+import uuid
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socket import SHUT_RDWR
+from typing import TYPE_CHECKING, Any
+
+from . import log
+from .load import EngineDeadError, EngineState, StuckError
+
+if TYPE_CHECKING:
+    import argparse
+    import socket
+
+    from .load import Answer, Load
+
+_DEFAULT_TOKENS = 16
+_QUIET = ("warning", "error", "critical")
+
+
+class Server(ThreadingHTTPServer):
+    """Listens on a socket that was bound long before; a thread for each connection."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 2048
+
+    def __init__(self, bound: socket.socket, args: argparse.Namespace, load: Load) -> None:
+        super().__init__(bound.getsockname()[:2], _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = bound
+        if args.ssl_certfile:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(args.ssl_certfile, args.ssl_keyfile)
+            self.socket = context.wrap_socket(bound, server_side=True, do_handshake_on_connect=False)
+        self.load = load
+        self.key = args.api_key
+        self.names = args.served_model_name or [args.model]
+        self.max_model_len = args.max_model_len
+        self.log_access = not args.disable_uvicorn_access_log and args.uvicorn_log_level not in _QUIET
+        self.idle: set[socket.socket] = set()  # connections between two requests
+        self.server_activate()
+
+    def stop(self) -> None:
+        """Accept no more, and close idle connections, as uvicorn does; answers under way go on."""
+        self.shutdown()
+        self.socket.close()
+        for connection in tuple(self.idle):
+            with contextlib.suppress(OSError):
+                connection.shutdown(SHUT_RDWR)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Server
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        load = self.server.load
+        if not self._allowed(path):
+            return
+        if path == "/health":
+            self._send(200 if load.state is EngineState.ALIVE else 503, b"")
+        elif path == "/metrics":
+            self._send(200, load.metrics().encode(), "text/plain; version=0.0.4; charset=utf-8")
+        elif path == "/version":
+            self._send_json(200, {"version": "0.32.0"})
+        elif path == "/v1/models":
+            cards = [self._model_card(name) for name in self.server.names]
+            self._send_json(200, {"object": "list", "data": cards})
+        else:
+            self._send_json(404, {"detail": "Not Found"})
+
+    def do_POST(self) -> None:
+        path = self.path.partition("?")[0]
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if not self._allowed(path):
+            return
+        if path not in ("/v1/completions", "/v1/chat/completions"):
+            self._send_json(404, {"detail": "Not Found"})
+            return
+        try:
+            asked = json.loads(body)
+            prompt = _prompt(asked, chat="chat" in path)
+            count = int(asked.get("max_completion_tokens") or asked.get("max_tokens") or _DEFAULT_TOKENS)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            self._send_error_json(400, "BadRequestError", f"{type(error).__name__}: {error}")
+            return
+        name = asked.get("model", self.server.names[0])
+        limit = self.server.max_model_len
+        if name not in self.server.names:
+            self._send_error_json(404, "NotFoundError", f"The model `{name}` does not exist.", param="model")
+        elif limit is not None and len(prompt) + count > limit:
+            said = f"This model's maximum context length is {limit} tokens. However, you requested {count} output tokens"
+            self._send_error_json(400, "BadRequestError", said, param="max_tokens")
+        else:
+            self._answer(_Reply("chat" in path, name, len(prompt), count), asked)
+
+    def _answer(self, reply: _Reply, asked: dict[str, Any]) -> None:
+        with self.server.load.answer(reply.prompt_tokens) as answer:
+            try:
+                if asked.get("stream"):
+                    usage = (asked.get("stream_options") or {}).get("include_usage", False)
+                    self._stream(reply, answer, usage=usage)
+                else:
+                    self._send_json(200, reply.whole("".join(answer.words(reply.count))))
+            except EngineDeadError as error:
+                self._send_error_json(500, "InternalServerError", str(error))
+            except StuckError:
+                while self.rfile.read1(4096):  # type: ignore[attr-defined]  # until the client goes away
+                    pass
+
+    def _stream(self, reply: _Reply, answer: Answer, *, usage: bool) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            self._event(reply.part("", first=True))
+            for number, word in enumerate(answer.words(reply.count), 1):
+                self._event(reply.part(word, last=number == reply.count))
+            if usage:
+                self._event(reply.only_usage())
+        except EngineDeadError as error:
+            self._event(_error(500, "InternalServerError", str(error)))
+        self._chunk(b"data: [DONE]\n\n")
+        self._chunk(b"")
+
+    def _event(self, content: dict[str, Any]) -> None:
+        self._chunk(f"data: {json.dumps(content)}\n\n".encode())
+
+    def _chunk(self, data: bytes) -> None:
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def _allowed(self, path: str) -> bool:
+        key = self.server.key
+        given = self.headers.get("Authorization", "")
+        if (
+            not key
+            or not path.startswith("/v1")
+            or hmac.compare_digest(given.encode(), f"Bearer {key}".encode())
+        ):
+            return True
+        self._send_json(401, {"error": "Unauthorized"})
+        return False
+
+    def _model_card(self, name: str) -> dict[str, Any]:
+        limit = self.server.max_model_len or 4096
+        return {
+            "id": name,
+            "object": "model",
+            "created": int(time.time()),
+            "owned_by": "vllm",
+            "max_model_len": limit,
+        }
+
+    def _send_error_json(self, code: int, kind: str, message: str, param: str | None = None) -> None:
+        self._send_json(code, _error(code, kind, message, param))
+
+    def _send_json(self, code: int, content: dict[str, Any]) -> None:
+        self._send(code, json.dumps(content).encode(), "application/json")
+
+    def _send(self, code: int, body: bytes, kind: str | None = None) -> None:
+        self.send_response(code)
+        if kind is not None:
+            self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def end_headers(self) -> None:
+        """Say that the connection ends where the client asked for that, as uvicorn does."""
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        super().end_headers()
+
+    def log_request(self, code: int | str = "-", *_size: int | str) -> None:
+        """Log as uvicorn does."""
+        if self.server.log_access:
+            host, port = self.client_address[:2]
+            status = f"{int(code)} {HTTPStatus(int(code)).phrase}"
+            log.write(1, f'INFO:     {host}:{port} - "{self.requestline}" {status}\n')
+
+    def handle_one_request(self) -> None:
+        """Count the connection as idle until a request line has come."""
+        self.server.idle.add(self.connection)
+        try:
+            super().handle_one_request()
+        finally:
+            self.server.idle.discard(self.connection)
+
+    def parse_request(self) -> bool:
+        """A request line has come."""
+        self.server.idle.discard(self.connection)
+        return super().parse_request()
+
+    def handle(self) -> None:
+        """Serve one connection until either end closes it."""
+        with contextlib.suppress(OSError):
+            super().handle()
+
+
+def _error(code: int, kind: str, message: str, param: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def _prompt(asked: dict[str, Any], *, chat: bool) -> list[str]:
+    if chat:
+        return [word for message in asked["messages"] for word in str(message["content"]).split()]
+    return str(asked["prompt"]).split()
+
+
+class _Reply:
+    """The JSON of one answer, whole or in parts, in OpenAI's format."""
+
+    def __init__(self, chat: bool, model: str, prompt_tokens: int, count: int) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.count = count
+        self._chat = chat
+        kind = "chat.completion" if chat else "text_completion"
+        name = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
+        self._head = {"id": name, "object": kind, "created": int(time.time()), "model": model}
+        total = prompt_tokens + count
+        self._usage = {"prompt_tokens": prompt_tokens, "completion_tokens": count, "total_tokens": total}
+
+    def whole(self, text: str) -> dict[str, Any]:
+        """Return the answer that is not streamed."""
+        said = {"message": {"role": "assistant", "content": text}} if self._chat else {"text": text}
+        return {
+            **self._head,
+            "choices": [{"index": 0, **said, "finish_reason": "length"}],
+            "usage": self._usage,
+        }
+
+    def part(self, text: str, *, first: bool = False, last: bool = False) -> dict[str, Any]:
+        """Return one event of the stream."""
+        delta = {"role": "assistant", "content": text} if first else {"content": text}
+        said: dict[str, Any] = {"delta": delta} if self._chat else {"text": text}
+        return self._event([{"index": 0, **said, "finish_reason": "length" if last else None}])
+
+    def only_usage(self) -> dict[str, Any]:
+        """Return the event that ends a stream with `include_usage`."""
+        return {**self._event([]), "usage": self._usage}
+
+    def _event(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        kind = "chat.completion.chunk" if self._chat else "text_completion"
+        return {**self._head, "object": kind, "choices": choices}

@@ -1,0 +1,53 @@
+"""What vLLM leaves behind: sockets in TMPDIR, always; /dev/shm segments and a semaphore, after a kill.
+
+They are made by Python's own multiprocessing, with its resource tracker, as vLLM's are.
+"""
+
+from __future__ import annotations
+
+import getpass
+import multiprocessing
+import os
+import socket
+import tempfile
+import uuid
+from multiprocessing import resource_tracker, shared_memory
+from pathlib import Path
+
+_kept: list[object] = []  # open, locked or mapped for as long as the process lives
+
+
+def start_tracker() -> None:
+    """Start multiprocessing's resource tracker: ignores SIGINT and SIGTERM, ends when its last client has."""
+    resource_tracker.ensure_running()
+
+
+def sockets(count: int) -> None:
+    """Bind `count` ZeroMQ-like sockets with UUID names, and make a compiler's cache folder; nobody removes them.
+
+    Raises:
+        OSError: "AF_UNIX path too long", as in vLLM, where TMPDIR is too long.
+    """
+    folder = os.environ.get("VLLM_RPC_BASE_PATH", tempfile.gettempdir())
+    for _ in range(count):
+        bound = socket.socket(socket.AF_UNIX)
+        bound.bind(f"{folder}/{uuid.uuid4()}")
+        _kept.append(bound)
+    (Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}").mkdir(exist_ok=True)
+
+
+def semaphore() -> None:
+    """Make one /dev/shm/sem.mp-*; a normal exit of this process unlinks it."""
+    _kept.append(multiprocessing.get_context("spawn").Lock())
+
+
+def segments(count: int) -> list[shared_memory.SharedMemory]:
+    """Make and map `count` /dev/shm/psm_* of 1 MiB."""
+    return [shared_memory.SharedMemory(create=True, size=1 << 20) for _ in range(count)]
+
+
+def unlink(made: list[shared_memory.SharedMemory]) -> None:
+    """Unlink `made`, as a clean tear-down does."""
+    for segment in made:
+        segment.close()
+        segment.unlink()

@@ -1,0 +1,249 @@
+"""The guard pair by itself: what it ends, and what happens when one of the three is killed."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from vllm_magic.guard.client import GuardPair
+from vllm_magic.guard.protocol import Ended, Order, Refused, Started, Stop, encode
+from vllm_magic.linux import pidfd, processes
+from vllm_magic.linux.processes import Identity
+
+# A leader that ignores SIGTERM, with a child, one in its own session, and one that double-forked.
+STUBBORN = """
+trap '' TERM
+sleep 300 &
+setsid sleep 301 &
+(setsid sh -c 'sleep 302; true' &)
+echo up
+sleep 303
+true
+"""
+
+
+def order(tmp_path, *argv: str, **env: str) -> Order:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "t").mkdir()
+    return Order(
+        argv=list(argv),
+        env={"PATH": os.environ["PATH"], **env},
+        cwd="/",
+        tmp=str(folder / "t"),
+        folder=str(folder),
+        log=str(folder / "log"),
+        keep_log=str(tmp_path / "kept.log"),
+        locks=[str(tmp_path / "lock")],
+    )
+
+
+def hear(pair: GuardPair, kind: type, limit: float = 20.0):
+    """The first message of this kind; None at the end of all messages."""
+    deadline = time.monotonic() + limit
+    while time.monotonic() < deadline:
+        if select.select([pair], [], [], deadline - time.monotonic())[0]:
+            messages = pair.receive()
+            if messages is None:
+                return None
+            for message in messages:
+                if isinstance(message, kind):
+                    return message
+    raise AssertionError(f"no {kind.__name__} in {limit} s")
+
+
+def wait_for_log(tmp_path, text: str) -> None:
+    deadline = time.monotonic() + 20
+    while text not in (tmp_path / "folder" / "log").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def tree(started: Started) -> set[Identity]:
+    """All that lives below the outer guard, guards included."""
+    table = processes.table()
+    pids = processes.descendants(table, started.outer[0]) | {started.outer[0]}
+    return {table[pid].identity for pid in pids if table[pid].alive}
+
+
+@pytest.fixture
+def stubborn(tmp_path):
+    """A running guard pair with the stubborn tree: (pair, started, every process of it)."""
+    pair = GuardPair(order(tmp_path, "/bin/sh", "-c", STUBBORN))
+    started = hear(pair, Started)
+    wait_for_log(tmp_path, "up")
+    deadline = time.monotonic() + 10
+    while (
+        len(everyone := tree(started)) < 8
+    ):  # two guards, the leader, three sleeps and a shell, and its own sleep
+        assert time.monotonic() < deadline, everyone
+        time.sleep(0.01)
+    yield pair, started, everyone
+    for identity in everyone:
+        pidfd.send(identity, signal.SIGKILL)
+    pair.close()
+
+
+def test_a_stop_ends_everything_by_session_and_by_descent(stubborn, tmp_path):
+    pair, started, everyone = stubborn
+    pair.stop(grace=0.2, patience=0.2)
+    ended = hear(pair, Ended)
+    assert hear(pair, Ended) is None
+    assert pidfd.wait_for_all(everyone, 5) == set()
+    assert ended.left == []
+    assert {Identity(*row[:2]) for row in ended.ended} == everyone - {
+        Identity(*started.outer),
+        Identity(*started.inner),
+    }
+    assert {row[3] for row in ended.ended} == {"SIGKILL"}
+    assert not (tmp_path / "folder").exists()
+    assert (tmp_path / "kept.log").read_text() == "up\n"
+
+
+@pytest.mark.parametrize("victim", ["leader", "outer", "inner"])
+def test_killing_one_of_them_ends_all(stubborn, victim, tmp_path):
+    pair, started, everyone = stubborn
+    began = time.monotonic()
+    os.kill(getattr(started, victim)[0], signal.SIGKILL)
+    assert pidfd.wait_for_all(everyone, 20) == set()
+    assert time.monotonic() - began < 10
+    assert hear(pair, Ended).left == []
+    assert hear(pair, Ended) is None
+    assert not (tmp_path / "folder").exists()
+
+
+def test_killing_both_guards_at_once_kills_the_leader(stubborn):
+    """Children that fled into their own sessions are left to the kernel's rescue (see test_deaths)."""
+    pair, started, _ = stubborn
+    for guard in (started.outer, started.inner):
+        os.kill(guard[0], signal.SIGSTOP)
+    for guard in (started.outer, started.inner):
+        os.kill(guard[0], signal.SIGKILL)
+    assert hear(pair, Ended) is None
+    assert pidfd.wait_for_all({Identity(*started.leader)}, 20) == set()
+
+
+def test_closing_the_kernels_end_releases(stubborn):
+    pair, _, everyone = stubborn
+    pair.close()
+    assert pidfd.wait_for_all(everyone, 20) == set()
+
+
+def test_sigterm_to_a_guard_releases(stubborn):
+    _, started, everyone = stubborn
+    os.kill(started.outer[0], signal.SIGTERM)
+    assert pidfd.wait_for_all(everyone, 20) == set()
+
+
+def test_a_second_stop_hurries(stubborn):
+    pair, _, everyone = stubborn
+    pair.stop(grace=600, patience=600)
+    assert pidfd.wait_for_all(everyone, 0.5) != set()
+    pair.stop(grace=600, patience=600)
+    assert pidfd.wait_for_all(everyone, 20) == set()
+
+
+def test_a_stop_right_behind_the_order_is_heard(tmp_path):
+    pair = GuardPair(order(tmp_path, "/bin/sh", "-c", "trap '' TERM; sleep 300; true"))
+    pair.stop(grace=0.1, patience=0.1)
+    assert hear(pair, Ended).left == []
+    pair.close()
+
+
+def test_two_stops_that_come_together_hurry(stubborn):
+    pair, _, everyone = stubborn
+    pair._socket.sendall(encode(Stop(600, 600)) + encode(Stop(600, 600)))
+    assert pidfd.wait_for_all(everyone, 20) == set()
+
+
+def test_guards_sleep_while_the_server_runs(stubborn):
+    _, started, _ = stubborn
+
+    def switches(pid: int) -> list[str]:
+        with open(f"/proc/{pid}/status") as file:
+            return [line for line in file if "ctxt_switches" in line]
+
+    guards = [started.outer[0], started.inner[0]]
+    time.sleep(0.5)
+    before = [switches(pid) for pid in guards]
+    time.sleep(2)
+    assert [switches(pid) for pid in guards] == before
+
+
+def test_what_cannot_be_executed_is_refused(tmp_path):
+    pair = GuardPair(order(tmp_path, "/nowhere/vllm"))
+    refused = hear(pair, Refused)
+    assert refused.errno == 2
+    assert "No such file" in refused.text
+    assert hear(pair, Refused) is None
+    pair.close()
+    assert not (tmp_path / "folder").exists()
+
+
+def test_the_leaders_exit_code_is_told(tmp_path):
+    pair = GuardPair(order(tmp_path, "/bin/sh", "-c", "exit 7"))
+    ended = hear(pair, Ended)
+    assert (ended.exit_code, ended.why, ended.left) == (7, "leader ended", [])
+    pair.close()
+
+
+def test_the_leader_starts_clean(tmp_path):
+    """Own session, default signals (a kernel has SIGINT ignored at times), no descriptor but three, nothing of ours in its environment."""
+    script = (
+        "import os, signal; print(os.getsid(0) == os.getpid(), sorted(map(int, os.listdir('/proc/self/fd')))[:4],"
+        " signal.getsignal(signal.SIGINT) is signal.default_int_handler, signal.getsignal(signal.SIGHUP) == 0,"
+        " signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN, signal.pthread_sigmask(0, ()), os.environ.get('MARK'))"
+    )
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        pair = GuardPair(order(tmp_path, sys.executable, "-I", "-c", script, MARK="here"))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    hear(pair, Ended)
+    pair.close()
+    # descriptor 3 is the listing of the folder itself; Python sets SIGINT and SIGPIPE up from their defaults
+    assert (tmp_path / "kept.log").read_text() == "True [0, 1, 2, 3] True True True set() here\n"
+
+
+@pytest.mark.parametrize("death", ["SIGKILL", "SIGSEGV", "exit", "exec", "fork holds the socket"])
+def test_the_kernels_death_releases(tmp_path, death):
+    """A process in the kernel's place, which dies in different ways while its server runs."""
+    program = f"""
+import os, signal, sys, time
+sys.path.insert(0, {os.getcwd()!r})
+from vllm_magic.guard.client import GuardPair
+from vllm_magic.guard.protocol import Order
+o = Order(argv=["/bin/sh", "-c", {STUBBORN!r}], env={{"PATH": os.environ["PATH"]}}, cwd="/", tmp={str(tmp_path / "t")!r},
+          folder={str(tmp_path / "f")!r}, log={str(tmp_path / "log")!r}, keep_log={str(tmp_path / "kept")!r}, locks=[])
+pair = GuardPair(o)
+started = pair.receive()[0]
+while "up" not in open(o.log).read(): time.sleep(0.01)
+death = {death!r}
+if death == "fork holds the socket" and os.fork() == 0:
+    os.closerange(0, 3); time.sleep(60); os._exit(0)
+print(*started.outer, flush=True)
+sys.stdin.readline()
+if death == "exit": os._exit(3)
+if death == "exec": os.execv("/bin/sleep", ["sleep", "60"])
+os.kill(os.getpid(), signal.SIGSEGV if death == "SIGSEGV" else signal.SIGKILL)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as kernel:
+        outer = Identity(*map(int, kernel.stdout.readline().split()))
+        table = processes.table()
+        everyone = {table[pid].identity for pid in processes.descendants(table, outer.pid) | {outer.pid}}
+        helper = {table[pid].identity for pid in processes.descendants(table, kernel.pid)} - everyone
+        assert len(everyone) >= 6
+        kernel.stdin.write("die\n")
+        kernel.stdin.flush()
+        assert pidfd.wait_for_all(everyone, 20) == set()
+        kernel.kill()
+        for identity in helper:
+            pidfd.send(identity, signal.SIGKILL)

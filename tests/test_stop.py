@@ -1,0 +1,230 @@
+"""The stop ladder on the stand-in: every way in which vLLM does not stop."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+
+import httpx
+import pytest
+
+from vllm_magic.errors import StartFailed
+from vllm_magic.release import Proof
+
+# Above the promise of the README, so that a busy machine does not fail a test that found no fault.
+SOON = 15.0
+
+
+def start(manager, spec):
+    return manager.start(spec, timeout=60).server
+
+
+def open_streams(server, count: int) -> list[contextlib.ExitStack]:
+    """Requests whose answers have begun and go on for minutes; each is to be closed."""
+    streams = []
+    for _ in range(count):
+        client = httpx.Client(base_url=server.base_url, timeout=30)
+        request = client.build_request(
+            "POST",
+            "/chat/completions",
+            headers={"Authorization": f"Bearer {server.api_key}"},
+            json={
+                "model": server.model,
+                "messages": [{"role": "user", "content": "hi"}],
+                "max_tokens": 100_000,
+                "stream": True,
+            },
+        )
+        answer = client.send(request, stream=True)
+        assert answer.status_code == 200
+        lines = answer.iter_lines()
+        next(lines)
+        streams.append(contextlib.ExitStack())
+        streams[-1].callback(client.close)
+        streams[-1].callback(lines.close)
+    return streams
+
+
+def test_an_idle_server_ends_by_itself_after_sigterm(manager, spec, traces):
+    server = start(manager, spec())
+    release = server.stop()
+    assert release.exit_code == 0
+    assert {process.how for process in release.ended} == {"SIGTERM", "by itself"}
+    assert [process.how for process in release.ended if "serve" in process.name] == ["SIGTERM"]
+    assert release.verified
+    assert release.proof is Proof.PROCESSES
+    assert server.state == "released"
+    traces.check()
+
+
+def test_open_streams_do_not_hold_it_up(manager, spec, traces):
+    server = start(manager, spec(faults={"token_s": 0.05}))
+    streams = open_streams(server, 4)
+    release = server.stop()
+    for stream in streams:
+        stream.close()
+    assert release.verified
+    assert release.seconds < SOON
+    assert release.exit_code == -9  # vLLM itself would have waited for ever
+    traces.check()
+
+
+def test_a_swallowed_sigterm_does_not_hold_it_up(manager, spec, traces):
+    server = manager.start(spec(faults={"hang_in": "init"}), wait=False).server
+    wait_until(lambda: any("EngineCor" in process.name for process in server.processes()))
+    release = server.stop()
+    assert release.verified
+    assert release.seconds < SOON
+    assert server.state == "released"
+    traces.check()
+
+
+def test_stop_while_it_imports(manager, spec, traces):
+    server = manager.start(spec(faults={"hang_in": "import"}), wait=False).server
+    wait_until(lambda: server.pid is not None)
+    release = server.stop()
+    assert (release.verified, release.exit_code) == (True, -15)
+    traces.check()
+
+
+def test_stop_at_once(manager, spec, traces):
+    server = manager.start(spec(), wait=False).server
+    assert server.stop().verified
+    assert server.state == "released"
+    with pytest.raises(StartFailed, match="was stopped"):
+        server.wait()
+    traces.check()
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        {"ignore_sigterm": True},
+        {"ignore_sigterm_engine": True, "setpgrp": True},
+        {"setsid_child": True, "daemonise": True},
+        {"children": 200},
+        {"fork_while_killed": True},
+        {"ignore_sigterm": True, "fork_while_killed": True, "daemonise": True},
+    ],
+    ids=str,
+)
+def test_processes_that_do_not_want_to_end(manager, spec, traces, faults):
+    server = start(manager, spec(faults=faults))
+    before = len(server.processes())
+    release = server.stop(grace=1.0)
+    assert release.verified
+    assert release.left == ()
+    assert len(release.ended) >= before
+    traces.check()
+
+
+def test_grace_zero_kills_at_once(manager, spec, traces):
+    server = start(manager, spec())
+    release = server.stop(grace=0)
+    assert {process.how for process in release.ended} <= {"SIGKILL", "by itself"}
+    assert release.exit_code == -9
+    assert release.verified
+    traces.check()  # the shared memory that a killed server leaves is gone too
+
+
+def test_drain_lets_requests_finish(manager, spec, traces):
+    server = start(manager, spec(faults={"token_s": 0.05}))
+    answers = []
+
+    def ask() -> None:
+        answers.append(
+            httpx.post(
+                f"{server.base_url}/chat/completions",
+                headers={"Authorization": f"Bearer {server.api_key}"},
+                json={
+                    "model": server.model,
+                    "messages": [{"role": "user", "content": "hi"}],
+                    "max_tokens": 30,
+                },
+                timeout=60,
+            )
+        )
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    wait_until(lambda: "num_requests_running" in metrics(server) and running(server) == 1)
+    release = server.stop(drain=60)
+    asking.join(30)
+    assert [answer.status_code for answer in answers] == [200]
+    assert release.exit_code == 0
+    assert release.verified
+    traces.check()
+
+
+def test_drain_has_an_end(manager, spec, traces):
+    server = start(manager, spec(faults={"token_s": 0.05}))
+    streams = open_streams(server, 1)
+    release = server.stop(drain=0.5)
+    for stream in streams:
+        stream.close()
+    assert 0.5 < release.seconds < SOON
+    traces.check()
+
+
+def test_a_second_stop_waits_for_the_first(manager, spec, traces):
+    server = start(manager, spec(faults={"exit_delay_s": 0.5}))
+    releases = []
+    threads = [threading.Thread(target=lambda: releases.append(server.stop())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(releases) == 4
+    assert all(release is releases[0] for release in releases)
+    traces.check()
+
+
+def test_a_stop_with_less_grace_hurries_the_first(manager, spec, traces):
+    server = start(manager, spec(faults={"ignore_sigterm": True}))
+    first = threading.Thread(target=lambda: server.stop(grace=600))
+    first.start()
+    wait_until(lambda: server.state == "stopping")
+    release = server.stop(grace=0)
+    first.join(60)
+    assert not first.is_alive()
+    assert release.verified
+    traces.check()
+
+
+def test_start_stop_start_at_once(manager, spec, traces):
+    one, other = spec("one"), spec("two", port=None)
+    for wanted in (one, other, one):
+        server = start(manager, wanted)
+        assert httpx.get(f"{server.url}/health").status_code == 200
+        assert manager.stop(wanted.name).verified
+    traces.check()
+
+
+def test_twenty_cycles_with_vram(manager, spec, traces, fake_gpus):
+    """Each release proved by the memory itself; after the last one the machine is as it was."""
+    baseline = [gpu.used for gpu in manager.gpus().gpus]
+    for _ in range(20):
+        server = start(manager, spec())
+        release = server.stop()
+        assert release.verified
+        assert release.proof is Proof.NVML_MEMORY
+        assert [gpu.freed for gpu in release.vram] == [2 * 2**30]
+    assert [gpu.used for gpu in manager.gpus().gpus] == baseline
+    traces.check()
+
+
+def metrics(server) -> str:
+    return httpx.get(f"{server.url}/metrics").text
+
+
+def running(server) -> int:
+    lines = [line for line in metrics(server).splitlines() if line.startswith("vllm:num_requests_running")]
+    return sum(int(float(line.split()[-1])) for line in lines)
+
+
+def wait_until(condition, limit: float = 30.0) -> None:
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
