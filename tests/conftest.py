@@ -43,8 +43,10 @@ def manager(home):
     """A manager of the test's own, whose servers are gone after it."""
     made = Manager()
     yield made
-    made.stop_all(grace=0.0)
-    made.close()
+    try:
+        made.stop_all(grace=0.0)
+    finally:
+        made.close()
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from vllm_magic.engine import command
 from vllm_magic.errors import (
     NameInUse,
-    ReleaseFailed,
     ServerNotFound,
     StartInterrupted,
     StartTimeout,
@@ -83,11 +82,7 @@ class Manager:
         Raises:
             ServerNotFound: there is none of this name, or not exactly one.
         """
-        server = self.get(name)
-        try:
-            return server.stop(grace, drain)
-        finally:
-            self._forget(server)
+        return self._stop(self.get(name), grace, drain)
 
     def stop_all(self, *, grace: float | None = None, drain: float = 0.0) -> list[Release]:
         """Stop every server, side by side.
@@ -101,7 +96,7 @@ class Manager:
         if not servers:
             return []
         with ThreadPoolExecutor(len(servers), thread_name_prefix="vllm-magic stop") as pool:
-            stops = [pool.submit(self.stop, server.name, grace=grace, drain=drain) for server in servers]
+            stops = [pool.submit(self._stop, server, grace, drain) for server in servers]
         return [stop.result() for stop in stops]
 
     def servers(self) -> dict[str, Server]:
@@ -164,7 +159,7 @@ class Manager:
                 existing = self._servers.get(spec.name)
             state = existing.state if existing else None
             if existing and state is ServerState.STOPPING:
-                self.stop(spec.name)  # under way: wait for it
+                self._stop(existing)  # under way: wait for it
                 continue
             if existing and state in (ServerState.STARTING, ServerState.READY):
                 if existing.spec == spec:
@@ -184,22 +179,23 @@ class Manager:
         try:
             server.wait(timeout, report)
         except StartTimeout as error:
-            release = self._stop_quietly(server)
-            raise StartTimeout(f"{error.cause}; it was released{_in(release)}", error.hint) from None
-        except KeyboardInterrupt:
-            release = self._stop_quietly(server)
-            raise StartInterrupted(
-                f"The start of {server.name} was interrupted; it was released{_in(release)}"
+            release = self._stop(server)
+            raise StartTimeout(
+                f"{error.cause}; it was released in {release.seconds:.1f} s", error.hint
             ) from None
-
-    def _stop_quietly(self, server: Server) -> Release | None:
-        """Stop on the way to another error; None if it had not come so far that there was anything to release."""
-        try:
-            return server.stop()
-        except ReleaseFailed:
-            raise
+        except KeyboardInterrupt:
+            release = self._stop(server)
+            raise StartInterrupted(
+                f"The start of {server.name} was interrupted; it was released in {release.seconds:.1f} s"
+            ) from None
         except VllmMagicError:
-            return None
+            if server.pid is None:  # it never ran, so there is nothing of it to show
+                self._forget(server)
+            raise
+
+    def _stop(self, server: Server, grace: float | None = None, drain: float = 0.0) -> Release:
+        try:
+            return server.stop(grace, drain)
         finally:
             self._forget(server)
 
@@ -244,7 +240,3 @@ def _in_use(existing: Server, spec: ServerSpec) -> str:
         f"({existing.model} {' '.join(existing.spec.args)}".rstrip()
         + f"). Stop it first (%vllm stop {spec.name}), or give this one another name (--name NAME)."
     )
-
-
-def _in(release: Release | None) -> str:
-    return f" in {release.seconds:.1f} s" if release else ""

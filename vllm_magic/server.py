@@ -25,8 +25,9 @@ from vllm_magic.engine.stages import Progress, Stage
 from vllm_magic.errors import ReleaseFailed, StartFailed, StartTimeout, VllmMagicError
 from vllm_magic.guard.protocol import Why
 from vllm_magic.life import Life
-from vllm_magic.life.notices import Launched, Moved, NeverStarted, Notice, Over, Ready, StopPlan
+from vllm_magic.life.notices import Broken, Launched, Moved, NeverStarted, Notice, Over, Ready, StopPlan
 from vllm_magic.linux import processes
+from vllm_magic.release import nothing_to_release
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -230,7 +231,7 @@ class Server:
 
         Raises:
             ReleaseFailed: something would not end, or memory did not come back.
-            VllmMagicError: it never ran, and this is why.
+            VllmMagicError: a fault of vllm_magic; nothing is known of the end.
         """
         with self._changed:
             state = self._state
@@ -241,7 +242,7 @@ class Server:
             self._life.stop(self._plan(grace, drain))
         self._wait_for(lambda: self._state.over)
         with self._changed:
-            if self._release is None or isinstance(self._error, ReleaseFailed):
+            if self._release is None or not self._release.verified:
                 raise self._error or ReleaseFailed(f"{self.name}: nothing is known of its end.")
             return self._release
 
@@ -272,6 +273,9 @@ class Server:
                 self._progress = Progress(Stage.READY)
                 self._ready_after = time.monotonic() - self._began
             elif isinstance(notice, NeverStarted):
+                self._state, self._error = ServerState.FAILED, notice.error
+                self._release = nothing_to_release(self.name)
+            elif isinstance(notice, Broken):
                 self._state, self._error = ServerState.FAILED, notice.error
             elif isinstance(notice, Over):
                 self._end(notice)

@@ -1,13 +1,14 @@
 """The probe process: asks NVML, which may hang or crash, in place of the process that wants to know.
 
-    python -I -S nvml_child.py PATH_OF_PYNVML
+    python -I -S nvml_child.py PATH_OF_PYNVML PARENT_PIDFD
 
 Each empty line on stdin is a request. Each line on stdout is its reply, a JSON object::
 
     {"driver": "580.00" | null, "problem": "..." | null,
      "gpus": [{"index", "uuid", "name", "total", "used", "free", "processes": [[pid, used], ...] | null}, ...]}
 
-The process ends at the end of stdin, also while a call of NVML hangs.
+The process ends with its parent, also while a call of NVML hangs. The end of stdin does not suffice for that:
+a child that the parent forked may hold the other end.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import os
 import queue
 import resource
+import select
 import signal
 import sys
 import threading
@@ -40,7 +42,7 @@ def main() -> None:
     reply_fd = os.dup(1)
     os.dup2(2, 1)  # whatever the C library prints must not get among the replies
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()
+    threading.Thread(target=_read_requests, args=(requests, int(sys.argv[2])), daemon=True).start()
     nvml = _load(sys.argv[1])
     initialised = False
     with os.fdopen(reply_fd, "w", encoding="utf-8") as replies:
@@ -57,9 +59,16 @@ def main() -> None:
             print(json.dumps(reply), file=replies, flush=True)
 
 
-def _read_requests(requests: queue.SimpleQueue[bytes]) -> None:
-    for line in sys.stdin.buffer:
-        requests.put(line)
+def _read_requests(requests: queue.SimpleQueue[bytes], parent: int) -> None:
+    events = select.poll()
+    events.register(0, select.POLLIN)
+    events.register(parent, select.POLLIN)
+    while parent not in {fd for fd, _ in events.poll()}:
+        data = os.read(0, 4096)
+        if not data:
+            break
+        for _ in range(data.count(b"\n")):
+            requests.put(b"\n")
     os._exit(0)
 
 

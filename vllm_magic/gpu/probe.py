@@ -127,18 +127,26 @@ class Probe:
             raise _NoAnswerError("nvidia-ml-py is not installed (pip install nvidia-ml-py)")
         self._owner = os.getpid()
         self._answered = False
-        self._child = subprocess.Popen(
+        parent = os.pidfd_open(os.getpid())
+        try:
+            self._child = self._spawn(nvml.origin, parent)
+        finally:
+            os.close(parent)
+        return self._child
+
+    def _spawn(self, nvml: str, parent: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
             # Isolated and without site: no environment variable and no .pth file has a say in it.
-            [sys.executable, "-I", "-S", _CHILD, Path(nvml.origin).absolute()],
+            [sys.executable, "-I", "-S", _CHILD, Path(nvml).absolute(), str(parent)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
             cwd="/",
             env=self._env,
+            pass_fds=(parent,),
             start_new_session=True,  # a Ctrl-C in the terminal is not meant for it
         )
-        return self._child
 
     def _reply(self, child: subprocess.Popen[bytes], deadline: float) -> bytes:
         """Send a request and return the line of the reply."""

@@ -99,8 +99,11 @@ class VllmMagics(Magics):
             start = self._manager.start(
                 wanted.spec, wait=wanted.wait, timeout=wanted.timeout, report=line.report
             )
-        finally:
+        except BaseException:
             line.finish("")
+            raise
+        ready = start.server.ready_after if wanted.wait and not start.reused else None
+        line.finish("" if ready is None else f"{start.server.name} is ready after {ready:.1f} s.")
         if start.reused:
             print(f"{start.server.name} runs already, with the same options.")  # noqa: T201 - in the cell's thread
         elif start.server.exposed:

@@ -44,11 +44,15 @@ class ProgressLine:
 
     def finish(self, text: str) -> None:
         """Replace the line by what came of it; "" leaves nothing."""
-        if self._notebook and self._shown:
-            self._show_in_notebook(text)
-        elif sys.stdout.isatty() and self._shown:
+        if self._notebook:
+            if self._handle is not None or text:
+                self._show_in_notebook(text)
+            return
+        if sys.stdout.isatty() and self._shown:
             sys.stdout.write("\r" + " " * WIDTH + "\r")
-            sys.stdout.flush()
+        if text:
+            sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
 
     def _show_in_notebook(self, text: str) -> None:
         if text == self._shown:

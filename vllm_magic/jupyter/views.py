@@ -61,11 +61,14 @@ class View:
 
 def server(one: Server) -> View:
     """One server, as ``%vllm start`` returns it."""
-    if one.ready_after is not None and one.state == "ready":
-        state = f"ready in {one.ready_after:.1f} s at {one.base_url}"
-    else:
-        state = f"{one.state.value}" + (f": {one.error}" if one.error else f" ({one.progress.stage.value})")
-    return View(f"{one.name} is {state}" if one.state == "ready" else f"{one.name}: {state}")
+    rows = (
+        ("model", one.model),
+        ("URL", one.base_url),
+        ("pid", str(one.pid or "")),
+        ("log", str(one.log_path or "")),
+    )
+    failed = (str(one.error),) if one.error else ()
+    return View(f"{one.name}: {_state(one)}", ("", ""), tuple(row for row in rows if row[1]), failed)
 
 
 def status(servers: Sequence[Server], gpus: Snapshot | None) -> View:

@@ -72,4 +72,11 @@ class NeverStarted:
     error: VllmMagicError
 
 
-Notice = Launched | Moved | Ready | Ending | Over | NeverStarted
+@dataclass(frozen=True)
+class Broken:
+    """A fault of our own: the guards were let go and release the server, but nothing is proved."""
+
+    error: VllmMagicError
+
+
+Notice = Launched | Moved | Ready | Ending | Over | NeverStarted | Broken

@@ -16,10 +16,10 @@ from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.protocol import Why
 from vllm_magic.life import rescue
 from vllm_magic.life.attendance import Attendance
-from vllm_magic.life.notices import NeverStarted, Notice, Over, StopPlan
+from vllm_magic.life.notices import Broken, NeverStarted, Notice, Over, StopPlan
 from vllm_magic.life.preparation import Prepared, prepare
 from vllm_magic.linux.processes import Identity
-from vllm_magic.release import EndedProcess, Proof, Release
+from vllm_magic.release import EndedProcess, Release, nothing_to_release
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ class Life:
         spec: what was asked for.
         command: what to execute.
         probe: to look at the GPUs with.
-        notice: called in this life's thread with each `Notice`; the last is `Over` or `NeverStarted`.
+        notice: called in this life's thread with each `Notice`; the last is `Over`, `NeverStarted` or `Broken`.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class Life:
         except VllmMagicError as error:
             last = NeverStarted(error)
         except Exception as error:  # noqa: BLE001 - whoever waits must hear of any fault, ours too
-            last = NeverStarted(
-                StartFailed(f"{type(error).__name__}: {error}", "This is a fault of vllm_magic")
+            last = Broken(
+                VllmMagicError(f"A fault of vllm_magic: {type(error).__name__}: {error}. Please report it.")
             )
         finally:
             self._wake.close()
@@ -79,7 +79,7 @@ class Life:
     def _live(self) -> Notice:
         prepared = prepare(self._spec, self._command, self._probe, self._cancelled)
         if prepared is None:
-            return self._stopped_before_it_started()
+            return Over(nothing_to_release(self._spec.name), Why.ASKED, ())
         api = Api(self._command)
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(api.close)
@@ -117,10 +117,6 @@ class Life:
             note=verdict.note,
         )
         return Over(release, attendance.why, tuple(log.tail(prepared.folder.kept_log, LOG_TAIL)))
-
-    def _stopped_before_it_started(self) -> Over:
-        release = Release(self._spec.name, Why.ASKED.value, 0.0, (), (), None, (), Proof.PROCESSES, True)
-        return Over(release, Why.ASKED, ())
 
 
 class _EventFd:

@@ -1,0 +1,246 @@
+"""Ways to die: whoever it is, nothing is left, and nobody had to do anything.
+
+The kernels are real, under jupyter_client's KernelManager. What is measured is that everything is gone; the
+time it took is bounded generously, since a busy machine is no fault of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+from jupyter_client.manager import KernelManager
+
+from vllm_magic.errors import VllmMagicError
+from vllm_magic.linux import pidfd, processes
+from vllm_magic.linux.processes import Identity
+
+LIMIT = 20.0
+
+STUBBORN = {"ignore_sigterm": True, "setsid_child": True, "daemonise": True}
+
+
+class Kernel:
+    """A kernel with a server in it."""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        self.manager = KernelManager(kernel_name="python3", transport_encryption="auto")
+        self.manager.start_kernel(env=env)
+        self.client = self.manager.blocking_client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=60)
+
+    def run(self, code: str) -> str:
+        """What the code prints."""
+        printed = []
+
+        def hear(message) -> None:
+            if message["msg_type"] == "stream":
+                printed.append(message["content"]["text"])
+            if message["msg_type"] == "error":
+                printed.append("\n".join(message["content"]["traceback"]))
+
+        self.client.execute_interactive(code, timeout=120, output_hook=hear)
+        return "".join(printed)
+
+    def send(self, code: str) -> None:
+        """Run code without waiting for it."""
+        self.client.execute(code)
+
+    @property
+    def pid(self) -> int:
+        return self.manager.provisioner.pid
+
+    def close(self) -> None:
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
+        self.manager.cleanup_resources()
+
+
+@pytest.fixture
+def kernel(home, executable):
+    """A kernel with a server which does not want to end."""
+    env = {**os.environ, "VLLM_MAGIC_EXECUTABLE": executable, "STAND_IN": json.dumps(STUBBORN)}
+    kernel = Kernel(env)
+    kernel.run("%load_ext vllm_magic\ns = %vllm start tiny")
+    yield kernel
+    kernel.close()
+
+
+def family(kernel: Kernel) -> set[Identity]:
+    """The guards and everything below them."""
+    table = processes.table()
+    found = {table[pid].identity for pid in processes.descendants(table, kernel.pid) if table[pid].alive}
+    assert len(found) >= 8, found
+    return found
+
+
+def assert_gone(everyone: set[Identity], traces) -> None:
+    began = time.monotonic()
+    assert pidfd.wait_for_all(everyone, LIMIT) == set()
+    while traces.processes() or traces.files() or traces.shared_memory():
+        assert time.monotonic() - began < LIMIT
+        time.sleep(0.02)
+    traces.check()
+
+
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGTERM", "SIGHUP", "SIGSEGV", "SIGABRT"])
+def test_a_kernel_killed_by_a_signal(kernel, traces, number):
+    everyone = family(kernel)
+    os.kill(kernel.pid, getattr(signal, number))
+    assert_gone(everyone, traces)
+
+
+def test_a_killed_process_group(kernel, traces):
+    everyone = family(kernel)
+    os.killpg(kernel.pid, signal.SIGKILL)
+    assert_gone(everyone, traces)
+
+
+@pytest.mark.parametrize("now", [False, True])
+def test_a_restart(kernel, traces, now):
+    everyone = family(kernel)
+    kernel.manager.restart_kernel(now=now)
+    assert_gone(everyone, traces)
+    kernel.client.wait_for_ready(timeout=60)
+    assert "No server runs" in kernel.run(
+        "%load_ext vllm_magic\nprint(get_ipython().run_line_magic('vllm', ''))"
+    )
+    assert kernel.run("s = %vllm start tiny\nprint(s.state == 'ready')").endswith("True\n")
+    everyone = family(kernel)
+    kernel.manager.shutdown_kernel()
+    assert_gone(everyone, traces)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import time; time.sleep(300)",
+        "while True:\n    try:\n        import time; time.sleep(300)\n    except KeyboardInterrupt: pass",
+        "import re; re.match(r'(a+)+$', 'a' * 40 + 'b')",  # holds the GIL for longer than anyone waits
+    ],
+    ids=["in a cell", "in a cell that swallows interrupts", "in a loop of C"],
+)
+def test_a_shutdown_of_a_busy_kernel(kernel, traces, code):
+    everyone = family(kernel)
+    kernel.send(code)
+    time.sleep(0.5)
+    kernel.manager.shutdown_kernel()
+    assert_gone(everyone, traces)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "exit()",
+        "import os; os._exit(0)",
+        "import os; os.execv('/bin/sleep', ['sleep', '30'])",
+        "import ctypes; ctypes.string_at(0)",
+    ],
+)
+def test_a_kernel_that_ends_itself(kernel, traces, code):
+    everyone = family(kernel)
+    kernel.send(code)
+    assert_gone(everyone, traces)
+
+
+def test_a_kernel_with_forked_children(kernel, traces):
+    """They hold the kernel's end of the guard's socket open."""
+    kernel.run(
+        "import os, time\n"
+        "for _ in range(3):\n"
+        "    if os.fork() == 0:\n"
+        "        os.closerange(0, 3); time.sleep(30); os._exit(0)"
+    )
+    table = processes.table()
+    children = {
+        p.identity
+        for p in table.values()
+        if p.parent == kernel.pid and p.session == table[kernel.pid].session
+    }
+    everyone = family(kernel) - children
+    os.kill(kernel.pid, signal.SIGKILL)
+    assert_gone(everyone, traces)
+    for child in children:
+        pidfd.send(child, signal.SIGKILL)
+
+
+def test_a_server_started_in_a_thread_that_has_ended(kernel, traces):
+    kernel.run(
+        "import threading, vllm_magic\n"
+        "t = threading.Thread(target=lambda: vllm_magic.start('other', wait=True)); t.start(); t.join()\n"
+    )
+    time.sleep(0.5)
+    assert "other" in kernel.run("print([n for n, s in vllm_magic.servers().items() if s.state == 'ready'])")
+    everyone = family(kernel)
+    os.kill(kernel.pid, signal.SIGKILL)
+    assert_gone(everyone, traces)
+
+
+@pytest.fixture
+def server(manager, spec):
+    """In this process, with children that do not want to end."""
+    return manager.start(spec(faults=STUBBORN), timeout=60).server
+
+
+def guards(server) -> tuple[Identity, Identity]:
+    """The outer and the inner guard."""
+    inner = processes.read(server.processes()[0].parent)
+    return processes.read(inner.parent).identity, inner.identity
+
+
+def everyone_of(server) -> set[Identity]:
+    outer, _ = guards(server)
+    table = processes.table()
+    return {table[pid].identity for pid in processes.descendants(table, outer.pid) if table[pid].alive} | {
+        outer
+    }
+
+
+@pytest.mark.parametrize("victims", [("leader",), ("outer",), ("inner",), ("outer", "inner")], ids=str)
+@pytest.mark.parametrize("when", ["ready", "stopped by SIGSTOP"])
+def test_one_of_the_server_is_killed(server, traces, victims, when):
+    outer, inner = guards(server)
+    pids = {"leader": server.pid, "outer": outer.pid, "inner": inner.pid}
+    everyone = everyone_of(server)
+    if when != "ready":
+        engine = next(process for process in server.processes() if "Engine" in process.name)
+        os.kill(engine.identity.pid, signal.SIGSTOP)
+    for victim in victims:  # both at once: neither may see the other die
+        os.kill(pids[victim], signal.SIGSTOP)
+    for victim in victims:
+        os.kill(pids[victim], signal.SIGKILL)
+    assert_gone(everyone, traces)
+    deadline = time.monotonic() + LIMIT
+    while not server.state.over:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert server.state == "failed"
+    assert server.release.verified
+    assert isinstance(server.error, VllmMagicError)
+
+
+def test_guards_that_hang_are_replaced(server, traces, monkeypatch):
+    """Both stopped, they answer nothing: they are killed, and the kernel releases in their place."""
+    monkeypatch.setattr("vllm_magic.life.attendance.GUARD_LIMIT", 1.0)
+    everyone = everyone_of(server)
+    for guard in guards(server):
+        os.kill(guard.pid, signal.SIGSTOP)
+    assert server.stop(grace=0.5).verified
+    assert_gone(everyone, traces)
+
+
+def test_start_again_after_each_death(manager, spec, traces):
+    for victim in ("leader", "outer", "inner"):
+        server = manager.start(spec(), timeout=60).server
+        outer, inner = guards(server)
+        os.kill({"leader": server.pid, "outer": outer.pid, "inner": inner.pid}[victim], signal.SIGKILL)
+        while server.state == "ready":
+            time.sleep(0.01)
+        again = manager.start(spec(), timeout=60).server
+        assert again is not server
+        assert again.stop().verified
+    traces.check()
