@@ -1,0 +1,343 @@
+"""The command line and environment of a server: vLLM's own flags untouched, and no secret where others look."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from vllm_magic.engine import command, executable
+from vllm_magic.engine.spec import ServerSpec, default_name
+from vllm_magic.errors import ExecutableNotFound, InvalidOption, StartFailed
+
+KEY = "sk-do-not-show"
+
+
+@pytest.fixture
+def vllm(tmp_path) -> Path:
+    """A program to be found; it is never run."""
+    return program(tmp_path / "bin" / "vllm")
+
+
+def program(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.fixture
+def build(vllm):
+    """Builds the command of a spec: ``build("--flag", env=...)``."""
+
+    def make(*args: str, **fields) -> command.Command:
+        return command.build(ServerSpec("m/Tiny", args, executable=str(vllm), **fields))
+
+    return make
+
+
+@pytest.fixture
+def taken():
+    """A port on which this process listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+class TestArgv:
+    @pytest.mark.parametrize(
+        "args",
+        [
+            ("-O.level=3",),
+            ("--hf-overrides", '{"a": {"b": 1}}'),
+            ("--flag=value",),
+            ("-tp", "2"),
+            ("--served-model-name", "a", "b"),
+            ("--max_model_len", "4k"),
+            ("--chat-template", "{{ messages }} $x"),
+        ],
+    )
+    def test_flags_of_vllm_go_to_it_as_they_stand(self, build, vllm, args):
+        made = build(*args)
+        assert made.argv == (
+            str(vllm), "serve", "m/Tiny", *args, "--host", "127.0.0.1", "--port", str(made.port),
+        )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        "args", [("--api-key", KEY), (f"--api-key={KEY}",), ("--api_key", KEY), ("--api-key", "x", "--api-key", KEY)]
+    )
+    def test_a_key_among_the_flags_moves_to_the_environment(self, build, tmp_path, args):
+        spec = ServerSpec("m/Tiny", (*args, "--seed", "1"), executable=build().argv[0])
+        made = command.build(spec)
+        assert made.api_key == KEY
+        assert KEY not in " ".join(made.argv)
+        assert made.argv[3:5] == ("--seed", "1")
+        assert command.environment(spec, made, "id", tmp_path, None)["VLLM_API_KEY"] == KEY
+
+    def test_several_keys_are_refused_and_none_reaches_argv(self, build):
+        # vLLM takes "--api-key one two" (cli_args.py: list[str]); the second must not be left behind.
+        with pytest.raises(InvalidOption, match="one key"):
+            build("--api-key", KEY, "another", "--seed", "1")
+
+    def test_a_key_of_the_spec_environment_is_used(self, build):
+        assert build(env=(("VLLM_API_KEY", KEY),)).api_key == KEY
+
+    def test_without_one_each_server_gets_a_key_of_its_own(self, build):
+        keys = {build().api_key for _ in range(3)}
+        assert len(keys) == 3
+        assert min(map(len, keys)) >= 32
+
+    def test_nothing_that_is_shown_holds_the_key(self, build):
+        for made in (
+            ServerSpec("m", ("--api-key", KEY)),
+            ServerSpec("m", (f"--api_key={KEY}",)),
+            ServerSpec("m", env=(("VLLM_API_KEY", KEY),)),
+            build("--api-key", KEY),
+            build(env=(("VLLM_API_KEY", KEY),)),
+        ):
+            assert KEY not in repr(made)
+
+    def test_the_key_is_part_of_what_makes_two_specs_equal(self):
+        assert ServerSpec("m", ("--api-key", KEY)) == ServerSpec("m", (f"--api-key={KEY}",))
+        assert ServerSpec("m", ("--api-key", KEY)) != ServerSpec("m", ("--api-key", "other"))
+
+    @pytest.mark.parametrize("flag", ["--uds", "--headless"])
+    def test_what_leaves_no_http_port_is_refused(self, build, flag):
+        with pytest.raises(InvalidOption, match=flag):
+            build(flag, "x")
+
+
+class TestAddress:
+    def test_without_a_port_there_is_a_free_one(self, build):
+        made = build()
+        with socket.create_server((made.host, made.port)):
+            assert made.url == f"http://127.0.0.1:{made.port}"
+
+    def test_the_port_of_the_spec(self, build, taken):
+        free = build().port
+        assert build(port=free).port == free
+
+    @pytest.mark.parametrize("form", [("--port", "{}"), ("--port={}",), ("--port", "1", "--port={}")])
+    def test_a_port_among_the_flags_wins_and_is_there_once(self, build, form):
+        free = build().port
+        made = build(*(word.format(free) for word in form), port=1)
+        assert made.port == free
+        assert made.argv[3:] == ("--host", "127.0.0.1", "--port", str(free))
+
+    @pytest.mark.parametrize("text", ["http", "80.5", "-1", "0", "65536", "99999999999"])
+    def test_what_is_no_port_is_refused(self, build, text):
+        with pytest.raises(InvalidOption, match=r"--port"):
+            build("--port", text)
+        if text.lstrip("-").isdecimal():
+            with pytest.raises(InvalidOption, match=r"--port"):
+                build(port=int(text))
+
+    def test_a_taken_port_names_its_holder(self, build, taken):
+        with pytest.raises(StartFailed) as caught:
+            build(port=taken)
+        assert caught.value.cause.startswith(f"Port {taken} is taken by ")
+        assert caught.value.cause.endswith(f"(pid {os.getpid()})")
+        assert "--port" in caught.value.hint
+
+    def test_a_host_that_is_not_ours(self, build):
+        with pytest.raises(StartFailed, match=r"192\.0\.2\.1.*--host"):
+            build("--host", "192.0.2.1")  # TEST-NET-1 (RFC 5737)
+
+    @pytest.mark.parametrize("host", ["no such host", "x" * 70])
+    def test_a_host_that_is_none(self, build, host):
+        with pytest.raises(StartFailed, match=r"--host"):
+            build("--host", host)
+
+    def test_without_ipv6_an_ipv6_host_is_one_line(self, build, monkeypatch):
+        def without(family: int) -> socket.socket:
+            raise OSError(97, "Address family not supported by protocol")
+
+        monkeypatch.setattr(command.socket, "socket", without)
+        with pytest.raises(StartFailed, match="Address family not supported"):
+            build("--host", "::1")
+
+    @pytest.mark.parametrize(
+        ("host", "url", "exposed"),
+        [
+            ("127.0.0.1", "http://127.0.0.1:8000", False),
+            ("127.0.0.2", "http://127.0.0.2:8000", False),
+            ("localhost", "http://localhost:8000", False),
+            ("::1", "http://[::1]:8000", False),
+            ("0.0.0.0", "http://127.0.0.1:8000", True),
+            ("::", "http://127.0.0.1:8000", True),
+            ("10.0.0.5", "http://10.0.0.5:8000", True),
+            ("gpu-box", "http://gpu-box:8000", True),
+        ],
+    )
+    def test_where_it_is_reached_and_who_can(self, host, url, exposed):
+        made = command.Command(("vllm",), host, 8000, KEY)
+        assert (made.url, made.exposed) == (url, exposed)
+
+    def test_every_address(self, build):
+        made = build("--host", "0.0.0.0")
+        assert made.exposed
+        assert made.argv[3:5] == ("--host", "0.0.0.0")
+        assert made.url.startswith("http://127.0.0.1:")
+
+    def test_a_certificate_means_https(self, build):
+        assert build("--ssl-certfile", "a.pem", "--ssl-keyfile", "b.pem").url.startswith("https://")
+        assert build("--ssl_certfile=a.pem").secure
+        assert not build("--ssl-ca-certs", "a.pem").secure
+
+
+class TestEnvironment:
+    def environment(self, tmp_path, visible=None, **fields) -> dict[str, str]:
+        spec = ServerSpec("m/Tiny", **fields)
+        return command.environment(spec, command.Command(("vllm",), "127.0.0.1", 8000, KEY), "3f9a", tmp_path, visible)
+
+    def test_what_keeps_a_server_together(self, tmp_path):
+        env = self.environment(tmp_path)
+        assert env["TMPDIR"] == env["VLLM_RPC_BASE_PATH"] == str(tmp_path)
+        assert env["VLLM_MAGIC_SERVER"] == "3f9a"
+        assert env["VLLM_API_KEY"] == KEY
+        assert env["SPT_NOENV"] == "1"
+        assert env["PATH"] == os.environ["PATH"]
+
+    def test_the_spec_cannot_undo_that(self, tmp_path):
+        ours = {"TMPDIR": "/x", "VLLM_RPC_BASE_PATH": "/x", "VLLM_MAGIC_SERVER": "x", "SPT_NOENV": ""}
+        env = self.environment(tmp_path, env=tuple(ours.items()))
+        assert not ours.items() & env.items()
+
+    def test_the_spec_comes_before_the_kernel(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HF_TOKEN", "kernel")
+        assert self.environment(tmp_path)["HF_TOKEN"] == "kernel"
+        assert self.environment(tmp_path, env=(("HF_TOKEN", "spec"),))["HF_TOKEN"] == "spec"
+
+    def test_what_is_the_kernels_alone_stays_there(self, tmp_path, monkeypatch):
+        for name in ("JPY_PARENT_PID", "JPY_SESSION_NAME", "JPY_INTERRUPT_EVENT", "MPLBACKEND"):
+            monkeypatch.setenv(name, "1")
+        assert not {name for name in self.environment(tmp_path) if name.startswith("JPY_") or name == "MPLBACKEND"}
+        assert self.environment(tmp_path, env=(("MPLBACKEND", "agg"),))["MPLBACKEND"] == "agg"
+
+    def test_gpus_are_named_in_the_order_of_the_bus(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+        monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+        left = self.environment(tmp_path)
+        assert left["CUDA_VISIBLE_DEVICES"] == "3"
+        assert "CUDA_DEVICE_ORDER" not in left
+        chosen = self.environment(tmp_path, visible="GPU-a,GPU-b", env=(("CUDA_VISIBLE_DEVICES", "0"),))
+        assert chosen["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
+        assert chosen["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+    def test_compiled_kernels_outlive_the_private_tmpdir(self, tmp_path):
+        assert not self.environment(tmp_path)["TORCHINDUCTOR_CACHE_DIR"].startswith(str(tmp_path))
+        own = self.environment(tmp_path, env=(("TORCHINDUCTOR_CACHE_DIR", "/cache"),))
+        assert own["TORCHINDUCTOR_CACHE_DIR"] == "/cache"
+
+    def test_a_user_without_a_name_can_start_one_too(self, tmp_path, monkeypatch):
+        # As in a container that was started with a bare uid.
+        for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(os, "getuid", lambda: 54321)
+        assert self.environment(tmp_path)["TORCHINDUCTOR_CACHE_DIR"].endswith("54321")
+
+
+class TestNumbers:
+    @pytest.mark.parametrize(
+        ("args", "count"),
+        [
+            ((), 1),
+            (("-tp", "2"), 2),
+            (("--tensor-parallel-size=2", "-pp", "3"), 6),
+            (("-tp", "2", "--pipeline_parallel_size", "2", "-dp=2"), 8),
+            (("-tp", "many"), 1),
+        ],
+    )
+    def test_how_many_gpus(self, args, count):
+        assert command.gpu_count(args) == count
+
+    def test_share_of_memory_and_time_to_drain(self):
+        assert command.memory_fraction(()) == 0.92
+        assert command.memory_fraction(("--gpu-memory-utilization=0.5",)) == 0.5
+        assert command.shutdown_timeout(()) == 0.0
+        assert command.shutdown_timeout(("--shutdown-timeout", "30")) == 30.0
+        assert command.shutdown_timeout(("--shutdown-timeout", "nan")) == 0.0
+
+
+class TestExecutable:
+    @pytest.fixture(autouse=True)
+    def nowhere(self, tmp_path, monkeypatch):
+        """No vLLM on this machine, until a test puts one there."""
+        monkeypatch.delenv("VLLM_MAGIC_EXECUTABLE", raising=False)
+        monkeypatch.setenv("PATH", str(tmp_path / "path"))
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "python" / "python3"))
+        monkeypatch.chdir(tmp_path)
+
+    def test_the_order_of_the_places(self, tmp_path, monkeypatch):
+        with pytest.raises(ExecutableNotFound, match="--executable"):
+            executable.find()
+        last = program(tmp_path / "path" / "vllm")
+        assert executable.find() == str(last)
+        beside = program(tmp_path / "python" / "vllm")
+        assert executable.find() == str(beside)
+        named = program(tmp_path / "named" / "vllm")
+        monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", str(named))
+        assert executable.find() == str(named)
+        wanted = program(tmp_path / "wanted" / "my-vllm")
+        assert executable.find(str(wanted)) == str(wanted)
+
+    def test_a_name_is_looked_up_and_a_path_is_not(self, tmp_path):
+        program(tmp_path / "path" / "vllm-2")
+        assert executable.find("vllm-2") == str(tmp_path / "path" / "vllm-2")
+        program(tmp_path / "vllm-2")
+        assert executable.find("./vllm-2") == str(tmp_path / "vllm-2")
+
+    def test_home(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        program(tmp_path / "vllm")
+        assert executable.find("~/vllm") == str(tmp_path / "vllm")
+
+    def test_what_cannot_be_run(self, tmp_path):
+        (tmp_path / "text").write_text("")
+        for path in ("text", str(tmp_path / "text"), str(tmp_path), "/no/such"):
+            with pytest.raises(ExecutableNotFound, match="not a program"):
+                executable.find(path)
+
+
+class TestSpec:
+    @pytest.mark.parametrize(
+        ("model", "name"),
+        [
+            ("Qwen/Qwen3-0.6B", "qwen3-0.6b"),
+            ("/models/My Model/", "my-model"),
+            ("./.hidden", "hidden"),
+            ("org/模型", "model"),
+            ("x" * 100, "x" * 64),
+            ("a/" + "b" * 63 + "-c", "b" * 63 + "-"),
+        ],
+    )
+    def test_the_name_that_follows_from_the_model(self, model, name):
+        assert default_name(model) == name
+        assert ServerSpec(model).name == name
+
+    @pytest.mark.parametrize("name", ["../x", "a/b", "-x", "a b", "x" * 65, "<b>", "a\n"])
+    def test_a_name_is_safe_in_a_path_and_in_html(self, name):
+        with pytest.raises(InvalidOption, match="cannot be a name"):
+            ServerSpec("m", name=name)
+
+    @pytest.mark.parametrize("model", ["", "--seed"])
+    def test_a_model_is_needed(self, model):
+        with pytest.raises(InvalidOption, match="Which model"):
+            ServerSpec(model)
+
+    def test_a_folder_is_meant_from_here(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HOME", "/home/x")
+        assert ServerSpec("./model").model == str(tmp_path / "model")
+        assert ServerSpec("~/model").model == "/home/x/model"
+        assert ServerSpec("org/model").model == "org/model"
+
+    def test_the_working_directory_does_not_make_another_server(self, tmp_path, monkeypatch):
+        before = ServerSpec("m")
+        monkeypatch.chdir(tmp_path)
+        assert ServerSpec("m") == before
+        assert dataclasses.replace(before, args=("--seed", "1")) != before

@@ -1,0 +1,185 @@
+"""The CPU build of vLLM itself: the hangs that this project exists for, on the real thing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+import httpx
+import pytest
+
+from fake_gpu import fakegpu
+from real_vllm.environment import FLAGS, environment, fake_vram_env
+from vllm_magic.engine.spec import ServerSpec
+from vllm_magic.engine.stages import Stage
+from vllm_magic.errors import StartFailed
+from vllm_magic.linux import pidfd, processes
+from vllm_magic.release import Proof
+
+pytestmark = [pytest.mark.real_vllm, pytest.mark.timeout(600)]
+
+READY_LIMIT = 300.0
+GIB = 2**30
+
+
+@pytest.fixture(scope="session")
+def vllm():
+    return environment()
+
+
+@pytest.fixture
+def real(vllm):
+    """Makes specs for the real vLLM."""
+
+    def make(*args: str, name: str = "real", model: str | None = None, **env: str) -> ServerSpec:
+        return ServerSpec(
+            model=model or str(vllm.model),
+            args=(*FLAGS, *args),
+            name=name,
+            executable=str(vllm.executable),
+            env=tuple(sorted({**vllm.env, **env}.items())),
+        )
+
+    return make
+
+
+def ask(server) -> str:
+    answer = httpx.post(
+        f"{server.base_url}/chat/completions",
+        headers={"Authorization": f"Bearer {server.api_key}"},
+        json={"model": server.model, "messages": [{"role": "user", "content": "Say something."}], "max_tokens": 8},
+        timeout=60,
+    )
+    return answer.raise_for_status().json()["choices"][0]["message"]["content"]
+
+
+def test_three_cycles_with_vram(manager, real, fake_gpus, traces):
+    """Start, use, stop, and start again at once; each release proved by the memory."""
+    env = fake_vram_env(fake_gpus, GIB)
+    baseline = [gpu.used for gpu in manager.gpus().gpus]
+    for cycle in range(3):
+        stages = []
+        server = manager.start(
+            real(name=f"cycle{cycle}", **env),
+            timeout=READY_LIMIT,
+            report=lambda one: stages.append(one.progress.stage),  # noqa: B023 - called within the iteration
+        ).server
+        assert isinstance(ask(server), str)
+        assert httpx.get(f"{server.base_url}/models").status_code == 401
+        assert {Stage.IMPORTING, Stage.CONFIGURING} <= set(stages)
+        assert [Stage(stage) for stage in sorted(stages, key=list(Stage).index)] == stages
+        assert manager.gpus().gpus[0].used == 2 * GIB  # the engine core's and its worker's
+        release = server.stop()
+        assert release.verified
+        assert release.proof is Proof.NVML_MEMORY
+        assert release.exit_code == 0
+        assert release.vram[0].freed == 2 * GIB
+    assert [gpu.used for gpu in manager.gpus().gpus] == baseline
+    traces.check()
+
+
+def test_stop_with_four_open_streams(manager, real, traces):
+    """vLLM alone never ends (the README tells the figure; here it is only bounded)."""
+    server = manager.start(real(), timeout=READY_LIMIT).server
+    with contextlib.ExitStack() as streams:
+        client = streams.enter_context(httpx.Client(timeout=60))
+        for _ in range(4):
+            answer = streams.enter_context(
+                client.stream(
+                    "POST",
+                    f"{server.base_url}/completions",
+                    headers={"Authorization": f"Bearer {server.api_key}"},
+                    json={"model": server.model, "prompt": "a", "max_tokens": 200, "stream": True, "ignore_eos": True},
+                )
+            )
+            assert answer.status_code == 200
+        release = server.stop()
+    assert release.verified
+    assert release.seconds < 30
+    traces.check()
+
+
+def test_stop_three_seconds_after_the_start(manager, real, traces):
+    server = manager.start(real(), wait=False).server
+    time.sleep(3)
+    release = server.stop()
+    assert (release.verified, release.exit_code) == (True, -15)
+    traces.check()
+
+
+def test_stop_in_the_middle_of_initialisation(manager, real, traces):
+    """The first SIGTERM is swallowed here."""
+    server = manager.start(real(), wait=False).server
+    deadline = time.monotonic() + READY_LIMIT
+    while server.progress.stage is not Stage.ENGINE:
+        assert time.monotonic() < deadline
+        assert server.state == "starting"
+        time.sleep(0.02)
+    release = server.stop()
+    assert release.verified
+    assert release.seconds < 30
+    assert server.state == "released"
+    traces.check()
+
+
+def test_killing_the_api_server_leaves_no_engine(manager, real, traces):
+    """vllm-project/vllm#55510, #34643, #19849."""
+    server = manager.start(real(), timeout=READY_LIMIT).server
+    everyone = {process.identity for process in server.processes()}
+    assert len(everyone) >= 4
+    os.kill(server.pid, signal.SIGKILL)
+    assert pidfd.wait_for_all(everyone, 30) == set()
+    while not server.state.over:
+        time.sleep(0.01)
+    assert server.release.verified
+    traces.check()
+
+
+def test_killing_both_guards_leaves_nothing(manager, real, traces):
+    server = manager.start(real(), timeout=READY_LIMIT).server
+    everyone = {process.identity for process in server.processes()}
+    inner = processes.read(processes.read(server.pid).parent)
+    for pid in (inner.parent, inner.identity.pid):
+        os.kill(pid, signal.SIGSTOP)
+    for pid in (inner.parent, inner.identity.pid):
+        os.kill(pid, signal.SIGKILL)
+    assert pidfd.wait_for_all(everyone, 30) == set()
+    while not server.state.over:
+        time.sleep(0.01)
+    assert server.release.verified
+    traces.check()
+
+
+@pytest.mark.parametrize(
+    ("args", "model", "cause"),
+    [
+        (("--no-such-flag",), None, r"vLLM does not know --no-such-flag"),
+        (("--dtype", "strange"), None, r"--dtype cannot be 'strange'"),
+        ((), "/nowhere/at/all", r"There is no model at /nowhere/at/all"),
+        ((), "nobody/nothing", r"The model is not on this machine"),
+        (("--max-model-len", "100000"), None, r"--max-model-len asks for 100000"),
+    ],
+)
+def test_failures_are_explained(manager, real, traces, args, model, cause):
+    with pytest.raises(StartFailed, match=cause) as caught:
+        manager.start(real(*args, model=model), timeout=READY_LIMIT)
+    assert caught.value.hint
+    assert "\n" not in str(caught.value)
+    traces.check()
+
+
+def test_what_the_fake_driver_says_of_a_real_engine(manager, real, fake_gpus):
+    """A kill -9 of the engine alone returns its memory too, and the server is known to have failed."""
+    server = manager.start(real(**fake_vram_env(fake_gpus, GIB)), timeout=READY_LIMIT).server
+    engine = next(process for process in server.processes() if "EngineCor" in process.name)
+    os.kill(engine.identity.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while not server.state.over:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert server.state == "failed"
+    assert server.release.verified
+    assert [gpu.used for gpu in manager.gpus().gpus] == [0, 0]
+    assert fakegpu.uuid(0) in {gpu.uuid for gpu in manager.gpus().gpus}
