@@ -46,9 +46,9 @@ class Kernel:
         self.client.execute_interactive(code, timeout=120, output_hook=hear)
         return "".join(printed)
 
-    def send(self, code: str) -> None:
-        """Run code without waiting for it."""
-        self.client.execute(code)
+    def send(self, code: str) -> str:
+        """Run code without waiting for it; the id of the request."""
+        return self.client.execute(code)
 
     @property
     def pid(self) -> int:
@@ -177,6 +177,22 @@ def test_a_server_started_in_a_thread_that_has_ended(kernel, traces):
     assert "other" in kernel.run("print([n for n, s in vllm_magic.servers().items() if s.state == 'ready'])")
     everyone = family(kernel)
     os.kill(kernel.pid, signal.SIGKILL)
+    assert_gone(everyone, traces)
+
+
+def test_the_interrupt_button(kernel, traces):
+    """During a start it releases that server, says so, and leaves the others alone."""
+    asked = kernel.send('%vllm start other --env \'STAND_IN={"hang_in": "init"}\'')
+    time.sleep(2.0)
+    kernel.manager.interrupt_kernel()
+    reply = kernel.client.get_shell_msg(timeout=60)
+    while reply["parent_header"]["msg_id"] != asked:
+        reply = kernel.client.get_shell_msg(timeout=60)
+    assert reply["content"]["ename"] == "StartInterrupted"
+    assert "was interrupted; it was released" in reply["content"]["evalue"]
+    assert kernel.run("import vllm_magic; print(*vllm_magic.servers())") == "tiny\n"
+    everyone = family(kernel)
+    kernel.manager.shutdown_kernel()
     assert_gone(everyone, traces)
 
 

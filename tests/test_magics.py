@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import _thread
+import http.server
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -207,6 +209,56 @@ def test_another_spec_under_the_same_name(shell):
     run(shell, "start tiny")
     with pytest.raises(NameInUse, match="--name NAME"):
         run(shell, "start tiny --max-model-len 8")
+
+
+def test_no_vllm(shell, traces, monkeypatch):
+    monkeypatch.delenv("VLLM_MAGIC_EXECUTABLE")
+    monkeypatch.setenv("PATH", "/nowhere")
+    seen = cell(shell, "%vllm start tiny")
+    assert "ExecutableNotFound: vLLM is not installed here. Install it" in seen
+    assert "Traceback" not in seen
+    assert "/nowhere/vllm is not a program" in cell(shell, "%vllm start tiny --executable /nowhere/vllm")
+    assert run(shell, "").rows == ()
+    traces.check()
+
+
+def test_a_port_in_use(shell, traces):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        seen = cell(shell, f"%vllm start tiny --port {port}")
+    assert f"StartFailed: Port {port} is taken by" in seen
+    assert "Choose another --port" in seen
+    assert run(shell, "").rows == ()
+    assert run(shell, f"start tiny --port {port}").port == port
+    run(shell, "stop")
+    traces.check()
+
+
+def test_a_port_that_somebody_takes_meanwhile(shell, traces, monkeypatch):
+    """The health of a stranger on our port is not ours."""
+    monkeypatch.setenv("STAND_IN", stand_in.options(import_s=1.0)["STAND_IN"])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = run(shell, f"start tiny --no-wait --port {port}")
+    with http.server.HTTPServer(("127.0.0.1", port), Healthy) as stranger:
+        threading.Thread(target=stranger.serve_forever, daemon=True).start()
+        with pytest.raises(StartFailed, match="port"):
+            server.wait(60)
+        stranger.shutdown()
+    run(shell, "stop")
+    traces.check()
+
+
+class Healthy(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 def test_help_names_every_verb(shell):

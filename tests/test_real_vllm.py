@@ -9,9 +9,9 @@ import time
 
 import httpx
 import pytest
-
 from fake_gpu import fakegpu
 from real_vllm.environment import FLAGS, environment, fake_vram_env
+
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.engine.stages import Stage
 from vllm_magic.errors import StartFailed
@@ -49,7 +49,11 @@ def ask(server) -> str:
     answer = httpx.post(
         f"{server.base_url}/chat/completions",
         headers={"Authorization": f"Bearer {server.api_key}"},
-        json={"model": server.model, "messages": [{"role": "user", "content": "Say something."}], "max_tokens": 8},
+        json={
+            "model": server.model,
+            "messages": [{"role": "user", "content": "Say something."}],
+            "max_tokens": 8,
+        },
         timeout=60,
     )
     return answer.raise_for_status().json()["choices"][0]["message"]["content"]
@@ -70,6 +74,7 @@ def test_three_cycles_with_vram(manager, real, fake_gpus, traces):
         assert httpx.get(f"{server.base_url}/models").status_code == 401
         assert {Stage.IMPORTING, Stage.CONFIGURING} <= set(stages)
         assert [Stage(stage) for stage in sorted(stages, key=list(Stage).index)] == stages
+        assert server.api_key not in server.log_path.read_text()
         assert manager.gpus().gpus[0].used == 2 * GIB  # the engine core's and its worker's
         release = server.stop()
         assert release.verified
@@ -91,7 +96,13 @@ def test_stop_with_four_open_streams(manager, real, traces):
                     "POST",
                     f"{server.base_url}/completions",
                     headers={"Authorization": f"Bearer {server.api_key}"},
-                    json={"model": server.model, "prompt": "a", "max_tokens": 200, "stream": True, "ignore_eos": True},
+                    json={
+                        "model": server.model,
+                        "prompt": "a",
+                        "max_tokens": 200,
+                        "stream": True,
+                        "ignore_eos": True,
+                    },
                 )
             )
             assert answer.status_code == 200

@@ -50,7 +50,8 @@ class GuardPair:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={},
+                # Nothing of the user's, but what this Python itself may need to find its libpython.
+                env={name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"},
                 cwd="/",
                 pass_fds=(control, kernel),
                 start_new_session=True,
