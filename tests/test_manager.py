@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -184,6 +185,20 @@ def test_a_forked_child_of_the_kernel_owns_nothing(manager, spec):
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert server.state == "ready"
+
+
+def test_no_descriptor_is_free(manager, spec, traces):
+    """The start fails with a plain reason, nothing stays, and it works again afterwards."""
+    manager.gpus()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 2, hard))
+    try:
+        with pytest.raises(VllmMagicError, match="Too many open files"):
+            manager.start(spec(), timeout=60)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert manager.start(spec(), timeout=60).server.stop().verified
+    traces.check()
 
 
 def test_the_python_api(executable, home, traces):

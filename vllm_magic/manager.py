@@ -90,14 +90,20 @@ class Manager:
         Raises:
             ReleaseFailed: of the first that failed, after all were tried.
         """
-        from concurrent.futures import ThreadPoolExecutor
-
         servers = list(self.servers().values())
-        if not servers:
-            return []
-        with ThreadPoolExecutor(len(servers), thread_name_prefix="vllm-magic stop") as pool:
-            stops = [pool.submit(self._stop, server, grace, drain) for server in servers]
-        return [stop.result() for stop in stops]
+        for server in servers:
+            server.begin_stop(grace, drain)
+        releases, failed = [], []
+        for server in servers:
+            try:
+                releases.append(server.wait_released())
+            except VllmMagicError as error:
+                failed.append(error)
+            finally:
+                self._forget(server)
+        if failed:
+            raise failed[0]
+        return releases
 
     def servers(self) -> dict[str, Server]:
         """Those that start, run or stop, and those that failed and were not stopped or started since, by name."""

@@ -177,7 +177,7 @@ class Server:
     def processes(self) -> list[Process]:
         """Its living processes, the leader first; [] before and after."""
         with self._changed:
-            leader = self._leader
+            leader = None if self._state.over else self._leader
         if leader is None:
             return []
         table = processes.table()
@@ -233,6 +233,11 @@ class Server:
             ReleaseFailed: something would not end, or memory did not come back.
             VllmMagicError: a fault of vllm_magic; nothing is known of the end.
         """
+        self.begin_stop(grace, drain)
+        return self.wait_released()
+
+    def begin_stop(self, grace: float | None = None, drain: float = 0.0) -> None:
+        """The first half of `stop`: ask for the release, and return at once."""
         with self._changed:
             state = self._state
             if not state.over:
@@ -240,6 +245,9 @@ class Server:
                 self._changed.notify_all()
         if not state.over and (state is not ServerState.STOPPING or grace is not None):
             self._life.stop(self._plan(grace, drain))
+
+    def wait_released(self) -> Release:
+        """The second half of `stop`: wait for the release, and judge it. Raises what `stop` raises."""
         self._wait_for(lambda: self._state.over)
         with self._changed:
             if self._release is None or not self._release.verified:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.engine import log
 from vllm_magic.engine.api import Api
 from vllm_magic.errors import StartFailed, VllmMagicError
+from vllm_magic.guard import folder
 from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.protocol import Why
 from vllm_magic.life import rescue
@@ -83,7 +84,7 @@ class Life:
         api = Api(self._command)
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(api.close)
-            guard = GuardPair(prepared.order)
+            guard = self._start_guards(prepared)
             attendance = Attendance(prepared, guard, api, self._requests, self._wake.fileno(), self._notice)
             try:
                 attendance.run(cleanup)
@@ -94,6 +95,16 @@ class Life:
                     f"{self._command.argv[0]} cannot be run: {attendance.refused.text}", "Check --executable"
                 )
             return self._conclude(prepared, attendance)
+
+    @staticmethod
+    def _start_guards(prepared: Prepared) -> GuardPair:
+        try:
+            return GuardPair(prepared.order)
+        except OSError as error:
+            folder.clear(prepared.order)
+            raise StartFailed(
+                f"The guards could not be started: {error.strerror}", "Free what is short, and try again"
+            ) from error
 
     def _conclude(self, prepared: Prepared, attendance: Attendance) -> Over:
         """The release: what the guards said, what had to be done in their place, and the proof of both."""
