@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -84,6 +85,7 @@ def assert_gone(everyone: set[Identity], traces) -> None:
     while traces.processes() or traces.files() or traces.shared_memory():
         assert time.monotonic() - began < LIMIT
         time.sleep(0.02)
+    print(f"everything gone after {time.monotonic() - began:.2f} s")
     traces.check()
 
 
@@ -246,6 +248,23 @@ def test_guards_that_hang_are_replaced(server, traces, monkeypatch):
     for guard in guards(server):
         os.kill(guard.pid, signal.SIGSTOP)
     assert server.stop(grace=0.5).verified
+    assert_gone(everyone, traces)
+
+
+@pytest.mark.parametrize("victim", ["outer", "inner"])
+def test_a_guard_is_killed_in_the_middle_of_a_stop(server, traces, victim):
+    outer, inner = guards(server)
+    everyone = everyone_of(server)
+    stopping = threading.Thread(target=server.stop, kwargs={"grace": 600})
+    stopping.start()
+    deadline = time.monotonic() + LIMIT
+    while server.state != "stopping":
+        assert time.monotonic() < deadline
+    time.sleep(0.5)
+    assert not server.state.over
+    os.kill({"outer": outer, "inner": inner}[victim].pid, signal.SIGKILL)
+    stopping.join(LIMIT)
+    assert server.state == "released"
     assert_gone(everyone, traces)
 
 

@@ -158,7 +158,7 @@ class Inner(Guard):
             self._linger()
         hurry = [self.kernel, outer_pidfd, self.control.fileno()] if why is Why.ASKED else []
         self.release("inner", why, stop, hurry)
-        if why is Why.GUARD_GONE:
+        if select.select([outer_pidfd], [], [], 0)[0]:  # the outer guard, whose task this is, is dead
             folder.clear(self.order)
 
     def _start(self, outer: int) -> bool:

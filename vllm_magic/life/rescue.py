@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
-from vllm_magic.guard import folder
 from vllm_magic.guard.ladder import Ladder, Members, Outcome
 from vllm_magic.linux import processes, shared_memory
 
-if TYPE_CHECKING:
-    from vllm_magic.guard.protocol import Order
 
-
-def release(order: Order, mark: bytes) -> Outcome:
-    """Kill whatever carries the mark, remove the shared memory that it leaves, and clear its folder.
+def release(mark: bytes) -> Outcome:
+    """Kill whatever carries the mark, and remove the shared memory that it leaves.
 
     The mark is in the environment of each process of the server from its exec on, so a pid that was given to
     somebody else is never mistaken for it.
@@ -22,7 +17,6 @@ def release(order: Order, mark: bytes) -> Outcome:
     segments = shared_memory.mapped_by(identity.pid for identity in _members(mark))
     outcome = Ladder(lambda: _members(mark), leader=None).run(grace=0.0, patience=0.0)
     shared_memory.unlink_unmapped(segments)
-    folder.clear(order)
     return outcome
 
 

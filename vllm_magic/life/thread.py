@@ -111,8 +111,9 @@ class Life:
         rows = [row for said in attendance.ended for row in said.ended]
         left = [row for said in attendance.ended[-1:] for row in said.left]
         if not attendance.ended:
-            outcome = rescue.release(prepared.order, prepared.mark)
+            outcome = rescue.release(prepared.mark)
             rows, left = outcome.ended, outcome.left
+        folder.clear(prepared.order)  # there still, if the guards were killed at the very end
         codes = [said.exit_code for said in attendance.ended if said.exit_code is not None]
         verdict = prepared.witness.prove({Identity(int(row[0]), int(row[1])) for row in rows + left})
         release = Release(
