@@ -120,11 +120,18 @@ def test_stop_three_seconds_after_the_start(manager, real, traces):
     traces.check()
 
 
-def test_stop_in_the_middle_of_initialisation(manager, real, traces):
-    """The first SIGTERM is swallowed here."""
+@pytest.mark.parametrize("when", ["the engine's process is there", "the engine initialises"])
+def test_stop_during_initialisation(manager, real, traces, when):
+    """The first SIGTERM is swallowed here, and the engine makes shared memory until it is killed."""
     server = manager.start(real(), wait=False).server
+
+    def begun() -> bool:
+        if when == "the engine initialises":
+            return server.progress.stage is Stage.ENGINE
+        return any("EngineCor" in process.name for process in server.processes())
+
     deadline = time.monotonic() + READY_LIMIT
-    while server.progress.stage is not Stage.ENGINE:
+    while not begun():
         assert time.monotonic() < deadline
         assert server.state == "starting"
         time.sleep(0.02)

@@ -71,7 +71,7 @@ def make_model() -> LlamaForCausalLM:
         eos_token_id=1,
         initializer_range=0.2,
     )
-    return LlamaForCausalLM(config).to(torch.bfloat16)
+    return LlamaForCausalLM(config)
 
 
 def main() -> None:

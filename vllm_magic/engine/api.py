@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.command import Command
 
 ANSWER_LIMIT = 5.0  # seconds
-_IN_FLIGHT = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{[^}]*\})? ([\d.eE+]+)$", re.MULTILINE)
+_IN_FLIGHT = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{.*\})? ([\d.eE+]+)$", re.MULTILINE)
 
 
 class Api:
@@ -23,6 +23,20 @@ class Api:
         self._address = (urlsplit(command.url).hostname or "", command.port)
         self._command = command
         self._made: httpx.Client | None = None
+
+    def open(self) -> None:
+        """Make the client ready; the first time imports httpx, which is better done while the server starts."""
+        import httpx
+
+        if self._made is None:
+            # trust_env: a proxy from the environment has no business between a notebook and its own server.
+            # verify: the certificate of a server on this machine is made out to another name.
+            self._made = httpx.Client(
+                base_url=self._command.url,
+                timeout=ANSWER_LIMIT,
+                trust_env=False,
+                verify=not self._command.secure,
+            )
 
     def is_ready(self) -> bool:
         """Whether ``GET /health`` answers 200. Costs next to nothing while nobody listens."""
@@ -49,15 +63,8 @@ class Api:
     def _get(self, path: str) -> str | None:
         import httpx
 
-        if self._made is None:
-            # trust_env: a proxy from the environment has no business between a notebook and its own server.
-            # verify: the certificate of a server on this machine is made out to another name.
-            self._made = httpx.Client(
-                base_url=self._command.url,
-                timeout=ANSWER_LIMIT,
-                trust_env=False,
-                verify=not self._command.secure,
-            )
+        self.open()
+        assert self._made is not None  # noqa: S101 - opened above
         try:
             answer = self._made.get(path)
         except httpx.HTTPError:

@@ -137,8 +137,8 @@ class Guard:
         with contextlib.ExitStack() as stack:
             for lock in self.order.locks:
                 stack.enter_context(_shared_lock(lock))
-            self.note()
-            outcome = Ladder(self.members, self.leader, self.reap, hurry).run(stop.grace, stop.patience)
+            ladder = Ladder(self.members, self.leader, self.note, self.reap, hurry)
+            outcome = ladder.run(stop.grace, stop.patience)
             self.leader_has_ended()
             self.leader = None  # nothing of its session is left: its pid may go
             self.reap()
@@ -212,6 +212,7 @@ class Inner(Guard):
 
     def _linger(self) -> None:
         """Give what the leader left behind a moment to end by itself, as it does after a clean exit."""
+        self.note()
         pidfd.wait_for_all(self.members(), LEADER_ENDED_LINGER)
 
 

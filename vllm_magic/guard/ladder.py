@@ -48,6 +48,8 @@ class Ladder:
     Args:
         find: gives the living processes of the server, each with its name; called again and again.
         leader: the process that SIGTERM goes to, or None when it is gone.
+        note: called before each signal that may end something, and once all is stopped for the kill: a server
+            that is still starting makes new shared memory until then.
         reap: called after each look, to collect zombies.
         hurry: descriptors which, once readable, end the politeness: the kernel died, or asked again.
     """
@@ -56,11 +58,13 @@ class Ladder:
         self,
         find: Callable[[], Members],
         leader: Identity | None,
+        note: Callable[[], None] = lambda: None,
         reap: Callable[[], None] = lambda: None,
         hurry: Iterable[int] = (),
     ) -> None:
         self._find = find
         self._leader = leader
+        self._note = note
         self._reap = reap
         self._hurry = tuple(hurry)
         self._seen: Members = {}
@@ -101,6 +105,7 @@ class Ladder:
         return alive
 
     def _terminate(self) -> None:
+        self._note()
         if self._leader is not None and pidfd.send(self._leader, signal.SIGTERM):
             self._sent[self._leader] = How.SIGTERM
 
@@ -108,9 +113,11 @@ class Ladder:
         limit = time.monotonic() + KILL_LIMIT
         while alive and time.monotonic() < limit:
             # Stopped first, none of them can fork while the others are being killed.
-            for number in (signal.SIGSTOP, signal.SIGKILL):
-                for identity in alive:
-                    pidfd.send(identity, number)
+            for identity in alive:
+                pidfd.send(identity, signal.SIGSTOP)
+            self._note()
+            for identity in alive:
+                pidfd.send(identity, signal.SIGKILL)
             self._sent.update(dict.fromkeys(alive, How.SIGKILL))
             pidfd.wait_for_all(alive, min(LOOK, limit - time.monotonic()))
             alive = self._look()

@@ -107,6 +107,7 @@ class Attendance:
             self._inner = Identity(*message.inner)
             self._notice(Launched(self._prepared.folder, self.leader))
             self._move(Progress(Stage.IMPORTING))
+            self._api.open()
         elif isinstance(message, Refused):
             self.refused = message
         elif isinstance(message, Stopping):

@@ -14,8 +14,12 @@ def release(mark: bytes) -> Outcome:
     The mark is in the environment of each process of the server from its exec on, so a pid that was given to
     somebody else is never mistaken for it.
     """
-    segments = shared_memory.mapped_by(identity.pid for identity in _members(mark))
-    outcome = Ladder(lambda: _members(mark), leader=None).run(grace=0.0, patience=0.0)
+    segments: set[shared_memory.Segment] = set()
+
+    def note() -> None:
+        segments.update(shared_memory.mapped_by(identity.pid for identity in _members(mark)))
+
+    outcome = Ladder(lambda: _members(mark), leader=None, note=note).run(grace=0.0, patience=0.0)
     shared_memory.unlink_unmapped(segments)
     return outcome
 

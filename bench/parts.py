@@ -1,0 +1,168 @@
+"""What is measured: one function for each part, which gives rows of the table.
+
+Ours and the bare command take turns; at any time there is one server at most.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import vllm_magic
+from bench import guards
+from bench.load import load_seconds
+from bench.raw import READY_LIMIT, SILENT, RawServer
+from bench.streams import COUNT, Streams
+from bench.table import Row
+from vllm_magic.linux import processes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bench.target import Target
+
+SETTLE = 2.0  # seconds after ready in which a server becomes idle
+STOP_LIMIT = 60.0  # seconds for an idle bare server to end
+INIT_LOOK = 0.05  # seconds between looks for the engine's initialisation
+IDLE = 10.0  # seconds for which the guards are watched
+RELOADS = 7
+
+
+def ready(target: Target, pairs: int) -> list[Row]:
+    """Time to ready, and to stop again when idle."""
+    _say("warm-up: a bare server, not measured")
+    _time_raw(target)
+    ours, raw = [], []
+    for number in range(1, pairs + 1):
+        ours.append(_time_ours(target))
+        raw.append(_time_raw(target))
+        _say(f"pair {number}: ready, stop: ours {_seconds(ours[-1])}, raw {_seconds(raw[-1])}")
+    our_starts, our_stops = zip(*ours, strict=True)
+    raw_starts, raw_stops = zip(*raw, strict=True)
+    return [
+        Row("time to ready", "s", our_starts, 1.03, raw_starts, below=False),
+        Row("stop when idle", "s", our_stops, 1.25, raw_stops, below=False),
+    ]
+
+
+def streams(target: Target) -> list[Row]:
+    """Stop with open streams."""
+    with _our_server(target) as server, Streams(target, server.port) as opened:
+        opened.check()
+        took = _stop(server)
+    _say(f"{COUNT} streams: ours {took:.2f} s")
+    with RawServer(target) as raw:
+        raw.wait_until_ready()
+        with Streams(target, raw.port) as opened:
+            opened.check()
+            says = _silence(raw.stop(SILENT))
+    _say(f"{COUNT} streams: raw {says}")
+    return [Row(f"stop with {COUNT} open streams", "s", (took,), 2.0, says)]
+
+
+def init(target: Target) -> list[Row]:
+    """Stop in the middle of the engine's initialisation."""
+    with _our_server(target, wait=False) as server:
+        _wait_for_engine(server)
+        took = _stop(server)
+    _say(f"initialisation: ours {took:.2f} s")
+    with RawServer(target) as raw:
+        _wait_for_engine(raw)
+        says = _silence(raw.stop(SILENT))
+    _say(f"initialisation: raw {says}")
+    return [Row("stop while the engine initialises", "s", (took,), 4.0, says)]
+
+
+def load(target: Target) -> list[Row]:
+    """`%load_ext vllm_magic`."""
+    took = tuple(1000 * seconds for seconds in load_seconds(target.folder, RELOADS))
+    _say(f"load_ext: {', '.join(f'{milliseconds:.0f}' for milliseconds in took)} ms")
+    return [Row("%load_ext vllm_magic", "ms", took, 60.0)]
+
+
+def guard(target: Target) -> list[Row]:
+    """What the guard pair of an idle server costs."""
+    with _our_server(target) as server:
+        time.sleep(SETTLE)
+        pair = guards.of(server.pid or 0)
+        before = guards.context_switches(pair)
+        time.sleep(IDLE)
+        switches = guards.context_switches(pair) - before
+        megabytes = guards.private_bytes(pair) / 1e6
+    _say(f"guard pair: {megabytes:.2f} MB, {switches} context switches")
+    return [
+        Row("guard pair: private memory", "MB", (megabytes,), 12.0),
+        Row(f"guard pair: context switches in {IDLE:g} s", "", (switches,), 0, below=False),
+    ]
+
+
+def _time_ours(target: Target) -> tuple[float, float]:
+    began = time.monotonic()
+    with _our_server(target) as server:
+        started = time.monotonic() - began
+        time.sleep(SETTLE)
+        return started, _stop(server)
+
+
+def _time_raw(target: Target) -> tuple[float, float]:
+    began = time.monotonic()
+    with RawServer(target) as server:
+        server.wait_until_ready()
+        started = time.monotonic() - began
+        time.sleep(SETTLE)
+        stopped = server.stop(STOP_LIMIT)
+    if stopped is None:
+        raise RuntimeError(f"an idle bare server did not end within {STOP_LIMIT:g} s of SIGTERM")
+    return started, stopped
+
+
+@contextmanager
+def _our_server(target: Target, *, wait: bool = True) -> Iterator[vllm_magic.Server]:
+    server = vllm_magic.start(
+        target.model, *target.flags, name="bench", executable=target.executable, env=target.env, wait=wait
+    )
+    try:
+        yield server
+    finally:
+        if not server.state.over:
+            server.stop(grace=0.0)
+
+
+def _stop(server: vllm_magic.Server) -> float:
+    began = time.monotonic()
+    server.stop()  # raises unless everything is gone
+    return time.monotonic() - began
+
+
+def _wait_for_engine(server: vllm_magic.Server | RawServer) -> None:
+    """Return when the engine core has begun to initialise.
+
+    Raises:
+        RuntimeError: it has not within `READY_LIMIT`.
+    """
+    deadline = time.monotonic() + READY_LIMIT
+    while not _is_initialising(server):
+        if time.monotonic() >= deadline:
+            raise RuntimeError("the engine did not begin to initialise")
+        time.sleep(INIT_LOOK)
+
+
+def _is_initialising(server: vllm_magic.Server | RawServer) -> bool:
+    pid, log = server.pid, server.log_path
+    if pid is None or log is None or "Initializing a V1 LLM engine" not in log.read_text(errors="replace"):
+        return False
+    members = processes.session_members(processes.table(), pid)
+    return any("VLLM::EngineCore" in processes.title(member) for member in members)
+
+
+def _silence(took: float | None) -> str:
+    return f"lives {SILENT:g} s after SIGTERM" if took is None else f"{took:.2f} s"
+
+
+def _seconds(pair: tuple[float, float]) -> str:
+    return f"{pair[0]:.2f} s, {pair[1]:.3f} s"
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

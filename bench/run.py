@@ -1,0 +1,52 @@
+"""Measure vllm_magic against the bare command on a real vLLM, and print the ratios.
+
+    make bench                                       # everything; about 6 minutes on two cores
+    .venv/bin/python bench/run.py --pairs 1 ready    # parts: ready streams init load guard
+
+Run it on a quiet machine. The exit status says whether everything could be measured, not whether the goals
+are met.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench import parts
+from bench.table import Row, render
+from bench.target import prepare
+
+PARTS = ("ready", "streams", "init", "load", "guard")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure vllm_magic against the bare command.")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all unless given")
+    parser.add_argument("--pairs", type=int, default=3, help="starts and stops of each side (default: 3)")
+    options = parser.parse_args()
+    wrong = [part for part in options.parts if part not in PARTS]
+    if wrong or options.pairs < 1:
+        parser.error(f"no such part: {', '.join(wrong)}" if wrong else "--pairs must be at least 1")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # with what was started ended on the way
+    load = os.getloadavg()[0]
+    print(f"{os.cpu_count()} cores, load {load:.2f}{' (not quiet)' if load > 0.5 else ''}", flush=True)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        target = prepare(Path(folder))
+        try:
+            for part in options.parts or PARTS:
+                more = (target, options.pairs) if part == "ready" else (target,)
+                rows += getattr(parts, part)(*more)
+        finally:
+            if rows:
+                print(f"\n{render(rows)}")
+
+
+if __name__ == "__main__":
+    main()
