@@ -68,7 +68,8 @@ class TestArgv:
         )  # fmt: skip
 
     @pytest.mark.parametrize(
-        "args", [("--api-key", KEY), (f"--api-key={KEY}",), ("--api_key", KEY), ("--api-key", "x", "--api-key", KEY)]
+        "args",
+        [("--api-key", KEY), (f"--api-key={KEY}",), ("--api_key", KEY), ("--api-key", "x", "--api-key", KEY)],
     )
     def test_a_key_among_the_flags_moves_to_the_environment(self, build, tmp_path, args):
         spec = ServerSpec("m/Tiny", (*args, "--seed", "1"), executable=build().argv[0])
@@ -117,7 +118,7 @@ class TestAddress:
         with socket.create_server((made.host, made.port)):
             assert made.url == f"http://127.0.0.1:{made.port}"
 
-    def test_the_port_of_the_spec(self, build, taken):
+    def test_the_port_of_the_spec(self, build):
         free = build().port
         assert build(port=free).port == free
 
@@ -192,7 +193,9 @@ class TestAddress:
 class TestEnvironment:
     def environment(self, tmp_path, visible=None, **fields) -> dict[str, str]:
         spec = ServerSpec("m/Tiny", **fields)
-        return command.environment(spec, command.Command(("vllm",), "127.0.0.1", 8000, KEY), "3f9a", tmp_path, visible)
+        return command.environment(
+            spec, command.Command(("vllm",), "127.0.0.1", 8000, KEY), "3f9a", tmp_path, visible
+        )
 
     def test_what_keeps_a_server_together(self, tmp_path):
         env = self.environment(tmp_path)
@@ -215,7 +218,9 @@ class TestEnvironment:
     def test_what_is_the_kernels_alone_stays_there(self, tmp_path, monkeypatch):
         for name in ("JPY_PARENT_PID", "JPY_SESSION_NAME", "JPY_INTERRUPT_EVENT", "MPLBACKEND"):
             monkeypatch.setenv(name, "1")
-        assert not {name for name in self.environment(tmp_path) if name.startswith("JPY_") or name == "MPLBACKEND"}
+        assert not {
+            name for name in self.environment(tmp_path) if name.startswith("JPY_") or name == "MPLBACKEND"
+        }
         assert self.environment(tmp_path, env=(("MPLBACKEND", "agg"),))["MPLBACKEND"] == "agg"
 
     def test_gpus_are_named_in_the_order_of_the_bus(self, tmp_path, monkeypatch):

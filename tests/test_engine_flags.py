@@ -54,7 +54,9 @@ def test_what_is_no_whole_number_gives_the_default(text):
 
 @pytest.mark.parametrize("text", ["", "much", "nan", "inf", "-inf"])
 def test_what_is_no_number_gives_the_default(text):
-    assert flags.number((f"--gpu-memory-utilization={text}",), "--gpu-memory-utilization", default=0.92) == 0.92
+    assert (
+        flags.number((f"--gpu-memory-utilization={text}",), "--gpu-memory-utilization", default=0.92) == 0.92
+    )
 
 
 def test_a_number_is_read():

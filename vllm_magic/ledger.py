@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,8 +87,10 @@ def _private(path: Path) -> Path:
     stat = path.stat()
     if stat.st_uid != os.getuid():
         raise PermissionError(f"{path} belongs to another user. Set VLLM_MAGIC_HOME to a folder of your own.")
-    if stat.st_mode & 0o077:
-        path.chmod(0o700)
+    if stat.st_mode & 0o077:  # not closed to them here: it may be /tmp that was named
+        raise PermissionError(
+            f"{path} can be entered by others. Make it private (chmod 700), or set VLLM_MAGIC_HOME to another folder."
+        )
     return path
 
 
@@ -116,10 +119,13 @@ def _size(path: Path) -> int:
 
 
 def _keep_end(path: Path) -> None:
-    with path.open("rb") as file:
-        file.seek(-LONGEST_KEPT_LOG, os.SEEK_END)
-        end = file.read()
-    shorter = path.with_suffix(".shorter")
-    shorter.touch(mode=0o600)
-    shorter.write_bytes(end)
-    shorter.replace(path)
+    with suppress(FileNotFoundError):  # another kernel is at it too
+        modified = path.stat().st_mtime_ns
+        with path.open("rb") as file:
+            file.seek(-LONGEST_KEPT_LOG, os.SEEK_END)
+            end = file.read()
+        shorter = path.with_suffix(".shorter")
+        shorter.touch(mode=0o600)
+        shorter.write_bytes(end)
+        os.utime(shorter, ns=(modified, modified))
+        shorter.replace(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import ipaddress
 import os
 import secrets
 import socket
@@ -45,7 +46,10 @@ class Command:
     @property
     def exposed(self) -> bool:
         """Whether other machines can reach it."""
-        return self.host not in (LOOPBACK, "localhost", "::1")
+        try:
+            return not ipaddress.ip_address(self.host).is_loopback
+        except ValueError:  # a name
+            return self.host != "localhost"
 
 
 def build(spec: ServerSpec) -> Command:
@@ -60,8 +64,7 @@ def build(spec: ServerSpec) -> Command:
     for flag, reason in (("--uds", "a Unix socket"), ("--headless", "no HTTP server")):
         if flags.has(spec.args, flag):
             raise InvalidOption(f"{flag} means {reason}, and a notebook needs an HTTP port. Leave it out.")
-    key, args = flags.take(spec.args, "--api-key")
-    port_text, args = flags.take(args, "--port")
+    port_text, args = flags.take(spec.args, "--port")
     host, args = flags.take(args, "--host")
     host = host or LOOPBACK
     port = _port(spec, port_text, host)
@@ -69,7 +72,7 @@ def build(spec: ServerSpec) -> Command:
         argv=(path, "serve", spec.model, *args, "--host", host, "--port", str(port)),
         host=host,
         port=port,
-        api_key=key or dict(spec.env).get("VLLM_API_KEY") or secrets.token_urlsafe(24),
+        api_key=dict(spec.env).get("VLLM_API_KEY") or secrets.token_urlsafe(24),
         secure=flags.has(args, "--ssl-certfile"),
     )
 
@@ -88,7 +91,7 @@ def environment(
     """
     env = {name: value for name, value in os.environ.items() if name not in OF_THE_KERNEL}
     # torch.compile's cache lives in TMPDIR unless told otherwise, and ours is removed after each release.
-    env.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}")
+    env.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{_user()}")
     env.update(spec.env)
     env["VLLM_API_KEY"] = command.api_key
     env["TMPDIR"] = env["VLLM_RPC_BASE_PATH"] = str(tmp)
@@ -122,6 +125,13 @@ def shutdown_timeout(args: tuple[str, ...]) -> float:
     return flags.number(args, "--shutdown-timeout", default=0.0)
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container that runs with a bare uid
+        return str(os.getuid())
+
+
 def _port(spec: ServerSpec, text: str | None, host: str) -> int:
     if text is not None and not text.isdecimal():
         raise InvalidOption(f"--port {text} is not a number. Leave --port out for a free one.")
@@ -129,13 +139,13 @@ def _port(spec: ServerSpec, text: str | None, host: str) -> int:
     if port is not None and not 0 < port < 65536:  # noqa: PLR2004 - TCP
         raise InvalidOption(f"{port} is not a port. Use 1 to 65535, or leave --port out for a free one.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as vLLM binds it
-        try:
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as vLLM binds it
             probe.bind((host, port or 0))
-        except OSError as error:
-            raise _not_bound(host, port, error) from None
-        return int(probe.getsockname()[1])
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        raise _not_bound(host, port, error) from None
 
 
 def _not_bound(host: str, port: int | None, error: OSError) -> StartFailed:

@@ -18,7 +18,7 @@ def find(wanted: str | None = None) -> str:
     """
     named = wanted or os.environ.get("VLLM_MAGIC_EXECUTABLE")
     if named:
-        found = shutil.which(str(Path(named).expanduser()))
+        found = shutil.which(str(Path(named).expanduser()) if named.startswith("~") else named)
         if not found:
             raise ExecutableNotFound(f"{named} is not a program that can be run. Check the path of vLLM.")
         return str(Path(found).absolute())

@@ -5,6 +5,7 @@ vLLM accepts ``--flag value``, ``--flag=value``, and underscores for dashes (its
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from vllm_magic.errors import InvalidOption
@@ -43,7 +44,7 @@ def take(args: Sequence[str], name: str) -> tuple[str | None, tuple[str, ...]]:
             left.append(word)
             continue
         found = rest if equals else next(words, "")
-        if not found:
+        if not found or (found.startswith("--") and not equals):
             raise InvalidOption(f"{name} needs a value: {name} VALUE.")
     return found, tuple(left)
 
@@ -57,9 +58,10 @@ def whole_number(args: Sequence[str], *names: str, default: int) -> int:
 def number(args: Sequence[str], *names: str, default: float) -> float:
     """The value as a number; the default where it is absent or no number (vLLM will say so)."""
     try:
-        return float(value(args, *names) or default)
+        found = float(value(args, *names) or default)
     except ValueError:
         return default
+    return found if math.isfinite(found) else default
 
 
 def _split(arg: str) -> tuple[str, bool, str]:

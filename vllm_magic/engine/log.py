@@ -7,14 +7,15 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 MOST_AT_ONCE = 2**20  # bytes; a reader that is further behind skips to the end
 LONGEST_LINE = 2000  # characters that anyone wants to see of one line
 
-# Colours and other escape sequences (ECMA-48), and control characters but the tab.
+# Colours and other escape sequences (ECMA-48, ECMA-35), and control characters but the tab.
 _CONTROL = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])|[\x00-\x08\x0b-\x1f\x7f]"
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\-~])|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
 )
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
@@ -23,12 +24,13 @@ def tail(path: Path, count: int) -> list[str]:
     """The last ``count`` lines, oldest first; [] where there is no log."""
     try:
         with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - MOST_AT_ONCE))
-            data = file.read(MOST_AT_ONCE)
+            begin = max(0, file.seek(0, os.SEEK_END) - MOST_AT_ONCE)
+            file.seek(begin)
+            first, *others = _LINE_END.split(file.read(MOST_AT_ONCE))
     except OSError:
         return []
-    lines = [clean(line) for line in _LINE_END.split(data) if line.strip()]
+    cut = begin > 0 and others  # the first line is the rest of one
+    lines = _shown(others if cut else [first, *others])
     return lines[-count:] if count > 0 else []
 
 
@@ -50,8 +52,8 @@ class Follower:
         try:
             with self._path.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
-                if size - self._at > MOST_AT_ONCE:
-                    self._at, self._rest = size - MOST_AT_ONCE, b""
+                if not 0 <= size - self._at <= MOST_AT_ONCE:  # it was emptied, or grew fast
+                    self._at, self._rest = max(0, size - MOST_AT_ONCE), b""
                 file.seek(self._at)
                 data = file.read(MOST_AT_ONCE)
         except OSError:
@@ -60,4 +62,8 @@ class Follower:
         *lines, self._rest = _LINE_END.split(self._rest + data)
         if len(self._rest) > MOST_AT_ONCE:
             self._rest = b""
-        return [clean(line) for line in lines if line.strip()]
+        return _shown(lines)
+
+
+def _shown(lines: Iterable[bytes]) -> list[str]:
+    return [text for line in lines if (text := clean(line))]

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vllm_magic.engine import flags
 from vllm_magic.errors import InvalidOption
 
 
@@ -15,7 +16,7 @@ class ServerSpec:
 
     Attributes:
         model: a Hugging Face name, or a folder.
-        args: flags for ``vllm serve``, as they stand.
+        args: flags for ``vllm serve``, as they stand; but a key among them moves to ``env``, which nothing shows.
         name: what the server is called in this kernel.
         gpus: "0,1" (indices or UUIDs), "auto", or None: vLLM chooses.
         port: the TCP port, or None for a free one.
@@ -39,6 +40,7 @@ class ServerSpec:
             raise InvalidOption("Which model? Write it first, then the flags: %vllm start MODEL [flags].")
         if self.model.startswith((".", "~", "/")):
             object.__setattr__(self, "model", str(Path(self.model).expanduser().absolute()))
+        self._hide_key()
         if not self.name:
             object.__setattr__(self, "name", default_name(self.model))
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", self.name):
@@ -49,6 +51,19 @@ class ServerSpec:
             raise InvalidOption(
                 f"{self.port} is not a port. Use 1 to 65535, or leave --port out for a free one."
             )
+
+    def _hide_key(self) -> None:
+        key, args = flags.take(self.args, "--api-key")
+        if key is None:
+            return
+        # vLLM takes several behind one flag: the others would stay among the arguments, for all to see.
+        if any(
+            flags.has((flag,), "--api-key") and "=" not in flag and not second.startswith("-")
+            for flag, second in zip(self.args, self.args[2:], strict=False)
+        ):
+            raise InvalidOption("--api-key takes one key here: --api-key KEY.")
+        object.__setattr__(self, "args", args)
+        object.__setattr__(self, "env", tuple(sorted({**dict(self.env), "VLLM_API_KEY": key}.items())))
 
 
 def default_name(model: str) -> str:

@@ -44,7 +44,7 @@ _SIGNS: tuple[tuple[Stage, re.Pattern[str]], ...] = tuple(
         (Stage.ENGINE, r"Initializing a V1 LLM engine|world_size=\d+ rank=\d+"),  # v1/engine/core.py
         (Stage.LOADING, r"Starting to load model"),  # v1/worker/*_model_runner.py
         # model_executor/model_loader/weight_utils.py
-        (Stage.LOADING, r"Loading \S+ checkpoint shards.*?\| (?P<done>\d+)/(?P<all>\d+) \["),
+        (Stage.LOADING, r"[Ll]oading .*% Completed \| (?P<done>\d+)/(?P<all>\d+) \["),
         (
             Stage.COMPILING,
             r"Starting torch\.compile|Dynamo bytecode transform|Compiling a graph",
@@ -53,7 +53,8 @@ _SIGNS: tuple[tuple[Stage, re.Pattern[str]], ...] = tuple(
             Stage.MEMORY,
             r"Available KV cache memory|KV cache size:",
         ),  # v1/worker/gpu_worker.py, v1/core/kv_cache_utils.py
-        (Stage.WARMING, r"Warming up|JIT kernel warmup starting"),  # model_executor/warmup/kernel_warmup.py
+        # model_executor/warmup/
+        (Stage.WARMING, r"Warming up|JIT kernel warmup (?:starting|\(\d)"),
         # v1/worker/gpu_model_runner.py
         (Stage.GRAPHS, r"Capturing CUDA graphs.*?\| (?P<done>\d+)/(?P<all>\d+) "),
         (

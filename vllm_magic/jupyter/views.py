@@ -41,9 +41,8 @@ class View:
     lines: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        return "\n".join(
-            part for part in (self.headline, _table(self.columns, self.rows), *self.lines) if part
-        )
+        above = (self.headline, _table(self.columns, self._cells))
+        return "\n".join((*filter(None, above), *self.lines))
 
     def _repr_html_(self) -> str:
         parts = [f"<div>{escape(self.headline)}</div>" if self.headline else ""]
@@ -51,12 +50,17 @@ class View:
             head = "".join(f'<th style="{_CELL}">{escape(name)}</th>' for name in self.columns)
             body = "".join(
                 "<tr>" + "".join(f'<td style="{_CELL}">{escape(cell)}</td>' for cell in row) + "</tr>"
-                for row in self.rows
+                for row in self._cells
             )
             parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
         if self.lines:
             parts.append(f'<pre style="{_PRE}">{escape(chr(10).join(self.lines))}</pre>')
         return "".join(parts)
+
+    @property
+    def _cells(self) -> tuple[tuple[str, ...], ...]:
+        """Each on one line: the title of a process may hold anything."""
+        return tuple(tuple(map(_one_line, row)) for row in self.rows)
 
 
 def server(one: Server) -> View:
@@ -122,8 +126,8 @@ def releases(several: Sequence[Release]) -> View:
             one.server,
             f"{one.seconds:.2f} s",
             str(len(one.ended)),
-            one.proof.value,
-            gib(sum(gpu.freed or 0 for gpu in one.vram)) if one.vram else "",
+            one.proof.value if one.verified else "NOT proved",
+            _freed(one),
         )
         for one in several
     )
@@ -150,6 +154,11 @@ def gib(count: int | None) -> str:
     return "?" if count is None else f"{count / 2**30:.2f} GiB"
 
 
+def _freed(one: Release) -> str:
+    known = [gpu.freed for gpu in one.vram if gpu.freed is not None]
+    return gib(sum(known) if known else None) if one.vram else ""
+
+
 def _state(one: Server) -> str:
     return f"starting: {one.progress.stage.value}" if one.state == "starting" else one.state.value
 
@@ -170,13 +179,11 @@ def _held(one: Server, now: Snapshot | None) -> str:
 
 
 def _gpu_rows(gpu: Gpu, owners: dict[int, str]) -> list[tuple[str, ...]]:
-    from vllm_magic.linux.processes import title
-
     name, total = f"{gpu.index}: {gpu.name}", gib(gpu.total)
     rows: list[tuple[str, ...]] = [(name, "all", gib(gpu.used), total)]
     for process in gpu.processes or ():
         owner = owners.get(process.pid)
-        what = f"server {owner}" if owner else title(process.pid)[:60] or "a process that is not visible here"
+        what = f"server {owner}" if owner else _title(process.pid)[:60]
         rows.append(("", f"{what} (pid {process.pid})", gib(process.used), ""))
     if gpu.processes is None:
         rows.append(("", "the driver does not list processes", "", ""))
@@ -184,6 +191,17 @@ def _gpu_rows(gpu: Gpu, owners: dict[int, str]) -> list[tuple[str, ...]]:
         rows.append(("", "unattributed", gib(gpu.unattributed), ""))
     rows.append(("", "free", gib(gpu.free), ""))
     return rows
+
+
+def _title(pid: int) -> str:
+    from vllm_magic.linux.processes import read, title
+
+    process = read(pid)
+    return title(pid) or (process.name if process else "a process that is not visible here")
+
+
+def _one_line(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text).strip()
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -42,19 +42,20 @@ def expand(words: list[str], namespace: Mapping[str, Any]) -> list[str]:
     def put_in(match: re.Match[str]) -> str:
         if match[0] == "$$":
             return "$"
-        return _text(_value(match["name"] or match["expression"], match[0], namespace))
+        return _text(match["name"] or match["expression"], match[0], namespace)
 
     return [_EXPANSION.sub(put_in, word) for word in words]
 
 
-def _value(expression: str, written: str, namespace: Mapping[str, Any]) -> Any:
+def _text(expression: str, written: str, namespace: Mapping[str, Any]) -> str:
     try:
-        return eval(expression, dict(namespace))  # noqa: S307 - the user's own words in the user's own kernel
+        if expression.isidentifier() and expression not in namespace:
+            raise NameError(f"name {expression!r} is not defined")  # noqa: TRY301 - eval would find "max", "id"
+        value = eval(expression, dict(namespace))  # noqa: S307 - the user's own words in the user's own kernel
+        return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+    except SyntaxError:
+        raise InvalidOption(f"{written} is no expression. Put JSON in single quotes.") from None
     except NameError as error:
         raise InvalidOption(f"{written}: {error}. Define it first; $$ is a plain dollar sign.") from None
     except Exception as error:  # noqa: BLE001 - an expression can raise anything
         raise InvalidOption(f"{written}: {type(error).__name__}: {error}.") from None
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, (dict, list)) else str(value)

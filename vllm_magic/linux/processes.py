@@ -7,7 +7,10 @@ since boot: two processes that had the same pid never share it.
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DEAD_STATES = frozenset("ZXx")
 
@@ -100,26 +103,51 @@ def title(pid: int) -> str:
         return ""
 
 
+def folders(pid: int) -> Iterator[str]:
+    """Where /proc tells of the process: under its pid, then under its threads.
+
+    A leader that ended before its threads is a zombie: it shows no memory, files or environment, its threads do.
+    """
+    yield f"/proc/{pid}"
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return
+    for thread in threads:
+        yield f"/proc/{pid}/task/{thread}"
+
+
 def has_environment(pid: int, entry: bytes) -> bool:
     """Whether the process was started with the environment entry ``b"NAME=value"``; False if unreadable."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return entry in file.read().split(b"\0")
-    except OSError:
-        return False
+    for folder in folders(pid):
+        try:
+            with open(f"{folder}/environ", "rb") as file:
+                text = file.read()
+        except PermissionError:
+            return False
+        except OSError:
+            continue
+        if text:
+            return entry in text.split(b"\0")
+    return False
 
 
 def open_files(pid: int) -> dict[str, str]:
-    """What the process holds open: descriptor to path, or to ``socket:[inode]``; empty if unreadable."""
-    folder = f"/proc/{pid}/fd"
+    """What the process holds open: the link in /proc to a path, or to ``socket:[inode]``; empty if unreadable."""
     found: dict[str, str] = {}
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return found
-    for name in names:
+    for folder in folders(pid):
         try:
-            found[name] = os.readlink(f"{folder}/{name}")
+            names = os.listdir(f"{folder}/fd")
+        except PermissionError:
+            return found
         except OSError:
             continue
+        for name in names:
+            link = f"{folder}/fd/{name}"
+            try:
+                found[link] = os.readlink(link)
+            except OSError:
+                continue
+        if names:
+            break
     return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllm_magic.linux.processes import open_files
+from vllm_magic.linux.processes import folders, open_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,7 +50,9 @@ def unlink_unmapped(segments: Iterable[Segment]) -> list[str]:
 def _entries() -> list[tuple[Segment, os.DirEntry[str]]]:
     with os.scandir(FOLDER) as entries:
         return [
-            (Segment(stat.st_dev, stat.st_ino), entry) for entry in entries if (stat := _stat(entry.path))
+            (Segment(stat.st_dev, stat.st_ino), entry)
+            for entry in entries
+            if not entry.is_symlink() and (stat := _stat(entry.path))
         ]
 
 
@@ -70,15 +72,19 @@ def _pids() -> list[int]:
 
 def _mapped(pid: int) -> set[Segment] | None:
     """The segments that the process maps; None where this may not be read."""
-    try:
-        with open(f"/proc/{pid}/maps", "rb") as file:
-            lines = [line.split(None, 5) for line in file if b" /dev/shm/" in line]
-    except PermissionError:
-        return None
-    except OSError:
-        return set()
-    # address, permissions, offset, device as major:minor in hexadecimal, inode, path (proc_pid_maps(5))
-    return {Segment(_device(fields[3]), int(fields[4])) for fields in lines}
+    for folder in folders(pid):
+        try:
+            with open(f"{folder}/maps", "rb") as file:
+                lines = file.readlines()
+        except PermissionError:
+            return None
+        except OSError:
+            continue
+        if lines:
+            # address, permissions, offset, device as major:minor in hexadecimal, inode, path (proc_pid_maps(5))
+            rows = [line.split(None, 5) for line in lines if b" /dev/shm/" in line]
+            return {Segment(_device(row[3]), int(row[4])) for row in rows}
+    return set()
 
 
 def _device(text: bytes) -> int:
@@ -88,8 +94,8 @@ def _device(text: bytes) -> int:
 
 def _opened(pid: int) -> set[Segment]:
     found = set()
-    for number, path in open_files(pid).items():
-        stat = _stat(f"/proc/{pid}/fd/{number}") if path.startswith(f"{FOLDER}/") else None
+    for link, path in open_files(pid).items():
+        stat = _stat(link) if path.startswith(f"{FOLDER}/") else None
         if stat:
             found.add(Segment(stat.st_dev, stat.st_ino))
     return found

@@ -1,0 +1,232 @@
+"""The words behind `%vllm`: own options taken out, everything else to vLLM as it stands."""
+
+from __future__ import annotations
+
+import pytest
+
+from vllm_magic.errors import InvalidOption
+from vllm_magic.jupyter import arguments
+from vllm_magic.jupyter.arguments import LogsWords, StopWords, Verb
+
+
+def start(*words: str, **fields):
+    return arguments.start(words, **fields)
+
+
+@pytest.mark.parametrize(
+    ("words", "verb"),
+    [
+        ([], Verb.STATUS),
+        (["start", "m"], Verb.START),
+        (["stop"], Verb.STOP),
+        (["restart"], Verb.RESTART),
+        (["logs"], Verb.LOGS),
+        (["gpu"], Verb.GPU),
+        (["help"], Verb.HELP),
+        (["-h"], Verb.HELP),
+        (["--help"], Verb.HELP),
+        (["start", "--help"], Verb.HELP),
+        (["stop", "-h"], Verb.HELP),
+    ],
+)
+def test_verbs(words, verb):
+    assert arguments.verb(words) is verb
+
+
+@pytest.mark.parametrize("word", ["strat", "STOP", "Start", "statu", "--name", "Qwen/Qwen3-0.6B", ""])
+def test_no_verb(word):
+    with pytest.raises(InvalidOption, match=r"See %vllm help\.$") as caught:
+        arguments.verb([word])
+    assert repr(word) in str(caught.value)
+
+
+def test_a_verb_that_is_near_is_named():
+    with pytest.raises(InvalidOption, match=r"Did you mean %vllm start\?"):
+        arguments.verb(["strat"])
+
+
+class TestStart:
+    @pytest.mark.parametrize(
+        "flags",
+        [
+            ["-O.level=3"],
+            ["--hf-overrides", '{"a": {"b": 1}}'],
+            ["--flag=value"],
+            ["-tp", "2"],
+            ["--enforce-eager"],
+            ["--served-model-name", "a", "b"],
+            ["--nam", "x"],  # no abbreviation of --name
+            ["--name-suffix", "x", "--environment", "y", "--no-waiting"],
+            ["--api-server-count", "2", "-n", "5"],
+        ],
+    )
+    def test_flags_of_vllm_stay_as_they_stand(self, flags):
+        said = start("m", *flags)
+        assert said.spec.args == tuple(flags)
+        assert said.spec.model == "m"
+        assert said.wait
+        assert said.timeout is None
+
+    def test_own_options_stand_anywhere_with_a_blank_or_an_equals_sign(self):
+        said = start(
+            *("--name", "one", "m", "--seed", "1", "--port=8001", "--no-wait", "-tp", "2", "--gpus", "0,1"),
+            *("--timeout=90", "--env", "A=1", "--enforce-eager", "--executable", "/bin/vllm", "--env=B=2"),
+        )
+        assert said.spec.model == "m"
+        assert said.spec.args == ("--seed", "1", "-tp", "2", "--enforce-eager")
+        assert (said.spec.name, said.spec.port, said.spec.gpus) == ("one", 8001, "0,1")
+        assert said.spec.executable == "/bin/vllm"
+        assert said.spec.env == (("A", "1"), ("B", "2"))
+        assert not said.wait
+        assert said.timeout == 90.0
+
+    @pytest.mark.parametrize(
+        ("words", "env"),
+        [
+            (["--env", "A=B=C"], (("A", "B=C"),)),
+            (["--env=A=B=C"], (("A", "B=C"),)),
+            (["--env", "A="], (("A", ""),)),
+            (["--env", "A=two words"], (("A", "two words"),)),
+            (["--env", "A=1", "--env", "A=2"], (("A", "2"),)),
+            (["--env", "-A=-1"], (("-A", "-1"),)),
+            (["--env", 'A={"a": 1}'], (("A", '{"a": 1}'),)),
+        ],
+    )
+    def test_environment(self, words, env):
+        assert start("m", *words).spec.env == env
+
+    def test_the_order_of_the_environment_does_not_make_another_server(self):
+        assert (
+            start("m", "--env", "A=1", "--env", "B=2").spec == start("m", "--env", "B=2", "--env", "A=1").spec
+        )
+
+    def test_a_value_may_begin_with_a_dash(self):
+        assert start("m", "--executable", "-vllm").spec.executable == "-vllm"
+        assert start("m", "--gpus", "--port").spec.gpus == "--port"
+        assert start("m", "--gpus=-1").spec.gpus == "-1"
+
+    def test_the_last_of_two_counts(self):
+        assert start("m", "--port", "1", "--port=2").spec.port == 2
+
+    def test_behind_two_dashes_nothing_is_ours(self):
+        said = start("--name", "one", "m", "--", "--name", "two", "--no-wait", "--", "x")
+        assert said.spec.name == "one"
+        assert said.spec.args == ("--name", "two", "--no-wait", "--", "x")
+        assert said.wait
+
+    def test_a_key_among_the_flags_is_not_shown(self):
+        assert "sk-1" not in repr(start("m", "--api-key", "sk-1", "--env", "HF_TOKEN=hf-1"))
+        assert "hf-1" not in repr(start("m", "--env", "HF_TOKEN=hf-1"))
+
+    def test_the_configured_executable_is_the_default(self):
+        assert start("m", executable="/a").spec.executable == "/a"
+        assert start("m", "--executable", "/b", executable="/a").spec.executable == "/b"
+        assert start("m").spec.executable is None
+
+    @pytest.mark.parametrize(
+        "words", [[], ["--max-model-len", "4096", "m"], ["--name", "x"], ["--no-wait"], [""]]
+    )
+    def test_the_model_comes_first(self, words):
+        with pytest.raises(InvalidOption, match="Which model"):
+            start(*words)
+
+    @pytest.mark.parametrize("flag", ["--name", "--port", "--gpus", "--executable", "--env", "--timeout"])
+    def test_a_missing_value(self, flag):
+        with pytest.raises(InvalidOption, match=f"{flag} needs a value"):
+            start("m", flag)
+
+    @pytest.mark.parametrize(
+        ("words", "says"),
+        [
+            (["--port", "http"], "'http'"),
+            (["--port="], "--port"),
+            (["--port", "0"], "0 is not a port"),
+            (["--port", "70000"], "70000 is not a port"),
+            (["--timeout", "soon"], "'soon' is not a number of seconds"),
+            (["--timeout", "-1"], "'-1' is not a number of seconds"),
+            (["--timeout", "inf"], "'inf' is not a number of seconds"),
+            (["--timeout", "nan"], "'nan' is not a number of seconds"),
+            (["--env", "A"], "'A' is not NAME=VALUE"),
+            (["--env", "=1"], "'=1' is not NAME=VALUE"),
+            (["--env="], "'' is not NAME=VALUE"),
+            (["--no-wait=1"], "--no-wait"),
+            (["--name", "a b"], "'a b' cannot be a name"),
+            (["--name", "../x"], "cannot be a name"),
+        ],
+    )
+    def test_a_value_that_does_not_fit(self, words, says):
+        with pytest.raises(InvalidOption) as caught:
+            start("m", *words)
+        assert says in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+class TestStop:
+    @pytest.mark.parametrize(
+        ("words", "meant"),
+        [
+            ([], StopWords(None, every=False, grace=None, drain=0.0)),
+            (["one"], StopWords("one", every=False, grace=None, drain=0.0)),
+            (["--all"], StopWords(None, every=True, grace=None, drain=0.0)),
+            (["--grace", "2.5", "one"], StopWords("one", every=False, grace=2.5, drain=0.0)),
+            (["one", "--drain=30", "--grace=0"], StopWords("one", every=False, grace=0.0, drain=30.0)),
+        ],
+    )
+    def test_what_to_stop(self, words, meant):
+        assert arguments.stop(words) == meant
+
+    @pytest.mark.parametrize(
+        ("words", "says"),
+        [
+            (["one", "--all"], "Stop one, or --all?"),
+            (["one", "two"], "two"),
+            (["--force"], "--force"),
+            (["--al"], "--al"),
+            (["--grace"], "--grace"),
+            (["--grace", "-1"], "'-1' is not a number of seconds"),
+            (["--drain", "nan"], "'nan' is not a number of seconds"),
+        ],
+    )
+    def test_what_does_not_fit(self, words, says):
+        with pytest.raises(InvalidOption) as caught:
+            arguments.stop(words)
+        assert says in str(caught.value)
+
+
+class TestTheOthers:
+    @pytest.mark.parametrize(
+        ("words", "meant"),
+        [
+            ([], LogsWords(None, 50)),
+            (["one"], LogsWords("one", 50)),
+            (["-n", "5"], LogsWords(None, 5)),
+            (["one", "-n5"], LogsWords("one", 5)),
+        ],
+    )
+    def test_logs(self, words, meant):
+        assert arguments.logs(words) == meant
+
+    @pytest.mark.parametrize("words", [["-n", "0"], ["-n", "-3"], ["-n", "many"], ["-n"], ["a", "b"]])
+    def test_logs_that_do_not_fit(self, words):
+        with pytest.raises(InvalidOption):
+            arguments.logs(words)
+
+    @pytest.mark.parametrize("of", [arguments.restart, arguments.status])
+    def test_a_name_or_none(self, of):
+        assert of([]) is None
+        assert of(["one"]) == "one"
+        with pytest.raises(InvalidOption, match="two"):
+            of(["one", "two"])
+        with pytest.raises(InvalidOption, match="--now"):
+            of(["--now"])
+
+    def test_nothing(self):
+        arguments.nothing(Verb.GPU, [])
+        with pytest.raises(InvalidOption, match=r"^Unrecognized arguments: 0\. See %vllm help\.$"):
+            arguments.nothing(Verb.GPU, ["0"])
+
+    def test_nothing_is_printed(self, capsys):
+        for words in (["--no-such"], ["a", "b"], ["-n", "x"]):
+            with pytest.raises(InvalidOption):
+                arguments.logs(words)
+        assert capsys.readouterr() == ("", "")

@@ -1,0 +1,380 @@
+"""What Linux says of processes, shared memory and sockets: asked of real ones, odd ones among them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from multiprocessing import shared_memory as standard
+from pathlib import Path
+
+import pytest
+
+from vllm_magic.linux import pidfd, processes, shared_memory, sockets
+from vllm_magic.linux.processes import Identity
+
+SHM = Path("/dev/shm")
+ZOMBIE_LEADER = """
+import ctypes, os, threading, time
+def live_on():
+    while open(f"/proc/{os.getpid()}/stat").read().rpartition(") ")[2][0] != "Z":
+        time.sleep(0.01)
+    print("zombie", flush=True)
+    time.sleep(600)
+threading.Thread(target=live_on).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+@contextlib.contextmanager
+def running(script: str, *args: str, **kwargs):
+    """Run a script until the end of the block; yields it once it has printed a line, which is its `line`."""
+    with subprocess.Popen(
+        [sys.executable, "-c", script, *args],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
+        **kwargs,
+    ) as child:
+        assert child.stdout
+        try:
+            child.line = child.stdout.readline().strip()  # type: ignore[attr-defined]
+            yield child
+        finally:
+            child.kill()
+
+
+def identity(pid: int) -> Identity:
+    process = processes.read(pid)
+    assert process is not None
+    return process.identity
+
+
+class TestProcesses:
+    @pytest.mark.parametrize(
+        "name", [") (", "a) R 1 1 1", "((", "new\nline", " ", "", "VLLM::EngineCor", "模型模型模"]
+    )
+    def test_a_name_may_hold_anything(self, name):
+        script = (
+            "import ctypes, sys, time\n"
+            "ctypes.CDLL(None).prctl(15, sys.argv[1].encode(), 0, 0, 0)\n"  # PR_SET_NAME
+            "print('ready', flush=True)\n"
+            "time.sleep(600)"
+        )
+        with running(script, name) as child:
+            process = processes.read(child.pid)
+            assert process is not None
+            assert process.name == name
+            assert process.parent == os.getpid()
+            assert process.session == os.getsid(0)
+            assert process.threads == 1
+            assert process.alive
+            assert processes.table()[child.pid].identity == process.identity
+
+    def test_the_start_time_is_the_kernels(self):
+        import psutil
+
+        me = processes.read(os.getpid())
+        assert me is not None
+        since_boot = me.identity.start / os.sysconf("SC_CLK_TCK")
+        assert psutil.boot_time() + since_boot == pytest.approx(psutil.Process().create_time(), abs=2)
+
+    def test_nobody(self):
+        with subprocess.Popen(["true"]) as child:
+            child.wait()
+        assert processes.read(child.pid) is None
+        assert processes.title(child.pid) == ""
+        assert processes.open_files(child.pid) == {}
+        assert not processes.has_environment(child.pid, b"A=1")
+        assert not processes.is_alive(Identity(child.pid, 1))
+
+    def test_a_pid_with_another_start_time_is_another_process(self):
+        me = identity(os.getpid())
+        assert processes.is_alive(me)
+        assert not processes.is_alive(Identity(me.pid, me.start + 1))
+
+    def test_a_zombie_is_dead(self):
+        with subprocess.Popen(["true"], stdin=subprocess.PIPE) as child:
+            who = identity(child.pid)
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+            zombie = processes.read(child.pid)
+            assert zombie is not None
+            assert zombie.state == "Z"
+            assert not zombie.alive
+            assert not processes.is_alive(who)
+            assert child.pid in processes.descendants(processes.table(), os.getpid())
+
+    def test_a_zombie_whose_threads_live_is_alive(self):
+        with running(ZOMBIE_LEADER, env={**os.environ, "MARK": "1"}) as child:
+            who = identity(child.pid)
+            process = processes.read(child.pid)
+            assert process is not None
+            assert process.state == "Z"
+            assert process.alive
+            assert processes.is_alive(who)
+            # Its environment and its files are those of its threads.
+            assert processes.has_environment(child.pid, b"MARK=1")
+            assert processes.open_files(child.pid)
+            child.kill()
+            assert pidfd.wait_for_all([who], 30) == set()
+            assert not processes.is_alive(who)
+
+    def test_sessions_and_descent(self):
+        script = (
+            "import os, subprocess, sys, time\n"
+            "inner = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
+            "same = subprocess.Popen(inner)\n"
+            "fled = subprocess.Popen(inner, start_new_session=True)\n"
+            "print(same.pid, fled.pid, flush=True)\n"
+            "time.sleep(600)"
+        )
+        with running(script, start_new_session=True) as child:
+            same, fled = map(int, child.line.split())
+            try:
+                table = processes.table()
+                assert processes.session_members(table, child.pid) == {child.pid, same}
+                assert processes.descendants(table, child.pid) == {same, fled}
+                assert child.pid in processes.descendants(table, os.getpid())
+            finally:
+                for pid in (same, fled):
+                    os.kill(pid, signal.SIGKILL)
+
+    def test_a_table_that_was_read_while_a_pid_changed_hands_has_no_end(self):
+        def process(pid: int, parent: int) -> processes.Process:
+            return processes.Process(Identity(pid, 1), "x", "S", parent, 1, 1)
+
+        ring = {2: process(2, 3), 3: process(3, 2), 4: process(4, 3)}
+        assert processes.descendants(ring, 2) == {2, 3, 4}
+
+    def test_title_and_environment(self):
+        script = "print('ready', flush=True); import time; time.sleep(600)"
+        with running(
+            script, "two words", "ü", env={**os.environ, "A": "1", "AB": "x=y", "EMPTY": ""}
+        ) as child:
+            assert processes.title(child.pid).endswith(" two words ü")
+            for entry, there in {
+                b"A=1": True,
+                b"AB=x=y": True,
+                b"EMPTY=": True,
+                b"A=": False,
+                b"B=x=y": False,
+            }.items():
+                assert processes.has_environment(child.pid, entry) is there
+
+    def test_open_files(self, tmp_path):
+        with (tmp_path / "held").open("w") as file, socket.create_server(("127.0.0.1", 0)) as listener:
+            held = processes.open_files(os.getpid())
+            fds = f"/proc/{os.getpid()}/fd"
+            assert held[f"{fds}/{file.fileno()}"] == str(tmp_path / "held")
+            assert held[f"{fds}/{listener.fileno()}"] == f"socket:[{os.fstat(listener.fileno()).st_ino}]"
+
+    def test_a_kernel_thread(self):
+        thread = processes.read(2)  # kthreadd, where this /proc shows it
+        if thread is None or thread.name != "kthreadd":
+            pytest.skip("no kernel threads to be seen here")
+        assert processes.title(2) == ""
+        assert thread.alive
+
+
+def names_of(segments) -> set[str]:
+    """The names in /dev/shm of these segments."""
+    return {
+        path.name
+        for path in SHM.iterdir()
+        if shared_memory.Segment(path.lstat().st_dev, path.lstat().st_ino) in segments
+    }
+
+
+# As multiprocessing leaves it after a SIGKILL: a block, and the semaphore of a lock.
+HOLDER = """
+import multiprocessing, sys, time
+from multiprocessing import resource_tracker, shared_memory
+resource_tracker.ensure_running = lambda: None  # or it would clean up after the kill
+resource_tracker.register = resource_tracker.unregister = lambda *_: None
+block = shared_memory.SharedMemory(create=True, size=4096)
+lock = multiprocessing.get_context("spawn").Lock()
+print(block.name, lock._semlock.name, flush=True)
+time.sleep(600)
+"""
+MAPPER = """
+import mmap, os, sys, time
+fd = os.open(sys.argv[1], os.O_RDWR)
+mapped = mmap.mmap(fd, 0)
+os.close(fd)
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+@contextlib.contextmanager
+def holding():
+    """Run a process that maps a block and a semaphore; both are gone at the end."""
+    with running(HOLDER) as child:
+        block, lock = child.line.split()
+        names = {block.lstrip("/"), f"sem.{lock.lstrip('/')}"}
+        try:
+            yield child, names
+        finally:
+            for name in names:
+                (SHM / name).unlink(missing_ok=True)
+
+
+class TestSharedMemory:
+    def test_what_a_killed_process_leaves_is_removed(self):
+        with holding() as (child, names):
+            segments = shared_memory.mapped_by([child.pid])
+            assert names_of(segments) == names
+            assert shared_memory.unlink_unmapped(segments) == []
+            child.kill()
+            child.wait()
+            assert names_of(segments) == names  # this is why it has to be done
+            assert shared_memory.unlink_unmapped(segments) == sorted(str(SHM / name) for name in names)
+            assert names_of(segments) == set()
+            assert shared_memory.unlink_unmapped(segments) == []
+
+    def test_not_while_another_process_maps_it(self):
+        with holding() as (child, names):
+            block = next(name for name in names if not name.startswith("sem."))
+            segments = shared_memory.mapped_by([child.pid])
+            with running(MAPPER, str(SHM / block)) as mapper:
+                child.kill()
+                child.wait()
+                assert names_of(shared_memory.mapped_by([mapper.pid])) == {block}
+                removed = shared_memory.unlink_unmapped(segments)
+                assert removed == [str(SHM / name) for name in names - {block}]
+                assert (SHM / block).exists()
+                mapper.kill()
+                mapper.wait()
+                assert shared_memory.unlink_unmapped(segments) == [str(SHM / block)]
+
+    def test_one_that_is_only_open_counts_as_mapped(self):
+        with holding() as (child, names):
+            block = next(name for name in names if not name.startswith("sem."))
+            segments = shared_memory.mapped_by([child.pid])
+            child.kill()
+            child.wait()
+            with (SHM / block).open("rb"):
+                assert names_of(shared_memory.mapped_by([os.getpid()])) >= {block}
+                assert block not in map(os.path.basename, shared_memory.unlink_unmapped(segments))
+            assert shared_memory.unlink_unmapped(segments) == [str(SHM / block)]
+
+    def test_one_that_a_zombies_thread_maps_counts_as_mapped(self):
+        block = standard.SharedMemory(create=True, size=4096)
+        path = SHM / block.name
+        try:
+            segment = shared_memory.Segment(path.stat().st_dev, path.stat().st_ino)
+            script = (
+                f"import mmap, os\nheld = mmap.mmap(os.open({str(path)!r}, os.O_RDWR), 0)\n{ZOMBIE_LEADER}"
+            )
+            with running(script) as child:
+                block.close()
+                assert shared_memory.mapped_by([child.pid]) == {segment}
+                assert shared_memory.unlink_unmapped({segment}) == []
+                assert path.exists()
+        finally:
+            block.unlink()
+
+    def test_other_segments_stay(self):
+        other = standard.SharedMemory(create=True, size=4096)
+        try:
+            with holding() as (child, _):
+                segments = shared_memory.mapped_by([child.pid])
+                other.close()
+                child.kill()
+                child.wait()
+                shared_memory.unlink_unmapped(segments)
+                assert (SHM / other.name).exists()
+        finally:
+            other.unlink()
+
+    def test_a_link_to_a_segment_is_not_taken_for_it(self):
+        path = SHM / f"vllm-magic-test-{os.getpid()}"
+        links = [path.with_name(f"{path.name}-{number}") for number in range(2)]
+        try:
+            # One before and one after it, since the order of the folder is that of their making.
+            links[0].symlink_to(path)
+            path.touch(mode=0o600)
+            links[1].symlink_to(path)
+            segment = shared_memory.Segment(path.stat().st_dev, path.stat().st_ino)
+            assert shared_memory.unlink_unmapped({segment}) == [str(path)]
+            assert all(link.is_symlink() for link in links)
+        finally:
+            for made in (path, *links):
+                made.unlink(missing_ok=True)
+
+    @pytest.mark.parametrize(("mode", "removed"), [(0o600, True), (0o666, False), (0o640, False)])
+    def test_where_not_all_maps_can_be_read_only_private_ones_go(self, monkeypatch, mode, removed):
+        with holding() as (child, names):
+            segments = shared_memory.mapped_by([child.pid])
+            for name in names:
+                (SHM / name).chmod(mode)
+            child.kill()
+            child.wait()
+            real = shared_memory._mapped
+            # As for the process of another user; as root there is none that cannot be read.
+            monkeypatch.setattr(
+                shared_memory, "_mapped", lambda pid: None if pid == os.getpid() else real(pid)
+            )
+            assert bool(shared_memory.unlink_unmapped(segments)) is removed
+            assert names_of(segments) == (set() if removed else names)
+
+    def test_nothing_to_do(self):
+        assert shared_memory.mapped_by([]) == set()
+        assert shared_memory.mapped_by([2**22]) == set()
+        assert shared_memory.unlink_unmapped([]) == []
+        assert shared_memory.unlink_unmapped([shared_memory.Segment(0, 0)]) == []
+
+
+class TestSockets:
+    LISTEN = (
+        "import socket, sys, time\n"
+        "held = socket.create_server((sys.argv[1], 0), family=int(sys.argv[2]))\n"
+        "print(held.getsockname()[1], flush=True)\n"
+        "time.sleep(600)"
+    )
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::"])
+    def test_who_listens(self, host):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            socket.create_server((host, 0), family=family).close()
+        except OSError:
+            pytest.skip("no IPv6 here")
+        with running(self.LISTEN, host, str(int(family))) as child:
+            port = int(child.line)
+            assert sockets.listening_inodes(port)
+            assert sockets.listens([os.getpid(), child.pid], port)
+            assert not sockets.listens([os.getpid()], port)
+            assert not sockets.listens([child.pid], port + 1 if port < 65535 else port - 1)
+            child.kill()
+            child.wait()
+            assert not sockets.listening_inodes(port)
+
+    def test_a_connection_is_not_a_listener(self):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                accepted = listener.accept()[0]
+                assert sockets.listens([os.getpid()], port)
+                assert not sockets.listens([os.getpid()], client.getsockname()[1])
+                listener.close()
+                assert sockets.listening_inodes(port) == set()
+                accepted.close()
+
+    def test_a_port_that_is_only_bound_is_not_listened_on(self):
+        with socket.socket() as bound:
+            bound.bind(("127.0.0.1", 0))
+            assert not sockets.listens([os.getpid()], bound.getsockname()[1])
+
+    def test_a_child_that_inherited_the_socket_listens_too(self):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            with running(
+                "print('ready', flush=True); import time; time.sleep(600)", pass_fds=[listener.fileno()]
+            ) as child:
+                assert sockets.listens([child.pid], port)
+                listener.close()
+                assert sockets.listens([child.pid], port)

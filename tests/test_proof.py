@@ -1,0 +1,437 @@
+"""A release is proved by the strongest evidence there is, and never while memory is still held.
+
+The driver is the fake one; the processes, and what they hold of it, are real.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from fake_gpu import fakegpu
+
+from vllm_magic.gpu.devices import Snapshot
+from vllm_magic.gpu.holders import device_files
+from vllm_magic.gpu.probe import Probe
+from vllm_magic.life import proof
+from vllm_magic.life.proof import Witness
+from vllm_magic.linux import pidfd, processes
+from vllm_magic.release import Proof
+
+GIB = 2**30
+MARK = f"VLLM_MAGIC_SERVER=test-{os.getpid()}".encode()
+# Beyond every pid (PID_MAX_LIMIT is 2**22): those of another PID namespace.
+ELSEWHERE = 10_000_000
+NEVER = 600.0  # seconds that a driver takes to give memory back, which no test waits for
+# What is left of the evidence when the driver says nothing.
+WITHOUT_DRIVER = Proof.DEVICE_FILES if device_files() else Proof.PROCESSES
+
+
+@pytest.fixture
+def driver(tmp_path):
+    """A fake driver with two GPUs of 24 GiB."""
+    return fakegpu.build(tmp_path, gpus=2)
+
+
+@pytest.fixture
+def probe(driver):
+    probe = Probe(env=fakegpu.env(driver))
+    yield probe
+    probe.close()
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """No test waits a minute for memory that does not come back."""
+    monkeypatch.setattr(proof, "LIMIT", 0.3)
+
+
+@pytest.fixture
+def witness(probe):
+    """Makes witnesses that have seen the GPUs as they are now."""
+
+    def make(*chosen: str) -> Witness:
+        baseline = probe.snapshot()
+        assert len(baseline.gpus) == 2
+        return Witness(probe, baseline, chosen, MARK)
+
+    return make
+
+
+@contextlib.contextmanager
+def server(driver, gib=3.0, gpu=0, teardown_s=0.0):
+    """A process that holds VRAM; `kill` it and get its identity."""
+    with fakegpu.holding(driver, gib, gpu, teardown_s) as process:
+        found = processes.read(process.pid)
+        assert found
+
+        def kill():
+            process.kill()
+            process.wait()
+            return {found.identity}
+
+        yield kill
+
+
+def whole_life(driver, witness, **held):
+    """A server that is started, is ready, and is killed; returns the verdict."""
+    with server(driver, **held) as kill:
+        witness.look_when_ready()
+        witness.look_before_stop()
+        return witness.prove(kill())
+
+
+class TestMemoryIsBack:
+    def test_and_that_is_proved(self, driver, witness):
+        verdict = whole_life(driver, witness())
+        assert verdict.verified
+        assert verdict.proof is Proof.NVML_MEMORY
+        assert verdict.note == ""
+        (gpu,) = verdict.vram  # the other GPU was not used
+        assert (gpu.index, gpu.uuid) == (0, fakegpu.uuid(0))
+        assert (gpu.baseline, gpu.before, gpu.after, gpu.freed) == (0, 3 * GIB, 0, 3 * GIB)
+
+    def test_on_the_gpu_that_was_used(self, driver, witness):
+        (gpu,) = whole_life(driver, witness(), gpu=1).vram
+        assert (gpu.index, gpu.freed) == (1, 3 * GIB)
+
+    def test_on_every_chosen_gpu_used_or_not(self, driver, witness):
+        verdict = whole_life(driver, witness(fakegpu.uuid(0), fakegpu.uuid(1)))
+        assert verdict.proof is Proof.NVML_MEMORY
+        assert [gpu.freed for gpu in verdict.vram] == [3 * GIB, 0]
+
+    def test_late_is_waited_for(self, driver, witness):
+        began = time.monotonic()
+        verdict = whole_life(driver, witness(), teardown_s=0.7)
+        assert verdict.verified
+        assert verdict.proof is Proof.NVML_MEMORY
+        assert verdict.vram[0].after == 0
+        assert time.monotonic() - began > 0.6
+
+    def test_before_it_was_ready(self, driver, witness):
+        one = witness()
+        with server(driver) as kill:
+            one.look_before_stop()
+            verdict = one.prove(kill())
+        assert (verdict.proof, verdict.verified) == (Proof.NVML_MEMORY, True)
+        assert [gpu.freed for gpu in verdict.vram] == [3 * GIB]
+
+    def test_after_it_ended_by_itself(self, driver, witness):
+        one = witness()
+        with server(driver) as kill:
+            verdict = one.prove(kill())
+        assert (verdict.proof, verdict.verified) == (Proof.NVML_MEMORY, True)
+        assert [gpu.before for gpu in verdict.vram] == [None, None]  # nobody looked, so it is any of them
+
+    def test_a_server_without_vram(self, witness):
+        one = witness()
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+            identity = processes.read(process.pid).identity
+            one.look_when_ready()
+            one.look_before_stop()
+            process.kill()
+        verdict = one.prove({identity})
+        assert verdict.verified
+        assert verdict.vram == ()
+
+    def test_within_what_a_driver_may_move(self, driver, witness):
+        one = witness()
+        with server(driver) as kill:
+            one.look_when_ready()
+            one.look_before_stop()
+            fakegpu.configure(driver, base_used_mib=proof.TOLERANCE // 2**20)
+            assert one.prove(kill()).verified
+
+
+@pytest.mark.usefixtures("soon")
+class TestMemoryIsNotBack:
+    @pytest.mark.parametrize(
+        "driver_says",
+        [
+            {},
+            {"procs_unsupported": 1},
+            {"proc_mem_na": 1},
+            {"proc_mem_zero": 1},
+            {"pid_offset": ELSEWHERE},
+            {"pid_offset": ELSEWHERE, "proc_mem_na": 1},
+            {"mem_v2_unsupported": 1},
+            {"mig": 1},
+        ],
+        ids=str,
+    )
+    def test_whatever_the_driver_says(self, driver, witness, driver_says):
+        fakegpu.configure(driver, **driver_says)
+        verdict = whole_life(driver, witness(), teardown_s=NEVER)
+        assert not verdict.verified
+        assert verdict.proof is WITHOUT_DRIVER
+        assert verdict.note.startswith("GPU 0")
+        assert [(gpu.index, gpu.after) for gpu in verdict.vram] == [(0, 3 * GIB)]
+
+    @pytest.mark.parametrize("looked", [True, False])
+    @pytest.mark.parametrize(
+        "driver_says", [{}, {"procs_unsupported": 1}, {"pid_offset": ELSEWHERE}], ids=str
+    )
+    def test_where_it_had_not_been_ready(self, driver, witness, driver_says, looked):
+        fakegpu.configure(driver, **driver_says)
+        one = witness()
+        with server(driver, teardown_s=NEVER) as kill:
+            if looked:
+                one.look_before_stop()
+            assert not one.prove(kill()).verified
+
+    def test_where_only_pids_are_known(self, driver, witness):
+        fakegpu.configure(driver, mem_unsupported=1)
+        verdict = whole_life(driver, witness(), teardown_s=NEVER)
+        assert not verdict.verified
+        assert "the driver still lists pid" in verdict.note
+
+    def test_of_one_gpu_of_two(self, driver, witness):
+        one = witness(fakegpu.uuid(0), fakegpu.uuid(1))
+        with server(driver) as kill, server(driver, 2.0, gpu=1, teardown_s=NEVER) as kill_other:
+            one.look_when_ready()
+            one.look_before_stop()
+            verdict = one.prove(kill() | kill_other())
+        assert not verdict.verified
+        assert "GPU 1" in verdict.note
+        assert "GPU 0" not in verdict.note
+        assert [gpu.after for gpu in verdict.vram] == [0, 2 * GIB]
+
+    def test_and_nobody_is_listed_with_it(self, driver, witness):
+        one = witness()
+        with server(driver) as kill:
+            one.look_when_ready()
+            one.look_before_stop()
+            fakegpu.configure(driver, base_used_mib=2048)
+            verdict = one.prove(kill())
+        assert not verdict.verified
+        assert "2.00 GiB more in use than before" in verdict.note
+
+    def test_where_another_process_ended_meanwhile(self, driver, witness):
+        """What somebody else gave back does not make up for it."""
+        with server(driver, 5.0) as kill_other:
+            one = witness()
+            with server(driver, teardown_s=NEVER) as kill:
+                one.look_when_ready()
+                one.look_before_stop()
+                kill_other()
+                assert not one.prove(kill()).verified
+
+
+class TestOthers:
+    """Other processes come and go on the same GPU: that is no fault of the server."""
+
+    def test_one_that_came_while_it_started(self, driver, witness):
+        one = witness()
+        with server(driver) as kill, fakegpu.holding(driver, 5):
+            one.look_when_ready()
+            one.look_before_stop()
+            verdict = one.prove(kill())
+        assert (verdict.proof, verdict.verified) == (Proof.NVML_MEMORY, True)
+        assert verdict.vram[0].after == 5 * GIB
+
+    def test_one_that_came_while_it_ran(self, driver, witness):
+        one = witness()
+        with server(driver) as kill:
+            one.look_when_ready()
+            with fakegpu.holding(driver, 5):
+                one.look_before_stop()
+                verdict = one.prove(kill())
+        assert (verdict.proof, verdict.verified) == (Proof.NVML_MEMORY, True)
+
+    def test_one_that_came_after_it(self, driver, witness):
+        one = witness()
+        with server(driver) as kill:
+            one.look_when_ready()
+            one.look_before_stop()
+            ended = kill()
+            with fakegpu.holding(driver, 5):
+                verdict = one.prove(ended)
+        assert (verdict.proof, verdict.verified) == (Proof.NVML_MEMORY, True)
+
+    def test_one_that_was_there_before_and_left(self, driver, witness):
+        with server(driver, 5.0) as kill_other:
+            one = witness()
+            with server(driver) as kill:
+                one.look_when_ready()
+                kill_other()
+                one.look_before_stop()
+                verdict = one.prove(kill())
+        assert (verdict.proof, verdict.verified) == (Proof.NVML_MEMORY, True)
+        assert verdict.vram[0].baseline == 5 * GIB
+        assert verdict.vram[0].after == 0
+
+    @pytest.mark.parametrize("driver_says", [{"procs_unsupported": 1}, {"pid_offset": ELSEWHERE}], ids=str)
+    def test_one_that_came_while_it_ran_where_nobody_is_named(self, driver, witness, driver_says):
+        fakegpu.configure(driver, **driver_says)
+        one = witness()
+        with server(driver) as kill:
+            one.look_when_ready()
+            with fakegpu.holding(driver, 5):
+                one.look_before_stop()
+                verdict = one.prove(kill())
+        assert (verdict.proof, verdict.verified) == (Proof.NVML_MEMORY, True)
+
+    def test_on_a_gpu_that_was_not_chosen(self, driver, witness):
+        fakegpu.configure(driver, procs_unsupported=1)
+        one = witness(fakegpu.uuid(0))
+        with server(driver) as kill:
+            one.look_when_ready()
+            fakegpu.configure(driver, base_used_mib__1=8192)
+            one.look_before_stop()
+            verdict = one.prove(kill())
+        assert verdict.verified
+        assert [gpu.index for gpu in verdict.vram] == [0]
+
+
+class TestTheStrongestThereIs:
+    @pytest.mark.parametrize(
+        ("driver_says", "strongest"),
+        [
+            ({}, Proof.NVML_MEMORY),
+            ({"mem_v2_unsupported": 1}, Proof.NVML_MEMORY),
+            ({"reserved_mib": 500}, Proof.NVML_MEMORY),
+            ({"base_used_mib": 900}, Proof.NVML_MEMORY),
+            ({"procs_unsupported": 1}, Proof.NVML_MEMORY),
+            ({"proc_mem_na": 1}, Proof.NVML_MEMORY),
+            ({"proc_mem_zero": 1}, Proof.NVML_MEMORY),
+            ({"pid_offset": ELSEWHERE}, Proof.NVML_MEMORY),
+            ({"mig": 1}, Proof.NVML_MEMORY),
+            ({"mem_unsupported": 1}, Proof.NVML_PROCESSES),
+            ({"mem_unsupported": 1, "procs_unsupported": 1}, WITHOUT_DRIVER),
+            ({"mem_unsupported": 1, "pid_offset": ELSEWHERE}, WITHOUT_DRIVER),
+        ],
+        ids=str,
+    )
+    def test_by_what_the_driver_says(self, driver, witness, driver_says, strongest):
+        fakegpu.configure(driver, **driver_says)
+        verdict = whole_life(driver, witness(fakegpu.uuid(0)))
+        assert verdict.verified
+        assert verdict.proof is strongest
+        assert ("does not report its memory" in verdict.note) is ("mem_unsupported" in driver_says)
+
+    def test_the_weakest_gpu_counts(self, driver, witness):
+        fakegpu.configure(driver, mem_unsupported__1=1)
+        one = witness(fakegpu.uuid(0), fakegpu.uuid(1))
+        with server(driver) as kill, server(driver, gpu=1) as kill_other:
+            one.look_when_ready()
+            one.look_before_stop()
+            verdict = one.prove(kill() | kill_other())
+        assert verdict.verified
+        assert verdict.proof is Proof.NVML_PROCESSES
+        assert verdict.note == "GPU 1 does not report its memory"
+
+    def test_a_driver_that_goes_away(self, driver, witness):
+        one = witness()
+        with server(driver) as kill:
+            one.look_when_ready()
+            one.look_before_stop()
+            fakegpu.configure(driver, crash=1)
+            verdict = one.prove(kill())
+        assert verdict.verified
+        assert verdict.proof is WITHOUT_DRIVER
+        assert "SIGSEGV" in verdict.note
+        assert verdict.vram == ()
+
+    def test_a_driver_that_was_away_for_a_moment(self, driver, witness):
+        one = witness(fakegpu.uuid(0))
+        with server(driver) as kill:
+            fakegpu.configure(driver, crash=1)
+            one.look_when_ready()
+            one.look_before_stop()
+            fakegpu.configure(driver, crash=None)
+            verdict = one.prove(kill())
+        assert verdict.verified
+        assert verdict.proof is Proof.NVML_MEMORY
+        assert [(gpu.before, gpu.after) for gpu in verdict.vram] == [(None, 0)]
+
+    def test_a_gpu_that_is_lost(self, driver, witness):
+        one = witness(fakegpu.uuid(1))
+        with server(driver, gpu=1) as kill:
+            one.look_when_ready()
+            fakegpu.configure(driver, gpus=1)
+            verdict = one.prove(kill())
+        assert verdict.proof is WITHOUT_DRIVER
+        assert verdict.vram == ()
+
+    def test_no_driver(self, probe):
+        baseline = Snapshot(0.0, (), None, "no NVIDIA driver found")
+        one = Witness(probe, baseline, (), MARK)
+        with subprocess.Popen(["true"]) as process:
+            pass
+        one.look_when_ready()
+        one.look_before_stop()
+        verdict = one.prove({processes.Identity(process.pid, 1)})
+        assert verdict == (WITHOUT_DRIVER, True, (), "no NVIDIA driver found")
+        assert probe.pid is None  # it was not even asked
+
+    def test_device_files(self, driver, probe, monkeypatch):
+        files = device_files(driver / "dev")
+        assert files
+        monkeypatch.setattr(proof, "device_files", lambda: files)
+        one = Witness(probe, Snapshot(0.0, (), None, "no NVIDIA driver found"), (), MARK)
+        with server(driver) as kill:
+            verdict = one.prove(kill())
+        assert (verdict.proof, verdict.verified) == (Proof.DEVICE_FILES, True)
+
+
+class TestSomebodyIsAlive:
+    def test_one_of_those_that_should_have_ended(self, driver, witness):
+        one = witness()
+        with fakegpu.holding(driver, 1) as process:
+            verdict = one.prove({processes.read(process.pid).identity})
+        assert verdict == (Proof.NONE, False, (), f"still alive: pid {process.pid}")
+
+    def test_one_that_nobody_knew_of_but_carries_the_mark(self, driver, witness):
+        one = witness()
+        script = "import time; print(flush=True); time.sleep(600)"
+        with (
+            server(driver) as kill,
+            subprocess.Popen(
+                [sys.executable, "-c", script],
+                env={**os.environ, "VLLM_MAGIC_SERVER": MARK.decode().partition("=")[2]},
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            ) as fled,
+        ):
+            fled.stdout.readline()
+            verdict = one.prove(kill())
+            assert verdict == (Proof.NONE, False, (), f"still alive: pid {fled.pid}")
+            fled.kill()
+            fled.wait()
+            assert one.prove(set()).verified
+
+    def test_a_thread_of_a_leader_that_has_ended(self, witness):
+        one = witness()
+        script = (
+            "import ctypes, os, threading, time\n"
+            "def live_on():\n"
+            "    while open(f'/proc/{os.getpid()}/stat').read().rpartition(') ')[2][0] != 'Z': time.sleep(0.01)\n"
+            "    print(flush=True)\n"
+            "    time.sleep(600)\n"
+            "threading.Thread(target=live_on).start()\n"
+            "ctypes.CDLL(None).pthread_exit(None)"
+        )
+        env = {**os.environ, "VLLM_MAGIC_SERVER": MARK.decode().partition("=")[2]}
+        with subprocess.Popen([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            identity = processes.read(process.pid).identity
+            assert not one.prove({identity}).verified
+            assert not one.prove(set()).verified  # by its mark
+            process.kill()
+            assert pidfd.wait_for_all([identity], 60) == set()
+        assert one.prove({identity}).verified
+
+    def test_a_pid_that_is_now_somebody_elses_is_not_it(self, witness):
+        me = processes.read(os.getpid()).identity
+        assert witness().prove({processes.Identity(me.pid, me.start - 1)}).verified
+
+    def test_this_process_is_never_it(self, monkeypatch):
+        environment = processes.has_environment
+        monkeypatch.setattr(
+            processes, "has_environment", lambda pid, entry: pid == os.getpid() or environment(pid, entry)
+        )
+        assert proof.marked(MARK) == []

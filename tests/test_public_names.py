@@ -1,0 +1,157 @@
+"""What the package promises to those who import it: its names, its errors, and that it costs them nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+import vllm_magic
+from vllm_magic import errors
+
+NAMES = {
+    "ExecutableNotFound",
+    "InvalidOption",
+    "NameInUse",
+    "NotEnoughMemory",
+    "Proof",
+    "Release",
+    "ReleaseFailed",
+    "Server",
+    "ServerNotFound",
+    "ServerState",
+    "StartFailed",
+    "StartInterrupted",
+    "StartTimeout",
+    "VllmMagicError",
+    "load_ipython_extension",
+    "serve",
+    "servers",
+    "start",
+    "stop",
+    "unload_ipython_extension",
+}
+# Error, and what it can be caught as.
+TREE = {
+    "VllmMagicError": (Exception,),
+    "InvalidOption": (errors.VllmMagicError, ValueError),
+    "ExecutableNotFound": (errors.VllmMagicError,),
+    "NameInUse": (errors.VllmMagicError,),
+    "ServerNotFound": (errors.VllmMagicError, LookupError),
+    "NotEnoughMemory": (errors.VllmMagicError,),
+    "StartFailed": (errors.VllmMagicError,),
+    "StartTimeout": (errors.StartFailed,),
+    "StartInterrupted": (errors.StartFailed,),
+    "ReleaseFailed": (errors.VllmMagicError,),
+}
+HEAVY = {
+    "httpx",
+    "pynvml",
+    "ipywidgets",
+    "psutil",
+    "IPython",
+    "traitlets",
+    "asyncio",
+    "concurrent.futures",
+    "ssl",
+}
+
+
+def modules_after(*statements: str) -> set[str]:
+    """What a fresh Python has imported after these statements."""
+    script = "\n".join([*statements, "import json, sys; print(json.dumps(sorted(sys.modules)))"])
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return set(json.loads(ended.stdout))
+
+
+def test_the_names():
+    assert set(vllm_magic.__all__) == NAMES
+    assert vllm_magic.__all__ == sorted(vllm_magic.__all__, key=lambda name: (name[0].islower(), name))
+    assert set(dir(vllm_magic)) == NAMES
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_each_name_is_there(name):
+    assert getattr(vllm_magic, name).__doc__
+
+
+def test_no_other_name_is():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        vllm_magic.no_such_name  # noqa: B018
+    with pytest.raises(ImportError):
+        from vllm_magic import no_such_name  # noqa: F401
+
+
+def test_importing_everything():
+    found: dict[str, object] = {}
+    exec("from vllm_magic import *", found)
+    assert found.keys() >= NAMES
+
+
+def test_the_tree_of_errors():
+    defined = {
+        name: kind
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    }
+    assert {name: kind.__bases__ for name, kind in defined.items()} == TREE
+    for name, kind in defined.items():
+        assert getattr(vllm_magic, name) is kind
+        assert f"── {name} " in (errors.__doc__ or "") or name == "VllmMagicError"
+
+
+def test_what_an_error_says():
+    error = errors.StartFailed("The model is gated", "Set HF_TOKEN", ["one", "two"])
+    assert str(error) == "The model is gated. Set HF_TOKEN"
+    assert (error.cause, error.hint, error.log_tail) == ("The model is gated", "Set HF_TOKEN", ("one", "two"))
+    assert error._render_traceback_() == ["StartFailed: The model is gated. Set HF_TOKEN", "  one", "  two"]
+    assert str(errors.StartFailed("It ended")) == "It ended."
+    assert errors.ReleaseFailed("x", [(1, "vllm")]).left == ((1, "vllm"),)
+    assert errors.NameInUse("x").details == []
+
+
+def test_the_version_is_that_of_the_package():
+    assert vllm_magic.__version__ == metadata.version("vllm-magic")
+
+
+def test_importing_it_imports_nothing_heavy():
+    ours = {name for name in modules_after("import vllm_magic") if name.startswith("vllm_magic")}
+    assert ours == {"vllm_magic"}
+    assert not modules_after("import vllm_magic") & HEAVY
+
+
+def test_using_it_imports_only_what_is_used():
+    assert not modules_after("import vllm_magic", "vllm_magic.StartFailed, vllm_magic.Release") & HEAVY
+    assert not modules_after("import vllm_magic", "vllm_magic.start") & {
+        "httpx", "pynvml", "ipywidgets", "psutil", "IPython",
+    }  # fmt: skip
+
+
+def test_loading_the_extension_imports_nothing_heavy():
+    shell = "from IPython.core.interactiveshell import InteractiveShell; shell = InteractiveShell()"
+    loaded = modules_after(
+        shell, "shell.run_line_magic('load_ext', 'vllm_magic')", "shell.history_manager.end_session()"
+    )
+    assert "vllm_magic.jupyter.magics" in loaded
+    assert not loaded & {"httpx", "pynvml", "ipywidgets", "psutil", "vllm_magic.manager"}
+
+
+def test_the_guard_needs_neither_this_environment_nor_another_library():
+    script = (
+        "import sys; sys.path.append(sys.argv[1]); import vllm_magic.guard.guard\n"
+        "import json; print(json.dumps(sorted(sys.modules)))"
+    )
+    root = str(vllm_magic.__file__).rpartition("/vllm_magic/")[0]
+    ended = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script, root], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert {name.partition(".")[0] for name in json.loads(ended.stdout)} <= {
+        *sys.stdlib_module_names,
+        "vllm_magic",
+        "__main__",
+    }

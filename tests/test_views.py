@@ -1,0 +1,389 @@
+"""How results look: the same in plain text and in HTML, nothing from outside as HTML, and no key anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+
+from vllm_magic.engine.command import Command
+from vllm_magic.engine.spec import ServerSpec
+from vllm_magic.engine.stages import Progress, Stage
+from vllm_magic.errors import StartFailed
+from vllm_magic.gpu.devices import ComputeProcess, Gpu, Snapshot
+from vllm_magic.gpu.probe import Probe
+from vllm_magic.guard.protocol import Why
+from vllm_magic.jupyter import views
+from vllm_magic.jupyter.progress import ProgressLine
+from vllm_magic.jupyter.views import View
+from vllm_magic.ledger import Folder
+from vllm_magic.life.notices import Launched, Moved, NeverStarted, Over, Ready
+from vllm_magic.linux import processes
+from vllm_magic.release import EndedProcess, GpuMemory, Proof, Release
+from vllm_magic.server import Server
+
+GIB = 2**30
+KEY = "sk-do-not-show"
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
+
+
+class Page(HTMLParser):
+    """The tags and the text of some HTML."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.text: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes.update(name for name, _ in attrs)
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def same(view: View) -> str:
+    """Check that both forms of a view hold the same, and nothing but plain tags; returns the text."""
+    plain, page = repr(view), Page(view._repr_html_())
+    assert page.tags <= {"div", "table", "thead", "tbody", "tr", "th", "td", "pre"}
+    assert page.attributes <= {"style"}
+    assert " ".join(page.text).split() == plain.split()
+    assert KEY not in plain + view._repr_html_()
+    return plain
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Makes servers that were never begun; what their lives would tell is told by the test."""
+
+    def make(model: str = "m/Tiny", name: str = "", args: tuple[str, ...] = ()) -> Server:
+        spec = ServerSpec(model, args, name=name, env=(("VLLM_API_KEY", KEY), ("HF_TOKEN", KEY)))
+        return Server(spec, Command(("vllm", "serve"), "127.0.0.1", 8001, KEY), Probe())
+
+    return make
+
+
+def launched(one: Server, tmp_path: Path, pid: int | None = None) -> Server:
+    process = processes.read(pid or os.getpid())
+    assert process
+    folder = Folder("3f9a", tmp_path, tmp_path / "t", tmp_path / "log", tmp_path / "kept.log")
+    one._notice(Launched(folder, process.identity))
+    return one
+
+
+@contextlib.contextmanager
+def child(script: str, *args: str, **kwargs):
+    """Run a script that prints a line when it is there and ends with its input."""
+    command = [sys.executable, "-c", script, *args]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **kwargs) as process:
+        process.stdout.readline()
+        yield process
+        process.communicate(b"\n")
+
+
+def release(**changes) -> Release:
+    fields = {
+        "server": "tiny",
+        "why": Why.ASKED.value,
+        "seconds": 0.526,
+        "ended": (EndedProcess(1, 1, "VLLM::EngineCor", "SIGTERM"), EndedProcess(2, 1, "vllm", "by itself")),
+        "left": (),
+        "exit_code": 0,
+        "vram": (GpuMemory(0, "GPU-a", "NVIDIA H200", 0, 22 * GIB, 0),),
+        "proof": Proof.NVML_MEMORY,
+        "verified": True,
+        "note": "",
+    }
+    return Release(**{**fields, **changes})
+
+
+def snapshot(*listed: ComputeProcess, **changes) -> Snapshot:
+    fields = {
+        "index": 0,
+        "uuid": "GPU-a",
+        "name": "NVIDIA H200",
+        "total": 24 * GIB,
+        "used": 3 * GIB,
+        "free": 21 * GIB,
+    }
+    gpu = Gpu(**{**fields, "processes": listed, **changes})
+    return Snapshot(0.0, (gpu,), "580.00", None)
+
+
+class TestView:
+    def test_empty(self):
+        assert same(View()) == ""
+
+    def test_all_of_it(self):
+        view = View("headline", ("one", "two"), (("a", "b"), ("longer", "c")), ("line 1", "line 2"))
+        assert same(view).split("\n") == [
+            "headline",
+            "one     two",
+            "a       b",
+            "longer  c",
+            "line 1",
+            "line 2",
+        ]
+
+    def test_a_table_without_rows_is_left_out(self):
+        assert same(View("headline", ("one", "two"))) == "headline"
+
+    def test_empty_lines_stay(self):
+        view = View("headline", lines=("one", "", "two"))
+        assert same(view) == "headline\none\n\ntwo"
+        assert "one\n\ntwo</pre>" in view._repr_html_()
+
+    def test_what_comes_from_outside_is_text(self):
+        view = View(EVIL, (EVIL,), ((EVIL,),), (EVIL, f"</pre>{EVIL}"))
+        assert EVIL in same(view)
+
+    def test_a_cell_is_one_line_that_a_terminal_can_show(self):
+        view = View("", ("one", "two"), (("a\nb\tc", "\x1b[31mred\x07\u202e"),))
+        assert repr(view).split("\n") == ["one    two", "a b c  [31mred"]
+        assert "\x1b" not in view._repr_html_()
+
+
+class TestServers:
+    def test_none(self):
+        assert "%vllm start" in same(views.status([], None))
+
+    def test_while_it_starts(self, server):
+        one = server()
+        one._notice(Moved(Progress(Stage.LOADING, (3, 8))))
+        assert "starting: loading weights" in same(views.status([one], None))
+        assert same(views.server(one)).startswith("tiny: starting: loading weights")
+
+    def test_when_it_is_ready(self, server, tmp_path):
+        one = launched(server(), tmp_path)
+        one._notice(Ready())
+        for view in (views.status([one], None), views.server(one)):
+            text = same(view)
+            assert "ready" in text
+            assert "http://127.0.0.1:8001/v1" in text
+            assert str(os.getpid()) in text
+            assert "m/Tiny" in text
+
+    def test_when_it_failed(self, server):
+        one = server()
+        one._notice(NeverStarted(StartFailed("The model is gated", "Set HF_TOKEN")))
+        for view in (views.status([one], None), views.server(one)):
+            assert "The model is gated. Set HF_TOKEN" in same(view)
+
+    def test_markup_in_names_and_errors(self, server):
+        one = server(model=EVIL, name="tiny")
+        one._notice(NeverStarted(StartFailed(f"There is no {EVIL}", EVIL)))
+        for view in (views.status([one], None), views.server(one)):
+            assert "<script>" in same(view)
+            assert "<script" not in view._repr_html_()
+            assert "<img" not in view._repr_html_()
+
+    def test_no_key(self, server):
+        one = server(args=("--api-key", KEY, "--seed", "1"))
+        assert one.api_key == KEY
+        for shown in (one, one.spec, one._command, vars(one)["spec"], one.spec.args):
+            assert KEY not in repr(shown)
+            assert KEY not in str(shown)
+
+    def test_what_it_holds(self, server, tmp_path):
+        with child("print(flush=True); input()", start_new_session=True) as leader:
+            one = launched(server(), tmp_path, leader.pid)
+            held = views.status([one], snapshot(ComputeProcess(leader.pid, 2 * GIB), ComputeProcess(1, GIB)))
+            assert same(held).endswith("2.00 GiB")
+            unknown = views.status([one], snapshot(ComputeProcess(leader.pid, None)))
+            assert same(unknown).endswith("?")
+            assert "GiB" not in same(views.status([one], None))
+
+    @pytest.mark.parametrize(
+        ("seconds", "text"),
+        [
+            (0.9, "0 s"),
+            (59.9, "59 s"),
+            (60, "1 min 0 s"),
+            (3599, "59 min 59 s"),
+            (3600, "1 h 0 min"),
+            (90061, "25 h 1 min"),
+        ],
+    )
+    def test_since_when(self, server, monkeypatch, seconds, text):
+        monkeypatch.setattr(Server, "seconds", seconds)
+        assert f"  {text}" in same(views.status([server()], None))
+
+
+class TestReleases:
+    def test_one(self):
+        text = same(views.release(release()))
+        assert text.startswith("tiny released in 0.53 s: 2 processes ended, proved by NVML memory.")
+        assert "0: NVIDIA H200  0.00 GiB      22.00 GiB    0.00 GiB  22.00 GiB" in text
+
+    def test_without_a_gpu(self):
+        text = same(views.release(release(vram=(), proof=Proof.PROCESSES, note="no NVIDIA driver found")))
+        assert text.endswith("proved by processes.\n(no NVIDIA driver found)")
+
+    def test_what_is_not_proved_says_so(self):
+        text = same(views.release(release(proof=Proof.NONE, verified=False, note="still alive: pid 7")))
+        assert "NOT proved" in text
+        assert "still alive: pid 7" in text
+        both = same(
+            views.releases([release(), release(server="other", verified=False, proof=Proof.PROCESSES)])
+        )
+        assert "NOT proved" in both
+
+    def test_unknown_memory_is_not_zero(self):
+        vram = (GpuMemory(0, "GPU-a", "GB10", None, None, None),)
+        assert same(views.release(release(vram=vram))).endswith("GB10  ?             ?            ?    ?")
+        both = same(views.releases([release(vram=vram), release(vram=vram, server="other")]))
+        assert "0.00 GiB" not in both
+        assert "?" in both
+
+    def test_several(self):
+        assert "nothing to stop" in same(views.releases([]))
+        assert same(views.releases([release()])) == same(views.release(release()))
+        text = same(views.releases([release(), release(server="other", vram=())]))
+        assert text.startswith("2 servers released.")
+        assert "22.00 GiB" in text
+
+    def test_markup(self):
+        vram = (GpuMemory(0, "GPU-a", EVIL, 0, 0, 0),)
+        assert EVIL in same(views.release(release(vram=vram, note=EVIL, proof=Proof.PROCESSES)))
+
+
+class TestGpus:
+    def test_none(self):
+        nothing = Snapshot(0.0, (), None, "no NVIDIA driver found")
+        assert same(views.gpus(nothing, [])) == "No GPU can be seen: no NVIDIA driver found."
+
+    def test_who_holds_what(self, server, tmp_path):
+        with child("print(flush=True); input()", start_new_session=True) as leader:
+            mine = launched(server(), tmp_path, leader.pid)
+            listed = (
+                ComputeProcess(leader.pid, GIB),
+                ComputeProcess(1, None),
+                ComputeProcess(2**22, GIB // 2),
+            )
+            text = same(views.gpus(snapshot(*listed), [mine]))
+        assert text.startswith("Driver 580.00\n")
+        assert f"server tiny (pid {leader.pid})" in text
+        assert "(pid 1)" in text
+        assert f"a process that is not visible here (pid {2**22})" in text
+        assert "unattributed" in text
+        assert "1.50 GiB" in text
+        assert text.split("\n")[-1].split() == ["free", "21.00", "GiB"]
+
+    def test_a_driver_that_lists_nobody(self):
+        assert "does not list processes" in same(views.gpus(snapshot(processes=None), []))
+
+    def test_memory_that_is_not_told(self):
+        text = same(views.gpus(snapshot(total=None, used=None, free=None), []))
+        assert "GiB" not in text
+
+    @pytest.mark.parametrize("word", [f"{EVIL}\n\x1b[31m", "x" * 1000, "several\nlines\nof it"])
+    def test_the_title_of_another_process_is_text_on_one_line(self, word):
+        with child("print(flush=True); input()", word) as other:
+            view = views.gpus(snapshot(ComputeProcess(other.pid, 3 * GIB)), [])
+            text = same(view)
+        assert "\x1b" not in text + view._repr_html_()
+        assert "<script" not in view._repr_html_()
+        assert len(text.split("\n")) == 5
+        assert "input()" in text.split("\n")[3]
+        assert text.split("\n")[3].endswith("  3.00 GiB")
+
+    def test_a_process_without_a_title_has_a_name(self):
+        with subprocess.Popen(["true"]) as ended:
+            os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+            assert f"true (pid {ended.pid})" in same(views.gpus(snapshot(ComputeProcess(ended.pid, GIB)), []))
+
+
+class TestLogs:
+    def test_lines(self):
+        assert same(views.lines("tiny", ["one", "two"])) == "one\ntwo"
+        assert same(views.lines("tiny", [])) == "The log of tiny is empty."
+
+    def test_markup(self):
+        view = views.lines("tiny", [EVIL, "</pre>"])
+        assert EVIL in same(view)
+        assert "<script" not in view._repr_html_()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class TestProgress:
+    def steps(self, one: Server, line: ProgressLine) -> None:
+        for progress in (
+            Progress(Stage.IMPORTING),
+            Progress(Stage.LOADING, (3, 8)),
+            Progress(Stage.LOADING, (8, 8)),
+        ):
+            one._notice(Moved(progress))
+            line.report(one)
+
+    def test_in_a_terminal_one_line_is_written_over(self, server, monkeypatch):
+        out = Terminal()
+        line = ProgressLine(notebook=False)
+        monkeypatch.setattr(sys, "stdout", out)
+        self.steps(server(), line)
+        shown = out.getvalue().split("\r")[1:]
+        assert [part.rstrip() for part in shown] == [
+            "tiny: importing vLLM · 0 s", "tiny: loading weights 3/8 · 0 s", "tiny: loading weights 8/8 · 0 s",
+        ]  # fmt: skip
+        assert "\n" not in out.getvalue()
+        line.finish("")
+        assert out.getvalue().endswith("\r" + " " * 78 + "\r")
+
+    def test_a_long_name_does_not_break_the_line(self, server, monkeypatch):
+        out = Terminal()
+        monkeypatch.setattr(sys, "stdout", out)
+        ProgressLine(notebook=False).report(server(name="n" * 64))
+        assert len(out.getvalue()) == 79
+
+    def test_in_a_file_each_stage_is_one_line(self, server):
+        out = io.StringIO()
+        line = ProgressLine(notebook=False)
+        with contextlib.redirect_stdout(out):
+            self.steps(server(), line)
+            line.finish("")
+        assert out.getvalue() == "tiny: importing vLLM\ntiny: loading weights\n"
+
+    def test_in_a_notebook_one_output_is_updated(self, server):
+        InteractiveShell.instance()
+        try:
+            line = ProgressLine(notebook=True)
+            with capture_output() as seen:
+                self.steps(server(model="<b>"), line)
+                line.finish("")
+        finally:
+            InteractiveShell.clear_instance()
+        texts = [output.data["text/plain"] for output in seen.outputs]
+        assert texts[0].endswith("importing vLLM · 0 s")
+        assert texts[-1] == ""
+        assert seen.stdout == ""
+        assert [output.data["text/html"] for output in seen.outputs][-1] == "<div></div>"
+
+    def test_nothing_was_shown_nothing_is_taken_back(self, capsys):
+        ProgressLine(notebook=False).finish("")
+        ProgressLine(notebook=True).finish("")
+        assert capsys.readouterr().out == ""
+
+
+def test_the_end_of_a_server_that_ended_by_itself(server, tmp_path):
+    """The log's last words come to the screen as text."""
+    one = launched(server(), tmp_path)
+    over = Over(release(exit_code=1), Why.LEADER_ENDED, (f"vllm: error: unrecognized arguments: --{EVIL}",))
+    one._notice(over)
+    view = views.status([one], None)
+    assert f"vLLM does not know --{EVIL}" in same(view)
+    assert "<script" not in view._repr_html_()
