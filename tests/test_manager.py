@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 import resource
 import signal
@@ -187,15 +188,24 @@ def test_a_forked_child_of_the_kernel_owns_nothing(manager, spec):
     assert server.state == "ready"
 
 
-def test_no_descriptor_is_free(manager, spec, traces):
+@pytest.mark.parametrize("free", range(8))
+def test_no_descriptor_is_free(manager, spec, traces, free):
     """The start fails with a plain reason, nothing stays, and it works again afterwards."""
     manager.gpus()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 2, hard))
+    taken = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(free):
+            os.close(taken.pop())
         with pytest.raises(VllmMagicError, match="Too many open files"):
             manager.start(spec(), timeout=60)
     finally:
+        for fd in taken:
+            os.close(fd)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert manager.start(spec(), timeout=60).server.stop().verified
     traces.check()

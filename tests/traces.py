@@ -60,7 +60,9 @@ class Traces:
 
 def processes_that_map(names: set[str]) -> set[str]:
     """Those of the names which some process maps; by inode, since a semaphore is mapped under another name."""
-    lines = [line.split() for path in Path("/proc").glob("[0-9]*/maps") for line in _read(path).splitlines()]
+    lines = [
+        line.split() for pid in processes.table() for line in _read(Path(f"/proc/{pid}/maps")).splitlines()
+    ]
     inodes = {line[4] for line in lines if len(line) > 5 and line[5].startswith(f"{SHARED_MEMORY}/")}
     return {name for name in names if _inode(Path(SHARED_MEMORY, name)) in inodes}
 

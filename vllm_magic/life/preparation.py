@@ -75,8 +75,8 @@ def _prepared(
     spec: ServerSpec, command: Command, probe: Probe, baseline: Snapshot, chosen: tuple[Gpu, ...]
 ) -> Prepared:
     try:
-        folder = ledger.create(spec.name)
         lock_files = locks.lock_paths(_uuids(chosen or baseline.gpus))
+        folder = ledger.create(spec.name)
     except OSError as error:
         raise StartFailed(
             f"The state folder cannot be used: {error}", "Set VLLM_MAGIC_HOME to another one"

@@ -103,6 +103,7 @@ class Witness:
             (judgement.proof or proof for judgement in judged), key=list(Proof).index, default=proof
         )
         note = "; ".join(judgement.note for judgement in judged if judgement.note)
+        note = note or ("" if judged else "the driver does not say which GPU it used")
         return Verdict(strongest, True, self._vram(now, ours), note)
 
     def _concerns(self, uuid: str, ours: set[int]) -> bool:
@@ -123,34 +124,33 @@ class Witness:
             return _Judgement(False, None, f"{where}: the driver still lists {_pids(sorted(pids & ours))}")
         baseline = self._baseline.gpu(gpu.uuid)
         start, used = _used(baseline), gpu.used
-        listed = gpu.processes is not None and self._was_listed(ours)
+        listed = gpu.processes is not None and any(_listed(look, ours) for look in self._looks())
         if start is None or used is None:
-            return _Judgement(
-                True, Proof.NVML_PROCESSES if listed else None, f"{where} does not report its memory"
-            )
-        if listed:
-            allowed = start + _taken_by_others(baseline, gpu)
-        else:
-            allowed = max(start, self._expected_by_drop(gpu.uuid, start))
-        if used <= allowed + TOLERANCE:
+            proof = Proof.NVML_PROCESSES if listed else None
+            return _Judgement(True, proof, f"{where} does not report its memory")
+        if used <= start + TOLERANCE:
             return _Judgement(True, Proof.NVML_MEMORY, "")
-        return _Judgement(
-            False,
-            None,
-            f"{where} has {(used - allowed) / 2**30:.2f} GiB more in use than before{_names(gpu)}",
-        )
+        more = f"{where} has {(used - start) / 2**30:.2f} GiB more in use than before the start"
+        if listed:
+            back = used <= start + _taken_by_others(baseline, gpu) + TOLERANCE
+            return _Judgement(back, Proof.NVML_MEMORY, "" if back else f"{more}{_names(gpu)}")
+        back = used <= self._expected_without_names(gpu, start) + TOLERANCE
+        return _Judgement(back, None, f"{more}, and the driver does not say whose that is")
 
     def _looks(self) -> list[Snapshot]:
-        return [look for look in (self._loaded, self._before) if look is not None]
+        return [look for look in (self._loaded, self._before) if look is not None and look.gpus]
 
-    def _was_listed(self, ours: set[int]) -> bool:
-        looks = self._looks()
-        return not looks or any(_listed(look, ours) for look in looks)
+    def _expected_without_names(self, gpu: Gpu, start: int) -> int:
+        """What may be in use where the driver does not name our processes: an estimate, and no proof.
 
-    def _expected_by_drop(self, uuid: str, start: int) -> int:
-        """Without names: what was used before the stop less what came when the server started."""
-        loaded = _used(self._loaded.gpu(uuid)) if self._loaded else None
-        before = _used(self._before.gpu(uuid)) if self._before else None
+        That is what was used before the stop less what came while the server started. For one that never came
+        so far it is what others are said to have taken.
+        """
+        baseline = self._baseline.gpu(gpu.uuid)
+        if not self._looks():
+            return start + _taken_by_others(baseline, gpu)
+        loaded = _used(self._loaded.gpu(gpu.uuid)) if self._loaded else None
+        before = _used(self._before.gpu(gpu.uuid)) if self._before else None
         return start if loaded is None or before is None else before - max(0, loaded - start)
 
     def _vram(self, now: Snapshot, ours: set[int]) -> tuple[GpuMemory, ...]:
