@@ -164,7 +164,7 @@ def test_a_folder_that_is_not_ours_alone_is_refused(folder: Path, make: object) 
 
 
 def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock_paths([])
+    lock_paths(["GPU-b"])
     somebody_else = os.getuid() + 1
     (tmp_path / f"vllm-magic-{os.getuid()}").rename(tmp_path / f"vllm-magic-{somebody_else}")
     monkeypatch.setattr(os, "getuid", lambda: somebody_else)
@@ -173,7 +173,7 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_lock_file_that_is_a_link_is_refused(folder: Path, tmp_path: Path) -> None:
-    lock_paths([])
+    lock_paths(["GPU-b"])
     (folder / "GPU-a.lock").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="Too many levels of symbolic links"):
         lock_paths(["GPU-a"])

@@ -247,3 +247,53 @@ os.kill(os.getpid(), signal.SIGSEGV if death == "SIGSEGV" else signal.SIGKILL)
         kernel.kill()
         for identity in helper:
             pidfd.send(identity, signal.SIGKILL)
+
+
+def test_a_chain_of_forks_is_caught(tmp_path):
+    """Each generation forks, leaves the session and exits: a look at /proc may see none of them."""
+    chain = (
+        "import os, signal, time\n"
+        "signal.alarm(60)\n"
+        "if os.fork():\n    time.sleep(60); os._exit(0)\n"
+        "end = time.monotonic() + 40\n"
+        "while time.monotonic() < end:\n"
+        "    if os.fork(): os._exit(0)\n"
+        "    os.setsid()\n"
+    )
+    for attempt in range(5):
+        here = tmp_path / str(attempt)
+        here.mkdir()
+        mark = f"MARK=chain-{os.getpid()}-{attempt}"
+        pair = GuardPair(order(here, sys.executable, "-I", "-c", chain, MARK=mark.partition("=")[2]))
+        hear(pair, Started)
+        time.sleep(0.3)
+        pair.stop(grace=0.0, patience=0.0)
+        assert hear(pair, Ended).left == []
+        pair.close()
+        for _ in range(20):
+            assert not [pid for pid in processes.table() if processes.has_environment(pid, mark.encode())]
+            time.sleep(0.01)
+
+
+def test_a_kernel_that_blocks_and_ignores_signals(tmp_path):
+    """Both are inherited; the guards must hear of the leader's death all the same."""
+    blocked = {signal.SIGCHLD, signal.SIGTERM}
+    ignored = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        pair = GuardPair(order(tmp_path, "/bin/sh", "-c", "sleep 300; true"))
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
+        signal.signal(signal.SIGCHLD, ignored)
+    started = hear(pair, Started)
+    os.kill(started.leader[0], signal.SIGKILL)
+    assert hear(pair, Ended).why == "leader ended"
+    assert hear(pair, Ended) is None
+    pair.close()
+
+
+def test_a_guard_that_is_stopped_when_the_kernel_dies(stubborn):
+    pair, started, everyone = stubborn
+    os.kill(started.inner[0], signal.SIGSTOP)
+    pair._socket.close()
+    assert pidfd.wait_for_all(everyone, 30) == set()

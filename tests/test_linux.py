@@ -144,7 +144,7 @@ class TestProcesses:
 
     def test_a_table_that_was_read_while_a_pid_changed_hands_has_no_end(self):
         def process(pid: int, parent: int) -> processes.Process:
-            return processes.Process(Identity(pid, 1), "x", "S", parent, 1, 1)
+            return processes.Process(Identity(pid, 1), "x", "S", parent, 1, 1, 1)
 
         ring = {2: process(2, 3), 3: process(3, 2), 4: process(4, 3)}
         assert processes.descendants(ring, 2) == {2, 3, 4}

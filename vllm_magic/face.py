@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
+    from vllm_magic.manager import Start
     from vllm_magic.release import Release
     from vllm_magic.server import Server
 
@@ -43,7 +44,21 @@ def start(
         StartFailed: it ended before it was ready; nothing of it is left.
         VllmMagicError: see `errors`.
     """
-    spec = ServerSpec(
+    spec = _spec(model, args, name=name, gpus=gpus, port=port, executable=executable, env=env)
+    return manager.start(spec, wait=wait, timeout=timeout).server
+
+
+def _spec(
+    model: str,
+    args: tuple[str, ...],
+    *,
+    name: str | None,
+    gpus: str | None,
+    port: int | None,
+    executable: str | None,
+    env: Mapping[str, str] | None,
+) -> ServerSpec:
+    return ServerSpec(
         model=model,
         args=tuple(str(arg) for arg in args),
         name=name or "",
@@ -52,7 +67,6 @@ def start(
         executable=executable,
         env=tuple(sorted((env or {}).items())),
     )
-    return manager.start(spec, wait=wait, timeout=timeout).server
 
 
 def stop(name: str | None = None) -> Release | list[Release]:
@@ -87,43 +101,45 @@ class serve:  # noqa: N801 - used like a function
         env: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> None:
-        def begin(wait: bool) -> Server:  # noqa: FBT001
-            return start(
-                model,
-                *args,
-                name=name,
-                gpus=gpus,
-                port=port,
-                executable=executable,
-                env=env,
-                wait=wait,
-                timeout=timeout,
-            )
+        def begin(wait: bool) -> Start:  # noqa: FBT001
+            spec = _spec(model, args, name=name, gpus=gpus, port=port, executable=executable, env=env)
+            return manager.start(spec, wait=wait, timeout=timeout)
 
         self._begin = begin
         self._timeout = timeout
-        self._server: Server | None = None
+        self._start: Start | None = None
 
     def __enter__(self) -> Server:
-        self._server = self._begin(True)
-        return self._server
+        self._start = self._begin(True)
+        return self._start.server
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._server is not None:
-            self._server.stop()
+        # One that ran before the block is not the block's to stop.
+        if self._start is not None and not self._start.reused:
+            self._start.server.stop()
 
     async def __aenter__(self) -> Server:
         import asyncio
 
-        self._server = await asyncio.to_thread(self._begin, False)
+        def begin() -> None:
+            self._start = self._begin(False)
+
+        def stop() -> None:
+            self.__exit__(None, None, None)
+
+        beginning = asyncio.ensure_future(asyncio.to_thread(begin))
         try:
-            await asyncio.to_thread(self._server.wait, self._timeout)
+            await asyncio.shield(beginning)
+            assert self._start is not None  # noqa: S101 - begun above
+            server = self._start.server
+            await asyncio.to_thread(server.wait, self._timeout)
         except BaseException:  # a cancelled task must not leave a server behind
-            await asyncio.shield(asyncio.to_thread(self.__exit__, None, None, None))
+            await asyncio.shield(asyncio.wait([beginning]))
+            await asyncio.shield(asyncio.to_thread(stop))
             raise
-        return self._server
+        return server
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

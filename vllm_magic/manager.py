@@ -71,9 +71,21 @@ class Manager:
             StartFailed: it ended before it was ready (`StartTimeout`, `StartInterrupted`: and was released).
             VllmMagicError: the words do not fit, there is no vLLM, the port is taken.
         """
-        start = self._register(spec)
-        if wait:
-            self._wait(start.server, timeout, report)
+        before = self._servers.get(spec.name)
+        try:
+            start = self._register(spec, timeout)
+            if wait:
+                start.server.wait(timeout, report)
+        except StartTimeout as error:
+            release = self._stop(self._servers[spec.name])
+            raise StartTimeout(
+                f"{error.cause}; it was released in {release.seconds:.1f} s", error.hint
+            ) from None
+        except KeyboardInterrupt:
+            raise self._interrupted(spec.name, before) from None
+        except VllmMagicError:
+            self._forget_if_it_never_ran(spec.name)
+            raise
         return start
 
     def stop(self, name: str | None = None, *, grace: float | None = None, drain: float = 0.0) -> Release:
@@ -158,14 +170,17 @@ class Manager:
         """End the process that looks at the GPUs; it comes back when it is needed."""
         self._probe.close()
 
-    def _register(self, spec: ServerSpec) -> Start:
+    def _register(self, spec: ServerSpec, timeout: float | None) -> Start:
         while True:
             self._check_process()
             with self._lock:
                 existing = self._servers.get(spec.name)
             state = existing.state if existing else None
             if existing and state is ServerState.STOPPING:
-                self._stop(existing)  # under way: wait for it
+                if not existing.wait_over(timeout):
+                    raise NameInUse(
+                        f"{spec.name} is still being released after {timeout:g} s. Try again in a moment."
+                    )
                 continue
             if existing and state in (ServerState.STARTING, ServerState.READY):
                 if existing.spec == spec:
@@ -181,23 +196,24 @@ class Manager:
             server.begin()
             return Start(server, reused=False)
 
-    def _wait(self, server: Server, timeout: float | None, report: Callable[[Server], None] | None) -> None:
+    def _interrupted(self, name: str, before: Server | None) -> BaseException:
+        """Release the server that was waited for; an interrupt before there was one stays what it is."""
+        server = self._servers.get(name)
+        if server is None or (server is before and server.state is ServerState.READY):
+            return KeyboardInterrupt()
         try:
-            server.wait(timeout, report)
-        except StartTimeout as error:
             release = self._stop(server)
-            raise StartTimeout(
-                f"{error.cause}; it was released in {release.seconds:.1f} s", error.hint
-            ) from None
         except KeyboardInterrupt:
-            release = self._stop(server)
-            raise StartInterrupted(
-                f"The start of {server.name} was interrupted; it was released in {release.seconds:.1f} s"
-            ) from None
-        except VllmMagicError:
-            if server.pid is None:  # it never ran, so there is nothing of it to show
-                self._forget(server)
-            raise
+            return StartInterrupted(f"The start of {name} was interrupted; its release goes on by itself")
+        return StartInterrupted(
+            f"The start of {name} was interrupted; it was released in {release.seconds:.1f} s"
+        )
+
+    def _forget_if_it_never_ran(self, name: str) -> None:
+        """Whoever waited has heard; there is nothing of it to show."""
+        server = self._servers.get(name)
+        if server is not None and server.pid is None:
+            self._forget(server)
 
     def _stop(self, server: Server, grace: float | None = None, drain: float = 0.0) -> Release:
         try:

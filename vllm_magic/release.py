@@ -37,6 +37,7 @@ class GpuMemory:
         baseline: before the server was started.
         before: before it was stopped.
         after: when the release was done.
+        held: by the server itself just before its end, where the driver names its processes.
     """
 
     index: int
@@ -45,10 +46,13 @@ class GpuMemory:
     baseline: int | None
     before: int | None
     after: int | None
+    held: int | None = None
 
     @property
     def freed(self) -> int | None:
-        """Bytes that came back with this release."""
+        """Bytes that came back with this release; what others gave back meanwhile counts only if nobody is named."""
+        if self.held is not None and self.after is not None:
+            return self.held
         if self.before is None or self.after is None:
             return None
         return self.before - self.after

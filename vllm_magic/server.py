@@ -14,6 +14,7 @@ anything blocks but the wait for a change itself.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from enum import Enum
@@ -25,7 +26,17 @@ from vllm_magic.engine.stages import Progress, Stage
 from vllm_magic.errors import ReleaseFailed, StartFailed, StartTimeout, VllmMagicError
 from vllm_magic.guard.protocol import Why
 from vllm_magic.life import Life
-from vllm_magic.life.notices import Broken, Launched, Moved, NeverStarted, Notice, Over, Ready, StopPlan
+from vllm_magic.life.notices import (
+    Broken,
+    Ending,
+    Launched,
+    Moved,
+    NeverStarted,
+    Notice,
+    Over,
+    Ready,
+    StopPlan,
+)
 from vllm_magic.linux import processes
 from vllm_magic.release import nothing_to_release
 
@@ -72,6 +83,8 @@ class Server:
         self.spec = spec
         self._command = command
         self._changed = threading.Condition()
+        self._pid = os.getpid()
+        self._asked = False
         self._state = ServerState.STARTING
         self._progress = Progress(Stage.QUEUED)
         self._began = time.monotonic()
@@ -81,6 +94,9 @@ class Server:
         self._release: Release | None = None
         self._error: VllmMagicError | None = None
         self._life = Life(spec, command, probe, self._notice)
+
+    def __repr__(self) -> str:
+        return f"<Server {self.name}: {self.state.value}, {self.base_url}>"
 
     # What it is.
 
@@ -181,18 +197,25 @@ class Server:
         if leader is None:
             return []
         table = processes.table()
-        pids = processes.session_members(table, leader.pid) | processes.descendants(table, leader.pid)
-        if leader.pid in table and table[leader.pid].identity != leader:
-            return []
-        return sorted(
-            (table[pid] for pid in pids if table[pid].alive), key=lambda process: process.identity.start
-        )
+        living = [table[pid] for pid in processes.server_members(table, leader) if table[pid].alive]
+        return sorted(living, key=lambda one: (one.identity != leader, one.identity.start))
 
     # What it does.
 
     def begin(self) -> None:
-        """Start it; the manager does this once."""
-        self._life.begin()
+        """Start it; the manager does this once.
+
+        Raises:
+            StartFailed: the kernel has no thread for it.
+        """
+        try:
+            self._life.begin()
+        except RuntimeError as error:  # can't start new thread
+            reason = StartFailed(
+                f"{self.name} could not be started: {error}", "End some threads, and try again"
+            )
+            self._notice(NeverStarted(reason))
+            raise reason from error
 
     def wait(self, timeout: float | None = None, report: Callable[[Server], None] | None = None) -> None:
         """Return when it is ready.
@@ -215,6 +238,7 @@ class Server:
                     f"{self.name} was not ready after {timeout:g} s, but still {self.progress.stage.value}",
                     "Give it more time with --timeout, or see %vllm logs",
                 )
+        self._wait_for(lambda: self._state is not ServerState.STOPPING)
         with self._changed:
             if self._state is ServerState.READY:
                 return
@@ -237,18 +261,30 @@ class Server:
         return self.wait_released()
 
     def begin_stop(self, grace: float | None = None, drain: float = 0.0) -> None:
-        """The first half of `stop`: ask for the release, and return at once."""
+        """The first half of `stop`: ask for the release, and return at once.
+
+        Whether the request is the first one is the life's to know: one that an interrupt cut off here is made
+        good by the next.
+        """
+        if os.getpid() != self._pid:
+            raise VllmMagicError(
+                f"This is a forked process; {self.name} belongs to the one it came from. Stop it there."
+            )
         with self._changed:
-            state = self._state
-            if not state.over:
-                self._state = ServerState.STOPPING
-                self._changed.notify_all()
-        if not state.over and (state is not ServerState.STOPPING or grace is not None):
-            self._life.stop(self._plan(grace, drain))
+            if self._state.over:
+                return
+            self._asked = True
+            self._state = ServerState.STOPPING
+            self._changed.notify_all()
+        self._life.stop(self._plan(grace, drain))
+
+    def wait_over(self, timeout: float | None = None) -> bool:
+        """Return when it is released or failed, whatever the reason; False after ``timeout`` seconds."""
+        return self._wait_for(lambda: self._state.over, timeout)
 
     def wait_released(self) -> Release:
         """The second half of `stop`: wait for the release, and judge it. Raises what `stop` raises."""
-        self._wait_for(lambda: self._state.over)
+        self.wait_over()
         with self._changed:
             if self._release is None or not self._release.verified:
                 raise self._error or ReleaseFailed(f"{self.name}: nothing is known of its end.")
@@ -260,7 +296,7 @@ class Server:
 
     def _plan(self, grace: float | None, drain: float) -> StopPlan:
         if grace is not None:
-            return StopPlan(grace, grace, drain)
+            return StopPlan(grace, grace, drain, hurry=True)
         own = commands.shutdown_timeout(self.spec.args)
         return StopPlan(GRACE + own, PATIENCE + own, drain)
 
@@ -276,6 +312,8 @@ class Server:
                 self._folder, self._leader = notice.folder, notice.leader
             elif isinstance(notice, Moved):
                 self._progress = notice.progress
+            elif isinstance(notice, Ending):
+                self._state = ServerState.STOPPING
             elif isinstance(notice, Ready) and self._state is ServerState.STARTING:
                 self._state = ServerState.READY
                 self._progress = Progress(Stage.READY)
@@ -290,11 +328,10 @@ class Server:
             self._changed.notify_all()
 
     def _end(self, over: Over) -> None:
-        asked = self._state is ServerState.STOPPING
         self._release = over.release
         if not over.release.verified:
             self._error = _not_released(over.release)
-        elif not asked:
+        elif not self._asked:
             self._error = self._explain(over)
         self._state = ServerState.FAILED if self._error else ServerState.RELEASED
 
@@ -304,7 +341,7 @@ class Server:
             return VllmMagicError(f"{self.name} was released because its guard was killed. Start it again.")
         if over.why is not Why.LEADER_ENDED:
             return VllmMagicError(f"{self.name} was released ({over.why.value}). Start it again.")
-        if self._state is ServerState.READY:
+        if self._ready_after is not None:
             return VllmMagicError(f"{self.name} ended by itself {ending}. See %vllm logs {self.name}.")
         failure = failures.explain(over.log_tail, over.release.exit_code)
         return StartFailed(failure.cause, failure.hint, failure.lines[-TELLING_LINES:])

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.command import Command
 
 ANSWER_LIMIT = 5.0  # seconds
+HEALTH_LIMIT = 1.0  # seconds; whoever waits for a server must hear of other things meanwhile
 _IN_FLIGHT = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{.*\})? ([\d.eE+]+)$", re.MULTILINE)
 
 
@@ -33,14 +34,13 @@ class Api:
             # verify: the certificate of a server on this machine is made out to another name.
             self._made = httpx.Client(
                 base_url=self._command.url,
-                timeout=ANSWER_LIMIT,
                 trust_env=False,
                 verify=not self._command.secure,
             )
 
     def is_ready(self) -> bool:
         """Whether ``GET /health`` answers 200. Costs next to nothing while nobody listens."""
-        return self._accepts() and self._get("/health") is not None
+        return self._accepts() and self._get("/health", HEALTH_LIMIT) is not None
 
     def requests_in_flight(self) -> int | None:
         """Requests that run or wait, from ``/metrics``; None when the server does not say."""
@@ -60,13 +60,13 @@ class Api:
             return False
         return True
 
-    def _get(self, path: str) -> str | None:
+    def _get(self, path: str, limit: float = ANSWER_LIMIT) -> str | None:
         import httpx
 
         self.open()
         assert self._made is not None  # noqa: S101 - opened above
         try:
-            answer = self._made.get(path)
+            answer = self._made.get(path, timeout=limit)
         except httpx.HTTPError:
             return None
         return answer.text if answer.status_code == httpx.codes.OK else None

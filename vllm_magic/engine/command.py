@@ -15,6 +15,7 @@ from vllm_magic.engine import executable, flags
 from vllm_magic.errors import InvalidOption, StartFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from vllm_magic.engine.spec import ServerSpec
@@ -78,18 +79,24 @@ def build(spec: ServerSpec) -> Command:
 
 
 def environment(
-    spec: ServerSpec, command: Command, mark: str, tmp: Path, visible: str | None
+    environ: Mapping[str, str],
+    spec: ServerSpec,
+    command: Command,
+    mark: str,
+    tmp: Path,
+    visible: str | None,
 ) -> dict[str, str]:
     """The server's environment: the kernel's own, the spec's on top, and what keeps the server together.
 
     Args:
+        environ: the kernel's.
         spec: what was asked for.
         command: has the key.
         mark: the value of `MARK`.
         tmp: the private TMPDIR.
         visible: CUDA_VISIBLE_DEVICES, or None to leave it as it is.
     """
-    env = {name: value for name, value in os.environ.items() if name not in OF_THE_KERNEL}
+    env = {name: value for name, value in environ.items() if name not in OF_THE_KERNEL}
     # torch.compile's cache lives in TMPDIR unless told otherwise, and ours is removed after each release.
     env.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{_user()}")
     env.update(spec.env)

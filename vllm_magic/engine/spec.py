@@ -10,6 +10,13 @@ from vllm_magic.engine import flags
 from vllm_magic.errors import InvalidOption
 
 
+def _working_directory() -> str:
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        raise InvalidOption("The working directory is gone. Go to one that exists: %cd ~") from None
+
+
 @dataclass(frozen=True)
 class ServerSpec:
     """A model and how to serve it. Equal specs mean the same server.
@@ -32,7 +39,7 @@ class ServerSpec:
     port: int | None = None
     executable: str | None = None
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    cwd: str = field(default_factory=lambda: str(Path.cwd()), compare=False)
+    cwd: str = field(default_factory=_working_directory, compare=False)
 
     def __post_init__(self) -> None:
         """Check the words, and fill in what follows from them."""

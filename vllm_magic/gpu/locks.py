@@ -12,18 +12,19 @@ import fcntl
 import os
 import re
 import stat
+import threading
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Iterable
     from types import TracebackType
 
 _PARENT = Path("/tmp")  # noqa: S108 - not $TMPDIR: two kernels must agree; `_folder` sees to it that it is safe
 _UUID = re.compile(r"[A-Za-z0-9-]+")
+_SHARE_LIMIT = 0.5  # seconds
 _CADENCE = 0.05  # seconds; flock has no wait with a time limit
 
 
@@ -34,6 +35,9 @@ def lock_paths(uuids: Iterable[str]) -> tuple[Path, ...]:
         PermissionError: the folder of the locks is not ours alone.
         ValueError: a word that is no UUID.
     """
+    uuids = tuple(uuids)
+    if not uuids:
+        return ()
     folder = _folder()
     return tuple(_lock_file(folder, uuid) for uuid in uuids)
 
@@ -49,14 +53,27 @@ class ReleaseLocks:
     def __enter__(self) -> None:
         with ExitStack() as taken:
             for path in lock_paths(self._uuids):
-                # Nobody holds the exclusive lock for longer than an instant, so this wait is short.
-                fcntl.flock(_opened(path, taken), fcntl.LOCK_SH)
+                _share(_opened(path, taken))
             self._held = taken.pop_all()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._held.close()
+
+
+def _share(lock: int) -> None:
+    """Take the shared lock. A start holds the exclusive one for an instant only, unless it is stopped right then.
+
+    A release must not wait for that: after `_SHARE_LIMIT` it goes on without.
+    """
+    deadline = time.monotonic() + _SHARE_LIMIT
+    pause = threading.Event()
+    while time.monotonic() < deadline:
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return
+        pause.wait(_CADENCE / 5)
 
 
 def wait_for_releases(uuids: Iterable[str], timeout: float, cancelled: threading.Event) -> bool:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+RETRIES = 3
 _PLAIN_WORDS = {
     "NVMLError_LibraryNotFound": "no NVIDIA driver found",
     "NVMLError_DriverNotLoaded": "the NVIDIA driver is not loaded",
@@ -99,8 +100,15 @@ def _gpu(nvml: Any, index: int) -> dict[str, Any] | None:
         gpu = {"index": index, "uuid": nvml.nvmlDeviceGetUUID(handle), "name": nvml.nvmlDeviceGetName(handle)}
     except nvml.NVMLError:
         return None
-    total, used, free = _memory(nvml, handle)
-    return {**gpu, "total": total, "used": used, "free": free, "processes": _processes(nvml, handle)}
+    memory, processes = _memory(nvml, handle), _processes(nvml, handle)
+    for _ in range(RETRIES):
+        # Memory and processes are two calls: what ends between them must not count in only one.
+        again = _memory(nvml, handle)
+        if again == memory:
+            break
+        memory, processes = again, _processes(nvml, handle)
+    total, used, free = memory
+    return {**gpu, "total": total, "used": used, "free": free, "processes": processes}
 
 
 def _memory(nvml: Any, handle: Any) -> tuple[int | None, int | None, int | None]:

@@ -61,7 +61,7 @@ class Probe:
         child = self._child
         return child.pid if child else None
 
-    def snapshot(self, timeout: float = 5.0) -> Snapshot:
+    def snapshot(self, timeout: float = 5.0, *, may_start: bool = True) -> Snapshot:
         """Return what the driver says now; where it says nothing, `problem` says why.
 
         It raises nothing, and takes no longer than `timeout`, or `start_timeout` for the first answer of a new
@@ -70,17 +70,26 @@ class Probe:
 
         Args:
             timeout: seconds for an answer.
+            may_start: False for who is in a hurry: only a process that has answered before is asked, and
+                `timeout` is the limit of it all.
         """
-        if not self._lock.acquire(timeout=timeout + self._start_timeout):
-            return _nothing(f"the NVIDIA driver did not answer within {timeout + self._start_timeout:g} s")
+        limit = timeout + (self._start_timeout if may_start else 0.0)
+        if not self._lock.acquire(timeout=limit):
+            return _nothing(f"the NVIDIA driver did not answer within {limit:g} s")
         try:
             if time.monotonic() < self._silent_until:
                 return _nothing(self._silent_because)
+            if not may_start and not self._is_warm():
+                return _nothing("the NVIDIA driver was not asked, since that would take its time")
             return self._ask(timeout)
         except (_NoAnswerError, OSError, ValueError) as error:
             return _nothing(str(error))
         finally:
             self._lock.release()
+
+    def _is_warm(self) -> bool:
+        child = self._child
+        return bool(child and self._answered and self._owner == os.getpid() and child.poll() is None)
 
     def close(self) -> None:
         """End the probe process, and a request under way in another thread; a later snapshot starts another."""

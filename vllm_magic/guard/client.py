@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -11,6 +13,7 @@ from pathlib import Path
 
 from vllm_magic.guard.protocol import Decoder, Message, Note, Order, Stop, encode
 
+SEND_LIMIT = 10  # seconds for a guard to take what it is sent
 EXIT_LIMIT = 10.0  # seconds for a guard that has closed its socket to be gone
 PROGRAM = Path(__file__).with_name("run.py")
 
@@ -29,6 +32,7 @@ class GuardPair:
         self._send_lock = threading.Lock()
         self._decoder = Decoder()
         self._socket, theirs = socket.socketpair()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_LIMIT, 0))
         try:
             kernel = os.pidfd_open(os.getpid())
             try:
@@ -65,6 +69,11 @@ class GuardPair:
         """Have the guard remember the shared memory that the server maps now."""
         self._send(Note())
 
+    @property
+    def pid(self) -> int:
+        """The outer guard."""
+        return self._process.pid
+
     def fileno(self) -> int:
         """Readable when `receive` has something to say."""
         return self._socket.fileno()
@@ -85,7 +94,8 @@ class GuardPair:
             self._process.wait(EXIT_LIMIT)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(EXIT_LIMIT)
 
     def kill(self) -> None:
         """Kill the outer guard, which makes the inner one release at once: for guards that do not answer."""
@@ -95,6 +105,8 @@ class GuardPair:
         with self._send_lock:
             try:
                 self._socket.sendall(encode(message))
+            except BlockingIOError:  # a guard that hangs: half a message would be of no use to it
+                self._process.kill()
             except OSError:
                 # Both guards are gone, which `receive` says too; whoever waits there deals with it.
                 return

@@ -52,7 +52,7 @@ KERNEL_GONE = Stop(grace=0.5, patience=0.5)
 AT_ONCE = Stop(grace=0.0, patience=0.0)
 LEADER_ENDED_LINGER = 0.25  # seconds for the others to end by themselves after the leader
 SAY_LIMIT = 2  # seconds that a kernel which does not read may hold a guard up
-BACKSTOP = 30.0  # seconds after the kernel's end before the outer guard acts in the inner one's place
+BACKSTOP = 3.0  # seconds after the kernel's end before the outer guard takes an inner one for hung, and acts
 
 
 class Guard:
@@ -96,22 +96,34 @@ class Guard:
     def members(self) -> Members:
         """The server's living processes: by descent from this guard, and by the leader's session."""
         table = processes.table()
-        pids = processes.descendants(table, os.getpid())
+        me = os.getpid()
+        pids = processes.descendants(table, me) | (processes.children(me) & table.keys())
         if self.leader is not None:
-            pids |= processes.session_members(table, self.leader.pid)
-        pids.discard(os.getpid())
-        return {
-            table[pid].identity: processes.title(pid) or table[pid].name for pid in pids if table[pid].alive
-        }
+            pids |= processes.server_members(table, self.leader)
+        return [table[pid] for pid in pids - {me} if table[pid].alive]
 
     def reap(self) -> None:
         """Collect dead children, the leader excepted: unreaped, its pid still names our session and no other."""
-        table = processes.table()
-        for pid, process in table.items():
-            mine = process.parent == os.getpid() and not process.alive
-            if mine and (self.leader is None or pid != self.leader.pid):
+        for pid in processes.children(os.getpid()):
+            process = processes.read(pid)
+            if process and not process.alive and (self.leader is None or pid != self.leader.pid):
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
+
+    def is_empty(self) -> bool:
+        """Whether nothing is left below this guard: it has no child, and whatever loses its parent becomes one.
+
+        The leader is collected here; with it the session's number is given up.
+        """
+        if not self.leader_has_ended():
+            return False
+        self.leader = None
+        try:
+            while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG) is not None:
+                pass
+        except ChildProcessError:
+            return True
+        return False
 
     def leader_has_ended(self) -> bool:
         """Whether the leader is dead; it stays a zombie, so that its pid is not given away."""
@@ -129,7 +141,9 @@ class Guard:
 
     def note(self) -> None:
         """Remember the shared memory that the server maps now."""
-        self.segments |= shared_memory.mapped_by(identity.pid for identity in self.members())
+        # A process in state D may hold the lock that a read of its maps waits for.
+        pids = [one.identity.pid for one in self.members() if one.state != "D"]
+        self.segments |= shared_memory.mapped_by(pids)
 
     def release(self, by: str, why: Why, stop: Stop, hurry: Iterable[int] = ()) -> None:
         """End every process of the server, remove the shared memory it leaves, and say what happened."""
@@ -137,11 +151,8 @@ class Guard:
         with contextlib.ExitStack() as stack:
             for lock in self.order.locks:
                 stack.enter_context(_shared_lock(lock))
-            ladder = Ladder(self.members, self.leader, self.note, self.reap, hurry)
+            ladder = Ladder(self.members, self.leader, self.note, self.is_empty, hurry)
             outcome = ladder.run(stop.grace, stop.patience)
-            self.leader_has_ended()
-            self.leader = None  # nothing of its session is left: its pid may go
-            self.reap()
             shared_memory.unlink_unmapped(self.segments)
         self.say(Ended(by, why.value, self.exit_code, outcome.ended, outcome.left, round(outcome.seconds, 3)))
 
@@ -158,11 +169,13 @@ class Inner(Guard):
             self._linger()
         hurry = [self.kernel, outer_pidfd, self.control.fileno()] if why is Why.ASKED else []
         self.release("inner", why, stop, hurry)
-        if select.select([outer_pidfd], [], [], 0)[0]:  # the outer guard, whose task this is, is dead
-            folder.clear(self.order)
+        folder.clear(self.order)
 
     def _start(self, outer: int) -> bool:
-        result = leader.spawn(self.order)
+        try:
+            result = leader.spawn(self.order)
+        except OSError as error:  # no process, no descriptor
+            result = Refused(error.errno or 0, str(error.strerror))
         if isinstance(result, Refused):
             self.say(result)
             return False
@@ -213,7 +226,7 @@ class Inner(Guard):
     def _linger(self) -> None:
         """Give what the leader left behind a moment to end by itself, as it does after a clean exit."""
         self.note()
-        pidfd.wait_for_all(self.members(), LEADER_ENDED_LINGER)
+        pidfd.wait_for_all({one.identity for one in self.members()}, LEADER_ENDED_LINGER)
 
 
 class Outer(Guard):
@@ -262,6 +275,9 @@ def _shared_lock(path: str) -> contextlib.AbstractContextManager[object]:
 
 def main() -> NoReturn:
     """Become the outer guard, fork the inner one, and leave without any clean-up of Python's own."""
+    # A kernel may block or ignore what the guards live on, and both are inherited.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     control_fd, kernel = int(sys.argv[1]), int(sys.argv[2])
     for fd in (control_fd, kernel):
         os.set_inheritable(fd, False)

@@ -13,13 +13,15 @@ nothing at all ended, SIGTERM again, and when ``patience`` is over SIGKILL. In a
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_magic.guard.protocol import How
 from vllm_magic.linux import pidfd
-from vllm_magic.linux.processes import Identity, title
+from vllm_magic.linux.processes import Identity, Process, shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,9 +31,9 @@ SECOND_SIGTERM = 1.0  # seconds without any effect before SIGTERM is sent again
 KILL_LIMIT = 15.0  # seconds; what SIGKILL has not ended by then is stuck in the kernel (state D)
 LOOK = 0.25  # seconds between looks for processes that are new
 
-ENGINE_TITLES = ("::EngineCore", "::Worker")
+ENGINE_TITLES = ("::EngineCor", "::Worker")  # a comm is cut after 15 characters
 
-Members = dict[Identity, str]
+Members = list[Process]
 
 
 class Outcome(NamedTuple):
@@ -46,11 +48,12 @@ class Ladder:
     """One release.
 
     Args:
-        find: gives the living processes of the server, each with its name; called again and again.
+        find: gives the living processes of the server; called again and again.
         leader: the process that SIGTERM goes to, or None when it is gone.
         note: called before each signal that may end something, and once all is stopped for the kill: a server
             that is still starting makes new shared memory until then.
-        reap: called after each look, to collect zombies.
+        empty: whether really nothing is left. A look at /proc can miss a process that is being forked while
+            its parent exits, so an empty look alone is not believed.
         hurry: descriptors which, once readable, end the politeness: the kernel died, or asked again.
     """
 
@@ -59,29 +62,27 @@ class Ladder:
         find: Callable[[], Members],
         leader: Identity | None,
         note: Callable[[], None] = lambda: None,
-        reap: Callable[[], None] = lambda: None,
+        empty: Callable[[], bool] = lambda: True,
         hurry: Iterable[int] = (),
     ) -> None:
         self._find = find
         self._leader = leader
         self._note = note
-        self._reap = reap
+        self._empty = empty
         self._hurry = tuple(hurry)
-        self._seen: Members = {}
+        self._names: dict[Identity, str] = {}
         self._sent: dict[Identity, How] = {}
         self._begin = time.monotonic()
 
     def run(self, grace: float, patience: float) -> Outcome:
         """Climb the ladder; returns when every process has ended, or after SIGKILL had `KILL_LIMIT` seconds."""
         alive = self._look()
-        if self._leader in alive and grace > 0:
+        if self._leader in _identities(alive) and grace > 0:
             alive = self._politely(alive, grace, patience)
-        if alive:
-            alive = self._kill(alive)
-        return self._outcome(alive)
+        return self._outcome(self._kill(alive))
 
     def _politely(self, alive: Members, grace: float, patience: float) -> Members:
-        essential = {identity for identity in alive if identity == self._leader or _is_engine(identity)}
+        essential = {one.identity for one in alive if one.identity == self._leader or _is_engine(one)}
         self._terminate()
         again: float | None = self._begin + SECOND_SIGTERM
         without_engine: float | None = None
@@ -89,18 +90,18 @@ class Ladder:
         while alive and not hurried:
             now = time.monotonic()
             limit = self._begin + grace
-            if without_engine is None and not any(_is_engine(identity) for identity in alive):
+            if without_engine is None and not any(map(_is_engine, alive)):
                 without_engine = now
             if without_engine is not None:
                 limit = min(limit, without_engine + LINGER)
-            if essential <= alive.keys():  # no effect yet
+            if essential <= _identities(alive):  # no effect yet
                 limit = min(limit, self._begin + patience)
                 if again is not None and now >= again:
                     self._terminate()
                     again = None
             if now >= limit:
                 break
-            hurried = pidfd.wait_for_any(alive, min(LOOK, limit - now), also=self._hurry)
+            hurried = pidfd.wait_for_any(_identities(alive), min(LOOK, limit - now), also=self._hurry)
             alive = self._look()
         return alive
 
@@ -111,35 +112,44 @@ class Ladder:
 
     def _kill(self, alive: Members) -> Members:
         limit = time.monotonic() + KILL_LIMIT
-        while alive and time.monotonic() < limit:
+        while (alive or not self._empty()) and time.monotonic() < limit:
             # Stopped first, none of them can fork while the others are being killed.
-            for identity in alive:
-                pidfd.send(identity, signal.SIGSTOP)
+            stopped = [one for one in alive if pidfd.send(one.identity, signal.SIGSTOP)]
             self._note()
-            for identity in alive:
-                pidfd.send(identity, signal.SIGKILL)
-            self._sent.update(dict.fromkeys(alive, How.SIGKILL))
-            pidfd.wait_for_all(alive, min(LOOK, limit - time.monotonic()))
+            # A group is killed as a whole, with what was forked since the look. Its number is ours while one of
+            # its members, stopped, is there.
+            for group in {one.group for one in stopped} - {os.getpgrp()}:
+                with contextlib.suppress(OSError):
+                    os.killpg(group, signal.SIGKILL)
+            for one in alive:
+                pidfd.send(one.identity, signal.SIGKILL)
+            self._sent.update(dict.fromkeys(_identities(alive), How.SIGKILL))
+            pidfd.wait_for_all(_identities(alive), min(LOOK, limit - time.monotonic()))
             alive = self._look()
         return alive
 
     def _look(self) -> Members:
         alive = self._find()
-        self._seen.update(alive)
-        self._reap()
+        self._names.update({one.identity: shown_name(one) for one in alive})
         return alive
 
     def _outcome(self, left: Members) -> Outcome:
         def row(identity: Identity) -> list[object]:
             how = self._sent.get(identity, How.ITSELF)
-            return [identity.pid, identity.start, self._seen[identity], how.value]
+            return [identity.pid, identity.start, self._names[identity], how.value]
 
+        remaining = _identities(left)
         return Outcome(
-            ended=[row(identity) for identity in self._seen if identity not in left],
-            left=[row(identity) for identity in left],
+            ended=[row(identity) for identity in self._names if identity not in remaining],
+            left=[row(identity) for identity in remaining],
             seconds=time.monotonic() - self._begin,
         )
 
 
-def _is_engine(identity: Identity) -> bool:
-    return any(part in title(identity.pid) for part in ENGINE_TITLES)
+def _identities(members: Members) -> set[Identity]:
+    return {one.identity for one in members}
+
+
+def _is_engine(one: Process) -> bool:
+    name = shown_name(one)
+    return any(part in name for part in ENGINE_TITLES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ def spawn(order: Order) -> Identity | Refused:
             _become(order, guard)
         except OSError as error:
             os.write(write, f"{error.errno} {error.strerror}: {error.filename or order.argv[0]}".encode())
+        except ValueError as error:  # a NUL in an argument, a "=" in the name of a variable
+            os.write(write, f"{errno.EINVAL} {error}".encode())
         finally:
             os._exit(127)
     os.close(write)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
-from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
+from IPython.core.magic import Magics, line_magic, magics_class, needs_local_scope, no_var_expand
 from traitlets import Unicode
 
-from vllm_magic.errors import InvalidOption, ReleaseFailed, ServerNotFound, VllmMagicError
+from vllm_magic.errors import InvalidOption, ServerNotFound, VllmMagicError
 from vllm_magic.jupyter import arguments, words
 from vllm_magic.jupyter.arguments import Verb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from IPython.core.interactiveshell import InteractiveShell
 
@@ -59,12 +60,13 @@ class VllmMagics(Magics):
         self._shell = shell  # Magics.shell is typed as if it could be missing
         self._add_views()
 
+    @needs_local_scope
     @no_var_expand
     @line_magic
-    def vllm(self, line: str) -> Any:
+    def vllm(self, line: str, local_ns: dict[str, Any] | None = None) -> Any:
         """Start, stop and see vLLM servers; `%vllm help` tells how."""
         try:
-            said = words.expand(words.split(line), self._shell.user_ns)
+            said = words.expand(words.split(line), {**self._shell.user_ns, **(local_ns or {})})
             verb = arguments.verb(said)
             return self._verbs()[verb](said[1:])
         except (InvalidOption, ServerNotFound) as error:
@@ -117,23 +119,16 @@ class VllmMagics(Magics):
         from vllm_magic.jupyter import views
 
         wanted = arguments.stop(said)
-        try:
+        with _interruptible():
             if wanted.every:
                 return views.releases(self._manager.stop_all(grace=wanted.grace, drain=wanted.drain))
             return self._manager.stop(wanted.name, grace=wanted.grace, drain=wanted.drain)
-        except KeyboardInterrupt:
-            raise ReleaseFailed(
-                "Interrupted: the release goes on by itself. %vllm shows how far it is."
-            ) from None
 
     def _restart(self, said: list[str]) -> Any:
-        server = self._manager.get(arguments.restart(said))
-        try:
-            self._manager.stop(server.name)
-        except ReleaseFailed:
-            raise
-        except VllmMagicError:
-            pass  # it never ran, so there was nothing to stop
+        server = self._manager.get_even_past(arguments.restart(said))
+        if not server.state.over:
+            with _interruptible():
+                self._manager.stop(server.name)
         return self._run(arguments.StartWords(server.spec, wait=True, timeout=None))
 
     def _status(self, said: list[str]) -> Any:
@@ -176,6 +171,17 @@ class VllmMagics(Magics):
     def _views(self) -> list[tuple[Any, str, str]]:
         formatter = self._shell.display_formatter
         return [(formatter.formatters, name, view) for name, view in VIEWS.items()] if formatter else []
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """An interrupt ends the wait for a release, not the release."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise VllmMagicError(
+            "Interrupted: the release goes on by itself. %vllm shows how far it is."
+        ) from None
 
 
 def _view(function: str, value: Any) -> Any:

@@ -1,7 +1,7 @@
 """From the line behind ``%vllm`` to words: split as a shell does, then expanded one by one.
 
 IPython's own expansion gives up, silently, on a line that holds one JSON value with braces. Here each word is
-expanded by itself: ``{name}`` (any expression that begins with a name and holds no quote or brace) and ``$name``. JSON is left as it
+expanded by itself: ``{name}`` (any expression that begins with a name and holds no brace) and ``$name``. JSON is left as it
 stands, and an unknown name is an error.
 """
 
@@ -17,7 +17,7 @@ from vllm_magic.errors import InvalidOption
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_EXPANSION = re.compile(r"\$\$|\$(?P<name>[A-Za-z_]\w*)|\{(?P<expression>[A-Za-z_][^{}\"']*)\}")
+_EXPANSION = re.compile(r"\$\$|\$(?P<name>[A-Za-z_]\w*)|\{(?P<expression>[A-Za-z_][^{}]*)\}")
 
 
 def split(line: str) -> list[str]:
@@ -56,6 +56,9 @@ def _text(expression: str, written: str, namespace: Mapping[str, Any]) -> str:
     except SyntaxError:
         raise InvalidOption(f"{written} is no expression. Put JSON in single quotes.") from None
     except NameError as error:
-        raise InvalidOption(f"{written}: {error}. Define it first; $$ is a plain dollar sign.") from None
+        quotes = " An expression with quotes in it goes between quotes." if "[" in written else ""
+        raise InvalidOption(
+            f"{written}: {error}. Define it first; $$ is a plain dollar sign.{quotes}"
+        ) from None
     except Exception as error:  # noqa: BLE001 - an expression can raise anything
         raise InvalidOption(f"{written}: {type(error).__name__}: {error}.") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.engine import log, stages
 from vllm_magic.engine.stages import Progress, Stage
+from vllm_magic.errors import VllmMagicError
 from vllm_magic.gpu import locks
 from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.protocol import Ended, Message, Refused, Started, Stopping, Why
@@ -18,7 +20,6 @@ from vllm_magic.linux import pidfd, processes, sockets
 from vllm_magic.linux.processes import Identity
 
 if TYPE_CHECKING:
-    import contextlib
     import queue
     from collections.abc import Callable
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 READY_LOOK = 0.05  # seconds between looks at the log and at /health while the server starts
 DRAIN_LOOK = 0.25  # seconds between looks at /metrics while requests finish
+ANSWER_LIMIT = 5.0  # seconds for a guard to say that it has begun; one that does not is taken for hung
 GUARD_LIMIT = KILL_LIMIT + 10.0  # seconds beyond the grace for the guards to be done; then they are killed
 
 
@@ -70,9 +72,14 @@ class Attendance:
         self._plan: StopPlan | None = None
         self._drain_until: float | None = None
         self._guard_deadline: float | None = None
+        self._guards_killed = False
 
     def run(self, cleanup: contextlib.ExitStack) -> None:
-        """Watch; ``cleanup`` gets what must stay until the release is proved (the locks of the GPUs)."""
+        """Watch; ``cleanup`` gets what must stay until the release is proved (the locks of the GPUs).
+
+        Raises:
+            VllmMagicError: the guards can neither be heard nor killed.
+        """
         poller = select.poll()
         poller.register(self._guard.fileno(), select.POLLIN)
         poller.register(self._wake, select.POLLIN)
@@ -82,9 +89,10 @@ class Attendance:
             if self._guard.fileno() in ready:
                 messages = self._guard.receive()
                 if messages is None:
+                    self._begin_release(cleanup, time.monotonic())
                     return
                 for message in messages:
-                    self._hear(message)
+                    self._hear(message, cleanup)
             if self._wake in ready:
                 os.eventfd_read(self._wake)
             while not self._requests.empty():
@@ -101,7 +109,7 @@ class Attendance:
     def _is_starting(self) -> bool:
         return self.leader is not None and not self.ready and self.began is None
 
-    def _hear(self, message: Message) -> None:
+    def _hear(self, message: Message, cleanup: contextlib.ExitStack) -> None:
         if isinstance(message, Started):
             self.leader = Identity(*message.leader)
             self._inner = Identity(*message.inner)
@@ -112,27 +120,38 @@ class Attendance:
             self.refused = message
         elif isinstance(message, Stopping):
             self.why = Why(message.why)
-            self.began = self.began or time.monotonic()
+            self._begin_release(cleanup, time.monotonic())
+            grace = self._plan.grace if self._plan else 0.0
+            self._guard_deadline = time.monotonic() + grace + GUARD_LIMIT
             self._notice(Ending(self.why))
         elif isinstance(message, Ended):
             self.ended.append(message)
 
-    def _obey(self, plan: StopPlan, cleanup: contextlib.ExitStack) -> None:
-        """The first request begins the end; another one means: hurry."""
-        first = self._plan is None
-        self._plan = plan
-        if first:
-            self.began = self.began or time.monotonic()
+    def _begin_release(self, cleanup: contextlib.ExitStack, began: float) -> None:
+        """Keep starts off the GPUs, from the first sign of the end until it is proved."""
+        if self.began is not None:
+            return
+        self.began = began
+        # Locks that cannot be had (another user made their folder) are no reason to keep a server running.
+        with contextlib.suppress(OSError):
             cleanup.enter_context(locks.ReleaseLocks(self._prepared.gpus))
-        if first and plan.drain > 0 and self.ready:
-            self._drain_until = time.monotonic() + plan.drain
-        else:
+
+    def _obey(self, plan: StopPlan, cleanup: contextlib.ExitStack) -> None:
+        """The first request begins the end; another one with less grace means: hurry."""
+        before, self._plan = self._plan, self._plan or plan
+        if before is None:
+            self._begin_release(cleanup, plan.asked)
+            if plan.drain > 0 and self.ready:
+                self._drain_until = time.monotonic() + plan.drain
+            else:
+                self._end(plan)
+        elif plan.hurry and plan.grace < before.grace:
             self._end(plan)
 
     def _end(self, plan: StopPlan) -> None:
         if self._guard_deadline is None:
-            self._prepared.witness.look_before_stop()
-            self._guard_deadline = time.monotonic() + plan.grace + GUARD_LIMIT
+            self._prepared.witness.look_before_stop(self._members())
+            self._guard_deadline = time.monotonic() + ANSWER_LIMIT
         self._drain_until = None
         self._api.close()  # a connection of ours must not hold the server up
         self._guard.stop(plan.grace, plan.patience)
@@ -145,10 +164,16 @@ class Attendance:
             self._end(self._plan)
         if self._guard_deadline is not None and time.monotonic() >= self._guard_deadline:
             # Guards that do not answer are killed: end-of-file follows, and the rescue.
+            if self._guards_killed:
+                raise VllmMagicError(
+                    f"The guards (pid {self._guard.pid}) do not answer and cannot be killed. "
+                    "What they guard may still run: see %vllm gpu."
+                )
+            self._guards_killed = True
             self._guard.kill()
             if self._inner is not None:
                 pidfd.send(self._inner, signal.SIGKILL)
-            self._guard_deadline = time.monotonic() + GUARD_LIMIT
+            self._guard_deadline = time.monotonic() + ANSWER_LIMIT
 
     def _is_drained(self) -> bool:
         assert self._drain_until is not None  # noqa: S101 - the caller has looked
@@ -166,17 +191,20 @@ class Attendance:
             self._notice(Ready())
             self._guard.note()
             self._api.close()
-            self._prepared.witness.look_when_ready()
+            self._prepared.witness.look_when_ready(self._members())
 
     def _answers_for_us(self) -> bool:
         """Whether it is our server that listens there, as far as can be told, and not one that took the port."""
-        assert self.leader is not None  # noqa: S101 - only asked while the server starts
-        table = processes.table()
-        ours = processes.session_members(table, self.leader.pid) | processes.descendants(
-            table, self.leader.pid
-        )
         port = self._prepared.port
+        ours = [identity.pid for identity in self._members()]
         return not sockets.listening_inodes(port) or sockets.listens(ours, port)
+
+    def _members(self) -> set[Identity]:
+        """The server's processes, as far as they did not flee."""
+        if self.leader is None:
+            return set()
+        table = processes.table()
+        return {table[pid].identity for pid in processes.server_members(table, self.leader) if pid in table}
 
     def _move(self, progress: Progress) -> None:
         if progress != self._progress:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,11 +23,15 @@ class StopPlan:
         grace: from SIGTERM to SIGKILL.
         patience: the same, where SIGTERM shows no effect at all.
         drain: how long requests in flight may take to finish before SIGTERM.
+        hurry: whether it may shorten a release that is under way.
+        asked: when, by `time.monotonic`.
     """
 
     grace: float
     patience: float
     drain: float = 0.0
+    hurry: bool = False
+    asked: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from vllm_magic.life.proof import Witness
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Mapping
 
     from vllm_magic.engine.command import Command
     from vllm_magic.engine.spec import ServerSpec
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.ledger import Folder
 
+FIRST_LOOK_LIMIT = 15.0  # seconds; NVML takes 1 to 3 a GPU where no persistence daemon runs
 RELEASE_WAIT = 120.0  # seconds to wait for releases that others have under way on the same GPUs
 
 
@@ -46,14 +48,33 @@ class Prepared:
     port: int
 
 
-def prepare(spec: ServerSpec, command: Command, probe: Probe, cancelled: threading.Event) -> Prepared | None:
+def prepare(
+    spec: ServerSpec,
+    command: Command,
+    environ: Mapping[str, str],
+    probe: Probe,
+    cancelled: threading.Event,
+) -> Prepared | None:
     """Wait until the GPUs are free of releases, look at them, choose, and make the folder; None when cancelled.
 
     Raises:
         InvalidOption: ``--gpus`` names what is not there.
-        StartFailed: a release on the GPUs does not end, or the folder cannot be made.
+        StartFailed: a release on the GPUs does not end, or a folder cannot be made.
     """
-    baseline = probe.snapshot()
+    try:
+        return _prepare(spec, command, environ, probe, cancelled)
+    except OSError as error:
+        raise StartFailed(f"A folder cannot be used: {error}", "Mend that, or set VLLM_MAGIC_HOME") from error
+
+
+def _prepare(
+    spec: ServerSpec,
+    command: Command,
+    environ: Mapping[str, str],
+    probe: Probe,
+    cancelled: threading.Event,
+) -> Prepared | None:
+    baseline = probe.snapshot(timeout=FIRST_LOOK_LIMIT)
     chosen = _choose(spec, baseline)
     deadline = time.monotonic() + RELEASE_WAIT
     # What is chosen may change with what a release gives back, so both are looked at again after each wait.
@@ -68,24 +89,13 @@ def prepare(spec: ServerSpec, command: Command, probe: Probe, cancelled: threadi
         locks.wait_for_releases(_uuids(chosen or baseline.gpus), rest, cancelled)
         baseline = probe.snapshot()
         chosen = _choose(spec, baseline)
-    return _prepared(spec, command, probe, baseline, chosen)
-
-
-def _prepared(
-    spec: ServerSpec, command: Command, probe: Probe, baseline: Snapshot, chosen: tuple[Gpu, ...]
-) -> Prepared:
-    try:
-        lock_files = locks.lock_paths(_uuids(chosen or baseline.gpus))
-        folder = ledger.create(spec.name)
-    except OSError as error:
-        raise StartFailed(
-            f"The state folder cannot be used: {error}", "Set VLLM_MAGIC_HOME to another one"
-        ) from error
+    lock_files = locks.lock_paths(_uuids(chosen or baseline.gpus))
+    folder = ledger.create(spec.name)
     visible = choice.cuda_visible_devices(chosen) if chosen else None
     mark = f"{commands.MARK}={folder.id}".encode()
     order = Order(
         argv=list(command.argv),
-        env=commands.environment(spec, command, folder.id, folder.tmp, visible),
+        env=commands.environment(environ, spec, command, folder.id, folder.tmp, visible),
         cwd=spec.cwd,
         tmp=str(folder.tmp),
         folder=str(folder.path),

@@ -8,12 +8,12 @@ then is taken off where the driver names them.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_magic.gpu.holders import device_files, holders
+from vllm_magic.life.rescue import members
 from vllm_magic.linux import processes
 from vllm_magic.release import GpuMemory, Proof
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 TOLERANCE = 64 * 2**20  # bytes; the driver's own share moves a little with the number of its clients
 LOOK = 0.1  # seconds between looks at memory that is not back yet
 LIMIT = 60.0  # seconds for memory to come back after the last process ended
-BEFORE_LIMIT = 2.0  # seconds that a look at the GPUs may delay a stop
+LOOK_LIMIT = 2.0  # seconds that a look at the GPUs may delay a stop
+WITHOUT_NAMES = 5.0  # seconds of `LIMIT` for a server that never was ready, where the driver names nobody
 
 
 class Verdict(NamedTuple):
@@ -56,55 +57,75 @@ class Witness:
         self._mark = mark
         self._loaded: Snapshot | None = None
         self._before: Snapshot | None = None
+        self._known: set[Identity] = set()
 
-    def look_when_ready(self) -> None:
-        """Remember what the server holds once it is ready."""
+    def look_when_ready(self, members: Collection[Identity] = ()) -> None:
+        """Remember who the server is once it is ready, and what it holds."""
+        self._known |= set(members)
         if self._baseline.gpus:
-            self._loaded = self._probe.snapshot()
+            self._loaded = self._probe.snapshot(timeout=LOOK_LIMIT, may_start=False)
 
-    def look_before_stop(self) -> None:
-        """Remember what is held just before the end."""
+    def look_before_stop(self, members: Collection[Identity] = ()) -> None:
+        """Remember who the server is just before the end, and what it holds."""
+        self._known |= set(members)
         if self._baseline.gpus:
-            self._before = self._probe.snapshot(timeout=BEFORE_LIMIT)
+            self._before = self._probe.snapshot(timeout=LOOK_LIMIT, may_start=False)
 
-    def prove(self, ended: Collection[Identity]) -> Verdict:
-        """Check that everything is back; waits up to `LIMIT` seconds for memory that is on its way."""
-        alive = [identity.pid for identity in ended if processes.is_alive(identity)]
-        alive += [pid for pid in marked(self._mark) if pid not in alive]
+    def prove(self, ended: Collection[Identity], leader: Identity | None = None) -> Verdict:
+        """Check that everything is back; waits up to `LIMIT` seconds for memory that is on its way.
+
+        Args:
+            ended: the processes that were ended.
+            leader: whose session it was, or None.
+        """
+        ours = self._known | set(ended)
+        alive = {identity.pid for identity in ours if processes.is_alive(identity)}
+        alive |= {one.identity.pid for one in members(self._mark, leader)}
         if alive:
-            return Verdict(Proof.NONE, False, (), f"still alive: {_pids(alive)}")
+            return Verdict(Proof.NONE, False, (), f"still alive: {_pids(sorted(alive))}")
         proof = Proof.PROCESSES
         files = device_files()
-        ours = {identity.pid for identity in ended}
         if files:
-            if holders(files, pids=ours).by_pid:
-                return Verdict(proof, False, (), "a process of the server still holds a GPU's device file")
+            held = {pid for pid in holders(files).by_pid if processes.has_environment(pid, self._mark)}
+            if held:
+                return Verdict(proof, False, (), f"{_pids(sorted(held))} still holds a GPU's device file")
             proof = Proof.DEVICE_FILES
         if not self._baseline.gpus:
             return Verdict(proof, True, (), self._baseline.problem or "no GPU")
-        return self._prove_memory(proof, ours)
+        return self._prove_memory(proof, {identity.pid for identity in ours})
 
     def _prove_memory(self, proof: Proof, ours: set[int]) -> Verdict:
         deadline = time.monotonic() + LIMIT
+        # A failed start on a GPU of which the driver says little is not held up for long, and keeps its own cause.
+        doubtful = float("inf") if self._looks() else time.monotonic() + min(LIMIT, WITHOUT_NAMES)
         pause = threading.Event()
         while True:
-            now = self._probe.snapshot()
+            now = self._look_again()
             if not now.gpus:
                 return Verdict(proof, True, (), now.problem or "the GPUs cannot be seen any more")
-            judged = [self._judge(gpu, ours) for gpu in now.gpus if self._concerns(gpu.uuid, ours)]
-            if all(judgement.back for judgement in judged):
+            concerned = [gpu for gpu in self._baseline.gpus if self._concerns(gpu.uuid, ours)]
+            judged = [self._judge(now.gpu(gpu.uuid), gpu, ours) for gpu in concerned]
+            late = [one for one in judged if not one.back and (one.named or time.monotonic() < doubtful)]
+            if not late:
                 break
             if time.monotonic() >= deadline:
-                late = "; ".join(judgement.note for judgement in judged if not judgement.back)
-                return Verdict(proof, False, self._vram(now, ours), late)
+                return Verdict(
+                    proof,
+                    False,
+                    self._vram(now, ours),
+                    f"{'; '.join(one.note for one in late)}. %vllm gpu shows who holds what",
+                )
             pause.wait(LOOK)
         # The weakest of the GPUs says how strong the whole is.
-        strongest = min(
-            (judgement.proof or proof for judgement in judged), key=list(Proof).index, default=proof
-        )
-        note = "; ".join(judgement.note for judgement in judged if judgement.note)
+        strongest = min((one.proof or proof for one in judged), key=list(Proof).index, default=proof)
+        note = "; ".join(one.note for one in judged if one.note)
         note = note or ("" if judged else "the driver does not say which GPU it used")
         return Verdict(strongest, True, self._vram(now, ours), note)
+
+    def _look_again(self) -> Snapshot:
+        """The GPUs now; a probe that has crashed is given a second chance."""
+        now = self._probe.snapshot()
+        return now if now.gpus else self._probe.snapshot()
 
     def _concerns(self, uuid: str, ours: set[int]) -> bool:
         """Whether the server used this GPU: chosen for it, or listed with it, or grown while it started."""
@@ -117,52 +138,56 @@ class Witness:
         seen = [used for look in looks if (used := _used(look.gpu(uuid))) is not None]
         return not looks or (baseline is not None and any(used - baseline > TOLERANCE for used in seen))
 
-    def _judge(self, gpu: Gpu, ours: set[int]) -> _Judgement:
-        where = f"GPU {gpu.index}"
+    def _judge(self, gpu: Gpu | None, baseline: Gpu, ours: set[int]) -> _Judgement:
+        where = f"GPU {baseline.index}"
+        if gpu is None:
+            return _Judgement(True, None, True, f"{where} cannot be seen any more")
         pids = _pids_on(gpu)
         if pids & ours:
-            return _Judgement(False, None, f"{where}: the driver still lists {_pids(sorted(pids & ours))}")
-        baseline = self._baseline.gpu(gpu.uuid)
-        start, used = _used(baseline), gpu.used
-        listed = gpu.processes is not None and any(_listed(look, ours) for look in self._looks())
-        if start is None or used is None:
+            return _Judgement(
+                False, None, True, f"{where}: the driver still lists {_pids(sorted(pids & ours))}"
+            )
+        named = _says_how_much(gpu) and any(_listed(look, ours) for look in self._looks())
+        if baseline.used is None or gpu.used is None:
+            listed = gpu.processes is not None and any(_listed(look, ours) for look in self._looks())
             proof = Proof.NVML_PROCESSES if listed else None
-            return _Judgement(True, proof, f"{where} does not report its memory")
-        if used <= start + TOLERANCE:
-            return _Judgement(True, Proof.NVML_MEMORY, "")
-        more = f"{where} has {(used - start) / 2**30:.2f} GiB more in use than before the start"
-        if listed:
-            back = used <= start + _taken_by_others(baseline, gpu) + TOLERANCE
-            return _Judgement(back, Proof.NVML_MEMORY, "" if back else f"{more}{_names(gpu)}")
-        back = used <= self._expected_without_names(gpu, start) + TOLERANCE
-        return _Judgement(back, None, f"{more}, and the driver does not say whose that is")
+            return _Judgement(True, proof, True, f"{where} does not report its memory")
+        if gpu.used <= baseline.used + TOLERANCE:
+            return _Judgement(True, Proof.NVML_MEMORY, True, "")
+        more = f"{where} has {(gpu.used - baseline.used) / 2**30:.2f} GiB more in use than before the start"
+        if named:
+            others = _taken_by_others(baseline, gpu, visible_only=False)
+            back = gpu.used <= baseline.used + others + TOLERANCE
+            return _Judgement(back, Proof.NVML_MEMORY, True, "" if back else f"{more}{_names(gpu)}")
+        back = gpu.used <= self._expected_without_names(gpu, baseline, baseline.used) + TOLERANCE
+        return _Judgement(back, None, False, f"{more}, and the driver does not say whose that is")
 
     def _looks(self) -> list[Snapshot]:
         return [look for look in (self._loaded, self._before) if look is not None and look.gpus]
 
-    def _expected_without_names(self, gpu: Gpu, start: int) -> int:
+    def _expected_without_names(self, gpu: Gpu, baseline: Gpu, start: int) -> int:
         """What may be in use where the driver does not name our processes: an estimate, and no proof.
 
         That is what was used before the stop less what came while the server started. For one that never came
         so far it is what others are said to have taken.
         """
-        baseline = self._baseline.gpu(gpu.uuid)
         if not self._looks():
-            return start + _taken_by_others(baseline, gpu)
+            return start + _taken_by_others(baseline, gpu, visible_only=True)
         loaded = _used(self._loaded.gpu(gpu.uuid)) if self._loaded else None
         before = _used(self._before.gpu(gpu.uuid)) if self._before else None
         return start if loaded is None or before is None else before - max(0, loaded - start)
 
     def _vram(self, now: Snapshot, ours: set[int]) -> tuple[GpuMemory, ...]:
-        last = self._before or self._loaded
+        looks = self._looks()
         return tuple(
             GpuMemory(
                 index=gpu.index,
                 uuid=gpu.uuid,
                 name=gpu.name,
                 baseline=_used(self._baseline.gpu(gpu.uuid)),
-                before=_used(last.gpu(gpu.uuid)) if last else None,
+                before=_used(looks[-1].gpu(gpu.uuid)) if looks else None,
                 after=gpu.used,
+                held=_held(looks[-1].gpu(gpu.uuid), ours) if looks else None,
             )
             for gpu in now.gpus
             if self._concerns(gpu.uuid, ours)
@@ -170,19 +195,16 @@ class Witness:
 
 
 class _Judgement(NamedTuple):
+    """One GPU: whether its memory is back, by which proof, and whether the driver named our processes there."""
+
     back: bool
     proof: Proof | None
+    named: bool
     note: str
 
 
-def marked(mark: bytes) -> list[int]:
-    """The living processes whose environment holds the mark: ours, wherever they fled to."""
-    me = os.getpid()
-    return [
-        pid
-        for pid, process in processes.table().items()
-        if pid != me and process.alive and processes.has_environment(pid, mark)
-    ]
+def _says_how_much(gpu: Gpu) -> bool:
+    return gpu.processes is not None and all(process.used is not None for process in gpu.processes)
 
 
 def _listed(look: Snapshot, ours: set[int]) -> bool:
@@ -197,19 +219,25 @@ def _used(gpu: Gpu | None) -> int | None:
     return gpu.used if gpu else None
 
 
-def _taken_by_others(baseline: Gpu | None, now: Gpu) -> int:
+def _taken_by_others(baseline: Gpu, now: Gpu, *, visible_only: bool) -> int:
     """Bytes that other processes hold now and did not hold at the baseline.
 
-    A pid that is not visible here may be one of ours under another number (a container that sees the host's
-    pids): what it took is not taken off.
+    With ``visible_only``, what a pid took that is not visible here is not taken off: it may be one of ours under
+    another number (a container that sees the host's pids).
     """
-    then = {process.pid: process.used or 0 for process in (baseline.processes or ())} if baseline else {}
+    then = {process.pid: process.used or 0 for process in baseline.processes or ()}
     taken = 0
     for process in now.processes or ():
         before = then.pop(process.pid, 0)
-        if processes.read(process.pid) is not None:
+        if not visible_only or processes.read(process.pid) is not None:
             taken += (process.used or 0) - before
     return taken - sum(then.values())
+
+
+def _held(gpu: Gpu | None, ours: set[int]) -> int | None:
+    """What the driver says that our processes hold; None where it does not say."""
+    listed = [process.used for process in (gpu.processes or ()) if process.pid in ours] if gpu else []
+    return sum(used or 0 for used in listed) if listed and None not in listed else None
 
 
 def _names(gpu: Gpu) -> str:

@@ -49,6 +49,7 @@ class Life:
         self._command = command
         self._probe = probe
         self._notice = notice
+        self._environ = dict(os.environ)  # as it is now: the next cell may change it before the thread looks
         self._requests: queue.SimpleQueue[StopPlan] = queue.SimpleQueue()
         self._cancelled = threading.Event()
         self._wake = _EventFd()
@@ -67,8 +68,10 @@ class Life:
     def _run(self) -> None:
         try:
             last = self._live()
+        except _NothingRanError as error:
+            last = NeverStarted(error.reason)
         except VllmMagicError as error:
-            last = NeverStarted(error)
+            last = Broken(error)
         except Exception as error:  # noqa: BLE001 - whoever waits must hear of any fault, ours too
             last = Broken(
                 VllmMagicError(f"A fault of vllm_magic: {type(error).__name__}: {error}. Please report it.")
@@ -78,7 +81,10 @@ class Life:
         self._notice(last)
 
     def _live(self) -> Notice:
-        prepared = prepare(self._spec, self._command, self._probe, self._cancelled)
+        try:
+            prepared = prepare(self._spec, self._command, self._environ, self._probe, self._cancelled)
+        except VllmMagicError as error:
+            raise _NothingRanError(error) from error
         if prepared is None:
             return Over(nothing_to_release(self._spec.name), Why.ASKED, ())
         api = Api(self._command)
@@ -91,9 +97,10 @@ class Life:
             finally:
                 guard.close()
             if attendance.refused is not None:
-                raise StartFailed(
-                    f"{self._command.argv[0]} cannot be run: {attendance.refused.text}", "Check --executable"
+                refused = StartFailed(
+                    f"vLLM could not be executed: {attendance.refused.text}", "Check %vllm start"
                 )
+                raise _NothingRanError(refused)
             return self._conclude(prepared, attendance)
 
     @staticmethod
@@ -102,24 +109,24 @@ class Life:
             return GuardPair(prepared.order)
         except OSError as error:
             folder.clear(prepared.order)
-            raise StartFailed(
-                f"The guards could not be started: {error.strerror}", "Free what is short, and try again"
-            ) from error
+            reason = StartFailed(f"The guards could not be started: {error.strerror}", "Free what is short")
+            raise _NothingRanError(reason) from error
 
     def _conclude(self, prepared: Prepared, attendance: Attendance) -> Over:
         """The release: what the guards said, what had to be done in their place, and the proof of both."""
         rows = [row for said in attendance.ended for row in said.ended]
         left = [row for said in attendance.ended[-1:] for row in said.left]
         if not attendance.ended:
-            outcome = rescue.release(prepared.mark)
+            outcome = rescue.release(prepared.mark, attendance.leader)
             rows, left = outcome.ended, outcome.left
         folder.clear(prepared.order)  # there still, if the guards were killed at the very end
         codes = [said.exit_code for said in attendance.ended if said.exit_code is not None]
-        verdict = prepared.witness.prove({Identity(int(row[0]), int(row[1])) for row in rows + left})
+        identities = {Identity(int(row[0]), int(row[1])) for row in rows + left}
+        verdict = prepared.witness.prove(identities, attendance.leader)
         release = Release(
             server=self._spec.name,
             why=attendance.why.value,
-            seconds=round(time.monotonic() - (attendance.began or time.monotonic()), 3),
+            seconds=round(max(0.0, time.monotonic() - (attendance.began or time.monotonic())), 3),
             ended=tuple(EndedProcess(*row) for row in rows),
             left=tuple(EndedProcess(*row) for row in left),
             exit_code=codes[0] if codes else None,
@@ -129,6 +136,14 @@ class Life:
             note=verdict.note,
         )
         return Over(release, attendance.why, tuple(log.tail(prepared.folder.kept_log, LOG_TAIL)))
+
+
+class _NothingRanError(Exception):
+    """The start ended before a process of the server was there."""
+
+    def __init__(self, reason: VllmMagicError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 class _EventFd:

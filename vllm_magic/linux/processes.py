@@ -29,6 +29,7 @@ class Process(NamedTuple):
     name: str
     state: str
     parent: int
+    group: int
     session: int
     threads: int
 
@@ -57,6 +58,7 @@ def read(pid: int) -> Process | None:
         name=name,
         state=fields[0].decode(),
         parent=int(fields[1]),
+        group=int(fields[2]),
         session=int(fields[3]),
         threads=int(fields[17]),
     )
@@ -88,6 +90,30 @@ def session_members(processes: Table, session: int) -> set[int]:
     return {pid for pid, process in processes.items() if process.session == session}
 
 
+def server_members(processes: Table, leader: Identity) -> set[int]:
+    """The pids of a leader's session and of what is below it, zombies included.
+
+    As long as one of them lives, the kernel gives the number of their session to no other process (free_pid in its
+    kernel/pid.c waits for the last user of a number). So where another process has it, none of them lives.
+    """
+    now = processes.get(leader.pid)
+    if now is not None and now.identity != leader:
+        return set()
+    members = session_members(processes, leader.pid)
+    for pid in {leader.pid, *members}:
+        members |= descendants(processes, pid)
+    return members
+
+
+def children(pid: int) -> set[int]:
+    """The pids of the children of a process with one thread; empty where the kernel does not list them."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            return {int(child) for child in file.read().split()}
+    except OSError:
+        return set()
+
+
 def is_alive(identity: Identity) -> bool:
     """True while this very process lives (and not merely its pid)."""
     process = read(identity.pid)
@@ -101,6 +127,14 @@ def title(pid: int) -> str:
             return file.read().replace(b"\0", b" ").strip().decode("utf-8", "replace")
     except OSError:
         return ""
+
+
+def shown_name(process: Process) -> str:
+    """Its title, or its comm where it has none.
+
+    A process that is stuck in the kernel (state D) may hold the lock that a read of its command line waits for.
+    """
+    return process.name if process.state == "D" else title(process.identity.pid) or process.name
 
 
 def folders(pid: int) -> Iterator[str]:

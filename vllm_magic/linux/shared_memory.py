@@ -37,6 +37,8 @@ def unlink_unmapped(segments: Iterable[Segment]) -> list[str]:
     mode lets others in: then it stays.
     """
     wanted = set(segments)
+    if not wanted:
+        return []
     found = {segment: entry for segment, entry in _entries() if segment in wanted}
     blind = False
     for pid in _pids() if found else ():
