@@ -223,6 +223,24 @@ def test_the_python_api(executable, home, traces):
     traces.check()
 
 
+def test_a_block_does_not_stop_what_ran_before_it(executable, home):
+    before = vllm_magic.start("tiny", executable=executable, timeout=60)
+    with vllm_magic.serve("tiny", executable=executable) as server:
+        assert server is before
+    assert before.state == "ready"
+    vllm_magic.stop("tiny")
+
+
+def test_a_start_does_not_wait_for_a_release_for_longer_than_it_may(manager, spec):
+    server = manager.start(spec(faults={"ignore_sigterm": True}), timeout=60).server
+    server.begin_stop(grace=600)
+    began = time.monotonic()
+    with pytest.raises(NameInUse, match="still being released"):
+        manager.start(spec("tiny", "--max-model-len", "8"), timeout=0.5)
+    assert time.monotonic() - began < 20
+    server.stop(grace=0)
+
+
 def test_the_asynchronous_api(executable, home, traces):
     import asyncio
 

@@ -112,6 +112,39 @@ def test_two_servers_on_one_gpu(manager, spec, fake_gpus):
     assert other.stop().vram[0].freed == 2 * GIB
 
 
+def test_what_is_freed_is_the_servers_own_share(manager, spec, fake_gpus):
+    for name in ("one", "two", "three"):
+        manager.start(spec(name=name), timeout=60)
+    assert [release.vram[0].freed for release in manager.stop_all()] == [2 * GIB] * 3
+
+
+def test_an_engine_that_dies_beside_another_server(manager, spec, fake_gpus):
+    """Nobody is left to be ended, and the GPU is not empty: it is proved all the same."""
+    manager.start(spec(name="other"), timeout=60)
+    dying = {"die": {"who": "engine", "when": "ready", "after_s": 0.5, "signal": 9}}
+    server = manager.start(spec(name="dying", faults=dying), timeout=60).server
+    assert server.wait_over(30)
+    assert server.release.verified
+    assert server.release.proof is Proof.NVML_MEMORY
+    assert "ended by itself" in str(server.error)
+
+
+def test_a_server_that_is_dying_is_not_ready(manager, spec, fake_gpus):
+    """While its memory comes back it is no server to be reused, and nothing starts on its GPU."""
+    server = manager.start(spec(faults={"vram_teardown_s": 2.0}), timeout=60).server
+    os.kill(server.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while server.state == "ready":
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert server.state == "stopping"
+    assert not locks.wait_for_releases([fakegpu.uuid(0)], 0.0, threading.Event())
+    again = manager.start(spec(faults={"vram_teardown_s": 2.0}), timeout=60)
+    assert server.state == "failed"
+    assert (again.reused, again.server.state) == (False, "ready")
+    assert again.server.stop().verified
+
+
 @pytest.mark.parametrize(
     ("config", "proof"),
     [
