@@ -52,7 +52,8 @@ class View:
                 "<tr>" + "".join(f'<td style="{_CELL}">{escape(cell)}</td>' for cell in row) + "</tr>"
                 for row in self._cells
             )
-            parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+            header = f"<thead><tr>{head}</tr></thead>" if any(self.columns) else ""
+            parts.append(f"<table>{header}<tbody>{body}</tbody></table>")
         if self.lines:
             parts.append(f'<pre style="{_PRE}">{escape(chr(10).join(self.lines))}</pre>')
         return "".join(parts)
@@ -79,20 +80,17 @@ def status(servers: Sequence[Server], gpus: Snapshot | None) -> View:
     """The table of ``%vllm``."""
     if not servers:
         return View(NOTHING_RUNS)
-    rows = tuple(
-        (
-            one.name,
-            one.model,
-            _state(one),
-            one.base_url,
-            _duration(one.seconds),
-            str(one.pid or ""),
-            _held(one, gpus),
-        )
+    columns = ["name", "model", "state", "URL", "since", "pid"]
+    rows = [
+        [one.name, one.model, _state(one), one.base_url, _duration(one.seconds), str(one.pid or "")]
         for one in servers
-    )
+    ]
+    if gpus is not None and gpus.gpus:
+        columns.append("VRAM")
+        for row, one in zip(rows, servers, strict=True):
+            row.append(_held(one, gpus))
     failed = tuple(f"{one.name}: {one.error}" for one in servers if one.error)
-    return View("", ("name", "model", "state", "URL", "since", "pid", "VRAM"), rows, failed)
+    return View("", tuple(columns), tuple(map(tuple, rows)), failed)
 
 
 def release(one: Release) -> View:
@@ -169,9 +167,7 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _held(one: Server, now: Snapshot | None) -> str:
-    if now is None or not now.gpus:
-        return ""
+def _held(one: Server, now: Snapshot) -> str:
     pids = {process.identity.pid for process in one.processes()}
     listed = [process for gpu in now.gpus for process in gpu.processes or () if process.pid in pids]
     known = [process.used for process in listed if process.used is not None]
@@ -207,8 +203,9 @@ def _one_line(text: str) -> str:
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     if not rows:
         return ""
-    widths = [max(len(row[index]) for row in (columns, *rows)) for index in range(len(columns))]
+    shown = [columns, *rows] if any(columns) else rows
+    widths = [max(map(len, cells)) for cells in zip(*shown, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (columns, *rows)
+        for row in shown
     )
