@@ -21,11 +21,10 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import command as commands
-from vllm_magic.engine import failures, log
+from vllm_magic.engine import log
 from vllm_magic.engine.stages import Progress, Stage
 from vllm_magic.errors import ReleaseFailed, StartFailed, StartTimeout, VllmMagicError
-from vllm_magic.guard.protocol import Why
-from vllm_magic.life import Life
+from vllm_magic.life import Life, outcome
 from vllm_magic.life.notices import (
     Broken,
     Ending,
@@ -54,7 +53,6 @@ if TYPE_CHECKING:
 GRACE = 5.0  # seconds from SIGTERM to SIGKILL for a server that is ending
 PATIENCE = 2.5  # seconds to SIGKILL for one that shows no sign of it: SIGTERM was swallowed
 REPORT = 0.25  # seconds between two reports of a waiting start
-TELLING_LINES = 12  # of the log, kept with a failure
 
 
 class ServerState(str, Enum):
@@ -329,29 +327,5 @@ class Server:
 
     def _end(self, over: Over) -> None:
         self._release = over.release
-        if not over.release.verified:
-            self._error = _not_released(over.release)
-        elif not self._asked:
-            self._error = self._explain(over)
+        self._error = outcome.error(over, asked=self._asked, was_ready=self._ready_after is not None)
         self._state = ServerState.FAILED if self._error else ServerState.RELEASED
-
-    def _explain(self, over: Over) -> VllmMagicError:
-        ending = failures.ending(over.release.exit_code)
-        if over.why is Why.GUARD_GONE:
-            return VllmMagicError(f"{self.name} was released because its guard was killed. Start it again.")
-        if over.why is not Why.LEADER_ENDED:
-            return VllmMagicError(f"{self.name} was released ({over.why.value}). Start it again.")
-        if self._ready_after is not None:
-            return VllmMagicError(f"{self.name} ended by itself {ending}. See %vllm logs {self.name}.")
-        failure = failures.explain(over.log_tail, over.release.exit_code)
-        return StartFailed(failure.cause, failure.hint, failure.lines[-TELLING_LINES:])
-
-
-def _not_released(release: Release) -> ReleaseFailed:
-    left = [(process.pid, process.name) for process in release.left]
-    if left:
-        names = ", ".join(f"{name} (pid {pid})" for pid, name in left)
-        return ReleaseFailed(
-            f"{release.server} is not released: SIGKILL did not end {names}. {release.note}", left
-        )
-    return ReleaseFailed(f"{release.server} has ended, but is not released: {release.note}.", left)

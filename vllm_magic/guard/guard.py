@@ -14,8 +14,6 @@ While the server runs both sleep in poll(2) without a time limit: no wake-ups.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import select
 import signal
@@ -23,29 +21,13 @@ import socket
 import struct
 import sys
 import time
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from vllm_magic.guard import folder, leader
+from vllm_magic.guard.duty import Guard
 from vllm_magic.guard.inbox import Inbox
-from vllm_magic.guard.ladder import Ladder, Members
-from vllm_magic.guard.protocol import (
-    Ended,
-    Message,
-    Note,
-    Order,
-    Refused,
-    Started,
-    Stop,
-    Stopping,
-    Why,
-    encode,
-)
-from vllm_magic.linux import pidfd, prctl, processes, shared_memory
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from vllm_magic.linux.processes import Identity
+from vllm_magic.guard.protocol import Note, Order, Refused, Started, Stop, Why
+from vllm_magic.linux import pidfd, prctl, processes
 
 ORDER_LIMIT = 30.0  # seconds for the kernel to say what to run
 KERNEL_GONE = Stop(grace=0.5, patience=0.5)
@@ -53,108 +35,6 @@ AT_ONCE = Stop(grace=0.0, patience=0.0)
 LEADER_ENDED_LINGER = 0.25  # seconds for the others to end by themselves after the leader
 SAY_LIMIT = 2  # seconds that a kernel which does not read may hold a guard up
 BACKSTOP = 3.0  # seconds after the kernel's end before the outer guard takes an inner one for hung, and acts
-
-
-class Guard:
-    """What both guards have in common: the kernel's end, their own wake-up pipe, the release itself."""
-
-    def __init__(self, control: socket.socket, inbox: Inbox, kernel: int, order: Order) -> None:
-        self.control = control
-        self.inbox = inbox
-        self.kernel = kernel
-        self.order = order
-        self.segments: set[shared_memory.Segment] = set()
-        self.leader: Identity | None = None
-        self.exit_code: int | None = None
-        self.signalled = False
-        self.wake = self._wake_up_on_signals()
-
-    def _wake_up_on_signals(self) -> int:
-        """A descriptor that is readable after SIGCHLD or SIGTERM; made anew in each guard."""
-        read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, self._on_sigterm)
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_IGN)
-        return read
-
-    def _on_sigterm(self, *_: object) -> None:
-        self.signalled = True
-
-    def say(self, message: Message) -> None:
-        """Tell the kernel; a kernel that is gone or does not read is no reason to stop working."""
-        with contextlib.suppress(OSError):
-            self.control.sendall(encode(message))
-
-    def drain_wake(self) -> None:
-        """Empty the wake-up pipe."""
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self.wake, 512):
-                pass
-
-    def members(self) -> Members:
-        """The server's living processes: by descent from this guard, and by the leader's session."""
-        table = processes.table()
-        me = os.getpid()
-        pids = processes.descendants(table, me) | (processes.children(me) & table.keys())
-        if self.leader is not None:
-            pids |= processes.server_members(table, self.leader)
-        return [table[pid] for pid in pids - {me} if table[pid].alive]
-
-    def reap(self) -> None:
-        """Collect dead children, the leader excepted: unreaped, its pid still names our session and no other."""
-        for pid in processes.children(os.getpid()):
-            process = processes.read(pid)
-            if process and not process.alive and (self.leader is None or pid != self.leader.pid):
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(pid, os.WNOHANG)
-
-    def is_empty(self) -> bool:
-        """Whether nothing is left below this guard: it has no child, and whatever loses its parent becomes one.
-
-        The leader is collected here; with it the session's number is given up.
-        """
-        if not self.leader_has_ended():
-            return False
-        self.leader = None
-        try:
-            while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG) is not None:
-                pass
-        except ChildProcessError:
-            return True
-        return False
-
-    def leader_has_ended(self) -> bool:
-        """Whether the leader is dead; it stays a zombie, so that its pid is not given away."""
-        if self.leader is None:
-            return True
-        try:
-            result = os.waitid(os.P_PID, self.leader.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return not processes.is_alive(self.leader)
-        if result is None:
-            return False
-        exited = result.si_code == os.CLD_EXITED
-        self.exit_code = result.si_status if exited else -result.si_status
-        return True
-
-    def note(self) -> None:
-        """Remember the shared memory that the server maps now."""
-        # A process in state D may hold the lock that a read of its maps waits for.
-        pids = [one.identity.pid for one in self.members() if one.state != "D"]
-        self.segments |= shared_memory.mapped_by(pids)
-
-    def release(self, by: str, why: Why, stop: Stop, hurry: Iterable[int] = ()) -> None:
-        """End every process of the server, remove the shared memory it leaves, and say what happened."""
-        self.say(Stopping(why.value))
-        with contextlib.ExitStack() as stack:
-            for lock in self.order.locks:
-                stack.enter_context(_shared_lock(lock))
-            ladder = Ladder(self.members, self.leader, self.note, self.is_empty, hurry)
-            outcome = ladder.run(stop.grace, stop.patience)
-            shared_memory.unlink_unmapped(self.segments)
-        self.say(Ended(by, why.value, self.exit_code, outcome.ended, outcome.left, round(outcome.seconds, 3)))
 
 
 class Inner(Guard):
@@ -261,16 +141,6 @@ class Outer(Guard):
             if self.signalled and deadline is None:
                 os.kill(inner, signal.SIGTERM)
                 deadline = time.monotonic() + BACKSTOP
-
-
-def _shared_lock(path: str) -> contextlib.AbstractContextManager[object]:
-    """Hold a shared flock on the file; one that cannot be had now is no reason to delay a release."""
-    stack = contextlib.ExitStack()
-    with contextlib.suppress(OSError):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        stack.callback(os.close, fd)
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    return stack
 
 
 def main() -> NoReturn:
