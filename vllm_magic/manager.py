@@ -75,18 +75,25 @@ class Manager:
         try:
             start = self._register(spec, timeout)
             if wait:
-                start.server.wait(timeout, report)
+                self._wait(start.server, timeout, report)
+        except KeyboardInterrupt:
+            raise self._interrupted(spec.name, before) from None
+        return start
+
+    def _wait(self, server: Server, timeout: float | None, report: Callable[[Server], None] | None) -> None:
+        try:
+            server.wait(timeout, report)
         except StartTimeout as error:
-            release = self._stop(self._servers[spec.name])
+            release = self._stop(server)
             raise StartTimeout(
                 f"{error.cause}; it was released in {release.seconds:.1f} s", error.hint
             ) from None
-        except KeyboardInterrupt:
-            raise self._interrupted(spec.name, before) from None
         except VllmMagicError:
-            self._forget_if_it_never_ran(spec.name)
+            if (
+                server.pid is None
+            ):  # it never ran: whoever waited has heard, and there is nothing of it to show
+                self._forget(server)
             raise
-        return start
 
     def stop(self, name: str | None = None, *, grace: float | None = None, drain: float = 0.0) -> Release:
         """Stop one server; without a name the only one there is. See `Server.stop`.
@@ -208,12 +215,6 @@ class Manager:
         return StartInterrupted(
             f"The start of {name} was interrupted; it was released in {release.seconds:.1f} s"
         )
-
-    def _forget_if_it_never_ran(self, name: str) -> None:
-        """Whoever waited has heard; there is nothing of it to show."""
-        server = self._servers.get(name)
-        if server is not None and server.pid is None:
-            self._forget(server)
 
     def _stop(self, server: Server, grace: float | None = None, drain: float = 0.0) -> Release:
         try:

@@ -261,20 +261,22 @@ class Server:
     def begin_stop(self, grace: float | None = None, drain: float = 0.0) -> None:
         """The first half of `stop`: ask for the release, and return at once.
 
-        Whether the request is the first one is the life's to know: one that an interrupt cut off here is made
-        good by the next.
+        Raises:
+            VllmMagicError: this is a forked copy of the process that the server belongs to.
         """
         if os.getpid() != self._pid:
             raise VllmMagicError(
                 f"This is a forked process; {self.name} belongs to the one it came from. Stop it there."
             )
-        with self._changed:
-            if self._state.over:
-                return
-            self._asked = True
-            self._state = ServerState.STOPPING
-            self._changed.notify_all()
+        if self.state.over:
+            return
+        # Asked before it is said: an interrupt in between must not leave a server that seems to be stopping.
         self._life.stop(self._plan(grace, drain))
+        with self._changed:
+            if not self._state.over:
+                self._asked = True
+                self._state = ServerState.STOPPING
+                self._changed.notify_all()
 
     def wait_over(self, timeout: float | None = None) -> bool:
         """Return when it is released or failed, whatever the reason; False after ``timeout`` seconds."""
