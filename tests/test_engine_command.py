@@ -77,7 +77,7 @@ class TestArgv:
         assert made.api_key == KEY
         assert KEY not in " ".join(made.argv)
         assert made.argv[3:5] == ("--seed", "1")
-        assert command.environment(spec, made, "id", tmp_path, None)["VLLM_API_KEY"] == KEY
+        assert command.environment(os.environ, spec, made, "id", tmp_path, None)["VLLM_API_KEY"] == KEY
 
     def test_several_keys_are_refused_and_none_reaches_argv(self, build):
         # vLLM takes "--api-key one two" (cli_args.py: list[str]); the second must not be left behind.
@@ -194,7 +194,7 @@ class TestEnvironment:
     def environment(self, tmp_path, visible=None, **fields) -> dict[str, str]:
         spec = ServerSpec("m/Tiny", **fields)
         return command.environment(
-            spec, command.Command(("vllm",), "127.0.0.1", 8000, KEY), "3f9a", tmp_path, visible
+            os.environ, spec, command.Command(("vllm",), "127.0.0.1", 8000, KEY), "3f9a", tmp_path, visible
         )
 
     def test_what_keeps_a_server_together(self, tmp_path):

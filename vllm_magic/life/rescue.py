@@ -35,9 +35,9 @@ def release(mark: bytes, leader: Identity | None) -> Outcome:
 def members(mark: bytes, leader: Identity | None) -> Members:
     """The living processes of a server, wherever they fled to."""
     table = processes.table()
-    pids = {pid for pid in table if processes.has_environment(pid, mark)}
+    pids = {pid for pid in table if processes.has_environment(pid, mark)} - {os.getpid()}
     if leader is not None:
         pids |= processes.server_members(table, leader)
     for pid in tuple(pids):
         pids |= processes.descendants(table, pid)
-    return [table[pid] for pid in pids - {os.getpid()} if table[pid].alive]
+    return [table[pid] for pid in pids if table[pid].alive]
