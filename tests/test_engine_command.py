@@ -190,6 +190,19 @@ class TestAddress:
         assert not build("--ssl-ca-certs", "a.pem").secure
 
 
+@pytest.mark.parametrize("args", [("--hf-token", "hf_secret"), ("--hf-token=hf_secret",)])
+def test_a_token_among_the_flags_moves_to_the_environment(args):
+    spec = ServerSpec("m/Tiny", ("--seed", "1", *args, "--enforce-eager"))
+    assert spec.args == ("--seed", "1", "--enforce-eager")
+    assert dict(spec.env) == {"HF_TOKEN": "hf_secret"}
+    assert "hf_secret" not in repr(spec)
+
+
+def test_the_token_that_is_logged_in_stays_a_flag():
+    spec = ServerSpec("m/Tiny", ("--hf-token", "--enforce-eager"))
+    assert spec.args == ("--hf-token", "--enforce-eager")
+
+
 class TestEnvironment:
     def environment(self, tmp_path, visible=None, **fields) -> dict[str, str]:
         spec = ServerSpec("m/Tiny", **fields)

@@ -48,6 +48,7 @@ class ServerSpec:
         if self.model.startswith((".", "~", "/")):
             object.__setattr__(self, "model", str(Path(self.model).expanduser().absolute()))
         self._hide_key()
+        self._hide_token()
         if not self.name:
             object.__setattr__(self, "name", default_name(self.model))
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", self.name):
@@ -71,6 +72,14 @@ class ServerSpec:
             raise InvalidOption("--api-key takes one key here: --api-key KEY.")
         object.__setattr__(self, "args", args)
         object.__setattr__(self, "env", tuple(sorted({**dict(self.env), "VLLM_API_KEY": key}.items())))
+
+    def _hide_token(self) -> None:
+        token = flags.value(self.args, "--hf-token")
+        if not token or token.startswith("-"):  # without a value it means the one that is logged in
+            return
+        _, args = flags.take(self.args, "--hf-token")
+        object.__setattr__(self, "args", args)
+        object.__setattr__(self, "env", tuple(sorted({**dict(self.env), "HF_TOKEN": token}.items())))
 
 
 def default_name(model: str) -> str:

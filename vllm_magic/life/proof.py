@@ -1,6 +1,6 @@
 """Proving a release: the processes are gone, and the memory has returned.
 
-NVML's figures are taken as they are known to be (facts: nvidia-smi's "used" differs between drivers and
+NVML's figures are taken as they are known to be (nvidia-smi's "used" differs between drivers and
 versions of the call; per-process figures are absent on WSL2 and MIG, and carry other pids in some containers):
 memory is judged by what changed since a baseline taken before the start, and what other processes took since
 then is taken off where the driver names them.
