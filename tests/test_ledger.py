@@ -17,6 +17,15 @@ from vllm_magic.ledger import KEPT_LOGS, LONGEST_KEPT_LOG, create, state_folder
 CREATE = "from vllm_magic import ledger\nfor _ in range(20): print(ledger.create('x').path)"
 
 
+@pytest.fixture(autouse=True)
+def short_folders():
+    """Folders under /tmp that stand in for a TMPDIR with too long a path: no guard is here to remove them."""
+    before = set(Path("/tmp").glob("vllm-*"))
+    yield
+    for folder in set(Path("/tmp").glob("vllm-????????")) - before:
+        folder.rmdir()
+
+
 @pytest.fixture
 def open_umask():
     """What is made is private whatever the umask."""
