@@ -9,7 +9,7 @@
     ├── ServerNotFound         no server has this name (also a LookupError)
     ├── NotEnoughMemory        the GPUs have no room for it
     ├── StartFailed            the server ended before it was ready
-    │   ├── StartTimeout       it was not ready in time, and was released
+    │   ├── StartTimeout       it was not ready in time
     │   └── StartInterrupted   the wait was interrupted, and the server was released
     └── ReleaseFailed          something would not end, or its memory did not come back
 
@@ -79,7 +79,7 @@ class StartFailed(VllmMagicError):
 
 
 class StartTimeout(StartFailed):
-    """The server was not ready in time; it was released."""
+    """The server was not ready in time. A start releases it then; a mere `Server.wait` does not."""
 
 
 class StartInterrupted(StartFailed):

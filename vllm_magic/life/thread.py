@@ -60,7 +60,7 @@ class Life:
         self._thread.start()
 
     def stop(self, plan: StopPlan) -> None:
-        """Ask for the release, from any thread; asked again, it hurries. Returns at once."""
+        """Ask for the release, from any thread; asked again with less grace, it hurries. Returns at once."""
         self._requests.put(plan)
         self._cancelled.set()
         self._wake.set()
