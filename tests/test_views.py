@@ -296,7 +296,7 @@ class TestGpus:
         assert "\x1b" not in text + view._repr_html_()
         assert "<script" not in view._repr_html_()
         assert len(text.split("\n")) == 5
-        assert "input()" in text.split("\n")[3]
+        assert text.split("\n")[3].startswith(f"{'':16}{Path(sys.executable).name} -c print(flush=True); input()")
         assert text.split("\n")[3].endswith("  3.00 GiB")
 
     def test_a_process_without_a_title_has_a_name(self):

@@ -190,10 +190,14 @@ def _gpu_rows(gpu: Gpu, owners: dict[int, str]) -> list[tuple[str, ...]]:
 
 
 def _title(pid: int) -> str:
-    from vllm_magic.linux.processes import read, title
+    """Its command line, the program without its folder: that would take all the room there is."""
+    from vllm_magic.linux.processes import read, shown_name
 
     process = read(pid)
-    return title(pid) or (process.name if process else "a process that is not visible here")
+    if process is None:
+        return "a process that is not visible here"
+    program, blank, words = shown_name(process).partition(" ")
+    return program.rpartition("/")[2] + blank + words
 
 
 def _one_line(text: str) -> str:
