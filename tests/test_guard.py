@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 
 import pytest
+from records import record
 
 from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.protocol import Ended, Order, Refused, Started, Stop, encode
@@ -41,6 +43,7 @@ def order(tmp_path, *argv: str, **env: str) -> Order:
         log=str(folder / "log"),
         keep_log=str(tmp_path / "kept.log"),
         locks=[str(tmp_path / "lock")],
+        record=record()._asdict(),
     )
 
 
@@ -220,7 +223,7 @@ sys.path.insert(0, {os.getcwd()!r})
 from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.protocol import Order
 o = Order(argv=["/bin/sh", "-c", {STUBBORN!r}], env={{"PATH": os.environ["PATH"]}}, cwd="/", tmp={str(tmp_path / "t")!r},
-          folder={str(tmp_path / "f")!r}, log={str(tmp_path / "log")!r}, keep_log={str(tmp_path / "kept")!r}, locks=[])
+          folder={str(tmp_path / "f")!r}, log={str(tmp_path / "log")!r}, keep_log={str(tmp_path / "kept")!r}, locks=[], record={json.loads(json.dumps(record()._asdict()))!r})
 pair = GuardPair(o)
 started = pair.receive()[0]
 while "up" not in open(o.log).read(): time.sleep(0.01)

@@ -17,9 +17,9 @@ from fake_gpu import fakegpu
 from vllm_magic.gpu.devices import Snapshot
 from vllm_magic.gpu.holders import device_files
 from vllm_magic.gpu.probe import Probe
-from vllm_magic.life import proof, rescue
+from vllm_magic.life import proof
 from vllm_magic.life.proof import Witness
-from vllm_magic.linux import pidfd, processes
+from vllm_magic.linux import marks, pidfd, processes
 from vllm_magic.release import Proof
 
 GIB = 2**30
@@ -440,4 +440,4 @@ class TestSomebodyIsAlive:
         monkeypatch.setattr(
             processes, "has_environment", lambda pid, entry: pid == os.getpid() or environment(pid, entry)
         )
-        assert rescue.members(MARK, None) == []
+        assert marks.members(MARK, None) == []

@@ -27,6 +27,7 @@ NAMES = {
     "StartInterrupted",
     "StartTimeout",
     "VllmMagicError",
+    "attach",
     "load_ipython_extension",
     "serve",
     "servers",
@@ -131,7 +132,7 @@ def test_using_it_imports_only_what_is_used():
     }  # fmt: skip
 
 
-def test_loading_the_extension_imports_nothing_heavy():
+def test_loading_the_extension_imports_nothing_heavy(home):
     shell = "from IPython.core.interactiveshell import InteractiveShell; shell = InteractiveShell()"
     loaded = modules_after(
         shell, "shell.run_line_magic('load_ext', 'vllm_magic')", "shell.history_manager.end_session()"

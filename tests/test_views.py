@@ -25,6 +25,7 @@ from vllm_magic.jupyter import views
 from vllm_magic.jupyter.progress import ProgressLine
 from vllm_magic.jupyter.views import View
 from vllm_magic.ledger import Folder
+from vllm_magic.life.beginning import Fresh
 from vllm_magic.life.notices import Launched, Moved, NeverStarted, Over, Ready
 from vllm_magic.linux import processes
 from vllm_magic.release import EndedProcess, GpuMemory, Proof, Release
@@ -70,9 +71,13 @@ def server(tmp_path):
 
     def make(model: str = "m/Tiny", name: str = "", args: tuple[str, ...] = ()) -> Server:
         spec = ServerSpec(model, args, name=name, env=(("VLLM_API_KEY", KEY), ("HF_TOKEN", KEY)))
-        return Server(spec, Command(("vllm", "serve"), "127.0.0.1", 8001, KEY), Probe())
+        return _server(spec, Command(("vllm", "serve"), "127.0.0.1", 8001, KEY))
 
     return make
+
+
+def _server(spec: ServerSpec, command: Command) -> Server:
+    return Server(spec, command, Fresh(spec, command, {}, Probe()), print)
 
 
 def launched(one: Server, tmp_path: Path, pid: int | None = None) -> Server:
@@ -296,7 +301,9 @@ class TestGpus:
         assert "\x1b" not in text + view._repr_html_()
         assert "<script" not in view._repr_html_()
         assert len(text.split("\n")) == 5
-        assert text.split("\n")[3].startswith(f"{'':16}{Path(sys.executable).name} -c print(flush=True); input()")
+        assert text.split("\n")[3].startswith(
+            f"{'':16}{Path(sys.executable).name} -c print(flush=True); input()"
+        )
         assert text.split("\n")[3].endswith("  3.00 GiB")
 
     def test_a_process_without_a_title_has_a_name(self):

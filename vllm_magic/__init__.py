@@ -34,14 +34,14 @@ if TYPE_CHECKING:
         StartTimeout,
         VllmMagicError,
     )
-    from vllm_magic.face import serve, servers, start, stop
+    from vllm_magic.face import attach, serve, servers, start, stop
     from vllm_magic.release import Proof, Release
     from vllm_magic.server import Server, ServerState
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "face": ("serve", "servers", "start", "stop"),
+    "face": ("attach", "serve", "servers", "start", "stop"),
     "server": ("Server", "ServerState"),
     "release": ("Proof", "Release"),
     "errors": (
@@ -73,6 +73,7 @@ __all__ = [
     "StartInterrupted",
     "StartTimeout",
     "VllmMagicError",
+    "attach",
     "load_ipython_extension",
     "serve",
     "servers",

@@ -24,6 +24,7 @@ def start(
     port: int | None = None,
     executable: str | None = None,
     env: Mapping[str, str] | None = None,
+    keep: float | None = None,
     wait: bool = True,
     timeout: float | None = None,
 ) -> Server:
@@ -37,6 +38,7 @@ def start(
         port: the TCP port; None for a free one.
         executable: path of ``vllm``; None for the one that is found.
         env: environment variables on top of this process's.
+        keep: seconds for which it waits for another kernel after the end of this one; None ends it at once.
         wait: return when it is ready; otherwise at once.
         timeout: seconds to wait; after that it is released. None waits as long as it starts.
 
@@ -44,7 +46,7 @@ def start(
         StartFailed: it ended before it was ready; nothing of it is left.
         VllmMagicError: see `errors`.
     """
-    spec = _spec(model, args, name=name, gpus=gpus, port=port, executable=executable, env=env)
+    spec = _spec(model, args, name=name, gpus=gpus, port=port, executable=executable, env=env, keep=keep)
     return manager.start(spec, wait=wait, timeout=timeout).server
 
 
@@ -57,6 +59,7 @@ def _spec(
     port: int | None,
     executable: str | None,
     env: Mapping[str, str] | None,
+    keep: float | None = None,
 ) -> ServerSpec:
     return ServerSpec(
         model=model,
@@ -66,6 +69,7 @@ def _spec(
         port=port,
         executable=executable,
         env=tuple(sorted((env or {}).items())),
+        keep=keep,
     )
 
 
@@ -77,6 +81,19 @@ def stop(name: str | None = None) -> Release | list[Release]:
         ReleaseFailed: something would not end, or memory did not come back.
     """
     return manager.stop_all() if name is None else manager.stop(name)
+
+
+def attach(name: str | None = None) -> Server:
+    """Take over a server that was started with ``keep`` by a kernel which is gone.
+
+    Args:
+        name: its name; None for the only one that waits.
+
+    Raises:
+        ServerNotFound: none waits under this name, or not exactly one.
+        NameInUse: a server of this kernel has its name.
+    """
+    return manager.attach(name)
 
 
 def servers() -> dict[str, Server]:

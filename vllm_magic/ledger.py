@@ -4,25 +4,57 @@
 
     STATE FOLDER                $VLLM_MAGIC_HOME, else vllm_magic in Jupyter's runtime directory
     ├── 3f9a61c2/               a living server's folder, mode 0700; the guard removes it after the release
-    │   ├── t/                  the server's TMPDIR
+    │   ├── record.json         whose it is and who belongs to it, see guard/record.py
+    │   ├── alive               locked as long as a guard lives
+    │   ├── control             the guard's socket
+    │   ├── t/                  the server's TMPDIR (/tmp/vllm-3f9a61c2 where this path would be too long)
     │   └── log
     └── logs/                   the last `KEPT_LOGS` logs
         └── qwen3-3f9a61c2.log
+
+A record is read, never believed: every path is made from the folder's own name, a process is known by its mark
+or by pid and start time, and what does not fit is told and left alone.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
-import tempfile
+import time
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm_magic.engine.command import MARK
+from vllm_magic.guard import record as records
+from vllm_magic.guard.record import BrokenRecordError, Phase, Record
+from vllm_magic.linux import machine, marks, processes
+from vllm_magic.linux.processes import Identity
+
+if TYPE_CHECKING:
+    from vllm_magic.linux.processes import Process
 
 KEPT_LOGS = 20
 LONGEST_KEPT_LOG = 64 * 2**20  # bytes
 # vLLM makes sockets with names of 36 characters there, and a path of a socket has at most 107 (unix(7)).
 LONGEST_TMP = 70
+YOUNG = 60.0  # seconds in which a folder may be without its record: it is being made
+_ID = re.compile(r"[0-9a-f]{8}")
+
+
+class Condition(str, Enum):
+    """What became of a server, from its record and the machine as it is now."""
+
+    OWNED = "owned"  # its kernel lives
+    KEPT = "kept"  # its kernel is gone, and its guards wait for another one
+    RELEASING = "releasing"  # its kernel is gone, and somebody is releasing it
+    ORPHANED = "orphaned"  # kernel and guards are gone, and processes of it live
+    LEFT = "left"  # nothing of it lives, and its files are there
+    FOREIGN = "foreign"  # of another boot, machine, container or user
+    TORN = "torn"  # no record that can be read
 
 
 @dataclass(frozen=True)
@@ -35,6 +67,50 @@ class Folder:
     log: Path
     kept_log: Path
 
+    @property
+    def mark(self) -> bytes:
+        """In the environment of each process of the server."""
+        return f"{MARK}={self.id}".encode()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One private folder that was found.
+
+    Attributes:
+        path: the folder.
+        condition: what became of the server.
+        record: what it says; None if `TORN`.
+        problem: why it is `FOREIGN` or `TORN`, else "".
+    """
+
+    path: Path
+    condition: Condition
+    record: Record | None
+    problem: str = ""
+
+    @property
+    def id(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def folder(self) -> Folder:
+        """The folder's rooms; of one without a record nothing but the log under a name of its own."""
+        return _folder(self.path, self.record.name if self.record else "unknown")
+
+    @property
+    def leader(self) -> Identity | None:
+        """The server's first process, if the record knows it."""
+        return Identity(*self.record.leader) if self.record and self.record.leader else None
+
+    @property
+    def processes(self) -> tuple[Process, ...]:
+        """The server's living processes now; () where pids mean nothing."""
+        if self.record is None or self.condition is Condition.FOREIGN:
+            return ()
+        return tuple(marks.members(self.folder.mark, self.leader))
+
 
 def state_folder() -> Path:
     """Where everything is kept, made with mode 0700 if it is not there.
@@ -42,11 +118,15 @@ def state_folder() -> Path:
     Raises:
         PermissionError: it belongs to another user, or others can enter it.
     """
-    path = (
-        Path(os.environ.get("VLLM_MAGIC_HOME") or _runtime_directory() / "vllm_magic").expanduser().absolute()
-    )
+    path = state_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     return _private(path)
+
+
+def state_path() -> Path:
+    """Where everything is kept, whether it is there or not."""
+    home = os.environ.get("VLLM_MAGIC_HOME")
+    return Path(home or _runtime_directory() / "vllm_magic").expanduser().absolute()
 
 
 def create(name: str) -> Folder:
@@ -56,22 +136,107 @@ def create(name: str) -> Folder:
         OSError: the folder cannot be made (no space, no permission).
     """
     home = state_folder()
-    logs = _private(home / "logs")
-    _prune(logs)
+    _prune(_private(home / "logs"))
     while True:
-        identifier = secrets.token_hex(4)
-        path = home / identifier
-        try:
-            path.mkdir(mode=0o700)
-        except FileExistsError:
-            continue
-        break
+        folder = _folder(home / secrets.token_hex(4), name)
+        if _make(folder.path):
+            if _make(folder.tmp):
+                return folder
+            folder.path.rmdir()
+
+
+def _make(path: Path) -> bool:
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        return False
+    return True
+
+
+def entries() -> list[Entry]:
+    """Every private folder in the state folder, oldest first; [] where there is none.
+
+    Raises:
+        PermissionError: the state folder is not this user's alone.
+        OSError: it cannot be read.
+    """
+    return [entry for path in folders() if (entry := look(path)) is not None]
+
+
+def folders() -> list[Path]:
+    """The private folders in the state folder, oldest first; [] where there is none.
+
+    Raises:
+        PermissionError: the state folder is not this user's alone.
+        OSError: it cannot be read.
+    """
+    home = state_path()
+    if not home.exists():
+        return []
+    return sorted((path for path in _private(home).iterdir() if _ID.fullmatch(path.name)), key=_modified)
+
+
+def look(path: Path) -> Entry | None:
+    """The entry of one private folder; None if it is gone, or just being made."""
+    try:
+        record = records.read(str(path))
+    except FileNotFoundError:
+        if not path.exists() or time.time() - _modified(path) < YOUNG:
+            return None
+        return Entry(path, Condition.TORN, None, "it has no record")
+    except (OSError, BrokenRecordError) as error:
+        return Entry(path, Condition.TORN, None, getattr(error, "strerror", None) or str(error))
+    if record.id != path.name:
+        return Entry(path, Condition.TORN, None, f"it is a copy of {record.id[:8]!r}")
+    problem = _foreign(record)
+    if problem:
+        return Entry(path, Condition.FOREIGN, record, problem)
+    return Entry(path, _condition(path, record), record)
+
+
+def _condition(path: Path, record: Record) -> Condition:
+    if processes.is_alive(Identity(*record.kernel)) and record.phase != Phase.KEPT:
+        return Condition.OWNED
+    if _guards_live(path, record):
+        return Condition.KEPT if record.phase == Phase.KEPT else Condition.RELEASING
+    folder = _folder(path, record.name)
+    leader = Identity(*record.leader) if record.leader else None
+    return Condition.ORPHANED if marks.members(folder.mark, leader) else Condition.LEFT
+
+
+def _guards_live(path: Path, record: Record) -> bool:
+    guards = [Identity(*guard) for guard in (record.outer, record.inner) if guard]
+    if any(map(processes.is_alive, guards)):
+        return True
+    try:
+        os.close(records.hold_lock(str(path)))
+    except BlockingIOError:
+        return True
+    except OSError:  # no locks here: the identities have told
+        return False
+    return False
+
+
+def _foreign(record: Record) -> str:
+    then, now = record.where, machine.here()
+    if then.user != now.user:
+        return f"it belongs to the user {then.user}"
+    if then.host != now.host:
+        return f"it is of the machine {then.host}"
+    if then.boot != now.boot:
+        return "it is from before this machine was started"
+    if then.namespace != now.namespace:
+        return "it is of another container (another PID namespace)"
+    return ""
+
+
+def _folder(path: Path, name: str) -> Folder:
     tmp = path / "t"
     if len(os.fsencode(tmp)) > LONGEST_TMP:
-        tmp = Path(tempfile.mkdtemp(prefix="vllm-", dir="/tmp"))
-    else:
-        tmp.mkdir(mode=0o700)
-    return Folder(identifier, path, tmp, path / "log", logs / f"{name}-{identifier}.log")
+        tmp = Path(f"/tmp/vllm-{path.name}")  # noqa: S108 - made with mkdir(2), which takes no name that is there
+    # The name comes from a record: no part of it may lead elsewhere.
+    safe = re.sub(r"[^\w.-]", "-", name)[:64]
+    return Folder(path.name, path, tmp, path / "log", path.parent / "logs" / f"{safe}-{path.name}.log")
 
 
 def _runtime_directory() -> Path:

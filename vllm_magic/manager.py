@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import json
 import os
+import queue
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vllm_magic import ledger
 from vllm_magic.engine import command
 from vllm_magic.errors import (
     NameInUse,
@@ -17,6 +21,12 @@ from vllm_magic.errors import (
     VllmMagicError,
 )
 from vllm_magic.gpu.probe import Probe
+from vllm_magic.guard.client import AttachedGuards, AttachRefusedError
+from vllm_magic.ledger import Condition
+from vllm_magic.life import handover
+from vllm_magic.life.beginning import Attached, Fresh
+from vllm_magic.life.sweep import sweep
+from vllm_magic.linux.processes import Identity
 from vllm_magic.server import Server, ServerState
 
 if TYPE_CHECKING:
@@ -24,6 +34,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.devices import Snapshot
+    from vllm_magic.ledger import Entry
     from vllm_magic.release import Release
 
 REMEMBERED = 20  # servers that are over, for their logs
@@ -47,6 +58,7 @@ class Manager:
         self._lock = threading.Lock()
         self._servers: dict[str, Server] = {}
         self._past: dict[str, Server] = {}
+        self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._probe = Probe()
         self._pid = os.getpid()
 
@@ -161,6 +173,46 @@ class Manager:
             return past[name]
         return self.get(name)
 
+    def attach(
+        self,
+        name: str | None = None,
+        *,
+        timeout: float | None = None,
+        report: Callable[[Server], None] | None = None,
+    ) -> Server:
+        """Take over a server whose kernel is gone and which was to be kept, and return when it is ready.
+
+        Args:
+            name: its name, or its folder's id where several have the name; None for the only one that waits.
+            timeout: seconds to wait; it stays attached after that.
+            report: called in this thread again and again while it waits.
+
+        Raises:
+            ServerNotFound: none waits under this name, or not exactly one.
+            NameInUse: a server of this kernel has its name.
+            StartTimeout: it was not ready in time.
+            StartFailed: it ended before it was ready.
+        """
+        self._check_process()
+        server = self._attach(_one_kept(name))
+        server.wait(timeout, report)
+        return server
+
+    def sweep(self) -> None:
+        """Release what dead kernels left, and have `news` tell of it; for a thread of its own."""
+        try:
+            for swept in sweep(self._probe):
+                self._news.put(swept.text)
+        except OSError as error:
+            self._news.put(f"The state folder cannot be used: {error}. %vllm doctor tells more.")
+
+    def news(self) -> list[str]:
+        """What happened without anyone's asking since the last call, a line each."""
+        lines = []
+        while not self._news.empty():
+            lines.append(self._news.get())
+        return lines
+
     def gpus(self) -> Snapshot:
         """The GPUs as they are now."""
         return self._probe.snapshot()
@@ -193,7 +245,14 @@ class Manager:
                 if existing.spec == spec:
                     return Start(existing, reused=True)
                 raise NameInUse(_in_use(existing, spec))
-            server = Server(spec, command.build(spec), self._probe)
+            kept = self._attach_equal(spec) if spec.keep else None
+            if kept is not None:
+                return Start(kept, reused=True)
+            built = command.build(spec)
+            beginning = Fresh(
+                spec, built, dict(os.environ), self._probe
+            )  # the next cell may change os.environ
+            server = Server(spec, built, beginning, self._news.put)
             with self._lock:
                 if self._servers.get(spec.name) is not existing:
                     continue  # another thread was faster
@@ -202,6 +261,42 @@ class Manager:
                 self._servers[spec.name] = server
             server.begin()
             return Start(server, reused=False)
+
+    def _attach_equal(self, spec: ServerSpec) -> Server | None:
+        """The kept server with this very spec, taken over; None where there is none."""
+        only = json.loads(json.dumps(handover.pack_spec(spec)))
+        for entry in _kept(spec.name):
+            with contextlib.suppress(ServerNotFound):
+                return self._attach(entry, only)
+        return None
+
+    def _attach(self, entry: Entry, only: dict[str, object] | None = None) -> Server:
+        record = entry.record
+        if record is None or record.outer is None:
+            raise ServerNotFound(f"{entry.path} has no record that helps.")
+        with self._lock:
+            existing = self._servers.get(record.name)
+        if existing and not existing.state.over:
+            raise NameInUse(
+                f"A server of this kernel is called {record.name}. Stop it first: %vllm stop {record.name}"
+            )
+        try:
+            guards = AttachedGuards(entry.path, Identity(*record.outer), only)
+        except (OSError, AttachRefusedError) as error:
+            raise ServerNotFound(f"{record.name} cannot be attached: {error}.") from error
+        spec, built = handover.unpack_owner(guards.luggage)
+        server = Server(spec, built, Attached(entry, guards, self._probe), self._news.put)
+        with self._lock:
+            taken = self._servers.get(spec.name) is not existing
+            if not taken:
+                if existing:
+                    self._put_away(existing)
+                self._servers[spec.name] = server
+        if taken:  # another thread was faster; without this connection the server waits for a kernel again
+            guards.hang_up()
+            raise NameInUse(f"Another server of this kernel has just been called {spec.name}.")
+        server.begin()
+        return server
 
     def _interrupted(self, name: str, before: Server | None) -> BaseException:
         """Release the server that was waited for; an interrupt before there was one stays what it is."""
@@ -245,6 +340,26 @@ class Manager:
 
 manager = Manager()
 atexit.register(manager.let_go)
+
+
+def _kept(name: str | None) -> list[Entry]:
+    """The servers that wait for a kernel, of this name or folder's id."""
+    try:
+        waiting = [entry for entry in ledger.entries() if entry.condition is Condition.KEPT]
+    except OSError as error:
+        raise ServerNotFound(f"The state folder cannot be used: {error}") from error
+    return [entry for entry in waiting if name in (None, entry.id, entry.record and entry.record.name)]
+
+
+def _one_kept(name: str | None) -> Entry:
+    found = _kept(name)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        which = f"No server called {name} waits" if name else "No server waits"
+        raise ServerNotFound(f"{which} for a kernel. %vllm start ... --keep 10m makes one that does.")
+    listed = ", ".join(f"{entry.record.name} ({entry.id})" for entry in found if entry.record)
+    raise ServerNotFound(f"Which one? These wait: {listed}. Say the name, or the id in brackets.")
 
 
 def _missing(name: str | None, there: list[str]) -> str:

@@ -31,6 +31,7 @@ from vllm_magic.life.notices import (
     Launched,
     Moved,
     NeverStarted,
+    News,
     Notice,
     Over,
     Ready,
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.command import Command
     from vllm_magic.engine.spec import ServerSpec
-    from vllm_magic.gpu.probe import Probe
     from vllm_magic.ledger import Folder
+    from vllm_magic.life.beginning import Attached, Fresh
     from vllm_magic.linux.processes import Identity, Process
     from vllm_magic.release import Release
 
@@ -75,11 +76,24 @@ class Server:
 
     Attributes:
         spec: what was asked for.
+
+    Args:
+        spec: what was asked for.
+        command: how it is reached.
+        beginning: how its life begins.
+        tell: called, in a thread of its own, with each line that a person should hear.
     """
 
-    def __init__(self, spec: ServerSpec, command: Command, probe: Probe) -> None:
+    def __init__(
+        self,
+        spec: ServerSpec,
+        command: Command,
+        beginning: Fresh | Attached,
+        tell: Callable[[str], None],
+    ) -> None:
         self.spec = spec
         self._command = command
+        self._tell = tell
         self._changed = threading.Condition()
         self._pid = os.getpid()
         self._asked = False
@@ -91,7 +105,7 @@ class Server:
         self._leader: Identity | None = None
         self._release: Release | None = None
         self._error: VllmMagicError | None = None
-        self._life = Life(spec, command, probe, self._notice)
+        self._life = Life(spec.name, command, beginning, self._notice)
 
     def __repr__(self) -> str:
         return f"<Server {self.name}: {self.state.value}, {self.base_url}>"
@@ -291,8 +305,9 @@ class Server:
             return self._release
 
     def let_go(self) -> None:
-        """Ask for the release and return at once: the kernel is about to end, and the guards do the rest."""
-        self._life.stop(StopPlan(grace=0.5, patience=0.5))
+        """The kernel is about to end: ask for the release, unless it is to be kept, and return at once."""
+        if not self.spec.keep:
+            self._life.stop(StopPlan(grace=0.5, patience=0.5))
 
     def _plan(self, grace: float | None, drain: float) -> StopPlan:
         if grace is not None:
@@ -307,6 +322,9 @@ class Server:
     # What its life tells, in the life's own thread.
 
     def _notice(self, notice: Notice) -> None:
+        if isinstance(notice, News):
+            self._tell(notice.text)
+            return
         with self._changed:
             if isinstance(notice, Launched):
                 self._folder, self._leader = notice.folder, notice.leader

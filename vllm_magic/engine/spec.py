@@ -29,6 +29,7 @@ class ServerSpec:
         port: the TCP port, or None for a free one.
         executable: path of ``vllm``, or None for the one that is found.
         env: (name, value) pairs on top of the kernel's environment.
+        keep: seconds for which it outlives its kernel, for another one to attach; None ends it with the kernel.
         cwd: working directory of the server.
     """
 
@@ -39,6 +40,7 @@ class ServerSpec:
     port: int | None = None
     executable: str | None = None
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    keep: float | None = None
     cwd: str = field(default_factory=_working_directory, compare=False)
 
     def __post_init__(self) -> None:

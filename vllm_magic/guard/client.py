@@ -1,25 +1,96 @@
-"""The kernel's end of a guard pair: starts it, tells it to stop, hears what it says."""
+"""The kernel's end of a guard pair: starts it or takes it over, tells it to stop, hears what it says."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
+from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vllm_magic.guard.protocol import Decoder, Message, Note, Order, Stop, encode
+from vllm_magic.guard import visitor
+from vllm_magic.guard.protocol import Attach, Attached, Decoder, Message, Note, Order, Refused, Stop, encode
+from vllm_magic.linux import pidfd
+
+if TYPE_CHECKING:
+    from vllm_magic.linux.processes import Identity
 
 SEND_LIMIT = 10  # seconds for a guard to take what it is sent
 EXIT_LIMIT = 10.0  # seconds for a guard that has closed its socket to be gone
 PROGRAM = Path(__file__).with_name("run.py")
 
 
-class GuardPair:
-    """One running guard pair. Sending is safe from any thread; receiving belongs to one thread.
+class Guards(ABC):
+    """A guard pair at the other end of a connection. Sending is safe from any thread; receiving belongs to one.
+
+    Attributes:
+        pid: of the outer guard.
+    """
+
+    pid: int
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._send_lock = threading.Lock()
+        self._decoder = Decoder()
+        self._socket = connection
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_LIMIT, 0))
+
+    def stop(self, grace: float, patience: float) -> None:
+        """Ask for the release; a second time: hurry. Returns at once. Times in seconds."""
+        self._send(Stop(grace, patience))
+
+    def note(self) -> None:
+        """Have the guard know that the server is ready, and remember the shared memory that it maps now."""
+        self._send(Note())
+
+    def fileno(self) -> int:
+        """Readable when `receive` has something to say."""
+        return self._socket.fileno()
+
+    def waiting(self) -> list[Message]:
+        """What was said before the first `receive`."""
+        return []
+
+    def receive(self) -> list[Message] | None:
+        """What the guards said, waiting for it; None once both are gone."""
+        try:
+            data = self._socket.recv(65536)
+        except ConnectionResetError:  # killed with words of ours unread
+            data = b""
+        return self._decoder.feed(data) if data else None
+
+    def close(self) -> None:
+        """Let go of the guards, once `receive` has said that both are gone."""
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Let go of the guards while they live: for them this kernel has ended."""
+        with self._send_lock:
+            self._socket.close()
+
+    @abstractmethod
+    def kill(self) -> None:
+        """Kill the outer guard, which makes the inner one release at once: for guards that do not answer."""
+
+    def _send(self, message: Order | Stop | Note | Attach) -> None:
+        with self._send_lock:
+            try:
+                self._socket.sendall(encode(message))
+            except BlockingIOError:  # a guard that hangs: half a message would be of no use to it
+                self.kill()
+            except OSError:
+                # Both guards are gone, which `receive` says too; whoever waits there deals with it.
+                return
+
+
+class GuardPair(Guards):
+    """A guard pair that this process starts.
 
     Args:
         order: what the guards are to run.
@@ -29,10 +100,8 @@ class GuardPair:
     """
 
     def __init__(self, order: Order) -> None:
-        self._send_lock = threading.Lock()
-        self._decoder = Decoder()
-        self._socket, theirs = socket.socketpair()
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_LIMIT, 0))
+        ours, theirs = socket.socketpair()
+        super().__init__(ours)
         try:
             kernel = os.pidfd_open(os.getpid())
             try:
@@ -44,6 +113,7 @@ class GuardPair:
             raise
         finally:
             theirs.close()
+        self.pid = self._process.pid
         self._send(order)
 
     @staticmethod
@@ -61,35 +131,9 @@ class GuardPair:
                 start_new_session=True,
             )
 
-    def stop(self, grace: float, patience: float) -> None:
-        """Ask for the release; a second time: hurry. Returns at once. Times in seconds."""
-        self._send(Stop(grace, patience))
-
-    def note(self) -> None:
-        """Have the guard remember the shared memory that the server maps now."""
-        self._send(Note())
-
-    @property
-    def pid(self) -> int:
-        """The outer guard."""
-        return self._process.pid
-
-    def fileno(self) -> int:
-        """Readable when `receive` has something to say."""
-        return self._socket.fileno()
-
-    def receive(self) -> list[Message] | None:
-        """What the guards said, waiting for it; None once both are gone."""
-        try:
-            data = self._socket.recv(65536)
-        except ConnectionResetError:  # killed with words of ours unread
-            data = b""
-        return self._decoder.feed(data) if data else None
-
     def close(self) -> None:
-        """Let go of the guards, once `receive` has said that both are gone, and collect the outer one."""
-        with self._send_lock:
-            self._socket.close()
+        """Let go of the guards, and collect the outer one."""
+        super().close()
         try:
             self._process.wait(EXIT_LIMIT)
         except subprocess.TimeoutExpired:
@@ -98,18 +142,70 @@ class GuardPair:
                 self._process.wait(EXIT_LIMIT)
 
     def kill(self) -> None:
-        """Kill the outer guard, which makes the inner one release at once: for guards that do not answer."""
+        """See `Guards`."""
         self._process.kill()
 
-    def _send(self, message: Order | Stop | Note) -> None:
-        with self._send_lock:
-            try:
-                self._socket.sendall(encode(message))
-            except BlockingIOError:  # a guard that hangs: half a message would be of no use to it
-                self._process.kill()
-            except OSError:
-                # Both guards are gone, which `receive` says too; whoever waits there deals with it.
-                return
+
+class AttachedGuards(Guards):
+    """The guard pair of a server whose kernel is gone; this process takes its place.
+
+    Args:
+        folder: the server's private folder.
+        outer: the outer guard, as the record names it.
+        only: refuse a server whose luggage has another "spec"; None takes it as it is.
+
+    Attributes:
+        luggage: what the first kernel left for this one.
+
+    Raises:
+        OSError: nobody answers there.
+        AttachRefusedError: the server belongs to a kernel that lives, or has another spec.
+    """
+
+    def __init__(self, folder: Path, outer: Identity, only: dict[str, object] | None = None) -> None:
+        super().__init__(visitor.connect(folder))
+        self.pid = outer.pid
+        self._outer = outer
+        self._waiting: list[Message] = []
+        try:
+            self._socket.settimeout(visitor.ANSWER_LIMIT)
+            self._send(Attach(only))
+            self.luggage = self._hear_answer()
+            self._socket.settimeout(None)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def _hear_answer(self) -> dict[str, object]:
+        while True:
+            messages = self.receive()
+            if messages is None:
+                raise AttachRefusedError("it has just ended")
+            self._waiting += messages
+            for message in messages:
+                if isinstance(message, Refused):
+                    raise AttachRefusedError(message.text)
+                if isinstance(message, Attached):
+                    return message.luggage
+
+    def waiting(self) -> list[Message]:
+        """What came together with the answer."""
+        messages, self._waiting = self._waiting, []
+        return messages
+
+    def close(self) -> None:
+        """Let go of the guards, and see to it that the outer one is gone."""
+        super().close()
+        if pidfd.wait_for_all({self._outer}, EXIT_LIMIT):
+            self.kill()
+
+    def kill(self) -> None:
+        """See `Guards`."""
+        pidfd.send(self._outer, signal.SIGKILL)
+
+
+class AttachRefusedError(Exception):
+    """The guard did not let the server go; the message says why."""
 
 
 def _private(path: str, flags: int) -> int:

@@ -6,33 +6,55 @@ import contextlib
 import fcntl
 import os
 import signal
+import socket
+import struct
 from typing import TYPE_CHECKING
 
+from vllm_magic.guard import folder
 from vllm_magic.guard.ladder import Ladder, Members
 from vllm_magic.guard.protocol import Ended, Message, Order, Stop, Stopping, Why, encode
 from vllm_magic.linux import processes, shared_memory
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterable
 
     from vllm_magic.guard.inbox import Inbox
     from vllm_magic.linux.processes import Identity
+
+KERNEL_GONE = Stop(grace=0.5, patience=0.5)
+AT_ONCE = Stop(grace=0.0, patience=0.0)
+SAY_LIMIT = 2  # seconds that a kernel which does not read may hold a guard up
+NOBODY = -1  # in place of the kernel's pidfd
 
 
 class Guard:
     """What both guards have in common: the kernel's end, their own wake-up pipe, the release itself."""
 
     def __init__(self, control: socket.socket, inbox: Inbox, kernel: int, order: Order) -> None:
-        self.control = control
-        self.inbox = inbox
-        self.kernel = kernel
+        self.serve_kernel(control, inbox, kernel)
         self.order = order
         self.segments: set[shared_memory.Segment] = set()
         self.leader: Identity | None = None
         self.exit_code: int | None = None
         self.signalled = False
         self.wake = self._wake_up_on_signals()
+
+    def serve_kernel(self, control: socket.socket, inbox: Inbox, kernel: int) -> None:
+        """From now on this is the kernel: its connection, what it says, its pidfd."""
+        self.control = control
+        self.inbox = inbox
+        self.kernel = kernel
+
+    def forget_kernel(self) -> None:
+        """The kernel is gone."""
+        if self.kernel != NOBODY:
+            os.close(self.kernel)
+            self.control.close()
+            self.kernel = NOBODY
+
+    def kernel_filenos(self) -> list[int]:
+        """Readable when the kernel has ended, or has something to say; none while there is no kernel."""
+        return [] if self.kernel == NOBODY else [self.kernel, self.control.fileno()]
 
     def _wake_up_on_signals(self) -> int:
         """A descriptor that is readable after SIGCHLD or SIGTERM; made anew in each guard."""
@@ -120,6 +142,15 @@ class Guard:
             outcome = ladder.run(stop.grace, stop.patience)
             shared_memory.unlink_unmapped(self.segments)
         self.say(Ended(by, why.value, self.exit_code, outcome.ended, outcome.left, round(outcome.seconds, 3)))
+
+    def clear(self) -> None:
+        """Remove the server's private folder."""
+        folder.clear(self.order.folder, self.order.tmp, self.order.log, self.order.keep_log)
+
+
+def limit_sending(connection: socket.socket, seconds: int) -> None:
+    """Have a send on the connection fail when the other side does not read for so long."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", seconds, 0))
 
 
 def _shared_lock(path: str) -> contextlib.AbstractContextManager[object]:

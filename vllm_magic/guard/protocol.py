@@ -1,16 +1,22 @@
-"""What the kernel and the guard pair say to each other: JSON, one message a line, over one socketpair.
+"""What is said between the guard pair and whoever it serves: JSON, one message a line.
 
-The kernel speaks first::
+The kernel, over a socketpair, speaks first::
 
     Order     what to run: argv, environment, working directory, and the private folder to clear at the end
-    Note      remember which shared memory the server maps now (sent once, when the server is ready)
+    Note      the server is ready: remember which shared memory it maps now
     Stop      end the server: SIGTERM, and SIGKILL after ``grace`` seconds, or after ``patience`` seconds
               if SIGTERM had no effect at all
+
+Others of the same user, over the control socket in the private folder::
+
+    Stop      the same
+    Attach    take the server over, where its kernel is gone and it was to be kept: from then on this is the kernel
 
 The guards answer::
 
     Started   the leader runs; who is who
-    Refused   the leader could not be executed (errno and its text); the guards end
+    Refused   the leader could not be executed (errno and its text), and the guards end; or the server cannot be attached
+    Attached  it is yours; what its first kernel wanted the next one to know
     Stopping  a release has begun, and why
     Ended     what the guard ``by`` ended and how; ``left`` lists what would not end
 
@@ -52,7 +58,9 @@ class How(str, Enum):
 class Order(NamedTuple):
     """``tmp`` and ``folder`` are removed at the end, ``log`` is moved to ``keep_log`` before.
 
-    ``locks`` are files to hold a shared flock on while the release is under way, one for each GPU.
+    ``locks`` are files to hold a shared flock on while the release is under way, one for each GPU. ``record`` are
+    the fields of the server's `record.Record`. For ``keep`` seconds after the kernel's end the server waits for
+    another one; that gets ``luggage``, which the guards do not look into and keep in memory only.
     """
 
     argv: list[str]
@@ -63,6 +71,9 @@ class Order(NamedTuple):
     log: str
     keep_log: str
     locks: list[str]
+    record: dict[str, Any]
+    keep: float = 0.0
+    luggage: dict[str, Any] = {}  # noqa: RUF012 - never changed
 
 
 class Stop(NamedTuple):
@@ -76,6 +87,18 @@ class Note(NamedTuple):
     """No content."""
 
 
+class Attach(NamedTuple):
+    """``only``: refuse unless the luggage has this under "spec"; None takes the server as it is."""
+
+    only: dict[str, Any] | None
+
+
+class Attached(NamedTuple):
+    """``luggage`` as it was in the order."""
+
+    luggage: dict[str, Any]
+
+
 class Started(NamedTuple):
     """Identities as [pid, start time in clock ticks]; the leader's pid is the session id too."""
 
@@ -85,7 +108,7 @@ class Started(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """The errno of execve(2) and its text."""
+    """An errno and its text: of execve(2), or EBUSY for a server that has a kernel, ESTALE for another spec."""
 
     errno: int
     text: str
@@ -108,10 +131,10 @@ class Ended(NamedTuple):
     seconds: float
 
 
-Message = Order | Stop | Note | Started | Refused | Stopping | Ended
+Message = Order | Stop | Note | Attach | Attached | Started | Refused | Stopping | Ended
 
 _KINDS: dict[str, Any] = {
-    kind.__name__: kind for kind in (Order, Stop, Note, Started, Refused, Stopping, Ended)
+    kind.__name__: kind for kind in (Order, Stop, Note, Attach, Attached, Started, Refused, Stopping, Ended)
 }
 
 

@@ -23,12 +23,16 @@ class Verb(str, Enum):
     """The sub-commands."""
 
     START = "start"
+    ATTACH = "attach"
     STOP = "stop"
     RESTART = "restart"
     STATUS = "status"
     LOGS = "logs"
     GPU = "gpu"
     HELP = "help"
+
+
+VALUED = ("--name", "--port", "--gpus", "--executable", "--env", "--keep", "--timeout")  # of `start`
 
 
 @dataclass(frozen=True)
@@ -98,9 +102,10 @@ def start(words: Sequence[str], executable: str | None = None) -> StartWords:
     parser.add_argument("--gpus")
     parser.add_argument("--executable", default=executable)
     parser.add_argument("--env", action="append", default=[], type=_assignment)
+    parser.add_argument("--keep", type=_seconds)
     parser.add_argument("--timeout", type=_seconds)
     parser.add_argument("--no-wait", action="store_true")
-    own, rest = _separate(words, valued=("--name", "--port", "--gpus", "--executable", "--env", "--timeout"))
+    own, rest = _separate(words, valued=VALUED)
     found = parser.parse_args(own)
     if not rest or rest[0].startswith("-"):
         raise InvalidOption("Which model? Write it first, then vLLM's flags: %vllm start MODEL [flags].")
@@ -112,8 +117,14 @@ def start(words: Sequence[str], executable: str | None = None) -> StartWords:
         port=found.port,
         executable=found.executable or None,
         env=tuple(sorted(dict(found.env).items())),
+        keep=found.keep or None,
     )
     return StartWords(spec, not found.no_wait, found.timeout)
+
+
+def attach(words: Sequence[str]) -> str | None:
+    """The name behind ``attach``, or None."""
+    return _name_only(Verb.ATTACH, words)
 
 
 def restart(words: Sequence[str]) -> str | None:

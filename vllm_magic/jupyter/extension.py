@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from vllm_magic.jupyter.magics import VllmMagics
@@ -14,10 +16,23 @@ _loaded: dict[int, VllmMagics] = {}
 
 
 def load(shell: InteractiveShell) -> None:
-    """Register the magic; a second time does nothing."""
+    """Register the magic, and release in the background what dead kernels left; a second time does nothing."""
     if id(shell) not in _loaded:
         _loaded[id(shell)] = magics = VllmMagics(shell)
         shell.register_magics(magics)
+        shell.events.register("post_run_cell", magics.tell_news)
+        threading.Thread(target=_sweep, name="vllm-magic sweep", daemon=True).start()
+
+
+def _sweep() -> None:
+    from vllm_magic import ledger
+
+    with suppress(OSError):  # the manager's sweep tells of it
+        if not ledger.folders():
+            return  # and nothing is imported that may never be needed
+    from vllm_magic.manager import manager
+
+    manager.sweep()
 
 
 def unload(shell: InteractiveShell) -> None:
@@ -41,4 +56,5 @@ def unload(shell: InteractiveShell) -> None:
     shell.magics_manager.registry.pop("VllmMagics", None)
     configurables = cast("list[Any]", shell.configurables)
     configurables[:] = [one for one in configurables if one is not magics]
+    shell.events.unregister("post_run_cell", magics.tell_news)
     magics.remove_views()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,10 @@ HELP = """\
       --env NAME=VALUE       environment variable for the server; may be repeated
       --executable PATH      the vllm to run (else %config VllmMagics.executable, $VLLM_MAGIC_EXECUTABLE,
                              vllm beside this Python, vllm on $PATH)
+      --keep 10m             outlive this kernel for so long, for another one to attach (else it ends with the kernel)
       --no-wait              return at once
       --timeout SECONDS      give up, and release it, when it is not ready by then
+%vllm attach [NAME]          take over a server that was kept
 %vllm stop [NAME | --all]    end it, and prove that its VRAM is back
       --drain SECONDS        let requests finish first
       --grace SECONDS        from SIGTERM to SIGKILL
@@ -75,6 +78,7 @@ class VllmMagics(Magics):
     def _verbs(self) -> dict[Verb, Callable[[list[str]], Any]]:
         return {
             Verb.START: self._start,
+            Verb.ATTACH: self._attach,
             Verb.STOP: self._stop,
             Verb.RESTART: self._restart,
             Verb.STATUS: self._status,
@@ -114,6 +118,22 @@ class VllmMagics(Magics):
                 "/tokenize and /metrics open."
             )
         return start.server
+
+    def _attach(self, said: list[str]) -> Any:
+        from vllm_magic.jupyter.progress import ProgressLine
+
+        line = ProgressLine(notebook=hasattr(self._shell, "kernel"))
+        try:
+            server = self._manager.attach(arguments.attach(said), report=line.report)
+        finally:
+            line.finish("")
+        return server
+
+    def tell_news(self, *_: object) -> None:
+        """Print what happened without anyone's asking; run after each cell, in the thread that runs cells."""
+        if "vllm_magic.manager" in sys.modules:
+            for line in self._manager.news():
+                print(line)  # noqa: T201 - in the cell's thread
 
     def _stop(self, said: list[str]) -> Any:
         from vllm_magic.jupyter import views

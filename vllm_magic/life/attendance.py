@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vllm_magic.engine.api import Api
-    from vllm_magic.guard.client import GuardPair
+    from vllm_magic.guard.client import Guards
     from vllm_magic.life.preparation import Prepared
 
 READY_LOOK = 0.05  # seconds between looks at the log and at /health while the server starts
@@ -48,7 +48,7 @@ class Attendance:
     def __init__(
         self,
         prepared: Prepared,
-        guard: GuardPair,
+        guard: Guards,
         api: Api,
         requests: queue.SimpleQueue[StopPlan],
         wake: int,
@@ -83,6 +83,8 @@ class Attendance:
         poller = select.poll()
         poller.register(self._guard.fileno(), select.POLLIN)
         poller.register(self._wake, select.POLLIN)
+        for message in self._guard.waiting():
+            self._hear(message, cleanup)
         while True:
             timeout = self._timeout()
             ready = {fd for fd, _ in poller.poll(None if timeout is None else timeout * 1000)}

@@ -62,6 +62,13 @@ class Ending:
 
 
 @dataclass(frozen=True)
+class News:
+    """Something that a person should hear of, in one line."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Over:
     """Nothing runs any more; the release says what is proved. ``log_tail`` is the end of the log."""
 
@@ -84,4 +91,4 @@ class Broken:
     error: VllmMagicError
 
 
-Notice = Launched | Moved | Ready | Ending | Over | NeverStarted | Broken
+Notice = Launched | Moved | News | Ready | Ending | Over | NeverStarted | Broken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,8 +11,13 @@ from vllm_magic import ledger
 from vllm_magic.engine import command as commands
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.gpu import choice, locks
+from vllm_magic.guard import record
+from vllm_magic.guard.folder import clear
 from vllm_magic.guard.protocol import Order
+from vllm_magic.guard.record import Phase, Record
+from vllm_magic.life import handover
 from vllm_magic.life.proof import Witness
+from vllm_magic.linux import machine, processes
 
 if TYPE_CHECKING:
     import threading
@@ -29,22 +35,18 @@ RELEASE_WAIT = 120.0  # seconds to wait for releases that others have under way 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A server that only has to be executed.
+    """What has to be known of a server to attend it to its end.
 
     Attributes:
         folder: its private folder.
-        order: what the guards are told.
         witness: has seen the GPUs as they were before.
         gpus: the UUIDs it may use.
-        mark: ``b"NAME=value"`` in the environment of each of its processes.
         port: where it will listen.
     """
 
     folder: Folder
-    order: Order
     witness: Witness
     gpus: tuple[str, ...]
-    mark: bytes
     port: int
 
 
@@ -54,8 +56,11 @@ def prepare(
     environ: Mapping[str, str],
     probe: Probe,
     cancelled: threading.Event,
-) -> Prepared | None:
-    """Wait until the GPUs are free of releases, look at them, choose, and make the folder; None when cancelled.
+) -> tuple[Prepared, Order] | None:
+    """Wait until the GPUs are free of releases, look at them, choose, and make the folder with its record.
+
+    Returns:
+        What to attend and what to tell the guards; None when cancelled.
 
     Raises:
         InvalidOption: ``--gpus`` names what is not there.
@@ -73,7 +78,7 @@ def _prepare(
     environ: Mapping[str, str],
     probe: Probe,
     cancelled: threading.Event,
-) -> Prepared | None:
+) -> tuple[Prepared, Order] | None:
     baseline = probe.snapshot(timeout=FIRST_LOOK_LIMIT)
     chosen = _choose(spec, baseline)
     deadline = time.monotonic() + RELEASE_WAIT
@@ -91,8 +96,14 @@ def _prepare(
         chosen = _choose(spec, baseline)
     lock_files = locks.lock_paths(_uuids(chosen or baseline.gpus))
     folder = ledger.create(spec.name)
+    usable = _uuids(chosen or baseline.gpus)
+    noted = _record(folder, spec, command, baseline, usable)
+    try:
+        record.write(str(folder.path), noted)
+    except OSError:
+        clear(*map(str, (folder.path, folder.tmp, folder.log, folder.kept_log)))
+        raise
     visible = choice.cuda_visible_devices(chosen) if chosen else None
-    mark = f"{commands.MARK}={folder.id}".encode()
     order = Order(
         argv=list(command.argv),
         env=commands.environment(environ, spec, command, folder.id, folder.tmp, visible),
@@ -102,9 +113,34 @@ def _prepare(
         log=str(folder.log),
         keep_log=str(folder.kept_log),
         locks=[str(path) for path in lock_files],
+        record=noted._asdict(),
+        keep=spec.keep or 0.0,
+        luggage=handover.pack_owner(spec, command),
     )
-    witness = Witness(probe, baseline, _uuids(chosen), mark)
-    return Prepared(folder, order, witness, _uuids(chosen or baseline.gpus), mark, command.port)
+    witness = Witness(probe, baseline, _uuids(chosen), folder.mark)
+    return Prepared(folder, witness, usable, command.port), order
+
+
+def _record(
+    folder: Folder, spec: ServerSpec, command: Command, baseline: Snapshot, gpus: tuple[str, ...]
+) -> Record:
+    me = processes.read(os.getpid())
+    return Record(
+        id=folder.id,
+        name=spec.name,
+        model=spec.model,
+        args=list(spec.args),
+        url=command.url,
+        port=command.port,
+        gpus=list(gpus),
+        chosen=spec.gpus is not None,
+        baseline=handover.pack_gpus(baseline),
+        phase=Phase.STARTING,
+        since=time.time(),
+        place=list(machine.here()),
+        kernel=list(me.identity) if me else [os.getpid(), 0],
+        keep=spec.keep or 0.0,
+    )
 
 
 def _choose(spec: ServerSpec, baseline: Snapshot) -> tuple[Gpu, ...]:

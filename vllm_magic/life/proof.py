@@ -13,8 +13,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_magic.gpu.holders import device_files, holders
-from vllm_magic.life.rescue import members
-from vllm_magic.linux import processes
+from vllm_magic.linux import marks, processes
 from vllm_magic.release import GpuMemory, Proof
 
 if TYPE_CHECKING:
@@ -65,11 +64,11 @@ class Witness:
         if self._baseline.gpus:
             self._loaded = self._probe.snapshot(timeout=LOOK_LIMIT, may_start=False)
 
-    def look_before_stop(self, members: Collection[Identity] = ()) -> None:
-        """Remember who the server is just before the end, and what it holds."""
+    def look_before_stop(self, members: Collection[Identity] = (), *, may_start: bool = False) -> None:
+        """Remember who the server is just before the end, and what it holds; ``may_start``: however long that takes."""
         self._known |= set(members)
         if self._baseline.gpus:
-            self._before = self._probe.snapshot(timeout=LOOK_LIMIT, may_start=False)
+            self._before = self._probe.snapshot(timeout=LOOK_LIMIT, may_start=may_start)
 
     def prove(self, ended: Collection[Identity], leader: Identity | None = None) -> Verdict:
         """Check that everything is back; waits up to `LIMIT` seconds for memory that is on its way.
@@ -80,7 +79,7 @@ class Witness:
         """
         ours = self._known | set(ended)
         alive = {identity.pid for identity in ours if processes.is_alive(identity)}
-        alive |= {one.identity.pid for one in members(self._mark, leader)}
+        alive |= {one.identity.pid for one in marks.members(self._mark, leader)}
         if alive:
             return Verdict(Proof.NONE, False, (), f"still alive: {_pids(sorted(alive))}")
         proof = Proof.PROCESSES

@@ -13,12 +13,10 @@ from vllm_magic.engine import log
 from vllm_magic.engine.api import Api
 from vllm_magic.errors import StartFailed, VllmMagicError
 from vllm_magic.guard import folder
-from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.protocol import Why
 from vllm_magic.life import rescue
 from vllm_magic.life.attendance import Attendance
 from vllm_magic.life.notices import Broken, NeverStarted, Notice, Over, StopPlan
-from vllm_magic.life.preparation import Prepared, prepare
 from vllm_magic.linux.processes import Identity
 from vllm_magic.release import EndedProcess, Release, nothing_to_release
 
@@ -26,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vllm_magic.engine.command import Command
-    from vllm_magic.engine.spec import ServerSpec
-    from vllm_magic.gpu.probe import Probe
+    from vllm_magic.life.beginning import Attached, Fresh
+    from vllm_magic.life.preparation import Prepared
 
 LOG_TAIL = 400  # lines in which the cause of a failure is looked for
 
@@ -36,24 +34,23 @@ class Life:
     """A server's life, from `begin` to the last notice.
 
     Args:
-        spec: what was asked for.
-        command: what to execute.
-        probe: to look at the GPUs with.
+        name: of the server.
+        command: how it is reached.
+        beginning: starts it, or takes it over; called in this life's thread.
         notice: called in this life's thread with each `Notice`; the last is `Over`, `NeverStarted` or `Broken`.
     """
 
     def __init__(
-        self, spec: ServerSpec, command: Command, probe: Probe, notice: Callable[[Notice], None]
+        self, name: str, command: Command, beginning: Fresh | Attached, notice: Callable[[Notice], None]
     ) -> None:
-        self._spec = spec
+        self._name = name
         self._command = command
-        self._probe = probe
+        self._beginning = beginning
         self._notice = notice
-        self._environ = dict(os.environ)  # as it is now: the next cell may change it before the thread looks
         self._requests: queue.SimpleQueue[StopPlan] = queue.SimpleQueue()
         self._cancelled = threading.Event()
         self._wake = _EventFd()
-        self._thread = threading.Thread(target=self._run, name=f"vllm-magic {spec.name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"vllm-magic {name}", daemon=True)
 
     def begin(self) -> None:
         """Start the thread."""
@@ -82,20 +79,20 @@ class Life:
 
     def _live(self) -> Notice:
         try:
-            prepared = prepare(self._spec, self._command, self._environ, self._probe, self._cancelled)
+            begun = self._beginning(self._cancelled, self._notice)
         except VllmMagicError as error:
             raise _NothingRanError(error) from error
-        if prepared is None:
-            return Over(nothing_to_release(self._spec.name), Why.ASKED, ())
+        if begun is None:
+            return Over(nothing_to_release(self._name), Why.ASKED, ())
+        prepared, guards = begun
         api = Api(self._command)
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(api.close)
-            guard = self._start_guards(prepared)
-            attendance = Attendance(prepared, guard, api, self._requests, self._wake.fileno(), self._notice)
+            attendance = Attendance(prepared, guards, api, self._requests, self._wake.fileno(), self._notice)
             try:
                 attendance.run(cleanup)
             finally:
-                guard.close()
+                guards.close()
             if attendance.refused is not None:
                 refused = StartFailed(
                     f"vLLM could not be executed: {attendance.refused.text}", "Check %vllm start"
@@ -103,28 +100,21 @@ class Life:
                 raise _NothingRanError(refused)
             return self._conclude(prepared, attendance)
 
-    @staticmethod
-    def _start_guards(prepared: Prepared) -> GuardPair:
-        try:
-            return GuardPair(prepared.order)
-        except OSError as error:
-            folder.clear(prepared.order)
-            reason = StartFailed(f"The guards could not be started: {error.strerror}", "Free what is short")
-            raise _NothingRanError(reason) from error
-
     def _conclude(self, prepared: Prepared, attendance: Attendance) -> Over:
         """The release: what the guards said, what had to be done in their place, and the proof of both."""
+        rooms = prepared.folder
         rows = [row for said in attendance.ended for row in said.ended]
         left = [row for said in attendance.ended[-1:] for row in said.left]
         if not attendance.ended:
-            outcome = rescue.release(prepared.mark, attendance.leader)
+            outcome = rescue.release(rooms.mark, attendance.leader)
             rows, left = outcome.ended, outcome.left
-        folder.clear(prepared.order)  # there still, if the guards were killed at the very end
+        # There still, if the guards were killed at the very end.
+        folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
         codes = [said.exit_code for said in attendance.ended if said.exit_code is not None]
         identities = {Identity(int(row[0]), int(row[1])) for row in rows + left}
         verdict = prepared.witness.prove(identities, attendance.leader)
         release = Release(
-            server=self._spec.name,
+            server=self._name,
             why=attendance.why.value,
             seconds=round(max(0.0, time.monotonic() - (attendance.began or time.monotonic())), 3),
             ended=tuple(EndedProcess(*row) for row in rows),
@@ -135,7 +125,7 @@ class Life:
             verified=verdict.verified and not left,
             note=verdict.note,
         )
-        return Over(release, attendance.why, tuple(log.tail(prepared.folder.kept_log, LOG_TAIL)))
+        return Over(release, attendance.why, tuple(log.tail(rooms.kept_log, LOG_TAIL)))
 
 
 class _NothingRanError(Exception):

@@ -1,0 +1,115 @@
+"""The control socket in the private folder: how others than the kernel reach the guard.
+
+The socket has mode 0600 in a folder of mode 0700, and whoever comes in is of this user (SO_PEERCRED, unix(7)).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from vllm_magic.guard.inbox import Inbox
+from vllm_magic.guard.protocol import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from vllm_magic.guard.protocol import Message
+
+NAME = "control"
+SAY_LIMIT = 200_000  # microseconds that a visitor who does not read may hold the guard up
+MOST = 8  # visitors at once; the others wait outside
+
+
+class Visitor:
+    """One connection from outside."""
+
+    def __init__(self, connection: socket.socket, pid: int) -> None:
+        self.connection = connection
+        self.inbox = Inbox(connection)
+        self.pid = pid
+
+    def say(self, message: Message) -> None:
+        """Tell the visitor; one that does not read is no reason to wait."""
+        with contextlib.suppress(OSError):
+            self.connection.sendall(encode(message))
+
+
+class Door:
+    """Listens, and keeps the visitors.
+
+    Args:
+        folder: the private folder.
+
+    Raises:
+        OSError: the socket cannot be made there.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._visitors: dict[int, Visitor] = {}
+        self._listener = socket.socket(socket.AF_UNIX)
+        try:
+            _bind(self._listener, folder)
+            self._listener.listen()
+            self._listener.setblocking(False)
+        except OSError:
+            self._listener.close()
+            raise
+
+    def filenos(self) -> list[int]:
+        """To be polled: readable when `hear` has something to do."""
+        outside = [self._listener.fileno()] if len(self._visitors) < MOST else []
+        return [*outside, *self._visitors]
+
+    def hear(self, ready: Container[int]) -> list[tuple[Visitor, Message]]:
+        """Let in who knocks, and give what was said; who hung up is gone."""
+        heard: list[tuple[Visitor, Message]] = []
+        if self._listener.fileno() in ready:
+            self._let_in()
+        for fd, visitor in list(self._visitors.items()):
+            if fd in ready:
+                messages = visitor.inbox.read()
+                if messages is None:
+                    del self._visitors[fd]
+                    visitor.connection.close()
+                heard += [(visitor, message) for message in messages or ()]
+        return heard
+
+    def tell_all(self, message: Message) -> None:
+        """Say it to each visitor."""
+        for visitor in self._visitors.values():
+            visitor.say(message)
+
+    def hand_over(self, visitor: Visitor) -> None:
+        """Forget the visitor, whose connection becomes the kernel's."""
+        del self._visitors[visitor.connection.fileno()]
+
+    def close(self) -> None:
+        """Let nobody in any more; who is inside stays."""
+        self._listener.close()
+
+    def _let_in(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:  # it has hung up again, or no descriptor is free
+            return
+        pid, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if user != os.getuid():
+            connection.close()
+            return
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, SAY_LIMIT))
+        self._visitors[connection.fileno()] = Visitor(connection, pid)
+
+
+def _bind(listener: socket.socket, folder: str) -> None:
+    # By way of the open folder: the path of a socket has at most 107 bytes, that of the folder may have more.
+    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(f"/proc/self/fd/{directory}/{NAME}")
+    finally:
+        os.umask(mask)
+        os.close(directory)

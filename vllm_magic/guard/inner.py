@@ -1,0 +1,225 @@
+"""The inner guard: starts the leader, waits for a reason to end it, and ends it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic.guard import leader, record
+from vllm_magic.guard.door import Door, Visitor
+from vllm_magic.guard.duty import AT_ONCE, KERNEL_GONE, NOBODY, SAY_LIMIT, Guard, limit_sending
+from vllm_magic.guard.protocol import (
+    Attach,
+    Attached,
+    Ended,
+    Message,
+    Note,
+    Refused,
+    Started,
+    Stop,
+    Stopping,
+    Why,
+)
+from vllm_magic.guard.record import Phase, Record
+from vllm_magic.linux import pidfd, processes
+
+if TYPE_CHECKING:
+    from vllm_magic.guard.inbox import Inbox
+    from vllm_magic.guard.protocol import Order
+
+LEADER_ENDED_LINGER = 0.25  # seconds for the others to end by themselves after the leader
+
+Reason = tuple[Why, Stop]
+
+
+class Inner(Guard):
+    """Lives as long as the server.
+
+    Args:
+        outer: the outer guard's pid.
+        outer_pidfd: says when that one ends.
+        link: tells the outer guard of a new kernel.
+    """
+
+    def __init__(
+        self,
+        control: socket.socket,
+        inbox: Inbox,
+        kernel: int,
+        order: Order,
+        *,
+        outer: int,
+        outer_pidfd: int,
+        link: socket.socket,
+    ) -> None:
+        super().__init__(control, inbox, kernel, order)
+        self._outer = outer
+        self._outer_pidfd = outer_pidfd
+        self._link = link
+        self._record = Record(**order.record)
+        self._door: Door | None = None
+        self._ready = False
+        self._kept_until: float | None = None
+
+    def run(self) -> None:
+        """Start the server, and return when it is gone."""
+        if not self._start():
+            return
+        why, stop = self._wait()
+        if self._door is not None:
+            self._door.close()
+        if why is Why.LEADER_ENDED:
+            self._linger()
+        self._write(durable=False, phase=Phase.STOPPING)
+        self.release("inner", why, stop, self._hurry() if why is Why.ASKED else [])
+        self.clear()
+
+    def say(self, message: Message) -> None:
+        """Tell the kernel, and of the end those outside too."""
+        super().say(message)
+        if self._door is not None and isinstance(message, (Stopping, Ended)):
+            self._door.tell_all(message)
+
+    def _start(self) -> bool:
+        try:
+            result = leader.spawn(self.order)
+        except OSError as error:  # no process, no descriptor
+            result = Refused(error.errno or 0, str(error.strerror))
+        if isinstance(result, Refused):
+            self.say(result)
+            return False
+        self.leader = result
+        guards = [processes.read(pid) for pid in (self._outer, os.getpid())]
+        outer, inner = (list(guard.identity) if guard else [0, 0] for guard in guards)
+        self._write(outer=outer, inner=inner, leader=list(self.leader))
+        self._open_door()
+        self._say_who_is_who()
+        return True
+
+    def _say_who_is_who(self) -> None:
+        assert self._record.leader and self._record.outer and self._record.inner  # noqa: S101, PT018 - set by _start
+        self.say(Started(self._record.leader, self._record.outer, self._record.inner))
+
+    def _open_door(self) -> None:
+        try:
+            self._door = Door(self.order.folder)
+        except OSError as error:  # the server runs without: only a terminal cannot reach it
+            print(f"vllm_magic: no control socket: {error}", file=sys.stderr)  # noqa: T201 - into the log
+
+    def _write(self, *, durable: bool = True, **changes: Any) -> None:
+        self._record = self._record._replace(**changes)
+        try:
+            record.write(self.order.folder, self._record, durable=durable)
+        except OSError as error:  # a full disk, or the folder is gone: no reason to end a server
+            print(f"vllm_magic: no record: {error}", file=sys.stderr)  # noqa: T201 - into the log
+
+    def _wait(self) -> Reason:
+        reason = self._listen() if self.inbox.waiting else None
+        while reason is None:
+            reason = self._judge(self._poll())
+        return reason
+
+    def _poll(self) -> set[int]:
+        poller = select.poll()
+        for fd in (self.wake, self._outer_pidfd, *self.kernel_filenos()):
+            poller.register(fd, select.POLLIN)
+        for fd in self._door.filenos() if self._door else ():
+            poller.register(fd, select.POLLIN)
+        rest = None if self._kept_until is None else max(0.0, self._kept_until - time.monotonic())
+        return {fd for fd, _ in poller.poll(None if rest is None else rest * 1000)}
+
+    def _judge(self, ready: set[int]) -> Reason | None:
+        if self._outer_pidfd in ready:
+            return Why.GUARD_GONE, AT_ONCE
+        reason = None
+        if self.kernel in ready:
+            reason = self._outlive_kernel()
+        elif self.kernel != NOBODY and self.control.fileno() in ready:
+            reason = self._listen()
+        if reason is None and self._kept_until is not None and time.monotonic() >= self._kept_until:
+            reason = Why.KERNEL_GONE, KERNEL_GONE
+        if reason is None and self._door is not None:
+            for visitor, message in self._door.hear(ready):
+                reason = reason or self._serve(visitor, message)
+        if reason is None and self.wake in ready:
+            reason = self._look_around()
+        return reason
+
+    def _listen(self) -> Reason | None:
+        messages = self.inbox.read()
+        if messages is None:
+            return self._outlive_kernel()
+        if any(isinstance(message, Note) for message in messages):
+            self._note_ready()
+        stops = [message for message in messages if isinstance(message, Stop)]
+        if not stops:
+            return None
+        # Two that came together mean what a second one means during the release: hurry.
+        return Why.ASKED, stops[0] if len(stops) == 1 else AT_ONCE
+
+    def _note_ready(self) -> None:
+        self.note()
+        self._ready = True
+        self._write(phase=Phase.READY, segments=[list(segment) for segment in self.segments])
+
+    def _outlive_kernel(self) -> Reason | None:
+        """The kernel is gone: release, or wait for another one, if that was wanted."""
+        if self.order.keep <= 0:
+            return Why.KERNEL_GONE, KERNEL_GONE
+        self.forget_kernel()
+        self._kept_until = time.monotonic() + self.order.keep
+        self._write(phase=Phase.KEPT, kept_until=time.time() + self.order.keep)
+        return None
+
+    def _serve(self, visitor: Visitor, message: Message) -> Reason | None:
+        if isinstance(message, Stop):
+            return Why.ASKED, message
+        if isinstance(message, Attach):
+            refused = self._attach(visitor, message)
+            if refused is not None:
+                visitor.say(refused)
+        return None
+
+    def _attach(self, visitor: Visitor, wish: Attach) -> Refused | None:
+        if self._kept_until is None or self._door is None:
+            return Refused(errno.EBUSY, f"the kernel that it belongs to lives (pid {self._record.kernel[0]})")
+        if wish.only is not None and wish.only != self.order.luggage.get("spec"):
+            return Refused(errno.ESTALE, "it was started with other options")
+        try:
+            kernel = os.pidfd_open(visitor.pid)
+        except OSError as error:
+            return Refused(error.errno or 0, str(error.strerror))
+        process = processes.read(visitor.pid)
+        self._door.hand_over(visitor)
+        limit_sending(visitor.connection, SAY_LIMIT)
+        self.serve_kernel(visitor.connection, visitor.inbox, kernel)
+        socket.send_fds(self._link, [b"k"], [kernel, visitor.connection.fileno()])
+        self._kept_until = None
+        phase = Phase.READY if self._ready else Phase.STARTING
+        identity = list(process.identity) if process else [visitor.pid, 0]
+        self._write(phase=phase, kernel=identity, kept_until=None)
+        self.say(Attached(self.order.luggage))
+        self._say_who_is_who()
+        return None
+
+    def _look_around(self) -> Reason | None:
+        self.drain_wake()
+        if self.signalled:
+            return Why.GUARD_SIGNALLED, KERNEL_GONE
+        if self.leader_has_ended():
+            return Why.LEADER_ENDED, AT_ONCE
+        self.reap()
+        return None
+
+    def _linger(self) -> None:
+        """Give what the leader left behind a moment to end by itself, as it does after a clean exit."""
+        self.note()
+        pidfd.wait_for_all({one.identity for one in self.members()}, LEADER_ENDED_LINGER)
+
+    def _hurry(self) -> list[int]:
+        return [self._outer_pidfd, *self.kernel_filenos()]

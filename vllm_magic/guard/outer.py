@@ -1,0 +1,91 @@
+"""The outer guard: waits for the inner one, and ends what that one could not."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from vllm_magic.guard.duty import AT_ONCE, Guard
+from vllm_magic.guard.protocol import Why
+
+if TYPE_CHECKING:
+    from vllm_magic.guard.inbox import Inbox
+    from vllm_magic.guard.protocol import Order
+
+BACKSTOP = 3.0  # seconds after the kernel's end before an inner guard is taken for hung
+
+
+class Outer(Guard):
+    """Lives until the inner guard is gone and nothing of the server is left.
+
+    Args:
+        inner: the inner guard's pid.
+        link: on which that one tells of a new kernel.
+    """
+
+    def __init__(
+        self,
+        control: socket.socket,
+        inbox: Inbox,
+        kernel: int,
+        order: Order,
+        *,
+        inner: int,
+        link: socket.socket,
+    ) -> None:
+        super().__init__(control, inbox, kernel, order)
+        self._inner = inner
+        self._link = link
+        self._deadline: float | None = None
+
+    def run(self) -> None:
+        """Wait, and act if need be."""
+        if not self._wait():
+            self.release("outer", Why.GUARD_GONE, AT_ONCE)
+        self.clear()
+
+    def _wait(self) -> bool:
+        """True when the inner guard has finished its work, False when it was killed or hangs."""
+        while True:
+            pid, status = os.waitpid(self._inner, os.WNOHANG)
+            if pid == self._inner:
+                return os.waitstatus_to_exitcode(status) == 0
+            rest = None if self._deadline is None else self._deadline - time.monotonic()
+            if rest is not None and rest <= 0:
+                return False  # the release that follows ends the inner guard too: it is a descendant
+            self._look(self._poll(rest))
+
+    def _poll(self, rest: float | None) -> set[int]:
+        poller = select.poll()
+        poller.register(self.wake, select.POLLIN)
+        poller.register(self._link, select.POLLIN)
+        if self._deadline is None:  # said once is enough
+            poller.register(self.kernel, select.POLLIN)
+            poller.register(self.control, select.POLLRDHUP)
+        return {fd for fd, _ in poller.poll(None if rest is None else rest * 1000)}
+
+    def _look(self, ready: set[int]) -> None:
+        self.drain_wake()
+        if self._link.fileno() in ready:
+            self._hear_of_kernel()
+        elif ready & {self.kernel, self.control.fileno()}:
+            self._deadline = time.monotonic() + self.order.keep + BACKSTOP
+        if self.signalled:
+            self.signalled = False
+            os.kill(self._inner, signal.SIGTERM)
+            self._deadline = time.monotonic() + BACKSTOP
+
+    def _hear_of_kernel(self) -> None:
+        """A new kernel has taken the server over: its pidfd and its connection come by SCM_RIGHTS (unix(7))."""
+        _, fds, _, _ = socket.recv_fds(self._link, 1, 2)
+        if len(fds) == 2:  # noqa: PLR2004 - otherwise the inner guard has died
+            kernel, control = fds
+            for fd in fds:
+                os.set_inheritable(fd, False)
+            self.forget_kernel()
+            self.serve_kernel(socket.socket(fileno=control), self.inbox, kernel)
+            self._deadline = None

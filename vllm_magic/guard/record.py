@@ -1,0 +1,199 @@
+"""The record of one server in its private folder: how the next kernel finds what was left.
+
+The kernel writes it before it starts the guards, the inner guard after that, each time something changes. Both
+write a new file and rename it, so a reader, and the disk after a crash, has one version or the other.
+Whether the guards live is told by the lock that both hold (flock(2)), not by a pid.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+from enum import Enum
+from typing import Any, NamedTuple
+
+from vllm_magic.linux.machine import Place
+
+NAME = "record.json"
+LOCK = "alive"
+VERSION = 1
+LONGEST = 2**20  # bytes; what is longer is not ours
+
+
+class Phase(str, Enum):
+    """How far the server is, as far as its guard knows."""
+
+    STARTING = "starting"
+    READY = "ready"
+    KEPT = "kept"  # its kernel is gone, and it waits for another one
+    STOPPING = "stopping"
+
+
+class Record(NamedTuple):
+    """Identities are [pid, start time in clock ticks], None before they are there; times in seconds since the epoch.
+
+    ``gpus`` are the UUIDs that it may use, ``chosen`` whether somebody chose them, ``baseline`` the GPUs before
+    its start (the fields of `gpu.devices.Gpu`), ``segments`` the shared memory that it mapped as [device, inode].
+    """
+
+    id: str
+    name: str
+    model: str
+    args: list[str]
+    url: str
+    port: int
+    gpus: list[str]
+    chosen: bool
+    baseline: list[dict[str, Any]]
+    phase: str
+    since: float
+    place: list[Any]
+    kernel: list[int]
+    keep: float = 0.0
+    kept_until: float | None = None
+    outer: list[int] | None = None
+    inner: list[int] | None = None
+    leader: list[int] | None = None
+    segments: list[list[int]] = []  # noqa: RUF012 - never changed, only replaced
+    version: int = VERSION
+
+    @property
+    def where(self) -> Place:
+        """Where its pids mean anything."""
+        return Place(*self.place)
+
+
+class BrokenRecordError(ValueError):
+    """What lies there is not a record that this version wrote; the message says why."""
+
+
+def write(folder: str, record: Record, *, durable: bool = True) -> None:
+    """Replace the record of a folder; ``durable`` makes it outlast a failure of the machine's power, which takes time.
+
+    Raises:
+        OSError: no space, no permission, no such folder.
+    """
+    new = os.path.join(folder, f"{NAME}.{os.getpid()}")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        with open(fd, "w", encoding="utf-8") as file:
+            json.dump(record._asdict(), file)
+            file.flush()
+            if durable:
+                os.fsync(fd)
+        os.replace(new, os.path.join(folder, NAME))
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(new)
+        raise
+
+
+def read(folder: str) -> Record:
+    """The record of a folder.
+
+    Raises:
+        BrokenRecordError: it is torn, or not of ours.
+        FileNotFoundError: there is none.
+        OSError: it cannot be read.
+    """
+    fd = os.open(os.path.join(folder, NAME), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(fd, "rb") as file:
+        stat = os.fstat(fd)
+        if stat.st_uid != os.getuid():
+            raise BrokenRecordError("it belongs to another user")
+        data = file.read(LONGEST + 1)
+    return parse(data)
+
+
+def parse(data: bytes) -> Record:
+    """The record in these bytes.
+
+    Raises:
+        BrokenRecordError: there is none.
+    """
+    if len(data) > LONGEST:
+        raise BrokenRecordError("it is too long")
+    try:
+        fields = json.loads(data)
+        version = fields["version"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise BrokenRecordError("it is torn, or not one of ours") from None
+    if version != VERSION:
+        raise BrokenRecordError(f"it is of version {version!r}, and this is {VERSION}")
+    try:
+        record = Record(**{name: value for name, value in fields.items() if name in Record._fields})
+    except TypeError:
+        raise BrokenRecordError("fields are missing") from None
+    wrong = [name for name, fits in _CHECKS.items() if not fits(getattr(record, name))]
+    if wrong:
+        raise BrokenRecordError(f"{wrong[0]!r} makes no sense")
+    return record
+
+
+def hold_lock(folder: str) -> int:
+    """Take the lock that says "the guards of this server live"; a descriptor to be closed, or kept until the end.
+
+    Raises:
+        BlockingIOError: somebody has it.
+        OSError: there is no such folder, or no descriptor is free.
+    """
+    fd = os.open(os.path.join(folder, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_whole, value))  # noqa: PLR2004
+
+
+def _place(value: object) -> bool:
+    if not isinstance(value, list) or len(value) != len(Place._fields):
+        return False
+    *words, user = value
+    return all(map(_text, words)) and _whole(user)
+
+
+def _phase(value: object) -> bool:
+    return value in [phase.value for phase in Phase]
+
+
+_CHECKS: dict[str, Any] = {
+    "id": _text,
+    "name": _text,
+    "model": _text,
+    "args": lambda value: isinstance(value, list) and all(map(_text, value)),
+    "url": _text,
+    "port": _whole,
+    "gpus": lambda value: isinstance(value, list) and all(map(_text, value)),
+    "chosen": lambda value: isinstance(value, bool),
+    "baseline": lambda value: isinstance(value, list) and all(isinstance(one, dict) for one in value),
+    "phase": _phase,
+    "since": _number,
+    "place": _place,
+    "kernel": _pair,
+    "keep": _number,
+    "kept_until": lambda value: value is None or _number(value),
+    "outer": lambda value: value is None or _pair(value),
+    "inner": lambda value: value is None or _pair(value),
+    "leader": lambda value: value is None or _pair(value),
+    "segments": lambda value: isinstance(value, list) and all(map(_pair, value)),
+}

@@ -1,0 +1,110 @@
+"""Releasing what a kernel left whose guards died with it, and clearing the files of servers of which nothing lives."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vllm_magic import ledger
+from vllm_magic.gpu import locks
+from vllm_magic.guard import folder, record
+from vllm_magic.guard.protocol import Why
+from vllm_magic.ledger import Condition
+from vllm_magic.life import handover, rescue
+from vllm_magic.life.proof import Witness
+from vllm_magic.linux import shared_memory
+from vllm_magic.linux.processes import Identity
+from vllm_magic.linux.shared_memory import Segment
+from vllm_magic.release import EndedProcess, Release
+
+if TYPE_CHECKING:
+    from vllm_magic.gpu.probe import Probe
+    from vllm_magic.guard.record import Record
+    from vllm_magic.ledger import Entry
+
+
+@dataclass(frozen=True)
+class Swept:
+    """One server that was swept; ``release`` is None where only files were left of it."""
+
+    name: str
+    id: str
+    release: Release | None
+
+    @property
+    def text(self) -> str:
+        """What happened, in one line."""
+        if self.release is None:
+            return f"{self.name}: files of it were left, and are cleared."
+        count = len(self.release.ended)
+        ended = f"{count} process{'' if count == 1 else 'es'} ended in {self.release.seconds:.1f} s"
+        if self.release.verified:
+            return (
+                f"{self.name} was left by a kernel that died: {ended}, proved by {self.release.proof.value}."
+            )
+        return f"{self.name} was left by a kernel that died, and is NOT released: {self.release.note}."
+
+
+def sweep(probe: Probe) -> list[Swept]:
+    """Release every orphan in the ledger and clear every folder of which nothing lives.
+
+    One of several sweepers does it: who holds a folder's lock. Never touched is what belongs to a kernel or to
+    guards that live, or to another boot, machine, PID namespace or user.
+
+    Raises:
+        PermissionError: the state folder is not this user's alone.
+        OSError: it cannot be read.
+    """
+    todo = [one for one in ledger.entries() if one.condition in (Condition.ORPHANED, Condition.LEFT)]
+    return [swept for entry in todo if (swept := _sweep(entry, probe)) is not None]
+
+
+def _sweep(entry: Entry, probe: Probe) -> Swept | None:
+    if entry.record is None:
+        return None
+    with contextlib.ExitStack() as stack:
+        # Before the folder's lock: who finds that one taken can count on a start's waiting for the release.
+        with contextlib.suppress(OSError, ValueError):
+            stack.enter_context(locks.ReleaseLocks(entry.record.gpus))
+        try:
+            stack.callback(os.close, record.hold_lock(str(entry.path)))
+        except OSError:  # somebody else is at it, or it is gone
+            return None
+        release = _release(entry, entry.record, probe) if entry.processes else None
+        if release is None:
+            shared_memory.unlink_unmapped(_segments(entry.record))
+        if release is None or not release.left:
+            rooms = entry.folder
+            folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
+    return Swept(entry.record.name, entry.id, release)
+
+
+def _release(entry: Entry, record: Record, probe: Probe) -> Release:
+    began = time.monotonic()
+    mark = entry.folder.mark
+    witness = Witness(
+        probe, handover.unpack_gpus(record.baseline), record.gpus if record.chosen else (), mark
+    )
+    witness.look_before_stop([one.identity for one in entry.processes], may_start=True)
+    outcome = rescue.release(mark, entry.leader, _segments(record))
+    rows = outcome.ended + outcome.left
+    verdict = witness.prove({Identity(int(row[0]), int(row[1])) for row in rows}, entry.leader)  # type: ignore[call-overload]
+    return Release(
+        server=record.name,
+        why=Why.KERNEL_GONE.value,
+        seconds=round(time.monotonic() - began, 3),
+        ended=tuple(EndedProcess(*row) for row in outcome.ended),  # type: ignore[arg-type]
+        left=tuple(EndedProcess(*row) for row in outcome.left),  # type: ignore[arg-type]
+        exit_code=None,
+        vram=verdict.vram,
+        proof=verdict.proof,
+        verified=verdict.verified and not outcome.left,
+        note=verdict.note,
+    )
+
+
+def _segments(record: Record) -> set[Segment]:
+    return {Segment(*segment) for segment in record.segments}

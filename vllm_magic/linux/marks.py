@@ -1,0 +1,38 @@
+"""Processes that carry a mark: an entry of the environment, there from the exec on, which children inherit.
+
+A pid that was given to somebody else never carries it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from vllm_magic.linux import processes
+
+if TYPE_CHECKING:
+    from vllm_magic.linux.processes import Identity, Process, Table
+
+
+def members(mark: bytes, leader: Identity | None) -> list[Process]:
+    """The living processes with ``mark`` (``b"NAME=value"``), those of the leader's session, and all below them.
+
+    This process and those above it are none of them, whatever they inherited.
+    """
+    table = processes.table()
+    mine = _line_of(table, os.getpid())
+    pids = {pid for pid in table if processes.has_environment(pid, mark)} - mine
+    if leader is not None:
+        pids |= processes.server_members(table, leader)
+    for pid in tuple(pids):
+        pids |= processes.descendants(table, pid)
+    return [table[pid] for pid in pids - mine if table[pid].alive]
+
+
+def _line_of(table: Table, pid: int) -> set[int]:
+    """The process and its ancestors."""
+    line: set[int] = set()
+    while pid in table and pid not in line:
+        line.add(pid)
+        pid = table[pid].parent
+    return line
