@@ -1,0 +1,260 @@
+"""A server that outlives its kernel for a while, and the kernel that takes it over."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from vllm_magic import ledger
+from vllm_magic.errors import NameInUse, ServerNotFound
+from vllm_magic.guard.visitor import Visitor
+from vllm_magic.ledger import Condition
+from vllm_magic.linux import pidfd, processes
+from vllm_magic.linux.processes import Identity
+
+LIMIT = 20.0
+
+FIRST_KERNEL = """
+import json, os, sys
+import vllm_magic
+server = vllm_magic.start("tiny", *json.loads(sys.argv[1]), keep=float(sys.argv[2]))
+print(json.dumps([server.pid, server.url, server.api_key]), flush=True)
+sys.stdin.readline()
+"""
+
+
+class FirstKernel:
+    """A process that starts a server to be kept, and dies."""
+
+    def __init__(self, executable: str, keep: float, *args: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", FIRST_KERNEL, json.dumps(args), str(keep)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "VLLM_MAGIC_EXECUTABLE": executable},
+        )
+        self.pid, self.url, self.key = json.loads(self.process.stdout.readline())
+        table = processes.table()
+        below = processes.descendants(table, self.process.pid)
+        self.server = {table[pid].identity for pid in below if table[pid].alive}
+
+    def die(self, number: int = signal.SIGKILL) -> None:
+        self.process.send_signal(number)
+        self.process.communicate()
+
+    def end(self) -> None:
+        """As a kernel ends that was asked to: atexit runs."""
+        self.process.communicate("\n")
+
+
+@pytest.fixture
+def first(executable, home):
+    started = []
+
+    def start(keep: float, *args: str) -> FirstKernel:
+        kernel = FirstKernel(executable, keep, *args)
+        started.append(kernel)
+        return kernel
+
+    yield start
+    for kernel in started:
+        kernel.process.kill()
+        kernel.process.communicate()
+        for identity in kernel.server:
+            pidfd.send(identity, signal.SIGKILL)
+
+
+def condition_of_the_only_one() -> Condition:
+    (entry,) = ledger.entries()
+    return entry.condition
+
+
+def wait_until(condition, limit: float = LIMIT) -> None:
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_served(url: str, key: str) -> bool:
+    answer = httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"}, trust_env=False)
+    return answer.status_code == httpx.codes.OK
+
+
+@pytest.mark.parametrize("death", ["SIGKILL", "a clean end"])
+def test_it_is_taken_over(first, manager, traces, death):
+    kernel = first(60)
+    assert condition_of_the_only_one() is Condition.OWNED
+    kernel.end() if death == "a clean end" else kernel.die()
+    wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
+    assert is_served(kernel.url, kernel.key)
+    server = manager.attach()
+    assert (server.pid, server.url, server.api_key) == (kernel.pid, kernel.url, kernel.key)
+    assert server.state == "ready"
+    assert condition_of_the_only_one() is Condition.OWNED
+    assert manager.servers() == {"tiny": server}
+    release = server.stop()
+    assert release.verified
+    assert {one.pid for one in release.ended} >= {kernel.pid}
+    assert pidfd.wait_for_all(kernel.server, LIMIT) == set()
+    traces.check()
+
+
+def test_nobody_comes(first, traces):
+    """After the time it is released as ever."""
+    kernel = first(1.0)
+    kernel.die()
+    assert pidfd.wait_for_all(kernel.server, LIMIT) == set()
+    wait_until(lambda: not ledger.entries())
+    traces.check()
+
+
+def test_the_same_start_takes_it_over(first, manager, spec, traces, executable, monkeypatch):
+    kernel = first(60, "--max-model-len", "512")
+    kernel.die()
+    wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
+    monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
+    start = manager.start(spec("tiny", "--max-model-len", "512", keep=60.0, executable=None), timeout=60)
+    assert start.reused
+    assert start.server.pid == kernel.pid
+    assert start.server.stop().verified
+    traces.check()
+
+
+def test_another_spec_does_not(first, manager, spec, traces):
+    kernel = first(60)
+    kernel.die()
+    wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
+    start = manager.start(spec("tiny", "--max-model-len", "512", keep=60.0), timeout=60)
+    assert not start.reused
+    assert start.server.pid != kernel.pid
+    assert is_served(kernel.url, kernel.key)
+    with pytest.raises(NameInUse, match="A server of this kernel is called tiny"):
+        manager.attach("tiny")
+    assert start.server.stop().verified
+    assert manager.attach("tiny").stop().verified
+    traces.check()
+
+
+def test_a_server_whose_kernel_lives_is_not_to_be_had(first, manager):
+    first(60)
+    with pytest.raises(ServerNotFound, match="No server waits for a kernel"):
+        manager.attach()
+    (entry,) = ledger.entries()
+    with pytest.raises(ServerNotFound, match="the kernel that it belongs to lives"):
+        manager._attach(entry)
+
+
+def test_several_of_one_name(first, manager, traces):
+    kernels = [first(60), first(60)]
+    for kernel in kernels:
+        kernel.die()
+    wait_until(lambda: [entry.condition for entry in ledger.entries()] == [Condition.KEPT] * 2)
+    with pytest.raises(ServerNotFound, match="Which one"):
+        manager.attach("tiny")
+    with pytest.raises(ServerNotFound, match="No server called other waits"):
+        manager.attach("other")
+    for entry in ledger.entries():
+        assert manager.attach(entry.id).stop().verified
+    traces.check()
+
+
+def test_it_outlives_a_second_kernel_too(first, home, executable, traces):
+    """And after that kernel's end the time begins anew."""
+    kernel = first(60)
+    kernel.die()
+    wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
+    second = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import vllm_magic; s = vllm_magic.attach(); print(s.pid, flush=True); input()",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert int(second.stdout.readline()) == kernel.pid
+    assert condition_of_the_only_one() is Condition.OWNED
+    second.kill()
+    second.communicate()
+    wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
+    (entry,) = ledger.entries()
+    visitor = Visitor(entry.path)
+    visitor.stop(grace=5.0, patience=2.5)
+    assert pidfd.wait_for_all(kernel.server, LIMIT) == set()
+    visitor.close()
+    wait_until(lambda: not ledger.entries())
+    traces.check()
+
+
+@pytest.mark.parametrize("victim", ["leader", "outer", "inner"])
+@pytest.mark.parametrize("when", ["kept", "attached"])
+def test_a_death_after_the_kernels(first, manager, traces, victim, when):
+    kernel = first(60)
+    kernel.die()
+    wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
+    server = manager.attach() if when == "attached" else None
+    (entry,) = ledger.entries()
+    assert pidfd.send(Identity(*getattr(entry.record, victim)), signal.SIGKILL)
+    assert pidfd.wait_for_all(kernel.server, LIMIT) == set()
+    if server is not None:
+        assert server.wait_over(LIMIT)
+        assert server.release.verified
+    wait_until(lambda: not ledger.entries())
+    traces.check()
+
+
+def test_a_stopped_inner_guard_does_not_keep_it_for_ever(first, traces, monkeypatch):
+    kernel = first(1.0)
+    (entry,) = ledger.entries()
+    inner = Identity(*entry.record.inner)
+    assert pidfd.send(inner, signal.SIGSTOP)
+    kernel.die()
+    assert pidfd.wait_for_all(kernel.server, LIMIT) == set()
+    wait_until(lambda: not ledger.entries())
+    traces.check()
+
+
+def test_a_server_that_is_still_starting_is_kept_too(executable, home, manager, monkeypatch, traces):
+    program = (
+        "import sys, vllm_magic\n"
+        "s = vllm_magic.start('tiny', keep=60, wait=False, env={'STAND_IN': '{\"hang_in\": \"init\"}'})\n"
+        "while not s.pid: pass\n"
+        "print(s.pid, flush=True); input()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "VLLM_MAGIC_EXECUTABLE": executable},
+    )
+    leader = int(process.stdout.readline())
+    process.kill()
+    process.communicate()
+    wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
+    (entry,) = ledger.entries()
+    server = manager._attach(entry)
+    assert server.state == "starting"
+
+    def engine() -> list[int]:
+        return [one.identity.pid for one in server.processes() if "Engine" in one.name]
+
+    wait_until(engine)
+    wait_until(lambda: "Initializing" in Path(server.log_path).read_text())
+    time.sleep(0.5)
+    os.kill(engine()[0], signal.SIGUSR1)
+    server.wait(60)
+    assert server.pid == leader
+    assert server.stop().verified
+    traces.check()

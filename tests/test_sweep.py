@@ -1,0 +1,352 @@
+"""What is found on disk after a crash, and what is done about it: released what is provably ours, told what is not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import stand_in
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+from records import record
+
+from vllm_magic import ledger
+from vllm_magic.engine.command import MARK
+from vllm_magic.gpu.probe import Probe
+from vllm_magic.guard import record as records
+from vllm_magic.guard.record import BrokenRecordError, Phase
+from vllm_magic.ledger import Condition
+from vllm_magic.life.sweep import sweep
+from vllm_magic.linux import pidfd, processes
+from vllm_magic.linux.processes import Identity
+from vllm_magic.release import Proof
+
+LIMIT = 20.0
+STUBBORN = {"ignore_sigterm": True, "setsid_child": True, "daemonise": True}
+KERNEL = """
+import json, sys, vllm_magic
+s = vllm_magic.start("tiny", env=json.loads(sys.argv[1]))
+print(s.pid, flush=True); sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def probe():
+    made = Probe()
+    yield made
+    made.close()
+
+
+def kill_at_once(*victims: Identity) -> None:
+    """All are stopped first, so that none sees another die."""
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for victim in victims:
+            assert pidfd.send(victim, number)
+    assert pidfd.wait_for_all(victims, LIMIT) == set()
+
+
+@pytest.fixture
+def orphan(home, executable):
+    """A server whose kernel and guards were killed in the same instant; the entry and who survived."""
+    env = {**os.environ, "VLLM_MAGIC_EXECUTABLE": executable}
+    with subprocess.Popen(
+        [sys.executable, "-c", KERNEL, json.dumps(stand_in.options(**STUBBORN))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=env,
+    ) as kernel:
+        kernel.stdout.readline()
+        (entry,) = ledger.entries()
+        server = {one.identity for one in entry.processes}
+        kill_at_once(
+            processes.read(kernel.pid).identity, Identity(*entry.record.outer), Identity(*entry.record.inner)
+        )
+    (entry,) = ledger.entries()
+    survivors = {one for one in server if processes.is_alive(one)}
+    yield entry, survivors
+    for one in survivors:
+        pidfd.send(one, signal.SIGKILL)
+
+
+class TestOrphans:
+    def test_it_is_released_and_proved(self, fake_gpus, orphan, probe, traces):
+        entry, survivors = orphan
+        assert entry.condition is Condition.ORPHANED
+        assert len(survivors) >= 3
+        assert {one.identity for one in entry.processes} == survivors
+        assert probe.snapshot().gpus[0].used >= 2 << 30
+        (swept,) = sweep(probe)
+        assert swept.release.verified
+        assert swept.release.proof is Proof.NVML_MEMORY
+        assert swept.release.vram[0].freed >= 2 << 30
+        assert "tiny was left by a kernel that died" in swept.text
+        assert pidfd.wait_for_all(survivors, LIMIT) == set()
+        assert probe.snapshot().gpus[0].used == 0
+        traces.check()
+        assert [log.name for log in (entry.path.parent / "logs").iterdir()] == [f"tiny-{entry.id}.log"]
+
+    def test_two_sweepers_at_once(self, orphan, probe, traces):
+        """One does it."""
+        done = []
+        threads = [threading.Thread(target=lambda: done.extend(sweep(Probe()))) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(LIMIT)
+        assert len([swept for swept in done if swept.release]) == 1
+        traces.check()
+
+    def test_the_next_start_needs_its_memory(self, fake_gpus, orphan, manager, spec, traces):
+        server = manager.start(spec("other"), timeout=60).server
+        assert server.state == "ready"
+        assert ["left by a kernel that died" in line for line in manager.news()] == [True]
+        release = server.stop()
+        assert release.vram[0].baseline == 0
+        traces.check()
+
+    def test_loading_the_extension(self, orphan, traces):
+        """In the background, and told after the next cell."""
+        _, survivors = orphan
+        shell = InteractiveShell()
+        try:
+            shell.run_line_magic("load_ext", "vllm_magic")
+            assert pidfd.wait_for_all(survivors, LIMIT) == set()
+            deadline = time.monotonic() + LIMIT
+            said = ""
+            while "left by a kernel" not in said:
+                assert time.monotonic() < deadline
+                with capture_output() as captured:
+                    shell.run_cell("pass")
+                said += captured.stdout
+            shell.run_line_magic("unload_ext", "vllm_magic")
+        finally:
+            shell.history_manager.end_session()
+        assert said.count("tiny was left by a kernel that died") == 1
+        traces.check()
+
+    def test_nobody_elses_process_is_touched(self, orphan, probe):
+        with subprocess.Popen(["sleep", "60"]) as bystander:
+            sweep(probe)
+            assert bystander.poll() is None
+            bystander.kill()
+
+
+@contextlib.contextmanager
+def leader_with_mark(identifier: str):
+    """A process which carries the mark of a server."""
+    env = {**os.environ, MARK: identifier}
+    with subprocess.Popen(["sleep", "60"], env=env, start_new_session=True) as process:
+        yield processes.read(process.pid).identity
+        process.kill()
+
+
+def put(identifier: str = "0a1b2c3d", **fields) -> Path:
+    """A folder with a record in the state folder."""
+    path = ledger.state_folder() / identifier
+    path.mkdir(mode=0o700)
+    (path / "t").mkdir(mode=0o700)
+    (path / "log").write_text("said\n")
+    records.write(str(path), record(identifier, **fields))
+    return path
+
+
+def dead() -> list[int]:
+    """The identity of a process that has ended."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        identity = processes.read(process.pid).identity
+        process.kill()
+    return list(identity)
+
+
+def is_left_alone(path: Path, probe: Probe, condition: Condition) -> str:
+    """Check that a sweep does nothing to the folder and to a process with its mark; the problem that is told."""
+    with leader_with_mark(path.name) as leader:
+        (entry,) = ledger.entries()
+        assert entry.condition is condition
+        assert sweep(probe) == []
+        assert processes.is_alive(leader)
+    assert (path / "log").exists()
+    return entry.problem
+
+
+class TestWhatIsLeftAlone:
+    def test_a_server_whose_kernel_lives(self, home, probe):
+        assert is_left_alone(put(outer=dead(), inner=dead()), probe, Condition.OWNED) == ""
+
+    @pytest.mark.parametrize("guard", ["outer", "inner"])
+    def test_a_server_of_which_a_guard_lives(self, home, probe, guard):
+        me = list(processes.read(os.getpid()).identity)
+        assert is_left_alone(put(kernel=dead(), **{guard: me}), probe, Condition.RELEASING) == ""
+
+    def test_a_server_whose_guards_lock_is_held(self, home, probe):
+        path = put(kernel=dead())
+        lock = records.hold_lock(str(path))
+        assert is_left_alone(path, probe, Condition.RELEASING) == ""
+        os.close(lock)
+        assert ledger.look(path).condition is Condition.LEFT
+
+    @pytest.mark.parametrize(
+        ("position", "other", "problem"),
+        [
+            (0, "another", "of the machine another"),
+            (1, "0-0-0", "from before this machine was started"),
+            (2, "pid:[1]", "another container"),
+            (3, 12345, "belongs to the user 12345"),
+        ],
+    )
+    def test_a_record_of_elsewhere(self, home, probe, position, other, problem):
+        place = record().place
+        place[position] = other
+        assert problem in is_left_alone(put(kernel=dead(), place=place), probe, Condition.FOREIGN)
+
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"{", b"\xff\x00", b"null", b"[]", b'{"version": 1}', b'{"version": 2}', b"[" * 100_000],
+        ids=repr,
+    )
+    def test_a_torn_record(self, home, probe, content):
+        path = put(kernel=dead())
+        (path / records.NAME).write_bytes(content[:20] if content == b"[" * 100_000 else content)
+        assert is_left_alone(path, probe, Condition.TORN)
+
+    def test_a_record_that_was_copied_elsewhere(self, home, probe):
+        path = put(kernel=dead())
+        other = path.parent / "ffffffff"
+        path.rename(other)
+        assert "a copy of '0a1b2c3d'" in is_left_alone(other, probe, Condition.TORN)
+
+    def test_a_link_in_place_of_the_record(self, home, probe, tmp_path):
+        path = put(kernel=dead())
+        (path / records.NAME).rename(tmp_path / "elsewhere.json")
+        (path / records.NAME).symlink_to(tmp_path / "elsewhere.json")
+        assert is_left_alone(path, probe, Condition.TORN)
+
+    def test_no_record(self, home, probe):
+        path = put(kernel=dead())
+        (path / records.NAME).unlink()
+        assert ledger.entries() == []  # it may be on its way
+        old = time.time() - 2 * ledger.YOUNG
+        os.utime(path, (old, old))
+        assert is_left_alone(path, probe, Condition.TORN) == "it has no record"
+
+    def test_a_pid_that_was_given_away(self, home, probe):
+        """The record's leader is dead, and its pid now names somebody else."""
+        with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
+            put(kernel=dead(), leader=[other.pid, processes.read(other.pid).identity.start - 1])
+            (swept,) = sweep(probe)
+            assert swept.release is None
+            assert other.poll() is None
+            other.kill()
+
+
+class TestWhatIsCleared:
+    def test_files_of_a_server_of_which_nothing_lives(self, home, probe, tmp_path):
+        path = put(kernel=dead())
+        outside = tmp_path / "outside"
+        outside.write_text("stays")
+        (path / "t" / "deep").mkdir()
+        (path / "t" / "deep" / "file").write_text("")
+        (path / "t" / "link").symlink_to(tmp_path)
+        (swept,) = sweep(probe)
+        assert swept.text == "tiny: files of it were left, and are cleared."
+        assert not path.exists()
+        assert outside.read_text() == "stays"
+        assert (
+            (home / "logs" / "tiny-0a1b2c3d.log").read_text() == "said\n"
+            if (home / "logs").exists()
+            else True
+        )
+
+    def test_shared_memory_that_it_had_mapped(self, home, probe):
+        segment = Path(f"/dev/shm/psm_test_{os.getpid()}")
+        segment.write_bytes(b"x")
+        stat = segment.stat()
+        put(kernel=dead(), segments=[[stat.st_dev, stat.st_ino]])
+        sweep(probe)
+        assert not segment.exists()
+
+    def test_a_link_in_place_of_a_short_tmpdir(self, home, probe, tmp_path, monkeypatch):
+        """Who guesses the name may put a link there once the folder is gone."""
+        monkeypatch.setattr(ledger, "LONGEST_TMP", 1)
+        treasure = tmp_path / "treasure"
+        treasure.mkdir()
+        (treasure / "file").write_text("stays")
+        path = put(f"{os.getpid():08x}", kernel=dead())
+        tmp = Path(f"/tmp/vllm-{path.name}")
+        tmp.symlink_to(treasure)
+        try:
+            sweep(probe)
+        finally:
+            tmp.unlink(missing_ok=True)
+        assert not path.exists()
+        assert (treasure / "file").read_text() == "stays"
+
+
+class TestRecords:
+    def test_it_comes_back_as_it_was_written(self, tmp_path):
+        written = record(outer=[1, 2], kept_until=3.5, segments=[[1, 2]], phase=Phase.KEPT)
+        records.write(str(tmp_path), written)
+        assert records.read(str(tmp_path)) == written
+        assert (tmp_path / records.NAME).stat().st_mode & 0o777 == 0o600
+        assert [path.name for path in tmp_path.iterdir()] == [records.NAME]
+
+    @pytest.mark.parametrize("cut", range(0, 400, 7))
+    def test_a_record_cut_at_any_byte_is_refused(self, cut):
+        whole = json.dumps(record()._asdict()).encode()
+        assert len(whole) > 400
+        with pytest.raises(BrokenRecordError):
+            records.parse(whole[:cut])
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("kernel", [1]), ("kernel", ["1", 2]), ("kernel", None), ("kernel", [True, 1]), ("leader", [-1, 2]),
+            ("place", ["a", "b", "c"]), ("place", [1, "b", "c", 0]), ("phase", "resting"), ("port", "80"),
+            ("segments", [[1]]), ("gpus", "GPU-0"), ("args", [1]), ("since", "now"), ("baseline", [1]), ("keep", None),
+            ("since", float("nan")), ("version", 2),
+        ],
+    )  # fmt: skip
+    def test_what_makes_no_sense_is_refused(self, field, value):
+        with pytest.raises(BrokenRecordError):
+            records.parse(json.dumps({**record()._asdict(), field: value}).encode())
+
+    def test_fields_of_a_later_version_are_passed_over(self):
+        fields = {**record()._asdict(), "colour": "blue"}
+        assert records.parse(json.dumps(fields).encode()).name == "tiny"
+
+    def test_a_write_that_fails_leaves_the_old_one(self, tmp_path, monkeypatch):
+        records.write(str(tmp_path), record())
+
+        def full(_: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            records.write(str(tmp_path), record(name="other"))
+        assert records.read(str(tmp_path)).name == "tiny"
+        assert [path.name for path in tmp_path.iterdir()] == [records.NAME]
+
+    def test_a_living_server_says_all(self, home, manager, spec):
+        server = manager.start(spec("tiny", "--max-model-len", "512"), timeout=60).server
+        (entry,) = ledger.entries()
+        deadline = time.monotonic() + LIMIT
+        while entry.record.phase != "ready":
+            assert time.monotonic() < deadline
+            (entry,) = ledger.entries()
+        found = entry.record
+        assert (found.name, found.model, found.args) == ("tiny", "tiny", ["--max-model-len", "512"])
+        assert (found.url, found.port) == (server.url, server.port)
+        assert entry.leader.pid == server.pid
+        assert found.kernel == list(processes.read(os.getpid()).identity)
+        assert found.segments
+        inner = processes.read(server.processes()[0].parent)
+        assert (found.inner, found.outer[0]) == (list(inner.identity), inner.parent)
+        assert server.api_key not in (entry.path / records.NAME).read_text()
