@@ -152,6 +152,7 @@ def put(identifier: str = "0a1b2c3d", **fields) -> Path:
     """A folder with a record in the state folder."""
     path = ledger.state_folder() / identifier
     path.mkdir(mode=0o700)
+    (path.parent / "logs").mkdir(mode=0o700, exist_ok=True)
     (path / "t").mkdir(mode=0o700)
     (path / "log").write_text("said\n")
     records.write(str(path), record(identifier, **fields))
@@ -259,15 +260,11 @@ class TestWhatIsCleared:
         assert swept.text == "tiny: files of it were left, and are cleared."
         assert not path.exists()
         assert outside.read_text() == "stays"
-        assert (
-            (home / "logs" / "tiny-0a1b2c3d.log").read_text() == "said\n"
-            if (home / "logs").exists()
-            else True
-        )
+        assert (home / "logs" / "tiny-0a1b2c3d.log").read_text() == "said\n"
 
     def test_shared_memory_that_it_had_mapped(self, home, probe):
         segment = Path(f"/dev/shm/psm_test_{os.getpid()}")
-        segment.write_bytes(b"x")
+        segment.touch(mode=0o600)
         stat = segment.stat()
         put(kernel=dead(), segments=[[stat.st_dev, stat.st_ino]])
         sweep(probe)
