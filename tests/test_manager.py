@@ -312,3 +312,16 @@ def test_one_that_never_ran(manager, spec, traces):
 def test_faces_share_the_kernels_manager():
     assert face.manager.servers() == {}
     assert isinstance(StartFailed("cause"), VllmMagicError)
+
+
+def test_what_a_program_gives_becomes_text():
+    made = face._spec(
+        Path("/m"),
+        ("-tp", 2),
+        name=None,
+        gpus=None,
+        port=None,
+        executable=None,
+        env={"A": 1, "B": Path("/b")},
+    )
+    assert (made.model, made.args, made.env) == ("/m", ("-tp", "2"), (("A", "1"), ("B", "/b")))

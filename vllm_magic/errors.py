@@ -24,8 +24,20 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+def one_line(text: str) -> str:
+    """The text without what would break a line or be obeyed by a terminal: it may quote anything."""
+    return "".join(character if character.isprintable() else " " for character in text).strip()
+
+
 class VllmMagicError(Exception):
-    """The root of the tree."""
+    """The root of the tree.
+
+    Args:
+        message: what happened and what to do; what is quoted in it may hold anything.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
 
     @property
     def details(self) -> list[str]:
@@ -68,8 +80,8 @@ class StartFailed(VllmMagicError):
 
     def __init__(self, cause: str, hint: str = "", log_tail: Sequence[str] = ()) -> None:
         super().__init__(f"{cause}. {hint}" if hint else f"{cause}.")
-        self.cause = cause
-        self.hint = hint
+        self.cause = one_line(cause)
+        self.hint = one_line(hint)
         self.log_tail = tuple(log_tail)
 
     @property

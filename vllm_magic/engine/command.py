@@ -140,7 +140,7 @@ def _user() -> str:
 
 
 def _port(spec: ServerSpec, text: str | None, host: str) -> int:
-    if text is not None and not text.isdecimal():
+    if text is not None and not flags.is_whole_number(text):
         raise InvalidOption(f"--port {text} is not a number. Leave --port out for a free one.")
     port = spec.port if text is None else int(text)
     if port is not None and not 0 < port < 65536:  # noqa: PLR2004 - TCP

@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 MOST_AT_ONCE = 2**20  # bytes; a reader that is further behind skips to the end
 LONGEST_LINE = 2000  # characters that anyone wants to see of one line
 
-# Colours and other escape sequences (ECMA-48, ECMA-35), and control characters but the tab.
+# Colours and other escape sequences (ECMA-48, ECMA-35), control characters but the tab, and what ends a line or
+# turns its direction in Unicode (its annexes 14 and 9).
 _CONTROL = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\-~])|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\-~])|"
+    r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
 )
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 

@@ -17,6 +17,13 @@ def _working_directory() -> str:
         raise InvalidOption("The working directory is gone. Go to one that exists: %cd ~") from None
 
 
+def _folder(model: str) -> Path:
+    try:
+        return Path(model).expanduser().absolute()
+    except (RuntimeError, UnicodeError):  # no such user
+        raise InvalidOption(f"There is no home folder for {model}. Write the whole path.") from None
+
+
 @dataclass(frozen=True)
 class ServerSpec:
     """A model and how to serve it. Equal specs mean the same server.
@@ -45,8 +52,10 @@ class ServerSpec:
         """Check the words, and fill in what follows from them."""
         if not self.model or self.model.startswith("-"):
             raise InvalidOption("Which model? Write it first, then the flags: %vllm start MODEL [flags].")
+        if "\0" in "".join((self.model, *self.args, *map("".join, self.env))):
+            raise InvalidOption("No word may hold a NUL character. Leave it out.")
         if self.model.startswith((".", "~", "/")):
-            object.__setattr__(self, "model", str(Path(self.model).expanduser().absolute()))
+            object.__setattr__(self, "model", str(_folder(self.model)))
         self._hide_key()
         self._hide_token()
         if not self.name:

@@ -19,14 +19,18 @@ whose ``left`` is empty the processes are gone. Without one the guards were kill
 to release the server himself. End-of-file at the guards' end means that the kernel is gone.
 
 Every message is an object with its name under "message"; unknown messages and fields are ignored, so that a
-guard and a kernel of neighbouring versions understand each other.
+guard and a kernel of neighbouring versions understand each other. So is a message with a field that does not fit.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LONGEST_LINE = 8 * 2**20  # bytes; an environment can be large, but not endless
 
@@ -115,6 +119,68 @@ _KINDS: dict[str, Any] = {
 }
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_environment(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_time(value: Any) -> bool:
+    # JSON as Python reads it has NaN and Infinity, and whole numbers that no float can hold.
+    return (_is_whole(value) or isinstance(value, float)) and 0 <= value <= sys.float_info.max
+
+
+def _is_identity(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_id, value))  # noqa: PLR2004
+
+
+def _is_id(value: Any) -> bool:
+    return _is_whole(value) and 0 <= value < 2**63
+
+
+def _are_ends(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(row, list) and _is_identity(row[:2]) and _are_texts(row[2:]) and len(row) == 4  # noqa: PLR2004
+        for row in value
+    )
+
+
+# What a field may hold; one name means the same in every message.
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "argv": lambda value: _are_texts(value) and value != [],
+    "env": _is_environment,
+    "cwd": _is_text,
+    "tmp": _is_text,
+    "folder": _is_text,
+    "log": _is_text,
+    "keep_log": _is_text,
+    "locks": _are_texts,
+    "grace": _is_time,
+    "patience": _is_time,
+    "leader": _is_identity,
+    "outer": _is_identity,
+    "inner": _is_identity,
+    "errno": _is_whole,
+    "text": _is_text,
+    "by": _is_text,
+    "why": lambda value: value in list(Why),
+    "exit_code": lambda value: value is None or _is_whole(value),
+    "ended": _are_ends,
+    "left": _are_ends,
+    "seconds": _is_time,
+}
+
+
 def encode(message: Message) -> bytes:
     """One line, with its newline."""
     fields = {"message": type(message).__name__, **message._asdict()}
@@ -129,7 +195,8 @@ def decode(line: bytes) -> Message | None:
         known: Message = kind(**{name: value for name, value in fields.items() if name in kind._fields})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    return known
+    fits = all(_FITS[name](value) for name, value in known._asdict().items())
+    return known if fits else None
 
 
 class Decoder:
@@ -139,8 +206,8 @@ class Decoder:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[Message]:
-        """The messages completed by ``data``; a line without end is dropped at `LONGEST_LINE` bytes."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > LONGEST_LINE:
-            self._rest = b""
-        return [message for message in map(decode, lines) if message is not None]
+        """The messages completed by ``data``; a line of more than `LONGEST_LINE` bytes is dropped as a whole."""
+        *lines, rest = (self._rest + data).split(b"\n")
+        self._rest = rest[: LONGEST_LINE + 1]  # one byte too many: its end must not pass for a line
+        decoded = (decode(line) for line in lines if len(line) <= LONGEST_LINE)
+        return [message for message in decoded if message is not None]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+from vllm_magic.errors import one_line
 from vllm_magic.release import Proof
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class View:
     @property
     def _cells(self) -> tuple[tuple[str, ...], ...]:
         """Each on one line: the title of a process may hold anything."""
-        return tuple(tuple(map(_one_line, row)) for row in self.rows)
+        return tuple(tuple(map(one_line, row)) for row in self.rows)
 
 
 def server(one: Server) -> View:
@@ -198,10 +199,6 @@ def _title(pid: int) -> str:
         return "a process that is not visible here"
     program, blank, words = shown_name(process).partition(" ")
     return program.rpartition("/")[2] + blank + words
-
-
-def _one_line(text: str) -> str:
-    return "".join(character if character.isprintable() else " " for character in text).strip()
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
