@@ -20,13 +20,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vllm_magic.masking import mask
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
 def one_line(text: str) -> str:
-    """The text without what would break a line or be obeyed by a terminal: it may quote anything."""
-    return "".join(character if character.isprintable() else " " for character in text).strip()
+    """The text as one line: without what would break it or be obeyed by a terminal, and without keys."""
+    return mask("".join(character if character.isprintable() else " " for character in text).strip())
 
 
 class VllmMagicError(Exception):
@@ -82,7 +84,7 @@ class StartFailed(VllmMagicError):
         super().__init__(f"{cause}. {hint}" if hint else f"{cause}.")
         self.cause = one_line(cause)
         self.hint = one_line(hint)
-        self.log_tail = tuple(log_tail)
+        self.log_tail = tuple(map(mask, log_tail))
 
     @property
     def details(self) -> list[str]:

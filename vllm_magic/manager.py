@@ -17,6 +17,7 @@ from vllm_magic.errors import (
     VllmMagicError,
 )
 from vllm_magic.gpu.probe import Probe
+from vllm_magic.masking import mask_words
 from vllm_magic.server import Server, ServerState
 
 if TYPE_CHECKING:
@@ -260,6 +261,6 @@ def _missing(name: str | None, there: list[str]) -> str:
 def _in_use(existing: Server, spec: ServerSpec) -> str:
     return (
         f"{spec.name} {'is starting' if existing.state is ServerState.STARTING else 'runs'} already, with other options "
-        f"({existing.model} {' '.join(existing.spec.args)}".rstrip()
+        f"({existing.model} {' '.join(mask_words(existing.spec.args))}".rstrip()
         + f"). Stop it first (%vllm stop {spec.name}), or give this one another name (--name NAME)."
     )

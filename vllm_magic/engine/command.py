@@ -31,7 +31,7 @@ OF_THE_KERNEL = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "JPY_INTERRUPT_EVENT", "M
 class Command:
     """What to execute, and where it will answer. The key is in the environment only, never in argv."""
 
-    argv: tuple[str, ...]
+    argv: tuple[str, ...] = field(repr=False)
     host: str
     port: int
     api_key: str = field(repr=False)

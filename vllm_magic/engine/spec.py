@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vllm_magic.engine import flags
 from vllm_magic.errors import InvalidOption
+from vllm_magic.masking import mask_words
 
 
 def _working_directory() -> str:
@@ -68,6 +69,9 @@ class ServerSpec:
             raise InvalidOption(
                 f"{self.port} is not a port. Use 1 to 65535, or leave --port out for a free one."
             )
+
+    def __repr__(self) -> str:
+        return f"<ServerSpec {self.name}: {' '.join(mask_words((self.model, *self.args)))}>"
 
     def _hide_key(self) -> None:
         key, args = flags.take(self.args, "--api-key")

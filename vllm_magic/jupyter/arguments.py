@@ -205,7 +205,7 @@ def _next(words: Iterator[str], flag: str) -> str:
 def _assignment(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+        raise argparse.ArgumentTypeError("write NAME=VALUE")  # not quoted: it may be a secret
     return name, value
 
 

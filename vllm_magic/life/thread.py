@@ -20,6 +20,7 @@ from vllm_magic.life.attendance import Attendance
 from vllm_magic.life.notices import Broken, NeverStarted, Notice, Over, StopPlan
 from vllm_magic.life.preparation import Prepared, prepare
 from vllm_magic.linux.processes import Identity
+from vllm_magic.masking import known
 from vllm_magic.release import EndedProcess, Release, nothing_to_release
 
 if TYPE_CHECKING:
@@ -135,7 +136,8 @@ class Life:
             verified=verdict.verified and not left,
             note=verdict.note,
         )
-        return Over(release, attendance.why, tuple(log.tail(prepared.folder.kept_log, LOG_TAIL)))
+        said = log.tail(prepared.folder.kept_log, LOG_TAIL, known(prepared.order.env))
+        return Over(release, attendance.why, tuple(said))
 
 
 class _NothingRanError(Exception):
