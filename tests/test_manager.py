@@ -18,6 +18,7 @@ import pytest
 
 import vllm_magic
 from vllm_magic import face
+from vllm_magic.engine import command
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import (
     InvalidOption,
@@ -28,6 +29,7 @@ from vllm_magic.errors import (
     StartTimeout,
     VllmMagicError,
 )
+from vllm_magic.server import Server
 
 
 def test_the_same_spec_again_is_the_running_server(manager, spec, traces):
@@ -312,3 +314,26 @@ def test_one_that_never_ran(manager, spec, traces):
 def test_faces_share_the_kernels_manager():
     assert face.manager.servers() == {}
     assert isinstance(StartFailed("cause"), VllmMagicError)
+
+
+def test_what_a_program_gives_becomes_text():
+    made = face._spec(
+        Path("/m"),
+        ("-tp", 2),
+        name=None,
+        gpus=None,
+        port=None,
+        executable=None,
+        env={"A": 1, "B": Path("/b")},
+    )
+    assert (made.model, made.args, made.env) == ("/m", ("-tp", "2"), (("A", "1"), ("B", "/b")))
+
+
+def test_a_server_that_never_begins_holds_nothing(manager, spec):
+    before = len(os.listdir("/proc/self/fd"))
+    lost = [Server(spec(), command.build(spec()), manager._probe) for _ in range(5)]
+    assert len(os.listdir("/proc/self/fd")) == before
+    lost[0].let_go()  # asked before it begins
+    lost[0].begin()
+    assert lost[0].wait_over(60)
+    assert lost[0].release.verified

@@ -20,12 +20,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vllm_magic.masking import mask
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+def one_line(text: str) -> str:
+    """The text as one line: without what would break it or be obeyed by a terminal, and without keys."""
+    return mask("".join(character if character.isprintable() else " " for character in text).strip())
+
+
 class VllmMagicError(Exception):
-    """The root of the tree."""
+    """The root of the tree.
+
+    Args:
+        message: what happened and what to do; what is quoted in it may hold anything.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
 
     @property
     def details(self) -> list[str]:
@@ -68,9 +82,9 @@ class StartFailed(VllmMagicError):
 
     def __init__(self, cause: str, hint: str = "", log_tail: Sequence[str] = ()) -> None:
         super().__init__(f"{cause}. {hint}" if hint else f"{cause}.")
-        self.cause = cause
-        self.hint = hint
-        self.log_tail = tuple(log_tail)
+        self.cause = one_line(cause)
+        self.hint = one_line(hint)
+        self.log_tail = tuple(map(mask, log_tail))
 
     @property
     def details(self) -> list[str]:

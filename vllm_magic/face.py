@@ -62,13 +62,13 @@ def _spec(
     keep: float | None = None,
 ) -> ServerSpec:
     return ServerSpec(
-        model=model,
+        model=str(model),
         args=tuple(str(arg) for arg in args),
         name=name or "",
         gpus=gpus,
         port=port,
         executable=executable,
-        env=tuple(sorted((env or {}).items())),
+        env=tuple(sorted((name, str(value)) for name, value in (env or {}).items())),
         keep=keep,
     )
 

@@ -27,6 +27,7 @@ from vllm_magic.life import handover
 from vllm_magic.life.beginning import Attached, Fresh
 from vllm_magic.life.sweep import sweep
 from vllm_magic.linux.processes import Identity
+from vllm_magic.masking import mask_words
 from vllm_magic.server import Server, ServerState
 
 if TYPE_CHECKING:
@@ -285,7 +286,7 @@ class Manager:
         except (OSError, AttachRefusedError) as error:
             raise ServerNotFound(f"{record.name} cannot be attached: {error}.") from error
         spec, built = handover.unpack_owner(guards.luggage)
-        server = Server(spec, built, Attached(entry, guards, self._probe), self._news.put)
+        server = Server(spec, built, Attached(entry, guards, spec, built, self._probe), self._news.put)
         with self._lock:
             taken = self._servers.get(spec.name) is not existing
             if not taken:
@@ -375,6 +376,6 @@ def _missing(name: str | None, there: list[str]) -> str:
 def _in_use(existing: Server, spec: ServerSpec) -> str:
     return (
         f"{spec.name} {'is starting' if existing.state is ServerState.STARTING else 'runs'} already, with other options "
-        f"({existing.model} {' '.join(existing.spec.args)}".rstrip()
+        f"({existing.model} {' '.join(mask_words(existing.spec.args))}".rstrip()
         + f"). Stop it first (%vllm stop {spec.name}), or give this one another name (--name NAME)."
     )

@@ -38,6 +38,7 @@ from vllm_magic.life.notices import (
     StopPlan,
 )
 from vllm_magic.linux import processes
+from vllm_magic.masking import known
 from vllm_magic.release import nothing_to_release
 
 if TYPE_CHECKING:
@@ -198,9 +199,10 @@ class Server:
             return self._error
 
     def log(self, n: int = 50) -> list[str]:
-        """The last ``n`` lines of its log, oldest first."""
+        """The last ``n`` lines of its log, oldest first, keys masked; the file has them as they are."""
         path = self.log_path
-        return log.tail(path, n) if path else []
+        secrets = known({**os.environ, **dict(self.spec.env), "VLLM_API_KEY": self.api_key})
+        return log.tail(path, n, secrets) if path else []
 
     def processes(self) -> list[Process]:
         """Its living processes, the leader first; [] before and after."""

@@ -31,7 +31,7 @@ OF_THE_KERNEL = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "JPY_INTERRUPT_EVENT", "M
 class Command:
     """What to execute, and where it will answer. The key is in the environment only, never in argv."""
 
-    argv: tuple[str, ...]
+    argv: tuple[str, ...] = field(repr=False)
     host: str
     port: int
     api_key: str = field(repr=False)
@@ -140,7 +140,7 @@ def _user() -> str:
 
 
 def _port(spec: ServerSpec, text: str | None, host: str) -> int:
-    if text is not None and not text.isdecimal():
+    if text is not None and not flags.is_whole_number(text):
         raise InvalidOption(f"--port {text} is not a number. Leave --port out for a free one.")
     port = spec.port if text is None else int(text)
     if port is not None and not 0 < port < 65536:  # noqa: PLR2004 - TCP

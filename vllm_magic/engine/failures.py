@@ -143,7 +143,9 @@ def _telling(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _found(sign: re.Pattern[str], lines: Sequence[str]) -> Iterator[tuple[str, str]]:
-    return ((match["text"], line) for line in lines if (match := sign.search(line)))
+    return (
+        (text, line) for line in lines if (match := sign.search(line)) and (text := match["text"].strip())
+    )
 
 
 def _brief(text: str) -> str:

@@ -13,6 +13,8 @@ from vllm_magic.errors import InvalidOption
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+LONGEST_NUMBER = 100  # digits
+
 
 def value(args: Sequence[str], *names: str) -> str | None:
     """The value of the last flag that has one of these names; None where there is none."""
@@ -51,8 +53,13 @@ def take(args: Sequence[str], name: str) -> tuple[str | None, tuple[str, ...]]:
 
 def whole_number(args: Sequence[str], *names: str, default: int) -> int:
     """The value as a whole number; the default where it is absent or no number (vLLM will say so)."""
-    text = value(args, *names)
-    return int(text) if text is not None and text.isdecimal() else default
+    text = value(args, *names) or ""
+    return int(text) if is_whole_number(text) else default
+
+
+def is_whole_number(text: str) -> bool:
+    """Whether the text is a whole number of a length that makes sense (`int` takes 4,300 digits at most)."""
+    return text.isdecimal() and len(text) <= LONGEST_NUMBER
 
 
 def number(args: Sequence[str], *names: str, default: float) -> float:

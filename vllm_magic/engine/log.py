@@ -6,6 +6,8 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from vllm_magic.masking import mask
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
@@ -13,15 +15,23 @@ if TYPE_CHECKING:
 MOST_AT_ONCE = 2**20  # bytes; a reader that is further behind skips to the end
 LONGEST_LINE = 2000  # characters that anyone wants to see of one line
 
-# Colours and other escape sequences (ECMA-48, ECMA-35), and control characters but the tab.
+# Colours and other escape sequences (ECMA-48, ECMA-35), control characters but the tab, and what ends a line or
+# turns its direction in Unicode (its annexes 14 and 9).
 _CONTROL = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\-~])|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\-~])|"
+    r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
 )
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
-def tail(path: Path, count: int) -> list[str]:
-    """The last ``count`` lines, oldest first; [] where there is no log."""
+def tail(path: Path, count: int, secrets: Iterable[str] = ()) -> list[str]:
+    """The last ``count`` lines, oldest first; [] where there is no log.
+
+    Args:
+        path: the log.
+        count: of lines; those that show nothing do not count.
+        secrets: what must not be shown, besides what looks like a key.
+    """
     try:
         with path.open("rb") as file:
             begin = max(0, file.seek(0, os.SEEK_END) - MOST_AT_ONCE)
@@ -30,13 +40,15 @@ def tail(path: Path, count: int) -> list[str]:
     except OSError:
         return []
     cut = begin > 0 and others  # the first line is the rest of one
-    lines = _shown(others if cut else [first, *others])
+    lines = _shown(others if cut else [first, *others], tuple(secrets))
     return lines[-count:] if count > 0 else []
 
 
-def clean(line: bytes) -> str:
-    """One line as text that is safe to show in a terminal (it is not escaped for HTML)."""
-    return _CONTROL.sub("", line[: LONGEST_LINE * 4].decode("utf-8", "replace"))[:LONGEST_LINE].rstrip()
+def clean(line: bytes, secrets: Iterable[str] = ()) -> str:
+    """One line as text that is safe to show in a terminal (it is not escaped for HTML), its keys masked."""
+    # Of a line that is cut here more is read than is shown, so that no key is cut before it is seen to be one.
+    text = _CONTROL.sub("", line[: LONGEST_LINE * 8].decode("utf-8", "replace"))
+    return mask(text, secrets)[:LONGEST_LINE].rstrip()
 
 
 class Follower:
@@ -65,5 +77,5 @@ class Follower:
         return _shown(lines)
 
 
-def _shown(lines: Iterable[bytes]) -> list[str]:
-    return [text for line in lines if (text := clean(line))]
+def _shown(lines: Iterable[bytes], secrets: Iterable[str] = ()) -> list[str]:
+    return [text for line in lines if (text := clean(line, secrets))]

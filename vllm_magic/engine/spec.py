@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vllm_magic.engine import flags
 from vllm_magic.errors import InvalidOption
+from vllm_magic.masking import mask_words
 
 
 def _working_directory() -> str:
@@ -15,6 +16,13 @@ def _working_directory() -> str:
         return str(Path.cwd())
     except FileNotFoundError:
         raise InvalidOption("The working directory is gone. Go to one that exists: %cd ~") from None
+
+
+def _folder(model: str) -> Path:
+    try:
+        return Path(model).expanduser().absolute()
+    except (RuntimeError, UnicodeError):  # no such user
+        raise InvalidOption(f"There is no home folder for {model}. Write the whole path.") from None
 
 
 @dataclass(frozen=True)
@@ -47,8 +55,10 @@ class ServerSpec:
         """Check the words, and fill in what follows from them."""
         if not self.model or self.model.startswith("-"):
             raise InvalidOption("Which model? Write it first, then the flags: %vllm start MODEL [flags].")
+        if "\0" in "".join((self.model, *self.args, *map("".join, self.env))):
+            raise InvalidOption("No word may hold a NUL character. Leave it out.")
         if self.model.startswith((".", "~", "/")):
-            object.__setattr__(self, "model", str(Path(self.model).expanduser().absolute()))
+            object.__setattr__(self, "model", str(_folder(self.model)))
         self._hide_key()
         self._hide_token()
         if not self.name:
@@ -61,6 +71,9 @@ class ServerSpec:
             raise InvalidOption(
                 f"{self.port} is not a port. Use 1 to 65535, or leave --port out for a free one."
             )
+
+    def __repr__(self) -> str:
+        return f"<ServerSpec {self.name}: {' '.join(mask_words((self.model, *self.args)))}>"
 
     def _hide_key(self) -> None:
         key, args = flags.take(self.args, "--api-key")

@@ -25,14 +25,19 @@ whose ``left`` is empty the processes are gone. Without one the guards were kill
 to release the server himself. End-of-file at the guards' end means that the kernel is gone.
 
 Every message is an object with its name under "message"; unknown messages and fields are ignored, so that a
-guard and a kernel of neighbouring versions understand each other.
+guard and a kernel of neighbouring versions understand each other. So is a message with a field that does not fit.
 """
 
 from __future__ import annotations
 
 import json
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vllm_magic.guard import fits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LONGEST_LINE = 8 * 2**20  # bytes; an environment can be large, but not endless
 
@@ -138,6 +143,36 @@ _KINDS: dict[str, Any] = {
 }
 
 
+# What a field may hold; one name means the same in every message.
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "argv": lambda value: fits.texts(value) and value != [],
+    "env": fits.environment,
+    "cwd": fits.text,
+    "tmp": fits.text,
+    "folder": fits.text,
+    "log": fits.text,
+    "keep_log": fits.text,
+    "locks": fits.texts,
+    "record": fits.fields,
+    "keep": fits.seconds,
+    "luggage": fits.fields,
+    "only": lambda value: value is None or fits.fields(value),
+    "grace": fits.seconds,
+    "patience": fits.seconds,
+    "leader": fits.pair,
+    "outer": fits.pair,
+    "inner": fits.pair,
+    "errno": fits.whole,
+    "text": fits.text,
+    "by": fits.text,
+    "why": lambda value: value in list(Why),
+    "exit_code": lambda value: value is None or fits.whole(value),
+    "ended": fits.ends,
+    "left": fits.ends,
+    "seconds": fits.seconds,
+}
+
+
 def encode(message: Message) -> bytes:
     """One line, with its newline."""
     fields = {"message": type(message).__name__, **message._asdict()}
@@ -152,7 +187,8 @@ def decode(line: bytes) -> Message | None:
         known: Message = kind(**{name: value for name, value in fields.items() if name in kind._fields})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    return known
+    right = all(_FITS[name](value) for name, value in known._asdict().items())
+    return known if right else None
 
 
 class Decoder:
@@ -162,8 +198,8 @@ class Decoder:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[Message]:
-        """The messages completed by ``data``; a line without end is dropped at `LONGEST_LINE` bytes."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > LONGEST_LINE:
-            self._rest = b""
-        return [message for message in map(decode, lines) if message is not None]
+        """The messages completed by ``data``; a line of more than `LONGEST_LINE` bytes is dropped as a whole."""
+        *lines, rest = (self._rest + data).split(b"\n")
+        self._rest = rest[: LONGEST_LINE + 1]  # one byte too many: its end must not pass for a line
+        decoded = (decode(line) for line in lines if len(line) <= LONGEST_LINE)
+        return [message for message in decoded if message is not None]

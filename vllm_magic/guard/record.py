@@ -10,12 +10,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import math
 import os
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vllm_magic.guard import fits
 from vllm_magic.linux.machine import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NAME = "record.json"
 LOCK = "alive"
@@ -127,7 +130,7 @@ def parse(data: bytes) -> Record:
         record = Record(**{name: value for name, value in fields.items() if name in Record._fields})
     except TypeError:
         raise BrokenRecordError("fields are missing") from None
-    wrong = [name for name, fits in _CHECKS.items() if not fits(getattr(record, name))]
+    wrong = [name for name, check in _CHECKS.items() if not check(getattr(record, name))]
     if wrong:
         raise BrokenRecordError(f"{wrong[0]!r} makes no sense")
     return record
@@ -149,51 +152,37 @@ def hold_lock(folder: str) -> int:
     return fd
 
 
-def _text(value: object) -> bool:
-    return isinstance(value, str)
+def _place(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == len(Place._fields)
+        and fits.texts(value[:-1])
+        and fits.identifier(value[-1])
+    )
 
 
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _identity_or_none(value: Any) -> bool:
+    return value is None or fits.pair(value)
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _pair(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_whole, value))  # noqa: PLR2004
-
-
-def _place(value: object) -> bool:
-    if not isinstance(value, list) or len(value) != len(Place._fields):
-        return False
-    *words, user = value
-    return all(map(_text, words)) and _whole(user)
-
-
-def _phase(value: object) -> bool:
-    return value in [phase.value for phase in Phase]
-
-
-_CHECKS: dict[str, Any] = {
-    "id": _text,
-    "name": _text,
-    "model": _text,
-    "args": lambda value: isinstance(value, list) and all(map(_text, value)),
-    "url": _text,
-    "port": _whole,
-    "gpus": lambda value: isinstance(value, list) and all(map(_text, value)),
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "id": fits.text,
+    "name": fits.text,
+    "model": fits.text,
+    "args": fits.texts,
+    "url": fits.text,
+    "port": fits.identifier,
+    "gpus": fits.texts,
     "chosen": lambda value: isinstance(value, bool),
-    "baseline": lambda value: isinstance(value, list) and all(isinstance(one, dict) for one in value),
-    "phase": _phase,
-    "since": _number,
+    "baseline": lambda value: isinstance(value, list) and all(map(fits.fields, value)),
+    "phase": lambda value: value in list(Phase),
+    "since": fits.seconds,
     "place": _place,
-    "kernel": _pair,
-    "keep": _number,
-    "kept_until": lambda value: value is None or _number(value),
-    "outer": lambda value: value is None or _pair(value),
-    "inner": lambda value: value is None or _pair(value),
-    "leader": lambda value: value is None or _pair(value),
-    "segments": lambda value: isinstance(value, list) and all(map(_pair, value)),
+    "kernel": fits.pair,
+    "keep": fits.seconds,
+    "kept_until": lambda value: value is None or fits.seconds(value),
+    "outer": _identity_or_none,
+    "inner": _identity_or_none,
+    "leader": _identity_or_none,
+    "segments": fits.pairs,
 }

@@ -18,6 +18,8 @@ from vllm_magic.errors import InvalidOption
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+MOST_SECONDS = 10**6  # poll(2) takes 2**31 milliseconds at most
+
 
 class Verb(str, Enum):
     """The sub-commands."""
@@ -214,7 +216,7 @@ def _next(words: Iterator[str], flag: str) -> str:
 def _assignment(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+        raise argparse.ArgumentTypeError("write NAME=VALUE")  # not quoted: it may be a secret
     return name, value
 
 
@@ -223,6 +225,6 @@ def _seconds(text: str) -> float:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 <= value < float("inf"):
+    if not 0 <= value <= MOST_SECONDS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
     return value

@@ -1,7 +1,7 @@
 """How results look: plain text for a terminal, HTML for a notebook, both from the same content.
 
 Everything that comes from outside (model names, logs, process names) is escaped on its way into HTML, and
-nothing shows a key.
+nothing shows a key: whatever it was that brought one here, `View` masks it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+from vllm_magic.errors import one_line
+from vllm_magic.masking import mask
 from vllm_magic.release import Proof
 
 if TYPE_CHECKING:
@@ -40,8 +42,14 @@ class View:
     rows: tuple[tuple[str, ...], ...] = ()
     lines: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Mask keys, and put each cell on one line: the title of a process may hold anything."""
+        object.__setattr__(self, "headline", mask(self.headline))
+        object.__setattr__(self, "rows", tuple(tuple(map(one_line, row)) for row in self.rows))
+        object.__setattr__(self, "lines", tuple(map(mask, self.lines)))
+
     def __repr__(self) -> str:
-        above = (self.headline, _table(self.columns, self._cells))
+        above = (self.headline, _table(self.columns, self.rows))
         return "\n".join((*filter(None, above), *self.lines))
 
     def _repr_html_(self) -> str:
@@ -50,18 +58,13 @@ class View:
             head = "".join(f'<th style="{_CELL}">{escape(name)}</th>' for name in self.columns)
             body = "".join(
                 "<tr>" + "".join(f'<td style="{_CELL}">{escape(cell)}</td>' for cell in row) + "</tr>"
-                for row in self._cells
+                for row in self.rows
             )
             header = f"<thead><tr>{head}</tr></thead>" if any(self.columns) else ""
             parts.append(f"<table>{header}<tbody>{body}</tbody></table>")
         if self.lines:
             parts.append(f'<pre style="{_PRE}">{escape(chr(10).join(self.lines))}</pre>')
         return "".join(parts)
-
-    @property
-    def _cells(self) -> tuple[tuple[str, ...], ...]:
-        """Each on one line: the title of a process may hold anything."""
-        return tuple(tuple(map(_one_line, row)) for row in self.rows)
 
 
 def server(one: Server) -> View:
@@ -198,10 +201,6 @@ def _title(pid: int) -> str:
         return "a process that is not visible here"
     program, blank, words = shown_name(process).partition(" ")
     return program.rpartition("/")[2] + blank + words
-
-
-def _one_line(text: str) -> str:
-    return "".join(character if character.isprintable() else " " for character in text).strip()
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

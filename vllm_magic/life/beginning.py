@@ -12,6 +12,7 @@ from vllm_magic.life.notices import News
 from vllm_magic.life.preparation import Prepared, prepare
 from vllm_magic.life.proof import Witness
 from vllm_magic.life.sweep import sweep
+from vllm_magic.masking import known
 
 if TYPE_CHECKING:
     import threading
@@ -65,13 +66,16 @@ class Fresh:
 class Attached:
     """A server whose guards have accepted this kernel as theirs."""
 
-    def __init__(self, entry: Entry, guards: Guards, probe: Probe) -> None:
+    def __init__(
+        self, entry: Entry, guards: Guards, spec: ServerSpec, command: Command, probe: Probe
+    ) -> None:
         if entry.record is None:
             raise VllmMagicError(f"{entry.path} has no record.")
         record = entry.record
         baseline = handover.unpack_gpus(record.baseline)
         witness = Witness(probe, baseline, record.gpus if record.chosen else (), entry.folder.mark)
-        self._prepared = Prepared(entry.folder, witness, tuple(record.gpus), record.port)
+        secrets = known({**dict(spec.env), "VLLM_API_KEY": command.api_key})
+        self._prepared = Prepared(entry.folder, witness, tuple(record.gpus), record.port, tuple(secrets))
         self._guards = guards
 
     def __call__(self, _: threading.Event, __: Callable[[Notice], None]) -> tuple[Prepared, Guards]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vllm_magic import ledger
@@ -18,6 +18,7 @@ from vllm_magic.guard.record import Phase, Record
 from vllm_magic.life import handover
 from vllm_magic.life.proof import Witness
 from vllm_magic.linux import machine, processes
+from vllm_magic.masking import known, mask_words
 
 if TYPE_CHECKING:
     import threading
@@ -42,12 +43,14 @@ class Prepared:
         witness: has seen the GPUs as they were before.
         gpus: the UUIDs it may use.
         port: where it will listen.
+        secrets: keys and tokens that its log may hold, to be masked where that is shown.
     """
 
     folder: Folder
     witness: Witness
     gpus: tuple[str, ...]
     port: int
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
 
 def prepare(
@@ -118,7 +121,7 @@ def _prepare(
         luggage=handover.pack_owner(spec, command),
     )
     witness = Witness(probe, baseline, _uuids(chosen), folder.mark)
-    return Prepared(folder, witness, usable, command.port), order
+    return Prepared(folder, witness, usable, command.port, tuple(known(order.env))), order
 
 
 def _record(
@@ -129,7 +132,7 @@ def _record(
         id=folder.id,
         name=spec.name,
         model=spec.model,
-        args=list(spec.args),
+        args=mask_words(spec.args),
         url=command.url,
         port=command.port,
         gpus=list(gpus),

@@ -53,8 +53,19 @@ class Life:
         self._thread = threading.Thread(target=self._run, name=f"vllm-magic {name}", daemon=True)
 
     def begin(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the thread.
+
+        Raises:
+            RuntimeError: the kernel has none for it.
+        """
+        self._wake.open()
+        if not self._requests.empty():  # asked to stop before there was anything to wake
+            self._wake.set()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._wake.close()
+            raise
 
     def stop(self, plan: StopPlan) -> None:
         """Ask for the release, from any thread; asked again with less grace, it hurries. Returns at once."""
@@ -125,7 +136,8 @@ class Life:
             verified=verdict.verified and not left,
             note=verdict.note,
         )
-        return Over(release, attendance.why, tuple(log.tail(rooms.kept_log, LOG_TAIL)))
+        said = log.tail(rooms.kept_log, LOG_TAIL, prepared.secrets)
+        return Over(release, attendance.why, tuple(said))
 
 
 class _NothingRanError(Exception):
@@ -137,11 +149,15 @@ class _NothingRanError(Exception):
 
 
 class _EventFd:
-    """An eventfd(2) that any thread may set, also after it was closed."""
+    """An eventfd(2) that any thread may set, also while it is closed; a life that never begins has none."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._fd: int | None = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._fd: int | None = None
+
+    def open(self) -> None:
+        with self._lock:
+            self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def fileno(self) -> int:
         assert self._fd is not None  # noqa: S101 - only polled while it is open

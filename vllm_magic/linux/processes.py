@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from vllm_magic.masking import mask_words
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -121,12 +123,13 @@ def is_alive(identity: Identity) -> bool:
 
 
 def title(pid: int) -> str:
-    """The command line as ``ps`` shows it: for vLLM's processes the name they gave themselves; "" if gone."""
+    """The command line as ``ps`` shows it, keys masked: for vLLM's processes the name they gave themselves; "" if gone."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return file.read().replace(b"\0", b" ").strip().decode("utf-8", "replace")
+            words = file.read().decode("utf-8", "replace").split("\0")
     except OSError:
         return ""
+    return " ".join(mask_words(words)).strip()
 
 
 def shown_name(process: Process) -> str:
