@@ -14,11 +14,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from records import record
 
 from vllm_magic.engine.log import Follower, tail
 from vllm_magic.guard import folder, log_cap
+from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.log_cap import LIMIT, REST, LogCap
-from vllm_magic.linux import files, inotify
+from vllm_magic.guard.protocol import Ended, Order, Started
+from vllm_magic.linux import files, inotify, processes
 
 MIB = 2**20
 
@@ -285,6 +288,57 @@ class TestKept:
         monkeypatch.setattr(folder, "LIMIT", 10.0)
         folder.clear(**vars(order))
         assert not os.path.exists(order.folder)
+
+
+class TestByTheGuard:
+    def switches(self, pid: int) -> int:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
+
+    def test_a_flood_through_the_guards(self, tmp_path):
+        """200 MB and more, as fast as they go; what is kept is the end."""
+        flood = "import sys\nfor _ in range(250): sys.stdout.write(('x' * 99 + '\\n') * 10000); sys.stdout.flush()"
+        private = tmp_path / "folder"
+        private.mkdir()
+        log = private / "log"
+        script = f'"{sys.executable}" -c "$FLOOD"; echo end of it; exec sleep 300'
+        pair = GuardPair(
+            Order(
+                argv=["/bin/sh", "-c", script],
+                env={"FLOOD": flood},
+                cwd="/",
+                tmp=str(private / "t"),
+                folder=str(private),
+                log=str(log),
+                keep_log=str(tmp_path / "kept.log"),
+                locks=[],
+                record=record()._asdict(),
+            )
+        )
+        heard = []
+        try:
+            while not any(isinstance(message, Started) for message in heard):
+                heard += pair.receive() or []
+            inner = next(message for message in heard if isinstance(message, Started)).inner[0]
+            deadline = time.monotonic() + 120
+            while tail(log, 1) != ["end of it"] or on_disk(log) > LIMIT // 2:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            time.sleep(REST * 4)
+            before = self.switches(inner)
+            time.sleep(1.0)
+            assert self.switches(inner) == before
+            assert processes.read(inner).state == "S"
+        finally:
+            pair.stop(0.0, 0.0)
+            while (messages := pair.receive()) is not None:
+                heard += messages
+            pair.close()
+        assert any(isinstance(message, Ended) for message in heard)
+        kept = tmp_path / "kept.log"
+        assert kept.stat().st_size <= LIMIT // 2 + MIB
+        assert tail(kept, 1) == ["end of it"]
+        assert tail(kept, 10**6)[0] == "x" * 99
 
 
 def test_the_guard_can_import_it_without_anything_else():
