@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ class ServerSpec:
         gpus: "0,1" (indices or UUIDs), "auto", or None: vLLM chooses.
         port: the TCP port, or None for a free one.
         executable: path of ``vllm``, or None for the one that is found.
+        ttl: seconds without a request after which the server is released, or None: never.
         env: (name, value) pairs on top of the kernel's environment.
         keep: seconds for which it outlives its kernel, for another one to attach; None ends it with the kernel.
         cwd: working directory of the server.
@@ -39,6 +41,7 @@ class ServerSpec:
     gpus: str | None = None
     port: int | None = None
     executable: str | None = None
+    ttl: float | None = None
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     keep: float | None = None
     cwd: str = field(default_factory=_working_directory, compare=False)
@@ -60,6 +63,17 @@ class ServerSpec:
         if self.port is not None and not 0 < self.port < 65536:  # noqa: PLR2004 - TCP
             raise InvalidOption(
                 f"{self.port} is not a port. Use 1 to 65535, or leave --port out for a free one."
+            )
+        self._check_ttl()
+
+    def _check_ttl(self) -> None:
+        if self.ttl is None:
+            return
+        if not 0 < self.ttl < math.inf:
+            raise InvalidOption(f"--ttl {self.ttl:g}: after how long? --ttl 30m, or leave it out for never.")
+        if flags.has(self.args, "--disable-log-stats"):
+            raise InvalidOption(
+                "--ttl goes by vLLM's own counters, and --disable-log-stats takes them away. Leave one of them out."
             )
 
     def _hide_key(self) -> None:
