@@ -118,6 +118,12 @@ class TestStart:
         assert "sk-1" not in repr(start("m", "--api-key", "sk-1", "--env", "HF_TOKEN=hf-1"))
         assert "hf-1" not in repr(start("m", "--env", "HF_TOKEN=hf-1"))
 
+    def test_a_time_to_live(self):
+        assert start("m", "--ttl", "1h30m").spec.ttl == 5400
+        assert start("m", "--ttl=30m", "--timeout", "2m").timeout == 120
+        assert start("m", "--ttl=30m").spec != start("m").spec
+        assert start("m").spec.ttl is None
+
     def test_the_configured_executable_is_the_default(self):
         assert start("m", executable="/a").spec.executable == "/a"
         assert start("m", "--executable", "/b", executable="/a").spec.executable == "/b"
@@ -130,7 +136,9 @@ class TestStart:
         with pytest.raises(InvalidOption, match="Which model"):
             start(*words)
 
-    @pytest.mark.parametrize("flag", ["--name", "--port", "--gpus", "--executable", "--env", "--timeout"])
+    @pytest.mark.parametrize(
+        "flag", ["--name", "--port", "--gpus", "--executable", "--env", "--ttl", "--timeout"]
+    )
     def test_a_missing_value(self, flag):
         with pytest.raises(InvalidOption, match=f"{flag} needs a value"):
             start("m", flag)
@@ -142,10 +150,14 @@ class TestStart:
             (["--port="], "--port"),
             (["--port", "0"], "0 is not a port"),
             (["--port", "70000"], "70000 is not a port"),
-            (["--timeout", "soon"], "'soon' is not a number of seconds"),
-            (["--timeout", "-1"], "'-1' is not a number of seconds"),
-            (["--timeout", "inf"], "'inf' is not a number of seconds"),
-            (["--timeout", "nan"], "'nan' is not a number of seconds"),
+            (["--timeout", "soon"], "'soon' is not a time: 90, 90s, 30m or 1h30m"),
+            (["--timeout", "-1"], "'-1' is not a time: 90, 90s, 30m or 1h30m"),
+            (["--timeout", "inf"], "'inf' is not a time: 90, 90s, 30m or 1h30m"),
+            (["--timeout", "nan"], "'nan' is not a time: 90, 90s, 30m or 1h30m"),
+            (["--ttl", "1h30"], "'1h30' is not a time"),
+            (["--ttl", "0"], "--ttl 0: how long?"),
+            (["--ttl", "30m", "--disable-log-stats"], "--disable-log-stats takes them away"),
+            (["--ttl=30m", "--disable_log_stats"], "--disable-log-stats takes them away"),
             (["--env", "A"], "write NAME=VALUE"),
             (["--env", "=1"], "write NAME=VALUE"),
             (["--env="], "write NAME=VALUE"),
@@ -183,8 +195,8 @@ class TestStop:
             (["--force"], "--force"),
             (["--al"], "--al"),
             (["--grace"], "--grace"),
-            (["--grace", "-1"], "'-1' is not a number of seconds"),
-            (["--drain", "nan"], "'nan' is not a number of seconds"),
+            (["--grace", "-1"], "'-1' is not a time: 90, 90s, 30m or 1h30m"),
+            (["--drain", "nan"], "'nan' is not a time: 90, 90s, 30m or 1h30m"),
         ],
     )
     def test_what_does_not_fit(self, words, says):

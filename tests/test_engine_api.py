@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from vllm_magic.engine import api
-from vllm_magic.engine.api import Api, count_in_flight
+from vllm_magic.engine.api import Activity, Api, count_in_flight
 from vllm_magic.engine.command import Command
 
 METRICS = """\
@@ -25,6 +25,14 @@ vllm:num_requests_running{engine="1",model_name="/m/{tiny}"} 1.0
 vllm:num_requests_waiting{engine="0",model_name="/m/{tiny}"} 4.0
 vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 7.0
 vllm:num_requests_running_created{engine="0"} 1.7e+09
+# TYPE vllm:prompt_tokens counter
+vllm:prompt_tokens_total{engine="0",model_name="/m/{tiny}"} 1.5e+03
+vllm:prompt_tokens_total{engine="1",model_name="/m/{tiny}"} 20.0
+vllm:prompt_tokens_created{engine="0",model_name="/m/{tiny}"} 1.7e+09
+vllm:prompt_tokens_cached_total{engine="0",model_name="/m/{tiny}"} 8.0
+vllm:generation_tokens_total{engine="0",model_name="/m/{tiny}"} 300.0
+vllm:request_success_total{engine="0",finished_reason="stop",model_name="/m/{tiny}"} 4.0
+vllm:request_success_total{engine="0",finished_reason="abort",model_name="/m/{tiny}"} 1.0
 """
 
 
@@ -161,6 +169,20 @@ def test_requests_in_flight_are_those_of_all_engines():
         assert client.requests_in_flight() is None
     with serving({}) as client:
         assert client.requests_in_flight() is None
+
+
+def test_what_was_served_is_that_of_all_engines():
+    with serving({"/metrics": (200, METRICS)}) as client:
+        assert client.activity() == Activity(in_flight=7, served=1825.0)
+    with serving({"/metrics": (503, METRICS)}) as client:
+        assert client.activity() is None
+    for without in (
+        "prompt_tokens_total 1.0\n",
+        "vllm:num_requests_running 0.0\n",
+        "vllm:prompt_tokens_total 1.0\n",
+    ):
+        with serving({"/metrics": (200, without)}) as client:
+            assert client.activity() is None
 
 
 @pytest.mark.parametrize(

@@ -311,3 +311,18 @@ def test_a_terminal_gets_text(home, executable, traces):
     assert "UsageError: No server is called x" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     traces.check()
+
+
+def test_a_server_that_was_idle_is_told_of(shell, traces):
+    server = run(shell, "start tiny --ttl 1s")
+    assert server.wait_over(60)
+    said = "released after 1 s without a request"
+    assert f"tiny was {said}." in plain(shell, run(shell, ""))
+    assert f"tiny was {said}." in plain(shell, run(shell, "logs tiny"))
+    assert f"tiny: {said}" in plain(shell, server)
+    with pytest.raises(UsageError, match=said):
+        run(shell, "stop tiny")
+    again = run(shell, "restart tiny")
+    assert again.spec.ttl == 1
+    assert again.wait_over(60)
+    traces.check()

@@ -23,6 +23,7 @@ def start(
     gpus: str | None = None,
     port: int | None = None,
     executable: str | None = None,
+    ttl: float | None = None,
     env: Mapping[str, str] | None = None,
     keep: float | None = None,
     wait: bool = True,
@@ -37,6 +38,7 @@ def start(
         gpus: "0,1" (indices or UUIDs), or "auto" for the freest that are enough; None leaves it to vLLM.
         port: the TCP port; None for a free one.
         executable: path of ``vllm``; None for the one that is found.
+        ttl: seconds without a request after which it is released; None for never.
         env: environment variables on top of this process's.
         keep: seconds for which it waits for another kernel after the end of this one; None ends it at once.
         wait: return when it is ready; otherwise at once.
@@ -46,7 +48,9 @@ def start(
         StartFailed: it ended before it was ready; nothing of it is left.
         VllmMagicError: see `errors`.
     """
-    spec = _spec(model, args, name=name, gpus=gpus, port=port, executable=executable, env=env, keep=keep)
+    spec = _spec(
+        model, args, name=name, gpus=gpus, port=port, executable=executable, ttl=ttl, env=env, keep=keep
+    )
     return manager.start(spec, wait=wait, timeout=timeout).server
 
 
@@ -58,6 +62,7 @@ def _spec(
     gpus: str | None,
     port: int | None,
     executable: str | None,
+    ttl: float | None,
     env: Mapping[str, str] | None,
     keep: float | None = None,
 ) -> ServerSpec:
@@ -68,6 +73,7 @@ def _spec(
         gpus=gpus,
         port=port,
         executable=executable,
+        ttl=ttl,
         env=tuple(sorted((name, str(value)) for name, value in (env or {}).items())),
         keep=keep,
     )
@@ -115,11 +121,14 @@ class serve:  # noqa: N801 - used like a function
         gpus: str | None = None,
         port: int | None = None,
         executable: str | None = None,
+        ttl: float | None = None,
         env: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> None:
         def begin(wait: bool) -> Start:  # noqa: FBT001
-            spec = _spec(model, args, name=name, gpus=gpus, port=port, executable=executable, env=env)
+            spec = _spec(
+                model, args, name=name, gpus=gpus, port=port, executable=executable, ttl=ttl, env=env
+            )
             return manager.start(spec, wait=wait, timeout=timeout)
 
         self._begin = begin

@@ -22,7 +22,6 @@ import os
 import re
 import secrets
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from vllm_magic.linux.processes import Process
 
 KEPT_LOGS = 20
-LONGEST_KEPT_LOG = 64 * 2**20  # bytes
 # vLLM makes sockets with names of 36 characters there, and a path of a socket has at most 107 (unix(7)).
 LONGEST_TMP = 70
 YOUNG = 60.0  # seconds in which a folder may be without its record: it is being made
@@ -260,13 +258,10 @@ def _private(path: Path) -> Path:
 
 
 def _prune(logs: Path) -> None:
-    """Keep the newest logs, and of a very long one the end."""
+    """Keep the newest logs; the guards have seen to it that none is long."""
     newest = sorted(logs.glob("*.log"), key=_modified, reverse=True)
     for path in newest[KEPT_LOGS - 1 :]:  # the next one makes it full
         path.unlink(missing_ok=True)
-    for path in newest[: KEPT_LOGS - 1]:
-        if _size(path) > LONGEST_KEPT_LOG:
-            _keep_end(path)
 
 
 def _modified(path: Path) -> float:
@@ -274,23 +269,3 @@ def _modified(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:  # another kernel removed it
         return 0.0
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def _keep_end(path: Path) -> None:
-    with suppress(FileNotFoundError):  # another kernel is at it too
-        modified = path.stat().st_mtime_ns
-        with path.open("rb") as file:
-            file.seek(-LONGEST_KEPT_LOG, os.SEEK_END)
-            end = file.read()
-        shorter = path.with_suffix(".shorter")
-        shorter.touch(mode=0o600)
-        shorter.write_bytes(end)
-        os.utime(shorter, ns=(modified, modified))
-        shorter.replace(path)

@@ -157,7 +157,7 @@ class Manager:
             return next(iter(servers.values()))
         if name is not None and name in servers:
             return servers[name]
-        raise ServerNotFound(_missing(name, list(servers)))
+        raise ServerNotFound(f"{_missing(name, list(servers))}{self._farewell(name)}")
 
     def get_even_past(self, name: str | None = None) -> Server:
         """As `get`, but also one that is over: its log is still there.
@@ -214,6 +214,13 @@ class Manager:
             lines.append(self._news.get())
         return lines
 
+    def farewells(self) -> list[str]:
+        """Of each server that was released without a word from anybody, since it was idle: one line."""
+        servers = self.servers()
+        with self._lock:
+            past = [server for name, server in self._past.items() if name not in servers]
+        return [f"{server.name} was {server.farewell}." for server in past if server.farewell]
+
     def gpus(self) -> Snapshot:
         """The GPUs as they are now."""
         return self._probe.snapshot()
@@ -229,6 +236,11 @@ class Manager:
     def close(self) -> None:
         """End the process that looks at the GPUs; it comes back when it is needed."""
         self._probe.close()
+
+    def _farewell(self, name: str | None) -> str:
+        with self._lock:
+            server = self._past.get(name or "")
+        return f" {server.name} was {server.farewell}." if server and server.farewell else ""
 
     def _register(self, spec: ServerSpec, timeout: float | None) -> Start:
         while True:

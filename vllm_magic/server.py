@@ -24,10 +24,12 @@ from vllm_magic.engine import command as commands
 from vllm_magic.engine import log
 from vllm_magic.engine.stages import Progress, Stage
 from vllm_magic.errors import ReleaseFailed, StartFailed, StartTimeout, VllmMagicError
-from vllm_magic.life import Life, outcome
+from vllm_magic.guard.protocol import Why
+from vllm_magic.life import Life, idle, outcome
 from vllm_magic.life.notices import (
     Broken,
     Ending,
+    Idle,
     Launched,
     Moved,
     NeverStarted,
@@ -106,7 +108,7 @@ class Server:
         self._leader: Identity | None = None
         self._release: Release | None = None
         self._error: VllmMagicError | None = None
-        self._life = Life(spec.name, command, beginning, self._notice)
+        self._life = Life(spec.name, command, beginning, self._notice, spec.ttl)
 
     def __repr__(self) -> str:
         return f"<Server {self.name}: {self.state.value}, {self.base_url}>"
@@ -197,6 +199,13 @@ class Server:
         """Why it failed; None unless it did."""
         with self._changed:
             return self._error
+
+    @property
+    def farewell(self) -> str:
+        """What became of it, in words, where nobody had asked for that and it is no failure; else ""."""
+        release = self.release
+        idled = release and release.verified and release.why == Why.IDLE.value
+        return idle.farewell(self.spec.ttl) if idled else ""
 
     def log(self, n: int = 50) -> list[str]:
         """The last ``n`` lines of its log, oldest first, keys masked; the file has them as they are."""
@@ -332,6 +341,8 @@ class Server:
                 self._folder, self._leader = notice.folder, notice.leader
             elif isinstance(notice, Moved):
                 self._progress = notice.progress
+            elif isinstance(notice, Idle):
+                self.begin_stop()
             elif isinstance(notice, Ending):
                 self._state = ServerState.STOPPING
             elif isinstance(notice, Ready) and self._state is ServerState.STARTING:
@@ -351,3 +362,5 @@ class Server:
         self._release = over.release
         self._error = outcome.error(over, asked=self._asked, was_ready=self._ready_after is not None)
         self._state = ServerState.FAILED if self._error else ServerState.RELEASED
+        if self.farewell:
+            self._tell(f"{self.name} was {self.farewell}.")

@@ -1,10 +1,10 @@
-"""vLLM's HTTP API, as far as a server's life needs it: readiness, and requests in flight."""
+"""vLLM's HTTP API, as far as a server's life needs it: readiness, requests in flight, and whether there were any."""
 
 from __future__ import annotations
 
 import re
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -13,8 +13,19 @@ if TYPE_CHECKING:
     from vllm_magic.engine.command import Command
 
 ANSWER_LIMIT = 5.0  # seconds
-HEALTH_LIMIT = 1.0  # seconds; whoever waits for a server must hear of other things meanwhile
+HEALTH_LIMIT = 1.0  # seconds, also for a look that recurs; whoever waits for a server must hear of other things meanwhile
 _IN_FLIGHT = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{.*\})? ([\d.eE+]+)$", re.MULTILINE)
+# Each request adds to one of these; what nobody asked for (health checks, /metrics, warm-up) to none.
+_SERVED = re.compile(
+    r"^vllm:(?:request_success|prompt_tokens|generation_tokens)_total(?:\{.*\})? ([\d.eE+]+)$", re.MULTILINE
+)
+
+
+class Activity(NamedTuple):
+    """What a server does and has done: requests ``in_flight``, and a number ``served`` that each request raises."""
+
+    in_flight: int
+    served: float
 
 
 class Api:
@@ -47,6 +58,11 @@ class Api:
         text = self._get("/metrics")
         return None if text is None else count_in_flight(text)
 
+    def activity(self) -> Activity | None:
+        """What it does and has done, from ``/metrics``; None when the server does not say."""
+        text = self._get("/metrics", HEALTH_LIMIT)
+        return None if text is None else activity(text)
+
     def close(self) -> None:
         """Close the connections, which would hold a stopping server up."""
         if self._made is not None:
@@ -76,3 +92,10 @@ def count_in_flight(metrics: str) -> int | None:
     """The sum of running and waiting requests of all engines in a Prometheus text; None if it has none."""
     counts = _IN_FLIGHT.findall(metrics)
     return int(sum(map(float, counts))) if counts else None
+
+
+def activity(metrics: str) -> Activity | None:
+    """The same of all engines in a Prometheus text; None if it has no counters."""
+    in_flight = count_in_flight(metrics)
+    served = _SERVED.findall(metrics)
+    return Activity(in_flight, sum(map(float, served))) if in_flight is not None and served else None

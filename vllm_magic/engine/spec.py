@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vllm_magic import durations
 from vllm_magic.engine import flags
 from vllm_magic.errors import InvalidOption
 from vllm_magic.masking import mask_words
@@ -36,6 +37,7 @@ class ServerSpec:
         gpus: "0,1" (indices or UUIDs), "auto", or None: vLLM chooses.
         port: the TCP port, or None for a free one.
         executable: path of ``vllm``, or None for the one that is found.
+        ttl: seconds without a request after which the server is released, or None: never.
         env: (name, value) pairs on top of the kernel's environment.
         keep: seconds for which it outlives its kernel, for another one to attach; None ends it with the kernel.
         cwd: working directory of the server.
@@ -47,6 +49,7 @@ class ServerSpec:
     gpus: str | None = None
     port: int | None = None
     executable: str | None = None
+    ttl: float | None = None
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     keep: float | None = None
     cwd: str = field(default_factory=_working_directory, compare=False)
@@ -70,6 +73,16 @@ class ServerSpec:
         if self.port is not None and not 0 < self.port < 65536:  # noqa: PLR2004 - TCP
             raise InvalidOption(
                 f"{self.port} is not a port. Use 1 to 65535, or leave --port out for a free one."
+            )
+        self._check_times()
+
+    def _check_times(self) -> None:
+        for option, value in (("--ttl", self.ttl), ("--keep", self.keep)):
+            if value is not None and not 0 < value <= durations.MOST:
+                raise InvalidOption(f"{option} {value:g}: how long? {option} 30m, or leave it out.")
+        if self.ttl is not None and flags.has(self.args, "--disable-log-stats"):
+            raise InvalidOption(
+                "--ttl goes by vLLM's own counters, and --disable-log-stats takes them away. Leave one of them out."
             )
 
     def __repr__(self) -> str:

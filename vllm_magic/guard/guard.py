@@ -12,7 +12,7 @@ the inner one dies, and the other way round. The leader dies with the inner guar
 Where a server is to be kept, a kernel's end is not the server's: the inner guard waits for another kernel, which comes
 in by the control socket, and tells the outer one of it over a link of their own.
 
-While the server runs both sleep in poll(2) without a time limit: no wake-ups.
+While the server runs both sleep in poll(2) without a time limit: no wake-ups, but a few a second while it logs.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from vllm_magic.guard import leader, record
+from vllm_magic.guard import leader, log_cap, record
 from vllm_magic.guard.door import Door, Visitor
 from vllm_magic.guard.duty import AT_ONCE, KERNEL_GONE, NOBODY, SAY_LIMIT, Guard, limit_sending
 from vllm_magic.guard.protocol import (
@@ -30,6 +30,7 @@ from vllm_magic.linux import pidfd, processes
 
 if TYPE_CHECKING:
     from vllm_magic.guard.inbox import Inbox
+    from vllm_magic.guard.log_cap import LogCap
     from vllm_magic.guard.protocol import Order
 
 LEADER_ENDED_LINGER = 0.25  # seconds for the others to end by themselves after the leader
@@ -63,6 +64,7 @@ class Inner(Guard):
         self._link = link
         self._record = Record(**order.record)
         self._door: Door | None = None
+        self._cap: LogCap | None = None
         self._ready = False
         self._kept_until: float | None = None
 
@@ -98,6 +100,7 @@ class Inner(Guard):
         outer, inner = (list(guard.identity) if guard else [0, 0] for guard in guards)
         self._write(outer=outer, inner=inner, leader=list(self.leader))
         self._open_door()
+        self._cap = log_cap.watch(self.order.log)
         self._say_who_is_who()
         return True
 
@@ -130,10 +133,14 @@ class Inner(Guard):
             poller.register(fd, select.POLLIN)
         for fd in self._door.filenos() if self._door else ():
             poller.register(fd, select.POLLIN)
+        if self._cap is not None:
+            poller.register(self._cap, select.POLLIN)
         rest = None if self._kept_until is None else max(0.0, self._kept_until - time.monotonic())
         return {fd for fd, _ in poller.poll(None if rest is None else rest * 1000)}
 
     def _judge(self, ready: set[int]) -> Reason | None:
+        if self._cap is not None and self._cap.fileno() in ready:
+            self._cap.look()
         if self._outer_pidfd in ready:
             return Why.GUARD_GONE, AT_ONCE
         reason = None

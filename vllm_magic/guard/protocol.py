@@ -43,9 +43,10 @@ LONGEST_LINE = 8 * 2**20  # bytes; an environment can be large, but not endless
 
 
 class Why(str, Enum):
-    """What made a guard release its server."""
+    """What made a guard release its server; IDLE is said by the kernel, of one that it asked the guard to end."""
 
     ASKED = "asked"
+    IDLE = "idle"
     LEADER_ENDED = "leader ended"
     KERNEL_GONE = "kernel gone"
     GUARD_GONE = "guard gone"

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, NoReturn
 
+from vllm_magic import durations
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-MOST_SECONDS = 10**6  # poll(2) takes 2**31 milliseconds at most
 
 
 class Verb(str, Enum):
@@ -34,7 +33,7 @@ class Verb(str, Enum):
     HELP = "help"
 
 
-VALUED = ("--name", "--port", "--gpus", "--executable", "--env", "--keep", "--timeout")  # of `start`
+VALUED = ("--name", "--port", "--gpus", "--executable", "--env", "--keep", "--ttl", "--timeout")  # of `start`
 
 
 @dataclass(frozen=True)
@@ -105,6 +104,7 @@ def start(words: Sequence[str], executable: str | None = None) -> StartWords:
     parser.add_argument("--executable", default=executable)
     parser.add_argument("--env", action="append", default=[], type=_assignment)
     parser.add_argument("--keep", type=_seconds)
+    parser.add_argument("--ttl", type=_seconds)
     parser.add_argument("--timeout", type=_seconds)
     parser.add_argument("--no-wait", action="store_true")
     own, rest = _separate(words, valued=VALUED)
@@ -118,8 +118,9 @@ def start(words: Sequence[str], executable: str | None = None) -> StartWords:
         gpus=found.gpus,
         port=found.port,
         executable=found.executable or None,
+        ttl=found.ttl,
         env=tuple(sorted(dict(found.env).items())),
-        keep=found.keep or None,
+        keep=found.keep,
     )
     return StartWords(spec, not found.no_wait, found.timeout)
 
@@ -222,9 +223,6 @@ def _assignment(text: str) -> tuple[str, str]:
 
 def _seconds(text: str) -> float:
     try:
-        value = float(text)
+        return durations.parse(text)
     except ValueError:
-        value = -1.0
-    if not 0 <= value <= MOST_SECONDS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
-    return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time: 90, 90s, 30m or 1h30m") from None

@@ -31,12 +31,13 @@ HELP = """\
       --executable PATH      the vllm to run (else %config VllmMagics.executable, $VLLM_MAGIC_EXECUTABLE,
                              vllm beside this Python, vllm on $PATH)
       --keep 10m             outlive this kernel for so long, for another one to attach (else it ends with the kernel)
+      --ttl 30m              release it when it had no request for that long
       --no-wait              return at once
-      --timeout SECONDS      give up, and release it, when it is not ready by then
+      --timeout TIME         give up, and release it, when it is not ready by then
 %vllm attach [NAME]          take over a server that was kept
 %vllm stop [NAME | --all]    end it, and prove that its VRAM is back
-      --drain SECONDS        let requests finish first
-      --grace SECONDS        from SIGTERM to SIGKILL
+      --drain TIME           let requests finish first
+      --grace TIME           from SIGTERM to SIGKILL
 %vllm restart [NAME]         stop it and start it again
 %vllm status [NAME]          the same as %vllm, for one
 %vllm logs [NAME] [-n N]     the last lines of its log, also after its end
@@ -44,7 +45,7 @@ HELP = """\
 %vllm help                   this
 
 NAME can be left out where there is only one. {name} and $name put in variables of the notebook ($$ is a
-dollar sign). `server = %vllm start ...` keeps the server: server.base_url, server.api_key, server.stop()."""
+dollar sign). TIME is 90, 90s, 30m or 1h30m. `server = %vllm start ...` keeps the server: server.base_url, server.api_key, server.stop()."""
 
 # What lower floors return, and the function in `views` that shows it; by name, so that loading imports none.
 VIEWS = {"vllm_magic.server.Server": "server", "vllm_magic.release.Release": "release"}
@@ -156,14 +157,15 @@ class VllmMagics(Magics):
 
         name = arguments.status(said)
         servers = list(self._manager.servers().values()) if name is None else [self._manager.get(name)]
-        return views.status(servers, self._manager.gpus() if servers else None)
+        farewells = self._manager.farewells() if name is None else []
+        return views.status(servers, self._manager.gpus() if servers else None, farewells)
 
     def _logs(self, said: list[str]) -> Any:
         from vllm_magic.jupyter import views
 
         wanted = arguments.logs(said)
         server = self._manager.get_even_past(wanted.name)
-        return views.lines(server.name, server.log(wanted.count))
+        return views.lines(server.name, server.log(wanted.count), server.farewell)
 
     def _gpu(self, said: list[str]) -> Any:
         from vllm_magic.jupyter import views

@@ -79,10 +79,10 @@ def server(one: Server) -> View:
     return View(f"{one.name}: {_state(one)}", ("", ""), tuple(row for row in rows if row[1]), failed)
 
 
-def status(servers: Sequence[Server], gpus: Snapshot | None) -> View:
-    """The table of ``%vllm``."""
+def status(servers: Sequence[Server], gpus: Snapshot | None, farewells: Sequence[str] = ()) -> View:
+    """The table of ``%vllm``; ``farewells`` are lines on servers that are not there any more."""
     if not servers:
-        return View(NOTHING_RUNS)
+        return View(NOTHING_RUNS, lines=tuple(farewells))
     columns = ["name", "model", "state", "URL", "since", "pid"]
     rows = [
         [one.name, one.model, _state(one), one.base_url, _duration(one.seconds), str(one.pid or "")]
@@ -93,7 +93,7 @@ def status(servers: Sequence[Server], gpus: Snapshot | None) -> View:
         for row, one in zip(rows, servers, strict=True):
             row.append(_held(one, gpus))
     failed = tuple(f"{one.name}: {one.error}" for one in servers if one.error)
-    return View("", tuple(columns), tuple(map(tuple, rows)), failed)
+    return View("", tuple(columns), tuple(map(tuple, rows)), (*failed, *farewells))
 
 
 def release(one: Release) -> View:
@@ -145,9 +145,10 @@ def gpus(now: Snapshot, servers: Sequence[Server]) -> View:
     return View(driver, ("GPU", "holder", "memory", "of"), rows)
 
 
-def lines(name: str, text: Sequence[str]) -> View:
-    """The end of a log."""
-    return View("" if text else f"The log of {name} is empty.", lines=tuple(text))
+def lines(name: str, text: Sequence[str], farewell: str = "") -> View:
+    """The end of a log, below what became of its server."""
+    said = f"{name} was {farewell}." if farewell else ""
+    return View(said if text else f"The log of {name} is empty. {said}".rstrip(), lines=tuple(text))
 
 
 def gib(count: int | None) -> str:
@@ -161,7 +162,11 @@ def _freed(one: Release) -> str:
 
 
 def _state(one: Server) -> str:
-    return f"starting: {one.progress.stage.value}" if one.state == "starting" else one.state.value
+    return (
+        f"starting: {one.progress.stage.value}"
+        if one.state == "starting"
+        else one.farewell or one.state.value
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -15,7 +15,7 @@ from vllm_magic.errors import VllmMagicError
 from vllm_magic.gpu import locks
 from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.protocol import Ended, Message, Refused, Started, Stopping, Why
-from vllm_magic.life.notices import Ending, Launched, Moved, Notice, Ready, StopPlan
+from vllm_magic.life.notices import Ending, Idle, Launched, Moved, Notice, Ready, StopPlan
 from vllm_magic.linux import pidfd, processes, sockets
 from vllm_magic.linux.processes import Identity
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.api import Api
     from vllm_magic.guard.client import Guards
+    from vllm_magic.life.idle import Idleness
     from vllm_magic.life.preparation import Prepared
 
 READY_LOOK = 0.05  # seconds between looks at the log and at /health while the server starts
@@ -53,6 +54,7 @@ class Attendance:
         requests: queue.SimpleQueue[StopPlan],
         wake: int,
         notice: Callable[[Notice], None],
+        idleness: Idleness | None = None,
     ) -> None:
         self.leader: Identity | None = None
         self.ended: list[Ended] = []
@@ -66,6 +68,7 @@ class Attendance:
         self._requests = requests
         self._wake = wake
         self._notice = notice
+        self._idleness = idleness
         self._follower = log.Follower(prepared.folder.log)
         self._progress = Progress(Stage.QUEUED)
         self._inner: Identity | None = None
@@ -106,10 +109,15 @@ class Attendance:
             return DRAIN_LOOK
         if self._guard_deadline is not None:
             return max(0.0, self._guard_deadline - time.monotonic())
+        if self._idleness and self._is_serving():
+            return self._idleness.rest()
         return READY_LOOK if self._is_starting() else None
 
     def _is_starting(self) -> bool:
         return self.leader is not None and not self.ready and self.began is None
+
+    def _is_serving(self) -> bool:
+        return self.ready and self.began is None
 
     def _hear(self, message: Message, cleanup: contextlib.ExitStack) -> None:
         if isinstance(message, Started):
@@ -122,6 +130,8 @@ class Attendance:
             self.refused = message
         elif isinstance(message, Stopping):
             self.why = Why(message.why)
+            if self.why is Why.ASKED and self._idleness and self._idleness.over:
+                self.why = Why.IDLE
             self._begin_release(cleanup, time.monotonic())
             grace = self._plan.grace if self._plan else 0.0
             self._guard_deadline = time.monotonic() + grace + GUARD_LIMIT
@@ -162,6 +172,8 @@ class Attendance:
         if self._is_starting():
             self._look_at_log()
             self._look_at_health()
+        if self._idleness and self._is_serving() and self._idleness.rest() <= 0:
+            self._look_at_use(self._idleness)
         if self._drain_until is not None and self._plan is not None and self._is_drained():
             self._end(self._plan)
         if self._guard_deadline is not None and time.monotonic() >= self._guard_deadline:
@@ -194,6 +206,12 @@ class Attendance:
             self._guard.note()
             self._api.close()
             self._prepared.witness.look_when_ready(self._members())
+
+    def _look_at_use(self, idleness: Idleness) -> None:
+        idle = idleness.judge(self._api.activity())
+        self._api.close()
+        if idle:
+            self._notice(Idle())
 
     def _answers_for_us(self) -> bool:
         """Whether it is our server that listens there, as far as can be told, and not one that took the port."""

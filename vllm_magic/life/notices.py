@@ -55,6 +55,11 @@ class Ready:
 
 
 @dataclass(frozen=True)
+class Idle:
+    """Nobody has asked it for anything for so long that it is to be stopped (``--ttl``)."""
+
+
+@dataclass(frozen=True)
 class Ending:
     """The guards are ending the server."""
 
@@ -91,4 +96,4 @@ class Broken:
     error: VllmMagicError
 
 
-Notice = Launched | Moved | News | Ready | Ending | Over | NeverStarted | Broken
+Notice = Launched | Moved | News | Ready | Idle | Ending | Over | NeverStarted | Broken

@@ -26,7 +26,7 @@ def error(over: Over, *, asked: bool, was_ready: bool) -> VllmMagicError | None:
     name = over.release.server
     if not over.release.verified:
         return _not_released(over.release)
-    if asked or over.why is Why.ASKED:
+    if asked or over.why in (Why.ASKED, Why.IDLE):
         return None
     if over.why is Why.GUARD_GONE:
         return VllmMagicError(f"{name} was released because its guard was killed. Start it again.")

@@ -16,6 +16,7 @@ from vllm_magic.guard import folder
 from vllm_magic.guard.protocol import Why
 from vllm_magic.life import rescue
 from vllm_magic.life.attendance import Attendance
+from vllm_magic.life.idle import Idleness
 from vllm_magic.life.notices import Broken, NeverStarted, Notice, Over, StopPlan
 from vllm_magic.linux.processes import Identity
 from vllm_magic.release import EndedProcess, Release, nothing_to_release
@@ -38,15 +39,22 @@ class Life:
         command: how it is reached.
         beginning: starts it, or takes it over; called in this life's thread.
         notice: called in this life's thread with each `Notice`; the last is `Over`, `NeverStarted` or `Broken`.
+        ttl: seconds without a request after which it is `Idle`; None for never.
     """
 
     def __init__(
-        self, name: str, command: Command, beginning: Fresh | Attached, notice: Callable[[Notice], None]
+        self,
+        name: str,
+        command: Command,
+        beginning: Fresh | Attached,
+        notice: Callable[[Notice], None],
+        ttl: float | None = None,
     ) -> None:
         self._name = name
         self._command = command
         self._beginning = beginning
         self._notice = notice
+        self._ttl = ttl
         self._requests: queue.SimpleQueue[StopPlan] = queue.SimpleQueue()
         self._cancelled = threading.Event()
         self._wake = _EventFd()
@@ -99,7 +107,10 @@ class Life:
         api = Api(self._command)
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(api.close)
-            attendance = Attendance(prepared, guards, api, self._requests, self._wake.fileno(), self._notice)
+            idleness = Idleness(self._ttl) if self._ttl is not None else None
+            attendance = Attendance(
+                prepared, guards, api, self._requests, self._wake.fileno(), self._notice, idleness
+            )
             try:
                 attendance.run(cleanup)
             finally:

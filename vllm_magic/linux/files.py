@@ -1,0 +1,58 @@
+"""Cutting off the beginning of a file that others go on appending to."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+FALLOC_FL_KEEP_SIZE = 0x1  # include/uapi/linux/falloc.h
+FALLOC_FL_PUNCH_HOLE = 0x2
+REWRITTEN = 2**20  # bytes that are kept where a file can have no holes
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def first_data(fd: int) -> int:
+    """The position of the first byte that is not in a hole, or the size; 0 where the file system knows no holes.
+
+    The descriptor's own position moves.
+    """
+    try:
+        return os.lseek(fd, 0, os.SEEK_DATA)
+    except OSError:  # ENXIO: nothing but a hole
+        return os.fstat(fd).st_size
+
+
+def keep_end(fd: int, count: int) -> None:
+    """Give the disk back all but the last ``count`` bytes, or a block more.
+
+    The beginning becomes a hole (fallocate(2)): the file keeps its size, so no reader and no writer notices, and
+    no byte is lost. Where the file system has no holes (9p, some FUSE and network ones) the last `REWRITTEN`
+    bytes at most are written anew; what others append meanwhile may be lost or come before them.
+
+    Args:
+        fd: open for reading and appending.
+        count: bytes.
+
+    Raises:
+        OSError: it cannot be read or written.
+    """
+    status = os.fstat(fd)
+    end = max(0, status.st_size - count) // status.st_blksize * status.st_blksize
+    if end <= first_data(fd):
+        return
+    try:
+        _punch_hole(fd, end)
+    except (
+        OSError
+    ):  # EOPNOTSUPP; a file system that is full may refuse as well, and is helped by the other way
+        keep = os.pread(fd, min(count, REWRITTEN), max(0, status.st_size - min(count, REWRITTEN)))
+        os.ftruncate(fd, 0)
+        os.write(fd, keep)
+
+
+def _punch_hole(fd: int, end: int) -> None:
+    mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+    if _libc.fallocate(fd, mode, ctypes.c_int64(0), ctypes.c_int64(end)) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
