@@ -12,6 +12,7 @@ import threading
 
 import pytest
 import stand_in
+from fake_gpu import fakegpu
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
@@ -139,6 +140,17 @@ def test_gpus(shell, fake_gpus):
     release = run(shell, "stop")
     assert "proved by NVML memory" in plain(shell, release)
     assert "2.00 GiB" in html(shell, release)
+
+
+def test_a_start_that_does_not_fit(shell, fake_gpus):
+    with fakegpu.holding(fake_gpus, 10, 0) as holder:
+        seen = cell(shell, "%vllm start tiny")
+        assert "NotEnoughMemory: tiny does not fit: GPU 0 has 14.0 GiB free of 22.1 GiB needed." in seen
+        assert f"(pid {holder.pid}, " in seen
+        assert "  --gpu-memory-utilization 0.54  would fit" in seen
+        assert "Traceback" not in seen
+        assert run(shell, "start tiny --force").state == "ready"
+        run(shell, "stop")
 
 
 def test_no_gpu(shell):

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from fake_gpu import fakegpu
 
-from vllm_magic.errors import InvalidOption, ReleaseFailed
+from vllm_magic.errors import InvalidOption, NotEnoughMemory, ReleaseFailed
 from vllm_magic.gpu import locks
 from vllm_magic.release import Proof
 
 GIB = 2**30
+A_PART = ("--gpu-memory-utilization", "0.2")  # so that several fit on one GPU
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +61,7 @@ def test_tensor_parallel_over_two(manager, spec, fake_gpus):
 
 def test_auto_says_what_is_missing(manager, spec, fake_gpus, traces):
     with fakegpu.holding(fake_gpus, 10, 0), fakegpu.holding(fake_gpus, 12, 1):
-        with pytest.raises(InvalidOption, match="GiB") as caught:
+        with pytest.raises(NotEnoughMemory, match="GiB") as caught:
             manager.start(spec(gpus="auto"), timeout=60)
         assert "\n" not in str(caught.value)
         manager.start(spec("tiny", "--gpu-memory-utilization", "0.5", gpus="auto"), timeout=60).server.stop()
@@ -105,8 +106,8 @@ def test_another_process_that_grows_meanwhile_is_not_ours(manager, spec, fake_gp
 
 
 def test_two_servers_on_one_gpu(manager, spec, fake_gpus):
-    one = manager.start(spec(name="one"), timeout=60).server
-    other = manager.start(spec(name="two"), timeout=60).server
+    one = manager.start(spec("tiny", *A_PART, name="one"), timeout=60).server
+    other = manager.start(spec("tiny", *A_PART, name="two"), timeout=60).server
     assert used(manager)[0] == 4 * GIB
     assert one.stop().vram[0].freed == 2 * GIB
     assert other.stop().vram[0].freed == 2 * GIB
@@ -114,15 +115,15 @@ def test_two_servers_on_one_gpu(manager, spec, fake_gpus):
 
 def test_what_is_freed_is_the_servers_own_share(manager, spec, fake_gpus):
     for name in ("one", "two", "three"):
-        manager.start(spec(name=name), timeout=60)
+        manager.start(spec("tiny", *A_PART, name=name), timeout=60)
     assert [release.vram[0].freed for release in manager.stop_all()] == [2 * GIB] * 3
 
 
 def test_an_engine_that_dies_beside_another_server(manager, spec, fake_gpus):
     """Nobody is left to be ended, and the GPU is not empty: it is proved all the same."""
-    manager.start(spec(name="other"), timeout=60)
+    manager.start(spec("tiny", *A_PART, name="other"), timeout=60)
     dying = {"die": {"who": "engine", "when": "ready", "after_s": 0.5, "signal": 9}}
-    server = manager.start(spec(name="dying", faults=dying), timeout=60).server
+    server = manager.start(spec("tiny", *A_PART, name="dying", faults=dying), timeout=60).server
     assert server.wait_over(30)
     assert server.release.verified
     assert server.release.proof is Proof.NVML_MEMORY

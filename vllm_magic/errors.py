@@ -18,6 +18,7 @@ Each message says what happened and what to do, in one line; `details` has more 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vllm_magic.masking import mask
@@ -67,8 +68,43 @@ class ServerNotFound(VllmMagicError, LookupError):
     """No server of this kernel has this name."""
 
 
+@dataclass(frozen=True)
+class Holder:
+    """Who holds memory of a GPU.
+
+    Attributes:
+        gpu: NVML's index.
+        pid: None for memory that the driver names nobody for.
+        user: "" where that is not known.
+        name: of the program.
+        used: bytes; None where the driver does not say.
+        server: the name of a server of this user's kernels, "" for anything else.
+    """
+
+    gpu: int
+    pid: int | None
+    user: str
+    name: str
+    used: int | None
+    server: str = ""
+
+
 class NotEnoughMemory(VllmMagicError):
-    """The GPUs have too little free memory for the server."""
+    """The GPUs have too little free memory for the server.
+
+    Attributes:
+        holders: who holds it, the largest first.
+    """
+
+    def __init__(self, message: str, holders: Sequence[Holder] = (), details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.holders = tuple(holders)
+        self._details = list(details)
+
+    @property
+    def details(self) -> list[str]:
+        """The ways out."""
+        return self._details
 
 
 class StartFailed(VllmMagicError):

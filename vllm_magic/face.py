@@ -24,6 +24,7 @@ def start(
     port: int | None = None,
     executable: str | None = None,
     ttl: float | None = None,
+    force: bool = False,
     env: Mapping[str, str] | None = None,
     keep: float | None = None,
     wait: bool = True,
@@ -39,17 +40,28 @@ def start(
         port: the TCP port; None for a free one.
         executable: path of ``vllm``; None for the one that is found.
         ttl: seconds without a request after which it is released; None for never.
+        force: start also where the GPUs have too little free memory.
         env: environment variables on top of this process's.
         keep: seconds for which it waits for another kernel after the end of this one; None ends it at once.
         wait: return when it is ready; otherwise at once.
         timeout: seconds to wait; after that it is released. None waits as long as it starts.
 
     Raises:
+        NotEnoughMemory: the GPUs have no room for it.
         StartFailed: it ended before it was ready; nothing of it is left.
         VllmMagicError: see `errors`.
     """
     spec = _spec(
-        model, args, name=name, gpus=gpus, port=port, executable=executable, ttl=ttl, env=env, keep=keep
+        model,
+        args,
+        name=name,
+        gpus=gpus,
+        port=port,
+        executable=executable,
+        ttl=ttl,
+        force=force,
+        env=env,
+        keep=keep,
     )
     return manager.start(spec, wait=wait, timeout=timeout).server
 
@@ -63,6 +75,7 @@ def _spec(
     port: int | None,
     executable: str | None,
     ttl: float | None,
+    force: bool,
     env: Mapping[str, str] | None,
     keep: float | None = None,
 ) -> ServerSpec:
@@ -74,6 +87,7 @@ def _spec(
         port=port,
         executable=executable,
         ttl=ttl,
+        force=force,
         env=tuple(sorted((name, str(value)) for name, value in (env or {}).items())),
         keep=keep,
     )
@@ -122,12 +136,21 @@ class serve:  # noqa: N801 - used like a function
         port: int | None = None,
         executable: str | None = None,
         ttl: float | None = None,
+        force: bool = False,
         env: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> None:
         def begin(wait: bool) -> Start:  # noqa: FBT001
             spec = _spec(
-                model, args, name=name, gpus=gpus, port=port, executable=executable, ttl=ttl, env=env
+                model,
+                args,
+                name=name,
+                gpus=gpus,
+                port=port,
+                executable=executable,
+                ttl=ttl,
+                force=force,
+                env=env,
             )
             return manager.start(spec, wait=wait, timeout=timeout)
 

@@ -111,12 +111,13 @@ def environment(
 
 
 def gpu_count(args: tuple[str, ...]) -> int:
-    """How many GPUs the flags ask for: tensor x pipeline x data parallel."""
+    """How many GPUs of this machine the flags ask for: tensor x pipeline x data parallel."""
+    local = ("--data-parallel-size-local", "-dpl")
     count = 1
     for names in (
         ("--tensor-parallel-size", "-tp"),
         ("--pipeline-parallel-size", "-pp"),
-        ("--data-parallel-size", "-dp"),
+        local if flags.has(args, *local) else ("--data-parallel-size", "-dp"),
     ):
         count *= flags.whole_number(args, *names, default=1)
     return count

@@ -37,6 +37,7 @@ class ServerSpec:
         gpus: "0,1" (indices or UUIDs), "auto", or None: vLLM chooses.
         port: the TCP port, or None for a free one.
         executable: path of ``vllm``, or None for the one that is found.
+        force: start also where the GPUs have too little free memory.
         ttl: seconds without a request after which the server is released, or None: never.
         env: (name, value) pairs on top of the kernel's environment.
         keep: seconds for which it outlives its kernel, for another one to attach; None ends it with the kernel.
@@ -50,6 +51,7 @@ class ServerSpec:
     port: int | None = None
     executable: str | None = None
     ttl: float | None = None
+    force: bool = field(default=False, compare=False)
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     keep: float | None = None
     cwd: str = field(default_factory=_working_directory, compare=False)

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Gpu, Snapshot
 
 
+class ShortageError(ValueError):
+    """Too few GPUs have enough free memory: that may change."""
+
+
 def choose(words: str, snapshot: Snapshot, count: int = 1, fraction: float = 0.92) -> tuple[Gpu, ...]:
     """Return the GPUs that `words` mean.
 
@@ -23,7 +27,7 @@ def choose(words: str, snapshot: Snapshot, count: int = 1, fraction: float = 0.9
             (--gpu-memory-utilization). A GPU that does not tell its memory comes last, and is not refused.
 
     Raises:
-        ValueError: one line that says what is wrong, and what to do.
+        ValueError: one line that says what is wrong, and what to do (`ShortageError` for a lack of memory).
     """
     if not snapshot.gpus:
         raise ValueError(f"no GPU can be chosen: {snapshot.problem or 'no GPU found'}; leave the choice out")
@@ -47,25 +51,32 @@ def cuda_visible_devices(gpus: Iterable[Gpu]) -> str:
 def _freest(gpus: Sequence[Gpu], count: int, fraction: float) -> tuple[Gpu, ...]:
     if count > len(gpus):
         raise ValueError(f"{count} GPUs are needed and there are only {len(gpus)}: need fewer")
-    enough = [gpu for gpu in gpus if gpu.free is None or gpu.free >= _needed(gpu, fraction)]
+    enough = [gpu for gpu in gpus if has_free(gpu, fraction)]
     if len(enough) < count:
         state = ", ".join(_shortage(gpu, fraction) for gpu in gpus if gpu not in enough)
         wanted = (
             "no GPU has" if count == 1 else f"only {len(enough)} of the {count} GPUs that are needed have"
         )
-        raise ValueError(f"{wanted} enough free memory ({state}): free some, or need less")
+        raise ShortageError(f"{wanted} enough free memory ({state}): free some, or need less")
     freest = sorted(enough, key=lambda gpu: -1 if gpu.free is None else gpu.free, reverse=True)[:count]
     return tuple(sorted(freest, key=lambda gpu: gpu.index))
 
 
-def _needed(gpu: Gpu, fraction: float) -> int:
+def has_free(gpu: Gpu, fraction: float) -> bool:
+    """Whether this share of its memory is free; True for a GPU that does not tell."""
+    return gpu.free is None or gpu.free >= needed(gpu, fraction)
+
+
+def needed(gpu: Gpu, fraction: float) -> int:
     """Bytes that vLLM wants free (request_memory in vllm/v1/worker/utils.py)."""
     return math.ceil((gpu.total or 0) * fraction)
 
 
 def _shortage(gpu: Gpu, fraction: float) -> str:
     gib = 2**30
-    return f"GPU {gpu.index}: {(gpu.free or 0) / gib:.1f} GiB free, {_needed(gpu, fraction) / gib:.1f} GiB needed"
+    return (
+        f"GPU {gpu.index}: {(gpu.free or 0) / gib:.1f} GiB free, {needed(gpu, fraction) / gib:.1f} GiB needed"
+    )
 
 
 def _named(word: str, gpus: Sequence[Gpu]) -> Gpu:

@@ -106,6 +106,7 @@ def start(words: Sequence[str], executable: str | None = None) -> StartWords:
     parser.add_argument("--keep", type=_seconds)
     parser.add_argument("--ttl", type=_seconds)
     parser.add_argument("--timeout", type=_seconds)
+    parser.add_argument("--force", action="store_true")
     parser.add_argument("--no-wait", action="store_true")
     own, rest = _separate(words, valued=VALUED)
     found = parser.parse_args(own)
@@ -119,6 +120,7 @@ def start(words: Sequence[str], executable: str | None = None) -> StartWords:
         port=found.port,
         executable=found.executable or None,
         ttl=found.ttl,
+        force=found.force,
         env=tuple(sorted(dict(found.env).items())),
         keep=found.keep,
     )
@@ -200,7 +202,7 @@ def _separate(words: Sequence[str], valued: Sequence[str]) -> tuple[list[str], l
         elif flag in valued:
             # Joined by "=", a value that begins with a dash is still a value.
             own.append(word if equals else f"{word}={_next(pending, word)}")
-        elif flag == "--no-wait":
+        elif flag in ("--force", "--no-wait"):
             own.append(word)
         else:
             rest.append(word)

@@ -15,7 +15,7 @@ from vllm_magic.guard import record
 from vllm_magic.guard.folder import clear
 from vllm_magic.guard.protocol import Order
 from vllm_magic.guard.record import Phase, Record
-from vllm_magic.life import handover
+from vllm_magic.life import handover, room
 from vllm_magic.life.proof import Witness
 from vllm_magic.linux import machine, processes
 from vllm_magic.masking import known, mask_words
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.ledger import Folder
 
+LOOK = 0.2  # seconds between looks at memory that may come back
 FIRST_LOOK_LIMIT = 15.0  # seconds; NVML takes 1 to 3 a GPU where no persistence daemon runs
+COMING_BACK = 3.0  # seconds for memory of a process that has just ended, before a start is refused
 RELEASE_WAIT = 120.0  # seconds to wait for releases that others have under way on the same GPUs
 
 
@@ -67,6 +69,7 @@ def prepare(
 
     Raises:
         InvalidOption: ``--gpus`` names what is not there.
+        NotEnoughMemory: the GPUs have too little free memory for it.
         StartFailed: a release on the GPUs does not end, or a folder cannot be made.
     """
     try:
@@ -95,6 +98,14 @@ def _prepare(
                 "Another server is still being released on its GPU", "%vllm gpu shows who holds it"
             )
         locks.wait_for_releases(_uuids(chosen or baseline.gpus), rest, cancelled)
+        baseline = probe.snapshot()
+        chosen = _choose(spec, baseline)
+    deadline = time.monotonic() + COMING_BACK
+    while lacking := room.shortage(spec, environ, baseline, chosen):
+        if time.monotonic() >= deadline:
+            raise room.refusal(spec.name, lacking)
+        if cancelled.wait(LOOK):
+            return None
         baseline = probe.snapshot()
         chosen = _choose(spec, baseline)
     lock_files = locks.lock_paths(_uuids(chosen or baseline.gpus))
@@ -151,7 +162,9 @@ def _choose(spec: ServerSpec, baseline: Snapshot) -> tuple[Gpu, ...]:
         return ()
     count = commands.gpu_count(spec.args)
     try:
-        return choice.choose(spec.gpus, baseline, count, commands.memory_fraction(spec.args))
+        return choice.choose(spec.gpus, baseline, count, room.share(spec))
+    except choice.ShortageError:  # memory may be coming back; `room` looks, and tells more
+        return ()
     except ValueError as error:
         raise InvalidOption(str(error)) from None
 

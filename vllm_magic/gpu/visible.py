@@ -1,0 +1,47 @@
+"""Which GPUs CUDA will show to a program, from the environment that it gets.
+
+CUDA counts the fastest GPU first unless CUDA_DEVICE_ORDER says PCI_BUS_ID, and NVML goes by the bus. The two agree
+where all GPUs are of one kind (CUDA C++ Programming Guide, "CUDA Environment Variables").
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from vllm_magic.gpu.devices import Gpu
+
+
+class Visible(NamedTuple):
+    """GPUs in CUDA's order; with ``ordered`` False the order, and which of them it may be, cannot be told."""
+
+    gpus: tuple[Gpu, ...]
+    ordered: bool
+
+
+def visible(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> Visible:
+    """Return what a program with this environment will see; no GPU where it will see none, or a part of one (MIG).
+
+    Args:
+        gpus: all there are.
+        environ: its environment.
+    """
+    ordered = environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len({gpu.name for gpu in gpus}) <= 1
+    words = environ.get("CUDA_VISIBLE_DEVICES")
+    if words is None:
+        return Visible(tuple(gpus), ordered)
+    found: list[Gpu] = []
+    for word in (each.strip() for each in words.split(",")):
+        if word.isdecimal() and not ordered:
+            return Visible(tuple(gpus), ordered=False)
+        named = [gpu for gpu in gpus if word == str(gpu.index) or _begins(gpu.uuid, word)]
+        if len(named) != 1:  # CUDA does not look behind a word that names no GPU
+            break
+        found += named
+    return Visible(tuple(found), ordered=True)
+
+
+def _begins(uuid: str, word: str) -> bool:
+    return word.lower().startswith("gpu-") and uuid.lower().startswith(word.lower())
