@@ -14,6 +14,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
+from vllm_magic.doctor import gpus
 from vllm_magic.engine.command import Command
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.engine.stages import Progress, Stage
@@ -23,13 +24,13 @@ from vllm_magic.gpu.probe import Probe
 from vllm_magic.guard.protocol import Why
 from vllm_magic.jupyter import views
 from vllm_magic.jupyter.progress import ProgressLine
-from vllm_magic.jupyter.views import View
 from vllm_magic.ledger import Folder
 from vllm_magic.life.beginning import Fresh
 from vllm_magic.life.notices import Launched, Moved, NeverStarted, Over, Ready
 from vllm_magic.linux import processes
 from vllm_magic.release import EndedProcess, GpuMemory, Proof, Release
 from vllm_magic.server import Server
+from vllm_magic.view import View
 
 GIB = 2**30
 KEY = "sk-do-not-show"
@@ -264,39 +265,42 @@ class TestReleases:
         assert EVIL in same(views.release(release(vram=vram, note=EVIL, proof=Proof.PROCESSES)))
 
 
+def gpu_view(now: Snapshot, servers: dict[int, str] | None = None) -> View:
+    return gpus.view(now, gpus.uses(now, processes.table(), servers or {}, ()))
+
+
 class TestGpus:
     def test_none(self):
         nothing = Snapshot(0.0, (), None, "no NVIDIA driver found")
-        assert same(views.gpus(nothing, [])) == "No GPU can be seen: no NVIDIA driver found."
+        assert same(gpu_view(nothing)) == "No GPU can be seen: no NVIDIA driver found."
 
-    def test_who_holds_what(self, server, tmp_path):
+    def test_who_holds_what(self):
         with child("print(flush=True); input()", start_new_session=True) as leader:
-            mine = launched(server(), tmp_path, leader.pid)
             listed = (
                 ComputeProcess(leader.pid, GIB),
                 ComputeProcess(1, None),
                 ComputeProcess(2**22, GIB // 2),
             )
-            text = same(views.gpus(snapshot(*listed), [mine]))
+            text = same(gpu_view(snapshot(*listed), {leader.pid: "tiny"}))
         assert text.startswith("Driver 580.00\n")
         assert f"server tiny (pid {leader.pid})" in text
-        assert "(pid 1)" in text
+        assert "(pid 1, root)" in text
         assert f"a process that is not visible here (pid {2**22})" in text
         assert "unattributed" in text
         assert "1.50 GiB" in text
         assert text.split("\n")[-1].split() == ["free", "21.00", "GiB"]
 
     def test_a_driver_that_lists_nobody(self):
-        assert "does not list processes" in same(views.gpus(snapshot(processes=None), []))
+        assert "does not list processes" in same(gpu_view(snapshot(processes=None)))
 
     def test_memory_that_is_not_told(self):
-        text = same(views.gpus(snapshot(total=None, used=None, free=None), []))
+        text = same(gpu_view(snapshot(total=None, used=None, free=None)))
         assert "GiB" not in text
 
     @pytest.mark.parametrize("word", [f"{EVIL}\n\x1b[31m", "x" * 1000, "several\nlines\nof it"])
     def test_the_title_of_another_process_is_text_on_one_line(self, word):
         with child("print(flush=True); input()", word) as other:
-            view = views.gpus(snapshot(ComputeProcess(other.pid, 3 * GIB)), [])
+            view = gpu_view(snapshot(ComputeProcess(other.pid, 3 * GIB)))
             text = same(view)
         assert "\x1b" not in text + view._repr_html_()
         assert "<script" not in view._repr_html_()
@@ -309,7 +313,7 @@ class TestGpus:
     def test_a_process_without_a_title_has_a_name(self):
         with subprocess.Popen(["true"]) as ended:
             os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
-            assert f"true (pid {ended.pid})" in same(views.gpus(snapshot(ComputeProcess(ended.pid, GIB)), []))
+            assert f"true (pid {ended.pid}, " in same(gpu_view(snapshot(ComputeProcess(ended.pid, GIB))))
 
 
 class TestLogs:

@@ -171,7 +171,7 @@ def folders() -> list[Path]:
     home = state_path()
     if not home.exists():
         return []
-    return sorted((path for path in _private(home).iterdir() if _ID.fullmatch(path.name)), key=_modified)
+    return sorted((path for path in _private(home).iterdir() if _ID.fullmatch(path.name)), key=modified)
 
 
 def look(path: Path) -> Entry | None:
@@ -179,7 +179,7 @@ def look(path: Path) -> Entry | None:
     try:
         record = records.read(str(path))
     except FileNotFoundError:
-        if not path.exists() or time.time() - _modified(path) < YOUNG:
+        if not path.exists() or time.time() - modified(path) < YOUNG:
             return None
         return Entry(path, Condition.TORN, None, "it has no record")
     except (OSError, BrokenRecordError) as error:
@@ -259,12 +259,13 @@ def _private(path: Path) -> Path:
 
 def _prune(logs: Path) -> None:
     """Keep the newest logs; the guards have seen to it that none is long."""
-    newest = sorted(logs.glob("*.log"), key=_modified, reverse=True)
+    newest = sorted(logs.glob("*.log"), key=modified, reverse=True)
     for path in newest[KEPT_LOGS - 1 :]:  # the next one makes it full
         path.unlink(missing_ok=True)
 
 
-def _modified(path: Path) -> float:
+def modified(path: Path) -> float:
+    """When the file was written last, in seconds since the epoch; 0.0 where it is gone."""
     try:
         return path.stat().st_mtime
     except OSError:  # another kernel removed it

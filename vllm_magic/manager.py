@@ -221,6 +221,11 @@ class Manager:
             past = [server for name, server in self._past.items() if name not in servers]
         return [f"{server.name} was {server.farewell}." for server in past if server.farewell]
 
+    @property
+    def probe(self) -> Probe:
+        """What looks at the GPUs."""
+        return self._probe
+
     def gpus(self) -> Snapshot:
         """The GPUs as they are now."""
         return self._probe.snapshot()

@@ -86,6 +86,14 @@ class Release:
     verified: bool
     note: str = ""
 
+    @property
+    def text(self) -> str:
+        """What happened, in one line."""
+        count = len(self.ended)
+        ended = f"{count} process{'' if count == 1 else 'es'} ended" if count else "it had not started"
+        proof = f"proved by {self.proof.value}" if self.verified else "NOT proved"
+        return f"{self.server} released in {self.seconds:.2f} s: {ended}, {proof}."
+
 
 def nothing_to_release(server: str) -> Release:
     """The release of a server of which no process was ever there."""

@@ -52,17 +52,21 @@ def clean(line: bytes, secrets: Iterable[str] = ()) -> str:
 
 
 class Follower:
-    """Gives the lines that were added to a log since the last look. For one thread."""
+    """Gives the lines that were added to a log since the last look. For one thread.
+
+    Attributes:
+        path: of the log; may be set to where it was moved.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._at = 0
         self._rest = b""
 
     def new_lines(self) -> list[str]:
         """Complete lines only, ended by a newline or a carriage return (progress bars use the latter)."""
         try:
-            with self._path.open("rb") as file:
+            with self.path.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 if not 0 <= size - self._at <= MOST_AT_ONCE:  # it was emptied, or grew fast
                     self._at, self._rest = max(0, size - MOST_AT_ONCE), b""

@@ -99,6 +99,42 @@ def wait_for_releases(uuids: Iterable[str], timeout: float, cancelled: threading
     return True
 
 
+def under_way() -> dict[str, tuple[int, ...]]:
+    """The GPUs on which a release of this user is under way, by UUID, and who holds their locks.
+
+    The pids are what proc_locks(5) tells: none for a holder in another PID namespace. Nothing is made for it.
+
+    Raises:
+        PermissionError: the folder of the locks is not ours alone.
+    """
+    if not folder_path().exists():
+        return {}
+    busy = [path for path in sorted(_folder().glob("*.lock")) if not _are_free([path])]
+    holders = _holders() if busy else {}
+    return {path.stem: tuple(sorted(holders.get(_file(path), ()))) for path in busy}
+
+
+def _holders() -> dict[tuple[int, int], set[int]]:
+    """The pids that hold a shared flock, by device and inode of the file."""
+    found: dict[tuple[int, int], set[int]] = {}
+    try:
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return found
+    for line in lines:
+        _, *fields = line.split()
+        if fields[:1] == ["FLOCK"] and fields[2] == "READ":
+            major, minor, inode = fields[4].split(":")
+            file = os.makedev(int(major, 16), int(minor, 16)), int(inode)
+            found.setdefault(file, set()).add(int(fields[3]))
+    return found
+
+
+def _file(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
 def _are_free(paths: Iterable[Path]) -> bool:
     with ExitStack() as taken:
         try:
@@ -131,8 +167,13 @@ def _lock_file(folder: Path, uuid: str) -> Path:
     return path
 
 
+def folder_path() -> Path:
+    """Where the lock files are, whether that is there or not."""
+    return _PARENT / f"vllm-magic-{os.getuid()}"
+
+
 def _folder() -> Path:
-    folder = _PARENT / f"vllm-magic-{os.getuid()}"
+    folder = folder_path()
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     status = folder.lstat()

@@ -55,6 +55,8 @@ class Ladder:
         empty: whether really nothing is left. A look at /proc can miss a process that is being forked while
             its parent exits, so an empty look alone is not believed.
         hurry: descriptors which, once readable, end the politeness: the kernel died, or asked again.
+        whole_groups: kill the process groups of what is left as a whole. Not for what was started from
+            somebody's shell: bystanders share its group.
     """
 
     def __init__(
@@ -64,12 +66,15 @@ class Ladder:
         note: Callable[[], None] = lambda: None,
         empty: Callable[[], bool] = lambda: True,
         hurry: Iterable[int] = (),
+        *,
+        whole_groups: bool = True,
     ) -> None:
         self._find = find
         self._leader = leader
         self._note = note
         self._empty = empty
         self._hurry = tuple(hurry)
+        self._whole_groups = whole_groups
         self._names: dict[Identity, str] = {}
         self._sent: dict[Identity, How] = {}
         self._begin = time.monotonic()
@@ -116,11 +121,10 @@ class Ladder:
             # Stopped first, none of them can fork while the others are being killed.
             stopped = [one for one in alive if pidfd.send(one.identity, signal.SIGSTOP)]
             self._note()
-            # A group is killed as a whole, with what was forked since the look. Its number is ours while one of
-            # its members, stopped, is there.
-            for group in {one.group for one in stopped} - {os.getpgrp()}:
-                with contextlib.suppress(OSError):
-                    os.killpg(group, signal.SIGKILL)
+            if self._whole_groups:
+                _kill_groups(stopped)
+            else:
+                alive = self._stop_newcomers(alive, limit)
             for one in alive:
                 pidfd.send(one.identity, signal.SIGKILL)
             self._sent.update(dict.fromkeys(_identities(alive), How.SIGKILL))
@@ -128,9 +132,24 @@ class Ladder:
             alive = self._look()
         return alive
 
+    def _stop_newcomers(self, stopped: Members, limit: float) -> Members:
+        """Stop what was forked between the look and the stop as well, until a look finds nobody new."""
+        while time.monotonic() < limit:
+            alive = self._look()
+            new = _identities(alive) - _identities(stopped)
+            if not new:
+                return alive
+            for identity in new:
+                pidfd.send(identity, signal.SIGSTOP)
+            stopped = alive
+        return stopped
+
     def _look(self) -> Members:
         alive = self._find()
-        self._names.update({one.identity: shown_name(one) for one in alive})
+        # The first name is kept: one that is ending has lost its title.
+        self._names.update(
+            {one.identity: shown_name(one) for one in alive if one.identity not in self._names}
+        )
         return alive
 
     def _outcome(self, left: Members) -> Outcome:
@@ -144,6 +163,16 @@ class Ladder:
             left=[row(identity) for identity in remaining],
             seconds=time.monotonic() - self._begin,
         )
+
+
+def _kill_groups(stopped: Members) -> None:
+    """A group is killed as a whole, with what was forked since the look.
+
+    Its number is ours while one of its members, stopped, is there.
+    """
+    for group in {one.group for one in stopped} - {os.getpgrp()}:
+        with contextlib.suppress(OSError):
+            os.killpg(group, signal.SIGKILL)
 
 
 def _identities(members: Members) -> set[Identity]:

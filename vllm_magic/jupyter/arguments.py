@@ -30,6 +30,8 @@ class Verb(str, Enum):
     STATUS = "status"
     LOGS = "logs"
     GPU = "gpu"
+    DOCTOR = "doctor"
+    REAP = "reap"
     HELP = "help"
 
 
@@ -61,6 +63,14 @@ class LogsWords:
 
     name: str | None
     count: int
+
+
+@dataclass(frozen=True)
+class ReapWords:
+    """``pids`` of processes that nobody owns, () for what dead kernels left; ``sure`` to end and not only show them."""
+
+    pids: tuple[int, ...]
+    sure: bool
 
 
 class _Parser(argparse.ArgumentParser):
@@ -172,6 +182,19 @@ def logs(words: Sequence[str]) -> LogsWords:
     if found.n < 1:
         raise InvalidOption(f"-n {found.n}: how many lines? Use 1 or more.")
     return LogsWords(found.name, found.n)
+
+
+def reap(words: Sequence[str]) -> ReapWords:
+    """The words behind ``reap``.
+
+    Raises:
+        InvalidOption: a word does not fit.
+    """
+    parser = _Parser(Verb.REAP)
+    parser.add_argument("--pid", type=int, action="append", default=[])
+    parser.add_argument("--yes", action="store_true")
+    found = parser.parse_args(list(words))
+    return ReapWords(tuple(dict.fromkeys(found.pid)), found.yes)
 
 
 def nothing(verb: Verb, words: Sequence[str]) -> None:

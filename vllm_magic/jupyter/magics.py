@@ -43,6 +43,9 @@ HELP = """\
 %vllm status [NAME]          the same as %vllm, for one
 %vllm logs [NAME] [-n N]     the last lines of its log, also after its end
 %vllm gpu                    who holds how much of which GPU
+%vllm doctor                 what is wrong on this machine, and what helps
+%vllm reap                   release what dead kernels left
+      --pid PID [--yes]      show, and with --yes end, a vLLM process that nobody owns
 %vllm help                   this
 
 NAME can be left out where there is only one. {name} and $name put in variables of the notebook ($$ is a
@@ -86,6 +89,8 @@ class VllmMagics(Magics):
             Verb.STATUS: self._status,
             Verb.LOGS: self._logs,
             Verb.GPU: self._gpu,
+            Verb.DOCTOR: self._doctor,
+            Verb.REAP: self._reap,
             Verb.HELP: self._help,
         }
 
@@ -169,15 +174,39 @@ class VllmMagics(Magics):
         return views.lines(server.name, server.log(wanted.count), server.farewell)
 
     def _gpu(self, said: list[str]) -> Any:
-        from vllm_magic.jupyter import views
+        from vllm_magic.doctor import gpus, survey
 
         arguments.nothing(Verb.GPU, said)
-        return views.gpus(self._manager.gpus(), list(self._manager.servers().values()))
+        return gpus.view(*survey.holders(self._manager.probe))
 
-    def _help(self, _: list[str]) -> Any:
+    def _doctor(self, said: list[str]) -> Any:
+        from vllm_magic.doctor.survey import survey
         from vllm_magic.jupyter import views
 
-        return views.View(lines=tuple(HELP.splitlines()))
+        arguments.nothing(Verb.DOCTOR, said)
+        return views.doctor(survey(self._manager.probe, self.executable or None))
+
+    def _reap(self, said: list[str]) -> Any:
+        from vllm_magic.doctor import reap
+        from vllm_magic.jupyter import views
+        from vllm_magic.life.sweep import sweep
+
+        wanted = arguments.reap(said)
+        probe = self._manager.probe
+        try:
+            if not wanted.pids:
+                return views.swept(sweep(probe))
+            candidates = reap.judge_all(wanted.pids)
+        except OSError as error:  # the state folder is not ours alone
+            raise VllmMagicError(str(error)) from None
+        shown = reap.view(candidates, probe.snapshot())
+        reaped = [reap.reap(one, probe) for one in candidates] if wanted.sure else []
+        return views.reaped(shown, reaped, wanted.pids)
+
+    def _help(self, _: list[str]) -> Any:
+        from vllm_magic.view import View
+
+        return View(lines=tuple(HELP.splitlines()))
 
     def _add_views(self) -> None:
         for formatters, name, view in self._views():

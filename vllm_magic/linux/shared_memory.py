@@ -30,6 +30,12 @@ def mapped_by(pids: Iterable[int]) -> set[Segment]:
     return {segment for pid in pids for segment in (_mapped(pid) or set()) | _opened(pid)}
 
 
+def present(segments: Iterable[Segment]) -> set[Segment]:
+    """Those of the segments that are there still."""
+    wanted = set(segments)
+    return wanted & {segment for segment, _ in _entries()} if wanted else set()
+
+
 def unlink_unmapped(segments: Iterable[Segment]) -> list[str]:
     """Remove the segments that no process maps any more; returns the paths removed.
 

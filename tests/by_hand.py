@@ -1,0 +1,131 @@
+"""Servers that vllm_magic did not start, and kernels that die with their guards: real processes, ended by the test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from typing import TYPE_CHECKING
+
+import stand_in
+
+from vllm_magic import ledger
+from vllm_magic.linux import pidfd, processes
+from vllm_magic.linux.processes import Identity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LIMIT = 60.0  # seconds; nothing takes this long unless it fails
+KERNEL = """
+import sys, vllm_magic
+vllm_magic.start("tiny", name=sys.argv[1])
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait for a condition that no event tells of."""
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def identity(pid: int) -> Identity:
+    process = processes.read(pid)
+    assert process
+    return process.identity
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class ByHand:
+    """A `vllm serve` in a session of its own, as from a terminal."""
+
+    def __init__(self, executable: str, *flags: str, **options: object) -> None:
+        self.port = free_port()
+        words = [executable, "serve", "tiny", "--port", str(self.port), *flags]
+        env = {**os.environ, **stand_in.options(**{"life_s": 300, **options})}
+        self._process = subprocess.Popen(
+            words, env=env, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self.leader = identity(self._process.pid)
+        until(self._answers, "the stand-in is not ready")
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError):
+            return urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health").status == 200
+        return False
+
+    def kill_server(self) -> None:
+        """SIGKILL the API server alone, and let init have what it leaves."""
+        self._process.kill()
+        self._process.wait()
+
+    def pid(self, title: str) -> int:
+        """The living process whose title ends so."""
+        found = [
+            one.identity.pid for one in self.living() if processes.title(one.identity.pid).endswith(title)
+        ]
+        assert len(found) == 1, (title, found)
+        return found[0]
+
+    def living(self) -> list[processes.Process]:
+        table = processes.table()
+        members = processes.server_members(table, self.leader)
+        return [table[pid] for pid in members if table[pid].alive]
+
+    def end(self) -> None:
+        for one in self.living():
+            pidfd.send(one.identity, signal.SIGKILL)
+        self._process.kill()
+        self._process.wait()
+        pidfd.wait_for_all([one.identity for one in self.living()], LIMIT)
+
+
+@contextlib.contextmanager
+def kernel(name: str = "tiny") -> Iterator[subprocess.Popen[bytes]]:
+    """A program with one server; it ends with the block, and its server with it."""
+    with subprocess.Popen(
+        [sys.executable, "-c", KERNEL, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def kill_with_guards(process: subprocess.Popen[bytes]) -> ledger.Entry:
+    """Kill a kernel and both guards of its only server in one instant; returns what the ledger knew of it."""
+    (entry,) = [one for one in ledger.entries() if one.record and one.record.kernel[0] == process.pid]
+    assert entry.record
+    assert entry.record.outer
+    assert entry.record.inner
+    all_three = [Identity(*one) for one in (entry.record.kernel, entry.record.outer, entry.record.inner)]
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, none of them can act on another's end
+        for one in all_three:
+            pidfd.send(one, number)
+    process.wait()
+    assert not pidfd.wait_for_all(all_three, LIMIT)
+    return entry
+
+
+def end(entry: ledger.Entry) -> None:
+    """Kill what lives of a server that has lost its guards."""
+    for one in entry.processes:
+        pidfd.send(one.identity, signal.SIGKILL)
+    until(lambda: not entry.processes, "the orphans do not end")

@@ -1,0 +1,95 @@
+"""What cannot be seen from here, and why: so that "nothing found" is not taken for "nothing there"."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm_magic.linux import details
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vllm_magic.gpu.devices import Snapshot
+    from vllm_magic.linux.processes import Table
+
+FIRST_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO, include/linux/proc_ns.h
+_CAP_SYS_PTRACE = 1 << 19  # include/uapi/linux/capability.h
+
+
+def spots(now: Snapshot, table: Table, proc: Path = Path("/proc")) -> tuple[str, ...]:
+    """Each blind spot as one line.
+
+    Args:
+        now: the GPUs.
+        table: the processes.
+        proc: where /proc is, for tests.
+    """
+    return (*_of_the_driver(now, table), *_of_the_machine(proc), *_of_other_users(table, proc))
+
+
+def _of_the_driver(now: Snapshot, table: Table) -> Iterator[str]:
+    if now.problem:
+        yield f"GPUs: {now.problem}."
+    for gpu in now.gpus:
+        where = f"GPU {gpu.index}"
+        if gpu.used is None:
+            yield f"{where}: its memory, which the driver does not report (as with unified memory)."
+        if gpu.processes is None:
+            yield f"{where}: who holds its memory, since the driver does not list processes (as with MIG, and in some containers)."
+            continue
+        if any(process.used is None for process in gpu.processes):
+            yield f"{where}: how much each process holds, which the driver does not say (as on WSL2, and in some containers)."
+        foreign = [str(process.pid) for process in gpu.processes if process.pid not in table]
+        if foreign:
+            yield f"{where}: who pid {', '.join(foreign)} is; the driver lists it, and here it is not visible (a container's, or hidden)."
+
+
+def _of_the_machine(proc: Path) -> Iterator[str]:
+    if "microsoft" in _text(proc / "sys/kernel/osrelease").lower():
+        yield "WSL2: what Windows and other distributions do on the GPU."
+    try:
+        namespace = str((proc / "self/ns/pid").readlink())
+    except OSError:
+        namespace = FIRST_NAMESPACE
+    if namespace != FIRST_NAMESPACE:
+        yield "This is a container: processes outside of it, which may hold GPUs too."
+    hidden = _hidepid(_text(proc / "mounts"))
+    if hidden and os.getuid():
+        yield f"Other users' processes: /proc is mounted with hidepid={hidden}."
+
+
+def _of_other_users(table: Table, proc: Path) -> Iterator[str]:
+    if _may_look(proc):
+        return
+    mine = os.getuid()
+    others = {uid for pid in table if (uid := details.uid(pid)) not in (mine, None)}
+    if others:
+        yield "Which ports and device files other users' processes have open: only they, and root, may see that."
+
+
+def _may_look(proc: Path) -> bool:
+    """Whether this process may look into any other (capabilities(7))."""
+    for line in _text(proc / "self/status").splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) & _CAP_SYS_PTRACE)
+    return False
+
+
+def _hidepid(mounts: str) -> str:
+    """The value of hidepid with which /proc is mounted (proc(5)); "" where nothing is hidden."""
+    for line in mounts.splitlines():
+        fields = line.split()
+        if len(fields) > 3 and fields[1] == "/proc" and fields[2] == "proc":  # noqa: PLR2004 - fstab(5)
+            options = dict(option.partition("=")[::2] for option in fields[3].split(","))
+            value = options.get("hidepid", "")
+            return "" if value in ("0", "off") else value
+    return ""
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,191 @@
+"""From facts to findings: what is not as it should be, and the command that deals with it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from typing import TYPE_CHECKING
+
+from vllm_magic import ledger
+from vllm_magic.doctor.findings import Finding, Topic
+from vllm_magic.doctor.unowned import Owner
+from vllm_magic.gpu import locks
+from vllm_magic.guard.record import Phase
+from vllm_magic.ledger import Condition
+from vllm_magic.linux import details, machine, marks
+from vllm_magic.linux.shared_memory import Segment, present
+from vllm_magic.view import duration, gib
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from vllm_magic.doctor.findings import Elsewhere, Seen
+    from vllm_magic.doctor.installed import Installed
+    from vllm_magic.gpu.devices import Snapshot
+    from vllm_magic.ledger import Entry
+
+NO_DRIVER = (  # what `gpu.nvml_child` says of a machine that is none for GPUs: a fact, and no fault
+    "no NVIDIA driver found",
+    "the NVIDIA driver is not loaded",
+    "the NVIDIA driver shows no GPU",
+)
+REBOOT = "reboot"
+STUCK = 300.0  # seconds after which a release is not merely slow
+
+
+def orphans(servers: Iterable[Seen]) -> Iterator[Finding]:
+    """Servers of ours whose kernel and guards are gone."""
+    for one in servers:
+        if one.condition == Condition.ORPHANED:
+            yield Finding(
+                Topic.ORPHAN,
+                f"The server {one.name} was left behind when its kernel (pid {one.kernel}) died: "
+                f"{_processes(one.pids)} of it {_live_on(one.pids, one.bytes)}. It was started {_ago(one.since)}.",
+                "vllm-magic reap",
+            )
+
+
+def unowned(elsewhere: Iterable[Elsewhere]) -> Iterator[Finding]:
+    """Processes of vLLM that nobody owns; what one dead server left (a process group) is one finding."""
+    groups: dict[tuple[str, int], list[Elsewhere]] = {}
+    for one in elsewhere:
+        if one.owner == Owner.NOBODY:
+            groups.setdefault((one.user, one.group), []).append(one)
+    for (user, _), several in groups.items():
+        pids = [pid for one in several for pid in one.pids]
+        known = [one.bytes for one in several if one.bytes is not None]
+        titles = ", ".join(f"{one.title[:40]} (pid {one.pid})" for one in several)
+        age = duration(max(one.age for one in several))
+        command = "vllm-magic reap " + " ".join(f"--pid {one.pid}" for one in several)
+        yield Finding(
+            Topic.UNOWNED,
+            f"A vLLM server that was not started here died, and {_processes(pids)} of it "
+            f"{_live_on(pids, sum(known) if len(known) == len(several) else None)}: {titles}, of {user}, {age} old.",
+            command if user == details.user(os.getuid()) else f"sudo -u {shlex.quote(user)} {command}",
+        )
+
+
+def left(entries: Iterable[Entry]) -> Iterator[Finding]:
+    """Files of servers of which nothing lives."""
+    for entry in entries:
+        if entry.record is None:
+            continue
+        if entry.condition is Condition.LEFT:
+            segments = len(present(Segment(*one) for one in entry.record.segments))
+            files = [str(entry.path)]
+            files += [str(entry.folder.tmp)] if _outside(entry) else []
+            files += [f"{segments} of its files in /dev/shm"] if segments else []
+            yield Finding(
+                Topic.LEFT,
+                f"The server {entry.record.name} has ended, and left files: {', '.join(files)}.",
+                "vllm-magic reap",
+            )
+        elif of_an_earlier_boot(entry):
+            yield Finding(
+                Topic.LEFT,
+                f"The server {entry.record.name} ran before this machine was restarted, and left its folder.",
+                f"rm -r {shlex.quote(str(entry.path))}",
+            )
+
+
+def records(entries: Iterable[Entry]) -> Iterator[Finding]:
+    """Folders in the ledger that do not say whose they are."""
+    for entry in entries:
+        if entry.condition is not Condition.TORN:
+            continue
+        said = f"The folder {entry.path} does not tell which server it was: {entry.problem}."
+        living = [one.identity.pid for one in marks.members(entry.folder.mark, None)]
+        if living:
+            said += f" {_processes(living)} of it {_live_on(living, None)}; end them first."
+            yield Finding(Topic.RECORD, said, f"kill {' '.join(map(str, sorted(living)))}")
+        else:
+            said += " Nothing of it runs. If you need no file in it, remove it."
+            yield Finding(Topic.RECORD, said, f"rm -r {shlex.quote(str(entry.path))}")
+
+
+def ports(servers: Iterable[Seen]) -> Iterator[Finding]:
+    """Living servers whose port is somebody else's, or nobody's."""
+    for one in servers:
+        if one.condition not in (Condition.OWNED, Condition.KEPT) or one.phase == Phase.STOPPING:
+            continue
+        strangers = [other for other in one.listening if other.pid not in one.pids]
+        ours = len(strangers) < len(one.listening)
+        if strangers and not ours:
+            who = f"{strangers[0].who[:60]} (pid {strangers[0].pid})" if strangers[0].pid else "a process"
+            yield Finding(
+                Topic.PORT,
+                f"The server {one.name} should answer on port {one.port}, but {who} of {strangers[0].user} has it. "
+                "Stop the server, then start it again: it takes a free port.",
+                f"vllm-magic stop {shlex.quote(one.name)}",
+            )
+        elif not ours and one.phase != Phase.STARTING:
+            yield Finding(
+                Topic.PORT,
+                f"The server {one.name} runs, but does not listen on its port {one.port}. Its log may tell why.",
+                f"vllm-magic logs {shlex.quote(one.name)}",
+            )
+
+
+def folders(state: str, locked: str) -> Iterator[Finding]:
+    """The state folder and that of the locks, where reading them failed with these words ("" where it did not)."""
+    if state:
+        mine = _is_mine(ledger.state_path())
+        own = f"chmod 700 {shlex.quote(str(ledger.state_path()))}"
+        yield Finding(Topic.FOLDER, state, own if mine else "export VLLM_MAGIC_HOME=~/.vllm_magic")
+    if locked:
+        path = locks.folder_path()
+        command = f"chmod 700 {path}" if _is_mine(path) else f"sudo rm -r {path}"
+        yield Finding(Topic.FOLDER, f"No server can be started on a GPU: {locked}.", command)
+
+
+def driver(now: Snapshot) -> Iterator[Finding]:
+    """A driver that is there and does not work."""
+    if now.problem is None or now.problem in NO_DRIVER:
+        return
+    command = (
+        "pip install nvidia-ml-py" if "nvidia-ml-py" in now.problem
+        else "sudo reboot" if REBOOT in now.problem
+        else "nvidia-smi"
+    )  # fmt: skip
+    yield Finding(Topic.DRIVER, f"{now.problem[:1].upper()}{now.problem[1:]}.", command)
+
+
+def vllm(found: Installed) -> Iterator[Finding]:
+    """No vLLM, or a broken one."""
+    if found.problem:
+        misled = found.executable is None and bool(os.environ.get("VLLM_MAGIC_EXECUTABLE"))
+        reinstall = "pip install --force-reinstall vllm" if found.executable else "pip install vllm"
+        yield Finding(Topic.VLLM, found.problem, "unset VLLM_MAGIC_EXECUTABLE" if misled else reinstall)
+
+
+def of_an_earlier_boot(entry: Entry) -> bool:
+    """Whether its server ran on this very machine before it was started last, so that nothing of it can live."""
+    if entry.record is None or entry.condition is not Condition.FOREIGN:
+        return False
+    then, now = entry.record.where, machine.here()
+    return (then.user, then.host) == (now.user, now.host) and then.boot != now.boot
+
+
+def _outside(entry: Entry) -> bool:
+    """Whether its TMPDIR is not in its folder, and there."""
+    tmp = entry.folder.tmp
+    return entry.path not in tmp.parents and tmp.is_dir() and tmp.stat().st_uid == machine.here().user
+
+
+def _processes(pids: Sequence[int]) -> str:
+    return "1 process" if len(pids) == 1 else f"{len(pids)} processes"
+
+
+def _live_on(pids: Sequence[int], used: int | None) -> str:
+    s = "s" if len(pids) == 1 else ""
+    return f"live{s} on and hold{s} {gib(used)} of GPU memory" if used else f"live{s} on"
+
+
+def _ago(when: float) -> str:
+    return f"{duration(max(0.0, time.time() - when))} ago"
+
+
+def _is_mine(path: Path) -> bool:
+    return path.is_dir() and path.lstat().st_uid == os.getuid()

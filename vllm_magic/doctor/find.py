@@ -1,0 +1,91 @@
+"""Servers and logs by name, whichever kernel they belong to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllm_magic import ledger
+from vllm_magic.engine.log import Follower
+from vllm_magic.errors import ServerNotFound
+from vllm_magic.ledger import Condition
+from vllm_magic.linux import pidfd
+from vllm_magic.linux.processes import Identity, is_alive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from vllm_magic.guard.record import Record
+    from vllm_magic.ledger import Entry
+
+LOOK = 0.25  # seconds between looks at a log that is followed
+LIVING = (Condition.OWNED, Condition.KEPT, Condition.RELEASING)
+
+
+def living(name: str) -> tuple[Entry, Record]:
+    """The living server of this name or id.
+
+    Raises:
+        ServerNotFound: there is none, or more than one.
+    """
+    entries = ledger.entries()
+    there = [(one, one.record) for one in entries if one.record and one.condition in LIVING]
+    found = [(one, record) for one, record in there if name in (record.name, one.id)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        several = ", ".join(f"{one.id} (kernel {record.kernel[0]})" for one, record in found)
+        raise ServerNotFound(f"Several kernels have a server {name}. Say which, by its id: {several}.")
+    for one in entries:
+        if one.record and one.condition is Condition.ORPHANED and name in (one.record.name, one.id):
+            raise ServerNotFound(f"{name} was left behind by a dead kernel: vllm-magic reap releases it.")
+    names = ", ".join(sorted({record.name for _, record in there}))
+    raise ServerNotFound(f"No server {name} runs. {f'These do: {names}.' if names else 'None does.'}")
+
+
+def log(name: str) -> Path:
+    """The log of the server of this name or id: a living one's, else the newest of those that have ended.
+
+    Raises:
+        ServerNotFound: there is none.
+    """
+    try:
+        return living(name)[0].folder.log
+    except ServerNotFound as error:
+        ended = _ended(name)
+        if not ended:
+            raise ServerNotFound(f"{error} There is no log of an earlier one either.") from None
+        return ended
+
+
+def follow(name: str, count: int) -> Iterator[str]:
+    """The last ``count`` lines of the log, and those that come, until the server has ended.
+
+    Raises:
+        ServerNotFound: there is no log.
+    """
+    path = log(name)
+    follower = Follower(path)
+    yield from follower.new_lines()[-count:]
+    entry = ledger.look(path.parent)
+    if entry is None or entry.record is None:  # an ended one's
+        return
+    record = entry.record
+    ours = [Identity(*one) for one in (record.outer, record.inner, record.leader) if one]
+    while any(map(is_alive, ours)):
+        pidfd.wait_for_any(filter(is_alive, ours), LOOK)
+        yield from follower.new_lines()
+    follower.path = entry.folder.kept_log  # moved at the end of the release
+    yield from follower.new_lines()
+
+
+def _ended(name: str) -> Path | None:
+    """The newest log in logs/, whose files are called NAME-ID.log."""
+    logs = ledger.state_path() / "logs"
+    found = [path for path in logs.glob("*.log") if name in (*_parts(path.stem), path.stem)]
+    return max(found, key=ledger.modified, default=None)
+
+
+def _parts(stem: str) -> tuple[str, str]:
+    before, _, identifier = stem.rpartition("-")
+    return before, identifier

@@ -1,0 +1,242 @@
+"""Ending a vLLM process that nobody owns, on somebody's explicit word.
+
+What may be ended is judged by `unowned`, and again at each signal: by pid and start time, through a pidfd. Its
+process group is left alone, since it may be that of the shell it was started from.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm_magic import ledger
+from vllm_magic.doctor import unowned
+from vllm_magic.doctor.unowned import Owner
+from vllm_magic.errors import InvalidOption
+from vllm_magic.guard.ladder import Ladder
+from vllm_magic.ledger import Condition
+from vllm_magic.linux import details, processes, shared_memory
+from vllm_magic.release import EndedProcess
+from vllm_magic.server import GRACE, PATIENCE
+from vllm_magic.view import View, duration, gib
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from vllm_magic.gpu.devices import Snapshot
+    from vllm_magic.gpu.probe import Probe
+    from vllm_magic.ledger import Entry
+    from vllm_magic.linux.processes import Identity, Process, Table
+
+LISTED_LIMIT = 10.0  # seconds for the driver to forget processes that are dead
+LOOK = 0.1  # seconds between looks at that
+# What vLLM and multiprocessing make. A model may lie in /dev/shm too, and be mapped by nobody else.
+SEGMENTS = ("psm_*", "sem.mp-*", "vllm_dist_*")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What may be ended: a process of vLLM without an owner, and the living ones below it, itself first."""
+
+    processes: tuple[Process, ...]
+
+    @property
+    def root(self) -> Process:
+        """The process that was named."""
+        return self.processes[0]
+
+
+@dataclass(frozen=True)
+class Reaped:
+    """What was ended.
+
+    Attributes:
+        ended: the processes that are gone.
+        left: those that SIGKILL did not end.
+        listed: pids which the driver still lists.
+        problem: why the driver could not be asked; None when it was.
+        seconds: that it took.
+    """
+
+    ended: tuple[EndedProcess, ...]
+    left: tuple[EndedProcess, ...]
+    listed: tuple[int, ...]
+    problem: str | None
+    seconds: float
+
+    @property
+    def verified(self) -> bool:
+        """Whether all is gone, as far as can be told."""
+        return not self.left and not self.listed
+
+
+def judge(pid: int, entries: Sequence[Entry]) -> Candidate:
+    """The process of this pid, if it is one of vLLM's, this user's, and nobody owns it.
+
+    Raises:
+        InvalidOption: it is not, and why.
+    """
+    table = processes.table()
+    process = table.get(pid)
+    if process is None or not process.alive:
+        raise InvalidOption(f"There is no process {pid}. See vllm-magic doctor.")
+    _refuse_relatives(table, pid)
+    _refuse_ours(pid, entries)
+    if unowned.role(process) is None:
+        raise InvalidOption(f"{_called(process)} is not a vLLM process, and is left alone.")
+    uid = details.uid(pid)
+    if uid != os.getuid():
+        raise InvalidOption(f"{_called(process)} belongs to {details.user(uid)}, who alone may end it so.")
+    tree = next(one for one in unowned.trees(table) if pid in one.pids)
+    _refuse_owned(tree, table, process)
+    below = processes.descendants(table, pid)
+    return Candidate((process, *(table[one] for one in sorted(below) if table[one].alive)))
+
+
+def judge_all(pids: Iterable[int]) -> list[Candidate]:
+    """Each of these processes, as `judge` does.
+
+    Raises:
+        InvalidOption: one of them may not be ended, and why.
+        OSError: the ledger cannot be read, so that nobody knows which are ours.
+    """
+    entries = ledger.entries()
+    return [judge(pid, entries) for pid in dict.fromkeys(pids)]
+
+
+def view(candidates: Sequence[Candidate], now: Snapshot) -> View:
+    """The processes as trees, with what each of them holds."""
+    held = {one.pid: one.used for gpu in now.gpus for one in gpu.processes or ()}
+    rows = []
+    for candidate in candidates:
+        depth = {candidate.root.parent: -1}
+        for one in candidate.processes:  # a parent has mostly the smaller pid; where not, it is shown flat
+            pid = one.identity.pid
+            depth[pid] = depth.get(one.parent, 0) + 1
+            branch = f"\N{BOX DRAWINGS LIGHT UP AND RIGHT}{'─' * 2 * (depth[pid] - 1)} " if depth[pid] else ""
+            name = branch + unowned.called(one)[:60]
+            vram = gib(held[pid]) if pid in held else "" if now.gpus else "?"
+            user = details.user(details.uid(pid))
+            rows.append((str(pid), name, user, duration(details.age(one.identity)), vram))
+    return View("", ("pid", "process", "user", "age", "VRAM"), tuple(rows))
+
+
+def reap(candidate: Candidate, probe: Probe, grace: float = GRACE, patience: float = PATIENCE) -> Reaped:
+    """End the process and what is below it; returns when they are gone and the driver has forgotten them.
+
+    Args:
+        candidate: from `judge`.
+        probe: asks the driver.
+        grace: seconds from SIGTERM to SIGKILL.
+        patience: the same, where SIGTERM shows no effect at all.
+    """
+    began = time.monotonic()
+    find = _finder(candidate)
+    segments: set[shared_memory.Segment] = set()
+
+    def note() -> None:
+        segments.update(shared_memory.mapped_by(one.identity.pid for one in find() if one.state != "D"))
+
+    ladder = Ladder(find, candidate.root.identity, note, whole_groups=False)
+    outcome = ladder.run(grace, patience)
+    shared_memory.unlink_unmapped(segments & _made_by_vllm())
+    ended = tuple(EndedProcess(*row) for row in outcome.ended)  # type: ignore[arg-type]
+    listed, problem = _still_listed(probe, {one.pid for one in ended})
+    left = tuple(EndedProcess(*row) for row in outcome.left)  # type: ignore[arg-type]
+    return Reaped(ended, left, listed, problem, time.monotonic() - began)
+
+
+def not_yet(pids: Iterable[int], command: Callable[[str], str] = str) -> str:
+    """One line on what would end them; ``command`` as for `text.lines`."""
+    named = " ".join(f"--pid {pid}" for pid in dict.fromkeys(pids))
+    return f"Nothing was ended. To end this: {command(f'vllm-magic reap {named} --yes')}"
+
+
+def told(one: Reaped) -> str:
+    """One line on what was ended, and how that is known."""
+    if not one.ended and not one.left:
+        return "It had ended by itself."
+    names = ", ".join(f"{process.name[:60]} (pid {process.pid})" for process in one.ended)
+    if one.left:
+        stuck = ", ".join(f"{process.name[:60]} (pid {process.pid})" for process in one.left)
+        return f"SIGKILL did not end {stuck}: it is stuck in the kernel, and only a reboot helps. Ended: {names or 'none'}."
+    if one.listed:
+        pids = ", ".join(map(str, one.listed))
+        return f"{names} ended, but the driver still lists pid {pids}. See vllm-magic gpu."
+    proof = f"the GPUs could not be asked: {one.problem}" if one.problem else "the driver lists none of them"
+    return f"Ended in {one.seconds:.1f} s, and gone: {names}; {proof}."
+
+
+def _refuse_relatives(table: Table, pid: int) -> None:
+    if pid == unowned.INIT:
+        raise InvalidOption("Process 1 is the system's first, and is left alone.")
+    if pid == os.getpid() or os.getpid() in processes.descendants(table, pid):
+        raise InvalidOption(f"Process {pid} is this program, or runs it: it is left alone.")
+
+
+def _refuse_ours(pid: int, entries: Iterable[Entry]) -> None:
+    for entry in entries:
+        if entry.record is None or pid not in {one.identity.pid for one in entry.processes}:
+            continue
+        name = entry.record.name
+        if entry.condition is Condition.ORPHANED:
+            raise InvalidOption(f"Process {pid} is left from the server {name}: vllm-magic reap releases it.")
+        raise InvalidOption(f"Process {pid} belongs to the server {name}: use vllm-magic stop {name}.")
+
+
+def _refuse_owned(tree: unowned.Tree, table: Table, process: Process) -> None:
+    called = _called(process)
+    if tree.owner is Owner.ITSELF and process != tree.root:
+        raise InvalidOption(f"{called} belongs to {_called(tree.root)}, which lives: end that one.")
+    above = unowned.starter(table, tree.root)
+    if above is not None:
+        raise InvalidOption(f"{called} was started by {_called(above)}, which lives: end it from there.")
+    if tree.root.parent not in table:
+        raise InvalidOption(f"{called} was started from outside of what can be seen here: end it from there.")
+
+
+def _called(process: Process) -> str:
+    return f"{unowned.called(process)[:60]} (pid {process.identity.pid})"
+
+
+def _finder(candidate: Candidate) -> Callable[[], list[Process]]:
+    """Looks for the processes and for what they fork. Who was once below stays known when its parent is gone."""
+    known: set[Identity] = {one.identity for one in candidate.processes}
+
+    def find() -> list[Process]:
+        table = processes.table()
+        pids = {one.pid for one in known if one.pid in table and table[one.pid].identity == one}
+        for pid in tuple(pids):
+            pids |= processes.descendants(table, pid)
+        known.update(table[pid].identity for pid in pids)
+        return [table[pid] for pid in pids if table[pid].alive]
+
+    return find
+
+
+def _made_by_vllm() -> set[shared_memory.Segment]:
+    found = set()
+    for pattern in SEGMENTS:
+        for path in Path(shared_memory.FOLDER).glob(pattern):
+            try:
+                stat = path.lstat()
+            except FileNotFoundError:
+                continue
+            found.add(shared_memory.Segment(stat.st_dev, stat.st_ino))
+    return found
+
+
+def _still_listed(probe: Probe, pids: set[int]) -> tuple[tuple[int, ...], str | None]:
+    """Which of these the driver lists after all, and why it could not be asked."""
+    deadline = time.monotonic() + LISTED_LIMIT
+    pause = threading.Event()
+    while True:
+        now = probe.snapshot()
+        listed = {one.pid for gpu in now.gpus for one in gpu.processes or ()} & pids
+        if not listed or time.monotonic() >= deadline:
+            return tuple(sorted(listed)), now.problem
+        pause.wait(LOOK)

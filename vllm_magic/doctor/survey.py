@@ -1,0 +1,200 @@
+"""Looking at everything once. Nothing is changed, nothing is made, and nothing here raises for what is missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import vllm_magic
+from vllm_magic import ledger
+from vllm_magic.doctor import blind, checks, gpus, installed, unowned
+from vllm_magic.doctor.findings import Elsewhere, Listening, Releasing, Report, Seen
+from vllm_magic.gpu import locks
+from vllm_magic.ledger import Condition, Entry
+from vllm_magic.linux import details, processes, sockets
+from vllm_magic.linux.processes import Identity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from vllm_magic.doctor.unowned import Tree
+    from vllm_magic.gpu.devices import Snapshot
+    from vllm_magic.gpu.probe import Probe
+    from vllm_magic.guard.record import Record
+    from vllm_magic.linux.processes import Table
+
+DEFAULT_PORT = 8000  # vLLM's
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What is on disk; ``problem`` says why it cannot be read, "" if it can."""
+
+    entries: tuple[Entry, ...]
+    problem: str
+
+
+def survey(probe: Probe, executable: str | None = None) -> Report:
+    """Look at GPUs, processes, ports, the ledger, locks, and the vLLM that is found.
+
+    Args:
+        probe: asks the driver; one that hangs costs its time limit.
+        executable: the configured path of vLLM, or None.
+    """
+    now = probe.snapshot()
+    known = read_ledger()
+    members = {entry.id: _pids(entry) for entry in known.entries}
+    table = processes.table()
+    trees = unowned.trees(table, (pid for pids in members.values() for pid in pids))
+    servers = _seen(known.entries, members, now, table)
+    elsewhere = tuple(_elsewhere(tree, now) for tree in trees if tree.owner is not unowned.Owner.OURS)
+    vllm = installed.look(executable)
+    releases, locked = _releases()
+    names = {pid: one.name for one in servers for pid in one.pids}
+    findings = (
+        *checks.orphans(servers),
+        *checks.unowned(elsewhere),
+        *checks.left(known.entries),
+        *checks.records(known.entries),
+        *checks.ports(servers),
+        *checks.folders(known.problem, locked),
+        *checks.driver(now),
+        *checks.vllm(vllm),
+    )
+    return Report(
+        version=vllm_magic.__version__,
+        findings=findings,
+        vllm=vllm,
+        driver=now.driver,
+        gpus=gpus.uses(now, table, names, (pid for tree in trees for pid in tree.pids)),
+        servers=servers,
+        elsewhere=elsewhere,
+        releases=releases,
+        default_port=_listening([DEFAULT_PORT], table)[DEFAULT_PORT],
+        unseen=(*blind.spots(now, table), *_far_away(known.entries)),
+    )
+
+
+def holders(probe: Probe) -> tuple[Snapshot, tuple[gpus.Use, ...]]:
+    """Who holds how much of which GPU: the part of the survey that ``gpu`` shows."""
+    now = probe.snapshot()
+    names = {pid: _name(entry) for entry in read_ledger().entries for pid in _pids(entry)}
+    table = processes.table()
+    vllm = (pid for tree in unowned.trees(table) for pid in tree.pids)
+    return now, gpus.uses(now, table, names, vllm)
+
+
+def servers() -> tuple[Seen, ...]:
+    """The servers in the ledger: the part of the survey that ``ps`` shows; what they hold is not asked.
+
+    Raises:
+        OSError: the state folder is not this user's alone, or cannot be read.
+    """
+    entries = ledger.entries()
+    return _seen(entries, {entry.id: _pids(entry) for entry in entries}, None, processes.table())
+
+
+def read_ledger() -> Ledger:
+    """The entries, or why there are none."""
+    try:
+        return Ledger(tuple(ledger.entries()), "")
+    except OSError as error:
+        return Ledger((), (error.strerror and f"{error.filename}: {error.strerror}") or str(error))
+
+
+def _name(entry: Entry) -> str:
+    return entry.record.name if entry.record else entry.id
+
+
+def _pids(entry: Entry) -> tuple[int, ...]:
+    return tuple(sorted(one.identity.pid for one in entry.processes))
+
+
+def _seen(
+    entries: Iterable[Entry], members: Mapping[str, tuple[int, ...]], now: Snapshot | None, table: Table
+) -> tuple[Seen, ...]:
+    records = [
+        (entry, entry.record)
+        for entry in entries
+        if entry.record and entry.condition is not Condition.FOREIGN
+    ]
+    listening = _listening([record.port for _, record in records], table)
+    return tuple(
+        _server(entry, record, pids, held(now, pids), listening[record.port])
+        for entry, record in records
+        for pids in [members[entry.id]]
+    )
+
+
+def _server(
+    entry: Entry, record: Record, pids: tuple[int, ...], used: int | None, listening: tuple[Listening, ...]
+) -> Seen:
+    return Seen(
+        name=record.name,
+        id=entry.id,
+        folder=str(entry.path),
+        model=record.model,
+        condition=entry.condition.value,
+        phase=record.phase,
+        url=record.url,
+        port=record.port,
+        since=record.since,
+        kept_until=record.kept_until,
+        kernel=record.kernel[0],
+        kernel_lives=processes.is_alive(Identity(*record.kernel)),
+        pids=pids,
+        bytes=used,
+        listening=listening,
+    )
+
+
+def _elsewhere(tree: Tree, now: Snapshot) -> Elsewhere:
+    root = tree.root
+    pids = tuple(sorted(tree.pids))
+    return Elsewhere(
+        pid=root.identity.pid,
+        title=unowned.called(root),
+        user=details.user(tree.uid),
+        owner=tree.owner.value,
+        above=tree.above,
+        age=details.age(root.identity),
+        group=root.group,
+        pids=pids,
+        bytes=held(now, pids),
+    )
+
+
+def held(now: Snapshot | None, pids: Iterable[int]) -> int | None:
+    """Bytes that the driver says these processes hold; None where it does not say, or was not asked."""
+    if now is None:
+        return None
+    wanted = frozenset(pids)
+    listed = [one.used for gpu in now.gpus for one in gpu.processes or () if one.pid in wanted]
+    blank = not now.gpus or any(gpu.processes is None for gpu in now.gpus) or None in listed
+    return None if blank else sum(used or 0 for used in listed)
+
+
+def _listening(ports: Iterable[int], table: Table) -> dict[int, tuple[Listening, ...]]:
+    wanted = list(ports)
+    found: dict[int, tuple[Listening, ...]] = dict.fromkeys(wanted, ())
+    for one in sockets.listeners(wanted, table):
+        process = table.get(one.pid) if one.pid else None
+        who = details.short_title(process) if process else ""
+        found[one.port] += (Listening(one.port, one.pid, who, details.user(one.uid)),)
+    return found
+
+
+def _releases() -> tuple[tuple[Releasing, ...], str]:
+    """What is being released now, or why that is not known."""
+    try:
+        return tuple(Releasing(uuid, pids) for uuid, pids in locks.under_way().items()), ""
+    except OSError as error:
+        return (), str(error)
+
+
+def _far_away(entries: Iterable[Entry]) -> list[str]:
+    return [
+        f"The server {_name(entry)} in {entry.path}: {entry.problem}. Run vllm-magic doctor there."
+        for entry in entries
+        if entry.condition is Condition.FOREIGN and not checks.of_an_earlier_boot(entry)
+    ]

@@ -1,0 +1,137 @@
+"""The report as text: what wants doing first, then what there is, then what cannot be seen."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from typing import TYPE_CHECKING
+
+from vllm_magic.doctor import gpus
+from vllm_magic.doctor.unowned import Owner
+from vllm_magic.ledger import Condition
+from vllm_magic.errors import one_line
+from vllm_magic.view import duration, gib, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from vllm_magic.doctor.findings import Elsewhere, Listening, Report, Seen
+
+WIDTH = 100  # characters
+STATES = {
+    Condition.OWNED: "{phase}",
+    Condition.KEPT: "kept {until} more for a new kernel",
+    Condition.RELEASING: "being released",
+    Condition.ORPHANED: "left behind",
+    Condition.LEFT: "ended",
+}
+
+
+def lines(report: Report, command: Callable[[str], str] = str) -> list[str]:
+    """The report in lines.
+
+    Args:
+        report: what was found.
+        command: how to write a command line of the terminal here.
+    """
+    return [*_verdict(report, command), "", *_facts(report), *_unseen(report.unseen)]
+
+
+def servers(several: Sequence[Seen]) -> list[str]:
+    """The servers as a table; one line where there are none."""
+    if not several:
+        return ["none of yours runs"]
+    columns = ("name", "model", "state", "URL", "age", "kernel", "id")
+    return table(
+        columns,
+        [(one.name, one.model, state(one), one.url, _age(one), _kernel(one), one.id) for one in several],
+    )
+
+
+def state(one: Seen) -> str:
+    """How a server is, in a few words."""
+    until = duration(max(0.0, (one.kept_until or 0.0) - time.time()))
+    return STATES[Condition(one.condition)].format(phase=one.phase, until=until)
+
+
+def _verdict(report: Report, command: Callable[[str], str]) -> Iterator[str]:
+    if report.healthy:
+        yield "All is well: nothing to do."
+        return
+    count = len(report.findings)
+    yield "1 thing to do:" if count == 1 else f"{count} things to do:"
+    for number, finding in enumerate(report.findings, 1):
+        first = f"{number:3}. "
+        yield ""
+        yield from textwrap.wrap(
+            one_line(finding.what), WIDTH, initial_indent=first, subsequent_indent=" " * 5,
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+        yield f"       {command(finding.command)}"
+
+
+def _facts(report: Report) -> Iterator[str]:
+    found = report.vllm
+    yield _fact(
+        "vLLM", f"{found.version or 'version unknown'}, {found.executable}" if found.executable else "none"
+    )
+    yield _fact("driver", f"NVIDIA {report.driver}" if report.driver else "none")
+    for gpu in report.gpus:
+        yield _fact(f"GPU {gpu.index}", f"{gpu.name}, {gib(gpu.used)} of {gib(gpu.total)} in use")
+        for one in gpu.holdings or ():
+            yield f"{'':14}{gib(one.bytes):>10}  {one_line(gpus.named(one))}"
+    yield from _block("servers", servers(report.servers))
+    yield from _block("other vLLM", [_elsewhere(one) for one in report.elsewhere])
+    yield from _block("releases", [_releasing(one.uuid, one.pids) for one in report.releases])
+    taken = [
+        f"8000, where vLLM listens unless told otherwise, is taken by {_listener(one)}"
+        for one in report.default_port
+    ]
+    if taken:
+        yield from _block("ports", [*taken, "(%vllm start takes a free port, so that is in nobody's way)"])
+
+
+def _unseen(spots: Iterable[str]) -> Iterator[str]:
+    for number, spot in enumerate(spots):
+        if number == 0:
+            yield from ("", "What cannot be seen:")
+        yield from textwrap.wrap(
+            one_line(spot), WIDTH, initial_indent="  - ", subsequent_indent="    ", break_long_words=False
+        )
+
+
+def _elsewhere(one: Elsewhere) -> str:
+    whose = {
+        Owner.STARTER: f", started by {one.above}" if one.above else "",
+        Owner.NOBODY: ", nobody owns it",
+    }
+    who = whose.get(Owner(one.owner), "")
+    held = f", {gib(one.bytes)}" if one.bytes else ""
+    return f"{one.title[:60]} (pid {one.pid}, {one.user}), {duration(one.age)} old{held}{who}"
+
+
+def _releasing(uuid: str, pids: Sequence[int]) -> str:
+    who = f" (pid {', '.join(map(str, pids))})" if pids else ""
+    return f"under way on {uuid}{who}; a start there waits for it"
+
+
+def _listener(one: Listening) -> str:
+    return f"{one.who[:60]} (pid {one.pid}, {one.user})" if one.pid else f"a process of {one.user}"
+
+
+def _age(one: Seen) -> str:
+    return duration(max(0.0, time.time() - one.since))
+
+
+def _kernel(one: Seen) -> str:
+    return f"pid {one.kernel}" if one.kernel_lives else "gone"
+
+
+def _block(name: str, several: Iterable[str]) -> Iterator[str]:
+    for line in several:
+        yield _fact(name, line)
+        name = ""
+
+
+def _fact(name: str, text: str) -> str:
+    return f"{name:12}{one_line(text)}"

@@ -1,0 +1,107 @@
+"""Stopping a server from outside its kernel, through its guard's control socket, with the same proof."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from vllm_magic.errors import ReleaseFailed, VllmMagicError
+from vllm_magic.guard.ladder import KILL_LIMIT
+from vllm_magic.guard.protocol import Ended, Why
+from vllm_magic.guard.visitor import Visitor
+from vllm_magic.life import handover
+from vllm_magic.life.proof import Witness
+from vllm_magic.linux import pidfd
+from vllm_magic.linux.processes import Identity
+from vllm_magic.release import EndedProcess, Release
+
+if TYPE_CHECKING:
+    from vllm_magic.gpu.probe import Probe
+    from vllm_magic.guard.record import Record
+    from vllm_magic.ledger import Entry
+
+GUARD_LIMIT = KILL_LIMIT + 10.0  # seconds beyond the grace for the guards to be done
+EXIT_LIMIT = 10.0  # seconds for the guards to be gone after their last word
+
+
+def stop(entry: Entry, record: Record, probe: Probe, grace: float, patience: float) -> Release:
+    """Have the guards release their server, wait until they are gone, and prove it.
+
+    Args:
+        entry: the server, whose guards live.
+        record: the entry's.
+        probe: looks at the GPUs.
+        grace: seconds from SIGTERM to SIGKILL.
+        patience: the same, where SIGTERM shows no effect at all.
+
+    Raises:
+        VllmMagicError: the guards cannot be reached, or do not get done.
+        ReleaseFailed: something would not end, or memory did not come back.
+    """
+    began = time.monotonic()
+    chosen = record.gpus if record.chosen else ()
+    witness = Witness(probe, handover.unpack_gpus(record.baseline), chosen, entry.folder.mark)
+    witness.look_before_stop([one.identity for one in entry.processes], may_start=True)
+    ended = _ask(entry, record, grace, patience)
+    rows = [row for said in ended for row in said.ended]
+    left = [row for said in ended[-1:] for row in said.left]
+    verdict = witness.prove({Identity(int(row[0]), int(row[1])) for row in rows + left}, entry.leader)
+    codes = [said.exit_code for said in ended if said.exit_code is not None]
+    release = Release(
+        server=record.name,
+        why=Why.ASKED.value,
+        seconds=round(time.monotonic() - began, 3),
+        ended=tuple(EndedProcess(*row) for row in rows),
+        left=tuple(EndedProcess(*row) for row in left),
+        exit_code=codes[0] if codes else None,
+        vram=verdict.vram,
+        proof=verdict.proof,
+        verified=verdict.verified and not left,
+        note=verdict.note,
+    )
+    if not release.verified:
+        names = [(process.pid, process.name) for process in release.left]
+        raise ReleaseFailed(
+            f"{record.name} is not released: {release.note or 'SIGKILL did not end it'}.", names
+        )
+    return release
+
+
+def _ask(entry: Entry, record: Record, grace: float, patience: float) -> list[Ended]:
+    """Say "stop" to the guards, and return what they said that they ended, once they are gone."""
+    guards = [Identity(*guard) for guard in (record.outer, record.inner) if guard]
+    limit = grace + GUARD_LIMIT
+    try:
+        visitor = Visitor(entry.path)
+    except OSError as error:
+        # They may have ended since the record was read, or be at the very end of a release.
+        if guards and not pidfd.wait_for_all(guards, EXIT_LIMIT):
+            return []
+        raise VllmMagicError(
+            f"The guards of {record.name} cannot be reached ({error.strerror}). See vllm-magic doctor."
+        ) from None
+    try:
+        visitor.stop(grace, patience)
+        ended = _listen(visitor, limit)
+    except TimeoutError:
+        raise VllmMagicError(
+            f"{record.name} is not released after {limit:g} s: its guards do not get done. See vllm-magic doctor."
+        ) from None
+    except OSError:  # they were at the end of a release
+        ended = []
+    finally:
+        visitor.close()
+    if pidfd.wait_for_all(guards, EXIT_LIMIT):
+        raise VllmMagicError(f"The guards of {record.name} do not end. See vllm-magic doctor.")
+    return ended
+
+
+def _listen(visitor: Visitor, limit: float) -> list[Ended]:
+    """What was ended, until the guards hang up."""
+    deadline = time.monotonic() + limit
+    ended: list[Ended] = []
+    while (messages := visitor.receive(max(0.01, deadline - time.monotonic()))) is not None:
+        ended += [message for message in messages if isinstance(message, Ended)]
+        if time.monotonic() >= deadline:
+            raise TimeoutError
+    return ended

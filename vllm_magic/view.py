@@ -1,0 +1,88 @@
+"""How anything looks that is shown: plain text for a terminal, HTML for a notebook, both from the same content.
+
+Everything that comes from outside (model names, logs, process names) is escaped on its way into HTML, and
+nothing shows a key: whatever it was that brought one here, `View` masks it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+from vllm_magic.errors import one_line
+from vllm_magic.masking import mask
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_CELL = "text-align:left;padding:2px 12px 2px 0"
+_PRE = "white-space:pre-wrap;margin:0;max-height:30em;overflow:auto"
+
+
+@dataclass(frozen=True)
+class View:
+    """A headline, a table and lines below it; each may be empty.
+
+    Attributes:
+        headline: one line.
+        columns: the table's header.
+        rows: the table's cells, as text.
+        lines: text below, as it is.
+    """
+
+    headline: str = ""
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    lines: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Mask keys, and put each cell on one line: the title of a process may hold anything."""
+        object.__setattr__(self, "headline", mask(self.headline))
+        object.__setattr__(self, "rows", tuple(tuple(map(one_line, row)) for row in self.rows))
+        object.__setattr__(self, "lines", tuple(map(mask, self.lines)))
+
+    def __repr__(self) -> str:
+        above = (self.headline, *table(self.columns, self.rows))
+        return "\n".join((*filter(None, above), *self.lines))
+
+    def _repr_html_(self) -> str:
+        parts = [f"<div>{escape(self.headline)}</div>" if self.headline else ""]
+        if self.rows:
+            head = "".join(f'<th style="{_CELL}">{escape(name)}</th>' for name in self.columns)
+            body = "".join(
+                "<tr>"
+                + "".join(f'<td style="{_CELL}">{escape(cell)}</td>' for cell in row)
+                + "</tr>"
+                for row in self.rows
+            )
+            header = f"<thead><tr>{head}</tr></thead>" if any(self.columns) else ""
+            parts.append(f"<table>{header}<tbody>{body}</tbody></table>")
+        if self.lines:
+            parts.append(f'<pre style="{_PRE}">{escape(chr(10).join(self.lines))}</pre>')
+        return "".join(parts)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in plain text; none where it has no rows. Columns without names have no header."""
+    if not rows:
+        return []
+    cells = [list(map(one_line, row)) for row in rows]
+    shown = [list(columns), *cells] if any(columns) else cells
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in shown
+    ]
+
+
+def gib(count: int | None) -> str:
+    """Bytes as GiB; "?" where they are not known."""
+    return "?" if count is None else f"{count / 2**30:.2f} GiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
