@@ -258,3 +258,16 @@ def test_a_server_that_is_still_starting_is_kept_too(executable, home, manager, 
     assert server.pid == leader
     assert server.stop().verified
     traces.check()
+
+
+def test_a_new_kernel_hears_of_it(first, executable, manager, monkeypatch):
+    kernel = first(60)
+    kernel.die()
+    wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
+    manager.sweep()
+    (line,) = manager.news()
+    assert line.startswith("tiny outlived its kernel, and waits until ")
+    assert line.endswith(": %vllm attach tiny takes it over.")
+    assert manager.waiting() == [line]
+    manager.attach().stop()
+    assert manager.waiting() == []

@@ -8,6 +8,7 @@ import json
 import os
 import queue
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -204,6 +205,8 @@ class Manager:
         try:
             for swept in sweep(self._probe):
                 self._news.put(swept.text)
+            for line in self.waiting():
+                self._news.put(line)
         except OSError as error:
             self._news.put(f"The state folder cannot be used: {error}. %vllm doctor tells more.")
 
@@ -220,6 +223,19 @@ class Manager:
         with self._lock:
             past = [server for name, server in self._past.items() if name not in servers]
         return [f"{server.name} was {server.farewell}." for server in past if server.farewell]
+
+    def waiting(self) -> list[str]:
+        """Of each server that was kept and waits for a kernel: one line; none where the state folder cannot be read."""
+        try:
+            records = [one.record for one in ledger.entries() if one.condition is Condition.KEPT]
+        except OSError:  # a start says so
+            return []
+        return [
+            f"{record.name} outlived its kernel, and waits until {_clock(record.kept_until)}: "
+            f"%vllm attach {record.name} takes it over."
+            for record in records
+            if record
+        ]
 
     @property
     def probe(self) -> Probe:
@@ -358,6 +374,10 @@ class Manager:
 
 manager = Manager()
 atexit.register(manager.let_go)
+
+
+def _clock(when: float | None) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(when))
 
 
 def _kept(name: str | None) -> list[Entry]:

@@ -51,9 +51,7 @@ class View:
         if self.rows:
             head = "".join(f'<th style="{_CELL}">{escape(name)}</th>' for name in self.columns)
             body = "".join(
-                "<tr>"
-                + "".join(f'<td style="{_CELL}">{escape(cell)}</td>' for cell in row)
-                + "</tr>"
+                "<tr>" + "".join(f'<td style="{_CELL}">{escape(cell)}</td>' for cell in row) + "</tr>"
                 for row in self.rows
             )
             header = f"<thead><tr>{head}</tr></thead>" if any(self.columns) else ""

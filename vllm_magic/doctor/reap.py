@@ -144,9 +144,9 @@ def reap(candidate: Candidate, probe: Probe, grace: float = GRACE, patience: flo
     ladder = Ladder(find, candidate.root.identity, note, whole_groups=False)
     outcome = ladder.run(grace, patience)
     shared_memory.unlink_unmapped(segments & _made_by_vllm())
-    ended = tuple(EndedProcess(*row) for row in outcome.ended)  # type: ignore[arg-type]
+    ended = tuple(EndedProcess(*row) for row in outcome.ended)
     listed, problem = _still_listed(probe, {one.pid for one in ended})
-    left = tuple(EndedProcess(*row) for row in outcome.left)  # type: ignore[arg-type]
+    left = tuple(EndedProcess(*row) for row in outcome.left)
     return Reaped(ended, left, listed, problem, time.monotonic() - began)
 
 

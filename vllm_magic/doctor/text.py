@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.doctor import gpus
 from vllm_magic.doctor.unowned import Owner
-from vllm_magic.ledger import Condition
 from vllm_magic.errors import one_line
+from vllm_magic.ledger import Condition
 from vllm_magic.view import duration, gib, table
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import contextlib
 import os
 import signal
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vllm_magic.guard.protocol import How
 from vllm_magic.linux import pidfd
@@ -39,8 +39,8 @@ Members = list[Process]
 class Outcome(NamedTuple):
     """Who ended and how, and who would not: each a list of [pid, start, name, how]."""
 
-    ended: list[list[object]]
-    left: list[list[object]]
+    ended: list[list[Any]]
+    left: list[list[Any]]
     seconds: float
 
 
@@ -153,7 +153,7 @@ class Ladder:
         return alive
 
     def _outcome(self, left: Members) -> Outcome:
-        def row(identity: Identity) -> list[object]:
+        def row(identity: Identity) -> list[Any]:
             how = self._sent.get(identity, How.ITSELF)
             return [identity.pid, identity.start, self._names[identity], how.value]
 

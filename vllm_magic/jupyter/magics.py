@@ -163,8 +163,8 @@ class VllmMagics(Magics):
 
         name = arguments.status(said)
         servers = list(self._manager.servers().values()) if name is None else [self._manager.get(name)]
-        farewells = self._manager.farewells() if name is None else []
-        return views.status(servers, self._manager.gpus() if servers else None, farewells)
+        others = [*self._manager.farewells(), *self._manager.waiting()] if name is None else []
+        return views.status(servers, self._manager.gpus() if servers else None, others)
 
     def _logs(self, said: list[str]) -> Any:
         from vllm_magic.jupyter import views

@@ -40,10 +40,10 @@ def server(one: Server) -> View:
     return View(f"{one.name}: {_state(one)}", ("", ""), tuple(row for row in rows if row[1]), failed)
 
 
-def status(servers: Sequence[Server], gpus: Snapshot | None, farewells: Sequence[str] = ()) -> View:
-    """The table of ``%vllm``; ``farewells`` are lines on servers that are not there any more."""
+def status(servers: Sequence[Server], gpus: Snapshot | None, others: Sequence[str] = ()) -> View:
+    """The table of ``%vllm``; ``others`` are lines on servers that are gone, or wait for a kernel."""
     if not servers:
-        return View(NOTHING_RUNS, lines=tuple(farewells))
+        return View(NOTHING_RUNS, lines=tuple(others))
     columns = ["name", "model", "state", "URL", "since", "pid"]
     rows = [
         [one.name, one.model, _state(one), one.base_url, duration(one.seconds), str(one.pid or "")]
@@ -54,7 +54,7 @@ def status(servers: Sequence[Server], gpus: Snapshot | None, farewells: Sequence
         for row, one in zip(rows, servers, strict=True):
             row.append(_held(one, gpus))
     failed = tuple(f"{one.name}: {one.error}" for one in servers if one.error)
-    return View("", tuple(columns), tuple(map(tuple, rows)), (*failed, *farewells))
+    return View("", tuple(columns), tuple(map(tuple, rows)), (*failed, *others))
 
 
 def release(one: Release) -> View:

@@ -1,18 +1,61 @@
-"""What the end of a server means to whoever used it: an error, or none."""
+"""The end of a server: the release, with its proof, and what that means to whoever used it: an error, or none."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import failures
 from vllm_magic.errors import ReleaseFailed, StartFailed, VllmMagicError
-from vllm_magic.guard.protocol import Why
+from vllm_magic.guard.protocol import Ended, Why
+from vllm_magic.linux.processes import Identity
+from vllm_magic.release import EndedProcess, Release
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vllm_magic.guard.ladder import Outcome
     from vllm_magic.life.notices import Over
-    from vllm_magic.release import Release
+    from vllm_magic.life.proof import Witness
 
 TELLING_LINES = 12  # of the log, kept with a failure
+
+
+def release(
+    server: str,
+    why: Why,
+    began: float,
+    ended: Sequence[Ended | Outcome],
+    witness: Witness,
+    leader: Identity | None,
+) -> Release:
+    """The release of a server whose processes have been ended, once it is proved or cannot be.
+
+    Args:
+        server: its name.
+        why: what made it end.
+        began: when that was, by `time.monotonic`.
+        ended: what guards said that they ended, or what was ended in their place.
+        witness: has seen the GPUs before.
+        leader: its first process, or None.
+    """
+    rows = [row for said in ended for row in said.ended]
+    left = [row for said in ended[-1:] for row in said.left]
+    identities = {Identity(int(row[0]), int(row[1])) for row in rows + left}
+    verdict = witness.prove(identities, leader)
+    codes = [said.exit_code for said in ended if isinstance(said, Ended) and said.exit_code is not None]
+    return Release(
+        server=server,
+        why=why.value,
+        seconds=round(max(0.0, time.monotonic() - began), 3),
+        ended=tuple(EndedProcess(*row) for row in rows),
+        left=tuple(EndedProcess(*row) for row in left),
+        exit_code=codes[0] if codes else None,
+        vram=verdict.vram,
+        proof=verdict.proof,
+        verified=verdict.verified and not left,
+        note=verdict.note,
+    )
 
 
 def error(over: Over, *, asked: bool, was_ready: bool) -> VllmMagicError | None:
@@ -25,7 +68,7 @@ def error(over: Over, *, asked: bool, was_ready: bool) -> VllmMagicError | None:
     """
     name = over.release.server
     if not over.release.verified:
-        return _not_released(over.release)
+        return not_released(over.release)
     if asked or over.why in (Why.ASKED, Why.IDLE):
         return None
     if over.why is Why.GUARD_GONE:
@@ -39,7 +82,8 @@ def error(over: Over, *, asked: bool, was_ready: bool) -> VllmMagicError | None:
     return StartFailed(failure.cause, failure.hint, failure.lines[-TELLING_LINES:])
 
 
-def _not_released(release: Release) -> ReleaseFailed:
+def not_released(release: Release) -> ReleaseFailed:
+    """The error of a release that is not proved."""
     left = [(process.pid, process.name) for process in release.left]
     if left:
         names = ", ".join(f"{name} (pid {pid})" for pid, name in left)

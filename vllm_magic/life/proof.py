@@ -27,6 +27,7 @@ TOLERANCE = 64 * 2**20  # bytes; the driver's own share moves a little with the 
 LOOK = 0.1  # seconds between looks at memory that is not back yet
 LIMIT = 60.0  # seconds for memory to come back after the last process ended
 LOOK_LIMIT = 2.0  # seconds that a look at the GPUs may delay a stop
+PATIENT_LOOK_LIMIT = 15.0  # the same, for one that nobody waits for
 WITHOUT_NAMES = 5.0  # seconds of `LIMIT` for a server that never was ready, where the driver names nobody
 
 
@@ -64,11 +65,12 @@ class Witness:
         if self._baseline.gpus:
             self._loaded = self._probe.snapshot(timeout=LOOK_LIMIT, may_start=False)
 
-    def look_before_stop(self, members: Collection[Identity] = (), *, may_start: bool = False) -> None:
-        """Remember who the server is just before the end, and what it holds; ``may_start``: however long that takes."""
+    def look_before_stop(self, members: Collection[Identity] = (), *, in_a_hurry: bool = True) -> None:
+        """Remember who the server is just before the end, and what it holds; in a hurry, if that can be had at once."""
         self._known |= set(members)
         if self._baseline.gpus:
-            self._before = self._probe.snapshot(timeout=LOOK_LIMIT, may_start=may_start)
+            limit = LOOK_LIMIT if in_a_hurry else PATIENT_LOOK_LIMIT
+            self._before = self._probe.snapshot(timeout=limit, may_start=not in_a_hurry)
 
     def prove(self, ended: Collection[Identity], leader: Identity | None = None) -> Verdict:
         """Check that everything is back; waits up to `LIMIT` seconds for memory that is on its way.

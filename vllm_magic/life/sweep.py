@@ -13,17 +13,16 @@ from vllm_magic.gpu import locks
 from vllm_magic.guard import folder, record
 from vllm_magic.guard.protocol import Why
 from vllm_magic.ledger import Condition
-from vllm_magic.life import handover, rescue
+from vllm_magic.life import handover, outcome, rescue
 from vllm_magic.life.proof import Witness
 from vllm_magic.linux import shared_memory
-from vllm_magic.linux.processes import Identity
 from vllm_magic.linux.shared_memory import Segment
-from vllm_magic.release import EndedProcess, Release
 
 if TYPE_CHECKING:
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.guard.record import Record
     from vllm_magic.ledger import Entry
+    from vllm_magic.release import Release
 
 
 @dataclass(frozen=True)
@@ -88,22 +87,9 @@ def _release(entry: Entry, record: Record, probe: Probe) -> Release:
     witness = Witness(
         probe, handover.unpack_gpus(record.baseline), record.gpus if record.chosen else (), mark
     )
-    witness.look_before_stop([one.identity for one in entry.processes], may_start=True)
-    outcome = rescue.release(mark, entry.leader, _segments(record))
-    rows = outcome.ended + outcome.left
-    verdict = witness.prove({Identity(int(row[0]), int(row[1])) for row in rows}, entry.leader)  # type: ignore[call-overload]
-    return Release(
-        server=record.name,
-        why=Why.KERNEL_GONE.value,
-        seconds=round(time.monotonic() - began, 3),
-        ended=tuple(EndedProcess(*row) for row in outcome.ended),  # type: ignore[arg-type]
-        left=tuple(EndedProcess(*row) for row in outcome.left),  # type: ignore[arg-type]
-        exit_code=None,
-        vram=verdict.vram,
-        proof=verdict.proof,
-        verified=verdict.verified and not outcome.left,
-        note=verdict.note,
-    )
+    witness.look_before_stop([one.identity for one in entry.processes], in_a_hurry=False)
+    ended = rescue.release(mark, entry.leader, _segments(record))
+    return outcome.release(record.name, Why.KERNEL_GONE, began, [ended], witness, entry.leader)
 
 
 def _segments(record: Record) -> set[Segment]:

@@ -13,18 +13,18 @@ from vllm_magic.engine import log
 from vllm_magic.engine.api import Api
 from vllm_magic.errors import StartFailed, VllmMagicError
 from vllm_magic.guard import folder
-from vllm_magic.guard.protocol import Why
-from vllm_magic.life import rescue
+from vllm_magic.guard.protocol import Ended, Why
+from vllm_magic.life import outcome, rescue
 from vllm_magic.life.attendance import Attendance
 from vllm_magic.life.idle import Idleness
 from vllm_magic.life.notices import Broken, NeverStarted, Notice, Over, StopPlan
-from vllm_magic.linux.processes import Identity
-from vllm_magic.release import EndedProcess, Release, nothing_to_release
+from vllm_magic.release import nothing_to_release
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vllm_magic.engine.command import Command
+    from vllm_magic.guard.ladder import Outcome
     from vllm_magic.life.beginning import Attached, Fresh
     from vllm_magic.life.preparation import Prepared
 
@@ -125,27 +125,14 @@ class Life:
     def _conclude(self, prepared: Prepared, attendance: Attendance) -> Over:
         """The release: what the guards said, what had to be done in their place, and the proof of both."""
         rooms = prepared.folder
-        rows = [row for said in attendance.ended for row in said.ended]
-        left = [row for said in attendance.ended[-1:] for row in said.left]
-        if not attendance.ended:
-            outcome = rescue.release(rooms.mark, attendance.leader)
-            rows, left = outcome.ended, outcome.left
+        ended: list[Ended | Outcome] = [*attendance.ended]
+        if not ended:
+            ended = [rescue.release(rooms.mark, attendance.leader)]
         # There still, if the guards were killed at the very end.
         folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
-        codes = [said.exit_code for said in attendance.ended if said.exit_code is not None]
-        identities = {Identity(int(row[0]), int(row[1])) for row in rows + left}
-        verdict = prepared.witness.prove(identities, attendance.leader)
-        release = Release(
-            server=self._name,
-            why=attendance.why.value,
-            seconds=round(max(0.0, time.monotonic() - (attendance.began or time.monotonic())), 3),
-            ended=tuple(EndedProcess(*row) for row in rows),
-            left=tuple(EndedProcess(*row) for row in left),
-            exit_code=codes[0] if codes else None,
-            vram=verdict.vram,
-            proof=verdict.proof,
-            verified=verdict.verified and not left,
-            note=verdict.note,
+        began = attendance.began or time.monotonic()
+        release = outcome.release(
+            self._name, attendance.why, began, ended, prepared.witness, attendance.leader
         )
         said = log.tail(rooms.kept_log, LOG_TAIL, prepared.secrets)
         return Over(release, attendance.why, tuple(said))

@@ -5,20 +5,20 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from vllm_magic.errors import ReleaseFailed, VllmMagicError
+from vllm_magic.errors import VllmMagicError
 from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.guard.visitor import Visitor
-from vllm_magic.life import handover
+from vllm_magic.life import handover, outcome
 from vllm_magic.life.proof import Witness
 from vllm_magic.linux import pidfd
 from vllm_magic.linux.processes import Identity
-from vllm_magic.release import EndedProcess, Release
 
 if TYPE_CHECKING:
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.guard.record import Record
     from vllm_magic.ledger import Entry
+    from vllm_magic.release import Release
 
 GUARD_LIMIT = KILL_LIMIT + 10.0  # seconds beyond the grace for the guards to be done
 EXIT_LIMIT = 10.0  # seconds for the guards to be gone after their last word
@@ -41,29 +41,11 @@ def stop(entry: Entry, record: Record, probe: Probe, grace: float, patience: flo
     began = time.monotonic()
     chosen = record.gpus if record.chosen else ()
     witness = Witness(probe, handover.unpack_gpus(record.baseline), chosen, entry.folder.mark)
-    witness.look_before_stop([one.identity for one in entry.processes], may_start=True)
+    witness.look_before_stop([one.identity for one in entry.processes], in_a_hurry=False)
     ended = _ask(entry, record, grace, patience)
-    rows = [row for said in ended for row in said.ended]
-    left = [row for said in ended[-1:] for row in said.left]
-    verdict = witness.prove({Identity(int(row[0]), int(row[1])) for row in rows + left}, entry.leader)
-    codes = [said.exit_code for said in ended if said.exit_code is not None]
-    release = Release(
-        server=record.name,
-        why=Why.ASKED.value,
-        seconds=round(time.monotonic() - began, 3),
-        ended=tuple(EndedProcess(*row) for row in rows),
-        left=tuple(EndedProcess(*row) for row in left),
-        exit_code=codes[0] if codes else None,
-        vram=verdict.vram,
-        proof=verdict.proof,
-        verified=verdict.verified and not left,
-        note=verdict.note,
-    )
+    release = outcome.release(record.name, Why.ASKED, began, ended, witness, entry.leader)
     if not release.verified:
-        names = [(process.pid, process.name) for process in release.left]
-        raise ReleaseFailed(
-            f"{record.name} is not released: {release.note or 'SIGKILL did not end it'}.", names
-        )
+        raise outcome.not_released(release)
     return release
 
 
