@@ -198,6 +198,20 @@ def test_the_process_that_hangs_is_killed(root: Path, probe: Probe) -> None:
     assert is_gone(process)
 
 
+def test_who_is_in_a_hurry_does_not_silence_a_slow_driver(probe: Probe) -> None:
+    """And whoever asks next gets an answer to the own question, not the late one to the other's."""
+    process = start(probe)
+    os.kill(process, signal.SIGSTOP)
+    assert "did not answer within 0.2 s" in probe.snapshot(0.2, may_start=False).problem
+    assert "did not answer within 0.1 s" in probe.snapshot(0.1, may_start=False).problem
+    os.kill(process, signal.SIGCONT)
+    asked = time.monotonic()
+    later = probe.snapshot(LONG)
+    assert len(later.gpus) == 2
+    assert later.taken >= asked
+    assert probe.pid == process
+
+
 def test_a_driver_that_hung_is_asked_again_later(
     root: Path, probe: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

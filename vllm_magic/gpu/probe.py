@@ -52,6 +52,8 @@ class Probe:
         self._child: subprocess.Popen[bytes] | None = None
         self._owner = 0
         self._answered = False
+        self._unanswered: float | None = None  # since when a request has no reply yet
+        self._said = b""
         self._silent_until = 0.0
         self._silent_because = ""
 
@@ -70,8 +72,8 @@ class Probe:
 
         Args:
             timeout: seconds for an answer.
-            may_start: False for who is in a hurry: only a process that has answered before is asked, and
-                `timeout` is the limit of it all.
+            may_start: False for who is in a hurry: only a process that has answered before is asked,
+                `timeout` is the limit of it all, and a driver that misses it is slow, but does not hang.
         """
         limit = timeout + (self._start_timeout if may_start else 0.0)
         if not self._lock.acquire(timeout=limit):
@@ -81,7 +83,7 @@ class Probe:
                 return _nothing(self._silent_because)
             if not may_start and not self._is_warm():
                 return _nothing("the NVIDIA driver was not asked, since that would take its time")
-            return self._ask(timeout)
+            return self._ask(timeout, patient=may_start)
         except (_NoAnswerError, OSError, ValueError) as error:
             return _nothing(str(error))
         finally:
@@ -103,20 +105,25 @@ class Probe:
         finally:
             self._closing = False
 
-    def _ask(self, timeout: float) -> Snapshot:
+    def _ask(self, timeout: float, *, patient: bool) -> Snapshot:
         child = self._running()
         if self._closing:  # looked at when there is a process: `close` kills that one, or is seen here
             raise _NoAnswerError("the probe was closed")
         if not self._answered:
             timeout = max(timeout, self._start_timeout)
-        taken = time.monotonic()
         try:
+            if self._unanswered is not None:  # by one who was in a hurry: that reply is too old by now
+                self._reply(child, self._unanswered + timeout)
+            taken = time.monotonic()
+            self._request(child)
             reply = json.loads(self._reply(child, taken + timeout))
         except TimeoutError:
-            self._silent_because = f"the NVIDIA driver did not answer within {timeout:g} s"
-            self._silent_until = time.monotonic() + _HANG_MEMORY
-            self._end(0.0)
-            raise _NoAnswerError(self._silent_because) from None
+            because = f"the NVIDIA driver did not answer within {timeout:g} s"
+            if patient:
+                self._silent_because = because
+                self._silent_until = time.monotonic() + _HANG_MEMORY
+                self._end(0.0)
+            raise _NoAnswerError(because) from None
         except (EOFError, BrokenPipeError):
             raise _NoAnswerError(_cause(self._end(_EXIT_WAIT))) from None
         except BaseException:
@@ -136,6 +143,8 @@ class Probe:
             raise _NoAnswerError("nvidia-ml-py is not installed (pip install nvidia-ml-py)")
         self._owner = os.getpid()
         self._answered = False
+        self._unanswered = None
+        self._said = b""
         parent = os.pidfd_open(os.getpid())
         try:
             self._child = self._spawn(nvml.origin, parent)
@@ -157,21 +166,26 @@ class Probe:
             start_new_session=True,  # a Ctrl-C in the terminal is not meant for it
         )
 
-    def _reply(self, child: subprocess.Popen[bytes], deadline: float) -> bytes:
-        """Send a request and return the line of the reply."""
-        if child.stdin is None or child.stdout is None:
+    def _request(self, child: subprocess.Popen[bytes]) -> None:
+        if child.stdin is None:
             raise EOFError
         child.stdin.write(b"\n")
+        self._unanswered = time.monotonic()
+
+    def _reply(self, child: subprocess.Popen[bytes], deadline: float) -> bytes:
+        """Return the line of the reply to the one request that has none yet."""
+        if child.stdout is None:
+            raise EOFError
         readable = select.poll()
         readable.register(child.stdout, select.POLLIN)
-        reply = b""
-        while not reply.endswith(b"\n"):
+        while not self._said.endswith(b"\n"):
             if not readable.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 raise TimeoutError
             chunk = child.stdout.read(65536)
             if not chunk:
                 raise EOFError
-            reply += chunk
+            self._said += chunk
+        reply, self._said, self._unanswered = self._said, b"", None
         return reply
 
     def _end(self, wait: float) -> int | None:
