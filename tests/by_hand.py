@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING
 import stand_in
 
 from vllm_magic import ledger
+from vllm_magic.gpu.probe import Probe
+from vllm_magic.guard.record import Phase
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from vllm_magic.gpu.devices import Snapshot
 
 LIMIT = 60.0  # seconds; nothing takes this long unless it fails
 KERNEL = """
@@ -37,6 +41,16 @@ def until(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.02)
 
 
+def until_ready(kernel: int) -> None:
+    """Wait until the guards have written that each server of this kernel is ready: the kernel knows it first."""
+
+    def ready() -> bool:
+        found = [one.record for one in ledger.entries() if one.record and one.record.kernel[0] == kernel]
+        return bool(found) and all(record.phase == Phase.READY for record in found)
+
+    until(ready, "the record does not say that it is ready")
+
+
 def identity(pid: int) -> Identity:
     process = processes.read(pid)
     assert process
@@ -49,6 +63,16 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+class PatientProbe(Probe):
+    """Waits longer for an answer: on a machine that runs many tests at once a healthy driver can take its time."""
+
+    def __init__(self) -> None:
+        super().__init__(start_timeout=LIMIT)
+
+    def snapshot(self, timeout: float = LIMIT, *, may_start: bool = True) -> Snapshot:
+        return super().snapshot(max(timeout, LIMIT), may_start=may_start)
 
 
 class ByHand:
@@ -103,6 +127,7 @@ def kernel(name: str = "tiny") -> Iterator[subprocess.Popen[bytes]]:
     ) as process:
         assert process.stdout
         assert process.stdout.readline() == b"ready\n"
+        until_ready(process.pid)
         try:
             yield process
         finally:

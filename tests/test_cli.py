@@ -201,7 +201,7 @@ class TestServers:
             "STAND_IN", json.dumps({"ignore_sigterm": True, "setsid_child": True, "daemonise": True})
         )
         with kernel("mine"):
-            assert "released" in said("stop", "mine", "--grace", "0.2")
+            assert "released" in said("stop", "mine", "--grace", "0.2s")
             traces.check()
 
     def test_the_same_name_in_two_kernels(self, kernel, traces):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import by_hand
 import pytest
-from by_hand import ByHand
+from by_hand import ByHand, PatientProbe
 from fake_gpu import fakegpu
 from records import record
 
@@ -41,7 +41,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def probe():
-    made = Probe(start_timeout=60.0)
+    made = PatientProbe()
     yield made
     made.close()
 
@@ -105,6 +105,7 @@ class TestHealthy:
     @pytest.mark.usefixtures("fake_gpus")
     def test_with_a_server_and_gpus(self, probe, manager, spec):
         server = manager.start(spec(name="mine")).server
+        by_hand.until_ready(os.getpid())
         report = survey.survey(probe, spec().executable)
         assert report.findings == ()
         (seen,) = report.servers
@@ -273,6 +274,7 @@ class TestLedger:
 
     def test_a_torn_record_of_a_server_that_lives(self, probe, manager, spec):
         server = manager.start(spec()).server
+        by_hand.until_ready(os.getpid())
         (entry,) = ledger.entries()
         content = (entry.path / records.NAME).read_bytes()
         (entry.path / records.NAME).write_bytes(content[: len(content) // 2])

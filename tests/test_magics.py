@@ -12,12 +12,13 @@ import threading
 
 import pytest
 import stand_in
+from by_hand import ByHand
 from fake_gpu import fakegpu
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
-from vllm_magic.errors import NameInUse, StartFailed, StartInterrupted
+from vllm_magic.errors import NameInUse, StartFailed, StartInterrupted, VllmMagicError
 from vllm_magic.manager import manager
 from vllm_magic.release import Release
 from vllm_magic.server import Server
@@ -151,6 +152,50 @@ def test_a_start_that_does_not_fit(shell, fake_gpus):
         assert "Traceback" not in seen
         assert run(shell, "start tiny --force").state == "ready"
         run(shell, "stop")
+
+
+def test_doctor(shell, monkeypatch):
+    server = run(shell, "start tiny")
+    view = run(shell, "doctor")
+    assert server.url in plain(shell, view)
+    assert "What cannot be seen" in html(shell, view)
+    monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", "/nowhere/vllm")
+    assert "%env VLLM_MAGIC_EXECUTABLE=" in plain(shell, run(shell, "doctor"))
+    with pytest.raises(UsageError):
+        run(shell, "doctor --json")
+
+
+def test_reap(shell, executable):
+    assert plain(shell, run(shell, "reap")) == "Nothing to reap."
+    by_hand = ByHand(executable)
+    try:
+        with pytest.raises(UsageError, match="which lives"):
+            run(shell, f"reap --pid {by_hand.pid('::EngineCore')} --yes")
+        by_hand.kill_server()
+        engine = by_hand.pid("::EngineCore")
+        shown = plain(shell, run(shell, f"reap --pid {engine}"))
+        assert shown.endswith(f"To end this: %vllm reap --pid {engine} --yes")
+        assert by_hand.living()
+        ended = run(shell, f"reap --pid {engine} --yes")
+        assert f"VLLM::EngineCore (pid {engine})" in plain(shell, ended)
+        assert "VLLM::Worker" in html(shell, ended)
+    finally:
+        by_hand.end()
+
+
+@pytest.mark.parametrize("words", ["reap x", "reap --pid", "reap --pid x", "reap --pid 1"])
+def test_reap_of_what_cannot_be(shell, words):
+    with pytest.raises(UsageError):
+        run(shell, words)
+
+
+def test_reap_without_a_state_folder_of_ones_own(shell, home):
+    home.mkdir(exist_ok=True)
+    home.chmod(0o755)
+    for words in ("reap", "reap --pid 1"):
+        with pytest.raises(VllmMagicError, match="entered by others"):
+            run(shell, words)
+    home.chmod(0o700)
 
 
 def test_no_gpu(shell):

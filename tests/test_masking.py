@@ -13,6 +13,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from vllm_magic.doctor import gpus, survey
 from vllm_magic.engine import log
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption, NameInUse, StartFailed
@@ -221,8 +222,9 @@ def test_every_view_of_a_server_that_runs(manager, executable, talkative, fake_g
         said,
         views.server(one),
         views.status([one], now),
-        views.gpus(now, [one]),
-        views.gpus(now, []),
+        gpus.view(*survey.holders(manager.probe)),
+        gpus.view(now, gpus.uses(now, processes.table(), {}, ())),
+        views.doctor(survey.survey(manager.probe, executable)),
         caught.value,
     )
     assert any(SHOWN in processes.title(process.identity.pid) for process in one.processes())

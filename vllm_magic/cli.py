@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     stop = add("stop", _stop, "end a server, and prove that nothing of it is left")
     stop.add_argument("name", metavar="NAME")
-    stop.add_argument("--grace", type=_seconds, metavar="SECONDS", help="from SIGTERM to SIGKILL (5)")
+    stop.add_argument("--grace", type=_time, metavar="TIME", help="from SIGTERM to SIGKILL (5)")
     logs = add("logs", _logs, "the last lines of a server's log, also after its end")
     logs.add_argument("name", metavar="NAME")
     logs.add_argument("-n", type=_count, default=50, metavar="LINES", help="how many (50)")
@@ -121,7 +121,7 @@ def _ps(words: argparse.Namespace) -> int:
 
         _print([json.dumps([asdict(one) for one in found], indent=2)])
     else:
-        _print(text.servers(found) if found else ["No server of yours runs."])
+        _print(text.servers(found))
     return DONE
 
 
@@ -211,11 +211,10 @@ def _version() -> str:
     return __version__
 
 
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise ValueError(text)
-    return value
+def _time(text: str) -> float:
+    from vllm_magic import durations
+
+    return durations.parse(text)
 
 
 def _count(text: str) -> int:

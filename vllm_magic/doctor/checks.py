@@ -61,7 +61,7 @@ def unowned(elsewhere: Iterable[Elsewhere]) -> Iterator[Finding]:
         command = "vllm-magic reap " + " ".join(f"--pid {one.pid}" for one in several)
         yield Finding(
             Topic.UNOWNED,
-            f"A vLLM server that was not started here died, and {_processes(pids)} of it "
+            f"A vLLM server that vllm_magic did not start has died, and {_processes(pids)} of it "
             f"{_live_on(pids, sum(known) if len(known) == len(several) else None)}: {titles}, of {user}, {age} old.",
             command if user == details.user(os.getuid()) else f"sudo -u {shlex.quote(user)} {command}",
         )

@@ -23,7 +23,6 @@ STATES = {
     Condition.KEPT: "kept {until} more for a new kernel",
     Condition.RELEASING: "being released",
     Condition.ORPHANED: "left behind",
-    Condition.LEFT: "ended",
 }
 
 
@@ -38,13 +37,14 @@ def lines(report: Report, command: Callable[[str], str] = str) -> list[str]:
 
 
 def servers(several: Sequence[Seen]) -> list[str]:
-    """The servers as a table; one line where there are none."""
-    if not several:
-        return ["none of yours runs"]
+    """The servers of which anything lives as a table; one line where there are none."""
+    living = [one for one in several if one.condition != Condition.LEFT]
+    if not living:
+        return ["No server of yours runs."]
     columns = ("name", "model", "state", "URL", "age", "kernel", "id")
     return table(
         columns,
-        [(one.name, one.model, state(one), one.url, _age(one), _kernel(one), one.id) for one in several],
+        [(one.name, one.model, state(one), one.url, _age(one), _kernel(one), one.id) for one in living],
     )
 
 
@@ -81,10 +81,11 @@ def _facts(report: Report) -> Iterator[str]:
         for one in gpu.holdings or ():
             yield f"{'':14}{gib(one.bytes):>10}  {one_line(gpus.named(one))}"
     yield from _block("servers", servers(report.servers))
-    yield from _block("other vLLM", [_elsewhere(one) for one in report.elsewhere])
+    owned = [one for one in report.elsewhere if one.owner != Owner.NOBODY]  # the others are findings
+    yield from _block("other vLLM", map(_elsewhere, owned))
     yield from _block("releases", [_releasing(one.uuid, one.pids) for one in report.releases])
     taken = [
-        f"8000, where vLLM listens unless told otherwise, is taken by {_listener(one)}"
+        f"{one.port}, where vLLM listens unless told otherwise, is taken by {_listener(one)}"
         for one in report.default_port
     ]
     if taken:
@@ -101,11 +102,7 @@ def _unseen(spots: Iterable[str]) -> Iterator[str]:
 
 
 def _elsewhere(one: Elsewhere) -> str:
-    whose = {
-        Owner.STARTER: f", started by {one.above}" if one.above else "",
-        Owner.NOBODY: ", nobody owns it",
-    }
-    who = whose.get(Owner(one.owner), "")
+    who = f", started by {one.above}" if one.owner == Owner.STARTER and one.above else ""
     held = f", {gib(one.bytes)}" if one.bytes else ""
     return f"{one.title[:60]} (pid {one.pid}, {one.user}), {duration(one.age)} old{held}{who}"
 
