@@ -47,23 +47,30 @@ KINDS = {
 class Stress:
     """The threads take cycles until none is left."""
 
-    def __init__(self, executable: str, cycles: int, seed: int) -> None:
+    def __init__(self, executable: str, seed: int, limit: int) -> None:
         self.executable = executable
         self.manager = Manager()
         self.counts: collections.Counter[str] = collections.Counter()
         self.wrong: list[str] = []
-        self._left = cycles
+        self._left = 0
         self._seed = seed
+        self._deadline = time.monotonic() + limit
         self._lock = threading.Lock()
 
     def run(self, cycles: int, threads: int) -> None:
         """Do so many cycles, side by side."""
         self._left = cycles
-        workers = [threading.Thread(target=self._work, args=(number,)) for number in range(threads)]
+        workers = [
+            threading.Thread(target=self._work, args=(number,), daemon=True) for number in range(threads)
+        ]
         for worker in workers:
             worker.start()
         for worker in workers:
-            worker.join()
+            worker.join(max(0.0, self._deadline - time.monotonic()))
+        if any(worker.is_alive() for worker in workers):
+            print("It hangs:", file=sys.stderr, flush=True)
+            faulthandler.dump_traceback()  # by a thread that runs Python: one in C may meet a stack in change
+            os._exit(1)
 
     def _work(self, number: int) -> None:
         while True:
@@ -158,10 +165,9 @@ def held() -> dict[str, int]:
 
 def main() -> None:
     executable, cycles, threads, seed, limit = sys.argv[1], *map(int, sys.argv[2:])
-    faulthandler.dump_traceback_later(limit, exit=True)
     began = time.monotonic()
     warm_up = int(cycles * WARM_UP)
-    stress = Stress(executable, cycles, seed)
+    stress = Stress(executable, seed, limit)
     stress.run(warm_up, threads)
     before = held()
     stress.run(cycles - warm_up, threads)

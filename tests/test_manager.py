@@ -29,6 +29,7 @@ from vllm_magic.errors import (
     StartTimeout,
     VllmMagicError,
 )
+from vllm_magic.life.beginning import Fresh
 from vllm_magic.server import Server
 
 
@@ -331,7 +332,9 @@ def test_what_a_program_gives_becomes_text():
 
 def test_a_server_that_never_begins_holds_nothing(manager, spec):
     before = len(os.listdir("/proc/self/fd"))
-    lost = [Server(spec(), command.build(spec()), manager._probe) for _ in range(5)]
+    wanted, built = spec(), command.build(spec())
+    beginning = Fresh(wanted, built, os.environ, manager._probe)
+    lost = [Server(wanted, built, beginning, print) for _ in range(5)]
     assert len(os.listdir("/proc/self/fd")) == before
     lost[0].let_go()  # asked before it begins
     lost[0].begin()

@@ -227,6 +227,7 @@ def test_every_view_of_a_server_that_runs(manager, executable, talkative, fake_g
         views.doctor(survey.survey(manager.probe, executable)),
         caught.value,
     )
+    assert SHOWN in check((one.log_path.parent / "record.json").read_text())
     assert any(SHOWN in processes.title(process.identity.pid) for process in one.processes())
     check(
         one, one.spec, one._command, one.log(500), one.processes(), *map(processes.title, processes.table())

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
 import tempfile
 import types
 import typing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from vllm_magic import ledger
 from vllm_magic.engine import command, failures, flags, log, stages
 from vllm_magic.engine.spec import ServerSpec, default_name
 from vllm_magic.errors import InvalidOption, StartFailed, VllmMagicError
-from vllm_magic.guard import protocol
+from vllm_magic.gpu.devices import ComputeProcess, Gpu, Snapshot
+from vllm_magic.guard import protocol, record
 from vllm_magic.guard.protocol import (
     Attach,
     Attached,
@@ -33,8 +37,11 @@ from vllm_magic.guard.protocol import (
     decode,
     encode,
 )
+from vllm_magic.guard.record import BrokenRecordError, Phase, Record
 from vllm_magic.jupyter import arguments, words
 from vllm_magic.jupyter.arguments import Verb
+from vllm_magic.ledger import Condition
+from vllm_magic.life import handover
 
 # The same examples in every run.
 many = settings(max_examples=300, derandomize=True, deadline=None, database=None)
@@ -435,6 +442,118 @@ class TestProtocol:
             assert len(decoder._rest) <= 61
 
 
+records = st.builds(
+    Record,
+    id=text,
+    name=text,
+    model=text,
+    args=texts,
+    url=text,
+    port=st.integers(0, 65535),
+    gpus=texts,
+    chosen=st.booleans(),
+    baseline=st.lists(luggage, max_size=2),
+    phase=st.sampled_from([one.value for one in Phase]),
+    since=seconds,
+    place=st.tuples(text, text, text, st.integers(0, 2**31)).map(list),
+    kernel=identity,
+    keep=seconds,
+    kept_until=st.none() | seconds,
+    outer=st.none() | identity,
+    inner=st.none() | identity,
+    leader=st.none() | identity,
+    segments=st.lists(identity, max_size=2),
+    version=st.just(record.VERSION),
+)
+
+
+@st.composite
+def nearly_records(draw) -> bytes:
+    """A record with one field of another kind, or missing, or torn off somewhere."""
+    fields = draw(records)._asdict()
+    fields[draw(st.sampled_from(list(fields)))] = draw(values)
+    if draw(st.booleans()):
+        del fields[draw(st.sampled_from(list(fields)))]
+    whole = json.dumps(fields).encode()
+    return whole[: draw(st.integers(0, len(whole)))] if draw(st.booleans()) else whole
+
+
+class TestRecord:
+    @many
+    @given(records)
+    def test_there_and_back(self, written):
+        with tempfile.TemporaryDirectory() as folder:
+            record.write(folder, written, durable=False)
+            assert record.read(folder) == written
+            assert os.listdir(folder) == [record.NAME]
+
+    @few
+    @given(records, st.data())
+    def test_a_record_that_is_torn_anywhere_is_none(self, written, data):
+        whole = json.dumps(written._asdict()).encode()
+        with pytest.raises(BrokenRecordError):
+            record.parse(whole[: data.draw(st.integers(0, len(whole) - 1))])
+
+    @many
+    @given(st.binary(max_size=60) | nearly_records() | values.map(lambda value: json.dumps(value).encode()))
+    @example(b'{"version": 1}')
+    @example(b"[" * 100_000)
+    @example(b"9" * 10_000)
+    def test_any_bytes_are_a_record_or_said_to_be_none(self, data):
+        try:
+            found = record.parse(data)
+        except BrokenRecordError as error:
+            if not str(error):
+                raise AssertionError("it does not say why") from error
+            return
+        assert _has_its_types(found)
+
+    @many
+    @given(
+        st.fixed_dictionaries(
+            {
+                **dict.fromkeys(("index", "total", "used", "free"), st.integers(0, 2**40) | values),
+                **dict.fromkeys(("uuid", "name"), text | values),
+                "processes": st.none()
+                | st.lists(
+                    st.fixed_dictionaries({"pid": pid | values, "used": st.none() | pid | values}), max_size=2
+                )
+                | values,
+            }
+        )
+    )
+    def test_gpus_that_make_no_sense_are_not_taken_for_some(self, fields):
+        for gpu in handover.unpack_gpus([fields]).gpus:
+            assert {gpu.uuid, gpu.name}
+            assert sum(one or 0 for one in (gpu.index, gpu.total, gpu.used, gpu.free, gpu.unattributed)) >= 0
+            assert sum(process.pid + (process.used or 0) for process in gpu.processes or ()) >= 0
+
+    def test_gpus_there_and_back(self):
+        gpu = Gpu(0, "GPU-a", "H200", 24, 3, None, (ComputeProcess(1, None), ComputeProcess(2, 3)))
+        now = Snapshot(0.0, (gpu, replace(gpu, processes=None)), None, None)
+        assert handover.unpack_gpus(json.loads(json.dumps(handover.pack_gpus(now)))) == now
+
+    @few
+    @given(
+        st.binary(max_size=60)
+        | nearly_records()
+        | records.map(lambda one: json.dumps(one._asdict()).encode())
+    )
+    def test_whatever_lies_in_the_ledger_has_a_condition(self, data):
+        with tempfile.TemporaryDirectory() as home:
+            folder = Path(home, "0123abcd")
+            folder.mkdir(mode=0o700)
+            (folder / record.NAME).write_bytes(data)
+            entry = ledger.look(folder)
+            assert entry is not None
+            assert entry.condition in {Condition.TORN, Condition.FOREIGN}  # no record here is of this boot
+            assert entry.problem
+            assert entry.processes == ()
+            assert (folder / record.NAME).read_bytes() == data
+            if entry.record:
+                handover.unpack_gpus(entry.record.baseline)
+
+
 def _fed(stream: bytes, sizes: list[int]) -> list[protocol.Message]:
     decoder, heard, at = Decoder(), [], 0
     while at < len(stream):
@@ -444,7 +563,7 @@ def _fed(stream: bytes, sizes: list[int]) -> list[protocol.Message]:
     return heard
 
 
-def _has_its_types(message: protocol.Message) -> bool:
+def _has_its_types(message: protocol.Message | Record) -> bool:
     """Whether each field has the type that the class says, all the way down; a second opinion on `decode`."""
     hints = typing.get_type_hints(type(message))
     return all(_is(value, hints[name]) for name, value in message._asdict().items())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_magic.engine.command import Command
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.gpu.devices import ComputeProcess, Gpu, Snapshot
+from vllm_magic.guard import fits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,4 +56,18 @@ def unpack_owner(packed: Mapping[str, Any]) -> tuple[ServerSpec, Command]:
 def _gpu(fields: Mapping[str, Any]) -> Gpu:
     listed = fields["processes"]
     processes = None if listed is None else tuple(ComputeProcess(**process) for process in listed)
-    return Gpu(**{**fields, "processes": processes})
+    gpu = Gpu(**{**fields, "processes": processes})
+    if not _makes_sense(gpu):
+        raise TypeError("not the fields of a GPU")
+    return gpu
+
+
+def _makes_sense(gpu: Gpu) -> bool:
+    listed = gpu.processes or ()
+    known = (gpu.index, *(process.pid for process in listed))
+    bytes_ = (gpu.total, gpu.used, gpu.free, *(process.used for process in listed))
+    return (
+        fits.texts([gpu.uuid, gpu.name])
+        and all(map(fits.identifier, known))
+        and all(one is None or fits.identifier(one) for one in bytes_)
+    )
