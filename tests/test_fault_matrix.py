@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 from matrix.deaths import DEATHS
-from matrix.run import Stages
+from matrix.run import OURS, Stages
 
-OURS = "vllm_magic"
 TODAY = ("terminate", "killpg", "psutil")
 RESULTS = os.environ.get("VLLM_MAGIC_MATRIX")
 # With the results goes what people use today, in every death; without, in those where it must show.

@@ -20,7 +20,7 @@ SLEEP = "import time; time.sleep(300)"
 C_LOOP = "import re; re.match(r'(a+)+$', 'a' * 40 + 'b')"  # holds the GIL for longer than anyone waits
 SWALLOW = f"while True:\n    try:\n        {SLEEP}\n    except KeyboardInterrupt: pass"
 HANDLER = f"import signal; signal.signal(signal.SIGTERM, lambda *_: None)\n{C_LOOP}"
-THREAD = "import threading\nt = threading.Thread(target=inside.begin); t.start(); t.join()"
+THREAD = "inside.begin(threaded=True)"
 FORKED = (
     "import multiprocessing\ninside.begin()\n"
     "context = multiprocessing.get_context('fork')\n"
@@ -163,7 +163,7 @@ def _jupyter() -> list[Death]:
             for key, (label, code) in busy.items()
         ),
         *(
-            death(f"restart-{key}", f"restart of {label}", act=_restart, ending=code)
+            death(f"restart-{key}", f"restart of {label}", act=_restart, ending=code, today=key == "idle")
             for key, (label, code) in busy.items()
         ),
         death("shutdown-now", "`shutdown_kernel(now=True)`", act=_shut_down_now),

@@ -90,8 +90,7 @@ class Kernel(Host):
             self.manager.start_kernel(env=self.env, cwd=str(self.folder), stdout=output, stderr=output)
         self.client = self.manager.blocking_client()
         self.client.start_channels()
-        self.client.wait_for_ready(timeout=READY)
-        self.client.execute(code)
+        self.client.execute(code)  # waits in the channel until the kernel is there
 
     def close(self) -> None:
         self.client.stop_channels()
@@ -118,8 +117,7 @@ class JupyterServer(Host):
         self.client = BlockingKernelClient(connection_file=str(runtime / f"kernel-{kernel['id']}.json"))
         self.client.load_connection_file()
         self.client.start_channels()
-        self.client.wait_for_ready(timeout=READY)
-        self.client.execute(code)
+        self.client.execute(code)  # waits in the channel until the kernel is there
 
     def ask(self, method: str, url: str, content: dict[str, str] | None = None) -> Any:
         """One request; its JSON."""

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from typing import Any
 
@@ -21,8 +22,8 @@ PLAN = "MATRIX_PLAN"
 MARK = "MATRIX_CELL"
 
 
-def begin() -> None:
-    """Start everything; returns when the stage wants the death."""
+def begin(*, threaded: bool = False) -> None:
+    """Start everything, from a thread that ends then if so asked; returns when the stage wants the death."""
     with open(os.environ[PLAN], encoding="utf-8") as file:
         plan = json.load(file)
     control = socket.socket(socket.AF_UNIX)
@@ -33,7 +34,14 @@ def begin() -> None:
         control.sendall(json.dumps(message).encode() + b"\n")
 
     start, stop = METHODS[plan["method"]]
-    say(pid=os.getpid(), servers=start(plan))
+    servers: dict[str, Any] = {}
+    if threaded:
+        thread = threading.Thread(target=lambda: servers.update(start(plan)))
+        thread.start()
+        thread.join()
+    else:
+        servers.update(start(plan))
+    say(pid=os.getpid(), servers=servers)
     assert lines.readline() == "stop\n"
     stop(plan)
     say(stopping=True)

@@ -14,11 +14,13 @@ from typing import Any
 from . import stage
 
 Result = list[dict[str, Any]]
-SIDE_BY_SIDE = os.cpu_count() or 2
+OURS = "vllm_magic"
 
 
 class Stages:
-    """Starts stages in the order in which they are asked for.
+    """Starts stages in the order in which they are asked for: one of vllm_magic's, and one of the others beside it.
+
+    One stage has some 45 servers, which keep a small machine busy.
 
     Args:
         folder: for their results.
@@ -26,14 +28,16 @@ class Stages:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._pool = ThreadPoolExecutor(SIDE_BY_SIDE)
+        self._ours = ThreadPoolExecutor(1)
+        self._others = ThreadPoolExecutor(1)
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[str]] = set()
         self._futures: dict[tuple[str, str], Future[Result]] = {}
 
     def ask(self, death: str, method: str) -> None:
         """Have it played when it is its turn."""
-        self._futures[death, method] = self._pool.submit(self._play, death, method)
+        pool = self._ours if method == OURS else self._others
+        self._futures[death, method] = pool.submit(self._play, death, method)
 
     def result(self, death: str, method: str) -> Result:
         """The judgement of each cell, once it is there.
@@ -50,11 +54,13 @@ class Stages:
 
     def close(self) -> None:
         """End the stages that run, each of which clears what it started, and start no more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._ours, self._others):
+            pool.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             for process in self._running:
                 process.terminate()
-        self._pool.shutdown()
+        for pool in (self._ours, self._others):
+            pool.shutdown()
 
     def _play(self, death: str, method: str) -> Result:
         result = self._folder / f"{death}-{method}.json"
