@@ -143,7 +143,7 @@ def _type(text: str) -> Callable[[Stage], None]:
 
 def _hang_up(stage: Stage) -> None:
     assert isinstance(stage.host, hosts.Terminal)
-    os.close(stage.host.terminal.fd)
+    stage.host.hang_up()
 
 
 def _jupyter() -> list[Death]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -86,8 +87,8 @@ class Kernel(Host):
         from jupyter_client.manager import KernelManager
 
         self.manager = KernelManager(kernel_name="python3", transport_encryption="auto")
-        with open(self.folder / "output", "ab") as output:
-            self.manager.start_kernel(env=self.env, cwd=str(self.folder), stdout=output, stderr=output)
+        self.output = open(self.folder / "output", "ab")  # noqa: SIM115 - a restart writes there too
+        self.manager.start_kernel(env=self.env, cwd=str(self.folder), stdout=self.output, stderr=self.output)
         self.client = self.manager.blocking_client()
         self.client.start_channels()
         self.client.execute(code)  # waits in the channel until the kernel is there
@@ -97,6 +98,7 @@ class Kernel(Host):
         if self.manager.has_kernel:
             self.manager.shutdown_kernel(now=True)
         self.manager.cleanup_resources()
+        self.output.close()
 
 
 class JupyterServer(Host):
@@ -183,6 +185,8 @@ class NbConvert(Notebook):
 class Terminal(Host):
     """``ipython`` in a terminal."""
 
+    _end: int | None
+
     def start(self, code: str) -> None:
         from ptyprocess import PtyProcess
 
@@ -192,15 +196,33 @@ class Terminal(Host):
         self.terminal = PtyProcess.spawn(
             [sys.executable, "-m", "IPython", *options], cwd=str(self.folder), env=self.env
         )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._over, self._end = os.pipe()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
-        with open(self.folder / "output", "ab") as output, contextlib.suppress(EOFError, OSError, ValueError):
-            while True:
+        """Keep the terminal's buffer from filling up."""
+        poller = select.poll()
+        for fd in (self.terminal.fd, self._over):
+            poller.register(fd, select.POLLIN)
+        with (
+            open(self.folder / "output", "ab", buffering=0) as output,
+            contextlib.suppress(EOFError, OSError),
+        ):
+            while self._over not in [fd for fd, _ in poller.poll()]:
                 output.write(self.terminal.read())
-                output.flush()
+
+    def hang_up(self) -> None:
+        """Close the terminal; not while it is being read, which would keep it open."""
+        if self._end is not None:
+            os.close(self._end)
+            self._end = None
+            self._reader.join(ENDED)
+            os.close(self._over)
+            self.terminal.fileobj.close()
 
     def close(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.terminal.pid, signal.SIGKILL)
+        self.hang_up()
         self.terminal.close(force=True)

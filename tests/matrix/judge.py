@@ -15,8 +15,6 @@ from . import watch
 from .ports import can_bind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from vllm_magic.linux.shared_memory import Segment
 
     from .stage import Stage
@@ -133,11 +131,6 @@ def _segments() -> set[Segment]:
             stat = os.stat(os.path.join(shared_memory.FOLDER, name))
             found.add(shared_memory.Segment(stat.st_dev, stat.st_ino))
     return found
-
-
-def unlink(segments: Iterable[Segment]) -> None:
-    """Remove what a server left in /dev/shm."""
-    shared_memory.unlink_unmapped(segments)
 
 
 def _zombies(stage: Stage) -> dict[int, int]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import stand_in
 from fake_gpu import fakegpu
 
-from vllm_magic.linux import pidfd, prctl, processes
+from vllm_magic.linux import pidfd, prctl, processes, shared_memory
 from vllm_magic.linux.processes import Identity
 
 from . import cells, inside, judge, watch
@@ -199,18 +199,19 @@ class Stage:
         """End every process that this stage started, whoever is its parent now."""
         me = os.getpid()
         deadline = time.monotonic() + 30
+        segments = {segment for server in self.servers.values() for segment in server.segments}
         while time.monotonic() < deadline:
             table = processes.table()
             left = [table[pid] for pid in processes.descendants(table, me) if table[pid].alive]
             for one in left:
                 pidfd.send(one.identity, signal.SIGSTOP)
+            segments |= shared_memory.mapped_by(one.identity.pid for one in left)
             for one in left:
                 pidfd.send(one.identity, signal.SIGKILL)
             pidfd.wait_for_all({one.identity for one in left}, 5.0)
-            for server in self.servers.values():
-                judge.unlink(server.segments)
             if not left:
-                return
+                break
+        shared_memory.unlink_unmapped(segments)
 
 
 WAIT = "import signal\nwhile True: signal.pause()"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 BACKSTOP = 3.0  # seconds after the kernel's end before it is looked whether the inner guard hangs
 LOOK = 0.5  # seconds between two such looks
 LONGEST = KILL_LIMIT + 5.0  # seconds for one that does not hang: on a busy machine a release takes its time
-HANGS = "tTD"  # stopped, or stuck in the kernel
+HANGS = "tT"  # stopped; in state D one is for moments, and where it stays there no signal helps
 
 
 class Outer(Guard):
