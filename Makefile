@@ -2,6 +2,7 @@
 # make demo MODEL=Qwen/Qwen3-0.6B    the same, with that model on the vLLM that is installed
 # make lab                           open it in JupyterLab (MODEL= as well; FLAGS= for JupyterLab)
 # make test, check, bench            every test; lint and types; the benchmark
+# make reliability                   docs/reliability.md, from a run of the fault matrix with all that it compares
 # make clean                         remove what these made in this folder (the cache of vLLM stays)
 #
 # All of them set up what they need first. PYTHON=python3.12 chooses the interpreter.
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 export PYTHON
 
 .DEFAULT_GOAL := demo
-.PHONY: demo lab test check bench clean real-vllm
+.PHONY: demo lab test check bench reliability clean real-vllm
 
 demo: $(VENV)/.dev
 	@tools/system_packages.sh numa
@@ -34,6 +35,11 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev real-vllm
 	$(BIN)/python bench/run.py
+
+reliability: $(VENV)/.dev
+	@tools/system_packages.sh gcc
+	VLLM_MAGIC_MATRIX=$(VENV)/matrix.json $(BIN)/python -m pytest tests/test_fault_matrix.py
+	$(BIN)/python -m tests.matrix.report $(VENV)/matrix.json > docs/reliability.md
 
 real-vllm: $(VENV)/.dev
 	@tools/system_packages.sh numa

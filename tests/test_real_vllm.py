@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import httpx
@@ -59,6 +62,19 @@ def ask(server) -> str:
     return answer.raise_for_status().json()["choices"][0]["message"]["content"]
 
 
+def open_streams(stack: contextlib.ExitStack, base_url: str, key: str, model: str) -> None:
+    """Four answers under way."""
+    client = stack.enter_context(httpx.Client(timeout=60))
+    body = {"model": model, "prompt": "a", "max_tokens": 200, "stream": True, "ignore_eos": True}
+    for _ in range(4):
+        answer = stack.enter_context(
+            client.stream(
+                "POST", f"{base_url}/completions", headers={"Authorization": f"Bearer {key}"}, json=body
+            )
+        )
+        assert answer.status_code == 200
+
+
 def test_three_cycles_with_vram(manager, real, fake_gpus, traces):
     """Start, use, stop, and start again at once; each release proved by the memory."""
     env = fake_vram_env(fake_gpus, GIB)
@@ -89,23 +105,7 @@ def test_stop_with_four_open_streams(manager, real, traces):
     """vLLM alone never ends (the README tells the figure; here it is only bounded)."""
     server = manager.start(real(), timeout=READY_LIMIT).server
     with contextlib.ExitStack() as streams:
-        client = streams.enter_context(httpx.Client(timeout=60))
-        for _ in range(4):
-            answer = streams.enter_context(
-                client.stream(
-                    "POST",
-                    f"{server.base_url}/completions",
-                    headers={"Authorization": f"Bearer {server.api_key}"},
-                    json={
-                        "model": server.model,
-                        "prompt": "a",
-                        "max_tokens": 200,
-                        "stream": True,
-                        "ignore_eos": True,
-                    },
-                )
-            )
-            assert answer.status_code == 200
+        open_streams(streams, server.base_url, server.api_key, server.model)
         release = server.stop()
     assert release.verified
     assert release.seconds < 30
@@ -139,6 +139,44 @@ def test_stop_during_initialisation(manager, real, traces, when):
     assert release.verified
     assert release.seconds < 30
     assert server.state == "released"
+    traces.check()
+
+
+HOST = """
+import json, signal, sys, time, vllm_magic
+words, options, until = json.loads(sys.argv[1])
+server = vllm_magic.start(*words, **options, wait=False)
+while server.progress.stage != until:
+    assert not server.state.over
+    time.sleep(0.02)
+print(json.dumps([server.base_url, server.api_key]), flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("stage", [Stage.IMPORTING, Stage.ENGINE, Stage.READY], ids=lambda stage: stage.name)
+def test_the_kernel_is_killed(vllm, home, traces, stage):
+    """While vLLM imports, while its engine initialises, and with four open streams."""
+    options = {"executable": str(vllm.executable), "env": vllm.env}
+    words = json.dumps([[str(vllm.model), *FLAGS], options, stage.value])
+    with contextlib.ExitStack() as stack:
+        command = [sys.executable, "-c", HOST, words]
+        host = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True))
+        stack.callback(host.kill)
+        url, key = json.loads(host.stdout.readline())
+        if stage is Stage.IMPORTING:
+            time.sleep(2.0)
+        if stage is Stage.READY:
+            open_streams(stack, url, key, str(vllm.model))
+        table = processes.table()
+        everyone = {table[pid].identity for pid in processes.descendants(table, host.pid)}
+        assert len(everyone) >= 3
+        host.kill()
+        assert pidfd.wait_for_all(everyone, 60) == set()
+        deadline = time.monotonic() + 60
+        while traces.processes() or traces.files() or traces.shared_memory():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
     traces.check()
 
 

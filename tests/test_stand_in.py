@@ -607,6 +607,19 @@ def test_log_flood_is_bounded(start: Callable[..., StandIn]) -> None:
     assert b"\xff\xfe\x00 \x1b[31mred" in (server.folder / "log").read_bytes()
 
 
+def test_a_trigger_begins_floods_and_forks(start: Callable[..., StandIn], tmp_path: Path) -> None:
+    fifo = tmp_path / "trigger"
+    os.mkfifo(fifo)
+    flood = {"bytes_per_s": 1e8, "seconds": 0.1, "newline": False}
+    server = start(log_flood=flood, fork_while_killed=True, trigger=str(fifo)).until_ready()
+    assert "flood" not in server.log
+    assert server.titles().count("VLLM::Forker") == 1
+    os.close(os.open(fifo, os.O_RDWR | os.O_NONBLOCK))
+    until(lambda: server.log.count("flood xxx") == 50_000, lambda: str(len(server.log)))
+    assert max(map(len, server.log.splitlines())) > 1_000_000
+    until(lambda: server.titles().count("VLLM::Forker") > 1, lambda: str(server.titles()))
+
+
 def test_life_is_limited(start: Callable[..., StandIn]) -> None:
     server = start(life_s=2, ignore_sigterm=True, setsid_child=True, daemonise=True, children=1)
     assert server.popen.wait(DEADLINE_S) == -signal.SIGALRM

@@ -50,7 +50,7 @@ def start_children(options: Options) -> list[tree.Child]:
     if options.daemonise:
         tree.spawn("Daemon", lambda: _double_fork(options)).reap()
     if options.fork_while_killed:
-        tree.spawn("Forker", keep_forking)
+        tree.spawn("Forker", lambda: keep_forking(options))
     return [tree.spawn("Child", tree.end_with_parent) for _ in range(options.children)]
 
 
@@ -64,13 +64,14 @@ def _double_fork(options: Options) -> None:
     tree.spawn("Daemon", lambda: _stray(options))
 
 
-def keep_forking() -> None:
+def keep_forking(options: Options) -> None:
     """Relay: every 20 ms the newest process forks its successor, FORKS times; all ignore SIGTERM.
 
     Most of them live for 2 s, every tenth for a minute. Whoever kills the ones it has listed races
     against the one that was forked since.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _await_trigger(options)
     for number in range(FORKS):
         signal.alarm(FORK_LIFE_S if number % 10 == 0 else 2)
         time.sleep(0.02)
@@ -87,11 +88,17 @@ def start_log_faults(options: Options) -> None:
             1, b"\xff\xfe\x00 \x1b[31mred\x1b[0m \x1b]0;title\x07 <script>alert(1)</script> &amp; \r\xc3\n"
         )
     if options.log_flood is not None:
-        threading.Thread(target=_flood, args=(options.log_flood,), daemon=True).start()
+        threading.Thread(target=_flood, args=(options, options.log_flood), daemon=True).start()
 
 
-def _flood(flood: Flood) -> None:
-    text = b"flood " + b"x" * 193 + b"\n"
+def _await_trigger(options: Options) -> None:
+    if options.trigger is not None:
+        os.close(os.open(options.trigger, os.O_RDONLY | os.O_CLOEXEC))  # returns when there is a writer
+
+
+def _flood(options: Options, flood: Flood) -> None:
+    _await_trigger(options)
+    text = b"flood " + b"x" * 193 + (b"\n" if flood.get("newline", True) else b"x")
     start = time.monotonic()
     rate = flood["bytes_per_s"] / len(text)
     total = int(min(rate * flood["seconds"], _FLOOD_LIMIT / len(text)))

@@ -27,11 +27,15 @@ class Die(_Where, total=False):
     signal: int
 
 
-class Flood(TypedDict):
-    """Log lines at `bytes_per_s` for `seconds`, from the start on, at most 1 GiB in all."""
-
+class _Rate(TypedDict):
     bytes_per_s: float
     seconds: float
+
+
+class Flood(_Rate, total=False):
+    """Log lines at `bytes_per_s` for `seconds`, at most 1 GiB in all; with `newline` false one endless line."""
+
+    newline: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Options:
     children: int = 0  # more children of the engine, `VLLM::Child`, which end with it
     fork_while_killed: bool = False  # `VLLM::Forker`: see faults.keep_forking
     log_flood: Flood | None = None
+    trigger: str | None = None  # a FIFO: these two begin when somebody opens it to write, not at once
     log_bytes: bool = False  # bytes that are no UTF-8, escape sequences and HTML in the log
 
 

@@ -7,8 +7,9 @@ What vLLM does with signals (measured on 0.32.0) shapes the rungs:
 - the first SIGTERM during the engine's initialisation is swallowed, a second one takes seconds;
 - SIGTERM to the whole group makes the leader hang, so only the leader gets it.
 
-So: SIGTERM to the leader. Once no engine is left the VRAM is back, and the rest gets `LINGER` seconds more. If
-nothing at all ended, SIGTERM again, and when ``patience`` is over SIGKILL. In any case SIGKILL after ``grace``.
+So: SIGTERM to the leader. Once no engine is left the VRAM is back, and the rest gets `LINGER` seconds more, as
+do engines whose leader was killed: nobody tells them to end. If nothing at all ended, SIGTERM again, and when
+``patience`` is over SIGKILL. In any case SIGKILL after ``grace``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from vllm_magic.linux.processes import Identity, Process, shown_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-LINGER = 1.0  # seconds for what is left when the engine is gone
+LINGER = 1.0  # seconds for what is left when the engine or the leader is gone
 SECOND_SIGTERM = 1.0  # seconds without any effect before SIGTERM is sent again
 KILL_LIMIT = 15.0  # seconds; what SIGKILL has not ended by then is stuck in the kernel (state D)
 LOOK = 0.25  # seconds between looks for processes that are new
@@ -90,15 +91,15 @@ class Ladder:
         essential = {one.identity for one in alive if one.identity == self._leader or _is_engine(one)}
         self._terminate()
         again: float | None = self._begin + SECOND_SIGTERM
-        without_engine: float | None = None
+        rest_since: float | None = None
         hurried = False
         while alive and not hurried:
             now = time.monotonic()
             limit = self._begin + grace
-            if without_engine is None and not any(map(_is_engine, alive)):
-                without_engine = now
-            if without_engine is not None:
-                limit = min(limit, without_engine + LINGER)
+            if rest_since is None and self._is_rest(alive):
+                rest_since = now
+            if rest_since is not None:
+                limit = min(limit, rest_since + LINGER)
             if essential <= _identities(alive):  # no effect yet
                 limit = min(limit, self._begin + patience)
                 if again is not None and now >= again:
@@ -109,6 +110,10 @@ class Ladder:
             hurried = pidfd.wait_for_any(_identities(alive), min(LOOK, limit - now), also=self._hurry)
             alive = self._look()
         return alive
+
+    def _is_rest(self, alive: Members) -> bool:
+        """Whether politeness is over: no engine is left, or no leader who would end the engines."""
+        return self._leader not in _identities(alive) or not any(map(_is_engine, alive))
 
     def _terminate(self) -> None:
         self._note()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -9,14 +10,22 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from vllm_magic.guard import record
 from vllm_magic.guard.duty import AT_ONCE, Guard
+from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.protocol import Why
+from vllm_magic.guard.record import BrokenRecordError
+from vllm_magic.linux import processes
+from vllm_magic.linux.shared_memory import Segment
 
 if TYPE_CHECKING:
     from vllm_magic.guard.inbox import Inbox
     from vllm_magic.guard.protocol import Order
 
-BACKSTOP = 3.0  # seconds after the kernel's end before an inner guard is taken for hung
+BACKSTOP = 3.0  # seconds after the kernel's end before it is looked whether the inner guard hangs
+LOOK = 0.5  # seconds between two such looks
+LONGEST = KILL_LIMIT + 5.0  # seconds for one that does not hang: on a busy machine a release takes its time
+HANGS = "tT"  # stopped; in state D one is for moments, and where it stays there no signal helps
 
 
 class Outer(Guard):
@@ -45,6 +54,7 @@ class Outer(Guard):
     def run(self) -> None:
         """Wait, and act if need be."""
         if not self._wait():
+            self._recall_segments()
             self.release("outer", Why.GUARD_GONE, AT_ONCE)
         self.clear()
 
@@ -56,8 +66,24 @@ class Outer(Guard):
                 return os.waitstatus_to_exitcode(status) == 0
             rest = None if self._deadline is None else self._deadline - time.monotonic()
             if rest is not None and rest <= 0:
-                return False  # the release that follows ends the inner guard too: it is a descendant
+                if self._hangs(-rest):
+                    return False  # the release that follows ends the inner guard too: it is a descendant
+                rest = LOOK
             self._look(self._poll(rest))
+
+    def _hangs(self, late: float) -> bool:
+        """Whether the inner guard is to be replaced, ``late`` seconds after it should have been done.
+
+        Not one that is merely slow: what it has noted of the shared memory would be lost with it.
+        """
+        inner = processes.read(self._inner)
+        return inner is None or inner.state in HANGS or late >= LONGEST
+
+    def _recall_segments(self) -> None:
+        """What the inner guard had noted when the server was ready: its processes may be gone by now."""
+        with contextlib.suppress(OSError, BrokenRecordError):
+            segments = record.read(self.order.folder).segments
+            self.segments |= {Segment(*segment) for segment in segments}
 
     def _poll(self, rest: float | None) -> set[int]:
         poller = select.poll()

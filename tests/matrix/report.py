@@ -1,0 +1,156 @@
+"""docs/reliability.md from the results of a run: ``python -m tests.matrix.report RESULTS``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from matrix.cells import ENGINES, Phase, some
+from matrix.deaths import DEATHS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from matrix.deaths import Death
+
+Row = dict[str, Any]
+
+OURS = "vllm_magic"
+METHODS = {
+    "terminate": "`Popen`, `terminate()`",
+    "killpg": "new session, `killpg`",
+    "psutil": "psutil tree kill",
+    OURS: "vllm_magic",
+}
+
+HEAD = """\
+# Reliability
+
+Made by `make reliability`, which runs `tests/test_fault_matrix.py` and writes this page from what it measured.
+Do not edit it.
+
+{machine}
+
+## What is tried
+
+A host (a kernel, a notebook under nbconvert, a terminal ipython, a plain Python) starts one server for each
+engine in each phase, {count} at once. Then it dies one death, and each server is judged on its own: no process of
+it may live, its fake VRAM, its shared memory and its port are given back, its private folder is gone, and no
+zombie is left. The servers are a stand-in for vLLM with vLLM's process tree, signals and leftovers; the fake
+driver counts what the processes really hold open.
+
+- Phases: {phases}. While a server imports it is one process, so only four engines differ there; 200 children are
+  tried in one phase of each death, another one in the next.
+- {cells} servers were judged. {left}
+
+## From the death to the last process gone
+
+Seconds, the slowest of the phases; the clock starts when the host has ended, or with the kill where the host
+lives on. Some {count} servers are released at once on {cores} cores here, which is what most of the time goes
+to: one server alone is gone in a fraction of that (see the README).
+**n left**: servers of which something was left.
+"""
+
+NOT_COVERED = """\
+## What is not covered
+
+- A machine that loses its power, or a Linux kernel that crashes: nothing runs that could release anything, and
+  the GPU is reset with the machine.
+- A process that hangs in the kernel or in the driver (state D): no signal ends it. The release says so, and names it.
+- Another user's processes, other containers and other machines.
+- The GPU driver's own faults. The matrix runs with a fake driver; tests/gpu runs on a real one.
+- vLLM itself: of it a chosen part is run (tests/test_real_vllm.py), since each start takes half a minute.
+- Windows and macOS.
+"""
+
+
+def render(results: dict[str, Any]) -> str:
+    """The page."""
+    cells = results["cells"]
+    parts = [_head(results), _table([row for row in cells if row["method"] == OURS])]
+    if any(row["method"] != OURS for row in cells):
+        parts.append(_comparison(cells))
+    return "\n".join([*parts, NOT_COVERED])
+
+
+def _head(results: dict[str, Any]) -> str:
+    machine = dict(results["machine"])
+    ours = [row for row in results["cells"] if row["method"] == OURS]
+    left = [row for row in ours if not row["clean"]]
+    expected = {death.name for death in DEATHS if death.survivors}
+    unexpected = [row for row in left if row["death"] not in expected]
+    cores, linux = machine.pop("cores"), machine.pop("linux")
+    versions = ", ".join(f"{name} {version}" for name, version in machine.items())
+    return HEAD.format(
+        machine=f"Measured on {cores} cores, Linux {linux}, with {versions}; the stand-in follows vLLM 0.32.0.",
+        count=max(sum(row["death"] == death.name for row in ours) for death in DEATHS),
+        cores=cores,
+        phases="; ".join(phase.value for phase in Phase),
+        cells=len(ours),
+        left=f"Of {len(unexpected) or 'none'} was anything left, but for the deaths that are marked so."
+        if expected
+        else "",
+    )
+
+
+def _table(rows: list[Row]) -> str:
+    names = [engine.name for engine in ENGINES]
+    lines = []
+    for group in dict.fromkeys(death.group for death in DEATHS):
+        lines += ["", f"| {group} | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
+        for death in DEATHS:
+            of_death = [row for row in rows if row["death"] == death.name]
+            if death.group == group and of_death:
+                shown = [_shown([row for row in of_death if row["engine"] == name]) for name in names]
+                lines.append(f"| {death.label} | " + " | ".join(shown) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _shown(rows: list[Row]) -> str:
+    left = sum(not row["clean"] for row in rows)
+    if left:
+        return f"**{left} left**"
+    return f"{max(row['seconds'] for row in rows):.1f}" if rows else ""
+
+
+def _comparison(rows: Iterable[Row]) -> str:
+    cells = some()
+    wanted = {(cell.engine.name, cell.phase.value) for cell in cells}
+    rows = [row for row in rows if (row["engine"], row["phase"]) in wanted]
+    lines = [
+        "## Beside what people use today",
+        "",
+        "The same deaths of the same servers, started in three other ways: `Popen` with `terminate()` at exit;",
+        "`Popen` in a new session with a `killpg` (SIGTERM) at exit; the same with a kill of all that psutil finds",
+        "below the leader. How many servers had processes left six seconds later, and how many processes, in all",
+        f"engines when ready, and the well-behaved one in the other phases ({len(cells)} servers or less).",
+        "",
+        "| death | " + " | ".join(METHODS.values()) + " |",
+        "|---|" + "---:|" * len(METHODS),
+    ]
+    for death in DEATHS:
+        of_death = [row for row in rows if row["death"] == death.name]
+        if death.today and any(row["method"] != OURS for row in of_death):
+            shown = [_left([row for row in of_death if row["method"] == method]) for method in METHODS]
+            lines.append(f"| {_full_label(death)} | " + " | ".join(shown) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _left(rows: list[Row]) -> str:
+    servers = sum(bool(row["survivors"]) for row in rows)
+    count = sum(len(row["survivors"]) for row in rows)
+    if not rows:
+        return ""
+    return f"{servers} of {len(rows)} ({count})" if servers else "none"
+
+
+def _full_label(death: Death) -> str:
+    return f"kernel {death.label}" if death.group == "The kernel" else death.label
+
+
+if __name__ == "__main__":
+    print(render(json.loads(Path(sys.argv[1]).read_text())), end="")

@@ -1,0 +1,72 @@
+"""What the machine runs out of: memory, disk, descriptors."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DISK = 128 << 20  # bytes of a small disk
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """Mount a small file system on the folder; needs root."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=700", "matrix", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Take all the space that is left there."""
+    path = folder / "full"
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        for size in (1 << 20, 1 << 12, 1):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)) == size:
+                    pass
+
+
+class MemoryGroup:
+    """A memory cgroup, version 1 or 2 as the machine has it; needs root. Its folder is `path`.
+
+    Raises:
+        OSError: neither can be written. There is no way round: what this tests needs one.
+    """
+
+    def __init__(self, name: str) -> None:
+        base = Path("/sys/fs/cgroup")
+        self._first = (base / "memory" / "memory.limit_in_bytes").exists()
+        if self._first:
+            self.path = base / "memory" / name
+        else:
+            (base / "cgroup.subtree_control").write_text("+memory")
+            self.path = base / name
+        self.path.mkdir()
+
+    def limit(self, more: int) -> None:
+        """Allow ``more`` bytes than are in use."""
+        used = self._read("memory.usage_in_bytes" if self._first else "memory.current")
+        name = "memory.limit_in_bytes" if self._first else "memory.max"
+        (self.path / name).write_text(str(used + more))
+
+    def kills(self) -> int:
+        """How many processes it has killed for memory."""
+        text = (self.path / ("memory.oom_control" if self._first else "memory.events")).read_text()
+        return int(dict(line.split() for line in text.splitlines())["oom_kill"])
+
+    def _read(self, name: str) -> int:
+        return int((self.path / name).read_text())
+
+    def close(self) -> None:
+        """Remove it; its processes are gone."""
+        with contextlib.suppress(OSError):  # the last of them may not be collected yet
+            os.rmdir(self.path)
