@@ -15,7 +15,7 @@ from vllm_magic.guard.duty import AT_ONCE, Guard
 from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.protocol import Why
 from vllm_magic.guard.record import BrokenRecordError
-from vllm_magic.linux import processes
+from vllm_magic.linux import processes, shared_memory
 from vllm_magic.linux.shared_memory import Segment
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ class Outer(Guard):
     def run(self) -> None:
         """Wait, and act if need be."""
         if not self._wait():
-            self._recall_segments()
             self.release("outer", Why.GUARD_GONE, AT_ONCE)
+            self._unlink_recorded()  # after it: a disk that hangs must not hold the release up
         self.clear()
 
     def _wait(self) -> bool:
@@ -79,11 +79,11 @@ class Outer(Guard):
         inner = processes.read(self._inner)
         return inner is None or inner.state in HANGS or late >= LONGEST
 
-    def _recall_segments(self) -> None:
-        """What the inner guard had noted when the server was ready: its processes may be gone by now."""
+    def _unlink_recorded(self) -> None:
+        """Remove the shared memory that the inner guard had noted: who mapped it may have ended before the release."""
         with contextlib.suppress(OSError, BrokenRecordError):
             segments = record.read(self.order.folder).segments
-            self.segments |= {Segment(*segment) for segment in segments}
+            shared_memory.unlink_unmapped(Segment(*segment) for segment in segments)
 
     def _poll(self, rest: float | None) -> set[int]:
         poller = select.poll()
