@@ -20,7 +20,7 @@ from vllm_magic import cli, ledger
 from vllm_magic.doctor import unowned
 from vllm_magic.guard import record as records
 from vllm_magic.life import visit
-from vllm_magic.linux import processes
+from vllm_magic.linux import processes, shared_memory
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -293,12 +293,17 @@ class TestReap:
             entry = by_hand.kill_with_guards(process)
             try:
                 assert len(entry.processes) >= 2
+                mapped = shared_memory.mapped_by(one.identity.pid for one in entry.processes)
+                assert mapped
                 text = said("reap")
                 assert text.startswith("mine was left by a kernel that died: ")
                 assert "proved by NVML memory" in text
+                # Of this server: others on this machine may leave some meanwhile.
+                assert shared_memory.present(mapped) == set()
             finally:
                 by_hand.end(entry)
-        traces.check()
+        assert traces.processes() == []
+        assert traces.files() == []
         assert said("reap") == "Nothing to reap.\n"
 
     def test_files_that_were_left(self, home):
