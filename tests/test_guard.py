@@ -13,10 +13,13 @@ import time
 import pytest
 from records import record
 
+from vllm_magic.guard import record as records
 from vllm_magic.guard.client import GuardPair
+from vllm_magic.guard.outer import LONGEST, Outer
 from vllm_magic.guard.protocol import Ended, Order, Refused, Started, Stop, encode
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity
+from vllm_magic.linux.shared_memory import Segment
 
 # A leader that ignores SIGTERM, with a child, one in its own session, and one that double-forked.
 STUBBORN = """
@@ -220,7 +223,9 @@ def test_the_kernels_death_releases(tmp_path, death):
     program = f"""
 import os, signal, sys, time
 sys.path.insert(0, {os.getcwd()!r})
+from vllm_magic.guard import record as records
 from vllm_magic.guard.client import GuardPair
+from vllm_magic.guard.outer import LONGEST, Outer
 from vllm_magic.guard.protocol import Order
 o = Order(argv=["/bin/sh", "-c", {STUBBORN!r}], env={{"PATH": os.environ["PATH"]}}, cwd="/", tmp={str(tmp_path / "t")!r},
           folder={str(tmp_path / "f")!r}, log={str(tmp_path / "log")!r}, keep_log={str(tmp_path / "kept")!r}, locks=[], record={json.loads(json.dumps(record()._asdict()))!r})
@@ -300,3 +305,27 @@ def test_a_guard_that_is_stopped_when_the_kernel_dies(stubborn):
     os.kill(started.inner[0], signal.SIGSTOP)
     pair._socket.close()
     assert pidfd.wait_for_all(everyone, 30) == set()
+
+
+def test_only_a_guard_that_hangs_is_replaced():
+    """A slow one, on a busy machine, is let finish: what it has noted would be lost with it."""
+    outer = Outer.__new__(Outer)  # its judgement only; no socket, no order
+    with subprocess.Popen(["sleep", "60"]) as inner:
+        outer._inner = inner.pid
+        assert not outer._hangs(0.0)
+        assert outer._hangs(LONGEST)
+        os.kill(inner.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, inner.pid, os.WSTOPPED)
+        assert outer._hangs(0.0)
+        inner.kill()
+
+
+def test_the_shared_memory_of_a_guard_that_was_killed_is_known(tmp_path):
+    outer = Outer.__new__(Outer)
+    outer.order = order(tmp_path, "/bin/true")
+    outer.segments = set()
+    outer._recall_segments()  # no record yet
+    assert outer.segments == set()
+    records.write(outer.order.folder, record(segments=[[1, 2]]))
+    outer._recall_segments()
+    assert outer.segments == {Segment(1, 2)}

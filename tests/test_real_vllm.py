@@ -18,7 +18,7 @@ from real_vllm.environment import FLAGS, environment, fake_vram_env
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.engine.stages import Stage
 from vllm_magic.errors import StartFailed
-from vllm_magic.linux import pidfd, processes
+from vllm_magic.linux import pidfd, processes, shared_memory
 from vllm_magic.release import Proof
 
 pytestmark = [pytest.mark.real_vllm, pytest.mark.timeout(600)]
@@ -170,14 +170,19 @@ def test_the_kernel_is_killed(vllm, home, traces, stage):
             open_streams(stack, url, key, str(vllm.model))
         table = processes.table()
         everyone = {table[pid].identity for pid in processes.descendants(table, host.pid)}
+        segments = shared_memory.mapped_by(one.pid for one in everyone)
         assert len(everyone) >= 3
+        assert segments or stage is not Stage.READY
         host.kill()
         assert pidfd.wait_for_all(everyone, 60) == set()
         deadline = time.monotonic() + 60
-        while traces.processes() or traces.files() or traces.shared_memory():
-            assert time.monotonic() < deadline
+        while left := [
+            *traces.processes(),
+            *traces.files(),
+            *(entry.path for segment, entry in shared_memory._entries() if segment in segments),
+        ]:
+            assert time.monotonic() < deadline, left
             time.sleep(0.05)
-    traces.check()
 
 
 def test_killing_the_api_server_leaves_no_engine(manager, real, traces):

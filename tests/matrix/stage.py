@@ -268,6 +268,7 @@ def main() -> None:
     """Play the death that the command line names."""
     name, method, result = sys.argv[1:]
     prctl.become_subreaper()  # whatever loses its parent is still below us, and can be cleared
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, it would be in every host too
     signal.signal(signal.SIGALRM, _give_up)
     signal.signal(signal.SIGTERM, _give_up)
     signal.alarm(LIFE)
