@@ -67,7 +67,7 @@ class RawServer:
                 pidfd.send(member, signal.SIGKILL)
             pidfd.wait_for_all(alive, 1.0)
         self.leader.wait(KILL_LIMIT)  # reaped last: until then no other session has its number
-        shared_memory.unlink_unmapped(self._segments)
+        shared_memory.unlink_unmapped(self._segments, since=0.0)
         shutil.rmtree(self._tmp)
 
     @property

@@ -17,6 +17,7 @@ from vllm_magic.linux import pidfd, processes, shared_memory, sockets
 from vllm_magic.linux.processes import Identity
 
 SHM = Path("/dev/shm")
+BEGAN = 0.0  # before all that is there
 ZOMBIE_LEADER = """
 import ctypes, os, threading, time
 def live_on():
@@ -227,13 +228,24 @@ class TestSharedMemory:
         with holding() as (child, names):
             segments = shared_memory.mapped_by([child.pid])
             assert names_of(segments) == names
-            assert shared_memory.unlink_unmapped(segments) == []
+            assert shared_memory.unlink_unmapped(segments, BEGAN) == []
             child.kill()
             child.wait()
             assert names_of(segments) == names  # this is why it has to be done
-            assert shared_memory.unlink_unmapped(segments) == sorted(str(SHM / name) for name in names)
+            assert shared_memory.unlink_unmapped(segments, BEGAN) == sorted(str(SHM / name) for name in names)
             assert names_of(segments) == set()
-            assert shared_memory.unlink_unmapped(segments) == []
+            assert shared_memory.unlink_unmapped(segments, BEGAN) == []
+
+    def test_what_is_older_than_the_server_stays(self):
+        """People keep models there, and vLLM maps those."""
+        with holding() as (child, names):
+            segments = shared_memory.mapped_by([child.pid])
+            child.kill()
+            child.wait()
+            began = max((SHM / name).stat().st_mtime for name in names) + 1
+            assert shared_memory.unlink_unmapped(segments, began) == []
+            assert names_of(segments) == names
+            assert len(shared_memory.unlink_unmapped(segments, began - 2)) == 2
 
     def test_not_while_another_process_maps_it(self):
         with holding() as (child, names):
@@ -243,12 +255,12 @@ class TestSharedMemory:
                 child.kill()
                 child.wait()
                 assert names_of(shared_memory.mapped_by([mapper.pid])) == {block}
-                removed = shared_memory.unlink_unmapped(segments)
+                removed = shared_memory.unlink_unmapped(segments, BEGAN)
                 assert removed == [str(SHM / name) for name in names - {block}]
                 assert (SHM / block).exists()
                 mapper.kill()
                 mapper.wait()
-                assert shared_memory.unlink_unmapped(segments) == [str(SHM / block)]
+                assert shared_memory.unlink_unmapped(segments, BEGAN) == [str(SHM / block)]
 
     def test_one_that_is_only_open_counts_as_mapped(self):
         with holding() as (child, names):
@@ -258,8 +270,8 @@ class TestSharedMemory:
             child.wait()
             with (SHM / block).open("rb"):
                 assert names_of(shared_memory.mapped_by([os.getpid()])) >= {block}
-                assert block not in map(os.path.basename, shared_memory.unlink_unmapped(segments))
-            assert shared_memory.unlink_unmapped(segments) == [str(SHM / block)]
+                assert block not in map(os.path.basename, shared_memory.unlink_unmapped(segments, BEGAN))
+            assert shared_memory.unlink_unmapped(segments, BEGAN) == [str(SHM / block)]
 
     def test_one_that_a_zombies_thread_maps_counts_as_mapped(self):
         block = standard.SharedMemory(create=True, size=4096)
@@ -272,7 +284,7 @@ class TestSharedMemory:
             with running(script) as child:
                 block.close()
                 assert shared_memory.mapped_by([child.pid]) == {segment}
-                assert shared_memory.unlink_unmapped({segment}) == []
+                assert shared_memory.unlink_unmapped({segment}, BEGAN) == []
                 assert path.exists()
         finally:
             block.unlink()
@@ -285,7 +297,7 @@ class TestSharedMemory:
                 other.close()
                 child.kill()
                 child.wait()
-                shared_memory.unlink_unmapped(segments)
+                shared_memory.unlink_unmapped(segments, BEGAN)
                 assert (SHM / other.name).exists()
         finally:
             other.unlink()
@@ -299,7 +311,7 @@ class TestSharedMemory:
             path.touch(mode=0o600)
             links[1].symlink_to(path)
             segment = shared_memory.Segment(path.stat().st_dev, path.stat().st_ino)
-            assert shared_memory.unlink_unmapped({segment}) == [str(path)]
+            assert shared_memory.unlink_unmapped({segment}, BEGAN) == [str(path)]
             assert all(link.is_symlink() for link in links)
         finally:
             for made in (path, *links):
@@ -318,14 +330,14 @@ class TestSharedMemory:
             monkeypatch.setattr(
                 shared_memory, "_mapped", lambda pid: None if pid == os.getpid() else real(pid)
             )
-            assert bool(shared_memory.unlink_unmapped(segments)) is removed
+            assert bool(shared_memory.unlink_unmapped(segments, BEGAN)) is removed
             assert names_of(segments) == (set() if removed else names)
 
     def test_nothing_to_do(self):
         assert shared_memory.mapped_by([]) == set()
         assert shared_memory.mapped_by([2**22]) == set()
-        assert shared_memory.unlink_unmapped([]) == []
-        assert shared_memory.unlink_unmapped([shared_memory.Segment(0, 0)]) == []
+        assert shared_memory.unlink_unmapped([], BEGAN) == []
+        assert shared_memory.unlink_unmapped([shared_memory.Segment(0, 0)], BEGAN) == []
 
 
 class TestSockets:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
-from dataclasses import dataclass
+import time
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -23,12 +27,15 @@ from hypothesis.stateful import (
 )
 from traces import Traces
 
+from vllm_magic import ledger
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import NameInUse, ServerNotFound
+from vllm_magic.ledger import Condition
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.manager import Manager
 from vllm_magic.server import Server
 
+INHERITED = 3  # servers taken over in each sequence: each costs a process
 LIMIT = 120.0  # seconds for what takes less than one
 SLOW_TO_END = {"ignore_sigterm": True, "setsid_child": True, "daemonise": True}
 
@@ -46,6 +53,30 @@ class Expected:
     lives: bool
 
 
+def start_and_die(spec: ServerSpec) -> int:
+    """Start a server in a process that is killed then; returns once the server waits for a kernel: its pid."""
+    program = (
+        "import json, sys; from vllm_magic.manager import manager; from vllm_magic.engine.spec import ServerSpec\n"
+        "fields = json.loads(sys.stdin.readline())\n"
+        "spec = ServerSpec(**{**fields, 'args': tuple(fields['args']), 'env': tuple(map(tuple, fields['env']))})\n"
+        "print(manager.start(spec).server.pid, flush=True); sys.stdin.readline()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        other.stdin.write(json.dumps(asdict(spec)) + "\n")
+        other.stdin.flush()
+        leader = int(other.stdout.readline())
+        other.kill()
+    deadline = time.monotonic() + LIMIT
+    while [one.condition for one in ledger.entries() if one.leader and one.leader.pid == leader] != [
+        Condition.KEPT
+    ]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return leader
+
+
 class Kernel(RuleBasedStateMachine):
     """One manager with real servers."""
 
@@ -58,6 +89,7 @@ class Kernel(RuleBasedStateMachine):
         self.traces = Traces(Path(self.folder, "h"))
         self.manager = Manager()
         self.model: dict[str, Expected] = {}
+        self.inherited = 0
 
     def spec(self, name: str, length: str, stubborn: bool) -> ServerSpec:
         env = stand_in.options(
@@ -82,6 +114,25 @@ class Kernel(RuleBasedStateMachine):
             assert not started.reused
             self.model[name] = Expected(started.server, spec, lives=True)
         assert not wait or started.server.state == "ready"
+
+    @precondition(lambda self: len(self.model) < 3)
+    @rule(name=names, length=lengths, again=st.booleans())
+    def inherit(self, name: str, length: str, again: bool) -> None:
+        """A server of another kernel, which dies, is taken over: by its name, or by the same start."""
+        there = self.model.get(name)
+        spec = replace(self.spec(name, length, stubborn=True), keep=60.0)
+        if (there and there.lives) or self.inherited == INHERITED:
+            return
+        self.inherited += 1
+        leader = start_and_die(spec)
+        if again:
+            start = self.manager.start(spec, timeout=LIMIT)
+            assert start.reused
+            server = start.server
+        else:
+            server = self.manager.attach(name, timeout=LIMIT)
+        assert server.pid == leader
+        self.model[name] = Expected(server, spec, lives=True)
 
     @precondition(lambda self: self.model)
     @rule(name=names, grace=graces)
@@ -117,7 +168,6 @@ class Kernel(RuleBasedStateMachine):
         leader = processes.read(there.server.pid)
         inner = processes.read(leader.parent)
         outer = processes.read(inner.parent)
-        assert outer.parent == os.getpid()
         family = {"leader": leader, "inner": inner, "outer": outer}
         for role in whom:
             pidfd.send(family[role].identity, signal.SIGKILL)

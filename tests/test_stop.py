@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -228,3 +230,19 @@ def wait_until(condition, limit: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_model_in_shared_memory_stays(manager, spec, traces, tmp_path):
+    """It was there before the server, which maps it as vLLM maps weights."""
+    weights = Path(f"/dev/shm/model-{os.getpid()}.safetensors")
+    weights.touch(mode=0o600)
+    weights.write_bytes(b"x" * 4096)
+    try:
+        server = manager.start(spec(faults={"maps": str(weights)}), timeout=60).server
+        inode = f" {weights.stat().st_ino} "
+        assert any(inode in Path(f"/proc/{one.identity.pid}/maps").read_text() for one in server.processes())
+        assert server.stop().verified
+        assert weights.exists()
+    finally:
+        weights.unlink(missing_ok=True)
+    traces.check()

@@ -266,7 +266,7 @@ class TestWhatIsCleared:
         segment = Path(f"/dev/shm/psm_test_{os.getpid()}")
         segment.touch(mode=0o600)
         stat = segment.stat()
-        put(kernel=dead(), segments=[[stat.st_dev, stat.st_ino]])
+        put(kernel=dead(), since=stat.st_mtime - 1, segments=[[stat.st_dev, stat.st_ino]])
         sweep(probe)
         assert not segment.exists()
 

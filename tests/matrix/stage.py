@@ -211,7 +211,7 @@ class Stage:
             pidfd.wait_for_all({one.identity for one in left}, 5.0)
             if not left:
                 break
-        shared_memory.unlink_unmapped(segments)
+        shared_memory.unlink_unmapped(segments, since=0.0)
 
 
 WAIT = "import signal\nwhile True: signal.pause()"

@@ -97,6 +97,7 @@ class _Engine:
         log.line(f"Initializing a V1 LLM engine (v0.32.0) with config: {config}", "core.py:133")
         faults.phase(self.options, "engine", "init")
         time.sleep(self.options.init_s)
+        leftovers.weights(self.options.maps)
         faults.hang(self.options, "init")
         failures.check(self.options.fail, "engine", self.args.model)
 

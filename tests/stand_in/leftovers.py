@@ -6,6 +6,7 @@ They are made by Python's own multiprocessing, with its resource tracker, as vLL
 from __future__ import annotations
 
 import getpass
+import mmap
 import multiprocessing
 import os
 import socket
@@ -44,6 +45,13 @@ def semaphore() -> None:
 def segments(count: int) -> list[shared_memory.SharedMemory]:
     """Make and map `count` /dev/shm/psm_* of 1 MiB."""
     return [shared_memory.SharedMemory(create=True, size=1 << 20) for _ in range(count)]
+
+
+def weights(path: str | None) -> None:
+    """Map a file that was there before."""
+    if path is not None:
+        with Path(path).open("rb") as file:
+            _kept.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def unlink(made: list[shared_memory.SharedMemory]) -> None:

@@ -68,6 +68,7 @@ class Options:
     daemonise: bool = False  # `VLLM::Daemon`: double fork and setsid; nobody ends it
     children: int = 0  # more children of the engine, `VLLM::Child`, which end with it
     fork_while_killed: bool = False  # `VLLM::Forker`: see faults.keep_forking
+    maps: str | None = None  # a file that the engine maps, as vLLM maps weights
     log_flood: Flood | None = None
     trigger: str | None = None  # a FIFO: these two begin when somebody opens it to write, not at once
     log_bytes: bool = False  # bytes that are no UTF-8, escape sequences and HTML in the log

@@ -143,7 +143,7 @@ def reap(candidate: Candidate, probe: Probe, grace: float = GRACE, patience: flo
 
     ladder = Ladder(find, candidate.root.identity, note, whole_groups=False)
     outcome = ladder.run(grace, patience)
-    shared_memory.unlink_unmapped(segments & _made_by_vllm())
+    shared_memory.unlink_unmapped(segments & _made_by_vllm(), since=0.0)
     ended = tuple(EndedProcess(*row) for row in outcome.ended)
     listed, problem = _still_listed(probe, {one.pid for one in ended})
     left = tuple(EndedProcess(*row) for row in outcome.left)

@@ -140,7 +140,7 @@ class Guard:
                 stack.enter_context(_shared_lock(lock))
             ladder = Ladder(self.members, self.leader, self.note, self.is_empty, hurry)
             outcome = ladder.run(stop.grace, stop.patience)
-            shared_memory.unlink_unmapped(self.segments)
+            shared_memory.unlink_unmapped(self.segments, self.order.record["since"])
         self.say(Ended(by, why.value, self.exit_code, outcome.ended, outcome.left, round(outcome.seconds, 3)))
 
     def clear(self) -> None:

@@ -82,8 +82,8 @@ class Outer(Guard):
     def _unlink_recorded(self) -> None:
         """Remove the shared memory that the inner guard had noted: who mapped it may have ended before the release."""
         with contextlib.suppress(OSError, BrokenRecordError):
-            segments = record.read(self.order.folder).segments
-            shared_memory.unlink_unmapped(Segment(*segment) for segment in segments)
+            noted = record.read(self.order.folder)
+            shared_memory.unlink_unmapped((Segment(*segment) for segment in noted.segments), noted.since)
 
     def _poll(self, rest: float | None) -> set[int]:
         poller = select.poll()

@@ -75,7 +75,9 @@ class Attached:
         baseline = handover.unpack_gpus(record.baseline)
         witness = Witness(probe, baseline, record.gpus if record.chosen else (), entry.folder.mark)
         secrets = known({**dict(spec.env), "VLLM_API_KEY": command.api_key})
-        self._prepared = Prepared(entry.folder, witness, tuple(record.gpus), record.port, tuple(secrets))
+        self._prepared = Prepared(
+            entry.folder, witness, tuple(record.gpus), record.port, record.since, tuple(secrets)
+        )
         self._guards = guards
 
     def __call__(self, _: threading.Event, __: Callable[[Notice], None]) -> tuple[Prepared, Guards]:

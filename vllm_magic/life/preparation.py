@@ -45,6 +45,7 @@ class Prepared:
         witness: has seen the GPUs as they were before.
         gpus: the UUIDs it may use.
         port: where it will listen.
+        since: when it began, in seconds since the epoch.
         secrets: keys and tokens that its log may hold, to be masked where that is shown.
     """
 
@@ -52,6 +53,7 @@ class Prepared:
     witness: Witness
     gpus: tuple[str, ...]
     port: int
+    since: float
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
 
@@ -132,7 +134,7 @@ def _prepare(
         luggage=handover.pack_owner(spec, command),
     )
     witness = Witness(probe, baseline, _uuids(chosen), folder.mark)
-    return Prepared(folder, witness, usable, command.port, tuple(known(order.env))), order
+    return Prepared(folder, witness, usable, command.port, noted.since, tuple(known(order.env))), order
 
 
 def _record(

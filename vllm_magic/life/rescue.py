@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from vllm_magic.linux.shared_memory import Segment
 
 
-def release(mark: bytes, leader: Identity | None, segments: Iterable[Segment] = ()) -> Outcome:
+def release(mark: bytes, leader: Identity | None, since: float, segments: Iterable[Segment] = ()) -> Outcome:
     """Kill what carries the mark, what is in the leader's session, and all that is below; remove its shared memory.
 
     Args:
         mark: ``b"NAME=value"`` in the environment of each process of the server.
         leader: its first process, or None.
+        since: when it began, in seconds since the epoch.
         segments: shared memory that it is known to have mapped.
     """
     known = set(segments)
@@ -32,5 +33,5 @@ def release(mark: bytes, leader: Identity | None, segments: Iterable[Segment] = 
 
     ladder = Ladder(find, leader=None, note=note, empty=lambda: not find())
     outcome = ladder.run(grace=0.0, patience=0.0)
-    shared_memory.unlink_unmapped(known)
+    shared_memory.unlink_unmapped(known, since)
     return outcome

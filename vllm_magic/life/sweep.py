@@ -74,7 +74,7 @@ def _sweep(entry: Entry, probe: Probe) -> Swept | None:
             return None
         release = _release(entry, entry.record, probe) if entry.processes else None
         if release is None:
-            shared_memory.unlink_unmapped(_segments(entry.record))
+            shared_memory.unlink_unmapped(_segments(entry.record), entry.record.since)
         if release is None or not release.left:
             rooms = entry.folder
             folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
@@ -88,7 +88,7 @@ def _release(entry: Entry, record: Record, probe: Probe) -> Release:
         probe, handover.unpack_gpus(record.baseline), record.gpus if record.chosen else (), mark
     )
     witness.look_before_stop([one.identity for one in entry.processes], in_a_hurry=False)
-    ended = rescue.release(mark, entry.leader, _segments(record))
+    ended = rescue.release(mark, entry.leader, record.since, _segments(record))
     return outcome.release(record.name, Why.KERNEL_GONE, began, [ended], witness, entry.leader)
 
 

@@ -127,7 +127,7 @@ class Life:
         rooms = prepared.folder
         ended: list[Ended | Outcome] = [*attendance.ended]
         if not ended:
-            ended = [rescue.release(rooms.mark, attendance.leader)]
+            ended = [rescue.release(rooms.mark, attendance.leader, prepared.since)]
         # There still, if the guards were killed at the very end.
         folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
         began = attendance.began or time.monotonic()

@@ -36,8 +36,13 @@ def present(segments: Iterable[Segment]) -> set[Segment]:
     return wanted & {segment for segment, _ in _entries()} if wanted else set()
 
 
-def unlink_unmapped(segments: Iterable[Segment]) -> list[str]:
+def unlink_unmapped(segments: Iterable[Segment], since: float) -> list[str]:
     """Remove the segments that no process maps any more; returns the paths removed.
+
+    Args:
+        segments: what a server had mapped.
+        since: when the server began, in seconds since the epoch. What is older it has not made: people keep models
+            there, and a server maps those too.
 
     The maps of other users' processes cannot be read. Such a process can map a segment only if the segment's
     mode lets others in: then it stays.
@@ -45,7 +50,11 @@ def unlink_unmapped(segments: Iterable[Segment]) -> list[str]:
     wanted = set(segments)
     if not wanted:
         return []
-    found = {segment: entry for segment, entry in _entries() if segment in wanted}
+    found = {
+        segment: entry
+        for segment, entry in _entries()
+        if segment in wanted and (stat := _stat(entry.path)) and stat.st_mtime >= since
+    }
     blind = False
     for pid in _pids() if found else ():
         mapped = _mapped(pid)
