@@ -13,6 +13,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from vllm_magic import cli
 from vllm_magic.doctor import gpus, survey
 from vllm_magic.engine import log
 from vllm_magic.engine.spec import ServerSpec
@@ -209,7 +210,7 @@ def check(*shown: object) -> str:
     return whole
 
 
-def test_every_view_of_a_server_that_runs(manager, executable, talkative, fake_gpus, traces):
+def test_every_view_of_a_server_that_runs(manager, executable, talkative, fake_gpus, traces, capsys):
     wanted = talkative(f'exec {shlex.quote(executable)} "$@"')
     one = manager.start(wanted, timeout=60).server
     assert all(secret in one.log_path.read_text() for secret in PLANTED.values())  # there to be shown
@@ -232,6 +233,11 @@ def test_every_view_of_a_server_that_runs(manager, executable, talkative, fake_g
     check(
         one, one.spec, one._command, one.log(500), one.processes(), *map(processes.title, processes.table())
     )
+    for command in (["logs", "tiny"], ["ps"], ["ps", "--json"], ["doctor"], ["doctor", "--json"], ["gpu"]):
+        cli.main(command)
+        check(capsys.readouterr().out)
+    cli.main(["logs", "tiny", "-n", "500"])
+    assert SHOWN in check(capsys.readouterr().out)
     release = one.stop()
     check(release, views.release(release), views.releases([release, release]))
     check(one, views.lines(one.name, one.log(500)), views.server(one))

@@ -147,7 +147,7 @@ def _logs(words: argparse.Namespace) -> int:
         for line in find.follow(words.name, words.n):
             print(line, flush=True)
         return DONE
-    _print(log.tail(find.log(words.name), words.n))
+    _print(log.tail(find.log(words.name), words.n, find.secrets(words.name)))
     return DONE
 
 

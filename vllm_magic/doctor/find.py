@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import TYPE_CHECKING
 
 from vllm_magic import ledger
@@ -9,7 +11,8 @@ from vllm_magic.engine.log import Follower
 from vllm_magic.errors import ServerNotFound
 from vllm_magic.ledger import Condition
 from vllm_magic.linux import pidfd
-from vllm_magic.linux.processes import Identity, is_alive
+from vllm_magic.linux.processes import Identity, environment, is_alive
+from vllm_magic.masking import known
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,6 +61,16 @@ def log(name: str) -> Path:
         return ended
 
 
+def secrets(name: str) -> list[str]:
+    """What must not be shown of that log: the server's own key, as long as it lives, and this user's."""
+    environ = dict(os.environ)
+    with contextlib.suppress(ServerNotFound):
+        leader = living(name)[1].leader
+        if leader and is_alive(Identity(*leader)):
+            environ |= environment(leader[0])
+    return known(environ)
+
+
 def follow(name: str, count: int) -> Iterator[str]:
     """The last ``count`` lines of the log, and those that come, until the server has ended.
 
@@ -65,7 +78,7 @@ def follow(name: str, count: int) -> Iterator[str]:
         ServerNotFound: there is no log.
     """
     path = log(name)
-    follower = Follower(path)
+    follower = Follower(path, secrets(name))
     yield from follower.new_lines()[-count:]
     entry = ledger.look(path.parent)
     if entry is None or entry.record is None:  # an ended one's

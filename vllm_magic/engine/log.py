@@ -54,12 +54,17 @@ def clean(line: bytes, secrets: Iterable[str] = ()) -> str:
 class Follower:
     """Gives the lines that were added to a log since the last look. For one thread.
 
+    Args:
+        path: of the log.
+        secrets: what must not be shown, besides what looks like a key.
+
     Attributes:
         path: of the log; may be set to where it was moved.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, secrets: Iterable[str] = ()) -> None:
         self.path = path
+        self._secrets = tuple(secrets)
         self._at = 0
         self._rest = b""
 
@@ -78,8 +83,8 @@ class Follower:
         *lines, self._rest = _LINE_END.split(self._rest + data)
         if len(self._rest) > MOST_AT_ONCE:
             self._rest = b""
-        return _shown(lines)
+        return _shown(lines, self._secrets)
 
 
-def _shown(lines: Iterable[bytes], secrets: Iterable[str] = ()) -> list[str]:
+def _shown(lines: Iterable[bytes], secrets: Iterable[str]) -> list[str]:
     return [text for line in lines if (text := clean(line, secrets))]

@@ -156,17 +156,27 @@ def folders(pid: int) -> Iterator[str]:
 
 def has_environment(pid: int, entry: bytes) -> bool:
     """Whether the process was started with the environment entry ``b"NAME=value"``; False if unreadable."""
+    return entry in _environment(pid)
+
+
+def environment(pid: int) -> dict[str, str]:
+    """The environment that the process was started with; empty if unreadable."""
+    entries = (entry.decode("utf-8", "replace").partition("=") for entry in _environment(pid))
+    return {name: value for name, _, value in entries}
+
+
+def _environment(pid: int) -> list[bytes]:
     for folder in folders(pid):
         try:
             with open(f"{folder}/environ", "rb") as file:
                 text = file.read()
         except PermissionError:
-            return False
+            return []
         except OSError:
             continue
         if text:
-            return entry in text.split(b"\0")
-    return False
+            return text.split(b"\0")
+    return []
 
 
 def open_files(pid: int) -> dict[str, str]:
