@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .stage import Stage
 
 SLEEP = "import time; time.sleep(300)"
-C_LOOP = "import re; re.match(r'(a+)+$', 'a' * 40 + 'b')"  # holds the GIL for longer than anyone waits
+C_LOOP = "sum(range(10**12))"  # holds the GIL and hears no signal, for longer than anyone waits
 SWALLOW = f"while True:\n    try:\n        {SLEEP}\n    except KeyboardInterrupt: pass"
 HANDLER = f"import signal; signal.signal(signal.SIGTERM, lambda *_: None)\n{C_LOOP}"
 THREAD = "inside.begin(threaded=True)"
