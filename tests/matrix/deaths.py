@@ -219,6 +219,10 @@ def _part_deaths() -> list[Death]:
     def has_engine(cell: Cell) -> bool:
         return cell.phase is not Phase.IMPORTING
 
+    def without_requests(cell: Cell) -> bool:
+        """A sweep goes from one orphan to the next; with their leaders the requests are gone in any case."""
+        return cell.phase in (Phase.IMPORTING, Phase.INITIALISING, Phase.IDLE)
+
     return [
         death("leader", "leader SIGKILL", parts.kill_leaders, host_survives=True),
         death("engine", "EngineCore SIGKILL", parts.kill_engines, host_survives=True, concerns=has_engine),
@@ -243,7 +247,8 @@ def _part_deaths() -> list[Death]:
             "the same, after the next `%load_ext`",
             parts.kill_kernel_and_guards_and_sweep,
             today=False,
-            settle=150.0,
+            settle=200.0,
+            concerns=without_requests,
         ),
     ]
 
