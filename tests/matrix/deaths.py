@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .stage import Stage
 
 SLEEP = "import time; time.sleep(300)"
-C_LOOP = "import re; re.match(r'(a+)+$', 'a' * 40 + 'b')"  # holds the GIL for longer than anyone waits
+C_LOOP = "sum(range(10**12))"  # holds the GIL and hears no signal, for longer than anyone waits
 SWALLOW = f"while True:\n    try:\n        {SLEEP}\n    except KeyboardInterrupt: pass"
 HANDLER = f"import signal; signal.signal(signal.SIGTERM, lambda *_: None)\n{C_LOOP}"
 THREAD = "inside.begin(threaded=True)"
@@ -219,6 +219,10 @@ def _part_deaths() -> list[Death]:
     def has_engine(cell: Cell) -> bool:
         return cell.phase is not Phase.IMPORTING
 
+    def without_requests(cell: Cell) -> bool:
+        """A sweep goes from one orphan to the next; with their leaders the requests are gone in any case."""
+        return cell.phase in (Phase.IMPORTING, Phase.INITIALISING, Phase.IDLE)
+
     return [
         death("leader", "leader SIGKILL", parts.kill_leaders, host_survives=True),
         death("engine", "EngineCore SIGKILL", parts.kill_engines, host_survives=True, concerns=has_engine),
@@ -243,7 +247,8 @@ def _part_deaths() -> list[Death]:
             "the same, after the next `%load_ext`",
             parts.kill_kernel_and_guards_and_sweep,
             today=False,
-            settle=150.0,
+            settle=200.0,
+            concerns=without_requests,
         ),
     ]
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .resources import MemoryGroup
     from .watch import Watched
 
-LIFE = 300  # seconds after which a stage gives up, and clears what it started
+LIFE = 360  # seconds after which a stage gives up, and clears what it started
 BEGIN = 120.0  # seconds for every server to be in its phase
 UNDER_WAY = 0.3  # seconds for floods, forks and stops to be under way
 TESTS = Path(__file__).parent.parent
