@@ -246,3 +246,11 @@ def test_a_model_in_shared_memory_stays(manager, spec, traces, tmp_path):
     finally:
         weights.unlink(missing_ok=True)
     traces.check()
+
+
+@pytest.mark.parametrize("time_given", [1e10, float("inf")])
+def test_more_patience_than_poll_can_count(manager, spec, traces, time_given):
+    """An idle server ends at once all the same."""
+    server = start(manager, spec())
+    assert server.stop(grace=time_given, drain=time_given).verified
+    traces.check()

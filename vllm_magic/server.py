@@ -20,6 +20,7 @@ import time
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from vllm_magic import durations
 from vllm_magic.engine import command as commands
 from vllm_magic.engine import log
 from vllm_magic.engine.stages import Progress, Stage
@@ -321,14 +322,18 @@ class Server:
             self._life.stop(StopPlan(grace=0.5, patience=0.5))
 
     def _plan(self, grace: float | None, drain: float) -> StopPlan:
+        drain = min(drain, durations.MOST)
         if grace is not None:
+            grace = min(grace, durations.MOST)
             return StopPlan(grace, grace, drain, hurry=True)
-        own = commands.shutdown_timeout(self.spec.args)
+        own = min(commands.shutdown_timeout(self.spec.args), durations.MOST)
         return StopPlan(GRACE + own, PATIENCE + own, drain)
 
     def _wait_for(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
         with self._changed:
-            return self._changed.wait_for(condition, timeout)
+            return self._changed.wait_for(
+                condition, None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+            )
 
     # What its life tells, in the life's own thread.
 
