@@ -13,7 +13,9 @@ import time
 import pytest
 from records import record
 
+from vllm_magic.guard import visitor
 from vllm_magic.guard.client import GuardPair
+from vllm_magic.guard.outer import LONGEST
 from vllm_magic.guard.protocol import Ended, Order, Refused, Started, Stop, encode
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity
@@ -220,7 +222,9 @@ def test_the_kernels_death_releases(tmp_path, death):
     program = f"""
 import os, signal, sys, time
 sys.path.insert(0, {os.getcwd()!r})
+from vllm_magic.guard import visitor
 from vllm_magic.guard.client import GuardPair
+from vllm_magic.guard.outer import LONGEST
 from vllm_magic.guard.protocol import Order
 o = Order(argv=["/bin/sh", "-c", {STUBBORN!r}], env={{"PATH": os.environ["PATH"]}}, cwd="/", tmp={str(tmp_path / "t")!r},
           folder={str(tmp_path / "f")!r}, log={str(tmp_path / "log")!r}, keep_log={str(tmp_path / "kept")!r}, locks=[], record={json.loads(json.dumps(record()._asdict()))!r})
@@ -300,3 +304,24 @@ def test_a_guard_that_is_stopped_when_the_kernel_dies(stubborn):
     os.kill(started.inner[0], signal.SIGSTOP)
     pair._socket.close()
     assert pidfd.wait_for_all(everyone, 30) == set()
+
+
+def test_a_disk_that_hangs_does_not_hold_a_release_up(stubborn, tmp_path):
+    """The record cannot be written: whoever opens a FIFO for writing waits for a reader."""
+    pair, started, everyone = stubborn
+    os.mkfifo(tmp_path / "folder" / f"record.json.{started.inner[0]}")
+    pair.hang_up()
+    assert pidfd.wait_for_all(everyone, LONGEST / 2) == set()
+
+
+def test_a_silent_visitor_who_comes_as_the_kernel_goes(tmp_path):
+    """In one poll of the inner guard: the descriptor of the dead kernel is given to the visitor at once."""
+    pair = GuardPair(order(tmp_path, "/bin/sleep", "304")._replace(keep=1.0))
+    started = hear(pair, Started)
+    inner, leader = Identity(*started.inner), Identity(*started.leader)
+    assert pidfd.send(inner, signal.SIGSTOP)
+    with visitor.connect(tmp_path / "folder"):
+        pair.hang_up()
+        assert pidfd.send(inner, signal.SIGCONT)
+        assert pidfd.wait_for_all({leader}, LONGEST / 2) == set()
+    pair.close()
