@@ -9,17 +9,18 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from records import record
 
 from vllm_magic.guard import record as records
+from vllm_magic.guard import visitor
 from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.outer import LONGEST, Outer
 from vllm_magic.guard.protocol import Ended, Order, Refused, Started, Stop, encode
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity
-from vllm_magic.linux.shared_memory import Segment
 
 # A leader that ignores SIGTERM, with a child, one in its own session, and one that double-forked.
 STUBBORN = """
@@ -223,9 +224,7 @@ def test_the_kernels_death_releases(tmp_path, death):
     program = f"""
 import os, signal, sys, time
 sys.path.insert(0, {os.getcwd()!r})
-from vllm_magic.guard import record as records
 from vllm_magic.guard.client import GuardPair
-from vllm_magic.guard.outer import LONGEST, Outer
 from vllm_magic.guard.protocol import Order
 o = Order(argv=["/bin/sh", "-c", {STUBBORN!r}], env={{"PATH": os.environ["PATH"]}}, cwd="/", tmp={str(tmp_path / "t")!r},
           folder={str(tmp_path / "f")!r}, log={str(tmp_path / "log")!r}, keep_log={str(tmp_path / "kept")!r}, locks=[], record={json.loads(json.dumps(record()._asdict()))!r})
@@ -320,12 +319,40 @@ def test_only_a_guard_that_hangs_is_replaced():
         inner.kill()
 
 
-def test_the_shared_memory_of_a_guard_that_was_killed_is_known(tmp_path):
-    outer = Outer.__new__(Outer)
-    outer.order = order(tmp_path, "/bin/true")
-    outer.segments = set()
-    outer._recall_segments()  # no record yet
-    assert outer.segments == set()
-    records.write(outer.order.folder, record(segments=[[1, 2]]))
-    outer._recall_segments()
-    assert outer.segments == {Segment(1, 2)}
+def test_the_shared_memory_that_a_killed_guard_had_noted(tmp_path):
+    """Who had mapped it has ended before the other guard looks."""
+    segment = Path(f"/dev/shm/noted-{os.getpid()}")
+    segment.touch(mode=0o600)
+    try:
+        stat = segment.stat()
+        outer = Outer.__new__(Outer)
+        outer.order = order(tmp_path, "/bin/true")
+        outer._unlink_recorded()  # no record yet
+        assert segment.exists()
+        noted = record(since=stat.st_mtime - 1, segments=[[stat.st_dev, stat.st_ino]])
+        records.write(outer.order.folder, noted)
+        outer._unlink_recorded()
+        assert not segment.exists()
+    finally:
+        segment.unlink(missing_ok=True)
+
+
+def test_a_disk_that_hangs_does_not_hold_a_release_up(stubborn, tmp_path):
+    """The record cannot be written: whoever opens a FIFO for writing waits for a reader."""
+    pair, started, everyone = stubborn
+    os.mkfifo(tmp_path / "folder" / f"record.json.{started.inner[0]}")
+    pair.hang_up()
+    assert pidfd.wait_for_all(everyone, LONGEST / 2) == set()
+
+
+def test_a_silent_visitor_who_comes_as_the_kernel_goes(tmp_path):
+    """In one poll of the inner guard: the descriptor of the dead kernel is given to the visitor at once."""
+    pair = GuardPair(order(tmp_path, "/bin/sleep", "304")._replace(keep=1.0))
+    started = hear(pair, Started)
+    inner, leader = Identity(*started.inner), Identity(*started.leader)
+    assert pidfd.send(inner, signal.SIGSTOP)
+    with visitor.connect(tmp_path / "folder"):
+        pair.hang_up()
+        assert pidfd.send(inner, signal.SIGCONT)
+        assert pidfd.wait_for_all({leader}, LONGEST / 2) == set()
+    pair.close()

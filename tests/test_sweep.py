@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -194,12 +195,45 @@ class TestWhatIsLeftAlone:
         os.close(lock)
         assert ledger.look(path).condition is Condition.LEFT
 
+    def test_a_look_makes_nothing(self, home):
+        """A file that is made while another kernel clears the folder would be left in it for ever."""
+        path = put(kernel=dead())
+        before = sorted(path.iterdir())
+        assert ledger.look(path).condition is Condition.LEFT
+        assert sorted(path.iterdir()) == before
+
+    def test_those_who_look_do_not_see_each_other(self, home, monkeypatch):
+        """For a start, a server that somebody just looks at is to be released like any other."""
+        path = put(kernel=dead())
+        os.close(records.hold_lock(str(path)))
+        flock, seen = fcntl.flock, []
+
+        def look_meanwhile(fd: int, operation: int) -> None:
+            flock(fd, operation)
+            if not seen:
+                seen.append(None)
+                seen[0] = ledger.look(path).condition
+
+        monkeypatch.setattr(fcntl, "flock", look_meanwhile)
+        assert ledger.look(path).condition is Condition.LEFT
+        assert seen == [Condition.LEFT]
+
+    def test_a_sweeper_does_not_mind_those_who_look(self, home, probe, monkeypatch):
+        path = put(kernel=dead())
+        os.close(records.hold_lock(str(path)))
+        with (path / records.LOCK).open() as looking:
+            fcntl.flock(looking, fcntl.LOCK_SH)
+            monkeypatch.setattr(records.time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+            assert sweep(probe)
+        assert not path.exists()
+
     @pytest.mark.parametrize(
         ("position", "other", "problem"),
         [
             (0, "another", "of the machine another"),
             (1, "0-0-0", "from before this machine was started"),
             (2, "pid:[1]", "another container"),
+            (2, f"{os.readlink('/proc/self/ns/pid')} since 999", "another container"),  # an earlier one
             (3, 12345, "belongs to the user 12345"),
         ],
     )
@@ -246,6 +280,23 @@ class TestWhatIsLeftAlone:
             assert swept.release is None
             assert other.poll() is None
             other.kill()
+
+    def test_a_session_that_was_given_away(self, home, probe):
+        """The pid of the record's leader was given to a daemon's parent, which has ended, and the daemon lives."""
+        fork_twice = "import os, time\nif os.fork() == 0:\n print(os.getpid(), flush=True); time.sleep(60)"
+        with subprocess.Popen(
+            [sys.executable, "-c", fork_twice], stdout=subprocess.PIPE, start_new_session=True
+        ) as parent:
+            daemon = processes.read(int(parent.stdout.readline()))
+            parent.wait()
+            try:
+                assert daemon.session == parent.pid
+                put(kernel=dead(), leader=[parent.pid, 1])
+                (swept,) = sweep(probe)
+                assert swept.release is None
+                assert processes.is_alive(daemon.identity)
+            finally:
+                assert pidfd.send(daemon.identity, signal.SIGKILL)
 
 
 class TestWhatIsCleared:

@@ -207,12 +207,9 @@ def _guards_live(path: Path, record: Record) -> bool:
     if any(map(processes.is_alive, guards)):
         return True
     try:
-        os.close(records.hold_lock(str(path)))
-    except BlockingIOError:
-        return True
-    except OSError:  # no locks here: the identities have told
+        return records.is_locked(str(path))
+    except OSError:  # no guard was there, or no locks are: the identities have told
         return False
-    return False
 
 
 def _foreign(record: Record) -> str:

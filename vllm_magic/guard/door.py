@@ -67,8 +67,6 @@ class Door:
     def hear(self, ready: Container[int]) -> list[tuple[Visitor, Message]]:
         """Let in who knocks, and give what was said; who hung up is gone."""
         heard: list[tuple[Visitor, Message]] = []
-        if self._listener.fileno() in ready:
-            self._let_in()
         for fd, visitor in list(self._visitors.items()):
             if fd in ready:
                 messages = visitor.inbox.read()
@@ -76,6 +74,9 @@ class Door:
                     del self._visitors[fd]
                     visitor.connection.close()
                 heard += [(visitor, message) for message in messages or ()]
+        # Last: whoever comes in now may get the number of a descriptor that was ready, and closed meanwhile.
+        if self._listener.fileno() in ready:
+            self._let_in()
         return heard
 
     def tell_all(self, message: Message) -> None:

@@ -77,7 +77,8 @@ class Inner(Guard):
             self._door.close()
         if why is Why.LEADER_ENDED:
             self._linger()
-        self._write(durable=False, phase=Phase.STOPPING)
+        if why is Why.ASKED:  # for the others there is no time: a disk that hangs would hold the release up
+            self._write(durable=False, phase=Phase.STOPPING)
         self.release("inner", why, stop, self._hurry() if why is Why.ASKED else [])
         self.clear()
 

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +25,7 @@ NAME = "record.json"
 LOCK = "alive"
 VERSION = 1
 LONGEST = 2**20  # bytes; what is longer is not ours
+LOOK_LIMIT = 0.1  # seconds; who looks at the lock holds it for an instant
 
 
 class Phase(str, Enum):
@@ -144,12 +146,37 @@ def hold_lock(folder: str) -> int:
         OSError: there is no such folder, or no descriptor is free.
     """
     fd = os.open(os.path.join(folder, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    deadline = time.monotonic() + LOOK_LIMIT
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # by somebody who is just looking, perhaps
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(LOOK_LIMIT / 20)
+            else:
+                return fd
     except OSError:
         os.close(fd)
         raise
-    return fd
+
+
+def is_locked(folder: str) -> bool:
+    """Whether somebody holds the lock. Nothing is made for it, and those who look do not see each other.
+
+    Raises:
+        OSError: the file is not there, or cannot be locked.
+    """
+    fd = os.open(os.path.join(folder, LOCK), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_UN)  # the close is not enough if another thread forks now
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _place(value: Any) -> bool:

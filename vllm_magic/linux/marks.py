@@ -22,11 +22,20 @@ def members(mark: bytes, leader: Identity | None) -> list[Process]:
     table = processes.table()
     mine = _line_of(table, os.getpid())
     pids = {pid for pid in table if processes.has_environment(pid, mark)} - mine
-    if leader is not None:
+    if leader is not None and _is_its_session(table, leader, pids):
         pids |= processes.server_members(table, leader)
     for pid in tuple(pids):
         pids |= processes.descendants(table, pid)
     return [table[pid] for pid in pids - mine if table[pid].alive]
+
+
+def _is_its_session(table: Table, leader: Identity, marked: set[int]) -> bool:
+    """Whether the session with the leader's number is the leader's still, when he may be long dead.
+
+    A number that nobody used any more may have become another's, who has ended too and left its session behind, as
+    a daemon's parent does. Where one with the mark is in it, it was in use all the time.
+    """
+    return leader.pid in table or any(table[pid].session == leader.pid for pid in marked)
 
 
 def _line_of(table: Table, pid: int) -> set[int]:
