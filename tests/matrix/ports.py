@@ -8,10 +8,11 @@ import socket
 RANGE = range(12_000, 32_000)  # Linux gives out 32768 to 60999 (ip(7), ip_local_port_range)
 
 
-def free_ports(count: int) -> list[int]:
-    """So many ports that can be bound."""
+def free_ports(count: int, *, odd: bool) -> list[int]:
+    """So many ports that can be bound; odd or even ones, since two stages that run side by side choose at once."""
+    candidates = RANGE[odd::2]
     found = []
-    for port in random.sample(RANGE, len(RANGE)):
+    for port in random.sample(candidates, len(candidates)):
         if len(found) == count:
             break
         if can_bind(port):

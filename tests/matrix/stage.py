@@ -82,7 +82,13 @@ class Stage:
 
     def begin(self, wanted: list[cells.Cell]) -> None:
         """Start the host and its servers, and bring each server into its phase."""
-        ports = dict(zip((cell.name for cell in wanted), free_ports(len(wanted)), strict=True))
+        ports = dict(
+            zip(
+                (cell.name for cell in wanted),
+                free_ports(len(wanted), odd=self.method == "vllm_magic"),
+                strict=True,
+            )
+        )
         self._write_plan(wanted, ports)
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(str(self.folder / "socket"))
