@@ -313,6 +313,26 @@ class TestWhatIsCleared:
         assert outside.read_text() == "stays"
         assert (home / "logs" / "tiny-0a1b2c3d.log").read_text() == "said\n"
 
+    def test_folders_deeper_than_python_can_go(self, home, probe):
+        """Nobody's start fails for them, and the record says whose they are as long as they are there."""
+        path = put(kernel=dead())
+        fd = os.open(path / "t", os.O_RDONLY)
+        for _ in range(2 * sys.getrecursionlimit()):
+            os.mkdir("d", dir_fd=fd)
+            deeper = os.open("d", os.O_RDONLY, dir_fd=fd)
+            os.close(fd)
+            fd = deeper
+        os.close(fd)
+        swept = sweep(probe)
+        try:
+            entry = ledger.look(path)
+            assert bool(swept) is (entry is None)
+            assert entry is None or entry.condition is Condition.LEFT
+        finally:
+            subprocess.run(["rm", "-rf", path / "t"], check=True)
+        assert (ledger.look(path) is None) or sweep(probe)
+        assert not path.exists()
+
     def test_shared_memory_that_it_had_mapped(self, home, probe):
         segment = Path(f"/dev/shm/psm_test_{os.getpid()}")
         segment.touch(mode=0o600)

@@ -21,7 +21,7 @@ from vllm_magic.linux.shared_memory import Segment
 if TYPE_CHECKING:
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.guard.record import Record
-    from vllm_magic.ledger import Entry
+    from vllm_magic.ledger import Entry, Folder
     from vllm_magic.release import Release
 
 
@@ -76,9 +76,14 @@ def _sweep(entry: Entry, probe: Probe) -> Swept | None:
         if release is None:
             shared_memory.unlink_unmapped(_segments(entry.record))
         if release is None or not release.left:
-            rooms = entry.folder
-            folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
+            _clear(entry.folder)
+    if entry.path.exists() and release is None:
+        return None  # files that cannot be removed, which is no news
     return Swept(entry.record.name, entry.id, release)
+
+
+def _clear(rooms: Folder) -> None:
+    folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
 
 
 def _release(entry: Entry, record: Record, probe: Probe) -> Release:
