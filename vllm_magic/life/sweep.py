@@ -77,7 +77,9 @@ def _sweep(entry: Entry, probe: Probe) -> Swept | None:
             shared_memory.unlink_unmapped(_segments(entry.record))
         if release is None or not release.left:
             _clear(entry.folder)
-    if entry.path.exists() and release is None:
+    if (release is None or not release.left) and entry.path.exists():
+        _clear(entry.folder)  # NFS keeps a file that is open, under another name: here the lock
+    if release is None and entry.path.exists():
         return None  # files that cannot be removed, which is no news
     return Swept(entry.record.name, entry.id, release)
 
