@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import httpx
 import pytest
 
 from vllm_magic import ledger
-from vllm_magic.errors import NameInUse, ServerNotFound
+from vllm_magic.errors import NameInUse, ServerNotFound, StartFailed
 from vllm_magic.guard.visitor import Visitor
 from vllm_magic.ledger import Condition
 from vllm_magic.linux import pidfd, processes
@@ -271,3 +272,54 @@ def test_a_new_kernel_hears_of_it(first, executable, manager, monkeypatch):
     assert manager.waiting() == [line]
     manager.attach().stop()
     assert manager.waiting() == []
+
+
+LATER_KERNEL = """
+import sys, vllm_magic
+from vllm_magic.life import handover
+pack = handover.pack_spec
+handover.pack_spec = lambda spec: {**pack(spec), "colour": "blue"}
+print(vllm_magic.start("tiny", keep=60).pid, flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def later(home, executable):
+    """A server that waits for a kernel and was started by a later version; its leader."""
+    env = {**os.environ, "VLLM_MAGIC_EXECUTABLE": executable}
+    with subprocess.Popen(
+        [sys.executable, "-c", LATER_KERNEL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
+    ) as kernel:
+        leader = processes.read(int(kernel.stdout.readline())).identity
+        kernel.kill()
+    wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
+    yield leader
+    pidfd.send(leader, signal.SIGKILL)
+    wait_until(lambda: not ledger.entries())
+
+
+def test_one_of_another_version_goes_on_waiting(later, manager):
+    """Taken over and not understood, it would belong to this kernel, which does not know of it."""
+    with pytest.raises(ServerNotFound, match="another version of vllm_magic has started it") as failed:
+        manager.attach()
+    wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
+    assert processes.is_alive(later)
+    assert failed.value
+
+
+def test_without_a_thread_it_goes_on_waiting(first, manager, monkeypatch):
+    kernel = first(60)
+    kernel.die()
+    wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
+
+    def none(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none)
+        with pytest.raises(StartFailed) as failed:
+            manager.attach()
+    wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
+    assert manager.attach().pid == kernel.pid
+    assert failed.value

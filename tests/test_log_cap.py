@@ -272,6 +272,20 @@ class TestKept:
         assert on_disk(Path(order.keep_log)) < MIB
         assert not os.path.exists(order.folder)
 
+    def test_a_file_system_that_cannot_tell_its_holes(self, order, monkeypatch):
+        """As lseek(2) has it: EINVAL."""
+        lseek = os.lseek
+
+        def seek(fd: int, position: int, how: int) -> int:
+            if how == os.SEEK_DATA:
+                raise OSError(22, "Invalid argument")
+            return lseek(fd, position, how)
+
+        monkeypatch.setattr(os, "lseek", seek)
+        append(Path(order.log), b"one\ntwo\n")
+        folder.clear(**vars(order))
+        assert Path(order.keep_log).read_bytes() == b"one\ntwo\n"
+
     def test_twice_is_once(self, order):
         append(Path(order.log), b"one\n")
         folder.clear(**vars(order))

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -313,6 +314,26 @@ class TestWhatIsCleared:
         assert outside.read_text() == "stays"
         assert (home / "logs" / "tiny-0a1b2c3d.log").read_text() == "said\n"
 
+    def test_folders_deeper_than_python_can_go(self, home, probe):
+        """Nobody's start fails for them, and the record says whose they are as long as they are there."""
+        path = put(kernel=dead())
+        fd = os.open(path / "t", os.O_RDONLY)
+        for _ in range(2 * sys.getrecursionlimit()):
+            os.mkdir("d", dir_fd=fd)
+            deeper = os.open("d", os.O_RDONLY, dir_fd=fd)
+            os.close(fd)
+            fd = deeper
+        os.close(fd)
+        swept = sweep(probe)
+        try:
+            entry = ledger.look(path)
+            assert bool(swept) is (entry is None)
+            assert entry is None or entry.condition is Condition.LEFT
+        finally:
+            subprocess.run(["rm", "-rf", path / "t"], check=True)
+        assert (ledger.look(path) is None) or sweep(probe)
+        assert not path.exists()
+
     def test_shared_memory_that_it_had_mapped(self, home, probe):
         segment = Path(f"/dev/shm/psm_test_{os.getpid()}")
         segment.touch(mode=0o600)
@@ -398,3 +419,35 @@ class TestRecords:
         inner = processes.read(server.processes()[0].parent)
         assert (found.inner, found.outer[0]) == (list(inner.identity), inner.parent)
         assert server.api_key not in (entry.path / records.NAME).read_text()
+
+
+@pytest.fixture
+def renaming_home(home, tmp_path):
+    """A state folder on a file system like NFS: a file that is removed while it is open gets another name."""
+    home.mkdir(mode=0o700, exist_ok=True)
+    real = tmp_path / "real"
+    real.mkdir(mode=0o700)
+    program = shutil.which("bindfs")
+    if program is None or subprocess.run([program, real, home], capture_output=True, check=False).returncode:
+        pytest.skip("needs bindfs and /dev/fuse")
+    yield home
+    subprocess.run(["umount", home], check=True)
+
+
+class TestOnNfs:
+    def test_what_is_left_is_cleared(self, renaming_home, probe):
+        path = put(kernel=dead())
+        assert sweep(probe)
+        assert not path.exists()
+
+    def test_guards_clear_everything(self, renaming_home, executable):
+        env = {**os.environ, "VLLM_MAGIC_EXECUTABLE": executable}
+        with subprocess.Popen(
+            [sys.executable, "-c", KERNEL, "{}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
+        ) as kernel:
+            kernel.stdout.readline()
+            (entry,) = ledger.entries()
+            kernel.kill()
+        outer = Identity(*entry.record.outer)
+        assert pidfd.wait_for_all({outer}, LIMIT) == set()
+        assert not entry.path.exists()

@@ -17,6 +17,7 @@ from vllm_magic.engine import command
 from vllm_magic.errors import (
     NameInUse,
     ServerNotFound,
+    StartFailed,
     StartInterrupted,
     StartTimeout,
     VllmMagicError,
@@ -318,18 +319,33 @@ class Manager:
             guards = AttachedGuards(entry.path, Identity(*record.outer), only)
         except (OSError, AttachRefusedError) as error:
             raise ServerNotFound(f"{record.name} cannot be attached: {error}.") from error
-        spec, built = handover.unpack_owner(guards.luggage)
+        try:
+            server = self._adopt(entry, record.name, guards, existing)
+        except BaseException:  # without this connection the server waits for a kernel again
+            guards.hang_up()
+            raise
+        try:
+            server.begin()
+        except StartFailed:
+            guards.hang_up()
+            raise
+        return server
+
+    def _adopt(self, entry: Entry, name: str, guards: AttachedGuards, existing: Server | None) -> Server:
+        try:
+            spec, built = handover.unpack_owner(guards.luggage)
+        except (LookupError, TypeError, ValueError) as error:
+            raise ServerNotFound(
+                f"{name} cannot be attached: another version of vllm_magic has started it. "
+                f"To end it: vllm-magic stop {entry.id}"
+            ) from error
         server = Server(spec, built, Attached(entry, guards, spec, built, self._probe), self._news.put)
         with self._lock:
-            taken = self._servers.get(spec.name) is not existing
-            if not taken:
-                if existing:
-                    self._put_away(existing)
-                self._servers[spec.name] = server
-        if taken:  # another thread was faster; without this connection the server waits for a kernel again
-            guards.hang_up()
-            raise NameInUse(f"Another server of this kernel has just been called {spec.name}.")
-        server.begin()
+            if self._servers.get(spec.name) is not existing:  # another thread was faster
+                raise NameInUse(f"Another server of this kernel has just been called {spec.name}.")
+            if existing:
+                self._put_away(existing)
+            self._servers[spec.name] = server
         return server
 
     def _interrupted(self, name: str, before: Server | None) -> BaseException:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import time
 
 from vllm_magic.guard import log_cap, record
@@ -55,19 +56,27 @@ def _copy(source: int, begin: int, end: int, path: str) -> None:
 
 
 def _empty(root: str, deadline: float, but: str = "") -> bool:
-    """Remove what is in a folder of ours, links themselves and never what they point to; False when time is up.
+    """Remove what is in a folder of ours, links themselves and never what they point to; False if something is left.
 
     Where the folder was removed meanwhile, and somebody put a link or a folder of theirs in its place, nothing is.
     """
-    with contextlib.suppress(OSError):
-        if os.lstat(root).st_uid != os.getuid():
+    try:
+        status = os.lstat(root)
+        if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
             return True
         for base, folders, names, fd in os.fwalk(root, topdown=False):
             for name in {*folders, *names} - ({but} if base == root else set()):
                 if time.monotonic() > deadline:
                     return False
                 _remove(name, fd)
-    return True
+        return set(os.listdir(root)) <= {but}
+    except FileNotFoundError:
+        return True
+    except (
+        OSError,
+        RecursionError,
+    ):  # folders in folders, a thousand deep: too many for os.fwalk before Python 3.13
+        return False
 
 
 def _remove(name: str, folder: int) -> None:

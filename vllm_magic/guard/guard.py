@@ -61,7 +61,7 @@ def main() -> NoReturn:
 
 def _guard(control: socket.socket, inbox: Inbox, kernel: int, order: Order) -> None:
     prctl.become_subreaper()
-    _hold_lock(order.folder)
+    lock = _hold_lock(order.folder)
     me = os.getpid()
     outer_pidfd = os.pidfd_open(me)
     link, others = socket.socketpair()
@@ -74,18 +74,19 @@ def _guard(control: socket.socket, inbox: Inbox, kernel: int, order: Order) -> N
     else:
         os.close(outer_pidfd)
         others.close()
-        Outer(control, inbox, kernel, order, inner=inner, link=link).run()
+        Outer(control, inbox, kernel, order, inner=inner, link=link, lock=lock).run()
 
 
-def _hold_lock(folder: str) -> None:
+def _hold_lock(folder: str) -> int | None:
     """Say "the guards live" until both are gone: the inner one shares the lock.
 
     Raises:
         BlockingIOError: somebody is clearing the folder, since the kernel is gone.
     """
     try:
-        record.hold_lock(folder)
+        return record.hold_lock(folder)
     except BlockingIOError:
         raise
     except OSError as error:  # a file system without locks: then the record's identities have to tell
         print(f"vllm_magic: no lock: {error}", file=sys.stderr)  # noqa: T201 - into the log
+        return None

@@ -34,6 +34,7 @@ class Outer(Guard):
     Args:
         inner: the inner guard's pid.
         link: on which that one tells of a new kernel.
+        lock: the descriptor of the lock that says "the guards live"; None where there is none.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class Outer(Guard):
         *,
         inner: int,
         link: socket.socket,
+        lock: int | None,
     ) -> None:
         super().__init__(control, inbox, kernel, order)
         self._inner = inner
         self._link = link
+        self._lock = lock
         self._deadline: float | None = None
 
     def run(self) -> None:
@@ -56,6 +59,8 @@ class Outer(Guard):
         if not self._wait():
             self.release("outer", Why.GUARD_GONE, AT_ONCE)
             self._unlink_recorded()  # after it: a disk that hangs must not hold the release up
+        if self._lock is not None:  # NFS keeps a file that is open, under another name, and so the folder
+            os.close(self._lock)
         self.clear()
 
     def _wait(self) -> bool:

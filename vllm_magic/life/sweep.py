@@ -21,7 +21,7 @@ from vllm_magic.linux.shared_memory import Segment
 if TYPE_CHECKING:
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.guard.record import Record
-    from vllm_magic.ledger import Entry
+    from vllm_magic.ledger import Entry, Folder
     from vllm_magic.release import Release
 
 
@@ -76,9 +76,16 @@ def _sweep(entry: Entry, probe: Probe) -> Swept | None:
         if release is None:
             shared_memory.unlink_unmapped(_segments(entry.record), entry.record.since)
         if release is None or not release.left:
-            rooms = entry.folder
-            folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
+            _clear(entry.folder)
+    if (release is None or not release.left) and entry.path.exists():
+        _clear(entry.folder)  # NFS keeps a file that is open, under another name: here the lock
+    if release is None and entry.path.exists():
+        return None  # files that cannot be removed, which is no news
     return Swept(entry.record.name, entry.id, release)
+
+
+def _clear(rooms: Folder) -> None:
+    folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
 
 
 def _release(entry: Entry, record: Record, probe: Probe) -> Release:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 
 FALLOC_FL_KEEP_SIZE = 0x1  # include/uapi/linux/falloc.h
@@ -19,8 +20,8 @@ def first_data(fd: int) -> int:
     """
     try:
         return os.lseek(fd, 0, os.SEEK_DATA)
-    except OSError:  # ENXIO: nothing but a hole
-        return os.fstat(fd).st_size
+    except OSError as error:  # ENXIO: nothing but a hole; EINVAL where the question is not understood
+        return os.fstat(fd).st_size if error.errno == errno.ENXIO else 0
 
 
 def keep_end(fd: int, count: int) -> None:
