@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 import socket
 
-RANGE = range(12_000, 32_000)  # Linux gives out 32768 to 60999 (ip(7), ip_local_port_range)
+# Linux gives out 32768 to 60999 (ip(7), ip_local_port_range). Those who choose at the same time have one each.
+OURS, OTHERS, JUPYTER = range(12_000, 22_000), range(22_000, 32_000), range(10_000, 12_000)
 
 
-def free_ports(count: int, *, odd: bool) -> list[int]:
-    """So many ports that can be bound; odd or even ones, since two stages that run side by side choose at once."""
-    candidates = RANGE[odd::2]
+def free_ports(count: int, among: range) -> list[int]:
+    """So many ports that can be bound."""
     found = []
-    for port in random.sample(candidates, len(candidates)):
+    for port in random.sample(among, len(among)):
         if len(found) == count:
             break
         if can_bind(port):

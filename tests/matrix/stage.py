@@ -23,7 +23,7 @@ from vllm_magic.linux.processes import Identity
 
 from . import cells, inside, judge, watch
 from .deaths import DEATHS
-from .ports import free_ports
+from .ports import OTHERS, OURS, free_ports
 
 if TYPE_CHECKING:
     from .deaths import Death
@@ -82,10 +82,11 @@ class Stage:
 
     def begin(self, wanted: list[cells.Cell]) -> None:
         """Start the host and its servers, and bring each server into its phase."""
+        among = OURS if self.method == "vllm_magic" else OTHERS
         ports = dict(
             zip(
                 (cell.name for cell in wanted),
-                free_ports(len(wanted), odd=self.method == "vllm_magic"),
+                free_ports(len(wanted), among),
                 strict=True,
             )
         )
