@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -313,6 +314,18 @@ class TestWhatIsCleared:
         assert not path.exists()
         assert outside.read_text() == "stays"
         assert (home / "logs" / "tiny-0a1b2c3d.log").read_text() == "said\n"
+
+    @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+    def test_on_a_file_system_without_locks(self, home, probe, monkeypatch, number):
+        def refuse(*_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+        path = put(kernel=dead())
+        with leader_with_mark(path.name) as leader:
+            assert [swept.release.verified for swept in sweep(probe)] == [True]
+            assert not processes.is_alive(leader)
+        assert not path.exists()
 
     def test_folders_deeper_than_python_can_go(self, home, probe):
         """Nobody's start fails for them, and the record says whose they are as long as they are there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from vllm_magic.guard.record import Record
     from vllm_magic.ledger import Entry, Folder
     from vllm_magic.release import Release
+
+# Of a file system without locks, as Lustre may be: there two sweepers may do the same, which harms nobody.
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,9 @@ def _sweep(entry: Entry, probe: Probe) -> Swept | None:
             stack.enter_context(locks.ReleaseLocks(entry.record.gpus))
         try:
             stack.callback(os.close, record.hold_lock(str(entry.path)))
-        except OSError:  # somebody else is at it, or it is gone
-            return None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:  # somebody else is at it, or it is gone
+                return None
         release = _release(entry, entry.record, probe) if entry.processes else None
         if release is None:
             shared_memory.unlink_unmapped(_segments(entry.record), entry.record.since)
