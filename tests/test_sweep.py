@@ -7,7 +7,6 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -432,35 +431,3 @@ class TestRecords:
         inner = processes.read(server.processes()[0].parent)
         assert (found.inner, found.outer[0]) == (list(inner.identity), inner.parent)
         assert server.api_key not in (entry.path / records.NAME).read_text()
-
-
-@pytest.fixture
-def renaming_home(home, tmp_path):
-    """A state folder on a file system like NFS: a file that is removed while it is open gets another name."""
-    home.mkdir(mode=0o700, exist_ok=True)
-    real = tmp_path / "real"
-    real.mkdir(mode=0o700)
-    program = shutil.which("bindfs")
-    if program is None or subprocess.run([program, real, home], capture_output=True, check=False).returncode:
-        pytest.skip("needs bindfs and /dev/fuse")
-    yield home
-    subprocess.run(["umount", home], check=True)
-
-
-class TestOnNfs:
-    def test_what_is_left_is_cleared(self, renaming_home, probe):
-        path = put(kernel=dead())
-        assert sweep(probe)
-        assert not path.exists()
-
-    def test_guards_clear_everything(self, renaming_home, executable):
-        env = {**os.environ, "VLLM_MAGIC_EXECUTABLE": executable}
-        with subprocess.Popen(
-            [sys.executable, "-c", KERNEL, "{}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
-        ) as kernel:
-            kernel.stdout.readline()
-            (entry,) = ledger.entries()
-            kernel.kill()
-        outer = Identity(*entry.record.outer)
-        assert pidfd.wait_for_all({outer}, LIMIT) == set()
-        assert not entry.path.exists()
