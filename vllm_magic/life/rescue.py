@@ -29,7 +29,8 @@ def release(mark: bytes, leader: Identity | None, since: float, segments: Iterab
         return marks.members(mark, leader)
 
     def note() -> None:
-        known.update(shared_memory.mapped_by(one.identity.pid for one in find()))
+        # A process in state D may hold the lock that a read of its maps waits for.
+        known.update(shared_memory.mapped_by(one.identity.pid for one in find() if one.state != "D"))
 
     ladder = Ladder(find, leader=None, note=note, empty=lambda: not find())
     outcome = ladder.run(grace=0.0, patience=0.0)
