@@ -203,6 +203,28 @@ class TestRefusals:
         one = server()
         assert f"(pid {os.getpid()}), which lives" in refused(one.leader.pid)
 
+    def test_a_server_whose_starter_is_gone(self, executable):
+        """As nohup, setsid and services leave it: somebody may be using it."""
+        port = str(by_hand.free_port())
+        shell = subprocess.run(
+            ["sh", "-c", f"setsid {executable} serve tiny --port {port} >/dev/null 2>&1 & echo $!"],
+            capture_output=True,
+            check=True,
+            text=True,
+        )
+        pid = int(shell.stdout)
+        leader = identity(pid)
+        try:
+            until(lambda: (found := processes.read(pid)) and unowned.role(found), "not executed")
+            tree = tree_of(pid)
+            assert (tree.owner, tree.above) == (Owner.ITSELF, "")
+            said = refused(pid)
+            assert said.startswith(f"pid {pid} is a vLLM server that runs;")
+            assert said.endswith(f"kill {pid}")
+            assert processes.is_alive(leader)
+        finally:
+            os.killpg(pid, signal.SIGKILL)
+
     def test_one_of_our_servers(self, manager, spec):
         one = manager.start(spec(name="mine")).server
         assert refused(one.pid).endswith("use vllm-magic stop mine.")
@@ -290,22 +312,6 @@ class TestReap:
         assert [one.pid for one in done.ended] == [pid]
         assert processes.is_alive(bystander.identity)
         assert processes.read(process.pid).state != "T"
-
-    def test_a_server_whose_starter_is_gone(self, executable, probe):
-        port = str(by_hand.free_port())
-        shell = subprocess.run(
-            ["sh", "-c", f"setsid {executable} serve tiny --port {port} >/dev/null 2>&1 & echo $!"],
-            capture_output=True,
-            check=True,
-            text=True,
-        )
-        pid = int(shell.stdout)
-        until(lambda: (found := processes.read(pid)) and unowned.role(found), "not executed")
-        tree = tree_of(pid)
-        assert (tree.owner, tree.above) == (Owner.ITSELF, "")
-        done = reap.reap(reap.judge(pid, []), probe)
-        assert done.verified
-        assert pid in [one.pid for one in done.ended]
 
     @pytest.mark.usefixtures("fake_gpus")
     def test_the_view(self, server, probe):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic import ledger
 from vllm_magic.doctor import unowned
-from vllm_magic.doctor.unowned import Owner
+from vllm_magic.doctor.unowned import Owner, Role
 from vllm_magic.errors import InvalidOption
 from vllm_magic.guard.ladder import Ladder
 from vllm_magic.ledger import Condition
@@ -197,6 +197,12 @@ def _refuse_owned(tree: unowned.Tree, table: Table, process: Process) -> None:
         raise InvalidOption(f"{called} was started by {_called(above)}, which lives: end it from there.")
     if tree.root.parent not in table:
         raise InvalidOption(f"{called} was started from outside of what can be seen here: end it from there.")
+    if tree.role is Role.SERVER:  # below init since nohup, setsid or a service put it there: that tells nothing
+        pid = process.identity.pid
+        raise InvalidOption(
+            f"pid {pid} is a vLLM server that runs; whoever started it may be using it. "
+            f"To end it all the same: kill {pid}"
+        )
 
 
 def _called(process: Process) -> str:
