@@ -17,7 +17,7 @@ from vllm_magic.doctor import reap, unowned
 from vllm_magic.doctor.unowned import Owner, Role
 from vllm_magic.errors import InvalidOption
 from vllm_magic.guard.ladder import Ladder
-from vllm_magic.linux import pidfd, processes
+from vllm_magic.linux import pidfd, processes, shared_memory
 from vllm_magic.linux.processes import Process
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -337,6 +337,22 @@ class TestShares:
         assert any("/psm_" in path for path in mapped)
         reap.reap(reap.judge(engine, []), probe, grace=0.0)
         assert not any(os.path.exists(path) for path in mapped if "/psm_" in path)
+
+    @pytest.mark.parametrize("deaf", [False, True])
+    def test_it_goes_also_without_the_resource_tracker(self, server, probe, deaf):
+        """Which removes it at the end of the last of them, where it lives."""
+        one = server(ignore_sigterm_engine=deaf)
+        one.kill_server()
+        engine = one.pid("::EngineCore")
+        (tracker,) = [
+            each for each in one.living() if "resource_tracker" in processes.title(each.identity.pid)
+        ]
+        pidfd.send(tracker.identity, signal.SIGKILL)
+        until(lambda: not processes.is_alive(tracker.identity), "the tracker lives")
+        made = shared_memory.mapped_by([engine]) & reap._made_by_vllm()
+        assert len(made) == 3  # two segments and a semaphore
+        reap.reap(reap.judge(engine, []), probe)
+        assert shared_memory.present(made) == set()
 
     def test_a_model_in_shared_memory_stays(self, script, probe):
         """It may be mapped by nobody but the engine."""

@@ -197,7 +197,9 @@ def _refuse_owned(tree: unowned.Tree, table: Table, process: Process) -> None:
         raise InvalidOption(f"{called} was started by {_called(above)}, which lives: end it from there.")
     if tree.root.parent not in table:
         raise InvalidOption(f"{called} was started from outside of what can be seen here: end it from there.")
-    if tree.role is Role.SERVER:  # below init since nohup, setsid or a service put it there: that tells nothing
+    if (
+        tree.role is Role.SERVER
+    ):  # below init since nohup, setsid or a service put it there: that tells nothing
         pid = process.identity.pid
         raise InvalidOption(
             f"pid {pid} is a vLLM server that runs; whoever started it may be using it. "
