@@ -20,6 +20,7 @@ from records import record
 from vllm_magic import ledger
 from vllm_magic.doctor import blind, checks, findings, gpus, installed, survey, text, unowned
 from vllm_magic.doctor.findings import Finding, Report, Topic
+from vllm_magic.engine.command import MARK
 from vllm_magic.gpu import locks, nvml_child
 from vllm_magic.gpu.devices import Snapshot
 from vllm_magic.gpu.probe import Probe
@@ -223,10 +224,25 @@ class TestUnowned:
             server.end()
 
     def test_of_another_user(self):
-        seen = findings.Elsewhere(7, "VLLM::EngineCore", "nobody", "nobody", "", 60.0, 5, (7, 8), None)
+        seen = findings.Elsewhere(7, "VLLM::EngineCore", "nobody", "nobody", "", 60.0, 5, (7, 8), None, False)
         (found,) = checks.unowned([seen])
         assert found.command == "sudo -u nobody vllm-magic reap --pid 7"
         assert "of nobody" in found.what
+        assert found.what.startswith(
+            "2 processes of a vLLM server live on, and nobody owns them: VLLM::EngineCore"
+        )
+
+    def test_of_a_server_of_ours_without_a_record(self, probe, executable, monkeypatch):
+        monkeypatch.setenv(MARK, "0a1b2c3d")
+        server = ByHand(executable)
+        try:
+            server.kill_server()
+            pid = server.pid("::EngineCore")
+            findings = of(survey.survey(probe), Topic.UNOWNED)
+            (found,) = [finding for finding in findings if f"--pid {pid}" in finding.command]
+            assert "2 processes of a server of vllm_magic whose record is lost live on" in found.what
+        finally:
+            server.end()
 
 
 class TestLedger:
@@ -523,7 +539,7 @@ class TestText:
 
     def test_what_comes_from_outside_is_one_line_of_text(self):
         evil = "<script>\x1b[31m\nx"
-        seen = findings.Elsewhere(7, evil, "me", "starter", evil, 60.0, 5, (7,), None)
+        seen = findings.Elsewhere(7, evil, "me", "starter", evil, 60.0, 5, (7,), None, False)
         port = findings.Listening(8000, 7, evil, "me")
         report = self.report(
             findings=(Finding(Topic.PORT, evil, "true"),),
@@ -538,7 +554,7 @@ class TestText:
 
     def test_secrets_are_masked(self):
         key = "sk-do-not-show-this"
-        seen = findings.Elsewhere(7, f"x --api-key {key}", "me", "starter", key, 60.0, 5, (7,), None)
+        seen = findings.Elsewhere(7, f"x --api-key {key}", "me", "starter", key, 60.0, 5, (7,), None, False)
         port = findings.Listening(8000, 7, f"server {key}", "me")
         lines = text.lines(
             self.report(findings=(Finding(Topic.PORT, key, "true"),), elsewhere=(seen,), default_port=(port,))

@@ -32,6 +32,7 @@ NO_DRIVER = (  # what `gpu.nvml_child` says of a machine that is none for GPUs: 
     "the NVIDIA driver shows no GPU",
 )
 REBOOT = "reboot"
+_WHOSE = {False: "a vLLM server", True: "a server of vllm_magic whose record is lost"}
 STUCK = 300.0  # seconds after which a release is not merely slow
 
 
@@ -48,7 +49,7 @@ def orphans(servers: Iterable[Seen]) -> Iterator[Finding]:
 
 
 def unowned(elsewhere: Iterable[Elsewhere]) -> Iterator[Finding]:
-    """Processes of vLLM that nobody owns; what one dead server left (a process group) is one finding."""
+    """Processes of vLLM that nobody owns; what one server left (a process group) is one finding."""
     groups: dict[tuple[str, int], list[Elsewhere]] = {}
     for one in elsewhere:
         if one.owner == Owner.NOBODY:
@@ -58,11 +59,12 @@ def unowned(elsewhere: Iterable[Elsewhere]) -> Iterator[Finding]:
         known = [one.bytes for one in several if one.bytes is not None]
         titles = ", ".join(f"{one.title[:40]} (pid {one.pid})" for one in several)
         age = duration(max(one.age for one in several))
+        whose = _WHOSE[any(one.ours for one in several)]
         command = "vllm-magic reap " + " ".join(f"--pid {one.pid}" for one in several)
         yield Finding(
             Topic.UNOWNED,
-            f"A vLLM server that vllm_magic did not start has died, and {_processes(pids)} of it "
-            f"{_live_on(pids, sum(known) if len(known) == len(several) else None)}: {titles}, of {user}, {age} old.",
+            f"{_processes(pids)} of {whose} {_live_on(pids, sum(known) if len(known) == len(several) else None)}, "
+            f"and nobody owns {'it' if len(pids) == 1 else 'them'}: {titles}, of {user}, {age} old.",
             command if user == details.user(os.getuid()) else f"sudo -u {shlex.quote(user)} {command}",
         )
 

@@ -89,6 +89,7 @@ class Elsewhere:
         above: who started it; "" where that is gone or cannot be seen.
         age: of the topmost process, in seconds.
         group: its process group.
+        ours: whether it carries the mark of vllm_magic's servers; its record is lost, or it would be among these.
     """
 
     pid: int
@@ -100,6 +101,7 @@ class Elsewhere:
     group: int
     pids: tuple[int, ...]
     bytes: int | None
+    ours: bool
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import vllm_magic
 from vllm_magic import ledger
 from vllm_magic.doctor import blind, checks, gpus, installed, unowned
 from vllm_magic.doctor.findings import Elsewhere, Listening, Releasing, Report, Seen
+from vllm_magic.engine.command import MARK
 from vllm_magic.gpu import locks
 from vllm_magic.ledger import Condition, Entry
 from vllm_magic.linux import details, processes, sockets
@@ -47,7 +48,7 @@ def survey(probe: Probe, executable: str | None = None) -> Report:
     table = processes.table()
     trees = unowned.trees(table, (pid for pids in members.values() for pid in pids))
     servers = _seen(known.entries, members, now, table)
-    elsewhere = tuple(_elsewhere(tree, now) for tree in trees if tree.owner is not unowned.Owner.OURS)
+    elsewhere = tuple(_elsewhere(tree, now, table) for tree in trees if tree.owner is not unowned.Owner.OURS)
     vllm = installed.look(executable)
     releases, locked = _releases()
     names = {pid: one.name for one in servers for pid in one.pids}
@@ -148,7 +149,7 @@ def _server(
     )
 
 
-def _elsewhere(tree: Tree, now: Snapshot) -> Elsewhere:
+def _elsewhere(tree: Tree, now: Snapshot, table: Table) -> Elsewhere:
     root = tree.root
     pids = tuple(sorted(tree.pids))
     return Elsewhere(
@@ -161,7 +162,14 @@ def _elsewhere(tree: Tree, now: Snapshot) -> Elsewhere:
         group=root.group,
         pids=pids,
         bytes=held(now, pids),
+        ours=_is_marked(root.session, table),
     )
+
+
+def _is_marked(session: int, table: Table) -> bool:
+    """Whether one in the session carries the mark: a title written over an environment (setproctitle) hides it."""
+    there = (table[pid] for pid in processes.session_members(table, session))
+    return any(MARK in processes.environment(one.identity.pid) for one in there if one.state != "D")
 
 
 def held(now: Snapshot | None, pids: Iterable[int]) -> int | None:
