@@ -74,6 +74,7 @@ def test_a_backslash_at_the_end():
         ("{x*2+1}", "7"),
         ("'{x * 2}'", "6"),
         ("{len(model)}", "15"),
+        ("{2*1024}", "2048"),
         ("{path}", "/models/a b"),
         ("{_private}", "p"),
         ("{overrides}", '{"rope": {"factor": 2.0}}'),
@@ -103,6 +104,7 @@ def test_variables_are_put_in(line, expected):
         ("'$ x'", "$ x"),
         ("{}", "{}"),
         ("{1}", "{1}"),
+        ("{1,2}", "{1,2}"),
         ("{-x}", "{-x}"),
         ("{", "{"),
         ("}", "}"),
@@ -161,6 +163,7 @@ def test_a_name_that_only_python_knows_is_unknown(line):
         ("{settings.nothing}", "AttributeError"),
         ("{layers[9]}", "IndexError"),
         ("{x/0}", "ZeroDivisionError"),
+        ("{1/0}", "ZeroDivisionError: division by zero"),
         ("{x:1}", "single quotes"),  # JSON without its quotes: {"x":1} after the shell's rules
         ("{x y}", "single quotes"),
     ],

@@ -1,8 +1,8 @@
 """From the line behind ``%vllm`` to words: split as a shell does, then expanded one by one.
 
 IPython's own expansion gives up, silently, on a line that holds one JSON value with braces. Here each word is
-expanded by itself: ``{name}`` (any expression that begins with a name and holds no brace) and ``$name``. JSON is left as it
-stands, and an unknown name is an error.
+expanded by itself: ``{name}`` (any expression that begins with a name, or calculates with numbers, and holds no brace) and
+``$name``. JSON is left as it stands, and an unknown name is an error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from vllm_magic.errors import InvalidOption
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_EXPANSION = re.compile(r"\$\$|\$(?P<name>[A-Za-z_]\w*)|\{(?P<expression>[A-Za-z_][^{}]*)\}")
+_EXPANSION = re.compile(
+    r"\$\$|\$(?P<name>[A-Za-z_]\w*)|\{(?P<expression>[A-Za-z_][^{}]*|\d[^{}]*[-+*/%][^{}]*)\}"
+)
 
 
 def split(line: str) -> list[str]:
