@@ -54,6 +54,20 @@ def kernel(executable, monkeypatch):
     return by_hand.kernel
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["stop", "tiny", "--grace", "abc"], "'abc' is not a time: 90, 90s, 30m or 1h30m"),
+        (["logs", "tiny", "-n", "-5"], "'-5' is not a number of lines: 1 or more"),
+        (["logs", "tiny", "-n", "x"], "'x' is not a number of lines: 1 or more"),
+        (["stop", ""], "Which server? vllm-magic ps shows them."),
+        (["logs", " "], "Which server? vllm-magic ps shows them."),
+    ],
+)
+def test_words_that_do_not_fit_are_told_plainly(words, says):
+    assert said(*words, status=cli.WRONG_WORDS).strip().endswith(says)
+
+
 def put(home: Path, identifier: str = "0a1b2c3d", **fields) -> Path:
     for folder in (home, home / identifier):
         folder.mkdir(mode=0o700, exist_ok=True)

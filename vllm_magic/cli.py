@@ -9,7 +9,7 @@ import argparse
 import json
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,10 +82,10 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="as JSON"
     )
     stop = add("stop", _stop, "end a server, and prove that nothing of it is left")
-    stop.add_argument("name", metavar="NAME")
+    stop.add_argument("name", type=_name, metavar="NAME")
     stop.add_argument("--grace", type=_time, metavar="TIME", help="from SIGTERM to SIGKILL (5)")
     logs = add("logs", _logs, "the last lines of a server's log, also after its end")
-    logs.add_argument("name", metavar="NAME")
+    logs.add_argument("name", type=_name, metavar="NAME")
     logs.add_argument("-n", type=_count, default=50, metavar="LINES", help="how many (50)")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until the server has ended")
     reap = add("reap", _reap, "release what dead kernels left")
@@ -214,14 +214,23 @@ def _version() -> str:
 def _time(text: str) -> float:
     from vllm_magic import durations
 
-    return durations.parse(text)
+    try:
+        return durations.parse(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time: 90, 90s, 30m or 1h30m") from None
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
+    with suppress(ValueError):
+        if (value := int(text)) >= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of lines: 1 or more")
+
+
+def _name(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("Which server? vllm-magic ps shows them.")
+    return text
 
 
 if __name__ == "__main__":
