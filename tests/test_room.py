@@ -114,6 +114,7 @@ class TestShortage:
             ["--gpu-memory-utilization", "0.05"],
             ["--gpu-memory-utilization", "1.5"],
             ["--gpu_memory_utilization=0.05"],
+            ["--gpu-memory-utilization", "abc"],
             ["-tp", "4"],  # more than there are: vLLM says so, or uses other machines too
         ],
     )

@@ -124,8 +124,12 @@ def gpu_count(args: tuple[str, ...]) -> int:
 
 
 def memory_fraction(args: tuple[str, ...]) -> float:
-    """The share of each GPU that vLLM will ask for: 0.92 unless told otherwise (vLLM 0.32, config/cache.py)."""
-    return flags.number(args, "--gpu-memory-utilization", default=0.92)
+    """The share of each GPU that vLLM will ask for: 0.92 unless told otherwise (vLLM 0.32, config/cache.py).
+
+    0.0 where what it is told is no number: vLLM says so.
+    """
+    told = flags.has(args, "--gpu-memory-utilization")
+    return flags.number(args, "--gpu-memory-utilization", default=0.0 if told else 0.92)
 
 
 def shutdown_timeout(args: tuple[str, ...]) -> float:
