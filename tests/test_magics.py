@@ -202,6 +202,20 @@ def test_no_gpu(shell):
     assert "No GPU can be seen" in plain(shell, run(shell, "gpu"))
 
 
+def test_an_interrupted_attach_says_what_happened(shell, monkeypatch):
+    there = {}
+
+    def attach(name, report):
+        there["tiny"] = object()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(manager), "attach", lambda _, name, report: attach(name, report))
+        patch.setattr(type(manager), "servers", lambda _: dict(there))
+        with pytest.raises(VllmMagicError, match="Interrupted: tiny is attached, and goes on starting"):
+            run(shell, "attach tiny")
+
+
 def test_an_interrupt_says_what_happened(shell, traces, monkeypatch):
     monkeypatch.setenv("STAND_IN", stand_in.options(hang_in="init")["STAND_IN"])
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)

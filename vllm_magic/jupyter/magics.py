@@ -130,11 +130,20 @@ class VllmMagics(Magics):
         from vllm_magic.jupyter.progress import ProgressLine
 
         line = ProgressLine(notebook=hasattr(self._shell, "kernel"))
+        before = self._manager.servers()
         try:
-            server = self._manager.attach(arguments.attach(said), report=line.report)
+            return self._manager.attach(arguments.attach(said), report=line.report)
+        except KeyboardInterrupt:
+            attached = [
+                name for name, server in self._manager.servers().items() if server is not before.get(name)
+            ]
+            if not attached:
+                raise
+            raise VllmMagicError(
+                f"Interrupted: {attached[0]} is attached, and goes on starting. %vllm shows how far it is."
+            ) from None
         finally:
             line.finish("")
-        return server
 
     def tell_news(self, *_: object) -> None:
         """Print what happened without anyone's asking; run after each cell, in the thread that runs cells."""
