@@ -13,9 +13,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from by_hand import until_ready
+from matrix.resources import fill, small_disk
 
 from vllm_magic import ledger
 from vllm_magic.errors import NameInUse, ServerNotFound, StartFailed
+from vllm_magic.guard.record import Phase
 from vllm_magic.guard.visitor import Visitor
 from vllm_magic.ledger import Condition
 from vllm_magic.linux import pidfd, processes
@@ -261,10 +264,9 @@ def test_a_server_that_is_still_starting_is_kept_too(executable, home, manager, 
     traces.check()
 
 
-def test_a_new_kernel_hears_of_it(first, executable, manager, monkeypatch):
-    kernel = first(60)
-    kernel.die()
-    wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
+def test_a_new_kernel_hears_of_it(first, manager):
+    first(60).die()
+    wait_until(lambda: ledger.entries()[0].record.phase == Phase.KEPT)
     manager.sweep()
     (line,) = manager.news()
     assert line.startswith("tiny outlived its kernel, and waits until ")
@@ -272,6 +274,42 @@ def test_a_new_kernel_hears_of_it(first, executable, manager, monkeypatch):
     assert manager.waiting() == [line]
     manager.attach().stop()
     assert manager.waiting() == []
+
+
+def test_one_that_was_attached_already_is_no_news(first, manager):
+    first(60).die()
+    wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
+    manager.sweep()
+    manager.attach().stop()
+    assert manager.news() == []
+
+
+def test_who_looks_for_it_by_name_hears_of_it(first, manager):
+    first(60).die()
+    wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
+    for name in ("tiny", None):
+        with pytest.raises(ServerNotFound, match=r"%vllm attach tiny takes it over\.$"):
+            manager.stop(name)
+    with pytest.raises(ServerNotFound, match=r"none runs\. Start one with %vllm start MODEL\.$"):
+        manager.stop("other")
+    manager.attach().stop()
+
+
+def test_a_disk_that_is_full(first, home, manager, traces):
+    """The guards cannot write that they keep it, and it can be attached all the same."""
+    with small_disk(home):
+        kernel = first(60)
+        until_ready(kernel.process.pid)
+        fill(home)
+        kernel.die()
+        wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
+        (line,) = manager.waiting()
+        assert line == "tiny outlived its kernel, and waits for another one: %vllm attach tiny takes it over."
+        (home / "full").unlink()
+        server = manager.attach()
+        assert server.pid == kernel.pid
+        assert server.stop().verified
+    traces.check()
 
 
 LATER_KERNEL = """

@@ -174,13 +174,13 @@ class TestKeptLogs:
         state_folder()
         for age in range(KEPT_LOGS + 1):
             kept(home, age)
-        real = ledger._modified
+        real = ledger.modified
 
         def removed(path: Path) -> float:
             when = real(path)
             path.unlink()
             return when
 
-        monkeypatch.setattr(ledger, "_modified", removed)
+        monkeypatch.setattr(ledger, "modified", removed)
         create("x")
         assert list((home / "logs").iterdir()) == []

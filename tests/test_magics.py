@@ -342,13 +342,14 @@ def test_help_names_every_verb(shell):
         assert plain(shell, run(shell, line)) == text
 
 
-def test_unload_takes_everything_out(home, executable, traces, monkeypatch):
+def test_unload_takes_everything_out(home, executable, traces, monkeypatch, capsys):
     monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
     shell = InteractiveShell()
     formatters = shell.display_formatter.formatters
     shell.run_line_magic("load_ext", "vllm_magic")
     server = run(shell, "start tiny")
     shell.run_line_magic("unload_ext", "vllm_magic")
+    assert capsys.readouterr().out.endswith(f"{server.release.text}\n")
     assert server.state == "released"
     assert shell.find_line_magic("vllm") is None
     assert shell.find_cell_magic("vllm") is None

@@ -326,6 +326,8 @@ def test_what_a_program_gives_becomes_text():
         port=None,
         executable=None,
         env={"A": 1, "B": Path("/b")},
+        ttl=None,
+        force=False,
     )
     assert (made.model, made.args, made.env) == ("/m", ("-tp", "2"), (("A", "1"), ("B", "/b")))
 

@@ -234,6 +234,9 @@ class TestRefusals:
         with by_hand.kernel("mine") as process:
             entry = by_hand.kill_with_guards(process)
             try:
+                until(
+                    lambda: entry.leader not in [one.identity for one in entry.processes], "the leader lives"
+                )
                 assert "vllm-magic reap releases it" in refused(entry.processes[0].identity.pid)
             finally:
                 by_hand.end(entry)

@@ -54,7 +54,7 @@ class Traces:
     def check(self) -> None:
         """Nothing is left."""
         assert self.processes() == []
-        assert self.files() == []
+        assert (files := self.files()) == [], files
         assert self.shared_memory() == set()
 
 

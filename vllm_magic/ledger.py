@@ -196,10 +196,17 @@ def _condition(path: Path, record: Record) -> Condition:
     if processes.is_alive(Identity(*record.kernel)) and record.phase != Phase.KEPT:
         return Condition.OWNED
     if _guards_live(path, record):
-        return Condition.KEPT if record.phase == Phase.KEPT else Condition.RELEASING
+        return Condition.KEPT if _is_kept(record) else Condition.RELEASING
     folder = _folder(path, record.name)
     leader = Identity(*record.leader) if record.leader else None
     return Condition.ORPHANED if marks.members(folder.mark, leader) else Condition.LEFT
+
+
+def _is_kept(record: Record) -> bool:
+    if record.phase == Phase.KEPT:
+        return True
+    # Its guards are about to write that they keep it, or had no space left for it on the disk.
+    return record.keep > 0 and record.phase != Phase.STOPPING
 
 
 def _guards_live(path: Path, record: Record) -> bool:

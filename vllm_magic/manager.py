@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.devices import Snapshot
+    from vllm_magic.guard.record import Record
     from vllm_magic.ledger import Entry
     from vllm_magic.release import Release
 
@@ -62,6 +63,7 @@ class Manager:
         self._servers: dict[str, Server] = {}
         self._past: dict[str, Server] = {}
         self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._tell_waiting = threading.Event()
         self._probe = Probe()
         self._pid = os.getpid()
 
@@ -83,6 +85,7 @@ class Manager:
 
         Raises:
             NameInUse: another spec has this name.
+            ReleaseFailed: what an earlier server of this name left still does not end.
             StartFailed: it ended before it was ready (`StartTimeout`, `StartInterrupted`: and was released).
             VllmMagicError: the words do not fit, there is no vLLM, the port is taken.
         """
@@ -159,7 +162,7 @@ class Manager:
             return next(iter(servers.values()))
         if name is not None and name in servers:
             return servers[name]
-        raise ServerNotFound(f"{_missing(name, list(servers))}{self._farewell(name)}")
+        raise ServerNotFound(f"{_missing(name, list(servers))}{self._farewell(name)}{_kept_ones(name)}")
 
     def get_even_past(self, name: str | None = None) -> Server:
         """As `get`, but also one that is over: its log is still there.
@@ -206,8 +209,7 @@ class Manager:
         try:
             for swept in sweep(self._probe):
                 self._news.put(swept.text)
-            for line in self.waiting():
-                self._news.put(line)
+            self._tell_waiting.set()
         except OSError as error:
             self._news.put(f"The state folder cannot be used: {error}. %vllm doctor tells more.")
 
@@ -216,6 +218,9 @@ class Manager:
         lines = []
         while not self._news.empty():
             lines.append(self._news.get())
+        if self._tell_waiting.is_set():
+            self._tell_waiting.clear()
+            lines += self.waiting()  # as it is now: one may be attached already
         return lines
 
     def farewells(self) -> list[str]:
@@ -232,7 +237,7 @@ class Manager:
         except OSError:  # a start says so
             return []
         return [
-            f"{record.name} outlived its kernel, and waits until {_clock(record.kept_until)}: "
+            f"{record.name} outlived its kernel, and waits{_until(record)}: "
             f"%vllm attach {record.name} takes it over."
             for record in records
             if record
@@ -280,6 +285,9 @@ class Manager:
                 if existing.spec == spec:
                     return Start(existing, reused=True)
                 raise NameInUse(_in_use(existing, spec))
+            if existing and existing.is_left:
+                self._stop(existing)
+                continue
             kept = self._attach_equal(spec) if spec.keep else None
             if kept is not None:
                 return Start(kept, reused=True)
@@ -369,7 +377,7 @@ class Manager:
 
     def _forget(self, server: Server) -> None:
         with self._lock:
-            if server.state.over:
+            if server.state.over and not server.is_left:
                 self._put_away(server)
 
     def _put_away(self, server: Server) -> None:
@@ -392,8 +400,10 @@ manager = Manager()
 atexit.register(manager.let_go)
 
 
-def _clock(when: float | None) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(when))
+def _until(record: Record) -> str:
+    if record.kept_until is None:  # its guards are about to write it, or had no space for it
+        return " for another one"
+    return time.strftime(" until %H:%M:%S", time.localtime(record.kept_until))
 
 
 def _kept(name: str | None) -> list[Entry]:
@@ -403,6 +413,14 @@ def _kept(name: str | None) -> list[Entry]:
     except OSError as error:
         raise ServerNotFound(f"The state folder cannot be used: {error}") from error
     return [entry for entry in waiting if name in (None, entry.id, entry.record and entry.record.name)]
+
+
+def _kept_ones(name: str | None) -> str:
+    """Where servers that were kept are meant, perhaps: how they are had."""
+    with contextlib.suppress(ServerNotFound):
+        names = [entry.record.name for entry in _kept(name) if entry.record]
+        return "".join(f" {one} outlived its kernel: %vllm attach {one} takes it over." for one in names)
+    return ""
 
 
 def _one_kept(name: str | None) -> Entry:

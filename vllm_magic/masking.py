@@ -22,7 +22,8 @@ _NAME = (
     r"(?i:api[_-]?key|access[_-]?key|secret[_-]?key|private[_-]?key|secret|password|passwd|"
     r"(?:hf|hub|api|auth|access|session|refresh)[_-]?token)"
 )
-_VALUE = r"""(?:\[[^\]]*\]|\\*"[^"]*"|'[^']*'|[^\s"',;)\]}]+)"""
+_BARE = r"""[^\s"',;)\]}]"""
+_VALUE = rf"""(?:(?:\[[^\]]*\]|\\*"[^"]*"|'[^']*'){_BARE}*|{_BARE}+)"""
 
 # What is in each text that the pattern fits, in small letters: most lines of a log have none of it, and cost little.
 _SIGNS: tuple[tuple[tuple[str, ...], str, str], ...] = (

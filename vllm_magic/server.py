@@ -196,6 +196,12 @@ class Server:
             return self._release
 
     @property
+    def is_left(self) -> bool:
+        """Whether its release is over, and processes of it live on that SIGKILL did not end; `stop` tries again."""
+        with self._changed:
+            return self._state.over and self._release is not None and bool(self._release.left)
+
+    @property
     def error(self) -> VllmMagicError | None:
         """Why it failed; None unless it did."""
         with self._changed:
@@ -271,7 +277,8 @@ class Server:
     def stop(self, grace: float | None = None, drain: float = 0.0) -> Release:
         """End it, and return when its processes are gone and its VRAM is back.
 
-        A second call waits for the first; with a ``grace`` of its own it hurries it.
+        A second call waits for the first; with a ``grace`` of its own it hurries it. After one that failed since
+        something would not end it tries again.
 
         Args:
             grace: seconds from SIGTERM to SIGKILL; None: as long as SIGTERM shows an effect, 5 at most.
@@ -294,6 +301,8 @@ class Server:
             raise VllmMagicError(
                 f"This is a forked process; {self.name} belongs to the one it came from. Stop it there."
             )
+        if self.is_left:
+            self._begin_again()
         if self.state.over:
             return
         # Asked before it is said: an interrupt in between must not leave a server that seems to be stopping.
@@ -303,6 +312,21 @@ class Server:
                 self._asked = True
                 self._state = ServerState.STOPPING
                 self._changed.notify_all()
+
+    def _begin_again(self) -> None:
+        with self._changed:
+            if not self._state.over:  # another thread was faster
+                return
+            self._asked = True
+            self._state = ServerState.STOPPING
+        try:
+            self._life.again()
+        except RuntimeError as error:  # can't start new thread
+            with self._changed:
+                self._state = ServerState.FAILED
+            raise VllmMagicError(
+                f"{self.name} cannot be stopped now: {error}. End some threads, and try again."
+            ) from error
 
     def wait_over(self, timeout: float | None = None) -> bool:
         """Return when it is released or failed, whatever the reason; False after ``timeout`` seconds."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,3 +71,35 @@ class MemoryGroup:
         """Remove it; its processes are gone."""
         with contextlib.suppress(OSError):  # the last of them may not be collected yet
             os.rmdir(self.path)
+
+
+class Freezer:
+    """A cgroup (version 1) whose processes no signal ends while they are frozen, SIGKILL too; needs root.
+
+    Raises:
+        OSError: the machine has none. There is no way round: what this tests needs one.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._path = Path("/sys/fs/cgroup/freezer", name)
+        self._path.mkdir()
+
+    def freeze(self, pid: int) -> None:
+        """Freeze one process; returns when it is."""
+        (self._path / "cgroup.procs").write_text(str(pid))
+        state = self._path / "freezer.state"
+        state.write_text("FROZEN")
+        while state.read_text() != "FROZEN\n":  # a moment: until then it is FREEZING
+            os.sched_yield()
+
+    def thaw(self) -> None:
+        """Let it go on; what it was sent meanwhile takes effect."""
+        (self._path / "freezer.state").write_text("THAWED")
+
+    def close(self) -> None:
+        """Thaw what is frozen, and remove the group once it is empty."""
+        self.thaw()
+        deadline = time.monotonic() + 10
+        while (self._path / "cgroup.procs").read_text() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self._path.rmdir()

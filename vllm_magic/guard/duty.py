@@ -144,7 +144,9 @@ class Guard:
         self.say(Ended(by, why.value, self.exit_code, outcome.ended, outcome.left, round(outcome.seconds, 3)))
 
     def clear(self) -> None:
-        """Remove the server's private folder."""
+        """Remove the server's private folder; as long as anything lives of the server, it says whose that is."""
+        if self.members():  # SIGKILL did not end it: a later stop or sweep has to find it
+            return
         folder.clear(self.order.folder, self.order.tmp, self.order.log, self.order.keep_log)
 
 

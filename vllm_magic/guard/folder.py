@@ -29,6 +29,18 @@ def clear(folder: str, tmp: str, log: str, keep_log: str) -> None:
             remove(path)
 
 
+def discard(folder: str, tmp: str, log: str) -> None:
+    """Remove the folders of a server that never ran. It takes no descriptor: that may be what the start lacked."""
+    for path, remove in (
+        (log, os.unlink),
+        (tmp, os.rmdir),
+        (os.path.join(folder, record.NAME), os.unlink),
+        (folder, os.rmdir),
+    ):
+        with contextlib.suppress(OSError):
+            remove(path)
+
+
 def _keep(log: str, kept: str) -> None:
     """Move the log; of one that is cut, or too long, only the end: a file with a hole has a size that misleads."""
     with open(log, "rb", buffering=0) as source:

@@ -194,7 +194,9 @@ class Inner(Guard):
         return None
 
     def _attach(self, visitor: Visitor, wish: Attach) -> Refused | None:
-        if self._kept_until is None or self._door is None:
+        if (
+            self._kept_until is None or self._door is None
+        ):  # its kernel's end would have come before this wish
             return Refused(errno.EBUSY, f"the kernel that it belongs to lives (pid {self._record.kernel[0]})")
         if wish.only is not None and wish.only != self.order.luggage.get("spec"):
             return Refused(errno.ESTALE, "it was started with other options")

@@ -47,7 +47,8 @@ def unload(shell: InteractiveShell) -> None:
     if "vllm_magic.manager" in sys.modules:
         from vllm_magic.manager import manager
 
-        manager.stop_all()
+        for release in manager.stop_all():
+            print(release.text)  # noqa: T201 - in the cell's thread
         manager.close()
     del _loaded[id(shell)]
     registered: dict[str, dict[str, Any]] = shell.magics_manager.magics

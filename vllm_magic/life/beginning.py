@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.errors import StartFailed, VllmMagicError
 from vllm_magic.guard.client import GuardPair
-from vllm_magic.guard.folder import clear
+from vllm_magic.guard.folder import discard
 from vllm_magic.life import handover
 from vllm_magic.life.notices import News
 from vllm_magic.life.preparation import Prepared, prepare
@@ -57,7 +57,7 @@ class Fresh:
         try:
             return prepared, GuardPair(order)
         except OSError as error:
-            clear(order.folder, order.tmp, order.log, order.keep_log)
+            discard(order.folder, order.tmp, order.log)
             raise StartFailed(
                 f"The guards could not be started: {error.strerror}", "Free what is short"
             ) from error

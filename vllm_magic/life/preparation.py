@@ -12,7 +12,7 @@ from vllm_magic.engine import command as commands
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.gpu import choice, locks
 from vllm_magic.guard import record
-from vllm_magic.guard.folder import clear
+from vllm_magic.guard.folder import discard
 from vllm_magic.guard.protocol import Order
 from vllm_magic.guard.record import Phase, Record
 from vllm_magic.life import handover, room
@@ -117,7 +117,7 @@ def _prepare(
     try:
         record.write(str(folder.path), noted)
     except OSError:
-        clear(*map(str, (folder.path, folder.tmp, folder.log, folder.kept_log)))
+        discard(*map(str, (folder.path, folder.tmp, folder.log)))
         raise
     visible = choice.cuda_visible_devices(chosen) if chosen else None
     order = Order(

@@ -77,6 +77,9 @@ def _sweep(entry: Entry, probe: Probe) -> Swept | None:
         except OSError as error:
             if error.errno not in NO_LOCKS:  # somebody else is at it, or it is gone
                 return None
+        again = ledger.look(entry.path)
+        if again is None or again.record is None:  # another sweeper was faster
+            return None
         release = _release(entry, entry.record, probe) if entry.processes else None
         if release is None:
             shared_memory.unlink_unmapped(_segments(entry.record), entry.record.since)

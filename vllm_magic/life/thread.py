@@ -7,12 +7,14 @@ import os
 import queue
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllm_magic.engine import log
 from vllm_magic.engine.api import Api
 from vllm_magic.errors import StartFailed, VllmMagicError
+from vllm_magic.gpu import locks
 from vllm_magic.guard import folder
+from vllm_magic.guard.ladder import Outcome
 from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.life import outcome, rescue
 from vllm_magic.life.attendance import Attendance
@@ -21,12 +23,12 @@ from vllm_magic.life.notices import Broken, NeverStarted, Notice, Over, StopPlan
 from vllm_magic.release import nothing_to_release
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from vllm_magic.engine.command import Command
-    from vllm_magic.guard.ladder import Outcome
     from vllm_magic.life.beginning import Attached, Fresh
     from vllm_magic.life.preparation import Prepared
+    from vllm_magic.linux.processes import Identity
 
 LOG_TAIL = 400  # lines in which the cause of a failure is looked for
 
@@ -59,6 +61,7 @@ class Life:
         self._cancelled = threading.Event()
         self._wake = _EventFd()
         self._thread = threading.Thread(target=self._run, name=f"vllm-magic {name}", daemon=True)
+        self._left: tuple[Prepared, Identity | None, list[list[Any]]] | None = None
 
     def begin(self) -> None:
         """Start the thread.
@@ -81,9 +84,29 @@ class Life:
         self._cancelled.set()
         self._wake.set()
 
+    def again(self) -> None:
+        """After an end that left processes: try to end them once more, with a last notice as at the first end.
+
+        Raises:
+            RuntimeError: the kernel has no thread for it.
+        """
+        threading.Thread(target=self._run_again, name=f"vllm-magic {self._name}", daemon=True).start()
+
     def _run(self) -> None:
+        def live() -> Notice:
+            try:
+                return self._live()
+            finally:
+                self._wake.close()
+
+        self._tell_last(live)
+
+    def _run_again(self) -> None:
+        self._tell_last(self._end_again)
+
+    def _tell_last(self, live: Callable[[], Notice]) -> None:
         try:
-            last = self._live()
+            last = live()
         except _NothingRanError as error:
             last = NeverStarted(error.reason)
         except VllmMagicError as error:
@@ -92,8 +115,6 @@ class Life:
             last = Broken(
                 VllmMagicError(f"A fault of vllm_magic: {type(error).__name__}: {error}. Please report it.")
             )
-        finally:
-            self._wake.close()
         self._notice(last)
 
     def _live(self) -> Notice:
@@ -120,22 +141,43 @@ class Life:
                     f"vLLM could not be executed: {attendance.refused.text}", "Check %vllm start"
                 )
                 raise _NothingRanError(refused)
-            return self._conclude(prepared, attendance)
+            began = attendance.began or time.monotonic()
+            leader = attendance.leader
+            ended: list[Ended | Outcome] = [*attendance.ended]
+            if not ended:
+                ended = [rescue.release(prepared.folder.mark, leader, prepared.since)]
+            return self._conclude(prepared, leader, attendance.why, began, ended)
 
-    def _conclude(self, prepared: Prepared, attendance: Attendance) -> Over:
-        """The release: what the guards said, what had to be done in their place, and the proof of both."""
+    def _end_again(self) -> Notice:
+        assert self._left is not None  # noqa: S101 - the end that left something has set it
+        prepared, leader, left = self._left
+        began = time.monotonic()
+        with contextlib.ExitStack() as cleanup:
+            with contextlib.suppress(OSError):
+                cleanup.enter_context(locks.ReleaseLocks(prepared.gpus))
+            said = rescue.release(prepared.folder.mark, leader, prepared.since)
+            there = [row[:2] for row in said.ended + said.left]
+            meanwhile = Outcome([row for row in left if row[:2] not in there], [], 0.0)
+            return self._conclude(prepared, leader, Why.ASKED, began, [meanwhile, said])
+
+    def _conclude(
+        self,
+        prepared: Prepared,
+        leader: Identity | None,
+        why: Why,
+        began: float,
+        ended: Sequence[Ended | Outcome],
+    ) -> Over:
+        """The release, with the proof of what was ended."""
         rooms = prepared.folder
-        ended: list[Ended | Outcome] = [*attendance.ended]
-        if not ended:
-            ended = [rescue.release(rooms.mark, attendance.leader, prepared.since)]
-        # There still, if the guards were killed at the very end.
-        folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
-        began = attendance.began or time.monotonic()
-        release = outcome.release(
-            self._name, attendance.why, began, ended, prepared.witness, attendance.leader
-        )
-        said = log.tail(rooms.kept_log, LOG_TAIL, prepared.secrets)
-        return Over(release, attendance.why, tuple(said))
+        if ended[-1].left:
+            self._left = prepared, leader, ended[-1].left  # and the folder stays: it says whose they are
+        else:
+            # There still, if the guards were killed at the very end.
+            folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
+        release = outcome.release(self._name, why, began, ended, prepared.witness, leader)
+        tail = log.tail(rooms.log if ended[-1].left else rooms.kept_log, LOG_TAIL, prepared.secrets)
+        return Over(release, why, tuple(tail))
 
 
 class _NothingRanError(Exception):

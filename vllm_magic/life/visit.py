@@ -6,16 +6,18 @@ import time
 from typing import TYPE_CHECKING
 
 from vllm_magic.errors import VllmMagicError
+from vllm_magic.guard.folder import clear
 from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.guard.visitor import Visitor
-from vllm_magic.life import handover, outcome
+from vllm_magic.life import handover, outcome, rescue
 from vllm_magic.life.proof import Witness
 from vllm_magic.linux import pidfd
 from vllm_magic.linux.processes import Identity
 
 if TYPE_CHECKING:
     from vllm_magic.gpu.probe import Probe
+    from vllm_magic.guard.ladder import Outcome
     from vllm_magic.guard.record import Record
     from vllm_magic.ledger import Entry
     from vllm_magic.release import Release
@@ -42,7 +44,12 @@ def stop(entry: Entry, record: Record, probe: Probe, grace: float, patience: flo
     chosen = record.gpus if record.chosen else ()
     witness = Witness(probe, handover.unpack_gpus(record.baseline), chosen, entry.folder.mark)
     witness.look_before_stop([one.identity for one in entry.processes], in_a_hurry=False)
-    ended = _ask(entry, record, grace, patience)
+    ended: list[Ended | Outcome] = [*_ask(entry, record, grace, patience)]
+    if not ended:  # no guard lives any more
+        ended = [rescue.release(entry.folder.mark, entry.leader, record.since)]
+        if not ended[-1].left:
+            rooms = entry.folder
+            clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
     release = outcome.release(record.name, Why.ASKED, began, ended, witness, entry.leader)
     if not release.verified:
         raise outcome.not_released(release)

@@ -1,0 +1,113 @@
+"""A process that SIGKILL does not end: nothing claims that it is gone, and each later stop or sweep tries again."""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+import by_hand
+import pytest
+from by_hand import PatientProbe, until
+from matrix.resources import Freezer
+
+from vllm_magic import cli, ledger
+from vllm_magic.errors import ReleaseFailed
+from vllm_magic.guard import ladder
+from vllm_magic.guard.record import Phase
+from vllm_magic.ledger import Condition
+from vllm_magic.life.sweep import sweep
+from vllm_magic.linux import processes
+
+
+@pytest.fixture
+def freezer():
+    made = Freezer(f"vllm-magic-{secrets.token_hex(4)}")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """What is done in this process, and not by the guards, gives up soon."""
+    monkeypatch.setattr(ladder, "KILL_LIMIT", 1.0)
+
+
+def engine(pids: list[int]) -> int:
+    return next(pid for pid in pids if "EngineCore" in processes.title(pid))
+
+
+@pytest.fixture
+def left(manager, spec, freezer, soon):
+    """A server that has been stopped, and whose engine is frozen."""
+    server = manager.start(spec(), timeout=60).server
+    frozen = engine([one.identity.pid for one in server.processes()])
+    freezer.freeze(frozen)
+    with pytest.raises(ReleaseFailed, match=rf"SIGKILL did not end .*\(pid {frozen}\)") as failed:
+        manager.stop("tiny")
+    assert [pid for pid, _ in failed.value.left] == [frozen]
+    return server
+
+
+def test_a_stop_tries_again(manager, spec, left, freezer, traces):
+    assert manager.servers() == {"tiny": left}
+    assert left.log()
+    for again in (manager.stop, manager.stop_all, lambda: manager.start(spec())):
+        with pytest.raises(ReleaseFailed, match="SIGKILL did not end"):
+            again()
+        assert manager.servers() == {"tiny": left}
+        assert left.state == "failed"
+        assert len(ledger.entries()) == 1
+    freezer.thaw()
+    release = manager.stop("tiny")
+    assert release.verified
+    (ended,) = release.ended
+    assert ended.name.startswith("VLLM::EngineCor")  # one that is ending has but its short name
+    assert manager.servers() == {}
+    assert left.log()
+    traces.check()
+
+
+def test_a_start_tries_again(manager, spec, left, freezer, traces):
+    freezer.thaw()
+    server = manager.start(spec(), timeout=60).server
+    assert server is not left
+    assert left.state == "released"
+    assert server.stop().verified
+    traces.check()
+
+
+@pytest.mark.usefixtures("left")
+def test_a_terminal_tries_again(manager, freezer, traces, capsys):
+    assert cli.main(["stop", "tiny"]) == cli.TO_DO
+    assert "SIGKILL did not end" in capsys.readouterr().err
+    (entry,) = ledger.entries()
+    assert entry.condition is Condition.OWNED
+    freezer.thaw()
+    assert cli.main(["stop", "tiny"]) == cli.DONE
+    assert ledger.entries() == []
+    assert manager.stop("tiny").verified
+    traces.check()
+
+
+@pytest.mark.usefixtures("soon")
+def test_of_a_kernel_that_died(home, executable, freezer, traces, monkeypatch):
+    """The guards leave the folder, so that a sweep finds what they could not end."""
+    monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
+    probe = PatientProbe()
+    with by_hand.kernel():
+        (entry,) = ledger.entries()
+        frozen = engine([one.identity.pid for one in entry.processes])
+        freezer.freeze(frozen)
+    until(lambda: ledger.look(entry.path).condition is Condition.ORPHANED, "the guards live on")
+    entry = ledger.look(entry.path)
+    assert [one.identity.pid for one in entry.processes] == [frozen]
+    assert entry.record.phase is not Phase.KEPT
+    (swept,) = sweep(probe)
+    assert "NOT released" in swept.text
+    assert ledger.look(entry.path).condition is Condition.ORPHANED
+    freezer.thaw()
+    until(lambda: not entry.processes, "it lives on")
+    assert [swept.release for swept in sweep(probe)] == [None]
+    probe.close()
+    assert os.listdir(home) == ["logs"]
+    traces.check()
