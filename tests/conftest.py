@@ -31,6 +31,14 @@ def home(tmp_path, monkeypatch) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    """The cache folder."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("VLLM_MAGIC_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def executable(tmp_path_factory) -> str:
     """The stand-in for vLLM."""

@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING
 
 from vllm_magic import durations
 from vllm_magic.engine import command as commands
-from vllm_magic.engine import log
+from vllm_magic.engine import history, log
+from vllm_magic.engine.pace import Pace
 from vllm_magic.engine.stages import Progress, Stage
 from vllm_magic.errors import ReleaseFailed, StartFailed, StartTimeout, VllmMagicError
 from vllm_magic.guard.protocol import Why
 from vllm_magic.life import Life, idle, outcome
+from vllm_magic.life.beginning import Fresh
 from vllm_magic.life.notices import (
     Broken,
     Ending,
@@ -49,9 +51,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vllm_magic.engine.command import Command
+    from vllm_magic.engine.pace import Estimate
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.ledger import Folder
-    from vllm_magic.life.beginning import Attached, Fresh
+    from vllm_magic.life.beginning import Attached
     from vllm_magic.linux.processes import Identity, Process
     from vllm_magic.release import Release
 
@@ -103,6 +106,8 @@ class Server:
         self._asked = False
         self._state = ServerState.STARTING
         self._progress = Progress(Stage.QUEUED)
+        self._pace = Pace(history.earlier(spec))
+        self._whole = isinstance(beginning, Fresh)  # its start is seen from the beginning
         self._began = time.monotonic()
         self._ready_after: float | None = None
         self._folder: Folder | None = None
@@ -137,6 +142,18 @@ class Server:
         """The stage of the start."""
         with self._changed:
             return self._progress
+
+    @property
+    def estimate(self) -> Estimate:
+        """How far the start is, in shares of its time."""
+        with self._changed:
+            return self._pace.estimate(self._progress)
+
+    @property
+    def stages(self) -> dict[Stage, float]:
+        """Seconds of each stage of the start so far, those apart that waited for the GPU; {} after a download."""
+        with self._changed:
+            return self._pace.taken()
 
     @property
     def pid(self) -> int | None:
@@ -366,26 +383,32 @@ class Server:
             self._tell(notice.text)
             return
         with self._changed:
-            if isinstance(notice, Launched):
-                self._folder, self._leader = notice.folder, notice.leader
-            elif isinstance(notice, Moved):
-                self._progress = notice.progress
-            elif isinstance(notice, Idle):
-                self.begin_stop()
-            elif isinstance(notice, Ending):
-                self._state = ServerState.STOPPING
-            elif isinstance(notice, Ready) and self._state is ServerState.STARTING:
-                self._state = ServerState.READY
-                self._progress = Progress(Stage.READY)
-                self._ready_after = time.monotonic() - self._began
-            elif isinstance(notice, NeverStarted):
-                self._state, self._error = ServerState.FAILED, notice.error
-                self._release = nothing_to_release(self.name)
-            elif isinstance(notice, Broken):
-                self._state, self._error = ServerState.FAILED, notice.error
-            elif isinstance(notice, Over):
-                self._end(notice)
+            self._take(notice)
             self._changed.notify_all()
+        if isinstance(notice, Ready) and self._whole and self.ready_after is not None:
+            history.keep(self.spec, self.stages)
+
+    def _take(self, notice: Notice) -> None:
+        if isinstance(notice, Launched):
+            self._folder, self._leader = notice.folder, notice.leader
+        elif isinstance(notice, Moved):
+            self._progress = notice.progress
+            self._pace.move(notice.progress)
+        elif isinstance(notice, Idle):
+            self.begin_stop()
+        elif isinstance(notice, Ending):
+            self._state = ServerState.STOPPING
+        elif isinstance(notice, Ready) and self._state is ServerState.STARTING:
+            self._state = ServerState.READY
+            self._progress = Progress(Stage.READY)
+            self._pace.move(self._progress)
+            self._ready_after = time.monotonic() - self._began
+        elif isinstance(notice, (NeverStarted, Broken)):
+            self._state, self._error = ServerState.FAILED, notice.error
+            if isinstance(notice, NeverStarted):
+                self._release = nothing_to_release(self.name)
+        elif isinstance(notice, Over):
+            self._end(notice)
 
     def _end(self, over: Over) -> None:
         self._release = over.release

@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vllm_magic.engine.download import Download
 
 
 class Stage(str, Enum):
@@ -28,10 +32,11 @@ ORDER = tuple(Stage)
 
 @dataclass(frozen=True)
 class Progress:
-    """A stage, and how much of it is done where vLLM counts: (3, 8) for 3 of 8."""
+    """A stage, how much of it is done where vLLM counts, (3, 8) for 3 of 8, and the download that it waits for."""
 
     stage: Stage
     counted: tuple[int, int] | None = None
+    download: Download | None = None
 
 
 _SIGNS: tuple[tuple[Stage, re.Pattern[str]], ...] = tuple(

@@ -105,7 +105,7 @@ class VllmMagics(Magics):
         return self._run(wanted)
 
     def _run(self, wanted: arguments.StartWords) -> Any:
-        from vllm_magic.jupyter.progress import ProgressLine
+        from vllm_magic.jupyter.progress import ProgressLine, ready
 
         line = ProgressLine(notebook=hasattr(self._shell, "kernel"))
         try:
@@ -115,8 +115,7 @@ class VllmMagics(Magics):
         except BaseException:
             line.finish("")
             raise
-        ready = start.server.ready_after if wanted.wait and not start.reused else None
-        line.finish("" if ready is None else f"{start.server.name} is ready after {ready:.1f} s.")
+        line.finish(ready(start.server) if wanted.wait and not start.reused else "")
         if start.reused:
             print(f"{start.server.name} runs already, with the same options.")  # noqa: T201 - in the cell's thread
         elif start.server.exposed:

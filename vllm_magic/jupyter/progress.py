@@ -8,14 +8,24 @@ from typing import TYPE_CHECKING
 
 from IPython.display import DisplayHandle, display
 
+from vllm_magic.view import duration, gib
+
 if TYPE_CHECKING:
+    from vllm_magic.engine.download import Download
+    from vllm_magic.engine.pace import Estimate
+    from vllm_magic.engine.stages import Progress
     from vllm_magic.server import Server
 
 WIDTH = 78  # characters that a line in a terminal may take
+BAR = 12  # characters of the bar in it
+LONGEST_STAGES = 3  # that are told at the end
 
 
 class ProgressLine:
-    """Shows "name: stage · seconds" while a server starts.
+    """Shows a bar and "name: stage · seconds" while a server starts.
+
+    A display that is updated, and no widget: it looks the same in JupyterLab, works under nbclient and papermill, where
+    nobody answers a widget, and leaves nothing of itself in the saved notebook.
 
     Args:
         notebook: whether a front end is there that can update an output; otherwise it is a terminal or a file.
@@ -29,14 +39,14 @@ class ProgressLine:
 
     def report(self, server: Server) -> None:
         """Show where the server is now."""
-        progress = server.progress
+        progress, estimate = server.progress, server.estimate
+        text = f"{server.name}: {told(progress, estimate)} \N{MIDDLE DOT} {_times(server.seconds, estimate)}"
         stage = progress.stage.value
-        counted = f" {progress.counted[0]}/{progress.counted[1]}" if progress.counted else ""
-        text = f"{server.name}: {stage}{counted} · {server.seconds:.0f} s"
         if self._notebook:
-            self._show_in_notebook(text)
+            self._show_in_notebook(text, estimate.share)
         elif sys.stdout.isatty():
-            sys.stdout.write(f"\r{text[:WIDTH].ljust(WIDTH)}")
+            line = f"{_bar(estimate.share)} {text}"
+            sys.stdout.write(f"\r{line[:WIDTH].ljust(WIDTH)}")
             sys.stdout.flush()
         elif stage != self._stage:
             sys.stdout.write(f"{server.name}: {stage}\n")
@@ -46,7 +56,7 @@ class ProgressLine:
         """Replace the line by what came of it; "" leaves nothing."""
         if self._notebook:
             if self._handle is not None or text:
-                self._show_in_notebook(text)
+                self._show_in_notebook(text, None)
             return
         if sys.stdout.isatty() and self._shown:
             sys.stdout.write("\r" + " " * WIDTH + "\r")
@@ -54,11 +64,45 @@ class ProgressLine:
             sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
 
-    def _show_in_notebook(self, text: str) -> None:
+    def _show_in_notebook(self, text: str, share: float | None) -> None:
         if text == self._shown:
             return
-        data = {"text/plain": text, "text/html": f"<div>{escape(text)}</div>"}
+        bar = "" if share is None else f'<progress max="1" value="{share:.3f}"></progress> '
+        data = {"text/plain": text, "text/html": f"<div>{bar}{escape(text)}</div>"}
         if self._handle is None:
             self._handle = display(data, raw=True, display_id=True)  # type: ignore[no-untyped-call]
         else:
             self._handle.update(data, raw=True)  # type: ignore[no-untyped-call]
+
+
+def told(progress: Progress, estimate: Estimate) -> str:
+    """The stage in words: what is counted or downloaded of it, and whether it takes far longer than before."""
+    counted = f" {progress.counted[0]}/{progress.counted[1]}" if progress.counted else ""
+    late = "" if estimate.late is None else f", which took {duration(estimate.late)} before"
+    what = progress.stage.value if progress.download is None else _download(progress.download)
+    return f"{what}{counted}{late}"
+
+
+def ready(server: Server) -> str:
+    """That the server is ready, after how long, and what took the longest."""
+    longest = sorted(server.stages.items(), key=lambda one: -one[1])[:LONGEST_STAGES]
+    parts = ", ".join(f"{stage.value} {seconds:.1f} s" for stage, seconds in longest)
+    return f"{server.name} is ready after {server.ready_after:.1f} s{f' ({parts})' if parts else ''}."
+
+
+def _download(download: Download) -> str:
+    of = "" if download.total is None else f" of {gib(download.total)}"
+    speed = "" if download.speed is None else f", {download.speed / 1e6:.0f} MB/s"
+    return f"downloading {gib(download.done)}{of}{speed}"
+
+
+def _times(seconds: float, estimate: Estimate) -> str:
+    left = "" if estimate.left is None else f", about {max(1.0, estimate.left):.0f} s left"
+    return f"{seconds:.0f} s{left}"
+
+
+def _bar(share: float) -> str:
+    full = round(share * BAR)
+    return "\N{BOX DRAWINGS HEAVY HORIZONTAL}" * full + "\N{BOX DRAWINGS LIGHT TRIPLE DASH HORIZONTAL}" * (
+        BAR - full
+    )

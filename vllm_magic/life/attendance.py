@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import log, stages
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from vllm_magic.life.preparation import Prepared
 
 READY_LOOK = 0.05  # seconds between looks at the log and at /health while the server starts
+LAST_TO_DOWNLOAD = stages.ORDER.index(Stage.LOADING)
+DOWNLOAD_LOOK = 0.5  # seconds between looks at what is being downloaded
 DRAIN_LOOK = 0.25  # seconds between looks at /metrics while requests finish
 ANSWER_LIMIT = 5.0  # seconds for a guard to say that it has begun; one that does not is taken for hung
 GUARD_LIMIT = KILL_LIMIT + 10.0  # seconds beyond the grace for the guards to be done; then they are killed
@@ -71,6 +74,7 @@ class Attendance:
         self._idleness = idleness
         self._follower = log.Follower(prepared.folder.log)
         self._progress = Progress(Stage.QUEUED)
+        self._download_look = 0.0
         self._inner: Identity | None = None
         self._plan: StopPlan | None = None
         self._drain_until: float | None = None
@@ -171,6 +175,7 @@ class Attendance:
     def _look(self) -> None:
         if self._is_starting():
             self._look_at_log()
+            self._look_at_download()
             self._look_at_health()
         if self._idleness and self._is_serving() and self._idleness.rest() <= 0:
             self._look_at_use(self._idleness)
@@ -198,6 +203,13 @@ class Attendance:
             said = stages.read(line)
             if said is not None:
                 self._move(stages.later(self._progress, said))
+
+    def _look_at_download(self) -> None:
+        """Weights come when they are to be loaded, and what is small before."""
+        now = time.monotonic()
+        if now >= self._download_look and stages.ORDER.index(self._progress.stage) <= LAST_TO_DOWNLOAD:
+            self._download_look = now + DOWNLOAD_LOOK
+            self._move(replace(self._progress, download=self._prepared.downloads.look()))
 
     def _look_at_health(self) -> None:
         if self._api.is_ready() and self._answers_for_us():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
+from vllm_magic.engine.download import Downloads
 from vllm_magic.errors import StartFailed, VllmMagicError
 from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.folder import discard
@@ -74,9 +76,10 @@ class Attached:
         record = entry.record
         baseline = handover.unpack_gpus(record.baseline)
         witness = Witness(probe, baseline, record.gpus if record.chosen else (), entry.folder.mark)
-        secrets = known({**dict(spec.env), "VLLM_API_KEY": command.api_key})
+        secrets = tuple(known({**dict(spec.env), "VLLM_API_KEY": command.api_key}))
+        downloads = Downloads(spec.model, spec.args, {**os.environ, **dict(spec.env)})
         self._prepared = Prepared(
-            entry.folder, witness, tuple(record.gpus), record.port, record.since, tuple(secrets)
+            entry.folder, witness, tuple(record.gpus), record.port, record.since, downloads, secrets
         )
         self._guards = guards
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic import ledger
 from vllm_magic.engine import command as commands
+from vllm_magic.engine.download import Downloads
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.gpu import choice, locks
 from vllm_magic.guard import record
@@ -46,6 +47,7 @@ class Prepared:
         gpus: the UUIDs it may use.
         port: where it will listen.
         since: when it began, in seconds since the epoch.
+        downloads: looks at what it downloads.
         secrets: keys and tokens that its log may hold, to be masked where that is shown.
     """
 
@@ -54,6 +56,7 @@ class Prepared:
     gpus: tuple[str, ...]
     port: int
     since: float
+    downloads: Downloads
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
 
@@ -134,7 +137,9 @@ def _prepare(
         luggage=handover.pack_owner(spec, command),
     )
     witness = Witness(probe, baseline, _uuids(chosen), folder.mark)
-    return Prepared(folder, witness, usable, command.port, noted.since, tuple(known(order.env))), order
+    downloads = Downloads(spec.model, spec.args, order.env)
+    secrets = tuple(known(order.env))
+    return Prepared(folder, witness, usable, command.port, noted.since, downloads, secrets), order
 
 
 def _record(

@@ -1,0 +1,50 @@
+"""How long the stages of earlier starts took, by model and flags, in the cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from vllm_magic import cache
+from vllm_magic.engine.stages import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from vllm_magic.engine.spec import ServerSpec
+
+KEPT = 200  # starts that are remembered
+LONGEST = 24 * 3600.0  # seconds that a stage may have taken
+
+
+def earlier(spec: ServerSpec) -> dict[Stage, float]:
+    """Seconds of each stage when this model was started last with these flags; {} if it never was."""
+    try:
+        found = cache.read(_path(spec))
+    except OSError:
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {
+        stage: float(found[stage.name])
+        for stage in Stage
+        if isinstance(found.get(stage.name), (int, float)) and 0 <= found[stage.name] <= LONGEST
+    }
+
+
+def keep(spec: ServerSpec, stages: Mapping[Stage, float]) -> None:
+    """Remember this start, if it has stages; one that cannot be written is forgotten."""
+    if not stages:
+        return
+    with suppress(OSError):
+        path = _path(spec)
+        cache.write(path, {stage.name: round(seconds, 3) for stage, seconds in stages.items()})
+        cache.prune(path.parent, KEPT)
+
+
+def _path(spec: ServerSpec) -> Path:
+    same = json.dumps([spec.model, spec.args, spec.gpus, spec.executable])
+    return cache.folder("starts") / f"{hashlib.sha256(same.encode()).hexdigest()[:16]}.json"
