@@ -7,6 +7,7 @@ import pytest
 from vllm_magic.errors import InvalidOption
 from vllm_magic.jupyter import arguments
 from vllm_magic.jupyter.arguments import LogsWords, StopWords, Verb
+from vllm_magic.jupyter.settings import Settings
 
 
 def start(*words: str, **fields):
@@ -125,8 +126,8 @@ class TestStart:
         assert start("m").spec.ttl is None
 
     def test_the_configured_executable_is_the_default(self):
-        assert start("m", executable="/a").spec.executable == "/a"
-        assert start("m", "--executable", "/b", executable="/a").spec.executable == "/b"
+        assert start("m", defaults=Settings("/a")).spec.executable == "/a"
+        assert start("m", "--executable", "/b", defaults=Settings("/a")).spec.executable == "/b"
         assert start("m").spec.executable is None
 
     @pytest.mark.parametrize(

@@ -110,7 +110,6 @@ class TestShortage:
         "args",
         [
             ["--kv-cache-memory-bytes", "1G"],
-            ["--config", "file.yaml"],
             ["--gpu-memory-utilization", "0.05"],
             ["--gpu-memory-utilization", "1.5"],
             ["--gpu_memory_utilization=0.05"],
@@ -121,8 +120,11 @@ class TestShortage:
     def test_what_is_vllms_to_judge(self, args):
         assert lacking(snapshot(gpu(0, 2), gpu(1, 2)), *args) is None
 
-    def test_a_flag_goes_before_the_file(self):
-        assert lacking(snapshot(gpu(0, 2)), "--config", "x", "--gpu-memory-utilization", "0.9")
+    def test_a_flag_goes_before_the_file(self, tmp_path):
+        file = tmp_path / "v.yaml"
+        file.write_text("gpu-memory-utilization: 0.01")
+        assert lacking(snapshot(gpu(0, 2)), "--config", str(file)) is None
+        assert lacking(snapshot(gpu(0, 2)), "--config", str(file), "--gpu-memory-utilization", "0.9")
 
     def test_a_rank_on_another_machine_is_not_counted(self):
         now = snapshot(gpu(0, 24), gpu(1, 2))

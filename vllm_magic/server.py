@@ -367,7 +367,7 @@ class Server:
         if grace is not None:
             grace = min(grace, durations.MOST)
             return StopPlan(grace, grace, drain, hurry=True)
-        own = min(commands.shutdown_timeout(self.spec.args), durations.MOST)
+        own = min(commands.shutdown_timeout(self.spec.all_args), durations.MOST)
         return StopPlan(GRACE + own, PATIENCE + own, drain)
 
     def _wait_for(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:

@@ -63,18 +63,18 @@ def build(spec: ServerSpec) -> Command:
     """
     path = executable.find(spec.executable)
     for flag, reason in (("--uds", "a Unix socket"), ("--headless", "no HTTP server")):
-        if flags.has(spec.args, flag):
+        if flags.has(spec.all_args, flag):
             raise InvalidOption(f"{flag} means {reason}, and a notebook needs an HTTP port. Leave it out.")
     port_text, args = flags.take(spec.args, "--port")
     host, args = flags.take(args, "--host")
-    host = host or LOOPBACK
-    port = _port(spec, port_text, host)
+    host = host or flags.value(spec.all_args, "--host") or LOOPBACK
+    port = _port(spec, port_text or flags.value(spec.all_args, "--port"), host)
     return Command(
         argv=(path, "serve", spec.model, *args, "--host", host, "--port", str(port)),
         host=host,
         port=port,
         api_key=dict(spec.env).get("VLLM_API_KEY") or secrets.token_urlsafe(24),
-        secure=flags.has(args, "--ssl-certfile"),
+        secure=flags.has(spec.all_args, "--ssl-certfile"),
     )
 
 

@@ -46,5 +46,5 @@ def keep(spec: ServerSpec, stages: Mapping[Stage, float]) -> None:
 
 
 def _path(spec: ServerSpec) -> Path:
-    same = json.dumps([spec.model, spec.args, spec.gpus, spec.executable])
+    same = json.dumps([spec.model, spec.all_args, spec.gpus, spec.executable])
     return cache.folder("starts") / f"{hashlib.sha256(same.encode()).hexdigest()[:16]}.json"

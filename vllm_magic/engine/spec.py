@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vllm_magic import durations
-from vllm_magic.engine import flags
+from vllm_magic.engine import config_file, flags
 from vllm_magic.errors import InvalidOption
 from vllm_magic.masking import mask_words
 
@@ -42,6 +42,7 @@ class ServerSpec:
         env: (name, value) pairs on top of the kernel's environment.
         keep: seconds for which it outlives its kernel, for another one to attach; None ends it with the kernel.
         cwd: working directory of the server.
+        in_file: what the file of a ``--config`` among ``args`` adds to them; None has it read now.
     """
 
     model: str
@@ -55,6 +56,7 @@ class ServerSpec:
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     keep: float | None = None
     cwd: str = field(default_factory=_working_directory, compare=False)
+    in_file: tuple[str, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Check the words, and fill in what follows from them."""
@@ -66,6 +68,8 @@ class ServerSpec:
             object.__setattr__(self, "model", str(_folder(self.model)))
         self._hide_key()
         self._hide_token()
+        if self.in_file is None:
+            object.__setattr__(self, "in_file", config_file.words(self.args, self.cwd))
         if not self.name:
             object.__setattr__(self, "name", default_name(self.model))
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", self.name):
@@ -82,13 +86,18 @@ class ServerSpec:
         for option, value in (("--ttl", self.ttl), ("--keep", self.keep)):
             if value is not None and not 0 < value <= durations.MOST:
                 raise InvalidOption(f"{option} {value:g}: how long? {option} 30m, or leave it out.")
-        if self.ttl is not None and flags.has(self.args, "--disable-log-stats"):
+        if self.ttl is not None and flags.has(self.all_args, "--disable-log-stats"):
             raise InvalidOption(
                 "--ttl goes by vLLM's own counters, and --disable-log-stats takes them away. Leave one of them out."
             )
 
     def __repr__(self) -> str:
         return f"<ServerSpec {self.name}: {' '.join(mask_words((self.model, *self.args)))}>"
+
+    @property
+    def all_args(self) -> tuple[str, ...]:
+        """The flags in the order in which vLLM reads them: of several with one name the last one counts."""
+        return (*(self.in_file or ()), *self.args)
 
     def _hide_key(self) -> None:
         key, args = flags.take(self.args, "--api-key")

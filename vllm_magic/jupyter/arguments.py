@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, NoReturn
 from vllm_magic import durations
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
+from vllm_magic.jupyter import settings
+from vllm_magic.jupyter.settings import NO_SETTINGS, Profile, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,7 +37,17 @@ class Verb(str, Enum):
     HELP = "help"
 
 
-VALUED = ("--name", "--port", "--gpus", "--executable", "--env", "--keep", "--ttl", "--timeout")  # of `start`
+VALUED = (  # of `start`
+    "--name",
+    "--port",
+    "--gpus",
+    "--executable",
+    "--env",
+    "--keep",
+    "--ttl",
+    "--timeout",
+    "--profile",
+)
 
 
 @dataclass(frozen=True)
@@ -101,8 +113,8 @@ def verb(words: Sequence[str]) -> Verb:
         raise InvalidOption(f"%vllm has no {words[0]!r}.{meant} See %vllm help.") from None
 
 
-def start(words: Sequence[str], executable: str | None = None) -> StartWords:
-    """The words behind ``start``; ``executable`` is the configured one, or None.
+def start(words: Sequence[str], defaults: Settings = NO_SETTINGS) -> StartWords:
+    """The words behind ``start``, on top of those of its profile and of the defaults.
 
     Raises:
         InvalidOption: a word does not fit.
@@ -111,20 +123,27 @@ def start(words: Sequence[str], executable: str | None = None) -> StartWords:
     parser.add_argument("--name", default="")
     parser.add_argument("--port", type=int)
     parser.add_argument("--gpus")
-    parser.add_argument("--executable", default=executable)
+    parser.add_argument("--executable")
     parser.add_argument("--env", action="append", default=[], type=_assignment)
     parser.add_argument("--keep", type=_seconds)
     parser.add_argument("--ttl", type=_seconds)
     parser.add_argument("--timeout", type=_seconds)
     parser.add_argument("--force", action="store_true")
     parser.add_argument("--no-wait", action="store_true")
+    parser.add_argument("--profile")
     own, rest = _separate(words, valued=VALUED)
-    found = parser.parse_args(own)
-    if not rest or rest[0].startswith("-"):
+    name = parser.parse_args(own).profile
+    profile = settings.profile(name) if name else Profile("", ())
+    model = rest.pop(0) if rest and not rest[0].startswith("-") else profile.model
+    if not model:
         raise InvalidOption("Which model? Write it first, then vLLM's flags: %vllm start MODEL [flags].")
+    before, flags = _separate([*defaults.words(), *profile.words], valued=VALUED)
+    if flags and not flags[0].startswith("-"):
+        raise InvalidOption(f"{flags[0]!r} among the default flags, or those of the profile, is no flag.")
+    found = parser.parse_args([*before, *own])
     spec = ServerSpec(
-        model=rest[0],
-        args=tuple(rest[1:]),
+        model=model,
+        args=(*flags, *rest),
         name=found.name,
         gpus=found.gpus,
         port=found.port,
@@ -152,8 +171,8 @@ def status(words: Sequence[str]) -> str | None:
     return _name_only(Verb.STATUS, words)
 
 
-def stop(words: Sequence[str]) -> StopWords:
-    """The words behind ``stop``.
+def stop(words: Sequence[str], grace: float | None = None) -> StopWords:
+    """The words behind ``stop``; ``grace`` is the configured one.
 
     Raises:
         InvalidOption: a word does not fit.
@@ -161,7 +180,7 @@ def stop(words: Sequence[str]) -> StopWords:
     parser = _Parser(Verb.STOP)
     parser.add_argument("name", nargs="?")
     parser.add_argument("--all", action="store_true")
-    parser.add_argument("--grace", type=_seconds)
+    parser.add_argument("--grace", type=_seconds, default=grace)
     parser.add_argument("--drain", type=_seconds, default=0.0)
     found = parser.parse_args(list(words))
     if found.all and found.name:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class, needs_local_scope, no_var_expand
-from traitlets import Unicode
+from traitlets import Float, Unicode
 
 from vllm_magic.errors import InvalidOption, ServerNotFound, VllmMagicError
 from vllm_magic.jupyter import arguments, words
 from vllm_magic.jupyter.arguments import Verb
+from vllm_magic.jupyter.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,8 +29,8 @@ HELP = """\
       --gpus 0,1 | auto      GPUs by index or UUID, or the freest that are enough (else vLLM chooses)
       --port N               TCP port (else a free one)
       --env NAME=VALUE       environment variable for the server; may be repeated
-      --executable PATH      the vllm to run (else %config VllmMagics.executable, $VLLM_MAGIC_EXECUTABLE,
-                             vllm beside this Python, vllm on $PATH)
+      --executable PATH      the vllm to run (else $VLLM_MAGIC_EXECUTABLE, vllm beside this Python, vllm on $PATH)
+      --profile NAME         the words of this profile, before those of this line
       --force                start it also where the GPUs have too little free memory
       --keep 10m             outlive this kernel for so long, for another one to attach (else it ends with the kernel)
       --ttl 30m              release it when it had no request for that long
@@ -49,7 +50,10 @@ HELP = """\
 %vllm help                   this
 
 NAME can be left out where there is only one. {name} and $name put in variables of the notebook ($$ is a
-dollar sign). TIME is 90, 90s, 30m or 1h30m. `server = %vllm start ...` keeps the server: server.base_url, server.api_key, server.stop()."""
+dollar sign). TIME is 90, 90s, 30m or 1h30m. `server = %vllm start ...` keeps the server: server.base_url, server.api_key, server.stop().
+%config VllmMagics shows what can be set for each start: executable, flags, gpus, host, and the grace of each stop.
+A profile is a table of ~/.config/vllm-magic/profiles.toml, of lines such as model = "ORG/MODEL", gpus = "0,1", ttl = "30m",
+env = { NAME = "VALUE" }, flags = "--max-model-len 32768"; %vllm start --profile NAME uses it."""
 
 # What lower floors return, and the function in `views` that shows it; by name, so that loading imports none.
 VIEWS = {"vllm_magic.server.Server": "server", "vllm_magic.release.Release": "release"}
@@ -62,6 +66,15 @@ class VllmMagics(Magics):
     executable = Unicode("", help="Path of the vllm to run; empty for the one that is found.").tag(
         config=True
     )
+    flags = Unicode("", help="Words behind each %vllm start MODEL, before its own.").tag(config=True)
+    gpus = Unicode("", help="The --gpus of each start; empty: vLLM chooses.").tag(config=True)
+    host = Unicode("", help="The --host of each start; empty for 127.0.0.1.").tag(config=True)
+    grace = Float(
+        None,
+        min=0.0,
+        allow_none=True,
+        help="Seconds from SIGTERM to SIGKILL; None: as long as SIGTERM shows an effect.",
+    ).tag(config=True)
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
@@ -101,8 +114,8 @@ class VllmMagics(Magics):
         return manager
 
     def _start(self, said: list[str]) -> Any:
-        wanted = arguments.start(said, self.executable or None)
-        return self._run(wanted)
+        defaults = Settings(self.executable, self.flags, self.gpus, self.host)
+        return self._run(arguments.start(said, defaults))
 
     def _run(self, wanted: arguments.StartWords) -> Any:
         from vllm_magic.jupyter.progress import ProgressLine, ready
@@ -153,7 +166,7 @@ class VllmMagics(Magics):
     def _stop(self, said: list[str]) -> Any:
         from vllm_magic.jupyter import views
 
-        wanted = arguments.stop(said)
+        wanted = arguments.stop(said, self.grace)
         with _interruptible():
             if wanted.every:
                 return views.releases(self._manager.stop_all(grace=wanted.grace, drain=wanted.drain))
@@ -163,7 +176,7 @@ class VllmMagics(Magics):
         server = self._manager.get_even_past(arguments.restart(said))
         if not server.state.over:
             with _interruptible():
-                self._manager.stop(server.name)
+                self._manager.stop(server.name, grace=self.grace)
         return self._run(arguments.StartWords(server.spec, wait=True, timeout=None))
 
     def _status(self, said: list[str]) -> Any:

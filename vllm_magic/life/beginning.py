@@ -77,7 +77,7 @@ class Attached:
         baseline = handover.unpack_gpus(record.baseline)
         witness = Witness(probe, baseline, record.gpus if record.chosen else (), entry.folder.mark)
         secrets = tuple(known({**dict(spec.env), "VLLM_API_KEY": command.api_key}))
-        downloads = Downloads(spec.model, spec.args, {**os.environ, **dict(spec.env)})
+        downloads = Downloads(spec.model, spec.all_args, {**os.environ, **dict(spec.env)})
         self._prepared = Prepared(
             entry.folder, witness, tuple(record.gpus), record.port, record.since, downloads, secrets
         )

@@ -40,15 +40,21 @@ def pack_owner(spec: ServerSpec, command: Command) -> dict[str, Any]:
 def pack_spec(spec: ServerSpec) -> dict[str, Any]:
     """What `ServerSpec` compares, as JSON."""
     fields = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec) if field.compare}
-    return fields | {"args": list(spec.args), "env": [list(pair) for pair in spec.env]}
+    lists = {
+        "args": list(spec.args),
+        "in_file": list(spec.in_file or ()),
+        "env": [list(pair) for pair in spec.env],
+    }
+    return fields | lists
 
 
 def unpack_owner(packed: Mapping[str, Any]) -> tuple[ServerSpec, Command]:
     """The spec and the command that `pack_owner` packed."""
     spec, command = packed["spec"], packed["command"]
     env = tuple((name, value) for name, value in spec["env"])
+    args, in_file = tuple(spec["args"]), tuple(spec["in_file"])
     return (
-        ServerSpec(**{**spec, "args": tuple(spec["args"]), "env": env, "cwd": packed["cwd"]}),
+        ServerSpec(**{**spec, "args": args, "in_file": in_file, "env": env, "cwd": packed["cwd"]}),
         Command(**{**command, "argv": tuple(command["argv"])}),
     )
 

@@ -137,7 +137,7 @@ def _prepare(
         luggage=handover.pack_owner(spec, command),
     )
     witness = Witness(probe, baseline, _uuids(chosen), folder.mark)
-    downloads = Downloads(spec.model, spec.args, order.env)
+    downloads = Downloads(spec.model, spec.all_args, order.env)
     secrets = tuple(known(order.env))
     return Prepared(folder, witness, usable, command.port, noted.since, downloads, secrets), order
 
@@ -167,7 +167,7 @@ def _record(
 def _choose(spec: ServerSpec, baseline: Snapshot) -> tuple[Gpu, ...]:
     if spec.gpus is None:
         return ()
-    count = commands.gpu_count(spec.args)
+    count = commands.gpu_count(spec.all_args)
     try:
         return choice.choose(spec.gpus, baseline, count, room.share(spec))
     except choice.ShortageError:  # memory may be coming back; `room` looks, and tells more

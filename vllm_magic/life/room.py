@@ -51,11 +51,9 @@ class Shortage:
 
 def share(spec: ServerSpec) -> float:
     """The share of each GPU that has to be free, 0 to 1; 0.0 where that is not asked for, or cannot be told."""
-    explicit = flags.has(spec.args, "--gpu-memory-utilization")
-    in_a_file = flags.has(spec.args, "--config") and not explicit
-    if spec.force or in_a_file or flags.has(spec.args, "--kv-cache-memory-bytes"):
+    if spec.force or flags.has(spec.all_args, "--kv-cache-memory-bytes"):
         return 0.0
-    wanted = command.memory_fraction(spec.args)
+    wanted = command.memory_fraction(spec.all_args)
     return wanted if 0 < wanted <= 1 else 0.0  # vLLM refuses any other in words of its own
 
 
@@ -70,7 +68,7 @@ def shortage(
         now: the GPUs.
         chosen: those that were chosen for it; () when vLLM chooses, or when there were too few for "auto".
     """
-    count, wanted = command.gpu_count(spec.args), share(spec)
+    count, wanted = command.gpu_count(spec.all_args), share(spec)
     too_few = spec.gpus is not None and not chosen
     if too_few:
         gpus = now.gpus
