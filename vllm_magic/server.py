@@ -14,6 +14,7 @@ anything blocks but the wait for a change itself.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -22,7 +23,8 @@ from typing import TYPE_CHECKING
 
 from vllm_magic import durations
 from vllm_magic.engine import command as commands
-from vllm_magic.engine import history, log
+from vllm_magic.engine import history, log, metrics
+from vllm_magic.engine.api import Api
 from vllm_magic.engine.pace import Pace
 from vllm_magic.engine.stages import Progress, Stage
 from vllm_magic.errors import ReleaseFailed, StartFailed, StartTimeout, VllmMagicError
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vllm_magic.engine.command import Command
+    from vllm_magic.engine.metrics import Metrics
     from vllm_magic.engine.pace import Estimate
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.ledger import Folder
@@ -246,6 +249,29 @@ class Server:
         table = processes.table()
         living = [table[pid] for pid in processes.server_members(table, leader) if table[pid].alive]
         return sorted(living, key=lambda one: (one.identity != leader, one.identity.start))
+
+    def metrics(self, window: float = 1.0) -> Metrics:
+        """What it does and has done, by its own counters.
+
+        Args:
+            window: seconds over which the tokens a second are counted, which this takes; 0 leaves them out.
+
+        Raises:
+            VllmMagicError: it is not ready, or does not tell.
+        """
+        if self.state is not ServerState.READY:
+            raise VllmMagicError(f"{self.name} is {self.state.value}: there are metrics once it is ready.")
+        with contextlib.closing(Api(self._command)) as api:
+            began, first = time.monotonic(), api.metrics()
+            if first is not None and window > 0:
+                self._wait_for(lambda: self._state is not ServerState.READY, window)
+                last = api.metrics()
+                first = last and metrics.with_rates(first, last, time.monotonic() - began)
+        if first is None:
+            raise VllmMagicError(
+                f"{self.name} tells no metrics. --disable-log-stats takes them away; %vllm logs may tell more."
+            )
+        return first
 
     # What it does.
 

@@ -7,10 +7,13 @@ import socket
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
+from vllm_magic.engine import metrics
+
 if TYPE_CHECKING:
     import httpx
 
     from vllm_magic.engine.command import Command
+    from vllm_magic.engine.metrics import Metrics
 
 ANSWER_LIMIT = 5.0  # seconds
 HEALTH_LIMIT = 1.0  # seconds, also for a look that recurs; whoever waits for a server must hear of other things meanwhile
@@ -63,6 +66,11 @@ class Api:
         text = self._get("/metrics", HEALTH_LIMIT)
         return None if text is None else activity(text)
 
+    def metrics(self) -> Metrics | None:
+        """What it does and has done, in all that it counts; None when the server does not say."""
+        text = self._get("/metrics")
+        return None if text is None else metrics.parse(text)
+
     def close(self) -> None:
         """Close the connections, which would hold a stopping server up."""
         if self._made is not None:
@@ -88,14 +96,14 @@ class Api:
         return answer.text if answer.status_code == httpx.codes.OK else None
 
 
-def count_in_flight(metrics: str) -> int | None:
+def count_in_flight(text: str) -> int | None:
     """The sum of running and waiting requests of all engines in a Prometheus text; None if it has none."""
-    counts = _IN_FLIGHT.findall(metrics)
+    counts = _IN_FLIGHT.findall(text)
     return int(sum(map(float, counts))) if counts else None
 
 
-def activity(metrics: str) -> Activity | None:
+def activity(text: str) -> Activity | None:
     """The same of all engines in a Prometheus text; None if it has no counters."""
-    in_flight = count_in_flight(metrics)
-    served = _SERVED.findall(metrics)
+    in_flight = count_in_flight(text)
+    served = _SERVED.findall(text)
     return Activity(in_flight, sum(map(float, served))) if in_flight is not None and served else None

@@ -31,6 +31,7 @@ class Verb(str, Enum):
     RESTART = "restart"
     STATUS = "status"
     LOGS = "logs"
+    METRICS = "metrics"
     GPU = "gpu"
     DOCTOR = "doctor"
     REAP = "reap"
@@ -164,6 +165,11 @@ def attach(words: Sequence[str]) -> str | None:
 def restart(words: Sequence[str]) -> str | None:
     """The name behind ``restart``, or None."""
     return _name_only(Verb.RESTART, words)
+
+
+def metrics(words: Sequence[str]) -> str | None:
+    """The name behind ``metrics``, or None."""
+    return _name_only(Verb.METRICS, words)
 
 
 def status(words: Sequence[str]) -> str | None:

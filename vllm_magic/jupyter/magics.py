@@ -43,6 +43,7 @@ HELP = """\
 %vllm restart [NAME]         stop it and start it again
 %vllm status [NAME]          the same as %vllm, for one
 %vllm logs [NAME] [-n N]     the last lines of its log, also after its end
+%vllm metrics [NAME]         requests, tokens a second, KV cache, times to the first token and between tokens
 %vllm gpu                    who holds how much of which GPU
 %vllm doctor                 what is wrong on this machine, and what helps
 %vllm reap                   release what dead kernels left
@@ -101,6 +102,7 @@ class VllmMagics(Magics):
             Verb.RESTART: self._restart,
             Verb.STATUS: self._status,
             Verb.LOGS: self._logs,
+            Verb.METRICS: self._metrics,
             Verb.GPU: self._gpu,
             Verb.DOCTOR: self._doctor,
             Verb.REAP: self._reap,
@@ -193,6 +195,12 @@ class VllmMagics(Magics):
         wanted = arguments.logs(said)
         server = self._manager.get_even_past(wanted.name)
         return views.lines(server.name, server.log(wanted.count), server.farewell)
+
+    def _metrics(self, said: list[str]) -> Any:
+        from vllm_magic.jupyter import views
+
+        server = self._manager.get(arguments.metrics(said))
+        return views.metrics(server.name, server.metrics())
 
     def _gpu(self, said: list[str]) -> Any:
         from vllm_magic.doctor import gpus, survey

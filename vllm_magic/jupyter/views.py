@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.doctor.findings import Report
     from vllm_magic.doctor.reap import Reaped
+    from vllm_magic.engine.metrics import Histogram, Metrics
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.life.sweep import Swept
     from vllm_magic.release import Release
@@ -92,6 +93,21 @@ def releases(several: Sequence[Release]) -> View:
     return View(f"{len(several)} servers released.", ("name", "in", "processes", "proof", "freed"), rows)
 
 
+def metrics(name: str, now: Metrics) -> View:
+    """What ``%vllm metrics`` returns; times are of all requests since the server began."""
+    rows = (
+        ("requests", f"{now.running} running, {now.waiting} waiting, {now.finished} finished"),
+        ("tokens a second now", f"{now.prompt_rate:.1f} in, {now.generation_rate:.1f} out"),
+        ("tokens in all", f"{now.prompt_tokens:,} in, {now.generation_tokens:,} out"),
+        ("KV cache in use", _percent(now.kv_cache_use)),
+        ("prefix cache hits", _percent(now.prefix_hit_rate)),
+        ("put back for want of KV cache", str(now.preemptions)),
+        ("time to first token", _quantiles(now.ttft)),
+        ("time between tokens", _quantiles(now.itl)),
+    )
+    return View(name, ("", ""), rows)
+
+
 def doctor(report: Report) -> View:
     """What ``%vllm doctor`` returns."""
     from vllm_magic.doctor import text
@@ -124,6 +140,18 @@ def lines(name: str, text: Sequence[str], farewell: str = "") -> View:
     """The end of a log, below what became of its server."""
     said = f"{name} was {farewell}." if farewell else ""
     return View(said if text else f"The log of {name} is empty. {said}".rstrip(), lines=tuple(text))
+
+
+def _percent(share: float | None) -> str:
+    return "?" if share is None else f"{100 * share:.1f} %"
+
+
+def _quantiles(times: Histogram) -> str:
+    """Bounds of buckets are all that vLLM tells, so these are estimates."""
+    known = [(f"p{share}", times.quantile(share / 100)) for share in (50, 95, 99)]
+    return (
+        ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in known if value is not None) or "none yet"
+    )
 
 
 def _freed(one: Release) -> str:
