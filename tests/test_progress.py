@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from vllm_magic import cache
-from vllm_magic.engine import history
-from vllm_magic.engine.download import Download, Downloads, cache_folder
+from vllm_magic.engine import history, hub
+from vllm_magic.engine.download import Download, Downloads
 from vllm_magic.engine.pace import USUAL, Estimate, Pace
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.engine.stages import ORDER, Progress, Stage
@@ -209,11 +209,11 @@ class TestDownloads:
 
     def test_where_it_is(self):
         home = Path.home()
-        assert cache_folder((), {}) == home / ".cache/huggingface/hub"
-        assert cache_folder((), {"XDG_CACHE_HOME": "/x"}) == Path("/x/huggingface/hub")
-        assert cache_folder((), {"HF_HOME": "/h", "XDG_CACHE_HOME": "/x"}) == Path("/h/hub")
-        assert cache_folder((), {"HF_HUB_CACHE": "/c", "HF_HOME": "/h"}) == Path("/c")
-        assert cache_folder(("--download-dir", "~/d"), {"HF_HUB_CACHE": "/c"}) == home / "d"
+        assert hub.folder((), {}) == home / ".cache/huggingface/hub"
+        assert hub.folder((), {"XDG_CACHE_HOME": "/x"}) == Path("/x/huggingface/hub")
+        assert hub.folder((), {"HF_HOME": "/h", "XDG_CACHE_HOME": "/x"}) == Path("/h/hub")
+        assert hub.folder((), {"HF_HUB_CACHE": "/c", "HF_HOME": "/h"}) == Path("/c")
+        assert hub.folder(("--download-dir", "~/d"), {"HF_HUB_CACHE": "/c"}) == home / "d"
 
 
 class TestTold:

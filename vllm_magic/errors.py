@@ -11,6 +11,7 @@
     ├── StartFailed            the server ended before it was ready
     │   ├── StartTimeout       it was not ready in time
     │   └── StartInterrupted   the wait was interrupted, and the server was released
+    ├── SleepFailed            a server would not sleep or wake up, or its memory did not come back
     └── ReleaseFailed          something would not end, or its memory did not come back
 
 Each message says what happened and what to do, in one line; `details` has more where there is more.
@@ -134,6 +135,10 @@ class StartTimeout(StartFailed):
 
 class StartInterrupted(StartFailed):
     """The wait for the server was interrupted; the server was released."""
+
+
+class SleepFailed(VllmMagicError):
+    """A server would not sleep or wake up, or its memory did not come back."""
 
 
 class ReleaseFailed(VllmMagicError):

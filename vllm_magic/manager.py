@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.guard.record import Record
     from vllm_magic.ledger import Entry
+    from vllm_magic.life.nap import Nap
     from vllm_magic.release import Release
 
 REMEMBERED = 20  # servers that are over, for their logs
@@ -52,13 +53,24 @@ class Start:
     reused: bool
 
 
+@dataclass(frozen=True)
+class Switch:
+    """What `Manager.switch` did: the server that is ready now, and what was done for it, in that order."""
+
+    server: Server
+    done: tuple[Nap | Release, ...]
+
+
 class Manager:
     """All servers of one kernel. Safe to use from any thread.
 
-    Its lock guards the two tables and comes before any server's lock; nothing blocks while it is held.
+    Its lock guards the two tables and comes before any server's lock; nothing blocks while it is held. Before it
+    comes the one that lets one server at a time sleep, wake up or be switched to.
     """
 
     def __init__(self) -> None:
+        # One server that sleeps while another one wakes up on the same GPU can hang both (vllm#37065).
+        self._one_at_a_time = threading.RLock()
         self._lock = threading.Lock()
         self._servers: dict[str, Server] = {}
         self._past: dict[str, Server] = {}
@@ -178,6 +190,58 @@ class Manager:
         if name is not None and name not in servers and name in past:
             return past[name]
         return self.get(name)
+
+    def sleep(self, name: str | None = None, level: int = 1) -> Nap:
+        """Have a server give its VRAM back and keep its processes. Without a name the only one there is.
+
+        Raises:
+            ServerNotFound: there is none of this name, or not exactly one.
+            SleepFailed: see `Server.sleep`.
+        """
+        with self._one_at_a_time:
+            return self.get(name).sleep(self._probe, level)
+
+    def wake(self, name: str | None = None) -> Nap:
+        """Wake a server up. Raises what `sleep` raises."""
+        with self._one_at_a_time:
+            return self.get(name).wake(self._probe)
+
+    def switch(
+        self,
+        spec: ServerSpec,
+        *,
+        timeout: float | None = None,
+        report: Callable[[Server], None] | None = None,
+    ) -> Switch:
+        """Have this server ready, with the others out of its way: asleep where they can sleep, else stopped.
+
+        Args: as for `start`.
+
+        Raises:
+            VllmMagicError: what `start`, `stop` and `sleep` raise; what is done by then stays done.
+        """
+        with self._one_at_a_time:
+            moved = [self._move_away(other) for other in self._in_the_way(spec)]
+            there = self.servers().get(spec.name)
+            if there is not None and there.asleep and there.spec == spec:
+                return Switch(there, (*moved, there.wake(self._probe)))
+            return Switch(self.start(spec, timeout=timeout, report=report).server, tuple(moved))
+
+    def _in_the_way(self, spec: ServerSpec) -> list[Server]:
+        """The servers that hold memory of GPUs which this one may use, as far as the specs tell."""
+        return [
+            other
+            for other in self.servers().values()
+            if other.name != spec.name
+            and not other.state.over
+            and not other.asleep
+            and not _apart(other.spec.gpus, spec.gpus)
+        ]
+
+    def _move_away(self, server: Server) -> Nap | Release:
+        if server.can_sleep and server.state is ServerState.READY:
+            return server.sleep(self._probe)
+        return self._stop(server)
 
     def attach(
         self,
@@ -398,6 +462,14 @@ class Manager:
 
 manager = Manager()
 atexit.register(manager.let_go)
+
+
+def _apart(one: str | None, other: str | None) -> bool:
+    """Whether two ``--gpus`` have nothing in common for sure; without indices nobody knows."""
+    if not one or not other:
+        return False
+    parts = [text.strip() for text in f"{one},{other}".split(",")]
+    return all(part.isdecimal() for part in parts) and len(set(parts)) == len(parts)
 
 
 def _until(record: Record) -> str:

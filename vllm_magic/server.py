@@ -9,7 +9,7 @@
 Whatever the state, once it is released or failed nothing of the server is left, or the error says what is.
 
 Locks: the manager's lock comes before a server's. A server's lock guards its fields and is never held while
-anything blocks but the wait for a change itself.
+anything blocks but the wait for a change itself. Who puts it to sleep or wakes it holds another one, before that.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING
 
 from vllm_magic import durations
 from vllm_magic.engine import command as commands
-from vllm_magic.engine import history, log, metrics
+from vllm_magic.engine import flags, history, log, metrics
 from vllm_magic.engine.api import Api
 from vllm_magic.engine.pace import Pace
 from vllm_magic.engine.stages import Progress, Stage
-from vllm_magic.errors import ReleaseFailed, StartFailed, StartTimeout, VllmMagicError
+from vllm_magic.errors import ReleaseFailed, SleepFailed, StartFailed, StartTimeout, VllmMagicError
 from vllm_magic.guard.protocol import Why
-from vllm_magic.life import Life, idle, outcome
+from vllm_magic.life import Life, idle, nap, outcome
 from vllm_magic.life.beginning import Fresh
 from vllm_magic.life.notices import (
     Broken,
@@ -56,8 +56,10 @@ if TYPE_CHECKING:
     from vllm_magic.engine.metrics import Metrics
     from vllm_magic.engine.pace import Estimate
     from vllm_magic.engine.spec import ServerSpec
+    from vllm_magic.gpu.probe import Probe
     from vllm_magic.ledger import Folder
     from vllm_magic.life.beginning import Attached
+    from vllm_magic.life.nap import Nap
     from vllm_magic.linux.processes import Identity, Process
     from vllm_magic.release import Release
 
@@ -108,6 +110,8 @@ class Server:
         self._pid = os.getpid()
         self._asked = False
         self._state = ServerState.STARTING
+        self._napping = threading.Lock()
+        self._asleep = 0
         self._progress = Progress(Stage.QUEUED)
         self._pace = Pace(history.earlier(spec))
         self._whole = isinstance(beginning, Fresh)  # its start is seen from the beginning
@@ -272,6 +276,51 @@ class Server:
                 f"{self.name} tells no metrics. --disable-log-stats takes them away; %vllm logs may tell more."
             )
         return first
+
+    @property
+    def can_sleep(self) -> bool:
+        """Whether it was started in vLLM's sleep mode."""
+        return flags.has(self.spec.all_args, commands.SLEEP)
+
+    @property
+    def asleep(self) -> int:
+        """The level at which it sleeps; 0 while it is awake."""
+        with self._changed:
+            return self._asleep
+
+    def sleep(self, probe: Probe, level: int = 1) -> Nap:
+        """Have it keep its processes and give its VRAM back.
+
+        Args:
+            probe: looks at the GPUs.
+            level: 1 moves the weights to the machine's memory, 2 throws them away.
+
+        Raises:
+            SleepFailed: it is not ready or has no sleep mode, would not, or the VRAM did not come back.
+        """
+        if not self.can_sleep:
+            raise SleepFailed(
+                f"{self.name} has no sleep mode: it is started with {commands.SLEEP}, which a CPU does not take. "
+                f"%vllm stop {self.name} gives its memory back."
+            )
+        return self._nap(level, lambda api: nap.sleep(self.name, api, probe, self._pids, level))
+
+    def wake(self, probe: Probe) -> Nap:
+        """Wake it up. Arguments and errors as for `sleep`."""
+        level = self.asleep
+        return self._nap(0, lambda api: nap.wake(self.name, api, probe, self._pids, level))
+
+    def _nap(self, level: int, go: Callable[[Api], Nap]) -> Nap:
+        with self._napping, contextlib.closing(Api(self._command)) as api:
+            if self.state is not ServerState.READY:
+                raise SleepFailed(f"{self.name} is {self.state.value}. It can sleep once it is ready.")
+            done = go(api)
+            with self._changed:
+                self._asleep = level
+        return done
+
+    def _pids(self) -> set[int]:
+        return {one.identity.pid for one in self.processes()}
 
     # What it does.
 

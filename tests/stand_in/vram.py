@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 _held: list[int] = []
+_sizes: list[int] = []
+AWAKE_SHARE = 20  # what sleeps keeps one part in so many: its CUDA context
 
 
 def hold(nbytes: int, rank: int, teardown_s: float = 0.0) -> None:
@@ -20,6 +22,14 @@ def hold(nbytes: int, rank: int, teardown_s: float = 0.0) -> None:
     from fake_gpu import fakegpu  # a sibling of this package; only there where there is a fake GPU
 
     _held.append(fakegpu.hold(nbytes, _gpu(rank), teardown_s=teardown_s))
+    _sizes.append(nbytes)
+
+
+def sleep() -> None:
+    """Give nearly all of it back, as sleep mode does, or take it again."""
+    for held, size in zip(_held, _sizes, strict=True):
+        asleep = os.fstat(held).st_size < size
+        os.ftruncate(held, size if asleep else size // AWAKE_SHARE)
 
 
 def _gpu(rank: int) -> int:

@@ -66,6 +66,28 @@ class Api:
         text = self._get("/metrics", HEALTH_LIMIT)
         return None if text is None else activity(text)
 
+    def is_sleeping(self) -> bool | None:
+        """Whether it is in sleep mode; None when the server does not say, as without its development routes."""
+        import json
+
+        text = self._get("/is_sleeping")
+        try:
+            said = json.loads(text or "")["is_sleeping"]
+        except (ValueError, KeyError, TypeError):
+            return None
+        return said if isinstance(said, bool) else None
+
+    def post(self, path: str, body: object = None, limit: float = ANSWER_LIMIT) -> int | None:
+        """The status of the answer to a ``POST``; None when there is none within ``limit`` seconds."""
+        import httpx
+
+        self.open()
+        assert self._made is not None  # noqa: S101 - opened above
+        try:
+            return self._made.post(path, json=body, timeout=limit).status_code
+        except httpx.HTTPError:
+            return None
+
     def metrics(self) -> Metrics | None:
         """What it does and has done, in all that it counts; None when the server does not say."""
         text = self._get("/metrics")

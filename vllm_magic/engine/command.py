@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 MARK = "VLLM_MAGIC_SERVER"  # in the environment of every process of a server; its value is the folder's id
 EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - recognised here, so that it can be warned about
+SLEEP = "--enable-sleep-mode"
 # What the notebook's kernel has in its environment for itself alone.
 OF_THE_KERNEL = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "JPY_INTERRUPT_EVENT", "MPLBACKEND")
 
@@ -69,13 +70,18 @@ def build(spec: ServerSpec) -> Command:
     host, args = flags.take(args, "--host")
     host = host or flags.value(spec.all_args, "--host") or LOOPBACK
     port = _port(spec, port_text or flags.value(spec.all_args, "--port"), host)
-    return Command(
+    made = Command(
         argv=(path, "serve", spec.model, *args, "--host", host, "--port", str(port)),
         host=host,
         port=port,
         api_key=dict(spec.env).get("VLLM_API_KEY") or secrets.token_urlsafe(24),
         secure=flags.has(spec.all_args, "--ssl-certfile"),
     )
+    if made.exposed and flags.has(spec.all_args, SLEEP):
+        raise InvalidOption(
+            f"{SLEEP} opens vLLM's development routes, which no key guards: not with --host {host}. Leave one of them out."
+        )
+    return made
 
 
 def environment(
@@ -102,6 +108,8 @@ def environment(
     env.update(spec.env)
     env["VLLM_API_KEY"] = command.api_key
     env["TMPDIR"] = env["VLLM_RPC_BASE_PATH"] = str(tmp)
+    if flags.has(spec.all_args, SLEEP):
+        env.setdefault("VLLM_SERVER_DEV_MODE", "1")  # where its routes are
     env[MARK] = mark
     env["SPT_NOENV"] = "1"  # setproctitle would wipe the mark from /proc/PID/environ
     if visible is not None:

@@ -6,15 +6,13 @@ It disables huggingface_hub's bar (vLLM 0.32, model_executor/model_loader/weight
 
 from __future__ import annotations
 
-import os
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic import cache
-from vllm_magic.engine import flags
+from vllm_magic.engine import hub
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -55,7 +53,7 @@ class Downloads:
         environ: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._folder = None if Path(model).exists() else cache_folder(args, environ) / _folder_name(model)
+        self._folder = None if Path(model).exists() else hub.folder(args, environ) / hub.folder_name(model)
         self._clock = clock
         self._seen: list[tuple[float, int]] = []
 
@@ -63,8 +61,8 @@ class Downloads:
         """The download that goes on now; None where none does."""
         if self._folder is None:
             return None
-        sizes = _sizes(self._folder / "blobs")
-        if not any(name.endswith(".incomplete") for name in sizes):
+        sizes = hub.sizes(self._folder / "blobs")
+        if not any(name.endswith(hub.INCOMPLETE) for name in sizes):
             self._seen.clear()
             return None
         now, done = self._clock(), sum(sizes.values())
@@ -81,25 +79,3 @@ class Downloads:
             if isinstance(total, int) and total >= done:
                 return total
         return None
-
-
-def cache_folder(args: Sequence[str], environ: Mapping[str, str]) -> Path:
-    """Where vLLM keeps models: ``--download-dir``, ``$HF_HUB_CACHE``, ``$HF_HOME/hub``, else in ``~/.cache``."""
-    told = flags.value(args, "--download-dir") or environ.get("HF_HUB_CACHE")
-    if told:
-        return Path(told).expanduser()
-    home = environ.get("HF_HOME") or f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
-    return Path(home).expanduser() / "hub"
-
-
-def _folder_name(model: str) -> str:
-    return f"models--{model.replace('/', '--')}"
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    sizes = {}
-    with suppress(OSError), os.scandir(folder) as found:
-        for file in found:
-            with suppress(OSError):  # renamed meanwhile
-                sizes[file.name] = file.stat(follow_symlinks=False).st_size
-    return sizes

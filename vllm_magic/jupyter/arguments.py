@@ -29,9 +29,13 @@ class Verb(str, Enum):
     ATTACH = "attach"
     STOP = "stop"
     RESTART = "restart"
+    SWITCH = "switch"
+    SLEEP = "sleep"
+    WAKE = "wake"
     STATUS = "status"
     LOGS = "logs"
     METRICS = "metrics"
+    MODELS = "models"
     GPU = "gpu"
     DOCTOR = "doctor"
     REAP = "reap"
@@ -68,6 +72,14 @@ class StopWords:
     every: bool
     grace: float | None
     drain: float
+
+
+@dataclass(frozen=True)
+class SleepWords:
+    """``level`` 1 keeps the weights in the machine's memory, 2 throws them away."""
+
+    name: str | None
+    level: int
 
 
 @dataclass(frozen=True)
@@ -114,13 +126,13 @@ def verb(words: Sequence[str]) -> Verb:
         raise InvalidOption(f"%vllm has no {words[0]!r}.{meant} See %vllm help.") from None
 
 
-def start(words: Sequence[str], defaults: Settings = NO_SETTINGS) -> StartWords:
-    """The words behind ``start``, on top of those of its profile and of the defaults.
+def start(words: Sequence[str], defaults: Settings = NO_SETTINGS, verb: Verb = Verb.START) -> StartWords:
+    """The words behind ``start`` or ``switch``, on top of those of its profile and of the defaults.
 
     Raises:
         InvalidOption: a word does not fit.
     """
-    parser = _Parser(Verb.START)
+    parser = _Parser(verb)
     parser.add_argument("--name", default="")
     parser.add_argument("--port", type=int)
     parser.add_argument("--gpus")
@@ -137,7 +149,9 @@ def start(words: Sequence[str], defaults: Settings = NO_SETTINGS) -> StartWords:
     profile = settings.profile(name) if name else Profile("", ())
     model = rest.pop(0) if rest and not rest[0].startswith("-") else profile.model
     if not model:
-        raise InvalidOption("Which model? Write it first, then vLLM's flags: %vllm start MODEL [flags].")
+        raise InvalidOption(
+            f"Which model? Write it first, then vLLM's flags: %vllm {verb.value} MODEL [flags]."
+        )
     before, flags = _separate([*defaults.words(), *profile.words], valued=VALUED)
     if flags and not flags[0].startswith("-"):
         raise InvalidOption(f"{flags[0]!r} among the default flags, or those of the profile, is no flag.")
@@ -154,6 +168,8 @@ def start(words: Sequence[str], defaults: Settings = NO_SETTINGS) -> StartWords:
         env=tuple(sorted(dict(found.env).items())),
         keep=found.keep,
     )
+    if verb is Verb.SWITCH and found.no_wait:
+        raise InvalidOption("--no-wait: %vllm switch returns when the server is ready. Leave it out.")
     return StartWords(spec, not found.no_wait, found.timeout)
 
 
@@ -170,6 +186,24 @@ def restart(words: Sequence[str]) -> str | None:
 def metrics(words: Sequence[str]) -> str | None:
     """The name behind ``metrics``, or None."""
     return _name_only(Verb.METRICS, words)
+
+
+def wake(words: Sequence[str]) -> str | None:
+    """The name behind ``wake``, or None."""
+    return _name_only(Verb.WAKE, words)
+
+
+def sleep(words: Sequence[str]) -> SleepWords:
+    """The words behind ``sleep``.
+
+    Raises:
+        InvalidOption: a word does not fit.
+    """
+    parser = _Parser(Verb.SLEEP)
+    parser.add_argument("name", nargs="?")
+    parser.add_argument("--level", type=int, choices=(1, 2), default=1)
+    found = parser.parse_args(list(words))
+    return SleepWords(found.name, found.level)
 
 
 def status(words: Sequence[str]) -> str | None:

@@ -41,9 +41,14 @@ HELP = """\
       --drain TIME           let requests finish first
       --grace TIME           from SIGTERM to SIGKILL
 %vllm restart [NAME]         stop it and start it again
+%vllm switch MODEL [flags]   have it ready as start does, with the others out of its way: asleep, else stopped
+%vllm sleep [NAME]           give its VRAM back but keep its processes; it was started with --enable-sleep-mode
+      --level 2              throw the weights away (else they go to the machine's memory)
+%vllm wake [NAME]            wake it up
 %vllm status [NAME]          the same as %vllm, for one
 %vllm logs [NAME] [-n N]     the last lines of its log, also after its end
 %vllm metrics [NAME]         requests, tokens a second, KV cache, times to the first token and between tokens
+%vllm models                 what is in the Hugging Face cache: size, served or not
 %vllm gpu                    who holds how much of which GPU
 %vllm doctor                 what is wrong on this machine, and what helps
 %vllm reap                   release what dead kernels left
@@ -57,7 +62,11 @@ A profile is a table of ~/.config/vllm-magic/profiles.toml, of lines such as mod
 env = { NAME = "VALUE" }, flags = "--max-model-len 32768"; %vllm start --profile NAME uses it."""
 
 # What lower floors return, and the function in `views` that shows it; by name, so that loading imports none.
-VIEWS = {"vllm_magic.server.Server": "server", "vllm_magic.release.Release": "release"}
+VIEWS = {
+    "vllm_magic.server.Server": "server",
+    "vllm_magic.release.Release": "release",
+    "vllm_magic.life.nap.Nap": "nap",
+}
 
 
 @magics_class
@@ -100,9 +109,13 @@ class VllmMagics(Magics):
             Verb.ATTACH: self._attach,
             Verb.STOP: self._stop,
             Verb.RESTART: self._restart,
+            Verb.SWITCH: self._switch,
+            Verb.SLEEP: self._sleep,
+            Verb.WAKE: self._wake,
             Verb.STATUS: self._status,
             Verb.LOGS: self._logs,
             Verb.METRICS: self._metrics,
+            Verb.MODELS: self._models,
             Verb.GPU: self._gpu,
             Verb.DOCTOR: self._doctor,
             Verb.REAP: self._reap,
@@ -116,8 +129,10 @@ class VllmMagics(Magics):
         return manager
 
     def _start(self, said: list[str]) -> Any:
-        defaults = Settings(self.executable, self.flags, self.gpus, self.host)
-        return self._run(arguments.start(said, defaults))
+        return self._run(arguments.start(said, self._defaults()))
+
+    def _defaults(self) -> Settings:
+        return Settings(self.executable, self.flags, self.gpus, self.host)
 
     def _run(self, wanted: arguments.StartWords) -> Any:
         from vllm_magic.jupyter.progress import ProgressLine, ready
@@ -181,6 +196,26 @@ class VllmMagics(Magics):
                 self._manager.stop(server.name, grace=self.grace)
         return self._run(arguments.StartWords(server.spec, wait=True, timeout=None))
 
+    def _switch(self, said: list[str]) -> Any:
+        from vllm_magic.jupyter.progress import ProgressLine
+
+        wanted = arguments.start(said, self._defaults(), Verb.SWITCH)
+        line = ProgressLine(notebook=hasattr(self._shell, "kernel"))
+        try:
+            switch = self._manager.switch(wanted.spec, timeout=wanted.timeout, report=line.report)
+        finally:
+            line.finish("")
+        for done in switch.done:
+            print(done.text)  # noqa: T201 - in the cell's thread
+        return switch.server
+
+    def _sleep(self, said: list[str]) -> Any:
+        wanted = arguments.sleep(said)
+        return self._manager.sleep(wanted.name, wanted.level)
+
+    def _wake(self, said: list[str]) -> Any:
+        return self._manager.wake(arguments.wake(said))
+
     def _status(self, said: list[str]) -> Any:
         from vllm_magic.jupyter import views
 
@@ -201,6 +236,16 @@ class VllmMagics(Magics):
 
         server = self._manager.get(arguments.metrics(said))
         return views.metrics(server.name, server.metrics())
+
+    def _models(self, said: list[str]) -> Any:
+        import os
+
+        from vllm_magic.engine import hub
+        from vllm_magic.jupyter import views
+
+        arguments.nothing(Verb.MODELS, said)
+        cache = hub.folder((), os.environ)
+        return views.models(cache, hub.models(cache), list(self._manager.servers().values()))
 
     def _gpu(self, said: list[str]) -> Any:
         from vllm_magic.doctor import gpus, survey

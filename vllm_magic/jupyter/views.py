@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,14 @@ from vllm_magic.view import View, duration, gib
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from vllm_magic.doctor.findings import Report
     from vllm_magic.doctor.reap import Reaped
+    from vllm_magic.engine.hub import Model
     from vllm_magic.engine.metrics import Histogram, Metrics
     from vllm_magic.gpu.devices import Snapshot
+    from vllm_magic.life.nap import Nap
     from vllm_magic.life.sweep import Swept
     from vllm_magic.release import Release
     from vllm_magic.server import Server
@@ -56,6 +60,11 @@ def status(servers: Sequence[Server], gpus: Snapshot | None, others: Sequence[st
             row.append(_held(one, gpus))
     failed = tuple(f"{one.name}: {one.error}" for one in servers if one.error)
     return View("", tuple(columns), tuple(map(tuple, rows)), (*failed, *others))
+
+
+def nap(one: Nap) -> View:
+    """What ``%vllm sleep`` and ``wake`` return."""
+    return View(one.text)
 
 
 def release(one: Release) -> View:
@@ -106,6 +115,25 @@ def metrics(name: str, now: Metrics) -> View:
         ("time between tokens", _quantiles(now.itl)),
     )
     return View(name, ("", ""), rows)
+
+
+def models(cache: Path, found: Sequence[Model], servers: Sequence[Server]) -> View:
+    """What ``%vllm models`` returns."""
+    if not found:
+        return View(f"No model is in {cache}. %vllm start ORG/MODEL downloads one.")
+    rows = tuple(
+        (
+            one.name,
+            gib(one.size) if one.complete else f"{gib(one.size)}, not complete",
+            time.strftime("%Y-%m-%d", time.localtime(one.changed)),
+            ", ".join(
+                server.name for server in servers if server.model == one.name and not server.state.over
+            ),
+        )
+        for one in found
+    )
+    total = sum(one.size for one in found)
+    return View(f"{gib(total)} in {cache}", ("model", "size", "downloaded", "served as"), rows)
 
 
 def doctor(report: Report) -> View:
@@ -163,6 +191,8 @@ def _state(one: Server) -> str:
     return (
         f"starting: {one.progress.stage.value}"
         if one.state == "starting"
+        else f"asleep (level {one.asleep})"
+        if one.asleep and one.state == "ready"
         else one.farewell or one.state.value
     )
 

@@ -1,0 +1,81 @@
+"""The models in the Hugging Face cache (its folder is laid out as huggingface_hub describes it: blobs, refs, snapshots)."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm_magic.engine import flags
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_PREFIX = "models--"  # models--ORGANISATION--NAME
+INCOMPLETE = ".incomplete"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model on disk.
+
+    Attributes:
+        name: as vLLM is told it.
+        size: bytes of its files.
+        complete: whether no download of it was broken off, or is under way.
+        changed: when something of it was downloaded last, in seconds since the epoch.
+    """
+
+    name: str
+    size: int
+    complete: bool
+    changed: float
+
+
+def folder(args: Sequence[str], environ: Mapping[str, str]) -> Path:
+    """Where vLLM keeps models: ``--download-dir``, ``$HF_HUB_CACHE``, ``$HF_HOME/hub``, else in ``~/.cache``."""
+    told = flags.value(args, "--download-dir") or environ.get("HF_HUB_CACHE")
+    if told:
+        return Path(told).expanduser()
+    home = environ.get("HF_HOME") or f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
+    return Path(home).expanduser() / "hub"
+
+
+def folder_name(model: str) -> str:
+    """The name of a model's folder in the cache."""
+    return f"{_PREFIX}{model.replace('/', '--')}"
+
+
+def models(cache: Path) -> list[Model]:
+    """Those that are there, by name; [] where there is no cache."""
+    try:
+        found = [entry for entry in cache.iterdir() if entry.name.startswith(_PREFIX)]
+    except OSError:
+        return []
+    return sorted((_model(entry) for entry in found if (entry / "blobs").is_dir()), key=lambda one: one.name)
+
+
+def sizes(blobs: Path) -> dict[str, int]:
+    """Bytes of each file of a model, by name; {} where there are none."""
+    return {name: status.st_size for name, status in _files(blobs).items()}
+
+
+def _model(path: Path) -> Model:
+    files = _files(path / "blobs")
+    return Model(
+        name=path.name.removeprefix(_PREFIX).replace("--", "/"),
+        size=sum(status.st_size for status in files.values()),
+        complete=not any(name.endswith(INCOMPLETE) for name in files),
+        changed=max((status.st_mtime for status in files.values()), default=0.0),
+    )
+
+
+def _files(blobs: Path) -> dict[str, os.stat_result]:
+    files = {}
+    with suppress(OSError), os.scandir(blobs) as found:
+        for file in found:
+            with suppress(OSError):  # renamed meanwhile
+                files[file.name] = file.stat(follow_symlinks=False)
+    return files
