@@ -8,11 +8,9 @@ import json
 import os
 import queue
 import threading
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vllm_magic import ledger
 from vllm_magic.engine import command
 from vllm_magic.errors import (
     NameInUse,
@@ -23,12 +21,9 @@ from vllm_magic.errors import (
     VllmMagicError,
 )
 from vllm_magic.gpu.probe import Probe
-from vllm_magic.guard.client import AttachedGuards, AttachRefusedError
-from vllm_magic.ledger import Condition
-from vllm_magic.life import handover
+from vllm_magic.life import handover, kept
 from vllm_magic.life.beginning import Attached, Fresh
 from vllm_magic.life.sweep import sweep
-from vllm_magic.linux.processes import Identity
 from vllm_magic.masking import mask_words
 from vllm_magic.server import Server, ServerState
 
@@ -37,9 +32,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.devices import Snapshot
-    from vllm_magic.guard.record import Record
     from vllm_magic.ledger import Entry
-    from vllm_magic.life.nap import Nap
     from vllm_magic.release import Release
 
 REMEMBERED = 20  # servers that are over, for their logs
@@ -53,24 +46,13 @@ class Start:
     reused: bool
 
 
-@dataclass(frozen=True)
-class Switch:
-    """What `Manager.switch` did: the server that is ready now, and what was done for it, in that order."""
-
-    server: Server
-    done: tuple[Nap | Release, ...]
-
-
 class Manager:
     """All servers of one kernel. Safe to use from any thread.
 
-    Its lock guards the two tables and comes before any server's lock; nothing blocks while it is held. Before it
-    comes the one that lets one server at a time sleep, wake up or be switched to.
+    Its lock guards the two tables and comes before any server's lock; nothing blocks while it is held.
     """
 
     def __init__(self) -> None:
-        # One server that sleeps while another one wakes up on the same GPU can hang both (vllm#37065).
-        self._one_at_a_time = threading.RLock()
         self._lock = threading.Lock()
         self._servers: dict[str, Server] = {}
         self._past: dict[str, Server] = {}
@@ -174,7 +156,7 @@ class Manager:
             return next(iter(servers.values()))
         if name is not None and name in servers:
             return servers[name]
-        raise ServerNotFound(f"{_missing(name, list(servers))}{self._farewell(name)}{_kept_ones(name)}")
+        raise ServerNotFound(f"{_missing(name, list(servers))}{self._farewell(name)}{kept.hint(name)}")
 
     def get_even_past(self, name: str | None = None) -> Server:
         """As `get`, but also one that is over: its log is still there.
@@ -190,58 +172,6 @@ class Manager:
         if name is not None and name not in servers and name in past:
             return past[name]
         return self.get(name)
-
-    def sleep(self, name: str | None = None, level: int = 1) -> Nap:
-        """Have a server give its VRAM back and keep its processes. Without a name the only one there is.
-
-        Raises:
-            ServerNotFound: there is none of this name, or not exactly one.
-            SleepFailed: see `Server.sleep`.
-        """
-        with self._one_at_a_time:
-            return self.get(name).sleep(self._probe, level)
-
-    def wake(self, name: str | None = None) -> Nap:
-        """Wake a server up. Raises what `sleep` raises."""
-        with self._one_at_a_time:
-            return self.get(name).wake(self._probe)
-
-    def switch(
-        self,
-        spec: ServerSpec,
-        *,
-        timeout: float | None = None,
-        report: Callable[[Server], None] | None = None,
-    ) -> Switch:
-        """Have this server ready, with the others out of its way: asleep where they can sleep, else stopped.
-
-        Args: as for `start`.
-
-        Raises:
-            VllmMagicError: what `start`, `stop` and `sleep` raise; what is done by then stays done.
-        """
-        with self._one_at_a_time:
-            moved = [self._move_away(other) for other in self._in_the_way(spec)]
-            there = self.servers().get(spec.name)
-            if there is not None and there.asleep and there.spec == spec:
-                return Switch(there, (*moved, there.wake(self._probe)))
-            return Switch(self.start(spec, timeout=timeout, report=report).server, tuple(moved))
-
-    def _in_the_way(self, spec: ServerSpec) -> list[Server]:
-        """The servers that hold memory of GPUs which this one may use, as far as the specs tell."""
-        return [
-            other
-            for other in self.servers().values()
-            if other.name != spec.name
-            and not other.state.over
-            and not other.asleep
-            and not _apart(other.spec.gpus, spec.gpus)
-        ]
-
-    def _move_away(self, server: Server) -> Nap | Release:
-        if server.can_sleep and server.state is ServerState.READY:
-            return server.sleep(self._probe)
-        return self._stop(server)
 
     def attach(
         self,
@@ -264,7 +194,7 @@ class Manager:
             StartFailed: it ended before it was ready.
         """
         self._check_process()
-        server = self._attach(_one_kept(name))
+        server = self._attach(kept.one(name))
         server.wait(timeout, report)
         return server
 
@@ -296,16 +226,7 @@ class Manager:
 
     def waiting(self) -> list[str]:
         """Of each server that was kept and waits for a kernel: one line; none where the state folder cannot be read."""
-        try:
-            records = [one.record for one in ledger.entries() if one.condition is Condition.KEPT]
-        except OSError:  # a start says so
-            return []
-        return [
-            f"{record.name} outlived its kernel, and waits{_until(record)}: "
-            f"%vllm attach {record.name} takes it over."
-            for record in records
-            if record
-        ]
+        return kept.lines()
 
     @property
     def probe(self) -> Probe:
@@ -352,9 +273,9 @@ class Manager:
             if existing and existing.is_left:
                 self._stop(existing)
                 continue
-            kept = self._attach_equal(spec) if spec.keep else None
-            if kept is not None:
-                return Start(kept, reused=True)
+            attached = self._attach_equal(spec) if spec.keep else None
+            if attached is not None:
+                return Start(attached, reused=True)
             built = command.build(spec)
             beginning = Fresh(
                 spec, built, dict(os.environ), self._probe
@@ -372,46 +293,34 @@ class Manager:
     def _attach_equal(self, spec: ServerSpec) -> Server | None:
         """The kept server with this very spec, taken over; None where there is none."""
         only = json.loads(json.dumps(handover.pack_spec(spec)))
-        for entry in _kept(spec.name):
+        for entry in kept.entries(spec.name):
             with contextlib.suppress(ServerNotFound):
                 return self._attach(entry, only)
         return None
 
     def _attach(self, entry: Entry, only: dict[str, object] | None = None) -> Server:
-        record = entry.record
-        if record is None or record.outer is None:
-            raise ServerNotFound(f"{entry.path} has no record that helps.")
+        name = entry.record.name if entry.record else ""
         with self._lock:
-            existing = self._servers.get(record.name)
+            existing = self._servers.get(name)
         if existing and not existing.state.over:
-            raise NameInUse(
-                f"A server of this kernel is called {record.name}. Stop it first: %vllm stop {record.name}"
-            )
+            raise NameInUse(f"A server of this kernel is called {name}. Stop it first: %vllm stop {name}")
+        owner = kept.take(entry, only)
         try:
-            guards = AttachedGuards(entry.path, Identity(*record.outer), only)
-        except (OSError, AttachRefusedError) as error:
-            raise ServerNotFound(f"{record.name} cannot be attached: {error}.") from error
-        try:
-            server = self._adopt(entry, record.name, guards, existing)
+            server = self._adopt(entry, owner, existing)
         except BaseException:  # without this connection the server waits for a kernel again
-            guards.hang_up()
+            owner.guards.hang_up()
             raise
         try:
             server.begin()
         except StartFailed:
-            guards.hang_up()
+            owner.guards.hang_up()
             raise
         return server
 
-    def _adopt(self, entry: Entry, name: str, guards: AttachedGuards, existing: Server | None) -> Server:
-        try:
-            spec, built = handover.unpack_owner(guards.luggage)
-        except (LookupError, TypeError, ValueError) as error:
-            raise ServerNotFound(
-                f"{name} cannot be attached: another version of vllm_magic has started it. "
-                f"To end it: vllm-magic stop {entry.id}"
-            ) from error
-        server = Server(spec, built, Attached(entry, guards, spec, built, self._probe), self._news.put)
+    def _adopt(self, entry: Entry, owner: kept.Owner, existing: Server | None) -> Server:
+        spec, built = owner.spec, owner.command
+        beginning = Attached(entry, owner.guards, spec, built, self._probe)
+        server = Server(spec, built, beginning, self._news.put)
         with self._lock:
             if self._servers.get(spec.name) is not existing:  # another thread was faster
                 raise NameInUse(f"Another server of this kernel has just been called {spec.name}.")
@@ -462,48 +371,6 @@ class Manager:
 
 manager = Manager()
 atexit.register(manager.let_go)
-
-
-def _apart(one: str | None, other: str | None) -> bool:
-    """Whether two ``--gpus`` have nothing in common for sure; without indices nobody knows."""
-    if not one or not other:
-        return False
-    parts = [text.strip() for text in f"{one},{other}".split(",")]
-    return all(part.isdecimal() for part in parts) and len(set(parts)) == len(parts)
-
-
-def _until(record: Record) -> str:
-    if record.kept_until is None:  # its guards are about to write it, or had no space for it
-        return " for another one"
-    return time.strftime(" until %H:%M:%S", time.localtime(record.kept_until))
-
-
-def _kept(name: str | None) -> list[Entry]:
-    """The servers that wait for a kernel, of this name or folder's id."""
-    try:
-        waiting = [entry for entry in ledger.entries() if entry.condition is Condition.KEPT]
-    except OSError as error:
-        raise ServerNotFound(f"The state folder cannot be used: {error}") from error
-    return [entry for entry in waiting if name in (None, entry.id, entry.record and entry.record.name)]
-
-
-def _kept_ones(name: str | None) -> str:
-    """Where servers that were kept are meant, perhaps: how they are had."""
-    with contextlib.suppress(ServerNotFound):
-        names = [entry.record.name for entry in _kept(name) if entry.record]
-        return "".join(f" {one} outlived its kernel: %vllm attach {one} takes it over." for one in names)
-    return ""
-
-
-def _one_kept(name: str | None) -> Entry:
-    found = _kept(name)
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        which = f"No server called {name} waits" if name else "No server waits"
-        raise ServerNotFound(f"{which} for a kernel. %vllm start ... --keep 10m makes one that does.")
-    listed = ", ".join(f"{entry.record.name} ({entry.id})" for entry in found if entry.record)
-    raise ServerNotFound(f"Which one? These wait: {listed}. Say the name, or the id in brackets.")
 
 
 def _missing(name: str | None, there: list[str]) -> str:

@@ -29,7 +29,7 @@ from vllm_magic.engine.pace import Pace
 from vllm_magic.engine.stages import Progress, Stage
 from vllm_magic.errors import ReleaseFailed, SleepFailed, StartFailed, StartTimeout, VllmMagicError
 from vllm_magic.guard.protocol import Why
-from vllm_magic.life import Life, idle, nap, outcome
+from vllm_magic.life import Life, benchmark, idle, nap, outcome
 from vllm_magic.life.beginning import Fresh
 from vllm_magic.life.notices import (
     Broken,
@@ -276,6 +276,16 @@ class Server:
                 f"{self.name} tells no metrics. --disable-log-stats takes them away; %vllm logs may tell more."
             )
         return first
+
+    def bench(self, *args: str, report: Callable[[str, float], None] | None = None) -> list[str]:
+        """The lines of the table that ``vllm bench serve`` prints; see `life.benchmark.run`.
+
+        Raises:
+            VllmMagicError: it is not ready, or the benchmark fails.
+        """
+        if self.state is not ServerState.READY:
+            raise VllmMagicError(f"{self.name} is {self.state.value}. It can be measured once it is ready.")
+        return benchmark.run(self.spec, self._command, args, report)
 
     @property
     def can_sleep(self) -> bool:

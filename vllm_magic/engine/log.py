@@ -51,6 +51,12 @@ def clean(line: bytes, secrets: Iterable[str] = ()) -> str:
     return mask(text, secrets)[:LONGEST_LINE].rstrip()
 
 
+def split_lines(data: bytes, secrets: Iterable[str] = ()) -> tuple[list[str], bytes]:
+    """The complete lines, safe to show, and the rest behind them, which is cut where it is no line of anyone's."""
+    *lines, rest = _LINE_END.split(data)
+    return _shown(lines, secrets), b"" if len(rest) > MOST_AT_ONCE else rest
+
+
 class Follower:
     """Gives the lines that were added to a log since the last look. For one thread.
 
@@ -80,10 +86,8 @@ class Follower:
         except OSError:
             return []
         self._at += len(data)
-        *lines, self._rest = _LINE_END.split(self._rest + data)
-        if len(self._rest) > MOST_AT_ONCE:
-            self._rest = b""
-        return _shown(lines, self._secrets)
+        lines, self._rest = split_lines(self._rest + data, self._secrets)
+        return lines
 
 
 def _shown(lines: Iterable[bytes], secrets: Iterable[str]) -> list[str]:

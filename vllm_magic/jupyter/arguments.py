@@ -35,6 +35,7 @@ class Verb(str, Enum):
     STATUS = "status"
     LOGS = "logs"
     METRICS = "metrics"
+    BENCH = "bench"
     MODELS = "models"
     GPU = "gpu"
     DOCTOR = "doctor"
@@ -72,6 +73,14 @@ class StopWords:
     every: bool
     grace: float | None
     drain: float
+
+
+@dataclass(frozen=True)
+class BenchWords:
+    """``args`` are flags of ``vllm bench serve``."""
+
+    name: str | None
+    args: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -204,6 +213,13 @@ def sleep(words: Sequence[str]) -> SleepWords:
     parser.add_argument("--level", type=int, choices=(1, 2), default=1)
     found = parser.parse_args(list(words))
     return SleepWords(found.name, found.level)
+
+
+def bench(words: Sequence[str]) -> BenchWords:
+    """The words behind ``bench``: a name first, if any, and everything else to vLLM as it stands."""
+    if words and not words[0].startswith("-"):
+        return BenchWords(words[0], tuple(words[1:]))
+    return BenchWords(None, tuple(words))
 
 
 def status(words: Sequence[str]) -> str | None:

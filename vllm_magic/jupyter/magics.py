@@ -48,6 +48,7 @@ HELP = """\
 %vllm status [NAME]          the same as %vllm, for one
 %vllm logs [NAME] [-n N]     the last lines of its log, also after its end
 %vllm metrics [NAME]         requests, tokens a second, KV cache, times to the first token and between tokens
+%vllm bench [NAME] [flags]   measure it with `vllm bench serve`, which takes the flags
 %vllm models                 what is in the Hugging Face cache: size, served or not
 %vllm gpu                    who holds how much of which GPU
 %vllm doctor                 what is wrong on this machine, and what helps
@@ -115,6 +116,7 @@ class VllmMagics(Magics):
             Verb.STATUS: self._status,
             Verb.LOGS: self._logs,
             Verb.METRICS: self._metrics,
+            Verb.BENCH: self._bench,
             Verb.MODELS: self._models,
             Verb.GPU: self._gpu,
             Verb.DOCTOR: self._doctor,
@@ -197,12 +199,13 @@ class VllmMagics(Magics):
         return self._run(arguments.StartWords(server.spec, wait=True, timeout=None))
 
     def _switch(self, said: list[str]) -> Any:
+        from vllm_magic import switching
         from vllm_magic.jupyter.progress import ProgressLine
 
         wanted = arguments.start(said, self._defaults(), Verb.SWITCH)
         line = ProgressLine(notebook=hasattr(self._shell, "kernel"))
         try:
-            switch = self._manager.switch(wanted.spec, timeout=wanted.timeout, report=line.report)
+            switch = switching.switch(self._manager, wanted.spec, timeout=wanted.timeout, report=line.report)
         finally:
             line.finish("")
         for done in switch.done:
@@ -210,11 +213,15 @@ class VllmMagics(Magics):
         return switch.server
 
     def _sleep(self, said: list[str]) -> Any:
+        from vllm_magic import switching
+
         wanted = arguments.sleep(said)
-        return self._manager.sleep(wanted.name, wanted.level)
+        return switching.sleep(self._manager, wanted.name, wanted.level)
 
     def _wake(self, said: list[str]) -> Any:
-        return self._manager.wake(arguments.wake(said))
+        from vllm_magic import switching
+
+        return switching.wake(self._manager, arguments.wake(said))
 
     def _status(self, said: list[str]) -> Any:
         from vllm_magic.jupyter import views
@@ -236,6 +243,24 @@ class VllmMagics(Magics):
 
         server = self._manager.get(arguments.metrics(said))
         return views.metrics(server.name, server.metrics())
+
+    def _bench(self, said: list[str]) -> Any:
+        from vllm_magic.jupyter.progress import Line
+        from vllm_magic.view import View
+
+        wanted = arguments.bench(said)
+        server = self._manager.get(wanted.name)
+        line = Line(notebook=hasattr(self._shell, "kernel"))
+
+        def report(last: str, seconds: float) -> None:
+            line.show(f"{server.name}: vllm bench serve, {seconds:.0f} s  {last}", None)
+
+        try:
+            return View(lines=tuple(server.bench(*wanted.args, report=report)))
+        except KeyboardInterrupt:
+            raise VllmMagicError("Interrupted: the benchmark was ended. The server runs on.") from None
+        finally:
+            line.finish("")
 
     def _models(self, said: list[str]) -> Any:
         import os

@@ -21,8 +21,8 @@ BAR = 12  # characters of the bar in it
 LONGEST_STAGES = 3  # that are told at the end
 
 
-class ProgressLine:
-    """Shows a bar and "name: stage · seconds" while a server starts.
+class Line:
+    """A line that is written over, and at the end replaced by what came of it.
 
     A display that is updated, and no widget: it looks the same in JupyterLab, works under nbclient and papermill, where
     nobody answers a widget, and leaves nothing of itself in the saved notebook.
@@ -35,22 +35,16 @@ class ProgressLine:
         self._notebook = notebook
         self._handle: DisplayHandle | None = None
         self._shown = ""
-        self._stage = ""
 
-    def report(self, server: Server) -> None:
-        """Show where the server is now."""
-        progress, estimate = server.progress, server.estimate
-        text = f"{server.name}: {told(progress, estimate)} \N{MIDDLE DOT} {_times(server.seconds, estimate)}"
-        stage = progress.stage.value
+    def show(self, text: str, share: float | None) -> None:
+        """Show this text, behind a bar if a share (0 to 1) is given; a file gets nothing of it."""
         if self._notebook:
-            self._show_in_notebook(text, estimate.share)
+            self._show_in_notebook(text, share)
         elif sys.stdout.isatty():
-            line = f"{_bar(estimate.share)} {text}"
+            line = text if share is None else f"{_bar(share)} {text}"
             sys.stdout.write(f"\r{line[:WIDTH].ljust(WIDTH)}")
             sys.stdout.flush()
-        elif stage != self._stage:
-            sys.stdout.write(f"{server.name}: {stage}\n")
-        self._stage, self._shown = stage, text
+        self._shown = text
 
     def finish(self, text: str) -> None:
         """Replace the line by what came of it; "" leaves nothing."""
@@ -73,6 +67,24 @@ class ProgressLine:
             self._handle = display(data, raw=True, display_id=True)  # type: ignore[no-untyped-call]
         else:
             self._handle.update(data, raw=True)  # type: ignore[no-untyped-call]
+
+
+class ProgressLine(Line):
+    """Shows a bar and "name: stage · seconds" while a server starts; a file gets a line for each stage."""
+
+    def __init__(self, *, notebook: bool) -> None:
+        super().__init__(notebook=notebook)
+        self._stage = ""
+
+    def report(self, server: Server) -> None:
+        """Show where the server is now."""
+        progress, estimate = server.progress, server.estimate
+        stage = progress.stage.value
+        if stage != self._stage and not self._notebook and not sys.stdout.isatty():
+            sys.stdout.write(f"{server.name}: {stage}\n")
+        self._stage = stage
+        text = f"{server.name}: {told(progress, estimate)} \N{MIDDLE DOT} {_times(server.seconds, estimate)}"
+        self.show(text, estimate.share)
 
 
 def told(progress: Progress, estimate: Estimate) -> str:

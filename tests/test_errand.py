@@ -1,0 +1,133 @@
+"""A program that a cell waits for: its lines come at once, and nothing of it outlives the cell or the kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from by_hand import identity, until
+
+from vllm_magic.errors import VllmMagicError
+from vllm_magic.life import benchmark
+from vllm_magic.life.errand import Errand
+from vllm_magic.linux import processes
+
+STUBBORN = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(300)"])
+print(os.getpid(), child.pid, flush=True)
+time.sleep(300)
+"""
+KERNEL = f"""
+import sys
+from vllm_magic.life.errand import Errand
+errand = Errand([sys.executable, "-c", {STUBBORN!r}], {{}})
+for lines in errand.lines(1.0):
+    for line in lines:
+        print(line, flush=True)
+"""
+
+
+def program(text: str, **env: str | None) -> contextlib.closing[Errand]:
+    return contextlib.closing(Errand([sys.executable, "-c", text], env))
+
+
+def all_lines(errand: Errand) -> list[str]:
+    return [line for lines in errand.lines(5.0) for line in lines]
+
+
+class TestLines:
+    def test_to_the_end(self):
+        with program(
+            "import sys; print('a\\rb'); print('\\x1b[31mc', file=sys.stderr); print('rest', end='')"
+        ) as errand:
+            assert sorted(all_lines(errand)) == ["a", "b", "c", "rest"]
+            assert errand.exit_code() == 0
+
+    def test_as_they_come(self):
+        with program(
+            "import sys\nfor line in sys.stdin: pass\nprint('x', flush=True)\nimport time; time.sleep(300)"
+        ) as errand:
+            assert next(lines for lines in errand.lines(0.05) if lines) == ["x"]
+
+    def test_while_nothing_is_said(self):
+        with program("import time; time.sleep(300)") as errand:
+            looks = errand.lines(0.01)
+            assert [next(looks), next(looks)] == [[], []]
+
+    def test_the_environment(self, monkeypatch):
+        monkeypatch.setenv("KEPT", "1")
+        monkeypatch.setenv("TAKEN", "1")
+        text = (
+            "import os; print(*(os.environ.get(name) for name in ('KEPT', 'TAKEN', 'NEW', 'JPY_PARENT_PID')))"
+        )
+        monkeypatch.setenv("JPY_PARENT_PID", "1")
+        with program(text, TAKEN=None, NEW="2") as errand:
+            assert all_lines(errand) == ["1 None 2 None"]
+
+    @pytest.mark.parametrize(("ending", "code"), [("sys.exit(3)", 3), ("os.kill(os.getpid(), 9)", 137)])
+    def test_the_exit_code(self, ending, code):
+        with program(f"import os, sys; {ending}") as errand:
+            assert all_lines(errand) == []
+            assert errand.exit_code() == code
+
+
+class TestEnd:
+    def test_close_ends_all_of_it(self):
+        with program(STUBBORN) as errand:
+            pids = next(lines for lines in errand.lines(1.0) if lines)[0].split()
+            both = [identity(int(pid)) for pid in pids]
+        until(lambda: not any(map(processes.is_alive, both)), "it lives on")
+
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+    def test_it_ends_with_the_kernel(self, number):
+        with subprocess.Popen([sys.executable, "-c", KERNEL], stdout=subprocess.PIPE, text=True) as kernel:
+            both = [identity(int(pid)) for pid in kernel.stdout.readline().split()]
+            assert len(both) == 2
+            kernel.send_signal(number)
+        until(lambda: not any(map(processes.is_alive, both)), "it lives on")
+
+    def test_no_descriptor_is_left(self):
+        before = os.listdir("/proc/self/fd")
+        for _ in range(3):
+            with program("print('x')") as errand:
+                all_lines(errand)
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+
+    def test_a_program_that_is_not_there(self):
+        with contextlib.closing(Errand(["/no/such/program"], {})) as errand:
+            assert "No such file or directory: '/no/such/program'" in all_lines(errand)[-1]
+            assert errand.exit_code() == 1
+
+
+class TestBenchmark:
+    """That it works is seen on the real vLLM: the stand-in has no benchmark."""
+
+    def test_one_that_fails(self, manager, spec):
+        server = manager.start(spec(), timeout=60).server
+        seen = []
+        with pytest.raises(VllmMagicError, match=r"has failed \(exit code 2\): .*invalid choice: 'bench'"):
+            server.bench(report=lambda last, seconds: seen.append((last, seconds)))
+        assert seen
+        assert server.state == "ready"
+
+    def test_its_server_is_not_to_be_chosen(self, manager, spec):
+        server = manager.start(spec(), timeout=60).server
+        with pytest.raises(VllmMagicError, match=r"--port is set for the server"):
+            server.bench("--port", "1")
+        manager.stop()
+        with pytest.raises(VllmMagicError, match="tiny is released"):
+            server.bench()
+
+    def test_the_words(self, manager, spec):
+        server = manager.start(spec("m", "--served-model-name", "s"), timeout=60).server
+        words = benchmark._words(server.spec, server._command, ("--num-prompts", "3"))
+        assert words[1:5] == ["bench", "serve", "--base-url", server.url]
+        assert words[words.index("--served-model-name") + 1] == "s"
+        assert words.count("--num-prompts") == 1
+        assert server.api_key not in " ".join(words)

@@ -1,0 +1,79 @@
+"""vLLM's own benchmark of a server: ``vllm bench serve`` (vLLM 0.32, benchmarks/serve.py), and the table that it prints."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from vllm_magic.engine import flags
+from vllm_magic.errors import VllmMagicError
+from vllm_magic.life.errand import Errand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from vllm_magic.engine.command import Command
+    from vllm_magic.engine.spec import ServerSpec
+
+TITLE = "Serving Benchmark Result"
+REPORT = 1.0  # seconds between two reports
+# What is asked for unless the flags say otherwise: enough for a first look, in a minute on one GPU.
+DEFAULTS = (
+    ("--dataset-name", "random"),
+    ("--random-input-len", "128"),
+    ("--random-output-len", "64"),
+    ("--num-prompts", "50"),
+)
+OURS = ("--base-url", "--host", "--port", "--backend")
+
+
+def run(
+    spec: ServerSpec,
+    command: Command,
+    args: Sequence[str],
+    report: Callable[[str, float], None] | None = None,
+) -> list[str]:
+    """The lines of the table; an interrupt ends the benchmark.
+
+    Args:
+        spec: of the server.
+        command: how it is reached.
+        args: flags for ``vllm bench serve``.
+        report: called again and again with the last line that it said, and the seconds since it began.
+
+    Raises:
+        VllmMagicError: it could not be run, or has failed.
+    """
+    for flag in OURS:
+        if flags.has(args, flag):
+            raise VllmMagicError(f"{flag} is set for the server that is measured. Leave it out.")
+    key = {"OPENAI_API_KEY": command.api_key, "VLLM_API_KEY": None}
+    with contextlib.closing(Errand(_words(spec, command, args), key)) as errand:
+        said: list[str] = []
+        began = time.monotonic()
+        for lines in errand.lines(REPORT):
+            said += lines
+            if report is not None:
+                report(said[-1] if said else "", time.monotonic() - began)
+        code = errand.exit_code()
+    table = [number for number, line in enumerate(said) if TITLE in line]
+    if code != 0 or not table:
+        telling = [line for line in said if "rror" in line] or said
+        raise VllmMagicError(
+            f"vllm bench serve has failed (exit code {code}): {(telling or ['it said nothing'])[-1]}"
+        )
+    return said[table[-1] :]
+
+
+def _words(spec: ServerSpec, command: Command, args: Sequence[str]) -> list[str]:
+    served = flags.value(spec.all_args, "--served-model-name")
+    own = [
+        "--base-url",
+        command.url,
+        "--model",
+        spec.model,
+        *(("--served-model-name", served) if served else ()),
+    ]
+    defaults = [word for flag, value in DEFAULTS if not flags.has(args, flag) for word in (flag, value)]
+    return [command.argv[0], "bench", "serve", *own, *defaults, *args]

@@ -1,0 +1,78 @@
+"""A program that runs for a cell which waits for it: its lines as they come, and nothing of it is left afterwards."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm_magic.engine.command import OF_THE_KERNEL
+from vllm_magic.engine.log import split_lines
+from vllm_magic.errors import VllmMagicError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+_TIE = Path(__file__).with_name("tie.py")
+EXIT_LIMIT = 5.0  # seconds for one that was asked to end; it kills without mercy, and takes milliseconds
+
+
+class Errand:
+    """Runs the words until they end, or until `close`; they end with this process too. For one thread.
+
+    Args:
+        words: the command line.
+        env: on top of this process's environment; None takes a variable out.
+
+    Raises:
+        VllmMagicError: it cannot be run.
+    """
+
+    def __init__(self, words: Sequence[str], env: Mapping[str, str | None]) -> None:
+        environ = {**{name: value for name, value in os.environ.items() if name not in OF_THE_KERNEL}, **env}
+        kernel = os.pidfd_open(os.getpid())
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_TIE), str(kernel), *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={name: value for name, value in environ.items() if value is not None},
+                pass_fds=(kernel,),
+            )
+        except OSError as error:
+            raise VllmMagicError(f"{words[0]} cannot be run: {error.strerror}.") from error
+        finally:
+            os.close(kernel)
+
+    def lines(self, pause: float) -> Iterator[list[str]]:
+        """The lines since the last look, safe to show; an empty list after each ``pause`` seconds without one."""
+        assert self._process.stdout  # noqa: S101 - a pipe
+        fd, rest = self._process.stdout.fileno(), b""
+        while True:
+            if not select.select([fd], [], [], pause)[0]:
+                yield []
+                continue
+            data = os.read(fd, 2**16)
+            lines, rest = split_lines(rest + data + (b"" if data else b"\n"))
+            yield lines
+            if not data:
+                return
+
+    def exit_code(self) -> int:
+        """Of the words, once `lines` has ended; 128 and more for a signal."""
+        return self._process.wait(EXIT_LIMIT)
+
+    def close(self) -> None:
+        """End it, if it runs still."""
+        self._process.terminate()
+        try:
+            self._process.wait(EXIT_LIMIT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        assert self._process.stdout  # noqa: S101 - a pipe
+        self._process.stdout.close()

@@ -1,0 +1,48 @@
+"""Entry point of the process between the kernel and a program that it runs: ``python -I -S tie.py KERNEL_PIDFD WORD...``.
+
+It runs the words, and ends them with all of their process group when the kernel ends, or on SIGTERM.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    # Behind the standard library, so that nothing in it can stand in for a standard module.
+    sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from vllm_magic.linux.prctl import die_with_parent
+
+
+def main() -> int:
+    """Run the words; the exit code is theirs, or 128 and the signal that ended them."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    kernel, words = int(sys.argv[1]), sys.argv[2:]
+    os.set_inheritable(kernel, False)
+    parent = os.getpid()
+
+    def tie() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        die_with_parent(signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    child = subprocess.Popen(words, start_new_session=True, preexec_fn=tie)  # noqa: PLW1509 - this process has one thread
+    try:
+        poller = select.poll()
+        poller.register(kernel, select.POLLIN)
+        poller.register(os.pidfd_open(child.pid), select.POLLIN)
+        poller.poll()
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)  # not waited for yet, so the number is still its own
+    code = child.wait()
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
