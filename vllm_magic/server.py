@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING
 from vllm_magic import durations
 from vllm_magic.engine import command as commands
 from vllm_magic.engine import log
+from vllm_magic.engine.asking import Asking
+from vllm_magic.engine.connection import Connection
 from vllm_magic.engine.stages import Progress, Stage
-from vllm_magic.errors import ReleaseFailed, StartFailed, StartTimeout, VllmMagicError
+from vllm_magic.errors import ReleaseFailed, RequestFailed, StartFailed, StartTimeout, VllmMagicError
 from vllm_magic.guard.protocol import Why
 from vllm_magic.life import Life, idle, outcome
 from vllm_magic.life.notices import (
@@ -75,8 +77,10 @@ class ServerState(str, Enum):
         return self in (ServerState.RELEASED, ServerState.FAILED)
 
 
-class Server:
+class Server(Asking):
     """A vLLM server of this kernel. Safe to use from any thread. `manager.Manager` makes them.
+
+    What it can be asked once it is ready (`chat`, `complete`, `client`, `embed`, ...) is in `Asking`.
 
     Attributes:
         spec: what was asked for.
@@ -229,6 +233,22 @@ class Server:
         table = processes.table()
         living = [table[pid] for pid in processes.server_members(table, leader) if table[pid].alive]
         return sorted(living, key=lambda one: (one.identity != leader, one.identity.start))
+
+    def connection(self) -> Connection:
+        """For requests to it.
+
+        Raises:
+            RequestFailed: it is not ready.
+        """
+        with self._changed:
+            state, stage, error = self._state, self._progress.stage, self._error
+        if state is ServerState.STARTING:
+            raise RequestFailed(
+                f"{self.name} is still starting: {stage.value}. Wait for it: server.wait(), or %vllm shows how far it is."
+            )
+        if state is not ServerState.READY:
+            raise RequestFailed(f"{self.name} is {state.value}. {error or 'Start it again.'}")
+        return Connection(self.name, self._command)
 
     # What it does.
 
