@@ -16,10 +16,12 @@ NAMES = {
     "ExecutableNotFound",
     "InvalidOption",
     "NameInUse",
+    "NoChatTemplate",
     "NotEnoughMemory",
     "Proof",
     "Release",
     "ReleaseFailed",
+    "RequestFailed",
     "Server",
     "ServerNotFound",
     "ServerState",
@@ -46,6 +48,8 @@ TREE = {
     "StartFailed": (errors.VllmMagicError,),
     "StartTimeout": (errors.StartFailed,),
     "StartInterrupted": (errors.StartFailed,),
+    "RequestFailed": (errors.VllmMagicError,),
+    "NoChatTemplate": (errors.RequestFailed,),
     "ReleaseFailed": (errors.VllmMagicError,),
 }
 HEAVY = {

@@ -12,6 +12,8 @@
     │   ├── StartTimeout       it was not ready in time
     │   └── StartInterrupted   the wait was interrupted, and the server was released
     ├── SleepFailed            a server would not sleep or wake up, or its memory did not come back
+    ├── RequestFailed          a request to a server had no answer, or was refused
+    │   └── NoChatTemplate     the model takes plain text only
     └── ReleaseFailed          something would not end, or its memory did not come back
 
 Each message says what happened and what to do, in one line; `details` has more where there is more.
@@ -139,6 +141,22 @@ class StartInterrupted(StartFailed):
 
 class SleepFailed(VllmMagicError):
     """A server would not sleep or wake up, or its memory did not come back."""
+
+
+class RequestFailed(VllmMagicError):
+    """A request to a server had no answer, or was refused.
+
+    Attributes:
+        status: of HTTP; None where there was no answer.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class NoChatTemplate(RequestFailed):
+    """The model has no chat template: it takes plain text only."""
 
 
 class ReleaseFailed(VllmMagicError):

@@ -14,7 +14,6 @@ anything blocks but the wait for a change itself. Who puts it to sleep or wakes 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -23,13 +22,13 @@ from typing import TYPE_CHECKING
 
 from vllm_magic import durations
 from vllm_magic.engine import command as commands
-from vllm_magic.engine import flags, history, log, metrics
-from vllm_magic.engine.api import Api
+from vllm_magic.engine import history, log
+from vllm_magic.engine.connection import Connection
 from vllm_magic.engine.pace import Pace
 from vllm_magic.engine.stages import Progress, Stage
-from vllm_magic.errors import ReleaseFailed, SleepFailed, StartFailed, StartTimeout, VllmMagicError
+from vllm_magic.errors import ReleaseFailed, RequestFailed, StartFailed, StartTimeout, VllmMagicError
 from vllm_magic.guard.protocol import Why
-from vllm_magic.life import Life, benchmark, idle, nap, outcome
+from vllm_magic.life import Life, idle, outcome
 from vllm_magic.life.beginning import Fresh
 from vllm_magic.life.notices import (
     Broken,
@@ -44,6 +43,7 @@ from vllm_magic.life.notices import (
     Ready,
     StopPlan,
 )
+from vllm_magic.life.service import Service
 from vllm_magic.linux import processes
 from vllm_magic.masking import known
 from vllm_magic.release import nothing_to_release
@@ -53,13 +53,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vllm_magic.engine.command import Command
-    from vllm_magic.engine.metrics import Metrics
     from vllm_magic.engine.pace import Estimate
     from vllm_magic.engine.spec import ServerSpec
-    from vllm_magic.gpu.probe import Probe
     from vllm_magic.ledger import Folder
     from vllm_magic.life.beginning import Attached
-    from vllm_magic.life.nap import Nap
     from vllm_magic.linux.processes import Identity, Process
     from vllm_magic.release import Release
 
@@ -83,8 +80,10 @@ class ServerState(str, Enum):
         return self in (ServerState.RELEASED, ServerState.FAILED)
 
 
-class Server:
+class Server(Service):
     """A vLLM server of this kernel. Safe to use from any thread. `manager.Manager` makes them.
+
+    What can be done with it once it is ready (`chat`, `embed`, `client`, `metrics`, `sleep`, ...) is in `Service`.
 
     Attributes:
         spec: what was asked for.
@@ -103,15 +102,12 @@ class Server:
         beginning: Fresh | Attached,
         tell: Callable[[str], None],
     ) -> None:
-        self.spec = spec
-        self._command = command
+        super().__init__(spec, command)
         self._tell = tell
         self._changed = threading.Condition()
         self._pid = os.getpid()
         self._asked = False
         self._state = ServerState.STARTING
-        self._napping = threading.Lock()
-        self._asleep = 0
         self._progress = Progress(Stage.QUEUED)
         self._pace = Pace(history.earlier(spec))
         self._whole = isinstance(beginning, Fresh)  # its start is seen from the beginning
@@ -254,83 +250,21 @@ class Server:
         living = [table[pid] for pid in processes.server_members(table, leader) if table[pid].alive]
         return sorted(living, key=lambda one: (one.identity != leader, one.identity.start))
 
-    def metrics(self, window: float = 1.0) -> Metrics:
-        """What it does and has done, by its own counters.
-
-        Args:
-            window: seconds over which the tokens a second are counted, which this takes; 0 leaves them out.
+    def connection(self) -> Connection:
+        """For requests to it.
 
         Raises:
-            VllmMagicError: it is not ready, or does not tell.
+            RequestFailed: it is not ready.
         """
-        if self.state is not ServerState.READY:
-            raise VllmMagicError(f"{self.name} is {self.state.value}: there are metrics once it is ready.")
-        with contextlib.closing(Api(self._command)) as api:
-            began, first = time.monotonic(), api.metrics()
-            if first is not None and window > 0:
-                self._wait_for(lambda: self._state is not ServerState.READY, window)
-                last = api.metrics()
-                first = last and metrics.with_rates(first, last, time.monotonic() - began)
-        if first is None:
-            raise VllmMagicError(
-                f"{self.name} tells no metrics. --disable-log-stats takes them away; %vllm logs may tell more."
-            )
-        return first
-
-    def bench(self, *args: str, report: Callable[[str, float], None] | None = None) -> list[str]:
-        """The lines of the table that ``vllm bench serve`` prints; see `life.benchmark.run`.
-
-        Raises:
-            VllmMagicError: it is not ready, or the benchmark fails.
-        """
-        if self.state is not ServerState.READY:
-            raise VllmMagicError(f"{self.name} is {self.state.value}. It can be measured once it is ready.")
-        return benchmark.run(self.spec, self._command, args, report)
-
-    @property
-    def can_sleep(self) -> bool:
-        """Whether it was started in vLLM's sleep mode."""
-        return flags.has(self.spec.all_args, commands.SLEEP)
-
-    @property
-    def asleep(self) -> int:
-        """The level at which it sleeps; 0 while it is awake."""
         with self._changed:
-            return self._asleep
-
-    def sleep(self, probe: Probe, level: int = 1) -> Nap:
-        """Have it keep its processes and give its VRAM back.
-
-        Args:
-            probe: looks at the GPUs.
-            level: 1 moves the weights to the machine's memory, 2 throws them away.
-
-        Raises:
-            SleepFailed: it is not ready or has no sleep mode, would not, or the VRAM did not come back.
-        """
-        if not self.can_sleep:
-            raise SleepFailed(
-                f"{self.name} has no sleep mode: it is started with {commands.SLEEP}, which a CPU does not take. "
-                f"%vllm stop {self.name} gives its memory back."
+            state, stage, error = self._state, self._progress.stage, self._error
+        if state is ServerState.STARTING:
+            raise RequestFailed(
+                f"{self.name} is still starting: {stage.value}. Wait for it: server.wait(), or %vllm shows how far it is."
             )
-        return self._nap(level, lambda api: nap.sleep(self.name, api, probe, self._pids, level))
-
-    def wake(self, probe: Probe) -> Nap:
-        """Wake it up. Arguments and errors as for `sleep`."""
-        level = self.asleep
-        return self._nap(0, lambda api: nap.wake(self.name, api, probe, self._pids, level))
-
-    def _nap(self, level: int, go: Callable[[Api], Nap]) -> Nap:
-        with self._napping, contextlib.closing(Api(self._command)) as api:
-            if self.state is not ServerState.READY:
-                raise SleepFailed(f"{self.name} is {self.state.value}. It can sleep once it is ready.")
-            done = go(api)
-            with self._changed:
-                self._asleep = level
-        return done
-
-    def _pids(self) -> set[int]:
-        return {one.identity.pid for one in self.processes()}
+        if state is not ServerState.READY:
+            raise RequestFailed(f"{self.name} is {state.value}. {error or 'Start it again.'}")
+        return Connection(self.name, self._command)
 
     # What it does.
 

@@ -44,7 +44,7 @@ class ApiServer:
 
     def run(self) -> int:
         """Serve until a signal or the end of an engine; return the exit code."""
-        server = Server(self.bound, self.args, self.load)
+        server = Server(self.bound, self.args, self.load, self.options)
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         self._announce()
         if log.process == "APIServer":
@@ -60,7 +60,7 @@ class ApiServer:
 
     def _announce(self) -> None:
         scheme = "https" if self.args.ssl_certfile else "http"
-        log.line("Supported tasks: ['generate']", "entry.py:136")
+        log.line(f"Supported tasks: [{self.options.task!r}]", "entry.py:136")
         url = f"{scheme}://{self.args.host or '0.0.0.0'}:{self.args.port}"
         log.line(f"Starting vLLM server on {url}", "entry.py:140")
         self._uvicorn(f"Started server process [{os.getpid()}]")

@@ -1,28 +1,31 @@
-"""The HTTP API: /health, /version, /metrics, and behind the key /v1/models, completions and chat completions."""
+"""The HTTP API: /health, /version, /metrics, and behind the key /v1/models, and what suits the model's task."""
 
 from __future__ import annotations
 
 import contextlib
 import hmac
 import json
+import select
 import ssl
 import time
-import uuid
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import SHUT_RDWR
 from typing import TYPE_CHECKING, Any
 
-from . import log
+from . import log, pooling
 from .load import EngineDeadError, EngineState, StuckError
+from .reply import Reply
 
 if TYPE_CHECKING:
     import argparse
     import socket
 
     from .load import Answer, Load
+    from .options import Options
 
 _DEFAULT_TOKENS = 16
+_GENERATE = ("/v1/completions", "/v1/chat/completions")
 _QUIET = ("warning", "error", "critical")
 
 
@@ -33,7 +36,7 @@ class Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 2048
 
-    def __init__(self, bound: socket.socket, args: argparse.Namespace, load: Load) -> None:
+    def __init__(self, bound: socket.socket, args: argparse.Namespace, load: Load, options: Options) -> None:
         super().__init__(bound.getsockname()[:2], _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = bound
@@ -42,6 +45,8 @@ class Server(ThreadingHTTPServer):
             context.load_cert_chain(args.ssl_certfile, args.ssl_keyfile)
             self.socket = context.wrap_socket(bound, server_side=True, do_handshake_on_connect=False)
         self.load = load
+        self.options = options
+        self.log_requests = args.enable_log_requests
         self.key = args.api_key
         self.names = args.served_model_name or [args.model]
         self.max_model_len = args.max_model_len
@@ -85,8 +90,22 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if not self._allowed(path):
             return
-        if path not in ("/v1/completions", "/v1/chat/completions"):
+        options = self.server.options
+        routes = _GENERATE if options.task == "generate" else pooling.ROUTES[options.task]
+        if path not in routes:
             self._send_json(404, {"detail": "Not Found"})
+            return
+        if self.server.log_requests:
+            log.line(f"Received request: {path} {body.decode()}", "logger.py:46")
+        if options.task != "generate":
+            self._send_json(200, pooling.answer(path, json.loads(body)))
+            return
+        if "chat" in path and not options.chat_template:
+            said = (
+                "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat "
+                "template if the tokenizer does not define one."
+            )
+            self._send_error_json(400, "BadRequestError", said)
             return
         try:
             asked = json.loads(body)
@@ -103,37 +122,45 @@ class _Handler(BaseHTTPRequestHandler):
             said = f"This model's maximum context length is {limit} tokens. However, you requested {count} output tokens"
             self._send_error_json(400, "BadRequestError", said, param="max_tokens")
         else:
-            self._answer(_Reply("chat" in path, name, len(prompt), count), asked)
+            self._answer(Reply("chat" in path, name, len(prompt), count, options), asked)
 
-    def _answer(self, reply: _Reply, asked: dict[str, Any]) -> None:
+    def _answer(self, reply: Reply, asked: dict[str, Any]) -> None:
         with self.server.load.answer(reply.prompt_tokens) as answer:
             try:
                 if asked.get("stream"):
-                    usage = (asked.get("stream_options") or {}).get("include_usage", False)
-                    self._stream(reply, answer, usage=usage)
+                    self._stream(reply, answer, asked.get("stream_options") or {})
                 else:
-                    self._send_json(200, reply.whole("".join(answer.words(reply.count))))
+                    self._send_json(200, reply.whole("".join(answer.words(reply.tokens))))
             except EngineDeadError as error:
                 self._send_error_json(500, "InternalServerError", str(error))
             except StuckError:
                 while self.rfile.read1(4096):  # type: ignore[attr-defined]  # until the client goes away
                     pass
 
-    def _stream(self, reply: _Reply, answer: Answer, *, usage: bool) -> None:
+    def _stream(self, reply: Reply, answer: Answer, wanted: dict[str, bool]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream; charset=utf-8")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
+        reply.counts_on = wanted.get("continuous_usage_stats", False)
         try:
-            self._event(reply.part("", first=True))
-            for number, word in enumerate(answer.words(reply.count), 1):
-                self._event(reply.part(word, last=number == reply.count))
-            if usage:
+            for event in reply.parts(answer.words(reply.tokens)):
+                self._event(event)
+                if self._is_gone():
+                    return
+            if wanted.get("include_usage"):
                 self._event(reply.only_usage())
         except EngineDeadError as error:
             self._event(_error(500, "InternalServerError", str(error)))
         self._chunk(b"data: [DONE]\n\n")
         self._chunk(b"")
+
+    def _is_gone(self) -> bool:
+        """Whether the client has closed the connection: nothing else comes of it while it waits for an answer."""
+        if not select.select([self.connection], [], [], 0)[0]:
+            return False
+        self.close_connection = True
+        return True
 
     def _event(self, content: dict[str, Any]) -> None:
         self._chunk(f"data: {json.dumps(content)}\n\n".encode())
@@ -217,40 +244,3 @@ def _prompt(asked: dict[str, Any], *, chat: bool) -> list[str]:
     if chat:
         return [word for message in asked["messages"] for word in str(message["content"]).split()]
     return str(asked["prompt"]).split()
-
-
-class _Reply:
-    """The JSON of one answer, whole or in parts, in OpenAI's format."""
-
-    def __init__(self, chat: bool, model: str, prompt_tokens: int, count: int) -> None:
-        self.prompt_tokens = prompt_tokens
-        self.count = count
-        self._chat = chat
-        kind = "chat.completion" if chat else "text_completion"
-        name = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
-        self._head = {"id": name, "object": kind, "created": int(time.time()), "model": model}
-        total = prompt_tokens + count
-        self._usage = {"prompt_tokens": prompt_tokens, "completion_tokens": count, "total_tokens": total}
-
-    def whole(self, text: str) -> dict[str, Any]:
-        """Return the answer that is not streamed."""
-        said = {"message": {"role": "assistant", "content": text}} if self._chat else {"text": text}
-        return {
-            **self._head,
-            "choices": [{"index": 0, **said, "finish_reason": "length"}],
-            "usage": self._usage,
-        }
-
-    def part(self, text: str, *, first: bool = False, last: bool = False) -> dict[str, Any]:
-        """Return one event of the stream."""
-        delta = {"role": "assistant", "content": text} if first else {"content": text}
-        said: dict[str, Any] = {"delta": delta} if self._chat else {"text": text}
-        return self._event([{"index": 0, **said, "finish_reason": "length" if last else None}])
-
-    def only_usage(self) -> dict[str, Any]:
-        """Return the event that ends a stream with `include_usage`."""
-        return {**self._event([]), "usage": self._usage}
-
-    def _event(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        kind = "chat.completion.chunk" if self._chat else "text_completion"
-        return {**self._head, "object": kind, "choices": choices}

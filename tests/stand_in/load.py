@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 KV_CACHE_TOKENS = 37440
 _BUCKETS_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
@@ -162,9 +162,9 @@ class Answer:
         self.start = self.last = time.monotonic()
         self.tokens = 0
 
-    def words(self, count: int) -> Iterator[str]:
-        """Generate `count` tokens, each of them a word."""
-        for number in range(count):
+    def words(self, tokens: Iterable[str]) -> Iterator[str]:
+        """Generate these tokens."""
+        for token in tokens:
             self._load.generate(self)
-            yield f" word{number}"
+            yield token
         self._load.finish(self)

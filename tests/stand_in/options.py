@@ -73,6 +73,12 @@ class Options:
     trigger: str | None = None  # a FIFO: these two begin when somebody opens it to write, not at once
     log_bytes: bool = False  # bytes that are no UTF-8, escape sequences and HTML in the log
 
+    task: Literal["generate", "embed", "classify"] = "generate"  # what the model is for
+    chat_template: bool = True
+    says: str | None = None  # in place of " word0 word1 ...", a token for each word
+    thinks: str = ""  # before that, as a reasoning model
+    refuses: str = ""  # in place of that
+
 
 def options(**asked: Any) -> dict[str, str]:
     """Return the environment that asks for `asked`, names of fields of `Options`; others are a TypeError."""

@@ -1,0 +1,240 @@
+"""Requests to one server, and what may come of them in words."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic.errors import InvalidOption, NoChatTemplate, RequestFailed, VllmMagicError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import httpx
+    import openai
+
+    from vllm_magic.engine.command import Command
+
+CONNECT_LIMIT = 5.0  # seconds
+SILENCE_LIMIT = 600.0  # seconds without a word from the server, as in the openai package
+# trust_env: a proxy from the environment has no business between a notebook and its own server.
+# verify: the certificate of a server on this machine is made out to another name. (Where there is none, this spares
+# httpx the reading of all authorities, 16 ms.)
+_OWN: Any = {"trust_env": False, "verify": False}
+_QUOTED = 300  # characters of what the server says; it may quote the whole request
+
+# What is missing where vLLM has no such route: it serves only those that suit the model (entrypoints/pooling/factories.py).
+_ROUTES = {
+    "/v1/chat/completions": "generates no text. Use server.embed, server.score or server.classify",
+    "/v1/completions": "generates no text. Use server.embed, server.score or server.classify",
+    "/v1/embeddings": "gives no embeddings. Start an embedding model, or this one with --runner pooling",
+    "/score": "gives no scores. Start a reranking or embedding model",
+    "/classify": "does not classify. Start a classification model",
+}
+
+
+class Connection:
+    """Sends requests to one server. Safe to use from any thread.
+
+    Each request has an HTTP client of its own (0.2 ms): closing that surely closes its connection, which is how vLLM
+    is told that nobody waits for the answer, and no idle connection is left for a server that stops.
+
+    Args:
+        name: of the server, for messages.
+        command: how it is reached.
+    """
+
+    def __init__(self, name: str, command: Command) -> None:
+        self._name = name
+        self._command = command
+
+    def post(self, path: str, body: Mapping[str, Any], limit: float = SILENCE_LIMIT) -> Any:
+        """The JSON that the server answers.
+
+        Args:
+            path: of the route.
+            body: becomes JSON; what is None is left out, so that vLLM's own defaults hold.
+            limit: seconds without a word from the server.
+
+        Raises:
+            RequestFailed: there is no such answer.
+            InvalidOption: the body cannot be JSON.
+        """
+        with self._client(limit) as client:
+            request = _request(client, path, body)
+            with told(self._name):
+                answer = client.send(request)
+                self._check(answer, path)
+                return answer.json()
+
+    def stream(self, path: str, body: Mapping[str, Any], limit: float = SILENCE_LIMIT) -> Events:
+        """The events of an answer as they come. Takes what `post` takes; close it when done.
+
+        Raises:
+            RequestFailed: the request was refused.
+        """
+        client = self._client(limit)
+        try:
+            request = _request(client, path, body)
+            with told(self._name):
+                answer = client.send(request, stream=True)
+                if answer.is_error:
+                    answer.read()
+                    self._check(answer, path)
+        except BaseException:
+            client.close()
+            raise
+        return Events(self._name, client, answer)
+
+    def openai_client(self) -> openai.OpenAI:
+        """The openai package's client.
+
+        Raises:
+            VllmMagicError: it is not installed.
+        """
+        package = _openai()
+        made: openai.OpenAI = package.OpenAI(
+            base_url=f"{self._command.url}/v1",
+            api_key=self._command.api_key,
+            http_client=package.DefaultHttpxClient(**_OWN),
+        )
+        return made
+
+    def async_openai_client(self) -> openai.AsyncOpenAI:
+        """The openai package's client for asyncio. Raises what `openai_client` raises."""
+        package = _openai()
+        made: openai.AsyncOpenAI = package.AsyncOpenAI(
+            base_url=f"{self._command.url}/v1",
+            api_key=self._command.api_key,
+            http_client=package.DefaultAsyncHttpxClient(**_OWN),
+        )
+        return made
+
+    def _client(self, limit: float) -> httpx.Client:
+        import httpx
+
+        return httpx.Client(
+            base_url=self._command.url,
+            headers={"Authorization": f"Bearer {self._command.api_key}"},
+            timeout=httpx.Timeout(limit, connect=CONNECT_LIMIT),
+            **_OWN,
+        )
+
+    def _check(self, answer: httpx.Response, path: str) -> None:
+        if not answer.is_success:
+            raise refused(self._name, answer.status_code, _message(answer.text), path)
+
+
+class Events:
+    """The events of one answer (server-sent events), each as JSON. Closing it ends the request on the server.
+
+    Args:
+        name: of the server, for messages.
+        client: of this request alone.
+        answer: whose body is not read yet.
+    """
+
+    def __init__(self, name: str, client: httpx.Client, answer: httpx.Response) -> None:
+        self._name = name
+        self._client = client
+        self._answer = answer
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Each event.
+
+        Raises:
+            RequestFailed: the server broke off.
+        """
+        from httpx_sse import EventSource
+
+        with told(self._name):
+            for event in EventSource(self._answer).iter_sse():
+                if event.data == "[DONE]":
+                    return
+                content = json.loads(event.data)
+                if "error" in content:  # the engine died, say; the status was sent long before
+                    code = content["error"].get("code")
+                    raise refused(self._name, code or 500, _message(event.data))
+                yield content
+
+    def close(self) -> None:
+        """Close the connection; a second time does nothing."""
+        self._client.close()
+
+
+def refused(name: str, status: int, message: str, path: str = "") -> RequestFailed:
+    """What the server's refusal means.
+
+    Args:
+        name: of the server.
+        status: of HTTP.
+        message: the server's own.
+        path: of the route, "" in the middle of an answer.
+    """
+    quoted = message[:_QUOTED].rstrip(".")
+    if "chat template" in message:  # renderers/hf.py
+        return NoChatTemplate(
+            f"The model of {name} has no chat template. Use server.complete, or start it with --chat-template FILE",
+            status,
+        )
+    if "maximum context length" in message:  # renderers/params.py
+        hint = "Shorten it, ask for fewer tokens, or start the server with a greater --max-model-len"
+    elif status == 401:  # noqa: PLR2004 - HTTP
+        hint = "server.api_key is the key that this server was started with"
+    elif status == 404 and "does not exist" in message:  # noqa: PLR2004 - HTTP
+        hint = f"Leave the model out for the one that {name} serves"
+    elif status == 404 and path in _ROUTES:  # noqa: PLR2004 - HTTP
+        return RequestFailed(f"The model of {name} {_ROUTES[path]}.", status)
+    elif status >= 500:  # noqa: PLR2004 - HTTP
+        hint = f"Its engine may be dead: see %vllm logs {name}, then %vllm restart {name}"
+    else:
+        hint = ""
+    return RequestFailed(f"{name} answers {status}: {quoted}. {hint}".strip(), status)
+
+
+@contextmanager
+def told(name: str) -> Iterator[None]:
+    """Tell what is wrong with a connection in words."""
+    import httpx
+    from httpx_sse import SSEError
+
+    look = f"%vllm shows its state, %vllm logs {name} the end of its log"
+    try:
+        yield
+    except httpx.ConnectError as error:
+        raise RequestFailed(f"{name} cannot be reached: {error}. {look}.") from None
+    except httpx.TimeoutException:
+        raise RequestFailed(
+            f"{name} was silent for too long. {look}; timeout=SECONDS waits longer."
+        ) from None
+    except httpx.TransportError as error:
+        raise RequestFailed(f"{name} broke off: {error}. {look}.") from None
+    except (SSEError, httpx.DecodingError, ValueError, TypeError, AttributeError) as error:
+        raise RequestFailed(f"{name} answers what cannot be read: {error}. {look}.") from None
+
+
+def _request(client: httpx.Client, path: str, body: Mapping[str, Any]) -> httpx.Request:
+    try:
+        said = {name: value for name, value in body.items() if value is not None}
+        return client.build_request("POST", path, json=said)
+    except (TypeError, ValueError) as error:
+        raise InvalidOption(f"The request cannot be written as JSON: {error}.") from None
+
+
+def _message(text: str) -> str:
+    """The words of an error: vLLM's `ErrorResponse`, FastAPI's ``{"detail": ...}``, or anything."""
+    try:
+        content = json.loads(text)
+        error = content.get("error", content.get("detail", text))
+        return str(error.get("message", error) if isinstance(error, dict) else error)
+    except (ValueError, AttributeError):
+        return text
+
+
+def _openai() -> Any:
+    try:
+        import openai
+    except ImportError:
+        raise VllmMagicError("The openai package is not installed here: %pip install openai") from None
+    return openai

@@ -1,0 +1,256 @@
+"""Text that a server generates: what is asked for, the pieces as they come, and the whole answer."""
+
+from __future__ import annotations
+
+import json
+import time
+import weakref
+from contextlib import closing
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vllm_magic.errors import InvalidOption, RequestFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+
+    from typing_extensions import Self
+
+    from vllm_magic.engine.connection import Events
+
+Message = dict[str, Any]  # of OpenAI's chat format: {"role": "user", "content": "..."}
+
+
+class Kind(str, Enum):
+    """What a piece of an answer belongs to."""
+
+    TEXT = "text"
+    REASONING = "reasoning"  # what a reasoning model thinks before it answers; with --reasoning-parser
+    REFUSAL = "refusal"
+
+
+class Piece(NamedTuple):
+    """What came at once."""
+
+    kind: Kind
+    text: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server has generated.
+
+    Attributes:
+        text: the answer itself.
+        reasoning: what the model thought before it, where the server tells them apart.
+        refusal: in place of an answer.
+        finish_reason: "stop"; "length": it was cut at the most tokens; None: it was closed before its end.
+        prompt_tokens: of the question; None where nothing was said of that.
+        completion_tokens: of all that was generated.
+        seconds: from the request to the last token.
+        first_token: seconds from the request to the first token; None where none came.
+        schema: what `parsed` goes by: a JSON schema, a pydantic model, or None.
+    """
+
+    text: str
+    reasoning: str
+    refusal: str
+    finish_reason: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    seconds: float
+    first_token: float | None
+    schema: Any = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """After the first token, as the "TPOT" of ``vllm bench serve``; None for fewer than two."""
+        if self.first_token is None or not self.completion_tokens:
+            return None
+        took = self.seconds - self.first_token
+        return (self.completion_tokens - 1) / took if self.completion_tokens > 1 and took > 0 else None
+
+    @property
+    def parsed(self) -> Any:
+        """The text as JSON; where a pydantic model was asked for, an instance of it.
+
+        Raises:
+            RequestFailed: it is none, since it was cut.
+        """
+        try:
+            if hasattr(self.schema, "model_validate_json"):
+                return self.schema.model_validate_json(self.text)
+            return json.loads(self.text)
+        except ValueError as error:
+            hint = "It was cut: allow more tokens" if self.finish_reason == "length" else "Ask once more"
+            raise RequestFailed(f"The answer does not fit the schema ({error}). {hint}.") from None
+
+
+class Stream:
+    """An answer as it comes: ``for text in stream``, once.
+
+    Whoever leaves that loop, or a ``with stream:``, closes the connection, and the server ends the request.
+
+    Args:
+        events: of the answer.
+        began: when the request was sent (`time.monotonic`).
+        schema: see `Answer`.
+        done: called with the answer when the stream is closed.
+    """
+
+    def __init__(
+        self,
+        events: Events,
+        began: float,
+        schema: Any = None,
+        done: Callable[[Answer], None] | None = None,
+    ) -> None:
+        self._events = events
+        self._began = began
+        self._schema = schema
+        self._done = done
+        self._said: dict[Kind, list[str]] = {kind: [] for kind in Kind}
+        self._usage: Mapping[str, int] = {}
+        self._finish_reason: str | None = None
+        self._first: float | None = None
+        self._last = began
+        # Whoever forgets it altogether does not leave the server at work.
+        self._hang_up = weakref.finalize(self, events.close)
+        self._hang_up.atexit = False
+
+    def __iter__(self) -> Iterator[str]:
+        """The text, piece by piece."""
+        with closing(self.pieces()) as pieces:
+            for piece in pieces:
+                if piece.kind is Kind.TEXT:
+                    yield piece.text
+
+    def pieces(self) -> Generator[Piece, None, None]:
+        """The same with reasoning and refusals.
+
+        Raises:
+            RequestFailed: the server broke off.
+        """
+        try:
+            if self._hang_up.alive:
+                for event in self._events:
+                    yield from self._take(event)
+        finally:
+            self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the request on the server, unless it is over; a second time does nothing."""
+        if self._hang_up.alive:
+            self._hang_up()
+            if self._done is not None:
+                self._done(self.answer)
+
+    @property
+    def answer(self) -> Answer:
+        """What came so far; all of it after the loop."""
+        return Answer(
+            text="".join(self._said[Kind.TEXT]),
+            reasoning="".join(self._said[Kind.REASONING]),
+            refusal="".join(self._said[Kind.REFUSAL]),
+            finish_reason=self._finish_reason,
+            prompt_tokens=self._usage.get("prompt_tokens"),
+            completion_tokens=self._usage.get("completion_tokens"),
+            seconds=self._last - self._began,
+            first_token=None if self._first is None else self._first - self._began,
+            schema=self._schema,
+        )
+
+    def _take(self, event: Mapping[str, Any]) -> Iterator[Piece]:
+        self._usage = event.get("usage") or self._usage
+        for choice in event["choices"]:
+            self._finish_reason = choice.get("finish_reason") or self._finish_reason
+            for piece in _pieces(choice):
+                self._last = time.monotonic()
+                self._first = self._first or self._last
+                self._said[piece.kind].append(piece.text)
+                yield piece
+
+
+def body(
+    *,
+    max_tokens: int | None,
+    temperature: float | None,
+    json_schema: Any,
+    extra: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What requests for text have in common.
+
+    Raises:
+        InvalidOption: something in it cannot be.
+    """
+    if extra.get("n", 1) != 1:
+        raise InvalidOption("One answer at a time: leave n out. server.client() takes it.")
+    return {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "response_format": None if json_schema is None else _format(json_schema),
+        **extra,
+        "stream": True,  # always: this is how an interrupt reaches the server, and the first token is timed
+        "stream_options": {
+            "include_usage": True,
+            "continuous_usage_stats": True,
+        },  # also of what is interrupted
+    }
+
+
+def conversation(
+    said: str | Sequence[Message], system: str | None, history: Sequence[Message] | None
+) -> list[Message]:
+    """The messages to send: what was said before, then what is said now, below at most one system message."""
+    now = [{"role": "user", "content": said}] if isinstance(said, str) else list(said)
+    before = list(history or ())
+    if system is None:
+        return [*before, *now]
+    others = [message for message in before if message.get("role") != "system"]
+    return [{"role": "system", "content": system}, *others, *now]
+
+
+def remember(history: list[Message], messages: Sequence[Message], answer: Answer) -> None:
+    """Have the history go on with these messages and the answer to them, if there was one."""
+    if answer.text:
+        history[:] = [*messages, {"role": "assistant", "content": answer.text}]
+
+
+def transcript(messages: Sequence[Message]) -> str:
+    """The messages as plain text, for a model that knows no roles."""
+    return "\n\n".join(str(message["content"]) for message in messages)
+
+
+def _pieces(choice: Mapping[str, Any]) -> Iterator[Piece]:
+    """The pieces of one event, of a chat or a completion.
+
+    vLLM calls it ``reasoning`` (entrypoints/generate/base/protocol.py, DeltaMessage); before 0.12 ``reasoning_content``.
+    """
+    delta = choice.get("delta") or {}
+    for kind, text in (
+        (Kind.REASONING, delta.get("reasoning") or delta.get("reasoning_content")),
+        (Kind.TEXT, delta.get("content") or choice.get("text")),
+        (Kind.REFUSAL, delta.get("refusal")),
+    ):
+        if text:
+            yield Piece(
+                kind, text.encode("utf-8", "replace").decode()
+            )  # half a surrogate pair cannot be shown
+
+
+def _format(schema: Any) -> dict[str, Any]:
+    if hasattr(schema, "model_json_schema"):
+        schema = schema.model_json_schema()
+    if not isinstance(schema, dict):
+        raise InvalidOption("json_schema: a dict that is a JSON schema, or a pydantic model class.")
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
