@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_magic import cache
+from vllm_magic.engine import cache as cached
 from vllm_magic.engine import history, hub
 from vllm_magic.engine.download import Download, Downloads
 from vllm_magic.engine.pace import USUAL, Estimate, Pace
@@ -133,10 +133,10 @@ class TestHistory:
         "content",
         [b"", b"{", b"[]", b"null", b"\xff", b'{"LOADING": "x", "ENGINE": -1, "MEMORY": 1e99}', b"[" * 99999],
     )
-    def test_a_file_that_makes_no_sense(self, content):
+    def test_a_file_that_makes_no_sense(self, cache, content):
         spec = ServerSpec("tiny")
         history.keep(spec, EARLIER)
-        history._path(spec).write_bytes(content)
+        (cache / "starts" / history._file(spec)).write_bytes(content)
         assert history.earlier(spec) == {}
         history.keep(spec, EARLIER)
         assert history.earlier(spec) == EARLIER
@@ -151,13 +151,13 @@ class TestHistory:
         for number in range(5):
             spec = ServerSpec("tiny", (f"--n={number}",))
             history.keep(spec, EARLIER)
-            os.utime(history._path(spec), (number, number))
+            os.utime(cache / "starts" / history._file(spec), (number, number))
         assert len(list((cache / "starts").iterdir())) == 3
 
-    def test_a_write_that_fails_leaves_nothing(self, tmp_path):
-        with pytest.raises(TypeError):
-            cache.write(tmp_path / "x.json", object())
-        assert list(tmp_path.iterdir()) == []
+    def test_a_write_that_fails_leaves_nothing(self, cache):
+        with pytest.raises(FileNotFoundError):
+            cached.write("starts", "no/such/folder", b"x")
+        assert list((cache / "starts").iterdir()) == []
 
 
 class TestDownloads:

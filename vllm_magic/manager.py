@@ -21,7 +21,7 @@ from vllm_magic.errors import (
     VllmMagicError,
 )
 from vllm_magic.gpu.probe import Probe
-from vllm_magic.life import handover, kept
+from vllm_magic.life import flag_builder, handover, kept
 from vllm_magic.life.beginning import Attached, Fresh
 from vllm_magic.life.sweep import sweep
 from vllm_magic.masking import mask_words
@@ -145,6 +145,11 @@ class Manager:
                     self._put_away(server)
             return dict(self._servers)
 
+    def past(self) -> dict[str, Server]:
+        """Those that are over, the last `REMEMBERED`, by name."""
+        with self._lock:
+            return dict(self._past)
+
     def get(self, name: str | None = None) -> Server:
         """The server of this name; without one the only one.
 
@@ -164,9 +169,7 @@ class Manager:
         Raises:
             ServerNotFound: there is and was none of this name.
         """
-        servers = self.servers()
-        with self._lock:
-            past = dict(self._past)
+        servers, past = self.servers(), self.past()
         if name is None and not servers and past:
             return list(past.values())[-1]
         if name is not None and name not in servers and name in past:
@@ -288,6 +291,7 @@ class Manager:
                     self._put_away(existing)
                 self._servers[spec.name] = server
             server.begin()
+            flag_builder.table(built.argv[0])  # known by the next start, if it is not now
             return Start(server, reused=False)
 
     def _attach_equal(self, spec: ServerSpec) -> Server | None:

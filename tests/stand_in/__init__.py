@@ -10,12 +10,15 @@ CPU build; what vLLM does wrong (a SIGTERM that is swallowed, a stop that never 
 Every process ends by itself after `options.LIFE_S` seconds, whatever the faults asked for.
 """
 
+import shutil
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 
 from .options import options
 
-__all__ = ["install", "options"]
+__all__ = ["install", "install_environment", "options"]
 
 _LAUNCHER = """\
 #!{python} -I
@@ -23,6 +26,17 @@ import sys
 sys.path.insert(0, {tests!r})
 from stand_in.main import main
 sys.exit(main())
+"""
+
+_CONSOLE_SCRIPT = """\
+#!{python}
+# -*- coding: utf-8 -*-
+import re
+import sys
+from vllm.entrypoints.cli.main import main
+if __name__ == '__main__':
+    sys.argv[0] = re.sub(r'(-script\\.pyw|\\.exe)?$', '', sys.argv[0])
+    sys.exit(main())
 """
 
 
@@ -34,5 +48,25 @@ def install(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "vllm"
     script.write_text(_LAUNCHER.format(python=sys.executable, tests=str(Path(__file__).parent.parent)))
+    script.chmod(0o755)
+    return script
+
+
+def install_environment(folder: Path, version: str = "0.32.0") -> Path:
+    """Make a virtual environment in which the stand-in is installed as vLLM is, and return the path of its `vllm`.
+
+    There its flags can be read from its parser, as vLLM's; the modules in `package` are those that this takes.
+    """
+    venv.create(folder, symlinks=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    shutil.copytree(Path(__file__).with_name("package"), packages, dirs_exist_ok=True)
+    needed = (Path(__file__).parent.parent, sysconfig.get_path("purelib"))
+    (packages / "stand_in.pth").write_text("".join(f"{one}\n" for one in needed))
+    (packages / f"vllm-{version}.dist-info").mkdir()
+    (packages / f"vllm-{version}.dist-info" / "METADATA").write_text(
+        f"Metadata-Version: 2.4\nName: vllm\nVersion: {version}\n"
+    )
+    script = folder / "bin/vllm"
+    script.write_text(_CONSOLE_SCRIPT.format(python=folder / "bin/python"))
     script.chmod(0o755)
     return script

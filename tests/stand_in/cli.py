@@ -50,6 +50,22 @@ def parse(words: list[str]) -> argparse.Namespace:
     main = _VllmParser(prog="vllm")
     main.add_argument("-v", "--version", action="version", version="0.32.0")
     serve = main.add_subparsers(dest="command", required=True).add_parser("serve")
+    add_flags(serve)
+    args = main.parse_args([each for word in _split(words) for each in word])
+    args.model = args.model_tag or args.model or "Qwen/Qwen3-0.6B"  # vLLM's default model
+    args.api_key = args.api_key or os.environ.get("VLLM_API_KEY")
+    args.non_default = {
+        name: value
+        for name, value in vars(args).items()
+        if name not in ("command", "api_key") and value not in (None, serve.get_default(name))
+    }
+    if args.config is not None:
+        Path(args.config).stat()  # its FileNotFoundError has the words of vLLM's
+    return args
+
+
+def add_flags(serve: argparse.ArgumentParser) -> None:
+    """Add what `vllm serve` takes."""
     serve.add_argument("model_tag", nargs="?", default=None)
     for flag in _SWITCHES.split():
         serve.add_argument(flag, action=argparse.BooleanOptionalAction, default=False)
@@ -70,17 +86,6 @@ def parse(words: list[str]) -> argparse.Namespace:
     serve.add_argument("--data-parallel-size", "-dp", type=int, default=1)
     serve.add_argument("--api-server-count", "-asc", type=int, default=1)
     serve.add_argument("--shutdown-timeout", type=float, default=0.0)
-    args = main.parse_args([each for word in _split(words) for each in word])
-    args.model = args.model_tag or args.model or "Qwen/Qwen3-0.6B"  # vLLM's default model
-    args.api_key = args.api_key or os.environ.get("VLLM_API_KEY")
-    args.non_default = {
-        name: value
-        for name, value in vars(args).items()
-        if name not in ("command", "api_key") and value not in (None, serve.get_default(name))
-    }
-    if args.config is not None:
-        Path(args.config).stat()  # its FileNotFoundError has the words of vLLM's
-    return args
 
 
 def _split(words: list[str]) -> list[list[str]]:

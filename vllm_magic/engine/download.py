@@ -6,18 +6,19 @@ It disables huggingface_hub's bar (vLLM 0.32, model_executor/model_loader/weight
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_magic import cache
 from vllm_magic.engine import hub
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 SPAN = 5.0  # seconds over which the speed is taken
+LONGEST_INDEX = 2**24  # bytes; those of the largest models take a few million
 INDEX = "model.safetensors.index.json"
 
 
@@ -73,9 +74,17 @@ class Downloads:
 
     def _total(self, done: int) -> int | None:
         for index in self._folder.glob(f"snapshots/*/{INDEX}") if self._folder else ():
-            content = cache.read(index)
+            content = _load(index)
             metadata = content.get("metadata") if isinstance(content, dict) else None
             total = metadata.get("total_size") if isinstance(metadata, dict) else None
             if isinstance(total, int) and total >= done:
                 return total
+        return None
+
+
+def _load(path: Path) -> object:
+    try:
+        with path.open("rb") as file:
+            return json.loads(file.read(LONGEST_INDEX))
+    except (OSError, ValueError, RecursionError):
         return None

@@ -7,15 +7,15 @@ import json
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from vllm_magic import cache
+from vllm_magic.engine import cache
 from vllm_magic.engine.stages import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from vllm_magic.engine.spec import ServerSpec
 
+KIND = "starts"
 KEPT = 200  # starts that are remembered
 LONGEST = 24 * 3600.0  # seconds that a stage may have taken
 
@@ -23,8 +23,8 @@ LONGEST = 24 * 3600.0  # seconds that a stage may have taken
 def earlier(spec: ServerSpec) -> dict[Stage, float]:
     """Seconds of each stage when this model was started last with these flags; {} if it never was."""
     try:
-        found = cache.read(_path(spec))
-    except OSError:
+        found = json.loads(cache.read(KIND, _file(spec)) or b"null")
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):
         return {}
@@ -40,11 +40,11 @@ def keep(spec: ServerSpec, stages: Mapping[Stage, float]) -> None:
     if not stages:
         return
     with suppress(OSError):
-        path = _path(spec)
-        cache.write(path, {stage.name: round(seconds, 3) for stage, seconds in stages.items()})
-        cache.prune(path.parent, KEPT)
+        told = {stage.name: round(seconds, 3) for stage, seconds in stages.items()}
+        cache.write(KIND, _file(spec), json.dumps(told).encode())
+        cache.prune(KIND, KEPT)
 
 
-def _path(spec: ServerSpec) -> Path:
+def _file(spec: ServerSpec) -> str:
     same = json.dumps([spec.model, spec.all_args, spec.gpus, spec.executable])
-    return cache.folder("starts") / f"{hashlib.sha256(same.encode()).hexdigest()[:16]}.json"
+    return f"{hashlib.sha256(same.encode()).hexdigest()[:16]}.json"

@@ -7,6 +7,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
+from vllm_magic.jupyter import completion
 from vllm_magic.jupyter.magics import VllmMagics
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def load(shell: InteractiveShell) -> None:
         _loaded[id(shell)] = magics = VllmMagics(shell)
         shell.register_magics(magics)
         shell.events.register("post_run_cell", magics.tell_news)
+        completion.add(shell, magics)
         threading.Thread(target=_sweep, name="vllm-magic sweep", daemon=True).start()
 
 
@@ -58,4 +60,9 @@ def unload(shell: InteractiveShell) -> None:
     configurables = cast("list[Any]", shell.configurables)
     configurables[:] = [one for one in configurables if one is not magics]
     shell.events.unregister("post_run_cell", magics.tell_news)
+    completion.remove(shell)
+    if "vllm_magic.life.flag_builder" in sys.modules:
+        from vllm_magic.life import flag_builder
+
+        flag_builder.end()
     magics.remove_views()

@@ -1,0 +1,1 @@
+"""What the stand-in has of vLLM's modules."""

@@ -1,0 +1,396 @@
+"""The table of vLLM's flags: how it is read from vLLM, when it is believed, and that nothing of the reading is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import stand_in
+from by_hand import until
+
+from vllm_magic.engine import cache, executable, flag_table
+from vllm_magic.engine.flag_table import FlagTable, Option
+from vllm_magic.life import flag_builder
+from vllm_magic.linux import pidfd, processes
+from vllm_magic.linux.processes import Identity
+
+KERNEL = """
+import sys, time
+from vllm_magic.life import flag_builder
+assert flag_builder.table(sys.argv[1]) is None
+print("begun", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def cache_folder(tmp_path, monkeypatch) -> Path:
+    """An empty cache, which only this test has."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("VLLM_MAGIC_CACHE", raising=False)
+    yield tmp_path / "cache/vllm-magic/flags"
+    flag_builder.end()
+
+
+@pytest.fixture(scope="module")
+def shared_vllm(tmp_path_factory) -> str:
+    """The stand-in, installed as vLLM is."""
+    return str(stand_in.install_environment(tmp_path_factory.mktemp("environment")))
+
+
+@pytest.fixture
+def vllm(tmp_path) -> str:
+    """The same, for this test to change."""
+    return str(stand_in.install_environment(tmp_path / "environment"))
+
+
+def read_flags(path: str) -> FlagTable:
+    """Have the flags read, and wait for them."""
+    until(lambda: flag_builder.table(path), "the table is not built")
+    table = flag_table.load(path)
+    assert table
+    return table
+
+
+@pytest.fixture
+def table(cache_folder, vllm) -> FlagTable:
+    return read_flags(vllm)
+
+
+@pytest.fixture(scope="module")
+def built(shared_vllm, tmp_path_factory) -> bytes:
+    """What is written of it."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(folder))
+        patched.delenv("VLLM_MAGIC_CACHE", raising=False)
+        read_flags(shared_vllm)
+        flag_builder.end()
+    (path,) = folder.glob("vllm-magic/flags/*")
+    return path.read_bytes()
+
+
+@pytest.fixture
+def written(cache_folder, shared_vllm, built) -> Path:
+    """The file in the cache."""
+    path = cache.make(flag_table.KIND) / flag_table.file_name(shared_vllm)
+    path.touch(mode=0o600)
+    path.write_bytes(built)
+    assert flag_table.load(shared_vllm)
+    return path
+
+
+def change(path: Path, **fields) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def test_what_is_read(table):
+    assert table.version == "0.32.0"
+    assert table.find("--max-model-len") is table.find("--max_model_len")
+    length = table.find("--max-model-len")
+    assert (length.type, length.kind, length.takes_value, length.default) == ("int", "int", True, "")
+    assert length.summary == "Model context length (prompt and output)"
+    assert length.help.endswith("at 100%.")
+    assert table.find("--dtype") == Option(
+        ("--dtype",), "str", ("auto", "bfloat16", "float16", "float32"), "auto", "", group="ModelConfig"
+    )
+    assert table.find("--kv-cache-dtype").choices == ("auto", "fp8")
+    assert table.find("-tp") is table.find("--tensor-parallel-size")
+    eager = table.find("--enforce-eager")
+    assert eager is table.find("--no-enforce-eager")
+    assert (eager.kind, eager.takes_value) == ("switch", False)
+    assert table.find("--hf-overrides").takes_value
+    assert table.find("--model")
+    assert table.find("--help")
+    assert table.find("--model-len") is None
+    assert [one for one in table.by_string if table.find(one).is_path] == [
+        "--allowed-local-media-path", "--chat-template", "--config", "--download-dir", "--root-path",
+        "--ssl-ca-certs", "--ssl-certfile", "--ssl-keyfile",
+    ]  # fmt: skip
+
+
+def test_where_it_is_kept(cache_folder, table):
+    (written,) = cache_folder.iterdir()
+    assert stat.S_IMODE(cache_folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(written.stat().st_mode) == 0o600
+    assert os.listdir(cache_folder) == [written.name]
+
+
+def test_it_is_built_once(shared_vllm, written, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise AssertionError("built again")
+
+    monkeypatch.setattr(flag_builder, "_spawn", refuse)
+    assert flag_builder.table(shared_vllm) is flag_table.load(shared_vllm)
+
+
+def test_a_later_kernel_reads_it(shared_vllm, written):
+    program = (
+        "import sys; from vllm_magic.engine import flag_table; print(flag_table.load(sys.argv[1]).version)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, shared_vllm], capture_output=True, text=True)
+    assert ended.stdout == "0.32.0\n", ended.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["bin/vllm", "config/__init__.py", "launchers/cli_args.py", "arg_utils.py", "METADATA"]
+)
+def test_it_ends_with_what_it_was_read_from(vllm, table, name):
+    folder = Path(vllm).parent.parent
+    (changed,) = [path for path in folder.rglob(Path(name).name) if str(path).endswith(name)]
+    changed.write_text(changed.read_text() + "\n")
+    assert flag_table.load(vllm) is None
+
+
+def test_an_update_is_read_anew(cache_folder, vllm, table, monkeypatch):
+    (old,) = Path(vllm).parent.parent.rglob("vllm-0.32.0.dist-info")
+    (old / "METADATA").write_text("Metadata-Version: 2.4\nName: vllm\nVersion: 0.33.0\n")
+    old.rename(old.with_name("vllm-0.33.0.dist-info"))
+    assert flag_builder.table(vllm) is None
+    assert len(flag_builder._builders) == 1  # the one that has ended is not begun anew at once
+    monkeypatch.setattr(flag_builder, "AGAIN", 0.0)
+    assert read_flags(vllm).version == "0.33.0"
+    assert len(os.listdir(cache_folder)) == 1
+
+
+def test_another_search_path_is_another_vllm(shared_vllm, written, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    assert flag_table.load(shared_vllm) is None
+
+
+HOSTILE = {
+    "empty": b"",
+    "no JSON": b"\xff{",
+    "no object": b"[]",
+    "deep": b"[" * 100_000,
+    "null": b"null",
+}
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
+def test_a_broken_file_is_built_anew(shared_vllm, written, data):
+    written.write_bytes(data)
+    assert flag_table.load(shared_vllm) is None
+    assert read_flags(shared_vllm).version == "0.32.0"
+
+
+OPTION = {
+    "strings": ["--x"], "type": "str", "choices": [], "default": "", "help": "", "takes_value": True, "group": "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"schema": 2},
+        {"schema": "1"},
+        {"version": 1},
+        {"version": None},
+        {"options": []},
+        {"options": None},
+        {"options": [{}]},
+        {"options": [{**OPTION, "strings": []}]},
+        {"options": [{**OPTION, "strings": ["rm -rf"]}]},
+        {"options": [{**OPTION, "strings": ["--x\n"]}]},
+        {"options": [{**OPTION, "help": 1}]},
+        {"options": [{**OPTION, "choices": [1]}]},
+        {"sources": []},
+        {"sources": [["/bin/sh", 1, 2]]},
+        {"sources": [["x"]]},
+        {"sources": [["\0", 1, 2]]},
+    ],
+    ids=str,
+)
+def test_a_foreign_table_is_not_believed(shared_vllm, written, fields):
+    change(written, **fields)
+    assert flag_table.load(shared_vllm) is None
+
+
+def test_of_a_text_only_what_can_be_shown_is_kept(shared_vllm, written):
+    change(written, options=[{**OPTION, "help": "red \x1b[31m\u202e text\nand more"}])
+    assert flag_table.load(shared_vllm).find("--x").help == "red [31m text\nand more"
+
+
+@pytest.mark.parametrize(
+    "what", ["link", "fifo", "folder", "open to others", "too long", "folder open to others"]
+)
+def test_what_is_not_a_private_file_is_not_read(shared_vllm, written, tmp_path, what, monkeypatch):
+    if what == "link":
+        written.rename(tmp_path / "elsewhere")
+        written.symlink_to(tmp_path / "elsewhere")
+    elif what == "open to others":
+        written.chmod(0o644)
+    elif what == "folder open to others":
+        written.parent.chmod(0o755)
+    elif what == "too long":
+        monkeypatch.setattr(cache, "LONGEST", written.stat().st_size - 1)
+    else:
+        written.unlink()
+        os.mkfifo(written, 0o600) if what == "fifo" else written.mkdir(0o700)
+    assert flag_table.load(shared_vllm) is None
+
+
+@pytest.mark.parametrize("what", ["read-only", "a file", "open to others"])
+def test_without_a_place_for_it_nothing_is_begun(cache_folder, shared_vllm, what):
+    cache_folder.parent.mkdir(parents=True)
+    if what == "a file":
+        cache_folder.write_text("")
+    else:
+        cache_folder.mkdir(mode=0o700)
+        cache_folder.chmod(0o755)
+    assert flag_builder.table(shared_vllm) is None
+    assert not flag_builder._builders
+
+
+def test_without_a_home(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("VLLM_MAGIC_CACHE", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    with pytest.raises(OSError, match="no home"):
+        cache.path("flags")
+    assert cache.read("flags", "x") is None
+
+
+def test_a_relative_cache_folder_is_ignored(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    monkeypatch.delenv("VLLM_MAGIC_CACHE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache.path("flags") == tmp_path / ".cache/vllm-magic/flags"
+
+
+def test_one_that_fails_is_not_tried_again_soon(cache_folder, vllm):
+    (package,) = Path(vllm).parent.parent.glob("lib/*/site-packages/vllm/config/__init__.py")
+    package.write_text("raise ImportError('broken')\n")
+    assert flag_builder.table(vllm) is None
+    (_, builder) = flag_builder._builders[vllm]
+    assert builder.wait(60) == 0
+    assert flag_builder.table(vllm) is None
+    assert flag_builder._builders[vllm][1] is builder
+    assert os.listdir(cache_folder) == []
+
+
+def test_two_kernels_build_it_once(cache_folder, shared_vllm, monkeypatch, tmp_path):
+    monkeypatch.setenv("STAND_IN_FLAGS_PID", str(tmp_path / "pid"))
+    monkeypatch.setenv("STAND_IN_FLAGS_S", "600")
+    assert flag_builder.table(shared_vllm) is None
+    until(lambda: pid_in(tmp_path / "pid"), "it is not being built")
+    with subprocess.Popen([sys.executable, "-c", KERNEL, shared_vllm], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"begun\n"
+        watcher = next(iter(processes.descendants(processes.table(), other.pid)))
+        until(lambda: (one := processes.read(watcher)) is None or not one.alive, "the second one goes on")
+        other.kill()
+    assert flag_builder._builders[shared_vllm][1].poll() is None
+
+
+def pid_in(path: Path) -> int:
+    return int(path.read_text() or 0) if path.exists() else 0
+
+
+def family(kernel: int, reader: int) -> set[Identity]:
+    table = processes.table()
+    found = {table[pid].identity for pid in processes.descendants(table, kernel)}
+    assert table[reader].identity in found
+    assert len(found) == 2
+    return found
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_it_never_outlives_the_kernel(cache_folder, shared_vllm, monkeypatch, tmp_path, how):
+    monkeypatch.setenv("STAND_IN_FLAGS_PID", str(tmp_path / "pid"))
+    monkeypatch.setenv("STAND_IN_FLAGS_S", "600")
+    command = [sys.executable, "-c", KERNEL, shared_vllm]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as kernel:
+        assert kernel.stdout.readline() == b"begun\n"
+        until(lambda: pid_in(tmp_path / "pid"), "it is not being built")
+        everyone = family(kernel.pid, pid_in(tmp_path / "pid"))
+        kernel.send_signal(how)
+    assert pidfd.wait_for_all(everyone, 60) == set()
+    assert os.listdir(cache_folder) == []
+
+
+def test_nor_the_process_that_watches_it(cache_folder, shared_vllm, monkeypatch, tmp_path):
+    monkeypatch.setenv("STAND_IN_FLAGS_PID", str(tmp_path / "pid"))
+    monkeypatch.setenv("STAND_IN_FLAGS_S", "600")
+    flag_builder.table(shared_vllm)
+    until(lambda: pid_in(tmp_path / "pid"), "it is not being built")
+    reader = processes.read(pid_in(tmp_path / "pid")).identity
+    flag_builder._builders[shared_vllm][1].kill()
+    assert pidfd.wait_for_all({reader}, 60) == set()
+
+
+def test_it_is_ended_with_all_that_it_has_started(cache_folder, vllm, monkeypatch, tmp_path):
+    """When its time is over, and at `end`."""
+    (package,) = Path(vllm).parent.parent.glob("lib/*/site-packages/vllm/config/__init__.py")
+    package.write_text(f"{package.read_text()}import subprocess; subprocess.Popen(['sleep', '600'])\n")
+    monkeypatch.setenv("STAND_IN_FLAGS_PID", str(tmp_path / "pid"))
+    monkeypatch.setenv("STAND_IN_FLAGS_S", "600")
+
+    def begin() -> set[Identity]:
+        (tmp_path / "pid").write_text("")
+        flag_builder.table(vllm)
+        until(lambda: pid_in(tmp_path / "pid"), "it is not being built")
+        table = processes.table()
+        reader = pid_in(tmp_path / "pid")
+        found = {table[pid].identity for pid in (reader, *processes.descendants(table, reader))}
+        assert len(found) == 2
+        return found
+
+    everyone = begin()
+    flag_builder.end()
+    assert pidfd.wait_for_all(everyone, 60) == set()
+    monkeypatch.setattr(flag_builder, "LIMIT", 2.0)
+    assert pidfd.wait_for_all(begin(), 60) == set()
+
+
+def test_it_has_what_nobody_else_wants(cache_folder, shared_vllm, monkeypatch, tmp_path):
+    monkeypatch.setenv("STAND_IN_FLAGS_PID", str(tmp_path / "pid"))
+    monkeypatch.setenv("STAND_IN_FLAGS_S", "600")
+    monkeypatch.setenv("JPY_PARENT_PID", "1")
+    flag_builder.table(shared_vllm)
+    until(lambda: pid_in(tmp_path / "pid"), "it is not being built")
+    reader = pid_in(tmp_path / "pid")
+    assert os.getpriority(os.PRIO_PROCESS, reader) == 19
+    environment = Path(f"/proc/{reader}/environ").read_bytes().split(b"\0")
+    assert b"CUDA_VISIBLE_DEVICES=" in environment
+    assert not [one for one in environment if one.startswith(b"JPY_")]
+    for fd in (0, 2):
+        assert os.readlink(f"/proc/{reader}/fd/{fd}") == "/dev/null"
+
+
+SCRIPT = "import sys\nfrom vllm.entrypoints.cli.main import main\nsys.exit(main())\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "script", "words"),
+    [
+        ("#!/env/bin/python", SCRIPT, ("/env/bin/python",)),
+        ("#!/env/bin/python3.11 -I", SCRIPT, ("/env/bin/python3.11", "-I")),
+        ("#!/usr/bin/env python3", SCRIPT, ("/usr/bin/env", "python3")),
+        ("#!/bin/sh\n'''exec' \"/a b/bin/python\" \"$0\" \"$@\"\n' '''", SCRIPT, ("/a b/bin/python",)),
+        ("#!/bin/sh\n'''exec' /ab/bin/python \"$0\" \"$@\"\n' '''", SCRIPT, ("/ab/bin/python",)),
+        ("#!/env/bin/python", "from vllm.scripts import main\nsys.exit(main())\n", ("/env/bin/python",)),
+        ("#!/env/bin/python", "from mine import main\nsys.exit(main())\n", None),
+        ("#!/bin/bash", 'exec docker run vllm/vllm-openai "$@"\n', None),
+        ("#!/bin/bash", SCRIPT, None),
+        ("#!'/env/bin/python", SCRIPT, None),
+        ("", SCRIPT, None),
+        ("\x7fELF\udcff", SCRIPT, None),
+    ],
+)  # fmt: skip
+def test_the_python_of_an_executable(tmp_path, first, script, words):
+    path = tmp_path / "vllm"
+    path.write_text(f"{first}\n{script}", errors="surrogateescape")
+    assert executable.interpreter(str(path)) == words
+
+
+def test_an_executable_that_is_gone_has_none(tmp_path, executable):
+    from vllm_magic.engine.executable import interpreter
+
+    assert interpreter(str(tmp_path / "none")) is None
+    assert interpreter(executable) is None  # the stand-in by itself

@@ -1,0 +1,158 @@
+"""A flag that vLLM does not have is said before the start; whatever vLLM might take is left to it."""
+
+from __future__ import annotations
+
+import pytest
+import stand_in
+from by_hand import until
+
+import vllm_magic
+from vllm_magic.engine import flag_table, unknown_flags
+from vllm_magic.engine.flag_table import FlagTable, Option
+from vllm_magic.errors import InvalidOption
+from vllm_magic.life import flag_builder
+
+TABLE = FlagTable(
+    "0.32.0",
+    (
+        Option(("--max-model-len",), "int"),
+        Option(("--max-num-seqs",), "int"),
+        Option(("--hf-overrides",), "loads"),
+        Option(("--compilation-config", "-cc")),
+        Option(("--enforce-eager", "--no-enforce-eager"), "bool", takes_value=False),
+        Option(("--tensor-parallel-size", "-tp"), "int"),
+        Option(("--chat-template",)),
+        Option(("--api_key",)),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "--max-model-len 4096",
+        "--max-model-len=4096",
+        "--max_model_len 4096 --max_num_seqs=1",
+        "--max-model 4096",  # argparse takes a beginning
+        "--max 4096",  # and says itself that this one is ambiguous
+        "--api-key x",
+        "--api_key x",
+        "--enforce-eager --no-enforce-eager --no_enforce_eager",
+        "-tp 2",
+        "-tp=2 -zz -x 1 -O3 -O.level=3 -cc.mode 3 -cc.a.b+ --strange",
+        "--hf-overrides.a.b 1",
+        "--hf_overrides.a_b.c=--strange",
+        "--hf-overrides.a --strange",
+        "--hf-over.a+ --strange",
+        "--max-model-len -1",
+        "--max-model-len=-1 -0.5",
+        "--chat-template|--- a b",
+        "--chat-template|{{ --strange }}",
+        "--strange things|--said to be one",
+        "-- --strange",
+        "--omni --strange",
+        "--strange --omni",
+    ],
+)
+def test_what_vllm_may_take_is_left_to_it(line):
+    words = line.split("|") if "|" in line else line.split()
+    assert unknown_flags.find(words, TABLE) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("--max-modell-len 4096", "--max-modell-len"),
+        ("--max-modell-len=4096", "--max-modell-len"),
+        ("--max_modell_len 4096", "--max_modell_len"),
+        ("--max-model-length 4096", "--max-model-length"),
+        ("--enforce-eager --strange", "--strange"),
+        ("-tp 2 --strange --other", "--strange"),
+        ("--strange.a.b 1", "--strange"),
+        ("--strange.a=1", "--strange"),
+        ("--hf-overrides.a=1 --strange", "--strange"),
+        ("--hf-overrides.a 1 --strange", "--strange"),
+        ('--strange={"a":1.5}', "--strange"),
+        ("--max-model-len 0.5 --strange", "--strange"),
+        ("--no-max-model-len", "--no-max-model-len"),
+        ("--Max-Model-Len 1", "--Max-Model-Len"),
+    ],
+)
+def test_what_it_does_not_have_is_found(line, found):
+    assert unknown_flags.find(line.split(), TABLE) == found
+
+
+@pytest.fixture
+def vllm(tmp_path, monkeypatch) -> str:
+    """The stand-in, installed as vLLM is, whose flags are known."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("VLLM_MAGIC_CACHE", raising=False)
+    path = str(stand_in.install_environment(tmp_path / "environment"))
+    until(lambda: flag_builder.table(path), "the table is not built")
+    yield path
+    flag_builder.end()
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--max-modell-len", " Did you mean --max-model-len?"),
+        ("--max_modell_len=1", " Did you mean --max-model-len?"),
+        ("--enforce-eagre", " Did you mean --enforce-eager?"),
+        ("--zzz", ""),
+    ],
+)
+def test_the_start_is_refused(manager, spec, vllm, traces, flag, said):
+    with pytest.raises(InvalidOption) as refused:
+        manager.start(spec("tiny", "--seed", "1", flag, executable=vllm))
+    name = flag.partition("=")[0]
+    assert str(refused.value) == f"vLLM 0.32.0 has no flag {name}.{said} --force starts it all the same."
+    assert manager.servers() == {}
+    traces.check()
+
+
+def test_the_start_of_a_program_is_refused(home, vllm):
+    with pytest.raises(ValueError, match="Did you mean --max-model-len"):
+        vllm_magic.start("tiny", "--max-modell-len", "1", executable=vllm)
+
+
+@pytest.mark.parametrize("fields", [{"force": True}, {"env": {"PYTHONPATH": ""}}], ids=str)
+def test_it_is_not_refused(spec, vllm, fields):
+    """By who insists, and where it is not known that the same vLLM is meant."""
+    unknown_flags.check(spec("tiny", "--strange", executable=vllm, **fields), vllm)
+
+
+def test_nor_where_the_flags_are_not_known(spec, vllm, executable):
+    unknown_flags.check(spec("tiny", "--strange"), executable)
+    with open(vllm, "a") as script:
+        script.write("\n")
+    unknown_flags.check(spec("tiny", "--strange", executable=vllm), vllm)
+
+
+def test_the_first_start_has_them_read(manager, spec, tmp_path, monkeypatch, traces):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("VLLM_MAGIC_CACHE", raising=False)
+    path = str(stand_in.install_environment(tmp_path / "environment"))
+    manager.start(spec(executable=path), timeout=60)
+    until(lambda: flag_table.load(path), "the table is not built")
+    manager.stop_all()
+    flag_builder.end()
+    traces.check()
+
+
+def test_a_server_that_is_ready_is_not_refused(manager, spec, vllm, traces):
+    """What is right is served, however it is written."""
+    words = (
+        "--max_model_len=64",
+        "--no-enforce-eager",
+        "-O.level=3",
+        "--hf-overrides.a.b",
+        "1",
+        "--dtype",
+        "auto",
+    )
+    server = manager.start(spec("tiny", *words, executable=vllm), timeout=60).server
+    assert server.state == "ready"
+    assert server.stop().verified
+    traces.check()

@@ -1,0 +1,107 @@
+"""What can stand behind an option or a sub-command: values, models, files, GPUs, servers."""
+
+from __future__ import annotations
+
+import re
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm_magic.jupyter import on_disk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vllm_magic.engine.flag_table import Option
+
+DRIVER_LIMIT = 0.005  # seconds for a driver that has answered before
+MODELS = ("--model", "--tokenizer", "--hf-config-path")  # flags whose value is a model, or a folder like one
+EVEN_PAST = ("logs", "restart")  # take the name of a server that is over, too
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One word, and what it means in a few more."""
+
+    text: str
+    about: str
+
+
+def of(option: Option, typed: str) -> Iterable[Candidate]:
+    """The values of an option that begin so."""
+    if "--gpus" in option.strings:
+        return _gpus(typed)
+    if any(string in MODELS for string in option.strings):
+        return models(typed)
+    ours = option.type == "PATH"
+    if ours or (option.is_path and not typed.startswith("~")):  # which vLLM takes as it stands
+        return [Candidate(one, "path") for one in on_disk.files(typed)]
+    usual = option.choices or (option.default,)
+    told = [
+        (one, "default" if one == option.default else "value") for one in usual if one not in ("", "None")
+    ]
+    return [Candidate(one, about) for one, about in told if one.startswith(typed)]
+
+
+def models(typed: str) -> list[Candidate]:
+    """The models on this machine whose name, or the last part of it, begins so."""
+    beginning = typed.lower()
+    cached = [
+        Candidate(name, "in the Hugging Face cache")
+        for name in on_disk.cached_models()
+        if name.lower().startswith(beginning) or name.lower().rpartition("/")[2].startswith(beginning)
+    ]
+    folders = [Candidate(name, "folder") for name in on_disk.model_folders(typed)]
+    return sorted([*cached, *folders], key=lambda one: one.text.lower())
+
+
+def servers(verb: str, typed: str) -> list[Candidate]:
+    """The servers that a sub-command can be meant for, by name."""
+    found = _kept() if verb == "attach" else _of_this_kernel(past=verb in EVEN_PAST)
+    return [Candidate(name, about) for name, about in found.items() if name.startswith(typed)]
+
+
+def _of_this_kernel(*, past: bool) -> dict[str, str]:
+    if "vllm_magic.manager" not in sys.modules:  # none was started
+        return {}
+    from vllm_magic.manager import manager
+
+    everyone = {**(manager.past() if past else {}), **manager.servers()}
+    return {name: server.farewell or server.state.value for name, server in everyone.items()}
+
+
+def _kept() -> dict[str, str]:
+    from vllm_magic import ledger
+    from vllm_magic.ledger import Condition
+
+    kept = [one.record for one in ledger.entries() if one.condition is Condition.KEPT]
+    return {record.name: record.model for record in kept if record}
+
+
+def _gpus(typed: str) -> list[Candidate]:
+    """GPUs by index, behind the comma of those that are typed."""
+    before, comma, beginning = typed.rpartition(",")
+    named = before.split(",")
+    found = [
+        Candidate(f"{before}{comma}{index}", about)
+        for index, about in _devices().items()
+        if index not in named
+    ]
+    chosen = [] if comma else [Candidate("auto", "the freest that are enough")]
+    return [one for one in [*found, *chosen] if one.text.rpartition(",")[2].startswith(beginning)]
+
+
+def _devices() -> dict[str, str]:
+    """Each GPU by index: as the driver says, where it answers at once; else by the device files."""
+    if "vllm_magic.manager" in sys.modules:
+        from vllm_magic.manager import manager
+
+        seen = manager.probe.snapshot(timeout=DRIVER_LIMIT, may_start=False)
+        if seen.gpus:
+            return {str(gpu.index): gpu.name for gpu in seen.gpus}
+    with suppress(OSError):
+        count = sum(bool(re.fullmatch(r"nvidia\d+", one.name)) for one in Path("/dev").iterdir())
+        return {str(index): "GPU" for index in range(count)}
+    return {}

@@ -1,0 +1,87 @@
+"""Has the flags of a vLLM read in the background, once for each executable: by vLLM's own Python, which takes ten seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm_magic.engine import cache, executable, flag_table
+from vllm_magic.engine.command import OF_THE_KERNEL
+
+if TYPE_CHECKING:
+    from vllm_magic.engine.flag_table import FlagTable
+
+LIMIT = 900.0  # seconds; on a disk that is cold, and a machine that has better things to do, it takes long
+EXIT_LIMIT = 2.0  # seconds for one that was asked to end
+AGAIN = 600.0  # seconds after which one that has failed is tried again
+
+_WATCH = Path(__file__).with_name("flag_watch.py")
+_READER = Path(executable.__file__).with_name("flag_reader.py")
+
+_lock = threading.Lock()
+_builders: dict[str, tuple[float, subprocess.Popen[bytes]]] = {}
+
+
+def table(path: str) -> FlagTable | None:
+    """The flags of the vLLM at this absolute path; where they are not known, they begin to be read.
+
+    That ends with this process, or with `end`. It is not begun where it is under way, has failed not long ago, or
+    cannot be done: for a wrapper of which is not known what it runs, or without a place for the result.
+    """
+    known = flag_table.load(path)
+    if known is None and (python := executable.interpreter(path)):
+        with _lock, contextlib.suppress(OSError):
+            _begin(path, python)
+    return known
+
+
+def _begin(path: str, python: tuple[str, ...]) -> None:
+    since, builder = _builders.get(path, (0.0, None))
+    if builder is not None and (builder.poll() is None or time.monotonic() < since + AGAIN):
+        return
+    result = cache.make(flag_table.KIND) / flag_table.file_name(path)
+    words = [*python, str(_READER), str(flag_table.SCHEMA), path]
+    _builders[path] = time.monotonic(), _spawn(str(result), words)
+
+
+def end() -> None:
+    """End what is under way."""
+    with _lock:
+        for _, builder in _builders.values():
+            builder.terminate()
+        for _, builder in _builders.values():
+            try:
+                builder.wait(EXIT_LIMIT)
+            except subprocess.TimeoutExpired:
+                builder.kill()  # and what it runs dies with it
+                builder.wait()
+        _builders.clear()
+
+
+def _spawn(result: str, words: list[str]) -> subprocess.Popen[bytes]:
+    kernel = os.pidfd_open(os.getpid())
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_WATCH), str(kernel), result, str(LIMIT), *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=_environment(),
+            cwd="/",
+            pass_fds=(kernel,),
+            start_new_session=True,
+        )
+    finally:
+        os.close(kernel)
+
+
+def _environment() -> dict[str, str]:
+    env = {name: value for name, value in os.environ.items() if name not in OF_THE_KERNEL}
+    # No GPU: the flags do not depend on it, and it must not hold memory that a release waits for. And no network.
+    return {**env, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
