@@ -18,7 +18,7 @@ GIB = 2**30
 def cache(tmp_path):
     folder = tmp_path / "hub"
     for name, files in (
-        ("models--org--large", {"a": 3 * GIB, "b": 5}),
+        ("models--org--large", {"a": 3 * GIB, "b": 5, "b.1f.incomplete": 3}),
         ("models--gpt2", {"c": 10, "d.incomplete": GIB}),
         ("datasets--org--x", {"e": 1}),
         ("models--empty", {}),
@@ -38,7 +38,7 @@ def test_what_is_there(cache):
     assert hub.models(cache) == [
         Model("empty", 0, complete=True, changed=0.0),
         Model("gpt2", GIB + 10, complete=False, changed=1e9),
-        Model("org/large", 3 * GIB + 5, complete=True, changed=1e9),
+        Model("org/large", 3 * GIB + 8, complete=True, changed=1e9),
     ]
 
 

@@ -190,6 +190,15 @@ class TestDownloads:
         part.rename(blobs / "b")
         assert downloads.look() is None
 
+    def test_what_was_broken_off_is_no_download(self, downloads, blobs):
+        (blobs / "a").write_bytes(bytes(7))
+        old = blobs / "b.1234.incomplete"
+        old.write_bytes(bytes(1000))
+        os.utime(old, (1e9, 1e9))
+        assert downloads.look() is None
+        (blobs / "b.5678.incomplete").write_bytes(bytes(10))
+        assert downloads.look().done == 17
+
     def test_the_whole_is_in_the_index(self, downloads, hub, blobs):
         (blobs / "b.incomplete").write_bytes(bytes(1000))
         snapshot = hub / "models--org--name" / "snapshots" / "abc"
@@ -243,7 +252,7 @@ class TestTold:
 
 def test_the_second_start_knows_how_long_the_first_took(manager, spec):
     first = manager.start(spec(), timeout=60).server
-    assert first.estimate == Estimate(1.0, 0.0)
+    assert first.estimate == Estimate(1.0)
     taken = first.stages
     assert {Stage.IMPORTING, Stage.ENGINE, Stage.LOADING, Stage.SERVING} <= set(taken)
     assert sum(taken.values()) <= first.ready_after
@@ -269,7 +278,7 @@ def test_a_download_is_seen_while_it_lasts(manager, spec, tmp_path):
 
     wanted = spec("org/tiny", env={"HF_HUB_CACHE": str(tmp_path / "hub")}, faults={"load_s": 2.0})
     server = manager.start(wanted, timeout=60, report=report).server
-    assert Download(2**20, None, None) in seen
+    assert 2**20 in [one.done for one in seen if one]
     assert server.stages == {}
     assert history.earlier(wanted) == {}
     assert server.stop().verified

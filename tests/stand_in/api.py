@@ -44,7 +44,7 @@ class ApiServer:
 
     def run(self) -> int:
         """Serve until a signal or the end of an engine; return the exit code."""
-        server = Server(self.bound, self.args, self.load, self.options)
+        server = Server(self.bound, self.args, self.load, self.options, self.engines)
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         self._announce()
         if log.process == "APIServer":

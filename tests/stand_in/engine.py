@@ -75,6 +75,7 @@ class _Engine:
             os.close(descriptor)
         if self.options.setpgrp:
             os.setpgid(0, 0)
+        signal.signal(signal.SIGUSR2, lambda *_: vram.sleep())
         segments = []
         try:
             faults.phase(self.options, "engine", "import")

@@ -14,13 +14,16 @@ from socket import SHUT_RDWR
 from typing import TYPE_CHECKING, Any
 
 from . import log, pooling
+from .dev_routes import DevRoutes
 from .load import EngineDeadError, EngineState, StuckError
 from .reply import Reply
 
 if TYPE_CHECKING:
     import argparse
     import socket
+    from collections.abc import Sequence
 
+    from . import dev_routes
     from .load import Answer, Load
     from .options import Options
 
@@ -36,7 +39,14 @@ class Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 2048
 
-    def __init__(self, bound: socket.socket, args: argparse.Namespace, load: Load, options: Options) -> None:
+    def __init__(
+        self,
+        bound: socket.socket,
+        args: argparse.Namespace,
+        load: Load,
+        options: Options,
+        engines: Sequence[int],
+    ) -> None:
         super().__init__(bound.getsockname()[:2], _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = bound
@@ -49,6 +59,7 @@ class Server(ThreadingHTTPServer):
         self.log_requests = args.enable_log_requests
         self.key = args.api_key
         self.names = args.served_model_name or [args.model]
+        self.routes = DevRoutes(args, options, engines, self.names)
         self.max_model_len = args.max_model_len
         self.log_access = not args.disable_uvicorn_access_log and args.uvicorn_log_level not in _QUIET
         self.idle: set[socket.socket] = set()  # connections between two requests
@@ -83,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
             cards = [self._model_card(name) for name in self.server.names]
             self._send_json(200, {"object": "list", "data": cards})
         else:
-            self._send_json(404, {"detail": "Not Found"})
+            self._send_answer(self.server.routes.get(path))
 
     def do_POST(self) -> None:
         path = self.path.partition("?")[0]
@@ -93,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
         options = self.server.options
         routes = _GENERATE if options.task == "generate" else pooling.ROUTES[options.task]
         if path not in routes:
-            self._send_json(404, {"detail": "Not Found"})
+            self._send_answer(self.server.routes.post(path, json.loads(body or b"{}")))
             return
         if self.server.log_requests:
             log.line(f"Received request: {path} {body.decode()}", "logger.py:46")
@@ -187,8 +198,16 @@ class _Handler(BaseHTTPRequestHandler):
             "object": "model",
             "created": int(time.time()),
             "owned_by": "vllm",
+            "parent": None if name == self.server.names[0] else self.server.names[0],
             "max_model_len": limit,
         }
+
+    def _send_answer(self, answer: dev_routes.Answer | None) -> None:
+        code, content = answer or (404, {"detail": "Not Found"})
+        if isinstance(content, str):
+            self._send(code, content.encode(), "text/plain")
+        else:
+            self._send_json(code, content)
 
     def _send_error_json(self, code: int, kind: str, message: str, param: str | None = None) -> None:
         self._send_json(code, _error(code, kind, message, param))

@@ -73,6 +73,8 @@ class Options:
     trigger: str | None = None  # a FIFO: these two begin when somebody opens it to write, not at once
     log_bytes: bool = False  # bytes that are no UTF-8, escape sequences and HTML in the log
 
+    sleeps: bool = True  # with --enable-sleep-mode, that /sleep gives VRAM back
+    wakes: bool = True  # that /wake_up does not fail
     task: Literal["generate", "embed", "classify"] = "generate"  # what the model is for
     chat_template: bool = True
     says: str | None = None  # in place of " word0 word1 ...", a token for each word

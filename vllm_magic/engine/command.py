@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine import executable, flags, unknown_flags
+from vllm_magic.engine import executable, flags, lora, unknown_flags
 from vllm_magic.errors import InvalidOption, StartFailed
 
 if TYPE_CHECKING:
@@ -111,6 +111,8 @@ def environment(
     env["TMPDIR"] = env["VLLM_RPC_BASE_PATH"] = str(tmp)
     if flags.has(spec.all_args, SLEEP):
         env.setdefault("VLLM_SERVER_DEV_MODE", "1")  # where its routes are
+    if flags.has(spec.all_args, lora.FLAG):
+        env.setdefault(lora.VARIABLE, "1")
     env[MARK] = mark
     env["SPT_NOENV"] = "1"  # setproctitle would wipe the mark from /proc/PID/environ
     if visible is not None:

@@ -31,6 +31,8 @@ _ROUTES = {
     "/v1/embeddings": "gives no embeddings. Start an embedding model, or this one with --runner pooling",
     "/score": "gives no scores. Start a reranking or embedding model",
     "/classify": "does not classify. Start a classification model",
+    "/v1/load_lora_adapter": "takes no adapters now: start it with --enable-lora",
+    "/v1/unload_lora_adapter": "takes no adapters now: start it with --enable-lora",
 }
 
 
@@ -67,6 +69,13 @@ class Connection:
                 answer = client.send(request)
                 self._check(answer, path)
                 return answer.json()
+
+    def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> str:
+        """The text that the server answers. Takes and raises what `post` does."""
+        with self._client(SILENCE_LIMIT) as client, told(self._name):
+            answer = client.request(method, path, json=body)
+            self._check(answer, path)
+            return answer.text
 
     def stream(self, path: str, body: Mapping[str, Any], limit: float = SILENCE_LIMIT) -> Events:
         """The events of an answer as they come. Takes what `post` takes; close it when done.

@@ -62,11 +62,11 @@ class Downloads:
         """The download that goes on now; None where none does."""
         if self._folder is None:
             return None
-        sizes = hub.sizes(self._folder / "blobs")
-        if not any(name.endswith(hub.INCOMPLETE) for name in sizes):
+        done, goes_on = hub.arriving(self._folder / "blobs")
+        if not goes_on:
             self._seen.clear()
             return None
-        now, done = self._clock(), sum(sizes.values())
+        now = self._clock()
         self._seen = [(at, size) for at, size in self._seen if now - at <= SPAN] + [(now, done)]
         begin, before = self._seen[0]
         speed = (done - before) / (now - begin) if now > begin else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _PREFIX = "models--"  # models--ORGANISATION--NAME
-INCOMPLETE = ".incomplete"
+INCOMPLETE = ".incomplete"  # HASH.incomplete or HASH.RANDOM.incomplete, of the file HASH
+FRESH = 30.0  # seconds without a byte after which a download is taken for broken off
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class Model:
 
     Attributes:
         name: as vLLM is told it.
-        size: bytes of its files.
-        complete: whether no download of it was broken off, or is under way.
+        size: bytes of its files, those of downloads that were broken off too.
+        complete: whether each file that was begun is here whole.
         changed: when something of it was downloaded last, in seconds since the epoch.
     """
 
@@ -57,9 +59,19 @@ def models(cache: Path) -> list[Model]:
     return sorted((_model(entry) for entry in found if (entry / "blobs").is_dir()), key=lambda one: one.name)
 
 
-def sizes(blobs: Path) -> dict[str, int]:
-    """Bytes of each file of a model, by name; {} where there are none."""
-    return {name: status.st_size for name, status in _files(blobs).items()}
+def arriving(blobs: Path) -> tuple[int, bool]:
+    """Bytes of a model's files that are here or on their way, and whether some are on their way.
+
+    What was broken off earlier stays: huggingface_hub begins such a file anew, under another name.
+    """
+    files = _files(blobs)
+    newest = time.time() - FRESH
+    parts = [
+        one.st_size for name, one in files.items() if name.endswith(INCOMPLETE) and one.st_mtime >= newest
+    ]
+    return sum(one.st_size for name, one in files.items() if not name.endswith(INCOMPLETE)) + sum(
+        parts
+    ), bool(parts)
 
 
 def _model(path: Path) -> Model:
@@ -67,7 +79,7 @@ def _model(path: Path) -> Model:
     return Model(
         name=path.name.removeprefix(_PREFIX).replace("--", "/"),
         size=sum(status.st_size for status in files.values()),
-        complete=not any(name.endswith(INCOMPLETE) for name in files),
+        complete={name.partition(".")[0] for name in files} <= files.keys(),
         changed=max((status.st_mtime for status in files.values()), default=0.0),
     )
 

@@ -36,7 +36,9 @@ class Verb(str, Enum):
     LOGS = "logs"
     METRICS = "metrics"
     BENCH = "bench"
+    LORA = "lora"
     MODELS = "models"
+    PULL = "pull"
     GPU = "gpu"
     DOCTOR = "doctor"
     REAP = "reap"
@@ -76,11 +78,37 @@ class StopWords:
 
 
 @dataclass(frozen=True)
+class PullWords:
+    """``revision`` is a branch, tag or commit, None for the main one."""
+
+    model: str
+    revision: str | None
+
+
+@dataclass(frozen=True)
 class BenchWords:
     """``args`` are flags of ``vllm bench serve``."""
 
     name: str | None
     args: tuple[str, ...]
+
+
+class LoraDeed(str, Enum):
+    """What can be done with adapters."""
+
+    LIST = "list"
+    LOAD = "load"
+    UNLOAD = "unload"
+
+
+@dataclass(frozen=True)
+class LoraWords:
+    """``adapter`` and ``path`` are "" where they are not needed."""
+
+    deed: LoraDeed
+    adapter: str
+    path: str
+    server: str | None
 
 
 @dataclass(frozen=True)
@@ -115,6 +143,13 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InvalidOption(f"{message[:1].upper()}{message[1:]}. See %vllm help.")
+
+
+class _Lora(_Parser):
+    """argparse makes it for each deed, with words of its own."""
+
+    def __init__(self, **_: object) -> None:
+        super().__init__(Verb.LORA)
 
 
 def verb(words: Sequence[str]) -> Verb:
@@ -213,6 +248,43 @@ def sleep(words: Sequence[str]) -> SleepWords:
     parser.add_argument("--level", type=int, choices=(1, 2), default=1)
     found = parser.parse_args(list(words))
     return SleepWords(found.name, found.level)
+
+
+def lora(words: Sequence[str]) -> LoraWords:
+    """The words behind ``lora``: ``list``, ``load NAME PATH`` or ``unload NAME``.
+
+    Raises:
+        InvalidOption: a word does not fit.
+    """
+    parser = _Parser(Verb.LORA)
+    deeds = parser.add_subparsers(
+        dest="deed", required=True, metavar="list, load or unload", parser_class=_Lora
+    )
+    for deed, named in (
+        (LoraDeed.LIST, ()),
+        (LoraDeed.LOAD, ("adapter", "path")),
+        (LoraDeed.UNLOAD, ("adapter",)),
+    ):
+        one = deeds.add_parser(deed.value)
+        one.set_defaults(adapter="", path="")
+        one.add_argument("--server")
+        for word in named:
+            one.add_argument(word)
+    found = parser.parse_args(list(words))
+    return LoraWords(LoraDeed(found.deed), found.adapter, found.path, found.server)
+
+
+def pull(words: Sequence[str]) -> PullWords:
+    """The words behind ``pull``.
+
+    Raises:
+        InvalidOption: a word does not fit.
+    """
+    parser = _Parser(Verb.PULL)
+    parser.add_argument("model")
+    parser.add_argument("--revision")
+    found = parser.parse_args(list(words))
+    return PullWords(found.model, found.revision)
 
 
 def bench(words: Sequence[str]) -> BenchWords:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from IPython.core.interactiveshell import InteractiveShell
 
+    from vllm_magic.engine.download import Download
     from vllm_magic.manager import Manager
 
 HELP = """\
@@ -48,7 +49,13 @@ HELP = """\
 %vllm status [NAME]          the same as %vllm, for one
 %vllm logs [NAME] [-n N]     the last lines of its log, also after its end
 %vllm metrics [NAME]         requests, tokens a second, KV cache, times to the first token and between tokens
+%vllm lora list              the LoRA adapters of a server that was started with --enable-lora
+%vllm lora load NAME FOLDER  load one; name it as the model in a request
+%vllm lora unload NAME       unload it
+      --server NAME          of which server, where there are several
 %vllm bench [NAME] [flags]   measure it with `vllm bench serve`, which takes the flags
+%vllm pull MODEL             download it ahead of its start; what is here whole is not downloaded again
+      --revision REVISION    a branch, tag or commit (else the main one)
 %vllm models                 what is in the Hugging Face cache: size, served or not
 %vllm gpu                    who holds how much of which GPU
 %vllm doctor                 what is wrong on this machine, and what helps
@@ -116,8 +123,10 @@ class VllmMagics(Magics):
             Verb.STATUS: self._status,
             Verb.LOGS: self._logs,
             Verb.METRICS: self._metrics,
+            Verb.LORA: self._lora,
             Verb.BENCH: self._bench,
             Verb.MODELS: self._models,
+            Verb.PULL: self._pull,
             Verb.GPU: self._gpu,
             Verb.DOCTOR: self._doctor,
             Verb.REAP: self._reap,
@@ -244,6 +253,19 @@ class VllmMagics(Magics):
         server = self._manager.get(arguments.metrics(said))
         return views.metrics(server.name, server.metrics())
 
+    def _lora(self, said: list[str]) -> Any:
+        from vllm_magic.view import View
+
+        wanted = arguments.lora(said)
+        server = self._manager.get(wanted.server)
+        if wanted.deed is arguments.LoraDeed.LOAD:
+            server.load_lora(wanted.adapter, wanted.path)
+        elif wanted.deed is arguments.LoraDeed.UNLOAD:
+            server.unload_lora(wanted.adapter)
+        names = server.loras()
+        listed = ", ".join(names) if names else "none. %vllm lora load NAME FOLDER loads one"
+        return View(f"Adapters of {server.name}: {listed}.")
+
     def _bench(self, said: list[str]) -> Any:
         from vllm_magic.jupyter.progress import Line
         from vllm_magic.view import View
@@ -271,6 +293,28 @@ class VllmMagics(Magics):
         arguments.nothing(Verb.MODELS, said)
         cache = hub.folder((), os.environ)
         return views.models(cache, hub.models(cache), list(self._manager.servers().values()))
+
+    def _pull(self, said: list[str]) -> Any:
+        from vllm_magic.jupyter.progress import Line, download
+        from vllm_magic.life.pull import pull
+        from vllm_magic.view import View, gib
+
+        wanted = arguments.pull(said)
+        line = Line(notebook=hasattr(self._shell, "kernel"))
+
+        def report(seen: Download) -> None:
+            share = min(1.0, seen.done / seen.total) if seen.total else None
+            line.show(f"{wanted.model}: {download(seen)}", share)
+
+        try:
+            done = pull(wanted.model, revision=wanted.revision, vllm=self.executable or None, report=report)
+        except KeyboardInterrupt:
+            raise VllmMagicError(
+                f"Interrupted. Files that are here whole stay, for the next %vllm pull {wanted.model}."
+            ) from None
+        finally:
+            line.finish("")
+        return View(f"{done.model} is here, {gib(done.size)}: {done.folder}")
 
     def _gpu(self, said: list[str]) -> Any:
         from vllm_magic.doctor import gpus, survey

@@ -91,7 +91,7 @@ def told(progress: Progress, estimate: Estimate) -> str:
     """The stage in words: what is counted or downloaded of it, and whether it takes far longer than before."""
     counted = f" {progress.counted[0]}/{progress.counted[1]}" if progress.counted else ""
     late = "" if estimate.late is None else f", which took {duration(estimate.late)} before"
-    what = progress.stage.value if progress.download is None else _download(progress.download)
+    what = progress.stage.value if progress.download is None else download(progress.download)
     return f"{what}{counted}{late}"
 
 
@@ -102,10 +102,11 @@ def ready(server: Server) -> str:
     return f"{server.name} is ready after {server.ready_after:.1f} s{f' ({parts})' if parts else ''}."
 
 
-def _download(download: Download) -> str:
-    of = "" if download.total is None else f" of {gib(download.total)}"
-    speed = "" if download.speed is None else f", {download.speed / 1e6:.0f} MB/s"
-    return f"downloading {gib(download.done)}{of}{speed}"
+def download(seen: Download) -> str:
+    """How far a download is, in words."""
+    of = "" if seen.total is None else f" of {gib(seen.total)}"
+    speed = "" if seen.speed is None else f", {seen.speed / 1e6:.0f} MB/s"
+    return f"downloading {gib(seen.done)}{of}{speed}"
 
 
 def _times(seconds: float, estimate: Estimate) -> str:

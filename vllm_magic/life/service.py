@@ -6,10 +6,11 @@ import contextlib
 import threading
 import time
 from abc import abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import command as commands
-from vllm_magic.engine import flags, metrics
+from vllm_magic.engine import flags, lora, metrics
 from vllm_magic.engine.api import Api
 from vllm_magic.engine.asking import Asking
 from vllm_magic.errors import SleepFailed, VllmMagicError
@@ -76,6 +77,23 @@ class Service(Asking):
         """
         self.connection()
         return benchmark.run(self.spec, self._command, args, report)
+
+    def load_lora(self, name: str, path: str) -> None:
+        """Load a LoRA adapter; ``server.chat(..., model=name)`` asks it.
+
+        Args:
+            name: what to call it.
+            path: its folder.
+        """
+        lora.load(self.connection(), name, str(Path(path).expanduser().absolute()))
+
+    def unload_lora(self, name: str) -> None:
+        """Unload a LoRA adapter."""
+        lora.unload(self.connection(), name)
+
+    def loras(self) -> list[str]:
+        """The LoRA adapters that are loaded."""
+        return lora.names(self.connection())
 
     @property
     def can_sleep(self) -> bool:

@@ -1,0 +1,142 @@
+"""Downloading a model ahead of its start, from a hub on this machine."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import hub_server
+import pytest
+
+from vllm_magic.engine import hub
+from vllm_magic.errors import InvalidOption, VllmMagicError
+from vllm_magic.jupyter import arguments
+from vllm_magic.life import pull as pulling
+from vllm_magic.life.pull import pull
+
+MODEL = "org/small"
+WEIGHTS = bytes(range(256)) * 8192
+FILES = {
+    "config.json": b"{}",
+    "model.safetensors": WEIGHTS,
+    "pytorch_model.bin": b"the same again",
+    "original/consolidated.00.pth": b"and again",
+}
+WANTED = len(WEIGHTS) + 2
+
+
+@pytest.fixture(autouse=True)
+def hugging_face(tmp_path, monkeypatch):
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    return tmp_path / "hf" / "hub"
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    def start(**fields):
+        context = hub_server.serve(MODEL, FILES, **fields)
+        monkeypatch.setenv("HF_ENDPOINT", context.__enter__())
+        running.append(context)
+
+    running = []
+    yield start
+    for context in running:
+        context.__exit__(None, None, None)
+
+
+def test_what_vllm_needs_of_it(serve, hugging_face):
+    serve()
+    done = pull(MODEL)
+    folder = Path(done.folder)
+    assert sorted(file.name for file in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+    assert done.size == WANTED
+    (model,) = hub.models(hugging_face)
+    assert (model.name, model.size, model.complete) == (MODEL, WANTED, True)
+
+
+def test_weights_in_another_form_are_taken_where_there_are_no_others(serve, monkeypatch):
+    monkeypatch.delitem(FILES, "model.safetensors")
+    serve()
+    assert (Path(pull(MODEL).folder) / "pytorch_model.bin").exists()
+
+
+def test_how_far_it_is(serve):
+    gate = threading.Event()
+    serve(gate=gate)
+    seen = []
+
+    def report(download):
+        seen.append(download)
+        gate.set()
+
+    pull(MODEL, report=report)
+    assert seen[0].total == WANTED
+    assert 0 < seen[0].done < WANTED
+
+
+def test_an_interrupted_one_is_ended_and_goes_on(serve, hugging_face):
+    gate = threading.Event()
+    serve(gate=gate)
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pull(MODEL, report=interrupt)
+    (model,) = hub.models(hugging_face)
+    assert not model.complete
+    gate.set()
+    pull(MODEL)
+    (model,) = hub.models(hugging_face)
+    assert model.complete
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "said"),
+    [
+        (
+            403,
+            "GatedRepo",
+            "org/small is gated. Accept its terms on https://huggingface.co/org/small, and set HF_TOKEN.",
+        ),
+        (404, "RepoNotFound", "org/small is not there, or is private. Check the name;"),
+        (404, "RevisionNotFound", "org/small has no such revision. Check --revision."),
+        (400, "", "org/small was not downloaded: "),
+    ],
+)
+def test_what_the_hub_refuses(serve, status, error, said):
+    serve(status=status, error=error)
+    with pytest.raises(VllmMagicError) as caught:
+        pull(MODEL)
+    assert str(caught.value).startswith(said)
+
+
+def test_offline(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(
+        VllmMagicError, match=r"cannot be downloaded while going online is disabled\. Unset HF_HUB_OFFLINE"
+    ):
+        pull(MODEL)
+
+
+def test_no_name(serve):
+    serve()
+    with pytest.raises(VllmMagicError, match="Write ORGANISATION/NAME"):
+        pull("a/b/c")
+
+
+def test_without_huggingface_hub(monkeypatch, executable):
+    monkeypatch.setattr(pulling, "find_spec", lambda _: None)
+    monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", "/bin/true")
+    with pytest.raises(VllmMagicError, match="%pip install huggingface_hub"):
+        pull(MODEL)
+
+
+def test_the_words():
+    assert arguments.pull(["m", "--revision", "v1"]) == arguments.PullWords("m", "v1")
+    with pytest.raises(InvalidOption):
+        arguments.pull([])

@@ -1,0 +1,101 @@
+"""Downloading a model ahead of its start, with huggingface_hub: here, or where vLLM's own Python has it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic.engine import executable, hub
+from vllm_magic.engine.download import Downloads
+from vllm_magic.errors import VllmMagicError
+from vllm_magic.life.errand import Errand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vllm_magic.engine.download import Download
+
+_CHILD = Path(__file__).with_name("pull_child.py")
+LOOK = 0.5  # seconds between looks at what has come
+# What huggingface_hub raises (its errors.py), and what that means.
+_MEANINGS = {
+    "GatedRepoError": "is gated. Accept its terms on https://huggingface.co/{model}, and set HF_TOKEN",
+    "RepositoryNotFoundError": "is not there, or is private. Check the name; a private one needs HF_TOKEN in the environment",
+    "RevisionNotFoundError": "has no such revision. Check --revision",
+    "HFValidationError": "is no name of a model. Write ORGANISATION/NAME",
+    "OfflineModeIsEnabled": "cannot be downloaded while going online is disabled. Unset HF_HUB_OFFLINE",
+}
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A model that is here: its folder, and bytes in all."""
+
+    model: str
+    folder: str
+    size: int
+
+
+def pull(
+    model: str,
+    *,
+    revision: str | None = None,
+    vllm: str | None = None,
+    report: Callable[[Download], None] | None = None,
+) -> Pulled:
+    """Download what vLLM needs of a model into the Hugging Face cache. What is here whole is not downloaded again.
+
+    Args:
+        model: its Hugging Face name.
+        revision: a branch, tag or commit; None for the main one.
+        vllm: the executable whose Python may have huggingface_hub; None for the one that is found.
+        report: called again and again with what has come so far.
+
+    Raises:
+        VllmMagicError: it cannot be downloaded, and why.
+    """
+    downloads = Downloads(model, (), os.environ)
+    answer: dict[str, Any] = {}
+    words = [*_python(vllm), "-u", str(_CHILD), model, revision or "", str(hub.folder((), os.environ))]
+    with contextlib.closing(Errand(words, {"HF_HUB_DISABLE_PROGRESS_BARS": "1"})) as errand:
+        for lines in errand.lines(LOOK):
+            for line in lines:
+                answer |= _read(line)
+            seen = downloads.look()
+            if report is not None and seen is not None:
+                report(replace(seen, total=answer.get("total")))
+    if "path" not in answer:
+        raise VllmMagicError(_told(model, answer))
+    return Pulled(model, str(answer["path"]), int(answer.get("total") or 0))
+
+
+def _python(vllm: str | None) -> tuple[str, ...]:
+    if find_spec("huggingface_hub") is not None:
+        return (sys.executable,)
+    with contextlib.suppress(VllmMagicError):
+        found = executable.interpreter(executable.find(vllm))
+        if found is not None:
+            return found
+    raise VllmMagicError("A download needs huggingface_hub: %pip install huggingface_hub")
+
+
+def _read(line: str) -> dict[str, Any]:
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        return {"text": line}  # a warning, or the last words of Python
+    return content if isinstance(content, dict) else {}
+
+
+def _told(model: str, answer: dict[str, Any]) -> str:
+    meaning = _MEANINGS.get(str(answer.get("error")))
+    if meaning is not None:
+        return f"{model} {meaning.format(model=model)}."
+    said = str(answer.get("text") or "it ended without a word")[:300].rstrip(".")
+    return f"{model} was not downloaded: {said}. Try it again: what is here whole stays."

@@ -1,0 +1,48 @@
+"""Entry point of the process that downloads a model: ``python pull_child.py MODEL REVISION FOLDER``, the last two may be empty.
+
+Runs in whichever Python has huggingface_hub, so it imports nothing of ours. It prints a line of JSON with the bytes in
+all, and another one with the folder, or with what went wrong.
+"""
+
+import json
+import sys
+from fnmatch import fnmatch
+
+# What vLLM does not load where the same weights are there as safetensors (its default_loader.py looks for them first).
+OTHER_WEIGHTS = (
+    "*.bin",
+    "*.pt",
+    "*.pth",
+    "*.h5",
+    "*.msgpack",
+    "*.onnx",
+    "*.onnx_data",
+    "*.gguf",
+    "*.ot",
+    "*.tflite",
+)
+TWICE = ("original/*", "consolidated*", "onnx/*", "openvino/*")
+
+
+def main(model: str, revision: str, folder: str) -> None:
+    """Download what vLLM needs of the model."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    found = HfApi().model_info(model, revision=revision or None, files_metadata=True)
+    files = {file.rfilename: file.size or 0 for file in found.siblings or []}
+    ignored = [*OTHER_WEIGHTS, *TWICE] if any(name.endswith(".safetensors") for name in files) else []
+    say(total=sum(size for name, size in files.items() if not any(fnmatch(name, one) for one in ignored)))
+    say(path=snapshot_download(model, revision=found.sha, cache_dir=folder or None, ignore_patterns=ignored))
+
+
+def say(**content: object) -> None:
+    """One line for the kernel."""
+    print(json.dumps(content), flush=True)  # noqa: T201 - into a pipe
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except Exception as error:  # noqa: BLE001 - said in the notebook, by its kind
+        say(error=type(error).__name__, text=str(error).strip().partition("\n")[0])
+        sys.exit(1)
