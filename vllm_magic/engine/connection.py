@@ -193,7 +193,7 @@ def refused(name: str, status: int, message: str, path: str = "") -> RequestFail
         hint = "server.api_key is the key that this server was started with"
     elif status == 404 and "does not exist" in message:  # noqa: PLR2004 - HTTP
         hint = f"Leave the model out for the one that {name} serves"
-    elif status == 404 and path in _ROUTES:  # noqa: PLR2004 - HTTP
+    elif status == 404 and path in _ROUTES and "Not Found" in message:  # noqa: PLR2004 - HTTP
         return RequestFailed(f"The model of {name} {_ROUTES[path]}.", status)
     elif status >= 500:  # noqa: PLR2004 - HTTP
         hint = f"Its engine may be dead: see %vllm logs {name}, then %vllm restart {name}"
