@@ -51,6 +51,11 @@ def clean(line: bytes, secrets: Iterable[str] = ()) -> str:
     return mask(text, secrets)[:LONGEST_LINE].rstrip()
 
 
+def printable(text: str) -> str:
+    """Text of any number of lines without what a terminal would obey."""
+    return "\n".join(_CONTROL.sub("", line) for line in text.split("\n"))
+
+
 class Follower:
     """Gives the lines that were added to a log since the last look. For one thread.
 
