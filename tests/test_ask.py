@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import itertools
 import json
 import os
+import signal
 import threading
 import time
 
@@ -168,6 +170,30 @@ def test_no_server_several_and_one_that_starts(shell):
     start(shell, "--no-wait --name two")
     assert "UsageError: Which one? These run: tiny, two." in cell(shell, "%%vllm\nx")
     manager.stop_all(grace=0)
+
+
+def test_an_interrupt_while_it_waits_for_its_turn(shell):
+    """Nothing was said yet: the request is still in vLLM's queue."""
+    server = start(shell, "--max-num-seqs 1", token_s=0.05)
+    before = server.chat("x", stream=True, max_tokens=1000)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer = threading.Timer(0.5, _thread.interrupt_main)
+    timer.start()
+    try:
+        seen = cell(shell, "%%vllm --as kept\nx")
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGINT, handler)
+        before.close()
+    assert seen == "Interrupted: the server stops as well; what it said so far is kept.\n"
+    assert "kept" not in shell.user_ns
+
+
+def test_an_answer_as_a_value(shell):
+    server = start(shell, says="one <b>\n\ttwo\x1b[1m")
+    shown_as = shell.display_formatter.format(server.chat("x"))[0]
+    assert shown_as["text/plain"].startswith("one <b>\n\ttwo\n(1 tokens in, 3 out · ")
+    assert "one &lt;b&gt;\n\ttwo\n(" in shown_as["text/html"]
 
 
 def test_an_embedding_model_says_what_it_is_for(shell):

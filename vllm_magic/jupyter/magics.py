@@ -61,7 +61,11 @@ NAME can be left out where there is only one. {name} and $name put in variables 
 dollar sign), but not in the cell below %%vllm, which is sent as it stands. TIME is 90, 90s, 30m or 1h30m. `server = %vllm start ...` keeps the server: server.base_url, server.api_key, server.stop()."""
 
 # What lower floors return, and the function in `views` that shows it; by name, so that loading imports none.
-VIEWS = {"vllm_magic.server.Server": "server", "vllm_magic.release.Release": "release"}
+VIEWS = {
+    "vllm_magic.server.Server": "server",
+    "vllm_magic.release.Release": "release",
+    "vllm_magic.engine.generate.Answer": "answer",
+}
 
 
 @magics_class

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.doctor.findings import Report
     from vllm_magic.doctor.reap import Reaped
+    from vllm_magic.engine.generate import Answer
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.life.sweep import Swept
     from vllm_magic.release import Release
@@ -90,6 +91,14 @@ def releases(several: Sequence[Release]) -> View:
         for one in several
     )
     return View(f"{len(several)} servers released.", ("name", "in", "processes", "proof", "freed"), rows)
+
+
+def answer(one: Answer) -> View:
+    """What ``server.chat`` returns."""
+    from vllm_magic.engine.log import printable
+    from vllm_magic.jupyter.shown import line
+
+    return View(lines=(*printable(one.text or one.refusal).split("\n"), f"({line(one)})"))
 
 
 def doctor(report: Report) -> View:
