@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from statistics import median
 from typing import TYPE_CHECKING
 
 import vllm_magic
 from bench import guards
+from bench.asking import BARE, OURS, TOKENS, Asking
 from bench.load import load_seconds
 from bench.raw import READY_LIMIT, SILENT, RawServer
 from bench.streams import COUNT, Streams
@@ -27,6 +29,7 @@ STOP_LIMIT = 60.0  # seconds for an idle bare server to end
 INIT_LOOK = 0.05  # seconds between looks for the engine's initialisation
 IDLE = 10.0  # seconds for which the guards are watched
 RELOADS = 7
+QUESTIONS = 15  # asked by each side
 
 
 def ready(target: Target, pairs: int) -> list[Row]:
@@ -94,6 +97,34 @@ def guard(target: Target) -> list[Row]:
     return [
         Row("guard pair: private memory", "MB", (megabytes,), 12.0),
         Row(f"guard pair: context switches in {IDLE:g} s", "", (switches,), 0, below=False),
+    ]
+
+
+def ask(target: Target) -> list[Row]:
+    """An answer through `%%vllm`, and through a bare httpx loop in a cell of the same kernel."""
+    ours, bare = [], []
+    with Asking(target) as kernel:
+        for cell in (OURS, BARE):
+            kernel.ask(cell)  # imports, and fills vLLM's prefix cache
+        for _ in range(QUESTIONS):
+            ours.append(kernel.ask(OURS))
+            bare.append(kernel.ask(BARE))
+    if {one.text for one in ours} != {one.text for one in bare}:
+        raise RuntimeError("the two sides did not show the same answer")
+    added = tuple(1000 * (one.first - other.first) for one, other in zip(ours, bare, strict=True))
+    first = 1000 * median(one.first for one in bare)
+    pace = TOKENS / median(one.last - one.first for one in bare)
+    _say(f"%%vllm: first token {median(added):+.1f} ms; {pace:.0f} tokens/s")
+    return [
+        Row("%%vllm: added to the first token", "ms", added, 5.0, f"{first:.1f} ms"),
+        Row(
+            f"%%vllm: {TOKENS} tokens at {pace:.0f}/s",
+            "s",
+            tuple(one.last for one in ours),
+            1.03,
+            tuple(one.last for one in bare),
+            below=False,
+        ),
     ]
 
 

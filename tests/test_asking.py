@@ -17,7 +17,7 @@ import pytest
 
 from vllm_magic.engine.api import Activity, Api
 from vllm_magic.engine.command import Command
-from vllm_magic.engine.connection import Connection
+from vllm_magic.engine.connection import Connection, refused
 from vllm_magic.engine.generate import Kind
 from vllm_magic.engine.pooling import Classified
 from vllm_magic.errors import InvalidOption, NoChatTemplate, RequestFailed, VllmMagicError
@@ -233,6 +233,13 @@ def test_no_chat_template(serve):
     with pytest.raises(NoChatTemplate, match=r"Use server.complete, or start it with --chat-template FILE"):
         server.chat("x")
     assert server.complete("x", max_tokens=2).text == " word0 word1"
+
+
+def test_other_words_on_chat_templates():
+    error = refused("tiny", 400, "Refused request with untrusted chat template.")
+    assert type(error) is RequestFailed
+    assert str(error) == "tiny answers 400: Refused request with untrusted chat template."
+    assert isinstance(refused("tiny", 400, "Cannot: tokenizer.chat_template is not set and"), NoChatTemplate)
 
 
 def test_a_server_that_is_not_ready(manager, spec):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +17,10 @@ import pytest
 from fake_gpu import fakegpu
 from real_vllm.environment import FLAGS, environment, fake_vram_env
 
+from vllm_magic.engine.api import count_in_flight
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.engine.stages import Stage
-from vllm_magic.errors import StartFailed
+from vllm_magic.errors import NoChatTemplate, RequestFailed, StartFailed
 from vllm_magic.linux import pidfd, processes, shared_memory
 from vllm_magic.release import Proof
 
@@ -109,6 +112,66 @@ def test_stop_with_four_open_streams(manager, real, traces):
         release = server.stop()
     assert release.verified
     assert release.seconds < 30
+    traces.check()
+
+
+def test_what_it_can_be_asked(vllm, manager, real, tmp_path, traces):
+    """A base model: plain text only, until a request brings a chat template of its own."""
+    base = tmp_path / "base"
+    shutil.copytree(vllm.model, base)
+    template = (base / "chat_template.jinja").read_text()
+    (base / "chat_template.jinja").unlink()
+    server = manager.start(real("--trust-request-chat-template", model=str(base)), timeout=READY_LIMIT).server
+    with pytest.raises(NoChatTemplate):
+        server.chat("the river")
+    with pytest.raises(RequestFailed, match="gives no embeddings"):
+        server.embed("the river")
+    with pytest.raises(RequestFailed, match=r"maximum context length is 256 .*greater --max-model-len"):
+        server.complete("river " * 300)
+
+    whole = server.complete("the river", max_tokens=40, ignore_eos=True, temperature=0)
+    assert (whole.finish_reason, whole.completion_tokens) == ("length", 40)
+    assert whole.prompt_tokens > 0
+    assert whole.tokens_per_second > 0
+
+    history = []
+    options = {"chat_template": template, "temperature": 0, "history": history}
+    with server.chat("the river", stream=True, ignore_eos=True, **options) as stream:
+        said = "".join(itertools.islice(stream, 5))  # and leaves it
+    assert said
+    assert history[-1] == {"role": "assistant", "content": said}
+    assert 5 <= stream.answer.completion_tokens < 200
+    deadline = time.monotonic() + 60
+    while count_in_flight(httpx.get(f"{server.url}/metrics").text):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    server.chat("who?", max_tokens=4, **options)
+    assert len(history) == 4
+
+    schema = {"type": "object", "properties": {"n": {"enum": [7]}}, "required": ["n"]}
+    schema["additionalProperties"] = False
+    assert server.complete("a number:", json_schema=schema, max_tokens=60).parsed == {"n": 7}
+    with server.client() as client:
+        answer = client.completions.create(model=server.model, prompt="the river", max_tokens=2)
+        assert answer.usage.completion_tokens == 2
+    server.stop()
+    traces.check()
+
+
+def test_embeddings_and_scores(manager, real, traces):
+    server = manager.start(real("--runner", "pooling"), timeout=READY_LIMIT).server
+    one, other, same = server.embed(["the river", "a small red fox", "the river"])
+    assert len(one) == 128
+    assert sum(number * number for number in one) == pytest.approx(1, abs=1e-3)
+    assert one == pytest.approx(same, abs=1e-4)
+    assert one != pytest.approx(other, abs=1e-2)
+    far, near = server.score("the river", ["a small red fox", "the river"])
+    assert far < near == pytest.approx(1, abs=1e-3)
+    with pytest.raises(RequestFailed, match=r"generates no text. Use server.embed"):
+        server.chat("the river")
+    with pytest.raises(RequestFailed, match="does not classify"):
+        server.classify("the river")
+    server.stop()
     traces.check()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.errors import InvalidOption, NoChatTemplate, RequestFailed, VllmMagicError
@@ -24,6 +25,8 @@ SILENCE_LIMIT = 600.0  # seconds without a word from the server, as in the opena
 _OWN: Any = {"trust_env": False, "verify": False}
 _QUOTED = 300  # characters of what the server says; it may quote the whole request
 
+# Of vLLM (renderers/hf.py), and of older versions of transformers.
+_NO_TEMPLATE = ("must provide a chat template", "chat_template is not set")
 # What is missing where vLLM has no such route: it serves only those that suit the model (entrypoints/pooling/factories.py).
 _ROUTES = {
     "/v1/chat/completions": "generates no text. Use server.embed, server.score or server.classify",
@@ -181,25 +184,24 @@ def refused(name: str, status: int, message: str, path: str = "") -> RequestFail
         message: the server's own.
         path: of the route, "" in the middle of an answer.
     """
-    quoted = message[:_QUOTED].rstrip(".")
-    if "chat template" in message:  # renderers/hf.py
+    if any(words in message for words in _NO_TEMPLATE):
         return NoChatTemplate(
             f"The model of {name} has no chat template. Use server.complete, or start it with --chat-template FILE",
             status,
         )
-    if "maximum context length" in message:  # renderers/params.py
-        hint = "Shorten it, ask for fewer tokens, or start the server with a greater --max-model-len"
-    elif status == 401:  # noqa: PLR2004 - HTTP
-        hint = "server.api_key is the key that this server was started with"
-    elif status == 404 and "does not exist" in message:  # noqa: PLR2004 - HTTP
-        hint = f"Leave the model out for the one that {name} serves"
-    elif status == 404 and path in _ROUTES and "Not Found" in message:  # noqa: PLR2004 - HTTP
+    missing = status == HTTPStatus.NOT_FOUND
+    if missing and path in _ROUTES and "Not Found" in message:
         return RequestFailed(f"The model of {name} {_ROUTES[path]}.", status)
-    elif status >= 500:  # noqa: PLR2004 - HTTP
-        hint = f"Its engine may be dead: see %vllm logs {name}, then %vllm restart {name}"
-    else:
-        hint = ""
-    return RequestFailed(f"{name} answers {status}: {quoted}. {hint}".strip(), status)
+    hint = ""
+    if "maximum context length" in message:  # renderers/params.py
+        hint = "Shorten it, ask for fewer tokens, or start the server with a greater --max-model-len."
+    elif missing and "does not exist" in message:
+        hint = f"Leave the model out for the one that {name} serves."
+    elif status == HTTPStatus.UNAUTHORIZED:
+        hint = "server.api_key is the key that this server was started with."
+    elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        hint = f"Its engine may be dead: see %vllm logs {name}, then %vllm restart {name}."
+    return RequestFailed(f"{name} answers {status}: {message[:_QUOTED].rstrip('.')}. {hint}".strip(), status)
 
 
 @contextmanager

@@ -57,6 +57,11 @@ def split_lines(data: bytes, secrets: Iterable[str] = ()) -> tuple[list[str], by
     return _shown(lines, secrets), b"" if len(rest) > MOST_AT_ONCE else rest
 
 
+def printable(text: str) -> str:
+    """Text of any number of lines without what a terminal would obey."""
+    return "\n".join(_CONTROL.sub("", line) for line in text.split("\n"))
+
+
 class Follower:
     """Gives the lines that were added to a log since the last look. For one thread.
 

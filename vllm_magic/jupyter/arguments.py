@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from dataclasses import dataclass
+import keyword
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, NoReturn
 
@@ -135,11 +136,26 @@ class ReapWords:
     sure: bool
 
 
+@dataclass(frozen=True)
+class AskWords:
+    """Of ``%%vllm``: whom to ask, and how; ``variable`` gets the answer, ``schema`` as it was written."""
+
+    name: str | None
+    system: str | None
+    temperature: float | None
+    max_tokens: int | None
+    variable: str | None
+    schema: str | None
+    history: bool
+    new: bool
+
+
 class _Parser(argparse.ArgumentParser):
     """Raises where argparse would print and exit."""
 
-    def __init__(self, verb: Verb) -> None:
-        super().__init__(prog=f"%vllm {verb.value}", add_help=False, allow_abbrev=False)
+    def __init__(self, verb: Verb | None = None) -> None:
+        prog = f"%vllm {verb.value}" if verb else "%%vllm"
+        super().__init__(prog=prog, add_help=False, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         raise InvalidOption(f"{message[:1].upper()}{message[1:]}. See %vllm help.")
@@ -342,6 +358,33 @@ def reap(words: Sequence[str]) -> ReapWords:
     parser.add_argument("--yes", action="store_true")
     found = parser.parse_args(list(words))
     return ReapWords(tuple(dict.fromkeys(found.pid)), found.yes)
+
+
+def ask(words: Sequence[str]) -> AskWords:
+    """The words behind ``%%vllm``.
+
+    Raises:
+        InvalidOption: a word does not fit.
+    """
+    parser = _Parser()
+    parser.add_argument("name", nargs="?")
+    parser.add_argument("--system")
+    parser.add_argument("--temperature", type=float)
+    parser.add_argument("--max-tokens", type=int)
+    parser.add_argument("--as", dest="variable")
+    parser.add_argument("--json", dest="schema")
+    parser.add_argument("--history", action="store_true")
+    parser.add_argument("--new", action="store_true")
+    found = AskWords(**vars(parser.parse_args(list(words))))
+    if found.name in {verb.value for verb in Verb}:
+        raise InvalidOption(f"%%vllm asks a server; %vllm {found.name}, with one %, is a line of its own.")
+    if found.variable is not None and (
+        not found.variable.isidentifier() or keyword.iskeyword(found.variable)
+    ):
+        raise InvalidOption(f"--as {found.variable}: that cannot be a variable.")
+    if found.max_tokens is not None and found.max_tokens < 1:
+        raise InvalidOption(f"--max-tokens {found.max_tokens}: how many? Use 1 or more.")
+    return replace(found, history=found.history or found.new)
 
 
 def nothing(verb: Verb, words: Sequence[str]) -> None:

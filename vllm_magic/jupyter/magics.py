@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
-from IPython.core.magic import Magics, line_magic, magics_class, needs_local_scope, no_var_expand
+from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope, no_var_expand
 from traitlets import Float, Unicode
 
 from vllm_magic.errors import InvalidOption, ServerNotFound, VllmMagicError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from vllm_magic.engine.download import Download
+    from vllm_magic.jupyter.ask import Asker
     from vllm_magic.manager import Manager
 
 HELP = """\
@@ -62,9 +63,18 @@ HELP = """\
 %vllm reap                   release what dead kernels left
       --pid PID [--yes]      show, and with --yes end, a vLLM process that nobody owns
 %vllm help                   this
+%%vllm [NAME]                say the cell below to a model; its answer comes as Markdown, Interrupt ends it
+      --system TEXT          the system message
+      --temperature T        0 for the likeliest words each time
+      --max-tokens N         the most to answer
+      --as VARIABLE          keep the answer in a variable
+      --json SCHEMA          an answer that fits a JSON schema: JSON in single quotes, or a variable with a
+                             dict or a pydantic model class; --as keeps it parsed
+      --history, --new       go on with the conversation with this server; begin a new one
 
 NAME can be left out where there is only one. {name} and $name put in variables of the notebook ($$ is a
-dollar sign). TIME is 90, 90s, 30m or 1h30m. `server = %vllm start ...` keeps the server: server.base_url, server.api_key, server.stop().
+dollar sign), but not in the cell below %%vllm, which is sent as it stands. TIME is 90, 90s, 30m or 1h30m.
+`server = %vllm start ...` keeps the server: server.base_url, server.api_key, server.stop().
 %config VllmMagics shows what can be set for each start: executable, flags, gpus, host, and the grace of each stop.
 A profile is a table of ~/.config/vllm-magic/profiles.toml, of lines such as model = "ORG/MODEL", gpus = "0,1", ttl = "30m",
 env = { NAME = "VALUE" }, flags = "--max-model-len 32768"; %vllm start --profile NAME uses it."""
@@ -74,6 +84,7 @@ VIEWS = {
     "vllm_magic.server.Server": "server",
     "vllm_magic.release.Release": "release",
     "vllm_magic.life.nap.Nap": "nap",
+    "vllm_magic.engine.generate.Answer": "answer",
 }
 
 
@@ -97,15 +108,18 @@ class VllmMagics(Magics):
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
         self._shell = shell  # Magics.shell is typed as if it could be missing
+        self._asker: Asker | None = None
         self._add_views()
 
     @needs_local_scope
     @no_var_expand
-    @line_magic
-    def vllm(self, line: str, local_ns: dict[str, Any] | None = None) -> Any:
-        """Start, stop and see vLLM servers; `%vllm help` tells how."""
+    @line_cell_magic
+    def vllm(self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None) -> Any:
+        """Start, stop and see vLLM servers, and say a cell to one; `%vllm help` tells how."""
         try:
             said = words.expand(words.split(line), {**self._shell.user_ns, **(local_ns or {})})
+            if cell is not None:
+                return self._ask(said, cell)
             verb = arguments.verb(said)
             return self._verbs()[verb](said[1:])
         except (InvalidOption, ServerNotFound) as error:
@@ -184,6 +198,14 @@ class VllmMagics(Magics):
             ) from None
         finally:
             line.finish("")
+
+    def _ask(self, said: list[str], cell: str) -> None:
+        from vllm_magic.jupyter.ask import Asker
+
+        if self._asker is None:
+            self._asker = Asker(notebook=hasattr(self._shell, "kernel"))
+        wanted = arguments.ask(said)
+        self._asker.ask(self._manager.get(wanted.name), cell.strip("\n"), wanted, self._shell.user_ns)
 
     def tell_news(self, *_: object) -> None:
         """Print what happened without anyone's asking; run after each cell, in the thread that runs cells."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.doctor.findings import Report
     from vllm_magic.doctor.reap import Reaped
+    from vllm_magic.engine.generate import Answer
     from vllm_magic.engine.hub import Model
     from vllm_magic.engine.metrics import Histogram, Metrics
     from vllm_magic.gpu.devices import Snapshot
@@ -134,6 +135,14 @@ def models(cache: Path, found: Sequence[Model], servers: Sequence[Server]) -> Vi
     )
     total = sum(one.size for one in found)
     return View(f"{gib(total)} in {cache}", ("model", "size", "downloaded", "served as"), rows)
+
+
+def answer(one: Answer) -> View:
+    """What ``server.chat`` returns."""
+    from vllm_magic.engine.log import printable
+    from vllm_magic.jupyter.shown import line
+
+    return View(lines=(*printable(one.text or one.refusal).split("\n"), f"({line(one)})"))
 
 
 def doctor(report: Report) -> View:
