@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vllm_magic import ledger
-from vllm_magic.engine import command
+from vllm_magic.engine import command, unknown_flags
 from vllm_magic.errors import (
     NameInUse,
     ServerNotFound,
@@ -295,6 +295,7 @@ class Manager:
             if kept is not None:
                 return Start(kept, reused=True)
             built = command.build(spec)
+            unknown_flags.check(spec, built.argv[0])
             beginning = Fresh(
                 spec, built, dict(os.environ), self._probe
             )  # the next cell may change os.environ
