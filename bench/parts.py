@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import vllm_magic
 from bench import guards
 from bench.asking import BARE, OURS, TOKENS, Asking
+from bench.completion import completion_seconds
 from bench.load import load_seconds
 from bench.raw import READY_LIMIT, SILENT, RawServer
 from bench.streams import COUNT, Streams
@@ -82,6 +83,17 @@ def load(target: Target) -> list[Row]:
     took = tuple(1000 * seconds for seconds in load_seconds(target.folder, RELOADS))
     _say(f"load_ext: {', '.join(f'{milliseconds:.0f}' for milliseconds in took)} ms")
     return [Row("%load_ext vllm_magic", "ms", took, 60.0)]
+
+
+def completion(target: Target) -> list[Row]:
+    """Completion in a kernel, with vLLM's flags in the cache."""
+    first, later = completion_seconds(target, RELOADS)
+    for name, took in (("first in a kernel", first), ("later", later)):
+        _say(f"completion, {name}: {', '.join(f'{1000 * seconds:.0f}' for seconds in took)} ms")
+    return [
+        Row("completion, first in a kernel", "ms", tuple(1000 * seconds for seconds in first), 20.0),
+        Row("completion, later", "ms", tuple(1000 * seconds for seconds in later), 20.0),
+    ]
 
 
 def guard(target: Target) -> list[Row]:

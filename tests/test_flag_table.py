@@ -164,6 +164,17 @@ def test_another_search_path_is_another_vllm(shared_vllm, written, monkeypatch):
     assert flag_table.load(shared_vllm) is None
 
 
+def test_it_is_not_certain_once_something_is_installed_beside_vllm(vllm, table, monkeypatch):
+    """A plugin, perhaps, which adds flags: they are read anew, and what is known may be offered meanwhile."""
+    assert flag_table.load(vllm, certain=True) is table
+    (packages,) = Path(vllm).parent.parent.glob("lib/*/site-packages")
+    (packages / "plugin.dist-info").mkdir()
+    assert flag_table.load(vllm, certain=True) is None
+    monkeypatch.setattr(flag_builder, "AGAIN", 0.0)
+    assert flag_builder.table(vllm) is table
+    until(lambda: flag_builder.table(vllm) and flag_table.load(vllm, certain=True), "it is not built anew")
+
+
 HOSTILE = {
     "empty": b"",
     "no JSON": b"\xff{",
@@ -204,6 +215,7 @@ OPTION = {
         {"sources": [["/bin/sh", 1, 2]]},
         {"sources": [["x"]]},
         {"sources": [["\0", 1, 2]]},
+        {"places": None},
     ],
     ids=str,
 )

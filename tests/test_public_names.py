@@ -143,6 +143,7 @@ def test_loading_the_extension_imports_nothing_heavy(home):
     )
     assert "vllm_magic.jupyter.magics" in loaded
     assert not loaded & {"httpx", "pynvml", "ipywidgets", "psutil", "vllm_magic.manager"}
+    assert not {name for name in loaded if "flag_" in name or name == "vllm_magic.jupyter.candidates"}
 
 
 def test_the_guard_needs_neither_this_environment_nor_another_library():

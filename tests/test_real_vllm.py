@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -287,8 +288,9 @@ def test_killing_both_guards_leaves_nothing(manager, real, traces):
     ],
 )
 def test_failures_are_explained(manager, real, traces, args, model, cause):
+    insisted = dataclasses.replace(real(*args, model=model), force=True)  # else a flag is refused before
     with pytest.raises(StartFailed, match=cause) as caught:
-        manager.start(real(*args, model=model), timeout=READY_LIMIT)
+        manager.start(insisted, timeout=READY_LIMIT)
     assert caught.value.hint
     assert "\n" not in str(caught.value)
     traces.check()

@@ -40,7 +40,7 @@ def start(
         port: the TCP port; None for a free one.
         executable: path of ``vllm``; None for the one that is found.
         ttl: seconds without a request after which it is released; None for never.
-        force: start also where the GPUs have too little free memory.
+        force: start also where the GPUs have too little free memory, or vLLM has no such flag.
         env: environment variables on top of this process's.
         keep: seconds for which it waits for another kernel after the end of this one; None ends it at once.
         wait: return when it is ready; otherwise at once.

@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine import command
+from vllm_magic.engine import command, unknown_flags
 from vllm_magic.errors import (
     NameInUse,
     ServerNotFound,
@@ -280,6 +280,7 @@ class Manager:
             if attached is not None:
                 return Start(attached, reused=True)
             built = command.build(spec)
+            unknown_flags.check(spec, built.argv[0])
             beginning = Fresh(
                 spec, built, dict(os.environ), self._probe
             )  # the next cell may change os.environ

@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine import executable, flags, lora, unknown_flags
+from vllm_magic.engine import executable, flags, lora
 from vllm_magic.errors import InvalidOption, StartFailed
 
 if TYPE_CHECKING:
@@ -63,7 +63,6 @@ def build(spec: ServerSpec) -> Command:
         StartFailed: the port is taken.
     """
     path = executable.find(spec.executable)
-    unknown_flags.check(spec, path)
     for flag, reason in (("--uds", "a Unix socket"), ("--headless", "no HTTP server")):
         if flags.has(spec.all_args, flag):
             raise InvalidOption(f"{flag} means {reason}, and a notebook needs an HTTP port. Leave it out.")

@@ -17,6 +17,7 @@ sys.path[:] = [folder for folder in sys.path if folder != _HERE]
 
 import importlib  # noqa: E402
 import json  # noqa: E402
+from contextlib import suppress  # noqa: E402
 from importlib import metadata  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
@@ -42,6 +43,7 @@ def main() -> None:
         "schema": int(schema),
         "version": _version(),
         "sources": [_stamp(path) for path in (executable, *_sources())],
+        "places": [_stamp(path) for path in sys.path if any(Path(path).glob("*.dist-info"))],
         "options": [_option(parser, action) for action in parser._actions if action.option_strings],  # noqa: SLF001
     }
     with reply:
@@ -71,12 +73,9 @@ def _sources() -> list[str]:
         for name, module in list(sys.modules.items())
         if (name in DEFINE or f"{name}.".startswith("vllm.config.")) and getattr(module, "__file__", None)
     }
-    try:
-        installed = Path(metadata.distribution("vllm")._path, "METADATA")  # type: ignore[attr-defined]  # noqa: SLF001
-        found.add(str(installed))
-    except (AttributeError, metadata.PackageNotFoundError):
-        pass
-    return sorted(found)
+    with suppress(AttributeError, metadata.PackageNotFoundError):
+        found.add(str(Path(metadata.distribution("vllm")._path, "METADATA")))  # type: ignore[attr-defined]  # noqa: SLF001
+    return sorted(path for path in found if Path(path).exists())
 
 
 def _stamp(path: str) -> list[Any]:

@@ -1,7 +1,8 @@
 """The flags of one vLLM: what `flag_reader` wrote into the cache, checked and typed.
 
 A table holds as long as the files that it was read from are as they were: the executable, vLLM's metadata, and the
-modules that define the flags. So an update, or a change in a checkout, ends it.
+modules that define the flags. So an update, or a change in a checkout, ends it. It is certain as long as nothing was
+installed beside vLLM: a plugin can add flags.
 """
 
 from __future__ import annotations
@@ -112,33 +113,52 @@ def file_name(executable: str) -> str:
     return f"{hashlib.sha256(chr(0).join(words).encode()).hexdigest()[:16]}.json"
 
 
-_parsed: dict[str, tuple[bytes, FlagTable, list[tuple[str, int, int]]]] = {}
+@dataclass(frozen=True)
+class _Read:
+    """One file of the cache; a stamp is a path with its time of change in ns and its size."""
+
+    data: bytes
+    table: FlagTable
+    sources: tuple[tuple[str, int, int], ...]
+    places: tuple[tuple[str, int, int], ...]
 
 
-def load(executable: str) -> FlagTable | None:
-    """The table of the vLLM at this absolute path; None where there is none in the cache that holds for it."""
+_read: dict[str, _Read] = {}
+
+
+def load(executable: str, *, certain: bool = False) -> FlagTable | None:
+    """The table of the vLLM at this absolute path; None where there is none in the cache that holds for it.
+
+    Args:
+        executable: the absolute path of vLLM.
+        certain: only one that holds for certain.
+    """
     data = cache.read(KIND, file_name(executable))
     if data is None:
         return None
-    known = _parsed.get(executable)
-    if known is None or known[0] != data:
+    known = _read.get(executable)
+    if known is None or known.data != data:
         try:
-            known = (data, *_parse(json.loads(data)))
+            known = _parse(data, json.loads(data))
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return None
-        _parsed[executable] = known
-    _, table, sources = known
-    return table if sources[0][0] == executable and all(map(_is_unchanged, sources)) else None
+        _read[executable] = known
+    stamps = known.sources + (known.places if certain else ())
+    return known.table if stamps[0][0] == executable and all(map(_is_unchanged, stamps)) else None
 
 
-def _parse(data: Any) -> tuple[FlagTable, list[tuple[str, int, int]]]:
-    if data["schema"] != SCHEMA:
-        raise ValueError(data["schema"])
-    sources = [(_text(path), int(modified), int(size)) for path, modified, size in data["sources"]]
-    options = tuple(map(_option, data["options"]))
+def _parse(data: bytes, fields: Any) -> _Read:
+    if fields["schema"] != SCHEMA:
+        raise ValueError(fields["schema"])
+    sources, places = map(_stamps, (fields["sources"], fields["places"]))
+    options = tuple(map(_option, fields["options"]))
     if not sources or not options:
         raise ValueError("an empty table")
-    return FlagTable(_text(data["version"]), options), sources
+    return _Read(data, FlagTable(_text(fields["version"]), options), sources, places)
+
+
+def _stamps(data: Any) -> tuple[tuple[str, int, int], ...]:
+    return tuple((_text(path), int(modified), int(size)) for path, modified, size in data)
 
 
 def _option(data: Any) -> Option:
@@ -165,8 +185,8 @@ def _text(value: Any) -> str:
     return "".join(character for character in value if character.isprintable() or character == "\n")
 
 
-def _is_unchanged(source: tuple[str, int, int]) -> bool:
-    path, modified, size = source
+def _is_unchanged(stamp: tuple[str, int, int]) -> bool:
+    path, modified, size = stamp
     try:
         status = os.stat(path)  # noqa: PTH116 - a hundred of them for each completion
     except (OSError, ValueError):

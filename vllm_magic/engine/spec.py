@@ -37,7 +37,7 @@ class ServerSpec:
         gpus: "0,1" (indices or UUIDs), "auto", or None: vLLM chooses.
         port: the TCP port, or None for a free one.
         executable: path of ``vllm``, or None for the one that is found.
-        force: start also where the GPUs have too little free memory.
+        force: start also where the GPUs have too little free memory, or vLLM has no such flag.
         ttl: seconds without a request after which the server is released, or None: never.
         env: (name, value) pairs on top of the kernel's environment.
         keep: seconds for which it outlives its kernel, for another one to attach; None ends it with the kernel.

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.spec import ServerSpec
 
-ELSEWHERE = (
-    "--omni"  # vLLM hands the whole command line over to another package (its entrypoints/cli/main.py)
-)
+ELSEWHERE = "--omni"  # with it another package has the command line (vLLM's entrypoints/cli/main.py)
 
 
 def check(spec: ServerSpec, executable: str) -> None:
@@ -34,7 +32,7 @@ def check(spec: ServerSpec, executable: str) -> None:
     """
     if spec.force or any(name in flag_table.OF_PYTHON for name, _ in spec.env):
         return
-    table = flag_table.load(executable)
+    table = flag_table.load(executable, certain=True)
     flag = find(spec.args, table) if table else None
     if table and flag:
         near = difflib.get_close_matches(plain(flag), _long(table), n=1, cutoff=0.75)
@@ -60,12 +58,8 @@ def find(args: Sequence[str], table: FlagTable) -> str | None:
         name, dot, _ = flag.partition(".")
         if dot and not equals and word.startswith("-"):
             next(words, None)  # the key's value, which may begin with dashes
-        # What holds a blank is a value for argparse.
-        if (
-            name.startswith("--")
-            and " " not in word
-            and not any(one.startswith(plain(name)) for one in known)
-        ):
+        is_flag = name.startswith("--") and " " not in word  # what holds a blank is a value for argparse
+        if is_flag and not any(one.startswith(plain(name)) for one in known):
             return name
     return None
 

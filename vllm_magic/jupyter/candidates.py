@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.flag_table import FlagTable, Option
     from vllm_magic.jupyter.usage import Usage
 
+REFUSED = ("-h", "--help", "--headless", "--uds")  # flags with which there is no server to talk to
 LONGEST_ABOUT = 72  # characters; a menu has no room for more
 _PLAIN_WORD = re.compile(r"""[^\s'"\\${}#]*""")  # that needs no quotes
 
@@ -127,7 +128,7 @@ class _Options:
         if self._table is None or not vllm:
             return
         for string, option in sorted(self._table.by_string.items(), key=_long_first):
-            if string not in self._own and string.startswith(plain(typed)):
+            if string.startswith(plain(typed)) and string not in (*self._own, *REFUSED):
                 rest = string[len(typed) :]
                 yield Candidate(typed + (rest.replace("-", "_") if "_" in typed else rest), _about(option))
 

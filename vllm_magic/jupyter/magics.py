@@ -33,7 +33,7 @@ HELP = """\
       --env NAME=VALUE       environment variable for the server; may be repeated
       --executable PATH      the vllm to run (else $VLLM_MAGIC_EXECUTABLE, vllm beside this Python, vllm on $PATH)
       --profile NAME         the words of this profile, before those of this line
-      --force                start it also where the GPUs have too little free memory
+      --force                start it also where the GPUs have too little free memory, or vLLM has no such flag
       --keep 10m             outlive this kernel for so long, for another one to attach (else it ends with the kernel)
       --ttl 30m              release it when it had no request for that long
       --no-wait              return at once

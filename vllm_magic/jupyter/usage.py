@@ -43,11 +43,11 @@ def read(text: str) -> dict[str, Usage]:
         if command := _COMMAND.fullmatch(line):
             verbs = re.split(r"[|/]", command["verbs"])
             abouts |= dict.fromkeys(verbs, command["about"] or "")
-        found = command or _OPTIONS.fullmatch(line)
-        for verb in verbs if found else ():
-            told.setdefault(verb, []).append((found["words"], found["about"] or ""))  # type: ignore[index]
-        if not line.startswith((" ", "%vllm")):
+        elif not line.startswith(" "):
             verbs = []
+        if found := command or _OPTIONS.fullmatch(line):
+            for verb in verbs:
+                told.setdefault(verb, []).append((found["words"], found["about"] or ""))
     return {verb: _usage(abouts[verb], lines) for verb, lines in told.items()}
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.flag_table import Option
 
-DRIVER_LIMIT = 0.005  # seconds for a driver that has answered before
+DEVICES = Path("/dev")
+DRIVER_LIMIT = 0.01  # seconds for a driver that has answered before
 MODELS = ("--model", "--tokenizer", "--hf-config-path")  # flags whose value is a model, or a folder like one
 EVEN_PAST = ("logs", "restart")  # take the name of a server that is over, too
 
@@ -37,7 +38,7 @@ def of(option: Option, typed: str) -> Iterable[Candidate]:
         return models(typed)
     ours = option.type == "PATH"
     if ours or (option.is_path and not typed.startswith("~")):  # which vLLM takes as it stands
-        return [Candidate(one, "path") for one in on_disk.files(typed)]
+        return [Candidate(one, "path") for one in sorted(on_disk.files(typed))]
     usual = option.choices or (option.default,)
     told = [
         (one, "default" if one == option.default else "value") for one in usual if one not in ("", "None")
@@ -102,6 +103,6 @@ def _devices() -> dict[str, str]:
         if seen.gpus:
             return {str(gpu.index): gpu.name for gpu in seen.gpus}
     with suppress(OSError):
-        count = sum(bool(re.fullmatch(r"nvidia\d+", one.name)) for one in Path("/dev").iterdir())
+        count = sum(bool(re.fullmatch(r"nvidia\d+", one.name)) for one in DEVICES.iterdir())
         return {str(index): "GPU" for index in range(count)}
     return {}

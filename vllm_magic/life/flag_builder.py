@@ -29,16 +29,15 @@ _builders: dict[str, tuple[float, subprocess.Popen[bytes]]] = {}
 
 
 def table(path: str) -> FlagTable | None:
-    """The flags of the vLLM at this absolute path; where they are not known, they begin to be read.
+    """The flags of the vLLM at this absolute path; where they are not known for certain, they begin to be read.
 
     That ends with this process, or with `end`. It is not begun where it is under way, has failed not long ago, or
     cannot be done: for a wrapper of which is not known what it runs, or without a place for the result.
     """
-    known = flag_table.load(path)
-    if known is None and (python := executable.interpreter(path)):
+    if flag_table.load(path, certain=True) is None and (python := executable.interpreter(path)):
         with _lock, contextlib.suppress(OSError):
             _begin(path, python)
-    return known
+    return flag_table.load(path)
 
 
 def _begin(path: str, python: tuple[str, ...]) -> None:

@@ -1,0 +1,418 @@
+"""Completion of `%vllm` lines: in process, in a real kernel, and as a terminal asks for it. The cursor is the | in a text."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import stand_in
+from by_hand import until
+from IPython.core.completer import provisionalcompleter
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.terminal.ptutils import IPythonPTCompleter
+from jupyter_client.manager import KernelManager
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
+
+from vllm_magic import ledger
+from vllm_magic.engine.flag_table import Option
+from vllm_magic.jupyter import candidates, magics, usage, values
+from vllm_magic.jupyter.arguments import VALUED, Verb
+from vllm_magic.jupyter.completion import IDENTIFIER
+from vllm_magic.ledger import Condition
+from vllm_magic.life import flag_builder
+from vllm_magic.manager import manager
+
+VERBS = [verb.value for verb in Verb]
+OWN = [option.strings[0] for option in usage.read(magics.HELP)["start"].options]
+GPUS = Option(("--gpus",))
+DTYPES = ["auto", "bfloat16", "float16", "float32"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """The stand-in with its flags known, a cache with models, and a folder with more: the environment of it."""
+    root = tmp_path_factory.mktemp("world")
+    vllm = str(stand_in.install_environment(root / "environment"))
+    hub = root / "hf/hub"
+    for name in (
+        "models--Qwen--Qwen3-0.6B",
+        "models--Qwen--Qwen3-32B-AWQ",
+        "models--gpt2",
+        "datasets--Qwen--data",
+    ):
+        (hub / name / "snapshots/abc").mkdir(parents=True)
+    (hub / "models--Qwen--not-downloaded").mkdir()
+    (hub / "models--Qwen--begun/snapshots").mkdir(parents=True)
+    for folder in ("here/tiny", "here/deep/er", "here/.hidden", "here/with space"):
+        (root / folder).mkdir(parents=True)
+        (root / folder / "config.json").write_text("{}")
+    (root / "here/template.jinja").write_text("")
+    env = {
+        "XDG_CACHE_HOME": str(root / "cache"),
+        "HF_HOME": str(root / "hf"),
+        "HOME": str(root / "here"),
+        "VLLM_MAGIC_EXECUTABLE": vllm,
+        "IPYTHONDIR": str(root / "ipython"),
+    }
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", env["XDG_CACHE_HOME"])
+        until(lambda: flag_builder.table(vllm), "the table is not built")
+        flag_builder.end()
+    return env
+
+
+def set_up(world, monkeypatch) -> None:
+    for name, value in world.items():
+        monkeypatch.setenv(name, value)
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(world["HOME"])
+
+
+@pytest.fixture
+def shell(home, world, monkeypatch):
+    """A shell with the extension loaded."""
+    set_up(world, monkeypatch)
+    shell = InteractiveShell()
+    shell.run_line_magic("load_ext", "vllm_magic")
+    yield shell
+    shell.run_line_magic("unload_ext", "vllm_magic")
+    shell.history_manager.end_session()
+
+
+def ask(shell, text: str) -> dict[str, str]:
+    """What we offer, with its type; then nothing else is offered."""
+    before, _, behind = text.partition("|")
+    with provisionalcompleter():
+        found = list(shell.Completer.completions(before + behind, len(before)))
+    ours = {one.text: one for one in found if one._origin == IDENTIFIER}
+    assert not ours or len(ours) == len(found)
+    for one in ours.values():  # what is replaced is a part of the word at the cursor
+        assert one.end == len(before)
+        assert not set(before[one.start :]) & set(" =\n")
+    return {text: one.type for text, one in ours.items()}
+
+
+CASES = [
+    ("%vllm |", VERBS),
+    ("%vllm st|", ["start", "stop", "status"]),
+    ("%vllm  st|", ["start", "stop", "status"]),
+    ("x = %vllm sta|", ["start", "status"]),
+    ("x=%vllm sta|", ["start", "status"]),
+    ("    %vllm sta|", ["start", "status"]),
+    ("import os\n%vllm sta|\nprint(1)", ["start", "status"]),
+    ("%vllm sta|rt tiny", ["start", "status"]),
+    ("%vllm logs |", ["-n"]),
+    ("%vllm stop --|", ["--all", "--drain", "--grace"]),
+    ("%vllm stop --g|", ["--grace"]),
+    ("%vllm reap -|", ["--pid", "--yes"]),
+    ("%vllm start --|", OWN),
+    ("%vllm start --g|", ["--gpus"]),
+    ("%vllm start --n|", ["--name", "--no-wait"]),
+    ("%vllm start tiny --na|", ["--name"]),
+    ("%vllm start tiny --max-m|", ["--max-model-len"]),
+    ("%vllm start --name x tiny --max-m|", ["--max-model-len"]),
+    ("%vllm start --force tiny --max-m|", ["--max-model-len"]),
+    ("%vllm start tiny --max_m|", ["--max_model_len"]),
+    ("%vllm start tiny --max_model-l|", ["--max_model-len"]),
+    ("%vllm start tiny --max|", [
+        "--max-log-len", "--max-logprobs", "--max-lora-rank", "--max-loras", "--max-model-len",
+        "--max-num-batched-tokens", "--max-num-seqs",
+    ]),
+    ("%vllm start tiny --no-enfo|", ["--no-enforce-eager"]),
+    ("%vllm start tiny --no_enfo|", ["--no_enforce_eager"]),
+    ("%vllm start tiny \\\n    --seed 1 \\\n    --max-m|", ["--max-model-len"]),
+    ("%vllm start tiny -t|", ["-tp"]),
+    ("%vllm start tiny --dtype |", DTYPES),
+    ("%vllm start tiny --dtype fl|", ["float16", "float32"]),
+    ("%vllm start tiny --dtype=|", DTYPES),
+    ("%vllm start tiny --dtype=b|", ["bfloat16"]),
+    ("%vllm start tiny --d_type=b|", []),
+    ("%vllm start tiny --kv_cache_dtype=|", ["auto", "fp8"]),
+    ("%vllm start tiny --port=|", []),
+    ("%vllm start tiny --shutdown-timeout |", ["0.0"]),
+    ("%vllm start tiny --enforce-eager --dtype b|", ["bfloat16"]),
+    ("%vllm start |", [
+        "gpt2", "Qwen/Qwen3-0.6B", "Qwen/Qwen3-32B-AWQ", "tiny", *OWN,
+    ]),
+    ("%vllm start Qw|", ["Qwen/Qwen3-0.6B", "Qwen/Qwen3-32B-AWQ"]),
+    ("%vllm start qwen3-3|", ["Qwen/Qwen3-32B-AWQ"]),
+    ("%vllm start Qwen/Qwen3-0|", ["Qwen/Qwen3-0.6B"]),
+    ("%vllm start --name x --port 1 gp|", ["gpt2"]),
+    ("%vllm start t|", ["tiny"]),
+    ("%vllm start ./|", ["./deep/", "./tiny"]),
+    ("%vllm start ./.|", ["./.hidden"]),
+    ("%vllm start deep/|", ["deep/er"]),
+    ("%vllm start ~/t|", ["~/tiny"]),
+    ("%vllm start {HOME}/t|", ["{HOME}/tiny"]),
+    ("%vllm start tiny --tokenizer gp|", ["gpt2"]),
+    ("%vllm start tiny --chat-template t|", ["template.jinja", "tiny/"]),
+    ("%vllm start tiny --chat_template=./te|", ["./template.jinja"]),
+    ("%vllm start tiny --chat-template ~/te|", []),
+    ("%vllm start --executable ~/te|", ["~/template.jinja"]),
+    ("%vllm start --executable {HOME}/te|", ["{HOME}/template.jinja"]),
+]  # fmt: skip
+
+
+def filled(world, text: str) -> str:
+    return text.replace("{HOME}", world["HOME"])
+
+
+@pytest.mark.parametrize(("text", "expected"), CASES)
+def test_what_is_offered(shell, world, text, expected):
+    offered = ask(shell, filled(world, text))
+    assert list(offered) == [filled(world, one) for one in expected]
+
+
+@pytest.mark.parametrize(("text", "expected"), [case for case in CASES if case[1] and "\\\n" not in case[0]])
+def test_the_same_by_the_older_call(shell, world, text, expected):
+    """`get_ipython().complete`, which gets one line only."""
+    line = filled(world, text).partition("|")[0].rpartition("\n")[2]
+    with pytest.warns(PendingDeprecationWarning):
+        typed, found = shell.complete(None, line, len(line))
+    assert line.endswith(typed)
+    assert found == [filled(world, one) for one in expected]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "vllm|",
+        "%vllm|",
+        "%vllmx |",
+        "%%vllm |",
+        "%time 1 + |",
+        "# %vllm |",
+        "x == '%vllm |",
+        "%vllm none |",
+        "%vllm help |",
+        "%vllm start 'tiny --|",
+        "%vllm start tiny --hf-overrides '{\"a|",
+        "%vllm start {mod|",
+        "%vllm start $mod|",
+        "%vllm start tiny \n --max-m|",
+        "%vllm stop some|",
+    ],
+)
+def test_nothing_is_offered(shell, text):
+    assert ask(shell, text) == {}
+
+
+def test_what_is_said_of_each(shell):
+    verbs = ask(shell, "%vllm |")
+    assert verbs["reap"] == "release what dead kernels left"
+    options = ask(shell, "%vllm start tiny --|")
+    assert options["--ttl"] == "release it when it had no request for that long"
+    assert options["--max-model-len"] == "int · Model context length (prompt and output)"
+    assert options["--enforce-eager"] == "switch"
+    assert options["--hf-overrides"] == "_json"
+    assert ask(shell, "%vllm start tiny --dtype |") == {
+        "auto": "default", "bfloat16": "value", "float16": "value", "float32": "value",
+    }  # fmt: skip
+    assert ask(shell, "%vllm start |")["gpt2"] == "in the Hugging Face cache"
+    assert max(len(about) for about in options.values()) <= candidates.LONGEST_ABOUT
+
+
+def test_each_word_that_is_understood_is_told_of_in_the_help():
+    told = usage.read(magics.HELP)
+    assert set(VERBS) <= set(told)
+    start = told["start"]
+    assert (start.models, start.flags, start.named) == (True, True, False)
+    assert {string for one in start.options if one.takes_value for string in one.strings} == set(VALUED)
+    assert {"--force", "--no-wait"} <= {one.strings[0] for one in start.options if not one.takes_value}
+    assert {"attach", "stop", "restart", "status", "logs"} <= {
+        verb for verb, one in told.items() if one.named
+    }
+
+
+def test_help_of_another_form():
+    text = """\
+%vllm                    all
+%vllm sleep|wake [NAME]  put it to sleep
+      --level N          1 or 2
+                         more of it
+words and -n words
+      --no               not an option of theirs
+%vllm fit MODEL [flags]"""
+    told = usage.read(text)
+    assert list(told) == ["sleep", "wake", "fit"]
+    assert told["sleep"] == told["wake"]
+    assert [(one.strings, one.takes_value, one.help) for one in told["wake"].options] == [
+        (("--level",), True, "1 or 2")
+    ]
+    assert (told["fit"].models, told["fit"].flags, told["fit"].about) == (True, True, "")
+
+
+def test_until_the_flags_are_known_some_of_them_are(shell, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert "--max-num-seqs" in ask(shell, "%vllm start tiny --max|")
+    assert "--max-log-len" not in ask(shell, "%vllm start tiny --max|")
+    until(lambda: "--max-log-len" in ask(shell, "%vllm start tiny --max|"), "they are not read")
+
+
+def test_without_vllm(shell, monkeypatch, tmp_path):
+    monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", str(tmp_path / "none"))
+    assert "--max-num-seqs" in ask(shell, "%vllm start tiny --max|")
+
+
+def test_the_executable_that_is_meant(shell, world, monkeypatch, tmp_path):
+    """Its own word on the line before the setting, and that before the environment."""
+    known = world["VLLM_MAGIC_EXECUTABLE"]
+    monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", str(tmp_path / "none"))
+    line = "%vllm start tiny --max-l|"
+    assert list(ask(shell, line)) == []
+    assert "--max-log-len" in ask(shell, f"%vllm start --executable {known} tiny --max-l|")
+    shell.magics_manager.registry["VllmMagics"].executable = known
+    assert "--max-log-len" in ask(shell, line)
+
+
+def test_names_of_servers(shell, traces):
+    shell.run_line_magic("vllm", "start tiny --name one --no-wait")
+    one = shell.run_line_magic("vllm", "start tiny --name two")
+    assert one.state == "ready"
+    for verb in ("stop", "restart", "status", "logs"):
+        assert {"one", "two"} <= ask(shell, f"%vllm {verb} |").keys()
+        assert ask(shell, f"%vllm {verb} tw|") == {"two": "ready"}
+    assert list(ask(shell, "%vllm stop two |")) == ["--all", "--drain", "--grace"]
+    assert list(ask(shell, "%vllm logs -n 5 o|")) == ["one"]
+    assert ask(shell, "%vllm attach |") == {}
+    shell.run_line_magic("vllm", "stop two")
+    assert "two" not in ask(shell, "%vllm stop |")
+    assert ask(shell, "%vllm logs tw|") == {"two": "released"}
+    assert ask(shell, "%vllm restart tw|") == {"two": "released"}
+    shell.run_line_magic("vllm", "stop --all")
+    traces.check()
+
+
+def test_names_of_servers_that_were_kept(shell, executable, traces, monkeypatch):
+    monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
+    program = "import vllm_magic; vllm_magic.start('tiny', name='kept', keep=600)"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    until(lambda: [one.condition for one in ledger.entries()] == [Condition.KEPT], "it is not kept")
+    assert ask(shell, "%vllm attach |") == {"kept": "tiny"}
+    shell.run_line_magic("vllm", "attach kept")
+    assert ask(shell, "%vllm attach |") == {}
+    shell.run_line_magic("vllm", "stop")
+    traces.check()
+
+
+def test_gpus(shell, fake_gpus, monkeypatch):
+    """As the driver says, once it has answered before; but it is not waited for."""
+    monkeypatch.setattr(values, "DRIVER_LIMIT", 30.0)
+    monkeypatch.setattr(values, "DEVICES", fake_gpus)
+    manager.close()
+    for typed in ("", "a", "aut"):
+        assert list(ask(shell, f"%vllm start --gpus {typed}|")) == ["auto"]
+    assert [gpu.index for gpu in manager.gpus().gpus] == [0, 1]
+    assert list(ask(shell, "%vllm start --gpus |")) == ["0", "1", "auto"]
+    assert ask(shell, "%vllm start --gpus 0|") == {"0": manager.gpus().gpus[0].name}
+    assert list(ask(shell, "%vllm start --gpus 0,|")) == ["0,1"]
+    assert list(ask(shell, "%vllm start --gpus=1,|")) == ["1,0"]
+    manager.close()
+
+
+def test_gpus_by_their_device_files(monkeypatch, tmp_path):
+    for name in ("nvidia0", "nvidia7", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(values, "DEVICES", tmp_path)
+    monkeypatch.setitem(sys.modules, "vllm_magic.manager", None)
+    monkeypatch.delitem(sys.modules, "vllm_magic.manager")
+    assert [one.text for one in values.of(GPUS, "")] == ["0", "1", "auto"]
+    monkeypatch.setattr(values, "DEVICES", tmp_path / "none")
+    assert [one.text for one in values.of(GPUS, "")] == ["auto"]
+
+
+@pytest.mark.parametrize("broken", ["values.servers", "values.models", "candidates.find", "usage.read"])
+def test_it_never_complains(shell, monkeypatch, capsys, broken):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("a disk that fails")
+
+    module, name = broken.split(".")
+    monkeypatch.setattr(getattr(sys.modules["vllm_magic.jupyter"], module), name, fail)
+    assert ask(shell, "%vllm stop |") == {} or broken == "values.models"
+    assert ask(shell, "%vllm start |") == {} or broken == "values.servers"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_it_goes_with_the_extension(home, world, monkeypatch):
+    set_up(world, monkeypatch)
+    shell = InteractiveShell()
+    before = list(shell.Completer.custom_matchers)
+    for _ in range(2):
+        shell.run_line_magic("load_ext", "vllm_magic")
+        assert "--max-model-len" in ask(shell, "%vllm start tiny --max|")
+        assert len(shell.Completer.custom_matchers) == len(before) + 1
+        shell.run_line_magic("unload_ext", "vllm_magic")
+        assert shell.Completer.custom_matchers == before
+    shell.history_manager.end_session()
+
+
+def test_what_is_being_read_goes_with_it_too(home, world, monkeypatch, tmp_path):
+    set_up(world, monkeypatch)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("STAND_IN_FLAGS_S", "600")
+    shell = InteractiveShell()
+    shell.run_line_magic("load_ext", "vllm_magic")
+    ask(shell, "%vllm start tiny --max|")
+    (_, builder) = flag_builder._builders[world["VLLM_MAGIC_EXECUTABLE"]]
+    assert builder.poll() is None
+    shell.run_line_magic("unload_ext", "vllm_magic")
+    assert builder.poll() is not None
+    shell.history_manager.end_session()
+
+
+@pytest.fixture(scope="module")
+def client(world, tmp_path_factory):
+    """A kernel with the extension loaded, as a notebook has one."""
+    folder = tmp_path_factory.mktemp("kernel")
+    manager = KernelManager(kernel_name="python3", transport_encryption="auto")
+    manager.start_kernel(
+        env={**os.environ, **world, "VLLM_MAGIC_HOME": str(folder / "home")}, cwd=world["HOME"]
+    )
+    client = manager.blocking_client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=120)
+        client.execute_interactive("%load_ext vllm_magic", timeout=120)
+        yield client
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+@pytest.mark.parametrize(("text", "expected"), CASES)
+def test_in_a_kernel(client, world, text, expected):
+    """As JupyterLab asks: complete_request, and the types in what is experimental."""
+    before, _, behind = filled(world, text).partition("|")
+    reply = client.complete(before + behind, len(before), reply=True, timeout=120)["content"]
+    assert reply["status"] == "ok"
+    told = reply["metadata"]["_jupyter_types_experimental"]
+    assert [one["text"] for one in told] == reply["matches"]
+    if expected:
+        assert reply["matches"] == [filled(world, one) for one in expected]
+        assert reply["cursor_end"] == len(before)
+        assert before[reply["cursor_start"] :] == re.split(r"[\s=]", before)[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "meta"),
+    [
+        ("x = %vllm sta|", ["start", "status"], "the same as %vllm, for one"),
+        ("import os\n%vllm start tiny --max-m|", ["--max-model-len"], "int · Model context"),
+        ("%vllm start tiny --dtype=f|", ["float16", "float32"], "value"),
+    ],
+)
+def test_in_a_terminal(shell, text, expected, meta):
+    """What prompt_toolkit is given for the menu."""
+    before, _, behind = text.partition("|")
+    completer = IPythonPTCompleter(ipy_completer=shell.Completer)
+    document = Document(before + behind, len(before))
+    found = list(completer.get_completions(document, CompleteEvent(completion_requested=True)))
+    assert [one.text for one in found] == expected
+    typed = re.split(r"[\s=]", before)[-1]
+    assert {one.start_position for one in found} == {-len(typed)}
+    assert meta in found[-1].display_meta_text
