@@ -8,9 +8,10 @@
     ├── NameInUse              another server has this name
     ├── ServerNotFound         no server has this name (also a LookupError)
     ├── NotEnoughMemory        the GPUs have no room for it
-    ├── StartFailed            the server ended before it was ready
-    │   ├── StartTimeout       it was not ready in time
-    │   └── StartInterrupted   the wait was interrupted, and the server was released
+    ├── ServerFailed           the server ended by itself
+    │   └── StartFailed        that was before it was ready
+    │       ├── StartTimeout       it was not ready in time
+    │       └── StartInterrupted   the wait was interrupted, and the server was released
     └── ReleaseFailed          something would not end, or its memory did not come back
 
 Each message says what happened and what to do, in one line; `details` has more where there is more.
@@ -107,8 +108,8 @@ class NotEnoughMemory(VllmMagicError):
         return self._details
 
 
-class StartFailed(VllmMagicError):
-    """The server ended before it was ready.
+class ServerFailed(VllmMagicError):
+    """The server ended by itself.
 
     Attributes:
         cause: what happened, one line.
@@ -126,6 +127,10 @@ class StartFailed(VllmMagicError):
     def details(self) -> list[str]:
         """The telling lines of the log."""
         return [f"  {line}" for line in self.log_tail]
+
+
+class StartFailed(ServerFailed):
+    """The server ended before it was ready."""
 
 
 class StartTimeout(StartFailed):

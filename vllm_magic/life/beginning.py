@@ -76,7 +76,7 @@ class Attached:
         witness = Witness(probe, baseline, record.gpus if record.chosen else (), entry.folder.mark)
         secrets = known({**dict(spec.env), "VLLM_API_KEY": command.api_key})
         self._prepared = Prepared(
-            entry.folder, witness, tuple(record.gpus), record.port, record.since, tuple(secrets)
+            entry.folder, witness, tuple(record.gpus), record.port, spec.model, record.since, tuple(secrets)
         )
         self._guards = guards
 

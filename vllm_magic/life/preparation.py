@@ -45,6 +45,7 @@ class Prepared:
         witness: has seen the GPUs as they were before.
         gpus: the UUIDs it may use.
         port: where it will listen.
+        model: what it serves.
         since: when it began, in seconds since the epoch.
         secrets: keys and tokens that its log may hold, to be masked where that is shown.
     """
@@ -53,6 +54,7 @@ class Prepared:
     witness: Witness
     gpus: tuple[str, ...]
     port: int
+    model: str
     since: float
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
@@ -134,7 +136,8 @@ def _prepare(
         luggage=handover.pack_owner(spec, command),
     )
     witness = Witness(probe, baseline, _uuids(chosen), folder.mark)
-    return Prepared(folder, witness, usable, command.port, noted.since, tuple(known(order.env))), order
+    secrets = tuple(known(order.env))
+    return Prepared(folder, witness, usable, command.port, spec.model, noted.since, secrets), order
 
 
 def _record(
