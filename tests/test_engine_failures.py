@@ -798,6 +798,11 @@ class TestDeath:
         failure = explain_death([*self.FATAL[:2], f"{CORE}KeyError: 'x'", *[self.REQUEST] * 900], 0)
         assert failure.cause == "KeyError: 'x'"
 
+    def test_a_request_that_prints_it(self):
+        printed = "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above) for the root cause."
+        for said in ([printed], [self.REQUEST, HEADER, printed]):
+            assert explain_death(said, 0).cause == "The engine ended, and did not say why"
+
     def test_a_signal_from_elsewhere(self):
         """vLLM logs the same of an engine that it ends itself."""
         failure = explain_death([self.STOPPED, self.REQUEST], 0)

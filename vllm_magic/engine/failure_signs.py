@@ -237,7 +237,7 @@ _MACHINE = (
         words.worker_hint,
     ),
     Sign(  # Python's dynamic loader
-        r"ImportError: (.*\.so.*: undefined symbol.*)",
+        r"ImportError: (\S+\.so\S*: undefined symbol.*)",
         "vLLM's compiled part does not fit what is installed beside it: {0}",
         "Install vLLM again, in an environment of its own: its torch was changed",
     ),

@@ -92,14 +92,20 @@ def explain_death(lines: Sequence[str], exit_code: int | None, *, model: str = "
     begin = _begin_of_death(said)
     if begin is None:
         return _unknown(lines, exit_code)
-    said, known = said[begin:], Known((), model)
-    return _explain(said, known) or _find(ENGINE_DIED, said, _text(said), known) or _unknown(lines, exit_code)
+    return _explain(said[begin:], Known((), model)) or _unknown(lines, exit_code)
 
 
 def _explain(said: Sequence[Said], known: Known) -> Failure | None:
     text = _text(said)
     found = (_find(sign, said, text, known) for sign in SIGNS)
-    return next(filter(None, found), None) or _first_error(said)
+    errors = [(bare, number) for error, number in _errors(said) if (bare := _bare(error))]
+    telling = [one for one in errors if "root cause" not in one[0]]
+    return (
+        next(filter(None, found), None)
+        or _first(telling, said)
+        or _find(ENGINE_DIED, said, text, known)
+        or _first(errors, said)
+    )
 
 
 def _text(said: Sequence[Said]) -> str:
@@ -125,10 +131,8 @@ def _said(words: str | Words, match: re.Match[str], known: Known) -> str:
     return tracebacks.brief(said.strip().rstrip("."))
 
 
-def _first_error(said: Sequence[Said]) -> Failure | None:
-    """The first error that says more than that there was one elsewhere."""
-    told = [(bare, number) for text, number in _errors(said) if (bare := _bare(text))]
-    for cause, number in [one for one in told if "root cause" not in one[0]] or told:
+def _first(errors: Sequence[tuple[str, int]], said: Sequence[Said]) -> Failure | None:
+    for cause, number in errors:
         return Failure(cause, SEE_LOGS, tracebacks.telling(said, number, number))
     return None
 
