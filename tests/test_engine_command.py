@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import os
 import socket
 import stat
@@ -141,7 +142,7 @@ class TestAddress:
         with pytest.raises(StartFailed) as caught:
             build(port=taken)
         assert caught.value.cause.startswith(f"Port {taken} is taken by ")
-        assert caught.value.cause.endswith(f"(pid {os.getpid()})")
+        assert caught.value.cause.endswith(f" (pid {os.getpid()}, {getpass.getuser()})")
         assert "--port" in caught.value.hint
 
     def test_a_host_that_is_not_ours(self, build):

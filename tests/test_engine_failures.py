@@ -1,4 +1,4 @@
-"""Why a start failed: on lines that vLLM 0.32.0 wrote, or has in its source where a GPU is needed for them."""
+"""Why a server failed: on lines that vLLM 0.32.0 wrote, or has in its source where a GPU or the network is needed for them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import signal
 
 import pytest
 
-from vllm_magic.engine.failures import ending, explain
+from vllm_magic.engine import flags, tracebacks
+from vllm_magic.engine.failure_words import ending
+from vllm_magic.engine.failures import explain, explain_death
 
+GIB = 2**30
 API = "(APIServer pid=30000) "
 CORE = "(EngineCore pid=32068) ERROR 11-23 20:49:32 [core.py:1510] "
 WORKER = "(Worker pid=32190) ERROR 11-23 20:49:30 [multiproc_executor.py:953] "
+PACKAGES = "/venv/lib/python3.11/site-packages"
 
 USELESS = (
     (
@@ -38,6 +42,13 @@ NOISE = (
         "- Address already in use)."
     ),
     f"{API}INFO 11-23 20:46:58 [model.py:733] Resolved architecture: LlamaForCausalLM",
+    # What others say is no sign, however much it looks like one.
+    f"{API}INFO 11-23 20:46:58 [logger.py:39] Received request: prompt: 'OSError: [Errno 98]'",
+    "INFO:     127.0.0.1:1 - \"GET /?ModuleNotFoundError: No module named 'x' HTTP/1.1\" 404 Not Found",
+    # A frame quotes what would be raised.
+    "Traceback (most recent call last):",
+    f'  File "{PACKAGES}/vllm/model_executor/model_loader/__init__.py", line 127, in get_model_loader',
+    '    raise ValueError(f"Load format `{load_format}` is not supported")',
 )
 
 
@@ -46,23 +57,30 @@ def in_engine(line: str) -> tuple[str, ...]:
     return (
         f"{CORE}EngineCore failed to start.",
         f"{CORE}Traceback (most recent call last):",
-        f'{CORE}  File "core.py", line 1482, in run_engine_core',
+        f'{CORE}  File "{PACKAGES}/vllm/v1/engine/core.py", line 1482, in run_engine_core',
+        f"{CORE}    engine_core = EngineCoreProc(*args, engine_index=dp_rank, **kwargs)",
         f"{CORE}{line}",
         *USELESS[1:],
     )
 
 
+def in_worker(line: str) -> tuple[str, ...]:
+    return (f"{WORKER}WorkerProc failed to start.", f"{WORKER}{HEADER}", f"{WORKER}{line}", *USELESS)
+
+
 def pydantic(of: str, line: str) -> tuple[str, ...]:
     """As the API server ends when a configuration does not fit."""
     return (
-        "Traceback (most recent call last):",
+        HEADER,
         f"pydantic_core._pydantic_core.ValidationError: 1 validation error for {of}",
         *line.split("\n"),
         "    For further information visit https://errors.pydantic.dev/2.14/v/value_error",
     )
 
 
+HEADER = tracebacks.HEADER
 USAGE = "usage: vllm serve [model_tag] [options]"
+HUB = "https://huggingface.co"
 KV = (
     "ValueError: To serve at least one request with the model's max seq len (131072), (14.0 GiB KV cache is needed, "
     "which is larger than the available KV cache memory (6.5 GiB). Based on the available memory, the estimated "
@@ -73,33 +91,86 @@ OOM = (
     "CUDA out of memory. Tried to allocate 1.16 GiB. GPU 0 has a total capacity of 23.68 GiB of which 512.00 MiB is "
     "free."
 )
+FREE = "ValueError: Free memory on device cuda:0 ({}/23.68 GiB) on startup is less than {} (0.92, 21.79 GiB). Decrease"
+SEE_LOGS = "%vllm logs shows more"
+WITHOUT_MEMORY = (
+    "Mostly the machine's memory has run out then (dmesg tells): free some, or take a smaller model"
+)
 
+# What is written, what it means, and what helps.
 KNOWN = {
     "unknown flag": (
-        ("usage: vllm [-h] [-v]", "            ...", "vllm: error: unrecognized arguments: --no-such-flag 3"),
+        ("usage: vllm [-h] [-v]", "            ...", "vllm: error: unrecognized arguments: --max-len 3"),
+        "vLLM does not know --max-len 3",
+        "Did you mean --max-model-len?",
+    ),
+    "unknown flag, like none": (
+        ("vllm: error: unrecognized arguments: --no-such-flag 3",),
         "vLLM does not know --no-such-flag 3",
-        "vllm serve --help",
+        "Look it up: vllm serve --help=all",
+    ),
+    "unknown flags": (
+        ("vllm: error: unrecognized arguments: --gpu-memory 0.5 --max_modle_len=3 x",),
+        "vLLM does not know --gpu-memory 0.5 --max_modle_len=3 x",
+        "Did you mean --gpu-memory-utilization for --gpu-memory, --max-model-len for --max-modle-len?",
+    ),
+    "unknown flag of an older vLLM": (
+        (
+            "vllm: error: unrecognized arguments: --task embed",
+            "Hint: --task is not a vllm serve option. For embedding, reranking, or reward models, use --runner pooling.",
+        ),
+        "vLLM does not know --task embed",
+        "--task is not a vllm serve option. For embedding, reranking, or reward models, use --runner pooling",
     ),
     "bad choice": (
         (
             USAGE,
-            "vllm serve: error: argument --dtype: invalid choice: 'floaty' (choose from 'auto', 'bfloat16', 'half')",
+            "vllm serve: error: argument --dtype: invalid choice: 'flaot16' (choose from 'auto', 'bfloat16', 'float16')",
         ),
-        "--dtype cannot be 'floaty'",
-        "'auto', 'bfloat16', 'half'",
+        "--dtype cannot be 'flaot16'",
+        "Did you mean float16? Choose from auto, bfloat16, float16",
     ),
-    "bad number": (
+    "bad choice, Python 3.14": (
+        (
+            "vllm serve: error: argument --dtype: invalid choice: 'hlaf', maybe you meant 'half'? (choose from auto, half)",
+        ),
+        "--dtype cannot be 'hlaf'",
+        "Did you mean half? Choose from auto, half",
+    ),
+    "bad choice, like none": (
+        (
+            "vllm serve: error: argument --runner: invalid choice: 'x' (choose from 'auto', 'draft', 'generate', 'pooling')",
+        ),
+        "--runner cannot be 'x'",
+        "Choose from auto, draft, generate, pooling",
+    ),
+    "bad int": (
+        (USAGE, "vllm serve: error: argument --max-num-seqs: invalid int value: 'lots'"),
+        "--max-num-seqs cannot be 'lots'",
+        "Give a whole number",
+    ),
+    "bad length": (
         (
             USAGE,
             "vllm serve: error: argument --max-model-len: invalid human_readable_int_or_auto value: 'lots'",
         ),
-        "--max-model-len: invalid human_readable_int_or_auto value: 'lots'",
-        "--max-model-len",
+        "--max-model-len cannot be 'lots'",
+        "Give a whole number, such as 8192 or 8k",
+    ),
+    "bad number": (
+        ("vllm serve: error: argument --gpu-memory-utilization: invalid float value: 'half'",),
+        "--gpu-memory-utilization cannot be 'half'",
+        "Give a number",
     ),
     "no value": (
         (USAGE, "vllm serve: error: argument --tensor-parallel-size/-tp: expected one argument"),
-        "--tensor-parallel-size/-tp: expected one argument",
-        "--tensor-parallel-size/-tp",
+        "--tensor-parallel-size: expected one argument",
+        "Correct the value of --tensor-parallel-size",
+    ),
+    "something else about the command line": (
+        (USAGE, "vllm serve: error: the following arguments are required: --x"),
+        "the following arguments are required: --x",
+        "Look it up: vllm serve --help=all",
     ),
     "bad JSON": (
         (
@@ -111,14 +182,31 @@ KNOWN = {
             ),
             "    For further information visit https://errors.pydantic.dev/2.14/v/json_invalid",
         ),
-        "Invalid JSON: EOF while parsing a value at line 1 column 6",
-        "single quotes",
+        "--compilation-config is no JSON: EOF while parsing a value at line 1 column 6",
+        "It was given as '{\"a\": '. Put JSON in single quotes: --compilation-config '{\"name\": 1}'",
     ),
-    "port in use": (("OSError: [Errno 98] Address already in use",), "The port is taken", "--port"),
+    "no config file": (
+        (
+            "Unable to read the config file at /no/such.yaml. Check path correctness",
+            "FileNotFoundError: [Errno 2] No such file or directory: '/no/such.yaml'",
+        ),
+        "There is no file /no/such.yaml",
+        "Check the path behind --config",
+    ),
+    "port in use": (
+        ("OSError: [Errno 98] Address already in use",),
+        "The port is taken",
+        "Choose another --port, or leave it out for a free one",
+    ),
     "port in use, asyncio": (
         ("[Errno 98] error while attempting to bind on address ('127.0.0.1', 8000): address already in use",),
         "The port is taken",
-        "--port",
+        "Choose another --port, or leave it out for a free one",
+    ),
+    "bad port": (
+        ("OverflowError: bind(): port must be 0-65535.",),
+        "The port is none: it must be 0 to 65535",
+        "Use 1 to 65535, or leave --port out for a free one",
     ),
     "no folder": (
         (
@@ -128,7 +216,7 @@ KNOWN = {
             ),
         ),
         "There is no model at /no/such/model",
-        "Hugging Face name",
+        "Check the path, or give a Hugging Face name such as Qwen/Qwen3-0.6B",
     ),
     "offline": (
         (
@@ -138,65 +226,114 @@ KNOWN = {
             ),
         ),
         "The model is not on this machine, and going online is disabled",
-        "HF_HUB_OFFLINE",
+        "Check the name, or unset HF_HUB_OFFLINE to download it",
+    ),
+    "offline, said by the hub": (
+        (
+            (
+                "huggingface_hub.errors.OfflineModeIsEnabled: Cannot reach https://huggingface.co/api/models/a/b: offline "
+                "mode is enabled. To disable it, please unset the `HF_HUB_OFFLINE` environment variable."
+            ),
+        ),
+        f"The model is not on this machine, and going online is disabled: {HUB}/api/models/a/b",
+        "Unset HF_HUB_OFFLINE to download it",
     ),
     "no repository": (
         (
-            (
-                "OSError: nobody/nothing is not a local folder and is not a valid model identifier listed on "
-                "'https://huggingface.co/models'"
-            ),
+            f"OSError: nobody/nothing is not a local folder and is not a valid model identifier listed on '{HUB}/models'",
             "If this is a private repository, make sure to pass a token having permission to this repo.",
         ),
         "There is no model called nobody/nothing",
-        "HF_TOKEN",
+        "Check the name; a private one needs HF_TOKEN in the environment",
     ),
-    "gated": (("OSError: You are trying to access a gated repo.",), "The model is gated", "HF_TOKEN"),
+    "gated": (
+        (
+            "OSError: You are trying to access a gated repo.",
+            f"Make sure to have access to it at {HUB}/meta-llama/Llama-3.1-8B.",
+            "401 Client Error. (Request ID: Root=1-2)",
+        ),
+        "meta-llama/Llama-3.1-8B is gated",
+        f"Accept its terms on {HUB}/meta-llama/Llama-3.1-8B, and set HF_TOKEN to a token of that account",
+    ),
     "gated, by the hub": (
         (
-            "huggingface_hub.errors.GatedRepoError: 401 Client Error. (Request ID: Root=1-2)",
-            "",
-            "Cannot access gated repo for url https://huggingface.co/a/b/resolve/main/config.json.",
+            "huggingface_hub.errors.GatedRepoError: 403 Client Error. (Request ID: Root=1-2)",
+            f"Cannot access gated repo for url {HUB}/api/models/a/b.c/revision/main.",
         ),
-        "The model is gated",
-        "HF_TOKEN",
+        "a/b.c is gated",
+        f"Accept its terms on {HUB}/a/b.c, and set HF_TOKEN to a token of that account",
     ),
-    "GPU occupied": (
-        in_engine(
-            "ValueError: Free memory on device cuda:0 (2.1/23.68 GiB) on startup is less than desired GPU memory "
-            "utilization (0.92, 21.79 GiB). Decrease GPU memory utilization or reduce GPU memory used by other "
-            "processes."
+    "gated, and its name is not in the line": (
+        ("OSError: You are trying to access a gated repo.",),
+        "some/model is gated",
+        f"Accept its terms on {HUB}/some/model, and set HF_TOKEN to a token of that account",
+    ),
+    "refused": (
+        (
+            "huggingface_hub.errors.RepositoryNotFoundError: 401 Client Error. (Request ID: Root=1-2)",
+            f"Repository Not Found for url: {HUB}/api/models/a/b.",
         ),
-        "GPU cuda:0 has 2.1 GiB free, and vLLM wants 21.79 GiB of its 23.68 GiB",
-        "--gpu-memory-utilization",
+        "Hugging Face refuses the model (401)",
+        "Check the name, and set HF_TOKEN to a token that may read it",
     ),
-    "GPU occupied by weights": (
-        in_engine(
-            "ValueError: Free memory on device cuda:1 (2.1/23.68 GiB) on startup is less than the engine's budget "
-            "after excluding external process's weights (0.92, 21.79 GiB). Decrease GPU memory utilization or reduce "
-            "GPU memory used by other processes."
+    "bad revision": (
+        (
+            (
+                "OSError: v9 is not a valid git identifier (branch name, tag name or commit id) that exists for this model name. "
+                f"Check the model page at '{HUB}/a/b' for available revisions."
+            ),
         ),
-        "GPU cuda:1 has 2.1 GiB free, and vLLM wants 21.79 GiB of its 23.68 GiB",
-        "--gpu-memory-utilization",
+        "The model has no revision v9",
+        f"Correct --revision: {HUB}/a/b lists them",
     ),
-    "no KV room": (
-        in_engine(
-            "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`"
+    "custom code": (
+        pydantic(
+            "ModelConfig",
+            "  Value error, The repository a/b contains custom code which must be executed to correctly load the "
+            "model. You can inspect the repository content at https://hf.co/a/b .\n You can inspect the repository content "
+            "at https://hf.co/a/b.\nPlease pass the argument `trust_remote_code=True` to allow custom code to be run. "
+            "[type=value_error, input_value=ArgsKwargs((), {})]",
         ),
-        "The weights leave no room for the KV cache",
-        "--tensor-parallel-size",
+        "a/b brings code of its own, and that is not run unasked",
+        "Look at it, and add --trust-remote-code if you trust it",
     ),
-    "KV too small": (
-        in_engine(KV),
-        "One request of 131072 tokens needs 14.0 GiB of KV cache, more than there is",
-        "Lower --max-model-len to 60848",
-    ),
-    "KV too small by far": (
-        in_engine(
-            KV.replace("Based on the available memory, the estimated maximum model length is 60848. ", "")
+    "custom configuration": (
+        (
+            (
+                "RuntimeError: Failed to load the model config. If the model is a custom model not yet available in the "
+                "HuggingFace transformers library, consider setting `trust_remote_code=True` in LLM"
+            ),
         ),
-        "One request of 131072 tokens needs 14.0 GiB of KV cache, more than there is",
-        "Lower --max-model-len",
+        "The model's configuration needs code of its own, and that is not run unasked",
+        "Look at it, and add --trust-remote-code if you trust it; or upgrade transformers",
+    ),
+    "model type": (
+        pydantic(
+            "ModelConfig",
+            "  Value error, The checkpoint you are trying to load has model type `nosuch` but Transformers does not "
+            "recognize this architecture. This could be because of an issue with the checkpoint.",
+        ),
+        "Transformers does not know the model type nosuch",
+        "Upgrade transformers beside vLLM, or check model_type in the model's config.json",
+    ),
+    "architecture": (
+        pydantic(
+            "ModelConfig",
+            "  Value error, Model architectures ['FooForCausalLM'] are not supported for now. Supported architectures: "
+            f"{', '.join(f'Model{number}ForCausalLM' for number in range(400))}",
+        ),
+        "vLLM does not support the architecture 'FooForCausalLM'",
+        "Choose another model, or a newer vLLM",
+    ),
+    "no weights": (
+        in_worker("RuntimeError: Cannot find any model weights with `./model`"),
+        "There are no weights in ./model",
+        "Check that it was downloaded whole (*.safetensors), or choose another --load-format",
+    ),
+    "load format": (
+        in_worker("ValueError: Load format `nosuch` is not supported"),
+        "There is no load format nosuch",
+        "Leave --load-format out, or look it up: vllm serve --help=load-format",
     ),
     "max_model_len": (
         pydantic(
@@ -208,44 +345,6 @@ KNOWN = {
         "The model takes 512 tokens, and --max-model-len asks for 100000",
         "Lower --max-model-len to 512",
     ),
-    "out of memory": (
-        in_engine(f"torch.OutOfMemoryError: {OOM}"),
-        f"Out of GPU memory: {OOM[:-1]}",
-        "--max-num-seqs",
-    ),
-    "out of memory, older torch": (
-        in_engine(f"torch.cuda.OutOfMemoryError: {OOM}"),
-        f"Out of GPU memory: {OOM[:-1]}",
-        "--max-num-seqs",
-    ),
-    "no config file": (
-        (
-            "Unable to read the config file at /no/such.yaml. Check path correctness",
-            "FileNotFoundError: [Errno 2] No such file or directory: '/no/such.yaml'",
-        ),
-        "No such file or directory: '/no/such.yaml'",
-        "path",
-    ),
-    "no module": (
-        ("ModuleNotFoundError: No module named 'flashinfer'",),
-        "vLLM misses the module flashinfer",
-        "Install",
-    ),
-    "worker died": (
-        (
-            (
-                "(EngineCore pid=1) ERROR 11-23 20:49:30 [multiproc_executor.py:315] Worker proc VllmWorker-1 died "
-                "unexpectedly (exit code: -9), shutting down executor."
-            ),
-            *USELESS,
-        ),
-        "VllmWorker-1 died (exit code -9)",
-        "memory",
-    ),
-}
-
-# No sign of their own: the line that tells is found all the same.
-UNKNOWN = {
     "heads": (
         pydantic(
             "VllmConfig",
@@ -253,21 +352,220 @@ UNKNOWN = {
             "[type=value_error, input_value=ArgsKwargs((), {'model_co... 'shutdown_timeout': 0}), "
             "input_type=ArgsKwargs]",
         ),
-        "Total number of attention heads (4) must be divisible by tensor parallel size (3)",
+        "The model's 4 attention heads cannot be divided among 3 GPUs",
+        "Set --tensor-parallel-size to 1, 2 or 4",
+    ),
+    "heads, an odd number of them": (
+        ("ValueError: Total number of attention heads (7) must be divisible by tensor parallel size (3).",),
+        "The model's 7 attention heads cannot be divided among 3 GPUs",
+        "Set --tensor-parallel-size to 1",
     ),
     "sleep": (
         pydantic(
             "ModelConfig",
             "  Value error, Sleep mode is not supported on current platform. [type=value_error]",
         ),
-        "Sleep mode is not supported on current platform",
+        "Sleep mode is not supported on this platform",
+        "Leave --enable-sleep-mode out: it needs a GPU",
     ),
     "quantization": (
         pydantic(
             "VllmConfig",
             "  Value error, Cannot find the config file for awq [type=value_error, input_type=A]",
         ),
-        "Cannot find the config file for awq",
+        "The model is not quantized with awq: it has no configuration for that",
+        "Leave --quantization out, or choose a model that was quantized with awq",
+    ),
+    "quantization on an old GPU": (
+        in_engine(
+            "ValueError: The quantization method fp8 is not supported for the current GPU. Minimum capability: 89. Current "
+            "capability: 75."
+        ),
+        "The quantization fp8 needs a GPU of compute capability 8.9, and this one has 7.5",
+        "Choose another --quantization, or another GPU",
+    ),
+    "quantization and dtype": (
+        pydantic(
+            "VllmConfig",
+            "  Value error, torch.bfloat16 is not supported for quantization method awq. Supported dtypes: [torch.float16]",
+        ),
+        "awq does not work with bfloat16",
+        "Set --dtype to float16",
+    ),
+    "old GPU": (
+        in_engine(
+            "ValueError: Bfloat16 is only supported on GPUs with compute capability of at least 8.0. Your Tesla T4 GPU has "
+            "compute capability 7.5. You can use float16 instead by explicitly setting the `dtype` flag in CLI, for "
+            "example: --dtype=half."
+        ),
+        "bfloat16 needs a GPU of compute capability 8.0: Tesla T4 has compute capability 7.5",
+        "Add --dtype half",
+    ),
+    "GPU occupied": (
+        in_engine(FREE.format("18.2", "desired GPU memory utilization")),
+        "GPU cuda:0 has 18.2 GiB free, and vLLM wants 21.79 GiB of its 23.68 GiB",
+        "Release what holds it (%vllm gpu shows it), or lower --gpu-memory-utilization to 0.76",
+    ),
+    "GPU full": (
+        in_engine(FREE.format("2.1", "desired GPU memory utilization")),
+        "GPU cuda:0 has 2.1 GiB free, and vLLM wants 21.79 GiB of its 23.68 GiB",
+        "Release what holds it (%vllm gpu shows it), or choose other GPUs (--gpus)",
+    ),
+    "GPU occupied by weights": (
+        in_engine(FREE.format("12.0", "the engine's budget after excluding external process's weights")),
+        "GPU cuda:0 has 12.0 GiB free, and vLLM wants 21.79 GiB of its 23.68 GiB",
+        "Release what holds it (%vllm gpu shows it), or lower --gpu-memory-utilization to 0.5",
+    ),
+    "no KV room": (
+        in_engine(
+            "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`"
+        ),
+        "The weights leave no room for the KV cache",
+        "Raise --gpu-memory-utilization, or use more GPUs (--tensor-parallel-size)",
+    ),
+    "KV too small": (
+        in_engine(KV),
+        "One request of 131072 tokens needs 14.0 GiB of KV cache, and there are 6.5 GiB",
+        "Lower --max-model-len to 60848, or raise --gpu-memory-utilization",
+    ),
+    "KV too small by far": (
+        in_engine(
+            KV.replace("Based on the available memory, the estimated maximum model length is 60848. ", "")
+        ),
+        "One request of 131072 tokens needs 14.0 GiB of KV cache, and there are 6.5 GiB",
+        "Lower --max-model-len, or raise --gpu-memory-utilization",
+    ),
+    "weights too large": (
+        (
+            (
+                "(EngineCore pid=7) ERROR 11-23 20:49:30 [gpu_model_runner.py:5147] Failed to load model - not enough GPU "
+                f"memory. Try lowering --gpu-memory-utilization to free memory for weights (original error: {OOM})"
+            ),
+            *in_engine(f"torch.OutOfMemoryError: {OOM}"),
+        ),
+        "The weights do not fit into the GPU's memory",
+        "Use more GPUs (--tensor-parallel-size) or --quantization, or release what else holds it (%vllm gpu shows it)",
+    ),
+    "out of memory": (
+        in_engine(f"torch.OutOfMemoryError: {OOM}"),
+        "GPU 0 is out of memory: vLLM wanted 1.16 GiB more, and 512.00 MiB of its 23.68 GiB were free",
+        "Lower --gpu-memory-utilization or --max-num-seqs, or release what else holds it (%vllm gpu shows it)",
+    ),
+    "out of memory, older torch": (
+        in_engine(f"torch.cuda.OutOfMemoryError: {OOM}"),
+        "GPU 0 is out of memory: vLLM wanted 1.16 GiB more, and 512.00 MiB of its 23.68 GiB were free",
+        "Lower --gpu-memory-utilization or --max-num-seqs, or release what else holds it (%vllm gpu shows it)",
+    ),
+    "out of memory, another device": (
+        in_engine("torch.OutOfMemoryError: XPU out of memory."),
+        "Out of GPU memory: XPU out of memory",
+        "Lower --gpu-memory-utilization or --max-num-seqs",
+    ),
+    "sampler": (
+        in_engine(
+            "RuntimeError: CUDA out of memory occurred when warming up sampler with 256 dummy requests. Please try lowering "
+            "`max_num_seqs` or `gpu_memory_utilization` when initializing the engine."
+        ),
+        "The GPU's memory does not suffice for 256 requests at once",
+        "Set --max-num-seqs below 256, or lower --gpu-memory-utilization",
+    ),
+    "no device": (
+        ("RuntimeError: Failed to infer device type, please set the environment variable",),
+        "vLLM finds no GPU that it can use",
+        "Check CUDA_VISIBLE_DEVICES and the driver: %vllm doctor tells what is wrong",
+    ),
+    "init timeout": (
+        (
+            (
+                f"{API}TimeoutError: Timed out waiting for engine core processes to start. This is often caused by slow weight "
+                "loading for large models. Waited 600s (configured by VLLM_ENGINE_READY_TIMEOUT_S)."
+            ),
+        ),
+        "The engine was not ready after 600 s",
+        "Give it more time: --env VLLM_ENGINE_READY_TIMEOUT_S=1200",
+    ),
+    "worker killed": (
+        (
+            (
+                "(EngineCore pid=1) ERROR 11-23 20:49:30 [multiproc_executor.py:315] Worker proc VllmWorker-1 died "
+                "unexpectedly (exit code: -9), shutting down executor."
+            ),
+            *USELESS,
+        ),
+        "VllmWorker-1 ended by signal 9 (SIGKILL)",
+        WITHOUT_MEMORY,
+    ),
+    "worker gone": (
+        (
+            (
+                "(EngineCore pid=1) ERROR 11-23 20:49:30 [multiproc_executor.py:315] Worker proc VllmWorker-0 died "
+                "unexpectedly (exit code: 3), shutting down executor."
+            ),
+        ),
+        "VllmWorker-0 ended with exit code 3",
+        SEE_LOGS,
+    ),
+    "no module": (
+        ("ModuleNotFoundError: No module named 'flashinfer'",),
+        "vLLM misses the module flashinfer",
+        "Install it beside vLLM",
+    ),
+    "compiled for another torch": (
+        (
+            "Process EngineCore:",
+            HEADER,
+            "ImportError: /lib/_C.abi3.so: undefined symbol: _ZN3c10",
+            USELESS[-1],
+        ),
+        "vLLM's compiled part does not fit what is installed beside it: /lib/_C.abi3.so: undefined symbol: _ZN3c10",
+        "Install vLLM again, in an environment of its own: its torch was changed",
+    ),
+    "another file": (
+        ("FileNotFoundError: [Errno 2] No such file or directory: '/no/template.jinja'",),
+        "There is no file /no/template.jinja",
+        "Check the path",
+    ),
+    "not a model": (
+        pydantic(
+            "ModelConfig",
+            "  Value error, Invalid repository ID or local directory specified: '/an/empty/folder'.",
+        ),
+        "There is no model in /an/empty/folder",
+        "Check the name; a folder needs a config.json",
+    ),
+    "out of range": (
+        pydantic(
+            "CacheConfig",
+            "gpu_memory_utilization\n  Input should be less than or equal to 1 [type=less_than_equal, "
+            "input_value=1.5, input_type=float]",
+        ),
+        "--gpu-memory-utilization should be less than or equal to 1",
+        "Correct --gpu-memory-utilization: it is 1.5",
+    ),
+    "two readings of one value": (
+        (
+            "pydantic_core._pydantic_core.ValidationError: 2 validation errors for ModelConfig",
+            "hf_overrides.dict[str,any]",
+            "  Input should be a valid dictionary [type=dict_type, input_value='{\"a\": ', input_type=str]",
+            "    For further information visit https://errors.pydantic.dev/2.14/v/dict_type",
+            "hf_overrides.callable",
+            "  Input should be callable [type=callable_type, input_value='{\"a\": ', input_type=str]",
+        ),
+        "--hf-overrides should be a valid dictionary",
+        "Correct --hf-overrides: it is '{\"a\": '",
+    ),
+    "a field that is no flag": (
+        pydantic("X", "some_field\n  Input should be callable [type=callable_type]"),
+        "some_field should be callable",
+        "Correct some_field",
+    ),
+}
+
+# No sign of their own: the line that tells is found all the same.
+UNKNOWN = {
+    "value error": (
+        pydantic("ModelConfig", "  Value error, Too much of it. [type=value_error]"),
+        "Too much of it",
     ),
     "value error with a prefix": (
         tuple(
@@ -281,45 +579,6 @@ UNKNOWN = {
             f"{CORE}{line}" for line in pydantic("ModelConfig", "  Value error, Too much. [type=value_error]")
         ),
         "Too much",
-    ),
-    "utilization": (
-        pydantic(
-            "CacheConfig",
-            "gpu_memory_utilization\n  Input should be less than or equal to 1 [type=less_than_equal, "
-            "input_value=1.5, input_type=float]",
-        ),
-        "gpu_memory_utilization: Input should be less than or equal to 1",
-    ),
-    "two readings of one value": (
-        (
-            "pydantic_core._pydantic_core.ValidationError: 2 validation errors for ModelConfig",
-            "hf_overrides.dict[str,any]",
-            "  Input should be a valid dictionary [type=dict_type, input_value='{\"a\": ', input_type=str]",
-            "    For further information visit https://errors.pydantic.dev/2.14/v/dict_type",
-            "hf_overrides.callable",
-            "  Input should be callable [type=callable_type, input_value='{\"a\": ', input_type=str]",
-        ),
-        "hf_overrides.dict[str,any]: Input should be a valid dictionary",
-    ),
-    "custom code": (
-        pydantic(
-            "ModelConfig",
-            "  Value error, The repository a/b contains custom code which must be executed to correctly load the "
-            "model. Please pass the argument `trust_remote_code=True` to allow custom code to be run. "
-            "[type=value_error, input_value=ArgsKwargs((), {})]",
-        ),
-        (
-            "The repository a/b contains custom code which must be executed to correctly load the model. Please pass the "
-            "argument `trust_remote_code=True` to allow custom code to be run"
-        ),
-    ),
-    "no weights": (
-        (f"{WORKER}RuntimeError: Cannot find any model weights with `./model`", *USELESS),
-        "Cannot find any model weights with `./model`",
-    ),
-    "load format": (
-        (f"{WORKER}ValueError: Load format `nosuch` is not supported", *USELESS),
-        "Load format `nosuch` is not supported",
     ),
     "an exception with a module": (
         in_engine("torch._inductor.exc.InductorError: RuntimeError: Failed to find C compiler"),
@@ -336,30 +595,20 @@ UNKNOWN = {
         ),
         "the first one",
     ),
-    "an import in the engine's process": (
+    "where everything is logged": (
         (
-            "Process EngineCore:",
-            "Traceback (most recent call last):",
-            "ImportError: /lib/_C.abi3.so: undefined symbol: _ZN3c10",
-            "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
+            "(Worker pid=7) ERROR 11-23 20:49:30 [v1/executor/multiproc_executor.py:953] RuntimeError: this",
+            *USELESS,
         ),
-        "ImportError: /lib/_C.abi3.so: undefined symbol: _ZN3c10",
+        "this",
     ),
-    "no device": (
-        ("RuntimeError: Failed to infer device type, please set the environment variable",),
-        "Failed to infer device type, please set the environment variable",
-    ),
-    "old GPU": (
-        in_engine("ValueError: Bfloat16 is only supported on GPUs with compute capability of at least 8.0."),
-        "Bfloat16 is only supported on GPUs with compute capability of at least 8.0",
-    ),
-    "init timeout": (
-        (f"{API}TimeoutError: Timed out waiting for engine core processes to start. Waited 600s",),
-        "TimeoutError: Timed out waiting for engine core processes to start. Waited 600s",
+    "an import in the engine's process": (
+        ("Process EngineCore:", HEADER, "ImportError: cannot import name 'x' from 'y'", USELESS[-1]),
+        "ImportError: cannot import name 'x' from 'y'",
     ),
     "nothing better": (
         USELESS[-2:],
-        ("Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}"),
+        "Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}",
     ),
 }
 
@@ -367,47 +616,70 @@ UNKNOWN = {
 @pytest.mark.parametrize("sign", KNOWN)
 def test_a_known_failure_has_a_cause_and_a_hint(sign):
     lines, cause, hint = KNOWN[sign]
-    failure = explain([*NOISE, *lines], 1)
-    assert failure.cause == cause
-    assert hint in failure.hint
-    assert all(line in lines for line in failure.lines)
+    failure = explain([*NOISE, *lines], 1, model="some/model")
+    assert (failure.cause, failure.hint) == (cause, hint)
+    assert failure.lines[-1].removesuffix("…") in "\n".join(lines)
 
 
 @pytest.mark.parametrize("kind", UNKNOWN)
 def test_an_unknown_failure_is_told_by_its_line(kind):
     lines, cause = UNKNOWN[kind]
     failure = explain([*NOISE, *lines], 1)
-    assert failure.cause == cause
-    assert "%vllm logs" in failure.hint
-    assert len(failure.lines) == 1
-    assert failure.lines[0] in lines
-
-
-def test_a_cause_is_one_short_line():
-    names = ", ".join(f"'Model{number}ForCausalLM'" for number in range(400))
-    line = f"  Value error, Model architectures ['Foo'] are not supported for now. Supported architectures: [{names}]"
-    failure = explain(pydantic("ModelConfig", line[:2000]), 1)
-    assert failure.cause.startswith("Model architectures ['Foo'] are not supported for now.")
-    assert len(failure.cause) <= 300
+    assert (failure.cause, failure.hint) == (cause, SEE_LOGS)
+    assert cause in failure.lines[-1]
 
 
 @pytest.mark.parametrize("sign", [*KNOWN, *UNKNOWN])
-def test_a_cause_reads_as_part_of_a_sentence(sign):
+def test_what_is_said_is_short_and_reads_as_part_of_a_sentence(sign):
     failure = explain({**KNOWN, **UNKNOWN}[sign][0], 1)
+    for text in (failure.cause, failure.hint, *failure.lines):
+        assert "\n" not in text
+        assert len(text) <= 300
     assert not failure.cause.endswith(".")
     assert not failure.hint.endswith(".")
-    assert "\n" not in failure.cause + failure.hint
+    assert len(failure.lines) <= 12
+
+
+@pytest.mark.parametrize(
+    ("sign", "port_taken", "gib"),
+    [("port in use", True, 0), ("GPU occupied", False, 21.79), ("out of memory", False, 0)],
+)
+def test_what_somebody_else_holds(sign, port_taken, gib):
+    failure = explain(KNOWN[sign][0], 1)
+    assert failure.port_taken is port_taken
+    assert failure.memory_wanted == int(gib * GIB)
+
+
+def test_the_flags_that_this_vllm_has():
+    said = ["vllm: error: unrecognized arguments: --mx-tokens"]
+    assert explain(said, 2, flags=["--max-tokens"]).hint == "Did you mean --max-tokens?"
+    assert explain(said, 2, flags=[]).hint == "Look it up: vllm serve --help=all"
+    assert "--max-model-len" in flags.COMMON
 
 
 def test_words_of_the_log_are_no_format():
     assert "{0} {x}" in explain(["vllm: error: unrecognized arguments: --{0} {x}"], 2).cause
 
 
-def test_nothing_telling():
-    failure = explain(NOISE, -int(signal.SIGKILL))
-    assert failure.cause == "vLLM ended by signal 9 (SIGKILL)"
-    assert failure.lines == NOISE[-3:]
-    assert explain([], None).cause == "vLLM ended for an unknown reason"
+@pytest.mark.parametrize(
+    ("code", "cause", "hint"),
+    [
+        (-int(signal.SIGKILL), "vLLM ended by signal 9 (SIGKILL)", WITHOUT_MEMORY),
+        (
+            -int(signal.SIGTERM),
+            "vLLM ended by signal 15 (SIGTERM)",
+            "Somebody else ended it: a batch system, or kill",
+        ),
+        (-int(signal.SIGINT), "vLLM ended by signal 2 (SIGINT)", "Somebody else interrupted it"),
+        (3, "vLLM ended with exit code 3", SEE_LOGS),
+        (None, "vLLM ended for an unknown reason", SEE_LOGS),
+    ],
+)
+def test_nothing_telling(code, cause, hint):
+    noise = NOISE[:6]
+    for failure in (explain(noise, code), explain_death(noise, code)):
+        assert (failure.cause, failure.hint, failure.lines) == (cause, hint, noise[-3:])
+    assert explain([], code).cause == cause
 
 
 @pytest.mark.parametrize(
@@ -422,3 +694,118 @@ def test_nothing_telling():
 )
 def test_endings_in_words(code, words):
     assert ending(code) == words
+
+
+class TestLines:
+    """The log's telling lines."""
+
+    def test_the_deepest_frames_of_vllm_and_of_the_user(self):
+        def frames(*paths: str) -> list[str]:
+            return [
+                line
+                for number, path in enumerate(paths)
+                for line in (f'  File "{path}", line {number}, in f', f"    call({number})", "    ^^^^")
+            ]
+
+        said = [
+            HEADER,
+            *frames("/outermost/main.py", f"{PACKAGES}/vllm/v1/worker/gpu_worker.py", "/home/anna/model.py"),
+            *frames(f"{PACKAGES}/torch/nn/modules/module.py", "/usr/lib/python3.11/json/decoder.py"),
+            *frames(f"{PACKAGES}/vllm/model_executor/layers/linear.py", "<frozen importlib._bootstrap>"),
+            "ValueError: Load format `x` is not supported",
+        ]
+        others = [
+            f"(Worker_TP1 pid=8) ERROR 11-23 20:49:30 [multiproc_executor.py:953] {line}" for line in said
+        ]
+        both = [line for one, other in zip(said, others, strict=True) for line in (f"{WORKER}{one}", other)]
+        assert explain(both, 1).lines == (
+            f'  File "{PACKAGES}/vllm/v1/worker/gpu_worker.py", line 1, in f',
+            "    call(1)",
+            '  File "/home/anna/model.py", line 2, in f',
+            "    call(2)",
+            f'  File "{PACKAGES}/vllm/model_executor/layers/linear.py", line 0, in f',
+            "    call(0)",
+            "ValueError: Load format `x` is not supported",
+        )
+
+    def test_a_message_of_several_lines(self):
+        lines = explain(KNOWN["max_model_len"][0], 1).lines
+        assert [line.split()[0] for line in lines] == [
+            "pydantic_core._pydantic_core.ValidationError:",
+            "Value",
+        ]
+
+    def test_a_frame_without_source(self):
+        frames = [
+            '  File "<string>", line 1, in f',
+            '  File "/a.py", line 2, in g',
+            '  File "/b.py", line 3, in h',
+        ]
+        said = [HEADER, *frames, "    h()", "KeyError: 1"]
+        assert explain(said, 1).lines == (*frames[1:], "    h()", "KeyError: 1")
+
+    def test_a_line_without_a_traceback(self):
+        said = [HEADER, '  File "/a.py", line 1, in f', "KeyError: 1", *["more"] * 9, "RuntimeError: Load format `x` is not supported"]  # fmt: skip
+        assert explain(said, 1).lines == (said[-1],)
+
+
+class TestDeath:
+    """Of a server that was ready."""
+
+    FATAL = (
+        f"{CORE}EngineCore encountered a fatal error.",
+        f"{CORE}{HEADER}",
+        f"{CORE}RuntimeError: Worker failed with error 'no kernel image', please check the stack trace above for the root cause",
+    )
+    REQUEST = (
+        "(APIServer pid=7) ERROR 11-23 20:49:33 [async_llm.py:906] vllm.v1.engine.exceptions.EngineDeadError: EngineCore "
+        "encountered an issue. See stack trace (above) for the root cause."
+    )
+    STOPPED = (
+        "(APIServer pid=7) INFO 11-23 20:49:33 [launcher.py:254] [shutdown] API server: shutdown triggered"
+    )
+
+    def test_the_worker_says_why_right_above(self):
+        said = [
+            f"{WORKER}WorkerProc hit an exception.",
+            f"{WORKER}{HEADER}",
+            f"{WORKER}RuntimeError: CUDA error: no kernel image is available",
+            *self.FATAL,
+            self.REQUEST,
+        ]
+        failure = explain_death([*NOISE, *said], 0)
+        assert failure.cause == "CUDA error: no kernel image is available"
+
+    def test_the_engine_says_why(self):
+        failure = explain_death([*self.FATAL[:2], f"{CORE}torch.OutOfMemoryError: {OOM}", self.REQUEST], 0)
+        assert failure.cause.startswith("GPU 0 is out of memory")
+
+    def test_a_worker_that_is_gone(self):
+        failure = explain_death([*KNOWN["worker killed"][0][:1], *self.FATAL, self.REQUEST], 0)
+        assert (failure.cause, failure.hint) == ("VllmWorker-1 ended by signal 9 (SIGKILL)", WITHOUT_MEMORY)
+
+    def test_what_failed_earlier_is_no_cause(self):
+        before = [
+            "(APIServer pid=7) ERROR 11-23 19:49:33 [serving.py:9] OSError: You are trying to access a gated repo.",
+            f"{WORKER}RuntimeError: of a call that failed",
+            "(EngineCore pid=9) ERROR 11-23 19:49:33 [core.py:1750] Invocation of sleep method failed",
+        ]
+        failure = explain_death([*before, self.REQUEST], 0)
+        assert failure.cause == "The engine ended, and did not say why"
+        assert "dmesg" in failure.hint
+
+    def test_requests_under_way_say_it_hundreds_of_times(self):
+        failure = explain_death([*self.FATAL[:2], f"{CORE}KeyError: 'x'", *[self.REQUEST] * 900], 0)
+        assert failure.cause == "KeyError: 'x'"
+
+    def test_a_request_that_prints_it(self):
+        printed = "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above) for the root cause."
+        for said in ([printed], [self.REQUEST, HEADER, printed]):
+            assert explain_death(said, 0).cause == "The engine ended, and did not say why"
+
+    def test_a_signal_from_elsewhere(self):
+        """vLLM logs the same of an engine that it ends itself."""
+        failure = explain_death([self.STOPPED, self.REQUEST], 0)
+        assert failure.cause == "Somebody else asked it to end (SIGTERM or SIGINT)"
+        assert explain_death([self.STOPPED], 0).cause == failure.cause
+        assert explain_death([self.REQUEST, self.STOPPED], 0).cause == "The engine ended, and did not say why"

@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vllm_magic import ledger
-from vllm_magic.engine import command, failures, flags, log, stages
+from vllm_magic.engine import command, failures, flags, log, stages, tracebacks
 from vllm_magic.engine.spec import ServerSpec, default_name
 from vllm_magic.errors import InvalidOption, StartFailed, VllmMagicError
 from vllm_magic.gpu.devices import ComputeProcess, Gpu, Snapshot
@@ -289,6 +289,15 @@ class TestLog:
                         "{0} {x} {{",
                         "invalid choice: a (choose from b)",
                         "max seq len (1), (2 GiB KV cache is needed",
+                        "Free memory on device cuda:0 (1.0/0 GiB) on startup is less than (0.9, 3 GiB)",
+                        "attention heads (4) must be divisible by tensor parallel size (0)",
+                        "Worker proc w died unexpectedly (exit code: -9)",
+                        "You are trying to access a gated repo",
+                        "EngineCore encountered a fatal error",
+                        "vllm: error: ",
+                        "Traceback (most recent call last):",
+                        '  File "x.py", line 1, in f',
+                        "    raise ValueError(",
                     ]
                 )
                 | text,
@@ -314,10 +323,17 @@ def _explain(lines: list[str], code: int | None = 1) -> None:
     for line in lines:
         said = stages.read(line)
         assert said is None or said.stage in stages.ORDER
-    failure = failures.explain(lines, code)
+    for explain in (failures.explain, failures.explain_death):
+        _check(explain(lines, code), lines)
+
+
+def _check(failure: failures.Failure, lines: list[str]) -> None:
     assert failure.cause.strip()
-    assert len(failure.cause) <= failures.LONGEST_CAUSE + len("vLLM ended ")
-    assert set(failure.lines) <= set(lines)
+    assert failure.hint.strip()
+    assert len(failure.cause) <= tracebacks.LONGEST_SHOWN
+    assert len(failure.hint) <= tracebacks.LONGEST_SHOWN
+    for shown in failure.lines:
+        assert any(shown.removesuffix("…") in line for line in lines)
 
 
 # Messages that are right, and such with fields of every other kind.

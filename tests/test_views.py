@@ -16,6 +16,7 @@ from IPython.utils.capture import capture_output
 
 from vllm_magic.doctor import gpus
 from vllm_magic.engine.command import Command
+from vllm_magic.engine.failures import explain
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.engine.stages import Progress, Stage
 from vllm_magic.errors import StartFailed
@@ -393,8 +394,8 @@ class TestProgress:
 def test_the_end_of_a_server_that_ended_by_itself(server, tmp_path):
     """The log's last words come to the screen as text."""
     one = launched(server(), tmp_path)
-    over = Over(release(exit_code=1), Why.LEADER_ENDED, (f"vllm: error: unrecognized arguments: --{EVIL}",))
-    one._notice(over)
+    failure = explain([f"vllm: error: unrecognized arguments: --{EVIL}"], 2)
+    one._notice(Over(release(exit_code=2), Why.LEADER_ENDED, failure))
     view = views.status([one], None)
     assert f"vLLM does not know --{EVIL}" in same(view)
     assert "<script" not in view._repr_html_()

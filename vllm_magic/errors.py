@@ -8,9 +8,10 @@
     ├── NameInUse              another server has this name
     ├── ServerNotFound         no server has this name (also a LookupError)
     ├── NotEnoughMemory        the GPUs have no room for it
-    ├── StartFailed            the server ended before it was ready
-    │   ├── StartTimeout       it was not ready in time
-    │   └── StartInterrupted   the wait was interrupted, and the server was released
+    ├── ServerFailed           the server ended by itself
+    │   └── StartFailed        that was before it was ready
+    │       ├── StartTimeout       it was not ready in time
+    │       └── StartInterrupted   the wait was interrupted, and the server was released
     ├── SleepFailed            a server would not sleep or wake up, or its memory did not come back
     ├── RequestFailed          a request to a server had no answer, or was refused
     │   └── NoChatTemplate     the model takes plain text only
@@ -110,8 +111,8 @@ class NotEnoughMemory(VllmMagicError):
         return self._details
 
 
-class StartFailed(VllmMagicError):
-    """The server ended before it was ready.
+class ServerFailed(VllmMagicError):
+    """The server ended by itself.
 
     Attributes:
         cause: what happened, one line.
@@ -129,6 +130,10 @@ class StartFailed(VllmMagicError):
     def details(self) -> list[str]:
         """The telling lines of the log."""
         return [f"  {line}" for line in self.log_tail]
+
+
+class StartFailed(ServerFailed):
+    """The server ended before it was ready."""
 
 
 class StartTimeout(StartFailed):

@@ -213,8 +213,11 @@ class Manager:
     def news(self) -> list[str]:
         """What happened without anyone's asking since the last call, a line each."""
         lines = []
+        with self._lock:
+            servers = [*self._past.values(), *self._servers.values()]
         while not self._news.empty():
             lines.append(self._news.get())
+        lines += filter(None, (server.last_words() for server in servers))
         if self._tell_waiting.is_set():
             self._tell_waiting.clear()
             lines += self.waiting()  # as it is now: one may be attached already
@@ -362,6 +365,8 @@ class Manager:
         """Move a server that is over to the past; the lock is held."""
         if self._servers.get(server.name) is server:
             del self._servers[server.name]
+            if words := server.last_words():  # `news` may not see it any more
+                self._news.put(words)
             self._past.pop(server.name, None)
             self._past[server.name] = server
             while len(self._past) > REMEMBERED:

@@ -117,6 +117,7 @@ class Server(Service):
         self._leader: Identity | None = None
         self._release: Release | None = None
         self._error: VllmMagicError | None = None
+        self._unheard = False
         self._life = Life(spec.name, command, beginning, self._notice, spec.ttl)
 
     def __repr__(self) -> str:
@@ -234,6 +235,12 @@ class Server(Service):
         idled = release and release.verified and release.why == Why.IDLE.value
         return idle.farewell(self.spec.ttl) if idled else ""
 
+    def last_words(self) -> str:
+        """That it failed, and why, for whoever is there next; "" where that is known, or was said before."""
+        with self._changed:
+            unheard, self._unheard = self._unheard, False
+            return outcome.told(self.name, self._error) if unheard and self._error else ""
+
     def log(self, n: int = 50) -> list[str]:
         """The last ``n`` lines of its log, oldest first, keys masked; the file has them as they are."""
         path = self.log_path
@@ -281,6 +288,7 @@ class Server(Service):
                 f"{self.name} could not be started: {error}", "End some threads, and try again"
             )
             self._notice(NeverStarted(reason))
+            self.last_words()  # said here
             raise reason from error
 
     def wait(self, timeout: float | None = None, report: Callable[[Server], None] | None = None) -> None:
@@ -308,6 +316,7 @@ class Server(Service):
         with self._changed:
             if self._state is ServerState.READY:
                 return
+            self._unheard = False
             raise self._error or StartFailed(f"{self.name} was stopped", "Start it again")
 
     def stop(self, grace: float | None = None, drain: float = 0.0) -> Release:
@@ -423,15 +432,22 @@ class Server(Service):
             self._pace.move(self._progress)
             self._ready_after = time.monotonic() - self._began
         elif isinstance(notice, (NeverStarted, Broken)):
-            self._state, self._error = ServerState.FAILED, notice.error
             if isinstance(notice, NeverStarted):
                 self._release = nothing_to_release(self.name)
+            self._fail(notice.error, self._asked)
         elif isinstance(notice, Over):
             self._end(notice)
 
     def _end(self, over: Over) -> None:
         self._release = over.release
-        self._error = outcome.error(over, asked=self._asked, was_ready=self._ready_after is not None)
-        self._state = ServerState.FAILED if self._error else ServerState.RELEASED
+        error = outcome.error(over, asked=self._asked, was_ready=self._ready_after is not None)
+        if error is not None:
+            self._fail(error, self._asked and over.why is not Why.IDLE)
+            return
+        self._state = ServerState.RELEASED
         if self.farewell:
             self._tell(f"{self.name} was {self.farewell}.")
+
+    def _fail(self, error: VllmMagicError, asked: bool) -> None:  # noqa: FBT001
+        self._state, self._error = ServerState.FAILED, error
+        self._unheard = not asked  # who asks for the end waits for it

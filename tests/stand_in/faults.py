@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from . import log, tree, vram
 
 if TYPE_CHECKING:
-    from .options import Flood, Options
+    from .options import Die, Flood, Options
 
 FORKS = 300
 FORK_LIFE_S = 60
@@ -24,17 +24,19 @@ def phase(options: Options, who: str, when: str) -> None:
     if die is None or (die["who"], die["when"]) != (who, when):
         return
     if die.get("after_s"):
-        timer = threading.Timer(die["after_s"], _die, (die.get("rc", 1), die.get("signal")))
+        timer = threading.Timer(die["after_s"], _die, (die,))
         timer.daemon = True
         timer.start()
     else:
-        _die(die.get("rc", 1), die.get("signal"))
+        _die(die)
 
 
-def _die(code: int, number: int | None) -> None:
-    if number is None:
-        os._exit(code)
-    os.kill(os.getpid(), number)
+def _die(die: Die) -> None:
+    for line in die.get("says", []):
+        log.bare(line)
+    if "signal" not in die:
+        os._exit(die.get("rc", 1))
+    os.kill(os.getpid(), die["signal"])
 
 
 def hang(options: Options, where: str) -> None:

@@ -19,12 +19,15 @@ class _Where(TypedDict):
 class Die(_Where, total=False):
     """A death: of whom, in which phase, how long after its beginning, by exit code (`rc`, else 1) or by `signal`.
 
+    It writes the lines `says` before, as they stand: those that were recorded of vLLM.
+
     The leader is ready once it answers /health; with `--api-server-count` above 1, once it started them.
     """
 
     after_s: float
     rc: int
     signal: int
+    says: list[str]
 
 
 class _Rate(TypedDict):

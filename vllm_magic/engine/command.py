@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import executable, flags, lora
+from vllm_magic.engine import port as ports
 from vllm_magic.errors import InvalidOption, StartFailed
 
 if TYPE_CHECKING:
@@ -177,20 +178,8 @@ def _not_bound(host: str, port: int | None, error: OSError) -> StartFailed:
         return StartFailed(
             f"{host}:{port or 'any port'} cannot be used: {error.strerror}", "Choose another --host"
         )
+    holder = ports.holder(port)
     return StartFailed(
-        f"Port {port} is taken{_listener(port)}", "Choose another --port, or leave it out for a free one"
+        f"Port {port} is taken{f' by {holder}' if holder else ''}",
+        "Choose another --port, or leave it out for a free one",
     )
-
-
-def _listener(port: int) -> str:
-    """Who listens there, as far as this may be seen."""
-    import psutil
-
-    for connection in psutil.net_connections("tcp"):
-        address = connection.laddr
-        if connection.status == psutil.CONN_LISTEN and address and address.port == port and connection.pid:
-            try:
-                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
-            except psutil.Error:
-                break
-    return ""

@@ -1,168 +1,175 @@
-"""Why a start failed, read from the end of vLLM's log (0.32).
+"""Why a server failed, read from the end of vLLM's log (0.32).
 
 The last line is often useless ("Engine core initialization failed. See root cause above."), so a known sign
-anywhere in the tail comes first, then the first error that the engine logged, then the last line of a traceback.
+anywhere in the log comes first, then the first error that the engine logged, then the last line of a traceback.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
+
+from vllm_magic.engine import flags as flags_of_vllm
+from vllm_magic.engine import tracebacks
+from vllm_magic.engine.failure_signs import ENGINE_DIED, SIGNS
+from vllm_magic.engine.failure_words import SEE_LOGS, Known, ending, ending_hint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from vllm_magic.engine.failure_signs import Sign, Words
+    from vllm_magic.engine.tracebacks import Said
+
+GIB = 2**30
+LAST_LINES = 3  # of the log, where none of them tells
+
 
 @dataclass(frozen=True)
 class Failure:
-    """``cause`` and ``hint`` are one line each; ``lines`` are those of the log that tell."""
+    """What is known of a failure, from the log alone.
+
+    Attributes:
+        cause: one line.
+        hint: what to do about it, one line.
+        lines: those of the log that tell, oldest first: of a traceback the deepest frames and the message.
+        port_taken: whether somebody else has the server's TCP port.
+        memory_wanted: bytes of a GPU that should have been free; 0 where it is not about that.
+    """
 
     cause: str
     hint: str
     lines: tuple[str, ...]
+    port_taken: bool = False
+    memory_wanted: int = 0
 
 
-# pattern; cause; hint: the groups are put in by their numbers.
-_SIGNS: tuple[tuple[str, str, str], ...] = (
-    (
-        r"error: unrecognized arguments: (.*)",
-        "vLLM does not know {0}",
-        "Look it up: vllm serve --help=all",
-    ),
-    (
-        r"error: argument (\S+): invalid choice: (\S+) \(choose from (.*)\)",
-        "{0} cannot be {1}",
-        "Choose from {2}",
-    ),
-    (
-        r"^\s*(Invalid JSON: .*?) \[type=",
-        "{0}",
-        "Put JSON in single quotes: --flag '{{\"name\": 1}}'",
-    ),
-    (r"error: argument (\S+): (.+)", "{0}: {1}", "Correct the value of {0}"),
-    (r"\[Errno 98\]", "The port is taken", "Choose another --port, or leave it out for a free one"),
-    (
-        r"Repo id must be in the form .*?: '(.*?)'",
-        "There is no model at {0}",
-        "Check the path, or give a Hugging Face name such as Qwen/Qwen3-0.6B",
-    ),
-    (
-        r"Cannot find an appropriate cached snapshot folder",
-        "The model is not on this machine, and going online is disabled",
-        "Check the name, or unset HF_HUB_OFFLINE to download it",
-    ),
-    (
-        r"(\S+) is not a local folder and is not a valid model identifier",
-        "There is no model called {0}",
-        "Check the name; a private one needs HF_TOKEN in the environment",
-    ),
-    (
-        r"You are trying to access a gated repo|Cannot access gated repo",
-        "The model is gated",
-        "Accept its terms on its Hugging Face page, and set HF_TOKEN",
-    ),
-    (
-        (
-            r"Free memory on device (\S+) \(([\d.]+)/([\d.]+) GiB\) on startup is less than .*?"
-            r"\(([\d.]+), ([\d.]+) GiB\)"
-        ),
-        "GPU {0} has {1} GiB free, and vLLM wants {4} GiB of its {2} GiB",
-        "Release what holds it (%vllm gpu shows it), or lower --gpu-memory-utilization",
-    ),
-    (
-        r"No available memory for the cache blocks",
-        "The weights leave no room for the KV cache",
-        "Raise --gpu-memory-utilization, or use more GPUs (--tensor-parallel-size)",
-    ),
-    (
-        r"max seq len \((\d+)\), \(?([\d.]+) GiB KV cache is needed.*estimated maximum model length is (\d+)",
-        "One request of {0} tokens needs {1} GiB of KV cache, more than there is",
-        "Lower --max-model-len to {2}",
-    ),
-    (
-        r"max seq len \((\d+)\), \(?([\d.]+) GiB KV cache is needed",
-        "One request of {0} tokens needs {1} GiB of KV cache, more than there is",
-        "Lower --max-model-len",
-    ),
-    (
-        r"User-specified max_model_len \((\d+)\) is greater than the derived max_model_len \(\w+=(\d+)",
-        "The model takes {1} tokens, and --max-model-len asks for {0}",
-        "Lower --max-model-len to {1}",
-    ),
-    (r"OutOfMemoryError: (.*)", "Out of GPU memory: {0}", "Lower --gpu-memory-utilization or --max-num-seqs"),
-    (
-        r"Worker proc (\S+) died unexpectedly \(exit code: (\S+)\)",
-        "{0} died (exit code {1})",
-        "-9 is mostly the machine out of memory; %vllm logs shows more",
-    ),
-    (r"(No such file or directory: '.*?')", "{0}", "Check the path"),
-    (r"ModuleNotFoundError: No module named '(.*?)'", "vLLM misses the module {0}", "Install it beside vLLM"),
+_EXCEPTION = re.compile(r"(?P<text>(?:[\w.]*(?:Error|Exception)|torch\.[\w.]+)(?:: .+)?)$")
+_VALUE_ERROR = re.compile(r"\s*Value error, (?P<text>.*?)(?: \[type=.*)?$")
+_ENGINE = re.compile(r"(?:.*/)?(?:core|multiproc_executor)\.py:\d+")
+# What is said when an engine dies that was ready: v1/engine/core.py, v1/executor/multiproc_executor.py, exceptions.py.
+_FATAL = re.compile(
+    r"EngineCore encountered a fatal error|Worker proc \S+ died unexpectedly|"
+    r"(?:[\w.]+\.)?EngineDeadError: EngineCore encountered an issue"
 )
-
-LONGEST_CAUSE = 300  # characters
-
-# The process that logs, and what logging puts before each line of an error.
-_START = r"^(?:\([^)]*\) )?(?:ERROR [^\]]*\] )?"
-_EXCEPTION = r"(?P<text>(?:[\w.]*(?:Error|Exception)|torch\.[\w.]+)(?:: .+)?)$"
-
-_VALUE_ERROR = re.compile(_START + r"\s*Value error, (?P<text>.*?)(?: \[type=.*)?$")
-# The line before it names the option.
-_INPUT_ERROR = re.compile(_START + r"\s+(?P<text>Input should .*?) \[type=")
-_ENGINE_ERROR = re.compile(r"ERROR .*?\[(?:core|multiproc_executor)\.py:\d+\] " + _EXCEPTION)
-_ANY_ERROR = re.compile(r"^(?:\([^)]*\) )?" + _EXCEPTION)
+_STOPPED = re.compile(r"\[launcher\.py:\d+\] \[shutdown\] API server: shutdown triggered$")
 
 
-def explain(lines: Sequence[str], exit_code: int | None) -> Failure:
+def explain(
+    lines: Sequence[str],
+    exit_code: int | None,
+    *,
+    model: str = "",
+    flags: Sequence[str] = flags_of_vllm.COMMON,
+) -> Failure:
     """The cause of a start's failure.
 
     Args:
         lines: the end of the log.
         exit_code: of the leader; negative for a signal, None if unknown.
+        model: what was to be served.
+        flags: what vLLM knows, with the dashes before them, to tell which of them was meant.
     """
-    for pattern, cause, hint in _SIGNS:
-        for line in lines:
-            match = re.search(pattern, line)
-            if match:
-                return Failure(_brief(cause.format(*match.groups())), hint.format(*match.groups()), (line,))
-    told = list(_telling(lines))
-    for text, line in [one for one in told if "root cause" not in one[0]] or told:
-        return Failure(_brief(text), "%vllm logs shows more", (line,))
-    return Failure(f"vLLM ended {ending(exit_code)}", "%vllm logs shows what it said", tuple(lines[-3:]))
+    said = tracebacks.read(lines)
+    return _explain(said, Known(flags, model)) or _unknown(lines, exit_code)
 
 
-def _telling(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """What the log says of the failure, each with its line; the most telling first."""
-    yield from _found(_VALUE_ERROR, lines)
-    for before, line in pairwise(lines):
-        for text, _ in _found(_INPUT_ERROR, [line]):
-            yield f"{re.sub(_START, '', before)}: {text}", line
-    yield from _found(_ENGINE_ERROR, lines)
-    yield from reversed(list(_found(_ANY_ERROR, lines)))
+def explain_death(lines: Sequence[str], exit_code: int | None, *, model: str = "") -> Failure:
+    """The cause of the end of a server that was ready, and that nobody here had asked to end.
+
+    What its log has of earlier requests that failed is no cause. The exit code misleads: it is 0 for an API server
+    whose engine died.
+
+    Args:
+        lines: the end of the log.
+        exit_code: of the leader; negative for a signal, None if unknown.
+        model: what it served.
+    """
+    said = tracebacks.read(lines)
+    if _was_stopped(lines):
+        cause, hint = "Somebody else asked it to end (SIGTERM or SIGINT)", "Start it again"
+        return Failure(cause, hint, tuple(lines[-LAST_LINES:]))
+    begin = _begin_of_death(said)
+    if begin is None:
+        return _unknown(lines, exit_code)
+    return _explain(said[begin:], Known((), model)) or _unknown(lines, exit_code)
 
 
-def _found(sign: re.Pattern[str], lines: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _explain(said: Sequence[Said], known: Known) -> Failure | None:
+    text = _text(said)
+    found = (_find(sign, said, text, known) for sign in SIGNS)
+    errors = [(bare, number) for error, number in _errors(said) if (bare := _bare(error))]
+    telling = [one for one in errors if "root cause" not in one[0]]
     return (
-        (text, line) for line in lines if (match := sign.search(line)) and (text := match["text"].strip())
+        next(filter(None, found), None)
+        or _first(telling, said)
+        or _find(ENGINE_DIED, said, text, known)
+        or _first(errors, said)
     )
 
 
-def _brief(text: str) -> str:
+def _text(said: Sequence[Said]) -> str:
+    return "\n".join("" if one.frame else one.text for one in said)
+
+
+def _find(sign: Sign, said: Sequence[Said], text: str, known: Known) -> Failure | None:
+    match = re.search(sign.pattern, text, re.MULTILINE)
+    if match is None:
+        return None
+    first = text.count("\n", 0, match.start())
+    return Failure(
+        _said(sign.cause, match, known),
+        _said(sign.hint, match, known),
+        tracebacks.telling(said, first, first + match[0].count("\n")),
+        sign.port,
+        int(float(match.groupdict().get("needed", 0)) * GIB),
+    )
+
+
+def _said(words: str | Words, match: re.Match[str], known: Known) -> str:
+    said = words.format(*match.groups("")) if isinstance(words, str) else words(match, known)
+    return tracebacks.brief(said.strip().rstrip("."))
+
+
+def _first(errors: Sequence[tuple[str, int]], said: Sequence[Said]) -> Failure | None:
+    for cause, number in errors:
+        return Failure(cause, SEE_LOGS, tracebacks.telling(said, number, number))
+    return None
+
+
+def _errors(said: Sequence[Said]) -> Iterator[tuple[str, int]]:
+    """What the log says of the failure, each with the number of its line; the most telling first."""
+    between = [(one, number) for number, one in enumerate(said) if not one.frame]
+    for one, number in between:
+        if match := _VALUE_ERROR.match(one.text):
+            yield match["text"], number
+    for one, number in between:
+        if _ENGINE.match(one.source) and (match := _EXCEPTION.match(one.text)):
+            yield match["text"], number
+    for one, number in reversed(between):
+        if not one.source and (match := _EXCEPTION.match(one.text)):
+            yield match["text"], number
+
+
+def _bare(text: str) -> str:
     text = text.removeprefix("ValueError: ").removeprefix("RuntimeError: ").strip().rstrip(".")
-    return text if len(text) <= LONGEST_CAUSE else f"{text[: LONGEST_CAUSE - 1]}…"
+    return tracebacks.brief(text)
 
 
-def ending(exit_code: int | None) -> str:
-    """An exit code in words: "with exit code 1", "by signal 9 (SIGKILL)"."""
-    if exit_code is None:
-        return "for an unknown reason"
-    if exit_code >= 0:
-        return f"with exit code {exit_code}"
-    import signal
+def _begin_of_death(said: Sequence[Said]) -> int | None:
+    """The first line that says that the engine dies, or those of a worker right above it; None where there is none."""
+    fatal = (number for number, one in enumerate(said) if not one.frame and _FATAL.match(one.text))
+    begin = next(fatal, None)
+    while begin and said[begin - 1].process.startswith("(Worker"):
+        begin -= 1
+    return begin
 
-    try:
-        name = f" ({signal.Signals(-exit_code).name})"
-    except ValueError:
-        name = ""
-    return f"by signal {-exit_code}{name}"
+
+def _was_stopped(lines: Sequence[str]) -> bool:
+    """Whether a signal came to the API server before its engine died."""
+    stopped = next((number for number, line in enumerate(lines) if _STOPPED.search(line)), None)
+    return stopped is not None and _begin_of_death(tracebacks.read(lines[:stopped])) is None
+
+
+def _unknown(lines: Sequence[str], exit_code: int | None) -> Failure:
+    return Failure(f"vLLM ended {ending(exit_code)}", ending_hint(exit_code), tuple(lines[-LAST_LINES:]))

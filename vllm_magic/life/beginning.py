@@ -79,7 +79,14 @@ class Attached:
         secrets = tuple(known({**dict(spec.env), "VLLM_API_KEY": command.api_key}))
         downloads = Downloads(spec.model, spec.all_args, {**os.environ, **dict(spec.env)})
         self._prepared = Prepared(
-            entry.folder, witness, tuple(record.gpus), record.port, record.since, downloads, secrets
+            entry.folder,
+            witness,
+            tuple(record.gpus),
+            record.port,
+            spec.model,
+            record.since,
+            downloads,
+            secrets,
         )
         self._guards = guards
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vllm_magic.engine.failures import Failure
     from vllm_magic.engine.stages import Progress
     from vllm_magic.errors import VllmMagicError
     from vllm_magic.guard.protocol import Why
@@ -75,11 +76,11 @@ class News:
 
 @dataclass(frozen=True)
 class Over:
-    """Nothing runs any more; the release says what is proved. ``log_tail`` is the end of the log."""
+    """Nothing runs any more; the release says what is proved, and ``failure`` why it ended where that was by itself."""
 
     release: Release
     why: Why
-    log_tail: tuple[str, ...]
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine import failures
-from vllm_magic.errors import ReleaseFailed, StartFailed, VllmMagicError
+from vllm_magic.errors import InvalidOption, ReleaseFailed, ServerFailed, StartFailed, VllmMagicError
 from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.linux.processes import Identity
 from vllm_magic.release import EndedProcess, Release
@@ -73,13 +72,18 @@ def error(over: Over, *, asked: bool, was_ready: bool) -> VllmMagicError | None:
         return None
     if over.why is Why.GUARD_GONE:
         return VllmMagicError(f"{name} was released because its guard was killed. Start it again.")
-    if over.why is not Why.LEADER_ENDED:
+    failure = over.failure
+    if failure is None:
         return VllmMagicError(f"{name} was released ({over.why.value}). Start it again.")
-    if was_ready:
-        ending = failures.ending(over.release.exit_code)
-        return VllmMagicError(f"{name} ended by itself {ending}. See %vllm logs {name}.")
-    failure = failures.explain(over.log_tail, over.release.exit_code)
-    return StartFailed(failure.cause, failure.hint, failure.lines[-TELLING_LINES:])
+    kind = ServerFailed if was_ready else StartFailed
+    return kind(failure.cause, failure.hint, failure.lines[-TELLING_LINES:])
+
+
+def told(server: str, error: VllmMagicError) -> str:
+    """One line on a server that failed while nobody waited for it."""
+    if isinstance(error, (StartFailed, InvalidOption)):
+        return f"{server} did not start: {error}"
+    return f"{server} has failed: {error}" if isinstance(error, ServerFailed) else str(error)
 
 
 def not_released(release: Release) -> ReleaseFailed:

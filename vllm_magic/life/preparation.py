@@ -46,6 +46,7 @@ class Prepared:
         witness: has seen the GPUs as they were before.
         gpus: the UUIDs it may use.
         port: where it will listen.
+        model: what it serves.
         since: when it began, in seconds since the epoch.
         downloads: looks at what it downloads.
         secrets: keys and tokens that its log may hold, to be masked where that is shown.
@@ -55,6 +56,7 @@ class Prepared:
     witness: Witness
     gpus: tuple[str, ...]
     port: int
+    model: str
     since: float
     downloads: Downloads
     secrets: tuple[str, ...] = field(default=(), repr=False)
@@ -139,7 +141,7 @@ def _prepare(
     witness = Witness(probe, baseline, _uuids(chosen), folder.mark)
     downloads = Downloads(spec.model, spec.all_args, order.env)
     secrets = tuple(known(order.env))
-    return Prepared(folder, witness, usable, command.port, noted.since, downloads, secrets), order
+    return Prepared(folder, witness, usable, command.port, spec.model, noted.since, downloads, secrets), order
 
 
 def _record(

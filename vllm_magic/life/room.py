@@ -21,7 +21,7 @@ from vllm_magic.ledger import Condition
 from vllm_magic.linux import processes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.devices import Gpu, Snapshot
@@ -91,20 +91,36 @@ def refusal(name: str, lacking: Shortage) -> NotEnoughMemory:
     """The error for a server that does not fit: who holds the memory, and the ways out."""
     table = processes.table()
     owners = _owners()
-    holders = [holder for gpu in lacking.short for holder in _holders(gpu, table, owners)]
-    holders.sort(key=lambda one: one.used or 0, reverse=True)
+    found = holders(lacking.short, table, owners)
     states = ", ".join(
         f"GPU {gpu.index} has {_gib(gpu.free)} free of {_gib(needed(gpu, lacking.share))} needed"
         for gpu in lacking.short
     )
     return NotEnoughMemory(
-        f"{name} does not fit: {states}. {_line(holders)}",
-        holders,
+        f"{name} does not fit: {states}. {_line(found)}",
+        found,
         details=[
-            *(f"  {_told(one)}" for one in (holders if len(holders) > NAMED else ())),
-            *(f"  {way}" for way in _ways_out(lacking, holders, table, owners)),
+            *(f"  {_told(one)}" for one in (found if len(found) > NAMED else ())),
+            *(f"  {way}" for way in _ways_out(lacking, found, table, owners)),
         ],
     )
+
+
+def holders(
+    gpus: Sequence[Gpu], table: Table | None = None, owners: Mapping[int, Entry] | None = None
+) -> list[Holder]:
+    """Who holds memory of these GPUs, the largest first; the table of processes and their owners, where at hand."""
+    table = processes.table() if table is None else table
+    owners = _owners() if owners is None else owners
+    found = [holder for gpu in gpus for holder in _holders(gpu, table, owners)]
+    return sorted(found, key=lambda one: one.used or 0, reverse=True)
+
+
+def told(several: Sequence[Holder]) -> str:
+    """The largest of them in words."""
+    others = len(several) - NAMED
+    more = f", and {others} more" if others > 0 else ""
+    return f"{', '.join(map(_told, several[:NAMED]))}{more}"
 
 
 def _largest_share(gpu: Gpu) -> float:
@@ -146,12 +162,8 @@ def _user(pid: int) -> str:
         return ""
 
 
-def _line(holders: list[Holder]) -> str:
-    if not holders:
-        return "The driver does not say who holds it."
-    others = len(holders) - NAMED
-    more = f", and {others} more" if others > 0 else ""
-    return f"Held by {', '.join(map(_told, holders[:NAMED]))}{more}."
+def _line(several: list[Holder]) -> str:
+    return f"Held by {told(several)}." if several else "The driver does not say who holds it."
 
 
 def _told(one: Holder) -> str:
@@ -161,11 +173,11 @@ def _told(one: Holder) -> str:
 
 
 def _ways_out(
-    lacking: Shortage, holders: list[Holder], table: Table, owners: Mapping[int, Entry]
+    lacking: Shortage, several: list[Holder], table: Table, owners: Mapping[int, Entry]
 ) -> Iterator[str]:
     if lacking.fitting is not None:
         yield f"--gpu-memory-utilization {lacking.fitting:g}  would fit"
-    found = (_way_out(one.pid, table, owners) for one in holders if one.pid is not None)
+    found = (_way_out(one.pid, table, owners) for one in several if one.pid is not None)
     yield from dict.fromkeys(filter(None, found))
     yield "--force  starts it all the same"
 

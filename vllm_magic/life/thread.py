@@ -7,6 +7,7 @@ import os
 import queue
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.engine import log
@@ -16,7 +17,7 @@ from vllm_magic.gpu import locks
 from vllm_magic.guard import folder
 from vllm_magic.guard.ladder import Outcome
 from vllm_magic.guard.protocol import Ended, Why
-from vllm_magic.life import outcome, rescue
+from vllm_magic.life import cause, outcome, rescue
 from vllm_magic.life.attendance import Attendance
 from vllm_magic.life.idle import Idleness
 from vllm_magic.life.notices import Broken, NeverStarted, Notice, Over, StopPlan
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vllm_magic.engine.command import Command
+    from vllm_magic.engine.failures import Failure
     from vllm_magic.life.beginning import Attached, Fresh
     from vllm_magic.life.preparation import Prepared
     from vllm_magic.linux.processes import Identity
+    from vllm_magic.release import Release
 
-LOG_TAIL = 400  # lines in which the cause of a failure is looked for
+LOG_TAIL = 5000  # lines in which the cause of a failure is looked for: a crash fails each request under way, at length
 
 
 class Life:
@@ -123,7 +126,7 @@ class Life:
         except VllmMagicError as error:
             raise _NothingRanError(error) from error
         if begun is None:
-            return Over(nothing_to_release(self._name), Why.ASKED, ())
+            return Over(nothing_to_release(self._name), Why.ASKED)
         prepared, guards = begun
         api = Api(self._command)
         with contextlib.ExitStack() as cleanup:
@@ -146,7 +149,16 @@ class Life:
             ended: list[Ended | Outcome] = [*attendance.ended]
             if not ended:
                 ended = [rescue.release(prepared.folder.mark, leader, prepared.since)]
-            return self._conclude(prepared, leader, attendance.why, began, ended)
+            over = self._conclude(prepared, leader, attendance.why, began, ended)
+            if over.why is not Why.LEADER_ENDED:
+                return over
+            return replace(over, failure=self._cause(prepared, over.release, was_ready=attendance.ready))
+
+    def _cause(self, prepared: Prepared, release: Release, *, was_ready: bool) -> Failure:
+        rooms = prepared.folder
+        path = rooms.log if release.left else rooms.kept_log
+        tail = log.tail(path, LOG_TAIL, prepared.secrets)
+        return cause.find(prepared, tail, release.exit_code, was_ready=was_ready)
 
     def _end_again(self) -> Notice:
         assert self._left is not None  # noqa: S101 - the end that left something has set it
@@ -175,9 +187,7 @@ class Life:
         else:
             # There still, if the guards were killed at the very end.
             folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
-        release = outcome.release(self._name, why, began, ended, prepared.witness, leader)
-        tail = log.tail(rooms.log if ended[-1].left else rooms.kept_log, LOG_TAIL, prepared.secrets)
-        return Over(release, why, tuple(tail))
+        return Over(outcome.release(self._name, why, began, ended, prepared.witness, leader), why)
 
 
 class _NothingRanError(Exception):

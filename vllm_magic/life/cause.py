@@ -1,0 +1,44 @@
+"""Why a server ended by itself: what its log says, and who holds what it could not have."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vllm_magic.engine import failures, port
+from vllm_magic.life import room
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vllm_magic.engine.failures import Failure
+    from vllm_magic.life.preparation import Prepared
+
+
+def find(prepared: Prepared, log_tail: Sequence[str], exit_code: int | None, *, was_ready: bool) -> Failure:
+    """The cause, once nothing of the server runs any more.
+
+    Args:
+        prepared: the server.
+        log_tail: the end of its log.
+        exit_code: of its leader; negative for a signal, None if unknown.
+        was_ready: whether it had answered.
+    """
+    if was_ready:
+        return failures.explain_death(log_tail, exit_code, model=prepared.model)
+    failure = failures.explain(log_tail, exit_code, model=prepared.model)
+    if failure.port_taken:
+        return _with_holder_of_port(failure, prepared.port)
+    return _with_holders_of_memory(failure, prepared) if failure.memory_wanted else failure
+
+
+def _with_holder_of_port(failure: Failure, number: int) -> Failure:
+    holder = port.holder(number)
+    return replace(failure, cause=f"Port {number} is taken by {holder}") if holder else failure
+
+
+def _with_holders_of_memory(failure: Failure, prepared: Prepared) -> Failure:
+    usable = [gpu for gpu in prepared.witness.look_now().gpus if gpu.uuid in prepared.gpus]
+    short = [gpu for gpu in usable if gpu.free is not None and gpu.free < failure.memory_wanted]
+    holders = room.holders(short)
+    return replace(failure, cause=f"{failure.cause}; held by {room.told(holders)}") if holders else failure
