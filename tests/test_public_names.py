@@ -14,8 +14,10 @@ from vllm_magic import errors
 
 NAMES = {
     "ExecutableNotFound",
+    "Fit",
     "InvalidOption",
     "NameInUse",
+    "NoEstimate",
     "NotEnoughMemory",
     "Proof",
     "Release",
@@ -28,6 +30,7 @@ NAMES = {
     "StartTimeout",
     "VllmMagicError",
     "attach",
+    "fit",
     "load_ipython_extension",
     "serve",
     "servers",
@@ -43,6 +46,7 @@ TREE = {
     "NameInUse": (errors.VllmMagicError,),
     "ServerNotFound": (errors.VllmMagicError, LookupError),
     "NotEnoughMemory": (errors.VllmMagicError,),
+    "NoEstimate": (errors.VllmMagicError,),
     "StartFailed": (errors.VllmMagicError,),
     "StartTimeout": (errors.StartFailed,),
     "StartInterrupted": (errors.StartFailed,),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ExecutableNotFound,
         InvalidOption,
         NameInUse,
+        NoEstimate,
         NotEnoughMemory,
         ReleaseFailed,
         ServerNotFound,
@@ -34,20 +35,23 @@ if TYPE_CHECKING:
         StartTimeout,
         VllmMagicError,
     )
-    from vllm_magic.face import attach, serve, servers, start, stop
+    from vllm_magic.face import attach, fit, serve, servers, start, stop
+    from vllm_magic.life.fit import Fit
     from vllm_magic.release import Proof, Release
     from vllm_magic.server import Server, ServerState
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "face": ("attach", "serve", "servers", "start", "stop"),
+    "face": ("attach", "fit", "serve", "servers", "start", "stop"),
+    "life.fit": ("Fit",),
     "server": ("Server", "ServerState"),
     "release": ("Proof", "Release"),
     "errors": (
         "ExecutableNotFound",
         "InvalidOption",
         "NameInUse",
+        "NoEstimate",
         "NotEnoughMemory",
         "ReleaseFailed",
         "ServerNotFound",
@@ -60,8 +64,10 @@ _HOMES = {
 
 __all__ = [
     "ExecutableNotFound",
+    "Fit",
     "InvalidOption",
     "NameInUse",
+    "NoEstimate",
     "NotEnoughMemory",
     "Proof",
     "Release",
@@ -74,6 +80,7 @@ __all__ = [
     "StartTimeout",
     "VllmMagicError",
     "attach",
+    "fit",
     "load_ipython_extension",
     "serve",
     "servers",

@@ -29,6 +29,7 @@ class Verb(str, Enum):
     RESTART = "restart"
     STATUS = "status"
     LOGS = "logs"
+    FIT = "fit"
     GPU = "gpu"
     DOCTOR = "doctor"
     REAP = "reap"
@@ -135,6 +136,17 @@ def start(words: Sequence[str], executable: str | None = None) -> StartWords:
         keep=found.keep,
     )
     return StartWords(spec, not found.no_wait, found.timeout)
+
+
+def fit(words: Sequence[str]) -> ServerSpec:
+    """What would be started with the words behind ``fit``, which are those of ``start``.
+
+    Raises:
+        InvalidOption: a word does not fit.
+    """
+    if not words or words[0].startswith("-"):
+        raise InvalidOption("Which model? Write it first, then vLLM's flags: %vllm fit MODEL [flags].")
+    return start(words).spec
 
 
 def attach(words: Sequence[str]) -> str | None:

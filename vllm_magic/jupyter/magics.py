@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from vllm_magic.manager import Manager
+    from vllm_magic.server import Server
 
 HELP = """\
 %vllm                        the servers of this kernel
@@ -42,6 +43,7 @@ HELP = """\
 %vllm restart [NAME]         stop it and start it again
 %vllm status [NAME]          the same as %vllm, for one
 %vllm logs [NAME] [-n N]     the last lines of its log, also after its end
+%vllm fit MODEL [flags]      whether it would fit, and what it needs: weights, KV cache; the words are those of start
 %vllm gpu                    who holds how much of which GPU
 %vllm doctor                 what is wrong on this machine, and what helps
 %vllm reap                   release what dead kernels left
@@ -51,8 +53,14 @@ HELP = """\
 NAME can be left out where there is only one. {name} and $name put in variables of the notebook ($$ is a
 dollar sign). TIME is 90, 90s, 30m or 1h30m. `server = %vllm start ...` keeps the server: server.base_url, server.api_key, server.stop()."""
 
+FORESIGHT = 0.2  # seconds that a start without waiting waits for a warning
+
 # What lower floors return, and the function in `views` that shows it; by name, so that loading imports none.
-VIEWS = {"vllm_magic.server.Server": "server", "vllm_magic.release.Release": "release"}
+VIEWS = {
+    "vllm_magic.server.Server": "server",
+    "vllm_magic.release.Release": "release",
+    "vllm_magic.life.fit.Fit": "fit",
+}
 
 
 @magics_class
@@ -88,6 +96,7 @@ class VllmMagics(Magics):
             Verb.RESTART: self._restart,
             Verb.STATUS: self._status,
             Verb.LOGS: self._logs,
+            Verb.FIT: self._fit,
             Verb.GPU: self._gpu,
             Verb.DOCTOR: self._doctor,
             Verb.REAP: self._reap,
@@ -108,10 +117,16 @@ class VllmMagics(Magics):
         from vllm_magic.jupyter.progress import ProgressLine
 
         line = ProgressLine(notebook=hasattr(self._shell, "kernel"))
+        foresight = self._manager.foresee(wanted.spec)
+
+        def report(server: Server) -> None:
+            if warning := foresight.warning():
+                line.finish("")
+                print(warning)  # noqa: T201 - in the cell's thread
+            line.report(server)
+
         try:
-            start = self._manager.start(
-                wanted.spec, wait=wanted.wait, timeout=wanted.timeout, report=line.report
-            )
+            start = self._manager.start(wanted.spec, wait=wanted.wait, timeout=wanted.timeout, report=report)
         except BaseException:
             line.finish("")
             raise
@@ -119,7 +134,9 @@ class VllmMagics(Magics):
         line.finish("" if ready is None else f"{start.server.name} is ready after {ready:.1f} s.")
         if start.reused:
             print(f"{start.server.name} runs already, with the same options.")  # noqa: T201 - in the cell's thread
-        elif start.server.exposed:
+        elif not wanted.wait and (warning := foresight.warning(FORESIGHT)):
+            print(warning)  # noqa: T201
+        if start.server.exposed and not start.reused:
             print(  # noqa: T201
                 f"Other machines can reach {start.server.name}. Its key guards /v1 only: vLLM leaves /invocations, "
                 "/tokenize and /metrics open."
@@ -181,6 +198,9 @@ class VllmMagics(Magics):
         wanted = arguments.logs(said)
         server = self._manager.get_even_past(wanted.name)
         return views.lines(server.name, server.log(wanted.count), server.farewell)
+
+    def _fit(self, said: list[str]) -> Any:
+        return self._manager.fit(arguments.fit(said))
 
     def _gpu(self, said: list[str]) -> Any:
         from vllm_magic.doctor import gpus, survey
