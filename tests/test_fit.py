@@ -98,6 +98,15 @@ class TestVerdict:
         assert judged(llama, "--gpu-memory-utilization", "0.79").fits
         assert not judged(llama, "--gpu-memory-utilization", "0.78").fits
 
+    def test_only_gpus_with_room_are_advised(self, llama):
+        args = ["--gpu-memory-utilization", "0.6"]
+        assert "-tp 2" in judged(llama, *args, gpus=[gpu(0), gpu(1)]).verdict
+        assert "-tp" not in judged(llama, *args, gpus=[gpu(0), gpu(1, free=10)]).verdict
+        assert "-tp" not in judged(llama, *args, gpus=[gpu(0, free=10), gpu(1)]).verdict
+        there = Snapshot(0.0, (gpu(0), gpu(1)), None, None)
+        assert "-tp" not in fit(ServerSpec(llama, tuple(args), gpus="0"), {}, there).verdict
+        assert "-tp 2" in fit(ServerSpec(llama, tuple(args), gpus="auto"), {}, there).verdict
+
     def test_a_share_that_others_hold_is_not_advised(self, llama):
         found = judged(llama, "--gpu-memory-utilization", "0.7", gpus=[gpu(free=18)])
         assert "--gpu-memory-utilization 0" not in found.verdict

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vllm_magic.engine import architecture, loaded, weights
-from vllm_magic.engine.architecture import Layer
 from vllm_magic.engine.kv_cache import layout
+from vllm_magic.engine.layers import Layer
 from vllm_magic.engine.memory_need import need
 from vllm_magic.errors import InvalidOption, NoEstimate
 

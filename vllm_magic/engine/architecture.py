@@ -7,18 +7,16 @@ architectures that most models have; where it does otherwise, `doubts` says so.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from vllm_magic.engine.layers import MOST, Layer, kept, look_back, number
 from vllm_magic.errors import NoEstimate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    Config = Mapping[str, Any]
+    from vllm_magic.engine.layers import Config
 
-MOST = 10**9  # of anything that config.json counts; what is more is nonsense
-MOST_LAYERS = 10_000
 UNKNOWN_LENGTH = 2048  # tokens, where config.json does not say
 _NESTED = (
     "text_config",
@@ -75,9 +73,6 @@ _LATENT = (
     "longcat_flash",
     "pangu_ultra_moe",
 )
-_ENCODERS = ("bert", "distilbert", "modernbert", "nomic_bert", "roberta", "xlm-roberta")
-_FULL, _SLIDING, _STATE = "full_attention", "sliding_attention", "linear_attention"  # in layer_types
-_PATTERNS = {"gemma2": 2, "cohere2": 4, "gemma3_text": 6}  # every which layer keeps all tokens
 _ALREADY_SCALED = (
     "su",
     "longrope",
@@ -86,20 +81,6 @@ _ALREADY_SCALED = (
     "deepseek_yarn",
     "deepseek_llama_scaling",
 )
-_STRANGE = {
-    "compress_ratios": "vLLM compresses its KV cache",
-    "index_topk": "the indexer of its sparse attention is not counted",
-    "global_head_dim": "its layers differ in the size of their heads",
-    "block_configs": "its layers differ from each other",
-}
-
-
-class Layer(str, Enum):
-    """What a layer keeps of the tokens before."""
-
-    FULL = "all tokens"
-    SLIDING = "a window of tokens"
-    STATE = "a state of fixed size"
 
 
 @dataclass(frozen=True)
@@ -153,11 +134,11 @@ def read(config: Config) -> Architecture:
     text = _text(config)
     kind = str(text.get("model_type") or "")
     text = {**_DEFAULTS.get(kind, {}), **{name: value for name, value in text.items() if value is not None}}
-    depth = _number(text, "num_hidden_layers", "n_layer", "num_layers", "n_layers")
-    heads = _number(text, "num_attention_heads", "n_head", "n_heads", default=0)
+    depth = number(text, "num_hidden_layers", "n_layer", "num_layers", "n_layers")
+    heads = number(text, "num_attention_heads", "n_head", "n_heads", default=0)
     latent = kind.startswith(_LATENT) and "kv_lora_rank" in text
-    window = _window(text, kind)
-    layers, doubts = _layers(text, kind, depth, window)
+    window = look_back(text, kind)
+    layers, doubts = kept(text, kind, depth, window)
     longest, context = _lengths(text, kind)
     quantized, kv_dtype = _quantized(config, text)
     return Architecture(
@@ -186,108 +167,29 @@ def _text(config: Config) -> dict[str, Any]:
     return text
 
 
-def _number(text: Config, *names: str, default: int | None = None) -> int:
-    for name in names:
-        value = text.get(name)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST:
-            raise NoEstimate(f"{name} in config.json is no number that makes sense.")
-        return value
-    if default is None:
-        raise NoEstimate(f"config.json has no {names[0]}: it is of no language model that is known here.")
-    return default
-
-
 def _kv_heads(text: Config, heads: int) -> int:
     if text.get("multi_query") is True and not text.get("new_decoder_architecture"):
         return 1  # Falcon
-    return _number(text, *_KV_HEADS, default=heads)
+    return number(text, *_KV_HEADS, default=heads)
 
 
 def _values(text: Config, heads: int, layers: tuple[Layer, ...], *, latent: bool) -> int:
     if not {Layer.FULL, Layer.SLIDING} & set(layers):
         return 0
     if latent:
-        return _number(text, "kv_lora_rank") + _number(text, "qk_rope_head_dim", default=0)
-    size = _number(text, "head_dim", "hidden_size_per_head", default=0)
+        return number(text, "kv_lora_rank") + number(text, "qk_rope_head_dim", default=0)
+    size = number(text, "head_dim", "hidden_size_per_head", default=0)
     if not size and heads:
-        size = _number(text, "hidden_size", "n_embd", "d_model") // heads
+        size = number(text, "hidden_size", "n_embd", "d_model") // heads
     if not size:
         raise NoEstimate("config.json has no num_attention_heads.")
     return 2 * size
 
 
-def _window(text: Config, kind: str) -> int:
-    if kind.startswith("qwen") and text.get("use_sliding_window") is not True:
-        return 0
-    if text.get("use_sliding_window") is False:
-        return 0
-    return _number(text, "sliding_window", default=0)
-
-
-def _layers(text: Config, kind: str, depth: int, window: int) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
-    """What each layer keeps, and what is in doubt about it."""
-    if kind in _ENCODERS:
-        return (), ()
-    if depth > MOST_LAYERS:
-        raise NoEstimate("num_hidden_layers in config.json is no number that makes sense.")
-    doubts = [reason for name, reason in _STRANGE.items() if name in text]
-    if text.get("is_encoder_decoder") is True:
-        doubts.append("what the decoder keeps of the encoder is not counted")
-    layers = [_layer(name, window) for name in _names(text, kind, depth, window)]
-    if Layer.STATE in layers:
-        doubts.append("the states of its layers without attention are not counted")
-    shared = _number(text, "num_kv_shared_layers", default=0)  # they read the cache of layers before them
-    return tuple(layers[: max(0, depth - shared)]), tuple(doubts)
-
-
-def _layer(name: str, window: int) -> Layer:
-    if "sliding" in name and window:
-        return Layer.SLIDING
-    # Llama 4's chunked attention keeps all tokens unless vLLM is told otherwise (config/vllm.py).
-    return Layer.FULL if "attention" in name and "linear" not in name else Layer.STATE
-
-
-def _names(text: Config, kind: str, depth: int, window: int) -> list[str]:
-    """The layers' types in the words of ``layer_types``, also for what says it in another way."""
-    for key in ("layer_types", "layers_block_type"):
-        if isinstance(text.get(key), list):
-            return [_FULL if name == "hybrid" else str(name) for name in text[key][:depth]]
-    if (mixed := _mixed(text, kind, depth)) is not None:
-        return mixed
-    if not window:
-        return [_FULL] * depth
-    if kind.startswith("qwen"):
-        first = _number(text, "max_window_layers", default=28)
-        return [_SLIDING if index >= first else _FULL for index in range(depth)]
-    pattern = text.get("sliding_window_pattern")
-    if isinstance(pattern, str) and pattern:  # EXAONE 4
-        return [_SLIDING if pattern[index % len(pattern)] == "L" else _FULL for index in range(depth)]
-    every = _number(text, "sliding_window_pattern", default=_PATTERNS.get(kind, 0))
-    # Without a pattern, as in Mistral and Phi-3, every layer slides.
-    return [_FULL if every and (index + 1) % every == 0 else _SLIDING for index in range(depth)]
-
-
-def _mixed(text: Config, kind: str, depth: int) -> list[str] | None:
-    """The layers of a model of which not all have attention; None for another one."""
-    if kind.endswith("mamba") or kind == "mamba2":
-        return [_STATE] * depth
-    if isinstance(pattern := text.get("hybrid_override_pattern"), str):  # Nemotron-H; "-" has neither
-        return [{"*": _FULL, "M": _STATE}[letter] for letter in pattern[:depth] if letter in "*M"]
-    if "attn_layer_period" in text:  # Jamba
-        period, offset = (_number(text, f"attn_layer_{name}", default=0) for name in ("period", "offset"))
-        return [_FULL if index % max(1, period) == offset else _STATE for index in range(depth)]
-    if "full_attention_interval" in text:  # Qwen3-Next
-        interval = max(1, _number(text, "full_attention_interval"))
-        return [_STATE if (index + 1) % interval else _FULL for index in range(depth)]
-    return None
-
-
 def _lengths(text: Config, kind: str) -> tuple[int, int]:
     """The longest context, and the one that vLLM takes by itself."""
-    known = [_number(text, name) for name in _LENGTHS if text.get(name) is not None]
-    longest = _number(text, "model_max_length", default=0) or min(known, default=UNKNOWN_LENGTH)
+    known = [number(text, name) for name in _LENGTHS if text.get(name) is not None]
+    longest = number(text, "model_max_length", default=0) or min(known, default=UNKNOWN_LENGTH)
     ropes = _ropes(text)
     for rope in () if "gemma3" in kind else ropes:
         factor = rope.get("factor")
@@ -297,7 +199,7 @@ def _lengths(text: Config, kind: str) -> tuple[int, int]:
             longest = int(longest * factor)
             break
     if any(_rope_type(rope) == "longrope" for rope in ropes):
-        return longest, _number(text, "original_max_position_embeddings", default=longest)
+        return longest, number(text, "original_max_position_embeddings", default=longest)
     return longest, longest
 
 

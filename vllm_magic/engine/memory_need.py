@@ -13,15 +13,16 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.engine import architecture, command, flags, loaded
-from vllm_magic.engine.architecture import Layer
 from vllm_magic.engine.kv_cache import layout
+from vllm_magic.engine.layers import MOST, Layer
 from vllm_magic.errors import InvalidOption
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from vllm_magic.engine.architecture import Architecture, Config
+    from vllm_magic.engine.architecture import Architecture
     from vllm_magic.engine.kv_cache import KvCache
+    from vllm_magic.engine.layers import Config
     from vllm_magic.engine.weights import Weights
 
 GIB = 2**30
@@ -238,7 +239,7 @@ def _context(args: Sequence[str]) -> int:
     if said.strip().lower() in ("-1", "auto"):
         return -1
     count = flags.amount(said)
-    if not count or count > architecture.MOST:
+    if not count or count > MOST:
         raise InvalidOption(f"--max-model-len {said} is no length. Write 8192, 32k, 32K or auto.")
     return count
 

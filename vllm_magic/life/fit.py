@@ -17,7 +17,7 @@ from vllm_magic.life import verdict
 from vllm_magic.life.verdict import Case, GpuRoom, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from vllm_magic.engine.memory_need import Need
     from vllm_magic.engine.spec import ServerSpec
@@ -82,19 +82,21 @@ def fit(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot, *, online: 
         NoEstimate: the model is not known, or not of a kind that is known here.
     """
     environ = {**environ, **dict(spec.env)}
-    chosen = _chosen(spec, environ, now)
+    candidates = _candidates(spec, environ, now)
     config, stored = _described(spec, environ, online=online)
-    memory = min((gpu.total for gpu in chosen if gpu.total), default=None)
+    count = command.gpu_count(spec.args)
+    memory = min((gpu.total for gpu in candidates[:count] if gpu.total), default=None)
 
     def again(*more: str) -> Need:
         return need(config, stored, (*spec.args, *more), memory)
 
     wanted = again()
-    gpus = tuple(
+    rooms = tuple(
         GpuRoom(gpu.index, gpu.name, gpu.total, gpu.free, choice.needed(gpu, wanted.fraction))
-        for gpu in chosen
+        for gpu in candidates
         if gpu.total and gpu.free is not None
     )
+    gpus = rooms[:count]
     kv_room = _kv_room(wanted, gpus, environ)
     context = wanted.context
     if wanted.automatic and kv_room is not None:
@@ -102,7 +104,7 @@ def fit(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot, *, online: 
     requests = wanted.kv.requests(kv_room, context) if kv_room is not None and wanted.kv.block else None
     largest = None if kv_room is None else wanted.kv.longest(kv_room, wanted.model.longest)
     any_length = environ.get(ANY_LENGTH, "").strip().lower() in ("1", "true")
-    case = Case(wanted, gpus, len(now.gpus), kv_room, context, any_length, again)
+    case = Case(wanted, rooms, len(now.gpus), kv_room, context, any_length, again)
     outcome = verdict.judge(case)
     said = verdict.line(case, outcome, requests, largest)
     return Fit(spec.model, outcome, said, wanted, gpus, context, kv_room, requests, largest)
@@ -124,17 +126,17 @@ def _described(
     return hub.ask(spec, environ)
 
 
-def _chosen(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot) -> tuple[Gpu, ...]:
-    """The GPUs that it would use; where CUDA's order is not known, the ones that have most room."""
-    count = command.gpu_count(spec.args)
-    if spec.gpus is not None:
-        try:
-            return choice.choose(spec.gpus, now, count, fraction=0.0)[:count]
-        except ValueError as error:
-            raise InvalidOption(str(error)) from None
-    seen = visible(now.gpus, environ)
-    gpus = seen.gpus if seen.ordered else sorted(seen.gpus, key=lambda gpu: gpu.free or 0, reverse=True)
-    return tuple(gpus[:count])
+def _candidates(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot) -> Sequence[Gpu]:
+    """The GPUs that it may use, those first that it takes first; the freest where CUDA's order is not known."""
+    if spec.gpus is None:
+        seen = visible(now.gpus, environ)
+        return seen.gpus if seen.ordered else sorted(seen.gpus, key=lambda gpu: gpu.free or 0, reverse=True)
+    try:
+        chosen = choice.choose(spec.gpus, now, command.gpu_count(spec.args), fraction=0.0)
+    except ValueError as error:
+        raise InvalidOption(str(error)) from None
+    is_auto = spec.gpus.strip().lower() == "auto"
+    return (*chosen, *(gpu for gpu in now.gpus if is_auto and gpu not in chosen))
 
 
 def _kv_room(wanted: Need, gpus: tuple[GpuRoom, ...], environ: Mapping[str, str]) -> int | None:

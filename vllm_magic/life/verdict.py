@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.life.room import CONTEXT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from vllm_magic.engine.memory_need import Need
 
@@ -55,8 +55,8 @@ class Case:
 
     Attributes:
         need: of each GPU.
-        gpus: those that it would use and that tell their memory.
-        in_sight: how many there are in all.
+        candidates: the GPUs that it may use and that tell their memory, the first ones first.
+        in_sight: how many GPUs there are in all.
         kv_room: for the KV cache of each GPU; None where there is nothing to tell it by.
         context: tokens of the longest request.
         any_length: whether vLLM takes a context that the model does not know.
@@ -64,12 +64,17 @@ class Case:
     """
 
     need: Need
-    gpus: tuple[GpuRoom, ...]
+    candidates: tuple[GpuRoom, ...]
     in_sight: int
     kv_room: int | None
     context: int
     any_length: bool
     again: Callable[..., Need]
+
+    @property
+    def gpus(self) -> tuple[GpuRoom, ...]:
+        """Those that it would use."""
+        return self.candidates[: self.need.gpus]
 
     @property
     def tightest(self) -> GpuRoom:
@@ -107,7 +112,7 @@ def _on_gpus(case: Case) -> Outcome:
         room, outcome = case.tightest.usable, Outcome.TOO_LARGE
     if least > room:
         return outcome
-    if not case.is_room_set and any(gpu.free < gpu.usable for gpu in case.gpus):
+    if not case.is_room_set and _is_short(case.gpus):
         return Outcome.NOT_NOW
     return Outcome.CLOSE if most > room else Outcome.FITS
 
@@ -193,7 +198,8 @@ def _ways(case: Case) -> Iterator[str]:
     if case.is_room_set:
         yield "another --kv-cache-memory-bytes"
         return
-    yield from _shorter(case, case.tightest.usable - case.need.weights - case.need.overhead[1])
+    if not _is_short(case.gpus):
+        yield from _shorter(case, case.tightest.usable - case.need.weights - case.need.overhead[1])
     yield from _other_share(case)
     yield from _more_gpus(case)
     smallest = case.need.weights // 4 + case.need.overhead[0]  # in 4 bits
@@ -202,8 +208,6 @@ def _ways(case: Case) -> Iterator[str]:
 
 
 def _shorter(case: Case, room: int) -> Iterator[str]:
-    if any(gpu.free < gpu.usable for gpu in case.gpus):
-        return  # vLLM would refuse that too
     longest = case.need.kv.longest(room, case.context - 1)
     if longest >= STEP:
         yield f"--max-model-len {longest // STEP * STEP}"
@@ -219,14 +223,21 @@ def _other_share(case: Case) -> Iterator[str]:
 
 
 def _more_gpus(case: Case) -> Iterator[str]:
-    heads, count = case.need.model.heads, 2
-    while case.need.gpus == 1 and count <= case.in_sight:
-        if heads and heads % count == 0:
+    """The fewest GPUs on which it fits when each layer is divided among them."""
+    count = 2
+    while case.need.gpus == 1 and count <= len(case.candidates):
+        gpus = case.candidates[:count]
+        if case.need.model.heads % count == 0 and not _is_short(gpus):
             _, most = needs(case.again("--tensor-parallel-size", str(count)), case.context)
-            if most <= case.tightest.usable:
+            if most <= min(gpu.usable for gpu in gpus):
                 yield f"-tp {count}"
                 return
         count *= 2
+
+
+def _is_short(gpus: Sequence[GpuRoom]) -> bool:
+    """Whether vLLM would refuse to start for want of free memory, whatever it needs."""
+    return any(gpu.free < gpu.usable for gpu in gpus)
 
 
 def _range(sizes: tuple[int, int]) -> str:
