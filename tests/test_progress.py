@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vllm_magic.engine import cache as cached
-from vllm_magic.engine import history, hub
+from vllm_magic.engine import hf_cache, history
 from vllm_magic.engine.download import Download, Downloads
 from vllm_magic.engine.pace import USUAL, Estimate, Pace
 from vllm_magic.engine.spec import ServerSpec
@@ -218,11 +218,11 @@ class TestDownloads:
 
     def test_where_it_is(self):
         home = Path.home()
-        assert hub.folder((), {}) == home / ".cache/huggingface/hub"
-        assert hub.folder((), {"XDG_CACHE_HOME": "/x"}) == Path("/x/huggingface/hub")
-        assert hub.folder((), {"HF_HOME": "/h", "XDG_CACHE_HOME": "/x"}) == Path("/h/hub")
-        assert hub.folder((), {"HF_HUB_CACHE": "/c", "HF_HOME": "/h"}) == Path("/c")
-        assert hub.folder(("--download-dir", "~/d"), {"HF_HUB_CACHE": "/c"}) == home / "d"
+        assert hf_cache.folder((), {}) == home / ".cache/huggingface/hub"
+        assert hf_cache.folder((), {"XDG_CACHE_HOME": "/x"}) == Path("/x/huggingface/hub")
+        assert hf_cache.folder((), {"HF_HOME": "/h", "XDG_CACHE_HOME": "/x"}) == Path("/h/hub")
+        assert hf_cache.folder((), {"HF_HUB_CACHE": "/c", "HF_HOME": "/h"}) == Path("/c")
+        assert hf_cache.folder(("--download-dir", "~/d"), {"HF_HUB_CACHE": "/c"}) == home / "d"
 
 
 class TestTold:

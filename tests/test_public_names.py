@@ -14,9 +14,11 @@ from vllm_magic import errors
 
 NAMES = {
     "ExecutableNotFound",
+    "Fit",
     "InvalidOption",
     "NameInUse",
     "NoChatTemplate",
+    "NoEstimate",
     "NotEnoughMemory",
     "Proof",
     "Release",
@@ -31,6 +33,7 @@ NAMES = {
     "StartTimeout",
     "VllmMagicError",
     "attach",
+    "fit",
     "load_ipython_extension",
     "serve",
     "servers",
@@ -46,6 +49,7 @@ TREE = {
     "NameInUse": (errors.VllmMagicError,),
     "ServerNotFound": (errors.VllmMagicError, LookupError),
     "NotEnoughMemory": (errors.VllmMagicError,),
+    "NoEstimate": (errors.VllmMagicError,),
     "ServerFailed": (errors.VllmMagicError,),
     "StartFailed": (errors.ServerFailed,),
     "StartTimeout": (errors.StartFailed,),

@@ -8,7 +8,7 @@ from pathlib import Path
 import hub_server
 import pytest
 
-from vllm_magic.engine import hub
+from vllm_magic.engine import hf_cache
 from vllm_magic.errors import InvalidOption, VllmMagicError
 from vllm_magic.jupyter import arguments
 from vllm_magic.life import pull as pulling
@@ -54,7 +54,7 @@ def test_what_vllm_needs_of_it(serve, hugging_face):
     assert sorted(file.name for file in folder.iterdir()) == ["config.json", "model.safetensors"]
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
     assert done.size == WANTED
-    (model,) = hub.models(hugging_face)
+    (model,) = hf_cache.models(hugging_face)
     assert (model.name, model.size, model.complete) == (MODEL, WANTED, True)
 
 
@@ -87,11 +87,11 @@ def test_an_interrupted_one_is_ended_and_goes_on(serve, hugging_face):
 
     with pytest.raises(KeyboardInterrupt):
         pull(MODEL, report=interrupt)
-    (model,) = hub.models(hugging_face)
+    (model,) = hf_cache.models(hugging_face)
     assert not model.complete
     gate.set()
     pull(MODEL)
-    (model,) = hub.models(hugging_face)
+    (model,) = hf_cache.models(hugging_face)
     assert model.complete
 
 

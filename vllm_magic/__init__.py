@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         InvalidOption,
         NameInUse,
         NoChatTemplate,
+        NoEstimate,
         NotEnoughMemory,
         ReleaseFailed,
         RequestFailed,
@@ -37,14 +38,16 @@ if TYPE_CHECKING:
         StartTimeout,
         VllmMagicError,
     )
-    from vllm_magic.face import attach, serve, servers, start, stop
+    from vllm_magic.face import attach, fit, serve, servers, start, stop
+    from vllm_magic.life.fit import Fit
     from vllm_magic.release import Proof, Release
     from vllm_magic.server import Server, ServerState
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "face": ("attach", "serve", "servers", "start", "stop"),
+    "face": ("attach", "fit", "serve", "servers", "start", "stop"),
+    "life.fit": ("Fit",),
     "server": ("Server", "ServerState"),
     "release": ("Proof", "Release"),
     "errors": (
@@ -52,6 +55,7 @@ _HOMES = {
         "InvalidOption",
         "NameInUse",
         "NoChatTemplate",
+        "NoEstimate",
         "NotEnoughMemory",
         "ReleaseFailed",
         "RequestFailed",
@@ -66,9 +70,11 @@ _HOMES = {
 
 __all__ = [
     "ExecutableNotFound",
+    "Fit",
     "InvalidOption",
     "NameInUse",
     "NoChatTemplate",
+    "NoEstimate",
     "NotEnoughMemory",
     "Proof",
     "Release",
@@ -83,6 +89,7 @@ __all__ = [
     "StartTimeout",
     "VllmMagicError",
     "attach",
+    "fit",
     "load_ipython_extension",
     "serve",
     "servers",

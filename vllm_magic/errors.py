@@ -8,6 +8,7 @@
     ├── NameInUse              another server has this name
     ├── ServerNotFound         no server has this name (also a LookupError)
     ├── NotEnoughMemory        the GPUs have no room for it
+    ├── NoEstimate             what memory a model needs cannot be told
     ├── ServerFailed           the server ended by itself
     │   └── StartFailed        that was before it was ready
     │       ├── StartTimeout       it was not ready in time
@@ -109,6 +110,17 @@ class NotEnoughMemory(VllmMagicError):
     def details(self) -> list[str]:
         """The ways out."""
         return self._details
+
+
+class NoEstimate(VllmMagicError):
+    """What memory a model needs cannot be told.
+
+    Args:
+        reason: what is missing, as a sentence.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"An estimate cannot be made: {reason}")
 
 
 class ServerFailed(VllmMagicError):

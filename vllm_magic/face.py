@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
+    from vllm_magic.life.fit import Fit
     from vllm_magic.manager import Start
     from vllm_magic.release import Release
     from vllm_magic.server import Server
@@ -91,6 +92,24 @@ def _spec(
         env=tuple(sorted((name, str(value)) for name, value in (env or {}).items())),
         keep=keep,
     )
+
+
+def fit(model: str, *args: str, gpus: str | None = None, env: Mapping[str, str] | None = None) -> Fit:
+    """Estimate whether a model fits on the GPUs as they are now; nothing is started.
+
+    Args:
+        model: a Hugging Face name, or a folder. What is not on this machine is asked of the Hub, where
+            huggingface_hub is installed and HF_HUB_OFFLINE does not forbid it.
+        *args: any flags of ``vllm serve``, as strings.
+        gpus: as in `start`.
+        env: environment variables on top of this process's.
+
+    Raises:
+        InvalidOption: a flag has a value that vLLM refuses, or ``gpus`` names what is not there.
+        NoEstimate: the model is not known, or not of a kind that is known here.
+    """
+    spec = ServerSpec(str(model), tuple(map(str, args)), gpus=gpus, env=tuple(sorted((env or {}).items())))
+    return manager.fit(spec)
 
 
 def stop(name: str | None = None) -> Release | list[Release]:

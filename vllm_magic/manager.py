@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.ledger import Entry
+    from vllm_magic.life.fit import Fit
+    from vllm_magic.life.foresight import Foresight
     from vllm_magic.release import Release
 
 REMEMBERED = 20  # servers that are over, for their logs
@@ -242,6 +244,23 @@ class Manager:
     def gpus(self) -> Snapshot:
         """The GPUs as they are now."""
         return self._probe.snapshot()
+
+    def fit(self, spec: ServerSpec) -> Fit:
+        """Judge whether a server would fit on the GPUs as they are now; nothing is started.
+
+        Raises:
+            InvalidOption: a flag has a value that vLLM refuses, or --gpus names what is not there.
+            NoEstimate: the model is not known, or not of a kind that is known here.
+        """
+        from vllm_magic.life.fit import fit
+
+        return fit(spec, os.environ, self.gpus())
+
+    def foresee(self, spec: ServerSpec) -> Foresight:
+        """Begin to look whether the start of this server will fail for want of memory."""
+        from vllm_magic.life.foresight import Foresight
+
+        return Foresight(spec, self._probe)
 
     def let_go(self) -> None:
         """Ask every server to end, and return at once; the guards do the rest. For the end of the kernel."""

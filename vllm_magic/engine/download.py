@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine import hub
+from vllm_magic.engine import hf_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -54,7 +54,9 @@ class Downloads:
         environ: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._folder = None if Path(model).exists() else hub.folder(args, environ) / hub.folder_name(model)
+        self._folder = (
+            None if Path(model).exists() else hf_cache.folder(args, environ) / hf_cache.folder_name(model)
+        )
         self._clock = clock
         self._seen: list[tuple[float, int]] = []
 
@@ -62,7 +64,7 @@ class Downloads:
         """The download that goes on now; None where none does."""
         if self._folder is None:
             return None
-        done, goes_on = hub.arriving(self._folder / "blobs")
+        done, goes_on = hf_cache.arriving(self._folder / "blobs")
         if not goes_on:
             self._seen.clear()
             return None

@@ -6,6 +6,7 @@ vLLM accepts ``--flag value``, ``--flag=value``, and underscores for dashes (its
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING
 
 from vllm_magic.errors import InvalidOption
@@ -75,6 +76,19 @@ def whole_number(args: Sequence[str], *names: str, default: int) -> int:
 def is_whole_number(text: str) -> bool:
     """Whether the text is a whole number of a length that makes sense (`int` takes 4,300 digits at most)."""
     return text.isdecimal() and len(text) <= LONGEST_NUMBER
+
+
+def amount(text: str) -> int | None:
+    """A number as vLLM lets it be written: "8192", "32k" (32,000), "25.6k", "32K" (32,768); None for anything else.
+
+    It is human_readable_int in its utils/argparse_utils.py.
+    """
+    found = re.fullmatch(r"(\d{1,15})(\.\d{1,15})?([kKmMgGtT]?)", text.strip(), re.ASCII)
+    if not found or (found[2] and not found[3].islower()):
+        return None
+    base = 1024 if found[3].isupper() else 1000
+    times = math.prod([base] * (" kmgt".find(found[3].lower() or " ")))
+    return int(float(found[1] + found[2]) * times) if found[2] else int(found[1]) * times
 
 
 def number(args: Sequence[str], *names: str, default: float) -> float:

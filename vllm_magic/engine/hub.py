@@ -1,93 +1,92 @@
-"""The models in the Hugging Face cache (its folder is laid out as huggingface_hub describes it: blobs, refs, snapshots)."""
+"""A model's config.json and the headers of its weights from the Hugging Face Hub, where it is not on this machine."""
 
 from __future__ import annotations
 
-import os
-import time
-from contextlib import suppress
-from dataclasses import dataclass
+import re
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vllm_magic.engine import flags
+from vllm_magic.engine import flags, weights
+from vllm_magic.engine.model_files import cache_folder, read_json
+from vllm_magic.errors import NoEstimate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
-_PREFIX = "models--"  # models--ORGANISATION--NAME
-INCOMPLETE = ".incomplete"  # HASH.incomplete or HASH.RANDOM.incomplete, of the file HASH
-FRESH = 30.0  # seconds without a byte after which a download is taken for broken off
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoSibling
+
+    from vllm_magic.engine.spec import ServerSpec
+    from vllm_magic.engine.weights import Weights
+
+LIMIT = 10.0  # seconds for an answer
+LONGEST_REASON = 200  # characters
+_YES = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads variables
 
 
-@dataclass(frozen=True)
-class Model:
-    """A model on disk.
+def ask(spec: ServerSpec, environ: Mapping[str, str]) -> tuple[dict[str, Any], Weights]:
+    """The config and the weights of a model on the Hub.
 
-    Attributes:
-        name: as vLLM is told it.
-        size: bytes of its files, those of downloads that were broken off too.
-        complete: whether each file that was begun is here whole.
-        changed: when something of it was downloaded last, in seconds since the epoch.
+    Args:
+        spec: the model, and its ``--revision``.
+        environ: with ``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HOME`` and their like.
+
+    Raises:
+        NoEstimate: it may not be asked, or does not know; one line says why.
     """
-
-    name: str
-    size: int
-    complete: bool
-    changed: float
-
-
-def folder(args: Sequence[str], environ: Mapping[str, str]) -> Path:
-    """Where vLLM keeps models: ``--download-dir``, ``$HF_HUB_CACHE``, ``$HF_HOME/hub``, else in ``~/.cache``."""
-    told = flags.value(args, "--download-dir") or environ.get("HF_HUB_CACHE")
-    if told:
-        return Path(told).expanduser()
-    home = environ.get("HF_HOME") or f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
-    return Path(home).expanduser() / "hub"
-
-
-def folder_name(model: str) -> str:
-    """The name of a model's folder in the cache."""
-    return f"{_PREFIX}{model.replace('/', '--')}"
-
-
-def models(cache: Path) -> list[Model]:
-    """Those that are there, by name; [] where there is no cache."""
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", spec.model):
+        raise NoEstimate(f"there is no model at {spec.model}.")
+    if any(environ.get(name, "").upper() in _YES for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")):
+        raise NoEstimate(f"{spec.model} is not on this machine, and HF_HUB_OFFLINE forbids to ask for it.")
     try:
-        found = [entry for entry in cache.iterdir() if entry.name.startswith(_PREFIX)]
-    except OSError:
-        return []
-    return sorted((_model(entry) for entry in found if (entry / "blobs").is_dir()), key=lambda one: one.name)
-
-
-def arriving(blobs: Path) -> tuple[int, bool]:
-    """Bytes of a model's files that are here or on their way, and whether some are on their way.
-
-    What was broken off earlier stays: huggingface_hub begins such a file anew, under another name.
-    """
-    files = _files(blobs)
-    newest = time.time() - FRESH
-    parts = [
-        one.st_size for name, one in files.items() if name.endswith(INCOMPLETE) and one.st_mtime >= newest
-    ]
-    return sum(one.st_size for name, one in files.items() if not name.endswith(INCOMPLETE)) + sum(
-        parts
-    ), bool(parts)
-
-
-def _model(path: Path) -> Model:
-    files = _files(path / "blobs")
-    return Model(
-        name=path.name.removeprefix(_PREFIX).replace("--", "/"),
-        size=sum(status.st_size for status in files.values()),
-        complete={name.partition(".")[0] for name in files} <= files.keys(),
-        changed=max((status.st_mtime for status in files.values()), default=0.0),
+        import huggingface_hub
+    except ImportError:
+        raise NoEstimate(
+            f"{spec.model} is not on this machine. To ask the Hub for it: pip install huggingface_hub."
+        ) from None
+    api = huggingface_hub.HfApi(
+        endpoint=environ.get("HF_ENDPOINT") or None, token=environ.get("HF_TOKEN") or None
     )
+    revision = flags.value(spec.args, "--revision")
+    try:
+        with _no_progress_bars():
+            # Asked first, since it is not tried again for half a minute when nobody answers.
+            files = api.model_info(spec.model, revision=revision, files_metadata=True, timeout=LIMIT).siblings
+            path = api.hf_hub_download(
+                spec.model, "config.json", revision=revision, cache_dir=cache_folder(environ)
+            )
+            return read_json(Path(path)), _weights(api, spec.model, revision, files or ())
+    except NoEstimate:
+        raise
+    except Exception as error:  # noqa: BLE001 - of several libraries, by the version of huggingface_hub
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise NoEstimate(f"the Hub did not tell of {spec.model}: {reason[:LONGEST_REASON]}") from None
 
 
-def _files(blobs: Path) -> dict[str, os.stat_result]:
-    files = {}
-    with suppress(OSError), os.scandir(blobs) as found:
-        for file in found:
-            with suppress(OSError):  # renamed meanwhile
-                files[file.name] = file.stat(follow_symlinks=False)
-    return files
+def _weights(api: HfApi, model: str, revision: str | None, files: Iterable[RepoSibling]) -> Weights:
+    sizes = {file.rfilename: file.size or 0 for file in files}
+    if any(name.endswith(".safetensors") for name in sizes):
+        described = api.get_safetensors_metadata(model, revision=revision).files_metadata
+        return weights.of_tensors(
+            weights.tensor(name, one.dtype, one.shape)
+            for file in described.values()
+            for name, one in file.tensors.items()
+        )
+    stored = [size for name, size in sizes.items() if name.endswith(".bin")]
+    if not sum(stored):
+        raise NoEstimate(f"the Hub has no weights of {model} that can be judged.")
+    return weights.of_files(stored)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    from huggingface_hub import utils
+
+    before = utils.are_progress_bars_disabled()  # type: ignore[attr-defined]
+    utils.disable_progress_bars()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        if not before:
+            utils.enable_progress_bars()  # type: ignore[attr-defined]

@@ -35,6 +35,7 @@ class Verb(str, Enum):
     WAKE = "wake"
     STATUS = "status"
     LOGS = "logs"
+    FIT = "fit"
     METRICS = "metrics"
     BENCH = "bench"
     LORA = "lora"
@@ -231,6 +232,17 @@ def start(words: Sequence[str], defaults: Settings = NO_SETTINGS, verb: Verb = V
     if verb is Verb.SWITCH and found.no_wait:
         raise InvalidOption("--no-wait: %vllm switch returns when the server is ready. Leave it out.")
     return StartWords(spec, not found.no_wait, found.timeout)
+
+
+def fit(words: Sequence[str]) -> ServerSpec:
+    """What would be started with the words behind ``fit``, which are those of ``start``.
+
+    Raises:
+        InvalidOption: a word does not fit.
+    """
+    if not words or words[0].startswith("-"):
+        raise InvalidOption("Which model? Write it first, then vLLM's flags: %vllm fit MODEL [flags].")
+    return start(words).spec
 
 
 def attach(words: Sequence[str]) -> str | None:

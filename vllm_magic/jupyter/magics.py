@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.download import Download
     from vllm_magic.jupyter.ask import Asker
     from vllm_magic.manager import Manager
+    from vllm_magic.server import Server
 
 HELP = """\
 %vllm                        the servers of this kernel
@@ -49,6 +50,7 @@ HELP = """\
 %vllm wake [NAME]            wake it up
 %vllm status [NAME]          the same as %vllm, for one
 %vllm logs [NAME] [-n N]     the last lines of its log, also after its end
+%vllm fit MODEL [flags]      whether it would fit, and what it needs: weights, KV cache; the words are those of start
 %vllm metrics [NAME]         requests, tokens a second, KV cache, times to the first token and between tokens
 %vllm lora list              the LoRA adapters of a server that was started with --enable-lora
 %vllm lora load NAME FOLDER  load one; name it as the model in a request
@@ -79,12 +81,15 @@ dollar sign), but not in the cell below %%vllm, which is sent as it stands. TIME
 A profile is a table of ~/.config/vllm-magic/profiles.toml, of lines such as model = "ORG/MODEL", gpus = "0,1", ttl = "30m",
 env = { NAME = "VALUE" }, flags = "--max-model-len 32768"; %vllm start --profile NAME uses it."""
 
+FORESIGHT = 0.2  # seconds that a start without waiting waits for a warning
+
 # What lower floors return, and the function in `views` that shows it; by name, so that loading imports none.
 VIEWS = {
     "vllm_magic.server.Server": "server",
     "vllm_magic.release.Release": "release",
     "vllm_magic.life.nap.Nap": "nap",
     "vllm_magic.engine.generate.Answer": "answer",
+    "vllm_magic.life.fit.Fit": "fit",
 }
 
 
@@ -136,6 +141,7 @@ class VllmMagics(Magics):
             Verb.WAKE: self._wake,
             Verb.STATUS: self._status,
             Verb.LOGS: self._logs,
+            Verb.FIT: self._fit,
             Verb.METRICS: self._metrics,
             Verb.LORA: self._lora,
             Verb.BENCH: self._bench,
@@ -163,17 +169,25 @@ class VllmMagics(Magics):
         from vllm_magic.jupyter.progress import ProgressLine, ready
 
         line = ProgressLine(notebook=hasattr(self._shell, "kernel"))
+        foresight = self._manager.foresee(wanted.spec)
+
+        def report(server: Server) -> None:
+            if warning := foresight.warning():
+                line.finish("")
+                print(warning)  # noqa: T201 - in the cell's thread
+            line.report(server)
+
         try:
-            start = self._manager.start(
-                wanted.spec, wait=wanted.wait, timeout=wanted.timeout, report=line.report
-            )
+            start = self._manager.start(wanted.spec, wait=wanted.wait, timeout=wanted.timeout, report=report)
         except BaseException:
             line.finish("")
             raise
         line.finish(ready(start.server) if wanted.wait and not start.reused else "")
         if start.reused:
             print(f"{start.server.name} runs already, with the same options.")  # noqa: T201 - in the cell's thread
-        elif start.server.exposed:
+        elif not wanted.wait and (warning := foresight.warning(FORESIGHT)):
+            print(warning)  # noqa: T201
+        if start.server.exposed and not start.reused:
             print(  # noqa: T201
                 f"Other machines can reach {start.server.name}. Its key guards /v1 only: vLLM leaves /invocations, "
                 "/tokenize and /metrics open."
@@ -269,6 +283,9 @@ class VllmMagics(Magics):
         server = self._manager.get_even_past(wanted.name)
         return views.lines(server.name, server.log(wanted.count), server.farewell)
 
+    def _fit(self, said: list[str]) -> Any:
+        return self._manager.fit(arguments.fit(said))
+
     def _metrics(self, said: list[str]) -> Any:
         from vllm_magic.jupyter import views
 
@@ -309,12 +326,12 @@ class VllmMagics(Magics):
     def _models(self, said: list[str]) -> Any:
         import os
 
-        from vllm_magic.engine import hub
+        from vllm_magic.engine import hf_cache
         from vllm_magic.jupyter import views
 
         arguments.nothing(Verb.MODELS, said)
-        cache = hub.folder((), os.environ)
-        return views.models(cache, hub.models(cache), list(self._manager.servers().values()))
+        cache = hf_cache.folder((), os.environ)
+        return views.models(cache, hf_cache.models(cache), list(self._manager.servers().values()))
 
     def _pull(self, said: list[str]) -> Any:
         from vllm_magic.jupyter.progress import Line, download

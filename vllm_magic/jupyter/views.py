@@ -10,20 +10,22 @@ from vllm_magic.release import Proof
 from vllm_magic.view import View, duration, gib
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from vllm_magic.doctor.findings import Report
     from vllm_magic.doctor.reap import Reaped
     from vllm_magic.engine.generate import Answer
-    from vllm_magic.engine.hub import Model
+    from vllm_magic.engine.hf_cache import Model
     from vllm_magic.engine.metrics import Histogram, Metrics
     from vllm_magic.gpu.devices import Snapshot
+    from vllm_magic.life.fit import Fit
     from vllm_magic.life.nap import Nap
     from vllm_magic.life.sweep import Swept
     from vllm_magic.release import Release
     from vllm_magic.server import Server
 
+GIB = 2**30
 NOTHING_RUNS = "No server runs. Start one with %vllm start MODEL."
 _IN_A_CELL = {
     "vllm-magic doctor": "%vllm doctor",
@@ -143,6 +145,44 @@ def answer(one: Answer) -> View:
     from vllm_magic.jupyter.shown import line
 
     return View(lines=(*printable(one.text or one.refusal).split("\n"), f"({line(one)})"))
+
+
+def fit(one: Fit) -> View:
+    """What ``%vllm fit`` returns: the verdict, what each GPU has to hold, and how sure that is."""
+    need = one.need
+    kv = need.kv.request(one.context) if need.kv_room is None else need.kv_room
+    least, most = (need.weights + overhead + kv for overhead in need.overhead)
+    columns = ["weights", "overhead", "KV of one request" if need.kv_room is None else "KV cache", "needed"]
+    row = [_size(need.weights), _range(*need.overhead), _size(kv), _range(least, most)]
+    rows = [row]
+    if one.gpus:
+        columns = ["GPU", *columns, "vLLM may use", "free now"]
+        rows = [[f"{gpu.index}: {gpu.name}", *row, gib(gpu.usable), gib(gpu.free)] for gpu in one.gpus]
+    return View(one.verdict, tuple(columns), tuple(map(tuple, rows)), tuple(_how_sure(one)))
+
+
+def _how_sure(one: Fit) -> Iterator[str]:
+    need = one.need
+    numbers = f"{need.parameters:,} parameters, " if need.parameters else ""
+    yield f"Weights: {numbers}by {need.source}."
+    if need.kv.block:
+        window = f"; {need.model.sliding} layers keep a window of {need.model.window:,} tokens"
+        yield (
+            f"KV cache: {need.kv.token:,} bytes a token on each GPU ({need.kv_dtype}, blocks of "
+            f"{need.kv.block_size} tokens){window if need.model.sliding else ''}."
+        )
+        yield from () if need.kv_doubts else ("Exact: the KV cache of a request.",)
+    yield "Estimates:"
+    yield "  the overhead (CUDA's context, activations, CUDA graphs), and so what is left for the KV cache"
+    yield from (f"  {doubt}" for doubt in (*need.kv_doubts, *need.doubts))
+
+
+def _size(count: int) -> str:
+    return gib(count) if count >= GIB // 100 else f"{count / 2**20:.2f} MiB"
+
+
+def _range(least: int, most: int) -> str:
+    return f"{least / GIB:.2f} to {gib(most)}"
 
 
 def doctor(report: Report) -> View:

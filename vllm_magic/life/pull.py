@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_magic.engine import executable, hub
+from vllm_magic.engine import executable, hf_cache
 from vllm_magic.engine.download import Downloads
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.life.errand import Errand
@@ -62,7 +62,7 @@ def pull(
     """
     downloads = Downloads(model, (), os.environ)
     answer: dict[str, Any] = {}
-    words = [*_python(vllm), "-u", str(_CHILD), model, revision or "", str(hub.folder((), os.environ))]
+    words = [*_python(vllm), "-u", str(_CHILD), model, revision or "", str(hf_cache.folder((), os.environ))]
     with contextlib.closing(Errand(words, {"HF_HUB_DISABLE_PROGRESS_BARS": "1"})) as errand:
         for lines in errand.lines(LOOK):
             for line in lines:

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from vllm_magic.engine import hub
-from vllm_magic.engine.hub import Model
+from vllm_magic.engine import hf_cache
+from vllm_magic.engine.hf_cache import Model
 from vllm_magic.jupyter import views
 
 GIB = 2**30
@@ -35,7 +35,7 @@ def cache(tmp_path):
 
 
 def test_what_is_there(cache):
-    assert hub.models(cache) == [
+    assert hf_cache.models(cache) == [
         Model("empty", 0, complete=True, changed=0.0),
         Model("gpt2", GIB + 10, complete=False, changed=1e9),
         Model("org/large", 3 * GIB + 8, complete=True, changed=1e9),
@@ -43,13 +43,13 @@ def test_what_is_there(cache):
 
 
 def test_there_is_no_cache(tmp_path):
-    assert hub.models(tmp_path / "none") == []
+    assert hf_cache.models(tmp_path / "none") == []
     assert "No model is in" in repr(views.models(tmp_path, [], []))
 
 
 def test_what_is_seen(cache, manager, spec, monkeypatch):
     server = manager.start(spec("org/large", name="big"), wait=False).server
-    shown = repr(views.models(cache, hub.models(cache), [server]))
+    shown = repr(views.models(cache, hf_cache.models(cache), [server]))
     large = next(line for line in shown.splitlines() if "org/large" in line)
     assert "3.00 GiB" in large
     assert "big" in large
@@ -57,4 +57,4 @@ def test_what_is_seen(cache, manager, spec, monkeypatch):
     assert "1.00 GiB, not complete" in shown
     assert "4.00 GiB in" in shown
     server.stop()
-    assert "big" not in repr(views.models(cache, hub.models(cache), [server]))
+    assert "big" not in repr(views.models(cache, hf_cache.models(cache), [server]))

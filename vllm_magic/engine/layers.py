@@ -1,0 +1,128 @@
+"""What each layer of a model keeps of the tokens before, by its config.json."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic.errors import NoEstimate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    Config = Mapping[str, Any]
+
+MOST = 10**9  # of anything that config.json counts; what is more is nonsense
+MOST_LAYERS = 10_000
+_ENCODERS = ("bert", "distilbert", "modernbert", "nomic_bert", "roberta", "xlm-roberta")
+_FULL, _SLIDING, _STATE = "full_attention", "sliding_attention", "linear_attention"  # in layer_types
+_PATTERNS = {"gemma2": 2, "cohere2": 4, "gemma3_text": 6}  # every which layer keeps all tokens
+_STRANGE = {
+    "compress_ratios": "vLLM compresses its KV cache",
+    "index_topk": "the indexer of its sparse attention is not counted",
+    "global_head_dim": "its layers differ in the size of their heads",
+    "block_configs": "its layers differ from each other",
+}
+
+
+class Layer(str, Enum):
+    """What a layer keeps of the tokens before."""
+
+    FULL = "all tokens"
+    SLIDING = "a window of tokens"
+    STATE = "a state of fixed size"
+
+
+def number(text: Config, *names: str, default: int | None = None) -> int:
+    """The first of these that config.json has.
+
+    Raises:
+        NoEstimate: it has none and there is no default, or it is no number that makes sense.
+    """
+    for name in names:
+        value = text.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST:
+            raise NoEstimate(f"{name} in config.json is no number that makes sense.")
+        return value
+    if default is None:
+        raise NoEstimate(f"config.json has no {names[0]}: it is of no language model that is known here.")
+    return default
+
+
+def look_back(text: Config, kind: str) -> int:
+    """Tokens that a sliding layer looks back; 0 where none slides."""
+    if kind.startswith("qwen") and text.get("use_sliding_window") is not True:
+        return 0
+    if text.get("use_sliding_window") is False:
+        return 0
+    return number(text, "sliding_window", default=0)
+
+
+def kept(text: Config, kind: str, depth: int, window: int) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
+    """What each layer that has a KV cache or a state keeps, and what is in doubt about it.
+
+    Args:
+        text: the language model's part of config.json.
+        kind: its model_type.
+        depth: layers.
+        window: tokens that a sliding one looks back.
+
+    Raises:
+        NoEstimate: it makes no sense.
+    """
+    if kind in _ENCODERS:
+        return (), ()
+    if depth > MOST_LAYERS:
+        raise NoEstimate("num_hidden_layers in config.json is no number that makes sense.")
+    doubts = [reason for name, reason in _STRANGE.items() if name in text]
+    if text.get("is_encoder_decoder") is True:
+        doubts.append("what the decoder keeps of the encoder is not counted")
+    layers = [_layer(name, window) for name in _names(text, kind, depth, window)]
+    if Layer.STATE in layers:
+        doubts.append("the states of its layers without attention are not counted")
+    shared = number(text, "num_kv_shared_layers", default=0)  # they read the cache of layers before them
+    return tuple(layers[: max(0, depth - shared)]), tuple(doubts)
+
+
+def _layer(name: str, window: int) -> Layer:
+    if "sliding" in name and window:
+        return Layer.SLIDING
+    # Llama 4's chunked attention keeps all tokens unless vLLM is told otherwise (config/vllm.py).
+    return Layer.FULL if "attention" in name and "linear" not in name else Layer.STATE
+
+
+def _names(text: Config, kind: str, depth: int, window: int) -> list[str]:
+    """The layers' types in the words of ``layer_types``, also for what says it in another way."""
+    for key in ("layer_types", "layers_block_type"):
+        if isinstance(text.get(key), list):
+            return [_FULL if name == "hybrid" else str(name) for name in text[key][:depth]]
+    if (mixed := _mixed(text, kind, depth)) is not None:
+        return mixed
+    if not window:
+        return [_FULL] * depth
+    if kind.startswith("qwen"):
+        first = number(text, "max_window_layers", default=28)
+        return [_SLIDING if index >= first else _FULL for index in range(depth)]
+    pattern = text.get("sliding_window_pattern")
+    if isinstance(pattern, str) and pattern:  # EXAONE 4
+        return [_SLIDING if pattern[index % len(pattern)] == "L" else _FULL for index in range(depth)]
+    every = number(text, "sliding_window_pattern", default=_PATTERNS.get(kind, 0))
+    # Without a pattern, as in Mistral and Phi-3, every layer slides.
+    return [_FULL if every and (index + 1) % every == 0 else _SLIDING for index in range(depth)]
+
+
+def _mixed(text: Config, kind: str, depth: int) -> list[str] | None:
+    """The layers of a model of which not all have attention; None for another one."""
+    if kind.endswith("mamba") or kind == "mamba2":
+        return [_STATE] * depth
+    if isinstance(pattern := text.get("hybrid_override_pattern"), str):  # Nemotron-H; "-" has neither
+        return [{"*": _FULL, "M": _STATE}[letter] for letter in pattern[:depth] if letter in "*M"]
+    if "attn_layer_period" in text:  # Jamba
+        period, offset = (number(text, f"attn_layer_{name}", default=0) for name in ("period", "offset"))
+        return [_FULL if index % max(1, period) == offset else _STATE for index in range(depth)]
+    if "full_attention_interval" in text:  # Qwen3-Next
+        interval = max(1, number(text, "full_attention_interval"))
+        return [_STATE if (index + 1) % interval else _FULL for index in range(depth)]
+    return None

@@ -1,0 +1,61 @@
+"""A look ahead beside a start: whether it will fail for want of memory, half a minute before vLLM says so."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from typing import TYPE_CHECKING
+
+from vllm_magic.engine import flags, model_files
+from vllm_magic.errors import VllmMagicError
+from vllm_magic.life.fit import fit
+from vllm_magic.life.verdict import Outcome
+
+if TYPE_CHECKING:
+    from vllm_magic.engine.spec import ServerSpec
+    from vllm_magic.gpu.probe import Probe
+
+
+class Foresight:
+    """Estimates in a thread of its own, so that no slow disk and no slow driver holds up the start.
+
+    Args:
+        spec: what is started.
+        probe: what looks at the GPUs.
+    """
+
+    def __init__(self, spec: ServerSpec, probe: Probe) -> None:
+        self._spec = spec
+        self._probe = probe
+        self._environ = dict(os.environ)
+        self._found: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._look, name="vllm-magic fit", daemon=True).start()
+
+    def warning(self, timeout: float = 0.0) -> str:
+        """A line that says why it will fail, once; "" where it may well fit, and until that is known.
+
+        Args:
+            timeout: seconds to wait until that is known.
+        """
+        try:
+            return self._found.get(timeout=timeout)
+        except queue.Empty:
+            return ""
+
+    def _look(self) -> None:
+        self._found.put(self._warning())
+
+    def _warning(self) -> str:
+        environ = {**self._environ, **dict(self._spec.env)}
+        # What a file of flags says is not known here, and nobody is asked online for the sake of a warning.
+        if flags.has(self._spec.args, "--config") or model_files.find(self._spec, environ) is None:
+            return ""
+        try:
+            found = fit(self._spec, environ, self._probe.snapshot(), online=False)
+        except VllmMagicError:  # the start itself tells what is wrong
+            return ""
+        # Memory that others hold may be coming back; the start waits for it, and says who holds it.
+        if found.outcome not in (Outcome.TOO_LARGE, Outcome.REFUSED):
+            return ""
+        return f"{self._spec.name} will probably not start. {found.verdict} (%vllm fit shows more.)"
