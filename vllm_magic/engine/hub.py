@@ -48,7 +48,7 @@ def ask(spec: ServerSpec, environ: Mapping[str, str]) -> tuple[dict[str, Any], W
     api = huggingface_hub.HfApi(
         endpoint=environ.get("HF_ENDPOINT") or None, token=environ.get("HF_TOKEN") or None
     )
-    revision = flags.value(spec.args, "--revision")
+    revision = flags.value(spec.all_args, "--revision")
     try:
         with _no_progress_bars():
             # Asked first, since it is not tried again for half a minute when nobody answers.

@@ -41,10 +41,10 @@ def find(spec: ServerSpec, environ: Mapping[str, str]) -> Path | None:
         local = Path(spec.cwd, spec.model)
         if local.is_dir():
             return local
-        chosen = flags.value(spec.args, "--download-dir")
+        chosen = flags.value(spec.all_args, "--download-dir")
         cache = Path(spec.cwd, chosen) if chosen else cache_folder(environ)
         kept = cache / f"models--{spec.model.replace('/', '--')}"
-        revision = flags.value(spec.args, "--revision") or "main"
+        revision = flags.value(spec.all_args, "--revision") or "main"
         if not _is_commit(revision):
             revision = (kept / "refs" / revision).read_text(encoding="utf-8").strip()
         snapshot = kept / "snapshots" / revision

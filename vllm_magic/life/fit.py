@@ -84,11 +84,11 @@ def fit(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot, *, online: 
     environ = {**environ, **dict(spec.env)}
     candidates = _candidates(spec, environ, now)
     config, stored = _described(spec, environ, online=online)
-    count = command.gpu_count(spec.args)
+    count = command.gpu_count(spec.all_args)
     memory = min((gpu.total for gpu in candidates[:count] if gpu.total), default=None)
 
     def again(*more: str) -> Need:
-        return need(config, stored, (*spec.args, *more), memory)
+        return need(config, stored, (*spec.all_args, *more), memory)
 
     wanted = again()
     rooms = tuple(
@@ -132,7 +132,7 @@ def _candidates(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot) -> 
         seen = visible(now.gpus, environ)
         return seen.gpus if seen.ordered else sorted(seen.gpus, key=lambda gpu: gpu.free or 0, reverse=True)
     try:
-        chosen = choice.choose(spec.gpus, now, command.gpu_count(spec.args), fraction=0.0)
+        chosen = choice.choose(spec.gpus, now, command.gpu_count(spec.all_args), fraction=0.0)
     except ValueError as error:
         raise InvalidOption(str(error)) from None
     is_auto = spec.gpus.strip().lower() == "auto"

@@ -7,7 +7,7 @@ import queue
 import threading
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine import flags, model_files
+from vllm_magic.engine import model_files
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.life.fit import fit
 from vllm_magic.life.verdict import Outcome
@@ -49,7 +49,7 @@ class Foresight:
     def _warning(self) -> str:
         environ = {**self._environ, **dict(self._spec.env)}
         # What a file of flags says is not known here, and nobody is asked online for the sake of a warning.
-        if flags.has(self._spec.args, "--config") or model_files.find(self._spec, environ) is None:
+        if model_files.find(self._spec, environ) is None:
             return ""
         try:
             found = fit(self._spec, environ, self._probe.snapshot(), online=False)
