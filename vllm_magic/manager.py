@@ -408,7 +408,7 @@ def _missing(name: str | None, there: list[str]) -> str:
         return f"{wanted}. Start one with %vllm start MODEL."
     names = ", ".join(there)
     if name is None:
-        return f"Which one? These run: {names}."
+        return f"Which one? There are {names}."
     return f"No server is called {name}. These are there: {names}."
 
 
