@@ -168,7 +168,7 @@ def test_no_server_several_and_one_that_starts(shell):
     assert "RequestFailed: tiny is still starting: " in seen
     assert "Traceback" not in seen
     start(shell, "--no-wait --name two")
-    assert "UsageError: Which one? These run: tiny, two." in cell(shell, "%%vllm\nx")
+    assert "UsageError: Which one? There are tiny, two." in cell(shell, "%%vllm\nx")
     manager.stop_all(grace=0)
 
 

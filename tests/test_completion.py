@@ -19,15 +19,17 @@ from prompt_toolkit.document import Document
 
 from vllm_magic import ledger
 from vllm_magic.engine.flag_table import Option
-from vllm_magic.jupyter import candidates, magics, usage, values
-from vllm_magic.jupyter.arguments import VALUED, Verb
+from vllm_magic.jupyter import candidates, usage, values
 from vllm_magic.jupyter.completion import IDENTIFIER
+from vllm_magic.jupyter.help import HELP
+from vllm_magic.jupyter.start_words import VALUED
+from vllm_magic.jupyter.verbs import Verb
 from vllm_magic.ledger import Condition
 from vllm_magic.life import flag_builder
 from vllm_magic.manager import manager
 
 VERBS = [verb.value for verb in Verb]
-OWN = [option.strings[0] for option in usage.read(magics.HELP)["start"].options]
+OWN = [option.strings[0] for option in usage.read(HELP)["start"].options]
 GPUS = Option(("--gpus",))
 DTYPES = ["auto", "bfloat16", "float16", "float32"]
 
@@ -218,7 +220,7 @@ def test_what_is_said_of_each(shell):
 
 
 def test_each_word_that_is_understood_is_told_of_in_the_help():
-    told = usage.read(magics.HELP)
+    told = usage.read(HELP)
     assert set(VERBS) <= set(told)
     start = told["start"]
     assert (start.models, start.flags, start.named) == (True, True, False)

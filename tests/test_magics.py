@@ -333,7 +333,7 @@ class Healthy(http.server.BaseHTTPRequestHandler):
 
 
 def test_help_names_every_verb(shell):
-    from vllm_magic.jupyter.arguments import Verb
+    from vllm_magic.jupyter.verbs import Verb
 
     text = plain(shell, run(shell, "help"))
     for verb in Verb:

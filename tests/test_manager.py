@@ -83,7 +83,7 @@ def test_several_servers_side_by_side(manager, spec, traces):
         server.wait(60)
     assert len({server.port for server in servers}) == 5
     assert len({server.api_key for server in servers}) == 5
-    with pytest.raises(ServerNotFound, match=r"Which one\? These run: s0, s1, s2, s3, s4"):
+    with pytest.raises(ServerNotFound, match=r"Which one\? There are s0, s1, s2, s3, s4"):
         manager.stop()
     assert [release.verified for release in manager.stop_all()] == [True] * 5
     assert manager.servers() == {}

@@ -18,7 +18,7 @@ from vllm_magic.doctor import gpus, survey
 from vllm_magic.engine import log
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption, NameInUse, StartFailed
-from vllm_magic.jupyter import arguments, views
+from vllm_magic.jupyter import arguments, start_words, verbs, views
 from vllm_magic.linux import processes
 from vllm_magic.masking import SHORTEST, SHOWN, known, mask, mask_words
 
@@ -276,12 +276,12 @@ def test_what_the_guards_refuse(manager, talkative, tmp_path):
 @pytest.mark.parametrize(
     "said",
     [
-        lambda: arguments.verb([HF]),
+        lambda: verbs.verb([HF]),
         lambda: arguments.stop(["a", HF]),
-        lambda: arguments.start(["m", "--name", f" {HF}"]),
-        lambda: arguments.start(["m", "--port", HF]),
-        lambda: arguments.start(["m", "--env", PLANTED["aws"]]),
-        lambda: arguments.start(["m", "--api-key", PLANTED["flag"], PLANTED["env"]]),
+        lambda: start_words.start(["m", "--name", f" {HF}"]),
+        lambda: start_words.start(["m", "--port", HF]),
+        lambda: start_words.start(["m", "--env", PLANTED["aws"]]),
+        lambda: start_words.start(["m", "--api-key", PLANTED["flag"], PLANTED["env"]]),
     ],
 )
 def test_words_that_do_not_fit(said):

@@ -38,8 +38,8 @@ from vllm_magic.guard.protocol import (
     encode,
 )
 from vllm_magic.guard.record import BrokenRecordError, Phase, Record
-from vllm_magic.jupyter import arguments, words
-from vllm_magic.jupyter.arguments import Verb
+from vllm_magic.jupyter import arguments, start_words, verbs, words
+from vllm_magic.jupyter.verbs import Verb
 from vllm_magic.ledger import Condition
 from vllm_magic.life import handover
 
@@ -134,11 +134,11 @@ class TestWords:
     @example(["m", "-tp", "9" * 5000])
     def test_start(self, said):
         with only_our_errors():
-            found = arguments.start(said)
+            found = start_words.start(said)
             spec = found.spec
             assert spec.model
             assert not flags.has(spec.args, "--api-key")
-            assert arguments.start(said).spec == spec
+            assert start_words.start(said).spec == spec
             assert command.gpu_count(spec.args) >= 0
             assert command.memory_fraction(spec.args) < float("inf")
             assert command.shutdown_timeout(spec.args) < float("inf")
@@ -150,12 +150,12 @@ class TestWords:
     @given(some_words, st.sampled_from(list(Verb)))
     def test_the_other_verbs(self, said, verb):
         for parse in (
-            arguments.verb,
+            verbs.verb,
             arguments.stop,
             arguments.logs,
             arguments.status,
             arguments.restart,
-            lambda said: arguments.nothing(verb, said),
+            lambda said: verbs.nothing(verb, said),
         ):
             with only_our_errors():
                 parse(said)
@@ -168,12 +168,12 @@ class TestWords:
         )
     )
     def test_what_is_not_ours_goes_to_vllm_as_it_stands(self, said):
-        assert arguments.start(["m", *said]).spec.args == tuple(said)
+        assert start_words.start(["m", *said]).spec.args == tuple(said)
 
     @many
     @given(st.lists(st.sampled_from(["--name", "--port", "--env=x", "--no-wait", "--"]) | argument))
     def test_nothing_behind_two_dashes_is_ours(self, said):
-        assert arguments.start(["--name", "n", "--", "m", *said]).spec.args == tuple(said)
+        assert start_words.start(["--name", "n", "--", "m", *said]).spec.args == tuple(said)
 
     @many
     @given(st.text(max_size=80))

@@ -10,7 +10,7 @@ import pytest
 from vllm_magic.engine import command, config_file
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
-from vllm_magic.jupyter import arguments
+from vllm_magic.jupyter import arguments, start_words
 from vllm_magic.jupyter.settings import Settings, profiles_path
 from vllm_magic.life import handover
 
@@ -27,7 +27,7 @@ def profiles(text: str) -> None:
 
 
 def spec(line: str, **defaults: str) -> ServerSpec:
-    return arguments.start(shlex.split(line), Settings(**defaults)).spec
+    return start_words.start(shlex.split(line), Settings(**defaults)).spec
 
 
 def refusal(line: str, **defaults: str) -> str:

@@ -7,8 +7,9 @@ from fake_gpu import fakegpu
 
 from vllm_magic import switching
 from vllm_magic.errors import InvalidOption, RequestFailed, ServerNotFound, SleepFailed
-from vllm_magic.jupyter import arguments, views
-from vllm_magic.jupyter.arguments import LoraDeed, LoraWords, Verb
+from vllm_magic.jupyter import arguments, start_words, views
+from vllm_magic.jupyter.arguments import LoraDeed, LoraWords
+from vllm_magic.jupyter.verbs import Verb
 from vllm_magic.life import nap
 from vllm_magic.release import Release
 
@@ -69,10 +70,10 @@ class TestSleep:
 def test_the_words():
     assert arguments.sleep(["m", "--level", "2"]) == arguments.SleepWords("m", 2)
     assert arguments.sleep([]) == arguments.SleepWords(None, 1)
-    assert arguments.start(["m", "-tp", "2"], verb=Verb.SWITCH).spec.args == ("-tp", "2")
+    assert start_words.start(["m", "-tp", "2"], verb=Verb.SWITCH).spec.args == ("-tp", "2")
     for words in (["m", "--no-wait"], []):
         with pytest.raises(InvalidOption, match="switch"):
-            arguments.start(words, verb=Verb.SWITCH)
+            start_words.start(words, verb=Verb.SWITCH)
     with pytest.raises(InvalidOption, match="level"):
         arguments.sleep(["--level", "3"])
 

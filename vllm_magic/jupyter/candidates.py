@@ -11,8 +11,8 @@ from vllm_magic.engine import executable, flag_table, flags
 from vllm_magic.engine.flag_table import plain
 from vllm_magic.errors import ExecutableNotFound
 from vllm_magic.jupyter import values
-from vllm_magic.jupyter.arguments import Verb
 from vllm_magic.jupyter.values import Candidate
+from vllm_magic.jupyter.verbs import Verb
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -59,13 +59,12 @@ def _said(context: CompletionContext) -> str | None:
 
 
 def _complete(said: str, executable: str) -> tuple[str, list[Candidate]]:
-    from vllm_magic.jupyter import candidates, magics, usage
+    from vllm_magic.jupyter import candidates, usage
+    from vllm_magic.jupyter.help import HELP
 
     typed = re.split(r"\s", said)[-1]
     try:
         words = shlex.split(said.removesuffix(typed))
-        return candidates.find(
-            candidates.Line(tuple(words), typed, executable or None), usage.read(magics.HELP)
-        )
+        return candidates.find(candidates.Line(tuple(words), typed, executable or None), usage.read(HELP))
     except Exception:  # noqa: BLE001 - an open quotation, a disk that fails: a completion never complains
         return "", []

@@ -1,0 +1,83 @@
+"""``%vllm status`` and what else only looks, ``reap`` among it: it begins with a look."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from vllm_magic.errors import VllmMagicError
+from vllm_magic.jupyter import arguments, start_words, verbs
+from vllm_magic.jupyter.deeds import Deeds
+from vllm_magic.jupyter.help import HELP
+from vllm_magic.jupyter.verbs import Verb
+
+
+class Showing(Deeds):
+    """Each gives what its cell shows."""
+
+    def _status(self, said: list[str]) -> Any:
+        from vllm_magic.jupyter import views
+
+        name = arguments.status(said)
+        servers = list(self._manager.servers().values()) if name is None else [self._manager.get(name)]
+        others = [*self._manager.farewells(), *self._manager.waiting()] if name is None else []
+        return views.status(servers, self._manager.gpus() if servers else None, others)
+
+    def _logs(self, said: list[str]) -> Any:
+        from vllm_magic.jupyter import views
+
+        wanted = arguments.logs(said)
+        server = self._manager.get_even_past(wanted.name)
+        return views.lines(server.name, server.log(wanted.count), server.farewell)
+
+    def _fit(self, said: list[str]) -> Any:
+        return self._manager.fit(start_words.fit(said))
+
+    def _metrics(self, said: list[str]) -> Any:
+        from vllm_magic.jupyter import views
+
+        server = self._manager.get(arguments.metrics(said))
+        return views.metrics(server.name, server.metrics())
+
+    def _models(self, said: list[str]) -> Any:
+        from vllm_magic.engine import hf_cache
+        from vllm_magic.jupyter import views
+
+        verbs.nothing(Verb.MODELS, said)
+        cache = hf_cache.folder((), os.environ)
+        return views.models(cache, hf_cache.models(cache), list(self._manager.servers().values()))
+
+    def _gpu(self, said: list[str]) -> Any:
+        from vllm_magic.doctor import gpus, survey
+
+        verbs.nothing(Verb.GPU, said)
+        return gpus.view(*survey.holders(self._manager.probe))
+
+    def _doctor(self, said: list[str]) -> Any:
+        from vllm_magic.doctor.survey import survey
+        from vllm_magic.jupyter import views
+
+        verbs.nothing(Verb.DOCTOR, said)
+        return views.doctor(survey(self._manager.probe, self.executable or None))
+
+    def _reap(self, said: list[str]) -> Any:
+        from vllm_magic.doctor import reap
+        from vllm_magic.jupyter import views
+        from vllm_magic.life.sweep import sweep
+
+        wanted = arguments.reap(said)
+        probe = self._manager.probe
+        try:
+            if not wanted.pids:
+                return views.swept(sweep(probe))
+            candidates = reap.judge_all(wanted.pids)
+        except OSError as error:  # the state folder is not ours alone
+            raise VllmMagicError(str(error)) from None
+        shown = reap.view(candidates, probe.snapshot())
+        reaped = [reap.reap(one, probe) for one in candidates] if wanted.sure else []
+        return views.reaped(shown, reaped, wanted.pids)
+
+    def _help(self, _: list[str]) -> Any:
+        from vllm_magic.view import View
+
+        return View(lines=tuple(HELP.splitlines()))
