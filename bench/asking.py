@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,11 +38,17 @@ with client.stream("POST", "/v1/chat/completions", json=body) as answer:
 
 
 class Shown(NamedTuple):
-    """When what was said could be seen, in seconds after the cell was sent, and how many tokens there were."""
+    """When the first and the last of an answer could be seen, in seconds after the cell was sent.
+
+    Attributes:
+        text: the answer.
+        tokens: in it; None where nothing was said of that.
+    """
 
     first: float
     last: float
     text: str
+    tokens: int | None
 
 
 class Asking:
@@ -77,12 +84,16 @@ class Asking:
         """Run one of the two cells."""
         began = time.monotonic()
         shown: list[tuple[float, str]] = []
+        tokens = None
         for when, content in self._run(source):
-            if text := content.get("data", {}).get("text/markdown"):  # all of it, each time
+            data = content.get("data", {})
+            if text := data.get("text/markdown"):  # all of it, each time
                 shown.append((when, text))
             elif text := content.get("text"):  # what is new
                 shown.append((when, (shown[-1][1] if shown else "") + text))
-        return Shown(shown[0][0] - began, shown[-1][0] - began, shown[-1][1])
+            elif counted := re.search(r"(\d+) out", data.get("text/plain", "")):
+                tokens = int(counted[1])
+        return Shown(shown[0][0] - began, shown[-1][0] - began, shown[-1][1], tokens)
 
     def _run(self, source: str) -> list[tuple[float, dict[str, Any]]]:
         """What the cell puts out, and when.

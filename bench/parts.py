@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import vllm_magic
 from bench import guards
-from bench.asking import BARE, OURS, TOKENS, Asking
+from bench.asking import BARE, OURS, Asking
 from bench.completion import completion_seconds
 from bench.load import load_seconds
 from bench.raw import READY_LIMIT, SILENT, RawServer
@@ -30,7 +30,7 @@ STOP_LIMIT = 60.0  # seconds for an idle bare server to end
 INIT_LOOK = 0.05  # seconds between looks for the engine's initialisation
 IDLE = 10.0  # seconds for which the guards are watched
 RELOADS = 7
-QUESTIONS = 15  # asked by each side
+QUESTIONS = 25  # asked by each side
 
 
 def ready(target: Target, pairs: int) -> list[Row]:
@@ -125,12 +125,13 @@ def ask(target: Target) -> list[Row]:
         raise RuntimeError("the two sides did not show the same answer")
     added = tuple(1000 * (one.first - other.first) for one, other in zip(ours, bare, strict=True))
     first = 1000 * median(one.first for one in bare)
-    pace = TOKENS / median(one.last - one.first for one in bare)
+    count = ours[0].tokens or 0
+    pace = count / median(one.last - one.first for one in bare)
     _say(f"%%vllm: first token {median(added):+.1f} ms; {pace:.0f} tokens/s")
     return [
         Row("%%vllm: added to the first token", "ms", added, 5.0, f"{first:.1f} ms"),
         Row(
-            f"%%vllm: {TOKENS} tokens at {pace:.0f}/s",
+            f"%%vllm: {count} tokens at {pace:.0f}/s",
             "s",
             tuple(one.last for one in ours),
             1.03,

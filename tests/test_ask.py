@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import itertools
 import json
 import os
@@ -20,7 +21,7 @@ from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from traitlets.config import Config
 
-from vllm_magic.engine.api import count_in_flight
+from vllm_magic.engine.api import Api, count_in_flight
 from vllm_magic.engine.generate import Answer, Kind, Piece
 from vllm_magic.engine.log import printable
 from vllm_magic.jupyter import shown
@@ -56,6 +57,29 @@ def asked(server) -> list[dict]:
     """The requests that a server got."""
     lines = [line.partition("Received request: ")[2] for line in server.log_path.read_text().splitlines()]
     return [json.loads(line.partition(" ")[2]) for line in lines if line]
+
+
+@contextlib.contextmanager
+def once(server, condition, action):
+    """Do something as soon as a look at the server's activity says so."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        api = Api(server._command)
+        deadline = time.monotonic() + LIMIT
+        while not condition(api.activity()) and time.monotonic() < deadline and not stop.is_set():
+            time.sleep(0.02)
+        api.close()
+        if not stop.is_set():
+            action()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_an_answer_in_a_terminal(shell, traces):
@@ -177,16 +201,26 @@ def test_an_interrupt_while_it_waits_for_its_turn(shell):
     server = start(shell, "--max-num-seqs 1", token_s=0.05)
     before = server.chat("x", stream=True, max_tokens=1000)
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer = threading.Timer(0.5, _thread.interrupt_main)
-    timer.start()
     try:
-        seen = cell(shell, "%%vllm --as kept\nx")
+        with once(server, lambda now: now.in_flight == 2, _thread.interrupt_main):
+            seen = cell(shell, "%%vllm --as kept\nx")
     finally:
-        timer.cancel()
         signal.signal(signal.SIGINT, handler)
         before.close()
     assert seen == "Interrupted: the server stops as well; what it said so far is kept.\n"
     assert "kept" not in shell.user_ns
+
+
+def test_an_engine_that_dies_in_the_middle(shell):
+    server = start(shell, token_s=0.05, dead_exit_s=5.0)
+    (engine,) = [one.identity.pid for one in server.processes() if "EngineCor" in one.name]
+    with once(server, lambda now: now.served > 4, lambda: os.kill(engine, signal.SIGKILL)):
+        seen = cell(shell, "%%vllm --as kept --max-tokens 2000\nx")
+    text, _, below = seen.partition("\n(")
+    assert text.startswith(" word0 word1")
+    assert below.startswith("broken off · 1 tokens in, ")
+    assert "RequestFailed: tiny answers 500: EngineCore encountered an issue" in below
+    assert shell.user_ns["kept"] == text
 
 
 def test_an_answer_as_a_value(shell):

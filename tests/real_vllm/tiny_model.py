@@ -1,7 +1,7 @@
 """Make a tiny Llama with random weights, a tokenizer and a chat template: `tiny_model.py FOLDER`.
 
 Runs with the Python of the vLLM environment. The answers are words in no order, the same ones each time;
-the tokenizer has only words and pieces of words, so they can be read.
+the tokenizer has only words and pieces of words, so they can be read, and what JSON is written with.
 """
 
 import sys
@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 VOCABULARY = 512
+JSON = '{}[]":,-0123456789'
 POSITIONS = 512
 START, END, UNKNOWN = "<s>", "</s>", "<unk>"
 
@@ -43,7 +44,10 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=[START, END, UNKNOWN], show_progress=False
+        vocab_size=VOCABULARY,
+        special_tokens=[START, END, UNKNOWN],
+        initial_alphabet=list(JSON),
+        show_progress=False,
     )
     tokenizer.train_from_iterator([" ".join(TEXT.split())], trainer)
     return PreTrainedTokenizerFast(

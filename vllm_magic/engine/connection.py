@@ -200,7 +200,7 @@ def refused(name: str, status: int, message: str, path: str = "") -> RequestFail
     elif status == HTTPStatus.UNAUTHORIZED:
         hint = "server.api_key is the key that this server was started with."
     elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        hint = f"Its engine may be dead: see %vllm logs {name}, then %vllm restart {name}."
+        hint = f"%vllm logs {name} tells why; if its engine is dead: %vllm restart {name}."
     return RequestFailed(f"{name} answers {status}: {message[:_QUOTED].rstrip('.')}. {hint}".strip(), status)
 
 

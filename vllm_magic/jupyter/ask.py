@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from vllm_magic.engine import generate
-from vllm_magic.errors import InvalidOption, NoChatTemplate, RequestFailed
+from vllm_magic.errors import InvalidOption, NoChatTemplate
 from vllm_magic.jupyter.shown import NotebookAnswer, TerminalAnswer, line
 
 if TYPE_CHECKING:
@@ -58,25 +58,24 @@ class Asker:
         history = self._history(server, wanted)
         messages = generate.conversation(said, wanted.system, history)
         shown = NotebookAnswer(as_json=schema is not None) if self._notebook else TerminalAnswer()
-        stream, note = None, ""
+        stream, note = None, "broken off"
         try:
             stream = _begin(server, messages, wanted, schema)
             for piece in stream.pieces():
                 shown.add(piece)
+            note = ""
         except KeyboardInterrupt:
             note = "interrupted"
             raise Interrupted("the server stops as well; what it said so far is kept.") from None
-        except RequestFailed:
-            note = "broken off"
-            raise
         finally:
             if stream is not None:
                 stream.close()
                 shown.finish(line(stream.answer, note))
                 generate.remember(history, messages, stream.answer)
-                if wanted.variable and (schema is None or not note):
-                    answer = stream.answer
-                    namespace[wanted.variable] = answer.text if schema is None else answer.parsed
+                if wanted.variable and schema is None:
+                    namespace[wanted.variable] = stream.answer.text
+        if wanted.variable and schema is not None:
+            namespace[wanted.variable] = stream.answer.parsed
 
     def _history(self, server: Server, wanted: AskWords) -> list[Message]:
         if not wanted.history:
