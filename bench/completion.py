@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from jupyter_client.manager import KernelManager
+
+from bench.load import environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,12 +68,11 @@ def _complete(client: BlockingKernelClient, line: str) -> list[str]:
 def _kernel(target: Target) -> Iterator[BlockingKernelClient]:
     """A kernel with the extension loaded."""
     env = {
-        **os.environ,
+        **environment(target.folder),
         "VLLM_MAGIC_EXECUTABLE": target.executable,
         "XDG_CACHE_HOME": str(target.folder / "cache"),
-        "IPYTHONDIR": str(target.folder / "ipython"),
     }
-    manager = KernelManager(kernel_name="python3")
+    manager = KernelManager(kernel_name="python3", transport_encryption="auto")
     manager.start_kernel(env=env)
     client = manager.blocking_client()
     client.start_channels()

@@ -24,6 +24,16 @@ print(took)
 """
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """Return the environment of an IPython that keeps bytecode and its own files in this folder."""
+    return {
+        **os.environ,
+        "PYTHONDONTWRITEBYTECODE": "",  # empty means unset
+        "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
+        "IPYTHONDIR": str(folder / "ipython"),
+    }
+
+
 def load_seconds(folder: Path, times: int) -> list[float]:
     """Return what it takes in each of so many fresh processes, in seconds.
 
@@ -33,17 +43,11 @@ def load_seconds(folder: Path, times: int) -> list[float]:
         folder: for bytecode, and for IPython's own files.
         times: how many.
     """
-    env = {
-        **os.environ,
-        "PYTHONDONTWRITEBYTECODE": "",  # empty means unset
-        "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
-        "IPYTHONDIR": str(folder / "ipython"),
-    }
     runs = [
         subprocess.run(
             [sys.executable, "-c", PROGRAM],
             stdout=subprocess.PIPE,
-            env=env,
+            env=environment(folder),
             timeout=LIMIT,
             check=True,
             text=True,

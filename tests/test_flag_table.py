@@ -115,6 +115,20 @@ def test_what_is_read(table):
     ]  # fmt: skip
 
 
+def test_of_an_older_vllm(cache_folder, vllm):
+    """Its modules were elsewhere, and a checkout need not be installed."""
+    (package,) = Path(vllm).parent.parent.glob("lib/*/site-packages/vllm")
+    (package / "entrypoints/launchers").rename(package / "entrypoints/openai")
+    (package / "utils/argparse_utils.py").rename(package / "utils/__init__.py")
+    (package / "__init__.py").write_text("__version__ = '0.10.0'")
+    (installed,) = package.parent.glob("vllm-*.dist-info")
+    (installed / "METADATA").rename(installed / "METADATA.old")
+    installed.rename(installed.with_name("other-1.0.dist-info"))
+    table = read_flags(vllm)
+    assert table.version == "0.10.0"
+    assert table.find("--max-model-len")
+
+
 def test_where_it_is_kept(cache_folder, table):
     (written,) = cache_folder.iterdir()
     assert stat.S_IMODE(cache_folder.stat().st_mode) == 0o700
@@ -337,27 +351,25 @@ def test_nor_the_process_that_watches_it(cache_folder, shared_vllm, monkeypatch,
 
 
 def test_it_is_ended_with_all_that_it_has_started(cache_folder, vllm, monkeypatch, tmp_path):
-    """When its time is over, and at `end`."""
     (package,) = Path(vllm).parent.parent.glob("lib/*/site-packages/vllm/config/__init__.py")
     package.write_text(f"{package.read_text()}import subprocess; subprocess.Popen(['sleep', '600'])\n")
     monkeypatch.setenv("STAND_IN_FLAGS_PID", str(tmp_path / "pid"))
     monkeypatch.setenv("STAND_IN_FLAGS_S", "600")
-
-    def begin() -> set[Identity]:
-        (tmp_path / "pid").write_text("")
-        flag_builder.table(vllm)
-        until(lambda: pid_in(tmp_path / "pid"), "it is not being built")
-        table = processes.table()
-        reader = pid_in(tmp_path / "pid")
-        found = {table[pid].identity for pid in (reader, *processes.descendants(table, reader))}
-        assert len(found) == 2
-        return found
-
-    everyone = begin()
+    flag_builder.table(vllm)
+    until(lambda: pid_in(tmp_path / "pid"), "it is not being built")
+    table, reader = processes.table(), pid_in(tmp_path / "pid")
+    everyone = {table[pid].identity for pid in (reader, *processes.descendants(table, reader))}
+    assert len(everyone) == 2
     flag_builder.end()
     assert pidfd.wait_for_all(everyone, 60) == set()
-    monkeypatch.setattr(flag_builder, "LIMIT", 2.0)
-    assert pidfd.wait_for_all(begin(), 60) == set()
+
+
+def test_one_that_hangs_is_ended(cache_folder, shared_vllm, monkeypatch):
+    monkeypatch.setattr(flag_builder, "LIMIT", 1.0)
+    monkeypatch.setenv("STAND_IN_FLAGS_S", "600")
+    flag_builder.table(shared_vllm)
+    assert flag_builder._builders[shared_vllm][1].wait(60) == 0
+    assert os.listdir(cache_folder) == []
 
 
 def test_it_has_what_nobody_else_wants(cache_folder, shared_vllm, monkeypatch, tmp_path):

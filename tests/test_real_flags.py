@@ -47,7 +47,6 @@ TAKEN = [
     ["--compilation-config.mode", "3"],
     ["--served-model-name", "a", "b", "--seed", "1"],
     ["--chat-template", "--- it is --strange"],
-    ["--model", "other"],
     ["--gpu-memory-utilization", "0.5"],
     ["--api-key", "a"],
     ["--disable-log-stats"],
@@ -80,7 +79,7 @@ def test_what_is_read(vllm, tmp_path, monkeypatch):
     assert table.version == "0.32.0+cpu"
     assert len(table.options) > 300
     assert len(table.by_string) > 400
-    assert os.listdir(tmp_path / "tmp") == []
+    assert all(name.startswith("torchinductor_") for name in os.listdir(tmp_path / "tmp"))  # a cache of torch
     length = table.find("--max-model-len")
     assert (length.kind, length.group) == ("int", "ModelConfig")
     assert length.summary == "Model context length (prompt and output)"

@@ -67,7 +67,7 @@ class Option:
     @property
     def kind(self) -> str:
         """What its value is, in a word."""
-        return _KINDS.get(self.type, self.type)
+        return _KINDS.get(self.type, self.type if self.type.isidentifier() else "text")  # of a lambda
 
     @property
     def summary(self) -> str:
