@@ -735,6 +735,13 @@ class TestLines:
             "Value",
         ]
 
+    def test_where_it_is_raised_and_not_where_it_was_logged_before(self):
+        logged = f"{API}ERROR 11-23 20:49:30 [repo_utils.py:126] Error parsing config for m: has model type `x` but Transformers does not recognize this architecture"
+        raised = f"ValueError: {logged.partition(': ')[2]}"
+        said = [logged, logged, HEADER, '  File "/a.py", line 1, in f', raised]
+        assert explain(said, 1).lines == (said[3], raised)
+        assert explain(said[:2], 1).lines == (logged.partition("] ")[2],)
+
     def test_a_frame_without_source(self):
         frames = [
             '  File "<string>", line 1, in f',
