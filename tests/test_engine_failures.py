@@ -791,6 +791,28 @@ class TestDeath:
         failure = explain_death([*KNOWN["worker killed"][0][:1], *self.FATAL, self.REQUEST], 0)
         assert (failure.cause, failure.hint) == ("VllmWorker-1 ended by signal 9 (SIGKILL)", WITHOUT_MEMORY)
 
+    @pytest.mark.parametrize(
+        ("said", "cause"),
+        [
+            (
+                "Engine core process EngineCore_DP1 died unexpectedly.",
+                "The engine ended, and did not say why",
+            ),
+            (
+                "Process ApiServer_0 (PID: 77) died with exit code -11",
+                "ApiServer_0 ended by signal 11 (SIGSEGV)",
+            ),
+        ],
+    )
+    def test_several_api_servers(self, said, cause):
+        logged = "(APIServer pid=7) ERROR 11-23 20:49:33 [utils.py:600] "
+        lines = [
+            f"{logged}Exception occurred while running API servers: {said}",
+            f"{logged}{HEADER}",
+            f"{logged}RuntimeError: {said}",
+        ]
+        assert explain_death(lines, 1).cause == cause
+
     def test_what_failed_earlier_is_no_cause(self):
         before = [
             "(APIServer pid=7) ERROR 11-23 19:49:33 [serving.py:9] OSError: You are trying to access a gated repo.",

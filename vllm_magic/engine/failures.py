@@ -49,10 +49,11 @@ class Failure:
 _EXCEPTION = re.compile(r"(?P<text>(?:[\w.]*(?:Error|Exception)|torch\.[\w.]+)(?:: .+)?)$")
 _VALUE_ERROR = re.compile(r"\s*Value error, (?P<text>.*?)(?: \[type=.*)?$")
 _ENGINE = re.compile(r"(?:.*/)?(?:core|multiproc_executor)\.py:\d+")
-# What is said when an engine dies that was ready: v1/engine/core.py, v1/executor/multiproc_executor.py, exceptions.py.
+# What is said of the end of one that was ready: v1/engine/core.py and exceptions.py, v1/executor/multiproc_executor.py,
+# v1/utils.py where there are several API servers.
 _FATAL = re.compile(
     r"EngineCore encountered a fatal error|Worker proc \S+ died unexpectedly|"
-    r"(?:[\w.]+\.)?EngineDeadError: EngineCore encountered an issue"
+    r"(?:[\w.]+\.)?EngineDeadError: EngineCore encountered an issue|Exception occurred while running API servers"
 )
 _STOPPED = re.compile(r"\[launcher\.py:\d+\] \[shutdown\] API server: shutdown triggered$")
 
