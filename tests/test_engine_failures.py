@@ -735,6 +735,13 @@ class TestLines:
             "Value",
         ]
 
+    def test_where_it_is_raised_and_not_where_it_was_logged_before(self):
+        logged = f"{API}ERROR 11-23 20:49:30 [repo_utils.py:126] Error parsing config for m: has model type `x` but Transformers does not recognize this architecture"
+        raised = f"ValueError: {logged.partition(': ')[2]}"
+        said = [logged, logged, HEADER, '  File "/a.py", line 1, in f', raised]
+        assert explain(said, 1).lines == (said[3], raised)
+        assert explain(said[:2], 1).lines == (logged.partition("] ")[2],)
+
     def test_a_frame_without_source(self):
         frames = [
             '  File "<string>", line 1, in f',
@@ -783,6 +790,28 @@ class TestDeath:
     def test_a_worker_that_is_gone(self):
         failure = explain_death([*KNOWN["worker killed"][0][:1], *self.FATAL, self.REQUEST], 0)
         assert (failure.cause, failure.hint) == ("VllmWorker-1 ended by signal 9 (SIGKILL)", WITHOUT_MEMORY)
+
+    @pytest.mark.parametrize(
+        ("said", "cause"),
+        [
+            (
+                "Engine core process EngineCore_DP1 died unexpectedly.",
+                "The engine ended, and did not say why",
+            ),
+            (
+                "Process ApiServer_0 (PID: 77) died with exit code -11",
+                "ApiServer_0 ended by signal 11 (SIGSEGV)",
+            ),
+        ],
+    )
+    def test_several_api_servers(self, said, cause):
+        logged = "(APIServer pid=7) ERROR 11-23 20:49:33 [utils.py:600] "
+        lines = [
+            f"{logged}Exception occurred while running API servers: {said}",
+            f"{logged}{HEADER}",
+            f"{logged}RuntimeError: {said}",
+        ]
+        assert explain_death(lines, 1).cause == cause
 
     def test_what_failed_earlier_is_no_cause(self):
         before = [

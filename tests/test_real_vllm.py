@@ -277,21 +277,54 @@ def test_killing_both_guards_leaves_nothing(manager, real, traces):
 
 
 @pytest.mark.parametrize(
-    ("args", "model", "cause"),
+    ("args", "model", "cause", "hint"),
     [
-        (("--no-such-flag",), None, r"vLLM does not know --no-such-flag"),
-        (("--dtype", "strange"), None, r"--dtype cannot be 'strange'"),
-        ((), "/nowhere/at/all", r"There is no model at /nowhere/at/all"),
-        ((), "nobody/nothing", r"The model is not on this machine"),
-        (("--max-model-len", "100000"), None, r"--max-model-len asks for 100000"),
+        (("--max-len", "9"), None, "vLLM does not know --max-len 9", "Did you mean --max-model-len?"),
+        (
+            ("--dtype", "flaot16"),
+            None,
+            "--dtype cannot be 'flaot16'",
+            "Did you mean float16? Choose from auto, bfloat16, float, float16, float32, half",
+        ),
+        (
+            (),
+            "/nowhere/at/all",
+            "There is no model at /nowhere/at/all",
+            "Check the path, or give a Hugging Face name such as Qwen/Qwen3-0.6B",
+        ),
+        (
+            (),
+            "nobody/nothing",
+            "The model is not on this machine, and going online is disabled",
+            "Check the name, or unset HF_HUB_OFFLINE to download it",
+        ),
+        (
+            ("--max-model-len", "100000"),
+            None,
+            "The model takes 512 tokens, and --max-model-len asks for 100000",
+            "Lower --max-model-len to 512",
+        ),
+        (
+            ("--tensor-parallel-size", "3"),
+            None,
+            "The model's 4 attention heads cannot be divided among 3 GPUs",
+            "Set --tensor-parallel-size to 1, 2 or 4",
+        ),
+        (
+            ("--hf-overrides", '{"a": '),
+            None,
+            "--hf-overrides should be a valid dictionary",
+            "Correct --hf-overrides: it is '{\"a\": '",
+        ),
     ],
 )
-def test_failures_are_explained(manager, real, traces, args, model, cause):
+def test_failures_are_explained(manager, real, traces, args, model, cause, hint):
     insisted = dataclasses.replace(real(*args, model=model), force=True)  # else a flag is refused before
-    with pytest.raises(StartFailed, match=cause) as caught:
+    with pytest.raises(StartFailed) as caught:
         manager.start(insisted, timeout=READY_LIMIT)
-    assert caught.value.hint
+    assert (caught.value.cause, caught.value.hint) == (cause, hint)
     assert "\n" not in str(caught.value)
+    assert 1 <= len(caught.value.log_tail) <= 12
     traces.check()
 
 
@@ -305,6 +338,8 @@ def test_what_the_fake_driver_says_of_a_real_engine(manager, real, fake_gpus):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert server.state == "failed"
+    assert server.error.cause == "The engine ended, and did not say why"
+    assert manager.news() == [f"real has failed: {server.error}"]
     assert server.release.verified
     assert [gpu.used for gpu in manager.gpus().gpus] == [0, 0]
     assert fakegpu.uuid(0) in {gpu.uuid for gpu in manager.gpus().gpus}

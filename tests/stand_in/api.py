@@ -90,7 +90,11 @@ class ApiServer:
     def _engine_died(self) -> None:
         """/health answers 503 and answers under way end; then the API server goes, with exit code 0 (!)."""
         self.load.end(EngineState.DEAD)
-        log.line("Engine core proc died unexpectedly, shutting down client.", "core_client.py:700", "ERROR")
+        log.line(
+            "[shutdown] MPClient: engine core exited unexpectedly; starting cleanup",
+            "core_client.py:817",
+            "WARNING",
+        )
         log.line(
             "AsyncLLM output_handler failed.\nvllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an "
             "issue. See stack trace (above) for the root cause.",
@@ -149,5 +153,10 @@ def run(
     servers = [tree.spawn(f"APIServer_{number}", serve, log_name=f"ApiServer_{number}") for number in numbers]
     faults.phase(options, "leader", "ready")
     came, _ = signals.wait([*engines.pidfds, *(server.pidfd for server in servers)])
+    if not came:
+        said = (
+            "Exception occurred while running API servers: Engine core process EngineCore died unexpectedly."
+        )
+        log.line(said, "utils.py:599", "ERROR")
     tree.stop(servers)
     return 0 if came else 1

@@ -233,8 +233,13 @@ _MACHINE = (
     ),
     Sign(  # vllm/v1/executor/multiproc_executor.py
         r"Worker proc (\S+) died unexpectedly \(exit code: (-?\d{1,9}|None)\)",
-        words.worker_died,
-        words.worker_hint,
+        words.process_died,
+        words.process_hint,
+    ),
+    Sign(  # vllm/v1/utils.py, where there are several API servers
+        r"Process (\S+) \(PID: \d+\) died with exit code (-?\d{1,9}|None)",
+        words.process_died,
+        words.process_hint,
     ),
     Sign(  # Python's dynamic loader
         r"ImportError: (\S+\.so\S*: undefined symbol.*)",
@@ -263,9 +268,9 @@ _GENERAL = (
 
 SIGNS = (*_COMMAND_LINE, *_SOCKET, *_MODEL, *_CONFIGURATION, *_MEMORY, *_MACHINE, *_GENERAL)
 
-# Where nothing better is found of an engine that died: vllm/v1/engine/exceptions.py.
+# Where nothing better is found of an engine that died: vllm/v1/engine/exceptions.py, vllm/v1/utils.py.
 ENGINE_DIED = Sign(
-    r"EngineDeadError: EngineCore encountered an issue",
+    r"EngineDeadError: EngineCore encountered an issue|Engine core process \S+ died unexpectedly",
     "The engine ended, and did not say why",
     "Mostly the machine's memory has run out then (dmesg tells): free some, and start it again",
 )

@@ -145,12 +145,12 @@ def more_time(match: re.Match[str], _: Known) -> str:
     return f"Give it more time: --env VLLM_ENGINE_READY_TIMEOUT_S={2 * int(match[1])}"
 
 
-def worker_died(match: re.Match[str], _: Known) -> str:
+def process_died(match: re.Match[str], _: Known) -> str:
     """How it ended."""
     return f"{match[1]} ended {ending(_code(match[2]))}"
 
 
-def worker_hint(match: re.Match[str], _: Known) -> str:
+def process_hint(match: re.Match[str], _: Known) -> str:
     """What that mostly means."""
     return ending_hint(_code(match[2]))
 

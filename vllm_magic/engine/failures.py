@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import flags as flags_of_vllm
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.tracebacks import Said
 
 GIB = 2**30
+MOST_PLACES = 50  # where one sign is found, to choose from
 LAST_LINES = 3  # of the log, where none of them tells
 
 
@@ -47,10 +49,11 @@ class Failure:
 _EXCEPTION = re.compile(r"(?P<text>(?:[\w.]*(?:Error|Exception)|torch\.[\w.]+)(?:: .+)?)$")
 _VALUE_ERROR = re.compile(r"\s*Value error, (?P<text>.*?)(?: \[type=.*)?$")
 _ENGINE = re.compile(r"(?:.*/)?(?:core|multiproc_executor)\.py:\d+")
-# What is said when an engine dies that was ready: v1/engine/core.py, v1/executor/multiproc_executor.py, exceptions.py.
+# What is said of the end of one that was ready: v1/engine/core.py and exceptions.py, v1/executor/multiproc_executor.py,
+# v1/utils.py where there are several API servers.
 _FATAL = re.compile(
     r"EngineCore encountered a fatal error|Worker proc \S+ died unexpectedly|"
-    r"(?:[\w.]+\.)?EngineDeadError: EngineCore encountered an issue"
+    r"(?:[\w.]+\.)?EngineDeadError: EngineCore encountered an issue|Exception occurred while running API servers"
 )
 _STOPPED = re.compile(r"\[launcher\.py:\d+\] \[shutdown\] API server: shutdown triggered$")
 
@@ -113,10 +116,12 @@ def _text(said: Sequence[Said]) -> str:
 
 
 def _find(sign: Sign, said: Sequence[Said], text: str, known: Known) -> Failure | None:
-    match = re.search(sign.pattern, text, re.MULTILINE)
-    if match is None:
+    matches = islice(re.finditer(sign.pattern, text, re.MULTILINE), MOST_PLACES)
+    places = [(match, text.count("\n", 0, match.start())) for match in matches]
+    if not places:
         return None
-    first = text.count("\n", 0, match.start())
+    # Some of it is logged first, and tried again, before it is raised.
+    match, first = next((one for one in places if tracebacks.is_raised(said, one[1])), places[0])
     return Failure(
         _said(sign.cause, match, known),
         _said(sign.hint, match, known),

@@ -57,6 +57,11 @@ def read(lines: Sequence[str]) -> list[Said]:
     return said
 
 
+def is_raised(said: Sequence[Said], number: int) -> bool:
+    """Whether the line is of the message at the end of a traceback."""
+    return bool(_above(said, number))
+
+
 def telling(said: Sequence[Said], first: int, last: int) -> tuple[str, ...]:
     """What a person wants to see of a failure: the deepest frames of vLLM's code or the user's, and the message.
 
