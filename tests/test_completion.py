@@ -54,14 +54,14 @@ def world(tmp_path_factory):
         (root / folder / "config.json").write_text("{}")
     (root / "here/template.jinja").write_text("")
     env = {
-        "XDG_CACHE_HOME": str(root / "cache"),
+        "VLLM_MAGIC_CACHE": str(root / "cache"),
         "HF_HOME": str(root / "hf"),
         "HOME": str(root / "here"),
         "VLLM_MAGIC_EXECUTABLE": vllm,
         "IPYTHONDIR": str(root / "ipython"),
     }
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("XDG_CACHE_HOME", env["XDG_CACHE_HOME"])
+        patched.setenv("VLLM_MAGIC_CACHE", env["VLLM_MAGIC_CACHE"])
         until(lambda: flag_builder.table(vllm), "the table is not built")
         flag_builder.end()
     return env
@@ -251,6 +251,7 @@ words and -n words
 
 def test_until_the_flags_are_known_some_of_them_are(shell, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("VLLM_MAGIC_CACHE", raising=False)
     offered = ask(shell, "%vllm start tiny --max|")
     assert "--max-num-seqs" in offered
     assert "--max-log-len" not in offered
@@ -357,6 +358,7 @@ def test_it_goes_with_the_extension(home, world, monkeypatch):
 def test_what_is_being_read_goes_with_it_too(home, world, monkeypatch, tmp_path):
     set_up(world, monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("VLLM_MAGIC_CACHE", raising=False)
     monkeypatch.setenv("STAND_IN_FLAGS_S", "600")
     shell = InteractiveShell()
     shell.run_line_magic("load_ext", "vllm_magic")

@@ -6,6 +6,20 @@ import contextlib
 
 import checkpoints
 import pytest
+from architectures import (
+    DEEPSEEK_V3,
+    FALCON_7B,
+    GEMMA_2_9B,
+    GEMMA_3_4B,
+    GPT_2,
+    GPT_OSS_20B,
+    LLAMA_3_8B,
+    LLAMA_3_70B,
+    MISTRAL_7B,
+    QWEN3_06B,
+    QWEN3_NEXT,
+    QWEN25_7B,
+)
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -19,104 +33,6 @@ GIB = 2**30
 many = settings(max_examples=200, derandomize=True, deadline=None, database=None)
 
 NO_WEIGHTS = weights.Weights(0, (), "nothing")
-LLAMA_3_8B = checkpoints.LLAMA_3_8B
-LLAMA_3_70B = {
-    **LLAMA_3_8B, "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64,
-}  # fmt: skip
-QWEN3_06B = {
-    "model_type": "qwen3",
-    "hidden_size": 1024,
-    "head_dim": 128,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 40960,
-    "sliding_window": None,
-    "use_sliding_window": False,
-    "tie_word_embeddings": True,
-}
-QWEN25_7B = {
-    "model_type": "qwen2",
-    "hidden_size": 3584,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 32768,
-    "sliding_window": 131072,
-    "use_sliding_window": False,
-}
-DEEPSEEK_V3 = {
-    "model_type": "deepseek_v3",
-    "hidden_size": 7168,
-    "num_hidden_layers": 61,
-    "num_attention_heads": 128,
-    "num_key_value_heads": 128,
-    "kv_lora_rank": 512,
-    "qk_rope_head_dim": 64,
-    "qk_nope_head_dim": 128,
-    "max_position_embeddings": 163840,
-    "rope_scaling": {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096},
-}
-MISTRAL_7B = {
-    "model_type": "mistral",
-    "hidden_size": 4096,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 32768,
-    "sliding_window": 4096,
-}
-GEMMA_2_9B = {
-    "model_type": "gemma2",
-    "hidden_size": 3584,
-    "head_dim": 256,
-    "num_hidden_layers": 42,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 8192,
-    "sliding_window": 4096,
-}
-GEMMA_3_4B = {
-    "model_type": "gemma3",
-    "text_config": {
-        "model_type": "gemma3_text",
-        "hidden_size": 2560,
-        "num_hidden_layers": 34,
-        "sliding_window": 1024,
-        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
-    },
-    "vision_config": {"num_hidden_layers": 27, "hidden_size": 1152},
-}
-GPT_OSS_20B = {
-    "model_type": "gpt_oss",
-    "hidden_size": 2880,
-    "head_dim": 64,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 131072,
-    "sliding_window": 128,
-    "layer_types": ["sliding_attention", "full_attention"] * 12,
-    "quantization_config": {"quant_method": "mxfp4"},
-}
-QWEN3_NEXT = {
-    "model_type": "qwen3_next",
-    "hidden_size": 2048,
-    "head_dim": 256,
-    "num_hidden_layers": 48,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 2,
-    "full_attention_interval": 4,
-    "max_position_embeddings": 262144,
-}
-FALCON_7B = {
-    "model_type": "falcon",
-    "hidden_size": 4544,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 71,
-    "multi_query": True,
-}
-GPT_2 = {"model_type": "gpt2", "n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024}
 
 
 def of(config: dict, *args: str, memory: int | None = 24 * GIB, stored=NO_WEIGHTS):
@@ -279,7 +195,6 @@ class TestRequests:
         ({"layer_types": ["chunked_attention"] * 4}, (Layer.FULL,) * 4),
         ({"layer_types": ["sliding_attention"] * 4}, (Layer.FULL,) * 4),  # without a window
         ({"layer_types": ["sliding_attention"] * 4, "sliding_window": 9}, (Layer.SLIDING,) * 4),
-        ({"sliding_window": 9, "sliding_window_pattern": "LLLG"}, (*[Layer.SLIDING] * 3, Layer.FULL)),
         ({"sliding_window": 9, "sliding_window_pattern": 2}, (Layer.SLIDING, Layer.FULL) * 2),
         ({"sliding_window": 0}, (Layer.FULL,) * 4),
         ({"sliding_window": 9, "use_sliding_window": False}, (Layer.FULL,) * 4),

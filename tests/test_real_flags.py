@@ -69,6 +69,7 @@ def vllm():
 
 def test_what_is_read(vllm, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("VLLM_MAGIC_CACHE", raising=False)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
     path = str(vllm.executable)

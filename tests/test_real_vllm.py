@@ -7,18 +7,23 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import architectures
 import httpx
 import pytest
 from fake_gpu import fakegpu
 from real_vllm.environment import FLAGS, environment, fake_vram_env
 
+from vllm_magic.engine import architecture
 from vllm_magic.engine.api import count_in_flight
+from vllm_magic.engine.layers import Layer
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.engine.stages import Stage
 from vllm_magic.errors import NoChatTemplate, RequestFailed, StartFailed
@@ -79,6 +84,32 @@ def open_streams(stack: contextlib.ExitStack, base_url: str, key: str, model: st
         assert answer.status_code == 200
 
 
+def test_configs_are_read_as_vllm_reads_them(vllm):
+    """What `%vllm fit` makes of config.json; vLLM itself may say more on its standard error."""
+    read = subprocess.run(
+        [vllm.python, Path(__file__).parent / "real_vllm" / "read_configs.py"],
+        input=json.dumps(architectures.ALL),
+        capture_output=True,
+        text=True,
+        env={**os.environ, **vllm.env},
+        timeout=READY_LIMIT,
+    )
+    assert read.returncode == 0, read.stderr
+    theirs = json.loads(read.stdout[read.stdout.index("{") :])
+    assert len(theirs) > 20
+    for name, one in theirs.items():
+        ours = architecture.read(architectures.ALL[name])
+        kinds = {Layer.FULL: "full", Layer.SLIDING: "sliding", Layer.STATE: "linear"}
+        values = one["head"] if one["latent"] else 2 * one["head"]
+        assert (name, ours.depth, ours.values, ours.latent) == (name, one["depth"], values, one["latent"])
+        assert (name, ours.kv_heads) == (name, 1 if one["latent"] else one["kv_heads"])
+        assert (name, ours.longest) == (name, one["longest"])
+        assert [kinds[layer] for layer in ours.layers] == [
+            kind.removesuffix("_attention") for kind in one["layers"]
+        ]
+        assert (name, ours.window) == (name, one["window"] if "sliding" in str(one["layers"]) else 0)
+
+
 def test_three_cycles_with_vram(manager, real, fake_gpus, traces):
     """Start, use, stop, and start again at once; each release proved by the memory."""
     env = fake_vram_env(fake_gpus, GIB)
@@ -108,6 +139,9 @@ def test_three_cycles_with_vram(manager, real, fake_gpus, traces):
 def test_stop_with_four_open_streams(manager, real, traces):
     """vLLM alone never ends (the README tells the figure; here it is only bounded)."""
     server = manager.start(real(), timeout=READY_LIMIT).server
+    said = re.search(r"KV cache size: ([\d,]+) tokens, .*request: ([\d.]+)x", server.log_path.read_text())
+    fit = manager.fit(server.spec)  # to the token
+    assert said.groups() == (f"{fit.kv_tokens:,}", f"{fit.requests:.2f}")
     with contextlib.ExitStack() as streams:
         open_streams(streams, server.base_url, server.api_key, server.model)
         release = server.stop()

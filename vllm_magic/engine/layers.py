@@ -105,9 +105,6 @@ def _names(text: Config, kind: str, depth: int, window: int) -> list[str]:
     if kind.startswith("qwen"):
         first = number(text, "max_window_layers", default=28)
         return [_SLIDING if index >= first else _FULL for index in range(depth)]
-    pattern = text.get("sliding_window_pattern")
-    if isinstance(pattern, str) and pattern:  # EXAONE 4
-        return [_SLIDING if pattern[index % len(pattern)] == "L" else _FULL for index in range(depth)]
     every = number(text, "sliding_window_pattern", default=_PATTERNS.get(kind, 0))
     # Without a pattern, as in Mistral and Phi-3, every layer slides.
     return [_FULL if every and (index + 1) % every == 0 else _SLIDING for index in range(depth)]
