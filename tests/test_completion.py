@@ -55,6 +55,7 @@ def world(tmp_path_factory):
     (root / "here/template.jinja").write_text("")
     env = {
         "VLLM_MAGIC_CACHE": str(root / "cache"),
+        "XDG_CACHE_HOME": str(root / "cache"),
         "HF_HOME": str(root / "hf"),
         "HOME": str(root / "here"),
         "VLLM_MAGIC_EXECUTABLE": vllm,

@@ -350,8 +350,10 @@ class TestProgress:
         self.steps(server(), line)
         shown = out.getvalue().split("\r")[1:]
         assert [part.rstrip() for part in shown] == [
-            "tiny: importing vLLM · 0 s", "tiny: loading weights 3/8 · 0 s", "tiny: loading weights 8/8 · 0 s",
-        ]  # fmt: skip
+            f"{'┄' * 12} tiny: importing vLLM · 0 s",
+            f"{'━' * 6}{'┄' * 6} tiny: loading weights 3/8 · 0 s",
+            f"{'━' * 7}{'┄' * 5} tiny: loading weights 8/8 · 0 s",
+        ]
         assert "\n" not in out.getvalue()
         line.finish("")
         assert out.getvalue().endswith("\r" + " " * 78 + "\r")
@@ -380,6 +382,7 @@ class TestProgress:
         finally:
             InteractiveShell.clear_instance()
         texts = [output.data["text/plain"] for output in seen.outputs]
+        assert '<progress max="1" value="0.468"></progress>' in seen.outputs[1].data["text/html"]
         assert texts[0].endswith("importing vLLM · 0 s")
         assert texts[-1] == ""
         assert seen.stdout == ""
