@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import itertools
 import json
@@ -57,6 +56,14 @@ def asked(server) -> list[dict]:
     """The requests that a server got."""
     lines = [line.partition("Received request: ")[2] for line in server.log_path.read_text().splitlines()]
     return [json.loads(line.partition(" ")[2]) for line in lines if line]
+
+
+def in_flight(server) -> int:
+    api = Api(server._command)
+    try:
+        return api.requests_in_flight()
+    finally:
+        api.close()
 
 
 @contextlib.contextmanager
@@ -202,8 +209,9 @@ def test_an_interrupt_while_it_waits_for_its_turn(shell):
     before = server.chat("x", stream=True, max_tokens=1000)
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with once(server, lambda now: now.in_flight == 2, _thread.interrupt_main):
+        with once(server, lambda now: now.in_flight == 2, lambda: os.kill(os.getpid(), signal.SIGINT)):
             seen = cell(shell, "%%vllm --as kept\nx")
+        assert in_flight(server) >= 1  # it did not wait for the one before
     finally:
         signal.signal(signal.SIGINT, handler)
         before.close()

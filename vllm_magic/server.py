@@ -270,7 +270,8 @@ class Server(Service):
                 f"{self.name} is still starting: {stage.value}. Wait for it: server.wait(), or %vllm shows how far it is."
             )
         if state is not ServerState.READY:
-            raise RequestFailed(f"{self.name} is {state.value}. {error or 'Start it again.'}")
+            hint = error or f"Start it again: %vllm restart {self.name}"
+            raise RequestFailed(f"{self.name} cannot be asked any more: it is {state.value}. {hint}")
         return Connection(self.name, self._command)
 
     # What it does.
