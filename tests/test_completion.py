@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import subprocess
 import sys
+import time
 
 import pytest
 import stand_in
-from by_hand import until
+from by_hand import LIMIT, until
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.terminal.ptutils import IPythonPTCompleter
 from jupyter_client.manager import KernelManager
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
+from ptyprocess import PtyProcess
 
 from vllm_magic import ledger
 from vllm_magic.engine.flag_table import Option
@@ -422,3 +425,29 @@ def test_in_a_terminal(shell, text, expected, meta):
     typed = re.split(r"[\s=]", before)[-1]
     assert {one.start_position for one in found} == {-len(typed)}
     assert meta in found[-1].display_meta_text
+
+
+def test_at_a_terminal(world, tmp_path):
+    """The Tab key in `ipython`."""
+    command = [sys.executable, "-m", "IPython", "--no-banner", "--no-confirm-exit", "--colors=NoColor"]
+    env = {**os.environ, **world, "VLLM_MAGIC_HOME": str(tmp_path / "home"), "TERM": "xterm"}
+    terminal = PtyProcess.spawn(command, env=env, cwd=world["HOME"], dimensions=(40, 120))
+    shown = bytearray()
+
+    def until_shown(pattern: bytes) -> None:
+        deadline = time.monotonic() + LIMIT
+        while not re.search(pattern, shown):
+            assert select.select([terminal.fd], [], [], max(0.0, deadline - time.monotonic()))[0], bytes(
+                shown
+            )
+            shown.extend(terminal.read(4096))
+
+    try:
+        until_shown(rb"In \[")
+        terminal.write(b"%load_ext vllm_magic\r")
+        until_shown(rb"In \[(\x1b\[[0-9;]*m)*2")
+        terminal.write(b"x = %vllm start tiny --max-nu\t")
+        until_shown(b"--max-num-batched-tokens")
+        until_shown(b"--max-num-seqs")
+    finally:
+        terminal.terminate(force=True)
