@@ -23,6 +23,7 @@ import vllm_magic
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption, NoEstimate
 from vllm_magic.gpu.devices import Gpu, Snapshot
+from vllm_magic.gpu.probe import Probe
 from vllm_magic.jupyter import views
 from vllm_magic.life.fit import fit
 from vllm_magic.life.foresight import Foresight
@@ -534,6 +535,13 @@ class TestWarning:
         answer.set()
         assert WARNING in foresight.warning(60)
         assert not foresight.warning()  # once
+
+    def test_without_a_thread_nothing_is_foreseen(self, llama, monkeypatch):
+        def refuse(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        assert not Foresight(ServerSpec(llama), Probe()).warning()
 
 
 def test_a_fit_in_a_program(fake_gpus, home, llama):

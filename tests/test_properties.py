@@ -151,6 +151,7 @@ class TestWords:
     def test_the_other_verbs(self, said, verb):
         for parse in (
             verbs.verb,
+            start_words.fit,
             arguments.stop,
             arguments.logs,
             arguments.status,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import queue
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import model_files
@@ -29,8 +29,10 @@ class Foresight:
         self._spec = spec
         self._probe = probe
         self._environ = dict(os.environ)
-        self._found: queue.SimpleQueue[str] = queue.SimpleQueue()
-        threading.Thread(target=self._look, name="vllm-magic fit", daemon=True).start()
+        self._line = ""
+        self._known = threading.Event()
+        with suppress(RuntimeError):  # can't start new thread: then nothing is foreseen
+            threading.Thread(target=self._look, name="vllm-magic fit", daemon=True).start()
 
     def warning(self, timeout: float = 0.0) -> str:
         """A line that says why it will fail, once; "" where it may well fit, and until that is known.
@@ -38,15 +40,18 @@ class Foresight:
         Args:
             timeout: seconds to wait until that is known.
         """
-        try:
-            return self._found.get(timeout=timeout)
-        except queue.Empty:
+        if not self._known.wait(timeout):
             return ""
+        line, self._line = self._line, ""
+        return line
 
     def _look(self) -> None:
-        self._found.put(self._warning())
+        try:
+            self._line = self._foreseen()
+        finally:
+            self._known.set()
 
-    def _warning(self) -> str:
+    def _foreseen(self) -> str:
         environ = {**self._environ, **dict(self._spec.env)}
         # What a file of flags says is not known here, and nobody is asked online for the sake of a warning.
         if model_files.find(self._spec, environ) is None:
