@@ -473,7 +473,7 @@ class TestWarning:
         assert "probably" not in seen.stdout  # it runs already
 
     def test_without_waiting(self, shell, llama, monkeypatch):
-        monkeypatch.setattr("vllm_magic.jupyter.magics.FORESIGHT", 60.0)
+        monkeypatch.setattr("vllm_magic.jupyter.running.FORESIGHT", 60.0)
         with capture_output() as seen:
             shell.run_line_magic("vllm", f"start {llama} --no-wait")
         assert WARNING in seen.stdout
@@ -487,7 +487,6 @@ class TestWarning:
         ("model", "args"),
         [
             ("tiny", ()),  # not on this machine
-            ("LLAMA", ("--config", "file.yaml")),
             ("LLAMA", ("--max-model-len", "strange")),
             ("LLAMA", ("-tp", "2")),
             ("BROKEN", ()),
