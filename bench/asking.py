@@ -17,7 +17,7 @@ TOKENS = 200
 SETUP = f"""
 import json, os, httpx, vllm_magic
 %load_ext vllm_magic
-server = vllm_magic.start(os.environ["BENCH_MODEL"], *os.environ["BENCH_FLAGS"].split())
+server = vllm_magic.start(os.environ["BENCH_MODEL"])
 client = httpx.Client(base_url=server.url, headers={{"Authorization": f"Bearer {{server.api_key}}"}}, timeout=60, trust_env=False)
 body = {{
     "messages": [{{"role": "user", "content": "the river"}}],
@@ -62,7 +62,6 @@ class Asking:
             **target.env,
             "VLLM_MAGIC_EXECUTABLE": target.executable,
             "BENCH_MODEL": target.model,
-            "BENCH_FLAGS": " ".join(target.flags),
         }
         self._manager = KernelManager(kernel_name="python3", transport_encryption="auto")
 
