@@ -14,10 +14,12 @@ from IPython.utils.capture import capture_output
 from test_views import same
 
 from vllm_magic.engine import port
-from vllm_magic.errors import ServerFailed, StartFailed, VllmMagicError
+from vllm_magic.errors import ReleaseFailed, ServerFailed, StartFailed, VllmMagicError
 from vllm_magic.gpu import locks
 from vllm_magic.jupyter import views
+from vllm_magic.life.proof import Verdict, Witness
 from vllm_magic.manager import manager as the_manager
+from vllm_magic.release import Proof
 
 GIB = 2**30
 LIMIT = 60.0  # seconds for what takes less than one
@@ -186,6 +188,19 @@ class TestReady:
 class TestWhoHears:
     def test_nothing_is_said_after_a_stop(self, manager, spec):
         manager.start(spec(), timeout=LIMIT).server.stop()
+        assert manager.news() == []
+
+    def test_of_a_stop_that_fails_only_who_did_not_ask_hears(self, manager, spec, monkeypatch):
+        monkeypatch.setattr(Witness, "prove", lambda *_: Verdict(Proof.NONE, False, (), "not all is back"))
+        manager.start(spec(), timeout=LIMIT)
+        with pytest.raises(ReleaseFailed):
+            manager.stop("tiny")
+        assert manager.news() == []
+        idle = manager.start(spec(ttl=0.5), timeout=LIMIT).server
+        assert idle.wait_over(LIMIT)
+        assert manager.news() == ["tiny has ended, but is not released: not all is back."]
+        with pytest.raises(ReleaseFailed):
+            manager.stop("tiny")
         assert manager.news() == []
 
     def test_nothing_is_said_to_who_waited(self, manager, spec):
