@@ -11,6 +11,7 @@ import pytest
 from fake_gpu import fakegpu
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from test_engine_failures import KNOWN
 from test_views import same
 
 from vllm_magic.engine import port
@@ -39,6 +40,13 @@ OUT_OF_MEMORY = [
 OUT_OF_MEMORY_CAUSE = (
     "GPU 0 is out of memory: vLLM wanted 1.16 GiB more, and 512.00 MiB of its 23.68 GiB were free"
 )
+# What needs a GPU or the network to happen; the rest is caused on vLLM's CPU build (test_real_vllm.py).
+RECORDED = [
+    "no repository", "gated", "gated, by the hub", "refused", "offline, said by the hub", "bad revision",
+    "custom configuration", "quantization on an old GPU", "quantization and dtype", "old GPU", "GPU occupied",
+    "no KV room", "KV too small", "weights too large", "out of memory", "sampler", "no device", "init timeout",
+    "worker killed", "no module", "compiled for another torch",
+]  # fmt: skip
 EVIL = "<script>alert(1)</script>&amp;{0}{cause}{{%s"
 
 
@@ -90,6 +98,13 @@ class TestStart:
         assert (error.cause, error.hint) == (cause, hint)
         assert manager.news() == []
         traces.check()
+
+    @pytest.mark.parametrize("sign", RECORDED)
+    def test_what_was_recorded(self, manager, spec, sign):
+        lines, cause, hint = KNOWN[sign]
+        error = failed(manager, spec("some/model", faults=dying(*lines, who="leader", when="init")))
+        assert (error.cause, error.hint) == (cause, hint)
+        assert all(any(shown.removesuffix("…") in line for line in lines) for shown in error.log_tail)
 
     def test_a_worker_that_is_killed(self, manager, spec, traces):
         error = failed(manager, spec(faults=dying(who="worker", when="init", signal=9)))
