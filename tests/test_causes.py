@@ -11,13 +11,16 @@ import pytest
 from fake_gpu import fakegpu
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from test_engine_failures import KNOWN
 from test_views import same
 
 from vllm_magic.engine import port
-from vllm_magic.errors import ServerFailed, StartFailed, VllmMagicError
+from vllm_magic.errors import ReleaseFailed, ServerFailed, StartFailed, VllmMagicError
 from vllm_magic.gpu import locks
 from vllm_magic.jupyter import views
+from vllm_magic.life.proof import Verdict, Witness
 from vllm_magic.manager import manager as the_manager
+from vllm_magic.release import Proof
 
 GIB = 2**30
 LIMIT = 60.0  # seconds for what takes less than one
@@ -37,6 +40,13 @@ OUT_OF_MEMORY = [
 OUT_OF_MEMORY_CAUSE = (
     "GPU 0 is out of memory: vLLM wanted 1.16 GiB more, and 512.00 MiB of its 23.68 GiB were free"
 )
+# What needs a GPU or the network to happen; the rest is caused on vLLM's CPU build (test_real_vllm.py).
+RECORDED = [
+    "no repository", "gated", "gated, by the hub", "refused", "offline, said by the hub", "bad revision",
+    "custom configuration", "quantization on an old GPU", "quantization and dtype", "old GPU", "GPU occupied",
+    "no KV room", "KV too small", "weights too large", "out of memory", "sampler", "no device", "init timeout",
+    "worker killed", "no module", "compiled for another torch",
+]  # fmt: skip
 EVIL = "<script>alert(1)</script>&amp;{0}{cause}{{%s"
 
 
@@ -88,6 +98,13 @@ class TestStart:
         assert (error.cause, error.hint) == (cause, hint)
         assert manager.news() == []
         traces.check()
+
+    @pytest.mark.parametrize("sign", RECORDED)
+    def test_what_was_recorded(self, manager, spec, sign):
+        lines, cause, hint = KNOWN[sign]
+        error = failed(manager, spec("some/model", faults=dying(*lines, who="leader", when="init")))
+        assert (error.cause, error.hint) == (cause, hint)
+        assert all(any(shown.removesuffix("…") in line for line in lines) for shown in error.log_tail)
 
     def test_a_worker_that_is_killed(self, manager, spec, traces):
         error = failed(manager, spec(faults=dying(who="worker", when="init", signal=9)))
@@ -186,6 +203,19 @@ class TestReady:
 class TestWhoHears:
     def test_nothing_is_said_after_a_stop(self, manager, spec):
         manager.start(spec(), timeout=LIMIT).server.stop()
+        assert manager.news() == []
+
+    def test_of_a_stop_that_fails_only_who_did_not_ask_hears(self, manager, spec, monkeypatch):
+        monkeypatch.setattr(Witness, "prove", lambda *_: Verdict(Proof.NONE, False, (), "not all is back"))
+        manager.start(spec(), timeout=LIMIT)
+        with pytest.raises(ReleaseFailed):
+            manager.stop("tiny")
+        assert manager.news() == []
+        idle = manager.start(spec(ttl=0.5), timeout=LIMIT).server
+        assert idle.wait_over(LIMIT)
+        assert manager.news() == ["tiny has ended, but is not released: not all is back."]
+        with pytest.raises(ReleaseFailed):
+            manager.stop("tiny")
         assert manager.news() == []
 
     def test_nothing_is_said_to_who_waited(self, manager, spec):
