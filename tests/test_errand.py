@@ -121,7 +121,7 @@ class TestBenchmark:
         with pytest.raises(VllmMagicError, match=r"--port is set for the server"):
             server.bench("--port", "1")
         manager.stop()
-        with pytest.raises(VllmMagicError, match="tiny is released"):
+        with pytest.raises(VllmMagicError, match="tiny cannot be asked any more: it is released"):
             server.bench()
 
     def test_the_words(self, manager, spec):

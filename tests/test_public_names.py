@@ -28,6 +28,7 @@ NAMES = {
     "ServerFailed",
     "ServerNotFound",
     "ServerState",
+    "SleepFailed",
     "StartFailed",
     "StartInterrupted",
     "StartTimeout",
@@ -55,6 +56,7 @@ TREE = {
     "StartTimeout": (errors.StartFailed,),
     "StartInterrupted": (errors.StartFailed,),
     "RequestFailed": (errors.VllmMagicError,),
+    "SleepFailed": (errors.VllmMagicError,),
     "NoChatTemplate": (errors.RequestFailed,),
     "ReleaseFailed": (errors.VllmMagicError,),
 }

@@ -139,7 +139,7 @@ class TestNaps:
     def test_one_that_is_stopped_cannot_sleep(self, manager, spec):
         server = manager.start(spec("m", SLEEPY), timeout=60).server
         server.stop()
-        with pytest.raises(RequestFailed, match="m is released"):
+        with pytest.raises(RequestFailed, match="m cannot be asked any more: it is released"):
             server.sleep(manager.probe)
 
 

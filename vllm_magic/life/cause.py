@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine import failures, port
+from vllm_magic.engine import failures, flag_table, flags, port
 from vllm_magic.life import room
 
 if TYPE_CHECKING:
@@ -15,18 +15,23 @@ if TYPE_CHECKING:
     from vllm_magic.life.preparation import Prepared
 
 
-def find(prepared: Prepared, log_tail: Sequence[str], exit_code: int | None, *, was_ready: bool) -> Failure:
+def find(
+    prepared: Prepared, executable: str, log_tail: Sequence[str], exit_code: int | None, *, was_ready: bool
+) -> Failure:
     """The cause, once nothing of the server runs any more.
 
     Args:
         prepared: the server.
+        executable: the absolute path of vLLM.
         log_tail: the end of its log.
         exit_code: of its leader; negative for a signal, None if unknown.
         was_ready: whether it had answered.
     """
     if was_ready:
         return failures.explain_death(log_tail, exit_code, model=prepared.model)
-    failure = failures.explain(log_tail, exit_code, model=prepared.model)
+    table = flag_table.load(executable)
+    known = tuple(table.by_string) if table else flags.COMMON
+    failure = failures.explain(log_tail, exit_code, model=prepared.model, flags=known)
     if failure.port_taken:
         return _with_holder_of_port(failure, prepared.port)
     return _with_holders_of_memory(failure, prepared) if failure.memory_wanted else failure

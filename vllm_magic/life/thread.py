@@ -158,7 +158,7 @@ class Life:
         rooms = prepared.folder
         path = rooms.log if release.left else rooms.kept_log
         tail = log.tail(path, LOG_TAIL, prepared.secrets)
-        return cause.find(prepared, tail, release.exit_code, was_ready=was_ready)
+        return cause.find(prepared, self._command.argv[0], tail, release.exit_code, was_ready=was_ready)
 
     def _end_again(self) -> Notice:
         assert self._left is not None  # noqa: S101 - the end that left something has set it
