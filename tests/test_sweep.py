@@ -71,6 +71,7 @@ def orphan(home, executable):
         kill_at_once(
             processes.read(kernel.pid).identity, Identity(*entry.record.outer), Identity(*entry.record.inner)
         )
+        assert not pidfd.wait_for_all([entry.leader], LIMIT)  # it goes with its guard
     (entry,) = ledger.entries()
     survivors = {one for one in server if processes.is_alive(one)}
     yield entry, survivors
