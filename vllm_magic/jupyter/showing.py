@@ -31,7 +31,7 @@ class Showing(Deeds):
         return views.lines(server.name, server.log(wanted.count), server.farewell)
 
     def _fit(self, said: list[str]) -> Any:
-        return self._manager.fit(start_words.fit(said))
+        return self._manager.fit(start_words.fit(said, self._defaults()))
 
     def _metrics(self, said: list[str]) -> Any:
         from vllm_magic.jupyter import views

@@ -89,15 +89,13 @@ def start(words: Sequence[str], defaults: Settings = NO_SETTINGS, verb: Verb = V
     return StartWords(spec, not found.no_wait, found.timeout)
 
 
-def fit(words: Sequence[str]) -> ServerSpec:
+def fit(words: Sequence[str], defaults: Settings = NO_SETTINGS) -> ServerSpec:
     """What would be started with the words behind ``fit``, which are those of ``start``.
 
     Raises:
         InvalidOption: a word does not fit.
     """
-    if not words or words[0].startswith("-"):
-        raise InvalidOption("Which model? Write it first, then vLLM's flags: %vllm fit MODEL [flags].")
-    return start(words).spec
+    return start(words, defaults, Verb.FIT).spec
 
 
 def _separate(words: Sequence[str], valued: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -53,7 +53,7 @@ class Foresight:
 
     def _foreseen(self) -> str:
         environ = {**self._environ, **dict(self._spec.env)}
-        # What a file of flags says is not known here, and nobody is asked online for the sake of a warning.
+        # Nobody is asked online for the sake of a warning.
         if model_files.find(self._spec, environ) is None:
             return ""
         try:
