@@ -42,7 +42,6 @@ _ROUGH_KV_DTYPES = (
     ("", Fraction(1, 2)),
 )
 _UNCOUNTED = (
-    ("--config",),
     ("--decode-context-parallel-size", "-dcp"),
     ("--enable-expert-parallel", "-ep"),
     ("--enable-lora",),
