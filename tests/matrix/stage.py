@@ -106,9 +106,13 @@ class Stage:
         for cell in wanted:
             self.servers[cell.name] = watch.Watched(cell, ports[cell.name], **begun["servers"][cell.name])
         self._await_phases()
-        for server in self.servers.values():
-            for _ in range(server.cell.phase.streams):
-                self._open_stream(server)
+        opened = [
+            (server, self._open_stream(server))
+            for server in self.servers.values()
+            for _ in range(server.cell.phase.streams)
+        ]
+        for server, stream in opened:
+            _await_first_token(server, stream)
         self.control.sendall(b"stop\n")
         self._hear()
 
@@ -187,7 +191,7 @@ class Stage:
             assert time.monotonic() < deadline, f"not in their phase: {sorted(late)} {self._output()}"
             time.sleep(0.1 if late else 0)
 
-    def _open_stream(self, server: Watched) -> None:
+    def _open_stream(self, server: Watched) -> socket.socket:
         body = json.dumps({"prompt": "a", "max_tokens": 100_000, "stream": True})
         head = (
             f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {server.key}\r\n"
@@ -196,11 +200,7 @@ class Stage:
         stream = socket.create_connection(("127.0.0.1", server.port), timeout=BEGIN)
         self.cleanup.callback(stream.close)
         stream.sendall((head + body).encode())
-        got = b""
-        while b"data:" not in got:
-            more = stream.recv(4096)
-            assert more, f"{server.cell.name} does not answer: {got!r}"
-            got += more
+        return stream
 
     def clear(self) -> None:
         """End every process that this stage started, whoever is its parent now."""
@@ -245,6 +245,14 @@ def _waits_for_a_signal(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return "sigtimedwait" in Path(f"/proc/{pid}/wchan").read_text()
     return False
+
+
+def _await_first_token(server: Watched, stream: socket.socket) -> None:
+    got = b""
+    while b"data:" not in got:
+        more = stream.recv(4096)
+        assert more, f"{server.cell.name} does not answer: {got!r}"
+        got += more
 
 
 def _identity(pid: int) -> Identity:
