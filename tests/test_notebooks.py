@@ -48,7 +48,9 @@ def outputs(home, vllm, tmp_path, monkeypatch):
             coalesce_streams=True,
         )
         client.execute()
-        return ["\n".join(map(_text, cell.outputs)) for cell in notebook.cells if cell.cell_type == "code"]
+        return [
+            "\n".join(map(_text, cell.outputs)).strip() for cell in notebook.cells if cell.cell_type == "code"
+        ]
 
     return run
 
@@ -82,8 +84,8 @@ def test_troubleshooting(outputs, traces):
     assert "Lower --max-model-len to" in length
     assert "is taken by python" in port
     assert name.startswith("UsageError: No server is called nobody")
-    assert logs.strip()
-    assert "All is well" in doctor
+    assert logs
+    assert "0.32.0" in doctor
     assert "Nothing to reap." in reap
     traces.check()
     assert not os.path.exists(NOTEBOOKS / ".ipynb_checkpoints")
