@@ -124,6 +124,21 @@ class TestBenchmark:
         with pytest.raises(VllmMagicError, match="tiny cannot be asked any more: it is released"):
             server.bench()
 
+    def test_the_table_ends_with_its_last_line(self):
+        title, end = f"====== {benchmark.TITLE} ======", "=" * 50
+        said = [
+            "loading",
+            title,
+            "Failed requests: 0",
+            "---- Time ----",
+            "Mean (ms): 1",
+            end,
+            "leaked 4 instances!",
+        ]
+        assert benchmark._table(said) == said[1:-1]
+        assert benchmark._table(said[:-2]) == said[1:-2]
+        assert benchmark._table(["loading"]) == []
+
     def test_the_words(self, manager, spec):
         server = manager.start(spec("m", "--served-model-name", "s"), timeout=60).server
         words = benchmark._words(server.spec, server._command, ("--num-prompts", "3"))

@@ -57,13 +57,23 @@ def run(
             if report is not None:
                 report(said[-1] if said else "", time.monotonic() - began)
         code = errand.exit_code()
-    table = [number for number, line in enumerate(said) if TITLE in line]
+    table = _table(said)
     if code != 0 or not table:
         telling = [line for line in said if "rror" in line] or said
         raise VllmMagicError(
             f"vllm bench serve has failed (exit code {code}): {(telling or ['it said nothing'])[-1]}"
         )
-    return said[table[-1] :]
+    return table
+
+
+def _table(said: Sequence[str]) -> list[str]:
+    """From the title to the line that closes it: libraries complain behind it, at their exit."""
+    begins = [number for number, line in enumerate(said) if TITLE in line]
+    if not begins:
+        return []
+    title, *rest = said[begins[-1] :]
+    end = next((number for number, line in enumerate(rest, 1) if line and not line.strip("=")), len(rest))
+    return [title, *rest[:end]]
 
 
 def _words(spec: ServerSpec, command: Command, args: Sequence[str]) -> list[str]:
