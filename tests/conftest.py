@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import stand_in
 from fake_gpu import fakegpu
+from IPython.core.interactiveshell import InteractiveShell
 from traces import Traces
 
 from vllm_magic.engine.spec import ServerSpec
@@ -43,6 +44,17 @@ def cache(tmp_path, monkeypatch) -> Path:
 def executable(tmp_path_factory) -> str:
     """The stand-in for vLLM."""
     return str(stand_in.install(tmp_path_factory.mktemp("stand-in")))
+
+
+@pytest.fixture
+def shell(home, executable, monkeypatch) -> InteractiveShell:
+    """A shell with the extension loaded and the stand-in configured, as in a terminal."""
+    monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
+    shell = InteractiveShell()
+    shell.run_line_magic("load_ext", "vllm_magic")
+    yield shell
+    shell.run_line_magic("unload_ext", "vllm_magic")
+    shell.history_manager.end_session()
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import nbformat
 import pydantic
 import pytest
 import stand_in
-from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
@@ -27,17 +26,6 @@ from vllm_magic.jupyter import shown
 from vllm_magic.manager import manager
 
 LIMIT = 60.0
-
-
-@pytest.fixture
-def shell(home, executable, monkeypatch):
-    """A shell with the extension loaded and the stand-in configured, as in a terminal."""
-    monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
-    shell = InteractiveShell()
-    shell.run_line_magic("load_ext", "vllm_magic")
-    yield shell
-    shell.run_line_magic("unload_ext", "vllm_magic")
-    shell.history_manager.end_session()
 
 
 def start(shell, words: str = "", **faults):

@@ -16,7 +16,6 @@ import pytest
 from fake_gpu import fakegpu
 from hub_on_loopback import Hub
 from IPython.core.error import UsageError
-from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 import vllm_magic
@@ -392,16 +391,6 @@ def test_without_huggingface_hub(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(NoEstimate, match="To ask the Hub for it: pip install huggingface_hub"):
         fit(ServerSpec("some/model"), {"HF_HOME": str(tmp_path)}, NO_GPU)
-
-
-@pytest.fixture
-def shell(home, executable, monkeypatch):
-    monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
-    shell = InteractiveShell()
-    shell.run_line_magic("load_ext", "vllm_magic")
-    yield shell
-    shell.run_line_magic("unload_ext", "vllm_magic")
-    shell.history_manager.end_session()
 
 
 def shown(shell, value) -> tuple[str, str]:

@@ -24,17 +24,6 @@ from vllm_magic.release import Release
 from vllm_magic.server import Server
 
 
-@pytest.fixture
-def shell(home, executable, monkeypatch):
-    """A shell with the extension loaded and the stand-in configured."""
-    monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
-    shell = InteractiveShell()
-    shell.run_line_magic("load_ext", "vllm_magic")
-    yield shell
-    shell.run_line_magic("unload_ext", "vllm_magic")
-    shell.history_manager.end_session()
-
-
 def run(shell, line: str):
     return shell.run_line_magic("vllm", line)
 

@@ -7,6 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllm_magic.engine.model_files import cache_folder
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -19,7 +21,7 @@ def cached_models() -> Iterator[str]:
 
     Not by its own `scan_cache_dir`, which looks at every file of them, and takes long to be imported.
     """
-    for entry in islice(_entries(_hugging_face_cache(), PREFIX), MOST):
+    for entry in islice(_entries(cache_folder(os.environ), PREFIX), MOST):
         if any(_entries(Path(entry.path, "snapshots"))):
             yield entry.name.removeprefix(PREFIX).replace("--", "/")
 
@@ -59,12 +61,3 @@ def _entries(folder: Path, beginning: str = "") -> Iterator[os.DirEntry[str]]:
             yield from (entry for entry in found if entry.name.startswith(beginning))
     except (OSError, ValueError):
         return
-
-
-def _hugging_face_cache() -> Path:
-    """As huggingface_hub finds it (its constants.py)."""
-    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    if named:
-        return Path(named).expanduser()
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
-    return Path(home, "hub").expanduser()
