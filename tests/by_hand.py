@@ -65,6 +65,24 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+@contextlib.contextmanager
+def bystander(*, mark: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """`sleep 300` in a session of its own; it ends with the block, however that ends.
+
+    Args:
+        mark: what its environment has besides.
+    """
+    process = subprocess.Popen(["sleep", "300"], env={**os.environ, **(mark or {})}, start_new_session=True)
+    try:
+        # The kernel closes the descriptor that Popen waits for before /proc has
+        # its command line and environment (fs/exec.c, fs/binfmt_elf.c).
+        until(lambda: processes.environment(process.pid), "not executed")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
 class PatientProbe(Probe):
     """Waits longer for an answer: on a machine that runs many tests at once a healthy driver can take its time."""
 

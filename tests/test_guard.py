@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import by_hand
 import pytest
 from records import record
 
@@ -309,14 +310,13 @@ def test_a_guard_that_is_stopped_when_the_kernel_dies(stubborn):
 def test_only_a_guard_that_hangs_is_replaced():
     """A slow one, on a busy machine, is let finish: what it has noted would be lost with it."""
     outer = Outer.__new__(Outer)  # its judgement only; no socket, no order
-    with subprocess.Popen(["sleep", "60"]) as inner:
+    with by_hand.bystander() as inner:
         outer._inner = inner.pid
         assert not outer._hangs(0.0)
         assert outer._hangs(LONGEST)
         os.kill(inner.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, inner.pid, os.WSTOPPED)
         assert outer._hangs(0.0)
-        inner.kill()
 
 
 def test_the_shared_memory_that_a_killed_guard_had_noted(tmp_path):

@@ -191,9 +191,8 @@ class TestRefusals:
         assert ("system's first" if above == 1 else "this program") in refused(above)
 
     def test_not_vllm(self):
-        with subprocess.Popen(["sleep", "300"]) as other:
+        with by_hand.bystander() as other:
             assert f"sleep 300 (pid {other.pid}) is not a vLLM process" in refused(other.pid)
-            other.kill()
 
     def test_a_part_of_a_living_server(self, server):
         one = server()
@@ -257,13 +256,12 @@ class TestRefusals:
         one = server()
         one.kill_server()
         candidate = reap.judge(one.pid("::EngineCore"), [])
-        with subprocess.Popen(["sleep", "300"]) as bystander:
+        with by_hand.bystander() as bystander:
             stale = candidate.root._replace(identity=identity(bystander.pid)._replace(start=1))
             done = reap.reap(reap.Candidate((stale,)), probe)
             assert bystander.poll() is None
             assert (done.ended, done.left) == ((), ())
             assert reap.told(done) == "It had ended by itself."
-            bystander.kill()
 
 
 class TestReap:

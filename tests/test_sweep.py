@@ -14,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+import by_hand
 import pytest
 import stand_in
 from IPython.core.interactiveshell import InteractiveShell
@@ -136,19 +137,16 @@ class TestOrphans:
         traces.check()
 
     def test_nobody_elses_process_is_touched(self, orphan, probe):
-        with subprocess.Popen(["sleep", "60"]) as bystander:
+        with by_hand.bystander() as bystander:
             sweep(probe)
             assert bystander.poll() is None
-            bystander.kill()
 
 
 @contextlib.contextmanager
 def leader_with_mark(identifier: str):
     """A process which carries the mark of a server."""
-    env = {**os.environ, MARK: identifier}
-    with subprocess.Popen(["sleep", "60"], env=env, start_new_session=True) as process:
-        yield processes.read(process.pid).identity
-        process.kill()
+    with by_hand.bystander(mark={MARK: identifier}) as process:
+        yield by_hand.identity(process.pid)
 
 
 def put(identifier: str = "0a1b2c3d", **fields) -> Path:
@@ -164,9 +162,8 @@ def put(identifier: str = "0a1b2c3d", **fields) -> Path:
 
 def dead() -> list[int]:
     """The identity of a process that has ended."""
-    with subprocess.Popen(["sleep", "60"]) as process:
-        identity = processes.read(process.pid).identity
-        process.kill()
+    with by_hand.bystander() as process:
+        identity = by_hand.identity(process.pid)
     return list(identity)
 
 
@@ -276,12 +273,11 @@ class TestWhatIsLeftAlone:
 
     def test_a_pid_that_was_given_away(self, home, probe):
         """The record's leader is dead, and its pid now names somebody else."""
-        with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
-            put(kernel=dead(), leader=[other.pid, processes.read(other.pid).identity.start - 1])
+        with by_hand.bystander() as other:
+            put(kernel=dead(), leader=[other.pid, by_hand.identity(other.pid).start - 1])
             (swept,) = sweep(probe)
             assert swept.release is None
             assert other.poll() is None
-            other.kill()
 
     def test_a_session_that_was_given_away(self, home, probe):
         """The pid of the record's leader was given to a daemon's parent, which has ended, and the daemon lives."""
