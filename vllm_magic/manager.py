@@ -25,6 +25,7 @@ from vllm_magic.life import flag_builder, handover, kept
 from vllm_magic.life.beginning import Attached, Fresh
 from vllm_magic.life.sweep import sweep
 from vllm_magic.masking import mask_words
+from vllm_magic.registry import Registry
 from vllm_magic.server import Server, ServerState
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from vllm_magic.life.foresight import Foresight
     from vllm_magic.release import Release
 
-REMEMBERED = 20  # servers that are over, for their logs
-
 
 @dataclass(frozen=True)
 class Start:
@@ -49,15 +48,10 @@ class Start:
 
 
 class Manager:
-    """All servers of one kernel. Safe to use from any thread.
-
-    Its lock guards the two tables and comes before any server's lock; nothing blocks while it is held.
-    """
+    """All servers of one kernel. Safe to use from any thread; what it shares is in its `Registry`."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._servers: dict[str, Server] = {}
-        self._past: dict[str, Server] = {}
+        self._registry = Registry()
         self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._tell_waiting = threading.Event()
         self._probe = Probe()
@@ -85,7 +79,8 @@ class Manager:
             StartFailed: it ended before it was ready (`StartTimeout`, `StartInterrupted`: and was released).
             VllmMagicError: the words do not fit, there is no vLLM, the port is taken.
         """
-        before = self._servers.get(spec.name)
+        self._check_process()
+        before = self._registry.named(spec.name)
         try:
             start = self._register(spec, timeout)
             if wait:
@@ -106,7 +101,7 @@ class Manager:
             if (
                 server.pid is None
             ):  # it never ran: whoever waited has heard, and there is nothing of it to show
-                self._forget(server)
+                self._registry.forget(server)
             raise
 
     def stop(self, name: str | None = None, *, grace: float | None = None, drain: float = 0.0) -> Release:
@@ -133,50 +128,29 @@ class Manager:
             except VllmMagicError as error:
                 failed.append(error)
             finally:
-                self._forget(server)
+                self._registry.forget(server)
         if failed:
             raise failed[0]
         return releases
 
     def servers(self) -> dict[str, Server]:
-        """Those that start, run or stop, and those that failed and were not stopped or started since, by name."""
+        """See `Registry.servers`."""
         self._check_process()
-        with self._lock:
-            for server in list(self._servers.values()):
-                if server.state is ServerState.RELEASED:
-                    self._put_away(server)
-            return dict(self._servers)
+        return self._registry.servers()
 
     def past(self) -> dict[str, Server]:
-        """Those that are over, the last `REMEMBERED`, by name."""
-        with self._lock:
-            return dict(self._past)
+        """See `Registry.past`."""
+        return self._registry.past()
 
     def get(self, name: str | None = None) -> Server:
-        """The server of this name; without one the only one.
-
-        Raises:
-            ServerNotFound: there is none of this name, or not exactly one.
-        """
-        servers = self.servers()
-        if name is None and len(servers) == 1:
-            return next(iter(servers.values()))
-        if name is not None and name in servers:
-            return servers[name]
-        raise ServerNotFound(f"{_missing(name, list(servers))}{self._farewell(name)}{kept.hint(name)}")
+        """See `Registry.get`."""
+        self._check_process()
+        return self._registry.get(name)
 
     def get_even_past(self, name: str | None = None) -> Server:
-        """As `get`, but also one that is over: its log is still there.
-
-        Raises:
-            ServerNotFound: there is and was none of this name.
-        """
-        servers, past = self.servers(), self.past()
-        if name is None and not servers and past:
-            return list(past.values())[-1]
-        if name is not None and name not in servers and name in past:
-            return past[name]
-        return self.get(name)
+        """See `Registry.get_even_past`."""
+        self._check_process()
+        return self._registry.get_even_past(name)
 
     def attach(
         self,
@@ -215,22 +189,17 @@ class Manager:
     def news(self) -> list[str]:
         """What happened without anyone's asking since the last call, a line each."""
         lines = []
-        with self._lock:
-            servers = [*self._past.values(), *self._servers.values()]
         while not self._news.empty():
             lines.append(self._news.get())
-        lines += filter(None, (server.last_words() for server in servers))
+        lines += self._registry.last_words()
         if self._tell_waiting.is_set():
             self._tell_waiting.clear()
             lines += self.waiting()  # as it is now: one may be attached already
         return lines
 
     def farewells(self) -> list[str]:
-        """Of each server that was released without a word from anybody, since it was idle: one line."""
-        servers = self.servers()
-        with self._lock:
-            past = [server for name, server in self._past.items() if name not in servers]
-        return [f"{server.name} was {server.farewell}." for server in past if server.farewell]
+        """See `Registry.farewells`."""
+        return self._registry.farewells()
 
     def waiting(self) -> list[str]:
         """Of each server that was kept and waits for a kernel: one line; none where the state folder cannot be read."""
@@ -266,7 +235,7 @@ class Manager:
         """Ask every server to end, and return at once; the guards do the rest. For the end of the kernel."""
         if os.getpid() != self._pid:  # a forked child of the kernel owns nothing
             return
-        for server in list(self._servers.values()):
+        for server in self._registry.all():
             server.let_go()
         self.close()
 
@@ -274,16 +243,9 @@ class Manager:
         """End the process that looks at the GPUs; it comes back when it is needed."""
         self._probe.close()
 
-    def _farewell(self, name: str | None) -> str:
-        with self._lock:
-            server = self._past.get(name or "")
-        return f" {server.name} was {server.farewell}." if server and server.farewell else ""
-
     def _register(self, spec: ServerSpec, timeout: float | None) -> Start:
         while True:
-            self._check_process()
-            with self._lock:
-                existing = self._servers.get(spec.name)
+            existing = self._registry.named(spec.name)
             state = existing.state if existing else None
             if existing and state is ServerState.STOPPING:
                 if not existing.wait_over(timeout):
@@ -307,12 +269,8 @@ class Manager:
                 spec, built, dict(os.environ), self._probe
             )  # the next cell may change os.environ
             server = Server(spec, built, beginning, self._news.put)
-            with self._lock:
-                if self._servers.get(spec.name) is not existing:
-                    continue  # another thread was faster
-                if existing:
-                    self._put_away(existing)
-                self._servers[spec.name] = server
+            if not self._registry.enter(server, existing):
+                continue
             server.begin()
             flag_builder.table(built.argv[0])  # known by the next start, if it is not now
             return Start(server, reused=False)
@@ -327,8 +285,7 @@ class Manager:
 
     def _attach(self, entry: Entry, only: dict[str, object] | None = None) -> Server:
         name = entry.record.name if entry.record else ""
-        with self._lock:
-            existing = self._servers.get(name)
+        existing = self._registry.named(name)
         if existing and not existing.state.over:
             raise NameInUse(f"A server of this kernel is called {name}. Stop it first: %vllm stop {name}")
         owner = kept.take(entry, only)
@@ -348,17 +305,13 @@ class Manager:
         spec, built = owner.spec, owner.command
         beginning = Attached(entry, owner.guards, spec, built, self._probe)
         server = Server(spec, built, beginning, self._news.put)
-        with self._lock:
-            if self._servers.get(spec.name) is not existing:  # another thread was faster
-                raise NameInUse(f"Another server of this kernel has just been called {spec.name}.")
-            if existing:
-                self._put_away(existing)
-            self._servers[spec.name] = server
+        if not self._registry.enter(server, existing):
+            raise NameInUse(f"Another server of this kernel has just been called {spec.name}.")
         return server
 
     def _interrupted(self, name: str, before: Server | None) -> BaseException:
         """Release the server that was waited for; an interrupt before there was one stays what it is."""
-        server = self._servers.get(name)
+        server = self._registry.named(name)
         if server is None or (server is before and server.state is ServerState.READY):
             return KeyboardInterrupt()
         try:
@@ -373,23 +326,7 @@ class Manager:
         try:
             return server.stop(grace, drain)
         finally:
-            self._forget(server)
-
-    def _forget(self, server: Server) -> None:
-        with self._lock:
-            if server.state.over and not server.is_left:
-                self._put_away(server)
-
-    def _put_away(self, server: Server) -> None:
-        """Move a server that is over to the past; the lock is held."""
-        if self._servers.get(server.name) is server:
-            del self._servers[server.name]
-            if words := server.last_words():  # `news` may not see it any more
-                self._news.put(words)
-            self._past.pop(server.name, None)
-            self._past[server.name] = server
-            while len(self._past) > REMEMBERED:
-                del self._past[next(iter(self._past))]
+            self._registry.forget(server)
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
@@ -400,16 +337,6 @@ class Manager:
 
 manager = Manager()
 atexit.register(manager.let_go)
-
-
-def _missing(name: str | None, there: list[str]) -> str:
-    if not there:
-        wanted = f"No server is called {name}: none runs" if name else "No server runs"
-        return f"{wanted}. Start one with %vllm start MODEL."
-    names = ", ".join(there)
-    if name is None:
-        return f"Which one? There are {names}."
-    return f"No server is called {name}. These are there: {names}."
 
 
 def _in_use(existing: Server, spec: ServerSpec) -> str:

@@ -1,23 +1,13 @@
-"""One server as the rest of the world sees it: a state machine.
+"""One server as the rest of the world sees it: what it is, and what can be asked of it.
 
-::
-
-    starting ──► ready ──► stopping ──► released
-        │          │           │
-        └──────────┴───────────┴──────► failed
-
-Whatever the state, once it is released or failed nothing of the server is left, or the error says what is.
-
-Locks: the manager's lock comes before a server's. A server's lock guards its fields and is never held while
-anything blocks but the wait for a change itself. Who puts it to sleep or wakes it holds another one, before that.
+Locks: the registry's lock comes before a server's, which is in its `Course`. Who puts a server to sleep or wakes it
+holds another one, before that.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 import time
-from enum import Enum
 from typing import TYPE_CHECKING
 
 from vllm_magic import durations
@@ -25,28 +15,15 @@ from vllm_magic.engine import command as commands
 from vllm_magic.engine import history, log
 from vllm_magic.engine.connection import Connection
 from vllm_magic.engine.pace import Pace
-from vllm_magic.engine.stages import Progress, Stage
 from vllm_magic.errors import ReleaseFailed, RequestFailed, StartFailed, StartTimeout, VllmMagicError
 from vllm_magic.guard.protocol import Why
 from vllm_magic.life import Life, idle, outcome
 from vllm_magic.life.beginning import Fresh
-from vllm_magic.life.notices import (
-    Broken,
-    Ending,
-    Idle,
-    Launched,
-    Moved,
-    NeverStarted,
-    News,
-    Notice,
-    Over,
-    Ready,
-    StopPlan,
-)
+from vllm_magic.life.course import Course, ServerState
+from vllm_magic.life.notices import Idle, NeverStarted, News, Notice, Over, Ready, StopPlan
 from vllm_magic.life.service import Service
 from vllm_magic.linux import processes
 from vllm_magic.masking import known
-from vllm_magic.release import nothing_to_release
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,29 +32,16 @@ if TYPE_CHECKING:
     from vllm_magic.engine.command import Command
     from vllm_magic.engine.pace import Estimate
     from vllm_magic.engine.spec import ServerSpec
-    from vllm_magic.ledger import Folder
+    from vllm_magic.engine.stages import Progress, Stage
     from vllm_magic.life.beginning import Attached
-    from vllm_magic.linux.processes import Identity, Process
+    from vllm_magic.linux.processes import Process
     from vllm_magic.release import Release
+
+__all__ = ["Server", "ServerState"]
 
 GRACE = 5.0  # seconds from SIGTERM to SIGKILL for a server that is ending
 PATIENCE = 2.5  # seconds to SIGKILL for one that shows no sign of it: SIGTERM was swallowed
 REPORT = 0.25  # seconds between two reports of a waiting start
-
-
-class ServerState(str, Enum):
-    """Where a server is in its life."""
-
-    STARTING = "starting"
-    READY = "ready"
-    STOPPING = "stopping"
-    RELEASED = "released"
-    FAILED = "failed"
-
-    @property
-    def over(self) -> bool:
-        """Whether this is the end."""
-        return self in (ServerState.RELEASED, ServerState.FAILED)
 
 
 class Server(Service):
@@ -104,20 +68,9 @@ class Server(Service):
     ) -> None:
         super().__init__(spec, command)
         self._tell = tell
-        self._changed = threading.Condition()
         self._pid = os.getpid()
-        self._asked = False
-        self._state = ServerState.STARTING
-        self._progress = Progress(Stage.QUEUED)
-        self._pace = Pace(history.earlier(spec))
+        self._course = Course(spec.name, Pace(history.earlier(spec)))
         self._whole = isinstance(beginning, Fresh)  # its start is seen from the beginning
-        self._began = time.monotonic()
-        self._ready_after: float | None = None
-        self._folder: Folder | None = None
-        self._leader: Identity | None = None
-        self._release: Release | None = None
-        self._error: VllmMagicError | None = None
-        self._unheard = False
         self._life = Life(spec.name, command, beginning, self._notice, spec.ttl)
 
     def __repr__(self) -> str:
@@ -138,32 +91,28 @@ class Server(Service):
     @property
     def state(self) -> ServerState:
         """Compares equal to its value: ``server.state == "ready"``."""
-        with self._changed:
-            return self._state
+        return self._course.now.state
 
     @property
     def progress(self) -> Progress:
         """The stage of the start."""
-        with self._changed:
-            return self._progress
+        return self._course.now.progress
 
     @property
     def estimate(self) -> Estimate:
         """How far the start is, in shares of its time."""
-        with self._changed:
-            return self._pace.estimate(self._progress)
+        return self._course.estimate()
 
     @property
     def stages(self) -> dict[Stage, float]:
         """Seconds of each stage of the start so far, those apart that waited for the GPU; {} after a download."""
-        with self._changed:
-            return self._pace.taken()
+        return self._course.stages()
 
     @property
     def pid(self) -> int | None:
         """The leader's pid; None before it runs."""
-        with self._changed:
-            return self._leader.pid if self._leader else None
+        leader = self._course.now.leader
+        return leader.pid if leader else None
 
     @property
     def url(self) -> str:
@@ -193,8 +142,7 @@ class Server(Service):
     @property
     def log_path(self) -> Path | None:
         """The log file, which outlives the server; None before there is one."""
-        with self._changed:
-            folder = self._folder
+        folder = self._course.now.folder
         if folder is None:
             return None
         return folder.log if folder.log.exists() else folder.kept_log
@@ -202,44 +150,38 @@ class Server(Service):
     @property
     def seconds(self) -> float:
         """Since the start was asked for."""
-        return time.monotonic() - self._began
+        return self._course.seconds
 
     @property
     def ready_after(self) -> float | None:
         """Seconds from the request to ready; None before that."""
-        with self._changed:
-            return self._ready_after
+        return self._course.now.ready_after
 
     @property
     def release(self) -> Release | None:
         """What its end did; None before that."""
-        with self._changed:
-            return self._release
+        return self._course.now.release
 
     @property
     def is_left(self) -> bool:
         """Whether its release is over, and processes of it live on that SIGKILL did not end; `stop` tries again."""
-        with self._changed:
-            return self._state.over and self._release is not None and bool(self._release.left)
+        return self._course.now.is_left
 
     @property
     def error(self) -> VllmMagicError | None:
         """Why it failed; None unless it did."""
-        with self._changed:
-            return self._error
+        return self._course.now.error
 
     @property
     def farewell(self) -> str:
         """What became of it, in words, where nobody had asked for that and it is no failure; else ""."""
         release = self.release
-        idled = release and release.verified and release.why == Why.IDLE.value
-        return idle.farewell(self.spec.ttl) if idled else ""
+        return self._farewell(release) if release else ""
 
     def last_words(self) -> str:
         """That it failed, and why, for whoever is there next; "" where that is known, or was said before."""
-        with self._changed:
-            unheard, self._unheard = self._unheard, False
-            return outcome.told(self.name, self._error) if unheard and self._error else ""
+        error = self._course.hear()
+        return outcome.told(self.name, error) if error else ""
 
     def log(self, n: int = 50) -> list[str]:
         """The last ``n`` lines of its log, oldest first, keys masked; the file has them as they are."""
@@ -249,9 +191,9 @@ class Server(Service):
 
     def processes(self) -> list[Process]:
         """Its living processes, the leader first; [] before and after."""
-        with self._changed:
-            leader = None if self._state.over else self._leader
-        if leader is None:
+        now = self._course.now
+        leader = now.leader
+        if leader is None or now.state.over:
             return []
         table = processes.table()
         living = [table[pid] for pid in processes.server_members(table, leader) if table[pid].alive]
@@ -263,15 +205,15 @@ class Server(Service):
         Raises:
             RequestFailed: it is not ready.
         """
-        with self._changed:
-            state, stage, error = self._state, self._progress.stage, self._error
-        if state is ServerState.STARTING:
+        now = self._course.now
+        if now.state is ServerState.STARTING:
+            stage = now.progress.stage.value
             raise RequestFailed(
-                f"{self.name} is still starting: {stage.value}. Wait for it: server.wait(), or %vllm shows how far it is."
+                f"{self.name} is still starting: {stage}. Wait for it: server.wait(), or %vllm shows how far it is."
             )
-        if state is not ServerState.READY:
-            hint = error or f"Start it again: %vllm restart {self.name}"
-            raise RequestFailed(f"{self.name} cannot be asked any more: it is {state.value}. {hint}")
+        if now.state is not ServerState.READY:
+            hint = now.error or f"Start it again: %vllm restart {self.name}"
+            raise RequestFailed(f"{self.name} cannot be asked any more: it is {now.state.value}. {hint}")
         return Connection(self.name, self._command)
 
     # What it does.
@@ -305,7 +247,7 @@ class Server(Service):
             VllmMagicError: it could not be started at all, or has been stopped meanwhile.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._wait_for(lambda: self._state is not ServerState.STARTING, REPORT):
+        while not self._course.wait_for(lambda now: now.state is not ServerState.STARTING, REPORT):
             if report is not None:
                 report(self)
             if deadline is not None and time.monotonic() >= deadline:
@@ -313,12 +255,11 @@ class Server(Service):
                     f"{self.name} was not ready after {timeout:g} s, but still {self.progress.stage.value}",
                     "Give it more time with --timeout, or see %vllm logs",
                 )
-        self._wait_for(lambda: self._state is not ServerState.STOPPING)
-        with self._changed:
-            if self._state is ServerState.READY:
-                return
-            self._unheard = False
-            raise self._error or StartFailed(f"{self.name} was stopped", "Start it again")
+        self._course.wait_for(lambda now: now.state is not ServerState.STOPPING)
+        if self.state is not ServerState.READY:
+            raise (
+                self._course.hear() or self.error or StartFailed(f"{self.name} was stopped", "Start it again")
+            )
 
     def stop(self, grace: float | None = None, drain: float = 0.0) -> Release:
         """End it, and return when its processes are gone and its VRAM is back.
@@ -353,38 +294,30 @@ class Server(Service):
             return
         # Asked before it is said: an interrupt in between must not leave a server that seems to be stopping.
         self._life.stop(self._plan(grace, drain))
-        with self._changed:
-            if not self._state.over:
-                self._asked = True
-                self._state = ServerState.STOPPING
-                self._changed.notify_all()
+        self._course.ask()
 
     def _begin_again(self) -> None:
-        with self._changed:
-            if not self._state.over:  # another thread was faster
-                return
-            self._asked = True
-            self._state = ServerState.STOPPING
+        if not self._course.reopen():
+            return
         try:
             self._life.again()
         except RuntimeError as error:  # can't start new thread
-            with self._changed:
-                self._state = ServerState.FAILED
+            self._course.give_up()
             raise VllmMagicError(
                 f"{self.name} cannot be stopped now: {error}. End some threads, and try again."
             ) from error
 
     def wait_over(self, timeout: float | None = None) -> bool:
         """Return when it is released or failed, whatever the reason; False after ``timeout`` seconds."""
-        return self._wait_for(lambda: self._state.over, timeout)
+        return self._course.wait_for(lambda now: now.state.over, timeout)
 
     def wait_released(self) -> Release:
         """The second half of `stop`: wait for the release, and judge it. Raises what `stop` raises."""
         self.wait_over()
-        with self._changed:
-            if self._release is None or not self._release.verified:
-                raise self._error or ReleaseFailed(f"{self.name}: nothing is known of its end.")
-            return self._release
+        now = self._course.now
+        if now.release is None or not now.release.verified:
+            raise now.error or ReleaseFailed(f"{self.name}: nothing is known of its end.")
+        return now.release
 
     def let_go(self) -> None:
         """The kernel is about to end: ask for the release, unless it is to be kept, and return at once."""
@@ -399,56 +332,17 @@ class Server(Service):
         own = min(commands.shutdown_timeout(self.spec.all_args), durations.MOST)
         return StopPlan(GRACE + own, PATIENCE + own, drain)
 
-    def _wait_for(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
-        with self._changed:
-            return self._changed.wait_for(
-                condition, None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
-            )
-
-    # What its life tells, in the life's own thread.
+    def _farewell(self, release: Release) -> str:
+        return idle.farewell(self.spec.ttl) if release.verified and release.why == Why.IDLE.value else ""
 
     def _notice(self, notice: Notice) -> None:
+        """Take what its life tells, in the life's own thread."""
         if isinstance(notice, News):
             self._tell(notice.text)
-            return
-        with self._changed:
-            self._take(notice)
-            self._changed.notify_all()
-        if isinstance(notice, Ready) and self._whole and self.ready_after is not None:
-            history.keep(self.spec, self.stages)
-
-    def _take(self, notice: Notice) -> None:
-        if isinstance(notice, Launched):
-            self._folder, self._leader = notice.folder, notice.leader
-        elif isinstance(notice, Moved):
-            self._progress = notice.progress
-            self._pace.move(notice.progress)
         elif isinstance(notice, Idle):
             self.begin_stop()
-        elif isinstance(notice, Ending):
-            self._state = ServerState.STOPPING
-        elif isinstance(notice, Ready) and self._state is ServerState.STARTING:
-            self._state = ServerState.READY
-            self._progress = Progress(Stage.READY)
-            self._pace.move(self._progress)
-            self._ready_after = time.monotonic() - self._began
-        elif isinstance(notice, (NeverStarted, Broken)):
-            if isinstance(notice, NeverStarted):
-                self._release = nothing_to_release(self.name)
-            self._fail(notice.error, self._asked)
-        elif isinstance(notice, Over):
-            self._end(notice)
-
-    def _end(self, over: Over) -> None:
-        self._release = over.release
-        error = outcome.error(over, asked=self._asked, was_ready=self._ready_after is not None)
-        if error is not None:
-            self._fail(error, self._asked and over.why is not Why.IDLE)
-            return
-        self._state = ServerState.RELEASED
-        if self.farewell:
-            self._tell(f"{self.name} was {self.farewell}.")
-
-    def _fail(self, error: VllmMagicError, asked: bool) -> None:  # noqa: FBT001
-        self._state, self._error = ServerState.FAILED, error
-        self._unheard = not asked  # who asks for the end waits for it
+        elif isinstance(notice, Over) and (words := self._farewell(notice.release)):
+            self._tell(f"{self.name} was {words}.")
+        self._course.take(notice)
+        if isinstance(notice, Ready) and self._whole and self.ready_after is not None:
+            history.keep(self.spec, self.stages)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vllm_magic.server import Server
 
 # One server that falls asleep while another one wakes up on the same GPU can hang both (vllm#37065). Comes before the
-# manager's lock.
+# registry's lock.
 _one_at_a_time = threading.Lock()
 
 

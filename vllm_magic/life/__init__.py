@@ -7,7 +7,7 @@
 
 The thread owns the guard's socket, the log follower, the HTTP client and the witness. Others only call
 `Life.stop`, which leaves a request and wakes the thread up. What happens is told through notices, in this
-thread; `server.Server` makes its states of them.
+thread; `course.Course` makes its states of them.
 """
 
 from vllm_magic.life.thread import Life
