@@ -83,7 +83,7 @@ def set_up(world, monkeypatch) -> None:
 def shell(home, world, monkeypatch):
     """A shell with the extension loaded."""
     set_up(world, monkeypatch)
-    monkeypatch.setattr(manager, "_past", {})  # servers of other tests, whose logs are there still
+    monkeypatch.setattr(manager._registry, "_past", {})  # servers of other tests, whose logs are there still
     shell = InteractiveShell()
     shell.run_line_magic("load_ext", "vllm_magic")
     yield shell
