@@ -23,8 +23,8 @@ lab: $(VENV)/.dev $(VENV)/.lab
 	@tools/system_packages.sh numa
 	@$(BIN)/python -m notebooks.demo --lab $(FLAGS)
 
-test: $(VENV)/.dev real-vllm
-	@tools/system_packages.sh gcc
+test: $(VENV)/.dev $(VENV)/.browser $(VENV)/.ipykernel6 real-vllm
+	@tools/system_packages.sh gcc chromium
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.dev
@@ -45,7 +45,12 @@ real-vllm: $(VENV)/.dev
 	@tools/system_packages.sh numa
 	@$(BIN)/python tests/real_vllm/install.py
 
-# An extra of pyproject.toml, installed: .venv/.dev, .venv/.lab
+# The older ipykernel beside the one that is installed; the tests in a browser have a kernel of each.
+$(VENV)/.ipykernel6: $(VENV)/.dev
+	@$(BIN)/pip --disable-pip-version-check install --quiet --upgrade --no-deps --target $(VENV)/ipykernel6 'ipykernel>=6.29,<7' nest-asyncio
+	@touch $@
+
+# An extra of pyproject.toml, installed: .venv/.dev, .venv/.lab, .venv/.browser
 $(VENV)/.%: pyproject.toml
 	@tools/system_packages.sh venv
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# See that these are on the system: `system_packages.sh [venv] [numa] [gcc]`.
+# See that these are on the system: `system_packages.sh [venv] [numa] [gcc] [chromium]`.
 # As root, where apt is: install what is missing. Otherwise: say what to install, and fail.
 set -euo pipefail
 
@@ -10,6 +10,7 @@ for need in "$@"; do
         venv) "$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv) ;;
         numa) "$python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null || missing+=(libnuma1) ;;
         gcc) echo '#include <stdio.h>' | gcc -E - >/dev/null 2>&1 || missing+=(gcc libc6-dev) ;;
+        chromium) command -v chromium >/dev/null || missing+=(chromium fonts-dejavu-core) ;;
         *) echo "unknown need: $need" >&2; exit 2 ;;
     esac
 done
