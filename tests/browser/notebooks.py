@@ -67,8 +67,7 @@ class Notebook:
             cells: the text of each.
             kernel: a name of `servers.KERNELS`. Its environment is this process's as it is now.
         """
-        self.server.write("test.ipynb", list(cells), kernel)
-        self.page.goto(self.server.page("test.ipynb"))
+        self.page.goto(self.server.write(list(cells), kernel))
         self.wait_for_kernel()
 
     def reload(self) -> None:
@@ -145,6 +144,7 @@ class Notebook:
         """Have the theme "light" or "dark"."""
         self.command("apputils:change-theme", theme=THEMES[name])
         self.page.locator(f"body[data-jp-theme-name='{THEMES[name]}']").wait_for(state="attached")
+        expect(self.page.locator("#jupyterlab-splash")).to_have_count(0)
 
     def resize(self, width: int, height: int = VIEWPORT["height"]) -> None:
         """Give the page this size, in pixels."""

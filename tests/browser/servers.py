@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import secrets
@@ -46,18 +47,15 @@ class JupyterServer:
         self.app = app
         self.folder = folder
         self.token = secrets.token_hex(16)
+        self._numbers = itertools.count(1)
         self._before = dict(os.environ)
         self._log = folder / "server.log"
         self._process = self._start()
         self.url = f"http://127.0.0.1:{self._port()}"
 
-    def page(self, notebook: str) -> str:
-        """Return the URL of a notebook."""
-        path = f"lab/tree/{notebook}?reset&" if self.app == "lab" else f"notebooks/{notebook}?"
-        return f"{self.url}/{path}token={self.token}"
-
-    def write(self, name: str, cells: list[str], kernel: str) -> None:
-        """Write a notebook; its kernel gets the variables that the test has set since the server started."""
+    def write(self, cells: list[str], kernel: str) -> str:
+        """Write a new notebook and return its URL; its kernel gets what the test has set since the server started."""
+        name = f"test{next(self._numbers)}.ipynb"
         changed = {key: value for key, value in os.environ.items() if self._before.get(key) != value}
         _write_json(
             self.folder / "data/kernels" / kernel / "kernel.json",
@@ -75,6 +73,8 @@ class JupyterServer:
             self.folder / "notebooks" / name,
             {"cells": made, "metadata": {"kernelspec": spec}, "nbformat": 4, "nbformat_minor": 5},
         )
+        path = f"lab/tree/{name}?reset&" if self.app == "lab" else f"notebooks/{name}?"
+        return f"{self.url}/{path}token={self.token}"
 
     def write_settings(self) -> None:
         """Have the settings of the tests, whatever one of them changed."""
