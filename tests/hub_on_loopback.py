@@ -1,15 +1,17 @@
-"""The Hugging Face Hub as far as `fit` asks it, on the loopback address: files of a folder, whole and in parts."""
+"""The Hugging Face Hub on the loopback address, as huggingface_hub asks it: models of a folder, whole and in parts."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-MOST = 10**6  # bytes of one answer; who asks for more has not asked for a header only
+GATE_LIMIT = 60.0  # seconds
 
 
 class Hub:
@@ -21,6 +23,9 @@ class Hub:
         sent: bytes of files.
         revision: the only one that it has.
         token: the one that it wants; "" for none.
+        refusal: the status and the error code of each answer, where it refuses everything.
+        most: bytes of one answer; who wants a header only does not ask for more.
+        gate: open unless cleared; the second half of each file of weights comes when it is.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,6 +33,10 @@ class Hub:
         self.folder = folder
         self.requests = self.sent = 0
         self.revision, self.token = "main", ""
+        self.refusal: tuple[int, str] | None = None
+        self.most = sys.maxsize
+        self.gate = threading.Event()
+        self.gate.set()
         self._lock = threading.Lock()
         hub = self
 
@@ -36,7 +45,7 @@ class Hub:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
         self._open = True
 
@@ -48,6 +57,7 @@ class Hub:
 
     def close(self) -> None:
         """Answer nobody any more."""
+        self.gate.set()
         if self._open:
             self._open = False
             self._server.shutdown()
@@ -63,54 +73,56 @@ class Hub:
 class _Handler(BaseHTTPRequestHandler):
     served: Hub
 
-    def do_HEAD(self) -> None:
-        self._answer(with_body=False)
-
     def do_GET(self) -> None:
-        self._answer(with_body=True)
-
-    def _answer(self, *, with_body: bool) -> None:
         parts = self.path.partition("?")[0].strip("/").split("/")
         hub = self.served
-        if hub.token and self.headers["Authorization"] != f"Bearer {hub.token}":
+        if hub.refusal:
+            self._refuse(*hub.refusal)
+        elif hub.token and self.headers["Authorization"] != f"Bearer {hub.token}":
             self._refuse(401, "GatedRepo")
         elif parts[:2] == ["api", "models"]:
-            self._tell(parts[2:])
-        elif len(parts) == 5 and parts[2] == "resolve" and parts[3] in (hub.revision, COMMIT):
-            path = hub.folder / parts[0] / parts[1] / parts[4]
-            if path.parent.is_dir() and path.exists():
-                self._send(path, with_body=with_body)
+            self._tell("/".join(parts[2:4]), tree=parts[4:5] == ["tree"])
+        elif len(parts) >= 5 and parts[2] == "resolve" and parts[3] in (hub.revision, COMMIT):
+            model = hub.folder.joinpath(*parts[:2])
+            path = model.joinpath(*parts[4:])
+            if path.is_file():
+                self._send(path)
             else:
-                self._refuse(404, "EntryNotFound" if path.parent.is_dir() else "RepoNotFound")
+                self._refuse(404, "EntryNotFound" if model.is_dir() else "RepoNotFound")
         else:
             self._refuse(404, "RevisionNotFound")
 
-    def _tell(self, parts: list[str]) -> None:
-        folder = self.served.folder.joinpath(*parts[:2])
+    do_HEAD = do_GET  # noqa: N815 - so it is called by http.server
+
+    def _tell(self, model: str, *, tree: bool) -> None:
+        folder = self.served.folder / model
         if not folder.is_dir():
             self._refuse(404, "RepoNotFound")
             return
-        files = [{"rfilename": one.name, "size": one.stat().st_size} for one in sorted(folder.iterdir())]
-        told = {"id": "/".join(parts[:2]), "modelId": "/".join(parts[:2]), "sha": COMMIT, "siblings": files}
-        self._reply(
-            200, json.dumps({**told, "tags": [], "downloads": 0, "likes": 0, "private": False}).encode()
-        )
+        sizes = {
+            str(one.relative_to(folder)): one.stat().st_size
+            for one in sorted(folder.rglob("*"))
+            if one.is_file()
+        }
+        card = {"id": model, "modelId": model, "sha": COMMIT, "private": False, "tags": [], "downloads": 0}
+        card["siblings"] = [{"rfilename": name, "size": size} for name, size in sizes.items()]
+        files = [{"type": "file", "path": name, "size": size, "oid": "0"} for name, size in sizes.items()]
+        self._reply(200, json.dumps(files if tree else card).encode())
 
-    def _send(self, path: Path, *, with_body: bool) -> None:
+    def _send(self, path: Path) -> None:
         size = path.stat().st_size
         begin, end, status = 0, size - 1, 200
         if asked := self.headers["Range"]:
             first, _, last = asked.removeprefix("bytes=").partition("-")
-            begin, end, status = int(first), min(int(last), size - 1), 206
+            begin, end, status = int(first), min(int(last or end), end), 206
         body = b""
-        if with_body:
-            assert end - begin < MOST, f"{path.name} is asked for from {begin} to {end}"
+        if self.command == "GET":
+            assert end - begin < self.served.most, f"{path.name} is asked for from {begin} to {end}"
             with path.open("rb") as file:
                 file.seek(begin)
                 body = file.read(end - begin + 1)
-        self._reply(
-            status, body, etag=hashlib.sha256(path.name.encode()).hexdigest(), length=max(0, end - begin + 1)
-        )
+        etag = hashlib.sha256(str(path).encode()).hexdigest()
+        self._reply(status, body, etag=etag, length=max(0, end - begin + 1))
 
     def _refuse(self, status: int, code: str) -> None:
         self._reply(status, b"", code=code)
@@ -127,7 +139,14 @@ class _Handler(BaseHTTPRequestHandler):
         if code:
             self.send_header("X-Error-Code", code)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command == "HEAD":
+            return
+        half = len(body) // 2
+        with contextlib.suppress(OSError):  # who was interrupted has hung up
+            self.wfile.write(body[:half])
+            if self.path.endswith(".safetensors"):
+                self.served.gate.wait(GATE_LIMIT)
+            self.wfile.write(body[half:])
 
     def log_message(self, *_: object) -> None:
         pass

@@ -271,6 +271,7 @@ class TestNoEstimate:
 def hub(tmp_path):
     """The Hub, played on the loopback address, and what `fit` needs to ask it."""
     with Hub(tmp_path / "served") as hub:
+        hub.most = 10**6
         yield hub
 
 
