@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -34,6 +35,8 @@ from vllm_magic.manager import manager
 VERBS = [verb.value for verb in Verb]
 OWN = [option.strings[0] for option in usage.read(HELP)["start"].options]
 GPUS = Option(("--gpus",))
+DEEDS = ["list", "load", "unload"]
+ASKING = ["--system", "--temperature", "--max-tokens", "--as", "--json", "--history", "--new"]
 DTYPES = ["auto", "bfloat16", "float16", "float32"]
 
 
@@ -162,6 +165,19 @@ CASES = [
     ("%vllm start tiny --chat-template ~/te|", []),
     ("%vllm start --executable ~/te|", ["~/template.jinja"]),
     ("%vllm start --executable {HOME}/te|", ["{HOME}/template.jinja"]),
+    ("%vllm lora |", DEEDS),
+    ("%vllm lora l|", ["list", "load"]),
+    ("%vllm lora list |", ["--server"]),
+    ("%vllm lora load mine d|", ["deep/"]),
+    ("%vllm lora load mine ./d|", ["./deep/"]),
+    ("%vllm lora load --server x mine ~/d|", ["~/deep/"]),
+    ("%vllm lora unload mine --s|", ["--server"]),
+    ("%%vllm |", ASKING),
+    ("%%vllm --m|", ["--max-tokens"]),
+    ("%%vllm some |", ASKING),
+    ("  %%vllm  some --sys|", ["--system"]),
+    ("\n%%vllm --te|", ["--temperature"]),
+    ("%%vllm --system 'You are' --n|\nWhy?", ["--new"]),
 ]  # fmt: skip
 
 
@@ -191,7 +207,17 @@ def test_the_same_by_the_older_call(shell, world, text, expected):
         "vllm|",
         "%vllm|",
         "%vllmx |",
-        "%%vllm |",
+        "%%vllm|",
+        "%%vllmx |",
+        "%%vllm --max-tokens |",
+        "%%vllm\n%vllm st|",
+        "%%vllm\n%%vllm |",
+        "import os\n%%vllm |",
+        "%vllm lora -|",
+        "%vllm lora load m|",
+        "%vllm lora unload m|",
+        "%vllm lora load mine deep x|",
+        "%vllm lora none x|",
         "%time 1 + |",
         "# %vllm |",
         "x == '%vllm |",
@@ -213,6 +239,8 @@ def test_what_is_said_of_each(shell):
     verbs = ask(shell, "%vllm |")
     assert verbs["reap"] == "release what dead kernels left"
     options = ask(shell, "%vllm start tiny --|")
+    assert verbs["lora"].startswith("the LoRA adapters")
+    assert ask(shell, "%vllm lora u|") == {"unload": "unload it"}
     assert options["--ttl"] == "release it when it had no request for that long"
     assert options["--max-model-len"] == "int · Model context length (prompt and output)"
     assert options["--enforce-eager"] == "switch"
@@ -226,7 +254,7 @@ def test_what_is_said_of_each(shell):
 
 def test_each_word_that_is_understood_is_told_of_in_the_help():
     told = usage.read(HELP)
-    assert set(VERBS) <= set(told)
+    assert set(told) == {*VERBS, usage.CELL}
     start = told["start"]
     assert (start.models, start.flags, start.named) == (True, True, False)
     assert {string for one in start.options if one.takes_value for string in one.strings} == set(VALUED)
@@ -286,6 +314,8 @@ def test_names_of_servers(shell, traces):
     for verb in ("stop", "restart", "status", "logs"):
         assert {"one", "two"} <= ask(shell, f"%vllm {verb} |").keys()
         assert ask(shell, f"%vllm {verb} tw|") == {"two": "ready"}
+    for line in ("%%vllm tw|", "%%vllm --new tw|\nWhy?", "%vllm lora list --server tw|"):
+        assert ask(shell, line) == {"two": "ready"}
     assert list(ask(shell, "%vllm stop two |")) == ["--all", "--drain", "--grace"]
     assert list(ask(shell, "%vllm logs -n 5 o|")) == ["one"]
     assert ask(shell, "%vllm attach |") == {}
@@ -293,6 +323,24 @@ def test_names_of_servers(shell, traces):
     assert "two" not in ask(shell, "%vllm stop |")
     assert ask(shell, "%vllm logs tw|") == {"two": "released"}
     assert ask(shell, "%vllm restart tw|") == {"two": "released"}
+    shell.run_line_magic("vllm", "stop --all")
+    traces.check()
+
+
+def test_adapters_of_a_server(shell, traces, tmp_path, monkeypatch):
+    """Behind `unload` only: to load one again is refused. Of a server that is silent nothing is offered."""
+    server = shell.run_line_magic("vllm", "start tiny --name one --enable-lora")
+    for name in ("mine", "mild", "other"):
+        server.load_lora(name, str(tmp_path))
+    monkeypatch.setattr(values, "SERVER_LIMIT", LIMIT)  # on a machine that has other things to do
+    assert ask(shell, "%vllm lora unload mi|") == {"mild": "adapter", "mine": "adapter"}
+    assert ask(shell, "%vllm lora unload --server one o|") == {"other": "adapter"}
+    for line in ("unload --server two m|", "load m|", "unload mine m|"):
+        assert ask(shell, f"%vllm lora {line}") == {}
+    monkeypatch.setattr(values, "SERVER_LIMIT", 0.1)
+    os.kill(server.pid, signal.SIGSTOP)
+    assert ask(shell, "%vllm lora unload mi|") == {}
+    os.kill(server.pid, signal.SIGCONT)
     shell.run_line_magic("vllm", "stop --all")
     traces.check()
 
@@ -414,6 +462,7 @@ def test_in_a_kernel(client, world, text, expected):
         ("x = %vllm sta|", ["start", "status"], "the same as %vllm, for one"),
         ("import os\n%vllm start tiny --max-m|", ["--max-model-len"], "int · Model context"),
         ("%vllm start tiny --dtype=f|", ["float16", "float32"], "value"),
+        ("%%vllm --max|", ["--max-tokens"], "the most to answer"),
     ],
 )
 def test_in_a_terminal(shell, text, expected, meta):

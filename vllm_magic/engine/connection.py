@@ -73,9 +73,15 @@ class Connection:
                 self._check(answer, path)
                 return answer.json()
 
-    def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> str:
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        limit: float = SILENCE_LIMIT,
+    ) -> str:
         """The text that the server answers. Takes and raises what `post` does."""
-        with self._client(SILENCE_LIMIT) as client, told(self._name):
+        with self._client(limit) as client, told(self._name):
             answer = client.request(method, path, json=body)
             self._check(answer, path)
             return answer.text
@@ -129,7 +135,7 @@ class Connection:
         return httpx.Client(
             base_url=self._command.url,
             headers={"Authorization": f"Bearer {self._command.api_key}"},
-            timeout=httpx.Timeout(limit, connect=CONNECT_LIMIT),
+            timeout=httpx.Timeout(limit, connect=min(limit, CONNECT_LIMIT)),
             **_OWN,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vllm_magic.engine.connection import SILENCE_LIMIT
 from vllm_magic.errors import RequestFailed
 
 if TYPE_CHECKING:
@@ -31,8 +32,12 @@ def unload(connection: Connection, name: str) -> None:
     connection.send("POST", "/v1/unload_lora_adapter", {"lora_name": name})
 
 
-def names(connection: Connection) -> list[str]:
+def names(connection: Connection, limit: float = SILENCE_LIMIT) -> list[str]:
     """The adapters that are loaded: of the models that the server names, those with a parent.
+
+    Args:
+        connection: to the server.
+        limit: seconds without a word from the server.
 
     Raises:
         RequestFailed: the server does not tell.
@@ -40,7 +45,7 @@ def names(connection: Connection) -> list[str]:
     import json
 
     try:
-        cards = json.loads(connection.send("GET", "/v1/models"))["data"]
+        cards = json.loads(connection.send("GET", "/v1/models", limit=limit))["data"]
         return [str(card["id"]) for card in cards if card.get("parent")]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RequestFailed("The list of models makes no sense. See %vllm logs.") from None

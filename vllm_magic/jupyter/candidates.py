@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from vllm_magic.engine.flag_table import FlagTable, Option
-    from vllm_magic.jupyter.usage import Usage
+    from vllm_magic.jupyter.usage import Deed, Usage
 
 REFUSED = ("-h", "--help", "--headless", "--uds")  # flags with which there is no server to talk to
 LONGEST_ABOUT = 72  # characters; a menu has no room for more
@@ -27,10 +27,10 @@ _PLAIN_WORD = re.compile(r"""[^\s'"\\${}#]*""")  # that needs no quotes
 
 @dataclass(frozen=True)
 class Line:
-    """A ``%vllm`` line up to the cursor.
+    """A ``%vllm`` line, or the first line of a ``%%vllm`` cell, up to the cursor.
 
     Attributes:
-        words: those that are complete.
+        words: those that are complete; in a cell the first one is ``%%vllm``.
         typed: the beginning of the one at the cursor, "" for a new one.
         executable: the vLLM that is configured, or None.
     """
@@ -72,18 +72,34 @@ def _find(line: Line, usages: Mapping[str, Usage]) -> tuple[str, Iterable[Candid
 def _word(line: Line, usage: Usage, options: _Options) -> Iterable[Candidate]:
     behind = line.words[1:]
     positional = list(options.positionals(behind))
+    if usage.deeds and not positional:
+        told = usage.deeds.items()
+        return [Candidate(name, deed.about) for name, deed in told if name.startswith(line.typed)]
     if line.typed.startswith("-"):
         return options.beginning(line.typed, vllm=bool(positional))
     last = options.find(behind[-1]) if behind else None
     if last and last.takes_value:
         return values.of(last, line.typed)
     found: list[Candidate] = []
-    if not positional:
+    if usage.deeds:
+        found += _of_deed(line, usage.deeds, positional)
+    elif not positional:
         found += values.models(line.typed) if usage.models else ()
         found += values.servers(line.words[0], line.typed) if usage.named else ()
     if not line.typed:
         found += options.beginning("", vllm=bool(positional))
     return found
+
+
+def _of_deed(line: Line, deeds: Mapping[str, Deed], positional: list[str]) -> Iterable[Candidate]:
+    """What a deed is done to."""
+    name, *given = positional
+    wanted = deeds[name].words[len(given) :] if name in deeds else ()
+    if wanted[:1] == ("FOLDER",):
+        return values.folders(line.typed)
+    if wanted and name == "unload":  # of the others it is a new one
+        return values.adapters(flags.value(line.words, "--server"), line.typed)
+    return ()
 
 
 def _table(line: Line) -> FlagTable:

@@ -1,4 +1,4 @@
-"""Completion of ``%vllm`` lines, in a notebook and in a terminal.
+"""Completion of ``%vllm`` lines and of the first line of ``%%vllm`` cells, in a notebook and in a terminal.
 
 It is a matcher of IPython's completer (its API of version 2, from IPython 8.6 on), which both of them ask. Until the
 cursor stands in such a line it looks at one line of text, and imports nothing.
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 IDENTIFIER = "vllm_magic"
 PRIORITY = 1000  # before IPython's own ones, which need not run then
 _LINE = re.compile(r"(?:[^%#]*=)?\s*%vllm\s+(.*)")  # also "server = %vllm start"
+_CELL = re.compile(r"\s*(%%vllm\b.*)")
 
 
 def add(shell: InteractiveShell, magics: VllmMagics) -> None:
@@ -49,9 +50,15 @@ def remove(shell: InteractiveShell) -> None:
 
 
 def _said(context: CompletionContext) -> str | None:
-    """What stands between ``%vllm`` and the cursor, also over several lines; None in any other line."""
+    """What stands between ``%vllm`` and the cursor, also over several lines; None in any other line.
+
+    Of a ``%%vllm`` cell it is its first line, ``%%vllm`` among it; what follows is said to a model.
+    """
     lines = context.full_text.split("\n")[: context.cursor_line + 1]
     text = lines.pop()[: context.cursor_position]
+    above = list(filter(str.strip, lines))
+    if cell := _CELL.match(above[0] if above else text):
+        return None if above else cell[1]
     while lines and lines[-1].endswith("\\"):
         text = f"{lines.pop()[:-1]} {text}"
     found = _LINE.fullmatch(text)

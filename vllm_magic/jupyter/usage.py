@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from vllm_magic.engine.flag_table import Option
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CELL = "%%vllm"  # stands among the sub-commands for what is in the first line of a cell
+
 # A line of a sub-command, a line of options below it, and one option in either.
-_COMMAND = re.compile(r"%vllm (?P<verbs>[a-z]+(?:[|/][a-z]+)*)(?P<words>(?: \S+)*)(?: {2,}(?P<about>.+))?")
+_COMMAND = re.compile(
+    r"(?:%vllm (?P<verbs>[a-z]+(?:[|/][a-z]+)*)|%%vllm)(?P<words>(?: \S+)*)(?: {2,}(?P<about>.+))?"
+)
 _OPTIONS = re.compile(r" +(?P<words>-\S+(?: \S+)*)(?: {2,}(?P<about>.+))?")
 _OPTION = re.compile(r"(?P<flag>--?[a-z][a-z-]*)(?: (?P<value>[\w.]\S*))?")
+_DEED = re.compile(r" (?P<deed>[a-z]+)(?P<words>(?: [A-Z]+)*)")
+
+
+@dataclass(frozen=True)
+class Deed:
+    """A word that has to follow a sub-command, as ``load`` in ``%vllm lora load NAME FOLDER``, and what follows it."""
+
+    about: str
+    words: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -23,6 +40,7 @@ class Usage:
         named: whether the name of a server can follow.
         models: whether a model follows.
         flags: whether vLLM's own flags can follow the model.
+        deeds: of which one has to follow, by their words.
         options: its own.
     """
 
@@ -30,6 +48,7 @@ class Usage:
     named: bool = False
     models: bool = False
     flags: bool = False
+    deeds: Mapping[str, Deed] = field(default_factory=dict)
     options: tuple[Option, ...] = ()
 
 
@@ -41,8 +60,8 @@ def read(text: str) -> dict[str, Usage]:
     verbs: list[str] = []
     for line in text.splitlines():
         if command := _COMMAND.fullmatch(line):
-            verbs = re.split(r"[|/]", command["verbs"])
-            abouts |= dict.fromkeys(verbs, command["about"] or "")
+            verbs = re.split(r"[|/]", command["verbs"] or CELL)
+            abouts = dict.fromkeys(verbs, command["about"] or "") | abouts  # the first line of each
         elif not line.startswith(" "):
             verbs = []
         if found := command or _OPTIONS.fullmatch(line):
@@ -58,6 +77,11 @@ def _usage(about: str, lines: list[tuple[str, str]]) -> Usage:
         named="NAME" in said,
         models="MODEL" in said,
         flags="[flags]" in said,
+        deeds={
+            one["deed"]: Deed(about, tuple(one["words"].split()))
+            for words, about in lines
+            if (one := _DEED.fullmatch(words))
+        },
         options=tuple(option for words, about in lines for option in _options(words, about)),
     )
 

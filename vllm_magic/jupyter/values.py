@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllm_magic.errors import VllmMagicError
 from vllm_magic.jupyter import on_disk
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 DEVICES = Path("/dev")
 DRIVER_LIMIT = 0.01  # seconds for a driver that has answered before
+SERVER_LIMIT = 0.2  # seconds for a server to say which adapters it has
 MODELS = ("--model", "--tokenizer", "--hf-config-path")  # flags whose value is a model, or a folder like one
 EVEN_PAST = ("logs", "restart")  # take the name of a server that is over, too
 
@@ -34,6 +36,8 @@ def of(option: Option, typed: str) -> Iterable[Candidate]:
     """The values of an option that begin so."""
     if "--gpus" in option.strings:
         return _gpus(typed)
+    if "--server" in option.strings:
+        return servers("", typed)
     if any(string in MODELS for string in option.strings):
         return models(typed)
     ours = option.type == "PATH"
@@ -56,6 +60,29 @@ def models(typed: str) -> list[Candidate]:
     ]
     folders = [Candidate(name, "folder") for name in on_disk.model_folders(typed)]
     return sorted([*cached, *folders], key=lambda one: one.text.lower())
+
+
+def folders(typed: str) -> list[Candidate]:
+    """The folders that begin so."""
+    return [Candidate(one, "folder") for one in sorted(on_disk.files(typed)) if one.endswith("/")]
+
+
+def adapters(server: str | None, typed: str) -> list[Candidate]:
+    """The LoRA adapters that a server of this kernel has loaded, where it answers at once.
+
+    Args:
+        server: its name, None for the only one.
+        typed: how they begin.
+    """
+    if "vllm_magic.manager" not in sys.modules:
+        return []
+    from vllm_magic.manager import manager
+
+    try:
+        loaded = manager.get(server).loras(timeout=SERVER_LIMIT)
+    except VllmMagicError:  # no such server, or it is silent
+        return []
+    return [Candidate(name, "adapter") for name in sorted(loaded) if name.startswith(typed)]
 
 
 def servers(verb: str, typed: str) -> list[Candidate]:

@@ -13,6 +13,7 @@ from vllm_magic.engine import command as commands
 from vllm_magic.engine import flags, lora, metrics
 from vllm_magic.engine.api import Api
 from vllm_magic.engine.asking import Asking
+from vllm_magic.engine.connection import SILENCE_LIMIT
 from vllm_magic.errors import SleepFailed, VllmMagicError
 from vllm_magic.life import benchmark, nap
 
@@ -91,9 +92,9 @@ class Service(Asking):
         """Unload a LoRA adapter."""
         lora.unload(self.connection(), name)
 
-    def loras(self) -> list[str]:
-        """The LoRA adapters that are loaded."""
-        return lora.names(self.connection())
+    def loras(self, timeout: float = SILENCE_LIMIT) -> list[str]:
+        """The LoRA adapters that are loaded; ``timeout`` is the time without a word from the server, in seconds."""
+        return lora.names(self.connection(), timeout)
 
     @property
     def can_sleep(self) -> bool:
