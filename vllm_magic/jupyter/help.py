@@ -19,7 +19,7 @@ HELP = """\
       --drain TIME           let requests finish first
       --grace TIME           from SIGTERM to SIGKILL
 %vllm restart [NAME]         stop it and start it again
-%vllm switch MODEL [flags]   have it ready as start does, with the others out of its way: asleep, else stopped
+%vllm switch MODEL [flags]   start it or wake it up, with the others out of its way: asleep, else stopped; words as for start
 %vllm sleep [NAME]           give its VRAM back but keep its processes; it was started with --enable-sleep-mode
       --level 2              throw the weights away (else they go to the machine's memory)
 %vllm wake [NAME]            wake it up

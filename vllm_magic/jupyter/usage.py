@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ from vllm_magic.engine.flag_table import Option
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+START = "start"
+LIKE_START = {"switch": ("--no-wait",), "fit": ()}  # take its options as well, but for these
 CELL = "%%vllm"  # stands among the sub-commands for what is in the first line of a cell
 
 # A line of a sub-command, a line of options below it, and one option in either.
@@ -67,7 +69,12 @@ def read(text: str) -> dict[str, Usage]:
         if found := command or _OPTIONS.fullmatch(line):
             for verb in verbs:
                 told.setdefault(verb, []).append((found["words"], found["about"] or ""))
-    return {verb: _usage(abouts[verb], lines) for verb, lines in told.items()}
+    usages = {verb: _usage(abouts[verb], lines) for verb, lines in told.items()}
+    own = usages[START].options if START in usages else ()
+    for verb in LIKE_START.keys() & usages.keys():
+        taken = tuple(option for option in own if option.strings[0] not in LIKE_START[verb])
+        usages[verb] = replace(usages[verb], options=taken)
+    return usages
 
 
 def _usage(about: str, lines: list[tuple[str, str]]) -> Usage:

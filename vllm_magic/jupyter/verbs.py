@@ -58,7 +58,7 @@ def verb(words: Sequence[str]) -> Verb:
     """
     if not words:
         return Verb.STATUS
-    if {"-h", "--help"} & set(words[:2]):
+    if {"-h", "--help"} & set(words):
         return Verb.HELP
     try:
         return Verb(words[0])
