@@ -44,9 +44,9 @@ class ApiServer:
 
     def run(self) -> int:
         """Serve until a signal or the end of an engine; return the exit code."""
+        self._announce()  # as uvicorn does, before anybody can hear that it is ready
         server = Server(self.bound, self.args, self.load, self.options, self.engines)
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        self._announce()
         if log.process == "APIServer":
             faults.phase(self.options, "leader", "ready")
         came = self._watch()
