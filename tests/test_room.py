@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+from by_hand import until
 from fake_gpu import fakegpu
 
 from vllm_magic.engine import command
@@ -231,26 +232,24 @@ class TestStart:
                 [executable, "serve", "tiny", "--port", "0", "-tp", "2"],
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        deadline = time.monotonic() + 60
-        while not any(one.used for one in manager.gpus().gpus):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        error = self.refused(manager, spec())
-        assert not [line for line in error.details if "reap" in line]  # its owner lives
-        engine = {
-            one.identity.pid
-            for one in processes.table().values()
-            if one.parent == leader.pid and "EngineCore" in processes.shown_name(one)
-        }
-        leader.kill()
-        leader.wait()
         try:
+            until(lambda: all(one.used for one in manager.gpus().gpus), "it does not take its memory")
+            error = self.refused(manager, spec())
+            assert not [line for line in error.details if "reap" in line]  # its owner lives
+            engine = {
+                one.identity.pid
+                for one in processes.table().values()
+                if one.parent == leader.pid and "EngineCore" in processes.shown_name(one)
+            }
+            leader.kill()
+            leader.wait()
             error = self.refused(manager, spec())
             (line,) = [line for line in error.details if "reap" in line]
             assert line == f"  vllm-magic reap --pid {engine.pop()}  releases a vLLM that nobody owns"
             assert error.holders[0].name.startswith("VLLM::")
         finally:
             os.killpg(leader.pid, signal.SIGKILL)
+            leader.wait()
 
     def test_memory_that_nobody_is_named_for(self, manager, spec, fake_gpus):
         fakegpu.configure(fake_gpus, base_used_mib__0=12288)
