@@ -17,6 +17,7 @@ from bench.asking import BARE, OURS, Asking
 from bench.completion import completion_seconds
 from bench.load import load_seconds
 from bench.raw import READY_LIMIT, SILENT, RawServer
+from bench.stages import SLOW, stage_lags
 from bench.streams import COUNT, Streams
 from bench.table import Row
 from tests import stand_in
@@ -33,6 +34,7 @@ INIT_LOOK = 0.05  # seconds between looks for the engine's initialisation
 IDLE = 10.0  # seconds for which the guards are watched
 RELOADS = 7
 TOKEN = 0.004  # seconds that the stand-in takes for each: more than 200 in a second, with its own overhead
+STARTS = 10  # of which each stage is watched
 QUESTIONS = 25  # asked by each side
 
 
@@ -86,6 +88,19 @@ def load(target: Target) -> list[Row]:
     took = tuple(1000 * seconds for seconds in load_seconds(target.folder, RELOADS))
     _say(f"load_ext: {', '.join(f'{milliseconds:.0f}' for milliseconds in took)} ms")
     return [Row("%load_ext vllm_magic", "ms", took, 60.0)]
+
+
+def stages(target: Target) -> list[Row]:
+    """How far the stage shown is behind the log, with a stand-in for vLLM that takes its time for each."""
+    slow = replace(
+        target,
+        executable=str(stand_in.install(target.folder / "slow")),
+        model="tiny",
+        env=stand_in.options(log_epoch=True, **SLOW),
+    )
+    lags = stage_lags(slow, STARTS)
+    _say(f"stages: {', '.join(f'{seconds:.2f}' for seconds in lags)} s behind the log")
+    return [Row(f"stage shown behind the log, the most of {len(lags)}", "s", (max(lags),), 0.5)]
 
 
 def completion(target: Target) -> list[Row]:

@@ -8,6 +8,7 @@ import os
 import time
 
 process = "APIServer"  # the name in the prefix; tree.spawn sets it in each child
+epoch = False  # see `Options.log_epoch`
 
 
 def line(message: str, source: str, level: str = "INFO") -> None:
@@ -15,7 +16,8 @@ def line(message: str, source: str, level: str = "INFO") -> None:
     wanted = os.environ.get("VLLM_LOGGING_LEVEL", "INFO")
     if getattr(logging, level) < getattr(logging, wanted):
         return
-    prefix = f"({process} pid={os.getpid()}) {level} {time.strftime('%m-%d %H:%M:%S')} [{source}] "
+    now = f"{time.time():.6f}" if epoch else time.strftime("%m-%d %H:%M:%S")
+    prefix = f"({process} pid={os.getpid()}) {level} {now} [{source}] "
     write(1, "".join(f"{prefix}{part}\n" for part in message.split("\n")))
 
 

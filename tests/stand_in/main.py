@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def main() -> int:
     """Run `vllm` with this process's arguments; return the exit code."""
     options = from_environment()
+    log.epoch = options.log_epoch
     tree.limit_life()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # for faults.hang, in every process
     signal.signal(signal.SIGINT, signal.default_int_handler)

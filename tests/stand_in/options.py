@@ -74,6 +74,7 @@ class Options:
     maps: str | None = None  # a file that the engine maps, as vLLM maps weights
     log_flood: Flood | None = None
     trigger: str | None = None  # a FIFO: these two begin when somebody opens it to write, not at once
+    log_epoch: bool = False  # the time of a line in seconds since the epoch, to the microsecond
     log_bytes: bool = False  # bytes that are no UTF-8, escape sequences and HTML in the log
 
     sleeps: bool = True  # with --enable-sleep-mode, that /sleep gives VRAM back
