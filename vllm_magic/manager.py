@@ -26,10 +26,11 @@ from vllm_magic.life.beginning import Attached, Fresh
 from vllm_magic.life.sweep import sweep
 from vllm_magic.masking import mask_words
 from vllm_magic.registry import Registry
+from vllm_magic.sampler import Sampler
 from vllm_magic.server import Server, ServerState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.devices import Snapshot
@@ -55,6 +56,7 @@ class Manager:
         self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._tell_waiting = threading.Event()
         self._probe = Probe()
+        self._sampler = Sampler(self._probe)
         self._pid = os.getpid()
 
     def start(
@@ -214,6 +216,21 @@ class Manager:
         """The GPUs as they are now."""
         return self._probe.snapshot()
 
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """See `Sampler.watch`."""
+        self._check_process()
+        return self._sampler.watch(callback)
+
+    @property
+    def latest(self) -> Snapshot | None:
+        """The GPUs as the sampler saw them last; None before it did."""
+        return self._sampler.latest
+
+    @property
+    def attribution(self) -> Mapping[int, str]:
+        """Of the processes that the driver lists those of this kernel's servers: pid, and the server's name."""
+        return self._sampler.attribution
+
     def fit(self, spec: ServerSpec) -> Fit:
         """Judge whether a server would fit on the GPUs as they are now; nothing is started.
 
@@ -240,7 +257,8 @@ class Manager:
         self.close()
 
     def close(self) -> None:
-        """End the process that looks at the GPUs; it comes back when it is needed."""
+        """End what looks at the servers and the GPUs; it comes back when it is needed."""
+        self._sampler.close()
         self._probe.close()
 
     def _register(self, spec: ServerSpec, timeout: float | None) -> Start:
@@ -268,10 +286,11 @@ class Manager:
             beginning = Fresh(
                 spec, built, dict(os.environ), self._probe
             )  # the next cell may change os.environ
-            server = Server(spec, built, beginning, self._news.put)
+            server = Server(spec, built, beginning, self._news.put, self._sampler.heard)
             if not self._registry.enter(server, existing):
                 continue
             server.begin()
+            self._sampler.follow(server)
             flag_builder.table(built.argv[0])  # known by the next start, if it is not now
             return Start(server, reused=False)
 
@@ -299,12 +318,13 @@ class Manager:
         except StartFailed:
             owner.guards.hang_up()
             raise
+        self._sampler.follow(server)
         return server
 
     def _adopt(self, entry: Entry, owner: kept.Owner, existing: Server | None) -> Server:
         spec, built = owner.spec, owner.command
         beginning = Attached(entry, owner.guards, spec, built, self._probe)
-        server = Server(spec, built, beginning, self._news.put)
+        server = Server(spec, built, beginning, self._news.put, self._sampler.heard)
         if not self._registry.enter(server, existing):
             raise NameInUse(f"Another server of this kernel has just been called {spec.name}.")
         return server

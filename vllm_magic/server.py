@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from vllm_magic import durations
+from vllm_magic.curve import Curve
 from vllm_magic.engine import command as commands
 from vllm_magic.engine import history, log
 from vllm_magic.engine.connection import Connection
@@ -20,13 +21,13 @@ from vllm_magic.guard.protocol import Why
 from vllm_magic.life import Life, idle, outcome
 from vllm_magic.life.beginning import Fresh
 from vllm_magic.life.course import Course, ServerState
-from vllm_magic.life.notices import Idle, NeverStarted, News, Notice, Over, Ready, StopPlan
+from vllm_magic.life.notices import Idle, Launched, NeverStarted, News, Notice, Over, Ready, StopPlan
 from vllm_magic.life.service import Service
 from vllm_magic.linux import processes
 from vllm_magic.masking import known
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from vllm_magic.engine.command import Command
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.engine.stages import Progress, Stage
     from vllm_magic.life.beginning import Attached
-    from vllm_magic.linux.processes import Process
+    from vllm_magic.linux.processes import Identity, Process
     from vllm_magic.release import Release
 
 __all__ = ["Server", "ServerState"]
@@ -51,12 +52,14 @@ class Server(Service):
 
     Attributes:
         spec: what was asked for.
+        curve: what the manager's sampler saw of it, from its start to some seconds after its end.
 
     Args:
         spec: what was asked for.
         command: how it is reached.
         beginning: how its life begins.
         tell: called, in a thread of its own, with each line that a person should hear.
+        moved: called with the server after whatever changes in its life, in the thread that changed it.
     """
 
     def __init__(
@@ -65,9 +68,12 @@ class Server(Service):
         command: Command,
         beginning: Fresh | Attached,
         tell: Callable[[str], None],
+        moved: Callable[[Server], None] = lambda _: None,
     ) -> None:
         super().__init__(spec, command)
+        self.curve = Curve()
         self._tell = tell
+        self._moved = moved
         self._pid = os.getpid()
         self._course = Course(spec.name, Pace(history.earlier(spec)))
         self._whole = isinstance(beginning, Fresh)  # its start is seen from the beginning
@@ -111,8 +117,7 @@ class Server(Service):
     @property
     def pid(self) -> int | None:
         """The leader's pid; None before it runs."""
-        leader = self._course.now.leader
-        return leader.pid if leader else None
+        return self.leader.pid if self.leader else None
 
     @property
     def url(self) -> str:
@@ -156,6 +161,16 @@ class Server(Service):
     def ready_after(self) -> float | None:
         """Seconds from the request to ready; None before that."""
         return self._course.now.ready_after
+
+    @property
+    def times(self) -> Mapping[ServerState, float]:
+        """When it entered each of its states, in seconds since the epoch."""
+        return self._course.now.times
+
+    @property
+    def leader(self) -> Identity | None:
+        """Its first process, whether it lives or not; None before it runs."""
+        return self._course.now.leader
 
     @property
     def release(self) -> Release | None:
@@ -295,6 +310,7 @@ class Server(Service):
         # Asked before it is said: an interrupt in between must not leave a server that seems to be stopping.
         self._life.stop(self._plan(grace, drain))
         self._course.ask()
+        self._moved(self)
 
     def _begin_again(self) -> None:
         if not self._course.reopen():
@@ -339,10 +355,14 @@ class Server(Service):
         """Take what its life tells, in the life's own thread."""
         if isinstance(notice, News):
             self._tell(notice.text)
+        elif isinstance(notice, Launched):
+            chosen = [number for number, gpu in enumerate(notice.baseline) if gpu.uuid in notice.chosen]
+            self.curve.begin([gpu.used for gpu in notice.baseline], chosen)
         elif isinstance(notice, Idle):
             self.begin_stop()
         elif isinstance(notice, Over) and (words := self._farewell(notice.release)):
             self._tell(f"{self.name} was {words}.")
         self._course.take(notice)
+        self._moved(self)
         if isinstance(notice, Ready) and self._whole and self.ready_after is not None:
             history.keep(self.spec, self.stages)

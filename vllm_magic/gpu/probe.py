@@ -81,7 +81,7 @@ class Probe:
         try:
             if time.monotonic() < self._silent_until:
                 return _nothing(self._silent_because)
-            if not may_start and not self._is_warm():
+            if not may_start and not self.is_warm:
                 return _nothing("the NVIDIA driver was not asked, since that would take its time")
             return self._ask(timeout, patient=may_start)
         except (_NoAnswerError, OSError, ValueError) as error:
@@ -89,7 +89,9 @@ class Probe:
         finally:
             self._lock.release()
 
-    def _is_warm(self) -> bool:
+    @property
+    def is_warm(self) -> bool:
+        """Whether there is a process that has answered before, and lives."""
         child = self._child
         return bool(child and self._answered and self._owner == os.getpid() and child.poll() is None)
 
@@ -113,7 +115,7 @@ class Probe:
             timeout = max(timeout, self._start_timeout)
         try:
             if self._unanswered is not None:  # by one who was in a hurry: that reply is too old by now
-                self._reply(child, self._unanswered + timeout)
+                self._reply(child, (time.monotonic() if patient else self._unanswered) + timeout)
             taken = time.monotonic()
             self._request(child)
             reply = json.loads(self._reply(child, taken + timeout))

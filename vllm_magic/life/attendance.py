@@ -127,7 +127,8 @@ class Attendance:
         if isinstance(message, Started):
             self.leader = Identity(*message.leader)
             self._inner = Identity(*message.inner)
-            self._notice(Launched(self._prepared.folder, self.leader))
+            witness = self._prepared.witness
+            self._notice(Launched(self._prepared.folder, self.leader, witness.baseline.gpus, witness.chosen))
             self._move(Progress(Stage.IMPORTING))
             self._api.open()
         elif isinstance(message, Refused):

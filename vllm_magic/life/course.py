@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ from vllm_magic.life.notices import Broken, Ending, Launched, Moved, NeverStarte
 from vllm_magic.release import nothing_to_release
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from vllm_magic.engine.pace import Estimate, Pace
     from vllm_magic.errors import VllmMagicError
@@ -68,6 +68,7 @@ class Standing:
         ready_after: seconds from the request to ready; None before that.
         release: what its end did; None before that.
         error: why it failed; None unless it did.
+        times: when each state was entered, in seconds since the epoch; of one that was entered twice the last time.
     """
 
     state: ServerState = ServerState.STARTING
@@ -77,6 +78,7 @@ class Standing:
     ready_after: float | None = None
     release: Release | None = None
     error: VllmMagicError | None = None
+    times: Mapping[ServerState, float] = field(default_factory=dict)
 
     @property
     def is_left(self) -> bool:
@@ -97,7 +99,7 @@ class Course:
         self._pace = pace
         self._began = time.monotonic()
         self._changed = threading.Condition()  # guards all below, and the pace
-        self._now = Standing()
+        self._now = Standing(times={ServerState.STARTING: time.time()})
         self._asked = False  # for the end
         self._unheard = False  # a failure that nobody was told of
 
@@ -186,6 +188,8 @@ class Course:
         self._unheard = not asked  # who asks for the end waits for it
         self._change(state=ServerState.FAILED, error=error, release=release)
 
-    def _change(self, **fields: object) -> None:
+    def _change(self, state: ServerState | None = None, **fields: object) -> None:
+        if state is not None and state is not self._now.state:
+            fields |= {"state": state, "times": {**self._now.times, state: time.time()}}
         self._now = replace(self._now, **fields)  # type: ignore[arg-type]
         self._changed.notify_all()

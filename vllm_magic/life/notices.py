@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from vllm_magic.engine.failures import Failure
     from vllm_magic.engine.stages import Progress
     from vllm_magic.errors import VllmMagicError
+    from vllm_magic.gpu.devices import Gpu
     from vllm_magic.guard.protocol import Why
     from vllm_magic.ledger import Folder
     from vllm_magic.linux.processes import Identity
@@ -37,10 +40,19 @@ class StopPlan:
 
 @dataclass(frozen=True)
 class Launched:
-    """The leader runs; its pid is the session id too."""
+    """The leader runs; its pid is the session id too.
+
+    Attributes:
+        folder: its private folder.
+        leader: the process.
+        baseline: the GPUs of the machine before that.
+        chosen: the UUIDs of those that it was started for; none where vLLM chooses.
+    """
 
     folder: Folder
     leader: Identity
+    baseline: tuple[Gpu, ...] = ()
+    chosen: Collection[str] = ()
 
 
 @dataclass(frozen=True)

@@ -48,12 +48,16 @@ class Witness:
         baseline: the GPUs before the start.
         chosen: the UUIDs the server may use; () when vLLM chooses.
         mark: ``b"NAME=value"`` in the environment of each of the server's processes.
+
+    Attributes:
+        baseline: the GPUs before the start.
+        chosen: the UUIDs the server may use; none when vLLM chooses.
     """
 
     def __init__(self, probe: Probe, baseline: Snapshot, chosen: Sequence[str], mark: bytes) -> None:
         self._probe = probe
-        self._baseline = baseline
-        self._chosen = frozenset(chosen)
+        self.baseline = baseline
+        self.chosen = frozenset(chosen)
         self._mark = mark
         self._loaded: Snapshot | None = None
         self._before: Snapshot | None = None
@@ -62,13 +66,13 @@ class Witness:
     def look_when_ready(self, members: Collection[Identity] = ()) -> None:
         """Remember who the server is once it is ready, and what it holds."""
         self._known |= set(members)
-        if self._baseline.gpus:
+        if self.baseline.gpus:
             self._loaded = self._probe.snapshot(timeout=LOOK_LIMIT, may_start=False)
 
     def look_before_stop(self, members: Collection[Identity] = (), *, in_a_hurry: bool = True) -> None:
         """Remember who the server is just before the end, and what it holds; in a hurry, if that can be had at once."""
         self._known |= set(members)
-        if self._baseline.gpus:
+        if self.baseline.gpus:
             limit = LOOK_LIMIT if in_a_hurry else PATIENT_LOOK_LIMIT
             self._before = self._probe.snapshot(timeout=limit, may_start=not in_a_hurry)
 
@@ -95,8 +99,8 @@ class Witness:
             if held:
                 return Verdict(proof, False, (), f"{_pids(sorted(held))} still holds a GPU's device file")
             proof = Proof.DEVICE_FILES
-        if not self._baseline.gpus:
-            return Verdict(proof, True, (), self._baseline.problem or "no GPU")
+        if not self.baseline.gpus:
+            return Verdict(proof, True, (), self.baseline.problem or "no GPU")
         return self._prove_memory(proof, {identity.pid for identity in ours})
 
     def _prove_memory(self, proof: Proof, ours: set[int]) -> Verdict:
@@ -108,7 +112,7 @@ class Witness:
             now = self._look_again()
             if not now.gpus:
                 return Verdict(proof, True, (), now.problem or "the GPUs cannot be seen any more")
-            concerned = [gpu for gpu in self._baseline.gpus if self._concerns(gpu.uuid, ours)]
+            concerned = [gpu for gpu in self.baseline.gpus if self._concerns(gpu.uuid, ours)]
             judged = [self._judge(now.gpu(gpu.uuid), gpu, ours) for gpu in concerned]
             late = [one for one in judged if not one.back and (one.named or time.monotonic() < doubtful)]
             if not late:
@@ -134,12 +138,12 @@ class Witness:
 
     def _concerns(self, uuid: str, ours: set[int]) -> bool:
         """Whether the server used this GPU: chosen for it, or listed with it, or grown while it started."""
-        if self._chosen:
-            return uuid in self._chosen
+        if self.chosen:
+            return uuid in self.chosen
         looks = self._looks()
         if any(_listed(look, ours) for look in looks):
             return any(ours & _pids_on(look.gpu(uuid)) for look in looks)
-        baseline = _used(self._baseline.gpu(uuid))
+        baseline = _used(self.baseline.gpu(uuid))
         seen = [used for look in looks if (used := _used(look.gpu(uuid))) is not None]
         return not looks or (baseline is not None and any(used - baseline > TOLERANCE for used in seen))
 
@@ -189,7 +193,7 @@ class Witness:
                 index=gpu.index,
                 uuid=gpu.uuid,
                 name=gpu.name,
-                baseline=_used(self._baseline.gpu(gpu.uuid)),
+                baseline=_used(self.baseline.gpu(gpu.uuid)),
                 before=_used(looks[-1].gpu(gpu.uuid)) if looks else None,
                 after=gpu.used,
                 held=_held(looks[-1].gpu(gpu.uuid), ours) if looks else None,

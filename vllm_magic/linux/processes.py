@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vllm_magic.masking import mask_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 DEAD_STATES = frozenset("ZXx")
 
@@ -105,6 +105,22 @@ def server_members(processes: Table, leader: Identity) -> set[int]:
     for pid in {leader.pid, *members}:
         members |= descendants(processes, pid)
     return members
+
+
+def leader_of(pid: int, leaders: Mapping[int, Identity]) -> Identity | None:
+    """Which of these leaders, by pid, has the process in its session or below it, as `server_members` says; None for none.
+
+    It reads the process and those above it, and no others.
+    """
+    seen: set[int] = set()
+    while pid > 1 and pid not in seen and (process := read(pid)):
+        seen.add(pid)
+        leader = leaders.get(pid) or leaders.get(process.session)
+        if leader is not None:
+            now = read(leader.pid)
+            return leader if now is None or now.identity == leader else None
+        pid = process.parent
+    return None
 
 
 def children(pid: int) -> set[int]:

@@ -1,0 +1,127 @@
+"""The curve of a server's life: what was seen of it, look by look."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MOST = 600  # samples that a curve keeps
+
+_Number = TypeVar("_Number", int, float)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One look at one server.
+
+    Attributes:
+        at: when, in seconds since the epoch.
+        used: bytes in use of each GPU of the machine, in the snapshot's order; () where the driver did not answer.
+        held: of those, bytes that the server's processes hold; None where the driver does not say.
+        running: requests; None while the server does not say (not ready, --disable-log-stats, no answer in time).
+        waiting: requests; None as for `running`.
+        prompt_rate: tokens a second since the look before; None where there was none.
+        generation_rate: tokens a second since the look before; None where there was none.
+    """
+
+    at: float
+    used: tuple[int | None, ...] = ()
+    held: tuple[int | None, ...] = ()
+    running: int | None = None
+    waiting: int | None = None
+    prompt_rate: float | None = None
+    generation_rate: float | None = None
+
+
+class Curve:
+    """At most `MOST` samples, which always span the whole life. Thread-safe.
+
+    When it is full, each two neighbours become one, with the larger of their values, and from then on so do those
+    that come. The newest is always kept as it was seen.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards all below
+        self._merged: list[Sample] = []  # each of `_step` samples, but for the last of them
+        self._step = 1
+        self._count = 0  # samples in the last of `_merged`
+        self._newest: Sample | None = None
+        self._baseline: tuple[int | None, ...] = ()
+        self._gpus: frozenset[int] = frozenset()
+
+    def begin(self, baseline: Iterable[int | None], gpus: Iterable[int]) -> None:
+        """The server runs now.
+
+        Args:
+            baseline: bytes in use of each GPU of the machine before its start.
+            gpus: the GPUs that it was started for, as positions in `baseline`; none where vLLM chooses.
+        """
+        with self._lock:
+            self._baseline = tuple(baseline)
+            self._gpus |= frozenset(gpus)
+
+    @property
+    def baseline(self) -> tuple[int | None, ...]:
+        """Bytes in use of each GPU of the machine before the start; () where the driver did not answer."""
+        return self._baseline
+
+    @property
+    def gpus(self) -> tuple[int, ...]:
+        """The GPUs that the server has held memory on, or was started for, as positions in `Sample.used`."""
+        return tuple(sorted(self._gpus))
+
+    def add(self, sample: Sample) -> None:
+        """Take in what was seen."""
+        with self._lock:
+            if self._newest is not None:
+                self._keep(self._newest)
+            self._newest = sample
+            self._gpus |= {gpu for gpu, held in enumerate(sample.held) if held}
+
+    def samples(self) -> tuple[Sample, ...]:
+        """All of them, oldest first."""
+        with self._lock:
+            return (*self._merged, self._newest) if self._newest else ()
+
+    def _keep(self, sample: Sample) -> None:
+        if self._merged and self._count < self._step:
+            self._merged[-1] = _merge(self._merged[-1], sample)
+            self._count += 1
+            return
+        if len(self._merged) == MOST - 1:  # odd, so the last one stays alone
+            pairs = zip_longest(self._merged[::2], self._merged[1::2])
+            self._merged = [one if other is None else _merge(one, other) for one, other in pairs]
+            self._step *= 2
+            self._count = self._step // 2
+            self._keep(sample)
+            return
+        self._merged.append(sample)
+        self._count = 1
+
+
+def _merge(one: Sample, other: Sample) -> Sample:
+    """Two neighbours as one, at the time of the first."""
+    return Sample(
+        at=one.at,
+        used=_each(one.used, other.used),
+        held=_each(one.held, other.held),
+        running=_larger(one.running, other.running),
+        waiting=_larger(one.waiting, other.waiting),
+        prompt_rate=_larger(one.prompt_rate, other.prompt_rate),
+        generation_rate=_larger(one.generation_rate, other.generation_rate),
+    )
+
+
+def _each(one: tuple[int | None, ...], other: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    return tuple(_larger(first, second) for first, second in zip_longest(one, other))
+
+
+def _larger(one: _Number | None, other: _Number | None) -> _Number | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return max(one, other)

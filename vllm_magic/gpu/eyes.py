@@ -1,0 +1,69 @@
+"""Looks at the GPUs for somebody who must not wait for the driver."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vllm_magic.gpu.devices import Snapshot
+    from vllm_magic.gpu.probe import Probe
+
+LIMIT = 0.8  # seconds for a driver that has answered before; one that misses it is slow, but does not hang
+AGAIN = 10.0  # seconds before the probe process is started once more, where it did not stay
+
+
+class Eyes:
+    """Has a thread of its own, from the first look on. For one thread.
+
+    Args:
+        probe: how to look.
+    """
+
+    def __init__(self, probe: Probe) -> None:
+        self._probe = probe
+        self._asked: queue.SimpleQueue[Future[Snapshot] | None] = queue.SimpleQueue()
+        self._under_way: Future[Snapshot] | None = None
+        self._thread = threading.Thread(target=self._run, name="vllm-magic sampler: GPUs", daemon=True)
+        self._closed = False
+        self._may_start = 0.0
+
+    def look(self) -> Future[Snapshot] | None:
+        """Begin to look; None while the look before is still under way.
+
+        Raises:
+            RuntimeError: this process has no thread for it.
+        """
+        if self._under_way and not self._under_way.done():
+            return None
+        if not self._thread.is_alive():
+            self._thread.start()
+        self._under_way = Future()
+        self._asked.put(self._under_way)
+        return self._under_way
+
+    def close(self, limit: float) -> None:
+        """Let the thread end, and wait that many seconds for it. Close the probe first: that ends a look under way."""
+        self._closed = True
+        self._asked.put(None)
+        if self._thread.is_alive():
+            self._thread.join(limit)
+
+    def _run(self) -> None:
+        while asked := self._asked.get():
+            if not asked.set_running_or_notify_cancel():
+                continue
+            try:
+                asked.set_result(self._look())
+            except BaseException as error:  # noqa: BLE001 - whoever waits hears of it
+                asked.set_exception(error)
+
+    def _look(self) -> Snapshot:
+        now = time.monotonic()
+        if self._probe.is_warm or now < self._may_start or self._closed:
+            return self._probe.snapshot(LIMIT, may_start=False)
+        self._may_start = now + AGAIN
+        return self._probe.snapshot()

@@ -1,0 +1,298 @@
+"""Sees each second what this kernel's servers hold and do, for their curves and for whoever watches.
+
+One thread with an asyncio loop asks all servers side by side; another one (`gpu.eyes`) asks the driver, so neither of
+them can hold the others up. Both begin with the first server, or with the first who watches, and end `LINGER` seconds
+after the last server is over while nobody watches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from vllm_magic.curve import Sample
+from vllm_magic.engine import vitals
+from vllm_magic.gpu.eyes import LIMIT as GPU_LIMIT
+from vllm_magic.gpu.eyes import Eyes
+from vllm_magic.linux.kin import Kin
+from vllm_magic.server import ServerState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from vllm_magic.engine.vitals import Vitals
+    from vllm_magic.gpu.devices import Gpu, Snapshot
+    from vllm_magic.gpu.probe import Probe
+    from vllm_magic.linux.processes import Identity
+    from vllm_magic.server import Server
+
+PERIOD = 1.0  # seconds between two looks
+LIMIT = 1.0  # seconds for a server's answer
+LINGER = 10.0  # seconds for which a server that is over is looked at: its VRAM is seen to come back
+END_LIMIT = 1.0  # seconds for the threads to end
+SPARE = 16  # file descriptors that must be free; a loop takes three
+
+
+@dataclass
+class _Memory:
+    """What is known of a followed server: its counters at the last look that it answered, and since when it is over."""
+
+    last: tuple[float, Vitals] | None = None
+    over_since: float | None = None
+
+
+class _Seen(NamedTuple):
+    """One look at the GPUs, and whose the processes are that the driver lists."""
+
+    gpus: tuple[Gpu, ...] = ()
+    leaders: Mapping[int, Identity] = {}
+
+    def held(self, leader: Identity | None) -> tuple[int | None, ...]:
+        """Bytes that the processes of this leader hold of each GPU; None where the driver does not say."""
+        return tuple(self._held(gpu, leader) for gpu in self.gpus)
+
+    def _held(self, gpu: Gpu, leader: Identity | None) -> int | None:
+        if gpu.processes is None:
+            return None
+        mine = [one.used for one in gpu.processes if leader and self.leaders.get(one.pid) == leader]
+        return None if None in mine else sum(filter(None, mine))
+
+
+class Sampler:
+    """One for each manager. Safe to use from any thread; its lock is held for moments only, and no other one below it.
+
+    Args:
+        probe: looks at the GPUs.
+
+    Attributes:
+        latest: the GPUs as they were seen last; None before that.
+        attribution: each process that the driver lists and that belongs to a followed server: its pid, and the server's name.
+    """
+
+    def __init__(self, probe: Probe) -> None:
+        self.latest: Snapshot | None = None
+        self.attribution: Mapping[int, str] = {}
+        self._probe = probe
+        self._pid = os.getpid()
+        self._lock = threading.Lock()  # guards all below
+        self._followed: dict[Server, _Memory] = {}
+        self._watchers: dict[object, Callable[[], None]] = {}
+        self._rounds: _Rounds | None = None
+
+    def follow(self, server: Server) -> None:
+        """Look at this server until it is over, and some seconds more."""
+        with self._lock:
+            self._followed.setdefault(server, _Memory())
+            self._begin()
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call ``callback``, in whatever thread, after each look and each change in a server's life.
+
+        Returns:
+            What ends that. Until then the looks go on, also without servers.
+        """
+        token = object()
+        with self._lock:
+            self._watchers[token] = callback
+            self._begin()
+
+        def end() -> None:
+            with self._lock:
+                self._watchers.pop(token, None)
+
+        return end
+
+    def heard(self, server: Server) -> None:
+        """Something changed in this server's life: a look at one that is not ready any more is broken off."""
+        if os.getpid() != self._pid:
+            return
+        with self._lock:
+            if server in self._followed:
+                self._begin()  # if there was no thread to be had so far
+            rounds = self._rounds
+        if rounds and server.state is not ServerState.READY:
+            rounds.leave(server)
+        self.tell()
+
+    def tell(self) -> None:
+        """Call those who watch."""
+        with self._lock:
+            watchers = list(self._watchers.values())
+        for callback in watchers:
+            with contextlib.suppress(Exception):  # a fault of theirs is none of ours
+                callback()
+
+    def close(self) -> None:
+        """End the threads, and a look at the GPUs that is under way; they come back for the next server, or who watches."""
+        if os.getpid() != self._pid:  # a forked copy has no thread
+            return
+        with self._lock:
+            rounds, self._rounds = self._rounds, None
+            self._followed.clear()
+        if rounds:
+            rounds.end()
+            self._probe.close()
+            rounds.join()
+
+    def wanted(self, rounds: _Rounds) -> dict[Server, _Memory] | None:
+        """Whom to look at now; None once these rounds are to end."""
+        now = time.monotonic()
+        with self._lock:
+            for server, memory in list(self._followed.items()):
+                if not server.state.over:
+                    memory.over_since = None  # its end can be tried again
+                elif memory.over_since is None:
+                    memory.over_since = now
+                elif now - memory.over_since > LINGER:
+                    del self._followed[server]
+            if self._rounds is not rounds:
+                return None
+            if not self._followed and not self._watchers:
+                self._rounds = None
+                return None
+            return dict(self._followed)
+
+    def _begin(self) -> None:
+        """See that there is a thread; the lock is held."""
+        if self._rounds is None or not self._rounds.is_alive():
+            rounds = _Rounds(self, self._probe)
+            with contextlib.suppress(
+                RuntimeError
+            ):  # no thread to be had: nothing is seen, and all else works
+                rounds.start()
+                self._rounds = rounds
+
+
+class _Rounds(threading.Thread):
+    """The thread: a round each second, until the sampler does not want it any more.
+
+    All but `leave` and `end` is called in it.
+    """
+
+    def __init__(self, sampler: Sampler, probe: Probe) -> None:
+        super().__init__(name="vllm-magic sampler", daemon=True)
+        self._sampler = sampler
+        self._eyes = Eyes(probe)
+        self._kin = Kin()
+        self._asking: dict[Server, asyncio.Task[Vitals | None]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended = asyncio.Event()
+
+    def leave(self, server: Server) -> None:
+        """Break off a look at this server; from any thread."""
+        self._call(self._break_off, server)
+
+    def end(self) -> None:
+        """Break off everything, and end; from any thread."""
+        self._call(self._ended.set)
+
+    def _call(self, function: Callable[..., object], *arguments: object) -> None:
+        loop = self._loop
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # it is closed: nothing is under way
+                loop.call_soon_threadsafe(function, *arguments)
+
+    def join(self, timeout: float | None = END_LIMIT) -> None:
+        """Wait for the end of the threads, but not for ever."""
+        super().join(timeout)
+        self._eyes.close(END_LIMIT)
+
+    def run(self) -> None:
+        """The thread's life."""
+        if not _has_descriptors():
+            return
+        self._loop = loop = asyncio.new_event_loop()  # and not asyncio.run, which some notebooks patch
+        try:
+            loop.run_until_complete(self._look_on(loop))
+        finally:
+            self._eyes.close(0.0)
+            loop.close()
+
+    async def _look_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        ended = asyncio.ensure_future(self._ended.wait())
+        while not ended.done() and (wanted := self._sampler.wanted(self)) is not None:
+            began = loop.time()
+            looking = asyncio.ensure_future(self._round(wanted))
+            await asyncio.wait({looking, ended}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ended}, timeout=max(0.0, began + PERIOD - loop.time()))
+        for task in (others := asyncio.all_tasks() - {asyncio.current_task()}):
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0)  # the connections of what was broken off are closed now
+
+    async def _round(self, servers: Mapping[Server, _Memory]) -> None:
+        looking = asyncio.ensure_future(self._look_at_gpus(servers))
+        samples = (self._sample(server, memory, looking) for server, memory in servers.items())
+        # A fault of one look is no end of the others.
+        await asyncio.gather(looking, *samples, return_exceptions=True)
+        if not servers:
+            self._sampler.tell()
+
+    async def _look_at_gpus(self, servers: Mapping[Server, _Memory]) -> _Seen:
+        """What there is to be seen within `GPU_LIMIT`: nothing while the driver takes its time."""
+        try:
+            asked = self._eyes.look()
+            if asked is None:
+                return _Seen()
+            now = await asyncio.wait_for(asyncio.wrap_future(asked), GPU_LIMIT)
+        except (asyncio.TimeoutError, OSError, RuntimeError):
+            return _Seen()
+        names = {leader: server.name for server in servers if (leader := server.leader)}
+        listed = {process.pid for gpu in now.gpus for process in gpu.processes or ()}
+        leaders = self._kin.look(listed, names)
+        self._sampler.latest = now
+        self._sampler.attribution = {pid: names[one] for pid, one in leaders.items() if one in names}
+        return _Seen(now.gpus, leaders)
+
+    async def _sample(self, server: Server, memory: _Memory, looking: asyncio.Task[_Seen]) -> None:
+        vitals = await self._ask(server) if server.state is ServerState.READY else None
+        now = time.monotonic()
+        seen = await asyncio.shield(looking)
+        prompt_rate = generation_rate = None
+        if vitals and memory.last:
+            then, before = memory.last
+            prompt_rate = max(0.0, (vitals.prompt_tokens - before.prompt_tokens) / (now - then))
+            generation_rate = max(0.0, (vitals.generation_tokens - before.generation_tokens) / (now - then))
+        if vitals:
+            memory.last = now, vitals
+        server.curve.add(
+            Sample(
+                at=time.time(),
+                used=tuple(gpu.used for gpu in seen.gpus),
+                held=seen.held(server.leader),
+                running=vitals.running if vitals else None,
+                waiting=vitals.waiting if vitals else None,
+                prompt_rate=prompt_rate,
+                generation_rate=generation_rate,
+            )
+        )
+        self._sampler.tell()
+
+    async def _ask(self, server: Server) -> Vitals | None:
+        task = self._asking[server] = asyncio.ensure_future(vitals.look(server.url))
+        try:
+            await asyncio.wait({task}, timeout=LIMIT)
+            return task.result() if task.done() and not task.cancelled() else None
+        finally:
+            task.cancel()
+            del self._asking[server]
+
+    def _break_off(self, server: Server) -> None:
+        if server in self._asking:
+            self._asking[server].cancel()
+
+
+def _has_descriptors() -> bool:
+    """Whether an event loop can be had: one that cannot get its descriptors complains on stderr, whatever is done."""
+    with contextlib.ExitStack() as spare:
+        try:
+            for _ in range(SPARE):
+                spare.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            return False
+    return True
