@@ -38,6 +38,37 @@ def test_a_line_is_cut():
     assert clean("模".encode() * LONGEST_LINE * 2) == "模" * LONGEST_LINE
 
 
+LOOKS = (
+    b'INFO:     127.0.0.1:46572 - "GET /metrics HTTP/1.0" 200 OK\n',
+    b'INFO:     127.0.0.1:46572 - "GET /health HTTP/1.1" 200 OK\n',
+    b'(APIServer pid=7) INFO:     127.0.0.1:1 - "GET /metrics HTTP/1.1" 200 OK\n',
+)
+NO_LOOKS = (
+    b'INFO:     127.0.0.1:46572 - "GET /health HTTP/1.1" 503 Service Unavailable\n',
+    b'INFO:     10.0.0.7:46572 - "GET /metrics HTTP/1.1" 200 OK\n',
+    b'INFO:     127.0.0.1:46572 - "GET /v1/models HTTP/1.1" 200 OK\n',
+    b'INFO:     127.0.0.1:46572 - "POST /metrics HTTP/1.1" 200 OK\n',
+    b'ERROR: INFO:     127.0.0.1:46572 - "GET /metrics HTTP/1.0" 200 OK\n',
+)
+
+
+def test_our_own_looks_at_a_server_are_not_shown(tmp_path):
+    path = tmp_path / "log"
+    path.write_bytes(b"".join([*LOOKS, *NO_LOOKS, *LOOKS]))
+    told = [line.decode().rstrip() for line in NO_LOOKS]
+    assert tail(path, 100) == told
+    assert tail(path, 2) == told[-2:]
+    assert Follower(path).new_lines() == told
+
+
+def test_behind_a_night_of_looks_the_log_is_found(tmp_path):
+    path = tmp_path / "log"
+    night = LOOKS[0] * (3 * MOST_AT_ONCE // len(LOOKS[0]))
+    path.write_bytes(b"one\ntwo\n" + night)
+    assert tail(path, 1) == ["two"]
+    assert tail(path, 50) == ["one", "two"]
+
+
 class TestTail:
     def test_the_last_lines_oldest_first(self, tmp_path):
         path = tmp_path / "log"

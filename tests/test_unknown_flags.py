@@ -7,7 +7,7 @@ import stand_in
 from by_hand import until
 
 import vllm_magic
-from vllm_magic.engine import flag_table, unknown_flags
+from vllm_magic.engine import command, flag_table, unknown_flags
 from vllm_magic.engine.flag_table import FlagTable, Option
 from vllm_magic.errors import InvalidOption
 from vllm_magic.life import flag_builder
@@ -156,3 +156,24 @@ def test_a_server_that_is_ready_is_not_refused(manager, spec, vllm, traces):
     assert server.state == "ready"
     assert server.stop().verified
     traces.check()
+
+
+QUIET = ("--disable-access-log-for-endpoints", "/health,/metrics")
+
+
+def test_looks_at_a_server_are_not_logged_where_the_flag_is_known(manager, spec, vllm, monkeypatch):
+    def argv(*args: str, **env: str) -> tuple[str, ...]:
+        return command.build(spec("tiny", *args, executable=vllm, env=env)).argv
+
+    assert argv("--seed", "1")[3:7] == ("--seed", "1", *QUIET)
+    for said in ((QUIET[0], "/v1/models"), (f"{QUIET[0]}=",), ("--disable_access_log_for_endpoints", "")):
+        assert argv(*said)[3 : 3 + len(said)] == said
+        assert QUIET[1] not in argv(*said)
+    assert QUIET[0] not in argv(PYTHONPATH="/elsewhere")  # there another vLLM may be
+    server = manager.start(spec("tiny", executable=vllm), timeout=60).server
+    assert server.metrics(window=0.0).finished == 0
+    assert "GET /" not in server.log_path.read_text()
+
+
+def test_no_flag_is_added_where_the_flags_are_not_known(spec):
+    assert QUIET[0] not in command.build(spec()).argv

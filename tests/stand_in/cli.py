@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 _SWITCHES = (
-    "--async-scheduling --calculate-kv-scales --disable-access-log-for-endpoints --disable-fastapi-docs "
+    "--async-scheduling --calculate-kv-scales --disable-fastapi-docs "
     "--disable-log-stats --enable-auto-tool-choice --enable-chunked-prefill --enable-expert-parallel "
     "--enable-log-requests --enable-lora --enable-prefix-caching --enable-prompt-tokens-details "
     "--enable-request-id-headers --enable-server-load-tracking --enable-sleep-mode --enforce-eager "
@@ -18,7 +18,7 @@ _SWITCHES = (
 )
 _TEXTS = (
     "--allowed-local-media-path --api-key --attention-backend --chat-template --config --config-format "
-    "--distributed-executor-backend --download-dir --dtype --generation-config --host --kv-cache-dtype --load-format "
+    "--disable-access-log-for-endpoints --distributed-executor-backend --download-dir --dtype --generation-config --host --kv-cache-dtype --load-format "
     "--logits-processors --lora-modules --model --model-impl --mm-encoder-attn-backend --quantization "
     "--reasoning-parser --revision --root-path --runner --ssl-ca-certs --ssl-certfile --ssl-keyfile "
     "--tokenizer --tokenizer-mode --tool-call-parser --uvicorn-log-level"

@@ -62,6 +62,7 @@ class Server(ThreadingHTTPServer):
         self.routes = DevRoutes(args, options, engines, self.names)
         self.max_model_len = args.max_model_len
         self.log_access = not args.disable_uvicorn_access_log and args.uvicorn_log_level not in _QUIET
+        self.not_logged = (args.disable_access_log_for_endpoints or "").split(",")
         self.idle: set[socket.socket] = set()  # connections between two requests
         self.server_activate()
 
@@ -231,7 +232,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_request(self, code: int | str = "-", *_size: int | str) -> None:
         """Log as uvicorn does."""
-        if self.server.log_access:
+        if self.server.log_access and self.path.partition("?")[0] not in self.server.not_logged:
             host, port = self.client_address[:2]
             status = f"{int(code)} {HTTPStatus(int(code)).phrase}"
             log.write(1, f'INFO:     {host}:{port} - "{self.requestline}" {status}\n')

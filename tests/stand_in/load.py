@@ -10,6 +10,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from . import bulk
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -121,7 +123,7 @@ class Load:
         return min(1.0, self._held / KV_CACHE_TOKENS)
 
     def metrics(self) -> str:
-        """Return the Prometheus text, a part of vLLM's."""
+        """Return the Prometheus text: a part of vLLM's, and as long as all of it."""
         labels = f'engine="0",model_name="{self.model}"'
         with self._changed:
             gauges = {
@@ -151,7 +153,7 @@ class Load:
             lines.append(f'vllm:{name}_bucket{{{labels},le="+Inf"}} {count}')
             lines.append(f"vllm:{name}_count{{{labels}}} {count}")
             lines.append(f"vllm:{name}_sum{{{labels}}} {sum(values)}")
-        return "\n".join(lines) + "\n"
+        return "\n".join(lines) + "\n" + bulk.text(self.model)
 
 
 class Answer:

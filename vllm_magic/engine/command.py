@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine import executable, flags, lora
+from vllm_magic.engine import executable, flag_table, flags, lora
 from vllm_magic.engine import port as ports
 from vllm_magic.errors import InvalidOption, StartFailed
 
@@ -25,6 +25,8 @@ LOOPBACK = "127.0.0.1"
 MARK = "VLLM_MAGIC_SERVER"  # in the environment of every process of a server; its value is the folder's id
 EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - recognised here, so that it can be warned about
 SLEEP = "--enable-sleep-mode"
+# The looks at a server each second are not to fill its log (vLLM 0.32, entrypoints/launchers/cli_args.py).
+QUIET = ("--disable-access-log-for-endpoints", "/health,/metrics")
 # What the notebook's kernel has in its environment for itself alone.
 OF_THE_KERNEL = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "JPY_INTERRUPT_EVENT", "MPLBACKEND")
 
@@ -72,7 +74,7 @@ def build(spec: ServerSpec) -> Command:
     host = host or flags.value(spec.all_args, "--host") or LOOPBACK
     port = _port(spec, port_text or flags.value(spec.all_args, "--port"), host)
     made = Command(
-        argv=(path, "serve", spec.model, *args, "--host", host, "--port", str(port)),
+        argv=(path, "serve", spec.model, *args, *_quiet(spec, path), "--host", host, "--port", str(port)),
         host=host,
         port=port,
         api_key=dict(spec.env).get("VLLM_API_KEY") or secrets.token_urlsafe(24),
@@ -146,6 +148,14 @@ def memory_fraction(args: tuple[str, ...]) -> float:
 def shutdown_timeout(args: tuple[str, ...]) -> float:
     """Seconds that this server takes to drain after SIGTERM, as its own flag says; 0 unless told otherwise."""
     return flags.number(args, "--shutdown-timeout", default=0.0)
+
+
+def _quiet(spec: ServerSpec, path: str) -> tuple[str, ...]:
+    """`QUIET`, where this vLLM is known to have the flag, and nobody has said it."""
+    if flags.has(spec.all_args, QUIET[0]) or any(name in flag_table.OF_PYTHON for name, _ in spec.env):
+        return ()
+    table = flag_table.load(path)
+    return QUIET if table and table.find(QUIET[0]) else ()
 
 
 def _user() -> str:

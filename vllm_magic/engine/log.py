@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOST_AT_ONCE = 2**20  # bytes; a reader that is further behind skips to the end
+FARTHEST = 2**26  # bytes from the end; so far back goes who finds nothing but our own looks
 LONGEST_LINE = 2000  # characters that anyone wants to see of one line
 
 # Colours and other escape sequences (ECMA-48, ECMA-35), control characters but the tab, and what ends a line or
@@ -22,6 +23,10 @@ _CONTROL = re.compile(
     r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
 )
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+# What uvicorn says of our own looks, where vLLM cannot be told to leave it out.
+_LOOK = re.compile(
+    rb"(?:\([^)]*\) )?INFO: +127\.0\.0\.1:\d+ - \"GET /(?:health|metrics) HTTP/1\.[01]\" 200(?: OK)?"
+)
 
 
 def tail(path: Path, count: int, secrets: Iterable[str] = ()) -> list[str]:
@@ -29,19 +34,25 @@ def tail(path: Path, count: int, secrets: Iterable[str] = ()) -> list[str]:
 
     Args:
         path: the log.
-        count: of lines; those that show nothing do not count.
+        count: of lines; those that show nothing do not count, nor do looks at ``/health`` and ``/metrics`` from here.
         secrets: what must not be shown, besides what looks like a key.
     """
-    try:
-        with path.open("rb") as file:
-            begin = max(0, file.seek(0, os.SEEK_END) - MOST_AT_ONCE)
-            file.seek(begin)
-            first, *others = _LINE_END.split(file.read(MOST_AT_ONCE))
-    except OSError:
-        return []
-    cut = begin > 0 and others  # the first line is the rest of one
-    lines = _shown(others if cut else [first, *others], tuple(secrets))
-    return lines[-count:] if count > 0 else []
+    secrets = tuple(secrets)
+    size = MOST_AT_ONCE
+    while True:
+        try:
+            with path.open("rb") as file:
+                begin = max(0, file.seek(0, os.SEEK_END) - size)
+                file.seek(begin)
+                first, *others = _LINE_END.split(file.read(size))
+        except OSError:
+            return []
+        read = others if begin > 0 and others else [first, *others]  # the first line is the rest of one
+        telling = _without_looks(read)
+        lines = _shown(telling, secrets)
+        if len(lines) >= count or begin == 0 or len(telling) == len(read) or size >= FARTHEST:
+            return lines[-count:] if count > 0 else []
+        size *= 4
 
 
 def clean(line: bytes, secrets: Iterable[str] = ()) -> str:
@@ -54,7 +65,7 @@ def clean(line: bytes, secrets: Iterable[str] = ()) -> str:
 def split_lines(data: bytes, secrets: Iterable[str] = ()) -> tuple[list[str], bytes]:
     """The complete lines, safe to show, and the rest behind them, which is cut where it is no line of anyone's."""
     *lines, rest = _LINE_END.split(data)
-    return _shown(lines, secrets), b"" if len(rest) > MOST_AT_ONCE else rest
+    return _shown(_without_looks(lines), secrets), b"" if len(rest) > MOST_AT_ONCE else rest
 
 
 def printable(text: str) -> str:
@@ -93,6 +104,10 @@ class Follower:
         self._at += len(data)
         lines, self._rest = split_lines(self._rest + data, self._secrets)
         return lines
+
+
+def _without_looks(lines: Iterable[bytes]) -> list[bytes]:
+    return [line for line in lines if not _LOOK.fullmatch(line)]
 
 
 def _shown(lines: Iterable[bytes], secrets: Iterable[str]) -> list[str]:
