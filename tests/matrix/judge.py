@@ -60,7 +60,8 @@ class Verdict:
 def judge(stage: Stage, died: float) -> list[Verdict]:
     """Wait until everything is gone, or the time for it is over; then say what there is."""
     deadline = time.monotonic() + (stage.death.settle or (LIMIT if stage.method == "vllm_magic" else SETTLE))
-    probe = Probe(env=stage.gpu)
+    # The fake driver looks through all of /proc, and 45 servers are dying at this moment.
+    probe = Probe(start_timeout=60.0, env=stage.gpu)
     try:
         while True:
             verdicts = _look(stage, died, deadline, probe)
