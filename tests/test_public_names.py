@@ -36,6 +36,7 @@ NAMES = {
     "attach",
     "fit",
     "load_ipython_extension",
+    "panel",
     "serve",
     "servers",
     "start",

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         VllmMagicError,
     )
     from vllm_magic.face import attach, fit, serve, servers, start, stop
+    from vllm_magic.jupyter.panel.kernel import panel
     from vllm_magic.life.fit import Fit
     from vllm_magic.release import Proof, Release
     from vllm_magic.server import Server, ServerState
@@ -48,6 +49,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "face": ("attach", "fit", "serve", "servers", "start", "stop"),
+    "jupyter.panel.kernel": ("panel",),
     "life.fit": ("Fit",),
     "server": ("Server", "ServerState"),
     "release": ("Proof", "Release"),
@@ -94,6 +96,7 @@ __all__ = [
     "attach",
     "fit",
     "load_ipython_extension",
+    "panel",
     "serve",
     "servers",
     "start",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vllm_magic.engine.command import Command
+    from vllm_magic.engine.log import Follower
     from vllm_magic.engine.pace import Estimate
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.engine.stages import Progress, Stage
@@ -201,8 +202,12 @@ class Server(Service):
     def log(self, n: int = 50) -> list[str]:
         """The last ``n`` lines of its log, oldest first, keys masked; the file has them as they are."""
         path = self.log_path
-        secrets = known({**os.environ, **dict(self.spec.env), "VLLM_API_KEY": self.api_key})
-        return log.tail(path, n, secrets) if path else []
+        return log.tail(path, n, self._secrets()) if path else []
+
+    def follower(self) -> Follower | None:
+        """Gives what comes to its log, from the beginning on, keys masked; None before there is one."""
+        path = self.log_path
+        return log.Follower(path, self._secrets()) if path else None
 
     def processes(self) -> list[Process]:
         """Its living processes, the leader first; [] before and after."""
@@ -339,6 +344,9 @@ class Server(Service):
         """The kernel is about to end: ask for the release, unless it is to be kept, and return at once."""
         if not self.spec.keep:
             self._life.stop(StopPlan(grace=0.5, patience=0.5))
+
+    def _secrets(self) -> list[str]:
+        return known({**os.environ, **dict(self.spec.env), "VLLM_API_KEY": self.api_key})
 
     def _plan(self, grace: float | None, drain: float) -> StopPlan:
         drain = min(drain, durations.MOST)

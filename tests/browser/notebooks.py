@@ -155,6 +155,11 @@ class Notebook:
         SHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SHOTS / f"{name}-{self.server.app}.png")
 
+    def picture(self, part: Locator, name: str) -> None:
+        """Take a picture of a part of the page, build/shots/NAME-APP.png."""
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        part.screenshot(path=SHOTS / f"{name}-{self.server.app}.png", animations="disabled")
+
     def _answer(self, dialog: Dialog) -> None:
         if dialog.type == "beforeunload":
             dialog.accept()

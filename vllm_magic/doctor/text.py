@@ -33,7 +33,12 @@ def lines(report: Report, command: Callable[[str], str] = str) -> list[str]:
         report: what was found.
         command: how to write a command line of the terminal here.
     """
-    return [*_verdict(report, command), "", *_facts(report), *_unseen(report.unseen)]
+    return [*_verdict(report, command), "", *facts(report)]
+
+
+def facts(report: Report) -> list[str]:
+    """What there is, and what cannot be seen, without what wants doing."""
+    return [*_facts(report), *_unseen(report.unseen)]
 
 
 def servers(several: Sequence[Seen]) -> list[str]:

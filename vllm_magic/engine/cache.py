@@ -76,6 +76,14 @@ def write(kind: str, name: str, content: bytes) -> None:
         raise
 
 
+def names(kind: str) -> list[str]:
+    """The files of the folder, the newest first; [] where there is none."""
+    try:
+        return [file.name for file in sorted(path(kind).iterdir(), key=_modified, reverse=True)]
+    except OSError:
+        return []
+
+
 def prune(kind: str, keep: int) -> None:
     """Remove all but the ``keep`` newest files of the folder."""
     with contextlib.suppress(OSError):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
+import socket
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -179,6 +180,14 @@ class Events:
     def close(self) -> None:
         """Close the connection; a second time does nothing."""
         self._client.close()
+
+    def abort(self) -> None:
+        """End the request from another thread: who waits there for the next event hears that the server broke off."""
+        stream = self._answer.extensions.get("network_stream")
+        connected = stream.get_extra_info("socket") if stream is not None else None
+        if connected is not None:
+            with suppress(OSError):  # it is over already
+                connected.shutdown(socket.SHUT_RDWR)  # close(2) would leave the other thread in its read
 
 
 def refused(name: str, status: int, message: str, path: str = "") -> RequestFailed:

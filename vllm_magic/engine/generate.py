@@ -155,6 +155,11 @@ class Stream:
             if self._done is not None:
                 self._done(self.answer)
 
+    def abort(self) -> None:
+        """End the request from another thread than the one that takes the pieces, which ends there with an error."""
+        if self._hang_up.alive:
+            self._events.abort()
+
     @property
     def answer(self) -> Answer:
         """What came so far; all of it after the loop."""

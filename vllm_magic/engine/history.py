@@ -17,21 +17,18 @@ if TYPE_CHECKING:
 
 KIND = "starts"
 KEPT = 200  # starts that are remembered
+MODEL = "model"  # the key beside the names of the stages
 LONGEST = 24 * 3600.0  # seconds that a stage may have taken
 
 
 def earlier(spec: ServerSpec) -> dict[Stage, float]:
     """Seconds of each stage when this model was started last with these flags; {} if it never was."""
-    try:
-        found = json.loads(cache.read(KIND, _file(spec)) or b"null")
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(found, dict):
-        return {}
+    found = _read(_file(spec))
+    told = {stage: found.get(stage.name) for stage in Stage}
     return {
-        stage: float(found[stage.name])
-        for stage in Stage
-        if isinstance(found.get(stage.name), (int, float)) and 0 <= found[stage.name] <= LONGEST
+        stage: float(seconds)
+        for stage, seconds in told.items()
+        if isinstance(seconds, (int, float)) and 0 <= seconds <= LONGEST
     }
 
 
@@ -41,8 +38,22 @@ def keep(spec: ServerSpec, stages: Mapping[Stage, float]) -> None:
         return
     with suppress(OSError):
         told = {stage.name: round(seconds, 3) for stage, seconds in stages.items()}
-        cache.write(KIND, _file(spec), json.dumps(told).encode())
+        cache.write(KIND, _file(spec), json.dumps({MODEL: spec.model, **told}).encode())
         cache.prune(KIND, KEPT)
+
+
+def models() -> list[str]:
+    """The models that were started before, the latest first, each once."""
+    found = [_read(name).get(MODEL) for name in cache.names(KIND)]
+    return list(dict.fromkeys(model for model in found if isinstance(model, str)))
+
+
+def _read(name: str) -> dict[str, object]:
+    try:
+        found = json.loads(cache.read(KIND, name) or b"null")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _file(spec: ServerSpec) -> str:

@@ -46,5 +46,7 @@ class Deeds(Magics):
 
         return manager
 
-    def _defaults(self) -> Settings:
+    @property
+    def settings(self) -> Settings:
+        """The defaults of each start."""
         return Settings(self.executable, self.flags, self.gpus, self.host)

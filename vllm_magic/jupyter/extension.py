@@ -26,6 +26,11 @@ def load(shell: InteractiveShell) -> None:
         threading.Thread(target=_sweep, name="vllm-magic sweep", daemon=True).start()
 
 
+def loaded(shell: InteractiveShell | None) -> VllmMagics | None:
+    """The magics of this shell; None where they are not loaded."""
+    return _loaded.get(id(shell))
+
+
 def _sweep() -> None:
     from vllm_magic import ledger
 
@@ -52,6 +57,10 @@ def unload(shell: InteractiveShell) -> None:
         for release in manager.stop_all():
             print(release.text)  # noqa: T201 - in the cell's thread
         manager.close()
+    if "vllm_magic.jupyter.panel.kernel" in sys.modules:
+        from vllm_magic.jupyter.panel import kernel
+
+        kernel.close()
     del _loaded[id(shell)]
     registered: dict[str, dict[str, Any]] = shell.magics_manager.magics
     for kind in ("line", "cell"):

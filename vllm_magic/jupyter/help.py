@@ -2,6 +2,7 @@
 
 HELP = """\
 %vllm                        the servers of this kernel
+%vllm panel                  see and steer the servers, while cells run as well
 %vllm start MODEL [flags]    serve a model; flags of `vllm serve` go to vLLM as they stand
       --name NAME            what to call it (else the last part of the model's name)
       --gpus 0,1 | auto      GPUs by index or UUID, or the freest that are enough (else vLLM chooses)

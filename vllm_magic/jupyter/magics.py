@@ -54,6 +54,7 @@ class VllmMagics(Running, Showing, Using):
 
     def _verbs(self) -> dict[Verb, Callable[[list[str]], Any]]:
         return {
+            Verb.PANEL: self._show_panel,
             Verb.START: self._start,
             Verb.ATTACH: self._attach,
             Verb.STOP: self._stop,

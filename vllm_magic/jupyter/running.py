@@ -22,7 +22,7 @@ class Running(Deeds):
     """Each gives what its cell shows."""
 
     def _start(self, said: list[str]) -> Any:
-        return self._run(start_words.start(said, self._defaults()))
+        return self._run(start_words.start(said, self.settings))
 
     def _run(self, wanted: start_words.StartWords) -> Any:
         from vllm_magic.jupyter.progress import ProgressLine, ready
@@ -92,7 +92,7 @@ class Running(Deeds):
         from vllm_magic import switching
         from vllm_magic.jupyter.progress import ProgressLine
 
-        wanted = start_words.start(said, self._defaults(), Verb.SWITCH)
+        wanted = start_words.start(said, self.settings, Verb.SWITCH)
         line = ProgressLine(notebook=self._in_notebook)
         try:
             switch = switching.switch(self._manager, wanted.spec, timeout=wanted.timeout, report=line.report)

@@ -15,6 +15,14 @@ from vllm_magic.jupyter.verbs import Verb
 class Showing(Deeds):
     """Each gives what its cell shows."""
 
+    def _show_panel(self, said: list[str]) -> Any:
+        verbs.nothing(Verb.PANEL, said)
+        if not self._in_notebook:
+            return self._status([])
+        from vllm_magic.jupyter.panel.kernel import panel
+
+        return panel()
+
     def _status(self, said: list[str]) -> Any:
         from vllm_magic.jupyter import views
 
@@ -31,7 +39,7 @@ class Showing(Deeds):
         return views.lines(server.name, server.log(wanted.count), server.farewell)
 
     def _fit(self, said: list[str]) -> Any:
-        return self._manager.fit(start_words.fit(said, self._defaults()))
+        return self._manager.fit(start_words.fit(said, self.settings))
 
     def _metrics(self, said: list[str]) -> Any:
         from vllm_magic.jupyter import views

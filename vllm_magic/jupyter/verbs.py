@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class Verb(str, Enum):
     """The sub-commands."""
 
+    PANEL = "panel"
     START = "start"
     ATTACH = "attach"
     STOP = "stop"

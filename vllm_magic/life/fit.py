@@ -91,11 +91,7 @@ def fit(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot, *, online: 
         return need(config, stored, (*spec.all_args, *more), memory)
 
     wanted = again()
-    rooms = tuple(
-        GpuRoom(gpu.index, gpu.name, gpu.total, gpu.free, choice.needed(gpu, wanted.fraction))
-        for gpu in candidates
-        if gpu.total and gpu.free is not None
-    )
+    rooms = _rooms(candidates, wanted.fraction)
     gpus = rooms[:count]
     kv_room = _kv_room(wanted, gpus, environ)
     context = wanted.context
@@ -108,6 +104,25 @@ def fit(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot, *, online: 
     outcome = verdict.judge(case)
     said = verdict.line(case, outcome, requests, largest)
     return Fit(spec.model, outcome, said, wanted, gpus, context, kv_room, requests, largest)
+
+
+def claim(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot) -> tuple[GpuRoom, ...]:
+    """What vLLM will take of each GPU that it will use, whatever the model; () where no GPU tells its memory.
+
+    Raises:
+        InvalidOption: --gpus names what is not there.
+    """
+    candidates = _candidates(spec, {**environ, **dict(spec.env)}, now)
+    count = command.gpu_count(spec.all_args)
+    return _rooms(candidates, command.memory_fraction(spec.all_args))[:count]
+
+
+def _rooms(gpus: Sequence[Gpu], fraction: float) -> tuple[GpuRoom, ...]:
+    return tuple(
+        GpuRoom(gpu.index, gpu.name, gpu.total, gpu.free, choice.needed(gpu, fraction))
+        for gpu in gpus
+        if gpu.total and gpu.free is not None
+    )
 
 
 def _described(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vllm_magic.linux.processes import Identity, Process
 
 TICKS = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def uid(pid: int) -> int | None:
@@ -44,6 +45,15 @@ def age(identity: Identity) -> float:
     except (OSError, ValueError, IndexError):
         return 0.0
     return max(0.0, uptime - identity.start / TICKS)
+
+
+def resident(pid: int) -> int | None:
+    """Bytes of the machine's memory that it has in use (its resident set size); None if gone."""
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * PAGE
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 def arguments(pid: int) -> list[str]:

@@ -1,0 +1,73 @@
+"""The panel in a cell's output, as a person handles it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from playwright.sync_api import expect
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator
+
+    from .notebooks import Notebook
+
+
+class Panel:
+    """One view of it.
+
+    Args:
+        page: the notebook.
+        cell: the index of the cell that shows it.
+    """
+
+    def __init__(self, page: Notebook, cell: int) -> None:
+        self.page = page
+        self.root = page.output(cell).locator(".vmp")
+        self.root.wait_for()
+        self.log = self.root.get_by_role("log", name="Log", include_hidden=True)
+        self.servers = self.root.get_by_role("navigation").get_by_role("button")
+
+    def fill(self, model: str, flags: str = "", gpus: str = "") -> None:
+        """Fill in the form."""
+        for name, text in (("Model", model), ("Flags", flags), ("GPUs", gpus)):
+            self.root.locator(".vmp-form").get_by_label(name).fill(text)
+
+    def start(self, model: str) -> None:
+        """Start a server, and wait until it is ready."""
+        self.fill(model)
+        self.button("Start").click()
+        self.state("ready")
+
+    def button(self, name: str) -> Locator:
+        """Return the button of this name."""
+        return self.root.get_by_role("button", name=name, exact=True)
+
+    def state(self, name: str) -> None:
+        """Wait for this state."""
+        expect(self.root.locator(".vmp-pill")).to_have_text(name)
+
+    def tab(self, name: str) -> None:
+        """Open a tab."""
+        self.root.get_by_role("tab", name=name).click()
+
+    def say(self, text: str) -> None:
+        """Say it in the chat."""
+        box = self.root.get_by_role("textbox", name="What to say")
+        box.fill(text)
+        box.press("Enter")
+
+    def gpu(self, index: int) -> Locator:
+        """Return the row of a GPU."""
+        return self.root.locator(".vmp-gpu").nth(index)
+
+    def choose(self, name: str) -> None:
+        """Show this server."""
+        self.servers.filter(has_text=name).first.click()
+
+    def wait_for_busy(self) -> None:
+        """Wait until the panel has heard that a cell runs: two signs of life."""
+        self.page.page.wait_for_timeout(3500)
+
+    def shot(self, name: str) -> None:
+        """Take a picture of it, build/shots/panel-NAME-APP.png."""
+        self.page.picture(self.root, f"panel-{name}")

@@ -1,0 +1,231 @@
+"""The panel in a real browser: start, watch, chat, stop; beside a busy cell, after the kernel's end, in two views."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+import stand_in
+from playwright.sync_api import expect
+
+from vllm_magic.linux import processes
+
+from .panel import Panel
+
+OPEN = "%load_ext vllm_magic\n%vllm panel"
+AGAIN = "%vllm panel"
+GIB = 2**30
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Have the servers of this test take their time, hold fake VRAM, or fail."""
+
+    def configure(**options) -> None:
+        for name, value in stand_in.options(**options).items():
+            monkeypatch.setenv(name, value)
+
+    configure(vram=6 * GIB, import_s=0.4, init_s=0.6, load_s=0.3, token_s=0.02)
+    return configure
+
+
+def open_panel(page, *cells: str) -> Panel:
+    page.resize(1400, 1150)
+    page.open(OPEN, *cells)
+    page.run(0)
+    return Panel(page, 0)
+
+
+def test_a_life(either, server, fake_gpus):
+    panel = open_panel(either)
+    panel.shot("nothing")
+    panel.fill("org/tiny", "--max-model-len 256", "0")
+    expect(panel.gpu(0)).to_contain_text("+ 22.1 GiB of 24.0 GiB")  # what vLLM will take
+    panel.shot("form")
+    panel.button("Start").click()
+    panel.state("starting")
+    expect(panel.root.get_by_role("progressbar")).to_be_visible()
+    panel.shot("starting")
+    panel.state("ready")
+    expect(panel.gpu(0)).to_contain_text("6.00 GiB of 24.0 GiB")
+    expect(panel.root.get_by_text("Ready after")).to_be_visible()
+
+    panel.tab("Chat")
+    panel.say("Hello there")
+    expect(panel.root.locator(".vmp-turn")).to_contain_text("word0 word1")
+    expect(panel.root.locator(".vmp-turn")).to_contain_text("tokens in")
+    panel.shot("chat")
+    panel.tab("Processes")
+    expect(panel.root.get_by_role("tabpanel")).to_contain_text("VLLM::EngineCore")
+    panel.tab("Log")
+    expect(panel.log).to_contain_text("Application startup complete")
+    panel.shot("ready")
+
+    pids = processes_of(panel)
+    panel.button("Stop").click()
+    panel.state("released")
+    assert not [pid for pid in pids if processes.read(pid)]
+    expect(panel.root.locator(".vmp-release")).to_contain_text("proved by NVML memory")
+    expect(panel.root.locator(".vmp-marks")).to_contain_text("released")
+    panel.shot("released")
+    either.resize(900, 1150)
+    panel.shot("narrow")
+    assert either.errors == []
+
+
+def test_chat_ends_on_a_click(lab, server):
+    server(token_s=0.3)
+    panel = started(lab)
+    panel.tab("Chat")
+    panel.say("Tell me all")
+    expect(panel.root.locator(".vmp-turn")).to_contain_text("word1")
+    panel.button("Stop generating").click()
+    expect(panel.root.locator(".vmp-turn")).to_contain_text("stopped")
+    panel.say("And now?")
+    expect(panel.root.locator(".vmp-turn").nth(1)).to_contain_text("word0")
+    panel.button("New chat").click()
+    expect(panel.root.locator(".vmp-turn")).to_have_count(0)
+
+
+def test_stop_beside_a_busy_cell(either, server):
+    """The click counts while a cell sleeps, in both applications, with the current ipykernel."""
+    panel = started(either, "import time; time.sleep(60)")
+    either.run(1, wait=False)
+    expect(either.cell(1)).to_contain_text("[*]")
+    began = time.monotonic()
+    panel.button("Stop").click()
+    panel.state("released")
+    assert time.monotonic() - began < 20  # the cell sleeps for 60 s; it is a matter of tenths
+    panel.shot("busy")
+    either.command("notebook:interrupt-kernel")
+
+
+def test_a_kernel_that_hears_clicks_between_cells_only(lab, server):
+    """With ipykernel 6 the panel says at once that the click waits."""
+    lab.resize(1400, 1150)
+    lab.open(OPEN, "import time; time.sleep(8)", kernel="ipykernel6")
+    lab.run(0)
+    panel = Panel(lab, 0)
+    panel.start("tiny")
+    lab.run(1, wait=False)
+    expect(lab.cell(1)).to_contain_text("[*]")
+    expect(panel.root.locator(".vmp-gone")).to_be_hidden()
+    panel.wait_for_busy()
+    panel.button("Stop").click()
+    expect(panel.root.get_by_text("Queued until the cell ends")).to_be_visible(timeout=1000)
+    panel.shot("queued")
+    panel.state("released")
+
+
+def test_cancel_a_start(lab, server):
+    server(hang_in="init")
+    panel = open_panel(lab)
+    panel.fill("tiny")
+    panel.button("Start").click()
+    panel.state("starting")
+    panel.button("Cancel").click()
+    panel.state("released")
+
+
+def test_a_start_that_fails_says_why(lab, server):
+    server(fail="max_model_len")
+    panel = open_panel(lab)
+    panel.fill("tiny", "--max-model-len 100000")
+    panel.button("Start").click()
+    panel.state("failed")
+    expect(panel.root.locator(".vmp-failure")).to_contain_text("--max-model-len")
+    panel.shot("failed")
+    panel.fill("tiny", "--max-model-len '")
+    panel.button("Start").click()
+    expect(panel.root.get_by_role("alert").filter(has_text="quot")).to_be_visible()
+
+
+def test_the_kernel_is_restarted(either, server):
+    """The servers are gone, and a panel that nobody hears does not look as if it were heard."""
+    panel = started(either)
+    pids = processes_of(panel)
+    either.restart_kernel()
+    expect(panel.root.locator(".vmp-gone")).to_contain_text("Released with it: tiny.", timeout=15_000)
+    expect(panel.root.locator(".vmp-body")).to_have_attribute("inert", "")
+    until_gone(pids)
+    panel.shot("restarted")
+    either.run(0)
+    panel.state("no server")
+    expect(panel.root.locator(".vmp-gone")).to_be_hidden()
+
+
+def test_the_page_is_loaded_again(lab, server):
+    panel = started(lab)
+    lab.save()
+    lab.reload()
+    panel.state("ready")
+    panel.button("Stop").click()
+    panel.state("released")
+
+
+def test_two_views_are_in_step(lab, server):
+    first = open_panel(lab, AGAIN)
+    lab.run(1)
+    second = Panel(lab, 1)
+    first.fill("tiny", "--max-model-len 128")
+    expect(second.root.get_by_label("Model")).to_have_value("tiny")
+    second.button("Start").click()
+    first.state("ready")
+    second.state("ready")
+    first.button("Stop").click()
+    second.state("released")
+
+
+def test_three_servers(lab, server, fake_gpus):
+    server(vram=2 * GIB)
+    panel = open_panel(lab, "for name in 'abc':\n    %vllm start tiny --name {name} --gpus 0 --force")
+    lab.run(1)
+    expect(panel.servers).to_have_text(["a", "b", "c", "+ New server"])
+    panel.choose("b")
+    expect(panel.root.locator(".vmp-pill")).to_have_text("ready")
+    expect(panel.gpu(0)).to_contain_text("6.00 GiB of 24.0 GiB")
+    lab.theme("dark")
+    panel.shot("three-dark")
+    panel.button("Stop").click()
+    panel.state("released")
+    panel.choose("c")
+    panel.state("ready")
+
+
+def test_what_a_log_holds_is_text(lab, server):
+    evil = '<script>alert(1)</script> <img src="http://127.0.0.1:9/x.png" onerror="alert(2)">'
+    server(
+        die={
+            "who": "leader",
+            "when": "import",
+            "says": [evil, "ERROR 11-25 01:02:03 [x.py:1] it is over"],
+            "rc": 1,
+        }
+    )
+    panel = open_panel(lab)
+    panel.fill("tiny")
+    panel.button("Start").click()
+    panel.state("failed")
+    expect(panel.log).to_contain_text("<script>alert(1)</script>")
+    assert panel.root.locator("img, script").count() == 0
+    assert lab.dialogs == []
+
+
+def started(page, *cells: str) -> Panel:
+    panel = open_panel(page, *cells)
+    panel.start("tiny")
+    return panel
+
+
+def processes_of(panel: Panel) -> list[int]:
+    header = panel.root.locator(".vmp-header").inner_text()
+    leader = int(re.search(r"pid (\d+)", header)[1])
+    return [leader, *processes.descendants(processes.table(), leader)]
+
+
+def until_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + 20
+    while (left := [pid for pid in pids if processes.read(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left

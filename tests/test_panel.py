@@ -1,0 +1,297 @@
+"""The panel's kernel side, by what it sends: a real kernel or a real desk, the stand-in, and views that talk as the browser's do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+
+import nbformat
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nbclient import NotebookClient
+
+from vllm_magic.jupyter.panel import desk as desks
+from vllm_magic.jupyter.panel import messages
+from vllm_magic.jupyter.panel.desk import Desk
+from vllm_magic.jupyter.panel.errands import Work
+from vllm_magic.jupyter.panel.messages import Ask, Message, Words
+from vllm_magic.jupyter.settings import Settings
+
+LIMIT = 30.0  # seconds for what takes tenths
+
+
+class Views:
+    """What the front end gets, and what its views say."""
+
+    def __init__(self) -> None:
+        self.pictures: list[dict] = []
+        self.messages: list[dict] = []
+        self._came = threading.Condition()
+
+    def show(self, drawn: dict) -> None:
+        json.dumps(drawn)
+        with self._came:
+            self.pictures.append(drawn)
+            self._came.notify_all()
+
+    def send(self, message: dict) -> None:
+        json.dumps(message)
+        with self._came:
+            self.messages.append(message)
+            self._came.notify_all()
+
+    def of(self, kind: str) -> list[dict]:
+        return [one for one in self.messages if one["kind"] == kind]
+
+    def wait(self, condition, what: str) -> None:
+        with self._came:
+            assert self._came.wait_for(condition, LIMIT), f"{what}: {self.pictures[-1:]} {self.messages[-3:]}"
+
+    def wait_state(self, state: str) -> None:
+        self.wait(lambda: self.chosen and self.chosen["state"] == state, state)
+
+    @property
+    def picture(self) -> dict:
+        return (
+            self.pictures[-1] if self.pictures else {"chosen": None, "notice": None, "form": {"wrong": False}}
+        )
+
+    @property
+    def chosen(self) -> dict | None:
+        return self.picture["chosen"]
+
+
+@pytest.fixture
+def views() -> Views:
+    return Views()
+
+
+@pytest.fixture
+def desk(manager, home, executable, views):
+    work = Work(manager, lambda: Settings(executable=executable), lambda: None)
+    made = Desk(manager, views, work, lambda: False)
+    yield made
+    made.close()
+
+
+def hello(desk: Desk, view: str = "view") -> None:
+    desk.take(Message(Ask.HELLO, view, tab="log"))
+
+
+def start(desk: Desk, views: Views, *, name: str = "tiny") -> None:
+    desk.take(Message(Ask.START, "view", words=Words(name)))
+    views.wait_state("ready")
+
+
+def test_a_life(desk, views, traces):
+    hello(desk)
+    start(desk, views)
+    assert views.chosen["url"].startswith("http://127.0.0.1:")
+    assert views.chosen["words"] == {"model": "tiny", "flags": "", "gpus": ""}
+    views.wait(
+        lambda: any("startup complete" in line for one in views.of("log") for line in one["lines"]), "the log"
+    )
+    desk.take(Message(Ask.STOP, "view", name="tiny"))
+    views.wait_state("released")
+    assert views.chosen["release"]["verified"]
+    assert [state for state, _ in views.chosen["times"]] == ["starting", "ready", "stopping", "released"]
+    desk.close()
+    traces.check()
+
+
+def test_no_secret_is_sent(desk, views, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnopqrstuvwxyz")
+    hello(desk)
+    words = Words("tiny", "--api-key sk-very-secret-key --hf-token hf_abcdefghijklmnopqrstuvwxyz")
+    desk.take(Message(Ask.START, "view", words=words))
+    views.wait_state("ready")
+    desk.take(Message(Ask.HERE, "view", tab="processes"))
+    views.wait(lambda: views.of("processes"), "the processes")
+    shown = [picture["chosen"] for picture in views.pictures] + views.messages
+    assert "very-secret" not in json.dumps(shown)
+    assert "hf_abc" not in json.dumps(shown)
+
+
+def test_a_chat(desk, views):
+    hello(desk)
+    start(desk, views)
+    desk.take(Message(Ask.SAY, "view", name="tiny", text="Hello"))
+    views.wait(
+        lambda: views.of("chat")[-1]["turns"] and views.of("chat")[-1]["turns"][-1]["over"], "the answer"
+    )
+    turn = views.of("chat")[-1]["turns"][-1]
+    assert turn["said"] == "Hello"
+    assert "word0" in turn["answer"]
+    assert "tokens in" in turn["note"]
+
+
+def test_what_goes_wrong_is_told(desk, views):
+    hello(desk)
+    desk.take(Message(Ask.START, "view", words=Words("tiny", "--max-model-len '")))
+    views.wait(lambda: views.picture["notice"], "an error")
+    assert views.picture["notice"]["kind"] == "wrong"
+    desk.take(Message(Ask.STOP, "view", name="nobody"))
+    views.wait(lambda: "nobody" in str(views.picture["notice"]), "another")
+
+
+def test_a_fault_of_ours_is_told_and_the_panel_goes_on(desk, views, monkeypatch):
+    hello(desk)
+    views.wait(lambda: views.of("tick"), "a tick")
+
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(desk._work, "doctor", broken)
+    desk.take(Message(Ask.DOCTOR, "view"))
+    views.wait(lambda: "fault of vllm_magic: ZeroDivisionError" in str(views.picture["notice"]), "the fault")
+    hello(desk)
+    views.wait(
+        lambda: len([one for one in views.of("got") if one["ask"] == "hello"]) == 2, "the next message"
+    )
+
+
+def test_it_looks_while_somebody_looks(desk, views, manager):
+    hello(desk, "one")
+    hello(desk, "two")
+    views.wait(lambda: len(views.of("tick")) > 2, "ticks")
+    desk.take(Message(Ask.BYE, "one"))
+    seen = len(views.of("tick"))
+    views.wait(lambda: len(views.of("tick")) > seen + 1, "ticks for the other one")
+    desk.take(Message(Ask.BYE, "two"))
+    until(lambda: "vllm-magic sampler" not in [one.name for one in threading.enumerate()], 40)
+    seen = len(views.messages)
+    time.sleep(2 * desks.LOOK)
+    assert len(views.messages) == seen
+
+
+def test_a_view_that_was_never_closed_expires(desk, views, monkeypatch):
+    monkeypatch.setattr(desks, "EXPIRY", 0.5)
+    hello(desk)
+    views.wait(lambda: views.of("tick"), "a tick")
+    until(lambda: not desk._views)
+
+
+def test_a_view_is_not_forgotten_while_a_cell_runs(manager, home, views, executable, monkeypatch):
+    """Its signs of life may wait for the cell."""
+    monkeypatch.setattr(desks, "EXPIRY", 0.2)
+    desk = Desk(manager, views, Work(manager, Settings, lambda: None), lambda: True)
+    hello(desk)
+    seen = len(views.of("tick"))
+    views.wait(lambda: len(views.of("tick")) > seen + 3, "ticks")
+    desk.close()
+
+
+def test_nothing_is_sent_again_that_has_not_changed(desk, views):
+    """Less than 2 kB a second while nothing happens; here without the headers, which add 400 bytes a message."""
+    hello(desk)
+    start(desk, views)
+    settled = time.monotonic() + 3
+    views.wait(lambda: time.monotonic() > settled, "calm")
+    before, pictures = len(views.messages), len(views.pictures)
+    views.wait(lambda: len(views.messages) >= before + 5, "ticks")
+    sent = views.messages[before:]
+    assert {one["kind"] for one in sent} <= {"tick"}
+    assert len(views.pictures) == pictures
+    assert max(len(json.dumps(one)) for one in sent) < 400
+
+
+def test_a_server_of_a_cell_is_shown(desk, views, manager, spec):
+    manager.start(spec())
+    hello(desk)
+    views.wait_state("ready")
+    manager.stop()
+    views.wait_state("released")
+    assert views.picture["form"]["model"] == "tiny"  # to be started again
+
+
+def test_flags_are_checked_while_they_are_typed(desk, views):
+    hello(desk)
+    desk.take(Message(Ask.FORM, "view", words=Words("tiny", "--gpu-memory-utilization '")))
+    views.wait(lambda: views.picture["form"]["wrong"], "what is wrong")
+    desk.take(Message(Ask.FORM, "view", words=Words("tiny")))
+    views.wait(lambda: not views.picture["form"]["wrong"], "what is right")
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda some: st.lists(some) | st.dictionaries(st.text(), some),
+)
+
+
+@given(
+    ANYTHING
+    | st.fixed_dictionaries(
+        {"ask": st.sampled_from([*Ask]), "words": ANYTHING, "pids": ANYTHING, "name": ANYTHING}
+    )
+)
+def test_whatever_a_view_sends_is_read(content):
+    found = messages.read(content, beside=False)
+    assert found is None or isinstance(found.ask, Ask)
+
+
+CELLS = """
+%load_ext vllm_magic
+import gc, threading, ipywidgets
+from vllm_magic.jupyter.panel import kernel
+from ipywidgets.widgets.widget import _instances
+for _ in range(100):
+    display(kernel.panel())
+    kernel.close()
+print(len(_instances), [one.name for one in threading.enumerate() if "panel" in one.name])
+"""
+
+
+@pytest.fixture
+def notebook(home, executable, monkeypatch, tmp_path):
+    """Runs cells in a kernel without a front end, as nbclient and papermill do; gives their outputs."""
+    monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
+
+    def run(*cells: str):
+        made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell.strip()) for cell in cells])
+        NotebookClient(
+            made, timeout=120, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+        ).execute()
+        return made
+
+    return run
+
+
+def test_a_hundred_openings_leave_nothing(notebook):
+    said = notebook(CELLS).cells[0].outputs[-1]
+    assert said.text.strip() == "0 []"
+
+
+def test_without_a_front_end(notebook):
+    outputs = notebook("%load_ext vllm_magic\n%vllm start tiny\n%vllm panel", "%vllm stop").cells[0].outputs
+    shown = outputs[-1].data
+    assert "tiny" in shown["text/plain"]
+    assert "tiny" in shown["text/html"]
+    assert "ready" in shown["text/html"]
+
+
+def test_a_notebook_that_was_converted(notebook, tmp_path):
+    """Without the widget's state, which JupyterLab does not save, the table is there."""
+    made = notebook("%load_ext vllm_magic\n%vllm start tiny\n%vllm panel", "%vllm stop")
+    made.metadata.pop("widgets", None)
+    path = tmp_path / "panel.ipynb"
+    nbformat.write(made, path)
+    command = [sys.executable, "-m", "nbconvert", "--to", "html", str(path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    page = path.with_suffix(".html").read_text()
+    assert "The vLLM panel when it was opened" in page
+
+
+def test_in_a_terminal(shell, capsys):
+    shown = shell.run_line_magic("vllm", "panel")
+    assert "No server runs" in repr(shown)
+
+
+def until(condition, limit: float = LIMIT) -> None:
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

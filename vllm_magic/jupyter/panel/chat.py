@@ -1,0 +1,133 @@
+"""The chats of a panel: one a server, each turn streamed in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vllm_magic.engine import generate
+from vllm_magic.engine.generate import Kind
+from vllm_magic.engine.log import printable
+from vllm_magic.errors import NoChatTemplate, RequestFailed, VllmMagicError
+from vllm_magic.jupyter.ask import COMPLETION
+from vllm_magic.jupyter.shown import line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vllm_magic.engine.generate import Message, Stream
+    from vllm_magic.server import Server
+
+PAUSE = 0.1  # seconds between two messages with more of an answer
+UNTEMPLATED = "The model has no chat template: it goes on from the text."
+
+
+@dataclass
+class Turn:
+    """What was said, and what came back; its thread writes it, others read it.
+
+    Attributes:
+        said: by the person.
+        thought: what a reasoning model thought before it answers.
+        answer: so far.
+        note: what stands below it.
+        over: whether more will come.
+        failed: whether ``note`` says what went wrong.
+    """
+
+    said: str
+    thought: str = ""
+    answer: str = ""
+    note: str = ""
+    over: bool = False
+    failed: bool = False
+
+
+class Chat:
+    """The chat with one server; its turns come one after the other. For one thread, but for the turn's own.
+
+    Args:
+        server: to ask.
+        more: called in the turn's thread whenever there is more to show.
+
+    Attributes:
+        turns: so far.
+    """
+
+    def __init__(self, server: Server, more: Callable[[Chat], None]) -> None:
+        self.server = server
+        self.turns: list[Turn] = []
+        self._more = more
+        self._history: list[Message] = []
+        self._stream: Stream | None = None
+        self._hushed = threading.Event()
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is coming."""
+        return bool(self.turns) and not self.turns[-1].over
+
+    def say(self, text: str) -> None:
+        """Begin a turn; nothing happens while another one is under way."""
+        if self.busy:
+            return
+        self.turns.append(Turn(text))
+        self._hushed.clear()
+        threading.Thread(
+            target=self._answer, args=(self.turns[-1],), name="vllm-magic chat", daemon=True
+        ).start()
+
+    def hush(self) -> None:
+        """End the answer that is coming, on the server too."""
+        self._hushed.set()
+        stream = self._stream
+        if stream is not None:
+            stream.abort()
+
+    def _answer(self, turn: Turn) -> None:
+        try:
+            self._take(turn)
+        except VllmMagicError as error:
+            turn.failed = not self._hushed.is_set()
+            turn.note = str(error) if turn.failed else "stopped"
+        finally:
+            self._stream = None
+            turn.over = True
+            self._more(self)
+
+    def _take(self, turn: Turn) -> None:
+        messages = generate.conversation(turn.said, None, self._history)
+        stream, note = self._begin(messages)
+        self._stream = stream
+        try:
+            self._read(stream, turn)
+        except RequestFailed:
+            if not self._hushed.is_set():
+                raise
+        finally:
+            stream.close()
+        generate.remember(self._history, messages, stream.answer)
+        stopped = "stopped" if self._hushed.is_set() else ""
+        turn.note = line(stream.answer, " ".join(filter(None, (note, stopped))))
+
+    def _read(self, stream: Stream, turn: Turn) -> None:
+        shown = 0.0
+        for piece in stream.pieces():
+            if self._hushed.is_set():
+                return
+            if piece.kind is Kind.REASONING:
+                turn.thought += printable(piece.text)
+            else:
+                turn.answer += printable(piece.text)
+            if time.monotonic() - shown >= PAUSE:
+                shown = time.monotonic()
+                self._more(self)
+
+    def _begin(self, messages: list[Message]) -> tuple[Stream, str]:
+        try:
+            return self.server.chat(messages, stream=True), ""
+        except NoChatTemplate:
+            text = generate.transcript(messages)
+            return self.server.complete(text, stream=True, max_tokens=COMPLETION), UNTEMPLATED

@@ -1,0 +1,51 @@
+"""The log of the server that is shown, as it grows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vllm_magic.engine.log import Follower
+    from vllm_magic.server import Server
+
+MOST = 300  # lines in one message; a log that writes more skips some
+
+
+class Following:
+    """For one thread.
+
+    Args:
+        server: whose log.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._follower: Follower | None = None
+        self._new = True
+
+    def whole(self) -> dict[str, Any]:
+        """The message with the end of the log, for a view that has nothing of it."""
+        self._follower = None
+        self._new = True
+        return self.more() or self._message([], 0)
+
+    def more(self) -> dict[str, Any] | None:
+        """The message with the lines that have come; None for none."""
+        path = self.server.log_path
+        if self._follower is None:
+            self._follower = self.server.follower()
+        if self._follower is None or path is None:
+            return None
+        self._follower.path = path  # it is moved at the end of the server
+        lines = self._follower.new_lines()
+        return self._message(lines[-MOST:], max(0, len(lines) - MOST)) if lines else None
+
+    def _message(self, lines: list[str], skipped: int) -> dict[str, Any]:
+        fresh, self._new = self._new, False
+        return {
+            "kind": "log",
+            "name": self.server.name,
+            "fresh": fresh,
+            "skipped": 0 if fresh else skipped,
+            "lines": lines,
+        }

@@ -1,0 +1,79 @@
+// A chart over time: areas and lines as SVG, with its least and greatest value and the time it spans beside it.
+
+const HEIGHT = 48;
+const WIDTH = 240; // the picture is stretched to its room; lines keep their strength
+
+/**
+ * A chart, to be drawn again and again.
+ * @param about what it shows, for who cannot see it
+ * @param unit how a value is written
+ * @param series for each its colour (a class) and whether it is an area
+ */
+function chart(about, unit, series, height = HEIGHT) {
+  const shapes = series.map(({ kind, area }) =>
+    svg(area ? "polygon" : "polyline", { class: `vmp-${area ? "area" : "line"} ${kind}`, "vector-effect": "non-scaling-stroke" }),
+  );
+  const marks = svg("g");
+  const picture = svg(
+    "svg",
+    { class: "vmp-svg", viewBox: `0 0 ${WIDTH} ${height}`, preserveAspectRatio: "none", role: "img", style: `height:${height}px` },
+    ...shapes,
+    marks,
+  );
+  const top = node("span");
+  const bottom = node("span");
+  const span = node("span");
+  const names = node("div", { class: "vmp-marks", "aria-hidden": "true" });
+  const el = node(
+    "div",
+    { class: "vmp-chart" },
+    node("div", { class: "vmp-plot" }, picture, names),
+    node("div", { class: "vmp-scale" }, bottom, span, top),
+  );
+
+  /**
+   * @param points [time, value of each series...]; null where one is not known
+   * @param from, until the time that is shown
+   * @param events [[time, name]] drawn as lines from top to bottom
+   * @param level a value that is marked across
+   */
+  function draw(points, from, until, events = [], level = null) {
+    const width = Math.max(1, until - from);
+    const x = (at) => Math.round((WIDTH * 10 * (at - from)) / width) / 10;
+    const shown = points.filter(([at]) => at >= from && at <= until);
+    const values = shown.flatMap((point) => point.slice(1)).filter((value) => value !== null);
+    const most = Math.max(...values, level ?? 0, 0);
+    const least = values.length ? Math.min(...values) : 0;
+    const y = (value) => Math.round(10 * (height - 1 - ((height - 4) * value) / (most || 1))) / 10;
+    shapes.forEach((shape, index) => {
+      const known = shown.filter((point) => point[index + 1] !== null);
+      const line = known.map((point) => `${x(point[0])},${y(point[index + 1])}`).join(" ");
+      const first = known.length ? x(known[0][0]) : 0;
+      const last = known.length ? x(known[known.length - 1][0]) : 0;
+      mark(shape, "points", series[index].area && known.length ? `${first},${height} ${line} ${last},${height}` : line);
+    });
+    fill(marks, [events.map(([at]) => x(at)), level === null ? null : y(level)], () => [
+      ...events.map(([at]) => rule(x(at), 0, x(at), height, "vmp-event")),
+      ...(level === null ? [] : [rule(0, y(level), WIDTH, y(level), "vmp-level")]),
+    ]);
+    fill(names, events.map(([at, name]) => [Math.round(x(at)), name]), () =>
+      events.map(([at, name]) => label(x(at) / WIDTH, name)),
+    );
+    say(top, values.length ? `max ${unit(most)}` : "no data yet");
+    say(bottom, values.length ? `min ${unit(least)}` : "");
+    say(span, values.length ? lasting(width) : "");
+    mark(picture, "aria-label", values.length ? `${about}: from ${unit(least)} to ${unit(most)} in ${lasting(width)}` : about);
+  }
+
+  return { el, draw };
+}
+
+function rule(x1, y1, x2, y2, kind) {
+  return svg("line", { x1, y1, x2, y2, class: kind, "vector-effect": "non-scaling-stroke" });
+}
+
+/** The name of an event, beside its line: to the left of it in the right half. */
+function label(share, text) {
+  const side = share > 0.5 ? `right:${(100 * (1 - share)).toFixed(2)}%` : `left:${(100 * share).toFixed(2)}%`;
+  return node("span", { style: side, text });
+}

@@ -1,0 +1,40 @@
+// What is wrong on this machine, with the button or the command that deals with it.
+
+function doctorView(send) {
+  const look = button("Look at this machine", () => send("doctor"));
+  const verdict = node("strong", { role: "status" });
+  const findings = node("ul", { class: "vmp-findings" });
+  const facts = node("pre", { class: "vmp-lines", tabindex: "0" });
+  const el = node("div", {}, node("div", { class: "vmp-tools" }, look, verdict), findings, facts);
+  show(facts, false);
+  return {
+    el,
+    take({ findings: found, lines }) {
+      say(verdict, found.length ? (found.length === 1 ? "1 thing to do" : `${found.length} things to do`) : "All is well: nothing to do.");
+      findings.replaceChildren(...found.map((one) => finding(one, send)));
+      show(facts, lines.length > 0);
+      say(facts, lines.join("\n"));
+    },
+    update({ asked }) {
+      look.disabled = asked.includes("doctor") || asked.includes("reap");
+      say(look, look.disabled ? "Looking …" : "Look at this machine");
+    },
+  };
+}
+
+function finding({ what, command, pids }, send) {
+  const el = node("li", {}, node("div", { text: what }), node("code", { text: command }));
+  if (pids === null) {
+    el.append(" ", copier(() => command));
+    return el;
+  }
+  // What nobody owns is ended on a second click only.
+  const sure = button(`End ${pids.length === 1 ? "it" : "them"} now`, () => send("reap", { pids }), { class: "vmp-button vmp-small ends", hidden: true });
+  const first = button(pids.length ? "End …" : "Release", () => {
+    if (!pids.length) send("reap", { pids });
+    show(sure, pids.length > 0);
+    first.disabled = true;
+  }, { class: "vmp-button vmp-small" });
+  el.append(" ", first, " ", sure);
+  return el;
+}

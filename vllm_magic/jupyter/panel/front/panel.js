@@ -1,0 +1,138 @@
+// The panel: puts the parts together, and has each draw what it needs of the kernel's picture.
+
+const EMPTY = {
+  servers: [],
+  chosen: null,
+  gpus: { rows: [], note: "" },
+  form: { model: "", flags: "", gpus: "", text: "", wrong: false, models: [] },
+  notice: null,
+  asked: [],
+  beside: true,
+};
+const CLOCK = 1000; // milliseconds between two looks at the clock
+
+function render({ model, el }) {
+  const view = `${Date.now().toString(36)}${Math.random().toString(36).slice(2)}`;
+  const curves = curveBook();
+  let tab = "log";
+  let busy = false;
+  let starting = {};
+  let ahead = 0; // seconds that the kernel's clock is ahead of this one's
+
+  const send = (ask, more = {}) => model.send({ ask, view, tab, ...more });
+  const picture = () => ({ ...EMPTY, ...model.get("picture") });
+  const now = () => Date.now() / 1000 + ahead;
+
+  const list = serverList(send);
+  const head = header();
+  const words = form(send);
+  const notice = node("div", { class: "vmp-notice", role: "alert" });
+  const progress = startProgress();
+  const bars = gpuBars();
+  const charts = tiles();
+  const end = ending();
+  const log = logView();
+  const tree = processTree();
+  const chat = chatView(send);
+  const doctor = doctorView(send);
+  const details = tabs(
+    [["log", "Log", log], ["processes", "Processes", tree], ["chat", "Chat", chat], ["doctor", "Doctor", doctor]],
+    (name) => {
+      tab = name;
+      send("here");
+    },
+  );
+  const gone = node("div", { class: "vmp-gone", role: "alert", hidden: true });
+  const body = node("div", { class: "vmp-body" }, list.el, head.el, words.el, notice, progress.el, end.el, bars.el, charts.el, details.el);
+  const root = node("div", { class: "vmp", role: "region", "aria-label": "vLLM" }, gone, body);
+
+  function draw() {
+    const drawn = picture();
+    const name = drawn.chosen ? drawn.chosen.name : "";
+    list.update(drawn);
+    head.update(drawn, now());
+    words.update(drawn, busy);
+    show(notice, drawn.notice !== null);
+    say(notice, drawn.notice ? drawn.notice.text : "");
+    mark(notice, "class", `vmp-notice ${drawn.notice ? drawn.notice.kind : ""}`);
+    progress.update(drawn, starting, now());
+    bars.update(drawn);
+    charts.update(drawn, curves.of(name), now());
+    end.update(drawn, curves.of(name));
+    for (const part of [log, tree, chat, doctor]) part.update(drawn);
+  }
+
+  const heart = heartbeat(el, {
+    here: () => send("here"),
+    lost(certain) {
+      body.inert = true;
+      root.classList.add("vmp-dead");
+      words.lost();
+      say(gone, farewell(picture(), certain));
+      show(gone, true);
+    },
+    found() {
+      body.inert = false;
+      root.classList.remove("vmp-dead");
+      show(gone, false);
+      send("hello");
+    },
+  });
+
+  const parts = {
+    tick(message) {
+      ahead = message.now - Date.now() / 1000;
+      busy = message.busy;
+      starting = Object.fromEntries(message.starting.map((one) => [one.name, one]));
+      curves.add(message.points);
+      heart.beat();
+      draw();
+    },
+    curve(message) {
+      curves.replace(message);
+      draw();
+    },
+    log: log.take,
+    processes: tree.take,
+    chat: chat.take,
+    doctor: doctor.take,
+    got(message) {
+      words.got(message.ask);
+      draw();
+    },
+  };
+  const hear = (message) => parts[message.kind]?.(message);
+
+  model.on("change:picture", draw);
+  model.on("msg:custom", hear);
+  el.append(root);
+  details.open(0);
+  draw();
+  send("hello");
+  const clock = setInterval(() => head.update(picture(), now()), CLOCK);
+
+  return () => {
+    heart.stop();
+    clearInterval(clock);
+    model.off("change:picture", draw);
+    model.off("msg:custom", hear);
+    send("bye");
+  };
+}
+
+/** What has become of the servers, as far as this can be known without their kernel. */
+function farewell({ servers }, certain) {
+  const living = servers.filter(({ state }) => !["released", "failed"].includes(state));
+  const names = (several) => several.map(({ name }) => name).join(", ");
+  const kept = living.filter(({ keep }) => keep);
+  const others = living.filter(({ keep }) => !keep);
+  const fate = [
+    others.length ? `Released with it: ${names(others)}.` : "",
+    kept.length ? `Kept for a new kernel for a while: ${names(kept)} (%vllm attach).` : "",
+    living.length ? "" : "No server of it was running.",
+  ].filter(Boolean).join(" ");
+  if (certain) return `The kernel has ended or was restarted. ${fate} %vllm panel opens a new panel.`;
+  return `No sign of the kernel. It may be held up by a cell; if it has ended or was restarted: ${fate} Then %vllm panel opens a new panel.`;
+}
+
+export default { render };

@@ -1,0 +1,25 @@
+// The processes of the server that is shown, as a tree.
+
+function processTree() {
+  const rows = node("table", { class: "vmp-table" });
+  const empty = node("div", { class: "vmp-quiet", text: "No process of it runs." });
+  const el = node("div", { class: "vmp-wide" }, rows, empty);
+
+  function take({ rows: several }) {
+    show(rows, several.length > 0);
+    show(empty, several.length === 0);
+    fill(rows, several, () =>
+      table(["process", "pid", "memory", "VRAM", "how it is ended"], several.map(([depth, name, pid, memory, vram, end]) => [
+        `${"   ".repeat(Math.max(0, depth - 1))}${depth ? "└ " : ""}${name}`, pid, gib(memory), vram === null ? "–" : gib(vram), end,
+      ])),
+    );
+  }
+
+  return {
+    el,
+    take,
+    update({ chosen }) {
+      if (chosen === null || chosen.ended !== null) take({ rows: [] });
+    },
+  };
+}

@@ -1,0 +1,83 @@
+"""``%vllm panel`` and `vllm_magic.panel`: the one panel of a kernel, and its way from a click to the desk and back."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic.jupyter.panel import messages, picture
+from vllm_magic.jupyter.panel.desk import Desk
+from vllm_magic.jupyter.panel.errands import Work
+from vllm_magic.jupyter.panel.widget import PanelWidget, hear_beside_cells
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vllm_magic.jupyter.settings import Settings
+    from vllm_magic.manager import Manager
+
+SEEN_LIMIT = 0.2  # seconds that the GPUs may take for what a saved notebook shows
+
+
+class Panel:
+    """Shown as often as one likes: all its views show the same.
+
+    Args:
+        manager: the kernel's.
+        settings: of each start.
+        grace: of each stop.
+        is_busy: whether a cell runs now.
+    """
+
+    def __init__(
+        self,
+        manager: Manager,
+        settings: Callable[[], Settings],
+        grace: Callable[[], float | None],
+        is_busy: Callable[[], bool],
+    ) -> None:
+        self._manager = manager
+        self._work = Work(manager, settings, grace)
+        self._is_busy = is_busy
+        self._widget: PanelWidget | None = None
+        self._desk: Desk | None = None
+
+    def __repr__(self) -> str:
+        return picture.static_text(list(self._manager.servers().values()), None)
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        """The live panel, and for a front end without widgets, or a notebook that was saved, how it is now."""
+        servers = list(self._manager.servers().values())
+        now = self._manager.probe.snapshot(SEEN_LIMIT, may_start=False) if servers else None
+        shown: dict[str, Any] = self._open()._repr_mimebundle_()[0]  # type: ignore[index]
+        return {
+            **shown,
+            "text/html": picture.static_html(servers, now),
+            "text/plain": picture.static_text(servers, now),
+        }
+
+    def close(self) -> None:
+        """Take it from the screen, and forget it; the servers run on. Shown again, it is a new one."""
+        desk, self._desk = self._desk, None
+        widget, self._widget = self._widget, None
+        if desk is not None:
+            desk.close()
+        if widget is not None:
+            widget.layout.close()
+            widget.close()
+
+    def _open(self) -> PanelWidget:
+        if self._widget is not None:
+            return self._widget
+        widget = PanelWidget()
+        hear_beside_cells(widget)
+        self._desk = Desk(self._manager, widget, self._work, self._is_busy)
+        widget.on_msg(self._hear)
+        self._widget = widget
+        return widget
+
+    def _hear(self, _widget: object, content: object, _buffers: object) -> None:
+        beside = threading.current_thread() is not threading.main_thread()
+        message = messages.read(content, beside=beside)
+        if message is not None and self._desk is not None:
+            self._desk.take(message)

@@ -1,0 +1,192 @@
+"""What the views draw, as plain data: servers, the chosen one in full, GPUs. No key is in it; text is masked as anywhere.
+
+Times are seconds since the epoch, so that nothing in it changes while nothing happens: the views count up themselves.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic.jupyter import views
+from vllm_magic.jupyter.progress import told
+from vllm_magic.masking import mask_words
+from vllm_magic.server import ServerState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from vllm_magic.gpu.devices import Gpu, Snapshot
+    from vllm_magic.release import Release
+    from vllm_magic.server import Server
+
+Data = dict[str, Any]
+
+
+def line(one: Server) -> Data:
+    """A server in the list on top."""
+    return {"name": one.name, "state": state(one), "keep": one.spec.keep is not None}
+
+
+def state(one: Server) -> str:
+    """Its state in a word, which the views colour."""
+    return "asleep" if one.asleep and one.state is ServerState.READY else one.state.value
+
+
+def server(one: Server) -> Data:
+    """The chosen server in full."""
+    began = one.times.get(ServerState.STARTING)
+    return {
+        "name": one.name,
+        "model": one.model,
+        "state": state(one),
+        "url": one.base_url,
+        "exposed": one.exposed,
+        "pid": one.pid,
+        "log": str(one.log_path or ""),
+        "began": began,
+        "ended": max(one.times.values(), default=began) if one.state.over else None,
+        "times": [[kind.value, at] for kind, at in one.times.items()],
+        "ready_after": one.ready_after,
+        "words": words(one),
+        "stages": [[stage.value, seconds] for stage, seconds in one.stages.items()],
+        "error": _error(one),
+        "farewell": one.farewell,
+        "release": release(one.release) if one.release and one.state.over else None,
+    }
+
+
+def words(one: Server) -> Data:
+    """What was written to start it, as the form would have it."""
+    return {
+        "model": one.model,
+        "flags": shlex.join(mask_words(one.spec.args)),
+        "gpus": one.spec.gpus or "",
+    }
+
+
+def progress(one: Server) -> Data:
+    """How far a start is; this changes with every look."""
+    estimate = one.estimate
+    return {
+        "name": one.name,
+        "stage": told(one.progress, estimate),
+        "share": round(estimate.share, 3),
+        "left": None if estimate.left is None else round(estimate.left),
+        "late": estimate.late is not None,
+    }
+
+
+def release(one: Release) -> Data:
+    """What a stop did."""
+    return {
+        "text": one.text,
+        "verified": one.verified,
+        "proof": one.proof.value,
+        "note": one.note,
+        "ended": [[process.pid, process.name, process.how] for process in one.ended],
+        "left": [[process.pid, process.name] for process in one.left],
+        "vram": [[gpu.index, gpu.name, gpu.baseline, gpu.before, gpu.after, gpu.freed] for gpu in one.vram],
+    }
+
+
+def gpus(now: Snapshot | None, owners: Mapping[int, str], chosen: str, claims: Mapping[int, int]) -> Data:
+    """The GPUs, and who holds them.
+
+    Args:
+        now: as they were seen last.
+        owners: pids that the driver lists, and the server of this kernel that each belongs to.
+        chosen: the server that is shown.
+        claims: bytes that the start in the form would take, by the index of the GPU.
+    """
+    if now is None or not now.gpus:
+        return {"rows": [], "note": now.problem if now and now.problem else ""}
+    return {"rows": [_gpu(gpu, owners, chosen, claims.get(gpu.index)) for gpu in now.gpus], "note": ""}
+
+
+def points(several: Iterable[Server]) -> Data:
+    """The newest point of each server's curve."""
+    return {one.name: point for one in several if (point := _last_point(one)) is not None}
+
+
+def curve(one: Server) -> Data:
+    """The whole curve of a server."""
+    chosen = one.curve.gpus
+    return {
+        "name": one.name,
+        "points": [_point(sample, chosen) for sample in one.curve.samples()],
+    }
+
+
+def _last_point(one: Server) -> list[Any] | None:
+    samples = one.curve.samples()
+    return _point(samples[-1], one.curve.gpus) if samples else None
+
+
+def _point(sample: Any, chosen: tuple[int, ...]) -> list[Any]:
+    """Time, bytes in use on its GPUs, bytes of its own, requests running and waiting, tokens a second in and out."""
+    return [
+        round(sample.at, 2),
+        _sum(sample.used, chosen),
+        _sum(sample.held, chosen),
+        sample.running,
+        sample.waiting,
+        _rounded(sample.prompt_rate),
+        _rounded(sample.generation_rate),
+    ]
+
+
+def _sum(memory: tuple[int | None, ...], chosen: tuple[int, ...]) -> int | None:
+    known = [memory[index] for index in chosen if index < len(memory)]
+    return sum(one for one in known if one is not None) if any(one is not None for one in known) else None
+
+
+def _rounded(rate: float | None) -> float | None:
+    return None if rate is None else round(rate, 1)
+
+
+def _error(one: Server) -> Data | None:
+    error = one.error
+    if error is None:
+        return None
+    cause, hint = getattr(error, "cause", str(error)), getattr(error, "hint", "")
+    return {"cause": cause, "hint": hint, "lines": [detail.strip() for detail in error.details]}
+
+
+def _gpu(gpu: Gpu, owners: Mapping[int, str], chosen: str, claim: int | None) -> Data:
+    mine, others, foreign = 0, 0, 0
+    for process in gpu.processes or ():
+        used, owner = process.used or 0, owners.get(process.pid)
+        if owner is None:
+            foreign += used
+        elif owner == chosen:
+            mine += used
+        else:
+            others += used
+    return {
+        "index": gpu.index,
+        "name": gpu.name,
+        "total": gpu.total,
+        "used": gpu.used,
+        "free": gpu.free,
+        "parts": [mine, others, foreign + _unnamed(gpu)],
+        "claim": claim,
+    }
+
+
+def _unnamed(gpu: Gpu) -> int:
+    """In use, and the driver does not say whose: all of it, where it lists nobody."""
+    return (gpu.used or 0) if gpu.processes is None else (gpu.unattributed or 0)
+
+
+def static_html(servers: list[Server], now: Snapshot | None) -> str:
+    """What a saved or converted notebook shows in place of the panel."""
+    from vllm_magic.view import View
+
+    about = View("The vLLM panel when it was opened. %vllm panel opens a live one.")
+    return f"{about._repr_html_()}{views.status(servers, now)._repr_html_()}"
+
+
+def static_text(servers: list[Server], now: Snapshot | None) -> str:
+    """The same for where there is no front end at all."""
+    return repr(views.status(servers, now))

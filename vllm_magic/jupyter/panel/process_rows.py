@@ -1,0 +1,58 @@
+"""The processes of a server as the rows of a tree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic.linux import details
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from vllm_magic.gpu.devices import Snapshot
+    from vllm_magic.linux.processes import Process
+    from vllm_magic.server import Server
+
+LEADER = "SIGTERM, then SIGKILL"
+CHILD = "by its parent, else SIGKILL"
+STRAY = "SIGKILL: it has left its parent"
+
+
+def message(server: Server, now: Snapshot | None) -> dict[str, Any]:
+    """The message: of each process its depth, name, pid, bytes of memory and of VRAM (null if not known), and its end."""
+    there = {one.identity.pid: one for one in server.processes()}
+    held = {one.pid: one.used for gpu in (now.gpus if now else ()) for one in gpu.processes or ()}
+    rows = [
+        [
+            depth,
+            details.short_title(one),
+            pid,
+            details.resident(pid),
+            held.get(pid),
+            _end(one, server.pid, depth),
+        ]
+        for depth, one in _tree(there)
+        for pid in [one.identity.pid]
+    ]
+    return {"kind": "processes", "name": server.name, "rows": rows}
+
+
+def _tree(there: Mapping[int, Process]) -> Iterator[tuple[int, Process]]:
+    """Each process with its depth, behind the one that started it."""
+
+    def below(parent: int, depth: int) -> Iterator[tuple[int, Process]]:
+        for one in there.values():
+            if one.parent == parent:
+                yield depth, one
+                yield from below(one.identity.pid, depth + 1)
+
+    for one in there.values():
+        if one.parent not in there:
+            yield 0, one
+            yield from below(one.identity.pid, 1)
+
+
+def _end(one: Process, leader: int | None, depth: int) -> str:
+    if one.identity.pid == leader:
+        return LEADER
+    return CHILD if depth else STRAY
