@@ -73,6 +73,7 @@ class Desk:
         self._chosen: str | None = None  # None until somebody chooses, "" for the form of a new one
         self._words = Words()
         self._judged = form.Judgement()
+        self._judged_blindly = False  # before the GPUs were seen
         self._notice: dict[str, str] | None = None
         self._asked: set[Ask] = set()  # of what is under way
         self._following: Following | None = None
@@ -182,6 +183,7 @@ class Desk:
         if not self._views:
             return
         self._follow_choice()
+        self._judge_again()
         self._draw()
         self._tick()
         self._follow_log()
@@ -284,8 +286,15 @@ class Desk:
     # What is asked for.
 
     def _judge(self, words: Words) -> None:
+        now = self._manager.latest
         self._words = words
-        self._do(None, partial(self._work.judge, words, self._manager.latest))
+        self._judged_blindly = now is None or not now.gpus
+        self._do(None, partial(self._work.judge, words, now))
+
+    def _judge_again(self) -> None:
+        seen = self._manager.latest
+        if self._judged_blindly and self._words.model and seen is not None and seen.gpus:
+            self._judge(self._words)
 
     def _start(self, message: Message) -> None:
         self._words = message.words
