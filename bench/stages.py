@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
     from bench.target import Target
 
-SLOW = {"import_s": 0.61, "config_s": 0.73, "init_s": 0.67, "load_s": 1.03, "warmup_s": 0.59}  # of the stand-in
+SLOW = {
+    "import_s": 0.61,
+    "config_s": 0.73,
+    "init_s": 0.67,
+    "load_s": 1.03,
+    "warmup_s": 0.59,
+}  # of the stand-in
 _LINE = re.compile(r"\([^)]*\) [A-Z]+ (?P<written>\d+\.\d+) \[")
 
 

@@ -83,7 +83,7 @@ def test_what_is_read(vllm, tmp_path, monkeypatch):
     assert all(name.startswith("torchinductor_") for name in os.listdir(tmp_path / "tmp"))  # a cache of torch
     length = table.find("--max-model-len")
     assert (length.kind, length.group) == ("int", "ModelConfig")
-    assert length.summary == "Model context length (prompt and output)"
+    assert length.help == "Model context length (prompt and output)"
     assert {"auto", "bfloat16", "float32"} <= set(table.find("--dtype").choices)
     assert table.find("--enforce-eager") is table.find("--no-enforce-eager")
     assert table.find("-tp").default == "1"

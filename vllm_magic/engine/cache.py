@@ -11,7 +11,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-LONGEST = 2**23  # bytes of a file that is read; the table of vLLM's flags takes a fiftieth of it
+LONGEST = 2**23  # bytes of a file that is read; the table of vLLM's flags takes a hundredth of it
 
 
 def path(kind: str) -> Path:

@@ -17,6 +17,7 @@ sys.path[:] = [folder for folder in sys.path if folder != _HERE]
 
 import importlib  # noqa: E402
 import json  # noqa: E402
+import re  # noqa: E402
 from contextlib import suppress  # noqa: E402
 from importlib import metadata  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import argparse
 
 LONGEST_TEXT = 2000  # characters of a help or a default
+_END_OF_SENTENCE = re.compile(r"\.\s+(?=[A-Z`])|:\s*\n|\n\n| \(default:")
 MAKERS = ("vllm.entrypoints.launchers.cli_args", "vllm.entrypoints.openai.cli_args")  # 0.32; before
 PARSERS = ("vllm.utils.argparse_utils", "vllm.utils")  # from 0.11.1 on; before
 DEFINE = ("vllm.engine.arg_utils", "vllm.version", *PARSERS, *MAKERS)  # and all below vllm.config
@@ -92,10 +94,15 @@ def _option(parser: argparse.ArgumentParser, action: argparse.Action) -> dict[st
         "type": _type(action),
         "choices": [str(one) for one in usual if one is not None],
         "default": "" if action.default is None else str(action.default)[:LONGEST_TEXT],
-        "help": (action.help or "").replace("%%", "%")[:LONGEST_TEXT],
+        "help": _first_sentence((action.help or "").replace("%%", "%"))[:LONGEST_TEXT],
         "takes_value": action.nargs != 0,
         "group": group or "",
     }
+
+
+def _first_sentence(text: str) -> str:
+    """Of a help that has several paragraphs: a menu has room for one line, and the table is read by each kernel."""
+    return " ".join(_END_OF_SENTENCE.split(text.strip(), maxsplit=1)[0].split()).rstrip(".:")
 
 
 def _type(action: argparse.Action) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from vllm_magic.engine import cache
 
-SCHEMA = 1  # of what `flag_reader` writes
+SCHEMA = 2  # of what `flag_reader` writes
 KIND = "flags"  # the folder in the cache
 OF_PYTHON = (
     "PYTHONPATH",
@@ -29,7 +29,7 @@ OF_PYTHON = (
 _PATH = re.compile(
     r"--(config|chat-template|uds|[a-z-]+-(config-path|path|dir|file|keyfile|certfile|ca-certs|plugin))"
 )
-_END_OF_SENTENCE = re.compile(r"\.\s+(?=[A-Z`])|:\s*\n|\n\n| \(default:")
+_STRING = re.compile(r"--?[A-Za-z][\w-]*")
 _KINDS = {
     "str": "text",
     "loads": "JSON",
@@ -51,7 +51,7 @@ class Option:
         type: the name of the function that reads its value.
         choices: the values it takes; where others are taken too, the usual ones.
         default: as text; "" for none.
-        help: as vLLM has it, of several paragraphs.
+        help: the first sentence of it.
         takes_value: whether a value follows.
         group: the part of vLLM it belongs to.
     """
@@ -68,11 +68,6 @@ class Option:
     def kind(self) -> str:
         """What its value is, in a word."""
         return _KINDS.get(self.type, self.type if self.type.isidentifier() else "text")  # of a lambda
-
-    @property
-    def summary(self) -> str:
-        """The first sentence of its help."""
-        return " ".join(_END_OF_SENTENCE.split(self.help.strip(), maxsplit=1)[0].split()).rstrip(".:")
 
     @property
     def is_path(self) -> bool:
@@ -163,7 +158,7 @@ def _stamps(data: Any) -> tuple[tuple[str, int, int], ...]:
 
 def _option(data: Any) -> Option:
     strings = tuple(map(_text, data["strings"]))
-    if not strings or not all(re.fullmatch(r"--?[A-Za-z][\w-]*", string) for string in strings):
+    if not strings or not all(map(_STRING.fullmatch, strings)):
         raise ValueError(strings)
     return Option(
         strings=strings,

@@ -154,7 +154,7 @@ def _long_first(entry: tuple[str, Option]) -> tuple[bool, str]:
 
 
 def _about(option: Option) -> str:
-    return " · ".join(filter(None, (option.kind, option.summary)))
+    return " · ".join(filter(None, (option.kind, option.help)))
 
 
 def _short(text: str) -> str:
