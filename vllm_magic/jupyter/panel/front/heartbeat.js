@@ -3,36 +3,35 @@
 const SILENCE = 4000; // milliseconds
 const GLANCE = 500;
 const HERE = 5000; // milliseconds between two signs of life of this view
+const SELDOM = 60000; // the most between two, while nobody answers
 
-/**
- * Watches; calls `lost(certain)` when the kernel is not heard any more, and `found()` when it is again.
- * @param el an element of the view: the front end marks the view when it knows that the kernel has gone
- */
-function heartbeat(el, { here, lost, found }) {
+/** Watches; calls `here` to give a sign of life, `lost` when the kernel is not heard any more, `found` when it is again. */
+function heartbeat({ here, lost, found }) {
   let heard = Date.now();
   let told = Date.now() - HERE + 1000; // soon, since by then the front end has a way to the kernel beside its cells
-  let state = "found";
+  let pause = HERE;
+  let silent = false;
 
   function look() {
     const now = Date.now();
-    const cut = el.closest(".jupyter-widgets-disconnected") !== null;
-    const next = cut ? "cut" : now - heard > SILENCE ? "silent" : "found";
-    if (next !== state) {
-      state = next;
-      if (next === "found") found();
-      else lost(cut);
+    if (!silent && now - heard > SILENCE) {
+      silent = true;
+      lost();
     }
-    if (now - told > HERE && !cut) {
-      told = now;
-      here();
-    }
+    if (now - told < pause) return;
+    told = now;
+    pause = silent ? Math.min(2 * pause, SELDOM) : HERE; // a kernel that was restarted logs each message that it has no panel for
+    here();
   }
 
   const timer = setInterval(look, GLANCE);
   return {
     beat() {
       heard = Date.now();
-      if (state === "silent") look();
+      pause = HERE;
+      if (!silent) return;
+      silent = false;
+      found();
     },
     stop: () => clearInterval(timer),
   };

@@ -62,13 +62,13 @@ function render({ model, el }) {
     for (const part of [log, tree, chat, doctor]) part.update(drawn);
   }
 
-  const heart = heartbeat(el, {
+  const heart = heartbeat({
     here: () => send("here"),
-    lost(certain) {
+    lost() {
       body.inert = true;
       root.classList.add("vmp-dead");
       words.lost();
-      say(gone, farewell(picture(), certain));
+      say(gone, farewell(picture()));
       show(gone, true);
     },
     found() {
@@ -121,18 +121,15 @@ function render({ model, el }) {
 }
 
 /** What has become of the servers, as far as this can be known without their kernel. */
-function farewell({ servers }, certain) {
+function farewell({ servers }) {
   const living = servers.filter(({ state }) => !["released", "failed"].includes(state));
-  const names = (several) => several.map(({ name }) => name).join(", ");
-  const kept = living.filter(({ keep }) => keep);
-  const others = living.filter(({ keep }) => !keep);
+  const names = (kept) => living.filter((one) => one.keep === kept).map(({ name }) => name).join(", ");
   const fate = [
-    others.length ? `Released with it: ${names(others)}.` : "",
-    kept.length ? `Kept for a new kernel for a while: ${names(kept)} (%vllm attach).` : "",
-    living.length ? "" : "No server of it was running.",
-  ].filter(Boolean).join(" ");
-  if (certain) return `The kernel has ended or was restarted. ${fate} %vllm panel opens a new panel.`;
-  return `No sign of the kernel. It may be held up by a cell; if it has ended or was restarted: ${fate} Then %vllm panel opens a new panel.`;
+    names(false) ? `the servers were released with it: ${names(false)}.` : "",
+    names(true) ? `kept for a new kernel, for a while: ${names(true)} (%vllm attach).` : "",
+    living.length ? "" : "no server was running.",
+  ].filter(Boolean).join(" And ");
+  return `The kernel does not answer. If it has ended or was restarted, ${fate} Then %vllm panel opens a new panel.`;
 }
 
 export default { render };
