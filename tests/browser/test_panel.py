@@ -147,7 +147,9 @@ def test_the_kernel_is_restarted(either, server):
     panel = started(either)
     pids = processes_of(panel)
     either.restart_kernel()
-    expect(panel.root.locator(".vmp-gone")).to_contain_text("the servers were released with it: tiny.", timeout=15_000)
+    expect(panel.root.locator(".vmp-gone")).to_contain_text(
+        "the servers were released with it: tiny.", timeout=15_000
+    )
     expect(panel.root.locator(".vmp-body")).to_have_attribute("inert", "")
     until_gone(pids)
     panel.shot("restarted")
