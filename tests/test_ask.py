@@ -6,9 +6,11 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import signal
 import threading
 import time
+from html.parser import HTMLParser
 
 import nbformat
 import pydantic
@@ -203,7 +205,7 @@ def test_an_interrupt_while_it_waits_for_its_turn(shell):
     finally:
         signal.signal(signal.SIGINT, handler)
         before.close()
-    assert seen == "Interrupted: the server stops as well; what it said so far is kept.\n"
+    assert seen == "Interrupted: the server ends this answer as well; what it said so far is kept.\n"
     assert "kept" not in shell.user_ns
 
 
@@ -260,34 +262,77 @@ class TestNotebook:
         self.say(*[Piece(Kind.TEXT, f"w{number} ") for number in range(5000)])
         assert len(seen) <= 3 + (time.monotonic() - began) / shown.EVERY
         whole = "".join(f"w{number} " for number in range(5000))
-        assert seen[-2] == {"text/plain": whole, "text/markdown": whole}
+        assert seen[-2] == {"text/plain": whole, "text/html": f"<p>{whole.rstrip()}</p>\n"}
         assert seen[-1] == {"text/plain": "the <end>", "text/html": "<small>the &lt;end&gt;</small>"}
 
-    def test_no_html_but_in_markdown(self, seen):
-        self.say(Piece(Kind.TEXT, "<script>alert(1)</script>\x1b[31m"))
-        assert [set(data) for data in seen] == [{"text/plain", "text/markdown"}] * 2 + [
-            {"text/plain", "text/html"}
-        ]
-        assert seen[0]["text/plain"] == "<script>alert(1)</script>"
+    @pytest.mark.parametrize(
+        ("said", "html"),
+        [
+            (
+                "# A *b*\n\n- c `<d>`",
+                "<h1>A <em>b</em></h1>\n<ul>\n<li>c <code>&lt;d&gt;</code></li>\n</ul>\n",
+            ),
+            ("```python\nx < 1\n", '<pre><code class="language-python">x &lt; 1\n</code></pre>\n'),
+            (r"$a_1 * b_1 * c$ \(\frac{x}{y}\)", "<p>$a_1 * b_1 * c$ \\(\\frac{x}{y}\\)</p>\n"),
+            ("$$\nx \\\\\n< y\n$$", "<p>$$\nx \\\\\n&lt; y\n$$</p>\n"),
+            (
+                "[a](https://b.c) <d@e.f>",
+                '<p><a href="https://b.c">a</a> <a href="mailto:d@e.f">d@e.f</a></p>\n',
+            ),
+        ],
+    )
+    def test_markdown(self, seen, said, html):
+        self.say(Piece(Kind.TEXT, said))
+        assert seen[-2] == {"text/plain": said, "text/html": html}
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            "<script>alert(1)</script>\x1b[31m",
+            "<div>\n\n<img src=x onerror=alert(1)>",
+            "`a\n\n<img src=x onerror=alert(1)>`",
+            "[a](javascript:alert(1))",
+            "[a](java&Tab;script:alert(1))",
+            "[a][b]\n\n[b]: <JavaScript:alert(1)>",
+            "<javascript:alert(1)>",
+            "[a](data:text/html,x) [b](/lab?token) [c](//name.invalid)",
+            "![a](x)",
+            '```x"onclick=alert(1)\n```',
+            "$<img src=x>$ $$<img src=x>$$ \\(<img src=x>\\)",
+            "| <b>a |\n|-|\n| <b>b |",
+        ],
+    )
+    @pytest.mark.parametrize("kind", Kind)
+    def test_nothing_of_it_is_more_than_text(self, seen, kind, said):
+        class Tags(HTMLParser):
+            def handle_starttag(self, tag, attributes):
+                assert re.fullmatch("details|summary|blockquote|p|code|pre|table|thead|tbody|tr|th|td", tag)
+                assert [name for name, _ in attributes if name != "class"] in ([], ["open"])
+
+        self.say(Piece(kind, said))
+        for data in seen:
+            Tags().feed(data["text/html"].replace("<small>", ""))
+        assert "\x1b" not in seen[-2]["text/plain"]
+
+    def test_an_image_is_a_link(self, seen):
+        self.say(Piece(Kind.TEXT, "![a](https://name.invalid/b)"))
+        assert seen[-2]["text/html"] == '<p>!<a href="https://name.invalid/b">a</a></p>\n'
 
     def test_thoughts_are_folded_when_the_answer_begins(self, seen, monkeypatch):
         monkeypatch.setattr(shown, "EVERY", 0.0)
         self.say(Piece(Kind.REASONING, "a <b>\n```"), Piece(Kind.TEXT, "done"))
-        assert seen[0]["text/markdown"] == (
-            "<details open><summary>thinking</summary>\n\n> a &lt;b&gt;\n> ```\n\n</details>"
-        )
-        assert seen[-2]["text/markdown"] == (
-            "<details><summary>thought</summary>\n\n> a &lt;b&gt;\n> ```\n\n</details>\n\ndone"
-        )
+        quoted = "<blockquote><p>a &lt;b&gt;</p>\n<pre><code></code></pre>\n</blockquote></details>"
+        assert seen[0]["text/html"] == f"<details open><summary>thinking</summary>{quoted}"
+        assert seen[-2]["text/html"] == f"<details><summary>thought</summary>{quoted}<p>done</p>\n"
         assert seen[-2]["text/plain"] == "> a <b>\n> ```\n\ndone"
 
     def test_a_refusal(self, seen):
         self.say(Piece(Kind.REFUSAL, "No."))
-        assert seen[-2]["text/markdown"] == "The model refuses: No."
+        assert seen[-2]["text/html"] == "<p>The model refuses: No.</p>\n"
 
     def test_json_is_code(self, seen):
         self.say(Piece(Kind.TEXT, '{"a": "```"}'), as_json=True)
-        assert seen[-2]["text/markdown"] == '````json\n{"a": "```"}\n````'
+        assert seen[-2]["text/html"] == "<pre><code>{&quot;a&quot;: &quot;```&quot;}</code></pre>"
         assert seen[-2]["text/plain"] == '{"a": "```"}'
 
     def test_nothing_was_said(self, seen):
@@ -358,7 +403,7 @@ def test_in_a_kernel(kernel):
     assert {one["transient"]["display_id"] for one in (answer, *updates)} == {
         answer["transient"]["display_id"]
     }
-    texts = [one["data"]["text/markdown"] for one in (answer, *updates)]
+    texts = [one["data"]["text/plain"] for one in (answer, *updates)]
     assert all(later.startswith(sooner) for sooner, later in itertools.pairwise(texts))
     assert texts[-1] == "**one** two " + "three " * 60
     assert "1 tokens in, 62 out" in below["data"]["text/plain"]
@@ -376,9 +421,9 @@ def test_in_a_kernel(kernel):
     messages = kernel.run("%%vllm --history --max-tokens 100\nx", interrupt)
     assert [content["ename"] for kind, content in messages if kind == "error"] == ["Interrupted"]
     (error,) = [content["traceback"] for kind, content in messages if kind == "error"]
-    assert error == ["Interrupted: the server stops as well; what it said so far is kept."]
+    assert error == ["Interrupted: the server ends this answer as well; what it said so far is kept."]
     *_, kept, below = [content["data"] for _, content in messages if "data" in content]
-    assert kept["text/markdown"].startswith("**one** two")
+    assert kept["text/html"].startswith("<p><strong>one</strong> two")
     assert below["text/plain"].startswith("interrupted · 1 tokens in, ")
     deadline = time.monotonic() + LIMIT
     while True:
@@ -389,7 +434,7 @@ def test_in_a_kernel(kernel):
 
 
 def test_a_saved_notebook(home, executable, traces, monkeypatch):
-    """nbclient, as papermill and nbconvert use it: the last Markdown is what stays."""
+    """nbclient, as papermill and nbconvert use it: what was shown last is what stays."""
     monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
     for name, value in stand_in.options(says="# A title\n\nsome *text*", token_s=0.05).items():
         monkeypatch.setenv(name, value)
@@ -400,7 +445,8 @@ def test_a_saved_notebook(home, executable, traces, monkeypatch):
     )
     client.execute()
     answer, below = notebook.cells[1].outputs
-    assert answer["data"]["text/markdown"] == "# A title\n\nsome *text*"
+    assert answer["data"]["text/html"] == "<h1>A title</h1>\n<p>some <em>text</em></p>\n"
+    assert answer["data"]["text/plain"] == "# A title\n\nsome *text*"
     assert "tokens/s" in below["data"]["text/html"]
     nbformat.validate(notebook)
     traces.check()

@@ -10,7 +10,10 @@ from playwright.sync_api import expect
 
 LOAD = "%load_ext vllm_magic"
 START = "server = %vllm start tiny"
-ANSWER = "# The **sea**\n\n- salt\n- water `H2O`\n\n" + "and so on " * 200
+ANSWER = (
+    "# The **sea**\n\n- salt\n- water `H2O`\n\n<img src=x onerror=alert(1)> [link](javascript:alert(2)) $a_1 * b_1 * c$ "
+    r"$\href{javascript:alert(3)}{tex}$ "
+) + "and so on " * 200
 SCRIPT = "<script>alert('script')</script>"
 HOSTILE = [f"ValueError: {SCRIPT}", "<img src=x onerror=\"alert('img')\">"]
 LIMIT = 60.0  # seconds; a restart takes a few
@@ -46,6 +49,9 @@ def test_a_session(either, fake_gpus, monkeypatch):
     expect(either.output(2)).to_contain_text("interrupted")
     expect(either.output(2)).to_contain_text("what it said so far is kept")
     expect(either.output(2).locator("li")).to_have_text(["salt", "water H2O"])
+    expect(either.output(2)).to_contain_text("<img src=x onerror=alert(1)> [link](javascript:alert(2))")
+    expect(either.output(2).locator("mjx-container")).to_have_count(2)
+    assert "javascript:alert(3)" not in either.output(2).inner_html()
     either.run(3)
     either.run(4)
     expect(either.output(4)).to_contain_text("proved by NVML memory")

@@ -66,7 +66,7 @@ class Asker:
             note = ""
         except KeyboardInterrupt:
             note = "interrupted"
-            raise Interrupted("the server stops as well; what it said so far is kept.") from None
+            raise Interrupted("the server ends this answer as well; what it said so far is kept.") from None
         finally:
             if stream is not None:
                 stream.close()

@@ -1,12 +1,11 @@
-"""An answer on the screen while it comes: Markdown that is updated in place in a notebook, plain text in a terminal.
+"""An answer on the screen while it comes: its Markdown, updated in place, in a notebook, plain text in a terminal.
 
-What a model says may hold anything. A front end sanitises the Markdown that it renders; what goes to a terminal loses
-its control characters here. Only ever used from the thread that runs the cell.
+What a model says may hold anything: no HTML of it reaches a notebook, and no control characters a terminal. Only ever
+used from the thread that runs the cell.
 """
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from html import escape
@@ -20,7 +19,8 @@ from vllm_magic.engine.log import printable
 if TYPE_CHECKING:
     from vllm_magic.engine.generate import Answer, Piece
 
-EVERY = 0.1  # seconds between two updates in a notebook
+EVERY = 0.1  # seconds between two updates in a notebook, at least
+REST = 5  # times what the last one took, at least: all of a long answer is rendered each time
 _REFUSES = "The model refuses: "
 
 
@@ -28,19 +28,19 @@ class NotebookAnswer:
     """Two outputs: the answer, updated in place, and at its end the line below it.
 
     Args:
-        as_json: show it as JSON rather than as Markdown.
+        as_json: show it as it stands rather than as Markdown.
     """
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self._said: dict[Kind, str] = dict.fromkeys(Kind, "")
         self._handle: DisplayHandle | None = None
-        self._updated = 0.0
+        self._due = 0.0
 
     def add(self, piece: Piece) -> None:
         """Show it, unless that was done a moment ago."""
         self._said[piece.kind] += piece.text
-        if time.monotonic() - self._updated >= EVERY:
+        if time.monotonic() >= self._due:
             self._show(thinking=piece.kind is Kind.REASONING)
 
     def finish(self, line: str) -> None:
@@ -50,28 +50,32 @@ class NotebookAnswer:
         display({"text/plain": line, "text/html": f"<small>{escape(line)}</small>"}, raw=True)  # type: ignore[no-untyped-call]
 
     def _show(self, *, thinking: bool) -> None:
-        data = {"text/plain": self._plain(), "text/markdown": self._markdown(thinking=thinking)}
+        began = time.monotonic()
+        data = {"text/plain": self._plain(), "text/html": self._html(thinking=thinking)}
         if self._handle is None:
             self._handle = display(data, raw=True, display_id=True)  # type: ignore[no-untyped-call]
         else:
             self._handle.update(data, raw=True)  # type: ignore[no-untyped-call]
-        self._updated = time.monotonic()
+        now = time.monotonic()
+        self._due = now + max(EVERY, REST * (now - began))
 
-    def _markdown(self, *, thinking: bool) -> str:
+    def _html(self, *, thinking: bool) -> str:
+        from vllm_magic.jupyter import markdown
+
         text = self._said[Kind.TEXT]
-        if self._as_json and text:
-            text = _fenced(text)
-        return _joined(self._reasoning(thinking=thinking), _refusal(self._said[Kind.REFUSAL]), text)
+        said = f"<pre><code>{escape(text)}</code></pre>" if self._as_json and text else markdown.html(text)
+        refusal = markdown.html(_refusal(self._said[Kind.REFUSAL]))
+        return self._reasoning(thinking=thinking) + refusal + said
 
     def _reasoning(self, *, thinking: bool) -> str:
-        """Folded once the answer begins; quoted, so that a code block in it that is not closed ends with it."""
+        """Folded once the answer begins."""
+        from vllm_magic.jupyter import markdown
+
         reasoning = self._said[Kind.REASONING]
         if not reasoning:
             return ""
-        opening = (
-            "<details open><summary>thinking</summary>" if thinking else "<details><summary>thought</summary>"
-        )
-        return f"{opening}\n\n{_quoted(escape(reasoning, quote=False))}\n\n</details>"
+        head = "<details open><summary>thinking" if thinking else "<details><summary>thought"
+        return f"{head}</summary><blockquote>{markdown.html(reasoning)}</blockquote></details>"
 
     def _plain(self) -> str:
         reasoning = self._said[Kind.REASONING]
@@ -124,9 +128,3 @@ def _refusal(text: str) -> str:
 
 def _quoted(text: str) -> str:
     return "\n".join(f"> {one}" for one in text.split("\n"))
-
-
-def _fenced(text: str) -> str:
-    longest = max(map(len, re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}json\n{text}\n{fence}"
