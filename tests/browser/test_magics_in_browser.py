@@ -16,6 +16,7 @@ ANSWER = (
 ) + "and so on " * 200
 SCRIPT = "<script>alert('script')</script>"
 HOSTILE = [f"ValueError: {SCRIPT}", "<img src=x onerror=\"alert('img')\">"]
+FITS = "all => all.map(one => one.scrollHeight <= one.clientHeight)"  # on one line, as each has room for
 LIMIT = 60.0  # seconds; a restart takes a few
 
 
@@ -76,6 +77,9 @@ def test_completion(lab):
         for text in texts:
             expect(entries.locator("code").get_by_text(text, exact=True)).to_be_visible()
         expect(entries.filter(has_text=about).first).to_be_visible()
+        kinds = lab.page.locator(".jp-Completer-typeExtended").evaluate_all(FITS)
+        assert kinds
+        assert all(kinds)
         lab.shot(f"completion-{texts[0].strip('-')}")
         lab.page.keyboard.press("Escape")
     lab.type(1, "%vllm logs -n 1 ti")

@@ -26,6 +26,7 @@ _CELL = re.compile(r"\s*(%%vllm\b.*)")
 
 def add(shell: InteractiveShell, magics: VllmMagics) -> None:
     """Complete ``%vllm`` lines in this shell."""
+    spelled = _unbroken if hasattr(shell, "kernel") else str
 
     @context_matcher(identifier=IDENTIFIER, priority=PRIORITY)  # type: ignore[untyped-decorator]
     def match(context: CompletionContext) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def add(shell: InteractiveShell, magics: VllmMagics) -> None:
         if not found:
             return {"completions": []}
         return {
-            "completions": [SimpleCompletion(one.text, type=one.about) for one in found],
+            "completions": [SimpleCompletion(one.text, type=spelled(one.about)) for one in found],
             "matched_fragment": part,
             "ordered": True,
             "suppress": True,
@@ -47,6 +48,11 @@ def remove(shell: InteractiveShell) -> None:
     """Complete them no more."""
     matchers = shell.Completer.custom_matchers
     matchers[:] = [one for one in matchers if getattr(one, "matcher_identifier", None) != IDENTIFIER]
+
+
+def _unbroken(text: str) -> str:
+    """JupyterLab's menu would break what stands beside an entry at each of these, and draw its lines on each other."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}").replace("-", "\N{NON-BREAKING HYPHEN}")
 
 
 def _said(context: CompletionContext) -> str | None:
