@@ -6,10 +6,12 @@ Ours and the bare command take turns; at any time there is one server at most.
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
+
+import psutil
 
 import vllm_magic
 from bench import guards
@@ -22,6 +24,7 @@ from bench.streams import COUNT, Streams
 from bench.table import Row
 from tests import stand_in
 from vllm_magic.linux import processes
+from vllm_magic.manager import manager
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +36,8 @@ STOP_LIMIT = 60.0  # seconds for an idle bare server to end
 INIT_LOOK = 0.05  # seconds between looks for the engine's initialisation
 IDLE = 10.0  # seconds for which the guards are watched
 RELOADS = 7
+SAMPLED = 3  # servers
+SAMPLING = 20.0  # seconds
 TOKEN = 0.004  # seconds that the stand-in takes for each: more than 200 in a second, with its own overhead
 STARTS = 10  # of which each stage is watched
 QUESTIONS = 25  # asked by each side
@@ -128,6 +133,24 @@ def guard(target: Target) -> list[Row]:
         Row("guard pair: private memory", "MB", (megabytes,), 12.0),
         Row(f"guard pair: context switches in {IDLE:g} s", "", (switches,), 0, below=False),
     ]
+
+
+def sampler(target: Target) -> list[Row]:
+    """What it costs to look at three ready servers each second: in this process, and in the one that asks the driver.
+
+    The servers are the tests' stand-ins, whose /metrics is as long as vLLM's.
+    """
+    executable = str(stand_in.install(target.folder / "stand-in"))
+    with ExitStack() as servers:
+        for number in range(SAMPLED):
+            servers.enter_context(vllm_magic.serve("tiny", name=f"bench-{number}", executable=executable))
+        time.sleep(SETTLE)
+        probe = psutil.Process(manager.probe.pid) if manager.probe.pid else None
+        began, before = time.monotonic(), _cpu_seconds(probe)
+        time.sleep(SAMPLING)
+        share = 100 * (_cpu_seconds(probe) - before) / (time.monotonic() - began)
+    _say(f"sampler: {share:.2f} % of a core")
+    return [Row(f"sampler: {SAMPLED} ready servers for {SAMPLING:g} s", "% of a core", (share,), 1.0)]
 
 
 def ask(target: Target) -> list[Row]:
@@ -230,6 +253,14 @@ def _is_initialising(server: vllm_magic.Server | RawServer) -> bool:
 
 def _silence(took: float | None) -> str:
     return f"lives {SILENT:g} s after SIGTERM" if took is None else f"{took:.2f} s"
+
+
+def _cpu_seconds(probe: psutil.Process | None) -> float:
+    own = time.process_time()
+    if probe is None:
+        return own
+    times = probe.cpu_times()
+    return own + times.user + times.system
 
 
 def _seconds(pair: tuple[float, float]) -> str:

@@ -1,6 +1,6 @@
 """Sees each second what this kernel's servers hold and do, for their curves and for whoever watches.
 
-One thread with an asyncio loop asks all servers side by side; another one (`gpu.eyes`) asks the driver, so neither of
+A server that comes to another state is looked at in that moment, so that its curve has edges where they were. One thread with an asyncio loop asks all servers side by side; another one (`gpu.eyes`) asks the driver, so neither of
 them can hold the others up. Both begin with the first server, or with the first who watches, and end `LINGER` seconds
 after the last server is over while nobody watches.
 """
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vllm_magic.server import Server
 
 PERIOD = 1.0  # seconds between two looks
+SHORTEST = 0.25  # the same, where something has changed
 LIMIT = 1.0  # seconds for a server's answer
 LINGER = 10.0  # seconds for which a server that is over is looked at: its VRAM is seen to come back
 END_LIMIT = 1.0  # seconds for the threads to end
@@ -40,9 +41,10 @@ SPARE = 16  # file descriptors that must be free; a loop takes three
 
 @dataclass
 class _Memory:
-    """What is known of a followed server: its counters at the last look that it answered, and since when it is over."""
+    """What is known of a followed server: its counters at the last look that it answered, its state, since when it is over."""
 
     last: tuple[float, Vitals] | None = None
+    state: ServerState = ServerState.STARTING
     over_since: float | None = None
 
 
@@ -112,11 +114,13 @@ class Sampler:
         if os.getpid() != self._pid:
             return
         with self._lock:
-            if server in self._followed:
+            rounds, memory, state = self._rounds, self._followed.get(server), server.state
+            changed = memory is not None and memory.state is not state
+            if memory is not None:
+                memory.state = state
                 self._begin()  # if there was no thread to be had so far
-            rounds = self._rounds
-        if rounds and server.state is not ServerState.READY:
-            rounds.leave(server)
+        if rounds and changed:
+            rounds.stir(server)
         self.tell()
 
     def tell(self) -> None:
@@ -171,7 +175,7 @@ class Sampler:
 class _Rounds(threading.Thread):
     """The thread: a round each second, until the sampler does not want it any more.
 
-    All but `leave` and `end` is called in it.
+    All but `stir`, `end` and `join` is called in it.
     """
 
     def __init__(self, sampler: Sampler, probe: Probe) -> None:
@@ -182,10 +186,11 @@ class _Rounds(threading.Thread):
         self._asking: dict[Server, asyncio.Task[Vitals | None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
+        self._stirred = asyncio.Event()
 
-    def leave(self, server: Server) -> None:
-        """Break off a look at this server; from any thread."""
-        self._call(self._break_off, server)
+    def stir(self, server: Server) -> None:
+        """This server is in another state now; from any thread."""
+        self._call(self._turn_to, server)
 
     def end(self) -> None:
         """Break off everything, and end; from any thread."""
@@ -217,9 +222,14 @@ class _Rounds(threading.Thread):
         ended = asyncio.ensure_future(self._ended.wait())
         while not ended.done() and (wanted := self._sampler.wanted(self)) is not None:
             began = loop.time()
+            self._stirred.clear()
             looking = asyncio.ensure_future(self._round(wanted))
             await asyncio.wait({looking, ended}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({ended}, timeout=max(0.0, began + PERIOD - loop.time()))
+            await asyncio.wait({ended}, timeout=max(0.0, began + SHORTEST - loop.time()))
+            stirred = asyncio.ensure_future(self._stirred.wait())
+            rest = max(0.0, began + PERIOD - loop.time())
+            await asyncio.wait({ended, stirred}, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
+            stirred.cancel()
         for task in (others := asyncio.all_tasks() - {asyncio.current_task()}):
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
@@ -277,14 +287,16 @@ class _Rounds(threading.Thread):
         task = self._asking[server] = asyncio.ensure_future(vitals.look(server.url))
         try:
             await asyncio.wait({task}, timeout=LIMIT)
-            return task.result() if task.done() and not task.cancelled() else None
+            answered = task.done() and not task.cancelled() and task.exception() is None
+            return task.result() if answered else None
         finally:
             task.cancel()
             del self._asking[server]
 
-    def _break_off(self, server: Server) -> None:
-        if server in self._asking:
+    def _turn_to(self, server: Server) -> None:
+        if server in self._asking and server.state is not ServerState.READY:
             self._asking[server].cancel()
+        self._stirred.set()
 
 
 def _has_descriptors() -> bool:

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from vllm_magic import durations
-from vllm_magic.curve import Curve
+from vllm_magic.curve import Curve, Sample
 from vllm_magic.engine import command as commands
 from vllm_magic.engine import history, log
 from vllm_magic.engine.connection import Connection
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.stages import Progress, Stage
     from vllm_magic.life.beginning import Attached
     from vllm_magic.linux.processes import Identity, Process
+    from vllm_magic.plot import Plot
     from vllm_magic.release import Release
 
 __all__ = ["Server", "ServerState"]
@@ -219,6 +220,15 @@ class Server(Service):
         living = [table[pid] for pid in processes.server_members(table, leader) if table[pid].alive]
         return sorted(living, key=lambda one: (one.identity != leader, one.identity.start))
 
+    def plot(self) -> Plot:
+        """Its life as a figure: VRAM, tokens a second, requests. As it is when it is shown, also after its end."""
+        from vllm_magic.plot import Plot
+
+        def times() -> dict[str, float]:
+            return {state.value: at for state, at in self.times.items()}
+
+        return Plot(self.name, self.model, self.curve, times)
+
     def connection(self) -> Connection:
         """For requests to it.
 
@@ -365,7 +375,10 @@ class Server(Service):
             self._tell(notice.text)
         elif isinstance(notice, Launched):
             chosen = [number for number, gpu in enumerate(notice.baseline) if gpu.uuid in notice.chosen]
-            self.curve.begin([gpu.used for gpu in notice.baseline], chosen)
+            used = tuple(gpu.used for gpu in notice.baseline)
+            self.curve.begin(used, chosen)
+            if self._whole:  # it holds nothing yet
+                self.curve.add(Sample(time.time(), used, (0,) * len(used)))
         elif isinstance(notice, Idle):
             self.begin_stop()
         elif isinstance(notice, Over) and (words := self._farewell(notice.release)):

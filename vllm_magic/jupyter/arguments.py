@@ -118,6 +118,11 @@ def metrics(words: Sequence[str]) -> str | None:
     return name_only(Verb.METRICS, words)
 
 
+def plot(words: Sequence[str]) -> str | None:
+    """The name behind ``plot``, or None."""
+    return name_only(Verb.PLOT, words)
+
+
 def wake(words: Sequence[str]) -> str | None:
     """The name behind ``wake``, or None."""
     return name_only(Verb.WAKE, words)

@@ -28,6 +28,7 @@ HELP = """\
 %vllm logs [NAME] [-n N]     the last lines of its log, also after its end
 %vllm fit MODEL [flags]      whether it would fit, and what it needs: weights, KV cache; the words are those of start
 %vllm metrics [NAME]         requests, tokens a second, KV cache, times to the first token and between tokens
+%vllm plot [NAME]            its life as a figure: VRAM, tokens a second, requests; also after its end
 %vllm lora list              the LoRA adapters of a server that was started with --enable-lora
 %vllm lora load NAME FOLDER  load one; name it as the model in a request
 %vllm lora unload NAME       unload it

@@ -66,6 +66,7 @@ class VllmMagics(Running, Showing, Using):
             Verb.LOGS: self._logs,
             Verb.FIT: self._fit,
             Verb.METRICS: self._metrics,
+            Verb.PLOT: self._plot,
             Verb.LORA: self._lora,
             Verb.BENCH: self._bench,
             Verb.MODELS: self._models,

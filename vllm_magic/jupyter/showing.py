@@ -47,6 +47,9 @@ class Showing(Deeds):
         server = self._manager.get(arguments.metrics(said))
         return views.metrics(server.name, server.metrics())
 
+    def _plot(self, said: list[str]) -> Any:
+        return self._manager.get_even_past(arguments.plot(said)).plot()
+
     def _models(self, said: list[str]) -> Any:
         from vllm_magic.engine import hf_cache
         from vllm_magic.jupyter import views

@@ -21,7 +21,7 @@ DEVICES = Path("/dev")
 DRIVER_LIMIT = 0.01  # seconds for a driver that has answered before
 SERVER_LIMIT = 0.2  # seconds for a server to say which adapters it has
 MODELS = ("--model", "--tokenizer", "--hf-config-path")  # flags whose value is a model, or a folder like one
-EVEN_PAST = ("logs", "restart")  # take the name of a server that is over, too
+EVEN_PAST = ("logs", "plot", "restart")  # take the name of a server that is over, too
 
 
 @dataclass(frozen=True)

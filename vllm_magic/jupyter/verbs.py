@@ -29,6 +29,7 @@ class Verb(str, Enum):
     LOGS = "logs"
     FIT = "fit"
     METRICS = "metrics"
+    PLOT = "plot"
     BENCH = "bench"
     LORA = "lora"
     MODELS = "models"

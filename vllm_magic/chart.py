@@ -1,0 +1,276 @@
+"""Panels one below the other with one axis of time, as SVG: what is drawn is given, this only knows how.
+
+Text and lines take the colours of JupyterLab's theme, or of VS Code's; the grey where there is neither can be read on
+white and on black. The colours of the curves are of Okabe and Ito, who chose them for the colour-blind as well.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from html import escape
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+BLUE, ORANGE, GREEN, RED = "#56B4E9", "#E69F00", "#009E73", "#D55E00"
+TEXT = "var(--jp-ui-font-color1,var(--vscode-foreground,#7f7f7f))"
+_FAINT = "var(--jp-ui-font-color3,var(--vscode-descriptionForeground,#7f7f7f))"
+_FONT = "var(--jp-ui-font-family,var(--vscode-font-family,system-ui,sans-serif))"
+
+# Pixels, before the figure is scaled to the width that there is.
+WIDTH, LEFT, RIGHT = 760, 52, 16
+_TITLE, _ROW, _HEADER, _GAP, _AXIS = 22, 14, 20, 12, 22
+_CHARACTER = 6.1  # of the small font, on average
+_SWATCH = 14
+_MOST_TICKS = 8
+_STEPS = (
+    *(0.5, 1, 2, 5, 10, 20),  # seconds
+    *(60, 120, 300, 600, 1200, 1800),
+    *(3600, 7200, 14400, 28800, 43200),
+    *(86400 * 2**power for power in range(12)),
+)
+
+
+class Kind(Enum):
+    """How a curve is drawn."""
+
+    LINE = "line"
+    AREA = "area"
+    STRONG_AREA = "strong area"
+    LEVEL = "level"  # dashed, over the whole width
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve: its points are seconds and values; None for a value that is not known."""
+
+    legend: str
+    color: str
+    points: tuple[tuple[float, float | None], ...]
+    kind: Kind = Kind.LINE
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves with one scale; ``whole`` for values that are whole numbers."""
+
+    title: str
+    series: tuple[Series, ...]
+    height: int
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Something that happened at ``at`` seconds."""
+
+    at: float
+    text: str
+    color: str = TEXT
+
+
+@dataclass(frozen=True)
+class Chart:
+    """All of it.
+
+    Attributes:
+        title: one line above.
+        words: what is to be seen, for who does not see it.
+        panels: from the top.
+        marks: vertical lines through all panels, in the order of time.
+        seconds: the length of the axis.
+        notes: lines below.
+    """
+
+    title: str
+    words: str
+    panels: tuple[Panel, ...]
+    marks: tuple[Mark, ...]
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+def draw(chart: Chart) -> str:
+    """The chart as an ``<svg>`` element without a script or a style sheet."""
+    return _Drawing(chart).svg()
+
+
+class _Drawing:
+    def __init__(self, chart: Chart) -> None:
+        self._chart = chart
+        self._parts: list[str] = []
+        self._seconds = max(chart.seconds, 1e-3)
+
+    def svg(self) -> str:
+        chart = self._chart
+        self._text(0, 12, chart.title, "font-weight:600;font-size:13px")
+        labels = list(_rows(chart.marks, self._x))
+        y = float(_TITLE)
+        for number, panel in enumerate(chart.panels):
+            y += _HEADER
+            self._header(panel, y - 6)
+            if number == 0:
+                self._labels(labels, y)
+                y += _ROW * (1 + max((row for *_, row in labels), default=-1))
+            self._panel(panel, y)
+            for mark, x, *_ in labels:
+                self._mark(mark, x, y, y + panel.height)
+            y += panel.height + _GAP
+        if chart.panels:
+            self._time_axis(y - _GAP)
+            y += _AXIS - _GAP
+        for note in chart.notes:
+            y += _ROW
+            self._text(0, y - 4, note)
+        title, words = escape(chart.title), escape(chart.words)
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {WIDTH} {y:.0f}" '
+            f'width="{WIDTH}" height="{y:.0f}" '
+            f'style="width:100%;max-width:{WIDTH}px;height:auto;font-family:{_FONT};font-size:11px">'
+            f"<title>{title}</title><desc>{words}</desc>{''.join(self._parts)}</svg>"
+        )
+
+    def _x(self, at: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * min(max(at / self._seconds, 0.0), 1.0)
+
+    def _panel(self, panel: Panel, top: float) -> None:
+        bottom = top + panel.height
+        peak = max(
+            (value for one in panel.series for _, value in one.points if value is not None), default=0.0
+        )
+        scale, ticks = _scale(peak, whole=panel.whole)
+
+        def height(value: float) -> float:
+            return bottom - panel.height * min(max(value / scale, 0.0), 1.0)
+
+        for tick in ticks:
+            y = height(tick)
+            self._line(LEFT, y, WIDTH - RIGHT, y, f"stroke:{_FAINT};stroke-opacity:{0.35 if tick else 0.9}")
+            self._text(LEFT - 6, y + 4, _number(tick), f"fill:{_FAINT}", "end")
+        for one in panel.series:
+            points = [(self._x(at), None if value is None else height(value)) for at, value in one.points]
+            for known, run in groupby(points, key=lambda point: point[1] is not None):
+                if known:
+                    self._curve([(x, y) for x, y in run if y is not None], one, bottom)
+
+    def _curve(self, points: list[tuple[float, float]], series: Series, bottom: float) -> None:
+        if len(points) == 1:  # between two gaps
+            x, y = points[0]
+            self._parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2" style="fill:{series.color}"/>')
+            return
+        way = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        if series.kind in (Kind.AREA, Kind.STRONG_AREA):
+            opacity = 0.2 if series.kind is Kind.AREA else 0.65
+            around = f"{points[0][0]:.1f},{bottom:.1f} {way} {points[-1][0]:.1f},{bottom:.1f}"
+            self._parts.append(
+                f'<polygon points="{around}" style="fill:{series.color};fill-opacity:{opacity}"/>'
+            )
+        dashes = ";stroke-dasharray:5 4" if series.kind is Kind.LEVEL else ""
+        self._parts.append(
+            f'<polyline points="{way}" style="fill:none;stroke:{series.color};stroke-width:1.5;stroke-linejoin:round{dashes}"/>'
+        )
+
+    def _header(self, panel: Panel, y: float) -> None:
+        """The title, and the legend from the right, the last one first."""
+        self._text(LEFT, y, panel.title, "font-weight:600")
+        x = float(WIDTH - RIGHT)
+        for one in reversed(panel.series):
+            x -= _width(one.legend)
+            self._text(x, y, one.legend)
+            x -= _SWATCH + 4
+            if one.kind in (Kind.AREA, Kind.STRONG_AREA):
+                opacity = 0.2 if one.kind is Kind.AREA else 0.75
+                style = f"fill:{one.color};fill-opacity:{opacity};stroke:{one.color}"
+                self._parts.append(
+                    f'<rect x="{x:.1f}" y="{y - 8:.1f}" width="{_SWATCH - 2}" height="8" style="{style}"/>'
+                )
+            else:
+                dashes = ";stroke-dasharray:4 3" if one.kind is Kind.LEVEL else ""
+                self._line(x, y - 4, x + _SWATCH - 1, y - 4, f"stroke:{one.color};stroke-width:2{dashes}")
+            x -= 14
+
+    def _time_axis(self, bottom: float) -> None:
+        step = next((step for step in _STEPS if self._seconds / step < _MOST_TICKS), _STEPS[-1])
+        count = int(self._seconds / step)
+        for number in range(count + 1):
+            x = self._x(number * step)
+            self._line(x, bottom, x, bottom + 4, f"stroke:{_FAINT}")
+            anchor = "end" if x > WIDTH - RIGHT - 12 else "middle"
+            self._text(x, bottom + 16, _time(number * step, step), f"fill:{_FAINT}", anchor)
+
+    def _labels(self, labels: Sequence[tuple[Mark, float, str, int]], top: float) -> None:
+        bottom = top + _ROW * (1 + max((row for *_, row in labels), default=-1))
+        for mark, x, anchor, row in labels:
+            y = top + _ROW * row
+            self._mark(mark, x, y, bottom)
+            self._text(x + (4 if anchor == "start" else -4), y + 9, mark.text, f"fill:{mark.color}", anchor)
+
+    def _mark(self, mark: Mark, x: float, top: float, bottom: float) -> None:
+        self._line(x, top, x, bottom, f"stroke:{mark.color};stroke-opacity:0.7;stroke-dasharray:2 2")
+
+    def _line(self, x1: float, y1: float, x2: float, y2: float, style: str) -> None:
+        self._parts.append(f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" style="{style}"/>')
+
+    def _text(self, x: float, y: float, text: str, style: str = "", anchor: str = "start") -> None:
+        style = style if "fill:" in style else f"fill:{TEXT};{style}"
+        self._parts.append(
+            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" style="{style.rstrip(";")}">{escape(text)}</text>'
+        )
+
+
+def _rows(marks: Sequence[Mark], place: Callable[[float], float]) -> Iterator[tuple[Mark, float, str, int]]:
+    """Where each mark's text stands: right of its line or left of it, and in which row, so that nothing crosses a text."""
+    placed: list[tuple[float, float, float, int]] = []  # x of the line, beginning and end of the text, row
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    lines = [(place(mark.at), mark) for mark in marks]
+    right = sorted((one for one in lines if one[0] <= middle), key=lambda one: one[0])
+    left = sorted((one for one in lines if one[0] > middle), key=lambda one: -one[0])
+    for x, mark in (*right, *left):
+        wide = _width(mark.text) + 8
+        begin, end = (x, x + wide) if x <= middle else (x - wide, x)
+        row = 0
+        while any(_cross((x, begin, end, row), other) for other in placed):
+            row += 1
+        placed.append((x, begin, end, row))
+        yield mark, x, "start" if x <= middle else "end", row
+
+
+def _cross(one: tuple[float, float, float, int], other: tuple[float, float, float, int]) -> bool:
+    """Whether two texts overlap, or the line of one, which goes down from its row, goes through the text of the other."""
+    (x1, begin1, end1, row1), (x2, begin2, end2, row2) = one, other
+    if row1 == row2:
+        return begin1 < end2 and begin2 < end1
+    return begin1 < x2 < end1 if row2 < row1 else begin2 < x1 < end2
+
+
+def _scale(peak: float, *, whole: bool) -> tuple[float, tuple[float, ...]]:
+    """The value at the top, and where the lines are."""
+    if peak <= 0:
+        return 1.0, (0.0, 1.0)
+    unit = 10.0 ** math.floor(math.log10(peak))
+    top = next(unit * times for times in (1, 2, 4, 5, 10) if unit * times >= peak * 0.9999)
+    if whole and top % 2:
+        top = max(top, 1.0)
+        return top, (0.0, top)
+    return top, (0.0, top / 2, top)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:g}"  # noqa: PLR2004 - where commas begin
+
+
+def _time(at: float, step: float) -> str:
+    if not at:
+        return "0"
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if step >= unit:
+            return f"{at / unit:g} {name}"
+    return f"{at:g} s"
+
+
+def _width(text: str) -> float:
+    return len(text) * _CHARACTER
