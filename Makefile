@@ -3,6 +3,7 @@
 # make lab                           open it in JupyterLab (MODEL= as well; FLAGS= for JupyterLab)
 # make test, check, bench            every test; lint and types; the benchmark
 # make reliability                   docs/reliability.md, from a run of the fault matrix with all that it compares
+# make pictures                      docs/panel-*.png, from the panel on the real vLLM
 # make clean                         remove what these made in this folder (the cache of vLLM stays)
 #
 # All of them set up what they need first. PYTHON=python3.12 chooses the interpreter.
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 export PYTHON
 
 .DEFAULT_GOAL := demo
-.PHONY: demo lab test check bench reliability clean real-vllm
+.PHONY: demo lab test check bench reliability pictures clean real-vllm
 
 demo: $(VENV)/.dev
 	@tools/system_packages.sh numa
@@ -40,6 +41,12 @@ reliability: $(VENV)/.dev
 	@tools/system_packages.sh gcc
 	VLLM_MAGIC_MATRIX=$(VENV)/matrix.json $(BIN)/python -m pytest tests/test_fault_matrix.py
 	$(BIN)/python -m tests.matrix.report $(VENV)/matrix.json > docs/reliability.md
+
+pictures: $(VENV)/.dev $(VENV)/.browser real-vllm
+	@tools/system_packages.sh gcc chromium
+	$(BIN)/python -m pytest tests/browser/test_panel.py -k real_vllm
+	cp build/shots/panel-real-chat-lab.png docs/panel-ready.png
+	cp build/shots/panel-real-released-lab.png docs/panel-released.png
 
 real-vllm: $(VENV)/.dev
 	@tools/system_packages.sh numa

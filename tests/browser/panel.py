@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from playwright.sync_api import expect
@@ -45,6 +46,12 @@ class Panel:
     def state(self, name: str) -> None:
         """Wait for this state."""
         expect(self.root.locator(".vmp-pill")).to_have_text(name)
+
+    def wait_state(self, name: str, seconds: float) -> None:
+        """Wait for a state that takes its time, or for the failure that comes in its place."""
+        pill = self.root.locator(".vmp-pill")
+        expect(pill).to_have_text(re.compile(f"{name}|failed"), timeout=1000 * seconds)
+        expect(pill).to_have_text(name)
 
     def tab(self, name: str) -> None:
         """Open a tab."""

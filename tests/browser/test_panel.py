@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 
 import pytest
 import stand_in
 from playwright.sync_api import expect
+from real_vllm.environment import FLAGS, environment, fake_vram_env
 
 from vllm_magic.linux import processes
 
@@ -213,6 +215,52 @@ def test_what_a_log_holds_is_text(lab, server):
     expect(panel.log).to_contain_text("<script>alert(1)</script>")
     assert panel.root.locator("img, script").count() == 0
     assert lab.dialogs == []
+
+
+@pytest.fixture(scope="module")
+def build():
+    """The real vLLM, found in the cache of this machine: each test has a cache of its own."""
+    return environment()
+
+
+@pytest.fixture
+def real_model(build, tmp_path, monkeypatch, fake_gpus) -> str:
+    """The tiny model in a Hugging Face cache, by name; the engine that serves it holds fake VRAM."""
+    folder = tmp_path / "huggingface/hub/models--tiny--llama"
+    snapshot = folder / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs/main").write_text(snapshot.name)
+    for file in build.model.iterdir():
+        (snapshot / file.name).symlink_to(file)
+    found = {**build.env, **fake_vram_env(fake_gpus), "VLLM_MAGIC_EXECUTABLE": str(build.executable)}
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    return "tiny/llama"
+
+
+@pytest.mark.real_vllm
+@pytest.mark.timeout(600)
+def test_the_real_vllm(lab, real_model):
+    """One whole way on the CPU build. The README shows its pictures: `make pictures` copies them."""
+    panel = open_panel(lab)
+    panel.fill(real_model, shlex.join(FLAGS), "0")
+    panel.button("Start").click()
+    panel.state("starting")
+    panel.wait_state("ready", seconds=300)
+    panel.tab("Chat")
+    panel.say("Hello")
+    expect(panel.root.locator(".vmp-turn")).to_contain_text("tokens in", timeout=120_000)
+    panel.shot("real-chat")
+    panel.tab("Processes")
+    expect(panel.root.get_by_role("tabpanel")).to_contain_text("VLLM::EngineCore")
+    panel.shot("real-ready")
+    pids = processes_of(panel)
+    panel.button("Stop").click()
+    panel.wait_state("released", seconds=90)
+    assert not [pid for pid in pids if processes.read(pid)]
+    expect(panel.root.locator(".vmp-release")).to_contain_text("proved by NVML memory")
+    panel.shot("real-released")
 
 
 def started(page, *cells: str) -> Panel:
