@@ -74,6 +74,16 @@ def test_two_models(outputs, traces):
     traces.check()
 
 
+def test_panel(outputs, traces):
+    _, panel, server, story, stopped, plotted = outputs("panel")
+    assert "No server runs" in panel
+    assert "ready" in server
+    assert "tokens/s" in story
+    assert "released in" in stopped
+    assert "VRAM" in plotted
+    traces.check()
+
+
 def test_troubleshooting(outputs, traces):
     _, _, missing, flag, length, port, name, logs, doctor, reap = outputs("troubleshooting")
     assert missing.startswith("StartFailed: ")

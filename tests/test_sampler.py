@@ -137,6 +137,17 @@ class TestWhatCannotHoldItUp:
         assert manager.probe.pid == pid  # whoever wants to know more may be more patient
         fakegpu.configure(fake_gpus, hang=None)
 
+    def test_the_last_sight_counts_for_a_while(self, manager, fake_gpus, monkeypatch):
+        end = manager.watch(lambda: None)
+        until(lambda: manager.latest and manager.latest.gpus, "nothing is seen")
+        fakegpu.configure(fake_gpus, hang="memory")
+        until(lambda: time.monotonic() - manager.latest.taken > 2 * sampler.PERIOD, "it is seen all the same")
+        assert manager.latest.gpus
+        monkeypatch.setattr(sampler, "STALE", 1.0)
+        until(lambda: not manager.latest.gpus, "it counts for ever")
+        fakegpu.configure(fake_gpus, hang=None)
+        end()
+
     def test_a_driver_that_hangs_from_the_beginning(self, manager, fake_gpus):
         fakegpu.configure(fake_gpus, hang="init")
         called = Counter()

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 PERIOD = 1.0  # seconds between two looks
 SHORTEST = 0.25  # the same, where something has changed
 LIMIT = 1.0  # seconds for a server's answer
+STALE = 10.0  # seconds for which the last sight of the GPUs counts while the driver is slow
 LINGER = 10.0  # seconds for which a server that is over is looked at: its VRAM is seen to come back
 END_LIMIT = 1.0  # seconds for the threads to end
 SPARE = 16  # file descriptors that must be free; a loop takes three
@@ -72,7 +73,7 @@ class Sampler:
         probe: looks at the GPUs.
 
     Attributes:
-        latest: the GPUs as they were seen last; None before that.
+        latest: the GPUs as they were seen last, at most `STALE` seconds before; None before the first look.
         attribution: each process that the driver lists and that belongs to a followed server: its pid, and the server's name.
     """
 
@@ -255,7 +256,9 @@ class _Rounds(threading.Thread):
         names = {leader: server.name for server in servers if (leader := server.leader)}
         listed = {process.pid for gpu in now.gpus for process in gpu.processes or ()}
         leaders = self._kin.look(listed, names)
-        self._sampler.latest = now
+        latest = self._sampler.latest
+        if now.gpus or latest is None or now.taken - latest.taken > STALE:
+            self._sampler.latest = now
         self._sampler.attribution = {pid: names[one] for pid, one in leaders.items() if one in names}
         return _Seen(now.gpus, leaders)
 
