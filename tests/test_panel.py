@@ -7,15 +7,18 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import nbformat
 import pytest
+import stand_in
 from hypothesis import given
 from hypothesis import strategies as st
 from nbclient import NotebookClient
 
+from vllm_magic.errors import InvalidOption
 from vllm_magic.jupyter.panel import desk as desks
-from vllm_magic.jupyter.panel import messages
+from vllm_magic.jupyter.panel import form, messages
 from vllm_magic.jupyter.panel.desk import Desk
 from vllm_magic.jupyter.panel.errands import Work
 from vllm_magic.jupyter.panel.messages import Ask, Message, Words
@@ -57,7 +60,9 @@ class Views:
     @property
     def picture(self) -> dict:
         return (
-            self.pictures[-1] if self.pictures else {"chosen": None, "notice": None, "form": {"wrong": False}}
+            self.pictures[-1]
+            if self.pictures
+            else {"chosen": None, "notice": None, "form": {"wrong": False, "flags": ""}}
         )
 
     @property
@@ -103,17 +108,48 @@ def test_a_life(desk, views, traces):
     traces.check()
 
 
-def test_no_secret_is_sent(desk, views, monkeypatch):
+SECRETS = "--api-key sk-very-secret-key --hf-token hf_abcdefghijklmnopqrstuvwxyz --env X_TOKEN='to be kept'"
+
+
+def test_no_secret_is_sent(desk, views, manager, monkeypatch):
+    """Neither of a server nor of the form; and what a view was shown masked still stands for what it hides."""
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnopqrstuvwxyz")
     hello(desk)
-    words = Words("tiny", "--api-key sk-very-secret-key --hf-token hf_abcdefghijklmnopqrstuvwxyz")
+    words = Words("tiny", f"{SECRETS} --name other")
+    desk.take(Message(Ask.FORM, "view", words=words))
+    views.wait(lambda: "***" in views.picture["form"]["flags"], "the form")
+    assert views.picture["form"]["view"] == "view"  # where it stays as it was typed
     desk.take(Message(Ask.START, "view", words=words))
     views.wait_state("ready")
     desk.take(Message(Ask.HERE, "view", tab="processes"))
     views.wait(lambda: views.of("processes"), "the processes")
-    shown = [picture["chosen"] for picture in views.pictures] + views.messages
-    assert "very-secret" not in json.dumps(shown)
-    assert "hf_abc" not in json.dumps(shown)
+    spec = manager.get("other").spec
+    desk.take(Message(Ask.STOP, "view", name="other"))
+    views.wait_state("released")
+    views.wait(lambda: views.picture["form"]["model"] == "tiny", "the words to start it again")
+    again = Words(*(views.picture["form"][key] for key in ("model", "flags", "gpus")))
+    desk.take(Message(Ask.START, "view", words=again))
+    views.wait_state("ready")
+    assert manager.get("other").spec == spec
+    sent = json.dumps(views.pictures + views.messages)
+    assert not [one for one in ("very-secret", "hf_abc", "to be", "kept") if one in sent]
+
+
+def test_what_is_hidden_in_the_form():
+    settings = Settings(flags="--max-model-len 256 --ttl 90s", gpus="0")
+    typed = Words(
+        "org/tiny", f"{SECRETS} --seed 3 --port 8123 --keep 1h30m --hf-overrides '{{\"a b\": 1}}'", "1"
+    )
+    spec = form.spec(typed, settings)
+    said = form.said(spec, settings)
+    assert "--max-model-len" not in said.flags  # the settings add it
+    assert form.spec(form.meant(form.shown(said), said), settings) == spec
+    assert form.spec(form.meant(form.shown(typed), typed), settings) == spec
+    changed = replace(form.shown(said), flags=form.shown(said).flags.replace("--seed 3", "--seed 4"))
+    assert form.spec(form.meant(changed, said), settings).env == spec.env
+    assert "secret" not in form.shown(replace(typed, flags=f"{typed.flags} '")).flags  # half typed
+    with pytest.raises(InvalidOption, match="stand for"):
+        form.meant(Words("tiny", "--api-key ***"), Words())
 
 
 def test_a_chat(desk, views):
@@ -127,6 +163,27 @@ def test_a_chat(desk, views):
     assert turn["said"] == "Hello"
     assert "word0" in turn["answer"]
     assert "tokens in" in turn["note"]
+
+
+def test_a_chat_of_another_server_does_not_come_between(desk, views, manager, spec, monkeypatch):
+    for name, value in stand_in.options(token_s=0.1).items():
+        monkeypatch.setenv(name, value)
+    for name in "ab":
+        manager.start(spec(name=name))
+    hello(desk)
+    desk.take(Message(Ask.CHOOSE, "view", name="a"))
+    desk.take(Message(Ask.SAY, "view", name="a", text="Hello"))
+    views.wait(
+        lambda: any("word1" in turn["answer"] for one in views.of("chat") for turn in one["turns"]), "a"
+    )
+    desk.take(Message(Ask.CHOOSE, "view", name="b"))
+    views.wait(lambda: views.of("chat")[-1]["name"] == "b", "the chat with b")
+    began = len(views.of("chat")) - 1
+    views.wait(lambda: not desk._chats[manager.get("a")].busy, "the end of the answer")
+    desk.take(Message(Ask.CHOOSE, "view", name="a"))
+    views.wait(lambda: views.of("chat")[-1]["name"] == "a", "the chat with a")
+    assert [one["name"] for one in views.of("chat")[began:]] == ["b", "a"]
+    assert views.of("chat")[-1]["turns"][0]["over"]
 
 
 def test_what_goes_wrong_is_told(desk, views):

@@ -42,9 +42,10 @@ def open_panel(page, *cells: str) -> Panel:
 def test_a_life(either, server, fake_gpus):
     panel = open_panel(either)
     panel.shot("nothing")
-    panel.fill("org/tiny", "--max-model-len 256", "0")
+    panel.fill("org/tiny", "--max-model-len 256 --api-key sk-very-secret-key", "0")
     expect(panel.gpu(0)).to_contain_text("+ 22.1 GiB of 24.0 GiB")  # what vLLM will take
     panel.shot("form")
+    expect(panel.root.get_by_label("Flags")).to_have_value("--max-model-len 256 --api-key sk-very-secret-key")
     panel.button("Start").click()
     panel.state("starting")
     expect(panel.root.get_by_role("progressbar")).to_be_visible()
@@ -129,6 +130,45 @@ def test_cancel_a_start(lab, server):
     panel.state("starting")
     panel.button("Cancel").click()
     panel.state("released")
+
+
+def test_keys_and_double_clicks_do_no_harm(either, server):
+    """Keys stay in the panel, the focus stays where it was, and the second click of two does not undo the first."""
+    panel = open_panel(either, "print(1)")
+    keys = either.page.keyboard
+    keys.press("Escape")
+    panel.root.get_by_role("tab", name="Log").focus()
+    for key in ("d", "d", "ArrowDown", "Shift+Enter", "ArrowRight"):
+        keys.press(key)
+    expect(panel.root.get_by_role("tab", name="Processes")).to_be_focused()
+    expect(panel.root.get_by_role("tab", name="Log")).to_have_attribute("aria-selected", "false")
+    assert either.page.locator(".jp-Notebook .jp-Cell").count() == 2
+    expect(either.cell(1)).not_to_contain_text("[1]")
+
+    panel.root.get_by_label("Model").fill("tiny")
+    keys.press("Enter")
+    panel.state("ready")
+    panel.button("Stop").focus()
+    keys.press("Enter")
+    panel.state("released")
+    expect(panel.button("Start")).to_be_focused()
+
+    keys.press("Enter")
+    panel.state("ready")
+    new = panel.servers.filter(has_text="New server")
+    new.focus()
+    keys.press("Enter")
+    panel.state("no server")
+    expect(new).to_be_focused()
+
+    panel.choose("tiny")
+    panel.state("ready")
+    where = panel.button("Stop").bounding_box()
+    either.page.mouse.move(where["x"] + 20, where["y"] + 10)
+    for count in (1, 2):
+        either.page.mouse.down(click_count=count)
+        either.page.mouse.up(click_count=count)
+        panel.state("released")
 
 
 def test_a_start_that_fails_says_why(lab, server):

@@ -71,7 +71,9 @@ class Desk:
         self._due = 0.0
         self._beside = False  # whether requests are heard while a cell runs
         self._chosen: str | None = None  # None until somebody chooses, "" for the form of a new one
-        self._words = Words()
+        self._words = Words()  # of the form; views get them without keys
+        self._writer = ""  # the view that they are from
+        self._said = Words()  # what would start the chosen server once more
         self._judged = form.Judgement()
         self._judged_blindly = False  # before the GPUs were seen
         self._notice: dict[str, str] | None = None
@@ -133,7 +135,7 @@ class Desk:
             Ask.HELLO: self._welcome,
             Ask.BYE: self._part,
             Ask.CHOOSE: lambda said: self._choose(said.name),
-            Ask.FORM: lambda said: self._judge(said.words),
+            Ask.FORM: self._read,
             Ask.START: self._start,
             Ask.STOP: self._stop,
             Ask.SAY: self._say,
@@ -203,10 +205,11 @@ class Desk:
         owners = self._manager.attribution
         return {
             "servers": [picture.line(one) for one in listed.values()],
-            "chosen": picture.server(chosen) if chosen else None,
+            "chosen": picture.server(chosen, form.shown(self._said)) if chosen else None,
             "gpus": picture.gpus(self._manager.latest, owners, self._chosen or "", claims),
             "form": {
-                **asdict(self._words),
+                **asdict(form.shown(self._words)),
+                "view": self._writer,
                 "text": self._judged.text,
                 "wrong": self._judged.wrong,
                 "models": self._suggestions,
@@ -242,9 +245,12 @@ class Desk:
     def _choose(self, name: str) -> None:
         self._chosen = name
         self._notice = None
-        self._words = Words()
-        self._judged = form.Judgement()
+        self._empty_form()
         self._send_chosen()
+
+    def _empty_form(self) -> None:
+        self._words, self._writer = Words(), ""
+        self._judged = form.Judgement()
 
     def _follow_choice(self) -> None:
         """Show what there is where nobody has chosen, and what has taken the place of the one that was shown."""
@@ -254,7 +260,7 @@ class Desk:
         if server is not (self._following.server if self._following else None):
             self._send_chosen()
         if server is not None and server.state.over and not self._words.model:
-            self._judge(Words(**picture.words(server)))  # to be started again, perhaps with other flags
+            self._judge(self._said)  # to be started again, perhaps with other flags
         if server is not None and server.error is not None:
             server.last_words()  # it is said here
 
@@ -262,6 +268,7 @@ class Desk:
         """All of the chosen server that the picture does not have."""
         server = self._server()
         self._following = Following(server) if server else None
+        self._said = self._work.said(server) if server else Words()
         self._rows = {}
         if server is None or self._following is None:
             return
@@ -285,6 +292,15 @@ class Desk:
 
     # What is asked for.
 
+    def _read(self, message: Message) -> None:
+        self._notice = None
+        self._judge(self._written(message))
+
+    def _written(self, message: Message) -> Words:
+        words = form.meant(message.words, self._words)
+        self._writer = message.view
+        return words
+
     def _judge(self, words: Words) -> None:
         now = self._manager.latest
         self._words = words
@@ -297,8 +313,8 @@ class Desk:
             self._judge(self._words)
 
     def _start(self, message: Message) -> None:
-        self._words = message.words
-        self._do(Ask.START, partial(self._work.start, message.words))
+        self._words = self._written(message)
+        self._do(Ask.START, partial(self._work.start, self._words))
 
     def _stop(self, message: Message) -> None:
         self._notice = None
@@ -328,13 +344,15 @@ class Desk:
         self._inbox.put(partial(self._send_turn, chat))
 
     def _send_turn(self, chat: Chat) -> None:
-        if chat.turns and chat is self._chats.get(chat.server):
+        if chat.turns and chat is self._chats.get(chat.server) and chat.server is self._server():
             at = len(chat.turns) - 1
             self._front.send(
                 {"kind": "chat", "name": chat.server.name, "at": at, "turns": [asdict(chat.turns[at])]}
             )
 
     def _send_chat(self, chat: Chat) -> None:
+        if chat.server is not self._server():
+            return
         turns = [asdict(turn) for turn in chat.turns]
         self._front.send({"kind": "chat", "name": chat.server.name, "at": 0, "turns": turns})
 
@@ -365,4 +383,5 @@ class Desk:
             self._front.send(done.message)
         if done.chosen is not None:
             self._chosen = done.chosen
+            self._empty_form()
         self._look()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vllm_magic.jupyter.panel.messages import Words
     from vllm_magic.jupyter.settings import Settings
     from vllm_magic.manager import Manager
+    from vllm_magic.server import Server
 
 REAP = ["vllm-magic", "reap"]
 
@@ -69,6 +70,10 @@ class Work:
         self._manager = manager
         self._settings = settings
         self.grace = grace
+
+    def said(self, server: Server) -> Words:
+        """The words that would start this server once more."""
+        return form.said(server.spec, self._settings())
 
     def judge(self, words: Words, now: Snapshot | None) -> Done:
         """Look at what the form would start."""

@@ -1,25 +1,30 @@
-"""What a start from the form would do, said before it is started."""
+"""The words of the form: what a start from them would do, and how they look to the views, which get no secret."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+import shlex
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import executable, history, unknown_flags
-from vllm_magic.errors import NoEstimate, VllmMagicError
+from vllm_magic.errors import InvalidOption, NoEstimate, VllmMagicError
 from vllm_magic.jupyter import on_disk, start_words, words
+from vllm_magic.jupyter.panel.messages import Words
+from vllm_magic.jupyter.settings import NO_SETTINGS
 from vllm_magic.life.fit import claim, fit
+from vllm_magic.masking import SHOWN, known, mask, mask_words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.devices import Snapshot
-    from vllm_magic.jupyter.panel.messages import Words
     from vllm_magic.jupyter.settings import Settings
 
 MODELS = 100  # that are suggested
+OPTIONS = ("name", "port", "executable", "ttl", "keep")  # our own, besides --gpus and --env
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,72 @@ def spec(form: Words, settings: Settings) -> ServerSpec:
     said = [form.model, *words.split(form.flags)] if form.model else words.split(form.flags)
     chosen = ["--gpus", form.gpus] if form.gpus else []
     return start_words.start([*said, *chosen], settings).spec
+
+
+def said(wanted: ServerSpec, settings: Settings) -> Words:
+    """The words that stand, on top of the settings, for this server; its keys are among them."""
+    try:
+        usual = start_words.start([wanted.model], settings).spec
+    except VllmMagicError:  # they have become wrong since
+        usual = start_words.start([wanted.model], NO_SETTINGS).spec
+    flags = list(wanted.args)
+    if flags[: len(usual.args)] == list(usual.args):
+        del flags[: len(usual.args)]
+    for option in OPTIONS:
+        value = getattr(wanted, option)
+        if value is not None and value != getattr(usual, option):
+            flags += [f"--{option}", f"{value:g}" if isinstance(value, float) else str(value)]
+    for name, value in wanted.env:
+        if (name, value) not in usual.env:
+            flags += ["--env", f"{name}={value}"]
+    return Words(wanted.model, shlex.join(flags), wanted.gpus or "")
+
+
+def shown(form: Words) -> Words:
+    """The words as a view may have them, with `SHOWN` in place of each key."""
+    try:
+        plain = words.split(form.flags)
+    except InvalidOption:  # half typed
+        return replace(form, flags=" ".join(mask_words([form.flags])))
+    masked = _masked(plain)
+    return form if masked == plain else replace(form, flags=shlex.join(masked))
+
+
+def meant(form: Words, before: Words) -> Words:
+    """The words that a view sent, with what it was shown `SHOWN` for.
+
+    Args:
+        form: from the view.
+        before: the words that it was shown without their keys.
+
+    Raises:
+        InvalidOption: one stands where nothing was hidden.
+    """
+    if SHOWN not in form.flags:
+        return form
+    plain = words.split(before.flags)
+    hidden = dict(zip(pairwise(["", *_masked(plain)]), plain, strict=True))  # a word, and the one before it
+    sent = [
+        hidden.get(two, two[1]) if SHOWN in two[1] else two[1]
+        for two in pairwise(["", *words.split(form.flags)])
+    ]
+    if any(SHOWN in word for word in sent):
+        raise InvalidOption(
+            f"Nothing is known to stand for {SHOWN} in the flags. Write it out, or leave it out."
+        )
+    return replace(form, flags=shlex.join(sent))
+
+
+def _masked(plain: Sequence[str]) -> list[str]:
+    return [
+        _masked_variable(plain[at]) if at and plain[at - 1] == "--env" else word
+        for at, word in enumerate(mask_words(plain))
+    ]
+
+
+def _masked_variable(word: str) -> str:
+    name, _, value = word.partition("=")
+    return f"{name}={SHOWN}" if known({name: value}) or mask(word) != word else word
 
 
 def judge(form: Words, settings: Settings, now: Snapshot | None) -> Judgement:

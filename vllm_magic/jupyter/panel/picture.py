@@ -5,18 +5,18 @@ Times are seconds since the epoch, so that nothing in it changes while nothing h
 
 from __future__ import annotations
 
-import shlex
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.jupyter import views
 from vllm_magic.jupyter.progress import told
-from vllm_magic.masking import mask_words
 from vllm_magic.server import ServerState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from vllm_magic.gpu.devices import Gpu, Snapshot
+    from vllm_magic.jupyter.panel.messages import Words
     from vllm_magic.release import Release
     from vllm_magic.server import Server
 
@@ -33,8 +33,8 @@ def state(one: Server) -> str:
     return "asleep" if one.asleep and one.state is ServerState.READY else one.state.value
 
 
-def server(one: Server) -> Data:
-    """The chosen server in full."""
+def server(one: Server, words: Words) -> Data:
+    """The chosen server in full, with the words that would start it once more."""
     began = one.times.get(ServerState.STARTING)
     return {
         "name": one.name,
@@ -48,20 +48,11 @@ def server(one: Server) -> Data:
         "ended": max(one.times.values(), default=began) if one.state.over else None,
         "times": [[kind.value, at] for kind, at in one.times.items()],
         "ready_after": one.ready_after,
-        "words": words(one),
+        "words": asdict(words),
         "stages": [[stage.value, seconds] for stage, seconds in one.stages.items()],
         "error": _error(one),
         "farewell": one.farewell,
         "release": release(one.release) if one.release and one.state.over else None,
-    }
-
-
-def words(one: Server) -> Data:
-    """What was written to start it, as the form would have it."""
-    return {
-        "model": one.model,
-        "flags": shlex.join(mask_words(one.spec.args)),
-        "gpus": one.spec.gpus or "",
     }
 
 

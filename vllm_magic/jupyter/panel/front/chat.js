@@ -8,7 +8,6 @@ function chatView(send) {
     rows: "2",
     placeholder: "Ask the model (Enter sends, Shift+Enter begins a new line)",
     "aria-label": "What to say",
-    "data-lm-suppress-shortcuts": "true",
     onkeydown: (event) => {
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
       event.preventDefault();

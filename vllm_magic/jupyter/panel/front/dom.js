@@ -59,11 +59,24 @@ function button(text, onclick, props = {}) {
 
 function copier(text) {
   const done = button("Copy", async () => {
-    await navigator.clipboard.writeText(text());
-    say(done, "Copied");
+    say(done, (await copied(text())) ? "Copied" : "Not allowed");
     setTimeout(() => say(done, "Copy"), 1500);
   });
   done.classList.add("vmp-small");
+  return done;
+}
+
+/** Whether the text is in the clipboard now; without https, and not on localhost, browsers have the old way only. */
+async function copied(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text).then(() => true, () => false);
+  const had = document.activeElement;
+  const area = node("textarea", { style: "position:fixed;opacity:0", "aria-hidden": "true" });
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  const done = document.execCommand("copy");
+  area.remove();
+  had.focus();
   return done;
 }
 

@@ -3,21 +3,24 @@
 const BEFORE = 120; // seconds before the end that its picture shows
 const NAMES = { starting: "start", ready: "ready", stopping: "stop", released: "released", failed: "failed" };
 
-function ending() {
+function ending(send) {
+  let name = "";
   const cause = node("strong");
   const hint = node("div");
   const lines = node("pre", { class: "vmp-lines", tabindex: "0" });
   const more = node("details", { class: "vmp-fold" }, node("summary", { text: "What the log says" }), lines);
   const failure = node("div", { class: "vmp-failure", role: "alert" }, cause, hint, more);
   const text = node("strong");
+  const again = button("Try again", () => send("stop", { name }), { class: "vmp-button vmp-small ends" });
   const note = node("div", { class: "vmp-quiet" });
   const curve = chart("VRAM in use around the end", gib, [{ kind: "used", area: true }, { kind: "mine", area: true }], 84);
   const caption = node("div", { class: "vmp-quiet", text: "VRAM in use on its GPUs; the dashed line is what was in use before the start." });
   const drawn = node("div", {}, curve.el, caption);
   const memory = node("table", { class: "vmp-table" });
+  const wide = node("div", { class: "vmp-wide" }, memory);
   const ended = node("table", { class: "vmp-table" });
   const processes = node("details", { class: "vmp-fold" }, node("summary", { text: "Processes that ended" }), ended);
-  const release = node("div", { class: "vmp-release" }, text, note, drawn, node("div", { class: "vmp-wide" }, memory), processes);
+  const release = node("div", { class: "vmp-release" }, text, note, again, drawn, wide, processes);
   const el = node("section", { class: "vmp-ending", "aria-label": "How it ended" }, failure, release);
   return {
     el,
@@ -25,6 +28,7 @@ function ending() {
       const over = chosen !== null && chosen.ended !== null;
       show(el, over);
       if (!over) return;
+      name = chosen.name;
       show(failure, chosen.error !== null);
       if (chosen.error) {
         say(cause, chosen.error.cause);
@@ -39,6 +43,7 @@ function ending() {
       mark(release, "class", `vmp-release ${done.verified ? "proved" : "doubtful"}`);
       say(note, done.note);
       show(note, done.note !== "");
+      show(again, done.left.length > 0);
       const baseline = done.vram.length && done.vram.every((gpu) => gpu[2] !== null) ? done.vram.reduce((sum, gpu) => sum + gpu[2], 0) : null;
       const seen = points.some((point) => point[USED] !== null);
       show(drawn, seen);
@@ -48,7 +53,7 @@ function ending() {
         const events = chosen.times.filter(([, at]) => at >= from).map(([kind, at]) => [at, NAMES[kind]]);
         curve.draw(points.map((point) => [point[AT], point[USED], point[HELD]]), from, until, events, baseline);
       }
-      show(memory, done.vram.length > 0);
+      show(wide, done.vram.length > 0);
       fill(memory, done.vram, () => table(["GPU", "before start", "before stop", "now", "freed"], done.vram.map(([index, name, ...bytes]) => [`${index}: ${name}`, ...bytes.map(gib)])));
       show(processes, done.ended.length > 0);
       fill(ended, done.ended, () => table(["pid", "process", "ended by"], done.ended));

@@ -12,22 +12,22 @@ const DEEDS = {
 };
 const CLICKED = { start: "Starting …", stop: "Stopping …" };
 
-function form(send) {
+function form(send, view) {
   let deed = "start";
   let name = "";
   let clicked = null; // what was clicked, until the kernel has it
-  let own = null; // what was typed here, until the kernel has it
+  let typing = false; // here, and the kernel does not have it yet
   let timer = 0;
   const models = node("datalist", { id: `vmp-models-${Math.random().toString(36).slice(2)}` });
   const model = field("ORGANISATION/MODEL or a folder", { list: models.id });
-  const flags = field("flags of vllm serve, such as --max-model-len 4096");
+  const flags = field("of vllm serve: --max-model-len 4096");
   const gpus = field("vLLM chooses");
   const primary = button("Start", press, { class: "vmp-button vmp-primary" });
   const note = node("div", { class: "vmp-note", role: "status", "aria-live": "polite" });
   const queued = node("div", { class: "vmp-note queued", role: "status" });
   const row = node(
     "form",
-    { class: "vmp-form", onsubmit: (event) => { event.preventDefault(); if (deed === "start") press(); } },
+    { class: "vmp-form", onsubmit: (event) => event.preventDefault(), onkeydown: enter },
     labelled("Model", model, "wide"),
     labelled("Flags", flags, "wide"),
     labelled("GPUs", gpus, "narrow"),
@@ -37,7 +37,7 @@ function form(send) {
   const el = node("section", { "aria-label": "Start and stop" }, row, note, queued);
 
   function field(placeholder, props = {}) {
-    return node("input", { type: "text", placeholder, spellcheck: "false", autocomplete: "off", "data-lm-suppress-shortcuts": "true", oninput: typed, ...props });
+    return node("input", { type: "text", placeholder, spellcheck: "false", autocomplete: "off", oninput: typed, ...props });
   }
 
   function words() {
@@ -45,27 +45,29 @@ function form(send) {
   }
 
   function typed() {
-    own = words();
+    typing = true;
     clearTimeout(timer);
     timer = setTimeout(() => send("form", { words: words() }), TYPED);
   }
 
-  function press() {
-    if (!deed || clicked) return;
+  function enter({ target, key, shiftKey, isComposing }) {
+    if (target.localName === "input" && key === "Enter" && !shiftKey && !isComposing && deed === "start") press();
+  }
+
+  function press(event) {
+    if (!deed || clicked || event?.detail > 1) return; // the second click of two would be one on "Cancel", or "Start"
     clearTimeout(timer);
     clicked = deed;
     say(primary, CLICKED[deed]);
-    primary.disabled = true;
+    mark(primary, "aria-disabled", "true"); // not `disabled`, which would take the keyboard's focus from it
     send(deed, deed === "start" ? { words: words() } : { name });
   }
 
-  function put(input, value, locked) {
+  /** What was typed here stays as it was typed: the kernel gives it back without its keys. */
+  function put(input, value, { locked, own }) {
     mark(input, "readonly", locked ? "" : null);
-    const typing = !locked && (own !== null || document.activeElement === input);
-    if (input.value !== value && !typing) input.value = value;
+    if (input.value !== value && (locked || !(own || typing || document.activeElement === input))) input.value = value;
   }
-
-  const same = (one, other) => ["model", "flags", "gpus"].every((key) => one[key].trim() === other[key].trim());
 
   return {
     el,
@@ -81,17 +83,18 @@ function form(send) {
       const state = chosen ? chosen.state : "none";
       const locked = chosen !== null && chosen.ended === null;
       const shown = locked ? chosen.words : said;
-      if (locked || (own && same(own, said))) own = null;
+      const how = { locked, own: said.view === view };
+      if (locked || how.own) typing = false;
       name = chosen ? chosen.name : "";
-      put(model, shown.model, locked);
-      put(flags, shown.flags, locked);
-      put(gpus, shown.gpus, locked);
+      put(model, shown.model, how);
+      put(flags, shown.flags, how);
+      put(gpus, shown.gpus, how);
       fill(models, said.models, () => said.models.map((value) => node("option", { value })));
       const [text, next] = asked.includes("start") && !locked ? ["Starting …", ""] : DEEDS[state];
       if (!clicked) {
         deed = next;
         say(primary, text);
-        primary.disabled = !next;
+        mark(primary, "aria-disabled", next ? null : "true");
         mark(primary, "class", `vmp-button vmp-primary ${next === "stop" ? "ends" : ""}`);
       }
       show(queued, clicked !== null && busy && !beside);

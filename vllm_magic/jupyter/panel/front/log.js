@@ -8,14 +8,13 @@ function logView() {
   const held = []; // what came while it was paused
   let paused = false;
   const text = node("pre", { class: "vmp-log", tabindex: "0", role: "log", "aria-label": "Log", "aria-live": "off" });
-  const filter = node("input", { type: "search", placeholder: "filter", "aria-label": "Show only lines with", "data-lm-suppress-shortcuts": "true", oninput: sift });
+  const filter = node("input", { type: "search", placeholder: "filter", "aria-label": "Show only lines with", oninput: sift });
   const follow = node("input", { type: "checkbox", checked: true });
   const pause = button("Pause", () => {
     paused = !paused;
-    mark(pause, "aria-pressed", paused);
     if (!paused) add(held.splice(0));
     told();
-  }, { "aria-pressed": "false", class: "vmp-button vmp-small" });
+  }, { class: "vmp-button vmp-small" });
   const path = node("span", { class: "vmp-quiet vmp-path" });
   const tools = node("div", { class: "vmp-tools" }, filter, node("label", { class: "vmp-check" }, follow, "Follow"), pause, path);
   const el = node("div", {}, tools, text);

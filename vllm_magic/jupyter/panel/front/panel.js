@@ -4,7 +4,7 @@ const EMPTY = {
   servers: [],
   chosen: null,
   gpus: { rows: [], note: "" },
-  form: { model: "", flags: "", gpus: "", text: "", wrong: false, models: [] },
+  form: { model: "", flags: "", gpus: "", view: "", text: "", wrong: false, models: [] },
   notice: null,
   asked: [],
   beside: true,
@@ -25,12 +25,12 @@ function render({ model, el }) {
 
   const list = serverList(send);
   const head = header();
-  const words = form(send);
+  const words = form(send, view);
   const notice = node("div", { class: "vmp-notice", role: "alert" });
   const progress = startProgress();
   const bars = gpuBars();
   const charts = tiles();
-  const end = ending();
+  const end = ending(send);
   const log = logView();
   const tree = processTree();
   const chat = chatView(send);
@@ -44,7 +44,7 @@ function render({ model, el }) {
   );
   const gone = node("div", { class: "vmp-gone", role: "alert", hidden: true });
   const body = node("div", { class: "vmp-body" }, list.el, head.el, words.el, notice, progress.el, end.el, bars.el, charts.el, details.el);
-  const root = node("div", { class: "vmp", role: "region", "aria-label": "vLLM" }, gone, body);
+  const root = node("div", { class: "vmp", role: "region", "aria-label": "vLLM", onfocusin: keepKeys }, gone, body);
 
   function draw() {
     const drawn = picture();
@@ -118,6 +118,11 @@ function render({ model, el }) {
     model.off("msg:custom", hear);
     send("bye");
   };
+}
+
+/** Its keys are none of the notebook's, where "d", "d" on a button of ours would delete the cell. */
+function keepKeys({ target }) {
+  target.setAttribute("data-lm-suppress-shortcuts", "true");
 }
 
 /** What has become of the servers, as far as this can be known without their kernel. */

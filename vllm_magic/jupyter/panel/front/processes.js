@@ -1,11 +1,13 @@
 // The processes of the server that is shown, as a tree.
 
 function processTree() {
+  let name = ""; // of the server whose they are
   const rows = node("table", { class: "vmp-table" });
   const empty = node("div", { class: "vmp-quiet", text: "No process of it runs." });
   const el = node("div", { class: "vmp-wide" }, rows, empty);
 
-  function take({ rows: several }) {
+  function take({ name: whose, rows: several }) {
+    name = whose;
     show(rows, several.length > 0);
     show(empty, several.length === 0);
     fill(rows, several, () =>
@@ -19,7 +21,8 @@ function processTree() {
     el,
     take,
     update({ chosen }) {
-      if (chosen === null || chosen.ended !== null) take({ rows: [] });
+      const now = chosen === null || chosen.ended !== null ? "" : chosen.name;
+      if (now === "" || now !== name) take({ name: now, rows: [] });
     },
   };
 }

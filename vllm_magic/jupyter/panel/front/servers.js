@@ -10,26 +10,41 @@ const STATES = {
 };
 
 function serverList(send) {
+  const chips = new Map(); // they stay, and with them the keyboard's focus
   const el = node("nav", { class: "vmp-servers", "aria-label": "Servers" });
   return {
     el,
     update({ servers, chosen }) {
       show(el, servers.length > 0);
-      const name = chosen ? chosen.name : "";
-      fill(el, [servers, name], () => [
-        ...servers.map((one) => chip(one.name, one.state, one.name === name, () => send("choose", { name: one.name }))),
-        chip("+ New server", "", name === "", () => send("choose", { name: "" })),
-      ]);
+      const wanted = [...servers, { name: "", state: "" }];
+      for (const [name, { el: old }] of chips) {
+        if (wanted.some((one) => one.name === name)) continue;
+        old.remove();
+        chips.delete(name);
+      }
+      wanted.forEach(({ name, state }, at) => {
+        if (!chips.has(name)) chips.set(name, chip(name || "+ New server", () => send("choose", { name })));
+        const one = chips.get(name);
+        one.update(state, name === (chosen ? chosen.name : ""));
+        if (el.children[at] !== one.el) el.insertBefore(one.el, el.children[at] || null);
+      });
     },
   };
 }
 
-function chip(text, state, current, onclick) {
-  const dot = state ? [node("i", { class: `vmp-dot ${state}`, "aria-hidden": "true" })] : [];
-  const said = state ? `${text}, ${STATES[state]}` : text;
-  const el = button("", onclick, { class: "vmp-chip", "aria-pressed": String(current), "aria-label": said });
-  el.append(...dot, node("span", { text }));
-  return el;
+function chip(text, onclick) {
+  const dot = node("i", { "aria-hidden": "true" });
+  const el = button("", onclick, { class: "vmp-chip" });
+  el.append(dot, node("span", { text }));
+  return {
+    el,
+    update(state, current) {
+      show(dot, state !== "");
+      mark(dot, "class", `vmp-dot ${state}`);
+      mark(el, "aria-pressed", String(current));
+      mark(el, "aria-label", state ? `${text}, ${STATES[state]}` : text);
+    },
+  };
 }
 
 function header() {
@@ -39,7 +54,8 @@ function header() {
   const copy = copier(() => url.textContent);
   const address = node("span", { class: "vmp-address" }, url, copy);
   const age = node("span", { class: "vmp-quiet" });
-  const el = node("header", { class: "vmp-header" }, pill, model, address, age);
+  const exposed = node("span", { class: "vmp-exposed", text: "Other machines can reach it. Its key guards /v1 only." });
+  const el = node("header", { class: "vmp-header" }, pill, model, address, age, exposed);
   return {
     el,
     update({ chosen }, now) {
@@ -50,6 +66,7 @@ function header() {
       mark(model, "title", chosen ? chosen.model : null);
       const living = chosen !== null && chosen.ended === null;
       show(address, living);
+      show(exposed, living && chosen.exposed);
       say(url, living ? chosen.url : "");
       say(age, chosen ? times(chosen, now) : "Choose a model, and start it.");
     },

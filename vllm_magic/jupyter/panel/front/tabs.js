@@ -11,7 +11,7 @@ function tabs(several, changed) {
 
   function open(index, focus = false) {
     heads.forEach((head, at) => {
-      mark(head, "aria-selected", at === index);
+      mark(head, "aria-selected", String(at === index));
       mark(head, "tabindex", at === index ? 0 : -1);
       show(bodies[at], at === index);
     });
