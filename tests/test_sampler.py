@@ -276,7 +276,7 @@ class TestItsEnd:
     def test_a_forked_copy_has_none(self, manager, spec):
         server = manager.start(spec(), timeout=60).server
         until(lambda: asked_for(server), "it is not asked")
-        with manager._sampler._lock:  # as another thread may have it
+        with manager._sampler._lock, manager.probe._lock:  # as another thread may have them
             child = os.fork()
             if child == 0:
                 manager.close()

@@ -258,6 +258,8 @@ class Manager:
 
     def close(self) -> None:
         """End what looks at the servers and the GPUs; it comes back when it is needed."""
+        if os.getpid() != self._pid:  # a lock of theirs may have been held when this copy was made
+            return
         self._sampler.close()
         self._probe.close()
 
