@@ -7,7 +7,7 @@ from itertools import pairwise
 from xml.etree import ElementTree as ET
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from IPython.core.completer import provisionalcompleter
 from IPython.core.error import UsageError
@@ -93,7 +93,11 @@ def test_no_text_overlaps_another_or_leaves_the_figure(seconds, gpus, over):
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6).map(sorted))
-@settings(deadline=None)
+@example([0.49, 0.51])
+@example([0.9, 0.93, 0.96])
+@example([0.5] * 6)
+@example([1.0] * 6)
+@settings(deadline=None, max_examples=500)
 def test_marks_do_not_cross_however_near_they_are(shares):
     marks = [Mark(share, f"mark {number}") for number, share in enumerate(shares)]
     placed = list(chart._rows(marks, lambda at: chart.LEFT + at * (chart.WIDTH - chart.LEFT - chart.RIGHT)))

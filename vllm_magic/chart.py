@@ -223,20 +223,30 @@ class _Drawing:
 
 
 def _rows(marks: Sequence[Mark], place: Callable[[float], float]) -> Iterator[tuple[Mark, float, str, int]]:
-    """Where each mark's text stands: right of its line or left of it, and in which row, so that nothing crosses a text."""
+    """Where each mark's text stands: right of its line, or left where there is no room, and in which row.
+
+    Nothing crosses a text. Each one is below those that were placed before, where it meets them: that suffices, since
+    no line of them goes through it (those left of their lines come first, from the right, then the others from the left).
+    """
+    right: list[tuple[Mark, float]] = []
+    left: list[tuple[Mark, float]] = []
+    limit = float(WIDTH)  # the edge, or the line of the last one whose text is left of it
+    for mark in sorted(marks, key=lambda one: -one.at):
+        x = place(mark.at)
+        if x + _wide(mark) > limit:
+            left.append((mark, x))
+            limit = x
+        else:
+            right.insert(0, (mark, x))
     placed: list[tuple[float, float, float, int]] = []  # x of the line, beginning and end of the text, row
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    lines = [(place(mark.at), mark) for mark in marks]
-    right = sorted((one for one in lines if one[0] <= middle), key=lambda one: one[0])
-    left = sorted((one for one in lines if one[0] > middle), key=lambda one: -one[0])
-    for x, mark in (*right, *left):
-        wide = _width(mark.text) + 8
-        begin, end = (x, x + wide) if x <= middle else (x - wide, x)
-        row = 0
-        while any(_cross((x, begin, end, row), other) for other in placed):
-            row += 1
-        placed.append((x, begin, end, row))
-        yield mark, x, "start" if x <= middle else "end", row
+    for mark, x in (*left, *right):
+        anchor = "end" if (mark, x) in left else "start"
+        begin = x if anchor == "start" else x - _wide(mark)
+        rows = range(len(placed) + 1)
+        span = (x, begin, begin + _wide(mark))
+        row = next(row for row in rows if not any(_cross((*span, row), other) for other in placed))
+        placed.append((*span, row))
+        yield mark, x, anchor, row
 
 
 def _cross(one: tuple[float, float, float, int], other: tuple[float, float, float, int]) -> bool:
@@ -270,6 +280,10 @@ def _time(at: float, step: float) -> str:
         if step >= unit:
             return f"{at / unit:g} {name}"
     return f"{at:g} s"
+
+
+def _wide(mark: Mark) -> float:
+    return _width(mark.text) + 8
 
 
 def _width(text: str) -> float:
