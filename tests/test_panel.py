@@ -185,6 +185,14 @@ def test_a_chat_of_another_server_does_not_come_between(desk, views, manager, sp
     assert [one["name"] for one in views.of("chat")[began:]] == ["b", "a"]
     assert views.of("chat")[-1]["turns"][0]["over"]
 
+    desk.take(Message(Ask.SAY, "view", name="a", text="Hello again"))
+    chat = desk._chats[manager.get("a")]
+    until(lambda: len(chat.turns) == 2 and chat.turns[1].answer)
+    desk.take(Message(Ask.STOP, "view", name="a"))
+    until(lambda: chat.turns[1].over)
+    assert "stopped" in chat.turns[1].note
+    assert not chat.turns[1].failed  # it was asked for
+
 
 def test_what_goes_wrong_is_told(desk, views):
     hello(desk)

@@ -318,7 +318,10 @@ class Desk:
 
     def _stop(self, message: Message) -> None:
         self._notice = None
-        self._manager.get(message.name).begin_stop(self._work.grace())
+        server = self._manager.get(message.name)
+        if server in self._chats:
+            self._chats[server].hush()  # an answer that breaks off would look like a fault
+        server.begin_stop(self._work.grace())
 
     def _say(self, message: Message) -> None:
         chat = self._chat(message.name)
