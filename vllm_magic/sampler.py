@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_magic.curve import Sample
 from vllm_magic.engine import vitals
-from vllm_magic.gpu.eyes import LIMIT as GPU_LIMIT
 from vllm_magic.gpu.eyes import Eyes
 from vllm_magic.linux.kin import Kin
 from vllm_magic.server import ServerState
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 PERIOD = 1.0  # seconds between two looks
 SHORTEST = 0.25  # the same, where something has changed
 LIMIT = 1.0  # seconds for a server's answer
+GPU_LIMIT = 0.9  # seconds for which the driver may hold a sample up
 STALE = 10.0  # seconds for which the last sight of the GPUs counts while the driver is slow
 LINGER = 10.0  # seconds for which a server that is over is looked at: its VRAM is seen to come back
 END_LIMIT = 1.0  # seconds for the threads to end
@@ -184,6 +184,7 @@ class _Rounds(threading.Thread):
         self._sampler = sampler
         self._eyes = Eyes(probe)
         self._kin = Kin()
+        self._looking: asyncio.Future[Snapshot] | None = None
         self._asking: dict[Server, asyncio.Task[Vitals | None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
@@ -231,6 +232,8 @@ class _Rounds(threading.Thread):
             rest = max(0.0, began + PERIOD - loop.time())
             await asyncio.wait({ended, stirred}, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
             stirred.cancel()
+        if self._looking:
+            self._looking.cancel()
         for task in (others := asyncio.all_tasks() - {asyncio.current_task()}):
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
@@ -245,13 +248,14 @@ class _Rounds(threading.Thread):
             self._sampler.tell()
 
     async def _look_at_gpus(self, servers: Mapping[Server, _Memory]) -> _Seen:
-        """What there is to be seen within `GPU_LIMIT`: nothing while the driver takes its time."""
+        """What there is to be seen: nothing while the driver takes its time. A look that is late is the next round's."""
         try:
-            asked = self._eyes.look()
-            if asked is None:
+            self._looking = looking = self._looking or asyncio.wrap_future(self._eyes.look())
+            if not (await asyncio.wait({looking}, timeout=GPU_LIMIT))[0]:
                 return _Seen()
-            now = await asyncio.wait_for(asyncio.wrap_future(asked), GPU_LIMIT)
-        except (asyncio.TimeoutError, OSError, RuntimeError):
+            self._looking = None
+            now = looking.result()
+        except (OSError, RuntimeError):
             return _Seen()
         names = {leader: server.name for server in servers if (leader := server.leader)}
         listed = {process.pid for gpu in now.gpus for process in gpu.processes or ()}
@@ -260,7 +264,7 @@ class _Rounds(threading.Thread):
         if now.gpus or latest is None or now.taken - latest.taken > STALE:
             self._sampler.latest = now
         self._sampler.attribution = {pid: names[one] for pid, one in leaders.items() if one in names}
-        return _Seen(now.gpus, leaders)
+        return _Seen(now.gpus, leaders) if time.monotonic() - now.taken < 2 * PERIOD else _Seen()
 
     async def _sample(self, server: Server, memory: _Memory, looking: asyncio.Task[_Seen]) -> None:
         vitals = await self._ask(server) if server.state is ServerState.READY else None

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.probe import Probe
 
 LIMIT = 0.8  # seconds for a driver that has answered before; one that misses it is slow, but does not hang
+PATIENCE = 15.0  # seconds for one that has to be started first
 AGAIN = 10.0  # seconds before the probe process is started once more, where it did not stay
 
 
@@ -26,24 +27,21 @@ class Eyes:
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
         self._asked: queue.SimpleQueue[Future[Snapshot] | None] = queue.SimpleQueue()
-        self._under_way: Future[Snapshot] | None = None
         self._thread = threading.Thread(target=self._run, name="vllm-magic sampler: GPUs", daemon=True)
         self._closed = False
         self._may_start = 0.0
 
-    def look(self) -> Future[Snapshot] | None:
-        """Begin to look; None while the look before is still under way.
+    def look(self) -> Future[Snapshot]:
+        """Begin to look, once those that were begun before are over.
 
         Raises:
             RuntimeError: this process has no thread for it.
         """
-        if self._under_way and not self._under_way.done():
-            return None
         if not self._thread.is_alive():
             self._thread.start()
-        self._under_way = Future()
-        self._asked.put(self._under_way)
-        return self._under_way
+        asked: Future[Snapshot] = Future()
+        self._asked.put(asked)
+        return asked
 
     def close(self, limit: float) -> None:
         """Let the thread end, and wait that many seconds for it. Close the probe first: that ends a look under way."""
@@ -66,4 +64,4 @@ class Eyes:
         if self._probe.is_warm or now < self._may_start or self._closed:
             return self._probe.snapshot(LIMIT, may_start=False)
         self._may_start = now + AGAIN
-        return self._probe.snapshot()
+        return self._probe.snapshot(PATIENCE)
