@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 LOOK = 1.5  # seconds after which it looks by itself; mostly the sampler asks it to before that
 EXPIRY = 20.0  # seconds without a word from a view after which it is taken for closed; it says one every 5 s
 PROCESSES = "processes"  # the tab that costs a look at them
+SHARE = 0.01  # of a core, that such looks may take: at all processes of the machine, which may be thousands
 
 
 class Front(Protocol):
@@ -82,6 +83,7 @@ class Desk:
         self._chats: dict[Server, Chat] = {}
         self._drawn: dict[str, Any] = {}
         self._rows: dict[str, Any] = {}
+        self._rows_due = 0.0
         self._suggestions: list[str] = []
         self._thread = threading.Thread(target=self._run, name="vllm-magic panel", daemon=True)
         self._thread.start()
@@ -270,6 +272,7 @@ class Desk:
         self._following = Following(server) if server else None
         self._said = self._work.said(server) if server else Words()
         self._rows = {}
+        self._rows_due = 0.0
         if server is None or self._following is None:
             return
         self._front.send({"kind": "curve", **picture.curve(server)})
@@ -285,7 +288,11 @@ class Desk:
         server = self._server()
         if server is None or not any(view.tab == PROCESSES for view in self._views.values()):
             return
+        if time.monotonic() < self._rows_due:
+            return
+        began = time.thread_time()
         rows = process_rows.message(server, self._manager.latest)
+        self._rows_due = time.monotonic() + (time.thread_time() - began) / SHARE
         if rows != self._rows:
             self._rows = rows
             self._front.send(rows)

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from vllm_magic.jupyter.settings import Settings
     from vllm_magic.manager import Manager
 
-SEEN_LIMIT = 0.2  # seconds that the GPUs may take for what a saved notebook shows
-
 
 class Panel:
     """Shown as often as one likes: all its views show the same.
@@ -48,7 +46,7 @@ class Panel:
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
         """The live panel, and for a front end without widgets, or a notebook that was saved, how it is now."""
         servers = list(self._manager.servers().values())
-        now = self._manager.probe.snapshot(SEEN_LIMIT, may_start=False) if servers else None
+        now = self._manager.latest if servers else None
         shown: dict[str, Any] = self._open()._repr_mimebundle_()[0]  # type: ignore[index]
         return {
             **shown,
