@@ -16,8 +16,10 @@ import psutil
 import vllm_magic
 from bench import guards
 from bench.asking import BARE, OURS, Asking
+from bench.click import can_click, click_seconds
 from bench.completion import completion_seconds
 from bench.load import load_seconds
+from bench.panel import SERVERS, measure, opening_seconds, stand_ins
 from bench.raw import READY_LIMIT, SILENT, RawServer
 from bench.stages import SLOW, stage_lags
 from bench.streams import COUNT, Streams
@@ -40,6 +42,7 @@ SAMPLED = 3  # servers
 SAMPLING = 20.0  # seconds
 TOKEN = 0.004  # seconds that the stand-in takes for each: more than 200 in a second, with its own overhead
 STARTS = 10  # of which each stage is watched
+CLICKED = 5  # starts, and as many stops
 QUESTIONS = 25  # asked by each side
 
 
@@ -151,6 +154,28 @@ def sampler(target: Target) -> list[Row]:
         share = 100 * (_cpu_seconds(probe) - before) / (time.monotonic() - began)
     _say(f"sampler: {share:.2f} % of a core")
     return [Row(f"sampler: {SAMPLED} ready servers for {SAMPLING:g} s", "% of a core", (share,), 1.0)]
+
+
+def panel(target: Target) -> list[Row]:
+    """What an open panel costs its kernel, and how soon a click can be seen."""
+    fakes = stand_ins(target)
+    cost = measure(fakes)
+    opening = tuple(1000 * seconds for seconds in opening_seconds(fakes, RELOADS))
+    _say(
+        f"kernel: {100 * cost.idle:.2f} % of a core, with {SERVERS} servers {100 * cost.without:.2f} %, "
+        f"with a panel too {100 * cost.within:.2f} %; opening: {', '.join(f'{one:.0f}' for one in opening)} ms"
+    )
+    rows = [
+        Row(f"panel, {SERVERS} idle servers: kernel's CPU", "%", (100 * cost.within,), 2.0),
+        Row("of that the panel's own", "%", (100 * (cost.within - cost.without),), 2.0),
+        Row("panel: messages, a second", "kB", (cost.traffic / 1000,), 2.0),
+        Row("%vllm panel, first in a kernel", "ms", opening, 400.0),
+    ]
+    if can_click():
+        clicks = tuple(1000 * seconds for seconds in click_seconds(fakes, CLICKED))
+        _say(f"click: {', '.join(f'{one:.0f}' for one in clicks)} ms")
+        rows.append(Row("panel: a click to its effect on the screen", "ms", clicks, 100.0))
+    return rows
 
 
 def ask(target: Target) -> list[Row]:

@@ -1,0 +1,151 @@
+"""What an open panel costs its kernel: a client plays the view, as JupyterLab would, of three idle stand-ins for vLLM."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from bench.kernel import LIMIT, kernel
+from tests import stand_in
+from tests.fake_gpu import fakegpu
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jupyter_client.blocking.client import BlockingKernelClient
+
+    from bench.target import Target
+
+_Seen = TypeVar("_Seen")
+
+SERVERS = 3
+WATCHED = 30.0  # seconds
+HERE = 5.0  # seconds between two signs of life of a view, as in heartbeat.js
+CALM = 3.0  # seconds after which nothing changes any more
+START = """
+import vllm_magic, vllm_magic.manager
+for gpu in range({servers}):
+    vllm_magic.start("tiny", name=f"tiny{{gpu}}", gpus=str(gpu))
+"""
+
+
+class Cost(NamedTuple):
+    """What was measured.
+
+    Attributes:
+        idle: share of a core that the kernel takes without a server.
+        without: the same with the servers, idle, and no panel.
+        within: the same with a panel.
+        traffic: bytes a second of all messages that the kernel puts out meanwhile, with everything in them.
+    """
+
+    idle: float
+    without: float
+    within: float
+    traffic: float
+
+
+def stand_ins(target: Target) -> Target:
+    """A target with a stand-in for vLLM, and a fake driver with a GPU for each server."""
+    folder = target.folder / "panel"
+    driver = fakegpu.env(fakegpu.build(folder / "gpu", gpus=SERVERS))
+    changed = {name: value for name, value in driver.items() if os.environ.get(name) != value}
+    return replace(target, executable=str(stand_in.install(folder)), model="tiny", env=changed)
+
+
+def measure(target: Target) -> Cost:
+    """Watch a kernel for half a minute without a server, with servers, and with a panel."""
+    with kernel(target) as client:
+        pid = int(_run(client, "import os; print(os.getpid())"))
+        idle, _ = _share(pid, lambda: time.sleep(WATCHED))
+        _run(client, START.format(servers=SERVERS))
+        time.sleep(CALM)
+        without, _ = _share(pid, lambda: time.sleep(WATCHED))
+        _, view = _open(client)
+        _say(client, view, "hello")
+        _watch(client, view, CALM)
+        within, came = _share(pid, lambda: _watch(client, view, WATCHED))
+        _run(client, "%vllm stop --all")
+    return Cost(idle, without, within, came / WATCHED)
+
+
+def opening_seconds(target: Target, times: int) -> list[float]:
+    """Return how long `%vllm panel` takes in each of so many kernels, which have the extension and no server yet.
+
+    One more before them is not measured: it compiles, as pip does when it installs a package.
+    """
+    took = []
+    for _ in range(times + 1):
+        with kernel(target) as client:
+            _run(client, "import vllm_magic.manager")
+            took.append(_open(client)[0])
+    return took[1:]
+
+
+def _open(client: BlockingKernelClient) -> tuple[float, str]:
+    """Run the cell; return how long it took, and the id of the comm of what it shows."""
+    began = time.perf_counter()
+    seen = _seen(client, "%vllm panel")
+    took = time.perf_counter() - began
+    for content in seen:
+        if shown := content.get("data", {}).get("application/vnd.jupyter.widget-view+json"):
+            return took, str(shown["model_id"])
+    raise RuntimeError("%vllm panel shows no widget")
+
+
+def _watch(client: BlockingKernelClient, view: str, seconds: float) -> int:
+    """Be there for so long, and return how many bytes came."""
+    socket = client.iopub_channel.socket
+    now = time.monotonic()
+    end, told, came = now + seconds, now, 0
+    while now < end:
+        if now >= told + HERE:
+            _say(client, view, "here")
+            told = now
+        if socket.poll(int(1000 * min(end, told + HERE) - 1000 * now) + 1):
+            came += sum(map(len, socket.recv_multipart()))
+        now = time.monotonic()
+    return came
+
+
+def _say(client: BlockingKernelClient, view: str, ask: str) -> None:
+    """Send what the view's `model.send` would."""
+    content = {"ask": ask, "view": "bench", "tab": "log"}
+    data = {"method": "custom", "content": content}
+    client.shell_channel.send(client.session.msg("comm_msg", {"comm_id": view, "data": data}))
+
+
+def _share(pid: int, watch: Callable[[], _Seen]) -> tuple[float, _Seen]:
+    """The share of a core that a process takes while it is watched, and what that returns."""
+    before, began = _cpu_seconds(pid), time.monotonic()
+    seen = watch()
+    return (_cpu_seconds(pid) - before) / (time.monotonic() - began), seen
+
+
+def _cpu_seconds(pid: int) -> float:
+    """User and system time of all its threads, see proc_pid_stat(5)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _run(client: BlockingKernelClient, source: str) -> str:
+    """What the cell prints."""
+    return "".join(content.get("text", "") for content in _seen(client, source))
+
+
+def _seen(client: BlockingKernelClient, source: str) -> list[dict[str, Any]]:
+    """What the cell puts out.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    seen: list[dict[str, Any]] = []
+    reply = client.execute_interactive(
+        source, timeout=LIMIT, output_hook=lambda message: seen.append(message["content"])
+    )
+    if reply["content"]["status"] != "ok":
+        raise RuntimeError("\n".join(reply["content"]["traceback"]))
+    return seen
