@@ -15,6 +15,7 @@ from IPython.core.error import UsageError
 from vllm_magic import chart
 from vllm_magic.chart import Mark
 from vllm_magic.curve import Curve, Sample
+from vllm_magic.manager import manager
 from vllm_magic.plot import Plot
 
 GIB = 2**30
@@ -218,7 +219,10 @@ def test_nothing_from_outside_is_markup():
     assert "hf_" + "a" * 34 not in life(60, model="hf_" + "a" * 34).svg
 
 
-def test_the_magic(shell, fake_gpus):
+def test_the_magic(shell, fake_gpus, monkeypatch):
+    monkeypatch.setattr(
+        manager._registry, "_past", {}
+    )  # servers of other tests, whose curves are there still
     with pytest.raises(UsageError, match="No server runs"):
         shell.run_line_magic("vllm", "plot")
     server = shell.run_line_magic("vllm", "start tiny --gpus 1")

@@ -72,8 +72,8 @@ class Panel:
         self.servers.filter(has_text=name).first.click()
 
     def wait_for_busy(self) -> None:
-        """Wait until the panel has heard that a cell runs: two signs of life."""
-        self.page.page.wait_for_timeout(3500)
+        """Wait until the panel has heard that a cell runs."""
+        expect(self.root).to_have_attribute("data-busy", "true")
 
     def shot(self, name: str) -> None:
         """Take a picture of it, build/shots/panel-NAME-APP.png."""

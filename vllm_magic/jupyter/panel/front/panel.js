@@ -83,6 +83,7 @@ function render({ model, el }) {
     tick(message) {
       ahead = message.now - Date.now() / 1000;
       busy = message.busy;
+      mark(root, "data-busy", busy);
       starting = Object.fromEntries(message.starting.map((one) => [one.name, one]));
       curves.add(message.points);
       heart.beat();
