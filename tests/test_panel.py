@@ -9,9 +9,11 @@ import threading
 import time
 from dataclasses import replace
 
+import checkpoints
 import nbformat
 import pytest
 import stand_in
+from fake_gpu import fakegpu
 from hypothesis import given
 from hypothesis import strategies as st
 from nbclient import NotebookClient
@@ -62,7 +64,7 @@ class Views:
         return (
             self.pictures[-1]
             if self.pictures
-            else {"chosen": None, "notice": None, "form": {"wrong": False, "flags": ""}}
+            else {"chosen": None, "notice": None, "form": {"wrong": False, "flags": "", "text": ""}}
         )
 
     @property
@@ -279,6 +281,16 @@ def test_flags_are_checked_while_they_are_typed(desk, views):
     views.wait(lambda: views.picture["form"]["wrong"], "what is wrong")
     desk.take(Message(Ask.FORM, "view", words=Words("tiny")))
     views.wait(lambda: not views.picture["form"]["wrong"], "what is right")
+
+
+def test_the_form_goes_by_the_memory_that_is_free_now(desk, views, fake_gpus, tmp_path):
+    """Also when nobody types: memory that comes back is what a start has again."""
+    model = str(checkpoints.model(tmp_path / "llama", checkpoints.LLAMA_3_8B))
+    with fakegpu.holding(fake_gpus, 6, gpu=0):
+        hello(desk)
+        desk.take(Message(Ask.FORM, "view", words=Words(model, "--max-model-len 1024", "0")))
+        views.wait(lambda: "Does not fit now" in views.picture["form"]["text"], "that it does not fit")
+    views.wait(lambda: not views.picture["form"]["wrong"], "that it fits")
 
 
 ANYTHING = st.recursive(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 LOOK = 1.5  # seconds after which it looks by itself; mostly the sampler asks it to before that
 EXPIRY = 20.0  # seconds without a word from a view after which it is taken for closed; it says one every 5 s
+STEP = 2**28  # bytes of free memory that make a difference to what is said of the form
 PROCESSES = "processes"  # the tab that costs a look at them
 SHARE = 0.01  # of a core, that such looks may take: at all processes of the machine, which may be thousands
 
@@ -76,7 +77,8 @@ class Desk:
         self._writer = ""  # the view that they are from
         self._said = Words()  # what would start the chosen server once more
         self._judged = form.Judgement()
-        self._judged_blindly = False  # before the GPUs were seen
+        self._judging = 0  # judgements under way
+        self._judged_by: tuple[int | None, ...] = ()  # the free memory of each GPU
         self._notice: dict[str, str] | None = None
         self._asked: set[Ask] = set()  # of what is under way
         self._following: Following | None = None
@@ -309,15 +311,22 @@ class Desk:
         return words
 
     def _judge(self, words: Words) -> None:
-        now = self._manager.latest
         self._words = words
-        self._judged_blindly = now is None or not now.gpus
-        self._do(None, partial(self._work.judge, words, now))
+        self._judged_by = self._free()
+        self._judging += 1
+        self._do(None, partial(self._work.judge, words, self._manager.latest))
 
     def _judge_again(self) -> None:
-        seen = self._manager.latest
-        if self._judged_blindly and self._words.model and seen is not None and seen.gpus:
+        """Where there is another amount of free memory now: that of a server that was just released is there again."""
+        server = self._server()
+        shown = server is None or server.state.over  # else the form shows what runs
+        if shown and self._words.model and not self._judging and self._free() != self._judged_by:
             self._judge(self._words)
+
+    def _free(self) -> tuple[int | None, ...]:
+        """The free memory of each GPU, as coarsely as a judgement goes by it."""
+        seen = self._manager.latest
+        return tuple(None if gpu.free is None else gpu.free // STEP for gpu in (seen.gpus if seen else ()))
 
     def _start(self, message: Message) -> None:
         self._words = self._written(message)
@@ -385,6 +394,8 @@ class Desk:
     def _take_done(self, ask: Ask | None, done: errands.Done) -> None:
         if ask is not None:
             self._asked.discard(ask)
+        else:
+            self._judging -= 1
         if done.text:
             self._tell(done.text, wrong=done.wrong)
         if done.judged is not None and done.judged_of == self._words:
