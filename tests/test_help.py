@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from IPython.core.error import UsageError
-from IPython.core.interactiveshell import InteractiveShell
 
 from vllm_magic.jupyter import usage
 from vllm_magic.jupyter.help import HELP
@@ -24,15 +23,6 @@ class Seen(Exception):
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         self.parser = parser
-
-
-@pytest.fixture
-def shell(home):
-    shell = InteractiveShell()
-    shell.run_line_magic("load_ext", "vllm_magic")
-    yield shell
-    shell.run_line_magic("unload_ext", "vllm_magic")
-    shell.history_manager.end_session()
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from nbclient import NotebookClient
 
 from vllm_magic.errors import InvalidOption
+from vllm_magic.jupyter.panel import audience, form, messages
 from vllm_magic.jupyter.panel import desk as desks
-from vllm_magic.jupyter.panel import form, messages
 from vllm_magic.jupyter.panel.desk import Desk
 from vllm_magic.jupyter.panel.errands import Work
 from vllm_magic.jupyter.panel.messages import Ask, Message, Words
@@ -181,14 +181,14 @@ def test_a_chat_of_another_server_does_not_come_between(desk, views, manager, sp
     desk.take(Message(Ask.CHOOSE, "view", name="b"))
     views.wait(lambda: views.of("chat")[-1]["name"] == "b", "the chat with b")
     began = len(views.of("chat")) - 1
-    views.wait(lambda: not desk._chats[manager.get("a")].busy, "the end of the answer")
+    views.wait(lambda: not desk._chats.of("a").busy, "the end of the answer")
     desk.take(Message(Ask.CHOOSE, "view", name="a"))
     views.wait(lambda: views.of("chat")[-1]["name"] == "a", "the chat with a")
     assert [one["name"] for one in views.of("chat")[began:]] == ["b", "a"]
     assert views.of("chat")[-1]["turns"][0]["over"]
 
     desk.take(Message(Ask.SAY, "view", name="a", text="Hello again"))
-    chat = desk._chats[manager.get("a")]
+    chat = desk._chats.of("a")
     until(lambda: len(chat.turns) == 2 and chat.turns[1].answer)
     desk.take(Message(Ask.STOP, "view", name="a"))
     until(lambda: chat.turns[1].over)
@@ -236,15 +236,15 @@ def test_it_looks_while_somebody_looks(desk, views, manager):
 
 
 def test_a_view_that_was_never_closed_expires(desk, views, monkeypatch):
-    monkeypatch.setattr(desks, "EXPIRY", 0.5)
+    monkeypatch.setattr(audience, "EXPIRY", 0.5)
     hello(desk)
     views.wait(lambda: views.of("tick"), "a tick")
-    until(lambda: not desk._views)
+    until(lambda: not desk._audience)
 
 
 def test_a_view_is_not_forgotten_while_a_cell_runs(manager, home, views, executable, monkeypatch):
     """Its signs of life may wait for the cell."""
-    monkeypatch.setattr(desks, "EXPIRY", 0.2)
+    monkeypatch.setattr(audience, "EXPIRY", 0.2)
     desk = Desk(manager, views, Work(manager, Settings, lambda: None), lambda: True)
     hello(desk)
     seen = len(views.of("tick"))

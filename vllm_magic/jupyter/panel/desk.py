@@ -10,28 +10,28 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.jupyter.panel import errands, form, picture, process_rows
-from vllm_magic.jupyter.panel.chat import Chat
+from vllm_magic.jupyter.panel import chats, errands, form, picture
+from vllm_magic.jupyter.panel.audience import Audience
+from vllm_magic.jupyter.panel.chats import Chats
+from vllm_magic.jupyter.panel.entry import Entry
 from vllm_magic.jupyter.panel.following import Following
 from vllm_magic.jupyter.panel.messages import Ask, Message, Words
+from vllm_magic.jupyter.panel.process_rows import ProcessRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vllm_magic.jupyter.panel.chat import Chat
     from vllm_magic.jupyter.panel.errands import Work
     from vllm_magic.manager import Manager
     from vllm_magic.server import Server
 
 LOOK = 1.5  # seconds after which it looks by itself; mostly the sampler asks it to before that
-EXPIRY = 20.0  # seconds without a word from a view after which it is taken for closed; it says one every 5 s
-STEP = 2**28  # bytes of free memory that make a difference to what is said of the form
 PROCESSES = "processes"  # the tab that costs a look at them
-SHARE = 0.01  # of a core, that such looks may take: at all processes of the machine, which may be thousands
 
 
 class Front(Protocol):
@@ -42,12 +42,6 @@ class Front(Protocol):
 
     def send(self, message: dict[str, Any]) -> None:
         """Send a message to all views."""
-
-
-@dataclass
-class _View:
-    seen: float
-    tab: str
 
 
 class Desk:
@@ -68,24 +62,18 @@ class Desk:
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._look_waits = False
         # All below belongs to the thread.
-        self._views: dict[str, _View] = {}
+        self._audience = Audience()
         self._unwatch: Callable[[], None] | None = None
         self._due = 0.0
-        self._beside = False  # whether requests are heard while a cell runs
         self._chosen: str | None = None  # None until somebody chooses, "" for the form of a new one
-        self._words = Words()  # of the form; views get them without keys
-        self._writer = ""  # the view that they are from
+        self._entry = Entry()
         self._said = Words()  # what would start the chosen server once more
-        self._judged = form.Judgement()
-        self._judging = 0  # judgements under way
-        self._judged_by: tuple[int | None, ...] = ()  # the free memory of each GPU
         self._notice: dict[str, str] | None = None
         self._asked: set[Ask] = set()  # of what is under way
         self._following: Following | None = None
-        self._chats: dict[Server, Chat] = {}
+        self._chats = Chats(manager, self._more)
         self._drawn: dict[str, Any] = {}
-        self._rows: dict[str, Any] = {}
-        self._rows_due = 0.0
+        self._rows = ProcessRows()
         self._suggestions: list[str] = []
         self._thread = threading.Thread(target=self._run, name="vllm-magic panel", daemon=True)
         self._thread.start()
@@ -104,16 +92,15 @@ class Desk:
         while True:
             try:
                 deed = self._inbox.get(
-                    timeout=max(0.0, self._due - time.monotonic()) if self._views else None
+                    timeout=max(0.0, self._due - time.monotonic()) if self._audience else None
                 )
             except queue.Empty:
                 deed = self._look
             if deed is None:
                 break
             self._risk(deed)
-        for chat in self._chats.values():
-            chat.hush()
-        self._views.clear()
+        self._chats.hush_all()
+        self._audience.leave()
         self._watch()
 
     def _risk(self, deed: Callable[[], None]) -> None:
@@ -128,32 +115,26 @@ class Desk:
             )
 
     def _obey(self, message: Message) -> None:
-        self._beside = message.beside  # the first ones of a view are not: its subshell is made meanwhile
-        if message.ask is not Ask.BYE:
-            self._views[message.view] = _View(time.monotonic(), message.tab or self._tab(message.view))
+        self._audience.hear(message)
         self._watch()
         if message.ask is Ask.HERE:
             return
         self._front.send({"kind": "got", "ask": message.ask.value})
         deeds: dict[Ask, Callable[[Message], None]] = {
             Ask.HELLO: self._welcome,
-            Ask.BYE: self._part,
+            Ask.BYE: lambda _: None,
             Ask.CHOOSE: lambda said: self._choose(said.name),
             Ask.FORM: self._read,
             Ask.START: self._start,
             Ask.STOP: self._stop,
             Ask.SAY: self._say,
-            Ask.HUSH: lambda said: self._chat(said.name).hush(),
-            Ask.FORGET: self._forget,
+            Ask.HUSH: lambda said: self._chats.of(said.name).hush(),
+            Ask.FORGET: lambda said: self._send_chat(self._chats.forget(said.name)),
             Ask.DOCTOR: lambda _: self._do(Ask.DOCTOR, self._work.doctor),
             Ask.REAP: lambda said: self._do(Ask.REAP, partial(self._work.reap, said.pids)),
         }
         self._risk(partial(deeds[message.ask], message))
         self._look()
-
-    def _tab(self, view: str) -> str:
-        there = self._views.get(view)
-        return there.tab if there else ""
 
     # Views, and looking while there are any.
 
@@ -161,15 +142,11 @@ class Desk:
         self._suggestions = form.suggestions()
         self._send_chosen()
 
-    def _part(self, message: Message) -> None:
-        self._views.pop(message.view, None)
-        self._watch()
-
     def _watch(self) -> None:
         """Have the sampler ask for looks while there are views."""
-        if self._views and self._unwatch is None:
+        if self._audience and self._unwatch is None:
             self._unwatch = self._manager.watch(self._want_look)
-        elif not self._views and self._unwatch is not None:
+        elif not self._audience and self._unwatch is not None:
             self._unwatch()
             self._unwatch = None
 
@@ -181,12 +158,11 @@ class Desk:
 
     def _look(self) -> None:
         self._look_waits = False
-        now = time.monotonic()
-        self._due = now + LOOK
+        self._due = time.monotonic() + LOOK
         if not self._is_busy():  # else views may be there, and not be heard
-            self._views = {name: view for name, view in self._views.items() if now - view.seen < EXPIRY}
+            self._audience.expire()
             self._watch()
-        if not self._views:
+        if not self._audience:
             return
         self._follow_choice()
         self._judge_again()
@@ -205,22 +181,16 @@ class Desk:
         living = self._manager.servers()
         chosen = self._server()
         listed = {**living, **({chosen.name: chosen} if chosen else {})}
-        claims = {} if chosen and not chosen.state.over else self._judged.claims
+        claims = {} if chosen and not chosen.state.over else self._entry.claims
         owners = self._manager.attribution
         return {
             "servers": [picture.line(one) for one in listed.values()],
             "chosen": picture.server(chosen, form.shown(self._said)) if chosen else None,
             "gpus": picture.gpus(self._manager.latest, owners, self._chosen or "", claims),
-            "form": {
-                **asdict(form.shown(self._words)),
-                "view": self._writer,
-                "text": self._judged.text,
-                "wrong": self._judged.wrong,
-                "models": self._suggestions,
-            },
+            "form": self._entry.picture(self._suggestions),
             "notice": self._notice,
             "asked": sorted(ask.value for ask in self._asked),
-            "beside": self._beside,
+            "beside": self._audience.beside,
         }
 
     def _tick(self) -> None:
@@ -249,12 +219,8 @@ class Desk:
     def _choose(self, name: str) -> None:
         self._chosen = name
         self._notice = None
-        self._empty_form()
+        self._entry.empty()
         self._send_chosen()
-
-    def _empty_form(self) -> None:
-        self._words, self._writer = Words(), ""
-        self._judged = form.Judgement()
 
     def _follow_choice(self) -> None:
         """Show what there is where nobody has chosen, and what has taken the place of the one that was shown."""
@@ -263,7 +229,7 @@ class Desk:
         server = self._server()
         if server is not (self._following.server if self._following else None):
             self._send_chosen()
-        if server is not None and server.state.over and not self._words.model:
+        if server is not None and server.state.over and not self._entry.words.model:
             self._judge(self._said)  # to be started again, perhaps with other flags
         if server is not None and server.error is not None:
             server.last_words()  # it is said here
@@ -273,13 +239,12 @@ class Desk:
         server = self._server()
         self._following = Following(server) if server else None
         self._said = self._work.said(server) if server else Words()
-        self._rows = {}
-        self._rows_due = 0.0
+        self._rows = ProcessRows()
         if server is None or self._following is None:
             return
         self._front.send({"kind": "curve", **picture.curve(server)})
         self._front.send(self._following.whole())
-        self._send_chat(self._chat(server.name))
+        self._send_chat(self._chats.of(server.name))
 
     def _follow_log(self) -> None:
         more = self._following.more() if self._following else None
@@ -288,92 +253,53 @@ class Desk:
 
     def _show_processes(self) -> None:
         server = self._server()
-        if server is None or not any(view.tab == PROCESSES for view in self._views.values()):
-            return
-        if time.monotonic() < self._rows_due:
-            return
-        began = time.thread_time()
-        rows = process_rows.message(server, self._manager.latest)
-        self._rows_due = time.monotonic() + (time.thread_time() - began) / SHARE
-        if rows != self._rows:
-            self._rows = rows
-            self._front.send(rows)
+        if server is not None and self._audience.looks_at(PROCESSES):
+            rows = self._rows.more(server, self._manager.latest)
+            if rows:
+                self._front.send(rows)
 
     # What is asked for.
 
     def _read(self, message: Message) -> None:
         self._notice = None
-        self._judge(self._written(message))
-
-    def _written(self, message: Message) -> Words:
-        words = form.meant(message.words, self._words)
-        self._writer = message.view
-        return words
+        self._judge(self._entry.write(message))
 
     def _judge(self, words: Words) -> None:
-        self._words = words
-        self._judged_by = self._free()
-        self._judging += 1
-        self._do(None, partial(self._work.judge, words, self._manager.latest))
+        now = self._manager.latest
+        self._entry.judging(words, now)
+        self._do(None, partial(self._work.judge, words, now))
 
     def _judge_again(self) -> None:
-        """Where there is another amount of free memory now: that of a server that was just released is there again."""
         server = self._server()
         shown = server is None or server.state.over  # else the form shows what runs
-        if shown and self._words.model and not self._judging and self._free() != self._judged_by:
-            self._judge(self._words)
-
-    def _free(self) -> tuple[int | None, ...]:
-        """The free memory of each GPU, as coarsely as a judgement goes by it."""
-        seen = self._manager.latest
-        return tuple(None if gpu.free is None else gpu.free // STEP for gpu in (seen.gpus if seen else ()))
+        if shown and self._entry.is_outdated(self._manager.latest):
+            self._judge(self._entry.words)
 
     def _start(self, message: Message) -> None:
-        self._words = self._written(message)
-        self._do(Ask.START, partial(self._work.start, self._words))
+        self._do(Ask.START, partial(self._work.start, self._entry.write(message)))
 
     def _stop(self, message: Message) -> None:
         self._notice = None
         server = self._manager.get(message.name)
-        if server in self._chats:
-            self._chats[server].hush()  # an answer that breaks off would look like a fault
+        self._chats.hush(server)  # an answer that breaks off would look like a fault
         server.begin_stop(self._work.grace())
 
     def _say(self, message: Message) -> None:
-        chat = self._chat(message.name)
+        chat = self._chats.of(message.name)
         chat.say(message.text)
         self._send_chat(chat)
-
-    def _forget(self, message: Message) -> None:
-        old = self._chat(message.name)
-        old.hush()
-        del self._chats[old.server]
-        self._send_chat(self._chat(message.name))
-
-    def _chat(self, name: str) -> Chat:
-        server = self._manager.get_even_past(name)
-        if server not in self._chats:
-            known = set(self._manager.past().values()) | set(self._manager.servers().values())
-            self._chats = {one: chat for one, chat in self._chats.items() if one in known}
-            self._chats[server] = Chat(server, self._more)
-        return self._chats[server]
 
     def _more(self, chat: Chat) -> None:
         """Called in the thread of a turn."""
         self._inbox.put(partial(self._send_turn, chat))
 
     def _send_turn(self, chat: Chat) -> None:
-        if chat.turns and chat is self._chats.get(chat.server) and chat.server is self._server():
-            at = len(chat.turns) - 1
-            self._front.send(
-                {"kind": "chat", "name": chat.server.name, "at": at, "turns": [asdict(chat.turns[at])]}
-            )
+        if chat.turns and self._chats.is_current(chat):
+            self._send_chat(chat, at=len(chat.turns) - 1)
 
-    def _send_chat(self, chat: Chat) -> None:
-        if chat.server is not self._server():
-            return
-        turns = [asdict(turn) for turn in chat.turns]
-        self._front.send({"kind": "chat", "name": chat.server.name, "at": 0, "turns": turns})
+    def _send_chat(self, chat: Chat, at: int = 0) -> None:
+        if chat.server is self._server():
+            self._front.send(chats.message(chat, at))
 
     def _tell(self, text: str, *, wrong: bool = False) -> None:
         self._notice = {"text": text, "kind": "wrong" if wrong else "told"}
@@ -389,20 +315,21 @@ class Desk:
         def run() -> None:
             self._inbox.put(partial(self._take_done, ask, errands.run(work)))
 
-        threading.Thread(target=run, name="vllm-magic panel work", daemon=True).start()
+        try:
+            threading.Thread(target=run, name="vllm-magic panel work", daemon=True).start()
+        except RuntimeError as error:  # can't start new thread
+            self._take_done(ask, errands.Done(f"{error}. End some threads, and try again.", wrong=True))
 
     def _take_done(self, ask: Ask | None, done: errands.Done) -> None:
         if ask is not None:
             self._asked.discard(ask)
         else:
-            self._judging -= 1
+            self._entry.take(done)
         if done.text:
             self._tell(done.text, wrong=done.wrong)
-        if done.judged is not None and done.judged_of == self._words:
-            self._judged = done.judged
         if done.message is not None:
             self._front.send(done.message)
         if done.chosen is not None:
             self._chosen = done.chosen
-            self._empty_form()
+            self._entry.empty()
         self._look()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.linux import details
@@ -13,9 +14,30 @@ if TYPE_CHECKING:
     from vllm_magic.linux.processes import Process
     from vllm_magic.server import Server
 
+SHARE = 0.01  # of a core, that the looks may take: at all processes of the machine, which may be thousands
 LEADER = "SIGTERM, then SIGKILL"
 CHILD = "by its parent, else SIGKILL"
 STRAY = "SIGKILL: it has left its parent"
+
+
+class ProcessRows:
+    """Those of one server, as they change. For one thread."""
+
+    def __init__(self) -> None:
+        self._sent: dict[str, Any] = {}
+        self._due = 0.0
+
+    def more(self, server: Server, now: Snapshot | None) -> dict[str, Any] | None:
+        """The message with the rows; None where they have not changed, or it is too soon to look again."""
+        if time.monotonic() < self._due:
+            return None
+        began = time.thread_time()
+        rows = message(server, now)
+        self._due = time.monotonic() + (time.thread_time() - began) / SHARE
+        if rows == self._sent:
+            return None
+        self._sent = rows
+        return rows
 
 
 def message(server: Server, now: Snapshot | None) -> dict[str, Any]:
