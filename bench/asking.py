@@ -86,12 +86,13 @@ class Asking:
         tokens = None
         for when, content in self._run(source):
             data = content.get("data", {})
-            if text := data.get("text/markdown"):  # all of it, each time
-                shown.append((when, text))
-            elif text := content.get("text"):  # what is new
+            if text := content.get("text"):  # what is new
                 shown.append((when, (shown[-1][1] if shown else "") + text))
-            elif counted := re.search(r"(\d+) out", data.get("text/plain", "")):
-                tokens = int(counted[1])
+            elif data.get("text/html", "").startswith("<small>"):  # the line below the answer
+                counted = re.search(r"(\d+) out", data["text/plain"])
+                tokens = int(counted[1]) if counted else None
+            elif text := data.get("text/plain"):  # all of it, each time
+                shown.append((when, text))
         return Shown(shown[0][0] - began, shown[-1][0] - began, shown[-1][1], tokens)
 
     def _run(self, source: str) -> list[tuple[float, dict[str, Any]]]:

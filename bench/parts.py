@@ -16,7 +16,7 @@ import psutil
 import vllm_magic
 from bench import guards
 from bench.asking import BARE, OURS, Asking
-from bench.click import can_click, click_seconds
+from bench.clicks import can_click, click_seconds
 from bench.completion import completion_seconds
 from bench.load import load_seconds
 from bench.panel import SERVERS, measure, opening_seconds, stand_ins
