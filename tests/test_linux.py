@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_magic.linux import pidfd, processes, shared_memory, sockets
+from vllm_magic.linux import memory, pidfd, processes, shared_memory, sockets
 from vllm_magic.linux.processes import Identity
 
 SHM = Path("/dev/shm")
@@ -390,3 +390,43 @@ class TestSockets:
                 assert sockets.listens([child.pid], port)
                 listener.close()
                 assert sockets.listens([child.pid], port)
+
+
+class TestMemory:
+    def test_this_machine(self):
+        assert 0 < memory.available() < 2**60
+        assert memory.used_by(os.getpid()) > 2**20
+        assert memory.used_by(2**22 + 1) == 0
+
+    @pytest.mark.parametrize(
+        ("line", "folder", "names", "none"),
+        [
+            ("0::/a/b\n", "", ("memory.max", "memory.current", "inactive_file"), "max"),
+            (
+                "4:memory:/a/b\n1:cpu:/\n",
+                "memory",
+                ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+                str(2**63 - 4096),
+            ),
+        ],
+    )
+    def test_the_least_of_all_limits(self, tmp_path, line, folder, names, none):
+        limit, used, cache = names
+        groups = tmp_path / "sys/fs/cgroup" / folder
+        for path, text in (
+            (tmp_path / "proc/meminfo", "MemTotal: 9000 kB\nMemAvailable: 8000 kB\n"),
+            (tmp_path / "proc/self/cgroup", line),
+            (groups / "a" / limit, "5000000"),
+            (groups / "a" / used, "4500000"),
+            (groups / "a/memory.stat", f"anon 1\n{cache} 1000000\n"),
+            (groups / "a/b" / limit, none),
+            (groups / "a/b" / used, "7"),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        assert memory.available(str(tmp_path)) == 1_500_000
+        (groups / "a" / limit).write_text(none)
+        assert memory.available(str(tmp_path)) == 8000 * 1024
+
+    def test_nothing_is_told(self, tmp_path):
+        assert memory.available(str(tmp_path)) is None
