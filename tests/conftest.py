@@ -17,6 +17,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traces import Traces
 
 from vllm_magic.engine.spec import ServerSpec
+from vllm_magic.life.spares import SpareMode
 from vllm_magic.manager import Manager
 
 # A shell has what it runs in the background ignore them, and what the tests start would inherit that.
@@ -71,6 +72,8 @@ def manager(home):
     try:
         made.stop_all(grace=0.0)
     finally:
+        made.spares.set_mode(SpareMode.OFF)
+        assert made.spares.wait_gone()
         made.close()
 
 

@@ -89,6 +89,7 @@ def shell(home, world, monkeypatch):
     monkeypatch.setattr(manager._registry, "_past", {})  # servers of other tests, whose logs are there still
     shell = InteractiveShell()
     shell.run_line_magic("load_ext", "vllm_magic")
+    shell.run_line_magic("config", "VllmMagics.spare = 'off'")
     yield shell
     shell.run_line_magic("unload_ext", "vllm_magic")
     shell.history_manager.end_session()

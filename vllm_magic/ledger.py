@@ -143,6 +143,11 @@ def create(name: str) -> Folder:
             folder.path.rmdir()
 
 
+def called(folder: Folder, name: str) -> Folder:
+    """The same folder for a server of this name: where its log is kept."""
+    return _folder(folder.path, name)
+
+
 def _make(path: Path) -> bool:
     try:
         path.mkdir(mode=0o700)

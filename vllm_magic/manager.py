@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine import command, unknown_flags
+from vllm_magic.engine import command, executable, unknown_flags
 from vllm_magic.errors import (
     NameInUse,
     ServerNotFound,
@@ -23,6 +23,8 @@ from vllm_magic.errors import (
 from vllm_magic.gpu.probe import Probe
 from vllm_magic.life import flag_builder, handover, kept
 from vllm_magic.life.beginning import Attached, Fresh
+from vllm_magic.life.spare import Cast
+from vllm_magic.life.spares import Spares
 from vllm_magic.life.sweep import sweep
 from vllm_magic.masking import mask_words
 from vllm_magic.registry import Registry
@@ -57,6 +59,7 @@ class Manager:
         self._tell_waiting = threading.Event()
         self._probe = Probe()
         self._sampler = Sampler(self._probe)
+        self._spares = Spares()
         self._pid = os.getpid()
 
     def start(
@@ -191,6 +194,7 @@ class Manager:
     def news(self) -> list[str]:
         """What happened without anyone's asking since the last call, a line each."""
         lines = []
+        self._spares.look()
         while not self._news.empty():
             lines.append(self._news.get())
         lines += self._registry.last_words()
@@ -242,6 +246,23 @@ class Manager:
 
         return fit(spec, os.environ, self.gpus())
 
+    @property
+    def spares(self) -> Spares:
+        """What has imported vLLM ahead of the next start."""
+        return self._spares
+
+    def expect(self, spec: ServerSpec) -> None:
+        """A start of this server comes soon: vLLM can be imported for it meanwhile, if spares are wanted."""
+        with contextlib.suppress(VllmMagicError):  # the start will say it
+            self._spares.want(Cast.of(spec, executable.find(spec.executable), os.environ))
+
+    def expect_another(self, spec: ServerSpec) -> None:
+        """A start comes of which nothing is known: like the last one, or like this where there was none."""
+        if (last := self._spares.last) is not None:
+            self._spares.want(last)
+        else:
+            self.expect(spec)
+
     def foresee(self, spec: ServerSpec) -> Foresight:
         """Begin to look whether the start of this server will fail for want of memory."""
         from vllm_magic.life.foresight import Foresight
@@ -254,6 +275,7 @@ class Manager:
             return
         for server in self._registry.all():
             server.let_go()
+        self._spares.close()
         self.close()
 
     def close(self) -> None:
@@ -285,10 +307,9 @@ class Manager:
                 return Start(attached, reused=True)
             built = command.build(spec)
             unknown_flags.check(spec, built.argv[0])
-            beginning = Fresh(
-                spec, built, dict(os.environ), self._probe
-            )  # the next cell may change os.environ
-            server = Server(spec, built, beginning, self._news.put, self._sampler.heard)
+            environ = dict(os.environ)  # the next cell may change it
+            beginning = Fresh(spec, built, environ, self._probe, self._spares)
+            server = Server(spec, built, beginning, self._news.put, self._heard)
             if not self._registry.enter(server, existing):
                 continue
             server.begin()
@@ -326,10 +347,16 @@ class Manager:
     def _adopt(self, entry: Entry, owner: kept.Owner, existing: Server | None) -> Server:
         spec, built = owner.spec, owner.command
         beginning = Attached(entry, owner.guards, spec, built, self._probe)
-        server = Server(spec, built, beginning, self._news.put, self._sampler.heard)
+        server = Server(spec, built, beginning, self._news.put, self._heard)
         if not self._registry.enter(server, existing):
             raise NameInUse(f"Another server of this kernel has just been called {spec.name}.")
         return server
+
+    def _heard(self, server: Server) -> None:
+        """Something changed in this server's life; in the thread that changed it."""
+        self._sampler.heard(server)
+        if server.state is ServerState.READY:
+            self._spares.want(server.cast)
 
     def _interrupted(self, name: str, before: Server | None) -> BaseException:
         """Release the server that was waited for; an interrupt before there was one stays what it is."""

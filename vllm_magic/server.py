@@ -21,7 +21,17 @@ from vllm_magic.guard.protocol import Why
 from vllm_magic.life import Life, idle, outcome
 from vllm_magic.life.beginning import Fresh
 from vllm_magic.life.course import Course, ServerState
-from vllm_magic.life.notices import Idle, Launched, NeverStarted, News, Notice, Over, Ready, StopPlan
+from vllm_magic.life.notices import (
+    Idle,
+    Launched,
+    NeverStarted,
+    News,
+    Notice,
+    Over,
+    Ready,
+    StartKind,
+    StopPlan,
+)
 from vllm_magic.life.service import Service
 from vllm_magic.linux import processes
 from vllm_magic.masking import known
@@ -36,6 +46,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.engine.stages import Progress, Stage
     from vllm_magic.life.beginning import Attached
+    from vllm_magic.life.spare import Cast
     from vllm_magic.linux.processes import Identity, Process
     from vllm_magic.plot import Plot
     from vllm_magic.release import Release
@@ -79,6 +90,7 @@ class Server(Service):
         self._pid = os.getpid()
         self._course = Course(spec.name, Pace(history.earlier(spec)))
         self._whole = isinstance(beginning, Fresh)  # its start is seen from the beginning
+        self._beginning = beginning
         self._life = Life(spec.name, command, beginning, self._notice, spec.ttl)
 
     def __repr__(self) -> str:
@@ -168,6 +180,21 @@ class Server(Service):
     def times(self) -> Mapping[ServerState, float]:
         """When it entered each of its states, in seconds since the epoch."""
         return self._course.now.times
+
+    @property
+    def start_kind(self) -> StartKind | None:
+        """Whether vLLM was executed for it ("cold") or a spare became it ("warm"); None before it runs."""
+        return self._course.now.kind
+
+    @property
+    def cold_because(self) -> str:
+        """Why no spare became it; "" where one did."""
+        return self._course.now.cold_because
+
+    @property
+    def cast(self) -> Cast:
+        """What a spare for starts like its own is made for."""
+        return self._beginning.cast
 
     @property
     def leader(self) -> Identity | None:
@@ -374,6 +401,8 @@ class Server(Service):
         if isinstance(notice, News):
             self._tell(notice.text)
         elif isinstance(notice, Launched):
+            if notice.kind is StartKind.WARM:
+                self._course.go_by(Pace(history.earlier(self.spec, warm=True)))
             chosen = [number for number, gpu in enumerate(notice.baseline) if gpu.uuid in notice.chosen]
             used = tuple(gpu.used for gpu in notice.baseline)
             self.curve.begin(used, chosen)
@@ -386,4 +415,4 @@ class Server(Service):
         self._course.take(notice)
         self._moved(self)
         if isinstance(notice, Ready) and self._whole and self.ready_after is not None:
-            history.keep(self.spec, self.stages)
+            history.keep(self.spec, self.stages, warm=self.start_kind is StartKind.WARM)

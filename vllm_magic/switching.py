@@ -66,6 +66,7 @@ def switch(
         VllmMagicError: what a start, a stop and `sleep` raise; what is done by then stays done.
     """
     with _one_at_a_time:
+        manager.expect(spec)
         moved = [_move_away(manager, other) for other in _in_the_way(manager, spec)]
         there = manager.servers().get(spec.name)
         if there is not None and there.asleep and there.spec == spec:

@@ -77,6 +77,10 @@ class Options:
     log_epoch: bool = False  # the time of a line in seconds since the epoch, to the microsecond
     log_bytes: bool = False  # bytes that are no UTF-8, escape sequences and HTML in the log
 
+    imports: Literal["thread", "crash", "missing", "hang"] | None = (
+        None  # what importing vLLM's commands does ahead
+    )
+
     sleeps: bool = True  # with --enable-sleep-mode, that /sleep gives VRAM back
     wakes: bool = True  # that /wake_up does not fail
     task: Literal["generate", "embed", "classify"] = "generate"  # what the model is for

@@ -122,7 +122,7 @@ def ports(servers: Iterable[Seen]) -> Iterator[Finding]:
                 "Stop the server, then start it again: it takes a free port.",
                 f"vllm-magic stop {shlex.quote(one.name)}",
             )
-        elif not ours and one.phase != Phase.STARTING:
+        elif not ours and one.phase not in (Phase.SPARE, Phase.STARTING):
             yield Finding(
                 Topic.PORT,
                 f"The server {one.name} runs, but does not listen on its port {one.port}. Its log may tell why.",

@@ -61,6 +61,7 @@ class Seen:
         kernel_lives: whether that process lives.
         pids: its living processes.
         bytes: of GPU memory that they hold; None where the driver does not say.
+        memory: bytes of the machine's memory that a spare takes; None for a server.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Seen:
     pids: tuple[int, ...]
     bytes: int | None
     listening: tuple[Listening, ...]
+    memory: int | None = None
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from vllm_magic.doctor import blind, checks, gpus, installed, unowned
 from vllm_magic.doctor.findings import Elsewhere, Listening, Releasing, Report, Seen
 from vllm_magic.engine.command import MARK
 from vllm_magic.gpu import locks
+from vllm_magic.guard.record import Phase
 from vllm_magic.ledger import Condition, Entry
-from vllm_magic.linux import details, processes, sockets
+from vllm_magic.linux import details, memory, processes, sockets
 from vllm_magic.linux.processes import Identity
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ def _server(
         pids=pids,
         bytes=used,
         listening=listening,
+        memory=sum(map(memory.used_by, pids)) if record.phase == Phase.SPARE else None,
     )
 
 

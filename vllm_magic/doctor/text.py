@@ -56,7 +56,8 @@ def servers(several: Sequence[Seen]) -> list[str]:
 def state(one: Seen) -> str:
     """How a server is, in a few words."""
     until = duration(max(0.0, (one.kept_until or 0.0) - time.time()))
-    return STATES[Condition(one.condition)].format(phase=one.phase, until=until)
+    takes = "" if one.memory is None else f", {gib(one.memory)} of memory"
+    return STATES[Condition(one.condition)].format(phase=one.phase + takes, until=until)
 
 
 def _verdict(report: Report, command: Callable[[str], str]) -> Iterator[str]:

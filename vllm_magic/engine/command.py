@@ -105,22 +105,31 @@ def environment(
         tmp: the private TMPDIR.
         visible: CUDA_VISIBLE_DEVICES, or None to leave it as it is.
     """
-    env = {name: value for name, value in environ.items() if name not in OF_THE_KERNEL}
-    # torch.compile's cache lives in TMPDIR unless told otherwise, and ours is removed after each release.
-    env.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{_user()}")
-    env.update(spec.env)
+    env = common_environment(environ, spec) | private_environment(mark, tmp)
     env["VLLM_API_KEY"] = command.api_key
-    env["TMPDIR"] = env["VLLM_RPC_BASE_PATH"] = str(tmp)
-    if flags.has(spec.all_args, SLEEP):
-        env.setdefault("VLLM_SERVER_DEV_MODE", "1")  # where its routes are
-    if flags.has(spec.all_args, lora.FLAG):
-        env.setdefault(lora.VARIABLE, "1")
-    env[MARK] = mark
-    env["SPT_NOENV"] = "1"  # setproctitle would wipe the mark from /proc/PID/environ
     if visible is not None:
         env["CUDA_VISIBLE_DEVICES"] = visible
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     return env
+
+
+def common_environment(environ: Mapping[str, str], spec: ServerSpec) -> dict[str, str]:
+    """What several servers may have in common: the part of `environment` that comes from the kernel and the flags."""
+    env = {name: value for name, value in environ.items() if name not in OF_THE_KERNEL}
+    # torch.compile's cache lives in TMPDIR unless told otherwise, and ours is removed after each release.
+    env.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{_user()}")
+    env.update(spec.env)
+    if flags.has(spec.all_args, SLEEP):
+        env.setdefault("VLLM_SERVER_DEV_MODE", "1")  # where its routes are
+    if flags.has(spec.all_args, lora.FLAG):
+        env.setdefault(lora.VARIABLE, "1")
+    env["SPT_NOENV"] = "1"  # setproctitle would wipe the mark from /proc/PID/environ
+    return env
+
+
+def private_environment(mark: str, tmp: Path) -> dict[str, str]:
+    """What keeps one server together. Arguments as for `environment`."""
+    return {"TMPDIR": str(tmp), "VLLM_RPC_BASE_PATH": str(tmp), MARK: mark}
 
 
 def gpu_count(args: tuple[str, ...]) -> int:

@@ -21,9 +21,14 @@ MODEL = "model"  # the key beside the names of the stages
 LONGEST = 24 * 3600.0  # seconds that a stage may have taken
 
 
-def earlier(spec: ServerSpec) -> dict[Stage, float]:
-    """Seconds of each stage when this model was started last with these flags; {} if it never was."""
-    found = _read(_file(spec))
+def earlier(spec: ServerSpec, *, warm: bool = False) -> dict[Stage, float]:
+    """Seconds of each stage when this model was started last with these flags; {} if it never was.
+
+    Args:
+        spec: what is started.
+        warm: from a spare, which takes other times.
+    """
+    found = _read(_file(spec, warm=warm))
     told = {stage: found.get(stage.name) for stage in Stage}
     return {
         stage: float(seconds)
@@ -32,13 +37,13 @@ def earlier(spec: ServerSpec) -> dict[Stage, float]:
     }
 
 
-def keep(spec: ServerSpec, stages: Mapping[Stage, float]) -> None:
-    """Remember this start, if it has stages; one that cannot be written is forgotten."""
+def keep(spec: ServerSpec, stages: Mapping[Stage, float], *, warm: bool = False) -> None:
+    """Remember this start, if it has stages; one that cannot be written is forgotten. Arguments as for `earlier`."""
     if not stages:
         return
     with suppress(OSError):
         told = {stage.name: round(seconds, 3) for stage, seconds in stages.items()}
-        cache.write(KIND, _file(spec), json.dumps({MODEL: spec.model, **told}).encode())
+        cache.write(KIND, _file(spec, warm=warm), json.dumps({MODEL: spec.model, **told}).encode())
         cache.prune(KIND, KEPT)
 
 
@@ -56,6 +61,6 @@ def _read(name: str) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def _file(spec: ServerSpec) -> str:
-    same = json.dumps([spec.model, spec.all_args, spec.gpus, spec.executable])
+def _file(spec: ServerSpec, *, warm: bool = False) -> str:
+    same = json.dumps([spec.model, spec.all_args, spec.gpus, spec.executable, *(["warm"] if warm else [])])
     return f"{hashlib.sha256(same.encode()).hexdigest()[:16]}.json"

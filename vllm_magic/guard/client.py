@@ -45,6 +45,10 @@ class Guards(ABC):
         """Ask for the release; a second time: hurry. Returns at once. Times in seconds."""
         self._send(Stop(grace, patience))
 
+    def order(self, order: Order) -> None:
+        """Tell a spare what it becomes; the answer is `Started`, or `Refused` and its end."""
+        self._send(order)
+
     def note(self) -> None:
         """Have the guard know that the server is ready, and remember the shared memory that it maps now."""
         self._send(Note())

@@ -64,7 +64,7 @@ def _guard(control: socket.socket, inbox: Inbox, kernel: int, order: Order) -> N
     lock = _hold_lock(order.folder)
     me = os.getpid()
     outer_pidfd = os.pidfd_open(me)
-    link, others = socket.socketpair()
+    link, others = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     inner = os.fork()
     if inner == 0:
         os.setsid()

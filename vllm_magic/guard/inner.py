@@ -19,19 +19,22 @@ from vllm_magic.guard.protocol import (
     Ended,
     Message,
     Note,
+    Order,
     Refused,
+    Spare,
     Started,
     Stop,
     Stopping,
     Why,
+    encode,
 )
 from vllm_magic.guard.record import Phase, Record
+from vllm_magic.guard.waiting import Waiting
 from vllm_magic.linux import pidfd, processes
 
 if TYPE_CHECKING:
     from vllm_magic.guard.inbox import Inbox
     from vllm_magic.guard.log_cap import LogCap
-    from vllm_magic.guard.protocol import Order
 
 LEADER_ENDED_LINGER = 0.25  # seconds for the others to end by themselves after the leader
 
@@ -44,7 +47,7 @@ class Inner(Guard):
     Args:
         outer: the outer guard's pid.
         outer_pidfd: says when that one ends.
-        link: tells the outer guard of a new kernel.
+        link: tells the outer guard of a new kernel, and of what a spare becomes.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Inner(Guard):
         self._cap: LogCap | None = None
         self._ready = False
         self._kept_until: float | None = None
+        self._spare: Waiting | None = None
 
     def run(self) -> None:
         """Start the server, and return when it is gone."""
@@ -89,8 +93,9 @@ class Inner(Guard):
             self._door.tell_all(message)
 
     def _start(self) -> bool:
+        self._spare = Waiting(self.order.spare) if self.order.spare > 0 else None
         try:
-            result = leader.spawn(self.order)
+            result = leader.spawn(self.order, self._spare.theirs if self._spare else None)
         except OSError as error:  # no process, no descriptor
             result = Refused(error.errno or 0, str(error.strerror))
         if isinstance(result, Refused):
@@ -102,7 +107,11 @@ class Inner(Guard):
         self._write(outer=outer, inner=inner, leader=list(self.leader))
         self._open_door()
         self._cap = log_cap.watch(self.order.log)
-        self._say_who_is_who()
+        if self._spare is None:
+            self._say_who_is_who()
+        else:
+            self._spare.theirs.close()
+            self.say(Spare(list(self.leader), warm=False))
         return True
 
     def _say_who_is_who(self) -> None:
@@ -137,6 +146,9 @@ class Inner(Guard):
         if self._cap is not None:
             poller.register(self._cap, select.POLLIN)
         rest = None if self._kept_until is None else max(0.0, self._kept_until - time.monotonic())
+        if self._spare is not None:
+            poller.register(self._spare, select.POLLIN)
+            rest = self._spare.rest()
         return {fd for fd, _ in poller.poll(None if rest is None else rest * 1000)}
 
     def _judge(self, ready: set[int]) -> Reason | None:
@@ -151,6 +163,8 @@ class Inner(Guard):
             reason = self._listen()
         if reason is None and self._kept_until is not None and time.monotonic() >= self._kept_until:
             reason = Why.KERNEL_GONE, KERNEL_GONE
+        if reason is None and self._spare is not None:
+            reason = self._look_at_spare(self._spare, ready)
         if reason is None and self._door is not None:
             for visitor, message in self._door.hear(ready):
                 reason = reason or self._serve(visitor, message)
@@ -166,9 +180,50 @@ class Inner(Guard):
             self._note_ready()
         stops = [message for message in messages if isinstance(message, Stop)]
         if not stops:
-            return None
+            orders = [message for message in messages if isinstance(message, Order)]
+            return self._hand_over(orders[0]) if orders else None
         # Two that came together mean what a second one means during the release: hurry.
         return Why.ASKED, stops[0] if len(stops) == 1 else AT_ONCE
+
+    def _look_at_spare(self, spare: Waiting, ready: set[int]) -> Reason | None:
+        if spare.fileno() not in ready:
+            if not spare.is_in_the_way():
+                return None
+            if spare.is_ordered:
+                self.say(Refused(errno.ETIMEDOUT, "it did not take its order"))
+            return Why.IDLE, AT_ONCE
+        for line in spare.heard():
+            word, _, rest = line.partition(" ")
+            if word == "warm":
+                self.say(Spare(self._record.leader or [], warm=True))
+                continue
+            spare.close()
+            self._spare = None
+            if word == "taken":
+                self._say_who_is_who()
+            else:  # its end follows
+                self.say(Refused(errno.ESTALE, rest))
+            break
+        return None
+
+    def _hand_over(self, order: Order) -> Reason | None:
+        """The spare is to become a server; if it cannot, the kernel hears that, and starts one without it."""
+        if self._spare is None or self._spare.is_ordered:
+            return None
+        known = self._record
+        self.order = order
+        self._record = Record(**order.record)._replace(
+            outer=known.outer, inner=known.inner, leader=known.leader
+        )
+        self._write()
+        # For a release in this guard's place it needs neither the environment nor the key.
+        self._link.send(encode(order._replace(argv=order.argv[:1], env={}, luggage={})))
+        try:
+            self._spare.order(order)
+        except OSError as error:
+            self.say(Refused(error.errno or errno.ESTALE, str(error)))
+            return Why.LEADER_ENDED, AT_ONCE
+        return None
 
     def _note_ready(self) -> None:
         self.note()

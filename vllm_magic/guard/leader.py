@@ -12,17 +12,24 @@ from vllm_magic.guard.protocol import Order, Refused
 from vllm_magic.linux import prctl, processes
 
 if TYPE_CHECKING:
+    import socket
+
     from vllm_magic.linux.processes import Identity
 
 
-def spawn(order: Order) -> Identity | Refused:
-    """Fork and execute the leader in a session of its own; returns when the exec has succeeded or failed."""
+def spawn(order: Order, connection: socket.socket | None = None) -> Identity | Refused:
+    """Fork and execute the leader in a session of its own; returns when the exec has succeeded or failed.
+
+    Args:
+        order: what to execute.
+        connection: its standard input; None where it has none.
+    """
     read, write = os.pipe2(os.O_CLOEXEC)
     guard = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
-            _become(order, guard)
+            _become(order, guard, connection)
         except OSError as error:
             os.write(write, f"{error.errno} {error.strerror}: {error.filename or order.argv[0]}".encode())
         except ValueError as error:  # a NUL in an argument, a "=" in the name of a variable
@@ -40,7 +47,7 @@ def spawn(order: Order) -> Identity | Refused:
     return process.identity
 
 
-def _become(order: Order, guard: int) -> None:
+def _become(order: Order, guard: int, connection: socket.socket | None) -> None:
     prctl.die_with_parent(signal.SIGKILL)
     if os.getppid() != guard:  # it ended before the line above took hold
         os._exit(127)
@@ -50,8 +57,7 @@ def _become(order: Order, guard: int) -> None:
         with contextlib.suppress(OSError, ValueError):
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
+    os.dup2(connection.fileno() if connection else os.open(os.devnull, os.O_RDONLY), 0)
     log = os.open(order.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 from vllm_magic.guard import record
 from vllm_magic.guard.duty import AT_ONCE, Guard
 from vllm_magic.guard.ladder import KILL_LIMIT
-from vllm_magic.guard.protocol import Why
+from vllm_magic.guard.protocol import Order, Why, decode
 from vllm_magic.guard.record import BrokenRecordError
 from vllm_magic.linux import processes, shared_memory
 from vllm_magic.linux.shared_memory import Segment
 
 if TYPE_CHECKING:
     from vllm_magic.guard.inbox import Inbox
-    from vllm_magic.guard.protocol import Order
 
 BACKSTOP = 3.0  # seconds after the kernel's end before it is looked whether the inner guard hangs
 LOOK = 0.5  # seconds between two such looks
 LONGEST = KILL_LIMIT + 5.0  # seconds for one that does not hang: on a busy machine a release takes its time
+LONGEST_NEWS = 2**20  # bytes
 HANGS = "tT"  # stopped; in state D one is for moments, and where it stays there no signal helps
 
 
@@ -33,7 +33,7 @@ class Outer(Guard):
 
     Args:
         inner: the inner guard's pid.
-        link: on which that one tells of a new kernel.
+        link: on which that one tells of a new kernel, or what a spare has become.
         lock: the descriptor of the lock that says "the guards live"; None where there is none.
     """
 
@@ -102,7 +102,7 @@ class Outer(Guard):
     def _look(self, ready: set[int]) -> None:
         self.drain_wake()
         if self._link.fileno() in ready:
-            self._hear_of_kernel()
+            self._hear_news()
         elif ready & {self.kernel, self.control.fileno()}:
             self._deadline = time.monotonic() + self.order.keep + BACKSTOP
         if self.signalled:
@@ -110,10 +110,16 @@ class Outer(Guard):
             os.kill(self._inner, signal.SIGTERM)
             self._deadline = time.monotonic() + BACKSTOP
 
-    def _hear_of_kernel(self) -> None:
-        """A new kernel has taken the server over: its pidfd and its connection come by SCM_RIGHTS (unix(7))."""
-        _, fds, _, _ = socket.recv_fds(self._link, 1, 2)
-        if len(fds) == 2:  # noqa: PLR2004 - otherwise the inner guard has died
+    def _hear_news(self) -> None:
+        """A spare became a server, or a new kernel has taken the server over.
+
+        That one's pidfd and connection come by SCM_RIGHTS (unix(7)).
+        """
+        data, fds, _, _ = socket.recv_fds(self._link, LONGEST_NEWS, 2)
+        order = decode(data)
+        if isinstance(order, Order):
+            self.order = order
+        elif len(fds) == 2:  # noqa: PLR2004 - otherwise the inner guard has died
             kernel, control = fds
             for fd in fds:
                 os.set_inheritable(fd, False)

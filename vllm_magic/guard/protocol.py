@@ -2,7 +2,8 @@
 
 The kernel, over a socketpair, speaks first::
 
-    Order     what to run: argv, environment, working directory, and the private folder to clear at the end
+    Order     what to run: argv, environment, working directory, and the private folder to clear at the end; a second
+              one, with the same folder, tells a spare what it becomes
     Note      the server is ready: remember which shared memory it maps now
     Stop      end the server: SIGTERM, and SIGKILL after ``grace`` seconds, or after ``patience`` seconds
               if SIGTERM had no effect at all
@@ -14,8 +15,10 @@ Others of the same user, over the control socket in the private folder::
 
 The guards answer::
 
+    Spare     the leader is a spare, and waits for its order: not yet, or with everything imported
     Started   the leader runs; who is who
-    Refused   the leader could not be executed (errno and its text), and the guards end; or the server cannot be attached
+    Refused   the leader could not be executed (errno and its text), or a spare cannot become it, and the guards end; or
+              the server cannot be attached
     Attached  it is yours; what its first kernel wanted the next one to know
     Stopping  a release has begun, and why
     Ended     what the guard ``by`` ended and how; ``left`` lists what would not end
@@ -66,7 +69,8 @@ class Order(NamedTuple):
 
     ``locks`` are files to hold a shared flock on while the release is under way, one for each GPU. ``record`` are
     the fields of the server's `record.Record`. For ``keep`` seconds after the kernel's end the server waits for
-    another one; that gets ``luggage``, which the guards do not look into and keep in memory only.
+    another one; that gets ``luggage``, which the guards do not look into and keep in memory only. Where ``spare`` is
+    not 0, the leader is a spare, which waits for so many seconds to be told what it becomes.
     """
 
     argv: list[str]
@@ -80,6 +84,7 @@ class Order(NamedTuple):
     record: dict[str, Any]
     keep: float = 0.0
     luggage: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    spare: float = 0.0
 
 
 class Stop(NamedTuple):
@@ -105,6 +110,13 @@ class Attached(NamedTuple):
     luggage: dict[str, Any]
 
 
+class Spare(NamedTuple):
+    """``leader`` as in `Started`; ``warm`` once it has imported everything."""
+
+    leader: list[int]
+    warm: bool
+
+
 class Started(NamedTuple):
     """Identities as [pid, start time in clock ticks]; the leader's pid is the session id too."""
 
@@ -114,7 +126,7 @@ class Started(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """An errno and its text: of execve(2), or EBUSY for a server that has a kernel, ESTALE for another spec."""
+    """An errno and its text: of execve(2), or EBUSY for a server that has a kernel, ESTALE for another spec or a spare."""
 
     errno: int
     text: str
@@ -137,10 +149,11 @@ class Ended(NamedTuple):
     seconds: float
 
 
-Message = Order | Stop | Note | Attach | Attached | Started | Refused | Stopping | Ended
+Message = Order | Stop | Note | Attach | Attached | Spare | Started | Refused | Stopping | Ended
 
 _KINDS: dict[str, Any] = {
-    kind.__name__: kind for kind in (Order, Stop, Note, Attach, Attached, Started, Refused, Stopping, Ended)
+    kind.__name__: kind
+    for kind in (Order, Stop, Note, Attach, Attached, Spare, Started, Refused, Stopping, Ended)
 }
 
 
@@ -157,6 +170,8 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "record": fits.fields,
     "keep": fits.seconds,
     "luggage": fits.fields,
+    "spare": fits.seconds,
+    "warm": lambda value: isinstance(value, bool),
     "only": lambda value: value is None or fits.fields(value),
     "grace": fits.seconds,
     "patience": fits.seconds,

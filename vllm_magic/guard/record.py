@@ -31,6 +31,7 @@ LOOK_LIMIT = 0.1  # seconds; who looks at the lock holds it for an instant
 class Phase(str, Enum):
     """How far the server is, as far as its guard knows."""
 
+    SPARE = "spare"  # imported, and not told what to serve
     STARTING = "starting"
     READY = "ready"
     KEPT = "kept"  # its kernel is gone, and it waits for another one

@@ -58,6 +58,15 @@ class LoraWords:
     server: str | None
 
 
+class SpareDeed(str, Enum):
+    """What can be done about the spare."""
+
+    STATUS = "status"
+    ON = "on"
+    OFF = "off"
+    AUTO = "auto"
+
+
 @dataclass(frozen=True)
 class SleepWords:
     """``level`` 1 keeps the weights in the machine's memory, 2 throws them away."""
@@ -139,6 +148,18 @@ def sleep(words: Sequence[str]) -> SleepWords:
     parser.add_argument("--level", type=int, choices=(1, 2), default=1)
     found = parser.parse_args(list(words))
     return SleepWords(found.name, found.level)
+
+
+def spare(words: Sequence[str]) -> SpareDeed:
+    """The word behind ``spare``; without one it is ``status``.
+
+    Raises:
+        InvalidOption: a word does not fit.
+    """
+    parser = Parser(Verb.SPARE)
+    deeds = [deed.value for deed in SpareDeed]
+    parser.add_argument("deed", nargs="?", choices=deeds, default=SpareDeed.STATUS.value)
+    return SpareDeed(parser.parse_args(list(words)).deed)
 
 
 def lora(words: Sequence[str]) -> LoraWords:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from IPython.core.magic import Magics
-from traitlets import Float, Unicode
+from traitlets import Enum, Float, Unicode
 
 from vllm_magic.jupyter.settings import Settings
 
@@ -30,6 +30,11 @@ class Deeds(Magics):
         allow_none=True,
         help="Seconds from SIGTERM to SIGKILL; None: as long as SIGTERM shows an effect.",
     ).tag(config=True)
+    spare = Enum(
+        ("auto", "on", "off"),
+        "auto",
+        help="Import vLLM ahead of the next start: once a server is ready where 16 GiB of memory are free (auto), in any case (on), or never (off).",
+    ).tag(config=True)
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
@@ -42,8 +47,10 @@ class Deeds(Magics):
 
     @property
     def _manager(self) -> Manager:
+        from vllm_magic.life.spares import SpareMode
         from vllm_magic.manager import manager
 
+        manager.spares.set_mode(SpareMode(self.spare))
         return manager
 
     @property

@@ -52,10 +52,13 @@ def unload(shell: InteractiveShell) -> None:
     if magics is None:
         return
     if "vllm_magic.manager" in sys.modules:
+        from vllm_magic.life.spares import SpareMode
         from vllm_magic.manager import manager
 
         for release in manager.stop_all():
             print(release.text)  # noqa: T201 - in the cell's thread
+        manager.spares.set_mode(SpareMode.OFF)
+        manager.spares.wait_gone()
         manager.close()
     if "vllm_magic.jupyter.panel.kernel" in sys.modules:
         from vllm_magic.jupyter.panel import kernel

@@ -21,6 +21,10 @@ HELP = """\
       --grace TIME           from SIGTERM to SIGKILL
 %vllm restart [NAME]         stop it and start it again
 %vllm switch MODEL [flags]   start it or wake it up, with the others out of its way: asleep, else stopped; words as for start
+%vllm spare status           what has imported vLLM ahead of the next start, which takes far less time then
+%vllm spare on               have one from now on
+%vllm spare off              end it, and have none
+%vllm spare auto             have one once a server is ready, where memory is plenty; as it is at first
 %vllm sleep [NAME]           give its VRAM back but keep its processes; it was started with --enable-sleep-mode
       --level 2              throw the weights away (else they go to the machine's memory)
 %vllm wake [NAME]            wake it up
@@ -54,6 +58,7 @@ HELP = """\
 NAME can be left out where there is only one. {name} and $name put in variables of the notebook ($$ is a
 dollar sign), but not in the cell below %%vllm, which is sent as it stands. TIME is 90, 90s, 30m or 1h30m.
 `server = %vllm start ...` keeps the server: server.base_url, server.api_key, server.stop().
-%config VllmMagics shows what can be set for each start: executable, flags, gpus, host, and the grace of each stop.
+%config VllmMagics shows what can be set for each start: executable, flags, gpus, host, and the grace of each stop;
+and whether there is a spare.
 A profile is a table of ~/.config/vllm-magic/profiles.toml, of lines such as model = "ORG/MODEL", gpus = "0,1", ttl = "30m",
 env = { NAME = "VALUE" }, flags = "--max-model-len 32768"; %vllm start --profile NAME uses it."""

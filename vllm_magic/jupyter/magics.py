@@ -60,6 +60,7 @@ class VllmMagics(Running, Showing, Using):
             Verb.STOP: self._stop,
             Verb.RESTART: self._restart,
             Verb.SWITCH: self._switch,
+            Verb.SPARE: self._set_spare,
             Verb.SLEEP: self._sleep,
             Verb.WAKE: self._wake,
             Verb.STATUS: self._status,

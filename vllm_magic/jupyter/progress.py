@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from IPython.display import DisplayHandle, display
 
+from vllm_magic.life.notices import StartKind
 from vllm_magic.view import duration, gib
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def ready(server: Server) -> str:
     """That the server is ready, after how long, and what took the longest."""
     longest = sorted(server.stages.items(), key=lambda one: -one[1])[:LONGEST_STAGES]
     parts = ", ".join(f"{stage.value} {seconds:.1f} s" for stage, seconds in longest)
-    return f"{server.name} is ready after {server.ready_after:.1f} s{f' ({parts})' if parts else ''}."
+    spare = ", from a spare" if server.start_kind is StartKind.WARM else ""
+    return f"{server.name} is ready after {server.ready_after:.1f} s{spare}{f' ({parts})' if parts else ''}."
 
 
 def download(seen: Download) -> str:

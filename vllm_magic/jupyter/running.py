@@ -84,6 +84,7 @@ class Running(Deeds):
     def _restart(self, said: list[str]) -> Any:
         server = self._manager.get_even_past(arguments.restart(said))
         if not server.state.over:
+            self._manager.expect(server.spec)
             with _interruptible():
                 self._manager.stop(server.name, grace=self.grace)
         return self._run(start_words.StartWords(server.spec, wait=True, timeout=None))
@@ -101,6 +102,19 @@ class Running(Deeds):
         for done in switch.done:
             print(done.text)  # noqa: T201 - in the cell's thread
         return switch.server
+
+    def _set_spare(self, said: list[str]) -> Any:
+        from vllm_magic.jupyter import views
+
+        deed = arguments.spare(said)
+        if deed is not arguments.SpareDeed.STATUS:
+            self.spare = deed.value
+        spares = self._manager.spares
+        if deed is arguments.SpareDeed.ON:
+            self._manager.expect_another(start_words.start(["any"], self.settings).spec)
+        elif deed is arguments.SpareDeed.OFF:
+            spares.wait_gone()
+        return views.spare(spares.status())
 
     def _sleep(self, said: list[str]) -> Any:
         from vllm_magic import switching

@@ -10,6 +10,7 @@ from vllm_magic.jupyter import arguments, start_words, verbs
 from vllm_magic.jupyter.deeds import Deeds
 from vllm_magic.jupyter.help import HELP
 from vllm_magic.jupyter.verbs import Verb
+from vllm_magic.view import gib
 
 
 class Showing(Deeds):
@@ -28,8 +29,12 @@ class Showing(Deeds):
 
         name = arguments.status(said)
         servers = list(self._manager.servers().values()) if name is None else [self._manager.get(name)]
-        others = [*self._manager.farewells(), *self._manager.waiting()] if name is None else []
+        others = [] if name else [*self._manager.farewells(), *self._manager.waiting(), *self._spare_line()]
         return views.status(servers, self._manager.gpus() if servers else None, others)
+
+    def _spare_line(self) -> list[str]:
+        one = self._manager.spares.status()
+        return [f"A spare waits for the next start, in {gib(one.memory)} of memory."] if one.warm else []
 
     def _logs(self, said: list[str]) -> Any:
         from vllm_magic.jupyter import views

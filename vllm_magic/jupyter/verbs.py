@@ -23,6 +23,7 @@ class Verb(str, Enum):
     STOP = "stop"
     RESTART = "restart"
     SWITCH = "switch"
+    SPARE = "spare"
     SLEEP = "sleep"
     WAKE = "wake"
     STATUS = "status"

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vllm_magic.life.spares import SpareMode
 from vllm_magic.release import Proof
 from vllm_magic.view import View, duration, gib
 
@@ -21,12 +22,18 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.life.fit import Fit
     from vllm_magic.life.nap import Nap
+    from vllm_magic.life.spares import SpareStatus
     from vllm_magic.life.sweep import Swept
     from vllm_magic.release import Release
     from vllm_magic.server import Server
 
 GIB = 2**30
 NOTHING_RUNS = "No server runs. Start one with %vllm start MODEL."
+WHEN_SPARE = {
+    SpareMode.AUTO: "One is made once a server is ready, where 16 GiB of memory are free. %vllm spare on makes one now.",
+    SpareMode.ON: "One is made once a server is ready.",
+    SpareMode.OFF: "None is made: they are switched off. %vllm spare on makes one.",
+}
 _IN_A_CELL = {
     "vllm-magic doctor": "%vllm doctor",
     "vllm-magic reap": "%vllm reap",
@@ -63,6 +70,15 @@ def status(servers: Sequence[Server], gpus: Snapshot | None, others: Sequence[st
             row.append(_held(one, gpus))
     failed = tuple(f"{one.name}: {one.error}" for one in servers if one.error)
     return View("", tuple(columns), tuple(map(tuple, rows)), (*failed, *others))
+
+
+def spare(one: SpareStatus) -> View:
+    """What ``%vllm spare`` returns."""
+    if not one.there:
+        return View(f"There is no spare: {one.reason}.", lines=(WHEN_SPARE[one.mode],))
+    state = f"waits, in {gib(one.memory)} of memory" if one.warm else "is importing vLLM"
+    since = duration(max(0.0, time.time() - one.since))
+    return View(f"A spare {state}, since {since}. A start like the last one takes far less time with it.")
 
 
 def nap(one: Nap) -> View:

@@ -128,7 +128,16 @@ class Attendance:
             self.leader = Identity(*message.leader)
             self._inner = Identity(*message.inner)
             witness = self._prepared.witness
-            self._notice(Launched(self._prepared.folder, self.leader, witness.baseline.gpus, witness.chosen))
+            self._notice(
+                Launched(
+                    self._prepared.folder,
+                    self.leader,
+                    witness.baseline.gpus,
+                    witness.chosen,
+                    self._prepared.kind,
+                    self._prepared.cold_because,
+                )
+            )
             self._move(Progress(Stage.IMPORTING))
             self._api.open()
         elif isinstance(message, Refused):
@@ -140,9 +149,15 @@ class Attendance:
             self._begin_release(cleanup, time.monotonic())
             grace = self._plan.grace if self._plan else 0.0
             self._guard_deadline = time.monotonic() + grace + GUARD_LIMIT
-            self._notice(Ending(self.why))
+            if self.leader is not None or self.is_asked:  # else a spare ends that was to become it
+                self._notice(Ending(self.why))
         elif isinstance(message, Ended):
             self.ended.append(message)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether somebody asked for the end."""
+        return self._plan is not None
 
     def _begin_release(self, cleanup: contextlib.ExitStack, began: float) -> None:
         """Keep starts off the GPUs, from the first sign of the end until it is proved."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine.download import Downloads
@@ -10,9 +11,10 @@ from vllm_magic.errors import StartFailed, VllmMagicError
 from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.folder import discard
 from vllm_magic.life import handover
-from vllm_magic.life.notices import News
-from vllm_magic.life.preparation import Prepared, prepare
+from vllm_magic.life.notices import News, StartKind
+from vllm_magic.life.preparation import Prepared, clear_way, furnish
 from vllm_magic.life.proof import Witness
+from vllm_magic.life.spare import Cast, Spare
 from vllm_magic.life.sweep import sweep
 from vllm_magic.masking import known
 
@@ -26,21 +28,56 @@ if TYPE_CHECKING:
     from vllm_magic.guard.client import Guards
     from vllm_magic.ledger import Entry
     from vllm_magic.life.notices import Notice
+    from vllm_magic.life.preparation import Way
+    from vllm_magic.life.spares import Spares
+
+
+FORK = "VLLM_WORKER_MULTIPROC_METHOD"
+DROP_LIMIT = 5.0  # seconds for a spare that is of no use to be gone
 
 
 class Fresh:
-    """A start: what others left is swept first, since it may hold the memory that is needed."""
+    """A start: what others left is swept first, since it may hold the memory that is needed.
 
-    def __init__(self, spec: ServerSpec, command: Command, environ: Mapping[str, str], probe: Probe) -> None:
+    Args:
+        spec: what was asked for.
+        command: what to execute.
+        environ: the kernel's environment.
+        probe: looks at the GPUs.
+        spares: may have one that becomes this server.
+    """
+
+    def __init__(
+        self,
+        spec: ServerSpec,
+        command: Command,
+        environ: Mapping[str, str],
+        probe: Probe,
+        spares: Spares | None = None,
+    ) -> None:
         self._spec = spec
         self._command = command
         self._environ = environ
         self._probe = probe
+        self._spares = spares
+
+    @property
+    def cast(self) -> Cast:
+        """What a spare for starts like this one is made for."""
+        return Cast.of(self._spec, self._command.argv[0], self._environ)
 
     def __call__(
-        self, cancelled: threading.Event, notice: Callable[[Notice], None]
+        self, cancelled: threading.Event, notice: Callable[[Notice], None], cold_because: str = ""
     ) -> tuple[Prepared, Guards] | None:
-        """Prepare the server and start its guards.
+        """Prepare the server, and start its guards, or take a spare's.
+
+        Args:
+            cancelled: set when nobody wants it any more.
+            notice: is told what was swept.
+            cold_because: why no spare is to be taken: the one that was did not become this server.
+
+        Returns:
+            What to attend, and the guards; None when cancelled.
 
         Raises:
             VllmMagicError: it cannot be started, and nothing of it is there.
@@ -52,12 +89,29 @@ class Fresh:
             raise StartFailed(
                 f"The state folder cannot be used: {error}", "Mend that, or set VLLM_MAGIC_HOME"
             ) from error
-        made = prepare(self._spec, self._command, self._environ, self._probe, cancelled)
-        if made is None:
+        way = clear_way(self._spec, self._environ, self._probe, cancelled)
+        if way is None:
             return None
-        prepared, order = made
+        spare = cold_because or (self._spares.take(self.cast) if self._spares else "")
+        return self._warm(way, spare) if isinstance(spare, Spare) else self._cold(way, spare)
+
+    def _warm(self, way: Way, spare: Spare) -> tuple[Prepared, Guards]:
         try:
-            return prepared, GuardPair(order)
+            prepared, order = furnish(
+                self._spec, self._command, self._environ, self._probe, way, spare.folder
+            )
+        except BaseException:
+            spare.drop()
+            spare.wait_gone(DROP_LIMIT)
+            raise
+        # Everything is imported, and nothing of CUDA begun: vLLM itself says where that is not enough for a fork.
+        spare.become(order._replace(env={FORK: "fork", **order.env}))
+        return prepared, spare.guards
+
+    def _cold(self, way: Way, because: str) -> tuple[Prepared, Guards]:
+        prepared, order = furnish(self._spec, self._command, self._environ, self._probe, way)
+        try:
+            return replace(prepared, cold_because=because), GuardPair(order)
         except OSError as error:
             discard(order.folder, order.tmp, order.log)
             raise StartFailed(
@@ -87,9 +141,19 @@ class Attached:
             record.since,
             downloads,
             secrets,
+            StartKind.ATTACHED,
         )
         self._guards = guards
+        self._spec = spec
+        self._executable = command.argv[0]
 
-    def __call__(self, _: threading.Event, __: Callable[[Notice], None]) -> tuple[Prepared, Guards]:
+    @property
+    def cast(self) -> Cast:
+        """What a spare for starts like this one is made for, in this kernel."""
+        return Cast.of(self._spec, self._executable, os.environ)
+
+    def __call__(
+        self, _: threading.Event, __: Callable[[Notice], None], ___: str = ""
+    ) -> tuple[Prepared, Guards]:
         """Nothing is left to do."""
         return self._prepared, self._guards

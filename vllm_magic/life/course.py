@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.pace import Estimate, Pace
     from vllm_magic.errors import VllmMagicError
     from vllm_magic.ledger import Folder
-    from vllm_magic.life.notices import Notice
+    from vllm_magic.life.notices import Notice, StartKind
     from vllm_magic.linux.processes import Identity
     from vllm_magic.release import Release
 
@@ -65,6 +65,8 @@ class Standing:
         progress: the stage of its start.
         folder: its private folder; None before there is one.
         leader: its first process; None before it runs.
+        kind: how it began; None before it runs.
+        cold_because: why no spare became it; "" where one did, or none was to be had.
         ready_after: seconds from the request to ready; None before that.
         release: what its end did; None before that.
         error: why it failed; None unless it did.
@@ -75,6 +77,8 @@ class Standing:
     progress: Progress = QUEUED
     folder: Folder | None = None
     leader: Identity | None = None
+    kind: StartKind | None = None
+    cold_because: str = ""
     ready_after: float | None = None
     release: Release | None = None
     error: VllmMagicError | None = None
@@ -130,6 +134,12 @@ class Course:
                 lambda: condition(self._now), None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
             )
 
+    def go_by(self, pace: Pace) -> None:
+        """Another pace is that of this start."""
+        with self._changed:
+            pace.move(self._now.progress)
+            self._pace = pace
+
     def ask(self) -> None:
         """Somebody has asked for the end."""
         with self._changed:
@@ -161,7 +171,12 @@ class Course:
         """Go on to what a life tells."""
         with self._changed:
             if isinstance(notice, Launched):
-                self._change(folder=notice.folder, leader=notice.leader)
+                self._change(
+                    folder=notice.folder,
+                    leader=notice.leader,
+                    kind=notice.kind,
+                    cold_because=notice.cold_because,
+                )
             elif isinstance(notice, Moved):
                 self._pace.move(notice.progress)
                 self._change(progress=notice.progress)

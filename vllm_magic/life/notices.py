@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,6 +39,14 @@ class StopPlan:
     asked: float = field(default_factory=time.monotonic)
 
 
+class StartKind(str, Enum):
+    """How a server began in this kernel."""
+
+    COLD = "cold"  # vLLM was executed
+    WARM = "warm"  # a spare became it
+    ATTACHED = "attached"  # it was there already
+
+
 @dataclass(frozen=True)
 class Launched:
     """The leader runs; its pid is the session id too.
@@ -47,12 +56,16 @@ class Launched:
         leader: the process.
         baseline: the GPUs of the machine before that.
         chosen: the UUIDs of those that it was started for; none where vLLM chooses.
+        kind: how it began.
+        cold_because: why no spare became it; "" where one did, or none was to be had.
     """
 
     folder: Folder
     leader: Identity
     baseline: tuple[Gpu, ...] = ()
     chosen: Collection[str] = ()
+    kind: StartKind = StartKind.COLD
+    cold_because: str = ""
 
 
 @dataclass(frozen=True)

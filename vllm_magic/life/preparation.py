@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_magic import ledger
 from vllm_magic.engine import command as commands
@@ -17,6 +17,7 @@ from vllm_magic.guard.folder import discard
 from vllm_magic.guard.protocol import Order
 from vllm_magic.guard.record import Phase, Record
 from vllm_magic.life import handover, room
+from vllm_magic.life.notices import StartKind
 from vllm_magic.life.proof import Witness
 from vllm_magic.linux import machine, processes
 from vllm_magic.masking import known, mask_words
@@ -50,6 +51,8 @@ class Prepared:
         since: when it began, in seconds since the epoch.
         downloads: looks at what it downloads.
         secrets: keys and tokens that its log may hold, to be masked where that is shown.
+        kind: how it begins.
+        cold_because: why no spare became it, "" where one did or none was there to be asked for.
     """
 
     folder: Folder
@@ -60,38 +63,62 @@ class Prepared:
     since: float
     downloads: Downloads
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    kind: StartKind = StartKind.COLD
+    cold_because: str = ""
 
 
-def prepare(
-    spec: ServerSpec,
-    command: Command,
-    environ: Mapping[str, str],
-    probe: Probe,
-    cancelled: threading.Event,
-) -> tuple[Prepared, Order] | None:
-    """Wait until the GPUs are free of releases, look at them, choose, and make the folder with its record.
+class Way(NamedTuple):
+    """The GPUs before the start, and those that were chosen for it; none where vLLM chooses."""
 
-    Returns:
-        What to attend and what to tell the guards; None when cancelled.
+    baseline: Snapshot
+    chosen: tuple[Gpu, ...]
+
+
+def clear_way(
+    spec: ServerSpec, environ: Mapping[str, str], probe: Probe, cancelled: threading.Event
+) -> Way | None:
+    """Wait until the GPUs are free of releases, look at them, and choose; None when cancelled.
 
     Raises:
         InvalidOption: ``--gpus`` names what is not there.
         NotEnoughMemory: the GPUs have too little free memory for it.
-        StartFailed: a release on the GPUs does not end, or a folder cannot be made.
+        StartFailed: a release on the GPUs does not end, or the folder of their locks cannot be used.
     """
     try:
-        return _prepare(spec, command, environ, probe, cancelled)
+        return _clear_way(spec, environ, probe, cancelled)
     except OSError as error:
-        raise StartFailed(f"A folder cannot be used: {error}", "Mend that, or set VLLM_MAGIC_HOME") from error
+        raise _unusable(error) from error
 
 
-def _prepare(
+def furnish(
     spec: ServerSpec,
     command: Command,
     environ: Mapping[str, str],
     probe: Probe,
-    cancelled: threading.Event,
-) -> tuple[Prepared, Order] | None:
+    way: Way,
+    spare: Folder | None = None,
+) -> tuple[Prepared, Order]:
+    """Make the folder with its record, or take that of a spare, whose record is its guard's to write.
+
+    Returns:
+        What to attend and what to tell the guards.
+
+    Raises:
+        StartFailed: a folder cannot be made.
+    """
+    try:
+        return _furnish(spec, command, environ, probe, way, spare)
+    except OSError as error:
+        raise _unusable(error) from error
+
+
+def _unusable(error: OSError) -> StartFailed:
+    return StartFailed(f"A folder cannot be used: {error}", "Mend that, or set VLLM_MAGIC_HOME")
+
+
+def _clear_way(
+    spec: ServerSpec, environ: Mapping[str, str], probe: Probe, cancelled: threading.Event
+) -> Way | None:
     baseline = probe.snapshot(timeout=FIRST_LOOK_LIMIT)
     chosen = _choose(spec, baseline)
     deadline = time.monotonic() + RELEASE_WAIT
@@ -115,15 +142,28 @@ def _prepare(
             return None
         baseline = probe.snapshot()
         chosen = _choose(spec, baseline)
-    lock_files = locks.lock_paths(_uuids(chosen or baseline.gpus))
-    folder = ledger.create(spec.name)
+    return Way(baseline, chosen)
+
+
+def _furnish(
+    spec: ServerSpec,
+    command: Command,
+    environ: Mapping[str, str],
+    probe: Probe,
+    way: Way,
+    spare: Folder | None,
+) -> tuple[Prepared, Order]:
+    baseline, chosen = way
     usable = _uuids(chosen or baseline.gpus)
+    lock_files = locks.lock_paths(usable)
+    folder = ledger.called(spare, spec.name) if spare else ledger.create(spec.name)
     noted = _record(folder, spec, command, baseline, usable)
-    try:
-        record.write(str(folder.path), noted)
-    except OSError:
-        discard(*map(str, (folder.path, folder.tmp, folder.log)))
-        raise
+    if spare is None:
+        try:
+            record.write(str(folder.path), noted)
+        except OSError:
+            discard(*map(str, (folder.path, folder.tmp, folder.log)))
+            raise
     visible = choice.cuda_visible_devices(chosen) if chosen else None
     order = Order(
         argv=list(command.argv),
@@ -141,7 +181,11 @@ def _prepare(
     witness = Witness(probe, baseline, _uuids(chosen), folder.mark)
     downloads = Downloads(spec.model, spec.all_args, order.env)
     secrets = tuple(known(order.env))
-    return Prepared(folder, witness, usable, command.port, spec.model, noted.since, downloads, secrets), order
+    kind = StartKind.WARM if spare else StartKind.COLD
+    return (
+        Prepared(folder, witness, usable, command.port, spec.model, noted.since, downloads, secrets, kind),
+        order,
+    )
 
 
 def _record(

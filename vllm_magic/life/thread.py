@@ -20,7 +20,7 @@ from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.life import cause, outcome, rescue
 from vllm_magic.life.attendance import Attendance
 from vllm_magic.life.idle import Idleness
-from vllm_magic.life.notices import Broken, NeverStarted, Notice, Over, StopPlan
+from vllm_magic.life.notices import Broken, NeverStarted, Notice, Over, StartKind, StopPlan
 from vllm_magic.release import nothing_to_release
 
 if TYPE_CHECKING:
@@ -121,8 +121,15 @@ class Life:
         self._notice(last)
 
     def _live(self) -> Notice:
+        over = self._live_once("")
+        while isinstance(over, str):  # once: there is no spare in what follows
+            over = self._live_once(over)
+        return over
+
+    def _live_once(self, cold_because: str) -> Over | str:
+        """From the beginning to the end; or why the spare that was to become this server did not."""
         try:
-            begun = self._beginning(self._cancelled, self._notice)
+            begun = self._beginning(self._cancelled, self._notice, cold_because)
         except VllmMagicError as error:
             raise _NothingRanError(error) from error
         if begun is None:
@@ -139,6 +146,11 @@ class Life:
                 attendance.run(cleanup)
             finally:
                 guards.close()
+            if prepared.kind is StartKind.WARM and attendance.leader is None and not attendance.is_asked:
+                self._clear_spare(prepared, attendance.ended)
+                return (
+                    attendance.refused.text if attendance.refused else "the guards of the spare were killed"
+                )
             if attendance.refused is not None:
                 refused = StartFailed(
                     f"vLLM could not be executed: {attendance.refused.text}", "Check %vllm start"
@@ -153,6 +165,13 @@ class Life:
             if over.why is not Why.LEADER_ENDED:
                 return over
             return replace(over, failure=self._cause(prepared, over.release, was_ready=attendance.ready))
+
+    @staticmethod
+    def _clear_spare(prepared: Prepared, ended: Sequence[Ended]) -> None:
+        rooms = prepared.folder
+        if not ended:
+            rescue.release(rooms.mark, None, prepared.since)
+        folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
 
     def _cause(self, prepared: Prepared, release: Release, *, was_ready: bool) -> Failure:
         rooms = prepared.folder

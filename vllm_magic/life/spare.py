@@ -1,0 +1,197 @@
+"""One spare: a process that has imported vLLM and waits to be told what to serve, with guards of its own.
+
+It has what a server has: a private folder with its record and its mark, a guard pair, a leader in a session of its own.
+So whatever becomes of the kernel becomes of it too, and once it is told what to serve it *is* that server.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm_magic import ledger
+from vllm_magic.engine import command, executable
+from vllm_magic.guard import record
+from vllm_magic.guard.client import GuardPair
+from vllm_magic.guard.folder import discard
+from vllm_magic.guard.protocol import Order, Refused, Stopping
+from vllm_magic.guard.protocol import Spare as Said
+from vllm_magic.guard.record import Phase, Record
+from vllm_magic.linux import machine, memory, processes
+from vllm_magic.linux.processes import Identity
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vllm_magic.engine.spec import ServerSpec
+    from vllm_magic.ledger import Folder
+
+PROGRAM = Path(executable.__file__).with_name("spare.py")
+ROOM = " " * 2000  # characters for the titles of its processes, see there
+NAME = "spare"  # in its record, where a server has its own
+LONGEST = 30 * 60.0  # seconds for which it waits
+# What vLLM reads when it serves, and not when it is imported (0.32; tests/test_real_spare.py looks).
+LATE = (
+    "VLLM_API_KEY",
+    "HF_TOKEN",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",
+    "VLLM_WORKER_MULTIPROC_METHOD",
+)
+
+
+@dataclass(frozen=True)
+class Cast:
+    """What a spare is made for: a start that differs in any of it must not take that one.
+
+    Attributes:
+        executable: the absolute path of vLLM.
+        cwd: the working directory, which decides what a relative $PYTHONPATH means.
+        env: the environment, but what is read late.
+    """
+
+    executable: str
+    cwd: str
+    env: dict[str, str] = field(repr=False)
+
+    @classmethod
+    def of(cls, spec: ServerSpec, path: str, environ: Mapping[str, str]) -> Cast:
+        """For servers like this one.
+
+        Args:
+            spec: what was asked for.
+            path: the absolute path of vLLM.
+            environ: the kernel's environment.
+        """
+        env = command.common_environment(environ, spec)
+        # With "" there no GPU is seen, and what is imported goes by that (vllm/triton_utils/importing.py).
+        blind = env.get("CUDA_VISIBLE_DEVICES") == ""
+        kept = {name: value for name, value in env.items() if name not in LATE}
+        return cls(path, spec.cwd, kept | ({"CUDA_VISIBLE_DEVICES": ""} if blind else {}))
+
+    def difference(self, other: Cast) -> str:
+        """Why a spare for the other one is none for this one; "" where it is."""
+        if self.executable != other.executable:
+            return f"the spare is of another vLLM, {other.executable}"
+        if self.cwd != other.cwd:
+            return f"the spare is of another working directory, {other.cwd}"
+        names = sorted(name for name in {*self.env, *other.env} if self.env.get(name) != other.env.get(name))
+        return f"${names[0]} is not what it was when the spare was made" if names else ""
+
+
+class Spare:
+    """For one thread at a time. What it costs is a process of some 600 MB and its guards.
+
+    Args:
+        cast: what it is made for.
+
+    Attributes:
+        cast: what it is made for.
+        folder: its private folder.
+        guards: its guard pair.
+        since: when it was made, in seconds since the epoch.
+        warm: whether everything is imported, as far as it was looked.
+        over: why it can become no server any more, as far as it was looked; "" while it can.
+        gone: whether nothing of it is left.
+
+    Raises:
+        OSError: its folder or its guards cannot be had.
+    """
+
+    def __init__(self, cast: Cast) -> None:
+        self.cast = cast
+        self.since = time.time()
+        self.warm = False
+        self.over = ""
+        self.gone = False
+        self._leader: Identity | None = None
+        self.folder = ledger.create(NAME)
+        order = _order(cast, self.folder, self.since)
+        try:
+            record.write(order.folder, Record(**order.record))
+            self.guards = GuardPair(order)
+        except OSError:
+            discard(order.folder, order.tmp, order.log)
+            raise
+
+    def look(self, timeout: float = 0.0) -> None:
+        """Hear what it has said, waiting for the first word; ``timeout`` in seconds."""
+        while not self.gone and select.select([self.guards], [], [], timeout)[0]:
+            messages = self.guards.receive()
+            if messages is None:
+                self.over = self.over or "it has ended"
+                self.gone = True
+                self.guards.close()
+            for message in messages or ():
+                if isinstance(message, Said):
+                    self._leader = Identity(*message.leader)
+                    self.warm = message.warm
+                elif isinstance(message, Refused):
+                    self.over = f"it was of no use: {message.text}"
+                elif isinstance(message, Stopping):
+                    self.over = self.over or "nobody had wanted it for long, or memory was short"
+
+    @property
+    def memory(self) -> int:
+        """Bytes that its processes use."""
+        return memory.used_by(self._leader.pid) if self._leader else 0
+
+    def become(self, order: Order) -> None:
+        """Tell it what to serve; whether it does is said by its guards, who are the server's now."""
+        self.guards.order(order)
+
+    def drop(self) -> None:
+        """End it, and return at once."""
+        self.guards.stop(0.0, 0.0)
+
+    def wait_gone(self, timeout: float) -> bool:
+        """Return when nothing of it is left; False after ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        while not self.gone and (rest := deadline - time.monotonic()) > 0:
+            self.look(rest)
+        return self.gone
+
+    def let_go(self) -> None:
+        """The kernel ends: its guards see to the rest."""
+        self.guards.hang_up()
+
+
+def is_possible(path: str) -> bool:
+    """Whether it is known what this executable runs: vLLM's own console script, and by which Python."""
+    return executable.interpreter(path) is not None
+
+
+def _order(cast: Cast, folder: Folder, since: float) -> Order:
+    python = executable.interpreter(cast.executable) or ()
+    me = processes.read(os.getpid())
+    noted = Record(
+        id=folder.id,
+        name=NAME,
+        model="",
+        args=[],
+        url="",
+        port=0,
+        gpus=[],
+        chosen=False,
+        baseline=[],
+        phase=Phase.SPARE,
+        since=since,
+        place=list(machine.here()),
+        kernel=list(me.identity) if me else [os.getpid(), 0],
+    )
+    return Order(
+        argv=[*python, str(PROGRAM), cast.executable, ROOM],
+        env=cast.env | command.private_environment(folder.id, folder.tmp),
+        cwd=cast.cwd,
+        tmp=str(folder.tmp),
+        folder=str(folder.path),
+        log=str(folder.log),
+        keep_log=str(folder.kept_log),
+        locks=[],
+        record=noted._asdict(),
+        spare=LONGEST,
+    )
