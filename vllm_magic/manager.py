@@ -254,7 +254,7 @@ class Manager:
     def expect(self, spec: ServerSpec) -> None:
         """A start of this server comes soon: vLLM can be imported for it meanwhile, if spares are wanted."""
         with contextlib.suppress(VllmMagicError):  # the start will say it
-            self._spares.want(Cast.of(spec, executable.find(spec.executable), os.environ))
+            self._spares.want(Cast.of(spec, executable.find(spec.executable), os.environ), soon=True)
 
     def expect_another(self, spec: ServerSpec) -> None:
         """A start comes of which nothing is known: like the last one, or like this where there was none."""

@@ -13,6 +13,7 @@ FLOOD = {"bytes_per_s": 1e8, "seconds": 2.0, "newline": False}
 class Phase(str, Enum):
     """Where a server is in its life when the death comes."""
 
+    WAITING = "waiting"  # of a spare
     IMPORTING = "importing"
     INITIALISING = "initialising"
     IDLE = "ready, idle"
@@ -27,7 +28,7 @@ class Phase(str, Enum):
     @property
     def answers(self) -> bool:
         """Whether a server has to answer before it is in this phase."""
-        return self not in (Phase.IMPORTING, Phase.INITIALISING)
+        return self not in (Phase.WAITING, Phase.IMPORTING, Phase.INITIALISING)
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Engine:
 
 WELL_BEHAVED = Engine("well-behaved", 4)  # leader, resource tracker, engine, worker
 MANY = Engine("200 children", 204, {"children": 200})
+SPARE = Engine("spare", 1)  # which is no server yet
 ENGINES = (
     WELL_BEHAVED,
     Engine("ignores SIGTERM", 4, {"ignore_sigterm": True}),
@@ -63,6 +65,7 @@ ENGINES = (
     Engine("TP 2", 5, args=("--tensor-parallel-size", "2")),
     Engine("DP 2", 7, args=("--data-parallel-size", "2")),
     Engine("2 API servers", 4, args=("--api-server-count", "2"), more=2),
+    SPARE,
 )
 
 
@@ -81,7 +84,7 @@ class Cell:
     @property
     def processes(self) -> int:
         """How many processes it has in its phase."""
-        if self.phase is Phase.IMPORTING:
+        if self.phase in (Phase.WAITING, Phase.IMPORTING):
             return 1
         return self.engine.processes + (self.engine.more if self.phase.answers else 0)
 
@@ -109,6 +112,7 @@ class Cell:
         }
 
 
+WARM = 8  # one of so many servers is begun from a spare, others in the next death
 FROM_THE_START = ("well-behaved", "ignores SIGTERM", "100 MB/s of log", "binary log")
 
 
@@ -125,11 +129,13 @@ def every(rotation: int) -> list[Cell]:
         Cell(engine, phase)
         for phase in with_engine
         for engine in ENGINES
-        if engine is not MANY or phase is with_engine[rotation % 4]
-    ] + importing
+        if engine is not SPARE and (engine is not MANY or phase is with_engine[rotation % 4])
+    ] + [*importing, Cell(SPARE, Phase.WAITING)]
 
 
 def some() -> list[Cell]:
     """Every engine when it is ready, and the well-behaved one in the other phases but the stop."""
     others = (Phase.STREAMS, Phase.IMPORTING, Phase.INITIALISING)
-    return [Cell(engine, Phase.IDLE) for engine in ENGINES] + [Cell(WELL_BEHAVED, phase) for phase in others]
+    return [Cell(engine, Phase.IDLE) for engine in ENGINES if engine is not SPARE] + [
+        Cell(WELL_BEHAVED, phase) for phase in others
+    ]

@@ -217,11 +217,11 @@ def _part_deaths() -> list[Death]:
         return Death(name, label, "Parts of the server", hosts.Script, act=act, **more)
 
     def has_engine(cell: Cell) -> bool:
-        return cell.phase is not Phase.IMPORTING
+        return cell.phase not in (Phase.WAITING, Phase.IMPORTING)
 
     def without_requests(cell: Cell) -> bool:
         """A sweep goes from one orphan to the next; with their leaders the requests are gone in any case."""
-        return cell.phase in (Phase.IMPORTING, Phase.INITIALISING, Phase.IDLE)
+        return cell.phase in (Phase.WAITING, Phase.IMPORTING, Phase.INITIALISING, Phase.IDLE)
 
     return [
         death("leader", "leader SIGKILL", parts.kill_leaders, host_survives=True),

@@ -58,9 +58,17 @@ def _environment(plan: dict[str, Any], cell: dict[str, Any]) -> dict[str, str]:
 
 def _vllm_magic(plan: dict[str, Any]) -> dict[str, Any]:
     import vllm_magic
+    from vllm_magic.life.notices import StartKind
+    from vllm_magic.manager import manager
 
-    servers = {
-        cell["name"]: vllm_magic.start(
+    manager._heard = manager._sampler.heard  # no spare but those that are asked for
+    servers = {}
+    for cell in plan["cells"]:
+        if cell["waits"]:
+            continue
+        if cell["warm"]:
+            _make_spare(plan, cell)
+        servers[cell["name"]] = vllm_magic.start(
             "tiny",
             *cell["args"],
             name=cell["name"],
@@ -68,18 +76,44 @@ def _vllm_magic(plan: dict[str, Any]) -> dict[str, Any]:
             env=_environment(plan, cell),
             wait=False,
         )
-        for cell in plan["cells"]
-    }
+        while cell["warm"] and servers[cell["name"]].pid is None:  # the stage limits this, and all below
+            time.sleep(0.01)
     for cell in plan["cells"]:
+        if cell["waits"]:
+            continue
         server = servers[cell["name"]]
         if cell["answers"]:
             server.wait(120)
-        while server.pid is None:  # the stage limits this
+        while server.pid is None:
             time.sleep(0.02)
-    return {
+        expected = StartKind.WARM if cell["warm"] else StartKind.COLD
+        assert server.start_kind is expected, (server, server.cold_because)
+    known = {
         name: {"key": server.api_key, "folder": str(server.log_path.parent)}
         for name, server in servers.items()
     }
+    return known | {cell["name"]: _wait_as_spare(plan, cell) for cell in plan["cells"] if cell["waits"]}
+
+
+def _make_spare(plan: dict[str, Any], cell: dict[str, Any]) -> None:
+    from vllm_magic.engine.spec import ServerSpec
+    from vllm_magic.life.spares import SpareMode
+    from vllm_magic.manager import manager
+
+    manager.spares.set_mode(SpareMode.ON)
+    manager.expect(ServerSpec("tiny", env=tuple(_environment(plan, cell).items())))
+
+
+def _wait_as_spare(plan: dict[str, Any], cell: dict[str, Any]) -> dict[str, str]:
+    from vllm_magic import ledger
+    from vllm_magic.guard.record import Phase
+    from vllm_magic.manager import manager
+
+    _make_spare(plan, cell)
+    while not manager.spares.status().warm:
+        time.sleep(0.01)
+    (spare,) = [one for one in ledger.entries() if one.record and one.record.phase == Phase.SPARE]
+    return {"key": "", "folder": str(spare.path)}
 
 
 def _stop_vllm_magic(plan: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from matrix.cells import ENGINES, Phase, some
+from matrix.cells import ENGINES, WARM, Phase, some
 from matrix.deaths import DEATHS
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ zombie is left. The servers are a stand-in for vLLM with vLLM's process tree, si
 driver counts what the processes really hold open.
 
 - Phases: {phases}.
+  One of {warm} servers, others in each death, was begun from a spare; one more spare waits.
   While a server imports it is one process, so only four engines differ there; 200 children are tried in one phase
   of each death, another one in the next.
 - What `os.execv` puts in the kernel's place collects no children: the outer guard, ended, stays its zombie.
@@ -92,6 +93,7 @@ def _head(results: dict[str, Any]) -> str:
         count=max(sum(row["death"] == death.name for row in ours) for death in DEATHS),
         cores=cores,
         phases="; ".join(phase.value for phase in Phase),
+        warm=WARM,
         cells=len(ours),
         left=f"Of {len(unexpected) or 'none'} was anything left, but for the deaths that are marked so."
         if expected

@@ -75,7 +75,7 @@ class Stage:
             "FAKE_GPU_DIR": self.gpu["FAKE_GPU_DIR"],
             "PYTHONPATH": path,
             "VLLM_MAGIC_HOME": str(self.home),
-            "VLLM_MAGIC_EXECUTABLE": str(stand_in.install(self.folder / "stand-in")),
+            "VLLM_MAGIC_EXECUTABLE": str(stand_in.install_environment(self.folder / "stand-in")),
             "IPYTHONDIR": str(self.folder / "ipython"),
             inside.PLAN: str(self.folder / "plan"),
         }
@@ -150,7 +150,7 @@ class Stage:
             "method": self.method,
             "socket": str(self.folder / "socket"),
             "home": str(self.home),
-            "executable": str(self.folder / "stand-in" / "vllm"),
+            "executable": str(self.folder / "stand-in" / "bin" / "vllm"),
             "cells": [
                 {
                     "name": cell.name,
@@ -159,8 +159,10 @@ class Stage:
                     "options": cell.options(str(self.trigger)),
                     "answers": cell.phase.answers,
                     "stops": cell.phase is cells.Phase.STOPPING,
+                    "warm": (number + DEATHS.index(self.death)) % cells.WARM == 0,
+                    "waits": cell.phase is cells.Phase.WAITING,
                 }
-                for cell in wanted
+                for number, cell in enumerate(wanted)
             ],
         }
         (self.folder / "plan").write_text(json.dumps(plan))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.linux import pidfd, processes, shared_memory
 
+from .cells import Phase
 from .inside import MARK
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class Watched:
     def note(self, members: list[Process], table: Mapping[int, Process], *, guarded: bool) -> None:
         """Remember who it is."""
         pids = {one.identity.pid for one in members}
-        leader = next(one for one in members if one.parent not in pids and one.name == "vllm")
+        names = ("vllm", "python") if self.cell.phase is Phase.WAITING else ("vllm",)
+        leader = next(one for one in members if one.parent not in pids and one.name in names)
         self.leader = leader.identity
         if guarded:
             inner = table[leader.parent]

@@ -60,6 +60,7 @@ class Spares:
         self._leaving: list[Spare] = []
         self._reason = NONE_MADE
         self._last: Cast | None = None
+        self._soon = False  # a start will take the spare that is there
 
     @property
     def mode(self) -> SpareMode:
@@ -78,15 +79,24 @@ class Spares:
         """What a spare was wanted for the last time, whether it was made or not."""
         return self._last
 
-    def want(self, cast: Cast) -> None:
-        """A start like this one may come: have a spare for it, if that is wanted and there is room."""
+    def want(self, cast: Cast, *, soon: bool = False) -> None:
+        """A start like this one may come: have a spare for it, if that is wanted and there is room.
+
+        Args:
+            cast: what it has to be made for.
+            soon: the start comes for certain, so no other wish takes this spare's place until it is taken.
+        """
         with self._lock:
             self._last = cast
             self._look()
             if self._mode is SpareMode.OFF or not is_possible(cast.executable):
                 return
             if self._spare and not self._spare.cast.difference(cast):
+                self._soon |= soon
                 return
+            if self._spare and self._soon and not soon:
+                return
+            self._soon = soon
             self._drop("")
             if self._mode is SpareMode.AUTO and (memory.available() or 0) < ROOM:
                 self._reason = f"less than {ROOM // 2**30} GiB of memory are free"
