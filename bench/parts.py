@@ -24,6 +24,7 @@ from bench.raw import READY_LIMIT, SILENT, RawServer
 from bench.stages import SLOW, stage_lags
 from bench.streams import COUNT, Streams
 from bench.table import Row
+from bench.warm import SETTLE, pair, time_raw
 from tests import stand_in
 from vllm_magic.linux import processes
 from vllm_magic.manager import manager
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
     from bench.target import Target
 
-SETTLE = 2.0  # seconds after ready in which a server becomes idle
-STOP_LIMIT = 60.0  # seconds for an idle bare server to end
 INIT_LOOK = 0.05  # seconds between looks for the engine's initialisation
 IDLE = 10.0  # seconds for which the guards are watched
 RELOADS = 7
@@ -49,11 +48,11 @@ QUESTIONS = 25  # asked by each side
 def ready(target: Target, pairs: int) -> list[Row]:
     """Time to ready, and to stop again when idle."""
     _say("warm-up: a bare server, not measured")
-    _time_raw(target)
+    time_raw(target)
     ours, raw = [], []
     for number in range(1, pairs + 1):
         ours.append(_time_ours(target))
-        raw.append(_time_raw(target))
+        raw.append(time_raw(target))
         _say(f"pair {number}: ready, stop: ours {_seconds(ours[-1])}, raw {_seconds(raw[-1])}")
     our_starts, our_stops = zip(*ours, strict=True)
     raw_starts, raw_stops = zip(*raw, strict=True)
@@ -61,6 +60,29 @@ def ready(target: Target, pairs: int) -> list[Row]:
         Row("time to ready", "s", our_starts, 1.03, raw_starts, below=False),
         Row("stop when idle", "s", our_stops, 1.25, raw_stops, below=False),
     ]
+
+
+def warm(target: Target, pairs: int) -> list[Row]:
+    """Time to ready from a spare, and of a restart with one: with engines that are spawned, and forked."""
+    _say("warm-up: a bare server, not measured")
+    time_raw(target)
+    rows = []
+    for method, start, restart in (("spawn", 0.70, None), ("fork", 0.25, 0.30)):
+        label = "forked (on the CPU that is forced)" if method == "fork" else "spawned"
+        seen = []
+        for number in range(1, pairs + 1):
+            seen.append(one := pair(target, method))
+            _say(
+                f"pair {number}, {method}: ready {one.start:.2f} s, raw {one.raw_start:.2f} s; "
+                f"restart {one.restart:.2f} s, raw {one.raw_restart:.2f} s"
+            )
+        starts, raw_starts = tuple(one.start for one in seen), tuple(one.raw_start for one in seen)
+        restarts, raw_restarts = tuple(one.restart for one in seen), tuple(one.raw_restart for one in seen)
+        rows += [
+            Row(f"ready from a spare, {label}", "s", starts, start, raw_starts, below=False),
+            Row(f"restart with a spare, {label}", "s", restarts, restart or 1.0, raw_restarts, below=False),
+        ]
+    return rows
 
 
 def streams(target: Target) -> list[Row]:
@@ -223,18 +245,6 @@ def _time_ours(target: Target) -> tuple[float, float]:
         started = time.monotonic() - began
         time.sleep(SETTLE)
         return started, _stop(server)
-
-
-def _time_raw(target: Target) -> tuple[float, float]:
-    began = time.monotonic()
-    with RawServer(target) as server:
-        server.wait_until_ready()
-        started = time.monotonic() - began
-        time.sleep(SETTLE)
-        stopped = server.stop(STOP_LIMIT)
-    if stopped is None:
-        raise RuntimeError(f"an idle bare server did not end within {STOP_LIMIT:g} s of SIGTERM")
-    return started, stopped
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Measure vllm_magic against the bare command on a real vLLM, and print the ratios.
 
     make bench                                       # everything; about 7 minutes on two cores
-    .venv/bin/python bench/run.py --pairs 1 ready    # parts: ready streams init stages load completion guard sampler ask panel
+    .venv/bin/python bench/run.py --pairs 1 ready    # parts: ready warm streams init stages load completion guard sampler ask panel
 
 Run it on a quiet machine. The exit status says whether everything could be measured, not whether the goals
 are met.
@@ -22,7 +22,19 @@ from bench import parts
 from bench.table import Row, render
 from bench.target import prepare
 
-PARTS = ("ready", "streams", "init", "stages", "load", "completion", "guard", "sampler", "ask", "panel")
+PARTS = (
+    "ready",
+    "warm",
+    "streams",
+    "init",
+    "stages",
+    "load",
+    "completion",
+    "guard",
+    "sampler",
+    "ask",
+    "panel",
+)
 
 
 def main() -> None:
@@ -41,7 +53,7 @@ def main() -> None:
         target = prepare(Path(folder))
         try:
             for part in options.parts or PARTS:
-                more = (target, options.pairs) if part == "ready" else (target,)
+                more = (target, options.pairs) if part in ("ready", "warm") else (target,)
                 rows += getattr(parts, part)(*more)
         finally:
             if rows:
