@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_magic.engine import command, executable
+from vllm_magic.engine import command, executable, free_port
 from vllm_magic.engine.spec import ServerSpec, default_name
 from vllm_magic.errors import ExecutableNotFound, InvalidOption, StartFailed
 
@@ -119,6 +119,11 @@ class TestAddress:
         with socket.create_server((made.host, made.port)):
             assert made.url == f"http://127.0.0.1:{made.port}"
 
+    def test_no_free_port_is_given_twice(self, build):
+        """A server binds its own some seconds later, and may have been started beside many others."""
+        count = free_port.REMEMBERED
+        assert len({build().port for _ in range(count)}) == count
+
     def test_the_port_of_the_spec(self, build):
         free = build().port
         assert build(port=free).port == free
@@ -158,7 +163,7 @@ class TestAddress:
         def without(family: int) -> socket.socket:
             raise OSError(97, "Address family not supported by protocol")
 
-        monkeypatch.setattr(command.socket, "socket", without)
+        monkeypatch.setattr(free_port.socket, "socket", without)
         with pytest.raises(StartFailed, match="Address family not supported"):
             build("--host", "::1")
 

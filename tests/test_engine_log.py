@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from vllm_magic.engine import log
 from vllm_magic.engine.log import LONGEST_LINE, MOST_AT_ONCE, Follower, clean, tail
 
 ESCAPES = [
@@ -116,6 +117,20 @@ class TestTail:
         path = tmp_path / "log"
         path.write_bytes(b"x" * (MOST_AT_ONCE + 5))
         assert tail(path, 5) == ["x" * LONGEST_LINE]
+
+    def test_no_more_lines_are_cleaned_than_are_wanted(self, tmp_path, monkeypatch):
+        path = tmp_path / "log"
+        path.write_bytes(b"\n" * 3 + b"".join(b"line %d\n\n" % number for number in range(50000)))
+        cleaned = []
+
+        def count(line, secrets):
+            cleaned.append(line)
+            return clean(line, secrets)
+
+        monkeypatch.setattr(log, "clean", count)
+        assert tail(path, 3) == ["line 49997", "line 49998", "line 49999"]
+        assert len(cleaned) < 10
+        assert tail(path, 0) == []
 
 
 class TestFollower:

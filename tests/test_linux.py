@@ -223,6 +223,14 @@ def holding():
                 (SHM / name).unlink(missing_ok=True)
 
 
+@pytest.fixture(params=["the kernel tells", "it does not"])
+def kernel(request, monkeypatch) -> None:
+    """Whether the kernel tells that nobody maps a segment; where it does not the maps of all processes do."""
+    if request.param == "it does not":
+        monkeypatch.setattr(shared_memory, "_is_free", lambda _: False)
+
+
+@pytest.mark.usefixtures("kernel")
 class TestSharedMemory:
     def test_what_a_killed_process_leaves_is_removed(self):
         with holding() as (child, names):
@@ -327,6 +335,7 @@ class TestSharedMemory:
             child.wait()
             real = shared_memory._mapped
             # As for the process of another user; as root there is none that cannot be read.
+            monkeypatch.setattr(shared_memory, "_is_free", lambda _: False)
             monkeypatch.setattr(
                 shared_memory, "_mapped", lambda pid: None if pid == os.getpid() else real(pid)
             )
@@ -338,6 +347,32 @@ class TestSharedMemory:
         assert shared_memory.mapped_by([2**22]) == set()
         assert shared_memory.unlink_unmapped([], BEGAN) == []
         assert shared_memory.unlink_unmapped([shared_memory.Segment(0, 0)], BEGAN) == []
+
+
+class TestFreeSegments:
+    def test_no_process_is_read_where_the_kernel_tells(self, monkeypatch):
+        with holding() as (child, names):
+            segments = shared_memory.mapped_by([child.pid])
+            child.kill()
+            child.wait()
+            if not all(shared_memory._is_free(str(SHM / name)) for name in names):
+                pytest.skip("no leases here, or the segments are being looked at")
+            monkeypatch.setattr(processes, "pids", lambda: pytest.fail("all processes are read"))
+            assert len(shared_memory.unlink_unmapped(segments, BEGAN)) == 2
+
+    def test_one_that_is_mapped_or_open_is_not(self):
+        with holding() as (child, names):
+            assert not any(shared_memory._is_free(str(SHM / name)) for name in names)
+            child.kill()
+            child.wait()
+            name = min(names)
+            with (SHM / name).open("rb"):
+                assert not shared_memory._is_free(str(SHM / name))
+
+    def test_what_is_no_file_of_ours_is_not(self, tmp_path):
+        (tmp_path / "link").symlink_to("/dev/null")
+        for path in (tmp_path / "nothing", tmp_path / "link", tmp_path):
+            assert not shared_memory._is_free(str(path))
 
 
 class TestSockets:

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
 def one_line(text: str) -> str:
     """The text as one line: without what would break it or be obeyed by a terminal, and without keys."""
-    return mask("".join(character if character.isprintable() else " " for character in text).strip())
+    if not text.isprintable():
+        text = "".join(character if character.isprintable() else " " for character in text)
+    return mask(text.strip())
 
 
 class VllmMagicError(Exception):

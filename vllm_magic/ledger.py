@@ -34,6 +34,7 @@ from vllm_magic.linux import machine, marks, processes
 from vllm_magic.linux.processes import Identity
 
 if TYPE_CHECKING:
+    from vllm_magic.linux.machine import Place
     from vllm_magic.linux.processes import Process
 
 KEPT_LOGS = 20
@@ -163,7 +164,9 @@ def entries() -> list[Entry]:
         PermissionError: the state folder is not this user's alone.
         OSError: it cannot be read.
     """
-    return [entry for path in folders() if (entry := look(path)) is not None]
+    paths = folders()
+    here = machine.here() if paths else None
+    return [entry for path in paths if (entry := look(path, here)) is not None]
 
 
 def folders() -> list[Path]:
@@ -179,8 +182,8 @@ def folders() -> list[Path]:
     return sorted((path for path in _private(home).iterdir() if _ID.fullmatch(path.name)), key=modified)
 
 
-def look(path: Path) -> Entry | None:
-    """The entry of one private folder; None if it is gone, or just being made."""
+def look(path: Path, here: Place | None = None) -> Entry | None:
+    """The entry of one private folder; None if it is gone, or just being made. `here` is this place, where at hand."""
     try:
         record = records.read(str(path))
     except FileNotFoundError:
@@ -191,7 +194,7 @@ def look(path: Path) -> Entry | None:
         return Entry(path, Condition.TORN, None, getattr(error, "strerror", None) or str(error))
     if record.id != path.name:
         return Entry(path, Condition.TORN, None, f"it is a copy of {record.id[:8]!r}")
-    problem = _foreign(record)
+    problem = _foreign(record, here or machine.here())
     if problem:
         return Entry(path, Condition.FOREIGN, record, problem)
     return Entry(path, _condition(path, record), record)
@@ -224,8 +227,8 @@ def _guards_live(path: Path, record: Record) -> bool:
         return False
 
 
-def _foreign(record: Record) -> str:
-    then, now = record.where, machine.here()
+def _foreign(record: Record, now: Place) -> str:
+    then = record.where
     if then.user != now.user:
         return f"it belongs to the user {then.user}"
     if then.host != now.host:

@@ -50,20 +50,29 @@ class _Memory:
 
 
 class _Seen(NamedTuple):
-    """One look at the GPUs, and whose the processes are that the driver lists."""
+    """One look at the GPUs: bytes in use of each, and what the processes of each leader hold of each."""
 
-    gpus: tuple[Gpu, ...] = ()
-    leaders: Mapping[int, Identity] = {}
+    used: tuple[int | None, ...] = ()
+    nothing: tuple[int | None, ...] = ()
+    by_leader: Mapping[Identity, tuple[int | None, ...]] = {}
 
     def held(self, leader: Identity | None) -> tuple[int | None, ...]:
         """Bytes that the processes of this leader hold of each GPU; None where the driver does not say."""
-        return tuple(self._held(gpu, leader) for gpu in self.gpus)
+        return self.by_leader.get(leader, self.nothing) if leader else self.nothing
 
-    def _held(self, gpu: Gpu, leader: Identity | None) -> int | None:
-        if gpu.processes is None:
-            return None
-        mine = [one.used for one in gpu.processes if leader and self.leaders.get(one.pid) == leader]
-        return None if None in mine else sum(filter(None, mine))
+
+def _see(gpus: tuple[Gpu, ...], leaders: Mapping[int, Identity]) -> _Seen:
+    """What is seen, where it is known whose the processes are: each is looked at once, however many servers there are."""
+    nothing = tuple(None if gpu.processes is None else 0 for gpu in gpus)
+    held: dict[Identity, list[int | None]] = {}
+    for number, gpu in enumerate(gpus):
+        for process in gpu.processes or ():
+            if leader := leaders.get(process.pid):
+                mine = held.setdefault(leader, list(nothing))
+                before = mine[number]
+                mine[number] = None if before is None or process.used is None else before + process.used
+    used = tuple(gpu.used for gpu in gpus)
+    return _Seen(used, nothing, {leader: tuple(mine) for leader, mine in held.items()})
 
 
 class Sampler:
@@ -264,7 +273,7 @@ class _Rounds(threading.Thread):
         if now.gpus or latest is None or now.taken - latest.taken > STALE:
             self._sampler.latest = now
         self._sampler.attribution = {pid: names[one] for pid, one in leaders.items() if one in names}
-        return _Seen(now.gpus, leaders) if time.monotonic() - now.taken < 2 * PERIOD else _Seen()
+        return _see(now.gpus, leaders) if time.monotonic() - now.taken < 2 * PERIOD else _Seen()
 
     async def _sample(self, server: Server, memory: _Memory, looking: asyncio.Task[_Seen]) -> None:
         vitals = await self._ask(server) if server.state is ServerState.READY else None
@@ -280,7 +289,7 @@ class _Rounds(threading.Thread):
         server.curve.add(
             Sample(
                 at=time.time(),
-                used=tuple(gpu.used for gpu in seen.gpus),
+                used=seen.used,
                 held=seen.held(server.leader),
                 running=vitals.running if vitals else None,
                 waiting=vitals.waiting if vitals else None,

@@ -33,7 +33,7 @@ from vllm_magic.life.notices import (
     StopPlan,
 )
 from vllm_magic.life.service import Service
-from vllm_magic.linux import processes
+from vllm_magic.linux import processes, sessions
 from vllm_magic.masking import known
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ class Server(Service):
         leader = now.leader
         if leader is None or now.state.over:
             return []
-        table = processes.table()
+        table = sessions.near([leader.pid])
         living = [table[pid] for pid in processes.server_members(table, leader) if table[pid].alive]
         return sorted(living, key=lambda one: (one.identity != leader, one.identity.start))
 

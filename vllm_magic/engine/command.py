@@ -6,12 +6,11 @@ import getpass
 import ipaddress
 import os
 import secrets
-import socket
 import tempfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine import executable, flag_table, flags, lora
+from vllm_magic.engine import executable, flag_table, flags, free_port, lora
 from vllm_magic.engine import port as ports
 from vllm_magic.errors import InvalidOption, StartFailed
 
@@ -180,14 +179,13 @@ def _port(spec: ServerSpec, text: str | None, host: str) -> int:
     port = spec.port if text is None else int(text)
     if port is not None and not 0 < port < 65536:  # noqa: PLR2004 - TCP
         raise InvalidOption(f"{port} is not a port. Use 1 to 65535, or leave --port out for a free one.")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as vLLM binds it
-            probe.bind((host, port or 0))
-            return int(probe.getsockname()[1])
+        if port is None:
+            return free_port.choose(host)
+        free_port.bind(host, port).close()
     except OSError as error:
         raise _not_bound(host, port, error) from None
+    return port
 
 
 def _not_bound(host: str, port: int | None, error: OSError) -> StartFailed:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from vllm_magic.masking import mask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 MOST_AT_ONCE = 2**20  # bytes; a reader that is further behind skips to the end
@@ -49,9 +50,9 @@ def tail(path: Path, count: int, secrets: Iterable[str] = ()) -> list[str]:
             return []
         read = others if begin > 0 and others else [first, *others]  # the first line is the rest of one
         telling = _without_looks(read)
-        lines = _shown(telling, secrets)
+        lines = _last_shown(telling, count, secrets)
         if len(lines) >= count or begin == 0 or len(telling) == len(read) or size >= FARTHEST:
-            return lines[-count:] if count > 0 else []
+            return lines
         size *= 4
 
 
@@ -108,6 +109,12 @@ class Follower:
 
 def _without_looks(lines: Iterable[bytes]) -> list[bytes]:
     return [line for line in lines if not _LOOK.fullmatch(line)]
+
+
+def _last_shown(lines: Sequence[bytes], count: int, secrets: Iterable[str]) -> list[str]:
+    """The last ``count`` of those that show something; no other ones are cleaned."""
+    shown = (text for line in reversed(lines) if (text := clean(line, secrets)))
+    return [*islice(shown, max(0, count))][::-1]
 
 
 def _shown(lines: Iterable[bytes], secrets: Iterable[str]) -> list[str]:

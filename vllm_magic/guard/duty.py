@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.guard import folder
 from vllm_magic.guard.ladder import Ladder, Members
 from vllm_magic.guard.protocol import Ended, Message, Order, Stop, Stopping, Why, encode
-from vllm_magic.linux import processes, shared_memory
+from vllm_magic.linux import processes, sessions, shared_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -82,8 +82,8 @@ class Guard:
 
     def members(self) -> Members:
         """The server's living processes: by descent from this guard, and by the leader's session."""
-        table = processes.table()
         me = os.getpid()
+        table = sessions.near([me, *([self.leader.pid] if self.leader else ())])
         pids = processes.descendants(table, me) | (processes.children(me) & table.keys())
         if self.leader is not None:
             pids |= processes.server_members(table, self.leader)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vllm_magic.life.spares import SpareMode
+from vllm_magic.linux import processes
 from vllm_magic.release import Proof
 from vllm_magic.view import View, duration, gib
 
@@ -66,8 +67,9 @@ def status(servers: Sequence[Server], gpus: Snapshot | None, others: Sequence[st
     ]
     if gpus is not None and gpus.gpus:
         columns.append("VRAM")
+        held = _held(servers, gpus)
         for row, one in zip(rows, servers, strict=True):
-            row.append(_held(one, gpus))
+            row.append(gib(sum(held[one])) if held[one] else "?")
     failed = tuple(f"{one.name}: {one.error}" for one in servers if one.error)
     return View("", tuple(columns), tuple(map(tuple, rows)), (*failed, *others))
 
@@ -262,8 +264,13 @@ def _state(one: Server) -> str:
     )
 
 
-def _held(one: Server, now: Snapshot) -> str:
-    pids = {process.identity.pid for process in one.processes()}
-    listed = [process for gpu in now.gpus for process in gpu.processes or () if process.pid in pids]
-    known = [process.used for process in listed if process.used is not None]
-    return gib(sum(known)) if known else "?"
+def _held(servers: Sequence[Server], now: Snapshot) -> dict[Server, list[int]]:
+    """What the driver says that the processes of each hold, in bytes. Only those that it lists are looked at."""
+    leaders = {one.leader: one for one in servers if one.leader and not one.state.over}
+    by_pid = {leader.pid: leader for leader in leaders}
+    held: dict[Server, list[int]] = {one: [] for one in servers}
+    for process in (one for gpu in now.gpus for one in gpu.processes or ()):
+        leader = processes.leader_of(process.pid, by_pid)
+        if leader in leaders and process.used is not None:
+            held[leaders[leader]].append(process.used)
+    return held

@@ -17,7 +17,7 @@ from vllm_magic.gpu import locks
 from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.protocol import Ended, Message, Refused, Started, Stopping, Why
 from vllm_magic.life.notices import Ending, Idle, Launched, Moved, Notice, Ready, StopPlan
-from vllm_magic.linux import pidfd, processes, sockets
+from vllm_magic.linux import pidfd, processes, sessions, sockets
 from vllm_magic.linux.processes import Identity
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ class Attendance:
         """The server's processes, as far as they did not flee."""
         if self.leader is None:
             return set()
-        table = processes.table()
+        table = sessions.near([self.leader.pid])
         return {table[pid].identity for pid in processes.server_members(table, self.leader) if pid in table}
 
     def _move(self, progress: Progress) -> None:

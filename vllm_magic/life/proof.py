@@ -95,7 +95,7 @@ class Witness:
         proof = Proof.PROCESSES
         files = device_files()
         if files:
-            held = {pid for pid in holders(files).by_pid if processes.has_environment(pid, self._mark)}
+            held = set(holders(files, marks.carriers(self._mark, leader)).by_pid)
             if held:
                 return Verdict(proof, False, (), f"{_pids(sorted(held))} still holds a GPU's device file")
             proof = Proof.DEVICE_FILES

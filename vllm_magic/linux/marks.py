@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from vllm_magic.linux import processes
+from vllm_magic.linux import processes, sessions
 
 if TYPE_CHECKING:
     from vllm_magic.linux.processes import Identity, Process, Table
@@ -19,14 +19,20 @@ def members(mark: bytes, leader: Identity | None) -> list[Process]:
 
     This process and those above it are none of them, whatever they inherited.
     """
-    table = processes.table()
-    mine = _line_of(table, os.getpid())
-    pids = {pid for pid in table if processes.has_environment(pid, mark)} - mine
+    mine = _own_line()
+    marked = carriers(mark, leader) - mine
+    table = sessions.near(marked | ({leader.pid} if leader is not None else set()))
+    pids = set(marked & table.keys())
     if leader is not None and _is_its_session(table, leader, pids):
         pids |= processes.server_members(table, leader)
-    for pid in tuple(pids):
-        pids |= processes.descendants(table, pid)
+    pids |= processes.descendants(table, *pids)
     return [table[pid] for pid in pids - mine if table[pid].alive]
+
+
+def carriers(mark: bytes, leader: Identity | None) -> set[int]:
+    """The pids with ``mark``: none is older than the leader, from whom they have it."""
+    found = sessions.by_session() if leader is None else sessions.made_since(leader)
+    return {pid for several in found.values() for pid in several if processes.has_environment(pid, mark)}
 
 
 def _is_its_session(table: Table, leader: Identity, marked: set[int]) -> bool:
@@ -38,10 +44,11 @@ def _is_its_session(table: Table, leader: Identity, marked: set[int]) -> bool:
     return leader.pid in table or any(table[pid].session == leader.pid for pid in marked)
 
 
-def _line_of(table: Table, pid: int) -> set[int]:
-    """The process and its ancestors."""
+def _own_line() -> set[int]:
+    """This process and its ancestors."""
     line: set[int] = set()
-    while pid in table and pid not in line:
+    pid = os.getpid()
+    while pid not in line and (process := processes.read(pid)):
         line.add(pid)
-        pid = table[pid].parent
+        pid = process.parent
     return line

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 DEAD_STATES = frozenset("ZXx")
+_CHUNK = 16384  # bytes
 
 
 class Identity(NamedTuple):
@@ -47,8 +48,7 @@ Table = dict[int, Process]
 def read(pid: int) -> Process | None:
     """The process that has this pid now, or None."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
+        text = _content(f"/proc/{pid}/stat")
     except OSError:
         return None
     # The comm may hold blanks and brackets: it ends at the last one.
@@ -66,19 +66,26 @@ def read(pid: int) -> Process | None:
     )
 
 
+def pids() -> list[int]:
+    """Every process that is visible now, zombies included."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
 def table() -> Table:
-    """Every process that is visible now, by pid, zombies included."""
-    found = (read(int(name)) for name in os.listdir("/proc") if name.isdigit())
-    return {process.identity.pid: process for process in found if process}
+    """Every process that is visible now, by pid, zombies included.
+
+    It reads a file for each; `sessions.near` reads few.
+    """
+    return {process.identity.pid: process for process in map(read, pids()) if process}
 
 
-def descendants(processes: Table, root: int) -> set[int]:
-    """The pids below ``root`` in the table, zombies included; ``root`` itself is not among them."""
+def descendants(processes: Table, *roots: int) -> set[int]:
+    """The pids below ``roots`` in the table, zombies included; of these themselves only those below another one."""
     children: dict[int, list[int]] = {}
     for pid, process in processes.items():
         children.setdefault(process.parent, []).append(pid)
     found: set[int] = set()
-    todo = [root]
+    todo = list(roots)
     while todo:
         for pid in children.get(todo.pop(), ()):
             if pid not in found:
@@ -102,9 +109,7 @@ def server_members(processes: Table, leader: Identity) -> set[int]:
     if now is not None and now.identity != leader:
         return set()
     members = session_members(processes, leader.pid)
-    for pid in {leader.pid, *members}:
-        members |= descendants(processes, pid)
-    return members
+    return members | descendants(processes, leader.pid, *members)
 
 
 def leader_of(pid: int, leaders: Mapping[int, Identity]) -> Identity | None:
@@ -184,8 +189,7 @@ def environment(pid: int) -> dict[str, str]:
 def _environment(pid: int) -> list[bytes]:
     for folder in folders(pid):
         try:
-            with open(f"{folder}/environ", "rb") as file:
-                text = file.read()
+            text = _content(f"{folder}/environ")
         except PermissionError:
             return []
         except OSError:
@@ -214,3 +218,15 @@ def open_files(pid: int) -> dict[str, str]:
         if names:
             break
     return found
+
+
+def _content(path: str) -> bytes:
+    """What is in a file of /proc. Looks read thousands of them, and `open` alone takes as long as all this."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = b""
+        while chunk := os.read(fd, _CHUNK):
+            text += chunk
+        return text
+    finally:
+        os.close(fd)

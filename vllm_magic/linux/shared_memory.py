@@ -7,15 +7,19 @@ temporary name and links it to its own, so that /proc/PID/maps shows the first o
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 from typing import TYPE_CHECKING, NamedTuple
 
+from vllm_magic.linux import processes
 from vllm_magic.linux.processes import folders, open_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 FOLDER = "/dev/shm"  # noqa: S108 - the kernel's own place, not a choice of ours
+_F_SETSIG = 10  # include/uapi/asm-generic/fcntl.h; the module fcntl has it in most builds only
 
 
 class Segment(NamedTuple):
@@ -44,8 +48,9 @@ def unlink_unmapped(segments: Iterable[Segment], since: float) -> list[str]:
         since: when the server began, in seconds since the epoch. What is older it has not made: people keep models
             there, and a server maps those too.
 
-    The maps of other users' processes cannot be read. Such a process can map a segment only if the segment's
-    mode lets others in: then it stays.
+    The kernel is asked first (`_is_free`), and only where it does not say so the maps of all processes are read. Those
+    of other users' processes cannot be: such a process can map a segment only if the segment's mode lets others in, and
+    then it stays.
     """
     wanted = set(segments)
     if not wanted:
@@ -55,13 +60,46 @@ def unlink_unmapped(segments: Iterable[Segment], since: float) -> list[str]:
         for segment, entry in _entries()
         if segment in wanted and (stat := _stat(entry.path)) and stat.st_mtime >= since
     }
+    free = {segment: entry for segment, entry in found.items() if _is_free(entry.path)}
+    others = {segment: entry for segment, entry in found.items() if segment not in free}
+    blind = _drop_mapped(others)
+    removed = [entry.path for entry in free.values() if _unlink(entry, private_only=False)]
+    removed += [entry.path for entry in others.values() if _unlink(entry, private_only=blind)]
+    return sorted(removed)
+
+
+def _is_free(path: str) -> bool:
+    """Whether the kernel says that no process of the machine maps it or has it open; False where it does not say.
+
+    It gives a write lease (fcntl(2), F_SETLEASE) only on a file that nobody else has open, and a map counts as that.
+    Leases are for the owner of the file, and not on every file system. One is refused as well while somebody else asks
+    this, or reads in /proc of a process that maps the file and has ended just now.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        # Who opens it in this instant waits a moment, and has this signal sent here: it is ignored by default.
+        fcntl.fcntl(fd, _F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)  # a forked copy of the descriptor would keep it
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _drop_mapped(found: dict[Segment, os.DirEntry[str]]) -> bool:
+    """Take out the segments that some process maps or has open; whether the maps of one could not be read."""
     blind = False
-    for pid in _pids() if found else ():
+    for pid in processes.pids() if found else ():
         mapped = _mapped(pid)
         blind = blind or mapped is None
         for segment in (mapped or set()) | _opened(pid):
             found.pop(segment, None)
-    return sorted(entry.path for entry in found.values() if _unlink(entry, private_only=blind))
+    return blind
 
 
 def _entries() -> list[tuple[Segment, os.DirEntry[str]]]:
@@ -81,10 +119,6 @@ def _unlink(entry: os.DirEntry[str], *, private_only: bool) -> bool:
     except OSError:
         return False
     return True
-
-
-def _pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
 def _mapped(pid: int) -> set[Segment] | None:

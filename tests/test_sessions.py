@@ -1,0 +1,161 @@
+"""Finding the processes near some others by sessions: as many as by reading them all, with few reads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vllm_magic.linux import marks, processes, sessions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MARK = "VLLM_MAGIC_SERVER=test-sessions"
+# A leader that adopts orphans; below it a child, one in a session of its own with a child there, and two in a session
+# whose maker has ended. Each says its pid, then all wait to be killed.
+FAMILY = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # none stays a zombie
+
+def fork(*then):
+    read, write = os.pipe()
+    if os.fork() == 0:
+        for one in then:
+            one()
+        os.write(write, str(os.getpid()).encode())
+        signal.alarm(300)
+        signal.pause()
+    return int(os.read(read, 20))
+
+def and_a_child():
+    os.write(1, b"%d " % fork())
+
+def in_two_steps():
+    if os.fork():
+        os._exit(0)
+
+pids = [fork(), fork(os.setsid, and_a_child), fork(os.setsid, in_two_steps, and_a_child)]
+print(*pids, flush=True)
+sys.stdin.read()
+"""
+# So many in one session.
+STRANGERS = """
+import os, signal, sys
+pids = []
+for _ in range(20):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(300)
+        signal.pause()
+    pids.append(pid)
+print(*pids, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def running(program: str, **env: str) -> Iterator[tuple[int, set[int]]]:
+    """A program in a session of its own: its pid, and those that it says; all are gone at the end."""
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, **env},
+    ) as child:
+        assert child.stdout
+        said = set(map(int, child.stdout.readline().split()))
+        try:
+            yield child.pid, said
+        finally:
+            for pid in said:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def read(monkeypatch) -> set[int]:
+    """The pids of the processes that are read."""
+    pids: set[int] = set()
+    real = processes.read
+
+    def note(pid: int):
+        pids.add(pid)
+        return real(pid)
+
+    monkeypatch.setattr(processes, "read", note)
+    return pids
+
+
+def test_all_of_a_family_are_near_its_leader():
+    with running(FAMILY) as (leader, family):
+        assert len(family) == 5
+        table = sessions.near([leader])
+        assert processes.descendants(table, leader) == family
+        assert table[leader] == processes.read(leader)
+        found = {processes.read(pid).session for pid in family}
+        assert len(found) == 3
+        assert any(processes.read(session) is None for session in found)  # one maker has ended
+
+
+def test_strangers_are_not_read(read):
+    with running(STRANGERS) as (maker, strangers), running(FAMILY) as (leader, family):
+        read.clear()
+        assert sessions.near([leader]).keys() >= family
+        assert read >= family
+        assert maker in read
+        assert read & strangers == set()
+
+
+def test_a_session_by_its_number_alone():
+    """Its maker may have ended, and been collected."""
+    with running(FAMILY) as (_, family):
+        session = next(
+            one for one in {processes.read(pid).session for pid in family} if processes.read(one) is None
+        )
+        assert len(sessions.near([session]).keys() & family) == 2
+
+
+def test_of_nobody():
+    assert sessions.near([]) == {}
+    assert sessions.near([2**22]) == {}
+
+
+def test_older_sessions_are_left_out():
+    with running(STRANGERS) as (maker, strangers), running(FAMILY) as (leader, family):
+        older = processes.read(leader).identity._replace(start=processes.read(maker).identity.start)
+        found = sessions.made_since(older._replace(start=older.start + 1000))
+        assert all(strangers.isdisjoint(several) for several in found.values())
+        assert leader not in found
+        found = sessions.made_since(older)
+        assert strangers < set(found[maker])
+        assert family <= {pid for several in found.values() for pid in several}
+
+
+def test_where_the_system_call_is_forbidden(monkeypatch):
+    with running(FAMILY) as (leader, family):
+        allowed = sessions.near([leader]).keys()
+
+        def forbid(_: int) -> int:
+            raise PermissionError
+
+        monkeypatch.setattr(os, "getsid", forbid)
+        assert family < sessions.near([leader]).keys() == allowed
+
+
+def test_who_has_the_mark():
+    name, _, value = MARK.partition("=")
+    with running(STRANGERS) as (_, strangers), running(FAMILY, **{name: value}) as (pid, family):
+        leader = processes.read(pid).identity
+        for one in (leader, None):
+            assert marks.carriers(MARK.encode(), one) == {pid, *family}
+            found = {member.identity.pid for member in marks.members(MARK.encode(), one)}
+            assert found == {pid, *family}
+            assert found.isdisjoint(strangers)
