@@ -63,9 +63,10 @@ def _vllm_magic(plan: dict[str, Any]) -> dict[str, Any]:
 
     manager._heard = manager._sampler.heard  # no spare but those that are asked for
     servers = {}
-    for cell in plan["cells"]:
-        if cell["waits"]:
-            continue
+    wanted = [cell for cell in plan["cells"] if not cell["waits"]]
+    for cell in sorted(
+        wanted, key=lambda cell: not cell["warm"]
+    ):  # one spare at a time, before the others are in the way
         if cell["warm"]:
             _make_spare(plan, cell)
         servers[cell["name"]] = vllm_magic.start(
@@ -78,9 +79,7 @@ def _vllm_magic(plan: dict[str, Any]) -> dict[str, Any]:
         )
         while cell["warm"] and servers[cell["name"]].pid is None:  # the stage limits this, and all below
             time.sleep(0.01)
-    for cell in plan["cells"]:
-        if cell["waits"]:
-            continue
+    for cell in wanted:
         server = servers[cell["name"]]
         if cell["answers"]:
             server.wait(120)
