@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import stand_in
+from IPython.core.error import UsageError
 
 from vllm_magic import ledger
 from vllm_magic.doctor import survey
@@ -27,6 +29,7 @@ from vllm_magic.life.spares import SpareMode, Spares
 from vllm_magic.life.sweep import sweep
 from vllm_magic.linux import memory, pidfd, processes
 from vllm_magic.linux.processes import Identity
+from vllm_magic.manager import manager as manager_of_kernel
 
 LIMIT = 30.0
 
@@ -410,3 +413,50 @@ def test_the_environment_of_a_cast_is_not_shown(make, monkeypatch):
     cast = Cast.of(make("tiny"), "/bin/vllm", os.environ)
     assert "very-secret" not in repr(cast)
     assert "very-secret" not in cast.difference(Cast.of(make("tiny"), "/bin/vllm", {}))
+
+
+@pytest.fixture
+def notebook(home, vllm, monkeypatch, shell):
+    """A shell whose starts are of a vLLM that can have a spare; its manager is the kernel's own."""
+    monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", vllm)
+    return lambda line: shell.run_line_magic("vllm", line)
+
+
+class TestWords:
+    def test_off_on_and_status(self, notebook, traces):
+        assert "switched off" in repr(notebook("spare off"))
+        shown = repr(notebook("spare on"))
+        assert shown.startswith("A spare is importing vLLM, since")
+        until(lambda: "A spare waits, in" in repr(notebook("spare")))
+        assert "A spare waits for the next start, in" in repr(notebook(""))
+        server = notebook("start tiny")
+        assert server.start_kind is StartKind.WARM
+        notebook("stop --all")
+        assert "switched off" in repr(notebook("spare off"))
+        traces.check()
+
+    def test_a_ready_server_says_that_it_came_from_one(self, notebook, capsys):
+        notebook("spare on")
+        notebook("start tiny")
+        assert re.search(r"tiny is ready after [\d.]+ s, from a spare", capsys.readouterr().out)
+
+    @pytest.mark.parametrize("line", ["restart tiny", "switch tiny --name other"])
+    def test_what_comes_is_imported_while_the_old_one_goes(self, notebook, line):
+        notebook("spare off")
+        first = notebook("start tiny")
+        notebook("spare on")
+        manager_of_kernel.spares.set_mode(SpareMode.OFF)  # without the one that the first start had made
+        assert manager_of_kernel.spares.wait_gone()
+        second = notebook(line)
+        assert (first.state, second.state) == ("released", "ready")
+        assert second.start_kind is StartKind.WARM
+
+    def test_the_setting(self, notebook, shell):
+        shell.run_line_magic("config", "VllmMagics.spare = 'off'")
+        assert "switched off" in repr(notebook("spare status"))
+        with pytest.raises(Exception, match="spare"):
+            shell.magics_manager.registry["VllmMagics"].spare = "sometimes"
+
+    def test_a_word_that_does_not_fit(self, notebook):
+        with pytest.raises(UsageError, match="invalid choice: 'maybe'"):
+            notebook("spare maybe")

@@ -44,6 +44,8 @@ class Start:
 class Manager(Looking):
     """All servers of one kernel. Safe to use from any thread; what it shares is in its `Registry`."""
 
+    _last: ServerSpec | None = None  # that was ready
+
     def start(
         self,
         spec: ServerSpec,
@@ -152,10 +154,7 @@ class Manager(Looking):
 
     def expect_another(self, spec: ServerSpec) -> None:
         """A start comes of which nothing is known: like the last one, or like this where there was none."""
-        if (last := self._spares.last) is not None:
-            self._spares.want(last)
-        else:
-            self.expect(spec)
+        self.expect(self._last or spec)
 
     def let_go(self) -> None:
         """Ask every server to end, and return at once; the guards do the rest. For the end of the kernel."""
@@ -244,6 +243,7 @@ class Manager(Looking):
         """Something changed in this server's life; in the thread that changed it."""
         self._sampler.heard(server)
         if server.state is ServerState.READY:
+            self._last = server.spec
             self._spares.want(server.cast)
 
     def _interrupted(self, name: str, before: Server | None) -> BaseException:

@@ -59,7 +59,6 @@ class Spares:
         self._spare: Spare | None = None
         self._leaving: list[Spare] = []
         self._reason = NONE_MADE
-        self._last: Cast | None = None
         self._soon = False  # a start will take the spare that is there
 
     @property
@@ -74,11 +73,6 @@ class Spares:
                 self._drop("it is switched off")
             self._mode = SpareMode(mode)
 
-    @property
-    def last(self) -> Cast | None:
-        """What a spare was wanted for the last time, whether it was made or not."""
-        return self._last
-
     def want(self, cast: Cast, *, soon: bool = False) -> None:
         """A start like this one may come: have a spare for it, if that is wanted and there is room.
 
@@ -87,7 +81,6 @@ class Spares:
             soon: the start comes for certain, so no other wish takes this spare's place until it is taken.
         """
         with self._lock:
-            self._last = cast
             self._look()
             if self._mode is SpareMode.OFF or not is_possible(cast.executable):
                 return
