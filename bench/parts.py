@@ -18,6 +18,7 @@ from bench import guards
 from bench.asking import BARE, OURS, Asking
 from bench.clicks import can_click, click_seconds
 from bench.completion import completion_seconds
+from bench.death import bare_death_seconds, death_seconds
 from bench.load import load_seconds
 from bench.panel import SERVERS, measure, opening_seconds, stand_ins
 from bench.raw import READY_LIMIT, SILENT, RawServer
@@ -41,6 +42,7 @@ SAMPLED = 3  # servers
 SAMPLING = 20.0  # seconds
 TOKEN = 0.004  # seconds that the stand-in takes for each: more than 200 in a second, with its own overhead
 STARTS = 10  # of which each stage is watched
+DEATHS = 3
 CLICKED = 5  # starts, and as many stops
 QUESTIONS = 25  # asked by each side
 
@@ -111,6 +113,14 @@ def init(target: Target) -> list[Row]:
         says = _silence(raw.stop(SILENT))
     _say(f"initialisation: raw {says}")
     return [Row("stop while the engine initialises", "s", (took,), 4.0, says)]
+
+
+def death(target: Target) -> list[Row]:
+    """A kernel that is killed with a ready server."""
+    took = tuple(death_seconds(target) for _ in range(DEATHS))
+    says = _silence(bare_death_seconds(target)).replace("SIGTERM", "the kernel")
+    _say(f"kernel killed: ours {', '.join(f'{one:.2f}' for one in took)} s, raw {says}")
+    return [Row("kernel SIGKILL, until nothing is left", "s", took, 2.0, says)]
 
 
 def load(target: Target) -> list[Row]:

@@ -1,7 +1,7 @@
 """Measure vllm_magic against the bare command on a real vLLM, and print the ratios.
 
     make bench                                       # everything; about 7 minutes on two cores
-    .venv/bin/python bench/run.py --pairs 1 ready    # parts: ready warm streams init stages load completion guard sampler ask panel
+    .venv/bin/python bench/run.py --pairs 1 ready    # parts: ready warm streams init death stages load completion guard sampler ask panel
 
 Run it on a quiet machine. The exit status says whether everything could be measured, not whether the goals
 are met.
@@ -27,6 +27,7 @@ PARTS = (
     "warm",
     "streams",
     "init",
+    "death",
     "stages",
     "load",
     "completion",
