@@ -2,6 +2,7 @@
 # make demo MODEL=Qwen/Qwen3-0.6B    the same, with that model on the vLLM that is installed
 # make lab                           open it in JupyterLab (MODEL= as well; FLAGS= for JupyterLab)
 # make test, check, bench            every test; lint and types; the benchmark
+# make performance                   docs/performance.*, from a run of the benchmark on a quiet machine
 # make reliability                   docs/reliability.md, from a run of the fault matrix with all that it compares
 # make pictures                      docs/panel-*.png, from the panel on the real vLLM
 # make clean                         remove what these made in this folder (the cache of vLLM stays)
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 export PYTHON
 
 .DEFAULT_GOAL := demo
-.PHONY: demo lab test check bench reliability pictures clean real-vllm
+.PHONY: demo lab test check bench performance reliability pictures clean real-vllm
 
 demo: $(VENV)/.dev
 	@tools/system_packages.sh numa
@@ -35,7 +36,12 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.dev real-vllm
+	@tools/system_packages.sh gcc
 	$(BIN)/python bench/run.py
+
+performance: $(VENV)/.dev real-vllm
+	@tools/system_packages.sh gcc chromium
+	$(BIN)/python bench/run.py --pairs 6 --save docs
 
 reliability: $(VENV)/.dev
 	@tools/system_packages.sh gcc

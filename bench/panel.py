@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
-from bench.kernel import LIMIT, kernel
+from bench.cells import printed, put_out
+from bench.kernel import kernel
+from bench.usage import share
 from tests import stand_in
 from tests.fake_gpu import fakegpu
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from jupyter_client.blocking.client import BlockingKernelClient
 
     from bench.target import Target
-
-_Seen = TypeVar("_Seen")
 
 SERVERS = 3
 WATCHED = 30.0  # seconds
@@ -59,16 +56,16 @@ def stand_ins(target: Target) -> Target:
 def measure(target: Target) -> Cost:
     """Watch a kernel for half a minute without a server, with servers, and with a panel."""
     with kernel(target) as client:
-        pid = int(_run(client, "import os; print(os.getpid())"))
-        idle, _ = _share(pid, lambda: time.sleep(WATCHED))
-        _run(client, START.format(servers=SERVERS))
+        pid = int(printed(client, "import os; print(os.getpid())"))
+        idle, _ = share((pid,), lambda: time.sleep(WATCHED))
+        printed(client, START.format(servers=SERVERS))
         time.sleep(CALM)
-        without, _ = _share(pid, lambda: time.sleep(WATCHED))
+        without, _ = share((pid,), lambda: time.sleep(WATCHED))
         _, view = _open(client)
         _say(client, view, "hello")
         _watch(client, view, CALM)
-        within, came = _share(pid, lambda: _watch(client, view, WATCHED))
-        _run(client, "%vllm stop --all")
+        within, came = share((pid,), lambda: _watch(client, view, WATCHED))
+        printed(client, "%vllm stop --all")
     return Cost(idle, without, within, came / WATCHED)
 
 
@@ -80,7 +77,7 @@ def opening_seconds(target: Target, times: int) -> list[float]:
     took = []
     for _ in range(times + 1):
         with kernel(target) as client:
-            _run(client, "import vllm_magic.manager")
+            printed(client, "import vllm_magic.manager")
             took.append(_open(client)[0])
     return took[1:]
 
@@ -88,7 +85,7 @@ def opening_seconds(target: Target, times: int) -> list[float]:
 def _open(client: BlockingKernelClient) -> tuple[float, str]:
     """Run the cell; return how long it took, and the id of the comm of what it shows."""
     began = time.perf_counter()
-    seen = _seen(client, "%vllm panel")
+    seen = put_out(client, "%vllm panel")
     took = time.perf_counter() - began
     for content in seen:
         if shown := content.get("data", {}).get("application/vnd.jupyter.widget-view+json"):
@@ -116,36 +113,3 @@ def _say(client: BlockingKernelClient, view: str, ask: str) -> None:
     content = {"ask": ask, "view": "bench", "tab": "log"}
     data = {"method": "custom", "content": content}
     client.shell_channel.send(client.session.msg("comm_msg", {"comm_id": view, "data": data}))
-
-
-def _share(pid: int, watch: Callable[[], _Seen]) -> tuple[float, _Seen]:
-    """The share of a core that a process takes while it is watched, and what that returns."""
-    before, began = _cpu_seconds(pid), time.monotonic()
-    seen = watch()
-    return (_cpu_seconds(pid) - before) / (time.monotonic() - began), seen
-
-
-def _cpu_seconds(pid: int) -> float:
-    """User and system time of all its threads, see proc_pid_stat(5)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _run(client: BlockingKernelClient, source: str) -> str:
-    """What the cell prints."""
-    return "".join(content.get("text", "") for content in _seen(client, source))
-
-
-def _seen(client: BlockingKernelClient, source: str) -> list[dict[str, Any]]:
-    """What the cell puts out.
-
-    Raises:
-        RuntimeError: it failed.
-    """
-    seen: list[dict[str, Any]] = []
-    reply = client.execute_interactive(
-        source, timeout=LIMIT, output_hook=lambda message: seen.append(message["content"])
-    )
-    if reply["content"]["status"] != "ok":
-        raise RuntimeError("\n".join(reply["content"]["traceback"]))
-    return seen

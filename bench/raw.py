@@ -16,6 +16,8 @@ from bench.target import LOOPBACK, Target, free_port
 from vllm_magic.linux import pidfd, processes, shared_memory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from typing_extensions import Self
 
     from vllm_magic.linux.processes import Identity
@@ -34,12 +36,12 @@ class RawServer:
         log_path: its output.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, port: int | None = None) -> None:
         self._target = target
         self._tmp = Path(tempfile.mkdtemp(prefix="t", dir=target.folder))
         self._leader: subprocess.Popen[bytes] | None = None
         self._segments: set[shared_memory.Segment] = set()
-        self.port = free_port()
+        self.port = port or free_port()
         self.log_path = self._tmp / "log"
 
     def __enter__(self) -> Self:
@@ -138,3 +140,19 @@ class RawServer:
             return False
         finally:
             connection.close()
+
+
+def stop_all(servers: Iterable[RawServer]) -> float:
+    """Send SIGTERM to each leader, and wait for the last process of them all; seconds from the first signal on.
+
+    Raises:
+        RuntimeError: something lives after `READY_LIMIT`.
+    """
+    servers = list(servers)
+    members = set().union(*(server.members() for server in servers))
+    began = time.monotonic()
+    for server in servers:
+        server.leader.terminate()
+    if pidfd.wait_for_all(members, READY_LIMIT):
+        raise RuntimeError("bare servers did not end")
+    return time.monotonic() - began

@@ -1,7 +1,8 @@
 """Measure vllm_magic against the bare command on a real vLLM, and print the ratios.
 
-    make bench                                       # everything; about 7 minutes on two cores
-    .venv/bin/python bench/run.py --pairs 1 ready    # parts: ready warm streams init death stages load completion guard sampler ask panel
+    make bench                                       # everything; about 14 minutes on two cores
+    .venv/bin/python bench/run.py --pairs 1 ready    # one of the parts, see --help
+    make performance                                 # everything, and writes docs/performance.md and .svg
 
 Run it on a quiet machine. The exit status says whether everything could be measured, not whether the goals
 are met.
@@ -15,12 +16,16 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import parts
+from bench import growth, parts, report
 from bench.table import Row, render
 from bench.target import prepare
+
+if TYPE_CHECKING:
+    from bench.growth import Growth
 
 PARTS = (
     "ready",
@@ -35,6 +40,7 @@ PARTS = (
     "sampler",
     "ask",
     "panel",
+    "scale",
 )
 
 
@@ -42,6 +48,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure vllm_magic against the bare command.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all unless given")
     parser.add_argument("--pairs", type=int, default=3, help="starts and stops of each side (default: 3)")
+    parser.add_argument(
+        "--save", type=Path, metavar="FOLDER", help=f"write {report.PAGE} and {report.PICTURE} there"
+    )
     options = parser.parse_args()
     wrong = [part for part in options.parts if part not in PARTS]
     if wrong or options.pairs < 1:
@@ -50,15 +59,24 @@ def main() -> None:
     load = os.getloadavg()[0]
     print(f"{os.cpu_count()} cores, load {load:.2f}{' (not quiet)' if load > 0.5 else ''}", flush=True)
     rows: list[Row] = []
+    grown: Growth | None = None
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         target = prepare(Path(folder))
         try:
             for part in options.parts or PARTS:
+                if part == "scale":
+                    grown = growth.measure(target)
+                    rows += growth.rows(grown)
+                    continue
                 more = (target, options.pairs) if part in ("ready", "warm") else (target,)
                 rows += getattr(parts, part)(*more)
         finally:
             if rows:
                 print(f"\n{render(rows)}")
+    if options.save:
+        (options.save / report.PAGE).write_text(report.page(rows, grown, load))
+        if grown:
+            (options.save / report.PICTURE).write_text(growth.picture(grown))
 
 
 if __name__ == "__main__":

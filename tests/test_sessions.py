@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -131,12 +133,11 @@ def test_of_nobody():
 def test_older_sessions_are_left_out():
     with running(STRANGERS) as (maker, strangers), running(FAMILY) as (leader, family):
         older = processes.read(leader).identity._replace(start=processes.read(maker).identity.start)
-        found = sessions.made_since(older._replace(start=older.start + 1000))
-        assert all(strangers.isdisjoint(several) for several in found.values())
-        assert leader not in found
-        found = sessions.made_since(older)
-        assert strangers < set(found[maker])
-        assert family <= {pid for several in found.values() for pid in several}
+        look = sessions.Look()
+        assert {leader, maker, *strangers}.isdisjoint(
+            look.made_since(older._replace(start=older.start + 1000))
+        )
+        assert {leader, maker, *strangers, *family} <= set(look.made_since(older))
 
 
 def test_where_the_system_call_is_forbidden(monkeypatch):
@@ -148,6 +149,40 @@ def test_where_the_system_call_is_forbidden(monkeypatch):
 
         monkeypatch.setattr(os, "getsid", forbid)
         assert family < sessions.near([leader]).keys() == allowed
+
+
+def test_those_who_ask_at_the_same_time_share_a_look(monkeypatch):
+    count, made = 20, []
+    asked = threading.Barrier(count + 1)
+
+    def look(seen: set[int]) -> None:
+        asked.wait(60)
+        seen.add(id(sessions.look()))
+
+    def slow() -> list[int]:
+        made.append(None)
+        time.sleep(0.2)  # long enough for all to have asked
+        return [os.getpid()]
+
+    monkeypatch.setattr(processes, "pids", slow)
+    seen: set[int] = set()
+    threads = [threading.Thread(target=look, args=(seen,)) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    asked.wait(60)
+    for thread in threads:
+        thread.join(60)
+    assert len(made) < count / 2
+    before = len(made)
+    sessions.look()  # nobody else's began after this
+    assert len(made) == before + 1
+
+
+def test_a_lock_that_is_never_given_back(monkeypatch):
+    """As in a copy that was forked while another thread looked."""
+    monkeypatch.setattr(sessions, "PATIENCE", 0.01)
+    with sessions._looks._lock:
+        assert os.getpid() in sessions.near([os.getpid()])
 
 
 def test_who_has_the_mark():

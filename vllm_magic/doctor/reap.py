@@ -17,7 +17,7 @@ from vllm_magic import ledger
 from vllm_magic.doctor import unowned
 from vllm_magic.doctor.unowned import Owner, Role
 from vllm_magic.errors import InvalidOption
-from vllm_magic.guard.ladder import Ladder
+from vllm_magic.guard.ladder import Ladder, Members
 from vllm_magic.ledger import Condition
 from vllm_magic.linux import details, processes, shared_memory
 from vllm_magic.release import EndedProcess
@@ -138,8 +138,8 @@ def reap(candidate: Candidate, probe: Probe, grace: float = GRACE, patience: flo
     find = _finder(candidate)
     segments: set[shared_memory.Segment] = set()
 
-    def note() -> None:
-        segments.update(shared_memory.mapped_by(one.identity.pid for one in find() if one.state != "D"))
+    def note(members: Members) -> None:
+        segments.update(shared_memory.mapped_by(one.identity.pid for one in members if one.state != "D"))
 
     ladder = Ladder(find, candidate.root.identity, note, whole_groups=False)
     outcome = ladder.run(grace, patience)

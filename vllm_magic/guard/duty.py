@@ -126,10 +126,10 @@ class Guard:
         self.exit_code = result.si_status if exited else -result.si_status
         return True
 
-    def note(self) -> None:
-        """Remember the shared memory that the server maps now."""
+    def note(self, members: Members) -> None:
+        """Remember the shared memory that these processes of the server map now."""
         # A process in state D may hold the lock that a read of its maps waits for.
-        pids = [one.identity.pid for one in self.members() if one.state != "D"]
+        pids = [one.identity.pid for one in members if one.state != "D"]
         self.segments |= shared_memory.mapped_by(pids)
 
     def release(self, by: str, why: Why, stop: Stop, hurry: Iterable[int] = ()) -> None:
@@ -145,7 +145,7 @@ class Guard:
 
     def clear(self) -> None:
         """Remove the server's private folder; as long as anything lives of the server, it says whose that is."""
-        if self.members():  # SIGKILL did not end it: a later stop or sweep has to find it
+        if not self.is_empty():  # SIGKILL did not end it: a later stop or sweep has to find it
             return
         folder.clear(self.order.folder, self.order.tmp, self.order.log, self.order.keep_log)
 

@@ -226,7 +226,7 @@ class Inner(Guard):
         return None
 
     def _note_ready(self) -> None:
-        self.note()
+        self.note(self.members())
         self._ready = True
         self._write(phase=Phase.READY, segments=[list(segment) for segment in self.segments])
 
@@ -283,8 +283,9 @@ class Inner(Guard):
 
     def _linger(self) -> None:
         """Give what the leader left behind a moment to end by itself, as it does after a clean exit."""
-        self.note()
-        pidfd.wait_for_all({one.identity for one in self.members()}, LEADER_ENDED_LINGER)
+        members = self.members()
+        self.note(members)
+        pidfd.wait_for_all({one.identity for one in members}, LEADER_ENDED_LINGER)
 
     def _hurry(self) -> list[int]:
         return [self._outer_pidfd, *self.kernel_filenos()]

@@ -21,7 +21,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vllm_magic.guard.protocol import How
-from vllm_magic.linux import pidfd
+from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity, Process, shown_name
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 LINGER = 1.0  # seconds for what is left when the engine or the leader is gone
 SECOND_SIGTERM = 1.0  # seconds without any effect before SIGTERM is sent again
 KILL_LIMIT = 15.0  # seconds; what SIGKILL has not ended by then is stuck in the kernel (state D)
-LOOK = 0.25  # seconds between looks for processes that are new
+LOOK = 0.25  # seconds between looks at those that are known
+NEW_LOOK = 2.0  # seconds between looks for processes that are new: each looks at the whole machine
 
 ENGINE_TITLES = ("::EngineCor", "::Worker")  # a comm is cut after 15 characters
 
@@ -51,8 +52,8 @@ class Ladder:
     Args:
         find: gives the living processes of the server; called again and again.
         leader: the process that SIGTERM goes to, or None when it is gone.
-        note: called before each signal that may end something, and once all is stopped for the kill: a server
-            that is still starting makes new shared memory until then.
+        note: called with those that live before each signal that may end something, and once all is stopped for the
+            kill: a server that is still starting makes new shared memory until then.
         empty: whether really nothing is left. A look at /proc can miss a process that is being forked while
             its parent exits, so an empty look alone is not believed.
         hurry: descriptors which, once readable, end the politeness: the kernel died, or asked again.
@@ -64,7 +65,7 @@ class Ladder:
         self,
         find: Callable[[], Members],
         leader: Identity | None,
-        note: Callable[[], None] = lambda: None,
+        note: Callable[[Members], None] = lambda _: None,
         empty: Callable[[], bool] = lambda: True,
         hurry: Iterable[int] = (),
         *,
@@ -79,6 +80,7 @@ class Ladder:
         self._names: dict[Identity, str] = {}
         self._sent: dict[Identity, How] = {}
         self._begin = time.monotonic()
+        self._new_look = self._begin
 
     def run(self, grace: float, patience: float) -> Outcome:
         """Climb the ladder; returns when every process has ended, or after SIGKILL had `KILL_LIMIT` seconds."""
@@ -89,7 +91,7 @@ class Ladder:
 
     def _politely(self, alive: Members, grace: float, patience: float) -> Members:
         essential = {one.identity for one in alive if one.identity == self._leader or _is_engine(one)}
-        self._terminate()
+        self._terminate(alive)
         again: float | None = self._begin + SECOND_SIGTERM
         rest_since: float | None = None
         hurried = False
@@ -103,20 +105,25 @@ class Ladder:
             if essential <= _identities(alive):  # no effect yet
                 limit = min(limit, self._begin + patience)
                 if again is not None and now >= again:
-                    self._terminate()
+                    alive = self._look()
+                    self._terminate(alive)
                     again = None
             if now >= limit:
-                break
+                alive = self._look()
+                if rest_since is None or self._is_rest(alive) or now >= self._begin + grace:
+                    return alive
+                rest_since = None  # an engine has come that was not known
+                continue
             hurried = pidfd.wait_for_any(_identities(alive), min(LOOK, limit - now), also=self._hurry)
-            alive = self._look()
-        return alive
+            alive = self._look_again(alive)
+        return self._look() if alive else alive
 
     def _is_rest(self, alive: Members) -> bool:
         """Whether politeness is over: no engine is left, or no leader who would end the engines."""
         return self._leader not in _identities(alive) or not any(map(_is_engine, alive))
 
-    def _terminate(self) -> None:
-        self._note()
+    def _terminate(self, alive: Members) -> None:
+        self._note(alive)
         if self._leader is not None and pidfd.send(self._leader, signal.SIGTERM):
             self._sent[self._leader] = How.SIGTERM
 
@@ -125,7 +132,7 @@ class Ladder:
         while (alive or not self._empty()) and time.monotonic() < limit:
             # Stopped first, none of them can fork while the others are being killed.
             stopped = [one for one in alive if pidfd.send(one.identity, signal.SIGSTOP)]
-            self._note()
+            self._note(self._look())
             if self._whole_groups:
                 _kill_groups(stopped)
             else:
@@ -151,11 +158,21 @@ class Ladder:
 
     def _look(self) -> Members:
         alive = self._find()
+        self._new_look = time.monotonic() + NEW_LOOK
         # The first name is kept: one that is ending has lost its title.
         self._names.update(
             {one.identity: shown_name(one) for one in alive if one.identity not in self._names}
         )
         return alive
+
+    def _look_again(self, alive: Members) -> Members:
+        """Those that live still. For new ones it is looked from time to time, and when no other is left."""
+        left = [
+            now
+            for one in alive
+            if (now := processes.read(one.identity.pid)) and now.identity == one.identity and now.alive
+        ]
+        return left if left and time.monotonic() < self._new_look else self._look()
 
     def _outcome(self, left: Members) -> Outcome:
         def row(identity: Identity) -> list[Any]:

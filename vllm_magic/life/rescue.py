@@ -28,9 +28,9 @@ def release(mark: bytes, leader: Identity | None, since: float, segments: Iterab
     def find() -> Members:
         return marks.members(mark, leader)
 
-    def note() -> None:
+    def note(members: Members) -> None:
         # A process in state D may hold the lock that a read of its maps waits for.
-        known.update(shared_memory.mapped_by(one.identity.pid for one in find() if one.state != "D"))
+        known.update(shared_memory.mapped_by(one.identity.pid for one in members if one.state != "D"))
 
     ladder = Ladder(find, leader=None, note=note, empty=lambda: not find())
     outcome = ladder.run(grace=0.0, patience=0.0)

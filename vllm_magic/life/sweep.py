@@ -20,9 +20,12 @@ from vllm_magic.linux import shared_memory
 from vllm_magic.linux.shared_memory import Segment
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.guard.record import Record
     from vllm_magic.ledger import Entry, Folder
+    from vllm_magic.linux.processes import Process
     from vllm_magic.release import Release
 
 # Of a file system without locks, as Lustre may be: there two sweepers may do the same, which harms nobody.
@@ -80,7 +83,8 @@ def _sweep(entry: Entry, probe: Probe) -> Swept | None:
         again = ledger.look(entry.path)
         if again is None or again.record is None:  # another sweeper was faster
             return None
-        release = _release(entry, entry.record, probe) if entry.processes else None
+        living = entry.processes
+        release = _release(entry, entry.record, living, probe) if living else None
         if release is None:
             shared_memory.unlink_unmapped(_segments(entry.record), entry.record.since)
         if release is None or not release.left:
@@ -96,13 +100,13 @@ def _clear(rooms: Folder) -> None:
     folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
 
 
-def _release(entry: Entry, record: Record, probe: Probe) -> Release:
+def _release(entry: Entry, record: Record, living: Iterable[Process], probe: Probe) -> Release:
     began = time.monotonic()
     mark = entry.folder.mark
     witness = Witness(
         probe, handover.unpack_gpus(record.baseline), record.gpus if record.chosen else (), mark
     )
-    witness.look_before_stop([one.identity for one in entry.processes], in_a_hurry=False)
+    witness.look_before_stop([one.identity for one in living], in_a_hurry=False)
     ended = rescue.release(mark, entry.leader, record.since, _segments(record))
     return outcome.release(record.name, Why.KERNEL_GONE, began, [ended], witness, entry.leader)
 

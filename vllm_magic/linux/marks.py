@@ -12,6 +12,7 @@ from vllm_magic.linux import processes, sessions
 
 if TYPE_CHECKING:
     from vllm_magic.linux.processes import Identity, Process, Table
+    from vllm_magic.linux.sessions import Look
 
 
 def members(mark: bytes, leader: Identity | None) -> list[Process]:
@@ -20,8 +21,9 @@ def members(mark: bytes, leader: Identity | None) -> list[Process]:
     This process and those above it are none of them, whatever they inherited.
     """
     mine = _own_line()
-    marked = carriers(mark, leader) - mine
-    table = sessions.near(marked | ({leader.pid} if leader is not None else set()))
+    look = sessions.look()
+    marked = _carriers(look, mark, leader) - mine
+    table = look.near(marked | ({leader.pid} if leader is not None else set()))
     pids = set(marked & table.keys())
     if leader is not None and _is_its_session(table, leader, pids):
         pids |= processes.server_members(table, leader)
@@ -31,8 +33,12 @@ def members(mark: bytes, leader: Identity | None) -> list[Process]:
 
 def carriers(mark: bytes, leader: Identity | None) -> set[int]:
     """The pids with ``mark``: none is older than the leader, from whom they have it."""
-    found = sessions.by_session() if leader is None else sessions.made_since(leader)
-    return {pid for several in found.values() for pid in several if processes.has_environment(pid, mark)}
+    return _carriers(sessions.look(), mark, leader)
+
+
+def _carriers(look: Look, mark: bytes, leader: Identity | None) -> set[int]:
+    pids = look.made_since(leader) if leader else (pid for some in look.sessions.values() for pid in some)
+    return {pid for pid in pids if processes.has_environment(pid, mark)}
 
 
 def _is_its_session(table: Table, leader: Identity, marked: set[int]) -> bool:

@@ -146,10 +146,11 @@ def is_alive(identity: Identity) -> bool:
 def title(pid: int) -> str:
     """The command line as ``ps`` shows it, keys masked: for vLLM's processes the name they gave themselves; "" if gone."""
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read().decode("utf-8", "replace").split("\0")
+        text = _content(f"/proc/{pid}/cmdline")
     except OSError:
         return ""
+    # Behind a title that it gave itself are as many of them as its words were long.
+    words = text.rstrip(b"\0").decode("utf-8", "replace").split("\0")
     return " ".join(mask_words(words)).strip()
 
 

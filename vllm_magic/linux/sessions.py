@@ -8,67 +8,114 @@ session of a process is had from a system call, which costs a twentieth of a fil
 from __future__ import annotations
 
 import os
+import threading
+import time
 from typing import TYPE_CHECKING
 
 from vllm_magic.linux import processes
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Iterable, Iterator
 
-    from vllm_magic.linux.processes import Identity, Table
+    from vllm_magic.linux.processes import Identity, Process, Table
 
-Sessions = dict[int, list[int]]
+
+PATIENCE = 1.0  # seconds for another thread's look; a forked copy may wait for one that it has not
+
+
+class Look:
+    """One look at which processes there are, zombies included, and in which sessions.
+
+    Attributes:
+        sessions: their pids, by the number of the session: 0 for one of another PID namespace, and for the kernel's own
+            threads.
+    """
+
+    def __init__(self) -> None:
+        self.sessions: dict[int, list[int]] = {}
+        self._makers: dict[int, Process | None] = {}
+        for pid in processes.pids():
+            session = _session(pid)
+            if session is not None:
+                self.sessions.setdefault(session, []).append(pid)
+
+    def near(self, roots: Iterable[int]) -> Table:
+        """A table with all processes of the sessions of these pids, of the sessions with these numbers, and all below them.
+
+        Others may be in it. What is below somebody by an adoption is there as well: an orphan has its adopter as parent.
+        """
+        where = {pid: session for session, members in self.sessions.items() for pid in members}
+        roots = set(roots)
+        related = roots | {where[root] for root in roots if root in where}
+        parents = {session: self._parents(session) for session in self.sessions.keys() - related}
+        while new := {
+            session for session, above in parents.items() if any(where.get(pid) in related for pid in above)
+        }:
+            related |= new
+            for session in new:
+                del parents[session]
+        wanted = (processes.read(pid) for session in related for pid in self.sessions.get(session, ()))
+        return {process.identity.pid: process for process in wanted if process}
+
+    def made_since(self, leader: Identity) -> Iterator[int]:
+        """The pids of sessions that this process or one below it may have made: that are not known to be older."""
+        for session, members in self.sessions.items():
+            maker = self._maker(session)
+            if maker is None or maker.identity.start >= leader.start:
+                yield from members
+
+    def _maker(self, session: int) -> Process | None:
+        """Who made the session, which is read once; None where he is gone."""
+        if session not in self._makers:
+            self._makers[session] = processes.read(session)
+        return self._makers[session]
+
+    def _parents(self, session: int) -> set[int]:
+        """The parent of the session's maker; those of all its members where he is gone."""
+        maker = self._maker(session)
+        if maker is not None:
+            return {maker.parent}
+        return {process.parent for pid in self.sessions[session] if (process := processes.read(pid))}
+
+
+class _Looks:
+    """Has those who ask at the same time share a look: one that began after they asked is as good as their own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._latest: tuple[float, Look] | None = None
+
+    def look(self) -> Look:
+        asked = time.monotonic()
+        if not self._lock.acquire(timeout=PATIENCE):
+            return Look()
+        try:
+            if self._latest is None or self._latest[0] < asked:
+                self._latest = time.monotonic(), Look()
+            return self._latest[1]
+        finally:
+            self._lock.release()
+
+
+_looks = _Looks()
+
+
+def look() -> Look:
+    """How it is now; a look of another thread that began after this call may be given."""
+    return _looks.look()
 
 
 def near(roots: Iterable[int]) -> Table:
-    """A table with all processes of the sessions of these pids, of the sessions with these numbers, and all below them.
-
-    Others may be in it. What is below somebody by an adoption is there as well: an orphan has its adopter as parent.
-    """
-    sessions = by_session()
-    where = {pid: session for session, members in sessions.items() for pid in members}
-    roots = set(roots)
-    related = roots | {where[root] for root in roots if root in where}
-    parents = {session: _parents(session, sessions[session]) for session in sessions.keys() - related}
-    while new := {
-        session for session, above in parents.items() if any(where.get(pid) in related for pid in above)
-    }:
-        related |= new
-        for session in new:
-            del parents[session]
-    wanted = (processes.read(pid) for session in related for pid in sessions.get(session, ()))
-    return {process.identity.pid: process for process in wanted if process}
+    """See `Look.near`: as it is now."""
+    return look().near(roots)
 
 
-def made_since(leader: Identity) -> Sessions:
-    """The sessions that this process or one below it may have made: those that are not known to be older."""
-    return {
-        session: members
-        for session, members in by_session().items()
-        if (maker := processes.read(session)) is None or maker.identity.start >= leader.start
-    }
-
-
-def by_session() -> Sessions:
-    """The pids of all processes that are visible now, zombies included, by the number of their session.
-
-    That is 0 for a session of another PID namespace, and for the kernel's own threads.
-    """
-    found: Sessions = {}
-    for pid in processes.pids():
-        try:
-            found.setdefault(os.getsid(pid), []).append(pid)
-        except ProcessLookupError:
-            continue
-        except PermissionError:  # a security module's rule; the file is open to all
-            if process := processes.read(pid):
-                found.setdefault(process.session, []).append(pid)
-    return found
-
-
-def _parents(session: int, members: Collection[int]) -> set[int]:
-    """The parent of the session's maker; those of all its members where the maker is gone."""
-    maker = processes.read(session)
-    if maker is not None:
-        return {maker.parent}
-    return {process.parent for pid in members if (process := processes.read(pid))}
+def _session(pid: int) -> int | None:
+    """The number of a process's session; None if it is gone."""
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
+    except PermissionError:  # a security module's rule; the file is open to all
+        process = processes.read(pid)
+        return process.session if process else None

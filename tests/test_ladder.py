@@ -1,0 +1,91 @@
+"""How often a release looks at the whole machine: not once for each process that ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from vllm_magic.guard import ladder
+from vllm_magic.guard.ladder import Ladder
+from vllm_magic.linux import processes, sessions
+
+COUNT = 15
+# Ends one of its children after the other when it is asked to.
+LEADER = f"""
+import os, signal, sys, time
+children = []
+
+def end(*_):
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        time.sleep(0.02)
+    sys.exit()
+
+signal.signal(signal.SIGTERM, end)
+for _ in range({COUNT}):
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.alarm(300)
+        signal.pause()
+    children.append(child)
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
+
+
+@pytest.fixture
+def leader():
+    with subprocess.Popen(
+        [sys.executable, "-c", LEADER], stdout=subprocess.PIPE, start_new_session=True
+    ) as one:
+        assert one.stdout
+        one.stdout.readline()
+        yield processes.read(one.pid).identity
+        if one.poll() is None:
+            os.killpg(one.pid, signal.SIGKILL)
+
+
+class Finder:
+    """Finds the processes of a leader, and counts the looks."""
+
+    def __init__(self, leader) -> None:
+        self.leader = leader
+        self.looks = 0
+
+    def __call__(self):
+        self.looks += 1
+        table = sessions.near([self.leader.pid])
+        return [table[pid] for pid in processes.server_members(table, self.leader) if table[pid].alive]
+
+
+def test_an_end_that_is_waited_for_takes_few_looks(leader):
+    find = Finder(leader)
+    began = time.monotonic()
+    outcome = Ladder(find, leader).run(grace=60.0, patience=60.0)
+    assert (len(outcome.ended), outcome.left) == (COUNT + 1, [])
+    assert {how for *_, how in outcome.ended} == {"SIGTERM", "by itself"}
+    assert find.looks <= 3 + (time.monotonic() - began) / ladder.NEW_LOOK
+
+
+def test_one_that_comes_meanwhile_is_found(leader):
+    """Here when all that were known have ended: then the whole machine is looked at."""
+    find = Finder(leader)
+    with subprocess.Popen(["sleep", "300"], start_new_session=True) as late:
+
+        def with_late():
+            found = find()
+            process = processes.read(late.pid)
+            return [*found, process] if find.looks > 1 and process and process.alive else found
+
+        outcome = Ladder(with_late, leader).run(grace=60.0, patience=60.0)
+        assert late.wait(60) == -signal.SIGKILL
+    assert [how for pid, *_, how in outcome.ended if pid == late.pid] == ["SIGKILL"]
+    assert len(outcome.ended) == COUNT + 2
