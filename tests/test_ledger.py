@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from records import record
 
 from vllm_magic import ledger
+from vllm_magic.guard import record as records
 from vllm_magic.ledger import KEPT_LOGS, create, state_folder
+from vllm_magic.linux import machine
 
 CREATE = "from vllm_magic import ledger\nfor _ in range(20): print(ledger.create('x').path)"
 
@@ -159,6 +162,22 @@ class TestTmp:
             monkeypatch.setenv("VLLM_MAGIC_HOME", short)
             folder = create("x")
             assert folder.tmp == folder.path / "t"
+
+
+def test_the_place_is_looked_up_once_for_all_entries(home, monkeypatch):
+    count, asked = 5, []
+    for _ in range(count):
+        folder = create("tiny")
+        records.write(str(folder.path), record(folder.id))
+    here = machine.here
+
+    def ask():
+        asked.append(None)
+        return here()
+
+    monkeypatch.setattr(machine, "here", ask)
+    assert [one.condition for one in ledger.entries()] == [ledger.Condition.OWNED] * count
+    assert len(asked) == 1
 
 
 class TestKeptLogs:

@@ -15,8 +15,10 @@ from fake_gpu import fakegpu
 
 from vllm_magic import sampler
 from vllm_magic.engine import vitals
+from vllm_magic.gpu.devices import ComputeProcess, Gpu
 from vllm_magic.linux import kin, processes
 from vllm_magic.linux.kin import Kin
+from vllm_magic.linux.processes import Identity
 from vllm_magic.manager import Manager
 
 GIB = 2**30
@@ -300,6 +302,24 @@ class TestItsEnd:
             server = manager.start(spec(faults={"load_s": 0.5}), wait=False).server
         server.wait(60)
         until(lambda: asked_for(server), "it is not tried again")
+
+
+class TestWhoHoldsWhat:
+    def test_of_each_leader_on_each_gpu(self):
+        one, two = Identity(11, 1), Identity(22, 1)
+        leaders = {11: one, 12: one, 21: two}
+
+        def gpu(*listed: tuple[int, int | None]) -> Gpu:
+            return Gpu(0, "GPU-0", "a GPU", 9, 5, 4, tuple(ComputeProcess(*each) for each in listed))
+
+        blind = Gpu(1, "GPU-1", "a GPU", 9, None, None, None)
+        seen = sampler._see(
+            (gpu((11, 1), (12, 2), (21, 4), (99, 8)), gpu((21, None), (21, 4)), blind), leaders
+        )
+        assert seen.used == (5, 5, None)
+        assert seen.held(one) == (3, 0, None)
+        assert seen.held(two) == (4, None, None)
+        assert seen.held(Identity(33, 1)) == seen.held(None) == (0, 0, None)
 
 
 class TestKin:

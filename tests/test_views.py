@@ -203,7 +203,7 @@ class TestServers:
             assert KEY not in repr(shown)
             assert KEY not in str(shown)
 
-    def test_what_it_holds(self, server, tmp_path):
+    def test_what_it_holds(self, server, tmp_path, monkeypatch):
         with child("print(flush=True); input()", start_new_session=True) as leader:
             one = launched(server(), tmp_path, leader.pid)
             held = views.status([one], snapshot(ComputeProcess(leader.pid, 2 * GIB), ComputeProcess(1, GIB)))
@@ -211,6 +211,8 @@ class TestServers:
             unknown = views.status([one], snapshot(ComputeProcess(leader.pid, None)))
             assert same(unknown).endswith("?")
             assert "GiB" not in same(views.status([one], None))
+            monkeypatch.setattr(processes, "pids", lambda: pytest.fail("all processes are read"))
+            assert "1.00 GiB" in same(views.status([one], snapshot(ComputeProcess(leader.pid, GIB))))
 
     @pytest.mark.parametrize(
         ("seconds", "text"),
