@@ -16,7 +16,7 @@ import psutil
 import vllm_magic
 from bench import guards
 from bench.asking import BARE, OURS, Asking
-from bench.clicks import can_click, click_seconds
+from bench.clicks import can_click, click_seconds, stop_seconds
 from bench.completion import completion_seconds
 from bench.death import bare_death_seconds, death_seconds
 from bench.load import load_seconds
@@ -207,6 +207,10 @@ def panel(target: Target) -> list[Row]:
         clicks = tuple(1000 * seconds for seconds in click_seconds(fakes, CLICKED))
         _say(f"click: {', '.join(f'{one:.0f}' for one in clicks)} ms")
         rows.append(Row("panel: a click to its effect on the screen", "ms", clicks, 100.0))
+        for app, name in (("lab", "JupyterLab"), ("notebook", "Notebook 7")):
+            stops = tuple(1000 * seconds for seconds in stop_seconds(fakes, app, CLICKED))
+            _say(f"Stop beside a busy cell, {name}: {', '.join(f'{one:.0f}' for one in stops)} ms")
+            rows.append(Row(f"panel: Stop beside a busy cell acts after, {name}", "ms", stops, 500.0))
     return rows
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from nbclient import NotebookClient
 
 from vllm_magic.errors import InvalidOption
-from vllm_magic.jupyter.panel import audience, form, messages
+from vllm_magic.jupyter.panel import audience, form, listing, messages
 from vllm_magic.jupyter.panel import desk as desks
 from vllm_magic.jupyter.panel.desk import Desk
 from vllm_magic.jupyter.panel.errands import Work
@@ -83,6 +83,10 @@ def desk(manager, home, executable, views):
     made = Desk(manager, views, work, lambda: False)
     yield made
     made.close()
+
+
+def listed(views: Views) -> dict[str, str]:
+    return {one["name"]: one["state"] for one in views.picture.get("servers", [])}
 
 
 def hello(desk: Desk, view: str = "view") -> None:
@@ -194,6 +198,39 @@ def test_a_chat_of_another_server_does_not_come_between(desk, views, manager, sp
     until(lambda: chat.turns[1].over)
     assert "stopped" in chat.turns[1].note
     assert not chat.turns[1].failed  # it was asked for
+
+
+def test_what_is_over_stays_in_the_list(desk, views, manager, spec):
+    """The last of them, in their places, each with its release; until it is cleared, here and nowhere else."""
+    hello(desk)
+    for number in range(listing.ENDED + 2):
+        manager.start(spec(name=f"s{number}"))
+        if number != 1:
+            manager.stop(f"s{number}")
+    views.wait(
+        lambda: listed(views) == {"s1": "ready", **{f"s{n}": "released" for n in range(2, 7)}}, "the list"
+    )
+    desk.take(Message(Ask.CHOOSE, "view", name="s3"))
+    views.wait(lambda: views.chosen and views.chosen["name"] == "s3", "an earlier one")
+    assert views.chosen["release"]["verified"]
+    assert views.of("curve")[-1]["name"] == "s3"
+    for name in ("s1", "s3"):  # the first of them runs: it stays
+        desk.take(Message(Ask.CLEAR, "view", name=name))
+    views.wait(lambda: list(listed(views)) == ["s1", "s2", "s4", "s5", "s6"], "one less")
+    assert views.chosen is None
+    assert "s3" in manager.past()
+    manager.start(spec(name="s3"))
+    views.wait(lambda: listed(views).get("s3") == "ready", "the name again")
+
+
+def test_what_ends_a_server_unasked_is_shown(desk, views, manager, spec):
+    hello(desk)
+    manager.start(spec(keep=600.0, ttl=5400.0))
+    views.wait_state("ready")
+    assert views.chosen["terms"] == [
+        "kept 10 min after the kernel",
+        "released after 1 h 30 min without a request",
+    ]
 
 
 def test_what_goes_wrong_is_told(desk, views):

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import stand_in
 from playwright.sync_api import expect
 
 from . import chromium
@@ -65,6 +66,18 @@ def vllm(home, executable, monkeypatch, tmp_path) -> None:
     """Kernels find the stand-in for vLLM."""
     monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Have the servers of this test take their time, hold fake VRAM, or fail."""
+
+    def configure(**options) -> None:
+        for name, value in stand_in.options(**options).items():
+            monkeypatch.setenv(name, value)
+
+    configure(vram=6 << 30, import_s=0.4, init_s=0.6, load_s=0.3, token_s=0.02)
+    return configure
 
 
 def _page(browser: Chromium, server: JupyterServer, request: pytest.FixtureRequest) -> Iterator[Notebook]:

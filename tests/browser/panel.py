@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING
 
 from playwright.sync_api import expect
+
+from vllm_magic.linux import processes
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator
 
     from .notebooks import Notebook
+
+OPEN = "%load_ext vllm_magic\n%vllm panel"
+AGAIN = "%vllm panel"
 
 
 class Panel:
@@ -26,7 +32,7 @@ class Panel:
         self.root = page.output(cell).locator(".vmp")
         self.root.wait_for()
         self.log = self.root.get_by_role("log", name="Log", include_hidden=True)
-        self.servers = self.root.get_by_role("navigation").get_by_role("button")
+        self.servers = self.root.locator(".vmp-chip")
 
     def fill(self, model: str, flags: str = "", gpus: str = "") -> None:
         """Fill in the form."""
@@ -78,3 +84,33 @@ class Panel:
     def shot(self, name: str) -> None:
         """Take a picture of it, build/shots/panel-NAME-APP.png."""
         self.page.picture(self.root, f"panel-{name}")
+
+
+def open_panel(page: Notebook, *cells: str) -> Panel:
+    """Open a notebook whose first cell shows it; these come below."""
+    page.resize(1400, 1150)
+    page.open(OPEN, *cells)
+    page.run(0)
+    return Panel(page, 0)
+
+
+def started(page: Notebook, *cells: str) -> Panel:
+    """The same, with a server that is ready."""
+    panel = open_panel(page, *cells)
+    panel.start("tiny")
+    return panel
+
+
+def processes_of(panel: Panel) -> list[int]:
+    """Return the pids of the server that is shown."""
+    header = panel.root.locator(".vmp-header").inner_text()
+    leader = int(re.search(r"pid (\d+)", header)[1])
+    return [leader, *processes.descendants(processes.table(), leader)]
+
+
+def until_gone(pids: list[int]) -> None:
+    """Wait until none of them lives."""
+    deadline = time.monotonic() + 20
+    while (left := [pid for pid in pids if processes.read(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left

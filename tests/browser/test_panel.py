@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import time
 
 import pytest
-import stand_in
 from playwright.sync_api import expect
 from real_vllm.environment import FLAGS, environment, fake_vram_env
 
 from vllm_magic.linux import processes
 
-from .panel import Panel
+from .panel import AGAIN, OPEN, Panel, open_panel, processes_of, started, until_gone
 
-OPEN = "%load_ext vllm_magic\n%vllm panel"
-AGAIN = "%vllm panel"
 GIB = 2**30
-
-
-@pytest.fixture
-def server(monkeypatch):
-    """Have the servers of this test take their time, hold fake VRAM, or fail."""
-
-    def configure(**options) -> None:
-        for name, value in stand_in.options(**options).items():
-            monkeypatch.setenv(name, value)
-
-    configure(vram=6 * GIB, import_s=0.4, init_s=0.6, load_s=0.3, token_s=0.02)
-    return configure
-
-
-def open_panel(page, *cells: str) -> Panel:
-    page.resize(1400, 1150)
-    page.open(OPEN, *cells)
-    page.run(0)
-    return Panel(page, 0)
 
 
 def test_a_life(either, server, fake_gpus):
@@ -301,22 +278,3 @@ def test_the_real_vllm(lab, real_model):
     assert not [pid for pid in pids if processes.read(pid)]
     expect(panel.root.locator(".vmp-release")).to_contain_text("proved by NVML memory")
     panel.shot("real-released")
-
-
-def started(page, *cells: str) -> Panel:
-    panel = open_panel(page, *cells)
-    panel.start("tiny")
-    return panel
-
-
-def processes_of(panel: Panel) -> list[int]:
-    header = panel.root.locator(".vmp-header").inner_text()
-    leader = int(re.search(r"pid (\d+)", header)[1])
-    return [leader, *processes.descendants(processes.table(), leader)]
-
-
-def until_gone(pids: list[int]) -> None:
-    deadline = time.monotonic() + 20
-    while (left := [pid for pid in pids if processes.read(pid)]) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not left

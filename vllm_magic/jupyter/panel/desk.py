@@ -11,37 +11,27 @@ import queue
 import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.jupyter.panel import chats, errands, form, picture
+from vllm_magic.jupyter.panel import errands, form, picture
 from vllm_magic.jupyter.panel.audience import Audience
 from vllm_magic.jupyter.panel.chats import Chats
+from vllm_magic.jupyter.panel.chosen import Chosen
 from vllm_magic.jupyter.panel.entry import Entry
-from vllm_magic.jupyter.panel.following import Following
-from vllm_magic.jupyter.panel.messages import Ask, Message, Words
-from vllm_magic.jupyter.panel.process_rows import ProcessRows
+from vllm_magic.jupyter.panel.listing import Listing
+from vllm_magic.jupyter.panel.messages import Ask, Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vllm_magic.jupyter.panel.chat import Chat
     from vllm_magic.jupyter.panel.errands import Work
+    from vllm_magic.jupyter.panel.messages import Front, Words
     from vllm_magic.manager import Manager
-    from vllm_magic.server import Server
 
 LOOK = 1.5  # seconds after which it looks by itself; mostly the sampler asks it to before that
 PROCESSES = "processes"  # the tab that costs a look at them
-
-
-class Front(Protocol):
-    """The front end's side."""
-
-    def show(self, drawn: dict[str, Any]) -> None:
-        """Replace the picture."""
-
-    def send(self, message: dict[str, Any]) -> None:
-        """Send a message to all views."""
 
 
 class Desk:
@@ -65,15 +55,13 @@ class Desk:
         self._audience = Audience()
         self._unwatch: Callable[[], None] | None = None
         self._due = 0.0
-        self._chosen: str | None = None  # None until somebody chooses, "" for the form of a new one
         self._entry = Entry()
-        self._said = Words()  # what would start the chosen server once more
         self._notice: dict[str, str] | None = None
         self._asked: set[Ask] = set()  # of what is under way
-        self._following: Following | None = None
         self._chats = Chats(manager, self._more)
+        self._chosen = Chosen(manager, front, self._chats, work.said)
+        self._listing = Listing(manager)
         self._drawn: dict[str, Any] = {}
-        self._rows = ProcessRows()
         self._suggestions: list[str] = []
         self._thread = threading.Thread(target=self._run, name="vllm-magic panel", daemon=True)
         self._thread.start()
@@ -124,12 +112,13 @@ class Desk:
             Ask.HELLO: self._welcome,
             Ask.BYE: lambda _: None,
             Ask.CHOOSE: lambda said: self._choose(said.name),
+            Ask.CLEAR: self._clear,
             Ask.FORM: self._read,
             Ask.START: self._start,
             Ask.STOP: self._stop,
             Ask.SAY: self._say,
             Ask.HUSH: lambda said: self._chats.of(said.name).hush(),
-            Ask.FORGET: lambda said: self._send_chat(self._chats.forget(said.name)),
+            Ask.FORGET: lambda said: self._chosen.send_chat(self._chats.forget(said.name)),
             Ask.DOCTOR: lambda _: self._do(Ask.DOCTOR, self._work.doctor),
             Ask.REAP: lambda said: self._do(Ask.REAP, partial(self._work.reap, said.pids)),
         }
@@ -140,7 +129,7 @@ class Desk:
 
     def _welcome(self, _: Message) -> None:
         self._suggestions = form.suggestions()
-        self._send_chosen()
+        self._chosen.send()
 
     def _watch(self) -> None:
         """Have the sampler ask for looks while there are views."""
@@ -168,8 +157,7 @@ class Desk:
         self._judge_again()
         self._draw()
         self._tick()
-        self._follow_log()
-        self._show_processes()
+        self._chosen.send_more(processes=self._audience.looks_at(PROCESSES))
 
     def _draw(self) -> None:
         drawn = self._picture()
@@ -178,15 +166,13 @@ class Desk:
             self._front.show(drawn)
 
     def _picture(self) -> dict[str, Any]:
-        living = self._manager.servers()
-        chosen = self._server()
-        listed = {**living, **({chosen.name: chosen} if chosen else {})}
+        chosen = self._chosen.server
         claims = {} if chosen and not chosen.state.over else self._entry.claims
         owners = self._manager.attribution
         return {
-            "servers": [picture.line(one) for one in listed.values()],
-            "chosen": picture.server(chosen, form.shown(self._said)) if chosen else None,
-            "gpus": picture.gpus(self._manager.latest, owners, self._chosen or "", claims),
+            "servers": [picture.line(one) for one in self._listing.servers()],
+            "chosen": picture.server(chosen, form.shown(self._chosen.said)) if chosen else None,
+            "gpus": picture.gpus(self._manager.latest, owners, self._chosen.name or "", claims),
             "form": self._entry.picture(self._suggestions),
             "notice": self._notice,
             "asked": sorted(ask.value for ask in self._asked),
@@ -195,7 +181,7 @@ class Desk:
 
     def _tick(self) -> None:
         living = list(self._manager.servers().values())
-        chosen = self._server()
+        chosen = self._chosen.server
         if chosen and chosen not in living:
             living.append(chosen)
         starting = [picture.progress(one) for one in living if one.state.value == "starting"]
@@ -211,52 +197,24 @@ class Desk:
 
     # The chosen server.
 
-    def _server(self) -> Server | None:
-        if not self._chosen:
-            return None
-        return self._manager.servers().get(self._chosen) or self._manager.past().get(self._chosen)
-
     def _choose(self, name: str) -> None:
-        self._chosen = name
+        self._chosen.name = name
         self._notice = None
         self._entry.empty()
-        self._send_chosen()
+        self._chosen.send()
+
+    def _clear(self, message: Message) -> None:
+        self._listing.clear(self._manager.get_even_past(message.name))
+        if message.name == self._chosen.name:
+            self._choose("")
 
     def _follow_choice(self) -> None:
-        """Show what there is where nobody has chosen, and what has taken the place of the one that was shown."""
-        if self._chosen is None:
-            self._chosen = next(reversed(self._manager.servers()), None)
-        server = self._server()
-        if server is not (self._following.server if self._following else None):
-            self._send_chosen()
+        self._chosen.follow()
+        server = self._chosen.server
         if server is not None and server.state.over and not self._entry.words.model:
-            self._judge(self._said)  # to be started again, perhaps with other flags
+            self._judge(self._chosen.said)  # to be started again, perhaps with other flags
         if server is not None and server.error is not None:
             server.last_words()  # it is said here
-
-    def _send_chosen(self) -> None:
-        """All of the chosen server that the picture does not have."""
-        server = self._server()
-        self._following = Following(server) if server else None
-        self._said = self._work.said(server) if server else Words()
-        self._rows = ProcessRows()
-        if server is None or self._following is None:
-            return
-        self._front.send({"kind": "curve", **picture.curve(server)})
-        self._front.send(self._following.whole())
-        self._send_chat(self._chats.of(server.name))
-
-    def _follow_log(self) -> None:
-        more = self._following.more() if self._following else None
-        if more:
-            self._front.send(more)
-
-    def _show_processes(self) -> None:
-        server = self._server()
-        if server is not None and self._audience.looks_at(PROCESSES):
-            rows = self._rows.more(server, self._manager.latest)
-            if rows:
-                self._front.send(rows)
 
     # What is asked for.
 
@@ -270,7 +228,7 @@ class Desk:
         self._do(None, partial(self._work.judge, words, now))
 
     def _judge_again(self) -> None:
-        server = self._server()
+        server = self._chosen.server
         shown = server is None or server.state.over  # else the form shows what runs
         if shown and self._entry.is_outdated(self._manager.latest):
             self._judge(self._entry.words)
@@ -287,7 +245,7 @@ class Desk:
     def _say(self, message: Message) -> None:
         chat = self._chats.of(message.name)
         chat.say(message.text)
-        self._send_chat(chat)
+        self._chosen.send_chat(chat)
 
     def _more(self, chat: Chat) -> None:
         """Called in the thread of a turn."""
@@ -295,11 +253,7 @@ class Desk:
 
     def _send_turn(self, chat: Chat) -> None:
         if chat.turns and self._chats.is_current(chat):
-            self._send_chat(chat, at=len(chat.turns) - 1)
-
-    def _send_chat(self, chat: Chat, at: int = 0) -> None:
-        if chat.server is self._server():
-            self._front.send(chats.message(chat, at))
+            self._chosen.send_chat(chat, at=len(chat.turns) - 1)
 
     def _tell(self, text: str, *, wrong: bool = False) -> None:
         self._notice = {"text": text, "kind": "wrong" if wrong else "told"}
@@ -330,6 +284,6 @@ class Desk:
         if done.message is not None:
             self._front.send(done.message)
         if done.chosen is not None:
-            self._chosen = done.chosen
+            self._chosen.name = done.chosen
             self._entry.empty()
         self._look()

@@ -6,6 +6,7 @@ To the kernel, each with the ``view``'s own id::
     {"ask": "here", "tab": "log"}                   it is still there, and shows this tab
     {"ask": "bye"}                                  it was closed
     {"ask": "choose", "name": NAME}                 show this server; "" for the form of a new one
+    {"ask": "clear", "name": NAME}                  take it, which is over, from the list
     {"ask": "form", "words": {model, flags, gpus}}  the form was changed
     {"ask": "start", "words": {model, flags, gpus}}
     {"ask": "stop", "name": NAME}                   a start that is under way is cancelled so, too
@@ -30,7 +31,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +46,7 @@ class Ask(str, Enum):
     HERE = "here"
     BYE = "bye"
     CHOOSE = "choose"
+    CLEAR = "clear"
     FORM = "form"
     START = "start"
     STOP = "stop"
@@ -53,6 +55,16 @@ class Ask(str, Enum):
     FORGET = "forget"
     DOCTOR = "doctor"
     REAP = "reap"
+
+
+class Front(Protocol):
+    """The views, as the kernel's side sees them."""
+
+    def show(self, drawn: dict[str, Any]) -> None:
+        """Replace the picture."""
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a message to all views."""
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from vllm_magic import durations
 from vllm_magic.jupyter import views
+from vllm_magic.jupyter.panel import listing
 from vllm_magic.jupyter.progress import told
 from vllm_magic.server import ServerState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.devices import Gpu, Snapshot
     from vllm_magic.jupyter.panel.messages import Words
     from vllm_magic.release import Release
@@ -25,7 +28,12 @@ Data = dict[str, Any]
 
 def line(one: Server) -> Data:
     """A server in the list on top."""
-    return {"name": one.name, "state": state(one), "keep": one.spec.keep is not None}
+    return {
+        "name": one.name,
+        "state": state(one),
+        "keep": one.spec.keep is not None,
+        "may_go": listing.may_go(one),
+    }
 
 
 def state(one: Server) -> str:
@@ -42,6 +50,7 @@ def server(one: Server, words: Words) -> Data:
         "state": state(one),
         "url": one.base_url,
         "exposed": one.exposed,
+        "terms": terms(one.spec),
         "pid": one.pid,
         "log": str(one.log_path or ""),
         "began": began,
@@ -54,6 +63,14 @@ def server(one: Server, words: Words) -> Data:
         "farewell": one.farewell,
         "release": release(one.release) if one.release and one.state.over else None,
     }
+
+
+def terms(spec: ServerSpec) -> list[str]:
+    """When it ends, or does not, without anybody's word."""
+    return [
+        *([f"kept {durations.told(spec.keep)} after the kernel"] if spec.keep else []),
+        *([f"released after {durations.told(spec.ttl)} without a request"] if spec.ttl else []),
+    ]
 
 
 def progress(one: Server) -> Data:

@@ -29,8 +29,9 @@ function ending(send) {
       show(el, over);
       if (!over) return;
       name = chosen.name;
-      show(failure, chosen.error !== null);
-      if (chosen.error) {
+      const failed = chosen.state === "failed" && chosen.error !== null; // not what a later try has put right
+      show(failure, failed);
+      if (failed) {
         say(cause, chosen.error.cause);
         say(hint, chosen.error.hint);
         show(more, chosen.error.lines.length > 0);

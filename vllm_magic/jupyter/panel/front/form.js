@@ -99,7 +99,7 @@ function form(send, view) {
       }
       show(queued, clicked !== null && busy && !beside);
       say(queued, "Queued until the cell ends: this kernel hears clicks only between cells.");
-      show(note, !locked && said.text !== "");
+      show(note, !locked); // its line is there before there is something to say: nothing below jumps
       say(note, locked ? "" : said.text);
       mark(note, "class", `vmp-note ${said.wrong ? "wrong" : ""}`);
     },

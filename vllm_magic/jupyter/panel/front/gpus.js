@@ -10,27 +10,36 @@ function gpuBars() {
   const rows = node("div", { class: "vmp-gpus" });
   const key = node("div", { class: "vmp-key", "aria-hidden": "true" });
   const note = node("div", { class: "vmp-quiet" });
+  let known = []; // the rows as they were told last
   const el = node("section", { "aria-label": "GPUs" }, rows, key, note);
   return {
     el,
     update({ gpus, chosen }) {
-      show(el, gpus.rows.length > 0 || gpus.note !== "");
-      show(rows, gpus.rows.length > 0);
-      show(key, gpus.rows.length > 0);
-      show(note, gpus.rows.length === 0);
+      const told = gpus.rows.length > 0;
+      if (told) known = gpus.rows;
+      const shown = told ? gpus.rows : known.map(untold); // a driver that is slow to answer moves nothing
+      show(el, shown.length > 0 || gpus.note !== "");
+      show(rows, shown.length > 0);
+      show(key, shown.length > 0);
+      show(note, shown.length === 0);
       say(note, gpus.note ? `No GPU to show: ${gpus.note}.` : "");
-      const claims = gpus.rows.some((gpu) => gpu.claim !== null);
-      fill(rows, gpus.rows, () => gpus.rows.map(gpuRow));
-      fill(key, [claims, chosen !== null], () => legend(claims, chosen !== null));
+      mark(rows, "title", gpus.note || null);
+      const open = chosen === null || chosen.ended !== null; // the form
+      fill(rows, shown, () => shown.map(gpuRow));
+      fill(key, [open, chosen !== null], () => legend(open, chosen !== null));
     },
   };
+}
+
+function untold(gpu) {
+  return { ...gpu, used: null, free: null, parts: [0, 0, 0], claim: null };
 }
 
 function gpuRow(gpu) {
   const known = gpu.total !== null && gpu.used !== null;
   const share = (bytes) => `${Math.min(100, (100 * bytes) / (gpu.total || 1)).toFixed(2)}%`;
   const parts = gpu.parts.map((bytes, index) => [bytes, ...HOLDERS[index]]).filter(([bytes]) => bytes > 0);
-  const said = parts.map(([bytes, , who]) => `${who} ${gib(bytes)}`).join(", ") || "nobody holds any of it";
+  const said = parts.map(([bytes, , who]) => `${who} ${gib(bytes)}`).join(", ") || (known ? "nobody holds any of it" : "not told");
   const bar = node(
     "div",
     { class: "vmp-bar", role: "img", "aria-label": `GPU ${gpu.index}: ${gib(gpu.used)} of ${gib(gpu.total)} in use: ${said}` },
@@ -47,8 +56,8 @@ function gpuRow(gpu) {
   return row;
 }
 
-function legend(claims, mine) {
+function legend(open, mine) {
   const shown = HOLDERS.filter(([kind]) => mine || kind !== "mine");
-  const keys = [...shown, ["free", "free"], ...(claims ? [["vmp-claim", "the start would take"]] : [])];
+  const keys = [...shown, ["free", "free"], ...(open ? [["vmp-claim", "the start would take"]] : [])];
   return keys.map(([kind, text]) => node("span", {}, node("i", { class: kind }), node("span", { text })));
 }

@@ -44,7 +44,7 @@ function render({ model, el }) {
   );
   const gone = node("div", { class: "vmp-gone", role: "alert", hidden: true });
   const body = node("div", { class: "vmp-body" }, list.el, head.el, words.el, notice, progress.el, end.el, bars.el, charts.el, details.el);
-  const root = node("div", { class: "vmp", role: "region", "aria-label": "vLLM", onfocusin: keepKeys }, gone, body);
+  const root = node("div", { class: "vmp", role: "region", "aria-label": "vLLM", onfocusin: keepKeys, onkeydown: passSave }, gone, body);
 
   function draw() {
     const drawn = picture();
@@ -124,6 +124,13 @@ function render({ model, el }) {
 /** Its keys are none of the notebook's, where "d", "d" on a button of ours would delete the cell. */
 function keepKeys({ target }) {
   target.setAttribute("data-lm-suppress-shortcuts", "true");
+}
+
+/** But the one that saves is the notebook's: it is pressed once more, outside. */
+function passSave(event) {
+  if (!(event.ctrlKey || event.metaKey) || event.altKey || event.shiftKey || event.key.toLowerCase() !== "s") return;
+  event.preventDefault();
+  document.body.dispatchEvent(new KeyboardEvent("keydown", event));
 }
 
 /** What has become of the servers, as far as this can be known without their kernel. */

@@ -19,30 +19,41 @@ function serverList(send) {
       const wanted = [...servers, { name: "", state: "" }];
       for (const [name, { el: old }] of chips) {
         if (wanted.some((one) => one.name === name)) continue;
+        if (old.contains(document.activeElement)) old.nextElementSibling.firstChild.focus(); // the last one always stays
         old.remove();
         chips.delete(name);
       }
-      wanted.forEach(({ name, state }, at) => {
-        if (!chips.has(name)) chips.set(name, chip(name || "+ New server", () => send("choose", { name })));
+      wanted.forEach(({ name, state, may_go: over }, at) => {
+        if (!chips.has(name)) chips.set(name, chip(name, send));
         const one = chips.get(name);
-        one.update(state, name === (chosen ? chosen.name : ""));
+        one.update(state, over, name === (chosen ? chosen.name : ""));
         if (el.children[at] !== one.el) el.insertBefore(one.el, el.children[at] || null);
       });
     },
   };
 }
 
-function chip(text, onclick) {
+/** A server to choose, and once it is over to clear from the list; "" is the form of a new one. */
+function chip(name, send) {
+  const text = name || "+ New server";
   const dot = node("i", { "aria-hidden": "true" });
-  const el = button("", onclick, { class: "vmp-chip" });
-  el.append(dot, node("span", { text }));
+  const fate = node("span", { class: "vmp-fate" });
+  const choose = button("", () => send("choose", { name }), { class: "vmp-chip" });
+  choose.append(dot, node("span", { text }), fate);
+  const title = `Take ${text} from this list`;
+  const clear = button("×", () => send("clear", { name }), { class: "vmp-clear", title, "aria-label": title });
+  const el = node("span", { class: "vmp-one" }, choose, clear);
   return {
     el,
-    update(state, current) {
+    update(state, over, current) {
       show(dot, state !== "");
       mark(dot, "class", `vmp-dot ${state}`);
-      mark(el, "aria-pressed", String(current));
-      mark(el, "aria-label", state ? `${text}, ${STATES[state]}` : text);
+      show(fate, Boolean(over));
+      say(fate, over ? STATES[state] : "");
+      show(clear, Boolean(over));
+      mark(el, "class", over ? "vmp-one over" : "vmp-one");
+      mark(choose, "aria-pressed", String(current));
+      mark(choose, "aria-label", state ? `${text}, ${STATES[state]}` : text);
     },
   };
 }
@@ -55,7 +66,8 @@ function header() {
   const address = node("span", { class: "vmp-address" }, url, copy);
   const age = node("span", { class: "vmp-quiet" });
   const exposed = node("span", { class: "vmp-exposed", text: "Other machines can reach it. Its key guards /v1 only." });
-  const el = node("header", { class: "vmp-header" }, pill, model, address, age, exposed);
+  const terms = node("span", { class: "vmp-terms" });
+  const el = node("header", { class: "vmp-header" }, pill, model, address, age, terms, exposed);
   return {
     el,
     update({ chosen }, now) {
@@ -67,6 +79,9 @@ function header() {
       const living = chosen !== null && chosen.ended === null;
       show(address, living);
       show(exposed, living && chosen.exposed);
+      const said = living ? chosen.terms : [];
+      show(terms, said.length > 0);
+      fill(terms, said, () => said.map((text) => node("span", { class: "vmp-term", text })));
       say(url, living ? chosen.url : "");
       say(age, chosen ? times(chosen, now) : "Choose a model, and start it.");
     },
