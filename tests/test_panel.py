@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ from vllm_magic.jupyter.panel.desk import Desk
 from vllm_magic.jupyter.panel.errands import Work
 from vllm_magic.jupyter.panel.messages import Ask, Message, Words
 from vllm_magic.jupyter.settings import Settings
+from vllm_magic.life.spares import SpareMode
 
 LIMIT = 30.0  # seconds for what takes tenths
 
@@ -112,6 +114,24 @@ def test_a_life(desk, views, traces):
     assert [state for state, _ in views.chosen["times"]] == ["starting", "ready", "stopping", "released"]
     desk.close()
     traces.check()
+
+
+def test_the_spare_is_shown(manager, home, views, tmp_path):
+    executable = str(stand_in.install_environment(tmp_path / "vllm"))
+    work = Work(manager, lambda: Settings(executable=executable), lambda: None)
+    desk = Desk(manager, views, work, lambda: False)
+    try:
+        hello(desk)
+        views.wait(lambda: views.picture.get("spare") == "", "no spare")
+        manager.spares.set_mode(SpareMode.ON)
+        start(desk, views)
+        assert not views.chosen["warm"]
+        views.wait(lambda: re.fullmatch(r"spare: 0\.\d\d GiB of memory", views.picture["spare"]), "the spare")
+        start(desk, views, name="other")
+        views.wait(lambda: views.chosen["name"] == "other" and views.chosen["state"] == "ready", "the other")
+        assert views.chosen["warm"]
+    finally:
+        desk.close()
 
 
 SECRETS = "--api-key sk-very-secret-key --hf-token hf_abcdefghijklmnopqrstuvwxyz --env X_TOKEN='to be kept'"

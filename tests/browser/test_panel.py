@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 
 import pytest
+import stand_in
 from playwright.sync_api import expect
 from real_vllm.environment import FLAGS, environment, fake_vram_env
 
@@ -278,3 +280,14 @@ def test_the_real_vllm(lab, real_model):
     assert not [pid for pid in pids if processes.read(pid)]
     expect(panel.root.locator(".vmp-release")).to_contain_text("proved by NVML memory")
     panel.shot("real-released")
+
+
+def test_a_spare_for_the_next_start(lab, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", str(stand_in.install_environment(tmp_path / "vllm")))
+    panel = open_panel(lab, "%vllm spare on")
+    lab.run(1)
+    expect(panel.root.locator(".vmp-spare")).to_have_text(re.compile("spare: .* of memory"))
+    panel.start("org/tiny")
+    expect(panel.root.get_by_text("Ready after")).to_contain_text("from a spare")
+    expect(panel.root.locator(".vmp-spare")).to_have_text(re.compile("spare: .* of memory"))
+    panel.shot("spare")

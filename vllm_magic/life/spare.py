@@ -22,7 +22,6 @@ from vllm_magic.guard.protocol import Order, Refused, Stopping
 from vllm_magic.guard.protocol import Spare as Said
 from vllm_magic.guard.record import Phase, Record
 from vllm_magic.linux import machine, memory, processes
-from vllm_magic.linux.processes import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,6 +96,7 @@ class Spare:
         warm: whether everything is imported, as far as it was looked.
         over: why it can become no server any more, as far as it was looked; "" while it can.
         gone: whether nothing of it is left.
+        memory: bytes that it uses, once it is warm; 0 before that.
 
     Raises:
         OSError: its folder or its guards cannot be had.
@@ -108,7 +108,7 @@ class Spare:
         self.warm = False
         self.over = ""
         self.gone = False
-        self._leader: Identity | None = None
+        self.memory = 0
         self.folder = ledger.create(NAME)
         order = _order(cast, self.folder, self.since)
         try:
@@ -128,17 +128,12 @@ class Spare:
                 self.guards.close()
             for message in messages or ():
                 if isinstance(message, Said):
-                    self._leader = Identity(*message.leader)
                     self.warm = message.warm
+                    self.memory = memory.used_by(message.leader[0]) if message.warm else 0
                 elif isinstance(message, Refused):
                     self.over = f"it was of no use: {message.text}"
                 elif isinstance(message, Stopping):
                     self.over = self.over or "nobody had wanted it for long, or memory was short"
-
-    @property
-    def memory(self) -> int:
-        """Bytes that its processes use."""
-        return memory.used_by(self._leader.pid) if self._leader else 0
 
     def become(self, order: Order) -> None:
         """Tell it what to serve; whether it does is said by its guards, who are the server's now."""

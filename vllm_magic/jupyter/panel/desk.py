@@ -175,6 +175,7 @@ class Desk:
             "gpus": picture.gpus(self._manager.latest, owners, self._chosen.name or "", claims),
             "form": self._entry.picture(self._suggestions),
             "notice": self._notice,
+            "spare": picture.spare(self._manager.spares.status()),
             "asked": sorted(ask.value for ask in self._asked),
             "beside": self._audience.beside,
         }

@@ -12,7 +12,9 @@ from vllm_magic import durations
 from vllm_magic.jupyter import views
 from vllm_magic.jupyter.panel import listing
 from vllm_magic.jupyter.progress import told
+from vllm_magic.life.notices import StartKind
 from vllm_magic.server import ServerState
+from vllm_magic.view import gib
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.devices import Gpu, Snapshot
     from vllm_magic.jupyter.panel.messages import Words
+    from vllm_magic.life.spares import SpareStatus
     from vllm_magic.release import Release
     from vllm_magic.server import Server
 
@@ -57,12 +60,20 @@ def server(one: Server, words: Words) -> Data:
         "ended": max(one.times.values(), default=began) if one.state.over else None,
         "times": [[kind.value, at] for kind, at in one.times.items()],
         "ready_after": one.ready_after,
+        "warm": one.start_kind is StartKind.WARM,
         "words": asdict(words),
         "stages": [[stage.value, seconds] for stage, seconds in one.stages.items()],
         "error": _error(one),
         "farewell": one.farewell,
         "release": release(one.release) if one.release and one.state.over else None,
     }
+
+
+def spare(one: SpareStatus) -> str:
+    """That there is a process that has imported vLLM ahead of the next start; "" where there is none."""
+    if not one.there:
+        return ""
+    return f"spare: {gib(one.memory)} of memory" if one.warm else "spare: importing vLLM"
 
 
 def terms(spec: ServerSpec) -> list[str]:

@@ -6,6 +6,7 @@ const EMPTY = {
   gpus: { rows: [], note: "" },
   form: { model: "", flags: "", gpus: "", view: "", text: "", wrong: false, models: [] },
   notice: null,
+  spare: "",
   asked: [],
   beside: true,
 };
@@ -35,12 +36,14 @@ function render({ model, el }) {
   const tree = processTree();
   const chat = chatView(send);
   const doctor = doctorView(send);
+  const spare = node("span", { class: "vmp-spare", title: "A process that has imported vLLM: the next start takes far less time with it. %vllm spare off ends it." });
   const details = tabs(
     [["log", "Log", log], ["processes", "Processes", tree], ["chat", "Chat", chat], ["doctor", "Doctor", doctor]],
     (name) => {
       tab = name;
       send("here");
     },
+    spare,
   );
   const gone = node("div", { class: "vmp-gone", role: "alert", hidden: true });
   const body = node("div", { class: "vmp-body" }, list.el, head.el, words.el, notice, progress.el, end.el, bars.el, charts.el, details.el);
@@ -59,6 +62,7 @@ function render({ model, el }) {
     bars.update(drawn);
     charts.update(drawn, curves.of(name), now());
     end.update(drawn, curves.of(name));
+    say(spare, drawn.spare);
     for (const part of [log, tree, chat, doctor]) part.update(drawn);
   }
 

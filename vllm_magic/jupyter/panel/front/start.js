@@ -29,7 +29,7 @@ function startProgress() {
         fill(steps, chosen.stages, () => stages(chosen.stages));
       }
       if (ready) {
-        say(summary, `Ready after ${chosen.ready_after.toFixed(1)} s`);
+        say(summary, `Ready after ${chosen.ready_after.toFixed(1)} s${chosen.warm ? ", from a spare" : ""}`);
         fill(past, chosen.stages, () => stages(chosen.stages));
       }
     },

@@ -1,6 +1,6 @@
 // Tabs, as the ARIA pattern has them: the arrow keys go from one to the next.
 
-function tabs(several, changed) {
+function tabs(several, changed, beside) {
   const list = node("div", { class: "vmp-tabs", role: "tablist", "aria-label": "Details" });
   const stamp = Math.random().toString(36).slice(2);
   const bodies = several.map(([name, , body]) => node("div", { role: "tabpanel", id: `vmp-${name}-${stamp}`, "aria-labelledby": `vmp-tab-${name}-${stamp}`, hidden: true }, body.el));
@@ -27,5 +27,5 @@ function tabs(several, changed) {
     open((to + heads.length) % heads.length, true);
   }
 
-  return { el: node("section", { "aria-label": "Details" }, list, ...bodies), open };
+  return { el: node("section", { "aria-label": "Details" }, node("div", { class: "vmp-tabs-row" }, list, beside), ...bodies), open };
 }
