@@ -76,7 +76,7 @@ def _panel(panel: Panel) -> Iterator[str]:
             x, y = place(*point)
             yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>'
         if curve.legend:
-            at = LEFT + 100 * number
+            at = LEFT + 122 * number
             yield f'<path d="M{at} 22h14" stroke="{colour}" stroke-width="2"/>'
             yield _text(at + 18, 26, curve.legend, "start")
 

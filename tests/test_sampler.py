@@ -88,6 +88,18 @@ class TestWhatItSees:
         server.stop()
         until(lambda: last(server).running is None, "it is asked after its end")
 
+    def test_what_it_has_just_seen_needs_no_look(self, manager, spec, fake_gpus, monkeypatch):
+        server = manager.start(spec(gpus="0"), timeout=60).server
+        monkeypatch.setattr(sampler, "FRESH", 60.0)
+        until(lambda: manager._sampler.fresh, "nothing is seen")
+        with monkeypatch.context() as patched:
+            patched.setattr(manager.probe, "snapshot", lambda: pytest.fail("the driver is asked"))
+            assert [gpu.used for gpu in manager.recent_gpus().gpus] == [2 * GIB, 0]
+        server.stop()  # what was seen before a change is none
+        assert [gpu.used for gpu in manager.recent_gpus().gpus] == [0, 0]
+        monkeypatch.setattr(sampler, "FRESH", 0.0)
+        assert manager._sampler.fresh is None
+
     def test_one_that_is_not_ready_is_not_asked(self, manager, spec):
         server = manager.start(spec(faults={"hang_in": "load"}), wait=False).server
         until(lambda: len(server.curve.samples()) > 3, "it is not looked at")

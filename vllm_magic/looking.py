@@ -94,6 +94,10 @@ class Looking:
         """The GPUs as they are now."""
         return self._probe.snapshot()
 
+    def recent_gpus(self) -> Snapshot:
+        """The GPUs as the sampler has just seen them; where it has not, as they are now."""
+        return self._sampler.fresh or self._probe.snapshot()
+
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
         """See `Sampler.watch`."""
         self._check_process()

@@ -34,6 +34,7 @@ PERIOD = 1.0  # seconds between two looks
 SHORTEST = 0.25  # the same, where something has changed
 LIMIT = 1.0  # seconds for a server's answer
 GPU_LIMIT = 0.9  # seconds for which the driver may hold a sample up
+FRESH = 1.5  # seconds for which a sight of the GPUs is as good as a new one, if no server has changed since
 STALE = 10.0  # seconds for which the last sight of the GPUs counts while the driver is slow
 LINGER = 10.0  # seconds for which a server that is over is looked at: its VRAM is seen to come back
 END_LIMIT = 1.0  # seconds for the threads to end
@@ -95,6 +96,13 @@ class Sampler:
         self._followed: dict[Server, _Memory] = {}
         self._watchers: dict[object, Callable[[], None]] = {}
         self._rounds: _Rounds | None = None
+        self._changed = 0.0  # when a server came to another state, by `time.monotonic`
+
+    @property
+    def fresh(self) -> Snapshot | None:
+        """The GPUs as they were seen in this moment, more or less, and in these states of all servers; else None."""
+        seen, least = self.latest, max(self._changed, time.monotonic() - FRESH)
+        return seen if seen and seen.gpus and seen.taken > least else None
 
     def follow(self, server: Server) -> None:
         """Look at this server until it is over, and some seconds more."""
@@ -126,6 +134,8 @@ class Sampler:
         with self._lock:
             rounds, memory, state = self._rounds, self._followed.get(server), server.state
             changed = memory is not None and memory.state is not state
+            if changed:
+                self._changed = time.monotonic()
             if memory is not None:
                 memory.state = state
                 self._begin()  # if there was no thread to be had so far

@@ -30,7 +30,7 @@ class Showing(Deeds):
         name = arguments.status(said)
         servers = list(self._manager.servers().values()) if name is None else [self._manager.get(name)]
         others = [] if name else [*self._manager.farewells(), *self._manager.waiting(), *self._spare_line()]
-        return views.status(servers, self._manager.gpus() if servers else None, others)
+        return views.status(servers, self._manager.recent_gpus() if servers else None, others)
 
     def _spare_line(self) -> list[str]:
         one = self._manager.spares.status()

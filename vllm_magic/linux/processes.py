@@ -178,26 +178,27 @@ def folders(pid: int) -> Iterator[str]:
 
 def has_environment(pid: int, entry: bytes) -> bool:
     """Whether the process was started with the environment entry ``b"NAME=value"``; False if unreadable."""
-    return entry in _environment(pid)
+    text = _environment(pid)
+    return entry in text and entry in text.split(b"\0")
 
 
 def environment(pid: int) -> dict[str, str]:
     """The environment that the process was started with; empty if unreadable."""
-    entries = (entry.decode("utf-8", "replace").partition("=") for entry in _environment(pid))
-    return {name: value for name, _, value in entries}
+    entries = filter(None, _environment(pid).decode("utf-8", "replace").split("\0"))
+    return {name: value for name, _, value in (entry.partition("=") for entry in entries)}
 
 
-def _environment(pid: int) -> list[bytes]:
+def _environment(pid: int) -> bytes:
     for folder in folders(pid):
         try:
             text = _content(f"{folder}/environ")
         except PermissionError:
-            return []
+            return b""
         except OSError:
             continue
         if text:
-            return text.split(b"\0")
-    return []
+            return text
+    return b""
 
 
 def open_files(pid: int) -> dict[str, str]:
@@ -225,8 +226,9 @@ def _content(path: str) -> bytes:
     """What is in a file of /proc. Looks read thousands of them, and `open` alone takes as long as all this."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        text = b""
-        while chunk := os.read(fd, _CHUNK):
+        text = chunk = os.read(fd, _CHUNK)
+        while len(chunk) == _CHUNK:  # less is the end
+            chunk = os.read(fd, _CHUNK)
             text += chunk
         return text
     finally:
