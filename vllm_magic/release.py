@@ -91,8 +91,9 @@ class Release:
         """What happened, in one line."""
         count = len(self.ended)
         ended = f"{count} process{'' if count == 1 else 'es'} ended" if count else "it had not started"
-        proof = f"proved by {self.proof.value}" if self.verified else "NOT proved"
-        return f"{self.server} released in {self.seconds:.2f} s: {ended}, {proof}."
+        if not self.verified:
+            return f"{self.server} is not released, {self.seconds:.2f} s after it was its end began: {ended}, NOT proved."
+        return f"{self.server} released in {self.seconds:.2f} s: {ended}, proved by {self.proof.value}."
 
 
 def nothing_to_release(server: str) -> Release:
