@@ -242,7 +242,9 @@ class TestReleases:
 
     def test_what_is_not_proved_says_so(self):
         text = same(views.release(release(proof=Proof.NONE, verified=False, note="still alive: pid 7")))
-        assert text.startswith("tiny is not released, 0.53 s after its end began: 2 processes ended, NOT proved.")
+        assert text.startswith(
+            "tiny is not released, 0.53 s after its end began: 2 processes ended, NOT proved."
+        )
         assert "still alive: pid 7" in text
         both = same(
             views.releases([release(), release(server="other", verified=False, proof=Proof.PROCESSES)])

@@ -92,7 +92,7 @@ class Release:
         count = len(self.ended)
         ended = f"{count} process{'' if count == 1 else 'es'} ended" if count else "it had not started"
         if not self.verified:
-            return f"{self.server} is not released, {self.seconds:.2f} s after it was its end began: {ended}, NOT proved."
+            return f"{self.server} is not released, {self.seconds:.2f} s after its end began: {ended}, NOT proved."
         return f"{self.server} released in {self.seconds:.2f} s: {ended}, proved by {self.proof.value}."
 
 
