@@ -201,9 +201,9 @@ class Inner(Guard):
             self._spare = None
             if word == "taken":
                 self._say_who_is_who()
-            else:  # its end follows
-                self.say(Refused(errno.ESTALE, rest))
-            break
+                return None
+            self.say(Refused(errno.ESTALE, rest))
+            return Why.LEADER_ENDED, AT_ONCE  # or about to; a thread that an import left could keep it
         return None
 
     def _hand_over(self, order: Order) -> Reason | None:
@@ -216,9 +216,9 @@ class Inner(Guard):
             outer=known.outer, inner=known.inner, leader=known.leader
         )
         self._write()
-        # For a release in this guard's place it needs neither the environment nor the key.
-        self._link.send(encode(order._replace(argv=order.argv[:1], env={}, luggage={})))
         try:
+            # For a release in this guard's place the outer one needs neither the environment nor the key.
+            self._link.send(encode(order._replace(argv=order.argv[:1], env={}, luggage={})))
             self._spare.order(order)
         except OSError as error:
             self.say(Refused(error.errno or errno.ESTALE, str(error)))

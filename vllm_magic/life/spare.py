@@ -83,7 +83,7 @@ class Cast:
 
 
 class Spare:
-    """For one thread at a time. What it costs is a process of some 600 MB and its guards.
+    """For one thread at a time. What it costs is a process of some 500 MB and its guards.
 
     Args:
         cast: what it is made for.
@@ -120,7 +120,7 @@ class Spare:
 
     def look(self, timeout: float = 0.0) -> None:
         """Hear what it has said, waiting for the first word; ``timeout`` in seconds."""
-        while not self.gone and select.select([self.guards], [], [], timeout)[0]:
+        while not self.gone and self._has_word(timeout):
             messages = self.guards.receive()
             if messages is None:
                 self.over = self.over or "it has ended"
@@ -134,6 +134,11 @@ class Spare:
                     self.over = f"it was of no use: {message.text}"
                 elif isinstance(message, Stopping):
                     self.over = self.over or "nobody had wanted it for long, or memory was short"
+
+    def _has_word(self, timeout: float) -> bool:
+        poller = select.poll()
+        poller.register(self.guards, select.POLLIN)
+        return bool(poller.poll(timeout * 1000))
 
     def become(self, order: Order) -> None:
         """Tell it what to serve; whether it does is said by its guards, who are the server's now."""

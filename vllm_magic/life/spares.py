@@ -66,12 +66,13 @@ class Spares:
         """When one is made; `OFF` at first, for programs that start one server and end."""
         return self._mode
 
-    def set_mode(self, mode: SpareMode) -> None:
-        """From now on; `OFF` also ends the one that is there."""
+    def set_mode(self, mode: SpareMode | str) -> None:
+        """From now on; `OFF` also ends the one that is there. Its value, such as "on", will do."""
+        mode = SpareMode(mode)
         with self._lock:
             if mode is SpareMode.OFF and mode is not self._mode:
                 self._drop("it is switched off")
-            self._mode = SpareMode(mode)
+            self._mode = mode
 
     def want(self, cast: Cast, *, soon: bool = False) -> None:
         """A start like this one may come: have a spare for it, if that is wanted and there is room.

@@ -7,7 +7,7 @@ from stand_in.options import LIFE_S, from_environment
 
 _wanted = from_environment().imports
 if _wanted == "thread":
-    threading.Thread(target=time.sleep, args=(LIFE_S,), name="telemetry", daemon=True).start()
+    threading.Thread(target=time.sleep, args=(LIFE_S,), name="telemetry").start()
 elif _wanted == "crash":
     raise RuntimeError("no kernel image\nis available")
 elif _wanted == "missing":
