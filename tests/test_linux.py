@@ -139,6 +139,9 @@ class TestProcesses:
                 assert processes.session_members(table, child.pid) == {child.pid, same}
                 assert processes.descendants(table, child.pid) == {same, fled}
                 assert child.pid in processes.descendants(table, os.getpid())
+                assert processes.descendants(table, child.pid, same) == {same, fled}
+                assert processes.descendants(table, os.getpid(), child.pid) >= {child.pid, same, fled}
+                assert processes.descendants(table) == set()
             finally:
                 for pid in (same, fled):
                     os.kill(pid, signal.SIGKILL)
@@ -149,6 +152,7 @@ class TestProcesses:
 
         ring = {2: process(2, 3), 3: process(3, 2), 4: process(4, 3)}
         assert processes.descendants(ring, 2) == {2, 3, 4}
+        assert processes.descendants(ring, 4, 3) == {2, 3, 4}
 
     def test_title_and_environment(self):
         script = "print('ready', flush=True); import time; time.sleep(600)"
@@ -164,6 +168,11 @@ class TestProcesses:
                 b"B=x=y": False,
             }.items():
                 assert processes.has_environment(child.pid, entry) is there
+
+    def test_a_title_that_a_process_gave_itself(self):
+        script = "import setproctitle, time; setproctitle.setproctitle('VLLM::Worker'); print(flush=True); time.sleep(600)"
+        with running(script, env={**os.environ, "LONG": 4000 * "x"}) as child:
+            assert processes.title(child.pid) == "VLLM::Worker"
 
     def test_open_files(self, tmp_path):
         with (tmp_path / "held").open("w") as file, socket.create_server(("127.0.0.1", 0)) as listener:

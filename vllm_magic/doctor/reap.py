@@ -218,8 +218,7 @@ def _finder(candidate: Candidate) -> Callable[[], list[Process]]:
     def find() -> list[Process]:
         table = processes.table()
         pids = {one.pid for one in known if one.pid in table and table[one.pid].identity == one}
-        for pid in tuple(pids):
-            pids |= processes.descendants(table, pid)
+        pids |= processes.descendants(table, *pids)
         known.update(table[pid].identity for pid in pids)
         return [table[pid] for pid in pids if table[pid].alive]
 
