@@ -10,10 +10,7 @@ CPU build; what vLLM does wrong (a SIGTERM that is swallowed, a stop that never 
 Every process ends by itself after `options.LIFE_S` seconds, whatever the faults asked for.
 """
 
-import shutil
 import sys
-import sysconfig
-import venv
 from pathlib import Path
 
 from .options import options
@@ -57,6 +54,10 @@ def install_environment(folder: Path, version: str = "0.32.0") -> Path:
 
     There its flags can be read from its parser, as vLLM's; the modules in `package` are those that this takes.
     """
+    import shutil  # here: the stand-in itself, which starts thousands of times, needs none of them
+    import sysconfig
+    import venv
+
     venv.create(folder, symlinks=True)
     (packages,) = folder.glob("lib/python*/site-packages")
     shutil.copytree(Path(__file__).with_name("package"), packages, dirs_exist_ok=True)
