@@ -653,6 +653,9 @@ def test_what_somebody_else_holds(sign, port_taken, gib):
 def test_the_flags_that_this_vllm_has():
     said = ["vllm: error: unrecognized arguments: --mx-tokens"]
     assert explain(said, 2, flags=["--max-tokens"]).hint == "Did you mean --max-tokens?"
+    both = ["--max-token", "--max-model-len", "--max-log-len"]  # the last is more alike, and rare
+    said = ["vllm: error: unrecognized arguments: --max-len 9"]
+    assert explain(said, 2, flags=both).hint == "Did you mean --max-model-len?"
     assert explain(said, 2, flags=[]).hint == "Look it up: vllm serve --help=all"
     assert "--max-model-len" in flags.COMMON
 

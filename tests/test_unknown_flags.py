@@ -99,6 +99,7 @@ def vllm(tmp_path, monkeypatch) -> str:
     [
         ("--max-modell-len", " Did you mean --max-model-len?"),
         ("--max_modell_len=1", " Did you mean --max-model-len?"),
+        ("--max-len", " Did you mean --max-model-len?"),  # not --max-log-len, which is more alike
         ("--enforce-eagre", " Did you mean --enforce-eager?"),
         ("--zzz", ""),
     ],

@@ -7,12 +7,12 @@ import signal
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, NamedTuple
 
+from vllm_magic.engine import flags
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SMALLEST_SHARE = 0.1  # of a GPU; with less there is no use in starting
-SHORTEST_BEGINNING = 5  # characters of a flag, its dashes included, from which the whole can be told
-ALIKE = 0.75  # of two words, as difflib measures it: --max-len and --max-model-len
 MOST_GPUS = 64  # up to which tensor parallel sizes are named
 
 # What signals mostly mean that a process got without anybody sending them.
@@ -38,15 +38,9 @@ def flag_meant(match: re.Match[str], known: Known) -> str:
     if match[2]:
         return match[2].rstrip(".")
     unknown = [word.partition("=")[0].replace("_", "-") for word in match[1].split() if word.startswith("-")]
-    meant = {word: " or ".join(close) for word in unknown if (close := _close(word, known.flags))}
+    meant = {word: " or ".join(close) for word in unknown if (close := flags.meant(word, known.flags))}
     told = [f"{close} for {word}" if len(unknown) > 1 else close for word, close in meant.items()]
     return f"Did you mean {', '.join(told)}?" if told else "Look it up: vllm serve --help=all"
-
-
-def _close(word: str, flags: Sequence[str]) -> list[str]:
-    """At most two flags: those that begin with the word (vLLM takes no abbreviations), and those that look like it."""
-    begun = [flag for flag in flags if len(word) >= SHORTEST_BEGINNING and flag.startswith(word)]
-    return list(dict.fromkeys([*begun, *get_close_matches(word, flags, 2, ALIKE)]))[:2]
 
 
 def choice_meant(match: re.Match[str], _: Known) -> str:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import re
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from vllm_magic.errors import InvalidOption
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 LONGEST_NUMBER = 100  # digits
 # Those of the 430 of vLLM 0.32 that most people use.
@@ -30,6 +31,26 @@ _COMMON = """
 --uvicorn-log-level
 """
 COMMON = tuple(_COMMON.split())
+
+SHORTEST_BEGINNING = 5  # characters of a flag, its dashes included, from which the whole can be told
+ALIKE = 0.75  # of two words, as difflib measures it: --max-len and --max-model-len
+MANY = 5  # flags that look like a word are looked through for common ones
+
+
+def meant(word: str, known: Iterable[str], most: int = 2) -> list[str]:
+    """The flags that somebody may have meant by one that there is not, the likeliest first.
+
+    Those that begin with it and those that look like it; rare ones only where no common one does.
+
+    Args:
+        word: the flag that there is not, such as ``--max-len``.
+        known: those that there are.
+        most: how many to name at most.
+    """
+    known = list(known)
+    begun = [flag for flag in known if len(word) >= SHORTEST_BEGINNING and flag.startswith(word)]
+    found = list(dict.fromkeys([*begun, *get_close_matches(word, known, MANY, ALIKE)]))
+    return ([flag for flag in found if flag in COMMON] or found)[:most]
 
 
 def value(args: Sequence[str], *names: str) -> str | None:

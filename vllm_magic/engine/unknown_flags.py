@@ -5,10 +5,9 @@ A refusal that is wrong is worse than none: whatever vLLM might take in some way
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine import flag_table
+from vllm_magic.engine import flag_table, flags
 from vllm_magic.engine.flag_table import FlagTable, plain
 from vllm_magic.errors import InvalidOption
 
@@ -35,7 +34,7 @@ def check(spec: ServerSpec, executable: str) -> None:
     table = flag_table.load(executable, certain=True)
     flag = find(spec.args, table) if table else None
     if table and flag:
-        near = difflib.get_close_matches(plain(flag), _long(table), n=1, cutoff=0.75)
+        near = flags.meant(plain(flag), _long(table), 1)
         meant = f" Did you mean {near[0]}?" if near else ""
         raise InvalidOption(
             f"vLLM {table.version} has no flag {flag}.{meant} --force starts it all the same."
