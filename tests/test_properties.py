@@ -30,6 +30,7 @@ from vllm_magic.guard.protocol import (
     Note,
     Order,
     Refused,
+    Spare,
     Started,
     Stop,
     Stopping,
@@ -47,7 +48,7 @@ from vllm_magic.life import handover
 many = settings(max_examples=300, derandomize=True, deadline=None, database=None)
 few = settings(many, max_examples=60)
 
-KINDS = (Order, Stop, Note, Attach, Attached, Started, Refused, Stopping, Ended)
+KINDS = (Order, Stop, Note, Attach, Attached, Spare, Started, Refused, Stopping, Ended)
 
 # Words as a person, or a person's variable, may bring them: ours, vLLM's, nearly either, and anything.
 text = st.text(st.characters(codec="utf-8"), max_size=30)
@@ -360,7 +361,9 @@ messages = st.one_of(
         luggage,
         seconds,
         luggage,
+        seconds,
     ),
+    st.builds(Spare, identity, st.booleans()),
     st.builds(Attach, st.none() | luggage),
     st.builds(Attached, luggage),
     st.builds(Stop, seconds, seconds),

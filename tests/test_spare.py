@@ -307,6 +307,16 @@ def test_it_goes_when_nobody_wants_it(manager, make, monkeypatch, traces):
     traces.check()
 
 
+@pytest.mark.parametrize("victim", ["leader", "inner", "outer"])
+def test_a_death_in_it_is_noticed_and_nothing_of_it_stays_a_zombie(manager, warm, traces, victim):
+    spare = warm()
+    guard = Identity(*spare.record.outer)
+    assert pidfd.send(Identity(*getattr(spare.record, victim)), signal.SIGKILL)
+    until(lambda: processes.read(guard.pid) is None)  # this process is its parent
+    assert manager.spares.status().reason in ("it has ended", "it was of no use: it has ended")
+    traces.check()
+
+
 def test_it_goes_when_memory_is_short(monkeypatch):
     spare = waiting.Waiting(60.0)
     try:

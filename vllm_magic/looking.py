@@ -68,7 +68,6 @@ class Looking:
     def news(self) -> list[str]:
         """What happened without anyone's asking since the last call, a line each."""
         lines = []
-        self._spares.look()
         while not self._news.empty():
             lines.append(self._news.get())
         lines += self._registry.last_words()

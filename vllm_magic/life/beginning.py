@@ -105,8 +105,10 @@ class Fresh:
             spare.wait_gone(DROP_LIMIT)
             raise
         # Everything is imported, and nothing of CUDA begun: vLLM itself says where that is not enough for a fork.
-        spare.become(order._replace(env={FORK: "fork", **order.env}))
-        return prepared, spare.guards
+        if spare.become(order._replace(env={FORK: "fork", **order.env})):
+            return prepared, spare.guards
+        spare.wait_gone(DROP_LIMIT)
+        return self._cold(way, spare.over)
 
     def _cold(self, way: Way, because: str) -> tuple[Prepared, Guards]:
         prepared, order = furnish(self._spec, self._command, self._environ, self._probe, way)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,11 @@ from vllm_magic.engine import command, executable
 from vllm_magic.guard import record
 from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.folder import discard
-from vllm_magic.guard.protocol import Order, Refused, Stopping
+from vllm_magic.guard.protocol import Message, Order, Refused, Stopping, Why
 from vllm_magic.guard.protocol import Spare as Said
 from vllm_magic.guard.record import Phase, Record
 from vllm_magic.linux import machine, memory, processes
+from vllm_magic.linux.eventfd import EventFd
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +35,7 @@ PROGRAM = Path(executable.__file__).with_name("spare.py")
 ROOM = " " * 2000  # characters for the titles of its processes, see there
 NAME = "spare"  # in its record, where a server has its own
 LONGEST = 30 * 60.0  # seconds for which it waits
+NOT_WANTED = "nobody had wanted it for long, or memory was short"
 # What vLLM reads when it serves, and not when it is imported (0.32; tests/test_real_spare.py looks).
 LATE = (
     "VLLM_API_KEY",
@@ -83,7 +86,9 @@ class Cast:
 
 
 class Spare:
-    """For one thread at a time. What it costs is a process of some 500 MB and its guards.
+    """What it costs is a process of some 500 MB, its guards, and a thread that hears them until it becomes a server.
+
+    What it says of itself may be read by any thread; telling it something belongs to one at a time.
 
     Args:
         cast: what it is made for.
@@ -93,13 +98,13 @@ class Spare:
         folder: its private folder.
         guards: its guard pair.
         since: when it was made, in seconds since the epoch.
-        warm: whether everything is imported, as far as it was looked.
-        over: why it can become no server any more, as far as it was looked; "" while it can.
+        warm: whether everything is imported.
+        over: why it can become no server any more; "" while it can.
         gone: whether nothing of it is left.
         memory: bytes that it uses, once it is warm; 0 before that.
 
     Raises:
-        OSError: its folder or its guards cannot be had.
+        OSError: its folder, its guards or a thread cannot be had.
     """
 
     def __init__(self, cast: Cast) -> None:
@@ -110,6 +115,7 @@ class Spare:
         self.gone = False
         self.memory = 0
         self.folder = ledger.create(NAME)
+        self._woken = EventFd()
         order = _order(cast, self.folder, self.since)
         try:
             record.write(order.folder, Record(**order.record))
@@ -117,32 +123,17 @@ class Spare:
         except OSError:
             discard(order.folder, order.tmp, order.log)
             raise
+        self._attend()
 
-    def look(self, timeout: float = 0.0) -> None:
-        """Hear what it has said, waiting for the first word; ``timeout`` in seconds."""
-        while not self.gone and self._has_word(timeout):
-            messages = self.guards.receive()
-            if messages is None:
-                self.over = self.over or "it has ended"
-                self.gone = True
-                self.guards.close()
-            for message in messages or ():
-                if isinstance(message, Said):
-                    self.warm = message.warm
-                    self.memory = memory.used_by(message.leader[0]) if message.warm else 0
-                elif isinstance(message, Refused):
-                    self.over = f"it was of no use: {message.text}"
-                elif isinstance(message, Stopping):
-                    self.over = self.over or "nobody had wanted it for long, or memory was short"
-
-    def _has_word(self, timeout: float) -> bool:
-        poller = select.poll()
-        poller.register(self.guards, select.POLLIN)
-        return bool(poller.poll(timeout * 1000))
-
-    def become(self, order: Order) -> None:
-        """Tell it what to serve; whether it does is said by its guards, who are the server's now."""
-        self.guards.order(order)
+    def become(self, order: Order) -> bool:
+        """Tell it what to serve, unless it is `over`; whether it does is said by its guards, who are the server's then."""
+        self._turn_away()
+        if not self.over:
+            self.guards.order(order)
+            return True
+        if not self.gone:
+            self._attend()
+        return False
 
     def drop(self) -> None:
         """End it, and return at once."""
@@ -150,14 +141,53 @@ class Spare:
 
     def wait_gone(self, timeout: float) -> bool:
         """Return when nothing of it is left; False after ``timeout`` seconds."""
-        deadline = time.monotonic() + timeout
-        while not self.gone and (rest := deadline - time.monotonic()) > 0:
-            self.look(rest)
+        self._thread.join(timeout)
         return self.gone
 
     def let_go(self) -> None:
         """The kernel ends: its guards see to the rest."""
+        self._turn_away()
         self.guards.hang_up()
+
+    def _attend(self) -> None:
+        """Have a thread hear its guards."""
+        try:
+            self._woken.open()
+            self._thread = threading.Thread(target=self._hear, name="vllm-magic spare", daemon=True)
+            self._thread.start()
+        except (OSError, RuntimeError) as error:
+            self._woken.close()
+            self.guards.hang_up()
+            raise OSError(f"nothing is left to attend it: {error}") from error
+
+    def _turn_away(self) -> None:
+        """Have nobody hear its guards."""
+        self._woken.set()
+        self._thread.join()
+
+    def _hear(self) -> None:
+        poller = select.poll()
+        for one in (self.guards, self._woken):
+            poller.register(one, select.POLLIN)
+        while not self.gone and self._woken.fileno() not in dict(poller.poll()):
+            messages = self.guards.receive()
+            for message in messages or ():
+                self._note(message)
+            if messages is None:
+                self.over = self.over or "it has ended"
+                self.guards.close()
+                self.gone = True
+        self._woken.close()
+
+    def _note(self, message: Message) -> None:
+        if isinstance(message, Said):
+            self.memory = memory.used_by(message.leader[0]) if message.warm else 0
+            self.warm = message.warm
+        elif isinstance(message, Refused):
+            self.over = f"it was of no use: {message.text}"
+        elif isinstance(message, Stopping):
+            idle = message.why == Why.IDLE
+            self.over = self.over or (NOT_WANTED if idle else "it has ended")
 
 
 def is_possible(path: str) -> bool:

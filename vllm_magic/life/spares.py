@@ -120,11 +120,6 @@ class Spares:
                 return SpareStatus(self._mode, reason=self._reason)
             return SpareStatus(self._mode, True, one.warm, one.memory, one.since)
 
-    def look(self) -> None:
-        """Collect what has ended meanwhile."""
-        with self._lock:
-            self._look()
-
     def wait_gone(self, timeout: float = END_LIMIT) -> bool:
         """Return when those that were dropped are gone; False where one is not after ``timeout`` seconds. Starts wait."""
         with self._lock:
@@ -141,8 +136,6 @@ class Spares:
             self._spare, self._leaving = None, []
 
     def _look(self) -> None:
-        for spare in (*self._leaving, *([self._spare] if self._spare else [])):
-            spare.look()
         self._leaving = [spare for spare in self._leaving if not spare.gone]
         if self._spare and self._spare.over:
             self._reason = self._spare.over

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 import time
@@ -21,6 +20,7 @@ from vllm_magic.life import cause, outcome, rescue
 from vllm_magic.life.attendance import Attendance
 from vllm_magic.life.idle import Idleness
 from vllm_magic.life.notices import Broken, NeverStarted, Notice, Over, StartKind, StopPlan
+from vllm_magic.linux.eventfd import EventFd
 from vllm_magic.release import nothing_to_release
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Life:
         self._ttl = ttl
         self._requests: queue.SimpleQueue[StopPlan] = queue.SimpleQueue()
         self._cancelled = threading.Event()
-        self._wake = _EventFd()
+        self._wake = EventFd()
         self._thread = threading.Thread(target=self._run, name=f"vllm-magic {name}", daemon=True)
         self._left: tuple[Prepared, Identity | None, list[list[Any]]] | None = None
 
@@ -215,30 +215,3 @@ class _NothingRanError(Exception):
     def __init__(self, reason: VllmMagicError) -> None:
         super().__init__(str(reason))
         self.reason = reason
-
-
-class _EventFd:
-    """An eventfd(2) that any thread may set, also while it is closed; a life that never begins has none."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._fd: int | None = None
-
-    def open(self) -> None:
-        with self._lock:
-            self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-
-    def fileno(self) -> int:
-        assert self._fd is not None  # noqa: S101 - only polled while it is open
-        return self._fd
-
-    def set(self) -> None:
-        with self._lock:
-            if self._fd is not None:
-                os.eventfd_write(self._fd, 1)
-
-    def close(self) -> None:
-        with self._lock:
-            if self._fd is not None:
-                os.close(self._fd)
-                self._fd = None

@@ -1,0 +1,41 @@
+"""An eventfd(2) that wakes a thread in poll(2)."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+
+class EventFd:
+    """Any thread may set it, also while it is closed, which it is at first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._fd: int | None = None
+
+    def open(self) -> None:
+        """Have a descriptor, which is not set.
+
+        Raises:
+            OSError: there is none.
+        """
+        with self._lock:
+            self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def fileno(self) -> int:
+        """Readable once it is set; only to be asked while it is open."""
+        assert self._fd is not None  # noqa: S101 - see above
+        return self._fd
+
+    def set(self) -> None:
+        """Wake who polls it; nothing happens where it is closed."""
+        with self._lock:
+            if self._fd is not None:
+                os.eventfd_write(self._fd, 1)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        with self._lock:
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
