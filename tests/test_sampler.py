@@ -15,6 +15,7 @@ from fake_gpu import fakegpu
 
 from vllm_magic import sampler
 from vllm_magic.engine import vitals
+from vllm_magic.gpu import sight
 from vllm_magic.gpu.devices import ComputeProcess, Gpu
 from vllm_magic.linux import kin, processes
 from vllm_magic.linux.kin import Kin
@@ -325,9 +326,7 @@ class TestWhoHoldsWhat:
             return Gpu(0, "GPU-0", "a GPU", 9, 5, 4, tuple(ComputeProcess(*each) for each in listed))
 
         blind = Gpu(1, "GPU-1", "a GPU", 9, None, None, None)
-        seen = sampler._see(
-            (gpu((11, 1), (12, 2), (21, 4), (99, 8)), gpu((21, None), (21, 4)), blind), leaders
-        )
+        seen = sight.see((gpu((11, 1), (12, 2), (21, 4), (99, 8)), gpu((21, None), (21, 4)), blind), leaders)
         assert seen.used == (5, 5, None)
         assert seen.held(one) == (3, 0, None)
         assert seen.held(two) == (4, None, None)

@@ -1,8 +1,9 @@
 """Sees each second what this kernel's servers hold and do, for their curves and for whoever watches.
 
-A server that comes to another state is looked at in that moment, so that its curve has edges where they were. One thread with an asyncio loop asks all servers side by side; another one (`gpu.eyes`) asks the driver, so neither of
-them can hold the others up. Both begin with the first server, or with the first who watches, and end `LINGER` seconds
-after the last server is over while nobody watches.
+A server that comes to another state is looked at in that moment, so that its curve has edges where they were. One
+thread with an asyncio loop asks all servers side by side; another one (`gpu.eyes`) asks the driver, so neither of them
+can hold the others up. Both begin with the first server, or with the first who watches, and end `LINGER` seconds after
+the last server is over while nobody watches.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import os
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from vllm_magic.curve import Sample
 from vllm_magic.engine import vitals
 from vllm_magic.gpu.eyes import Eyes
+from vllm_magic.gpu.sight import Sight, see
 from vllm_magic.linux.kin import Kin
 from vllm_magic.server import ServerState
 
@@ -25,9 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from vllm_magic.engine.vitals import Vitals
-    from vllm_magic.gpu.devices import Gpu, Snapshot
+    from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.gpu.probe import Probe
-    from vllm_magic.linux.processes import Identity
     from vllm_magic.server import Server
 
 PERIOD = 1.0  # seconds between two looks
@@ -48,32 +49,6 @@ class _Memory:
     last: tuple[float, Vitals] | None = None
     state: ServerState = ServerState.STARTING
     over_since: float | None = None
-
-
-class _Seen(NamedTuple):
-    """One look at the GPUs: bytes in use of each, and what the processes of each leader hold of each."""
-
-    used: tuple[int | None, ...] = ()
-    nothing: tuple[int | None, ...] = ()
-    by_leader: Mapping[Identity, tuple[int | None, ...]] = {}
-
-    def held(self, leader: Identity | None) -> tuple[int | None, ...]:
-        """Bytes that the processes of this leader hold of each GPU; None where the driver does not say."""
-        return self.by_leader.get(leader, self.nothing) if leader else self.nothing
-
-
-def _see(gpus: tuple[Gpu, ...], leaders: Mapping[int, Identity]) -> _Seen:
-    """What is seen, where it is known whose the processes are: each is looked at once, however many servers there are."""
-    nothing = tuple(None if gpu.processes is None else 0 for gpu in gpus)
-    held: dict[Identity, list[int | None]] = {}
-    for number, gpu in enumerate(gpus):
-        for process in gpu.processes or ():
-            if leader := leaders.get(process.pid):
-                mine = held.setdefault(leader, list(nothing))
-                before = mine[number]
-                mine[number] = None if before is None or process.used is None else before + process.used
-    used = tuple(gpu.used for gpu in gpus)
-    return _Seen(used, nothing, {leader: tuple(mine) for leader, mine in held.items()})
 
 
 class Sampler:
@@ -266,16 +241,16 @@ class _Rounds(threading.Thread):
         if not servers:
             self._sampler.tell()
 
-    async def _look_at_gpus(self, servers: Mapping[Server, _Memory]) -> _Seen:
+    async def _look_at_gpus(self, servers: Mapping[Server, _Memory]) -> Sight:
         """What there is to be seen: nothing while the driver takes its time. A look that is late is the next round's."""
         try:
             self._looking = looking = self._looking or asyncio.wrap_future(self._eyes.look())
             if not (await asyncio.wait({looking}, timeout=GPU_LIMIT))[0]:
-                return _Seen()
+                return Sight()
             self._looking = None
             now = looking.result()
         except (OSError, RuntimeError):
-            return _Seen()
+            return Sight()
         names = {leader: server.name for server in servers if (leader := server.leader)}
         listed = {process.pid for gpu in now.gpus for process in gpu.processes or ()}
         leaders = self._kin.look(listed, names)
@@ -283,9 +258,9 @@ class _Rounds(threading.Thread):
         if now.gpus or latest is None or now.taken - latest.taken > STALE:
             self._sampler.latest = now
         self._sampler.attribution = {pid: names[one] for pid, one in leaders.items() if one in names}
-        return _see(now.gpus, leaders) if time.monotonic() - now.taken < 2 * PERIOD else _Seen()
+        return see(now.gpus, leaders) if time.monotonic() - now.taken < 2 * PERIOD else Sight()
 
-    async def _sample(self, server: Server, memory: _Memory, looking: asyncio.Task[_Seen]) -> None:
+    async def _sample(self, server: Server, memory: _Memory, looking: asyncio.Task[Sight]) -> None:
         vitals = await self._ask(server) if server.state is ServerState.READY else None
         now = time.monotonic()
         seen = await asyncio.shield(looking)
