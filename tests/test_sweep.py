@@ -266,10 +266,24 @@ class TestWhatIsLeftAlone:
     def test_no_record(self, home, probe):
         path = put(kernel=dead())
         (path / records.NAME).unlink()
+        (path / "log").touch()
         assert ledger.entries() == []  # it may be on its way
         old = time.time() - 2 * ledger.YOUNG
         os.utime(path, (old, old))
         assert is_left_alone(path, probe, Condition.TORN) == "it has no record"
+
+    @pytest.mark.parametrize("kept", [None, "tmp", "path"])
+    def test_a_folder_that_was_half_made(self, home, probe, kept):
+        """Its kernel was killed before it wrote the record."""
+        rooms = ledger.create("x")
+        assert sweep(probe) == []
+        assert rooms.tmp.exists()  # it may be on its way
+        if kept:
+            (getattr(rooms, kept) / "a file").touch()
+        old = time.time() - 2 * ledger.YOUNG
+        os.utime(rooms.path, (old, old))
+        assert sweep(probe) == []
+        assert rooms.path.exists() is rooms.tmp.exists() is bool(kept)
 
     def test_a_pid_that_was_given_away(self, home, probe):
         """The record's leader is dead, and its pid now names somebody else."""

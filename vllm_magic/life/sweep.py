@@ -64,7 +64,11 @@ def sweep(probe: Probe) -> list[Swept]:
         PermissionError: the state folder is not this user's alone.
         OSError: it cannot be read.
     """
-    todo = [one for one in ledger.entries() if one.condition in (Condition.ORPHANED, Condition.LEFT)]
+    found = ledger.entries()
+    for entry in found:
+        if entry.condition is Condition.TORN:
+            _drop_half_made(entry.folder)
+    todo = [one for one in found if one.condition in (Condition.ORPHANED, Condition.LEFT)]
     return [swept for entry in todo if (swept := _sweep(entry, probe)) is not None]
 
 
@@ -94,6 +98,18 @@ def _sweep(entry: Entry, probe: Probe) -> Swept | None:
     if release is None and entry.path.exists():
         return None  # files that cannot be removed, which is no news
     return Swept(entry.record.name, entry.id, release)
+
+
+def _drop_half_made(rooms: Folder) -> None:
+    """Remove the folder of a kernel that was killed while it made one: nothing ever ran there.
+
+    No folder is removed that has something in it.
+    """
+    with contextlib.suppress(OSError):
+        if {one.name for one in rooms.path.iterdir()} <= {rooms.tmp.name}:
+            if rooms.tmp.exists():
+                rooms.tmp.rmdir()
+            rooms.path.rmdir()
 
 
 def _clear(rooms: Folder) -> None:
