@@ -52,6 +52,7 @@ def rows(growth: Growth) -> list[Row]:
             )
         ),
         Row("%vllm logs, of 2 GB, beside 2 MB", "ms", _ms(log.large), 2.0, _ms(log.small)),
+        Row("a new line of that log, read", "ms", _ms(log.news), 5.0),
         Row("a log of 2 GB, on disk", "MB", (log.on_disk / 1e6,), 68.0),
     ]
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from vllm_magic.linux.processes import Identity, Process, Table
 
 
+# In place of a session that nobody here made: of another PID namespace, or of the kernel's own threads.
+ELSEWHERE = 0
 PATIENCE = 1.0  # seconds for another thread's look; a forked copy may wait for one that it has not
 
 
@@ -27,8 +29,7 @@ class Look:
     """One look at which processes there are, zombies included, and in which sessions.
 
     Attributes:
-        sessions: their pids, by the number of the session: 0 for one of another PID namespace, and for the kernel's own
-            threads.
+        sessions: their pids, by the number of the session, or `ELSEWHERE`.
     """
 
     def __init__(self) -> None:
@@ -47,7 +48,8 @@ class Look:
         where = {pid: session for session, members in self.sessions.items() for pid in members}
         roots = set(roots)
         related = roots | {where[root] for root in roots if root in where}
-        parents = {session: self._parents(session) for session in self.sessions.keys() - related}
+        others = self.sessions.keys() - related - {ELSEWHERE}
+        parents = {session: self._parents(session) for session in others}
         while new := {
             session for session, above in parents.items() if any(where.get(pid) in related for pid in above)
         }:
@@ -60,6 +62,8 @@ class Look:
     def made_since(self, leader: Identity) -> Iterator[int]:
         """The pids of sessions that this process or one below it may have made: that are not known to be older."""
         for session, members in self.sessions.items():
+            if session == ELSEWHERE:
+                continue
             maker = self._maker(session)
             if maker is None or maker.identity.start >= leader.start:
                 yield from members
