@@ -45,6 +45,8 @@ _GROWTH = """
 - The other processes are in sessions of 20, as services and terminals are; half of them are older than the server and
   half are younger. Of each session one process is read, and the environment of all that are younger than the server, once,
   for the proof.
+- A sweep of an orphan looks at the whole machine seven times: for its condition, before, between and after the kills, and
+  for the proof. Each look lists all of /proc.
 - Of a log the end is read, whatever its length.
 """
 
@@ -96,8 +98,17 @@ def _line(cells: Sequence[str]) -> str:
 def _machine() -> str:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     return (
-        f"{os.cpu_count()} cores, {memory:.0f} GiB, Linux {platform.release().partition('-')[0]}, "
+        f"{os.cpu_count()} cores ({_processor()}), {memory:.0f} GiB, Linux {platform.release().partition('-')[0]}, "
         f"Python {sys.version.split()[0]}, vLLM {_vllm()} where it is the real one"
+    )
+
+
+def _processor() -> str:
+    """What it calls itself, and whether vLLM's CPU build finds its widest instructions there."""
+    words = Path("/proc/cpuinfo").read_text()
+    names = [line.partition(":")[2].strip() for line in words.splitlines() if line.startswith("model name")]
+    return (
+        f"{names[0] if names else platform.machine()}, {'with' if 'avx512f' in words else 'without'} AVX-512"
     )
 
 
