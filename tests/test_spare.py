@@ -317,6 +317,38 @@ def test_a_death_in_it_is_noticed_and_nothing_of_it_stays_a_zombie(manager, warm
     traces.check()
 
 
+def test_one_that_ends_just_before_its_order(manager, make, warm, monkeypatch, traces):
+    spare = warm()
+    take = manager.spares.take
+
+    def take_and_lose(cast: Cast):
+        one = take(cast)
+        assert pidfd.send(Identity(*spare.record.inner), signal.SIGKILL)
+        until(lambda: one.gone)
+        return one
+
+    monkeypatch.setattr(manager.spares, "take", take_and_lose)
+    server = manager.start(make("tiny")).server
+    assert (server.start_kind, server.cold_because) == (StartKind.COLD, "it has ended")
+    assert server.stop().verified
+    manager.spares.set_mode(SpareMode.OFF)
+    assert manager.spares.wait_gone()
+    traces.check()
+
+
+def test_no_thread_for_it(manager, make, monkeypatch, traces):
+    def fail(_):
+        raise RuntimeError("can't start new thread")
+
+    manager.spares.set_mode(SpareMode.ON)
+    with monkeypatch.context() as patched:
+        patched.setattr(one_spare.threading.Thread, "start", fail)
+        manager.expect(make("tiny"))
+    assert "can't start new thread" in manager.spares.status().reason
+    until(lambda: ledger.entries() == [])
+    traces.check()
+
+
 def test_it_goes_when_memory_is_short(monkeypatch):
     spare = waiting.Waiting(60.0)
     try:

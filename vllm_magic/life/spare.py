@@ -6,6 +6,7 @@ So whatever becomes of the kernel becomes of it too, and once it is told what to
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
@@ -132,7 +133,8 @@ class Spare:
             self.guards.order(order)
             return True
         if not self.gone:
-            self._attend()
+            with contextlib.suppress(OSError):  # its guards have ended it then
+                self._attend()
         return False
 
     def drop(self) -> None:
@@ -153,12 +155,13 @@ class Spare:
         """Have a thread hear its guards."""
         try:
             self._woken.open()
-            self._thread = threading.Thread(target=self._hear, name="vllm-magic spare", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._hear, name="vllm-magic spare", daemon=True)
+            thread.start()
         except (OSError, RuntimeError) as error:
             self._woken.close()
-            self.guards.hang_up()
+            self.guards.close()  # which waits until they have ended the spare
             raise OSError(f"nothing is left to attend it: {error}") from error
+        self._thread = thread
 
     def _turn_away(self) -> None:
         """Have nobody hear its guards."""
