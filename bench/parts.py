@@ -43,6 +43,7 @@ SAMPLING = 20.0  # seconds
 TOKEN = 0.004  # seconds that the stand-in takes for each: more than 200 in a second, with its own overhead
 STARTS = 10  # of which each stage is watched
 DEATHS = 3
+FORCED = " (on the CPU that is forced)"
 CLICKED = 5  # starts, and as many stops
 QUESTIONS = 25  # asked by each side
 
@@ -70,7 +71,7 @@ def warm(target: Target, pairs: int) -> list[Row]:
     time_raw(target)
     rows = []
     for method, start, restart in (("spawn", 0.70, None), ("fork", 0.25, 0.30)):
-        label = "forked (on the CPU that is forced)" if method == "fork" else "spawned"
+        label = "spawned" if method == "spawn" else "forked" + ("" if target.on_gpu else FORCED)
         seen = []
         for number in range(1, pairs + 1):
             seen.append(one := pair(target, method))

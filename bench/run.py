@@ -3,6 +3,7 @@
     make bench                                       # everything; about 14 minutes on two cores
     .venv/bin/python bench/run.py --pairs 1 ready    # one of the parts, see --help
     make performance                                 # everything, and writes docs/performance.md and .svg
+    .venv/bin/python bench/run.py --vllm ~/gpu/bin/vllm ready warm streams init death      # on a GPU
 
 Run it on a quiet machine. The exit status says whether everything could be measured, not whether the goals
 are met.
@@ -48,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure vllm_magic against the bare command.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all unless given")
     parser.add_argument("--pairs", type=int, default=3, help="starts and stops of each side (default: 3)")
+    parser.add_argument("--vllm", metavar="PATH", help="a vLLM for GPUs, in place of the CPU build")
     parser.add_argument(
         "--save", type=Path, metavar="FOLDER", help=f"write {report.PAGE} and {report.PICTURE} there"
     )
@@ -61,7 +63,7 @@ def main() -> None:
     rows: list[Row] = []
     grown: Growth | None = None
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        target = prepare(Path(folder))
+        target = prepare(Path(folder), options.vllm)
         try:
             for part in options.parts or PARTS:
                 if part == "scale":

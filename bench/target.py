@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.real_vllm.environment import FLAGS, environment
+from tests.real_vllm.environment import FLAGS, GPU_FLAGS, environment, installed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +26,7 @@ class Target:
         flags: for `vllm serve`, after the model.
         env: what both sides add to this process's environment.
         folder: for logs and temporary files; the caller removes it.
+        on_gpu: whether it is a build for GPUs.
         api_key: what both sides ask for under `/v1`.
     """
 
@@ -34,23 +35,29 @@ class Target:
     flags: tuple[str, ...]
     env: dict[str, str]
     folder: Path
+    on_gpu: bool = False
     api_key: str = "bench"
 
 
-def prepare(folder: Path) -> Target:
-    """Return the target, with vLLM built first where it is missing; vllm_magic's state goes into `folder` too.
+def prepare(folder: Path, executable: str | None = None) -> Target:
+    """Return the target; vllm_magic's state goes into `folder` too.
+
+    Args:
+        folder: for all that is written.
+        executable: a `vllm` for GPUs that is installed; None for the CPU build, which is built where it is missing.
 
     Raises:
         InstallError: vLLM could not be built.
     """
-    real = environment()
+    real = installed(executable, folder) if executable else environment()
     os.environ["VLLM_MAGIC_HOME"] = str(folder / "home")
     env = {
         **real.env,
         "VLLM_API_KEY": Target.api_key,
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),  # else a start may find what another one left
     }
-    return Target(str(real.executable), str(real.model), FLAGS, env, folder)
+    flags = GPU_FLAGS if executable else FLAGS
+    return Target(str(real.executable), str(real.model), flags, env, folder, on_gpu=bool(executable))
 
 
 def free_port() -> int:

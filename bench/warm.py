@@ -47,7 +47,8 @@ def pair(target: Target, method: str) -> Pair:
     Raises:
         RuntimeError: a start of ours was cold.
     """
-    env = {**target.env, METHOD: method} | ({"PYTHONPATH": str(FORK_ON_CPU)} if method == "fork" else {})
+    forced = method == "fork" and not target.on_gpu
+    env = {**target.env, METHOD: method} | ({"PYTHONPATH": str(FORK_ON_CPU)} if forced else {})
     manager.spares.set_mode(SpareMode.ON)
     try:
         _have_spare(target, env)

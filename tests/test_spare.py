@@ -229,6 +229,27 @@ def test_an_import_that_spoils_it(manager, make, imports, because):
     assert (server.start_kind, server.cold_because) == (StartKind.COLD, f"it was of no use: {because}")
 
 
+@pytest.mark.usefixtures("fake_gpus")
+def test_counting_the_gpus_is_no_reason(manager, make, warm):
+    """As every import of vLLM for CUDA does, with NVML; none of its files stays open in a spare."""
+    spec = make("tiny", faults={"imports": "nvml"})
+    spare = warm(spec)
+    opened = [os.readlink(path) for path in Path(f"/proc/{spare.leader.pid}/fd").iterdir()]
+    assert not [path for path in opened if "nvidia" in path]
+    assert b"libnvidia-ml" in Path(f"/proc/{spare.leader.pid}/maps").read_bytes()
+    assert manager.start(spec).server.start_kind is StartKind.WARM
+
+
+def test_one_in_which_cuda_was_begun_is_of_no_use(manager, make, fake_gpus):
+    spec = make("tiny", faults={"imports": "cuda"})
+    manager.spares.set_mode(SpareMode.ON)
+    manager.expect(spec)
+    until(lambda: not manager.spares.status().there)
+    assert manager.spares.status().reason == (
+        f"it was of no use: an import has opened {fake_gpus}/dev/nvidia-uvm"
+    )
+
+
 def test_a_command_that_lacks_something_is_no_reason(manager, make, warm):
     spec = make("tiny", faults={"imports": "missing"})
     warm(spec)

@@ -72,7 +72,7 @@ typedef struct { allocation *items; size_t count, room; } allocations;
 
 static struct { int index; } devices[MAX_GPUS] = {
     {0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}, {9}, {10}, {11}, {12}, {13}, {14}, {15}};
-static int initialised;
+static int initialised, control = -1;
 
 /* ---- configuration -------------------------------------------------------------- */
 
@@ -296,19 +296,26 @@ static result put(char *out, unsigned size, const char *text) {
     return OK;
 }
 
+/* As the real one: /dev/nvidiactl is open from the first nvmlInit to the last nvmlShutdown. */
+static int open_control(void) {
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/dev/nvidiactl", root());
+    return open(path, O_RDWR | O_CLOEXEC);
+}
+
 API result nvmlInitWithFlags(unsigned flags) {
     (void)flags;
     usleep((useconds_t)number("init_ms", -1, 0) * 1000);
     misbehave("init", -1);
     if (number("driver_not_loaded", -1, 0)) return DRIVER_NOT_LOADED;
-    initialised++;
+    if (!initialised++) control = open_control();
     return OK;
 }
 API result nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
 API result nvmlInit(void) { return nvmlInitWithFlags(0); }
 API result nvmlShutdown(void) {
     if (!initialised) return UNINITIALISED;
-    initialised--;
+    if (!--initialised && control >= 0) close(control);
     return OK;
 }
 API const char *nvmlErrorString(result code) {

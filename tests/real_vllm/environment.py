@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+from vllm_magic.engine.executable import interpreter
 
 from . import install
 
@@ -20,9 +23,14 @@ ENVIRONMENT = {
 }
 
 
+# The same on a GPU, for a build of vLLM that is there already.
+GPU_FLAGS = ("--max-model-len", "256", "--enforce-eager", "--gpu-memory-utilization", "0.9")
+GPU_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+
+
 @dataclass(frozen=True)
 class RealVllm:
-    """The CPU build of vLLM and a tiny model for it.
+    """A vLLM and a tiny model for it.
 
     Attributes:
         executable: the command `vllm`.
@@ -46,6 +54,21 @@ def environment() -> RealVllm:
     install.install()
     commands = install.environment_folder() / "bin"
     return RealVllm(commands / "vllm", commands / "python", install.model_folder(), dict(ENVIRONMENT))
+
+
+def installed(executable: str, folder: Path) -> RealVllm:
+    """Return a vLLM that is installed, with the tiny model, which its own Python makes in `folder`.
+
+    Raises:
+        ValueError: it is not vLLM's own console script, so its Python is not known.
+        subprocess.CalledProcessError: the model could not be made.
+    """
+    words = interpreter(executable)
+    if words is None:
+        raise ValueError(f"{executable} is not vLLM's own console script")
+    model = folder / "tiny-llama"
+    subprocess.run([*words, str(install.TINY_MODEL), str(model)], check=True, capture_output=True)
+    return RealVllm(Path(executable), Path(words[0]), model, dict(GPU_ENVIRONMENT))
 
 
 def fake_vram_env(root: Path, nbytes: int = 2 * 2**30) -> dict[str, str]:

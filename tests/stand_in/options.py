@@ -77,7 +77,7 @@ class Options:
     log_epoch: bool = False  # the time of a line in seconds since the epoch, to the microsecond
     log_bytes: bool = False  # bytes that are no UTF-8, escape sequences and HTML in the log
 
-    imports: Literal["thread", "crash", "missing", "hang"] | None = (
+    imports: Literal["thread", "crash", "missing", "hang", "nvml", "cuda"] | None = (
         None  # what importing vLLM's commands does ahead
     )
 

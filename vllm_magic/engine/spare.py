@@ -3,7 +3,7 @@
 Run as ``PYTHON spare.py EXECUTABLE ROOM`` by vLLM's own Python, in which nothing of ours is, with one end of a
 socketpair as its standard input. On that it says, a line each::
 
-    warm            what vLLM needs is imported, and no GPU was touched
+    warm            what vLLM needs is imported, and nothing of CUDA was begun
     taken           the order came; from here on vLLM's console script runs, as if it had been executed
     unfit REASON    it cannot become a server, and ends
 
@@ -36,7 +36,10 @@ from typing import Any, NoReturn  # noqa: E402
 
 NICENESS = 10
 OOM_SCORE = Path("/proc/self/oom_score_adj")
-DEVICES = ("/dev/nvidia", "/dev/kfd", "/dev/dri/")
+NVML = "libnvidia-ml.so.1"
+NVML_USES = 64  # by what is imported, at most; seen with vLLM 0.26: 6
+# CUDA and ROCm open these; NVML opens others, and holds no memory of a GPU.
+DEVICES = ("/dev/nvidia-uvm", "/dev/kfd", "/dev/dri/")
 PR_SET_NAME = 15
 COMMANDS = "vllm.entrypoints.cli"  # what the console script imports, before it knows what is wanted of it
 # What serving imports later; a vLLM that lacks one of them does without.
@@ -50,7 +53,9 @@ def main() -> None:
     with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - a descriptor is wanted
         os.dup2(nothing.fileno(), 0)
     score = _be_the_first_to_go()
-    if reason := _import() or _touched():
+    reason = _import()
+    _leave_nvml()
+    if reason := reason or _touched():
         _give_up(connection, reason)
     connection.sendall(b"warm\n")
     stamps = _stamps()
@@ -108,6 +113,21 @@ def _import() -> str:
     return "".join(wrong)
 
 
+def _leave_nvml() -> None:
+    """Have NVML close the device files that it has open.
+
+    torch counts the GPUs with it while vLLM is imported (`torch/cuda/__init__.py`, `_raw_device_count_nvml`), and never
+    shuts it down. Whoever needs it later begins it again, as torch and vLLM do at each use.
+    """
+    try:
+        library = ctypes.CDLL(NVML, mode=os.RTLD_NOLOAD)
+    except OSError:  # nobody loaded it
+        return
+    for _ in range(NVML_USES):  # it counts who began it
+        if library.nvmlShutdown() != 0:
+            return
+
+
 def _touched() -> str:
     """Why a server must not begin in this process; "" where nothing is in the way.
 
@@ -118,7 +138,8 @@ def _touched() -> str:
         return "an import has initialised CUDA"
     for entry in os.scandir("/proc/self/fd"):
         with contextlib.suppress(OSError):
-            if (path := os.readlink(entry.path)).startswith(DEVICES):  # noqa: PTH115
+            path = os.readlink(entry.path)  # noqa: PTH115
+            if any(device in path for device in DEVICES):
                 return f"an import has opened {path}"
     others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
     return f"an import has left the thread {others[0]}" if others else ""

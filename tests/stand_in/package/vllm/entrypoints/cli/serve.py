@@ -1,7 +1,10 @@
 """What vLLM imports once it knows what is wanted of it, and a spare ahead of that: here it goes wrong where it is asked to."""
 
+import ctypes
+import os
 import threading
 import time
+from pathlib import Path
 
 from stand_in.options import LIFE_S, from_environment
 
@@ -14,3 +17,8 @@ elif _wanted == "missing":
     raise ImportError("grpc is not installed")
 elif _wanted == "hang":
     time.sleep(LIFE_S)
+elif _wanted == "nvml":  # as torch does when it counts GPUs: more than once, and never shut down
+    for _ in range(3):
+        assert ctypes.CDLL("libnvidia-ml.so.1").nvmlInit_v2() == 0
+elif _wanted == "cuda":
+    os.open(Path(os.environ["FAKE_GPU_DIR"], "dev/nvidia-uvm"), os.O_RDWR)
