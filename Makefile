@@ -25,7 +25,7 @@ lab: $(VENV)/.dev $(VENV)/.lab
 	@tools/system_packages.sh numa
 	@$(BIN)/python -m notebooks.demo --lab $(FLAGS)
 
-test: $(VENV)/.dev $(VENV)/.browser $(VENV)/.ipykernel6 real-vllm
+test: $(VENV)/.dev $(VENV)/.browser $(VENV)/.ipykernel6 $(VENV)/.ray real-vllm
 	@tools/system_packages.sh gcc chromium
 	$(BIN)/python -m pytest
 
@@ -61,6 +61,13 @@ real-vllm: $(VENV)/.dev
 # The older ipykernel beside the one that is installed; the tests in a browser have a kernel of each.
 $(VENV)/.ipykernel6: $(VENV)/.dev
 	@$(BIN)/pip --disable-pip-version-check install --quiet --upgrade --no-deps --target $(VENV)/ipykernel6 'ipykernel>=6.29,<7' nest-asyncio
+	@touch $@
+
+# Ray, with what its nodes need besides vLLM, in an environment of its own: a kernel needs none of it.
+$(VENV)/.ray: $(VENV)/.dev
+	@echo "Ray in $(VENV)/ray, with pip ..."
+	@$(PYTHON) -m venv $(VENV)/ray
+	@$(VENV)/ray/bin/pip --disable-pip-version-check install --quiet 'ray[default]>=2.60,<3' httpx psutil prometheus-client pyyaml nvidia-ml-py
 	@touch $@
 
 # An extra of pyproject.toml, installed: .venv/.dev, .venv/.lab, .venv/.browser

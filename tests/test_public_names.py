@@ -13,6 +13,8 @@ import vllm_magic
 from vllm_magic import errors
 
 NAMES = {
+    "ClusterError",
+    "ClusterUnreachable",
     "ExecutableNotFound",
     "Fit",
     "InvalidOption",
@@ -60,6 +62,8 @@ TREE = {
     "SleepFailed": (errors.VllmMagicError,),
     "NoChatTemplate": (errors.RequestFailed,),
     "ReleaseFailed": (errors.VllmMagicError,),
+    "ClusterError": (errors.VllmMagicError,),
+    "ClusterUnreachable": (errors.ClusterError,),
 }
 HEAVY = {
     "httpx",

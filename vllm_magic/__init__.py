@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vllm_magic.errors import (
+        ClusterError,
+        ClusterUnreachable,
         ExecutableNotFound,
         InvalidOption,
         NameInUse,
@@ -54,6 +56,8 @@ _HOMES = {
     "server": ("Server", "ServerState"),
     "release": ("Proof", "Release"),
     "errors": (
+        "ClusterError",
+        "ClusterUnreachable",
         "ExecutableNotFound",
         "InvalidOption",
         "NameInUse",
@@ -73,6 +77,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "ClusterError",
+    "ClusterUnreachable",
     "ExecutableNotFound",
     "Fit",
     "InvalidOption",

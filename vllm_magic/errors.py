@@ -16,6 +16,8 @@
     ├── SleepFailed            a server would not sleep or wake up, or its memory did not come back
     ├── RequestFailed          a request to a server had no answer, or was refused
     │   └── NoChatTemplate     the model takes plain text only
+    ├── ClusterError           a Ray cluster refused something
+    │   └── ClusterUnreachable     it does not answer
     └── ReleaseFailed          something would not end, or its memory did not come back
 
 Each message says what happened and what to do, in one line; `details` has more where there is more.
@@ -176,6 +178,14 @@ class RequestFailed(VllmMagicError):
 
 class NoChatTemplate(RequestFailed):
     """The model has no chat template: it takes plain text only."""
+
+
+class ClusterError(VllmMagicError):
+    """A Ray cluster refused something."""
+
+
+class ClusterUnreachable(ClusterError):
+    """A Ray cluster does not answer."""
 
 
 class ReleaseFailed(VllmMagicError):

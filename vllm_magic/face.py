@@ -28,6 +28,7 @@ def start(
     force: bool = False,
     env: Mapping[str, str] | None = None,
     keep: float | None = None,
+    cluster: str | None = None,
     wait: bool = True,
     timeout: float | None = None,
 ) -> Server:
@@ -44,6 +45,8 @@ def start(
         force: start also where the GPUs have too little free memory, or vLLM has no such flag.
         env: environment variables on top of this process's.
         keep: seconds for which it waits for another kernel after the end of this one; None ends it at once.
+        cluster: the address of a Ray cluster on which it runs (``http://HEAD:8265``, or "auto" for $RAY_ADDRESS); None for
+            this machine.
         wait: return when it is ready; otherwise at once.
         timeout: seconds to wait; after that it is released. None waits as long as it starts.
 
@@ -63,6 +66,7 @@ def start(
         force=force,
         env=env,
         keep=keep,
+        cluster=cluster,
     )
     return manager.start(spec, wait=wait, timeout=timeout).server
 
@@ -79,6 +83,7 @@ def _spec(
     force: bool,
     env: Mapping[str, str] | None,
     keep: float | None = None,
+    cluster: str | None = None,
 ) -> ServerSpec:
     return ServerSpec(
         model=str(model),
@@ -91,6 +96,7 @@ def _spec(
         force=force,
         env=tuple(sorted((name, str(value)) for name, value in (env or {}).items())),
         keep=keep,
+        cluster=cluster,
     )
 
 

@@ -149,6 +149,8 @@ class Manager(Looking):
 
     def expect(self, spec: ServerSpec) -> None:
         """A start of this server comes soon: vLLM can be imported for it meanwhile, if spares are wanted."""
+        if spec.cluster:
+            return
         with contextlib.suppress(VllmMagicError):  # the start will say it
             self._spares.want(Cast.of(spec, executable.find(spec.executable), os.environ), soon=True)
 
@@ -192,17 +194,27 @@ class Manager(Looking):
             attached = self._attach_equal(spec) if spec.keep else None
             if attached is not None:
                 return Start(attached, reused=True)
-            built = command.build(spec)
-            unknown_flags.check(spec, built.argv[0])
-            environ = dict(os.environ)  # the next cell may change it
-            beginning = Fresh(spec, built, environ, self._probe, self._spares)
-            server = Server(spec, built, beginning, self._news.put, self._heard)
+            server = self._far(spec) if spec.cluster else self._near(spec)
             if not self._registry.enter(server, existing):
                 continue
             server.begin()
             self._sampler.follow(server)
-            flag_builder.table(built.argv[0])  # known by the next start, if it is not now
             return Start(server, reused=False)
+
+    def _near(self, spec: ServerSpec) -> Server:
+        built = command.build(spec)
+        unknown_flags.check(spec, built.argv[0])
+        environ = dict(os.environ)  # the next cell may change it
+        beginning = Fresh(spec, built, environ, self._probe, self._spares)
+        flag_builder.table(built.argv[0])  # known by the next start, if it is not now
+        return Server(spec, built, beginning, self._news.put, self._heard)
+
+    def _far(self, spec: ServerSpec) -> Server:
+        from vllm_magic.life import far
+
+        built, errand = far.build(spec)
+        beginning = far.Far(spec, built, errand, dict(os.environ), self._probe)
+        return Server(spec, built, beginning, self._news.put, self._heard)
 
     def _attach_equal(self, spec: ServerSpec) -> Server | None:
         """The kept server with this very spec, taken over; None where there is none."""
@@ -242,7 +254,7 @@ class Manager(Looking):
     def _heard(self, server: Server) -> None:
         """Something changed in this server's life; in the thread that changed it."""
         self._sampler.heard(server)
-        if server.state is ServerState.READY:
+        if server.state is ServerState.READY and server.cast is not None:
             self._last = server.spec
             self._spares.want(server.cast)
 

@@ -17,7 +17,7 @@ from vllm_magic.engine import history
 from vllm_magic.engine.pace import Pace
 from vllm_magic.errors import ReleaseFailed, StartFailed, StartTimeout, VllmMagicError
 from vllm_magic.life import Life
-from vllm_magic.life.beginning import Fresh
+from vllm_magic.life.beginning import Attached
 from vllm_magic.life.course import Course, ServerState
 from vllm_magic.life.notices import (
     Idle,
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.command import Command
     from vllm_magic.engine.spec import ServerSpec
-    from vllm_magic.life.beginning import Attached
+    from vllm_magic.life.beginning import Fresh
+    from vllm_magic.life.far import Far
     from vllm_magic.life.spare import Cast
     from vllm_magic.release import Release
 
@@ -45,6 +46,7 @@ __all__ = ["Server", "ServerState"]
 
 GRACE = 5.0  # seconds from SIGTERM to SIGKILL for a server that is ending
 PATIENCE = 2.5  # seconds to SIGKILL for one that shows no sign of it: SIGTERM was swallowed
+FAR_GRACE = 120.0  # seconds for the agent of a server on a cluster to see its job end
 REPORT = 0.25  # seconds between two reports of a waiting start
 
 
@@ -66,7 +68,7 @@ class Server(Portrait):
         self,
         spec: ServerSpec,
         command: Command,
-        beginning: Fresh | Attached,
+        beginning: Fresh | Attached | Far,
         tell: Callable[[str], None],
         moved: Callable[[Server], None] = lambda _: None,
     ) -> None:
@@ -74,13 +76,13 @@ class Server(Portrait):
         self._tell = tell
         self._moved = moved
         self._pid = os.getpid()
-        self._whole = isinstance(beginning, Fresh)  # its start is seen from the beginning
+        self._whole = not isinstance(beginning, Attached)  # its start is seen from the beginning
         self._beginning = beginning
         self._life = Life(spec.name, command, beginning, self._notice, spec.ttl)
 
     @property
-    def cast(self) -> Cast:
-        """What a spare for starts like its own is made for."""
+    def cast(self) -> Cast | None:
+        """What a spare for starts like its own is made for; None where no spare can become such a server."""
         return self._beginning.cast
 
     def begin(self) -> None:
@@ -195,6 +197,8 @@ class Server(Portrait):
         if grace is not None:
             grace = min(grace, durations.MOST)
             return StopPlan(grace, grace, drain, hurry=True)
+        if self.spec.cluster:  # the guards on its node have a patience of their own
+            return StopPlan(FAR_GRACE, FAR_GRACE, drain)
         own = min(commands.shutdown_timeout(self.spec.all_args), durations.MOST)
         return StopPlan(GRACE + own, PATIENCE + own, drain)
 

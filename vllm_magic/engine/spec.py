@@ -41,6 +41,7 @@ class ServerSpec:
         ttl: seconds without a request after which the server is released, or None: never.
         env: (name, value) pairs on top of the kernel's environment.
         keep: seconds for which it outlives its kernel, for another one to attach; None ends it with the kernel.
+        cluster: the address of a Ray cluster on which it runs, or "auto"; None for this machine.
         cwd: working directory of the server.
         in_file: what the file of a ``--config`` among ``args`` adds to them; None has it read now.
     """
@@ -55,6 +56,7 @@ class ServerSpec:
     force: bool = field(default=False, compare=False)
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     keep: float | None = None
+    cluster: str | None = None
     cwd: str = field(default_factory=_working_directory, compare=False)
     in_file: tuple[str, ...] | None = field(default=None, repr=False)
 

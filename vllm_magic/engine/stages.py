@@ -42,6 +42,7 @@ class Progress:
 _SIGNS: tuple[tuple[Stage, re.Pattern[str]], ...] = tuple(
     (stage, re.compile(pattern))
     for stage, pattern in (
+        (Stage.IMPORTING, r"^It runs on "),  # of an agent, once its job has a node: cluster/agent.py
         (
             Stage.CONFIGURING,
             r"vLLM server version|version \d+\.\d+\.\d+|non-default args:|Resolved architecture:",

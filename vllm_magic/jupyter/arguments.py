@@ -127,6 +127,11 @@ def metrics(words: Sequence[str]) -> str | None:
     return name_only(Verb.METRICS, words)
 
 
+def cluster(words: Sequence[str]) -> str:
+    """The address behind ``cluster``; "auto" where there is none."""
+    return name_only(Verb.CLUSTER, words) or "auto"
+
+
 def plot(words: Sequence[str]) -> str | None:
     """The name behind ``plot``, or None."""
     return name_only(Verb.PLOT, words)

@@ -11,6 +11,7 @@ HELP = """\
       --executable PATH      the vllm to run (else $VLLM_MAGIC_EXECUTABLE, vllm beside this Python, vllm on $PATH)
       --profile NAME         the words of this profile, before those of this line
       --force                start it also where the GPUs have too little free memory, or vLLM has no such flag
+      --cluster ADDRESS      on a Ray cluster (http://HEAD:8265, or auto for $RAY_ADDRESS); see docs/cluster.md
       --keep 10m             outlive this kernel for so long, for another one to attach (else it ends with the kernel)
       --ttl 30m              release it when it had no request for that long
       --no-wait              return at once
@@ -42,6 +43,7 @@ HELP = """\
       --revision REVISION    a branch, tag or commit (else the main one)
 %vllm models                 what is in the Hugging Face cache: size, served or not
 %vllm gpu                    who holds how much of which GPU
+%vllm cluster [ADDRESS]      the nodes of a Ray cluster, and what runs there or waits for room
 %vllm doctor                 what is wrong on this machine, and what helps
 %vllm reap                   release what dead kernels left
       --pid PID [--yes]      show, and with --yes end, a vLLM process that nobody owns

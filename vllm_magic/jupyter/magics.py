@@ -73,6 +73,7 @@ class VllmMagics(Running, Showing, Using):
             Verb.MODELS: self._models,
             Verb.PULL: self._pull,
             Verb.GPU: self._gpu,
+            Verb.CLUSTER: self._cluster,
             Verb.DOCTOR: self._doctor,
             Verb.REAP: self._reap,
             Verb.HELP: self._help,

@@ -28,7 +28,7 @@ from vllm_magic.jupyter.words import split
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_VALUED = ("name", "gpus", "port", "executable", "keep", "ttl", "timeout")
+_VALUED = ("name", "gpus", "port", "executable", "keep", "cluster", "ttl", "timeout")
 _KEYS = ("model", "flags", "env", "force", *_VALUED)
 
 

@@ -29,7 +29,9 @@ class Showing(Deeds):
 
         name = arguments.status(said)
         servers = list(self._manager.servers().values()) if name is None else [self._manager.get(name)]
-        others = [] if name else [*self._manager.farewells(), *self._manager.waiting(), *self._spare_line()]
+        others = [f"{one.name}: its Ray cluster does not answer." for one in servers if not one.reachable]
+        if not name:
+            others += [*self._manager.farewells(), *self._manager.waiting(), *self._spare_line()]
         return views.status(servers, self._manager.recent_gpus() if servers else None, others)
 
     def _spare_line(self) -> list[str]:
@@ -68,6 +70,11 @@ class Showing(Deeds):
 
         verbs.nothing(Verb.GPU, said)
         return gpus.view(*survey.holders(self._manager.probe))
+
+    def _cluster(self, said: list[str]) -> Any:
+        from vllm_magic.cluster.survey import survey, view
+
+        return view(survey(arguments.cluster(said)), {one.job for one in self._manager.servers().values()})
 
     def _doctor(self, said: list[str]) -> Any:
         from vllm_magic.doctor.survey import survey

@@ -27,6 +27,7 @@ VALUED = (  # of `start`
     "--executable",
     "--env",
     "--keep",
+    "--cluster",
     "--ttl",
     "--timeout",
     "--profile",
@@ -55,6 +56,7 @@ def start(words: Sequence[str], defaults: Settings = NO_SETTINGS, verb: Verb = V
     parser.add_argument("--executable")
     parser.add_argument("--env", action="append", default=[], type=_assignment)
     parser.add_argument("--keep", type=seconds)
+    parser.add_argument("--cluster")
     parser.add_argument("--ttl", type=seconds)
     parser.add_argument("--timeout", type=seconds)
     parser.add_argument("--force", action="store_true")
@@ -83,6 +85,7 @@ def start(words: Sequence[str], defaults: Settings = NO_SETTINGS, verb: Verb = V
         force=found.force,
         env=tuple(sorted(dict(found.env).items())),
         keep=found.keep,
+        cluster=found.cluster or None,
     )
     if verb is Verb.SWITCH and found.no_wait:
         raise InvalidOption("--no-wait: %vllm switch returns when the server is ready. Leave it out.")

@@ -36,6 +36,7 @@ class Verb(str, Enum):
     MODELS = "models"
     PULL = "pull"
     GPU = "gpu"
+    CLUSTER = "cluster"
     DOCTOR = "doctor"
     REAP = "reap"
     HELP = "help"

@@ -138,7 +138,7 @@ class Attendance:
                     self._prepared.cold_because,
                 )
             )
-            self._move(Progress(Stage.IMPORTING))
+            self._move(Progress(self._prepared.first))
             self._api.open()
         elif isinstance(message, Refused):
             self.refused = message

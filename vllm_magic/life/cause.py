@@ -27,6 +27,8 @@ def find(
         exit_code: of its leader; negative for a signal, None if unknown.
         was_ready: whether it had answered.
     """
+    if prepared.witness.failure:
+        return prepared.witness.failure
     if was_ready:
         return failures.explain_death(log_tail, exit_code, model=prepared.model)
     table = flag_table.load(executable)

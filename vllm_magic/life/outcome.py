@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vllm_magic.guard.ladder import Outcome
+    from vllm_magic.life.far import FarWitness
     from vllm_magic.life.notices import Over
     from vllm_magic.life.proof import Witness
 
@@ -25,7 +26,7 @@ def release(
     why: Why,
     began: float,
     ended: Sequence[Ended | Outcome],
-    witness: Witness,
+    witness: Witness | FarWitness,
     leader: Identity | None,
 ) -> Release:
     """The release of a server whose processes have been ended, once it is proved or cannot be.
@@ -47,7 +48,7 @@ def release(
         server=server,
         why=why.value,
         seconds=round(max(0.0, time.monotonic() - began), 3),
-        ended=tuple(EndedProcess(*row) for row in rows),
+        ended=(*(EndedProcess(*row) for row in rows), *verdict.elsewhere),
         left=tuple(EndedProcess(*row) for row in left),
         exit_code=codes[0] if codes else None,
         vram=verdict.vram,

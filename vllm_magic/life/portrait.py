@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from vllm_magic.cluster import whereabouts
+from vllm_magic.cluster.whereabouts import Whereabouts
 from vllm_magic.curve import Curve
 from vllm_magic.engine import log
 from vllm_magic.engine.connection import Connection
@@ -121,6 +123,26 @@ class Portrait(Service):
         if folder is None:
             return None
         return folder.log if folder.log.exists() else folder.kept_log
+
+    @property
+    def job(self) -> str:
+        """The submission id of its job on a Ray cluster; "" for a server of this machine."""
+        return self._command.argv[-1] if self.spec.cluster else ""  # of its agent
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The addresses of the nodes of a Ray cluster that it runs on; none where it waits for room, or runs here."""
+        return self._whereabouts.nodes
+
+    @property
+    def reachable(self) -> bool:
+        """Whether its cluster answers; always of a server of this machine."""
+        return self._whereabouts.reachable
+
+    @property
+    def _whereabouts(self) -> Whereabouts:
+        folder = self._course.now.folder
+        return whereabouts.read(folder.tmp) if folder and self.spec.cluster else Whereabouts()
 
     @property
     def seconds(self) -> float:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vllm_magic import ledger
 from vllm_magic.engine import command as commands
 from vllm_magic.engine.download import Downloads
+from vllm_magic.engine.stages import Stage
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.gpu import choice, locks
 from vllm_magic.guard import record
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Gpu, Snapshot
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.ledger import Folder
+    from vllm_magic.life.far import FarWitness
 
 LOOK = 0.2  # seconds between looks at memory that may come back
 FIRST_LOOK_LIMIT = 15.0  # seconds; NVML takes 1 to 3 a GPU where no persistence daemon runs
@@ -53,10 +55,11 @@ class Prepared:
         secrets: keys and tokens that its log may hold, to be masked where that is shown.
         kind: how it begins.
         cold_because: why no spare became it, "" where one did or none was there to be asked for.
+        first: the stage of its start once its leader runs.
     """
 
     folder: Folder
-    witness: Witness
+    witness: Witness | FarWitness
     gpus: tuple[str, ...]
     port: int
     model: str
@@ -65,6 +68,7 @@ class Prepared:
     secrets: tuple[str, ...] = field(default=(), repr=False)
     kind: StartKind = StartKind.COLD
     cold_because: str = ""
+    first: Stage = Stage.IMPORTING
 
 
 class Way(NamedTuple):

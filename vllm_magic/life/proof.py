@@ -19,9 +19,11 @@ from vllm_magic.release import GpuMemory, Proof
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from vllm_magic.engine.failures import Failure
     from vllm_magic.gpu.devices import Gpu, Snapshot
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.linux.processes import Identity
+    from vllm_magic.release import EndedProcess
 
 TOLERANCE = 64 * 2**20  # bytes; the driver's own share moves a little with the number of its clients
 LOOK = 0.1  # seconds between looks at memory that is not back yet
@@ -38,6 +40,7 @@ class Verdict(NamedTuple):
     verified: bool
     vram: tuple[GpuMemory, ...]
     note: str
+    elsewhere: tuple[EndedProcess, ...] = ()  # what was ended on other machines
 
 
 class Witness:
@@ -53,6 +56,8 @@ class Witness:
         baseline: the GPUs before the start.
         chosen: the UUIDs the server may use; none when vLLM chooses.
     """
+
+    failure: Failure | None = None  # only a node of a cluster says more than the log
 
     def __init__(self, probe: Probe, baseline: Snapshot, chosen: Sequence[str], mark: bytes) -> None:
         self._probe = probe

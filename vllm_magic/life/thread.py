@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.command import Command
     from vllm_magic.engine.failures import Failure
     from vllm_magic.life.beginning import Attached, Fresh
+    from vllm_magic.life.far import Far
     from vllm_magic.life.preparation import Prepared
     from vllm_magic.linux.processes import Identity
     from vllm_magic.release import Release
@@ -51,7 +52,7 @@ class Life:
         self,
         name: str,
         command: Command,
-        beginning: Fresh | Attached,
+        beginning: Fresh | Attached | Far,
         notice: Callable[[Notice], None],
         ttl: float | None = None,
     ) -> None:

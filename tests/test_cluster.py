@@ -1,0 +1,309 @@
+"""Servers on a real Ray cluster of two nodes, and every way to lose them: nothing of them is left on any node."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from ray_nodes import OTHER, RAY, Cluster, until
+from real_vllm.environment import FLAGS, environment
+from traces import Traces
+
+from vllm_magic.cluster.survey import survey, view
+from vllm_magic.engine.spec import ServerSpec
+from vllm_magic.engine.stages import Stage
+from vllm_magic.errors import (
+    ClusterError,
+    ClusterUnreachable,
+    InvalidOption,
+    ReleaseFailed,
+    ServerFailed,
+    StartFailed,
+)
+from vllm_magic.linux import processes
+from vllm_magic.release import Proof
+
+pytestmark = [pytest.mark.timeout(300)]
+
+LEASE = 6.0  # seconds, in place of 30
+BOTH = ("-tp", "2")  # two GPUs are at the other node alone
+KERNEL = """
+import json, sys, vllm_magic
+server = vllm_magic.start("tiny", "-tp", "2", name="m", executable={executable!r}, cluster={cluster!r})
+print(json.dumps(server.pid), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(autouse=True)
+def short_lease(monkeypatch):
+    monkeypatch.setattr("vllm_magic.cluster.keys.LEASE", LEASE)
+    monkeypatch.setenv("VLLM_MAGIC_CLUSTER_LEASE", str(LEASE))
+    monkeypatch.setenv("VLLM_MAGIC_CLUSTER_RENEWAL", "1")
+
+
+@pytest.fixture(scope="module")
+def vllm():
+    return environment()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    made = Cluster(tmp_path_factory.mktemp("nodes") / "home", {})
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def cluster(shared):
+    """The cluster; after the test nothing of a server may be on it."""
+    yield shared
+    check_empty(shared)
+
+
+@pytest.fixture
+def own_cluster(tmp_path):
+    """A cluster that the test may break."""
+    made = Cluster(tmp_path / "nodes", {})
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def ask(executable):
+    def make(cluster, *args, name="m", **more) -> ServerSpec:
+        return ServerSpec("tiny", args, name, executable=executable, cluster=cluster.address, **more)
+
+    return make
+
+
+def check_empty(cluster) -> None:
+    """No job, actor or process is there, and the GPUs are back."""
+    traces = Traces(cluster.home)
+    until(lambda: not {"PENDING", "RUNNING"} & set(cluster.jobs().values()))
+    until(lambda: cluster.actors() == [])
+    until(lambda: traces.processes() == [])
+    until(lambda: cluster.gpus_in_use() == 0)
+
+
+def on_node(cluster, part: str) -> int:
+    """The pid of a process on the nodes by a part of its title."""
+    found = [
+        pid
+        for pid, one in processes.table().items()
+        if one.alive and part in processes.title(pid) and str(cluster.home) in _environ(pid)
+    ]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def _environ(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def test_start_ask_stop(cluster, manager, ask, traces):
+    server = manager.start(ask(cluster, *BOTH)).server
+    assert server.chat("hello", max_tokens=3).text
+    assert server.nodes == (OTHER,)
+    until(lambda: any("Starting vLLM server" in line for line in server.log(100)))
+    assert cluster.jobs()[server.job] == "RUNNING"
+    release = server.stop()
+    assert (release.verified, release.proof) == (True, Proof.PROCESSES)
+    assert f"node-{OTHER} ({OTHER})" in release.note
+    assert any(one.name == "VLLM::EngineCore" for one in release.ended)
+    traces.check()
+
+
+def test_the_key_is_nowhere_to_be_read(cluster, manager, ask):
+    server = manager.start(ask(cluster, env=(("SECRET", "open sesame"),))).server
+    told = json.dumps([cluster.get("/api/jobs/"), cluster.get("/api/v0/actors?detail=1")])
+    assert server.api_key not in told
+    assert "open sesame" not in told
+    assert server.job in told
+    server.stop()
+
+
+def test_two_kernels_do_not_disturb_each_other(cluster, manager, ask):
+    one = manager.start(ask(cluster, name="one")).server
+    two = manager.start(ask(cluster, *BOTH, name="two")).server
+    assert one.stop().verified
+    assert two.chat("hello", max_tokens=3).text
+    assert two.stop().verified
+
+
+@pytest.mark.parametrize("with_guards", [False, True], ids=["alone", "and its guards"])
+def test_the_kernel_is_killed(cluster, home, executable, with_guards):
+    code = KERNEL.format(executable=executable, cluster=cluster.address)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as kernel:
+        leader = json.loads(kernel.stdout.readline())
+        inner = processes.read(leader).parent
+        outer = processes.read(inner).parent
+        assert "RUNNING" in cluster.jobs().values()
+        for pid in (kernel.pid, *((outer, inner) if with_guards else ())):
+            os.kill(pid, signal.SIGKILL)
+    began = time.monotonic()
+    until(lambda: "RUNNING" not in cluster.jobs().values())
+    if with_guards:
+        assert time.monotonic() - began > LEASE / 2  # nobody told it: its lease ran out
+    assert not processes.is_alive(processes.Identity(leader, 0))
+
+
+@pytest.mark.parametrize("victim", ["vllm serve tiny", "VLLM::EngineCore", "vllm_magic.on_node"])
+def test_a_process_on_the_node_is_killed(cluster, manager, ask, victim):
+    server = manager.start(ask(cluster, *BOTH)).server
+    os.kill(on_node(cluster, victim), signal.SIGKILL)
+    assert server.wait_over(60)
+    assert server.state == "failed"
+    assert server.release
+    assert (server.release.verified, server.release.proof) == (True, Proof.PROCESSES)
+    assert isinstance(server.error, ServerFailed)
+    if "on_node" not in victim:
+        assert f"on node-{OTHER}" in str(server.error)
+
+
+def test_the_agent_is_killed(cluster, manager, ask):
+    server = manager.start(ask(cluster, *BOTH)).server
+    os.kill(server.pid, signal.SIGKILL)
+    assert server.wait_over(60)
+    assert server.release
+    assert server.release.verified
+
+
+def test_a_stop_in_the_middle_of_a_start(cluster, manager, ask):
+    server = manager.start(ask(cluster, *BOTH), wait=False).server
+    until(lambda: "RUNNING" in cluster.jobs().values())
+    assert server.stop().verified
+    assert server.state == "released"
+
+
+def test_no_room(cluster, manager, ask):
+    first = manager.start(ask(cluster, *BOTH, name="first")).server
+    second = manager.start(ask(cluster, *BOTH, name="second"), wait=False).server
+    until(lambda: any("waits for room" in line for line in second.log(10)))
+    assert second.progress.stage is Stage.QUEUED
+    rows = view(survey(cluster.address), {first.job}).rows
+    assert (f"node-{OTHER}", OTHER, "2", first.job, "first (of this kernel)", "runs") in rows
+    assert ("-", "", "", second.job, "second", "waits for room") in rows
+    assert cluster.jobs()[second.job] == "PENDING"
+    release = second.stop()
+    assert (release.verified, second.state) == (True, "released")
+    assert cluster.jobs()[second.job] == "FAILED"
+    assert first.chat("hello", max_tokens=3).text
+    assert first.stop().verified
+
+
+def test_what_the_node_refuses_is_said(cluster, manager, ask):
+    spec = ServerSpec("tiny", (), "m", executable="/nowhere/vllm", cluster=cluster.address)
+    with pytest.raises(StartFailed, match="/nowhere/vllm is not a program"):
+        manager.start(spec)
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "http://no.such.host.invalid:8265"])
+def test_a_wrong_address(manager, executable, address, traces):
+    with pytest.raises(ClusterUnreachable, match="does not answer"):
+        manager.start(ServerSpec("tiny", executable=executable, cluster=address))
+    traces.check()
+
+
+def test_the_address_of_something_else(manager, executable):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        spec = ServerSpec("tiny", executable=executable, cluster=f"127.0.0.1:{other.server_port}")
+        with pytest.raises(ClusterError, match="is no Ray cluster's dashboard"):
+            manager.start(spec)
+        other.shutdown()
+
+
+def test_words_that_do_not_fit(manager, executable, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for args, more, message in (
+        (("--host", "0.0.0.0"), {}, "--host"),
+        ((), {"keep": 60.0}, "--keep"),
+        ((), {"gpus": "0"}, "--gpus"),
+    ):
+        with pytest.raises(InvalidOption, match=f"{message} cannot be used with --cluster"):
+            manager.start(ServerSpec("tiny", args, executable=executable, cluster="127.0.0.1:1", **more))
+    with pytest.raises(InvalidOption, match="RAY_ADDRESS"):
+        manager.start(ServerSpec("tiny", executable=executable, cluster="auto"))
+
+
+def test_the_head_does_not_answer_for_a_while(own_cluster, manager, ask):
+    server = manager.start(ask(own_cluster, *BOTH)).server
+    own_cluster.freeze_head()
+    try:
+        until(lambda: any("does not answer" in line for line in server.log(20)))
+        assert not server.reachable
+    finally:
+        own_cluster.thaw_head()
+    assert server.wait_over(60) or server.reachable  # as long as its lease lasted
+    if not server.state.over:
+        assert server.stop().verified
+    until(lambda: Traces(own_cluster.home).processes() == [])
+
+
+def test_the_raylet_is_killed(own_cluster, manager, ask):
+    server = manager.start(ask(own_cluster, *BOTH)).server
+    own_cluster.kill_raylet(OTHER)
+    until(
+        lambda: Traces(own_cluster.home).processes() == []
+    )  # by the guards on the node, who owe Ray nothing
+    assert server.wait_over(90)
+    assert server.state == "failed"
+    with pytest.raises(ReleaseFailed, match="cannot be seen"):
+        manager.stop("m")
+
+
+@pytest.fixture
+def spread(tmp_path):
+    """A stand-in whose workers are Ray actors on both nodes, and the words for it."""
+    program = tmp_path / "vllm"
+    program.write_text(f'#!/bin/sh\nexec {RAY}/python3 {Path(__file__).with_name("ray_stand_in.py")} "$@"\n')
+    program.chmod(0o755)
+    return program, ("--distributed-executor-backend", "ray", *BOTH)
+
+
+@pytest.mark.parametrize("leak", [False, True])
+def test_an_engine_on_both_nodes(cluster, manager, spread, leak):
+    program, words = spread
+    env = (("LEAK", "1"),) if leak else ()
+    spec = ServerSpec("tiny", words, "wide", executable=str(program), env=env, cluster=cluster.address)
+    server = manager.start(spec).server
+    assert cluster.actors().count("Worker") == 2
+    until(lambda: cluster.gpus_in_use() == 2)
+    release = server.stop()
+    assert release.verified
+    assert "Worker" not in cluster.actors()
+
+
+@pytest.mark.real_vllm
+def test_vllm_itself(vllm, cluster, manager, ask):
+    holder = manager.start(ask(cluster, name="holder")).server  # the head's only GPU
+    server = manager.start(
+        ServerSpec(
+            str(vllm.model),
+            FLAGS,
+            "real",
+            executable=str(vllm.executable),
+            env=tuple(sorted(vllm.env.items())),
+            cluster=cluster.address,
+        )
+    ).server
+    assert server.chat("Say something.", max_tokens=8).text
+    assert holder.stop().verified
+    release = server.stop()
+    assert release.verified
+    assert {"VLLM::EngineCore"} <= {one.name for one in release.ended}

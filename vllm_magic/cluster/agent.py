@@ -1,0 +1,212 @@
+"""The leader of a server that runs on a cluster: ``python agent.py JOB``, see the package.
+
+Its output is the job's log, so that who follows the log of a server sees no difference. It ends when the job has ended,
+with 0 where that was asked for by SIGTERM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    # Behind the standard library, so that nothing in it can stand in for a standard module.
+    sys.path[:] = [*sys.path[1:], str(Path(__file__).resolve().parents[2])]
+
+from vllm_magic.cluster import ending, keys, package, whereabouts
+from vllm_magic.cluster.forward import Forwarder
+from vllm_magic.cluster.order import Errand, Order, unpack_errand
+from vllm_magic.cluster.rest import Job, JobStatus, Ray
+from vllm_magic.cluster.whereabouts import Whereabouts
+from vllm_magic.errors import ClusterError, ClusterUnreachable
+
+LOOK = 0.5  # seconds between looks at a job that waits for room
+REST = 2.0  # the same at one that runs
+LAST_WORDS = 2.0  # seconds for the end of its log to arrive
+END_LIMIT = (
+    120.0  # seconds for a job to end that was asked to; who waits for the agent has less patience, or more
+)
+# Ray's own SIGKILL comes so late: the guards on the node do it, and see to what Ray does not find.
+STOP_WAIT = "60"
+
+
+class Agent:
+    """Stands for one server here. All of it runs in one event loop; what blocks runs in a thread."""
+
+    def __init__(self, errand: Errand) -> None:
+        self._errand = errand
+        self._ray = Ray(errand.address)
+        self._forwarder = Forwarder()
+        self._asked = asyncio.Event()
+        self._where = Whereabouts()
+        self._know()
+
+    async def run(self) -> int:
+        """The exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked.set)
+        try:
+            await self._call(self._submit)
+        except ClusterError as error:
+            _say(str(error))
+            return 1
+        lease = asyncio.ensure_future(self._renew())
+        try:
+            node = await self._wait_for_node()
+            if node is None:
+                return await self._end()
+            log = asyncio.ensure_future(self._call(self._copy_log, node, loop))
+            code = await self._stay()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.shield(log), LAST_WORDS)
+            return code
+        finally:
+            lease.cancel()
+            self._forwarder.close()
+
+    async def _call(self, *words: object) -> object:
+        function, *arguments = words
+        return await asyncio.to_thread(function, *arguments)  # type: ignore[arg-type]
+
+    def _submit(self) -> None:
+        name, data = package.packed()
+        self._ray.put(name, data)
+        self._ray.put(keys.lease(self._errand.job), _stamp())
+        self._ray.submit(
+            self._errand.job,
+            f"exec python3 -m vllm_magic.on_node {self._errand.job}",
+            entrypoint_num_gpus=self._errand.gpus,
+            metadata={keys.METADATA: self._errand.name},
+            runtime_env={
+                "working_dir": f"{keys.SCHEME}{name}",
+                "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": STOP_WAIT, "PYTHONUNBUFFERED": "1"},
+            },
+        )
+
+    async def _renew(self) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(self._ray.put, keys.lease(self._errand.job), _stamp())
+                self._tell_reachable(None)
+            except ClusterError as error:
+                self._tell_reachable(error)
+            await asyncio.sleep(keys.RENEWAL)
+
+    def _tell_reachable(self, error: ClusterError | None) -> None:
+        if (error is None) is self._where.reachable:
+            return
+        if error is None:
+            _say("The cluster answers again.")
+        else:
+            _say(f"{error} The server ends itself where that lasts {keys.LEASE:g} s.")
+        self._know(reachable=error is None)
+
+    def _know(self, **changed: Any) -> None:
+        """Tell the kernel."""
+        self._where = replace(self._where, **changed)
+        whereabouts.write(Path(os.environ["TMPDIR"]), self._where)
+
+    async def _job(self) -> Job | None:
+        """The job; None while the cluster does not answer."""
+        try:
+            return await asyncio.to_thread(self._ray.job, self._errand.job)
+        except ClusterUnreachable:
+            return None
+
+    async def _wait_for_node(self) -> str | None:
+        """The node that it got; None where it is to end before that, or has."""
+        began, told = time.monotonic(), False
+        while not self._asked.is_set():
+            job = await self._job()
+            if job and job.status.over:
+                _say(f"Ray has not started it: {job.message}")
+                return None
+            if job and job.status is JobStatus.RUNNING and job.node:
+                await self._call(self._send_order, job.node)
+                return job.node
+            if not told and time.monotonic() > began + 10 * LOOK:
+                told = True
+                _say(f"It waits for room on the cluster ({self._errand.gpus} GPUs).")
+            await self._pause(LOOK)
+        return None
+
+    def _send_order(self, node: str) -> None:
+        (found,) = (one for one in self._ray.nodes() if one.id == node)
+        self._know(nodes=(found.ip,))
+        errand = self._errand
+        env = {name: os.environ[name] for name in errand.env if name in os.environ}
+        order = Order(errand.model, errand.args, errand.executable, env, found.ip, keys.LEASE)
+        self._ray.put(keys.order(errand.job), order.packed())
+        _say(f"It runs on {found.name} ({found.ip}).")
+
+    def _copy_log(self, node: str, loop: asyncio.AbstractEventLoop) -> None:
+        """Copy the job's log, but for what is said to this agent, until its last line."""
+        seen, rest = 0, b""
+        while True:
+            position = 0
+            for piece in self._ray.follow(self._errand.job, node):
+                fresh = piece[max(0, seen - position) :]
+                position += len(piece)
+                seen = max(seen, position)
+                *lines, rest = (rest + fresh).split(b"\n")
+                for line in lines:
+                    if self._copy(line, loop) == keys.RELEASED:
+                        return
+            with contextlib.suppress(ClusterError):
+                if self._ray.job(self._errand.job).status.over:
+                    return
+            time.sleep(LOOK)
+
+    def _copy(self, line: bytes, loop: asyncio.AbstractEventLoop) -> str:
+        """Copy a line of vLLM's, or obey one that is for this agent; what that one is about."""
+        said = keys.said(line.decode(errors="replace"))
+        if said is None:
+            os.write(1, line + b"\n")
+            return ""
+        if said["said"] == keys.PLACED:
+            to = (self._where.nodes[0], int(said["port"]))
+            asyncio.run_coroutine_threadsafe(self._forwarder.listen(self._errand.port, to), loop)
+        return str(said["said"])
+
+    async def _stay(self) -> int:
+        """Until the job is over, or its end is asked for."""
+        while not self._asked.is_set():
+            job = await self._job()
+            if job and job.status.over:
+                return 1
+            await self._pause(REST)
+        return await self._end()
+
+    async def _end(self) -> int:
+        with contextlib.suppress(ClusterError):  # who reads this looks for himself, and the lease runs out
+            await asyncio.to_thread(ending.wait, self._ray, self._errand.job, END_LIMIT)
+        return 0 if self._asked.is_set() else 1
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._asked.wait(), seconds)
+
+
+def _stamp() -> bytes:
+    return str(time.time_ns()).encode()
+
+
+def _say(text: str) -> None:
+    os.write(1, text.encode() + b"\n")
+
+
+async def _main() -> None:
+    code = await Agent(unpack_errand(os.environ[keys.ERRAND])).run()
+    os._exit(code)  # asyncio would wait for its threads, and one may wait for a line of the log
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())

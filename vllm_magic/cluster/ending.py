@@ -1,0 +1,120 @@
+"""Having a job end, and waiting for that; also for one that has not got a node yet, which Ray itself cannot stop."""
+
+from __future__ import annotations
+
+import shlex
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from vllm_magic.cluster.rest import JobStatus
+from vllm_magic.errors import ClusterError
+
+if TYPE_CHECKING:
+    from vllm_magic.cluster.rest import Job, Ray
+
+LOOK = 0.25  # seconds between looks at a job that is ending
+BY_ITSELF = 3.0  # seconds for Ray to end what a job had, after it
+CLEAR_LIMIT = 30.0  # seconds for that to be ended by a job of ours
+# Ray answers that it stops a job which waits for room, and does so only once it has a node (2.60). What waits there is an
+# actor with the job's name (ray/dashboard/modules/job/common.py); a job of its own can end that at once.
+_END_WAITING = """
+import ray
+ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+try:
+    ray.kill(ray.get_actor("_ray_internal_job_actor_{job}", namespace="SUPERVISOR_ACTOR_RAY_NAMESPACE"))
+except ValueError:
+    pass
+"""
+# What a driver made "detached" outlives it (vllm#20860 and ray#64035 tell of leaks); no request to the head ends it. With a
+# placement group go its actors.
+_CLEAR = """
+import ray
+from ray._raylet import PlacementGroupID
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+for one in {groups!r}:
+    remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(one))))
+for name, namespace in {actors!r}:
+    try:
+        ray.kill(ray.get_actor(name, namespace=namespace))
+    except ValueError:
+        pass
+"""
+
+
+def ask(ray: Ray, job: str) -> None:
+    """Ask for the end, and return at once.
+
+    Raises:
+        ClusterError: the cluster refuses it, or cannot be reached.
+    """
+    found = ray.job(job)
+    if found.status.over:
+        return
+    ray.stop(job)
+    if found.status is JobStatus.PENDING:
+        _run(ray, f"{job}-end", _END_WAITING.format(job=job))
+
+
+def clear(ray: Ray, job: Job) -> str:
+    """End what Ray still has of a job that is over: its actors and placement groups, and nobody else's.
+
+    Returns:
+        What that did not end within `CLEAR_LIMIT`; "" for nothing.
+
+    Raises:
+        ClusterError: the cluster refuses it, or cannot be reached.
+    """
+    if job.ray_job is None:
+        return ""
+    pause, began, asked = threading.Event(), time.monotonic(), False
+    while True:
+        actors, groups = ray.alive_actors(job.ray_job), ray.placement_groups(job.ray_job)
+        if not actors and not groups:
+            return ""
+        now = time.monotonic()
+        if now >= began + CLEAR_LIMIT:
+            return f"{len(actors)} actors and {len(groups)} placement groups of {job.id}"
+        if now >= began + BY_ITSELF and not asked:
+            asked = True
+            named = [(one.name, one.namespace) for one in actors if one.name]
+            _run(ray, f"{job.id}-clear", _CLEAR.format(groups=groups, actors=named))
+        pause.wait(LOOK)
+
+
+def _run(ray: Ray, job: str, program: str) -> None:
+    ray.submit(job, f"exec python3 -c {shlex.quote(program)}")
+
+
+def wait(ray: Ray, job: str, limit: float) -> Job:
+    """Ask for the end, again where it has only now got a node, and wait for it.
+
+    Args:
+        ray: the cluster.
+        job: the submission id.
+        limit: seconds.
+
+    Returns:
+        The job as it is then; not over where the limit was too short.
+
+    Raises:
+        ClusterError: the cluster refuses it, or cannot be reached in all that time.
+    """
+    pause, deadline = threading.Event(), time.monotonic() + limit
+    asked: JobStatus | None = None
+    while True:
+        try:
+            found = ray.job(job)
+            if found.status.over:
+                return found
+            if found.status is not asked:
+                ask(ray, job)
+                asked = found.status
+        except ClusterError:
+            if time.monotonic() >= deadline:
+                raise
+        else:
+            if time.monotonic() >= deadline:
+                return found
+        pause.wait(LOOK)

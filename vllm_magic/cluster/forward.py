@@ -1,0 +1,66 @@
+"""A port of the loopback interface that leads to a server on a node."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+LOOPBACK = "127.0.0.1"
+PIECE = 2**16  # bytes
+
+
+class Forwarder:
+    """Accepts connections on a port of this machine, and makes one to the server for each.
+
+    Until it is known where the server is, connections are closed at once: nobody listens there, so to say.
+    """
+
+    def __init__(self) -> None:
+        self._to: tuple[str, int] | None = None
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.Task[None]] = set()
+
+    async def listen(self, port: int, to: tuple[str, int]) -> None:
+        """Begin.
+
+        Args:
+            port: of the loopback interface.
+            to: address and port of the server.
+
+        Raises:
+            OSError: somebody else has the port.
+        """
+        self._to = to
+        self._server = await asyncio.start_server(self._accept, LOOPBACK, port)
+
+    def close(self) -> None:
+        """Take no more connections, and end those that are open."""
+        if self._server:
+            self._server.close()
+        for task in self._open:
+            task.cancel()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - asyncio runs this in one
+        self._open.add(task)
+        try:
+            assert self._to is not None  # noqa: S101 - `listen` has set it
+            far_reader, far_writer = await asyncio.open_connection(*self._to)
+            await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+        except OSError:  # the server does not listen yet, or any more
+            pass
+        finally:
+            self._open.discard(task)
+            writer.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(PIECE):
+            writer.write(data)
+            await writer.drain()
+    finally:
+        with contextlib.suppress(OSError):
+            if writer.can_write_eof():
+                writer.write_eof()

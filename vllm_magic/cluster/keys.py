@@ -1,0 +1,54 @@
+"""What one job and its agent say to each other by way of the cluster, and under which names."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LINE = "@vllm_magic "  # begins a line of a job's log that is not vLLM's: JSON with a "said"
+PLACED, REFUSED, RELEASED, LOOKED = "placed", "refused", "released", "looked"
+ERRAND = "VLLM_MAGIC_ERRAND"  # in the environment of an agent
+METADATA = "vllm_magic"  # of a job: the server's name
+SCHEME = "gcs://"  # under which Ray keeps what is put as a package
+
+RENEWAL = float(os.environ.get("VLLM_MAGIC_CLUSTER_RENEWAL") or 5)  # seconds between renewals of a lease
+LEASE = float(
+    os.environ.get("VLLM_MAGIC_CLUSTER_LEASE") or 30
+)  # seconds without one until the job ends itself
+
+
+def job_id(name: str) -> str:
+    """A new submission id for a server; Ray takes no other characters (2.60: a "/" leaves a job that cannot be ended)."""
+    return f"vllm-magic-{re.sub(r'[^A-Za-z0-9_-]', '-', name)[:40]}-{secrets.token_hex(4)}"
+
+
+def order(job: str) -> str:
+    """Where the job finds what it is to serve; it holds keys, so the job removes it once it has read it."""
+    return f"_ray_pkg_{job}_order"
+
+
+def lease(job: str) -> str:
+    """What changes with each renewal."""
+    return f"_ray_pkg_{job}_lease"
+
+
+def line(said: str, **more: Any) -> str:
+    """A line for the job's log."""
+    return LINE + json.dumps({"said": said, **more})
+
+
+def said(text: str) -> Mapping[str, Any] | None:
+    """What such a line says; None for one of vLLM's."""
+    if not text.startswith(LINE):
+        return None
+    try:
+        found = json.loads(text.removeprefix(LINE))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and "said" in found else None

@@ -1,0 +1,253 @@
+"""The HTTP API of a Ray cluster's head (Ray 2.60): jobs, their logs, nodes, and small values that are kept there.
+
+Ray's own client for it (`ray.job_submission`) needs all of `ray[default]`, 384 MB; these are a dozen requests.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from enum import Enum
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic.errors import ClusterError, ClusterUnreachable, InvalidOption
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import httpx
+
+AUTO = "auto"
+DASHBOARD = 8265
+VERSION = "/api/version"
+LIMIT = 10.0  # seconds for an answer
+LOG_SILENCE = 60.0  # seconds without a line of a log that is followed, until that is asked for anew
+LOG_LOOK = 0.2  # seconds between Ray's looks at a log that is followed
+
+
+class JobStatus(str, Enum):
+    """Ray's words for it (ray/dashboard/modules/job/common.py)."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    STOPPED = "STOPPED"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing of it runs any more, as far as Ray knows."""
+        return self not in (JobStatus.PENDING, JobStatus.RUNNING)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as the head knows it.
+
+    Attributes:
+        id: its submission id.
+        status: what became of it.
+        message: Ray's explanation, in a sentence or more.
+        node: the id of the node on which its entrypoint runs, or ran; None before that.
+        ray_job: Ray's own id, which its actors carry; None unless it has connected to the cluster.
+        metadata: what it was submitted with.
+    """
+
+    id: str
+    status: JobStatus
+    message: str
+    node: str | None
+    ray_job: str | None
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the cluster. ``gpus`` are those that it has told Ray of."""
+
+    id: str
+    name: str
+    ip: str
+    alive: bool
+    head: bool
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Actor:
+    """An actor; ``name`` is "" where it has none."""
+
+    name: str
+    namespace: str
+
+
+class Ray:
+    """One cluster. Safe to use from any thread.
+
+    Args:
+        address: ``http://HEAD:8265``, ``HEAD:8265``, or "auto" for $RAY_ADDRESS.
+
+    Raises:
+        InvalidOption: "auto", and $RAY_ADDRESS is not set.
+    """
+
+    def __init__(self, address: str) -> None:
+        import httpx
+
+        self.address = resolved(address)
+        self._no_ray = f"What answers at {self.address} is no Ray cluster's dashboard. Its port is {DASHBOARD} unless told otherwise."
+        token = os.environ.get("RAY_AUTH_TOKEN")
+        self._client: httpx.Client = httpx.Client(
+            base_url=self.address,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=LIMIT,
+        )
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._client.close()
+
+    def version(self) -> str:
+        """Of Ray."""
+        return str(self._ask("GET", VERSION)["ray_version"])
+
+    def submit(self, job: str, entrypoint: str, **more: Any) -> None:
+        """Submit a job under this id; ``more`` as in Ray's ``JobSubmitRequest``."""
+        self._ask("POST", "/api/jobs/", {"submission_id": job, "entrypoint": entrypoint, **more})
+
+    def job(self, job: str) -> Job:
+        """What became of a job."""
+        return _job(self._ask("GET", f"/api/jobs/{job}"))
+
+    def jobs(self) -> list[Job]:
+        """All jobs that were submitted and are remembered."""
+        return [_job(one) for one in self._ask("GET", "/api/jobs/") if one.get("submission_id")]
+
+    def stop(self, job: str) -> None:
+        """Have it end: SIGTERM to its processes, and SIGKILL after the time that it was submitted with."""
+        self._ask("POST", f"/api/jobs/{job}/stop")
+
+    def forget(self, job: str) -> None:
+        """Remove the record of a job that is over."""
+        self._ask("DELETE", f"/api/jobs/{job}")
+
+    def log(self, job: str) -> str:
+        """All that it has printed."""
+        return str(self._ask("GET", f"/api/jobs/{job}/logs").get("logs") or "")
+
+    def follow(self, job: str, node: str) -> Iterator[bytes]:
+        """What it has printed and prints, from the beginning, in pieces as they come."""
+        words = {
+            "node_id": node,
+            "filename": f"job-driver-{job}.log",
+            "lines": "-1",
+            "interval": str(LOG_LOOK),
+        }
+        import httpx
+
+        limits = httpx.Timeout(LIMIT, read=LOG_SILENCE)
+        try:
+            with self._client.stream("GET", "/api/v0/logs/stream", params=words, timeout=limits) as answer:
+                if answer.status_code == HTTPStatus.OK:
+                    yield from answer.iter_bytes()
+        except httpx.HTTPError:
+            return
+
+    def put(self, name: str, data: bytes) -> None:
+        """Keep a value under this name, in place of the one that is there.
+
+        It is never read over HTTP: what was once asked for so, Ray deletes after some minutes.
+        """
+        self._send("PUT", f"/api/packages/gcs/{name}", {"content": data})
+
+    def nodes(self) -> list[Node]:
+        """All nodes, the dead ones too."""
+        return [_node(one) for one in self._list("nodes")]
+
+    def alive_actors(self, ray_job: str) -> list[Actor]:
+        """The actors of a job that live."""
+        found = [one for one in self._list("actors", job_id=ray_job) if one["state"] != "DEAD"]
+        return [Actor(str(one.get("name") or ""), str(one.get("ray_namespace") or "")) for one in found]
+
+    def placement_groups(self, ray_job: str) -> list[str]:
+        """The ids of the placement groups of a job that are there."""
+        found = self._list("placement_groups", creator_job_id=ray_job)
+        return [str(one["placement_group_id"]) for one in found if one["state"] != "REMOVED"]
+
+    def _list(self, what: str, **equal: str) -> list[Mapping[str, Any]]:
+        words: list[tuple[str, str]] = [("limit", "10000")]
+        for key, value in equal.items():
+            words += [("filter_keys", key), ("filter_predicates", "="), ("filter_values", value)]
+        answer = self._ask("GET", f"/api/v0/{what}", params=words)
+        found: list[Mapping[str, Any]] = answer["data"]["result"]["result"]
+        return found
+
+    def _ask(self, method: str, path: str, body: Any = None, params: Any = None) -> Any:
+        answer = self._send(method, path, {"json": body, "params": params})
+        try:
+            return answer.json()
+        except ValueError:
+            raise ClusterError(self._no_ray) from None
+
+    def _send(self, method: str, path: str, words: Mapping[str, Any]) -> httpx.Response:
+        import httpx
+
+        try:
+            answer = self._client.request(method, path, **words)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise ClusterUnreachable(
+                f"The Ray cluster at {self.address} does not answer: {error}. Check the address and the network."
+            ) from error
+        if answer.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            raise ClusterError(
+                f"The Ray cluster at {self.address} asks for a token, or does not take this one. Set RAY_AUTH_TOKEN."
+            )
+        if answer.status_code == HTTPStatus.NOT_FOUND and path == VERSION:
+            raise ClusterError(self._no_ray)
+        if not answer.is_success:
+            *_, last = answer.text.strip().splitlines() or [""]  # of a traceback
+            raise ClusterError(
+                f"The Ray cluster at {self.address} refused {method} {path}: {last[:300] or answer.status_code}"
+            )
+        return answer
+
+
+def resolved(address: str) -> str:
+    """The address as a URL.
+
+    Raises:
+        InvalidOption: "auto", and $RAY_ADDRESS is not set, or names no HTTP address.
+    """
+    if address == AUTO:
+        address = os.environ.get("RAY_ADDRESS", "")
+        if not address.startswith("http"):
+            raise InvalidOption(
+                f"--cluster auto goes by RAY_ADDRESS, which is not set to the dashboard's address. "
+                f"Write it: --cluster http://HEAD:{DASHBOARD}."
+            )
+    if "://" not in address:
+        address = f"http://{address}"
+    return address.rstrip("/")
+
+
+def _job(fields: Mapping[str, Any]) -> Job:
+    return Job(
+        id=str(fields.get("submission_id") or ""),
+        status=JobStatus(fields["status"]),
+        message=str(fields.get("message") or ""),
+        node=fields.get("driver_node_id"),
+        ray_job=fields.get("job_id"),
+        metadata=fields.get("metadata") or {},
+    )
+
+
+def _node(fields: Mapping[str, Any]) -> Node:
+    return Node(
+        id=str(fields["node_id"]),
+        name=str(fields.get("node_name") or fields["node_ip"]),
+        ip=str(fields["node_ip"]),
+        alive=fields["state"] == "ALIVE",
+        head=bool(fields.get("is_head_node")),
+        gpus=float((fields.get("resources_total") or {}).get("GPU", 0)),
+    )

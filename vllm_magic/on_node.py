@@ -1,0 +1,205 @@
+"""What a Ray job runs on its node: ``python -m vllm_magic.on_node JOB``. To the server it is what a kernel is elsewhere.
+
+It starts the server, with guards of its own, copies its log to the job's, and has it released when Ray asks the job to
+end, or when nobody has renewed its lease for too long. If this process is killed, the guards release the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic import ledger
+from vllm_magic.cluster import keys
+from vllm_magic.cluster.order import unpack
+from vllm_magic.engine.spec import ServerSpec
+from vllm_magic.errors import ServerFailed, VllmMagicError
+from vllm_magic.life.spares import SpareMode
+from vllm_magic.manager import manager
+
+if TYPE_CHECKING:
+    from vllm_magic.cluster.order import Order
+    from vllm_magic.release import Release
+    from vllm_magic.server import Server
+
+ORDER_LIMIT = 60.0  # seconds for the agent to say what is to be served, once the job runs
+LOOK = 0.2  # seconds between looks at the log
+LEASE_LOOK = 1.0  # seconds between looks at the lease
+PIECE = 2**20  # bytes of the log at once
+LEFT_LIMIT = 30.0  # seconds for what a killed job has left on this node to be released by its guards
+
+
+class Store:
+    """Values that the head keeps, read by way of Ray's own protocol: over HTTP, reading one would delete it later."""
+
+    def __init__(self) -> None:
+        from ray._raylet import GcsClient  # type: ignore[import-not-found]  # there is no public one
+
+        self._gcs = GcsClient(address=os.environ["RAY_ADDRESS"])
+
+    def read(self, name: str) -> bytes | None:
+        """The value; None where there is none, or the head does not answer."""
+        try:
+            value: bytes | None = self._gcs.internal_kv_get(self._key(name), None, timeout=LEASE_LOOK)
+        except Exception:  # noqa: BLE001 - Ray's errors for it have changed between versions
+            return None
+        return value
+
+    def remove(self, name: str) -> None:
+        """Remove a value."""
+        self._gcs.internal_kv_del(self._key(name), False, None)
+
+    @staticmethod
+    def _key(name: str) -> bytes:
+        return f"{keys.SCHEME}{name}".encode()
+
+
+class Lease:
+    """Is over when its value has not changed for so many seconds."""
+
+    def __init__(self, store: Store, job: str, seconds: float) -> None:
+        self._store = store
+        self._name = keys.lease(job)
+        self._seconds = seconds
+        self._value: bytes | None = None
+        self._changed = self._looked = time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        """Look, where the last look is long enough ago."""
+        now = time.monotonic()
+        if now >= self._looked + LEASE_LOOK:
+            value = self._store.read(self._name)
+            now = self._looked = time.monotonic()
+            if value is not None and value != self._value:
+                self._value, self._changed = value, now
+        return now > self._changed + self._seconds
+
+
+def serve(job: str) -> int:
+    """From the order to the release; 0 where the end was asked for."""
+    asked = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    store = Store()
+    order = _order(store, job, asked)
+    if order is None:
+        return 1
+    manager.spares.set_mode(SpareMode.OFF)
+    spec = ServerSpec(
+        order.model,
+        (*order.args, "--host", order.host),
+        job,
+        executable=order.executable,
+        env=tuple(sorted(order.env.items())),
+    )
+    try:
+        server = manager.start(spec, wait=False).server
+    except VllmMagicError as error:
+        _refuse(error)
+        return 1
+    _say(keys.line(keys.PLACED, port=server.port))
+    log = Copy(server)
+    _stay(server, asked, Lease(store, job, order.lease), log)
+    return _release(server, asked, log)
+
+
+def _order(store: Store, job: str, asked: threading.Event) -> Order | None:
+    deadline = time.monotonic() + ORDER_LIMIT
+    while not asked.is_set() and time.monotonic() < deadline:
+        data = store.read(keys.order(job))
+        if data:
+            store.remove(keys.order(job))
+            return unpack(data)
+        asked.wait(LOOK)
+    return None
+
+
+def _stay(server: Server, asked: threading.Event, lease: Lease, log: Copy) -> None:
+    while not asked.is_set() and not server.state.over:
+        if lease.over:
+            _say("The kernel has not been heard of for too long. The server is released.")
+            break
+        log.go_on()
+        asked.wait(LOOK)
+
+
+def _release(server: Server, asked: threading.Event, log: Copy) -> int:
+    with contextlib.suppress(VllmMagicError):  # it is in server.error
+        server.stop()
+    log.end()
+    if server.error is not None:
+        _refuse(server.error)
+    if server.release is not None:
+        _say(keys.line(keys.RELEASED, release=packed(server.release)))
+    return 0 if asked.is_set() else 1
+
+
+class Copy:
+    """Copies the server's log to the job's output, by whole lines."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._at = 0
+        self._rest = b""
+
+    def go_on(self) -> None:
+        """Copy what is new. The file moves when the server is released, and stays what it is."""
+        path = self._server.log_path
+        if path is None:
+            return
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            file.seek(self._at)
+            while data := file.read(PIECE):
+                self._at += len(data)
+                lines, end, self._rest = (self._rest + data).rpartition(b"\n")
+                _write(lines + end)
+
+    def end(self) -> None:
+        """Copy all that is left."""
+        self.go_on()
+        if self._rest:
+            _write(self._rest + b"\n")
+            self._rest = b""
+
+
+def look(job: str) -> int:
+    """Say what is left of a job whose own process was killed, once its guards, or a sweep, have released it."""
+    deadline, pause = time.monotonic() + LEFT_LIMIT, threading.Event()
+    while True:
+        manager.sweep()
+        left = [entry for entry in ledger.entries() if entry.record and entry.record.name == job]
+        if not left or time.monotonic() >= deadline:
+            break
+        pause.wait(LOOK)
+    pids = [one.identity.pid for entry in left for one in entry.processes]
+    _say(keys.line(keys.LOOKED, left=pids, folders=len(left)))
+    return 0
+
+
+def _refuse(error: VllmMagicError) -> None:
+    cause, hint = (error.cause, error.hint) if isinstance(error, ServerFailed) else (str(error), "")
+    _say(keys.line(keys.REFUSED, cause=cause, hint=hint))
+
+
+def packed(release: Release) -> dict[str, Any]:
+    """A release as JSON; the other way is in `life.far`."""
+    return asdict(release) | {"proof": release.proof.value}
+
+
+def _say(text: str) -> None:
+    _write(text.encode() + b"\n")
+
+
+def _write(data: bytes) -> None:
+    while data:
+        data = data[os.write(1, data) :]
+
+
+if __name__ == "__main__":
+    sys.exit(look(sys.argv[2]) if sys.argv[1] == "--look" else serve(sys.argv[1]))
