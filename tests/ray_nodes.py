@@ -135,6 +135,21 @@ class Cluster:
             ):
                 os.kill(pid, number)
 
+    def kill_head(self) -> None:
+        """SIGKILL all of the head, and what Ray does not end with it stays: the other node, for a minute."""
+        os.killpg(self._nodes[HEAD].pid, signal.SIGKILL)
+        for pid in _children(self._nodes[HEAD].pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._nodes[HEAD].wait(LIMIT)
+        until(lambda: self.get("/api/version") is None)
+
+    def start_head_again(self) -> None:
+        """On the same ports; it has forgotten everything."""
+        # On one machine Ray takes the old cluster's other node for a head that runs.
+        Path(self._folder, "ray_current_cluster").unlink(missing_ok=True)
+        self.start_head()
+
     def kill_raylet(self, ip: str) -> None:
         """SIGKILL the raylet of a node."""
         (raylet,) = (

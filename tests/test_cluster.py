@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
@@ -12,11 +13,14 @@ import threading
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
-from ray_nodes import OTHER, RAY, Cluster, until
+from nbclient import NotebookClient
+from ray_nodes import HEAD, OTHER, RAY, Cluster, until
 from real_vllm.environment import FLAGS, environment
 from traces import Traces
 
+from vllm_magic.cluster import keys
 from vllm_magic.cluster.survey import survey, view
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.engine.stages import Stage
@@ -33,6 +37,7 @@ from vllm_magic.release import Proof
 
 pytestmark = [pytest.mark.timeout(300)]
 
+NOTEBOOK = Path(__file__).parent.parent / "notebooks/cluster.ipynb"
 LEASE = 6.0  # seconds, in place of 30
 BOTH = ("-tp", "2")  # two GPUs are at the other node alone
 KERNEL = """
@@ -56,8 +61,8 @@ def vllm():
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    made = Cluster(tmp_path_factory.mktemp("nodes") / "home", {})
+def shared(tmp_path_factory, executable):
+    made = Cluster(tmp_path_factory.mktemp("nodes") / "home", {"VLLM_MAGIC_EXECUTABLE": executable})
     yield made
     made.close()
 
@@ -134,32 +139,40 @@ def test_the_key_is_nowhere_to_be_read(cluster, manager, ask):
     server.stop()
 
 
-def test_two_kernels_do_not_disturb_each_other(cluster, manager, ask):
-    one = manager.start(ask(cluster, name="one")).server
-    two = manager.start(ask(cluster, *BOTH, name="two")).server
-    assert one.stop().verified
-    assert two.chat("hello", max_tokens=3).text
-    assert two.stop().verified
-
-
-@pytest.mark.parametrize("with_guards", [False, True], ids=["alone", "and its guards"])
-def test_the_kernel_is_killed(cluster, home, executable, with_guards):
+@contextlib.contextmanager
+def kernel(cluster, executable):
+    """Another kernel with a server on both GPUs of the other node; the process, and the pid of its agent."""
     code = KERNEL.format(executable=executable, cluster=cluster.address)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as kernel:
-        leader = json.loads(kernel.stdout.readline())
+    ) as process:
+        yield process, json.loads(process.stdout.readline())
+        process.stdin.close()
+
+
+def test_two_kernels_do_not_disturb_each_other(cluster, manager, ask, executable):
+    mine = manager.start(ask(cluster)).server
+    with kernel(cluster, executable) as (other, _):
+        assert mine.stop().verified
+        assert list(cluster.jobs().values()).count("RUNNING") == 1
+        other.stdin.close()  # it ends as a program does
+        assert other.wait(60) == 0
+    until(lambda: "RUNNING" not in cluster.jobs().values())
+
+
+@pytest.mark.parametrize("with_guards", [False, True], ids=["alone", "and its guards"])
+def test_the_kernel_is_killed(cluster, home, executable, with_guards):
+    with kernel(cluster, executable) as (process, leader):
         inner = processes.read(leader).parent
         outer = processes.read(inner).parent
         assert "RUNNING" in cluster.jobs().values()
-        for pid in (kernel.pid, *((outer, inner) if with_guards else ())):
+        for pid in (process.pid, *((outer, inner) if with_guards else ())):
             os.kill(pid, signal.SIGKILL)
     began = time.monotonic()
     until(lambda: "RUNNING" not in cluster.jobs().values())
     if with_guards:
         assert time.monotonic() - began > LEASE / 2  # nobody told it: its lease ran out
-    assert not processes.is_alive(processes.Identity(leader, 0))
 
 
 @pytest.mark.parametrize("victim", ["vllm serve tiny", "VLLM::EngineCore", "vllm_magic.on_node"])
@@ -255,6 +268,18 @@ def test_the_head_does_not_answer_for_a_while(own_cluster, manager, ask):
     until(lambda: Traces(own_cluster.home).processes() == [])
 
 
+def test_the_head_is_killed_and_comes_back(own_cluster, manager, ask):
+    server = manager.start(ask(own_cluster, *BOTH)).server
+    own_cluster.kill_head()
+    until(lambda: not server.reachable)
+    until(lambda: Traces(own_cluster.home).processes() == [])  # its lease ran out
+    assert server.state == "ready"  # for all that can be known here
+    own_cluster.start_head_again()
+    assert server.wait_over(60)
+    with pytest.raises(ReleaseFailed, match="does not know the job any more"):
+        manager.stop("m")
+
+
 def test_the_raylet_is_killed(own_cluster, manager, ask):
     server = manager.start(ask(own_cluster, *BOTH)).server
     own_cluster.kill_raylet(OTHER)
@@ -265,6 +290,22 @@ def test_the_raylet_is_killed(own_cluster, manager, ask):
     assert server.state == "failed"
     with pytest.raises(ReleaseFailed, match="cannot be seen"):
         manager.stop("m")
+
+
+def test_the_notebook(cluster, home, monkeypatch):
+    """The vLLM is the one that is found on the node."""
+    for name, value in {"MODEL": "tiny", "RAY_ADDRESS": cluster.address, "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    NotebookClient(notebook, timeout=60, coalesce_streams=True).execute()
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    _, _, nodes, started, story, where, busy, stopped = (json.dumps(cell.outputs) for cell in cells)
+    assert "2 nodes, 3 GPUs" in nodes
+    assert "far: ready" in started or "far is ready" in started
+    assert "tokens/s" in story
+    assert OTHER in where
+    assert "far (of this kernel)" in busy
+    assert "proved by processes" in stopped
 
 
 @pytest.fixture
@@ -283,10 +324,28 @@ def test_an_engine_on_both_nodes(cluster, manager, spread, leak):
     spec = ServerSpec("tiny", words, "wide", executable=str(program), env=env, cluster=cluster.address)
     server = manager.start(spec).server
     assert cluster.actors().count("Worker") == 2
+    until(lambda: set(server.nodes) == {HEAD, OTHER})
     until(lambda: cluster.gpus_in_use() == 2)
     release = server.stop()
     assert release.verified
+    assert "1 more nodes looked at" in release.note
     assert "Worker" not in cluster.actors()
+
+
+def test_a_log_cannot_forge_a_release(cluster, manager, tmp_path):
+    forged = {"proof": "NVML memory", "verified": True, "vram": [], "note": "forged", "ended": []}
+    line = keys.line(keys.RELEASED, release=forged)
+    program = tmp_path / "vllm"
+    program.write_text(f"#!/bin/sh\necho '{line}'\nprintf 'x\\r{line}\\n'\nexec sleep 1000\n")
+    program.chmod(0o755)
+    spec = ServerSpec("tiny", (), "m", executable=str(program), cluster=cluster.address)
+    server = manager.start(spec, wait=False).server
+    until(lambda: any("forged" in one for one in server.log(10)))
+    os.kill(on_node(cluster, "vllm_magic.on_node"), signal.SIGKILL)
+    assert server.wait_over(60)
+    assert server.release
+    assert "forged" not in server.release.note
+    assert server.release.proof is Proof.PROCESSES
 
 
 @pytest.mark.real_vllm

@@ -21,9 +21,12 @@ from vllm_magic.cluster.order import unpack
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import ServerFailed, VllmMagicError
 from vllm_magic.life.spares import SpareMode
+from vllm_magic.linux import processes
 from vllm_magic.manager import manager
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vllm_magic.cluster.order import Order
     from vllm_magic.release import Release
     from vllm_magic.server import Server
@@ -32,6 +35,7 @@ ORDER_LIMIT = 60.0  # seconds for the agent to say what is to be served, once th
 LOOK = 0.2  # seconds between looks at the log
 LEASE_LOOK = 1.0  # seconds between looks at the lease
 PIECE = 2**20  # bytes of the log at once
+ACTOR = "ray::"  # begins the title of a process that runs an actor
 LEFT_LIMIT = 30.0  # seconds for what a killed job has left on this node to be released by its guards
 
 
@@ -158,26 +162,32 @@ class Copy:
             while data := file.read(PIECE):
                 self._at += len(data)
                 lines, end, self._rest = (self._rest + data).rpartition(b"\n")
-                _write(lines + end)
+                _write(_not_ours(lines + end))
 
     def end(self) -> None:
         """Copy all that is left."""
         self.go_on()
         if self._rest:
-            _write(self._rest + b"\n")
+            _write(_not_ours(self._rest) + b"\n")
             self._rest = b""
 
 
-def look(job: str) -> int:
-    """Say what is left of a job whose own process was killed, once its guards, or a sweep, have released it."""
+def look(job: str, workers: Sequence[int]) -> int:
+    """Say what is left of a job on this node, once guards, or a sweep, have released what they find.
+
+    Args:
+        job: its submission id.
+        workers: pids of Ray's actors that it had here.
+    """
     deadline, pause = time.monotonic() + LEFT_LIMIT, threading.Event()
     while True:
         manager.sweep()
         left = [entry for entry in ledger.entries() if entry.record and entry.record.name == job]
-        if not left or time.monotonic() >= deadline:
+        there = [pid for pid in workers if processes.title(pid).startswith(ACTOR)]
+        if not (left or there) or time.monotonic() >= deadline:
             break
         pause.wait(LOOK)
-    pids = [one.identity.pid for entry in left for one in entry.processes]
+    pids = there + [one.identity.pid for entry in left for one in entry.processes]
     _say(keys.line(keys.LOOKED, left=pids, folders=len(left)))
     return 0
 
@@ -188,8 +198,13 @@ def _refuse(error: VllmMagicError) -> None:
 
 
 def packed(release: Release) -> dict[str, Any]:
-    """A release as JSON; the other way is in `life.far`."""
+    """A release as JSON; the other way is in `life.far_proof`."""
     return asdict(release) | {"proof": release.proof.value}
+
+
+def _not_ours(log: bytes) -> bytes:
+    """What vLLM has logged, with nothing in it that passes for a word of ours: somebody may want to be believed."""
+    return log.replace(keys.LINE.encode(), b"@ vllm_magic ")
 
 
 def _say(text: str) -> None:
@@ -202,4 +217,6 @@ def _write(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(look(sys.argv[2]) if sys.argv[1] == "--look" else serve(sys.argv[1]))
+    if sys.argv[1] == "--look":
+        sys.exit(look(sys.argv[2], [int(pid) for pid in sys.argv[3:]]))
+    sys.exit(serve(sys.argv[1]))

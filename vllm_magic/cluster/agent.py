@@ -25,7 +25,7 @@ from vllm_magic.cluster.forward import Forwarder
 from vllm_magic.cluster.order import Errand, Order, unpack_errand
 from vllm_magic.cluster.rest import Job, JobStatus, Ray
 from vllm_magic.cluster.whereabouts import Whereabouts
-from vllm_magic.errors import ClusterError, ClusterUnreachable
+from vllm_magic.errors import ClusterError, ClusterUnreachable, VllmMagicError
 
 LOOK = 0.5  # seconds between looks at a job that waits for room
 REST = 2.0  # the same at one that runs
@@ -43,7 +43,7 @@ class Agent:
     def __init__(self, errand: Errand) -> None:
         self._errand = errand
         self._ray = Ray(errand.address)
-        self._forwarder = Forwarder()
+        self._forwarder = Forwarder(errand.port)
         self._asked = asyncio.Event()
         self._where = Whereabouts()
         self._know()
@@ -53,17 +53,13 @@ class Agent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked.set)
-        try:
-            await self._call(self._submit)
-        except ClusterError as error:
-            _say(str(error))
-            return 1
+        await asyncio.to_thread(self._submit)
         lease = asyncio.ensure_future(self._renew())
         try:
             node = await self._wait_for_node()
             if node is None:
                 return await self._end()
-            log = asyncio.ensure_future(self._call(self._copy_log, node, loop))
+            log = asyncio.ensure_future(asyncio.to_thread(self._copy_log, node, loop))
             code = await self._stay()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(asyncio.shield(log), LAST_WORDS)
@@ -71,10 +67,6 @@ class Agent:
         finally:
             lease.cancel()
             self._forwarder.close()
-
-    async def _call(self, *words: object) -> object:
-        function, *arguments = words
-        return await asyncio.to_thread(function, *arguments)  # type: ignore[arg-type]
 
     def _submit(self) -> None:
         name, data = package.packed()
@@ -130,8 +122,9 @@ class Agent:
                 _say(f"Ray has not started it: {job.message}")
                 return None
             if job and job.status is JobStatus.RUNNING and job.node:
-                await self._call(self._send_order, job.node)
-                return job.node
+                with contextlib.suppress(ClusterUnreachable):
+                    await asyncio.to_thread(self._send_order, job.node)
+                    return job.node
             if not told and time.monotonic() > began + 10 * LOOK:
                 told = True
                 _say(f"It waits for room on the cluster ({self._errand.gpus} GPUs).")
@@ -139,7 +132,7 @@ class Agent:
         return None
 
     def _send_order(self, node: str) -> None:
-        (found,) = (one for one in self._ray.nodes() if one.id == node)
+        found = self._ray.node(node)
         self._know(nodes=(found.ip,))
         errand = self._errand
         env = {name: os.environ[name] for name in errand.env if name in os.environ}
@@ -173,7 +166,7 @@ class Agent:
             return ""
         if said["said"] == keys.PLACED:
             to = (self._where.nodes[0], int(said["port"]))
-            asyncio.run_coroutine_threadsafe(self._forwarder.listen(self._errand.port, to), loop)
+            asyncio.run_coroutine_threadsafe(self._forwarder.listen(to), loop)
         return str(said["said"])
 
     async def _stay(self) -> int:
@@ -182,8 +175,19 @@ class Agent:
             job = await self._job()
             if job and job.status.over:
                 return 1
+            if job and job.ray_job and self._errand.gpus == 0:
+                await asyncio.to_thread(self._find_workers, job.node, job.ray_job)
             await self._pause(REST)
         return await self._end()
+
+    def _find_workers(self, own: str | None, ray_job: str) -> None:
+        """Know the nodes of an engine that is spread over several, the job's own first."""
+        with contextlib.suppress(ClusterError):
+            wanted = {own, *(actor.node for actor in self._ray.alive_actors(ray_job))}
+            found = [node for node in self._ray.nodes() if node.id in wanted]
+            nodes = tuple(node.ip for node in sorted(found, key=lambda node: (node.id != own, node.ip)))
+            if nodes != self._where.nodes:
+                self._know(nodes=nodes)
 
     async def _end(self) -> int:
         with contextlib.suppress(ClusterError):  # who reads this looks for himself, and the lease runs out
@@ -204,7 +208,11 @@ def _say(text: str) -> None:
 
 
 async def _main() -> None:
-    code = await Agent(unpack_errand(os.environ[keys.ERRAND])).run()
+    try:
+        code = await Agent(unpack_errand(os.environ[keys.ERRAND])).run()
+    except (VllmMagicError, OSError) as error:
+        _say(str(error))
+        code = 1
     os._exit(code)  # asyncio would wait for its threads, and one may wait for a line of the log
 
 

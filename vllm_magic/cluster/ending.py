@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from vllm_magic.cluster.rest import JobStatus
+from vllm_magic.cluster.rest import JobStatus, JobUnknownError
 from vllm_magic.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def wait(ray: Ray, job: str, limit: float) -> Job:
         The job as it is then; not over where the limit was too short.
 
     Raises:
+        JobUnknownError: the cluster does not know it.
         ClusterError: the cluster refuses it, or cannot be reached in all that time.
     """
     pause, deadline = threading.Event(), time.monotonic() + limit
@@ -111,6 +112,8 @@ def wait(ray: Ray, job: str, limit: float) -> Job:
             if found.status is not asked:
                 ask(ray, job)
                 asked = found.status
+        except JobUnknownError:
+            raise
         except ClusterError:
             if time.monotonic() >= deadline:
                 raise

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from vllm_magic.engine import free_port
+
 LOOPBACK = "127.0.0.1"
 PIECE = 2**16  # bytes
 
@@ -12,26 +14,25 @@ PIECE = 2**16  # bytes
 class Forwarder:
     """Accepts connections on a port of this machine, and makes one to the server for each.
 
-    Until it is known where the server is, connections are closed at once: nobody listens there, so to say.
+    The port is taken at once; nobody listens there until it is known where the server is.
+
+    Args:
+        port: of the loopback interface.
+
+    Raises:
+        OSError: somebody else has the port.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, port: int) -> None:
+        self._socket = free_port.bind(LOOPBACK, port)
         self._to: tuple[str, int] | None = None
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
 
-    async def listen(self, port: int, to: tuple[str, int]) -> None:
-        """Begin.
-
-        Args:
-            port: of the loopback interface.
-            to: address and port of the server.
-
-        Raises:
-            OSError: somebody else has the port.
-        """
+    async def listen(self, to: tuple[str, int]) -> None:
+        """Begin; ``to`` is the address and port of the server."""
         self._to = to
-        self._server = await asyncio.start_server(self._accept, LOOPBACK, port)
+        self._server = await asyncio.start_server(self._accept, sock=self._socket)
 
     def close(self) -> None:
         """Take no more connections, and end those that are open."""

@@ -8,6 +8,8 @@ import re
 import secrets
 from typing import TYPE_CHECKING, Any
 
+from vllm_magic.errors import InvalidOption
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -17,10 +19,17 @@ ERRAND = "VLLM_MAGIC_ERRAND"  # in the environment of an agent
 METADATA = "vllm_magic"  # of a job: the server's name
 SCHEME = "gcs://"  # under which Ray keeps what is put as a package
 
-RENEWAL = float(os.environ.get("VLLM_MAGIC_CLUSTER_RENEWAL") or 5)  # seconds between renewals of a lease
-LEASE = float(
-    os.environ.get("VLLM_MAGIC_CLUSTER_LEASE") or 30
-)  # seconds without one until the job ends itself
+
+def _seconds(variable: str, otherwise: float) -> float:
+    text = os.environ.get(variable) or str(otherwise)
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidOption(f"{variable}={text} is no number of seconds.") from None
+
+
+RENEWAL = _seconds("VLLM_MAGIC_CLUSTER_RENEWAL", 5.0)  # between renewals of a lease
+LEASE = _seconds("VLLM_MAGIC_CLUSTER_LEASE", 30.0)  # without one until the job ends itself
 
 
 def job_id(name: str) -> str:

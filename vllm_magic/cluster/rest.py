@@ -41,6 +41,10 @@ class JobStatus(str, Enum):
         return self not in (JobStatus.PENDING, JobStatus.RUNNING)
 
 
+class JobUnknownError(ClusterError):
+    """The head does not know a job."""
+
+
 @dataclass(frozen=True)
 class Job:
     """A job as the head knows it.
@@ -76,10 +80,19 @@ class Node:
 
 @dataclass(frozen=True)
 class Actor:
-    """An actor; ``name`` is "" where it has none."""
+    """An actor that lives.
+
+    Attributes:
+        name: "" where it has none.
+        namespace: in which it has that.
+        node: the id of its node; "" before it has one.
+        pid: of its process there; 0 before it has one.
+    """
 
     name: str
     namespace: str
+    node: str
+    pid: int
 
 
 class Ray:
@@ -117,7 +130,11 @@ class Ray:
         self._ask("POST", "/api/jobs/", {"submission_id": job, "entrypoint": entrypoint, **more})
 
     def job(self, job: str) -> Job:
-        """What became of a job."""
+        """What became of a job.
+
+        Raises:
+            JobUnknownError: the head does not know it: where it has been started anew, it has forgotten everything.
+        """
         return _job(self._ask("GET", f"/api/jobs/{job}"))
 
     def jobs(self) -> list[Job]:
@@ -165,10 +182,21 @@ class Ray:
         """All nodes, the dead ones too."""
         return [_node(one) for one in self._list("nodes")]
 
+    def node(self, node: str) -> Node:
+        """One node, by its id.
+
+        Raises:
+            ClusterError: the head does not know it.
+        """
+        found = next((one for one in self.nodes() if one.id == node), None)
+        if found is None:
+            raise ClusterError(f"The Ray cluster at {self.address} does not know the node {node}.")
+        return found
+
     def alive_actors(self, ray_job: str) -> list[Actor]:
         """The actors of a job that live."""
         found = [one for one in self._list("actors", job_id=ray_job) if one["state"] != "DEAD"]
-        return [Actor(str(one.get("name") or ""), str(one.get("ray_namespace") or "")) for one in found]
+        return [_actor(one) for one in found]
 
     def placement_groups(self, ray_job: str) -> list[str]:
         """The ids of the placement groups of a job that are there."""
@@ -205,6 +233,8 @@ class Ray:
             )
         if answer.status_code == HTTPStatus.NOT_FOUND and path == VERSION:
             raise ClusterError(self._no_ray)
+        if answer.status_code == HTTPStatus.NOT_FOUND and path.startswith("/api/jobs/"):
+            raise JobUnknownError(f"The Ray cluster at {self.address} does not know the job any more.")
         if not answer.is_success:
             *_, last = answer.text.strip().splitlines() or [""]  # of a traceback
             raise ClusterError(
@@ -239,6 +269,15 @@ def _job(fields: Mapping[str, Any]) -> Job:
         node=fields.get("driver_node_id"),
         ray_job=fields.get("job_id"),
         metadata=fields.get("metadata") or {},
+    )
+
+
+def _actor(fields: Mapping[str, Any]) -> Actor:
+    return Actor(
+        name=str(fields.get("name") or ""),
+        namespace=str(fields.get("ray_namespace") or ""),
+        node=str(fields.get("node_id") or ""),
+        pid=int(fields.get("pid") or 0),
     )
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vllm_magic.guard.ladder import Outcome
-    from vllm_magic.life.far import FarWitness
+    from vllm_magic.life.far_proof import FarWitness
     from vllm_magic.life.notices import Over
     from vllm_magic.life.proof import Witness
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Gpu, Snapshot
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.ledger import Folder
-    from vllm_magic.life.far import FarWitness
+    from vllm_magic.life.far_proof import FarWitness
 
 LOOK = 0.2  # seconds between looks at memory that may come back
 FIRST_LOOK_LIMIT = 15.0  # seconds; NVML takes 1 to 3 a GPU where no persistence daemon runs
