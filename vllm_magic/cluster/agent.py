@@ -28,7 +28,7 @@ from vllm_magic.cluster.whereabouts import Whereabouts
 from vllm_magic.errors import ClusterError, ClusterUnreachable, VllmMagicError
 
 LOOK = 0.5  # seconds between looks at a job that waits for room
-REST = 2.0  # the same at one that runs
+REST = 5.0  # the same at one that runs: its end is mostly known by the last line of its log
 LAST_WORDS = 2.0  # seconds for the end of its log to arrive
 END_LIMIT = (
     120.0  # seconds for a job to end that was asked to; who waits for the agent has less patience, or more
@@ -60,7 +60,7 @@ class Agent:
             if node is None:
                 return await self._end()
             log = asyncio.ensure_future(asyncio.to_thread(self._copy_log, node, loop))
-            code = await self._stay()
+            code = await self._stay(log)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(asyncio.shield(log), LAST_WORDS)
             return code
@@ -169,15 +169,19 @@ class Agent:
             asyncio.run_coroutine_threadsafe(self._forwarder.listen(to), loop)
         return str(said["said"])
 
-    async def _stay(self) -> int:
-        """Until the job is over, or its end is asked for."""
+    async def _stay(self, log: asyncio.Future[None]) -> int:
+        """Until the job is over, or its end is asked for; ``log`` is done with the last line of its log."""
+        events: set[asyncio.Future[Any]] = {asyncio.ensure_future(self._asked.wait()), log}
         while not self._asked.is_set():
             job = await self._job()
             if job and job.status.over:
                 return 1
             if job and job.ray_job and self._errand.gpus == 0:
                 await asyncio.to_thread(self._find_workers, job.node, job.ray_job)
-            await self._pause(REST)
+            if log.done():  # it is about to end
+                await self._pause(LOOK)
+            else:
+                await asyncio.wait(events, timeout=REST, return_when=asyncio.FIRST_COMPLETED)
         return await self._end()
 
     def _find_workers(self, own: str | None, ray_job: str) -> None:
