@@ -93,8 +93,11 @@ class Cluster:
 
     def get(self, path: str) -> Any:
         """What the dashboard answers; None where it does not."""
+        token = self._env.get("RAY_AUTH_TOKEN")
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
-            with urllib.request.urlopen(f"{self.address}{path}", timeout=5) as answer:
+            request = urllib.request.Request(f"{self.address}{path}", headers=headers)
+            with urllib.request.urlopen(request, timeout=5) as answer:
                 return json.load(answer)
         except (OSError, ValueError):
             return None
@@ -137,8 +140,9 @@ class Cluster:
 
     def kill_head(self) -> None:
         """SIGKILL all of the head, and what Ray does not end with it stays: the other node, for a minute."""
+        children = _children(self._nodes[HEAD].pid)
         os.killpg(self._nodes[HEAD].pid, signal.SIGKILL)
-        for pid in _children(self._nodes[HEAD].pid):
+        for pid in children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._nodes[HEAD].wait(LIMIT)
@@ -175,11 +179,11 @@ class Cluster:
 
 
 def _children(pid: int) -> list[int]:
-    return [
-        int(one)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for one in (task / "children").read_text().split()
-    ]
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # it has just ended
+            found += [int(one) for one in task.read_text().split()]
+    return found
 
 
 def _free_port() -> int:

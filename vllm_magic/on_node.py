@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import signal
 import sys
 import threading
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
     from vllm_magic.release import Release
     from vllm_magic.server import Server
 
-ORDER_LIMIT = 60.0  # seconds for the agent to say what is to be served, once the job runs
+ORDER_LIMIT = 30.0  # seconds for the agent to say what is to be served, once the job runs
 LOOK = 0.2  # seconds between looks at the log
 LEASE_LOOK = 1.0  # seconds between looks at the lease
 PIECE = 2**20  # bytes of the log at once
-ACTOR = "ray::"  # begins the title of a process that runs an actor
+ACTORS = ("ray::", "VLLM::")  # begin the titles of processes that run an actor of an engine
 LEFT_LIMIT = 30.0  # seconds for what a killed job has left on this node to be released by its guards
 
 
@@ -57,7 +58,8 @@ class Store:
 
     def remove(self, name: str) -> None:
         """Remove a value."""
-        self._gcs.internal_kv_del(self._key(name), False, None)
+        with contextlib.suppress(Exception):  # the agent empties it as well
+            self._gcs.internal_kv_del(self._key(name), False, None, timeout=LEASE_LOOK)
 
     @staticmethod
     def _key(name: str) -> bytes:
@@ -88,11 +90,12 @@ class Lease:
 
 def serve(job: str) -> int:
     """From the order to the release; 0 where the end was asked for."""
-    asked = threading.Event()
+    asked = Asked()
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
     store = Store()
     order = _order(store, job, asked)
     if order is None:
+        _say(keys.line(keys.REFUSED, cause="The job was not told what to serve", hint="Start it again"))
         return 1
     manager.spares.set_mode(SpareMode.OFF)
     spec = ServerSpec(
@@ -101,6 +104,8 @@ def serve(job: str) -> int:
         job,
         executable=order.executable,
         env=tuple(sorted(order.env.items())),
+        gpus=_given_gpus(),
+        force=order.force,
     )
     try:
         server = manager.start(spec, wait=False).server
@@ -113,7 +118,36 @@ def serve(job: str) -> int:
     return _release(server, asked, log)
 
 
-def _order(store: Store, job: str, asked: threading.Event) -> Order | None:
+class Asked:
+    """Whether Ray has asked for the end. An Event is not safe to set in a signal handler of the thread that waits for it."""
+
+    def __init__(self) -> None:
+        self._signals: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._set = False
+
+    def set(self) -> None:
+        """It has."""
+        self._set = True
+        self._signals.put(None)
+
+    def is_set(self) -> bool:
+        """Whether it has."""
+        return self._set
+
+    def wait(self, seconds: float) -> None:
+        """Return after so long, or when it has."""
+        if not self._set:
+            with contextlib.suppress(queue.Empty):
+                self._signals.get(timeout=seconds)
+
+
+def _given_gpus() -> str | None:
+    """The GPUs of this node that Ray has given to the job; None where it has not, or the driver shows none."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return given if given and manager.gpus().gpus else None
+
+
+def _order(store: Store, job: str, asked: Asked) -> Order | None:
     deadline = time.monotonic() + ORDER_LIMIT
     while not asked.is_set() and time.monotonic() < deadline:
         data = store.read(keys.order(job))
@@ -124,7 +158,7 @@ def _order(store: Store, job: str, asked: threading.Event) -> Order | None:
     return None
 
 
-def _stay(server: Server, asked: threading.Event, lease: Lease, log: Copy) -> None:
+def _stay(server: Server, asked: Asked, lease: Lease, log: Copy) -> None:
     while not asked.is_set() and not server.state.over:
         if lease.over:
             _say("The kernel has not been heard of for too long. The server is released.")
@@ -133,7 +167,7 @@ def _stay(server: Server, asked: threading.Event, lease: Lease, log: Copy) -> No
         asked.wait(LOOK)
 
 
-def _release(server: Server, asked: threading.Event, log: Copy) -> int:
+def _release(server: Server, asked: Asked, log: Copy) -> int:
     with contextlib.suppress(VllmMagicError):  # it is in server.error
         server.stop()
     log.end()
@@ -183,7 +217,7 @@ def look(job: str, workers: Sequence[int]) -> int:
     while True:
         manager.sweep()
         left = [entry for entry in ledger.entries() if entry.record and entry.record.name == job]
-        there = [pid for pid in workers if processes.title(pid).startswith(ACTOR)]
+        there = [pid for pid in workers if processes.title(pid).startswith(ACTORS)]
         if not (left or there) or time.monotonic() >= deadline:
             break
         pause.wait(LOOK)

@@ -189,7 +189,8 @@ class Server(Portrait):
 
     def let_go(self) -> None:
         """The kernel is about to end: ask for the release, unless it is to be kept, and return at once."""
-        if not self.spec.keep:
+        # The agent of one on a cluster has half a second then; asked before, it would be hurried by the kernel's end.
+        if not self.spec.keep and not self.spec.cluster:
             self._life.stop(StopPlan(grace=0.5, patience=0.5))
 
     def _plan(self, grace: float | None, drain: float) -> StopPlan:

@@ -82,6 +82,7 @@ def _in_the_way(manager: Manager, spec: ServerSpec) -> list[Server]:
         if other.name != spec.name
         and not other.state.over
         and not other.asleep
+        and other.spec.cluster == spec.cluster
         and not _apart(other.spec.gpus, spec.gpus)
     ]
 

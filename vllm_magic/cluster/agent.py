@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,18 +24,20 @@ if __name__ == "__main__":
 from vllm_magic.cluster import ending, keys, package, whereabouts
 from vllm_magic.cluster.forward import Forwarder
 from vllm_magic.cluster.order import Errand, Order, unpack_errand
-from vllm_magic.cluster.rest import Job, JobStatus, Ray
+from vllm_magic.cluster.rest import Job, JobStatus, JobUnknownError, Ray
 from vllm_magic.cluster.whereabouts import Whereabouts
 from vllm_magic.errors import ClusterError, ClusterUnreachable, VllmMagicError
 
 LOOK = 0.5  # seconds between looks at a job that waits for room
 REST = 5.0  # the same at one that runs: its end is mostly known by the last line of its log
+UNKNOWN = 3  # looks in which the head does not know the job, until that is believed
 LAST_WORDS = 2.0  # seconds for the end of its log to arrive
 END_LIMIT = (
     120.0  # seconds for a job to end that was asked to; who waits for the agent has less patience, or more
 )
-# Ray's own SIGKILL comes so late: the guards on the node do it, and see to what Ray does not find.
-STOP_WAIT = "60"
+# Ray's own SIGKILL comes so many seconds late: the guards on the node do it, and memory may be waited for there
+# (guard.ladder.KILL_LIMIT and life.proof.LIMIT).
+STOP_WAIT = "100"
 
 
 class Agent:
@@ -45,6 +48,10 @@ class Agent:
         self._ray = Ray(errand.address)
         self._forwarder = Forwarder(errand.port)
         self._asked = asyncio.Event()
+        self._status = JobStatus.PENDING
+        self._unknown = 0  # looks since the head knew the job
+        self._failed = False
+        self._lock = threading.Lock()  # guards what is known
         self._where = Whereabouts()
         self._know()
 
@@ -69,8 +76,8 @@ class Agent:
             self._forwarder.close()
 
     def _submit(self) -> None:
-        name, data = package.packed()
-        self._ray.put(name, data)
+        name = package.name(self._errand.job)
+        self._ray.put(name, package.packed())
         self._ray.put(keys.lease(self._errand.job), _stamp())
         self._ray.submit(
             self._errand.job,
@@ -88,11 +95,11 @@ class Agent:
             try:
                 await asyncio.to_thread(self._ray.put, keys.lease(self._errand.job), _stamp())
                 self._tell_reachable(None)
-            except ClusterError as error:
+            except VllmMagicError as error:
                 self._tell_reachable(error)
             await asyncio.sleep(keys.RENEWAL)
 
-    def _tell_reachable(self, error: ClusterError | None) -> None:
+    def _tell_reachable(self, error: VllmMagicError | None) -> None:
         if (error is None) is self._where.reachable:
             return
         if error is None:
@@ -102,16 +109,24 @@ class Agent:
         self._know(reachable=error is None)
 
     def _know(self, **changed: Any) -> None:
-        """Tell the kernel."""
-        self._where = replace(self._where, **changed)
-        whereabouts.write(Path(os.environ["TMPDIR"]), self._where)
+        """Tell the kernel; a full disk is no reason to end a server."""
+        with self._lock, contextlib.suppress(OSError):
+            self._where = replace(self._where, **changed)
+            whereabouts.write(Path(os.environ["TMPDIR"]), self._where)
 
     async def _job(self) -> Job | None:
         """The job; None while the cluster does not answer."""
         try:
-            return await asyncio.to_thread(self._ray.job, self._errand.job)
+            job = await asyncio.to_thread(self._ray.job, self._errand.job)
+        except JobUnknownError:  # once may be a proxy's answer
+            self._unknown += 1
+            if self._unknown >= UNKNOWN:
+                raise
+            return None
         except ClusterUnreachable:
             return None
+        self._unknown, self._status = 0, job.status
+        return job
 
     async def _wait_for_node(self) -> str | None:
         """The node that it got; None where it is to end before that, or has."""
@@ -128,7 +143,7 @@ class Agent:
             if not told and time.monotonic() > began + 10 * LOOK:
                 told = True
                 _say(f"It waits for room on the cluster ({self._errand.gpus} GPUs).")
-            await self._pause(LOOK)
+            await self._pause(LOOK if time.monotonic() < began + 10 * REST else REST)
         return None
 
     def _send_order(self, node: str) -> None:
@@ -136,7 +151,7 @@ class Agent:
         self._know(nodes=(found.ip,))
         errand = self._errand
         env = {name: os.environ[name] for name in errand.env if name in os.environ}
-        order = Order(errand.model, errand.args, errand.executable, env, found.ip, keys.LEASE)
+        order = Order(errand.model, errand.args, errand.executable, env, found.ip, errand.force, keys.LEASE)
         self._ray.put(keys.order(errand.job), order.packed())
         _say(f"It runs on {found.name} ({found.ip}).")
 
@@ -166,8 +181,16 @@ class Agent:
             return ""
         if said["said"] == keys.PLACED:
             to = (self._where.nodes[0], int(said["port"]))
-            asyncio.run_coroutine_threadsafe(self._forwarder.listen(to), loop)
+            asyncio.run_coroutine_threadsafe(self._listen(to), loop)
         return str(said["said"])
+
+    async def _listen(self, to: tuple[str, int]) -> None:
+        try:
+            await self._forwarder.listen(to)
+        except OSError as error:
+            _say(f"Port {self._errand.port} cannot be used: {error.strerror}")
+            self._failed = True
+            self._asked.set()
 
     async def _stay(self, log: asyncio.Future[None]) -> int:
         """Until the job is over, or its end is asked for; ``log`` is done with the last line of its log."""
@@ -187,16 +210,22 @@ class Agent:
     def _find_workers(self, own: str | None, ray_job: str) -> None:
         """Know the nodes of an engine that is spread over several, the job's own first."""
         with contextlib.suppress(ClusterError):
-            wanted = {own, *(actor.node for actor in self._ray.alive_actors(ray_job))}
+            wanted = {own, *(actor.node for actor in self._ray.actors(ray_job) if actor.alive)}
             found = [node for node in self._ray.nodes() if node.id in wanted]
             nodes = tuple(node.ip for node in sorted(found, key=lambda node: (node.id != own, node.ip)))
             if nodes != self._where.nodes:
                 self._know(nodes=nodes)
 
     async def _end(self) -> int:
+        """Have the job end. The kernel may be gone, and then there is half a second: what must be said comes first."""
+        job = self._errand.job
         with contextlib.suppress(ClusterError):  # who reads this looks for himself, and the lease runs out
-            await asyncio.to_thread(ending.wait, self._ray, self._errand.job, END_LIMIT)
-        return 0 if self._asked.is_set() else 1
+            await asyncio.to_thread(self._ray.stop, job)
+            if self._status is JobStatus.PENDING:
+                await asyncio.to_thread(ending.end_waiting, self._ray, job)
+            await asyncio.to_thread(self._ray.put, keys.order(job), b"")
+            await asyncio.to_thread(ending.wait, self._ray, job, END_LIMIT)
+        return 0 if self._asked.is_set() and not self._failed else 1
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(asyncio.TimeoutError):
@@ -208,14 +237,15 @@ def _stamp() -> bytes:
 
 
 def _say(text: str) -> None:
-    os.write(1, text.encode() + b"\n")
+    with contextlib.suppress(OSError):
+        os.write(1, text.encode() + b"\n")
 
 
 async def _main() -> None:
     try:
         code = await Agent(unpack_errand(os.environ[keys.ERRAND])).run()
-    except (VllmMagicError, OSError) as error:
-        _say(str(error))
+    except Exception as error:  # noqa: BLE001 - it is said, and the kernel sees to the job
+        _say(str(error) if isinstance(error, VllmMagicError) else f"{type(error).__name__}: {error}")
         code = 1
     os._exit(code)  # asyncio would wait for its threads, and one may wait for a line of the log
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shlex
 import threading
 import time
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from vllm_magic.cluster.rest import Job, Ray
 
 LOOK = 0.25  # seconds between looks at a job that is ending
+UNKNOWN = 5.0  # seconds for which the head does not know a job, until that is believed
 BY_ITSELF = 3.0  # seconds for Ray to end what a job had, after it
 CLEAR_LIMIT = 30.0  # seconds for that to be ended by a job of ours
 # Ray answers that it stops a job which waits for room, and does so only once it has a node (2.60). What waits there is an
@@ -54,7 +56,16 @@ def ask(ray: Ray, job: str) -> None:
         return
     ray.stop(job)
     if found.status is JobStatus.PENDING:
-        _run(ray, f"{job}-end", _END_WAITING.format(job=job))
+        end_waiting(ray, job)
+
+
+def end_waiting(ray: Ray, job: str) -> None:
+    """End a job that waits for room; nothing where it does not.
+
+    Raises:
+        ClusterError: the cluster refuses it, or cannot be reached.
+    """
+    _run(ray, f"{job}-end", _END_WAITING.format(job=job))
 
 
 def clear(ray: Ray, job: Job) -> str:
@@ -70,7 +81,8 @@ def clear(ray: Ray, job: Job) -> str:
         return ""
     pause, began, asked = threading.Event(), time.monotonic(), False
     while True:
-        actors, groups = ray.alive_actors(job.ray_job), ray.placement_groups(job.ray_job)
+        actors = [one for one in ray.actors(job.ray_job) if one.alive]
+        groups = ray.placement_groups(job.ray_job)
         if not actors and not groups:
             return ""
         now = time.monotonic()
@@ -84,7 +96,7 @@ def clear(ray: Ray, job: Job) -> str:
 
 
 def _run(ray: Ray, job: str, program: str) -> None:
-    ray.submit(job, f"exec python3 -c {shlex.quote(program)}")
+    ray.submit(f"{job}-{secrets.token_hex(2)}", f"exec python3 -c {shlex.quote(program)}")
 
 
 def wait(ray: Ray, job: str, limit: float) -> Job:
@@ -104,6 +116,7 @@ def wait(ray: Ray, job: str, limit: float) -> Job:
     """
     pause, deadline = threading.Event(), time.monotonic() + limit
     asked: JobStatus | None = None
+    unknown_since: float | None = None
     while True:
         try:
             found = ray.job(job)
@@ -112,8 +125,10 @@ def wait(ray: Ray, job: str, limit: float) -> Job:
             if found.status is not asked:
                 ask(ray, job)
                 asked = found.status
-        except JobUnknownError:
-            raise
+        except JobUnknownError:  # once may be a proxy's answer
+            unknown_since = unknown_since or time.monotonic()
+            if time.monotonic() >= unknown_since + UNKNOWN:
+                raise
         except ClusterError:
             if time.monotonic() >= deadline:
                 raise

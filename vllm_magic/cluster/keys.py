@@ -8,6 +8,7 @@ import re
 import secrets
 from typing import TYPE_CHECKING, Any
 
+from vllm_magic import durations
 from vllm_magic.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -23,13 +24,18 @@ SCHEME = "gcs://"  # under which Ray keeps what is put as a package
 def _seconds(variable: str, otherwise: float) -> float:
     text = os.environ.get(variable) or str(otherwise)
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
-        raise InvalidOption(f"{variable}={text} is no number of seconds.") from None
+        seconds = 0.0
+    if not 0 < seconds <= durations.MOST:
+        raise InvalidOption(f"{variable}={text} is no number of seconds.")
+    return seconds
 
 
 RENEWAL = _seconds("VLLM_MAGIC_CLUSTER_RENEWAL", 5.0)  # between renewals of a lease
 LEASE = _seconds("VLLM_MAGIC_CLUSTER_LEASE", 30.0)  # without one until the job ends itself
+if RENEWAL > LEASE / 2:
+    raise InvalidOption("VLLM_MAGIC_CLUSTER_RENEWAL must be half of VLLM_MAGIC_CLUSTER_LEASE at most.")
 
 
 def job_id(name: str) -> str:
@@ -38,7 +44,7 @@ def job_id(name: str) -> str:
 
 
 def order(job: str) -> str:
-    """Where the job finds what it is to serve; it holds keys, so the job removes it once it has read it."""
+    """Where the job finds what it is to serve; it holds keys, so it is removed when it was read, and emptied at the end."""
     return f"_ray_pkg_{job}_order"
 
 

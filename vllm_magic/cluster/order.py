@@ -17,6 +17,7 @@ class Order:
         executable: path of ``vllm`` on the node, or None for the one that is found there.
         env: on top of the node's environment; it holds the key.
         host: the address of the node to listen on.
+        force: start it also where the GPUs have too little free memory, or vLLM has no such flag.
         lease: seconds without a renewal until the job ends itself.
     """
 
@@ -25,6 +26,7 @@ class Order:
     executable: str | None
     env: dict[str, str]
     host: str
+    force: bool
     lease: float
 
     def packed(self) -> bytes:
@@ -52,6 +54,7 @@ class Errand:
         env: names of variables of the agent's own environment that the server gets.
         port: of the loopback interface here, which is forwarded.
         gpus: that the job needs; 0 leaves them to a placement group of vLLM's.
+        force: as in `Order`.
     """
 
     address: str
@@ -63,6 +66,7 @@ class Errand:
     env: tuple[str, ...]
     port: int
     gpus: int
+    force: bool
 
     def packed(self) -> str:
         """As JSON."""

@@ -6,6 +6,7 @@ Ray's own client for it (`ray.job_submission`) needs all of `ray[default]`, 384 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
@@ -22,7 +23,8 @@ AUTO = "auto"
 DASHBOARD = 8265
 VERSION = "/api/version"
 LIMIT = 10.0  # seconds for an answer
-LOG_SILENCE = 60.0  # seconds without a line of a log that is followed, until that is asked for anew
+LOG_SILENCE = 3600.0  # seconds without a line of a log that is followed, until all of it is asked for anew
+LOG_LINES = 1000  # at the end of a log in which a job's last words are looked for
 LOG_LOOK = 0.2  # seconds between Ray's looks at a log that is followed
 
 
@@ -80,15 +82,17 @@ class Node:
 
 @dataclass(frozen=True)
 class Actor:
-    """An actor that lives.
+    """An actor.
 
     Attributes:
+        alive: whether it lives, as far as Ray knows.
         name: "" where it has none.
         namespace: in which it has that.
         node: the id of its node; "" before it has one.
         pid: of its process there; 0 before it has one.
     """
 
+    alive: bool
     name: str
     namespace: str
     node: str
@@ -108,11 +112,12 @@ class Ray:
     def __init__(self, address: str) -> None:
         import httpx
 
-        self.address = resolved(address)
+        self.address = re.sub(r"//[^@/]*@", "//", resolved(address))  # as it is shown
         self._no_ray = f"What answers at {self.address} is no Ray cluster's dashboard. Its port is {DASHBOARD} unless told otherwise."
-        token = os.environ.get("RAY_AUTH_TOKEN")
+        token = os.environ.get("RAY_AUTH_TOKEN", "").strip()
         self._client: httpx.Client = httpx.Client(
-            base_url=self.address,
+            base_url=resolved(address),
+            trust_env=False,  # as everywhere here: what goes this way holds keys
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=LIMIT,
         )
@@ -123,7 +128,10 @@ class Ray:
 
     def version(self) -> str:
         """Of Ray."""
-        return str(self._ask("GET", VERSION)["ray_version"])
+        answer = self._ask("GET", VERSION)
+        if not isinstance(answer, dict) or "ray_version" not in answer:
+            raise ClusterError(self._no_ray)
+        return str(answer["ray_version"])
 
     def submit(self, job: str, entrypoint: str, **more: Any) -> None:
         """Submit a job under this id; ``more`` as in Ray's ``JobSubmitRequest``."""
@@ -149,15 +157,17 @@ class Ray:
         """Remove the record of a job that is over."""
         self._ask("DELETE", f"/api/jobs/{job}")
 
-    def log(self, job: str) -> str:
-        """All that it has printed."""
-        return str(self._ask("GET", f"/api/jobs/{job}/logs").get("logs") or "")
+    def tail(self, job: str, node: str) -> list[str]:
+        """The last lines that it has printed, or [] where it has printed none."""
+        words = {"node_id": node, "filename": _log(job), "lines": str(LOG_LINES)}
+        answer = self._send("GET", "/api/v0/logs/file", {"params": words})
+        return answer.content.decode(errors="replace").split("\n")
 
     def follow(self, job: str, node: str) -> Iterator[bytes]:
         """What it has printed and prints, from the beginning, in pieces as they come."""
         words = {
             "node_id": node,
-            "filename": f"job-driver-{job}.log",
+            "filename": _log(job),
             "lines": "-1",
             "interval": str(LOG_LOOK),
         }
@@ -193,10 +203,9 @@ class Ray:
             raise ClusterError(f"The Ray cluster at {self.address} does not know the node {node}.")
         return found
 
-    def alive_actors(self, ray_job: str) -> list[Actor]:
-        """The actors of a job that live."""
-        found = [one for one in self._list("actors", job_id=ray_job) if one["state"] != "DEAD"]
-        return [_actor(one) for one in found]
+    def actors(self, ray_job: str) -> list[Actor]:
+        """The actors of a job, those too that are dead."""
+        return [_actor(one) for one in self._list("actors", job_id=ray_job)]
 
     def placement_groups(self, ray_job: str) -> list[str]:
         """The ids of the placement groups of a job that are there."""
@@ -208,7 +217,10 @@ class Ray:
         for key, value in equal.items():
             words += [("filter_keys", key), ("filter_predicates", "="), ("filter_values", value)]
         answer = self._ask("GET", f"/api/v0/{what}", params=words)
-        found: list[Mapping[str, Any]] = answer["data"]["result"]["result"]
+        try:
+            found: list[Mapping[str, Any]] = answer["data"]["result"]["result"]
+        except (KeyError, TypeError):
+            raise ClusterUnreachable(f"The Ray cluster at {self.address} does not tell its {what}.") from None
         return found
 
     def _ask(self, method: str, path: str, body: Any = None, params: Any = None) -> Any:
@@ -216,7 +228,7 @@ class Ray:
         try:
             return answer.json()
         except ValueError:
-            raise ClusterError(self._no_ray) from None
+            raise (ClusterError if path == VERSION else ClusterUnreachable)(self._no_ray) from None
 
     def _send(self, method: str, path: str, words: Mapping[str, Any]) -> httpx.Response:
         import httpx
@@ -224,8 +236,10 @@ class Ray:
         try:
             answer = self._client.request(method, path, **words)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
+            # What is wrong with a header would quote it, and one holds the token.
+            why = "" if isinstance(error, httpx.LocalProtocolError) else f": {error}"
             raise ClusterUnreachable(
-                f"The Ray cluster at {self.address} does not answer: {error}. Check the address and the network."
+                f"The Ray cluster at {self.address} does not answer{why}. Check the address and the network."
             ) from error
         if answer.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             raise ClusterError(
@@ -236,8 +250,9 @@ class Ray:
         if answer.status_code == HTTPStatus.NOT_FOUND and path.startswith("/api/jobs/"):
             raise JobUnknownError(f"The Ray cluster at {self.address} does not know the job any more.")
         if not answer.is_success:
+            refused = ClusterUnreachable if answer.is_server_error and method == "GET" else ClusterError
             *_, last = answer.text.strip().splitlines() or [""]  # of a traceback
-            raise ClusterError(
+            raise refused(
                 f"The Ray cluster at {self.address} refused {method} {path}: {last[:300] or answer.status_code}"
             )
         return answer
@@ -261,6 +276,11 @@ def resolved(address: str) -> str:
     return address.rstrip("/")
 
 
+def _log(job: str) -> str:
+    """The file on its node into which Ray has a job print."""
+    return f"job-driver-{job}.log"
+
+
 def _job(fields: Mapping[str, Any]) -> Job:
     return Job(
         id=str(fields.get("submission_id") or ""),
@@ -274,6 +294,7 @@ def _job(fields: Mapping[str, Any]) -> Job:
 
 def _actor(fields: Mapping[str, Any]) -> Actor:
     return Actor(
+        alive=fields.get("state") != "DEAD",
         name=str(fields.get("name") or ""),
         namespace=str(fields.get("ray_namespace") or ""),
         node=str(fields.get("node_id") or ""),

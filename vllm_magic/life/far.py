@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from vllm_magic.life.notices import Notice
     from vllm_magic.life.preparation import Prepared
 
+TRIED = ["2", "60"]
 AGENT = Path(keys.__file__).with_name("agent.py")
 EXECUTOR = "--distributed-executor-backend"
 # What a kernel's environment has that a server on another machine wants too.
@@ -48,7 +49,7 @@ def build(spec: ServerSpec) -> tuple[Command, Errand]:
         StartFailed: the port is taken.
     """
     assert spec.cluster is not None  # noqa: S101 - the caller has looked
-    for flag in ("--host", "--uds", "--headless", "--ssl-certfile"):
+    for flag in ("--host", "--uds", "--headless", "--ssl-certfile", commands.SLEEP):
         if flags.has(spec.all_args, flag):
             raise InvalidOption(f"{flag} cannot be used with --cluster. Leave it out.")
     if spec.keep or spec.gpus is not None:
@@ -78,6 +79,7 @@ def build(spec: ServerSpec) -> tuple[Command, Errand]:
         env=("VLLM_API_KEY", *PASSED, *sorted(set(env) - {"VLLM_API_KEY", *PASSED})),
         port=port,
         gpus=0 if flags.value(spec.all_args, EXECUTOR) == "ray" else commands.gpu_count(spec.all_args),
+        force=spec.force,
     )
     made = Command(
         argv=(sys.executable, str(AGENT), errand.job),
@@ -108,7 +110,9 @@ class Far:
         """Prepare the server, and start the guards of its agent. Arguments and errors as for `beginning.Fresh`."""
         ray = Ray(self._errand.address)
         with contextlib.closing(ray):
-            ray.version()  # a wrong address is said at once
+            version = ray.version()  # a wrong address is said at once
+        if version.split(".")[:2] != TRIED:
+            notice(News(f"This cluster runs Ray {version}; vllm_magic was tried with {'.'.join(TRIED)}."))
         if cancelled.is_set():
             return None
         with contextlib.suppress(OSError):  # where the state folder cannot be used, `furnish` says so

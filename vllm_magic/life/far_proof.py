@@ -17,7 +17,7 @@ from vllm_magic.linux import processes
 from vllm_magic.release import EndedProcess, GpuMemory, Proof
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from vllm_magic.cluster.order import Errand
     from vllm_magic.cluster.rest import Job, Node
@@ -27,6 +27,7 @@ NOWHERE = Snapshot(0.0, (), None, "the GPUs are on a Ray cluster")
 END_LIMIT = 120.0  # seconds for a job to end
 LOOK_LIMIT = 60.0  # seconds for a look at the node of a job whose own process was killed
 LOOK = 0.25
+LAST_LINES = 10  # of a job's log, kept with a failure
 
 
 class FarWitness:
@@ -38,24 +39,12 @@ class FarWitness:
     def __init__(self, errand: Errand) -> None:
         self._errand = errand
         self.failure: Failure | None = None
-        self._workers: dict[str, set[int]] = {}  # the pids on each node, by its id
 
     def look_when_ready(self, _: Collection[Identity] = ()) -> None:
-        """Remember the processes of an engine that is spread over several nodes."""
-        self._note_workers()
+        """The node looks for itself."""
 
     def look_before_stop(self, _: Collection[Identity] = ()) -> None:
-        """Remember them once more: some may have come."""
-        self._note_workers()
-
-    def _note_workers(self) -> None:
-        if self._errand.gpus:  # it is all on one node, which looks for itself
-            return
-        with contextlib.suppress(ClusterError), contextlib.closing(Ray(self._errand.address)) as ray:
-            ray_job = ray.job(self._errand.job).ray_job
-            for actor in ray.alive_actors(ray_job) if ray_job else ():
-                if actor.pid:
-                    self._workers.setdefault(actor.node, set()).add(actor.pid)
+        """The node looks for itself."""
 
     def look_now(self) -> Snapshot:
         """There is nothing to see here."""
@@ -86,6 +75,7 @@ class FarWitness:
 
     def _prove(self, ray: Ray) -> Verdict:
         job = ending.wait(ray, self._errand.job, END_LIMIT)
+        ray.put(keys.order(job.id), b"")  # it held keys, and may not have been read
         if not job.status.over:
             return Verdict(
                 Proof.NONE, False, (), f"the job {job.id} is still {job.status.value} on the cluster"
@@ -104,37 +94,57 @@ class FarWitness:
     def _judge(self, ray: Ray, job: Job, node: Node) -> Verdict:
         """Of a job that is over, and whose node can be asked."""
         where = f"{node.name} ({node.ip})"
-        log = ray.log(job.id)
+        log = ray.tail(job.id, node.id)
         report = _said(log, keys.RELEASED)
         if refused := _said(log, keys.REFUSED):
             self.failure = Failure(f"{refused['cause'].rstrip('.')} (on {where})", refused["hint"], ())
+        if not report and not _said(log, keys.PLACED):
+            self.failure = self.failure or Failure(
+                f"The job ended before it had started the server (on {where})",
+                "Its log tells; what python3 on the nodes must have is in docs/cluster.md",
+                tuple(line for line in log if line.strip())[-LAST_LINES:],
+            )
+            return Verdict(Proof.PROCESSES, True, (), f"nothing was started on {where}")
         verdict = unpack(report["release"], where) if report is not None else None
+        workers = self._workers(ray, job)
         if left := ending.clear(ray, job):
             return Verdict(Proof.NONE, False, (), f"Ray still has {left}")
-        looked = self._look_at(ray, {**self._workers, **({} if verdict else {node.id: set()})})
+        looked = self._look_at(
+            ray, {**workers, **({} if verdict else {node.id: workers.get(node.id, set())})}
+        )
         if looked:
             return (verdict or _NOTHING_SAID)._replace(verified=False, note=looked)
         if verdict is None:
             return Verdict(Proof.PROCESSES, True, (), f"on {where}, whose own process was killed")
-        others = len(set(self._workers) - {node.id})
-        return verdict._replace(note=f"{verdict.note}; {others} more nodes looked at") if others else verdict
+        others = len(set(workers) - {node.id})
+        if others:  # of those only the processes were looked at
+            weaker = min(verdict.proof, Proof.PROCESSES, key=list(Proof).index)
+            return verdict._replace(proof=weaker, note=f"{verdict.note}; {others} more nodes looked at")
+        return verdict
+
+    @staticmethod
+    def _workers(ray: Ray, job: Job) -> dict[str, set[int]]:
+        """The pids that its actors had on each node, by the node's id; none where its engine was not spread."""
+        found: dict[str, set[int]] = {}
+        for actor in ray.actors(job.ray_job) if job.ray_job else ():
+            if actor.pid and actor.node:
+                found.setdefault(actor.node, set()).add(actor.pid)
+        return found
 
     def _look_at(self, ray: Ray, nodes: Mapping[str, Collection[int]]) -> str:
         """Have nodes say what is left of the job on them, all at once; "" for nothing.
 
         On the job's own node its guards may still be releasing the server, where the job's process was killed.
         """
-        name, data = package.packed()
-        if nodes:
-            ray.put(name, data)
         looks = {}
         for number, (node, pids) in enumerate(nodes.items()):
             looks[node] = look = f"{self._errand.job}-look-{number}"
+            ray.put(package.name(look), package.packed())
             ray.submit(
                 look,
                 f"exec python3 -m vllm_magic.on_node --look {self._errand.job} {' '.join(map(str, pids))}",
                 entrypoint_label_selector={"ray.io/node-id": node},
-                runtime_env={"working_dir": f"{keys.SCHEME}{name}"},
+                runtime_env={"working_dir": f"{keys.SCHEME}{package.name(look)}"},
             )
         pause, deadline = threading.Event(), time.monotonic() + LOOK_LIMIT
         while time.monotonic() < deadline and not all(ray.job(look).status.over for look in looks.values()):
@@ -145,8 +155,9 @@ class FarWitness:
     def _looked(ray: Ray, node: str, look: str) -> str:
         where = f"{(found := ray.node(node)).name} ({found.ip})"
         if not ray.job(look).status.over:
+            ray.stop(look)
             return f"{where} does not answer: what is left there cannot be seen"
-        said = _said(ray.log(look), keys.LOOKED)
+        said = _said(ray.tail(look, node), keys.LOOKED)
         if said is None:
             return f"{where} does not say what is left there"
         if said["left"] or said["folders"]:
@@ -169,7 +180,7 @@ def unpack(release: Mapping[str, Any], where: str) -> Verdict:
     )
 
 
-def _said(log: str, what: str) -> Mapping[str, Any] | None:
+def _said(log: Sequence[str], what: str) -> Mapping[str, Any] | None:
     """The last of a job's own lines that says this."""
-    found = [said for line in log.split("\n") if (said := keys.said(line)) and said["said"] == what]
+    found = [said for line in log if (said := keys.said(line)) and said["said"] == what]
     return found[-1] if found else None
