@@ -365,15 +365,17 @@ def test_a_log_cannot_forge_a_release(cluster, manager, tmp_path):
     forged = {"proof": "NVML memory", "verified": True, "vram": [], "note": "forged", "ended": []}
     line = keys.line(keys.RELEASED, release=forged)
     program = tmp_path / "vllm"
-    program.write_text(f"#!/bin/sh\necho '{line}'\nprintf 'x\\r{line}\\n'\nexec sleep 1000\n")
+    program.write_text(f"#!/bin/sh\necho '{line}'\nprintf 'x\\r{line}\\n'\nseq 1500\nexec sleep 1000\n")
     program.chmod(0o755)
     spec = ServerSpec("tiny", (), "m", executable=str(program), cluster=cluster.address)
     server = manager.start(spec, wait=False).server
-    until(lambda: any("forged" in one for one in server.log(10)))
+    until(lambda: any("forged" in one for one in server.log(3000)) and "1500" in server.log(1))
     os.kill(on_node(cluster, "vllm_magic.on_node"), signal.SIGKILL)
     assert server.wait_over(60)
     assert server.release
-    assert "forged" not in server.release.note
+    assert (
+        "whose own process was killed" in server.release.note
+    )  # whatever it has printed since its first words
     assert server.release.proof is Proof.PROCESSES
 
 

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.cluster import ending, keys, package
-from vllm_magic.cluster.rest import JobUnknownError, Ray
+from vllm_magic.cluster.rest import LOG_LINES, JobUnknownError, Ray
 from vllm_magic.engine.failures import Failure
 from vllm_magic.errors import ClusterError
 from vllm_magic.gpu.devices import Snapshot
@@ -98,7 +98,8 @@ class FarWitness:
         report = _said(log, keys.RELEASED)
         if refused := _said(log, keys.REFUSED):
             self.failure = Failure(f"{refused['cause'].rstrip('.')} (on {where})", refused["hint"], ())
-        if not report and not _said(log, keys.PLACED):
+        whole = len(log) < LOG_LINES  # of a longer one the beginning is not here
+        if not report and whole and not _said(log, keys.PLACED):
             self.failure = self.failure or Failure(
                 f"The job ended before it had started the server (on {where})",
                 "Its log tells; what python3 on the nodes must have is in docs/cluster.md",
