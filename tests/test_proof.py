@@ -371,7 +371,7 @@ class TestTheStrongestThereIs:
         one.look_when_ready()
         one.look_before_stop()
         verdict = one.prove({processes.Identity(process.pid, 1)})
-        assert verdict == (WITHOUT_DRIVER, True, (), "no NVIDIA driver found")
+        assert verdict == proof.Verdict(WITHOUT_DRIVER, True, (), "no NVIDIA driver found")
         assert probe.pid is None  # it was not even asked
 
     def test_device_files(self, driver, probe, monkeypatch):
@@ -389,7 +389,7 @@ class TestSomebodyIsAlive:
         one = witness()
         with fakegpu.holding(driver, 1) as process:
             verdict = one.prove({processes.read(process.pid).identity})
-        assert verdict == (Proof.NONE, False, (), f"still alive: pid {process.pid}")
+        assert verdict == proof.Verdict(Proof.NONE, False, (), f"still alive: pid {process.pid}")
 
     def test_one_that_nobody_knew_of_but_carries_the_mark(self, driver, witness):
         one = witness()
@@ -405,7 +405,7 @@ class TestSomebodyIsAlive:
         ):
             fled.stdout.readline()
             verdict = one.prove(kill())
-            assert verdict == (Proof.NONE, False, (), f"still alive: pid {fled.pid}")
+            assert verdict == proof.Verdict(Proof.NONE, False, (), f"still alive: pid {fled.pid}")
             fled.kill()
             fled.wait()
             assert one.prove(set()).verified
