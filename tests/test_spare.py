@@ -485,6 +485,7 @@ def test_the_environment_of_a_cast_is_not_shown(make, monkeypatch):
 def notebook(home, vllm, monkeypatch, shell):
     """A shell whose starts are of a vLLM that can have a spare; its manager is the kernel's own."""
     monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", vllm)
+    monkeypatch.setattr("vllm_magic.manager.manager._last", None)  # of another test's
     return lambda line: shell.run_line_magic("vllm", line)
 
 

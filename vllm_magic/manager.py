@@ -199,6 +199,10 @@ class Manager(Looking):
                 continue
             server.begin()
             self._sampler.follow(server)
+            if not spec.cluster:
+                flag_builder.table(
+                    executable.find(spec.executable)
+                )  # known by the next start, if it is not now
             return Start(server, reused=False)
 
     def _near(self, spec: ServerSpec) -> Server:
@@ -206,7 +210,6 @@ class Manager(Looking):
         unknown_flags.check(spec, built.argv[0])
         environ = dict(os.environ)  # the next cell may change it
         beginning = Fresh(spec, built, environ, self._probe, self._spares)
-        flag_builder.table(built.argv[0])  # known by the next start, if it is not now
         return Server(spec, built, beginning, self._news.put, self._heard)
 
     def _far(self, spec: ServerSpec) -> Server:
