@@ -153,10 +153,6 @@ class Ray:
         """Have it end: SIGTERM to its processes, and SIGKILL after the time that it was submitted with."""
         self._ask("POST", f"/api/jobs/{job}/stop")
 
-    def forget(self, job: str) -> None:
-        """Remove the record of a job that is over."""
-        self._ask("DELETE", f"/api/jobs/{job}")
-
     def tail(self, job: str, node: str) -> list[str]:
         """The last lines that it has printed, or [] where it has printed none."""
         words = {"node_id": node, "filename": _log(job), "lines": str(LOG_LINES)}

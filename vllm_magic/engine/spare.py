@@ -37,7 +37,7 @@ from typing import Any, NoReturn  # noqa: E402
 NICENESS = 10
 OOM_SCORE = Path("/proc/self/oom_score_adj")
 NVML = "libnvidia-ml.so.1"
-NVML_USES = 64  # by what is imported, at most; seen with vLLM 0.26: 6
+NVML_USES = 64  # by what is imported, at most; one more nvmlShutdown than there were uses is no error
 # CUDA and ROCm open these; NVML opens others, and holds no memory of a GPU.
 DEVICES = ("/dev/nvidia-uvm", "/dev/kfd", "/dev/dri/")
 PR_SET_NAME = 15
