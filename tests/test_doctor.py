@@ -18,7 +18,7 @@ from fake_gpu import fakegpu
 from records import record
 
 from vllm_magic import ledger
-from vllm_magic.doctor import blind, checks, findings, gpus, installed, survey, text, unowned
+from vllm_magic.doctor import blind, checks, findings, gpus, survey, text, unowned
 from vllm_magic.doctor.findings import Finding, Report, Topic
 from vllm_magic.engine.command import MARK
 from vllm_magic.gpu import locks, nvml_child
@@ -27,6 +27,7 @@ from vllm_magic.gpu.probe import Probe
 from vllm_magic.guard import record as records
 from vllm_magic.guard.record import Phase
 from vllm_magic.jupyter import views
+from vllm_magic.life import installed
 from vllm_magic.linux import details, machine, processes, shared_memory, sockets
 
 pytestmark = pytest.mark.usefixtures("home")

@@ -178,6 +178,16 @@ def test_what_is_hidden_in_the_form():
         form.meant(Words("tiny", "--api-key ***"), Words())
 
 
+def test_a_server_of_a_cluster_in_the_form():
+    settings = Settings(executable="/nowhere/vllm")
+    typed = Words("org/tiny", "--no-such-flag --cluster http://me:secret@head:8265/")
+    spec = form.spec(typed, settings)
+    assert spec.cluster == "http://me:secret@head:8265/"
+    assert form.spec(form.said(spec, settings), settings) == spec
+    judged = form.judge(typed, settings, None)
+    assert (judged.wrong, judged.text) == (False, "It will run on the Ray cluster at http://head:8265.")
+
+
 def test_a_chat(desk, views):
     hello(desk)
     start(desk, views)

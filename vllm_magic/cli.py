@@ -128,14 +128,17 @@ def _ps(words: argparse.Namespace) -> int:
 def _stop(words: argparse.Namespace) -> int:
     from vllm_magic.doctor import find
     from vllm_magic.life import visit
-    from vllm_magic.server import GRACE, PATIENCE
+    from vllm_magic.server import FAR_GRACE, GRACE, PATIENCE
     from vllm_magic.view import gib
 
     entry, record = find.living(words.name)
-    grace = GRACE if words.grace is None else words.grace
+    grace, patience = (FAR_GRACE, FAR_GRACE) if record.job else (GRACE, PATIENCE)
+    if words.grace is not None:
+        grace, patience = words.grace, min(words.grace, patience)
     with _probe() as probe:
-        release = visit.stop(entry, record, probe, grace, min(grace, PATIENCE))
-    _print([release.text, *(f"GPU {gpu.index}: {gib(gpu.freed)} came back." for gpu in release.vram)])
+        release = visit.stop(entry, record, probe, grace, patience)
+    where = [f"({release.note})"] if record.job else []
+    _print([release.text, *where, *(f"GPU {gpu.index}: {gib(gpu.freed)} came back." for gpu in release.vram)])
     return DONE
 
 

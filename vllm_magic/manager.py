@@ -184,7 +184,7 @@ class Manager(Looking):
                         f"{spec.name} is still being released after {timeout:g} s. Try again in a moment."
                     )
                 continue
-            if existing and state in (ServerState.STARTING, ServerState.READY):
+            if existing and state and not state.over:
                 if existing.spec == spec:
                     return Start(existing, reused=True)
                 raise NameInUse(_in_use(existing, spec))
@@ -264,7 +264,7 @@ class Manager(Looking):
     def _interrupted(self, name: str, before: Server | None) -> BaseException:
         """Release the server that was waited for; an interrupt before there was one stays what it is."""
         server = self._registry.named(name)
-        if server is None or (server is before and server.state is ServerState.READY):
+        if server is None or (server is before and server.state.runs):
             return KeyboardInterrupt()
         try:
             release = self._stop(server)

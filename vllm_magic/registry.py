@@ -43,9 +43,9 @@ class Registry:
             return True
 
     def forget(self, server: Server) -> None:
-        """Move a server to the past, unless something of it lives."""
+        """Move a server to the past, unless something of it lives, or another look may tell."""
         with self._lock:
-            if server.state.over and not server.is_left:
+            if server.state.over and not server.is_left and not server.is_unseen:
                 self._put_away(server)
 
     def all(self) -> list[Server]:

@@ -33,7 +33,7 @@ class GpuMemory:
     Attributes:
         index: NVML's index.
         uuid: NVML's UUID.
-        name: the product.
+        name: the product; with its node, where a server was spread over several.
         baseline: before the server was started.
         before: before it was stopped.
         after: when the release was done.
@@ -73,6 +73,7 @@ class Release:
         proof: the strongest evidence there was.
         verified: whether that evidence says that everything is back.
         note: what could not be seen, or is not back, in one line; "" for nothing.
+        unseen: whether another look may prove what this one could not: another machine did not answer.
     """
 
     server: str
@@ -85,6 +86,7 @@ class Release:
     proof: Proof
     verified: bool
     note: str = ""
+    unseen: bool = False
 
     @property
     def text(self) -> str:

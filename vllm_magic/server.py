@@ -123,7 +123,7 @@ class Server(Portrait):
                     "Give it more time with --timeout, or see %vllm logs",
                 )
         self._course.wait_for(lambda now: now.state is not ServerState.STOPPING)
-        if self.state is not ServerState.READY:
+        if not self.state.runs:
             raise (
                 self._course.hear() or self.error or StartFailed(f"{self.name} was stopped", "Start it again")
             )
@@ -132,7 +132,7 @@ class Server(Portrait):
         """End it, and return when its processes are gone and its VRAM is back.
 
         A second call waits for the first; with a ``grace`` of its own it hurries it. After one that failed since
-        something would not end it tries again.
+        something would not end, or a Ray cluster did not answer, it tries again.
 
         Args:
             grace: seconds from SIGTERM to SIGKILL; None: as long as SIGTERM shows an effect, 5 at most.
@@ -155,7 +155,7 @@ class Server(Portrait):
             raise VllmMagicError(
                 f"This is a forked process; {self.name} belongs to the one it came from. Stop it there."
             )
-        if self.is_left:
+        if self.is_left or self.is_unseen:
             self._begin_again()
         if self.state.over:
             return

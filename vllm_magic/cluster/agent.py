@@ -15,18 +15,22 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     # Behind the standard library, so that nothing in it can stand in for a standard module.
     sys.path[:] = [*sys.path[1:], str(Path(__file__).resolve().parents[2])]
 
 from vllm_magic.cluster import ending, keys, package, whereabouts
+from vllm_magic.cluster.entities import JobStatus
 from vllm_magic.cluster.forward import Forwarder
 from vllm_magic.cluster.order import Errand, Order, unpack_errand
-from vllm_magic.cluster.rest import Job, JobStatus, JobUnknownError, Ray
+from vllm_magic.cluster.rest import JobUnknownError, Ray
 from vllm_magic.cluster.whereabouts import Whereabouts
 from vllm_magic.errors import ClusterError, ClusterUnreachable, VllmMagicError
+
+if TYPE_CHECKING:
+    from vllm_magic.cluster.entities import Job
 
 LOOK = 0.5  # seconds between looks at a job that waits for room
 REST = 5.0  # the same at one that runs: its end is mostly known by the last line of its log
@@ -48,7 +52,6 @@ class Agent:
         self._ray = Ray(errand.address)
         self._forwarder = Forwarder(errand.port)
         self._asked = asyncio.Event()
-        self._status = JobStatus.PENDING
         self._unknown = 0  # looks since the head knew the job
         self._failed = False
         self._lock = threading.Lock()  # guards what is known
@@ -125,7 +128,7 @@ class Agent:
             return None
         except ClusterUnreachable:
             return None
-        self._unknown, self._status = 0, job.status
+        self._unknown = 0
         return job
 
     async def _wait_for_node(self) -> str | None:
@@ -153,7 +156,7 @@ class Agent:
         env = {name: os.environ[name] for name in errand.env if name in os.environ}
         order = Order(errand.model, errand.args, errand.executable, env, found.ip, errand.force, keys.LEASE)
         self._ray.put(keys.order(errand.job), order.packed())
-        _say(f"It runs on {found.name} ({found.ip}).")
+        _say(f"It runs on {found.where}.")
 
     def _copy_log(self, node: str, loop: asyncio.AbstractEventLoop) -> None:
         """Copy the job's log, but for what is said to this agent, until its last line."""
@@ -180,9 +183,17 @@ class Agent:
             os.write(1, line + b"\n")
             return ""
         if said["said"] == keys.PLACED:
+            self._compare(str(said.get("vllm") or ""))
             to = (self._where.nodes[0], int(said["port"]))
             asyncio.run_coroutine_threadsafe(self._listen(to), loop)
         return str(said["said"])
+
+    def _compare(self, there: str) -> None:
+        here = self._errand.vllm
+        if here and there and _release(here) != _release(there):
+            caveat = f"its node has vLLM {there}, and this machine {here}"
+            _say(f"{self._errand.name}: {caveat}.")
+            self._know(caveat=caveat)
 
     async def _listen(self, to: tuple[str, int]) -> None:
         try:
@@ -221,15 +232,18 @@ class Agent:
         job = self._errand.job
         with contextlib.suppress(ClusterError):  # who reads this looks for himself, and the lease runs out
             await asyncio.to_thread(self._ray.stop, job)
-            if self._status is JobStatus.PENDING:
-                await asyncio.to_thread(ending.end_waiting, self._ray, job)
             await asyncio.to_thread(self._ray.put, keys.order(job), b"")
-            await asyncio.to_thread(ending.wait, self._ray, job, END_LIMIT)
+            await asyncio.to_thread(ending.wait, self._ray, job, END_LIMIT, END_LIMIT)
         return 0 if self._asked.is_set() and not self._failed else 1
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._asked.wait(), seconds)
+
+
+def _release(version: str) -> str:
+    """Without what says how it was built, "+cpu" or the name of another package."""
+    return version.partition(" ")[0].partition("+")[0]
 
 
 def _stamp() -> bytes:

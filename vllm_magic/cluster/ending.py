@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import secrets
+import contextlib
 import shlex
 import threading
 import time
 from typing import TYPE_CHECKING
 
-from vllm_magic.cluster.rest import JobStatus, JobUnknownError
+from vllm_magic.cluster.entities import JobStatus
+from vllm_magic.cluster.rest import JobUnknownError
 from vllm_magic.errors import ClusterError
 
 if TYPE_CHECKING:
-    from vllm_magic.cluster.rest import Job, Ray
+    from collections.abc import Iterable
+
+    from vllm_magic.cluster.entities import Job
+    from vllm_magic.cluster.rest import Ray
 
 LOOK = 0.25  # seconds between looks at a job that is ending
 UNKNOWN = 5.0  # seconds for which the head does not know a job, until that is believed
 BY_ITSELF = 3.0  # seconds for Ray to end what a job had, after it
+RECORDED = 3.0  # seconds until what is over can be forgotten
 CLEAR_LIMIT = 30.0  # seconds for that to be ended by a job of ours
 # Ray answers that it stops a job which waits for room, and does so only once it has a node (2.60). What waits there is an
 # actor with the job's name (ray/dashboard/modules/job/common.py); a job of its own can end that at once.
@@ -95,31 +100,63 @@ def clear(ray: Ray, job: Job) -> str:
         pause.wait(LOOK)
 
 
-def _run(ray: Ray, job: str, program: str) -> None:
-    ray.submit(f"{job}-{secrets.token_hex(2)}", f"exec python3 -c {shlex.quote(program)}")
+def _run(ray: Ray, name: str, program: str) -> None:
+    """Run it as a job, with the number behind those that ran before under this name."""
+    ray.submit(f"{name}-{len(_known(ray, name))}", f"exec python3 -c {shlex.quote(program)}")
 
 
-def wait(ray: Ray, job: str, limit: float) -> Job:
+def _known(ray: Ray, name: str) -> list[str]:
+    found: list[str] = []
+    with contextlib.suppress(JobUnknownError):
+        while True:
+            found.append(ray.job(f"{name}-{len(found)}").id)
+    return found
+
+
+def tidy(ray: Ray, job: str, looks: Iterable[str] = ()) -> None:
+    """Have the head forget the small jobs that were made for this one, once it lets go of them; takes `RECORDED` seconds.
+
+    The job itself stays on record.
+
+    Args:
+        ray: the cluster.
+        job: the submission id.
+        looks: those of `glance`.
+
+    Raises:
+        ClusterError: the cluster refuses it, or cannot be reached.
+    """
+    # Ray looks once a second at a job that has ended; one that was forgotten by then it takes for one that has failed.
+    threading.Event().wait(RECORDED)
+    for name in (*looks, *_known(ray, f"{job}-end"), *_known(ray, f"{job}-clear")):
+        if ray.job(name).status.over:
+            ray.forget(name)
+
+
+def wait(ray: Ray, job: str, limit: float, silence: float) -> Job:
     """Ask for the end, again where it has only now got a node, and wait for it.
 
     Args:
         ray: the cluster.
         job: the submission id.
         limit: seconds.
+        silence: seconds for which the cluster may not answer, and no longer than the limit.
 
     Returns:
         The job as it is then; not over where the limit was too short.
 
     Raises:
         JobUnknownError: the cluster does not know it.
-        ClusterError: the cluster refuses it, or cannot be reached in all that time.
+        ClusterError: the cluster refuses it, or is silent for too long.
     """
-    pause, deadline = threading.Event(), time.monotonic() + limit
+    pause, heard = threading.Event(), time.monotonic()
+    deadline = heard + limit
     asked: JobStatus | None = None
     unknown_since: float | None = None
     while True:
         try:
             found = ray.job(job)
+            heard = time.monotonic()
             if found.status.over:
                 return found
             if found.status is not asked:
@@ -130,7 +167,7 @@ def wait(ray: Ray, job: str, limit: float) -> Job:
             if time.monotonic() >= unknown_since + UNKNOWN:
                 raise
         except ClusterError:
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= min(deadline, heard + silence):
                 raise
         else:
             if time.monotonic() >= deadline:

@@ -12,7 +12,7 @@ from vllm_magic import durations
 from vllm_magic.errors import InvalidOption
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 LINE = "@vllm_magic "  # begins a line of a job's log that is not vLLM's: JSON with a "said"
 PLACED, REFUSED, RELEASED, LOOKED = "placed", "refused", "released", "looked"
@@ -67,3 +67,9 @@ def said(text: str) -> Mapping[str, Any] | None:
     except ValueError:
         return None
     return found if isinstance(found, dict) and "said" in found else None
+
+
+def last(log: Sequence[str], what: str) -> Mapping[str, Any] | None:
+    """The last of a job's own lines that says this."""
+    found = [words for text in log if (words := said(text)) and words["said"] == what]
+    return found[-1] if found else None

@@ -55,6 +55,7 @@ class Errand:
         port: of the loopback interface here, which is forwarded.
         gpus: that the job needs; 0 leaves them to a placement group of vLLM's.
         force: as in `Order`.
+        vllm: version of the vLLM of this machine; "" where there is none, or nobody knows.
     """
 
     address: str
@@ -67,6 +68,7 @@ class Errand:
     port: int
     gpus: int
     force: bool
+    vllm: str = ""
 
     def packed(self) -> str:
         """As JSON."""

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
-from enum import Enum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from vllm_magic.cluster import entities
 from vllm_magic.errors import ClusterError, ClusterUnreachable, InvalidOption
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import httpx
+
+    from vllm_magic.cluster.entities import Actor, Job, Node
 
 AUTO = "auto"
 DASHBOARD = 8265
@@ -28,75 +29,8 @@ LOG_LINES = 1000  # at the end of a log in which a job's last words are looked f
 LOG_LOOK = 0.2  # seconds between Ray's looks at a log that is followed
 
 
-class JobStatus(str, Enum):
-    """Ray's words for it (ray/dashboard/modules/job/common.py)."""
-
-    PENDING = "PENDING"
-    RUNNING = "RUNNING"
-    STOPPED = "STOPPED"
-    SUCCEEDED = "SUCCEEDED"
-    FAILED = "FAILED"
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing of it runs any more, as far as Ray knows."""
-        return self not in (JobStatus.PENDING, JobStatus.RUNNING)
-
-
 class JobUnknownError(ClusterError):
     """The head does not know a job."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job as the head knows it.
-
-    Attributes:
-        id: its submission id.
-        status: what became of it.
-        message: Ray's explanation, in a sentence or more.
-        node: the id of the node on which its entrypoint runs, or ran; None before that.
-        ray_job: Ray's own id, which its actors carry; None unless it has connected to the cluster.
-        metadata: what it was submitted with.
-    """
-
-    id: str
-    status: JobStatus
-    message: str
-    node: str | None
-    ray_job: str | None
-    metadata: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node of the cluster. ``gpus`` are those that it has told Ray of."""
-
-    id: str
-    name: str
-    ip: str
-    alive: bool
-    head: bool
-    gpus: float
-
-
-@dataclass(frozen=True)
-class Actor:
-    """An actor.
-
-    Attributes:
-        alive: whether it lives, as far as Ray knows.
-        name: "" where it has none.
-        namespace: in which it has that.
-        node: the id of its node; "" before it has one.
-        pid: of its process there; 0 before it has one.
-    """
-
-    alive: bool
-    name: str
-    namespace: str
-    node: str
-    pid: int
 
 
 class Ray:
@@ -112,7 +46,7 @@ class Ray:
     def __init__(self, address: str) -> None:
         import httpx
 
-        self.address = re.sub(r"//[^@/]*@", "//", resolved(address))  # as it is shown
+        self.address = shown(address)
         self._no_ray = f"What answers at {self.address} is no Ray cluster's dashboard. Its port is {DASHBOARD} unless told otherwise."
         token = os.environ.get("RAY_AUTH_TOKEN", "").strip()
         self._client: httpx.Client = httpx.Client(
@@ -143,15 +77,19 @@ class Ray:
         Raises:
             JobUnknownError: the head does not know it: where it has been started anew, it has forgotten everything.
         """
-        return _job(self._ask("GET", f"/api/jobs/{job}"))
+        return entities.job(self._ask("GET", f"/api/jobs/{job}"))
 
     def jobs(self) -> list[Job]:
         """All jobs that were submitted and are remembered."""
-        return [_job(one) for one in self._ask("GET", "/api/jobs/") if one.get("submission_id")]
+        return [entities.job(one) for one in self._ask("GET", "/api/jobs/") if one.get("submission_id")]
 
     def stop(self, job: str) -> None:
         """Have it end: SIGTERM to its processes, and SIGKILL after the time that it was submitted with."""
         self._ask("POST", f"/api/jobs/{job}/stop")
+
+    def forget(self, job: str) -> None:
+        """Remove the record of a job that is over; refused where it is not."""
+        self._ask("DELETE", f"/api/jobs/{job}")
 
     def tail(self, job: str, node: str) -> list[str]:
         """The last lines that it has printed, or [] where it has printed none."""
@@ -186,7 +124,7 @@ class Ray:
 
     def nodes(self) -> list[Node]:
         """All nodes, the dead ones too."""
-        return [_node(one) for one in self._list("nodes")]
+        return [entities.node(one) for one in self._list("nodes")]
 
     def node(self, node: str) -> Node:
         """One node, by its id.
@@ -201,7 +139,7 @@ class Ray:
 
     def actors(self, ray_job: str) -> list[Actor]:
         """The actors of a job, those too that are dead."""
-        return [_actor(one) for one in self._list("actors", job_id=ray_job)]
+        return [entities.actor(one) for one in self._list("actors", job_id=ray_job)]
 
     def placement_groups(self, ray_job: str) -> list[str]:
         """The ids of the placement groups of a job that are there."""
@@ -272,38 +210,11 @@ def resolved(address: str) -> str:
     return address.rstrip("/")
 
 
+def shown(address: str) -> str:
+    """The address as a URL without a password. Raises as `resolved`."""
+    return re.sub(r"//[^@/]*@", "//", resolved(address))
+
+
 def _log(job: str) -> str:
     """The file on its node into which Ray has a job print."""
     return f"job-driver-{job}.log"
-
-
-def _job(fields: Mapping[str, Any]) -> Job:
-    return Job(
-        id=str(fields.get("submission_id") or ""),
-        status=JobStatus(fields["status"]),
-        message=str(fields.get("message") or ""),
-        node=fields.get("driver_node_id"),
-        ray_job=fields.get("job_id"),
-        metadata=fields.get("metadata") or {},
-    )
-
-
-def _actor(fields: Mapping[str, Any]) -> Actor:
-    return Actor(
-        alive=fields.get("state") != "DEAD",
-        name=str(fields.get("name") or ""),
-        namespace=str(fields.get("ray_namespace") or ""),
-        node=str(fields.get("node_id") or ""),
-        pid=int(fields.get("pid") or 0),
-    )
-
-
-def _node(fields: Mapping[str, Any]) -> Node:
-    return Node(
-        id=str(fields["node_id"]),
-        name=str(fields.get("node_name") or fields["node_ip"]),
-        ip=str(fields["node_ip"]),
-        alive=fields["state"] == "ALIVE",
-        head=bool(fields.get("is_head_node")),
-        gpus=float((fields.get("resources_total") or {}).get("GPU", 0)),
-    )

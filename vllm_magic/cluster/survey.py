@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vllm_magic.cluster import keys
-from vllm_magic.cluster.rest import JobStatus, Ray
+from vllm_magic.cluster.entities import JobStatus
+from vllm_magic.cluster.rest import Ray
 from vllm_magic.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from vllm_magic.cluster.rest import Job, Node
+    from vllm_magic.cluster.entities import Job, Node
 
 COLUMNS = ("node", "address", "GPUs", "job", "server", "state")
 

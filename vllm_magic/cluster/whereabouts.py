@@ -19,10 +19,12 @@ class Whereabouts:
     Attributes:
         nodes: the addresses of the nodes that it runs on; none while it waits for room.
         reachable: whether the cluster answers.
+        caveat: how the vLLM there differs from the one of the kernel's machine; "" where it does not.
     """
 
     nodes: tuple[str, ...] = ()
     reachable: bool = True
+    caveat: str = ""
 
 
 def write(folder: Path, where: Whereabouts) -> None:

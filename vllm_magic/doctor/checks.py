@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vllm_magic.doctor.findings import Elsewhere, Seen
-    from vllm_magic.doctor.installed import Installed
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.ledger import Entry
+    from vllm_magic.life.installed import Installed
 
 NO_DRIVER = (  # what `gpu.nvml_child` says of a machine that is none for GPUs: a fact, and no fault
     "no NVIDIA driver found",
@@ -74,7 +74,7 @@ def left(entries: Iterable[Entry]) -> Iterator[Finding]:
     for entry in entries:
         if entry.record is None:
             continue
-        if entry.condition is Condition.LEFT:
+        if entry.condition is Condition.LEFT and not entry.record.job:  # of a job there is more to say
             segments = len(present(Segment(*one) for one in entry.record.segments))
             files = [str(entry.path)]
             files += [str(entry.folder.tmp)] if _outside(entry) else []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vllm_magic.doctor.gpus import Use
-    from vllm_magic.doctor.installed import Installed
+    from vllm_magic.life.installed import Installed
 
 
 class Topic(str, Enum):
@@ -62,6 +62,8 @@ class Seen:
         pids: its living processes.
         bytes: of GPU memory that they hold; None where the driver does not say.
         memory: bytes of the machine's memory that a spare takes; None for a server.
+        cluster: the address of the Ray cluster that it runs on; "" for this machine.
+        job: the id of its job there.
     """
 
     name: str
@@ -80,6 +82,8 @@ class Seen:
     bytes: int | None
     listening: tuple[Listening, ...]
     memory: int | None = None
+    cluster: str = ""
+    job: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import vllm_magic
 from vllm_magic import ledger
-from vllm_magic.doctor import blind, checks, gpus, installed, unowned
+from vllm_magic.doctor import blind, checks, gpus, jobs, unowned
 from vllm_magic.doctor.findings import Elsewhere, Listening, Releasing, Report, Seen
 from vllm_magic.engine.command import MARK
 from vllm_magic.gpu import locks
 from vllm_magic.guard.record import Phase
 from vllm_magic.ledger import Condition, Entry
+from vllm_magic.life import installed
 from vllm_magic.linux import details, memory, processes, sockets
 from vllm_magic.linux.processes import Identity
 
@@ -57,6 +58,7 @@ def survey(probe: Probe, executable: str | None = None) -> Report:
         *checks.orphans(servers),
         *checks.unowned(elsewhere),
         *checks.left(known.entries),
+        *jobs.left(known.entries),
         *checks.records(known.entries),
         *checks.ports(servers),
         *checks.folders(known.problem, locked),
@@ -148,6 +150,8 @@ def _server(
         bytes=used,
         listening=listening,
         memory=sum(map(memory.used_by, pids)) if record.phase == Phase.SPARE else None,
+        cluster=record.cluster,
+        job=record.job,
     )
 
 

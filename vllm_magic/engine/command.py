@@ -32,13 +32,19 @@ OF_THE_KERNEL = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "JPY_INTERRUPT_EVENT", "M
 
 @dataclass(frozen=True)
 class Command:
-    """What to execute, and where it will answer. The key is in the environment only, never in argv."""
+    """What to execute, and where it will answer. The key is in the environment only, never in argv.
+
+    ``cluster`` and ``job`` are the address of a Ray cluster, without a password, and the id of the job there; "" for a
+    server of this machine.
+    """
 
     argv: tuple[str, ...] = field(repr=False)
     host: str
     port: int
     api_key: str = field(repr=False)
     secure: bool = False
+    cluster: str = ""
+    job: str = ""
 
     @property
     def url(self) -> str:

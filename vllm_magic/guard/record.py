@@ -43,6 +43,7 @@ class Record(NamedTuple):
 
     ``gpus`` are the UUIDs that it may use, ``chosen`` whether somebody chose them, ``baseline`` the GPUs before
     its start (the fields of `gpu.devices.Gpu`), ``segments`` the shared memory that it mapped as [device, inode].
+    ``job`` is the id of its job on the Ray cluster at ``cluster``; "" for a server of this machine.
     """
 
     id: str
@@ -64,6 +65,8 @@ class Record(NamedTuple):
     inner: list[int] | None = None
     leader: list[int] | None = None
     segments: list[list[int]] = []  # noqa: RUF012 - never changed, only replaced
+    cluster: str = ""
+    job: str = ""
     version: int = VERSION
 
     @property
@@ -213,4 +216,6 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "inner": _identity_or_none,
     "leader": _identity_or_none,
     "segments": fits.pairs,
+    "cluster": fits.text,
+    "job": fits.text,
 }

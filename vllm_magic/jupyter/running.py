@@ -46,6 +46,8 @@ class Running(Deeds):
             print(f"{start.server.name} runs already, with the same options.")  # noqa: T201 - in the cell's thread
         elif not wanted.wait and (warning := foresight.warning(FORESIGHT)):
             print(warning)  # noqa: T201
+        if wanted.wait and not start.reused and start.server.caveat:
+            print(f"{start.server.name}: {start.server.caveat}.")  # noqa: T201
         if start.server.exposed and not start.reused:
             print(  # noqa: T201
                 f"Other machines can reach {start.server.name}. Its key guards /v1 only: vLLM leaves /invocations, "

@@ -30,6 +30,7 @@ class Showing(Deeds):
         name = arguments.status(said)
         servers = list(self._manager.servers().values()) if name is None else [self._manager.get(name)]
         others = [f"{one.name}: its Ray cluster does not answer." for one in servers if not one.reachable]
+        others += [f"{one.name}: {one.caveat}." for one in servers if one.caveat]
         if not name:
             others += [*self._manager.farewells(), *self._manager.waiting(), *self._spare_line()]
         return views.status(servers, self._manager.recent_gpus() if servers else None, others)

@@ -83,7 +83,7 @@ class Fresh:
             VllmMagicError: it cannot be started, and nothing of it is there.
         """
         try:
-            for swept in sweep(self._probe):
+            for swept in sweep(self._probe, far=False):
                 notice(News(swept.text))
         except OSError as error:
             raise StartFailed(

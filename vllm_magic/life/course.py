@@ -6,6 +6,7 @@
         │          │           │
         └──────────┴───────────┴──────► failed
 
+A ready one whose Ray cluster does not answer is called unreachable as long as that lasts; the rest of its life goes on.
 Whatever the state, once it is released or failed nothing of the server is left, or the error says what is.
 
 What is known is one frozen `Standing`, replaced as a whole: whoever reads it needs no lock and sees one moment.
@@ -46,6 +47,7 @@ class ServerState(str, Enum):
 
     STARTING = "starting"
     READY = "ready"
+    UNREACHABLE = "unreachable"
     STOPPING = "stopping"
     RELEASED = "released"
     FAILED = "failed"
@@ -54,6 +56,11 @@ class ServerState(str, Enum):
     def over(self) -> bool:
         """Whether this is the end."""
         return self in (ServerState.RELEASED, ServerState.FAILED)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has become ready, and nothing of its end is known."""
+        return self in (ServerState.READY, ServerState.UNREACHABLE)
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,11 @@ class Standing:
     def is_left(self) -> bool:
         """Whether its release is over, and processes of it live on that SIGKILL did not end."""
         return self.state.over and self.release is not None and bool(self.release.left)
+
+    @property
+    def is_unseen(self) -> bool:
+        """Whether its release is over, and what is left of it on another machine could not be looked at."""
+        return self.state.over and self.release is not None and self.release.unseen
 
 
 class Course:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.cluster import keys
 from vllm_magic.cluster.order import Errand
-from vllm_magic.cluster.rest import Ray, resolved
+from vllm_magic.cluster.rest import Ray, resolved, shown
 from vllm_magic.engine import command as commands
 from vllm_magic.engine import flags, free_port
 from vllm_magic.engine.command import LOOPBACK, Command
@@ -19,6 +19,7 @@ from vllm_magic.engine.stages import Stage
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.folder import discard
+from vllm_magic.life import installed
 from vllm_magic.life.far_proof import NOWHERE, FarWitness
 from vllm_magic.life.notices import News
 from vllm_magic.life.preparation import Way, furnish
@@ -86,6 +87,8 @@ def build(spec: ServerSpec) -> tuple[Command, Errand]:
         host=LOOPBACK,
         port=port,
         api_key=env.get("VLLM_API_KEY") or secrets.token_urlsafe(24),
+        cluster=shown(spec.cluster),
+        job=errand.job,
     )
     return made, errand
 
@@ -118,8 +121,9 @@ class Far:
         with contextlib.suppress(OSError):  # where the state folder cannot be used, `furnish` says so
             for swept in sweep(self._probe):
                 notice(News(swept.text))
+        errand = replace(self._errand, vllm=installed.look().version or "")
         prepared, order = furnish(self._spec, self._command, self._environ, self._probe, Way(NOWHERE, ()))
-        order = order._replace(env={**order.env, keys.ERRAND: self._errand.packed()})
+        order = order._replace(env={**order.env, keys.ERRAND: errand.packed()})
         try:
             guards = GuardPair(order)
         except OSError as error:
@@ -127,4 +131,5 @@ class Far:
             raise StartFailed(
                 f"The guards could not be started: {error.strerror}", "Free what is short"
             ) from error
-        return replace(prepared, witness=FarWitness(self._errand), first=Stage.QUEUED), guards
+        witness = FarWitness(errand.address, errand.job, spread=errand.gpus == 0)
+        return replace(prepared, witness=witness, first=Stage.QUEUED), guards

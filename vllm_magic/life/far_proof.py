@@ -4,46 +4,66 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
-from vllm_magic.cluster import ending, keys, package
+from vllm_magic.cluster import ending, glance, keys
 from vllm_magic.cluster.rest import LOG_LINES, JobUnknownError, Ray
 from vllm_magic.engine.failures import Failure
 from vllm_magic.errors import ClusterError
 from vllm_magic.gpu.devices import Snapshot
+from vllm_magic.life import handover
+from vllm_magic.life.far_workers import judge, weakest
 from vllm_magic.life.proof import Verdict
 from vllm_magic.linux import processes
 from vllm_magic.release import EndedProcess, GpuMemory, Proof
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping
 
-    from vllm_magic.cluster.order import Errand
-    from vllm_magic.cluster.rest import Job, Node
+    from vllm_magic.cluster.entities import Job, Node
     from vllm_magic.linux.processes import Identity
 
 NOWHERE = Snapshot(0.0, (), None, "the GPUs are on a Ray cluster")
 END_LIMIT = 120.0  # seconds for a job to end
-LOOK_LIMIT = 60.0  # seconds for a look at the node of a job whose own process was killed
-LOOK = 0.25
+SEE_LIMIT = 20.0  # seconds for a look at nodes that has begun to be done
 LAST_LINES = 10  # of a job's log, kept with a failure
 
 
 class FarWitness:
-    """Proves on the cluster that a job has left nothing. See `proof.Witness`; for one thread."""
+    """Proves on the cluster that a job has left nothing. See `proof.Witness`; for one thread.
+
+    Args:
+        address: of the cluster.
+        job: its submission id.
+        spread: whether its engine may have workers on several nodes, of which the drivers are asked for what they hold.
+        silence: seconds for which the cluster may not answer, until what is left cannot be proved.
+    """
 
     baseline = NOWHERE
     chosen: frozenset[str] = frozenset()
 
-    def __init__(self, errand: Errand) -> None:
-        self._errand = errand
+    def __init__(self, address: str, job: str, *, spread: bool = False, silence: float = END_LIMIT) -> None:
+        self._address = address
+        self._job = job
+        self._spread = spread
+        self._silence = silence
+        self._seeing: threading.Thread | None = None
+        self._seen: dict[str, Snapshot] = {}  # by the id of a node: its GPUs when the server was ready
+        self._looks: list[str] = []  # the ids of small jobs
         self.failure: Failure | None = None
 
     def look_when_ready(self, _: Collection[Identity] = ()) -> None:
-        """The node looks for itself."""
+        """The job's node looks for itself; the others are asked, in a thread: that takes seconds, and nobody waits."""
+        if self._spread:
+            self._seeing = _in_the_background(self._see, self._job)
 
-    def look_before_stop(self, _: Collection[Identity] = ()) -> None:
+    def _see(self) -> None:
+        with contextlib.suppress(ClusterError), contextlib.closing(Ray(self._address)) as ray:
+            looked = glance.at(ray, self._job, "--see", _workers(ray, ray.job(self._job)))
+            self._seen = {node: handover.unpack_gpus(words["gpus"]) for node, words in looked.said.items()}
+            self._looks += looked.jobs
+
+    def look_before_stop(self, _: Collection[Identity] = (), *, in_a_hurry: bool = True) -> None:
         """The node looks for itself."""
 
     def look_now(self) -> Snapshot:
@@ -54,119 +74,100 @@ class FarWitness:
         """Wait for the job's end, and for what the node says of it; asks for that end where nobody has."""
         alive = sorted(one.pid for one in {*ended, *filter(None, [leader])} if processes.is_alive(one))
         if alive:
-            return Verdict(Proof.NONE, False, (), f"still alive: pid {', '.join(map(str, alive))}")
+            return _not_proved(f"still alive: pid {', '.join(map(str, alive))}")
+        if self._seeing:
+            self._seeing.join(SEE_LIMIT)
+        verdict = self._ask()
+        if not verdict.unseen:
+            _in_the_background(self._tidy, self._job)
+        return verdict
+
+    def _tidy(self) -> None:
+        with contextlib.suppress(ClusterError), contextlib.closing(Ray(self._address)) as ray:
+            ending.tidy(ray, self._job, self._looks)
+
+    def _ask(self) -> Verdict:
         try:
-            with contextlib.closing(Ray(self._errand.address)) as ray:
+            with contextlib.closing(Ray(self._address)) as ray:
                 return self._prove(ray)
         except JobUnknownError as error:
-            return Verdict(
-                Proof.NONE,
-                False,
-                (),
-                f"{str(error).rstrip('.')} (its head was started anew?); what ran there ends itself {keys.LEASE:g} s after that",
+            said = str(error).rstrip(".")
+            return _not_proved(
+                f"{said} (its head was started anew?); what ran there ends itself {keys.LEASE:g} s after that"
             )
         except ClusterError as error:
-            return Verdict(
-                Proof.NONE,
-                False,
-                (),
-                f"{str(error).rstrip('.')}; what runs there ends itself {keys.LEASE:g} s after it last heard of this kernel",
+            said = str(error).rstrip(".")
+            return _not_proved(
+                f"{said}; what runs there ends itself {keys.LEASE:g} s after it last heard of this kernel",
+                unseen=True,
             )
 
     def _prove(self, ray: Ray) -> Verdict:
-        job = ending.wait(ray, self._errand.job, END_LIMIT)
+        job = ending.wait(ray, self._job, END_LIMIT, self._silence)
         ray.put(keys.order(job.id), b"")  # it held keys, and may not have been read
         if not job.status.over:
-            return Verdict(
-                Proof.NONE, False, (), f"the job {job.id} is still {job.status.value} on the cluster"
-            )
+            return _not_proved(f"the job {job.id} is still {job.status.value} on the cluster", unseen=True)
         if job.node is None:  # it never ran anywhere
             self.failure = Failure(f"Ray has not started it: {job.message}", "See %vllm cluster", ())
             return Verdict(Proof.PROCESSES, True, (), "it had not got a node")
-        node = next((one for one in ray.nodes() if one.id == job.node), None)
-        where = f"{node.name} ({node.ip})" if node else "a node that is gone"
-        if node is None or not node.alive:
-            return Verdict(
-                Proof.NONE, False, (), f"{where} is gone from the cluster: what is left there cannot be seen"
-            )
-        return self._judge(ray, job, node)
+        nodes = {node.id: node for node in ray.nodes()}
+        own = nodes.get(job.node)
+        if own is None or not own.alive:
+            where = own.where if own else "a node that is gone"
+            return _not_proved(f"{where} is gone from the cluster: what is left there cannot be seen")
+        return self._judge(ray, job, nodes)
 
-    def _judge(self, ray: Ray, job: Job, node: Node) -> Verdict:
+    def _judge(self, ray: Ray, job: Job, nodes: Mapping[str, Node]) -> Verdict:
         """Of a job that is over, and whose node can be asked."""
-        where = f"{node.name} ({node.ip})"
-        log = ray.tail(job.id, node.id)
-        report = _said(log, keys.RELEASED)
-        if refused := _said(log, keys.REFUSED):
-            self.failure = Failure(f"{refused['cause'].rstrip('.')} (on {where})", refused["hint"], ())
+        own = nodes[job.node or ""]
+        log = ray.tail(job.id, own.id)
+        report = keys.last(log, keys.RELEASED)
+        if refused := keys.last(log, keys.REFUSED):
+            self.failure = Failure(f"{refused['cause'].rstrip('.')} (on {own.where})", refused["hint"], ())
         whole = len(log) < LOG_LINES  # of a longer one the beginning is not here
-        if not report and whole and not _said(log, keys.PLACED):
+        if not report and whole and not keys.last(log, keys.PLACED):
             self.failure = self.failure or Failure(
-                f"The job ended before it had started the server (on {where})",
+                f"The job ended before it had started the server (on {own.where})",
                 "Its log tells; what python3 on the nodes must have is in docs/cluster.md",
                 tuple(line for line in log if line.strip())[-LAST_LINES:],
             )
-            return Verdict(Proof.PROCESSES, True, (), f"nothing was started on {where}")
-        verdict = unpack(report["release"], where) if report is not None else None
-        workers = self._workers(ray, job)
+            return Verdict(Proof.PROCESSES, True, (), f"nothing was started on {own.where}")
+        verdict = unpack(report["release"], own.where) if report is not None else None
+        workers = _workers(ray, job)
         if left := ending.clear(ray, job):
-            return Verdict(Proof.NONE, False, (), f"Ray still has {left}")
-        looked = self._look_at(
-            ray, {**workers, **({} if verdict else {node.id: workers.get(node.id, set())})}
-        )
-        if looked:
-            return (verdict or _NOTHING_SAID)._replace(verified=False, note=looked)
-        if verdict is None:
-            return Verdict(Proof.PROCESSES, True, (), f"on {where}, whose own process was killed")
-        others = len(set(workers) - {node.id})
-        if others:  # of those only the processes were looked at
-            weaker = min(verdict.proof, Proof.PROCESSES, key=list(Proof).index)
-            return verdict._replace(proof=weaker, note=f"{verdict.note}; {others} more nodes looked at")
-        return verdict
-
-    @staticmethod
-    def _workers(ray: Ray, job: Job) -> dict[str, set[int]]:
-        """The pids that its actors had on each node, by the node's id; none where its engine was not spread."""
-        found: dict[str, set[int]] = {}
-        for actor in ray.actors(job.ray_job) if job.ray_job else ():
-            if actor.pid and actor.node:
-                found.setdefault(actor.node, set()).add(actor.pid)
-        return found
-
-    def _look_at(self, ray: Ray, nodes: Mapping[str, Collection[int]]) -> str:
-        """Have nodes say what is left of the job on them, all at once; "" for nothing.
-
-        On the job's own node its guards may still be releasing the server, where the job's process was killed.
-        """
-        looks = {}
-        for number, (node, pids) in enumerate(nodes.items()):
-            looks[node] = look = f"{self._errand.job}-look-{number}"
-            ray.put(package.name(look), package.packed())
-            ray.submit(
-                look,
-                f"exec python3 -m vllm_magic.on_node --look {self._errand.job} {' '.join(map(str, pids))}",
-                entrypoint_label_selector={"ray.io/node-id": node},
-                runtime_env={"working_dir": f"{keys.SCHEME}{package.name(look)}"},
-            )
-        pause, deadline = threading.Event(), time.monotonic() + LOOK_LIMIT
-        while time.monotonic() < deadline and not all(ray.job(look).status.over for look in looks.values()):
-            pause.wait(LOOK)
-        return "; ".join(filter(None, (self._looked(ray, node, look) for node, look in looks.items())))
-
-    @staticmethod
-    def _looked(ray: Ray, node: str, look: str) -> str:
-        where = f"{(found := ray.node(node)).name} ({found.ip})"
-        if not ray.job(look).status.over:
-            ray.stop(look)
-            return f"{where} does not answer: what is left there cannot be seen"
-        said = _said(ray.tail(look, node), keys.LOOKED)
-        if said is None:
-            return f"{where} does not say what is left there"
-        if said["left"] or said["folders"]:
-            return f"on {where} there is left: pid {', '.join(map(str, said['left']))}"
-        return ""
+            return _not_proved(f"Ray still has {left}", unseen=True)
+        # On the job's own node its guards may still be releasing the server, where the job's process was killed.
+        asked = workers if verdict else {**workers, own.id: workers.get(own.id, set())}
+        if not asked:
+            assert verdict is not None  # noqa: S101 - else its node is asked
+            return verdict
+        looked = glance.at(ray, job.id, "--look", asked)
+        self._looks += looked.jobs
+        judged = judge(asked, looked.said, self._seen, nodes)
+        verdict = verdict or Verdict(judged.proof, True, (), f"on {own.where}, whose own process was killed")
+        return weakest(verdict, judged, own.id, len(set(workers) - {own.id}))
 
 
-_NOTHING_SAID = Verdict(Proof.NONE, False, (), "")
+def _in_the_background(work: Callable[[], None], job: str) -> threading.Thread | None:
+    thread = threading.Thread(target=work, name=f"vllm-magic {job}", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # can't start new thread: then less is known, or more stays on record
+        return None
+    return thread
+
+
+def _not_proved(note: str, *, unseen: bool = False) -> Verdict:
+    return Verdict(Proof.NONE, False, (), note, unseen=unseen)
+
+
+def _workers(ray: Ray, job: Job) -> dict[str, set[int]]:
+    """The pids that its actors had on each node, by the node's id; none where its engine was not spread."""
+    found: dict[str, set[int]] = {}
+    for actor in ray.actors(job.ray_job) if job.ray_job else ():
+        if actor.pid and actor.node:
+            found.setdefault(actor.node, set()).add(actor.pid)
+    return found
 
 
 def unpack(release: Mapping[str, Any], where: str) -> Verdict:
@@ -179,9 +180,3 @@ def unpack(release: Mapping[str, Any], where: str) -> Verdict:
         note,
         tuple(EndedProcess(**one) for one in release["ended"]),
     )
-
-
-def _said(log: Sequence[str], what: str) -> Mapping[str, Any] | None:
-    """The last of a job's own lines that says this."""
-    found = [said for line in log if (said := keys.said(line)) and said["said"] == what]
-    return found[-1] if found else None

@@ -55,6 +55,7 @@ def release(
         proof=verdict.proof,
         verified=verdict.verified and not left,
         note=verdict.note,
+        unseen=verdict.unseen,
     )
 
 

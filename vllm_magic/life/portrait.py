@@ -69,7 +69,9 @@ class Portrait(Service):
     @property
     def state(self) -> ServerState:
         """Compares equal to its value: ``server.state == "ready"``."""
-        return self._course.now.state
+        state = self._course.now.state
+        lost = state is ServerState.READY and not self.reachable
+        return ServerState.UNREACHABLE if lost else state
 
     @property
     def progress(self) -> Progress:
@@ -127,7 +129,7 @@ class Portrait(Service):
     @property
     def job(self) -> str:
         """The submission id of its job on a Ray cluster; "" for a server of this machine."""
-        return self._command.argv[-1] if self.spec.cluster else ""  # of its agent
+        return self._command.job
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -138,6 +140,11 @@ class Portrait(Service):
     def reachable(self) -> bool:
         """Whether its cluster answers; always of a server of this machine."""
         return self._whereabouts.reachable
+
+    @property
+    def caveat(self) -> str:
+        """How the vLLM of its node differs from the one here, in a few words; "" where it does not, or runs here."""
+        return self._whereabouts.caveat
 
     @property
     def _whereabouts(self) -> Whereabouts:
@@ -183,6 +190,11 @@ class Portrait(Service):
     def is_left(self) -> bool:
         """Whether its release is over, and processes of it live on that SIGKILL did not end; `stop` tries again."""
         return self._course.now.is_left
+
+    @property
+    def is_unseen(self) -> bool:
+        """Whether its release is over, and its Ray cluster did not tell what is left of it; `stop` looks again."""
+        return self._course.now.is_unseen
 
     @property
     def error(self) -> VllmMagicError | None:

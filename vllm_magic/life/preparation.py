@@ -211,6 +211,8 @@ def _record(
         place=list(machine.here()),
         kernel=list(me.identity) if me else [os.getpid(), 0],
         keep=spec.keep or 0.0,
+        cluster=command.cluster,
+        job=command.job,
     )
 
 

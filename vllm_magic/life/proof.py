@@ -41,6 +41,7 @@ class Verdict(NamedTuple):
     vram: tuple[GpuMemory, ...]
     note: str
     elsewhere: tuple[EndedProcess, ...] = ()  # what was ended on other machines
+    unseen: bool = False  # what is there could not be looked at, and another look may
 
 
 class Witness:

@@ -14,8 +14,7 @@ from vllm_magic.gpu import locks
 from vllm_magic.guard import folder, record
 from vllm_magic.guard.protocol import Why
 from vllm_magic.ledger import Condition
-from vllm_magic.life import handover, outcome, rescue
-from vllm_magic.life.proof import Witness
+from vllm_magic.life import outcome, rescue, witnesses
 from vllm_magic.linux import shared_memory
 from vllm_magic.linux.shared_memory import Segment
 
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from vllm_magic.linux.processes import Process
     from vllm_magic.release import Release
 
+SILENCE = 5.0  # seconds for which a Ray cluster may not answer
 # Of a file system without locks, as Lustre may be: there two sweepers may do the same, which harms nobody.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
@@ -54,8 +54,10 @@ class Swept:
         return f"{self.name} was left by a kernel that died, and is NOT released: {self.release.note}."
 
 
-def sweep(probe: Probe) -> list[Swept]:
+def sweep(probe: Probe, *, far: bool = True) -> list[Swept]:
     """Release every orphan in the ledger and clear every folder of which nothing lives.
+
+    With ``far`` also what was left on a Ray cluster, which may take as long as that takes to answer.
 
     One of several sweepers does it: who holds a folder's lock. Never touched is what belongs to a kernel or to
     guards that live, or to another boot, machine, PID namespace or user.
@@ -68,7 +70,11 @@ def sweep(probe: Probe) -> list[Swept]:
     for entry in found:
         if entry.condition is Condition.TORN:
             _drop_half_made(entry.folder)
-    todo = [one for one in found if one.condition in (Condition.ORPHANED, Condition.LEFT)]
+    todo = [
+        one
+        for one in found
+        if one.condition in (Condition.ORPHANED, Condition.LEFT) and (far or not _is_far(one))
+    ]
     return [swept for entry in todo if (swept := _sweep(entry, probe)) is not None]
 
 
@@ -88,7 +94,7 @@ def _sweep(entry: Entry, probe: Probe) -> Swept | None:
         if again is None or again.record is None:  # another sweeper was faster
             return None
         living = entry.processes
-        release = _release(entry, entry.record, living, probe) if living else None
+        release = _release(entry, entry.record, living, probe) if living or _is_far(entry) else None
         if release is None:
             shared_memory.unlink_unmapped(_segments(entry.record), entry.record.since)
         if release is None or not release.left:
@@ -98,6 +104,10 @@ def _sweep(entry: Entry, probe: Probe) -> Swept | None:
     if release is None and entry.path.exists():
         return None  # files that cannot be removed, which is no news
     return Swept(entry.record.name, entry.id, release)
+
+
+def _is_far(entry: Entry) -> bool:
+    return bool(entry.record and entry.record.job)
 
 
 def _drop_half_made(rooms: Folder) -> None:
@@ -119,9 +129,7 @@ def _clear(rooms: Folder) -> None:
 def _release(entry: Entry, record: Record, living: Iterable[Process], probe: Probe) -> Release:
     began = time.monotonic()
     mark = entry.folder.mark
-    witness = Witness(
-        probe, handover.unpack_gpus(record.baseline), record.gpus if record.chosen else (), mark
-    )
+    witness = witnesses.of(record, mark, probe, silence=SILENCE)
     witness.look_before_stop([one.identity for one in living], in_a_hurry=False)
     ended = rescue.release(mark, entry.leader, record.since, _segments(record))
     return outcome.release(record.name, Why.KERNEL_GONE, began, [ended], witness, entry.leader)

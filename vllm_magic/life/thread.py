@@ -202,12 +202,13 @@ class Life:
     ) -> Over:
         """The release, with the proof of what was ended."""
         rooms = prepared.folder
-        if ended[-1].left:
-            self._left = prepared, leader, ended[-1].left  # and the folder stays: it says whose they are
-        else:
+        if not ended[-1].left:  # else the folder stays: it says whose they are
             # There still, if the guards were killed at the very end.
             folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
-        return Over(outcome.release(self._name, why, began, ended, prepared.witness, leader), why)
+        released = outcome.release(self._name, why, began, ended, prepared.witness, leader)
+        if released.left or released.unseen:
+            self._left = prepared, leader, ended[-1].left
+        return Over(released, why)
 
 
 class _NothingRanError(Exception):

@@ -10,8 +10,7 @@ from vllm_magic.guard.folder import clear
 from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.guard.visitor import Visitor
-from vllm_magic.life import handover, outcome, rescue
-from vllm_magic.life.proof import Witness
+from vllm_magic.life import outcome, rescue, witnesses
 from vllm_magic.linux import pidfd
 from vllm_magic.linux.processes import Identity
 
@@ -41,8 +40,7 @@ def stop(entry: Entry, record: Record, probe: Probe, grace: float, patience: flo
         ReleaseFailed: something would not end, or memory did not come back.
     """
     began = time.monotonic()
-    chosen = record.gpus if record.chosen else ()
-    witness = Witness(probe, handover.unpack_gpus(record.baseline), chosen, entry.folder.mark)
+    witness = witnesses.of(record, entry.folder.mark, probe, silence=GUARD_LIMIT)
     witness.look_before_stop([one.identity for one in entry.processes], in_a_hurry=False)
     ended: list[Ended | Outcome] = [*_ask(entry, record, grace, patience)]
     if not ended:  # no guard lives any more

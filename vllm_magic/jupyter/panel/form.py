@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from vllm_magic.cluster import rest
 from vllm_magic.engine import executable, history, unknown_flags
 from vllm_magic.errors import InvalidOption, NoEstimate, VllmMagicError
 from vllm_magic.jupyter import on_disk, start_words, words
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from vllm_magic.jupyter.settings import Settings
 
 MODELS = 100  # that are suggested
-OPTIONS = ("name", "port", "executable", "ttl", "keep")  # our own, besides --gpus and --env
+OPTIONS = ("name", "port", "executable", "ttl", "keep", "cluster")  # our own, besides --gpus and --env
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,8 @@ def judge(form: Words, settings: Settings, now: Snapshot | None) -> Judgement:
         return Judgement()
     try:
         wanted = spec(form, settings)
+        if wanted.cluster:  # its vLLM and its GPUs are not those of this machine
+            return Judgement(f"It will run on the Ray cluster at {rest.shown(wanted.cluster)}.")
         unknown_flags.check(wanted, executable.find(wanted.executable))
         if now is None or not now.gpus:
             return Judgement()

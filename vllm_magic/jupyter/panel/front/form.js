@@ -8,6 +8,7 @@ const DEEDS = {
   starting: ["Cancel", "stop"],
   ready: ["Stop", "stop"],
   asleep: ["Stop", "stop"],
+  unreachable: ["Stop", "stop"],
   stopping: ["Stopping …", ""],
 };
 const CLICKED = { start: "Starting …", stop: "Stopping …" };

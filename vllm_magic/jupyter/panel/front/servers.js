@@ -4,6 +4,7 @@ const STATES = {
   starting: "starting",
   ready: "ready",
   asleep: "asleep",
+  unreachable: "unreachable",
   stopping: "stopping",
   released: "released",
   failed: "failed",

@@ -1,4 +1,4 @@
-"""What a Ray job runs on its node: ``python -m vllm_magic.on_node JOB``. To the server it is what a kernel is elsewhere.
+"""What a server's job runs on its node. To the server it is what a kernel is elsewhere.
 
 It starts the server, with guards of its own, copies its log to the job's, and has it released when Ray asks the job to
 end, or when nobody has renewed its lease for too long. If this process is killed, the guards release the server.
@@ -10,82 +10,27 @@ import contextlib
 import os
 import queue
 import signal
-import sys
-import threading
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from vllm_magic import ledger
 from vllm_magic.cluster import keys
 from vllm_magic.cluster.order import unpack
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import ServerFailed, VllmMagicError
+from vllm_magic.life import installed
 from vllm_magic.life.spares import SpareMode
-from vllm_magic.linux import processes
 from vllm_magic.manager import manager
+from vllm_magic.on_node.store import Lease, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from vllm_magic.cluster.order import Order
     from vllm_magic.release import Release
     from vllm_magic.server import Server
 
 ORDER_LIMIT = 30.0  # seconds for the agent to say what is to be served, once the job runs
 LOOK = 0.2  # seconds between looks at the log
-LEASE_LOOK = 1.0  # seconds between looks at the lease
 PIECE = 2**20  # bytes of the log at once
-ACTORS = ("ray::", "VLLM::")  # begin the titles of processes that run an actor of an engine
-LEFT_LIMIT = 30.0  # seconds for what a killed job has left on this node to be released by its guards
-
-
-class Store:
-    """Values that the head keeps, read by way of Ray's own protocol: over HTTP, reading one would delete it later."""
-
-    def __init__(self) -> None:
-        from ray._raylet import GcsClient  # type: ignore[import-not-found]  # there is no public one
-
-        self._gcs = GcsClient(address=os.environ["RAY_ADDRESS"])
-
-    def read(self, name: str) -> bytes | None:
-        """The value; None where there is none, or the head does not answer."""
-        try:
-            value: bytes | None = self._gcs.internal_kv_get(self._key(name), None, timeout=LEASE_LOOK)
-        except Exception:  # noqa: BLE001 - Ray's errors for it have changed between versions
-            return None
-        return value
-
-    def remove(self, name: str) -> None:
-        """Remove a value."""
-        with contextlib.suppress(Exception):  # the agent empties it as well
-            self._gcs.internal_kv_del(self._key(name), False, None, timeout=LEASE_LOOK)
-
-    @staticmethod
-    def _key(name: str) -> bytes:
-        return f"{keys.SCHEME}{name}".encode()
-
-
-class Lease:
-    """Is over when its value has not changed for so many seconds."""
-
-    def __init__(self, store: Store, job: str, seconds: float) -> None:
-        self._store = store
-        self._name = keys.lease(job)
-        self._seconds = seconds
-        self._value: bytes | None = None
-        self._changed = self._looked = time.monotonic()
-
-    @property
-    def over(self) -> bool:
-        """Look, where the last look is long enough ago."""
-        now = time.monotonic()
-        if now >= self._looked + LEASE_LOOK:
-            value = self._store.read(self._name)
-            now = self._looked = time.monotonic()
-            if value is not None and value != self._value:
-                self._value, self._changed = value, now
-        return now > self._changed + self._seconds
 
 
 def serve(job: str) -> int:
@@ -112,7 +57,7 @@ def serve(job: str) -> int:
     except VllmMagicError as error:
         _refuse(error)
         return 1
-    _say(keys.line(keys.PLACED, port=server.port))
+    _say(keys.line(keys.PLACED, port=server.port, vllm=installed.look(order.executable).version))
     log = Copy(server)
     _stay(server, asked, Lease(store, job, order.lease), log)
     return _release(server, asked, log)
@@ -206,26 +151,6 @@ class Copy:
             self._rest = b""
 
 
-def look(job: str, workers: Sequence[int]) -> int:
-    """Say what is left of a job on this node, once guards, or a sweep, have released what they find.
-
-    Args:
-        job: its submission id.
-        workers: pids of Ray's actors that it had here.
-    """
-    deadline, pause = time.monotonic() + LEFT_LIMIT, threading.Event()
-    while True:
-        manager.sweep()
-        left = [entry for entry in ledger.entries() if entry.record and entry.record.name == job]
-        there = [pid for pid in workers if processes.title(pid).startswith(ACTORS)]
-        if not (left or there) or time.monotonic() >= deadline:
-            break
-        pause.wait(LOOK)
-    pids = there + [one.identity.pid for entry in left for one in entry.processes]
-    _say(keys.line(keys.LOOKED, left=pids, folders=len(left)))
-    return 0
-
-
 def _refuse(error: VllmMagicError) -> None:
     cause, hint = (error.cause, error.hint) if isinstance(error, ServerFailed) else (str(error), "")
     _say(keys.line(keys.REFUSED, cause=cause, hint=hint))
@@ -248,9 +173,3 @@ def _say(text: str) -> None:
 def _write(data: bytes) -> None:
     while data:
         data = data[os.write(1, data) :]
-
-
-if __name__ == "__main__":
-    if sys.argv[1] == "--look":
-        sys.exit(look(sys.argv[2], [int(pid) for pid in sys.argv[3:]]))
-    sys.exit(serve(sys.argv[1]))

@@ -1,0 +1,61 @@
+"""Having nodes say what they see of a job, each by a small job of ours that is pinned to it and asks for no GPU."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vllm_magic.cluster import keys, package
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from vllm_magic.cluster.rest import Ray
+
+LIMIT = 60.0  # seconds for all of them
+LOOK = 0.25
+
+
+class Glance(NamedTuple):
+    """What was said, by the node's id, nothing of one that does not answer; and the ids of the small jobs."""
+
+    said: dict[str, Mapping[str, Any]]
+    jobs: tuple[str, ...]
+
+
+def at(ray: Ray, job: str, word: str, nodes: Mapping[str, Collection[int]]) -> Glance:
+    """Ask all nodes at once, as long as `LIMIT`.
+
+    Args:
+        ray: the cluster.
+        job: the submission id of the job that it is about.
+        word: ``--look`` or ``--see`` of `on_node`.
+        nodes: by the id of each node the pids that Ray's actors of the job had there.
+
+    Raises:
+        ClusterError: the cluster refuses it, or cannot be reached.
+    """
+    asked = {}
+    for node, pids in nodes.items():
+        asked[node] = look = f"{job}{word[1:]}-{secrets.token_hex(3)}"
+        ray.put(package.name(look), package.packed())
+        words = shlex.join(["python3", "-m", "vllm_magic.on_node", word, job, *map(str, sorted(pids))])
+        ray.submit(
+            look,
+            f"exec {words}",
+            entrypoint_label_selector={"ray.io/node-id": node},
+            runtime_env={"working_dir": f"{keys.SCHEME}{package.name(look)}"},
+        )
+    pause, deadline = threading.Event(), time.monotonic() + LIMIT
+    while time.monotonic() < deadline and not all(ray.job(look).status.over for look in asked.values()):
+        pause.wait(LOOK)
+    found = {}
+    for node, look in asked.items():
+        if not ray.job(look).status.over:
+            ray.stop(look)
+        elif said := keys.last(ray.tail(look, node), keys.LOOKED):
+            found[node] = said
+    return Glance(found, tuple(asked.values()))

@@ -1,0 +1,45 @@
+"""Servers on Ray clusters of which nothing lives here: what became of their jobs."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from vllm_magic.doctor.findings import Finding, Topic
+from vllm_magic.errors import VllmMagicError
+from vllm_magic.ledger import Condition
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from vllm_magic.guard.record import Record
+    from vllm_magic.ledger import Entry
+
+
+def left(entries: Iterable[Entry]) -> Iterator[Finding]:
+    """Jobs whose kernel is gone, and its guards and agent with it; each costs a request to its cluster."""
+    for entry in entries:
+        record = entry.record
+        if record and record.job and entry.condition is Condition.LEFT:
+            yield Finding(
+                Topic.ORPHAN,
+                f"The kernel of the server {record.name} is gone, and {_fate(record)}.",
+                "vllm-magic reap",
+            )
+
+
+def _fate(record: Record) -> str:
+    from vllm_magic.cluster import keys
+    from vllm_magic.cluster.rest import JobUnknownError, Ray
+
+    at = f"its job {record.job} on {record.cluster}"
+    try:
+        with contextlib.closing(Ray(record.cluster)) as ray:
+            job = ray.job(record.job)
+    except JobUnknownError:
+        return f"{record.cluster} does not know its job {record.job} any more"
+    except VllmMagicError as error:
+        return f"{at} cannot be seen: {str(error).rstrip('.')}"
+    if job.status.over:
+        return f"{at} has ended; its files are left"
+    return f"{at} still runs: it ends itself {keys.LEASE:g} s after it last heard of that kernel"

@@ -1,0 +1,32 @@
+"""The witness of a server that another kernel started, from what its record tells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllm_magic.life import handover
+from vllm_magic.life.proof import Witness
+
+if TYPE_CHECKING:
+    from vllm_magic.gpu.probe import Probe
+    from vllm_magic.guard.record import Record
+    from vllm_magic.life.far_proof import FarWitness
+
+
+def of(record: Record, mark: bytes, probe: Probe, *, silence: float) -> Witness | FarWitness:
+    """A witness for a release that is about to begin.
+
+    Args:
+        record: the server's.
+        mark: in the environment of each of its processes.
+        probe: looks at the GPUs of this machine.
+        silence: seconds for which a Ray cluster may not answer.
+
+    Raises:
+        InvalidOption: the record has an address that is none.
+    """
+    if record.job:
+        from vllm_magic.life.far_proof import FarWitness
+
+        return FarWitness(record.cluster, record.job, silence=silence)
+    return Witness(probe, handover.unpack_gpus(record.baseline), record.gpus if record.chosen else (), mark)

@@ -1,0 +1,46 @@
+"""Saying what is on this node: what is left of a job, or what the driver lists."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from vllm_magic import ledger
+from vllm_magic.cluster import keys
+from vllm_magic.life import handover
+from vllm_magic.linux import processes
+from vllm_magic.manager import manager
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LOOK = 0.2  # seconds between looks
+LIMIT = 30.0  # seconds for a killed job's guards to release what it has left here
+ACTORS = ("ray::", "VLLM::")  # begin the titles of processes that run an actor of an engine
+
+
+def look(job: str, workers: Sequence[int]) -> str:
+    """A line that says what is left of a job on this node, once guards, or a sweep, have released what they find.
+
+    Args:
+        job: its submission id.
+        workers: pids of Ray's actors that it had here.
+    """
+    deadline, pause = time.monotonic() + LIMIT, threading.Event()
+    while True:
+        manager.sweep()
+        left = [entry for entry in ledger.entries() if entry.record and entry.record.name == job]
+        there = {pid for pid in workers if processes.title(pid).startswith(ACTORS)}
+        now = manager.gpus()
+        there |= {one.pid for gpu in now.gpus for one in gpu.processes or () if one.pid in workers}
+        if not (left or there) or time.monotonic() >= deadline:
+            break
+        pause.wait(LOOK)
+    pids = [*sorted(there), *(one.identity.pid for entry in left for one in entry.processes)]
+    return keys.line(keys.LOOKED, left=pids, folders=len(left), gpus=handover.pack_gpus(now))
+
+
+def see() -> str:
+    """A line that says what the driver lists."""
+    return keys.line(keys.LOOKED, gpus=handover.pack_gpus(manager.gpus()))
