@@ -41,7 +41,8 @@ _GROWTH = """
 - Servers are the tests' stand-ins for vLLM, each with four Python processes that take {tear_down:g} s to end (in the second table
   as long as they must), on eight fake GPUs. "Bare" is the same without vllm_magic: so many Pythons that start or end at once
   take the two cores themselves.
-- A server takes one thread of its kernel. The sampler looks once a second at each, so its cost grows with their number.
+- A server takes one thread of its kernel. The sampler looks once a second at each of 20 servers, and of
+  more at 20 in turn, so that its cost grows no further.
 - The other processes are in sessions of 20, as services and terminals are; half of them are older than the server and
   half are younger. Of each session one process is read, and the environment of all that are younger than the server, once,
   for the proof.

@@ -106,6 +106,23 @@ class TestWhatItSees:
         until(lambda: len(server.curve.samples()) > 3, "it is not looked at")
         assert asked_for(server) == []
 
+    def test_many_are_looked_at_in_turn(self, manager, spec, monkeypatch):
+        monkeypatch.setattr(sampler, "TURN", 2)
+        servers = [manager.start(spec(name=name), timeout=60).server for name in "abc"]
+        look, asked = vitals.look, []
+
+        def noted(url):
+            asked.append(url)
+            return look(url)
+
+        monkeypatch.setattr(vitals, "look", noted)
+        until(lambda: len(asked) >= 12, "they are not asked")
+        assert all(len(set(asked[at : at + 3])) == 3 for at in range(10)), asked
+        monkeypatch.setattr(sampler, "TURN", 0)
+        seen = len(servers[0].curve.samples())
+        servers[0].stop()
+        until(lambda: len(servers[0].curve.samples()) > seen, "its end is not seen at once")
+
     def test_one_that_tells_no_metrics(self, manager, spec, monkeypatch):
         monkeypatch.setattr(vitals, "scan", lambda _: None)
         server = manager.start(spec(), timeout=60).server

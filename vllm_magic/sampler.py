@@ -1,6 +1,7 @@
 """Sees each second what this kernel's servers hold and do, for their curves and for whoever watches.
 
-A server that comes to another state is looked at in that moment, so that its curve has edges where they were. One
+Of more than `TURN` servers that many are looked at each second, in turn, so that the cost does not grow any more. A
+server that comes to another state is looked at in that moment, so that its curve has edges where they were. One
 thread with an asyncio loop asks all servers side by side; another one (`gpu.eyes`) asks the driver, so neither of them
 can hold the others up. Both begin with the first server, or with the first who watches, and end `LINGER` seconds after
 the last server is over while nobody watches.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from vllm_magic.server import Server
 
 PERIOD = 1.0  # seconds between two looks
+TURN = 20  # servers in one look
 SHORTEST = 0.25  # the same, where something has changed
 LIMIT = 1.0  # seconds for a server's answer
 GPU_LIMIT = 0.9  # seconds for which the driver may hold a sample up
@@ -44,8 +46,12 @@ SPARE = 16  # file descriptors that must be free; a loop takes three
 
 @dataclass
 class _Memory:
-    """What is known of a followed server: its counters at the last look that it answered, its state, since when it is over."""
+    """What is known of a followed server: its counters at the last look that it answered, its state, since when it is over.
 
+    ``looked`` is when it was looked at last, by `time.monotonic`; 0 before that.
+    """
+
+    looked: float = 0.0
     last: tuple[float, Vitals] | None = None
     state: ServerState = ServerState.STARTING
     over_since: float | None = None
@@ -183,6 +189,7 @@ class _Rounds(threading.Thread):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
         self._stirred = asyncio.Event()
+        self._turned: dict[Server, None] = {}  # who is to be looked at next, whosever turn it is
 
     def stir(self, server: Server) -> None:
         """This server is in another state now; from any thread."""
@@ -233,9 +240,18 @@ class _Rounds(threading.Thread):
         await asyncio.gather(*others, return_exceptions=True)
         await asyncio.sleep(0)  # the connections of what was broken off are closed now
 
+    def _turn(self, servers: Mapping[Server, _Memory]) -> list[Server]:
+        """Those that are looked at now: who has changed, then those that were looked at longest ago."""
+        changed, self._turned = self._turned, {}
+        order = [*changed, *sorted(servers, key=lambda server: servers[server].looked)]
+        chosen = [server for server in dict.fromkeys(order) if server in servers][: max(TURN, len(changed))]
+        for server in chosen:
+            servers[server].looked = time.monotonic()
+        return chosen
+
     async def _round(self, servers: Mapping[Server, _Memory]) -> None:
         looking = asyncio.ensure_future(self._look_at_gpus(servers))
-        samples = (self._sample(server, memory, looking) for server, memory in servers.items())
+        samples = (self._sample(server, servers[server], looking) for server in self._turn(servers))
         # A fault of one look is no end of the others.
         await asyncio.gather(looking, *samples, return_exceptions=True)
         if not servers:
@@ -295,6 +311,7 @@ class _Rounds(threading.Thread):
             del self._asking[server]
 
     def _turn_to(self, server: Server) -> None:
+        self._turned[server] = None
         if server in self._asking and server.state is not ServerState.READY:
             self._asking[server].cancel()
         self._stirred.set()
