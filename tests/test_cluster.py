@@ -262,8 +262,8 @@ def test_no_room(cluster, manager, ask):
     assert not second.nodes
     assert second.progress.stage is Stage.QUEUED
     rows = view(survey(cluster.address), {first.job}).rows
-    assert (f"node-{OTHER}", OTHER, "2", first.job, "first (of this kernel)", "runs") in rows
-    assert ("-", "", "", second.job, "second", "waits for room") in rows
+    assert (f"node-{OTHER}", OTHER, "2", first.job, "first (of this kernel)", "2 GPUs", "runs") in rows
+    assert ("-", "", "", second.job, "second", "", "waits for room") in rows
     assert cluster.jobs()[second.job] == "PENDING"
     release = second.stop()
     assert (release.verified, second.state) == (True, "released")
@@ -425,6 +425,12 @@ def test_an_engine_on_both_nodes(cluster, manager, spread, leak):
     assert cluster.actors().count("Worker") == 2
     until(lambda: set(server.nodes) == {HEAD, OTHER})
     until(lambda: cluster.gpus_in_use() == 2)
+    until(lambda: len(survey(cluster.address).jobs) == 1)  # those that look at its nodes are done
+    rows = [row[3:] for row in view(survey(cluster.address)).rows]
+    assert sorted(rows) == [
+        (server.job, "wide", "1 GPU", "has workers here"),
+        (server.job, "wide", "1 GPU", "runs"),
+    ]
     release = server.stop()
     assert release.verified
     assert "1 more node looked at" in release.note
@@ -432,6 +438,21 @@ def test_an_engine_on_both_nodes(cluster, manager, spread, leak):
     until(lambda: not helpers(cluster, server))
     time.sleep(2)  # Ray would have brought them back by then
     assert not helpers(cluster, server)
+
+
+def test_the_raylet_of_a_worker_is_killed(own_cluster, manager, spread):
+    program, words = spread
+    spec = ServerSpec("tiny", words, "wide", executable=str(program), cluster=own_cluster.address)
+    server = manager.start(spec).server
+    until(lambda: set(server.nodes) == {HEAD, OTHER})
+    assert server.nodes[0] == HEAD  # where Ray runs a job that asks for nothing
+    own_cluster.kill_raylet(OTHER)
+    until(lambda: own_cluster.alive() == [HEAD])
+    with pytest.raises(ReleaseFailed, match=f"node-{OTHER} .* is gone from the cluster"):
+        manager.stop("wide")
+    assert not server.is_unseen
+    assert own_cluster.actors() == []
+    until(lambda: Traces(own_cluster.home).processes() == [])
 
 
 def test_the_driver_of_each_node_proves_its_part(tmp_path, manager, spread):

@@ -73,6 +73,8 @@ class Actor:
         namespace: in which it has that.
         node: the id of its node; "" before it has one.
         pid: of its process there; 0 before it has one.
+        job: Ray's id of the job that made it.
+        gpus: that it asks for; 0 where that was not asked.
     """
 
     alive: bool
@@ -80,6 +82,8 @@ class Actor:
     namespace: str
     node: str
     pid: int
+    job: str
+    gpus: float
 
 
 def job(fields: Mapping[str, Any]) -> Job:
@@ -102,7 +106,15 @@ def actor(fields: Mapping[str, Any]) -> Actor:
         namespace=str(fields.get("ray_namespace") or ""),
         node=str(fields.get("node_id") or ""),
         pid=int(fields.get("pid") or 0),
+        job=str(fields.get("job_id") or ""),
+        gpus=_gpus(fields.get("required_resources") or {}),
     )
+
+
+def _gpus(asked: Mapping[str, float]) -> float:
+    """In a placement group they are asked for by two names, that of the group and that of its bundle."""
+    counts = [count for name, count in asked.items() if name == "GPU" or name.startswith("GPU_group_")]
+    return float(max(counts, default=0.0))
 
 
 def node(fields: Mapping[str, Any]) -> Node:

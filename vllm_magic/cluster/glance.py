@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import shlex
 import threading
@@ -9,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vllm_magic.cluster import keys, package
+from vllm_magic.errors import ClusterError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -56,6 +58,8 @@ def at(ray: Ray, job: str, word: str, nodes: Mapping[str, Collection[int]]) -> G
     for node, look in asked.items():
         if not ray.job(look).status.over:
             ray.stop(look)
-        elif said := keys.last(ray.tail(look, node), keys.LOOKED):
-            found[node] = said
+            continue
+        with contextlib.suppress(ClusterError):  # its node has just gone
+            if said := keys.last(ray.tail(look, node), keys.LOOKED):
+                found[node] = said
     return Glance(found, tuple(asked.values()))

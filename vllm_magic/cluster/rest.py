@@ -141,13 +141,17 @@ class Ray:
         """The actors of a job, those too that are dead."""
         return [entities.actor(one) for one in self._list("actors", job_id=ray_job)]
 
+    def living_actors(self) -> list[Actor]:
+        """The actors of all jobs, with what they ask for."""
+        return [entities.actor(one) for one in self._list("actors", detail=True, state="ALIVE")]
+
     def placement_groups(self, ray_job: str) -> list[str]:
         """The ids of the placement groups of a job that are there."""
         found = self._list("placement_groups", creator_job_id=ray_job)
         return [str(one["placement_group_id"]) for one in found if one["state"] != "REMOVED"]
 
-    def _list(self, what: str, **equal: str) -> list[Mapping[str, Any]]:
-        words: list[tuple[str, str]] = [("limit", "10000")]
+    def _list(self, what: str, *, detail: bool = False, **equal: str) -> list[Mapping[str, Any]]:
+        words: list[tuple[str, str]] = [("limit", "10000"), ("detail", str(int(detail)))]
         for key, value in equal.items():
             words += [("filter_keys", key), ("filter_predicates", "="), ("filter_values", value)]
         answer = self._ask("GET", f"/api/v0/{what}", params=words)

@@ -14,9 +14,10 @@ from vllm_magic.view import View
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from vllm_magic.cluster.entities import Job, Node
+    from vllm_magic.cluster.entities import Actor, Job, Node
 
-COLUMNS = ("node", "address", "GPUs", "job", "server", "state")
+COLUMNS = ("node", "address", "GPUs", "job", "server", "holds", "state")
+SUPERVISOR = "_ray_internal_job_actor_"  # begins the name of the actor that runs a job (ray/dashboard/modules/job/common.py)
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,29 @@ class Survey:
         version: of its Ray.
         nodes: those that live.
         jobs: those that are not over.
+        actors: those that live.
     """
 
     address: str
     version: str
     nodes: tuple[Node, ...]
     jobs: tuple[Job, ...]
+    actors: tuple[Actor, ...]
+
+    def holders(self, node: Node) -> dict[str, float]:
+        """Who runs on a node: the GPUs that each asks for there, by submission id, or by Ray's own where it has none."""
+        submitted = {job.ray_job: job.id for job in self.jobs if job.ray_job}
+        held = {job.id: 0.0 for job in self.jobs if job.node == node.id}
+        for actor in self.actors:
+            if actor.node == node.id and actor.gpus:
+                own = actor.name.startswith(SUPERVISOR)
+                job = (
+                    actor.name.removeprefix(SUPERVISOR)
+                    if own
+                    else submitted.get(actor.job, f"job {actor.job}")
+                )
+                held[job] = held.get(job, 0.0) + actor.gpus
+        return held
 
 
 def survey(address: str) -> Survey:
@@ -44,9 +62,13 @@ def survey(address: str) -> Survey:
         InvalidOption: the address is none.
     """
     with contextlib.closing(Ray(address)) as ray:
-        version = ray.version()
-        nodes = tuple(node for node in ray.nodes() if node.alive)
-        return Survey(ray.address, version, nodes, tuple(job for job in ray.jobs() if not job.status.over))
+        return Survey(
+            address=ray.address,
+            version=ray.version(),
+            nodes=tuple(node for node in ray.nodes() if node.alive),
+            jobs=tuple(job for job in ray.jobs() if not job.status.over),
+            actors=tuple(ray.living_actors()),
+        )
 
 
 def view(seen: Survey, ours: Collection[str] = ()) -> View:
@@ -56,24 +78,32 @@ def view(seen: Survey, ours: Collection[str] = ()) -> View:
         seen: the look.
         ours: the submission ids of this kernel's servers.
     """
+    names = {job.id: _named(job, ours) for job in seen.jobs}
+    own = {job.id: job.node for job in seen.jobs}
     rows: list[tuple[str, ...]] = []
     for node in sorted(seen.nodes, key=lambda one: (not one.head, one.name)):
-        here = [_job(job, ours) for job in seen.jobs if job.node == node.id]
         about = (node.name + (" (head)" if node.head else ""), node.ip, f"{node.gpus:g}")
-        rows += [(*(about if first else ("", "", "")), *job) for first, job in _with_first(here)]
-    rows += [("-", "", "", *_job(job, ours)) for job in seen.jobs if job.status is JobStatus.PENDING]
+        here = [
+            (job, names.get(job, ""), _gpus(held), "runs" if own.get(job) == node.id else "has workers here")
+            for job, held in seen.holders(node).items()
+        ]
+        for number, row in enumerate(here or [("", "", "", "")]):
+            rows.append((*(("", "", "") if number else about), *row))
+    rows += [
+        ("-", "", "", job.id, names[job.id], "", "waits for room")
+        for job in seen.jobs
+        if job.status is JobStatus.PENDING
+    ]
     gpus = sum(node.gpus for node in seen.nodes)
     count = len(seen.nodes)
-    headline = f"{seen.address}, Ray {seen.version}: {count} node{'s' * (count != 1)}, {gpus:g} GPUs"
+    headline = f"{seen.address}, Ray {seen.version}: {count} node{'s' * (count != 1)}, {_gpus(gpus)}"
     return View(headline=headline, columns=COLUMNS, rows=tuple(rows))
 
 
-def _with_first(jobs: list[tuple[str, ...]]) -> list[tuple[bool, tuple[str, ...]]]:
-    return [(number == 0, job) for number, job in enumerate(jobs or [("", "", "")])]
+def _gpus(count: float) -> str:
+    return f"{count:g} GPU{'s' * (count != 1)}"
 
 
-def _job(job: Job, ours: Collection[str]) -> tuple[str, ...]:
-    name = job.metadata.get(keys.METADATA, "")
-    mine = " (of this kernel)" if job.id in ours else ""
-    state = "waits for room" if job.status is JobStatus.PENDING else "runs"
-    return job.id, f"{name}{mine}", state
+def _named(job: Job, ours: Collection[str]) -> str:
+    """The name of the server that it is; "" where it is none."""
+    return job.metadata.get(keys.METADATA, "") + " (of this kernel)" * (job.id in ours)

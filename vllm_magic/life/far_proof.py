@@ -141,7 +141,8 @@ class FarWitness:
         if not asked:
             assert verdict is not None  # noqa: S101 - else its node is asked
             return verdict
-        looked = glance.at(ray, job.id, "--look", asked)
+        alive = {node: pids for node, pids in asked.items() if node in nodes and nodes[node].alive}
+        looked = glance.at(ray, job.id, "--look", alive)
         self._looks += looked.jobs
         judged = judge(asked, looked.said, self._seen, nodes)
         verdict = verdict or Verdict(judged.proof, True, (), f"on {own.where}, whose own process was killed")

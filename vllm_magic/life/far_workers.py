@@ -20,11 +20,13 @@ class Judged(NamedTuple):
 
     Attributes:
         wrong: what is left or cannot be seen; "" for nothing.
+        unseen: whether another look may find it otherwise.
         proof: the weakest of the nodes.
         vram: by the id of a node, each GPU that the driver said its workers held.
     """
 
     wrong: str
+    unseen: bool
     proof: Proof
     vram: Mapping[str, tuple[GpuMemory, ...]]
 
@@ -44,13 +46,18 @@ def judge(
         nodes: those of the cluster.
     """
     wrong: list[str] = []
+    unseen = False
     vram: dict[str, tuple[GpuMemory, ...]] = {}
     for node, pids in workers.items():
         where = nodes[node].where if node in nodes else f"the node {node}"
         words = said.get(node)
-        if words is None:
+        if node not in nodes or not nodes[node].alive:
+            wrong.append(f"{where} is gone from the cluster: what is left there cannot be seen")
+        elif words is None:
+            unseen = True
             wrong.append(f"{where} does not answer: what is left there cannot be seen")
         elif words["left"] or words["folders"]:
+            unseen = True
             wrong.append(f"on {where} there is left: pid {', '.join(map(str, words['left']))}")
         elif node in seen:
             after = handover.unpack_gpus(words["gpus"])
@@ -58,7 +65,7 @@ def judge(
     # Pids of a driver outside the container that Ray's node is in are no use: it lists none of them before either.
     listed = all(vram.get(node) for node, pids in workers.items() if pids)
     known = any(workers.values()) and listed
-    return Judged("; ".join(wrong), Proof.NVML_PROCESSES if known else Proof.PROCESSES, vram)
+    return Judged("; ".join(wrong), unseen, Proof.NVML_PROCESSES if known else Proof.PROCESSES, vram)
 
 
 def weakest(own: Verdict, judged: Judged, node: str, others: int) -> Verdict:
@@ -72,7 +79,7 @@ def weakest(own: Verdict, judged: Judged, node: str, others: int) -> Verdict:
     """
     rows = tuple(row for at, several in judged.vram.items() if at != node or not own.vram for row in several)
     if judged.wrong:
-        return own._replace(verified=False, note=judged.wrong, unseen=True)
+        return own._replace(verified=False, note=judged.wrong, unseen=judged.unseen)
     proof = min(own.proof, judged.proof, key=list(Proof).index)
     looked = f"; {others} more node{'s' * (others != 1)} looked at" if others else ""
     return own._replace(proof=proof, vram=own.vram + rows, note=f"{own.note}{looked}")
