@@ -34,6 +34,8 @@ from vllm_magic.linux import machine, marks, processes
 from vllm_magic.linux.processes import Identity
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from vllm_magic.linux.machine import Place
     from vllm_magic.linux.processes import Process
 
@@ -157,14 +159,14 @@ def _make(path: Path) -> bool:
     return True
 
 
-def entries() -> list[Entry]:
-    """Every private folder in the state folder, oldest first; [] where there is none.
+def entries(*, but: Collection[str] = ()) -> list[Entry]:
+    """Every private folder in the state folder but those with these ids, oldest first; [] where there is none.
 
     Raises:
         PermissionError: the state folder is not this user's alone.
         OSError: it cannot be read.
     """
-    paths = folders()
+    paths = [path for path in folders() if path.name not in but]
     here = machine.here() if paths else None
     return [entry for path in paths if (entry := look(path, here)) is not None]
 

@@ -82,7 +82,8 @@ class Looking:
 
     def waiting(self) -> list[str]:
         """Of each server that was kept and waits for a kernel: one line; none where the state folder cannot be read."""
-        return kept.lines()
+        own = [server.id for server in self._registry.all() if not server.state.over]
+        return kept.lines(but=own)
 
     @property
     def probe(self) -> Probe:

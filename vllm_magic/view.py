@@ -43,7 +43,7 @@ class View:
         object.__setattr__(self, "lines", tuple(map(mask, self.lines)))
 
     def __repr__(self) -> str:
-        above = (self.headline, *table(self.columns, self.rows))
+        above = (self.headline, *_aligned(self.columns, self.rows))
         return "\n".join((*filter(None, above), *self.lines))
 
     def _repr_html_(self) -> str:
@@ -63,10 +63,14 @@ class View:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table in plain text; none where it has no rows. Columns without names have no header."""
+    return _aligned(columns, [list(map(one_line, row)) for row in rows])
+
+
+def _aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table with cells that are fit to be shown."""
     if not rows:
         return []
-    cells = [list(map(one_line, row)) for row in rows]
-    shown = [list(columns), *cells] if any(columns) else cells
+    shown = [columns, *rows] if any(columns) else rows
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

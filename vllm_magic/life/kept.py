@@ -15,6 +15,8 @@ from vllm_magic.life import handover
 from vllm_magic.linux.processes import Identity
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from vllm_magic.engine.command import Command
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.guard.record import Record
@@ -30,14 +32,14 @@ class Owner:
     command: Command
 
 
-def entries(name: str | None = None) -> list[Entry]:
-    """Those of this name or folder's id; all of them without one.
+def entries(name: str | None = None, but: Collection[str] = ()) -> list[Entry]:
+    """Those of this name or folder's id; all of them without one. Folders with the ids of ``but`` are not looked at.
 
     Raises:
         ServerNotFound: the state folder cannot be read.
     """
     try:
-        waiting = [entry for entry in ledger.entries() if entry.condition is Condition.KEPT]
+        waiting = [entry for entry in ledger.entries(but=but) if entry.condition is Condition.KEPT]
     except OSError as error:
         raise ServerNotFound(f"The state folder cannot be used: {error}") from error
     return [entry for entry in waiting if name in (None, entry.id, entry.record and entry.record.name)]
@@ -59,10 +61,10 @@ def one(name: str | None) -> Entry:
     raise ServerNotFound(f"Which one? These wait: {listed}. Say the name, or the id in brackets.")
 
 
-def lines() -> list[str]:
-    """One line of each; none where the state folder cannot be read, which a start says."""
+def lines(but: Collection[str] = ()) -> list[str]:
+    """One line of each; none where the state folder cannot be read, which a start says. ``but`` as for `entries`."""
     with contextlib.suppress(ServerNotFound):
-        records = [entry.record for entry in entries() if entry.record]
+        records = [entry.record for entry in entries(but=but) if entry.record]
         return [
             f"{record.name} outlived its kernel, and waits{_until(record)}: "
             f"%vllm attach {record.name} takes it over."

@@ -119,6 +119,12 @@ class Portrait(Service):
         return self._command.exposed
 
     @property
+    def id(self) -> str:
+        """The name of its private folder, which ``vllm-magic ps`` shows; "" before there is one."""
+        folder = self._course.now.folder
+        return folder.id if folder else ""
+
+    @property
     def log_path(self) -> Path | None:
         """The log file, which outlives the server; None before there is one."""
         folder = self._course.now.folder
