@@ -25,6 +25,7 @@ from traces import Traces
 
 from vllm_magic import cli, ledger
 from vllm_magic.cluster import keys
+from vllm_magic.cluster.entities import Node
 from vllm_magic.cluster.survey import survey, view
 from vllm_magic.doctor import jobs
 from vllm_magic.engine.spec import ServerSpec
@@ -37,8 +38,12 @@ from vllm_magic.errors import (
     ServerFailed,
     StartFailed,
 )
+from vllm_magic.gpu.devices import ComputeProcess, Gpu, Snapshot
 from vllm_magic.gpu.probe import Probe
 from vllm_magic.guard import record as records
+from vllm_magic.life import far
+from vllm_magic.life.far_workers import judge
+from vllm_magic.life.handover import pack_gpus
 from vllm_magic.life.installed import Installed
 from vllm_magic.life.sweep import sweep
 from vllm_magic.linux import processes
@@ -210,7 +215,8 @@ def test_the_agent_is_killed(cluster, manager, ask):
     assert server.release.verified
 
 
-def test_what_a_kernel_left_is_found_and_reaped(cluster, home, executable, capsys):
+def test_what_a_kernel_left_is_found_and_reaped(cluster, home, executable, capsys, monkeypatch):
+    monkeypatch.setenv("VLLM_MAGIC_CLUSTER_LEASE", "600")  # nothing but this ends it
     with kernel(cluster, executable) as (process, leader):
         inner = processes.read(leader).parent
         outer = processes.read(inner).parent
@@ -236,7 +242,36 @@ def test_what_was_left_on_a_cluster_that_is_gone(home, capsys):
     assert "cannot be seen: The Ray cluster at http://127.0.0.1:1 does not answer" in found.what
     assert cli.main(["reap"]) == 1
     assert "NOT released" in capsys.readouterr().out
+    assert cli.main(["reap"]) == 1  # it is there again, perhaps
+    os.utime(folder.path / "unseen", (0, 0))
+    assert cli.main(["reap"]) == 1
     assert ledger.entries() == []
+
+
+def test_what_cannot_be_looked_at_holds_nothing_else_up(home, capsys):
+    """A bad variable, and a record with an address that is none; what is local is swept."""
+    for name, more in (
+        ("far", {"cluster": "http://127.0.0.1:1", "job": "vllm-magic-m-0"}),
+        ("odd", {"cluster": "http://[::1", "job": "vllm-magic-m-1"}),
+        ("near", {}),
+    ):
+        folder = ledger.create(name)
+        found = record(folder.id, name=name, kernel=[os.getpid(), 1], **more)
+        records.write(str(folder.path), found)
+    assert cli.main(["reap"]) == 1
+    near, *others = capsys.readouterr().out.splitlines()
+    assert near == "near: files of it were left, and are cleared."
+    assert "far was left by a kernel that died, and is NOT released" in others[0]
+    assert "no address of a Ray cluster" in others[1]
+    for command in ("doctor", "reap"):
+        said = subprocess.run(
+            [sys.executable, "-m", "vllm_magic.cli", command],
+            env={**os.environ, "VLLM_MAGIC_CLUSTER_LEASE": "soon"},
+            capture_output=True,
+            text=True,
+        )
+        assert said.returncode == 1
+        assert "VLLM_MAGIC_CLUSTER_LEASE=soon is no number of seconds" in " ".join(said.stdout.split())
 
 
 def test_a_stop_from_a_terminal(cluster, home, executable, capsys):
@@ -279,6 +314,11 @@ def test_what_the_node_refuses_is_said(cluster, manager, ask):
         manager.start(spec)
 
 
+def test_an_address_that_is_none(manager, executable):
+    with pytest.raises(InvalidOption, match="is no address of a Ray cluster"):
+        manager.start(ServerSpec("tiny", executable=executable, cluster="http://[::1"))
+
+
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1", "http://no.such.host.invalid:8265"])
 def test_a_wrong_address(manager, executable, address, traces):
     with pytest.raises(ClusterUnreachable, match="does not answer"):
@@ -306,6 +346,35 @@ def test_words_that_do_not_fit(manager, executable, monkeypatch):
             manager.start(ServerSpec("tiny", args, executable=executable, cluster="127.0.0.1:1", **more))
     with pytest.raises(InvalidOption, match="RAY_ADDRESS"):
         manager.start(ServerSpec("tiny", executable=executable, cluster="auto"))
+
+
+def test_ranks_that_cannot_be_proved(manager, executable):
+    words = ("--distributed-executor-backend", "ray", "-dp", "2")
+    with pytest.raises(InvalidOption, match="needs --data-parallel-backend ray too"):
+        manager.start(ServerSpec("tiny", words, executable=executable, cluster="127.0.0.1:1"))
+    far.build(ServerSpec("tiny", (*words, "-dpb", "ray"), executable=executable, cluster="127.0.0.1:1"))
+
+
+def _gpu(index: int, pids: tuple[int, ...] | None) -> Gpu:
+    listed = None if pids is None else tuple(ComputeProcess(pid, 2**30) for pid in pids)
+    return Gpu(index, f"GPU-{index}", "Fake", 2**34, 2**30, 2**33, listed)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "proof"),
+    [
+        ((_gpu(0, (7,)), _gpu(1, ())), (_gpu(0, ()), _gpu(1, ())), Proof.NVML_PROCESSES),
+        ((_gpu(0, (7,)), _gpu(1, None)), (_gpu(0, ()), _gpu(1, ())), Proof.PROCESSES),
+        ((_gpu(0, (7,)),), (_gpu(0, None),), Proof.PROCESSES),
+        ((_gpu(0, (7,)),), (), Proof.PROCESSES),
+        ((_gpu(0, (8,)),), (_gpu(0, ()),), Proof.PROCESSES),
+    ],
+)
+def test_what_a_driver_must_say_of_workers(before, after, proof):
+    node = Node("n", "node", "10.0.0.1", alive=True, head=False, gpus=2)
+    said = {"left": [], "folders": 0, "gpus": pack_gpus(Snapshot(0.0, after, None, None))}
+    judged = judge({"n": {7}}, {"n": said}, {"n": Snapshot(0.0, before, None, None)}, {"n": node})
+    assert (judged.wrong, judged.proof) == ("", proof)
 
 
 def test_the_driver_of_the_node_proves_it(tmp_path, manager, ask):
@@ -365,6 +434,22 @@ def test_a_release_that_was_not_proved_is_looked_at_again(own_cluster, manager, 
     monkeypatch.undo()
     assert manager.stop("m").verified
     assert server.state == "released"
+
+
+def test_a_cluster_that_does_not_answer_twice(own_cluster, manager, ask, monkeypatch):
+    monkeypatch.setattr("vllm_magic.life.far_proof.END_LIMIT", 3.0)
+    server = manager.start(ask(own_cluster, *BOTH)).server
+    own_cluster.freeze_head()
+    try:
+        for unseen in (True, False):
+            assert "m" in manager.servers()
+            with pytest.raises(ReleaseFailed, match="does not answer"):
+                manager.stop("m", grace=0.5)
+            assert server.is_unseen is unseen
+        assert manager.servers() == {}
+    finally:
+        own_cluster.thaw_head()
+    until(lambda: Traces(own_cluster.home).processes() == [])
 
 
 def test_the_head_is_killed_and_comes_back(own_cluster, manager, ask):

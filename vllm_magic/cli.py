@@ -164,7 +164,7 @@ def _reap_orphans(probe: Probe) -> int:
 
     swept = sweep(probe)
     _print([one.text for one in swept] or ["Nothing to reap."])
-    return DONE if all(one.release is None or one.release.verified for one in swept) else TO_DO
+    return DONE if all(one.verified for one in swept) else TO_DO
 
 
 def _reap_strangers(pids: list[int], probe: Probe, *, sure: bool) -> int:

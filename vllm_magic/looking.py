@@ -59,9 +59,11 @@ class Looking:
     def sweep(self) -> None:
         """Release what dead kernels left, and have `news` tell of it; for a thread of its own."""
         try:
-            for swept in sweep(self._probe):
+            for swept in sweep(self._probe, far=False):
                 self._news.put(swept.text)
             self._tell_waiting.set()
+            for swept in sweep(self._probe):  # what is left on a cluster, which may take its time
+                self._news.put(swept.text)
         except OSError as error:
             self._news.put(f"The state folder cannot be used: {error}. %vllm doctor tells more.")
 

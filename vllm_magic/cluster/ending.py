@@ -101,8 +101,14 @@ def clear(ray: Ray, job: Job) -> str:
 
 
 def _run(ray: Ray, name: str, program: str) -> None:
-    """Run it as a job, with the number behind those that ran before under this name."""
-    ray.submit(f"{name}-{len(_known(ray, name))}", f"exec python3 -c {shlex.quote(program)}")
+    """Run it as a job, with the number behind those that ran before under this name; another one may do the same now."""
+    while True:
+        known = _known(ray, name)
+        try:
+            return ray.submit(f"{name}-{len(known)}", f"exec python3 -c {shlex.quote(program)}")
+        except ClusterError:
+            if _known(ray, name) == known:
+                raise
 
 
 def _known(ray: Ray, name: str) -> list[str]:
@@ -114,7 +120,7 @@ def _known(ray: Ray, name: str) -> list[str]:
 
 
 def tidy(ray: Ray, job: str, looks: Iterable[str] = ()) -> None:
-    """Have the head forget the small jobs that were made for this one, once it lets go of them; takes `RECORDED` seconds.
+    """Have the head forget the small jobs that were made for this one, once it lets go of them, after `RECORDED` seconds.
 
     The job itself stays on record.
 
@@ -126,9 +132,12 @@ def tidy(ray: Ray, job: str, looks: Iterable[str] = ()) -> None:
     Raises:
         ClusterError: the cluster refuses it, or cannot be reached.
     """
+    names = [*looks, *_known(ray, f"{job}-end"), *_known(ray, f"{job}-clear")]
+    if not names:
+        return
     # Ray looks once a second at a job that has ended; one that was forgotten by then it takes for one that has failed.
     threading.Event().wait(RECORDED)
-    for name in (*looks, *_known(ray, f"{job}-end"), *_known(ray, f"{job}-clear")):
+    for name in names:
         if ray.job(name).status.over:
             ray.forget(name)
 
@@ -156,7 +165,7 @@ def wait(ray: Ray, job: str, limit: float, silence: float) -> Job:
     while True:
         try:
             found = ray.job(job)
-            heard = time.monotonic()
+            heard, unknown_since = time.monotonic(), None
             if found.status.over:
                 return found
             if found.status is not asked:

@@ -7,9 +7,9 @@ import secrets
 import shlex
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from vllm_magic.cluster import keys, package
+from vllm_magic.cluster import ending, keys, package
 from vllm_magic.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -21,14 +21,9 @@ LIMIT = 60.0  # seconds for all of them
 LOOK = 0.25
 
 
-class Glance(NamedTuple):
-    """What was said, by the node's id, nothing of one that does not answer; and the ids of the small jobs."""
-
-    said: dict[str, Mapping[str, Any]]
-    jobs: tuple[str, ...]
-
-
-def at(ray: Ray, job: str, word: str, nodes: Mapping[str, Collection[int]]) -> Glance:
+def at(
+    ray: Ray, job: str, word: str, nodes: Mapping[str, Collection[int]], made: list[str]
+) -> dict[str, Mapping[str, Any]]:
     """Ask all nodes at once, as long as `LIMIT`.
 
     Args:
@@ -36,6 +31,10 @@ def at(ray: Ray, job: str, word: str, nodes: Mapping[str, Collection[int]]) -> G
         job: the submission id of the job that it is about.
         word: ``--look`` or ``--see`` of `on_node`.
         nodes: by the id of each node the pids that Ray's actors of the job had there.
+        made: gets the ids of the small jobs, for `ending.tidy`.
+
+    Returns:
+        What was said, by the node's id; nothing of one that does not answer.
 
     Raises:
         ClusterError: the cluster refuses it, or cannot be reached.
@@ -51,15 +50,16 @@ def at(ray: Ray, job: str, word: str, nodes: Mapping[str, Collection[int]]) -> G
             entrypoint_label_selector={"ray.io/node-id": node},
             runtime_env={"working_dir": f"{keys.SCHEME}{package.name(look)}"},
         )
+        made.append(look)
     pause, deadline = threading.Event(), time.monotonic() + LIMIT
     while time.monotonic() < deadline and not all(ray.job(look).status.over for look in asked.values()):
         pause.wait(LOOK)
     found = {}
     for node, look in asked.items():
         if not ray.job(look).status.over:
-            ray.stop(look)
+            ending.ask(ray, look)
             continue
         with contextlib.suppress(ClusterError):  # its node has just gone
             if said := keys.last(ray.tail(look, node), keys.LOOKED):
                 found[node] = said
-    return Glance(found, tuple(asked.values()))
+    return found

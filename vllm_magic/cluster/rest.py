@@ -8,18 +8,19 @@ from __future__ import annotations
 import os
 import re
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vllm_magic.cluster import entities
 from vllm_magic.errors import ClusterError, ClusterUnreachable, InvalidOption
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import httpx
 
     from vllm_magic.cluster.entities import Actor, Job, Node
 
+_T = TypeVar("_T")
 AUTO = "auto"
 DASHBOARD = 8265
 VERSION = "/api/version"
@@ -40,7 +41,7 @@ class Ray:
         address: ``http://HEAD:8265``, ``HEAD:8265``, or "auto" for $RAY_ADDRESS.
 
     Raises:
-        InvalidOption: "auto", and $RAY_ADDRESS is not set.
+        InvalidOption: the address is none, or "auto" and $RAY_ADDRESS is not set.
     """
 
     def __init__(self, address: str) -> None:
@@ -49,12 +50,15 @@ class Ray:
         self.address = shown(address)
         self._no_ray = f"What answers at {self.address} is no Ray cluster's dashboard. Its port is {DASHBOARD} unless told otherwise."
         token = os.environ.get("RAY_AUTH_TOKEN", "").strip()
-        self._client: httpx.Client = httpx.Client(
-            base_url=resolved(address),
-            trust_env=False,  # as everywhere here: what goes this way holds keys
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-            timeout=LIMIT,
-        )
+        try:
+            self._client: httpx.Client = httpx.Client(
+                base_url=resolved(address),
+                trust_env=False,  # as everywhere here: what goes this way holds keys
+                headers={"Authorization": f"Bearer {token}"} if token else {},
+                timeout=LIMIT,
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise InvalidOption(f"{self.address} is no address of a Ray cluster: {error}.") from None
 
     def close(self) -> None:
         """Close its connections."""
@@ -77,11 +81,13 @@ class Ray:
         Raises:
             JobUnknownError: the head does not know it: where it has been started anew, it has forgotten everything.
         """
-        return entities.job(self._ask("GET", f"/api/jobs/{job}"))
+        return self._read(entities.job, self._ask("GET", f"/api/jobs/{job}"))
 
     def jobs(self) -> list[Job]:
         """All jobs that were submitted and are remembered."""
-        return [entities.job(one) for one in self._ask("GET", "/api/jobs/") if one.get("submission_id")]
+        found = self._read(list, self._ask("GET", "/api/jobs/"))
+        jobs = [self._read(entities.job, one) for one in found]
+        return [job for job in jobs if job.id]
 
     def stop(self, job: str) -> None:
         """Have it end: SIGTERM to its processes, and SIGKILL after the time that it was submitted with."""
@@ -124,7 +130,7 @@ class Ray:
 
     def nodes(self) -> list[Node]:
         """All nodes, the dead ones too."""
-        return [entities.node(one) for one in self._list("nodes")]
+        return [self._read(entities.node, one) for one in self._list("nodes")]
 
     def node(self, node: str) -> Node:
         """One node, by its id.
@@ -139,11 +145,12 @@ class Ray:
 
     def actors(self, ray_job: str) -> list[Actor]:
         """The actors of a job, those too that are dead."""
-        return [entities.actor(one) for one in self._list("actors", job_id=ray_job)]
+        return [self._read(entities.actor, one) for one in self._list("actors", job_id=ray_job)]
 
     def living_actors(self) -> list[Actor]:
         """The actors of all jobs, with what they ask for."""
-        return [entities.actor(one) for one in self._list("actors", detail=True, state="ALIVE")]
+        found = self._list("actors", detail=True, state="ALIVE")
+        return [self._read(entities.actor, one) for one in found]
 
     def placement_groups(self, ray_job: str) -> list[str]:
         """The ids of the placement groups of a job that are there."""
@@ -160,6 +167,12 @@ class Ray:
         except (KeyError, TypeError):
             raise ClusterUnreachable(f"The Ray cluster at {self.address} does not tell its {what}.") from None
         return found
+
+    def _read(self, parse: Callable[[Any], _T], answer: Any) -> _T:
+        try:
+            return parse(answer)
+        except (LookupError, TypeError, ValueError, AttributeError):  # what answers is something else
+            raise ClusterUnreachable(self._no_ray) from None
 
     def _ask(self, method: str, path: str, body: Any = None, params: Any = None) -> Any:
         answer = self._send(method, path, {"json": body, "params": params})

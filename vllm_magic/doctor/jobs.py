@@ -29,10 +29,13 @@ def left(entries: Iterable[Entry]) -> Iterator[Finding]:
 
 
 def _fate(record: Record) -> str:
-    from vllm_magic.cluster import keys
-    from vllm_magic.cluster.rest import JobUnknownError, Ray
-
     at = f"its job {record.job} on {record.cluster}"
+    try:
+        from vllm_magic.cluster import keys
+        from vllm_magic.cluster.entities import JobStatus
+        from vllm_magic.cluster.rest import JobUnknownError, Ray
+    except VllmMagicError as error:  # a variable of the environment
+        return f"{at} cannot be seen: {str(error).rstrip('.')}"
     try:
         with contextlib.closing(Ray(record.cluster)) as ray:
             job = ray.job(record.job)
@@ -42,4 +45,6 @@ def _fate(record: Record) -> str:
         return f"{at} cannot be seen: {str(error).rstrip('.')}"
     if job.status.over:
         return f"{at} has ended; its files are left"
+    if job.status is JobStatus.PENDING:
+        return f"{at} waits for room there; with nobody to tell it what to serve it ends itself when it gets a node"
     return f"{at} still runs: it ends itself {keys.LEASE:g} s after it last heard of that kernel"

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 TRIED = ["2", "60"]
 AGENT = Path(keys.__file__).with_name("agent.py")
 EXECUTOR = "--distributed-executor-backend"
+RANKS = ("--data-parallel-size", "-dp")
+RANKS_BY = ("--data-parallel-backend", "-dpb")
 # What a kernel's environment has that a server on another machine wants too.
 PASSED = ("HF_TOKEN", "HF_ENDPOINT")
 
@@ -79,7 +81,7 @@ def build(spec: ServerSpec) -> tuple[Command, Errand]:
         executable=spec.executable,
         env=("VLLM_API_KEY", *PASSED, *sorted(set(env) - {"VLLM_API_KEY", *PASSED})),
         port=port,
-        gpus=0 if flags.value(spec.all_args, EXECUTOR) == "ray" else commands.gpu_count(spec.all_args),
+        gpus=0 if _is_spread(spec) else commands.gpu_count(spec.all_args),
         force=spec.force,
     )
     made = Command(
@@ -91,6 +93,24 @@ def build(spec: ServerSpec) -> tuple[Command, Errand]:
         job=errand.job,
     )
     return made, errand
+
+
+def _is_spread(spec: ServerSpec) -> bool:
+    """Whether vLLM itself asks Ray for the GPUs, on whichever nodes.
+
+    Raises:
+        InvalidOption: the release of such a server could not be proved.
+    """
+    if flags.value(spec.all_args, *RANKS_BY) == "ray":
+        return True
+    if flags.value(spec.all_args, EXECUTOR) != "ray":
+        return False
+    if (flags.value(spec.all_args, *RANKS) or "1") != "1":
+        # Each rank would be a driver of its own, and Ray tells of the last driver of a job alone (2.60).
+        raise InvalidOption(
+            f"{EXECUTOR} ray with {RANKS[0]} needs {RANKS_BY[0]} ray too: without it the release cannot be proved."
+        )
+    return True
 
 
 class Far:
@@ -119,7 +139,7 @@ class Far:
         if cancelled.is_set():
             return None
         with contextlib.suppress(OSError):  # where the state folder cannot be used, `furnish` says so
-            for swept in sweep(self._probe):
+            for swept in sweep(self._probe, far=False):
                 notice(News(swept.text))
         errand = replace(self._errand, vllm=installed.look().version or "")
         prepared, order = furnish(self._spec, self._command, self._environ, self._probe, Way(NOWHERE, ()))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_magic.cluster import ending, glance, keys
 from vllm_magic.cluster.rest import LOG_LINES, JobUnknownError, Ray
 from vllm_magic.engine.failures import Failure
-from vllm_magic.errors import ClusterError
+from vllm_magic.errors import ClusterError, InvalidOption
 from vllm_magic.gpu.devices import Snapshot
 from vllm_magic.life import handover
 from vllm_magic.life.far_workers import judge, weakest
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 NOWHERE = Snapshot(0.0, (), None, "the GPUs are on a Ray cluster")
 END_LIMIT = 120.0  # seconds for a job to end
+SECOND_SILENCE = 5.0  # seconds for which a cluster may not answer that did not answer before
 SEE_LIMIT = 20.0  # seconds for a look at nodes that has begun to be done
 LAST_LINES = 10  # of a job's log, kept with a failure
 
@@ -37,16 +38,20 @@ class FarWitness:
         job: its submission id.
         spread: whether its engine may have workers on several nodes, of which the drivers are asked for what they hold.
         silence: seconds for which the cluster may not answer, until what is left cannot be proved.
+        waits: whether `prove` returns when the small jobs are off Ray's record too: for a process that ends then.
     """
 
     baseline = NOWHERE
     chosen: frozenset[str] = frozenset()
 
-    def __init__(self, address: str, job: str, *, spread: bool = False, silence: float = END_LIMIT) -> None:
+    def __init__(
+        self, address: str, job: str, *, spread: bool = False, silence: float = END_LIMIT, waits: bool = False
+    ) -> None:
         self._address = address
         self._job = job
         self._spread = spread
         self._silence = silence
+        self._waits = waits
         self._seeing: threading.Thread | None = None
         self._seen: dict[str, Snapshot] = {}  # by the id of a node: its GPUs when the server was ready
         self._looks: list[str] = []  # the ids of small jobs
@@ -59,9 +64,9 @@ class FarWitness:
 
     def _see(self) -> None:
         with contextlib.suppress(ClusterError), contextlib.closing(Ray(self._address)) as ray:
-            looked = glance.at(ray, self._job, "--see", _workers(ray, ray.job(self._job)))
-            self._seen = {node: handover.unpack_gpus(words["gpus"]) for node, words in looked.said.items()}
-            self._looks += looked.jobs
+            workers = _workers(ray, ray.job(self._job))
+            said = glance.at(ray, self._job, "--see", workers, self._looks)
+            self._seen = {node: handover.unpack_gpus(words["gpus"]) for node, words in said.items()}
 
     def look_before_stop(self, _: Collection[Identity] = (), *, in_a_hurry: bool = True) -> None:
         """The node looks for itself."""
@@ -78,7 +83,11 @@ class FarWitness:
         if self._seeing:
             self._seeing.join(SEE_LIMIT)
         verdict = self._ask()
-        if not verdict.unseen:
+        if verdict.unseen:
+            self._silence = SECOND_SILENCE  # another look is one that somebody asks for
+        elif self._waits:
+            self._tidy()
+        else:
             _in_the_background(self._tidy, self._job)
         return verdict
 
@@ -95,6 +104,8 @@ class FarWitness:
             return _not_proved(
                 f"{said} (its head was started anew?); what ran there ends itself {keys.LEASE:g} s after that"
             )
+        except InvalidOption as error:  # of a record
+            return _not_proved(str(error).rstrip("."))
         except ClusterError as error:
             said = str(error).rstrip(".")
             return _not_proved(
@@ -125,7 +136,7 @@ class FarWitness:
         if refused := keys.last(log, keys.REFUSED):
             self.failure = Failure(f"{refused['cause'].rstrip('.')} (on {own.where})", refused["hint"], ())
         whole = len(log) < LOG_LINES  # of a longer one the beginning is not here
-        if not report and whole and not keys.last(log, keys.PLACED):
+        if not report and whole and not keys.last(log, keys.BEGUN):
             self.failure = self.failure or Failure(
                 f"The job ended before it had started the server (on {own.where})",
                 "Its log tells; what python3 on the nodes must have is in docs/cluster.md",
@@ -142,9 +153,8 @@ class FarWitness:
             assert verdict is not None  # noqa: S101 - else its node is asked
             return verdict
         alive = {node: pids for node, pids in asked.items() if node in nodes and nodes[node].alive}
-        looked = glance.at(ray, job.id, "--look", alive)
-        self._looks += looked.jobs
-        judged = judge(asked, looked.said, self._seen, nodes)
+        said = glance.at(ray, job.id, "--look", alive, self._looks)
+        judged = judge(asked, said, self._seen, nodes)
         verdict = verdict or Verdict(judged.proof, True, (), f"on {own.where}, whose own process was killed")
         return weakest(verdict, judged, own.id, len(set(workers) - {own.id}))
 

@@ -61,7 +61,7 @@ def judge(
             wrong.append(f"on {where} there is left: pid {', '.join(map(str, words['left']))}")
         elif node in seen:
             after = handover.unpack_gpus(words["gpus"])
-            vram[node] = tuple(_rows(seen[node], after, pids, where))
+            vram[node] = tuple(_rows(seen[node], after, pids, where)) if _tells(seen[node], after) else ()
     # Pids of a driver outside the container that Ray's node is in are no use: it lists none of them before either.
     listed = all(vram.get(node) for node, pids in workers.items() if pids)
     known = any(workers.values()) and listed
@@ -83,6 +83,12 @@ def weakest(own: Verdict, judged: Judged, node: str, others: int) -> Verdict:
     proof = min(own.proof, judged.proof, key=list(Proof).index)
     looked = f"; {others} more node{'s' * (others != 1)} looked at" if others else ""
     return own._replace(proof=proof, vram=own.vram + rows, note=f"{own.note}{looked}")
+
+
+def _tells(before: Snapshot, after: Snapshot) -> bool:
+    """Whether the driver lists the processes of all GPUs that it had, both times."""
+    now = [after.gpu(gpu.uuid) for gpu in before.gpus]
+    return all(gpu is not None and gpu.processes is not None for gpu in (*before.gpus, *now))
 
 
 def _rows(before: Snapshot, after: Snapshot, pids: Collection[int], where: str) -> Iterator[GpuMemory]:

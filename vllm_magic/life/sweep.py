@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vllm_magic import ledger
+from vllm_magic.errors import VllmMagicError
 from vllm_magic.gpu import locks
 from vllm_magic.guard import folder, record
 from vllm_magic.guard.protocol import Why
@@ -28,21 +29,36 @@ if TYPE_CHECKING:
     from vllm_magic.release import Release
 
 SILENCE = 5.0  # seconds for which a Ray cluster may not answer
+UNSEEN = "unseen"  # a file in the folder of a server whose cluster did not answer
+ASKED_FOR = 86400.0  # seconds
 # Of a file system without locks, as Lustre may be: there two sweepers may do the same, which harms nobody.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True)
 class Swept:
-    """One server that was swept; ``release`` is None where only files were left of it."""
+    """One server that was swept.
+
+    Attributes:
+        release: None where only files were left of it, or it could not be looked at.
+        problem: why it could not; "" where it was.
+    """
 
     name: str
     id: str
     release: Release | None
+    problem: str = ""
+
+    @property
+    def verified(self) -> bool:
+        """Whether nothing of it is left."""
+        return not self.problem and (self.release is None or self.release.verified)
 
     @property
     def text(self) -> str:
         """What happened, in one line."""
+        if self.problem:
+            return f"{self.name} was left by a kernel that died, and cannot be looked at: {self.problem}"
         if self.release is None:
             return f"{self.name}: files of it were left, and are cleared."
         count = len(self.release.ended)
@@ -75,16 +91,26 @@ def sweep(probe: Probe, *, far: bool = True) -> list[Swept]:
         for one in found
         if one.condition in (Condition.ORPHANED, Condition.LEFT) and (far or not _is_far(one))
     ]
-    return [swept for entry in todo if (swept := _sweep(entry, probe)) is not None]
+    done: list[Swept] = []
+    silent: set[str] = set()  # clusters that did not answer; one look at each is enough
+    for entry in sorted(todo, key=_is_far):
+        if entry.record is None or entry.record.cluster in silent:
+            continue
+        try:
+            swept = _sweep(entry, entry.record, probe)
+        except VllmMagicError as error:
+            swept = Swept(entry.record.name, entry.id, None, str(error))
+        if swept and swept.release and swept.release.unseen:
+            silent.add(entry.record.cluster)
+        done += [swept] if swept else []
+    return done
 
 
-def _sweep(entry: Entry, probe: Probe) -> Swept | None:
-    if entry.record is None:
-        return None
+def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
     with contextlib.ExitStack() as stack:
         # Before the folder's lock: who finds that one taken can count on a start's waiting for the release.
         with contextlib.suppress(OSError, ValueError):
-            stack.enter_context(locks.ReleaseLocks(entry.record.gpus))
+            stack.enter_context(locks.ReleaseLocks(found.gpus))
         try:
             stack.callback(os.close, record.hold_lock(str(entry.path)))
         except OSError as error:
@@ -94,16 +120,29 @@ def _sweep(entry: Entry, probe: Probe) -> Swept | None:
         if again is None or again.record is None:  # another sweeper was faster
             return None
         living = entry.processes
-        release = _release(entry, entry.record, living, probe) if living or _is_far(entry) else None
+        release = _release(entry, found, living, probe) if living or _is_far(entry) else None
         if release is None:
-            shared_memory.unlink_unmapped(_segments(entry.record), entry.record.since)
-        if release is None or not release.left:
+            shared_memory.unlink_unmapped(_segments(found), found.since)
+        stays = release is not None and (bool(release.left) or (release.unseen and _may_be_asked(entry)))
+        if not stays:
             _clear(entry.folder)
-    if (release is None or not release.left) and entry.path.exists():
+    if not stays and entry.path.exists():
         _clear(entry.folder)  # NFS keeps a file that is open, under another name: here the lock
     if release is None and entry.path.exists():
         return None  # files that cannot be removed, which is no news
-    return Swept(entry.record.name, entry.id, release)
+    return Swept(found.name, entry.id, release)
+
+
+def _may_be_asked(entry: Entry) -> bool:
+    """Whether its cluster may still be asked, which has not answered: for a day, from the first time on."""
+    first = entry.path / UNSEEN
+    try:
+        first.touch(mode=0o600, exist_ok=False)
+    except FileExistsError:
+        return time.time() - ledger.modified(first) < ASKED_FOR
+    except OSError:
+        return False
+    return True
 
 
 def _is_far(entry: Entry) -> bool:

@@ -190,7 +190,9 @@ class Life:
             said = rescue.release(prepared.folder.mark, leader, prepared.since)
             there = [row[:2] for row in said.ended + said.left]
             meanwhile = Outcome([row for row in left if row[:2] not in there], [], 0.0)
-            return self._conclude(prepared, leader, Why.ASKED, began, [meanwhile, said])
+            over = self._conclude(prepared, leader, Why.ASKED, began, [meanwhile, said])
+            # What a cluster does not tell twice is not waited for: its lease has run out, or soon will have.
+            return replace(over, release=replace(over.release, unseen=False))
 
     def _conclude(
         self,

@@ -23,10 +23,10 @@ def of(record: Record, mark: bytes, probe: Probe, *, silence: float) -> Witness 
         silence: seconds for which a Ray cluster may not answer.
 
     Raises:
-        InvalidOption: the record has an address that is none.
+        InvalidOption: a variable of this environment has no sensible value for the times of a cluster.
     """
     if record.job:
         from vllm_magic.life.far_proof import FarWitness
 
-        return FarWitness(record.cluster, record.job, silence=silence)
+        return FarWitness(record.cluster, record.job, silence=silence, waits=True)
     return Witness(probe, handover.unpack_gpus(record.baseline), record.gpus if record.chosen else (), mark)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vllm_magic import ledger
 from vllm_magic.cluster import keys
 from vllm_magic.life import handover
+from vllm_magic.life.sweep import sweep
 from vllm_magic.linux import processes
 from vllm_magic.manager import manager
 
@@ -29,7 +30,7 @@ def look(job: str, workers: Sequence[int]) -> str:
     """
     deadline, pause = time.monotonic() + LIMIT, threading.Event()
     while True:
-        manager.sweep()
+        sweep(manager.probe, far=False)
         left = [entry for entry in ledger.entries() if entry.record and entry.record.name == job]
         there = {pid for pid in workers if processes.title(pid).startswith(ACTORS)}
         now = manager.gpus()

@@ -52,6 +52,7 @@ def serve(job: str) -> int:
         gpus=_given_gpus(),
         force=order.force,
     )
+    _say(keys.line(keys.BEGUN))  # before there can be anything to release
     try:
         server = manager.start(spec, wait=False).server
     except VllmMagicError as error:
