@@ -310,8 +310,10 @@ def test_no_room(cluster, manager, ask):
 
 def test_what_the_node_refuses_is_said(cluster, manager, ask):
     spec = ServerSpec("tiny", (), "m", executable="/nowhere/vllm", cluster=cluster.address)
+    server = manager.start(spec, wait=False).server
     with pytest.raises(StartFailed, match="/nowhere/vllm is not a program"):
-        manager.start(spec)
+        server.wait()
+    assert "nothing was started" in server.release.note
 
 
 def test_an_address_that_is_none(manager, executable):

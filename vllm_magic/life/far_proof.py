@@ -133,10 +133,12 @@ class FarWitness:
         own = nodes[job.node or ""]
         log = ray.tail(job.id, own.id)
         report = keys.last(log, keys.RELEASED)
-        if refused := keys.last(log, keys.REFUSED):
+        refused = keys.last(log, keys.REFUSED)
+        if refused:
             self.failure = Failure(f"{refused['cause'].rstrip('.')} (on {own.where})", refused["hint"], ())
         whole = len(log) < LOG_LINES  # of a longer one the beginning is not here
-        if not report and whole and not keys.last(log, keys.BEGUN):
+        refused_at_once = refused is not None and keys.last(log, keys.PLACED) is None
+        if not report and whole and (refused_at_once or not keys.last(log, keys.BEGUN)):
             self.failure = self.failure or Failure(
                 f"The job ended before it had started the server (on {own.where})",
                 "Its log tells; what python3 on the nodes must have is in docs/cluster.md",
