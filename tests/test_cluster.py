@@ -552,10 +552,9 @@ def test_the_driver_of_each_node_proves_its_part(tmp_path, manager, spread):
         spec = ServerSpec("tiny", words, "wide", executable=str(program), cluster=made.address)
         server = manager.start(spec).server
         until(lambda: [made.jobs()[one] for one in helpers(made, server)] == ["SUCCEEDED"] * 2)
+        other = {HEAD: OTHER, OTHER: HEAD}[server.nodes[0]]
         release = server.stop()
         assert (release.proof, release.verified) == (Proof.NVML_PROCESSES, True)
-        own = server.nodes[0] if server.nodes else release.note.partition("(")[2].partition(")")[0]
-        other = {HEAD: OTHER, OTHER: HEAD}[own]
         (row,) = [one for one in release.vram if f"({other})" in one.name]
         assert (row.held, row.freed, row.after) == (2**30, 2**30, 0)
     finally:

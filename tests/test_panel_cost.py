@@ -8,7 +8,7 @@ import threading
 import tracemalloc
 from typing import NamedTuple
 
-from vllm_magic import curve, sampler
+from vllm_magic import curve, rounds
 from vllm_magic.jupyter.panel.desk import PROCESSES, Desk
 from vllm_magic.jupyter.panel.errands import Work
 from vllm_magic.jupyter.panel.messages import Ask, Message
@@ -46,7 +46,7 @@ class Kept(NamedTuple):
 
 def test_half_an_hour_leaves_nothing(manager, spec, monkeypatch):
     """The desk looks without a pause, and so does the sampler."""
-    monkeypatch.setattr(sampler, "PERIOD", 0.0)
+    monkeypatch.setattr(rounds, "PERIOD", 0.0)
     monkeypatch.setattr(curve, "MOST", SHORT)
     server = manager.start(spec()).server
     views = Forgetful()

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,11 @@ class Gpu:
     used: int | None
     free: int | None
     processes: tuple[ComputeProcess, ...] | None
+
+    def held_by(self, pids: Collection[int]) -> int | None:
+        """Bytes that these processes hold; None where the driver lists none of them, or does not say how much."""
+        listed = [process.used for process in self.processes or () if process.pid in pids]
+        return sum(used or 0 for used in listed) if listed and None not in listed else None
 
     @property
     def unattributed(self) -> int | None:

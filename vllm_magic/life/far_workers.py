@@ -94,8 +94,7 @@ def _tells(before: Snapshot, after: Snapshot) -> bool:
 def _rows(before: Snapshot, after: Snapshot, pids: Collection[int], where: str) -> Iterator[GpuMemory]:
     """The GPUs on which the driver listed these processes."""
     for gpu in before.gpus:
-        listed = [process.used for process in gpu.processes or () if process.pid in pids]
         now = after.gpu(gpu.uuid)
-        if listed and now is not None:
-            held = None if None in listed else sum(used or 0 for used in listed)
-            yield GpuMemory(gpu.index, gpu.uuid, f"{gpu.name} on {where}", None, gpu.used, now.used, held)
+        if now is not None and any(process.pid in pids for process in gpu.processes or ()):
+            name = f"{gpu.name} on {where}"
+            yield GpuMemory(gpu.index, gpu.uuid, name, None, gpu.used, now.used, gpu.held_by(pids))

@@ -202,7 +202,7 @@ class Witness:
                 baseline=_used(self.baseline.gpu(gpu.uuid)),
                 before=_used(looks[-1].gpu(gpu.uuid)) if looks else None,
                 after=gpu.used,
-                held=_held(looks[-1].gpu(gpu.uuid), ours) if looks else None,
+                held=seen.held_by(ours) if looks and (seen := looks[-1].gpu(gpu.uuid)) else None,
             )
             for gpu in now.gpus
             if self._concerns(gpu.uuid, ours)
@@ -247,12 +247,6 @@ def _taken_by_others(baseline: Gpu, now: Gpu, *, visible_only: bool) -> int:
         if not visible_only or processes.read(process.pid) is not None:
             taken += (process.used or 0) - before
     return taken - sum(then.values())
-
-
-def _held(gpu: Gpu | None, ours: set[int]) -> int | None:
-    """What the driver says that our processes hold; None where it does not say."""
-    listed = [process.used for process in (gpu.processes or ()) if process.pid in ours] if gpu else []
-    return sum(used or 0 for used in listed) if listed and None not in listed else None
 
 
 def _names(gpu: Gpu) -> str:
