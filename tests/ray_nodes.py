@@ -135,6 +135,21 @@ class Cluster:
         """The other way."""
         self._to_head(signal.SIGCONT)
 
+    def freeze_submission(self) -> None:
+        """Have the head take no jobs, and answer all else."""
+        until(self._takers)
+        os.kill(*self._takers(), signal.SIGSTOP)
+
+    def thaw_submission(self) -> None:
+        """The other way."""
+        os.kill(*self._takers(), signal.SIGCONT)
+
+    def _takers(self) -> list[int]:
+        children = _children(self._raylet(HEAD))
+        return [
+            pid for pid in children if b"ray::DashboardAgent" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+
     def _to_head(self, number: int) -> None:
         for pid in _children(self._nodes[HEAD].pid):
             if (
@@ -161,13 +176,16 @@ class Cluster:
 
     def kill_raylet(self, ip: str) -> None:
         """SIGKILL the raylet of a node."""
+        os.kill(self._raylet(ip), signal.SIGKILL)
+        self._nodes[ip].wait(LIMIT)
+
+    def _raylet(self, ip: str) -> int:
         (raylet,) = (
             pid
             for pid in _children(self._nodes[ip].pid)
             if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].endswith(b"raylet")
         )
-        os.kill(raylet, signal.SIGKILL)
-        self._nodes[ip].wait(LIMIT)
+        return raylet
 
     def close(self) -> None:
         """End it."""

@@ -290,6 +290,25 @@ def test_a_stop_in_the_middle_of_a_start(cluster, manager, ask):
     assert server.state == "released"
 
 
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_cluster_that_takes_no_job_yet(own_cluster, manager, ask, stops):
+    own_cluster.freeze_submission()
+    try:
+        server = manager.start(ask(own_cluster), wait=False).server
+        until(lambda: any("It is tried again" in line for line in server.log(20)))
+        if stops:
+            with pytest.raises(ReleaseFailed, match="does not know the job"):
+                manager.stop("m")
+    finally:
+        own_cluster.thaw_submission()
+    if not stops:
+        server.wait(120)
+        assert list(own_cluster.jobs()) == [server.job]
+        assert server.stop().verified
+    until(own_cluster.jobs)  # what was asked for is done at last
+    check_empty(own_cluster)
+
+
 def test_no_room(cluster, manager, ask):
     first = manager.start(ask(cluster, *BOTH, name="first")).server
     second = manager.start(ask(cluster, *BOTH, name="second"), wait=False).server

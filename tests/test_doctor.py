@@ -20,7 +20,6 @@ from records import record
 from vllm_magic import ledger
 from vllm_magic.doctor import blind, checks, findings, gpus, survey, text, unowned
 from vllm_magic.doctor.findings import Finding, Report, Topic
-from vllm_magic.engine.command import MARK
 from vllm_magic.gpu import locks, nvml_child
 from vllm_magic.gpu.devices import Snapshot
 from vllm_magic.gpu.probe import Probe
@@ -29,6 +28,7 @@ from vllm_magic.guard.record import Phase
 from vllm_magic.jupyter import views
 from vllm_magic.life import installed
 from vllm_magic.linux import details, machine, processes, shared_memory, sockets
+from vllm_magic.linux.marks import MARK
 
 pytestmark = pytest.mark.usefixtures("home")
 

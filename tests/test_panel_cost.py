@@ -18,6 +18,7 @@ from vllm_magic.manager import Manager
 LIMIT = 60.0  # seconds for a look, which takes milliseconds
 HALF_AN_HOUR = 1800  # looks
 WARM = 200  # looks after which everything that is kept is there
+SETTLED = 50  # looks, of which the least that is held counts: one that is under way holds some
 SHORT = 20  # samples of a curve here, so that what else grows stands out
 GROWTH = 50_000  # bytes; an object with fields for each look would be twice that
 
@@ -55,14 +56,14 @@ def test_half_an_hour_leaves_nothing(manager, spec, monkeypatch):
     tracemalloc.start()
     try:
         watch(manager, desk, views, WARM)
-        before = kept()
+        before = kept(manager, desk, views)
         watch(manager, desk, views, HALF_AN_HOUR)
-        after = kept()
+        after = kept(manager, desk, views)
     finally:
         tracemalloc.stop()
         desk.close()
     assert after.size < before.size + GROWTH
-    assert after.descriptors < before.descriptors + 10  # a look that is under way has some
+    assert after.descriptors <= before.descriptors
     assert after.threads <= before.threads
     assert len(server.curve.samples()) <= SHORT
 
@@ -75,8 +76,12 @@ def watch(manager: Manager, desk: Desk, views: Forgetful, looks: int) -> None:
         assert views.ticks.acquire(timeout=LIMIT)
 
 
-def kept() -> Kept:
-    gc.collect()
-    return Kept(
-        tracemalloc.get_traced_memory()[0], len(os.listdir("/proc/self/fd")), len(threading.enumerate())
-    )
+def kept(manager: Manager, desk: Desk, views: Forgetful) -> Kept:
+    """The least of each."""
+    found = []
+    for _ in range(SETTLED):
+        watch(manager, desk, views, 1)
+        gc.collect()
+        size = tracemalloc.get_traced_memory()[0]
+        found.append(Kept(size, len(os.listdir("/proc/self/fd")), len(threading.enumerate())))
+    return Kept(*map(min, zip(*found, strict=True)))

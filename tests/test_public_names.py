@@ -151,10 +151,16 @@ def test_using_it_imports_only_what_is_used():
 
 def test_loading_the_extension_imports_nothing_heavy(home):
     shell = "from IPython.core.interactiveshell import InteractiveShell; shell = InteractiveShell()"
-    loaded = modules_after(
-        shell, "shell.run_line_magic('load_ext', 'vllm_magic')", "shell.history_manager.end_session()"
+    swept = (
+        "import threading; [one.join() for one in threading.enumerate() if one.name == 'vllm-magic sweep']"
     )
-    assert "vllm_magic.jupyter.magics" in loaded
+    loaded = modules_after(
+        shell,
+        "shell.run_line_magic('load_ext', 'vllm_magic')",
+        "shell.history_manager.end_session()",
+        swept,
+    )
+    assert {"vllm_magic.jupyter.magics", "vllm_magic.ledger"} <= loaded
     assert not loaded & {"httpx", "pynvml", "ipywidgets", "psutil", "vllm_magic.manager"}
     assert not {name for name in loaded if "flag_" in name or name == "vllm_magic.jupyter.candidates"}
 

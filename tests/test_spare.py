@@ -18,7 +18,6 @@ from IPython.core.error import UsageError
 
 from vllm_magic import ledger
 from vllm_magic.doctor import survey
-from vllm_magic.engine import command
 from vllm_magic.guard import waiting
 from vllm_magic.guard.record import Phase
 from vllm_magic.life import spare as one_spare
@@ -28,6 +27,7 @@ from vllm_magic.life.spare import Cast
 from vllm_magic.life.spares import SpareMode, Spares
 from vllm_magic.life.sweep import sweep
 from vllm_magic.linux import memory, pidfd, processes
+from vllm_magic.linux.marks import MARK
 from vllm_magic.linux.processes import Identity
 from vllm_magic.manager import manager as manager_of_kernel
 
@@ -113,7 +113,7 @@ def test_a_warm_server_is_what_a_cold_one_is(manager, make, warm):
             for name, value in processes.environment(with_it.processes()[-1].identity.pid).items()
             if name
             not in (
-                command.MARK,
+                MARK,
                 "TMPDIR",
                 "VLLM_RPC_BASE_PATH",
                 "VLLM_API_KEY",

@@ -22,13 +22,13 @@ from IPython.utils.capture import capture_output
 from records import record
 
 from vllm_magic import ledger
-from vllm_magic.engine.command import MARK
 from vllm_magic.gpu.probe import Probe
 from vllm_magic.guard import record as records
 from vllm_magic.guard.record import BrokenRecordError, Phase
 from vllm_magic.ledger import Condition
 from vllm_magic.life.sweep import sweep
 from vllm_magic.linux import pidfd, processes
+from vllm_magic.linux.marks import MARK
 from vllm_magic.linux.processes import Identity
 from vllm_magic.release import Proof
 

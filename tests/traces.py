@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from vllm_magic.engine.command import MARK
 from vllm_magic.linux import processes
+from vllm_magic.linux.marks import MARK
 
 SHARED_MEMORY = "/dev/shm"
 

@@ -27,10 +27,10 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine.command import MARK
 from vllm_magic.guard import record as records
 from vllm_magic.guard.record import BrokenRecordError, Phase, Record
 from vllm_magic.linux import machine, marks, processes
+from vllm_magic.linux.marks import MARK
 from vllm_magic.linux.processes import Identity
 
 if TYPE_CHECKING:

@@ -87,6 +87,7 @@ def _page(browser: Chromium, server: JupyterServer, request: pytest.FixtureReque
     if request.node.stash.get(_failed, False):
         notebook.shot(f"failed-{request.node.name}")
         print("errors in the page:", *notebook.errors, sep="\n")
+        print("panels:", *notebook.page.locator(".vmp").all_inner_texts(), sep="\n")
     notebook.page.close()
     server.end_kernels()
     outside, browser.outside = browser.outside, []

@@ -24,7 +24,7 @@ def test_a_life_on_a_cluster(lab, cluster):
         "It will run on the Ray cluster at http://127"
     )
     panel.button("Start").click()
-    panel.state("ready")
+    panel.wait_state("ready", 120)  # the cluster has only just begun
     panel.tab("Log")
     expect(panel.log).to_contain_text("It runs on node-127.0.0.")
     panel.tab("Chat")

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 LOOK = 0.5  # seconds between looks at a job that waits for room
 REST = 5.0  # the same at one that runs: its end is mostly known by the last line of its log
+SUBMIT_LIMIT = 60.0  # seconds for the cluster to take the job
 UNKNOWN = 3  # looks in which the head does not know the job, until that is believed
 LAST_WORDS = 2.0  # seconds for the end of its log to arrive
 END_LIMIT = (
@@ -79,6 +80,31 @@ class Agent:
             self._forwarder.close()
 
     def _submit(self) -> None:
+        """Submit the job, and again while that fails and nobody has asked for the end.
+
+        A head that has only just begun has nobody who takes jobs for longer than it waits for that itself
+        (WAIT_AVAILABLE_AGENT_TIMEOUT in ray/dashboard/consts.py), and it may have taken one after all.
+        """
+        deadline, told = time.monotonic() + SUBMIT_LIMIT, False
+        while True:
+            try:
+                return self._submit_once()
+            except ClusterError as error:
+                if self._is_known() or self._asked.is_set():
+                    return None
+                if not isinstance(error, ClusterUnreachable) or time.monotonic() >= deadline:
+                    raise
+                if not told:
+                    told = True
+                    _say(f"{error} It is tried again for {SUBMIT_LIMIT:g} s.")
+            time.sleep(LOOK)
+
+    def _is_known(self) -> bool:
+        with contextlib.suppress(ClusterError):
+            return self._ray.job(self._errand.job).id == self._errand.job
+        return False
+
+    def _submit_once(self) -> None:
         name = package.name(self._errand.job)
         self._ray.put(name, package.packed())
         self._ray.put(keys.lease(self._errand.job), _stamp())

@@ -201,7 +201,7 @@ class Ray:
         if answer.status_code == HTTPStatus.NOT_FOUND and path.startswith("/api/jobs/"):
             raise JobUnknownError(f"The Ray cluster at {self.address} does not know the job any more.")
         if not answer.is_success:
-            refused = ClusterUnreachable if answer.is_server_error and method == "GET" else ClusterError
+            refused = ClusterUnreachable if answer.is_server_error else ClusterError
             *_, last = answer.text.strip().splitlines() or [""]  # of a traceback
             raise refused(
                 f"The Ray cluster at {self.address} refused {method} {path}: {last[:300] or answer.status_code}"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.engine import executable, flag_table, flags, free_port, lora
 from vllm_magic.engine import port as ports
 from vllm_magic.errors import InvalidOption, StartFailed
+from vllm_magic.linux.marks import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from vllm_magic.engine.spec import ServerSpec
 
 LOOPBACK = "127.0.0.1"
-MARK = "VLLM_MAGIC_SERVER"  # in the environment of every process of a server; its value is the folder's id
 EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - recognised here, so that it can be warned about
 SLEEP = "--enable-sleep-mode"
 # The looks at a server each second are not to fill its log (vLLM 0.32, entrypoints/launchers/cli_args.py).

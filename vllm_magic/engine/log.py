@@ -99,7 +99,7 @@ class Follower:
                 if not 0 <= size - self._at <= MOST_AT_ONCE:  # it was emptied, or grew fast
                     self._at, self._rest = max(0, size - MOST_AT_ONCE), b""
                 file.seek(self._at)
-                data = file.read(MOST_AT_ONCE)
+                data = file.read(size - self._at)
         except OSError:
             return []
         self._at += len(data)

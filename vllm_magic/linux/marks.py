@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from vllm_magic.linux.processes import Identity, Process, Table
     from vllm_magic.linux.sessions import Look
 
+MARK = "VLLM_MAGIC_SERVER"  # the entry of a server's processes; its value is the id of the server's folder
+
 
 def members(mark: bytes, leader: Identity | None) -> list[Process]:
     """The living processes with ``mark`` (``b"NAME=value"``), those of the leader's session, and all below them.
