@@ -64,7 +64,7 @@ class Agent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked.set)
-        await asyncio.to_thread(self._submit)
+        await self._submit()
         lease = asyncio.ensure_future(self._renew())
         try:
             node = await self._wait_for_node()
@@ -79,7 +79,7 @@ class Agent:
             lease.cancel()
             self._forwarder.close()
 
-    def _submit(self) -> None:
+    async def _submit(self) -> None:
         """Submit the job, and again while that fails and nobody has asked for the end.
 
         A head that has only just begun has nobody who takes jobs for longer than it waits for that itself
@@ -88,16 +88,16 @@ class Agent:
         deadline, told = time.monotonic() + SUBMIT_LIMIT, False
         while True:
             try:
-                return self._submit_once()
+                return await asyncio.to_thread(self._submit_once)
             except ClusterError as error:
-                if self._is_known() or self._asked.is_set():
+                if await asyncio.to_thread(self._is_known) or self._asked.is_set():
                     return None
                 if not isinstance(error, ClusterUnreachable) or time.monotonic() >= deadline:
                     raise
                 if not told:
                     told = True
                     _say(f"{error} It is tried again for {SUBMIT_LIMIT:g} s.")
-            time.sleep(LOOK)
+            await self._pause(LOOK)
 
     def _is_known(self) -> bool:
         with contextlib.suppress(ClusterError):
