@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,6 +20,9 @@ from traces import Traces
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.life.spares import SpareMode
 from vllm_magic.manager import Manager
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # A shell has what it runs in the background ignore them, and what the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -39,6 +43,14 @@ def cache(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("VLLM_MAGIC_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ipython(tmp_path_factory) -> Iterator[None]:
+    """No shell or kernel of a test reads or writes what IPython keeps of the one who runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IPYTHONDIR", str(tmp_path_factory.mktemp("ipython")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
+import threading
+import time
+from pathlib import Path
 
 import by_hand
 import pytest
@@ -15,8 +19,10 @@ from vllm_magic.errors import ReleaseFailed
 from vllm_magic.guard import ladder
 from vllm_magic.guard.record import Phase
 from vllm_magic.ledger import Condition
+from vllm_magic.life import rescue
 from vllm_magic.life.sweep import sweep
 from vllm_magic.linux import processes
+from vllm_magic.linux.marks import MARK
 
 
 @pytest.fixture
@@ -87,6 +93,38 @@ def test_a_terminal_tries_again(manager, freezer, traces, capsys):
     assert ledger.entries() == []
     assert manager.stop("tiny").verified
     traces.check()
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("before", [False, True])
+def test_one_that_loses_its_mark(freezer, before):
+    """As each process does that ends: its environment is gone before its device files are closed."""
+    mark = f"{MARK}={secrets.token_hex(4)}"
+    with by_hand.bystander(mark=dict([mark.split("=")])) as process:
+        freezer.freeze(process.pid)
+        identity = by_hand.identity(process.pid)
+        losing = threading.Timer(0.0 if before else 0.4, lose_environment, [process.pid])
+        losing.start()
+        if before:
+            losing.join()
+        try:
+            outcome = rescue.release(mark.encode(), None, time.time(), known=[identity] if before else ())
+            losing.join()
+            environment = processes.environment(process.pid)
+        finally:
+            freezer.thaw()
+        assert environment == {}
+        assert [tuple(row[:2]) for row in outcome.left] == [identity]
+        assert process.wait(60) == -signal.SIGKILL
+
+
+def lose_environment(pid: int) -> None:
+    """Overwrite it in the process's memory; where it is, is told by proc_pid_stat(5)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    start, end = int(fields[47]), int(fields[48])
+    with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
+        memory.seek(start)
+        memory.write(bytes(end - start))
 
 
 @pytest.mark.usefixtures("soon")

@@ -18,7 +18,7 @@ from vllm_magic.manager import Manager
 LIMIT = 60.0  # seconds for a look, which takes milliseconds
 HALF_AN_HOUR = 1800  # looks
 WARM = 200  # looks after which everything that is kept is there
-SETTLED = 50  # looks, of which the least that is held counts: one that is under way holds some
+SETTLED = 20  # looks, of which the least that is held counts: one that is under way holds some
 SHORT = 20  # samples of a curve here, so that what else grows stands out
 GROWTH = 50_000  # bytes; an object with fields for each look would be twice that
 

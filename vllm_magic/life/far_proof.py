@@ -43,6 +43,7 @@ class FarWitness:
 
     baseline = NOWHERE
     chosen: frozenset[str] = frozenset()
+    known: frozenset[Identity] = frozenset()
 
     def __init__(
         self, address: str, job: str, *, spread: bool = False, silence: float = END_LIMIT, waits: bool = False

@@ -56,6 +56,7 @@ class Witness:
     Attributes:
         baseline: the GPUs before the start.
         chosen: the UUIDs the server may use; none when vLLM chooses.
+        known: the server's processes, as far as they were told.
     """
 
     failure: Failure | None = None  # only a node of a cluster says more than the log
@@ -67,17 +68,17 @@ class Witness:
         self._mark = mark
         self._loaded: Snapshot | None = None
         self._before: Snapshot | None = None
-        self._known: set[Identity] = set()
+        self.known: set[Identity] = set()
 
     def look_when_ready(self, members: Collection[Identity] = ()) -> None:
         """Remember who the server is once it is ready, and what it holds."""
-        self._known |= set(members)
+        self.known |= set(members)
         if self.baseline.gpus:
             self._loaded = self._probe.snapshot(timeout=LOOK_LIMIT, may_start=False)
 
     def look_before_stop(self, members: Collection[Identity] = (), *, in_a_hurry: bool = True) -> None:
         """Remember who the server is just before the end, and what it holds; in a hurry, if that can be had at once."""
-        self._known |= set(members)
+        self.known |= set(members)
         if self.baseline.gpus:
             limit = LOOK_LIMIT if in_a_hurry else PATIENT_LOOK_LIMIT
             self._before = self._probe.snapshot(timeout=limit, may_start=not in_a_hurry)
@@ -93,7 +94,7 @@ class Witness:
             ended: the processes that were ended.
             leader: whose session it was, or None.
         """
-        ours = self._known | set(ended)
+        ours = self.known | set(ended)
         alive = {identity.pid for identity in ours if processes.is_alive(identity)}
         alive |= {one.identity.pid for one in marks.members(self._mark, leader)}
         if alive:

@@ -5,34 +5,52 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllm_magic.guard.ladder import Ladder, Members, Outcome
-from vllm_magic.linux import marks, shared_memory
+from vllm_magic.linux import marks, processes, shared_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from vllm_magic.linux.processes import Identity
+    from vllm_magic.linux.processes import Identity, Process
     from vllm_magic.linux.shared_memory import Segment
 
 
-def release(mark: bytes, leader: Identity | None, since: float, segments: Iterable[Segment] = ()) -> Outcome:
+def release(
+    mark: bytes,
+    leader: Identity | None,
+    since: float,
+    segments: Iterable[Segment] = (),
+    known: Iterable[Identity] = (),
+) -> Outcome:
     """Kill what carries the mark, what is in the leader's session, and all that is below; remove its shared memory.
+
+    Who was found once is waited for, also without the mark: a process that ends loses its memory, and the environment
+    with it, before its device files are closed (do_exit in the kernel's kernel/exit.c), which takes a driver its time.
 
     Args:
         mark: ``b"NAME=value"`` in the environment of each process of the server.
         leader: its first process, or None.
         since: when it began, in seconds since the epoch.
         segments: shared memory that it is known to have mapped.
+        known: who is known to belong to it, and may have lost the mark.
     """
-    known = set(segments)
+    mapped, ours = set(segments), set(known)
 
     def find() -> Members:
-        return marks.members(mark, leader)
+        found = {one.identity: one for one in marks.members(mark, leader)}
+        found.update((one.identity, one) for one in _alive(ours - found.keys()))
+        ours.update(found)
+        return [*found.values()]
 
     def note(members: Members) -> None:
         # A process in state D may hold the lock that a read of its maps waits for.
-        known.update(shared_memory.mapped_by(one.identity.pid for one in members if one.state != "D"))
+        mapped.update(shared_memory.mapped_by(one.identity.pid for one in members if one.state != "D"))
 
     ladder = Ladder(find, leader=None, note=note, empty=lambda: not find())
     outcome = ladder.run(grace=0.0, patience=0.0)
-    shared_memory.unlink_unmapped(known, since)
+    shared_memory.unlink_unmapped(mapped, since)
     return outcome
+
+
+def _alive(identities: Iterable[Identity]) -> list[Process]:
+    read = {identity: processes.read(identity.pid) for identity in identities}
+    return [now for identity, now in read.items() if now and now.identity == identity and now.alive]

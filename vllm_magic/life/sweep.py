@@ -169,8 +169,9 @@ def _release(entry: Entry, record: Record, living: Iterable[Process], probe: Pro
     began = time.monotonic()
     mark = entry.folder.mark
     witness = witnesses.of(record, mark, probe, silence=SILENCE)
-    witness.look_before_stop([one.identity for one in living], in_a_hurry=False)
-    ended = rescue.release(mark, entry.leader, record.since, _segments(record))
+    known = [one.identity for one in living]
+    witness.look_before_stop(known, in_a_hurry=False)
+    ended = rescue.release(mark, entry.leader, record.since, _segments(record), known)
     return outcome.release(record.name, Why.KERNEL_GONE, began, [ended], witness, entry.leader)
 
 

@@ -21,6 +21,7 @@ from vllm_magic.life.attendance import Attendance
 from vllm_magic.life.idle import Idleness
 from vllm_magic.life.notices import Broken, NeverStarted, Notice, Over, StartKind, StopPlan
 from vllm_magic.linux.eventfd import EventFd
+from vllm_magic.linux.processes import Identity
 from vllm_magic.release import nothing_to_release
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from vllm_magic.life.beginning import Attached, Fresh
     from vllm_magic.life.far import Far
     from vllm_magic.life.preparation import Prepared
-    from vllm_magic.linux.processes import Identity
     from vllm_magic.release import Release
 
 LOG_TAIL = 5000  # lines in which the cause of a failure is looked for: a crash fails each request under way, at length
@@ -161,7 +161,8 @@ class Life:
             leader = attendance.leader
             ended: list[Ended | Outcome] = [*attendance.ended]
             if not ended:
-                ended = [rescue.release(prepared.folder.mark, leader, prepared.since)]
+                known = prepared.witness.known
+                ended = [rescue.release(prepared.folder.mark, leader, prepared.since, known=known)]
             over = self._conclude(prepared, leader, attendance.why, began, ended)
             if over.why is not Why.LEADER_ENDED:
                 return over
@@ -187,7 +188,8 @@ class Life:
         with contextlib.ExitStack() as cleanup:
             with contextlib.suppress(OSError):
                 cleanup.enter_context(locks.ReleaseLocks(prepared.gpus))
-            said = rescue.release(prepared.folder.mark, leader, prepared.since)
+            known = [Identity(*row[:2]) for row in left]
+            said = rescue.release(prepared.folder.mark, leader, prepared.since, known=known)
             there = [row[:2] for row in said.ended + said.left]
             meanwhile = Outcome([row for row in left if row[:2] not in there], [], 0.0)
             over = self._conclude(prepared, leader, Why.ASKED, began, [meanwhile, said])

@@ -41,10 +41,11 @@ def stop(entry: Entry, record: Record, probe: Probe, grace: float, patience: flo
     """
     began = time.monotonic()
     witness = witnesses.of(record, entry.folder.mark, probe, silence=GUARD_LIMIT)
-    witness.look_before_stop([one.identity for one in entry.processes], in_a_hurry=False)
+    known = [one.identity for one in entry.processes]
+    witness.look_before_stop(known, in_a_hurry=False)
     ended: list[Ended | Outcome] = [*_ask(entry, record, grace, patience)]
     if not ended:  # no guard lives any more
-        ended = [rescue.release(entry.folder.mark, entry.leader, record.since)]
+        ended = [rescue.release(entry.folder.mark, entry.leader, record.since, known=known)]
         if not ended[-1].left:
             rooms = entry.folder
             clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
