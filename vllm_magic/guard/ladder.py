@@ -167,11 +167,7 @@ class Ladder:
 
     def _look_again(self, alive: Members) -> Members:
         """Those that live still. For new ones it is looked from time to time, and when no other is left."""
-        left = [
-            now
-            for one in alive
-            if (now := processes.read(one.identity.pid)) and now.identity == one.identity and now.alive
-        ]
+        left = [now for one in alive if (now := processes.living(one.identity))]
         return left if left and time.monotonic() < self._new_look else self._look()
 
     def _outcome(self, left: Members) -> Outcome:

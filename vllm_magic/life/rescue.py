@@ -10,7 +10,7 @@ from vllm_magic.linux import marks, processes, shared_memory
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from vllm_magic.linux.processes import Identity, Process
+    from vllm_magic.linux.processes import Identity
     from vllm_magic.linux.shared_memory import Segment
 
 
@@ -37,7 +37,7 @@ def release(
 
     def find() -> Members:
         found = {one.identity: one for one in marks.members(mark, leader)}
-        found.update((one.identity, one) for one in _alive(ours - found.keys()))
+        found.update((one, now) for one in ours - found.keys() if (now := processes.living(one)))
         ours.update(found)
         return [*found.values()]
 
@@ -49,8 +49,3 @@ def release(
     outcome = ladder.run(grace=0.0, patience=0.0)
     shared_memory.unlink_unmapped(mapped, since)
     return outcome
-
-
-def _alive(identities: Iterable[Identity]) -> list[Process]:
-    read = {identity: processes.read(identity.pid) for identity in identities}
-    return [now for identity, now in read.items() if now and now.identity == identity and now.alive]

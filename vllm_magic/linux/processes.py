@@ -137,10 +137,15 @@ def children(pid: int) -> set[int]:
         return set()
 
 
-def is_alive(identity: Identity) -> bool:
-    """True while this very process lives (and not merely its pid)."""
+def living(identity: Identity) -> Process | None:
+    """This very process as it is now (and not merely its pid); None once it has ended."""
     process = read(identity.pid)
-    return process is not None and process.identity == identity and process.alive
+    return process if process is not None and process.identity == identity and process.alive else None
+
+
+def is_alive(identity: Identity) -> bool:
+    """True while this very process lives."""
+    return living(identity) is not None
 
 
 def title(pid: int) -> str:
