@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import stand_in
 from fake_gpu import fakegpu
-from IPython.core.interactiveshell import InteractiveShell
+from shells import a_shell
 from traces import Traces
 
 from vllm_magic.engine.spec import ServerSpec
@@ -23,6 +23,8 @@ from vllm_magic.manager import Manager
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from IPython.core.interactiveshell import InteractiveShell
 
 # A shell has what it runs in the background ignore them, and what the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -60,14 +62,13 @@ def executable(tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def shell(home, executable, monkeypatch) -> InteractiveShell:
+def shell(home, executable, monkeypatch) -> Iterator[InteractiveShell]:
     """A shell with the extension loaded and the stand-in configured, as in a terminal."""
     monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
-    shell = InteractiveShell()
-    shell.run_line_magic("load_ext", "vllm_magic")
-    yield shell
-    shell.run_line_magic("unload_ext", "vllm_magic")
-    shell.history_manager.end_session()
+    with a_shell() as shell:
+        shell.run_line_magic("load_ext", "vllm_magic")
+        yield shell
+        shell.run_line_magic("unload_ext", "vllm_magic")
 
 
 @pytest.fixture

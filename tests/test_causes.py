@@ -9,8 +9,8 @@ import sys
 
 import pytest
 from fake_gpu import fakegpu
-from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from shells import a_shell
 from test_engine_failures import KNOWN
 from test_views import same
 
@@ -245,21 +245,22 @@ class TestWhoHears:
         assert [line.partition(":")[0] for line in manager.news()] == ["tiny has failed"] * 2
 
     def test_after_the_next_cell(self, home, spec):
-        shell = InteractiveShell()
-        shell.run_line_magic("load_ext", "vllm_magic")
-        try:
-            server = the_manager.start(spec(faults=dying(*OUT_OF_MEMORY, after_s=0.2)), timeout=LIMIT).server
-            assert server.wait_over(LIMIT)
-            said = []
-            for _ in range(2):
-                with capture_output() as seen:
-                    shell.run_cell("1 + 1")
-                said.append(seen.stdout)
-            assert f"tiny has failed: {OUT_OF_MEMORY_CAUSE}. " in said[0]
-            assert "tiny" not in said[1]
-        finally:
-            shell.run_line_magic("unload_ext", "vllm_magic")
-            shell.history_manager.end_session()
+        with a_shell() as shell:
+            shell.run_line_magic("load_ext", "vllm_magic")
+            try:
+                server = the_manager.start(
+                    spec(faults=dying(*OUT_OF_MEMORY, after_s=0.2)), timeout=LIMIT
+                ).server
+                assert server.wait_over(LIMIT)
+                said = []
+                for _ in range(2):
+                    with capture_output() as seen:
+                        shell.run_cell("1 + 1")
+                    said.append(seen.stdout)
+            finally:
+                shell.run_line_magic("unload_ext", "vllm_magic")
+        assert f"tiny has failed: {OUT_OF_MEMORY_CAUSE}. " in said[0]
+        assert "tiny" not in said[1]
 
 
 def test_the_holder_of_a_port():

@@ -14,12 +14,12 @@ import pytest
 import stand_in
 from by_hand import LIMIT, until
 from IPython.core.completer import provisionalcompleter
-from IPython.core.interactiveshell import InteractiveShell
 from IPython.terminal.ptutils import IPythonPTCompleter
 from jupyter_client.manager import KernelManager
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 from ptyprocess import PtyProcess
+from shells import a_shell
 
 from vllm_magic import ledger
 from vllm_magic.engine.flag_table import Option
@@ -87,12 +87,11 @@ def shell(home, world, monkeypatch):
     """A shell with the extension loaded."""
     set_up(world, monkeypatch)
     monkeypatch.setattr(manager._registry, "_past", {})  # servers of other tests, whose logs are there still
-    shell = InteractiveShell()
-    shell.run_line_magic("load_ext", "vllm_magic")
-    shell.run_line_magic("config", "VllmMagics.spare = 'off'")
-    yield shell
-    shell.run_line_magic("unload_ext", "vllm_magic")
-    shell.history_manager.end_session()
+    with a_shell() as shell:
+        shell.run_line_magic("load_ext", "vllm_magic")
+        shell.run_line_magic("config", "VllmMagics.spare = 'off'")
+        yield shell
+        shell.run_line_magic("unload_ext", "vllm_magic")
 
 
 def ask(shell, text: str) -> dict[str, str]:
@@ -401,15 +400,14 @@ def test_it_never_complains(shell, monkeypatch, capsys, broken):
 
 def test_it_goes_with_the_extension(home, world, monkeypatch):
     set_up(world, monkeypatch)
-    shell = InteractiveShell()
-    before = list(shell.Completer.custom_matchers)
-    for _ in range(2):
-        shell.run_line_magic("load_ext", "vllm_magic")
-        assert "--max-model-len" in ask(shell, "%vllm start tiny --max|")
-        assert len(shell.Completer.custom_matchers) == len(before) + 1
-        shell.run_line_magic("unload_ext", "vllm_magic")
-        assert shell.Completer.custom_matchers == before
-    shell.history_manager.end_session()
+    with a_shell() as shell:
+        before = list(shell.Completer.custom_matchers)
+        for _ in range(2):
+            shell.run_line_magic("load_ext", "vllm_magic")
+            assert "--max-model-len" in ask(shell, "%vllm start tiny --max|")
+            assert len(shell.Completer.custom_matchers) == len(before) + 1
+            shell.run_line_magic("unload_ext", "vllm_magic")
+            assert shell.Completer.custom_matchers == before
 
 
 def test_what_is_being_read_goes_with_it_too(home, world, monkeypatch, tmp_path):
@@ -417,14 +415,13 @@ def test_what_is_being_read_goes_with_it_too(home, world, monkeypatch, tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("VLLM_MAGIC_CACHE", raising=False)
     monkeypatch.setenv("STAND_IN_FLAGS_S", "600")
-    shell = InteractiveShell()
-    shell.run_line_magic("load_ext", "vllm_magic")
-    ask(shell, "%vllm start tiny --max|")
-    (_, builder) = flag_builder._builders[world["VLLM_MAGIC_EXECUTABLE"]]
-    assert builder.poll() is None
-    shell.run_line_magic("unload_ext", "vllm_magic")
-    assert builder.poll() is not None
-    shell.history_manager.end_session()
+    with a_shell() as shell:
+        shell.run_line_magic("load_ext", "vllm_magic")
+        ask(shell, "%vllm start tiny --max|")
+        (_, builder) = flag_builder._builders[world["VLLM_MAGIC_EXECUTABLE"]]
+        assert builder.poll() is None
+        shell.run_line_magic("unload_ext", "vllm_magic")
+        assert builder.poll() is not None
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ import stand_in
 from by_hand import ByHand
 from fake_gpu import fakegpu
 from IPython.core.error import UsageError
-from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from shells import a_shell
 
 from vllm_magic.errors import NameInUse, StartFailed, StartInterrupted, VllmMagicError
 from vllm_magic.manager import manager
@@ -333,23 +333,22 @@ def test_help_names_every_verb(shell):
 
 def test_unload_takes_everything_out(home, executable, traces, monkeypatch, capsys):
     monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
-    shell = InteractiveShell()
-    formatters = shell.display_formatter.formatters
-    shell.run_line_magic("load_ext", "vllm_magic")
-    server = run(shell, "start tiny")
-    shell.run_line_magic("unload_ext", "vllm_magic")
-    assert capsys.readouterr().out.endswith(f"{server.release.text}\n")
-    assert server.state == "released"
-    assert shell.find_line_magic("vllm") is None
-    assert shell.find_cell_magic("vllm") is None
-    for kind in ("text/html", "text/plain"):
-        assert Server not in formatters[kind].type_printers
-        assert not [key for key in formatters[kind].deferred_printers if "vllm_magic" in str(key)]
-    traces.check()
-    shell.run_line_magic("load_ext", "vllm_magic")
-    assert "No server runs" in plain(shell, run(shell, ""))
-    shell.run_line_magic("unload_ext", "vllm_magic")
-    shell.history_manager.end_session()
+    with a_shell() as shell:
+        formatters = shell.display_formatter.formatters
+        shell.run_line_magic("load_ext", "vllm_magic")
+        server = run(shell, "start tiny")
+        shell.run_line_magic("unload_ext", "vllm_magic")
+        assert capsys.readouterr().out.endswith(f"{server.release.text}\n")
+        assert server.state == "released"
+        assert shell.find_line_magic("vllm") is None
+        assert shell.find_cell_magic("vllm") is None
+        for kind in ("text/html", "text/plain"):
+            assert Server not in formatters[kind].type_printers
+            assert not [key for key in formatters[kind].deferred_printers if "vllm_magic" in str(key)]
+        traces.check()
+        shell.run_line_magic("load_ext", "vllm_magic")
+        assert "No server runs" in plain(shell, run(shell, ""))
+        shell.run_line_magic("unload_ext", "vllm_magic")
 
 
 def test_a_terminal_gets_text(home, executable, traces):

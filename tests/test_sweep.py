@@ -17,9 +17,9 @@ from pathlib import Path
 import by_hand
 import pytest
 import stand_in
-from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from records import record
+from shells import a_shell
 
 from vllm_magic import ledger
 from vllm_magic.gpu.probe import Probe
@@ -119,8 +119,7 @@ class TestOrphans:
     def test_loading_the_extension(self, orphan, traces):
         """In the background, and told after the next cell."""
         _, survivors = orphan
-        shell = InteractiveShell()
-        try:
+        with a_shell() as shell:
             shell.run_line_magic("load_ext", "vllm_magic")
             assert pidfd.wait_for_all(survivors, LIMIT) == set()
             deadline = time.monotonic() + LIMIT
@@ -131,8 +130,6 @@ class TestOrphans:
                     shell.run_cell("pass")
                 said += captured.stdout
             shell.run_line_magic("unload_ext", "vllm_magic")
-        finally:
-            shell.history_manager.end_session()
         assert said.count("tiny was left by a kernel that died") == 1
         traces.check()
 
