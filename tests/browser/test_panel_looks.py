@@ -26,7 +26,7 @@ THREE = """
 import os
 os.environ.pop("STAND_IN")
 for name in "abc":
-    %vllm start tiny --name {name} --gpus 1 --force --keep 10m --ttl 30m
+    %vllm start tiny --name {name} --gpus 1 --force --keep 1m --ttl 30m
 """
 
 
