@@ -20,8 +20,8 @@ _PAGE = """\
 # What vllm_magic costs
 
 Written by `make performance`: every number is of that run, on {machine}.
-Load before it: {load:.2f}. A ratio is of the median to that of the same without vllm_magic (or of the smaller case, where it
-says "beside"), in the same run.
+Load before it: {load:.2f}. A ratio is to the same without vllm_magic (or to the smaller case, where it says "beside"), in the
+same run: the median of the ratios of the pairs.
 
 {table}
 {growth}"""

@@ -1,4 +1,4 @@
-"""A shell of IPython in the process of the tests, which leaves nothing there."""
+"""A shell of IPython in the process of the tests, which leaves no thread and no open file there."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def a_shell() -> Iterator[InteractiveShell]:
-    """Without a history, which is a thread and two descriptors; nothing keeps it once it is over.
+    """Without a history, which is a thread and two descriptors.
 
-    IPython holds each shell until the process ends, and then tidies up all of them: 0.2 s for each.
+    IPython would tidy each shell up when the process ends: 0.2 s for each.
     """
     shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
     try:
