@@ -1,21 +1,35 @@
 # make demo                          run notebooks/quickstart.ipynb here, in the terminal
 # make demo MODEL=Qwen/Qwen3-0.6B    the same, with that model on the vLLM that is installed
 # make lab                           open it in JupyterLab (MODEL= as well; FLAGS= for JupyterLab)
-# make test, check, bench            every test; lint and types; the benchmark
+# make quick                         the tests that start no process, lint and types: less than a minute
+# make test                          every test, side by side; make test TIERS="unit ray" some folders of tests/
+# make check, bench                  lint and types; the benchmark
+# make coverage                      every test, and the lines and branches that they ran: build/coverage
 # make performance                   docs/performance.*, from a run of the benchmark on a quiet machine
-# make reliability                   docs/reliability.md, from a run of the fault matrix with all that it compares
+# make reliability                   docs/reliability.md, from a run of the whole fault matrix
 # make pictures                      docs/panel-*.png, from the panel on the real vLLM
 # make clean                         remove what these made in this folder (the cache of vLLM stays)
 #
-# All of them set up what they need first. PYTHON=python3.12 chooses the interpreter.
+# All of them set up what they need first. PYTHON=python3.12 chooses the interpreter, WORKERS=8 how many tests run at
+# the same time.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PYTHON
+# The tests start Python thousands of times; without .pyc files each would compile all of it.
+unexport PYTHONDONTWRITEBYTECODE
+WORKERS ?= 5# most tests wait more than they compute: this many serve on two cores
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+
+# What the tests of a folder need besides the extra 'dev'.
+TIERS ?= real ray matrix browser process unit gpu
+real_needs := real-vllm
+ray_needs := $(VENV)/.ray real-vllm
+browser_needs := $(VENV)/.browser $(VENV)/.ipykernel6 real-vllm
 
 .DEFAULT_GOAL := demo
-.PHONY: demo lab test check bench performance reliability pictures clean real-vllm
+.PHONY: demo lab quick unit test environments check bench coverage performance reliability pictures clean real-vllm
 
 demo: $(VENV)/.dev
 	@tools/system_packages.sh numa
@@ -25,9 +39,18 @@ lab: $(VENV)/.dev $(VENV)/.lab
 	@tools/system_packages.sh numa
 	@$(BIN)/python -m notebooks.demo --lab $(FLAGS)
 
-test: $(VENV)/.dev $(VENV)/.browser $(VENV)/.ipykernel6 $(VENV)/.ray real-vllm
-	@tools/system_packages.sh gcc chromium
-	$(BIN)/python -m pytest
+quick: $(VENV)/.dev
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync check unit
+
+unit: $(VENV)/.dev
+	$(PYTEST) tests/unit
+
+test: environments
+	$(PYTEST) $(TIERS:%=tests/%)
+
+environments:
+	@tools/system_packages.sh venv numa gcc chromium
+	@$(MAKE) --no-print-directory --jobs 4 $(VENV)/.dev $(sort $(foreach tier,$(TIERS),$($(tier)_needs)))
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check
@@ -43,10 +66,14 @@ performance: $(VENV)/.dev real-vllm
 	@tools/system_packages.sh gcc chromium
 	$(BIN)/python bench/run.py --pairs 6 --save docs
 
+coverage: environments
+	tools/coverage.sh $(PYTEST) $(TIERS:%=tests/%)
+
 reliability: $(VENV)/.dev
 	@tools/system_packages.sh gcc
-	VLLM_MAGIC_MATRIX=$(VENV)/matrix.json $(BIN)/python -m pytest tests/test_fault_matrix.py
-	$(BIN)/python -m tests.matrix.report $(VENV)/matrix.json > docs/reliability.md
+	rm -rf build/matrix && mkdir -p build/matrix
+	VLLM_MAGIC_MATRIX=build/matrix $(BIN)/python -m pytest --numprocesses 2 tests/matrix
+	PYTHONPATH=tests $(BIN)/python -m matrix.report build/matrix > docs/reliability.md
 
 pictures: $(VENV)/.dev $(VENV)/.browser real-vllm
 	@tools/system_packages.sh gcc chromium
@@ -54,23 +81,24 @@ pictures: $(VENV)/.dev $(VENV)/.browser real-vllm
 	cp build/shots/panel-real-chat-lab.png docs/panel-ready.png
 	cp build/shots/panel-real-released-lab.png docs/panel-released.png
 
-real-vllm: $(VENV)/.dev
-	@tools/system_packages.sh numa
-	@$(BIN)/python tests/real_vllm/install.py
+real-vllm:
+	@tools/system_packages.sh venv numa
+	@$(PYTHON) tests/real/install.py
 
 # The older ipykernel beside the one that is installed; the tests in a browser have a kernel of each.
-$(VENV)/.ipykernel6: $(VENV)/.dev
+$(VENV)/.ipykernel6: | $(VENV)/.browser
 	@$(BIN)/pip --disable-pip-version-check install --quiet --upgrade --no-deps --target $(VENV)/ipykernel6 'ipykernel>=6.29,<7' nest-asyncio
 	@touch $@
 
 # Ray, with what its nodes need besides vLLM, in an environment of its own: a kernel needs none of it.
-$(VENV)/.ray: $(VENV)/.dev
+$(VENV)/.ray: | $(VENV)/.dev
 	@echo "Ray in $(VENV)/ray, with pip ..."
 	@$(PYTHON) -m venv $(VENV)/ray
 	@$(VENV)/ray/bin/pip --disable-pip-version-check install --quiet 'ray[default]>=2.60,<3' httpx psutil prometheus-client pyyaml nvidia-ml-py
 	@touch $@
 
-# An extra of pyproject.toml, installed: .venv/.dev, .venv/.lab, .venv/.browser
+# An extra of pyproject.toml, installed: .venv/.dev, .venv/.lab, .venv/.browser; one after the other in one environment
+$(VENV)/.lab $(VENV)/.browser: | $(VENV)/.dev
 $(VENV)/.%: pyproject.toml
 	@tools/system_packages.sh venv
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ray_nodes import Cluster, until
-
+from tests.ray.nodes import Cluster, until
 from vllm_magic.cluster.rest import Ray
 
 if TYPE_CHECKING:

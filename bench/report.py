@@ -115,7 +115,7 @@ def _processor() -> str:
 
 def _vllm() -> str:
     """The version of the real vLLM that is measured."""
-    from tests.real_vllm.environment import environment
+    from tests.real.environment import environment
 
     (found,) = Path(environment().executable).parent.parent.glob("lib/python*/site-packages/vllm-*.dist-info")
     return found.name.removeprefix("vllm-").removesuffix(".dist-info")

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.real_vllm.environment import FLAGS, GPU_FLAGS, environment, installed
+from tests.real.environment import FLAGS, GPU_FLAGS, environment, installed
 
 if TYPE_CHECKING:
     from pathlib import Path

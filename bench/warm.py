@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bench.target import Target
     from vllm_magic.server import Server
 
-FORK_ON_CPU = Path(__file__).resolve().parents[1] / "tests" / "real_vllm" / "fork_plugin"
+FORK_ON_CPU = Path(__file__).resolve().parents[1] / "tests" / "real" / "fork_plugin"
 METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 LOOK = 0.1  # seconds between looks at whether the spare is warm
 SETTLE = 2.0  # seconds after ready in which a server becomes idle

@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.real_vllm.environment import environment
-from tests.real_vllm.install import InstallError
+from tests.real.environment import environment
+from tests.real.install import InstallError
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

@@ -32,6 +32,13 @@ print("ready", flush=True)
 sys.stdin.read()
 """
 
+LISTEN = """
+import socket, sys
+s = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+print("listens", flush=True)
+sys.stdin.read()
+"""
+
 
 def until(condition: Callable[[], object], what: str) -> None:
     """Wait for a condition that no event tells of."""
@@ -172,3 +179,14 @@ def end(entry: ledger.Entry) -> None:
     for one in entry.processes:
         pidfd.send(one.identity, signal.SIGKILL)
     until(lambda: not entry.processes, "the orphans do not end")
+
+
+@contextlib.contextmanager
+def listening(port: int):
+    """Another process that listens on the port."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LISTEN, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"listens\n"
+        yield process
+        process.communicate()

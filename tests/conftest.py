@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 import stand_in
 from fake_gpu import fakegpu
 from shells import a_shell
@@ -23,8 +18,11 @@ from vllm_magic.manager import Manager
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from IPython.core.interactiveshell import InteractiveShell
+
+pytest_plugins = ["tiers"]
 
 # A shell has what it runs in the background ignore them, and what the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -8,8 +8,11 @@ import time
 from vllm_magic.guard.record import Phase, Record
 from vllm_magic.linux import machine, processes
 
+# Of a server that is none: of this process alone, since others may look for processes with such a mark.
+IDENTIFIER = f"{os.getpid():08x}"
 
-def record(identifier: str = "0a1b2c3d", **fields) -> Record:
+
+def record(identifier: str = IDENTIFIER, **fields) -> Record:
     """A record of a server of this process, just started; ``fields`` replace what is said."""
     said = {
         "id": identifier,

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import os
+import re
+import threading
+import time
 from pathlib import Path
+
+from stand_in.leftovers import mark_of
 
 from vllm_magic.linux import processes
 from vllm_magic.linux.marks import MARK
 
 SHARED_MEMORY = "/dev/shm"
+MARKED = re.compile(r"(?:psm_|sem\.mp-)([0-9a-f]{8})[_-]")  # by the stand-in, see stand_in.leftovers
+PATIENCE = (
+    20.0  # seconds for a segment without a mark to go: a test that runs at the same time may have made it
+)
 
 
 class Traces:
     """Compares the machine with what it was when this was made.
 
-    Processes are known by the mark in their environment together with the state folder in it, so tests that
-    run at the same time do not see each other's.
+    Tests that run at the same time do not see each other's: processes are known by the mark in their environment
+    together with the state folder in it, shared memory of the stand-in by the mark in its name.
     """
 
     def __init__(self, home: Path) -> None:
         self._home = home
+        self._mark = mark_of(str(home))
         self._shared_memory = set(os.listdir(SHARED_MEMORY))
 
     def processes(self) -> list[str]:
@@ -46,20 +56,33 @@ class Traces:
         ]
 
     def shared_memory(self) -> set[str]:
-        """New segments that no process maps any more; a mapped one is of another server that lives."""
+        """New segments that no process maps any more; a mapped one is of another server that lives.
+
+        Those with this state folder's mark count at once, those without any when they stay.
+        """
+        pause, deadline = threading.Event(), time.monotonic() + PATIENCE
+        left = self._unmapped()
+        while left and not any(self._mark in name for name in left) and time.monotonic() < deadline:
+            pause.wait(0.1)
+            left &= self._unmapped()
+        return left
+
+    def _unmapped(self) -> set[str]:
         new = set(os.listdir(SHARED_MEMORY)) - self._shared_memory
-        segments = processes_that_map(new)
-        return {name for name in new if name not in segments}
+        ours = {name for name in new if (marked := MARKED.match(name)) is None or marked[1] == self._mark}
+        return ours - mapped(ours)
 
     def check(self) -> None:
         """Nothing is left."""
-        assert self.processes() == []
+        assert (living := self.processes()) == [], living
         assert (files := self.files()) == [], files
-        assert self.shared_memory() == set()
+        assert (segments := self.shared_memory()) == set(), segments
 
 
-def processes_that_map(names: set[str]) -> set[str]:
+def mapped(names: set[str]) -> set[str]:
     """Those of the names which some process maps; by inode, since a semaphore is mapped under another name."""
+    if not names:
+        return set()
     lines = [
         line.split() for pid in processes.table() for line in _read(Path(f"/proc/{pid}/maps")).splitlines()
     ]

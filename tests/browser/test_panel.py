@@ -9,8 +9,8 @@ import time
 import pytest
 import stand_in
 from playwright.sync_api import expect
-from real_vllm.environment import FLAGS, environment, fake_vram_env
 
+from tests.real.environment import FLAGS, environment, fake_vram_env
 from vllm_magic.linux import processes
 
 from .panel import AGAIN, OPEN, Panel, open_panel, processes_of, started, until_gone

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from playwright.sync_api import expect
-from ray_nodes import Cluster, until
+
+from tests.ray.nodes import Cluster, until
 
 from .panel import open_panel
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SOURCE = Path(__file__).with_name("fakenvml.c")
+_MAKER = (
+    os.getpid()
+)  # in the UUIDs, for which a user has one lock each: tests beside each other have GPUs of their own
 _sequence = itertools.count()
 _mapped: dict[tuple[Path, int], mmap.mmap] = {}
 
@@ -35,7 +38,7 @@ def build(root: str | os.PathLike[str], **config: object) -> Path:
     for folder in ("lib", "dev", "alloc"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     (root / "lib" / "libnvidia-ml.so.1").write_bytes(_library())
-    settings = {"gpus": 1, "total_mib": 24576, **config}
+    settings = {"gpus": 1, "total_mib": 24576, "maker": _MAKER, **config}
     configure(root, **settings)
     for name in ("nvidiactl", "nvidia-uvm", *(f"nvidia{i}" for i in range(int(str(settings["gpus"]))))):
         (root / "dev" / name).write_bytes(bytes(mmap.PAGESIZE))
@@ -64,8 +67,8 @@ def env(root: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def uuid(gpu: int) -> str:
-    """Return the UUID of fake GPU `gpu`."""
-    return f"GPU-fa4efa4e-0000-4000-8000-{gpu:012d}"
+    """Return the UUID of fake GPU `gpu` of the drivers that this process has made."""
+    return f"GPU-{_MAKER:08x}-fa4e-4000-8000-{gpu:012d}"
 
 
 def hold(

@@ -29,6 +29,7 @@
  *     owners_only=1           a fast driver: it knows files with <ms> in their names only, and counts them while their
  *                             owners live, whatever these have open
  *     util, compute_mode
+ *     maker=N                 a part of every UUID
  */
 #define _GNU_SOURCE
 #include <ctype.h>
@@ -349,7 +350,9 @@ API result nvmlSystemGetProcessName(unsigned pid, char *out, unsigned size) {
 
 /* ---- finding a device -------------------------------------------------------------- */
 
-static void uuid_of(int gpu, char *out, size_t size) { snprintf(out, size, "GPU-fa4efa4e-0000-4000-8000-%012d", gpu); }
+static void uuid_of(int gpu, char *out, size_t size) {
+    snprintf(out, size, "GPU-%08x-fa4e-4000-8000-%012d", (unsigned)number("maker", gpu, 0), gpu);
+}
 static void bus_id_of(int gpu, char *out, size_t size) { snprintf(out, size, "00000000:%02X:00.0", gpu + 1); }
 
 static result find(const char *wanted, void (*text_of)(int, char *, size_t), gpu_handle *device) {

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import card
-from real_vllm.environment import RealVllm, installed
-
+from tests.gpu import card
+from tests.real.environment import RealVllm, installed
 from vllm_magic.engine import executable
 from vllm_magic.errors import ExecutableNotFound
 from vllm_magic.gpu.probe import Probe

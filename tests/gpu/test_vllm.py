@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import card
 import pytest
-from real_vllm.environment import GPU_FLAGS
 
+from tests.gpu import card
+from tests.real.environment import GPU_FLAGS
 from vllm_magic import ledger
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import NotEnoughMemory
@@ -26,8 +26,7 @@ from vllm_magic.release import Proof
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from real_vllm.environment import RealVllm
-
+    from tests.real.environment import RealVllm
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.manager import Manager
     from vllm_magic.server import Server

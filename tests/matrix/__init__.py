@@ -2,7 +2,7 @@
 
 ::
 
-    python -m matrix.stage DEATH METHOD RESULT      one death; a process of its own, as every death is
+    python -m matrix.stage DEATH METHOD CELLS RESULT      one death; a process of its own, as every death is
 
 A **host** (a kernel, a notebook under nbconvert, a terminal IPython, a plain Python) holds many servers, one for
 each **cell**: an engine in a phase. They are stand-ins, started side by side; then the host dies one **death**,

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from . import hosts, parts, scarcity
@@ -39,6 +40,21 @@ def _always(_cell: Cell) -> bool:
     return True
 
 
+class Seen(str, Enum):
+    """What the guards see of a death. Those of one class they cannot tell apart, so one of them is tried in full."""
+
+    ASKED = "the kernel says stop, and ends"
+    GONE = "the kernel's pidfd and socket end, and nothing is said"
+    SOCKET = "the kernel's socket ends alone"
+    FORKED = "the kernel ends, and a child that it forked lives on"
+    LEADER = "the leader ends"
+    OUTER = "the outer guard ends"
+    INNER = "the inner guard ends"
+    KERNEL_AND_OUTER = "the kernel and the outer guard end at once"
+    KERNEL_AND_INNER = "the kernel and the inner guard end at once"
+    NOTHING = "nothing: no guard is left"
+
+
 @dataclass(frozen=True)
 class Death:
     """A way to die.
@@ -61,6 +77,9 @@ class Death:
         settle: seconds after which the judgement is final, where that is not the method's matter.
         today: whether the methods without guards can die it too.
         survivors: whether something is expected to be left.
+        seen: its class.
+        in_full: whether it is the one of its class that every engine dies in every phase; of the others the cells are
+            those of `cells.pairs`.
     """
 
     name: str
@@ -79,6 +98,8 @@ class Death:
     settle: float = 0.0
     today: bool = True
     survivors: bool = False
+    seen: Seen = Seen.GONE
+    in_full: bool = False
 
 
 def _signal(number: int) -> Callable[[Stage], None]:
@@ -150,27 +171,48 @@ def _jupyter() -> list[Death]:
     def death(name: str, label: str, host: type[hosts.Host] = hosts.Kernel, **more: Any) -> Death:
         return Death(name, label, "Jupyter", host, **more)
 
+    asked = Seen.ASKED
     busy = {
-        "idle": ("an idle kernel", ""),
-        "sleep": ("a kernel in `time.sleep`", SLEEP),
-        "c-loop": ("a kernel in a C loop", C_LOOP),
-        "swallow": ("a cell that swallows KeyboardInterrupt", SWALLOW),
-        "handler": ("a C loop, and a Python SIGTERM handler", HANDLER),
+        "idle": ("an idle kernel", "", asked),
+        "sleep": ("a kernel in `time.sleep`", SLEEP, asked),
+        "c-loop": ("a kernel in a C loop", C_LOOP, Seen.GONE),
+        "swallow": ("a cell that swallows KeyboardInterrupt", SWALLOW, Seen.GONE),
+        "handler": ("a C loop, and a Python SIGTERM handler", HANDLER, Seen.GONE),
     }
     return [
         *(
-            death(f"shutdown-{key}", f"shutdown of {label}", act=_shut_down, ending=code)
-            for key, (label, code) in busy.items()
+            death(
+                f"shutdown-{key}",
+                f"shutdown of {label}",
+                act=_shut_down,
+                ending=code,
+                seen=seen,
+                in_full=key == "idle",
+            )
+            for key, (label, code, seen) in busy.items()
         ),
         *(
-            death(f"restart-{key}", f"restart of {label}", act=_restart, ending=code, today=key == "idle")
-            for key, (label, code) in busy.items()
+            death(
+                f"restart-{key}",
+                f"restart of {label}",
+                act=_restart,
+                ending=code,
+                seen=seen,
+                today=key == "idle",
+            )
+            for key, (label, code, seen) in busy.items()
         ),
         death("shutdown-now", "`shutdown_kernel(now=True)`", act=_shut_down_now),
-        death("exit", "`exit()` in a cell", ending="exit()"),
-        death("rest-delete", "REST: DELETE of the kernel", hosts.JupyterServer, act=_delete),
-        death("rest-restart", "REST: restart", hosts.JupyterServer, act=_restart_over_rest),
-        death("server-term", "Jupyter server SIGTERM", hosts.JupyterServer, act=_end_server(signal.SIGTERM)),
+        death("exit", "`exit()` in a cell", ending="exit()", seen=asked),
+        death("rest-delete", "REST: DELETE of the kernel", hosts.JupyterServer, act=_delete, seen=asked),
+        death("rest-restart", "REST: restart", hosts.JupyterServer, act=_restart_over_rest, seen=asked),
+        death(
+            "server-term",
+            "Jupyter server SIGTERM",
+            hosts.JupyterServer,
+            act=_end_server(signal.SIGTERM),
+            seen=asked,
+        ),
         death("server-int", "Jupyter server SIGINT", hosts.JupyterServer, act=_end_server(signal.SIGINT)),
         death("server-kill", "Jupyter server SIGKILL", hosts.JupyterServer, act=_end_server(signal.SIGKILL)),
         death(
@@ -180,11 +222,11 @@ def _jupyter() -> list[Death]:
             act=_kill_server_of_busy_kernel,
             ending=C_LOOP,
         ),
-        death("nbclient", "nbclient finishes", hosts.NbClient),
-        death("nbconvert", "nbconvert finishes", hosts.NbConvert),
+        death("nbclient", "nbclient finishes", hosts.NbClient, seen=asked),
+        death("nbconvert", "nbconvert finishes", hosts.NbConvert, seen=asked),
         death("nbconvert-term", "nbconvert SIGTERM", hosts.NbConvert, act=_end_notebook, ending=SLEEP),
         death("ipython-exit", "terminal ipython: `exit`", hosts.Terminal, act=_type("exit\n")),
-        death("ipython-eof", "terminal ipython: ^D", hosts.Terminal, act=_type("\x04")),
+        death("ipython-eof", "terminal ipython: ^D", hosts.Terminal, act=_type("\x04"), seen=asked),
         death("ipython-hangup", "terminal ipython: hangup", hosts.Terminal, act=_hang_up),
         death("ipython-term", "terminal ipython: SIGTERM", hosts.Terminal, act=_signal(signal.SIGTERM)),
     ]
@@ -196,17 +238,33 @@ def _kernel_deaths() -> list[Death]:
 
     kill = _signal(signal.SIGKILL)
     return [
-        death("sigkill", "SIGKILL", hosts.Kernel, act=kill),
+        death("sigkill", "SIGKILL", hosts.Kernel, act=kill, in_full=True),
         death("sigterm", "SIGTERM", hosts.Kernel, act=_signal(signal.SIGTERM)),
         death("sighup", "SIGHUP", hosts.Kernel, act=_signal(signal.SIGHUP)),
         death("sigsegv", "SIGSEGV", hosts.Kernel, ending=SEGFAULT),
         death("os-exit", "`os._exit`", hosts.Kernel, ending="import os; os._exit(0)"),
-        death("execv", "`os.execv`", hosts.Kernel, ending=EXECV, host_survives=True, collects=False),
-        death("forked", "SIGKILL, with multiprocessing children", begin=FORKED, act=kill),
+        death(
+            "execv",
+            "`os.execv`",
+            hosts.Kernel,
+            ending=EXECV,
+            host_survives=True,
+            collects=False,
+            seen=Seen.SOCKET,
+            in_full=True,
+        ),
+        death(
+            "forked",
+            "SIGKILL, with multiprocessing children",
+            begin=FORKED,
+            act=kill,
+            seen=Seen.FORKED,
+            in_full=True,
+        ),
         death("thread", "SIGKILL, started from a thread that has ended", begin=THREAD, act=kill),
         death("nohup", "SIGTERM under `nohup`", hosts.Nohup, act=_signal(signal.SIGTERM)),
         death("memory", "out of memory, in a cgroup", **scarcity.MEMORY),
-        death("descriptors", "exit with no free descriptor", **scarcity.DESCRIPTORS),
+        death("descriptors", "exit with no free descriptor", seen=Seen.ASKED, **scarcity.DESCRIPTORS),
         death("disk", "SIGKILL, with a full disk under the state folder", today=False, **scarcity.DISK),
         death("folder", "SIGKILL, after the state folder was deleted", today=False, **scarcity.FOLDER),
     ]
@@ -224,16 +282,62 @@ def _part_deaths() -> list[Death]:
         return cell.phase in (Phase.WAITING, Phase.IMPORTING, Phase.INITIALISING, Phase.IDLE)
 
     return [
-        death("leader", "leader SIGKILL", parts.kill_leaders, host_survives=True),
-        death("engine", "EngineCore SIGKILL", parts.kill_engines, host_survives=True, concerns=has_engine),
-        death("worker", "Worker SIGKILL", parts.kill_workers, host_survives=True, concerns=has_engine),
+        death(
+            "leader", "leader SIGKILL", parts.kill_leaders, host_survives=True, seen=Seen.LEADER, in_full=True
+        ),
+        death(
+            "engine",
+            "EngineCore SIGKILL",
+            parts.kill_engines,
+            host_survives=True,
+            concerns=has_engine,
+            seen=Seen.LEADER,
+        ),
+        death(
+            "worker",
+            "Worker SIGKILL",
+            parts.kill_workers,
+            host_survives=True,
+            concerns=has_engine,
+            seen=Seen.LEADER,
+        ),
         death(
             "engine-stopped", "kernel SIGKILL, EngineCore SIGSTOP", parts.stop_engines, concerns=has_engine
         ),
-        death("outer", "outer guard SIGKILL", parts.kill_outer, host_survives=True, today=False),
-        death("inner", "inner guard SIGKILL", parts.kill_inner, host_survives=True, today=False),
-        death("kernel-outer", "kernel and outer guard at once", parts.kill_kernel_and_outer, today=False),
-        death("kernel-inner", "kernel and inner guard at once", parts.kill_kernel_and_inner, today=False),
+        death(
+            "outer",
+            "outer guard SIGKILL",
+            parts.kill_outer,
+            host_survives=True,
+            today=False,
+            seen=Seen.OUTER,
+            in_full=True,
+        ),
+        death(
+            "inner",
+            "inner guard SIGKILL",
+            parts.kill_inner,
+            host_survives=True,
+            today=False,
+            seen=Seen.INNER,
+            in_full=True,
+        ),
+        death(
+            "kernel-outer",
+            "kernel and outer guard at once",
+            parts.kill_kernel_and_outer,
+            today=False,
+            seen=Seen.KERNEL_AND_OUTER,
+            in_full=True,
+        ),
+        death(
+            "kernel-inner",
+            "kernel and inner guard at once",
+            parts.kill_kernel_and_inner,
+            today=False,
+            seen=Seen.KERNEL_AND_INNER,
+            in_full=True,
+        ),
         death(
             "kernel-guards",
             "kernel and both guards at once, before the next `%load_ext`",
@@ -241,6 +345,7 @@ def _part_deaths() -> list[Death]:
             today=False,
             survivors=True,
             settle=6.0,
+            seen=Seen.NOTHING,
         ),
         death(
             "kernel-guards-swept",
@@ -249,6 +354,8 @@ def _part_deaths() -> list[Death]:
             today=False,
             settle=200.0,
             concerns=without_requests,
+            seen=Seen.NOTHING,
+            in_full=True,
         ),
     ]
 

@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .ports import JUPYTER, free_ports
+from .ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -107,7 +107,7 @@ class JupyterServer(Host):
     def start(self, code: str) -> None:
         from jupyter_client.blocking import BlockingKernelClient
 
-        (port,) = free_ports(1, JUPYTER)
+        (port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{port}/api/kernels"
         runtime = self.folder / "runtime"
         self.env["JUPYTER_RUNTIME_DIR"] = str(runtime)

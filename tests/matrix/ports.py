@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 
-# Linux gives out 32768 to 60999 (ip(7), ip_local_port_range). Those who choose at the same time have one each.
-OURS, OTHERS, JUPYTER = range(12_000, 22_000), range(22_000, 32_000), range(10_000, 12_000)
+# Linux gives out 32768 to 60999 (ip(7), ip_local_port_range). Below, each worker of pytest-xdist has a range of its own.
+LOWEST = 12_000
+EACH = 1_000
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+MINE = range(LOWEST + WORKER * EACH, LOWEST + (WORKER + 1) * EACH)
 
 
-def free_ports(count: int, among: range) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """So many ports that can be bound."""
     found = []
-    for port in random.sample(among, len(among)):
+    for port in random.sample(MINE, len(MINE)):
         if len(found) == count:
             break
         if can_bind(port):

@@ -1,13 +1,14 @@
-"""docs/reliability.md from the results of a run: ``python -m tests.matrix.report RESULTS``."""
+"""docs/reliability.md from the results of a run on this machine: ``python -m matrix.report FOLDER``."""
 
 from __future__ import annotations
 
 import json
+import os
+import platform
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from matrix.cells import ENGINES, WARM, Phase, some
 from matrix.deaths import DEATHS
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 OURS = "vllm_magic"
+PACKAGES = ("ipykernel", "jupyter_client", "jupyter_server", "nbclient", "nbconvert", "ipython")
 METHODS = {
     "terminate": "`Popen`, `terminate()`",
     "killpg": "new session, `killpg`",
@@ -30,7 +32,7 @@ METHODS = {
 HEAD = """\
 # Reliability
 
-Made by `make reliability`, which runs `tests/test_fault_matrix.py` and writes this page from what it measured.
+Made by `make reliability`, which runs `tests/matrix` in full and writes this page from what it measured.
 Do not edit it.
 
 {machine}
@@ -47,6 +49,10 @@ driver counts what the processes really hold open.
   One of {warm} servers, others in each death, was begun from a spare; one more spare waits.
   While a server imports it is one process, so only four engines differ there; 200 children are tried in one phase
   of each death, another one in the next.
+- What a guard sees of a death is an end of the kernel's pidfd or of its socket, a word from the kernel, or the end of
+  the leader or of the other guard. Deaths of which it sees the same are one class. `make test` tries one death of each
+  class with every engine in every phase (marked * below), and of the other deaths each with every engine in one phase
+  and with every phase for some engine; this page is of a run that tried everything.
 - What `os.execv` puts in the kernel's place collects no children: the outer guard, ended, stays its zombie.
 - {cells} servers were judged. {left}
 
@@ -68,30 +74,31 @@ NOT_COVERED = """\
 - The GPU driver's own faults. The matrix runs with a fake driver. tests/gpu runs vLLM on a real one: on an H100 (driver
   580.159, vLLM 0.26) 72 GiB were back after a stop, and after the SIGKILL of the leader, of the kernel, and of the kernel
   and both guards, each proved by the driver's own figures.
-- vLLM itself: of it a chosen part is run (tests/test_real_vllm.py), since each start takes half a minute.
+- vLLM itself: of it a chosen part is run (tests/real), since each start takes half a minute.
 - Windows and macOS.
 """
 
 
-def render(results: dict[str, Any]) -> str:
+def render(cells: list[Row]) -> str:
     """The page."""
-    cells = results["cells"]
-    parts = [_head(results), _table([row for row in cells if row["method"] == OURS])]
+    parts = [_head(cells), _table([row for row in cells if row["method"] == OURS])]
     if any(row["method"] != OURS for row in cells):
         parts.append(_comparison(cells))
     return "\n".join([*parts, NOT_COVERED])
 
 
-def _head(results: dict[str, Any]) -> str:
-    machine = dict(results["machine"])
-    ours = [row for row in results["cells"] if row["method"] == OURS]
+def _head(cells: list[Row]) -> str:
+    ours = [row for row in cells if row["method"] == OURS]
     left = [row for row in ours if not row["clean"]]
     expected = {death.name for death in DEATHS if death.survivors}
     unexpected = [row for row in left if row["death"] not in expected]
-    cores, linux = machine.pop("cores"), machine.pop("linux")
-    versions = ", ".join(f"{name} {version}" for name, version in machine.items())
+    cores = os.cpu_count()
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
     return HEAD.format(
-        machine=f"Measured on {cores} cores, Linux {linux}, with {versions}; the stand-in follows vLLM 0.32.0.",
+        machine=(
+            f"Measured on {cores} cores, Linux {platform.release()}, with python {platform.python_version()}, {versions}; "
+            "the stand-in follows vLLM 0.32.0."
+        ),
         count=max(sum(row["death"] == death.name for row in ours) for death in DEATHS),
         cores=cores,
         phases="; ".join(phase.value for phase in Phase),
@@ -113,7 +120,7 @@ def _table(rows: list[Row]) -> str:
             of_death = [row for row in rows if row["death"] == death.name]
             if death.group == group and of_death:
                 shown = [_shown([row for row in of_death if row["engine"] == name]) for name in names]
-                lines.append(f"| {death.label} | " + " | ".join(shown) + " |")
+                lines.append(f"| {death.label}{' *' if death.in_full else ''} | " + " | ".join(shown) + " |")
     return "\n".join([*lines, ""])
 
 
@@ -160,4 +167,5 @@ def _full_label(death: Death) -> str:
 
 
 if __name__ == "__main__":
-    print(render(json.loads(Path(sys.argv[1]).read_text())), end="")
+    files = sorted(Path(sys.argv[1]).glob("*.json"))
+    print(render([row for file in files for row in json.loads(file.read_text())]), end="")

@@ -1,4 +1,4 @@
-"""One death of one host with many servers: ``python -m matrix.stage DEATH METHOD RESULT``."""
+"""One death of one host with many servers: ``python -m matrix.stage DEATH METHOD CELLS RESULT``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vllm_magic.linux.processes import Identity
 
 from . import cells, inside, judge, watch
 from .deaths import DEATHS
-from .ports import OTHERS, OURS, free_ports
+from .ports import free_ports
 
 if TYPE_CHECKING:
     from .deaths import Death
@@ -82,14 +82,7 @@ class Stage:
 
     def begin(self, wanted: list[cells.Cell]) -> None:
         """Start the host and its servers, and bring each server into its phase."""
-        among = OURS if self.method == "vllm_magic" else OTHERS
-        ports = dict(
-            zip(
-                (cell.name for cell in wanted),
-                free_ports(len(wanted), among),
-                strict=True,
-            )
-        )
+        ports = dict(zip((cell.name for cell in wanted), free_ports(len(wanted)), strict=True))
         self._write_plan(wanted, ports)
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(str(self.folder / "socket"))
@@ -263,10 +256,8 @@ def _identity(pid: int) -> Identity:
     return process.identity
 
 
-def play(death: Death, method: str) -> list[dict[str, Any]]:
+def play(death: Death, method: str, wanted: list[cells.Cell]) -> list[dict[str, Any]]:
     """Let the host die; the judgement of each cell."""
-    wanted = cells.every(DEATHS.index(death)) if method == "vllm_magic" else cells.some()
-    wanted = [cell for cell in wanted if death.concerns(cell)]
     with contextlib.ExitStack() as cleanup:
         stage = Stage(death, method, cleanup)
         cleanup.callback(stage.host.close)
@@ -283,14 +274,15 @@ def play(death: Death, method: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Play the death that the command line names."""
-    name, method, result = sys.argv[1:]
+    name, method, chosen, result = sys.argv[1:]
     prctl.become_subreaper()  # whatever loses its parent is still below us, and can be cleared
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, it would be in every host too
     signal.signal(signal.SIGALRM, _give_up)
     signal.signal(signal.SIGTERM, _give_up)
     signal.alarm(LIFE)
     death = next(death for death in DEATHS if death.name == name)
-    Path(result).write_text(json.dumps(play(death, method)))
+    wanted = [cell for cell in cells.CHOICES[chosen](DEATHS.index(death)) if death.concerns(cell)]
+    Path(result).write_text(json.dumps(play(death, method, wanted)))
 
 
 def _give_up(*_: object) -> None:

@@ -1,6 +1,7 @@
 """What vLLM leaves behind: sockets in TMPDIR, always; /dev/shm segments and a semaphore, after a kill.
 
-They are made by Python's own multiprocessing, with its resource tracker, as vLLM's are.
+They are made by Python's own multiprocessing, with its resource tracker, as vLLM's are. Their names carry a mark of
+the state folder (`mark_of`), so that a test can tell its own from those of a test that runs beside it.
 """
 
 from __future__ import annotations
@@ -12,10 +13,16 @@ import os
 import socket
 import tempfile
 import uuid
+import zlib
 from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
 
 _kept: list[object] = []  # open, locked or mapped for as long as the process lives
+
+
+def mark_of(home: str) -> str:
+    """Return what the names in /dev/shm of a server with this state folder have in common."""
+    return f"{zlib.crc32(os.fsencode(home)):08x}"
 
 
 def start_tracker() -> None:
@@ -38,13 +45,15 @@ def sockets(count: int) -> None:
 
 
 def semaphore() -> None:
-    """Make one /dev/shm/sem.mp-*; a normal exit of this process unlinks it."""
+    """Make one /dev/shm/sem.mp-MARK-*; a normal exit of this process unlinks it."""
+    multiprocessing.current_process()._config["semprefix"] = f"/mp-{_mark()}"
     _kept.append(multiprocessing.get_context("spawn").Lock())
 
 
 def segments(count: int) -> list[shared_memory.SharedMemory]:
-    """Make and map `count` /dev/shm/psm_* of 1 MiB."""
-    return [shared_memory.SharedMemory(create=True, size=1 << 20) for _ in range(count)]
+    """Make and map `count` /dev/shm/psm_MARK_* of 1 MiB."""
+    names = [f"psm_{_mark()}_{uuid.uuid4().hex[:8]}" for _ in range(count)]
+    return [shared_memory.SharedMemory(name, create=True, size=1 << 20) for name in names]
 
 
 def weights(path: str | None) -> None:
@@ -59,3 +68,7 @@ def unlink(made: list[shared_memory.SharedMemory]) -> None:
     for segment in made:
         segment.close()
         segment.unlink()
+
+
+def _mark() -> str:
+    return mark_of(os.environ.get("VLLM_MAGIC_HOME", ""))

@@ -1,0 +1,45 @@
+"""A real HTTP server with answers of the test's own, and the client that asks it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from vllm_magic.engine.api import Api
+from vllm_magic.engine.command import Command
+
+
+class Handler(BaseHTTPRequestHandler):
+    answers: dict[str, tuple[int, str]]
+
+    def do_GET(self):
+        status, text = self.answers.get(self.path, (404, ""))
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *args):
+        pass
+
+
+@contextlib.contextmanager
+def serving(answers, context=None, host="127.0.0.1"):
+    """A server that gives these answers, and the client of it."""
+    kind = type("Kind", (Handler,), {"answers": answers})
+    server_kind = (
+        type("Server", (ThreadingHTTPServer,), {"address_family": socket.AF_INET6}) if ":" in host else None
+    )
+    with (server_kind or ThreadingHTTPServer)((host, 0), kind) as server:
+        if context:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        command = Command(("vllm",), host, server.server_address[1], "key", secure=context is not None)
+        client = Api(command)
+        try:
+            yield client
+        finally:
+            client.close()
+            server.shutdown()

@@ -1,0 +1,114 @@
+"""`--ttl`: a server that nobody asks for anything is released, and no other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import httpx
+import pytest
+
+from vllm_magic.errors import ServerNotFound
+
+
+def ask(server) -> None:
+    answer = httpx.post(
+        f"{server.base_url}/completions",
+        headers={"Authorization": f"Bearer {server.api_key}"},
+        json={"model": server.model, "prompt": "hello", "max_tokens": 2},
+        timeout=30,
+    )
+    assert answer.status_code == 200
+
+
+class TestServer:
+    def test_one_that_is_left_alone_is_released(self, manager, spec, traces):
+        server = manager.start(spec(ttl=1.5), timeout=60).server
+        assert server.wait_over(60)
+        assert (server.state, server.error) == ("released", None)
+        assert (server.release.why, server.release.verified) == ("idle", True)
+        assert server.seconds - server.ready_after >= 1.5
+        assert server.farewell == "released after 1.5 s without a request"
+        assert manager.servers() == {}
+        assert manager.farewells() == ["tiny was released after 1.5 s without a request."]
+        with pytest.raises(ServerNotFound, match=r"tiny was released after 1\.5 s without a request\."):
+            manager.get("tiny")
+        traces.check()
+
+    def test_one_that_is_used_is_not(self, manager, spec):
+        server = manager.start(spec(ttl=3.0), timeout=60).server
+        until = time.monotonic() + 8
+        while time.monotonic() < until:
+            ask(server)
+            time.sleep(0.5)
+        assert server.state == "ready"
+        last = time.monotonic()
+        assert server.wait_over(60)
+        assert time.monotonic() - last >= 2.0
+        assert server.release.why == "idle"
+
+    def test_health_checks_and_looks_at_the_counters_are_no_use(self, manager, spec):
+        server = manager.start(spec(ttl=2.0), timeout=60).server
+        over = threading.Event()
+
+        def poll() -> None:
+            while not over.wait(0.1):
+                try:
+                    httpx.get(f"{server.url}/health")
+                    httpx.get(f"{server.url}/metrics")
+                except httpx.HTTPError:
+                    return
+
+        polling = threading.Thread(target=poll)
+        polling.start()
+        try:
+            assert server.wait_over(60)
+        finally:
+            over.set()
+            polling.join(30)
+        assert server.release.why == "idle"
+
+    def test_a_long_answer_is_not_cut(self, manager, spec):
+        server = manager.start(spec(ttl=1.0, faults={"token_s": 2.0}), timeout=60).server
+        ask(server)  # two tokens: 4 s
+        assert server.state == "ready"
+
+    def test_one_that_does_not_answer_is_not_idle(self, manager, spec):
+        server = manager.start(spec(ttl=2.0), timeout=60).server
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            time.sleep(5)
+            assert server.state == "ready"
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        assert server.wait_over(60)
+        assert server.release.why == "idle"
+
+    def test_a_stop_before_is_a_stop(self, manager, spec):
+        server = manager.start(spec(ttl=600.0), timeout=60).server
+        release = server.stop()
+        assert release.why == "asked"
+        assert (server.farewell, manager.farewells()) == ("", [])
+
+    def test_no_connection_stays_open_between_looks(self, manager, spec):
+        """It would hold a stopping vLLM up."""
+        server = manager.start(spec(ttl=600.0), timeout=60).server
+        time.sleep(1.5)  # the first look is over
+        links = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd)]
+        inodes = {link[8:-1] for link in links if link.startswith("socket:")}
+        with open("/proc/net/tcp") as file:
+            rows = [line.split() for line in file][1:]
+        there = f":{server.port:04X}"
+        assert not [row for row in rows if row[2].endswith(there) and row[9] in inodes]
+
+    def test_it_can_be_started_again(self, manager, spec):
+        assert manager.start(spec(ttl=1.0), timeout=60).server.wait_over(60)
+        again = manager.start(spec(ttl=600.0), timeout=60)
+        assert (again.reused, again.server.state) == (False, "ready")
+        assert manager.farewells() == []
+
+
+def _is_open(fd: str) -> bool:
+    return os.path.lexists(f"/proc/self/fd/{fd}")

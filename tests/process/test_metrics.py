@@ -1,0 +1,24 @@
+"""What a server tells of its work: Prometheus text into numbers, and what a person sees of them."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from vllm_magic.errors import VllmMagicError
+
+
+def test_of_a_server(manager, spec):
+    server = manager.start(spec(), timeout=60).server
+    header = {"Authorization": f"Bearer {server.api_key}"}
+    body = {"model": server.model, "prompt": "Once", "max_tokens": 8}
+    with httpx.Client(trust_env=False) as client:
+        assert client.post(f"{server.base_url}/completions", json=body, headers=header).status_code == 200
+    found = server.metrics(window=0.1)
+    assert (found.running, found.finished, found.generation_tokens) == (0, 1, 8)
+    assert found.ttft.count == 1
+    assert found.window >= 0.1
+    assert found.generation_rate == 0.0
+    manager.stop()
+    with pytest.raises(VllmMagicError, match="tiny cannot be asked any more: it is released"):
+        server.metrics()

@@ -1,0 +1,128 @@
+"""Several models, one at a time: who is in the way sleeps, or is stopped."""
+
+from __future__ import annotations
+
+import pytest
+from fake_gpu import fakegpu
+
+from vllm_magic import switching
+from vllm_magic.errors import RequestFailed, SleepFailed
+from vllm_magic.jupyter import views
+from vllm_magic.life import nap
+from vllm_magic.release import Release
+
+GIB = 2**30
+
+
+class TestSwitch:
+    def test_between_two_that_cannot_sleep(self, manager, spec, traces):
+        first = switching.switch(manager, spec("one"), timeout=60)
+        assert (first.server.state, first.done) == ("ready", ())
+        second = switching.switch(manager, spec("two"), timeout=60)
+        (release,) = second.done
+        assert isinstance(release, Release)
+        assert (release.server, release.verified) == ("one", True)
+        assert list(manager.servers()) == ["two"]
+        again = switching.switch(manager, spec("two"), timeout=60)
+        assert (again.server, again.done) == (second.server, ())
+        manager.stop()
+        traces.check()
+
+    def test_one_that_starts_is_in_the_way_too(self, manager, spec):
+        starting = manager.start(spec("one", faults={"init_s": 60.0}), wait=False).server
+        switching.switch(manager, spec("two"), timeout=60)
+        assert starting.state == "released"
+
+
+class TestSleep:
+    def test_one_without_sleep_mode(self, manager, spec):
+        manager.start(spec(), timeout=60)
+        with pytest.raises(SleepFailed, match=r"has no sleep mode: .* %vllm stop tiny gives its memory back"):
+            switching.sleep(manager)
+
+
+SLEEPY = "--enable-sleep-mode"
+
+
+class TestNaps:
+    @pytest.fixture
+    def manager(self, manager, fake_gpus):
+        return manager
+
+    def used(self, manager) -> int:
+        return manager.gpus().gpus[0].used
+
+    @pytest.mark.parametrize("level", [1, 2])
+    def test_the_memory_comes_back(self, manager, spec, level):
+        server = manager.start(spec("m", SLEEPY), timeout=60).server
+        full = self.used(manager)
+        nap = switching.sleep(manager, level=level)
+        assert server.asleep == level
+        assert (nap.before, nap.after) == (2 * GIB, 2 * GIB // 20)
+        assert self.used(manager) == full - 2 * GIB + 2 * GIB // 20
+        assert "1.90 GiB came back, and it keeps 0.10 GiB" in nap.text
+        assert "asleep" in repr(views.status([server], None))
+        awake = switching.wake(manager)
+        assert (awake.after, self.used(manager), server.asleep) == (2 * GIB, full, 0)
+        assert "holds 2.00 GiB again" in awake.text
+        assert server.stop().verified
+
+    def test_one_that_only_says_so(self, manager, spec, monkeypatch):
+        monkeypatch.setattr(nap, "SETTLE", 0.5)
+        server = manager.start(spec("m", SLEEPY, faults={"sleeps": False}), timeout=60).server
+        with pytest.raises(
+            SleepFailed, match=r"says that it sleeps, and holds 2\.00 GiB of 2\.00 GiB still\. %vllm stop m"
+        ):
+            switching.sleep(manager)
+        assert server.asleep == 0
+
+    def test_one_that_does_not_wake_up(self, manager, spec):
+        server = manager.start(spec("m", SLEEPY, faults={"wakes": False}), timeout=60).server
+        switching.sleep(manager)
+        with pytest.raises(SleepFailed, match="m answered 500 to /wake_up"):
+            switching.wake(manager)
+        assert server.asleep == 1
+        assert server.stop().verified
+
+    def test_where_the_driver_says_nothing_vllm_is_believed_and_that_is_said(self, manager, spec, fake_gpus):
+        fakegpu.configure(fake_gpus, procs_unsupported=1)
+        manager.start(spec("m", SLEEPY), timeout=60)
+        assert "vLLM says so, and the driver does not tell" in switching.sleep(manager).text
+
+    def test_a_switch_and_back(self, manager, spec):
+        one = switching.switch(manager, spec("one", SLEEPY), timeout=60).server
+        to_two = switching.switch(manager, spec("two", SLEEPY), timeout=60)
+        assert [(done.server, done.asleep) for done in to_two.done] == [("one", True)]
+        back = switching.switch(manager, spec("one", SLEEPY), timeout=60)
+        assert back.server is one
+        assert [(done.server, done.asleep) for done in back.done] == [("two", True), ("one", False)]
+        assert (one.asleep, to_two.server.asleep) == (0, 1)
+        assert {release.server for release in manager.stop_all()} == {"one", "two"}
+
+    def test_one_that_is_stopped_cannot_sleep(self, manager, spec):
+        server = manager.start(spec("m", SLEEPY), timeout=60).server
+        server.stop()
+        with pytest.raises(RequestFailed, match="m cannot be asked any more: it is released"):
+            server.sleep(manager.probe)
+
+
+class TestAdapters:
+    def test_load_and_unload(self, manager, spec, tmp_path):
+        server = manager.start(spec("m", "--enable-lora"), timeout=60).server
+        assert server.loras() == []
+        server.load_lora("mine", str(tmp_path))
+        assert server.loras() == ["mine"]
+        assert server.chat("hi", model="mine", max_tokens=2).text
+        with pytest.raises(RequestFailed, match="already been loaded"):
+            server.load_lora("mine", str(tmp_path))
+        with pytest.raises(RequestFailed, match="No adapter found"):
+            server.load_lora("other", "/no/such/folder")
+        server.unload_lora("mine")
+        assert server.loras() == []
+        with pytest.raises(RequestFailed, match="cannot be found"):
+            server.unload_lora("mine")
+
+    def test_a_server_that_takes_none(self, manager, spec):
+        server = manager.start(spec(), timeout=60).server
+        with pytest.raises(RequestFailed, match="start it with --enable-lora"):
+            server.load_lora("mine", "/x")

@@ -1,0 +1,228 @@
+"""VRAM on the fake driver: choosing GPUs, proving the release, keeping starts out of releases."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from fake_gpu import fakegpu
+
+from vllm_magic.errors import InvalidOption, NotEnoughMemory, ReleaseFailed
+from vllm_magic.gpu import locks
+from vllm_magic.release import Proof
+
+GIB = 2**30
+A_PART = ("--gpu-memory-utilization", "0.2")  # so that several fit on one GPU
+
+
+@pytest.fixture(autouse=True)
+def own_locks(tmp_path, monkeypatch):
+    """Locks of the test's own: the fake GPUs have the same UUIDs everywhere."""
+    monkeypatch.setattr(locks, "_PARENT", tmp_path)
+
+
+def used(manager) -> list[int]:
+    return [gpu.used for gpu in manager.gpus().gpus]
+
+
+def test_a_release_is_proved_by_the_memory(manager, spec, fake_gpus, traces):
+    server = manager.start(spec(), timeout=60).server
+    assert used(manager) == [2 * GIB, 0]
+    release = server.stop()
+    assert release.proof is Proof.NVML_MEMORY
+    (gpu,) = release.vram
+    assert (gpu.index, gpu.baseline, gpu.before, gpu.after, gpu.freed) == (0, 0, 2 * GIB, 0, 2 * GIB)
+    traces.check()
+
+
+@pytest.mark.parametrize("gpus", ["1", pytest.param(fakegpu.uuid(1), id="UUID"), "auto"])
+def test_the_chosen_gpu_is_used(manager, spec, fake_gpus, gpus):
+    with fakegpu.holding(fake_gpus, 4, 0):
+        server = manager.start(spec(gpus=gpus), timeout=60).server
+        assert used(manager) == [4 * GIB, 2 * GIB]
+        environment = Path(f"/proc/{server.pid}/environ").read_bytes().split(b"\0")
+        assert f"CUDA_VISIBLE_DEVICES={fakegpu.uuid(1)}".encode() in environment
+        release = server.stop()
+        assert [gpu.index for gpu in release.vram] == [1]
+        assert release.proof is Proof.NVML_MEMORY
+
+
+def test_tensor_parallel_over_two(manager, spec, fake_gpus):
+    server = manager.start(spec("tiny", "-tp", "2", gpus="auto"), timeout=60).server
+    assert used(manager) == [2 * GIB, 2 * GIB]
+    assert [gpu.freed for gpu in server.stop().vram] == [2 * GIB, 2 * GIB]
+
+
+def test_auto_says_what_is_missing(manager, spec, fake_gpus, traces):
+    with fakegpu.holding(fake_gpus, 10, 0), fakegpu.holding(fake_gpus, 12, 1):
+        with pytest.raises(NotEnoughMemory, match="GiB") as caught:
+            manager.start(spec(gpus="auto"), timeout=60)
+        assert "\n" not in str(caught.value)
+        manager.start(spec("tiny", "--gpu-memory-utilization", "0.5", gpus="auto"), timeout=60).server.stop()
+    traces.check()
+
+
+@pytest.mark.parametrize("gpus", ["2", "x", "0,0", "GPU-nowhere"])
+def test_gpus_that_are_not_there(manager, spec, fake_gpus, gpus):
+    with pytest.raises(InvalidOption):
+        manager.start(spec(gpus=gpus), timeout=60)
+
+
+def test_memory_that_comes_back_late_is_waited_for(manager, spec, fake_gpus, traces):
+    server = manager.start(spec(faults={"vram_teardown_s": 1.0}), timeout=60).server
+    release = server.stop()
+    assert release.verified
+    assert release.seconds >= 1.0
+    assert used(manager) == [0, 0]
+    traces.check()
+
+
+def test_memory_that_does_not_come_back_is_an_error(manager, spec, fake_gpus, monkeypatch, traces):
+    monkeypatch.setattr("vllm_magic.life.proof.LIMIT", 1.0)
+    server = manager.start(spec(faults={"vram_teardown_s": 30.0}), timeout=60).server
+    with pytest.raises(ReleaseFailed, match="GPU 0"):
+        server.stop()
+    assert server.state == "failed"
+    assert not server.release.verified
+    with pytest.raises(ReleaseFailed):  # whoever asks again hears it again
+        manager.stop("tiny")
+    assert manager.servers() == {}
+    traces.check()
+
+
+def test_another_process_that_grows_meanwhile_is_not_ours(manager, spec, fake_gpus):
+    server = manager.start(spec(), timeout=60).server
+    with fakegpu.holding(fake_gpus, 5, 0):
+        release = server.stop()
+        assert release.verified
+        assert release.proof is Proof.NVML_MEMORY
+        assert release.vram[0].after == 5 * GIB
+
+
+def test_two_servers_on_one_gpu(manager, spec, fake_gpus):
+    one = manager.start(spec("tiny", *A_PART, name="one"), timeout=60).server
+    other = manager.start(spec("tiny", *A_PART, name="two"), timeout=60).server
+    assert used(manager)[0] == 4 * GIB
+    assert one.stop().vram[0].freed == 2 * GIB
+    assert other.stop().vram[0].freed == 2 * GIB
+
+
+def test_what_is_freed_is_the_servers_own_share(manager, spec, fake_gpus):
+    for name in ("one", "two", "three"):
+        manager.start(spec("tiny", *A_PART, name=name), timeout=60)
+    assert [release.vram[0].freed for release in manager.stop_all()] == [2 * GIB] * 3
+
+
+def test_an_engine_that_dies_beside_another_server(manager, spec, fake_gpus):
+    """Nobody is left to be ended, and the GPU is not empty: it is proved all the same."""
+    manager.start(spec("tiny", *A_PART, name="other"), timeout=60)
+    dying = {"die": {"who": "engine", "when": "ready", "after_s": 0.5, "signal": 9}}
+    server = manager.start(spec("tiny", *A_PART, name="dying", faults=dying), timeout=60).server
+    assert server.wait_over(30)
+    assert server.release.verified
+    assert server.release.proof is Proof.NVML_MEMORY
+    assert server.error.cause == "The engine ended, and did not say why"
+
+
+def test_a_server_that_is_dying_is_not_ready(manager, spec, fake_gpus):
+    """While its memory comes back it is no server to be reused, and nothing starts on its GPU."""
+    server = manager.start(spec(faults={"vram_teardown_s": 2.0}), timeout=60).server
+    os.kill(server.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while server.state == "ready":
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert server.state == "stopping"
+    assert not locks.wait_for_releases([fakegpu.uuid(0)], 0.0, threading.Event())
+    again = manager.start(spec(faults={"vram_teardown_s": 2.0}), timeout=60)
+    assert server.state == "failed"
+    assert (again.reused, again.server.state) == (False, "ready")
+    assert again.server.stop().verified
+
+
+@pytest.mark.parametrize(
+    ("config", "proof"),
+    [
+        ({"driver_not_loaded": 1}, Proof.PROCESSES),
+        ({"hang": "init"}, Proof.PROCESSES),
+        ({"crash": 1}, Proof.PROCESSES),
+        ({"mem_unsupported": 1}, Proof.NVML_PROCESSES),
+        ({"mem_unsupported": 1, "procs_unsupported": 1}, Proof.PROCESSES),
+        ({"procs_unsupported": 1}, Proof.NVML_MEMORY),
+        ({"proc_mem_na": 1}, Proof.NVML_MEMORY),
+        ({"pid_offset": 100_000_000}, Proof.NVML_MEMORY),
+    ],
+    ids=str,
+)
+def test_drivers_that_say_less(manager, spec, fake_gpus, config, proof, traces):
+    """Everything works, and the proof is named for what it is."""
+    fakegpu.configure(fake_gpus, **config)
+    manager._probe._start_timeout = 2.0
+    server = manager.start(spec(), timeout=60).server
+    release = server.stop()
+    assert release.verified
+    assert release.proof is proof
+    traces.check()
+
+
+def test_a_driver_that_hangs_later(manager, spec, fake_gpus, traces):
+    server = manager.start(spec(), timeout=60).server
+    fakegpu.configure(fake_gpus, hang="memory")
+    release = server.stop()
+    assert release.verified
+    assert release.proof is Proof.PROCESSES
+    assert "did not answer" in release.note
+    traces.check()
+
+
+def test_a_start_waits_for_a_release_in_another_process(manager, spec, fake_gpus):
+    uuid = fakegpu.uuid(0)
+    (path,) = locks.lock_paths([uuid])
+    program = f"import fcntl, sys; f = open({str(path)!r}); fcntl.flock(f, fcntl.LOCK_SH); print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
+        server = manager.start(spec(), wait=False).server
+        time.sleep(1.0)
+        assert (server.pid, server.progress.stage.name) == (None, "QUEUED")
+        other.stdin.close()
+        server.wait(60)
+    assert server.state == "ready"
+
+
+def test_a_stop_while_it_waits_for_a_release(manager, spec, fake_gpus, traces):
+    with locks.ReleaseLocks([fakegpu.uuid(0)]):
+        server = manager.start(spec(), wait=False).server
+        time.sleep(0.3)
+        assert server.stop().verified
+    assert server.pid is None
+    traces.check()
+
+
+def test_the_guards_hold_the_lock_while_they_release(manager, spec, fake_gpus):
+    """Also where the kernel is dead: here the guards act for another reason, the leader's death."""
+    server = manager.start(spec(faults={"vram_teardown_s": 0.0, "children": 50}), timeout=60).server
+    free = threading.Event()
+    seen = []
+
+    def watch() -> None:
+        while not free.is_set():
+            seen.append(locks.wait_for_releases([fakegpu.uuid(0)], 0.0, free))
+            time.sleep(0.002)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    os.kill(server.pid, signal.SIGKILL)
+    while not server.state.over:
+        time.sleep(0.01)
+    free.set()
+    watching.join(10)
+    assert False in seen
+    assert locks.wait_for_releases([fakegpu.uuid(0)], 0.0, threading.Event())

@@ -1,0 +1,204 @@
+"""The doctor on machines of every kind: what it finds, the command it gives, and that it changes nothing."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+
+import by_hand
+import pytest
+from records import IDENTIFIER, record
+
+from vllm_magic import ledger
+from vllm_magic.doctor import checks, findings, survey, text
+from vllm_magic.doctor.findings import Finding, Report, Topic
+from vllm_magic.gpu import locks, nvml_child
+from vllm_magic.gpu.devices import Snapshot
+from vllm_magic.guard import record as records
+from vllm_magic.guard.record import Phase
+from vllm_magic.jupyter import views
+from vllm_magic.life import installed
+from vllm_magic.linux import details, sockets
+
+pytestmark = pytest.mark.usefixtures("home")
+
+DEAD = [2**22 - 1, 1]  # a kernel that is gone
+
+
+@pytest.fixture(autouse=True)
+def lock_folder(tmp_path, monkeypatch) -> Path:
+    """Keep the locks of real kernels, and vLLM's default port, out of it."""
+    monkeypatch.setattr(locks, "_PARENT", tmp_path)
+    monkeypatch.setattr(survey, "DEFAULT_PORT", by_hand.free_port())
+    return locks.folder_path()
+
+
+@pytest.fixture
+def stored(home):
+    """Puts records into the state folder."""
+
+    def put(identifier: str = IDENTIFIER, **fields) -> Path:
+        for folder in (home, home / identifier):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        records.write(str(home / identifier), record(identifier, **fields))
+        return home / identifier
+
+    return put
+
+
+def of(report: Report, topic: Topic) -> list[Finding]:
+    return [finding for finding in report.findings if finding.topic is topic]
+
+
+class TestVllm:
+    def test_one_whose_python_is_gone(self, tmp_path):
+        script = self.script(tmp_path, "#!/nowhere/python3.11\n")
+        found = installed.look(str(script))
+        assert "/nowhere/python3.11" in found.problem
+        assert [finding.command for finding in checks.vllm(found)] == ["pip install --force-reinstall vllm"]
+
+    @pytest.mark.parametrize(
+        ("head", "python"),
+        [
+            ("#!/a/python", "/a/python"),
+            ("#! /a/b/python3.12 -I", "/a/b/python3.12"),
+            ("#!/bin/sh\n'''exec' /a/long/python3 \"$0\" \"$@\"\n' '''", "/a/long/python3"),
+            ("#!/bin/sh\n'''exec' \"/a/long/python3\" \"$0\" \"$@\"\n' '''", "/a/long/python3"),
+            ("#!/bin/bash\nexec something", None),
+            ("", None),
+            ("\x7fELF\0\0", None),
+        ],
+    )
+    def test_the_python_of_a_script(self, tmp_path, head, python):
+        found = installed.interpreter(self.script(tmp_path, head))
+        assert found == (None if python is None else Path(python))
+
+    def script(self, folder: Path, content: str, name: str = "vllm") -> Path:
+        path = folder / name
+        path.write_text(content)
+        path.chmod(0o755)
+        return path
+
+
+class TestUnowned:
+    def test_of_another_user(self):
+        seen = findings.Elsewhere(7, "VLLM::EngineCore", "nobody", "nobody", "", 60.0, 5, (7, 8), None, False)
+        (found,) = checks.unowned([seen])
+        assert found.command == "sudo -u nobody vllm-magic reap --pid 7"
+        assert "of nobody" in found.what
+        assert found.what.startswith(
+            "2 processes of a vLLM server live on, and nobody owns them: VLLM::EngineCore"
+        )
+
+
+class TestLedger:
+    def test_a_server_that_is_kept(self, stored):
+        stored(kernel=DEAD, phase=Phase.KEPT, kept_until=time.time() + 100.5)
+        held = records.hold_lock(str(ledger.state_path() / IDENTIFIER))
+        try:
+            (seen,) = survey.servers()
+            assert seen.condition == "kept"
+            assert text.state(seen) == "kept 1 min 40 s more for a new kernel"
+        finally:
+            os.close(held)
+
+
+class TestPorts:
+    def test_whose_process_cannot_be_seen(self):
+        with socket.create_server(("127.0.0.1", 0)) as mine:
+            port = mine.getsockname()[1]
+            assert sockets.listeners([port], []) == [sockets.Listener(port, None, os.getuid())]
+            assert sockets.listeners([port], [os.getpid(), os.getppid()]) == [
+                sockets.Listener(port, os.getpid(), os.getuid())
+            ]
+            assert sockets.listeners([by_hand.free_port()], [os.getpid()]) == []
+
+
+class TestDriver:
+    @pytest.mark.parametrize(
+        ("problem", "command"),
+        [
+            (nvml_child._PLAIN_WORDS["NVMLError_LibRmVersionMismatch"], "sudo reboot"),
+            ("nvidia-ml-py is not installed (pip install nvidia-ml-py)", "pip install nvidia-ml-py"),
+            ("the NVIDIA driver says: Unknown Error", "nvidia-smi"),
+        ],
+    )
+    def test_what_helps(self, problem, command):
+        (found,) = checks.driver(Snapshot(0.0, (), None, problem))
+        assert found.command == command
+
+
+class TestText:
+    def report(self, **changes) -> Report:
+        fields = {
+            "version": "1",
+            "findings": (),
+            "vllm": installed.Installed("/venv/bin/vllm", "0.32.0", None),
+            "driver": None,
+            "gpus": (),
+            "servers": (),
+            "elsewhere": (),
+            "releases": (),
+            "default_port": (),
+            "unseen": (),
+        }
+        return Report(**{**fields, **changes})
+
+    def test_findings_come_first_with_their_commands(self):
+        found = Finding(Topic.ORPHAN, "word " * 60, "vllm-magic reap")
+        lines = text.lines(self.report(findings=(found, found)))
+        assert lines[0] == "2 things to do:"
+        assert lines[2].startswith("  1. word word")
+        assert max(map(len, lines)) <= text.WIDTH
+        assert lines.count("       vllm-magic reap") == 2
+
+    @pytest.mark.parametrize(
+        ("terminal", "cell"),
+        [
+            ("vllm-magic reap --pid 7", "%vllm reap --pid 7"),
+            ("vllm-magic doctor", "%vllm doctor"),
+            ("vllm-magic stop tiny", "!vllm-magic stop tiny"),
+            ("pip install vllm", "%pip install vllm"),
+            ("export VLLM_MAGIC_HOME=x", "%env VLLM_MAGIC_HOME=x"),
+            ("unset VLLM_MAGIC_EXECUTABLE", "%env VLLM_MAGIC_EXECUTABLE="),
+            ("rm -r /x", "!rm -r /x"),
+        ],
+    )
+    def test_commands_in_a_notebook(self, terminal, cell):
+        report = self.report(findings=(Finding(Topic.ORPHAN, "x", terminal),))
+        assert f"       {cell}" in views.doctor(report).lines
+
+    def test_what_comes_from_outside_is_one_line_of_text(self):
+        evil = "<script>\x1b[31m\nx"
+        seen = findings.Elsewhere(7, evil, "me", "starter", evil, 60.0, 5, (7,), None, False)
+        port = findings.Listening(8000, 7, evil, "me")
+        report = self.report(
+            findings=(Finding(Topic.PORT, evil, "true"),),
+            elsewhere=(seen,),
+            default_port=(port,),
+            unseen=(evil,),
+        )
+        view = views.doctor(report)
+        assert "\x1b" not in repr(view)
+        assert not any("\n" in line for line in view.lines)
+        assert "<script" not in view._repr_html_()
+
+    def test_secrets_are_masked(self):
+        key = "sk-do-not-show-this"
+        seen = findings.Elsewhere(7, f"x --api-key {key}", "me", "starter", key, 60.0, 5, (7,), None, False)
+        port = findings.Listening(8000, 7, f"server {key}", "me")
+        lines = text.lines(
+            self.report(findings=(Finding(Topic.PORT, key, "true"),), elsewhere=(seen,), default_port=(port,))
+        )
+        assert key not in "".join(lines)
+        assert "".join(lines).count("***") == 4
+
+
+class TestDetails:
+    def test_users(self):
+        assert details.user(0) == "root"
+        assert details.user(4_000_000) == "4000000"
+        assert details.user(None) == "?"
+        assert details.uid(os.getpid()) == os.getuid()

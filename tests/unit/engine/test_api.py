@@ -1,0 +1,143 @@
+"""Readiness and requests in flight, asked of real HTTP servers."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+
+import pytest
+from http_answers import serving
+
+from vllm_magic.engine import api
+from vllm_magic.engine.api import Activity, Api, count_in_flight
+from vllm_magic.engine.command import Command
+
+METRICS = """\
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="/m/{tiny}"} 2.0
+vllm:num_requests_running{engine="1",model_name="/m/{tiny}"} 1.0
+# TYPE vllm:num_requests_waiting gauge
+vllm:num_requests_waiting{engine="0",model_name="/m/{tiny}"} 4.0
+vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 7.0
+vllm:num_requests_running_created{engine="0"} 1.7e+09
+# TYPE vllm:prompt_tokens counter
+vllm:prompt_tokens_total{engine="0",model_name="/m/{tiny}"} 1.5e+03
+vllm:prompt_tokens_total{engine="1",model_name="/m/{tiny}"} 20.0
+vllm:prompt_tokens_created{engine="0",model_name="/m/{tiny}"} 1.7e+09
+vllm:prompt_tokens_cached_total{engine="0",model_name="/m/{tiny}"} 8.0
+vllm:generation_tokens_total{engine="0",model_name="/m/{tiny}"} 300.0
+vllm:request_success_total{engine="0",finished_reason="stop",model_name="/m/{tiny}"} 4.0
+vllm:request_success_total{engine="0",finished_reason="abort",model_name="/m/{tiny}"} 1.0
+"""
+
+
+def test_ready_is_a_200_of_health():
+    with serving({"/health": (200, "")}) as client:
+        assert client.is_ready()
+        assert client.is_ready()
+
+
+@pytest.mark.parametrize("status", [404, 500, 503, 302])
+def test_any_other_answer_is_not(status):
+    with serving({"/health": (status, "")}) as client:
+        assert not client.is_ready()
+
+
+def test_nobody_there():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    client = Api(Command(("vllm",), "127.0.0.1", port, "key"))
+    assert not client.is_ready()
+    assert client.requests_in_flight() is None
+    client.close()
+
+
+def test_somebody_who_does_not_speak_http():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            for _ in range(2):  # the look whether anybody listens, then the request
+                connection = listener.accept()[0]
+                with contextlib.suppress(OSError):
+                    connection.sendall(b"SSH-2.0-x\r\n")
+                connection.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        client = Api(Command(("vllm",), "127.0.0.1", listener.getsockname()[1], "key"))
+        assert not client.is_ready()
+        client.close()
+        thread.join()
+
+
+def test_one_that_listens_and_does_not_answer(monkeypatch):
+    monkeypatch.setattr(api, "ANSWER_LIMIT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = Api(Command(("vllm",), "127.0.0.1", listener.getsockname()[1], "key"))
+        assert not client.is_ready()
+        client.close()
+
+
+def test_ipv6():
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with serving({"/health": (200, "")}, host="::1") as client:
+        assert client.is_ready()
+
+
+def test_a_proxy_is_not_asked(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with serving({"/health": (200, "")}) as client:
+        assert client.is_ready()
+
+
+def test_requests_in_flight_are_those_of_all_engines():
+    with serving({"/metrics": (200, METRICS)}) as client:
+        assert client.requests_in_flight() == 7
+    with serving({"/metrics": (200, "python_info 1.0\n")}) as client:
+        assert client.requests_in_flight() is None
+    with serving({}) as client:
+        assert client.requests_in_flight() is None
+
+
+def test_what_was_served_is_that_of_all_engines():
+    with serving({"/metrics": (200, METRICS)}) as client:
+        assert client.activity() == Activity(in_flight=7, served=1825.0)
+    with serving({"/metrics": (503, METRICS)}) as client:
+        assert client.activity() is None
+    for without in (
+        "prompt_tokens_total 1.0\n",
+        "vllm:num_requests_running 0.0\n",
+        "vllm:prompt_tokens_total 1.0\n",
+    ):
+        with serving({"/metrics": (200, without)}) as client:
+            assert client.activity() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("vllm:num_requests_running 3\n", 3),
+        ("vllm:num_requests_running 0.0\nvllm:num_requests_waiting 0.0\n", 0),
+        ("vllm:num_requests_waiting 1e+03", 1000),
+        ("x_vllm:num_requests_running 3\n", None),
+        ("", None),
+    ],
+)
+def test_counting(text, count):
+    assert count_in_flight(text) == count
+
+
+def test_it_can_be_used_again_after_it_was_closed():
+    with serving({"/health": (200, "")}) as client:
+        assert client.is_ready()
+        client.close()
+        client.close()
+        assert client.is_ready()

@@ -1,0 +1,255 @@
+"""Why a server failed: on lines that vLLM 0.32.0 wrote, or has in its source where a GPU or the network is needed for them."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from failure_logs import (
+    API,
+    CORE,
+    GIB,
+    HEADER,
+    KNOWN,
+    NOISE,
+    OOM,
+    PACKAGES,
+    SEE_LOGS,
+    UNKNOWN,
+    WITHOUT_MEMORY,
+    WORKER,
+)
+
+from vllm_magic.engine import flags
+from vllm_magic.engine.failure_words import ending
+from vllm_magic.engine.failures import explain, explain_death
+
+
+@pytest.mark.parametrize("sign", KNOWN)
+def test_a_known_failure_has_a_cause_and_a_hint(sign):
+    lines, cause, hint = KNOWN[sign]
+    failure = explain([*NOISE, *lines], 1, model="some/model")
+    assert (failure.cause, failure.hint) == (cause, hint)
+    assert failure.lines[-1].removesuffix("…") in "\n".join(lines)
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_an_unknown_failure_is_told_by_its_line(kind):
+    lines, cause = UNKNOWN[kind]
+    failure = explain([*NOISE, *lines], 1)
+    assert (failure.cause, failure.hint) == (cause, SEE_LOGS)
+    assert cause in failure.lines[-1]
+
+
+@pytest.mark.parametrize("sign", [*KNOWN, *UNKNOWN])
+def test_what_is_said_is_short_and_reads_as_part_of_a_sentence(sign):
+    failure = explain({**KNOWN, **UNKNOWN}[sign][0], 1)
+    for text in (failure.cause, failure.hint, *failure.lines):
+        assert "\n" not in text
+        assert len(text) <= 300
+    assert not failure.cause.endswith(".")
+    assert not failure.hint.endswith(".")
+    assert len(failure.lines) <= 12
+
+
+@pytest.mark.parametrize(
+    ("sign", "port_taken", "gib"),
+    [("port in use", True, 0), ("GPU occupied", False, 21.79), ("out of memory", False, 0)],
+)
+def test_what_somebody_else_holds(sign, port_taken, gib):
+    failure = explain(KNOWN[sign][0], 1)
+    assert failure.port_taken is port_taken
+    assert failure.memory_wanted == int(gib * GIB)
+
+
+def test_the_flags_that_this_vllm_has():
+    said = ["vllm: error: unrecognized arguments: --mx-tokens"]
+    assert explain(said, 2, flags=["--max-tokens"]).hint == "Did you mean --max-tokens?"
+    both = ["--max-token", "--max-model-len", "--max-log-len"]  # the last is more alike, and rare
+    said = ["vllm: error: unrecognized arguments: --max-len 9"]
+    assert explain(said, 2, flags=both).hint == "Did you mean --max-model-len?"
+    assert explain(said, 2, flags=[]).hint == "Look it up: vllm serve --help=all"
+    assert "--max-model-len" in flags.COMMON
+
+
+def test_words_of_the_log_are_no_format():
+    assert "{0} {x}" in explain(["vllm: error: unrecognized arguments: --{0} {x}"], 2).cause
+
+
+@pytest.mark.parametrize(
+    ("code", "cause", "hint"),
+    [
+        (-int(signal.SIGKILL), "vLLM ended by signal 9 (SIGKILL)", WITHOUT_MEMORY),
+        (
+            -int(signal.SIGTERM),
+            "vLLM ended by signal 15 (SIGTERM)",
+            "Somebody else ended it: a batch system, or kill",
+        ),
+        (-int(signal.SIGINT), "vLLM ended by signal 2 (SIGINT)", "Somebody else interrupted it"),
+        (3, "vLLM ended with exit code 3", SEE_LOGS),
+        (None, "vLLM ended for an unknown reason", SEE_LOGS),
+    ],
+)
+def test_nothing_telling(code, cause, hint):
+    noise = NOISE[:6]
+    for failure in (explain(noise, code), explain_death(noise, code)):
+        assert (failure.cause, failure.hint, failure.lines) == (cause, hint, noise[-3:])
+    assert explain([], code).cause == cause
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (0, "with exit code 0"),
+        (1, "with exit code 1"),
+        (-15, "by signal 15 (SIGTERM)"),
+        (-63, "by signal 63"),
+        (None, "for an unknown reason"),
+    ],
+)
+def test_endings_in_words(code, words):
+    assert ending(code) == words
+
+
+class TestLines:
+    """The log's telling lines."""
+
+    def test_the_deepest_frames_of_vllm_and_of_the_user(self):
+        def frames(*paths: str) -> list[str]:
+            return [
+                line
+                for number, path in enumerate(paths)
+                for line in (f'  File "{path}", line {number}, in f', f"    call({number})", "    ^^^^")
+            ]
+
+        said = [
+            HEADER,
+            *frames("/outermost/main.py", f"{PACKAGES}/vllm/v1/worker/gpu_worker.py", "/home/anna/model.py"),
+            *frames(f"{PACKAGES}/torch/nn/modules/module.py", "/usr/lib/python3.11/json/decoder.py"),
+            *frames(f"{PACKAGES}/vllm/model_executor/layers/linear.py", "<frozen importlib._bootstrap>"),
+            "ValueError: Load format `x` is not supported",
+        ]
+        others = [
+            f"(Worker_TP1 pid=8) ERROR 11-23 20:49:30 [multiproc_executor.py:953] {line}" for line in said
+        ]
+        both = [line for one, other in zip(said, others, strict=True) for line in (f"{WORKER}{one}", other)]
+        assert explain(both, 1).lines == (
+            f'  File "{PACKAGES}/vllm/v1/worker/gpu_worker.py", line 1, in f',
+            "    call(1)",
+            '  File "/home/anna/model.py", line 2, in f',
+            "    call(2)",
+            f'  File "{PACKAGES}/vllm/model_executor/layers/linear.py", line 0, in f',
+            "    call(0)",
+            "ValueError: Load format `x` is not supported",
+        )
+
+    def test_a_message_of_several_lines(self):
+        lines = explain(KNOWN["max_model_len"][0], 1).lines
+        assert [line.split()[0] for line in lines] == [
+            "pydantic_core._pydantic_core.ValidationError:",
+            "Value",
+        ]
+
+    def test_where_it_is_raised_and_not_where_it_was_logged_before(self):
+        logged = f"{API}ERROR 11-23 20:49:30 [repo_utils.py:126] Error parsing config for m: has model type `x` but Transformers does not recognize this architecture"
+        raised = f"ValueError: {logged.partition(': ')[2]}"
+        said = [logged, logged, HEADER, '  File "/a.py", line 1, in f', raised]
+        assert explain(said, 1).lines == (said[3], raised)
+        assert explain(said[:2], 1).lines == (logged.partition("] ")[2],)
+
+    def test_a_frame_without_source(self):
+        frames = [
+            '  File "<string>", line 1, in f',
+            '  File "/a.py", line 2, in g',
+            '  File "/b.py", line 3, in h',
+        ]
+        said = [HEADER, *frames, "    h()", "KeyError: 1"]
+        assert explain(said, 1).lines == (*frames[1:], "    h()", "KeyError: 1")
+
+    def test_a_line_without_a_traceback(self):
+        said = [HEADER, '  File "/a.py", line 1, in f', "KeyError: 1", *["more"] * 9, "RuntimeError: Load format `x` is not supported"]  # fmt: skip
+        assert explain(said, 1).lines == (said[-1],)
+
+
+class TestDeath:
+    """Of a server that was ready."""
+
+    FATAL = (
+        f"{CORE}EngineCore encountered a fatal error.",
+        f"{CORE}{HEADER}",
+        f"{CORE}RuntimeError: Worker failed with error 'no kernel image', please check the stack trace above for the root cause",
+    )
+    REQUEST = (
+        "(APIServer pid=7) ERROR 11-23 20:49:33 [async_llm.py:906] vllm.v1.engine.exceptions.EngineDeadError: EngineCore "
+        "encountered an issue. See stack trace (above) for the root cause."
+    )
+    STOPPED = (
+        "(APIServer pid=7) INFO 11-23 20:49:33 [launcher.py:254] [shutdown] API server: shutdown triggered"
+    )
+
+    def test_the_worker_says_why_right_above(self):
+        said = [
+            f"{WORKER}WorkerProc hit an exception.",
+            f"{WORKER}{HEADER}",
+            f"{WORKER}RuntimeError: CUDA error: no kernel image is available",
+            *self.FATAL,
+            self.REQUEST,
+        ]
+        failure = explain_death([*NOISE, *said], 0)
+        assert failure.cause == "CUDA error: no kernel image is available"
+
+    def test_the_engine_says_why(self):
+        failure = explain_death([*self.FATAL[:2], f"{CORE}torch.OutOfMemoryError: {OOM}", self.REQUEST], 0)
+        assert failure.cause.startswith("GPU 0 is out of memory")
+
+    def test_a_worker_that_is_gone(self):
+        failure = explain_death([*KNOWN["worker killed"][0][:1], *self.FATAL, self.REQUEST], 0)
+        assert (failure.cause, failure.hint) == ("VllmWorker-1 ended by signal 9 (SIGKILL)", WITHOUT_MEMORY)
+
+    @pytest.mark.parametrize(
+        ("said", "cause"),
+        [
+            (
+                "Engine core process EngineCore_DP1 died unexpectedly.",
+                "The engine ended, and did not say why",
+            ),
+            (
+                "Process ApiServer_0 (PID: 77) died with exit code -11",
+                "ApiServer_0 ended by signal 11 (SIGSEGV)",
+            ),
+        ],
+    )
+    def test_several_api_servers(self, said, cause):
+        logged = "(APIServer pid=7) ERROR 11-23 20:49:33 [utils.py:600] "
+        lines = [
+            f"{logged}Exception occurred while running API servers: {said}",
+            f"{logged}{HEADER}",
+            f"{logged}RuntimeError: {said}",
+        ]
+        assert explain_death(lines, 1).cause == cause
+
+    def test_what_failed_earlier_is_no_cause(self):
+        before = [
+            "(APIServer pid=7) ERROR 11-23 19:49:33 [serving.py:9] OSError: You are trying to access a gated repo.",
+            f"{WORKER}RuntimeError: of a call that failed",
+            "(EngineCore pid=9) ERROR 11-23 19:49:33 [core.py:1750] Invocation of sleep method failed",
+        ]
+        failure = explain_death([*before, self.REQUEST], 0)
+        assert failure.cause == "The engine ended, and did not say why"
+        assert "dmesg" in failure.hint
+
+    def test_requests_under_way_say_it_hundreds_of_times(self):
+        failure = explain_death([*self.FATAL[:2], f"{CORE}KeyError: 'x'", *[self.REQUEST] * 900], 0)
+        assert failure.cause == "KeyError: 'x'"
+
+    def test_a_request_that_prints_it(self):
+        printed = "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above) for the root cause."
+        for said in ([printed], [self.REQUEST, HEADER, printed]):
+            assert explain_death(said, 0).cause == "The engine ended, and did not say why"
+
+    def test_a_signal_from_elsewhere(self):
+        """vLLM logs the same of an engine that it ends itself."""
+        failure = explain_death([self.STOPPED, self.REQUEST], 0)
+        assert failure.cause == "Somebody else asked it to end (SIGTERM or SIGINT)"
+        assert explain_death([self.STOPPED], 0).cause == failure.cause
+        assert explain_death([self.REQUEST, self.STOPPED], 0).cause == "The engine ended, and did not say why"

@@ -1,0 +1,104 @@
+"""What a server tells of its work: Prometheus text into numbers, and what a person sees of them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllm_magic.engine.metrics import Histogram, parse, with_rates
+from vllm_magic.jupyter import views
+
+INF = float("inf")
+TEXT = """\
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="m"} 2.0
+vllm:num_requests_running{engine="1",model_name="m"} 1.0
+# TYPE vllm:num_requests_waiting gauge
+vllm:num_requests_waiting{engine="0",model_name="m"} 4.0
+# TYPE vllm:kv_cache_usage_perc gauge
+vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.5
+vllm:kv_cache_usage_perc{engine="1",model_name="m"} 0.1
+# TYPE vllm:prompt_tokens counter
+vllm:prompt_tokens_total{engine="0",model_name="m"} 1500.0
+vllm:prompt_tokens_created{engine="0",model_name="m"} 1.7e+09
+# TYPE vllm:generation_tokens counter
+vllm:generation_tokens_total{engine="0",model_name="m"} 300.0
+# TYPE vllm:request_success counter
+vllm:request_success_total{engine="0",finished_reason="stop",model_name="m"} 4.0
+vllm:request_success_total{engine="0",finished_reason="length",model_name="m"} 2.0
+# TYPE vllm:prefix_cache_queries counter
+vllm:prefix_cache_queries_total{engine="0",model_name="m"} 1000.0
+# TYPE vllm:prefix_cache_hits counter
+vllm:prefix_cache_hits_total{engine="0",model_name="m"} 250.0
+# TYPE vllm:num_preemptions counter
+vllm:num_preemptions_total{engine="0",model_name="m"} 3.0
+# TYPE vllm:time_to_first_token_seconds histogram
+vllm:time_to_first_token_seconds_bucket{engine="0",le="0.1",model_name="m"} 2.0
+vllm:time_to_first_token_seconds_bucket{engine="0",le="0.2",model_name="m"} 4.0
+vllm:time_to_first_token_seconds_bucket{engine="0",le="+Inf",model_name="m"} 4.0
+vllm:time_to_first_token_seconds_bucket{engine="1",le="0.1",model_name="m"} 0.0
+vllm:time_to_first_token_seconds_bucket{engine="1",le="0.2",model_name="m"} 4.0
+vllm:time_to_first_token_seconds_bucket{engine="1",le="+Inf",model_name="m"} 6.0
+vllm:time_to_first_token_seconds_count{engine="0",model_name="m"} 4.0
+vllm:time_to_first_token_seconds_count{engine="1",model_name="m"} 6.0
+vllm:time_to_first_token_seconds_sum{engine="0",model_name="m"} 1.5
+# TYPE process_cpu_seconds counter
+process_cpu_seconds_total 12.5
+"""
+
+
+def test_of_several_engines_the_sum():
+    found = parse(TEXT)
+    assert (found.running, found.waiting, found.finished) == (3, 4, 6)
+    assert (found.prompt_tokens, found.generation_tokens, found.preemptions) == (1500, 300, 3)
+    assert (found.kv_cache_use, found.prefix_hit_rate) == (pytest.approx(0.3), 0.25)
+    assert found.ttft == Histogram(((0.1, 2.0), (0.2, 8.0), (INF, 10.0)), 10.0, 1.5)
+    assert found.itl == Histogram((), 0.0, 0.0)
+
+
+def test_quantiles_lie_evenly_in_their_bucket():
+    times = parse(TEXT).ttft
+    assert times.quantile(0.1) == pytest.approx(0.05)
+    assert times.quantile(0.5) == pytest.approx(0.15)
+    assert times.quantile(0.99) == 0.2  # it lies beyond what is counted
+    assert Histogram((), 0.0, 0.0).quantile(0.5) is None
+    assert Histogram(((0.1, 0.0),), 3.0, 1.0).quantile(0.5) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "nothing", "<html>", "process_cpu_seconds_total 1\n", "vllm:num_requests_running nan", '{"a": 1}'],
+)
+def test_what_is_none(text):
+    assert parse(text) is None
+
+
+@given(st.text(alphabet='vllm:num_requests_running{}="0.le\n# TYPEInfna', max_size=300))
+def test_any_text(text):
+    parse(text)
+    parse(TEXT + text)
+
+
+def test_rates():
+    before = parse(TEXT)
+    after = parse(TEXT.replace("1500.0", "1700.0").replace("300.0", "305.0"))
+    now = with_rates(before, after, 2.0)
+    assert (now.prompt_rate, now.generation_rate, now.window) == (100.0, 2.5, 2.0)
+    assert with_rates(after, before, 2.0).prompt_rate == 0.0  # an engine that began anew
+
+
+def test_what_is_seen():
+    shown = repr(views.metrics("tiny", parse(TEXT)))
+    for text in (
+        "3 running, 4 waiting, 6 finished",
+        "30.0 %",
+        "25.0 %",
+        "p50 150 ms, p95 200 ms, p99 200 ms",
+        "none yet",
+    ):
+        assert text in shown
+    assert "? " in repr(views.metrics("tiny", parse(TEXT.replace("vllm:kv_cache_usage_perc", "x")))).replace(
+        "?\n", "? "
+    )

@@ -1,0 +1,125 @@
+"""Locks between real processes: a start waits for every release on its GPUs, and for nothing else."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vllm_magic.gpu import locks
+from vllm_magic.gpu.locks import ReleaseLocks, lock_paths, wait_for_releases
+
+if TYPE_CHECKING:
+    pass
+
+LONG = 60.0  # seconds; no test waits this long unless it fails
+SHORT = 0.2
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep the locks of a test away from those of real kernels."""
+    monkeypatch.setattr(locks, "_PARENT", tmp_path)
+    return tmp_path / f"vllm-magic-{os.getuid()}"
+
+
+def can_start(*uuids: str, timeout: float = SHORT) -> bool:
+    return wait_for_releases(uuids, timeout, threading.Event())
+
+
+def test_the_files_are_private_and_stay_the_same(folder: Path) -> None:
+    first = lock_paths(["GPU-a", "GPU-b"])
+    assert first == (folder / "GPU-a.lock", folder / "GPU-b.lock")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert [stat.S_IMODE(path.stat().st_mode) for path in first] == [0o600, 0o600]
+    inodes = [path.stat().st_ino for path in first]
+    assert [path.stat().st_ino for path in lock_paths(["GPU-a", "GPU-b"])] == inodes
+
+
+def test_a_start_with_no_release_goes_ahead() -> None:
+    assert can_start("GPU-a", "GPU-b")
+    assert can_start()
+
+
+def test_a_start_waits_for_a_release_in_this_process() -> None:
+    with ReleaseLocks(["GPU-a"]):
+        assert not can_start("GPU-a")
+    assert can_start("GPU-a")
+
+
+def test_a_start_that_waits_can_be_cancelled() -> None:
+    cancelled = threading.Event()
+    canceller = threading.Timer(SHORT, cancelled.set)
+    canceller.start()
+    with ReleaseLocks(["GPU-a"]):
+        assert not wait_for_releases(["GPU-a"], 10 * LONG, cancelled)
+    assert cancelled.is_set()
+    canceller.join()
+
+
+def test_a_forked_child_does_not_keep_the_lock_of_a_release_that_is_over() -> None:
+    (path,) = lock_paths(["GPU-a"])
+    with ReleaseLocks(["GPU-a"]):
+        links = [link for link in Path("/proc/self/fd").iterdir() if link.exists() and link.samefile(path)]
+        (inherited,) = [os.dup(int(link.name)) for link in links]
+    assert can_start("GPU-a")
+    os.close(inherited)
+
+
+def test_entering_twice_in_turn_is_fine() -> None:
+    release = ReleaseLocks(["GPU-a"])
+    for _ in range(2):
+        with release:
+            assert not can_start("GPU-a")
+        assert can_start("GPU-a")
+
+
+def test_a_word_that_is_no_uuid_makes_no_file(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"'\.\./x' is not the UUID of a GPU"):
+        lock_paths(["../x"])
+    assert list(folder.iterdir()) == []
+
+
+def make_symlink(folder: Path) -> None:
+    (folder.parent / "other").mkdir(mode=0o700)
+    folder.symlink_to("other")
+
+
+def make_open_to_others(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o777)
+
+
+def make_file(folder: Path) -> None:
+    folder.touch(mode=0o700)
+
+
+@pytest.mark.parametrize("make", [make_symlink, make_open_to_others, make_file])
+def test_a_folder_that_is_not_ours_alone_is_refused(folder: Path, make: object) -> None:
+    assert callable(make)
+    make(folder)
+    with pytest.raises(
+        PermissionError, match="is not a folder of yours with mode 0700: look at it and remove it"
+    ):
+        lock_paths(["GPU-a"])
+
+
+def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock_paths(["GPU-b"])
+    somebody_else = os.getuid() + 1
+    (tmp_path / f"vllm-magic-{os.getuid()}").rename(tmp_path / f"vllm-magic-{somebody_else}")
+    monkeypatch.setattr(os, "getuid", lambda: somebody_else)
+    with pytest.raises(PermissionError, match="is not a folder of yours"):
+        lock_paths(["GPU-a"])
+
+
+def test_a_lock_file_that_is_a_link_is_refused(folder: Path, tmp_path: Path) -> None:
+    lock_paths(["GPU-b"])
+    (folder / "GPU-a.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        lock_paths(["GPU-a"])
+    assert not (tmp_path / "elsewhere").exists()

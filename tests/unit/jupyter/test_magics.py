@@ -1,0 +1,75 @@
+"""`%vllm` in a real IPython shell: what a person types, and what comes back."""
+
+from __future__ import annotations
+
+import pytest
+from IPython.core.error import UsageError
+from IPython.utils.capture import capture_output
+
+from vllm_magic.errors import VllmMagicError
+from vllm_magic.manager import manager
+
+
+def run(shell, line: str):
+    return shell.run_line_magic("vllm", line)
+
+
+def cell(shell, source: str) -> str:
+    """What a person sees of a cell, errors included."""
+    with capture_output() as seen:
+        shell.run_cell(source)
+    return seen.stdout + seen.stderr
+
+
+def plain(shell, value) -> str:
+    return shell.display_formatter.format(value)[0]["text/plain"]
+
+
+@pytest.mark.parametrize("words", ["reap x", "reap --pid", "reap --pid x", "reap --pid 1"])
+def test_reap_of_what_cannot_be(shell, words):
+    with pytest.raises(UsageError):
+        run(shell, words)
+
+
+def test_reap_without_a_state_folder_of_ones_own(shell, home):
+    home.mkdir(exist_ok=True)
+    home.chmod(0o755)
+    for words in ("reap", "reap --pid 1"):
+        with pytest.raises(VllmMagicError, match="entered by others"):
+            run(shell, words)
+    home.chmod(0o700)
+
+
+def test_an_interrupted_attach_says_what_happened(shell, monkeypatch):
+    there = {}
+
+    def attach(name, report):
+        there["tiny"] = object()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(manager), "attach", lambda _, name, report: attach(name, report))
+        patch.setattr(type(manager), "servers", lambda _: dict(there))
+        with pytest.raises(VllmMagicError, match="Interrupted: tiny is attached, and goes on starting"):
+            run(shell, "attach tiny")
+
+
+def test_no_vllm(shell, traces, monkeypatch):
+    monkeypatch.delenv("VLLM_MAGIC_EXECUTABLE")
+    monkeypatch.setenv("PATH", "/nowhere")
+    seen = cell(shell, "%vllm start tiny")
+    assert "ExecutableNotFound: vLLM is not installed here. Install it" in seen
+    assert "Traceback" not in seen
+    assert "/nowhere/vllm is not a program" in cell(shell, "%vllm start tiny --executable /nowhere/vllm")
+    assert run(shell, "").rows == ()
+    traces.check()
+
+
+def test_help_names_every_verb(shell):
+    from vllm_magic.jupyter.verbs import Verb
+
+    text = plain(shell, run(shell, "help"))
+    for verb in Verb:
+        assert f"%vllm {verb.value}" in text
+    for line in ("--help", "start --help", "-h"):
+        assert plain(shell, run(shell, line)) == text

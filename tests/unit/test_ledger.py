@@ -1,0 +1,188 @@
+"""The folders of servers on a real file system: private, short, and no more of them than there must be."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+from records import record
+
+from vllm_magic import ledger
+from vllm_magic.guard import record as records
+from vllm_magic.ledger import KEPT_LOGS, create, state_folder
+from vllm_magic.linux import machine
+
+
+@pytest.fixture(autouse=True)
+def short_folders():
+    """Folders under /tmp that stand in for a TMPDIR with too long a path: no guard is here to remove them."""
+    before = set(Path("/tmp").glob("vllm-*"))
+    yield
+    for folder in set(Path("/tmp").glob("vllm-????????")) - before:
+        folder.rmdir()
+
+
+@pytest.fixture
+def open_umask():
+    """What is made is private whatever the umask."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def kept(home: Path, age: int) -> Path:
+    """A log that a server left ``age`` seconds ago."""
+    path = home / "logs" / f"old-{age:05}.log"
+    path.parent.mkdir(exist_ok=True, mode=0o700)
+    path.touch(mode=0o600)
+    os.utime(path, (1_700_000_000 - age,) * 2)
+    return path
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_a_folder_is_private(home):
+    home.parent.chmod(0o755)
+    folder = create("qwen3")
+    for path in (home, folder.path, folder.tmp, home / "logs"):
+        assert mode(path) == 0o700
+    assert folder.path == home / folder.id
+    assert folder.log == folder.path / "log"
+    assert folder.kept_log == home / "logs" / f"qwen3-{folder.id}.log"
+    assert not folder.log.exists()
+
+
+def test_every_folder_is_another(home):
+    folders = [create("same") for _ in range(5)]
+    assert len({folder.id for folder in folders}) == 5
+    assert len({folder.tmp for folder in folders}) == 5
+
+
+def test_an_id_that_is_taken_is_passed_over(home, monkeypatch):
+    taken = create("first").id
+    ids = iter([taken, taken, "0f0f0f0f"])
+    monkeypatch.setattr(ledger.secrets, "token_hex", lambda _: next(ids))
+    assert create("second").id == "0f0f0f0f"
+
+
+class TestStateFolder:
+    def test_it_is_where_the_variable_says(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("VLLM_MAGIC_HOME", str(tmp_path / "a" / "b"))
+        assert state_folder() == tmp_path / "a" / "b"
+        monkeypatch.setenv("VLLM_MAGIC_HOME", "here")
+        monkeypatch.chdir(tmp_path)
+        assert state_folder() == tmp_path / "here"
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("VLLM_MAGIC_HOME", "~/mine")
+        assert state_folder() == tmp_path / "mine"
+
+    def test_else_it_is_in_jupyters_runtime_directory(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("VLLM_MAGIC_HOME", "")
+        monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+        assert state_folder() == tmp_path / "runtime" / "vllm_magic"
+
+    def test_without_jupyter_it_is_in_the_same_place(self, tmp_path, monkeypatch):
+        monkeypatch.delenv("VLLM_MAGIC_HOME", raising=False)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setitem(sys.modules, "jupyter_core.paths", None)  # importing it fails
+        assert state_folder() == tmp_path / ".local/share/jupyter/runtime/vllm_magic"
+
+    def test_that_of_another_user_is_refused(self, home, monkeypatch):
+        home.mkdir(mode=0o700)
+        monkeypatch.setattr(os, "getuid", lambda: home.stat().st_uid + 1)
+        with pytest.raises(PermissionError, match=r"belongs to another user.*VLLM_MAGIC_HOME"):
+            create("x")
+        assert list(home.iterdir()) == []
+
+    @pytest.mark.parametrize("others", [0o755, 0o1777, 0o710])
+    def test_one_that_others_can_enter_is_refused_and_left_as_it_is(self, home, others):
+        # It may be /tmp: closing it to others would break more than this.
+        home.mkdir()
+        home.chmod(others)
+        with pytest.raises(PermissionError, match=r"chmod 700.*VLLM_MAGIC_HOME"):
+            create("x")
+        assert mode(home) == others
+        assert list(home.iterdir()) == []
+
+    def test_a_file_in_its_place(self, home):
+        home.write_text("")
+        with pytest.raises(OSError, match="home"):
+            create("x")
+
+    def test_a_link_to_a_folder_of_ones_own(self, home, tmp_path):
+        (tmp_path / "large disk").mkdir(mode=0o700)
+        home.symlink_to(tmp_path / "large disk")
+        assert create("x").path.parent == home
+
+
+class TestTmp:
+    @pytest.mark.parametrize("length", [40, 200])
+    def test_a_socket_of_vllm_fits_however_long_the_home_is(self, tmp_path, monkeypatch, length):
+        home = tmp_path / ("h" * length)
+        monkeypatch.setenv("VLLM_MAGIC_HOME", str(home))
+        folder = create("x")
+        try:
+            assert mode(folder.tmp) == 0o700
+            name = folder.tmp / "01234567-89ab-cdef-0123-456789abcdef"  # ipc:// and a UUID
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(name))
+            name.unlink()
+        finally:
+            folder.tmp.rmdir()
+
+    def test_a_short_home_has_it_inside(self, monkeypatch):
+        # Not in tmp_path, which is long itself.
+        import tempfile
+
+        with tempfile.TemporaryDirectory(dir="/tmp", prefix="h") as short:
+            monkeypatch.setenv("VLLM_MAGIC_HOME", short)
+            folder = create("x")
+            assert folder.tmp == folder.path / "t"
+
+
+def test_the_place_is_looked_up_once_for_all_entries(home, monkeypatch):
+    count, asked = 5, []
+    for _ in range(count):
+        folder = create("tiny")
+        records.write(str(folder.path), record(folder.id))
+    here = machine.here
+
+    def ask():
+        asked.append(None)
+        return here()
+
+    monkeypatch.setattr(machine, "here", ask)
+    assert [one.condition for one in ledger.entries()] == [ledger.Condition.OWNED] * count
+    assert len(asked) == 1
+
+
+class TestKeptLogs:
+    def test_the_newest_are_kept(self, home):
+        state_folder()
+        logs = [kept(home, age) for age in range(KEPT_LOGS + 10)]
+        folder = create("x")
+        folder.kept_log.touch()
+        assert [path for path in logs if path.exists()] == logs[: KEPT_LOGS - 1]
+        assert len(list((home / "logs").iterdir())) == KEPT_LOGS
+
+    def test_one_that_another_kernel_removes_meanwhile(self, home, monkeypatch):
+        state_folder()
+        for age in range(KEPT_LOGS + 1):
+            kept(home, age)
+        real = ledger.modified
+
+        def removed(path: Path) -> float:
+            when = real(path)
+            path.unlink()
+            return when
+
+        monkeypatch.setattr(ledger, "modified", removed)
+        create("x")
+        assert list((home / "logs").iterdir()) == []

@@ -1,0 +1,123 @@
+"""The sampler: what it sees, what cannot hold it up, and that nothing of it stays."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import Counter
+
+import pytest
+
+from vllm_magic import sampler
+from vllm_magic.engine import vitals
+from vllm_magic.gpu import sight
+from vllm_magic.gpu.devices import ComputeProcess, Gpu
+from vllm_magic.linux import kin, processes
+from vllm_magic.linux.kin import Kin
+from vllm_magic.linux.processes import Identity
+from vllm_magic.manager import Manager
+
+
+def threads() -> list[str]:
+    return [one.name for one in threading.enumerate() if one.name.startswith("vllm-magic")]
+
+
+@pytest.fixture(autouse=True)
+def long_end(monkeypatch):
+    """On a busy machine a look may come late."""
+    monkeypatch.setattr(sampler, "LINGER", 60.0)
+
+
+class TestItsEnd:
+    def test_nothing_begins_by_itself(self, home):
+        made = Manager()
+        assert (threads(), made.probe.pid) == ([], None)
+        made.close()
+
+
+class TestWhoHoldsWhat:
+    def test_of_each_leader_on_each_gpu(self):
+        one, two = Identity(11, 1), Identity(22, 1)
+        leaders = {11: one, 12: one, 21: two}
+
+        def gpu(*listed: tuple[int, int | None]) -> Gpu:
+            return Gpu(0, "GPU-0", "a GPU", 9, 5, 4, tuple(ComputeProcess(*each) for each in listed))
+
+        blind = Gpu(1, "GPU-1", "a GPU", 9, None, None, None)
+        seen = sight.see((gpu((11, 1), (12, 2), (21, 4), (99, 8)), gpu((21, None), (21, 4)), blind), leaders)
+        assert seen.used == (5, 5, None)
+        assert seen.held(one) == (3, 0, None)
+        assert seen.held(two) == (4, None, None)
+        assert seen.held(Identity(33, 1)) == seen.held(None) == (0, 0, None)
+
+
+class TestKin:
+    def test_each_process_is_looked_at_once(self, monkeypatch):
+        looked = Counter()
+        find = processes.leader_of
+
+        def count(pid, leaders):
+            looked[pid] += 1
+            return find(pid, leaders)
+
+        monkeypatch.setattr(processes, "leader_of", count)
+        me = processes.read(os.getpid()).identity
+        known = Kin()
+        for _ in range(5):
+            assert known.look({me.pid, 1}, [me]) == {me.pid: me}
+        assert looked == {me.pid: 1, 1: 1}
+        assert known.look({1}, [me]) == {}
+        known.look({1}, [])  # with other leaders it may be another's
+        assert looked[1] == 2
+        monkeypatch.setattr(kin, "AGAIN", 0.0)
+        known.look({2}, [])
+        known.look({2}, [])
+        assert looked[2] == 2
+
+    def test_the_number_of_a_dead_leader_is_another_s_now(self):
+        me = processes.read(os.getpid()).identity
+        before = me._replace(start=me.start - 1)
+        assert processes.leader_of(me.pid, {before.pid: before}) is None
+        assert processes.leader_of(2**30, {before.pid: before}) is None
+
+
+TEXT = b"""# HELP vllm:num_requests_running Number of requests
+vllm:num_requests_running{engine="0",model_name="a b} 7"} 2.0
+vllm:num_requests_running{engine="1",model_name="a"} 1.0
+vllm:num_requests_waiting{engine="0"} 0.0
+vllm:num_requests_waiting_by_reason{engine="0",reason="x"} 9.0
+vllm:prompt_tokens_total{engine="0"} 1.2e+06
+vllm:prompt_tokens_by_source_total{engine="0"} 9.0
+vllm:generation_tokens_total 30.0
+vllm:generation_tokens_created{engine="0"} 1.79e+09
+"""
+
+
+class TestVitals:
+    def test_what_is_read(self):
+        assert vitals.scan(TEXT) == (3, 0, 1.2e6, 30.0)
+
+    @pytest.mark.parametrize(
+        "text", [b"", b"<html>", TEXT.replace(b"1.2e+06", b"e+"), TEXT.replace(b"prompt", b"x"), b"\xff\x00"]
+    )
+    def test_what_does_not_say(self, text):
+        assert vitals.scan(text) is None
+
+    def test_an_answer_that_never_ends_is_cut(self, monkeypatch):
+        import asyncio
+        import socket
+
+        monkeypatch.setattr(vitals, "MOST", 1000)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+
+            def talk() -> None:
+                connection, _ = listener.accept()
+                with connection, contextlib.suppress(OSError):
+                    while True:
+                        connection.sendall(b"x" * 100)
+
+            talker = threading.Thread(target=talk)
+            talker.start()
+            assert asyncio.run(vitals.look(f"http://127.0.0.1:{listener.getsockname()[1]}")) is None
+            talker.join(60)
