@@ -19,8 +19,8 @@ BIN := $(VENV)/bin
 export PYTHON
 # The tests start Python thousands of times; without .pyc files each would compile all of it.
 unexport PYTHONDONTWRITEBYTECODE
-WORKERS ?= 5# most tests wait more than they compute: this many serve on two cores
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+WORKERS ?= 6# most tests wait more than they compute: so many serve on two cores
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 
 # What the tests of a folder need besides the extra 'dev'.
 TIERS ?= real ray matrix browser process unit gpu

@@ -14,12 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from xdist.remote import Producer
+
 TESTS = Path(__file__).parent
-TIERS = ("real", "ray", "matrix", "browser", "process", "unit", "gpu")
+TIERS = ("real", "ray", "browser", "matrix", "process", "unit", "gpu")
+# Each in one process: what its tests share is made once, and two of a kind would take the machine from all others.
+TOGETHER = {"real", "ray", "browser", "gpu"}
 SLOWEST = 20
 
 
@@ -28,9 +33,8 @@ def tier_of(nodeid: str) -> str:
     return nodeid.split("/")[1]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist puts the groups into the ids
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the dearest tier first, and in each those tests last that want to be alone."""
+    """Run the dearest tier first, and those tests last that want to be alone."""
     items.sort(key=lambda item: (_is_alone(item), TIERS.index(tier_of(item.nodeid))))
 
 
@@ -38,11 +42,22 @@ def _is_alone(item: pytest.Item) -> bool:
     return item.get_closest_marker("alone") is not None
 
 
-@pytest.hookimpl(
-    wrapper=True, tryfirst=True
-)  # around pytest-timeout: to wait for its turn is not the test's time
+class TierScheduling(LoadScopeScheduling):
+    """Gives a process a whole tier of those in `TOGETHER`, and of the others one test after the other."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        tier = tier_of(nodeid)
+        return tier if tier in TOGETHER else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> TierScheduling:
+    """Have xdist schedule by tiers; its own groups (`--dist loadgroup` of 3.8) do nothing with pytest 9.2."""
+    return TierScheduling(config, log)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Keep tests that are marked `alone` and all others apart."""
+    """Keep tests that are marked `alone` and all others apart; to wait for its turn is not a test's own time."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return (yield)
     shared = item.config._tmp_path_factory.getbasetemp().parent

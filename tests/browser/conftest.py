@@ -11,7 +11,6 @@ is opened after them.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,17 +27,6 @@ if TYPE_CHECKING:
     from .chromium import Chromium
 
 _failed = pytest.StashKey[bool]()
-TIER = Path(__file__).parent
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist puts the groups into the ids
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have one worker for each application, with its one browser and its one server."""
-    for item in items:
-        if TIER in item.path.parents:
-            params = item.callspec.params if hasattr(item, "callspec") else {}
-            application = "notebook" if params.get("either") == "notebook" else "lab"
-            item.add_marker(pytest.mark.xdist_group(application))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 RAY = Path(__file__).resolve().parents[2] / ".venv/ray/bin"  # made by `make .venv/.ray`
 # Ray replaces 127.0.0.1 by the machine's own address; nodes of one machine need addresses of their own.
 HEAD, OTHER = "127.0.0.2", "127.0.0.3"
-LIMIT = 90.0
+LIMIT = 180.0
 LOOK = 0.1
 
 

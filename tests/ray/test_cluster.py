@@ -22,7 +22,7 @@ from records import record
 from traces import Traces
 
 from tests.ray.nodes import HEAD, OTHER, RAY, Cluster, until
-from tests.real.environment import FLAGS, environment
+from tests.real.environment import FLAGS, FORKED, environment
 from vllm_magic import cli, ledger
 from vllm_magic.cluster import keys
 from vllm_magic.cluster.entities import Node
@@ -49,9 +49,7 @@ from vllm_magic.life.sweep import sweep
 from vllm_magic.linux import processes
 from vllm_magic.release import Proof
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("ray")]
-# Tests with clusters of their own run beside those that share one.
-own = pytest.mark.xdist_group("own")
+pytestmark = [pytest.mark.timeout(600)]
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks/cluster.ipynb"
 LEASE = 6.0  # seconds, in place of 30
@@ -292,7 +290,6 @@ def test_a_stop_in_the_middle_of_a_start(cluster, manager, ask):
     assert server.state == "released"
 
 
-@own
 @pytest.mark.parametrize("stops", [False, True])
 def test_a_cluster_that_takes_no_job_yet(own_cluster, manager, ask, stops):
     own_cluster.freeze_submission()
@@ -401,7 +398,6 @@ def test_what_a_driver_must_say_of_workers(before, after, proof):
     assert (judged.wrong, judged.proof) == ("", proof)
 
 
-@own
 def test_the_driver_of_the_node_proves_it(tmp_path, manager, ask):
     """With a fake driver on the nodes; Ray gives the other one's GPUs 0 and 1 to the job."""
     root = fakegpu.build(tmp_path / "gpu", gpus=3)
@@ -416,7 +412,6 @@ def test_the_driver_of_the_node_proves_it(tmp_path, manager, ask):
         made.close()
 
 
-@own
 def test_a_cluster_with_a_token(tmp_path, manager, ask, monkeypatch):
     token = "0123456789abcdef" * 3
     made = Cluster(tmp_path / "nodes", {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token})
@@ -431,7 +426,6 @@ def test_a_cluster_with_a_token(tmp_path, manager, ask, monkeypatch):
         made.close()
 
 
-@own
 def test_the_head_does_not_answer_for_a_while(own_cluster, manager, ask):
     server = manager.start(ask(own_cluster, *BOTH)).server
     own_cluster.freeze_head()
@@ -448,7 +442,6 @@ def test_the_head_does_not_answer_for_a_while(own_cluster, manager, ask):
     until(lambda: Traces(own_cluster.home).processes() == [])
 
 
-@own
 def test_a_release_that_was_not_proved_is_looked_at_again(own_cluster, manager, ask, monkeypatch):
     monkeypatch.setattr("vllm_magic.life.far_proof.END_LIMIT", 3.0)
     server = manager.start(ask(own_cluster, *BOTH)).server
@@ -464,7 +457,6 @@ def test_a_release_that_was_not_proved_is_looked_at_again(own_cluster, manager, 
     assert server.state == "released"
 
 
-@own
 def test_a_cluster_that_does_not_answer_twice(own_cluster, manager, ask, monkeypatch):
     monkeypatch.setattr("vllm_magic.life.far_proof.END_LIMIT", 3.0)
     server = manager.start(ask(own_cluster, *BOTH)).server
@@ -481,7 +473,6 @@ def test_a_cluster_that_does_not_answer_twice(own_cluster, manager, ask, monkeyp
     until(lambda: Traces(own_cluster.home).processes() == [])
 
 
-@own
 def test_the_head_is_killed_and_comes_back(own_cluster, manager, ask):
     server = manager.start(ask(own_cluster, *BOTH)).server
     own_cluster.kill_head()
@@ -494,7 +485,6 @@ def test_the_head_is_killed_and_comes_back(own_cluster, manager, ask):
         manager.stop("m")
 
 
-@own
 def test_the_raylet_is_killed(own_cluster, manager, ask):
     server = manager.start(ask(own_cluster, *BOTH)).server
     own_cluster.kill_raylet(OTHER)
@@ -556,7 +546,6 @@ def test_an_engine_on_both_nodes(cluster, manager, spread, leak):
     assert not helpers(cluster, server)
 
 
-@own
 def test_the_raylet_of_a_worker_is_killed(own_cluster, manager, spread):
     program, words = spread
     spec = ServerSpec("tiny", words, "wide", executable=str(program), cluster=own_cluster.address)
@@ -572,7 +561,6 @@ def test_the_raylet_of_a_worker_is_killed(own_cluster, manager, spread):
     until(lambda: Traces(own_cluster.home).processes() == [])
 
 
-@own
 def test_the_driver_of_each_node_proves_its_part(tmp_path, manager, spread):
     """Both nodes have the same fake driver, and so see the same two GPUs."""
     root = fakegpu.build(tmp_path / "gpu", gpus=2)
@@ -612,6 +600,7 @@ def test_a_log_cannot_forge_a_release(cluster, manager, tmp_path):
 
 @pytest.mark.real_vllm
 def test_vllm_itself(vllm, cluster, manager, ask, monkeypatch):
+    """As a job: its imports, its temporary files and its process tree are what the stand-in only resembles."""
     monkeypatch.setattr("vllm_magic.life.installed.look", lambda: Installed("vllm", "9.9.9", None))
     holder = manager.start(ask(cluster, name="holder")).server  # the head's only GPU
     server = manager.start(
@@ -620,7 +609,7 @@ def test_vllm_itself(vllm, cluster, manager, ask, monkeypatch):
             FLAGS,
             "real",
             executable=str(vllm.executable),
-            env=tuple(sorted(vllm.env.items())),
+            env=tuple(sorted({**vllm.env, **FORKED}.items())),
             cluster=cluster.address,
         )
     ).server

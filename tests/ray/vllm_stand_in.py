@@ -14,7 +14,7 @@ import ray
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LEAK = bool(os.environ.get("LEAK"))
 
 
@@ -22,7 +22,7 @@ LEAK = bool(os.environ.get("LEAK"))
 class Worker:
     def __init__(self, rank: int) -> None:
         if "FAKE_GPU_DIR" in os.environ:
-            sys.path.append(HERE)
+            sys.path.append(TESTS)
             from fake_gpu import fakegpu
 
             self.held = fakegpu.hold(2**30, rank)

@@ -8,11 +8,10 @@ import subprocess
 
 import pytest
 
-from tests.real.environment import environment
 from vllm_magic.engine import flag_table, unknown_flags
 from vllm_magic.life import flag_builder
 
-pytestmark = [pytest.mark.real_vllm, pytest.mark.timeout(600), pytest.mark.xdist_group("vllm-beside")]
+pytestmark = [pytest.mark.real_vllm, pytest.mark.timeout(600)]
 
 LIMIT = 500.0
 # Asks vLLM's own parser, as `vllm serve` does: which of the lines have a flag that it does not know?
@@ -60,11 +59,6 @@ NOT_TAKEN = [
     ["--Max-Model-Len", "1"],
     ["--hf-overrides.a=1", "--strange"],
 ]
-
-
-@pytest.fixture(scope="module")
-def vllm():
-    return environment()
 
 
 def test_what_is_read(vllm, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.real.environment import FLAGS, environment
+from tests.real.environment import FLAGS
 from vllm_magic.engine import executable
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.life.notices import StartKind
@@ -20,15 +20,10 @@ from vllm_magic.life.spare import LATE
 from vllm_magic.life.spares import SpareMode
 from vllm_magic.linux import processes
 
-pytestmark = [pytest.mark.real_vllm, pytest.mark.timeout(600), pytest.mark.xdist_group("vllm-beside")]
+pytestmark = [pytest.mark.real_vllm, pytest.mark.timeout(600)]
 
 LIMIT = 240.0
 FORK = Path(__file__).with_name("fork_plugin")
-
-
-@pytest.fixture(scope="module")
-def vllm():
-    return environment()
 
 
 def until(condition) -> None:

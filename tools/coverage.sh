@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Run tests and write which lines and branches of the package they ran: `coverage.sh PYTHON PYTEST_OPTION...`.
+#
+# Kernels, servers and guards are other processes. coverage's own .pth file starts it in those; the guards, which run
+# with `-I -S` and read none, are started by a copy of the package that begins with it. What SIGKILL ends writes nothing.
+set -euo pipefail
+
+python=$1
+shift
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+out=$root/build/coverage
+copy=$out/tree
+rm -rf "$out"
+mkdir -p "$copy" "$out/data"
+git -C "$root" ls-files -z --cached --others --exclude-standard | (cd "$root" && xargs -0 cp --parents --target-directory "$copy")
+ln -s "$root/.venv" "$copy/.venv"
+
+cat >"$out/coveragerc" <<EOF
+[run]
+branch = true
+parallel = true
+include = */vllm_magic/*
+data_file = $out/data/c
+patch = _exit
+disable_warnings = no-data-collected, module-not-imported, couldnt-parse
+[paths]
+package =
+    $root/vllm_magic
+    */vllm_magic
+EOF
+site=$("$root/$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+sed -i "s|^    here = |    sys.path.append('$site')\n    import coverage\n\n    os.environ['COVERAGE_PROCESS_START'] = '$out/coveragerc'\n    coverage.process_startup()\n    del os.environ['COVERAGE_PROCESS_START']\n    sys.path.pop()\n    here = |" \
+    "$copy/vllm_magic/guard/run.py"
+
+cd "$copy"
+export COVERAGE_PROCESS_START=$out/coveragerc PYTHONPATH=$copy
+status=0
+"$root/$python" -m pytest "$@" || status=$?
+unset COVERAGE_PROCESS_START
+"$root/$python" -m coverage combine --quiet --rcfile "$out/coveragerc" || true
+"$root/$python" -m coverage json --quiet --rcfile "$out/coveragerc" -o "$out/coverage.json"
+"$root/$python" -m coverage report --rcfile "$out/coveragerc" --skip-covered --sort=cover | tee "$out/report.txt"
+exit "$status"
