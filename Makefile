@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 export PYTHON
 # The tests start Python thousands of times; without .pyc files each would compile all of it.
 unexport PYTHONDONTWRITEBYTECODE
-WORKERS ?= 6# most tests wait more than they compute: so many serve on two cores
+WORKERS ?= 4# so many serve on two cores: most tests wait, and the dear ones compute
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 
 # What the tests of a folder need besides the extra 'dev'.

@@ -28,7 +28,7 @@ class Traces:
     """
 
     def __init__(self, home: Path) -> None:
-        self._home = home
+        self.home = home
         self._mark = mark_of(str(home))
         self._shared_memory = set(os.listdir(SHARED_MEMORY))
 
@@ -45,14 +45,14 @@ class Traces:
             environment = Path(f"/proc/{pid}/environ").read_bytes()
         except OSError:
             return False
-        return f"{MARK}=".encode() in environment and os.fsencode(self._home) in environment
+        return f"{MARK}=".encode() in environment and os.fsencode(self.home) in environment
 
     def files(self) -> list[str]:
         """What is in the state folder but logs."""
-        if not self._home.exists():
+        if not self.home.exists():
             return []
         return [
-            str(path) for path in self._home.rglob("*") if path.name != "logs" and path.parent.name != "logs"
+            str(path) for path in self.home.rglob("*") if path.name != "logs" and path.parent.name != "logs"
         ]
 
     def shared_memory(self) -> set[str]:

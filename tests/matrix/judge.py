@@ -60,26 +60,28 @@ class Verdict:
 def judge(stage: Stage, died: float) -> list[Verdict]:
     """Wait until everything is gone, or the time for it is over; then say what there is."""
     deadline = time.monotonic() + (stage.death.settle or (LIMIT if stage.method == "vllm_magic" else SETTLE))
-    # The fake driver looks through all of /proc, and 45 servers are dying at this moment.
     probe = Probe(start_timeout=60.0, env=stage.gpu)
     try:
         while True:
-            verdicts = _look(stage, died, deadline, probe)
-            if time.monotonic() >= deadline or all(verdict.clean for verdict in verdicts):
-                return verdicts
+            # What is left but VRAM first: for an answer the fake driver looks through all of /proc.
+            verdicts = _look(stage, died, deadline, {})
+            over = time.monotonic() >= deadline
+            if over or all(verdict.clean for verdict in verdicts):
+                verdicts = _look(stage, died, deadline, _held(probe))
+                if over or all(verdict.clean for verdict in verdicts):
+                    return verdicts
             time.sleep(0.05)
     finally:
         probe.close()
 
 
-def _look(stage: Stage, died: float, deadline: float, probe: Probe) -> list[Verdict]:
+def _look(stage: Stage, died: float, deadline: float, held: dict[int, int]) -> list[Verdict]:
     servers = stage.servers.values()
     known = {identity for server in servers for identity in server.processes}
     stage.ends.wait(known, deadline - time.monotonic())
     for name, found in watch.members(stage.id).items():  # what was forked since
         stage.servers[name].processes |= {one.identity for one in found}
         stage.ends.add(one.identity for one in found)
-    held = _held(probe)
     segments = _segments()
     zombies = _zombies(stage)
     verdicts = [_verdict(server, died, stage, held, segments, zombies) for server in servers]
