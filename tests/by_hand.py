@@ -20,7 +20,7 @@ from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from vllm_magic.gpu.devices import Snapshot
 
@@ -93,8 +93,8 @@ def bystander(*, mark: dict[str, str] | None = None) -> Iterator[subprocess.Pope
 class PatientProbe(Probe):
     """Waits longer for an answer: on a machine that runs many tests at once a healthy driver can take its time."""
 
-    def __init__(self) -> None:
-        super().__init__(start_timeout=LIMIT)
+    def __init__(self, env: Mapping[str, str] | None = None) -> None:
+        super().__init__(start_timeout=LIMIT, env=env)
 
     def snapshot(self, timeout: float = LIMIT, *, may_start: bool = True) -> Snapshot:
         return super().snapshot(max(timeout, LIMIT), may_start=may_start)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import stand_in
+from by_hand import PatientProbe
 from fake_gpu import fakegpu
 from shells import a_shell
 from traces import Traces
@@ -73,6 +74,12 @@ def shell(home, executable, monkeypatch) -> Iterator[InteractiveShell]:
 def traces(home) -> Traces:
     """What servers leave behind; checked by the test with `traces.check()`."""
     return Traces(home)
+
+
+@pytest.fixture
+def patient(monkeypatch) -> None:
+    """Managers wait longer for the driver, as `PatientProbe` says; for tests of what it says, not of how it hangs."""
+    monkeypatch.setattr("vllm_magic.looking.Probe", PatientProbe)
 
 
 @pytest.fixture

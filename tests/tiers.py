@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
 
 TESTS = Path(__file__).parent
-TIERS = ("real", "ray", "browser", "matrix", "process", "unit", "gpu")
+TIERS = ("real", "ray", "browser", "process", "matrix", "unit", "gpu")
 # Each in one process: what its tests share is made once, and two of a kind would take the machine from all others.
 TOGETHER = {"real", "ray", "browser", "gpu"}
 SLOWEST = 20
@@ -34,7 +34,7 @@ def tier_of(nodeid: str) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the dearest tier first, and those tests last that want to be alone."""
+    """Run the dearest tiers first, with those that mostly wait beside them, and tests that want to be alone last."""
     items.sort(key=lambda item: (_is_alone(item), TIERS.index(tier_of(item.nodeid))))
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run tests and write which lines and branches of the package they ran: `coverage.sh PYTHON PYTEST_OPTION...`.
+# Run tests and write which lines and branches of the package they ran: `coverage.sh PYTHON -m pytest OPTION...`.
 #
 # Kernels, servers and guards are other processes. coverage's own .pth file starts it in those; the guards, which run
 # with `-I -S` and read none, are started by a copy of the package that begins with it. What SIGKILL ends writes nothing.
@@ -35,9 +35,11 @@ sed -i "s|^    here = |    sys.path.append('$site')\n    import coverage\n\n    
 cd "$copy"
 export COVERAGE_PROCESS_START=$out/coveragerc PYTHONPATH=$copy
 status=0
-"$root/$python" -m pytest "$@" || status=$?
+"$root/$python" "$@" || status=$?
 unset COVERAGE_PROCESS_START
-"$root/$python" -m coverage combine --quiet --rcfile "$out/coveragerc" || true
-"$root/$python" -m coverage json --quiet --rcfile "$out/coveragerc" -o "$out/coverage.json"
-"$root/$python" -m coverage report --rcfile "$out/coveragerc" --skip-covered --sort=cover | tee "$out/report.txt"
+cd "$root"
+# The file of a process that was killed while it wrote cannot be read; the others can.
+"$python" -m coverage combine --quiet --rcfile "$out/coveragerc" || true
+"$python" -m coverage json --quiet --rcfile "$out/coveragerc" -o "$out/coverage.json"
+"$python" -m coverage report --rcfile "$out/coveragerc" --skip-covered --sort=cover | tee "$out/report.txt"
 exit "$status"

@@ -23,7 +23,6 @@ FLAGS = [
     "--disable-gpu",
     "--disable-gpu-rasterization",
     "--disable-software-rasterizer",
-    "--force-prefers-reduced-motion",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",

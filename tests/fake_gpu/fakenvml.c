@@ -152,14 +152,17 @@ static void add(allocations *all, unsigned owner, const struct stat *st) {
     all->items[all->count++] = (allocation){owner, (u64)st->st_size, st->st_ino};
 }
 
-/* Adds what the open files in `fd_folder` hold of `gpu`. Returns 0 when the folder cannot be read. */
+/* Adds what the open files in `fd_folder` hold of `gpu`. Returns whether any file is open there. */
 static int scan_files(const char *fd_folder, int gpu, allocations *all) {
     char prefix[PATH_MAX + 32], path[PATH_MAX + 300], target[PATH_MAX];
     struct stat st;
     int length = snprintf(prefix, sizeof prefix, "%s/alloc/gpu%d-", root(), gpu);
+    int any = 0;
     DIR *folder = opendir(fd_folder);
     if (!folder) return 0;
     for (struct dirent *entry; (entry = readdir(folder));) {
+        if (!isdigit(entry->d_name[0])) continue;
+        any = 1;
         snprintf(path, sizeof path, "%s/%s", fd_folder, entry->d_name);
         ssize_t size = readlink(path, target, sizeof target - 1);
         if (size <= length) continue;
@@ -170,16 +173,14 @@ static int scan_files(const char *fd_folder, int gpu, allocations *all) {
         add(all, (unsigned)strtoul(target + length, NULL, 10), &st);
     }
     closedir(folder);
-    return 1;
+    return any;
 }
 
 /* A zombie leader has no files, its threads that still live have. */
 static void scan_process(const char *pid, int gpu, allocations *all) {
     char path[PATH_MAX], tasks[300];
     snprintf(path, sizeof path, "/proc/%s/fd", pid);
-    size_t before = all->count;
-    scan_files(path, gpu, all);
-    if (all->count > before) return;
+    if (scan_files(path, gpu, all)) return;
     snprintf(tasks, sizeof tasks, "/proc/%s/task", pid);
     DIR *folder = opendir(tasks);
     if (!folder) return;

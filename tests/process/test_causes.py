@@ -161,7 +161,7 @@ class TestReady:
     """It was ready, and then its engine died: the API server exits with 0."""
 
     def test_it_is_said_once_and_why(self, manager, spec, traces):
-        server = manager.start(spec(faults=dying(*OUT_OF_MEMORY, after_s=0.2)), timeout=LIMIT).server
+        server = manager.start(spec(faults=dying(*OUT_OF_MEMORY, after_s=2.0)), timeout=LIMIT).server
         assert server.wait_over(LIMIT)
         assert server.state == "failed"
         assert server.release.verified
@@ -177,20 +177,20 @@ class TestReady:
         traces.check()
 
     def test_nobody_knows_why(self, manager, spec):
-        server = manager.start(spec(faults=dying(signal=9, after_s=0.2)), timeout=LIMIT).server
+        server = manager.start(spec(faults=dying(signal=9, after_s=2.0)), timeout=LIMIT).server
         assert server.wait_over(LIMIT)
         assert server.error.cause == "The engine ended, and did not say why"
         assert "dmesg" in server.error.hint
 
     def test_a_worker_is_killed(self, manager, spec):
-        server = manager.start(spec(faults=dying(who="worker", signal=9, after_s=0.2)), timeout=LIMIT).server
+        server = manager.start(spec(faults=dying(who="worker", signal=9, after_s=2.0)), timeout=LIMIT).server
         assert server.wait_over(LIMIT)
         assert server.error.cause == "Worker ended by signal 9 (SIGKILL)"
         assert "the machine's memory has run out" in server.error.hint
 
     def test_a_request_that_failed_before_is_no_cause(self, manager, spec):
         gated = "(APIServer pid=7) OSError: You are trying to access a gated repo."
-        server = manager.start(spec(faults=dying(gated, signal=9, after_s=0.2)), timeout=LIMIT).server
+        server = manager.start(spec(faults=dying(gated, signal=9, after_s=2.0)), timeout=LIMIT).server
         assert server.wait_over(LIMIT)
         assert server.error.cause == "The engine ended, and did not say why"
 
@@ -240,7 +240,7 @@ class TestWhoHears:
         assert manager.news() == []
 
     def test_one_that_is_started_again_is_not_forgotten(self, manager, spec):
-        wanted = spec(faults=dying(*OUT_OF_MEMORY, after_s=0.2))
+        wanted = spec(faults=dying(*OUT_OF_MEMORY, after_s=2.0))
         for _ in range(2):
             assert manager.start(wanted, timeout=LIMIT).server.wait_over(LIMIT)
         assert [line.partition(":")[0] for line in manager.news()] == ["tiny has failed"] * 2
@@ -250,7 +250,7 @@ class TestWhoHears:
             shell.run_line_magic("load_ext", "vllm_magic")
             try:
                 server = the_manager.start(
-                    spec(faults=dying(*OUT_OF_MEMORY, after_s=0.2)), timeout=LIMIT
+                    spec(faults=dying(*OUT_OF_MEMORY, after_s=2.0)), timeout=LIMIT
                 ).server
                 assert server.wait_over(LIMIT)
                 said = []

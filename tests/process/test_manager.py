@@ -121,7 +121,7 @@ def test_an_interrupt_releases_what_is_waited_for(manager, spec, traces):
 
 
 def test_a_failed_server_is_shown_until_it_is_stopped_or_started(manager, spec, traces):
-    dying = {"die": {"who": "leader", "when": "ready", "after_s": 0.2, "rc": 3}}
+    dying = {"die": {"who": "leader", "when": "ready", "after_s": 2.0, "rc": 3}}
     server = manager.start(spec(faults=dying), timeout=60).server
     while not server.state.over:
         time.sleep(0.01)
@@ -136,7 +136,7 @@ def test_a_failed_server_is_shown_until_it_is_stopped_or_started(manager, spec, 
 
 
 def test_an_engine_that_dies_leaves_nothing(manager, spec, traces):
-    dying = {"die": {"who": "engine", "when": "ready", "after_s": 1.0, "signal": 9}}
+    dying = {"die": {"who": "engine", "when": "ready", "after_s": 2.0, "signal": 9}}
     server = manager.start(spec(faults=dying), timeout=60).server
     while not server.state.over:
         time.sleep(0.01)

@@ -12,11 +12,11 @@ import sys
 import time
 
 import pytest
+from by_hand import PatientProbe
 from fake_gpu import fakegpu
 
 from vllm_magic.gpu.devices import Snapshot
 from vllm_magic.gpu.holders import device_files
-from vllm_magic.gpu.probe import Probe
 from vllm_magic.life import proof
 from vllm_magic.life.proof import Witness
 from vllm_magic.linux import marks, pidfd, processes
@@ -39,7 +39,7 @@ def driver(tmp_path):
 
 @pytest.fixture
 def probe(driver):
-    probe = Probe(env=fakegpu.env(driver))
+    probe = PatientProbe(env=fakegpu.env(driver))
     yield probe
     probe.close()
 

@@ -203,6 +203,7 @@ def test_start_stop_start_at_once(manager, spec, traces):
     traces.check()
 
 
+@pytest.mark.usefixtures("patient")
 def test_twenty_cycles_with_vram(manager, spec, traces, fake_gpus):
     """Each release proved by the memory itself; after the last one the machine is as it was."""
     baseline = [gpu.used for gpu in manager.gpus().gpus]

@@ -18,6 +18,7 @@ from vllm_magic.gpu import locks
 from vllm_magic.release import Proof
 
 GIB = 2**30
+patient = pytest.mark.usefixtures("patient")
 A_PART = ("--gpu-memory-utilization", "0.2")  # so that several fit on one GPU
 
 
@@ -31,6 +32,7 @@ def used(manager) -> list[int]:
     return [gpu.used for gpu in manager.gpus().gpus]
 
 
+@patient
 def test_a_release_is_proved_by_the_memory(manager, spec, fake_gpus, traces):
     server = manager.start(spec(), timeout=60).server
     assert used(manager) == [2 * GIB, 0]
@@ -41,6 +43,7 @@ def test_a_release_is_proved_by_the_memory(manager, spec, fake_gpus, traces):
     traces.check()
 
 
+@patient
 @pytest.mark.parametrize("gpus", ["1", pytest.param(fakegpu.uuid(1), id="UUID"), "auto"])
 def test_the_chosen_gpu_is_used(manager, spec, fake_gpus, gpus):
     with fakegpu.holding(fake_gpus, 4, 0):
@@ -53,12 +56,14 @@ def test_the_chosen_gpu_is_used(manager, spec, fake_gpus, gpus):
         assert release.proof is Proof.NVML_MEMORY
 
 
+@patient
 def test_tensor_parallel_over_two(manager, spec, fake_gpus):
     server = manager.start(spec("tiny", "-tp", "2", gpus="auto"), timeout=60).server
     assert used(manager) == [2 * GIB, 2 * GIB]
     assert [gpu.freed for gpu in server.stop().vram] == [2 * GIB, 2 * GIB]
 
 
+@patient
 def test_auto_says_what_is_missing(manager, spec, fake_gpus, traces):
     with fakegpu.holding(fake_gpus, 10, 0), fakegpu.holding(fake_gpus, 12, 1):
         with pytest.raises(NotEnoughMemory, match="GiB") as caught:
@@ -68,12 +73,14 @@ def test_auto_says_what_is_missing(manager, spec, fake_gpus, traces):
     traces.check()
 
 
+@patient
 @pytest.mark.parametrize("gpus", ["2", "x", "0,0", "GPU-nowhere"])
 def test_gpus_that_are_not_there(manager, spec, fake_gpus, gpus):
     with pytest.raises(InvalidOption):
         manager.start(spec(gpus=gpus), timeout=60)
 
 
+@patient
 def test_memory_that_comes_back_late_is_waited_for(manager, spec, fake_gpus, traces):
     server = manager.start(spec(faults={"vram_teardown_s": 1.0}), timeout=60).server
     release = server.stop()
@@ -83,6 +90,7 @@ def test_memory_that_comes_back_late_is_waited_for(manager, spec, fake_gpus, tra
     traces.check()
 
 
+@patient
 def test_memory_that_does_not_come_back_is_an_error(manager, spec, fake_gpus, monkeypatch, traces):
     monkeypatch.setattr("vllm_magic.life.proof.LIMIT", 1.0)
     server = manager.start(spec(faults={"vram_teardown_s": 30.0}), timeout=60).server
@@ -96,6 +104,7 @@ def test_memory_that_does_not_come_back_is_an_error(manager, spec, fake_gpus, mo
     traces.check()
 
 
+@patient
 def test_another_process_that_grows_meanwhile_is_not_ours(manager, spec, fake_gpus):
     server = manager.start(spec(), timeout=60).server
     with fakegpu.holding(fake_gpus, 5, 0):
@@ -105,6 +114,7 @@ def test_another_process_that_grows_meanwhile_is_not_ours(manager, spec, fake_gp
         assert release.vram[0].after == 5 * GIB
 
 
+@patient
 def test_two_servers_on_one_gpu(manager, spec, fake_gpus):
     one = manager.start(spec("tiny", *A_PART, name="one"), timeout=60).server
     other = manager.start(spec("tiny", *A_PART, name="two"), timeout=60).server
@@ -113,16 +123,18 @@ def test_two_servers_on_one_gpu(manager, spec, fake_gpus):
     assert other.stop().vram[0].freed == 2 * GIB
 
 
+@patient
 def test_what_is_freed_is_the_servers_own_share(manager, spec, fake_gpus):
     for name in ("one", "two", "three"):
         manager.start(spec("tiny", *A_PART, name=name), timeout=60)
     assert [release.vram[0].freed for release in manager.stop_all()] == [2 * GIB] * 3
 
 
+@patient
 def test_an_engine_that_dies_beside_another_server(manager, spec, fake_gpus):
     """Nobody is left to be ended, and the GPU is not empty: it is proved all the same."""
     manager.start(spec("tiny", *A_PART, name="other"), timeout=60)
-    dying = {"die": {"who": "engine", "when": "ready", "after_s": 0.5, "signal": 9}}
+    dying = {"die": {"who": "engine", "when": "ready", "after_s": 2.0, "signal": 9}}
     server = manager.start(spec("tiny", *A_PART, name="dying", faults=dying), timeout=60).server
     assert server.wait_over(30)
     assert server.release.verified
@@ -130,6 +142,7 @@ def test_an_engine_that_dies_beside_another_server(manager, spec, fake_gpus):
     assert server.error.cause == "The engine ended, and did not say why"
 
 
+@patient
 def test_a_server_that_is_dying_is_not_ready(manager, spec, fake_gpus):
     """While its memory comes back it is no server to be reused, and nothing starts on its GPU."""
     server = manager.start(spec(faults={"vram_teardown_s": 2.0}), timeout=60).server
@@ -181,6 +194,7 @@ def test_a_driver_that_hangs_later(manager, spec, fake_gpus, traces):
     traces.check()
 
 
+@patient
 def test_a_start_waits_for_a_release_in_another_process(manager, spec, fake_gpus):
     uuid = fakegpu.uuid(0)
     (path,) = locks.lock_paths([uuid])
@@ -197,6 +211,7 @@ def test_a_start_waits_for_a_release_in_another_process(manager, spec, fake_gpus
     assert server.state == "ready"
 
 
+@patient
 def test_a_stop_while_it_waits_for_a_release(manager, spec, fake_gpus, traces):
     with locks.ReleaseLocks([fakegpu.uuid(0)]):
         server = manager.start(spec(), wait=False).server
@@ -206,6 +221,7 @@ def test_a_stop_while_it_waits_for_a_release(manager, spec, fake_gpus, traces):
     traces.check()
 
 
+@patient
 def test_the_guards_hold_the_lock_while_they_release(manager, spec, fake_gpus):
     """Also where the kernel is dead: here the guards act for another reason, the leader's death."""
     server = manager.start(spec(faults={"vram_teardown_s": 0.0, "children": 50}), timeout=60).server

@@ -150,6 +150,7 @@ def base(vllm, kept, tmp_path_factory):
     return kept.start(spec, timeout=READY_LIMIT).server
 
 
+@pytest.mark.usefixtures("patient")
 def test_start_stop_and_start_again_with_vram(manager, real, fake_gpus, traces):
     """vLLM's own stages, logs and exit code; and an engine that is killed, which vLLM's own processes have to notice."""
     env = fake_vram_env(fake_gpus, GIB)
