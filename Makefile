@@ -1,7 +1,7 @@
 # make demo                          run notebooks/quickstart.ipynb here, in the terminal
 # make demo MODEL=Qwen/Qwen3-0.6B    the same, with that model on the vLLM that is installed
 # make lab                           open it in JupyterLab (MODEL= as well; FLAGS= for JupyterLab)
-# make quick                         the tests that start no process, lint and types: less than a minute
+# make quick                         the tests that start no process, lint and types: less than a minute, once set up
 # make test                          every test, side by side; make test TIERS="unit ray" some folders of tests/
 # make check, bench                  lint and types; the benchmark
 # make coverage                      every test, and the lines and branches that they ran: build/coverage
@@ -10,8 +10,8 @@
 # make pictures                      docs/panel-*.png, from the panel on the real vLLM
 # make clean                         remove what these made in this folder (the cache of vLLM stays)
 #
-# All of them set up what they need first. PYTHON=python3.12 chooses the interpreter, WORKERS=8 how many tests run at
-# the same time.
+# All of them set up what they need first. PYTHON=python3.12 chooses the interpreter; WORKERS=8 says how many tests of
+# `make test` run at the same time.
 
 PYTHON ?= python3
 VENV := .venv
@@ -19,11 +19,16 @@ BIN := $(VENV)/bin
 export PYTHON
 # The tests start Python thousands of times; without .pyc files each would compile all of it.
 unexport PYTHONDONTWRITEBYTECODE
-WORKERS ?= 4# so many serve on two cores: most tests wait, and the dear ones compute
+WORKERS ?= 4# for two cores: most tests wait, the slow ones compute
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 
-# What the tests of a folder need besides the extra 'dev'.
+# What the tests of a folder need besides the extra 'dev': of the system, and of us.
 TIERS ?= real ray matrix browser process unit gpu
+real_system := gcc numa
+ray_system := gcc numa
+browser_system := gcc numa chromium
+process_system := gcc
+matrix_system := gcc
 real_needs := real-vllm
 ray_needs := $(VENV)/.ray real-vllm
 browser_needs := $(VENV)/.browser $(VENV)/.ipykernel6 real-vllm
@@ -49,7 +54,7 @@ test: environments
 	$(PYTEST) $(TIERS:%=tests/%)
 
 environments:
-	@tools/system_packages.sh venv numa gcc chromium
+	@tools/system_packages.sh venv $(sort $(foreach tier,$(TIERS),$($(tier)_system)))
 	@$(MAKE) --no-print-directory --jobs 4 $(VENV)/.dev $(sort $(foreach tier,$(TIERS),$($(tier)_needs)))
 
 check: $(VENV)/.dev
@@ -73,7 +78,8 @@ reliability: $(VENV)/.dev
 	@tools/system_packages.sh gcc
 	rm -rf build/matrix && mkdir -p build/matrix
 	VLLM_MAGIC_MATRIX=build/matrix $(BIN)/python -m pytest --numprocesses 2 tests/matrix
-	PYTHONPATH=tests $(BIN)/python -m matrix.report build/matrix > docs/reliability.md
+	PYTHONPATH=tests $(BIN)/python -m matrix.report build/matrix > build/reliability.md
+	mv build/reliability.md docs/reliability.md
 
 pictures: $(VENV)/.dev $(VENV)/.browser real-vllm
 	@tools/system_packages.sh gcc chromium
@@ -97,7 +103,7 @@ $(VENV)/.ray: | $(VENV)/.dev
 	@$(VENV)/ray/bin/pip --disable-pip-version-check install --quiet 'ray[default]>=2.60,<3' httpx psutil prometheus-client pyyaml nvidia-ml-py
 	@touch $@
 
-# An extra of pyproject.toml, installed: .venv/.dev, .venv/.lab, .venv/.browser; one after the other in one environment
+# An extra of pyproject.toml, installed: .venv/.dev, .venv/.lab, .venv/.browser. The first one makes the environment.
 $(VENV)/.lab $(VENV)/.browser: | $(VENV)/.dev
 $(VENV)/.%: pyproject.toml
 	@tools/system_packages.sh venv

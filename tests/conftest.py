@@ -107,11 +107,6 @@ def spec(executable):
     return make
 
 
-@pytest.fixture(scope="session")
-def fake_gpu_library(tmp_path_factory) -> Path:
-    return fakegpu.build(tmp_path_factory.mktemp("gpu"))
-
-
 @pytest.fixture
 def fake_gpus(tmp_path, monkeypatch) -> Path:
     """Two fake GPUs of 24 GiB; the manager's probe and the stand-in find them."""

@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 from traitlets.config import Config
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-CELL_LIMIT = 300  # seconds
+CELL_LIMIT = 240  # seconds
 
 
 def outputs(name: str) -> list[str]:

@@ -23,8 +23,8 @@ PATIENCE = (
 class Traces:
     """Compares the machine with what it was when this was made.
 
-    Tests that run at the same time do not see each other's: processes are known by the mark in their environment
-    together with the state folder in it, shared memory of the stand-in by the mark in its name.
+    Tests that run at the same time do not see each other's processes and segments: a process is known by the mark in its
+    environment together with the state folder in it, shared memory of the stand-in by the mark in its name.
     """
 
     def __init__(self, home: Path) -> None:
@@ -33,7 +33,7 @@ class Traces:
         self._shared_memory = set(os.listdir(SHARED_MEMORY))
 
     def processes(self) -> list[str]:
-        """Living processes of servers that were started with this state folder, and guards of this process."""
+        """Living processes of servers that were started with this state folder; guards have no such environment."""
         found = []
         for pid, process in processes.table().items():
             if process.alive and pid != os.getpid() and self._is_ours(pid):
@@ -58,7 +58,8 @@ class Traces:
     def shared_memory(self) -> set[str]:
         """New segments that no process maps any more; a mapped one is of another server that lives.
 
-        Those with this state folder's mark count at once, those without any when they stay.
+        A segment with this state folder's mark counts at once; one without a mark counts if it is still there after
+        `PATIENCE`.
         """
         pause, deadline = threading.Event(), time.monotonic() + PATIENCE
         left = self._unmapped()
@@ -70,7 +71,8 @@ class Traces:
     def _unmapped(self) -> set[str]:
         new = set(os.listdir(SHARED_MEMORY)) - self._shared_memory
         ours = {name for name in new if (marked := MARKED.match(name)) is None or marked[1] == self._mark}
-        return ours - mapped(ours)
+        left = ours - mapped(ours)
+        return {name for name in left if _inode(Path(SHARED_MEMORY, name))}  # some may have gone meanwhile
 
     def check(self) -> None:
         """Nothing is left."""

@@ -19,18 +19,21 @@ cat >"$out/coveragerc" <<EOF
 [run]
 branch = true
 parallel = true
-include = */vllm_magic/*
+include =
+    $root/vllm_magic/*
+    $copy/vllm_magic/*
 data_file = $out/data/c
 patch = _exit
 disable_warnings = no-data-collected, module-not-imported, couldnt-parse
 [paths]
 package =
     $root/vllm_magic
-    */vllm_magic
+    $copy/vllm_magic
 EOF
 site=$("$root/$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 sed -i "s|^    here = |    sys.path.append('$site')\n    import coverage\n\n    os.environ['COVERAGE_PROCESS_START'] = '$out/coveragerc'\n    coverage.process_startup()\n    del os.environ['COVERAGE_PROCESS_START']\n    sys.path.pop()\n    here = |" \
     "$copy/vllm_magic/guard/run.py"
+grep -q 'import coverage' "$copy/vllm_magic/guard/run.py"
 
 cd "$copy"
 export COVERAGE_PROCESS_START=$out/coveragerc PYTHONPATH=$copy

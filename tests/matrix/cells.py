@@ -116,11 +116,11 @@ WARM = 8  # one of so many servers is begun from a spare, others in the next dea
 FROM_THE_START = ("well-behaved", "ignores SIGTERM", "100 MB/s of log", "binary log")
 
 
-ANSWERING = (Phase.IDLE, Phase.STREAMS, Phase.STOPPING, Phase.INITIALISING)  # or nearly
+WITH_ENGINE = (Phase.IDLE, Phase.STREAMS, Phase.STOPPING, Phase.INITIALISING)
 
 
 def every(rotation: int) -> list[Cell]:
-    """Every engine in every phase; those that answer first, since the others keep their starter waiting.
+    """Every engine in every phase, but for two exceptions; those that answer first, the others keep their starter waiting.
 
     While it imports a server is one process: only what that process itself does wrong tells engines apart.
     200 children are many for one machine: they are in one phase of each death, another one in the next
@@ -129,27 +129,27 @@ def every(rotation: int) -> list[Cell]:
     importing = [Cell(engine, Phase.IMPORTING) for engine in ENGINES if engine.name in FROM_THE_START]
     return [
         Cell(engine, phase)
-        for phase in ANSWERING
+        for phase in WITH_ENGINE
         for engine in ENGINES
-        if engine is not SPARE and (engine is not MANY or phase is ANSWERING[rotation % 4])
+        if engine is not SPARE and (engine is not MANY or phase is WITH_ENGINE[rotation % 4])
     ] + [*importing, Cell(SPARE, Phase.WAITING)]
 
 
 def pairs(rotation: int) -> list[Cell]:
-    """Every engine in one phase and every phase with some engine; with another death an engine is in another phase.
+    """Every engine in one phase, and every phase with some engine.
 
-    So four deaths in a row pair each engine with each phase.
+    The next death moves each engine to the next phase, so four deaths in a row pair each engine with each phase.
     """
     engines = [engine for engine in ENGINES if engine is not SPARE]
-    answering = [Cell(engine, ANSWERING[(place + rotation) % 4]) for place, engine in enumerate(engines)]
+    answering = [Cell(engine, WITH_ENGINE[(place + rotation) % 4]) for place, engine in enumerate(engines)]
     name = FROM_THE_START[rotation % 4]
     importing = [Cell(engine, Phase.IMPORTING) for engine in ENGINES if engine.name == name]
-    answering.sort(key=lambda cell: ANSWERING.index(cell.phase))
+    answering.sort(key=lambda cell: WITH_ENGINE.index(cell.phase))
     return [*answering, *importing, Cell(SPARE, Phase.WAITING)]
 
 
 def some(_rotation: int = 0) -> list[Cell]:
-    """Every engine when it is ready, and the well-behaved one in the other phases but the stop."""
+    """Every engine when it is ready, and the well-behaved one in three other phases."""
     others = (Phase.STREAMS, Phase.IMPORTING, Phase.INITIALISING)
     return [Cell(engine, Phase.IDLE) for engine in ENGINES if engine is not SPARE] + [
         Cell(WELL_BEHAVED, phase) for phase in others

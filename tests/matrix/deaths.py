@@ -70,15 +70,15 @@ class Death:
         ending: code that the host runs when the death has come.
         prepare: done before the host is started.
         before: done just before the host goes on to its ending.
-        concerns: the cells that can die it.
+        concerns: the cells to which this death can happen.
         host_survives: the host goes on.
         collects: it goes on collecting its dead children.
         limit: seconds for the host to end.
-        settle: seconds after which the judgement is final, where that is not the method's matter.
-        today: whether the methods without guards can die it too.
+        settle: seconds until the judgement is final; 0 is the method's own limit.
+        today: whether it can happen to the methods without guards too.
         survivors: whether something is expected to be left.
         seen: its class.
-        in_full: whether it is the one of its class that every engine dies in every phase; of the others the cells are
+        in_full: whether it is the one death of its class that is tried with all cells; the other deaths are tried with
             those of `cells.pairs`.
     """
 

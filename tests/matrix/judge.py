@@ -63,7 +63,7 @@ def judge(stage: Stage, died: float) -> list[Verdict]:
     probe = Probe(start_timeout=60.0, env=stage.gpu)
     try:
         while True:
-            # What is left but VRAM first: for an answer the fake driver looks through all of /proc.
+            # VRAM comes last: for each answer the fake driver reads all of /proc.
             verdicts = _look(stage, died, deadline, {})
             over = time.monotonic() >= deadline
             if over or all(verdict.clean for verdict in verdicts):
@@ -115,7 +115,7 @@ def _verdict(
 
 
 def _held(probe: Probe) -> dict[int, int]:
-    snapshot = probe.snapshot()
+    snapshot = probe.snapshot(60.0)
     assert snapshot.gpus, snapshot.problem
     held: dict[int, int] = {}
     for gpu in snapshot.gpus:
@@ -137,7 +137,7 @@ def _segments() -> set[Segment]:
 
 
 def _zombies(stage: Stage) -> dict[int, int]:
-    """Dead children of whom is not this stage: those that came to it are collected here, as by init."""
+    """Zombies whose parent is another process. Those that the stage has inherited it collects, as init does."""
     table = processes.table()
     zombies = {}
     for pid, process in table.items():

@@ -49,10 +49,10 @@ driver counts what the processes really hold open.
   One of {warm} servers, others in each death, was begun from a spare; one more spare waits.
   While a server imports it is one process, so only four engines differ there; 200 children are tried in one phase
   of each death, another one in the next.
-- What a guard sees of a death is an end of the kernel's pidfd or of its socket, a word from the kernel, or the end of
-  the leader or of the other guard. Deaths of which it sees the same are one class. `make test` tries one death of each
-  class with every engine in every phase (marked * below), and of the other deaths each with every engine in one phase
-  and with every phase for some engine; this page is of a run that tried everything.
+- A guard sees the end of the kernel's pidfd or socket, a word from the kernel, the end of the leader, or the end of the
+  other guard. Deaths that look the same to it are one class. `make test` tries one death of each class (marked * below)
+  with all these servers, and each other death with every engine in one phase and every phase for some engine. This page
+  is of a run that tried everything.
 - What `os.execv` puts in the kernel's place collects no children: the outer guard, ended, stays its zombie.
 - {cells} servers were judged. {left}
 

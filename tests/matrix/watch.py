@@ -120,8 +120,9 @@ class Ends:
         while True:
             for fd, _ in self._epoll.poll():
                 self._epoll.unregister(fd)
+                identity = self._fds.pop(fd)  # before its number can be given to another
                 os.close(fd)
-                self._end(self._fds.pop(fd))
+                self._end(identity)
 
     def _end(self, identity: Identity) -> None:
         with self._changed:

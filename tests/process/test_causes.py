@@ -12,8 +12,8 @@ from by_hand import listening
 from failure_logs import KNOWN
 from fake_gpu import fakegpu
 from IPython.utils.capture import capture_output
-from seen import same
 from shells import a_shell
+from view_checks import same
 
 from vllm_magic.engine import port
 from vllm_magic.errors import ReleaseFailed, ServerFailed, StartFailed, VllmMagicError

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from seen import GIB, a_server, launched, same, snapshot
+from view_checks import GIB, a_server, launched, same, snapshot
 
 from vllm_magic.doctor import gpus
 from vllm_magic.gpu.devices import ComputeProcess, Snapshot

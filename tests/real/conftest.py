@@ -23,6 +23,6 @@ def shared_cache(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def cache(shared_cache, monkeypatch) -> Path:
-    """The cache folder: to read the flags of the real vLLM takes as long as half a start."""
+    """One cache for the session: to read vLLM's flags takes half as long as a start."""
     monkeypatch.setenv("VLLM_MAGIC_CACHE", str(shared_cache))
     return shared_cache

@@ -62,6 +62,7 @@ NOT_TAKEN = [
 
 
 def test_what_is_read(vllm, tmp_path, monkeypatch):
+    """The table and vLLM's own parser agree on what is a flag."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("VLLM_MAGIC_CACHE", raising=False)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))

@@ -56,6 +56,7 @@ def told(server) -> dict[str, object]:
 
 
 def test_cold_warm_and_forked_are_the_same(vllm, manager, traces):
+    """Answers, metrics and titles are vLLM's own; so is what its imports leave behind."""
     spec = ServerSpec(
         str(vllm.model),
         FLAGS,

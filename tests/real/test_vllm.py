@@ -124,19 +124,21 @@ def kept_traces(tmp_path_factory) -> Traces:
 
 
 @pytest.fixture(scope="module")
-def kept(kept_traces):
-    """A manager for the servers that several tests ask."""
+def kept(kept_traces, shared_cache):
+    """A manager for the server that several tests ask."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("VLLM_MAGIC_HOME", str(kept_traces.home))
+        patched.setenv("VLLM_MAGIC_CACHE", str(shared_cache))
         made = Manager()
         yield made
         made.stop_all(grace=0.0)
         made.close()
+        kept_traces.check()
 
 
 @pytest.fixture(scope="module")
 def base(vllm, kept, tmp_path_factory):
-    """A server of a base model, for whoever only asks: plain text, until a request brings a chat template of its own."""
+    """A server without a chat template, for the tests that only send requests; the last of them stops it."""
     model = tmp_path_factory.mktemp("base") / "model"
     shutil.copytree(vllm.model, model)
     (model / "chat_template.jinja").unlink()
@@ -223,14 +225,14 @@ def test_what_it_can_be_asked(vllm, base):
 
 
 def test_the_kv_cache_is_as_estimated(kept, base):
-    """To the token, by what vLLM says of it."""
+    """To the token, by vLLM's own log: it says how many fit."""
     said = re.search(r"KV cache size: ([\d,]+) tokens, .*request: ([\d.]+)x", base.log_path.read_text())
     fit = kept.fit(base.spec)
     assert said.groups() == (f"{fit.kv_tokens:,}", f"{fit.requests:.2f}")
 
 
 def test_stop_with_four_open_streams(base, kept_traces):
-    """vLLM alone never ends (the README tells the figure; here it is only bounded)."""
+    """vLLM alone never ends here. This is the last test that asks `base`."""
     with contextlib.ExitStack() as streams:
         open_streams(streams, base.base_url, base.api_key, base.model)
         release = base.stop()

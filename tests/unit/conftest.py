@@ -1,4 +1,4 @@
-"""Tests of this tier start no process: each takes milliseconds, and the whole runs on any machine."""
+"""Tests of this tier start no process: each takes milliseconds, and the tier runs on any machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
-_started: list[str] | None = None  # by the test that runs, its fixtures included; None outside of this tier
+_started: list[str] | None = None  # what the running unit test has started; None while no unit test runs
 
 
 def _note(event: str, args: tuple[object, ...]) -> None:
@@ -25,7 +25,7 @@ sys.addaudithook(_note)
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup() -> Iterator[None]:
     """Note from now on what is started."""
-    global _started  # noqa: PLW0603 - an audit hook cannot be taken back, and is told by this whether it counts
+    global _started  # noqa: PLW0603 - an audit hook cannot be removed, so this tells it whether to note anything
     _started = []
     return (yield)
 
@@ -34,6 +34,8 @@ def pytest_runtest_setup() -> Iterator[None]:
 def pytest_runtest_teardown() -> Iterator[None]:
     """A test that started a process belongs to another tier, and fails here."""
     global _started
-    yield
-    started, _started = _started, None
+    try:
+        yield
+    finally:
+        started, _started = _started, None
     assert not started, f"a test of this tier starts no process, and this one did: {started}"

@@ -1,4 +1,4 @@
-"""A vLLM plugin for the benchmark alone: on a CPU too, the engine's processes are forked where that is asked for.
+"""A vLLM plugin for tests and the benchmark: on a CPU too, the engine's processes are forked where that is asked for.
 
 vLLM's CPU platform sets VLLM_WORKER_MULTIPROC_METHOD to "spawn", whatever it was (vllm/platforms/cpu.py); on a GPU
 "fork" holds while CUDA is not initialised. So this shows on a CPU what a spare is for.

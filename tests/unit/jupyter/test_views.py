@@ -10,7 +10,7 @@ import sys
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
-from seen import GIB, KEY, a_server, launched, same, snapshot
+from view_checks import GIB, KEY, a_server, launched, same, snapshot
 
 from vllm_magic.doctor import gpus
 from vllm_magic.engine.failures import explain

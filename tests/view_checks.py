@@ -1,4 +1,4 @@
-"""Servers that were never begun, GPUs that are not there, and a check of how they look."""
+"""For tests of views: servers that were never begun, GPUs that are not there, and a check that text and HTML agree."""
 
 from __future__ import annotations
 
