@@ -179,6 +179,15 @@ class Cluster:
         os.kill(self._raylet(ip), signal.SIGKILL)
         self._nodes[ip].wait(LIMIT)
 
+    def repair(self) -> None:
+        """Start the other node anew if it was killed, or if a new head does not know it."""
+        node = self._nodes[OTHER]
+        if node.poll() is None and OTHER in self.alive():
+            return
+        self._end(node)
+        self.start_other()
+        until(lambda: sorted(self.alive()) == [HEAD, OTHER])
+
     def _raylet(self, ip: str) -> int:
         (raylet,) = (
             pid
@@ -193,12 +202,18 @@ class Cluster:
             if node.poll() is None:
                 node.terminate()
         for node in self._nodes.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                node.wait(40)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(node.pid, signal.SIGKILL)
-            node.wait(LIMIT)
+            self._end(node)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _end(self, node: subprocess.Popen[bytes]) -> None:
+        """End a node with SIGTERM, and what is left of it after 40 s with SIGKILL."""
+        if node.poll() is None:
+            node.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            node.wait(40)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(node.pid, signal.SIGKILL)
+        node.wait(LIMIT)
 
 
 def _children(pid: int) -> list[int]:

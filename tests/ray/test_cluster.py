@@ -88,12 +88,22 @@ def cluster(shared):
     check_empty(shared)
 
 
-@pytest.fixture
-def own_cluster(tmp_path):
-    """A cluster that the test may break."""
-    made = Cluster(tmp_path / "nodes", {})
+@pytest.fixture(scope="module")
+def with_driver(tmp_path_factory):
+    """A cluster whose nodes have the same fake driver, and so see the same three GPUs."""
+    folder = tmp_path_factory.mktemp("driver")
+    root = fakegpu.build(folder / "gpu", gpus=3)
+    driver = {name: value for name, value in fakegpu.env(root).items() if os.environ.get(name) != value}
+    made = Cluster(folder / "nodes", driver)
     yield made
     made.close()
+
+
+@pytest.fixture
+def breakable(with_driver):
+    """The same for a test that may break it: it is whole again before the next one."""
+    yield with_driver
+    with_driver.repair()
 
 
 @pytest.fixture
@@ -398,18 +408,12 @@ def test_what_a_driver_must_say_of_workers(before, after, proof):
     assert (judged.wrong, judged.proof) == ("", proof)
 
 
-def test_the_driver_of_the_node_proves_it(tmp_path, manager, ask):
-    """With a fake driver on the nodes; Ray gives the other one's GPUs 0 and 1 to the job."""
-    root = fakegpu.build(tmp_path / "gpu", gpus=3)
-    driver = {name: value for name, value in fakegpu.env(root).items() if os.environ.get(name) != value}
-    made = Cluster(tmp_path / "nodes", driver)
-    try:
-        server = manager.start(ask(made, *BOTH, "--gpu-memory-utilization", "0.5")).server
-        release = server.stop()
-        assert (release.proof, release.verified) == (Proof.NVML_MEMORY, True)
-        assert [(one.index, one.baseline, one.after) for one in release.vram] == [(0, 0, 0), (1, 0, 0)]
-    finally:
-        made.close()
+def test_the_driver_of_the_node_proves_it(with_driver, manager, ask):
+    """Ray gives the other node's GPUs 0 and 1 to the job."""
+    server = manager.start(ask(with_driver, *BOTH, "--gpu-memory-utilization", "0.5")).server
+    release = server.stop()
+    assert (release.proof, release.verified) == (Proof.NVML_MEMORY, True)
+    assert [(one.index, one.baseline, one.after) for one in release.vram] == [(0, 0, 0), (1, 0, 0)]
 
 
 def test_a_cluster_with_a_token(tmp_path, manager, ask, monkeypatch):
@@ -471,24 +475,22 @@ def test_a_cluster_that_does_not_answer_twice(cluster, manager, ask, monkeypatch
         cluster.thaw_head()
 
 
-def test_the_head_is_killed_and_comes_back(own_cluster, manager, ask):
-    server = manager.start(ask(own_cluster, *BOTH)).server
-    own_cluster.kill_head()
+def test_the_head_is_killed_and_comes_back(breakable, manager, ask):
+    server = manager.start(ask(breakable, *BOTH)).server
+    breakable.kill_head()
     until(lambda: not server.reachable)
-    until(lambda: Traces(own_cluster.home).processes() == [])  # its lease ran out
+    until(lambda: Traces(breakable.home).processes() == [])  # its lease ran out
     assert server.state == "unreachable"  # for all that can be known here
-    own_cluster.start_head_again()
+    breakable.start_head_again()
     assert server.wait_over(60)
     with pytest.raises(ReleaseFailed, match="does not know the job any more"):
         manager.stop("m")
 
 
-def test_the_raylet_is_killed(own_cluster, manager, ask):
-    server = manager.start(ask(own_cluster, *BOTH)).server
-    own_cluster.kill_raylet(OTHER)
-    until(
-        lambda: Traces(own_cluster.home).processes() == []
-    )  # by the guards on the node, who owe Ray nothing
+def test_the_raylet_is_killed(breakable, manager, ask):
+    server = manager.start(ask(breakable, *BOTH)).server
+    breakable.kill_raylet(OTHER)
+    until(lambda: Traces(breakable.home).processes() == [])  # by the guards on the node, who owe Ray nothing
     assert server.wait_over(90)
     assert server.state == "failed"
     with pytest.raises(ReleaseFailed, match="cannot be seen"):
@@ -544,38 +546,31 @@ def test_an_engine_on_both_nodes(cluster, manager, spread, leak):
     assert not helpers(cluster, server)
 
 
-def test_the_raylet_of_a_worker_is_killed(own_cluster, manager, spread):
+def test_the_raylet_of_a_worker_is_killed(breakable, manager, spread):
     program, words = spread
-    spec = ServerSpec("tiny", words, "wide", executable=str(program), cluster=own_cluster.address)
+    spec = ServerSpec("tiny", words, "wide", executable=str(program), cluster=breakable.address)
     server = manager.start(spec).server
     until(lambda: set(server.nodes) == {HEAD, OTHER})
     assert server.nodes[0] == HEAD  # where Ray runs a job that asks for nothing
-    own_cluster.kill_raylet(OTHER)
-    until(lambda: own_cluster.alive() == [HEAD])
+    breakable.kill_raylet(OTHER)
+    until(lambda: breakable.alive() == [HEAD])
     with pytest.raises(ReleaseFailed, match=f"node-{OTHER} .* is gone from the cluster"):
         manager.stop("wide")
     assert not server.is_unseen
-    assert own_cluster.actors() == []
-    until(lambda: Traces(own_cluster.home).processes() == [])
+    assert breakable.actors() == []
+    until(lambda: Traces(breakable.home).processes() == [])
 
 
-def test_the_driver_of_each_node_proves_its_part(tmp_path, manager, spread):
-    """Both nodes have the same fake driver, and so see the same two GPUs."""
-    root = fakegpu.build(tmp_path / "gpu", gpus=2)
-    driver = {name: value for name, value in fakegpu.env(root).items() if os.environ.get(name) != value}
-    made = Cluster(tmp_path / "nodes", driver)
+def test_the_driver_of_each_node_proves_its_part(with_driver, manager, spread):
     program, words = spread
-    try:
-        spec = ServerSpec("tiny", words, "wide", executable=str(program), cluster=made.address)
-        server = manager.start(spec).server
-        until(lambda: [made.jobs()[one] for one in helpers(made, server)] == ["SUCCEEDED"] * 2)
-        other = {HEAD: OTHER, OTHER: HEAD}[server.nodes[0]]
-        release = server.stop()
-        assert (release.proof, release.verified) == (Proof.NVML_PROCESSES, True)
-        (row,) = [one for one in release.vram if f"({other})" in one.name]
-        assert (row.held, row.freed, row.after) == (2**30, 2**30, 0)
-    finally:
-        made.close()
+    spec = ServerSpec("tiny", words, "wide", executable=str(program), cluster=with_driver.address)
+    server = manager.start(spec).server
+    until(lambda: [with_driver.jobs()[one] for one in helpers(with_driver, server)] == ["SUCCEEDED"] * 2)
+    other = {HEAD: OTHER, OTHER: HEAD}[server.nodes[0]]
+    release = server.stop()
+    assert (release.proof, release.verified) == (Proof.NVML_PROCESSES, True)
+    (row,) = [one for one in release.vram if f"({other})" in one.name]
+    assert (row.held, row.freed, row.after) == (2**30, 2**30, 0)
 
 
 def test_a_log_cannot_forge_a_release(cluster, manager, tmp_path):
