@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -110,6 +111,51 @@ def test_it_is_taken_over(first, manager, traces, death):
     assert release.verified
     assert {one.pid for one in release.ended} >= {kernel.pid}
     assert pidfd.wait_for_all(kernel.server, LIMIT) == set()
+    traces.check()
+
+
+SECOND_KERNEL = """
+import sys
+import vllm_magic
+from vllm_magic.errors import VllmMagicError
+print("here", flush=True)
+sys.stdin.readline()
+try:
+    print("got it", vllm_magic.attach("tiny").pid, flush=True)
+except VllmMagicError as error:
+    print("refused", error, flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_of_kernels_that_come_at_once_one_gets_it(first, manager, traces):
+    kernel = first(60)
+    kernel.die()
+    wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
+    with contextlib.ExitStack() as stack:
+        others = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", SECOND_KERNEL],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for _ in range(4)
+        ]
+        for other in others:
+            stack.callback(other.kill)
+            assert other.stdout.readline() == "here\n"
+        for other in others:
+            other.stdin.write("\n")
+            other.stdin.flush()
+        said = sorted(other.stdout.readline() for other in others)
+        assert said[0] == f"got it {kernel.pid}\n"
+        assert all(line.startswith("refused") for line in said[1:])
+    wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
+    assert is_served(kernel.url, kernel.key)
+    assert manager.attach("tiny").stop().verified
     traces.check()
 
 

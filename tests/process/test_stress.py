@@ -24,7 +24,10 @@ SEED = 3
 LIMIT = 600  # seconds; half a minute is usual on two idle cores
 GROWTH = 16 * 1024  # KiB of memory in 400 cycles; a leak of the size of one log tail in each would be more
 
+INTERRUPTS = 40
+
 PROGRAM = Path(__file__).with_name("stress.py")
+INTERRUPTED = Path(__file__).with_name("interrupts.py")
 
 
 @pytest.fixture
@@ -35,10 +38,10 @@ def short_home(monkeypatch):
         yield Path(folder, "h")
 
 
-def run(executable: str, *numbers: int) -> subprocess.CompletedProcess[str]:
+def run(executable: str, *numbers: int, program: Path = PROGRAM) -> subprocess.CompletedProcess[str]:
     """Run the program in a process of its own, where nothing else holds or takes anything."""
     return subprocess.run(
-        [sys.executable, PROGRAM, executable, *map(str, numbers)],
+        [sys.executable, program, executable, *map(str, numbers)],
         env={**os.environ, "PYTHONPATH": f"{PROGRAM.parents[2]}:{PROGRAM.parents[1]}"},
         capture_output=True,
         text=True,
@@ -76,3 +79,15 @@ def test_a_hang_is_told_with_all_stacks(short_home, executable):
         assert time.monotonic() < deadline, (ledger.entries(), traces.processes())
         time.sleep(0.1)
         sweep(Probe())
+
+
+@pytest.mark.timeout(LIMIT + 100)
+def test_interrupts_at_random_moments_leave_nothing(short_home, executable):
+    traces = Traces(short_home)
+    ended = run(executable, INTERRUPTS, SEED, program=INTERRUPTED)
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads(ended.stdout)
+    assert report["wrong"] == []
+    assert sum(report["counts"].values()) == INTERRUPTS
+    assert report["counts"].keys() == {"start", "question", "stop"}
+    traces.check()
