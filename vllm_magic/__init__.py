@@ -76,6 +76,8 @@ _HOMES = {
     ),
 }
 
+_STARTING = ("face", "jupyter.panel.kernel")  # of no use where no server can be started
+
 __all__ = [
     "ClusterError",
     "ClusterUnreachable",
@@ -112,7 +114,14 @@ __all__ = [
 
 
 def load_ipython_extension(ipython: Any) -> None:
-    """``%load_ext vllm_magic``: adds the magic ``%vllm``."""
+    """``%load_ext vllm_magic``: adds the magic ``%vllm``.
+
+    Raises:
+        VllmMagicError: this system is none on which a server can be ended for certain.
+    """
+    from vllm_magic.linux import support
+
+    support.check()
     from vllm_magic.jupyter.extension import load
 
     load(ipython)
@@ -128,6 +137,10 @@ def unload_ipython_extension(ipython: Any) -> None:
 def __getattr__(name: str) -> Any:
     for module, names in _HOMES.items():
         if name in names:
+            if module in _STARTING:
+                from vllm_magic.linux import support
+
+                support.check()
             return getattr(import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic.errors import InvalidOption, VllmMagicError
+from vllm_magic.linux import support
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
     words = _parser().parse_args(argv)
     try:
+        support.check()
         status: int = words.run(words)
         sys.stdout.flush()
     except BrokenPipeError:

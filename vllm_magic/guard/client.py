@@ -107,7 +107,7 @@ class GuardPair(Guards):
         ours, theirs = socket.socketpair()
         super().__init__(ours)
         try:
-            kernel = os.pidfd_open(os.getpid())
+            kernel = pidfd.open_pid(os.getpid())
             try:
                 self._process = self._spawn(order, theirs.fileno(), kernel)
             finally:

@@ -256,7 +256,7 @@ class Inner(Guard):
         if wish.only is not None and wish.only != self.order.luggage.get("spec"):
             return Refused(errno.ESTALE, "it was started with other options")
         try:
-            kernel = os.pidfd_open(visitor.pid)
+            kernel = pidfd.open_pid(visitor.pid)
         except OSError as error:
             return Refused(error.errno or 0, str(error.strerror))
         process = processes.read(visitor.pid)

@@ -1,0 +1,43 @@
+"""Whether this system has what a release is built on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from vllm_magic.errors import VllmMagicError
+from vllm_magic.linux import pidfd
+
+# No such call; a sandbox that forbids it (seccomp(2)) says so, or this.
+_MISSING = (errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP)
+
+
+def check() -> None:
+    """Return where processes can be ended by pidfd.
+
+    Raises:
+        VllmMagicError: they cannot.
+    """
+    here = _what_is_missing()
+    if here:
+        raise VllmMagicError(
+            f"vllm_magic needs Linux 5.3 or newer (or WSL 2), where pidfd_open(2) and pidfd_send_signal(2) end a process "
+            f"and no other. {here}"
+        )
+
+
+def _what_is_missing() -> str:
+    if sys.platform != "linux":
+        return f"This is {sys.platform}: run the kernel on a Linux machine."
+    try:
+        fd = pidfd.open_pid(os.getpid())
+        try:
+            pidfd.send_to(fd, 0)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if error.errno in _MISSING:
+            release = os.uname().release
+            return f"This is Linux {release}, or a sandbox on it, without them ({error.strerror}): run the kernel on a newer one."
+    return ""  # also where only a descriptor is short: the start says that
