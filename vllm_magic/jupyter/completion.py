@@ -1,7 +1,7 @@
 """Completion of ``%vllm`` lines and of the first line of ``%%vllm`` cells, in a notebook and in a terminal.
 
-It is a matcher of IPython's completer (its API of version 2, from IPython 8.6 on), which both of them ask. Until the
-cursor stands in such a line it looks at one line of text, and imports nothing.
+It is a matcher of IPython's completer (its API of version 2, from IPython 8.6 on), which both of them ask; an older
+IPython completes nothing of ours. Until the cursor stands in such a line it looks at one line of text, and imports nothing.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from IPython.core.completer import CompletionContext, SimpleCompletion, context_matcher
-
 if TYPE_CHECKING:
+    from IPython.core.completer import CompletionContext
     from IPython.core.interactiveshell import InteractiveShell
 
     from vllm_magic.jupyter.magics import VllmMagics
@@ -25,7 +24,13 @@ _CELL = re.compile(r"\s*(%%vllm\b.*)")
 
 
 def add(shell: InteractiveShell, magics: VllmMagics) -> None:
-    """Complete ``%vllm`` lines in this shell."""
+    """Complete ``%vllm`` lines in this shell, if its IPython can."""
+    try:
+        from IPython.core.completer import SimpleCompletion, context_matcher
+    except (
+        ImportError
+    ):  # before 8.6; Google Colab's runtime breaks where another one than its 7.34 is installed
+        return
     spelled = _unbroken if hasattr(shell, "kernel") else str
 
     @context_matcher(identifier=IDENTIFIER, priority=PRIORITY)  # type: ignore[untyped-decorator]
@@ -46,7 +51,7 @@ def add(shell: InteractiveShell, magics: VllmMagics) -> None:
 
 def remove(shell: InteractiveShell) -> None:
     """Complete them no more."""
-    matchers = shell.Completer.custom_matchers
+    matchers = getattr(shell.Completer, "custom_matchers", [])
     matchers[:] = [one for one in matchers if getattr(one, "matcher_identifier", None) != IDENTIFIER]
 
 
