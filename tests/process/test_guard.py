@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -18,8 +21,8 @@ from records import record
 from vllm_magic.guard import record as records
 from vllm_magic.guard import visitor
 from vllm_magic.guard.client import GuardPair
-from vllm_magic.guard.outer import LONGEST, Outer
-from vllm_magic.guard.protocol import Ended, Order, Refused, Started, Stop, encode
+from vllm_magic.guard.outer import BACKSTOP, LONGEST, Outer
+from vllm_magic.guard.protocol import Ended, Order, Refused, Spare, Started, Stop, encode
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity
 
@@ -355,4 +358,67 @@ def test_a_silent_visitor_who_comes_as_the_kernel_goes(tmp_path):
         pair.hang_up()
         assert pidfd.send(inner, signal.SIGCONT)
         assert pidfd.wait_for_all({leader}, LONGEST / 2) == set()
+    pair.close()
+
+
+# A spare as `engine/spare.py` is: its connection is its standard input.
+SPARE = """
+import os
+os.write(0, b"warm\\n")
+while not os.read(0, 65536).endswith(b"\\n"):
+    pass
+os.write(0, b"taken\\n")
+os.execv("/bin/sleep", ["sleep", "305"])
+"""
+
+
+def is_read(pair: GuardPair) -> bool:
+    """Whether the guard has read all that it was sent (unix(7))."""
+    return struct.unpack("i", fcntl.ioctl(pair.fileno(), termios.TIOCOUTQ, bytes(4)))[0] == 0
+
+
+def test_a_spare_that_becomes_a_server_to_be_kept_as_the_kernel_dies(tmp_path):
+    """And as the disk hangs on which the guard writes what it has become, so that it looks as if it hung itself."""
+    waiting = order(tmp_path, sys.executable, "-c", SPARE)
+    pair = GuardPair(waiting._replace(spare=300.0))
+    said = hear(pair, Spare)
+    while not said.warm:
+        said = hear(pair, Spare)
+    leader = Identity(*said.leader)
+    inner = processes.read(processes.read(leader.pid).parent).identity
+    pipe = tmp_path / "folder" / f"record.json.{inner.pid}"
+    os.mkfifo(pipe)
+    pair.order(waiting._replace(keep=600.0))
+    by_hand.until(
+        lambda: is_read(pair) and processes.read(inner.pid).state == "S", "the guard does not write"
+    )
+    pair.hang_up()
+    assert pidfd.send(inner, signal.SIGSTOP)
+    try:
+        assert pidfd.wait_for_all({leader}, BACKSTOP + 2.0) == {leader}
+    finally:
+        assert pidfd.send(inner, signal.SIGCONT) == processes.is_alive(inner)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    by_hand.until((tmp_path / "folder" / "control").exists, "the guard cannot be reached")
+    visit = visitor.Visitor(tmp_path / "folder")
+    visit.stop(0.0, 0.0)
+    assert pidfd.wait_for_all({leader, inner}, LONGEST) == set()
+    visit.close()
+    os.close(reader)
+    pair.close()
+
+
+def test_a_stop_is_heard_although_the_kernel_ends_with_it(tmp_path, monkeypatch):
+    """The server was to be kept, and then it was not."""
+    with by_hand.bystander() as kernel:
+        pidfd_open = os.pidfd_open
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "pidfd_open", lambda _: pidfd_open(kernel.pid))
+            pair = GuardPair(order(tmp_path, "/bin/sleep", "306")._replace(keep=600.0))
+        started = hear(pair, Started)
+        inner, leader = Identity(*started.inner), Identity(*started.leader)
+        assert pidfd.send(inner, signal.SIGSTOP)
+        pair.stop(0.0, 0.0)
+    assert pidfd.send(inner, signal.SIGCONT)
+    assert pidfd.wait_for_all({leader}, LONGEST) == set()
     pair.close()

@@ -157,10 +157,10 @@ class Inner(Guard):
         if self._outer_pidfd in ready:
             return Why.GUARD_GONE, AT_ONCE
         reason = None
-        if self.kernel in ready:
-            reason = self._outlive_kernel()
-        elif self.kernel != NOBODY and self.control.fileno() in ready:
+        if self.kernel != NOBODY and self.control.fileno() in ready:
             reason = self._listen()
+        if reason is None and self.kernel in ready:
+            reason = self._hear_last_words()
         if reason is None and self._kept_until is not None and time.monotonic() >= self._kept_until:
             reason = Why.KERNEL_GONE, KERNEL_GONE
         if reason is None and self._spare is not None:
@@ -184,6 +184,14 @@ class Inner(Guard):
             return self._hand_over(orders[0]) if orders else None
         # Two that came together mean what a second one means during the release: hurry.
         return Why.ASKED, stops[0] if len(stops) == 1 else AT_ONCE
+
+    def _hear_last_words(self) -> Reason | None:
+        """What a kernel that has ended had asked for before; a child of it may hold the connection open."""
+        reason = None
+        while reason is None and self.kernel != NOBODY:
+            is_said = bool(select.select([self.control], [], [], 0.0)[0])
+            reason = self._listen() if is_said else self._outlive_kernel()
+        return reason
 
     def _look_at_spare(self, spare: Waiting, ready: set[int]) -> Reason | None:
         if spare.fileno() not in ready:
@@ -215,10 +223,11 @@ class Inner(Guard):
         self._record = Record(**order.record)._replace(
             outer=known.outer, inner=known.inner, leader=known.leader
         )
-        self._write()
         try:
-            # For a release in this guard's place the outer one needs neither the environment nor the key.
+            # For a release in this guard's place the outer one needs neither the environment nor the key. It hears of
+            # the server before the disk does: what it does after the kernel's end goes by that.
             self._link.send(encode(order._replace(argv=order.argv[:1], env={}, luggage={})))
+            self._write()
             self._spare.order(order)
         except OSError as error:
             self.say(Refused(error.errno or errno.ESTALE, str(error)))

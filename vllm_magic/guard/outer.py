@@ -52,7 +52,10 @@ class Outer(Guard):
         self._inner = inner
         self._link = link
         self._lock = lock
-        self._deadline: float | None = None
+        self._ending: float | None = (
+            None  # when the kernel ended, or a signal asked for the end, by `time.monotonic`
+        )
+        self._asked = False
 
     def run(self) -> None:
         """Wait, and act if need be."""
@@ -69,12 +72,16 @@ class Outer(Guard):
             pid, status = os.waitpid(self._inner, os.WNOHANG)
             if pid == self._inner:
                 return os.waitstatus_to_exitcode(status) == 0
-            rest = None if self._deadline is None else self._deadline - time.monotonic()
+            rest = None if self._ending is None else self._ending + self._patience() - time.monotonic()
             if rest is not None and rest <= 0:
                 if self._hangs(-rest):
                     return False  # the release that follows ends the inner guard too: it is a descendant
                 rest = LOOK
             self._look(self._poll(rest))
+
+    def _patience(self) -> float:
+        """Seconds from the beginning of the end until the inner guard should be done."""
+        return BACKSTOP if self._asked else self.order.keep + BACKSTOP
 
     def _hangs(self, late: float) -> bool:
         """Whether the inner guard is to be replaced, ``late`` seconds after it should have been done.
@@ -94,7 +101,7 @@ class Outer(Guard):
         poller = select.poll()
         poller.register(self.wake, select.POLLIN)
         poller.register(self._link, select.POLLIN)
-        if self._deadline is None:  # said once is enough
+        if self._ending is None:  # said once is enough
             poller.register(self.kernel, select.POLLIN)
             poller.register(self.control, select.POLLRDHUP)
         return {fd for fd, _ in poller.poll(None if rest is None else rest * 1000)}
@@ -104,11 +111,12 @@ class Outer(Guard):
         if self._link.fileno() in ready:
             self._hear_news()
         elif ready & {self.kernel, self.control.fileno()}:
-            self._deadline = time.monotonic() + self.order.keep + BACKSTOP
+            self._ending = time.monotonic()
         if self.signalled:
             self.signalled = False
             os.kill(self._inner, signal.SIGTERM)
-            self._deadline = time.monotonic() + BACKSTOP
+            self._asked = True
+            self._ending = time.monotonic()
 
     def _hear_news(self) -> None:
         """A spare became a server, or a new kernel has taken the server over.
@@ -125,4 +133,4 @@ class Outer(Guard):
                 os.set_inheritable(fd, False)
             self.forget_kernel()
             self.serve_kernel(socket.socket(fileno=control), self.inbox, kernel)
-            self._deadline = None
+            self._ending = None
