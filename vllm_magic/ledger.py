@@ -110,7 +110,7 @@ class Entry:
         """The server's living processes now; () where pids mean nothing."""
         if self.record is None or self.condition is Condition.FOREIGN:
             return ()
-        return tuple(marks.members(self.folder.mark, self.leader))
+        return tuple(_members(self.folder, self.record))
 
 
 def state_folder() -> Path:
@@ -207,9 +207,12 @@ def _condition(path: Path, record: Record) -> Condition:
         return Condition.OWNED
     if _guards_live(path, record):
         return Condition.KEPT if _is_kept(record) else Condition.RELEASING
-    folder = _folder(path, record.name)
+    return Condition.ORPHANED if _members(_folder(path, record.name), record) else Condition.LEFT
+
+
+def _members(folder: Folder, record: Record) -> list[Process]:
     leader = Identity(*record.leader) if record.leader else None
-    return Condition.ORPHANED if marks.members(folder.mark, leader) else Condition.LEFT
+    return marks.members(folder.mark, leader, [Identity(*one) for one in record.known])
 
 
 def _is_kept(record: Record) -> bool:

@@ -13,8 +13,10 @@ import threading
 import time
 
 import pytest
+from by_hand import until
 from jupyter_client.manager import KernelManager
 
+from vllm_magic import ledger
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity
@@ -167,6 +169,23 @@ def test_one_of_the_server_is_killed(server, traces, victims, when):
     assert server.state == "failed"
     assert server.release.verified
     assert isinstance(server.error, VllmMagicError)
+
+
+def test_what_carries_no_mark_goes_with_its_guards(manager, spec, traces):
+    """Both guards at once: the kernel ends those that the guards had adopted."""
+    server = manager.start(spec(faults={"unmarked": True}), timeout=60).server
+    everyone = everyone_of(server)
+    strays = {one for one in everyone if "Stray" in processes.title(one.pid)}
+    assert len(strays) == 2
+    (entry,) = ledger.entries()
+    until(lambda: strays <= {Identity(*one) for one in ledger.look(entry.path).record.known}, "unknown")
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for guard in guards(server):
+            pidfd.send(guard, number)
+    assert_gone(everyone, traces)
+    assert server.wait_over(LIMIT)
+    assert server.release.verified
+    assert {Identity(one.pid, one.start) for one in server.release.ended} >= strays
 
 
 def test_guards_that_hang_are_replaced(server, traces, monkeypatch):

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -22,7 +23,8 @@ from vllm_magic.guard import record as records
 from vllm_magic.guard import visitor
 from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.outer import BACKSTOP, LONGEST, Outer
-from vllm_magic.guard.protocol import Ended, Order, Refused, Spare, Started, Stop, encode
+from vllm_magic.guard.protocol import Ended, Known, Order, Refused, Spare, Started, Stop, encode
+from vllm_magic.life import rescue
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity
 
@@ -180,11 +182,41 @@ def test_guards_sleep_while_the_server_runs(stubborn):
         with open(f"/proc/{pid}/status") as file:
             return [line for line in file if "ctxt_switches" in line]
 
-    guards = [started.outer[0], started.inner[0]]
     time.sleep(0.5)
-    before = [switches(pid) for pid in guards]
+    before = switches(started.outer[0])
     time.sleep(2)
-    assert [switches(pid) for pid in guards] == before
+    assert switches(started.outer[0]) == before
+
+
+def test_a_guard_tells_whom_it_has_adopted(tmp_path):
+    """Told and written, since whoever comes after the guards can find it in no other way."""
+    flee = f"(env -i setsid {shutil.which('sleep')} 307 &); sleep 308; true"
+    pair = GuardPair(order(tmp_path, "/bin/sh", "-c", flee))
+    started = hear(pair, Started)
+    inner, leader = Identity(*started.inner), Identity(*started.leader)
+
+    def adopted() -> set[int]:
+        return {pid for pid in processes.children(inner.pid) if processes.title(pid).endswith("sleep 307")}
+
+    by_hand.until(adopted, "nobody is adopted")
+    (daemon,) = (by_hand.identity(pid) for pid in adopted())
+    try:
+        while list(daemon) not in (known := hear(pair, Known).known):
+            pass
+        assert list(leader) in known
+        noted = records.read(str(tmp_path / "folder"))
+        assert [leader in map(tuple, noted.known), daemon in map(tuple, noted.known)] == [True, True]
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for one in (Identity(*started.outer), inner):
+                assert pidfd.send(one, number)
+        assert hear(pair, Ended) is None
+        known = [Identity(*one) for one in noted.known]
+        outcome = rescue.release(b"NAME=nobody", leader, time.time(), known=known)
+        assert daemon in {tuple(row[:2]) for row in outcome.ended}
+        assert not processes.is_alive(daemon)
+    finally:
+        pidfd.send(daemon, signal.SIGKILL)
+        pair.close()
 
 
 def test_what_cannot_be_executed_is_refused(tmp_path):

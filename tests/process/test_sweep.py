@@ -24,7 +24,9 @@ from shells import a_shell
 from vllm_magic import ledger
 from vllm_magic.gpu.probe import Probe
 from vllm_magic.guard import record as records
+from vllm_magic.guard.ladder import Outcome
 from vllm_magic.ledger import Condition
+from vllm_magic.life import rescue
 from vllm_magic.life.sweep import sweep
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.marks import MARK
@@ -56,16 +58,23 @@ def kill_at_once(*victims: Identity) -> None:
 
 
 @pytest.fixture
-def orphan(home, executable):
+def faults() -> dict:
+    """What the orphan does besides to serve."""
+    return STUBBORN
+
+
+@pytest.fixture
+def orphan(home, executable, faults):
     """A server whose kernel and guards were killed in the same instant; the entry and who survived."""
     env = {**os.environ, "VLLM_MAGIC_EXECUTABLE": executable}
     with subprocess.Popen(
-        [sys.executable, "-c", KERNEL, json.dumps(stand_in.options(**STUBBORN))],
+        [sys.executable, "-c", KERNEL, json.dumps(stand_in.options(**faults))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=env,
     ) as kernel:
         kernel.stdout.readline()
+        by_hand.until_ready(kernel.pid)
         (entry,) = ledger.entries()
         server = {one.identity for one in entry.processes}
         kill_at_once(
@@ -95,6 +104,35 @@ class TestOrphans:
         assert probe.snapshot().gpus[0].used == 0
         traces.check()
         assert [log.name for log in (entry.path.parent / "logs").iterdir()] == [f"tiny-{entry.id}.log"]
+
+    @pytest.mark.parametrize("faults", [{"unmarked": True}])
+    def test_what_carries_no_mark_goes_too(self, fake_gpus, orphan, probe, traces):
+        """One in the leader's session, and one that left it; the others have ended before anyone looks."""
+        entry, survivors = orphan
+        marked = {one for one in survivors if processes.has_environment(one.pid, entry.folder.mark)}
+        unmarked = survivors - marked
+        assert len(unmarked) == 2
+        for one in marked:
+            pidfd.send(one, signal.SIGKILL)
+        assert pidfd.wait_for_all(marked, LIMIT) == set()
+        assert ledger.look(entry.path).condition is Condition.ORPHANED
+        (swept,) = sweep(probe)
+        assert swept.release.verified
+        assert {Identity(one.pid, one.start) for one in swept.release.ended} >= unmarked
+        assert pidfd.wait_for_all(unmarked, LIMIT) == set()
+        assert probe.snapshot().gpus[0].used == 0
+        traces.check()
+
+    @pytest.mark.parametrize("faults", [{"unmarked": True}])
+    def test_what_nobody_can_end_keeps_its_folder(self, orphan, probe, monkeypatch):
+        """Without the record nobody would ever know whose they are."""
+        entry, survivors = orphan
+        nothing = Outcome([], [], 0.0)
+        monkeypatch.setattr(rescue, "release", lambda *_, **__: nothing)
+        (swept,) = sweep(probe)
+        assert not swept.verified
+        assert ledger.look(entry.path).condition is Condition.ORPHANED
+        assert {one for one in survivors if processes.is_alive(one)}
 
     def test_two_sweepers_at_once(self, orphan, probe, traces):
         """One does it."""

@@ -51,6 +51,9 @@ def start_children(options: Options) -> list[tree.Child]:
         tree.spawn("Setsid", lambda: _stray(options))
     if options.daemonise:
         tree.spawn("Daemon", lambda: _double_fork(options)).reap()
+    if options.unmarked:
+        for leave in (True, False):
+            tree.spawn("Stray", lambda leave=leave: _strip(options, leave)).reap()
     if options.fork_while_killed:
         tree.spawn("Forker", lambda: keep_forking(options))
     return [tree.spawn("Child", tree.end_with_parent) for _ in range(options.children)]
@@ -64,6 +67,16 @@ def _stray(options: Options) -> None:
 
 def _double_fork(options: Options) -> None:
     tree.spawn("Daemon", lambda: _stray(options))
+
+
+def _strip(options: Options, leave: bool) -> None:
+    """Fork once more, and execute something without an environment, which holds VRAM for as long as it lives."""
+    if os.fork() == 0:
+        if leave:
+            os.setsid()
+        tree.limit_life()
+        vram.hold(options.vram_child, 0, kept_by_exec=True)
+        os.execve("/bin/sleep", ["VLLM::Stray", str(options.life_s)], {})
 
 
 def keep_forking(options: Options) -> None:

@@ -69,6 +69,9 @@ class Options:
     setpgrp: bool = False  # engines leave the process group (as with --data-parallel-multi-port-external-lb)
     setsid_child: bool = False  # a child of the engine, `VLLM::Setsid`, in its own session; nobody ends it
     daemonise: bool = False  # `VLLM::Daemon`: double fork and setsid; nobody ends it
+    unmarked: bool = (
+        False  # `VLLM::Stray`, twice: double forks with an empty environment, one of them in its own session
+    )
     children: int = 0  # more children of the engine, `VLLM::Child`, which end with it
     fork_while_killed: bool = False  # `VLLM::Forker`: see faults.keep_forking
     maps: str | None = None  # a file that the engine maps, as vLLM maps weights

@@ -9,7 +9,7 @@ _sizes: list[int] = []
 AWAKE_SHARE = 20  # what sleeps keeps one part in so many: its CUDA context
 
 
-def hold(nbytes: int, rank: int, teardown_s: float = 0.0) -> None:
+def hold(nbytes: int, rank: int, teardown_s: float = 0.0, *, kept_by_exec: bool = False) -> None:
     """Hold `nbytes` of the GPU of `rank` for the rest of this process's life.
 
     Forked children inherit what is held: fork first. CUDA_VISIBLE_DEVICES counts, as indices or fake UUIDs.
@@ -23,6 +23,7 @@ def hold(nbytes: int, rank: int, teardown_s: float = 0.0) -> None:
 
     _held.append(fakegpu.hold(nbytes, _gpu(rank), teardown_s=teardown_s))
     _sizes.append(nbytes)
+    os.set_inheritable(_held[-1], kept_by_exec)
 
 
 def sleep() -> None:

@@ -10,9 +10,10 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from vllm_magic.guard import folder
+from vllm_magic.guard import folder, record
 from vllm_magic.guard.ladder import Ladder, Members
 from vllm_magic.guard.protocol import Ended, Message, Order, Stop, Stopping, Why, encode
+from vllm_magic.guard.record import BrokenRecordError
 from vllm_magic.linux import processes, sessions, shared_memory
 
 if TYPE_CHECKING:
@@ -141,7 +142,16 @@ class Guard:
             ladder = Ladder(self.members, self.leader, self.note, self.is_empty, hurry)
             outcome = ladder.run(stop.grace, stop.patience)
             shared_memory.unlink_unmapped(self.segments, self.order.record["since"])
+        if outcome.left:
+            self._remember([row[:2] for row in outcome.left])
         self.say(Ended(by, why.value, self.exit_code, outcome.ended, outcome.left, round(outcome.seconds, 3)))
+
+    def _remember(self, left: list[list[int]]) -> None:
+        """Write who would not end into the record, for the next one who tries: the mark alone may not tell."""
+        with contextlib.suppress(OSError, BrokenRecordError):
+            noted = record.read(self.order.folder)
+            others = [one for one in noted.known if one not in left]
+            record.write(self.order.folder, noted._replace(known=[*left, *others]), durable=False)
 
     def clear(self) -> None:
         """Remove the server's private folder; as long as anything lives of the server, it says whose that is."""

@@ -12,7 +12,9 @@ the inner one dies, and the other way round. The leader dies with the inner guar
 Where a server is to be kept, a kernel's end is not the server's: the inner guard waits for another kernel, which comes
 in by the control socket, and tells the outer one of it over a link of their own.
 
-While the server runs both sleep in poll(2) without a time limit: no wake-ups, but a few a second while it logs.
+While the server runs both sleep in poll(2). The inner one looks every two seconds whom it has adopted, of which no event
+tells, and has the record and the kernel know: once both guards are killed, nothing else may tell whose a process is that
+has lost the mark of the server. While the server logs it wakes up a few times a second; the outer one never does.
 """
 
 from __future__ import annotations

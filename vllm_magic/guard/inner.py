@@ -17,6 +17,7 @@ from vllm_magic.guard.protocol import (
     Attach,
     Attached,
     Ended,
+    Known,
     Message,
     Note,
     Order,
@@ -34,8 +35,11 @@ from vllm_magic.linux import pidfd, processes
 
 if TYPE_CHECKING:
     from vllm_magic.guard.inbox import Inbox
+    from vllm_magic.guard.ladder import Members
     from vllm_magic.guard.log_cap import LogCap
 
+KIN_LOOK = 2.0  # seconds between looks at whom this guard has adopted: no event tells of it
+WIDE_LOOK = 30.0  # seconds between looks for all that is below it, which cost more
 LEADER_ENDED_LINGER = 0.25  # seconds for the others to end by themselves after the leader
 
 Reason = tuple[Why, Stop]
@@ -71,6 +75,8 @@ class Inner(Guard):
         self._ready = False
         self._kept_until: float | None = None
         self._spare: Waiting | None = None
+        self._children: set[int] = set()
+        self._next_look = self._next_wide_look = 0.0  # by `time.monotonic`
 
     def run(self) -> None:
         """Start the server, and return when it is gone."""
@@ -135,6 +141,8 @@ class Inner(Guard):
         reason = self._listen() if self.inbox.waiting else None
         while reason is None:
             reason = self._judge(self._poll())
+            if reason is None and time.monotonic() >= self._next_look:
+                self._look_for_kin()
         return reason
 
     def _poll(self) -> set[int]:
@@ -145,11 +153,13 @@ class Inner(Guard):
             poller.register(fd, select.POLLIN)
         if self._cap is not None:
             poller.register(self._cap, select.POLLIN)
-        rest = None if self._kept_until is None else max(0.0, self._kept_until - time.monotonic())
+        rest = self._next_look - time.monotonic()
+        if self._kept_until is not None:
+            rest = min(rest, self._kept_until - time.monotonic())
         if self._spare is not None:
             poller.register(self._spare, select.POLLIN)
-            rest = self._spare.rest()
-        return {fd for fd, _ in poller.poll(None if rest is None else rest * 1000)}
+            rest = min(rest, self._spare.rest())
+        return {fd for fd, _ in poller.poll(max(0.0, rest) * 1000)}
 
     def _judge(self, ready: set[int]) -> Reason | None:
         if self._cap is not None and self._cap.fileno() in ready:
@@ -221,7 +231,7 @@ class Inner(Guard):
         known = self._record
         self.order = order
         self._record = Record(**order.record)._replace(
-            outer=known.outer, inner=known.inner, leader=known.leader
+            outer=known.outer, inner=known.inner, leader=known.leader, known=known.known
         )
         try:
             # For a release in this guard's place the outer one needs neither the environment nor the key. It hears of
@@ -235,9 +245,29 @@ class Inner(Guard):
         return None
 
     def _note_ready(self) -> None:
-        self.note(self.members())
+        members = self.members()
+        self.note(members)
         self._ready = True
-        self._write(phase=Phase.READY, segments=[list(segment) for segment in self.segments])
+        segments = [list(segment) for segment in self.segments]
+        self._write(phase=Phase.READY, segments=segments, known=_pairs(members))
+        self._say_whom_it_knows()
+
+    def _look_for_kin(self) -> None:
+        """Tell the record and the kernel who is below this guard, if somebody has come: they may have to end it all."""
+        now, children = time.monotonic(), processes.children(os.getpid())
+        self._next_look = now + KIN_LOOK
+        if children <= self._children and now < self._next_wide_look:
+            return
+        self._children = children
+        self._next_wide_look = now + WIDE_LOOK
+        members = _pairs(self.members())
+        if all(one in self._record.known for one in members):
+            return
+        self._write(durable=False, known=members)
+        self._say_whom_it_knows()
+
+    def _say_whom_it_knows(self) -> None:
+        self.say(Known(self._record.known))
 
     def _outlive_kernel(self) -> Reason | None:
         """The kernel is gone: release, or wait for another one, if that was wanted."""
@@ -279,6 +309,7 @@ class Inner(Guard):
         self._write(phase=phase, kernel=identity, kept_until=None)
         self.say(Attached(self.order.luggage))
         self._say_who_is_who()
+        self._say_whom_it_knows()
         return None
 
     def _look_around(self) -> Reason | None:
@@ -298,3 +329,7 @@ class Inner(Guard):
 
     def _hurry(self) -> list[int]:
         return [self._outer_pidfd, *self.kernel_filenos()]
+
+
+def _pairs(members: Members) -> list[list[int]]:
+    return [list(one.identity) for one in members]

@@ -17,6 +17,7 @@ The guards answer::
 
     Spare     the leader is a spare, and waits for its order: not yet, or with everything imported
     Started   the leader runs; who is who
+    Known     the processes of the server, as they are now: those that the guards have adopted need not carry its mark
     Refused   the leader could not be executed (errno and its text), or a spare cannot become it, and the guards end; or
               the server cannot be attached
     Attached  it is yours; what its first kernel wanted the next one to know
@@ -125,6 +126,12 @@ class Started(NamedTuple):
     inner: list[int]
 
 
+class Known(NamedTuple):
+    """``known`` are [pid, start] of each process below the guards."""
+
+    known: list[list[int]]
+
+
 class Refused(NamedTuple):
     """An errno and its text: of execve(2), or EBUSY for a server that has a kernel, ESTALE for another spec or a spare."""
 
@@ -149,11 +156,11 @@ class Ended(NamedTuple):
     seconds: float
 
 
-Message = Order | Stop | Note | Attach | Attached | Spare | Started | Refused | Stopping | Ended
+Message = Order | Stop | Note | Attach | Attached | Spare | Started | Known | Refused | Stopping | Ended
 
 _KINDS: dict[str, Any] = {
     kind.__name__: kind
-    for kind in (Order, Stop, Note, Attach, Attached, Spare, Started, Refused, Stopping, Ended)
+    for kind in (Order, Stop, Note, Attach, Attached, Spare, Started, Known, Refused, Stopping, Ended)
 }
 
 
@@ -178,6 +185,7 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "leader": fits.pair,
     "outer": fits.pair,
     "inner": fits.pair,
+    "known": fits.pairs,
     "errno": fits.whole,
     "text": fits.text,
     "by": fits.text,

@@ -43,6 +43,7 @@ class Record(NamedTuple):
 
     ``gpus`` are the UUIDs that it may use, ``chosen`` whether somebody chose them, ``baseline`` the GPUs before
     its start (the fields of `gpu.devices.Gpu`), ``segments`` the shared memory that it mapped as [device, inode].
+    ``known`` are the processes below the guards, as they were seen last: not all of them need to carry the mark.
     ``job`` is the id of its job on the Ray cluster at ``cluster``; "" for a server of this machine.
     """
 
@@ -65,6 +66,7 @@ class Record(NamedTuple):
     inner: list[int] | None = None
     leader: list[int] | None = None
     segments: list[list[int]] = []  # noqa: RUF012 - never changed, only replaced
+    known: list[list[int]] = []  # noqa: RUF012 - never changed, only replaced
     cluster: str = ""
     job: str = ""
     version: int = VERSION
@@ -216,6 +218,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "inner": _identity_or_none,
     "leader": _identity_or_none,
     "segments": fits.pairs,
+    "known": fits.pairs,
     "cluster": fits.text,
     "job": fits.text,
 }

@@ -15,7 +15,7 @@ from vllm_magic.engine.stages import Progress, Stage
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.gpu import locks
 from vllm_magic.guard.ladder import KILL_LIMIT
-from vllm_magic.guard.protocol import Ended, Message, Refused, Started, Stopping, Why
+from vllm_magic.guard.protocol import Ended, Known, Message, Refused, Started, Stopping, Why
 from vllm_magic.life.notices import Ending, Idle, Launched, Moved, Notice, Ready, StopPlan
 from vllm_magic.linux import pidfd, processes, sessions, sockets
 from vllm_magic.linux.processes import Identity
@@ -140,6 +140,12 @@ class Attendance:
             )
             self._move(Progress(self._prepared.first))
             self._api.open()
+        elif isinstance(message, Known):
+            witness = self._prepared.witness
+            witness.known = {
+                *filter(processes.is_alive, witness.known),
+                *(Identity(*one) for one in message.known),
+            }
         elif isinstance(message, Refused):
             self.refused = message
         elif isinstance(message, Stopping):

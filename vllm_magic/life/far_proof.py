@@ -43,7 +43,6 @@ class FarWitness:
 
     baseline = NOWHERE
     chosen: frozenset[str] = frozenset()
-    known: frozenset[Identity] = frozenset()
 
     def __init__(
         self, address: str, job: str, *, spread: bool = False, silence: float = END_LIMIT, waits: bool = False
@@ -53,6 +52,7 @@ class FarWitness:
         self._spread = spread
         self._silence = silence
         self._waits = waits
+        self.known: set[Identity] = set()
         self._seeing: threading.Thread | None = None
         self._seen: dict[str, Snapshot] = {}  # by the id of a node: its GPUs when the server was ready
         self._looks: list[str] = []  # the ids of small jobs

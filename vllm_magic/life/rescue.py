@@ -21,7 +21,7 @@ def release(
     segments: Iterable[Segment] = (),
     known: Iterable[Identity] = (),
 ) -> Outcome:
-    """Kill what carries the mark, what is in the leader's session, and all that is below; remove its shared memory.
+    """Kill what carries the mark, what is in the leader's session, who is known, and all below; remove its shared memory.
 
     Who was found once is waited for, also without the mark: a process that ends loses its memory, and the environment
     with it, before its device files are closed (do_exit in the kernel's kernel/exit.c), which takes a driver its time.
@@ -31,12 +31,12 @@ def release(
         leader: its first process, or None.
         since: when it began, in seconds since the epoch.
         segments: shared memory that it is known to have mapped.
-        known: who is known to belong to it, and may have lost the mark.
+        known: who is known to belong to it, and may have lost the mark, or never had it.
     """
     mapped, ours = set(segments), set(known)
 
     def find() -> Members:
-        found = {one.identity: one for one in marks.members(mark, leader)}
+        found = {one.identity: one for one in marks.members(mark, leader, ours)}
         found.update((one, now) for one in ours - found.keys() if (now := processes.living(one)))
         ours.update(found)
         return [*found.values()]

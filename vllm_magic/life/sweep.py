@@ -124,6 +124,7 @@ def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
         if release is None:
             shared_memory.unlink_unmapped(_segments(found), found.since)
         stays = release is not None and (bool(release.left) or (release.unseen and _may_be_asked(entry)))
+        stays = stays or bool(entry.processes)  # what lives still has nothing else that says whose it is
         if not stays:
             _clear(entry.folder)
     if not stays and entry.path.exists():
