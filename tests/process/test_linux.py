@@ -384,6 +384,10 @@ class TestFreeSegments:
             assert not shared_memory._is_free(str(path))
 
 
+def _denied(*_, **__):
+    raise PermissionError
+
+
 class TestSockets:
     LISTEN = (
         "import socket, sys, time\n"
@@ -392,8 +396,18 @@ class TestSockets:
         "time.sleep(600)"
     )
 
-    @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::"])
-    def test_who_listens(self, host):
+    @pytest.mark.parametrize(
+        ("host", "address", "elsewhere"),
+        [
+            ("127.0.0.1", "127.0.0.1", "127.0.0.2"),
+            ("0.0.0.0", "127.0.0.1", "::1"),
+            ("::1", "::1", "127.0.0.1"),
+            ("::", "::1", None),
+            ("::", "127.0.0.1", None),
+            ("::ffff:127.0.0.1", "127.0.0.1", "::1"),
+        ],
+    )
+    def test_who_listens(self, host, address, elsewhere):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             socket.create_server((host, 0), family=family).close()
@@ -401,29 +415,56 @@ class TestSockets:
             pytest.skip("no IPv6 here")
         with running(self.LISTEN, host, str(int(family))) as child:
             port = int(child.line)
-            assert sockets.listening_inodes(port)
-            assert sockets.listens([os.getpid(), child.pid], port)
-            assert not sockets.listens([os.getpid()], port)
-            assert not sockets.listens([child.pid], port + 1 if port < 65535 else port - 1)
+            assert sockets.listening_inodes(address, port)
+            assert sockets.listens([os.getpid(), child.pid], address, port)
+            assert sockets.listens([os.getpid()], address, port) is False
+            assert not sockets.listens([child.pid], address, port + 1 if port < 65535 else port - 1)
+            assert elsewhere is None or not sockets.listens([child.pid], elsewhere, port)
             child.kill()
             child.wait()
-            assert not sockets.listening_inodes(port)
+            assert not sockets.listening_inodes(address, port)
+
+    def test_the_nearest_address_counts(self):
+        """Who listens at every IPv6 address alone does not get what goes to an IPv4 one."""
+        try:
+            six = socket.create_server(("::", 0), family=socket.AF_INET6)
+        except OSError:
+            pytest.skip("no IPv6 here")
+        port = six.getsockname()[1]
+        listen = self.LISTEN.replace("0), ", f"{port}), ")
+        with six, running(listen, "127.0.0.1", str(int(socket.AF_INET))) as child:
+            assert sockets.listens([child.pid], "127.0.0.1", port)
+            assert not sockets.listens([child.pid], "::1", port)
+            assert sockets.listens([os.getpid()], "::1", port)
+
+    def test_a_port_that_is_shared_is_not_ours_alone(self):
+        """SO_REUSEPORT: the kernel gives each connection to either, and both have the same user."""
+        with socket.create_server(("127.0.0.1", 0), reuse_port=True) as listener:
+            port = listener.getsockname()[1]
+            listen = self.LISTEN.replace("0), ", f"{port}), reuse_port=True, ")
+            with running(listen, "127.0.0.1", str(int(socket.AF_INET))) as child:
+                assert not sockets.listens([os.getpid()], "127.0.0.1", port)
+                assert sockets.listens([os.getpid(), child.pid], "127.0.0.1", port)
+
+    def test_where_linux_does_not_tell(self, monkeypatch):
+        monkeypatch.setattr("builtins.open", _denied)
+        assert sockets.listens([os.getpid()], "127.0.0.1", 80) is None
 
     def test_a_connection_is_not_a_listener(self):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
             with socket.create_connection(("127.0.0.1", port)) as client:
                 accepted = listener.accept()[0]
-                assert sockets.listens([os.getpid()], port)
-                assert not sockets.listens([os.getpid()], client.getsockname()[1])
+                assert sockets.listens([os.getpid()], "127.0.0.1", port)
+                assert not sockets.listens([os.getpid()], "127.0.0.1", client.getsockname()[1])
                 listener.close()
-                assert sockets.listening_inodes(port) == set()
+                assert sockets.listening_inodes("127.0.0.1", port) == set()
                 accepted.close()
 
     def test_a_port_that_is_only_bound_is_not_listened_on(self):
         with socket.socket() as bound:
             bound.bind(("127.0.0.1", 0))
-            assert not sockets.listens([os.getpid()], bound.getsockname()[1])
+            assert not sockets.listens([os.getpid()], "127.0.0.1", bound.getsockname()[1])
 
     def test_a_child_that_inherited_the_socket_listens_too(self):
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -431,9 +472,9 @@ class TestSockets:
             with running(
                 "print('ready', flush=True); import time; time.sleep(600)", pass_fds=[listener.fileno()]
             ) as child:
-                assert sockets.listens([child.pid], port)
+                assert sockets.listens([child.pid], "127.0.0.1", port)
                 listener.close()
-                assert sockets.listens([child.pid], port)
+                assert sockets.listens([child.pid], "127.0.0.1", port)
 
 
 class TestMemory:

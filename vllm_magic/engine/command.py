@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import getpass
-import ipaddress
 import os
 import secrets
 import tempfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from vllm_magic.engine import address as addresses
 from vllm_magic.engine import executable, flag_table, flags, free_port, lora
 from vllm_magic.engine import port as ports
+from vllm_magic.engine.address import LOOPBACK
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.linux.marks import MARK
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.spec import ServerSpec
 
-LOOPBACK = "127.0.0.1"
-EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - recognised here, so that it can be warned about
 SLEEP = "--enable-sleep-mode"
 # The looks at a server each second are not to fill its log (vLLM 0.32, entrypoints/launchers/cli_args.py).
 QUIET = ("--disable-access-log-for-endpoints", "/health,/metrics")
@@ -34,7 +33,7 @@ OF_THE_KERNEL = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "JPY_INTERRUPT_EVENT", "M
 class Command:
     """What to execute, and where it will answer. The key is in the environment only, never in argv.
 
-    ``cluster`` and ``job`` are the address of a Ray cluster, without a password, and the id of the job there; "" for a
+    ``host`` is a literal IP address. ``cluster`` and ``job`` are the address of a Ray cluster, without a password, and the id of the job there; "" for a
     server of this machine.
     """
 
@@ -46,20 +45,25 @@ class Command:
     cluster: str = ""
     job: str = ""
 
+    def __post_init__(self) -> None:
+        """Check that the host is no name: what a name stands for may change."""
+        addresses.is_loopback(self.host)
+
+    @property
+    def address(self) -> str:
+        """At which this machine reaches the server; also when it listens on every address."""
+        return LOOPBACK if self.host in addresses.EVERY else self.host
+
     @property
     def url(self) -> str:
-        """Where this machine reaches the server; also when it listens on every address."""
-        host = LOOPBACK if self.host in EVERY_ADDRESS else self.host
-        host = f"[{host}]" if ":" in host else host
+        """Where this machine reaches the server."""
+        host = f"[{self.address}]" if ":" in self.address else self.address
         return f"{'https' if self.secure else 'http'}://{host}:{self.port}"
 
     @property
     def exposed(self) -> bool:
         """Whether other machines can reach it."""
-        try:
-            return not ipaddress.ip_address(self.host).is_loopback
-        except ValueError:  # a name
-            return self.host != "localhost"
+        return not addresses.is_loopback(self.host)
 
 
 def build(spec: ServerSpec) -> Command:
@@ -76,7 +80,7 @@ def build(spec: ServerSpec) -> Command:
             raise InvalidOption(f"{flag} means {reason}, and a notebook needs an HTTP port. Leave it out.")
     port_text, args = flags.take(spec.args, "--port")
     host, args = flags.take(args, "--host")
-    host = host or flags.value(spec.all_args, "--host") or LOOPBACK
+    host = _address(host or flags.value(spec.all_args, "--host") or LOOPBACK)
     port = _port(spec, port_text or flags.value(spec.all_args, "--port"), host)
     made = Command(
         argv=(path, "serve", spec.model, *args, *_quiet(spec, path), "--host", host, "--port", str(port)),
@@ -177,6 +181,13 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container that runs with a bare uid
         return str(os.getuid())
+
+
+def _address(host: str) -> str:
+    try:
+        return addresses.resolve(host)
+    except OSError as error:
+        raise _not_bound(host, None, error) from None
 
 
 def _port(spec: ServerSpec, text: str | None, host: str) -> int:

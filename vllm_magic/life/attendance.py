@@ -248,10 +248,9 @@ class Attendance:
             self._notice(Idle())
 
     def _answers_for_us(self) -> bool:
-        """Whether it is our server that listens there, as far as can be told, and not one that took the port."""
-        port = self._prepared.port
+        """Whether it is our server that listens where we connect to, as far as can be told, and nobody else."""
         ours = [identity.pid for identity in self._members()]
-        return not sockets.listening_inodes(port) or sockets.listens(ours, port)
+        return sockets.listens(ours, self._prepared.address, self._prepared.port) is not False
 
     def _members(self) -> set[Identity]:
         """The server's processes, as far as they did not flee."""

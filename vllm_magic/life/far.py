@@ -14,7 +14,8 @@ from vllm_magic.cluster.order import Errand
 from vllm_magic.cluster.rest import Ray, resolved, shown
 from vllm_magic.engine import command as commands
 from vllm_magic.engine import flags, free_port
-from vllm_magic.engine.command import LOOPBACK, Command
+from vllm_magic.engine.address import LOOPBACK
+from vllm_magic.engine.command import Command
 from vllm_magic.engine.stages import Stage
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.guard.client import GuardPair

@@ -48,6 +48,7 @@ class Prepared:
         folder: its private folder.
         witness: has seen the GPUs as they were before.
         gpus: the UUIDs it may use.
+        address: where it will be reached.
         port: where it will listen.
         model: what it serves.
         since: when it began, in seconds since the epoch.
@@ -61,6 +62,7 @@ class Prepared:
     folder: Folder
     witness: Witness | FarWitness
     gpus: tuple[str, ...]
+    address: str
     port: int
     model: str
     since: float
@@ -187,7 +189,18 @@ def _furnish(
     secrets = tuple(known(order.env))
     kind = StartKind.WARM if spare else StartKind.COLD
     return (
-        Prepared(folder, witness, usable, command.port, spec.model, noted.since, downloads, secrets, kind),
+        Prepared(
+            folder,
+            witness,
+            usable,
+            command.address,
+            command.port,
+            spec.model,
+            noted.since,
+            downloads,
+            secrets,
+            kind,
+        ),
         order,
     )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_magic.linux.processes import open_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
 LISTEN = "0A"
 
@@ -20,21 +22,54 @@ class Listener(NamedTuple):
     uid: int
 
 
-def listens(pids: Iterable[int], port: int) -> bool:
-    """Whether one of these processes has the listening socket of ``port``."""
-    links = {f"socket:[{inode}]" for inode in listening_inodes(port)}
-    return bool(links) and any(links & set(open_files(pid).values()) for pid in pids)
+class _Socket(NamedTuple):
+    """A listening socket."""
+
+    inode: str
+    address: str
+    port: int
+    uid: int
 
 
-def listening_inodes(port: int) -> set[str]:
-    """The inodes of the sockets that listen on ``port`` in this network namespace, IPv4 and IPv6."""
-    return {inode for inode, (listening, _) in _listening().items() if listening == port}
+def listens(pids: Iterable[int], address: str, port: int) -> bool | None:
+    """Whether these processes, and nobody else, take the connections to an address; None where Linux does not tell.
+
+    Args:
+        pids: the processes.
+        address: a literal IP address of this machine.
+        port: the TCP port.
+    """
+    inodes = listening_inodes(address, port)
+    if inodes is None:
+        return None
+    held = {link for pid in pids for link in open_files(pid).values()} if inodes else set()
+    return bool(inodes) and all(f"socket:[{inode}]" in held for inode in inodes)
+
+
+def listening_inodes(address: str, port: int) -> set[str] | None:
+    """The inodes of the sockets that take connections to an address; None where Linux does not tell.
+
+    The nearest win, as in the kernel (net/ipv4/inet_hashtables.c): those of this very address, else those of every
+    address of its family, else for IPv4 those of every IPv6 address.
+    """
+    found = _listening()
+    if found is None:
+        return None
+    four = ipaddress.ip_address(address).version == 4  # noqa: PLR2004 - IPv4
+    every = "0.0.0.0"  # noqa: S104 - as others listen
+    mapped = [(one, f"::ffff:{one}") for one in (address, every)]
+    for nearest in (*mapped, ("::",)) if four else ((address,), ("::",)):
+        names = {_name(one) for one in nearest}
+        inodes = {one.inode for one in found if one.port == port and one.address in names}
+        if inodes:
+            return inodes
+    return set()
 
 
 def listeners(ports: Iterable[int], pids: Iterable[int]) -> list[Listener]:
     """Who listens on these ports, looked for among ``pids``; one entry for each socket and process that has it."""
     wanted = set(ports)
-    sockets = {inode: found for inode, found in _listening().items() if found[0] in wanted}
+    sockets = {one.inode: one for one in _listening() or () if one.port in wanted}
     links = {f"socket:[{inode}]": inode for inode in sockets}
     holders: dict[str, set[int]] = {inode: set() for inode in sockets}
     for pid in pids if links else ():
@@ -42,23 +77,42 @@ def listeners(ports: Iterable[int], pids: Iterable[int]) -> list[Listener]:
             holders[links[link]].add(pid)
     return sorted(
         {
-            Listener(port, pid, uid)
-            for inode, (port, uid) in sockets.items()
+            Listener(one.port, pid, one.uid)
+            for inode, one in sockets.items()
             for pid in holders[inode] or (None,)
         },
         key=lambda one: (one.port, one.pid or 0, one.uid),
     )
 
 
-def _listening() -> dict[str, tuple[int, int]]:
-    """Port and user id of each listening socket, by its inode."""
-    return {row[9]: (int(row[1].rpartition(":")[2], 16), int(row[7])) for row in _rows() if row[3] == LISTEN}
-
-
-def _rows() -> Iterator[list[str]]:
+def _listening() -> list[_Socket] | None:
+    """The listening sockets of this network namespace; None where they cannot be read."""
+    found = []
     for name in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             with open(name, encoding="ascii") as file:
-                yield from [line.split() for line in file][1:]
+                rows = [line.split() for line in file][1:]
+        except FileNotFoundError:
+            if name.endswith("6"):  # a kernel without IPv6
+                continue
+            return None
         except OSError:
-            continue
+            return None
+        found += [_socket(row) for row in rows if row[3] == LISTEN]
+    return found
+
+
+def _socket(row: list[str]) -> _Socket:
+    address, _, port = row[1].rpartition(":")
+    return _Socket(row[9], _address(address), int(port, 16), int(row[7]))
+
+
+def _address(text: str) -> str:
+    """An address as /proc/net/tcp writes it: words of 32 bits, each in the byte order of the machine."""
+    words = [bytes.fromhex(text[at : at + 8]) for at in range(0, len(text), 8)]
+    packed = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
+    return str(ipaddress.ip_address(packed))
+
+
+def _name(address: str) -> str:
+    return str(ipaddress.ip_address(address.partition("%")[0]))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from vllm_magic.engine import address as address_module
 from vllm_magic.engine import command, executable, free_port
 from vllm_magic.engine.spec import ServerSpec, default_name
 from vllm_magic.errors import ExecutableNotFound, InvalidOption, StartFailed
@@ -172,17 +173,43 @@ class TestAddress:
         [
             ("127.0.0.1", "http://127.0.0.1:8000", False),
             ("127.0.0.2", "http://127.0.0.2:8000", False),
-            ("localhost", "http://localhost:8000", False),
             ("::1", "http://[::1]:8000", False),
             ("0.0.0.0", "http://127.0.0.1:8000", True),
             ("::", "http://127.0.0.1:8000", True),
             ("10.0.0.5", "http://10.0.0.5:8000", True),
-            ("gpu-box", "http://gpu-box:8000", True),
         ],
     )
     def test_where_it_is_reached_and_who_can(self, host, url, exposed):
         made = command.Command(("vllm",), host, 8000, KEY)
         assert (made.url, made.exposed) == (url, exposed)
+
+    def test_a_name_is_no_host_of_a_command(self):
+        with pytest.raises(ValueError, match="localhost"):
+            command.Command(("vllm",), "localhost", 8000, KEY)
+
+    @pytest.mark.parametrize(
+        ("host", "found", "address"),
+        [
+            ("localhost", ("::1", "127.0.0.1"), "127.0.0.1"),
+            ("localhost", ("127.0.0.1", "::1"), "127.0.0.1"),
+            ("localhost", ("::1",), "::1"),
+            ("gpu-box", ("127.0.1.1", "127.0.0.1"), "127.0.1.1"),
+            ("0", ("0.0.0.0",), "0.0.0.0"),
+            ("0:0:0:0:0:0:0:1", None, "::1"),
+            ("::ffff:127.0.0.1", None, "127.0.0.1"),
+            ("127.0.0.3", None, "127.0.0.3"),
+        ],
+    )
+    def test_a_name_becomes_one_address_for_both_sides(self, build, monkeypatch, host, found, address):
+        def look_up(name, *_, **__):
+            assert name == host
+            return [(0, 0, 0, "", (one, 0)) for one in found]
+
+        monkeypatch.setattr(address_module.socket, "getaddrinfo", look_up)
+        monkeypatch.setattr(free_port, "choose", lambda _: 8000)
+        made = build("--host", host)
+        assert made.argv[3:] == ("--host", address, "--port", "8000")
+        assert (made.host, made.url) == (address, command.Command(("vllm",), address, 8000, KEY).url)
 
     def test_every_address(self, build):
         made = build("--host", "0.0.0.0")

@@ -1,0 +1,50 @@
+"""Another user, who answers where a server of ours should: a program for test_impostor.py, started as root.
+
+    python impostor.py UID ADDRESS PORT
+
+Becomes that user, listens, answers 200 to whatever it is asked, and writes each request to its output: a line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+)
+
+
+def answer(connection: socket.socket) -> None:
+    with connection:
+        connection.settimeout(20)
+        data = b""
+        while b"\r\n\r\n" not in data:
+            piece = connection.recv(2**16)
+            if not piece:
+                return
+            data += piece
+        print(json.dumps(data.decode("latin-1")), flush=True)
+        connection.sendall(ANSWER)
+
+
+def serve(listener: socket.socket) -> None:
+    while True:
+        threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+
+
+if __name__ == "__main__":
+    user, address, port = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+    assert os.getuid() == user
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(50)
+        print("listens", flush=True)
+        serve(listener)

@@ -1,0 +1,35 @@
+"""Where a server listens: one literal IP address, so that who binds it and who connects to it mean the same one.
+
+A name such as "localhost" may have several: vLLM binds its IPv4 address, and a client tries ``::1`` first.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+LOOPBACK = "127.0.0.1"
+EVERY = ("0.0.0.0", "::")  # noqa: S104 - recognised here, so that it can be warned about
+
+
+def resolve(host: str) -> str:
+    """The address that the words behind ``--host`` stand for; of a name the first IPv4 address, which vLLM binds.
+
+    Raises:
+        OSError: there is no such host.
+    """
+    try:
+        found = [ipaddress.ip_address(host)]
+    except ValueError:
+        try:
+            answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        except UnicodeError:  # it cannot be a name
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
+        found = [ipaddress.ip_address(answer[4][0]) for answer in answers]
+    chosen = min(found, key=lambda one: one.version)
+    return str(getattr(chosen, "ipv4_mapped", None) or chosen)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach it."""
+    return ipaddress.ip_address(address).is_loopback
