@@ -16,8 +16,8 @@ import stand_in
 from vllm_magic import ledger
 from vllm_magic.gpu.probe import Probe
 from vllm_magic.guard.record import Phase
-from vllm_magic.linux import pidfd, processes
-from vllm_magic.linux.processes import Identity
+from vllm_magic.linux import marks, pidfd, processes
+from vllm_magic.linux.processes import Identity, Process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -77,9 +77,14 @@ def bystander(*, mark: dict[str, str] | None = None) -> Iterator[subprocess.Pope
     """`sleep 300` in a session of its own; it ends with the block, however that ends.
 
     Args:
-        mark: what its environment has besides.
+        mark: of a server whose process it is to be, as its environment has it.
     """
-    process = subprocess.Popen(["sleep", "300"], env={**os.environ, **(mark or {})}, start_new_session=True)
+    process = subprocess.Popen(
+        ["sleep", "300"],
+        env={**os.environ, **(mark or {})},
+        start_new_session=True,
+        preexec_fn=(lambda: marks.seal(mark[marks.MARK])) if mark else None,  # noqa: PLW1509 - it sets a limit
+    )
     try:
         # The kernel closes the descriptor that Popen waits for before /proc has
         # its command line and environment (fs/exec.c, fs/binfmt_elf.c).
@@ -88,6 +93,44 @@ def bystander(*, mark: dict[str, str] | None = None) -> Iterator[subprocess.Pope
     finally:
         process.kill()
         process.wait()
+
+
+# In a script, without job control: both commands are in the group of the shell, in a session younger than the server.
+DEBUGGING = """
+sleep 300 & echo $!
+env -i "$@" sleep 301 & echo $!
+while [ -r /proc/self/stat ]; do sleep 300; done
+"""
+
+
+@contextlib.contextmanager
+def debugging(pid: int, *, shell_lives: bool = True) -> Iterator[tuple[Process, Process]]:
+    """Another command of a shell, and one that has the environment of a process: `env $(cat /proc/PID/environ) command`.
+
+    Args:
+        pid: whose environment.
+        shell_lives: whether the shell does; without it init is their parent.
+    """
+    words = [f"{name}={value}" for name, value in processes.environment(pid).items()]
+    assert words
+    shell = subprocess.Popen(
+        ["sh", "-c", DEBUGGING, "sh", *words], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert shell.stdout
+    other, command = [int(shell.stdout.readline()) for _ in range(2)]
+    until(lambda: processes.title(command) == "sleep 301", "not executed")
+    if not shell_lives:
+        shell.kill()
+        shell.wait()
+    found = [processes.read(one) for one in (other, command)]
+    try:
+        assert found[0]
+        assert found[1]
+        yield found[0], found[1]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(shell.pid, signal.SIGKILL)
+        shell.communicate()
 
 
 class PatientProbe(Probe):

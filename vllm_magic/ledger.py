@@ -102,8 +102,8 @@ class Entry:
 
     @property
     def leader(self) -> Identity | None:
-        """The server's first process, if the record knows it."""
-        return Identity(*self.record.leader) if self.record and self.record.leader else None
+        """The server's first process, if the record knows it, and it is no stranger."""
+        return _leader(self.folder, self.record) if self.record else None
 
     @property
     def processes(self) -> tuple[Process, ...]:
@@ -211,8 +211,18 @@ def _condition(path: Path, record: Record) -> Condition:
 
 
 def _members(folder: Folder, record: Record) -> list[Process]:
+    known = [Identity(*one) for one in record.known]
+    if marks.is_sealed(folder.mark):  # a record can be edited
+        known = [one for one in known if marks.carries(one.pid, folder.mark)]
+    return marks.members(folder.mark, _leader(folder, record), known)
+
+
+def _leader(folder: Folder, record: Record) -> Identity | None:
+    """The leader that the record names. A record can be edited: one that lives has to carry a mark of the server."""
     leader = Identity(*record.leader) if record.leader else None
-    return marks.members(folder.mark, leader, [Identity(*one) for one in record.known])
+    if leader is None or not processes.is_alive(leader):
+        return leader
+    return leader if marks.carries(leader.pid, folder.mark) else None
 
 
 def _is_kept(record: Record) -> bool:

@@ -74,6 +74,7 @@ class Release:
         verified: whether that evidence says that everything is back.
         note: what could not be seen, or is not back, in one line; "" for nothing.
         unseen: whether another look may prove what this one could not: another machine did not answer.
+        left_alone: who has the server's environment and is none of it, in one sentence; "" for nobody.
     """
 
     server: str
@@ -87,10 +88,15 @@ class Release:
     verified: bool
     note: str = ""
     unseen: bool = False
+    left_alone: str = ""
 
     @property
     def text(self) -> str:
         """What happened, in one line."""
+        return f"{self._text} {self.left_alone}".rstrip()
+
+    @property
+    def _text(self) -> str:
         count = len(self.ended)
         ended = f"{count} process{'' if count == 1 else 'es'} ended" if count else "it had not started"
         if not self.verified:

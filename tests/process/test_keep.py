@@ -12,13 +12,14 @@ import threading
 import time
 from pathlib import Path
 
+import by_hand
 import httpx
 import pytest
-from by_hand import until_ready
 from matrix.resources import fill, small_disk
 
 from vllm_magic import ledger
 from vllm_magic.errors import NameInUse, ServerNotFound, StartFailed
+from vllm_magic.guard import record as records
 from vllm_magic.guard.record import Phase
 from vllm_magic.guard.visitor import Visitor
 from vllm_magic.ledger import Condition
@@ -204,6 +205,21 @@ def test_a_server_whose_kernel_lives_is_not_to_be_had(first, manager):
         manager._attach(entry)
 
 
+def test_a_record_that_names_a_stranger_as_guard(first, manager, traces):
+    """A record can be edited, and a guard that does not end is killed."""
+    first(60).die()
+    wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
+    (entry,) = ledger.entries()
+    with by_hand.bystander() as other:
+        records.write(str(entry.path), entry.record._replace(outer=list(by_hand.identity(other.pid))))
+        with pytest.raises(ServerNotFound, match=f"pid {other.pid} is none of its guards"):
+            manager.attach()
+        records.write(str(entry.path), entry.record)
+        manager.attach().stop()
+        assert other.poll() is None
+    traces.check()
+
+
 def test_several_of_one_name(first, manager, traces):
     kernels = [first(60), first(60)]
     for kernel in kernels:
@@ -345,7 +361,7 @@ def test_a_disk_that_is_full(first, home, manager, traces):
     """The guards cannot write that they keep it, and it can be attached all the same."""
     with small_disk(home):
         kernel = first(60)
-        until_ready(kernel.process.pid)
+        by_hand.until_ready(kernel.process.pid)
         fill(home)
         kernel.die()
         wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -63,14 +64,21 @@ sys.stdin.read()
 
 
 @contextlib.contextmanager
-def running(program: str, **env: str) -> Iterator[tuple[int, set[int]]]:
-    """A program in a session of its own: its pid, and those that it says; all are gone at the end."""
+def running(program: str, *, seal: str = "", **env: str) -> Iterator[tuple[int, set[int]]]:
+    """A program in a session of its own: its pid, and those that it says; all are gone at the end.
+
+    Args:
+        program: in Python.
+        seal: the id of a server that it belongs to.
+        env: what its environment has besides.
+    """
     with subprocess.Popen(
         [sys.executable, "-c", program],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
         env={**os.environ, **env},
+        preexec_fn=(lambda: marks.seal(seal)) if seal else None,  # noqa: PLW1509 - it sets a limit
     ) as child:
         assert child.stdout
         said = set(map(int, child.stdout.readline().split()))
@@ -186,6 +194,7 @@ def test_a_lock_that_is_never_given_back(monkeypatch):
 
 
 def test_who_has_the_mark():
+    """Of a server without a seal."""
     name, _, value = MARK.partition("=")
     with running(STRANGERS) as (_, strangers), running(FAMILY, **{name: value}) as (pid, family):
         leader = processes.read(pid).identity
@@ -194,3 +203,35 @@ def test_who_has_the_mark():
             found = {member.identity.pid for member in marks.members(MARK.encode(), one)}
             assert found == {pid, *family}
             assert found.isdisjoint(strangers)
+
+
+def test_who_has_the_seal():
+    """Also without the mark in the environment, which others have, and are none of them."""
+    identifier = secrets.token_hex(4)
+    mark = f"{marks.MARK}={identifier}".encode()
+    environment = {marks.MARK: identifier}
+    with (
+        running(STRANGERS, **environment) as (other, strangers),
+        running(FAMILY, seal=identifier) as (pid, family),
+    ):
+        leader = processes.read(pid).identity
+        for one in (leader, None):
+            assert marks.carriers(mark, one) == {pid, *family}
+            assert {member.identity.pid for member in marks.members(mark, one)} == {pid, *family}
+        assert {one.identity.pid for one in marks.strangers(mark)} == {other, *strangers}
+        assert marks.carries(pid, mark)
+        assert marks.carries(other, mark)
+        assert not marks.carries(os.getpid(), mark)
+
+
+def test_one_inside_another_has_its_own_seal():
+    ids = [secrets.token_hex(4) for _ in range(2)]
+
+    def both():
+        for one in ids:
+            marks.seal(one)
+
+    with subprocess.Popen(["sleep", "300"], preexec_fn=both) as child:  # noqa: PLW1509 - it sets a limit
+        found = [marks.carriers(f"{marks.MARK}={one}".encode(), None) for one in ids]
+        child.kill()
+    assert found == [set(), {child.pid}]

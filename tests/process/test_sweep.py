@@ -21,7 +21,7 @@ from IPython.utils.capture import capture_output
 from records import IDENTIFIER, record
 from shells import a_shell
 
-from vllm_magic import ledger
+from vllm_magic import cli, ledger
 from vllm_magic.gpu.probe import Probe
 from vllm_magic.guard import record as records
 from vllm_magic.guard.ladder import Outcome
@@ -176,6 +176,65 @@ class TestOrphans:
             assert bystander.poll() is None
 
 
+class TestWhoHasItsEnvironmentOnly:
+    """Somebody debugs a server, and runs a command with its environment in a shell."""
+
+    @pytest.mark.parametrize("shell_lives", [True, False])
+    def test_a_sweep_leaves_it_alone(self, orphan, probe, shell_lives, traces):
+        entry, survivors = orphan
+        with by_hand.debugging(entry.processes[0].identity.pid, shell_lives=shell_lives) as (other, command):
+            assert command.identity not in {one.identity for one in entry.processes}
+            (swept,) = sweep(probe)
+            assert processes.is_alive(other.identity)
+            assert processes.is_alive(command.identity)
+            assert swept.release.verified
+            assert f"sleep 301 (pid {command.identity.pid})" in swept.text
+        assert pidfd.wait_for_all(survivors, LIMIT) == set()
+        traces.check()
+
+    def test_it_is_not_what_is_left_of_a_server(self, orphan, probe, traces):
+        entry, _ = orphan
+        with by_hand.debugging(entry.processes[0].identity.pid) as (_, command):
+            by_hand.end(entry)
+            assert ledger.look(entry.path).condition is Condition.LEFT
+            (swept,) = sweep(probe)
+            assert swept.release is None
+            assert f"sleep 301 (pid {command.identity.pid})" in swept.text
+            assert processes.is_alive(command.identity)
+        traces.check()
+
+    def test_who_shares_a_group_with_a_process_of_the_server(self, home, probe):
+        """None is killed with a group: who is in one is not known."""
+        identifier = f"{os.getpid() + 2**22:08x}"
+        shell = f"{sys.executable} -c 'from vllm_magic.linux import marks; marks.seal(\"{identifier}\"); print(1, flush=True); import time; time.sleep(300)'"
+        with subprocess.Popen(
+            ["sh", "-c", f"{shell}; sleep 301"], stdout=subprocess.PIPE, start_new_session=True
+        ) as other:
+            other.stdout.readline()
+            put(identifier, kernel=dead())
+            (swept,) = sweep(probe)
+            assert [one.how for one in swept.release.ended] == ["SIGKILL"]
+            assert other.poll() is None
+            assert processes.read(other.pid).state != "T"
+            os.killpg(other.pid, signal.SIGKILL)
+
+    @pytest.mark.parametrize("how", ["kernel", "terminal"])
+    def test_a_stop_does_not_fail_for_it(self, manager, spec, traces, how, capsys):
+        server = manager.start(spec(), timeout=60).server
+        with by_hand.debugging(server.pid) as (other, command):
+            if how == "terminal":
+                assert cli.main(["stop", "tiny"]) == cli.DONE
+                said = capsys.readouterr().out
+            else:
+                release = server.stop()
+                assert release.verified
+                said = release.text
+            assert f"sleep 301 (pid {command.identity.pid})" in said
+            assert processes.is_alive(other.identity)
+            assert processes.is_alive(command.identity)
+        traces.check()
+
+
 @contextlib.contextmanager
 def leader_with_mark(identifier: str):
     """A process which carries the mark of a server."""
@@ -313,6 +372,18 @@ class TestWhatIsLeftAlone:
             (swept,) = sweep(probe)
             assert swept.release is None
             assert other.poll() is None
+
+    def test_a_record_that_names_a_stranger(self, home, probe):
+        """As its leader, with his start time: a record can be edited, and only who carries a mark is believed."""
+        with by_hand.bystander() as other:
+            path = put(kernel=dead(), leader=list(by_hand.identity(other.pid)))
+            (entry,) = ledger.entries()
+            assert entry.condition is Condition.LEFT
+            assert entry.leader is None
+            (swept,) = sweep(probe)
+            assert swept.release is None
+            assert other.poll() is None
+        assert not path.exists()
 
     def test_a_session_that_was_given_away(self, home, probe):
         """The pid of the record's leader was given to a daemon's parent, which has ended, and the daemon lives."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.guard import visitor
 from vllm_magic.guard.protocol import Attach, Attached, Decoder, Message, Note, Order, Refused, Stop, encode
-from vllm_magic.linux import pidfd
+from vllm_magic.linux import pidfd, processes
 
 if TYPE_CHECKING:
     from vllm_magic.linux.processes import Identity
@@ -163,7 +163,7 @@ class AttachedGuards(Guards):
 
     Raises:
         OSError: nobody answers there.
-        AttachRefusedError: the server belongs to a kernel that lives, or has another spec.
+        AttachRefusedError: the server belongs to a kernel that lives, or has another spec, or its record is wrong.
     """
 
     def __init__(self, folder: Path, outer: Identity, only: dict[str, object] | None = None) -> None:
@@ -172,6 +172,7 @@ class AttachedGuards(Guards):
         self._outer = outer
         self._waiting: list[Message] = []
         try:
+            self._check_outer()
             self._socket.settimeout(visitor.ANSWER_LIMIT)
             self._send(Attach(only))
             self.luggage = self._hear_answer()
@@ -179,6 +180,13 @@ class AttachedGuards(Guards):
         except BaseException:
             self._socket.close()
             raise
+
+    def _check_outer(self) -> None:
+        """The outer guard is the parent of the inner one, who listens: a record can be edited, and `kill` kills."""
+        answer = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)  # unix(7)
+        inner = processes.read(struct.unpack("3i", answer)[0])
+        if inner is None or inner.parent != self.pid or not processes.is_alive(self._outer):
+            raise AttachRefusedError(f"its record is wrong: pid {self.pid} is none of its guards")
 
     def _hear_answer(self) -> dict[str, object]:
         while True:

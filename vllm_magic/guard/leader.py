@@ -9,7 +9,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from vllm_magic.guard.protocol import Order, Refused
-from vllm_magic.linux import prctl, processes
+from vllm_magic.linux import marks, prctl, processes
 
 if TYPE_CHECKING:
     import socket
@@ -62,5 +62,7 @@ def _become(order: Order, guard: int, connection: socket.socket | None) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.chdir(order.cwd)
+    with contextlib.suppress(OSError, ValueError):  # where limits cannot be set, see `linux.marks`
+        marks.seal(os.path.basename(order.folder))
     # Every other descriptor is close-on-exec, as Python opens them.
     os.execve(order.argv[0], order.argv, order.env)

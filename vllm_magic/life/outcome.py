@@ -56,6 +56,7 @@ def release(
         verified=verdict.verified and not left,
         note=verdict.note,
         unseen=verdict.unseen,
+        left_alone=verdict.left_alone,
     )
 
 

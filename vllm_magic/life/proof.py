@@ -42,6 +42,7 @@ class Verdict(NamedTuple):
     note: str
     elsewhere: tuple[EndedProcess, ...] = ()  # what was ended on other machines
     unseen: bool = False  # what is there could not be looked at, and another look may
+    left_alone: str = ""  # who has the server's environment and is none of it
 
 
 class Witness:
@@ -94,6 +95,9 @@ class Witness:
             ended: the processes that were ended.
             leader: whose session it was, or None.
         """
+        return self._prove(ended, leader)._replace(left_alone=left_alone(self._mark))
+
+    def _prove(self, ended: Collection[Identity], leader: Identity | None) -> Verdict:
         ours = self.known | set(ended)
         alive = {identity.pid for identity in ours if processes.is_alive(identity)}
         alive |= {one.identity.pid for one in marks.members(self._mark, leader)}
@@ -208,6 +212,15 @@ class Witness:
             for gpu in now.gpus
             if self._concerns(gpu.uuid, ours)
         )
+
+
+def left_alone(mark: bytes) -> str:
+    """One sentence on the living processes that have a server's environment and were not started by it; "" for none."""
+    found = [f"{processes.shown_name(one)[:60]} (pid {one.identity.pid})" for one in marks.strangers(mark)]
+    if not found:
+        return ""
+    has, was = ("has", "was") if len(found) == 1 else ("have", "were")
+    return f"{', '.join(found)} {has} the server's environment, but {was} not started by it: left alone."
 
 
 class _Judgement(NamedTuple):

@@ -21,13 +21,15 @@ def release(
     segments: Iterable[Segment] = (),
     known: Iterable[Identity] = (),
 ) -> Outcome:
-    """Kill what carries the mark, what is in the leader's session, who is known, and all below; remove its shared memory.
+    """Kill what belongs to the server (`marks.members`) and who is known, one by one; remove its shared memory.
+
+    No process group is killed as a whole: nobody has watched who went into it.
 
     Who was found once is waited for, also without the mark: a process that ends loses its memory, and the environment
     with it, before its device files are closed (do_exit in the kernel's kernel/exit.c), which takes a driver its time.
 
     Args:
-        mark: ``b"NAME=value"`` in the environment of each process of the server.
+        mark: of each process of the server, as ``b"NAME=value"``.
         leader: its first process, or None.
         since: when it began, in seconds since the epoch.
         segments: shared memory that it is known to have mapped.
@@ -45,7 +47,7 @@ def release(
         # A process in state D may hold the lock that a read of its maps waits for.
         mapped.update(shared_memory.mapped_by(one.identity.pid for one in members if one.state != "D"))
 
-    ladder = Ladder(find, leader=None, note=note, empty=lambda: not find())
+    ladder = Ladder(find, leader=None, note=note, empty=lambda: not find(), whole_groups=False)
     outcome = ladder.run(grace=0.0, patience=0.0)
     shared_memory.unlink_unmapped(mapped, since)
     return outcome

@@ -15,7 +15,7 @@ from vllm_magic.gpu import locks
 from vllm_magic.guard import folder, record
 from vllm_magic.guard.protocol import Why
 from vllm_magic.ledger import Condition
-from vllm_magic.life import outcome, rescue, witnesses
+from vllm_magic.life import outcome, proof, rescue, witnesses
 from vllm_magic.linux import shared_memory
 from vllm_magic.linux.shared_memory import Segment
 
@@ -42,12 +42,14 @@ class Swept:
     Attributes:
         release: None where only files were left of it, or it could not be looked at.
         problem: why it could not; "" where it was.
+        left_alone: who has its environment and is none of it, in one sentence; "" for nobody.
     """
 
     name: str
     id: str
     release: Release | None
     problem: str = ""
+    left_alone: str = ""
 
     @property
     def verified(self) -> bool:
@@ -57,6 +59,10 @@ class Swept:
     @property
     def text(self) -> str:
         """What happened, in one line."""
+        return f"{self._text} {self.left_alone}".rstrip()
+
+    @property
+    def _text(self) -> str:
         if self.problem:
             return f"{self.name} was left by a kernel that died, and cannot be looked at: {self.problem}"
         if self.release is None:
@@ -131,7 +137,8 @@ def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
         _clear(entry.folder)  # NFS keeps a file that is open, under another name: here the lock
     if release is None and entry.path.exists():
         return None  # files that cannot be removed, which is no news
-    return Swept(found.name, entry.id, release)
+    beside = proof.left_alone(entry.folder.mark) if release is None else release.left_alone
+    return Swept(found.name, entry.id, release, left_alone=beside)
 
 
 def _may_be_asked(entry: Entry) -> bool:

@@ -1,11 +1,20 @@
-"""Processes that carry a mark: an entry of the environment, there from the exec on, which children inherit.
+"""Processes that belong to a server, wherever they went: known by two marks that children inherit, through exec as well.
 
-A pid that was given to somebody else never carries it.
+- An entry of the environment. Everybody can read it, and copy it: who debugs a server runs a command with all of its
+  environment. So it shows whom a process speaks of, and is no proof.
+- The seal: a resource limit that Linux has had no use for since 2.4.25 (RLIMIT_LOCKS, getrlimit(2)), with the id of the
+  server's folder in it. No copy of an environment has it, no program sets it, and it is there for as long as the
+  process is, also after its environment is gone, and where that may not be read.
+
+Where limits cannot be set as on Linux (gVisor), the entry is all there is, and counts.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+import resource
 from typing import TYPE_CHECKING
 
 from vllm_magic.linux import processes, sessions
@@ -17,6 +26,19 @@ if TYPE_CHECKING:
     from vllm_magic.linux.sessions import Look
 
 MARK = "VLLM_MAGIC_SERVER"  # the entry of a server's processes; its value is the id of the server's folder
+_LOCKS = 10  # RLIMIT_LOCKS, include/uapi/asm-generic/resource.h; the module resource has no name for it
+_SEALED = 0x564C4C4D << 32  # above the id's 32 bits; a limit that nobody sets by chance
+
+
+def seal(identifier: str) -> None:
+    """Put the seal on this process and all that it starts: its soft limit, so that one inside another has its own.
+
+    Raises:
+        OSError: the system does not let it.
+        ValueError: the hard limit is lower, or the id is not one of ours.
+    """
+    _, hard = resource.getrlimit(_LOCKS)
+    resource.setrlimit(_LOCKS, (_SEALED | int(identifier, 16), hard))
 
 
 def members(mark: bytes, leader: Identity | None, known: Iterable[Identity] = ()) -> list[Process]:
@@ -38,13 +60,62 @@ def members(mark: bytes, leader: Identity | None, known: Iterable[Identity] = ()
 
 
 def carriers(mark: bytes, leader: Identity | None) -> set[int]:
-    """The pids with ``mark``: none is older than the leader, from whom they have it."""
+    """The pids that are proved to be the server's: none is older than the leader, from whom they have it."""
     return _carriers(sessions.look(), mark, leader)
+
+
+def carries(pid: int, mark: bytes) -> bool:
+    """Whether the process was started for the server with this mark; for one that is named, either of the marks will do."""
+    return _is_proved(pid, mark) or processes.has_environment(pid, mark)
+
+
+def strangers(mark: bytes) -> list[Process]:
+    """The living processes which have the server's environment and are proved not to be its own, oldest first."""
+    if not is_sealed(mark):
+        return []
+    mine = _own_line()
+    found = [
+        process
+        for pid in processes.pids()
+        if pid not in mine and processes.has_environment(pid, mark) and not _has_seal(pid, mark)
+        if (process := processes.read(pid)) and process.alive
+    ]
+    return sorted(found, key=lambda one: one.identity.start)
 
 
 def _carriers(look: Look, mark: bytes, leader: Identity | None) -> set[int]:
     pids = look.made_since(leader) if leader else (pid for some in look.sessions.values() for pid in some)
-    return {pid for pid in pids if processes.has_environment(pid, mark)}
+    return {pid for pid in pids if _is_proved(pid, mark)}
+
+
+def _is_proved(pid: int, mark: bytes) -> bool:
+    return _has_seal(pid, mark) if is_sealed(mark) else processes.has_environment(pid, mark)
+
+
+def _has_seal(pid: int, mark: bytes) -> bool:
+    with contextlib.suppress(OSError):
+        return resource.prlimit(pid, _LOCKS)[0] == _limit(mark)
+    return False
+
+
+@functools.cache
+def _limit(mark: bytes) -> int:
+    """The seal of the server with this mark; 0 where its id is none of ours."""
+    try:
+        return _SEALED | int(mark.partition(b"=")[2], 16)
+    except ValueError:
+        return 0
+
+
+@functools.cache
+def is_sealed(mark: bytes) -> bool:
+    """Whether a server with this mark has a seal: who can set a limit here to what it is could set it for a server too."""
+    soft, hard = resource.getrlimit(_LOCKS)
+    try:
+        resource.setrlimit(_LOCKS, (soft, hard))
+    except OSError:
+        return False
+    return _limit(mark) > 0 and (hard == resource.RLIM_INFINITY or hard >= _limit(mark))
 
 
 def _is_its_session(table: Table, leader: Identity, members: set[int]) -> bool:
