@@ -356,7 +356,7 @@ def test_only_a_guard_that_hangs_is_replaced():
 
 def test_the_shared_memory_that_a_killed_guard_had_noted(tmp_path):
     """Who had mapped it has ended before the other guard looks."""
-    segment = Path(f"/dev/shm/noted-{os.getpid()}")
+    segment = Path(f"/dev/shm/psm_noted-{os.getpid()}")
     segment.touch(mode=0o600)
     try:
         stat = segment.stat()

@@ -279,14 +279,61 @@ class TestSharedMemory:
                 mapper.wait()
                 assert shared_memory.unlink_unmapped(segments, BEGAN) == [str(SHM / block)]
 
+    @pytest.mark.parametrize(
+        ("name", "how", "flags", "removed"),
+        [
+            ("psm_{}", "O_RDWR", "MAP_SHARED", True),
+            ("torch_{}", "O_RDWR", "MAP_SHARED", True),
+            ("nccl-{}", "O_RDWR", "MAP_SHARED", True),
+            ("psm_{}", "O_RDONLY", "MAP_SHARED", False),
+            ("psm_{}", "O_RDWR", "MAP_PRIVATE", False),  # nothing that it writes gets there
+            ("h6-{}.parquet", "O_RDWR", "MAP_SHARED", False),
+        ],
+    )
+    def test_only_what_vllm_writes_under_a_name_of_its_own(self, name, how, flags, removed):
+        path = SHM / name.format(os.getpid())
+        path.touch(mode=0o600)
+        path.write_bytes(b"x" * 4096)
+        write = "PROT_READ | mmap.PROT_WRITE" if how == "O_RDWR" else "PROT_READ"
+        script = (
+            "import mmap, os, sys, time\n"
+            f"fd = os.open(sys.argv[1], os.{how}); m = mmap.mmap(fd, 0, flags=mmap.{flags}, prot=mmap.{write})\n"
+            "os.close(fd); print('ready', flush=True); time.sleep(600)"
+        )
+        if (
+            flags == "MAP_PRIVATE"
+        ):  # which Python's own copy of the descriptor would count as open for writing
+            script = script.replace("os.O_RDWR", "os.O_RDONLY")
+        try:
+            with running(script, str(path)) as child:
+                segments = shared_memory.mapped_by([child.pid])
+                child.kill()
+                child.wait()
+            shared_memory.unlink_unmapped(segments, BEGAN)
+            assert path.exists() is not removed
+        finally:
+            path.unlink(missing_ok=True)
+
+    @pytest.mark.skipif(os.getuid() != 0, reason="only root can make a file of another user")
+    def test_what_another_user_made_stays(self):
+        with holding() as (child, names):
+            segments = shared_memory.mapped_by([child.pid])
+            for name in names:
+                os.chown(SHM / name, 65534, 65534)
+            child.kill()
+            child.wait()
+            assert shared_memory.unlink_unmapped(segments, BEGAN) == []
+
     def test_one_that_is_only_open_counts_as_mapped(self):
         with holding() as (child, names):
             block = next(name for name in names if not name.startswith("sem."))
             segments = shared_memory.mapped_by([child.pid])
             child.kill()
             child.wait()
-            with (SHM / block).open("rb"):
+            with (SHM / block).open("r+b"):
                 assert names_of(shared_memory.mapped_by([os.getpid()])) >= {block}
+            with (SHM / block).open("rb"):
+                assert block not in names_of(shared_memory.mapped_by([os.getpid()]))
                 assert block not in map(os.path.basename, shared_memory.unlink_unmapped(segments, BEGAN))
             assert shared_memory.unlink_unmapped(segments, BEGAN) == [str(SHM / block)]
 
@@ -320,7 +367,7 @@ class TestSharedMemory:
             other.unlink()
 
     def test_a_link_to_a_segment_is_not_taken_for_it(self):
-        path = SHM / f"vllm-magic-test-{os.getpid()}"
+        path = SHM / f"vllm_test-{os.getpid()}"
         links = [path.with_name(f"{path.name}-{number}") for number in range(2)]
         try:
             # One before and one after it, since the order of the folder is that of their making.

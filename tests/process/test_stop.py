@@ -233,11 +233,17 @@ def wait_until(condition, limit: float = 30.0) -> None:
         time.sleep(0.01)
 
 
-def test_a_model_in_shared_memory_stays(manager, spec, traces, tmp_path):
-    """It was there before the server, which maps it as vLLM maps weights."""
-    weights = Path(f"/dev/shm/model-{os.getpid()}.safetensors")
+@pytest.mark.parametrize(
+    ("name", "younger"), [("model-{}.safetensors", False), ("h6-{}.parquet", True), ("vllm_{}", True)]
+)
+def test_what_it_only_reads_in_shared_memory_stays(manager, spec, traces, name, younger):
+    """Others made it, before or after the server's start, and the server maps it as vLLM maps weights."""
+    weights = Path("/dev/shm", name.format(os.getpid()))
     weights.touch(mode=0o600)
     weights.write_bytes(b"x" * 4096)
+    if younger:  # than the server, which finds it there
+        later = time.time() + 3600
+        os.utime(weights, (later, later))
     try:
         server = manager.start(spec(faults={"maps": str(weights)}), timeout=60).server
         inode = f" {weights.stat().st_ino} "

@@ -10,7 +10,6 @@ import os
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic import ledger
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
 LISTED_LIMIT = 10.0  # seconds for the driver to forget processes that are dead
 LOOK = 0.1  # seconds between looks at that
-# What vLLM and multiprocessing make. A model may lie in /dev/shm too, and be mapped by nobody else.
-SEGMENTS = ("psm_*", "sem.mp-*", "vllm_dist_*")
 
 
 @dataclass(frozen=True)
@@ -143,7 +140,7 @@ def reap(candidate: Candidate, probe: Probe, grace: float = GRACE, patience: flo
 
     ladder = Ladder(find, candidate.root.identity, note, whole_groups=False)
     outcome = ladder.run(grace, patience)
-    shared_memory.unlink_unmapped(segments & _made_by_vllm(), since=0.0)
+    shared_memory.unlink_unmapped(segments, since=0.0)
     ended = tuple(EndedProcess(*row) for row in outcome.ended)
     listed, problem = _still_listed(probe, {one.pid for one in ended})
     left = tuple(EndedProcess(*row) for row in outcome.left)
@@ -223,18 +220,6 @@ def _finder(candidate: Candidate) -> Callable[[], list[Process]]:
         return [table[pid] for pid in pids if table[pid].alive]
 
     return find
-
-
-def _made_by_vllm() -> set[shared_memory.Segment]:
-    found = set()
-    for pattern in SEGMENTS:
-        for path in Path(shared_memory.FOLDER).glob(pattern):
-            try:
-                stat = path.lstat()
-            except FileNotFoundError:
-                continue
-            found.add(shared_memory.Segment(stat.st_dev, stat.st_ino))
-    return found
 
 
 def _still_listed(probe: Probe, pids: set[int]) -> tuple[tuple[int, ...], str | None]:

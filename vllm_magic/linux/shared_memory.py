@@ -1,13 +1,16 @@
-"""Shared memory in /dev/shm: what a server's processes map, and removing it when nobody else does.
+"""Shared memory in /dev/shm: what a server's processes made, and removing it when nobody maps it any more.
 
-vLLM leaves ``psm_*``, ``sem.mp-*`` and ``vllm_dist_*`` there when it is killed. Other programs use the same
-names, so a segment is known by device and inode only. (Nor would a path do: glibc makes a semaphore under a
-temporary name and links it to its own, so that /proc/PID/maps shows the first one, as deleted.)
+The kernel does not tell who made a file. So a file is a server's only where all of this holds: a process of the server
+has it open or mapped for writing (models and data that others put there are read); it is younger than the server; it
+belongs to the server's user; and it has one of the `NAMES`. Other programs use the same names, so a file is known by
+device and inode, not by its name. (Nor would that do: glibc makes a semaphore under a temporary name and links it to its
+own, so that /proc/PID/maps shows the first one, as deleted.)
 """
 
 from __future__ import annotations
 
 import fcntl
+import fnmatch
 import os
 import signal
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +22,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 FOLDER = "/dev/shm"  # noqa: S108 - the kernel's own place, not a choice of ours
+NAMES = (
+    "psm_*",  # multiprocessing.shared_memory: vLLM's message queues
+    "sem.mp-*",  # multiprocessing's locks
+    "vllm_*",  # vllm_dist_* of tensor parallelism on CPUs, vllm_offload_*, vllm_engram_*
+    "VLLM_OBJECT_STORAGE_SHM_BUFFER*",  # vLLM's cache of pictures (multimodal/cache/shm.py)
+    "torch_*",  # tensors that torch shares
+    "nccl-*",
+    "nvshmem*",
+    "cuda.shm.*",
+    "ucx_shm_*",
+    "__KMP_REGISTERED_LIB_*",  # LLVM's OpenMP
+)
 _F_SETSIG = 10  # include/uapi/asm-generic/fcntl.h; the module fcntl has it in most builds only
 
 
@@ -30,8 +45,12 @@ class Segment(NamedTuple):
 
 
 def mapped_by(pids: Iterable[int]) -> set[Segment]:
-    """The segments which these processes map or hold open; unreadable and ended processes give none."""
-    return {segment for pid in pids for segment in (_mapped(pid) or set()) | _opened(pid)}
+    """The segments which these processes map or hold open for writing; unreadable and ended processes give none."""
+    return {
+        segment
+        for pid in pids
+        for segment in (_mapped(pid, writable=True) or set()) | _opened(pid, writable=True)
+    }
 
 
 def present(segments: Iterable[Segment]) -> set[Segment]:
@@ -41,10 +60,10 @@ def present(segments: Iterable[Segment]) -> set[Segment]:
 
 
 def unlink_unmapped(segments: Iterable[Segment], since: float) -> list[str]:
-    """Remove the segments that no process maps any more; returns the paths removed.
+    """Remove those of the segments that can be the server's and that no process maps any more; returns the paths removed.
 
     Args:
-        segments: what a server had mapped.
+        segments: what a server had mapped for writing.
         since: when the server began, in seconds since the epoch. What is older it has not made: people keep models
             there, and a server maps those too.
 
@@ -56,9 +75,7 @@ def unlink_unmapped(segments: Iterable[Segment], since: float) -> list[str]:
     if not wanted:
         return []
     found = {
-        segment: entry
-        for segment, entry in _entries()
-        if segment in wanted and (stat := _stat(entry.path)) and stat.st_mtime >= since
+        segment: entry for segment, entry in _entries() if segment in wanted and _may_be_made(entry, since)
     }
     free = {segment: entry for segment, entry in found.items() if _is_free(entry.path)}
     others = {segment: entry for segment, entry in found.items() if segment not in free}
@@ -66,6 +83,13 @@ def unlink_unmapped(segments: Iterable[Segment], since: float) -> list[str]:
     removed = [entry.path for entry in free.values() if _unlink(entry, private_only=False)]
     removed += [entry.path for entry in others.values() if _unlink(entry, private_only=blind)]
     return sorted(removed)
+
+
+def _may_be_made(entry: os.DirEntry[str], since: float) -> bool:
+    """Whether a server of this user that began at ``since`` can have made it."""
+    stat = _stat(entry.path)
+    named = any(fnmatch.fnmatchcase(entry.name, name) for name in NAMES)
+    return stat is not None and named and stat.st_uid == os.geteuid() and stat.st_mtime >= since
 
 
 def _is_free(path: str) -> bool:
@@ -121,8 +145,8 @@ def _unlink(entry: os.DirEntry[str], *, private_only: bool) -> bool:
     return True
 
 
-def _mapped(pid: int) -> set[Segment] | None:
-    """The segments that the process maps; None where this may not be read."""
+def _mapped(pid: int, *, writable: bool = False) -> set[Segment] | None:
+    """The segments that the process maps, or those that it can write to so; None where this may not be read."""
     for folder in folders(pid):
         try:
             with open(f"{folder}/maps", "rb") as file:
@@ -134,7 +158,11 @@ def _mapped(pid: int) -> set[Segment] | None:
         if lines:
             # address, permissions, offset, device as major:minor in hexadecimal, inode, path (proc_pid_maps(5))
             rows = [line.split(None, 5) for line in lines if b" /dev/shm/" in line]
-            return {Segment(_device(row[3]), int(row[4])) for row in rows}
+            return {
+                Segment(_device(row[3]), int(row[4]))
+                for row in rows
+                if not writable or (row[1][1:2] == b"w" and row[1][3:4] == b"s")
+            }
     return set()
 
 
@@ -143,13 +171,21 @@ def _device(text: bytes) -> int:
     return os.makedev(int(major, 16), int(minor, 16))
 
 
-def _opened(pid: int) -> set[Segment]:
+def _opened(pid: int, *, writable: bool = False) -> set[Segment]:
     found = set()
     for link, path in open_files(pid).items():
         stat = _stat(link) if path.startswith(f"{FOLDER}/") else None
-        if stat:
+        if stat and (not writable or _is_for_writing(link)):
             found.add(Segment(stat.st_dev, stat.st_ino))
     return found
+
+
+def _is_for_writing(link: str) -> bool:
+    """Whether the descriptor is: the link's own mode tells (proc_pid_fd(5))."""
+    try:
+        return bool(os.lstat(link).st_mode & 0o200)
+    except OSError:
+        return False
 
 
 def _stat(path: str) -> os.stat_result | None:
