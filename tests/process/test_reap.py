@@ -34,6 +34,38 @@ if os.fork() == 0:
 sys.stdin.read()
 """
 
+# The same below another program, which lives on.
+EMBEDDED = """
+import os, sys, time
+import setproctitle
+if os.fork() == 0:
+    if sys.argv[2]:
+        os.setsid()
+    setproctitle.setproctitle(sys.argv[1])
+    print(os.getpid(), flush=True)
+    time.sleep(300)
+os.execvp("sleep", ["sleep", "300"])
+"""
+# The same, with the engine's parent gone, below one that adopts orphans and has the name that it is told.
+ADOPTED = """
+import ctypes, os, sys, time
+import setproctitle
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+reaper = os.getpid()
+if os.fork() == 0:
+    if os.fork() == 0:
+        while os.getppid() != reaper:
+            time.sleep(0.01)
+        setproctitle.setproctitle(sys.argv[1])
+        print(os.getpid(), flush=True)
+        time.sleep(300)
+    os._exit(0)
+os.wait()
+with open("/proc/self/comm", "w") as comm:
+    comm.write(sys.argv[2])
+sys.stdin.read()
+"""
+
 
 @pytest.fixture
 def probe():
@@ -127,6 +159,31 @@ class TestOwners:
         assert tree.owner is Owner.STARTER
         assert f"(pid {process.pid})" in tree.above
         assert f"(pid {process.pid}), which lives" in refused(pid)
+
+    @pytest.mark.parametrize("session", [False, True])
+    def test_another_program_that_uses_an_engine_owns_it(self, script, session):
+        """A stub of Triton, uWSGI: not Python, or with the engine in a session of its own."""
+        process, pid = script(EMBEDDED, "VLLM::EngineCore", "setsid" if session else "")
+        until(lambda: processes.title(process.pid).startswith("sleep"), "not executed")
+        tree = tree_of(pid)
+        assert tree.owner is Owner.STARTER
+        assert f"(pid {process.pid})" in tree.above
+        assert f"sleep 300 (pid {process.pid}), which lives" in refused(pid)
+
+    @pytest.mark.parametrize(
+        ("reaper", "owner"),
+        [
+            ("systemd", Owner.NOBODY),
+            ("tini", Owner.NOBODY),
+            ("Relay(9)", Owner.NOBODY),
+            ("mine", Owner.STARTER),
+        ],
+    )
+    def test_one_that_adopts_orphans_owns_it_unless_it_is_known_to(self, script, reaper, owner):
+        process, pid = script(ADOPTED, "VLLM::EngineCore", reaper)
+        until(lambda: processes.read(process.pid).name == reaper, "not renamed")
+        assert processes.read(pid).parent == process.pid
+        assert tree_of(pid).owner is owner
 
     @pytest.mark.parametrize("title", ["ray::Worker", "foo::bar", "VLLM", "postgres: writer"])
     def test_titles_that_are_not_of_vllm(self, script, title):
@@ -261,13 +318,12 @@ class TestReap:
 
     def test_those_who_share_its_process_group_live(self, script, probe):
         """A vLLM that was started from a script: the script's other children are none of ours."""
-        text = ENGINE_BELOW.replace("sys.stdin.read()", "os.execvp('sleep', ['sleep', '300'])")
-        process, pid = script(text, "VLLM::EngineCore", start_new_session=True)
-        until(lambda: processes.title(process.pid).startswith("sleep"), "not executed")
+        process, pid = script(ADOPTED, "VLLM::EngineCore", "tini", start_new_session=True)
+        until(lambda: processes.read(process.pid).name == "tini", "not renamed")
         bystander = processes.read(process.pid)
         engine = processes.read(pid)
         assert engine.group == bystander.group
-        assert tree_of(pid).owner is Owner.NOBODY  # no Python is above it any more
+        assert tree_of(pid).owner is Owner.NOBODY
         done = reap.reap(reap.judge(pid, []), probe, grace=0.0)
         assert [one.pid for one in done.ended] == [pid]
         assert processes.is_alive(bystander.identity)

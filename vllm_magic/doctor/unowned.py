@@ -5,9 +5,10 @@ utils/system_utils.py, with $VLLM_PROCESS_NAME_PREFIX in place of VLLM); its API
 When the API server is killed, engines and workers live on below init and hold the GPU
 (vllm-project/vllm#55510, #34643, #19849).
 
-Who is above an engine need not be ``vllm serve``: a script or a notebook that uses ``vllm.LLM`` owns one too. It
-starts engines by multiprocessing, hence with its own program and in its own session. A parent that differs in
-one of them has merely adopted the engine.
+Who is above an engine need not be ``vllm serve``: a script, a notebook, a stub of Triton, uWSGI, whatever uses
+``vllm.LLM``, owns one too. An orphan is adopted by init, or by the next process above that has asked for it
+(PR_SET_CHILD_SUBREAPER, prctl(2)); /proc does not tell who has, but few programs do, and those are known by name. Every
+other parent that lives has started the engine.
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 INIT = 1
+# Programs that adopt orphans and start no engine: init, also as `systemd --user`, those of containers, of WSL 2 and of
+# Slurm's steps. As the kernel shows names: 15 characters.
+REAPERS = re.compile(
+    r"systemd|init|tini|tini-static|docker-init|dumb-init|catatonit|podman-init|conmon|containerd-shim|s6-svscan"
+    r"|runsvdir|slurmstepd|Relay\(\d+\)|SessionLeader"
+)
 _TITLE = re.compile(r"(?P<prefix>\S+?)::(?P<role>\S+)")
 _ROLES = re.compile(r"(EngineCore|Worker|APIServer|ApiServer|DPCoordinator)(_\w+)?")
 _NOT_VLLM = "ray"  # ray::Worker is somebody's actor
@@ -135,20 +142,18 @@ def called(process: Process) -> str:
 def starter(table: Table, process: Process) -> Process | None:
     """The parent of a server or an engine, where it can have started it; None where it adopted it.
 
-    For ``vllm serve``, which anything can start, every parent but init counts. Of another user's processes only
-    the parent is known.
+    Process 1 of a container may be the program that uses an engine. That one has started it by multiprocessing, hence
+    with its own program and in its own session.
     """
     parent = table.get(process.parent)
     if parent is None or not parent.alive:
         return None
+    if parent.identity.pid != INIT:  # a guard of another state folder counts as well: it ends what it adopts
+        return None if REAPERS.fullmatch(parent.name) else parent
     if role(process) is Role.SERVER:
-        return None if parent.identity.pid == INIT or parent.name == "systemd" else parent
-    if _GUARD in shown_name(parent):  # of another state folder; it ends what it adopts
-        return parent
-    theirs, its = details.program(parent.identity.pid), details.program(process.identity.pid)
-    if theirs is None or its is None:
-        return None if parent.identity.pid == INIT else parent
-    return parent if theirs == its and parent.session == process.session else None
+        return None
+    theirs, its = details.program(INIT), details.program(process.identity.pid)
+    return parent if theirs is not None and theirs == its and parent.session == process.session else None
 
 
 def _tree(table: Table, roles: Mapping[int, Role], root: Process, ours: frozenset[int]) -> Tree:
