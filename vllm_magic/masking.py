@@ -43,8 +43,10 @@ _SIGNS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     ),
 )
 _VARIABLE = r".*(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)"
-_FLAG = rf"--?[\w-]*{_NAME}"
-_FLAG_IN_TEXT = rf"(--[\w-]{{0,40}}?{_NAME}\s+){_VALUE}"
+# vLLM takes a beginning of --api-key and --hf-token for the flag.
+_SHORT = r"--(?:api[_-]ke?|hf[_-]t(?:o(?:ke?)?)?)"
+_FLAG = rf"--?[\w-]*{_NAME}|{_SHORT}"
+_FLAG_IN_TEXT = rf"((?:--[\w-]{{0,40}}?{_NAME}\s+|{_SHORT}(?:\s+|=))){_VALUE}"
 
 
 def mask(text: str, known: Iterable[str] = ()) -> str:

@@ -118,8 +118,9 @@ class TestBenchmark:
 
     def test_its_server_is_not_to_be_chosen(self, manager, spec):
         server = manager.start(spec(), timeout=60).server
-        with pytest.raises(VllmMagicError, match=r"--port is set for the server"):
-            server.bench("--port", "1")
+        for word in ("--port", "--port=1", "--por", "--base_u=http://127.0.0.1:9", "--back"):
+            with pytest.raises(VllmMagicError, match=r"--\S+ is set for the server"):
+                server.bench(word, "1")
         manager.stop()
         with pytest.raises(VllmMagicError, match="tiny cannot be asked any more: it is released"):
             server.bench()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import stand_in
-from by_hand import until
+from by_hand import free_port, until
 
 import vllm_magic
 from vllm_magic.engine import command, flag_table, unknown_flags
@@ -84,6 +86,20 @@ def test_a_server_that_is_ready_is_not_refused(manager, spec, vllm, traces):
     )
     server = manager.start(spec("tiny", *words, executable=vllm), timeout=60).server
     assert server.state == "ready"
+    assert server.stop().verified
+    traces.check()
+
+
+def test_what_is_not_written_out_is_read_all_the_same(manager, spec, vllm, traces):
+    """The stand-in takes whole flags alone, so that it starts shows that they were written out."""
+    key, port = "a-key-of-my-own", free_port()
+    words = ("--api-k", key, "--por", str(port), "--hos=127.0.0.2", "--pipeline-p", "1")
+    server = manager.start(spec("tiny", *words, executable=vllm), timeout=60).server
+    assert (server.url, server.api_key) == (f"http://127.0.0.2:{port}", key)
+    assert server.complete("hello", max_tokens=1).text
+    shown = (f"/proc/{server.pid}/cmdline", server.log_path.parent / "record.json")
+    assert not any(key in Path(path).read_text() for path in shown)
+    assert key not in repr(server.spec)
     assert server.stop().verified
     traces.check()
 

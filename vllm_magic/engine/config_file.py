@@ -10,40 +10,45 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vllm_magic.engine import abbreviations, flags
 from vllm_magic.errors import InvalidOption
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from vllm_magic.engine.flag_table import FlagTable
 
 FLAG = "--config"
 LONGEST = 2**20  # bytes
-_KEYS = ("api-key", "hf-token")
 
 
-def words(args: Sequence[str], cwd: str) -> tuple[str, ...]:
+def words(args: Sequence[str], cwd: str, load: Callable[[], FlagTable | None]) -> tuple[str, ...]:
     """What the file adds to the command line; () where none is named.
 
     Args:
         args: the flags.
         cwd: the server's working directory.
+        load: as for `abbreviations.written_out`.
 
     Raises:
-        InvalidOption: the file cannot be read, is no mapping, or holds a key.
+        InvalidOption: the file cannot be read, is no mapping, or holds a key or a flag that may be several.
     """
     if FLAG not in args[:-1]:
         return ()
     name = args[args.index(FLAG) + 1]
     content = _load(Path(cwd, name), name)
-    found = tuple(
-        word for key, value in content.items() for word in _option(str(key).replace("_", "-"), value)
-    )
-    for key in _KEYS:
-        if f"--{key}" in found:
+    found = [word for key, value in content.items() for word in _option(str(key).replace("_", "-"), value)]
+    try:
+        flat = abbreviations.written_out(found, load)
+    except InvalidOption as error:
+        raise InvalidOption(f"{FLAG} {name}: {error}") from None
+    for flag in abbreviations.SECRET:
+        if flags.has(flat, flag):
             raise InvalidOption(
-                f"{key} in {name}: a key in a file is no secret, and vLLM would put it where others see it. "
-                f"Take it out; --{key} KEY here keeps it in the server's environment."
+                f"{flag[2:]} in {name}: a key in a file is no secret, and vLLM would put it where others see it. "
+                f"Take it out; {flag} KEY here keeps it in the server's environment."
             )
-    return found
+    return flat
 
 
 def _load(path: Path, name: str) -> dict[Any, Any]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vllm_magic import durations
-from vllm_magic.engine import config_file, flags
-from vllm_magic.errors import InvalidOption
+from vllm_magic.engine import abbreviations, config_file, executable, flag_table, flags
+from vllm_magic.errors import ExecutableNotFound, InvalidOption
 from vllm_magic.masking import mask_words
+
+if TYPE_CHECKING:
+    from vllm_magic.engine.flag_table import FlagTable
 
 
 def _working_directory() -> str:
@@ -32,7 +36,8 @@ class ServerSpec:
 
     Attributes:
         model: a Hugging Face name, or a folder.
-        args: flags for ``vllm serve``, as they stand; but a key among them moves to ``env``, which nothing shows.
+        args: flags for ``vllm serve``, as they stand; but a key among them moves to ``env``, which nothing shows, and
+            what we read ourselves is written out (`abbreviations`).
         name: what the server is called in this kernel.
         gpus: "0,1" (indices or UUIDs), "auto", or None: vLLM chooses.
         port: the TCP port, or None for a free one.
@@ -68,10 +73,12 @@ class ServerSpec:
             raise InvalidOption("No word may hold a NUL character. Leave it out.")
         if self.model.startswith((".", "~", "/")):
             object.__setattr__(self, "model", str(_folder(self.model)))
+        object.__setattr__(self, "args", abbreviations.written_out(self.args, self._flag_table))
         self._hide_key()
         self._hide_token()
         if self.in_file is None:
-            object.__setattr__(self, "in_file", config_file.words(self.args, self.cwd))
+            found = config_file.words(self.args, self.cwd, self._flag_table)
+            object.__setattr__(self, "in_file", found)
         if not self.name:
             object.__setattr__(self, "name", default_name(self.model))
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", self.name):
@@ -101,26 +108,37 @@ class ServerSpec:
         """The flags in the order in which vLLM reads them: of several with one name the last one counts."""
         return (*(self.in_file or ()), *self.args)
 
+    def _flag_table(self) -> FlagTable | None:
+        """The flags of the vLLM that it is for; None where they are not known."""
+        if self.cluster or any(name in flag_table.OF_PYTHON for name, _ in self.env):
+            return None
+        try:
+            return flag_table.load(executable.find(self.executable))
+        except ExecutableNotFound:  # the start says it
+            return None
+
     def _hide_key(self) -> None:
-        key, args = flags.take(self.args, "--api-key")
-        if key is None:
-            return
-        # vLLM takes several behind one flag: the others would stay among the arguments, for all to see.
-        if any(
-            flags.has((flag,), "--api-key") and "=" not in flag and not second.startswith("-")
-            for flag, second in zip(self.args, self.args[2:], strict=False)
-        ):
-            raise InvalidOption("--api-key takes one key here: --api-key KEY.")
-        object.__setattr__(self, "args", args)
-        object.__setattr__(self, "env", tuple(sorted({**dict(self.env), "VLLM_API_KEY": key}.items())))
+        flag = "--api-key"
+        for position, word in enumerate(self.args):
+            # vLLM takes several behind one flag: the others would stay among the arguments, for all to see.
+            others = self.args[position + (1 if "=" in word else 2) :]
+            if flags.has((word,), flag) and others and not others[0].startswith("-"):
+                raise InvalidOption(f"{flag} takes one key here: {flag} KEY.")
+        self._hide(flag, "VLLM_API_KEY")
 
     def _hide_token(self) -> None:
-        token = flags.value(self.args, "--hf-token")
-        if not token or token.startswith("-"):  # without a value it means the one that is logged in
-            return
-        _, args = flags.take(self.args, "--hf-token")
-        object.__setattr__(self, "args", args)
-        object.__setattr__(self, "env", tuple(sorted({**dict(self.env), "HF_TOKEN": token}.items())))
+        flag = "--hf-token"
+        for word, value in zip(self.args, (*self.args, "-")[1:], strict=True):
+            # Without a value it means the one that is logged in.
+            if flags.has((word,), flag) and ("=" in word or not value.startswith("-")):
+                self._hide(flag, "HF_TOKEN")
+                return
+
+    def _hide(self, flag: str, variable: str) -> None:
+        value, args = flags.take(self.args, flag)
+        if value is not None:
+            object.__setattr__(self, "args", args)
+            object.__setattr__(self, "env", tuple(sorted({**dict(self.env), variable: value}.items())))
 
 
 def default_name(model: str) -> str:

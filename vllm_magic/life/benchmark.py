@@ -6,7 +6,8 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine import flags
+from vllm_magic.engine import abbreviations, flags
+from vllm_magic.engine.flag_table import plain
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.life.errand import Errand
 
@@ -45,9 +46,9 @@ def run(
     Raises:
         VllmMagicError: it could not be run, or has failed.
     """
-    for flag in OURS:
-        if flags.has(args, flag):
-            raise VllmMagicError(f"{flag} is set for the server that is measured. Leave it out.")
+    for word in args:  # vLLM takes the beginning of a flag for the flag
+        if ours := abbreviations.begin_with(plain(word.partition("=")[0]), OURS):
+            raise VllmMagicError(f"{ours[0]} is set for the server that is measured. Leave it out.")
     key = {"OPENAI_API_KEY": command.api_key, "VLLM_API_KEY": None}
     with contextlib.closing(Errand(_words(spec, command, args), key)) as errand:
         said: list[str] = []

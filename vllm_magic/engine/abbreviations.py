@@ -1,0 +1,70 @@
+"""Flags that are not written out: vLLM takes the beginning of a flag for the flag (argparse, ``allow_abbrev``).
+
+What we read ourselves is looked for by its whole name, so it is written out before anything else is done with it.
+Where nobody knows what a beginning stands for, it is refused: a key behind it would be for all to see.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllm_magic.engine.flag_table import plain
+from vllm_magic.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from vllm_magic.engine.flag_table import FlagTable
+
+SECRET = ("--api-key", "--hf-token")
+_READ = """
+--block-size --chat-template --cpu-offload-gb --data-parallel-backend -dpb --data-parallel-size -dp
+--data-parallel-size-local -dpl --decode-context-parallel-size -dcp --disable-access-log-for-endpoints
+--disable-hybrid-kv-cache-manager --disable-log-stats --disable-sliding-window --distributed-executor-backend
+--download-dir --dtype --enable-expert-parallel -ep --enable-lora --enable-sleep-mode --gpu-memory-utilization
+--headless --hf-overrides --host --kv-cache-dtype --kv-cache-dtype-skip-layers --kv-cache-memory-bytes
+--kv-transfer-config --max-model-len --max-num-batched-tokens --max-num-seqs --num-gpu-blocks-override
+--pipeline-parallel-size -pp --port --quantization -q --revision --served-model-name --shutdown-timeout
+--speculative-config -sc --ssl-certfile --tensor-parallel-size -tp --uds
+"""
+READ = (*SECRET, *_READ.split())  # all that the package looks for among the flags
+
+
+def written_out(args: Sequence[str], load: Callable[[], FlagTable | None]) -> tuple[str, ...]:
+    """The flags, with each one of `READ` under its whole name.
+
+    Args:
+        args: the flags, with their values.
+        load: gives the flags of this vLLM, or None where they are not known; called only where that is needed.
+
+    Raises:
+        InvalidOption: one may be several, or a key is spelled as a part of JSON.
+    """
+    return tuple(_written_out(word, load) for word in args)
+
+
+def _written_out(word: str, load: Callable[[], FlagTable | None]) -> str:
+    written, equals, value = word.partition("=")
+    name, dot, _ = plain(written).partition(".")
+    read = begin_with(name, READ)
+    if not read or (dot and not set(read) & set(SECRET)):
+        return word
+    if dot:
+        raise InvalidOption(f"{written} is no flag: a key is written as it is, {' or '.join(SECRET)} KEY.")
+    if name in READ:
+        return word
+    table = load()
+    known = {plain(string) for string in table.by_string} if table else set()
+    if name in known:
+        return word
+    found = sorted({*read, *begin_with(name, known)})
+    if table is None or len(found) > 1:
+        *others, last = found
+        either = f"{', '.join(others)} or {last}" if others else last
+        raise InvalidOption(f"{written} may be {either}. Write it out.")
+    return f"{found[0]}{equals}{value}"
+
+
+def begin_with(name: str, flags: Iterable[str]) -> list[str]:
+    """Those that begin so; none for a word that is no flag."""
+    return [flag for flag in flags if flag.startswith(name)] if name.strip("-") and name[0] == "-" else []
