@@ -64,7 +64,7 @@ def said(text: str) -> Mapping[str, Any] | None:
         return None
     try:
         found = json.loads(text.removeprefix(LINE))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) and "said" in found else None
 

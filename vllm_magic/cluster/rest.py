@@ -178,7 +178,7 @@ class Ray:
         answer = self._send(method, path, {"json": body, "params": params})
         try:
             return answer.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             raise (ClusterError if path == VERSION else ClusterUnreachable)(self._no_ray) from None
 
     def _send(self, method: str, path: str, words: Mapping[str, Any]) -> httpx.Response:

@@ -6,10 +6,13 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from vllm_magic.linux import files
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 NAME = "cluster.json"
+LONGEST = 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ def write(folder: Path, where: Whereabouts) -> None:
 def read(folder: Path) -> Whereabouts:
     """What is there; nothing is known where there is no such file."""
     try:
-        fields = json.loads((folder / NAME).read_text())
+        fields = json.loads(files.read_regular(folder / NAME, LONGEST))
         return Whereabouts(**{**fields, "nodes": tuple(fields["nodes"])})
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return Whereabouts()

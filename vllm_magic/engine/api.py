@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.metrics import Metrics
 
 ANSWER_LIMIT = 5.0  # seconds
+MOST = 2**22  # bytes of an answer; the numbers of a server with 16 engines take a tenth of that
 HEALTH_LIMIT = 1.0  # seconds, also for a look that recurs; whoever waits for a server must hear of other things meanwhile
 _IN_FLIGHT = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{.*\})? ([\d.eE+]+)$", re.MULTILINE)
 # Each request adds to one of these; what nobody asked for (health checks, /metrics, warm-up) to none.
@@ -70,7 +72,7 @@ class Api:
         text = self._get("/is_sleeping")
         try:
             said = json.loads(text or "")["is_sleeping"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
         return said if isinstance(said, bool) else None
 
@@ -108,11 +110,18 @@ class Api:
 
         self.open()
         assert self._made is not None  # noqa: S101 - opened above
+        deadline, data = time.monotonic() + limit, b""
         try:
-            answer = self._made.get(path, timeout=limit)
+            with self._made.stream("GET", path, timeout=limit) as answer:
+                for piece in answer.iter_bytes() if answer.status_code == httpx.codes.OK else ():
+                    data += piece
+                    if (
+                        len(data) > MOST or time.monotonic() > deadline
+                    ):  # whoever it is, it is no server of vLLM's
+                        return None
         except httpx.HTTPError:
             return None
-        return answer.text if answer.status_code == httpx.codes.OK else None
+        return data.decode("utf-8", "replace") if answer.status_code == httpx.codes.OK else None
 
 
 def count_in_flight(text: str) -> int | None:

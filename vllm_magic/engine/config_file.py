@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_magic.engine import abbreviations, flags
 from vllm_magic.errors import InvalidOption
+from vllm_magic.linux import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from vllm_magic.engine.flag_table import FlagTable
 
 FLAG = "--config"
-LONGEST = 2**20  # bytes
+LONGEST = 2**15  # bytes; it is read by a parser in Python, which takes a second for so many
+LONGEST_COMPLAINT = 200  # characters of what the parser says
 
 
 def words(args: Sequence[str], cwd: str, load: Callable[[], FlagTable | None]) -> tuple[str, ...]:
@@ -36,8 +38,7 @@ def words(args: Sequence[str], cwd: str, load: Callable[[], FlagTable | None]) -
     if FLAG not in args[:-1]:
         return ()
     name = args[args.index(FLAG) + 1]
-    content = _load(Path(cwd, name), name)
-    found = [word for key, value in content.items() for word in _option(str(key).replace("_", "-"), value)]
+    found = _read(Path(cwd, name), name)
     try:
         flat = abbreviations.written_out(found, load)
     except InvalidOption as error:
@@ -51,22 +52,23 @@ def words(args: Sequence[str], cwd: str, load: Callable[[], FlagTable | None]) -
     return flat
 
 
-def _load(path: Path, name: str) -> dict[Any, Any]:
-    import yaml
+def _read(path: Path, name: str) -> tuple[str, ...]:
+    from vllm_magic.engine import bounded_yaml
 
     try:
-        with path.open("rb") as file:
-            content = yaml.safe_load(file.read(LONGEST))
+        text = files.read_regular(path, LONGEST)
     except OSError as error:
         raise InvalidOption(f"{FLAG} {name} cannot be read: {error.strerror}. Check the path.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        said = str(error).partition("\n")[0]
-        raise InvalidOption(f"{FLAG} {name} is no YAML: {said}. Correct the file.") from None
-    if not isinstance(content, dict):
-        raise InvalidOption(
-            f"{FLAG} {name} holds no options. Write them as `max-model-len: 4096`, a line each."
-        )
-    return content
+    try:
+        content = bounded_yaml.load(text)
+        if isinstance(content, dict):
+            return tuple(
+                word for key, value in content.items() for word in _option(str(key).replace("_", "-"), value)
+            )
+    except Exception as error:  # noqa: BLE001 - PyYAML raises anything for a value that does not fit its tag
+        said = str(error).partition("\n")[0][:LONGEST_COMPLAINT].rstrip(".") or type(error).__name__
+        raise InvalidOption(f"{FLAG} {name} is no YAML that can be used: {said}. Correct the file.") from None
+    raise InvalidOption(f"{FLAG} {name} holds no options. Write them as `max-model-len: 4096`, a line each.")
 
 
 def _option(key: str, value: Any) -> Iterator[str]:

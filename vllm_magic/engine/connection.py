@@ -24,6 +24,13 @@ SILENCE_LIMIT = 600.0  # seconds without a word from the server, as in the opena
 # verify: the certificate of a server on this machine is made out to another name. (Where there is none, this spares
 # httpx the reading of all authorities, 16 ms.)
 _OWN: Any = {"trust_env": False, "verify": False}
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+)  # JSON of another form, or deep
 _QUOTED = 300  # characters of what the server says; it may quote the whole request
 
 # Of vLLM (renderers/hf.py), and of older versions of transformers.
@@ -236,8 +243,17 @@ def told(name: str) -> Iterator[None]:
         ) from None
     except httpx.TransportError as error:
         raise RequestFailed(f"{name} broke off: {error}. {look}.") from None
-    except (SSEError, httpx.DecodingError, ValueError, TypeError, AttributeError) as error:
+    except (SSEError, httpx.DecodingError, *UNREADABLE) as error:
         raise RequestFailed(f"{name} answers what cannot be read: {error}. {look}.") from None
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """What is taken out of an answer here is said to make no sense, if it does not."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise RequestFailed(f"The server answers what cannot be read: {error}. See %vllm logs.") from None
 
 
 def _request(client: httpx.Client, path: str, body: Mapping[str, Any]) -> httpx.Request:
@@ -254,7 +270,7 @@ def _message(text: str) -> str:
         content = json.loads(text)
         error = content.get("error", content.get("detail", text))
         return str(error.get("message", error) if isinstance(error, dict) else error)
-    except (ValueError, AttributeError):
+    except UNREADABLE:
         return text
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import hf_cache
+from vllm_magic.linux import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -86,7 +87,6 @@ class Downloads:
 
 def _load(path: Path) -> object:
     try:
-        with path.open("rb") as file:
-            return json.loads(file.read(LONGEST_INDEX))
+        return json.loads(files.read_regular(path, LONGEST_INDEX))
     except (OSError, ValueError, RecursionError):
         return None

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from vllm_magic.errors import ExecutableNotFound
+from vllm_magic.linux import files
 
 LONGEST_SCRIPT = 4096  # bytes of a console script; those that pip writes take 250
 # Where a path is too long for "#!", pip begins with /bin/sh and a line that sh and Python both take.
@@ -45,7 +46,7 @@ def interpreter(path: str) -> tuple[str, ...] | None:
     None for anything else, a wrapper for instance: what that runs is not known.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open(path, "rb", opener=files.unblocked) as file:
             script = file.read(LONGEST_SCRIPT).decode()
     except (OSError, UnicodeDecodeError):
         return None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vllm_magic.engine.connection import readable
 from vllm_magic.errors import InvalidOption, RequestFailed
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Answer:
             if hasattr(self.schema, "model_validate_json"):
                 return self.schema.model_validate_json(self.text)
             return json.loads(self.text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             hint = "It was cut: allow more tokens" if self.finish_reason == "length" else "Ask once more"
             raise RequestFailed(f"The answer does not fit the schema ({error}). {hint}.") from None
 
@@ -138,7 +139,9 @@ class Stream:
         try:
             if self._hang_up.alive:
                 for event in self._events:
-                    yield from self._take(event)
+                    with readable():
+                        pieces = self._take(event)
+                    yield from pieces
         finally:
             self.close()
 
@@ -175,15 +178,18 @@ class Stream:
             schema=self._schema,
         )
 
-    def _take(self, event: Mapping[str, Any]) -> Iterator[Piece]:
+    def _take(self, event: Mapping[str, Any]) -> list[Piece]:
         self._usage = event.get("usage") or self._usage
+        pieces: list[Piece] = []
         for choice in event["choices"]:
             self._finish_reason = choice.get("finish_reason") or self._finish_reason
-            for piece in _pieces(choice):
-                self._last = time.monotonic()
-                self._first = self._first or self._last
-                self._said[piece.kind].append(piece.text)
-                yield piece
+            pieces += _pieces(choice)
+        if pieces:
+            self._last = time.monotonic()
+            self._first = self._first or self._last
+        for piece in pieces:
+            self._said[piece.kind].append(piece.text)
+        return pieces
 
 
 def body(

@@ -7,6 +7,7 @@ import re
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from vllm_magic.linux import files
 from vllm_magic.masking import mask
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def tail(path: Path, count: int, secrets: Iterable[str] = ()) -> list[str]:
     size = MOST_AT_ONCE
     while True:
         try:
-            with path.open("rb") as file:
+            with open(path, "rb", opener=files.unblocked) as file:
                 begin = max(0, file.seek(0, os.SEEK_END) - size)
                 file.seek(begin)
                 first, *others = _LINE_END.split(file.read(size))
@@ -94,7 +95,7 @@ class Follower:
     def new_lines(self) -> list[str]:
         """Complete lines only, ended by a newline or a carriage return (progress bars use the latter)."""
         try:
-            with self.path.open("rb") as file:
+            with open(self.path, "rb", opener=files.unblocked) as file:
                 size = file.seek(0, os.SEEK_END)
                 if not 0 <= size - self._at <= MOST_AT_ONCE:  # it was emptied, or grew fast
                     self._at, self._rest = max(0, size - MOST_AT_ONCE), b""

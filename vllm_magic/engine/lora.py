@@ -47,5 +47,5 @@ def names(connection: Connection, limit: float = SILENCE_LIMIT) -> list[str]:
     try:
         cards = json.loads(connection.send("GET", "/v1/models", limit=limit))["data"]
         return [str(card["id"]) for card in cards if card.get("parent")]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise RequestFailed("The list of models makes no sense. See %vllm logs.") from None

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_magic.engine import flags
 from vllm_magic.errors import NoEstimate
+from vllm_magic.linux import files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from vllm_magic.engine.spec import ServerSpec
 
+LARGEST_REF = 1000  # bytes; it holds the 40 digits of a commit
 LARGEST_CONFIG = 5_000_000  # bytes; the largest in use are some 100 kB
 
 
@@ -46,7 +48,7 @@ def find(spec: ServerSpec, environ: Mapping[str, str]) -> Path | None:
         kept = cache / f"models--{spec.model.replace('/', '--')}"
         revision = flags.value(spec.all_args, "--revision") or "main"
         if not _is_commit(revision):
-            revision = (kept / "refs" / revision).read_text(encoding="utf-8").strip()
+            revision = files.read_regular(kept / "refs" / revision, LARGEST_REF).decode().strip()
         snapshot = kept / "snapshots" / revision
         return snapshot if _is_commit(revision) and snapshot.is_dir() else None
     except (OSError, ValueError, RuntimeError):  # also a name that no file can have, a user without a home

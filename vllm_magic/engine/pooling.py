@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vllm_magic.engine.connection import readable
 from vllm_magic.errors import RequestFailed
 
 if TYPE_CHECKING:
@@ -29,19 +30,22 @@ class Classified:
 def embed(connection: Connection, texts: Sequence[str], extra: Mapping[str, Any]) -> list[list[float]]:
     """One vector for each text (entrypoints/pooling/embed/api_router.py)."""
     answer = connection.post("/v1/embeddings", {**extra, "input": list(texts)})
-    return [[float(number) for number in one["embedding"]] for one in _in_order(answer, texts)]
+    with readable():
+        return [[float(number) for number in one["embedding"]] for one in _in_order(answer, texts)]
 
 
 def score(connection: Connection, query: str, texts: Sequence[str], extra: Mapping[str, Any]) -> list[float]:
     """How well each text answers the query (entrypoints/pooling/scoring/api_router.py)."""
     answer = connection.post("/score", {**extra, "text_1": query, "text_2": list(texts)})
-    return [float(one["score"]) for one in _in_order(answer, texts)]
+    with readable():
+        return [float(one["score"]) for one in _in_order(answer, texts)]
 
 
 def classify(connection: Connection, texts: Sequence[str], extra: Mapping[str, Any]) -> list[Classified]:
     """The class of each text (entrypoints/pooling/classify/api_router.py)."""
     answer = connection.post("/classify", {**extra, "input": list(texts)})
-    return [Classified(one["label"], tuple(map(float, one["probs"]))) for one in _in_order(answer, texts)]
+    with readable():
+        return [Classified(one["label"], tuple(map(float, one["probs"]))) for one in _in_order(answer, texts)]
 
 
 def _in_order(answer: Mapping[str, Any], texts: Sequence[str]) -> list[Any]:

@@ -43,7 +43,7 @@ def discard(folder: str, tmp: str, log: str) -> None:
 
 def _keep(log: str, kept: str) -> None:
     """Move the log; of one that is cut, or too long, only the end: a file with a hole has a size that misleads."""
-    with open(log, "rb", buffering=0) as source:
+    with open(log, "rb", buffering=0, opener=files.unblocked) as source:
         size = os.fstat(source.fileno()).st_size
         begin = max(files.first_data(source.fileno()), size - log_cap.LIMIT)
         if begin > 0:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vllm_magic.jupyter.arguments import AskWords
     from vllm_magic.server import Server
 
+QUOTED = 100  # characters of what is no schema
 COMPLETION = 128  # tokens of a model that has no turns, and so no end of one, unless told otherwise
 
 
@@ -99,10 +100,10 @@ def _schema(text: str, namespace: Mapping[str, Any]) -> Any:
     """A JSON text, or the name of a variable that holds a schema or a pydantic model class."""
     try:
         schema = namespace[text] if text in namespace else json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InvalidOption(
-            f"--json {text}: neither a variable nor JSON. Put JSON in single quotes."
+            f"--json {text[:QUOTED]}: neither a variable nor JSON. Put JSON in single quotes."
         ) from None
     if isinstance(schema, dict) or hasattr(schema, "model_json_schema"):
         return schema
-    raise InvalidOption(f"--json {text}: a JSON schema (a dict), or a pydantic model class.")
+    raise InvalidOption(f"--json {text[:QUOTED]}: a JSON schema (a dict), or a pydantic model class.")

@@ -24,10 +24,12 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_magic.errors import InvalidOption
 from vllm_magic.jupyter.words import split
+from vllm_magic.linux import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+LONGEST = 2**15  # bytes of the file with the profiles
 _VALUED = ("name", "gpus", "port", "executable", "keep", "cluster", "ttl", "timeout")
 _KEYS = ("model", "flags", "env", "force", *_VALUED)
 
@@ -96,7 +98,7 @@ def _load(path: Path) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = tomllib.loads(files.read_regular(path, LONGEST).decode())
     except FileNotFoundError:
         raise InvalidOption(
             f"There are no profiles: {path} is not there. %vllm help tells what goes into it."

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vllm_magic.engine import executable
 from vllm_magic.errors import ExecutableNotFound
+from vllm_magic.linux import files
 
 LIMIT = 10.0  # seconds for the metadata; a folder on a network can be slow
 _LONGEST_SHEBANG = 4096  # bytes
@@ -63,7 +64,7 @@ def look(wanted: str | None = None) -> Installed:
 def interpreter(script: Path) -> Path | None:
     """The Python that the script runs on; None where it does not say (a wrapper of another kind)."""
     try:
-        with script.open("rb") as file:
+        with open(script, "rb", opener=files.unblocked) as file:
             found = _INTERPRETER.search(file.read(_LONGEST_SHEBANG))
     except OSError:
         return None

@@ -1,16 +1,51 @@
-"""Cutting off the beginning of a file that others go on appending to."""
+"""Reading files that others chose, and cutting off the beginning of one that others go on appending to."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import os
+import stat
 
 FALLOC_FL_KEEP_SIZE = 0x1  # include/uapi/linux/falloc.h
 FALLOC_FL_PUNCH_HOLE = 0x2
 REWRITTEN = 2**20  # bytes that are kept where a file can have no holes
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
+    """All of a regular file.
+
+    Args:
+        path: of the file, or of a link to it.
+        most: bytes that it may have.
+
+    Raises:
+        OSError: it cannot be read, has more, or is something else: a pipe would be waited for, and a device may have no end.
+    """
+    try:
+        _check_regular(os.stat(path))  # before it is opened: of a device, that alone may do something
+        with open(path, "rb", opener=unblocked) as file:
+            _check_regular(os.fstat(file.fileno()))
+            data = file.read(most + 1)
+    except ValueError:
+        raise OSError(errno.EINVAL, "no file can be called so") from None
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes")
+    return data
+
+
+def unblocked(path: str, flags: int) -> int:
+    """An opener for `open` that does not wait for whoever writes into a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
 
 
 def first_data(fd: int) -> int:

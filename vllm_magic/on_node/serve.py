@@ -20,6 +20,7 @@ from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import ServerFailed, VllmMagicError
 from vllm_magic.life import installed
 from vllm_magic.life.spares import SpareMode
+from vllm_magic.linux import files
 from vllm_magic.manager import manager
 from vllm_magic.on_node.store import Lease, Store
 
@@ -137,7 +138,7 @@ class Copy:
         path = self._server.log_path
         if path is None:
             return
-        with contextlib.suppress(OSError), path.open("rb") as file:
+        with contextlib.suppress(OSError), open(path, "rb", opener=files.unblocked) as file:
             file.seek(self._at)
             while data := file.read(PIECE):
                 self._at += len(data)

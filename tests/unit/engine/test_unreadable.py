@@ -1,0 +1,199 @@
+"""Answers, events and files that are no JSON, JSON of another form, or so deep that Python gives up: said in words."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from vllm_magic.cluster import keys, whereabouts
+from vllm_magic.engine import download, executable, generate, log, lora, model_files, pooling
+from vllm_magic.engine.api import MOST, Api
+from vllm_magic.engine.command import Command
+from vllm_magic.engine.connection import Connection, Events
+from vllm_magic.engine.spec import ServerSpec
+from vllm_magic.errors import InvalidOption, RequestFailed
+from vllm_magic.jupyter import ask, settings
+from vllm_magic.life import installed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEEP = "[" * 100_000
+TEXTS = [DEEP, '{"a":' * 100_000, "", "null", "[]", "5", "{}", '{"error": 5}', '{"error": []}', '{"choices": 5}',
+         '{"choices": [5]}', '{"choices": [{"delta": 5}]}', '{"data": [5]}', '{"data": 5}', "\0", "9" * 10_000]  # fmt: skip
+COMMAND = Command(("vllm",), "127.0.0.1", 1, "key")
+
+
+def answering(monkeypatch, text: str, status: int = 200) -> None:
+    """Every client gets this answer."""
+    made = httpx.Client
+
+    def client(**words: object) -> httpx.Client:
+        words.pop("verify", None)
+        return made(
+            transport=httpx.MockTransport(lambda _: httpx.Response(status, text=text)),
+            **{**words, "trust_env": False},
+        )
+
+    monkeypatch.setattr(httpx, "Client", client)
+
+
+@pytest.fixture(params=TEXTS, ids=lambda text: text[:20] or "nothing")
+def text(request) -> str:
+    return request.param
+
+
+def test_the_deep_ones_are():
+    for text in TEXTS[:2]:
+        with pytest.raises(RecursionError):
+            json.loads(text)
+
+
+def test_an_answer(monkeypatch, text):
+    answering(monkeypatch, text)
+    try:
+        Connection("tiny", COMMAND).post("/score", {})
+    except RequestFailed as error:
+        assert len(str(error)) < 500  # noqa: PT017 - some of them can be read
+
+
+def test_a_refusal(monkeypatch, text):
+    answering(monkeypatch, text, status=500)
+    with pytest.raises(RequestFailed, match="tiny answers 500") as raised:
+        Connection("tiny", COMMAND).post("/score", {})
+    assert len(str(raised.value)) < 1000
+
+
+def test_events(text):
+    answer = httpx.Response(
+        200,
+        headers={"content-type": "text/event-stream"},
+        content=f"data: {text}\n\ndata: [DONE]\n\n".encode(),
+    )
+    events = Events("tiny", SimpleNamespace(close=lambda: None), answer)
+    try:
+        list(generate.Stream(events, 0.0))
+    except RequestFailed as error:
+        assert len(str(error)) < 500  # noqa: PT017 - some of them can be read
+
+
+def test_a_pooling_model(monkeypatch, text):
+    answering(monkeypatch, text)
+    connection = Connection("tiny", COMMAND)
+    for call in (pooling.embed, pooling.classify):
+        with pytest.raises(RequestFailed):
+            call(connection, ["a"], {})
+    with pytest.raises(RequestFailed):
+        pooling.score(connection, "a", ["b"], {})
+
+
+class TestEndless:
+    @pytest.fixture
+    def api(self, monkeypatch):
+        made = httpx.Client
+
+        def api(pieces: Iterator[bytes]) -> Api:
+            transport = httpx.MockTransport(lambda _: httpx.Response(200, content=pieces))
+            monkeypatch.setattr(httpx, "Client", lambda **_: made(transport=transport, base_url="http://a"))
+            return Api(COMMAND)
+
+        return api
+
+    def test_an_answer_without_an_end(self, api):
+        taken = []
+
+        def pieces() -> Iterator[bytes]:
+            for number in range(1000):
+                taken.append(number)
+                yield b" " * 2**16
+
+        assert api(pieces()).metrics() is None
+        assert len(taken) <= MOST / 2**16 + 1
+
+    def test_one_that_drips(self, api, monkeypatch):
+        monkeypatch.setattr("vllm_magic.engine.api.HEALTH_LIMIT", 0.2)
+        monkeypatch.setattr(Api, "_accepts", lambda _: True)
+        assert not api(b" " for _ in range(50) if not time.sleep(0.02)).is_ready()
+
+
+def test_the_models(monkeypatch, text):
+    answering(monkeypatch, text)
+    try:
+        assert lora.names(Connection("tiny", COMMAND)) == []
+    except RequestFailed as error:
+        assert "makes no sense" in str(error)  # noqa: PT017 - some of them can be read
+
+
+def test_whether_it_sleeps(monkeypatch, text):
+    answering(monkeypatch, text)
+    assert Api(COMMAND).is_sleeping() is None
+
+
+def test_an_answer_in_json(text):
+    answer = generate.Answer(text, "", "", "stop", None, None, 0.0, None)
+    try:
+        assert answer.parsed == json.loads(text)
+    except RequestFailed as error:
+        assert "does not fit" in str(error)  # noqa: PT017 - some of them can be read
+
+
+def test_a_schema(text):
+    try:
+        assert ask._schema(text, {}) == json.loads(text)
+    except InvalidOption as error:
+        assert len(str(error)) < 500  # noqa: PT017 - some of them can be read
+
+
+def test_a_line_of_a_job(text):
+    assert keys.said(keys.LINE + text) is None
+
+
+def test_files(tmp_path, text):
+    (tmp_path / whereabouts.NAME).write_text(text)
+    assert whereabouts.read(tmp_path) == whereabouts.Whereabouts()
+    (tmp_path / "index.json").write_text(text)
+    download._load(tmp_path / "index.json")
+
+
+class TestPipes:
+    """A pipe in place of a file would be waited for, for ever."""
+
+    @pytest.fixture
+    def pipe(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe", 0o700)
+        return tmp_path / "pipe"
+
+    def test_a_program(self, pipe):
+        assert executable.interpreter(str(pipe)) is None
+        assert installed.interpreter(pipe) is None
+
+    def test_a_log(self, pipe):
+        assert log.tail(pipe, 10) == []
+        assert log.Follower(pipe).new_lines() == []
+
+    def test_what_is_known_of_a_place(self, pipe):
+        pipe.rename(pipe.with_name(whereabouts.NAME))
+        assert whereabouts.read(pipe.parent) == whereabouts.Whereabouts()
+
+    def test_an_index(self, pipe):
+        assert download._load(pipe) is None
+
+    def test_a_revision(self, tmp_path):
+        refs = tmp_path / "models--a--b" / "refs"
+        refs.mkdir(parents=True)
+        os.mkfifo(refs / "main")
+        spec = ServerSpec("a/b", ("--download-dir", str(tmp_path)))
+        assert model_files.find(spec, {}) is None
+
+    def test_profiles(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+        settings.profiles_path().parent.mkdir()
+        os.mkfifo(settings.profiles_path())
+        with pytest.raises(InvalidOption, match="cannot be read: it is no regular file"):
+            settings.profile("big")
