@@ -52,6 +52,7 @@ class Condition(str, Enum):
     OWNED = "owned"  # its kernel lives
     KEPT = "kept"  # its kernel is gone, and its guards wait for another one
     RELEASING = "releasing"  # its kernel is gone, and somebody is releasing it
+    HUNG = "hung"  # its kernel is gone, and its guards are stopped
     ORPHANED = "orphaned"  # kernel and guards are gone, and processes of it live
     LEFT = "left"  # nothing of it lives, and its files are there
     FOREIGN = "foreign"  # of another boot, machine, container or user
@@ -104,6 +105,20 @@ class Entry:
     def leader(self) -> Identity | None:
         """The server's first process, if the record knows it, and it is no stranger."""
         return _leader(self.folder, self.record) if self.record else None
+
+    @property
+    def guards(self) -> tuple[Identity, ...]:
+        """Its guards that live, as far as the record knows them; () where pids mean nothing."""
+        if self.record is None or self.condition is Condition.FOREIGN:
+            return ()
+        return tuple(one.identity for one in _guards(self.record))
+
+    @property
+    def are_guards_stopped(self) -> bool:
+        """Whether it has guards that live, all of them stopped by a signal or a debugger: they do nothing now."""
+        if self.record is None or self.condition is Condition.FOREIGN:
+            return False
+        return _are_stopped(_guards(self.record))
 
     @property
     def processes(self) -> tuple[Process, ...]:
@@ -205,7 +220,10 @@ def look(path: Path, here: Place | None = None) -> Entry | None:
 def _condition(path: Path, record: Record) -> Condition:
     if processes.is_alive(Identity(*record.kernel)) and record.phase != Phase.KEPT:
         return Condition.OWNED
-    if _guards_live(path, record):
+    guards = _guards(record)
+    if _are_stopped(guards) and not _has_time(record):
+        return Condition.HUNG
+    if guards or _is_locked(path):
         return Condition.KEPT if _is_kept(record) else Condition.RELEASING
     return Condition.ORPHANED if _members(_folder(path, record.name), record) else Condition.LEFT
 
@@ -227,15 +245,27 @@ def _leader(folder: Folder, record: Record) -> Identity | None:
 
 def _is_kept(record: Record) -> bool:
     if record.phase == Phase.KEPT:
-        return True
+        return record.kept_until is None or _has_time(record)
     # Its guards are about to write that they keep it, or had no space left for it on the disk.
     return record.keep > 0 and record.phase != Phase.STOPPING
 
 
-def _guards_live(path: Path, record: Record) -> bool:
-    guards = [Identity(*guard) for guard in (record.outer, record.inner) if guard]
-    if any(map(processes.is_alive, guards)):
-        return True
+def _guards(record: Record) -> list[Process]:
+    """Those that live."""
+    named = [Identity(*guard) for guard in (record.outer, record.inner) if guard]
+    return [now for one in named if (now := processes.living(one))]
+
+
+def _are_stopped(guards: Collection[Process]) -> bool:
+    return bool(guards) and all(one.state in processes.STOPPED_STATES for one in guards)
+
+
+def _has_time(record: Record) -> bool:
+    """Whether its guards wrote that they keep it, until some time that is still to come."""
+    return record.phase == Phase.KEPT and record.kept_until is not None and time.time() < record.kept_until
+
+
+def _is_locked(path: Path) -> bool:
     try:
         return records.is_locked(str(path))
     except OSError:  # no guard was there, or no locks are: the identities have told

@@ -36,6 +36,26 @@ _WHOSE = {False: "a vLLM server", True: "a server of vllm_magic whose record is 
 STUCK = 300.0  # seconds after which a release is not merely slow
 
 
+def guards(servers: Iterable[Seen]) -> Iterator[Finding]:
+    """Servers of ours whose guards do nothing: they are stopped, or do not answer."""
+    for one in servers:
+        who = f" (pid {', '.join(map(str, one.stopped))})" if one.stopped else ""
+        if one.condition == Condition.HUNG:
+            yield Finding(
+                Topic.GUARDS,
+                f"The kernel (pid {one.kernel}) of the server {one.name} is gone, and nothing releases it: its guards{who} "
+                f"{'are stopped' if one.stopped else 'do not answer'}. {_processes(one.pids)} of it "
+                f"{_live_on(one.pids, one.bytes)}.",
+                "vllm-magic reap",
+            )
+        elif one.stopped:
+            yield Finding(
+                Topic.GUARDS,
+                f"The guards of the server {one.name}{who} are stopped: nothing would release it if its kernel died now.",
+                f"kill -CONT {' '.join(map(str, one.stopped))}",
+            )
+
+
 def orphans(servers: Iterable[Seen]) -> Iterator[Finding]:
     """Servers of ours whose kernel and guards are gone."""
     for one in servers:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vllm_magic.ledger import Entry
 
 LOOK = 0.25  # seconds between looks at a log that is followed
-LIVING = (Condition.OWNED, Condition.KEPT, Condition.RELEASING)
+LIVING = (Condition.OWNED, Condition.KEPT, Condition.RELEASING, Condition.HUNG)
 
 
 def living(name: str) -> tuple[Entry, Record]:

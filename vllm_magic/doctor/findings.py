@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class Topic(str, Enum):
     """What a finding is about."""
 
+    GUARDS = "guards"  # of a server of ours: they are stopped, or do not answer
     ORPHAN = "orphan"  # a server of ours without kernel and guards
     UNOWNED = "unowned"  # processes of vLLM that nobody owns
     LEFT = "left"  # files of a server of which nothing lives
@@ -60,6 +61,7 @@ class Seen:
         kernel: the pid of its kernel.
         kernel_lives: whether that process lives.
         pids: its living processes.
+        stopped: the pids of its guards, where all that live are stopped by a signal or a debugger; else none.
         bytes: of GPU memory that they hold; None where the driver does not say.
         memory: bytes of the machine's memory that a spare takes; None for a server.
         cluster: the address of the Ray cluster that it runs on; "" for this machine.
@@ -82,6 +84,7 @@ class Seen:
     bytes: int | None
     listening: tuple[Listening, ...]
     memory: int | None = None
+    stopped: tuple[int, ...] = ()
     cluster: str = ""
     job: str = ""
 

@@ -180,7 +180,7 @@ def _refuse_ours(pid: int, entries: Iterable[Entry]) -> None:
         if entry.record is None or pid not in {one.identity.pid for one in entry.processes}:
             continue
         name = entry.record.name
-        if entry.condition is Condition.ORPHANED:
+        if entry.condition in (Condition.ORPHANED, Condition.HUNG):
             raise InvalidOption(f"Process {pid} is left from the server {name}: vllm-magic reap releases it.")
         raise InvalidOption(f"Process {pid} belongs to the server {name}: use vllm-magic stop {name}.")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import vllm_magic
@@ -12,7 +12,7 @@ from vllm_magic.doctor.findings import Elsewhere, Listening, Releasing, Report, 
 from vllm_magic.gpu import locks
 from vllm_magic.guard.record import Phase
 from vllm_magic.ledger import Condition, Entry
-from vllm_magic.life import installed
+from vllm_magic.life import hung, installed
 from vllm_magic.linux import details, memory, processes, sockets
 from vllm_magic.linux.marks import MARK
 from vllm_magic.linux.processes import Identity
@@ -55,6 +55,7 @@ def survey(probe: Probe, executable: str | None = None) -> Report:
     releases, locked = _releases()
     names = {pid: one.name for one in servers for pid in one.pids}
     findings = (
+        *checks.guards(servers),
         *checks.orphans(servers),
         *checks.unowned(elsewhere),
         *checks.left(known.entries),
@@ -101,9 +102,14 @@ def servers() -> tuple[Seen, ...]:
 def read_ledger() -> Ledger:
     """The entries, or why there are none."""
     try:
-        return Ledger(tuple(ledger.entries()), "")
+        return Ledger(tuple(map(_asked, ledger.entries())), "")
     except OSError as error:
         return Ledger((), (error.strerror and f"{error.filename}: {error.strerror}") or str(error))
+
+
+def _asked(entry: Entry) -> Entry:
+    """The entry, with guards that are deaf told from those that are at work."""
+    return replace(entry, condition=Condition.HUNG) if hung.does_hang(entry) else entry
 
 
 def _name(entry: Entry) -> str:
@@ -150,6 +156,7 @@ def _server(
         bytes=used,
         listening=listening,
         memory=sum(map(memory.used_by, pids)) if record.phase == Phase.SPARE else None,
+        stopped=tuple(one.pid for one in entry.guards) if entry.are_guards_stopped else (),
         cluster=record.cluster,
         job=record.job,
     )

@@ -22,6 +22,7 @@ STATES = {
     Condition.OWNED: "{phase}",
     Condition.KEPT: "kept {until} more for a new kernel",
     Condition.RELEASING: "being released",
+    Condition.HUNG: "its guards hang",
     Condition.ORPHANED: "left behind",
 }
 

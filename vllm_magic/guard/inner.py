@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
+import signal
 import socket
 import sys
 import time
@@ -91,6 +93,8 @@ class Inner(Guard):
             self._write(durable=False, phase=Phase.STOPPING)
         self.release("inner", why, stop, self._hurry() if why is Why.ASKED else [])
         self.clear()
+        with contextlib.suppress(ProcessLookupError):  # stopped, it would stay behind, known to nobody
+            pidfd.send_to(self._outer_pidfd, signal.SIGCONT)
 
     def say(self, message: Message) -> None:
         """Tell the kernel, and of the end those outside too."""

@@ -25,7 +25,6 @@ BACKSTOP = 3.0  # seconds after the kernel's end before it is looked whether the
 LOOK = 0.5  # seconds between two such looks
 LONGEST = KILL_LIMIT + 5.0  # seconds for one that does not hang: on a busy machine a release takes its time
 LONGEST_NEWS = 2**20  # bytes
-HANGS = "tT"  # stopped; in state D one is for moments, and where it stays there no signal helps
 
 
 class Outer(Guard):
@@ -86,10 +85,11 @@ class Outer(Guard):
     def _hangs(self, late: float) -> bool:
         """Whether the inner guard is to be replaced, ``late`` seconds after it should have been done.
 
-        Not one that is merely slow: what it has noted of the shared memory would be lost with it.
+        Not one that is merely slow: what it has noted of the shared memory would be lost with it. In state D one is for
+        moments, and where it stays there no signal helps.
         """
         inner = processes.read(self._inner)
-        return inner is None or inner.state in HANGS or late >= LONGEST
+        return inner is None or inner.state in processes.STOPPED_STATES or late >= LONGEST
 
     def _unlink_recorded(self) -> None:
         """Remove the shared memory that the inner guard had noted: who mapped it may have ended before the release."""

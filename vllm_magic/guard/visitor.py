@@ -7,7 +7,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from vllm_magic.guard import door
-from vllm_magic.guard.protocol import Decoder, Stop, encode
+from vllm_magic.guard.protocol import Attach, Decoder, Stop, encode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +37,27 @@ def connect(folder: Path) -> socket.socket:
         connection.close()
         raise
     return connection
+
+
+def answers(folder: Path) -> bool:
+    """Whether the guard of the server with this private folder answers; also True where it lets nobody in any more.
+
+    It is asked for what it never gives, as far as it can tell: to be attached by somebody who wants another spec.
+    """
+    try:
+        connection = connect(folder)
+    except OSError:
+        return True
+    with connection:
+        try:
+            connection.settimeout(ANSWER_LIMIT)
+            connection.sendall(encode(Attach({"none": ""})))
+            connection.recv(1)
+        except TimeoutError:
+            return False
+        except OSError:  # it has just ended
+            return True
+    return True
 
 
 class Visitor:

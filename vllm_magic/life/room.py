@@ -187,7 +187,7 @@ def _way_out(pid: int, table: Table, owners: Mapping[int, Entry]) -> str:
     if owner is None or owner.record is None:
         left = _left_by_vllm(table, pid)
         return f"vllm-magic reap --pid {left}  releases a vLLM that nobody owns" if left else ""
-    if owner.condition is Condition.ORPHANED:
+    if owner.condition in (Condition.ORPHANED, Condition.HUNG):
         return f"%vllm reap  releases {owner.record.name}, whose kernel is gone"
     if owner.record.kernel[0] == os.getpid():
         return f"%vllm stop {owner.record.name}"

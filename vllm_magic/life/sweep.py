@@ -15,7 +15,7 @@ from vllm_magic.gpu import locks
 from vllm_magic.guard import folder, record
 from vllm_magic.guard.protocol import Why
 from vllm_magic.ledger import Condition
-from vllm_magic.life import outcome, proof, rescue, witnesses
+from vllm_magic.life import hung, outcome, proof, rescue, witnesses
 from vllm_magic.linux import shared_memory
 from vllm_magic.linux.shared_memory import Segment
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vllm_magic.release import Release
 
 SILENCE = 5.0  # seconds for which a Ray cluster may not answer
+TO_SWEEP = (Condition.ORPHANED, Condition.LEFT, Condition.RELEASING, Condition.HUNG)
 UNSEEN = "unseen"  # a file in the folder of a server whose cluster did not answer
 ASKED_FOR = 86400.0  # seconds
 # Of a file system without locks, as Lustre may be: there two sweepers may do the same, which harms nobody.
@@ -82,7 +83,8 @@ def sweep(probe: Probe, *, far: bool = True) -> list[Swept]:
     With ``far`` also what was left on a Ray cluster, which may take as long as that takes to answer.
 
     One of several sweepers does it: who holds a folder's lock. Never touched is what belongs to a kernel or to
-    guards that live, or to another boot, machine, PID namespace or user.
+    guards that live, or to another boot, machine, PID namespace or user. Guards that hang after their kernel's end are
+    ended first.
 
     Raises:
         PermissionError: the state folder is not this user's alone.
@@ -92,11 +94,7 @@ def sweep(probe: Probe, *, far: bool = True) -> list[Swept]:
     for entry in found:
         if entry.condition is Condition.TORN:
             _drop_half_made(entry.folder)
-    todo = [
-        one
-        for one in found
-        if one.condition in (Condition.ORPHANED, Condition.LEFT) and (far or not _is_far(one))
-    ]
+    todo = [one for one in found if one.condition in TO_SWEEP and (far or not _is_far(one))]
     done: list[Swept] = []
     silent: set[str] = set()  # clusters that did not answer; one look at each is enough
     for entry in sorted(todo, key=_is_far):
@@ -117,6 +115,8 @@ def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
         # Before the folder's lock: who finds that one taken can count on a start's waiting for the release.
         with contextlib.suppress(OSError, ValueError):
             stack.enter_context(locks.ReleaseLocks(found.gpus))
+        if entry.condition in (Condition.HUNG, Condition.RELEASING) and not hung.end(entry):
+            return None
         try:
             stack.callback(os.close, record.hold_lock(str(entry.path)))
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,10 @@ from vllm_magic.errors import VllmMagicError
 from vllm_magic.guard.folder import clear
 from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.protocol import Ended, Why
-from vllm_magic.guard.visitor import Visitor
-from vllm_magic.life import outcome, rescue, witnesses
+from vllm_magic.guard.visitor import ANSWER_LIMIT, Visitor
+from vllm_magic.life import hung, outcome, rescue, witnesses
 from vllm_magic.linux import pidfd
-from vllm_magic.linux.processes import Identity
+from vllm_magic.linux.shared_memory import Segment
 
 if TYPE_CHECKING:
     from vllm_magic.gpu.probe import Probe
@@ -45,7 +46,8 @@ def stop(entry: Entry, record: Record, probe: Probe, grace: float, patience: flo
     witness.look_before_stop(known, in_a_hurry=False)
     ended: list[Ended | Outcome] = [*_ask(entry, record, grace, patience)]
     if not ended:  # no guard lives any more
-        ended = [rescue.release(entry.folder.mark, entry.leader, record.since, known=known)]
+        segments = [Segment(*one) for one in record.segments]
+        ended = [rescue.release(entry.folder.mark, entry.leader, record.since, segments, known)]
         if not ended[-1].left:
             rooms = entry.folder
             clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
@@ -56,40 +58,43 @@ def stop(entry: Entry, record: Record, probe: Probe, grace: float, patience: flo
 
 
 def _ask(entry: Entry, record: Record, grace: float, patience: float) -> list[Ended]:
-    """Say "stop" to the guards, and return what they said that they ended, once they are gone."""
-    guards = [Identity(*guard) for guard in (record.outer, record.inner) if guard]
-    limit = grace + GUARD_LIMIT
+    """Say "stop" to the guards, and return what they said that they ended, once they are gone.
+
+    Those that do not answer, or do not get done, are killed, as the kernel does with its own.
+
+    Raises:
+        VllmMagicError: they cannot be reached, or SIGKILL does not end them.
+    """
+    ended: list[Ended] = []
     try:
         visitor = Visitor(entry.path)
     except OSError as error:
         # They may have ended since the record was read, or be at the very end of a release.
-        if guards and not pidfd.wait_for_all(guards, EXIT_LIMIT):
-            return []
-        raise VllmMagicError(
-            f"The guards of {record.name} cannot be reached ({error.strerror}). See vllm-magic doctor."
-        ) from None
-    try:
-        visitor.stop(grace, patience)
-        ended = _listen(visitor, limit)
-    except TimeoutError:
-        raise VllmMagicError(
-            f"{record.name} is not released after {limit:g} s: its guards do not get done. See vllm-magic doctor."
-        ) from None
-    except OSError:  # they were at the end of a release
-        ended = []
-    finally:
-        visitor.close()
-    if pidfd.wait_for_all(guards, EXIT_LIMIT):
+        unknown = not record.outer and not record.inner
+        if unknown or (pidfd.wait_for_all(entry.guards, EXIT_LIMIT) and not entry.are_guards_stopped):
+            raise VllmMagicError(
+                f"The guards of {record.name} cannot be reached ({error.strerror}). See vllm-magic doctor."
+            ) from None
+    else:
+        with (
+            contextlib.closing(visitor),
+            contextlib.suppress(OSError),
+        ):  # also TimeoutError; or they were at the end
+            visitor.stop(grace, patience)
+            _listen(visitor, grace + GUARD_LIMIT, ended)
+    if pidfd.wait_for_all(entry.guards, EXIT_LIMIT if ended else 0.0) and not hung.kill(entry.guards):
         raise VllmMagicError(f"The guards of {record.name} do not end. See vllm-magic doctor.")
     return ended
 
 
-def _listen(visitor: Visitor, limit: float) -> list[Ended]:
-    """What was ended, until the guards hang up."""
+def _listen(visitor: Visitor, limit: float, ended: list[Ended]) -> None:
+    """Add what was ended, until the guards hang up.
+
+    Raises:
+        TimeoutError: they did not say that they have begun, or are not done after ``limit`` seconds.
+    """
     deadline = time.monotonic() + limit
-    ended: list[Ended] = []
-    while (messages := visitor.receive(max(0.01, deadline - time.monotonic()))) is not None:
+    rest = ANSWER_LIMIT
+    while (messages := visitor.receive(rest)) is not None:
         ended += [message for message in messages if isinstance(message, Ended)]
-        if time.monotonic() >= deadline:
-            raise TimeoutError
-    return ended
+        rest = max(0.01, deadline - time.monotonic())

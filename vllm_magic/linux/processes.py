@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 DEAD_STATES = frozenset("ZXx")
+STOPPED_STATES = frozenset("Tt")  # by a signal, by a debugger
 _CHUNK = 16384  # bytes
 
 
