@@ -10,17 +10,20 @@
     │   ├── t/                  the server's TMPDIR (/tmp/vllm-3f9a61c2 where this path would be too long)
     │   └── log
     └── logs/                   the last `KEPT_LOGS` logs
-        └── qwen3-3f9a61c2.log
+        └── qwen3-3f9a61c2.vllm-magic.log
 
-A record is read, never believed: every path is made from the folder's own name, a process is known by its mark
+The state folder may hold other things as well. What is not called as we call it is nobody's business here, and of logs
+only what has such a name is ever removed. A record is read, never believed: every path is made from the folder's own name, a process is known by its mark
 or by pid and start time, and what does not fit is told and left alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
+import stat
 import time
 from dataclasses import dataclass
 from enum import Enum
@@ -28,8 +31,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic.guard import record as records
+from vllm_magic.guard.door import NAME as CONTROL
 from vllm_magic.guard.record import BrokenRecordError, Phase, Record
-from vllm_magic.linux import machine, marks, processes
+from vllm_magic.linux import machine, marks, processes, trusted_path
 from vllm_magic.linux.marks import MARK
 from vllm_magic.linux.processes import Identity
 
@@ -39,11 +43,14 @@ if TYPE_CHECKING:
     from vllm_magic.linux.machine import Place
     from vllm_magic.linux.processes import Process
 
+LOGS = "logs"
 KEPT_LOGS = 20
 # vLLM makes sockets with names of 36 characters there, and a path of a socket has at most 107 (unix(7)).
 LONGEST_TMP = 70
 YOUNG = 60.0  # seconds in which a folder may be without its record: it is being made
+LONGEST_NAME = 100  # bytes of a log's name before the id: a name has at most 255, on eCryptfs 143
 _ID = re.compile(r"[0-9a-f]{8}")
+_KEPT_LOG = re.compile(r"(?P<name>.+)-(?P<id>[0-9a-f]{8})\.vllm-magic\.log")
 
 
 class Condition(str, Enum):
@@ -132,9 +139,10 @@ def state_folder() -> Path:
     """Where everything is kept, made with mode 0700 if it is not there.
 
     Raises:
-        PermissionError: it belongs to another user, or others can enter it.
+        PermissionError: it belongs to another user, or others can enter it, or have it replaced.
     """
     path = state_path()
+    _check_way(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return _private(path)
 
@@ -152,7 +160,8 @@ def create(name: str) -> Folder:
         OSError: the folder cannot be made (no space, no permission).
     """
     home = state_folder()
-    _prune(_private(home / "logs"))
+    _private(home / LOGS)
+    _prune()
     while True:
         folder = _folder(home / secrets.token_hex(4), name)
         if _make(folder.path):
@@ -194,17 +203,18 @@ def folders() -> list[Path]:
         OSError: it cannot be read.
     """
     home = state_path()
+    _check_way(home)
     if not home.exists():
         return []
     return sorted((path for path in _private(home).iterdir() if _ID.fullmatch(path.name)), key=modified)
 
 
 def look(path: Path, here: Place | None = None) -> Entry | None:
-    """The entry of one private folder; None if it is gone, or just being made. `here` is this place, where at hand."""
+    """The entry of one private folder; None if it is gone, just being made, or none of ours. `here` is this place, where at hand."""
     try:
         record = records.read(str(path))
-    except FileNotFoundError:
-        if not path.exists() or time.time() - modified(path) < YOUNG:
+    except (FileNotFoundError, NotADirectoryError):
+        if not _is_ours(path) or time.time() - modified(path) < YOUNG:
             return None
         return Entry(path, Condition.TORN, None, "it has no record")
     except (OSError, BrokenRecordError) as error:
@@ -215,6 +225,26 @@ def look(path: Path, here: Place | None = None) -> Entry | None:
     if problem:
         return Entry(path, Condition.FOREIGN, record, problem)
     return Entry(path, _condition(path, record), record)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a folder without a record has something that only we make: anybody may call one by eight digits."""
+    tmp = _folder(path, "").tmp
+    with contextlib.suppress(OSError):
+        status = tmp.lstat()
+        return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    return any((path / name).exists() for name in (records.LOCK, CONTROL, "t"))
+
+
+def kept_logs() -> list[tuple[str, str, Path]]:
+    """Name, id and path of each log of a server that has ended; [] where there is none."""
+    try:
+        with os.scandir(state_path() / LOGS) as found:
+            files = [one for one in found if one.is_file(follow_symlinks=False)]
+    except OSError:
+        return []
+    named = [(_KEPT_LOG.fullmatch(one.name), Path(one.path)) for one in files]
+    return [(match["name"], match["id"], path) for match, path in named if match]
 
 
 def _condition(path: Path, record: Record) -> Condition:
@@ -290,8 +320,9 @@ def _folder(path: Path, name: str) -> Folder:
     if len(os.fsencode(tmp)) > LONGEST_TMP:
         tmp = Path(f"/tmp/vllm-{path.name}")  # noqa: S108 - made with mkdir(2), which takes no name that is there
     # The name comes from a record: no part of it may lead elsewhere.
-    safe = re.sub(r"[^\w.-]", "-", name)[:64]
-    return Folder(path.name, path, tmp, path / "log", path.parent / "logs" / f"{safe}-{path.name}.log")
+    safe = re.sub(r"[^\w.-]", "-", name).encode()[:LONGEST_NAME].decode(errors="ignore")
+    kept = path.parent / LOGS / f"{safe}-{path.name}.vllm-magic.log"
+    return Folder(path.name, path, tmp, path / "log", kept)
 
 
 def _runtime_directory() -> Path:
@@ -302,21 +333,28 @@ def _runtime_directory() -> Path:
     return Path(jupyter_runtime_dir())
 
 
+def _check_way(path: Path) -> None:
+    try:
+        trusted_path.check(path)
+    except PermissionError as error:
+        raise PermissionError(f"{error}. Set VLLM_MAGIC_HOME to a folder of your own.") from None
+
+
 def _private(path: Path) -> Path:
     path.mkdir(mode=0o700, exist_ok=True)
-    stat = path.stat()
-    if stat.st_uid != os.getuid():
+    status = path.stat()
+    if status.st_uid != os.getuid():
         raise PermissionError(f"{path} belongs to another user. Set VLLM_MAGIC_HOME to a folder of your own.")
-    if stat.st_mode & 0o077:  # not closed to them here: it may be /tmp that was named
+    if status.st_mode & 0o077:  # not closed to them here: it may be /tmp that was named
         raise PermissionError(
             f"{path} can be entered by others. Make it private (chmod 700), or set VLLM_MAGIC_HOME to another folder."
         )
     return path
 
 
-def _prune(logs: Path) -> None:
+def _prune() -> None:
     """Keep the newest logs; the guards have seen to it that none is long."""
-    newest = sorted(logs.glob("*.log"), key=modified, reverse=True)
+    newest = sorted((path for *_, path in kept_logs()), key=modified, reverse=True)
     for path in newest[KEPT_LOGS - 1 :]:  # the next one makes it full
         path.unlink(missing_ok=True)
 

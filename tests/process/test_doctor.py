@@ -251,6 +251,7 @@ class TestLedger:
     def test_a_folder_without_a_record(self, probe, stored):
         folder = stored()
         (folder / records.NAME).unlink()
+        (folder / records.LOCK).touch()
         assert of(survey.survey(probe), Topic.RECORD) == []  # just being made
         os.utime(folder, (1, 1))
         assert "has no record" in one(survey.survey(probe), Topic.RECORD).what

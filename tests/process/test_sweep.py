@@ -103,7 +103,9 @@ class TestOrphans:
         assert pidfd.wait_for_all(survivors, LIMIT) == set()
         assert probe.snapshot().gpus[0].used == 0
         traces.check()
-        assert [log.name for log in (entry.path.parent / "logs").iterdir()] == [f"tiny-{entry.id}.log"]
+        assert [log.name for log in (entry.path.parent / "logs").iterdir()] == [
+            f"tiny-{entry.id}.vllm-magic.log"
+        ]
 
     @pytest.mark.parametrize("faults", [{"unmarked": True}])
     def test_what_carries_no_mark_goes_too(self, fake_gpus, orphan, probe, traces):
@@ -415,7 +417,7 @@ class TestWhatIsCleared:
         assert swept.text == "tiny: files of it were left, and are cleared."
         assert not path.exists()
         assert outside.read_text() == "stays"
-        assert (home / "logs" / f"tiny-{IDENTIFIER}.log").read_text() == "said\n"
+        assert (home / "logs" / f"tiny-{IDENTIFIER}.vllm-magic.log").read_text() == "said\n"
 
     @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
     def test_on_a_file_system_without_locks(self, home, probe, monkeypatch, number):

@@ -40,7 +40,7 @@ def mode(path: Path) -> int:
 
 def kept(home: Path, age: int) -> Path:
     """A log that a server left ``age`` seconds ago."""
-    path = home / "logs" / f"old-{age:05}.log"
+    path = home / "logs" / f"old-{age:08x}.vllm-magic.log"
     path.parent.mkdir(exist_ok=True, mode=0o700)
     path.touch(mode=0o600)
     os.utime(path, (1_700_000_000 - age,) * 2)
@@ -55,7 +55,7 @@ def test_a_folder_is_private(home):
         assert mode(path) == 0o700
     assert folder.path == home / folder.id
     assert folder.log == folder.path / "log"
-    assert folder.kept_log == home / "logs" / f"qwen3-{folder.id}.log"
+    assert folder.kept_log == home / "logs" / f"qwen3-{folder.id}.vllm-magic.log"
     assert not folder.log.exists()
 
 
@@ -110,6 +110,49 @@ class TestStateFolder:
             create("x")
         assert mode(home) == others
         assert list(home.iterdir()) == []
+
+    def test_a_link_that_another_user_made_is_not_followed(self, tmp_path, monkeypatch):
+        """Nor one above it: who made it could have it point elsewhere."""
+        (tmp_path / "mine").mkdir(mode=0o700)
+        shared = tmp_path / "shared"
+        shared.mkdir()
+        shared.chmod(0o1777)
+        link = shared / "link"
+        link.symlink_to(tmp_path / "mine")
+        try:
+            os.lchown(link, 65534, 65534)
+        except PermissionError:
+            pytest.skip("only root can make a link of another user")
+        for path in (link, link / "below"):
+            monkeypatch.setenv("VLLM_MAGIC_HOME", str(path))
+            for look in (state_folder, ledger.entries):
+                with pytest.raises(
+                    PermissionError, match=rf"{link} belongs to another user.*VLLM_MAGIC_HOME"
+                ):
+                    look()
+        assert list((tmp_path / "mine").iterdir()) == []
+
+    def test_one_that_others_can_replace(self, tmp_path, monkeypatch):
+        shared = tmp_path / "shared"
+        shared.mkdir()
+        monkeypatch.setenv("VLLM_MAGIC_HOME", str(shared / "home"))
+        shared.chmod(0o1777)  # as /tmp is
+        create("x")
+        shared.chmod(0o777)
+        with pytest.raises(PermissionError, match=r"everybody can replace.*VLLM_MAGIC_HOME"):
+            create("x")
+
+    def test_folders_of_others_are_none_of_ours(self, home, tmp_path):
+        """Whatever they are called: of eight hexadecimal digits, as a date has them."""
+        state_folder()
+        (home / "20240101").mkdir()
+        (home / "deadbeef").mkdir()
+        (home / "deadbeef" / "log").write_text("of another program")
+        (home / "cafecafe").write_text("a file")
+        for path in home.iterdir():
+            os.utime(path, (1, 1))
+        assert ledger.entries() == []
+        assert len(list(home.iterdir())) == 3
 
     def test_a_file_in_its_place(self, home):
         home.write_text("")
@@ -171,6 +214,39 @@ class TestKeptLogs:
         folder.kept_log.touch()
         assert [path for path in logs if path.exists()] == logs[: KEPT_LOGS - 1]
         assert len(list((home / "logs").iterdir())) == KEPT_LOGS
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "app-{}.log",
+            "train-202401{:02}.log",
+            "nightly-3f9a61{:02x}.log",
+            "{}.vllm-magic.log",
+            "x-{:08x}.log",
+        ],
+    )
+    def test_logs_of_others_stay(self, home, name):
+        """The variable may name a folder in which other programs keep their logs."""
+        state_folder()
+        for age in range(KEPT_LOGS + 5):
+            kept(home, age)
+        others = [home / "logs" / name.format(number) for number in range(60)]
+        for path in others:
+            path.touch()
+            os.utime(path, (1, 1))
+        folders = [home / "logs" / f"a-{number:08x}.vllm-magic.log" for number in range(1000, 1002)]
+        for path in folders:
+            path.mkdir()
+            os.utime(path, (1, 1))
+        create("x")
+        assert all(path.exists() for path in (*others, *folders))
+        assert len(list((home / "logs").iterdir())) == len(others) + len(folders) + KEPT_LOGS - 1
+
+    def test_a_name_of_long_letters(self, home):
+        """A name of a file has at most 255 bytes, and some file systems take fewer."""
+        folder = create("\N{MATHEMATICAL BOLD SMALL A}" * 64)
+        assert len(os.fsencode(folder.kept_log.name)) <= 143
+        folder.kept_log.touch()
 
     def test_one_that_another_kernel_removes_meanwhile(self, home, monkeypatch):
         state_folder()

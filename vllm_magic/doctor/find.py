@@ -93,12 +93,6 @@ def follow(name: str, count: int) -> Iterator[str]:
 
 
 def _ended(name: str) -> Path | None:
-    """The newest log in logs/, whose files are called NAME-ID.log."""
-    logs = ledger.state_path() / "logs"
-    found = [path for path in logs.glob("*.log") if name in (*_parts(path.stem), path.stem)]
+    """The newest log of a server of this name or id, or of both with a hyphen between them."""
+    found = [path for called, id_, path in ledger.kept_logs() if name in (called, id_, f"{called}-{id_}")]
     return max(found, key=ledger.modified, default=None)
-
-
-def _parts(stem: str) -> tuple[str, str]:
-    before, _, identifier = stem.rpartition("-")
-    return before, identifier

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import tempfile
 from pathlib import Path
 
+from vllm_magic.linux import trusted_path
+
+_NAME = re.compile(r"[0-9a-f]{16}\.json")
 LONGEST = 2**23  # bytes of a file that is read; the table of vLLM's flags takes a hundredth of it
 
 
@@ -39,6 +43,7 @@ def make(kind: str) -> Path:
         OSError: it cannot be made, or is not this user's alone.
     """
     folder = path(kind)
+    trusted_path.check(folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_private(folder.lstat(), stat.S_IFDIR):
         raise PermissionError(f"{folder} is not this user's alone.")
@@ -85,10 +90,10 @@ def names(kind: str) -> list[str]:
 
 
 def prune(kind: str, keep: int) -> None:
-    """Remove all but the ``keep`` newest files of the folder."""
+    """Remove all but the ``keep`` newest of the files that are called as ours are; the folder may be somebody's."""
     with contextlib.suppress(OSError):
-        newest = sorted(path(kind).iterdir(), key=_modified, reverse=True)
-        for old in newest[keep:]:
+        ours = [file for file in path(kind).iterdir() if _NAME.fullmatch(file.name)]
+        for old in sorted(ours, key=_modified, reverse=True)[keep:]:
             old.unlink(missing_ok=True)
 
 
