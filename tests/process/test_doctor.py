@@ -320,8 +320,10 @@ class TestReleases:
         assert "under way on GPU-a" in "\n".join(text.lines(report))
         assert survey.survey(probe).releases == ()
 
-    def test_a_folder_of_the_locks_that_others_can_enter(self, probe, lock_folder):
+    def test_a_folder_of_the_locks_that_others_can_enter(self, probe, lock_folder, monkeypatch):
         lock_folder.mkdir(mode=0o755)
+        assert of(survey.survey(probe), Topic.FOLDER) == []  # there is another one
+        monkeypatch.setattr(locks, "_home", lambda: None)
         found = one(survey.survey(probe), Topic.FOLDER)
         assert found.command == f"chmod 700 {lock_folder}"
 

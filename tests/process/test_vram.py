@@ -212,6 +212,21 @@ def test_a_start_waits_for_a_release_in_another_process(manager, spec, fake_gpus
 
 
 @patient
+@pytest.mark.parametrize("home_there", [True, False])
+def test_another_user_has_made_the_folder_of_the_locks(
+    manager, spec, fake_gpus, tmp_path, monkeypatch, home_there
+):
+    """Everybody can, in /tmp."""
+    locks.folder_path().symlink_to("/")
+    (tmp_path / "user").mkdir(mode=0o700)
+    monkeypatch.setattr(locks, "_home", lambda: tmp_path / "user" if home_there else None)
+    server = manager.start(spec(), timeout=60).server
+    assert server.state == "ready"
+    assert ["does not wait for the releases" in line for line in manager.news()] == [True] * (not home_there)
+    assert server.stop().verified
+
+
+@patient
 def test_a_stop_while_it_waits_for_a_release(manager, spec, fake_gpus, traces):
     with locks.ReleaseLocks([fakegpu.uuid(0)]):
         server = manager.start(spec(), wait=False).server

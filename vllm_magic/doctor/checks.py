@@ -153,13 +153,13 @@ def ports(servers: Iterable[Seen]) -> Iterator[Finding]:
 def folders(state: str, locked: str) -> Iterator[Finding]:
     """The state folder and that of the locks, where reading them failed with these words ("" where it did not)."""
     if state:
-        mine = _is_mine(ledger.state_path())
+        mine = _is_mine(ledger.state_path()) and ledger.state_path().stat().st_mode & 0o077
         own = f"chmod 700 {shlex.quote(str(ledger.state_path()))}"
         yield Finding(Topic.FOLDER, state, own if mine else "export VLLM_MAGIC_HOME=~/.vllm_magic")
     if locked:
         path = locks.folder_path()
         command = f"chmod 700 {path}" if _is_mine(path) else f"sudo rm -r {path}"
-        yield Finding(Topic.FOLDER, f"No server can be started on a GPU: {locked}.", command)
+        yield Finding(Topic.FOLDER, f"{locked}.", command)
 
 
 def driver(now: Snapshot) -> Iterator[Finding]:

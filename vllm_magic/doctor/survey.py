@@ -208,7 +208,7 @@ def _listening(ports: Iterable[int], table: Table) -> dict[int, tuple[Listening,
 def _releases() -> tuple[tuple[Releasing, ...], str]:
     """What is being released now, or why that is not known."""
     try:
-        return tuple(Releasing(uuid, pids) for uuid, pids in locks.under_way().items()), ""
+        return tuple(Releasing(uuid, pids) for uuid, pids in locks.under_way().items()), locks.trouble()
     except OSError as error:
         return (), str(error)
 

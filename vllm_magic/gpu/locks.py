@@ -4,12 +4,20 @@ vLLM fails when another process gives memory back while it measures ("Error in m
 one file for each GPU, in a private folder: a release holds a shared flock(2) on those of its GPUs, and a start
 waits until it can take the exclusive one, and drops it again. The kernel drops the locks of a process that
 dies. Servers of other users are not seen.
+
+All kernels of a user have to agree on the folder, so it does not hang on the environment: one kernel may have
+$XDG_RUNTIME_DIR, and another one, which a service started, not. It is the first of these that this user can have alone:
+in /run/user/UID, where systemd has made that; in /tmp; in the home that the system knows. Everybody can make a folder of
+that name in /tmp, and keep this user off it, hence the home. A start looks into all three, since which is the first may
+change: /run/user/UID goes with the last login. Where none can be had, nothing is locked, and `trouble` says so.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import pwd
 import re
 import stat
 import threading
@@ -18,35 +26,37 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllm_magic.linux import trusted_path
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
-_PARENT = Path("/tmp")  # noqa: S108 - not $TMPDIR: two kernels must agree; `_folder` sees to it that it is safe
+_RUN = Path("/run/user")
+_PARENT = Path("/tmp")  # noqa: S108 - not $TMPDIR: two kernels must agree; `_is_private` sees to it that it is safe
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # a home on a network's disk may know none
 _UUID = re.compile(r"[A-Za-z0-9-]+")
 _SHARE_LIMIT = 0.5  # seconds
 _CADENCE = 0.05  # seconds; flock has no wait with a time limit
 
 
 def lock_paths(uuids: Iterable[str]) -> tuple[Path, ...]:
-    """Return the lock file of each GPU, made where it is missing.
+    """Return the lock file of each GPU, made where it is missing; none where there is no folder for them.
 
     Raises:
-        PermissionError: the folder of the locks is not ours alone.
+        OSError: a file cannot be made, or is a link.
         ValueError: a word that is no UUID.
     """
     uuids = tuple(uuids)
-    if not uuids:
-        return ()
-    folder = _folder()
-    return tuple(_lock_file(folder, uuid) for uuid in uuids)
+    folder = _made() if uuids else None
+    return tuple(_lock_file(folder, uuid) for uuid in uuids) if folder else ()
 
 
 class ReleaseLocks:
     """Holds the shared locks of some GPUs, as a context manager: a release is under way on them."""
 
     def __init__(self, uuids: Iterable[str]) -> None:
-        """Name the GPUs; entering takes the locks, and raises what `lock_paths` raises."""
+        """Name the GPUs; entering takes the locks, as far as there are any, and raises what `lock_paths` raises."""
         self._uuids = tuple(uuids)
         self._held = ExitStack()
 
@@ -88,10 +98,11 @@ def wait_for_releases(uuids: Iterable[str], timeout: float, cancelled: threading
         True when all were free at one moment; False when the time was up or the wait was cancelled.
 
     Raises:
-        PermissionError: the folder of the locks is not ours alone.
+        OSError: a lock file cannot be made, or is a link.
         ValueError: a word that is no UUID.
     """
-    paths = lock_paths(uuids)
+    uuids = tuple(uuids)
+    paths = {*lock_paths(uuids), *(folder / f"{uuid}.lock" for folder in _usable() for uuid in uuids)}
     deadline = time.monotonic() + timeout
     while not _are_free(paths):
         if time.monotonic() >= deadline or cancelled.wait(_CADENCE):
@@ -105,13 +116,26 @@ def under_way() -> dict[str, tuple[int, ...]]:
     The pids are what proc_locks(5) tells: none for a holder in another PID namespace. Nothing is made for it.
 
     Raises:
-        PermissionError: the folder of the locks is not ours alone.
+        OSError: a folder cannot be read.
     """
-    if not folder_path().exists():
-        return {}
-    busy = [path for path in sorted(_folder().glob("*.lock")) if not _are_free([path])]
+    files = sorted(path for folder in _usable() for path in folder.glob("*.lock"))
+    busy = [path for path in files if not _are_free([path])]
     holders = _holders() if busy else {}
-    return {path.stem: tuple(sorted(holders.get(_file(path), ()))) for path in busy}
+    found: dict[str, set[int]] = {}
+    for path in busy:
+        found.setdefault(path.stem, set()).update(holders.get(_file(path), ()))
+    return {uuid: tuple(sorted(pids)) for uuid, pids in found.items()}
+
+
+def trouble() -> str:
+    """Why nothing can be locked, in one sentence; "" where it can. Nothing is made for it."""
+    places = _places()
+    if any(_is_private(place) or (_is_to_be_had(place) and not os.path.lexists(place)) for place in places):
+        return ""
+    path = folder_path()
+    return (
+        f"{path} is not a folder of yours alone, so a start does not wait for the releases of other kernels"
+    )
 
 
 def _holders() -> dict[tuple[int, int], set[int]]:
@@ -139,9 +163,13 @@ def _are_free(paths: Iterable[Path]) -> bool:
     with ExitStack() as taken:
         try:
             for path in paths:
-                fcntl.flock(_opened(path, taken), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with suppress(FileNotFoundError):
+                    fcntl.flock(_opened(path, taken), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
     return True
 
 
@@ -168,16 +196,56 @@ def _lock_file(folder: Path, uuid: str) -> Path:
 
 
 def folder_path() -> Path:
-    """Where the lock files are, whether that is there or not."""
+    """The folder in /tmp, whether it is there or not."""
     return _PARENT / f"vllm-magic-{os.getuid()}"
 
 
-def _folder() -> Path:
-    folder = folder_path()
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    status = folder.lstat()
+def _places() -> list[Path]:
+    """Where the folder may be, the first choice first."""
+    home = _home()
+    return [
+        _RUN / str(os.getuid()) / "vllm-magic",
+        folder_path(),
+        *([home / ".vllm-magic-locks"] if home else []),
+    ]
+
+
+def _home() -> Path | None:
+    """Not $HOME: two kernels must agree."""
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        return None
+
+
+def _usable() -> list[Path]:
+    return [place for place in _places() if _is_private(place)]
+
+
+def _made() -> Path | None:
+    """The first folder that this user can have alone, made where it is missing."""
+    for place in _places():
+        if _is_to_be_had(place):
+            with suppress(OSError):
+                place.mkdir(mode=0o700)
+        if _is_private(place):
+            return place
+    return None
+
+
+def _is_to_be_had(place: Path) -> bool:
+    """Whether a folder there is this user's for as long as he wants: a home may be on a disk that is read only."""
+    try:
+        trusted_path.check(place.parent)
+    except OSError:
+        return False
+    return place.parent.is_dir() and os.access(place.parent, os.W_OK)
+
+
+def _is_private(folder: Path) -> bool:
+    try:
+        status = folder.lstat()
+    except OSError:
+        return False
     ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
-    if not ours or status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise PermissionError(f"{folder} is not a folder of yours with mode 0700: look at it and remove it")
-    return folder
+    return ours and not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.engine.download import Downloads
 from vllm_magic.errors import StartFailed, VllmMagicError
+from vllm_magic.gpu import locks
 from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.folder import discard
 from vllm_magic.life import handover
@@ -92,6 +93,8 @@ class Fresh:
         way = clear_way(self._spec, self._environ, self._probe, cancelled)
         if way is None:
             return None
+        if way.baseline.gpus and (trouble := locks.trouble()):
+            notice(News(f"{trouble}."))
         spare = cold_because or (self._spares.take(self.cast) if self._spares else "")
         return self._warm(way, spare) if isinstance(spare, Spare) else self._cold(way, spare)
 

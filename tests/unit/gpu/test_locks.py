@@ -24,6 +24,9 @@ SHORT = 0.2
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep the locks of a test away from those of real kernels."""
     monkeypatch.setattr(locks, "_PARENT", tmp_path)
+    (tmp_path / "user").mkdir(mode=0o700)
+    monkeypatch.setattr(locks, "_home", lambda: tmp_path / "user")
+    monkeypatch.setattr(locks, "_RUN", tmp_path / "run")
     return tmp_path / f"vllm-magic-{os.getuid()}"
 
 
@@ -98,23 +101,62 @@ def make_file(folder: Path) -> None:
     folder.touch(mode=0o700)
 
 
-@pytest.mark.parametrize("make", [make_symlink, make_open_to_others, make_file])
-def test_a_folder_that_is_not_ours_alone_is_refused(folder: Path, make: object) -> None:
+def make_of_another_user(folder: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can make a folder of another user")
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 65534, 65534)
+
+
+BAD = [make_symlink, make_open_to_others, make_file, make_of_another_user]
+
+
+@pytest.mark.parametrize("make", BAD)
+def test_where_one_folder_is_not_ours_alone_another_is_taken(
+    folder: Path, tmp_path: Path, make: object
+) -> None:
+    """Everybody may make one of that name in /tmp; the home is this user's."""
     assert callable(make)
     make(folder)
-    with pytest.raises(
-        PermissionError, match="is not a folder of yours with mode 0700: look at it and remove it"
-    ):
-        lock_paths(["GPU-a"])
+    assert lock_paths(["GPU-a"]) == (tmp_path / "user" / ".vllm-magic-locks" / "GPU-a.lock",)
+    with ReleaseLocks(["GPU-a"]):
+        assert not can_start("GPU-a")
+        assert list(locks.under_way()) == ["GPU-a"]
+    assert can_start("GPU-a")
+    assert locks.trouble() == ""
 
 
-def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock_paths(["GPU-b"])
-    somebody_else = os.getuid() + 1
-    (tmp_path / f"vllm-magic-{os.getuid()}").rename(tmp_path / f"vllm-magic-{somebody_else}")
-    monkeypatch.setattr(os, "getuid", lambda: somebody_else)
-    with pytest.raises(PermissionError, match="is not a folder of yours"):
-        lock_paths(["GPU-a"])
+@pytest.mark.parametrize("make", BAD)
+def test_where_no_folder_can_be_had_nothing_is_locked(folder: Path, tmp_path: Path, make: object) -> None:
+    assert callable(make)
+    make(folder)
+    (tmp_path / "user").rmdir()
+    assert lock_paths(["GPU-a"]) == ()
+    with ReleaseLocks(["GPU-a"]):
+        assert can_start("GPU-a")
+    assert locks.under_way() == {}
+    assert f"{folder} is not a folder of yours alone" in locks.trouble()
+
+
+def test_the_runtime_directory_is_taken_whatever_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel in a session has $XDG_RUNTIME_DIR, and one that a service started may not have it."""
+    own = tmp_path / "run" / str(os.getuid())
+    own.mkdir(parents=True, mode=0o700)
+    for value in (str(tmp_path), ""):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", value)
+        assert lock_paths(["GPU-a"]) == (own / "vllm-magic" / "GPU-a.lock",)
+
+
+def test_a_start_looks_into_every_folder(tmp_path: Path) -> None:
+    """The runtime directory comes with a login, while another kernel is at its release."""
+    with ReleaseLocks(["GPU-a"]):
+        (tmp_path / "run" / str(os.getuid())).mkdir(parents=True, mode=0o700)
+        assert lock_paths(["GPU-a"])[0].is_relative_to(tmp_path / "run")
+        assert not can_start("GPU-a")
+        assert list(locks.under_way()) == ["GPU-a"]
+    assert can_start("GPU-a")
 
 
 def test_a_lock_file_that_is_a_link_is_refused(folder: Path, tmp_path: Path) -> None:
