@@ -139,8 +139,8 @@ def _stop(words: argparse.Namespace) -> int:
         grace, patience = words.grace, min(words.grace, patience)
     with _probe() as probe:
         release = visit.stop(entry, record, probe, grace, patience)
-    where = [f"({release.note})"] if record.job else []
-    _print([release.text, *where, *(f"GPU {gpu.index}: {gib(gpu.freed)} came back." for gpu in release.vram)])
+    note = [f"({release.note})"] if record.job or release.doubt else []
+    _print([release.text, *note, *(f"GPU {gpu.index}: {gib(gpu.freed)} came back." for gpu in release.vram)])
     return DONE
 
 

@@ -84,7 +84,7 @@ class Manager(Looking):
         except StartTimeout as error:
             release = self._stop(server)
             raise StartTimeout(
-                f"{error.cause}; it was released in {release.seconds:.1f} s", error.hint
+                f"{error.cause}; it was released in {release.seconds:.1f} s{release.in_brackets}", error.hint
             ) from None
         except VllmMagicError:
             if (
@@ -271,7 +271,7 @@ class Manager(Looking):
         except KeyboardInterrupt:
             return StartInterrupted(f"The start of {name} was interrupted; its release goes on by itself")
         return StartInterrupted(
-            f"The start of {name} was interrupted; it was released in {release.seconds:.1f} s"
+            f"The start of {name} was interrupted; it was released in {release.seconds:.1f} s{release.in_brackets}"
         )
 
     def _stop(self, server: Server, grace: float | None = None, drain: float = 0.0) -> Release:

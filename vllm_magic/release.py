@@ -7,13 +7,17 @@ from enum import Enum
 
 
 class Proof(str, Enum):
-    """The strongest evidence that this machine offers, weakest first; each includes those before it."""
+    """The strongest evidence that this machine offers, weakest first; each includes those before it.
+
+    Where somebody came to a GPU while the server ran, and stays, and nobody knows whose process that is, it is
+    "NVML processes" at most: what is known of the server is gone, and who stays is named in the release's note.
+    """
 
     NONE = "none"
     PROCESSES = "processes"  # every process of the server is dead, with all its threads
     DEVICE_FILES = "device files"  # and none of them holds a GPU's device file
     NVML_PROCESSES = "NVML processes"  # and the driver lists none of them
-    NVML_MEMORY = "NVML memory"  # and each GPU's used memory is back at its baseline
+    NVML_MEMORY = "NVML memory"  # and each GPU's used memory is back at its baseline, but for what others are known to hold
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,11 @@ class Release:
         exit_code: of the leader; negative for a signal, None if unknown.
         vram: used memory of each GPU that the server used.
         proof: the strongest evidence there was.
-        verified: whether that evidence says that everything is back.
-        note: what could not be seen, or is not back, in one line; "" for nothing.
-        unseen: whether another look may prove what this one could not: another machine did not answer.
+        verified: whether everything that is known of the server has ended, and what it held is back. By this a stop
+            succeeds or fails. It is true also where somebody came to a GPU meanwhile, and stays: a neighbour is no failure.
+        note: what could not be seen, is not back, or is held by somebody who came meanwhile, in one line; "" for nothing.
+        unseen: whether another look may prove what this one could not: something is not back yet, or another machine did
+            not answer. Whoever stops the server again has such a look.
         left_alone: who has the server's environment and is none of it, in one sentence; "" for nobody.
     """
 
@@ -102,6 +108,17 @@ class Release:
         if not self.verified:
             return f"{self.server} is not released, {self.seconds:.2f} s after its end began: {ended}, NOT proved."
         return f"{self.server} released in {self.seconds:.2f} s: {ended}, proved by {self.proof.value}."
+
+    @property
+    def doubt(self) -> str:
+        """The note, where it says why the memory of GPUs is no proof although the driver tells it; else ""."""
+        told = any(gpu.after is not None for gpu in self.vram)
+        return self.note if told and self.proof is not Proof.NVML_MEMORY else ""
+
+    @property
+    def in_brackets(self) -> str:
+        """The doubt as it is put behind a line; "" where there is none."""
+        return f" ({self.doubt})" if self.doubt else ""
 
 
 def nothing_to_release(server: str) -> Release:

@@ -218,7 +218,7 @@ class Server(Portrait):
         elif isinstance(notice, Idle):
             self.begin_stop()
         elif isinstance(notice, Over) and (words := self._farewell(notice.release)):
-            self._tell(f"{self.name} was {words}.")
+            self._tell(f"{self.name} was {words}.{notice.release.in_brackets}")
         self._course.take(notice)
         self._moved(self)
         if isinstance(notice, Ready) and self._whole and self.ready_after is not None:

@@ -4,7 +4,7 @@ The folder (ROOT) has `lib/libnvidia-ml.so.1`, the fake NVML, found through LD_L
 plain files which a holder opens and maps as the real driver's; `alloc/`, what is held; `config`, the
 settings. fakenvml.c says how a byte is held, and lists the settings.
 
-    python fakegpu.py hold GIB [GPU] [TEARDOWN_S]     # prints "ready", then holds until it is killed
+    python fakegpu.py hold GIB [GPU [TEARDOWN_S [LISTS [UID]]]]     # prints "ready", then holds until it is killed
 """
 
 from __future__ import annotations
@@ -72,7 +72,11 @@ def uuid(gpu: int) -> str:
 
 
 def hold(
-    nbytes: int, gpu: int = 0, root: str | os.PathLike[str] | None = None, teardown_s: float = 0.0
+    nbytes: int,
+    gpu: int = 0,
+    root: str | os.PathLike[str] | None = None,
+    teardown_s: float = 0.0,
+    lists: str = "c",
 ) -> int:
     """Hold `nbytes` of `gpu` until this process, and whoever it forked, is dead.
 
@@ -82,6 +86,8 @@ def hold(
         root: folder of the fake driver, by default $FAKE_GPU_DIR.
         teardown_s: seconds for which the bytes stay used, and the dead pid listed, after the first query
             that finds no holder: a driver that is slow to give memory back.
+        lists: in which of the driver's lists this process is: those that compute (c), that draw (g), that
+            compute by way of MPS (m); "" for none of them.
 
     Returns:
         A file descriptor; closing it gives the bytes back.
@@ -93,6 +99,8 @@ def hold(
     name = f"gpu{gpu}-{os.getpid()}-{next(_sequence)}"
     if teardown_s:
         name += f"-{int(teardown_s * 1000)}"
+    if lists != "c":
+        name += f"@{lists}"
     path = root / "alloc" / name
     held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     os.ftruncate(held, nbytes)
@@ -103,10 +111,16 @@ def hold(
 
 @contextlib.contextmanager
 def holding(
-    root: str | os.PathLike[str], gib: float, gpu: int = 0, teardown_s: float = 0.0
+    root: str | os.PathLike[str],
+    gib: float,
+    gpu: int = 0,
+    teardown_s: float = 0.0,
+    lists: str = "c",
+    uid: int | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a process that holds `gib` GiB of `gpu`; it is killed at the end, if it still lives."""
-    command = [sys.executable, __file__, "hold", str(gib), str(gpu), str(teardown_s)]
+    """Run a process that holds `gib` GiB of `gpu`, as another user where one is given; it is killed at the end, if it still lives."""
+    command = [sys.executable, __file__, "hold", str(gib), str(gpu), str(teardown_s), lists]
+    command += [] if uid is None else [str(uid)]
     with subprocess.Popen(command, env=env(root), stdout=subprocess.PIPE, text=True) as holder:
         try:
             assert holder.stdout
@@ -131,7 +145,10 @@ if __name__ == "__main__":
         int(float(_gib) * 2**30),
         gpu=int(_rest[0]) if _rest else 0,
         teardown_s=float(_rest[1]) if len(_rest) > 1 else 0.0,
+        lists=_rest[2] if len(_rest) > 2 else "c",
     )
+    if len(_rest) > 3:
+        os.setresuid(*[int(_rest[3])] * 3)
     print("ready", flush=True)
     while True:
         time.sleep(3600)

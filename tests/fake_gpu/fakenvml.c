@@ -4,6 +4,7 @@
  *
  *     ROOT/alloc/gpu<I>-<pid>-<seq>           sparse, N bytes, already unlinked
  *     ROOT/alloc/gpu<I>-<pid>-<seq>-<ms>      sparse, N bytes, with a slow tear-down
+ *     either with @<lists> behind it          which lists its process is in: c computes (as without @), g draws, m by MPS
  *
  * No table is kept: every query scans /proc/<pid>/fd again.  So the bytes go away only
  * when the last holder is really dead or has closed the file, also after SIGKILL, and
@@ -23,6 +24,7 @@
  *     mem_unsupported=1       no memory figures (unified memory)
  *     mem_v2_unsupported=1    an old driver: version 1 of the memory query only
  *     procs_unsupported=1     no process list
+ *     graphics_unsupported=1  an old driver: no list of the processes that draw, and none of those of MPS
  *     proc_mem_na=1, proc_mem_zero=1    processes are listed without their bytes, or with 0
  *     pid_offset=N            pids of another PID namespace
  *     mig=1                   MIG mode is enabled
@@ -68,7 +70,7 @@ typedef struct { unsigned pid; u64 used; unsigned gpu_instance, compute_instance
 typedef struct { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; } pci_info;
 typedef struct { unsigned gpu, memory; } utilization;
 
-typedef struct { unsigned owner; u64 bytes; ino_t inode; } allocation;
+typedef struct { unsigned owner; u64 bytes; ino_t inode; char lists[4]; } allocation;
 typedef struct { allocation *items; size_t count, room; } allocations;
 
 static struct { int index; } devices[MAX_GPUS] = {
@@ -144,12 +146,16 @@ static int knows(const allocations *all, ino_t inode) {
     return 0;
 }
 
-static void add(allocations *all, unsigned owner, const struct stat *st) {
+/* Adds what a file of this name holds; its owner is in the lists that stand behind an @ in the name, else computes. */
+static void add(allocations *all, unsigned owner, const struct stat *st, const char *name) {
     if (all->count == all->room) {
         all->room = all->room ? all->room * 2 : 32;
         all->items = realloc(all->items, all->room * sizeof *all->items);
     }
-    all->items[all->count++] = (allocation){owner, (u64)st->st_size, st->st_ino};
+    const char *lists = strchr(name, '@');
+    allocation *item = &all->items[all->count++];
+    *item = (allocation){owner, (u64)st->st_size, st->st_ino, ""};
+    snprintf(item->lists, sizeof item->lists, "%.*s", lists ? (int)strspn(lists + 1, "cgm") : 1, lists ? lists + 1 : "c");
 }
 
 /* Adds what the open files in `fd_folder` hold of `gpu`. Returns whether any file is open there. */
@@ -170,7 +176,7 @@ static int scan_files(const char *fd_folder, int gpu, allocations *all) {
         if (strncmp(target, prefix, (size_t)length)) continue;
         if (stat(path, &st)) continue;             /* a magic link: works for an unlinked file too */
         if (knows(all, st.st_ino)) continue;       /* seen before, in a forked relative */
-        add(all, (unsigned)strtoul(target + length, NULL, 10), &st);
+        add(all, (unsigned)strtoul(target + length, NULL, 10), &st, target + length);
     }
     closedir(folder);
     return any;
@@ -200,7 +206,7 @@ static void ask_owner(int alloc_folder, const char *name, int gpu, allocations *
     int of;
     if (sscanf(name, "gpu%d-%u-%*u-%*u", &of, &owner) != 2 || of != gpu) return;
     snprintf(path, sizeof path, "/proc/%u/exe", owner);
-    if (readlink(path, target, sizeof target) > 0 && !fstatat(alloc_folder, name, &st, 0)) add(all, owner, &st);
+    if (readlink(path, target, sizeof target) > 0 && !fstatat(alloc_folder, name, &st, 0)) add(all, owner, &st, name);
 }
 
 /* Counts a file that nobody holds until its tear-down is over, and removes it then. */
@@ -221,7 +227,7 @@ static void tear_down(int alloc_folder, const char *name, allocations *all) {
         unlinkat(alloc_folder, name, 0);
         return;
     }
-    add(all, owner, &st);
+    add(all, owner, &st, name);
 }
 
 static allocations scan(int gpu) {
@@ -265,16 +271,19 @@ static result memory(gpu_handle device, u64 *total, u64 *reserved, u64 *used, u6
     return OK;
 }
 
-static result processes(gpu_handle device, unsigned *count, process_info *out) {
+/* The processes of one list: 'c', 'g' or 'm'. */
+static result processes(gpu_handle device, char wanted, unsigned *count, process_info *out) {
     int gpu = device->index;
     if (!count) return INVALID_ARGUMENT;
     if (number("procs_unsupported", gpu, 0)) return NOT_SUPPORTED;
+    if (wanted != 'c' && number("graphics_unsupported", gpu, 0)) return NOT_SUPPORTED;
     allocations all = scan(gpu);
     process_info *list = calloc(all.count + 1, sizeof *list);
     unsigned listed = 0, room = *count;
     unsigned offset = (unsigned)number("pid_offset", gpu, 0);
     for (size_t i = 0; i < all.count; i++) {
         unsigned j = 0;
+        if (!strchr(all.items[i].lists, wanted)) continue;
         while (j < listed && list[j].pid != all.items[i].owner + offset) j++;
         if (j == listed) list[listed++] = (process_info){all.items[i].owner + offset, 0, ~0u, ~0u};
         list[j].used += all.items[i].bytes;
@@ -402,14 +411,12 @@ API result nvmlDeviceGetMemoryInfo_v2(gpu_handle device, memory_v2 *out) {
     if (out->version != MEMORY_V2 || number("mem_v2_unsupported", device->index, 0)) return VERSION_MISMATCH;
     return memory(device, &out->total, &out->reserved, &out->used, &out->free);
 }
-API result nvmlDeviceGetComputeRunningProcesses_v3(gpu_handle device, unsigned *count, process_info *out) {
-    NEED(device);
-    return processes(device, count, out);
-}
-API result nvmlDeviceGetComputeRunningProcesses_v2(gpu_handle device, unsigned *count, process_info *out) {
-    NEED(device);
-    return processes(device, count, out);
-}
+#define LISTING(function, list) \
+    API result function(gpu_handle device, unsigned *count, process_info *out) { NEED(device); return processes(device, list, count, out); }
+LISTING(nvmlDeviceGetComputeRunningProcesses_v3, 'c')
+LISTING(nvmlDeviceGetComputeRunningProcesses_v2, 'c')
+LISTING(nvmlDeviceGetGraphicsRunningProcesses_v3, 'g')
+LISTING(nvmlDeviceGetMPSComputeRunningProcesses_v3, 'm')
 API result nvmlDeviceGetName(gpu_handle device, char *out, unsigned size) {
     char name[96] = "NVIDIA FakeGPU 24GB";
     NEED(device);
@@ -476,8 +483,6 @@ API result nvmlDeviceGetProcessUtilization(gpu_handle device, void *samples, uns
 /* Questions that monitors ask, with an answer that is always the same. */
 #define ALWAYS(function, type, value) \
     API result function(gpu_handle device, type *out) { NEED(device); *out = (value); return OK; }
-#define ALWAYS_NONE(function) \
-    API result function(gpu_handle device, unsigned *count, void *out) { NEED(device); (void)out; *count = 0; return OK; }
 #define ALWAYS_RATE(function) \
     API result function(gpu_handle device, unsigned *rate, unsigned *period) { NEED(device); *rate = 0; *period = 167000; return OK; }
 #define UNSUPPORTED(function) \
@@ -493,8 +498,6 @@ ALWAYS(nvmlDeviceGetPersistenceMode, int, 1)
 ALWAYS(nvmlDeviceGetDisplayActive, int, 0)
 ALWAYS(nvmlDeviceGetDisplayMode, int, 0)
 ALWAYS(nvmlDeviceGetMaxMigDeviceCount, unsigned, 0)
-ALWAYS_NONE(nvmlDeviceGetGraphicsRunningProcesses_v3)
-ALWAYS_NONE(nvmlDeviceGetMPSComputeRunningProcesses_v3)
 ALWAYS_RATE(nvmlDeviceGetEncoderUtilization)
 ALWAYS_RATE(nvmlDeviceGetDecoderUtilization)
 UNSUPPORTED(nvmlDeviceGetFanSpeed)

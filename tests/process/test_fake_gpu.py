@@ -139,3 +139,24 @@ def test_a_setting_can_be_for_one_gpu_and_be_taken_back(fake: Fake) -> None:
     assert (fake.gpu(0).used, fake.gpu(1).used) == (0, GIB)
     fakegpu.configure(fake.root, base_used_mib__1=None)
     assert (fake.gpu(0).used, fake.gpu(1).used) == (0, 0)
+
+
+def test_a_process_is_in_the_lists_that_it_names(fake: Fake) -> None:
+    """One that draws and computes is told twice with the same bytes, as by nvidia-smi, and holds them once."""
+    with (
+        fakegpu.holding(fake.root, 1, lists="g") as draws,
+        fakegpu.holding(fake.root, 2, lists="cg") as both,
+        fakegpu.holding(fake.root, 3, lists="m") as mps,
+        fakegpu.holding(fake.root, 4, lists=""),
+    ):
+        assert fake.listed() == {draws.pid: GIB, both.pid: 2 * GIB, mps.pid: 3 * GIB}
+        assert [
+            one.computes for one in sorted(fake.gpu().processes or (), key=lambda one: one.used or 0)
+        ] == [
+            False,
+            True,
+            True,
+        ]
+        assert (fake.gpu().used, fake.gpu().unattributed) == (10 * GIB, 4 * GIB)
+        fakegpu.configure(fake.root, graphics_unsupported=1)
+        assert fake.listed() == {both.pid: 2 * GIB}

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from by_hand import PatientProbe
 from fake_gpu import fakegpu
+from records import IDENTIFIER, record
 
+from vllm_magic import ledger
 from vllm_magic.gpu.devices import Snapshot
 from vllm_magic.gpu.holders import device_files
-from vllm_magic.life import proof
+from vllm_magic.guard import record as records
+from vllm_magic.life import judgement, proof
 from vllm_magic.life.proof import Witness
 from vllm_magic.linux import marks, pidfd, processes
 from vllm_magic.release import Proof
@@ -26,6 +31,7 @@ GIB = 2**30
 MARK = f"VLLM_MAGIC_SERVER=test-{os.getpid()}".encode()
 # Beyond every pid (PID_MAX_LIMIT is 2**22): those of another PID namespace.
 ELSEWHERE = 10_000_000
+NOBODY = 65534  # a user
 NEVER = 600.0  # seconds that a driver takes to give memory back, which no test waits for
 # What is left of the evidence when the driver says nothing.
 WITHOUT_DRIVER = Proof.DEVICE_FILES if device_files() else Proof.PROCESSES
@@ -143,7 +149,7 @@ class TestMemoryIsBack:
         with server(driver) as kill:
             one.look_when_ready()
             one.look_before_stop()
-            fakegpu.configure(driver, base_used_mib=proof.TOLERANCE // 2**20)
+            fakegpu.configure(driver, base_used_mib=judgement.TOLERANCE // 2**20)
             assert one.prove(kill()).verified
 
 
@@ -227,7 +233,7 @@ class TestMemoryIsNotBack:
 
 
 class TestOthers:
-    """Other processes come and go on the same GPU: that is no fault of the server."""
+    """Other processes come and go on the same GPU: a release fails for none of them."""
 
     def test_one_that_came_while_it_started(self, driver, witness):
         one = witness()
@@ -235,7 +241,7 @@ class TestOthers:
             one.look_when_ready()
             one.look_before_stop()
             verdict = one.prove(kill())
-        assert (verdict.proof, verdict.verified) == (Proof.NVML_MEMORY, True)
+        assert (verdict.proof, verdict.verified) == (Proof.NVML_PROCESSES, True)
         assert verdict.vram[0].after == 5 * GIB
 
     def test_one_that_came_while_it_ran(self, driver, witness):
@@ -245,7 +251,7 @@ class TestOthers:
             with fakegpu.holding(driver, 5):
                 one.look_before_stop()
                 verdict = one.prove(kill())
-        assert (verdict.proof, verdict.verified) == (Proof.NVML_MEMORY, True)
+        assert (verdict.proof, verdict.verified) == (Proof.NVML_PROCESSES, True)
 
     def test_one_that_came_after_it(self, driver, witness):
         one = witness()
@@ -255,7 +261,7 @@ class TestOthers:
             ended = kill()
             with fakegpu.holding(driver, 5):
                 verdict = one.prove(ended)
-        assert (verdict.proof, verdict.verified) == (Proof.NVML_MEMORY, True)
+        assert (verdict.proof, verdict.verified) == (Proof.NVML_PROCESSES, True)
 
     def test_one_that_was_there_before_and_left(self, driver, witness):
         with server(driver, 5.0) as kill_other:
@@ -291,6 +297,190 @@ class TestOthers:
             verdict = one.prove(kill())
         assert verdict.verified
         assert [gpu.index for gpu in verdict.vram] == [0]
+
+
+DAEMON = """
+import os, sys
+if os.fork():
+    sys.stdin.read()
+os.setsid()
+if not os.fork():
+    os.execve(sys.executable, [sys.executable, sys.argv[1], "hold", sys.argv[2]], {"FAKE_GPU_DIR": sys.argv[3]})
+os._exit(0)
+"""
+
+
+@contextlib.contextmanager
+def a_server_with_a_daemon(driver, gib):
+    """A process that has started a daemon without any mark, which holds VRAM; yields the process and the daemon's pid."""
+    words = [sys.executable, "-c", DAEMON, fakegpu.__file__, str(gib), str(driver)]
+    daemon = None
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout.readline() == b"ready\n"  # the daemon's, who has inherited the pipe
+            (daemon,) = (
+                pid
+                for pid in processes.pids()
+                if f"hold {gib}" in processes.title(pid)
+                and os.fsencode(driver) in Path(f"/proc/{pid}/environ").read_bytes()
+                and processes.read(pid).parent != process.pid
+            )
+            yield process, daemon
+        finally:
+            process.kill()
+            if daemon:
+                os.kill(daemon, signal.SIGKILL)
+
+
+class TestWhoCame:
+    """A holder that came while the server ran, and stays, weakens the proof and is named; a stop fails for none."""
+
+    def test_a_daemon_of_its_own_without_a_mark(self, driver, witness):
+        one = witness()
+        with server(driver) as kill, a_server_with_a_daemon(driver, 4.0) as (process, daemon):
+            one.look_when_ready()
+            ended = kill()
+            process.kill()
+            process.wait()
+            verdict = one.prove(ended)
+        assert (verdict.proof, verdict.verified) == (Proof.NVML_PROCESSES, True)
+        assert verdict.note == (
+            f"GPU 0: pid {daemon} of root holds 4.0 GiB; it came while this server ran, and is not known to be of it"
+        )
+
+    def test_neighbours_of_another_user(self, driver, witness):
+        one = witness()
+        with (
+            server(driver) as kill,
+            fakegpu.holding(driver, 4, uid=NOBODY) as first,
+            fakegpu.holding(driver, 2) as second,
+        ):
+            one.look_when_ready()
+            one.look_before_stop()
+            verdict = one.prove(kill())
+        assert (verdict.proof, verdict.verified) == (Proof.NVML_PROCESSES, True)
+        assert verdict.note == (
+            f"GPU 0: pid {first.pid} of nobody holds 4.0 GiB, pid {second.pid} of root holds 2.0 GiB; "
+            "they came while this server ran, and are not known to be of it"
+        )
+
+    def test_not_on_a_gpu_that_was_not_used(self, driver, witness):
+        one = witness()
+        with server(driver) as kill, fakegpu.holding(driver, 4, gpu=1):
+            one.look_when_ready()
+            verdict = one.prove(kill())
+        assert (verdict.proof, verdict.note) == (Proof.NVML_MEMORY, "")
+
+    def test_not_one_that_was_there_before(self, driver, witness):
+        with fakegpu.holding(driver, 4):
+            verdict = whole_life(driver, witness())
+        assert (verdict.proof, verdict.note) == (Proof.NVML_MEMORY, "")
+
+    def test_not_one_that_only_draws(self, driver, witness):
+        one = witness()
+        with server(driver) as kill, fakegpu.holding(driver, 0.5, lists="g"):
+            one.look_when_ready()
+            verdict = one.prove(kill())
+        assert (verdict.proof, verdict.note) == (Proof.NVML_MEMORY, "")
+
+    def test_not_this_process(self, driver, witness):
+        one = witness()
+        with server(driver) as kill:
+            held = fakegpu.hold(GIB, root=driver)
+            try:
+                one.look_when_ready()
+                verdict = one.prove(kill())
+            finally:
+                os.close(held)
+        assert (verdict.proof, verdict.note) == (Proof.NVML_MEMORY, "")
+
+    def test_not_another_server_of_ours(self, driver, witness, home):
+        """By the session of its leader, as the ledger has it."""
+        one = witness()
+        with server(driver) as kill, fakegpu.holding(driver, 4) as other:
+            leader = processes.read(other.pid)
+            path = ledger.state_folder() / IDENTIFIER
+            path.mkdir(mode=0o700)
+            records.write(str(path), record(leader=list(leader.identity)))
+            one.look_when_ready()
+            verdict = one.prove(kill())
+        assert (verdict.proof, verdict.note) == (Proof.NVML_MEMORY, "")
+
+    def test_one_whose_memory_is_unknown(self, driver, witness):
+        one = witness(fakegpu.uuid(0))
+        with server(driver) as kill:
+            one.look_when_ready()
+            ended = kill()
+            fakegpu.configure(driver, proc_mem_na=1)
+            with fakegpu.holding(driver, 0.01) as other:
+                verdict = one.prove(ended)
+        assert (verdict.proof, verdict.verified) == (Proof.NVML_PROCESSES, True)
+        assert f"pid {other.pid} of root holds an unknown amount; it came while" in verdict.note
+
+    def test_a_pid_of_ours_that_is_somebody_elses_now(self, driver, witness):
+        """The driver lists the number, and it is not the dead process that has it."""
+        one = witness()
+        with server(driver) as kill, fakegpu.holding(driver, 4) as other:
+            now = processes.read(other.pid).identity
+            one.look_when_ready()
+            verdict = one.prove(kill() | {processes.Identity(now.pid, now.start - 1)})
+        assert (verdict.proof, verdict.verified) == (Proof.NVML_PROCESSES, True)
+        assert f"pid {other.pid} of root holds 4.0 GiB" in verdict.note
+
+
+@pytest.mark.usefixtures("soon")
+class TestWhatNobodyIsNamedFor:
+    """Memory without a name grows: what the server held is back all the same."""
+
+    @pytest.mark.parametrize("grown", [200, 5 * 1024])
+    @pytest.mark.parametrize("when", ["while it starts", "while it runs"])
+    def test_that_grew_before_the_stop(self, driver, witness, when, grown):
+        one = witness()
+        with server(driver) as kill:
+            if when == "while it starts":
+                fakegpu.configure(driver, base_used_mib=grown)
+            one.look_when_ready()
+            fakegpu.configure(driver, base_used_mib=grown)
+            one.look_before_stop()
+            verdict = one.prove(kill())
+        assert (verdict.proof, verdict.verified) == (Proof.NVML_PROCESSES, True)
+        assert verdict.note == (
+            f"GPU 0 has {grown / 1024:.2f} GiB more in use than before the start, and the driver names nobody for it"
+        )
+
+    @pytest.mark.parametrize("driver_says", [{}, {"procs_unsupported": 1}], ids=str)
+    def test_that_grew_a_little_since_somebody_looked(self, driver, witness, driver_says):
+        fakegpu.configure(driver, **driver_says)
+        one = witness()
+        with server(driver) as kill:
+            one.look_when_ready()
+            ended = kill()
+            fakegpu.configure(driver, base_used_mib=200)
+            verdict = one.prove(ended)
+        proved = WITHOUT_DRIVER if driver_says else Proof.NVML_PROCESSES
+        assert (verdict.proof, verdict.verified) == (proved, True)
+        assert "GPU 0 has 0.20 GiB more in use than before the start" in verdict.note
+
+    def test_of_a_process_that_draws(self, driver, witness):
+        """It is named, in a list of its own."""
+        with fakegpu.holding(driver, 1, lists="g"):
+            one = witness()
+            with server(driver) as kill, fakegpu.holding(driver, 0.2, lists="g"):
+                one.look_when_ready()
+                verdict = one.prove(kill())
+        assert (verdict.proof, verdict.verified, verdict.note) == (Proof.NVML_MEMORY, True, "")
+
+    def test_what_another_gave_back_does_not_stand_for_it(self, driver, witness):
+        """No more is in use than before the start, and yet it is not back."""
+        with server(driver, 5.0) as kill_other:
+            one = witness()
+            with server(driver) as kill:
+                one.look_when_ready()
+                one.look_before_stop()
+                kill_other()
+                ended = kill()
+                fakegpu.configure(driver, base_used_mib=3 * 1024)
+                assert not one.prove(ended).verified
 
 
 class TestTheStrongestThereIs:
@@ -389,7 +579,7 @@ class TestSomebodyIsAlive:
         one = witness()
         with fakegpu.holding(driver, 1) as process:
             verdict = one.prove({processes.read(process.pid).identity})
-        assert verdict == proof.Verdict(Proof.NONE, False, (), f"still alive: pid {process.pid}")
+        assert verdict == proof.Verdict(Proof.NONE, False, (), f"still alive: pid {process.pid}", unseen=True)
 
     def test_one_that_nobody_knew_of_but_carries_the_mark(self, driver, witness):
         one = witness()
@@ -405,7 +595,9 @@ class TestSomebodyIsAlive:
         ):
             fled.stdout.readline()
             verdict = one.prove(kill())
-            assert verdict == proof.Verdict(Proof.NONE, False, (), f"still alive: pid {fled.pid}")
+            assert verdict == proof.Verdict(
+                Proof.NONE, False, (), f"still alive: pid {fled.pid}", unseen=True
+            )
             fled.kill()
             fled.wait()
             assert one.prove(set()).verified

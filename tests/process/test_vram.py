@@ -15,9 +15,11 @@ from fake_gpu import fakegpu
 
 from vllm_magic.errors import InvalidOption, NotEnoughMemory, ReleaseFailed
 from vllm_magic.gpu import locks
+from vllm_magic.linux import processes
 from vllm_magic.release import Proof
 
 GIB = 2**30
+LIMIT = 30.0  # seconds; half of what memory is waited for
 patient = pytest.mark.usefixtures("patient")
 A_PART = ("--gpu-memory-utilization", "0.2")  # so that several fit on one GPU
 
@@ -110,8 +112,44 @@ def test_another_process_that_grows_meanwhile_is_not_ours(manager, spec, fake_gp
     with fakegpu.holding(fake_gpus, 5, 0):
         release = server.stop()
         assert release.verified
-        assert release.proof is Proof.NVML_MEMORY
+        assert release.seconds < LIMIT
+        assert release.proof is Proof.NVML_PROCESSES
+        assert "holds 5.0 GiB; it came while this server ran" in release.note
         assert release.vram[0].after == 5 * GIB
+
+
+def kill_guards(server) -> None:
+    """Both at once: neither may see the other die."""
+    inner = processes.read(server.processes()[0].parent)
+    outer = processes.read(inner.parent)
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for guard in (outer, inner):
+            os.kill(guard.identity.pid, number)
+
+
+@patient
+def test_a_holder_that_came_is_named_when_both_guards_are_killed(manager, spec, fake_gpus):
+    """A worker that another daemon has started for the server looks just so."""
+    server = manager.start(spec(), timeout=60).server
+    with fakegpu.holding(fake_gpus, 4) as holder:
+        kill_guards(server)
+        assert server.wait_over(60)
+        named = f"GPU 0: pid {holder.pid} of root holds 4.0 GiB; it came while this server ran"
+        assert server.release.verified
+        assert server.release.proof is Proof.NVML_PROCESSES
+        assert named in server.release.note
+        assert [named in line for line in manager.news()] == [True]
+
+
+@patient
+def test_memory_without_a_name_that_grows_is_no_failure(manager, spec, fake_gpus, traces):
+    server = manager.start(spec(), timeout=60).server
+    fakegpu.configure(fake_gpus, base_used_mib=200)
+    release = server.stop()
+    assert release.verified
+    assert release.proof is Proof.NVML_PROCESSES
+    assert "0.20 GiB more in use than before the start" in release.note
+    traces.check()
 
 
 @patient
@@ -119,15 +157,18 @@ def test_two_servers_on_one_gpu(manager, spec, fake_gpus):
     one = manager.start(spec("tiny", *A_PART, name="one"), timeout=60).server
     other = manager.start(spec("tiny", *A_PART, name="two"), timeout=60).server
     assert used(manager)[0] == 4 * GIB
-    assert one.stop().vram[0].freed == 2 * GIB
-    assert other.stop().vram[0].freed == 2 * GIB
+    for release in (one.stop(), other.stop()):
+        assert release.vram[0].freed == 2 * GIB
+        assert (release.proof, release.note) == (Proof.NVML_MEMORY, "")  # the other one is known
 
 
 @patient
 def test_what_is_freed_is_the_servers_own_share(manager, spec, fake_gpus):
     for name in ("one", "two", "three"):
         manager.start(spec("tiny", *A_PART, name=name), timeout=60)
-    assert [release.vram[0].freed for release in manager.stop_all()] == [2 * GIB] * 3
+    releases = manager.stop_all()
+    assert [release.vram[0].freed for release in releases] == [2 * GIB] * 3
+    assert {(release.proof, release.note) for release in releases} == {(Proof.NVML_MEMORY, "")}
 
 
 @patient

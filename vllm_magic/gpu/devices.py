@@ -11,15 +11,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ComputeProcess:
-    """A process which the driver lists as computing on a GPU.
+    """A process which the driver lists on a GPU.
 
     Attributes:
         pid: as the driver says; in a container it may be the host's.
         used: bytes of the GPU's memory, None when the driver does not say.
+        computes: whether it has a CUDA context there, of its own or by way of MPS; else it only draws.
     """
 
     pid: int
     used: int | None
+    computes: bool = True
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Gpu:
         used: memory in use. What the driver keeps for itself counts or not, depending on its version, so
             judge by the difference between two snapshots.
         free: memory that can be allocated.
-        processes: the compute processes, None when the driver does not list them (MIG, some containers).
+        processes: those that compute or draw, None when the driver does not list them (MIG, some containers).
     """
 
     index: int

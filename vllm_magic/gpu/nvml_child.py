@@ -5,7 +5,8 @@
 Each empty line on stdin is a request. Each line on stdout is its reply, a JSON object::
 
     {"driver": "580.00" | null, "problem": "..." | null,
-     "gpus": [{"index", "uuid", "name", "total", "used", "free", "processes": [[pid, used], ...] | null}, ...]}
+     "gpus": [{"index", "uuid", "name", "total", "used", "free",
+               "processes": [[pid, used, computes], ...] | null}, ...]}
 
 The process ends with its parent, also while a call of NVML hangs. The end of stdin does not suffice for that:
 a child that the parent forked may hold the other end.
@@ -118,14 +119,36 @@ def _memory(nvml: Any, handle: Any) -> tuple[int | None, int | None, int | None]
     return (memory.total, memory.used, memory.free) if memory else (None, None, None)
 
 
-def _processes(nvml: Any, handle: Any) -> list[tuple[int, int | None]] | None:
+def _processes(nvml: Any, handle: Any) -> list[tuple[int, int | None, bool]] | None:
+    """List who computes and who draws; None where the driver does not list who computes."""
     modes = _if_known(nvml, nvml.nvmlDeviceGetMigMode, handle)
     if modes and modes[0] == nvml.NVML_DEVICE_MIG_ENABLE:
         return None  # without privileges, NVML lists no process of a MIG parent
-    listed = _if_known(nvml, nvml.nvmlDeviceGetComputeRunningProcesses_v3, handle)
-    if listed is None:
-        listed = _if_known(nvml, nvml.nvmlDeviceGetComputeRunningProcesses_v2, handle)
-    return None if listed is None else [(process.pid, process.usedGpuMemory) for process in listed]
+    computing = _listed(nvml, handle, "Compute")
+    if computing is None:
+        return None
+    rows: dict[int, tuple[int, int | None, bool]] = {}
+    for computes, listed in (
+        (False, _listed(nvml, handle, "Graphics")),
+        (True, _listed(nvml, handle, "MPSCompute")),
+        (True, computing),
+    ):
+        for process in listed or ():
+            # One that does both is in two lists, with the same bytes.
+            _, known, before = rows.get(process.pid, (0, None, False))
+            used = process.usedGpuMemory
+            most = known if used is None else max(used, known or 0)
+            rows[process.pid] = process.pid, most, computes or before
+    return list(rows.values())
+
+
+def _listed(nvml: Any, handle: Any, kind: str) -> list[Any] | None:
+    """Ask by the newest version of the call that driver and binding know."""
+    for version in ("_v3", "_v2"):
+        function = getattr(nvml, f"nvmlDeviceGet{kind}RunningProcesses{version}", None)
+        if function and (listed := _if_known(nvml, function, handle)) is not None:
+            return list(listed)
+    return None
 
 
 def _if_known(nvml: Any, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -231,5 +231,5 @@ def _snapshot(taken: float, reply: dict[str, Any]) -> Snapshot:
 
 def _gpu(fields: dict[str, Any]) -> Gpu:
     listed = fields.pop("processes")
-    processes = None if listed is None else tuple(ComputeProcess(pid, used) for pid, used in listed)
+    processes = None if listed is None else tuple(ComputeProcess(*row) for row in listed)
     return Gpu(**fields, processes=processes)

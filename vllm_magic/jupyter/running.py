@@ -9,6 +9,7 @@ from vllm_magic.errors import VllmMagicError
 from vllm_magic.jupyter import arguments, start_words
 from vllm_magic.jupyter.deeds import Deeds
 from vllm_magic.jupyter.verbs import Verb
+from vllm_magic.release import Release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,7 +89,9 @@ class Running(Deeds):
         if not server.state.over:
             self._manager.expect(server.spec)
             with _interruptible():
-                self._manager.stop(server.name, grace=self.grace)
+                release = self._manager.stop(server.name, grace=self.grace)
+            if release.doubt:
+                print(release.text + release.in_brackets)  # noqa: T201 - in the cell's thread
         return self._run(start_words.StartWords(server.spec, wait=True, timeout=None))
 
     def _switch(self, said: list[str]) -> Any:
@@ -102,7 +105,7 @@ class Running(Deeds):
         finally:
             line.finish("")
         for done in switch.done:
-            print(done.text)  # noqa: T201 - in the cell's thread
+            print(done.text + (done.in_brackets if isinstance(done, Release) else ""))  # noqa: T201 - in the cell's thread
         return switch.server
 
     def _set_spare(self, said: list[str]) -> Any:

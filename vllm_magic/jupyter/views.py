@@ -120,7 +120,10 @@ def releases(several: Sequence[Release]) -> View:
         )
         for one in several
     )
-    return View(f"{len(several)} servers released.", ("name", "in", "processes", "proof", "freed"), rows)
+    doubts = tuple(f"{one.server}: {one.doubt}" for one in several if one.doubt)
+    return View(
+        f"{len(several)} servers released.", ("name", "in", "processes", "proof", "freed"), rows, doubts
+    )
 
 
 def metrics(name: str, now: Metrics) -> View:

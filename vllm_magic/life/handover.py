@@ -74,6 +74,7 @@ def _makes_sense(gpu: Gpu) -> bool:
     bytes_ = (gpu.total, gpu.used, gpu.free, *(process.used for process in listed))
     return (
         fits.texts([gpu.uuid, gpu.name])
+        and all(isinstance(process.computes, bool) for process in listed)
         and all(map(fits.identifier, known))
         and all(one is None or fits.identifier(one) for one in bytes_)
     )

@@ -74,12 +74,17 @@ def error(over: Over, *, asked: bool, was_ready: bool) -> VllmMagicError | None:
     if asked or over.why in (Why.ASKED, Why.IDLE):
         return None
     if over.why is Why.GUARD_GONE:
-        return VllmMagicError(f"{name} was released because its guard was killed. Start it again.")
+        return VllmMagicError(
+            f"{name} was released because its guard was killed. Start it again.{over.release.in_brackets}"
+        )
     failure = over.failure
     if failure is None:
-        return VllmMagicError(f"{name} was released ({over.why.value}). Start it again.")
+        return VllmMagicError(
+            f"{name} was released ({over.why.value}). Start it again.{over.release.in_brackets}"
+        )
     kind = ServerFailed if was_ready else StartFailed
-    return kind(failure.cause, failure.hint, failure.lines[-TELLING_LINES:])
+    hint = failure.hint + over.release.in_brackets
+    return kind(failure.cause, hint, failure.lines[-TELLING_LINES:])
 
 
 def told(server: str, error: VllmMagicError) -> str:

@@ -1,18 +1,18 @@
 """Proving a release: the processes are gone, and the memory has returned.
 
-NVML's figures are taken as they are known to be (nvidia-smi's "used" differs between drivers and
-versions of the call; per-process figures are absent on WSL2 and MIG, and carry other pids in some containers):
-memory is judged by what changed since a baseline taken before the start, and what other processes took since
-then is taken off where the driver names them.
+What the driver says is judged in `judgement`, GPU by GPU.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_magic.gpu.holders import device_files, holders
+from vllm_magic.life import judgement, neighbours
+from vllm_magic.life.judgement import Case, pid_list, pids_on
 from vllm_magic.linux import marks, processes
 from vllm_magic.release import GpuMemory, Proof
 
@@ -22,26 +22,31 @@ if TYPE_CHECKING:
     from vllm_magic.engine.failures import Failure
     from vllm_magic.gpu.devices import Gpu, Snapshot
     from vllm_magic.gpu.probe import Probe
+    from vllm_magic.life.judgement import Judgement
     from vllm_magic.linux.processes import Identity
     from vllm_magic.release import EndedProcess
 
-TOLERANCE = 64 * 2**20  # bytes; the driver's own share moves a little with the number of its clients
 LOOK = 0.1  # seconds between looks at memory that is not back yet
 LIMIT = 60.0  # seconds for memory to come back after the last process ended
+LIMIT_AGAIN = 5.0  # the same, when somebody asks for another look
 LOOK_LIMIT = 2.0  # seconds that a look at the GPUs may delay a stop
 PATIENT_LOOK_LIMIT = 15.0  # the same, for one that nobody waits for
-WITHOUT_NAMES = 5.0  # seconds of `LIMIT` for a server that never was ready, where the driver names nobody
 
 
 class Verdict(NamedTuple):
-    """What `Witness.prove` found."""
+    """What `Witness.prove` found.
+
+    ``verified`` is what a stop succeeds or fails by: whether every process of the server that is known has ended, and what
+    they held is back. It says nothing of a holder who came meanwhile and of whom nobody knows whose he is: that is what
+    ``proof`` and ``note`` are for, see `judgement`.
+    """
 
     proof: Proof
     verified: bool
     vram: tuple[GpuMemory, ...]
     note: str
     elsewhere: tuple[EndedProcess, ...] = ()  # what was ended on other machines
-    unseen: bool = False  # what is there could not be looked at, and another look may
+    unseen: bool = False  # another look may find it otherwise
     left_alone: str = ""  # who has the server's environment and is none of it
 
 
@@ -53,6 +58,7 @@ class Witness:
         baseline: the GPUs before the start.
         chosen: the UUIDs the server may use; () when vLLM chooses.
         mark: ``b"NAME=value"`` in the environment of each of the server's processes.
+        kernel: the server's, where it is another process than this one: no server is to be found in it.
 
     Attributes:
         baseline: the GPUs before the start.
@@ -62,11 +68,20 @@ class Witness:
 
     failure: Failure | None = None  # only a node of a cluster says more than the log
 
-    def __init__(self, probe: Probe, baseline: Snapshot, chosen: Sequence[str], mark: bytes) -> None:
+    def __init__(
+        self,
+        probe: Probe,
+        baseline: Snapshot,
+        chosen: Sequence[str],
+        mark: bytes,
+        kernel: Identity | None = None,
+    ) -> None:
         self._probe = probe
         self.baseline = baseline
         self.chosen = frozenset(chosen)
         self._mark = mark
+        self._kernel = kernel
+        self._limit: float | None = None  # `LIMIT`, until a proof has failed
         self._loaded: Snapshot | None = None
         self._before: Snapshot | None = None
         self.known: set[Identity] = set()
@@ -95,109 +110,110 @@ class Witness:
             ended: the processes that were ended.
             leader: whose session it was, or None.
         """
-        return self._prove(ended, leader)._replace(left_alone=left_alone(self._mark))
+        self.known |= set(ended)
+        verdict = self._prove(leader)
+        if not verdict.verified:
+            self._limit = LIMIT_AGAIN
+        return verdict._replace(left_alone=left_alone(self._mark))
 
-    def _prove(self, ended: Collection[Identity], leader: Identity | None) -> Verdict:
-        ours = self.known | set(ended)
-        alive = {identity.pid for identity in ours if processes.is_alive(identity)}
+    def _prove(self, leader: Identity | None) -> Verdict:
+        alive = {identity.pid for identity in self.known if processes.is_alive(identity)}
         alive |= {one.identity.pid for one in marks.members(self._mark, leader)}
         if alive:
-            return Verdict(Proof.NONE, False, (), f"still alive: {_pids(sorted(alive))}")
+            return Verdict(Proof.NONE, False, (), f"still alive: {pid_list(sorted(alive))}", unseen=True)
         proof = Proof.PROCESSES
         files = device_files()
         if files:
             held = set(holders(files, marks.carriers(self._mark, leader)).by_pid)
             if held:
-                return Verdict(proof, False, (), f"{_pids(sorted(held))} still holds a GPU's device file")
+                note = f"{pid_list(sorted(held))} still holds a GPU's device file"
+                return Verdict(proof, False, (), note, unseen=True)
             proof = Proof.DEVICE_FILES
         if not self.baseline.gpus:
             return Verdict(proof, True, (), self.baseline.problem or "no GPU")
-        return self._prove_memory(proof, {identity.pid for identity in ours})
+        return self._prove_memory(proof, leader)
 
-    def _prove_memory(self, proof: Proof, ours: set[int]) -> Verdict:
-        deadline = time.monotonic() + LIMIT
-        # A failed start on a GPU of which the driver says little is not held up for long, and keeps its own cause.
-        doubtful = float("inf") if self._looks() else time.monotonic() + min(LIMIT, WITHOUT_NAMES)
+    def _prove_memory(self, proof: Proof, leader: Identity | None) -> Verdict:
+        ours = frozenset(identity.pid for identity in self.known)
+        began = time.monotonic()
+        limit = LIMIT if self._limit is None else self._limit
         pause = threading.Event()
         while True:
             now = self._look_again()
             if not now.gpus:
                 return Verdict(proof, True, (), now.problem or "the GPUs cannot be seen any more")
-            concerned = [gpu for gpu in self.baseline.gpus if self._concerns(gpu.uuid, ours)]
-            judged = [self._judge(now.gpu(gpu.uuid), gpu, ours) for gpu in concerned]
-            late = [one for one in judged if not one.back and (one.named or time.monotonic() < doubtful)]
+            waited = time.monotonic() - began
+            last = waited >= limit
+            cases = [
+                self._case(gpu, now.gpu(gpu.uuid), ours, leader)
+                for gpu in self.baseline.gpus
+                if self._concerns(gpu.uuid, ours)
+            ]
+            judged = [judgement.judge(case, math.inf if last else waited) for case in cases]
+            late = [one.note for one in judged if not one.back]
             if not late:
                 break
-            if time.monotonic() >= deadline:
-                return Verdict(
-                    proof,
-                    False,
-                    self._vram(now, ours),
-                    f"{'; '.join(one.note for one in late)}. %vllm gpu shows who holds what",
-                )
+            if last:
+                note = f"{'; '.join(late)}. %vllm gpu shows who holds what"
+                return Verdict(proof, False, self._vram(now, ours), note, unseen=True)
             pause.wait(LOOK)
+        judged = [self._note_who_came(one, case) for one, case in zip(judged, cases, strict=True)]
         # The weakest of the GPUs says how strong the whole is.
         strongest = min((one.proof or proof for one in judged), key=list(Proof).index, default=proof)
         note = "; ".join(one.note for one in judged if one.note)
         note = note or ("" if judged else "the driver does not say which GPU it used")
         return Verdict(strongest, True, self._vram(now, ours), note)
 
+    def _case(self, baseline: Gpu, now: Gpu | None, ours: frozenset[int], leader: Identity | None) -> Case:
+        looks = self._looks()
+        living = {
+            pid: process.identity
+            for pid in pids_on(now)
+            if (process := processes.read(pid)) is not None and process.alive
+        }
+        return Case(
+            baseline=baseline,
+            looks=tuple(gpu for look in looks if (gpu := look.gpu(baseline.uuid)) is not None),
+            now=now,
+            ours=ours,
+            named=any(_listed(look, ours) for look in looks),
+            reused=frozenset(pid for pid, one in living.items() if pid in ours and one not in self.known),
+            young=frozenset(pid for pid, one in living.items() if leader and one.start > leader.start),
+            hidden=frozenset(pids_on(now) - living.keys()),
+        )
+
+    def _note_who_came(self, judged: Judgement, case: Case) -> Judgement:
+        came = judgement.arrivals(case)
+        own = self._mark.partition(b"=")[2].decode()
+        unknown = neighbours.unknown({one.pid for one in came}, own, self._kernel) if came else set()
+        named = [one for one in came if one.pid in unknown]
+        if not named:
+            return judged
+        told = neighbours.told(case.baseline.index, named, case.hidden)
+        return judgement.weakened(judged, case)._replace(note="; ".join(filter(None, (judged.note, told))))
+
     def _look_again(self) -> Snapshot:
         """The GPUs now; a probe that has crashed is given a second chance."""
         now = self._probe.snapshot()
         return now if now.gpus else self._probe.snapshot()
 
-    def _concerns(self, uuid: str, ours: set[int]) -> bool:
+    def _concerns(self, uuid: str, ours: frozenset[int]) -> bool:
         """Whether the server used this GPU: chosen for it, or listed with it, or grown while it started."""
         if self.chosen:
             return uuid in self.chosen
         looks = self._looks()
         if any(_listed(look, ours) for look in looks):
-            return any(ours & _pids_on(look.gpu(uuid)) for look in looks)
+            return any(ours & pids_on(look.gpu(uuid)) for look in looks)
         baseline = _used(self.baseline.gpu(uuid))
         seen = [used for look in looks if (used := _used(look.gpu(uuid))) is not None]
-        return not looks or (baseline is not None and any(used - baseline > TOLERANCE for used in seen))
-
-    def _judge(self, gpu: Gpu | None, baseline: Gpu, ours: set[int]) -> _Judgement:
-        where = f"GPU {baseline.index}"
-        if gpu is None:
-            return _Judgement(True, None, True, f"{where} cannot be seen any more")
-        pids = _pids_on(gpu)
-        if pids & ours:
-            return _Judgement(
-                False, None, True, f"{where}: the driver still lists {_pids(sorted(pids & ours))}"
-            )
-        named = _says_how_much(gpu) and any(_listed(look, ours) for look in self._looks())
-        if baseline.used is None or gpu.used is None:
-            listed = gpu.processes is not None and any(_listed(look, ours) for look in self._looks())
-            proof = Proof.NVML_PROCESSES if listed else None
-            return _Judgement(True, proof, True, f"{where} does not report its memory")
-        if gpu.used <= baseline.used + TOLERANCE:
-            return _Judgement(True, Proof.NVML_MEMORY, True, "")
-        more = f"{where} has {(gpu.used - baseline.used) / 2**30:.2f} GiB more in use than before the start"
-        if named:
-            others = _taken_by_others(baseline, gpu, visible_only=False)
-            back = gpu.used <= baseline.used + others + TOLERANCE
-            return _Judgement(back, Proof.NVML_MEMORY, True, "" if back else f"{more}{_names(gpu)}")
-        back = gpu.used <= self._expected_without_names(gpu, baseline, baseline.used) + TOLERANCE
-        return _Judgement(back, None, False, f"{more}, and the driver does not say whose that is")
+        return not looks or (
+            baseline is not None and any(used - baseline > judgement.TOLERANCE for used in seen)
+        )
 
     def _looks(self) -> list[Snapshot]:
         return [look for look in (self._loaded, self._before) if look is not None and look.gpus]
 
-    def _expected_without_names(self, gpu: Gpu, baseline: Gpu, start: int) -> int:
-        """What may be in use where the driver does not name our processes: an estimate, and no proof.
-
-        That is what was used before the stop less what came while the server started. For one that never came
-        so far it is what others are said to have taken.
-        """
-        if not self._looks():
-            return start + _taken_by_others(baseline, gpu, visible_only=True)
-        loaded = _used(self._loaded.gpu(gpu.uuid)) if self._loaded else None
-        before = _used(self._before.gpu(gpu.uuid)) if self._before else None
-        return start if loaded is None or before is None else before - max(0, loaded - start)
-
-    def _vram(self, now: Snapshot, ours: set[int]) -> tuple[GpuMemory, ...]:
+    def _vram(self, now: Snapshot, ours: frozenset[int]) -> tuple[GpuMemory, ...]:
         looks = self._looks()
         return tuple(
             GpuMemory(
@@ -223,54 +239,9 @@ def left_alone(mark: bytes) -> str:
     return f"{', '.join(found)} {has} the server's environment, but {was} not started by it: left alone."
 
 
-class _Judgement(NamedTuple):
-    """One GPU: whether its memory is back, by which proof, and whether the driver named our processes there."""
-
-    back: bool
-    proof: Proof | None
-    named: bool
-    note: str
-
-
-def _says_how_much(gpu: Gpu) -> bool:
-    return gpu.processes is not None and all(process.used is not None for process in gpu.processes)
-
-
-def _listed(look: Snapshot, ours: set[int]) -> bool:
-    return any(ours & _pids_on(gpu) for gpu in look.gpus)
-
-
-def _pids_on(gpu: Gpu | None) -> set[int]:
-    return {process.pid for process in (gpu.processes or ())} if gpu else set()
+def _listed(look: Snapshot, ours: frozenset[int]) -> bool:
+    return any(ours & pids_on(gpu) for gpu in look.gpus)
 
 
 def _used(gpu: Gpu | None) -> int | None:
     return gpu.used if gpu else None
-
-
-def _taken_by_others(baseline: Gpu, now: Gpu, *, visible_only: bool) -> int:
-    """Bytes that other processes hold now and did not hold at the baseline.
-
-    With ``visible_only``, what a pid took that is not visible here is not taken off: it may be one of ours under
-    another number (a container that sees the host's pids).
-    """
-    then = {process.pid: process.used or 0 for process in baseline.processes or ()}
-    taken = 0
-    for process in now.processes or ():
-        before = then.pop(process.pid, 0)
-        if not visible_only or processes.read(process.pid) is not None:
-            taken += (process.used or 0) - before
-    return taken - sum(then.values())
-
-
-def _names(gpu: Gpu) -> str:
-    held = [
-        f"pid {process.pid}: {process.used / 2**30:.2f} GiB"
-        for process in gpu.processes or ()
-        if process.used
-    ]
-    return f" (in use: {', '.join(held)})" if held else ""
-
-
-def _pids(pids: Sequence[int]) -> str:
-    return "pid " + ", ".join(map(str, pids))

@@ -73,6 +73,7 @@ class Swept:
         if self.release.verified:
             return (
                 f"{self.name} was left by a kernel that died: {ended}, proved by {self.release.proof.value}."
+                f"{self.release.in_brackets}"
             )
         return f"{self.name} was left by a kernel that died, and is NOT released: {self.release.note}."
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.life import handover
 from vllm_magic.life.proof import Witness
+from vllm_magic.linux.processes import Identity
 
 if TYPE_CHECKING:
     from vllm_magic.gpu.probe import Probe
@@ -29,4 +30,5 @@ def of(record: Record, mark: bytes, probe: Probe, *, silence: float) -> Witness 
         from vllm_magic.life.far_proof import FarWitness
 
         return FarWitness(record.cluster, record.job, silence=silence, waits=True)
-    return Witness(probe, handover.unpack_gpus(record.baseline), record.gpus if record.chosen else (), mark)
+    baseline = handover.unpack_gpus(record.baseline)
+    return Witness(probe, baseline, record.gpus if record.chosen else (), mark, Identity(*record.kernel))
