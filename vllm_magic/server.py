@@ -131,8 +131,8 @@ class Server(Portrait):
     def stop(self, grace: float | None = None, drain: float = 0.0) -> Release:
         """End it, and return when its processes are gone and its VRAM is back.
 
-        A second call waits for the first; with a ``grace`` of its own it hurries it. After one that failed since
-        something would not end, or a Ray cluster did not answer, it tries again.
+        A second call waits for the first; with a ``grace`` of its own it hurries it. After one that failed (something
+        would not end, memory was not back, a Ray cluster did not answer) it tries and looks again.
 
         Args:
             grace: seconds from SIGTERM to SIGKILL; None: as long as SIGTERM shows an effect, 5 at most.

@@ -15,6 +15,7 @@ from fake_gpu import fakegpu
 
 from vllm_magic.errors import InvalidOption, NotEnoughMemory, ReleaseFailed
 from vllm_magic.gpu import locks
+from vllm_magic.life.proof import Witness
 from vllm_magic.linux import processes
 from vllm_magic.release import Proof
 
@@ -28,6 +29,15 @@ A_PART = ("--gpu-memory-utilization", "0.2")  # so that several fit on one GPU
 def own_locks(tmp_path, monkeypatch):
     """Locks of the test's own: the fake GPUs have the same UUIDs everywhere."""
     monkeypatch.setattr(locks, "_PARENT", tmp_path)
+
+
+def kill_guards(server) -> None:
+    """Both at once: neither may see the other die."""
+    inner = processes.read(server.processes()[0].parent)
+    outer = processes.read(inner.parent)
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for guard in (outer, inner):
+            os.kill(guard.identity.pid, number)
 
 
 def used(manager) -> list[int]:
@@ -92,18 +102,62 @@ def test_memory_that_comes_back_late_is_waited_for(manager, spec, fake_gpus, tra
     traces.check()
 
 
-@patient
-def test_memory_that_does_not_come_back_is_an_error(manager, spec, fake_gpus, monkeypatch, traces):
+@pytest.fixture
+def soon(monkeypatch):
+    """No test waits a minute for memory that does not come back."""
     monkeypatch.setattr("vllm_magic.life.proof.LIMIT", 1.0)
-    server = manager.start(spec(faults={"vram_teardown_s": 30.0}), timeout=60).server
-    with pytest.raises(ReleaseFailed, match="GPU 0"):
-        server.stop()
-    assert server.state == "failed"
-    assert not server.release.verified
-    with pytest.raises(ReleaseFailed):  # whoever asks again hears it again
-        manager.stop("tiny")
+    monkeypatch.setattr("vllm_magic.life.proof.LIMIT_AGAIN", 1.0)
+
+
+@pytest.fixture
+def looked(monkeypatch) -> threading.Event:
+    """Set once a server's life has seen what it holds when it is ready, which is just after others hear that it is."""
+    done, look = threading.Event(), Witness.look_when_ready
+
+    def look_and_tell(self, *members) -> None:
+        look(self, *members)
+        done.set()
+
+    monkeypatch.setattr(Witness, "look_when_ready", look_and_tell)
+    return done
+
+
+@patient
+@pytest.mark.usefixtures("soon")
+def test_memory_that_does_not_come_back_is_an_error(manager, spec, fake_gpus, looked, traces):
+    """And each time that somebody asks again it is looked at again, until it is back."""
+    server = manager.start(spec(), timeout=60).server
+    assert looked.wait(60)
+    for grown, again in ((3, manager.stop), (4, manager.stop), (5, server.stop), (6, manager.stop_all)):
+        fakegpu.configure(fake_gpus, base_used_mib=grown * 1024)
+        if grown == 3:  # nobody sees it grow before the end
+            kill_guards(server)
+            server.wait_over(60)
+        with pytest.raises(ReleaseFailed, match=f"GPU 0 has {grown}.00 GiB more in use"):
+            again()
+        assert server.state == "failed"
+        assert not server.release.verified
+        assert manager.servers() == {"tiny": server}
+    fakegpu.configure(fake_gpus, base_used_mib=None)
+    release = manager.stop("tiny")
+    assert release.verified
+    assert release.proof is Proof.NVML_MEMORY
+    assert release.ended  # those that ended then
+    assert "processes ended" in release.text
+    assert server.state == "released"
     assert manager.servers() == {}
     traces.check()
+
+
+@patient
+@pytest.mark.usefixtures("soon")
+def test_a_start_of_the_same_name_is_not_held_up_by_that(manager, spec, fake_gpus):
+    server = manager.start(spec(faults={"vram_teardown_s": 60.0}), timeout=60).server
+    with pytest.raises(ReleaseFailed, match="still lists pid"):
+        manager.stop("tiny")
+    again = manager.start(spec("tiny", *A_PART), timeout=60).server
+    assert again is not server
+    assert manager.servers() == {"tiny": again}
 
 
 @patient
@@ -116,15 +170,6 @@ def test_another_process_that_grows_meanwhile_is_not_ours(manager, spec, fake_gp
         assert release.proof is Proof.NVML_PROCESSES
         assert "holds 5.0 GiB; it came while this server ran" in release.note
         assert release.vram[0].after == 5 * GIB
-
-
-def kill_guards(server) -> None:
-    """Both at once: neither may see the other die."""
-    inner = processes.read(server.processes()[0].parent)
-    outer = processes.read(inner.parent)
-    for number in (signal.SIGSTOP, signal.SIGKILL):
-        for guard in (outer, inner):
-            os.kill(guard.identity.pid, number)
 
 
 @patient

@@ -98,7 +98,7 @@ class Standing:
 
     @property
     def is_unseen(self) -> bool:
-        """Whether its release is over, and what is left of it on another machine could not be looked at."""
+        """Whether its release is over and not proved, and another look may find it otherwise."""
         return self.state.over and self.release is not None and self.release.unseen
 
 

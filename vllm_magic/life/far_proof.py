@@ -53,6 +53,7 @@ class FarWitness:
         self._silence = silence
         self._waits = waits
         self.known: set[Identity] = set()
+        self._asked_again = False
         self._seeing: threading.Thread | None = None
         self._seen: dict[str, Snapshot] = {}  # by the id of a node: its GPUs when the server was ready
         self._looks: list[str] = []  # the ids of small jobs
@@ -85,7 +86,10 @@ class FarWitness:
             self._seeing.join(SEE_LIMIT)
         verdict = self._ask()
         if verdict.unseen:
-            self._silence = SECOND_SILENCE  # another look is one that somebody asks for
+            # Another look is one that somebody asks for. What a cluster does not tell twice is not waited for: its
+            # lease has run out, or soon will have.
+            verdict = verdict._replace(unseen=not self._asked_again)
+            self._asked_again, self._silence = True, SECOND_SILENCE
         elif self._waits:
             self._tidy()
         else:

@@ -199,7 +199,7 @@ class Portrait(Service):
 
     @property
     def is_unseen(self) -> bool:
-        """Whether its release is over, and its Ray cluster did not tell what is left of it; `stop` looks again."""
+        """Whether its release is over and not proved, and another look may find it otherwise; `stop` looks again."""
         return self._course.now.is_unseen
 
     @property

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vllm_magic.engine import log
 from vllm_magic.engine.api import Api
@@ -65,7 +65,7 @@ class Life:
         self._cancelled = threading.Event()
         self._wake = EventFd()
         self._thread = threading.Thread(target=self._run, name=f"vllm-magic {name}", daemon=True)
-        self._left: tuple[Prepared, Identity | None, list[list[Any]]] | None = None
+        self._unproved: tuple[Prepared, Identity | None, Sequence[Ended | Outcome]] | None = None
 
     def begin(self) -> None:
         """Start the thread.
@@ -89,7 +89,7 @@ class Life:
         self._wake.set()
 
     def again(self) -> None:
-        """After an end that left processes: try to end them once more, with a last notice as at the first end.
+        """After an end that is not proved: end what is left, and look once more, with a last notice as at the first end.
 
         Raises:
             RuntimeError: the kernel has no thread for it.
@@ -182,8 +182,9 @@ class Life:
         return cause.find(prepared, self._command.argv[0], tail, release.exit_code, was_ready=was_ready)
 
     def _end_again(self) -> Notice:
-        assert self._left is not None  # noqa: S101 - the end that left something has set it
-        prepared, leader, left = self._left
+        assert self._unproved is not None  # noqa: S101 - the end that was not proved has set it
+        prepared, leader, before = self._unproved
+        left = before[-1].left
         began = time.monotonic()
         with contextlib.ExitStack() as cleanup:
             with contextlib.suppress(OSError):
@@ -192,9 +193,8 @@ class Life:
             said = rescue.release(prepared.folder.mark, leader, prepared.since, known=known)
             there = [row[:2] for row in said.ended + said.left]
             meanwhile = Outcome([row for row in left if row[:2] not in there], [], 0.0)
-            over = self._conclude(prepared, leader, Why.ASKED, began, [meanwhile, said])
-            # What a cluster does not tell twice is not waited for: its lease has run out, or soon will have.
-            return replace(over, release=replace(over.release, unseen=False))
+            earlier = [] if left else before  # where all had ended, it is still the same end
+            return self._conclude(prepared, leader, Why.ASKED, began, [*earlier, meanwhile, said])
 
     def _conclude(
         self,
@@ -211,7 +211,7 @@ class Life:
             folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
         released = outcome.release(self._name, why, began, ended, prepared.witness, leader)
         if released.left or released.unseen:
-            self._left = prepared, leader, ended[-1].left
+            self._unproved = prepared, leader, ended
         return Over(released, why)
 
 

@@ -105,6 +105,7 @@ def release(one: Release) -> Data:
         "note": one.note,
         "ended": [[process.pid, process.name, process.how] for process in one.ended],
         "left": [[process.pid, process.name] for process in one.left],
+        "again": bool(one.left) or one.unseen,
         "vram": [[gpu.index, gpu.name, gpu.baseline, gpu.before, gpu.after, gpu.freed] for gpu in one.vram],
     }
 

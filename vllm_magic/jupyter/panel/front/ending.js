@@ -44,7 +44,7 @@ function ending(send) {
       mark(release, "class", `vmp-release ${done.verified ? "proved" : "doubtful"}`);
       say(note, done.note);
       show(note, done.note !== "");
-      show(again, done.left.length > 0);
+      show(again, done.again);
       const baseline = done.vram.length && done.vram.every((gpu) => gpu[2] !== null) ? done.vram.reduce((sum, gpu) => sum + gpu[2], 0) : null;
       const seen = points.some((point) => point[USED] !== null);
       show(drawn, seen);
