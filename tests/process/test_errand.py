@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 from by_hand import identity, until
@@ -105,8 +107,111 @@ class TestEnd:
             assert errand.exit_code() == 1
 
 
+# Asks the server as aiohttp with `trust_env` does, which vLLM's benchmark has: by the proxies of the environment.
+BENCH = """#!{python}
+import json, os, sys, urllib.request
+if sys.argv[1] != "bench":
+    os.execv({executable!r}, [{executable!r}, *sys.argv[1:]])
+base = sys.argv[sys.argv.index("--base-url") + 1]
+headers = {{"Authorization": "Bearer " + os.environ["OPENAI_API_KEY"], "Content-Type": "application/json"}}
+body = json.dumps({{"model": "tiny", "prompt": "my secret prompt", "max_tokens": 1}}).encode()
+done = 0
+for _ in range({requests} or 1):
+    if not {requests}:
+        base = "http://127.0.0.1:9"
+    try:
+        urllib.request.urlopen(urllib.request.Request(base + "/v1/completions", body, headers), timeout=60).read()
+        done += 1
+    except OSError as error:
+        print("Error 0:", error)
+print("============ Serving Benchmark Result ============")
+print("Successful requests:                    ", done)
+print("Failed requests:                        ", {requests} - done)
+print("no_proxy:", *(os.environ.get(name) for name in ("no_proxy", "NO_PROXY")))
+print("==================================================")
+"""
+
+
+@pytest.fixture
+def bench(executable, tmp_path):
+    """Makes a vLLM with a benchmark of so many requests."""
+
+    def make(requests: int) -> str:
+        path = tmp_path / "vllm"
+        path.write_text(BENCH.format(python=sys.executable, executable=executable, requests=requests))
+        path.chmod(0o755)
+        return str(path)
+
+    return make
+
+
+@pytest.fixture
+def proxy(monkeypatch):
+    """A proxy that the environment names; what it was asked."""
+    heard = []
+
+    def listen() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection = listener.accept()[0]
+                with connection:
+                    heard.append(connection.recv(2**16).decode())
+                    connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{listener.getsockname()[1]}")
+        thread = threading.Thread(target=listen)
+        thread.start()
+        yield heard
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
 class TestBenchmark:
     """That it works is seen on the real vLLM: the stand-in has no benchmark."""
+
+    @pytest.mark.parametrize(
+        ("lower", "upper", "kept"),
+        [
+            (None, None, "127.0.0.1 127.0.0.1"),
+            ("a.example", None, "a.example,127.0.0.1 a.example,127.0.0.1"),
+            (None, "b.example,", "b.example,127.0.0.1 b.example,127.0.0.1"),
+            ("a.example", "b.example", "a.example,127.0.0.1 b.example,127.0.0.1"),
+            ("*", "", "* 127.0.0.1"),
+        ],
+    )
+    def test_no_proxy_hears_of_it(self, manager, spec, bench, proxy, monkeypatch, lower, upper, kept):
+        for name, value in (("no_proxy", lower), ("NO_PROXY", upper)):
+            monkeypatch.delenv(name, raising=False)
+            if value is not None:
+                monkeypatch.setenv(name, value)
+        server = manager.start(spec(executable=bench(2)), timeout=60).server
+        table = server.bench()
+        assert proxy == []
+        assert table[1].split() == ["Successful", "requests:", "2"]
+        assert table[-2] == f"no_proxy: {kept}"
+
+    def test_one_without_a_success_is_an_error(self, manager, spec, bench):
+        server = manager.start(spec(executable=bench(0)), timeout=60).server
+        with pytest.raises(VllmMagicError) as caught:
+            server.bench()
+        assert str(caught.value) == (
+            "None of the requests of vllm bench serve has succeeded: <urlopen error [Errno 111] Connection refused>. "
+            "%vllm logs tiny may tell more."
+        )
+
+    @pytest.mark.parametrize(
+        ("said", "why"),
+        [
+            ([], ""),
+            (["Error 0: Bad Request", "Error 1: x"], ": Bad Request"),
+            (["Error 0: Traceback (most recent call last):", '  File "a"', "aiohttp.ClientError: no", "x"],
+             ": aiohttp.ClientError: no"),
+        ],
+    )  # fmt: skip
+    def test_why_none_has_succeeded(self, said, why):
+        assert benchmark._why(["loading", *said]) == why
 
     def test_one_that_fails(self, manager, spec):
         server = manager.start(spec(), timeout=60).server

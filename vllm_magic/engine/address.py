@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 LOOPBACK = "127.0.0.1"
 EVERY = ("0.0.0.0", "::")  # noqa: S104 - recognised here, so that it can be warned about
@@ -33,3 +37,18 @@ def resolve(host: str) -> str:
 def is_loopback(address: str) -> bool:
     """Whether only this machine can reach it."""
     return ipaddress.ip_address(address).is_loopback
+
+
+def past_proxies(environ: Mapping[str, str], address: str) -> dict[str, str]:
+    """The variables with which a program asks a server at this address itself, and everybody else as before.
+
+    Args:
+        environ: the program's, as it was to be. Of both variables Python prefers the lower one, where it is set.
+        address: a literal IP address.
+    """
+    ours = [address, f"[{address}]"] if ":" in address else [address]
+    values = {}
+    for name, other in (("no_proxy", "NO_PROXY"), ("NO_PROXY", "no_proxy")):
+        before = environ.get(name, environ.get(other, "")).strip().rstrip(",")
+        values[name] = before if before == "*" else ",".join(filter(None, (before, *ours)))
+    return values

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import time
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import abbreviations, flags
+from vllm_magic.engine.address import past_proxies
 from vllm_magic.engine.flag_table import plain
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.life.errand import Errand
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from vllm_magic.engine.spec import ServerSpec
 
 TITLE = "Serving Benchmark Result"
+NONE = re.compile(r"Successful requests:\s+0\s*")  # a line of the table
+_RAISED = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Timeout)\b")  # begins the last line of a traceback
 REPORT = 1.0  # seconds between two reports
 # What is asked for unless the flags say otherwise: enough for a first look, in a minute on one GPU.
 DEFAULTS = (
@@ -49,8 +54,13 @@ def run(
     for word in args:  # vLLM takes the beginning of a flag for the flag
         if ours := abbreviations.begin_with(plain(word.partition("=")[0]), OURS):
             raise VllmMagicError(f"{ours[0]} is set for the server that is measured. Leave it out.")
-    key = {"OPENAI_API_KEY": command.api_key, "VLLM_API_KEY": None}
-    with contextlib.closing(Errand(_words(spec, command, args), key)) as errand:
+    # It takes the proxies of the environment, also for this machine: key and prompts would go there.
+    env = {
+        **past_proxies(os.environ, command.address),
+        "OPENAI_API_KEY": command.api_key,
+        "VLLM_API_KEY": None,
+    }
+    with contextlib.closing(Errand(_words(spec, command, args), env)) as errand:
         said: list[str] = []
         began = time.monotonic()
         for lines in errand.lines(REPORT):
@@ -64,6 +74,10 @@ def run(
         raise VllmMagicError(
             f"vllm bench serve has failed (exit code {code}): {(telling or ['it said nothing'])[-1]}"
         )
+    if any(NONE.fullmatch(line) for line in table):
+        raise VllmMagicError(
+            f"None of the requests of vllm bench serve has succeeded{_why(said)}. %vllm logs {spec.name} may tell more."
+        )
     return table
 
 
@@ -75,6 +89,16 @@ def _table(said: Sequence[str]) -> list[str]:
     title, *rest = said[begins[-1] :]
     end = next((number for number, line in enumerate(rest, 1) if line and not line.strip("=")), len(rest))
     return [title, *rest[:end]]
+
+
+def _why(said: Sequence[str]) -> str:
+    """The first error among the lines, behind a colon; of a traceback its last line."""
+    for position, line in enumerate(said):
+        if line.startswith("Error 0:"):
+            first = line.partition(":")[2].strip()
+            rest = said[position + 1 :] if first.startswith("Traceback") else ()
+            return f": {next(filter(_RAISED.match, rest), first)}".rstrip(".")
+    return ""
 
 
 def _words(spec: ServerSpec, command: Command, args: Sequence[str]) -> list[str]:
