@@ -260,8 +260,10 @@ def _condition(path: Path, record: Record) -> Condition:
 
 def _members(folder: Folder, record: Record) -> list[Process]:
     known = [Identity(*one) for one in record.known]
-    if marks.is_sealed(folder.mark):  # a record can be edited
-        known = [one for one in known if marks.carries(one.pid, folder.mark)]
+    if marks.is_sealed(
+        folder.mark
+    ):  # a record can be edited; of the hidden ones nothing can be told, and none is signalled
+        known = [one for one in known if one.start == processes.HIDDEN or marks.carries(one.pid, folder.mark)]
     return marks.members(folder.mark, _leader(folder, record), known)
 
 

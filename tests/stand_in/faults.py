@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 FORKS = 300
 FORK_LIFE_S = 60
+NOBODY = 65534
 _FLOOD_LIMIT = 1 << 30  # bytes
 
 
@@ -54,6 +55,8 @@ def start_children(options: Options) -> list[tree.Child]:
     if options.unmarked:
         for leave in (True, False):
             tree.spawn("Stray", lambda leave=leave: _strip(options, leave)).reap()
+    if options.other_user:
+        tree.spawn("Other", _become_another)
     if options.fork_while_killed:
         tree.spawn("Forker", lambda: keep_forking(options))
     return [tree.spawn("Child", tree.end_with_parent) for _ in range(options.children)]
@@ -77,6 +80,11 @@ def _strip(options: Options, leave: bool) -> None:
         tree.limit_life()
         vram.hold(options.vram_child, 0, kept_by_exec=True)
         os.execve("/bin/sleep", ["VLLM::Stray", str(options.life_s)], {})
+
+
+def _become_another() -> None:
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+    signal.pause()
 
 
 def keep_forking(options: Options) -> None:

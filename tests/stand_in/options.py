@@ -72,6 +72,9 @@ class Options:
     unmarked: bool = (
         False  # `VLLM::Stray`, twice: double forks with an empty environment, one of them in its own session
     )
+    other_user: bool = (
+        False  # `VLLM::Other`, a child of the engine that has become another user; nobody ends it
+    )
     children: int = 0  # more children of the engine, `VLLM::Child`, which end with it
     fork_while_killed: bool = False  # `VLLM::Forker`: see faults.keep_forking
     maps: str | None = None  # a file that the engine maps, as vLLM maps weights

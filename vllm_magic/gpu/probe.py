@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.gpu.devices import ComputeProcess, Gpu, Snapshot
-from vllm_magic.linux import pidfd
+from vllm_magic.linux import pidfd_calls
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -148,7 +148,7 @@ class Probe:
         self._answered = False
         self._unanswered = None
         self._said = b""
-        parent = pidfd.open_pid(os.getpid())
+        parent = pidfd_calls.open_pid(os.getpid())
         try:
             self._child = self._spawn(nvml.origin, parent)
         finally:

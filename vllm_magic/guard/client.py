@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.guard import visitor
 from vllm_magic.guard.protocol import Attach, Attached, Decoder, Message, Note, Order, Refused, Stop, encode
-from vllm_magic.linux import pidfd, processes
+from vllm_magic.linux import pidfd, pidfd_calls, processes
 
 if TYPE_CHECKING:
     from vllm_magic.linux.processes import Identity
@@ -107,7 +107,7 @@ class GuardPair(Guards):
         ours, theirs = socket.socketpair()
         super().__init__(ours)
         try:
-            kernel = pidfd.open_pid(os.getpid())
+            kernel = pidfd_calls.open_pid(os.getpid())
             try:
                 self._process = self._spawn(order, theirs.fileno(), kernel)
             finally:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from vllm_magic.guard import folder, record
 from vllm_magic.guard.ladder import Ladder, Members
 from vllm_magic.guard.protocol import Ended, Message, Order, Stop, Stopping, Why, encode
-from vllm_magic.guard.record import BrokenRecordError
 from vllm_magic.linux import processes, sessions, shared_memory
 
 if TYPE_CHECKING:
@@ -84,11 +83,14 @@ class Guard:
     def members(self) -> Members:
         """The server's living processes: by descent from this guard, and by the leader's session."""
         me = os.getpid()
-        table = sessions.near([me, *([self.leader.pid] if self.leader else ())])
-        pids = processes.descendants(table, me) | (processes.children(me) & table.keys())
+        children = processes.children(me)
+        unseen = [one for pid in sorted(children) if (one := processes.hidden(pid))]
+        roots = [me, *(one.identity.pid for one in unseen)]
+        table = sessions.near([*roots, *([self.leader.pid] if self.leader else ())])
+        pids = processes.descendants(table, *roots) | (children & table.keys())
         if self.leader is not None:
             pids |= processes.server_members(table, self.leader)
-        return [table[pid] for pid in pids - {me} if table[pid].alive]
+        return [*(table[pid] for pid in pids - {me} if table[pid].alive), *unseen]
 
     def reap(self) -> None:
         """Collect dead children, the leader excepted: unreaped, its pid still names our session and no other."""
@@ -142,16 +144,8 @@ class Guard:
             ladder = Ladder(self.members, self.leader, self.note, self.is_empty, hurry)
             outcome = ladder.run(stop.grace, stop.patience)
             shared_memory.unlink_unmapped(self.segments, self.order.record["since"])
-        if outcome.left:
-            self._remember([row[:2] for row in outcome.left])
+        record.remember(self.order.folder, outcome.left)
         self.say(Ended(by, why.value, self.exit_code, outcome.ended, outcome.left, round(outcome.seconds, 3)))
-
-    def _remember(self, left: list[list[int]]) -> None:
-        """Write who would not end into the record, for the next one who tries: the mark alone may not tell."""
-        with contextlib.suppress(OSError, BrokenRecordError):
-            noted = record.read(self.order.folder)
-            others = [one for one in noted.known if one not in left]
-            record.write(self.order.folder, noted._replace(known=[*left, *others]), durable=False)
 
     def clear(self) -> None:
         """Remove the server's private folder; as long as anything lives of the server, it says whose that is."""

@@ -31,7 +31,7 @@ from vllm_magic.guard.inbox import Inbox
 from vllm_magic.guard.inner import Inner
 from vllm_magic.guard.outer import Outer
 from vllm_magic.guard.protocol import Order
-from vllm_magic.linux import pidfd, prctl
+from vllm_magic.linux import pidfd_calls, prctl
 
 ORDER_LIMIT = 30.0  # seconds for the kernel to say what to run
 
@@ -65,7 +65,7 @@ def _guard(control: socket.socket, inbox: Inbox, kernel: int, order: Order) -> N
     prctl.become_subreaper()
     lock = _hold_lock(order.folder)
     me = os.getpid()
-    outer_pidfd = pidfd.open_pid(me)
+    outer_pidfd = pidfd_calls.open_pid(me)
     link, others = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     inner = os.fork()
     if inner == 0:

@@ -33,7 +33,7 @@ from vllm_magic.guard.protocol import (
 )
 from vllm_magic.guard.record import Phase, Record
 from vllm_magic.guard.waiting import Waiting
-from vllm_magic.linux import pidfd, processes
+from vllm_magic.linux import pidfd, pidfd_calls, processes
 
 if TYPE_CHECKING:
     from vllm_magic.guard.inbox import Inbox
@@ -94,7 +94,7 @@ class Inner(Guard):
         self.release("inner", why, stop, self._hurry() if why is Why.ASKED else [])
         self.clear()
         with contextlib.suppress(ProcessLookupError):  # stopped, it would stay behind, known to nobody
-            pidfd.send_to(self._outer_pidfd, signal.SIGCONT)
+            pidfd_calls.send_to(self._outer_pidfd, signal.SIGCONT)
 
     def say(self, message: Message) -> None:
         """Tell the kernel, and of the end those outside too."""
@@ -299,7 +299,7 @@ class Inner(Guard):
         if wish.only is not None and wish.only != self.order.luggage.get("spec"):
             return Refused(errno.ESTALE, "it was started with other options")
         try:
-            kernel = pidfd.open_pid(visitor.pid)
+            kernel = pidfd_calls.open_pid(visitor.pid)
         except OSError as error:
             return Refused(error.errno or 0, str(error.strerror))
         process = processes.read(visitor.pid)

@@ -33,6 +33,7 @@ KILL_LIMIT = 15.0  # seconds; what SIGKILL has not ended by then is stuck in the
 LOOK = 0.25  # seconds between looks at those that are known
 NEW_LOOK = 2.0  # seconds between looks for processes that are new: each looks at the whole machine
 
+NOBODY_KNOWN = 0  # in place of a pid: something is left, and cannot be found
 ENGINE_TITLES = ("::EngineCor", "::Worker")  # a comm is cut after 15 characters
 
 Members = list[Process]
@@ -87,7 +88,12 @@ class Ladder:
         alive = self._look()
         if self._leader in _identities(alive) and grace > 0:
             alive = self._politely(alive, grace, patience)
-        return self._outcome(self._kill(alive))
+        outcome = self._outcome(self._kill(alive))
+        if not outcome.left and not self._empty():
+            return outcome._replace(
+                left=[[NOBODY_KNOWN, 0, "a process that cannot be seen", How.SIGKILL.value]]
+            )
+        return outcome
 
     def _politely(self, alive: Members, grace: float, patience: float) -> Members:
         essential = {one.identity for one in alive if one.identity == self._leader or _is_engine(one)}

@@ -39,7 +39,7 @@ def spawn(order: Order, connection: socket.socket | None = None) -> Identity | R
     os.close(write)
     with open(read, "rb") as pipe:  # end-of-file: the exec closed the other end
         failure = pipe.read().decode()
-    process = processes.read(pid)
+    process = processes.read(pid) or processes.hidden(pid)
     if failure or process is None:
         os.waitpid(pid, 0)
         number, _, text = failure.partition(" ")

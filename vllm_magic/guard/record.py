@@ -144,6 +144,20 @@ def parse(data: bytes) -> Record:
     return record
 
 
+def remember(folder: str, left: list[list[Any]]) -> None:
+    """Write who would not end ([pid, start, ...] each) into the record, for the next who tries: a mark may not tell."""
+    if not left:
+        return
+    with contextlib.suppress(OSError, BrokenRecordError):
+        noted = read(folder)
+        pairs = [row[:2] for row in left]
+        write(
+            folder,
+            noted._replace(known=[*pairs, *(one for one in noted.known if one not in pairs)]),
+            durable=False,
+        )
+
+
 def hold_lock(folder: str) -> int:
     """Take the lock that says "the guards of this server live"; a descriptor to be closed, or kept until the end.
 

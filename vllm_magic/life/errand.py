@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.engine.command import OF_THE_KERNEL
 from vllm_magic.engine.log import split_lines
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.linux import pidfd
+from vllm_magic.linux import pidfd_calls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ class Errand:
 
     def __init__(self, words: Sequence[str], env: Mapping[str, str | None]) -> None:
         environ = {**{name: value for name, value in os.environ.items() if name not in OF_THE_KERNEL}, **env}
-        kernel = pidfd.open_pid(os.getpid())
+        kernel = pidfd_calls.open_pid(os.getpid())
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(_TIE), str(kernel), *words],

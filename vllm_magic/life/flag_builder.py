@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.engine import cache, executable, flag_table
 from vllm_magic.engine.command import OF_THE_KERNEL
-from vllm_magic.linux import pidfd
+from vllm_magic.linux import pidfd_calls
 
 if TYPE_CHECKING:
     from vllm_magic.engine.flag_table import FlagTable
@@ -65,7 +65,7 @@ def end() -> None:
 
 
 def _spawn(result: str, words: list[str]) -> subprocess.Popen[bytes]:
-    kernel = pidfd.open_pid(os.getpid())
+    kernel = pidfd_calls.open_pid(os.getpid())
     try:
         return subprocess.Popen(
             [sys.executable, "-I", "-S", str(_WATCH), str(kernel), result, str(LIMIT), *words],

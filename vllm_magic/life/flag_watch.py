@@ -19,7 +19,7 @@ if __name__ == "__main__":
     # Behind the standard library, so that nothing in it can stand in for a standard module.
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from vllm_magic.linux import pidfd
+from vllm_magic.linux import pidfd_calls
 from vllm_magic.linux.prctl import die_with_parent
 
 
@@ -72,7 +72,7 @@ def _run(words: list[str], output: int, kernel: int, limit: float) -> bool:
         preexec_fn=tie,  # noqa: PLW1509 - this process has one thread
     )
     try:
-        ended = pidfd.open_pid(child.pid)
+        ended = pidfd_calls.open_pid(child.pid)
         poller = select.poll()
         poller.register(kernel, select.POLLIN)
         poller.register(ended, select.POLLIN)

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from vllm_magic.errors import InvalidOption, ReleaseFailed, ServerFailed, StartFailed, VllmMagicError
+from vllm_magic.guard.ladder import NOBODY_KNOWN
 from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.linux.processes import Identity
 from vllm_magic.release import EndedProcess, Release
@@ -98,7 +99,7 @@ def not_released(release: Release) -> ReleaseFailed:
     """The error of a release that is not proved."""
     left = [(process.pid, process.name) for process in release.left]
     if left:
-        names = ", ".join(f"{name} (pid {pid})" for pid, name in left)
+        names = ", ".join(f"{name} (pid {pid})" if pid != NOBODY_KNOWN else name for pid, name in left)
         return ReleaseFailed(
             f"{release.server} is not released: SIGKILL did not end {names}. {release.note}", left
         )

@@ -40,6 +40,9 @@ def release(
     def find() -> Members:
         found = {one.identity: one for one in marks.members(mark, leader, ours)}
         found.update((one, now) for one in ours - found.keys() if (now := processes.living(one)))
+        # Once their parent is gone, nothing tells whose the hidden ones are.
+        unseen = [one for pid in [one.pid for one in found] for one in processes.hidden_children(pid)]
+        found.update((one.identity, one) for one in unseen)
         ours.update(found)
         return [*found.values()]
 

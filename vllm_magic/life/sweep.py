@@ -131,6 +131,7 @@ def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
         if release is None:
             shared_memory.unlink_unmapped(_segments(found), found.since)
         stays = release is not None and (bool(release.left) or (release.unseen and _may_be_asked(entry)))
+        record.remember(str(entry.path), [[one.pid, one.start] for one in release.left] if release else [])
         stays = stays or bool(entry.processes)  # what lives still has nothing else that says whose it is
         if not stays:
             _clear(entry.folder)

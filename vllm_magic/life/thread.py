@@ -13,8 +13,8 @@ from vllm_magic.engine import log
 from vllm_magic.engine.api import Api
 from vllm_magic.errors import StartFailed, VllmMagicError
 from vllm_magic.gpu import locks
-from vllm_magic.guard import folder
-from vllm_magic.guard.ladder import Outcome
+from vllm_magic.guard import folder, record
+from vllm_magic.guard.ladder import NOBODY_KNOWN, Outcome
 from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.life import cause, outcome, rescue
 from vllm_magic.life.attendance import Attendance
@@ -192,7 +192,9 @@ class Life:
             known = [Identity(*row[:2]) for row in left]
             said = rescue.release(prepared.folder.mark, leader, prepared.since, known=known)
             there = [row[:2] for row in said.ended + said.left]
-            meanwhile = Outcome([row for row in left if row[:2] not in there], [], 0.0)
+            gone = [row for row in left if row[:2] not in there and row[0] != NOBODY_KNOWN]
+            meanwhile = Outcome(gone, [], 0.0)
+            said = said._replace(left=said.left + [row for row in left if row[0] == NOBODY_KNOWN])
             earlier = [] if left else before  # where all had ended, it is still the same end
             return self._conclude(prepared, leader, Why.ASKED, began, [*earlier, meanwhile, said])
 
@@ -209,6 +211,7 @@ class Life:
         if not ended[-1].left:  # else the folder stays: it says whose they are
             # There still, if the guards were killed at the very end.
             folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
+        record.remember(str(rooms.path), ended[-1].left)
         released = outcome.release(self._name, why, began, ended, prepared.witness, leader)
         if released.left or released.unseen:
             self._unproved = prepared, leader, ended

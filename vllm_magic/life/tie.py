@@ -16,7 +16,7 @@ if __name__ == "__main__":
     # Behind the standard library, so that nothing in it can stand in for a standard module.
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from vllm_magic.linux import pidfd
+from vllm_magic.linux import pidfd_calls
 from vllm_magic.linux.prctl import die_with_parent
 
 
@@ -37,7 +37,7 @@ def main() -> int:
     try:
         poller = select.poll()
         poller.register(kernel, select.POLLIN)
-        poller.register(pidfd.open_pid(child.pid), select.POLLIN)
+        poller.register(pidfd_calls.open_pid(child.pid), select.POLLIN)
         poller.poll()
     finally:
         os.killpg(child.pid, signal.SIGKILL)  # not waited for yet, so the number is still its own

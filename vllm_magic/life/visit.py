@@ -10,6 +10,7 @@ from vllm_magic.errors import VllmMagicError
 from vllm_magic.guard.folder import clear
 from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.protocol import Ended, Why
+from vllm_magic.guard.record import remember
 from vllm_magic.guard.visitor import ANSWER_LIMIT, Visitor
 from vllm_magic.life import hung, outcome, rescue, witnesses
 from vllm_magic.linux import pidfd
@@ -48,6 +49,7 @@ def stop(entry: Entry, record: Record, probe: Probe, grace: float, patience: flo
     if not ended:  # no guard lives any more
         segments = [Segment(*one) for one in record.segments]
         ended = [rescue.release(entry.folder.mark, entry.leader, record.since, segments, known)]
+        remember(str(entry.path), ended[-1].left)
         if not ended[-1].left:
             rooms = entry.folder
             clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))

@@ -56,7 +56,8 @@ def members(mark: bytes, leader: Identity | None, known: Iterable[Identity] = ()
     if leader is not None and _is_its_session(table, leader, pids):
         pids |= processes.server_members(table, leader)
     pids |= processes.descendants(table, *pids)
-    return [table[pid] for pid in pids - mine if table[pid].alive]
+    unseen = [now for one in sure if one.start == processes.HIDDEN and (now := processes.living(one))]
+    return [*(table[pid] for pid in pids - mine if table[pid].alive), *unseen]
 
 
 def carriers(mark: bytes, leader: Identity | None) -> set[int]:

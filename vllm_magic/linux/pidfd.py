@@ -1,66 +1,20 @@
-"""Signals and waits by pidfd (pidfd_open(2)): never to a process that took over a pid.
-
-Everything that has to do with pidfds goes through here: a Python that was built with headers older than Linux 5.3 has
-neither `os.pidfd_open` nor `signal.pidfd_send_signal` (python-build-standalone, which uv installs, until 2026), and the
-kernel it runs on has both.
-"""
+"""Signals and waits by pidfd (pidfd_open(2)): never to a process that took over a pid."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
-import signal
 import time
 from typing import TYPE_CHECKING
 
-from vllm_magic.linux.processes import Identity, is_alive, read
+from vllm_magic.linux.pidfd_calls import open_pid, send_to
+from vllm_magic.linux.processes import HIDDEN, Identity, hidden, is_alive, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 # Enough to wake up early; the rest is seen at the next look. Keeps clear of the usual limit of 1,024 descriptors.
 MOST_AT_ONCE = 64
-# The numbers are the same on every machine that has been added since (include/uapi/asm-generic/unistd.h), x86 among them.
-SYS_PIDFD_SEND_SIGNAL = 424
-SYS_PIDFD_OPEN = 434
-
-
-def open_pid(pid: int) -> int:
-    """A pidfd of whoever has this pid now, to be closed by the caller. It does not go into an executed program.
-
-    Raises:
-        ProcessLookupError: nobody has it.
-        OSError: no descriptor is free (EMFILE, ENFILE), or this system has no pidfds (ENOSYS).
-    """
-    if hasattr(os, "pidfd_open"):
-        return os.pidfd_open(pid)
-    return _call(SYS_PIDFD_OPEN, pid, 0)
-
-
-def send_to(fd: int, number: int) -> None:
-    """Send a signal to the process of this pidfd.
-
-    Raises:
-        ProcessLookupError: it is gone.
-        PermissionError: it is not ours to signal.
-        OSError: this system has no pidfds (ENOSYS).
-    """
-    if hasattr(signal, "pidfd_send_signal"):
-        signal.pidfd_send_signal(fd, number)
-    else:
-        _call(SYS_PIDFD_SEND_SIGNAL, fd, number, 0, 0)
-
-
-def _call(number: int, *words: int) -> int:
-    """syscall(2); each word is a whole register, whatever the kernel takes of it."""
-    syscall = ctypes.CDLL(None, use_errno=True).syscall
-    syscall.restype = ctypes.c_long
-    result = int(syscall(ctypes.c_long(number), *map(ctypes.c_long, words)))
-    if result < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))  # which is a ProcessLookupError for ESRCH, and so on
-    return result
 
 
 def open_pidfd(identity: Identity) -> int | None:
@@ -74,7 +28,7 @@ def open_pidfd(identity: Identity) -> int | None:
     except ProcessLookupError:
         return None
     # The pid may have been taken over before the open: the start time tells.
-    process = read(identity.pid)
+    process = hidden(identity.pid) if identity.start == HIDDEN else read(identity.pid)
     if process is None or process.identity != identity:
         os.close(fd)
         return None
@@ -82,7 +36,12 @@ def open_pidfd(identity: Identity) -> int | None:
 
 
 def send(identity: Identity, number: int) -> bool:
-    """Send a signal to this very process; False when it is gone or not ours to signal."""
+    """Send a signal to this very process; False when it is gone or not ours to signal.
+
+    One that /proc hides gets none but from its parent: until that has waited for it, its pid is its own.
+    """
+    if identity.start == HIDDEN and not _is_child(identity.pid):
+        return False
     fd = open_pidfd(identity)
     if fd is None:
         return False
@@ -92,6 +51,14 @@ def send(identity: Identity, number: int) -> bool:
         return False
     finally:
         os.close(fd)
+    return True
+
+
+def _is_child(pid: int) -> bool:
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
     return True
 
 

@@ -6,15 +6,19 @@ since boot: two processes that had the same pid never share it.
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 from typing import TYPE_CHECKING, NamedTuple
 
+from vllm_magic.linux import pidfd_calls
 from vllm_magic.masking import mask_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 DEAD_STATES = frozenset("ZXx")
+HIDDEN = 0  # in place of the start time of a process that /proc does not show
 STOPPED_STATES = frozenset("Tt")  # by a signal, by a debugger
 _CHUNK = 16384  # bytes
 
@@ -65,6 +69,42 @@ def read(pid: int) -> Process | None:
         session=int(fields[3]),
         threads=int(fields[17]),
     )
+
+
+def hidden(pid: int) -> Process | None:
+    """The living process with this pid if /proc hides it (hidepid, proc(5)); None where it is shown, or there is none.
+
+    Its start time is `HIDDEN`: whether it is the one that had this pid before cannot be told.
+    """
+    if read(pid) is not None:
+        return None
+    try:
+        fd = pidfd_calls.open_pid(pid)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
+        return None
+    try:
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+        if poller.poll(0):  # it has ended
+            return None
+        group, session = os.getpgid(pid), os.getsid(pid)
+    except ProcessLookupError:
+        return None
+    finally:
+        os.close(fd)
+    return Process(Identity(pid, HIDDEN), "a process that /proc hides", "?", 0, group, session, 1)
+
+
+def hidden_children(pid: int) -> list[Process]:
+    """The living children of this process, or of a thread of it, that /proc hides."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
+    found = {child for thread in threads for child in children(pid, int(thread))}
+    return [one for child in sorted(found) if (one := hidden(child))]
 
 
 def pids() -> list[int]:
@@ -129,17 +169,22 @@ def leader_of(pid: int, leaders: Mapping[int, Identity]) -> Identity | None:
     return None
 
 
-def children(pid: int) -> set[int]:
-    """The pids of the children of a process with one thread; empty where the kernel does not list them."""
+def children(pid: int, thread: int | None = None) -> set[int]:
+    """The pids of the children of a process's first thread, or of this one; empty where the kernel does not list them."""
     try:
-        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+        with open(f"/proc/{pid}/task/{thread or pid}/children", encoding="ascii") as file:
             return {int(child) for child in file.read().split()}
     except OSError:
         return set()
 
 
 def living(identity: Identity) -> Process | None:
-    """This very process as it is now (and not merely its pid); None once it has ended."""
+    """This very process as it is now (and not merely its pid); None once it has ended.
+
+    Of one that was hidden, the pid is all that is known: it counts as living while a process with it is hidden.
+    """
+    if identity.start == HIDDEN:
+        return hidden(identity.pid)
     process = read(identity.pid)
     return process if process is not None and process.identity == identity and process.alive else None
 

@@ -51,7 +51,9 @@ class Look:
         others = self.sessions.keys() - related - {ELSEWHERE}
         parents = {session: self._parents(session) for session in others}
         while new := {
-            session for session, above in parents.items() if any(where.get(pid) in related for pid in above)
+            session
+            for session, above in parents.items()
+            if any(where.get(pid, pid) in related for pid in above)
         }:
             related |= new
             for session in new:

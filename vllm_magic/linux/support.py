@@ -7,7 +7,7 @@ import os
 import sys
 
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.linux import pidfd
+from vllm_magic.linux import pidfd_calls
 
 # No such call; a sandbox that forbids it (seccomp(2)) says so, or this.
 _MISSING = (errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP)
@@ -31,9 +31,9 @@ def _what_is_missing() -> str:
     if sys.platform != "linux":
         return f"This is {sys.platform}: run the kernel on a Linux machine."
     try:
-        fd = pidfd.open_pid(os.getpid())
+        fd = pidfd_calls.open_pid(os.getpid())
         try:
-            pidfd.send_to(fd, 0)
+            pidfd_calls.send_to(fd, 0)
         finally:
             os.close(fd)
     except OSError as error:

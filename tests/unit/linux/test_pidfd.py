@@ -14,7 +14,7 @@ import pytest
 import vllm_magic
 from vllm_magic import cli
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.linux import pidfd, support
+from vllm_magic.linux import pidfd_calls, support
 
 PACKAGE = Path(vllm_magic.__file__).parent
 NOBODY = 2**22 + 1  # above the greatest pid_max
@@ -31,7 +31,7 @@ def python(request, monkeypatch) -> None:
 @pytest.mark.usefixtures("python")
 class TestCalls:
     def test_open(self):
-        fd = pidfd.open_pid(os.getpid())
+        fd = pidfd_calls.open_pid(os.getpid())
         try:
             assert "pidfd" in os.readlink(f"/proc/self/fd/{fd}")
             assert not os.get_inheritable(fd)
@@ -40,14 +40,14 @@ class TestCalls:
 
     def test_nobody(self):
         with pytest.raises(ProcessLookupError):
-            pidfd.open_pid(NOBODY)
+            pidfd_calls.open_pid(NOBODY)
 
     def test_a_signal(self):
         got = []
         before = signal.signal(signal.SIGUSR1, lambda number, _: got.append(number))
-        fd = pidfd.open_pid(os.getpid())
+        fd = pidfd_calls.open_pid(os.getpid())
         try:
-            pidfd.send_to(fd, signal.SIGUSR1)
+            pidfd_calls.send_to(fd, signal.SIGUSR1)
         finally:
             os.close(fd)
             signal.signal(signal.SIGUSR1, before)
@@ -55,7 +55,7 @@ class TestCalls:
 
     def test_no_pidfd(self):
         with open(os.devnull, "rb") as file, pytest.raises(OSError) as raised:  # noqa: PT011 - by its number
-            pidfd.send_to(file.fileno(), 0)
+            pidfd_calls.send_to(file.fileno(), 0)
         assert raised.value.errno == errno.EBADF
 
     def test_this_system_has_them(self):
@@ -68,7 +68,7 @@ def test_one_file_calls_the_kernel():
     found = {
         str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if named.search(path.read_text())
     }
-    assert found == {"linux/pidfd.py"}
+    assert found == {"linux/pidfd_calls.py"}
 
 
 class TestWithout:
@@ -77,7 +77,7 @@ class TestWithout:
         def refuse(*_: object) -> int:
             raise OSError(request.param, os.strerror(request.param))
 
-        monkeypatch.setattr(pidfd, "open_pid", refuse)
+        monkeypatch.setattr(pidfd_calls, "open_pid", refuse)
 
     @pytest.mark.usefixtures("missing")
     def test_load_ext(self):
@@ -109,5 +109,5 @@ class TestWithout:
         def refuse(_: int) -> int:
             raise OSError(errno.EMFILE, "")
 
-        monkeypatch.setattr(pidfd, "open_pid", refuse)
+        monkeypatch.setattr(pidfd_calls, "open_pid", refuse)
         support.check()  # that is another complaint
