@@ -191,11 +191,13 @@ class TestProcesses:
 
 def names_of(segments) -> set[str]:
     """The names in /dev/shm of these segments."""
-    return {
-        path.name
-        for path in SHM.iterdir()
-        if shared_memory.Segment(path.lstat().st_dev, path.lstat().st_ino) in segments
-    }
+    found = set()
+    for path in SHM.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # of a test that runs at the same time
+            status = path.lstat()
+            if shared_memory.Segment(status.st_dev, status.st_ino) in segments:
+                found.add(path.name)
+    return found
 
 
 # As multiprocessing leaves it after a SIGKILL: a block, and the semaphore of a lock.

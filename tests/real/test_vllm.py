@@ -31,6 +31,7 @@ from vllm_magic.engine.layers import Layer
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.engine.stages import Stage
 from vllm_magic.errors import NoChatTemplate, RequestFailed, StartFailed
+from vllm_magic.guard.ladder import LINGER
 from vllm_magic.linux import pidfd, processes, shared_memory
 from vllm_magic.manager import Manager
 from vllm_magic.release import Proof
@@ -170,7 +171,8 @@ def test_start_stop_and_start_again_with_vram(manager, real, fake_gpus, traces):
     release = server.stop(grace=60.0)  # as long as vLLM may need on a busy machine to end by itself
     assert release.verified
     assert release.proof is Proof.NVML_MEMORY
-    assert release.exit_code == 0
+    # On a machine so busy that vLLM's API server outlives its engine by `LINGER` seconds, it is killed.
+    assert release.exit_code == 0 or release.seconds > LINGER
     assert release.vram[0].freed == 2 * GIB
     assert [gpu.used for gpu in manager.gpus().gpus] == baseline
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -18,12 +19,12 @@ from vllm_magic.linux import machine
 
 
 @pytest.fixture(autouse=True)
-def short_folders():
+def short_folders(home):
     """Folders under /tmp that stand in for a TMPDIR with too long a path: no guard is here to remove them."""
-    before = set(Path("/tmp").glob("vllm-*"))
     yield
-    for folder in set(Path("/tmp").glob("vllm-????????")) - before:
-        folder.rmdir()
+    for folder in home.glob("????????"):
+        with contextlib.suppress(FileNotFoundError):
+            Path(f"/tmp/vllm-{folder.name}").rmdir()
 
 
 @pytest.fixture
