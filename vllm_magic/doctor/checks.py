@@ -162,6 +162,16 @@ def folders(state: str, locked: str) -> Iterator[Finding]:
         yield Finding(Topic.FOLDER, f"{locked}.", command)
 
 
+def proc(problem: str) -> Iterator[Finding]:
+    """A /proc in which no process can be told from another; ``problem`` is what is wrong with it, or ""."""
+    if problem:
+        yield Finding(
+            Topic.PROC,
+            f"{problem}: nothing can be started, seen or ended here. {machine.PROC_HINT}.",
+            "mount -t proc proc /proc",
+        )
+
+
 def driver(now: Snapshot) -> Iterator[Finding]:
     """A driver that is there and does not work."""
     if now.problem is None or now.problem in NO_DRIVER:

@@ -25,6 +25,7 @@ class Topic(str, Enum):
     RECORD = "record"  # a record that cannot be read
     PORT = "port"  # a server's port is somebody else's, or nobody's
     FOLDER = "folder"  # the state folder, or that of the locks
+    PROC = "proc"  # it is of another PID namespace
     DRIVER = "driver"
     VLLM = "vllm"
 

@@ -18,7 +18,7 @@ from vllm_magic.doctor.unowned import Owner, Role
 from vllm_magic.errors import InvalidOption
 from vllm_magic.guard.ladder import Ladder, Members
 from vllm_magic.ledger import Condition
-from vllm_magic.linux import details, processes, shared_memory
+from vllm_magic.linux import details, machine, processes, shared_memory
 from vllm_magic.release import EndedProcess
 from vllm_magic.server import GRACE, PATIENCE
 from vllm_magic.view import View, duration, gib
@@ -99,8 +99,9 @@ def judge_all(pids: Iterable[int]) -> list[Candidate]:
 
     Raises:
         InvalidOption: one of them may not be ended, and why.
-        OSError: the ledger cannot be read, so that nobody knows which are ours.
+        OSError: the ledger cannot be read, so that nobody knows which are ours; or /proc is that of others.
     """
+    machine.check_proc()
     entries = ledger.entries()
     return [judge(pid, entries) for pid in dict.fromkeys(pids)]
 

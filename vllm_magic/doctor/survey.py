@@ -13,7 +13,7 @@ from vllm_magic.gpu import locks
 from vllm_magic.guard.record import Phase
 from vllm_magic.ledger import Condition, Entry
 from vllm_magic.life import hung, installed
-from vllm_magic.linux import details, memory, processes, sockets
+from vllm_magic.linux import details, machine, memory, processes, sockets
 from vllm_magic.linux.marks import MARK
 from vllm_magic.linux.processes import Identity
 
@@ -45,9 +45,10 @@ def survey(probe: Probe, executable: str | None = None) -> Report:
         executable: the configured path of vLLM, or None.
     """
     now = probe.snapshot()
-    known = read_ledger()
+    wrong = machine.proc_problem()
+    known = Ledger((), "") if wrong else read_ledger()
     members = {entry.id: _pids(entry) for entry in known.entries}
-    table = processes.table()
+    table = {} if wrong else processes.table()
     trees = unowned.trees(table, (pid for pids in members.values() for pid in pids))
     servers = _seen(known.entries, members, now, table)
     elsewhere = tuple(_elsewhere(tree, now, table) for tree in trees if tree.owner is not unowned.Owner.OURS)
@@ -55,6 +56,7 @@ def survey(probe: Probe, executable: str | None = None) -> Report:
     releases, locked = _releases()
     names = {pid: one.name for one in servers for pid in one.pids}
     findings = (
+        *checks.proc(wrong),
         *checks.guards(servers),
         *checks.orphans(servers),
         *checks.unowned(elsewhere),

@@ -19,19 +19,20 @@ has lost the mark of the server. While the server logs it wakes up a few times a
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
 import sys
 from typing import NoReturn
 
-from vllm_magic.guard import record
+from vllm_magic.guard import folder, record
 from vllm_magic.guard.duty import SAY_LIMIT, limit_sending
 from vllm_magic.guard.inbox import Inbox
 from vllm_magic.guard.inner import Inner
 from vllm_magic.guard.outer import Outer
-from vllm_magic.guard.protocol import Order
-from vllm_magic.linux import pidfd_calls, prctl
+from vllm_magic.guard.protocol import Order, Refused, encode
+from vllm_magic.linux import machine, pidfd_calls, prctl
 
 ORDER_LIMIT = 30.0  # seconds for the kernel to say what to run
 
@@ -50,7 +51,11 @@ def main() -> NoReturn:
         limit_sending(control, SAY_LIMIT)
         inbox = Inbox(control)
         order = inbox.first(ORDER_LIMIT)
-        if isinstance(order, Order):
+        problem = machine.proc_problem()
+        if isinstance(order, Order) and problem:  # whom it would end might be anybody
+            control.sendall(encode(Refused(errno.ESRCH, problem)))
+            folder.discard(order.folder, order.tmp, order.log)
+        elif isinstance(order, Order):
             _guard(control, inbox, kernel, order)
             status = 0
     except BaseException:  # noqa: BLE001 - a guard's own fault goes to the server's log, and the other guard acts

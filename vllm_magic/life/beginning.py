@@ -13,7 +13,7 @@ from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.folder import discard
 from vllm_magic.life import handover
 from vllm_magic.life.notices import News, StartKind
-from vllm_magic.life.preparation import Prepared, clear_way, furnish
+from vllm_magic.life.preparation import Prepared, check_proc, clear_way, furnish
 from vllm_magic.life.proof import Witness
 from vllm_magic.life.spare import Cast, Spare
 from vllm_magic.life.sweep import sweep
@@ -83,6 +83,7 @@ class Fresh:
         Raises:
             VllmMagicError: it cannot be started, and nothing of it is there.
         """
+        check_proc()
         try:
             for swept in sweep(self._probe, far=False):
                 notice(News(swept.text))

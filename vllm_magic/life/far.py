@@ -23,7 +23,7 @@ from vllm_magic.guard.folder import discard
 from vllm_magic.life import installed
 from vllm_magic.life.far_proof import NOWHERE, FarWitness
 from vllm_magic.life.notices import News
-from vllm_magic.life.preparation import Way, furnish
+from vllm_magic.life.preparation import Way, check_proc, furnish
 from vllm_magic.life.sweep import sweep
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ class Far:
         self, cancelled: threading.Event, notice: Callable[[Notice], None], _: str = ""
     ) -> tuple[Prepared, Guards] | None:
         """Prepare the server, and start the guards of its agent. Arguments and errors as for `beginning.Fresh`."""
+        check_proc()
         ray = Ray(self._errand.address)
         with contextlib.closing(ray):
             version = ray.version()  # a wrong address is said at once

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.errors import InvalidOption, ReleaseFailed, ServerFailed, StartFailed, VllmMagicError
 from vllm_magic.guard.ladder import NOBODY_KNOWN
 from vllm_magic.guard.protocol import Ended, Why
+from vllm_magic.linux import machine
 from vllm_magic.linux.processes import Identity
 from vllm_magic.release import EndedProcess, Release
 
@@ -44,6 +45,7 @@ def release(
     left = [row for said in ended[-1:] for row in said.left]
     identities = {Identity(int(row[0]), int(row[1])) for row in rows + left}
     verdict = witness.prove(identities, leader)
+    wrong = machine.proc_problem()  # then nothing was seen
     codes = [said.exit_code for said in ended if isinstance(said, Ended) and said.exit_code is not None]
     return Release(
         server=server,
@@ -54,8 +56,8 @@ def release(
         exit_code=codes[0] if codes else None,
         vram=verdict.vram,
         proof=verdict.proof,
-        verified=verdict.verified and not left,
-        note=verdict.note,
+        verified=verdict.verified and not left and not wrong,
+        note=wrong or verdict.note,
         unseen=verdict.unseen,
         left_alone=verdict.left_alone,
     )

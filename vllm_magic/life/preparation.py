@@ -80,6 +80,17 @@ class Way(NamedTuple):
     chosen: tuple[Gpu, ...]
 
 
+def check_proc() -> None:
+    """Check that processes can be told apart: what cannot be ended for certain is not started.
+
+    Raises:
+        StartFailed: they cannot.
+    """
+    problem = machine.proc_problem()
+    if problem:
+        raise StartFailed(problem, machine.PROC_HINT)
+
+
 def clear_way(
     spec: ServerSpec, environ: Mapping[str, str], probe: Probe, cancelled: threading.Event
 ) -> Way | None:

@@ -109,6 +109,7 @@ class Spare:
     """
 
     def __init__(self, cast: Cast) -> None:
+        machine.check_proc()
         self.cast = cast
         self.since = time.time()
         self.warm = False

@@ -16,7 +16,7 @@ from vllm_magic.guard import folder, record
 from vllm_magic.guard.protocol import Why
 from vllm_magic.ledger import Condition
 from vllm_magic.life import hung, outcome, proof, rescue, witnesses
-from vllm_magic.linux import shared_memory
+from vllm_magic.linux import machine, shared_memory
 from vllm_magic.linux.shared_memory import Segment
 
 if TYPE_CHECKING:
@@ -89,8 +89,9 @@ def sweep(probe: Probe, *, far: bool = True) -> list[Swept]:
 
     Raises:
         PermissionError: the state folder is not this user's alone.
-        OSError: it cannot be read.
+        OSError: it cannot be read, or /proc is that of others.
     """
+    machine.check_proc()
     found = ledger.entries()
     for entry in found:
         if entry.condition is Condition.TORN:
