@@ -5,6 +5,7 @@
     STATE FOLDER                $VLLM_MAGIC_HOME, else vllm_magic in Jupyter's runtime directory
     ├── 3f9a61c2/               a living server's folder, mode 0700; the guard removes it after the release
     │   ├── record.json         whose it is and who belongs to it, see guard/record.py
+    │   ├── known.json          the processes that its guards have seen, which need not carry its mark
     │   ├── alive               locked as long as a guard lives
     │   ├── control             the guard's socket
     │   ├── t/                  the server's TMPDIR (/tmp/vllm-3f9a61c2 where this path would be too long)
@@ -259,7 +260,7 @@ def _condition(path: Path, record: Record) -> Condition:
 
 
 def _members(folder: Folder, record: Record) -> list[Process]:
-    known = [Identity(*one) for one in record.known]
+    known = [Identity(*one) for one in records.known(str(folder.path))]
     if marks.is_sealed(
         folder.mark
     ):  # a record can be edited; of the hidden ones nothing can be told, and none is signalled

@@ -18,6 +18,7 @@ from jupyter_client.manager import KernelManager
 
 from vllm_magic import ledger
 from vllm_magic.errors import VllmMagicError
+from vllm_magic.guard import record as records
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity
 
@@ -178,7 +179,7 @@ def test_what_carries_no_mark_goes_with_its_guards(manager, spec, traces):
     strays = {one for one in everyone if "Stray" in processes.title(one.pid)}
     assert len(strays) == 2
     (entry,) = ledger.entries()
-    until(lambda: strays <= {Identity(*one) for one in ledger.look(entry.path).record.known}, "unknown")
+    until(lambda: strays <= {Identity(*one) for one in records.known(str(entry.path))}, "unknown")
     for number in (signal.SIGSTOP, signal.SIGKILL):
         for guard in guards(server):
             pidfd.send(guard, number)

@@ -23,7 +23,7 @@ from vllm_magic.guard import record as records
 from vllm_magic.guard import visitor
 from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.outer import BACKSTOP, LONGEST, Outer
-from vllm_magic.guard.protocol import Ended, Known, Order, Refused, Spare, Started, Stop, encode
+from vllm_magic.guard.protocol import Ended, Order, Refused, Spare, Started, Stop, encode
 from vllm_magic.life import rescue
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity
@@ -188,8 +188,8 @@ def test_guards_sleep_while_the_server_runs(stubborn):
     assert switches(started.outer[0]) == before
 
 
-def test_a_guard_tells_whom_it_has_adopted(tmp_path):
-    """Told and written, since whoever comes after the guards can find it in no other way."""
+def test_the_guards_write_down_whom_they_adopted(tmp_path):
+    """Written, since whoever comes after the guards can find it in no other way; `test_deaths` has the kernel hear it."""
     flee = f"(env -i setsid {shutil.which('sleep')} 307 &); sleep 308; true"
     pair = GuardPair(order(tmp_path, "/bin/sh", "-c", flee))
     started = hear(pair, Started)
@@ -201,17 +201,14 @@ def test_a_guard_tells_whom_it_has_adopted(tmp_path):
     by_hand.until(adopted, "nobody is adopted")
     (daemon,) = (by_hand.identity(pid) for pid in adopted())
     try:
-        while list(daemon) not in (known := hear(pair, Known).known):
-            pass
-        assert list(leader) in known
-        noted = records.read(str(tmp_path / "folder"))
-        assert [leader in map(tuple, noted.known), daemon in map(tuple, noted.known)] == [True, True]
+        folder = str(tmp_path / "folder")
+        by_hand.until(lambda: list(daemon) in records.known(folder), "it is not written")
+        noted = [Identity(*one) for one in records.known(folder)]
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for one in (Identity(*started.outer), inner):
                 assert pidfd.send(one, number)
         assert hear(pair, Ended) is None
-        known = [Identity(*one) for one in noted.known]
-        outcome = rescue.release(b"NAME=nobody", leader, time.time(), known=known)
+        outcome = rescue.release(b"NAME=nobody", leader, time.time(), known=noted)
         assert daemon in {tuple(row[:2]) for row in outcome.ended}
         assert not processes.is_alive(daemon)
     finally:

@@ -14,6 +14,7 @@ import stand_in
 from by_hand import LIMIT, until
 
 from vllm_magic import ledger
+from vllm_magic.guard import record as records
 from vllm_magic.linux import marks, pidfd, processes
 from vllm_magic.linux.processes import Identity
 
@@ -95,7 +96,7 @@ def test_a_stop_says_that_something_is_left(kernel, traces):
         assert "tiny is not released: SIGKILL did not end a process that /proc hides" in said
         assert [pid for pid, _ in left] == [other.pid]
         assert processes.is_alive(other)
-        assert ledger.look(entry.path).record.known[0] == [other.pid, 0]
+        assert records.known(str(entry.path))[0] == [other.pid, 0]
     assert pidfd.send(other, signal.SIGKILL)
     assert stop() == ["released", True]
     assert ledger.entries() == []
@@ -129,6 +130,6 @@ def test_a_sweep_leaves_the_folder(kernel, traces):
         assert "NOT released" in said
         assert not verified
         assert processes.is_alive(other)
-        assert ledger.look(entry.path).record.known
+        assert records.known(str(entry.path))
     os.kill(other.pid, signal.SIGKILL)
     until(lambda: not processes.is_alive(other), "it lives on")

@@ -77,6 +77,9 @@ def orphan(home, executable, faults):
         by_hand.until_ready(kernel.pid)
         (entry,) = ledger.entries()
         server = {one.identity for one in entry.processes}
+        by_hand.until(
+            lambda: server <= {Identity(*one) for one in records.known(str(entry.path))}, "not known"
+        )
         kill_at_once(
             processes.read(kernel.pid).identity, Identity(*entry.record.outer), Identity(*entry.record.inner)
         )

@@ -13,7 +13,7 @@ Where a server is to be kept, a kernel's end is not the server's: the inner guar
 in by the control socket, and tells the outer one of it over a link of their own.
 
 While the server runs both sleep in poll(2). The inner one looks every two seconds whom it has adopted, of which no event
-tells, and has the record and the kernel know: once both guards are killed, nothing else may tell whose a process is that
+tells, and has the kernel and the disk know: once both guards are killed, nothing else may tell whose a process is that
 has lost the mark of the server. While the server logs it wakes up a few times a second; the outer one never does.
 """
 

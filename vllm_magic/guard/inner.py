@@ -77,6 +77,7 @@ class Inner(Guard):
         self._ready = False
         self._kept_until: float | None = None
         self._spare: Waiting | None = None
+        self._known: list[list[int]] = []
         self._children: set[int] = set()
         self._next_look = self._next_wide_look = 0.0  # by `time.monotonic`
 
@@ -235,7 +236,7 @@ class Inner(Guard):
         known = self._record
         self.order = order
         self._record = Record(**order.record)._replace(
-            outer=known.outer, inner=known.inner, leader=known.leader, known=known.known
+            outer=known.outer, inner=known.inner, leader=known.leader
         )
         try:
             # For a release in this guard's place the outer one needs neither the environment nor the key. It hears of
@@ -253,25 +254,28 @@ class Inner(Guard):
         self.note(members)
         self._ready = True
         segments = [list(segment) for segment in self.segments]
-        self._write(phase=Phase.READY, segments=segments, known=_pairs(members))
-        self._say_whom_it_knows()
+        self._tell_known(members)
+        self._write(phase=Phase.READY, segments=segments)
 
     def _look_for_kin(self) -> None:
-        """Tell the record and the kernel who is below this guard, if somebody has come: they may have to end it all."""
+        """Tell the kernel and the disk who is below this guard, if somebody has come: others may have to end it all."""
         now, children = time.monotonic(), processes.children(os.getpid())
         self._next_look = now + KIN_LOOK
         if children <= self._children and now < self._next_wide_look:
             return
         self._children = children
         self._next_wide_look = now + WIDE_LOOK
-        members = _pairs(self.members())
-        if all(one in self._record.known for one in members):
-            return
-        self._write(durable=False, known=members)
-        self._say_whom_it_knows()
+        members = self.members()
+        if any(list(one.identity) not in self._known for one in members):
+            self._tell_known(members)
 
-    def _say_whom_it_knows(self) -> None:
-        self.say(Known(self._record.known))
+    def _tell_known(self, members: Members) -> None:
+        self._known = [list(one.identity) for one in members]
+        self.say(Known(self._known))
+        with contextlib.suppress(
+            OSError
+        ):  # the other guard, who writes it, since a disk may hang, is stopped or gone
+            self._link.send(encode(Known(self._known)), socket.MSG_DONTWAIT)
 
     def _outlive_kernel(self) -> Reason | None:
         """The kernel is gone: release, or wait for another one, if that was wanted."""
@@ -313,7 +317,7 @@ class Inner(Guard):
         self._write(phase=phase, kernel=identity, kept_until=None)
         self.say(Attached(self.order.luggage))
         self._say_who_is_who()
-        self._say_whom_it_knows()
+        self.say(Known(self._known))
         return None
 
     def _look_around(self) -> Reason | None:
@@ -333,7 +337,3 @@ class Inner(Guard):
 
     def _hurry(self) -> list[int]:
         return [self._outer_pidfd, *self.kernel_filenos()]
-
-
-def _pairs(members: Members) -> list[list[int]]:
-    return [list(one.identity) for one in members]

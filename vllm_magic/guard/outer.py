@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.guard import record
 from vllm_magic.guard.duty import AT_ONCE, Guard
 from vllm_magic.guard.ladder import KILL_LIMIT
-from vllm_magic.guard.protocol import Order, Why, decode
+from vllm_magic.guard.protocol import Known, Order, Why, decode
 from vllm_magic.guard.record import BrokenRecordError
 from vllm_magic.linux import processes, shared_memory
 from vllm_magic.linux.shared_memory import Segment
@@ -32,7 +32,7 @@ class Outer(Guard):
 
     Args:
         inner: the inner guard's pid.
-        link: on which that one tells of a new kernel, or what a spare has become.
+        link: on which that one tells of a new kernel, what a spare has become, and whom it has seen below it.
         lock: the descriptor of the lock that says "the guards live"; None where there is none.
     """
 
@@ -119,14 +119,17 @@ class Outer(Guard):
             self._ending = time.monotonic()
 
     def _hear_news(self) -> None:
-        """A spare became a server, or a new kernel has taken the server over.
+        """A spare became a server, others are below the inner guard than before, or a new kernel has taken the server over.
 
         That one's pidfd and connection come by SCM_RIGHTS (unix(7)).
         """
         data, fds, _, _ = socket.recv_fds(self._link, LONGEST_NEWS, 2)
-        order = decode(data)
-        if isinstance(order, Order):
-            self.order = order
+        news = decode(data)
+        if isinstance(news, Order):
+            self.order = news
+        elif isinstance(news, Known):
+            with contextlib.suppress(OSError):  # a full disk, or the folder is gone
+                record.write_known(self.order.folder, news.known)
         elif len(fds) == 2:  # noqa: PLR2004 - otherwise the inner guard has died
             kernel, control = fds
             for fd in fds:

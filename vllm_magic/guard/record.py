@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 NAME = "record.json"
 LOCK = "alive"
+KNOWN = "known.json"
 VERSION = 1
 LONGEST = 2**20  # bytes; what is longer is not ours
 LOOK_LIMIT = 0.1  # seconds; who looks at the lock holds it for an instant
@@ -43,7 +44,6 @@ class Record(NamedTuple):
 
     ``gpus`` are the UUIDs that it may use, ``chosen`` whether somebody chose them, ``baseline`` the GPUs before
     its start (the fields of `gpu.devices.Gpu`), ``segments`` the shared memory that it mapped as [device, inode].
-    ``known`` are the processes below the guards, as they were seen last: not all of them need to carry the mark.
     ``job`` is the id of its job on the Ray cluster at ``cluster``; "" for a server of this machine.
     """
 
@@ -66,7 +66,6 @@ class Record(NamedTuple):
     inner: list[int] | None = None
     leader: list[int] | None = None
     segments: list[list[int]] = []  # noqa: RUF012 - never changed, only replaced
-    known: list[list[int]] = []  # noqa: RUF012 - never changed, only replaced
     cluster: str = ""
     job: str = ""
     version: int = VERSION
@@ -87,15 +86,19 @@ def write(folder: str, record: Record, *, durable: bool = True) -> None:
     Raises:
         OSError: no space, no permission, no such folder.
     """
-    new = os.path.join(folder, f"{NAME}.{os.getpid()}")
+    _replace(folder, NAME, record._asdict(), durable=durable)
+
+
+def _replace(folder: str, name: str, content: object, *, durable: bool) -> None:
+    new = os.path.join(folder, f"{name}.{os.getpid()}")
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         with open(fd, "w", encoding="utf-8") as file:
-            json.dump(record._asdict(), file)
+            json.dump(content, file)
             file.flush()
             if durable:
                 os.fsync(fd)
-        os.replace(new, os.path.join(folder, NAME))
+        os.replace(new, os.path.join(folder, name))
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(new)
@@ -110,13 +113,15 @@ def read(folder: str) -> Record:
         FileNotFoundError: there is none.
         OSError: it cannot be read.
     """
-    fd = os.open(os.path.join(folder, NAME), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    return parse(_own(folder, NAME))
+
+
+def _own(folder: str, name: str) -> bytes:
+    fd = os.open(os.path.join(folder, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(fd, "rb") as file:
-        stat = os.fstat(fd)
-        if stat.st_uid != os.getuid():
+        if os.fstat(fd).st_uid != os.getuid():
             raise BrokenRecordError("it belongs to another user")
-        data = file.read(LONGEST + 1)
-    return parse(data)
+        return file.read(LONGEST + 1)
 
 
 def parse(data: bytes) -> Record:
@@ -144,18 +149,30 @@ def parse(data: bytes) -> Record:
     return record
 
 
+def known(folder: str) -> list[list[int]]:
+    """The processes that the guards have seen below them, as [pid, start]; none where that cannot be read."""
+    try:
+        found = json.loads(_own(folder, KNOWN))
+    except (OSError, ValueError, RecursionError):
+        return []
+    return found if fits.pairs(found) else []
+
+
+def write_known(folder: str, pairs: list[list[int]]) -> None:
+    """Replace what `known` tells. It has a file of its own, since the outer guard writes it: a disk may hang.
+
+    Raises:
+        OSError: no space, no permission, no such folder.
+    """
+    _replace(folder, KNOWN, pairs, durable=False)
+
+
 def remember(folder: str, left: list[list[Any]]) -> None:
-    """Write who would not end ([pid, start, ...] each) into the record, for the next who tries: a mark may not tell."""
-    if not left:
-        return
-    with contextlib.suppress(OSError, BrokenRecordError):
-        noted = read(folder)
-        pairs = [row[:2] for row in left]
-        write(
-            folder,
-            noted._replace(known=[*pairs, *(one for one in noted.known if one not in pairs)]),
-            durable=False,
-        )
+    """Add who would not end ([pid, start, ...] each) to what is `known`, for the next who tries: a mark may not tell."""
+    pairs = [row[:2] for row in left]
+    if pairs:
+        with contextlib.suppress(OSError):
+            write_known(folder, [*pairs, *(one for one in known(folder) if one not in pairs)])
 
 
 def hold_lock(folder: str) -> int:
@@ -232,7 +249,6 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "inner": _identity_or_none,
     "leader": _identity_or_none,
     "segments": fits.pairs,
-    "known": fits.pairs,
     "cluster": fits.text,
     "job": fits.text,
 }
