@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -437,6 +438,35 @@ def _denied(*_, **__):
     raise PermissionError
 
 
+# Says, as a user who is not root: whether it sees the files of one that may not be dumped and of one that may, and whether
+# the first of them listens at a port that it listens at, and at one that the other does.
+HIDDEN = """
+import ctypes, encodings.ascii, encodings.idna, json, os, socket, time
+from vllm_magic.linux import processes, sockets
+dumpable = lambda yes: ctypes.CDLL(None).prctl(4, yes, 0, 0, 0)  # PR_SET_DUMPABLE
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+
+def listening(yes):
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG
+        held = socket.create_server(("127.0.0.1", 0))
+        dumpable(yes)
+        os.write(write, b"%d " % held.getsockname()[1])
+        time.sleep(600)
+    return pid, int(os.read(read, 10))
+
+(one, port), (two, another) = listening(0), listening(1)
+said = [sockets.listens([os.getpid(), one], "127.0.0.1", each) for each in (port, another)]
+print(json.dumps([[not processes.open_files(pid) for pid in (one, two)], *said]), flush=True)
+time.sleep(600)
+"""
+
+
 class TestSockets:
     LISTEN = (
         "import socket, sys, time\n"
@@ -494,6 +524,14 @@ class TestSockets:
             with running(listen, "127.0.0.1", str(int(socket.AF_INET))) as child:
                 assert not sockets.listens([os.getpid()], "127.0.0.1", port)
                 assert sockets.listens([os.getpid(), child.pid], "127.0.0.1", port)
+
+    def test_a_process_that_hides_its_files(self):
+        """One that may not be dumped: its user is what tells, and that nobody who can be seen has the socket."""
+        with running(HIDDEN) as child:
+            hidden, ours, other = json.loads(child.line)
+        assert hidden == [True, False]
+        assert ours is True
+        assert other is False
 
     def test_where_linux_does_not_tell(self, monkeypatch):
         monkeypatch.setattr("builtins.open", _denied)

@@ -273,6 +273,17 @@ def open_files(pid: int) -> dict[str, str]:
     return found
 
 
+def hides_files(pid: int) -> bool:
+    """Whether this user may not see what the process holds open."""
+    try:
+        os.listdir(f"/proc/{pid}/fd")
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _content(path: str) -> bytes:
     """What is in a file of /proc. Looks read thousands of them, and `open` alone takes as long as all this."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

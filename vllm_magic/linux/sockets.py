@@ -6,7 +6,9 @@ import ipaddress
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllm_magic.linux.processes import open_files
+from vllm_magic.linux import details
+from vllm_magic.linux.processes import hides_files, open_files
+from vllm_magic.linux.processes import pids as everybody
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,24 +32,48 @@ class _Socket(NamedTuple):
     port: int
     uid: int
 
+    @property
+    def link(self) -> str:
+        """What a descriptor of it is a link to."""
+        return f"socket:[{self.inode}]"
+
 
 def listens(pids: Iterable[int], address: str, port: int) -> bool | None:
     """Whether these processes, and nobody else, take the connections to an address; None where Linux does not tell.
+
+    A process that may not be dumped (PR_SET_DUMPABLE, prctl(2); a program with file capabilities) hides its files from all
+    but root. What listens as its user, and is in no process that can be seen, is taken for its.
 
     Args:
         pids: the processes.
         address: a literal IP address of this machine.
         port: the TCP port.
     """
-    inodes = listening_inodes(address, port)
-    if inodes is None:
+    found = _nearest(address, port)
+    if found is None:
         return None
-    held = {link for pid in pids for link in open_files(pid).values()} if inodes else set()
-    return bool(inodes) and all(f"socket:[{inode}]" in held for inode in inodes)
+    ours = set(pids)
+    held = _held(ours) if found else set()
+    others = [one for one in found if one.link not in held]
+    if others:
+        hidden = {details.uid(pid) for pid in ours if hides_files(pid)}
+        if not all(one.uid in hidden for one in others) or _held(everybody()) & {one.link for one in others}:
+            return False
+    return bool(found)
+
+
+def _held(pids: Iterable[int]) -> set[str]:
+    return {link for pid in pids for link in open_files(pid).values()}
 
 
 def listening_inodes(address: str, port: int) -> set[str] | None:
-    """The inodes of the sockets that take connections to an address; None where Linux does not tell.
+    """The inodes of the sockets that take connections to an address; None where Linux does not tell."""
+    found = _nearest(address, port)
+    return None if found is None else {one.inode for one in found}
+
+
+def _nearest(address: str, port: int) -> list[_Socket] | None:
+    """The sockets that take connections to an address; None where Linux does not tell.
 
     The nearest win, as in the kernel (net/ipv4/inet_hashtables.c): those of this very address, else those of every
     address of its family, else for IPv4 those of every IPv6 address.
@@ -60,17 +86,17 @@ def listening_inodes(address: str, port: int) -> set[str] | None:
     mapped = [(one, f"::ffff:{one}") for one in (address, every)]
     for nearest in (*mapped, ("::",)) if four else ((address,), ("::",)):
         names = {_name(one) for one in nearest}
-        inodes = {one.inode for one in found if one.port == port and one.address in names}
-        if inodes:
-            return inodes
-    return set()
+        near = [one for one in found if one.port == port and one.address in names]
+        if near:
+            return near
+    return []
 
 
 def listeners(ports: Iterable[int], pids: Iterable[int]) -> list[Listener]:
     """Who listens on these ports, looked for among ``pids``; one entry for each socket and process that has it."""
     wanted = set(ports)
     sockets = {one.inode: one for one in _listening() or () if one.port in wanted}
-    links = {f"socket:[{inode}]": inode for inode in sockets}
+    links = {one.link: inode for inode, one in sockets.items()}
     holders: dict[str, set[int]] = {inode: set() for inode in sockets}
     for pid in pids if links else ():
         for link in links.keys() & set(open_files(pid).values()):
