@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.guard import record as records
 from vllm_magic.guard.door import NAME as CONTROL
 from vllm_magic.guard.record import BrokenRecordError, Phase, Record
-from vllm_magic.linux import machine, marks, processes, trusted_path
+from vllm_magic.linux import files, machine, marks, processes, trusted_path
 from vllm_magic.linux.marks import MARK
 from vllm_magic.linux.processes import Identity
 
@@ -154,6 +154,12 @@ def state_path() -> Path:
     return Path(home or _runtime_directory() / "vllm_magic").expanduser().absolute()
 
 
+def full_disk() -> str:
+    """Where the state folder's disk is full, that, in one sentence without its dot; else ""."""
+    path = state_path()
+    return f"The disk of {path} is full" if files.is_on_full_disk(path) else ""
+
+
 def create(name: str) -> Folder:
     """A new folder for a server called ``name``; old logs are cleared on the way.
 
@@ -241,10 +247,10 @@ def kept_logs() -> list[tuple[str, str, Path]]:
     """Name, id and path of each log of a server that has ended; [] where there is none."""
     try:
         with os.scandir(state_path() / LOGS) as found:
-            files = [one for one in found if one.is_file(follow_symlinks=False)]
+            logs = [one for one in found if one.is_file(follow_symlinks=False)]
     except OSError:
         return []
-    named = [(_KEPT_LOG.fullmatch(one.name), Path(one.path)) for one in files]
+    named = [(_KEPT_LOG.fullmatch(one.name), Path(one.path)) for one in logs]
     return [(match["name"], match["id"], path) for match, path in named if match]
 
 

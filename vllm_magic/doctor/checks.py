@@ -156,6 +156,8 @@ def folders(state: str, locked: str) -> Iterator[Finding]:
         mine = _is_mine(ledger.state_path()) and ledger.state_path().stat().st_mode & 0o077
         own = f"chmod 700 {shlex.quote(str(ledger.state_path()))}"
         yield Finding(Topic.FOLDER, state, own if mine else "export VLLM_MAGIC_HOME=~/.vllm_magic")
+    if full := ledger.full_disk():
+        yield Finding(Topic.FOLDER, f"{full}.", f"df -h {shlex.quote(str(ledger.state_path()))}")
     if locked:
         path = locks.folder_path()
         command = f"chmod 700 {path}" if _is_mine(path) else f"sudo rm -r {path}"

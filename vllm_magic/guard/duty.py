@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import struct
+import sys
 from typing import TYPE_CHECKING
 
 from vllm_magic.guard import folder, record
@@ -152,6 +153,12 @@ class Guard:
         if not self.is_empty():  # SIGKILL did not end it: a later stop or sweep has to find it
             return
         folder.clear(self.order.folder, self.order.tmp, self.order.log, self.order.keep_log)
+
+
+def log(words: str) -> None:
+    """Say something in the server's log, which is this process's standard error; the disk may be full."""
+    with contextlib.suppress(OSError):
+        print(f"vllm_magic: {words}", file=sys.stderr, flush=True)  # noqa: T201 - see above
 
 
 def limit_sending(connection: socket.socket, seconds: int) -> None:

@@ -27,7 +27,7 @@ import sys
 from typing import NoReturn
 
 from vllm_magic.guard import folder, record
-from vllm_magic.guard.duty import SAY_LIMIT, limit_sending
+from vllm_magic.guard.duty import SAY_LIMIT, limit_sending, log
 from vllm_magic.guard.inbox import Inbox
 from vllm_magic.guard.inner import Inner
 from vllm_magic.guard.outer import Outer
@@ -95,5 +95,5 @@ def _hold_lock(folder: str) -> int | None:
     except BlockingIOError:
         raise
     except OSError as error:  # a file system without locks: then the record's identities have to tell
-        print(f"vllm_magic: no lock: {error}", file=sys.stderr)  # noqa: T201 - into the log
+        log(f"no lock: {error}")
         return None

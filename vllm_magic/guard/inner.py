@@ -8,13 +8,12 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.guard import leader, log_cap, record
 from vllm_magic.guard.door import Door, Visitor
-from vllm_magic.guard.duty import AT_ONCE, KERNEL_GONE, NOBODY, SAY_LIMIT, Guard, limit_sending
+from vllm_magic.guard.duty import AT_ONCE, KERNEL_GONE, NOBODY, SAY_LIMIT, Guard, limit_sending, log
 from vllm_magic.guard.protocol import (
     Attach,
     Attached,
@@ -133,14 +132,14 @@ class Inner(Guard):
         try:
             self._door = Door(self.order.folder)
         except OSError as error:  # the server runs without: only a terminal cannot reach it
-            print(f"vllm_magic: no control socket: {error}", file=sys.stderr)  # noqa: T201 - into the log
+            log(f"no control socket: {error}")
 
     def _write(self, *, durable: bool = True, **changes: Any) -> None:
         self._record = self._record._replace(**changes)
         try:
             record.write(self.order.folder, self._record, durable=durable)
         except OSError as error:  # a full disk, or the folder is gone: no reason to end a server
-            print(f"vllm_magic: no record: {error}", file=sys.stderr)  # noqa: T201 - into the log
+            log(f"no record: {error}")
 
     def _wait(self) -> Reason:
         reason = self._listen() if self.inbox.waiting else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from vllm_magic import ledger
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.jupyter import arguments, start_words, verbs
 from vllm_magic.jupyter.deeds import Deeds
@@ -33,6 +34,8 @@ class Showing(Deeds):
         others += [f"{one.name}: {one.caveat}." for one in servers if one.caveat]
         if not name:
             others += [*self._manager.farewells(), *self._manager.waiting(), *self._spare_line()]
+        if servers and (full := ledger.full_disk()):
+            others.append(f"{full}: what servers say is not in their logs. Make room there.")
         return views.status(servers, self._manager.recent_gpus() if servers else None, others)
 
     def _spare_line(self) -> list[str]:

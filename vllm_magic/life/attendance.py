@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vllm_magic import ledger
 from vllm_magic.engine import log, stages
 from vllm_magic.engine.stages import Progress, Stage
 from vllm_magic.errors import VllmMagicError
@@ -47,6 +48,7 @@ class Attendance:
         why: what made the server end.
         ready: whether ``/health`` has answered.
         began: when the end began, by `time.monotonic`.
+        disk: that the disk of the log was full then; "" where it was not.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Attendance:
         self.why = Why.GUARD_GONE
         self.ready = False
         self.began: float | None = None
+        self.disk = ""
         self._prepared = prepared
         self._guard = guard
         self._api = api
@@ -170,6 +173,7 @@ class Attendance:
         if self.began is not None:
             return
         self.began = began
+        self.disk = ledger.full_disk()
         # Locks that cannot be had (another user made their folder) are no reason to keep a server running.
         with contextlib.suppress(OSError):
             cleanup.enter_context(locks.ReleaseLocks(self._prepared.gpus))

@@ -13,10 +13,11 @@ from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.folder import discard
 from vllm_magic.life import handover
 from vllm_magic.life.notices import News, StartKind
-from vllm_magic.life.preparation import Prepared, check_proc, clear_way, furnish
+from vllm_magic.life.preparation import Prepared, check_proc, clear_way, furnish, unusable
 from vllm_magic.life.proof import Witness
 from vllm_magic.life.spare import Cast, Spare
 from vllm_magic.life.sweep import sweep
+from vllm_magic.linux.files import NO_ROOM
 from vllm_magic.masking import known
 
 if TYPE_CHECKING:
@@ -88,9 +89,7 @@ class Fresh:
             for swept in sweep(self._probe, far=False):
                 notice(News(swept.text))
         except OSError as error:
-            raise StartFailed(
-                f"The state folder cannot be used: {error}", "Mend that, or set VLLM_MAGIC_HOME"
-            ) from error
+            raise unusable(error) from error
         way = clear_way(self._spec, self._environ, self._probe, cancelled)
         if way is None:
             return None
@@ -120,6 +119,8 @@ class Fresh:
             return replace(prepared, cold_because=because), GuardPair(order)
         except OSError as error:
             discard(order.folder, order.tmp, order.log)
+            if error.errno in NO_ROOM:
+                raise unusable(error) from error
             raise StartFailed(
                 f"The guards could not be started: {error.strerror}", "Free what is short"
             ) from error

@@ -101,11 +101,15 @@ class News:
 
 @dataclass(frozen=True)
 class Over:
-    """Nothing runs any more; the release says what is proved, and ``failure`` why it ended where that was by itself."""
+    """Nothing runs any more; the release says what is proved, and ``failure`` why it ended where that was by itself.
+
+    ``disk`` says that the disk of its log was full when its end began, "" where it was not.
+    """
 
     release: Release
     why: Why
     failure: Failure | None = None
+    disk: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.errors import InvalidOption, ReleaseFailed, ServerFailed, StartFailed, VllmMagicError
 from vllm_magic.guard.ladder import NOBODY_KNOWN
 from vllm_magic.guard.protocol import Ended, Why
+from vllm_magic.life.preparation import MAKE_ROOM
 from vllm_magic.linux import machine
 from vllm_magic.linux.processes import Identity
 from vllm_magic.release import EndedProcess, Release
@@ -76,18 +77,21 @@ def error(over: Over, *, asked: bool, was_ready: bool) -> VllmMagicError | None:
         return not_released(over.release)
     if asked or over.why in (Why.ASKED, Why.IDLE):
         return None
+    full = f" {over.disk}." if over.disk else ""
     if over.why is Why.GUARD_GONE:
         return VllmMagicError(
-            f"{name} was released because its guard was killed. Start it again.{over.release.in_brackets}"
+            f"{name} was released because its guard was killed.{full} Start it again.{over.release.in_brackets}"
         )
     failure = over.failure
     if failure is None:
         return VllmMagicError(
-            f"{name} was released ({over.why.value}). Start it again.{over.release.in_brackets}"
+            f"{name} was released ({over.why.value}).{full} Start it again.{over.release.in_brackets}"
         )
     kind = ServerFailed if was_ready else StartFailed
-    hint = failure.hint + over.release.in_brackets
-    return kind(failure.cause, hint, failure.lines[-TELLING_LINES:])
+    cause, hint = failure.cause, failure.hint
+    if over.disk:  # what the log says was said before that
+        cause, hint = f"{over.disk}, and the log lacks its end: {cause}", MAKE_ROOM
+    return kind(cause, hint + over.release.in_brackets, failure.lines[-TELLING_LINES:])
 
 
 def told(server: str, error: VllmMagicError) -> str:

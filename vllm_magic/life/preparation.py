@@ -20,7 +20,7 @@ from vllm_magic.guard.record import Phase, Record
 from vllm_magic.life import handover, room
 from vllm_magic.life.notices import StartKind
 from vllm_magic.life.proof import Witness
-from vllm_magic.linux import machine, processes
+from vllm_magic.linux import files, machine, processes
 from vllm_magic.masking import known, mask_words
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 LOOK = 0.2  # seconds between looks at memory that may come back
 FIRST_LOOK_LIMIT = 15.0  # seconds; NVML takes 1 to 3 a GPU where no persistence daemon runs
 COMING_BACK = 3.0  # seconds for memory of a process that has just ended, before a start is refused
+MAKE_ROOM = "Make room there, or set VLLM_MAGIC_HOME to a folder on another disk"
 RELEASE_WAIT = 120.0  # seconds to wait for releases that others have under way on the same GPUs
 
 
@@ -104,7 +105,7 @@ def clear_way(
     try:
         return _clear_way(spec, environ, probe, cancelled)
     except OSError as error:
-        raise _unusable(error) from error
+        raise unusable(error) from error
 
 
 def furnish(
@@ -126,10 +127,13 @@ def furnish(
     try:
         return _furnish(spec, command, environ, probe, way, spare)
     except OSError as error:
-        raise _unusable(error) from error
+        raise unusable(error) from error
 
 
-def _unusable(error: OSError) -> StartFailed:
+def unusable(error: OSError) -> StartFailed:
+    """The state folder, or one in it, cannot be used."""
+    if error.errno in files.NO_ROOM:
+        return StartFailed(f"The disk of {ledger.state_path()} is full: {error.strerror}", MAKE_ROOM)
     return StartFailed(f"A folder cannot be used: {error}", "Mend that, or set VLLM_MAGIC_HOME")
 
 

@@ -19,8 +19,10 @@ from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.life import cause, outcome, rescue
 from vllm_magic.life.attendance import Attendance
 from vllm_magic.life.idle import Idleness
-from vllm_magic.life.notices import Broken, NeverStarted, Notice, Over, StartKind, StopPlan
+from vllm_magic.life.notices import Broken, NeverStarted, News, Notice, Over, StartKind, StopPlan
+from vllm_magic.life.preparation import MAKE_ROOM
 from vllm_magic.linux.eventfd import EventFd
+from vllm_magic.linux.files import NO_ROOM
 from vllm_magic.linux.processes import Identity
 from vllm_magic.release import nothing_to_release
 
@@ -153,10 +155,9 @@ class Life:
                     attendance.refused.text if attendance.refused else "the guards of the spare were killed"
                 )
             if attendance.refused is not None:
-                refused = StartFailed(
-                    f"vLLM could not be executed: {attendance.refused.text}", "Check %vllm start"
-                )
-                raise _NothingRanError(refused)
+                hint = MAKE_ROOM if attendance.refused.errno in NO_ROOM else "Check %vllm start"
+                because = ". ".join(filter(None, (attendance.refused.text, attendance.disk)))
+                raise _NothingRanError(StartFailed(f"vLLM could not be executed: {because}", hint))
             began = attendance.began or time.monotonic()
             leader = attendance.leader
             ended: list[Ended | Outcome] = [*attendance.ended]
@@ -164,6 +165,9 @@ class Life:
                 known = prepared.witness.known
                 ended = [rescue.release(prepared.folder.mark, leader, prepared.since, known=known)]
             over = self._conclude(prepared, leader, attendance.why, began, ended)
+            over = replace(over, disk=attendance.disk)
+            if attendance.disk:
+                self._notice(News(f"{attendance.disk}: the log of {self._name} lacks its end."))
             if over.why is not Why.LEADER_ENDED:
                 return over
             return replace(over, failure=self._cause(prepared, over.release, was_ready=attendance.ready))

@@ -1,4 +1,4 @@
-"""Reading files that others chose, and cutting off the beginning of one that others go on appending to."""
+"""Reading files that others chose, cutting off the beginning of one that others go on appending to, and full disks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import stat
 FALLOC_FL_KEEP_SIZE = 0x1  # include/uapi/linux/falloc.h
 FALLOC_FL_PUNCH_HOLE = 0x2
 REWRITTEN = 2**20  # bytes that are kept where a file can have no holes
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -46,6 +48,18 @@ def _check_regular(status: os.stat_result) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is no regular file")
+
+
+def is_on_full_disk(path: str | os.PathLike[str]) -> bool:
+    """Whether no block, or no file, is left for this user on the file system of the path; a quota is not seen."""
+    try:
+        there = os.statvfs(path)
+    except OSError:
+        return False
+    blocks, files = (
+        (there.f_bfree, there.f_ffree) if os.geteuid() == 0 else (there.f_bavail, there.f_favail)
+    )  # fmt: skip
+    return blocks == 0 or (there.f_files > 0 and files == 0)
 
 
 def first_data(fd: int) -> int:
