@@ -186,6 +186,7 @@ class Events:
 
     def close(self) -> None:
         """Close the connection; a second time does nothing."""
+        self.abort()  # the server hears of it also where a forked child has a copy of the connection
         self._client.close()
 
     def abort(self) -> None:

@@ -11,6 +11,8 @@ import threading
 from collections import deque
 from contextlib import ExitStack
 
+from vllm_magic.linux import forks
+
 REMEMBERED = 1000  # ports; Linux has 28,232 to choose from unless told otherwise (ip(7), ip_local_port_range)
 
 _lock = threading.Lock()
@@ -39,6 +41,7 @@ def bind(host: str, port: int) -> socket.socket:
         OSError: it is taken, or not to be had.
     """
     probe = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    forks.keep_out(probe)
     try:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as vLLM binds it
         probe.bind((host, port))

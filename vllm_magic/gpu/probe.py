@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.gpu.devices import ComputeProcess, Gpu, Snapshot
-from vllm_magic.linux import pidfd_calls
+from vllm_magic.linux import forks, pidfd, pidfd_calls
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -150,13 +149,15 @@ class Probe:
         self._said = b""
         parent = pidfd_calls.open_pid(os.getpid())
         try:
-            self._child = self._spawn(nvml.origin, parent)
+            child = self._child = self._spawn(nvml.origin, parent)
         finally:
             os.close(parent)
-        return self._child
+        for pipe in filter(None, (child.stdin, child.stdout)):
+            forks.keep_out(pipe)
+        return child
 
     def _spawn(self, nvml: str, parent: int) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
+        return forks.spawn(
             # Isolated and without site: no environment variable and no .pth file has a say in it.
             [sys.executable, "-I", "-S", _CHILD, Path(nvml).absolute(), str(parent)],
             stdin=subprocess.PIPE,
@@ -179,15 +180,20 @@ class Probe:
         """Return the line of the reply to the one request that has none yet."""
         if child.stdout is None:
             raise EOFError
-        readable = select.poll()
-        readable.register(child.stdout, select.POLLIN)
-        while not self._said.endswith(b"\n"):
-            if not readable.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise TimeoutError
-            chunk = child.stdout.read(65536)
-            if not chunk:
-                raise EOFError
-            self._said += chunk
+        fd, ended = child.stdout.fileno(), pidfd_calls.open_pid(child.pid)
+        try:
+            while not self._said.endswith(b"\n"):
+                ready = pidfd.readable([fd, ended], deadline - time.monotonic())
+                if not ready:
+                    raise TimeoutError
+                if fd not in ready and not pidfd.readable([fd], 0.0):
+                    raise EOFError  # it has ended, and somebody else has a copy of its end of the pipe
+                chunk = child.stdout.read(65536)
+                if not chunk:
+                    raise EOFError
+                self._said += chunk
+        finally:
+            os.close(ended)
         reply, self._said, self._unanswered = self._said, b"", None
         return reply
 

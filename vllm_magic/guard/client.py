@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import select
 import signal
 import socket
 import struct
@@ -14,14 +16,17 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_magic.guard import visitor
-from vllm_magic.guard.protocol import Attach, Attached, Decoder, Message, Note, Order, Refused, Stop, encode
-from vllm_magic.linux import pidfd, pidfd_calls, processes
+from vllm_magic.guard import record, visitor
+from vllm_magic.guard.protocol import Attach, Attached, Decoder, Note, Order, Refused, Stop, encode
+from vllm_magic.guard.record import BrokenRecordError
+from vllm_magic.linux import forks, pidfd, pidfd_calls, processes
+from vllm_magic.linux.processes import Identity
 
 if TYPE_CHECKING:
-    from vllm_magic.linux.processes import Identity
+    from vllm_magic.guard.protocol import Message
 
 SEND_LIMIT = 10  # seconds for a guard to take what it is sent
+INNER_LOOK = 0.1  # seconds between looks at whether the inner guard lives, once the outer one does not
 EXIT_LIMIT = 10.0  # seconds for a guard that has closed its socket to be gone
 PROGRAM = Path(__file__).with_name("run.py")
 
@@ -29,15 +34,31 @@ PROGRAM = Path(__file__).with_name("run.py")
 class Guards(ABC):
     """A guard pair at the other end of a connection. Sending is safe from any thread; receiving belongs to one.
 
+    Their end is told by the connection's, or, where somebody else has a copy of their end of it, by the outer guard's
+    pidfd and by the lock that both hold.
+
+    Args:
+        connection: to them.
+        folder: the server's private folder.
+
     Attributes:
         pid: of the outer guard.
     """
 
     pid: int
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, folder: str) -> None:
+        try:
+            self._events = select.epoll()
+        except OSError:
+            connection.close()
+            raise
+        self._events.register(connection, select.EPOLLIN)
+        forks.keep_out(connection)
         self._send_lock = threading.Lock()
         self._decoder = Decoder()
+        self._folder = folder
+        self._outer_end: int | None = None
         self._socket = connection
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_LIMIT, 0))
 
@@ -55,27 +76,63 @@ class Guards(ABC):
 
     def fileno(self) -> int:
         """Readable when `receive` has something to say."""
-        return self._socket.fileno()
+        return self._events.fileno()
 
     def waiting(self) -> list[Message]:
         """What was said before the first `receive`."""
         return []
 
     def receive(self) -> list[Message] | None:
-        """What the guards said, waiting for it; None once both are gone."""
+        """What the guards said, waiting for it, or nothing yet; None once both are gone."""
+        ready = {fd for fd, _ in self._events.poll(self._socket.gettimeout())}
+        if not ready:
+            raise TimeoutError
+        if self._socket.fileno() not in ready:  # the outer guard has ended, and the connection has not
+            pause = INNER_LOOK if self._inner_lives() else 0.0
+            if not pidfd.readable([self._socket.fileno()], pause):
+                return [] if pause else None
         try:
             data = self._socket.recv(65536)
         except ConnectionResetError:  # killed with words of ours unread
             data = b""
         return self._decoder.feed(data) if data else None
 
+    def _inner_lives(self) -> bool:
+        """Whether the inner guard lives, as far as can be told without the outer one."""
+        try:
+            return record.is_locked(self._folder)
+        except FileNotFoundError:  # they have cleared the folder, or never got to it
+            return False
+        except OSError:  # a file system without locks
+            with contextlib.suppress(OSError, BrokenRecordError):
+                inner = record.read(self._folder).inner
+                return inner is None or processes.is_alive(Identity(*inner))
+            return False
+
+    def _watch(self, outer: int | None) -> None:
+        """Hear of the outer guard's end by this pidfd, which is closed with the connection.
+
+        Raises:
+            OSError: it has ended already.
+        """
+        if outer is None:
+            raise ConnectionResetError(errno.ECONNRESET, "its guard has just ended")
+        self._outer_end = outer
+        self._events.register(outer, select.EPOLLIN)
+
     def close(self) -> None:
         """Let go of the guards, once `receive` has said that both are gone."""
         self.hang_up()
+        self._events.close()
 
     def hang_up(self) -> None:
         """Let go of the guards while they live: for them this kernel has ended."""
         with self._send_lock:
+            if self._outer_end is not None:  # nobody wants to hear of it any more
+                with contextlib.suppress(OSError, ValueError):
+                    self._events.unregister(self._outer_end)
+                os.close(self._outer_end)
+                self._outer_end = None
             self._socket.close()
 
     @abstractmethod
@@ -105,15 +162,17 @@ class GuardPair(Guards):
 
     def __init__(self, order: Order) -> None:
         ours, theirs = socket.socketpair()
-        super().__init__(ours)
+        forks.keep_out(theirs)
+        super().__init__(ours, order.folder)
         try:
             kernel = pidfd_calls.open_pid(os.getpid())
             try:
                 self._process = self._spawn(order, theirs.fileno(), kernel)
             finally:
                 os.close(kernel)
+            self._watch(pidfd_calls.open_pid(self._process.pid))
         except BaseException:
-            self._socket.close()
+            super().close()
             raise
         finally:
             theirs.close()
@@ -123,7 +182,7 @@ class GuardPair(Guards):
     @staticmethod
     def _spawn(order: Order, control: int, kernel: int) -> subprocess.Popen[bytes]:
         with open(order.log, "ab", opener=_private) as log:  # a guard's own fault is told in the log
-            return subprocess.Popen(
+            return forks.spawn(
                 [sys.executable, "-I", "-S", str(PROGRAM), str(control), str(kernel)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -167,18 +226,19 @@ class AttachedGuards(Guards):
     """
 
     def __init__(self, folder: Path, outer: Identity, only: dict[str, object] | None = None) -> None:
-        super().__init__(visitor.connect(folder))
+        super().__init__(visitor.connect(folder), str(folder))
         self.pid = outer.pid
         self._outer = outer
         self._waiting: list[Message] = []
         try:
             self._check_outer()
+            self._watch(pidfd.open_pidfd(outer))
             self._socket.settimeout(visitor.ANSWER_LIMIT)
             self._send(Attach(only))
             self.luggage = self._hear_answer()
             self._socket.settimeout(None)
         except BaseException:
-            self._socket.close()
+            super().close()
             raise
 
     def _check_outer(self) -> None:

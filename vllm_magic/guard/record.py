@@ -199,6 +199,14 @@ def hold_lock(folder: str) -> int:
         raise
 
 
+def drop_lock(fd: int) -> None:
+    """Give back the lock that `hold_lock` took, also where a forked child has a copy of the descriptor."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    finally:
+        os.close(fd)
+
+
 def is_locked(folder: str) -> bool:
     """Whether somebody holds the lock. Nothing is made for it, and those who look do not see each other.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.guard import door
 from vllm_magic.guard.protocol import Attach, Decoder, Stop, encode
+from vllm_magic.linux import forks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +25,7 @@ def connect(folder: Path) -> socket.socket:
         OSError: nobody listens there.
     """
     connection = socket.socket(socket.AF_UNIX)
+    forks.keep_out(connection)
     try:
         # By way of the open folder, as it was bound: the path itself may be too long.
         directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.engine.command import OF_THE_KERNEL
 from vllm_magic.engine.log import split_lines
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.linux import pidfd_calls
+from vllm_magic.linux import forks, pidfd, pidfd_calls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +35,7 @@ class Errand:
         environ = {**{name: value for name, value in os.environ.items() if name not in OF_THE_KERNEL}, **env}
         kernel = pidfd_calls.open_pid(os.getpid())
         try:
-            self._process = subprocess.Popen(
+            self._process = forks.spawn(
                 [sys.executable, "-I", "-S", str(_TIE), str(kernel), *words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -48,20 +47,28 @@ class Errand:
             raise VllmMagicError(f"{words[0]} cannot be run: {error.strerror}.") from error
         finally:
             os.close(kernel)
+        assert self._process.stdout  # noqa: S101 - a pipe
+        forks.keep_out(self._process.stdout)
 
     def lines(self, pause: float) -> Iterator[list[str]]:
         """The lines since the last look, safe to show; an empty list after each ``pause`` seconds without one."""
         assert self._process.stdout  # noqa: S101 - a pipe
         fd, rest = self._process.stdout.fileno(), b""
-        while True:
-            if not select.select([fd], [], [], pause)[0]:
-                yield []
-                continue
-            data = os.read(fd, 2**16)
-            lines, rest = split_lines(rest + data + (b"" if data else b"\n"))
-            yield lines
-            if not data:
-                return
+        ended = pidfd_calls.open_pid(self._process.pid)  # not waited for yet, so the number is still its own
+        try:
+            while True:
+                ready = pidfd.readable([fd, ended], pause)
+                if not ready:
+                    yield []
+                    continue
+                # Once it has ended, what it left in the pipe is all: a copy of the other end may be anywhere.
+                data = os.read(fd, 2**16) if fd in ready or pidfd.readable([fd], 0.0) else b""
+                lines, rest = split_lines(rest + data + (b"" if data else b"\n"))
+                yield lines
+                if not data:
+                    return
+        finally:
+            os.close(ended)
 
     def exit_code(self) -> int:
         """Of the words, once `lines` has ended; 128 and more for a signal."""

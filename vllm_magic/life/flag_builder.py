@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.engine import cache, executable, flag_table
 from vllm_magic.engine.command import OF_THE_KERNEL
-from vllm_magic.linux import pidfd_calls
+from vllm_magic.linux import forks, pidfd_calls
 
 if TYPE_CHECKING:
     from vllm_magic.engine.flag_table import FlagTable
@@ -67,7 +67,7 @@ def end() -> None:
 def _spawn(result: str, words: list[str]) -> subprocess.Popen[bytes]:
     kernel = pidfd_calls.open_pid(os.getpid())
     try:
-        return subprocess.Popen(
+        return forks.spawn(
             [sys.executable, "-I", "-S", str(_WATCH), str(kernel), result, str(LIMIT), *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

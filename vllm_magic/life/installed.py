@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vllm_magic.engine import executable
 from vllm_magic.errors import ExecutableNotFound
-from vllm_magic.linux import files
+from vllm_magic.linux import files, forks
 
 LIMIT = 10.0  # seconds for the metadata; a folder on a network can be slow
 _LONGEST_SHEBANG = 4096  # bytes
@@ -76,18 +76,23 @@ def interpreter(script: Path) -> Path | None:
 
 def _version(python: Path) -> str | None:
     try:
-        asked = subprocess.run(
+        asked = forks.spawn(
             [python, "-c", _ASK],
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             cwd="/",
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except OSError:
         return None
-    name, _, version = asked.stdout.strip().partition(" ")
+    with asked:
+        try:
+            said, _ = asked.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            asked.kill()  # nothing, where it has ended
+    name, _, version = said.decode("utf-8", "replace").strip().partition(" ")
     if asked.returncode or not version:
         return None
     return version if name == "vllm" else f"{version} ({name})"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -120,7 +119,7 @@ def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
         if entry.condition in (Condition.HUNG, Condition.RELEASING) and not hung.end(entry):
             return None
         try:
-            stack.callback(os.close, record.hold_lock(str(entry.path)))
+            stack.callback(record.drop_lock, record.hold_lock(str(entry.path)))
         except OSError as error:
             if error.errno not in NO_LOCKS:  # somebody else is at it, or it is gone
                 return None

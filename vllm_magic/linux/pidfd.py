@@ -62,6 +62,14 @@ def _is_child(pid: int) -> bool:
     return True
 
 
+def readable(fds: Iterable[int], timeout: float | None) -> set[int]:
+    """Which of the descriptors are readable, or at their end; waits ``timeout`` seconds for one of them, None for ever."""
+    poller = select.poll()
+    for fd in fds:
+        poller.register(fd, select.POLLIN)
+    return {fd for fd, _ in poller.poll(None if timeout is None else max(0.0, timeout) * 1000)}
+
+
 def wait_for_any(identities: Iterable[Identity], timeout: float, also: Iterable[int] = ()) -> bool:
     """Return when one of the processes has ended, with all its threads, or after ``timeout`` seconds.
 

@@ -1,0 +1,70 @@
+"""A `multiprocessing.Pool` in the kernel, while servers start from threads: its workers have copies of what is open then."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import forking
+import pytest
+
+LIMIT = 120.0  # seconds; what hangs here hangs for ever
+
+
+@pytest.fixture
+def said(home, executable, monkeypatch):
+    """Runs `tests/forking.py`: what it says."""
+    monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
+
+    def run(how: str, what: str) -> list[str]:
+        words = [sys.executable, "-W", "ignore::DeprecationWarning", forking.__file__, how, what]
+        path = os.pathsep.join([str(Path(forking.__file__).parent), os.environ.get("PYTHONPATH", "")])
+        process = subprocess.Popen(
+            words,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        try:
+            said, _ = process.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)  # with what it has forked
+            said, _ = process.communicate()
+            raise AssertionError(f"it hangs after {said!r}") from None
+        assert process.returncode == 0
+        return said.splitlines()
+
+    return run
+
+
+@pytest.mark.parametrize("how", ["python", "c"])
+def test_a_start_and_a_stop(said, traces, how):
+    assert said(how, "stop") == ["ready", "True"]
+    traces.check()
+
+
+def test_guards_that_are_killed(said, traces):
+    assert said("c", "lose_guards") == ["failed", "True"]
+    traces.check()
+
+
+@pytest.mark.parametrize("how", ["python", "c"])
+def test_a_program_that_a_cell_waits_for(said, how):
+    assert said(how, "errand") == ["said", "0"]
+
+
+def test_what_a_child_gets(said, traces):
+    assert said("never", "inherit") == ["True /dev/null 0", "True"]
+    traces.check()
+
+
+def test_a_start_that_hangs(said):
+    assert said("never", "hang") == ["0 0"]
+
+
+def test_pools(said, traces):
+    assert said("never", "pools") == ["True"]
+    traces.check()
