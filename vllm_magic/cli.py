@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from vllm_magic.gpu.probe import Probe
+    from vllm_magic.life.sweep import Swept
+    from vllm_magic.life.unproved import Looked
+    from vllm_magic.release import Release
 
 DONE, TO_DO, WRONG_WORDS = 0, 1, 2
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell says it
@@ -129,19 +132,47 @@ def _ps(words: argparse.Namespace) -> int:
 
 def _stop(words: argparse.Namespace) -> int:
     from vllm_magic.doctor import find
+    from vllm_magic.errors import ServerNotFound
     from vllm_magic.life import visit
     from vllm_magic.server import FAR_GRACE, GRACE, PATIENCE
-    from vllm_magic.view import gib
 
-    entry, record = find.living(words.name)
+    try:
+        entry, record = find.living(words.name)
+    except ServerNotFound:
+        if _look_again(words.name):
+            return DONE
+        raise
     grace, patience = (FAR_GRACE, FAR_GRACE) if record.job else (GRACE, PATIENCE)
     if words.grace is not None:
         grace, patience = words.grace, min(words.grace, patience)
     with _probe() as probe:
         release = visit.stop(entry, record, probe, grace, patience)
-    note = [f"({release.note})"] if record.job or release.doubt else []
-    _print([release.text, *note, *(f"GPU {gpu.index}: {gib(gpu.freed)} came back." for gpu in release.vram)])
+    _print(_released(release, note=bool(record.job or release.doubt)))
     return DONE
+
+
+def _look_again(name: str) -> bool:
+    """Look at the memory of servers of this name that have ended, and whose release is not proved; False for none.
+
+    Raises:
+        ReleaseFailed: it is not back.
+    """
+    from vllm_magic.life import outcome, unproved
+
+    with _probe() as probe:
+        looked = unproved.look_again(probe, name)
+    for one in looked:
+        if not one.verified:
+            raise outcome.not_released(one.release)
+        _print(_released(one.release, note=bool(one.release.doubt)))
+    return bool(looked)
+
+
+def _released(release: Release, *, note: bool) -> list[str]:
+    from vllm_magic.view import gib
+
+    back = (f"GPU {gpu.index}: {gib(gpu.freed)} came back." for gpu in release.vram)
+    return [release.text, *([f"({release.note})"] if note else []), *back]
 
 
 def _logs(words: argparse.Namespace) -> int:
@@ -162,11 +193,13 @@ def _reap(words: argparse.Namespace) -> int:
 
 
 def _reap_orphans(probe: Probe) -> int:
+    from vllm_magic.life import unproved
     from vllm_magic.life.sweep import sweep
 
-    swept = sweep(probe)
-    _print([one.text for one in swept] or ["Nothing to reap."])
-    return DONE if all(one.verified for one in swept) else TO_DO
+    looked = unproved.look_again(probe)  # first: what is swept was looked at then
+    done: list[Swept | Looked] = [*sweep(probe), *looked]
+    _print([one.text for one in done] or ["Nothing to reap."])
+    return DONE if all(one.verified for one in done) else TO_DO
 
 
 def _reap_strangers(pids: list[int], probe: Probe, *, sure: bool) -> int:

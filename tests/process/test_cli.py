@@ -12,6 +12,7 @@ from pathlib import Path
 
 import by_hand
 import pytest
+import stand_in
 from by_hand import ByHand, until
 from records import IDENTIFIER, record
 from traces import Traces
@@ -267,6 +268,60 @@ class TestServers:
         put(home, outer=list(by_hand.identity(os.getpid())))
         assert cli.main(["stop", "tiny"]) == cli.TO_DO
         assert "guards of tiny cannot be reached" in capsys.readouterr().err
+
+
+@pytest.fixture
+def stuck(kernel, fake_gpus, monkeypatch):
+    """Starts kernels whose servers' memory the driver keeps; returns what has the driver give it back."""
+    for name, value in stand_in.options(vram_teardown_s=600.0).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("vllm_magic.gpu.probe.Probe", by_hand.PatientProbe)
+    monkeypatch.setattr("vllm_magic.life.proof.LIMIT", 1.0)
+    monkeypatch.setattr("vllm_magic.life.proof.LIMIT_AGAIN", 1.0)
+
+    def give_back() -> None:
+        for held in (fake_gpus / "alloc").iterdir():
+            held.unlink()
+
+    return give_back
+
+
+class TestWhatIsNotProved:
+    """A release that failed is looked at again by whoever asks again, although nothing of the server is left."""
+
+    def test_a_stop(self, kernel, stuck, capsys):
+        with kernel("mine") as process:
+            assert cli.main(["stop", "mine"]) == cli.TO_DO
+            assert "GPU 0: the driver still lists pid" in capsys.readouterr().err
+            process.kill()
+            process.wait()
+            assert cli.main(["stop", "mine"]) == cli.TO_DO
+            assert "GPU 0: the driver still lists pid" in capsys.readouterr().err
+            stuck()
+            assert cli.main(["stop", "mine"]) == cli.DONE
+            text = capsys.readouterr().out
+            assert re.match(r"mine released in .* processes ended, proved by NVML memory\.", text)
+            assert "GPU 0: 2.00 GiB came back." in text
+            assert cli.main(["stop", "mine"]) == cli.TO_DO
+            assert "No server mine runs" in capsys.readouterr().err
+
+    def test_a_reap(self, kernel, stuck, capsys, traces):
+        with kernel("mine") as process:
+            by_hand.kill_with_guards(process)
+            for begins in (
+                "mine was left by a kernel that died, and is NOT released",
+                "mine is not released",
+            ):
+                assert cli.main(["reap"]) == cli.TO_DO
+                text = capsys.readouterr().out
+                assert text.startswith(begins)
+                assert "GPU 0: the driver still lists pid" in text
+            stuck()
+            assert cli.main(["reap"]) == cli.DONE
+            assert "proved by NVML memory" in capsys.readouterr().out
+            assert cli.main(["reap"]) == cli.DONE
+            assert capsys.readouterr().out == "Nothing to reap.\n"
+        gone(traces)
 
 
 class TestLogs:

@@ -90,13 +90,15 @@ class Showing(Deeds):
     def _reap(self, said: list[str]) -> Any:
         from vllm_magic.doctor import reap
         from vllm_magic.jupyter import views
+        from vllm_magic.life import unproved
         from vllm_magic.life.sweep import sweep
 
         wanted = arguments.reap(said)
         probe = self._manager.probe
         try:
             if not wanted.pids:
-                return views.swept(sweep(probe))
+                looked = unproved.look_again(probe)  # first: what is swept was looked at then
+                return views.swept([*sweep(probe), *looked])
             candidates = reap.judge_all(wanted.pids)
         except OSError as error:  # the state folder is not ours alone
             raise VllmMagicError(str(error)) from None

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vllm_magic.life.nap import Nap
     from vllm_magic.life.spares import SpareStatus
     from vllm_magic.life.sweep import Swept
+    from vllm_magic.life.unproved import Looked
     from vllm_magic.release import Release
     from vllm_magic.server import Server
 
@@ -221,7 +222,7 @@ def in_a_cell(command: str) -> str:
     return f"!{command}"
 
 
-def swept(several: Sequence[Swept]) -> View:
+def swept(several: Sequence[Swept | Looked]) -> View:
     """What ``%vllm reap`` returns."""
     return View(lines=tuple(one.text for one in several) or ("Nothing to reap.",))
 

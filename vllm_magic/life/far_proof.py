@@ -73,6 +73,9 @@ class FarWitness:
     def look_before_stop(self, _: Collection[Identity] = (), *, in_a_hurry: bool = True) -> None:
         """The node looks for itself."""
 
+    def packed(self) -> None:
+        """What another look needs is on the cluster."""
+
     def look_now(self) -> Snapshot:
         """There is nothing to see here."""
         return NOWHERE

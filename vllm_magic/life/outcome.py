@@ -109,4 +109,5 @@ def not_released(release: Release) -> ReleaseFailed:
         return ReleaseFailed(
             f"{release.server} is not released: SIGKILL did not end {names}. {release.note}", left
         )
-    return ReleaseFailed(f"{release.server} has ended, but is not released: {release.note}.", left)
+    again = " Stop it again for another look." if release.unseen else ""
+    return ReleaseFailed(f"{release.server} has ended, but is not released: {release.note}.{again}", left)

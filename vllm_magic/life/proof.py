@@ -6,24 +6,25 @@ What the driver says is judged in `judgement`, GPU by GPU.
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vllm_magic.gpu.holders import device_files, holders
-from vllm_magic.life import judgement, neighbours
+from vllm_magic.life import handover, judgement, neighbours
 from vllm_magic.life.judgement import Case, pid_list, pids_on
 from vllm_magic.linux import marks, processes
+from vllm_magic.linux.processes import Identity
 from vllm_magic.release import GpuMemory, Proof
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from vllm_magic.engine.failures import Failure
     from vllm_magic.gpu.devices import Gpu, Snapshot
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.life.judgement import Judgement
-    from vllm_magic.linux.processes import Identity
     from vllm_magic.release import EndedProcess
 
 LOOK = 0.1  # seconds between looks at memory that is not back yet
@@ -80,6 +81,7 @@ class Witness:
         self.baseline = baseline
         self.chosen = frozenset(chosen)
         self._mark = mark
+        self._own = mark.partition(b"=")[2].decode()
         self._kernel = kernel
         self._limit: float | None = None  # `LIMIT`, until a proof has failed
         self._loaded: Snapshot | None = None
@@ -98,6 +100,38 @@ class Witness:
         if self.baseline.gpus:
             limit = LOOK_LIMIT if in_a_hurry else PATIENT_LOOK_LIMIT
             self._before = self._probe.snapshot(timeout=limit, may_start=not in_a_hurry)
+
+    def packed(self) -> dict[str, Any] | None:
+        """What `unpacked` makes the same witness of, as JSON, but that memory has had its time; None without a GPU."""
+        me = processes.read(os.getpid())
+        kernel = self._kernel or (me.identity if me else (os.getpid(), 0))
+        looks = {
+            name: handover.pack_gpus(look) if look else []
+            for name, look in (("loaded", self._loaded), ("before", self._before))
+        }
+        return (
+            looks
+            | {
+                "id": self._own,
+                "kernel": list(kernel),
+                "chosen": sorted(self.chosen),
+                "baseline": handover.pack_gpus(self.baseline),
+                "known": sorted(map(list, self.known)),
+            }
+            if self.baseline.gpus
+            else None
+        )
+
+    @classmethod
+    def unpacked(cls, probe: Probe, packed: Mapping[str, Any]) -> Witness:
+        """The witness that was packed; its fields are checked, the GPUs in it are not."""
+        mark = f"{marks.MARK}={packed['id']}".encode()
+        baseline = handover.unpack_gpus(packed["baseline"])
+        witness = cls(probe, baseline, packed["chosen"], mark, Identity(*packed["kernel"]))
+        witness._loaded, witness._before = (handover.unpack_gpus(packed[one]) for one in ("loaded", "before"))
+        witness.known = {Identity(*one) for one in packed["known"]}
+        witness._limit = LIMIT_AGAIN
+        return witness
 
     def look_now(self) -> Snapshot:
         """The GPUs as they are; for who wants to know more than whether they are back."""
@@ -184,8 +218,7 @@ class Witness:
 
     def _note_who_came(self, judged: Judgement, case: Case) -> Judgement:
         came = judgement.arrivals(case)
-        own = self._mark.partition(b"=")[2].decode()
-        unknown = neighbours.unknown({one.pid for one in came}, own, self._kernel) if came else set()
+        unknown = neighbours.unknown({one.pid for one in came}, self._own, self._kernel) if came else set()
         named = [one for one in came if one.pid in unknown]
         if not named:
             return judged

@@ -14,7 +14,7 @@ from vllm_magic.gpu import locks
 from vllm_magic.guard import folder, record
 from vllm_magic.guard.protocol import Why
 from vllm_magic.ledger import Condition
-from vllm_magic.life import hung, outcome, proof, rescue, witnesses
+from vllm_magic.life import hung, outcome, proof, rescue, unproved, witnesses
 from vllm_magic.linux import machine, shared_memory
 from vllm_magic.linux.shared_memory import Segment
 
@@ -105,7 +105,7 @@ def sweep(probe: Probe, *, far: bool = True) -> list[Swept]:
             swept = _sweep(entry, entry.record, probe)
         except VllmMagicError as error:
             swept = Swept(entry.record.name, entry.id, None, str(error))
-        if swept and swept.release and swept.release.unseen:
+        if swept and swept.release and swept.release.unseen and _is_far(entry):
             silent.add(entry.record.cluster)
         done += [swept] if swept else []
     return done
@@ -144,7 +144,12 @@ def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
 
 
 def _may_be_asked(entry: Entry) -> bool:
-    """Whether its cluster may still be asked, which has not answered: for a day, from the first time on."""
+    """Whether its cluster may still be asked, which has not answered: for a day, from the first time on.
+
+    Of a server of this machine the folder stays where a process of it lives; for another look at memory see `unproved`.
+    """
+    if not _is_far(entry):
+        return bool(entry.processes)
     first = entry.path / UNSEEN
     try:
         first.touch(mode=0o600, exist_ok=False)
@@ -182,7 +187,9 @@ def _release(entry: Entry, record: Record, living: Iterable[Process], probe: Pro
     known = [one.identity for one in living]
     witness.look_before_stop(known, in_a_hurry=False)
     ended = rescue.release(mark, entry.leader, record.since, _segments(record), known)
-    return outcome.release(record.name, Why.KERNEL_GONE, began, [ended], witness, entry.leader)
+    release = outcome.release(record.name, Why.KERNEL_GONE, began, [ended], witness, entry.leader)
+    unproved.note(entry.leader, witness, release)
+    return release
 
 
 def _segments(record: Record) -> set[Segment]:

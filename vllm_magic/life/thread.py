@@ -16,7 +16,7 @@ from vllm_magic.gpu import locks
 from vllm_magic.guard import folder, record
 from vllm_magic.guard.ladder import NOBODY_KNOWN, Outcome
 from vllm_magic.guard.protocol import Ended, Why
-from vllm_magic.life import cause, outcome, rescue
+from vllm_magic.life import cause, outcome, rescue, unproved
 from vllm_magic.life.attendance import Attendance
 from vllm_magic.life.idle import Idleness
 from vllm_magic.life.notices import Broken, NeverStarted, News, Notice, Over, StartKind, StopPlan
@@ -217,6 +217,7 @@ class Life:
             folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
         record.remember(str(rooms.path), ended[-1].left)
         released = outcome.release(self._name, why, began, ended, prepared.witness, leader)
+        unproved.note(leader, prepared.witness, released)
         if released.left or released.unseen:
             self._unproved = prepared, leader, ended
         return Over(released, why)

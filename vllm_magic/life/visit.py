@@ -12,7 +12,7 @@ from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.guard.record import remember
 from vllm_magic.guard.visitor import ANSWER_LIMIT, Visitor
-from vllm_magic.life import hung, outcome, rescue, witnesses
+from vllm_magic.life import hung, outcome, rescue, unproved, witnesses
 from vllm_magic.linux import pidfd
 from vllm_magic.linux.shared_memory import Segment
 
@@ -54,6 +54,7 @@ def stop(entry: Entry, record: Record, probe: Probe, grace: float, patience: flo
             rooms = entry.folder
             clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
     release = outcome.release(record.name, Why.ASKED, began, ended, witness, entry.leader)
+    unproved.note(entry.leader, witness, release)
     if not release.verified:
         raise outcome.not_released(release)
     return release

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
@@ -19,7 +20,9 @@ from vllm_magic.errors import StartFailed
 from vllm_magic.gpu.devices import Snapshot
 from vllm_magic.guard.protocol import Why
 from vllm_magic.jupyter import views
+from vllm_magic.jupyter.panel import picture
 from vllm_magic.jupyter.progress import ProgressLine
+from vllm_magic.life import outcome, sweep
 from vllm_magic.life.notices import Moved, NeverStarted, Over, Ready
 from vllm_magic.linux import processes
 from vllm_magic.release import EndedProcess, GpuMemory, Proof, Release
@@ -43,6 +46,61 @@ def release(**changes) -> Release:
         "note": "",
     }
     return Release(**{**fields, **changes})
+
+
+CAME = "GPU 0: pid 77 of ana holds 4.0 GiB; it came while this server ran, and is not known to be of it"
+
+
+class TestWhoCame:
+    """The note on who came to a GPU is wherever a release is shown."""
+
+    one = release(proof=Proof.NVML_PROCESSES, note=CAME)
+
+    def test_one_release(self):
+        assert same(views.release(self.one)).split("\n")[-1] == f"({CAME})"
+
+    def test_several(self):
+        assert same(views.releases([self.one, release(server="other")])).split("\n")[-1] == f"tiny: {CAME}"
+
+    def test_the_panel(self):
+        shown = picture.release(self.one)
+        assert (shown["note"], shown["verified"], shown["again"]) == (CAME, True, False)
+
+    def test_a_sweep(self):
+        assert sweep.Swept("tiny", "3f9a", self.one).text.endswith(f"proved by NVML processes. ({CAME})")
+
+    @pytest.mark.parametrize(
+        ("why", "failure"),
+        [(Why.GUARD_GONE, None), (Why.KERNEL_GONE, None), (Why.LEADER_ENDED, explain(["x"], 1))],
+    )
+    def test_an_end_that_nobody_asked_for(self, why, failure):
+        error = outcome.error(Over(self.one, why, failure), asked=False, was_ready=True)
+        assert str(error).endswith(f"({CAME})")
+
+    def test_not_where_memory_is_not_told(self):
+        unknown = replace(self.one, vram=(GpuMemory(0, "GPU-a", "GB10", None, None, None),))
+        assert (unknown.doubt, unknown.in_brackets) == ("", "")
+
+
+class TestAgain:
+    """Another look is offered where it may help."""
+
+    @pytest.mark.parametrize(
+        ("changes", "again"),
+        [
+            ({}, False),
+            ({"verified": False}, False),
+            ({"verified": False, "unseen": True}, True),
+            ({"verified": False, "left": (EndedProcess(1, 1, "vllm", "SIGKILL"),)}, True),
+        ],
+    )
+    def test_in_the_panel(self, changes, again):
+        assert picture.release(release(**changes))["again"] is again
+
+    def test_in_the_error(self):
+        for unseen, said in ((True, True), (False, False)):
+            error = outcome.not_released(release(verified=False, unseen=unseen, note="GPU 0: not yet"))
+            assert ("Stop it again for another look." in str(error)) is said
 
 
 class TestView:

@@ -98,6 +98,7 @@ class Work:
     def reap(self, pids: tuple[int, ...]) -> Done:
         """Release what dead kernels left; with pids, end these, which nobody owns. Then look again."""
         from vllm_magic.doctor import reap
+        from vllm_magic.life import unproved
         from vllm_magic.life.sweep import sweep
 
         probe = self._manager.probe
@@ -105,7 +106,9 @@ class Work:
             if pids:
                 told = [reap.told(reap.reap(one, probe)) for one in reap.judge_all(pids)]
             else:
-                told = [one.text for one in sweep(probe)] or ["Nothing to reap."]
+                looked = unproved.look_again(probe)  # first: what is swept was looked at then
+                told = [one.text for one in sweep(probe)] + [one.text for one in looked]
+                told = told or ["Nothing to reap."]
         except OSError as error:  # the state folder is not ours alone
             raise VllmMagicError(str(error)) from None
         return Done(" ".join(told), message=self.doctor().message)

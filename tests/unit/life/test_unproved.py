@@ -1,0 +1,115 @@
+"""What is kept of a release that is not proved: it makes the same witness again, and nothing else is believed."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import pytest
+from records import IDENTIFIER
+
+from vllm_magic.gpu.devices import ComputeProcess, Gpu, Snapshot
+from vllm_magic.gpu.probe import Probe
+from vllm_magic.ledger import state_folder
+from vllm_magic.life import unproved
+from vllm_magic.life.proof import Witness
+from vllm_magic.linux.processes import Identity
+from vllm_magic.release import EndedProcess, Proof, Release
+
+GPU = Gpu(0, "GPU-a", "H200", 80, 3, 77, (ComputeProcess(7, 3), ComputeProcess(8, None, computes=False)))
+SEEN = Snapshot(0.0, (GPU,), None, None)
+LEADER = Identity(11, 111)
+
+
+def release(**changes) -> Release:
+    ended = (EndedProcess(11, 111, "vllm", "SIGTERM"),)
+    fields = {"verified": False, "unseen": True, "note": "GPU 0: not yet", **changes}
+    return Release("tiny", "asked", 1.0, ended, (), 0, (), Proof.PROCESSES, **fields)
+
+
+@pytest.fixture
+def witness(home):
+    state_folder()
+    made = Witness(Probe(), SEEN, ["GPU-a"], f"VLLM_MAGIC_SERVER={IDENTIFIER}".encode(), Identity(5, 55))
+    made.known = {LEADER, Identity(12, 112)}
+    made._before = SEEN
+    return made
+
+
+@pytest.fixture
+def file(home, witness):
+    unproved.note(LEADER, witness, release())
+    path = home / "unproved" / f"{IDENTIFIER}.json"
+    assert path.exists()
+    return path
+
+
+def test_the_witness_is_the_same_again(witness):
+    packed = json.loads(json.dumps(witness.packed()))
+    assert Witness.unpacked(Probe(), packed).packed() == witness.packed()
+
+
+def test_nothing_is_kept_without_a_gpu(home):
+    none = Witness(Probe(), Snapshot(0.0, (), None, "no driver"), (), b"A=b")
+    unproved.note(LEADER, none, release())
+    assert not (home / "unproved").exists()
+
+
+def test_nothing_is_kept_of_what_lives(home, witness):
+    unproved.note(LEADER, witness, _left())
+    assert not (home / "unproved").exists()
+
+
+def _left() -> Release:
+    one = EndedProcess(11, 111, "vllm", "SIGKILL")
+    return Release("tiny", "asked", 1.0, (), (one,), None, (), Proof.NONE, verified=False)
+
+
+def test_what_is_proved_is_forgotten(home, witness, file):
+    unproved.note(LEADER, witness, release(verified=True))
+    assert not (home / "unproved").exists()
+
+
+def test_it_is_this_users_alone(file):
+    assert unproved._read(file) is not None
+    assert file.parent.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("id", "0" * 8),
+        ("place", ["elsewhere", "boot", "pid:[1]", 0]),
+        ("name", 7),
+        ("kernel", [1]),
+        ("leader", "x"),
+        ("chosen", [1]),
+        ("baseline", [1]),
+        ("loaded", {}),
+        ("before", None),
+        ("known", [[1, -1]]),
+        ("ended", [[1, 2, "x"]]),
+    ],
+)
+def test_what_does_not_fit_is_not_believed(file, field, value):
+    kept = json.loads(file.read_text())
+    file.write_text(json.dumps(kept | {field: value}))
+    assert unproved._read(file) is None
+    file.write_text(json.dumps({name: one for name, one in kept.items() if name != field}))
+    assert unproved._read(file) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"id": 1' + "[" * 10000])
+def test_what_is_torn_is_not_believed(file, text):
+    file.write_text(text)
+    assert unproved._read(file) is None
+
+
+def test_what_is_old_goes(file):
+    long_ago = time.time() - unproved.KEPT - 1
+    os.utime(file, (long_ago, long_ago))
+    assert unproved._read(file) is None
+    other = Witness(Probe(), SEEN, (), b"VLLM_MAGIC_SERVER=00000001")
+    unproved.note(None, other, release())
+    assert [one.name for one in file.parent.iterdir()] == ["00000001.json"]

@@ -1,0 +1,146 @@
+"""Releases that are not proved: what another look at the GPUs needs, kept on disk for whoever asks again.
+
+Nothing of such a server lives, and its private folder is cleared. STATE FOLDER/unproved/ID.json has the GPUs as they were
+before its start and while it ran, and its processes; it goes when the release is proved, or when it is a day old.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic import ledger
+from vllm_magic.guard import fits
+from vllm_magic.guard.ladder import Outcome
+from vllm_magic.guard.protocol import Why
+from vllm_magic.life import outcome
+from vllm_magic.life.proof import Witness
+from vllm_magic.linux import machine
+from vllm_magic.linux.processes import Identity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from vllm_magic.gpu.probe import Probe
+    from vllm_magic.life.far_proof import FarWitness
+    from vllm_magic.release import Release
+
+KEPT = 86400.0  # seconds
+LONGEST = 2**20  # bytes; what is longer is not ours
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A server of an earlier release that was looked at again."""
+
+    release: Release
+
+    @property
+    def verified(self) -> bool:
+        """Whether it is proved now."""
+        return self.release.verified
+
+    @property
+    def text(self) -> str:
+        """What was seen, in one line."""
+        note = f" {self.release.note}." if not self.release.verified else self.release.in_brackets
+        return f"{self.release.text}{note}"
+
+
+def note(leader: Identity | None, witness: Witness | FarWitness, release: Release) -> None:
+    """Keep what another look at the GPUs needs, where one may prove the release; forget it where it is proved.
+
+    What cannot be written is not kept: the release has failed, and says so.
+    """
+    packed = witness.packed()
+    if packed is None or release.left:
+        return
+    path = _folder() / f"{packed['id']}.json"
+    with suppress(OSError):
+        if not release.verified:
+            said = {
+                "name": release.server,
+                "place": list(machine.here()),
+                "leader": list(leader) if leader else None,
+                "ended": [[one.pid, one.start, one.name, one.how] for one in release.ended],
+            }
+            _write(path, packed | said)
+        else:
+            path.unlink()
+            path.parent.rmdir()  # where that was the last one
+
+
+def look_again(probe: Probe, name: str | None = None) -> list[Looked]:
+    """Look at the GPUs again for each release that is not proved, the oldest first.
+
+    Args:
+        probe: looks at the GPUs.
+        name: of the only server to look for, or its folder's id.
+    """
+    found: list[Looked] = []
+    for path in sorted(_folder().glob("*.json"), key=ledger.modified):
+        kept = _read(path)
+        if kept is not None and name in (None, kept["name"], kept["id"]):
+            found.append(Looked(_look(kept, probe)))
+    return found
+
+
+def _look(kept: Mapping[str, Any], probe: Probe) -> Release:
+    began = time.monotonic()
+    leader = Identity(*kept["leader"]) if kept["leader"] else None
+    ended = Outcome([list(row) for row in kept["ended"]], [], 0.0)
+    witness = Witness.unpacked(probe, kept)
+    release = outcome.release(kept["name"], Why.ASKED, began, [ended], witness, leader)
+    note(leader, witness, release)
+    return release
+
+
+def _folder() -> Path:
+    return ledger.state_path() / "unproved"
+
+
+def _write(path: Path, kept: Mapping[str, Any]) -> None:
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    for old in path.parent.iterdir():
+        if time.time() - ledger.modified(old) > KEPT:
+            old.unlink(missing_ok=True)
+    new = path.with_suffix(f".{os.getpid()}")
+    new.write_text(json.dumps(kept), encoding="utf-8")
+    new.replace(path)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """What is kept there; None for what is not ours, old, or of another boot or machine."""
+    try:
+        if time.time() - ledger.modified(path) > KEPT or path.stat().st_uid != os.getuid():
+            return None
+        with path.open("rb") as file:
+            kept = json.loads(file.read(LONGEST))
+        fit = isinstance(kept, dict) and all(check(kept[field]) for field, check in _CHECKS.items())
+    except (OSError, ValueError, KeyError, RecursionError):
+        return None
+    return kept if fit and kept["id"] == path.stem and kept["place"] == list(machine.here()) else None
+
+
+def _gpus(value: Any) -> bool:
+    return isinstance(value, list) and all(map(fits.fields, value))
+
+
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "id": fits.text,
+    "name": fits.text,
+    "place": lambda value: isinstance(value, list),
+    "kernel": fits.pair,
+    "leader": lambda value: value is None or fits.pair(value),
+    "chosen": fits.texts,
+    "baseline": _gpus,
+    "loaded": _gpus,
+    "before": _gpus,
+    "known": fits.pairs,
+    "ended": fits.ends,
+}
