@@ -27,6 +27,7 @@ from vllm_magic.guard.protocol import (
     Attached,
     Decoder,
     Ended,
+    Known,
     Note,
     Order,
     Refused,
@@ -48,7 +49,7 @@ from vllm_magic.life import handover
 many = settings(max_examples=300, derandomize=True, deadline=None, database=None)
 few = settings(many, max_examples=60)
 
-KINDS = (Order, Stop, Note, Attach, Attached, Spare, Started, Refused, Stopping, Ended)
+KINDS = (Order, Stop, Note, Attach, Attached, Spare, Started, Known, Refused, Stopping, Ended)
 
 # Words as a person, or a person's variable, may bring them: ours, vLLM's, nearly either, and anything.
 text = st.text(st.characters(codec="utf-8"), max_size=30)
@@ -369,6 +370,7 @@ messages = st.one_of(
     st.builds(Stop, seconds, seconds),
     st.just(Note()),
     st.builds(Started, identity, identity, identity),
+    st.builds(Known, st.lists(identity, max_size=3)),
     st.builds(Refused, st.integers(0, 200), text),
     st.builds(Stopping, why),
     st.builds(

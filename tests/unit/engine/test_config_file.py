@@ -28,23 +28,23 @@ def words(tmp_path, text: str | bytes) -> tuple[str, ...]:
 def named(path) -> tuple[str, ...]:
     began = time.thread_time()
     try:
-        return config_file.words(("--config", str(path)), "/")
+        return config_file.words(("--config", str(path)), "/", lambda: None)
     finally:
         assert time.thread_time() - began < CALM
 
 
 def test_what_is_in_it(tmp_path):
-    text = "# as vLLM takes it\nmax_model_len: 4096\nlora-modules: [a, b]\nenforce-eager: true\nfoo: false\nempty: []\nc: {x: 1}\n"
+    text = "# as vLLM takes it\nmax_model_len: 4096\nlora-modules: [a, b]\nenforce-eager: true\nfoo: false\nempty: []\nxyz: {x: 1}\n"
     assert words(tmp_path, text) == (
-        "--max-model-len", "4096", "--lora-modules", "a", "b", "--enforce-eager", "--no-foo", "--c", '{"x": 1}',
+        "--max-model-len", "4096", "--lora-modules", "a", "b", "--enforce-eager", "--no-foo", "--xyz", '{"x": 1}',
     )  # fmt: skip
 
 
 def test_what_is_said_once_and_used_twice(tmp_path):
-    text = "a: &name {x: 1}\nb: *name\nc:\n  <<: *name\n  y: 2\n"
-    assert words(tmp_path, text) == ("--a", '{"x": 1}', "--b", '{"x": 1}', "--c", '{"x": 1, "y": 2}')
+    text = "x1: &name {x: 1}\nx2: *name\nx3:\n  <<: *name\n  y: 2\n"
+    assert words(tmp_path, text) == ("--x1", '{"x": 1}', "--x2", '{"x": 1}', "--x3", '{"x": 1, "y": 2}')
     template = "x" * 4000
-    assert words(tmp_path, f"a: &name {template}\nb: [*name, *name, *name]\n")[-1] == template
+    assert words(tmp_path, f"x1: &name {template}\nx2: [*name, *name, *name]\n")[-1] == template
 
 
 @pytest.mark.parametrize(

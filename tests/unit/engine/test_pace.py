@@ -149,7 +149,7 @@ class TestHistory:
     def test_no_more_than_so_many(self, cache, monkeypatch):
         monkeypatch.setattr(history, "KEPT", 3)
         for number in range(5):
-            spec = ServerSpec("tiny", (f"--n={number}",))
+            spec = ServerSpec("tiny", (f"--seed={number}",))
             history.keep(spec, EARLIER)
             os.utime(cache / "starts" / history._file(spec), (number, number))
         assert len(list((cache / "starts").iterdir())) == 3
