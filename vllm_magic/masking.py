@@ -1,7 +1,7 @@
 """Keys and tokens as ``***``, wherever text is shown.
 
 What is secret is told by its form (``hf_...``, ``sk-...``), by the name before it (``api_key=``, ``"password":``),
-or because it is known: the server's own key, and what stands in variables with such names.
+or because it is known: the keys of servers, and what stands in variables with such names.
 
 Text is masked where it comes in: lines of a log, titles of processes, messages of errors; and once more where it
 is shown. Masking twice does no harm.
@@ -10,6 +10,7 @@ is shown. Masking twice does no harm.
 from __future__ import annotations
 
 import re
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 SHOWN = "***"
 SHORTEST = 6  # characters; what is shorter is no secret, and would be found in half of the words
+REMEMBERED = 100  # keys of servers, the latest of this process
 
 _NAME = (
     r"(?i:api[_-]?key|access[_-]?key|secret[_-]?key|private[_-]?key|secret|password|passwd|"
@@ -49,14 +51,39 @@ _FLAG = rf"--?[\w-]*{_NAME}|{_SHORT}"
 _FLAG_IN_TEXT = rf"((?:--[\w-]{{0,40}}?{_NAME}\s+|{_SHORT}(?:\s+|=))){_VALUE}"
 
 
+_lock = threading.Lock()
+_remembered: tuple[str, ...] = ()  # replaced as a whole, so that who reads it needs no lock
+
+
+class Secret(str):
+    """A text that is not shown where its variable is: a traceback of IPython's can show those of each frame."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """As `SHOWN`."""
+        return repr(SHOWN)
+
+
+def remember(secret: str) -> None:
+    """Have `mask` mask it from now on, whoever quotes it: the key of a server of this process."""
+    global _remembered  # noqa: PLW0603 - errors are made anywhere
+    if len(secret) >= SHORTEST:
+        with _lock:
+            _remembered = (*(one for one in _remembered if one != secret), str(secret))[-REMEMBERED:]
+
+
 def mask(text: str, known: Iterable[str] = ()) -> str:
     """The text with `SHOWN` in place of each secret.
 
     Args:
         text: anything.
-        known: secrets that have no form of their own; those below `SHORTEST` characters are passed over.
+        known: secrets that have no form of their own, besides those to `remember`; those below `SHORTEST` characters
+            are passed over.
     """
-    for secret in sorted(known, key=len, reverse=True):  # one may be the beginning of another
+    for secret in sorted(
+        (*known, *_remembered), key=len, reverse=True
+    ):  # one may be the beginning of another
         if len(secret) >= SHORTEST:
             text = text.replace(secret, SHOWN)
     small = text.lower()

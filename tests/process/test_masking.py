@@ -142,3 +142,39 @@ def test_the_title_of_somebody_elses_process():
         assert PLANTED["flag"] in Path(f"/proc/{other.pid}/cmdline").read_text()
         assert check(processes.title(other.pid)).endswith("serve --api-key *** *** --x=***'")
         other.communicate(b"\n")
+
+
+@pytest.mark.parametrize("key", ["ab\\nzqxzqx", "ab zqxzqx", "äbzqxzqx"])
+def test_a_key_that_no_header_takes_is_in_no_traceback(shell, capsys, key):
+    shell.run_line_magic("xmode", "Verbose")
+    shell.user_ns["the_key"] = key.encode().decode("unicode_escape") if "\\" in key else key
+    for cell in (
+        "import vllm_magic; vllm_magic.start('tiny', '--api-key', the_key).chat('hi')",
+        "vllm_magic.start('tiny', env={'VLLM_API_KEY': the_key}).client()",
+        "%vllm start tiny --api-key {the_key}",
+    ):
+        assert not shell.run_cell(cell).success
+        said = "".join(capsys.readouterr())
+        assert "visible ASCII" in said
+        assert "zqx" not in said
+
+
+def test_an_interrupt_shows_no_key(shell, monkeypatch, capsys):
+    """In the middle of a request, with a traceback that shows variables."""
+    shell.run_line_magic("xmode", "Verbose")
+    shell.run_cell("import vllm_magic; server = vllm_magic.start('tiny', '--api-key', 'k-' + 'zqx' * 3)")
+    capsys.readouterr()
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    for place in ("httpx.Client.__init__", "httpx.Client.send", "openai.OpenAI.__init__"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, interrupted)
+            shell.run_cell(
+                "server.client() if PLACE else server.complete('hi')".replace("PLACE", str("openai" in place))
+            )
+        said = "".join(capsys.readouterr())
+        assert "KeyboardInterrupt" in said
+        assert "zqx" not in said
+    shell.run_cell("vllm_magic.stop()")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import secrets
 import time
 
@@ -9,9 +11,12 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from vllm_magic import masking
 from vllm_magic.engine import log
+from vllm_magic.engine.command import Command
+from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption, StartFailed
-from vllm_magic.jupyter import arguments, start_words, verbs, views
+from vllm_magic.jupyter import arguments, start_words, verbs, views, words
 from vllm_magic.masking import SHORTEST, SHOWN, known, mask, mask_words
 
 many = settings(max_examples=300, derandomize=True, deadline=None, database=None)
@@ -193,3 +198,72 @@ def test_words_that_do_not_fit(said):
     with pytest.raises(InvalidOption) as caught:
         said()
     check(caught.value)
+
+
+class TestKeysOfServers:
+    KEY = "correct-horse-battery"
+
+    @pytest.mark.parametrize(
+        "key", ["ab\ncd", "ab\rcd", "ab cd", " abcd", "ab\tcd", "äbcd", "ab\udc80cd", "ab\x7fcd", "ab\x1bcd"]
+    )
+    @pytest.mark.parametrize("how", ["flag", "flag=", "env"])
+    def test_one_that_no_header_takes_is_refused(self, key, how):
+        """httpx and its kind quote it in what they raise."""
+        args = {"flag": ("--api-key", key), "flag=": (f"--api-key={key}",), "env": ()}[how]
+        with pytest.raises(InvalidOption) as caught:
+            ServerSpec("m", args, env=(("VLLM_API_KEY", key),) if how == "env" else ())
+        said = str(caught.value)
+        assert "visible ASCII" in said
+        assert not any(part in said for part in (key, repr(key)[1:-1], "abcd"))
+
+    @pytest.mark.parametrize("key", ["a$b", "a{b}c", "'\"`\\\\", "sk-1_2.3~4+5/6=", "!~"])
+    def test_what_a_header_takes_is_taken(self, key):
+        assert ServerSpec("m", ("--api-key", key)).env == (("VLLM_API_KEY", key),)
+
+    def test_it_is_in_no_error_whatever_quotes_it(self):
+        ServerSpec("m", ("--api-key", self.KEY))
+        made = Command(("vllm",), "127.0.0.1", 1, "random-bytes-1234")
+        for error in (
+            StartFailed(f"no {self.KEY}", f"or {made.api_key}", [f"with {self.KEY}"]),
+            InvalidOption(f"{self.KEY}-{made.api_key}"),
+        ):
+            shown = "\n".join((str(error), repr(error), *error._render_traceback_(), *error.details))
+            assert self.KEY not in shown
+            assert "random-bytes-1234" not in shown
+
+    def test_it_is_no_variable_that_a_traceback_shows(self):
+        made = Command(("vllm",), "127.0.0.1", 1, self.KEY)
+        assert made.api_key == self.KEY
+        assert f"Bearer {made.api_key}" == f"Bearer {self.KEY}"
+        assert repr(made.api_key) == "'***'"
+        assert json.dumps(dataclasses.asdict(made)["api_key"]) == f'"{self.KEY}"'
+
+    def test_only_so_many_are_known(self):
+        for number in range(200):
+            masking.remember(f"some-key-{number}")
+        assert mask("some-key-199 and some-key-150") == "*** and ***"
+        assert mask("some-key-1 ") == "some-key-1 "
+        masking.remember("short")
+        assert mask("short") == "short"
+
+
+@pytest.mark.parametrize("cause", ["ab$zqx", "ab{zqx}", "ab{zqx + 1}", "ab{len(zqx)}", "{zqx!}"])
+@pytest.mark.parametrize(
+    "before", [["--api-key"], ["--api-k"], ["--seed", "1", "--hf-token"], ["--env"]], ids=" ".join
+)
+def test_what_is_expanded_is_not_quoted_where_it_is_secret(before, cause):
+    word = f"NAME={cause}" if before == ["--env"] else cause
+    for line in (
+        [*before, word],
+        [f"{before[-1]}={word}"] if "key" in before[-1] or "tok" in before[-1] else [*before, word],
+    ):
+        with pytest.raises(InvalidOption) as caught:
+            words.expand(line, {})
+        assert "zqx" not in str(caught.value)
+        assert f"behind {before[-1]}" in str(caught.value)
+        assert "$$" in str(caught.value)
+
+
+def test_what_is_not_secret_is_quoted():
+    with pytest.raises(InvalidOption, match="zqx"):
+        words.expand(["--seed", "$zqx"], {})

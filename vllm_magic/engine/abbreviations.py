@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine.flag_table import plain
+from vllm_magic.engine import flags
 from vllm_magic.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def written_out(args: Sequence[str], load: Callable[[], FlagTable | None]) -> tu
 
 
 def _written_out(word: str, load: Callable[[], FlagTable | None]) -> str:
-    written, equals, value = word.partition("=")
-    name, dot, _ = plain(written).partition(".")
+    written, equals, value = flags.split(word)
+    name, dot, _ = written.partition(".")
     read = begin_with(name, READ)
     if not read or (dot and not set(read) & set(SECRET)):
         return word
@@ -54,7 +54,7 @@ def _written_out(word: str, load: Callable[[], FlagTable | None]) -> str:
     if name in READ:
         return word
     table = load()
-    known = {plain(string) for string in table.by_string} if table else set()
+    known = [flags.split(string)[0] for string in table.by_string] if table else []
     if name in known:
         return word
     found = sorted({*read, *begin_with(name, known)})
@@ -62,9 +62,9 @@ def _written_out(word: str, load: Callable[[], FlagTable | None]) -> str:
         *others, last = found
         either = f"{', '.join(others)} or {last}" if others else last
         raise InvalidOption(f"{written} may be {either}. Write it out.")
-    return f"{found[0]}{equals}{value}"
+    return f"{found[0]}={value}" if equals else found[0]
 
 
-def begin_with(name: str, flags: Iterable[str]) -> list[str]:
+def begin_with(name: str, known: Iterable[str]) -> list[str]:
     """Those that begin so; none for a word that is no flag."""
-    return [flag for flag in flags if flag.startswith(name)] if name.strip("-") and name[0] == "-" else []
+    return [flag for flag in known if flag.startswith(name)] if name.strip("-") and name[0] == "-" else []

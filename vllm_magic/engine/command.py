@@ -15,6 +15,7 @@ from vllm_magic.engine import port as ports
 from vllm_magic.engine.address import LOOPBACK
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.linux.marks import MARK
+from vllm_magic.masking import Secret, remember
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,8 +47,10 @@ class Command:
     job: str = ""
 
     def __post_init__(self) -> None:
-        """Check that the host is no name: what a name stands for may change."""
+        """Check that the host is no name: what a name stands for may change. Have the key masked wherever it is quoted."""
         addresses.is_loopback(self.host)
+        remember(self.api_key)
+        object.__setattr__(self, "api_key", Secret(self.api_key))
 
     @property
     def address(self) -> str:

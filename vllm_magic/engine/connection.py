@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.errors import InvalidOption, NoChatTemplate, RequestFailed, VllmMagicError
+from vllm_magic.masking import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -142,7 +143,7 @@ class Connection:
 
         return httpx.Client(
             base_url=self._command.url,
-            headers={"Authorization": f"Bearer {self._command.api_key}"},
+            headers={"Authorization": Secret(f"Bearer {self._command.api_key}")},
             timeout=httpx.Timeout(limit, connect=min(limit, CONNECT_LIMIT)),
             **_OWN,
         )

@@ -57,7 +57,7 @@ def value(args: Sequence[str], *names: str) -> str | None:
     """The value of the last flag that has one of these names; None where there is none."""
     found = None
     for position, arg in enumerate(args):
-        flag, equals, rest = _split(arg)
+        flag, equals, rest = split(arg)
         if flag in names:
             found = rest if equals else args[position + 1] if position + 1 < len(args) else None
     return found
@@ -65,7 +65,7 @@ def value(args: Sequence[str], *names: str) -> str | None:
 
 def has(args: Sequence[str], *names: str) -> bool:
     """Whether one of these flags is there, with or without a value."""
-    return any(_split(arg)[0] in names for arg in args)
+    return any(split(arg)[0] in names for arg in args)
 
 
 def take(args: Sequence[str], name: str) -> tuple[str | None, tuple[str, ...]]:
@@ -78,7 +78,7 @@ def take(args: Sequence[str], name: str) -> tuple[str | None, tuple[str, ...]]:
     found = None
     words = iter(args)
     for word in words:
-        flag, equals, rest = _split(word)
+        flag, equals, rest = split(word)
         if flag != name:
             left.append(word)
             continue
@@ -121,6 +121,7 @@ def number(args: Sequence[str], *names: str, default: float) -> float:
     return found if math.isfinite(found) else default
 
 
-def _split(arg: str) -> tuple[str, bool, str]:
+def split(arg: str) -> tuple[str, bool, str]:
+    """A word as the flag, with dashes as vLLM reads it, whether "=" follows, and what stands behind that."""
     flag, equals, rest = arg.partition("=")
     return (flag.replace("_", "-") if flag.startswith("--") else flag), bool(equals), rest

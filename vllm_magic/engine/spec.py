@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic import durations
-from vllm_magic.engine import abbreviations, config_file, executable, flag_table, flags
+from vllm_magic.engine import abbreviations, config_file, flags
 from vllm_magic.errors import ExecutableNotFound, InvalidOption
-from vllm_magic.masking import mask_words
+from vllm_magic.masking import mask_words, remember
 
 if TYPE_CHECKING:
     from vllm_magic.engine.flag_table import FlagTable
+
+KEY = "VLLM_API_KEY"  # the variable
 
 
 def _working_directory() -> str:
@@ -76,6 +78,7 @@ class ServerSpec:
         object.__setattr__(self, "args", abbreviations.written_out(self.args, self._flag_table))
         self._hide_key()
         self._hide_token()
+        self._check_key()
         if self.in_file is None:
             found = config_file.words(self.args, self.cwd, self._flag_table)
             object.__setattr__(self, "in_file", found)
@@ -110,6 +113,8 @@ class ServerSpec:
 
     def _flag_table(self) -> FlagTable | None:
         """The flags of the vLLM that it is for; None where they are not known."""
+        from vllm_magic.engine import executable, flag_table  # few starts need them
+
         if self.cluster or any(name in flag_table.OF_PYTHON for name, _ in self.env):
             return None
         try:
@@ -124,7 +129,16 @@ class ServerSpec:
             others = self.args[position + (1 if "=" in word else 2) :]
             if flags.has((word,), flag) and others and not others[0].startswith("-"):
                 raise InvalidOption(f"{flag} takes one key here: {flag} KEY.")
-        self._hide(flag, "VLLM_API_KEY")
+        self._hide(flag, KEY)
+
+    def _check_key(self) -> None:
+        """A header takes no other characters, and what refuses them quotes the key."""
+        key = dict(self.env).get(KEY, "")
+        if not all("!" <= character <= "~" for character in key):
+            raise InvalidOption(
+                f"The key (--api-key, or {KEY}) must be visible ASCII characters, without spaces. Choose another one."
+            )
+        remember(key)
 
     def _hide_token(self) -> None:
         flag = "--hf-token"

@@ -13,6 +13,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.errors import InvalidOption
+from vllm_magic.masking import SHOWN, mask_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +47,28 @@ def expand(words: list[str], namespace: Mapping[str, Any]) -> list[str]:
             return "$"
         return _text(match["name"] or match["expression"], match[0], namespace)
 
-    return [_EXPANSION.sub(put_in, word) for word in words]
+    expanded = []
+    for position, word in enumerate(words):
+        try:
+            expanded.append(_EXPANSION.sub(put_in, word))
+        except InvalidOption:
+            flag = _before_secret(words[: position + 1])
+            if flag:  # a part of a key is not to be quoted
+                raise InvalidOption(
+                    f"What stands behind {flag} has a name that is not defined, or an expression that fails. "
+                    "$$ is a plain dollar sign."
+                ) from None
+            raise
+    return expanded
+
+
+def _before_secret(words: list[str]) -> str:
+    """The flag of which the last word is the value, where that may be secret; else ""."""
+    *_, before, last = ["", *words]
+    if before == "--env" or (before and mask_words([before, last])[1] == SHOWN != last):
+        return before
+    flag, equals, _ = last.partition("=")
+    return flag if equals and (flag == "--env" or mask_words([last]) != [last]) else ""
 
 
 def _text(expression: str, written: str, namespace: Mapping[str, Any]) -> str:

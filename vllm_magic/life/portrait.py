@@ -111,7 +111,7 @@ class Portrait(Service):
     @property
     def api_key(self) -> str:
         """The key that ``/v1`` asks for. vLLM leaves other routes open (see the README)."""
-        return self._command.api_key
+        return str(self._command.api_key)
 
     @property
     def exposed(self) -> bool:
