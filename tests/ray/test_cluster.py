@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import stand_in
 from fake_gpu import fakegpu
 from nbclient import NotebookClient
 from records import record
@@ -157,6 +159,35 @@ def test_start_ask_stop(cluster, manager, ask, traces):
     assert f"node-{OTHER} ({OTHER})" in release.note
     assert len(release.ended) > 1  # Ray asks all of them to end, and some have before the guards look
     traces.check()
+
+
+def test_one_who_takes_the_port_on_the_node_first_gets_no_key(cluster, manager, ask):
+    """The server has its port, and does not listen yet: somebody else does, and answers."""
+    heard = []
+
+    class Impostor(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            heard.append(str(self.headers))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    env = tuple(stand_in.options(hang_in="load").items())
+    server = manager.start(ask(cluster, *BOTH, env=env), wait=False).server
+    until(lambda: any("Using max model len" in line for line in server.log(100)))
+    words = Path(f"/proc/{on_node(cluster, 'vllm serve tiny')}/cmdline").read_text().split("\0")
+    port = int(words[words.index("--port") + 1])
+    with http.server.ThreadingHTTPServer((OTHER, port), Impostor) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        until(lambda: len(heard) > 20 or server.state != "starting")
+        assert server.state == "starting"
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", server.port))
+        assert server.stop(grace=0.0).verified
+        other.shutdown()
+    assert not any("authorization" in one.lower() for one in heard)
 
 
 def test_the_key_is_nowhere_to_be_read(cluster, manager, ask):

@@ -210,8 +210,11 @@ class Agent:
             return ""
         if said["said"] == keys.PLACED:
             self._compare(str(said.get("vllm") or ""))
+        elif said["said"] == keys.LISTENS:
             to = (self._where.nodes[0], int(said["port"]))
             asyncio.run_coroutine_threadsafe(self._listen(to), loop)
+        elif said["said"] in (keys.ENDS, keys.RELEASED):  # who has the port from now on is somebody else
+            loop.call_soon_threadsafe(self._forwarder.close)
         return str(said["said"])
 
     def _compare(self, there: str) -> None:

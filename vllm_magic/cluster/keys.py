@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 LINE = "@vllm_magic "  # begins a line of a job's log that is not vLLM's: JSON with a "said"
-BEGUN, PLACED, REFUSED, RELEASED, LOOKED = "begun", "placed", "refused", "released", "looked"
+BEGUN, PLACED, LISTENS, ENDS = "begun", "placed", "listens", "ends"
+REFUSED, RELEASED, LOOKED = "refused", "released", "looked"
 ERRAND = "VLLM_MAGIC_ERRAND"  # in the environment of an agent
 METADATA = "vllm_magic"  # of a job: the server's name
 SCHEME = "gcs://"  # under which Ray keeps what is put as a package

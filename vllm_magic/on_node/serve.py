@@ -23,6 +23,7 @@ from vllm_magic.life.spares import SpareMode
 from vllm_magic.linux import files
 from vllm_magic.manager import manager
 from vllm_magic.on_node.store import Lease, Store
+from vllm_magic.server import ServerState
 
 if TYPE_CHECKING:
     from vllm_magic.cluster.order import Order
@@ -59,7 +60,7 @@ def serve(job: str) -> int:
     except VllmMagicError as error:
         _refuse(error)
         return 1
-    _say(keys.line(keys.PLACED, port=server.port, vllm=installed.look(order.executable).version))
+    _say(keys.line(keys.PLACED, vllm=installed.look(order.executable).version))
     log = Copy(server)
     _stay(server, asked, Lease(store, job, order.lease), log)
     return _release(server, asked, log)
@@ -106,7 +107,12 @@ def _order(store: Store, job: str, asked: Asked) -> Order | None:
 
 
 def _stay(server: Server, asked: Asked, lease: Lease, log: Copy) -> None:
+    listens = False
     while not asked.is_set() and not server.state.over:
+        if listens is not (server.state is ServerState.READY):
+            # As long as it does not listen itself, another user of the node may, and what comes there holds the key.
+            listens = not listens
+            _say(keys.line(keys.LISTENS, port=server.port) if listens else keys.line(keys.ENDS))
         if lease.over:
             _say("The kernel has not been heard of for too long. The server is released.")
             break
