@@ -175,13 +175,16 @@ def test_two_stops_that_come_together_hurry(stubborn):
     assert pidfd.wait_for_all(everyone, 20) == set()
 
 
-def test_guards_sleep_while_the_server_runs(stubborn):
-    _, started, _ = stubborn
+def test_guards_sleep_while_the_server_runs(stubborn, tmp_path):
+    _, started, everyone = stubborn
 
     def switches(pid: int) -> list[str]:
         with open(f"/proc/{pid}/status") as file:
             return [line for line in file if "ctxt_switches" in line]
 
+    server = everyone - {Identity(*started.outer), Identity(*started.inner)}
+    folder = str(tmp_path / "folder")
+    by_hand.until(lambda: server <= {Identity(*one) for one in records.known(folder)}, "not all are known")
     time.sleep(0.5)
     before = switches(started.outer[0])
     time.sleep(2)

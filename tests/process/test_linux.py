@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from multiprocessing import shared_memory as standard
 from pathlib import Path
 
@@ -97,6 +98,19 @@ class TestProcesses:
         me = identity(os.getpid())
         assert processes.is_alive(me)
         assert not processes.is_alive(Identity(me.pid, me.start + 1))
+
+    def test_a_pid_that_a_thread_has_now_is_nobody(self):
+        over = threading.Event()
+        thread = threading.Thread(target=over.wait)
+        thread.start()
+        try:
+            before = Identity(thread.native_id, 1)
+            assert not pidfd.send(before, signal.SIGKILL)
+            assert not pidfd.wait_for_any([before], 0.0)
+            assert processes.hidden(thread.native_id) is None
+        finally:
+            over.set()
+            thread.join()
 
     def test_a_zombie_is_dead(self):
         with subprocess.Popen(["true"], stdin=subprocess.PIPE) as child:

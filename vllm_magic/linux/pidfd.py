@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import time
@@ -25,8 +26,11 @@ def open_pidfd(identity: Identity) -> int | None:
     """
     try:
         fd = open_pid(identity.pid)
-    except ProcessLookupError:
-        return None
+    except OSError as error:
+        # ESRCH, or the number is that of a thread now: EINVAL, from Linux 6.15 on ENOENT.
+        if error.errno in (errno.ESRCH, errno.EINVAL, errno.ENOENT):
+            return None
+        raise
     # The pid may have been taken over before the open: the start time tells.
     process = hidden(identity.pid) if identity.start == HIDDEN else read(identity.pid)
     if process is None or process.identity != identity:
