@@ -145,6 +145,7 @@ def test_two_side_by_side(vllm: RealVllm, manager: Manager, back: int) -> None:
     assert card.used() > with_one + 0.2 * card.total()
     release = one.stop()
     assert (release.verified, release.vram[0].freed is not None) == (True, True)
+    assert (release.proof, release.note) == (Proof.NVML_MEMORY, "")  # the other one is known
     assert answer(two)
     assert card.used() > back + 0.2 * card.total()
     assert two.stop().verified
@@ -160,6 +161,21 @@ def test_it_is_refused_where_another_program_holds_the_memory(vllm: RealVllm, ma
         with pytest.raises(NotEnoughMemory, match=str(holder.pid)):
             manager.start(asked(vllm))
         assert holder.poll() is None
+        holder.kill()
+
+
+def test_a_neighbour_that_came_is_named(vllm: RealVllm, manager: Manager) -> None:
+    server = manager.start(asked(vllm, *share(0.3))).server
+    hold = "import sys, torch; x = torch.empty(2**30, dtype=torch.uint8, device='cuda'); print(1, flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [str(vllm.python), "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == "1\n"
+        release = server.stop()
+        assert (release.proof, release.verified) == (Proof.NVML_PROCESSES, True)
+        assert f"GPU 0: pid {holder.pid} of " in release.note
+        assert "it came while this server ran" in release.note
         holder.kill()
 
 
