@@ -8,7 +8,6 @@ requests in that time.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import tempfile
 import threading
@@ -34,19 +33,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cluster = Cluster(Path(folder) / "home", {})
         try:
-            with contextlib.closing(Ray(cluster.address)) as ray:
-                ray.submit("bench", "exec sleep 600")
-                until(lambda: ray.job("bench").status == "RUNNING")
-                for what, ask in (
-                    ("renew a lease", lambda: ray.put("_ray_pkg_bench_lease", b"1")),
-                    ("look at a job", lambda: ray.job("bench")),
-                ):
-                    alone = _latencies(ask)
-                    print(
-                        f"{what}: {1000 * median(alone):.1f} ms alone, "
-                        f"{_rate(ask):.0f} a second with {THREADS} that ask"
-                    )
-                ray.stop("bench")
+            ray = Ray(cluster.address)
+            ray.submit("bench", "exec sleep 600")
+            until(lambda: ray.job("bench").status == "RUNNING")
+            for what, ask in (
+                ("renew a lease", lambda: ray.put("_ray_pkg_bench_lease", b"1")),
+                ("look at a job", lambda: ray.job("bench")),
+            ):
+                alone = _latencies(ask)
+                print(
+                    f"{what}: {1000 * median(alone):.1f} ms alone, "
+                    f"{_rate(ask):.0f} a second with {THREADS} that ask"
+                )
+            ray.stop("bench")
         finally:
             cluster.close()
 

@@ -37,9 +37,7 @@ def serving(answers, context=None, host="127.0.0.1"):
             server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
         command = Command(("vllm",), host, server.server_address[1], "key", secure=context is not None)
-        client = Api(command)
         try:
-            yield client
+            yield Api(command)
         finally:
-            client.close()
             server.shutdown()

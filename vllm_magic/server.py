@@ -16,7 +16,7 @@ from vllm_magic.engine import command as commands
 from vllm_magic.engine import history
 from vllm_magic.engine.pace import Pace
 from vllm_magic.errors import ReleaseFailed, StartFailed, StartTimeout, VllmMagicError
-from vllm_magic.life import Life
+from vllm_magic.life import Life, idle
 from vllm_magic.life.beginning import Attached
 from vllm_magic.life.course import Course, ServerState
 from vllm_magic.life.notices import (
@@ -78,7 +78,8 @@ class Server(Portrait):
         self._pid = os.getpid()
         self._whole = not isinstance(beginning, Attached)  # its start is seen from the beginning
         self._beginning = beginning
-        self._life = Life(spec.name, command, beginning, self._notice, spec.ttl)
+        keep_alive = idle.keep_alive({**os.environ, **dict(spec.env)})
+        self._life = Life(spec.name, command, beginning, self._notice, spec.ttl, keep_alive)
 
     @property
     def cast(self) -> Cast | None:

@@ -44,11 +44,7 @@ def asked(server) -> list[dict]:
 
 
 def in_flight(server) -> int:
-    api = Api(server._command)
-    try:
-        return api.requests_in_flight()
-    finally:
-        api.close()
+    return Api(server._command).activity().in_flight
 
 
 @contextlib.contextmanager
@@ -61,7 +57,6 @@ def once(server, condition, action):
         deadline = time.monotonic() + LIMIT
         while not condition(api.activity()) and time.monotonic() < deadline and not stop.is_set():
             time.sleep(0.02)
-        api.close()
         if not stop.is_set():
             action()
 

@@ -37,11 +37,7 @@ def serve(manager, spec):
 
 
 def activity(server) -> Activity:
-    api = Api(server._command)
-    try:
-        return api.activity()
-    finally:
-        api.close()
+    return Api(server._command).activity()
 
 
 def until_idle(server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from vllm_magic.errors import ServerNotFound
+from vllm_magic.linux import connections
 
 
 def ask(server) -> None:
@@ -103,11 +105,79 @@ class TestServer:
         there = f":{server.port:04X}"
         assert not [row for row in rows if row[2].endswith(there) and row[9] in inodes]
 
+    @pytest.mark.parametrize("stream", [True, False])
+    def test_a_request_that_is_not_counted_yet(self, manager, spec, stream):
+        """As in one long step of vLLM's engine: the counters are those from before it."""
+        server = manager.start(spec(ttl=1.5, faults={"token_s": LONG, "late_counters": True})).server
+        said = Request(server, stream=stream)
+        assert said.wait(60)
+        assert said.status == 200
+        assert said.text.count("word0") == 1
+        assert server.wait_over(60)
+        assert server.release.why == "idle"
+
+    @pytest.mark.parametrize("stream", [True, False])
+    def test_nor_does_a_drain_cut_it(self, manager, spec, stream):
+        server = manager.start(spec(faults={"token_s": 3.0, "late_counters": True})).server
+        said = Request(server, stream=stream)
+        wait_until(lambda: any(one.received for one in connections.established(server.port)))
+        release = server.stop(drain=60)
+        assert said.wait(60)
+        assert said.text.count("word0") == 1
+        assert release.verified
+
+    @pytest.mark.parametrize("polls", [True, False])
+    def test_a_connection_that_is_kept_open_is_no_use(self, manager, spec, polls):
+        server = manager.start(spec(ttl=1.5)).server
+        with httpx.Client(base_url=server.url, trust_env=False) as client:
+            assert client.get("/health").status_code == 200
+            while polls and server.state == "ready":
+                with contextlib.suppress(httpx.HTTPError):
+                    client.get("/health")
+                time.sleep(0.2)
+            assert server.wait_over(60)
+        assert server.release.why == "idle"
+
     def test_it_can_be_started_again(self, manager, spec):
         assert manager.start(spec(ttl=1.0), timeout=60).server.wait_over(60)
         again = manager.start(spec(ttl=600.0), timeout=60)
         assert (again.reused, again.server.state) == (False, "ready")
         assert manager.farewells() == []
+
+
+LONG = (
+    8.0  # seconds; longer than an idle connection is left open, and than the servers live without a request
+)
+
+
+class Request(threading.Event):
+    """A request for one token; set when it is answered, or cut."""
+
+    def __init__(self, server, *, stream: bool) -> None:
+        super().__init__()
+        self.status, self.text = 0, ""
+        threading.Thread(target=self._ask, args=(server, stream), daemon=True).start()
+
+    def _ask(self, server, stream: bool) -> None:
+        body = {"model": server.model, "prompt": "hello", "max_tokens": 1, "stream": stream}
+        try:
+            answer = httpx.post(
+                f"{server.base_url}/completions",
+                headers={"Authorization": f"Bearer {server.api_key}"},
+                json=body,
+                timeout=60,
+            )
+            self.status, self.text = answer.status_code, answer.text
+        except httpx.HTTPError as error:
+            self.text = str(error)
+        self.set()
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def _is_open(fd: str) -> bool:

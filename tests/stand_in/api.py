@@ -40,7 +40,8 @@ class ApiServer:
     def load(self) -> Load:
         """The answers under way."""
         name = (self.args.served_model_name or [self.args.model])[0]
-        return Load(name, self.args.max_num_seqs or 256, self.options.token_s)
+        late = self.options.late_counters
+        return Load(name, self.args.max_num_seqs or 256, self.options.token_s, late=late)
 
     def run(self) -> int:
         """Serve until a signal or the end of an engine; return the exit code."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .options import Options
 
 _DEFAULT_TOKENS = 16
+_KEEP_ALIVE_S = 5.0  # VLLM_HTTP_TIMEOUT_KEEP_ALIVE
 _GENERATE = ("/v1/completions", "/v1/chat/completions")
 _QUIET = ("warning", "error", "critical")
 
@@ -78,6 +79,7 @@ class Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
+    _has_answered = False
     server: Server
 
     def do_GET(self) -> None:
@@ -87,6 +89,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if path == "/health":
             self._send(200 if load.state is EngineState.ALIVE else 503, b"")
+        elif path == "/metrics" and self.server.options.metrics_drip:
+            self._drip()
         elif path == "/metrics":
             self._send(200, load.metrics().encode(), "text/plain; version=0.0.4; charset=utf-8")
         elif path == "/version":
@@ -135,6 +139,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_error_json(400, "BadRequestError", said, param="max_tokens")
         else:
             self._answer(Reply("chat" in path, name, len(prompt), count, options), asked)
+
+    def _drip(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        while True:  # until the client goes away
+            self.wfile.write(b"v")
+            time.sleep(0.05)
 
     def _answer(self, reply: Reply, asked: dict[str, Any]) -> None:
         with self.server.load.answer(reply.prompt_tokens) as answer:
@@ -238,9 +249,13 @@ class _Handler(BaseHTTPRequestHandler):
             log.write(1, f'INFO:     {host}:{port} - "{self.requestline}" {status}\n')
 
     def handle_one_request(self) -> None:
-        """Count the connection as idle until a request line has come."""
+        """Count the connection as idle until a request line has come; close it as uvicorn does where none comes."""
         self.server.idle.add(self.connection)
         try:
+            if self._has_answered and not select.select([self.connection], [], [], _KEEP_ALIVE_S)[0]:
+                self.close_connection = True
+                return
+            self._has_answered = True
             super().handle_one_request()
         finally:
             self.server.idle.discard(self.connection)

@@ -38,7 +38,7 @@ class StuckError(Exception):
 class Load:
     """The batch of one API server; thread-safe."""
 
-    def __init__(self, model: str, max_running: int, token_s: float) -> None:
+    def __init__(self, model: str, max_running: int, token_s: float, *, late: bool = False) -> None:
         self.model = model
         self.state = EngineState.ALIVE
         self.running = 0
@@ -49,6 +49,8 @@ class Load:
         self._changed = threading.Condition()
         self._held = 0  # tokens in the KV cache
         self._totals = {"prompt_tokens": 0, "generation_tokens": 0, "request_success": 0}
+        self._late = late
+        self._shown = dict(self._totals)
         self._times: dict[str, list[float]] = {
             "time_to_first_token_seconds": [],
             "inter_token_latency_seconds": [],
@@ -80,6 +82,7 @@ class Load:
             with self._changed:
                 self.running -= 1
                 self._held -= prompt_tokens + answer.tokens
+                self._shown = dict(self._totals)
                 self._changed.notify_all()
             os.write(self._idle_writer, b".")
 
@@ -127,12 +130,12 @@ class Load:
         labels = f'engine="0",model_name="{self.model}"'
         with self._changed:
             gauges = {
-                "num_requests_running": self.running,
-                "num_requests_waiting": self.waiting,
+                "num_requests_running": 0 if self._late else self.running,
+                "num_requests_waiting": 0 if self._late else self.waiting,
                 "kv_cache_usage_perc": self.usage(),
             }
             counters = {
-                **self._totals,
+                **(self._shown if self._late else self._totals),
                 "prefix_cache_queries": 0,
                 "prefix_cache_hits": 0,
                 "num_preemptions": 0,

@@ -87,6 +87,11 @@ class Options:
         None  # what importing vLLM's commands does ahead
     )
 
+    metrics_drip: bool = False  # /metrics answers a byte at a time, for ever
+    late_counters: bool = (
+        False  # /metrics shows no request before its end, as vLLM's in one long step of its engine
+    )
+
     sleeps: bool = True  # with --enable-sleep-mode, that /sleep gives VRAM back
     wakes: bool = True  # that /wake_up does not fail
     task: Literal["generate", "embed", "classify"] = "generate"  # what the model is for

@@ -37,6 +37,7 @@ REST = 5.0  # the same at one that runs: its end is mostly known by the last lin
 SUBMIT_LIMIT = 60.0  # seconds for the cluster to take the job
 UNKNOWN = 3  # looks in which the head does not know the job, until that is believed
 LAST_WORDS = 2.0  # seconds for the end of its log to arrive
+LONGEST_LINE = 2**20  # bytes; of a longer one the pieces are lines
 END_LIMIT = (
     120.0  # seconds for a job to end that was asked to; who waits for the agent has less patience, or more
 )
@@ -194,6 +195,8 @@ class Agent:
                 position += len(piece)
                 seen = max(seen, position)
                 *lines, rest = (rest + fresh).split(b"\n")
+                if len(rest) > LONGEST_LINE:
+                    lines, rest = [*lines, rest], b""
                 for line in lines:
                     if self._copy(line, loop) == keys.RELEASED:
                         return

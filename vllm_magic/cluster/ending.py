@@ -22,6 +22,7 @@ LOOK = 0.25  # seconds between looks at a job that is ending
 UNKNOWN = 5.0  # seconds for which the head does not know a job, until that is believed
 BY_ITSELF = 3.0  # seconds for Ray to end what a job had, after it
 RECORDED = 3.0  # seconds until what is over can be forgotten
+MOST = 100  # small jobs of one kind for one job; one is the rule
 CLEAR_LIMIT = 30.0  # seconds for that to be ended by a job of ours
 # Ray answers that it stops a job which waits for room, and does so only once it has a node (2.60). What waits there is an
 # actor with the job's name (ray/dashboard/modules/job/common.py); a job of its own can end that at once.
@@ -112,9 +113,10 @@ def _run(ray: Ray, name: str, program: str) -> None:
 
 
 def _known(ray: Ray, name: str) -> list[str]:
+    """The small jobs of this name that the head knows; no more than `MOST`, since it may say yes to any."""
     found: list[str] = []
     with contextlib.suppress(JobUnknownError):
-        while True:
+        while len(found) < MOST:
             found.append(ray.job(f"{name}-{len(found)}").id)
     return found
 

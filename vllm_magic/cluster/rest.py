@@ -5,26 +5,33 @@ Ray's own client for it (`ray.job_submission`) needs all of `ray[default]`, 384 
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
+from base64 import b64encode
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote, urlencode, urlsplit
 
 from vllm_magic.cluster import entities
+from vllm_magic.engine.exchange import Exchange, NoAnswerError, ask
 from vllm_magic.errors import ClusterError, ClusterUnreachable, InvalidOption
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterator, Mapping
 
-    import httpx
-
     from vllm_magic.cluster.entities import Actor, Job, Node
+    from vllm_magic.engine.exchange import Answer
 
 _T = TypeVar("_T")
 AUTO = "auto"
 DASHBOARD = 8265
 VERSION = "/api/version"
-LIMIT = 10.0  # seconds for an answer
+LIMIT = 10.0  # seconds for an answer, all of it
+MOST = 64 * 2**20  # bytes of an answer: of 10,000 actors, or of the lines of a log
+JSON = {"Content-Type": "application/json"}
 LOG_SILENCE = 3600.0  # seconds without a line of a log that is followed, until all of it is asked for anew
 LOG_LINES = 1000  # at the end of a log in which a job's last words are looked for
 LOG_LOOK = 0.2  # seconds between Ray's looks at a log that is followed
@@ -45,24 +52,24 @@ class Ray:
     """
 
     def __init__(self, address: str) -> None:
-        import httpx
-
         self.address = shown(address)
         self._no_ray = f"What answers at {self.address} is no Ray cluster's dashboard. Its port is {DASHBOARD} unless told otherwise."
         token = os.environ.get("RAY_AUTH_TOKEN", "").strip()
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
-            self._client: httpx.Client = httpx.Client(
-                base_url=resolved(address),
-                trust_env=False,  # as everywhere here: what goes this way holds keys
-                headers={"Authorization": f"Bearer {token}"} if token else {},
-                timeout=LIMIT,
+            place = urlsplit(resolved(address))
+            fits = place.scheme in {"http", "https"} and place.hostname and place.port != 0
+        except ValueError:
+            fits = False
+        if not fits:  # what is wrong with it may be a part of a password
+            raise InvalidOption(
+                f"{self.address} is no address of a Ray cluster. Write http://HEAD:{DASHBOARD}."
             )
-        except (httpx.InvalidURL, ValueError) as error:
-            raise InvalidOption(f"{self.address} is no address of a Ray cluster: {error}.") from None
-
-    def close(self) -> None:
-        """Close its connections."""
-        self._client.close()
+        self._url = f"{place.scheme}://{place.netloc}{place.path.rstrip('/')}"
+        if place.username or place.password:
+            user = f"{unquote(place.username or '')}:{unquote(place.password or '')}"
+            self._headers = {"Authorization": f"Basic {b64encode(user.encode()).decode()}"}
+        self._trust = _authorities() if place.scheme == "https" else None
 
     def version(self) -> str:
         """Of Ray."""
@@ -100,8 +107,7 @@ class Ray:
     def tail(self, job: str, node: str) -> list[str]:
         """The last lines that it has printed, or [] where it has printed none."""
         words = {"node_id": node, "filename": _log(job), "lines": str(LOG_LINES)}
-        answer = self._send("GET", "/api/v0/logs/file", {"params": words})
-        return answer.content.decode(errors="replace").split("\n")
+        return self._send("GET", f"/api/v0/logs/file?{urlencode(words)}").text.split("\n")
 
     def follow(self, job: str, node: str) -> Iterator[bytes]:
         """What it has printed and prints, from the beginning, in pieces as they come."""
@@ -111,22 +117,19 @@ class Ray:
             "lines": "-1",
             "interval": str(LOG_LOOK),
         }
-        import httpx
-
-        limits = httpx.Timeout(LIMIT, read=LOG_SILENCE)
-        try:
-            with self._client.stream("GET", "/api/v0/logs/stream", params=words, timeout=limits) as answer:
-                if answer.status_code == HTTPStatus.OK:
-                    yield from answer.iter_bytes()
-        except httpx.HTTPError:
-            return
+        url = f"{self._url}/api/v0/logs/stream?{urlencode(words)}"
+        with contextlib.suppress(NoAnswerError):
+            exchange = Exchange("GET", url, LIMIT, headers=self._headers, trust=self._trust)
+            with contextlib.closing(exchange):
+                if exchange.status == HTTPStatus.OK:
+                    yield from exchange.pieces(LOG_SILENCE)
 
     def put(self, name: str, data: bytes) -> None:
         """Keep a value under this name, in place of the one that is there.
 
         It is never read over HTTP: what was once asked for so, Ray deletes after some minutes.
         """
-        self._send("PUT", f"/api/packages/gcs/{name}", {"content": data})
+        self._send("PUT", f"/api/packages/gcs/{name}", data)
 
     def nodes(self) -> list[Node]:
         """All nodes, the dead ones too."""
@@ -161,7 +164,7 @@ class Ray:
         words: list[tuple[str, str]] = [("limit", "10000"), ("detail", str(int(detail)))]
         for key, value in equal.items():
             words += [("filter_keys", key), ("filter_predicates", "="), ("filter_values", value)]
-        answer = self._ask("GET", f"/api/v0/{what}", params=words)
+        answer = self._ask("GET", f"/api/v0/{what}?{urlencode(words)}")
         try:
             found: list[Mapping[str, Any]] = answer["data"]["result"]["result"]
         except (KeyError, TypeError):
@@ -174,37 +177,45 @@ class Ray:
         except (LookupError, TypeError, ValueError, AttributeError):  # what answers is something else
             raise ClusterUnreachable(self._no_ray) from None
 
-    def _ask(self, method: str, path: str, body: Any = None, params: Any = None) -> Any:
-        answer = self._send(method, path, {"json": body, "params": params})
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        answer = self._send(method, path, b"" if body is None else json.dumps(body).encode(), JSON)
         try:
             return answer.json()
         except (ValueError, RecursionError):
             raise (ClusterError if path == VERSION else ClusterUnreachable)(self._no_ray) from None
 
-    def _send(self, method: str, path: str, words: Mapping[str, Any]) -> httpx.Response:
-        import httpx
-
+    def _send(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> Answer:
         try:
-            answer = self._client.request(method, path, **words)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            # What is wrong with a header would quote it, and one holds the token.
-            why = "" if isinstance(error, httpx.LocalProtocolError) else f": {error}"
+            answer = ask(
+                method,
+                self._url + path,
+                LIMIT,
+                body=body,
+                headers={**self._headers, **(headers or {})},
+                most=MOST,
+                trust=self._trust,
+            )
+        except NoAnswerError as error:
             raise ClusterUnreachable(
-                f"The Ray cluster at {self.address} does not answer{why}. Check the address and the network."
+                f"The Ray cluster at {self.address} does not answer: {error}. Check the address and the network."
             ) from error
-        if answer.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        if answer.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             raise ClusterError(
                 f"The Ray cluster at {self.address} asks for a token, or does not take this one. Set RAY_AUTH_TOKEN."
             )
-        if answer.status_code == HTTPStatus.NOT_FOUND and path == VERSION:
+        if answer.status == HTTPStatus.NOT_FOUND and path == VERSION:
             raise ClusterError(self._no_ray)
-        if answer.status_code == HTTPStatus.NOT_FOUND and path.startswith("/api/jobs/"):
+        if answer.status == HTTPStatus.NOT_FOUND and path.startswith("/api/jobs/"):
             raise JobUnknownError(f"The Ray cluster at {self.address} does not know the job any more.")
-        if not answer.is_success:
-            refused = ClusterUnreachable if answer.is_server_error else ClusterError
+        if not answer.ok:
+            refused = (
+                ClusterUnreachable if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR else ClusterError
+            )
             *_, last = answer.text.strip().splitlines() or [""]  # of a traceback
             raise refused(
-                f"The Ray cluster at {self.address} refused {method} {path}: {last[:300] or answer.status_code}"
+                f"The Ray cluster at {self.address} refused {method} {path}: {last[:300] or answer.status}"
             )
         return answer
 
@@ -235,3 +246,10 @@ def shown(address: str) -> str:
 def _log(job: str) -> str:
     """The file on its node into which Ray has a job print."""
     return f"job-driver-{job}.log"
+
+
+def _authorities() -> ssl.SSLContext:
+    """Trusts those of httpx, whatever the environment says."""
+    import httpx
+
+    return httpx.create_ssl_context(trust_env=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -61,14 +60,14 @@ def survey(address: str) -> Survey:
         ClusterError: it does not answer, or refuses to.
         InvalidOption: the address is none.
     """
-    with contextlib.closing(Ray(address)) as ray:
-        return Survey(
-            address=ray.address,
-            version=ray.version(),
-            nodes=tuple(node for node in ray.nodes() if node.alive),
-            jobs=tuple(job for job in ray.jobs() if not job.status.over),
-            actors=tuple(ray.living_actors()),
-        )
+    ray = Ray(address)
+    return Survey(
+        address=ray.address,
+        version=ray.version(),
+        nodes=tuple(node for node in ray.nodes() if node.alive),
+        jobs=tuple(job for job in ray.jobs() if not job.status.over),
+        actors=tuple(ray.living_actors()),
+    )
 
 
 def view(seen: Survey, ours: Collection[str] = ()) -> View:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 from vllm_magic.doctor.findings import Finding, Topic
@@ -37,8 +36,7 @@ def _fate(record: Record) -> str:
     except VllmMagicError as error:  # a variable of the environment
         return f"{at} cannot be seen: {str(error).rstrip('.')}"
     try:
-        with contextlib.closing(Ray(record.cluster)) as ray:
-            job = ray.job(record.job)
+        job = Ray(record.cluster).job(record.job)
     except JobUnknownError:
         return f"{record.cluster} does not know its job {record.job} any more"
     except VllmMagicError as error:

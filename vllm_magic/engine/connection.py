@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from vllm_magic.engine import exchange
 from vllm_magic.errors import InvalidOption, NoChatTemplate, RequestFailed, VllmMagicError
 from vllm_magic.masking import Secret
 
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
     import openai
 
     from vllm_magic.engine.command import Command
+    from vllm_magic.engine.exchange import Answer
 
-CONNECT_LIMIT = 5.0  # seconds
 SILENCE_LIMIT = 600.0  # seconds without a word from the server, as in the openai package
 # trust_env: a proxy from the environment has no business between a notebook and its own server.
 # verify: the certificate of a server on this machine is made out to another name. (Where there is none, this spares
@@ -32,6 +34,10 @@ UNREADABLE = (
     LookupError,
     RecursionError,
 )  # JSON of another form, or deep
+SUCCESS = range(200, 300)
+MOST = 2**30  # bytes of an answer that is no stream: of many embeddings
+REFUSAL_LIMIT = 5.0  # seconds for what a server says to a request that it refuses
+REFUSAL_MOST = 2**16  # bytes of that
 _QUOTED = 300  # characters of what the server says; it may quote the whole request
 
 # Of vLLM (renderers/hf.py), and of older versions of transformers.
@@ -69,18 +75,14 @@ class Connection:
         Args:
             path: of the route.
             body: becomes JSON; what is None is left out, so that vLLM's own defaults hold.
-            limit: seconds without a word from the server.
+            limit: seconds for the whole answer.
 
         Raises:
             RequestFailed: there is no such answer.
             InvalidOption: the body cannot be JSON.
         """
-        with self._client(limit) as client:
-            request = _request(client, path, body)
-            with told(self._name):
-                answer = client.send(request)
-                self._check(answer, path)
-                return answer.json()
+        with told(self._name):
+            return self._ask("POST", path, body, limit).json()
 
     def send(
         self,
@@ -90,29 +92,43 @@ class Connection:
         limit: float = SILENCE_LIMIT,
     ) -> str:
         """The text that the server answers. Takes and raises what `post` does."""
-        with self._client(limit) as client, told(self._name):
-            answer = client.request(method, path, json=body)
-            self._check(answer, path)
-            return answer.text
+        return self._ask(method, path, body, limit).text
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, limit: float) -> Answer:
+        data = b"" if body is None else _packed(body)
+        headers = self._headers | ({"Content-Type": "application/json"} if data else {})
+        with told(self._name):
+            answer = exchange.ask(
+                method, self._command.url + path, limit, body=data, headers=headers, most=MOST
+            )
+        self._check(answer.status, answer.text if not answer.ok else "", path)
+        return answer
 
     def stream(self, path: str, body: Mapping[str, Any], limit: float = SILENCE_LIMIT) -> Events:
-        """The events of an answer as they come. Takes what `post` takes; close it when done.
+        """The events of an answer as they come; close it when done. It is the user's own, so it may take any time.
+
+        Args:
+            path: of the route.
+            body: as for `post`.
+            limit: seconds without a word from the server.
 
         Raises:
             RequestFailed: the request was refused.
+            InvalidOption: the body cannot be JSON.
         """
+        data = _packed(body)
         client = self._client(limit)
         try:
-            request = _request(client, path, body)
             with told(self._name):
-                answer = client.send(request, stream=True)
-                if answer.is_error:
-                    answer.read()
-                    self._check(answer, path)
+                request = client.build_request(
+                    "POST", path, content=data, headers={"Content-Type": "application/json"}
+                )
+                events = Events(self._name, client, client.send(request, stream=True))
+            self._check(events.status, events.refusal(), path)
         except BaseException:
             client.close()
             raise
-        return Events(self._name, client, answer)
+        return events
 
     def openai_client(self) -> openai.OpenAI:
         """The openai package's client.
@@ -138,19 +154,23 @@ class Connection:
         )
         return made
 
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": Secret(f"Bearer {self._command.api_key}")}
+
     def _client(self, limit: float) -> httpx.Client:
         import httpx
 
         return httpx.Client(
             base_url=self._command.url,
-            headers={"Authorization": Secret(f"Bearer {self._command.api_key}")},
-            timeout=httpx.Timeout(limit, connect=min(limit, CONNECT_LIMIT)),
+            headers=self._headers,
+            timeout=httpx.Timeout(limit, connect=min(limit, exchange.CONNECT_LIMIT)),
             **_OWN,
         )
 
-    def _check(self, answer: httpx.Response, path: str) -> None:
-        if not answer.is_success:
-            raise refused(self._name, answer.status_code, _message(answer.text), path)
+    def _check(self, status: int, text: str, path: str) -> None:
+        if status not in SUCCESS:
+            raise refused(self._name, status, _message(text), path)
 
 
 class Events:
@@ -160,12 +180,34 @@ class Events:
         name: of the server, for messages.
         client: of this request alone.
         answer: whose body is not read yet.
+
+    Attributes:
+        status: of the answer.
     """
 
     def __init__(self, name: str, client: httpx.Client, answer: httpx.Response) -> None:
         self._name = name
         self._client = client
         self._answer = answer
+        self.status = answer.status_code
+
+    def refusal(self) -> str:
+        """The beginning of the body where the status is one of failure, as far as it comes in time; else ""."""
+        import httpx
+
+        text = b""
+        if self.status not in SUCCESS:
+            ending = threading.Timer(REFUSAL_LIMIT, self.abort)
+            ending.start()
+            try:
+                with suppress(httpx.HTTPError):
+                    for piece in self._answer.iter_raw():  # compressed or not: it may be a bomb
+                        text += piece
+                        if len(text) > REFUSAL_MOST:
+                            break
+            finally:
+                ending.cancel()
+        return text.decode(errors="replace")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Each event.
@@ -245,6 +287,14 @@ def told(name: str) -> Iterator[None]:
         ) from None
     except httpx.TransportError as error:
         raise RequestFailed(f"{name} broke off: {error}. {look}.") from None
+    except exchange.UnreachableError as error:
+        raise RequestFailed(f"{name} cannot be reached: {error}. {look}.") from None
+    except exchange.TooLateError:
+        raise RequestFailed(
+            f"{name} has not answered in time. {look}; timeout=SECONDS waits longer."
+        ) from None
+    except exchange.NoAnswerError as error:
+        raise RequestFailed(f"{name} broke off: {error}. {look}.") from None
     except (SSEError, httpx.DecodingError, *UNREADABLE) as error:
         raise RequestFailed(f"{name} answers what cannot be read: {error}. {look}.") from None
 
@@ -258,11 +308,11 @@ def readable() -> Iterator[None]:
         raise RequestFailed(f"The server answers what cannot be read: {error}. See %vllm logs.") from None
 
 
-def _request(client: httpx.Client, path: str, body: Mapping[str, Any]) -> httpx.Request:
+def _packed(body: Mapping[str, Any]) -> bytes:
+    said = {name: value for name, value in body.items() if value is not None}
     try:
-        said = {name: value for name, value in body.items() if value is not None}
-        return client.build_request("POST", path, json=said)
-    except (TypeError, ValueError) as error:
+        return json.dumps(said, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidOption(f"The request cannot be written as JSON: {error}.") from None
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 TTFT = "vllm:time_to_first_token_seconds"
 ITL = "vllm:inter_token_latency_seconds"
+LONGEST_LINE = 4096  # characters; the labels of what is read here are the engine, the model and a limit
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,12 @@ def parse(text: str) -> Metrics | None:
     """The numbers in a Prometheus text; None where it is none, or not vLLM's."""
     from prometheus_client.parser import text_string_to_metric_families
 
+    # The parser takes time by the square of a line's length.
+    ours = (line for line in text.split("\n") if line.startswith("vllm:") and len(line) <= LONGEST_LINE)
     values: dict[str, list[float]] = defaultdict(list)
     buckets: dict[str, dict[float, float]] = defaultdict(lambda: defaultdict(float))
     try:
-        for name, labels, value in _samples(text_string_to_metric_families(text)):
+        for name, labels, value in _samples(text_string_to_metric_families("\n".join(ours))):
             values[name].append(value)
             if name.endswith("_bucket"):
                 buckets[name.removesuffix("_bucket")][float(labels["le"])] += value

@@ -9,14 +9,11 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import closing
-from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-if TYPE_CHECKING:
-    import ssl
+from vllm_magic.engine.exchange import MOST, any_certificate
 
-MOST = 8 * 2**20  # bytes of an answer; what is longer is none of vLLM's
 _NEEDED = re.compile(
     rb"\nvllm:(num_requests_running|num_requests_waiting|prompt_tokens_total|generation_tokens_total)"
     rb"(?:\{[^\n]*\})? ([\d.eE+]+)"
@@ -67,7 +64,7 @@ async def _get(url: str) -> bytes:
         EOFError: it is too long.
     """
     place = urlsplit(url)
-    context = _trusting() if place.scheme == "https" else None
+    context = any_certificate() if place.scheme == "https" else None
     reader, writer = await asyncio.open_connection(place.hostname, place.port, ssl=context)
     with closing(writer):
         writer.write(f"GET /metrics HTTP/1.0\r\nHost: {place.netloc}\r\n\r\n".encode())
@@ -76,14 +73,3 @@ async def _get(url: str) -> bytes:
         except asyncio.IncompleteReadError as read:
             return read.partial
     raise EOFError
-
-
-@lru_cache(maxsize=1)
-def _trusting() -> ssl.SSLContext:
-    """Takes any certificate: that of a server on this machine is made out to another name."""
-    import ssl
-
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context

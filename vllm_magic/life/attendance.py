@@ -17,6 +17,8 @@ from vllm_magic.errors import VllmMagicError
 from vllm_magic.gpu import locks
 from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.protocol import Ended, Known, Message, Refused, Started, Stopping, Why
+from vllm_magic.life import background, idle
+from vllm_magic.life.idle import Requests, Use
 from vllm_magic.life.notices import Ending, Idle, Launched, Moved, Notice, Ready, StopPlan
 from vllm_magic.linux import pidfd, processes, sessions, sockets
 from vllm_magic.linux.processes import Identity
@@ -24,11 +26,13 @@ from vllm_magic.linux.processes import Identity
 if TYPE_CHECKING:
     import queue
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from vllm_magic.engine.api import Api
     from vllm_magic.guard.client import Guards
     from vllm_magic.life.idle import Idleness
     from vllm_magic.life.preparation import Prepared
+    from vllm_magic.linux.eventfd import EventFd
 
 READY_LOOK = 0.05  # seconds between looks at the log and at /health while the server starts
 LAST_TO_DOWNLOAD = stages.ORDER.index(Stage.LOADING)
@@ -57,9 +61,10 @@ class Attendance:
         guard: Guards,
         api: Api,
         requests: queue.SimpleQueue[StopPlan],
-        wake: int,
+        wake: EventFd,
         notice: Callable[[Notice], None],
         idleness: Idleness | None = None,
+        keep_alive: float = idle.KEEP_ALIVE,
     ) -> None:
         self.leader: Identity | None = None
         self.ended: list[Ended] = []
@@ -75,6 +80,7 @@ class Attendance:
         self._wake = wake
         self._notice = notice
         self._idleness = idleness
+        self._left = Requests(keep_alive)  # what a drain waits for
         self._follower = log.Follower(prepared.folder.log)
         self._progress = Progress(Stage.QUEUED)
         self._download_look = 0.0
@@ -83,6 +89,9 @@ class Attendance:
         self._drain_until: float | None = None
         self._guard_deadline: float | None = None
         self._guards_killed = False
+        # Requests to the server, each in a thread of its own: none holds up what is heard here.
+        self._health: Future[bool] | None = None
+        self._use: Future[Use] | None = None
 
     def run(self, cleanup: contextlib.ExitStack) -> None:
         """Watch; ``cleanup`` gets what must stay until the release is proved (the locks of the GPUs).
@@ -92,7 +101,7 @@ class Attendance:
         """
         poller = select.poll()
         poller.register(self._guard.fileno(), select.POLLIN)
-        poller.register(self._wake, select.POLLIN)
+        poller.register(self._wake.fileno(), select.POLLIN)
         for message in self._guard.waiting():
             self._hear(message, cleanup)
         while True:
@@ -105,19 +114,19 @@ class Attendance:
                     return
                 for message in messages:
                     self._hear(message, cleanup)
-            if self._wake in ready:
-                os.eventfd_read(self._wake)
+            if self._wake.fileno() in ready:
+                os.eventfd_read(self._wake.fileno())
             while not self._requests.empty():
                 self._obey(self._requests.get(), cleanup)
             self._look()
 
     def _timeout(self) -> float | None:
         if self._drain_until is not None:
-            return DRAIN_LOOK
+            return max(0.0, min(DRAIN_LOOK, self._drain_until - time.monotonic()))
         if self._guard_deadline is not None:
             return max(0.0, self._guard_deadline - time.monotonic())
         if self._idleness and self._is_serving():
-            return self._idleness.rest()
+            return self._idleness.rest() if self._use is None else None
         return READY_LOOK if self._is_starting() else None
 
     def _is_starting(self) -> bool:
@@ -142,7 +151,6 @@ class Attendance:
                 )
             )
             self._move(Progress(self._prepared.first))
-            self._api.open()
         elif isinstance(message, Known):
             witness = self._prepared.witness
             witness.known = {
@@ -185,6 +193,7 @@ class Attendance:
             self._begin_release(cleanup, plan.asked)
             if plan.drain > 0 and self.ready:
                 self._drain_until = time.monotonic() + plan.drain
+                self._use = None  # a look that has begun before may not see the latest request
             else:
                 self._end(plan)
         elif plan.hurry and plan.grace < before.grace:
@@ -195,7 +204,6 @@ class Attendance:
             self._prepared.witness.look_before_stop(self._members())
             self._guard_deadline = time.monotonic() + ANSWER_LIMIT
         self._drain_until = None
-        self._api.close()  # a connection of ours must not hold the server up
         self._guard.stop(plan.grace, plan.patience)
 
     def _look(self) -> None:
@@ -203,7 +211,7 @@ class Attendance:
             self._look_at_log()
             self._look_at_download()
             self._look_at_health()
-        if self._idleness and self._is_serving() and self._idleness.rest() <= 0:
+        if self._idleness and self._is_serving():
             self._look_at_use(self._idleness)
         if self._drain_until is not None and self._plan is not None and self._is_drained():
             self._end(self._plan)
@@ -222,7 +230,20 @@ class Attendance:
 
     def _is_drained(self) -> bool:
         assert self._drain_until is not None  # noqa: S101 - the caller has looked
-        return time.monotonic() >= self._drain_until or self._api.requests_in_flight() == 0
+        if time.monotonic() >= self._drain_until:
+            return True
+        use = self._seen_use()
+        return use is not None and self._left.under_way(use) is False
+
+    def _seen_use(self) -> Use | None:
+        """What a look at the server's use has seen, once it is done; begins one where none is under way."""
+        if self._use is None:
+            self._use = background.call(lambda: idle.look(self._api, self._prepared.port), self._wake.set)
+            return None if self._use else Use(None, ())
+        if not self._use.done():
+            return None
+        seen, self._use = self._use.result(), None
+        return seen
 
     def _look_at_log(self) -> None:
         for line in self._follower.new_lines():
@@ -238,17 +259,25 @@ class Attendance:
             self._move(replace(self._progress, download=self._prepared.downloads.look()))
 
     def _look_at_health(self) -> None:
-        if self._api.is_ready() and self._answers_for_us():
-            self.ready = True
-            self._notice(Ready())
-            self._guard.note()
-            self._api.close()
-            self._prepared.witness.look_when_ready(self._members())
+        if self._health is None:
+            self._health = background.call(self._is_ready, self._wake.set)
+        elif self._health.done():
+            ready, self._health = self._health.result(), None
+            if ready:
+                self.ready = True
+                self._notice(Ready())
+                self._guard.note()
+                self._prepared.witness.look_when_ready(self._members())
+
+    def _is_ready(self) -> bool:
+        """Called in another thread. Nothing is sent to a listener that is not ours."""
+        return self._api.accepts() and self._answers_for_us() and self._api.is_ready()
 
     def _look_at_use(self, idleness: Idleness) -> None:
-        idle = idleness.judge(self._api.activity())
-        self._api.close()
-        if idle:
+        if self._use is None and idleness.rest() > 0:
+            return
+        use = self._seen_use()
+        if use is not None and idleness.judge(use):
             self._notice(Idle())
 
     def _answers_for_us(self) -> bool:

@@ -20,7 +20,7 @@ from vllm_magic.engine.stages import Stage
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.folder import discard
-from vllm_magic.life import installed
+from vllm_magic.life import background, installed
 from vllm_magic.life.far_proof import NOWHERE, FarWitness
 from vllm_magic.life.notices import News
 from vllm_magic.life.preparation import Way, check_proc, furnish
@@ -133,9 +133,11 @@ class Far:
     ) -> tuple[Prepared, Guards] | None:
         """Prepare the server, and start the guards of its agent. Arguments and errors as for `beginning.Fresh`."""
         check_proc()
-        ray = Ray(self._errand.address)
-        with contextlib.closing(ray):
-            version = ray.version()  # a wrong address is said at once
+        version = background.call_unless(
+            cancelled, Ray(self._errand.address).version
+        )  # a wrong address is said at once
+        if version is None:
+            return None
         if version.split(".")[:2] != TRIED:
             notice(News(f"This cluster runs Ray {version}; vllm_magic was tried with {'.'.join(TRIED)}."))
         if cancelled.is_set():

@@ -65,7 +65,8 @@ class FarWitness:
             self._seeing = _in_the_background(self._see, self._job)
 
     def _see(self) -> None:
-        with contextlib.suppress(ClusterError), contextlib.closing(Ray(self._address)) as ray:
+        with contextlib.suppress(ClusterError):
+            ray = Ray(self._address)
             workers = _workers(ray, ray.job(self._job))
             said = glance.at(ray, self._job, "--see", workers, self._looks)
             self._seen = {node: handover.unpack_gpus(words["gpus"]) for node, words in said.items()}
@@ -100,13 +101,12 @@ class FarWitness:
         return verdict
 
     def _tidy(self) -> None:
-        with contextlib.suppress(ClusterError), contextlib.closing(Ray(self._address)) as ray:
-            ending.tidy(ray, self._job, self._looks)
+        with contextlib.suppress(ClusterError):
+            ending.tidy(Ray(self._address), self._job, self._looks)
 
     def _ask(self) -> Verdict:
         try:
-            with contextlib.closing(Ray(self._address)) as ray:
-                return self._prove(ray)
+            return self._prove(Ray(self._address))
         except JobUnknownError as error:
             said = str(error).rstrip(".")
             return _not_proved(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from abc import abstractmethod
@@ -58,12 +57,12 @@ class Service(Asking):
             VllmMagicError: it does not tell.
         """
         self.connection()
-        with contextlib.closing(Api(self._command)) as api:
-            began, found = time.monotonic(), api.metrics()
-            if found is not None and window > 0:
-                threading.Event().wait(window)
-                last = api.metrics()
-                found = last and metrics.with_rates(found, last, time.monotonic() - began)
+        api = Api(self._command)
+        began, found = time.monotonic(), api.metrics()
+        if found is not None and window > 0:
+            threading.Event().wait(window)
+            last = api.metrics()
+            found = last and metrics.with_rates(found, last, time.monotonic() - began)
         if found is None:
             raise VllmMagicError(
                 f"{self.spec.name} tells no metrics. --disable-log-stats takes them away; %vllm logs may tell more."
@@ -130,8 +129,8 @@ class Service(Asking):
 
     def _nap(self, level: int, go: Callable[[Api], Nap]) -> Nap:
         self.connection()
-        with self._napping, contextlib.closing(Api(self._command)) as api:
-            done = go(api)
+        with self._napping:
+            done = go(Api(self._command))
             self._asleep = level
         return done
 

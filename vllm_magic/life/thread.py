@@ -18,7 +18,7 @@ from vllm_magic.guard.ladder import NOBODY_KNOWN, Outcome
 from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.life import cause, outcome, rescue, unproved
 from vllm_magic.life.attendance import Attendance
-from vllm_magic.life.idle import Idleness
+from vllm_magic.life.idle import KEEP_ALIVE, Idleness, Requests
 from vllm_magic.life.notices import Broken, NeverStarted, News, Notice, Over, StartKind, StopPlan
 from vllm_magic.life.preparation import MAKE_ROOM
 from vllm_magic.linux.eventfd import EventFd
@@ -48,6 +48,7 @@ class Life:
         beginning: starts it, or takes it over; called in this life's thread.
         notice: called in this life's thread with each `Notice`; the last is `Over`, `NeverStarted` or `Broken`.
         ttl: seconds without a request after which it is `Idle`; None for never.
+        keep_alive: seconds for which it leaves an idle connection open.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class Life:
         beginning: Fresh | Attached | Far,
         notice: Callable[[Notice], None],
         ttl: float | None = None,
+        keep_alive: float = KEEP_ALIVE,
     ) -> None:
         self._name = name
         self._command = command
         self._beginning = beginning
         self._notice = notice
         self._ttl = ttl
+        self._keep_alive = keep_alive
         self._requests: queue.SimpleQueue[StopPlan] = queue.SimpleQueue()
         self._cancelled = threading.Event()
         self._wake = EventFd()
@@ -138,12 +141,18 @@ class Life:
         if begun is None:
             return Over(nothing_to_release(self._name), Why.ASKED)
         prepared, guards = begun
-        api = Api(self._command)
         with contextlib.ExitStack() as cleanup:
-            cleanup.callback(api.close)
-            idleness = Idleness(self._ttl) if self._ttl is not None else None
+            requests = Requests(self._keep_alive)
+            idleness = Idleness(self._ttl, requests) if self._ttl is not None else None
             attendance = Attendance(
-                prepared, guards, api, self._requests, self._wake.fileno(), self._notice, idleness
+                prepared,
+                guards,
+                Api(self._command),
+                self._requests,
+                self._wake,
+                self._notice,
+                idleness,
+                self._keep_alive,
             )
             try:
                 attendance.run(cleanup)

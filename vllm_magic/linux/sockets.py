@@ -13,7 +13,7 @@ from vllm_magic.linux.processes import pids as everybody
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-LISTEN = "0A"
+ESTABLISHED, LISTEN = "01", "0A"
 
 
 class Listener(NamedTuple):
@@ -111,26 +111,38 @@ def listeners(ports: Iterable[int], pids: Iterable[int]) -> list[Listener]:
     )
 
 
+def connected(port: int) -> list[str]:
+    """The other side of each established connection of ``port``, as the kernel writes addresses; [] where it does not."""
+    return [row[2] for row in _rows() or () if row[3] == ESTABLISHED and _port(row) == port]
+
+
 def _listening() -> list[_Socket] | None:
     """The listening sockets of this network namespace; None where they cannot be read."""
+    rows = _rows()
+    return None if rows is None else [_socket(row) for row in rows if row[3] == LISTEN]
+
+
+def _rows() -> list[list[str]] | None:
     found = []
     for name in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             with open(name, encoding="ascii") as file:
-                rows = [line.split() for line in file][1:]
+                found += [line.split() for line in file][1:]
         except FileNotFoundError:
             if name.endswith("6"):  # a kernel without IPv6
                 continue
             return None
         except OSError:
             return None
-        found += [_socket(row) for row in rows if row[3] == LISTEN]
     return found
 
 
 def _socket(row: list[str]) -> _Socket:
-    address, _, port = row[1].rpartition(":")
-    return _Socket(row[9], _address(address), int(port, 16), int(row[7]))
+    return _Socket(row[9], _address(row[1].rpartition(":")[0]), _port(row), int(row[7]))
+
+
+def _port(row: list[str]) -> int:
+    return int(row[1].rpartition(":")[2], 16)
 
 
 def _address(text: str) -> str:

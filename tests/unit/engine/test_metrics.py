@@ -102,3 +102,9 @@ def test_what_is_seen():
     assert "? " in repr(views.metrics("tiny", parse(TEXT.replace("vllm:kv_cache_usage_perc", "x")))).replace(
         "?\n", "? "
     )
+
+
+def test_a_line_beyond_all_measure_is_no_metric():
+    """It would take the parser hours."""
+    labels = ",".join(f'a{number}="b"' for number in range(500_000))
+    assert parse(f"vllm:x{{{labels}}} 1\n{TEXT}") == parse(TEXT)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -12,8 +11,8 @@ import httpx
 import pytest
 
 from vllm_magic.cluster import keys, whereabouts
-from vllm_magic.engine import download, executable, generate, log, lora, model_files, pooling
-from vllm_magic.engine.api import MOST, Api
+from vllm_magic.engine import download, exchange, executable, generate, log, lora, model_files, pooling
+from vllm_magic.engine.api import Api
 from vllm_magic.engine.command import Command
 from vllm_magic.engine.connection import Connection, Events
 from vllm_magic.engine.spec import ServerSpec
@@ -22,7 +21,7 @@ from vllm_magic.jupyter import ask, settings
 from vllm_magic.life import installed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 DEEP = "[" * 100_000
 TEXTS = [DEEP, '{"a":' * 100_000, "", "null", "[]", "5", "{}", '{"error": 5}', '{"error": []}', '{"choices": 5}',
@@ -32,6 +31,7 @@ COMMAND = Command(("vllm",), "127.0.0.1", 1, "key")
 
 def answering(monkeypatch, text: str, status: int = 200) -> None:
     """Every client gets this answer."""
+    monkeypatch.setattr(exchange, "ask", lambda *_, **__: exchange.Answer(status, text.encode()))
     made = httpx.Client
 
     def client(**words: object) -> httpx.Client:
@@ -91,35 +91,6 @@ def test_a_pooling_model(monkeypatch, text):
             call(connection, ["a"], {})
     with pytest.raises(RequestFailed):
         pooling.score(connection, "a", ["b"], {})
-
-
-class TestEndless:
-    @pytest.fixture
-    def api(self, monkeypatch):
-        made = httpx.Client
-
-        def api(pieces: Iterator[bytes]) -> Api:
-            transport = httpx.MockTransport(lambda _: httpx.Response(200, content=pieces))
-            monkeypatch.setattr(httpx, "Client", lambda **_: made(transport=transport, base_url="http://a"))
-            return Api(COMMAND)
-
-        return api
-
-    def test_an_answer_without_an_end(self, api):
-        taken = []
-
-        def pieces() -> Iterator[bytes]:
-            for number in range(1000):
-                taken.append(number)
-                yield b" " * 2**16
-
-        assert api(pieces()).metrics() is None
-        assert len(taken) <= MOST / 2**16 + 1
-
-    def test_one_that_drips(self, api, monkeypatch):
-        monkeypatch.setattr("vllm_magic.engine.api.HEALTH_LIMIT", 0.2)
-        monkeypatch.setattr(Api, "_accepts", lambda _: True)
-        assert not api(b" " for _ in range(50) if not time.sleep(0.02)).is_ready()
 
 
 def test_the_models(monkeypatch, text):

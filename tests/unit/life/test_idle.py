@@ -8,7 +8,8 @@ from vllm_magic import durations
 from vllm_magic.engine.api import Activity
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
-from vllm_magic.life.idle import LONGEST, SHORTEST, Idleness
+from vllm_magic.life.idle import KEEP_ALIVE, LATE, LONGEST, SHORTEST, Idleness, Requests, Use, keep_alive
+from vllm_magic.linux.connections import Connection
 
 
 class Clock:
@@ -27,7 +28,7 @@ class TestJudgement:
     def until_over(self, idleness: Idleness, clock: Clock, answers=None) -> float:
         """Look as often as it asks for; returns the seconds until it said so."""
         began = clock.now
-        while not idleness.judge(answers(clock.now - began) if answers else Activity(0, 7.0)):
+        while not idleness.judge(Use(answers(clock.now - began) if answers else Activity(0, 7.0))):
             assert idleness.rest() >= min(SHORTEST, 0.001)
             clock.now += idleness.rest()
             assert clock.now - began < 10**6
@@ -35,41 +36,120 @@ class TestJudgement:
 
     @pytest.mark.parametrize("ttl", [0.5, 2.0, 90.0, 1800.0, 86400.0])
     def test_after_just_that_time(self, clock, ttl):
-        assert self.until_over(Idleness(ttl, clock), clock) == pytest.approx(ttl, abs=1e-6)
+        assert self.until_over(Idleness(ttl, clock=clock), clock) == pytest.approx(ttl, abs=1e-6)
 
     def test_how_often_it_looks(self, clock):
         for ttl, pause in ((4.0, SHORTEST), (100.0, 10.0), (1800.0, LONGEST)):
-            idleness = Idleness(ttl, clock)
+            idleness = Idleness(ttl, clock=clock)
             assert idleness.rest() == 0
-            assert not idleness.judge(Activity(0, 0.0))
+            assert not idleness.judge(Use(Activity(0, 0.0)))
             assert idleness.rest() == pytest.approx(pause)
 
     def test_a_request_begins_the_time_anew(self, clock):
         def one_at_50(at: float) -> Activity:
             return Activity(0, 7.0 if at < 50 else 8.0)
 
-        assert self.until_over(Idleness(100, clock), clock, one_at_50) == pytest.approx(150)
+        assert self.until_over(Idleness(100, clock=clock), clock, one_at_50) == pytest.approx(150)
 
     def test_a_request_that_takes_long_is_no_idleness(self, clock):
         def busy_until_500(at: float) -> Activity:
             return Activity(1 if at < 500 else 0, 7.0)
 
-        assert self.until_over(Idleness(100, clock), clock, busy_until_500) >= 590
+        assert self.until_over(Idleness(100, clock=clock), clock, busy_until_500) >= 590
 
     def test_no_answer_is_no_idleness(self, clock):
-        idleness = Idleness(10, clock)
-        assert not idleness.judge(Activity(0, 7.0))
+        idleness = Idleness(10, clock=clock)
+        assert not idleness.judge(Use(Activity(0, 7.0)))
         for _ in range(100):
             clock.now += idleness.rest()
-            assert not idleness.judge(None)
+            assert not idleness.judge(Use(None))
             assert idleness.rest() >= SHORTEST
-        assert idleness.judge(Activity(0, 7.0))
+        assert idleness.judge(Use(Activity(0, 7.0)))
 
     def test_one_that_never_answered_is_not_idle_at_its_first_answer(self, clock):
-        idleness = Idleness(10, clock)
-        assert not idleness.judge(None)
+        idleness = Idleness(10, clock=clock)
+        assert not idleness.judge(Use(None))
         clock.now += 1000
-        assert not idleness.judge(Activity(0, 7.0))
+        assert not idleness.judge(Use(Activity(0, 7.0)))
+
+    def test_a_connection_that_waits_puts_the_end_off(self, clock):
+        """And no more: its request is counted once it is answered."""
+        idleness, waiting = Idleness(10, clock=clock), asked()
+        assert not idleness.judge(Use(QUIET, (waiting,)))
+        for _ in range(30):
+            clock.now += idleness.rest()
+            assert not idleness.judge(Use(QUIET, (waiting,)))
+        assert clock.now >= 1010
+        assert idleness.rest() == SHORTEST
+        clock.now += idleness.rest()
+        assert idleness.judge(Use(QUIET))
+
+
+QUIET = Activity(0, 7.0)
+
+
+def asked(received: int | None = 100, *, silent: float = 0.2, mute: float = 9.0) -> Connection:
+    """A connection that has received bytes, and sent none since."""
+    return Connection(b"a", received, silent, mute)
+
+
+def answered(received: int | None = 100, *, since: float = 0.2) -> Connection:
+    """A connection that has been sent bytes, in the end or in the beginning of an answer."""
+    return Connection(b"a", received, since + 0.1, since)
+
+
+class TestRequests:
+    def test_none(self):
+        assert Requests().under_way(Use(QUIET)) is False
+
+    def test_what_is_not_said(self):
+        assert Requests().under_way(Use(None, (answered(),))) is None
+
+    def test_those_that_are_counted(self):
+        assert Requests().under_way(Use(Activity(1, 7.0))) is True
+
+    def test_one_that_is_not_answered(self):
+        requests = Requests()
+        for seconds in (0.1, 5.0, 500.0):
+            assert requests.under_way(Use(QUIET, (asked(silent=seconds, mute=seconds + 1),))) is True
+
+    def test_a_stream_whose_first_token_is_not_there_yet(self):
+        requests = Requests()
+        for seconds in (0.1, 3.0, KEEP_ALIVE + LATE + 0.1, 500.0):
+            assert requests.under_way(Use(QUIET, (answered(since=seconds),))) is True
+
+    def test_a_client_that_keeps_its_connection_open(self):
+        requests = Requests()
+        assert requests.under_way(Use(QUIET, (answered(since=4.0),))) is True
+        assert requests.under_way(Use(QUIET)) is False  # the server has closed it
+
+    def test_one_that_polls(self):
+        requests = Requests()
+        assert requests.under_way(Use(QUIET, (answered(100),))) is True
+        for received in (200, 300):
+            assert requests.under_way(Use(QUIET, (answered(received),))) is False
+        assert requests.under_way(Use(QUIET, (answered(300, since=KEEP_ALIVE + LATE + 0.1),))) is True
+        assert requests.under_way(Use(QUIET, (asked(400),))) is True
+
+    def test_one_whose_requests_are_counted_does_not_poll(self):
+        requests = Requests()
+        requests.under_way(Use(QUIET, (answered(100),)))
+        assert requests.under_way(Use(Activity(0, 8.0), (answered(200),))) is True
+
+    def test_one_over_which_nothing_came(self):
+        assert Requests().under_way(Use(QUIET, (Connection(b"a", 0, 900.0, 900.0),))) is False
+
+    def test_one_of_which_the_kernel_does_not_say(self):
+        there = Connection(b"a", None, float("inf"), float("inf"))
+        assert Requests().under_way(Use(QUIET, (there,))) is True
+
+    def test_how_long_the_server_leaves_it_open(self):
+        assert Requests(60.0).under_way(Use(QUIET, (answered(100, since=30.0),))) is True
+        polled = Requests(60.0)
+        polled.under_way(Use(QUIET, (answered(100),)))
+        assert polled.under_way(Use(QUIET, (answered(200, since=30.0),))) is False
+        assert keep_alive({"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "60"}) == 60.0
+        assert keep_alive({"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "x"}) == keep_alive({}) == KEEP_ALIVE
 
 
 @pytest.mark.parametrize("ttl", [0, -1, float("inf"), float("nan")])

@@ -1,0 +1,67 @@
+"""Connections of a port, real ones, as the kernel tells of them."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import pytest
+
+from vllm_magic.linux import connections
+from vllm_magic.linux.connections import Connection, established
+
+LIMIT = 30.0
+
+
+def until(port, condition) -> list[Connection]:
+    deadline = time.monotonic() + LIMIT
+    while not condition(found := established(port)):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.01)
+    return found
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_what_a_connection_carried(host):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, 0), family=family)
+    except OSError:
+        pytest.skip("no IPv6 here")
+    port = listener.getsockname()[1]
+    with listener, socket.create_connection((host, port)) as client:
+        server = listener.accept()[0]
+        with server:
+            (new,) = established(port)
+            assert new.received == 0
+            time.sleep(0.1)
+            client.sendall(b"ask")
+            (asked,) = until(port, lambda found: found[0].received == 3)
+            assert asked.name == new.name
+            assert asked.silent < asked.mute
+            time.sleep(0.1)
+            server.sendall(b"answer")
+            (answered,) = until(port, lambda found: found[0].mute < found[0].silent)
+            assert answered.received == 3
+            with socket.create_connection((host, port)):
+                assert len({one.name for one in established(port)}) == 2
+            client.close()
+            until(port, lambda found: (len(found) == 1 and found[0].name != new.name) or not found)
+        until(port, lambda found: not found)
+    assert established(port) == []
+
+
+def test_where_the_kernel_does_not_say(monkeypatch):
+    def refused(_family):
+        raise OSError
+
+    monkeypatch.setattr(connections, "_dump", refused)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert established(port) == []
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            (found,) = established(port)
+            assert (found.received, found.silent, found.mute) == (None, float("inf"), float("inf"))
+            with socket.create_connection(("127.0.0.1", port)):
+                assert len({one.name for one in established(port)}) == 2
+            assert client.fileno() > 0

@@ -1,0 +1,285 @@
+"""One HTTP request that always ends: the whole answer is here within a time and within a number of bytes, or there is none.
+
+The timeout of a socket, and of httpx, counts for each read, so an answer that comes a byte at a time never ends. Here the
+standard library's parser (http.client) reads from a socket that has one deadline and one limit for all: connecting,
+TLS, status line, headers, interim answers, body and trailers. Nothing is decompressed, no redirect is followed, no proxy
+is asked, and each request has a connection of its own, which is closed when the answer is here: an idle connection
+would hold a stopping server up.
+
+The time does not count for the look-up of a host's name, which the C library ends by its own limits (resolv.conf(5)).
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import socket
+import ssl
+import time
+from contextlib import closing
+from functools import lru_cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from typing_extensions import Buffer
+
+MOST = 8 * 2**20  # bytes of an answer; vLLM's /metrics has 60 kB for each of its engines
+CONNECT_LIMIT = 5.0  # seconds
+PIECE = (
+    2**16
+)  # bytes read at once: http.client allocates what it is asked for, and a length may be any number
+
+
+# Of the connection, of TLS and of http.client, which also leaves to int() what it reads.
+_FAILURES = (OSError, ValueError, http.client.HTTPException)
+
+
+class NoAnswerError(Exception):
+    """There is no whole answer; the text says why."""
+
+
+class UnreachableError(NoAnswerError):
+    """Nobody accepts the connection."""
+
+
+class TooLateError(NoAnswerError):
+    """The answer was not whole in time."""
+
+
+class Answer(NamedTuple):
+    """A whole answer."""
+
+    status: int
+    body: bytes
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is one of success."""
+        return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
+
+    @property
+    def text(self) -> str:
+        """The body as text."""
+        return self.body.decode(errors="replace")
+
+    def json(self) -> Any:
+        """The body as JSON.
+
+        Raises:
+            ValueError: it is none.
+        """
+        try:
+            return json.loads(self.body)
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
+
+
+def ask(
+    method: str,
+    url: str,
+    limit: float,
+    *,
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+    most: int = MOST,
+    trust: ssl.SSLContext | None = None,
+) -> Answer:
+    """Send a request, and read the whole answer.
+
+    Args:
+        method: of HTTP.
+        url: of the resource, ``http`` or ``https``.
+        limit: seconds for all of it.
+        body: of the request.
+        headers: more of them.
+        most: bytes of the answer, with its headers.
+        trust: for ``https``; None for `any_certificate`.
+
+    Raises:
+        NoAnswerError: there is no whole answer.
+    """
+    exchange = Exchange(method, url, limit, body=body, headers=headers, most=most, trust=trust)
+    with closing(exchange):
+        return Answer(exchange.status, b"".join(exchange.pieces()))
+
+
+class Exchange:
+    """A request that was sent, and the head of its answer. For one thread; close it when done.
+
+    Arguments and errors as for `ask`; ``limit`` and ``most`` count for what `pieces` reads too, unless told otherwise.
+
+    Attributes:
+        status: of the answer.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        url: str,
+        limit: float,
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        most: int = MOST,
+        trust: ssl.SSLContext | None = None,
+    ) -> None:
+        self._wire = _Wire(limit, most)
+        try:
+            data = _request(method, url, body, headers or {})
+            self._wire.connect(url, trust)
+            self._wire.sendall(data)
+            self._answer = http.client.HTTPResponse(self._wire, method=method)  # type: ignore[arg-type]
+            self._answer.begin()
+        except BaseException as error:
+            self._wire.hang_up()
+            if isinstance(error, _FAILURES):
+                raise _told(error) from None
+            raise
+        self.status = self._answer.status
+
+    def pieces(self, silence: float | None = None) -> Iterator[bytes]:
+        """The body as it comes.
+
+        Args:
+            silence: seconds without a piece, in place of the limits for the whole.
+
+        Raises:
+            NoAnswerError: it is not whole.
+        """
+        try:
+            while True:
+                if silence is not None:
+                    self._wire.renew(silence)
+                piece = self._answer.read(PIECE) if silence is None else self._answer.read1(PIECE)
+                if not piece:
+                    break
+                yield piece
+        except _FAILURES as error:
+            raise _told(error) from None
+        if self._answer.length:  # of which http.client says nothing
+            raise NoAnswerError("the connection was closed in the middle of the answer")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._wire.hang_up()
+
+
+class _Wire:
+    """A connection as http.client uses one, with an end in seconds and in bytes."""
+
+    def __init__(self, limit: float, most: int) -> None:
+        self._deadline = time.monotonic() + limit
+        self._left: float = most
+        self._socket: socket.socket | None = None
+
+    def connect(self, url: str, trust: ssl.SSLContext | None) -> None:
+        place = urlsplit(url)
+        host, port = place.hostname or "", place.port or (443 if place.scheme == "https" else 80)
+        until, self._deadline = self._deadline, min(self._deadline, time.monotonic() + CONNECT_LIMIT)
+        try:
+            self._socket = self._first_of(host, port)
+        except (OSError, UnicodeError) as error:  # the latter of a name that is none
+            raise UnreachableError(_words(error)) from None
+        self._deadline = until
+        if place.scheme == "https":
+            self._socket.settimeout(self._rest())
+            self._socket = (trust or any_certificate()).wrap_socket(self._socket, server_hostname=host)
+
+    def _first_of(self, host: str, port: int) -> socket.socket:
+        error: OSError = OSError(f"{host} has no address")
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            made = socket.socket(family, kind, protocol)
+            try:
+                made.settimeout(self._rest())
+                made.connect(address)
+            except OSError as failed:
+                made.close()
+                error = failed
+            else:
+                return made
+        raise error
+
+    def sendall(self, data: bytes) -> None:
+        assert self._socket is not None  # noqa: S101 - connected
+        view = memoryview(data)
+        while view:
+            self._socket.settimeout(self._rest())
+            view = view[self._socket.send(view) :]
+
+    def receive_into(self, buffer: Buffer) -> int:
+        assert self._socket is not None  # noqa: S101 - connected
+        self._socket.settimeout(self._rest())
+        count = self._socket.recv_into(buffer)
+        self._left -= count
+        if self._left < 0:
+            raise OSError("the answer is too long")
+        return count
+
+    def renew(self, silence: float) -> None:
+        """Have another deadline, and no limit of bytes any more."""
+        self._deadline, self._left = time.monotonic() + silence, float("inf")
+
+    def makefile(self, _: str) -> io.BufferedReader:
+        return io.BufferedReader(_Reader(self))
+
+    def hang_up(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+
+    def _rest(self) -> float:
+        rest = self._deadline - time.monotonic()
+        if rest <= 0:
+            raise TimeoutError
+        return rest
+
+
+class _Reader(io.RawIOBase):
+    """What http.client reads from; it closes this when the answer is whole."""
+
+    def __init__(self, wire: _Wire) -> None:
+        self._wire = wire
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        return self._wire.receive_into(buffer)
+
+
+def _request(method: str, url: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+    place = urlsplit(url)
+    target = (place.path or "/") + (f"?{place.query}" if place.query else "")
+    host = place.netloc.rpartition("@")[2]
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", "Connection: close", "Accept-Encoding: identity"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    if body or method not in {"GET", "DELETE"}:
+        lines.append(f"Content-Length: {len(body)}")
+    if " " in target or not all(line.isascii() and line.isprintable() for line in lines):
+        raise NoAnswerError(
+            "the request holds a character that HTTP has not"
+        )  # which one is not said: it may be a key's
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def _told(error: Exception) -> NoAnswerError:
+    return (TooLateError if isinstance(error, TimeoutError) else NoAnswerError)(_words(error))
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "it was not answered in time"
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__)[:200]
+
+
+@lru_cache(maxsize=1)
+def any_certificate() -> ssl.SSLContext:
+    """Takes any certificate: that of a server on this machine is made out to another name."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

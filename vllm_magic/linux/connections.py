@@ -1,0 +1,92 @@
+"""The established TCP connections of a listening port, and when each of them carried data last.
+
+The kernel tells that by netlink (sock_diag(7); linux/inet_diag.h and tcp.h). Where it does not, since its module is missing
+or a sandbox forbids it, /proc/net/tcp tells at least which connections there are.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from vllm_magic.linux import sockets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LIMIT = 1.0  # seconds for the kernel to answer
+ESTABLISHED = 1
+_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _DUMP = 4, 20, 0x301  # NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
+_ERROR, _DONE = 2, 3  # of NLMSG_*
+_INFO = 2  # INET_DIAG_INFO
+_HEADER = struct.Struct("=IHHII")  # nlmsghdr
+_REQUEST = struct.Struct("=BBBxI48x")  # inet_diag_req_v2, for any port and address
+_MESSAGE = 72  # bytes of inet_diag_msg
+_COOKIE = slice(44, 52)  # of it; no two connections ever have the same one
+_TCP_INFO = struct.Struct("=44xI4xI72xQ")  # tcp_info: last_data_sent and last_data_recv in ms, bytes_received
+
+
+class Connection(NamedTuple):
+    """One connection, as the side sees it that was connected to.
+
+    Attributes:
+        name: tells this connection from all others.
+        received: bytes that came so far; None where the kernel does not say.
+        silent: seconds since some of them came; infinite where the kernel does not say.
+        mute: seconds since this side sent some; infinite where the kernel does not say.
+    """
+
+    name: bytes
+    received: int | None
+    silent: float
+    mute: float
+
+
+def established(port: int) -> list[Connection]:
+    """The connections of whoever listens on ``port`` in this network namespace."""
+    try:
+        return [one for family in (socket.AF_INET, socket.AF_INET6) for one in _told(family, port)]
+    except (OSError, struct.error):
+        return [
+            Connection(remote.encode(), None, float("inf"), float("inf"))
+            for remote in sockets.connected(port)
+        ]
+
+
+def _told(family: int, port: int) -> Iterator[Connection]:
+    for message in _dump(family):
+        if struct.unpack_from("!H", message, 4)[0] != port:  # its own
+            continue
+        info = dict(_attributes(message[_MESSAGE:])).get(_INFO, b"")
+        mute, silent, received = _TCP_INFO.unpack_from(info)
+        yield Connection(message[_COOKIE], received, silent / 1000, mute / 1000)
+
+
+def _dump(family: int) -> Iterator[bytes]:
+    """An inet_diag_msg with its attributes for each established connection of the namespace."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as asking:
+        asking.settimeout(LIMIT)
+        words = _REQUEST.pack(family, socket.IPPROTO_TCP, 1 << (_INFO - 1), 1 << ESTABLISHED)
+        asking.send(_HEADER.pack(_HEADER.size + len(words), _SOCK_DIAG_BY_FAMILY, _DUMP, 1, 0) + words)
+        while True:
+            data = asking.recv(2**20)
+            while data:
+                length, kind, *_ = _HEADER.unpack_from(data)
+                if kind == _DONE:
+                    return
+                if kind == _ERROR or length < _HEADER.size:
+                    raise OSError("the kernel refuses it")
+                yield data[_HEADER.size : length]
+                data = data[_aligned(length) :]
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    while len(data) >= 4:  # noqa: PLR2004 - bytes of an rtattr
+        length, kind = struct.unpack_from("=HH", data)
+        yield kind, data[4:length]
+        data = data[max(4, _aligned(length)) :]
+
+
+def _aligned(length: int) -> int:
+    return (length + 3) & ~3
