@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.command import Command
     from vllm_magic.engine.exchange import Answer
 
-SILENCE_LIMIT = 600.0  # seconds without a word from the server, as in the openai package
+SILENCE_LIMIT = 600.0  # seconds for an answer, of a stream between two words of it; as in the openai package
 # trust_env: a proxy from the environment has no business between a notebook and its own server.
 # verify: the certificate of a server on this machine is made out to another name. (Where there is none, this spares
 # httpx the reading of all authorities, 16 ms.)

@@ -37,7 +37,7 @@ def names(connection: Connection, limit: float = SILENCE_LIMIT) -> list[str]:
 
     Args:
         connection: to the server.
-        limit: seconds without a word from the server.
+        limit: seconds for the whole answer.
 
     Raises:
         RequestFailed: the server does not tell.

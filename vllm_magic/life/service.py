@@ -92,7 +92,7 @@ class Service(Asking):
         lora.unload(self.connection(), name)
 
     def loras(self, timeout: float = SILENCE_LIMIT) -> list[str]:
-        """The LoRA adapters that are loaded; ``timeout`` is the time without a word from the server, in seconds."""
+        """The LoRA adapters that are loaded; ``timeout`` is for the whole answer, in seconds."""
         return lora.names(self.connection(), timeout)
 
     @property
