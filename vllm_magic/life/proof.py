@@ -211,7 +211,11 @@ class Witness:
             now=now,
             ours=ours,
             named=any(_listed(look, ours) for look in looks),
-            reused=frozenset(pid for pid, one in living.items() if pid in ours and one not in self.known),
+            reused=frozenset(
+                pid
+                for pid, one in living.items()
+                if pid in ours and one not in self.known and one.start != processes.HIDDEN
+            ),
             young=frozenset(pid for pid, one in living.items() if leader and one.start > leader.start),
             hidden=frozenset(pids_on(now) - living.keys()),
         )
