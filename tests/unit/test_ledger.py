@@ -263,3 +263,13 @@ class TestKeptLogs:
         monkeypatch.setattr(ledger, "modified", removed)
         create("x")
         assert list((home / "logs").iterdir()) == []
+
+
+def test_a_home_that_belongs_to_another_user(tmp_path, monkeypatch):
+    """As in a container whose image was made for uid 1000, and which runs under any other one."""
+    monkeypatch.delenv("VLLM_MAGIC_HOME")
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "theirs/runtime"))
+    assert ledger.state_path() == tmp_path / "theirs/runtime/vllm_magic"
+    (tmp_path / "theirs").mkdir()
+    os.chown(tmp_path / "theirs", 1000, 0)
+    assert ledger.state_path() == Path(f"/tmp/vllm-magic-{os.getuid()}-state")
