@@ -7,14 +7,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from vllm_magic import ledger
-from vllm_magic.linux import details, processes
-from vllm_magic.linux.marks import MARK
+from vllm_magic.guard import record as records
+from vllm_magic.linux import details, marks, processes
 from vllm_magic.linux.processes import Identity
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from vllm_magic.gpu.devices import ComputeProcess
+    from vllm_magic.ledger import Entry
 
 NAMED = 3  # holders in one line
 
@@ -22,7 +23,7 @@ NAMED = 3  # holders in one line
 def unknown(pids: Iterable[int], own: str, kernel: Identity | None) -> set[int]:
     """Those of these processes of which it is not known whose they are.
 
-    Known is this process, the server's kernel, and what belongs to another server of this user: by its mark, by the
+    Known is this process, the server's kernel, and what belongs to another server of this user: by its seal, by the
     session of its leader, or below its guards, who adopt what flees.
 
     Args:
@@ -35,8 +36,9 @@ def unknown(pids: Iterable[int], own: str, kernel: Identity | None) -> set[int]:
         wanted.discard(kernel.pid)
     if not wanted:
         return set()
-    leaders = dict(_leaders(own))
-    return {pid for pid in wanted if not _is_anothers(pid, own, leaders)}
+    others = list(_others(own))
+    leaders = {one.pid: one for entry in others for one in _heads(entry)}
+    return {pid for pid in wanted if not _is_anothers(pid, others, leaders)}
 
 
 def told(gpu: int, several: Sequence[ComputeProcess], hidden: Collection[int]) -> str:
@@ -52,17 +54,25 @@ def told(gpu: int, several: Sequence[ComputeProcess], hidden: Collection[int]) -
     return f"GPU {gpu}: {named}{more}; {verdict}"
 
 
-def _leaders(own: str) -> Iterator[tuple[int, Identity]]:
-    """The leaders and the outer guards of this user's other servers, by pid."""
+def _others(own: str) -> Iterator[Entry]:
+    """This user's other servers."""
     with suppress(OSError):  # no ledger that can be read: then nobody is known
         for entry in ledger.entries():
             if entry.record and entry.id != own and entry.condition is not ledger.Condition.FOREIGN:
-                for one in filter(None, (entry.record.leader, entry.record.outer, entry.record.inner)):
-                    yield one[0], Identity(*one)
+                yield entry
 
 
-def _is_anothers(pid: int, own: str, leaders: dict[int, Identity]) -> bool:
-    return processes.environment(pid).get(MARK, own) != own or processes.leader_of(pid, leaders) is not None
+def _heads(entry: Entry) -> Iterator[Identity]:
+    """Its leader, its guards, and those whom these adopted."""
+    record = entry.record
+    if record is not None:
+        named = (record.leader, record.outer, record.inner, *records.known(str(entry.path)))
+        yield from (Identity(*one) for one in named if one)
+
+
+def _is_anothers(pid: int, others: Iterable[Entry], leaders: Mapping[int, Identity]) -> bool:
+    proved = any(marks.is_proved(pid, entry.folder.mark) for entry in others)
+    return proved or processes.leader_of(pid, leaders) is not None
 
 
 def _told(one: ComputeProcess, hidden: Collection[int]) -> str:

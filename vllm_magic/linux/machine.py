@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import NamedTuple
 
@@ -28,12 +29,11 @@ def check_proc() -> None:
 
 def proc_problem() -> str:
     """What is wrong with /proc, without a full stop; "" where it is this process's own."""
-    try:
+    link, numbers = "", []
+    with contextlib.suppress(OSError):
         link = os.readlink("/proc/self")
-        with open("/proc/self/status", "rb") as file:
+        with open("/proc/self/status", "rb") as file:  # fails where no descriptor is free, too
             numbers = [line.split()[1:] for line in file if line.startswith(b"NSpid:")]
-    except OSError:
-        link, numbers = "", []
     return judge_proc(os.getpid(), link, [number.decode() for line in numbers for number in line])
 
 

@@ -67,7 +67,7 @@ def carriers(mark: bytes, leader: Identity | None) -> set[int]:
 
 def carries(pid: int, mark: bytes) -> bool:
     """Whether the process was started for the server with this mark; for one that is named, either of the marks will do."""
-    return _is_proved(pid, mark) or processes.has_environment(pid, mark)
+    return is_proved(pid, mark) or processes.has_environment(pid, mark)
 
 
 def strangers(mark: bytes) -> list[Process]:
@@ -86,10 +86,11 @@ def strangers(mark: bytes) -> list[Process]:
 
 def _carriers(look: Look, mark: bytes, leader: Identity | None) -> set[int]:
     pids = look.made_since(leader) if leader else (pid for some in look.sessions.values() for pid in some)
-    return {pid for pid in pids if _is_proved(pid, mark)}
+    return {pid for pid in pids if is_proved(pid, mark)}
 
 
-def _is_proved(pid: int, mark: bytes) -> bool:
+def is_proved(pid: int, mark: bytes) -> bool:
+    """Whether it is proved that the process belongs to the server with this mark."""
     return _has_seal(pid, mark) if is_sealed(mark) else processes.has_environment(pid, mark)
 
 
