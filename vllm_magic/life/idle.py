@@ -73,25 +73,27 @@ class Requests:
     def __init__(self, keep_alive: float = KEEP_ALIVE) -> None:
         self._quiet = keep_alive + LATE
         self._served: float | None = None
-        self._first: dict[
-            bytes, int | None
-        ] = {}  # bytes that each connection had received when it was seen first
+        # Bytes that a connection had received when its request seemed to be answered, since it last waited.
+        self._answered: dict[bytes, int | None] = {}
 
     def under_way(self, use: Use) -> bool | None:
         """Take in a look; None where the server does not say."""
         if use.activity is None:
             return None
         if use.activity.served != self._served:
-            self._served, self._first = use.activity.served, {}
-        first, self._first = self._first, {}
-        for one in use.connections:
-            self._first.setdefault(one.name, first.get(one.name, one.received))
-        return bool(use.activity.in_flight) or any(map(self._may_wait, use.connections))
+            self._served, self._answered = use.activity.served, {}
+        there = {one.name for one in use.connections}
+        self._answered = {name: received for name, received in self._answered.items() if name in there}
+        waits = [self._may_wait(one) for one in use.connections]
+        return bool(use.activity.in_flight) or any(waits)
 
     def _may_wait(self, one: Connection) -> bool:
         if one.received == 0:
             return False
-        return one.silent < one.mute or one.mute > self._quiet or one.received == self._first[one.name]
+        if one.silent < one.mute or one.mute > self._quiet:
+            self._answered.pop(one.name, None)
+            return True
+        return self._answered.setdefault(one.name, one.received) == one.received
 
 
 class Idleness:

@@ -24,7 +24,8 @@ _HEADER = struct.Struct("=IHHII")  # nlmsghdr
 _REQUEST = struct.Struct("=BBBxI48x")  # inet_diag_req_v2, for any port and address
 _MESSAGE = 72  # bytes of inet_diag_msg
 _COOKIE = slice(44, 52)  # of it; no two connections ever have the same one
-_TCP_INFO = struct.Struct("=44xI4xI72xQ")  # tcp_info: last_data_sent and last_data_recv in ms, bytes_received
+# tcp_info: last_data_sent and last_data_recv in ms, bytes_received, data_segs_out (Linux 4.6)
+_TCP_INFO = struct.Struct("=44xI4xI72xQ20xI")
 
 
 class Connection(NamedTuple):
@@ -34,7 +35,7 @@ class Connection(NamedTuple):
         name: tells this connection from all others.
         received: bytes that came so far; None where the kernel does not say.
         silent: seconds since some of them came; infinite where the kernel does not say.
-        mute: seconds since this side sent some; infinite where the kernel does not say.
+        mute: seconds since this side sent some; infinite where it never did, or the kernel does not say.
     """
 
     name: bytes
@@ -59,8 +60,8 @@ def _told(family: int, port: int) -> Iterator[Connection]:
         if struct.unpack_from("!H", message, 4)[0] != port:  # its own
             continue
         info = dict(_attributes(message[_MESSAGE:])).get(_INFO, b"")
-        mute, silent, received = _TCP_INFO.unpack_from(info)
-        yield Connection(message[_COOKIE], received, silent / 1000, mute / 1000)
+        mute, silent, received, sent = _TCP_INFO.unpack_from(info)
+        yield Connection(message[_COOKIE], received, silent / 1000, mute / 1000 if sent else float("inf"))
 
 
 def _dump(family: int) -> Iterator[bytes]:

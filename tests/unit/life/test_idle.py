@@ -131,6 +131,13 @@ class TestRequests:
         assert requests.under_way(Use(QUIET, (answered(300, since=KEEP_ALIVE + LATE + 0.1),))) is True
         assert requests.under_way(Use(QUIET, (asked(400),))) is True
 
+    def test_a_request_that_comes_in_pieces_is_no_poll(self):
+        requests = Requests()
+        for pieces in (asked(100), asked(200, mute=float("inf")), answered(300), answered(300, since=4.0)):
+            assert requests.under_way(Use(QUIET, (pieces,))) is True
+        assert requests.under_way(Use(QUIET, (asked(400),))) is True
+        assert requests.under_way(Use(QUIET, (answered(500),))) is True
+
     def test_one_whose_requests_are_counted_does_not_poll(self):
         requests = Requests()
         requests.under_way(Use(QUIET, (answered(100),)))
