@@ -162,20 +162,19 @@ class GuardPair(Guards):
 
     def __init__(self, order: Order) -> None:
         ours, theirs = socket.socketpair()
-        forks.keep_out(theirs)
-        super().__init__(ours, order.folder)
-        try:
-            kernel = pidfd_calls.open_pid(os.getpid())
+        with theirs:
+            forks.keep_out(theirs)
+            super().__init__(ours, order.folder)
             try:
-                self._process = self._spawn(order, theirs.fileno(), kernel)
-            finally:
-                os.close(kernel)
-            self._watch(pidfd_calls.open_pid(self._process.pid))
-        except BaseException:
-            super().close()
-            raise
-        finally:
-            theirs.close()
+                kernel = pidfd_calls.open_pid(os.getpid())
+                try:
+                    self._process = self._spawn(order, theirs.fileno(), kernel)
+                finally:
+                    os.close(kernel)
+                self._watch(pidfd_calls.open_pid(self._process.pid))
+            except BaseException:
+                super().close()
+                raise
         self.pid = self._process.pid
         self._send(order)
 
