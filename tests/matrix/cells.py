@@ -58,6 +58,7 @@ ENGINES = (
     Engine("ignores SIGTERM", 4, {"ignore_sigterm": True}),
     Engine("setsid child", 5, {"setsid_child": True}),
     Engine("daemon", 5, {"daemonise": True}),
+    Engine("daemons without a mark", 6, {"unmarked": True}),
     MANY,
     Engine("forks while killed", 5, {"fork_while_killed": True}),
     Engine("100 MB/s of log", 4, {"log_flood": FLOOD}),

@@ -52,7 +52,7 @@ class Seen(str, Enum):
     INNER = "the inner guard ends"
     KERNEL_AND_OUTER = "the kernel and the outer guard end at once"
     KERNEL_AND_INNER = "the kernel and the inner guard end at once"
-    NOTHING = "nothing: no guard is left"
+    NOTHING = "nothing: no guard is left, or none that works"
 
 
 @dataclass(frozen=True)
@@ -356,6 +356,15 @@ def _part_deaths() -> list[Death]:
             concerns=without_requests,
             seen=Seen.NOTHING,
             in_full=True,
+        ),
+        death(
+            "guards-stopped-swept",
+            "both guards SIGSTOP, then the kernel, after the next `%load_ext`",
+            parts.stop_guards_and_kill_kernel_and_sweep,
+            today=False,
+            settle=200.0,
+            concerns=without_requests,
+            seen=Seen.NOTHING,
         ),
     ]
 

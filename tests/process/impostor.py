@@ -2,7 +2,8 @@
 
     python impostor.py UID ADDRESS PORT
 
-Becomes that user, listens, answers 200 to whatever it is asked, and writes each request to its output: a line of JSON.
+Becomes that user, listens, answers 200 to whatever it is asked, and writes to its output what each connection brought: a
+line of JSON, "" where that was nothing.
 """
 
 from __future__ import annotations
@@ -22,13 +23,11 @@ def answer(connection: socket.socket) -> None:
     with connection:
         connection.settimeout(20)
         data = b""
-        while b"\r\n\r\n" not in data:
-            piece = connection.recv(2**16)
-            if not piece:
-                return
+        while b"\r\n\r\n" not in data and (piece := connection.recv(2**16)):
             data += piece
         print(json.dumps(data.decode("latin-1")), flush=True)
-        connection.sendall(ANSWER)
+        if data:
+            connection.sendall(ANSWER)
 
 
 def serve(listener: socket.socket) -> None:

@@ -57,8 +57,8 @@ def order(tmp_path, *argv: str, **env: str) -> Order:
     )
 
 
-def hear(pair: GuardPair, kind: type, limit: float = 20.0):
-    """The first message of this kind; None at the end of all messages."""
+def hear(pair: GuardPair, kind: type, wanted=lambda _: True, limit: float = 20.0):
+    """The first message of this kind that is wanted; None at the end of all messages."""
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:
         if select.select([pair], [], [], deadline - time.monotonic())[0]:
@@ -406,17 +406,14 @@ os.execv("/bin/sleep", ["sleep", "305"])
 
 def is_read(pair: GuardPair) -> bool:
     """Whether the guard has read all that it was sent (unix(7))."""
-    return struct.unpack("i", fcntl.ioctl(pair.fileno(), termios.TIOCOUTQ, bytes(4)))[0] == 0
+    return struct.unpack("i", fcntl.ioctl(pair._socket, termios.TIOCOUTQ, bytes(4)))[0] == 0
 
 
 def test_a_spare_that_becomes_a_server_to_be_kept_as_the_kernel_dies(tmp_path):
     """And as the disk hangs on which the guard writes what it has become, so that it looks as if it hung itself."""
     waiting = order(tmp_path, sys.executable, "-c", SPARE)
     pair = GuardPair(waiting._replace(spare=300.0))
-    said = hear(pair, Spare)
-    while not said.warm:
-        said = hear(pair, Spare)
-    leader = Identity(*said.leader)
+    leader = Identity(*hear(pair, Spare, lambda said: said.warm).leader)
     inner = processes.read(processes.read(leader.pid).parent).identity
     pipe = tmp_path / "folder" / f"record.json.{inner.pid}"
     os.mkfifo(pipe)

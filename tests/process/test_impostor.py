@@ -62,7 +62,7 @@ def ipv6():
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
-        pytest.skip("no IPv6 here")
+        pytest.fail("NEEDS IPv6 on the loopback: sysctl net.ipv6.conf.lo.disable_ipv6=0")
 
 
 @pytest.fixture
@@ -124,41 +124,31 @@ def test_a_server_that_listens_at_another_address_than_told(
     other = impostor("127.0.0.1", port)
     until(lambda: any("Application startup complete" in line for line in server.log(100)), "it is not ready")
     heard = len(other.heard)
-    until(lambda: len(other.heard) > heard + 3 or server.state != "starting", "nobody asks him")
+    until(lambda: len(other.heard) > heard + 3 or server.state != "starting", "nobody looks at him")
     assert server.state == "starting"
-    assert not any("authorization" in one.lower() for one in other.heard)
+    assert set(other.heard) == {""}  # who listens is looked at before anything is sent
     assert manager.stop(grace=0.0).verified
     traces.check()
 
 
-def test_one_that_answers_and_is_gone_before_he_is_looked_at(manager, spec, traces):
-    """No listener at all is to be found: so it was not ours."""
+def test_one_that_is_gone_before_he_is_looked_at(manager, spec, traces):
+    """No listener at all is to be found: so it was not ours, and is asked nothing."""
     port = free_port()
     server = manager.start(spec("tiny", "--port", str(port), faults={"hang_in": "load"}), wait=False).server
     until(lambda: any("Using max model len" in line for line in server.log(100)), "it has not begun")
-    asked = 0
+    heard = []
 
-    def answer_and_go() -> None:
-        nonlocal asked
+    def listen_once() -> None:
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(("127.0.0.1", port))
-            listener.listen(5)
-            listener.settimeout(0.5)
+            listener.listen()
             connection = listener.accept()[0]
-            while not connection.recv(2**16).startswith(b"GET /health "):  # a look whether anybody listens
-                connection.close()
-                connection = listener.accept()[0]
         with connection:
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-            asked += 1
+            heard.append(connection.recv(2**16))
 
-    def is_over() -> bool:
-        with contextlib.suppress(TimeoutError):
-            answer_and_go()
-        return asked > 3 or server.state != "starting"
-
-    until(is_over, "nobody asks")
+    until(lambda: listen_once() or len(heard) > 3, "nobody looks at him")
+    assert set(heard) == {b""}
     assert server.state == "starting"
     assert manager.stop(grace=0.0).verified
     traces.check()

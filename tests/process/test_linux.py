@@ -484,7 +484,9 @@ time.sleep(600)
 class TestSockets:
     LISTEN = (
         "import socket, sys, time\n"
-        "held = socket.create_server((sys.argv[1], 0), family=int(sys.argv[2]))\n"
+        "held = socket.socket(int(sys.argv[2]))\n"
+        "held.bind((sys.argv[1], int(sys.argv[3])))\n"
+        "held.listen()\n"
         "print(held.getsockname()[1], flush=True)\n"
         "time.sleep(600)"
     )
@@ -502,11 +504,7 @@ class TestSockets:
     )
     def test_who_listens(self, host, address, elsewhere):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            socket.create_server((host, 0), family=family).close()
-        except OSError:
-            pytest.skip("no IPv6 here")
-        with running(self.LISTEN, host, str(int(family))) as child:
+        with running(self.LISTEN, host, str(int(family)), "0") as child:
             port = int(child.line)
             assert sockets.listening_inodes(address, port)
             assert sockets.listens([os.getpid(), child.pid], address, port)
@@ -519,13 +517,9 @@ class TestSockets:
 
     def test_the_nearest_address_counts(self):
         """Who listens at every IPv6 address alone does not get what goes to an IPv4 one."""
-        try:
-            six = socket.create_server(("::", 0), family=socket.AF_INET6)
-        except OSError:
-            pytest.skip("no IPv6 here")
+        six = socket.create_server(("::", 0), family=socket.AF_INET6)  # for IPv6 alone
         port = six.getsockname()[1]
-        listen = self.LISTEN.replace("0), ", f"{port}), ")
-        with six, running(listen, "127.0.0.1", str(int(socket.AF_INET))) as child:
+        with six, running(self.LISTEN, "127.0.0.1", str(int(socket.AF_INET)), str(port)) as child:
             assert sockets.listens([child.pid], "127.0.0.1", port)
             assert not sockets.listens([child.pid], "::1", port)
             assert sockets.listens([os.getpid()], "::1", port)
@@ -534,8 +528,8 @@ class TestSockets:
         """SO_REUSEPORT: the kernel gives each connection to either, and both have the same user."""
         with socket.create_server(("127.0.0.1", 0), reuse_port=True) as listener:
             port = listener.getsockname()[1]
-            listen = self.LISTEN.replace("0), ", f"{port}), reuse_port=True, ")
-            with running(listen, "127.0.0.1", str(int(socket.AF_INET))) as child:
+            listen = self.LISTEN.replace("held.bind", "held.setsockopt(1, socket.SO_REUSEPORT, 1)\nheld.bind")
+            with running(listen, "127.0.0.1", str(int(socket.AF_INET)), str(port)) as child:
                 assert not sockets.listens([os.getpid()], "127.0.0.1", port)
                 assert sockets.listens([os.getpid(), child.pid], "127.0.0.1", port)
 

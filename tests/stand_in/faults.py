@@ -73,13 +73,17 @@ def _double_fork(options: Options) -> None:
 
 
 def _strip(options: Options, leave: bool) -> None:
-    """Fork once more, and execute something without an environment, which holds VRAM for as long as it lives."""
+    """Fork once more, and execute something without an environment, which holds VRAM for as long as it lives.
+
+    What the fault matrix knows its own by is left in it.
+    """
     if os.fork() == 0:
         if leave:
             os.setsid()
         tree.limit_life()
         vram.hold(options.vram_child, 0, kept_by_exec=True)
-        os.execve("/bin/sleep", ["VLLM::Stray", str(options.life_s)], {})
+        kept = {name: value for name, value in os.environ.items() if name == "MATRIX_CELL"}
+        os.execve("/bin/sleep", ["VLLM::Stray", str(options.life_s)], kept)
 
 
 def _become_another() -> None:
