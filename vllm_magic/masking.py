@@ -1,10 +1,10 @@
-"""Keys and tokens as ``***``, wherever text is shown.
+"""Replace keys and tokens by ``***`` in all text that is shown.
 
-What is secret is told by its form (``hf_...``, ``sk-...``), by the name before it (``api_key=``, ``"password":``),
-or because it is known: the keys of servers, and what stands in variables with such names.
+A secret is recognised by its form (``hf_...``, ``sk-...``), by the name before it (``api_key=``, ``"password":``), or by its
+value: the keys of servers, and the values of environment variables with such names.
 
-Text is masked where it comes in: lines of a log, titles of processes, messages of errors; and once more where it
-is shown. Masking twice does no harm.
+Text is masked where it is read (lines of a log, titles of processes, messages of errors) and again where it is shown.
+Masking a text twice does no harm.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 SHOWN = "***"
-SHORTEST = 6  # characters; what is shorter is no secret, and would be found in half of the words
-REMEMBERED = 100  # keys of servers, the latest of this process
+SHORTEST = 6  # characters; a shorter value is no secret, and would be a part of many ordinary words
+REMEMBERED = 100  # the latest keys of servers in this process
 
 _NAME = (
     r"(?i:api[_-]?key|access[_-]?key|secret[_-]?key|private[_-]?key|secret|password|passwd|"
@@ -27,9 +27,10 @@ _NAME = (
 _BARE = r"""[^\s"',;)\]}]"""
 _VALUE = rf"""(?:(?:\[[^\]]*\]|\\*"[^"]*"|'[^']*'){_BARE}*|{_BARE}+)"""
 
-# What is in each text that the pattern fits, in small letters: most lines of a log have none of it, and cost little.
+# (parts, pattern, replacement). A text that the pattern matches has one of the parts, in lower case. Most lines of a log have
+# none of the parts, and the patterns are not tried on them.
 _SIGNS: tuple[tuple[tuple[str, ...], str, str], ...] = (
-    # Hugging Face, GitHub, OpenAI and those who write theirs like it, NVIDIA
+    # Hugging Face and GitHub; below: OpenAI and services with the same form, NVIDIA
     (
         ("hf_", "api_org_", "gh"),
         r"(?:hf|api_org|gh[pousr]|github_pat)_[A-Za-z0-9]{20,}",
@@ -45,29 +46,29 @@ _SIGNS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     ),
 )
 _VARIABLE = r".*(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)"
-# vLLM takes a beginning of --api-key and --hf-token for the flag.
+# vLLM accepts these abbreviations of --api-key and --hf-token.
 _SHORT = r"--(?:api[_-]ke?|hf[_-]t(?:o(?:ke?)?)?)"
 _FLAG = rf"--?[\w-]*{_NAME}|{_SHORT}"
 _FLAG_IN_TEXT = rf"((?:--[\w-]{{0,40}}?{_NAME}\s+|{_SHORT}(?:\s+|=))){_VALUE}"
 
 
 _lock = threading.Lock()
-_remembered: tuple[str, ...] = ()  # replaced as a whole, so that who reads it needs no lock
+_remembered: tuple[str, ...] = ()  # replaced as a whole, so that readers need no lock
 
 
 class Secret(str):
-    """A text that is not shown where its variable is: a traceback of IPython's can show those of each frame."""
+    """A string whose repr hides its value: a traceback of IPython can show the variables of each frame."""
 
     __slots__ = ()
 
     def __repr__(self) -> str:
-        """As `SHOWN`."""
+        """The repr of `SHOWN`."""
         return repr(SHOWN)
 
 
 def remember(secret: str) -> None:
-    """Have `mask` mask it from now on, whoever quotes it: the key of a server of this process."""
-    global _remembered  # noqa: PLW0603 - errors are made anywhere
+    """Make `mask` replace this secret in every text from now on. For the keys of servers of this process."""
+    global _remembered  # noqa: PLW0603 - errors are raised everywhere, and none can be handed the keys
     if len(secret) >= SHORTEST:
         with _lock:
             _remembered = (*(one for one in _remembered if one != secret), str(secret))[-REMEMBERED:]
@@ -77,13 +78,13 @@ def mask(text: str, known: Iterable[str] = ()) -> str:
     """The text with `SHOWN` in place of each secret.
 
     Args:
-        text: anything.
-        known: secrets that have no form of their own, besides those to `remember`; those below `SHORTEST` characters
-            are passed over.
+        text: any text.
+        known: secrets that have no form of their own, besides those of `remember`. Secrets shorter than `SHORTEST`
+            are ignored.
     """
     for secret in sorted(
         (*known, *_remembered), key=len, reverse=True
-    ):  # one may be the beginning of another
+    ):  # longest first: a secret may be part of another
         if len(secret) >= SHORTEST:
             text = text.replace(secret, SHOWN)
     small = text.lower()
@@ -94,12 +95,12 @@ def mask(text: str, known: Iterable[str] = ()) -> str:
 
 
 def mask_words(words: Iterable[str]) -> list[str]:
-    """The words of a command line, masked; what stands behind ``--api-key`` and its like is a secret."""
+    """The words of a command line, masked. The words after ``--api-key`` and similar flags are secrets."""
     masked: list[str] = []
     behind = False
     for word in words:
         is_flag = word.startswith("-")
-        if behind and not is_flag:  # vLLM takes several keys behind one flag
+        if behind and not is_flag:  # vLLM accepts several keys after one flag
             masked.append(SHOWN)
             continue
         masked.append(re.sub(_FLAG_IN_TEXT, rf"\g<1>{SHOWN}", mask(word)))  # of `sh -c '...'`
@@ -108,7 +109,7 @@ def mask_words(words: Iterable[str]) -> list[str]:
 
 
 def known(environ: Mapping[str, str]) -> list[str]:
-    """The secrets among the variables, by their names; of a value with several lines each line."""
+    """The values of variables with names of secrets; a value of several lines gives each of its lines."""
     return [
         line
         for name, value in environ.items()

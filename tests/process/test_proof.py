@@ -345,7 +345,7 @@ class TestWhoCame:
             verdict = one.prove(ended)
         assert (verdict.proof, verdict.verified) == (Proof.NVML_PROCESSES, True)
         assert verdict.note == (
-            f"GPU 0: pid {daemon} of root holds 4.0 GiB; it came while this server ran, and is not known to be of it"
+            f"GPU 0: pid {daemon} of root holds 4.0 GiB; it came while this server ran, and is not known to belong to it"
         )
 
     def test_neighbours_of_another_user(self, driver, witness):
@@ -361,7 +361,7 @@ class TestWhoCame:
         assert (verdict.proof, verdict.verified) == (Proof.NVML_PROCESSES, True)
         assert verdict.note == (
             f"GPU 0: pid {first.pid} of nobody holds 4.0 GiB, pid {second.pid} of root holds 2.0 GiB; "
-            "they came while this server ran, and are not known to be of it"
+            "they came while this server ran, and are not known to belong to it"
         )
 
     def test_not_on_a_gpu_that_was_not_used(self, driver, witness):

@@ -377,7 +377,7 @@ def test_what_the_node_refuses_is_said(cluster, manager, ask):
 
 
 def test_an_address_that_is_none(manager, executable):
-    with pytest.raises(InvalidOption, match="is no address of a Ray cluster"):
+    with pytest.raises(InvalidOption, match="is not an address of a Ray cluster"):
         manager.start(ServerSpec("tiny", executable=executable, cluster="http://[::1"))
 
 
@@ -392,7 +392,7 @@ def test_the_address_of_something_else(manager, executable):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
         spec = ServerSpec("tiny", executable=executable, cluster=f"127.0.0.1:{other.server_port}")
-        with pytest.raises(ClusterError, match="is no Ray cluster's dashboard"):
+        with pytest.raises(ClusterError, match="is not the dashboard of a Ray cluster"):
             manager.start(spec)
         other.shutdown()
 

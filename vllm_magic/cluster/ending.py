@@ -1,4 +1,4 @@
-"""Having a job end, and waiting for that; also for one that has not got a node yet, which Ray itself cannot stop."""
+"""Stopping a Ray job and waiting for its end, also for a job without a node yet, which Ray itself cannot stop."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from vllm_magic.cluster.rest import Ray
 
 LOOK = 0.25  # seconds between looks at a job that is ending
-UNKNOWN = 5.0  # seconds for which the head does not know a job, until that is believed
-BY_ITSELF = 3.0  # seconds for Ray to end what a job had, after it
-RECORDED = 3.0  # seconds until what is over can be forgotten
-MOST = 100  # small jobs of one kind for one job; one is the rule
-CLEAR_LIMIT = 30.0  # seconds for that to be ended by a job of ours
-# Ray answers that it stops a job which waits for room, and does so only once it has a node (2.60). What waits there is an
-# actor with the job's name (ray/dashboard/modules/job/common.py); a job of its own can end that at once.
+UNKNOWN = 5.0  # seconds; a job that the head does not know for that long is gone
+BY_ITSELF = 3.0  # seconds that Ray has to end what a job left, before we do
+RECORDED = 3.0  # seconds from the end of a job until its record can be removed
+MOST = 100  # helper jobs of one kind for one job; usually there is one
+CLEAR_LIMIT = 30.0  # seconds for all that a job left to end
+# Asked to stop a job that waits for room, Ray says yes, but stops it only once the job has a node (2.60). The thing that waits
+# is an actor with the job's name (ray/dashboard/modules/job/common.py); another job can end that actor at once.
 _END_WAITING = """
 import ray
 ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
@@ -34,8 +34,8 @@ try:
 except ValueError:
     pass
 """
-# What a driver made "detached" outlives it (vllm#20860 and ray#64035 tell of leaks); no request to the head ends it. With a
-# placement group go its actors.
+# Whatever a driver created as "detached" outlives the driver (vllm#20860 and ray#64035 report leaks), and no request to the
+# head ends it. Removing a placement group ends its actors too.
 _CLEAR = """
 import ray
 from ray._raylet import PlacementGroupID
@@ -52,10 +52,10 @@ for name, namespace in {actors!r}:
 
 
 def ask(ray: Ray, job: str) -> None:
-    """Ask for the end, and return at once.
+    """Ask the cluster to stop a job, and return at once.
 
     Raises:
-        ClusterError: the cluster refuses it, or cannot be reached.
+        ClusterError: the cluster refuses, or cannot be reached.
     """
     found = ray.job(job)
     if found.status.over:
@@ -66,22 +66,22 @@ def ask(ray: Ray, job: str) -> None:
 
 
 def end_waiting(ray: Ray, job: str) -> None:
-    """End a job that waits for room; nothing where it does not.
+    """End a job that waits for room; do nothing to any other job.
 
     Raises:
-        ClusterError: the cluster refuses it, or cannot be reached.
+        ClusterError: the cluster refuses, or cannot be reached.
     """
     _run(ray, f"{job}-end", _END_WAITING.format(job=job))
 
 
 def clear(ray: Ray, job: Job) -> str:
-    """End what Ray still has of a job that is over: its actors and placement groups, and nobody else's.
+    """End the actors and placement groups that a finished job left in Ray, and those of no other job.
 
     Returns:
-        What that did not end within `CLEAR_LIMIT`; "" for nothing.
+        What is still there after `CLEAR_LIMIT`; "" for nothing.
 
     Raises:
-        ClusterError: the cluster refuses it, or cannot be reached.
+        ClusterError: the cluster refuses, or cannot be reached.
     """
     if job.ray_job is None:
         return ""
@@ -102,7 +102,7 @@ def clear(ray: Ray, job: Job) -> str:
 
 
 def _run(ray: Ray, name: str, program: str) -> None:
-    """Run it as a job, with the number behind those that ran before under this name; another one may do the same now."""
+    """Run a program as a helper job, under the name and the next free number; another kernel may take that number first."""
     while True:
         known = _known(ray, name)
         try:
@@ -113,7 +113,7 @@ def _run(ray: Ray, name: str, program: str) -> None:
 
 
 def _known(ray: Ray, name: str) -> list[str]:
-    """The small jobs of this name that the head knows; no more than `MOST`, since it may say yes to any."""
+    """The helper jobs of this name that the head knows; at most `MOST`, since a faulty head may claim to know every job."""
     found: list[str] = []
     with contextlib.suppress(JobUnknownError):
         while len(found) < MOST:
@@ -122,22 +122,22 @@ def _known(ray: Ray, name: str) -> list[str]:
 
 
 def tidy(ray: Ray, job: str, looks: Iterable[str] = ()) -> None:
-    """Have the head forget the small jobs that were made for this one, once it lets go of them, after `RECORDED` seconds.
+    """Remove the records of a job's helper jobs from the head, after a wait of `RECORDED` seconds.
 
-    The job itself stays on record.
+    The record of the job itself stays.
 
     Args:
         ray: the cluster.
         job: the submission id.
-        looks: those of `glance`.
+        looks: the submission ids of the jobs that `glance` ran.
 
     Raises:
-        ClusterError: the cluster refuses it, or cannot be reached.
+        ClusterError: the cluster refuses, or cannot be reached.
     """
     names = [*looks, *_known(ray, f"{job}-end"), *_known(ray, f"{job}-clear")]
     if not names:
         return
-    # Ray looks once a second at a job that has ended; one that was forgotten by then it takes for one that has failed.
+    # Ray checks once a second whether a job has ended. If the record is gone by then, Ray takes the job for a failed one.
     threading.Event().wait(RECORDED)
     for name in names:
         if ray.job(name).status.over:
@@ -145,20 +145,20 @@ def tidy(ray: Ray, job: str, looks: Iterable[str] = ()) -> None:
 
 
 def wait(ray: Ray, job: str, limit: float, silence: float) -> Job:
-    """Ask for the end, again where it has only now got a node, and wait for it.
+    """Ask the cluster to stop a job, ask again when the job gets a node only now, and wait for its end.
 
     Args:
         ray: the cluster.
         job: the submission id.
-        limit: seconds.
-        silence: seconds for which the cluster may not answer, and no longer than the limit.
+        limit: seconds to wait for the end.
+        silence: seconds for which the cluster may fail to answer; at most ``limit`` counts.
 
     Returns:
-        The job as it is then; not over where the limit was too short.
+        The job as it is then. It is not over if the limit was too short.
 
     Raises:
-        JobUnknownError: the cluster does not know it.
-        ClusterError: the cluster refuses it, or is silent for too long.
+        JobUnknownError: the cluster does not know the job.
+        ClusterError: the cluster refuses, or does not answer for too long.
     """
     pause, heard = threading.Event(), time.monotonic()
     deadline = heard + limit
@@ -173,7 +173,7 @@ def wait(ray: Ray, job: str, limit: float, silence: float) -> Job:
             if found.status is not asked:
                 ask(ray, job)
                 asked = found.status
-        except JobUnknownError:  # once may be a proxy's answer
+        except JobUnknownError:  # a single such answer may come from a proxy
             unknown_since = unknown_since or time.monotonic()
             if time.monotonic() >= unknown_since + UNKNOWN:
                 raise

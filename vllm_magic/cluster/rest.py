@@ -1,6 +1,6 @@
-"""The HTTP API of a Ray cluster's head (Ray 2.60): jobs, their logs, nodes, and small values that are kept there.
+"""A client for the HTTP API of the head of a Ray cluster (Ray 2.60): jobs, their logs, nodes, and small stored values.
 
-Ray's own client for it (`ray.job_submission`) needs all of `ray[default]`, 384 MB; these are a dozen requests.
+Ray's own client (`ray.job_submission`) needs all of `ray[default]`, 384 MB; a dozen kinds of request are enough here.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _T = TypeVar("_T")
 AUTO = "auto"
 DASHBOARD = 8265
 VERSION = "/api/version"
-LIMIT = 10.0  # seconds for an answer, all of it
+LIMIT = 10.0  # seconds for a whole answer
 MOST = 64 * 2**20  # bytes of an answer: of 10,000 actors, or of the lines of a log
 JSON = {"Content-Type": "application/json"}
-LOG_SILENCE = 3600.0  # seconds without a line of a log that is followed, until all of it is asked for anew
-LOG_LINES = 1000  # at the end of a log in which a job's last words are looked for
+LOG_SILENCE = 3600.0  # seconds without a new line, after which the log is requested again from its beginning
+LOG_LINES = 1000  # lines from the end of a log that `tail` asks for
 LOG_LOOK = 0.2  # seconds between Ray's looks at a log that is followed
 
 
 class JobUnknownError(ClusterError):
-    """The head does not know a job."""
+    """The head of the cluster does not know the job."""
 
 
 class Ray:
@@ -48,12 +48,12 @@ class Ray:
         address: ``http://HEAD:8265``, ``HEAD:8265``, or "auto" for $RAY_ADDRESS.
 
     Raises:
-        InvalidOption: the address is none, or "auto" and $RAY_ADDRESS is not set.
+        InvalidOption: the address is not valid, or it is "auto" and $RAY_ADDRESS is not set.
     """
 
     def __init__(self, address: str) -> None:
         self.address = shown(address)
-        self._no_ray = f"What answers at {self.address} is no Ray cluster's dashboard. Its port is {DASHBOARD} unless told otherwise."
+        self._no_ray = f"The server at {self.address} is not the dashboard of a Ray cluster. The dashboard's default port is {DASHBOARD}."
         token = os.environ.get("RAY_AUTH_TOKEN", "").strip()
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
@@ -61,9 +61,9 @@ class Ray:
             fits = place.scheme in {"http", "https"} and place.hostname and place.port != 0
         except ValueError:
             fits = False
-        if not fits:  # what is wrong with it may be a part of a password
+        if not fits:  # no details: the wrong part may belong to a password
             raise InvalidOption(
-                f"{self.address} is no address of a Ray cluster. Write http://HEAD:{DASHBOARD}."
+                f"{self.address} is not an address of a Ray cluster. Write http://HEAD:{DASHBOARD}."
             )
         self._url = f"{place.scheme}://{place.netloc}{place.path.rstrip('/')}"
         if place.username or place.password:
@@ -72,7 +72,7 @@ class Ray:
         self._trust = _authorities() if place.scheme == "https" else None
 
     def version(self) -> str:
-        """Of Ray."""
+        """The version of Ray on the cluster."""
         answer = self._ask("GET", VERSION)
         if not isinstance(answer, dict) or "ray_version" not in answer:
             raise ClusterError(self._no_ray)
@@ -83,34 +83,34 @@ class Ray:
         self._ask("POST", "/api/jobs/", {"submission_id": job, "entrypoint": entrypoint, **more})
 
     def job(self, job: str) -> Job:
-        """What became of a job.
+        """The state of a job.
 
         Raises:
-            JobUnknownError: the head does not know it: where it has been started anew, it has forgotten everything.
+            JobUnknownError: the head does not know the job. A head that was restarted has forgotten all jobs.
         """
         return self._read(entities.job, self._ask("GET", f"/api/jobs/{job}"))
 
     def jobs(self) -> list[Job]:
-        """All jobs that were submitted and are remembered."""
+        """All submitted jobs of which the head has a record."""
         found = self._read(list, self._ask("GET", "/api/jobs/"))
         jobs = [self._read(entities.job, one) for one in found]
         return [job for job in jobs if job.id]
 
     def stop(self, job: str) -> None:
-        """Have it end: SIGTERM to its processes, and SIGKILL after the time that it was submitted with."""
+        """Stop a job: Ray sends SIGTERM to its processes, and SIGKILL after the wait that was set when the job was submitted."""
         self._ask("POST", f"/api/jobs/{job}/stop")
 
     def forget(self, job: str) -> None:
-        """Remove the record of a job that is over; refused where it is not."""
+        """Remove the record of a job that is over. The head refuses this for a running job."""
         self._ask("DELETE", f"/api/jobs/{job}")
 
     def tail(self, job: str, node: str) -> list[str]:
-        """The last lines that it has printed, or [] where it has printed none."""
+        """The last lines that the job printed."""
         words = {"node_id": node, "filename": _log(job), "lines": str(LOG_LINES)}
         return self._send("GET", f"/api/v0/logs/file?{urlencode(words)}").text.split("\n")
 
     def follow(self, job: str, node: str) -> Iterator[bytes]:
-        """What it has printed and prints, from the beginning, in pieces as they come."""
+        """The output of the job from its beginning, in pieces, as it is printed."""
         words = {
             "node_id": node,
             "filename": _log(job),
@@ -125,21 +125,21 @@ class Ray:
                     yield from exchange.pieces(LOG_SILENCE)
 
     def put(self, name: str, data: bytes) -> None:
-        """Keep a value under this name, in place of the one that is there.
+        """Store a value under this name; it replaces an earlier one.
 
-        It is never read over HTTP: what was once asked for so, Ray deletes after some minutes.
+        The value is never read over HTTP: Ray deletes a value some minutes after it was read that way.
         """
         self._send("PUT", f"/api/packages/gcs/{name}", data)
 
     def nodes(self) -> list[Node]:
-        """All nodes, the dead ones too."""
+        """All nodes, including dead ones."""
         return [self._read(entities.node, one) for one in self._list("nodes")]
 
     def node(self, node: str) -> Node:
         """One node, by its id.
 
         Raises:
-            ClusterError: the head does not know it.
+            ClusterError: the head does not know the node.
         """
         found = next((one for one in self.nodes() if one.id == node), None)
         if found is None:
@@ -147,16 +147,16 @@ class Ray:
         return found
 
     def actors(self, ray_job: str) -> list[Actor]:
-        """The actors of a job, those too that are dead."""
+        """The actors of a job, including dead ones."""
         return [self._read(entities.actor, one) for one in self._list("actors", job_id=ray_job)]
 
     def living_actors(self) -> list[Actor]:
-        """The actors of all jobs, with what they ask for."""
+        """The living actors of all jobs, with the resources that they request."""
         found = self._list("actors", detail=True, state="ALIVE")
         return [self._read(entities.actor, one) for one in found]
 
     def placement_groups(self, ray_job: str) -> list[str]:
-        """The ids of the placement groups of a job that are there."""
+        """The ids of the placement groups of a job that have not been removed."""
         found = self._list("placement_groups", creator_job_id=ray_job)
         return [str(one["placement_group_id"]) for one in found if one["state"] != "REMOVED"]
 
@@ -168,13 +168,13 @@ class Ray:
         try:
             found: list[Mapping[str, Any]] = answer["data"]["result"]["result"]
         except (KeyError, TypeError):
-            raise ClusterUnreachable(f"The Ray cluster at {self.address} does not tell its {what}.") from None
+            raise ClusterUnreachable(f"The Ray cluster at {self.address} does not list its {what}.") from None
         return found
 
     def _read(self, parse: Callable[[Any], _T], answer: Any) -> _T:
         try:
             return parse(answer)
-        except (LookupError, TypeError, ValueError, AttributeError):  # what answers is something else
+        except (LookupError, TypeError, ValueError, AttributeError):  # the answer is not one of Ray's
             raise ClusterUnreachable(self._no_ray) from None
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
@@ -203,7 +203,7 @@ class Ray:
             ) from error
         if answer.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             raise ClusterError(
-                f"The Ray cluster at {self.address} asks for a token, or does not take this one. Set RAY_AUTH_TOKEN."
+                f"The Ray cluster at {self.address} asks for a token, or refuses the token that was sent. Set RAY_AUTH_TOKEN."
             )
         if answer.status == HTTPStatus.NOT_FOUND and path == VERSION:
             raise ClusterError(self._no_ray)
@@ -213,7 +213,7 @@ class Ray:
             refused = (
                 ClusterUnreachable if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR else ClusterError
             )
-            *_, last = answer.text.strip().splitlines() or [""]  # of a traceback
+            *_, last = answer.text.strip().splitlines() or [""]  # the last line of a traceback
             raise refused(
                 f"The Ray cluster at {self.address} refused {method} {path}: {last[:300] or answer.status}"
             )
@@ -224,14 +224,14 @@ def resolved(address: str) -> str:
     """The address as a URL.
 
     Raises:
-        InvalidOption: "auto", and $RAY_ADDRESS is not set, or names no HTTP address.
+        InvalidOption: the address is "auto", and $RAY_ADDRESS is not set or is no HTTP address.
     """
     if address == AUTO:
         address = os.environ.get("RAY_ADDRESS", "")
         if not address.startswith("http"):
             raise InvalidOption(
-                f"--cluster auto goes by RAY_ADDRESS, which is not set to the dashboard's address. "
-                f"Write it: --cluster http://HEAD:{DASHBOARD}."
+                f"--cluster auto uses RAY_ADDRESS, which is not set to the address of the dashboard. "
+                f"Set it, or write --cluster http://HEAD:{DASHBOARD}."
             )
     if "://" not in address:
         address = f"http://{address}"
@@ -239,17 +239,17 @@ def resolved(address: str) -> str:
 
 
 def shown(address: str) -> str:
-    """The address as a URL without a password. Raises as `resolved`."""
+    """The address as a URL without user and password. Raises the errors of `resolved`."""
     return re.sub(r"//[^@/]*@", "//", resolved(address))
 
 
 def _log(job: str) -> str:
-    """The file on its node into which Ray has a job print."""
+    """The name of the file to which Ray writes a job's output, on the node of the job."""
     return f"job-driver-{job}.log"
 
 
 def _authorities() -> ssl.SSLContext:
-    """Trusts those of httpx, whatever the environment says."""
+    """A TLS context that trusts httpx's certificate authorities and ignores the environment."""
     import httpx
 
     return httpx.create_ssl_context(trust_env=False)

@@ -1,6 +1,7 @@
-"""The cache folder: what one kernel learns of vLLM, for the next one. What is in it is read, never believed.
+"""The cache folder, in which a kernel keeps what it learned of vLLM for later kernels.
 
-It is ``$VLLM_MAGIC_CACHE``, else ``vllm-magic`` in $XDG_CACHE_HOME or ~/.cache, with a private folder for each kind of thing.
+Its content is data and never trusted: the readers check it. The folder is ``$VLLM_MAGIC_CACHE``, else ``vllm-magic`` in
+$XDG_CACHE_HOME or ~/.cache. It has a private folder for each kind of content.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ from pathlib import Path
 from vllm_magic.linux import trusted_path
 
 _NAME = re.compile(r"[0-9a-f]{16}\.json")
-LONGEST = 2**23  # bytes of a file that is read; the table of vLLM's flags takes a hundredth of it
+LONGEST = 2**23  # bytes; a longer file is not read. The table of vLLM's flags takes a hundredth of this
 
 
 def path(kind: str) -> Path:
-    """The folder for one kind of thing, whether it is there or not.
+    """The folder for one kind of content; it need not exist.
 
     Raises:
-        OSError: this user has no home.
+        OSError: this user has no home folder.
     """
     own = os.environ.get("VLLM_MAGIC_CACHE")
     if own:
         return Path(own, kind).absolute()
     base = os.environ.get("XDG_CACHE_HOME", "")
-    if not base.startswith("/"):  # the XDG specification: a relative one is to be ignored
+    if not base.startswith("/"):  # the XDG specification: a relative path is ignored
         try:
             base = str(Path.home() / ".cache")
         except RuntimeError as error:
@@ -37,21 +38,21 @@ def path(kind: str) -> Path:
 
 
 def make(kind: str) -> Path:
-    """The folder, made with mode 0700 if it is not there.
+    """The folder for one kind of content, created with mode 0700 if it does not exist.
 
     Raises:
-        OSError: it cannot be made, or is not this user's alone.
+        OSError: the folder cannot be created, or other users have access to it.
     """
     folder = path(kind)
     trusted_path.check(folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_private(folder.lstat(), stat.S_IFDIR):
-        raise PermissionError(f"{folder} is not this user's alone.")
+        raise PermissionError(f"{folder} is not a private folder of this user (mode 0700).")
     return folder
 
 
 def read(kind: str, name: str) -> bytes | None:
-    """What a file of the folder holds; None where there is none, or it is not a file of this user's alone."""
+    """The content of a file; None if the file does not exist, is too long, or is not private to this user."""
     try:
         folder = path(kind)
         if not _is_private(folder.lstat(), stat.S_IFDIR):
@@ -65,10 +66,10 @@ def read(kind: str, name: str) -> bytes | None:
 
 
 def write(kind: str, name: str, content: bytes) -> None:
-    """Replace the file by this content in one step, for this user alone.
+    """Replace the content of a file in one step; only this user can read the new file.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     folder = make(kind)
     fd, new = tempfile.mkstemp(dir=folder, prefix=".")  # mode 0600
@@ -82,7 +83,7 @@ def write(kind: str, name: str, content: bytes) -> None:
 
 
 def names(kind: str) -> list[str]:
-    """The files of the folder, the newest first; [] where there is none."""
+    """The names of the files in the folder, newest first; [] if the folder does not exist."""
     try:
         return [file.name for file in sorted(path(kind).iterdir(), key=_modified, reverse=True)]
     except OSError:
@@ -90,7 +91,7 @@ def names(kind: str) -> list[str]:
 
 
 def prune(kind: str, keep: int) -> None:
-    """Remove all but the ``keep`` newest of the files that are called as ours are; the folder may be somebody's."""
+    """Remove all but the ``keep`` newest files. Only files with names like our own are removed: the folder may hold others."""
     with contextlib.suppress(OSError):
         ours = [file for file in path(kind).iterdir() if _NAME.fullmatch(file.name)]
         for old in sorted(ours, key=_modified, reverse=True)[keep:]:
@@ -105,7 +106,7 @@ def _modified(file: Path) -> float:
 
 
 def _careful(path: str, flags: int) -> int:
-    """Neither blocked by a FIFO, nor led elsewhere by a link."""
+    """Open a file without waiting for the writer of a FIFO, and without following a symbolic link."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
 
 

@@ -1,4 +1,4 @@
-"""Text that a server generates: what is asked for, the pieces as they come, and the whole answer."""
+"""Text that a server generates: the request, the pieces of the answer as they arrive, and the whole answer."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Kind(str, Enum):
     """What a piece of an answer belongs to."""
 
     TEXT = "text"
-    REASONING = "reasoning"  # what a reasoning model thinks before it answers; with --reasoning-parser
+    REASONING = "reasoning"  # the thoughts of a reasoning model before its answer; needs --reasoning-parser
     REFUSAL = "refusal"
 
 
 class Piece(NamedTuple):
-    """What came at once."""
+    """A part of an answer that arrived at once."""
 
     kind: Kind
     text: str
@@ -44,14 +44,14 @@ class Answer:
 
     Attributes:
         text: the answer itself.
-        reasoning: what the model thought before it, where the server tells them apart.
-        refusal: in place of an answer.
-        finish_reason: "stop"; "length": it was cut at the most tokens; None: it was closed before its end.
-        prompt_tokens: of the question; None where nothing was said of that.
-        completion_tokens: of all that was generated.
+        reasoning: the model's thoughts before the answer, if the server sends them separately.
+        refusal: the model's refusal, in place of an answer.
+        finish_reason: "stop"; "length" if the answer was cut at the token limit; None if the stream was closed early.
+        prompt_tokens: number of tokens of the question; None if the server did not report it.
+        completion_tokens: number of generated tokens, reasoning included; None if the server did not report it.
         seconds: from the request to the last token.
-        first_token: seconds from the request to the first token; None where none came.
-        schema: what `parsed` goes by: a JSON schema, a pydantic model, or None.
+        first_token: seconds from the request to the first token; None if no token came.
+        schema: the JSON schema or pydantic model that was asked for, used by `parsed`; or None.
     """
 
     text: str
@@ -69,7 +69,7 @@ class Answer:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """After the first token, as the "TPOT" of ``vllm bench serve``; None for fewer than two."""
+        """Tokens a second after the first token, like the "TPOT" of ``vllm bench serve``; None for fewer than two tokens."""
         if self.first_token is None or not self.completion_tokens:
             return None
         took = self.seconds - self.first_token
@@ -77,10 +77,10 @@ class Answer:
 
     @property
     def parsed(self) -> Any:
-        """The text as JSON; where a pydantic model was asked for, an instance of it.
+        """The text parsed as JSON, or as an instance of the pydantic model that was asked for.
 
         Raises:
-            RequestFailed: it is none, since it was cut.
+            RequestFailed: the text does not fit the schema, for example because it was cut.
         """
         try:
             if hasattr(self.schema, "model_validate_json"):
@@ -92,12 +92,12 @@ class Answer:
 
 
 class Stream:
-    """An answer as it comes: ``for text in stream``, once.
+    """An answer as it arrives: ``for text in stream``, once.
 
-    Whoever leaves that loop, or a ``with stream:``, closes the connection, and the server ends the request.
+    Leaving that loop, or a ``with stream:`` block, closes the connection, and the server ends the request.
 
     Args:
-        events: of the answer.
+        events: the events of the answer.
         began: when the request was sent (`time.monotonic`).
         schema: see `Answer`.
         done: called with the answer when the stream is closed.
@@ -119,22 +119,22 @@ class Stream:
         self._finish_reason: str | None = None
         self._first: float | None = None
         self._last = began
-        # Whoever forgets it altogether does not leave the server at work.
+        # A stream that is dropped without being closed ends its request too.
         self._hang_up = weakref.finalize(self, events.close)
         self._hang_up.atexit = False
 
     def __iter__(self) -> Iterator[str]:
-        """The text, piece by piece."""
+        """The text of the answer, piece by piece."""
         with closing(self.pieces()) as pieces:
             for piece in pieces:
                 if piece.kind is Kind.TEXT:
                     yield piece.text
 
     def pieces(self) -> Generator[Piece, None, None]:
-        """The same with reasoning and refusals.
+        """The pieces of the answer, with reasoning and refusals.
 
         Raises:
-            RequestFailed: the server broke off.
+            RequestFailed: the server ended the stream before the answer was complete.
         """
         try:
             if self._hang_up.alive:
@@ -152,20 +152,20 @@ class Stream:
         self.close()
 
     def close(self) -> None:
-        """End the request on the server, unless it is over; a second time does nothing."""
+        """End the request on the server, if it is not over yet. A second call does nothing."""
         if self._hang_up.alive:
             self._hang_up()
             if self._done is not None:
                 self._done(self.answer)
 
     def abort(self) -> None:
-        """End the request from another thread than the one that takes the pieces, which ends there with an error."""
+        """End the request from another thread; the thread that reads the pieces gets an error."""
         if self._hang_up.alive:
             self._events.abort()
 
     @property
     def answer(self) -> Answer:
-        """What came so far; all of it after the loop."""
+        """The answer so far; after the loop, the whole answer."""
         return Answer(
             text="".join(self._said[Kind.TEXT]),
             reasoning="".join(self._said[Kind.REASONING]),
@@ -199,30 +199,30 @@ def body(
     json_schema: Any,
     extra: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What requests for text have in common.
+    """The part of the body that all requests for text share.
 
     Raises:
-        InvalidOption: something in it cannot be.
+        InvalidOption: ``n`` is not 1, or ``json_schema`` is no schema.
     """
     if extra.get("n", 1) != 1:
-        raise InvalidOption("One answer at a time: leave n out. server.client() takes it.")
+        raise InvalidOption("Only one answer at a time is supported: leave n out, or use server.client().")
     return {
         "max_tokens": max_tokens,
         "temperature": temperature,
         "response_format": None if json_schema is None else _format(json_schema),
         **extra,
-        "stream": True,  # always: this is how an interrupt reaches the server, and the first token is timed
+        "stream": True,  # always: an interrupt can end the request then, and the first token can be timed
         "stream_options": {
             "include_usage": True,
             "continuous_usage_stats": True,
-        },  # also of what is interrupted
+        },  # so that an interrupted answer has its usage too
     }
 
 
 def conversation(
     said: str | Sequence[Message], system: str | None, history: Sequence[Message] | None
 ) -> list[Message]:
-    """The messages to send: what was said before, then what is said now, below at most one system message."""
+    """The messages to send: the history, then the new ones. A ``system`` text comes first and replaces those of the history."""
     now = [{"role": "user", "content": said}] if isinstance(said, str) else list(said)
     before = list(history or ())
     if system is None:
@@ -232,20 +232,21 @@ def conversation(
 
 
 def remember(history: list[Message], messages: Sequence[Message], answer: Answer) -> None:
-    """Have the history go on with these messages and the answer to them, if there was one."""
+    """Replace the history by these messages and the answer to them. An answer without text leaves the history as it was."""
     if answer.text:
         history[:] = [*messages, {"role": "assistant", "content": answer.text}]
 
 
 def transcript(messages: Sequence[Message]) -> str:
-    """The messages as plain text, for a model that knows no roles."""
+    """The messages as plain text, for a model without roles."""
     return "\n\n".join(str(message["content"]) for message in messages)
 
 
 def _pieces(choice: Mapping[str, Any]) -> Iterator[Piece]:
     """The pieces of one event, of a chat or a completion.
 
-    vLLM calls it ``reasoning`` (entrypoints/generate/base/protocol.py, DeltaMessage); before 0.12 ``reasoning_content``.
+    vLLM's field for reasoning is ``reasoning`` (entrypoints/generate/base/protocol.py, DeltaMessage); before 0.12 it was
+    ``reasoning_content``.
     """
     delta = choice.get("delta") or {}
     for kind, text in (
@@ -263,5 +264,5 @@ def _format(schema: Any) -> dict[str, Any]:
     if hasattr(schema, "model_json_schema"):
         schema = schema.model_json_schema()
     if not isinstance(schema, dict):
-        raise InvalidOption("json_schema: a dict that is a JSON schema, or a pydantic model class.")
+        raise InvalidOption("json_schema must be a JSON schema (a dict) or a pydantic model class.")
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}

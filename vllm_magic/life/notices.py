@@ -1,4 +1,4 @@
-"""What a life is asked, and what it tells."""
+"""What other threads ask of the thread of a server (`StopPlan`), and the notices that this thread gives."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class StopPlan:
 
     Attributes:
         grace: from SIGTERM to SIGKILL.
-        patience: the same, where SIGTERM shows no effect at all.
+        patience: the same, if SIGTERM shows no effect at all.
         drain: how long requests in flight may take to finish before SIGTERM.
-        hurry: whether it may shorten a release that is under way.
-        asked: when, by `time.monotonic`.
+        hurry: whether this plan may shorten a release that is under way.
+        asked: when the stop was asked for, by `time.monotonic`.
     """
 
     grace: float
@@ -43,8 +43,8 @@ class StartKind(str, Enum):
     """How a server began in this kernel."""
 
     COLD = "cold"  # vLLM was executed
-    WARM = "warm"  # a spare became it
-    ATTACHED = "attached"  # it was there already
+    WARM = "warm"  # a spare became the server
+    ATTACHED = "attached"  # the server was running already
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Launched:
     """The leader runs; its pid is the session id too.
 
     Attributes:
-        folder: its private folder.
-        leader: the process.
-        baseline: the GPUs of the machine before that.
-        chosen: the UUIDs of those that it was started for; none where vLLM chooses.
-        kind: how it began.
-        cold_because: why no spare became it; "" where one did, or none was to be had.
+        folder: the private folder of the server.
+        leader: the first process of the server.
+        baseline: the GPUs of the machine before the start.
+        chosen: the UUIDs of the GPUs that were chosen for the server; empty if vLLM chooses.
+        kind: how the server began.
+        cold_because: why no spare became the server; "" if one did, or if there was none.
     """
 
     folder: Folder
@@ -70,7 +70,7 @@ class Launched:
 
 @dataclass(frozen=True)
 class Moved:
-    """A start came further."""
+    """A start made progress."""
 
     progress: Progress
 
@@ -82,7 +82,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Idle:
-    """Nobody has asked it for anything for so long that it is to be stopped (``--ttl``)."""
+    """The server had no request for the time of ``--ttl``, and is to be stopped."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +94,20 @@ class Ending:
 
 @dataclass(frozen=True)
 class News:
-    """Something that a person should hear of, in one line."""
+    """One line that the user should see."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Over:
-    """Nothing runs any more; the release says what is proved, and ``failure`` why it ended where that was by itself.
+    """The server has ended.
 
-    ``disk`` says that the disk of its log was full when its end began, "" where it was not.
+    Attributes:
+        release: the release, with its proof.
+        why: the reason for the end.
+        failure: the cause of an end that nobody asked for, if it is known.
+        disk: says that the disk of the log was full when the end began; "" if it was not.
     """
 
     release: Release
@@ -114,14 +118,14 @@ class Over:
 
 @dataclass(frozen=True)
 class NeverStarted:
-    """No process of it was ever there."""
+    """The server never had a process."""
 
     error: VllmMagicError
 
 
 @dataclass(frozen=True)
 class Broken:
-    """A fault of our own: the guards were let go and release the server, but nothing is proved."""
+    """A fault of vllm_magic itself: the connection to the guards is closed, so they release the server, without a proof."""
 
     error: VllmMagicError
 

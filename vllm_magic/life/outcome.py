@@ -1,4 +1,4 @@
-"""The end of a server: the release, with its proof, and what that means to whoever used it: an error, or none."""
+"""The end of a server: its release with the proof, and the error that the user gets, if there is one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vllm_magic.life.notices import Over
     from vllm_magic.life.proof import Witness
 
-TELLING_LINES = 12  # of the log, kept with a failure
+TELLING_LINES = 12  # lines of the log that a failure keeps
 
 
 def release(
@@ -32,21 +32,21 @@ def release(
     witness: Witness | FarWitness,
     leader: Identity | None,
 ) -> Release:
-    """The release of a server whose processes have been ended, once it is proved or cannot be.
+    """Prove the release of a server whose processes have been ended, as far as that is possible.
 
     Args:
-        server: its name.
-        why: what made it end.
-        began: when that was, by `time.monotonic`.
-        ended: what guards said that they ended, or what was ended in their place.
-        witness: has seen the GPUs before.
-        leader: its first process, or None.
+        server: the name of the server.
+        why: the reason for its end.
+        began: when the end began, by `time.monotonic`.
+        ended: the reports of the guards, or of whatever ended the processes instead of the guards.
+        witness: has looked at the GPUs before the start.
+        leader: the server's first process, or None.
     """
     rows = [row for said in ended for row in said.ended]
     left = [row for said in ended[-1:] for row in said.left]
     identities = {Identity(int(row[0]), int(row[1])) for row in rows + left}
     verdict = witness.prove(identities, leader)
-    wrong = machine.proc_problem()  # then nothing was seen
+    wrong = machine.proc_problem()  # with such a /proc no process of the server can be seen
     codes = [said.exit_code for said in ended if isinstance(said, Ended) and said.exit_code is not None]
     return Release(
         server=server,
@@ -65,12 +65,12 @@ def release(
 
 
 def error(over: Over, *, asked: bool, was_ready: bool) -> VllmMagicError | None:
-    """Why this end is a failure; None for a release that was asked for and is proved.
+    """The error for this end; None for a release that was asked for and is proved.
 
     Args:
         over: the end.
-        asked: whether somebody had asked for it.
-        was_ready: whether the server had answered before.
+        asked: whether somebody asked for the end.
+        was_ready: whether the server was ready before.
     """
     name = over.release.server
     if not over.release.verified:
@@ -89,20 +89,20 @@ def error(over: Over, *, asked: bool, was_ready: bool) -> VllmMagicError | None:
         )
     kind = ServerFailed if was_ready else StartFailed
     cause, hint = failure.cause, failure.hint
-    if over.disk:  # what the log says was said before that
+    if over.disk:  # the cause in the log was written before the disk was full
         cause, hint = f"{over.disk}, and the log lacks its end: {cause}", MAKE_ROOM
     return kind(cause, hint + over.release.in_brackets, failure.lines[-TELLING_LINES:])
 
 
 def told(server: str, error: VllmMagicError) -> str:
-    """One line on a server that failed while nobody waited for it."""
+    """One line about a server that failed while nobody waited for it."""
     if isinstance(error, (StartFailed, InvalidOption)):
         return f"{server} did not start: {error}"
     return f"{server} has failed: {error}" if isinstance(error, ServerFailed) else str(error)
 
 
 def not_released(release: Release) -> ReleaseFailed:
-    """The error of a release that is not proved."""
+    """The error for a release that is not proved."""
     left = [(process.pid, process.name) for process in release.left]
     if left:
         names = ", ".join(f"{name} (pid {pid})" if pid != NOBODY_KNOWN else name for pid, name in left)

@@ -1,6 +1,6 @@
 """Proving a release: the processes are gone, and the memory has returned.
 
-What the driver says is judged in `judgement`, GPU by GPU.
+The module `judgement` judges what the driver reports, GPU by GPU.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 LOOK = 0.1  # seconds between looks at memory that is not back yet
 LIMIT = 60.0  # seconds for memory to come back after the last process ended
-LIMIT_AGAIN = 5.0  # the same, when somebody asks for another look
+LIMIT_AGAIN = 5.0  # the same, when a stop is repeated
 LOOK_LIMIT = 2.0  # seconds that a look at the GPUs may delay a stop
-PATIENT_LOOK_LIMIT = 15.0  # the same, for one that nobody waits for
+PATIENT_LOOK_LIMIT = 15.0  # the same, for a stop that nobody waits for
 
 
 class Verdict(NamedTuple):
     """What `Witness.prove` found.
 
-    ``verified`` is what a stop succeeds or fails by: whether every process of the server that is known has ended, and what
-    they held is back. It says nothing of a holder who came meanwhile and of whom nobody knows whose he is: that is what
-    ``proof`` and ``note`` are for, see `judgement`.
+    A stop succeeds if ``verified`` is true: every known process of the server has ended, and the memory that they held is
+    back. A process that came to the GPU meanwhile, and whose owner is unknown, does not change ``verified``; it weakens
+    ``proof`` and is named in ``note`` (see `judgement`).
     """
 
     proof: Proof
@@ -47,24 +47,25 @@ class Verdict(NamedTuple):
     vram: tuple[GpuMemory, ...]
     note: str
     elsewhere: tuple[EndedProcess, ...] = ()  # what was ended on other machines
-    unseen: bool = False  # another look may find it otherwise
-    left_alone: str = ""  # who has the server's environment and is none of it
+    unseen: bool = False  # whether another look may give a better result
+    left_alone: str = ""  # the processes with the server's environment that do not belong to it
 
 
 class Witness:
-    """Looks at the GPUs before, during and after one server. For one thread.
+    """Looks at the GPUs before, during and after the life of one server. Not thread-safe.
 
     Args:
-        probe: how to look.
+        probe: reads the GPUs.
         baseline: the GPUs before the start.
-        chosen: the UUIDs the server may use; () when vLLM chooses.
+        chosen: the UUIDs of the GPUs that the server may use; () when vLLM chooses.
         mark: ``b"NAME=value"`` in the environment of each of the server's processes.
-        kernel: the server's, where it is another process than this one: no server is to be found in it.
+        kernel: the kernel that started the server, if that is another process than this one. It is never taken for an
+            unknown holder of GPU memory.
 
     Attributes:
         baseline: the GPUs before the start.
-        chosen: the UUIDs the server may use; none when vLLM chooses.
-        known: the server's processes, as far as they were told.
+        chosen: the UUIDs of the GPUs that the server may use; empty when vLLM chooses.
+        known: the server's processes that the witness was told of.
     """
 
     failure: Failure | None = None  # only a node of a cluster says more than the log
@@ -89,20 +90,26 @@ class Witness:
         self.known: set[Identity] = set()
 
     def look_when_ready(self, members: Collection[Identity] = ()) -> None:
-        """Remember who the server is once it is ready, and what it holds."""
+        """Remember the processes of the ready server, and the memory that they hold."""
         self.known |= set(members)
         if self.baseline.gpus:
             self._loaded = self._probe.snapshot(timeout=LOOK_LIMIT, may_start=False)
 
     def look_before_stop(self, members: Collection[Identity] = (), *, in_a_hurry: bool = True) -> None:
-        """Remember who the server is just before the end, and what it holds; in a hurry, if that can be had at once."""
+        """Remember the processes of the server just before its end, and the memory that they hold.
+
+        In a hurry the GPUs are read only if that takes no more than `LOOK_LIMIT` and starts no process.
+        """
         self.known |= set(members)
         if self.baseline.gpus:
             limit = LOOK_LIMIT if in_a_hurry else PATIENT_LOOK_LIMIT
             self._before = self._probe.snapshot(timeout=limit, may_start=not in_a_hurry)
 
     def packed(self) -> dict[str, Any] | None:
-        """What `unpacked` makes the same witness of, as JSON, but that memory has had its time; None without a GPU."""
+        """The witness as JSON, for `unpacked`; None without a GPU.
+
+        The unpacked witness waits for memory only `LIMIT_AGAIN` seconds.
+        """
         me = processes.read(os.getpid())
         kernel = self._kernel or (me.identity if me else (os.getpid(), 0))
         looks = {
@@ -124,7 +131,7 @@ class Witness:
 
     @classmethod
     def unpacked(cls, probe: Probe, packed: Mapping[str, Any]) -> Witness:
-        """The witness that was packed; its fields are checked, the GPUs in it are not."""
+        """The witness from what `packed` returned. The caller has checked the fields, except those of the GPUs."""
         mark = f"{marks.MARK}={packed['id']}".encode()
         baseline = handover.unpack_gpus(packed["baseline"])
         witness = cls(probe, baseline, packed["chosen"], mark, Identity(*packed["kernel"]))
@@ -134,15 +141,15 @@ class Witness:
         return witness
 
     def look_now(self) -> Snapshot:
-        """The GPUs as they are; for who wants to know more than whether they are back."""
+        """The GPUs as they are now, for callers that need more than a verdict."""
         return self._look_again()
 
     def prove(self, ended: Collection[Identity], leader: Identity | None = None) -> Verdict:
-        """Check that everything is back; waits up to `LIMIT` seconds for memory that is on its way.
+        """Check that the processes are gone and the memory is back; wait up to `LIMIT` seconds for memory that comes late.
 
         Args:
             ended: the processes that were ended.
-            leader: whose session it was, or None.
+            leader: the leader of the server's session, or None.
         """
         self.known |= set(ended)
         verdict = self._prove(leader)
@@ -192,7 +199,7 @@ class Witness:
                 return Verdict(proof, False, self._vram(now, ours), note, unseen=True)
             pause.wait(LOOK)
         judged = [self._note_who_came(one, case) for one, case in zip(judged, cases, strict=True)]
-        # The weakest of the GPUs says how strong the whole is.
+        # The proof of the release is the weakest proof of all its GPUs.
         strongest = min((one.proof or proof for one in judged), key=list(Proof).index, default=proof)
         note = "; ".join(one.note for one in judged if one.note)
         note = note or ("" if judged else "the driver does not say which GPU it used")
@@ -230,12 +237,16 @@ class Witness:
         return judgement.weakened(judged, case)._replace(note="; ".join(filter(None, (judged.note, told))))
 
     def _look_again(self) -> Snapshot:
-        """The GPUs now; a probe that has crashed is given a second chance."""
+        """The GPUs now; read a second time if the first attempt finds none, as after a crash of the probe."""
         now = self._probe.snapshot()
         return now if now.gpus else self._probe.snapshot()
 
     def _concerns(self, uuid: str, ours: frozenset[int]) -> bool:
-        """Whether the server used this GPU: chosen for it, or listed with it, or grown while it started."""
+        """Whether the server used this GPU.
+
+        It did if the GPU was chosen for it, or the driver listed its processes there. If the driver listed them nowhere, a GPU
+        counts whose used memory grew while the server ran.
+        """
         if self.chosen:
             return uuid in self.chosen
         looks = self._looks()

@@ -1,8 +1,8 @@
-"""Whether a server fits on its GPUs before it is started, and what can be done where it does not.
+"""Whether a server fits on its GPUs, checked before its start, and what the user can do if it does not.
 
-vLLM wants a share of each GPU free once it has begun to use it (request_memory in its v1/worker/utils.py), and says
-so only after its imports, half a minute later. Nothing is refused here that vLLM might accept: where the driver or
-the flags leave a doubt, it is vLLM who says so.
+vLLM needs a share of each GPU to be free (request_memory in its v1/worker/utils.py), but checks this only after its
+imports, half a minute after the start. A start that vLLM might accept is never refused here: if the driver or the flags
+leave a doubt, vLLM decides.
 """
 
 from __future__ import annotations
@@ -29,19 +29,21 @@ if TYPE_CHECKING:
     from vllm_magic.linux.processes import Table
 
 GIB = 2**30
-CONTEXT = GIB  # bytes that the driver and CUDA take for a process before vLLM looks what is free; about half as much
-SMALLEST = 0.1  # of a GPU; with less there is no use in starting
-NAMED = 3  # holders in the one line; the others follow below
+CONTEXT = (
+    GIB  # bytes; the driver and CUDA take about half of this for a process before vLLM reads the free memory
+)
+SMALLEST = 0.1  # share of a GPU; a start with less is of no use
+NAMED = 3  # holders in the first line of the error; with more, all are listed below it
 
 
 @dataclass(frozen=True)
 class Shortage:
-    """Where a server does not fit.
+    """The GPUs on which a server does not fit.
 
     Attributes:
         short: the GPUs with too little free memory.
-        share: of each GPU, that it wants.
-        fitting: the largest share that would fit, rounded down; None where none is of use.
+        share: the share of each GPU that the server needs, 0 to 1.
+        fitting: the largest share that would fit, rounded down; None if that is too small to be of use.
     """
 
     short: tuple[Gpu, ...]
@@ -50,23 +52,23 @@ class Shortage:
 
 
 def share(spec: ServerSpec) -> float:
-    """The share of each GPU that has to be free, 0 to 1; 0.0 where that is not asked for, or cannot be told."""
+    """The share of each GPU that has to be free, 0 to 1; 0.0 if vLLM does not require one, or if it is unknown."""
     if spec.force or flags.has(spec.all_args, "--kv-cache-memory-bytes"):
         return 0.0
     wanted = command.memory_fraction(spec.all_args)
-    return wanted if 0 < wanted <= 1 else 0.0  # vLLM refuses any other in words of its own
+    return wanted if 0 < wanted <= 1 else 0.0  # vLLM itself refuses any other value
 
 
 def shortage(
     spec: ServerSpec, environ: Mapping[str, str], now: Snapshot, chosen: tuple[Gpu, ...]
 ) -> Shortage | None:
-    """Where it does not fit; None where it does, or where that cannot be told.
+    """The GPUs on which a server does not fit; None if it fits, or if that is unknown.
 
     Args:
-        spec: what was asked for.
+        spec: the server to start.
         environ: the kernel's environment.
-        now: the GPUs.
-        chosen: those that were chosen for it; () when vLLM chooses, or when there were too few for "auto".
+        now: the GPUs as they are now.
+        chosen: the GPUs that were chosen for the server; () when vLLM chooses, or when there were too few for "auto".
     """
     count, wanted = command.gpu_count(spec.all_args), share(spec)
     too_few = spec.gpus is not None and not chosen
@@ -77,18 +79,18 @@ def shortage(
     else:
         seen = visible(now.gpus, {**environ, **dict(spec.env)})
         gpus = seen.gpus[:count] if seen.ordered else seen.gpus
-    # A GPU without a list of processes may be cut in parts (MIG), of which each has memory of its own.
+    # A GPU without a list of processes may be divided (MIG) into parts with memory of their own.
     short = tuple(gpu for gpu in gpus if not has_free(gpu, wanted) and (too_few or gpu.processes is not None))
     if len(gpus) < count or len(gpus) - len(short) >= count:
         return None
     shares = sorted(map(_largest_share, gpus), reverse=True)
-    # Of GPUs to choose from the freest count; where CUDA's order is not known it may be any of them.
+    # With "auto" the GPUs with the most free memory are used. If CUDA's order is unknown, vLLM may use any of the GPUs.
     largest = int(100 * (shares[count - 1] if too_few else shares[-1])) / 100
     return Shortage(short, wanted, largest if SMALLEST <= largest < wanted else None)
 
 
 def refusal(name: str, lacking: Shortage) -> NotEnoughMemory:
-    """The error for a server that does not fit: who holds the memory, and the ways out."""
+    """The error for a server that does not fit, with the holders of the memory and what the user can do."""
     table = processes.table()
     owners = _owners()
     found = holders(lacking.short, table, owners)
@@ -109,7 +111,7 @@ def refusal(name: str, lacking: Shortage) -> NotEnoughMemory:
 def holders(
     gpus: Sequence[Gpu], table: Table | None = None, owners: Mapping[int, Entry] | None = None
 ) -> list[Holder]:
-    """Who holds memory of these GPUs, the largest first; the table of processes and their owners, where at hand."""
+    """The holders of memory on these GPUs, largest first. The process table and the owners are read unless they are given."""
     table = processes.table() if table is None else table
     owners = _owners() if owners is None else owners
     found = [holder for gpu in gpus for holder in _holders(gpu, table, owners)]
@@ -117,7 +119,7 @@ def holders(
 
 
 def told(several: Sequence[Holder]) -> str:
-    """The largest of them in words."""
+    """The `NAMED` first holders as text, and the number of the others."""
     others = len(several) - NAMED
     more = f", and {others} more" if others > 0 else ""
     return f"{', '.join(map(_told, several[:NAMED]))}{more}"
@@ -128,7 +130,7 @@ def _largest_share(gpu: Gpu) -> float:
 
 
 def _owners() -> dict[int, Entry]:
-    """Whose process a pid is, of the servers in the ledger."""
+    """The servers in the ledger, by the pid of each of their processes."""
     with suppress(OSError):
         return {one.identity.pid: entry for entry in ledger.entries() for one in entry.processes}
     return {}
@@ -145,7 +147,7 @@ def _holders(gpu: Gpu, table: Table, owners: Mapping[int, Entry]) -> Iterator[Ho
 
 
 def _name(table: Table, pid: int) -> str:
-    """What it is called: a program, and for an interpreter its script, without their folders and arguments."""
+    """A short name of a process: the program, and for Python its script, without folders and arguments."""
     if pid not in table:
         return "a process that is not visible here"
     words = processes.shown_name(table[pid]).split(" ")
@@ -195,9 +197,9 @@ def _way_out(pid: int, table: Table, owners: Mapping[int, Entry]) -> str:
 
 
 def _left_by_vllm(table: Table, pid: int) -> int | None:
-    """The uppermost process of an engine whose API server is gone; None for one that has it, or for no engine.
+    """The pid of the topmost process of an engine whose API server is gone; None if it is there, or for other processes.
 
-    All of a vLLM is in one session, so a parent outside of it is whoever adopts orphans.
+    All processes of one vLLM share a session. So a parent in another session is a process that adopted an orphan.
     """
     process = table.get(pid)
     if process is None or not processes.shown_name(process).startswith("VLLM::"):

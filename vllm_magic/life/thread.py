@@ -1,4 +1,4 @@
-"""The thread that goes through a server's life."""
+"""The thread that starts one server, follows it, and proves its release."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ if TYPE_CHECKING:
     from vllm_magic.life.preparation import Prepared
     from vllm_magic.release import Release
 
-LOG_TAIL = 5000  # lines in which the cause of a failure is looked for: a crash fails each request under way, at length
+LOG_TAIL = 5000  # lines of the log that are searched for the cause of a failure: a crash writes many for each request in flight
 
 
 class Life:
     """A server's life, from `begin` to the last notice.
 
     Args:
-        name: of the server.
-        command: how it is reached.
-        beginning: starts it, or takes it over; called in this life's thread.
+        name: the name of the server.
+        command: the command of the server, with its address and key.
+        beginning: starts the server or takes it over; called in this life's thread.
         notice: called in this life's thread with each `Notice`; the last is `Over`, `NeverStarted` or `Broken`.
-        ttl: seconds without a request after which it is `Idle`; None for never.
-        keep_alive: seconds for which it leaves an idle connection open.
+        ttl: seconds without a request after which the server is `Idle`; None for never.
+        keep_alive: seconds for which the server leaves an idle connection open.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Life:
         """Start the thread.
 
         Raises:
-            RuntimeError: the kernel has none for it.
+            RuntimeError: the system cannot start another thread.
         """
         self._wake.open()
         if not self._requests.empty():  # asked to stop before there was anything to wake
@@ -88,16 +88,16 @@ class Life:
             raise
 
     def stop(self, plan: StopPlan) -> None:
-        """Ask for the release, from any thread; asked again with less grace, it hurries. Returns at once."""
+        """Ask for the release, from any thread, and return at once. A second call with less grace shortens the release."""
         self._requests.put(plan)
         self._cancelled.set()
         self._wake.set()
 
     def again(self) -> None:
-        """After an end that is not proved: end what is left, and look once more, with a last notice as at the first end.
+        """After an end that is not proved: end what is left, and prove the release again. A last notice follows, as before.
 
         Raises:
-            RuntimeError: the kernel has no thread for it.
+            RuntimeError: the system cannot start another thread.
         """
         threading.Thread(target=self._run_again, name=f"vllm-magic {self._name}", daemon=True).start()
 
@@ -120,7 +120,7 @@ class Life:
             last = NeverStarted(error.reason)
         except VllmMagicError as error:
             last = Broken(error)
-        except Exception as error:  # noqa: BLE001 - whoever waits must hear of any fault, ours too
+        except Exception as error:  # noqa: BLE001 - a waiting caller must hear of every fault, also of our own
             last = Broken(
                 VllmMagicError(f"A fault of vllm_magic: {type(error).__name__}: {error}. Please report it.")
             )
@@ -128,12 +128,12 @@ class Life:
 
     def _live(self) -> Notice:
         over = self._live_once("")
-        while isinstance(over, str):  # once: there is no spare in what follows
+        while isinstance(over, str):  # at most one more time: the second attempt uses no spare
             over = self._live_once(over)
         return over
 
     def _live_once(self, cold_because: str) -> Over | str:
-        """From the beginning to the end; or why the spare that was to become this server did not."""
+        """Go from the beginning to the end; return the end, or the reason why the chosen spare could not become this server."""
         try:
             begun = self._beginning(self._cancelled, self._notice, cold_because)
         except VllmMagicError as error:
@@ -208,7 +208,7 @@ class Life:
             gone = [row for row in left if row[:2] not in there and row[0] != NOBODY_KNOWN]
             meanwhile = Outcome(gone, [], 0.0)
             said = said._replace(left=said.left + [row for row in left if row[0] == NOBODY_KNOWN])
-            earlier = [] if left else before  # where all had ended, it is still the same end
+            earlier = [] if left else before  # if all had ended, those reports belong to this release too
             return self._conclude(prepared, leader, Why.ASKED, began, [*earlier, meanwhile, said])
 
     def _conclude(
@@ -219,10 +219,10 @@ class Life:
         began: float,
         ended: Sequence[Ended | Outcome],
     ) -> Over:
-        """The release, with the proof of what was ended."""
+        """Clear the folder if nothing is left, prove the release, and return the end."""
         rooms = prepared.folder
-        if not ended[-1].left:  # else the folder stays: it says whose they are
-            # There still, if the guards were killed at the very end.
+        if not ended[-1].left:  # else the folder stays: it is the record of what is left
+            # The guards clear the folder themselves, unless they are killed before that.
             folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
         record.remember(str(rooms.path), ended[-1].left)
         released = outcome.release(self._name, why, began, ended, prepared.witness, leader)
@@ -233,7 +233,7 @@ class Life:
 
 
 class _NothingRanError(Exception):
-    """The start ended before a process of the server was there."""
+    """The start ended before the server had a process."""
 
     def __init__(self, reason: VllmMagicError) -> None:
         super().__init__(str(reason))

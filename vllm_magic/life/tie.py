@@ -1,6 +1,6 @@
-"""Entry point of the process between the kernel and a program that it runs: ``python -I -S tie.py KERNEL_PIDFD WORD...``.
+"""Entry point of a process that runs a command for the kernel: ``python -I -S tie.py KERNEL_PIDFD WORD...``.
 
-It runs the words, and ends them with all of their process group when the kernel ends, or on SIGTERM.
+The words are the command. When the command or the kernel ends, or on SIGTERM, the command's whole process group is killed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # Behind the standard library, so that nothing in it can stand in for a standard module.
+    # Appended after the standard library, so that no module of this folder hides a standard module.
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from vllm_magic.linux import pidfd_calls
@@ -21,7 +21,7 @@ from vllm_magic.linux.prctl import die_with_parent
 
 
 def main() -> int:
-    """Run the words; the exit code is theirs, or 128 and the signal that ended them."""
+    """Run the command and return its exit code, or 128 plus the number of the signal that ended it."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     kernel, words = int(sys.argv[1]), sys.argv[2:]
     os.set_inheritable(kernel, False)
@@ -40,7 +40,7 @@ def main() -> int:
         poller.register(pidfd_calls.open_pid(child.pid), select.POLLIN)
         poller.poll()
     finally:
-        os.killpg(child.pid, signal.SIGKILL)  # not waited for yet, so the number is still its own
+        os.killpg(child.pid, signal.SIGKILL)  # the child is not waited for yet, so its pid is not reused
     code = child.wait()
     return code if code >= 0 else 128 - code
 

@@ -48,7 +48,7 @@ def release(**changes) -> Release:
     return Release(**{**fields, **changes})
 
 
-CAME = "GPU 0: pid 77 of ana holds 4.0 GiB; it came while this server ran, and is not known to be of it"
+CAME = "GPU 0: pid 77 of ana holds 4.0 GiB; it came while this server ran, and is not known to belong to it"
 
 
 class TestWhoCame:
