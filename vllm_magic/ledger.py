@@ -149,26 +149,17 @@ def state_folder() -> Path:
 
 
 def state_path() -> Path:
-    """Where everything is kept, whether it is there or not.
-
-    It is a folder in Jupyter's runtime directory, unless VLLM_MAGIC_HOME names another one. Where that directory is below
-    a folder of another user, it is a folder in /tmp: in a container that runs under any user id (OpenShift) the home
-    belongs to the user for whom the image was made.
-    """
+    """Where everything is kept, whether it is there or not."""
     home = os.environ.get("VLLM_MAGIC_HOME")
-    if home:
-        return Path(home).expanduser().absolute()
-    usual = (_runtime_directory() / "vllm_magic").expanduser().absolute()
-    try:
-        trusted_path.check(usual)
-    except PermissionError:
-        return Path(f"/tmp/vllm-magic-{os.getuid()}-state")  # noqa: S108 - `_private` sees to it that it is ours
-    return usual
+    return Path(home or _runtime_directory() / "vllm_magic").expanduser().absolute()
 
 
 def full_disk() -> str:
     """Where the state folder's disk is full, that, in one sentence without its dot; else ""."""
-    path = state_path()
+    try:
+        path = state_path()
+    except OSError:  # a relative path, and the working directory is gone
+        return ""
     return f"The disk of {path} is full" if files.is_on_full_disk(path) else ""
 
 

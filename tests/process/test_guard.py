@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import os
@@ -22,6 +23,7 @@ from records import record
 from vllm_magic.guard import record as records
 from vllm_magic.guard import visitor
 from vllm_magic.guard.client import GuardPair
+from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.outer import BACKSTOP, LONGEST, Outer
 from vllm_magic.guard.protocol import Ended, Order, Refused, Spare, Started, Stop, encode
 from vllm_magic.life import rescue
@@ -450,4 +452,23 @@ def test_a_stop_is_heard_although_the_kernel_ends_with_it(tmp_path, monkeypatch)
         pair.stop(0.0, 0.0)
     assert pidfd.send(inner, signal.SIGCONT)
     assert pidfd.wait_for_all({leader}, LONGEST) == set()
+    pair.close()
+
+
+@pytest.mark.parametrize("whom", ["leader", "its child"])
+def test_one_that_a_debugger_has(tmp_path, whom):
+    """Killed, it is a zombie that nobody but the debugger can collect; it holds nothing any more."""
+    pair = GuardPair(order(tmp_path, "/bin/sh", "-c", "sleep 300 & wait"))
+    leader = Identity(*hear(pair, Started).leader)
+    by_hand.until(lambda: processes.children(leader.pid), "it has no child")
+    (child,) = processes.children(leader.pid)
+    traced = leader.pid if whom == "leader" else child
+    seize = 0x4206  # PTRACE_SEIZE
+    assert ctypes.CDLL(None, use_errno=True).ptrace(seize, traced, None, None) == 0, ctypes.get_errno()
+    pair.stop(0.0, 0.0)
+    ended = hear(pair, Ended)
+    assert ended.left == []
+    assert ended.seconds < KILL_LIMIT
+    assert processes.read(traced).state == "Z"
+    os.waitpid(traced, 0x40000000)  # __WALL
     pair.close()

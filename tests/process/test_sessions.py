@@ -218,7 +218,7 @@ def test_who_has_the_seal():
         for one in (leader, None):
             assert marks.carriers(mark, one) == {pid, *family}
             assert {member.identity.pid for member in marks.members(mark, one)} == {pid, *family}
-        assert {one.identity.pid for one in marks.strangers(mark)} == {other, *strangers}
+        assert {one.identity.pid for one in marks.strangers(mark, None)} == {other, *strangers}
         assert marks.carries(pid, mark)
         assert marks.carries(other, mark)
         assert not marks.carries(os.getpid(), mark)

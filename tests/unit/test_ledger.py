@@ -128,20 +128,25 @@ class TestStateFolder:
             monkeypatch.setenv("VLLM_MAGIC_HOME", str(path))
             for look in (state_folder, ledger.entries):
                 with pytest.raises(
-                    PermissionError, match=rf"{link} belongs to another user.*VLLM_MAGIC_HOME"
+                    PermissionError, match=rf"{link} is a link that belongs to another user.*VLLM_MAGIC_HOME"
                 ):
                     look()
         assert list((tmp_path / "mine").iterdir()) == []
 
-    def test_one_that_others_can_replace(self, tmp_path, monkeypatch):
+    @pytest.mark.skipif(os.getuid() != 0, reason="only root can make a folder of another user")
+    def test_one_that_another_user_has_put_in_its_place(self, tmp_path, monkeypatch):
+        """Where everybody may write: but what they make is theirs."""
         shared = tmp_path / "shared"
         shared.mkdir()
-        monkeypatch.setenv("VLLM_MAGIC_HOME", str(shared / "home"))
-        shared.chmod(0o1777)  # as /tmp is
-        create("x")
         shared.chmod(0o777)
-        with pytest.raises(PermissionError, match=r"everybody can replace.*VLLM_MAGIC_HOME"):
-            create("x")
+        monkeypatch.setenv("VLLM_MAGIC_HOME", str(shared / "home"))
+        create("x")
+        (shared / "home").rename(shared / "taken")
+        (shared / "home").mkdir(mode=0o700)
+        os.chown(shared / "home", 65534, 65534)
+        for look in (lambda: create("x"), ledger.entries):
+            with pytest.raises(PermissionError, match=r"belongs to another user.*VLLM_MAGIC_HOME"):
+                look()
 
     def test_folders_of_others_are_none_of_ours(self, home, tmp_path):
         """Whatever they are called: of eight hexadecimal digits, as a date has them."""
@@ -267,9 +272,15 @@ class TestKeptLogs:
 
 def test_a_home_that_belongs_to_another_user(tmp_path, monkeypatch):
     """As in a container whose image was made for uid 1000, and which runs under any other one."""
-    monkeypatch.delenv("VLLM_MAGIC_HOME")
-    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "theirs/runtime"))
-    assert ledger.state_path() == tmp_path / "theirs/runtime/vllm_magic"
     (tmp_path / "theirs").mkdir()
     os.chown(tmp_path / "theirs", 1000, 0)
-    assert ledger.state_path() == Path(f"/tmp/vllm-magic-{os.getuid()}-state")
+    monkeypatch.setenv("VLLM_MAGIC_HOME", str(tmp_path / "theirs/state"))
+    assert ledger.create("x").path.parent == tmp_path / "theirs/state"
+
+
+def test_a_working_directory_that_is_gone(home, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert ledger.full_disk() == ""
+    assert ledger.entries() == []

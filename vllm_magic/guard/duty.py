@@ -114,14 +114,20 @@ class Guard:
                 pass
         except ChildProcessError:
             return True
-        return False
+        # A debugger keeps the children that it traces from being collected: such a zombie holds nothing any more.
+        left = [processes.read(pid) for pid in processes.children(os.getpid())]
+        return bool(left) and not any(one is None or one.alive for one in left)
 
     def leader_has_ended(self) -> bool:
         """Whether the leader is dead; it stays a zombie, so that its pid is not given away."""
         if self.leader is None:
             return True
         try:
-            result = os.waitid(os.P_PID, self.leader.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            result = self._ended_leader(self.leader)
+            if result is None and not processes.is_alive(self.leader):  # just now, or a debugger has it
+                result = self._ended_leader(self.leader)
+                if result is None:
+                    return True
         except ChildProcessError:
             return not processes.is_alive(self.leader)
         if result is None:
@@ -129,6 +135,10 @@ class Guard:
         exited = result.si_code == os.CLD_EXITED
         self.exit_code = result.si_status if exited else -result.si_status
         return True
+
+    @staticmethod
+    def _ended_leader(leader: Identity) -> os.waitid_result | None:
+        return os.waitid(os.P_PID, leader.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
 
     def note(self, members: Members) -> None:
         """Remember the shared memory that these processes of the server map now."""

@@ -89,6 +89,11 @@ class Inner(Guard):
             self._door.close()
         if why is Why.LEADER_ENDED:
             self._linger()
+        if why is Why.ASKED:
+            with contextlib.suppress(
+                OSError
+            ):  # the other guard, who waits as long as that takes, is stopped or gone
+                self._link.send(encode(stop), socket.MSG_DONTWAIT)
         if why is Why.ASKED:  # for the others there is no time: a disk that hangs would hold the release up
             self._write(durable=False, phase=Phase.STOPPING)
         self.release("inner", why, stop, self._hurry() if why is Why.ASKED else [])
@@ -203,7 +208,7 @@ class Inner(Guard):
         """What a kernel that has ended had asked for before; a child of it may hold the connection open."""
         reason = None
         while reason is None and self.kernel != NOBODY:
-            is_said = bool(select.select([self.control], [], [], 0.0)[0])
+            is_said = bool(pidfd.readable([self.control.fileno()], 0.0))
             reason = self._listen() if is_said else self._outlive_kernel()
         return reason
 
@@ -264,12 +269,13 @@ class Inner(Guard):
             return
         self._children = children
         self._next_wide_look = now + WIDE_LOOK
-        members = self.members()
-        if any(list(one.identity) not in self._known for one in members):
-            self._tell_known(members)
+        with contextlib.suppress(OSError, MemoryError):  # no descriptor, no memory: no reason to end a server
+            members = _shown(self.members())
+            if any(list(one.identity) not in self._known for one in members):
+                self._tell_known(members)
 
     def _tell_known(self, members: Members) -> None:
-        self._known = [list(one.identity) for one in members]
+        self._known = [list(one.identity) for one in _shown(members)]
         self.say(Known(self._known))
         with contextlib.suppress(
             OSError
@@ -336,3 +342,8 @@ class Inner(Guard):
 
     def _hurry(self) -> list[int]:
         return [self._outer_pidfd, *self.kernel_filenos()]
+
+
+def _shown(members: Members) -> Members:
+    """Those that /proc shows: of the others nothing tells one from the next with its pid."""
+    return [one for one in members if one.identity.start != processes.HIDDEN]

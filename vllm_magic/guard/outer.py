@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import select
 import signal
 import socket
+import threading
 import time
 from typing import TYPE_CHECKING
 
 from vllm_magic.guard import record
 from vllm_magic.guard.duty import AT_ONCE, Guard
 from vllm_magic.guard.ladder import KILL_LIMIT
-from vllm_magic.guard.protocol import Known, Order, Why, decode
+from vllm_magic.guard.protocol import Known, Order, Stop, Why, decode
 from vllm_magic.guard.record import BrokenRecordError
 from vllm_magic.linux import processes, shared_memory
 from vllm_magic.linux.shared_memory import Segment
@@ -54,7 +56,8 @@ class Outer(Guard):
         self._ending: float | None = (
             None  # when the kernel ended, or a signal asked for the end, by `time.monotonic`
         )
-        self._asked = False
+        self._asked: float | None = None  # seconds that the inner guard has for the end that was asked for
+        self._known: queue.SimpleQueue[list[list[int]]] | None = None  # to be written
 
     def run(self) -> None:
         """Wait, and act if need be."""
@@ -80,7 +83,7 @@ class Outer(Guard):
 
     def _patience(self) -> float:
         """Seconds from the beginning of the end until the inner guard should be done."""
-        return BACKSTOP if self._asked else self.order.keep + BACKSTOP
+        return BACKSTOP + (self.order.keep if self._asked is None else self._asked)
 
     def _hangs(self, late: float) -> bool:
         """Whether the inner guard is to be replaced, ``late`` seconds after it should have been done.
@@ -115,7 +118,7 @@ class Outer(Guard):
         if self.signalled:
             self.signalled = False
             os.kill(self._inner, signal.SIGTERM)
-            self._asked = True
+            self._asked = 0.0
             self._ending = time.monotonic()
 
     def _hear_news(self) -> None:
@@ -128,8 +131,11 @@ class Outer(Guard):
         if isinstance(news, Order):
             self.order = news
         elif isinstance(news, Known):
-            with contextlib.suppress(OSError):  # a full disk, or the folder is gone
-                record.write_known(self.order.folder, news.known)
+            self._write_known(news.known)
+        elif isinstance(news, Stop):
+            self._asked = news.grace
+            if self._ending is not None:  # its kernel is gone, and it was kept
+                self._ending = time.monotonic()
         elif len(fds) == 2:  # noqa: PLR2004 - otherwise the inner guard has died
             kernel, control = fds
             for fd in fds:
@@ -137,3 +143,17 @@ class Outer(Guard):
             self.forget_kernel()
             self.serve_kernel(socket.socket(fileno=control), self.inbox, kernel)
             self._ending = None
+
+    def _write_known(self, known: list[list[int]]) -> None:
+        """Have it written in a thread: a disk that hangs must not keep this guard from its work."""
+        if self._known is None:
+            self._known = queue.SimpleQueue()
+            with contextlib.suppress(RuntimeError):  # no thread is to be had
+                threading.Thread(target=self._write, args=(self._known,), daemon=True).start()
+        self._known.put(known)
+
+    def _write(self, several: queue.SimpleQueue[list[list[int]]]) -> None:
+        while True:
+            known = several.get()
+            with contextlib.suppress(OSError):  # a full disk, or the folder is gone
+                record.write_known(self.order.folder, known)

@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import time
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ READY_LOOK = 0.05  # seconds between looks at the log and at /health while the s
 LAST_TO_DOWNLOAD = stages.ORDER.index(Stage.LOADING)
 DOWNLOAD_LOOK = 0.5  # seconds between looks at what is being downloaded
 DRAIN_LOOK = 0.25  # seconds between looks at /metrics while requests finish
+DISK_LIMIT = 1.0  # seconds for the disk of the log to say whether it is full
 ANSWER_LIMIT = 5.0  # seconds for a guard to say that it has begun; one that does not is taken for hung
 GUARD_LIMIT = KILL_LIMIT + 10.0  # seconds beyond the grace for the guards to be done; then they are killed
 
@@ -52,7 +54,6 @@ class Attendance:
         why: what made the server end.
         ready: whether ``/health`` has answered.
         began: when the end began, by `time.monotonic`.
-        disk: that the disk of the log was full then; "" where it was not.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Attendance:
         self.why = Why.GUARD_GONE
         self.ready = False
         self.began: float | None = None
-        self.disk = ""
+        self._disk: Future[str] | None = None
         self._prepared = prepared
         self._guard = guard
         self._api = api
@@ -172,6 +173,15 @@ class Attendance:
             self.ended.append(message)
 
     @property
+    def disk(self) -> str:
+        """That the disk of the log was full when the end began; "" where it was not, or does not answer."""
+        if self._disk is None:
+            return ""
+        with contextlib.suppress(FutureTimeoutError):
+            return self._disk.result(DISK_LIMIT)
+        return ""
+
+    @property
     def is_asked(self) -> bool:
         """Whether somebody asked for the end."""
         return self._plan is not None
@@ -181,7 +191,7 @@ class Attendance:
         if self.began is not None:
             return
         self.began = began
-        self.disk = ledger.full_disk()
+        self._disk = background.call(ledger.full_disk, lambda: None)  # a disk that hangs holds up no stop
         # Locks that cannot be had (another user made their folder) are no reason to keep a server running.
         with contextlib.suppress(OSError):
             cleanup.enter_context(locks.ReleaseLocks(self._prepared.gpus))

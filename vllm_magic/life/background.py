@@ -32,7 +32,7 @@ def call(function: Callable[[], _T], done: Callable[[], None]) -> Future[_T] | N
     def run() -> None:
         try:
             future.set_result(function())
-        except Exception as error:  # noqa: BLE001 - raised again by Future.result
+        except BaseException as error:  # noqa: BLE001 - raised again by Future.result
             future.set_exception(error)
         done()
 

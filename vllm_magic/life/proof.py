@@ -155,7 +155,7 @@ class Witness:
         verdict = self._prove(leader)
         if not verdict.verified:
             self._limit = LIMIT_AGAIN
-        return verdict._replace(left_alone=left_alone(self._mark))
+        return verdict._replace(left_alone=left_alone(self._mark, leader))
 
     def _prove(self, leader: Identity | None) -> Verdict:
         alive = {identity.pid for identity in self.known if processes.is_alive(identity)}
@@ -278,9 +278,11 @@ class Witness:
         )
 
 
-def left_alone(mark: bytes) -> str:
+def left_alone(mark: bytes, leader: Identity | None) -> str:
     """One sentence on the living processes that have a server's environment and were not started by it; "" for none."""
-    found = [f"{processes.shown_name(one)[:60]} (pid {one.identity.pid})" for one in marks.strangers(mark)]
+    found = [
+        f"{processes.shown_name(one)[:60]} (pid {one.identity.pid})" for one in marks.strangers(mark, leader)
+    ]
     if not found:
         return ""
     has, was = ("has", "was") if len(found) == 1 else ("have", "were")

@@ -139,7 +139,7 @@ def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
         _clear(entry.folder)  # NFS keeps a file that is open, under another name: here the lock
     if release is None and entry.path.exists():
         return None  # files that cannot be removed, which is no news
-    beside = proof.left_alone(entry.folder.mark) if release is None else release.left_alone
+    beside = proof.left_alone(entry.folder.mark, entry.leader) if release is None else release.left_alone
     return Swept(found.name, entry.id, release, left_alone=beside)
 
 

@@ -59,7 +59,8 @@ def is_on_full_disk(path: str | os.PathLike[str]) -> bool:
     blocks, files = (
         (there.f_bfree, there.f_ffree) if os.geteuid() == 0 else (there.f_bavail, there.f_favail)
     )  # fmt: skip
-    return blocks == 0 or (there.f_files > 0 and files == 0)
+    # A file system that does not tell (FUSE) has no blocks at all.
+    return (there.f_blocks > 0 and blocks == 0) or (there.f_files > 0 and files == 0)
 
 
 def first_data(fd: int) -> int:

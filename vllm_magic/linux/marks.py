@@ -49,6 +49,11 @@ def members(mark: bytes, leader: Identity | None, known: Iterable[Identity] = ()
     mine = _own_line()
     look = sessions.look()
     marked = _carriers(look, mark, leader) - mine
+    if (
+        leader is not None
+    ):  # nobody gets into another's session: there the entry is proof enough, also without a seal
+        session = look.sessions.get(leader.pid, ())
+        marked |= {pid for pid in session if processes.has_environment(pid, mark)} - mine
     sure = set(known)
     table = look.near(marked | {one.pid for one in sure} | ({leader.pid} if leader is not None else set()))
     pids = set(marked & table.keys())
@@ -67,26 +72,46 @@ def carriers(mark: bytes, leader: Identity | None) -> set[int]:
 
 def carries(pid: int, mark: bytes) -> bool:
     """Whether the process was started for the server with this mark; for one that is named, either of the marks will do."""
-    return is_proved(pid, mark) or processes.has_environment(pid, mark)
+    return is_proved(pid, mark) or processes.has_environment(pid, mark) or _hides_both(pid)
 
 
-def strangers(mark: bytes) -> list[Process]:
-    """The living processes which have the server's environment and are proved not to be its own, oldest first."""
+def _hides_both(pid: int) -> bool:
+    """Whether neither mark can be read of this user's process: one that has changed its group (sg(1)) shows them to root alone."""
+    try:
+        resource.prlimit(pid, _LOCKS)
+    except PermissionError:
+        with contextlib.suppress(OSError):
+            return os.stat(f"/proc/{pid}").st_uid == os.geteuid()
+    except OSError:
+        pass
+    return False
+
+
+def strangers(mark: bytes, leader: Identity | None) -> list[Process]:
+    """The living processes which have the server's environment and are proved not to be its own, oldest first.
+
+    One in state D is left out: the read of its environment may wait for as long as that lasts.
+    """
     if not is_sealed(mark):
         return []
     mine = _own_line()
     found = [
         process
-        for pid in processes.pids()
-        if pid not in mine and processes.has_environment(pid, mark) and not _has_seal(pid, mark)
-        if (process := processes.read(pid)) and process.alive
+        for pid in _candidates(sessions.look(), leader)
+        if pid not in mine and not _has_seal(pid, mark)
+        if (process := processes.read(pid)) and process.alive and process.state != "D"
+        if processes.has_environment(pid, mark)
     ]
     return sorted(found, key=lambda one: one.identity.start)
 
 
+def _candidates(look: Look, leader: Identity | None) -> Iterable[int]:
+    """Those who can have a mark from this leader: none is older."""
+    return look.made_since(leader) if leader else (pid for some in look.sessions.values() for pid in some)
+
+
 def _carriers(look: Look, mark: bytes, leader: Identity | None) -> set[int]:
-    pids = look.made_since(leader) if leader else (pid for some in look.sessions.values() for pid in some)
-    return {pid for pid in pids if is_proved(pid, mark)}
+    return {pid for pid in _candidates(look, leader) if is_proved(pid, mark)}
 
 
 def is_proved(pid: int, mark: bytes) -> bool:
@@ -112,10 +137,10 @@ def _limit(mark: bytes) -> int:
 @functools.cache
 def is_sealed(mark: bytes) -> bool:
     """Whether a server with this mark has a seal: who can set a limit here to what it is could set it for a server too."""
-    soft, hard = resource.getrlimit(_LOCKS)
     try:
+        soft, hard = resource.getrlimit(_LOCKS)
         resource.setrlimit(_LOCKS, (soft, hard))
-    except OSError:
+    except (OSError, ValueError):  # the latter for EPERM and EINVAL, of a sandbox
         return False
     return _limit(mark) > 0 and (hard == resource.RLIM_INFINITY or hard >= _limit(mark))
 

@@ -1,8 +1,9 @@
-"""Whether a path leads where this user wants, whatever other users do: as OpenSSH checks it for its files (StrictModes).
+"""Whether a path leads where this user wants: no link on it may belong to another user.
 
-Each part of the path, links and what they point to included, belongs to this user or to root, and no folder on it is one
-in which everybody can replace what others made (mode ``o+w`` without the sticky bit; /tmp has that bit). A group that may
-write is trusted: it has been chosen, and in many containers everything is writable for one.
+Whoever may write into a folder on the path can put another one in the place of ours, but cannot make one that belongs to
+this user: the private folder at the end is checked for that by those who use it. What else would lead astray is a link to
+another folder of this user. So folders of other users are no obstacle, as they are in containers that run under any user
+id (OpenShift), in volumes of Kubernetes with mode 0777 and below a project's folder on a cluster.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def check(path: str | os.PathLike[str]) -> None:
         OSError: it cannot be looked at.
     """
     at = "/"
-    todo = _parts(os.path.join(os.getcwd(), path))
+    todo = _parts(path if os.path.isabs(path) else os.path.join(os.getcwd(), path))
     links = 0
     while todo:
         name = todo.pop()
@@ -47,17 +48,14 @@ def check(path: str | os.PathLike[str]) -> None:
         at = "/" if target.startswith("/") else at
 
 
-def _parts(path: str) -> list[str]:
+def _parts(path: str | os.PathLike[str]) -> list[str]:
     """The names in it, the first one last."""
     return [name for name in reversed(PurePath(path).parts) if name != "/"]
 
 
 def _check_one(path: str, status: os.stat_result) -> None:
-    if status.st_uid not in {0, os.getuid(), _nobody()}:
-        raise PermissionError(f"{path} belongs to another user")
-    mode = status.st_mode
-    if stat.S_ISDIR(mode) and mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-        raise PermissionError(f"{path} is a folder in which everybody can replace what is there")
+    if stat.S_ISLNK(status.st_mode) and status.st_uid not in {0, os.getuid(), _nobody()}:
+        raise PermissionError(f"{path} is a link that belongs to another user")
 
 
 def _nobody() -> int:

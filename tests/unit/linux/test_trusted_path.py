@@ -21,29 +21,32 @@ def test_what_is_ours_or_roots(tmp_path, monkeypatch):
     trusted_path.check("folder/../link/below")
 
 
-def test_a_folder_that_a_group_may_write(tmp_path):
-    """As all is in many containers."""
-    tmp_path.chmod(0o770)
-    trusted_path.check(tmp_path / "home")
-
-
-def test_behind_a_link_it_is_looked_as_well(tmp_path):
-    (tmp_path / "open" / "mine").mkdir(parents=True, mode=0o700)
-    (tmp_path / "open").chmod(0o777)
-    (tmp_path / "link").symlink_to(tmp_path / "open" / "mine")
-    with pytest.raises(PermissionError, match=f"{tmp_path}/open is a folder in which everybody"):
-        trusted_path.check(tmp_path / "link")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make files of another user")
+def test_folders_of_others_and_for_everybody(tmp_path):
+    """As in containers that run under any user id, in volumes, and below a project's folder."""
+    (tmp_path / "theirs" / "open" / "mine").mkdir(parents=True)
+    os.chown(tmp_path / "theirs", 65534, 65534)
+    (tmp_path / "theirs" / "open").chmod(0o777)
+    trusted_path.check(tmp_path / "theirs" / "open" / "mine")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can make files of another user")
-@pytest.mark.parametrize("name", ["folder", "folder/link", "folder/link/below"])
-def test_of_another_user(tmp_path, name):
+@pytest.mark.parametrize("name", ["link", "elsewhere/link"])
+def test_a_link_of_another_user(tmp_path, name):
+    """Also behind a link of this user's own."""
     (tmp_path / "elsewhere" / "below").mkdir(parents=True)
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "link")
+    (tmp_path / "elsewhere" / "link").symlink_to("below")
     os.lchown(tmp_path / name, 65534, 65534)
-    with pytest.raises(PermissionError, match="belongs to another user"):
-        trusted_path.check(tmp_path / "folder" / "link" / "below" / "home")
+    with pytest.raises(PermissionError, match=f"{name} is a link that belongs to another user"):
+        trusted_path.check(tmp_path / "link" / "home")
+
+
+def test_a_working_directory_that_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    trusted_path.check(tmp_path / "home")
 
 
 def test_links_in_a_circle(tmp_path):
