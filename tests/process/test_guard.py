@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import json
 import os
+import resource
 import select
 import shutil
 import signal
@@ -23,6 +24,7 @@ from records import record
 from vllm_magic.guard import record as records
 from vllm_magic.guard import visitor
 from vllm_magic.guard.client import GuardPair
+from vllm_magic.guard.inner import KIN_LOOK
 from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.outer import BACKSTOP, LONGEST, Outer
 from vllm_magic.guard.protocol import Ended, Order, Refused, Spare, Started, Stop, encode
@@ -471,4 +473,26 @@ def test_one_that_a_debugger_has(tmp_path, whom):
     assert ended.seconds < KILL_LIMIT
     assert processes.read(traced).state == "Z"
     os.waitpid(traced, 0x40000000)  # __WALL
+    pair.close()
+
+
+def test_a_guard_that_has_no_descriptor_for_a_look(tmp_path):
+    """What it looks for while the server runs can wait; the server goes on."""
+    script = "read go; (setsid sleep 300 &); exec sleep 300"
+    trigger = tmp_path / "trigger"
+    os.mkfifo(trigger)
+    pair = GuardPair(order(tmp_path, "/bin/sh", "-c", f"exec <{trigger}; {script}"))
+    started = hear(pair, Started)
+    inner, leader = started.inner[0], Identity(*started.leader)
+    used = {int(name) for name in os.listdir(f"/proc/{inner}/fd")}
+    free = min(set(range(1000)) - used)
+    assert free > 8, used  # poll(2) wants as many as it is given
+    before = resource.prlimit(inner, resource.RLIMIT_NOFILE)
+    resource.prlimit(inner, resource.RLIMIT_NOFILE, (free, before[1]))
+    trigger.write_text("go\n")
+    by_hand.until(lambda: len(processes.children(inner)) == 2, "nobody is adopted")
+    assert pidfd.wait_for_all({leader}, KIN_LOOK * 2) == {leader}
+    resource.prlimit(inner, resource.RLIMIT_NOFILE, before)
+    pair.stop(0.0, 0.0)
+    assert hear(pair, Ended).left == []
     pair.close()

@@ -12,6 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import by_hand
 import pytest
 
 from vllm_magic.linux import marks, processes, sessions
@@ -222,6 +223,29 @@ def test_who_has_the_seal():
         assert marks.carries(pid, mark)
         assert marks.carries(other, mark)
         assert not marks.carries(os.getpid(), mark)
+
+
+def test_a_server_without_a_seal_where_there_are_seals():
+    """One that an older version has started: in its leader's session the environment will do, also once the leader is dead."""
+    identifier = secrets.token_hex(4)
+    mark = f"{marks.MARK}={identifier}".encode()
+    session = (
+        "import os, sys; os.fork() or os.execv('/bin/sleep', ['sleep', '120']); print(flush=True); os.wait()"
+    )
+    environment = {**os.environ, marks.MARK: identifier}
+    with subprocess.Popen(
+        [sys.executable, "-c", session], stdout=subprocess.PIPE, env=environment, start_new_session=True
+    ) as leader:
+        leader.stdout.readline()
+        known = processes.read(leader.pid).identity
+        (child,) = processes.children(leader.pid)
+        by_hand.until(lambda: processes.has_environment(child, mark), "it is not executed")
+        leader.kill()
+        leader.wait()
+        try:
+            assert [one.identity.pid for one in marks.members(mark, known)] == [child]
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 def test_one_inside_another_has_its_own_seal():
