@@ -363,7 +363,6 @@ def _part_deaths() -> list[Death]:
             parts.stop_guards_and_kill_kernel_and_sweep,
             today=False,
             settle=200.0,
-            concerns=without_requests,
             seen=Seen.NOTHING,
         ),
     ]

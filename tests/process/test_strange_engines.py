@@ -86,3 +86,22 @@ def test_a_state_folder_that_was_deleted(manager, spec, home):
     shutil.rmtree(home)
     assert server.stop().verified
     assert living(all_of_it) == []
+
+
+def test_shared_memory_that_nobody_has_noted(manager, spec, traces):
+    """Of a server that starts: whoever had it mapped is dead, and both guards are killed before they looked."""
+    server = manager.start(spec(faults={"hang_in": "load"}), wait=False).server
+    by_hand.until(lambda: "Starting to load" in "".join(server.log(50)), "it does not load")
+    all_of_it = family(server)
+    engine = {one for one in all_of_it if "VLLM::" in processes.title(one.pid)}  # and its worker
+    (leader,) = (one for one in all_of_it if one.pid == server.pid)
+    for one in (*all_of_it[:2], leader):  # they would clear up after the engine
+        pidfd.send(one, signal.SIGSTOP)
+    for one in engine:
+        pidfd.send(one, signal.SIGKILL)
+    assert pidfd.wait_for_all(engine, 60) == set()
+    for guard in all_of_it[:2]:
+        pidfd.send(guard, signal.SIGKILL)
+    assert server.wait_over(60)
+    assert living(all_of_it) == []
+    traces.check()

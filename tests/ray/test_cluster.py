@@ -163,11 +163,11 @@ def test_start_ask_stop(cluster, manager, ask, traces):
 
 def test_one_who_takes_the_port_on_the_node_first_gets_no_key(cluster, manager, ask):
     """The server has its port, and does not listen yet: somebody else does, and answers."""
-    heard = []
+    asked = threading.Event()
 
     class Impostor(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            heard.append(str(self.headers))
+            asked.set()
             self.send_response(200)
             self.end_headers()
 
@@ -181,13 +181,13 @@ def test_one_who_takes_the_port_on_the_node_first_gets_no_key(cluster, manager, 
     port = int(words[words.index("--port") + 1])
     with http.server.ThreadingHTTPServer((OTHER, port), Impostor) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
-        until(lambda: len(heard) > 20 or server.state != "starting")
+        assert not asked.wait(5.0)  # the node looks ten times a second
         assert server.state == "starting"
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", server.port))
         assert server.stop(grace=0.0).verified
         other.shutdown()
-    assert not any("authorization" in one.lower() for one in heard)
+    assert not asked.is_set()
 
 
 def test_the_key_is_nowhere_to_be_read(cluster, manager, ask):
@@ -227,8 +227,9 @@ def test_the_kernel_is_killed(cluster, home, executable, with_guards):
         inner = processes.read(leader).parent
         outer = processes.read(inner).parent
         assert "RUNNING" in cluster.jobs().values()
-        for pid in (process.pid, *((outer, inner) if with_guards else ())):
-            os.kill(pid, signal.SIGKILL)
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, none sees another die
+            for pid in (process.pid, *((outer, inner) if with_guards else ())):
+                os.kill(pid, number)
     began = time.monotonic()
     until(lambda: "RUNNING" not in cluster.jobs().values())
     if with_guards:

@@ -57,8 +57,8 @@ def main() -> None:
     _leave_nvml()
     if reason := reason or _touched():
         _give_up(connection, reason)
-    connection.sendall(b"warm\n")
     stamps = _stamps()
+    connection.sendall(b"warm\n")
     order = _hear_order(connection)
     for path, stamp in stamps.items():
         if _stamp(path) != stamp:

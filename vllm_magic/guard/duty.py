@@ -152,7 +152,9 @@ class Guard:
         with contextlib.ExitStack() as stack:
             for lock in self.order.locks:
                 stack.enter_context(_shared_lock(lock))
-            ladder = Ladder(self.members, self.leader, self.note, self.is_empty, hurry)
+            # With a guard that was killed its notes are gone.
+            tidies = why is Why.GUARD_GONE
+            ladder = Ladder(self.members, self.leader, self.note, self.is_empty, hurry, tidies=tidies)
             outcome = ladder.run(stop.grace, stop.patience)
             shared_memory.unlink_unmapped(self.segments, self.order.record["since"])
         record.remember(self.order.folder, outcome.left)

@@ -33,6 +33,8 @@ KILL_LIMIT = 15.0  # seconds; what SIGKILL has not ended by then is stuck in the
 LOOK = 0.25  # seconds between looks at those that are known
 NEW_LOOK = 2.0  # seconds between looks for processes that are new: each looks at the whole machine
 
+TIDY_LIMIT = 1.0  # seconds for a resource tracker to remove what the dead have left
+RESOURCE_TRACKER = "multiprocessing.resource_tracker"  # in its command line
 NOBODY_KNOWN = 0  # in place of a pid: something is left, and cannot be found
 ENGINE_TITLES = ("::EngineCor", "::Worker")  # a comm is cut after 15 characters
 
@@ -58,6 +60,8 @@ class Ladder:
         empty: whether really nothing is left. A look at /proc can miss a process that is being forked while
             its parent exits, so an empty look alone is not believed.
         hurry: descriptors which, once readable, end the politeness: the kernel died, or asked again.
+        tidies: leave multiprocessing's resource trackers until the others are gone. They remove the shared memory of
+            the dead, which nobody else may have noted: of a server that was still starting, and lost its guards.
         whole_groups: kill the process groups of what is left as a whole. Not for what was started from
             somebody's shell: bystanders share its group.
     """
@@ -70,6 +74,7 @@ class Ladder:
         empty: Callable[[], bool] = lambda: True,
         hurry: Iterable[int] = (),
         *,
+        tidies: bool = False,
         whole_groups: bool = True,
     ) -> None:
         self._find = find
@@ -77,6 +82,7 @@ class Ladder:
         self._note = note
         self._empty = empty
         self._hurry = tuple(hurry)
+        self._tidies = tidies
         self._whole_groups = whole_groups
         self._names: dict[Identity, str] = {}
         self._sent: dict[Identity, How] = {}
@@ -136,24 +142,38 @@ class Ladder:
     def _kill(self, alive: Members) -> Members:
         limit = time.monotonic() + KILL_LIMIT
         while (alive or not self._empty()) and time.monotonic() < limit:
+            victims = self._victims(alive)
+            if alive and not victims:  # nothing but trackers
+                for one in alive:  # a guard that was killed may have stopped it
+                    pidfd.send(one.identity, signal.SIGCONT)
+                pidfd.wait_for_all(_identities(alive), TIDY_LIMIT)
+                self._tidies = False
+                alive = self._look()
+                continue
             # Stopped first, none of them can fork while the others are being killed.
-            stopped = [one for one in alive if pidfd.send(one.identity, signal.SIGSTOP)]
+            stopped = [one for one in victims if pidfd.send(one.identity, signal.SIGSTOP)]
             self._note(self._look())
-            if self._whole_groups:
+            if self._whole_groups and not self._tidies:
                 _kill_groups(stopped)
             else:
-                alive = self._stop_newcomers(alive, limit)
-            for one in alive:
+                victims = self._stop_newcomers(victims, limit)
+            for one in victims:
                 pidfd.send(one.identity, signal.SIGKILL)
-            self._sent.update(dict.fromkeys(_identities(alive), How.SIGKILL))
-            pidfd.wait_for_all(_identities(alive), min(LOOK, limit - time.monotonic()))
+            self._sent.update(dict.fromkeys(_identities(victims), How.SIGKILL))
+            pidfd.wait_for_all(_identities(victims), min(LOOK, limit - time.monotonic()))
             alive = self._look()
         return alive
+
+    def _victims(self, alive: Members) -> Members:
+        """Those to be killed now."""
+        if not self._tidies:
+            return alive
+        return [one for one in alive if RESOURCE_TRACKER not in self._names.get(one.identity, "")]
 
     def _stop_newcomers(self, stopped: Members, limit: float) -> Members:
         """Stop what was forked between the look and the stop as well, until a look finds nobody new."""
         while time.monotonic() < limit:
-            alive = self._look()
+            alive = self._victims(self._look())
             new = _identities(alive) - _identities(stopped)
             if not new:
                 return alive

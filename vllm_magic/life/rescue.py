@@ -50,7 +50,7 @@ def release(
         # A process in state D may hold the lock that a read of its maps waits for.
         mapped.update(shared_memory.mapped_by(one.identity.pid for one in members if one.state != "D"))
 
-    ladder = Ladder(find, leader=None, note=note, empty=lambda: not find(), whole_groups=False)
+    ladder = Ladder(find, leader=None, note=note, empty=lambda: not find(), tidies=True, whole_groups=False)
     outcome = ladder.run(grace=0.0, patience=0.0)
     shared_memory.unlink_unmapped(mapped, since)
     return outcome
