@@ -114,9 +114,19 @@ class Guard:
                 pass
         except ChildProcessError:
             return True
-        # A debugger keeps the children that it traces from being collected: such a zombie holds nothing any more.
-        left = [processes.read(pid) for pid in processes.children(os.getpid())]
-        return bool(left) and not any(one is None or one.alive for one in left)
+        return self._are_traced()
+
+    def _are_traced(self) -> bool:
+        """Whether all children are zombies that a debugger keeps from being collected: those hold nothing any more."""
+        pids = processes.children(os.getpid())
+        left = [processes.read(pid) for pid in pids]
+        if not left or any(one is None or one.alive for one in left):
+            return False
+        try:  # one that has ended just now can be collected, and may have left a child
+            collected = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            return True
+        return collected is None and processes.children(os.getpid()) == pids
 
     def leader_has_ended(self) -> bool:
         """Whether the leader is dead; it stays a zombie, so that its pid is not given away."""
