@@ -1,7 +1,8 @@
-"""Flags that are not written out: vLLM takes the beginning of a flag for the flag (argparse, ``allow_abbrev``).
+"""Abbreviated flags: vLLM accepts the beginning of a flag for the whole flag (argparse, ``allow_abbrev``).
 
-What we read ourselves is looked for by its whole name, so it is written out before anything else is done with it.
-Where nobody knows what a beginning stands for, it is refused: a key behind it would be for all to see.
+This package looks for flags by their whole names, so their abbreviations are written out before anything else
+is done with them. An abbreviation whose meaning is not known is refused: a key behind it could be seen by
+everybody.
 """
 
 from __future__ import annotations
@@ -27,18 +28,20 @@ _READ = """
 --pipeline-parallel-size -pp --port --quantization -q --revision --served-model-name --shutdown-timeout
 --speculative-config -sc --ssl-certfile --tensor-parallel-size -tp --uds
 """
-READ = (*SECRET, *_READ.split())  # all that the package looks for among the flags
+READ = (*SECRET, *_READ.split())  # all flags that the package looks for
 
 
 def written_out(args: Sequence[str], load: Callable[[], FlagTable | None]) -> tuple[str, ...]:
-    """The flags, with each one of `READ` under its whole name.
+    """Return the flags, with each flag of `READ` under its whole name.
 
     Args:
         args: the flags, with their values.
-        load: gives the flags of this vLLM, or None where they are not known; called only where that is needed.
+        load: returns the flags of this vLLM, or None where they are not known; called only if they are
+            needed.
 
     Raises:
-        InvalidOption: one may be several, or a key is spelled as a part of JSON.
+        InvalidOption: an abbreviation may stand for several flags, or a flag for a key has a dot (a part of
+            JSON).
     """
     return tuple(_written_out(word, load) for word in args)
 
@@ -66,5 +69,5 @@ def _written_out(word: str, load: Callable[[], FlagTable | None]) -> str:
 
 
 def begin_with(name: str, known: Iterable[str]) -> list[str]:
-    """Those that begin so; none for a word that is no flag."""
+    """The flags in ``known`` that begin with ``name``; none if ``name`` does not look like a flag."""
     return [flag for flag in known if flag.startswith(name)] if name.strip("-") and name[0] == "-" else []

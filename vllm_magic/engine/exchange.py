@@ -1,12 +1,13 @@
-"""One HTTP request that always ends: the whole answer is here within a time and within a number of bytes, or there is none.
+"""One HTTP request that always ends, because the whole exchange has a limit of time and of bytes.
 
-The timeout of a socket, and of httpx, counts for each read, so an answer that comes a byte at a time never ends. Here the
-standard library's parser (http.client) reads from a socket that has one deadline and one limit for all: connecting,
-TLS, status line, headers, interim answers, body and trailers. Nothing is decompressed, no redirect is followed, no proxy
-is asked, and each request has a connection of its own, which is closed when the answer is here: an idle connection
-would hold a stopping server up.
+The timeout of a socket, and of httpx, applies to each read, so an answer that comes one byte at a time never
+ends. Here the standard library's parser (http.client) reads from a socket with one deadline and one limit of
+bytes for everything: connecting, TLS, status line, headers, interim answers, body and trailers. Nothing is
+decompressed, no redirect is followed and no proxy is used. Each request has its own connection, which is
+closed when the answer is complete: an idle connection would delay a stopping server.
 
-The time does not count for the look-up of a host's name, which the C library ends by its own limits (resolv.conf(5)).
+The time limit does not cover the look-up of a host's name; the C library has its own limits for that
+(resolv.conf(5)).
 """
 
 from __future__ import annotations
@@ -28,14 +29,12 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-MOST = 8 * 2**20  # bytes of an answer; vLLM's /metrics has 60 kB for each of its engines
+MOST = 8 * 2**20  # bytes of an answer; vLLM's /metrics has 60 kB for each engine
 CONNECT_LIMIT = 5.0  # seconds
-PIECE = (
-    2**16
-)  # bytes read at once: http.client allocates what it is asked for, and a length may be any number
+# Bytes read at once: http.client allocates as many bytes as it is asked for, and a length may be any number.
+PIECE = 2**16
 
-
-# Of the connection, of TLS and of http.client, which also leaves to int() what it reads.
+# Errors of the connection, of TLS and of http.client, which also passes what it reads to int().
 _FAILURES = (OSError, ValueError, http.client.HTTPException)
 
 
@@ -44,11 +43,11 @@ class NoAnswerError(Exception):
 
 
 class UnreachableError(NoAnswerError):
-    """Nobody accepts the connection."""
+    """No connection can be made."""
 
 
 class TooLateError(NoAnswerError):
-    """The answer was not whole in time."""
+    """The answer was not complete in time."""
 
 
 class Answer(NamedTuple):
@@ -59,7 +58,7 @@ class Answer(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether the status is one of success."""
+        """Whether the status means success (2xx)."""
         return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
 
     @property
@@ -71,7 +70,7 @@ class Answer(NamedTuple):
         """The body as JSON.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the body is not JSON.
         """
         try:
             return json.loads(self.body)
@@ -92,13 +91,13 @@ def ask(
     """Send a request, and read the whole answer.
 
     Args:
-        method: of HTTP.
-        url: of the resource, ``http`` or ``https``.
-        limit: seconds for all of it.
-        body: of the request.
-        headers: more of them.
-        most: bytes of the answer, with its headers.
-        trust: for ``https``; None for `any_certificate`.
+        method: the HTTP method.
+        url: the URL, ``http`` or ``https``.
+        limit: seconds for the whole exchange.
+        body: the body of the request.
+        headers: additional headers of the request.
+        most: the largest answer, in bytes, with its headers.
+        trust: the TLS context for ``https``; None for `any_certificate`.
 
     Raises:
         NoAnswerError: there is no whole answer.
@@ -109,12 +108,13 @@ def ask(
 
 
 class Exchange:
-    """A request that was sent, and the head of its answer. For one thread; close it when done.
+    """A request that was sent, and the head of its answer. Use it from one thread, and close it when done.
 
-    Arguments and errors as for `ask`; ``limit`` and ``most`` count for what `pieces` reads too, unless told otherwise.
+    Arguments and errors are those of `ask`. ``limit`` and ``most`` also apply to `pieces`, unless it gets
+    ``silence``.
 
     Attributes:
-        status: of the answer.
+        status: the status of the answer.
     """
 
     def __init__(
@@ -143,13 +143,13 @@ class Exchange:
         self.status = self._answer.status
 
     def pieces(self, silence: float | None = None) -> Iterator[bytes]:
-        """The body as it comes.
+        """Yield the body as it comes.
 
         Args:
-            silence: seconds without a piece, in place of the limits for the whole.
+            silence: the longest time without a piece, in seconds; replaces the limits for the whole answer.
 
         Raises:
-            NoAnswerError: it is not whole.
+            NoAnswerError: the body is not complete.
         """
         try:
             while True:
@@ -161,7 +161,7 @@ class Exchange:
                 yield piece
         except _FAILURES as error:
             raise _told(error) from None
-        if self._answer.length:  # of which http.client says nothing
+        if self._answer.length:  # http.client does not report that bytes are missing
             raise NoAnswerError("the connection was closed in the middle of the answer")
 
     def close(self) -> None:
@@ -170,7 +170,7 @@ class Exchange:
 
 
 class _Wire:
-    """A connection as http.client uses one, with an end in seconds and in bytes."""
+    """The connection for http.client, with a deadline and a limit of bytes."""
 
     def __init__(self, limit: float, most: int) -> None:
         self._deadline = time.monotonic() + limit
@@ -183,7 +183,7 @@ class _Wire:
         until, self._deadline = self._deadline, min(self._deadline, time.monotonic() + CONNECT_LIMIT)
         try:
             self._socket = self._first_of(host, port)
-        except (OSError, UnicodeError) as error:  # the latter of a name that is none
+        except (OSError, UnicodeError) as error:  # UnicodeError: not a valid name
             raise UnreachableError(_words(error)) from None
         self._deadline = until
         if place.scheme == "https":
@@ -221,7 +221,7 @@ class _Wire:
         return count
 
     def renew(self, silence: float) -> None:
-        """Have another deadline, and no limit of bytes any more."""
+        """Set a new deadline, and remove the limit of bytes."""
         self._deadline, self._left = time.monotonic() + silence, float("inf")
 
     def makefile(self, _: str) -> io.BufferedReader:
@@ -239,7 +239,7 @@ class _Wire:
 
 
 class _Reader(io.RawIOBase):
-    """What http.client reads from; it closes this when the answer is whole."""
+    """The file that http.client reads from, and closes when the answer is complete."""
 
     def __init__(self, wire: _Wire) -> None:
         self._wire = wire
@@ -260,9 +260,8 @@ def _request(method: str, url: str, body: bytes, headers: Mapping[str, str]) -> 
     if body or method not in {"GET", "DELETE"}:
         lines.append(f"Content-Length: {len(body)}")
     if " " in target or not all(line.isascii() and line.isprintable() for line in lines):
-        raise NoAnswerError(
-            "the request holds a character that HTTP has not"
-        )  # which one is not said: it may be a key's
+        # The message does not show the character: it may be part of a key.
+        raise NoAnswerError("the request holds a character that HTTP has not")
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
@@ -278,7 +277,7 @@ def _words(error: Exception) -> str:
 
 @lru_cache(maxsize=1)
 def any_certificate() -> ssl.SSLContext:
-    """Takes any certificate: that of a server on this machine is made out to another name."""
+    """A TLS context that accepts any certificate: a local server's certificate is issued to another name."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

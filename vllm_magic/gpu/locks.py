@@ -1,15 +1,16 @@
-"""Locks across kernels: no server starts on a GPU on which a release is still under way.
+"""Locks across kernels: no server starts on a GPU while a release is under way there.
 
-vLLM fails when another process gives memory back while it measures ("Error in memory profiling"). So there is
-one file for each GPU, in a private folder: a release holds a shared flock(2) on those of its GPUs, and a start
-waits until it can take the exclusive one, and drops it again. The kernel drops the locks of a process that
+vLLM fails when another process gives memory back while vLLM measures ("Error in memory profiling"). So each
+GPU has a lock file in a private folder. A release holds a shared flock(2) on the files of its GPUs. A start
+waits until it can take the exclusive lock, and drops it at once. The kernel drops the locks of a process that
 dies. Servers of other users are not seen.
 
-All kernels of a user have to agree on the folder, so it does not hang on the environment: one kernel may have
-$XDG_RUNTIME_DIR, and another one, which a service started, not. It is the first of these that this user can have alone:
-in /run/user/UID, where systemd has made that; in /tmp; in the home that the system knows. Everybody can make a folder of
-that name in /tmp, and keep this user off it, hence the home. A start looks into all three, since which is the first may
-change: /run/user/UID goes with the last login. Where none can be had, nothing is locked, and `trouble` says so.
+All kernels of a user must agree on the folder, so it does not depend on the environment: one kernel may have
+$XDG_RUNTIME_DIR, and another kernel, started by a service, may not. The folder is the first of these that
+this user can have alone: in /run/user/UID, if systemd has made that; in /tmp; in the home directory that the
+system knows. In /tmp, any user can make a folder of that name and keep this user out, hence the home
+directory. A start looks into all three, since the first choice may change: /run/user/UID is removed when the
+user's last login ends. If this user can have none of them, nothing is locked, and `trouble` says so.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _RUN = Path("/run/user")
-_PARENT = Path("/tmp")  # noqa: S108 - not $TMPDIR: two kernels must agree; `_is_private` sees to it that it is safe
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # a home on a network's disk may know none
+_PARENT = Path("/tmp")  # noqa: S108 - not $TMPDIR: all kernels must agree; `_is_private` checks the folder
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # a home on a network's disk may have no locks
 _UUID = re.compile(r"[A-Za-z0-9-]+")
 _SHARE_LIMIT = 0.5  # seconds
-_CADENCE = 0.05  # seconds; flock has no wait with a time limit
+_CADENCE = 0.05  # seconds between two attempts; flock has no time limit
 
 
 def lock_paths(uuids: Iterable[str]) -> tuple[Path, ...]:
-    """Return the lock file of each GPU, made where it is missing; none where there is no folder for them.
+    """Return the lock file of each GPU, and make missing ones; empty if there is no folder for them.
 
     Raises:
         OSError: a file cannot be made, or is a link.
@@ -56,7 +57,7 @@ class ReleaseLocks:
     """Holds the shared locks of some GPUs, as a context manager: a release is under way on them."""
 
     def __init__(self, uuids: Iterable[str]) -> None:
-        """Name the GPUs; entering takes the locks, as far as there are any, and raises what `lock_paths` raises."""
+        """Set the GPUs. Entering takes the locks that can be had, and raises what `lock_paths` raises."""
         self._uuids = tuple(uuids)
         self._held = ExitStack()
 
@@ -73,9 +74,10 @@ class ReleaseLocks:
 
 
 def _share(lock: int) -> None:
-    """Take the shared lock. A start holds the exclusive one for an instant only, unless it is stopped right then.
+    """Take the shared lock, or go on without it after `_SHARE_LIMIT` seconds.
 
-    A release must not wait for that: after `_SHARE_LIMIT` it goes on without.
+    A start holds the exclusive lock only for an instant, unless its process is stopped right then. A release
+    must not wait for such a process.
     """
     deadline = time.monotonic() + _SHARE_LIMIT
     pause = threading.Event()
@@ -91,11 +93,11 @@ def wait_for_releases(uuids: Iterable[str], timeout: float, cancelled: threading
 
     Args:
         uuids: the GPUs.
-        timeout: seconds to wait at most.
+        timeout: the longest wait, in seconds.
         cancelled: set by another thread to end the wait.
 
     Returns:
-        True when all were free at one moment; False when the time was up or the wait was cancelled.
+        True if all were free at one moment; False if the time was up or the wait was cancelled.
 
     Raises:
         OSError: a lock file cannot be made, or is a link.
@@ -111,9 +113,10 @@ def wait_for_releases(uuids: Iterable[str], timeout: float, cancelled: threading
 
 
 def under_way() -> dict[str, tuple[int, ...]]:
-    """The GPUs on which a release of this user is under way, by UUID, and who holds their locks.
+    """The GPUs on which a release of this user is under way, by UUID, with the pids that hold their locks.
 
-    The pids are what proc_locks(5) tells: none for a holder in another PID namespace. Nothing is made for it.
+    The pids are those of proc_locks(5): none for a holder in another PID namespace. This makes no folder or
+    file.
 
     Raises:
         OSError: a folder cannot be read.
@@ -128,7 +131,7 @@ def under_way() -> dict[str, tuple[int, ...]]:
 
 
 def trouble() -> str:
-    """Why nothing can be locked, in one sentence; "" where it can. Nothing is made for it."""
+    """Why nothing can be locked, in one sentence; "" if locks work. This makes no folder or file."""
     places = _places()
     if any(_is_private(place) or (_is_to_be_had(place) and not os.path.lexists(place)) for place in places):
         return ""
@@ -139,7 +142,7 @@ def trouble() -> str:
 
 
 def _holders() -> dict[tuple[int, int], set[int]]:
-    """The pids that hold a shared flock, by device and inode of the file."""
+    """The pids that hold a shared flock, by the device and inode of the locked file."""
     found: dict[tuple[int, int], set[int]] = {}
     try:
         lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
@@ -177,9 +180,8 @@ def _opened(path: Path, stack: ExitStack) -> int:
     """Open a lock file until `stack` closes."""
     lock = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     stack.callback(os.close, lock)
-    stack.callback(
-        fcntl.flock, lock, fcntl.LOCK_UN
-    )  # a forked child that has it open too would keep the lock
+    # Closing alone is not enough: a forked child that also has the file open would keep the lock.
+    stack.callback(fcntl.flock, lock, fcntl.LOCK_UN)
     return lock
 
 
@@ -196,12 +198,12 @@ def _lock_file(folder: Path, uuid: str) -> Path:
 
 
 def folder_path() -> Path:
-    """The folder in /tmp, whether it is there or not."""
+    """The path of the folder in /tmp, whether the folder exists or not."""
     return _PARENT / f"vllm-magic-{os.getuid()}"
 
 
 def _places() -> list[Path]:
-    """Where the folder may be, the first choice first."""
+    """The possible folders, in order of preference."""
     home = _home()
     return [
         _RUN / str(os.getuid()) / "vllm-magic",
@@ -211,7 +213,7 @@ def _places() -> list[Path]:
 
 
 def _home() -> Path | None:
-    """Not $HOME: two kernels must agree."""
+    """The home in the system's user database. Not $HOME, since all kernels must agree."""
     try:
         return Path(pwd.getpwuid(os.getuid()).pw_dir)
     except KeyError:
@@ -223,7 +225,7 @@ def _usable() -> list[Path]:
 
 
 def _made() -> Path | None:
-    """The first folder that this user can have alone, made where it is missing."""
+    """The first folder that this user can have alone, created if missing; None if there is none."""
     for place in _places():
         if _is_to_be_had(place):
             with suppress(OSError):
@@ -234,7 +236,10 @@ def _made() -> Path | None:
 
 
 def _is_to_be_had(place: Path) -> bool:
-    """Whether a folder there is this user's for as long as he wants: a home may be on a disk that is read only."""
+    """Whether this user can make the folder, and no other user can redirect its path.
+
+    The user may be unable to make it in the home, which may be on a read-only disk.
+    """
     try:
         trusted_path.check(place.parent)
     except OSError:

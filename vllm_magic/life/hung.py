@@ -1,6 +1,6 @@
-"""Guards that hang after their kernel's end: stopped by a signal or a debugger, or deaf. They are ended, and nothing else.
+"""End guards that hang after their kernel's end: a signal or a debugger stopped them, or they do not answer.
 
-Whoever ends them releases their server in their place, see `rescue`.
+Only the guards are ended here. The caller then releases their server in their place, see `rescue`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
     from vllm_magic.ledger import Entry
     from vllm_magic.linux.processes import Identity
 
-PATIENCE = 3.0  # seconds for which guards are stopped before they count as hung
-EXIT_LIMIT = 10.0  # seconds for a guard to be gone after SIGKILL
+PATIENCE = 3.0  # seconds; guards that stay stopped for so long count as hung
+EXIT_LIMIT = 10.0  # seconds in which a guard must be gone after SIGKILL
 
 
 def does_hang(entry: Entry) -> bool:
-    """Whether the server's kernel is gone and its guards do nothing about it, as it is now.
+    """Whether the server's kernel is gone and its guards now do nothing about that.
 
-    Guards that are not stopped are asked, which takes `visitor.ANSWER_LIMIT` seconds where they do not answer. Those that
-    are at work on the release let nobody in, and have an end of their own.
+    Guards that are not stopped are asked for an answer. If they give none, this takes `visitor.ANSWER_LIMIT`
+    seconds. Guards that are busy with the release accept no connection; they do not count as hung, and end by
+    themselves.
     """
     if entry.condition is Condition.RELEASING:
         return not visitor.answers(entry.path)
@@ -35,14 +36,14 @@ def does_hang(entry: Entry) -> bool:
 
 
 def end(entry: Entry) -> bool:
-    """End the guards of a server whose kernel is gone, if they hang; whether they are gone now."""
+    """End the guards of a server whose kernel is gone, if they hang. Return whether this ended them."""
     if entry.condition is Condition.HUNG and not stay_stopped(entry, PATIENCE):
         return False
     return does_hang(entry) and kill(entry.guards)
 
 
 def stay_stopped(entry: Entry, seconds: float) -> bool:
-    """Whether all guards that live are stopped, and stay so for a while; at once False where one is not."""
+    """Whether all living guards stay stopped for ``seconds``; False as soon as one is not stopped."""
     deadline = time.monotonic() + seconds
     while entry.are_guards_stopped:
         rest = deadline - time.monotonic()
@@ -53,7 +54,10 @@ def stay_stopped(entry: Entry, seconds: float) -> bool:
 
 
 def kill(guards: Collection[Identity]) -> bool:
-    """SIGKILL guards; whether they are gone. They are stopped first: none of them acts on another's end."""
+    """SIGKILL guards, and return whether they are gone.
+
+    They are stopped first, so that none of them reacts to the end of another.
+    """
     for number in (signal.SIGSTOP, signal.SIGKILL):
         for one in guards:
             pidfd.send(one, number)

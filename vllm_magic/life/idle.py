@@ -1,20 +1,24 @@
-"""Whether anybody uses a server: for ``--ttl``, which releases one that nobody uses, and for ``--drain``.
+"""Whether a server is in use: for ``--ttl``, which releases a server that is not, and for ``--drain``.
 
-vLLM's counters say that, so a look at ``/health`` or at the counters themselves is no use of the server. But they are as
-they were when the engine ended its last step: a request that came in the middle of a long one is not in them, be it for
-minutes. So somebody's connection is use too while it may wait for an answer:
+vLLM's counters tell that, so requests to ``/health`` or for the counters themselves do not count as use. But
+the counters date from the end of the engine's last step: a request that comes during a long step may be
+missing from them for minutes. So a client's connection also counts as use while the client may be waiting for
+an answer. There are three such cases:
 
-- It has asked, and nothing of an answer was sent since.
-- It has been quiet for longer than the server leaves an idle connection open (uvicorn's ``timeout_keep_alive``, 5 seconds
-  unless VLLM_HTTP_TIMEOUT_KEEP_ALIVE says otherwise): so it is none, but a stream whose first token is not there yet.
-- It carried data just now, which may be the beginning of such a stream or the end of an answer. It is taken for the former,
-  unless the same connection has asked before and the counters have not changed: such a one polls, for health say.
+- The client has sent a request, and the server has sent nothing since.
+- The server has sent nothing for longer than it leaves an idle connection open (uvicorn's
+  ``timeout_keep_alive``, 5 seconds unless VLLM_HTTP_TIMEOUT_KEEP_ALIVE says otherwise). So the connection is
+  not idle, but a stream whose first token has not come yet.
+- The connection carried data just now. This may be the beginning of such a stream or the end of an answer. It
+  is taken for the beginning of a stream, unless the same connection has sent a request before and the
+  counters have not changed since: such a client only polls, for example ``/health``.
 
-A client that keeps its connection open, as the openai package's does, thus keeps a server for those 5 seconds, and one that
-polls over the same connection for one poll. A connection that waits puts the end off and is no use of itself: once the
-request is answered, the counters have it. A connection over which nothing ever came does not count.
+So a client that keeps its connection open, as the openai package does, keeps a server for those 5 seconds. A
+client that polls over one connection keeps a server for one poll. A waiting connection only delays the end of
+the server. The time without a request does not start again: once the request is answered, the counters
+include it. A connection over which the client never sent anything does not count.
 
-Where the kernel does not say when a connection carried data, each counts for as long as it is there.
+Where the kernel does not say when a connection carried data, each connection counts for as long as it exists.
 """
 
 from __future__ import annotations
@@ -31,24 +35,25 @@ if TYPE_CHECKING:
     from vllm_magic.engine.api import Activity, Api
     from vllm_magic.linux.connections import Connection
 
-LOOKS = 10  # in each time to live
+LOOKS = 10  # number of looks in one time to live
 SHORTEST, LONGEST = 1.0, 60.0  # seconds between two looks
 KEEP_ALIVE = 5.0  # seconds for which vLLM leaves an idle connection open (vllm/envs.py)
-LATE = 1.0  # seconds after that in which it is closed
+LATE = 1.0  # seconds in which vLLM then closes the connection
 
 
 class Use(NamedTuple):
-    """What a look has seen: the counters, None where the server does not say, and the connections."""
+    """The result of a look: the counters (None where the server does not tell them) and the connections."""
 
     activity: Activity | None
     connections: tuple[Connection, ...] = ()
 
 
 def look(api: Api, port: int) -> Use:
-    """Look at a server. Takes as long as its answer.
+    """Look at a server. This takes as long as the server's answer.
 
-    The connections are looked at before the counters, since a request that is answered then is in these, and after them,
-    since another one may have come meanwhile.
+    The connections are read twice. They are read before the counters, since a request that is answered
+    between the two is in the counters; and again after the counters, since another request may have come
+    meanwhile.
     """
     before = connections.established(port)
     activity = api.activity()
@@ -67,17 +72,17 @@ class Requests:
     """Judges whether a server has requests under way, from one look to the next.
 
     Args:
-        keep_alive: seconds for which it leaves an idle connection open.
+        keep_alive: seconds for which the server leaves an idle connection open.
     """
 
     def __init__(self, keep_alive: float = KEEP_ALIVE) -> None:
         self._quiet = keep_alive + LATE
         self._served: float | None = None
-        # Bytes that a connection had received when its request seemed to be answered, since it last waited.
+        # By connection: the bytes received when its request first seemed answered, since it last waited.
         self._answered: dict[bytes, int | None] = {}
 
     def under_way(self, use: Use) -> bool | None:
-        """Take in a look; None where the server does not say."""
+        """Take in a look. Return whether requests are under way; None where the server does not say."""
         if use.activity is None:
             return None
         if use.activity.served != self._served:
@@ -97,15 +102,15 @@ class Requests:
 
 
 class Idleness:
-    """Judges one server, from the first `rest` on: that is when the time begins.
+    """Judges whether one server is idle. The time begins with the first look that has counters.
 
     Args:
-        ttl: seconds without a request after which it is over.
-        requests: judges whether there are requests under way.
+        ttl: seconds without a request after which the server is idle.
+        requests: judges whether requests are under way.
         clock: as `time.monotonic`.
 
     Attributes:
-        over: whether that time has passed.
+        over: whether the server was idle at the last look.
     """
 
     def __init__(
@@ -124,7 +129,7 @@ class Idleness:
         return max(0.0, self._next - self._clock())
 
     def judge(self, use: Use) -> bool:
-        """Take in a look at the server; True once it is idle, and never where the server does not say what it does."""
+        """Take in a look. Return True once the server is idle; False if the counters are not known."""
         now = self._clock()
         pause = min(max(self._ttl / LOOKS, SHORTEST), LONGEST)
         activity, waits = use.activity, self._requests.under_way(use)
@@ -137,5 +142,5 @@ class Idleness:
 
 
 def farewell(ttl: float | None) -> str:
-    """What became of a server that was idle, in words."""
+    """Say what happened to an idle server, in words."""
     return f"released after {told(ttl or 0.0)} without a request"

@@ -1,15 +1,16 @@
-"""Judging one GPU after a server's end, from how it was before the start, how it was while the server ran, and now.
+"""Judge one GPU after a server's end: compare it before the start, while the server ran, and now.
 
-Nothing here looks at anything. What the driver's figures are worth is known (nvidia-smi's "used" differs between
-drivers and versions of the call; per-process figures are absent on WSL2 and MIG, are 0 or carry other pids in some
-containers): memory is judged by what changed since a baseline, and what other processes took since then is taken
-off where the driver names them.
+The functions here read no GPU. The driver's figures cannot be used as they are: nvidia-smi's "used" differs
+between drivers and versions of the call; per-process figures are absent on WSL2 and MIG, and in some
+containers they are 0 or carry other pids. So memory is judged by its change since a baseline, less what other
+processes took since then, where the driver names them.
 
-Who came while the server ran, and stays, may be a neighbour or a process of the server's that nobody knows of: a daemon
-without its mark, a worker that another daemon started for it. The driver does not tell which. So such a holder never
-makes a release fail, since a neighbour on the GPU is an everyday thing; but "NVML memory" says that everything that came
-is gone again, and it is not: the proof is "NVML processes" at most, which says just what is known (every process of the
-server that is known is dead, and the driver lists none of them), and the note names the holder.
+A process that came to the GPU while the server ran, and stays, may be a neighbour. It may also be a process
+of the server that is not known: a daemon without the server's mark, or a worker that another daemon started
+for the server. The driver does not tell which. Neighbours on a GPU are common, so such a process never makes
+a release fail. But the proof "NVML memory" says that everything that came is gone again, which is then not
+true. So the proof is at most "NVML processes", which says exactly what is known (every known process of the
+server is dead, and the driver lists none of them), and the note names the process.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 
     from vllm_magic.gpu.devices import ComputeProcess, Gpu
 
-TOLERANCE = 64 * 2**20  # bytes; the driver's own share moves a little with the number of its clients
-SETTLED = 5.0  # seconds after which what is still in use stays so: a driver gives back in less, or not at all
-FORGOTTEN = 2.0  # seconds for the driver to forget processes that have ended, of other servers too
-SMALL_REST = 2**30  # bytes; no engine holds so little
+TOLERANCE = 64 * 2**20  # bytes; the driver's own share varies a little with the number of its clients
+SETTLED = 5.0  # seconds; memory that a driver has not given back by then is never given back
+FORGOTTEN = 2.0  # seconds until the driver lists no ended processes any more, of other servers too
+SMALL_REST = 2**30  # bytes; every engine holds more
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,15 @@ class Case:
     """One GPU that the server used.
 
     Attributes:
-        baseline: before the start.
-        looks: while the server ran, oldest first; none where nobody could look.
-        now: after the end; None where it is not in sight any more.
+        baseline: the GPU before the start.
+        looks: the GPU while the server ran, oldest first; empty where it could not be read.
+        now: the GPU after the end; None where it cannot be seen any more.
         ours: pids of the server's processes, all of which have ended.
-        named: whether the driver listed one of them while the server ran, on this GPU or on another.
-        reused: pids that the driver lists now and that belong to living processes, none of them the server's.
+        named: whether the driver listed one of these processes while the server ran, on this GPU or on
+            another.
+        reused: pids in `ours` that the driver lists now, and that living processes outside the server have.
         young: pids that the driver lists now, of processes that were started after the server.
-        hidden: pids that the driver lists now and that no living process has here.
+        hidden: pids that the driver lists now, and for which no living process is visible here.
     """
 
     baseline: Gpu
@@ -56,7 +58,10 @@ class Case:
 
 
 class Judgement(NamedTuple):
-    """Whether the memory is back, by which proof (None: no more than was known without the driver), and what to note."""
+    """Whether the memory is back, by which proof, and what to note.
+
+    The proof is None where the driver's figures prove nothing more than was already known without them.
+    """
 
     back: bool
     proof: Proof | None
@@ -68,7 +73,7 @@ def judge(case: Case, waited: float) -> Judgement:
 
     Args:
         case: the GPU.
-        waited: seconds since the server's end; infinite for the last look.
+        waited: seconds waited for the memory so far; infinite for the last look.
     """
     where = f"GPU {case.baseline.index}"
     if case.now is None:
@@ -84,10 +89,11 @@ def judge(case: Case, waited: float) -> Judgement:
 
 
 def arrivals(case: Case) -> list[ComputeProcess]:
-    """Who computes on the GPU now, did not before the start, and is not known to be the server's.
+    """The processes that compute on the GPU now and did not before the start, except the server's known ones.
 
-    Who only draws has no CUDA, without which vLLM does nothing on a GPU. Where the driver listed nobody before the start,
-    only those have come for sure that are younger than the server.
+    Processes that only draw are left out: they do not use CUDA, and vLLM does nothing on a GPU without CUDA.
+    If the driver could not list processes before the start, only processes younger than the server are sure
+    to have come.
     """
     if case.now is None:
         return []
@@ -103,7 +109,7 @@ def arrivals(case: Case) -> list[ComputeProcess]:
 
 
 def weakened(judged: Judgement, case: Case) -> Judgement:
-    """The same where somebody came who stays: see above."""
+    """The judgement with a weaker proof, where an unknown process came and stays (see the module)."""
     if judged.proof is not Proof.NVML_MEMORY:
         return judged
     return judged._replace(proof=Proof.NVML_PROCESSES if case.named else None)
@@ -133,17 +139,20 @@ def _judge_memory(case: Case, baseline: Gpu, now: Gpu, waited: float) -> Judgeme
     note = f"{where} {_more(now.used - baseline.used)}, and the driver does not say whose that is"
     rest = now.used - _expected_without_names(case, baseline.used, now)
     came = max((look.used - baseline.used for look in case.looks if look.used is not None), default=None)
-    # A failed start on a GPU of which the driver says little is not held up for long, and keeps its own cause.
+    # Where the driver says little about the GPU, a failed start must not wait long, and must report its own
+    # cause.
     settled = waited >= SETTLED and (came is None or rest <= min(SMALL_REST, came // 2))
     return Judgement(rest <= TOLERANCE or settled, None, note)
 
 
 def _judge_by_names(case: Case, start: int, now: Gpu, used: int, waited: float) -> Judgement:
-    """Where the driver names all who compute and what they hold: by what nobody is named for.
+    """Judge by the memory in use that no listed process accounts for.
 
-    That must be no more than before the start for the full proof. Else it is enough that used memory fell by what the
-    server's processes held: that there is no more of it than while these were listed. What came a little later than the
-    last look (a display, the driver's own) is not held against the server for ever.
+    This needs a driver that lists every computing process and says how much it holds. For the full proof,
+    there must be no more of this memory than before the start. Otherwise it is enough that used memory fell
+    by what the server's processes held: there is no more of this memory than while these processes were
+    listed. A small growth after the last look (a display, the driver's own memory) fails a release only until
+    `SETTLED` seconds have passed.
     """
     rest = _nameless(now, used) - _nameless(case.baseline, start)
     if rest <= TOLERANCE:
@@ -153,7 +162,7 @@ def _judge_by_names(case: Case, start: int, now: Gpu, used: int, waited: float) 
     looks = [(held, look) for look in case.looks if (held := _held(look, case.ours)) is not None]
     most = max((held for held, _ in looks), default=None)
     if most is not None:
-        # One of those at which some of the server's processes had ended already is no measure.
+        # Leave out looks at which some of the server's processes had already ended.
         measures = [_nameless(look, look.used or 0) for held, look in looks if 2 * held >= most]
         grown = _nameless(now, used) - measures[-1]
         small = min(SMALL_REST, most // 2) if most else SMALL_REST
@@ -163,27 +172,28 @@ def _judge_by_names(case: Case, start: int, now: Gpu, used: int, waited: float) 
 
 
 def _says_how_much(gpu: Gpu) -> bool:
-    """Whether the driver says of everybody who computes what that process holds; 0 bytes is what some containers say."""
+    """Whether the driver says how much each computing process holds (not 0 bytes, as in some containers)."""
     return gpu.processes is not None and all(one.used for one in gpu.processes if one.computes)
 
 
 def _nameless(gpu: Gpu, used: int) -> int:
-    """Bytes in use that no listed process accounts for; below 0 where several are told to hold the same ones."""
+    """Bytes in use that no listed process accounts for; negative if the driver counts bytes for several."""
     return used - sum(process.used or 0 for process in gpu.processes or ())
 
 
 def _held(look: Gpu, ours: frozenset[int]) -> int | None:
-    """Bytes that the server held; None where the driver said nothing of use."""
+    """Bytes that the server held at this look; None where the driver did not say that."""
     if look.used is None or not _says_how_much(look):
         return None
     return sum(process.used or 0 for process in look.processes or () if process.pid in ours)
 
 
 def _expected_without_names(case: Case, start: int, now: Gpu) -> int:
-    """What may be in use where the driver does not name the server's processes: an estimate, and no proof.
+    """Bytes that may be in use if the driver does not name the server's processes: an estimate, not a proof.
 
-    That is what was used before the stop less what came while the server started. For one that never came
-    so far it is what others are said to have taken.
+    The estimate is the memory used before the stop, less the growth while the server started. For a server
+    that failed before the first look, it is the memory used before the start, plus what other processes have
+    taken since then, as far as the driver says.
     """
     if not case.looks:
         return start + _taken_by_others(case, now)
@@ -194,10 +204,10 @@ def _expected_without_names(case: Case, start: int, now: Gpu) -> int:
 
 
 def _taken_by_others(case: Case, now: Gpu) -> int:
-    """Bytes that others hold now and did not hold before the start.
+    """Bytes that other processes hold now and did not hold before the start.
 
-    What a pid took that is not visible here is not taken off: it may be one of the server's under another number (a
-    container that sees the host's pids).
+    Pids that are not visible here do not count: such a pid may be a process of the server under another
+    number (in a container whose driver lists the host's pids).
     """
     then = {process.pid: process.used or 0 for process in case.baseline.processes or ()}
     taken = 0

@@ -1,4 +1,4 @@
-"""Who else computes on a GPU: which of the processes there are known to be no server's, or another server's of ours."""
+"""Who else computes on a GPU: find processes that are not known to belong to this user's other servers."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import ComputeProcess
     from vllm_magic.ledger import Entry
 
-NAMED = 3  # holders in one line
+NAMED = 3  # processes named in one line
 
 
 def unknown(pids: Iterable[int], own: str, kernel: Identity | None) -> set[int]:
-    """Those of these processes of which it is not known whose they are.
+    """Return the processes whose owner is not known.
 
-    Known is this process, the server's kernel, and what belongs to another server of this user: by its seal, by the
-    session of its leader, or below its guards, who adopt what flees.
+    Known processes are this process, the server's kernel, and the processes of this user's other servers. A
+    process belongs to such a server if it has the server's seal, is in the session of the server's leader, or
+    is below the server's guards, which adopt processes whose parents have ended.
 
     Args:
         pids: as the driver lists them.
-        own: the mark's value of the server that has ended.
-        kernel: of that server, where it is another process than this one.
+        own: the mark's value for the server that has ended.
+        kernel: the kernel of that server, if it is not this process.
     """
     wanted = set(pids) - {os.getpid()}
     if kernel is not None and processes.is_alive(kernel):
@@ -42,7 +43,7 @@ def unknown(pids: Iterable[int], own: str, kernel: Identity | None) -> set[int]:
 
 
 def told(gpu: int, several: Sequence[ComputeProcess], hidden: Collection[int]) -> str:
-    """One line on those who came to a GPU, the largest first; ``hidden`` are the pids that nobody has here."""
+    """One line on the processes that came to a GPU, the largest first; ``hidden``: pids not visible here."""
     ordered = sorted(several, key=lambda one: one.used or 0, reverse=True)
     more = f", and {len(ordered) - NAMED} more do" if len(ordered) > NAMED else ""
     named = ", ".join(_told(one, hidden) for one in ordered[:NAMED])
@@ -56,14 +57,14 @@ def told(gpu: int, several: Sequence[ComputeProcess], hidden: Collection[int]) -
 
 def _others(own: str) -> Iterator[Entry]:
     """This user's other servers."""
-    with suppress(OSError):  # no ledger that can be read: then nobody is known
+    with suppress(OSError):  # the ledger cannot be read: then no server is known
         for entry in ledger.entries():
             if entry.record and entry.id != own and entry.condition is not ledger.Condition.FOREIGN:
                 yield entry
 
 
 def _heads(entry: Entry) -> Iterator[Identity]:
-    """Its leader, its guards, and those whom these adopted."""
+    """The server's leader, its guards, and the processes that the guards have seen below them."""
     record = entry.record
     if record is not None:
         named = (record.leader, record.outer, record.inner, *records.known(str(entry.path)))

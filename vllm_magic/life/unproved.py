@@ -1,7 +1,8 @@
-"""Releases that are not proved: what another look at the GPUs needs, kept on disk for whoever asks again.
+"""Releases that are not proved: keep on disk what another look at the GPUs needs, for a later check.
 
-Nothing of such a server lives, and its private folder is cleared. STATE FOLDER/unproved/ID.json has the GPUs as they were
-before its start and while it ran, and its processes; it goes when the release is proved, or when it is a day old.
+No process of such a server lives any more, and its private folder is cleared. STATE FOLDER/unproved/ID.json
+has the GPUs before the server's start and while it ran, and the server's processes. The file is removed when
+the release is proved, or when the file is a day old.
 """
 
 from __future__ import annotations
@@ -31,31 +32,32 @@ if TYPE_CHECKING:
     from vllm_magic.release import Release
 
 KEPT = 86400.0  # seconds
-LONGEST = 2**20  # bytes; what is longer is not ours
+LONGEST = 2**20  # bytes; a longer file is not one of this package
 
 
 @dataclass(frozen=True)
 class Looked:
-    """A server of an earlier release that was looked at again."""
+    """An earlier release, and what another look at the GPUs has shown."""
 
     release: Release
 
     @property
     def verified(self) -> bool:
-        """Whether it is proved now."""
+        """Whether the release is proved now."""
         return self.release.verified
 
     @property
     def text(self) -> str:
-        """What was seen, in one line."""
+        """The result in one line."""
         note = f" {self.release.note}." if not self.release.verified else self.release.in_brackets
         return f"{self.release.text}{note}"
 
 
 def note(leader: Identity | None, witness: Witness | FarWitness, release: Release) -> None:
-    """Keep what another look at the GPUs needs, where one may prove the release; forget it where it is proved.
+    """Keep what another look at the GPUs needs, if it may prove the release; remove it after the proof.
 
-    What cannot be written is not kept: the release has failed, and says so.
+    If the file cannot be written, nothing is kept, and no error is raised: the release itself reports that it
+    failed.
     """
     packed = witness.packed()
     if packed is None or release.left:
@@ -72,15 +74,15 @@ def note(leader: Identity | None, witness: Witness | FarWitness, release: Releas
             _write(path, packed | said)
         else:
             path.unlink()
-            path.parent.rmdir()  # where that was the last one
+            path.parent.rmdir()  # fails where other files are left
 
 
 def look_again(probe: Probe, name: str | None = None) -> list[Looked]:
-    """Look at the GPUs again for each release that is not proved, the oldest first.
+    """Look at the GPUs again for each release that is not proved, oldest first.
 
     Args:
         probe: looks at the GPUs.
-        name: of the only server to look for, or its folder's id.
+        name: the name of the only server to look for, or the id of its folder; None for all servers.
     """
     found: list[Looked] = []
     for path in sorted(_folder().glob("*.json"), key=ledger.modified):
@@ -115,7 +117,7 @@ def _write(path: Path, kept: Mapping[str, Any]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """What is kept there; None for what is not ours, old, or of another boot or machine."""
+    """The content of the file; None if it is another user's, invalid, old, or of another boot or machine."""
     try:
         if time.time() - ledger.modified(path) > KEPT or path.stat().st_uid != os.getuid():
             return None

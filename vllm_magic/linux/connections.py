@@ -1,7 +1,7 @@
-"""The established TCP connections of a listening port, and when each of them carried data last.
+"""The established TCP connections of a listening port, and when each of them last carried data.
 
-The kernel tells that by netlink (sock_diag(7); linux/inet_diag.h and tcp.h). Where it does not, since its module is missing
-or a sandbox forbids it, /proc/net/tcp tells at least which connections there are.
+The kernel tells this by netlink (sock_diag(7); linux/inet_diag.h and tcp.h). Where it does not, because its
+module is missing or a sandbox forbids the call, /proc/net/tcp still tells which connections exist.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ _INFO = 2  # INET_DIAG_INFO
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr
 _REQUEST = struct.Struct("=BBBxI48x")  # inet_diag_req_v2, for any port and address
 _MESSAGE = 72  # bytes of inet_diag_msg
-_COOKIE = slice(44, 52)  # of it; no two connections ever have the same one
+_COOKIE = slice(44, 52)  # the cookie in inet_diag_msg, unique to each connection
 # tcp_info: last_data_sent and last_data_recv in ms, bytes_received, data_segs_out (Linux 4.6)
 _TCP_INFO = struct.Struct("=44xI4xI72xQ20xI")
 
 
 class Connection(NamedTuple):
-    """One connection, as the side sees it that was connected to.
+    """One connection, as seen from the listening side.
 
     Attributes:
-        name: tells this connection from all others.
-        received: bytes that came so far; None where the kernel does not say.
-        silent: seconds since some of them came; infinite where the kernel does not say.
-        mute: seconds since this side sent some; infinite where it never did, or the kernel does not say.
+        name: identifies this connection; no other connection has the same name.
+        received: bytes received so far; None where the kernel does not say.
+        silent: seconds since this side last received bytes; infinite where the kernel does not say.
+        mute: seconds since this side last sent bytes; infinite if it never did, or where the kernel does not
+            say.
     """
 
     name: bytes
@@ -45,7 +46,7 @@ class Connection(NamedTuple):
 
 
 def established(port: int) -> list[Connection]:
-    """The connections of whoever listens on ``port`` in this network namespace."""
+    """The established connections to ``port`` of this machine, in this network namespace."""
     try:
         return [one for family in (socket.AF_INET, socket.AF_INET6) for one in _told(family, port)]
     except (OSError, struct.error):
@@ -57,7 +58,7 @@ def established(port: int) -> list[Connection]:
 
 def _told(family: int, port: int) -> Iterator[Connection]:
     for message in _dump(family):
-        if struct.unpack_from("!H", message, 4)[0] != port:  # its own
+        if struct.unpack_from("!H", message, 4)[0] != port:  # the local port
             continue
         info = dict(_attributes(message[_MESSAGE:])).get(_INFO, b"")
         mute, silent, received, sent = _TCP_INFO.unpack_from(info)
@@ -65,7 +66,7 @@ def _told(family: int, port: int) -> Iterator[Connection]:
 
 
 def _dump(family: int) -> Iterator[bytes]:
-    """An inet_diag_msg with its attributes for each established connection of the namespace."""
+    """Yield an inet_diag_msg with its attributes for each established connection of the network namespace."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as asking:
         asking.settimeout(LIMIT)
         words = _REQUEST.pack(family, socket.IPPROTO_TCP, 1 << (_INFO - 1), 1 << ESTABLISHED)

@@ -1,11 +1,12 @@
-"""Children of this process that others fork (`multiprocessing.Pool`), while this package starts programs in threads.
+"""Keep this package's descriptors out of children that other code forks (`multiprocessing.Pool`).
 
-Such a child has a copy of every descriptor that is open then, for as long as it lives, and a pipe or a socket is at its
-end only when the last copy is closed. So a program is not started while somebody forks, nor the other way round
-(`spawn`): `subprocess` waits for the end of a pipe that it makes in between. And what is this process's alone and stays
-open for longer is taken from the child (`keep_out`).
+A forked child has a copy of every open descriptor for as long as the child lives, and a reader of a pipe or a
+socket sees its end only when the last copy is closed. While a thread starts a program, `subprocess` makes a
+pipe and waits for its end. So no program is started while another thread forks, and no fork happens during a
+start (`spawn`). Descriptors that stay open for longer and must not be shared are replaced in the child
+(`keep_out`).
 
-What C code forks behind Python's back is not known here. So no end of a process is told by the end of a pipe alone.
+Python does not see forks by C code. So the end of a pipe alone never counts as the end of a process.
 """
 
 from __future__ import annotations
@@ -20,27 +21,26 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PATIENCE = (
-    5.0  # seconds that a fork waits for a start, which takes milliseconds; it must not hang where a disk does
-)
+# Seconds that a fork waits for starts. A start takes milliseconds; a fork must not hang where a disk hangs.
+PATIENCE = 5.0
 
 
 class HasDescriptor(Protocol):
-    """A socket, a file: what tells its descriptor, and -1 (or a ValueError) once it is closed."""
+    """A socket or a file: has a descriptor, which is -1 (or a ValueError) once it is closed."""
 
     def fileno(self) -> int:
         """The descriptor."""
         ...
 
 
-_gate = threading.Condition()  # held for an instant by a start, and by a fork until it is done
-_starts = 0  # under way
+_gate = threading.Condition()  # a start holds it for an instant, a fork until it is done
+_starts = 0  # starts under way
 _ours: weakref.WeakSet[HasDescriptor] = weakref.WeakSet()
 
 
 def spawn(words: Sequence[Any], **options: Any) -> subprocess.Popen[bytes]:
-    """`subprocess.Popen`, of which nothing gets into a child that somebody else forks meanwhile."""
-    global _starts  # noqa: PLW0603 - as a fork asks for it
+    """`subprocess.Popen`, whose descriptors do not get into a child that another thread forks meanwhile."""
+    global _starts  # noqa: PLW0603 - a fork waits for it to be 0
     with _gate:
         _starts += 1
     try:
@@ -52,33 +52,32 @@ def spawn(words: Sequence[Any], **options: Any) -> subprocess.Popen[bytes]:
 
 
 def keep_out(one: HasDescriptor) -> None:
-    """Have no forked child share this descriptor, for as long as it is open; there it leads nowhere."""
+    """Keep this descriptor out of forked children while it is open; in a child it leads to /dev/null."""
     _ours.add(one)
 
 
 def _before() -> None:
-    """Keep starts out until the fork is done, once those under way are."""
+    """Wait for the starts under way, then block new ones until the fork is done."""
     if _gate.acquire(timeout=PATIENCE):
         _gate.wait_for(lambda: not _starts, PATIENCE)
 
 
 def _in_parent() -> None:
-    with contextlib.suppress(RuntimeError):  # it was not to be had
+    with contextlib.suppress(RuntimeError):  # `_before` did not get the gate in time
         _gate.release()
 
 
 def _in_child() -> None:
-    global _gate, _starts  # noqa: PLW0603 - the threads that started something, or have the gate, are not here
+    global _gate, _starts  # noqa: PLW0603 - the threads that use them are not in the child
     _gate = threading.Condition()
     _starts = 0
-    with contextlib.suppress(OSError):  # no descriptor is free: then the copies stay
+    with contextlib.suppress(OSError):  # no descriptor is free: then the child keeps its copies
         nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for one in list(_ours):
             with contextlib.suppress(OSError, ValueError):
                 if (fd := one.fileno()) >= 0:
-                    os.dup2(
-                        nowhere, fd, inheritable=False
-                    )  # not closed: its number would be given to another
+                    # Closing the descriptor would let another file get its number.
+                    os.dup2(nowhere, fd, inheritable=False)
         os.close(nowhere)
 
 

@@ -1,4 +1,4 @@
-"""Where a pid means anything: this boot of this machine, in this PID namespace (pid_namespaces(7))."""
+"""Where a pid is valid: in this boot of this machine, in this PID namespace (pid_namespaces(7))."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ PROC_HINT = "Mount its own: mount -t proc proc /proc (with unshare: --mount-proc
 
 
 class ForeignProcError(OSError):
-    """/proc is of another PID namespace; the message says so, and what helps."""
+    """/proc shows another PID namespace; the message says so, and what helps."""
 
 
 def check_proc() -> None:
     """Check that /proc numbers processes as the system calls do.
 
     Raises:
-        ForeignProcError: it does not, so that no process can be told from another.
+        ForeignProcError: it does not, so no process can be identified.
     """
     problem = proc_problem()
     if problem:
@@ -28,23 +28,23 @@ def check_proc() -> None:
 
 
 def proc_problem() -> str:
-    """What is wrong with /proc, without a full stop; "" where it is this process's own."""
+    """What is wrong with /proc, without a full stop; "" if it shows the PID namespace of this process."""
     link, numbers = "", []
     with contextlib.suppress(OSError):
         link = os.readlink("/proc/self")
-        with open("/proc/self/status", "rb") as file:  # fails where no descriptor is free, too
+        with open("/proc/self/status", "rb") as file:  # also fails if no descriptor is free
             numbers = [line.split()[1:] for line in file if line.startswith(b"NSpid:")]
     return judge_proc(os.getpid(), link, [number.decode() for line in numbers for number in line])
 
 
 def judge_proc(pid: int, link: str, numbers: list[str]) -> str:
-    """What is wrong with a /proc.
+    """What is wrong with /proc, judged from what was read of it.
 
     Args:
-        pid: of this process.
-        link: what /proc/self is a link to; "" where it is none.
-        numbers: NSpid of /proc/self/status (proc_pid_status(5)): the pids of this process, from the PID namespace of
-            that /proc down to its own; none where Linux does not tell.
+        pid: the pid of this process.
+        link: the target of the link /proc/self; "" if there is none.
+        numbers: NSpid of /proc/self/status (proc_pid_status(5)): the pids of this process, from the PID
+            namespace of /proc down to its own; empty if Linux does not tell.
     """
     if link == str(pid) and len(numbers) <= 1:
         return ""
@@ -53,13 +53,14 @@ def judge_proc(pid: int, link: str, numbers: list[str]) -> str:
 
 
 class Place(NamedTuple):
-    """Two equal places number the same processes.
+    """Where pids come from. In two equal places, a pid means the same process.
 
     Attributes:
-        host: the name of the machine; a folder in a network's home directory is seen by several.
+        host: the name of the machine; several machines see the same folder if the home is on a network.
         boot: the kernel's random number of this boot (random(4)).
-        namespace: the PID namespace, as ``pid:[inode]``; each container has its own. The kernel gives the inode of
-            one that has ended to the next, so the start of its first process is a part of it, where /proc shows that.
+        namespace: the PID namespace, as ``pid:[inode] since START``; each container has its own. The kernel
+            gives the inode of an ended namespace to the next, so this includes the start time of the
+            namespace's first process, where /proc shows it (else ``ever``).
         user: the user id.
     """
 
@@ -70,10 +71,10 @@ class Place(NamedTuple):
 
 
 def here() -> Place:
-    """This process's place.
+    """The place of this process.
 
     Raises:
-        ForeignProcError: /proc does not tell.
+        ForeignProcError: /proc shows another PID namespace, or none.
     """
     check_proc()
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:

@@ -1,12 +1,12 @@
-"""Processes that belong to a server, wherever they went: known by two marks that children inherit, through exec as well.
+"""Find the processes of a server, wherever they went, by two marks that children inherit, also through exec.
 
-- An entry of the environment. Everybody can read it, and copy it: who debugs a server runs a command with all of its
-  environment. So it shows whom a process speaks of, and is no proof.
-- The seal: a resource limit that Linux has had no use for since 2.4.25 (RLIMIT_LOCKS, getrlimit(2)), with the id of the
-  server's folder in it. No copy of an environment has it, no program sets it, and it is there for as long as the
-  process is, also after its environment is gone, and where that may not be read.
+- An entry of the environment. Every process can read and copy it: a person who debugs a server runs a command
+  with the server's whole environment. So the entry tells to which server a process refers, but is no proof.
+- The seal: a resource limit that Linux has not used since 2.4.25 (RLIMIT_LOCKS, getrlimit(2)). Its value
+  contains the id of the server's folder. A copy of the environment does not include the seal, no program sets
+  it, and it lasts as long as the process, even where the environment is gone or may not be read.
 
-Where limits cannot be set as on Linux (gVisor), the entry is all there is, and counts.
+Where limits cannot be set as on Linux (gVisor), there is only the entry, and it counts as proof.
 """
 
 from __future__ import annotations
@@ -25,33 +25,36 @@ if TYPE_CHECKING:
     from vllm_magic.linux.processes import Identity, Process, Table
     from vllm_magic.linux.sessions import Look
 
-MARK = "VLLM_MAGIC_SERVER"  # the entry of a server's processes; its value is the id of the server's folder
+MARK = "VLLM_MAGIC_SERVER"  # the entry in the environment; its value is the id of the server's folder
 _LOCKS = 10  # RLIMIT_LOCKS, include/uapi/asm-generic/resource.h; the module resource has no name for it
-_SEALED = 0x564C4C4D << 32  # above the id's 32 bits; a limit that nobody sets by chance
+_SEALED = 0x564C4C4D << 32  # above the id's 32 bits; no program sets such a limit by chance
 
 
 def seal(identifier: str) -> None:
-    """Put the seal on this process and all that it starts: its soft limit, so that one inside another has its own.
+    """Put the seal on this process and on all processes that it starts.
+
+    The seal is the soft limit, so a server that is started inside another server can have a seal of its own.
 
     Raises:
-        OSError: the system does not let it.
-        ValueError: the hard limit is lower, or the id is not one of ours.
+        OSError: the system does not allow it.
+        ValueError: the hard limit is lower, or the id is not one of this package.
     """
     _, hard = resource.getrlimit(_LOCKS)
     resource.setrlimit(_LOCKS, (_SEALED | int(identifier, 16), hard))
 
 
 def members(mark: bytes, leader: Identity | None, known: Iterable[Identity] = ()) -> list[Process]:
-    """The living processes with ``mark`` (``b"NAME=value"``), those of the leader's session, ``known`` ones, and all below.
+    """The living processes of a server.
 
-    This process and those above it are none of them, whatever they inherited.
+    These are the processes with ``mark`` (``b"NAME=value"``), those of the leader's session, those in
+    ``known``, and all their descendants. This process and its ancestors are never included, whatever marks
+    they inherited.
     """
     mine = _own_line()
     look = sessions.look()
     marked = _carriers(look, mark, leader) - mine
-    if (
-        leader is not None
-    ):  # nobody gets into another's session: there the entry is proof enough, also without a seal
+    # No process can enter another's session, so in the leader's session the entry is proof without a seal.
+    if leader is not None:
         session = look.sessions.get(leader.pid, ())
         marked |= {pid for pid in session if processes.has_environment(pid, mark)} - mine
     sure = set(known)
@@ -66,17 +69,23 @@ def members(mark: bytes, leader: Identity | None, known: Iterable[Identity] = ()
 
 
 def carriers(mark: bytes, leader: Identity | None) -> set[int]:
-    """The pids that are proved to be the server's: none is older than the leader, from whom they have it."""
+    """The pids proved to be the server's. None is older than the leader, from which they inherit the mark."""
     return _carriers(sessions.look(), mark, leader)
 
 
 def carries(pid: int, mark: bytes) -> bool:
-    """Whether the process was started for the server with this mark; for one that is named, either of the marks will do."""
+    """Whether the process was started for the server with this mark.
+
+    Either mark is enough here, since the caller asks about one particular process.
+    """
     return is_proved(pid, mark) or processes.has_environment(pid, mark) or _hides_both(pid)
 
 
 def _hides_both(pid: int) -> bool:
-    """Whether neither mark can be read of this user's process: one that has changed its group (sg(1)) shows them to root alone."""
+    """Whether this is a process of this user of which neither mark can be read.
+
+    A process that has changed its group (sg(1)) shows its marks to root alone.
+    """
     try:
         resource.prlimit(pid, _LOCKS)
     except PermissionError:
@@ -88,9 +97,9 @@ def _hides_both(pid: int) -> bool:
 
 
 def strangers(mark: bytes, leader: Identity | None) -> list[Process]:
-    """The living processes which have the server's environment and are proved not to be its own, oldest first.
+    """The living processes that have the server's entry and are proved not to be its own, oldest first.
 
-    One in state D is left out: the read of its environment may wait for as long as that lasts.
+    Processes in state D are left out: reading their environment may block for as long as that state lasts.
     """
     if not is_sealed(mark):
         return []
@@ -106,7 +115,7 @@ def strangers(mark: bytes, leader: Identity | None) -> list[Process]:
 
 
 def _candidates(look: Look, leader: Identity | None) -> Iterable[int]:
-    """Those who can have a mark from this leader: none is older."""
+    """The pids that can have a mark from this leader: processes that are not older than the leader."""
     return look.made_since(leader) if leader else (pid for some in look.sessions.values() for pid in some)
 
 
@@ -127,7 +136,7 @@ def _has_seal(pid: int, mark: bytes) -> bool:
 
 @functools.cache
 def _limit(mark: bytes) -> int:
-    """The seal of the server with this mark; 0 where its id is none of ours."""
+    """The seal of the server with this mark; 0 where the id is not one of this package."""
     try:
         return _SEALED | int(mark.partition(b"=")[2], 16)
     except ValueError:
@@ -136,20 +145,24 @@ def _limit(mark: bytes) -> int:
 
 @functools.cache
 def is_sealed(mark: bytes) -> bool:
-    """Whether a server with this mark has a seal: who can set a limit here to what it is could set it for a server too."""
+    """Whether a server with this mark has a seal.
+
+    If this process can set its own limit to the present value, it could also set the limit for a server.
+    """
     try:
         soft, hard = resource.getrlimit(_LOCKS)
         resource.setrlimit(_LOCKS, (soft, hard))
-    except (OSError, ValueError):  # the latter for EPERM and EINVAL, of a sandbox
+    except (OSError, ValueError):  # ValueError stands for EPERM and EINVAL, as in a sandbox
         return False
     return _limit(mark) > 0 and (hard == resource.RLIM_INFINITY or hard >= _limit(mark))
 
 
 def _is_its_session(table: Table, leader: Identity, members: set[int]) -> bool:
-    """Whether the session with the leader's number is the leader's still, when he may be long dead.
+    """Whether the session with the leader's number is still the leader's, even if the leader died long ago.
 
-    A number that nobody used any more may have become another's, who has ended too and left its session behind, as
-    a daemon's parent does. Where one of its members is in it, it was in use all the time.
+    The kernel may give a number that is no longer in use to another process. That process may have ended too
+    and left its session behind, as a daemon's parent does. If a member of the server is in the session, the
+    number was in use all the time.
     """
     return leader.pid in table or any(table[pid].session == leader.pid for pid in members)
 

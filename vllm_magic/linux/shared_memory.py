@@ -1,10 +1,11 @@
-"""Shared memory in /dev/shm: what a server's processes made, and removing it when nobody maps it any more.
+"""Shared memory in /dev/shm: find the files of a server, and remove them when no process maps them any more.
 
-The kernel does not tell who made a file. So a file is a server's only where all of this holds: a process of the server
-has it open or mapped for writing (models and data that others put there are read); it is younger than the server; it
-belongs to the server's user; and it has one of the `NAMES`. Other programs use the same names, so a file is known by
-device and inode, not by its name. (Nor would that do: glibc makes a semaphore under a temporary name and links it to its
-own, so that /proc/PID/maps shows the first one, as deleted.)
+The kernel does not tell which process made a file. So a file counts as a server's only if all of this is
+true: a process of the server has it open or mapped for writing (models and data that others put there are
+only read); it is younger than the server; it belongs to the server's user; and its name is one of `NAMES`.
+Other programs use these names too, so a file is identified by device and inode. (A name would not be enough
+anyway: glibc makes a semaphore under a temporary name and then links it to its own name, so /proc/PID/maps
+shows the temporary name, as deleted.)
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from vllm_magic.linux.processes import folders, open_files
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-FOLDER = "/dev/shm"  # noqa: S108 - the kernel's own place, not a choice of ours
+FOLDER = "/dev/shm"  # noqa: S108 - the kernel's own place, not our choice
 NAMES = (
     "psm_*",  # multiprocessing.shared_memory: vLLM's message queues
     "sem.mp-*",  # multiprocessing's locks
@@ -45,7 +46,7 @@ class Segment(NamedTuple):
 
 
 def mapped_by(pids: Iterable[int]) -> set[Segment]:
-    """The segments which these processes map or hold open for writing; unreadable and ended processes give none."""
+    """The segments that these processes map or have open for writing, as far as that can be read."""
     return {
         segment
         for pid in pids
@@ -54,22 +55,23 @@ def mapped_by(pids: Iterable[int]) -> set[Segment]:
 
 
 def present(segments: Iterable[Segment]) -> set[Segment]:
-    """Those of the segments that are there still."""
+    """The segments among ``segments`` that still exist."""
     wanted = set(segments)
     return wanted & {segment for segment, _ in _entries()} if wanted else set()
 
 
 def unlink_unmapped(segments: Iterable[Segment], since: float) -> list[str]:
-    """Remove those of the segments that can be the server's and that no process maps any more; returns the paths removed.
+    """Remove the server's possible segments that no process maps any more. Return the paths removed.
 
     Args:
-        segments: what a server had mapped for writing.
-        since: when the server began, in seconds since the epoch. What is older it has not made: people keep models
-            there, and a server maps those too.
+        segments: the segments that a server had mapped for writing.
+        since: when the server began, in seconds since the epoch. The server did not make older files: people
+            keep models in /dev/shm, and a server maps those too.
 
-    The kernel is asked first (`_is_free`), and only where it does not say so the maps of all processes are read. Those
-    of other users' processes cannot be: such a process can map a segment only if the segment's mode lets others in, and
-    then it stays.
+    The kernel is asked first (`_is_free`). The maps of all processes are read only for the segments that the
+    kernel does not call free. The maps of another user's process cannot be read. Such a process can map a
+    segment only if the segment's mode gives other users access, so a segment with such a mode is then not
+    removed.
     """
     wanted = set(segments)
     if not wanted:
@@ -86,28 +88,28 @@ def unlink_unmapped(segments: Iterable[Segment], since: float) -> list[str]:
 
 
 def _may_be_made(entry: os.DirEntry[str], since: float) -> bool:
-    """Whether a server of this user that began at ``since`` can have made it."""
+    """Whether a server of this user that began at ``since`` can have made the file."""
     stat = _stat(entry.path)
     named = any(fnmatch.fnmatchcase(entry.name, name) for name in NAMES)
     return stat is not None and named and stat.st_uid == os.geteuid() and stat.st_mtime >= since
 
 
 def _is_free(path: str) -> bool:
-    """Whether the kernel says that no process of the machine maps it or has it open; False where it does not say.
+    """Whether the kernel says that no process of the machine maps the file or has it open; else False.
 
-    It gives a write lease (fcntl(2), F_SETLEASE) only on a file that nobody else has open, and a map counts as that.
-    Leases are for the owner of the file, and not on every file system. One is refused as well while somebody else asks
-    this, or reads in /proc of a process that maps the file and has ended just now.
+    The kernel grants a write lease (fcntl(2), F_SETLEASE) only on a file that no other process has open or
+    mapped. Only the file's owner gets a lease, and not on every file system. A lease is also refused while
+    another process makes this same check, or reads /proc of a process that maps the file and has just ended.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:
-        # Who opens it in this instant waits a moment, and has this signal sent here: it is ignored by default.
+        # A process that opens the file now waits a moment, and this process gets SIGURG, ignored by default.
         fcntl.fcntl(fd, _F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)  # a forked copy of the descriptor would keep it
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)  # a forked copy of fd would keep the lease
     except OSError:
         return False
     finally:
@@ -116,7 +118,7 @@ def _is_free(path: str) -> bool:
 
 
 def _drop_mapped(found: dict[Segment, os.DirEntry[str]]) -> bool:
-    """Take out the segments that some process maps or has open; whether the maps of one could not be read."""
+    """Drop from ``found`` what any process maps or has open. Return whether any maps were unreadable."""
     blind = False
     for pid in processes.pids() if found else ():
         mapped = _mapped(pid)
@@ -146,7 +148,7 @@ def _unlink(entry: os.DirEntry[str], *, private_only: bool) -> bool:
 
 
 def _mapped(pid: int, *, writable: bool = False) -> set[Segment] | None:
-    """The segments that the process maps, or those that it can write to so; None where this may not be read."""
+    """The segments that the process maps (``writable``: shared for writing); None if they may not be read."""
     for folder in folders(pid):
         try:
             with open(f"{folder}/maps", "rb") as file:
@@ -156,7 +158,7 @@ def _mapped(pid: int, *, writable: bool = False) -> set[Segment] | None:
         except OSError:
             continue
         if lines:
-            # address, permissions, offset, device as major:minor in hexadecimal, inode, path (proc_pid_maps(5))
+            # address, permissions, offset, device (hexadecimal major:minor), inode, path (proc_pid_maps(5))
             rows = [line.split(None, 5) for line in lines if b" /dev/shm/" in line]
             return {
                 Segment(_device(row[3]), int(row[4]))
@@ -181,7 +183,7 @@ def _opened(pid: int, *, writable: bool = False) -> set[Segment]:
 
 
 def _is_for_writing(link: str) -> bool:
-    """Whether the descriptor is: the link's own mode tells (proc_pid_fd(5))."""
+    """Whether the descriptor is open for writing, as the mode of the link itself tells (proc_pid_fd(5))."""
     try:
         return bool(os.lstat(link).st_mode & 0o200)
     except OSError:

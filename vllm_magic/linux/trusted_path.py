@@ -1,9 +1,10 @@
-"""Whether a path leads where this user wants: no link on it may belong to another user.
+"""Check that other users cannot redirect a path: links on it must belong to root or to this user.
 
-Whoever may write into a folder on the path can put another one in the place of ours, but cannot make one that belongs to
-this user: the private folder at the end is checked for that by those who use it. What else would lead astray is a link to
-another folder of this user. So folders of other users are no obstacle, as they are in containers that run under any user
-id (OpenShift), in volumes of Kubernetes with mode 0777 and below a project's folder on a cluster.
+A user who may write into a folder on the path can put another folder in the place of ours, but cannot make
+one that belongs to this user. The callers check the owner of the private folder at the end of the path. The
+remaining danger is a link to a different folder of this user. So only links are refused, and folders of other
+users are accepted. They occur in containers that run under any user id (OpenShift), in volumes of Kubernetes
+with mode 0777, and below a project's folder on a cluster.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ import os
 import stat
 from pathlib import PurePath
 
-MOST_LINKS = 40  # as the kernel follows (path_resolution(7))
+MOST_LINKS = 40  # the number that the kernel follows (path_resolution(7))
 
 
 def check(path: str | os.PathLike[str]) -> None:
-    """Look at every part of the path that is there.
+    """Check every part of the path that exists.
 
     Raises:
-        PermissionError: another user could lead it elsewhere; the message says which part, and why.
-        OSError: it cannot be looked at.
+        PermissionError: another user could redirect the path; the message says at which part, and why.
+        OSError: a part cannot be read, or there are too many links.
     """
     at = "/"
     todo = _parts(path if os.path.isabs(path) else os.path.join(os.getcwd(), path))
@@ -34,7 +35,7 @@ def check(path: str | os.PathLike[str]) -> None:
         here = os.path.join(at, name)
         try:
             status = os.lstat(here)
-        except FileNotFoundError:  # whoever makes it makes it in a folder that was looked at
+        except FileNotFoundError:  # it can only be made in a folder that was checked
             return
         _check_one(here, status)
         if not stat.S_ISLNK(status.st_mode):
@@ -49,7 +50,7 @@ def check(path: str | os.PathLike[str]) -> None:
 
 
 def _parts(path: str | os.PathLike[str]) -> list[str]:
-    """The names in it, the first one last."""
+    """The names in the path, in reverse order."""
     return [name for name in reversed(PurePath(path).parts) if name != "/"]
 
 
@@ -59,7 +60,11 @@ def _check_one(path: str, status: os.stat_result) -> None:
 
 
 def _nobody() -> int:
-    """Who is shown as owner in place of users that are not of this user namespace, as root of the machine (user_namespaces(7)); else 0."""
+    """The user id shown for owners outside this user namespace, as the machine's root (user_namespaces(7)).
+
+    It is 0 in the machine's own user namespace, where all users have their own ids, or where this cannot be
+    read.
+    """
     try:
         with open("/proc/self/uid_map", encoding="ascii") as file:
             if file.read().split() == ["0", "0", "4294967295"]:
