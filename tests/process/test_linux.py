@@ -398,6 +398,20 @@ class TestSharedMemory:
             for made in (path, *links):
                 made.unlink(missing_ok=True)
 
+    def test_where_other_users_cannot_be_seen_only_private_ones_go(self, monkeypatch):
+        """One of them may map what is open to others."""
+        with holding() as (child, names):
+            segments = shared_memory.mapped_by([child.pid])
+            private, *others = sorted(names)
+            for name in others:
+                (SHM / name).chmod(0o666)
+            child.kill()
+            child.wait()
+            monkeypatch.setattr(shared_memory, "_is_free", lambda _: False)
+            read = processes.read
+            monkeypatch.setattr(processes, "read", lambda pid: None if pid == 1 else read(pid))
+            assert shared_memory.unlink_unmapped(segments, BEGAN) == [str(SHM / private)]
+
     @pytest.mark.parametrize(("mode", "removed"), [(0o600, True), (0o666, False), (0o640, False)])
     def test_where_not_all_maps_can_be_read_only_private_ones_go(self, monkeypatch, mode, removed):
         with holding() as (child, names):
