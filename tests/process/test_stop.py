@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from vllm_magic import ledger
 from vllm_magic.errors import StartFailed
 from vllm_magic.release import Proof
 
@@ -260,4 +261,21 @@ def test_more_patience_than_poll_can_count(manager, spec, traces, time_given):
     """An idle server ends at once all the same."""
     server = start(manager, spec())
     assert server.stop(grace=time_given, drain=time_given).verified
+    traces.check()
+
+
+def test_a_disk_that_hangs_does_not_hold_a_stop_up(manager, spec, monkeypatch, traces):
+    """The one of the state folder, which is asked whether it is full when a server ends."""
+    answers, gave_up = threading.Event(), threading.Event()
+
+    def hang() -> str:
+        if not answers.wait(60):
+            gave_up.set()
+        return ""
+
+    monkeypatch.setattr(ledger, "full_disk", hang)
+    server = manager.start(spec()).server
+    assert server.stop().verified
+    assert not gave_up.is_set()
+    answers.set()
     traces.check()
