@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from vllm_magic.gpu.probe import Probe
-    from vllm_magic.life.sweep import Swept
-    from vllm_magic.life.unproved import Looked
     from vllm_magic.release import Release
 
 DONE, TO_DO, WRONG_WORDS = 0, 1, 2
@@ -193,11 +191,9 @@ def _reap(words: argparse.Namespace) -> int:
 
 
 def _reap_orphans(probe: Probe) -> int:
-    from vllm_magic.life import unproved
-    from vllm_magic.life.sweep import sweep
+    from vllm_magic.life.sweep import sweep_all
 
-    looked = unproved.look_again(probe)  # first: what is swept was looked at then
-    done: list[Swept | Looked] = [*sweep(probe), *looked]
+    done = sweep_all(probe)
     _print([one.text for one in done] or ["Nothing to reap."])
     return DONE if all(one.verified for one in done) else TO_DO
 

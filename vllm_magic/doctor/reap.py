@@ -170,7 +170,7 @@ def told(one: Reaped) -> str:
 
 
 def _refuse_relatives(table: Table, pid: int) -> None:
-    if pid == unowned.INIT:
+    if pid == processes.INIT:
         raise InvalidOption("Process 1 is the system's first, and is left alone.")
     if pid == os.getpid() or os.getpid() in processes.descendants(table, pid):
         raise InvalidOption(f"Process {pid} is this program, or runs it: it is left alone.")

@@ -25,7 +25,6 @@ from vllm_magic.linux.processes import Process, Table, shown_name
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-INIT = 1
 # Programs that adopt orphans and start no engine: init, also as `systemd --user`, those of containers, of WSL 2 and of
 # Slurm's steps. As the kernel shows names: 15 characters.
 REAPERS = re.compile(
@@ -148,11 +147,12 @@ def starter(table: Table, process: Process) -> Process | None:
     parent = table.get(process.parent)
     if parent is None or not parent.alive:
         return None
-    if parent.identity.pid != INIT:  # a guard of another state folder counts as well: it ends what it adopts
+    # A guard of another state folder counts as well: it ends what it adopts.
+    if parent.identity.pid != processes.INIT:
         return None if REAPERS.fullmatch(parent.name) else parent
     if role(process) is Role.SERVER:
         return None
-    theirs, its = details.program(INIT), details.program(process.identity.pid)
+    theirs, its = details.program(processes.INIT), details.program(process.identity.pid)
     return parent if theirs is not None and theirs == its and parent.session == process.session else None
 
 

@@ -27,9 +27,7 @@ def add(shell: InteractiveShell, magics: VllmMagics) -> None:
     """Register the completion of ``%vllm`` lines in this shell, if its IPython is new enough."""
     try:
         from IPython.core.completer import SimpleCompletion, context_matcher
-    except (
-        ImportError
-    ):  # IPython before 8.6, as on Google Colab, whose runtime breaks with another version than its 7.34
+    except ImportError:  # before 8.6; Google Colab's runtime works with IPython 7.34 alone
         return
     spelled = _unbroken if hasattr(shell, "kernel") else str
 

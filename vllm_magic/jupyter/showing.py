@@ -90,15 +90,13 @@ class Showing(Deeds):
     def _reap(self, said: list[str]) -> Any:
         from vllm_magic.doctor import reap
         from vllm_magic.jupyter import views
-        from vllm_magic.life import unproved
-        from vllm_magic.life.sweep import sweep
+        from vllm_magic.life.sweep import sweep_all
 
         wanted = arguments.reap(said)
         probe = self._manager.probe
         try:
             if not wanted.pids:
-                looked = unproved.look_again(probe)  # first: what is swept was looked at then
-                return views.swept([*sweep(probe), *looked])
+                return views.swept(sweep_all(probe))
             candidates = reap.judge_all(wanted.pids)
         except OSError as error:  # the state folder is not ours alone
             raise VllmMagicError(str(error)) from None

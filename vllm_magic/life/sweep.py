@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.guard.record import Record
     from vllm_magic.ledger import Entry, Folder
+    from vllm_magic.life.unproved import Looked
     from vllm_magic.linux.processes import Process
     from vllm_magic.release import Release
 
@@ -75,6 +76,12 @@ class Swept:
                 f"{self.release.in_brackets}"
             )
         return f"{self.name} was left by a kernel that died, and is NOT released: {self.release.note}."
+
+
+def sweep_all(probe: Probe) -> list[Swept | Looked]:
+    """Sweep, and look again at each release that is not proved. Raises what `sweep` raises."""
+    looked = unproved.look_again(probe)  # first: what is swept is looked at then
+    return [*sweep(probe), *looked]
 
 
 def sweep(probe: Probe, *, far: bool = True) -> list[Swept]:

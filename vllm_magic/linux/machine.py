@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from vllm_magic.linux import processes
 
-INIT = 1
 PROC_HINT = "Mount its own: mount -t proc proc /proc (with unshare: --mount-proc)"
 
 
@@ -79,6 +78,6 @@ def here() -> Place:
     check_proc()
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         boot = file.read().strip()
-    first = processes.read(INIT)
+    first = processes.read(processes.INIT)
     namespace = f"{os.readlink('/proc/self/ns/pid')} since {first.identity.start if first else 'ever'}"
     return Place(os.uname().nodename, boot, namespace, os.getuid())

@@ -17,6 +17,7 @@ from vllm_magic.masking import mask_words
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+INIT = 1  # the first process of a PID namespace
 DEAD_STATES = frozenset("ZXx")
 HIDDEN = 0  # in place of the start time of a process that /proc does not show
 STOPPED_STATES = frozenset("Tt")  # by a signal, by a debugger

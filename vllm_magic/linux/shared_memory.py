@@ -22,7 +22,6 @@ from vllm_magic.linux.processes import folders, open_files
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-INIT = 1
 FOLDER = "/dev/shm"  # noqa: S108 - the kernel's own place, not our choice
 NAMES = (
     "psm_*",  # multiprocessing.shared_memory: vLLM's message queues
@@ -120,7 +119,9 @@ def _is_free(path: str) -> bool:
 
 def _drop_mapped(found: dict[Segment, os.DirEntry[str]]) -> bool:
     """Drop from ``found`` what any process maps or has open. Return whether any maps could not be read."""
-    blind = processes.read(INIT) is None  # /proc hides the processes of other users (hidepid, proc(5))
+    blind = (
+        processes.read(processes.INIT) is None
+    )  # /proc hides the processes of other users (hidepid, proc(5))
     for pid in processes.pids() if found else ():
         mapped = _mapped(pid)
         blind = blind or mapped is None

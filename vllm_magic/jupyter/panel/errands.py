@@ -98,17 +98,14 @@ class Work:
     def reap(self, pids: tuple[int, ...]) -> Done:
         """Release what dead kernels left; with pids, end these, which nobody owns. Then look again."""
         from vllm_magic.doctor import reap
-        from vllm_magic.life import unproved
-        from vllm_magic.life.sweep import sweep
+        from vllm_magic.life.sweep import sweep_all
 
         probe = self._manager.probe
         try:
             if pids:
                 told = [reap.told(reap.reap(one, probe)) for one in reap.judge_all(pids)]
             else:
-                looked = unproved.look_again(probe)  # first: what is swept was looked at then
-                told = [one.text for one in sweep(probe)] + [one.text for one in looked]
-                told = told or ["Nothing to reap."]
+                told = [one.text for one in sweep_all(probe)] or ["Nothing to reap."]
         except OSError as error:  # the state folder is not ours alone
             raise VllmMagicError(str(error)) from None
         return Done(" ".join(told), message=self.doctor().message)
