@@ -13,22 +13,15 @@ from vllm_magic.jupyter.magics import VllmMagics
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-_loaded: dict[int, VllmMagics] = {}
-
 
 def load(shell: InteractiveShell) -> None:
     """Register the magic, and release in the background what dead kernels left; a second time does nothing."""
-    if id(shell) not in _loaded:
-        _loaded[id(shell)] = magics = VllmMagics(shell)
+    if VllmMagics.__name__ not in shell.magics_manager.registry:
+        magics = VllmMagics(shell)
         shell.register_magics(magics)
         shell.events.register("post_run_cell", magics.tell_news)
         completion.add(shell, magics)
         threading.Thread(target=_sweep, name="vllm-magic sweep", daemon=True).start()
-
-
-def loaded(shell: InteractiveShell | None) -> VllmMagics | None:
-    """The magics of this shell; None where they are not loaded."""
-    return _loaded.get(id(shell))
 
 
 def _sweep() -> None:
@@ -48,7 +41,7 @@ def unload(shell: InteractiveShell) -> None:
     Raises:
         ReleaseFailed: something would not end; the magic stays, so that it can be looked at.
     """
-    magics = _loaded.get(id(shell))
+    magics = shell.magics_manager.registry.get(VllmMagics.__name__)
     if magics is None:
         return
     if "vllm_magic.manager" in sys.modules:
@@ -64,11 +57,10 @@ def unload(shell: InteractiveShell) -> None:
         from vllm_magic.jupyter.panel import kernel
 
         kernel.close()
-    del _loaded[id(shell)]
     registered: dict[str, dict[str, Any]] = shell.magics_manager.magics
     for kind in ("line", "cell"):
         registered[kind].pop("vllm", None)
-    shell.magics_manager.registry.pop("VllmMagics", None)
+    del shell.magics_manager.registry[VllmMagics.__name__]
     configurables = cast("list[Any]", shell.configurables)
     configurables[:] = [one for one in configurables if one is not magics]
     shell.events.unregister("post_run_cell", magics.tell_news)

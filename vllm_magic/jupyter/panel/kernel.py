@@ -63,9 +63,7 @@ class _Opened:
         self._busy = False
 
     def _magics(self) -> Any:
-        from vllm_magic.jupyter import extension
-
-        return extension.loaded(self._shell)
+        return self._shell and self._shell.magics_manager.registry.get("VllmMagics")
 
     def _settings(self) -> Settings:
         magics = self._magics()
