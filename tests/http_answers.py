@@ -8,7 +8,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from vllm_magic.engine.api import Api
-from vllm_magic.engine.command import Command
+from vllm_magic.engine.endpoint import Endpoint
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -36,8 +36,8 @@ def serving(answers, context=None, host="127.0.0.1"):
         if context:
             server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
-        command = Command(("vllm",), host, server.server_address[1], "key", secure=context is not None)
+        endpoint = Endpoint(host, server.server_address[1], "key", secure=context is not None)
         try:
-            yield Api(command)
+            yield Api(endpoint)
         finally:
             server.shutdown()

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from vllm_magic.engine.command import Command
+from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.gpu.devices import ComputeProcess, Gpu, Snapshot
 from vllm_magic.gpu.probe import Probe
@@ -53,7 +54,7 @@ def same(view: View) -> str:
 def a_server(model: str = "m/Tiny", name: str = "", args: tuple[str, ...] = ()) -> Server:
     """Make one that was never begun; what its life would tell is told by the test."""
     spec = ServerSpec(model, args, name=name, env=(("VLLM_API_KEY", KEY), ("HF_TOKEN", KEY)))
-    return with_command(spec, Command(("vllm", "serve"), "127.0.0.1", 8001, KEY))
+    return with_command(spec, Command(("vllm", "serve"), Endpoint("127.0.0.1", 8001, KEY)))
 
 
 def with_command(spec: ServerSpec, command: Command) -> Server:

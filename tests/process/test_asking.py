@@ -16,8 +16,8 @@ import pydantic
 import pytest
 
 from vllm_magic.engine.api import Activity, Api
-from vllm_magic.engine.command import Command
 from vllm_magic.engine.connection import Connection, refused
+from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.engine.generate import Kind
 from vllm_magic.engine.pooling import Classified
 from vllm_magic.errors import InvalidOption, NoChatTemplate, RequestFailed, VllmMagicError
@@ -265,7 +265,7 @@ def test_an_engine_that_dies_in_the_middle(serve):
 
 
 def test_nobody_there(serve):
-    connection = Connection("tiny", Command(("vllm",), "127.0.0.1", 9, "key"))
+    connection = Connection("tiny", Endpoint("127.0.0.1", 9, "key"))
     with pytest.raises(RequestFailed, match="tiny cannot be reached") as caught:
         connection.post("/score", {})
     assert caught.value.status is None
@@ -275,7 +275,7 @@ def test_nobody_there(serve):
 
 def test_a_wrong_key_and_a_long_silence(serve):
     server = serve(token_s=30.0)
-    wrong = Connection("tiny", Command(("vllm",), "127.0.0.1", server.port, "wrong"))
+    wrong = Connection("tiny", Endpoint("127.0.0.1", server.port, "wrong"))
     with pytest.raises(RequestFailed, match=r"answers 401: Unauthorized. server.api_key"):
         wrong.stream("/v1/completions", {"prompt": "x"})
     with pytest.raises(RequestFailed, match="silent for too long"):
@@ -377,7 +377,7 @@ def answering(kind: str, body: bytes):
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
         try:
-            yield Connection("tiny", Command(("vllm",), "127.0.0.1", server.server_address[1], "key"))
+            yield Connection("tiny", Endpoint("127.0.0.1", server.server_address[1], "key"))
         finally:
             server.shutdown()
 

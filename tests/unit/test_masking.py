@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from vllm_magic import masking
 from vllm_magic.engine import log
-from vllm_magic.engine.command import Command
+from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.jupyter import arguments, start_words, verbs, views, words
@@ -222,7 +222,7 @@ class TestKeysOfServers:
 
     def test_it_is_in_no_error_whatever_quotes_it(self):
         ServerSpec("m", ("--api-key", self.KEY))
-        made = Command(("vllm",), "127.0.0.1", 1, "random-bytes-1234")
+        made = Endpoint("127.0.0.1", 1, "random-bytes-1234")
         for error in (
             StartFailed(f"no {self.KEY}", f"or {made.api_key}", [f"with {self.KEY}"]),
             InvalidOption(f"{self.KEY}-{made.api_key}"),
@@ -232,7 +232,7 @@ class TestKeysOfServers:
             assert "random-bytes-1234" not in shown
 
     def test_it_is_no_variable_that_a_traceback_shows(self):
-        made = Command(("vllm",), "127.0.0.1", 1, self.KEY)
+        made = Endpoint("127.0.0.1", 1, self.KEY)
         assert made.api_key == self.KEY
         assert f"Bearer {made.api_key}" == f"Bearer {self.KEY}"
         assert repr(made.api_key) == "'***'"

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from vllm_magic.engine import exchange, metrics
 
 if TYPE_CHECKING:
-    from vllm_magic.engine.command import Command
+    from vllm_magic.engine.endpoint import Endpoint
     from vllm_magic.engine.exchange import Answer
     from vllm_magic.engine.metrics import Metrics
 
@@ -34,8 +34,8 @@ class Activity(NamedTuple):
 class Api:
     """A client for one server. Safe to use from any thread; each call returns within its limit."""
 
-    def __init__(self, command: Command) -> None:
-        self._url = command.url
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._url = endpoint.url
 
     def accepts(self) -> bool:
         """Whether anybody listens on the server's port. Says nothing to whoever does, and costs next to nothing."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import address as addresses
-from vllm_magic.engine import executable, flag_table, flags, free_port, lora
+from vllm_magic.engine import executable, flag_table, flags, free_port
 from vllm_magic.engine import port as ports
 from vllm_magic.engine.address import LOOPBACK
+from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.linux.marks import MARK
-from vllm_magic.masking import Secret, remember
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.spec import ServerSpec
 
 SLEEP = "--enable-sleep-mode"
+LORA = "--enable-lora"
 # The looks at a server each second are not to fill its log (vLLM 0.32, entrypoints/launchers/cli_args.py).
 QUIET = ("--disable-access-log-for-endpoints", "/health,/metrics")
 # What the notebook's kernel has in its environment for itself alone.
@@ -34,39 +35,14 @@ OF_THE_KERNEL = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "JPY_INTERRUPT_EVENT", "M
 class Command:
     """What to execute, and where it will answer. The key is in the environment only, never in argv.
 
-    ``host`` is a literal IP address. ``cluster`` and ``job`` are the address of a Ray cluster, without a password, and the id of the job there; "" for a
+    ``cluster`` and ``job`` are the address of a Ray cluster, without a password, and the id of the job there; "" for a
     server of this machine.
     """
 
     argv: tuple[str, ...] = field(repr=False)
-    host: str
-    port: int
-    api_key: str = field(repr=False)
-    secure: bool = False
+    endpoint: Endpoint
     cluster: str = ""
     job: str = ""
-
-    def __post_init__(self) -> None:
-        """Check that the host is no name: what a name stands for may change. Have the key masked wherever it is quoted."""
-        addresses.is_loopback(self.host)
-        remember(self.api_key)
-        object.__setattr__(self, "api_key", Secret(self.api_key))
-
-    @property
-    def address(self) -> str:
-        """At which this machine reaches the server; also when it listens on every address."""
-        return LOOPBACK if self.host in addresses.EVERY else self.host
-
-    @property
-    def url(self) -> str:
-        """Where this machine reaches the server."""
-        host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{'https' if self.secure else 'http'}://{host}:{self.port}"
-
-    @property
-    def exposed(self) -> bool:
-        """Whether other machines can reach it."""
-        return not addresses.is_loopback(self.host)
 
 
 def build(spec: ServerSpec) -> Command:
@@ -85,24 +61,24 @@ def build(spec: ServerSpec) -> Command:
     host, args = flags.take(args, "--host")
     host = _address(host or flags.value(spec.all_args, "--host") or LOOPBACK)
     port = _port(spec, port_text or flags.value(spec.all_args, "--port"), host)
-    made = Command(
-        argv=(path, "serve", spec.model, *args, *_quiet(spec, path), "--host", host, "--port", str(port)),
+    endpoint = Endpoint(
         host=host,
         port=port,
         api_key=dict(spec.env).get("VLLM_API_KEY") or secrets.token_urlsafe(24),
         secure=flags.has(spec.all_args, "--ssl-certfile"),
     )
-    if made.exposed and flags.has(spec.all_args, SLEEP):
+    if endpoint.exposed and flags.has(spec.all_args, SLEEP):
         raise InvalidOption(
             f"{SLEEP} opens vLLM's development routes, which no key guards: not with --host {host}. Leave one of them out."
         )
-    return made
+    argv = (path, "serve", spec.model, *args, *_quiet(spec, path), "--host", host, "--port", str(port))
+    return Command(argv, endpoint)
 
 
 def environment(
     environ: Mapping[str, str],
     spec: ServerSpec,
-    command: Command,
+    endpoint: Endpoint,
     mark: str,
     tmp: Path,
     visible: str | None,
@@ -112,13 +88,13 @@ def environment(
     Args:
         environ: the kernel's.
         spec: what was asked for.
-        command: has the key.
+        endpoint: has the key.
         mark: the value of `MARK`.
         tmp: the private TMPDIR.
         visible: CUDA_VISIBLE_DEVICES, or None to leave it as it is.
     """
     env = common_environment(environ, spec) | private_environment(mark, tmp)
-    env["VLLM_API_KEY"] = command.api_key
+    env["VLLM_API_KEY"] = endpoint.api_key
     if visible is not None:
         env["CUDA_VISIBLE_DEVICES"] = visible
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
@@ -133,8 +109,8 @@ def common_environment(environ: Mapping[str, str], spec: ServerSpec) -> dict[str
     env.update(spec.env)
     if flags.has(spec.all_args, SLEEP):
         env.setdefault("VLLM_SERVER_DEV_MODE", "1")  # where its routes are
-    if flags.has(spec.all_args, lora.FLAG):
-        env.setdefault(lora.VARIABLE, "1")
+    if flags.has(spec.all_args, LORA):
+        env.setdefault("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "1")  # without it vLLM has no routes for adapters
     env["SPT_NOENV"] = "1"  # setproctitle would wipe the mark from /proc/PID/environ
     return env
 

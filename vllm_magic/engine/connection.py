@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import httpx
     import openai
 
-    from vllm_magic.engine.command import Command
+    from vllm_magic.engine.endpoint import Endpoint
     from vllm_magic.engine.exchange import Answer
 
 SILENCE_LIMIT = 600.0  # seconds for an answer, of a stream between two words of it; as in the openai package
@@ -62,12 +62,12 @@ class Connection:
 
     Args:
         name: of the server, for messages.
-        command: how it is reached.
+        endpoint: how it is reached.
     """
 
-    def __init__(self, name: str, command: Command) -> None:
+    def __init__(self, name: str, endpoint: Endpoint) -> None:
         self._name = name
-        self._command = command
+        self._endpoint = endpoint
 
     def post(self, path: str, body: Mapping[str, Any], limit: float = SILENCE_LIMIT) -> Any:
         """The JSON that the server answers.
@@ -99,7 +99,7 @@ class Connection:
         headers = self._headers | ({"Content-Type": "application/json"} if data else {})
         with told(self._name):
             answer = exchange.ask(
-                method, self._command.url + path, limit, body=data, headers=headers, most=MOST
+                method, self._endpoint.url + path, limit, body=data, headers=headers, most=MOST
             )
         self._check(answer.status, answer.text if not answer.ok else "", path)
         return answer
@@ -138,8 +138,8 @@ class Connection:
         """
         package = _openai()
         made: openai.OpenAI = package.OpenAI(
-            base_url=f"{self._command.url}/v1",
-            api_key=self._command.api_key,
+            base_url=f"{self._endpoint.url}/v1",
+            api_key=self._endpoint.api_key,
             http_client=package.DefaultHttpxClient(**_OWN),
         )
         return made
@@ -148,21 +148,21 @@ class Connection:
         """The openai package's client for asyncio. Raises what `openai_client` raises."""
         package = _openai()
         made: openai.AsyncOpenAI = package.AsyncOpenAI(
-            base_url=f"{self._command.url}/v1",
-            api_key=self._command.api_key,
+            base_url=f"{self._endpoint.url}/v1",
+            api_key=self._endpoint.api_key,
             http_client=package.DefaultAsyncHttpxClient(**_OWN),
         )
         return made
 
     @property
     def _headers(self) -> dict[str, str]:
-        return {"Authorization": Secret(f"Bearer {self._command.api_key}")}
+        return {"Authorization": Secret(f"Bearer {self._endpoint.api_key}")}
 
     def _client(self, limit: float) -> httpx.Client:
         import httpx
 
         return httpx.Client(
-            base_url=self._command.url,
+            base_url=self._endpoint.url,
             headers=self._headers,
             timeout=httpx.Timeout(limit, connect=min(limit, exchange.CONNECT_LIMIT)),
             **_OWN,

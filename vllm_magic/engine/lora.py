@@ -10,9 +10,6 @@ from vllm_magic.errors import RequestFailed
 if TYPE_CHECKING:
     from vllm_magic.engine.connection import Connection
 
-FLAG = "--enable-lora"
-VARIABLE = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"  # without it vLLM has no such routes
-
 
 def load(connection: Connection, name: str, path: str) -> None:
     """Load the adapter in a folder; it is asked by giving its name as the model.

@@ -137,14 +137,14 @@ class Attached:
         record = entry.record
         baseline = handover.unpack_gpus(record.baseline)
         witness = Witness(probe, baseline, record.gpus if record.chosen else (), entry.folder.mark)
-        secrets = tuple(known({**dict(spec.env), "VLLM_API_KEY": command.api_key}))
+        secrets = tuple(known({**dict(spec.env), "VLLM_API_KEY": command.endpoint.api_key}))
         downloads = Downloads(spec.model, spec.all_args, {**os.environ, **dict(spec.env)})
         self._prepared = Prepared(
             entry.folder,
             witness,
             tuple(record.gpus),
-            command.address,
-            command.port,
+            command.endpoint.address,
+            command.endpoint.port,
             spec.model,
             record.since,
             downloads,

@@ -56,8 +56,8 @@ def run(
             raise VllmMagicError(f"{ours[0]} is set for the server that is measured. Leave it out.")
     # It takes the proxies of the environment, also for this machine: key and prompts would go there.
     env = {
-        **past_proxies(os.environ, command.address),
-        "OPENAI_API_KEY": command.api_key,
+        **past_proxies(os.environ, command.endpoint.address),
+        "OPENAI_API_KEY": command.endpoint.api_key,
         "VLLM_API_KEY": None,
     }
     with contextlib.closing(Errand(_words(spec, command, args), env)) as errand:
@@ -105,7 +105,7 @@ def _words(spec: ServerSpec, command: Command, args: Sequence[str]) -> list[str]
     served = flags.value(spec.all_args, "--served-model-name")
     own = [
         "--base-url",
-        command.url,
+        command.endpoint.url,
         "--model",
         spec.model,
         *(("--served-model-name", served) if served else ()),

@@ -16,6 +16,7 @@ from vllm_magic.engine import command as commands
 from vllm_magic.engine import flags, free_port
 from vllm_magic.engine.address import LOOPBACK
 from vllm_magic.engine.command import Command
+from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.engine.stages import Stage
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.guard.client import GuardPair
@@ -87,9 +88,7 @@ def build(spec: ServerSpec) -> tuple[Command, Errand]:
     )
     made = Command(
         argv=(sys.executable, str(AGENT), errand.job),
-        host=LOOPBACK,
-        port=port,
-        api_key=env.get("VLLM_API_KEY") or secrets.token_urlsafe(24),
+        endpoint=Endpoint(LOOPBACK, port, env.get("VLLM_API_KEY") or secrets.token_urlsafe(24)),
         cluster=shown(spec.cluster),
         job=errand.job,
     )

@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.engine.command import Command
+from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.gpu.devices import ComputeProcess, Gpu, Snapshot
 from vllm_magic.guard import fits
@@ -55,7 +56,7 @@ def unpack_owner(packed: Mapping[str, Any]) -> tuple[ServerSpec, Command]:
     args, in_file = tuple(spec["args"]), tuple(spec["in_file"])
     return (
         ServerSpec(**{**spec, "args": args, "in_file": in_file, "env": env, "cwd": packed["cwd"]}),
-        Command(**{**command, "argv": tuple(command["argv"])}),
+        Command(**{**command, "argv": tuple(command["argv"]), "endpoint": Endpoint(**command["endpoint"])}),
     )
 
 

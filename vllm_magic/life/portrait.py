@@ -96,7 +96,7 @@ class Portrait(Service):
     @property
     def url(self) -> str:
         """``http://127.0.0.1:PORT``."""
-        return self._command.url
+        return self._command.endpoint.url
 
     @property
     def base_url(self) -> str:
@@ -106,17 +106,17 @@ class Portrait(Service):
     @property
     def port(self) -> int:
         """The TCP port."""
-        return self._command.port
+        return self._command.endpoint.port
 
     @property
     def api_key(self) -> str:
         """The key that ``/v1`` asks for. vLLM leaves other routes open (see the README)."""
-        return str(self._command.api_key)
+        return str(self._command.endpoint.api_key)
 
     @property
     def exposed(self) -> bool:
         """Whether other machines can reach it."""
-        return self._command.exposed
+        return self._command.endpoint.exposed
 
     @property
     def id(self) -> str:
@@ -262,7 +262,7 @@ class Portrait(Service):
         if now.state is not ServerState.READY:
             hint = now.error or f"Start it again: %vllm restart {self.name}"
             raise RequestFailed(f"{self.name} cannot be asked any more: it is {now.state.value}. {hint}")
-        return Connection(self.name, self._command)
+        return Connection(self.name, self._command.endpoint)
 
     def _secrets(self) -> list[str]:
         return known({**os.environ, **dict(self.spec.env), "VLLM_API_KEY": self.api_key})

@@ -57,7 +57,7 @@ class Service(Asking):
             VllmMagicError: it does not tell.
         """
         self.connection()
-        api = Api(self._command)
+        api = Api(self._command.endpoint)
         began, found = time.monotonic(), api.metrics()
         if found is not None and window > 0:
             threading.Event().wait(window)
@@ -130,7 +130,7 @@ class Service(Asking):
     def _nap(self, level: int, go: Callable[[Api], Nap]) -> Nap:
         self.connection()
         with self._napping:
-            done = go(Api(self._command))
+            done = go(Api(self._command.endpoint))
             self._asleep = level
         return done
 

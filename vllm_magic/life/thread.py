@@ -147,7 +147,7 @@ class Life:
             attendance = Attendance(
                 prepared,
                 guards,
-                Api(self._command),
+                Api(self._command.endpoint),
                 self._requests,
                 self._wake,
                 self._notice,

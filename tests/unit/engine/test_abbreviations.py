@@ -99,7 +99,7 @@ class TestKnown:
         spec = ServerSpec("m", ("--seed", "1", *line.split()))
         assert spec == ServerSpec("m", ("--seed", "1", "--api-key", KEY))
         made = command.build(spec)
-        assert made.api_key == KEY
+        assert made.endpoint.api_key == KEY
         assert KEY not in " ".join((*made.argv, repr(spec), repr(made)))
 
     @pytest.mark.parametrize("line", [f"--hf-t {KEY}", f"--hf_tok={KEY}"])
@@ -127,7 +127,7 @@ class TestKnown:
         (tmp_path / "v.yaml").write_text("ten: 2\nhos: 127.0.0.2\nsee: 1")
         spec = ServerSpec("m", ("--config", "v.yaml"), cwd=str(tmp_path))
         assert command.gpu_count(spec.all_args) == 2
-        assert command.build(spec).host == "127.0.0.2"
+        assert command.build(spec).endpoint.host == "127.0.0.2"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from http_answers import serving
 
 from vllm_magic.engine import api
 from vllm_magic.engine.api import Activity, Api, count_in_flight
-from vllm_magic.engine.command import Command
+from vllm_magic.engine.endpoint import Endpoint
 
 METRICS = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -48,7 +48,7 @@ def test_any_other_answer_is_not(status):
 def test_nobody_there():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    client = Api(Command(("vllm",), "127.0.0.1", port, "key"))
+    client = Api(Endpoint("127.0.0.1", port, "key"))
     assert not client.is_ready()
     assert client.activity() is None
 
@@ -64,7 +64,7 @@ def test_somebody_who_does_not_speak_http():
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
-        client = Api(Command(("vllm",), "127.0.0.1", listener.getsockname()[1], "key"))
+        client = Api(Endpoint("127.0.0.1", listener.getsockname()[1], "key"))
         assert not client.is_ready()
         thread.join()
 
@@ -72,7 +72,7 @@ def test_somebody_who_does_not_speak_http():
 def test_one_that_listens_and_does_not_answer(monkeypatch):
     monkeypatch.setattr(api, "ANSWER_LIMIT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = Api(Command(("vllm",), "127.0.0.1", listener.getsockname()[1], "key"))
+        client = Api(Endpoint("127.0.0.1", listener.getsockname()[1], "key"))
         assert not client.is_ready()
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from vllm_magic.engine import address as address_module
 from vllm_magic.engine import command, executable, free_port
+from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.engine.spec import ServerSpec, default_name
 from vllm_magic.errors import ExecutableNotFound, InvalidOption, StartFailed
 
@@ -66,7 +67,7 @@ class TestArgv:
     def test_flags_of_vllm_go_to_it_as_they_stand(self, build, vllm, args):
         made = build(*args)
         assert made.argv == (
-            str(vllm), "serve", "m/Tiny", *args, "--host", "127.0.0.1", "--port", str(made.port),
+            str(vllm), "serve", "m/Tiny", *args, "--host", "127.0.0.1", "--port", str(made.endpoint.port),
         )  # fmt: skip
 
     @pytest.mark.parametrize(
@@ -76,10 +77,10 @@ class TestArgv:
     def test_a_key_among_the_flags_moves_to_the_environment(self, build, tmp_path, args):
         spec = ServerSpec("m/Tiny", (*args, "--seed", "1"), executable=build().argv[0])
         made = command.build(spec)
-        assert made.api_key == KEY
+        assert made.endpoint.api_key == KEY
         assert KEY not in " ".join(made.argv)
         assert made.argv[3:5] == ("--seed", "1")
-        assert command.environment(os.environ, spec, made, "id", tmp_path, None)["VLLM_API_KEY"] == KEY
+        assert command.environment(os.environ, spec, made.endpoint, "id", tmp_path, None)["VLLM_API_KEY"] == KEY
 
     def test_several_keys_are_refused_and_none_reaches_argv(self, build):
         # vLLM takes "--api-key one two" (cli_args.py: list[str]); the second must not be left behind.
@@ -87,10 +88,10 @@ class TestArgv:
             build("--api-key", KEY, "another", "--seed", "1")
 
     def test_a_key_of_the_spec_environment_is_used(self, build):
-        assert build(env=(("VLLM_API_KEY", KEY),)).api_key == KEY
+        assert build(env=(("VLLM_API_KEY", KEY),)).endpoint.api_key == KEY
 
     def test_without_one_each_server_gets_a_key_of_its_own(self, build):
-        keys = {build().api_key for _ in range(3)}
+        keys = {build().endpoint.api_key for _ in range(3)}
         assert len(keys) == 3
         assert min(map(len, keys)) >= 32
 
@@ -117,23 +118,23 @@ class TestArgv:
 class TestAddress:
     def test_without_a_port_there_is_a_free_one(self, build):
         made = build()
-        with socket.create_server((made.host, made.port)):
-            assert made.url == f"http://127.0.0.1:{made.port}"
+        with socket.create_server((made.endpoint.host, made.endpoint.port)):
+            assert made.endpoint.url == f"http://127.0.0.1:{made.endpoint.port}"
 
     def test_no_free_port_is_given_twice(self, build):
         """A server binds its own some seconds later, and may have been started beside many others."""
         count = free_port.REMEMBERED
-        assert len({build().port for _ in range(count)}) == count
+        assert len({build().endpoint.port for _ in range(count)}) == count
 
     def test_the_port_of_the_spec(self, build):
-        free = build().port
-        assert build(port=free).port == free
+        free = build().endpoint.port
+        assert build(port=free).endpoint.port == free
 
     @pytest.mark.parametrize("form", [("--port", "{}"), ("--port={}",), ("--port", "1", "--port={}")])
     def test_a_port_among_the_flags_wins_and_is_there_once(self, build, form):
-        free = build().port
+        free = build().endpoint.port
         made = build(*(word.format(free) for word in form), port=1)
-        assert made.port == free
+        assert made.endpoint.port == free
         assert made.argv[3:] == ("--host", "127.0.0.1", "--port", str(free))
 
     @pytest.mark.parametrize("text", ["http", "80.5", "-1", "0", "65536", "99999999999"])
@@ -180,12 +181,12 @@ class TestAddress:
         ],
     )
     def test_where_it_is_reached_and_who_can(self, host, url, exposed):
-        made = command.Command(("vllm",), host, 8000, KEY)
+        made = Endpoint(host, 8000, KEY)
         assert (made.url, made.exposed) == (url, exposed)
 
     def test_a_name_is_no_host_of_a_command(self):
         with pytest.raises(ValueError, match="localhost"):
-            command.Command(("vllm",), "localhost", 8000, KEY)
+            Endpoint("localhost", 8000, KEY)
 
     @pytest.mark.parametrize(
         ("host", "found", "address"),
@@ -209,18 +210,18 @@ class TestAddress:
         monkeypatch.setattr(free_port, "choose", lambda _: 8000)
         made = build("--host", host)
         assert made.argv[3:] == ("--host", address, "--port", "8000")
-        assert (made.host, made.url) == (address, command.Command(("vllm",), address, 8000, KEY).url)
+        assert (made.endpoint.host, made.endpoint.url) == (address, Endpoint(address, 8000, KEY).url)
 
     def test_every_address(self, build):
         made = build("--host", "0.0.0.0")
-        assert made.exposed
+        assert made.endpoint.exposed
         assert made.argv[3:5] == ("--host", "0.0.0.0")
-        assert made.url.startswith("http://127.0.0.1:")
+        assert made.endpoint.url.startswith("http://127.0.0.1:")
 
     def test_a_certificate_means_https(self, build):
-        assert build("--ssl-certfile", "a.pem", "--ssl-keyfile", "b.pem").url.startswith("https://")
-        assert build("--ssl_certfile=a.pem").secure
-        assert not build("--ssl-ca-certs", "a.pem").secure
+        assert build("--ssl-certfile", "a.pem", "--ssl-keyfile", "b.pem").endpoint.url.startswith("https://")
+        assert build("--ssl_certfile=a.pem").endpoint.secure
+        assert not build("--ssl-ca-certs", "a.pem").endpoint.secure
 
 
 @pytest.mark.parametrize("args", [("--hf-token", "hf_secret"), ("--hf-token=hf_secret",)])
@@ -240,7 +241,7 @@ class TestEnvironment:
     def environment(self, tmp_path, visible=None, **fields) -> dict[str, str]:
         spec = ServerSpec("m/Tiny", **fields)
         return command.environment(
-            os.environ, spec, command.Command(("vllm",), "127.0.0.1", 8000, KEY), "3f9a", tmp_path, visible
+            os.environ, spec, Endpoint("127.0.0.1", 8000, KEY), "3f9a", tmp_path, visible
         )
 
     def test_what_keeps_a_server_together(self, tmp_path):

@@ -11,8 +11,8 @@ from misbehaving import WAYS, Misbehaving
 
 from vllm_magic.engine import api, connection
 from vllm_magic.engine.api import Api
-from vllm_magic.engine.command import Command
 from vllm_magic.engine.connection import Connection
+from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.engine.exchange import Exchange, NoAnswerError, TooLateError, UnreachableError, ask
 from vllm_magic.errors import ClusterUnreachable, RequestFailed
 
@@ -41,8 +41,8 @@ def in_time(call):
     return result
 
 
-def command(server: Misbehaving) -> Command:
-    return Command(("vllm",), "127.0.0.1", server.port, "key")
+def endpoint(server: Misbehaving) -> Endpoint:
+    return Endpoint("127.0.0.1", server.port, "key")
 
 
 class TestWithoutEnd:
@@ -57,7 +57,7 @@ class TestWithoutEnd:
     def test_every_look_at_a_server(self, way, monkeypatch):
         monkeypatch.setattr(api, "ANSWER_LIMIT", LIMIT)
         with Misbehaving(way) as server:
-            client = Api(command(server))
+            client = Api(endpoint(server))
             assert in_time(client.is_ready) is False
             for look in (client.activity, client.metrics, client.is_sleeping):
                 assert in_time(look) is None
@@ -66,7 +66,7 @@ class TestWithoutEnd:
     @pytest.mark.parametrize("way", ["a body, a byte at a time", "headers, a byte at a time"])
     def test_a_small_answer_of_a_server(self, way):
         with Misbehaving(way) as server:
-            asked = Connection("tiny", command(server))
+            asked = Connection("tiny", endpoint(server))
             with pytest.raises(RequestFailed, match="tiny has not answered in time"):
                 in_time(lambda: asked.send("GET", "/v1/models", limit=LIMIT))
             with pytest.raises(RequestFailed, match="tiny has not answered in time"):
@@ -77,11 +77,11 @@ class TestWithoutEnd:
         monkeypatch.setattr(connection, "REFUSAL_LIMIT", LIMIT)
         monkeypatch.setitem(WAYS, "refusal", lambda: _refusing(length.encode(), slowly=True))
         with Misbehaving("refusal") as server, pytest.raises(RequestFailed, match=r"tiny answers 400: xx"):
-            in_time(lambda: Connection("tiny", command(server)).stream("/v1/completions", {}))
+            in_time(lambda: Connection("tiny", endpoint(server)).stream("/v1/completions", {}))
         monkeypatch.setitem(WAYS, "refusal", lambda: _refusing(length.encode(), slowly=False))
         with Misbehaving("refusal") as server:
             with pytest.raises(RequestFailed, match=r"tiny answers 400: xx"):
-                in_time(lambda: Connection("tiny", command(server)).stream("/v1/completions", {}))
+                in_time(lambda: Connection("tiny", endpoint(server)).stream("/v1/completions", {}))
             assert server.sent < TAKEN
 
     @pytest.mark.parametrize("way", ["a body, a byte at a time", "chunks without end", "silence"])

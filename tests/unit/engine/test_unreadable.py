@@ -13,8 +13,8 @@ import pytest
 from vllm_magic.cluster import keys, whereabouts
 from vllm_magic.engine import download, exchange, executable, generate, log, lora, model_files, pooling
 from vllm_magic.engine.api import Api
-from vllm_magic.engine.command import Command
 from vllm_magic.engine.connection import Connection, Events
+from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption, RequestFailed
 from vllm_magic.jupyter import ask, settings
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 DEEP = "[" * 100_000
 TEXTS = [DEEP, '{"a":' * 100_000, "", "null", "[]", "5", "{}", '{"error": 5}', '{"error": []}', '{"choices": 5}',
          '{"choices": [5]}', '{"choices": [{"delta": 5}]}', '{"data": [5]}', '{"data": 5}', "\0", "9" * 10_000]  # fmt: skip
-COMMAND = Command(("vllm",), "127.0.0.1", 1, "key")
+ENDPOINT = Endpoint("127.0.0.1", 1, "key")
 
 
 def answering(monkeypatch, text: str, status: int = 200) -> None:
@@ -58,7 +58,7 @@ def test_the_deep_ones_are():
 def test_an_answer(monkeypatch, text):
     answering(monkeypatch, text)
     try:
-        Connection("tiny", COMMAND).post("/score", {})
+        Connection("tiny", ENDPOINT).post("/score", {})
     except RequestFailed as error:
         assert len(str(error)) < 500  # noqa: PT017 - some of them can be read
 
@@ -66,7 +66,7 @@ def test_an_answer(monkeypatch, text):
 def test_a_refusal(monkeypatch, text):
     answering(monkeypatch, text, status=500)
     with pytest.raises(RequestFailed, match="tiny answers 500") as raised:
-        Connection("tiny", COMMAND).post("/score", {})
+        Connection("tiny", ENDPOINT).post("/score", {})
     assert len(str(raised.value)) < 1000
 
 
@@ -85,7 +85,7 @@ def test_events(text):
 
 def test_a_pooling_model(monkeypatch, text):
     answering(monkeypatch, text)
-    connection = Connection("tiny", COMMAND)
+    connection = Connection("tiny", ENDPOINT)
     for call in (pooling.embed, pooling.classify):
         with pytest.raises(RequestFailed):
             call(connection, ["a"], {})
@@ -96,14 +96,14 @@ def test_a_pooling_model(monkeypatch, text):
 def test_the_models(monkeypatch, text):
     answering(monkeypatch, text)
     try:
-        assert lora.names(Connection("tiny", COMMAND)) == []
+        assert lora.names(Connection("tiny", ENDPOINT)) == []
     except RequestFailed as error:
         assert "makes no sense" in str(error)  # noqa: PT017 - some of them can be read
 
 
 def test_whether_it_sleeps(monkeypatch, text):
     answering(monkeypatch, text)
-    assert Api(COMMAND).is_sleeping() is None
+    assert Api(ENDPOINT).is_sleeping() is None
 
 
 def test_an_answer_in_json(text):

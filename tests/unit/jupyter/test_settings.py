@@ -127,13 +127,16 @@ class TestConfigFile:
     def test_host_and_port_are_respected(self, file, executable):
         file("port: 28123\nhost: 127.0.0.2")
         made = command.build(ServerSpec("m", ("--config", "v.yaml"), executable=executable))
-        assert made.url == "http://127.0.0.2:28123"
+        assert made.endpoint.url == "http://127.0.0.2:28123"
         assert made.argv[-4:] == ("--host", "127.0.0.2", "--port", "28123")
         assert "--config" in made.argv
         file("port: 28123\nhost: 0.0.0.0")
         flags = ("--config", "v.yaml", "--host", "127.0.0.1", "--port", "28124")
-        assert command.build(ServerSpec("m", flags, executable=executable)).url == "http://127.0.0.1:28124"
-        assert command.build(ServerSpec("m", ("--config", "v.yaml"), executable=executable)).exposed
+        assert (
+            command.build(ServerSpec("m", flags, executable=executable)).endpoint.url
+            == "http://127.0.0.1:28124"
+        )
+        assert command.build(ServerSpec("m", ("--config", "v.yaml"), executable=executable)).endpoint.exposed
 
     def test_what_else_is_read_of_it(self, file, executable):
         file("tensor-parallel-size: 2\ngpu-memory-utilization: 0.5\nshutdown-timeout: 7\nssl-certfile: x")
@@ -143,7 +146,7 @@ class TestConfigFile:
             0.5,
             7.0,
         )
-        assert command.build(ServerSpec("m", ("--config", "v.yaml"), executable=executable)).secure
+        assert command.build(ServerSpec("m", ("--config", "v.yaml"), executable=executable)).endpoint.secure
 
     @pytest.mark.parametrize(
         ("text", "said"),
