@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from vllm_magic.engine.vitals import Vitals
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.gpu.probe import Probe
-    from vllm_magic.sampler import Sampler
     from vllm_magic.server import Server
+
+    Targets = Callable[[], Mapping[Server, "Memory"] | None]
+    Publish = Callable[[Snapshot | None, Mapping[int, str]], None]
 
 PERIOD = 1.0  # seconds between two looks
 TURN = 20  # servers in one look
@@ -56,14 +58,23 @@ class Memory:
 
 
 class Rounds(threading.Thread):
-    """The thread: a round each second, until the sampler does not want it any more.
+    """The thread: a round each second, until there are no targets any more.
 
     All but `stir`, `end` and `join` is called in it.
+
+    Args:
+        probe: looks at the GPUs.
+        targets: returns the servers to look at in the next round; None to end the thread.
+        publish: called with the GPUs as they were seen last, and the server's name for each pid of a server's process that
+            the driver lists; after each sample, and after each round without servers.
     """
 
-    def __init__(self, sampler: Sampler, probe: Probe) -> None:
+    def __init__(self, probe: Probe, targets: Targets, publish: Publish) -> None:
         super().__init__(name="vllm-magic sampler", daemon=True)
-        self._sampler = sampler
+        self._targets = targets
+        self._publish = publish
+        self._latest: Snapshot | None = None
+        self._attribution: Mapping[int, str] = {}
         self._eyes = Eyes(probe)
         self._kin = Kin()
         self._looking: asyncio.Future[Snapshot] | None = None
@@ -105,7 +116,7 @@ class Rounds(threading.Thread):
 
     async def _look_on(self, loop: asyncio.AbstractEventLoop) -> None:
         ended = asyncio.ensure_future(self._ended.wait())
-        while not ended.done() and (wanted := self._sampler.wanted(self)) is not None:
+        while not ended.done() and (wanted := self._targets()) is not None:
             began = loop.time()
             self._stirred.clear()
             looking = asyncio.ensure_future(self._round(wanted))
@@ -137,7 +148,7 @@ class Rounds(threading.Thread):
         # A fault of one look is no end of the others.
         await asyncio.gather(looking, *samples, return_exceptions=True)
         if not servers:
-            self._sampler.tell()
+            self._publish(self._latest, self._attribution)
 
     async def _look_at_gpus(self, servers: Mapping[Server, Memory]) -> Sight:
         """What there is to be seen: nothing while the driver takes its time. A look that is late is the next round's."""
@@ -152,10 +163,9 @@ class Rounds(threading.Thread):
         names = {leader: server.name for server in servers if (leader := server.leader)}
         listed = {process.pid for gpu in now.gpus for process in gpu.processes or ()}
         leaders = self._kin.look(listed, names)
-        latest = self._sampler.latest
-        if now.gpus or latest is None or now.taken - latest.taken > STALE:
-            self._sampler.latest = now
-        self._sampler.attribution = {pid: names[one] for pid, one in leaders.items() if one in names}
+        if now.gpus or self._latest is None or now.taken - self._latest.taken > STALE:
+            self._latest = now
+        self._attribution = {pid: names[one] for pid, one in leaders.items() if one in names}
         return see(now.gpus, leaders) if time.monotonic() - now.taken < 2 * PERIOD else Sight()
 
     async def _sample(self, server: Server, memory: Memory, looking: asyncio.Task[Sight]) -> None:
@@ -180,7 +190,7 @@ class Rounds(threading.Thread):
                 generation_rate=generation_rate,
             )
         )
-        self._sampler.tell()
+        self._publish(self._latest, self._attribution)
 
     async def _ask(self, server: Server) -> Vitals | None:
         task = self._asking[server] = asyncio.ensure_future(vitals.look(server.url))

@@ -100,6 +100,12 @@ class Sampler:
             with contextlib.suppress(Exception):  # a fault of theirs is none of ours
                 callback()
 
+    def _publish(self, latest: Snapshot | None, attribution: Mapping[int, str]) -> None:
+        """Keep what the rounds have seen, and call those who watch."""
+        if latest is not None:
+            self.latest, self.attribution = latest, attribution
+        self.tell()
+
     def close(self) -> None:
         """End the threads, and a look at the GPUs that is under way; they come back for the next server, or who watches."""
         if os.getpid() != self._pid:  # a forked copy has no thread
@@ -112,8 +118,8 @@ class Sampler:
             self._probe.close()
             rounds.join()
 
-    def wanted(self, rounds: Rounds) -> dict[Server, Memory] | None:
-        """Whom to look at now; None once these rounds are to end."""
+    def _targets(self, rounds: Rounds) -> dict[Server, Memory] | None:
+        """Return the servers that ``rounds`` look at now; None once they are to end."""
         now = time.monotonic()
         with self._lock:
             for server, memory in list(self._followed.items()):
@@ -133,7 +139,7 @@ class Sampler:
     def _begin(self) -> None:
         """See that there is a thread; the lock is held."""
         if self._rounds is None or not self._rounds.is_alive():
-            rounds = Rounds(self, self._probe)
+            rounds: Rounds = Rounds(self._probe, lambda: self._targets(rounds), self._publish)
             with contextlib.suppress(
                 RuntimeError
             ):  # no thread to be had: nothing is seen, and all else works

@@ -80,7 +80,9 @@ class TestArgv:
         assert made.endpoint.api_key == KEY
         assert KEY not in " ".join(made.argv)
         assert made.argv[3:5] == ("--seed", "1")
-        assert command.environment(os.environ, spec, made.endpoint, "id", tmp_path, None)["VLLM_API_KEY"] == KEY
+        assert (
+            command.environment(os.environ, spec, made.endpoint, "id", tmp_path, None)["VLLM_API_KEY"] == KEY
+        )
 
     def test_several_keys_are_refused_and_none_reaches_argv(self, build):
         # vLLM takes "--api-key one two" (cli_args.py: list[str]); the second must not be left behind.
