@@ -169,23 +169,23 @@ class Rounds(threading.Thread):
         return see(now.gpus, leaders) if time.monotonic() - now.taken < 2 * PERIOD else Sight()
 
     async def _sample(self, server: Server, memory: Memory, looking: asyncio.Task[Sight]) -> None:
-        vitals = await self._ask(server) if server.state is ServerState.READY else None
+        answered = await self._ask(server) if server.state is ServerState.READY else None
         now = time.monotonic()
         seen = await asyncio.shield(looking)
         prompt_rate = generation_rate = None
-        if vitals and memory.last:
+        if answered and memory.last:
             then, before = memory.last
-            prompt_rate = max(0.0, (vitals.prompt_tokens - before.prompt_tokens) / (now - then))
-            generation_rate = max(0.0, (vitals.generation_tokens - before.generation_tokens) / (now - then))
-        if vitals:
-            memory.last = now, vitals
+            prompt_rate = max(0.0, (answered.prompt_tokens - before.prompt_tokens) / (now - then))
+            generation_rate = max(0.0, (answered.generation_tokens - before.generation_tokens) / (now - then))
+        if answered:
+            memory.last = now, answered
         server.curve.add(
             Sample(
                 at=time.time(),
                 used=seen.used,
                 held=seen.held(server.leader),
-                running=vitals.running if vitals else None,
-                waiting=vitals.waiting if vitals else None,
+                running=answered.running if answered else None,
+                waiting=answered.waiting if answered else None,
                 prompt_rate=prompt_rate,
                 generation_rate=generation_rate,
             )
