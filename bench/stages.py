@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.kernel import LIMIT, kernel
-from vllm_magic.engine import stages
-from vllm_magic.engine.stages import ORDER
+from vllm_magic.engine.startup import stages
+from vllm_magic.engine.startup.stages import ORDER
 
 if TYPE_CHECKING:
     from jupyter_client.blocking.client import BlockingKernelClient

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from bench.target import LOOPBACK, Target
-from vllm_magic.engine.api import count_in_flight
+from vllm_magic.engine.client.health import count_in_flight
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_magic.engine import tracebacks
+from vllm_magic.engine.failures import tracebacks
 
 GIB = 2**30
 API = "(APIServer pid=30000) "

@@ -7,7 +7,7 @@ import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from vllm_magic.engine.api import Api
+from vllm_magic.engine.client.health import Api
 from vllm_magic.engine.endpoint import Endpoint
 
 

@@ -22,6 +22,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vllm_magic.engine.capacity.fit import Fit
     from vllm_magic.errors import (
         ClusterError,
         ClusterUnreachable,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     )
     from vllm_magic.face import attach, fit, serve, servers, start, stop
     from vllm_magic.jupyter.panel.kernel import panel
-    from vllm_magic.life.fit import Fit
     from vllm_magic.release import Proof, Release
     from vllm_magic.server import Server, ServerState
 

@@ -175,7 +175,7 @@ def _released(release: Release, *, note: bool) -> list[str]:
 
 def _logs(words: argparse.Namespace) -> int:
     from vllm_magic.doctor import find
-    from vllm_magic.engine import log
+    from vllm_magic.engine.startup import log
 
     if words.follow:
         for line in find.follow(words.name, words.n):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-    from vllm_magic.life.fit import Fit
+    from vllm_magic.engine.capacity.fit import Fit
     from vllm_magic.manager import Start
     from vllm_magic.release import Release
     from vllm_magic.server import Server

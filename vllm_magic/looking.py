@@ -18,9 +18,9 @@ from vllm_magic.sampler import Sampler
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from vllm_magic.engine.capacity.fit import Fit
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.devices import Snapshot
-    from vllm_magic.life.fit import Fit
     from vllm_magic.life.foresight import Foresight
     from vllm_magic.server import Server
 
@@ -122,7 +122,7 @@ class Looking:
             InvalidOption: a flag has a value that vLLM refuses, or --gpus names what is not there.
             NoEstimate: the model is not known, or not of a kind that is known here.
         """
-        from vllm_magic.life.fit import fit
+        from vllm_magic.engine.capacity.fit import fit
 
         return fit(spec, os.environ, self.gpus())
 

@@ -9,7 +9,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine import command, executable, unknown_flags
+from vllm_magic.engine import command, executable
+from vllm_magic.engine.flags import unknown_flags
 from vllm_magic.errors import (
     NameInUse,
     ServerNotFound,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vllm_magic.curve import Sample
-from vllm_magic.engine import vitals
+from vllm_magic.engine.client import server_load
 from vllm_magic.gpu.eyes import Eyes
 from vllm_magic.gpu.sight import Sight, see
 from vllm_magic.linux.kin import Kin
@@ -26,7 +26,7 @@ from vllm_magic.server import ServerState
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from vllm_magic.engine.vitals import Vitals
+    from vllm_magic.engine.client.server_load import Vitals
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.server import Server
@@ -193,7 +193,7 @@ class Rounds(threading.Thread):
         self._publish(self._latest, self._attribution)
 
     async def _ask(self, server: Server) -> Vitals | None:
-        task = self._asking[server] = asyncio.ensure_future(vitals.look(server.url))
+        task = self._asking[server] = asyncio.ensure_future(server_load.look(server.url))
         try:
             await asyncio.wait({task}, timeout=LIMIT)
             answered = task.done() and not task.cancelled() and task.exception() is None

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from vllm_magic import durations
 from vllm_magic.curve import Sample
 from vllm_magic.engine import command as commands
-from vllm_magic.engine import history
-from vllm_magic.engine.pace import Pace
+from vllm_magic.engine.startup import history
+from vllm_magic.engine.startup.estimate import Pace
 from vllm_magic.errors import ReleaseFailed, StartFailed, StartTimeout, VllmMagicError
 from vllm_magic.life import Life, idle
 from vllm_magic.life.beginning import Attached

@@ -19,7 +19,7 @@ from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from traitlets.config import Config
 
-from vllm_magic.engine.api import Api, count_in_flight
+from vllm_magic.engine.client.health import Api, count_in_flight
 from vllm_magic.manager import manager
 
 LIMIT = 60.0

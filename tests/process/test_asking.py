@@ -15,11 +15,11 @@ import openai
 import pydantic
 import pytest
 
-from vllm_magic.engine.api import Activity, Api
-from vllm_magic.engine.connection import Connection, refused
+from vllm_magic.engine.client.connection import Connection, refused
+from vllm_magic.engine.client.generate import Kind
+from vllm_magic.engine.client.health import Activity, Api
+from vllm_magic.engine.client.pooling import Classified
 from vllm_magic.engine.endpoint import Endpoint
-from vllm_magic.engine.generate import Kind
-from vllm_magic.engine.pooling import Classified
 from vllm_magic.errors import InvalidOption, NoChatTemplate, RequestFailed, VllmMagicError
 
 LIMIT = 20.0

@@ -22,7 +22,7 @@ from ptyprocess import PtyProcess
 from shells import a_shell
 
 from vllm_magic import ledger
-from vllm_magic.engine.flag_table import Option
+from vllm_magic.engine.flags.flag_table import Option
 from vllm_magic.jupyter import candidates, usage, values
 from vllm_magic.jupyter.completion import IDENTIFIER
 from vllm_magic.jupyter.help import HELP

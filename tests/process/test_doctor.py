@@ -19,11 +19,11 @@ from records import IDENTIFIER, record
 from vllm_magic import ledger
 from vllm_magic.doctor import blind, findings, gpus, survey, text, unowned
 from vllm_magic.doctor.findings import Finding, Report, Topic
+from vllm_magic.engine import installed
 from vllm_magic.gpu import locks
 from vllm_magic.gpu.probe import Probe
 from vllm_magic.guard import record as records
 from vllm_magic.guard.record import Phase
-from vllm_magic.life import installed
 from vllm_magic.linux import details, machine, processes, shared_memory
 from vllm_magic.linux.marks import MARK
 

@@ -16,10 +16,10 @@ from IPython.core.error import UsageError
 from IPython.utils.capture import capture_output
 
 import vllm_magic
+from vllm_magic.engine.capacity.advice import Outcome
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
 from vllm_magic.jupyter import views
-from vllm_magic.life.verdict import Outcome
 
 LLAMA = checkpoints.LLAMA_3_8B
 EVIL = "<script>alert(1)</script>"

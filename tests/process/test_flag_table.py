@@ -14,8 +14,9 @@ import pytest
 import stand_in
 from by_hand import until
 
-from vllm_magic.engine import cache, executable, flag_table
-from vllm_magic.engine.flag_table import FlagTable, Option
+from vllm_magic.engine import cache, executable
+from vllm_magic.engine.flags import flag_table
+from vllm_magic.engine.flags.flag_table import FlagTable, Option
 from vllm_magic.life import flag_builder
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity

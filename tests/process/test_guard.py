@@ -397,7 +397,7 @@ def test_a_silent_visitor_who_comes_as_the_kernel_goes(tmp_path):
     pair.close()
 
 
-# A spare as `engine/spare.py` is: its connection is its standard input.
+# A spare as `engine/standby_child.py` is: its connection is its standard input.
 SPARE = """
 import os
 os.write(0, b"warm\\n")

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from vllm_magic.engine import hf_cache
-from vllm_magic.engine.hf_cache import Model
+from vllm_magic.engine.models import hf_cache
+from vllm_magic.engine.models.hf_cache import Model
 from vllm_magic.jupyter import views
 
 GIB = 2**30

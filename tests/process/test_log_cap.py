@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from records import record
 
-from vllm_magic.engine.log import tail
+from vllm_magic.engine.startup.log import tail
 from vllm_magic.guard import log_cap
 from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.log_cap import LIMIT, REST

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from vllm_magic.engine import history
-from vllm_magic.engine.pace import Estimate
-from vllm_magic.engine.stages import Stage
+from vllm_magic.engine.startup import history
+from vllm_magic.engine.startup.estimate import Estimate
+from vllm_magic.engine.startup.stages import Stage
 from vllm_magic.jupyter import progress
 
 

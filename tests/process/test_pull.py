@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hub_on_loopback import Hub
 
-from vllm_magic.engine import hf_cache
+from vllm_magic.engine.models import hf_cache
 from vllm_magic.errors import InvalidOption, VllmMagicError
 from vllm_magic.jupyter import arguments
 from vllm_magic.life import pull as pulling

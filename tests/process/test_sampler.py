@@ -13,7 +13,7 @@ from by_hand import until
 from fake_gpu import fakegpu
 
 from vllm_magic import rounds, sampler
-from vllm_magic.engine import vitals
+from vllm_magic.engine.client import server_load
 from vllm_magic.linux import processes
 from vllm_magic.linux.kin import Kin
 
@@ -104,13 +104,13 @@ class TestWhatItSees:
     def test_many_are_looked_at_in_turn(self, manager, spec, monkeypatch):
         monkeypatch.setattr(rounds, "TURN", 2)
         servers = [manager.start(spec(name=name), timeout=60).server for name in "abc"]
-        look, asked = vitals.look, []
+        look, asked = server_load.look, []
 
         def noted(url):
             asked.append(url)
             return look(url)
 
-        monkeypatch.setattr(vitals, "look", noted)
+        monkeypatch.setattr(server_load, "look", noted)
         until(lambda: len(asked) >= 18, "they are not asked")
         # The last notice of the last start may still have come in between at the beginning.
         assert all(len(set(asked[at : at + 3])) == 3 for at in range(6, 16)), asked
@@ -120,7 +120,7 @@ class TestWhatItSees:
         until(lambda: len(servers[0].curve.samples()) > seen, "its end is not seen at once")
 
     def test_one_that_tells_no_metrics(self, manager, spec, monkeypatch):
-        monkeypatch.setattr(vitals, "scan", lambda _: None)
+        monkeypatch.setattr(server_load, "scan", lambda _: None)
         server = manager.start(spec(), timeout=60).server
         before = len(server.curve.samples())
         until(lambda: len(server.curve.samples()) > before + 2, "it is not looked at")
@@ -204,8 +204,8 @@ class TestWhatCannotHoldItUp:
         def fail(_: bytes) -> None:
             raise ValueError("a fault")
 
-        scan = vitals.scan
-        monkeypatch.setattr(vitals, "scan", fail)
+        scan = server_load.scan
+        monkeypatch.setattr(server_load, "scan", fail)
         broken = Counter()
 
         def callback() -> None:
@@ -217,7 +217,7 @@ class TestWhatCannotHoldItUp:
         until(lambda: len(server.curve.samples()) > 3, "it is not looked at any more")
         assert broken["called"] > 3
         assert asked_for(server) == []
-        monkeypatch.setattr(vitals, "scan", scan)
+        monkeypatch.setattr(server_load, "scan", scan)
         until(lambda: asked_for(server), "it is not asked any more")
 
     def test_a_stop_does_not_wait_for_a_look(self, manager, spec, monkeypatch):
@@ -231,8 +231,8 @@ class TestWhatCannotHoldItUp:
 
         import asyncio
 
-        get, forever = vitals._get, asyncio.Event()
-        monkeypatch.setattr(vitals, "_get", never)
+        get, forever = server_load._get, asyncio.Event()
+        monkeypatch.setattr(server_load, "_get", never)
         server = manager.start(spec(), timeout=60).server
         assert begun.wait(60)
         assert server.stop().verified
@@ -347,7 +347,7 @@ class TestVitals:
         until(lambda: server.metrics(0.0).finished == 1, "it is not counted")
         import asyncio
 
-        seen, all_of_it = asyncio.run(vitals.look(server.url)), server.metrics(0.0)
+        seen, all_of_it = asyncio.run(server_load.look(server.url)), server.metrics(0.0)
         assert (seen.prompt_tokens, seen.generation_tokens) == (
             all_of_it.prompt_tokens,
             all_of_it.generation_tokens,

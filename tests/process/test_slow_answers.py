@@ -8,7 +8,7 @@ import time
 import pytest
 from misbehaving import Misbehaving
 
-from vllm_magic.engine import api
+from vllm_magic.engine.client import health
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import VllmMagicError
 
@@ -50,7 +50,7 @@ def test_a_stranger_on_the_port_of_a_start(manager, spec, traces):
 @pytest.fixture
 def endless_looks(monkeypatch):
     """No look ends by itself, so that what waits for one hangs."""
-    monkeypatch.setattr(api, "ANSWER_LIMIT", FOR_EVER)
+    monkeypatch.setattr(health, "ANSWER_LIMIT", FOR_EVER)
 
 
 @pytest.mark.usefixtures("endless_looks")
@@ -85,7 +85,7 @@ def test_a_stop_with_less_grace_hurries_a_drain(manager, spec):
 
 
 def test_metrics_of_a_person(manager, spec, monkeypatch):
-    monkeypatch.setattr(api, "ANSWER_LIMIT", 0.5)
+    monkeypatch.setattr(health, "ANSWER_LIMIT", 0.5)
     server = manager.start(spec(faults=DRIP), timeout=LIMIT).server
     with pytest.raises(VllmMagicError, match="tiny tells no metrics"):
         server.metrics()

@@ -9,7 +9,8 @@ import stand_in
 from by_hand import free_port, until
 
 import vllm_magic
-from vllm_magic.engine import command, flag_table, unknown_flags
+from vllm_magic.engine import command
+from vllm_magic.engine.flags import flag_table, unknown_flags
 from vllm_magic.errors import InvalidOption
 from vllm_magic.life import flag_builder
 

@@ -30,8 +30,9 @@ from vllm_magic.cluster import keys
 from vllm_magic.cluster.entities import Node
 from vllm_magic.cluster.survey import survey, view
 from vllm_magic.doctor import jobs
+from vllm_magic.engine.installed import Installed
 from vllm_magic.engine.spec import ServerSpec
-from vllm_magic.engine.stages import Stage
+from vllm_magic.engine.startup.stages import Stage
 from vllm_magic.errors import (
     ClusterError,
     ClusterUnreachable,
@@ -46,7 +47,6 @@ from vllm_magic.guard import record as records
 from vllm_magic.life import far
 from vllm_magic.life.far_workers import judge
 from vllm_magic.life.handover import pack_gpus
-from vllm_magic.life.installed import Installed
 from vllm_magic.life.sweep import sweep
 from vllm_magic.linux import processes
 from vllm_magic.release import Proof
@@ -626,7 +626,7 @@ def test_a_log_cannot_forge_a_release(cluster, manager, tmp_path):
 @pytest.mark.real_vllm
 def test_vllm_itself(vllm, cluster, manager, ask, monkeypatch):
     """As a job: its imports, its temporary files and its process tree are what the stand-in only resembles."""
-    monkeypatch.setattr("vllm_magic.life.installed.look", lambda: Installed("vllm", "9.9.9", None))
+    monkeypatch.setattr("vllm_magic.engine.installed.look", lambda: Installed("vllm", "9.9.9", None))
     holder = manager.start(ask(cluster, name="holder")).server  # the head's only GPU
     server = manager.start(
         ServerSpec(

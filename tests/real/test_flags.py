@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from vllm_magic.engine import flag_table, unknown_flags
+from vllm_magic.engine.flags import flag_table, unknown_flags
 from vllm_magic.life import flag_builder
 
 pytestmark = [pytest.mark.real_vllm, pytest.mark.timeout(600)]

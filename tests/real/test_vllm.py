@@ -25,11 +25,11 @@ from fake_gpu import fakegpu
 from traces import Traces
 
 from tests.real.environment import FLAGS, FORKED, fake_vram_env
-from vllm_magic.engine import architecture
-from vllm_magic.engine.api import count_in_flight
-from vllm_magic.engine.layers import Layer
+from vllm_magic.engine.capacity import architecture
+from vllm_magic.engine.capacity.layers import Layer
+from vllm_magic.engine.client.health import count_in_flight
 from vllm_magic.engine.spec import ServerSpec
-from vllm_magic.engine.stages import Stage
+from vllm_magic.engine.startup.stages import Stage
 from vllm_magic.errors import NoChatTemplate, RequestFailed, StartFailed
 from vllm_magic.guard.ladder import LINGER
 from vllm_magic.linux import pidfd, processes, shared_memory

@@ -12,9 +12,9 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from vllm_magic import masking
-from vllm_magic.engine import log
 from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.engine.spec import ServerSpec
+from vllm_magic.engine.startup import log
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.jupyter import arguments, start_words, verbs, views, words
 from vllm_magic.masking import SHORTEST, SHOWN, known, mask, mask_words

@@ -17,8 +17,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vllm_magic import ledger
-from vllm_magic.engine import command, failures, flags, log, stages, tracebacks
+from vllm_magic.engine import command
+from vllm_magic.engine.failures import explanations, tracebacks
+from vllm_magic.engine.flags import flags
 from vllm_magic.engine.spec import ServerSpec, default_name
+from vllm_magic.engine.startup import log, stages
 from vllm_magic.errors import InvalidOption, StartFailed, VllmMagicError
 from vllm_magic.gpu.devices import ComputeProcess, Gpu, Snapshot
 from vllm_magic.guard import protocol, record
@@ -326,11 +329,11 @@ def _explain(lines: list[str], code: int | None = 1) -> None:
     for line in lines:
         said = stages.read(line)
         assert said is None or said.stage in stages.ORDER
-    for explain in (failures.explain, failures.explain_death):
+    for explain in (explanations.explain, explanations.explain_death):
         _check(explain(lines, code), lines)
 
 
-def _check(failure: failures.Failure, lines: list[str]) -> None:
+def _check(failure: explanations.Failure, lines: list[str]) -> None:
     assert failure.cause.strip()
     assert failure.hint.strip()
     assert len(failure.cause) <= tracebacks.LONGEST_SHOWN

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from vllm_magic import sampler
-from vllm_magic.engine import vitals
+from vllm_magic.engine.client import server_load
 from vllm_magic.gpu import sight
 from vllm_magic.gpu.devices import ComputeProcess, Gpu
 from vllm_magic.linux import kin, processes
@@ -96,19 +96,19 @@ vllm:generation_tokens_created{engine="0"} 1.79e+09
 
 class TestVitals:
     def test_what_is_read(self):
-        assert vitals.scan(TEXT) == (3, 0, 1.2e6, 30.0)
+        assert server_load.scan(TEXT) == (3, 0, 1.2e6, 30.0)
 
     @pytest.mark.parametrize(
         "text", [b"", b"<html>", TEXT.replace(b"1.2e+06", b"e+"), TEXT.replace(b"prompt", b"x"), b"\xff\x00"]
     )
     def test_what_does_not_say(self, text):
-        assert vitals.scan(text) is None
+        assert server_load.scan(text) is None
 
     def test_an_answer_that_never_ends_is_cut(self, monkeypatch):
         import asyncio
         import socket
 
-        monkeypatch.setattr(vitals, "MOST", 1000)
+        monkeypatch.setattr(server_load, "MOST", 1000)
         with socket.create_server(("127.0.0.1", 0)) as listener:
 
             def talk() -> None:
@@ -119,5 +119,5 @@ class TestVitals:
 
             talker = threading.Thread(target=talk)
             talker.start()
-            assert asyncio.run(vitals.look(f"http://127.0.0.1:{listener.getsockname()[1]}")) is None
+            assert asyncio.run(server_load.look(f"http://127.0.0.1:{listener.getsockname()[1]}")) is None
             talker.join(60)

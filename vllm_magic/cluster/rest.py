@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlencode, urlsplit
 
 from vllm_magic.cluster import entities
-from vllm_magic.engine.exchange import Exchange, NoAnswerError, ask
+from vllm_magic.engine.client.exchange import Exchange, NoAnswerError, ask
 from vllm_magic.errors import ClusterError, ClusterUnreachable, InvalidOption
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from vllm_magic.cluster.entities import Actor, Job, Node
-    from vllm_magic.engine.exchange import Answer
+    from vllm_magic.engine.client.exchange import Answer
 
 _T = TypeVar("_T")
 AUTO = "auto"

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vllm_magic.doctor.findings import Elsewhere, Seen
+    from vllm_magic.engine.installed import Installed
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.ledger import Entry
-    from vllm_magic.life.installed import Installed
 
 NO_DRIVER = (  # what `gpu.nvml_child` says of a machine that is none for GPUs: a fact, and no fault
     "no NVIDIA driver found",

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from vllm_magic import ledger
-from vllm_magic.engine.log import Follower
+from vllm_magic.engine.startup.log import Follower
 from vllm_magic.errors import ServerNotFound
 from vllm_magic.ledger import Condition
 from vllm_magic.linux import pidfd

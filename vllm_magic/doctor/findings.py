@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vllm_magic.doctor.gpus import Use
-    from vllm_magic.life.installed import Installed
+    from vllm_magic.engine.installed import Installed
 
 
 class Topic(str, Enum):

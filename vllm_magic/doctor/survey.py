@@ -9,10 +9,11 @@ import vllm_magic
 from vllm_magic import ledger
 from vllm_magic.doctor import blind, checks, gpus, jobs, unowned
 from vllm_magic.doctor.findings import Elsewhere, Listening, Releasing, Report, Seen
+from vllm_magic.engine import installed
 from vllm_magic.gpu import locks
 from vllm_magic.guard.record import Phase
 from vllm_magic.ledger import Condition, Entry
-from vllm_magic.life import hung, installed
+from vllm_magic.life import hung
 from vllm_magic.linux import details, machine, memory, processes, sockets
 from vllm_magic.linux.marks import MARK
 from vllm_magic.linux.processes import Identity

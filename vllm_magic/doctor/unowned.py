@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine import flags
+from vllm_magic.engine.flags import flags
 from vllm_magic.linux import details, processes
 from vllm_magic.linux.processes import Process, Table, shown_name
 

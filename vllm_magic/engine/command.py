@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import address as addresses
-from vllm_magic.engine import executable, flag_table, flags, free_port
+from vllm_magic.engine import executable, free_port
 from vllm_magic.engine import port as ports
 from vllm_magic.engine.address import LOOPBACK
 from vllm_magic.engine.endpoint import Endpoint
+from vllm_magic.engine.flags import flag_table, flags
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.linux.marks import MARK
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic import durations
-from vllm_magic.engine import abbreviations, config_file, flags
+from vllm_magic.engine.flags import abbreviations, config_file, flags
 from vllm_magic.errors import ExecutableNotFound, InvalidOption
 from vllm_magic.masking import mask_words, remember
 
 if TYPE_CHECKING:
-    from vllm_magic.engine.flag_table import FlagTable
+    from vllm_magic.engine.flags.flag_table import FlagTable
 
 KEY = "VLLM_API_KEY"  # the variable
 
@@ -113,7 +113,8 @@ class ServerSpec:
 
     def _flag_table(self) -> FlagTable | None:
         """The flags of the vLLM that it is for; None where they are not known."""
-        from vllm_magic.engine import executable, flag_table  # few starts need them
+        from vllm_magic.engine import executable
+        from vllm_magic.engine.flags import flag_table  # few starts need them
 
         if self.cluster or any(name in flag_table.OF_PYTHON for name, _ in self.env):
             return None

@@ -1,4 +1,4 @@
-"""The guard's end of a spare: a leader that waits to be told what to serve (`engine/spare.py`)."""
+"""The guard's end of a spare: a leader that waits to be told what to serve (`engine/standby_child.py`)."""
 
 from __future__ import annotations
 

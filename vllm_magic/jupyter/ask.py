@@ -6,14 +6,14 @@ import json
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from vllm_magic.engine import generate
+from vllm_magic.engine.client import generate
 from vllm_magic.errors import InvalidOption, NoChatTemplate
 from vllm_magic.jupyter.shown import NotebookAnswer, TerminalAnswer, line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
-    from vllm_magic.engine.generate import Message, Stream
+    from vllm_magic.engine.client.generate import Message, Stream
     from vllm_magic.jupyter.arguments import AskWords
     from vllm_magic.server import Server
 

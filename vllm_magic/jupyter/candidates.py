@@ -7,8 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine import executable, flag_table, flags
-from vllm_magic.engine.flag_table import plain
+from vllm_magic.engine import executable
+from vllm_magic.engine.flags import flag_table, flags
+from vllm_magic.engine.flags.flag_table import plain
 from vllm_magic.errors import ExecutableNotFound
 from vllm_magic.jupyter import values
 from vllm_magic.jupyter.values import Candidate
@@ -17,7 +18,7 @@ from vllm_magic.jupyter.verbs import Verb
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from vllm_magic.engine.flag_table import FlagTable, Option
+    from vllm_magic.engine.flags.flag_table import FlagTable, Option
     from vllm_magic.jupyter.usage import Deed, Usage
 
 REFUSED = ("-h", "--help", "--headless", "--uds")  # flags with which there is no server to talk to
@@ -111,7 +112,7 @@ def _table(line: Line) -> FlagTable:
         from vllm_magic.life import flag_builder  # which takes its time to be imported
 
         flag_builder.table(path)
-    from vllm_magic.engine.common_flags import COMMON
+    from vllm_magic.engine.flags.common_flags import COMMON
 
     return COMMON
 

@@ -25,8 +25,8 @@ VIEWS = {
     "vllm_magic.server.Server": "server",
     "vllm_magic.release.Release": "release",
     "vllm_magic.life.nap.Nap": "nap",
-    "vllm_magic.engine.generate.Answer": "answer",
-    "vllm_magic.life.fit.Fit": "fit",
+    "vllm_magic.engine.client.generate.Answer": "answer",
+    "vllm_magic.engine.capacity.fit.Fit": "fit",
 }
 
 

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine.model_files import cache_folder
+from vllm_magic.engine.models.model_files import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,9 +12,9 @@ from vllm_magic.life.notices import StartKind
 from vllm_magic.view import duration, gib
 
 if TYPE_CHECKING:
-    from vllm_magic.engine.download import Download
-    from vllm_magic.engine.pace import Estimate
-    from vllm_magic.engine.stages import Progress
+    from vllm_magic.engine.models.download import Download
+    from vllm_magic.engine.startup.estimate import Estimate
+    from vllm_magic.engine.startup.stages import Progress
     from vllm_magic.server import Server
 
 WIDTH = 78  # characters that a line in a terminal may take

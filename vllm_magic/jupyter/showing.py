@@ -62,7 +62,7 @@ class Showing(Deeds):
         return self._manager.get_even_past(arguments.plot(said)).plot()
 
     def _models(self, said: list[str]) -> Any:
-        from vllm_magic.engine import hf_cache
+        from vllm_magic.engine.models import hf_cache
         from vllm_magic.jupyter import views
 
         verbs.nothing(Verb.MODELS, said)

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.display import DisplayHandle, display
 
-from vllm_magic.engine.generate import Kind
-from vllm_magic.engine.log import printable
+from vllm_magic.engine.client.generate import Kind
+from vllm_magic.engine.startup.log import printable
 
 if TYPE_CHECKING:
-    from vllm_magic.engine.generate import Answer, Piece
+    from vllm_magic.engine.client.generate import Answer, Piece
 
 EVERY = 0.1  # seconds between two updates in a notebook, at least
 REST = 5  # times what the last one took, at least: all of a long answer is rendered each time

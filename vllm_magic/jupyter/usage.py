@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine.flag_table import Option
+from vllm_magic.engine.flags.flag_table import Option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,7 +9,7 @@ from vllm_magic.jupyter import arguments
 from vllm_magic.jupyter.deeds import Deeds
 
 if TYPE_CHECKING:
-    from vllm_magic.engine.download import Download
+    from vllm_magic.engine.models.download import Download
     from vllm_magic.jupyter.ask import Asker
 
 

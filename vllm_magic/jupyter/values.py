@@ -15,7 +15,7 @@ from vllm_magic.jupyter import on_disk
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from vllm_magic.engine.flag_table import Option
+    from vllm_magic.engine.flags.flag_table import Option
 
 DEVICES = Path("/dev")
 DRIVER_LIMIT = 0.01  # seconds for a driver that has answered before

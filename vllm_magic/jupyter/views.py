@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from vllm_magic.doctor.findings import Report
     from vllm_magic.doctor.reap import Reaped
-    from vllm_magic.engine.generate import Answer
-    from vllm_magic.engine.hf_cache import Model
-    from vllm_magic.engine.metrics import Histogram, Metrics
+    from vllm_magic.engine.capacity.fit import Fit
+    from vllm_magic.engine.client.generate import Answer
+    from vllm_magic.engine.client.metrics import Histogram, Metrics
+    from vllm_magic.engine.models.hf_cache import Model
     from vllm_magic.gpu.devices import Snapshot
-    from vllm_magic.life.fit import Fit
     from vllm_magic.life.nap import Nap
     from vllm_magic.life.spares import SpareStatus
     from vllm_magic.life.sweep import Swept
@@ -163,7 +163,7 @@ def models(cache: Path, found: Sequence[Model], servers: Sequence[Server]) -> Vi
 
 def answer(one: Answer) -> View:
     """What ``server.chat`` returns."""
-    from vllm_magic.engine.log import printable
+    from vllm_magic.engine.startup.log import printable
     from vllm_magic.jupyter.shown import line
 
     return View(lines=(*printable(one.text or one.refusal).split("\n"), f"({line(one)})"))

@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vllm_magic import ledger
-from vllm_magic.engine import log, stages
-from vllm_magic.engine.stages import Progress, Stage
+from vllm_magic.engine.startup import log, stages
+from vllm_magic.engine.startup.stages import Progress, Stage
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.gpu import locks
 from vllm_magic.guard.ladder import KILL_LIMIT
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    from vllm_magic.engine.api import Api
+    from vllm_magic.engine.client.health import Api
     from vllm_magic.guard.client import Guards
     from vllm_magic.life.idle import Idleness
     from vllm_magic.life.preparation import Prepared

@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine.download import Downloads
+from vllm_magic.engine.models.download import Downloads
 from vllm_magic.errors import StartFailed, VllmMagicError
 from vllm_magic.gpu import locks
 from vllm_magic.guard.client import GuardPair

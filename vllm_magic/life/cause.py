@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine import failures, flag_table, flags, port
+from vllm_magic.engine import port
+from vllm_magic.engine.failures import explanations
+from vllm_magic.engine.flags import flag_table, flags
 from vllm_magic.life import room
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vllm_magic.engine.failures import Failure
+    from vllm_magic.engine.failures.explanations import Failure
     from vllm_magic.life.preparation import Prepared
 
 
@@ -30,10 +32,10 @@ def find(
     if prepared.witness.failure:
         return prepared.witness.failure
     if was_ready:
-        return failures.explain_death(log_tail, exit_code, model=prepared.model)
+        return explanations.explain_death(log_tail, exit_code, model=prepared.model)
     table = flag_table.load(executable)
     known = tuple(table.by_string) if table else flags.COMMON
-    failure = failures.explain(log_tail, exit_code, model=prepared.model, flags=known)
+    failure = explanations.explain(log_tail, exit_code, model=prepared.model, flags=known)
     if failure.port_taken:
         return _with_holder_of_port(failure, prepared.port)
     return _with_holders_of_memory(failure, prepared) if failure.memory_wanted else failure

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine.stages import Progress, Stage
+from vllm_magic.engine.startup.stages import Progress, Stage
 from vllm_magic.guard.protocol import Why
 from vllm_magic.life import outcome
 from vllm_magic.life.notices import Broken, Ending, Launched, Moved, NeverStarted, Over, Ready
@@ -30,7 +30,7 @@ from vllm_magic.release import nothing_to_release
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from vllm_magic.engine.pace import Estimate, Pace
+    from vllm_magic.engine.startup.estimate import Estimate, Pace
     from vllm_magic.errors import VllmMagicError
     from vllm_magic.ledger import Folder
     from vllm_magic.life.notices import Notice, StartKind

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine.command import OF_THE_KERNEL
-from vllm_magic.engine.log import split_lines
+from vllm_magic.engine.startup.log import split_lines
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.linux import forks, pidfd, pidfd_calls
 

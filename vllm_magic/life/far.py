@@ -13,15 +13,16 @@ from vllm_magic.cluster import keys
 from vllm_magic.cluster.order import Errand
 from vllm_magic.cluster.rest import Ray, resolved, shown
 from vllm_magic.engine import command as commands
-from vllm_magic.engine import flags, free_port
+from vllm_magic.engine import free_port, installed
 from vllm_magic.engine.address import LOOPBACK
 from vllm_magic.engine.command import Command
 from vllm_magic.engine.endpoint import Endpoint
-from vllm_magic.engine.stages import Stage
+from vllm_magic.engine.flags import flags
+from vllm_magic.engine.startup.stages import Stage
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.folder import discard
-from vllm_magic.life import background, installed
+from vllm_magic.life import background
 from vllm_magic.life.far_proof import NOWHERE, FarWitness
 from vllm_magic.life.notices import News
 from vllm_magic.life.preparation import Way, check_proc, furnish

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_magic.cluster import ending, glance, keys
 from vllm_magic.cluster.rest import LOG_LINES, JobUnknownError, Ray
-from vllm_magic.engine.failures import Failure
+from vllm_magic.engine.failures.explanations import Failure
 from vllm_magic.errors import ClusterError, InvalidOption
 from vllm_magic.gpu.devices import Snapshot
 from vllm_magic.life import handover

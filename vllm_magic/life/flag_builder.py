@@ -11,19 +11,20 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine import cache, executable, flag_table
+from vllm_magic.engine import cache, executable
 from vllm_magic.engine.command import OF_THE_KERNEL
+from vllm_magic.engine.flags import flag_table
 from vllm_magic.linux import forks, pidfd_calls
 
 if TYPE_CHECKING:
-    from vllm_magic.engine.flag_table import FlagTable
+    from vllm_magic.engine.flags.flag_table import FlagTable
 
 LIMIT = 900.0  # seconds; on a disk that is cold, and a machine that has better things to do, it takes long
 EXIT_LIMIT = 2.0  # seconds for one that was asked to end
 AGAIN = 600.0  # seconds after which one that has failed is tried again
 
 _WATCH = Path(__file__).with_name("flag_watch.py")
-_READER = Path(executable.__file__).with_name("flag_reader.py")
+_READER = Path(flag_table.__file__).with_name("reader_child.py")
 
 _lock = threading.Lock()
 _builders: dict[str, tuple[float, subprocess.Popen[bytes]]] = {}

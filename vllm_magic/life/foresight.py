@@ -7,10 +7,10 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine import model_files
+from vllm_magic.engine.capacity.advice import Outcome
+from vllm_magic.engine.capacity.fit import fit
+from vllm_magic.engine.models import model_files
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.life.fit import fit
-from vllm_magic.life.verdict import Outcome
 
 if TYPE_CHECKING:
     from vllm_magic.engine.spec import ServerSpec

@@ -32,7 +32,7 @@ from vllm_magic.linux import connections
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from vllm_magic.engine.api import Activity, Api
+    from vllm_magic.engine.client.health import Activity, Api
     from vllm_magic.linux.connections import Connection
 
 LOOKS = 10  # number of looks in one time to live

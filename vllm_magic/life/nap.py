@@ -17,7 +17,7 @@ from vllm_magic.view import gib
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from vllm_magic.engine.api import Api
+    from vllm_magic.engine.client.health import Api
     from vllm_magic.gpu.probe import Probe
 
 LIMIT = (

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from vllm_magic.engine.failures import Failure
-    from vllm_magic.engine.stages import Progress
+    from vllm_magic.engine.failures.explanations import Failure
+    from vllm_magic.engine.startup.stages import Progress
     from vllm_magic.errors import VllmMagicError
     from vllm_magic.gpu.devices import Gpu
     from vllm_magic.guard.protocol import Why

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from vllm_magic.cluster import whereabouts
 from vllm_magic.cluster.whereabouts import Whereabouts
 from vllm_magic.curve import Curve
-from vllm_magic.engine import log
-from vllm_magic.engine.connection import Connection
+from vllm_magic.engine.client.connection import Connection
+from vllm_magic.engine.startup import log
 from vllm_magic.errors import RequestFailed
 from vllm_magic.guard.protocol import Why
 from vllm_magic.life import idle, outcome
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vllm_magic.engine.command import Command
-    from vllm_magic.engine.log import Follower
-    from vllm_magic.engine.pace import Estimate
     from vllm_magic.engine.spec import ServerSpec
-    from vllm_magic.engine.stages import Progress, Stage
+    from vllm_magic.engine.startup.estimate import Estimate
+    from vllm_magic.engine.startup.log import Follower
+    from vllm_magic.engine.startup.stages import Progress, Stage
     from vllm_magic.errors import VllmMagicError
     from vllm_magic.life.course import Course
     from vllm_magic.life.notices import StartKind

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_magic import ledger
 from vllm_magic.engine import command as commands
-from vllm_magic.engine.download import Downloads
-from vllm_magic.engine.stages import Stage
+from vllm_magic.engine.models.download import Downloads
+from vllm_magic.engine.startup.stages import Stage
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.gpu import choice, locks
 from vllm_magic.guard import record

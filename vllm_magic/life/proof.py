@@ -21,7 +21,7 @@ from vllm_magic.release import GpuMemory, Proof
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from vllm_magic.engine.failures import Failure
+    from vllm_magic.engine.failures.explanations import Failure
     from vllm_magic.gpu.devices import Gpu, Snapshot
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.life.judgement import Judgement

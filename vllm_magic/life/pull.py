@@ -11,15 +11,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_magic.engine import executable, hf_cache
-from vllm_magic.engine.download import Downloads
+from vllm_magic.engine import executable
+from vllm_magic.engine.models import hf_cache
+from vllm_magic.engine.models.download import Downloads
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.life.errand import Errand
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vllm_magic.engine.download import Download
+    from vllm_magic.engine.models.download import Download
 
 _CHILD = Path(__file__).with_name("pull_child.py")
 LOOK = 0.5  # seconds between looks at what has come

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vllm_magic import ledger
-from vllm_magic.engine import command, flags
+from vllm_magic.engine import command
+from vllm_magic.engine.flags import flags
 from vllm_magic.errors import Holder, NotEnoughMemory
 from vllm_magic.gpu.choice import has_free, needed
 from vllm_magic.gpu.visible import visible

@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import command as commands
-from vllm_magic.engine import flags, lora, metrics
-from vllm_magic.engine.api import Api
-from vllm_magic.engine.asking import Asking
-from vllm_magic.engine.connection import SILENCE_LIMIT
+from vllm_magic.engine.client import lora, metrics
+from vllm_magic.engine.client.connection import SILENCE_LIMIT
+from vllm_magic.engine.client.health import Api
+from vllm_magic.engine.client.requests import Asking
+from vllm_magic.engine.flags import flags
 from vllm_magic.errors import SleepFailed, VllmMagicError
 from vllm_magic.life import benchmark, nap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vllm_magic.engine.client.metrics import Metrics
     from vllm_magic.engine.command import Command
-    from vllm_magic.engine.metrics import Metrics
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.life.nap import Nap

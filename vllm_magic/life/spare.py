@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.ledger import Folder
 
-PROGRAM = Path(executable.__file__).with_name("spare.py")
+PROGRAM = Path(executable.__file__).with_name("standby_child.py")
 ROOM = " " * 2000  # characters for the titles of its processes, see there
 NAME = "spare"  # in its record, where a server has its own
 LONGEST = 30 * 60.0  # seconds for which it waits

@@ -9,8 +9,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine import log
-from vllm_magic.engine.api import Api
+from vllm_magic.engine.client.health import Api
+from vllm_magic.engine.startup import log
 from vllm_magic.errors import StartFailed, VllmMagicError
 from vllm_magic.gpu import locks
 from vllm_magic.guard import folder, record
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vllm_magic.engine.command import Command
-    from vllm_magic.engine.failures import Failure
+    from vllm_magic.engine.failures.explanations import Failure
     from vllm_magic.life.beginning import Attached, Fresh
     from vllm_magic.life.far import Far
     from vllm_magic.life.preparation import Prepared

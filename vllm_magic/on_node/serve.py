@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_magic.cluster import keys
 from vllm_magic.cluster.order import unpack
+from vllm_magic.engine import installed
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import ServerFailed, VllmMagicError
-from vllm_magic.life import installed
 from vllm_magic.life.spares import SpareMode
 from vllm_magic.linux import files
 from vllm_magic.manager import manager

@@ -15,12 +15,12 @@ from records import IDENTIFIER, record
 from vllm_magic import ledger
 from vllm_magic.doctor import checks, findings, survey, text
 from vllm_magic.doctor.findings import Finding, Report, Topic
+from vllm_magic.engine import installed
 from vllm_magic.gpu import locks, nvml_child
 from vllm_magic.gpu.devices import Snapshot
 from vllm_magic.guard import record as records
 from vllm_magic.guard.record import Phase
 from vllm_magic.jupyter import views
-from vllm_magic.life import installed
 from vllm_magic.linux import details, sockets
 
 pytestmark = pytest.mark.usefixtures("home")

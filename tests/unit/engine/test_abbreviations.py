@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import vllm_magic
-from vllm_magic.engine import abbreviations, command
-from vllm_magic.engine.flag_table import FlagTable, Option
+from vllm_magic.engine import command
+from vllm_magic.engine.flags import abbreviations
+from vllm_magic.engine.flags.flag_table import FlagTable, Option
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
 from vllm_magic.masking import mask_words
@@ -51,7 +52,7 @@ def program(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def table(monkeypatch) -> None:
     """The flags are known."""
-    monkeypatch.setattr("vllm_magic.engine.flag_table.load", lambda _path, **_: TABLE)
+    monkeypatch.setattr("vllm_magic.engine.flags.flag_table.load", lambda _path, **_: TABLE)
 
 
 @pytest.mark.usefixtures("table")
@@ -150,7 +151,7 @@ def test_where_the_flags_are_not_known_they_are_refused(line, flag, more):
 
 
 def test_one_that_is_written_out_is_not_looked_for(monkeypatch):
-    monkeypatch.setattr("vllm_magic.engine.flag_table.load", None)
+    monkeypatch.setattr("vllm_magic.engine.flags.flag_table.load", None)
     args = ("--max-model-len", "1", "-tp", "2", "--strange", "--hf-overrides", "{}", "-O3", "--seed=1", "--")
     assert ServerSpec("m", args).args == args
 

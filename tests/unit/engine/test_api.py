@@ -9,8 +9,8 @@ import threading
 import pytest
 from http_answers import serving
 
-from vllm_magic.engine import api
-from vllm_magic.engine.api import Activity, Api, count_in_flight
+from vllm_magic.engine.client import health
+from vllm_magic.engine.client.health import Activity, Api, count_in_flight
 from vllm_magic.engine.endpoint import Endpoint
 
 METRICS = """\
@@ -70,7 +70,7 @@ def test_somebody_who_does_not_speak_http():
 
 
 def test_one_that_listens_and_does_not_answer(monkeypatch):
-    monkeypatch.setattr(api, "ANSWER_LIMIT", 0.2)
+    monkeypatch.setattr(health, "ANSWER_LIMIT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = Api(Endpoint("127.0.0.1", listener.getsockname()[1], "key"))
         assert not client.is_ready()

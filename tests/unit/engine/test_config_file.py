@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from vllm_magic.engine import config_file
+from vllm_magic.engine.flags import config_file
 from vllm_magic.errors import InvalidOption
 
 CALM = 5.0  # seconds of the processor; each takes less than a tenth of that

@@ -9,11 +9,11 @@ import pytest
 from http_answers import serving
 from misbehaving import WAYS, Misbehaving
 
-from vllm_magic.engine import api, connection
-from vllm_magic.engine.api import Api
-from vllm_magic.engine.connection import Connection
+from vllm_magic.engine.client import connection, health
+from vllm_magic.engine.client.connection import Connection
+from vllm_magic.engine.client.exchange import Exchange, NoAnswerError, TooLateError, UnreachableError, ask
+from vllm_magic.engine.client.health import Api
 from vllm_magic.engine.endpoint import Endpoint
-from vllm_magic.engine.exchange import Exchange, NoAnswerError, TooLateError, UnreachableError, ask
 from vllm_magic.errors import ClusterUnreachable, RequestFailed
 
 LIMIT = 0.3  # seconds for an answer
@@ -55,7 +55,7 @@ class TestWithoutEnd:
 
     @pytest.mark.parametrize("way", ["a body, a byte at a time", "chunks without end", "headers without end"])
     def test_every_look_at_a_server(self, way, monkeypatch):
-        monkeypatch.setattr(api, "ANSWER_LIMIT", LIMIT)
+        monkeypatch.setattr(health, "ANSWER_LIMIT", LIMIT)
         with Misbehaving(way) as server:
             client = Api(endpoint(server))
             assert in_time(client.is_ready) is False

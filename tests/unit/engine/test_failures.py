@@ -20,9 +20,9 @@ from failure_logs import (
     WORKER,
 )
 
-from vllm_magic.engine import flags
-from vllm_magic.engine.failure_words import ending
-from vllm_magic.engine.failures import explain, explain_death
+from vllm_magic.engine.failures.explanations import explain, explain_death
+from vllm_magic.engine.failures.hints import ending
+from vllm_magic.engine.flags import flags
 
 
 @pytest.mark.parametrize("sign", KNOWN)

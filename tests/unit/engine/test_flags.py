@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_magic.engine import flags
+from vllm_magic.engine.flags import flags
 from vllm_magic.errors import InvalidOption
 
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from vllm_magic.engine import log
-from vllm_magic.engine.log import LONGEST_LINE, MOST_AT_ONCE, Follower, clean, tail
+from vllm_magic.engine.startup import log
+from vllm_magic.engine.startup.log import LONGEST_LINE, MOST_AT_ONCE, Follower, clean, tail
 
 ESCAPES = [
     (b"\x1b[31mred\x1b[0m", "red"),

@@ -23,10 +23,10 @@ from architectures import (
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vllm_magic.engine import architecture, loaded, weights
-from vllm_magic.engine.kv_cache import layout
-from vllm_magic.engine.layers import Layer
-from vllm_magic.engine.memory_need import need
+from vllm_magic.engine.capacity import architecture, sharding, weights
+from vllm_magic.engine.capacity.kv_cache import layout
+from vllm_magic.engine.capacity.layers import Layer
+from vllm_magic.engine.capacity.memory_need import need
 from vllm_magic.errors import InvalidOption, NoEstimate
 
 GIB = 2**30
@@ -404,7 +404,7 @@ class TestWeights:
         ],
     )
     def test_the_layer_of_a_tensor(self, name, layer):
-        assert loaded._layer(name) == layer
+        assert sharding._layer(name) == layer
 
 
 anything = st.recursive(

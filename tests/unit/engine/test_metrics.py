@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_magic.engine.metrics import Histogram, parse, with_rates
+from vllm_magic.engine.client.metrics import Histogram, parse, with_rates
 from vllm_magic.jupyter import views
 
 INF = float("inf")

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from vllm_magic.engine import cache as cached
-from vllm_magic.engine import hf_cache, history
-from vllm_magic.engine.download import Download, Downloads
-from vllm_magic.engine.pace import USUAL, Estimate, Pace
+from vllm_magic.engine.models import hf_cache
+from vllm_magic.engine.models.download import Download, Downloads
 from vllm_magic.engine.spec import ServerSpec
-from vllm_magic.engine.stages import ORDER, Progress, Stage
+from vllm_magic.engine.startup import history
+from vllm_magic.engine.startup.estimate import USUAL, Estimate, Pace
+from vllm_magic.engine.startup.stages import ORDER, Progress, Stage
 from vllm_magic.jupyter import progress
 
 EARLIER = {Stage.IMPORTING: 10.0, Stage.ENGINE: 10.0, Stage.LOADING: 70.0, Stage.SERVING: 10.0}

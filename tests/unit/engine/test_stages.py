@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_magic.engine.stages import ORDER, Progress, Stage, later, read
+from vllm_magic.engine.startup.stages import ORDER, Progress, Stage, later, read
 
 API = "(APIServer pid=5292) INFO 11-23 20:06:00 "
 CORE = "(EngineCore pid=5597) INFO 11-23 20:06:13 "

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_magic.engine import command, unknown_flags
-from vllm_magic.engine.flag_table import FlagTable, Option
+from vllm_magic.engine import command
+from vllm_magic.engine.flags import unknown_flags
+from vllm_magic.engine.flags.flag_table import FlagTable, Option
 
 TABLE = FlagTable(
     "0.32.0",

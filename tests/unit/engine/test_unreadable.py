@@ -11,14 +11,16 @@ import httpx
 import pytest
 
 from vllm_magic.cluster import keys, whereabouts
-from vllm_magic.engine import download, exchange, executable, generate, log, lora, model_files, pooling
-from vllm_magic.engine.api import Api
-from vllm_magic.engine.connection import Connection, Events
+from vllm_magic.engine import executable, installed
+from vllm_magic.engine.client import exchange, generate, lora, pooling
+from vllm_magic.engine.client.connection import Connection, Events
+from vllm_magic.engine.client.health import Api
 from vllm_magic.engine.endpoint import Endpoint
+from vllm_magic.engine.models import download, model_files
 from vllm_magic.engine.spec import ServerSpec
+from vllm_magic.engine.startup import log
 from vllm_magic.errors import InvalidOption, RequestFailed
 from vllm_magic.jupyter import ask, settings
-from vllm_magic.life import installed
 
 if TYPE_CHECKING:
     pass

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vllm_magic.engine import model_files, weights
+from vllm_magic.engine.capacity import weights
+from vllm_magic.engine.models import model_files
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import NoEstimate
 

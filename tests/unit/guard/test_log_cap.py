@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vllm_magic.engine.log import Follower, tail
+from vllm_magic.engine.startup.log import Follower, tail
 from vllm_magic.guard import folder, log_cap
 from vllm_magic.guard.log_cap import LIMIT, REST, LogCap
 from vllm_magic.linux import files, inotify

@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 import pytest
 import stand_in
 
-from vllm_magic.engine.generate import Answer, Kind, Piece
-from vllm_magic.engine.log import printable
+from vllm_magic.engine.client.generate import Answer, Kind, Piece
+from vllm_magic.engine.startup.log import printable
 from vllm_magic.jupyter import shown
 
 LIMIT = 60.0

@@ -7,7 +7,8 @@ import shlex
 
 import pytest
 
-from vllm_magic.engine import command, config_file
+from vllm_magic.engine import command
+from vllm_magic.engine.flags import config_file
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
 from vllm_magic.jupyter import arguments, start_words

@@ -14,8 +14,8 @@ from IPython.utils.capture import capture_output
 from view_checks import GIB, KEY, a_server, launched, same, snapshot
 
 from vllm_magic.doctor import gpus
-from vllm_magic.engine.failures import explain
-from vllm_magic.engine.stages import Progress, Stage
+from vllm_magic.engine.failures.explanations import explain
+from vllm_magic.engine.startup.stages import Progress, Stage
 from vllm_magic.errors import StartFailed
 from vllm_magic.gpu.devices import Snapshot
 from vllm_magic.guard.protocol import Why

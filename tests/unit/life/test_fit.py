@@ -10,13 +10,13 @@ from dataclasses import replace
 import checkpoints
 import pytest
 
+from vllm_magic.engine.capacity.advice import Outcome
+from vllm_magic.engine.capacity.fit import fit
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption, NoEstimate
 from vllm_magic.gpu.devices import Gpu, Snapshot
 from vllm_magic.gpu.probe import Probe
-from vllm_magic.life.fit import fit
 from vllm_magic.life.foresight import Foresight
-from vllm_magic.life.verdict import Outcome
 
 GIB = 2**30
 NO_GPU = Snapshot(0.0, (), None, "no driver")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vllm_magic import durations
-from vllm_magic.engine.api import Activity
+from vllm_magic.engine.client.health import Activity
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
 from vllm_magic.life.idle import KEEP_ALIVE, LATE, LONGEST, SHORTEST, Idleness, Requests, Use, keep_alive

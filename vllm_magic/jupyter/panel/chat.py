@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine import generate
-from vllm_magic.engine.generate import Kind
-from vllm_magic.engine.log import printable
+from vllm_magic.engine.client import generate
+from vllm_magic.engine.client.generate import Kind
+from vllm_magic.engine.startup.log import printable
 from vllm_magic.errors import NoChatTemplate, RequestFailed, VllmMagicError
 from vllm_magic.jupyter.ask import COMPLETION
 from vllm_magic.jupyter.shown import line
@@ -17,7 +17,7 @@ from vllm_magic.jupyter.shown import line
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vllm_magic.engine.generate import Message, Stream
+    from vllm_magic.engine.client.generate import Message, Stream
     from vllm_magic.server import Server
 
 PAUSE = 0.1  # seconds between two messages with more of an answer

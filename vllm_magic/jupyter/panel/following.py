@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vllm_magic.engine.log import Follower
+    from vllm_magic.engine.startup.log import Follower
     from vllm_magic.server import Server
 
 MOST = 300  # lines in one message; a log that writes more skips some

@@ -9,12 +9,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from vllm_magic.cluster import rest
-from vllm_magic.engine import executable, history, unknown_flags
+from vllm_magic.engine import executable
+from vllm_magic.engine.capacity.fit import claim, fit
+from vllm_magic.engine.flags import unknown_flags
+from vllm_magic.engine.startup import history
 from vllm_magic.errors import InvalidOption, NoEstimate, VllmMagicError
 from vllm_magic.jupyter import on_disk, start_words, words
 from vllm_magic.jupyter.panel.messages import Words
 from vllm_magic.jupyter.settings import NO_SETTINGS
-from vllm_magic.life.fit import claim, fit
 from vllm_magic.masking import SHOWN, known, mask, mask_words
 
 if TYPE_CHECKING:

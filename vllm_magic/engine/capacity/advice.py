@@ -1,0 +1,248 @@
+"""What becomes of a model's need on the GPUs that there are, as a line that says it and what would help."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from vllm_magic.life.room import CONTEXT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from vllm_magic.engine.capacity.memory_need import Need
+
+GIB = 2**30
+LARGEST_SHARE = 0.98  # of a GPU that is advised; with more there is too little for what else runs on it
+STEP = 1024  # tokens, of which a context that is advised is a multiple
+
+
+class Outcome(str, Enum):
+    """What came out."""
+
+    FITS = "fits"
+    CLOSE = "close"  # the estimate is not good enough to tell
+    TOO_LARGE = "too large"  # for what vLLM may use of a GPU
+    NOT_NOW = "not now"  # others hold the memory
+    REFUSED = "refused"  # the model knows no such context
+    UNKNOWN = "unknown"  # there is nothing to compare with
+
+
+@dataclass(frozen=True)
+class GpuRoom:
+    """A GPU that the server would use. Memory in bytes.
+
+    Attributes:
+        index: NVML's.
+        name: as the vendor sells it.
+        total: all memory.
+        free: now.
+        usable: what vLLM may use of it, the share of --gpu-memory-utilization.
+    """
+
+    index: int
+    name: str
+    total: int
+    free: int
+    usable: int
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is to be judged. Memory in bytes.
+
+    Attributes:
+        need: of each GPU.
+        candidates: the GPUs that it may use and that tell their memory, the first ones first.
+        in_sight: how many GPUs there are in all.
+        kv_room: for the KV cache of each GPU; None where there is nothing to tell it by.
+        context: tokens of the longest request.
+        any_length: whether vLLM takes a context that the model does not know.
+        again: the need with more flags.
+    """
+
+    need: Need
+    candidates: tuple[GpuRoom, ...]
+    in_sight: int
+    kv_room: int | None
+    context: int
+    any_length: bool
+    again: Callable[..., Need]
+
+    @property
+    def gpus(self) -> tuple[GpuRoom, ...]:
+        """Those that it would use."""
+        return self.candidates[: self.need.gpus]
+
+    @property
+    def tightest(self) -> GpuRoom:
+        """The GPU on which vLLM may use the least."""
+        return min(self.gpus, key=lambda gpu: gpu.usable)
+
+    @property
+    def request(self) -> tuple[int, int]:
+        """Bytes that are needed on one GPU for one request, from and to; of one token where vLLM may shorten it."""
+        return needs(self.need, 1 if self.need.automatic else self.context)
+
+    @property
+    def is_room_set(self) -> bool:
+        """Whether the KV cache is as large as somebody said, and not what is left of a GPU."""
+        return self.need.kv_room is not None or not self.gpus
+
+
+def judge(case: Case) -> Outcome:
+    """What comes out of it."""
+    need = case.need
+    if case.context > need.model.longest and not case.any_length:
+        return Outcome.REFUSED
+    if case.kv_room is None or len(case.gpus) not in (0, need.gpus):
+        return Outcome.UNKNOWN
+    if case.is_room_set and need.kv.needed(1 if need.automatic else case.context) > case.kv_room:
+        return Outcome.TOO_LARGE
+    return _on_gpus(case) if case.gpus else Outcome.FITS
+
+
+def _on_gpus(case: Case) -> Outcome:
+    least, most = case.request
+    if case.is_room_set:  # then vLLM does not go by --gpu-memory-utilization
+        room, outcome = min(gpu.free for gpu in case.gpus), Outcome.NOT_NOW
+    else:
+        room, outcome = case.tightest.usable, Outcome.TOO_LARGE
+    if least > room:
+        return outcome
+    if not case.is_room_set and _is_short(case.gpus):
+        return Outcome.NOT_NOW
+    return Outcome.CLOSE if most > room else Outcome.FITS
+
+
+def needs(need: Need, context: int) -> tuple[int, int]:
+    """Bytes on one GPU for one request of so many tokens, from and to."""
+    kv = need.kv.needed(context) if need.kv_room is None else need.kv_room
+    low, high = (need.weights + overhead + kv for overhead in need.overhead)
+    return low, high
+
+
+def line(case: Case, outcome: Outcome, requests: float | None, largest: int | None) -> str:
+    """The outcome for a person."""
+    if outcome is Outcome.REFUSED:
+        return (
+            f"vLLM will refuse --max-model-len {case.context:,}: {case.need.model.longest:,} tokens are the longest "
+            "context that the model knows."
+        )
+    if outcome is Outcome.UNKNOWN:
+        return _unknown(case)
+    if outcome is Outcome.FITS:
+        return f"Fits: {_capacity(case, requests)}; the largest context is {largest or 0:,}."
+    told = {Outcome.TOO_LARGE: _too_large, Outcome.NOT_NOW: _not_now, Outcome.CLOSE: _close}[outcome](case)
+    ways = list(_ways(case))
+    listed = " or ".join(filter(None, (", ".join(ways[:-1]), *ways[-1:])))
+    return f"{told} Try {listed}." if listed else told
+
+
+def _capacity(case: Case, requests: float | None) -> str:
+    if requests is None:
+        return "the model keeps no KV cache"
+    most = case.need.most_requests
+    count = int(requests) if most is None else min(int(requests), most)
+    return f"{count:,} request{'s' * (count != 1)} of {case.context:,} tokens at once"
+
+
+def _unknown(case: Case) -> str:
+    need = f"{_range(case.request)} for one request of {case.context:,} tokens"
+    if not case.in_sight:
+        return (
+            f"No GPU is in sight to compare with. A GPU needs {need}; vLLM's CPU build takes the KV cache from "
+            "VLLM_CPU_KVCACHE_SPACE (GiB)."
+        )
+    count = case.need.gpus
+    return (
+        f"It cannot be told: it takes {count} GPU{'s' * (count != 1)}, and the memory of {len(case.gpus)} is known. "
+        f"Each needs {need}."
+    )
+
+
+def _too_large(case: Case) -> str:
+    kv = case.need.kv.needed(case.context)
+    if case.is_room_set and case.kv_room is not None:
+        return (
+            f"Does not fit: the KV cache of one request of {case.context:,} tokens needs {kv / GIB:.2f} GiB, "
+            f"and has {case.kv_room / GIB:.2f} GiB."
+        )
+    gpu = case.tightest
+    least, _ = case.request
+    return (
+        f"Does not fit: needs {_gib(least)} at least, and vLLM may use {_gib(gpu.usable)} of GPU {gpu.index}."
+    )
+
+
+def _not_now(case: Case) -> str:
+    gpu = max(case.gpus, key=lambda gpu: gpu.usable - gpu.free)
+    wanted = case.request[0] if case.is_room_set else gpu.usable
+    return f"Does not fit now: wants {_gib(wanted)} free, and GPU {gpu.index} has {_gib(gpu.free)}."
+
+
+def _close(case: Case) -> str:
+    gpu = case.tightest
+    room = min(gpu.free for gpu in case.gpus) if case.is_room_set else gpu.usable
+    return f"It may just fit: needs {_range(case.request)}, and has {_gib(room)} on GPU {gpu.index}."
+
+
+def _ways(case: Case) -> Iterator[str]:
+    """What would help, as far as this estimate can tell; the last one is of another kind."""
+    if not case.gpus:
+        yield from _shorter(case, case.kv_room or 0)
+        yield "a larger VLLM_CPU_KVCACHE_SPACE"
+        return
+    if case.is_room_set:
+        yield "another --kv-cache-memory-bytes"
+        return
+    if not _is_short(case.gpus):
+        yield from _shorter(case, case.tightest.usable - case.need.weights - case.need.overhead[1])
+    yield from _other_share(case)
+    yield from _more_gpus(case)
+    smallest = case.need.weights // 4 + case.need.overhead[0]  # in 4 bits
+    if not case.need.model.quantized and case.need.parameters and smallest < case.tightest.usable:
+        yield "a quantised model"
+
+
+def _shorter(case: Case, room: int) -> Iterator[str]:
+    longest = case.need.kv.longest(room, case.context - 1)
+    if longest >= STEP:
+        yield f"--max-model-len {longest // STEP * STEP}"
+
+
+def _other_share(case: Case) -> Iterator[str]:
+    """The smallest share that is enough where it is a larger one, the largest that is free where it is a smaller one."""
+    _, most = case.request
+    enough = max(math.ceil(100 * most / gpu.total) for gpu in case.gpus) / 100
+    free = min(int(100 * (gpu.free - CONTEXT) / gpu.total) for gpu in case.gpus) / 100
+    if enough <= min(free, LARGEST_SHARE):
+        yield f"--gpu-memory-utilization {enough if enough > case.need.fraction else free:g}"
+
+
+def _more_gpus(case: Case) -> Iterator[str]:
+    """The fewest GPUs on which it fits when each layer is divided among them."""
+    count = 2
+    while case.need.gpus == 1 and count <= len(case.candidates):
+        gpus = case.candidates[:count]
+        if case.need.model.heads % count == 0 and not _is_short(gpus):
+            _, most = needs(case.again("--tensor-parallel-size", str(count)), case.context)
+            if most <= min(gpu.usable for gpu in gpus):
+                yield f"-tp {count}"
+                return
+        count *= 2
+
+
+def _is_short(gpus: Sequence[GpuRoom]) -> bool:
+    """Whether vLLM would refuse to start for want of free memory, whatever it needs."""
+    return any(gpu.free < gpu.usable for gpu in gpus)
+
+
+def _range(sizes: tuple[int, int]) -> str:
+    return f"{sizes[0] / GIB:.1f} to {_gib(sizes[1])}"
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:.1f} GiB"

@@ -1,0 +1,173 @@
+"""How large a model's weights are, from the headers of its safetensors files: 8 bytes of length, then JSON.
+
+The numbers themselves are not read. What the headers say is checked against the files' sizes, so that no file can
+claim more than it holds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vllm_magic.engine.models.model_files import json_object, read_json, read_start
+from vllm_magic.errors import NoEstimate
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Mapping
+    from pathlib import Path
+
+INDEX = "model.safetensors.index.json"
+LONGEST_HEADER = 25_000_000  # bytes, as huggingface_hub takes them
+LARGEST_INDEX = 100_000_000  # bytes
+MOST_FILES = 5000
+MOST_BYTES = 2**60
+MOST_DIMENSIONS = 16
+_LENGTH = 8  # bytes before the header
+_BITS = {
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 8),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
+    **dict.fromkeys(("U32", "I32", "F32"), 32),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
+}
+# Beside weights in files of the same kind, and not loaded (vLLM's model_loader/weight_utils.py).
+_NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "trainer_state")
+
+
+class Tensor(NamedTuple):
+    """One tensor of a file.
+
+    Attributes:
+        name: in the checkpoint.
+        dtype: as safetensors calls it; "BF16".
+        dimensions: 2 for a matrix.
+        numbers: in it.
+        size: bytes, in the file.
+    """
+
+    name: str
+    dtype: str
+    dimensions: int
+    numbers: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All weights of a model.
+
+    Attributes:
+        size: bytes, as they are stored.
+        tensors: each of them; () where only the size is known.
+        source: where this is from, for a person.
+    """
+
+    size: int
+    tensors: tuple[Tensor, ...]
+    source: str
+
+
+def read(folder: Path) -> Weights:
+    """The weights in a model's folder.
+
+    Raises:
+        NoEstimate: there are none, or a file is not what it should be.
+    """
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise NoEstimate(f"{folder.name} cannot be read: {error.strerror}.") from None
+    if INDEX in names:
+        return _of_index(folder, names)
+    if stored := [name for name in names if name.endswith(".safetensors")]:
+        return _of_headers(folder, stored)
+    for ending in (".bin", ".pt"):
+        found = [name for name in names if name.endswith(ending) and not name.startswith(_NOT_WEIGHTS)]
+        if found:
+            return of_files(read_start(folder / name, 0)[1] for name in found)
+    raise NoEstimate(f"no weights of the model are in {folder}.")
+
+
+def of_files(sizes: Iterable[int]) -> Weights:
+    """Weights of which only the files' sizes are known, in bytes."""
+    return Weights(sum(sizes), (), "the sizes of the files")
+
+
+def of_tensors(tensors: Iterable[Tensor]) -> Weights:
+    """Weights of which each tensor is known."""
+    known = tuple(tensors)
+    return Weights(sum(one.size for one in known), known, "the headers of the safetensors files")
+
+
+def tensor(name: str, dtype: object, shape: Any) -> Tensor:
+    """A tensor as a header describes it.
+
+    Raises:
+        NoEstimate: what is said makes no sense.
+    """
+    bits = _BITS.get(dtype) if isinstance(dtype, str) else None
+    measured = isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS and all(map(_is_size, shape))
+    if bits is None or not isinstance(dtype, str) or not measured:
+        raise NoEstimate("a tensor in a safetensors file is of a type or a shape that is unknown here.")
+    count = math.prod(shape)
+    return Tensor(name, dtype, len(shape), count, -(-count * bits // 8))
+
+
+def header(path: Path) -> list[Tensor]:
+    """The tensors of one safetensors file.
+
+    Raises:
+        NoEstimate: it is none.
+    """
+    start, size = read_start(path, _LENGTH)
+    length = int.from_bytes(start, "little")
+    if len(start) < _LENGTH or not 0 < length <= min(LONGEST_HEADER, size - _LENGTH):
+        raise NoEstimate(f"{path.name} does not begin as a safetensors file does.")
+    described = json_object(read_start(path, length, _LENGTH)[0], path.name)
+    described.pop("__metadata__", None)
+    tensors = [_checked(name, one, path.name) for name, one in described.items()]
+    if sum(one.size for one in tensors) > size - _LENGTH - length:
+        raise NoEstimate(f"{path.name} claims more tensors than it holds. Was its download cut short?")
+    return tensors
+
+
+def _checked(name: str, described: Any, file: str) -> Tensor:
+    if not isinstance(described, dict):
+        raise NoEstimate(f"{file} does not describe its tensors as a safetensors file does.")
+    found = tensor(name, described.get("dtype"), described.get("shape"))
+    match described.get("data_offsets"):
+        case [int(begin), int(end)] if begin >= 0 and end - begin == found.size:
+            return found
+    raise NoEstimate(f"{file} does not hold its tensors where it says.")
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_BYTES
+
+
+def _of_index(folder: Path, there: Container[str]) -> Weights:
+    """Those that the index names; what else lies there (as Mistral's consolidated files) is not loaded."""
+    index = read_json(folder / INDEX, LARGEST_INDEX)
+    where = index.get("weight_map")
+    if not isinstance(where, dict) or not where or not all(isinstance(one, str) for one in where.values()):
+        raise NoEstimate(f"{INDEX} does not say which files hold the weights.")
+    names = sorted(set(where.values()))
+    return _of_headers(folder, names) if all(one in there for one in names) else _of_total(index)
+
+
+def _of_total(index: Mapping[str, Any]) -> Weights:
+    """Where not all files are here yet: the total that the index knows."""
+    described = index.get("metadata")
+    total = described.get("total_size") if isinstance(described, dict) else None
+    if not isinstance(total, int) or not _is_size(total):
+        raise NoEstimate("not all of the model's files are here.")
+    return Weights(total, (), f"the total in {INDEX}")
+
+
+def _of_headers(folder: Path, names: list[str]) -> Weights:
+    if len(names) > MOST_FILES:
+        raise NoEstimate(f"{len(names)} safetensors files are no model that is known here.")
+    return of_tensors(one for name in names for one in header(folder / name))

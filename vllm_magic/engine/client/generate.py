@@ -1,0 +1,268 @@
+"""Text that a server generates: the request, the pieces of the answer as they arrive, and the whole answer."""
+
+from __future__ import annotations
+
+import json
+import time
+import weakref
+from contextlib import closing
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vllm_magic.engine.client.connection import readable
+from vllm_magic.errors import InvalidOption, RequestFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+
+    from typing_extensions import Self
+
+    from vllm_magic.engine.client.connection import Events
+
+Message = dict[str, Any]  # of OpenAI's chat format: {"role": "user", "content": "..."}
+
+
+class Kind(str, Enum):
+    """What a piece of an answer belongs to."""
+
+    TEXT = "text"
+    REASONING = "reasoning"  # the thoughts of a reasoning model before its answer; needs --reasoning-parser
+    REFUSAL = "refusal"
+
+
+class Piece(NamedTuple):
+    """A part of an answer that arrived at once."""
+
+    kind: Kind
+    text: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server has generated.
+
+    Attributes:
+        text: the answer itself.
+        reasoning: the model's thoughts before the answer, if the server sends them separately.
+        refusal: the model's refusal, in place of an answer.
+        finish_reason: "stop"; "length" if the answer was cut at the token limit; None if the stream was closed early.
+        prompt_tokens: number of tokens of the question; None if the server did not report it.
+        completion_tokens: number of generated tokens, reasoning included; None if the server did not report it.
+        seconds: from the request to the last token.
+        first_token: seconds from the request to the first token; None if no token came.
+        schema: the JSON schema or pydantic model that was asked for, used by `parsed`; or None.
+    """
+
+    text: str
+    reasoning: str
+    refusal: str
+    finish_reason: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    seconds: float
+    first_token: float | None
+    schema: Any = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Tokens a second after the first token, like the "TPOT" of ``vllm bench serve``; None for fewer than two tokens."""
+        if self.first_token is None or not self.completion_tokens:
+            return None
+        took = self.seconds - self.first_token
+        return (self.completion_tokens - 1) / took if self.completion_tokens > 1 and took > 0 else None
+
+    @property
+    def parsed(self) -> Any:
+        """The text parsed as JSON, or as an instance of the pydantic model that was asked for.
+
+        Raises:
+            RequestFailed: the text does not fit the schema, for example because it was cut.
+        """
+        try:
+            if hasattr(self.schema, "model_validate_json"):
+                return self.schema.model_validate_json(self.text)
+            return json.loads(self.text)
+        except (ValueError, RecursionError) as error:
+            hint = "It was cut: allow more tokens" if self.finish_reason == "length" else "Ask once more"
+            raise RequestFailed(f"The answer does not fit the schema ({error}). {hint}.") from None
+
+
+class Stream:
+    """An answer as it arrives: ``for text in stream``, once.
+
+    Leaving that loop, or a ``with stream:`` block, closes the connection, and the server ends the request.
+
+    Args:
+        events: the events of the answer.
+        began: when the request was sent (`time.monotonic`).
+        schema: see `Answer`.
+        done: called with the answer when the stream is closed.
+    """
+
+    def __init__(
+        self,
+        events: Events,
+        began: float,
+        schema: Any = None,
+        done: Callable[[Answer], None] | None = None,
+    ) -> None:
+        self._events = events
+        self._began = began
+        self._schema = schema
+        self._done = done
+        self._said: dict[Kind, list[str]] = {kind: [] for kind in Kind}
+        self._usage: Mapping[str, int] = {}
+        self._finish_reason: str | None = None
+        self._first: float | None = None
+        self._last = began
+        # A stream that is dropped without being closed ends its request too.
+        self._hang_up = weakref.finalize(self, events.close)
+        self._hang_up.atexit = False
+
+    def __iter__(self) -> Iterator[str]:
+        """The text of the answer, piece by piece."""
+        with closing(self.pieces()) as pieces:
+            for piece in pieces:
+                if piece.kind is Kind.TEXT:
+                    yield piece.text
+
+    def pieces(self) -> Generator[Piece, None, None]:
+        """The pieces of the answer, with reasoning and refusals.
+
+        Raises:
+            RequestFailed: the server ended the stream before the answer was complete.
+        """
+        try:
+            if self._hang_up.alive:
+                for event in self._events:
+                    with readable():
+                        pieces = self._take(event)
+                    yield from pieces
+        finally:
+            self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the request on the server, if it is not over yet. A second call does nothing."""
+        if self._hang_up.alive:
+            self._hang_up()
+            if self._done is not None:
+                self._done(self.answer)
+
+    def abort(self) -> None:
+        """End the request from another thread; the thread that reads the pieces gets an error."""
+        if self._hang_up.alive:
+            self._events.abort()
+
+    @property
+    def answer(self) -> Answer:
+        """The answer so far; after the loop, the whole answer."""
+        return Answer(
+            text="".join(self._said[Kind.TEXT]),
+            reasoning="".join(self._said[Kind.REASONING]),
+            refusal="".join(self._said[Kind.REFUSAL]),
+            finish_reason=self._finish_reason,
+            prompt_tokens=self._usage.get("prompt_tokens"),
+            completion_tokens=self._usage.get("completion_tokens"),
+            seconds=self._last - self._began,
+            first_token=None if self._first is None else self._first - self._began,
+            schema=self._schema,
+        )
+
+    def _take(self, event: Mapping[str, Any]) -> list[Piece]:
+        self._usage = event.get("usage") or self._usage
+        pieces: list[Piece] = []
+        for choice in event["choices"]:
+            self._finish_reason = choice.get("finish_reason") or self._finish_reason
+            pieces += _pieces(choice)
+        if pieces:
+            self._last = time.monotonic()
+            self._first = self._first or self._last
+        for piece in pieces:
+            self._said[piece.kind].append(piece.text)
+        return pieces
+
+
+def body(
+    *,
+    max_tokens: int | None,
+    temperature: float | None,
+    json_schema: Any,
+    extra: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The part of the body that all requests for text share.
+
+    Raises:
+        InvalidOption: ``n`` is not 1, or ``json_schema`` is no schema.
+    """
+    if extra.get("n", 1) != 1:
+        raise InvalidOption("Only one answer at a time is supported: leave n out, or use server.client().")
+    return {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "response_format": None if json_schema is None else _format(json_schema),
+        **extra,
+        "stream": True,  # always: an interrupt can end the request then, and the first token can be timed
+        "stream_options": {
+            "include_usage": True,
+            "continuous_usage_stats": True,
+        },  # so that an interrupted answer has its usage too
+    }
+
+
+def conversation(
+    said: str | Sequence[Message], system: str | None, history: Sequence[Message] | None
+) -> list[Message]:
+    """The messages to send: the history, then the new ones. A ``system`` text comes first and replaces those of the history."""
+    now = [{"role": "user", "content": said}] if isinstance(said, str) else list(said)
+    before = list(history or ())
+    if system is None:
+        return [*before, *now]
+    others = [message for message in before if message.get("role") != "system"]
+    return [{"role": "system", "content": system}, *others, *now]
+
+
+def remember(history: list[Message], messages: Sequence[Message], answer: Answer) -> None:
+    """Replace the history by these messages and the answer to them. An answer without text leaves the history as it was."""
+    if answer.text:
+        history[:] = [*messages, {"role": "assistant", "content": answer.text}]
+
+
+def transcript(messages: Sequence[Message]) -> str:
+    """The messages as plain text, for a model without roles."""
+    return "\n\n".join(str(message["content"]) for message in messages)
+
+
+def _pieces(choice: Mapping[str, Any]) -> Iterator[Piece]:
+    """The pieces of one event, of a chat or a completion.
+
+    vLLM's field for reasoning is ``reasoning`` (entrypoints/generate/base/protocol.py, DeltaMessage); before 0.12 it was
+    ``reasoning_content``.
+    """
+    delta = choice.get("delta") or {}
+    for kind, text in (
+        (Kind.REASONING, delta.get("reasoning") or delta.get("reasoning_content")),
+        (Kind.TEXT, delta.get("content") or choice.get("text")),
+        (Kind.REFUSAL, delta.get("refusal")),
+    ):
+        if text:
+            yield Piece(
+                kind, text.encode("utf-8", "replace").decode()
+            )  # half a surrogate pair cannot be shown
+
+
+def _format(schema: Any) -> dict[str, Any]:
+    if hasattr(schema, "model_json_schema"):
+        schema = schema.model_json_schema()
+    if not isinstance(schema, dict):
+        raise InvalidOption("json_schema must be a JSON schema (a dict) or a pydantic model class.")
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}

@@ -1,0 +1,100 @@
+"""vLLM's HTTP API, as far as a server's life needs it: readiness, requests in flight, and whether there were any."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from http import HTTPStatus
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+from vllm_magic.engine.client import exchange, metrics
+
+if TYPE_CHECKING:
+    from vllm_magic.engine.client.exchange import Answer
+    from vllm_magic.engine.client.metrics import Metrics
+    from vllm_magic.engine.endpoint import Endpoint
+
+ANSWER_LIMIT = 5.0  # seconds, for the whole of it
+_IN_FLIGHT = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{.*\})? ([\d.eE+]+)$", re.MULTILINE)
+# Each request adds to one of these; what nobody asked for (health checks, /metrics, warm-up) to none.
+_SERVED = re.compile(
+    r"^vllm:(?:request_success|prompt_tokens|generation_tokens)_total(?:\{.*\})? ([\d.eE+]+)$", re.MULTILINE
+)
+
+
+class Activity(NamedTuple):
+    """What a server does and has done: requests ``in_flight``, and a number ``served`` that each request raises."""
+
+    in_flight: int
+    served: float
+
+
+class Api:
+    """A client for one server. Safe to use from any thread; each call returns within its limit."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._url = endpoint.url
+
+    def accepts(self) -> bool:
+        """Whether anybody listens on the server's port. Says nothing to whoever does, and costs next to nothing."""
+        place = urlsplit(self._url)
+        try:
+            socket.create_connection((place.hostname or "", place.port or 0), timeout=ANSWER_LIMIT).close()
+        except OSError:
+            return False
+        return True
+
+    def is_ready(self) -> bool:
+        """Whether ``GET /health`` answers 200."""
+        return self._get("/health") is not None
+
+    def activity(self) -> Activity | None:
+        """What it does and has done, from ``/metrics``; None when the server does not say."""
+        text = self._get("/metrics")
+        return None if text is None else activity(text)
+
+    def is_sleeping(self) -> bool | None:
+        """Whether it is in sleep mode; None when the server does not say, as without its development routes."""
+        answer = self._ask("GET", "/is_sleeping", ANSWER_LIMIT)
+        try:
+            said = answer.json()["is_sleeping"] if answer else None
+        except (ValueError, KeyError, TypeError):
+            return None
+        return said if isinstance(said, bool) else None
+
+    def post(self, path: str, body: object = None, limit: float = ANSWER_LIMIT) -> int | None:
+        """The status of the answer to a ``POST``; None when it is not whole within ``limit`` seconds."""
+        answer = self._ask("POST", path, limit, body)
+        return answer.status if answer else None
+
+    def metrics(self) -> Metrics | None:
+        """What it does and has done, in all that it counts; None when the server does not say."""
+        text = self._get("/metrics")
+        return None if text is None else metrics.parse(text)
+
+    def _get(self, path: str) -> str | None:
+        answer = self._ask("GET", path, ANSWER_LIMIT)
+        return answer.text if answer and answer.status == HTTPStatus.OK else None
+
+    def _ask(self, method: str, path: str, limit: float, body: object = None) -> Answer | None:
+        data = b"" if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"} if data else {}
+        try:
+            return exchange.ask(method, self._url + path, limit, body=data, headers=headers)
+        except exchange.NoAnswerError:
+            return None
+
+
+def count_in_flight(text: str) -> int | None:
+    """The sum of running and waiting requests of all engines in a Prometheus text; None if it has none."""
+    counts = _IN_FLIGHT.findall(text)
+    return int(sum(map(float, counts))) if counts else None
+
+
+def activity(text: str) -> Activity | None:
+    """The same of all engines in a Prometheus text; None if it has no counters."""
+    in_flight = count_in_flight(text)
+    served = _SERVED.findall(text)
+    return Activity(in_flight, sum(map(float, served))) if in_flight is not None and served else None

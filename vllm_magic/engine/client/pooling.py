@@ -1,0 +1,57 @@
+"""What models that do not generate are served for: embeddings, scores, classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic.engine.client.connection import readable
+from vllm_magic.errors import RequestFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from vllm_magic.engine.client.connection import Connection
+
+
+@dataclass(frozen=True)
+class Classified:
+    """What a model took a text for.
+
+    Attributes:
+        label: the likeliest class; None where the model's configuration names none.
+        probabilities: of each class, in the model's own order.
+    """
+
+    label: str | None
+    probabilities: tuple[float, ...]
+
+
+def embed(connection: Connection, texts: Sequence[str], extra: Mapping[str, Any]) -> list[list[float]]:
+    """One vector for each text (entrypoints/pooling/embed/api_router.py)."""
+    answer = connection.post("/v1/embeddings", {**extra, "input": list(texts)})
+    with readable():
+        return [[float(number) for number in one["embedding"]] for one in _in_order(answer, texts)]
+
+
+def score(connection: Connection, query: str, texts: Sequence[str], extra: Mapping[str, Any]) -> list[float]:
+    """How well each text answers the query (entrypoints/pooling/scoring/api_router.py)."""
+    answer = connection.post("/score", {**extra, "text_1": query, "text_2": list(texts)})
+    with readable():
+        return [float(one["score"]) for one in _in_order(answer, texts)]
+
+
+def classify(connection: Connection, texts: Sequence[str], extra: Mapping[str, Any]) -> list[Classified]:
+    """The class of each text (entrypoints/pooling/classify/api_router.py)."""
+    answer = connection.post("/classify", {**extra, "input": list(texts)})
+    with readable():
+        return [Classified(one["label"], tuple(map(float, one["probs"]))) for one in _in_order(answer, texts)]
+
+
+def _in_order(answer: Mapping[str, Any], texts: Sequence[str]) -> list[Any]:
+    found = sorted(answer["data"], key=lambda one: int(one["index"]))
+    if len(found) != len(texts):
+        raise RequestFailed(
+            f"{len(texts)} texts were sent, and {len(found)} answers came. Send fewer at once."
+        )
+    return found

@@ -1,0 +1,189 @@
+"""What a ready server can be asked, as methods of `server.Server`."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from vllm_magic.engine.client import generate, pooling
+from vllm_magic.engine.client.connection import SILENCE_LIMIT
+from vllm_magic.engine.client.generate import Stream
+from vllm_magic.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import openai
+
+    from vllm_magic.engine.client.connection import Connection
+    from vllm_magic.engine.client.generate import Answer, Message
+    from vllm_magic.engine.client.pooling import Classified
+
+
+class Asking(ABC):
+    """Requests to a server, each answered before it returns; Interrupt ends them on the server too.
+
+    All of them raise `RequestFailed`: the server is not ready, refuses the request, or breaks off.
+    ``extra`` is any other field of vLLM's own request: ``top_p=0.9``, ``seed=1``, ``chat_template_kwargs={...}``.
+    """
+
+    @abstractmethod
+    def connection(self) -> Connection:
+        """To the server.
+
+        Raises:
+            RequestFailed: it is not ready.
+        """
+
+    def client(self) -> openai.OpenAI:
+        """A client of the openai package, which must be installed, for this server; close it when done."""
+        return self.connection().openai_client()
+
+    def async_client(self) -> openai.AsyncOpenAI:
+        """The same for asyncio."""
+        return self.connection().async_openai_client()
+
+    @overload
+    def chat(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        stream: Literal[False] = False,
+        system: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        json_schema: Any = None,
+        history: list[Message] | None = None,
+        timeout: float = SILENCE_LIMIT,
+        **extra: Any,
+    ) -> Answer: ...
+
+    @overload
+    def chat(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        stream: Literal[True],
+        system: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        json_schema: Any = None,
+        history: list[Message] | None = None,
+        timeout: float = SILENCE_LIMIT,
+        **extra: Any,
+    ) -> Stream: ...
+
+    def chat(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        stream: bool = False,
+        system: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        json_schema: Any = None,
+        history: list[Message] | None = None,
+        timeout: float = SILENCE_LIMIT,
+        **extra: Any,
+    ) -> Answer | Stream:
+        """One turn of a conversation.
+
+        Args:
+            messages: what the user says, or a list of OpenAI's messages.
+            stream: return a `Stream`, an iterable of text, at once; otherwise the whole `Answer`.
+            system: the system message; takes the place of one in the history.
+            max_tokens: the most to generate; None for as many as the model has room for.
+            temperature: 0 for the likeliest token each time; None for the model's own default.
+            json_schema: a JSON schema, or a pydantic model class, that the answer will fit; see `Answer.parsed`.
+            history: the messages before these; these and the answer are added to it.
+            timeout: seconds without a word from the server.
+            **extra: other fields of the request.
+
+        Raises:
+            NoChatTemplate: the model takes plain text only: use `complete`.
+        """
+        sent = generate.conversation(messages, system, history)
+        body = generate.body(
+            max_tokens=max_tokens, temperature=temperature, json_schema=json_schema, extra=extra
+        )
+        began = time.monotonic()
+        events = self.connection().stream("/v1/chat/completions", {**body, "messages": sent}, timeout)
+        done = None if history is None else partial(generate.remember, history, sent)
+        return _answered(Stream(events, began, json_schema, done), stream=stream)
+
+    @overload
+    def complete(
+        self,
+        prompt: str,
+        *,
+        stream: Literal[False] = False,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        json_schema: Any = None,
+        timeout: float = SILENCE_LIMIT,
+        **extra: Any,
+    ) -> Answer: ...
+
+    @overload
+    def complete(
+        self,
+        prompt: str,
+        *,
+        stream: Literal[True],
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        json_schema: Any = None,
+        timeout: float = SILENCE_LIMIT,
+        **extra: Any,
+    ) -> Stream: ...
+
+    def complete(
+        self,
+        prompt: str,
+        *,
+        stream: bool = False,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        json_schema: Any = None,
+        timeout: float = SILENCE_LIMIT,
+        **extra: Any,
+    ) -> Answer | Stream:
+        """How a text goes on. Takes what `chat` takes; but vLLM stops after 16 tokens unless ``max_tokens`` says more."""
+        if not isinstance(prompt, str):
+            raise InvalidOption("One prompt at a time, as text. server.client() takes several.")
+        body = generate.body(
+            max_tokens=max_tokens, temperature=temperature, json_schema=json_schema, extra=extra
+        )
+        began = time.monotonic()
+        events = self.connection().stream("/v1/completions", {**body, "prompt": prompt}, timeout)
+        return _answered(Stream(events, began, json_schema), stream=stream)
+
+    def embed(self, texts: str | Sequence[str], **extra: Any) -> list[list[float]]:
+        """The embedding of each text, from an embedding model."""
+        return pooling.embed(self.connection(), _several(texts), extra)
+
+    def score(self, query: str, texts: str | Sequence[str], **extra: Any) -> list[float]:
+        """How well each text answers the query, from a reranking or embedding model: the more, the better."""
+        return pooling.score(self.connection(), query, _several(texts), extra)
+
+    def classify(self, texts: str | Sequence[str], **extra: Any) -> list[Classified]:
+        """The class of each text, from a classification model."""
+        return pooling.classify(self.connection(), _several(texts), extra)
+
+
+def _answered(answer: Stream, *, stream: bool) -> Answer | Stream:
+    if stream:
+        return answer
+    with answer:
+        for _ in answer:
+            pass
+    return answer.answer
+
+
+def _several(texts: str | Sequence[str]) -> list[str]:
+    several = [texts] if isinstance(texts, str) else list(texts)
+    if not several:
+        raise InvalidOption("No text was given.")
+    return several

@@ -1,0 +1,1 @@
+"""Why a start failed, read from vLLM's log, and what helps."""

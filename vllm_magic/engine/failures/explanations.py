@@ -1,0 +1,180 @@
+"""Why a server failed, read from the end of vLLM's log (0.32).
+
+The last line is often useless ("Engine core initialization failed. See root cause above."), so a known sign
+anywhere in the log comes first, then the first error that the engine logged, then the last line of a traceback.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from vllm_magic.engine.failures import tracebacks
+from vllm_magic.engine.failures.hints import SEE_LOGS, Known, ending, ending_hint
+from vllm_magic.engine.failures.patterns import ENGINE_DIED, SIGNS
+from vllm_magic.engine.flags import flags as flags_of_vllm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from vllm_magic.engine.failures.patterns import Sign, Words
+    from vllm_magic.engine.failures.tracebacks import Said
+
+GIB = 2**30
+MOST_PLACES = 50  # where one sign is found, to choose from
+LAST_LINES = 3  # of the log, where none of them tells
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What is known of a failure, from the log alone.
+
+    Attributes:
+        cause: one line.
+        hint: what to do about it, one line.
+        lines: those of the log that tell, oldest first: of a traceback the deepest frames and the message.
+        port_taken: whether somebody else has the server's TCP port.
+        memory_wanted: bytes of a GPU that should have been free; 0 where it is not about that.
+    """
+
+    cause: str
+    hint: str
+    lines: tuple[str, ...]
+    port_taken: bool = False
+    memory_wanted: int = 0
+
+
+_EXCEPTION = re.compile(r"(?P<text>(?:[\w.]*(?:Error|Exception)|torch\.[\w.]+)(?:: .+)?)$")
+_VALUE_ERROR = re.compile(r"\s*Value error, (?P<text>.*?)(?: \[type=.*)?$")
+_ENGINE = re.compile(r"(?:.*/)?(?:core|multiproc_executor)\.py:\d+")
+# What is said of the end of one that was ready: v1/engine/core.py and exceptions.py, v1/executor/multiproc_executor.py,
+# v1/utils.py where there are several API servers.
+_FATAL = re.compile(
+    r"EngineCore encountered a fatal error|Worker proc \S+ died unexpectedly|"
+    r"(?:[\w.]+\.)?EngineDeadError: EngineCore encountered an issue|Exception occurred while running API servers"
+)
+_STOPPED = re.compile(r"\[launcher\.py:\d+\] \[shutdown\] API server: shutdown triggered$")
+
+
+def explain(
+    lines: Sequence[str],
+    exit_code: int | None,
+    *,
+    model: str = "",
+    flags: Sequence[str] = flags_of_vllm.COMMON,
+) -> Failure:
+    """The cause of a start's failure.
+
+    Args:
+        lines: the end of the log.
+        exit_code: of the leader; negative for a signal, None if unknown.
+        model: what was to be served.
+        flags: what vLLM knows, with the dashes before them, to tell which of them was meant.
+    """
+    said = tracebacks.read(lines)
+    return _explain(said, Known(flags, model)) or _unknown(lines, exit_code)
+
+
+def explain_death(lines: Sequence[str], exit_code: int | None, *, model: str = "") -> Failure:
+    """The cause of the end of a server that was ready, and that nobody here had asked to end.
+
+    What its log has of earlier requests that failed is no cause. The exit code misleads: it is 0 for an API server
+    whose engine died.
+
+    Args:
+        lines: the end of the log.
+        exit_code: of the leader; negative for a signal, None if unknown.
+        model: what it served.
+    """
+    said = tracebacks.read(lines)
+    if _was_stopped(lines):
+        cause, hint = "Somebody else asked it to end (SIGTERM or SIGINT)", "Start it again"
+        return Failure(cause, hint, tuple(lines[-LAST_LINES:]))
+    begin = _begin_of_death(said)
+    if begin is None:
+        return _unknown(lines, exit_code)
+    return _explain(said[begin:], Known((), model)) or _unknown(lines, exit_code)
+
+
+def _explain(said: Sequence[Said], known: Known) -> Failure | None:
+    text = _text(said)
+    found = (_find(sign, said, text, known) for sign in SIGNS)
+    errors = [(bare, number) for error, number in _errors(said) if (bare := _bare(error))]
+    telling = [one for one in errors if "root cause" not in one[0]]
+    return (
+        next(filter(None, found), None)
+        or _first(telling, said)
+        or _find(ENGINE_DIED, said, text, known)
+        or _first(errors, said)
+    )
+
+
+def _text(said: Sequence[Said]) -> str:
+    return "\n".join("" if one.frame else one.text for one in said)
+
+
+def _find(sign: Sign, said: Sequence[Said], text: str, known: Known) -> Failure | None:
+    matches = islice(re.finditer(sign.pattern, text, re.MULTILINE), MOST_PLACES)
+    places = [(match, text.count("\n", 0, match.start())) for match in matches]
+    if not places:
+        return None
+    # Some of it is logged first, and tried again, before it is raised.
+    match, first = next((one for one in places if tracebacks.is_raised(said, one[1])), places[0])
+    return Failure(
+        _said(sign.cause, match, known),
+        _said(sign.hint, match, known),
+        tracebacks.telling(said, first, first + match[0].count("\n")),
+        sign.port,
+        int(float(match.groupdict().get("needed", 0)) * GIB),
+    )
+
+
+def _said(words: str | Words, match: re.Match[str], known: Known) -> str:
+    said = words.format(*match.groups("")) if isinstance(words, str) else words(match, known)
+    return tracebacks.brief(said.strip().rstrip("."))
+
+
+def _first(errors: Sequence[tuple[str, int]], said: Sequence[Said]) -> Failure | None:
+    for cause, number in errors:
+        return Failure(cause, SEE_LOGS, tracebacks.telling(said, number, number))
+    return None
+
+
+def _errors(said: Sequence[Said]) -> Iterator[tuple[str, int]]:
+    """What the log says of the failure, each with the number of its line; the most telling first."""
+    between = [(one, number) for number, one in enumerate(said) if not one.frame]
+    for one, number in between:
+        if match := _VALUE_ERROR.match(one.text):
+            yield match["text"], number
+    for one, number in between:
+        if _ENGINE.match(one.source) and (match := _EXCEPTION.match(one.text)):
+            yield match["text"], number
+    for one, number in reversed(between):
+        if not one.source and (match := _EXCEPTION.match(one.text)):
+            yield match["text"], number
+
+
+def _bare(text: str) -> str:
+    text = text.removeprefix("ValueError: ").removeprefix("RuntimeError: ").strip().rstrip(".")
+    return tracebacks.brief(text)
+
+
+def _begin_of_death(said: Sequence[Said]) -> int | None:
+    """The first line that says that the engine dies, or those of a worker right above it; None where there is none."""
+    fatal = (number for number, one in enumerate(said) if not one.frame and _FATAL.match(one.text))
+    begin = next(fatal, None)
+    while begin and said[begin - 1].process.startswith("(Worker"):
+        begin -= 1
+    return begin
+
+
+def _was_stopped(lines: Sequence[str]) -> bool:
+    """Whether a signal came to the API server before its engine died."""
+    stopped = next((number for number, line in enumerate(lines) if _STOPPED.search(line)), None)
+    return stopped is not None and _begin_of_death(tracebacks.read(lines[:stopped])) is None
+
+
+def _unknown(lines: Sequence[str], exit_code: int | None) -> Failure:
+    return Failure(f"vLLM ended {ending(exit_code)}", ending_hint(exit_code), tuple(lines[-LAST_LINES:]))

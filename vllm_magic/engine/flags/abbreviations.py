@@ -1,0 +1,73 @@
+"""Abbreviated flags: vLLM accepts the beginning of a flag for the whole flag (argparse, ``allow_abbrev``).
+
+This package looks for flags by their whole names, so their abbreviations are written out before anything else
+is done with them. An abbreviation whose meaning is not known is refused: a key behind it could be seen by
+everybody.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllm_magic.engine.flags import flags
+from vllm_magic.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from vllm_magic.engine.flags.flag_table import FlagTable
+
+SECRET = ("--api-key", "--hf-token")
+_READ = """
+--block-size --chat-template --cpu-offload-gb --data-parallel-backend -dpb --data-parallel-size -dp
+--data-parallel-size-local -dpl --decode-context-parallel-size -dcp --disable-access-log-for-endpoints
+--disable-hybrid-kv-cache-manager --disable-log-stats --disable-sliding-window --distributed-executor-backend
+--download-dir --dtype --enable-expert-parallel -ep --enable-lora --enable-sleep-mode --gpu-memory-utilization
+--headless --hf-overrides --host --kv-cache-dtype --kv-cache-dtype-skip-layers --kv-cache-memory-bytes
+--kv-transfer-config --max-model-len --max-num-batched-tokens --max-num-seqs --num-gpu-blocks-override
+--pipeline-parallel-size -pp --port --quantization -q --revision --served-model-name --shutdown-timeout
+--speculative-config -sc --ssl-certfile --tensor-parallel-size -tp --uds
+"""
+READ = (*SECRET, *_READ.split())  # all flags that the package looks for
+
+
+def written_out(args: Sequence[str], load: Callable[[], FlagTable | None]) -> tuple[str, ...]:
+    """Return the flags, with each flag of `READ` under its whole name.
+
+    Args:
+        args: the flags, with their values.
+        load: returns the flags of this vLLM, or None where they are not known; called only if they are
+            needed.
+
+    Raises:
+        InvalidOption: an abbreviation may stand for several flags, or a flag for a key has a dot (a part of
+            JSON).
+    """
+    return tuple(_written_out(word, load) for word in args)
+
+
+def _written_out(word: str, load: Callable[[], FlagTable | None]) -> str:
+    written, equals, value = flags.split(word)
+    name, dot, _ = written.partition(".")
+    read = begin_with(name, READ)
+    if not read or (dot and not set(read) & set(SECRET)):
+        return word
+    if dot:
+        raise InvalidOption(f"{written} is no flag: a key is written as it is, {' or '.join(SECRET)} KEY.")
+    if name in READ:
+        return word
+    table = load()
+    known = [flags.split(string)[0] for string in table.by_string] if table else []
+    if name in known:
+        return word
+    found = sorted({*read, *begin_with(name, known)})
+    if table is None or len(found) > 1:
+        *others, last = found
+        either = f"{', '.join(others)} or {last}" if others else last
+        raise InvalidOption(f"{written} may be {either}. Write it out.")
+    return f"{found[0]}={value}" if equals else found[0]
+
+
+def begin_with(name: str, known: Iterable[str]) -> list[str]:
+    """The flags in ``known`` that begin with ``name``; none if ``name`` does not look like a flag."""
+    return [flag for flag in known if flag.startswith(name)] if name.strip("-") and name[0] == "-" else []

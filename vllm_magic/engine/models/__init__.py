@@ -1,0 +1,1 @@
+"""Models on the Hugging Face Hub, in its cache and in folders."""

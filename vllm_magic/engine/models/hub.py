@@ -1,0 +1,93 @@
+"""A model's config.json and the headers of its weights from the Hugging Face Hub, where it is not on this machine."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic.engine.capacity import weights
+from vllm_magic.engine.flags import flags
+from vllm_magic.engine.models.model_files import cache_folder, read_json
+from vllm_magic.errors import NoEstimate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoSibling
+
+    from vllm_magic.engine.capacity.weights import Weights
+    from vllm_magic.engine.spec import ServerSpec
+
+LIMIT = 10.0  # seconds for an answer
+LONGEST_REASON = 200  # characters
+_YES = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads variables
+
+
+def ask(spec: ServerSpec, environ: Mapping[str, str]) -> tuple[dict[str, Any], Weights]:
+    """The config and the weights of a model on the Hub.
+
+    Args:
+        spec: the model, and its ``--revision``.
+        environ: with ``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HOME`` and their like.
+
+    Raises:
+        NoEstimate: it may not be asked, or does not know; one line says why.
+    """
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", spec.model):
+        raise NoEstimate(f"there is no model at {spec.model}.")
+    if any(environ.get(name, "").upper() in _YES for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")):
+        raise NoEstimate(f"{spec.model} is not on this machine, and HF_HUB_OFFLINE forbids to ask for it.")
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise NoEstimate(
+            f"{spec.model} is not on this machine. To ask the Hub for it: pip install huggingface_hub."
+        ) from None
+    api = huggingface_hub.HfApi(
+        endpoint=environ.get("HF_ENDPOINT") or None, token=environ.get("HF_TOKEN") or None
+    )
+    revision = flags.value(spec.all_args, "--revision")
+    try:
+        with _no_progress_bars():
+            # Asked first, since it is not tried again for half a minute when nobody answers.
+            files = api.model_info(spec.model, revision=revision, files_metadata=True, timeout=LIMIT).siblings
+            path = api.hf_hub_download(
+                spec.model, "config.json", revision=revision, cache_dir=cache_folder(environ)
+            )
+            return read_json(Path(path)), _weights(api, spec.model, revision, files or ())
+    except NoEstimate:
+        raise
+    except Exception as error:  # noqa: BLE001 - of several libraries, by the version of huggingface_hub
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise NoEstimate(f"the Hub did not tell of {spec.model}: {reason[:LONGEST_REASON]}") from None
+
+
+def _weights(api: HfApi, model: str, revision: str | None, files: Iterable[RepoSibling]) -> Weights:
+    sizes = {file.rfilename: file.size or 0 for file in files}
+    if any(name.endswith(".safetensors") for name in sizes):
+        described = api.get_safetensors_metadata(model, revision=revision).files_metadata
+        return weights.of_tensors(
+            weights.tensor(name, one.dtype, one.shape)
+            for file in described.values()
+            for name, one in file.tensors.items()
+        )
+    stored = [size for name, size in sizes.items() if name.endswith(".bin")]
+    if not sum(stored):
+        raise NoEstimate(f"the Hub has no weights of {model} that can be judged.")
+    return weights.of_files(stored)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    from huggingface_hub import utils
+
+    before = utils.are_progress_bars_disabled()  # type: ignore[attr-defined]
+    utils.disable_progress_bars()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        if not before:
+            utils.enable_progress_bars()  # type: ignore[attr-defined]

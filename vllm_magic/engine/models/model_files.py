@@ -1,0 +1,105 @@
+"""Where a model's files are on this machine, and reading them without trusting them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic.engine.flags import flags
+from vllm_magic.errors import NoEstimate
+from vllm_magic.linux import files
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vllm_magic.engine.spec import ServerSpec
+
+LARGEST_REF = 1000  # bytes; it holds the 40 digits of a commit
+LARGEST_CONFIG = 5_000_000  # bytes; the largest in use are some 100 kB
+
+
+def cache_folder(environ: Mapping[str, str]) -> Path:
+    """The Hugging Face cache, as huggingface_hub finds it (its constants.py)."""
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if environ.get(name):
+            return Path(environ[name]).expanduser()
+    home = environ.get("HF_HOME")
+    base = Path(home) if home else Path(environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    return base.expanduser() / "hub"
+
+
+def find(spec: ServerSpec, environ: Mapping[str, str]) -> Path | None:
+    """The folder with the model's files: its own, or its snapshot in the cache; None where there is neither.
+
+    Args:
+        spec: the model, its ``--revision`` and ``--download-dir``.
+        environ: with ``HF_HOME`` and its like.
+    """
+    try:
+        local = Path(spec.cwd, spec.model)
+        if local.is_dir():
+            return local
+        chosen = flags.value(spec.all_args, "--download-dir")
+        cache = Path(spec.cwd, chosen) if chosen else cache_folder(environ)
+        kept = cache / f"models--{spec.model.replace('/', '--')}"
+        revision = flags.value(spec.all_args, "--revision") or "main"
+        if not _is_commit(revision):
+            revision = files.read_regular(kept / "refs" / revision, LARGEST_REF).decode().strip()
+        snapshot = kept / "snapshots" / revision
+        return snapshot if _is_commit(revision) and snapshot.is_dir() else None
+    except (OSError, ValueError, RuntimeError):  # also a name that no file can have, a user without a home
+        return None
+
+
+def read_json(path: Path, most: int = LARGEST_CONFIG) -> dict[str, Any]:
+    """The object in a JSON file of `most` bytes at most.
+
+    Raises:
+        NoEstimate: there is none in it, or no such file.
+    """
+    return json_object(read_start(path, most)[0], path.name)
+
+
+def json_object(raw: bytes, name: str) -> dict[str, Any]:
+    """The object that is written there.
+
+    Raises:
+        NoEstimate: there is none.
+    """
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise NoEstimate(f"{name} cannot be read as JSON.") from None
+    if not isinstance(found, dict):
+        raise NoEstimate(f"{name} does not hold a JSON object.")
+    return found
+
+
+def read_start(path: Path, count: int, skip: int = 0) -> tuple[bytes, int]:
+    """At most `count` bytes of a regular file, behind the first `skip`, and the file's size.
+
+    Raises:
+        NoEstimate: it cannot be read, or is something else: a pipe would be waited for, for ever.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no file can be called so"
+        raise NoEstimate(f"{path.name} cannot be read: {reason}.") from None
+    try:
+        state = os.fstat(file)
+        if not stat.S_ISREG(state.st_mode):
+            raise NoEstimate(f"{path.name} is not a file.")
+        return os.pread(file, count, skip), state.st_size
+    except OSError as error:
+        raise NoEstimate(f"{path.name} cannot be read: {error.strerror}.") from None
+    finally:
+        os.close(file)
+
+
+def _is_commit(revision: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{40}", revision) is not None

@@ -1,0 +1,66 @@
+"""How long the stages of earlier starts took, by model and flags, in the cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from vllm_magic.engine import cache
+from vllm_magic.engine.startup.stages import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vllm_magic.engine.spec import ServerSpec
+
+KIND = "starts"
+KEPT = 200  # starts that are remembered
+MODEL = "model"  # the key beside the names of the stages
+LONGEST = 24 * 3600.0  # seconds that a stage may have taken
+
+
+def earlier(spec: ServerSpec, *, warm: bool = False) -> dict[Stage, float]:
+    """Seconds of each stage when this model was started last with these flags; {} if it never was.
+
+    Args:
+        spec: what is started.
+        warm: from a spare, which takes other times.
+    """
+    found = _read(_file(spec, warm=warm))
+    told = {stage: found.get(stage.name) for stage in Stage}
+    return {
+        stage: float(seconds)
+        for stage, seconds in told.items()
+        if isinstance(seconds, (int, float)) and 0 <= seconds <= LONGEST
+    }
+
+
+def keep(spec: ServerSpec, stages: Mapping[Stage, float], *, warm: bool = False) -> None:
+    """Remember this start, if it has stages; one that cannot be written is forgotten. Arguments as for `earlier`."""
+    if not stages:
+        return
+    with suppress(OSError):
+        told = {stage.name: round(seconds, 3) for stage, seconds in stages.items()}
+        cache.write(KIND, _file(spec, warm=warm), json.dumps({MODEL: spec.model, **told}).encode())
+        cache.prune(KIND, KEPT)
+
+
+def models() -> list[str]:
+    """The models that were started before, the latest first, each once."""
+    found = [_read(name).get(MODEL) for name in cache.names(KIND)]
+    return list(dict.fromkeys(model for model in found if isinstance(model, str)))
+
+
+def _read(name: str) -> dict[str, object]:
+    try:
+        found = json.loads(cache.read(KIND, name) or b"null")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _file(spec: ServerSpec, *, warm: bool = False) -> str:
+    same = json.dumps([spec.model, spec.all_args, spec.gpus, spec.executable, *(["warm"] if warm else [])])
+    return f"{hashlib.sha256(same.encode()).hexdigest()[:16]}.json"

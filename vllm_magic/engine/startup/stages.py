@@ -1,0 +1,87 @@
+"""The stages of a start, read from vLLM's log lines (0.32; the files that write them are named beside each)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vllm_magic.engine.models.download import Download
+
+
+class Stage(str, Enum):
+    """Where a start is; the value is what a person reads."""
+
+    QUEUED = "waiting for the GPU"
+    IMPORTING = "importing vLLM"
+    CONFIGURING = "reading the model's configuration"
+    ENGINE = "starting the engine"
+    LOADING = "loading weights"
+    COMPILING = "compiling"
+    MEMORY = "measuring memory"
+    WARMING = "warming up"
+    GRAPHS = "capturing CUDA graphs"
+    SERVING = "starting the HTTP server"
+    READY = "ready"
+
+
+ORDER = tuple(Stage)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A stage, how much of it is done where vLLM counts, (3, 8) for 3 of 8, and the download that it waits for."""
+
+    stage: Stage
+    counted: tuple[int, int] | None = None
+    download: Download | None = None
+
+
+_SIGNS: tuple[tuple[Stage, re.Pattern[str]], ...] = tuple(
+    (stage, re.compile(pattern))
+    for stage, pattern in (
+        (Stage.IMPORTING, r"^It runs on "),  # of an agent, once its job has a node: cluster/agent.py
+        (
+            Stage.CONFIGURING,
+            r"vLLM server version|version \d+\.\d+\.\d+|non-default args:|Resolved architecture:",
+        ),
+        (Stage.ENGINE, r"Initializing a V1 LLM engine|world_size=\d+ rank=\d+"),  # v1/engine/core.py
+        (Stage.LOADING, r"Starting to load model"),  # v1/worker/*_model_runner.py
+        # model_executor/model_loader/weight_utils.py
+        (Stage.LOADING, r"[Ll]oading .*% Completed \| (?P<done>\d+)/(?P<all>\d+) \["),
+        (
+            Stage.COMPILING,
+            r"Starting torch\.compile|Dynamo bytecode transform|Compiling a graph",
+        ),  # compilation/
+        (
+            Stage.MEMORY,
+            r"Available KV cache memory|KV cache size:",
+        ),  # v1/worker/gpu_worker.py, v1/core/kv_cache_utils.py
+        # model_executor/warmup/
+        (Stage.WARMING, r"Warming up|JIT kernel warmup (?:starting|\(\d)"),
+        # v1/worker/gpu_model_runner.py
+        (Stage.GRAPHS, r"Capturing CUDA graphs.*?\| (?P<done>\d+)/(?P<all>\d+) "),
+        (
+            Stage.SERVING,
+            r"Supported tasks:|Starting vLLM server on",
+        ),  # entrypoints, launchers/api_server/entry.py
+    )
+)
+
+
+def read(line: str) -> Progress | None:
+    """The stage that a log line speaks of, or None."""
+    for stage, pattern in _SIGNS:
+        match = pattern.search(line)
+        if match:
+            counts = match.groupdict()
+            counted = (int(counts["done"]), int(counts["all"])) if counts.get("all") else None
+            return Progress(stage, counted)
+    return None
+
+
+def later(one: Progress, other: Progress) -> Progress:
+    """The one of two that is further on; of the same stage, the second. Several workers log side by side."""
+    return other if ORDER.index(other.stage) >= ORDER.index(one.stage) else one
