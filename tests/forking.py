@@ -21,8 +21,8 @@ import time
 
 import vllm_magic
 from vllm_magic import ledger
+from vllm_magic.children.child import Errand
 from vllm_magic.guard.record import Phase
-from vllm_magic.life.errand import Errand
 
 LIBC = ctypes.PyDLL(None)
 WINDOW = 1.0  # seconds that a start is held up for the fork, which must not come through

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic.guard import record as records
-from vllm_magic.guard.door import NAME as CONTROL
+from vllm_magic.guard.control_socket import NAME as CONTROL
 from vllm_magic.guard.record import BrokenRecordError, Phase, Record
 from vllm_magic.linux import files, machine, marks, processes, trusted_path
 from vllm_magic.linux.marks import MARK

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vllm_magic.children import flag_reading
 from vllm_magic.engine import command, executable
 from vllm_magic.engine.flags import unknown_flags
 from vllm_magic.errors import (
@@ -19,7 +20,7 @@ from vllm_magic.errors import (
     StartTimeout,
     VllmMagicError,
 )
-from vllm_magic.life import flag_builder, handover, kept
+from vllm_magic.life import handover, kept
 from vllm_magic.life.beginning import Attached, Fresh
 from vllm_magic.life.spare import Cast
 from vllm_magic.looking import Looking
@@ -201,7 +202,7 @@ class Manager(Looking):
             server.begin()
             self._sampler.follow(server)
             if not spec.cluster:
-                flag_builder.table(
+                flag_reading.table(
                     executable.find(spec.executable)
                 )  # known by the next start, if it is not now
             return Start(server, reused=False)

@@ -2,7 +2,7 @@
 
 Of more than `TURN` servers that many are looked at each second, in turn, so that the cost does not grow any more. A
 server that comes to another state is looked at in that moment, so that its curve has edges where they were. One
-thread with an asyncio loop asks all servers side by side; another one (`gpu.eyes`) asks the driver, so neither of them
+thread with an asyncio loop asks all servers side by side; another one (`gpu.background_probe`) asks the driver, so neither of them
 can hold the others up.
 """
 
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.curve import Sample
 from vllm_magic.engine.client import server_load
-from vllm_magic.gpu.eyes import Eyes
-from vllm_magic.gpu.sight import Sight, see
-from vllm_magic.linux.kin import Kin
+from vllm_magic.gpu.background_probe import Eyes
+from vllm_magic.gpu.usage import Sight, see
+from vllm_magic.linux.ownership import Kin
 from vllm_magic.server import ServerState
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from ptyprocess import PtyProcess
 from shells import a_shell
 
 from vllm_magic import ledger
+from vllm_magic.children import flag_reading
 from vllm_magic.engine.flags.flag_table import Option
 from vllm_magic.jupyter import candidates, usage, values
 from vllm_magic.jupyter.completion import IDENTIFIER
@@ -29,7 +30,6 @@ from vllm_magic.jupyter.help import HELP
 from vllm_magic.jupyter.start_words import VALUED
 from vllm_magic.jupyter.verbs import Verb
 from vllm_magic.ledger import Condition
-from vllm_magic.life import flag_builder
 from vllm_magic.manager import manager
 
 VERBS = [verb.value for verb in Verb]
@@ -69,8 +69,8 @@ def world(tmp_path_factory):
     }
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("VLLM_MAGIC_CACHE", env["VLLM_MAGIC_CACHE"])
-        until(lambda: flag_builder.table(vllm), "the table is not built")
-        flag_builder.end()
+        until(lambda: flag_reading.table(vllm), "the table is not built")
+        flag_reading.end()
     return env
 
 
@@ -418,7 +418,7 @@ def test_what_is_being_read_goes_with_it_too(home, world, monkeypatch, tmp_path)
     with a_shell() as shell:
         shell.run_line_magic("load_ext", "vllm_magic")
         ask(shell, "%vllm start tiny --max|")
-        (_, builder) = flag_builder._builders[world["VLLM_MAGIC_EXECUTABLE"]]
+        (_, builder) = flag_reading._builders[world["VLLM_MAGIC_EXECUTABLE"]]
         assert builder.poll() is None
         shell.run_line_magic("unload_ext", "vllm_magic")
         assert builder.poll() is not None

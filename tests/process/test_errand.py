@@ -13,9 +13,9 @@ import threading
 import pytest
 from by_hand import identity, until
 
+from vllm_magic.children import benchmark
+from vllm_magic.children.child import Errand
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.life import benchmark
-from vllm_magic.life.errand import Errand
 from vllm_magic.linux import processes
 
 STUBBORN = """
@@ -27,7 +27,7 @@ time.sleep(300)
 """
 KERNEL = f"""
 import sys
-from vllm_magic.life.errand import Errand
+from vllm_magic.children.child import Errand
 errand = Errand([sys.executable, "-c", {STUBBORN!r}], {{}})
 for lines in errand.lines(1.0):
     for line in lines:

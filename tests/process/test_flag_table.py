@@ -14,10 +14,10 @@ import pytest
 import stand_in
 from by_hand import until
 
+from vllm_magic.children import flag_reading
 from vllm_magic.engine import cache, executable
 from vllm_magic.engine.flags import flag_table
 from vllm_magic.engine.flags.flag_table import FlagTable, Option
-from vllm_magic.life import flag_builder
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity
 
@@ -36,7 +36,7 @@ def cache_folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("VLLM_MAGIC_CACHE", raising=False)
     yield tmp_path / "cache/vllm-magic/flags"
-    flag_builder.end()
+    flag_reading.end()
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def vllm(tmp_path) -> str:
 
 def read_flags(path: str) -> FlagTable:
     """Have the flags read, and wait for them."""
-    until(lambda: flag_builder.table(path), "the table is not built")
+    until(lambda: flag_reading.table(path), "the table is not built")
     table = flag_table.load(path)
     assert table
     return table
@@ -72,7 +72,7 @@ def built(shared_vllm, tmp_path_factory) -> bytes:
         patched.setenv("XDG_CACHE_HOME", str(folder))
         patched.delenv("VLLM_MAGIC_CACHE", raising=False)
         read_flags(shared_vllm)
-        flag_builder.end()
+        flag_reading.end()
     (path,) = folder.glob("vllm-magic/flags/*")
     return path.read_bytes()
 
@@ -140,8 +140,8 @@ def test_it_is_built_once(shared_vllm, written, monkeypatch):
     def refuse(*_: object) -> None:
         raise AssertionError("built again")
 
-    monkeypatch.setattr(flag_builder, "_spawn", refuse)
-    assert flag_builder.table(shared_vllm) is flag_table.load(shared_vllm)
+    monkeypatch.setattr(flag_reading, "_spawn", refuse)
+    assert flag_reading.table(shared_vllm) is flag_table.load(shared_vllm)
 
 
 def test_a_later_kernel_reads_it(shared_vllm, written):
@@ -166,9 +166,9 @@ def test_an_update_is_read_anew(cache_folder, vllm, table, monkeypatch):
     (old,) = Path(vllm).parent.parent.rglob("vllm-0.32.0.dist-info")
     (old / "METADATA").write_text("Metadata-Version: 2.4\nName: vllm\nVersion: 0.33.0\n")
     old.rename(old.with_name("vllm-0.33.0.dist-info"))
-    assert flag_builder.table(vllm) is None
-    assert len(flag_builder._builders) == 1  # the one that has ended is not begun anew at once
-    monkeypatch.setattr(flag_builder, "AGAIN", 0.0)
+    assert flag_reading.table(vllm) is None
+    assert len(flag_reading._builders) == 1  # the one that has ended is not begun anew at once
+    monkeypatch.setattr(flag_reading, "AGAIN", 0.0)
     assert read_flags(vllm).version == "0.33.0"
     assert len(os.listdir(cache_folder)) == 1
 
@@ -184,9 +184,9 @@ def test_it_is_not_certain_once_something_is_installed_beside_vllm(vllm, table, 
     (packages,) = Path(vllm).parent.parent.glob("lib/*/site-packages")
     (packages / "plugin.dist-info").mkdir()
     assert flag_table.load(vllm, certain=True) is None
-    monkeypatch.setattr(flag_builder, "AGAIN", 0.0)
-    assert flag_builder.table(vllm) is table
-    until(lambda: flag_builder.table(vllm) and flag_table.load(vllm, certain=True), "it is not built anew")
+    monkeypatch.setattr(flag_reading, "AGAIN", 0.0)
+    assert flag_reading.table(vllm) is table
+    until(lambda: flag_reading.table(vllm) and flag_table.load(vllm, certain=True), "it is not built anew")
 
 
 HOSTILE = {
@@ -270,8 +270,8 @@ def test_without_a_place_for_it_nothing_is_begun(cache_folder, shared_vllm, what
     else:
         cache_folder.mkdir(mode=0o700)
         cache_folder.chmod(0o755)
-    assert flag_builder.table(shared_vllm) is None
-    assert not flag_builder._builders
+    assert flag_reading.table(shared_vllm) is None
+    assert not flag_reading._builders
 
 
 def test_without_a_home(monkeypatch):
@@ -293,25 +293,25 @@ def test_a_relative_cache_folder_is_ignored(monkeypatch, tmp_path):
 def test_one_that_fails_is_not_tried_again_soon(cache_folder, vllm):
     (package,) = Path(vllm).parent.parent.glob("lib/*/site-packages/vllm/config/__init__.py")
     package.write_text("raise ImportError('broken')\n")
-    assert flag_builder.table(vllm) is None
-    (_, builder) = flag_builder._builders[vllm]
+    assert flag_reading.table(vllm) is None
+    (_, builder) = flag_reading._builders[vllm]
     assert builder.wait(60) == 0
-    assert flag_builder.table(vllm) is None
-    assert flag_builder._builders[vllm][1] is builder
+    assert flag_reading.table(vllm) is None
+    assert flag_reading._builders[vllm][1] is builder
     assert os.listdir(cache_folder) == []
 
 
 def test_two_kernels_build_it_once(cache_folder, shared_vllm, monkeypatch, tmp_path):
     monkeypatch.setenv("STAND_IN_FLAGS_PID", str(tmp_path / "pid"))
     monkeypatch.setenv("STAND_IN_FLAGS_S", "600")
-    assert flag_builder.table(shared_vllm) is None
+    assert flag_reading.table(shared_vllm) is None
     until(lambda: pid_in(tmp_path / "pid"), "it is not being built")
     with subprocess.Popen([sys.executable, "-c", KERNEL, shared_vllm], stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"begun\n"
         watcher = next(iter(processes.descendants(processes.table(), other.pid)))
         until(lambda: (one := processes.read(watcher)) is None or not one.alive, "the second one goes on")
         other.kill()
-    assert flag_builder._builders[shared_vllm][1].poll() is None
+    assert flag_reading._builders[shared_vllm][1].poll() is None
 
 
 def pid_in(path: Path) -> int:
@@ -343,10 +343,10 @@ def test_it_never_outlives_the_kernel(cache_folder, shared_vllm, monkeypatch, tm
 def test_nor_the_process_that_watches_it(cache_folder, shared_vllm, monkeypatch, tmp_path):
     monkeypatch.setenv("STAND_IN_FLAGS_PID", str(tmp_path / "pid"))
     monkeypatch.setenv("STAND_IN_FLAGS_S", "600")
-    flag_builder.table(shared_vllm)
+    flag_reading.table(shared_vllm)
     until(lambda: pid_in(tmp_path / "pid"), "it is not being built")
     reader = processes.read(pid_in(tmp_path / "pid")).identity
-    flag_builder._builders[shared_vllm][1].kill()
+    flag_reading._builders[shared_vllm][1].kill()
     assert pidfd.wait_for_all({reader}, 60) == set()
 
 
@@ -355,20 +355,20 @@ def test_it_is_ended_with_all_that_it_has_started(cache_folder, vllm, monkeypatc
     package.write_text(f"{package.read_text()}import subprocess; subprocess.Popen(['sleep', '600'])\n")
     monkeypatch.setenv("STAND_IN_FLAGS_PID", str(tmp_path / "pid"))
     monkeypatch.setenv("STAND_IN_FLAGS_S", "600")
-    flag_builder.table(vllm)
+    flag_reading.table(vllm)
     until(lambda: pid_in(tmp_path / "pid"), "it is not being built")
     table, reader = processes.table(), pid_in(tmp_path / "pid")
     everyone = {table[pid].identity for pid in (reader, *processes.descendants(table, reader))}
     assert len(everyone) == 2
-    flag_builder.end()
+    flag_reading.end()
     assert pidfd.wait_for_all(everyone, 60) == set()
 
 
 def test_one_that_hangs_is_ended(cache_folder, shared_vllm, monkeypatch):
-    monkeypatch.setattr(flag_builder, "LIMIT", 1.0)
+    monkeypatch.setattr(flag_reading, "LIMIT", 1.0)
     monkeypatch.setenv("STAND_IN_FLAGS_S", "600")
-    flag_builder.table(shared_vllm)
-    assert flag_builder._builders[shared_vllm][1].wait(60) == 0
+    flag_reading.table(shared_vllm)
+    assert flag_reading._builders[shared_vllm][1].wait(60) == 0
     assert os.listdir(cache_folder) == []
 
 
@@ -376,7 +376,7 @@ def test_it_has_what_nobody_else_wants(cache_folder, shared_vllm, monkeypatch, t
     monkeypatch.setenv("STAND_IN_FLAGS_PID", str(tmp_path / "pid"))
     monkeypatch.setenv("STAND_IN_FLAGS_S", "600")
     monkeypatch.setenv("JPY_PARENT_PID", "1")
-    flag_builder.table(shared_vllm)
+    flag_reading.table(shared_vllm)
     until(lambda: pid_in(tmp_path / "pid"), "it is not being built")
     reader = pid_in(tmp_path / "pid")
     assert os.getpriority(os.PRIO_PROCESS, reader) == 19

@@ -21,8 +21,8 @@ import by_hand
 import pytest
 from records import record
 
+from vllm_magic.guard import control_client
 from vllm_magic.guard import record as records
-from vllm_magic.guard import visitor
 from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.inner import KIN_LOOK
 from vllm_magic.guard.ladder import KILL_LIMIT
@@ -390,7 +390,7 @@ def test_a_silent_visitor_who_comes_as_the_kernel_goes(tmp_path):
     started = hear(pair, Started)
     inner, leader = Identity(*started.inner), Identity(*started.leader)
     assert pidfd.send(inner, signal.SIGSTOP)
-    with visitor.connect(tmp_path / "folder"):
+    with control_client.connect(tmp_path / "folder"):
         pair.hang_up()
         assert pidfd.send(inner, signal.SIGCONT)
         assert pidfd.wait_for_all({leader}, LONGEST / 2) == set()
@@ -433,7 +433,7 @@ def test_a_spare_that_becomes_a_server_to_be_kept_as_the_kernel_dies(tmp_path):
         assert pidfd.send(inner, signal.SIGCONT) == processes.is_alive(inner)
         reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     by_hand.until((tmp_path / "folder" / "control").exists, "the guard cannot be reached")
-    visit = visitor.Visitor(tmp_path / "folder")
+    visit = control_client.Visitor(tmp_path / "folder")
     visit.stop(0.0, 0.0)
     assert pidfd.wait_for_all({leader, inner}, LONGEST) == set()
     visit.close()

@@ -15,8 +15,8 @@ from records import IDENTIFIER, record
 from vllm_magic import cli, ledger
 from vllm_magic.doctor import checks, survey
 from vllm_magic.doctor.findings import Topic
+from vllm_magic.guard import control_client
 from vllm_magic.guard import record as records
-from vllm_magic.guard import visitor
 from vllm_magic.guard.record import Phase
 from vllm_magic.ledger import Condition
 from vllm_magic.life import hung
@@ -131,7 +131,7 @@ def guard():
 
 def test_guards_that_do_not_answer(home, probe, guard, monkeypatch):
     """They live, are not stopped, and let visitors in whom they never hear."""
-    monkeypatch.setattr(visitor, "ANSWER_LIMIT", 0.2)
+    monkeypatch.setattr(control_client, "ANSWER_LIMIT", 0.2)
     path = put(home, outer=list(guard), inner=DEAD)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path / "control"))

@@ -20,8 +20,8 @@ from matrix.resources import fill, small_disk
 from vllm_magic import ledger
 from vllm_magic.errors import NameInUse, ServerNotFound, StartFailed
 from vllm_magic.guard import record as records
+from vllm_magic.guard.control_client import Visitor
 from vllm_magic.guard.record import Phase
-from vllm_magic.guard.visitor import Visitor
 from vllm_magic.ledger import Condition
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity

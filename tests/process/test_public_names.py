@@ -60,7 +60,7 @@ def test_loading_the_extension_imports_nothing_heavy(home):
 
 def test_the_guard_needs_neither_this_environment_nor_another_library():
     script = (
-        "import sys; sys.path.append(sys.argv[1]); import vllm_magic.guard.guard\n"
+        "import sys; sys.path.append(sys.argv[1]); import vllm_magic.guard.main\n"
         "import json; print(json.dumps(sorted(sys.modules)))"
     )
     root = str(vllm_magic.__file__).rpartition("/vllm_magic/")[0]

@@ -15,7 +15,7 @@ from fake_gpu import fakegpu
 from vllm_magic import rounds, sampler
 from vllm_magic.engine.client import server_load
 from vllm_magic.linux import processes
-from vllm_magic.linux.kin import Kin
+from vllm_magic.linux.ownership import Kin
 
 GIB = 2**30
 OTHER = 3 * GIB
@@ -192,7 +192,7 @@ class TestWhatCannotHoldItUp:
         assert threads() == []
 
     def test_a_driver_that_crashes(self, manager, spec, fake_gpus, monkeypatch):
-        monkeypatch.setattr("vllm_magic.gpu.eyes.AGAIN", 0.0)
+        monkeypatch.setattr("vllm_magic.gpu.background_probe.AGAIN", 0.0)
         server = manager.start(spec(gpus="0"), timeout=60).server
         until(lambda: last(server).used, "nothing is seen")
         fakegpu.configure(fake_gpus, crash="memory")

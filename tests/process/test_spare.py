@@ -18,7 +18,7 @@ from IPython.core.error import UsageError
 
 from vllm_magic import ledger
 from vllm_magic.doctor import survey
-from vllm_magic.guard import waiting
+from vllm_magic.guard import standby_leader
 from vllm_magic.guard.record import Phase
 from vllm_magic.life import spare as one_spare
 from vllm_magic.life import spares as kept
@@ -373,10 +373,10 @@ def test_no_thread_for_it(manager, make, monkeypatch, traces):
 
 
 def test_it_goes_when_memory_is_short(monkeypatch):
-    spare = waiting.Waiting(60.0)
+    spare = standby_leader.Waiting(60.0)
     try:
         assert not spare.is_in_the_way()
-        monkeypatch.setattr(memory, "available", lambda: waiting.LEAST - 1)
+        monkeypatch.setattr(memory, "available", lambda: standby_leader.LEAST - 1)
         assert spare.is_in_the_way()
     finally:
         spare.theirs.close()

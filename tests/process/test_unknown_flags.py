@@ -9,10 +9,10 @@ import stand_in
 from by_hand import free_port, until
 
 import vllm_magic
+from vllm_magic.children import flag_reading
 from vllm_magic.engine import command
 from vllm_magic.engine.flags import flag_table, unknown_flags
 from vllm_magic.errors import InvalidOption
-from vllm_magic.life import flag_builder
 
 
 @pytest.fixture
@@ -21,9 +21,9 @@ def vllm(tmp_path, monkeypatch) -> str:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("VLLM_MAGIC_CACHE", raising=False)
     path = str(stand_in.install_environment(tmp_path / "environment"))
-    until(lambda: flag_builder.table(path), "the table is not built")
+    until(lambda: flag_reading.table(path), "the table is not built")
     yield path
-    flag_builder.end()
+    flag_reading.end()
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_the_first_start_has_them_read(manager, spec, tmp_path, monkeypatch, tra
     manager.start(spec(executable=path), timeout=60)
     until(lambda: flag_table.load(path), "the table is not built")
     manager.stop_all()
-    flag_builder.end()
+    flag_reading.end()
     traces.check()
 
 

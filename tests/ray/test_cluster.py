@@ -26,7 +26,7 @@ from traces import Traces
 from tests.ray.nodes import HEAD, OTHER, RAY, Cluster, until
 from tests.real.environment import FLAGS, FORKED, environment
 from vllm_magic import cli, ledger
-from vllm_magic.cluster import keys
+from vllm_magic.cluster import wire
 from vllm_magic.cluster.entities import Node
 from vllm_magic.cluster.survey import survey, view
 from vllm_magic.doctor import jobs
@@ -66,7 +66,7 @@ sys.stdin.read()
 
 @pytest.fixture(autouse=True)
 def short_lease(monkeypatch):
-    monkeypatch.setattr("vllm_magic.cluster.keys.LEASE", LEASE)
+    monkeypatch.setattr("vllm_magic.cluster.wire.LEASE", LEASE)
     monkeypatch.setenv("VLLM_MAGIC_CLUSTER_LEASE", str(LEASE))
     monkeypatch.setenv("VLLM_MAGIC_CLUSTER_RENEWAL", "1")
 
@@ -607,7 +607,7 @@ def test_the_driver_of_each_node_proves_its_part(with_driver, manager, spread):
 
 def test_a_log_cannot_forge_a_release(cluster, manager, tmp_path):
     forged = {"proof": "NVML memory", "verified": True, "vram": [], "note": "forged", "ended": []}
-    line = keys.line(keys.RELEASED, release=forged)
+    line = wire.line(wire.RELEASED, release=forged)
     program = tmp_path / "vllm"
     program.write_text(f"#!/bin/sh\necho '{line}'\nprintf 'x\\r{line}\\n'\nseq 1500\nexec sleep 1000\n")
     program.chmod(0o755)

@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
+from vllm_magic.children import flag_reading
 from vllm_magic.engine.flags import flag_table, unknown_flags
-from vllm_magic.life import flag_builder
 
 pytestmark = [pytest.mark.real_vllm, pytest.mark.timeout(600)]
 
@@ -68,8 +68,8 @@ def test_what_is_read(vllm, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
     path = str(vllm.executable)
-    assert flag_builder.table(path) is None
-    assert flag_builder._builders[path][1].wait(LIMIT) == 0
+    assert flag_reading.table(path) is None
+    assert flag_reading._builders[path][1].wait(LIMIT) == 0
     table = flag_table.load(path)
     assert table
     assert table.version == "0.32.0+cpu"
@@ -87,7 +87,7 @@ def test_what_is_read(vllm, tmp_path, monkeypatch):
     known = [unknown_flags.find(line, table) is not None for line in lines]
     assert known == [False] * len(TAKEN) + [True] * len(NOT_TAKEN)
     assert known == unrecognized(vllm, lines, tmp_path / "reply")
-    flag_builder.end()
+    flag_reading.end()
 
 
 def unrecognized(vllm, lines, reply) -> list[bool]:

@@ -11,10 +11,10 @@ import pytest
 
 from vllm_magic import sampler
 from vllm_magic.engine.client import server_load
-from vllm_magic.gpu import sight
+from vllm_magic.gpu import usage
 from vllm_magic.gpu.devices import ComputeProcess, Gpu
-from vllm_magic.linux import kin, processes
-from vllm_magic.linux.kin import Kin
+from vllm_magic.linux import ownership, processes
+from vllm_magic.linux.ownership import Kin
 from vllm_magic.linux.processes import Identity
 from vllm_magic.manager import Manager
 
@@ -45,7 +45,7 @@ class TestWhoHoldsWhat:
             return Gpu(0, "GPU-0", "a GPU", 9, 5, 4, tuple(ComputeProcess(*each) for each in listed))
 
         blind = Gpu(1, "GPU-1", "a GPU", 9, None, None, None)
-        seen = sight.see((gpu((11, 1), (12, 2), (21, 4), (99, 8)), gpu((21, None), (21, 4)), blind), leaders)
+        seen = usage.see((gpu((11, 1), (12, 2), (21, 4), (99, 8)), gpu((21, None), (21, 4)), blind), leaders)
         assert seen.used == (5, 5, None)
         assert seen.held(one) == (3, 0, None)
         assert seen.held(two) == (4, None, None)
@@ -70,7 +70,7 @@ class TestKin:
         assert known.look({1}, [me]) == {}
         known.look({1}, [])  # with other leaders it may be another's
         assert looked[1] == 2
-        monkeypatch.setattr(kin, "AGAIN", 0.0)
+        monkeypatch.setattr(ownership, "AGAIN", 0.0)
         known.look({2}, [])
         known.look({2}, [])
         assert looked[2] == 2

@@ -21,12 +21,12 @@ if __name__ == "__main__":
     # Behind the standard library, so that nothing in it can stand in for a standard module.
     sys.path[:] = [*sys.path[1:], str(Path(__file__).resolve().parents[2])]
 
-from vllm_magic.cluster import ending, keys, package, whereabouts
+from vllm_magic.cluster import package, placement, teardown, wire
 from vllm_magic.cluster.entities import JobStatus
 from vllm_magic.cluster.forward import Forwarder
-from vllm_magic.cluster.order import Errand, Order, unpack_errand
+from vllm_magic.cluster.messages import Errand, Order, unpack_errand
+from vllm_magic.cluster.placement import Whereabouts
 from vllm_magic.cluster.rest import JobUnknownError, Ray
-from vllm_magic.cluster.whereabouts import Whereabouts
 from vllm_magic.errors import ClusterError, ClusterUnreachable, VllmMagicError
 
 if TYPE_CHECKING:
@@ -108,14 +108,14 @@ class Agent:
     def _submit_once(self) -> None:
         name = package.name(self._errand.job)
         self._ray.put(name, package.packed())
-        self._ray.put(keys.lease(self._errand.job), _stamp())
+        self._ray.put(wire.lease(self._errand.job), _stamp())
         self._ray.submit(
             self._errand.job,
             f"exec python3 -m vllm_magic.on_node {self._errand.job}",
             entrypoint_num_gpus=self._errand.gpus,
-            metadata={keys.METADATA: self._errand.name},
+            metadata={wire.METADATA: self._errand.name},
             runtime_env={
-                "working_dir": f"{keys.SCHEME}{name}",
+                "working_dir": f"{wire.SCHEME}{name}",
                 "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": STOP_WAIT, "PYTHONUNBUFFERED": "1"},
             },
         )
@@ -123,11 +123,11 @@ class Agent:
     async def _renew(self) -> None:
         while True:
             try:
-                await asyncio.to_thread(self._ray.put, keys.lease(self._errand.job), _stamp())
+                await asyncio.to_thread(self._ray.put, wire.lease(self._errand.job), _stamp())
                 self._tell_reachable(None)
             except VllmMagicError as error:
                 self._tell_reachable(error)
-            await asyncio.sleep(keys.RENEWAL)
+            await asyncio.sleep(wire.RENEWAL)
 
     def _tell_reachable(self, error: VllmMagicError | None) -> None:
         if (error is None) is self._where.reachable:
@@ -135,14 +135,14 @@ class Agent:
         if error is None:
             _say("The cluster answers again.")
         else:
-            _say(f"{error} The server ends itself where that lasts {keys.LEASE:g} s.")
+            _say(f"{error} The server ends itself where that lasts {wire.LEASE:g} s.")
         self._know(reachable=error is None)
 
     def _know(self, **changed: Any) -> None:
         """Tell the kernel; a full disk is no reason to end a server."""
         with self._lock, contextlib.suppress(OSError):
             self._where = replace(self._where, **changed)
-            whereabouts.write(Path(os.environ["TMPDIR"]), self._where)
+            placement.write(Path(os.environ["TMPDIR"]), self._where)
 
     async def _job(self) -> Job | None:
         """The job; None while the cluster does not answer."""
@@ -181,8 +181,8 @@ class Agent:
         self._know(nodes=(found.ip,))
         errand = self._errand
         env = {name: os.environ[name] for name in errand.env if name in os.environ}
-        order = Order(errand.model, errand.args, errand.executable, env, found.ip, errand.force, keys.LEASE)
-        self._ray.put(keys.order(errand.job), order.packed())
+        order = Order(errand.model, errand.args, errand.executable, env, found.ip, errand.force, wire.LEASE)
+        self._ray.put(wire.order(errand.job), order.packed())
         _say(f"It runs on {found.where}.")
 
     def _copy_log(self, node: str, loop: asyncio.AbstractEventLoop) -> None:
@@ -198,7 +198,7 @@ class Agent:
                 if len(rest) > LONGEST_LINE:
                     lines, rest = [*lines, rest], b""
                 for line in lines:
-                    if self._copy(line, loop) == keys.RELEASED:
+                    if self._copy(line, loop) == wire.RELEASED:
                         return
             with contextlib.suppress(ClusterError):
                 if self._ray.job(self._errand.job).status.over:
@@ -207,16 +207,16 @@ class Agent:
 
     def _copy(self, line: bytes, loop: asyncio.AbstractEventLoop) -> str:
         """Copy a line of vLLM's, or obey one that is for this agent; what that one is about."""
-        said = keys.said(line.decode(errors="replace"))
+        said = wire.said(line.decode(errors="replace"))
         if said is None:
             os.write(1, line + b"\n")
             return ""
-        if said["said"] == keys.PLACED:
+        if said["said"] == wire.PLACED:
             self._compare(str(said.get("vllm") or ""))
-        elif said["said"] == keys.LISTENS:
+        elif said["said"] == wire.LISTENS:
             to = (self._where.nodes[0], int(said["port"]))
             asyncio.run_coroutine_threadsafe(self._listen(to), loop)
-        elif said["said"] in (keys.ENDS, keys.RELEASED):  # who has the port from now on is somebody else
+        elif said["said"] in (wire.ENDS, wire.RELEASED):  # who has the port from now on is somebody else
             loop.call_soon_threadsafe(self._forwarder.close)
         return str(said["said"])
 
@@ -264,8 +264,8 @@ class Agent:
         job = self._errand.job
         with contextlib.suppress(ClusterError):  # who reads this looks for himself, and the lease runs out
             await asyncio.to_thread(self._ray.stop, job)
-            await asyncio.to_thread(self._ray.put, keys.order(job), b"")
-            await asyncio.to_thread(ending.wait, self._ray, job, END_LIMIT, END_LIMIT)
+            await asyncio.to_thread(self._ray.put, wire.order(job), b"")
+            await asyncio.to_thread(teardown.wait, self._ray, job, END_LIMIT, END_LIMIT)
         return 0 if self._asked.is_set() and not self._failed else 1
 
     async def _pause(self, seconds: float) -> None:
@@ -289,7 +289,7 @@ def _say(text: str) -> None:
 
 async def _main() -> None:
     try:
-        code = await Agent(unpack_errand(os.environ[keys.ERRAND])).run()
+        code = await Agent(unpack_errand(os.environ[wire.ERRAND])).run()
     except Exception as error:  # noqa: BLE001 - it is said, and the kernel sees to the job
         _say(str(error) if isinstance(error, VllmMagicError) else f"{type(error).__name__}: {error}")
         code = 1

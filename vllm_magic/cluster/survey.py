@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vllm_magic.cluster import keys
+from vllm_magic.cluster import wire
 from vllm_magic.cluster.entities import JobStatus
 from vllm_magic.cluster.rest import Ray
 from vllm_magic.view import View
@@ -105,4 +105,4 @@ def _gpus(count: float) -> str:
 
 def _named(job: Job, ours: Collection[str]) -> str:
     """The name of the server that it is; "" where it is none."""
-    return job.metadata.get(keys.METADATA, "") + " (of this kernel)" * (job.id in ours)
+    return job.metadata.get(wire.METADATA, "") + " (of this kernel)" * (job.id in ours)

@@ -30,7 +30,7 @@ def left(entries: Iterable[Entry]) -> Iterator[Finding]:
 def _fate(record: Record) -> str:
     at = f"its job {record.job} on {record.cluster}"
     try:
-        from vllm_magic.cluster import keys
+        from vllm_magic.cluster import wire
         from vllm_magic.cluster.entities import JobStatus
         from vllm_magic.cluster.rest import JobUnknownError, Ray
     except VllmMagicError as error:  # a variable of the environment
@@ -45,4 +45,4 @@ def _fate(record: Record) -> str:
         return f"{at} has ended; its files are left"
     if job.status is JobStatus.PENDING:
         return f"{at} waits for room there; with nobody to tell it what to serve it ends itself when it gets a node"
-    return f"{at} still runs: it ends itself {keys.LEASE:g} s after it last heard of that kernel"
+    return f"{at} still runs: it ends itself {wire.LEASE:g} s after it last heard of that kernel"

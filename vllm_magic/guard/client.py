@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_magic.guard import record, visitor
+from vllm_magic.guard import control_client, record
 from vllm_magic.guard.protocol import Attach, Attached, Decoder, Note, Order, Refused, Stop, encode
 from vllm_magic.guard.record import BrokenRecordError
 from vllm_magic.linux import forks, pidfd, pidfd_calls, processes
@@ -225,14 +225,14 @@ class AttachedGuards(Guards):
     """
 
     def __init__(self, folder: Path, outer: Identity, only: dict[str, object] | None = None) -> None:
-        super().__init__(visitor.connect(folder), str(folder))
+        super().__init__(control_client.connect(folder), str(folder))
         self.pid = outer.pid
         self._outer = outer
         self._waiting: list[Message] = []
         try:
             self._check_outer()
             self._watch(pidfd.open_pidfd(outer))
-            self._socket.settimeout(visitor.ANSWER_LIMIT)
+            self._socket.settimeout(control_client.ANSWER_LIMIT)
             self._send(Attach(only))
             self.luggage = self._hear_answer()
             self._socket.settimeout(None)

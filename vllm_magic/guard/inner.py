@@ -12,8 +12,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.guard import leader, log_cap, record
-from vllm_magic.guard.door import Door, Visitor
-from vllm_magic.guard.duty import AT_ONCE, KERNEL_GONE, NOBODY, SAY_LIMIT, Guard, limit_sending, log
+from vllm_magic.guard.base import AT_ONCE, KERNEL_GONE, NOBODY, SAY_LIMIT, Guard, limit_sending, log
+from vllm_magic.guard.control_socket import Door, Visitor
 from vllm_magic.guard.protocol import (
     Attach,
     Attached,
@@ -31,13 +31,13 @@ from vllm_magic.guard.protocol import (
     encode,
 )
 from vllm_magic.guard.record import Phase, Record
-from vllm_magic.guard.waiting import Waiting
+from vllm_magic.guard.standby_leader import Waiting
 from vllm_magic.linux import pidfd, pidfd_calls, processes
 
 if TYPE_CHECKING:
-    from vllm_magic.guard.inbox import Inbox
     from vllm_magic.guard.ladder import Members
     from vllm_magic.guard.log_cap import LogCap
+    from vllm_magic.guard.message_stream import Inbox
 
 KIN_LOOK = 2.0  # seconds between looks at whom this guard has adopted: no event tells of it
 WIDE_LOOK = 30.0  # seconds between looks for all that is below it, which cost more

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from vllm_magic.guard import record
-from vllm_magic.guard.duty import AT_ONCE, Guard
+from vllm_magic.guard.base import AT_ONCE, Guard
 from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.protocol import Known, Order, Stop, Why, decode
 from vllm_magic.guard.record import BrokenRecordError
@@ -21,7 +21,7 @@ from vllm_magic.linux import processes, shared_memory
 from vllm_magic.linux.shared_memory import Segment
 
 if TYPE_CHECKING:
-    from vllm_magic.guard.inbox import Inbox
+    from vllm_magic.guard.message_stream import Inbox
 
 BACKSTOP = 3.0  # seconds after the kernel's end before it is looked whether the inner guard hangs
 LOOK = 0.5  # seconds between two such looks

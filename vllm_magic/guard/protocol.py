@@ -38,7 +38,7 @@ import json
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vllm_magic.guard import fits
+from vllm_magic.guard import validation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,34 +166,34 @@ _KINDS: dict[str, Any] = {
 
 # What a field may hold; one name means the same in every message.
 _FITS: dict[str, Callable[[Any], bool]] = {
-    "argv": lambda value: fits.texts(value) and value != [],
-    "env": fits.environment,
-    "cwd": fits.text,
-    "tmp": fits.text,
-    "folder": fits.text,
-    "log": fits.text,
-    "keep_log": fits.text,
-    "locks": fits.texts,
-    "record": fits.fields,
-    "keep": fits.seconds,
-    "luggage": fits.fields,
-    "spare": fits.seconds,
+    "argv": lambda value: validation.texts(value) and value != [],
+    "env": validation.environment,
+    "cwd": validation.text,
+    "tmp": validation.text,
+    "folder": validation.text,
+    "log": validation.text,
+    "keep_log": validation.text,
+    "locks": validation.texts,
+    "record": validation.fields,
+    "keep": validation.seconds,
+    "luggage": validation.fields,
+    "spare": validation.seconds,
     "warm": lambda value: isinstance(value, bool),
-    "only": lambda value: value is None or fits.fields(value),
-    "grace": fits.seconds,
-    "patience": fits.seconds,
-    "leader": fits.pair,
-    "outer": fits.pair,
-    "inner": fits.pair,
-    "known": fits.pairs,
-    "errno": fits.whole,
-    "text": fits.text,
-    "by": fits.text,
+    "only": lambda value: value is None or validation.fields(value),
+    "grace": validation.seconds,
+    "patience": validation.seconds,
+    "leader": validation.pair,
+    "outer": validation.pair,
+    "inner": validation.pair,
+    "known": validation.pairs,
+    "errno": validation.whole,
+    "text": validation.text,
+    "by": validation.text,
     "why": lambda value: value in list(Why),
-    "exit_code": lambda value: value is None or fits.whole(value),
-    "ended": fits.ends,
-    "left": fits.ends,
-    "seconds": fits.seconds,
+    "exit_code": lambda value: value is None or validation.whole(value),
+    "ended": validation.ends,
+    "left": validation.ends,
+    "seconds": validation.seconds,
 }
 
 

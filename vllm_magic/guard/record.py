@@ -15,7 +15,7 @@ import time
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vllm_magic.guard import fits
+from vllm_magic.guard import validation
 from vllm_magic.linux.machine import Place
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def known(folder: str) -> list[list[int]]:
         found = json.loads(_own(folder, KNOWN))
     except (OSError, ValueError, RecursionError):
         return []
-    return found if fits.pairs(found) else []
+    return found if validation.pairs(found) else []
 
 
 def write_known(folder: str, pairs: list[list[int]]) -> None:
@@ -228,35 +228,35 @@ def _place(value: Any) -> bool:
     return (
         isinstance(value, list)
         and len(value) == len(Place._fields)
-        and fits.texts(value[:-1])
-        and fits.identifier(value[-1])
+        and validation.texts(value[:-1])
+        and validation.identifier(value[-1])
     )
 
 
 def _identity_or_none(value: Any) -> bool:
-    return value is None or fits.pair(value)
+    return value is None or validation.pair(value)
 
 
 _CHECKS: dict[str, Callable[[Any], bool]] = {
-    "id": fits.text,
-    "name": fits.text,
-    "model": fits.text,
-    "args": fits.texts,
-    "url": fits.text,
-    "port": fits.identifier,
-    "gpus": fits.texts,
+    "id": validation.text,
+    "name": validation.text,
+    "model": validation.text,
+    "args": validation.texts,
+    "url": validation.text,
+    "port": validation.identifier,
+    "gpus": validation.texts,
     "chosen": lambda value: isinstance(value, bool),
-    "baseline": lambda value: isinstance(value, list) and all(map(fits.fields, value)),
+    "baseline": lambda value: isinstance(value, list) and all(map(validation.fields, value)),
     "phase": lambda value: value in list(Phase),
-    "since": fits.seconds,
+    "since": validation.seconds,
     "place": _place,
-    "kernel": fits.pair,
-    "keep": fits.seconds,
-    "kept_until": lambda value: value is None or fits.seconds(value),
+    "kernel": validation.pair,
+    "keep": validation.seconds,
+    "kept_until": lambda value: value is None or validation.seconds(value),
     "outer": _identity_or_none,
     "inner": _identity_or_none,
     "leader": _identity_or_none,
-    "segments": fits.pairs,
-    "cluster": fits.text,
-    "job": fits.text,
+    "segments": validation.pairs,
+    "cluster": validation.text,
+    "job": validation.text,
 }

@@ -10,6 +10,6 @@ import sys
 if __name__ == "__main__":
     here = os.path.dirname(os.path.realpath(__file__))
     sys.path.append(os.path.dirname(os.path.dirname(here)))
-    from vllm_magic.guard.guard import main
+    from vllm_magic.guard.main import main
 
     main()

@@ -109,9 +109,9 @@ def _table(line: Line) -> FlagTable:
         path = executable.find(flags.value(line.words, "--executable") or line.executable)
         if known := flag_table.load(path):
             return known
-        from vllm_magic.life import flag_builder  # which takes its time to be imported
+        from vllm_magic.children import flag_reading  # which takes its time to be imported
 
-        flag_builder.table(path)
+        flag_reading.table(path)
     from vllm_magic.engine.flags.common_flags import COMMON
 
     return COMMON

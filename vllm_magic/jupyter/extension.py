@@ -65,8 +65,8 @@ def unload(shell: InteractiveShell) -> None:
     configurables[:] = [one for one in configurables if one is not magics]
     shell.events.unregister("post_run_cell", magics.tell_news)
     completion.remove(shell)
-    if "vllm_magic.life.flag_builder" in sys.modules:
-        from vllm_magic.life import flag_builder
+    if "vllm_magic.children.flag_reading" in sys.modules:
+        from vllm_magic.children import flag_reading
 
-        flag_builder.end()
+        flag_reading.end()
     magics.remove_views()

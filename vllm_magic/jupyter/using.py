@@ -58,8 +58,8 @@ class Using(Deeds):
             line.finish("")
 
     def _pull(self, said: list[str]) -> Any:
+        from vllm_magic.children.pull import pull
         from vllm_magic.jupyter.progress import Line, download
-        from vllm_magic.life.pull import pull
         from vllm_magic.view import View, gib
 
         wanted = arguments.pull(said)

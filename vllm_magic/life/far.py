@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_magic.cluster import keys
-from vllm_magic.cluster.order import Errand
+from vllm_magic.cluster import wire
+from vllm_magic.cluster.messages import Errand
 from vllm_magic.cluster.rest import Ray, resolved, shown
 from vllm_magic.engine import command as commands
 from vllm_magic.engine import free_port, installed
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from vllm_magic.life.preparation import Prepared
 
 TRIED = ["2", "60"]
-AGENT = Path(keys.__file__).with_name("agent.py")
+AGENT = Path(wire.__file__).with_name("agent.py")
 EXECUTOR = "--distributed-executor-backend"
 RANKS = ("--data-parallel-size", "-dp")
 RANKS_BY = ("--data-parallel-backend", "-dpb")
@@ -77,7 +77,7 @@ def build(spec: ServerSpec) -> tuple[Command, Errand]:
     env = dict(spec.env)
     errand = Errand(
         address=resolved(spec.cluster),
-        job=keys.job_id(spec.name),
+        job=wire.job_id(spec.name),
         name=spec.name,
         model=spec.model,
         args=args,
@@ -147,7 +147,7 @@ class Far:
                 notice(News(swept.text))
         errand = replace(self._errand, vllm=installed.look().version or "")
         prepared, order = furnish(self._spec, self._command, self._environ, self._probe, Way(NOWHERE, ()))
-        order = order._replace(env={**order.env, keys.ERRAND: errand.packed()})
+        order = order._replace(env={**order.env, wire.ERRAND: errand.packed()})
         try:
             guards = GuardPair(order)
         except OSError as error:

@@ -6,7 +6,7 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
-from vllm_magic.cluster import ending, glance, keys
+from vllm_magic.cluster import node_jobs, teardown, wire
 from vllm_magic.cluster.rest import LOG_LINES, JobUnknownError, Ray
 from vllm_magic.engine.failures.explanations import Failure
 from vllm_magic.errors import ClusterError, InvalidOption
@@ -68,7 +68,7 @@ class FarWitness:
         with contextlib.suppress(ClusterError):
             ray = Ray(self._address)
             workers = _workers(ray, ray.job(self._job))
-            said = glance.at(ray, self._job, "--see", workers, self._looks)
+            said = node_jobs.at(ray, self._job, "--see", workers, self._looks)
             self._seen = {node: handover.unpack_gpus(words["gpus"]) for node, words in said.items()}
 
     def look_before_stop(self, _: Collection[Identity] = (), *, in_a_hurry: bool = True) -> None:
@@ -102,7 +102,7 @@ class FarWitness:
 
     def _tidy(self) -> None:
         with contextlib.suppress(ClusterError):
-            ending.tidy(Ray(self._address), self._job, self._looks)
+            teardown.tidy(Ray(self._address), self._job, self._looks)
 
     def _ask(self) -> Verdict:
         try:
@@ -110,20 +110,20 @@ class FarWitness:
         except JobUnknownError as error:
             said = str(error).rstrip(".")
             return _not_proved(
-                f"{said} (its head was started anew?); what ran there ends itself {keys.LEASE:g} s after that"
+                f"{said} (its head was started anew?); what ran there ends itself {wire.LEASE:g} s after that"
             )
         except InvalidOption as error:  # of a record
             return _not_proved(str(error).rstrip("."))
         except ClusterError as error:
             said = str(error).rstrip(".")
             return _not_proved(
-                f"{said}; what runs there ends itself {keys.LEASE:g} s after it last heard of this kernel",
+                f"{said}; what runs there ends itself {wire.LEASE:g} s after it last heard of this kernel",
                 unseen=True,
             )
 
     def _prove(self, ray: Ray) -> Verdict:
-        job = ending.wait(ray, self._job, END_LIMIT, self._silence)
-        ray.put(keys.order(job.id), b"")  # it held keys, and may not have been read
+        job = teardown.wait(ray, self._job, END_LIMIT, self._silence)
+        ray.put(wire.order(job.id), b"")  # it held keys, and may not have been read
         if not job.status.over:
             return _not_proved(f"the job {job.id} is still {job.status.value} on the cluster", unseen=True)
         if job.node is None:  # it never ran anywhere
@@ -140,13 +140,13 @@ class FarWitness:
         """Of a job that is over, and whose node can be asked."""
         own = nodes[job.node or ""]
         log = ray.tail(job.id, own.id)
-        report = keys.last(log, keys.RELEASED)
-        refused = keys.last(log, keys.REFUSED)
+        report = wire.last(log, wire.RELEASED)
+        refused = wire.last(log, wire.REFUSED)
         if refused:
             self.failure = Failure(f"{refused['cause'].rstrip('.')} (on {own.where})", refused["hint"], ())
         whole = len(log) < LOG_LINES  # of a longer one the beginning is not here
-        refused_at_once = refused is not None and keys.last(log, keys.PLACED) is None
-        if not report and whole and (refused_at_once or not keys.last(log, keys.BEGUN)):
+        refused_at_once = refused is not None and wire.last(log, wire.PLACED) is None
+        if not report and whole and (refused_at_once or not wire.last(log, wire.BEGUN)):
             self.failure = self.failure or Failure(
                 f"The job ended before it had started the server (on {own.where})",
                 "Its log tells; what python3 on the nodes must have is in docs/cluster.md",
@@ -155,7 +155,7 @@ class FarWitness:
             return Verdict(Proof.PROCESSES, True, (), f"nothing was started on {own.where}")
         verdict = unpack(report["release"], own.where) if report is not None else None
         workers = _workers(ray, job)
-        if left := ending.clear(ray, job):
+        if left := teardown.clear(ray, job):
             return _not_proved(f"Ray still has {left}", unseen=True)
         # On the job's own node its guards may still be releasing the server, where the job's process was killed.
         asked = workers if verdict else {**workers, own.id: workers.get(own.id, set())}
@@ -163,7 +163,7 @@ class FarWitness:
             assert verdict is not None  # noqa: S101 - else its node is asked
             return verdict
         alive = {node: pids for node, pids in asked.items() if node in nodes and nodes[node].alive}
-        said = glance.at(ray, job.id, "--look", alive, self._looks)
+        said = node_jobs.at(ray, job.id, "--look", alive, self._looks)
         judged = judge(asked, said, self._seen, nodes)
         verdict = verdict or Verdict(judged.proof, True, (), f"on {own.where}, whose own process was killed")
         return weakest(verdict, judged, own.id, len(set(workers) - {own.id}))

@@ -9,7 +9,7 @@ from vllm_magic.engine.command import Command
 from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.gpu.devices import ComputeProcess, Gpu, Snapshot
-from vllm_magic.guard import fits
+from vllm_magic.guard import validation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,8 +74,8 @@ def _makes_sense(gpu: Gpu) -> bool:
     known = (gpu.index, *(process.pid for process in listed))
     bytes_ = (gpu.total, gpu.used, gpu.free, *(process.used for process in listed))
     return (
-        fits.texts([gpu.uuid, gpu.name])
+        validation.texts([gpu.uuid, gpu.name])
         and all(isinstance(process.computes, bool) for process in listed)
-        and all(map(fits.identifier, known))
-        and all(one is None or fits.identifier(one) for one in bytes_)
+        and all(map(validation.identifier, known))
+        and all(one is None or validation.identifier(one) for one in bytes_)
     )

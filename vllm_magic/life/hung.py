@@ -9,7 +9,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from vllm_magic.guard import visitor
+from vllm_magic.guard import control_client
 from vllm_magic.ledger import Condition
 from vllm_magic.linux import pidfd
 
@@ -31,7 +31,7 @@ def does_hang(entry: Entry) -> bool:
     themselves.
     """
     if entry.condition is Condition.RELEASING:
-        return not visitor.answers(entry.path)
+        return not control_client.answers(entry.path)
     return entry.condition is Condition.HUNG
 
 

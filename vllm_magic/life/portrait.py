@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from vllm_magic.cluster import whereabouts
-from vllm_magic.cluster.whereabouts import Whereabouts
+from vllm_magic.cluster import placement
+from vllm_magic.cluster.placement import Whereabouts
 from vllm_magic.curve import Curve
 from vllm_magic.engine.client.connection import Connection
 from vllm_magic.engine.startup import log
@@ -155,7 +155,7 @@ class Portrait(Service):
     @property
     def _whereabouts(self) -> Whereabouts:
         folder = self._course.now.folder
-        return whereabouts.read(folder.tmp) if folder and self.spec.cluster else Whereabouts()
+        return placement.read(folder.tmp) if folder and self.spec.cluster else Whereabouts()
 
     @property
     def seconds(self) -> float:

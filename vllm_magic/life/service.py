@@ -8,6 +8,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllm_magic.children import benchmark
 from vllm_magic.engine import command as commands
 from vllm_magic.engine.client import lora, metrics
 from vllm_magic.engine.client.connection import SILENCE_LIMIT
@@ -15,7 +16,7 @@ from vllm_magic.engine.client.health import Api
 from vllm_magic.engine.client.requests import Asking
 from vllm_magic.engine.flags import flags
 from vllm_magic.errors import SleepFailed, VllmMagicError
-from vllm_magic.life import benchmark, nap
+from vllm_magic.life import nap
 
 if TYPE_CHECKING:
     from collections.abc import Callable

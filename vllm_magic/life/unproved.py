@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic import ledger
-from vllm_magic.guard import fits
+from vllm_magic.guard import validation
 from vllm_magic.guard.ladder import Outcome
 from vllm_magic.guard.protocol import Why
 from vllm_magic.life import outcome
@@ -130,19 +130,19 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _gpus(value: Any) -> bool:
-    return isinstance(value, list) and all(map(fits.fields, value))
+    return isinstance(value, list) and all(map(validation.fields, value))
 
 
 _CHECKS: dict[str, Callable[[Any], bool]] = {
-    "id": fits.text,
-    "name": fits.text,
+    "id": validation.text,
+    "name": validation.text,
     "place": lambda value: isinstance(value, list),
-    "kernel": fits.pair,
-    "leader": lambda value: value is None or fits.pair(value),
-    "chosen": fits.texts,
+    "kernel": validation.pair,
+    "leader": lambda value: value is None or validation.pair(value),
+    "chosen": validation.texts,
     "baseline": _gpus,
     "loaded": _gpus,
     "before": _gpus,
-    "known": fits.pairs,
-    "ended": fits.ends,
+    "known": validation.pairs,
+    "ended": validation.ends,
 }

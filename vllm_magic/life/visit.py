@@ -7,11 +7,11 @@ import time
 from typing import TYPE_CHECKING
 
 from vllm_magic.errors import VllmMagicError
+from vllm_magic.guard.control_client import ANSWER_LIMIT, Visitor
 from vllm_magic.guard.folder import clear
 from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.guard.record import remember
-from vllm_magic.guard.visitor import ANSWER_LIMIT, Visitor
 from vllm_magic.life import hung, outcome, rescue, unproved, witnesses
 from vllm_magic.linux import pidfd
 from vllm_magic.linux.shared_memory import Segment

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from vllm_magic import ledger
-from vllm_magic.cluster import keys
+from vllm_magic.cluster import wire
 from vllm_magic.life import handover
 from vllm_magic.life.sweep import sweep
 from vllm_magic.linux import processes
@@ -39,9 +39,9 @@ def look(job: str, workers: Sequence[int]) -> str:
             break
         pause.wait(LOOK)
     pids = [*sorted(there), *(one.identity.pid for entry in left for one in entry.processes)]
-    return keys.line(keys.LOOKED, left=pids, folders=len(left), gpus=handover.pack_gpus(now))
+    return wire.line(wire.LOOKED, left=pids, folders=len(left), gpus=handover.pack_gpus(now))
 
 
 def see() -> str:
     """A line that says what the driver lists."""
-    return keys.line(keys.LOOKED, gpus=handover.pack_gpus(manager.gpus()))
+    return wire.line(wire.LOOKED, gpus=handover.pack_gpus(manager.gpus()))

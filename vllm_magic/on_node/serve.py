@@ -14,8 +14,8 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from vllm_magic.cluster import keys
-from vllm_magic.cluster.order import unpack
+from vllm_magic.cluster import wire
+from vllm_magic.cluster.messages import unpack
 from vllm_magic.engine import installed
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import ServerFailed, VllmMagicError
@@ -26,7 +26,7 @@ from vllm_magic.on_node.store import Lease, Store
 from vllm_magic.server import ServerState
 
 if TYPE_CHECKING:
-    from vllm_magic.cluster.order import Order
+    from vllm_magic.cluster.messages import Order
     from vllm_magic.release import Release
     from vllm_magic.server import Server
 
@@ -42,7 +42,7 @@ def serve(job: str) -> int:
     store = Store()
     order = _order(store, job, asked)
     if order is None:
-        _say(keys.line(keys.REFUSED, cause="The job was not told what to serve", hint="Start it again"))
+        _say(wire.line(wire.REFUSED, cause="The job was not told what to serve", hint="Start it again"))
         return 1
     manager.spares.set_mode(SpareMode.OFF)
     spec = ServerSpec(
@@ -54,13 +54,13 @@ def serve(job: str) -> int:
         gpus=_given_gpus(),
         force=order.force,
     )
-    _say(keys.line(keys.BEGUN))  # before there can be anything to release
+    _say(wire.line(wire.BEGUN))  # before there can be anything to release
     try:
         server = manager.start(spec, wait=False).server
     except VllmMagicError as error:
         _refuse(error)
         return 1
-    _say(keys.line(keys.PLACED, vllm=installed.look(order.executable).version))
+    _say(wire.line(wire.PLACED, vllm=installed.look(order.executable).version))
     log = Copy(server)
     _stay(server, asked, Lease(store, job, order.lease), log)
     return _release(server, asked, log)
@@ -98,9 +98,9 @@ def _given_gpus() -> str | None:
 def _order(store: Store, job: str, asked: Asked) -> Order | None:
     deadline = time.monotonic() + ORDER_LIMIT
     while not asked.is_set() and time.monotonic() < deadline:
-        data = store.read(keys.order(job))
+        data = store.read(wire.order(job))
         if data:
-            store.remove(keys.order(job))
+            store.remove(wire.order(job))
             return unpack(data)
         asked.wait(LOOK)
     return None
@@ -112,7 +112,7 @@ def _stay(server: Server, asked: Asked, lease: Lease, log: Copy) -> None:
         if listens is not (server.state is ServerState.READY):
             # As long as it does not listen itself, another user of the node may, and what comes there holds the key.
             listens = not listens
-            _say(keys.line(keys.LISTENS, port=server.port) if listens else keys.line(keys.ENDS))
+            _say(wire.line(wire.LISTENS, port=server.port) if listens else wire.line(wire.ENDS))
         if lease.over:
             _say("The kernel has not been heard of for too long. The server is released.")
             break
@@ -127,7 +127,7 @@ def _release(server: Server, asked: Asked, log: Copy) -> int:
     if server.error is not None:
         _refuse(server.error)
     if server.release is not None:
-        _say(keys.line(keys.RELEASED, release=packed(server.release)))
+        _say(wire.line(wire.RELEASED, release=packed(server.release)))
     return 0 if asked.is_set() else 1
 
 
@@ -161,7 +161,7 @@ class Copy:
 
 def _refuse(error: VllmMagicError) -> None:
     cause, hint = (error.cause, error.hint) if isinstance(error, ServerFailed) else (str(error), "")
-    _say(keys.line(keys.REFUSED, cause=cause, hint=hint))
+    _say(wire.line(wire.REFUSED, cause=cause, hint=hint))
 
 
 def packed(release: Release) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def packed(release: Release) -> dict[str, Any]:
 
 def _not_ours(log: bytes) -> bytes:
     """What vLLM has logged, with nothing in it that passes for a word of ours: somebody may want to be believed."""
-    return log.replace(keys.LINE.encode(), b"@ vllm_magic ")
+    return log.replace(wire.LINE.encode(), b"@ vllm_magic ")
 
 
 def _say(text: str) -> None:

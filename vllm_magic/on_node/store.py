@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 
-from vllm_magic.cluster import keys
+from vllm_magic.cluster import wire
 
 LEASE_LOOK = 1.0  # seconds between looks at the lease
 
@@ -34,7 +34,7 @@ class Store:
 
     @staticmethod
     def _key(name: str) -> bytes:
-        return f"{keys.SCHEME}{name}".encode()
+        return f"{wire.SCHEME}{name}".encode()
 
 
 class Lease:
@@ -42,7 +42,7 @@ class Lease:
 
     def __init__(self, store: Store, job: str, seconds: float) -> None:
         self._store = store
-        self._name = keys.lease(job)
+        self._name = wire.lease(job)
         self._seconds = seconds
         self._value: bytes | None = None
         self._changed = self._looked = time.monotonic()

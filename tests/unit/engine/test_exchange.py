@@ -94,12 +94,12 @@ class TestWithoutEnd:
             in_time(lambda: survey.survey(head.url))
 
     def test_a_head_that_knows_every_job(self):
-        from vllm_magic.cluster import ending
+        from vllm_magic.cluster import teardown
         from vllm_magic.cluster.rest import Ray
 
         body = b'{"submission_id": "x", "status": "SUCCEEDED"}'
         with Misbehaving(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)) as head:
-            assert len(in_time(lambda: ending._known(Ray(head.url), "x"))) == ending.MOST
+            assert len(in_time(lambda: teardown._known(Ray(head.url), "x"))) == teardown.MOST
 
 
 def _refusing(header: bytes, *, slowly: bool):

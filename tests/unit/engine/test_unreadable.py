@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from vllm_magic.cluster import keys, whereabouts
+from vllm_magic.cluster import placement, wire
 from vllm_magic.engine import executable, installed
 from vllm_magic.engine.client import exchange, generate, lora, pooling
 from vllm_magic.engine.client.connection import Connection, Events
@@ -124,12 +124,12 @@ def test_a_schema(text):
 
 
 def test_a_line_of_a_job(text):
-    assert keys.said(keys.LINE + text) is None
+    assert wire.said(wire.LINE + text) is None
 
 
 def test_files(tmp_path, text):
-    (tmp_path / whereabouts.NAME).write_text(text)
-    assert whereabouts.read(tmp_path) == whereabouts.Whereabouts()
+    (tmp_path / placement.NAME).write_text(text)
+    assert placement.read(tmp_path) == placement.Whereabouts()
     (tmp_path / "index.json").write_text(text)
     download._load(tmp_path / "index.json")
 
@@ -151,8 +151,8 @@ class TestPipes:
         assert log.Follower(pipe).new_lines() == []
 
     def test_what_is_known_of_a_place(self, pipe):
-        pipe.rename(pipe.with_name(whereabouts.NAME))
-        assert whereabouts.read(pipe.parent) == whereabouts.Whereabouts()
+        pipe.rename(pipe.with_name(placement.NAME))
+        assert placement.read(pipe.parent) == placement.Whereabouts()
 
     def test_an_index(self, pipe):
         assert download._load(pipe) is None

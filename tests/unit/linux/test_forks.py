@@ -12,7 +12,13 @@ STARTS = re.compile(
     r"subprocess\.(?:Popen|run|call|check_call|check_output)\(|os\.(?:fork|posix_spawnp?|popen|system)\("
 )
 # Each runs in a process of its own, of one thread: the two guards, and those between the kernel and what it runs.
-ALONE = {"guard/guard.py", "guard/leader.py", "life/tie.py", "life/flag_watch.py", "engine/standby_child.py"}
+ALONE = {
+    "guard/main.py",
+    "guard/leader.py",
+    "children/watchdog.py",
+    "children/flag_watch.py",
+    "engine/standby_child.py",
+}
 
 
 def test_one_file_starts_programs():

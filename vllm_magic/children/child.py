@@ -16,7 +16,7 @@ from vllm_magic.linux import forks, pidfd, pidfd_calls
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-_TIE = Path(__file__).with_name("tie.py")
+_TIE = Path(__file__).with_name("watchdog.py")
 EXIT_LIMIT = 5.0  # seconds for one that was asked to end; it kills without mercy, and takes milliseconds
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from vllm_magic.cluster import ending, keys, package
+from vllm_magic.cluster import package, teardown, wire
 from vllm_magic.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def at(
             look,
             f"exec {words}",
             entrypoint_label_selector={"ray.io/node-id": node},
-            runtime_env={"working_dir": f"{keys.SCHEME}{package.name(look)}"},
+            runtime_env={"working_dir": f"{wire.SCHEME}{package.name(look)}"},
         )
         made.append(look)
     pause, deadline = threading.Event(), time.monotonic() + LIMIT
@@ -57,9 +57,9 @@ def at(
     found = {}
     for node, look in asked.items():
         if not ray.job(look).status.over:
-            ending.ask(ray, look)
+            teardown.ask(ray, look)
             continue
         with contextlib.suppress(ClusterError):  # its node has just gone
-            if said := keys.last(ray.tail(look, node), keys.LOOKED):
+            if said := wire.last(ray.tail(look, node), wire.LOOKED):
                 found[node] = said
     return found

@@ -1,4 +1,4 @@
-"""Entry point of a process that runs a command for the kernel: ``python -I -S tie.py KERNEL_PIDFD WORD...``.
+"""Entry point of a process that runs a command for the kernel: ``python -I -S watchdog.py KERNEL_PIDFD WORD...``.
 
 The words are the command. When the command or the kernel ends, or on SIGTERM, the command's whole process group is killed.
 """

@@ -19,7 +19,7 @@ from vllm_magic.linux import processes, sessions, shared_memory
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from vllm_magic.guard.inbox import Inbox
+    from vllm_magic.guard.message_stream import Inbox
     from vllm_magic.linux.processes import Identity
 
 KERNEL_GONE = Stop(grace=0.5, patience=0.5)

@@ -8,11 +8,11 @@ import re
 import time
 from typing import TYPE_CHECKING
 
+from vllm_magic.children.child import Errand
 from vllm_magic.engine.address import past_proxies
 from vllm_magic.engine.flags import abbreviations, flags
 from vllm_magic.engine.flags.flag_table import plain
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.life.errand import Errand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

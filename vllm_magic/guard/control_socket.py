@@ -11,7 +11,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from vllm_magic.guard.inbox import Inbox
+from vllm_magic.guard.message_stream import Inbox
 from vllm_magic.guard.protocol import encode
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vllm_magic.children.child import Errand
 from vllm_magic.engine import executable
 from vllm_magic.engine.models import hf_cache
 from vllm_magic.engine.models.download import Downloads
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.life.errand import Errand
 
 if TYPE_CHECKING:
     from collections.abc import Callable

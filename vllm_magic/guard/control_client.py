@@ -6,7 +6,7 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
-from vllm_magic.guard import door
+from vllm_magic.guard import control_socket
 from vllm_magic.guard.protocol import Attach, Decoder, Stop, encode
 from vllm_magic.linux import forks
 
@@ -31,7 +31,7 @@ def connect(folder: Path) -> socket.socket:
         directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             connection.settimeout(ANSWER_LIMIT)
-            connection.connect(f"/proc/self/fd/{directory}/{door.NAME}")
+            connection.connect(f"/proc/self/fd/{directory}/{control_socket.NAME}")
             connection.settimeout(None)
         finally:
             os.close(directory)

@@ -27,9 +27,9 @@ import sys
 from typing import NoReturn
 
 from vllm_magic.guard import folder, record
-from vllm_magic.guard.duty import SAY_LIMIT, limit_sending, log
-from vllm_magic.guard.inbox import Inbox
+from vllm_magic.guard.base import SAY_LIMIT, limit_sending, log
 from vllm_magic.guard.inner import Inner
+from vllm_magic.guard.message_stream import Inbox
 from vllm_magic.guard.outer import Outer
 from vllm_magic.guard.protocol import Order, Refused, encode
 from vllm_magic.linux import machine, pidfd_calls, prctl
