@@ -33,7 +33,7 @@ SHARE = "0.01"  # of a GPU, for each server
 
 SETUP = f"""
 import os, time, vllm_magic
-from vllm_magic.manager import manager
+from vllm_magic.manager.manager import manager
 
 def timed(what):
     began = time.perf_counter()

@@ -23,7 +23,7 @@ WATCHED = 30.0  # seconds
 HERE = 5.0  # seconds between two signs of life of a view, as in heartbeat.js
 CALM = 3.0  # seconds after which nothing changes any more
 START = """
-import vllm_magic, vllm_magic.manager
+import vllm_magic, vllm_magic.manager.manager
 for gpu in range({servers}):
     vllm_magic.start("tiny", name=f"tiny{{gpu}}", gpus=str(gpu))
 """
@@ -77,7 +77,7 @@ def opening_seconds(target: Target, times: int) -> list[float]:
     took = []
     for _ in range(times + 1):
         with kernel(target) as client:
-            printed(client, "import vllm_magic.manager")
+            printed(client, "import vllm_magic.manager.manager")
             took.append(_open(client)[0])
     return took[1:]
 

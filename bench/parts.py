@@ -28,7 +28,7 @@ from bench.table import Row
 from bench.warm import SETTLE, pair, time_raw
 from tests import stand_in
 from vllm_magic.linux import processes
-from vllm_magic.manager import manager
+from vllm_magic.manager.manager import manager
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,7 @@ import math
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllm_magic.chart import BLUE, ORANGE
+from vllm_magic.plotting.svg_chart import BLUE, ORANGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from bench.raw import READY_LIMIT, RawServer
 from vllm_magic.engine.spec import ServerSpec
-from vllm_magic.life.notices import StartKind
-from vllm_magic.life.spares import SpareMode
-from vllm_magic.manager import manager
+from vllm_magic.lifecycle.events import StartKind
+from vllm_magic.manager.manager import manager
+from vllm_magic.provisioning.standby_pool import SpareMode
 
 if TYPE_CHECKING:
     from bench.target import Target
-    from vllm_magic.server import Server
+    from vllm_magic.server.server import Server
 
 FORK_ON_CPU = Path(__file__).resolve().parents[1] / "tests" / "real" / "fork_plugin"
 METHOD = "VLLM_WORKER_MULTIPROC_METHOD"

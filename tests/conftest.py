@@ -14,8 +14,8 @@ from shells import a_shell
 from traces import Traces
 
 from vllm_magic.engine.spec import ServerSpec
-from vllm_magic.life.spares import SpareMode
-from vllm_magic.manager import Manager
+from vllm_magic.manager.manager import Manager
+from vllm_magic.provisioning.standby_pool import SpareMode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +79,7 @@ def traces(home) -> Traces:
 @pytest.fixture
 def patient(monkeypatch) -> None:
     """Managers wait longer for the driver, as `PatientProbe` says; for tests of what it says, not of how it hangs."""
-    monkeypatch.setattr("vllm_magic.looking.Probe", PatientProbe)
+    monkeypatch.setattr("vllm_magic.manager.looking.Probe", PatientProbe)
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.gpu.devices import ComputeProcess, Gpu, Snapshot
 from vllm_magic.gpu.probe import Probe
 from vllm_magic.ledger import Folder
-from vllm_magic.life.beginning import Fresh
-from vllm_magic.life.notices import Launched
+from vllm_magic.lifecycle.events import Launched
 from vllm_magic.linux import processes
-from vllm_magic.server import Server
+from vllm_magic.provisioning.local import Fresh
+from vllm_magic.server.server import Server
 from vllm_magic.view import View
 
 GIB = 2**30

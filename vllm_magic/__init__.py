@@ -22,6 +22,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vllm_magic.api import attach, fit, serve, servers, start, stop
     from vllm_magic.engine.capacity.fit import Fit
     from vllm_magic.errors import (
         ClusterError,
@@ -42,19 +43,18 @@ if TYPE_CHECKING:
         StartTimeout,
         VllmMagicError,
     )
-    from vllm_magic.face import attach, fit, serve, servers, start, stop
     from vllm_magic.jupyter.panel.kernel import panel
-    from vllm_magic.release import Proof, Release
-    from vllm_magic.server import Server, ServerState
+    from vllm_magic.release.result import Proof, Release
+    from vllm_magic.server.server import Server, ServerState
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "face": ("attach", "fit", "serve", "servers", "start", "stop"),
+    "api": ("attach", "fit", "serve", "servers", "start", "stop"),
     "jupyter.panel.kernel": ("panel",),
-    "life.fit": ("Fit",),
-    "server": ("Server", "ServerState"),
-    "release": ("Proof", "Release"),
+    "engine.capacity.fit": ("Fit",),
+    "server.server": ("Server", "ServerState"),
+    "release.result": ("Proof", "Release"),
     "errors": (
         "ClusterError",
         "ClusterUnreachable",
@@ -76,7 +76,7 @@ _HOMES = {
     ),
 }
 
-_STARTING = ("face", "jupyter.panel.kernel")  # of no use where no server can be started
+_STARTING = ("api", "jupyter.panel.kernel")  # of no use where no server can be started
 
 __all__ = [
     "ClusterError",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from vllm_magic.gpu.probe import Probe
-    from vllm_magic.release import Release
+    from vllm_magic.release.result import Release
 
 DONE, TO_DO, WRONG_WORDS = 0, 1, 2
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell says it
@@ -129,13 +129,12 @@ def _ps(words: argparse.Namespace) -> int:
 
 
 def _stop(words: argparse.Namespace) -> int:
-    from vllm_magic.doctor import find
     from vllm_magic.errors import ServerNotFound
-    from vllm_magic.life import visit
-    from vllm_magic.server import FAR_GRACE, GRACE, PATIENCE
+    from vllm_magic.recovery import lookup, remote_stop
+    from vllm_magic.server.server import FAR_GRACE, GRACE, PATIENCE
 
     try:
-        entry, record = find.living(words.name)
+        entry, record = lookup.living(words.name)
     except ServerNotFound:
         if _look_again(words.name):
             return DONE
@@ -144,7 +143,7 @@ def _stop(words: argparse.Namespace) -> int:
     if words.grace is not None:
         grace, patience = words.grace, min(words.grace, patience)
     with _probe() as probe:
-        release = visit.stop(entry, record, probe, grace, patience)
+        release = remote_stop.stop(entry, record, probe, grace, patience)
     _print(_released(release, note=bool(record.job or release.doubt)))
     return DONE
 
@@ -155,13 +154,13 @@ def _look_again(name: str) -> bool:
     Raises:
         ReleaseFailed: it is not back.
     """
-    from vllm_magic.life import outcome, unproved
+    from vllm_magic.release import report, unproved
 
     with _probe() as probe:
         looked = unproved.look_again(probe, name)
     for one in looked:
         if not one.verified:
-            raise outcome.not_released(one.release)
+            raise report.not_released(one.release)
         _print(_released(one.release, note=bool(one.release.doubt)))
     return bool(looked)
 
@@ -174,14 +173,14 @@ def _released(release: Release, *, note: bool) -> list[str]:
 
 
 def _logs(words: argparse.Namespace) -> int:
-    from vllm_magic.doctor import find
     from vllm_magic.engine.startup import log
+    from vllm_magic.recovery import lookup
 
     if words.follow:
-        for line in find.follow(words.name, words.n):
+        for line in lookup.follow(words.name, words.n):
             print(line, flush=True)
         return DONE
-    _print(log.tail(find.log(words.name), words.n, find.secrets(words.name)))
+    _print(log.tail(lookup.log(words.name), words.n, lookup.secrets(words.name)))
     return DONE
 
 
@@ -191,7 +190,7 @@ def _reap(words: argparse.Namespace) -> int:
 
 
 def _reap_orphans(probe: Probe) -> int:
-    from vllm_magic.life.sweep import sweep_all
+    from vllm_magic.recovery.sweep import sweep_all
 
     done = sweep_all(probe)
     _print([one.text for one in done] or ["Nothing to reap."])

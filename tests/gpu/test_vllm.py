@@ -17,19 +17,19 @@ from tests.real.environment import GPU_FLAGS
 from vllm_magic import ledger
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import NotEnoughMemory
-from vllm_magic.life.notices import StartKind
-from vllm_magic.life.spares import SpareMode
-from vllm_magic.life.sweep import sweep
+from vllm_magic.lifecycle.events import StartKind
 from vllm_magic.linux import processes
-from vllm_magic.release import Proof
+from vllm_magic.provisioning.standby_pool import SpareMode
+from vllm_magic.recovery.sweep import sweep
+from vllm_magic.release.result import Proof
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.real.environment import RealVllm
     from vllm_magic.gpu.probe import Probe
-    from vllm_magic.manager import Manager
-    from vllm_magic.server import Server
+    from vllm_magic.manager.manager import Manager
+    from vllm_magic.server.server import Server
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300), pytest.mark.usefixtures("back")]
 

@@ -58,8 +58,8 @@ def _environment(plan: dict[str, Any], cell: dict[str, Any]) -> dict[str, str]:
 
 def _vllm_magic(plan: dict[str, Any]) -> dict[str, Any]:
     import vllm_magic
-    from vllm_magic.life.notices import StartKind
-    from vllm_magic.manager import manager
+    from vllm_magic.lifecycle.events import StartKind
+    from vllm_magic.manager.manager import manager
 
     manager._heard = manager._sampler.heard  # no spare but those that are asked for
     servers = {}
@@ -96,8 +96,8 @@ def _vllm_magic(plan: dict[str, Any]) -> dict[str, Any]:
 
 def _make_spare(plan: dict[str, Any], cell: dict[str, Any]) -> None:
     from vllm_magic.engine.spec import ServerSpec
-    from vllm_magic.life.spares import SpareMode
-    from vllm_magic.manager import manager
+    from vllm_magic.manager.manager import manager
+    from vllm_magic.provisioning.standby_pool import SpareMode
 
     manager.spares.set_mode(SpareMode.ON)
     manager.expect(ServerSpec("tiny", env=tuple(_environment(plan, cell).items())))
@@ -106,7 +106,7 @@ def _make_spare(plan: dict[str, Any], cell: dict[str, Any]) -> None:
 def _wait_as_spare(plan: dict[str, Any], cell: dict[str, Any]) -> dict[str, str]:
     from vllm_magic import ledger
     from vllm_magic.guard.record import Phase
-    from vllm_magic.manager import manager
+    from vllm_magic.manager.manager import manager
 
     _make_spare(plan, cell)
     while not manager.spares.status().warm:

@@ -20,7 +20,7 @@ import stand_in
 
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import ReleaseFailed, StartInterrupted
-from vllm_magic.manager import Manager
+from vllm_magic.manager.manager import Manager
 
 STEPS = {"start": 0.6, "question": 0.2, "stop": 0.3}  # seconds that each takes, roughly
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from vllm_magic import ledger
 from vllm_magic.gpu.probe import Probe
-from vllm_magic.life.sweep import sweep
 from vllm_magic.linux import pidfd, processes
+from vllm_magic.recovery.sweep import sweep
 
 KERNEL = """
 import sys, vllm_magic

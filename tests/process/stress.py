@@ -25,7 +25,7 @@ import stand_in
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import NameInUse, ReleaseFailed, ServerNotFound, VllmMagicError
 from vllm_magic.linux import pidfd, processes
-from vllm_magic.manager import Manager
+from vllm_magic.manager.manager import Manager
 
 QUICK = stand_in.options(import_s=0, config_s=0, init_s=0, load_s=0, warmup_s=0, exit_delay_s=0)
 WARM_UP = 0.2  # of the cycles, before the first count of what is held

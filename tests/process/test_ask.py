@@ -20,7 +20,7 @@ from nbclient import NotebookClient
 from traitlets.config import Config
 
 from vllm_magic.engine.client.health import Api, count_in_flight
-from vllm_magic.manager import manager
+from vllm_magic.manager.manager import manager
 
 LIMIT = 60.0
 

@@ -19,9 +19,9 @@ from vllm_magic.engine import port
 from vllm_magic.errors import ReleaseFailed, ServerFailed, StartFailed, VllmMagicError
 from vllm_magic.gpu import locks
 from vllm_magic.jupyter import views
-from vllm_magic.life.proof import Verdict, Witness
-from vllm_magic.manager import manager as the_manager
-from vllm_magic.release import Proof
+from vllm_magic.manager.manager import manager as the_manager
+from vllm_magic.release.result import Proof
+from vllm_magic.release.verifier import Verdict, Witness
 
 GIB = 2**30
 LIMIT = 60.0  # seconds for what takes less than one

@@ -21,8 +21,8 @@ import vllm_magic
 from vllm_magic import cli, ledger
 from vllm_magic.doctor import unowned
 from vllm_magic.guard import record as records
-from vllm_magic.life import visit
 from vllm_magic.linux import processes, shared_memory
+from vllm_magic.recovery import remote_stop
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -140,7 +140,15 @@ class TestWords:
         loaded = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, check=True
         ).stdout
-        for heavy in ("psutil", "httpx", "IPython", "traitlets", "pynvml", "asyncio", "vllm_magic.manager"):
+        for heavy in (
+            "psutil",
+            "httpx",
+            "IPython",
+            "traitlets",
+            "pynvml",
+            "asyncio",
+            "vllm_magic.manager.manager",
+        ):
             assert f"'{heavy}'" not in loaded
 
 
@@ -264,7 +272,7 @@ class TestServers:
                 by_hand.end(entry)
 
     def test_stop_of_one_whose_guards_do_not_answer(self, home, monkeypatch, capsys):
-        monkeypatch.setattr(visit, "EXIT_LIMIT", 0.2)
+        monkeypatch.setattr(remote_stop, "EXIT_LIMIT", 0.2)
         put(home, outer=list(by_hand.identity(os.getpid())))
         assert cli.main(["stop", "tiny"]) == cli.TO_DO
         assert "guards of tiny cannot be reached" in capsys.readouterr().err
@@ -276,8 +284,8 @@ def stuck(kernel, fake_gpus, monkeypatch):
     for name, value in stand_in.options(vram_teardown_s=600.0).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("vllm_magic.gpu.probe.Probe", by_hand.PatientProbe)
-    monkeypatch.setattr("vllm_magic.life.proof.LIMIT", 1.0)
-    monkeypatch.setattr("vllm_magic.life.proof.LIMIT_AGAIN", 1.0)
+    monkeypatch.setattr("vllm_magic.release.verifier.LIMIT", 1.0)
+    monkeypatch.setattr("vllm_magic.release.verifier.LIMIT_AGAIN", 1.0)
 
     def give_back() -> None:
         for held in (fake_gpus / "alloc").iterdir():

@@ -30,7 +30,7 @@ from vllm_magic.jupyter.help import HELP
 from vllm_magic.jupyter.start_words import VALUED
 from vllm_magic.jupyter.verbs import Verb
 from vllm_magic.ledger import Condition
-from vllm_magic.manager import manager
+from vllm_magic.manager.manager import manager
 
 VERBS = [verb.value for verb in Verb]
 OWN = [option.strings[0] for option in usage.read(HELP)["start"].options]
@@ -379,8 +379,8 @@ def test_gpus_by_their_device_files(monkeypatch, tmp_path):
     for name in ("nvidia0", "nvidia7", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
     monkeypatch.setattr(values, "DEVICES", tmp_path)
-    monkeypatch.setitem(sys.modules, "vllm_magic.manager", None)
-    monkeypatch.delitem(sys.modules, "vllm_magic.manager")
+    monkeypatch.setitem(sys.modules, "vllm_magic.manager.manager", None)
+    monkeypatch.delitem(sys.modules, "vllm_magic.manager.manager")
     assert [one.text for one in values.of(GPUS, "")] == ["0", "1", "auto"]
     monkeypatch.setattr(values, "DEVICES", tmp_path / "none")
     assert [one.text for one in values.of(GPUS, "")] == ["auto"]

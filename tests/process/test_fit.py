@@ -266,11 +266,11 @@ class TestWarning:
 
 
 def test_a_fit_in_a_program(fake_gpus, home, llama):
-    vllm_magic.manager.manager.probe.close()  # it may have looked at other GPUs before
+    vllm_magic.manager.manager.manager.probe.close()  # it may have looked at other GPUs before
     found = vllm_magic.fit(llama, "--max-model-len", "4096")
     assert isinstance(found, vllm_magic.Fit)
     assert found.fits
     assert "10 requests of 4,096 tokens" in views.fit(found).headline
     with pytest.raises(InvalidOption):
         vllm_magic.fit(llama, gpus="7")
-    vllm_magic.manager.manager.probe.close()
+    vllm_magic.manager.manager.manager.probe.close()

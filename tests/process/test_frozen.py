@@ -19,10 +19,10 @@ from vllm_magic.errors import ReleaseFailed
 from vllm_magic.guard import ladder
 from vllm_magic.guard.record import Phase
 from vllm_magic.ledger import Condition
-from vllm_magic.life import rescue
-from vllm_magic.life.sweep import sweep
 from vllm_magic.linux import processes
 from vllm_magic.linux.marks import MARK
+from vllm_magic.recovery.sweep import sweep
+from vllm_magic.release import force_kill
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_one_that_loses_its_mark(freezer, before):
         if before:
             losing.join()
         try:
-            outcome = rescue.release(mark.encode(), None, time.time(), known=[identity] if before else ())
+            outcome = force_kill.release(mark.encode(), None, time.time(), known=[identity] if before else ())
             losing.join()
             environment = processes.environment(process.pid)
         finally:

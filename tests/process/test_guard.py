@@ -28,9 +28,9 @@ from vllm_magic.guard.inner import KIN_LOOK
 from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.outer import BACKSTOP, LONGEST, Outer
 from vllm_magic.guard.protocol import Ended, Order, Refused, Spare, Started, Stop, encode
-from vllm_magic.life import rescue
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity
+from vllm_magic.release import force_kill
 
 # A leader that ignores SIGTERM, with a child, one in its own session, and one that double-forked.
 STUBBORN = """
@@ -215,7 +215,7 @@ def test_the_guards_write_down_whom_they_adopted(tmp_path):
             for one in (Identity(*started.outer), inner):
                 assert pidfd.send(one, number)
         assert hear(pair, Ended) is None
-        outcome = rescue.release(b"NAME=nobody", leader, time.time(), known=noted)
+        outcome = force_kill.release(b"NAME=nobody", leader, time.time(), known=noted)
         assert daemon in {tuple(row[:2]) for row in outcome.ended}
         assert not processes.is_alive(daemon)
     finally:

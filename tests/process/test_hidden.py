@@ -36,7 +36,7 @@ KERNEL = """
 import json, sys, vllm_magic
 from vllm_magic.errors import ReleaseFailed
 from vllm_magic.guard import ladder
-from vllm_magic.manager import manager
+from vllm_magic.manager.manager import manager
 
 def stop():
     try:
@@ -108,7 +108,7 @@ import json
 from vllm_magic import ledger
 from vllm_magic.gpu.probe import Probe
 from vllm_magic.guard import ladder
-from vllm_magic.life.sweep import sweep
+from vllm_magic.recovery.sweep import sweep
 ladder.KILL_LIMIT = 1.0
 print(json.dumps([[one.text, one.verified] for one in sweep(Probe())]), flush=True)
 """

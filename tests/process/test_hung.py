@@ -19,10 +19,10 @@ from vllm_magic.guard import control_client
 from vllm_magic.guard import record as records
 from vllm_magic.guard.record import Phase
 from vllm_magic.ledger import Condition
-from vllm_magic.life import hung
-from vllm_magic.life.sweep import sweep
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity
+from vllm_magic.recovery import hung_guards
+from vllm_magic.recovery.sweep import sweep
 
 DEAD = [2**22 - 1, 1]  # a kernel that is gone
 LIMIT = by_hand.LIMIT
@@ -81,7 +81,7 @@ def test_the_next_start_needs_its_memory(fake_gpus, frozen, manager, spec, trace
 
 
 def test_a_stop_in_a_terminal_ends_them(frozen, traces, capsys, monkeypatch):
-    monkeypatch.setattr("vllm_magic.life.visit.ANSWER_LIMIT", 0.2)
+    monkeypatch.setattr("vllm_magic.recovery.remote_stop.ANSWER_LIMIT", 0.2)
     _, everyone = frozen
     assert cli.main(["stop", "tiny"]) == cli.DONE
     assert "tiny released in" in capsys.readouterr().out
@@ -91,7 +91,7 @@ def test_a_stop_in_a_terminal_ends_them(frozen, traces, capsys, monkeypatch):
 
 def test_those_that_go_on_meanwhile_do_it_themselves(frozen, probe, traces, monkeypatch):
     entry, everyone = frozen
-    monkeypatch.setattr(hung, "PATIENCE", LIMIT)
+    monkeypatch.setattr(hung_guards, "PATIENCE", LIMIT)
     waking = threading.Timer(0.5, lambda: [pidfd.send(one, signal.SIGCONT) for one in entry.guards])
     waking.start()
     assert sweep(probe) == []

@@ -19,9 +19,9 @@ from IPython.utils.capture import capture_output
 from shells import a_shell
 
 from vllm_magic.errors import NameInUse, StartFailed, StartInterrupted
-from vllm_magic.manager import manager
-from vllm_magic.release import Release
-from vllm_magic.server import Server
+from vllm_magic.manager.manager import manager
+from vllm_magic.release.result import Release
+from vllm_magic.server.server import Server
 
 
 def run(shell, line: str):

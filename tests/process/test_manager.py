@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import vllm_magic
-from vllm_magic import face
+from vllm_magic import api
 from vllm_magic.engine import command
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import (
@@ -29,8 +29,8 @@ from vllm_magic.errors import (
     StartTimeout,
     VllmMagicError,
 )
-from vllm_magic.life.beginning import Fresh
-from vllm_magic.server import Server
+from vllm_magic.provisioning.local import Fresh
+from vllm_magic.server.server import Server
 
 
 def test_the_same_spec_again_is_the_running_server(manager, spec, traces):
@@ -313,12 +313,12 @@ def test_one_that_never_ran(manager, spec, traces):
 
 
 def test_faces_share_the_kernels_manager():
-    assert face.manager.servers() == {}
+    assert api.manager.servers() == {}
     assert isinstance(StartFailed("cause"), VllmMagicError)
 
 
 def test_what_a_program_gives_becomes_text():
-    made = face._spec(
+    made = api._spec(
         Path("/m"),
         ("-tp", 2),
         name=None,

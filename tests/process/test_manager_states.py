@@ -32,8 +32,8 @@ from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import NameInUse, ServerNotFound
 from vllm_magic.ledger import Condition
 from vllm_magic.linux import pidfd, processes
-from vllm_magic.manager import Manager
-from vllm_magic.server import Server
+from vllm_magic.manager.manager import Manager
+from vllm_magic.server.server import Server
 
 INHERITED = 3  # servers taken over in each sequence: each costs a process
 LIMIT = 120.0  # seconds for what takes less than one
@@ -56,7 +56,7 @@ class Expected:
 def start_and_die(spec: ServerSpec) -> int:
     """Start a server in a process that is killed then; returns once the server waits for a kernel: its pid."""
     program = (
-        "import json, sys; from vllm_magic.manager import manager; from vllm_magic.engine.spec import ServerSpec\n"
+        "import json, sys; from vllm_magic.manager.manager import manager; from vllm_magic.engine.spec import ServerSpec\n"
         "fields = json.loads(sys.stdin.readline())\n"
         "spec = ServerSpec(**{**fields, 'args': tuple(fields['args']), 'env': tuple(map(tuple, fields['env']))})\n"
         "print(manager.start(spec).server.pid, flush=True); sys.stdin.readline()"

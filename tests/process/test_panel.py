@@ -26,7 +26,7 @@ from vllm_magic.jupyter.panel.desk import Desk
 from vllm_magic.jupyter.panel.errands import Work
 from vllm_magic.jupyter.panel.messages import Ask, Message, Words
 from vllm_magic.jupyter.settings import Settings
-from vllm_magic.life.spares import SpareMode
+from vllm_magic.provisioning.standby_pool import SpareMode
 
 LIMIT = 30.0  # seconds for what takes tenths
 

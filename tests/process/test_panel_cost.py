@@ -11,12 +11,13 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllm_magic import curve, rounds
 from vllm_magic.jupyter.panel.desk import PROCESSES, Desk
 from vllm_magic.jupyter.panel.errands import Work
 from vllm_magic.jupyter.panel.messages import Ask, Message
 from vllm_magic.jupyter.settings import Settings
-from vllm_magic.manager import Manager
+from vllm_magic.manager.manager import Manager
+from vllm_magic.monitoring import poller
+from vllm_magic.plotting import timeseries
 
 if TYPE_CHECKING:
     from vllm_magic.engine.spec import ServerSpec
@@ -71,8 +72,8 @@ def test_half_an_hour_leaves_nothing(home, spec):
 
 def half_an_hour(spec: ServerSpec) -> Result:
     """The desk looks without a pause, and so does the sampler."""
-    rounds.PERIOD = 0.0
-    curve.MOST = SHORT
+    poller.PERIOD = 0.0
+    timeseries.MOST = SHORT
     manager = Manager()
     try:
         server = manager.start(spec).server

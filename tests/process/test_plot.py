@@ -8,7 +8,7 @@ import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.error import UsageError
 
-from vllm_magic.manager import manager
+from vllm_magic.manager.manager import manager
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -22,10 +22,10 @@ from vllm_magic import ledger
 from vllm_magic.gpu.devices import Snapshot
 from vllm_magic.gpu.holders import device_files
 from vllm_magic.guard import record as records
-from vllm_magic.life import judgement, proof
-from vllm_magic.life.proof import Witness
 from vllm_magic.linux import marks, pidfd, processes
-from vllm_magic.release import Proof
+from vllm_magic.release import gpu_comparison, verifier
+from vllm_magic.release.result import Proof
+from vllm_magic.release.verifier import Witness
 
 GIB = 2**30
 MARK = f"VLLM_MAGIC_SERVER=test-{os.getpid()}".encode()
@@ -53,7 +53,7 @@ def probe(driver):
 @pytest.fixture
 def soon(monkeypatch):
     """No test waits a minute for memory that does not come back."""
-    monkeypatch.setattr(proof, "LIMIT", 0.3)
+    monkeypatch.setattr(verifier, "LIMIT", 0.3)
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ class TestMemoryIsBack:
         with server(driver) as kill:
             one.look_when_ready()
             one.look_before_stop()
-            fakegpu.configure(driver, base_used_mib=judgement.TOLERANCE // 2**20)
+            fakegpu.configure(driver, base_used_mib=gpu_comparison.TOLERANCE // 2**20)
             assert one.prove(kill()).verified
 
 
@@ -561,13 +561,13 @@ class TestTheStrongestThereIs:
         one.look_when_ready()
         one.look_before_stop()
         verdict = one.prove({processes.Identity(process.pid, 1)})
-        assert verdict == proof.Verdict(WITHOUT_DRIVER, True, (), "no NVIDIA driver found")
+        assert verdict == verifier.Verdict(WITHOUT_DRIVER, True, (), "no NVIDIA driver found")
         assert probe.pid is None  # it was not even asked
 
     def test_device_files(self, driver, probe, monkeypatch):
         files = device_files(driver / "dev")
         assert files
-        monkeypatch.setattr(proof, "device_files", lambda: files)
+        monkeypatch.setattr(verifier, "device_files", lambda: files)
         one = Witness(probe, Snapshot(0.0, (), None, "no NVIDIA driver found"), (), MARK)
         with server(driver) as kill:
             verdict = one.prove(kill())
@@ -579,7 +579,9 @@ class TestSomebodyIsAlive:
         one = witness()
         with fakegpu.holding(driver, 1) as process:
             verdict = one.prove({processes.read(process.pid).identity})
-        assert verdict == proof.Verdict(Proof.NONE, False, (), f"still alive: pid {process.pid}", unseen=True)
+        assert verdict == verifier.Verdict(
+            Proof.NONE, False, (), f"still alive: pid {process.pid}", unseen=True
+        )
 
     def test_one_that_nobody_knew_of_but_carries_the_mark(self, driver, witness):
         one = witness()
@@ -595,7 +597,7 @@ class TestSomebodyIsAlive:
         ):
             fled.stdout.readline()
             verdict = one.prove(kill())
-            assert verdict == proof.Verdict(
+            assert verdict == verifier.Verdict(
                 Proof.NONE, False, (), f"still alive: pid {fled.pid}", unseen=True
             )
             fled.kill()

@@ -54,7 +54,7 @@ def test_loading_the_extension_imports_nothing_heavy(home):
         swept,
     )
     assert {"vllm_magic.jupyter.magics", "vllm_magic.ledger"} <= loaded
-    assert not loaded & {"httpx", "pynvml", "ipywidgets", "psutil", "vllm_magic.manager"}
+    assert not loaded & {"httpx", "pynvml", "ipywidgets", "psutil", "vllm_magic.manager.manager"}
     assert not {name for name in loaded if "flag_" in name or name == "vllm_magic.jupyter.candidates"}
 
 

@@ -16,8 +16,8 @@ from fake_gpu import fakegpu
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import NotEnoughMemory, StartFailed
 from vllm_magic.gpu.devices import ComputeProcess, Gpu, Snapshot
-from vllm_magic.life import preparation, room
 from vllm_magic.linux import processes
+from vllm_magic.provisioning import launch, preflight
 
 GIB = 2**30
 H100, L4 = "NVIDIA H100", "NVIDIA L4"
@@ -36,7 +36,7 @@ def snapshot(*gpus: Gpu) -> Snapshot:
 
 
 def lacking(now: Snapshot, *args: str, chosen=(), environ=None, **fields):
-    return room.shortage(ServerSpec("m", args, **fields), environ or {}, now, chosen)
+    return preflight.shortage(ServerSpec("m", args, **fields), environ or {}, now, chosen)
 
 
 @pytest.mark.usefixtures("fake_gpus")
@@ -152,14 +152,14 @@ class TestStart:
 
     @pytest.mark.parametrize("gpus", [None, "0", "auto"])
     def test_memory_that_is_coming_back_is_waited_for(self, manager, spec, fake_gpus, gpus, monkeypatch):
-        monkeypatch.setattr(preparation, "COMING_BACK", 30.0)
+        monkeypatch.setattr(launch, "COMING_BACK", 30.0)
         with fakegpu.holding(fake_gpus, 10, 0, teardown_s=1.0) as holder, fakegpu.holding(fake_gpus, 10, 1):
             threading.Timer(1.0, holder.kill).start()
             assert manager.start(spec(gpus=gpus), timeout=60).server.state == "ready"
 
     def test_auto_waits_for_a_release_that_gives_it_room(self, manager, spec, fake_gpus):
         """The driver takes longer for it than a start waits for memory of which nobody says that it comes."""
-        slow = {"vram": 10 * GIB, "vram_teardown_s": preparation.COMING_BACK + 1}
+        slow = {"vram": 10 * GIB, "vram_teardown_s": launch.COMING_BACK + 1}
         one = manager.start(spec(name="one", gpus="0", faults=slow), timeout=60).server
         with fakegpu.holding(fake_gpus, 10, 1):
             one.begin_stop()
@@ -168,7 +168,7 @@ class TestStart:
         assert server.state == "ready"
 
     def test_a_stop_while_it_waits_for_memory(self, manager, spec, fake_gpus, monkeypatch):
-        monkeypatch.setattr(preparation, "COMING_BACK", 60.0)
+        monkeypatch.setattr(launch, "COMING_BACK", 60.0)
         with fakegpu.holding(fake_gpus, 10, 0):
             server = manager.start(spec(), wait=False).server
             time.sleep(1)
@@ -201,7 +201,7 @@ def test_a_secret_in_a_command_line_is_not_shown():
     ) as holder:
         try:
             process = ComputeProcess(holder.pid, 20 * GIB)
-            error = room.refusal("m", lacking(snapshot(gpu(0, 4, processes=(process,)))))
+            error = preflight.refusal("m", lacking(snapshot(gpu(0, 4, processes=(process,)))))
         finally:
             holder.kill()
     assert "hf_secret" not in f"{error}{error.details}{error.holders}"

@@ -12,10 +12,10 @@ import pytest
 from by_hand import until
 from fake_gpu import fakegpu
 
-from vllm_magic import rounds, sampler
 from vllm_magic.engine.client import server_load
 from vllm_magic.linux import processes
 from vllm_magic.linux.ownership import Kin
+from vllm_magic.monitoring import poller, sampler
 
 GIB = 2**30
 OTHER = 3 * GIB
@@ -102,7 +102,7 @@ class TestWhatItSees:
         assert asked_for(server) == []
 
     def test_many_are_looked_at_in_turn(self, manager, spec, monkeypatch):
-        monkeypatch.setattr(rounds, "TURN", 2)
+        monkeypatch.setattr(poller, "TURN", 2)
         servers = [manager.start(spec(name=name), timeout=60).server for name in "abc"]
         look, asked = server_load.look, []
 
@@ -114,7 +114,7 @@ class TestWhatItSees:
         until(lambda: len(asked) >= 18, "they are not asked")
         # The last notice of the last start may still have come in between at the beginning.
         assert all(len(set(asked[at : at + 3])) == 3 for at in range(6, 16)), asked
-        monkeypatch.setattr(rounds, "TURN", 0)
+        monkeypatch.setattr(poller, "TURN", 0)
         seen = len(servers[0].curve.samples())
         servers[0].stop()
         until(lambda: len(servers[0].curve.samples()) > seen, "its end is not seen at once")
@@ -175,9 +175,9 @@ class TestWhatCannotHoldItUp:
         end = manager.watch(lambda: None)
         until(lambda: manager.latest and manager.latest.gpus, "nothing is seen")
         fakegpu.configure(fake_gpus, hang="memory")
-        until(lambda: time.monotonic() - manager.latest.taken > 2 * rounds.PERIOD, "it is seen all the same")
+        until(lambda: time.monotonic() - manager.latest.taken > 2 * poller.PERIOD, "it is seen all the same")
         assert manager.latest.gpus
-        monkeypatch.setattr(rounds, "STALE", 1.0)
+        monkeypatch.setattr(poller, "STALE", 1.0)
         until(lambda: not manager.latest.gpus, "it counts for ever")
         fakegpu.configure(fake_gpus, hang=None)
         end()
@@ -222,7 +222,7 @@ class TestWhatCannotHoldItUp:
 
     def test_a_stop_does_not_wait_for_a_look(self, manager, spec, monkeypatch):
         """And no connection of ours holds the server up."""
-        monkeypatch.setattr(rounds, "LIMIT", 600.0)
+        monkeypatch.setattr(poller, "LIMIT", 600.0)
         begun = threading.Event()
 
         async def never(url: str) -> bytes:
@@ -319,7 +319,7 @@ class TestItsEnd:
             raise RuntimeError("can't start new thread")
 
         with monkeypatch.context() as patched:
-            patched.setattr(rounds.Rounds, "start", fail)
+            patched.setattr(poller.Rounds, "start", fail)
             server = manager.start(spec(faults={"load_s": 0.5}), wait=False).server
         server.wait(60)
         until(lambda: asked_for(server), "it is not tried again")

@@ -20,16 +20,16 @@ from vllm_magic import ledger
 from vllm_magic.doctor import survey
 from vllm_magic.guard import standby_leader
 from vllm_magic.guard.record import Phase
-from vllm_magic.life import spare as one_spare
-from vllm_magic.life import spares as kept
-from vllm_magic.life.notices import StartKind
-from vllm_magic.life.spare import Cast
-from vllm_magic.life.spares import SpareMode, Spares
-from vllm_magic.life.sweep import sweep
+from vllm_magic.lifecycle.events import StartKind
 from vllm_magic.linux import memory, pidfd, processes
 from vllm_magic.linux.marks import MARK
 from vllm_magic.linux.processes import Identity
-from vllm_magic.manager import manager as manager_of_kernel
+from vllm_magic.manager.manager import manager as manager_of_kernel
+from vllm_magic.provisioning import standby as one_spare
+from vllm_magic.provisioning import standby_pool as kept
+from vllm_magic.provisioning.standby import Cast
+from vllm_magic.provisioning.standby_pool import SpareMode, Spares
+from vllm_magic.recovery.sweep import sweep
 
 LIMIT = 30.0
 
@@ -386,8 +386,8 @@ def test_it_goes_when_memory_is_short(monkeypatch):
 KERNEL = """
 import json, sys, time
 from vllm_magic.engine.spec import ServerSpec
-from vllm_magic.life.spares import SpareMode
-from vllm_magic.manager import manager
+from vllm_magic.provisioning.standby_pool import SpareMode
+from vllm_magic.manager.manager import manager
 manager.spares.set_mode(SpareMode.ON)
 spec = ServerSpec("tiny", executable=sys.argv[1], keep=float(sys.argv[2]) or None)
 manager.expect(spec)
@@ -487,7 +487,7 @@ def test_the_environment_of_a_cast_is_not_shown(make, monkeypatch):
 def notebook(home, vllm, monkeypatch, shell):
     """A shell whose starts are of a vLLM that can have a spare; its manager is the kernel's own."""
     monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", vllm)
-    monkeypatch.setattr("vllm_magic.manager.manager._last", None)  # of another test's
+    monkeypatch.setattr("vllm_magic.manager.manager.manager._last", None)  # of another test's
     return lambda line: shell.run_line_magic("vllm", line)
 
 

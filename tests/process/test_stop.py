@@ -13,7 +13,7 @@ import pytest
 
 from vllm_magic import ledger
 from vllm_magic.errors import StartFailed
-from vllm_magic.release import Proof
+from vllm_magic.release.result import Proof
 
 # Above the promise of the README, so that a busy machine does not fail a test that found no fault.
 SOON = 15.0

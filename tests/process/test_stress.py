@@ -16,7 +16,7 @@ from traces import Traces
 from vllm_magic import ledger
 from vllm_magic.gpu.probe import Probe
 from vllm_magic.ledger import Condition
-from vllm_magic.life.sweep import sweep
+from vllm_magic.recovery.sweep import sweep
 
 CYCLES = 500
 THREADS = 8

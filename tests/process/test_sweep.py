@@ -26,12 +26,12 @@ from vllm_magic.gpu.probe import Probe
 from vllm_magic.guard import record as records
 from vllm_magic.guard.ladder import Outcome
 from vllm_magic.ledger import Condition
-from vllm_magic.life import rescue
-from vllm_magic.life.sweep import sweep
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.marks import MARK
 from vllm_magic.linux.processes import Identity
-from vllm_magic.release import Proof
+from vllm_magic.recovery.sweep import sweep
+from vllm_magic.release import force_kill
+from vllm_magic.release.result import Proof
 
 LIMIT = 20.0
 STUBBORN = {"ignore_sigterm": True, "setsid_child": True, "daemonise": True}
@@ -133,7 +133,7 @@ class TestOrphans:
         """Without the record nobody would ever know whose they are."""
         entry, survivors = orphan
         nothing = Outcome([], [], 0.0)
-        monkeypatch.setattr(rescue, "release", lambda *_, **__: nothing)
+        monkeypatch.setattr(force_kill, "release", lambda *_, **__: nothing)
         (swept,) = sweep(probe)
         assert not swept.verified
         assert ledger.look(entry.path).condition is Condition.ORPHANED

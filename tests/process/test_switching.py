@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from fake_gpu import fakegpu
 
-from vllm_magic import switching
 from vllm_magic.errors import RequestFailed, SleepFailed
 from vllm_magic.jupyter import views
-from vllm_magic.life import nap
-from vllm_magic.release import Release
+from vllm_magic.manager import switching
+from vllm_magic.release.result import Release
+from vllm_magic.server import sleep_mode
 
 GIB = 2**30
 
@@ -56,11 +56,11 @@ class TestNaps:
     def test_the_memory_comes_back(self, manager, spec, level):
         server = manager.start(spec("m", SLEEPY), timeout=60).server
         full = self.used(manager)
-        nap = switching.sleep(manager, level=level)
+        slept = switching.sleep(manager, level=level)
         assert server.asleep == level
-        assert (nap.before, nap.after) == (2 * GIB, 2 * GIB // 20)
+        assert (slept.before, slept.after) == (2 * GIB, 2 * GIB // 20)
         assert self.used(manager) == full - 2 * GIB + 2 * GIB // 20
-        assert "1.90 GiB came back, and it keeps 0.10 GiB" in nap.text
+        assert "1.90 GiB came back, and it keeps 0.10 GiB" in slept.text
         assert "asleep" in repr(views.status([server], None))
         awake = switching.wake(manager)
         assert (awake.after, self.used(manager), server.asleep) == (2 * GIB, full, 0)
@@ -68,7 +68,7 @@ class TestNaps:
         assert server.stop().verified
 
     def test_one_that_only_says_so(self, manager, spec, monkeypatch):
-        monkeypatch.setattr(nap, "SETTLE", 0.5)
+        monkeypatch.setattr(sleep_mode, "SETTLE", 0.5)
         server = manager.start(spec("m", SLEEPY, faults={"sleeps": False}), timeout=60).server
         with pytest.raises(
             SleepFailed, match=r"says that it sleeps, and holds 2\.00 GiB of 2\.00 GiB still\. %vllm stop m"

@@ -15,9 +15,9 @@ from fake_gpu import fakegpu
 
 from vllm_magic.errors import InvalidOption, NotEnoughMemory, ReleaseFailed
 from vllm_magic.gpu import locks
-from vllm_magic.life.proof import Witness
 from vllm_magic.linux import processes
-from vllm_magic.release import Proof
+from vllm_magic.release.result import Proof
+from vllm_magic.release.verifier import Witness
 
 GIB = 2**30
 LIMIT = 30.0  # seconds; half of what memory is waited for
@@ -105,8 +105,8 @@ def test_memory_that_comes_back_late_is_waited_for(manager, spec, fake_gpus, tra
 @pytest.fixture
 def soon(monkeypatch):
     """No test waits a minute for memory that does not come back."""
-    monkeypatch.setattr("vllm_magic.life.proof.LIMIT", 1.0)
-    monkeypatch.setattr("vllm_magic.life.proof.LIMIT_AGAIN", 1.0)
+    monkeypatch.setattr("vllm_magic.release.verifier.LIMIT", 1.0)
+    monkeypatch.setattr("vllm_magic.release.verifier.LIMIT_AGAIN", 1.0)
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ import pytest
 from tests.real.environment import FLAGS
 from vllm_magic.engine import executable
 from vllm_magic.engine.spec import ServerSpec
-from vllm_magic.life.notices import StartKind
-from vllm_magic.life.spare import LATE
-from vllm_magic.life.spares import SpareMode
+from vllm_magic.lifecycle.events import StartKind
 from vllm_magic.linux import processes
+from vllm_magic.provisioning.standby import LATE
+from vllm_magic.provisioning.standby_pool import SpareMode
 
 pytestmark = [pytest.mark.real_vllm, pytest.mark.timeout(600)]
 

@@ -33,8 +33,8 @@ from vllm_magic.engine.startup.stages import Stage
 from vllm_magic.errors import NoChatTemplate, RequestFailed, StartFailed
 from vllm_magic.guard.ladder import LINGER
 from vllm_magic.linux import pidfd, processes, shared_memory
-from vllm_magic.manager import Manager
-from vllm_magic.release import Proof
+from vllm_magic.manager.manager import Manager
+from vllm_magic.release.result import Proof
 
 pytestmark = [pytest.mark.real_vllm, pytest.mark.timeout(600)]
 

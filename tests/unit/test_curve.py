@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_magic.curve import MOST, Curve, Sample
+from vllm_magic.plotting.timeseries import MOST, Curve, Sample
 
 counts = st.none() | st.integers(0, 100)
 memory = st.lists(st.none() | st.integers(0, 2**37), max_size=3).map(tuple)

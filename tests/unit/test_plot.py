@@ -10,10 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vllm_magic import chart
-from vllm_magic.chart import Mark
-from vllm_magic.curve import Curve, Sample
-from vllm_magic.plot import Plot
+from vllm_magic.plotting import svg_chart
+from vllm_magic.plotting.plot import Plot
+from vllm_magic.plotting.svg_chart import Mark
+from vllm_magic.plotting.timeseries import Curve, Sample
 
 GIB = 2**30
 BEGAN = 1795579000.0
@@ -98,13 +98,17 @@ def test_no_text_overlaps_another_or_leaves_the_figure(seconds, gpus, over):
 @settings(deadline=None, max_examples=500)
 def test_marks_do_not_cross_however_near_they_are(shares):
     marks = [Mark(share, f"mark {number}") for number, share in enumerate(shares)]
-    placed = list(chart._rows(marks, lambda at: chart.LEFT + at * (chart.WIDTH - chart.LEFT - chart.RIGHT)))
+    placed = list(
+        svg_chart._rows(
+            marks, lambda at: svg_chart.LEFT + at * (svg_chart.WIDTH - svg_chart.LEFT - svg_chart.RIGHT)
+        )
+    )
     assert {mark.text for mark, *_ in placed} == {mark.text for mark in marks}
     ends = []
     for mark, x, anchor, row in placed:
-        wide = chart._width(mark.text)
+        wide = svg_chart._width(mark.text)
         begin, end = (x + 1, x + wide) if anchor == "start" else (x - wide, x - 1)
-        assert 0 <= begin < end <= chart.WIDTH
+        assert 0 <= begin < end <= svg_chart.WIDTH
         ends.append((x, begin, end, row))
     for number, (x, begin, end, row) in enumerate(ends):
         for other_x, other_begin, other_end, other_row in ends[number + 1 :]:
@@ -118,7 +122,7 @@ def test_marks_do_not_cross_however_near_they_are(shares):
 
 @pytest.mark.parametrize("seconds", [0.001, 1, 3, 7.5, 30, 90, 600, 5000, 7200, 86400, 10**6, 10**8])
 def test_the_axis_has_a_few_round_times(seconds):
-    svg = chart.draw(chart.Chart("t", "w", (chart.Panel("p", (), 50),), (), seconds))
+    svg = svg_chart.draw(svg_chart.Chart("t", "w", (svg_chart.Panel("p", (), 50),), (), seconds))
     ticks = [one for one in said(svg) if re.fullmatch(r"[\d.]+ (s|min|h|d)", one)]
     assert len(ticks) < 9
     if seconds >= 0.5:
@@ -159,7 +163,7 @@ def test_a_failure():
     times = {**plot.times(), "failed": BEGAN + 60}
     svg = Plot("tiny", "m", plot.curve, lambda: times).svg
     (failed,) = [one for one in texts(svg) if one.text == "failed"]
-    assert chart.RED in failed.get("style")
+    assert svg_chart.RED in failed.get("style")
 
 
 def test_without_a_gpu():

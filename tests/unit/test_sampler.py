@@ -9,14 +9,14 @@ from collections import Counter
 
 import pytest
 
-from vllm_magic import sampler
 from vllm_magic.engine.client import server_load
 from vllm_magic.gpu import usage
 from vllm_magic.gpu.devices import ComputeProcess, Gpu
 from vllm_magic.linux import ownership, processes
 from vllm_magic.linux.ownership import Kin
 from vllm_magic.linux.processes import Identity
-from vllm_magic.manager import Manager
+from vllm_magic.manager.manager import Manager
+from vllm_magic.monitoring import sampler
 
 
 def threads() -> list[str]:

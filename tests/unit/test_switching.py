@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_magic import switching
 from vllm_magic.errors import InvalidOption, ServerNotFound
 from vllm_magic.jupyter import arguments, start_words
 from vllm_magic.jupyter.arguments import LoraDeed, LoraWords
 from vllm_magic.jupyter.verbs import Verb
+from vllm_magic.manager import switching
 
 
 class TestSwitch:

@@ -13,10 +13,10 @@ from vllm_magic.engine import installed
 from vllm_magic.gpu import locks
 from vllm_magic.guard.record import Phase
 from vllm_magic.ledger import Condition, Entry
-from vllm_magic.life import hung
 from vllm_magic.linux import details, machine, memory, processes, sockets
 from vllm_magic.linux.marks import MARK
 from vllm_magic.linux.processes import Identity
+from vllm_magic.recovery import hung_guards
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -112,7 +112,7 @@ def read_ledger() -> Ledger:
 
 def _asked(entry: Entry) -> Entry:
     """The entry, with guards that are deaf told from those that are at work."""
-    return replace(entry, condition=Condition.HUNG) if hung.does_hang(entry) else entry
+    return replace(entry, condition=Condition.HUNG) if hung_guards.does_hang(entry) else entry
 
 
 def _name(entry: Entry) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.client.generate import Message, Stream
     from vllm_magic.jupyter.arguments import AskWords
-    from vllm_magic.server import Server
+    from vllm_magic.server.server import Server
 
 QUOTED = 100  # characters of what is no schema
 COMPLETION = 128  # tokens of a model that has no turns, and so no end of one, unless told otherwise

@@ -12,7 +12,7 @@ from vllm_magic.jupyter.settings import Settings
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from vllm_magic.manager import Manager
+    from vllm_magic.manager.manager import Manager
 
 
 class Deeds(Magics):
@@ -47,8 +47,8 @@ class Deeds(Magics):
 
     @property
     def _manager(self) -> Manager:
-        from vllm_magic.life.spares import SpareMode
-        from vllm_magic.manager import manager
+        from vllm_magic.manager.manager import manager
+        from vllm_magic.provisioning.standby_pool import SpareMode
 
         manager.spares.set_mode(SpareMode(self.spare))
         return manager

@@ -30,7 +30,7 @@ def _sweep() -> None:
     with suppress(OSError):  # the manager's sweep tells of it
         if not ledger.folders():
             return  # and nothing is imported that may never be needed
-    from vllm_magic.manager import manager
+    from vllm_magic.manager.manager import manager
 
     manager.sweep()
 
@@ -44,9 +44,9 @@ def unload(shell: InteractiveShell) -> None:
     magics = shell.magics_manager.registry.get(VllmMagics.__name__)
     if magics is None:
         return
-    if "vllm_magic.manager" in sys.modules:
-        from vllm_magic.life.spares import SpareMode
-        from vllm_magic.manager import manager
+    if "vllm_magic.manager.manager" in sys.modules:
+        from vllm_magic.manager.manager import manager
+        from vllm_magic.provisioning.standby_pool import SpareMode
 
         for release in manager.stop_all():
             print(release.text)  # noqa: T201 - in the cell's thread

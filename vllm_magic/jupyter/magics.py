@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 # What lower floors return, and the function in `views` that shows it; by name, so that loading imports none.
 VIEWS = {
-    "vllm_magic.server.Server": "server",
-    "vllm_magic.release.Release": "release",
-    "vllm_magic.life.nap.Nap": "nap",
+    "vllm_magic.server.server.Server": "server",
+    "vllm_magic.release.result.Release": "release",
+    "vllm_magic.server.sleep_mode.Nap": "nap",
     "vllm_magic.engine.client.generate.Answer": "answer",
     "vllm_magic.engine.capacity.fit.Fit": "fit",
 }
@@ -81,7 +81,7 @@ class VllmMagics(Running, Showing, Using):
 
     def tell_news(self, *_: object) -> None:
         """Print what happened without anyone's asking; run after each cell, in the thread that runs cells."""
-        if "vllm_magic.manager" in sys.modules:
+        if "vllm_magic.manager.manager" in sys.modules:
             for line in self._manager.news():
                 print(line)  # noqa: T201 - in the cell's thread
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from IPython.display import DisplayHandle, display
 
-from vllm_magic.life.notices import StartKind
+from vllm_magic.lifecycle.events import StartKind
 from vllm_magic.view import duration, gib
 
 if TYPE_CHECKING:
     from vllm_magic.engine.models.download import Download
     from vllm_magic.engine.startup.estimate import Estimate
     from vllm_magic.engine.startup.stages import Progress
-    from vllm_magic.server import Server
+    from vllm_magic.server.server import Server
 
 WIDTH = 78  # characters that a line in a terminal may take
 BAR = 12  # characters of the bar in it

@@ -9,12 +9,12 @@ from vllm_magic.errors import VllmMagicError
 from vllm_magic.jupyter import arguments, start_words
 from vllm_magic.jupyter.deeds import Deeds
 from vllm_magic.jupyter.verbs import Verb
-from vllm_magic.release import Release
+from vllm_magic.release.result import Release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vllm_magic.server import Server
+    from vllm_magic.server.server import Server
 
 FORESIGHT = 0.2  # seconds that a start without waiting waits for a warning
 
@@ -95,8 +95,8 @@ class Running(Deeds):
         return self._run(start_words.StartWords(server.spec, wait=True, timeout=None))
 
     def _switch(self, said: list[str]) -> Any:
-        from vllm_magic import switching
         from vllm_magic.jupyter.progress import ProgressLine
+        from vllm_magic.manager import switching
 
         wanted = start_words.start(said, self.settings, Verb.SWITCH)
         line = ProgressLine(notebook=self._in_notebook)
@@ -122,13 +122,13 @@ class Running(Deeds):
         return views.spare(spares.status())
 
     def _sleep(self, said: list[str]) -> Any:
-        from vllm_magic import switching
+        from vllm_magic.manager import switching
 
         wanted = arguments.sleep(said)
         return switching.sleep(self._manager, wanted.name, wanted.level)
 
     def _wake(self, said: list[str]) -> Any:
-        from vllm_magic import switching
+        from vllm_magic.manager import switching
 
         return switching.wake(self._manager, arguments.wake(said))
 

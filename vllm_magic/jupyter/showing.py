@@ -90,7 +90,7 @@ class Showing(Deeds):
     def _reap(self, said: list[str]) -> Any:
         from vllm_magic.doctor import reap
         from vllm_magic.jupyter import views
-        from vllm_magic.life.sweep import sweep_all
+        from vllm_magic.recovery.sweep import sweep_all
 
         wanted = arguments.reap(said)
         probe = self._manager.probe

@@ -74,9 +74,9 @@ def adapters(server: str | None, typed: str) -> list[Candidate]:
         server: its name, None for the only one.
         typed: how they begin.
     """
-    if "vllm_magic.manager" not in sys.modules:
+    if "vllm_magic.manager.manager" not in sys.modules:
         return []
-    from vllm_magic.manager import manager
+    from vllm_magic.manager.manager import manager
 
     try:
         loaded = manager.get(server).loras(timeout=SERVER_LIMIT)
@@ -92,9 +92,9 @@ def servers(verb: str, typed: str) -> list[Candidate]:
 
 
 def _of_this_kernel(*, past: bool) -> dict[str, str]:
-    if "vllm_magic.manager" not in sys.modules:  # none was started
+    if "vllm_magic.manager.manager" not in sys.modules:  # none was started
         return {}
-    from vllm_magic.manager import manager
+    from vllm_magic.manager.manager import manager
 
     everyone = {**(manager.past() if past else {}), **manager.servers()}
     return {name: server.farewell or server.state.value for name, server in everyone.items()}
@@ -123,8 +123,8 @@ def _gpus(typed: str) -> list[Candidate]:
 
 def _devices() -> dict[str, str]:
     """Each GPU by index: as the driver says, where it answers at once; else by the device files."""
-    if "vllm_magic.manager" in sys.modules:
-        from vllm_magic.manager import manager
+    if "vllm_magic.manager.manager" in sys.modules:
+        from vllm_magic.manager.manager import manager
 
         seen = manager.probe.snapshot(timeout=DRIVER_LIMIT, may_start=False)
         if seen.gpus:

@@ -6,9 +6,9 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vllm_magic.life.spares import SpareMode
 from vllm_magic.linux import processes
-from vllm_magic.release import Proof
+from vllm_magic.provisioning.standby_pool import SpareMode
+from vllm_magic.release.result import Proof
 from vllm_magic.view import View, duration, gib
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from vllm_magic.engine.client.metrics import Histogram, Metrics
     from vllm_magic.engine.models.hf_cache import Model
     from vllm_magic.gpu.devices import Snapshot
-    from vllm_magic.life.nap import Nap
-    from vllm_magic.life.spares import SpareStatus
-    from vllm_magic.life.sweep import Swept
-    from vllm_magic.life.unproved import Looked
-    from vllm_magic.release import Release
-    from vllm_magic.server import Server
+    from vllm_magic.provisioning.standby_pool import SpareStatus
+    from vllm_magic.recovery.sweep import Swept
+    from vllm_magic.release.result import Release
+    from vllm_magic.release.unproved import Looked
+    from vllm_magic.server.server import Server
+    from vllm_magic.server.sleep_mode import Nap
 
 GIB = 2**30
 NOTHING_RUNS = "No server runs. Start one with %vllm start MODEL."

@@ -19,16 +19,16 @@ from vllm_magic.cluster.messages import unpack
 from vllm_magic.engine import installed
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import ServerFailed, VllmMagicError
-from vllm_magic.life.spares import SpareMode
 from vllm_magic.linux import files
-from vllm_magic.manager import manager
+from vllm_magic.manager.manager import manager
 from vllm_magic.on_node.store import Lease, Store
-from vllm_magic.server import ServerState
+from vllm_magic.provisioning.standby_pool import SpareMode
+from vllm_magic.server.server import ServerState
 
 if TYPE_CHECKING:
     from vllm_magic.cluster.messages import Order
-    from vllm_magic.release import Release
-    from vllm_magic.server import Server
+    from vllm_magic.release.result import Release
+    from vllm_magic.server.server import Server
 
 ORDER_LIMIT = 30.0  # seconds for the agent to say what is to be served, once the job runs
 LOOK = 0.2  # seconds between looks at the log

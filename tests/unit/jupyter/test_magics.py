@@ -7,7 +7,7 @@ from IPython.core.error import UsageError
 from IPython.utils.capture import capture_output
 
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.manager import manager
+from vllm_magic.manager.manager import manager
 
 
 def run(shell, line: str):

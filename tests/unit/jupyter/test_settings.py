@@ -13,7 +13,7 @@ from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
 from vllm_magic.jupyter import arguments, start_words
 from vllm_magic.jupyter.settings import Settings, profiles_path
-from vllm_magic.life import handover
+from vllm_magic.provisioning import serialization
 
 
 @pytest.fixture(autouse=True)
@@ -185,8 +185,8 @@ class TestConfigFile:
     def test_who_takes_the_server_over_needs_no_file(self, file, executable, tmp_path):
         file("max-model-len: 64")
         made = ServerSpec("m", ("--config", "v.yaml"), executable=executable)
-        packed = json.loads(json.dumps(handover.pack_owner(made, command.build(made))))
+        packed = json.loads(json.dumps(serialization.pack_owner(made, command.build(made))))
         (tmp_path / "v.yaml").unlink()
-        again, _ = handover.unpack_owner(packed)
+        again, _ = serialization.unpack_owner(packed)
         assert again == made
         assert again.all_args == ("--max-model-len", "64", "--config", "v.yaml")

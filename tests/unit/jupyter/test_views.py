@@ -22,11 +22,12 @@ from vllm_magic.guard.protocol import Why
 from vllm_magic.jupyter import views
 from vllm_magic.jupyter.panel import picture
 from vllm_magic.jupyter.progress import ProgressLine
-from vllm_magic.life import outcome, sweep
-from vllm_magic.life.notices import Moved, NeverStarted, Over, Ready
+from vllm_magic.lifecycle.events import Moved, NeverStarted, Over, Ready
 from vllm_magic.linux import processes
-from vllm_magic.release import EndedProcess, GpuMemory, Proof, Release
-from vllm_magic.server import Server
+from vllm_magic.recovery import sweep
+from vllm_magic.release import report
+from vllm_magic.release.result import EndedProcess, GpuMemory, Proof, Release
+from vllm_magic.server.server import Server
 from vllm_magic.view import View
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
@@ -74,7 +75,7 @@ class TestWhoCame:
         [(Why.GUARD_GONE, None), (Why.KERNEL_GONE, None), (Why.LEADER_ENDED, explain(["x"], 1))],
     )
     def test_an_end_that_nobody_asked_for(self, why, failure):
-        error = outcome.error(Over(self.one, why, failure), asked=False, was_ready=True)
+        error = report.error(Over(self.one, why, failure), asked=False, was_ready=True)
         assert str(error).endswith(f"({CAME})")
 
     def test_not_where_memory_is_not_told(self):
@@ -99,7 +100,7 @@ class TestAgain:
 
     def test_in_the_error(self):
         for unseen, said in ((True, True), (False, False)):
-            error = outcome.not_released(release(verified=False, unseen=unseen, note="GPU 0: not yet"))
+            error = report.not_released(release(verified=False, unseen=unseen, note="GPU 0: not yet"))
             assert ("Stop it again for another look." in str(error)) is said
 
 

@@ -16,7 +16,7 @@ from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption, NoEstimate
 from vllm_magic.gpu.devices import Gpu, Snapshot
 from vllm_magic.gpu.probe import Probe
-from vllm_magic.life.foresight import Foresight
+from vllm_magic.monitoring.early_warning import Foresight
 
 GIB = 2**30
 NO_GPU = Snapshot(0.0, (), None, "no driver")

@@ -8,7 +8,16 @@ from vllm_magic import durations
 from vllm_magic.engine.client.health import Activity
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
-from vllm_magic.life.idle import KEEP_ALIVE, LATE, LONGEST, SHORTEST, Idleness, Requests, Use, keep_alive
+from vllm_magic.lifecycle.idle_timeout import (
+    KEEP_ALIVE,
+    LATE,
+    LONGEST,
+    SHORTEST,
+    Idleness,
+    Requests,
+    Use,
+    keep_alive,
+)
 from vllm_magic.linux.connections import Connection
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from vllm_magic.gpu.devices import ComputeProcess, Gpu
-from vllm_magic.life.judgement import SETTLED, SMALL_REST, TOLERANCE, Case, arrivals, judge, weakened
-from vllm_magic.release import Proof
+from vllm_magic.release.gpu_comparison import SETTLED, SMALL_REST, TOLERANCE, Case, arrivals, judge, weakened
+from vllm_magic.release.result import Proof
 
 GIB = 2**30
 OURS, HELPER, FIRST, SECOND, X = 11, 12, 21, 22, 31

@@ -8,7 +8,7 @@ from vllm_magic.engine import command
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.gpu.devices import Gpu, Snapshot
 from vllm_magic.gpu.visible import visible
-from vllm_magic.life import room
+from vllm_magic.provisioning import preflight
 
 GIB = 2**30
 H100, L4 = "NVIDIA H100", "NVIDIA L4"
@@ -63,7 +63,7 @@ class TestVisible:
 
 
 def lacking(now: Snapshot, *args: str, chosen=(), environ=None, **fields):
-    return room.shortage(ServerSpec("m", args, **fields), environ or {}, now, chosen)
+    return preflight.shortage(ServerSpec("m", args, **fields), environ or {}, now, chosen)
 
 
 class TestShortage:

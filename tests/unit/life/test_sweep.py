@@ -13,7 +13,7 @@ from vllm_magic import ledger
 from vllm_magic.gpu.probe import Probe
 from vllm_magic.guard import record as records
 from vllm_magic.guard.record import BrokenRecordError, Phase
-from vllm_magic.life.sweep import sweep
+from vllm_magic.recovery.sweep import sweep
 
 
 @pytest.fixture

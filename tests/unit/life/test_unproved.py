@@ -12,10 +12,10 @@ from records import IDENTIFIER
 from vllm_magic.gpu.devices import ComputeProcess, Gpu, Snapshot
 from vllm_magic.gpu.probe import Probe
 from vllm_magic.ledger import state_folder
-from vllm_magic.life import unproved
-from vllm_magic.life.proof import Witness
 from vllm_magic.linux.processes import Identity
-from vllm_magic.release import EndedProcess, Proof, Release
+from vllm_magic.release import unproved
+from vllm_magic.release.result import EndedProcess, Proof, Release
+from vllm_magic.release.verifier import Witness
 
 GPU = Gpu(0, "GPU-a", "H200", 80, 3, 77, (ComputeProcess(7, 3), ComputeProcess(8, None, computes=False)))
 SEEN = Snapshot(0.0, (GPU,), None, None)

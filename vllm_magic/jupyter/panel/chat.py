@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vllm_magic.engine.client.generate import Message, Stream
-    from vllm_magic.server import Server
+    from vllm_magic.server.server import Server
 
 PAUSE = 0.1  # seconds between two messages with more of an answer
 UNTEMPLATED = "The model has no chat template: it goes on from the text."

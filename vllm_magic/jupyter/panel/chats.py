@@ -10,8 +10,8 @@ from vllm_magic.jupyter.panel.chat import Chat
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vllm_magic.manager import Manager
-    from vllm_magic.server import Server
+    from vllm_magic.manager.manager import Manager
+    from vllm_magic.server.server import Server
 
 
 class Chats:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from vllm_magic.jupyter.panel.chat import Chat
     from vllm_magic.jupyter.panel.chats import Chats
     from vllm_magic.jupyter.panel.messages import Front
-    from vllm_magic.manager import Manager
-    from vllm_magic.server import Server
+    from vllm_magic.manager.manager import Manager
+    from vllm_magic.server.server import Server
 
 
 class Chosen:

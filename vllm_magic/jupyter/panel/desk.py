@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vllm_magic.jupyter.panel.chat import Chat
     from vllm_magic.jupyter.panel.errands import Work
     from vllm_magic.jupyter.panel.messages import Front, Words
-    from vllm_magic.manager import Manager
+    from vllm_magic.manager.manager import Manager
 
 LOOK = 1.5  # seconds after which it looks by itself; mostly the sampler asks it to before that
 PROCESSES = "processes"  # the tab that costs a look at them

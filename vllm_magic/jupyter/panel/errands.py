@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from vllm_magic.jupyter.panel.form import Judgement
     from vllm_magic.jupyter.panel.messages import Words
     from vllm_magic.jupyter.settings import Settings
-    from vllm_magic.manager import Manager
-    from vllm_magic.server import Server
+    from vllm_magic.manager.manager import Manager
+    from vllm_magic.server.server import Server
 
 REAP = ["vllm-magic", "reap"]
 
@@ -98,7 +98,7 @@ class Work:
     def reap(self, pids: tuple[int, ...]) -> Done:
         """Release what dead kernels left; with pids, end these, which nobody owns. Then look again."""
         from vllm_magic.doctor import reap
-        from vllm_magic.life.sweep import sweep_all
+        from vllm_magic.recovery.sweep import sweep_all
 
         probe = self._manager.probe
         try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vllm_magic.engine.startup.log import Follower
-    from vllm_magic.server import Server
+    from vllm_magic.server.server import Server
 
 MOST = 300  # lines in one message; a log that writes more skips some
 

@@ -38,7 +38,7 @@ class _Opened:
     def __init__(self) -> None:
         from IPython.core.getipython import get_ipython
 
-        from vllm_magic.manager import manager
+        from vllm_magic.manager.manager import manager
 
         self._shell = cast("Any", get_ipython())
         self._busy = self._shell is not None  # it is opened by a cell

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllm_magic.server import ServerState
+from vllm_magic.server.server import ServerState
 
 if TYPE_CHECKING:
-    from vllm_magic.manager import Manager
-    from vllm_magic.server import Server
+    from vllm_magic.manager.manager import Manager
+    from vllm_magic.server.server import Server
 
 ENDED = 5  # that are over
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vllm_magic.jupyter.settings import Settings
-    from vllm_magic.manager import Manager
+    from vllm_magic.manager.manager import Manager
 
 
 class Panel:

@@ -12,8 +12,8 @@ from vllm_magic import durations
 from vllm_magic.jupyter import views
 from vllm_magic.jupyter.panel import listing
 from vllm_magic.jupyter.progress import told
-from vllm_magic.life.notices import StartKind
-from vllm_magic.server import ServerState
+from vllm_magic.lifecycle.events import StartKind
+from vllm_magic.server.server import ServerState
 from vllm_magic.view import gib
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.devices import Gpu, Snapshot
     from vllm_magic.jupyter.panel.messages import Words
-    from vllm_magic.life.spares import SpareStatus
-    from vllm_magic.release import Release
-    from vllm_magic.server import Server
+    from vllm_magic.provisioning.standby_pool import SpareStatus
+    from vllm_magic.release.result import Release
+    from vllm_magic.server.server import Server
 
 Data = dict[str, Any]
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.linux.processes import Process
-    from vllm_magic.server import Server
+    from vllm_magic.server.server import Server
 
 SHARE = 0.01  # of a core, that the looks may take: at all processes of the machine, which may be thousands
 LEADER = "SIGTERM, then SIGKILL"

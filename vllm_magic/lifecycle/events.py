@@ -1,0 +1,133 @@
+"""What other threads ask of the thread of a server (`StopPlan`), and the notices that this thread gives."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from vllm_magic.engine.failures.explanations import Failure
+    from vllm_magic.engine.startup.stages import Progress
+    from vllm_magic.errors import VllmMagicError
+    from vllm_magic.gpu.devices import Gpu
+    from vllm_magic.guard.protocol import Why
+    from vllm_magic.ledger import Folder
+    from vllm_magic.linux.processes import Identity
+    from vllm_magic.release.result import Release
+
+
+@dataclass(frozen=True)
+class StopPlan:
+    """How to stop, in seconds.
+
+    Attributes:
+        grace: from SIGTERM to SIGKILL.
+        patience: the same, if SIGTERM shows no effect at all.
+        drain: how long requests in flight may take to finish before SIGTERM.
+        hurry: whether this plan may shorten a release that is under way.
+        asked: when the stop was asked for, by `time.monotonic`.
+    """
+
+    grace: float
+    patience: float
+    drain: float = 0.0
+    hurry: bool = False
+    asked: float = field(default_factory=time.monotonic)
+
+
+class StartKind(str, Enum):
+    """How a server began in this kernel."""
+
+    COLD = "cold"  # vLLM was executed
+    WARM = "warm"  # a spare became the server
+    ATTACHED = "attached"  # the server was running already
+
+
+@dataclass(frozen=True)
+class Launched:
+    """The leader runs; its pid is the session id too.
+
+    Attributes:
+        folder: the private folder of the server.
+        leader: the first process of the server.
+        baseline: the GPUs of the machine before the start.
+        chosen: the UUIDs of the GPUs that were chosen for the server; empty if vLLM chooses.
+        kind: how the server began.
+        cold_because: why no spare became the server; "" if one did, or if there was none.
+    """
+
+    folder: Folder
+    leader: Identity
+    baseline: tuple[Gpu, ...] = ()
+    chosen: Collection[str] = ()
+    kind: StartKind = StartKind.COLD
+    cold_because: str = ""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A start made progress."""
+
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Ready:
+    """``/health`` answered."""
+
+
+@dataclass(frozen=True)
+class Idle:
+    """The server had no request for the time of ``--ttl``, and is to be stopped."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The guards are ending the server."""
+
+    why: Why
+
+
+@dataclass(frozen=True)
+class News:
+    """One line that the user should see."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Over:
+    """The server has ended.
+
+    Attributes:
+        release: the release, with its proof.
+        why: the reason for the end.
+        failure: the cause of an end that nobody asked for, if it is known.
+        disk: says that the disk of the log was full when the end began; "" if it was not.
+    """
+
+    release: Release
+    why: Why
+    failure: Failure | None = None
+    disk: str = ""
+
+
+@dataclass(frozen=True)
+class NeverStarted:
+    """The server never had a process."""
+
+    error: VllmMagicError
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A fault of vllm_magic itself: the connection to the guards is closed, so they release the server, without a proof."""
+
+    error: VllmMagicError
+
+
+Notice = Launched | Moved | News | Ready | Idle | Ending | Over | NeverStarted | Broken

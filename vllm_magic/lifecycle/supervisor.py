@@ -1,0 +1,243 @@
+"""The thread that starts one server, follows it, and proves its release."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vllm_magic.engine.client.health import Api
+from vllm_magic.engine.startup import log
+from vllm_magic.errors import StartFailed, VllmMagicError
+from vllm_magic.gpu import locks
+from vllm_magic.guard import folder, record
+from vllm_magic.guard.ladder import NOBODY_KNOWN, Outcome
+from vllm_magic.guard.protocol import Ended, Why
+from vllm_magic.lifecycle import failure_cause
+from vllm_magic.lifecycle.events import Broken, NeverStarted, News, Notice, Over, StartKind, StopPlan
+from vllm_magic.lifecycle.idle_timeout import KEEP_ALIVE, Idleness, Requests
+from vllm_magic.lifecycle.monitor import Attendance
+from vllm_magic.linux.eventfd import EventFd
+from vllm_magic.linux.files import NO_ROOM
+from vllm_magic.linux.processes import Identity
+from vllm_magic.provisioning.launch import MAKE_ROOM
+from vllm_magic.release import force_kill, report, unproved
+from vllm_magic.release.result import nothing_to_release
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from vllm_magic.engine.command import Command
+    from vllm_magic.engine.failures.explanations import Failure
+    from vllm_magic.provisioning.launch import Prepared
+    from vllm_magic.provisioning.local import Attached, Fresh
+    from vllm_magic.provisioning.ray import Far
+    from vllm_magic.release.result import Release
+
+LOG_TAIL = 5000  # lines of the log that are searched for the cause of a failure: a crash writes many for each request in flight
+
+
+class Life:
+    """A server's life, from `begin` to the last notice.
+
+    Args:
+        name: the name of the server.
+        command: the command of the server, with its address and key.
+        beginning: starts the server or takes it over; called in this life's thread.
+        notice: called in this life's thread with each `Notice`; the last is `Over`, `NeverStarted` or `Broken`.
+        ttl: seconds without a request after which the server is `Idle`; None for never.
+        keep_alive: seconds for which the server leaves an idle connection open.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Command,
+        beginning: Fresh | Attached | Far,
+        notice: Callable[[Notice], None],
+        ttl: float | None = None,
+        keep_alive: float = KEEP_ALIVE,
+    ) -> None:
+        self._name = name
+        self._command = command
+        self._beginning = beginning
+        self._notice = notice
+        self._ttl = ttl
+        self._keep_alive = keep_alive
+        self._requests: queue.SimpleQueue[StopPlan] = queue.SimpleQueue()
+        self._cancelled = threading.Event()
+        self._wake = EventFd()
+        self._thread = threading.Thread(target=self._run, name=f"vllm-magic {name}", daemon=True)
+        self._unproved: tuple[Prepared, Identity | None, Sequence[Ended | Outcome]] | None = None
+
+    def begin(self) -> None:
+        """Start the thread.
+
+        Raises:
+            RuntimeError: the system cannot start another thread.
+        """
+        self._wake.open()
+        if not self._requests.empty():  # asked to stop before there was anything to wake
+            self._wake.set()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._wake.close()
+            raise
+
+    def stop(self, plan: StopPlan) -> None:
+        """Ask for the release, from any thread, and return at once. A second call with less grace shortens the release."""
+        self._requests.put(plan)
+        self._cancelled.set()
+        self._wake.set()
+
+    def again(self) -> None:
+        """After an end that is not proved: end what is left, and prove the release again. A last notice follows, as before.
+
+        Raises:
+            RuntimeError: the system cannot start another thread.
+        """
+        threading.Thread(target=self._run_again, name=f"vllm-magic {self._name}", daemon=True).start()
+
+    def _run(self) -> None:
+        def live() -> Notice:
+            try:
+                return self._live()
+            finally:
+                self._wake.close()
+
+        self._tell_last(live)
+
+    def _run_again(self) -> None:
+        self._tell_last(self._end_again)
+
+    def _tell_last(self, live: Callable[[], Notice]) -> None:
+        try:
+            last = live()
+        except _NothingRanError as error:
+            last = NeverStarted(error.reason)
+        except VllmMagicError as error:
+            last = Broken(error)
+        except Exception as error:  # noqa: BLE001 - a waiting caller must hear of every fault, also of our own
+            last = Broken(
+                VllmMagicError(f"A fault of vllm_magic: {type(error).__name__}: {error}. Please report it.")
+            )
+        self._notice(last)
+
+    def _live(self) -> Notice:
+        over = self._live_once("")
+        while isinstance(over, str):  # at most one more time: the second attempt uses no spare
+            over = self._live_once(over)
+        return over
+
+    def _live_once(self, cold_because: str) -> Over | str:
+        """Go from the beginning to the end; return the end, or the reason why the chosen spare could not become this server."""
+        try:
+            begun = self._beginning(self._cancelled, self._notice, cold_because)
+        except VllmMagicError as error:
+            raise _NothingRanError(error) from error
+        if begun is None:
+            return Over(nothing_to_release(self._name), Why.ASKED)
+        prepared, guards = begun
+        with contextlib.ExitStack() as cleanup:
+            requests = Requests(self._keep_alive)
+            idleness = Idleness(self._ttl, requests) if self._ttl is not None else None
+            attendance = Attendance(
+                prepared,
+                guards,
+                Api(self._command.endpoint),
+                self._requests,
+                self._wake,
+                self._notice,
+                idleness,
+                self._keep_alive,
+            )
+            try:
+                attendance.run(cleanup)
+            finally:
+                guards.close()
+            if prepared.kind is StartKind.WARM and attendance.leader is None and not attendance.is_asked:
+                self._clear_spare(prepared, attendance.ended)
+                return (
+                    attendance.refused.text if attendance.refused else "the guards of the spare were killed"
+                )
+            if attendance.refused is not None:
+                hint = MAKE_ROOM if attendance.refused.errno in NO_ROOM else "Check %vllm start"
+                because = ". ".join(filter(None, (attendance.refused.text, attendance.disk)))
+                raise _NothingRanError(StartFailed(f"vLLM could not be executed: {because}", hint))
+            began = attendance.began or time.monotonic()
+            leader = attendance.leader
+            ended: list[Ended | Outcome] = [*attendance.ended]
+            if not ended:
+                known = prepared.witness.known
+                ended = [force_kill.release(prepared.folder.mark, leader, prepared.since, known=known)]
+            over = self._conclude(prepared, leader, attendance.why, began, ended)
+            over = replace(over, disk=attendance.disk)
+            if attendance.disk:
+                self._notice(News(f"{attendance.disk}: the log of {self._name} lacks its end."))
+            if over.why is not Why.LEADER_ENDED:
+                return over
+            return replace(over, failure=self._cause(prepared, over.release, was_ready=attendance.ready))
+
+    @staticmethod
+    def _clear_spare(prepared: Prepared, ended: Sequence[Ended]) -> None:
+        rooms = prepared.folder
+        if not ended:
+            force_kill.release(rooms.mark, None, prepared.since)
+        folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
+
+    def _cause(self, prepared: Prepared, release: Release, *, was_ready: bool) -> Failure:
+        rooms = prepared.folder
+        path = rooms.log if release.left else rooms.kept_log
+        tail = log.tail(path, LOG_TAIL, prepared.secrets)
+        return failure_cause.find(
+            prepared, self._command.argv[0], tail, release.exit_code, was_ready=was_ready
+        )
+
+    def _end_again(self) -> Notice:
+        assert self._unproved is not None  # noqa: S101 - the end that was not proved has set it
+        prepared, leader, before = self._unproved
+        left = before[-1].left
+        began = time.monotonic()
+        with contextlib.ExitStack() as cleanup:
+            with contextlib.suppress(OSError):
+                cleanup.enter_context(locks.ReleaseLocks(prepared.gpus))
+            known = [Identity(*row[:2]) for row in left]
+            said = force_kill.release(prepared.folder.mark, leader, prepared.since, known=known)
+            there = [row[:2] for row in said.ended + said.left]
+            gone = [row for row in left if row[:2] not in there and row[0] != NOBODY_KNOWN]
+            meanwhile = Outcome(gone, [], 0.0)
+            said = said._replace(left=said.left + [row for row in left if row[0] == NOBODY_KNOWN])
+            earlier = [] if left else before  # if all had ended, those reports belong to this release too
+            return self._conclude(prepared, leader, Why.ASKED, began, [*earlier, meanwhile, said])
+
+    def _conclude(
+        self,
+        prepared: Prepared,
+        leader: Identity | None,
+        why: Why,
+        began: float,
+        ended: Sequence[Ended | Outcome],
+    ) -> Over:
+        """Clear the folder if nothing is left, prove the release, and return the end."""
+        rooms = prepared.folder
+        if not ended[-1].left:  # else the folder stays: it is the record of what is left
+            # The guards clear the folder themselves, unless they are killed before that.
+            folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
+        record.remember(str(rooms.path), ended[-1].left)
+        released = report.release(self._name, why, began, ended, prepared.witness, leader)
+        unproved.note(leader, prepared.witness, released)
+        if released.left or released.unseen:
+            self._unproved = prepared, leader, ended
+        return Over(released, why)
+
+
+class _NothingRanError(Exception):
+    """The start ended before the server had a process."""
+
+    def __init__(self, reason: VllmMagicError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason

@@ -1,0 +1,1 @@
+"""One manager for each kernel, which knows the kernel's servers by name."""

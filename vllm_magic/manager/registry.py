@@ -1,0 +1,129 @@
+"""The names of a kernel's servers: who has one now, and who had one."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from vllm_magic.errors import ServerNotFound
+from vllm_magic.recovery import kept_servers
+from vllm_magic.server.server import ServerState
+
+if TYPE_CHECKING:
+    from vllm_magic.server.server import Server
+
+REMEMBERED = 20  # servers that are over, for their logs
+
+
+class Registry:
+    """Safe to use from any thread.
+
+    Its lock guards the two tables and comes before any server's lock; nothing blocks while it is held.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._servers: dict[str, Server] = {}
+        self._past: dict[str, Server] = {}
+        self._last_words: list[str] = []  # of those that were put away
+
+    def named(self, name: str) -> Server | None:
+        """Who has the name, whatever its state."""
+        with self._lock:
+            return self._servers.get(name)
+
+    def enter(self, server: Server, instead_of: Server | None) -> bool:
+        """Give a server its name; False where another than the expected one has it: another thread was faster."""
+        with self._lock:
+            if self._servers.get(server.name) is not instead_of:
+                return False
+            if instead_of:
+                self._put_away(instead_of)
+            self._servers[server.name] = server
+            return True
+
+    def forget(self, server: Server) -> None:
+        """Move a server to the past, unless something of it lives, or another look may tell."""
+        with self._lock:
+            if server.state.over and not server.is_left and not server.is_unseen:
+                self._put_away(server)
+
+    def all(self) -> list[Server]:
+        """All that have a name, without looking at their states: this waits for nobody."""
+        return list(self._servers.values())
+
+    def servers(self) -> dict[str, Server]:
+        """Those that start, run or stop, and those that failed and were not stopped or started since, by name."""
+        with self._lock:
+            for server in list(self._servers.values()):
+                if server.state is ServerState.RELEASED:
+                    self._put_away(server)
+            return dict(self._servers)
+
+    def past(self) -> dict[str, Server]:
+        """Those that are over, the last `REMEMBERED`, by name."""
+        with self._lock:
+            return dict(self._past)
+
+    def get(self, name: str | None = None) -> Server:
+        """The server of this name; without one the only one.
+
+        Raises:
+            ServerNotFound: there is none of this name, or not exactly one.
+        """
+        servers = self.servers()
+        if name is None and len(servers) == 1:
+            return next(iter(servers.values()))
+        if name is not None and name in servers:
+            return servers[name]
+        before = self.past().get(name or "")
+        farewell = f" {before.name} was {before.farewell}." if before and before.farewell else ""
+        raise ServerNotFound(f"{_missing(name, list(servers))}{farewell}{kept_servers.hint(name)}")
+
+    def get_even_past(self, name: str | None = None) -> Server:
+        """As `get`, but also one that is over: its log is still there.
+
+        Raises:
+            ServerNotFound: there is and was none of this name.
+        """
+        servers, past = self.servers(), self.past()
+        if name is None and not servers and past:
+            return list(past.values())[-1]
+        if name is not None and name not in servers and name in past:
+            return past[name]
+        return self.get(name)
+
+    def last_words(self) -> list[str]:
+        """Of each server that failed, and of which nobody was told: one line, once."""
+        with self._lock:
+            words, self._last_words = self._last_words, []
+            servers = list(self._servers.values())
+        return words + [line for server in servers if (line := server.last_words())]
+
+    def farewells(self) -> list[str]:
+        """Of each server that was released without a word from anybody, since it was idle: one line."""
+        servers = self.servers()
+        past = [server for name, server in self.past().items() if name not in servers]
+        return [f"{server.name} was {server.farewell}." for server in past if server.farewell]
+
+    def _put_away(self, server: Server) -> None:
+        """Move a server that is over to the past; the lock is held."""
+        if self._servers.get(server.name) is not server:
+            return
+        del self._servers[server.name]
+        if words := server.last_words():  # another of this name may take its place in the past
+            self._last_words.append(words)
+        self._past.pop(server.name, None)
+        self._past[server.name] = server
+        while len(self._past) > REMEMBERED:
+            del self._past[next(iter(self._past))]
+
+
+def _missing(name: str | None, there: list[str]) -> str:
+    if not there:
+        wanted = f"No server is called {name}: none runs" if name else "No server runs"
+        return f"{wanted}. Start one with %vllm start MODEL."
+    names = ", ".join(there)
+    if name is None:
+        return f"Which one? There are {names}."
+    return f"No server is called {name}. These are there: {names}."

@@ -1,0 +1,260 @@
+"""Everything that has to be there before a server is started."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from vllm_magic import ledger
+from vllm_magic.engine import command as commands
+from vllm_magic.engine.models.download import Downloads
+from vllm_magic.engine.startup.stages import Stage
+from vllm_magic.errors import InvalidOption, StartFailed
+from vllm_magic.gpu import choice, locks
+from vllm_magic.guard import record
+from vllm_magic.guard.folder import discard
+from vllm_magic.guard.protocol import Order
+from vllm_magic.guard.record import Phase, Record
+from vllm_magic.lifecycle.events import StartKind
+from vllm_magic.linux import files, machine, processes
+from vllm_magic.masking import known, mask_words
+from vllm_magic.provisioning import preflight, serialization
+from vllm_magic.release.verifier import Witness
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Mapping
+
+    from vllm_magic.engine.command import Command
+    from vllm_magic.engine.spec import ServerSpec
+    from vllm_magic.gpu.devices import Gpu, Snapshot
+    from vllm_magic.gpu.probe import Probe
+    from vllm_magic.ledger import Folder
+    from vllm_magic.provisioning.ray_verifier import FarWitness
+
+LOOK = 0.2  # seconds between looks at memory that may come back
+FIRST_LOOK_LIMIT = 15.0  # seconds; NVML takes 1 to 3 a GPU where no persistence daemon runs
+COMING_BACK = 3.0  # seconds for memory of a process that has just ended, before a start is refused
+MAKE_ROOM = "Make room there, or set VLLM_MAGIC_HOME to a folder on another disk"
+RELEASE_WAIT = 120.0  # seconds to wait for releases that others have under way on the same GPUs
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What has to be known of a server to attend it to its end.
+
+    Attributes:
+        folder: its private folder.
+        witness: has seen the GPUs as they were before.
+        gpus: the UUIDs it may use.
+        address: where it will be reached.
+        port: where it will listen.
+        model: what it serves.
+        since: when it began, in seconds since the epoch.
+        downloads: looks at what it downloads.
+        secrets: keys and tokens that its log may hold, to be masked where that is shown.
+        kind: how it begins.
+        cold_because: why no spare became it, "" where one did or none was there to be asked for.
+        first: the stage of its start once its leader runs.
+    """
+
+    folder: Folder
+    witness: Witness | FarWitness
+    gpus: tuple[str, ...]
+    address: str
+    port: int
+    model: str
+    since: float
+    downloads: Downloads
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    kind: StartKind = StartKind.COLD
+    cold_because: str = ""
+    first: Stage = Stage.IMPORTING
+
+
+class Way(NamedTuple):
+    """The GPUs before the start, and those that were chosen for it; none where vLLM chooses."""
+
+    baseline: Snapshot
+    chosen: tuple[Gpu, ...]
+
+
+def check_proc() -> None:
+    """Check that processes can be told apart: what cannot be ended for certain is not started.
+
+    Raises:
+        StartFailed: they cannot.
+    """
+    problem = machine.proc_problem()
+    if problem:
+        raise StartFailed(problem, machine.PROC_HINT)
+
+
+def clear_way(
+    spec: ServerSpec, environ: Mapping[str, str], probe: Probe, cancelled: threading.Event
+) -> Way | None:
+    """Wait until the GPUs are free of releases, look at them, and choose; None when cancelled.
+
+    Raises:
+        InvalidOption: ``--gpus`` names what is not there.
+        NotEnoughMemory: the GPUs have too little free memory for it.
+        StartFailed: a release on the GPUs does not end, or the folder of their locks cannot be used.
+    """
+    try:
+        return _clear_way(spec, environ, probe, cancelled)
+    except OSError as error:
+        raise unusable(error) from error
+
+
+def furnish(
+    spec: ServerSpec,
+    command: Command,
+    environ: Mapping[str, str],
+    probe: Probe,
+    way: Way,
+    spare: Folder | None = None,
+) -> tuple[Prepared, Order]:
+    """Make the folder with its record, or take that of a spare, whose record is its guard's to write.
+
+    Returns:
+        What to attend and what to tell the guards.
+
+    Raises:
+        StartFailed: a folder cannot be made.
+    """
+    try:
+        return _furnish(spec, command, environ, probe, way, spare)
+    except OSError as error:
+        raise unusable(error) from error
+
+
+def unusable(error: OSError) -> StartFailed:
+    """The state folder, or one in it, cannot be used."""
+    if error.errno in files.NO_ROOM:
+        return StartFailed(f"The disk of {ledger.state_path()} is full: {error.strerror}", MAKE_ROOM)
+    return StartFailed(f"A folder cannot be used: {error}", "Mend that, or set VLLM_MAGIC_HOME")
+
+
+def _clear_way(
+    spec: ServerSpec, environ: Mapping[str, str], probe: Probe, cancelled: threading.Event
+) -> Way | None:
+    baseline = probe.snapshot(timeout=FIRST_LOOK_LIMIT)
+    chosen = _choose(spec, baseline)
+    deadline = time.monotonic() + RELEASE_WAIT
+    # What is chosen may change with what a release gives back, so both are looked at again after each wait.
+    while not locks.wait_for_releases(_uuids(chosen or baseline.gpus), 0.0, cancelled):
+        rest = deadline - time.monotonic()
+        if cancelled.is_set():
+            return None
+        if rest <= 0:
+            raise StartFailed(
+                "Another server is still being released on its GPU", "%vllm gpu shows who holds it"
+            )
+        locks.wait_for_releases(_uuids(chosen or baseline.gpus), rest, cancelled)
+        baseline = probe.snapshot()
+        chosen = _choose(spec, baseline)
+    deadline = time.monotonic() + COMING_BACK
+    while lacking := preflight.shortage(spec, environ, baseline, chosen):
+        if time.monotonic() >= deadline:
+            raise preflight.refusal(spec.name, lacking)
+        if cancelled.wait(LOOK):
+            return None
+        baseline = probe.snapshot()
+        chosen = _choose(spec, baseline)
+    return Way(baseline, chosen)
+
+
+def _furnish(
+    spec: ServerSpec,
+    command: Command,
+    environ: Mapping[str, str],
+    probe: Probe,
+    way: Way,
+    spare: Folder | None,
+) -> tuple[Prepared, Order]:
+    baseline, chosen = way
+    usable = _uuids(chosen or baseline.gpus)
+    lock_files = locks.lock_paths(usable)
+    folder = ledger.called(spare, spec.name) if spare else ledger.create(spec.name)
+    noted = _record(folder, spec, command, baseline, usable)
+    if spare is None:
+        try:
+            record.write(str(folder.path), noted)
+        except OSError:
+            discard(*map(str, (folder.path, folder.tmp, folder.log)))
+            raise
+    visible = choice.cuda_visible_devices(chosen) if chosen else None
+    order = Order(
+        argv=list(command.argv),
+        env=commands.environment(environ, spec, command.endpoint, folder.id, folder.tmp, visible),
+        cwd=spec.cwd,
+        tmp=str(folder.tmp),
+        folder=str(folder.path),
+        log=str(folder.log),
+        keep_log=str(folder.kept_log),
+        locks=[str(path) for path in lock_files],
+        record=noted._asdict(),
+        keep=spec.keep or 0.0,
+        luggage=serialization.pack_owner(spec, command),
+    )
+    witness = Witness(probe, baseline, _uuids(chosen), folder.mark)
+    downloads = Downloads(spec.model, spec.all_args, order.env)
+    secrets = tuple(known(order.env))
+    kind = StartKind.WARM if spare else StartKind.COLD
+    return (
+        Prepared(
+            folder,
+            witness,
+            usable,
+            command.endpoint.address,
+            command.endpoint.port,
+            spec.model,
+            noted.since,
+            downloads,
+            secrets,
+            kind,
+        ),
+        order,
+    )
+
+
+def _record(
+    folder: Folder, spec: ServerSpec, command: Command, baseline: Snapshot, gpus: tuple[str, ...]
+) -> Record:
+    me = processes.read(os.getpid())
+    return Record(
+        id=folder.id,
+        name=spec.name,
+        model=spec.model,
+        args=mask_words(spec.args),
+        url=command.endpoint.url,
+        port=command.endpoint.port,
+        gpus=list(gpus),
+        chosen=spec.gpus is not None,
+        baseline=serialization.pack_gpus(baseline),
+        phase=Phase.STARTING,
+        since=time.time(),
+        place=list(machine.here()),
+        kernel=list(me.identity) if me else [os.getpid(), 0],
+        keep=spec.keep or 0.0,
+        cluster=command.cluster,
+        job=command.job,
+    )
+
+
+def _choose(spec: ServerSpec, baseline: Snapshot) -> tuple[Gpu, ...]:
+    if spec.gpus is None:
+        return ()
+    count = commands.gpu_count(spec.all_args)
+    try:
+        return choice.choose(spec.gpus, baseline, count, preflight.share(spec))
+    except choice.ShortageError:  # memory may be coming back; `room` looks, and tells more
+        return ()
+    except ValueError as error:
+        raise InvalidOption(str(error)) from None
+
+
+def _uuids(gpus: tuple[Gpu, ...]) -> tuple[str, ...]:
+    return tuple(gpu.uuid for gpu in gpus)

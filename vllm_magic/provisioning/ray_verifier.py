@@ -1,0 +1,203 @@
+"""How the end of a server on a Ray cluster is proved: by its node, by Ray, and by every node that it used."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic.cluster import node_jobs, teardown, wire
+from vllm_magic.cluster.rest import LOG_LINES, JobUnknownError, Ray
+from vllm_magic.engine.failures.explanations import Failure
+from vllm_magic.errors import ClusterError, InvalidOption
+from vllm_magic.gpu.devices import Snapshot
+from vllm_magic.linux import processes
+from vllm_magic.provisioning import serialization
+from vllm_magic.provisioning.ray_workers import judge, weakest
+from vllm_magic.release.result import EndedProcess, GpuMemory, Proof
+from vllm_magic.release.verifier import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from vllm_magic.cluster.entities import Job, Node
+    from vllm_magic.linux.processes import Identity
+
+NOWHERE = Snapshot(0.0, (), None, "the GPUs are on a Ray cluster")
+END_LIMIT = 120.0  # seconds for a job to end
+SECOND_SILENCE = 5.0  # seconds for which a cluster may not answer that did not answer before
+SEE_LIMIT = 20.0  # seconds for a look at nodes that has begun to be done
+LAST_LINES = 10  # of a job's log, kept with a failure
+
+
+class FarWitness:
+    """Proves on the cluster that a job has left nothing. See `proof.Witness`; for one thread.
+
+    Args:
+        address: of the cluster.
+        job: its submission id.
+        spread: whether its engine may have workers on several nodes, of which the drivers are asked for what they hold.
+        silence: seconds for which the cluster may not answer, until what is left cannot be proved.
+        waits: whether `prove` returns when the small jobs are off Ray's record too: for a process that ends then.
+    """
+
+    baseline = NOWHERE
+    chosen: frozenset[str] = frozenset()
+
+    def __init__(
+        self, address: str, job: str, *, spread: bool = False, silence: float = END_LIMIT, waits: bool = False
+    ) -> None:
+        self._address = address
+        self._job = job
+        self._spread = spread
+        self._silence = silence
+        self._waits = waits
+        self.known: set[Identity] = set()
+        self._asked_again = False
+        self._seeing: threading.Thread | None = None
+        self._seen: dict[str, Snapshot] = {}  # by the id of a node: its GPUs when the server was ready
+        self._looks: list[str] = []  # the ids of small jobs
+        self.failure: Failure | None = None
+
+    def look_when_ready(self, _: Collection[Identity] = ()) -> None:
+        """The job's node looks for itself; the others are asked, in a thread: that takes seconds, and nobody waits."""
+        if self._spread:
+            self._seeing = _in_the_background(self._see, self._job)
+
+    def _see(self) -> None:
+        with contextlib.suppress(ClusterError):
+            ray = Ray(self._address)
+            workers = _workers(ray, ray.job(self._job))
+            said = node_jobs.at(ray, self._job, "--see", workers, self._looks)
+            self._seen = {node: serialization.unpack_gpus(words["gpus"]) for node, words in said.items()}
+
+    def look_before_stop(self, _: Collection[Identity] = (), *, in_a_hurry: bool = True) -> None:
+        """The node looks for itself."""
+
+    def packed(self) -> None:
+        """What another look needs is on the cluster."""
+
+    def look_now(self) -> Snapshot:
+        """There is nothing to see here."""
+        return NOWHERE
+
+    def prove(self, ended: Collection[Identity], leader: Identity | None = None) -> Verdict:
+        """Wait for the job's end, and for what the node says of it; asks for that end where nobody has."""
+        alive = sorted(one.pid for one in {*ended, *filter(None, [leader])} if processes.is_alive(one))
+        if alive:
+            return _not_proved(f"still alive: pid {', '.join(map(str, alive))}")
+        if self._seeing:
+            self._seeing.join(SEE_LIMIT)
+        verdict = self._ask()
+        if verdict.unseen:
+            # Another look is one that somebody asks for. What a cluster does not tell twice is not waited for: its
+            # lease has run out, or soon will have.
+            verdict = verdict._replace(unseen=not self._asked_again)
+            self._asked_again, self._silence = True, SECOND_SILENCE
+        elif self._waits:
+            self._tidy()
+        else:
+            _in_the_background(self._tidy, self._job)
+        return verdict
+
+    def _tidy(self) -> None:
+        with contextlib.suppress(ClusterError):
+            teardown.tidy(Ray(self._address), self._job, self._looks)
+
+    def _ask(self) -> Verdict:
+        try:
+            return self._prove(Ray(self._address))
+        except JobUnknownError as error:
+            said = str(error).rstrip(".")
+            return _not_proved(
+                f"{said} (its head was started anew?); what ran there ends itself {wire.LEASE:g} s after that"
+            )
+        except InvalidOption as error:  # of a record
+            return _not_proved(str(error).rstrip("."))
+        except ClusterError as error:
+            said = str(error).rstrip(".")
+            return _not_proved(
+                f"{said}; what runs there ends itself {wire.LEASE:g} s after it last heard of this kernel",
+                unseen=True,
+            )
+
+    def _prove(self, ray: Ray) -> Verdict:
+        job = teardown.wait(ray, self._job, END_LIMIT, self._silence)
+        ray.put(wire.order(job.id), b"")  # it held keys, and may not have been read
+        if not job.status.over:
+            return _not_proved(f"the job {job.id} is still {job.status.value} on the cluster", unseen=True)
+        if job.node is None:  # it never ran anywhere
+            self.failure = Failure(f"Ray has not started it: {job.message}", "See %vllm cluster", ())
+            return Verdict(Proof.PROCESSES, True, (), "it had not got a node")
+        nodes = {node.id: node for node in ray.nodes()}
+        own = nodes.get(job.node)
+        if own is None or not own.alive:
+            where = own.where if own else "a node that is gone"
+            return _not_proved(f"{where} is gone from the cluster: what is left there cannot be seen")
+        return self._judge(ray, job, nodes)
+
+    def _judge(self, ray: Ray, job: Job, nodes: Mapping[str, Node]) -> Verdict:
+        """Of a job that is over, and whose node can be asked."""
+        own = nodes[job.node or ""]
+        log = ray.tail(job.id, own.id)
+        report = wire.last(log, wire.RELEASED)
+        refused = wire.last(log, wire.REFUSED)
+        if refused:
+            self.failure = Failure(f"{refused['cause'].rstrip('.')} (on {own.where})", refused["hint"], ())
+        whole = len(log) < LOG_LINES  # of a longer one the beginning is not here
+        refused_at_once = refused is not None and wire.last(log, wire.PLACED) is None
+        if not report and whole and (refused_at_once or not wire.last(log, wire.BEGUN)):
+            self.failure = self.failure or Failure(
+                f"The job ended before it had started the server (on {own.where})",
+                "Its log tells; what python3 on the nodes must have is in docs/cluster.md",
+                tuple(line for line in log if line.strip())[-LAST_LINES:],
+            )
+            return Verdict(Proof.PROCESSES, True, (), f"nothing was started on {own.where}")
+        verdict = unpack(report["release"], own.where) if report is not None else None
+        workers = _workers(ray, job)
+        if left := teardown.clear(ray, job):
+            return _not_proved(f"Ray still has {left}", unseen=True)
+        # On the job's own node its guards may still be releasing the server, where the job's process was killed.
+        asked = workers if verdict else {**workers, own.id: workers.get(own.id, set())}
+        if not asked:
+            assert verdict is not None  # noqa: S101 - else its node is asked
+            return verdict
+        alive = {node: pids for node, pids in asked.items() if node in nodes and nodes[node].alive}
+        said = node_jobs.at(ray, job.id, "--look", alive, self._looks)
+        judged = judge(asked, said, self._seen, nodes)
+        verdict = verdict or Verdict(judged.proof, True, (), f"on {own.where}, whose own process was killed")
+        return weakest(verdict, judged, own.id, len(set(workers) - {own.id}))
+
+
+def _in_the_background(work: Callable[[], None], job: str) -> threading.Thread | None:
+    thread = threading.Thread(target=work, name=f"vllm-magic {job}", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # can't start new thread: then less is known, or more stays on record
+        return None
+    return thread
+
+
+def _not_proved(note: str, *, unseen: bool = False) -> Verdict:
+    return Verdict(Proof.NONE, False, (), note, unseen=unseen)
+
+
+def _workers(ray: Ray, job: Job) -> dict[str, set[int]]:
+    """The pids that its actors had on each node, by the node's id; none where its engine was not spread."""
+    found: dict[str, set[int]] = {}
+    for actor in ray.actors(job.ray_job) if job.ray_job else ():
+        if actor.pid and actor.node:
+            found.setdefault(actor.node, set()).add(actor.pid)
+    return found
+
+
+def unpack(release: Mapping[str, Any], where: str) -> Verdict:
+    """What a node says of a release, as the verdict of it."""
+    note = f"on {where}" + (f"; {release['note']}" if release["note"] else "")
+    return Verdict(
+        Proof(release["proof"]),
+        bool(release["verified"]),
+        tuple(GpuMemory(**one) for one in release["vram"]),
+        note,
+        tuple(EndedProcess(**one) for one in release["ended"]),
+    )

@@ -1,0 +1,1 @@
+"""Find and release what dead kernels and guards left, and take over servers that were kept."""

@@ -1,0 +1,117 @@
+"""The servers that outlived their kernel and wait for another one: finding them, and becoming their owner."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vllm_magic import ledger
+from vllm_magic.errors import ServerNotFound
+from vllm_magic.guard.client import AttachedGuards, AttachRefusedError
+from vllm_magic.ledger import Condition
+from vllm_magic.linux.processes import Identity
+from vllm_magic.provisioning import serialization
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from vllm_magic.engine.command import Command
+    from vllm_magic.engine.spec import ServerSpec
+    from vllm_magic.guard.record import Record
+    from vllm_magic.ledger import Entry
+
+
+@dataclass(frozen=True)
+class Owner:
+    """What the owner of a server has: its guards, which have accepted this kernel, its spec, and how it is reached."""
+
+    guards: AttachedGuards
+    spec: ServerSpec
+    command: Command
+
+
+def entries(name: str | None = None, but: Collection[str] = ()) -> list[Entry]:
+    """Those of this name or folder's id; all of them without one. Folders with the ids of ``but`` are not looked at.
+
+    Raises:
+        ServerNotFound: the state folder cannot be read.
+    """
+    try:
+        waiting = [entry for entry in ledger.entries(but=but) if entry.condition is Condition.KEPT]
+    except OSError as error:
+        raise ServerNotFound(f"The state folder cannot be used: {error}") from error
+    return [entry for entry in waiting if name in (None, entry.id, entry.record and entry.record.name)]
+
+
+def one(name: str | None) -> Entry:
+    """The one of this name or folder's id; the only one without it.
+
+    Raises:
+        ServerNotFound: there is none, or not exactly one.
+    """
+    found = entries(name)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        which = f"No server called {name} waits" if name else "No server waits"
+        raise ServerNotFound(f"{which} for a kernel. %vllm start ... --keep 10m makes one that does.")
+    listed = ", ".join(f"{entry.record.name} ({entry.id})" for entry in found if entry.record)
+    raise ServerNotFound(f"Which one? These wait: {listed}. Say the name, or the id in brackets.")
+
+
+def lines(but: Collection[str] = ()) -> list[str]:
+    """One line of each; none where the state folder cannot be read, which a start says. ``but`` as for `entries`."""
+    with contextlib.suppress(ServerNotFound):
+        records = [entry.record for entry in entries(but=but) if entry.record]
+        return [
+            f"{record.name} outlived its kernel, and waits{_until(record)}: "
+            f"%vllm attach {record.name} takes it over."
+            for record in records
+        ]
+    return []
+
+
+def hint(name: str | None) -> str:
+    """Where one that waits is meant, perhaps: how it is had, behind a space; else ""."""
+    with contextlib.suppress(ServerNotFound):
+        names = [entry.record.name for entry in entries(name) if entry.record]
+        return "".join(f" {one} outlived its kernel: %vllm attach {one} takes it over." for one in names)
+    return ""
+
+
+def take(entry: Entry, only: dict[str, object] | None = None) -> Owner:
+    """Become the owner of a server. Hang up its guards, and it waits again.
+
+    Args:
+        entry: the server.
+        only: take it only if this is its spec, packed; None takes it as it is.
+
+    Raises:
+        ServerNotFound: it cannot be taken over, and why.
+    """
+    record = entry.record
+    if record is None or record.outer is None:
+        raise ServerNotFound(f"{entry.path} has no record that helps.")
+    try:
+        guards = AttachedGuards(entry.path, Identity(*record.outer), only)
+    except (OSError, AttachRefusedError) as error:
+        raise ServerNotFound(f"{record.name} cannot be attached: {error}.") from error
+    try:
+        return Owner(guards, *serialization.unpack_owner(guards.luggage))
+    except (LookupError, TypeError, ValueError) as error:
+        guards.hang_up()
+        raise ServerNotFound(
+            f"{record.name} cannot be attached: another version of vllm_magic has started it. "
+            f"To end it: vllm-magic stop {entry.id}"
+        ) from error
+    except BaseException:
+        guards.hang_up()
+        raise
+
+
+def _until(record: Record) -> str:
+    if record.kept_until is None:  # its guards are about to write it, or had no space for it
+        return " for another one"
+    return time.strftime(" until %H:%M:%S", time.localtime(record.kept_until))

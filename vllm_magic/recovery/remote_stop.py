@@ -1,0 +1,105 @@
+"""Stopping a server from outside its kernel, through its guard's control socket, with the same proof."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from vllm_magic.errors import VllmMagicError
+from vllm_magic.guard.control_client import ANSWER_LIMIT, Visitor
+from vllm_magic.guard.folder import clear
+from vllm_magic.guard.ladder import KILL_LIMIT
+from vllm_magic.guard.protocol import Ended, Why
+from vllm_magic.guard.record import remember
+from vllm_magic.linux import pidfd
+from vllm_magic.linux.shared_memory import Segment
+from vllm_magic.provisioning import base
+from vllm_magic.recovery import hung_guards
+from vllm_magic.release import force_kill, report, unproved
+
+if TYPE_CHECKING:
+    from vllm_magic.gpu.probe import Probe
+    from vllm_magic.guard.ladder import Outcome
+    from vllm_magic.guard.record import Record
+    from vllm_magic.ledger import Entry
+    from vllm_magic.release.result import Release
+
+GUARD_LIMIT = KILL_LIMIT + 10.0  # seconds beyond the grace for the guards to be done
+EXIT_LIMIT = 10.0  # seconds for the guards to be gone after their last word
+
+
+def stop(entry: Entry, record: Record, probe: Probe, grace: float, patience: float) -> Release:
+    """Have the guards release their server, wait until they are gone, and prove it.
+
+    Args:
+        entry: the server, whose guards live.
+        record: the entry's.
+        probe: looks at the GPUs.
+        grace: seconds from SIGTERM to SIGKILL.
+        patience: the same, where SIGTERM shows no effect at all.
+
+    Raises:
+        VllmMagicError: the guards cannot be reached, or do not get done.
+        ReleaseFailed: something would not end, or memory did not come back.
+    """
+    began = time.monotonic()
+    witness = base.of(record, entry.folder.mark, probe, silence=GUARD_LIMIT)
+    known = [one.identity for one in entry.processes]
+    witness.look_before_stop(known, in_a_hurry=False)
+    ended: list[Ended | Outcome] = [*_ask(entry, record, grace, patience)]
+    if not ended:  # no guard lives any more
+        segments = [Segment(*one) for one in record.segments]
+        ended = [force_kill.release(entry.folder.mark, entry.leader, record.since, segments, known)]
+        remember(str(entry.path), ended[-1].left)
+        if not ended[-1].left:
+            rooms = entry.folder
+            clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
+    release = report.release(record.name, Why.ASKED, began, ended, witness, entry.leader)
+    unproved.note(entry.leader, witness, release)
+    if not release.verified:
+        raise report.not_released(release)
+    return release
+
+
+def _ask(entry: Entry, record: Record, grace: float, patience: float) -> list[Ended]:
+    """Say "stop" to the guards, and return what they said that they ended, once they are gone.
+
+    Those that do not answer, or do not get done, are killed, as the kernel does with its own.
+
+    Raises:
+        VllmMagicError: they cannot be reached, or SIGKILL does not end them.
+    """
+    ended: list[Ended] = []
+    try:
+        visitor = Visitor(entry.path)
+    except OSError as error:
+        # They may have ended since the record was read, or be at the very end of a release.
+        unknown = not record.outer and not record.inner
+        if unknown or (pidfd.wait_for_all(entry.guards, EXIT_LIMIT) and not entry.are_guards_stopped):
+            raise VllmMagicError(
+                f"The guards of {record.name} cannot be reached ({error.strerror}). See vllm-magic doctor."
+            ) from None
+    else:
+        with (
+            contextlib.closing(visitor),
+            contextlib.suppress(OSError),
+        ):  # also TimeoutError; or they were at the end
+            visitor.stop(grace, patience)
+            _listen(visitor, grace + GUARD_LIMIT, ended)
+    if pidfd.wait_for_all(entry.guards, EXIT_LIMIT if ended else 0.0) and not hung_guards.kill(entry.guards):
+        raise VllmMagicError(f"The guards of {record.name} do not end. See vllm-magic doctor.")
+    return ended
+
+
+def _listen(visitor: Visitor, limit: float, ended: list[Ended]) -> None:
+    """Add what was ended, until the guards hang up.
+
+    Raises:
+        TimeoutError: they did not say that they have begun, or are not done after ``limit`` seconds.
+    """
+    deadline = time.monotonic() + limit
+    rest = ANSWER_LIMIT
+    while (messages := visitor.receive(rest)) is not None:
+        ended += [message for message in messages if isinstance(message, Ended)]
+        rest = max(0.01, deadline - time.monotonic())

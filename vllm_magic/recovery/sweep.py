@@ -1,0 +1,205 @@
+"""Releasing what a kernel left whose guards died with it, and clearing the files of servers of which nothing lives."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vllm_magic import ledger
+from vllm_magic.errors import VllmMagicError
+from vllm_magic.gpu import locks
+from vllm_magic.guard import folder, record
+from vllm_magic.guard.protocol import Why
+from vllm_magic.ledger import Condition
+from vllm_magic.linux import machine, shared_memory
+from vllm_magic.linux.shared_memory import Segment
+from vllm_magic.provisioning import base
+from vllm_magic.recovery import hung_guards
+from vllm_magic.release import force_kill, report, unproved, verifier
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vllm_magic.gpu.probe import Probe
+    from vllm_magic.guard.record import Record
+    from vllm_magic.ledger import Entry, Folder
+    from vllm_magic.linux.processes import Process
+    from vllm_magic.release.result import Release
+    from vllm_magic.release.unproved import Looked
+
+SILENCE = 5.0  # seconds for which a Ray cluster may not answer
+TO_SWEEP = (Condition.ORPHANED, Condition.LEFT, Condition.RELEASING, Condition.HUNG)
+UNSEEN = "unseen"  # a file in the folder of a server whose cluster did not answer
+ASKED_FOR = 86400.0  # seconds
+# Of a file system without locks, as Lustre may be: there two sweepers may do the same, which harms nobody.
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+@dataclass(frozen=True)
+class Swept:
+    """One server that was swept.
+
+    Attributes:
+        release: None where only files were left of it, or it could not be looked at.
+        problem: why it could not; "" where it was.
+        left_alone: who has its environment and is none of it, in one sentence; "" for nobody.
+    """
+
+    name: str
+    id: str
+    release: Release | None
+    problem: str = ""
+    left_alone: str = ""
+
+    @property
+    def verified(self) -> bool:
+        """Whether nothing of it is left."""
+        return not self.problem and (self.release is None or self.release.verified)
+
+    @property
+    def text(self) -> str:
+        """What happened, in one line."""
+        return f"{self._text} {self.left_alone}".rstrip()
+
+    @property
+    def _text(self) -> str:
+        if self.problem:
+            return f"{self.name} was left by a kernel that died, and cannot be looked at: {self.problem}"
+        if self.release is None:
+            return f"{self.name}: files of it were left, and are cleared."
+        count = len(self.release.ended)
+        ended = f"{count} process{'' if count == 1 else 'es'} ended in {self.release.seconds:.1f} s"
+        if self.release.verified:
+            return (
+                f"{self.name} was left by a kernel that died: {ended}, proved by {self.release.proof.value}."
+                f"{self.release.in_brackets}"
+            )
+        return f"{self.name} was left by a kernel that died, and is NOT released: {self.release.note}."
+
+
+def sweep_all(probe: Probe) -> list[Swept | Looked]:
+    """Sweep, and look again at each release that is not proved. Raises what `sweep` raises."""
+    looked = unproved.look_again(probe)  # first: what is swept is looked at then
+    return [*sweep(probe), *looked]
+
+
+def sweep(probe: Probe, *, far: bool = True) -> list[Swept]:
+    """Release every orphan in the ledger and clear every folder of which nothing lives.
+
+    With ``far`` also what was left on a Ray cluster, which may take as long as that takes to answer.
+
+    One of several sweepers does it: who holds a folder's lock. Never touched is what belongs to a kernel or to
+    guards that live, or to another boot, machine, PID namespace or user. Guards that hang after their kernel's end are
+    ended first.
+
+    Raises:
+        PermissionError: the state folder is not this user's alone.
+        OSError: it cannot be read, or /proc is that of others.
+    """
+    machine.check_proc()
+    found = ledger.entries()
+    for entry in found:
+        if entry.condition is Condition.TORN:
+            _drop_half_made(entry.folder)
+    todo = [one for one in found if one.condition in TO_SWEEP and (far or not _is_far(one))]
+    done: list[Swept] = []
+    silent: set[str] = set()  # clusters that did not answer; one look at each is enough
+    for entry in sorted(todo, key=_is_far):
+        if entry.record is None or entry.record.cluster in silent:
+            continue
+        try:
+            swept = _sweep(entry, entry.record, probe)
+        except VllmMagicError as error:
+            swept = Swept(entry.record.name, entry.id, None, str(error))
+        if swept and swept.release and swept.release.unseen and _is_far(entry):
+            silent.add(entry.record.cluster)
+        done += [swept] if swept else []
+    return done
+
+
+def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
+    with contextlib.ExitStack() as stack:
+        # Before the folder's lock: who finds that one taken can count on a start's waiting for the release.
+        with contextlib.suppress(OSError, ValueError):
+            stack.enter_context(locks.ReleaseLocks(found.gpus))
+        if entry.condition in (Condition.HUNG, Condition.RELEASING) and not hung_guards.end(entry):
+            return None
+        try:
+            stack.callback(record.drop_lock, record.hold_lock(str(entry.path)))
+        except OSError as error:
+            if error.errno not in NO_LOCKS:  # somebody else is at it, or it is gone
+                return None
+        again = ledger.look(entry.path)
+        if again is None or again.record is None:  # another sweeper was faster
+            return None
+        living = entry.processes
+        release = _release(entry, found, living, probe) if living or _is_far(entry) else None
+        if release is None:
+            shared_memory.unlink_unmapped(_segments(found), found.since)
+        stays = release is not None and (bool(release.left) or (release.unseen and _may_be_asked(entry)))
+        record.remember(str(entry.path), [[one.pid, one.start] for one in release.left] if release else [])
+        stays = stays or bool(entry.processes)  # what lives still has nothing else that says whose it is
+        if not stays:
+            _clear(entry.folder)
+    if not stays and entry.path.exists():
+        _clear(entry.folder)  # NFS keeps a file that is open, under another name: here the lock
+    if release is None and entry.path.exists():
+        return None  # files that cannot be removed, which is no news
+    beside = verifier.left_alone(entry.folder.mark, entry.leader) if release is None else release.left_alone
+    return Swept(found.name, entry.id, release, left_alone=beside)
+
+
+def _may_be_asked(entry: Entry) -> bool:
+    """Whether its cluster may still be asked, which has not answered: for a day, from the first time on.
+
+    Of a server of this machine the folder stays where a process of it lives; for another look at memory see `unproved`.
+    """
+    if not _is_far(entry):
+        return bool(entry.processes)
+    first = entry.path / UNSEEN
+    try:
+        first.touch(mode=0o600, exist_ok=False)
+    except FileExistsError:
+        return time.time() - ledger.modified(first) < ASKED_FOR
+    except OSError:
+        return False
+    return True
+
+
+def _is_far(entry: Entry) -> bool:
+    return bool(entry.record and entry.record.job)
+
+
+def _drop_half_made(rooms: Folder) -> None:
+    """Remove the folder of a kernel that was killed while it made one: nothing ever ran there.
+
+    No folder is removed that has something in it.
+    """
+    with contextlib.suppress(OSError):
+        if {one.name for one in rooms.path.iterdir()} <= {rooms.tmp.name}:
+            if rooms.tmp.exists():
+                rooms.tmp.rmdir()
+            rooms.path.rmdir()
+
+
+def _clear(rooms: Folder) -> None:
+    folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
+
+
+def _release(entry: Entry, record: Record, living: Iterable[Process], probe: Probe) -> Release:
+    began = time.monotonic()
+    mark = entry.folder.mark
+    witness = base.of(record, mark, probe, silence=SILENCE)
+    known = [one.identity for one in living]
+    witness.look_before_stop(known, in_a_hurry=False)
+    ended = force_kill.release(mark, entry.leader, record.since, _segments(record), known)
+    release = report.release(record.name, Why.KERNEL_GONE, began, [ended], witness, entry.leader)
+    unproved.note(entry.leader, witness, release)
+    return release
+
+
+def _segments(record: Record) -> set[Segment]:
+    return {Segment(*segment) for segment in record.segments}

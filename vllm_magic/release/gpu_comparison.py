@@ -1,0 +1,231 @@
+"""Judge one GPU after a server's end: compare it before the start, while the server ran, and now.
+
+The functions here read no GPU. The driver's figures cannot be used as they are: nvidia-smi's "used" differs
+between drivers and versions of the call; per-process figures are absent on WSL2 and MIG, and in some
+containers they are 0 or carry other pids. So memory is judged by its change since a baseline, less what other
+processes took since then, where the driver names them.
+
+A process that came to the GPU while the server ran, and stays, may be a neighbour. It may also be a process
+of the server that is not known: a daemon without the server's mark, or a worker that another daemon started
+for the server. The driver does not tell which. Neighbours on a GPU are common, so such a process never makes
+a release fail. But the proof "NVML memory" says that everything that came is gone again, which is then not
+true. So the proof is at most "NVML processes", which says exactly what is known (every known process of the
+server is dead, and the driver lists none of them), and the note names the process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from vllm_magic.release.result import Proof
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vllm_magic.gpu.devices import ComputeProcess, Gpu
+
+TOLERANCE = 64 * 2**20  # bytes; the driver's own share varies a little with the number of its clients
+SETTLED = 5.0  # seconds; memory that a driver has not given back by then is never given back
+FORGOTTEN = 2.0  # seconds until the driver lists no ended processes any more, of other servers too
+SMALL_REST = 2**30  # bytes; every engine holds more
+
+
+@dataclass(frozen=True)
+class Case:
+    """One GPU that the server used.
+
+    Attributes:
+        baseline: the GPU before the start.
+        looks: the GPU while the server ran, oldest first; empty where it could not be read.
+        now: the GPU after the end; None where it cannot be seen any more.
+        ours: pids of the server's processes, all of which have ended.
+        named: whether the driver listed one of these processes while the server ran, on this GPU or on
+            another.
+        reused: pids in `ours` that the driver lists now, and that living processes outside the server have.
+        young: pids that the driver lists now, of processes that were started after the server.
+        hidden: pids that the driver lists now, and for which no living process is visible here.
+    """
+
+    baseline: Gpu
+    looks: tuple[Gpu, ...]
+    now: Gpu | None
+    ours: frozenset[int]
+    named: bool
+    reused: frozenset[int] = frozenset()
+    young: frozenset[int] = frozenset()
+    hidden: frozenset[int] = frozenset()
+
+
+class Judgement(NamedTuple):
+    """Whether the memory is back, by which proof, and what to note.
+
+    The proof is None where the driver's figures prove nothing more than was already known without them.
+    """
+
+    back: bool
+    proof: Proof | None
+    note: str
+
+
+def judge(case: Case, waited: float) -> Judgement:
+    """Judge the memory of one GPU.
+
+    Args:
+        case: the GPU.
+        waited: seconds waited for the memory so far; infinite for the last look.
+    """
+    where = f"GPU {case.baseline.index}"
+    if case.now is None:
+        return Judgement(True, None, f"{where} cannot be seen any more")
+    pids = pids_on(case.now)
+    if listed := sorted(pids & case.ours - case.reused):
+        return Judgement(False, None, f"{where}: the driver still lists {pid_list(listed)}")
+    judged = _judge_memory(case, case.baseline, case.now, waited)
+    ended = sorted({one.pid for one in arrivals(case)} & case.hidden)
+    if judged.back and ended and waited < FORGOTTEN:
+        return Judgement(False, None, f"{where}: the driver still lists {pid_list(ended)}")
+    return judged
+
+
+def arrivals(case: Case) -> list[ComputeProcess]:
+    """The processes that compute on the GPU now and did not before the start, except the server's known ones.
+
+    Processes that only draw are left out: they do not use CUDA, and vLLM does nothing on a GPU without CUDA.
+    If the driver could not list processes before the start, only processes younger than the server are sure
+    to have come.
+    """
+    if case.now is None:
+        return []
+    before = case.baseline.processes
+    then = pids_on(case.baseline) if before is not None else pids_on(case.now)
+    return [
+        one
+        for one in case.now.processes or ()
+        if one.computes
+        and (one.pid not in then or one.pid in case.young)
+        and (one.pid not in case.ours or one.pid in case.reused)
+    ]
+
+
+def weakened(judged: Judgement, case: Case) -> Judgement:
+    """The judgement with a weaker proof, where an unknown process came and stays (see the module)."""
+    if judged.proof is not Proof.NVML_MEMORY:
+        return judged
+    return judged._replace(proof=Proof.NVML_PROCESSES if case.named else None)
+
+
+def pids_on(gpu: Gpu | None) -> set[int]:
+    """The pids that the driver lists on a GPU."""
+    return {process.pid for process in (gpu.processes or ())} if gpu else set()
+
+
+def pid_list(pids: Sequence[int]) -> str:
+    """Pids as text."""
+    return "pid " + ", ".join(map(str, pids))
+
+
+def _judge_memory(case: Case, baseline: Gpu, now: Gpu, waited: float) -> Judgement:
+    where = f"GPU {baseline.index}"
+    if baseline.used is None or now.used is None:
+        listed = now.processes is not None and case.named
+        return Judgement(
+            True, Proof.NVML_PROCESSES if listed else None, f"{where} does not report its memory"
+        )
+    if case.named and baseline.processes is not None and _says_how_much(now):
+        return _judge_by_names(case, baseline.used, now, now.used, waited)
+    if now.used <= baseline.used + TOLERANCE:
+        return Judgement(True, Proof.NVML_MEMORY, "")
+    note = f"{where} {_more(now.used - baseline.used)}, and the driver does not say whose that is"
+    rest = now.used - _expected_without_names(case, baseline.used, now)
+    came = max((look.used - baseline.used for look in case.looks if look.used is not None), default=None)
+    # Where the driver says little about the GPU, a failed start must not wait long, and must report its own
+    # cause.
+    settled = waited >= SETTLED and (came is None or rest <= min(SMALL_REST, came // 2))
+    return Judgement(rest <= TOLERANCE or settled, None, note)
+
+
+def _judge_by_names(case: Case, start: int, now: Gpu, used: int, waited: float) -> Judgement:
+    """Judge by the memory in use that no listed process accounts for.
+
+    This needs a driver that lists every computing process and says how much it holds. For the full proof,
+    there must be no more of this memory than before the start. Otherwise it is enough that used memory fell
+    by what the server's processes held: there is no more of this memory than while these processes were
+    listed. A small growth after the last look (a display, the driver's own memory) fails a release only until
+    `SETTLED` seconds have passed.
+    """
+    rest = _nameless(now, used) - _nameless(case.baseline, start)
+    if rest <= TOLERANCE:
+        return Judgement(True, Proof.NVML_MEMORY, "")
+    more = f"GPU {now.index} {_more(rest)}"
+    told = Judgement(True, Proof.NVML_PROCESSES, f"{more}, and the driver names nobody for it")
+    looks = [(held, look) for look in case.looks if (held := _held(look, case.ours)) is not None]
+    most = max((held for held, _ in looks), default=None)
+    if most is not None:
+        # Leave out looks at which some of the server's processes had already ended.
+        measures = [_nameless(look, look.used or 0) for held, look in looks if 2 * held >= most]
+        grown = _nameless(now, used) - measures[-1]
+        small = min(SMALL_REST, most // 2) if most else SMALL_REST
+        if grown <= TOLERANCE or (grown <= small and waited >= SETTLED):
+            return told
+    return Judgement(False, None, f"{more}{_names(now)}")
+
+
+def _says_how_much(gpu: Gpu) -> bool:
+    """Whether the driver says how much each computing process holds (not 0 bytes, as in some containers)."""
+    return gpu.processes is not None and all(one.used for one in gpu.processes if one.computes)
+
+
+def _nameless(gpu: Gpu, used: int) -> int:
+    """Bytes in use that no listed process accounts for; negative if the driver counts bytes for several."""
+    return used - sum(process.used or 0 for process in gpu.processes or ())
+
+
+def _held(look: Gpu, ours: frozenset[int]) -> int | None:
+    """Bytes that the server held at this look; None where the driver did not say that."""
+    if look.used is None or not _says_how_much(look):
+        return None
+    return sum(process.used or 0 for process in look.processes or () if process.pid in ours)
+
+
+def _expected_without_names(case: Case, start: int, now: Gpu) -> int:
+    """Bytes that may be in use if the driver does not name the server's processes: an estimate, not a proof.
+
+    The estimate is the memory used before the stop, less the growth while the server started. For a server
+    that failed before the first look, it is the memory used before the start, plus what other processes have
+    taken since then, as far as the driver says.
+    """
+    if not case.looks:
+        return start + _taken_by_others(case, now)
+    loaded, before = case.looks[0].used, case.looks[-1].used
+    if len(case.looks) == 1 or loaded is None or before is None:
+        return start
+    return before - max(0, loaded - start)
+
+
+def _taken_by_others(case: Case, now: Gpu) -> int:
+    """Bytes that other processes hold now and did not hold before the start.
+
+    Pids that are not visible here do not count: such a pid may be a process of the server under another
+    number (in a container whose driver lists the host's pids).
+    """
+    then = {process.pid: process.used or 0 for process in case.baseline.processes or ()}
+    taken = 0
+    for process in now.processes or ():
+        before = then.pop(process.pid, 0)
+        if process.pid not in case.hidden:
+            taken += (process.used or 0) - before
+    return taken - sum(then.values())
+
+
+def _more(count: int) -> str:
+    return f"has {count / 2**30:.2f} GiB more in use than before the start"
+
+
+def _names(gpu: Gpu) -> str:
+    held = [
+        f"pid {process.pid}: {process.used / 2**30:.2f} GiB"
+        for process in gpu.processes or ()
+        if process.used
+    ]
+    return f" (in use: {', '.join(held)})" if held else ""

@@ -1,0 +1,113 @@
+"""The end of a server: its release with the proof, and the error that the user gets, if there is one."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from vllm_magic.errors import InvalidOption, ReleaseFailed, ServerFailed, StartFailed, VllmMagicError
+from vllm_magic.guard.ladder import NOBODY_KNOWN
+from vllm_magic.guard.protocol import Ended, Why
+from vllm_magic.linux import machine
+from vllm_magic.linux.processes import Identity
+from vllm_magic.provisioning.launch import MAKE_ROOM
+from vllm_magic.release.result import EndedProcess, Release
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vllm_magic.guard.ladder import Outcome
+    from vllm_magic.lifecycle.events import Over
+    from vllm_magic.provisioning.ray_verifier import FarWitness
+    from vllm_magic.release.verifier import Witness
+
+TELLING_LINES = 12  # lines of the log that a failure keeps
+
+
+def release(
+    server: str,
+    why: Why,
+    began: float,
+    ended: Sequence[Ended | Outcome],
+    witness: Witness | FarWitness,
+    leader: Identity | None,
+) -> Release:
+    """Prove the release of a server whose processes have been ended, as far as that is possible.
+
+    Args:
+        server: the name of the server.
+        why: the reason for its end.
+        began: when the end began, by `time.monotonic`.
+        ended: the reports of the guards, or of whatever ended the processes instead of the guards.
+        witness: has looked at the GPUs before the start.
+        leader: the server's first process, or None.
+    """
+    rows = [row for said in ended for row in said.ended]
+    left = [row for said in ended[-1:] for row in said.left]
+    identities = {Identity(int(row[0]), int(row[1])) for row in rows + left}
+    verdict = witness.prove(identities, leader)
+    wrong = machine.proc_problem()  # with such a /proc no process of the server can be seen
+    codes = [said.exit_code for said in ended if isinstance(said, Ended) and said.exit_code is not None]
+    return Release(
+        server=server,
+        why=why.value,
+        seconds=round(max(0.0, time.monotonic() - began), 3),
+        ended=(*(EndedProcess(*row) for row in rows), *verdict.elsewhere),
+        left=tuple(EndedProcess(*row) for row in left),
+        exit_code=codes[0] if codes else None,
+        vram=verdict.vram,
+        proof=verdict.proof,
+        verified=verdict.verified and not left and not wrong,
+        note=wrong or verdict.note,
+        unseen=verdict.unseen,
+        left_alone=verdict.left_alone,
+    )
+
+
+def error(over: Over, *, asked: bool, was_ready: bool) -> VllmMagicError | None:
+    """The error for this end; None for a release that was asked for and is proved.
+
+    Args:
+        over: the end.
+        asked: whether somebody asked for the end.
+        was_ready: whether the server was ready before.
+    """
+    name = over.release.server
+    if not over.release.verified:
+        return not_released(over.release)
+    if asked or over.why in (Why.ASKED, Why.IDLE):
+        return None
+    full = f" {over.disk}." if over.disk else ""
+    if over.why is Why.GUARD_GONE:
+        return VllmMagicError(
+            f"{name} was released because its guard was killed.{full} Start it again.{over.release.in_brackets}"
+        )
+    failure = over.failure
+    if failure is None:
+        return VllmMagicError(
+            f"{name} was released ({over.why.value}).{full} Start it again.{over.release.in_brackets}"
+        )
+    kind = ServerFailed if was_ready else StartFailed
+    cause, hint = failure.cause, failure.hint
+    if over.disk:  # the cause in the log was written before the disk was full
+        cause, hint = f"{over.disk}, and the log lacks its end: {cause}", MAKE_ROOM
+    return kind(cause, hint + over.release.in_brackets, failure.lines[-TELLING_LINES:])
+
+
+def told(server: str, error: VllmMagicError) -> str:
+    """One line about a server that failed while nobody waited for it."""
+    if isinstance(error, (StartFailed, InvalidOption)):
+        return f"{server} did not start: {error}"
+    return f"{server} has failed: {error}" if isinstance(error, ServerFailed) else str(error)
+
+
+def not_released(release: Release) -> ReleaseFailed:
+    """The error for a release that is not proved."""
+    left = [(process.pid, process.name) for process in release.left]
+    if left:
+        names = ", ".join(f"{name} (pid {pid})" if pid != NOBODY_KNOWN else name for pid, name in left)
+        return ReleaseFailed(
+            f"{release.server} is not released: SIGKILL did not end {names}. {release.note}", left
+        )
+    again = " Stop it again for another look." if release.unseen else ""
+    return ReleaseFailed(f"{release.server} has ended, but is not released: {release.note}.{again}", left)

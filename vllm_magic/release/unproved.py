@@ -1,0 +1,148 @@
+"""Releases that are not proved: keep on disk what another look at the GPUs needs, for a later check.
+
+No process of such a server lives any more, and its private folder is cleared. STATE FOLDER/unproved/ID.json
+has the GPUs before the server's start and while it ran, and the server's processes. The file is removed when
+the release is proved, or when the file is a day old.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic import ledger
+from vllm_magic.guard import validation
+from vllm_magic.guard.ladder import Outcome
+from vllm_magic.guard.protocol import Why
+from vllm_magic.linux import machine
+from vllm_magic.linux.processes import Identity
+from vllm_magic.release import report
+from vllm_magic.release.verifier import Witness
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from vllm_magic.gpu.probe import Probe
+    from vllm_magic.provisioning.ray_verifier import FarWitness
+    from vllm_magic.release.result import Release
+
+KEPT = 86400.0  # seconds
+LONGEST = 2**20  # bytes; a longer file is not one of this package
+
+
+@dataclass(frozen=True)
+class Looked:
+    """An earlier release, and what another look at the GPUs has shown."""
+
+    release: Release
+
+    @property
+    def verified(self) -> bool:
+        """Whether the release is proved now."""
+        return self.release.verified
+
+    @property
+    def text(self) -> str:
+        """The result in one line."""
+        note = f" {self.release.note}." if not self.release.verified else self.release.in_brackets
+        return f"{self.release.text}{note}"
+
+
+def note(leader: Identity | None, witness: Witness | FarWitness, release: Release) -> None:
+    """Keep what another look at the GPUs needs, if it may prove the release; remove it after the proof.
+
+    If the file cannot be written, nothing is kept, and no error is raised: the release itself reports that it
+    failed.
+    """
+    packed = witness.packed()
+    if packed is None or release.left:
+        return
+    path = _folder() / f"{packed['id']}.json"
+    with suppress(OSError):
+        if not release.verified:
+            said = {
+                "name": release.server,
+                "place": list(machine.here()),
+                "leader": list(leader) if leader else None,
+                "ended": [[one.pid, one.start, one.name, one.how] for one in release.ended],
+            }
+            _write(path, packed | said)
+        else:
+            path.unlink()
+            path.parent.rmdir()  # fails where other files are left
+
+
+def look_again(probe: Probe, name: str | None = None) -> list[Looked]:
+    """Look at the GPUs again for each release that is not proved, oldest first.
+
+    Args:
+        probe: looks at the GPUs.
+        name: the name of the only server to look for, or the id of its folder; None for all servers.
+    """
+    found: list[Looked] = []
+    for path in sorted(_folder().glob("*.json"), key=ledger.modified):
+        kept = _read(path)
+        if kept is not None and name in (None, kept["name"], kept["id"]):
+            found.append(Looked(_look(kept, probe)))
+    return found
+
+
+def _look(kept: Mapping[str, Any], probe: Probe) -> Release:
+    began = time.monotonic()
+    leader = Identity(*kept["leader"]) if kept["leader"] else None
+    ended = Outcome([list(row) for row in kept["ended"]], [], 0.0)
+    witness = Witness.unpacked(probe, kept)
+    release = report.release(kept["name"], Why.ASKED, began, [ended], witness, leader)
+    note(leader, witness, release)
+    return release
+
+
+def _folder() -> Path:
+    return ledger.state_path() / "unproved"
+
+
+def _write(path: Path, kept: Mapping[str, Any]) -> None:
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    for old in path.parent.iterdir():
+        if time.time() - ledger.modified(old) > KEPT:
+            old.unlink(missing_ok=True)
+    new = path.with_suffix(f".{os.getpid()}")
+    new.write_text(json.dumps(kept), encoding="utf-8")
+    new.replace(path)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """The content of the file; None if it is another user's, invalid, old, or of another boot or machine."""
+    try:
+        if time.time() - ledger.modified(path) > KEPT or path.stat().st_uid != os.getuid():
+            return None
+        with path.open("rb") as file:
+            kept = json.loads(file.read(LONGEST))
+        fit = isinstance(kept, dict) and all(check(kept[field]) for field, check in _CHECKS.items())
+    except (OSError, ValueError, KeyError, RecursionError):
+        return None
+    return kept if fit and kept["id"] == path.stem and kept["place"] == list(machine.here()) else None
+
+
+def _gpus(value: Any) -> bool:
+    return isinstance(value, list) and all(map(validation.fields, value))
+
+
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "id": validation.text,
+    "name": validation.text,
+    "place": lambda value: isinstance(value, list),
+    "kernel": validation.pair,
+    "leader": lambda value: value is None or validation.pair(value),
+    "chosen": validation.texts,
+    "baseline": _gpus,
+    "loaded": _gpus,
+    "before": _gpus,
+    "known": validation.pairs,
+    "ended": validation.ends,
+}

@@ -1,0 +1,1 @@
+"""What a person holds of a server: its status, its requests, its end."""

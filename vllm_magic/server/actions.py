@@ -1,0 +1,140 @@
+"""What can be done with a server while it is ready: asking it, measuring it, putting it to sleep."""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm_magic.children import benchmark
+from vllm_magic.engine import command as commands
+from vllm_magic.engine.client import lora, metrics
+from vllm_magic.engine.client.connection import SILENCE_LIMIT
+from vllm_magic.engine.client.health import Api
+from vllm_magic.engine.client.requests import Asking
+from vllm_magic.engine.flags import flags
+from vllm_magic.errors import SleepFailed, VllmMagicError
+from vllm_magic.server import sleep_mode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vllm_magic.engine.client.metrics import Metrics
+    from vllm_magic.engine.command import Command
+    from vllm_magic.engine.spec import ServerSpec
+    from vllm_magic.gpu.probe import Probe
+    from vllm_magic.linux.processes import Process
+    from vllm_magic.server.sleep_mode import Nap
+
+
+class Service(Asking):
+    """All of it raises `RequestFailed` while the server is not ready.
+
+    Args:
+        spec: what was asked for.
+        command: how it is reached.
+    """
+
+    def __init__(self, spec: ServerSpec, command: Command) -> None:
+        self.spec = spec
+        self._command = command
+        self._napping = (
+            threading.Lock()
+        )  # one nap at a time; held over requests, so no other lock is taken before it
+        self._asleep = 0
+
+    @abstractmethod
+    def processes(self) -> list[Process]:
+        """Its living processes."""
+
+    def metrics(self, window: float = 1.0) -> Metrics:
+        """What it does and has done, by its own counters.
+
+        Args:
+            window: seconds over which the tokens a second are counted, which this takes; 0 leaves them out.
+
+        Raises:
+            VllmMagicError: it does not tell.
+        """
+        self.connection()
+        api = Api(self._command.endpoint)
+        began, found = time.monotonic(), api.metrics()
+        if found is not None and window > 0:
+            threading.Event().wait(window)
+            last = api.metrics()
+            found = last and metrics.with_rates(found, last, time.monotonic() - began)
+        if found is None:
+            raise VllmMagicError(
+                f"{self.spec.name} tells no metrics. --disable-log-stats takes them away; %vllm logs may tell more."
+            )
+        return found
+
+    def bench(self, *args: str, report: Callable[[str, float], None] | None = None) -> list[str]:
+        """The lines of the table that ``vllm bench serve`` prints; see `life.benchmark.run`.
+
+        Raises:
+            VllmMagicError: the benchmark fails.
+        """
+        self.connection()
+        return benchmark.run(self.spec, self._command, args, report)
+
+    def load_lora(self, name: str, path: str) -> None:
+        """Load a LoRA adapter; ``server.chat(..., model=name)`` asks it.
+
+        Args:
+            name: what to call it.
+            path: its folder.
+        """
+        lora.load(self.connection(), name, str(Path(path).expanduser().absolute()))
+
+    def unload_lora(self, name: str) -> None:
+        """Unload a LoRA adapter."""
+        lora.unload(self.connection(), name)
+
+    def loras(self, timeout: float = SILENCE_LIMIT) -> list[str]:
+        """The LoRA adapters that are loaded; ``timeout`` is for the whole answer, in seconds."""
+        return lora.names(self.connection(), timeout)
+
+    @property
+    def can_sleep(self) -> bool:
+        """Whether it was started in vLLM's sleep mode."""
+        return flags.has(self.spec.all_args, commands.SLEEP)
+
+    @property
+    def asleep(self) -> int:
+        """The level at which it sleeps; 0 while it is awake."""
+        return self._asleep
+
+    def sleep(self, probe: Probe, level: int = 1) -> Nap:
+        """Have it keep its processes and give its VRAM back.
+
+        Args:
+            probe: looks at the GPUs.
+            level: 1 moves the weights to the machine's memory, 2 throws them away.
+
+        Raises:
+            SleepFailed: it has no sleep mode, would not, or the VRAM did not come back.
+        """
+        if not self.can_sleep:
+            name = self.spec.name
+            raise SleepFailed(
+                f"{name} has no sleep mode: it is started with {commands.SLEEP}, which a CPU does not take. "
+                f"%vllm stop {name} gives its memory back."
+            )
+        return self._nap(level, lambda api: sleep_mode.sleep(self.spec.name, api, probe, self._pids, level))
+
+    def wake(self, probe: Probe) -> Nap:
+        """Wake it up. Arguments and errors as for `sleep`."""
+        return self._nap(0, lambda api: sleep_mode.wake(self.spec.name, api, probe, self._pids, self._asleep))
+
+    def _nap(self, level: int, go: Callable[[Api], Nap]) -> Nap:
+        self.connection()
+        with self._napping:
+            done = go(Api(self._command.endpoint))
+            self._asleep = level
+        return done
+
+    def _pids(self) -> set[int]:
+        return {one.identity.pid for one in self.processes()}
