@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         StartTimeout,
         VllmMagicError,
     )
-    from vllm_magic.jupyter.panel.kernel import panel
+    from vllm_magic.jupyter.panel.singleton import panel
     from vllm_magic.release.result import Proof, Release
     from vllm_magic.server.server import Server, ServerState
 
@@ -51,7 +51,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "api": ("attach", "fit", "serve", "servers", "start", "stop"),
-    "jupyter.panel.kernel": ("panel",),
+    "jupyter.panel.singleton": ("panel",),
     "engine.capacity.fit": ("Fit",),
     "server.server": ("Server", "ServerState"),
     "release.result": ("Proof", "Release"),
@@ -76,7 +76,7 @@ _HOMES = {
     ),
 }
 
-_STARTING = ("api", "jupyter.panel.kernel")  # of no use where no server can be started
+_STARTING = ("api", "jupyter.panel.singleton")  # of no use where no server can be started
 
 __all__ = [
     "ClusterError",

@@ -18,7 +18,7 @@ from view_checks import same
 from vllm_magic.engine import port
 from vllm_magic.errors import ReleaseFailed, ServerFailed, StartFailed, VllmMagicError
 from vllm_magic.gpu import locks
-from vllm_magic.jupyter import views
+from vllm_magic.jupyter.display import views
 from vllm_magic.manager.manager import manager as the_manager
 from vllm_magic.release.result import Proof
 from vllm_magic.release.verifier import Verdict, Witness

@@ -24,11 +24,12 @@ from shells import a_shell
 from vllm_magic import ledger
 from vllm_magic.children import flag_reading
 from vllm_magic.engine.flags.flag_table import Option
-from vllm_magic.jupyter import candidates, usage, values
-from vllm_magic.jupyter.completion import IDENTIFIER
-from vllm_magic.jupyter.help import HELP
-from vllm_magic.jupyter.start_words import VALUED
-from vllm_magic.jupyter.verbs import Verb
+from vllm_magic.jupyter.commands import usage
+from vllm_magic.jupyter.commands.help import HELP
+from vllm_magic.jupyter.commands.parser import Verb
+from vllm_magic.jupyter.commands.start_arguments import VALUED
+from vllm_magic.jupyter.completion import candidates, values
+from vllm_magic.jupyter.completion.matcher import IDENTIFIER
 from vllm_magic.ledger import Condition
 from vllm_magic.manager.manager import manager
 

@@ -19,7 +19,7 @@ import vllm_magic
 from vllm_magic.engine.capacity.advice import Outcome
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
-from vllm_magic.jupyter import views
+from vllm_magic.jupyter.display import views
 
 LLAMA = checkpoints.LLAMA_3_8B
 EVIL = "<script>alert(1)</script>"
@@ -221,7 +221,7 @@ class TestWarning:
         assert "probably" not in seen.stdout  # it runs already
 
     def test_without_waiting(self, shell, llama, monkeypatch):
-        monkeypatch.setattr("vllm_magic.jupyter.running.FORESIGHT", 60.0)
+        monkeypatch.setattr("vllm_magic.jupyter.commands.lifecycle.FORESIGHT", 60.0)
         with capture_output() as seen:
             shell.run_line_magic("vllm", f"start {llama} --no-wait")
         assert WARNING in seen.stdout

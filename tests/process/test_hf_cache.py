@@ -9,7 +9,7 @@ import pytest
 
 from vllm_magic.engine.models import hf_cache
 from vllm_magic.engine.models.hf_cache import Model
-from vllm_magic.jupyter import views
+from vllm_magic.jupyter.display import views
 
 GIB = 2**30
 

@@ -14,7 +14,7 @@ from vllm_magic import cli
 from vllm_magic.doctor import gpus, survey
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import NameInUse, StartFailed
-from vllm_magic.jupyter import views
+from vllm_magic.jupyter.display import views
 from vllm_magic.linux import processes
 from vllm_magic.masking import SHOWN
 

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from nbclient import NotebookClient
 
 from vllm_magic.errors import InvalidOption
-from vllm_magic.jupyter.panel import audience, form, listing, messages
-from vllm_magic.jupyter.panel import desk as desks
-from vllm_magic.jupyter.panel.desk import Desk
-from vllm_magic.jupyter.panel.errands import Work
+from vllm_magic.jupyter.commands.settings import Settings
+from vllm_magic.jupyter.panel import controller as desks
+from vllm_magic.jupyter.panel import form, messages, open_views, server_list
+from vllm_magic.jupyter.panel.background_work import Work
+from vllm_magic.jupyter.panel.controller import Desk
 from vllm_magic.jupyter.panel.messages import Ask, Message, Words
-from vllm_magic.jupyter.settings import Settings
 from vllm_magic.provisioning.standby_pool import SpareMode
 
 LIMIT = 30.0  # seconds for what takes tenths
@@ -233,7 +233,7 @@ def test_a_chat_of_another_server_does_not_come_between(desk, views, manager, sp
 def test_what_is_over_stays_in_the_list(desk, views, manager, spec):
     """The last of them, in their places, each with its release; until it is cleared, here and nowhere else."""
     hello(desk)
-    for number in range(listing.ENDED + 2):
+    for number in range(server_list.ENDED + 2):
         manager.start(spec(name=f"s{number}"))
         if number != 1:
             manager.stop(f"s{number}")
@@ -303,7 +303,7 @@ def test_it_looks_while_somebody_looks(desk, views, manager):
 
 
 def test_a_view_that_was_never_closed_expires(desk, views, monkeypatch):
-    monkeypatch.setattr(audience, "EXPIRY", 0.5)
+    monkeypatch.setattr(open_views, "EXPIRY", 0.5)
     hello(desk)
     views.wait(lambda: views.of("tick"), "a tick")
     until(lambda: not desk._audience)
@@ -311,7 +311,7 @@ def test_a_view_that_was_never_closed_expires(desk, views, monkeypatch):
 
 def test_a_view_is_not_forgotten_while_a_cell_runs(manager, home, views, executable, monkeypatch):
     """Its signs of life may wait for the cell."""
-    monkeypatch.setattr(audience, "EXPIRY", 0.2)
+    monkeypatch.setattr(open_views, "EXPIRY", 0.2)
     desk = Desk(manager, views, Work(manager, Settings, lambda: None), lambda: True)
     hello(desk)
     seen = len(views.of("tick"))

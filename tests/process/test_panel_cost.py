@@ -11,10 +11,10 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllm_magic.jupyter.panel.desk import PROCESSES, Desk
-from vllm_magic.jupyter.panel.errands import Work
+from vllm_magic.jupyter.commands.settings import Settings
+from vllm_magic.jupyter.panel.background_work import Work
+from vllm_magic.jupyter.panel.controller import PROCESSES, Desk
 from vllm_magic.jupyter.panel.messages import Ask, Message
-from vllm_magic.jupyter.settings import Settings
 from vllm_magic.manager.manager import Manager
 from vllm_magic.monitoring import poller
 from vllm_magic.plotting import timeseries

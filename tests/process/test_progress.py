@@ -5,7 +5,7 @@ from __future__ import annotations
 from vllm_magic.engine.startup import history
 from vllm_magic.engine.startup.estimate import Estimate
 from vllm_magic.engine.startup.stages import Stage
-from vllm_magic.jupyter import progress
+from vllm_magic.jupyter.display import progress
 
 
 def test_the_second_start_knows_how_long_the_first_took(manager, spec):

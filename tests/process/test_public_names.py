@@ -55,7 +55,9 @@ def test_loading_the_extension_imports_nothing_heavy(home):
     )
     assert {"vllm_magic.jupyter.magics", "vllm_magic.ledger"} <= loaded
     assert not loaded & {"httpx", "pynvml", "ipywidgets", "psutil", "vllm_magic.manager.manager"}
-    assert not {name for name in loaded if "flag_" in name or name == "vllm_magic.jupyter.candidates"}
+    assert not {
+        name for name in loaded if "flag_" in name or name == "vllm_magic.jupyter.completion.candidates"
+    }
 
 
 def test_the_guard_needs_neither_this_environment_nor_another_library():

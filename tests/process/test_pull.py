@@ -11,7 +11,7 @@ from vllm_magic.children import pull as pulling
 from vllm_magic.children.pull import pull
 from vllm_magic.engine.models import hf_cache
 from vllm_magic.errors import InvalidOption, VllmMagicError
-from vllm_magic.jupyter import arguments
+from vllm_magic.jupyter.commands import arguments
 
 MODEL = "org/small"
 WEIGHTS = bytes(range(256)) * 8192

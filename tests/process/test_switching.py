@@ -6,7 +6,7 @@ import pytest
 from fake_gpu import fakegpu
 
 from vllm_magic.errors import RequestFailed, SleepFailed
-from vllm_magic.jupyter import views
+from vllm_magic.jupyter.display import views
 from vllm_magic.manager import switching
 from vllm_magic.release.result import Release
 from vllm_magic.server import sleep_mode

@@ -13,7 +13,7 @@ from view_checks import GIB, a_server, launched, same, snapshot
 
 from vllm_magic.doctor import gpus
 from vllm_magic.gpu.devices import ComputeProcess, Snapshot
-from vllm_magic.jupyter import views
+from vllm_magic.jupyter.display import views
 from vllm_magic.linux import processes
 from vllm_magic.view import View
 

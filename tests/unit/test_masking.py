@@ -16,7 +16,8 @@ from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.engine.startup import log
 from vllm_magic.errors import InvalidOption, StartFailed
-from vllm_magic.jupyter import arguments, start_words, verbs, views, words
+from vllm_magic.jupyter.commands import arguments, expansion, parser, start_arguments
+from vllm_magic.jupyter.display import views
 from vllm_magic.masking import SHORTEST, SHOWN, known, mask, mask_words
 
 many = settings(max_examples=300, derandomize=True, deadline=None, database=None)
@@ -186,12 +187,12 @@ def check(*shown: object) -> str:
 @pytest.mark.parametrize(
     "said",
     [
-        lambda: verbs.verb([HF]),
+        lambda: parser.verb([HF]),
         lambda: arguments.stop(["a", HF]),
-        lambda: start_words.start(["m", "--name", f" {HF}"]),
-        lambda: start_words.start(["m", "--port", HF]),
-        lambda: start_words.start(["m", "--env", PLANTED["aws"]]),
-        lambda: start_words.start(["m", "--api-key", PLANTED["flag"], PLANTED["env"]]),
+        lambda: start_arguments.start(["m", "--name", f" {HF}"]),
+        lambda: start_arguments.start(["m", "--port", HF]),
+        lambda: start_arguments.start(["m", "--env", PLANTED["aws"]]),
+        lambda: start_arguments.start(["m", "--api-key", PLANTED["flag"], PLANTED["env"]]),
     ],
 )
 def test_words_that_do_not_fit(said):
@@ -258,7 +259,7 @@ def test_what_is_expanded_is_not_quoted_where_it_is_secret(before, cause):
         [f"{before[-1]}={word}"] if "key" in before[-1] or "tok" in before[-1] else [*before, word],
     ):
         with pytest.raises(InvalidOption) as caught:
-            words.expand(line, {})
+            expansion.expand(line, {})
         assert "zqx" not in str(caught.value)
         assert f"behind {before[-1]}" in str(caught.value)
         assert "$$" in str(caught.value)
@@ -266,4 +267,4 @@ def test_what_is_expanded_is_not_quoted_where_it_is_secret(before, cause):
 
 def test_what_is_not_secret_is_quoted():
     with pytest.raises(InvalidOption, match="zqx"):
-        words.expand(["--seed", "$zqx"], {})
+        expansion.expand(["--seed", "$zqx"], {})

@@ -43,8 +43,8 @@ from vllm_magic.guard.protocol import (
     encode,
 )
 from vllm_magic.guard.record import BrokenRecordError, Phase, Record
-from vllm_magic.jupyter import arguments, start_words, verbs, words
-from vllm_magic.jupyter.verbs import Verb
+from vllm_magic.jupyter.commands import arguments, expansion, parser, start_arguments
+from vllm_magic.jupyter.commands.parser import Verb
 from vllm_magic.ledger import Condition
 from vllm_magic.provisioning import serialization
 
@@ -139,11 +139,11 @@ class TestWords:
     @example(["m", "-tp", "9" * 5000])
     def test_start(self, said):
         with only_our_errors():
-            found = start_words.start(said)
+            found = start_arguments.start(said)
             spec = found.spec
             assert spec.model
             assert not flags.has(spec.args, "--api-key")
-            assert start_words.start(said).spec == spec
+            assert start_arguments.start(said).spec == spec
             assert command.gpu_count(spec.args) >= 0
             assert command.memory_fraction(spec.args) < float("inf")
             assert command.shutdown_timeout(spec.args) < float("inf")
@@ -155,13 +155,13 @@ class TestWords:
     @given(some_words, st.sampled_from(list(Verb)))
     def test_the_other_verbs(self, said, verb):
         for parse in (
-            verbs.verb,
-            start_words.fit,
+            parser.verb,
+            start_arguments.fit,
             arguments.stop,
             arguments.logs,
             arguments.status,
             arguments.restart,
-            lambda said: verbs.nothing(verb, said),
+            lambda said: parser.nothing(verb, said),
         ):
             with only_our_errors():
                 parse(said)
@@ -174,12 +174,12 @@ class TestWords:
         )
     )
     def test_what_is_not_ours_goes_to_vllm_as_it_stands(self, said):
-        assert start_words.start(["m", *said]).spec.args == tuple(said)
+        assert start_arguments.start(["m", *said]).spec.args == tuple(said)
 
     @many
     @given(st.lists(st.sampled_from(["--name", "--port", "--env=x", "--no-wait", "--"]) | argument))
     def test_nothing_behind_two_dashes_is_ours(self, said):
-        assert start_words.start(["--name", "n", "--", "m", *said]).spec.args == tuple(said)
+        assert start_arguments.start(["--name", "n", "--", "m", *said]).spec.args == tuple(said)
 
     @many
     @given(st.text(max_size=80))
@@ -188,19 +188,19 @@ class TestWords:
     def test_a_line(self, line):
         with only_our_errors():
             # No builtins: what the examples write is evaluated.
-            words.expand(words.split(line), {"__builtins__": {}, "x": 1, "y": {"k": "v"}})
+            expansion.expand(expansion.split(line), {"__builtins__": {}, "x": 1, "y": {"k": "v"}})
 
     @many
     @given(st.lists(anything))
     def test_words_survive_quoting(self, said):
-        assert words.split(shlex.join(said)) == said
+        assert expansion.split(shlex.join(said)) == said
 
     @many
     @given(anything, st.text() | st.integers() | st.lists(st.integers()) | st.dictionaries(text, st.floats()))
     def test_a_variable_is_put_in(self, around, value):
         expected = json.dumps(value) if isinstance(value, (dict, list)) else str(value)
         around = around.replace("{", "").replace("}", "").replace("$", "")
-        assert words.expand([f"{around}{{v}}{around}$v"], {"v": value}) == [
+        assert expansion.expand([f"{around}{{v}}{around}$v"], {"v": value}) == [
             f"{around}{expected}{around}{expected}"
         ]
 

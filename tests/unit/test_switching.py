@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from vllm_magic.errors import InvalidOption, ServerNotFound
-from vllm_magic.jupyter import arguments, start_words
-from vllm_magic.jupyter.arguments import LoraDeed, LoraWords
-from vllm_magic.jupyter.verbs import Verb
+from vllm_magic.jupyter.commands import arguments, start_arguments
+from vllm_magic.jupyter.commands.arguments import LoraDeed, LoraWords
+from vllm_magic.jupyter.commands.parser import Verb
 from vllm_magic.manager import switching
 
 
@@ -42,10 +42,10 @@ class TestSleep:
 def test_the_words():
     assert arguments.sleep(["m", "--level", "2"]) == arguments.SleepWords("m", 2)
     assert arguments.sleep([]) == arguments.SleepWords(None, 1)
-    assert start_words.start(["m", "-tp", "2"], verb=Verb.SWITCH).spec.args == ("-tp", "2")
+    assert start_arguments.start(["m", "-tp", "2"], verb=Verb.SWITCH).spec.args == ("-tp", "2")
     for words in (["m", "--no-wait"], []):
         with pytest.raises(InvalidOption, match="switch"):
-            start_words.start(words, verb=Verb.SWITCH)
+            start_arguments.start(words, verb=Verb.SWITCH)
     with pytest.raises(InvalidOption, match="level"):
         arguments.sleep(["--level", "3"])
 

@@ -7,7 +7,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
-from vllm_magic.jupyter import completion
+from vllm_magic.jupyter.completion import matcher
 from vllm_magic.jupyter.magics import VllmMagics
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def load(shell: InteractiveShell) -> None:
         magics = VllmMagics(shell)
         shell.register_magics(magics)
         shell.events.register("post_run_cell", magics.tell_news)
-        completion.add(shell, magics)
+        matcher.add(shell, magics)
         threading.Thread(target=_sweep, name="vllm-magic sweep", daemon=True).start()
 
 
@@ -53,10 +53,10 @@ def unload(shell: InteractiveShell) -> None:
         manager.spares.set_mode(SpareMode.OFF)
         manager.spares.wait_gone()
         manager.close()
-    if "vllm_magic.jupyter.panel.kernel" in sys.modules:
-        from vllm_magic.jupyter.panel import kernel
+    if "vllm_magic.jupyter.panel.singleton" in sys.modules:
+        from vllm_magic.jupyter.panel import singleton
 
-        kernel.close()
+        singleton.close()
     registered: dict[str, dict[str, Any]] = shell.magics_manager.magics
     for kind in ("line", "cell"):
         registered[kind].pop("vllm", None)
@@ -64,7 +64,7 @@ def unload(shell: InteractiveShell) -> None:
     configurables = cast("list[Any]", shell.configurables)
     configurables[:] = [one for one in configurables if one is not magics]
     shell.events.unregister("post_run_cell", magics.tell_news)
-    completion.remove(shell)
+    matcher.remove(shell)
     if "vllm_magic.children.flag_reading" in sys.modules:
         from vllm_magic.children import flag_reading
 

@@ -9,11 +9,11 @@ from IPython.core.error import UsageError
 from IPython.core.magic import line_cell_magic, magics_class, needs_local_scope, no_var_expand
 
 from vllm_magic.errors import InvalidOption, ServerNotFound
-from vllm_magic.jupyter import verbs, words
-from vllm_magic.jupyter.running import Running
-from vllm_magic.jupyter.showing import Showing
-from vllm_magic.jupyter.using import Using
-from vllm_magic.jupyter.verbs import Verb
+from vllm_magic.jupyter.commands import expansion, parser
+from vllm_magic.jupyter.commands.inspect import Showing
+from vllm_magic.jupyter.commands.lifecycle import Running
+from vllm_magic.jupyter.commands.model import Using
+from vllm_magic.jupyter.commands.parser import Verb
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,10 +44,10 @@ class VllmMagics(Running, Showing, Using):
     def vllm(self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None) -> Any:
         """Start, stop and see vLLM servers, and say a cell to one; `%vllm help` tells how."""
         try:
-            said = words.expand(words.split(line), {**self._shell.user_ns, **(local_ns or {})})
+            said = expansion.expand(expansion.split(line), {**self._shell.user_ns, **(local_ns or {})})
             if cell is not None:
                 return self._ask(said, cell)
-            verb = verbs.verb(said)
+            verb = parser.verb(said)
             return self._verbs()[verb](said[1:])
         except (InvalidOption, ServerNotFound) as error:
             raise UsageError(str(error)) from None
@@ -103,7 +103,7 @@ class VllmMagics(Running, Showing, Using):
 
 
 def _view(function: str, value: Any) -> Any:
-    from vllm_magic.jupyter import views
+    from vllm_magic.jupyter.display import views
 
     return getattr(views, function)(value)
 

@@ -20,7 +20,7 @@ from vllm_magic.gpu import locks, nvml_child
 from vllm_magic.gpu.devices import Snapshot
 from vllm_magic.guard import record as records
 from vllm_magic.guard.record import Phase
-from vllm_magic.jupyter import views
+from vllm_magic.jupyter.display import views
 from vllm_magic.linux import details, sockets
 
 pytestmark = pytest.mark.usefixtures("home")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_magic.engine.client.metrics import Histogram, parse, with_rates
-from vllm_magic.jupyter import views
+from vllm_magic.jupyter.display import views
 
 INF = float("inf")
 TEXT = """\

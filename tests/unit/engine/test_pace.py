@@ -16,7 +16,7 @@ from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.engine.startup import history
 from vllm_magic.engine.startup.estimate import USUAL, Estimate, Pace
 from vllm_magic.engine.startup.stages import ORDER, Progress, Stage
-from vllm_magic.jupyter import progress
+from vllm_magic.jupyter.display import progress
 
 EARLIER = {Stage.IMPORTING: 10.0, Stage.ENGINE: 10.0, Stage.LOADING: 70.0, Stage.SERVING: 10.0}
 

@@ -20,7 +20,8 @@ from vllm_magic.engine.models import download, model_files
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.engine.startup import log
 from vllm_magic.errors import InvalidOption, RequestFailed
-from vllm_magic.jupyter import ask, settings
+from vllm_magic.jupyter.commands import settings
+from vllm_magic.jupyter.display import chat_cell
 
 if TYPE_CHECKING:
     pass
@@ -118,7 +119,7 @@ def test_an_answer_in_json(text):
 
 def test_a_schema(text):
     try:
-        assert ask._schema(text, {}) == json.loads(text)
+        assert chat_cell._schema(text, {}) == json.loads(text)
     except InvalidOption as error:
         assert len(str(error)) < 500  # noqa: PT017 - some of them can be read
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from vllm_magic.errors import InvalidOption
-from vllm_magic.jupyter import arguments, start_words, verbs
-from vllm_magic.jupyter.arguments import LogsWords, StopWords
-from vllm_magic.jupyter.settings import Settings
-from vllm_magic.jupyter.verbs import Verb
+from vllm_magic.jupyter.commands import arguments, parser, start_arguments
+from vllm_magic.jupyter.commands.arguments import LogsWords, StopWords
+from vllm_magic.jupyter.commands.parser import Verb
+from vllm_magic.jupyter.commands.settings import Settings
 
 
 def start(*words: str, **fields):
-    return start_words.start(words, **fields)
+    return start_arguments.start(words, **fields)
 
 
 @pytest.mark.parametrize(
@@ -32,19 +32,19 @@ def start(*words: str, **fields):
     ],
 )
 def test_verbs(words, verb):
-    assert verbs.verb(words) is verb
+    assert parser.verb(words) is verb
 
 
 @pytest.mark.parametrize("word", ["strat", "STOP", "Start", "statu", "--name", "Qwen/Qwen3-0.6B", ""])
 def test_no_verb(word):
     with pytest.raises(InvalidOption, match=r"See %vllm help\.$") as caught:
-        verbs.verb([word])
+        parser.verb([word])
     assert repr(word) in str(caught.value)
 
 
 def test_a_verb_that_is_near_is_named():
     with pytest.raises(InvalidOption, match=r"Did you mean %vllm start\?"):
-        verbs.verb(["strat"])
+        parser.verb(["strat"])
 
 
 class TestStart:
@@ -235,9 +235,9 @@ class TestTheOthers:
             of(["--now"])
 
     def test_nothing(self):
-        verbs.nothing(Verb.GPU, [])
+        parser.nothing(Verb.GPU, [])
         with pytest.raises(InvalidOption, match=r"^Unrecognized arguments: 0\. See %vllm help\.$"):
-            verbs.nothing(Verb.GPU, ["0"])
+            parser.nothing(Verb.GPU, ["0"])
 
     def test_nothing_is_printed(self, capsys):
         for words in (["--no-such"], ["a", "b"], ["-n", "x"]):

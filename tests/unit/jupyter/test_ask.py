@@ -11,7 +11,7 @@ import stand_in
 
 from vllm_magic.engine.client.generate import Answer, Kind, Piece
 from vllm_magic.engine.startup.log import printable
-from vllm_magic.jupyter import shown
+from vllm_magic.jupyter.display import answer
 
 LIMIT = 60.0
 
@@ -36,11 +36,11 @@ class TestNotebook:
             seen.append(data)
             return Handle()
 
-        monkeypatch.setattr(shown, "display", display)
+        monkeypatch.setattr(answer, "display", display)
         return seen
 
     def say(self, *pieces: Piece, as_json: bool = False) -> None:
-        view = shown.NotebookAnswer(as_json=as_json)
+        view = answer.NotebookAnswer(as_json=as_json)
         for piece in pieces:
             view.add(piece)
         view.finish("the <end>")
@@ -48,7 +48,7 @@ class TestNotebook:
     def test_few_updates_and_all_of_it_in_the_end(self, seen):
         began = time.monotonic()
         self.say(*[Piece(Kind.TEXT, f"w{number} ") for number in range(5000)])
-        assert len(seen) <= 3 + (time.monotonic() - began) / shown.EVERY
+        assert len(seen) <= 3 + (time.monotonic() - began) / answer.EVERY
         whole = "".join(f"w{number} " for number in range(5000))
         assert seen[-2] == {"text/plain": whole, "text/html": f"<p>{whole.rstrip()}</p>\n"}
         assert seen[-1] == {"text/plain": "the <end>", "text/html": "<small>the &lt;end&gt;</small>"}
@@ -107,7 +107,7 @@ class TestNotebook:
         assert seen[-2]["text/html"] == '<p>!<a href="https://name.invalid/b">a</a></p>\n'
 
     def test_thoughts_are_folded_when_the_answer_begins(self, seen, monkeypatch):
-        monkeypatch.setattr(shown, "EVERY", 0.0)
+        monkeypatch.setattr(answer, "EVERY", 0.0)
         self.say(Piece(Kind.REASONING, "a <b>\n```"), Piece(Kind.TEXT, "done"))
         quoted = "<blockquote><p>a &lt;b&gt;</p>\n<pre><code></code></pre>\n</blockquote></details>"
         assert seen[0]["text/html"] == f"<details open><summary>thinking</summary>{quoted}"
@@ -130,10 +130,10 @@ class TestNotebook:
 
 def test_the_line_below():
     nothing = Answer("", "", "", None, None, None, 0.0, None)
-    assert shown.line(nothing) == "no answer"
-    assert shown.line(nothing, "interrupted") == "interrupted"
+    assert answer.line(nothing) == "no answer"
+    assert answer.line(nothing, "interrupted") == "interrupted"
     cut = Answer("x", "", "", "length", 5, 11, 1.25, 0.25)
-    assert shown.line(cut) == (
+    assert answer.line(cut) == (
         "5 tokens in, 11 out · 10.0 tokens/s · the first after 0.25 s · cut at the most tokens allowed"
     )
 

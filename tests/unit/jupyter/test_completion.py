@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import vllm_magic
-from vllm_magic.jupyter import completion
+from vllm_magic.jupyter.completion import matcher
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -27,8 +27,8 @@ def old_ipython(monkeypatch):
     """An IPython without these names; the module is imported anew in it."""
     for name in NEWER:
         monkeypatch.delattr(IPython.core.completer, name)
-    monkeypatch.delitem(sys.modules, completion.__name__)
-    return importlib.import_module(completion.__name__)
+    monkeypatch.delitem(sys.modules, matcher.__name__)
+    return importlib.import_module(matcher.__name__)
 
 
 def test_nothing_is_completed_and_nothing_fails(old_ipython):

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from IPython.core.error import UsageError
 
-from vllm_magic.jupyter import usage
-from vllm_magic.jupyter.help import HELP
-from vllm_magic.jupyter.verbs import Parser, Verb
+from vllm_magic.jupyter.commands import usage
+from vllm_magic.jupyter.commands.help import HELP
+from vllm_magic.jupyter.commands.parser import Parser, Verb
 
 README = Path(__file__).parents[3].joinpath("README.md").read_text(encoding="utf-8")
 TABLE = README.partition("## The magics")[2].partition("\n\n|")[2].partition("\n\n")[0]

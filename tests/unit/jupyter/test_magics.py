@@ -66,7 +66,7 @@ def test_no_vllm(shell, traces, monkeypatch):
 
 
 def test_help_names_every_verb(shell):
-    from vllm_magic.jupyter.verbs import Verb
+    from vllm_magic.jupyter.commands.parser import Verb
 
     text = plain(shell, run(shell, "help"))
     for verb in Verb:

@@ -8,7 +8,7 @@ from html import escape
 
 import pytest
 
-from vllm_magic.jupyter import markdown
+from vllm_magic.jupyter.display import markdown
 
 N = 20_000
 PROSE = "The **quick** brown [fox](http://a.b) jumps over `code` and $x_1$.\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n"

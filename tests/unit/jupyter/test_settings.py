@@ -11,8 +11,8 @@ from vllm_magic.engine import command
 from vllm_magic.engine.flags import config_file
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
-from vllm_magic.jupyter import arguments, start_words
-from vllm_magic.jupyter.settings import Settings, profiles_path
+from vllm_magic.jupyter.commands import arguments, start_arguments
+from vllm_magic.jupyter.commands.settings import Settings, profiles_path
 from vllm_magic.provisioning import serialization
 
 
@@ -28,7 +28,7 @@ def profiles(text: str) -> None:
 
 
 def spec(line: str, **defaults: str) -> ServerSpec:
-    return start_words.start(shlex.split(line), Settings(**defaults)).spec
+    return start_arguments.start(shlex.split(line), Settings(**defaults)).spec
 
 
 def refusal(line: str, **defaults: str) -> str:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from vllm_magic.errors import InvalidOption
-from vllm_magic.jupyter.words import expand, split
+from vllm_magic.jupyter.commands.expansion import expand, split
 
 NAMESPACE = {
     "x": 3,

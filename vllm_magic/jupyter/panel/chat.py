@@ -11,8 +11,8 @@ from vllm_magic.engine.client import generate
 from vllm_magic.engine.client.generate import Kind
 from vllm_magic.engine.startup.log import printable
 from vllm_magic.errors import NoChatTemplate, RequestFailed, VllmMagicError
-from vllm_magic.jupyter.ask import COMPLETION
-from vllm_magic.jupyter.shown import line
+from vllm_magic.jupyter.display.answer import line
+from vllm_magic.jupyter.display.chat_cell import COMPLETION
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,9 +14,10 @@ from vllm_magic.engine.capacity.fit import claim, fit
 from vllm_magic.engine.flags import unknown_flags
 from vllm_magic.engine.startup import history
 from vllm_magic.errors import InvalidOption, NoEstimate, VllmMagicError
-from vllm_magic.jupyter import on_disk, start_words, words
+from vllm_magic.jupyter import on_disk
+from vllm_magic.jupyter.commands import expansion, start_arguments
+from vllm_magic.jupyter.commands.settings import NO_SETTINGS
 from vllm_magic.jupyter.panel.messages import Words
-from vllm_magic.jupyter.settings import NO_SETTINGS
 from vllm_magic.masking import SHOWN, known, mask, mask_words
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.devices import Snapshot
-    from vllm_magic.jupyter.settings import Settings
+    from vllm_magic.jupyter.commands.settings import Settings
 
 MODELS = 100  # that are suggested
 OPTIONS = ("name", "port", "executable", "ttl", "keep", "cluster")  # our own, besides --gpus and --env
@@ -51,17 +52,17 @@ def spec(form: Words, settings: Settings) -> ServerSpec:
     Raises:
         InvalidOption: a word does not fit.
     """
-    said = [form.model, *words.split(form.flags)] if form.model else words.split(form.flags)
+    said = [form.model, *expansion.split(form.flags)] if form.model else expansion.split(form.flags)
     chosen = ["--gpus", form.gpus] if form.gpus else []
-    return start_words.start([*said, *chosen], settings).spec
+    return start_arguments.start([*said, *chosen], settings).spec
 
 
 def said(wanted: ServerSpec, settings: Settings) -> Words:
     """The words that stand, on top of the settings, for this server; its keys are among them."""
     try:
-        usual = start_words.start([wanted.model], settings).spec
+        usual = start_arguments.start([wanted.model], settings).spec
     except VllmMagicError:  # they have become wrong since
-        usual = start_words.start([wanted.model], NO_SETTINGS).spec
+        usual = start_arguments.start([wanted.model], NO_SETTINGS).spec
     flags = list(wanted.args)
     if flags[: len(usual.args)] == list(usual.args):
         del flags[: len(usual.args)]
@@ -78,7 +79,7 @@ def said(wanted: ServerSpec, settings: Settings) -> Words:
 def shown(form: Words) -> Words:
     """The words as a view may have them, with `SHOWN` in place of each key."""
     try:
-        plain = words.split(form.flags)
+        plain = expansion.split(form.flags)
     except InvalidOption:  # half typed
         return replace(form, flags=" ".join(mask_words([form.flags])))
     masked = _masked(plain)
@@ -97,11 +98,11 @@ def meant(form: Words, before: Words) -> Words:
     """
     if SHOWN not in form.flags:
         return form
-    plain = words.split(before.flags)
+    plain = expansion.split(before.flags)
     hidden = dict(zip(pairwise(["", *_masked(plain)]), plain, strict=True))  # a word, and the one before it
     sent = [
         hidden.get(two, two[1]) if SHOWN in two[1] else two[1]
-        for two in pairwise(["", *words.split(form.flags)])
+        for two in pairwise(["", *expansion.split(form.flags)])
     ]
     if any(SHOWN in word for word in sent):
         raise InvalidOption(

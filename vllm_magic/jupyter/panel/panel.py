@@ -5,15 +5,15 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from vllm_magic.jupyter.panel import messages, picture
-from vllm_magic.jupyter.panel.desk import Desk
-from vllm_magic.jupyter.panel.errands import Work
+from vllm_magic.jupyter.panel import messages, snapshot
+from vllm_magic.jupyter.panel.background_work import Work
+from vllm_magic.jupyter.panel.controller import Desk
 from vllm_magic.jupyter.panel.widget import PanelWidget, hear_beside_cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vllm_magic.jupyter.settings import Settings
+    from vllm_magic.jupyter.commands.settings import Settings
     from vllm_magic.manager.manager import Manager
 
 
@@ -41,7 +41,7 @@ class Panel:
         self._desk: Desk | None = None
 
     def __repr__(self) -> str:
-        return picture.static_text(list(self._manager.servers().values()), None)
+        return snapshot.static_text(list(self._manager.servers().values()), None)
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
         """The live panel, and for a front end without widgets, or a notebook that was saved, how it is now."""
@@ -50,8 +50,8 @@ class Panel:
         shown: dict[str, Any] = self._open()._repr_mimebundle_()[0]  # type: ignore[index]
         return {
             **shown,
-            "text/html": picture.static_html(servers, now),
-            "text/plain": picture.static_text(servers, now),
+            "text/html": snapshot.static_html(servers, now),
+            "text/plain": snapshot.static_text(servers, now),
         }
 
     def close(self) -> None:

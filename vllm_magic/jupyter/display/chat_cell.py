@@ -8,13 +8,13 @@ from weakref import WeakKeyDictionary
 
 from vllm_magic.engine.client import generate
 from vllm_magic.errors import InvalidOption, NoChatTemplate
-from vllm_magic.jupyter.shown import NotebookAnswer, TerminalAnswer, line
+from vllm_magic.jupyter.display.answer import NotebookAnswer, TerminalAnswer, line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
     from vllm_magic.engine.client.generate import Message, Stream
-    from vllm_magic.jupyter.arguments import AskWords
+    from vllm_magic.jupyter.commands.arguments import AskWords
     from vllm_magic.server.server import Server
 
 QUOTED = 100  # characters of what is no schema

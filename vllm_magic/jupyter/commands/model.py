@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.jupyter import arguments
-from vllm_magic.jupyter.deeds import Deeds
+from vllm_magic.jupyter.commands import arguments
+from vllm_magic.jupyter.commands.base import Deeds
 
 if TYPE_CHECKING:
     from vllm_magic.engine.models.download import Download
-    from vllm_magic.jupyter.ask import Asker
+    from vllm_magic.jupyter.display.chat_cell import Asker
 
 
 class Using(Deeds):
@@ -19,7 +19,7 @@ class Using(Deeds):
     _asker: Asker | None = None
 
     def _ask(self, said: list[str], cell: str) -> None:
-        from vllm_magic.jupyter.ask import Asker
+        from vllm_magic.jupyter.display.chat_cell import Asker
 
         if self._asker is None:
             self._asker = Asker(notebook=self._in_notebook)
@@ -40,7 +40,7 @@ class Using(Deeds):
         return View(f"Adapters of {server.name}: {listed}.")
 
     def _bench(self, said: list[str]) -> Any:
-        from vllm_magic.jupyter.progress import Line
+        from vllm_magic.jupyter.display.progress import Line
         from vllm_magic.view import View
 
         wanted = arguments.bench(said)
@@ -59,7 +59,7 @@ class Using(Deeds):
 
     def _pull(self, said: list[str]) -> Any:
         from vllm_magic.children.pull import pull
-        from vllm_magic.jupyter.progress import Line, download
+        from vllm_magic.jupyter.display.progress import Line, download
         from vllm_magic.view import View, gib
 
         wanted = arguments.pull(said)

@@ -11,15 +11,15 @@ from vllm_magic.engine import executable
 from vllm_magic.engine.flags import flag_table, flags
 from vllm_magic.engine.flags.flag_table import plain
 from vllm_magic.errors import ExecutableNotFound
-from vllm_magic.jupyter import values
-from vllm_magic.jupyter.values import Candidate
-from vllm_magic.jupyter.verbs import Verb
+from vllm_magic.jupyter.commands.parser import Verb
+from vllm_magic.jupyter.completion import values
+from vllm_magic.jupyter.completion.values import Candidate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from vllm_magic.engine.flags.flag_table import FlagTable, Option
-    from vllm_magic.jupyter.usage import Deed, Usage
+    from vllm_magic.jupyter.commands.usage import Deed, Usage
 
 REFUSED = ("-h", "--help", "--headless", "--uds")  # flags with which there is no server to talk to
 LONGEST_ABOUT = 72  # characters; a menu has no room for more

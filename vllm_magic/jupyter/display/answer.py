@@ -60,7 +60,7 @@ class NotebookAnswer:
         self._due = now + max(EVERY, REST * (now - began))
 
     def _html(self, *, thinking: bool) -> str:
-        from vllm_magic.jupyter import markdown
+        from vllm_magic.jupyter.display import markdown
 
         text = self._said[Kind.TEXT]
         said = f"<pre><code>{escape(text)}</code></pre>" if self._as_json and text else markdown.html(text)
@@ -69,7 +69,7 @@ class NotebookAnswer:
 
     def _reasoning(self, *, thinking: bool) -> str:
         """Folded once the answer begins."""
-        from vllm_magic.jupyter import markdown
+        from vllm_magic.jupyter.display import markdown
 
         reasoning = self._said[Kind.REASONING]
         if not reasoning:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from IPython.core.magic import Magics
 from traitlets import Enum, Float, Unicode
 
-from vllm_magic.jupyter.settings import Settings
+from vllm_magic.jupyter.commands.settings import Settings
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

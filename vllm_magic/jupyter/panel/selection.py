@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllm_magic.jupyter.panel import chats, picture
-from vllm_magic.jupyter.panel.following import Following
+from vllm_magic.jupyter.panel import chats, snapshot
+from vllm_magic.jupyter.panel.log_stream import Following
 from vllm_magic.jupyter.panel.messages import Words
 from vllm_magic.jupyter.panel.process_rows import ProcessRows
 
@@ -65,7 +65,7 @@ class Chosen:
         self._rows = ProcessRows()
         if server is None or self._following is None:
             return
-        self._front.send({"kind": "curve", **picture.curve(server)})
+        self._front.send({"kind": "curve", **snapshot.curve(server)})
         self._front.send(self._following.whole())
         self.send_chat(self._chats.of(server.name))
 

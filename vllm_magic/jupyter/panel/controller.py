@@ -14,19 +14,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.jupyter.panel import errands, form, picture
-from vllm_magic.jupyter.panel.audience import Audience
+from vllm_magic.jupyter.panel import background_work, form, snapshot
 from vllm_magic.jupyter.panel.chats import Chats
-from vllm_magic.jupyter.panel.chosen import Chosen
-from vllm_magic.jupyter.panel.entry import Entry
-from vllm_magic.jupyter.panel.listing import Listing
+from vllm_magic.jupyter.panel.form_state import Entry
 from vllm_magic.jupyter.panel.messages import Ask, Message
+from vllm_magic.jupyter.panel.open_views import Audience
+from vllm_magic.jupyter.panel.selection import Chosen
+from vllm_magic.jupyter.panel.server_list import Listing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vllm_magic.jupyter.panel.background_work import Work
     from vllm_magic.jupyter.panel.chat import Chat
-    from vllm_magic.jupyter.panel.errands import Work
     from vllm_magic.jupyter.panel.messages import Front, Words
     from vllm_magic.manager.manager import Manager
 
@@ -170,12 +170,12 @@ class Desk:
         claims = {} if chosen and not chosen.state.over else self._entry.claims
         owners = self._manager.attribution
         return {
-            "servers": [picture.line(one) for one in self._listing.servers()],
-            "chosen": picture.server(chosen, form.shown(self._chosen.said)) if chosen else None,
-            "gpus": picture.gpus(self._manager.latest, owners, self._chosen.name or "", claims),
+            "servers": [snapshot.line(one) for one in self._listing.servers()],
+            "chosen": snapshot.server(chosen, form.shown(self._chosen.said)) if chosen else None,
+            "gpus": snapshot.gpus(self._manager.latest, owners, self._chosen.name or "", claims),
             "form": self._entry.picture(self._suggestions),
             "notice": self._notice,
-            "spare": picture.spare(self._manager.spares.status()),
+            "spare": snapshot.spare(self._manager.spares.status()),
             "asked": sorted(ask.value for ask in self._asked),
             "beside": self._audience.beside,
         }
@@ -185,14 +185,14 @@ class Desk:
         chosen = self._chosen.server
         if chosen and chosen not in living:
             living.append(chosen)
-        starting = [picture.progress(one) for one in living if one.state.value == "starting"]
+        starting = [snapshot.progress(one) for one in living if one.state.value == "starting"]
         self._front.send(
             {
                 "kind": "tick",
                 "now": round(time.time(), 2),
                 "busy": self._is_busy(),
                 "starting": starting,
-                "points": picture.points(living),
+                "points": snapshot.points(living),
             }
         )
 
@@ -259,7 +259,7 @@ class Desk:
     def _tell(self, text: str, *, wrong: bool = False) -> None:
         self._notice = {"text": text, "kind": "wrong" if wrong else "told"}
 
-    def _do(self, ask: Ask | None, work: Callable[[], errands.Done]) -> None:
+    def _do(self, ask: Ask | None, work: Callable[[], background_work.Done]) -> None:
         """Have the work done in a thread of its own; each kind once at a time."""
         if ask is not None and ask in self._asked:
             return
@@ -268,14 +268,16 @@ class Desk:
             self._notice = None
 
         def run() -> None:
-            self._inbox.put(partial(self._take_done, ask, errands.run(work)))
+            self._inbox.put(partial(self._take_done, ask, background_work.run(work)))
 
         try:
             threading.Thread(target=run, name="vllm-magic panel work", daemon=True).start()
         except RuntimeError as error:  # can't start new thread
-            self._take_done(ask, errands.Done(f"{error}. End some threads, and try again.", wrong=True))
+            self._take_done(
+                ask, background_work.Done(f"{error}. End some threads, and try again.", wrong=True)
+            )
 
-    def _take_done(self, ask: Ask | None, done: errands.Done) -> None:
+    def _take_done(self, ask: Ask | None, done: background_work.Done) -> None:
         if ask is not None:
             self._asked.discard(ask)
         else:

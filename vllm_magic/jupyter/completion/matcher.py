@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from IPython.core.completer import CompletionContext
     from IPython.core.interactiveshell import InteractiveShell
 
+    from vllm_magic.jupyter.completion.values import Candidate
     from vllm_magic.jupyter.magics import VllmMagics
-    from vllm_magic.jupyter.values import Candidate
 
 IDENTIFIER = "vllm_magic"
 PRIORITY = 1000  # above IPython's own matchers, whose completions are then suppressed
@@ -75,8 +75,9 @@ def _said(context: CompletionContext) -> str | None:
 
 
 def _complete(said: str, executable: str) -> tuple[str, list[Candidate]]:
-    from vllm_magic.jupyter import candidates, usage
-    from vllm_magic.jupyter.help import HELP
+    from vllm_magic.jupyter.commands import usage
+    from vllm_magic.jupyter.commands.help import HELP
+    from vllm_magic.jupyter.completion import candidates
 
     typed = re.split(r"\s", said)[-1]
     try:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
-from vllm_magic.jupyter import settings
-from vllm_magic.jupyter.settings import NO_SETTINGS, Profile, Settings
-from vllm_magic.jupyter.verbs import Parser, Verb, seconds
+from vllm_magic.jupyter.commands import settings
+from vllm_magic.jupyter.commands.parser import Parser, Verb, seconds
+from vllm_magic.jupyter.commands.settings import NO_SETTINGS, Profile, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -164,7 +164,7 @@ def models(cache: Path, found: Sequence[Model], servers: Sequence[Server]) -> Vi
 def answer(one: Answer) -> View:
     """What ``server.chat`` returns."""
     from vllm_magic.engine.startup.log import printable
-    from vllm_magic.jupyter.shown import line
+    from vllm_magic.jupyter.display.answer import line
 
     return View(lines=(*printable(one.text or one.refusal).split("\n"), f"({line(one)})"))
 

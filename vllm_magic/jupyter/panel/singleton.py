@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from vllm_magic.jupyter.commands.settings import NO_SETTINGS, Settings
 from vllm_magic.jupyter.panel.panel import Panel
-from vllm_magic.jupyter.settings import NO_SETTINGS, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from vllm_magic.jupyter.panel.messages import Message, Words
 
 if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Snapshot
-    from vllm_magic.jupyter.panel.errands import Done
+    from vllm_magic.jupyter.panel.background_work import Done
 
 STEP = 2**28  # bytes of free memory that make a difference to what is said
 

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.jupyter import arguments, start_words
-from vllm_magic.jupyter.deeds import Deeds
-from vllm_magic.jupyter.verbs import Verb
+from vllm_magic.jupyter.commands import arguments, start_arguments
+from vllm_magic.jupyter.commands.base import Deeds
+from vllm_magic.jupyter.commands.parser import Verb
 from vllm_magic.release.result import Release
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ class Running(Deeds):
     """Each gives what its cell shows."""
 
     def _start(self, said: list[str]) -> Any:
-        return self._run(start_words.start(said, self.settings))
+        return self._run(start_arguments.start(said, self.settings))
 
-    def _run(self, wanted: start_words.StartWords) -> Any:
-        from vllm_magic.jupyter.progress import ProgressLine, ready
+    def _run(self, wanted: start_arguments.StartWords) -> Any:
+        from vllm_magic.jupyter.display.progress import ProgressLine, ready
 
         line = ProgressLine(notebook=self._in_notebook)
         foresight = self._manager.foresee(wanted.spec)
@@ -57,7 +57,7 @@ class Running(Deeds):
         return start.server
 
     def _attach(self, said: list[str]) -> Any:
-        from vllm_magic.jupyter.progress import ProgressLine
+        from vllm_magic.jupyter.display.progress import ProgressLine
 
         line = ProgressLine(notebook=self._in_notebook)
         before = self._manager.servers()
@@ -76,7 +76,7 @@ class Running(Deeds):
             line.finish("")
 
     def _stop(self, said: list[str]) -> Any:
-        from vllm_magic.jupyter import views
+        from vllm_magic.jupyter.display import views
 
         wanted = arguments.stop(said, self.grace)
         with _interruptible():
@@ -92,13 +92,13 @@ class Running(Deeds):
                 release = self._manager.stop(server.name, grace=self.grace)
             if release.doubt:
                 print(release.text + release.in_brackets)  # noqa: T201 - in the cell's thread
-        return self._run(start_words.StartWords(server.spec, wait=True, timeout=None))
+        return self._run(start_arguments.StartWords(server.spec, wait=True, timeout=None))
 
     def _switch(self, said: list[str]) -> Any:
-        from vllm_magic.jupyter.progress import ProgressLine
+        from vllm_magic.jupyter.display.progress import ProgressLine
         from vllm_magic.manager import switching
 
-        wanted = start_words.start(said, self.settings, Verb.SWITCH)
+        wanted = start_arguments.start(said, self.settings, Verb.SWITCH)
         line = ProgressLine(notebook=self._in_notebook)
         try:
             switch = switching.switch(self._manager, wanted.spec, timeout=wanted.timeout, report=line.report)
@@ -109,14 +109,14 @@ class Running(Deeds):
         return switch.server
 
     def _set_spare(self, said: list[str]) -> Any:
-        from vllm_magic.jupyter import views
+        from vllm_magic.jupyter.display import views
 
         deed = arguments.spare(said)
         if deed is not arguments.SpareDeed.STATUS:
             self.spare = deed.value
         spares = self._manager.spares
         if deed is arguments.SpareDeed.ON:
-            self._manager.expect_another(start_words.start(["any"], self.settings).spec)
+            self._manager.expect_another(start_arguments.start(["any"], self.settings).spec)
         elif deed is arguments.SpareDeed.OFF:
             spares.wait_gone()
         return views.spare(spares.status())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.jupyter import views
+from vllm_magic.jupyter.display import views
 from vllm_magic.jupyter.panel import form
 
 if TYPE_CHECKING:
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from vllm_magic.doctor.findings import Finding
     from vllm_magic.gpu.devices import Snapshot
+    from vllm_magic.jupyter.commands.settings import Settings
     from vllm_magic.jupyter.panel.form import Judgement
     from vllm_magic.jupyter.panel.messages import Words
-    from vllm_magic.jupyter.settings import Settings
     from vllm_magic.manager.manager import Manager
     from vllm_magic.server.server import Server
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.errors import InvalidOption
-from vllm_magic.jupyter.words import split
+from vllm_magic.jupyter.commands.expansion import split
 from vllm_magic.linux import files
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic import durations
-from vllm_magic.jupyter import views
-from vllm_magic.jupyter.panel import listing
-from vllm_magic.jupyter.progress import told
+from vllm_magic.jupyter.display import views
+from vllm_magic.jupyter.display.progress import told
+from vllm_magic.jupyter.panel import server_list
 from vllm_magic.lifecycle.events import StartKind
 from vllm_magic.server.server import ServerState
 from vllm_magic.view import gib
@@ -35,7 +35,7 @@ def line(one: Server) -> Data:
         "name": one.name,
         "state": state(one),
         "keep": one.spec.keep is not None,
-        "may_go": listing.may_go(one),
+        "may_go": server_list.may_go(one),
     }
 
 

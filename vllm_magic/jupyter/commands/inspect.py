@@ -7,10 +7,10 @@ from typing import Any
 
 from vllm_magic import ledger
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.jupyter import arguments, start_words, verbs
-from vllm_magic.jupyter.deeds import Deeds
-from vllm_magic.jupyter.help import HELP
-from vllm_magic.jupyter.verbs import Verb
+from vllm_magic.jupyter.commands import arguments, parser, start_arguments
+from vllm_magic.jupyter.commands.base import Deeds
+from vllm_magic.jupyter.commands.help import HELP
+from vllm_magic.jupyter.commands.parser import Verb
 from vllm_magic.view import gib
 
 
@@ -18,15 +18,15 @@ class Showing(Deeds):
     """Each gives what its cell shows."""
 
     def _show_panel(self, said: list[str]) -> Any:
-        verbs.nothing(Verb.PANEL, said)
+        parser.nothing(Verb.PANEL, said)
         if not self._in_notebook:
             return self._status([])
-        from vllm_magic.jupyter.panel.kernel import panel
+        from vllm_magic.jupyter.panel.singleton import panel
 
         return panel()
 
     def _status(self, said: list[str]) -> Any:
-        from vllm_magic.jupyter import views
+        from vllm_magic.jupyter.display import views
 
         name = arguments.status(said)
         servers = list(self._manager.servers().values()) if name is None else [self._manager.get(name)]
@@ -43,17 +43,17 @@ class Showing(Deeds):
         return [f"A spare waits for the next start, in {gib(one.memory)} of memory."] if one.warm else []
 
     def _logs(self, said: list[str]) -> Any:
-        from vllm_magic.jupyter import views
+        from vllm_magic.jupyter.display import views
 
         wanted = arguments.logs(said)
         server = self._manager.get_even_past(wanted.name)
         return views.lines(server.name, server.log(wanted.count), server.farewell)
 
     def _fit(self, said: list[str]) -> Any:
-        return self._manager.fit(start_words.fit(said, self.settings))
+        return self._manager.fit(start_arguments.fit(said, self.settings))
 
     def _metrics(self, said: list[str]) -> Any:
-        from vllm_magic.jupyter import views
+        from vllm_magic.jupyter.display import views
 
         server = self._manager.get(arguments.metrics(said))
         return views.metrics(server.name, server.metrics())
@@ -63,16 +63,16 @@ class Showing(Deeds):
 
     def _models(self, said: list[str]) -> Any:
         from vllm_magic.engine.models import hf_cache
-        from vllm_magic.jupyter import views
+        from vllm_magic.jupyter.display import views
 
-        verbs.nothing(Verb.MODELS, said)
+        parser.nothing(Verb.MODELS, said)
         cache = hf_cache.folder((), os.environ)
         return views.models(cache, hf_cache.models(cache), list(self._manager.servers().values()))
 
     def _gpu(self, said: list[str]) -> Any:
         from vllm_magic.doctor import gpus, survey
 
-        verbs.nothing(Verb.GPU, said)
+        parser.nothing(Verb.GPU, said)
         return gpus.view(*survey.holders(self._manager.probe))
 
     def _cluster(self, said: list[str]) -> Any:
@@ -82,14 +82,14 @@ class Showing(Deeds):
 
     def _doctor(self, said: list[str]) -> Any:
         from vllm_magic.doctor.survey import survey
-        from vllm_magic.jupyter import views
+        from vllm_magic.jupyter.display import views
 
-        verbs.nothing(Verb.DOCTOR, said)
+        parser.nothing(Verb.DOCTOR, said)
         return views.doctor(survey(self._manager.probe, self.executable or None))
 
     def _reap(self, said: list[str]) -> Any:
         from vllm_magic.doctor import reap
-        from vllm_magic.jupyter import views
+        from vllm_magic.jupyter.display import views
         from vllm_magic.recovery.sweep import sweep_all
 
         wanted = arguments.reap(said)

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from vllm_magic.errors import InvalidOption
-from vllm_magic.jupyter.verbs import Parser, Verb, name_only, seconds
+from vllm_magic.jupyter.commands.parser import Parser, Verb, name_only, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

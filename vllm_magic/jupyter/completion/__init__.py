@@ -1,0 +1,1 @@
+"""Completion of %vllm lines and of the first line of %%vllm cells."""

@@ -1,0 +1,1 @@
+"""How results, progress and answers look in a notebook and in a terminal."""
