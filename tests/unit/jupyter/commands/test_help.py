@@ -13,7 +13,7 @@ from vllm_magic.jupyter.commands import usage
 from vllm_magic.jupyter.commands.help import HELP
 from vllm_magic.jupyter.commands.parser import Parser, Verb
 
-README = Path(__file__).parents[3].joinpath("README.md").read_text(encoding="utf-8")
+README = Path(__file__).parents[4].joinpath("README.md").read_text(encoding="utf-8")
 TABLE = README.partition("## The magics")[2].partition("\n\n|")[2].partition("\n\n")[0]
 OF_VLLM = {Verb.BENCH, Verb.HELP}  # their words are not parsed
 
