@@ -20,8 +20,9 @@ from vllm_magic.errors import ReleaseFailed, ServerFailed, StartFailed, VllmMagi
 from vllm_magic.gpu import locks
 from vllm_magic.jupyter.display import views
 from vllm_magic.manager.manager import manager as the_manager
+from vllm_magic.release.local_verifier import LocalVerifier
 from vllm_magic.release.result import Proof
-from vllm_magic.release.verifier import Verdict, Witness
+from vllm_magic.release.verifier import Verdict
 
 GIB = 2**30
 LIMIT = 60.0  # seconds for what takes less than one
@@ -207,7 +208,9 @@ class TestWhoHears:
         assert manager.news() == []
 
     def test_of_a_stop_that_fails_only_who_did_not_ask_hears(self, manager, spec, monkeypatch):
-        monkeypatch.setattr(Witness, "prove", lambda *_: Verdict(Proof.NONE, False, (), "not all is back"))
+        monkeypatch.setattr(
+            LocalVerifier, "verify", lambda *_: Verdict(Proof.NONE, False, (), "not all is back")
+        )
         manager.start(spec(), timeout=LIMIT)
         with pytest.raises(ReleaseFailed):
             manager.stop("tiny")

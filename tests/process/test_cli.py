@@ -284,8 +284,8 @@ def stuck(kernel, fake_gpus, monkeypatch):
     for name, value in stand_in.options(vram_teardown_s=600.0).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("vllm_magic.gpu.probe.Probe", by_hand.PatientProbe)
-    monkeypatch.setattr("vllm_magic.release.verifier.LIMIT", 1.0)
-    monkeypatch.setattr("vllm_magic.release.verifier.LIMIT_AGAIN", 1.0)
+    monkeypatch.setattr("vllm_magic.release.local_verifier.LIMIT", 1.0)
+    monkeypatch.setattr("vllm_magic.release.local_verifier.LIMIT_AGAIN", 1.0)
 
     def give_back() -> None:
         for held in (fake_gpus / "alloc").iterdir():

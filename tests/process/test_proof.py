@@ -23,9 +23,9 @@ from vllm_magic.gpu.devices import Snapshot
 from vllm_magic.gpu.holders import device_files
 from vllm_magic.guard import record as records
 from vllm_magic.linux import marks, pidfd, processes
-from vllm_magic.release import gpu_comparison, verifier
+from vllm_magic.release import gpu_comparison, local_verifier
+from vllm_magic.release.local_verifier import LocalVerifier
 from vllm_magic.release.result import Proof
-from vllm_magic.release.verifier import Witness
 
 GIB = 2**30
 MARK = f"VLLM_MAGIC_SERVER=test-{os.getpid()}".encode()
@@ -53,17 +53,17 @@ def probe(driver):
 @pytest.fixture
 def soon(monkeypatch):
     """No test waits a minute for memory that does not come back."""
-    monkeypatch.setattr(verifier, "LIMIT", 0.3)
+    monkeypatch.setattr(local_verifier, "LIMIT", 0.3)
 
 
 @pytest.fixture
-def witness(probe):
-    """Makes witnesses that have seen the GPUs as they are now."""
+def verifier(probe):
+    """Makes verifiers that have seen the GPUs as they are now."""
 
-    def make(*chosen: str) -> Witness:
+    def make(*chosen: str) -> LocalVerifier:
         baseline = probe.snapshot()
         assert len(baseline.gpus) == 2
-        return Witness(probe, baseline, chosen, MARK)
+        return LocalVerifier(probe, baseline, chosen, MARK)
 
     return make
 
@@ -83,17 +83,17 @@ def server(driver, gib=3.0, gpu=0, teardown_s=0.0):
         yield kill
 
 
-def whole_life(driver, witness, **held):
+def whole_life(driver, verifier, **held):
     """A server that is started, is ready, and is killed; returns the verdict."""
     with server(driver, **held) as kill:
-        witness.look_when_ready()
-        witness.look_before_stop()
-        return witness.prove(kill())
+        verifier.observe_ready()
+        verifier.observe_before_stop()
+        return verifier.verify(kill())
 
 
 class TestMemoryIsBack:
-    def test_and_that_is_proved(self, driver, witness):
-        verdict = whole_life(driver, witness())
+    def test_and_that_is_proved(self, driver, verifier):
+        verdict = whole_life(driver, verifier())
         assert verdict.verified
         assert verdict.proof is Proof.NVML_MEMORY
         assert verdict.note == ""
@@ -101,56 +101,56 @@ class TestMemoryIsBack:
         assert (gpu.index, gpu.uuid) == (0, fakegpu.uuid(0))
         assert (gpu.baseline, gpu.before, gpu.after, gpu.freed) == (0, 3 * GIB, 0, 3 * GIB)
 
-    def test_on_the_gpu_that_was_used(self, driver, witness):
-        (gpu,) = whole_life(driver, witness(), gpu=1).vram
+    def test_on_the_gpu_that_was_used(self, driver, verifier):
+        (gpu,) = whole_life(driver, verifier(), gpu=1).vram
         assert (gpu.index, gpu.freed) == (1, 3 * GIB)
 
-    def test_on_every_chosen_gpu_used_or_not(self, driver, witness):
-        verdict = whole_life(driver, witness(fakegpu.uuid(0), fakegpu.uuid(1)))
+    def test_on_every_chosen_gpu_used_or_not(self, driver, verifier):
+        verdict = whole_life(driver, verifier(fakegpu.uuid(0), fakegpu.uuid(1)))
         assert verdict.proof is Proof.NVML_MEMORY
         assert [gpu.freed for gpu in verdict.vram] == [3 * GIB, 0]
 
-    def test_late_is_waited_for(self, driver, witness):
+    def test_late_is_waited_for(self, driver, verifier):
         began = time.monotonic()
-        verdict = whole_life(driver, witness(), teardown_s=0.7)
+        verdict = whole_life(driver, verifier(), teardown_s=0.7)
         assert verdict.verified
         assert verdict.proof is Proof.NVML_MEMORY
         assert verdict.vram[0].after == 0
         assert time.monotonic() - began > 0.6
 
-    def test_before_it_was_ready(self, driver, witness):
-        one = witness()
+    def test_before_it_was_ready(self, driver, verifier):
+        one = verifier()
         with server(driver) as kill:
-            one.look_before_stop()
-            verdict = one.prove(kill())
+            one.observe_before_stop()
+            verdict = one.verify(kill())
         assert (verdict.proof, verdict.verified) == (Proof.NVML_MEMORY, True)
         assert [gpu.freed for gpu in verdict.vram] == [3 * GIB]
 
-    def test_after_it_ended_by_itself(self, driver, witness):
-        one = witness()
+    def test_after_it_ended_by_itself(self, driver, verifier):
+        one = verifier()
         with server(driver) as kill:
-            verdict = one.prove(kill())
+            verdict = one.verify(kill())
         assert (verdict.proof, verdict.verified) == (Proof.NVML_MEMORY, True)
         assert [gpu.before for gpu in verdict.vram] == [None, None]  # nobody looked, so it is any of them
 
-    def test_a_server_without_vram(self, witness):
-        one = witness()
+    def test_a_server_without_vram(self, verifier):
+        one = verifier()
         with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
             identity = processes.read(process.pid).identity
-            one.look_when_ready()
-            one.look_before_stop()
+            one.observe_ready()
+            one.observe_before_stop()
             process.kill()
-        verdict = one.prove({identity})
+        verdict = one.verify({identity})
         assert verdict.verified
         assert verdict.vram == ()
 
-    def test_within_what_a_driver_may_move(self, driver, witness):
-        one = witness()
+    def test_within_what_a_driver_may_move(self, driver, verifier):
+        one = verifier()
         with server(driver) as kill:
-            one.look_when_ready()
-            one.look_before_stop()
+            one.observe_ready()
+            one.observe_before_stop()
             fakegpu.configure(driver, base_used_mib=gpu_comparison.TOLERANCE // 2**20)
-            assert one.prove(kill()).verified
+            assert one.verify(kill()).verified
 
 
 @pytest.mark.usefixtures("soon")
@@ -169,9 +169,9 @@ class TestMemoryIsNotBack:
         ],
         ids=str,
     )
-    def test_whatever_the_driver_says(self, driver, witness, driver_says):
+    def test_whatever_the_driver_says(self, driver, verifier, driver_says):
         fakegpu.configure(driver, **driver_says)
-        verdict = whole_life(driver, witness(), teardown_s=NEVER)
+        verdict = whole_life(driver, verifier(), teardown_s=NEVER)
         assert not verdict.verified
         assert verdict.proof is WITHOUT_DRIVER
         assert verdict.note.startswith("GPU 0")
@@ -181,120 +181,120 @@ class TestMemoryIsNotBack:
     @pytest.mark.parametrize(
         "driver_says", [{}, {"procs_unsupported": 1}, {"pid_offset": ELSEWHERE}], ids=str
     )
-    def test_where_it_had_not_been_ready(self, driver, witness, driver_says, looked):
+    def test_where_it_had_not_been_ready(self, driver, verifier, driver_says, looked):
         fakegpu.configure(driver, **driver_says)
-        one = witness()
+        one = verifier()
         with server(driver, teardown_s=NEVER) as kill:
             if looked:
-                one.look_before_stop()
-            verdict = one.prove(kill())
+                one.observe_before_stop()
+            verdict = one.verify(kill())
         if looked or not driver_says:
             assert not verdict.verified
         else:  # a start that failed, and nobody says whose the memory is: told, and not held against it
             assert (verdict.proof, verdict.verified) == (WITHOUT_DRIVER, True)
             assert "does not say whose" in verdict.note
 
-    def test_where_only_pids_are_known(self, driver, witness):
+    def test_where_only_pids_are_known(self, driver, verifier):
         fakegpu.configure(driver, mem_unsupported=1)
-        verdict = whole_life(driver, witness(), teardown_s=NEVER)
+        verdict = whole_life(driver, verifier(), teardown_s=NEVER)
         assert not verdict.verified
         assert "the driver still lists pid" in verdict.note
 
-    def test_of_one_gpu_of_two(self, driver, witness):
-        one = witness(fakegpu.uuid(0), fakegpu.uuid(1))
+    def test_of_one_gpu_of_two(self, driver, verifier):
+        one = verifier(fakegpu.uuid(0), fakegpu.uuid(1))
         with server(driver) as kill, server(driver, 2.0, gpu=1, teardown_s=NEVER) as kill_other:
-            one.look_when_ready()
-            one.look_before_stop()
-            verdict = one.prove(kill() | kill_other())
+            one.observe_ready()
+            one.observe_before_stop()
+            verdict = one.verify(kill() | kill_other())
         assert not verdict.verified
         assert "GPU 1" in verdict.note
         assert "GPU 0" not in verdict.note
         assert [gpu.after for gpu in verdict.vram] == [0, 2 * GIB]
 
-    def test_and_nobody_is_listed_with_it(self, driver, witness):
-        one = witness()
+    def test_and_nobody_is_listed_with_it(self, driver, verifier):
+        one = verifier()
         with server(driver) as kill:
-            one.look_when_ready()
-            one.look_before_stop()
+            one.observe_ready()
+            one.observe_before_stop()
             fakegpu.configure(driver, base_used_mib=2048)
-            verdict = one.prove(kill())
+            verdict = one.verify(kill())
         assert not verdict.verified
         assert "2.00 GiB more in use than before" in verdict.note
 
-    def test_where_another_process_ended_meanwhile(self, driver, witness):
+    def test_where_another_process_ended_meanwhile(self, driver, verifier):
         """What somebody else gave back does not make up for it."""
         with server(driver, 5.0) as kill_other:
-            one = witness()
+            one = verifier()
             with server(driver, teardown_s=NEVER) as kill:
-                one.look_when_ready()
-                one.look_before_stop()
+                one.observe_ready()
+                one.observe_before_stop()
                 kill_other()
-                assert not one.prove(kill()).verified
+                assert not one.verify(kill()).verified
 
 
 class TestOthers:
     """Other processes come and go on the same GPU: a release fails for none of them."""
 
-    def test_one_that_came_while_it_started(self, driver, witness):
-        one = witness()
+    def test_one_that_came_while_it_started(self, driver, verifier):
+        one = verifier()
         with server(driver) as kill, fakegpu.holding(driver, 5):
-            one.look_when_ready()
-            one.look_before_stop()
-            verdict = one.prove(kill())
+            one.observe_ready()
+            one.observe_before_stop()
+            verdict = one.verify(kill())
         assert (verdict.proof, verdict.verified) == (Proof.NVML_PROCESSES, True)
         assert verdict.vram[0].after == 5 * GIB
 
-    def test_one_that_came_while_it_ran(self, driver, witness):
-        one = witness()
+    def test_one_that_came_while_it_ran(self, driver, verifier):
+        one = verifier()
         with server(driver) as kill:
-            one.look_when_ready()
+            one.observe_ready()
             with fakegpu.holding(driver, 5):
-                one.look_before_stop()
-                verdict = one.prove(kill())
+                one.observe_before_stop()
+                verdict = one.verify(kill())
         assert (verdict.proof, verdict.verified) == (Proof.NVML_PROCESSES, True)
 
-    def test_one_that_came_after_it(self, driver, witness):
-        one = witness()
+    def test_one_that_came_after_it(self, driver, verifier):
+        one = verifier()
         with server(driver) as kill:
-            one.look_when_ready()
-            one.look_before_stop()
+            one.observe_ready()
+            one.observe_before_stop()
             ended = kill()
             with fakegpu.holding(driver, 5):
-                verdict = one.prove(ended)
+                verdict = one.verify(ended)
         assert (verdict.proof, verdict.verified) == (Proof.NVML_PROCESSES, True)
 
-    def test_one_that_was_there_before_and_left(self, driver, witness):
+    def test_one_that_was_there_before_and_left(self, driver, verifier):
         with server(driver, 5.0) as kill_other:
-            one = witness()
+            one = verifier()
             with server(driver) as kill:
-                one.look_when_ready()
+                one.observe_ready()
                 kill_other()
-                one.look_before_stop()
-                verdict = one.prove(kill())
+                one.observe_before_stop()
+                verdict = one.verify(kill())
         assert (verdict.proof, verdict.verified) == (Proof.NVML_MEMORY, True)
         assert verdict.vram[0].baseline == 5 * GIB
         assert verdict.vram[0].after == 0
 
     @pytest.mark.parametrize("driver_says", [{"procs_unsupported": 1}, {"pid_offset": ELSEWHERE}], ids=str)
-    def test_one_that_came_while_it_ran_where_nobody_is_named(self, driver, witness, driver_says):
+    def test_one_that_came_while_it_ran_where_nobody_is_named(self, driver, verifier, driver_says):
         fakegpu.configure(driver, **driver_says)
-        one = witness()
+        one = verifier()
         with server(driver) as kill:
-            one.look_when_ready()
+            one.observe_ready()
             with fakegpu.holding(driver, 5):
-                one.look_before_stop()
-                verdict = one.prove(kill())
+                one.observe_before_stop()
+                verdict = one.verify(kill())
         assert (verdict.proof, verdict.verified) == (WITHOUT_DRIVER, True)
         assert "does not say whose" in verdict.note
 
-    def test_on_a_gpu_that_was_not_chosen(self, driver, witness):
+    def test_on_a_gpu_that_was_not_chosen(self, driver, verifier):
         fakegpu.configure(driver, procs_unsupported=1)
-        one = witness(fakegpu.uuid(0))
+        one = verifier(fakegpu.uuid(0))
         with server(driver) as kill:
-            one.look_when_ready()
+            one.observe_ready()
             fakegpu.configure(driver, base_used_mib__1=8192)
-            one.look_before_stop()
-            verdict = one.prove(kill())
+            one.observe_before_stop()
+            verdict = one.verify(kill())
         assert verdict.verified
         assert [gpu.index for gpu in verdict.vram] == [0]
 
@@ -335,95 +335,95 @@ def a_server_with_a_daemon(driver, gib):
 class TestWhoCame:
     """A holder that came while the server ran, and stays, weakens the proof and is named; a stop fails for none."""
 
-    def test_a_daemon_of_its_own_without_a_mark(self, driver, witness):
-        one = witness()
+    def test_a_daemon_of_its_own_without_a_mark(self, driver, verifier):
+        one = verifier()
         with server(driver) as kill, a_server_with_a_daemon(driver, 4.0) as (process, daemon):
-            one.look_when_ready()
+            one.observe_ready()
             ended = kill()
             process.kill()
             process.wait()
-            verdict = one.prove(ended)
+            verdict = one.verify(ended)
         assert (verdict.proof, verdict.verified) == (Proof.NVML_PROCESSES, True)
         assert verdict.note == (
             f"GPU 0: pid {daemon} of root holds 4.0 GiB; it came while this server ran, and is not known to belong to it"
         )
 
-    def test_neighbours_of_another_user(self, driver, witness):
-        one = witness()
+    def test_neighbours_of_another_user(self, driver, verifier):
+        one = verifier()
         with (
             server(driver) as kill,
             fakegpu.holding(driver, 4, uid=NOBODY) as first,
             fakegpu.holding(driver, 2) as second,
         ):
-            one.look_when_ready()
-            one.look_before_stop()
-            verdict = one.prove(kill())
+            one.observe_ready()
+            one.observe_before_stop()
+            verdict = one.verify(kill())
         assert (verdict.proof, verdict.verified) == (Proof.NVML_PROCESSES, True)
         assert verdict.note == (
             f"GPU 0: pid {first.pid} of nobody holds 4.0 GiB, pid {second.pid} of root holds 2.0 GiB; "
             "they came while this server ran, and are not known to belong to it"
         )
 
-    def test_not_on_a_gpu_that_was_not_used(self, driver, witness):
-        one = witness()
+    def test_not_on_a_gpu_that_was_not_used(self, driver, verifier):
+        one = verifier()
         with server(driver) as kill, fakegpu.holding(driver, 4, gpu=1):
-            one.look_when_ready()
-            verdict = one.prove(kill())
+            one.observe_ready()
+            verdict = one.verify(kill())
         assert (verdict.proof, verdict.note) == (Proof.NVML_MEMORY, "")
 
-    def test_not_one_that_was_there_before(self, driver, witness):
+    def test_not_one_that_was_there_before(self, driver, verifier):
         with fakegpu.holding(driver, 4):
-            verdict = whole_life(driver, witness())
+            verdict = whole_life(driver, verifier())
         assert (verdict.proof, verdict.note) == (Proof.NVML_MEMORY, "")
 
-    def test_not_one_that_only_draws(self, driver, witness):
-        one = witness()
+    def test_not_one_that_only_draws(self, driver, verifier):
+        one = verifier()
         with server(driver) as kill, fakegpu.holding(driver, 0.5, lists="g"):
-            one.look_when_ready()
-            verdict = one.prove(kill())
+            one.observe_ready()
+            verdict = one.verify(kill())
         assert (verdict.proof, verdict.note) == (Proof.NVML_MEMORY, "")
 
-    def test_not_this_process(self, driver, witness):
-        one = witness()
+    def test_not_this_process(self, driver, verifier):
+        one = verifier()
         with server(driver) as kill:
             held = fakegpu.hold(GIB, root=driver)
             try:
-                one.look_when_ready()
-                verdict = one.prove(kill())
+                one.observe_ready()
+                verdict = one.verify(kill())
             finally:
                 os.close(held)
         assert (verdict.proof, verdict.note) == (Proof.NVML_MEMORY, "")
 
-    def test_not_another_server_of_ours(self, driver, witness, home):
+    def test_not_another_server_of_ours(self, driver, verifier, home):
         """By the session of its leader, as the ledger has it."""
-        one = witness()
+        one = verifier()
         with server(driver) as kill, fakegpu.holding(driver, 4) as other:
             leader = processes.read(other.pid)
             path = ledger.state_folder() / IDENTIFIER
             path.mkdir(mode=0o700)
             records.write(str(path), record(leader=list(leader.identity)))
-            one.look_when_ready()
-            verdict = one.prove(kill())
+            one.observe_ready()
+            verdict = one.verify(kill())
         assert (verdict.proof, verdict.note) == (Proof.NVML_MEMORY, "")
 
-    def test_one_whose_memory_is_unknown(self, driver, witness):
-        one = witness(fakegpu.uuid(0))
+    def test_one_whose_memory_is_unknown(self, driver, verifier):
+        one = verifier(fakegpu.uuid(0))
         with server(driver) as kill:
-            one.look_when_ready()
+            one.observe_ready()
             ended = kill()
             fakegpu.configure(driver, proc_mem_na=1)
             with fakegpu.holding(driver, 0.01) as other:
-                verdict = one.prove(ended)
+                verdict = one.verify(ended)
         assert (verdict.proof, verdict.verified) == (Proof.NVML_PROCESSES, True)
         assert f"pid {other.pid} of root holds an unknown amount; it came while" in verdict.note
 
-    def test_a_pid_of_ours_that_is_somebody_elses_now(self, driver, witness):
+    def test_a_pid_of_ours_that_is_somebody_elses_now(self, driver, verifier):
         """The driver lists the number, and it is not the dead process that has it."""
-        one = witness()
+        one = verifier()
         with server(driver) as kill, fakegpu.holding(driver, 4) as other:
             now = processes.read(other.pid).identity
-            one.look_when_ready()
-            verdict = one.prove(kill() | {processes.Identity(now.pid, now.start - 1)})
+            one.observe_ready()
+            verdict = one.verify(kill() | {processes.Identity(now.pid, now.start - 1)})
         assert (verdict.proof, verdict.verified) == (Proof.NVML_PROCESSES, True)
         assert f"pid {other.pid} of root holds 4.0 GiB" in verdict.note
 
@@ -434,53 +434,53 @@ class TestWhatNobodyIsNamedFor:
 
     @pytest.mark.parametrize("grown", [200, 5 * 1024])
     @pytest.mark.parametrize("when", ["while it starts", "while it runs"])
-    def test_that_grew_before_the_stop(self, driver, witness, when, grown):
-        one = witness()
+    def test_that_grew_before_the_stop(self, driver, verifier, when, grown):
+        one = verifier()
         with server(driver) as kill:
             if when == "while it starts":
                 fakegpu.configure(driver, base_used_mib=grown)
-            one.look_when_ready()
+            one.observe_ready()
             fakegpu.configure(driver, base_used_mib=grown)
-            one.look_before_stop()
-            verdict = one.prove(kill())
+            one.observe_before_stop()
+            verdict = one.verify(kill())
         assert (verdict.proof, verdict.verified) == (Proof.NVML_PROCESSES, True)
         assert verdict.note == (
             f"GPU 0 has {grown / 1024:.2f} GiB more in use than before the start, and the driver names nobody for it"
         )
 
     @pytest.mark.parametrize("driver_says", [{}, {"procs_unsupported": 1}], ids=str)
-    def test_that_grew_a_little_since_somebody_looked(self, driver, witness, driver_says):
+    def test_that_grew_a_little_since_somebody_looked(self, driver, verifier, driver_says):
         fakegpu.configure(driver, **driver_says)
-        one = witness()
+        one = verifier()
         with server(driver) as kill:
-            one.look_when_ready()
+            one.observe_ready()
             ended = kill()
             fakegpu.configure(driver, base_used_mib=200)
-            verdict = one.prove(ended)
+            verdict = one.verify(ended)
         proved = WITHOUT_DRIVER if driver_says else Proof.NVML_PROCESSES
         assert (verdict.proof, verdict.verified) == (proved, True)
         assert "GPU 0 has 0.20 GiB more in use than before the start" in verdict.note
 
-    def test_of_a_process_that_draws(self, driver, witness):
+    def test_of_a_process_that_draws(self, driver, verifier):
         """It is named, in a list of its own."""
         with fakegpu.holding(driver, 1, lists="g"):
-            one = witness()
+            one = verifier()
             with server(driver) as kill, fakegpu.holding(driver, 0.2, lists="g"):
-                one.look_when_ready()
-                verdict = one.prove(kill())
+                one.observe_ready()
+                verdict = one.verify(kill())
         assert (verdict.proof, verdict.verified, verdict.note) == (Proof.NVML_MEMORY, True, "")
 
-    def test_what_another_gave_back_does_not_stand_for_it(self, driver, witness):
+    def test_what_another_gave_back_does_not_stand_for_it(self, driver, verifier):
         """No more is in use than before the start, and yet it is not back."""
         with server(driver, 5.0) as kill_other:
-            one = witness()
+            one = verifier()
             with server(driver) as kill:
-                one.look_when_ready()
-                one.look_before_stop()
+                one.observe_ready()
+                one.observe_before_stop()
                 kill_other()
                 ended = kill()
                 fakegpu.configure(driver, base_used_mib=3 * 1024)
-                assert not one.prove(ended).verified
+                assert not one.verify(ended).verified
 
 
 class TestTheStrongestThereIs:
@@ -502,89 +502,89 @@ class TestTheStrongestThereIs:
         ],
         ids=str,
     )
-    def test_by_what_the_driver_says(self, driver, witness, driver_says, strongest):
+    def test_by_what_the_driver_says(self, driver, verifier, driver_says, strongest):
         fakegpu.configure(driver, **driver_says)
-        verdict = whole_life(driver, witness(fakegpu.uuid(0)))
+        verdict = whole_life(driver, verifier(fakegpu.uuid(0)))
         assert verdict.verified
         assert verdict.proof is strongest
         assert ("does not report its memory" in verdict.note) is ("mem_unsupported" in driver_says)
 
-    def test_the_weakest_gpu_counts(self, driver, witness):
+    def test_the_weakest_gpu_counts(self, driver, verifier):
         fakegpu.configure(driver, mem_unsupported__1=1)
-        one = witness(fakegpu.uuid(0), fakegpu.uuid(1))
+        one = verifier(fakegpu.uuid(0), fakegpu.uuid(1))
         with server(driver) as kill, server(driver, gpu=1) as kill_other:
-            one.look_when_ready()
-            one.look_before_stop()
-            verdict = one.prove(kill() | kill_other())
+            one.observe_ready()
+            one.observe_before_stop()
+            verdict = one.verify(kill() | kill_other())
         assert verdict.verified
         assert verdict.proof is Proof.NVML_PROCESSES
         assert verdict.note == "GPU 1 does not report its memory"
 
-    def test_a_driver_that_goes_away(self, driver, witness):
-        one = witness()
+    def test_a_driver_that_goes_away(self, driver, verifier):
+        one = verifier()
         with server(driver) as kill:
-            one.look_when_ready()
-            one.look_before_stop()
+            one.observe_ready()
+            one.observe_before_stop()
             fakegpu.configure(driver, crash=1)
-            verdict = one.prove(kill())
+            verdict = one.verify(kill())
         assert verdict.verified
         assert verdict.proof is WITHOUT_DRIVER
         assert "SIGSEGV" in verdict.note
         assert verdict.vram == ()
 
-    def test_a_driver_that_was_away_for_a_moment(self, driver, witness):
-        one = witness(fakegpu.uuid(0))
+    def test_a_driver_that_was_away_for_a_moment(self, driver, verifier):
+        one = verifier(fakegpu.uuid(0))
         with server(driver) as kill:
             fakegpu.configure(driver, crash=1)
-            one.look_when_ready()
-            one.look_before_stop()
+            one.observe_ready()
+            one.observe_before_stop()
             fakegpu.configure(driver, crash=None)
-            verdict = one.prove(kill())
+            verdict = one.verify(kill())
         assert verdict.verified
         assert verdict.proof is Proof.NVML_MEMORY
         assert [(gpu.before, gpu.after) for gpu in verdict.vram] == [(None, 0)]
 
-    def test_a_gpu_that_is_lost(self, driver, witness):
-        one = witness(fakegpu.uuid(1))
+    def test_a_gpu_that_is_lost(self, driver, verifier):
+        one = verifier(fakegpu.uuid(1))
         with server(driver, gpu=1) as kill:
-            one.look_when_ready()
+            one.observe_ready()
             fakegpu.configure(driver, gpus=1)
-            verdict = one.prove(kill())
+            verdict = one.verify(kill())
         assert verdict.proof is WITHOUT_DRIVER
         assert verdict.vram == ()
 
     def test_no_driver(self, probe):
         baseline = Snapshot(0.0, (), None, "no NVIDIA driver found")
-        one = Witness(probe, baseline, (), MARK)
+        one = LocalVerifier(probe, baseline, (), MARK)
         with subprocess.Popen(["true"]) as process:
             pass
-        one.look_when_ready()
-        one.look_before_stop()
-        verdict = one.prove({processes.Identity(process.pid, 1)})
+        one.observe_ready()
+        one.observe_before_stop()
+        verdict = one.verify({processes.Identity(process.pid, 1)})
         assert verdict == verifier.Verdict(WITHOUT_DRIVER, True, (), "no NVIDIA driver found")
         assert probe.pid is None  # it was not even asked
 
     def test_device_files(self, driver, probe, monkeypatch):
         files = device_files(driver / "dev")
         assert files
-        monkeypatch.setattr(verifier, "device_files", lambda: files)
-        one = Witness(probe, Snapshot(0.0, (), None, "no NVIDIA driver found"), (), MARK)
+        monkeypatch.setattr(local_verifier, "device_files", lambda: files)
+        one = LocalVerifier(probe, Snapshot(0.0, (), None, "no NVIDIA driver found"), (), MARK)
         with server(driver) as kill:
-            verdict = one.prove(kill())
+            verdict = one.verify(kill())
         assert (verdict.proof, verdict.verified) == (Proof.DEVICE_FILES, True)
 
 
 class TestSomebodyIsAlive:
-    def test_one_of_those_that_should_have_ended(self, driver, witness):
-        one = witness()
+    def test_one_of_those_that_should_have_ended(self, driver, verifier):
+        one = verifier()
         with fakegpu.holding(driver, 1) as process:
-            verdict = one.prove({processes.read(process.pid).identity})
+            verdict = one.verify({processes.read(process.pid).identity})
         assert verdict == verifier.Verdict(
             Proof.NONE, False, (), f"still alive: pid {process.pid}", unseen=True
         )
 
-    def test_one_that_nobody_knew_of_but_carries_the_mark(self, driver, witness):
-        one = witness()
+    def test_one_that_nobody_knew_of_but_carries_the_mark(self, driver, verifier):
+        one = verifier()
         script = "import time; print(flush=True); time.sleep(600)"
         with (
             server(driver) as kill,
@@ -596,16 +596,16 @@ class TestSomebodyIsAlive:
             ) as fled,
         ):
             fled.stdout.readline()
-            verdict = one.prove(kill())
+            verdict = one.verify(kill())
             assert verdict == verifier.Verdict(
                 Proof.NONE, False, (), f"still alive: pid {fled.pid}", unseen=True
             )
             fled.kill()
             fled.wait()
-            assert one.prove(set()).verified
+            assert one.verify(set()).verified
 
-    def test_a_thread_of_a_leader_that_has_ended(self, witness):
-        one = witness()
+    def test_a_thread_of_a_leader_that_has_ended(self, verifier):
+        one = verifier()
         script = (
             "import ctypes, os, threading, time\n"
             "def live_on():\n"
@@ -619,15 +619,15 @@ class TestSomebodyIsAlive:
         with subprocess.Popen([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE) as process:
             process.stdout.readline()
             identity = processes.read(process.pid).identity
-            assert not one.prove({identity}).verified
-            assert not one.prove(set()).verified  # by its mark
+            assert not one.verify({identity}).verified
+            assert not one.verify(set()).verified  # by its mark
             process.kill()
             assert pidfd.wait_for_all([identity], 60) == set()
-        assert one.prove({identity}).verified
+        assert one.verify({identity}).verified
 
-    def test_a_pid_that_is_now_somebody_elses_is_not_it(self, witness):
+    def test_a_pid_that_is_now_somebody_elses_is_not_it(self, verifier):
         me = processes.read(os.getpid()).identity
-        assert witness().prove({processes.Identity(me.pid, me.start - 1)}).verified
+        assert verifier().verify({processes.Identity(me.pid, me.start - 1)}).verified
 
     def test_this_process_is_never_it(self, monkeypatch):
         environment = processes.has_environment

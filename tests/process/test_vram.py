@@ -16,8 +16,8 @@ from fake_gpu import fakegpu
 from vllm_magic.errors import InvalidOption, NotEnoughMemory, ReleaseFailed
 from vllm_magic.gpu import locks
 from vllm_magic.linux import processes
+from vllm_magic.release.local_verifier import LocalVerifier
 from vllm_magic.release.result import Proof
-from vllm_magic.release.verifier import Witness
 
 GIB = 2**30
 LIMIT = 30.0  # seconds; half of what memory is waited for
@@ -105,20 +105,20 @@ def test_memory_that_comes_back_late_is_waited_for(manager, spec, fake_gpus, tra
 @pytest.fixture
 def soon(monkeypatch):
     """No test waits a minute for memory that does not come back."""
-    monkeypatch.setattr("vllm_magic.release.verifier.LIMIT", 1.0)
-    monkeypatch.setattr("vllm_magic.release.verifier.LIMIT_AGAIN", 1.0)
+    monkeypatch.setattr("vllm_magic.release.local_verifier.LIMIT", 1.0)
+    monkeypatch.setattr("vllm_magic.release.local_verifier.LIMIT_AGAIN", 1.0)
 
 
 @pytest.fixture
 def looked(monkeypatch) -> threading.Event:
     """Set once a server's life has seen what it holds when it is ready, which is just after others hear that it is."""
-    done, look = threading.Event(), Witness.look_when_ready
+    done, look = threading.Event(), LocalVerifier.observe_ready
 
     def look_and_tell(self, *members) -> None:
         look(self, *members)
         done.set()
 
-    monkeypatch.setattr(Witness, "look_when_ready", look_and_tell)
+    monkeypatch.setattr(LocalVerifier, "observe_ready", look_and_tell)
     return done
 
 

@@ -46,9 +46,9 @@ from vllm_magic.gpu.probe import Probe
 from vllm_magic.guard import record as records
 from vllm_magic.linux import processes
 from vllm_magic.provisioning import ray
-from vllm_magic.provisioning.ray_workers import judge
 from vllm_magic.provisioning.serialization import pack_gpus
 from vllm_magic.recovery.sweep import sweep
+from vllm_magic.release.ray_workers import judge
 from vllm_magic.release.result import Proof
 
 pytestmark = [pytest.mark.timeout(600)]
@@ -478,7 +478,7 @@ def test_the_head_does_not_answer_for_a_while(cluster, manager, ask):
 
 
 def test_a_release_that_was_not_proved_is_looked_at_again(cluster, manager, ask, monkeypatch):
-    monkeypatch.setattr("vllm_magic.provisioning.ray_verifier.END_LIMIT", 3.0)
+    monkeypatch.setattr("vllm_magic.release.ray_verifier.END_LIMIT", 3.0)
     server = manager.start(ask(cluster, *BOTH)).server
     cluster.freeze_head()
     try:
@@ -493,7 +493,7 @@ def test_a_release_that_was_not_proved_is_looked_at_again(cluster, manager, ask,
 
 
 def test_a_cluster_that_does_not_answer_twice(cluster, manager, ask, monkeypatch):
-    monkeypatch.setattr("vllm_magic.provisioning.ray_verifier.END_LIMIT", 3.0)
+    monkeypatch.setattr("vllm_magic.release.ray_verifier.END_LIMIT", 3.0)
     server = manager.start(ask(cluster, *BOTH)).server
     cluster.freeze_head()
     try:

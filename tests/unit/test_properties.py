@@ -46,7 +46,7 @@ from vllm_magic.guard.record import BrokenRecordError, Phase, Record
 from vllm_magic.jupyter.commands import arguments, expansion, parser, start_arguments
 from vllm_magic.jupyter.commands.parser import Verb
 from vllm_magic.ledger import Condition
-from vllm_magic.provisioning import serialization
+from vllm_magic.release import gpu_json
 
 # The same examples in every run.
 many = settings(max_examples=300, derandomize=True, deadline=None, database=None)
@@ -548,7 +548,7 @@ class TestRecord:
         )
     )
     def test_gpus_that_make_no_sense_are_not_taken_for_some(self, fields):
-        for gpu in serialization.unpack_gpus([fields]).gpus:
+        for gpu in gpu_json.unpack([fields]).gpus:
             assert {gpu.uuid, gpu.name}
             assert sum(one or 0 for one in (gpu.index, gpu.total, gpu.used, gpu.free, gpu.unattributed)) >= 0
             assert sum(process.pid + (process.used or 0) for process in gpu.processes or ()) >= 0
@@ -556,7 +556,7 @@ class TestRecord:
     def test_gpus_there_and_back(self):
         gpu = Gpu(0, "GPU-a", "H200", 24, 3, None, (ComputeProcess(1, None), ComputeProcess(2, 3)))
         now = Snapshot(0.0, (gpu, replace(gpu, processes=None)), None, None)
-        assert serialization.unpack_gpus(json.loads(json.dumps(serialization.pack_gpus(now)))) == now
+        assert gpu_json.unpack(json.loads(json.dumps(gpu_json.pack(now)))) == now
 
     @few
     @given(
@@ -576,7 +576,7 @@ class TestRecord:
             assert entry.processes == ()
             assert (folder / record.NAME).read_bytes() == data
             if entry.record:
-                serialization.unpack_gpus(entry.record.baseline)
+                gpu_json.unpack(entry.record.baseline)
 
 
 def _fed(stream: bytes, sizes: list[int]) -> list[protocol.Message]:

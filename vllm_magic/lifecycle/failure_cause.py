@@ -29,8 +29,8 @@ def find(
         exit_code: of its leader; negative for a signal, None if unknown.
         was_ready: whether it had answered.
     """
-    if prepared.witness.failure:
-        return prepared.witness.failure
+    if prepared.verifier.failure:
+        return prepared.verifier.failure
     if was_ready:
         return explanations.explain_death(log_tail, exit_code, model=prepared.model)
     table = flag_table.load(executable)
@@ -47,7 +47,7 @@ def _with_holder_of_port(failure: Failure, number: int) -> Failure:
 
 
 def _with_holders_of_memory(failure: Failure, prepared: Prepared) -> Failure:
-    usable = [gpu for gpu in prepared.witness.look_now().gpus if gpu.uuid in prepared.gpus]
+    usable = [gpu for gpu in prepared.verifier.observe_now().gpus if gpu.uuid in prepared.gpus]
     short = [gpu for gpu in usable if gpu.free is not None and gpu.free < failure.memory_wanted]
     holders = preflight.holders(short)
     return (

@@ -140,22 +140,22 @@ class Attendance:
         if isinstance(message, Started):
             self.leader = Identity(*message.leader)
             self._inner = Identity(*message.inner)
-            witness = self._prepared.witness
+            verifier = self._prepared.verifier
             self._notice(
                 Launched(
                     self._prepared.folder,
                     self.leader,
-                    witness.baseline.gpus,
-                    witness.chosen,
+                    verifier.baseline.gpus,
+                    verifier.chosen,
                     self._prepared.kind,
                     self._prepared.cold_because,
                 )
             )
             self._move(Progress(self._prepared.first))
         elif isinstance(message, Known):
-            witness = self._prepared.witness
-            witness.known = {
-                *filter(processes.is_alive, witness.known),
+            verifier = self._prepared.verifier
+            verifier.known = {
+                *filter(processes.is_alive, verifier.known),
                 *(Identity(*one) for one in message.known),
             }
         elif isinstance(message, Refused):
@@ -211,7 +211,7 @@ class Attendance:
 
     def _end(self, plan: StopPlan) -> None:
         if self._guard_deadline is None:
-            self._prepared.witness.look_before_stop(self._members())
+            self._prepared.verifier.observe_before_stop(self._members())
             self._guard_deadline = time.monotonic() + ANSWER_LIMIT
         self._drain_until = None
         self._guard.stop(plan.grace, plan.patience)
@@ -279,7 +279,7 @@ class Attendance:
                 self.ready = True
                 self._notice(Ready())
                 self._guard.note()
-                self._prepared.witness.look_when_ready(self._members())
+                self._prepared.verifier.observe_ready(self._members())
 
     def _is_ready(self) -> bool:
         """Called in another thread. Nothing is sent to a listener that is not ours."""

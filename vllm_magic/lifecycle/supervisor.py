@@ -172,7 +172,7 @@ class Life:
             leader = attendance.leader
             ended: list[Ended | Outcome] = [*attendance.ended]
             if not ended:
-                known = prepared.witness.known
+                known = prepared.verifier.known
                 ended = [force_kill.release(prepared.folder.mark, leader, prepared.since, known=known)]
             over = self._conclude(prepared, leader, attendance.why, began, ended)
             over = replace(over, disk=attendance.disk)
@@ -228,8 +228,8 @@ class Life:
             # The guards clear the folder themselves, unless they are killed before that.
             folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
         record.remember(str(rooms.path), ended[-1].left)
-        released = report.release(self._name, why, began, ended, prepared.witness, leader)
-        unproved.note(leader, prepared.witness, released)
+        released = report.release(self._name, why, began, ended, prepared.verifier, leader)
+        unproved.note(leader, prepared.verifier, released)
         if released.left or released.unseen:
             self._unproved = prepared, leader, ended
         return Over(released, why)

@@ -10,8 +10,8 @@ from vllm_magic import ledger
 from vllm_magic.cluster import wire
 from vllm_magic.linux import processes
 from vllm_magic.manager.manager import manager
-from vllm_magic.provisioning import serialization
 from vllm_magic.recovery.sweep import sweep
+from vllm_magic.release import gpu_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,9 +39,9 @@ def look(job: str, workers: Sequence[int]) -> str:
             break
         pause.wait(LOOK)
     pids = [*sorted(there), *(one.identity.pid for entry in left for one in entry.processes)]
-    return wire.line(wire.LOOKED, left=pids, folders=len(left), gpus=serialization.pack_gpus(now))
+    return wire.line(wire.LOOKED, left=pids, folders=len(left), gpus=gpu_json.pack(now))
 
 
 def see() -> str:
     """A line that says what the driver lists."""
-    return wire.line(wire.LOOKED, gpus=serialization.pack_gpus(manager.gpus()))
+    return wire.line(wire.LOOKED, gpus=gpu_json.pack(manager.gpus()))

@@ -21,7 +21,8 @@ from vllm_magic.lifecycle.events import StartKind
 from vllm_magic.linux import files, machine, processes
 from vllm_magic.masking import known, mask_words
 from vllm_magic.provisioning import preflight, serialization
-from vllm_magic.release.verifier import Witness
+from vllm_magic.release import gpu_json
+from vllm_magic.release.local_verifier import LocalVerifier
 
 if TYPE_CHECKING:
     import threading
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Gpu, Snapshot
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.ledger import Folder
-    from vllm_magic.provisioning.ray_verifier import FarWitness
+    from vllm_magic.release.verifier import Verifier
 
 LOOK = 0.2  # seconds between looks at memory that may come back
 FIRST_LOOK_LIMIT = 15.0  # seconds; NVML takes 1 to 3 a GPU where no persistence daemon runs
@@ -47,7 +48,7 @@ class Prepared:
 
     Attributes:
         folder: its private folder.
-        witness: has seen the GPUs as they were before.
+        verifier: has seen the GPUs as they were before.
         gpus: the UUIDs it may use.
         address: where it will be reached.
         port: where it will listen.
@@ -61,7 +62,7 @@ class Prepared:
     """
 
     folder: Folder
-    witness: Witness | FarWitness
+    verifier: Verifier
     gpus: tuple[str, ...]
     address: str
     port: int
@@ -199,14 +200,14 @@ def _furnish(
         keep=spec.keep or 0.0,
         luggage=serialization.pack_owner(spec, command),
     )
-    witness = Witness(probe, baseline, _uuids(chosen), folder.mark)
+    verifier = LocalVerifier(probe, baseline, _uuids(chosen), folder.mark)
     downloads = Downloads(spec.model, spec.all_args, order.env)
     secrets = tuple(known(order.env))
     kind = StartKind.WARM if spare else StartKind.COLD
     return (
         Prepared(
             folder,
-            witness,
+            verifier,
             usable,
             command.endpoint.address,
             command.endpoint.port,
@@ -233,7 +234,7 @@ def _record(
         port=command.endpoint.port,
         gpus=list(gpus),
         chosen=spec.gpus is not None,
-        baseline=serialization.pack_gpus(baseline),
+        baseline=gpu_json.pack(baseline),
         phase=Phase.STARTING,
         since=time.time(),
         place=list(machine.here()),

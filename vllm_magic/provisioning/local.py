@@ -14,11 +14,11 @@ from vllm_magic.guard.folder import discard
 from vllm_magic.lifecycle.events import News, StartKind
 from vllm_magic.linux.files import NO_ROOM
 from vllm_magic.masking import known
-from vllm_magic.provisioning import serialization
 from vllm_magic.provisioning.launch import Prepared, check_proc, clear_way, furnish, unusable
 from vllm_magic.provisioning.standby import Cast, Spare
 from vllm_magic.recovery.sweep import sweep
-from vllm_magic.release.verifier import Witness
+from vllm_magic.release import gpu_json
+from vllm_magic.release.local_verifier import LocalVerifier
 
 if TYPE_CHECKING:
     import threading
@@ -135,13 +135,13 @@ class Attached:
         if entry.record is None:
             raise VllmMagicError(f"{entry.path} has no record.")
         record = entry.record
-        baseline = serialization.unpack_gpus(record.baseline)
-        witness = Witness(probe, baseline, record.gpus if record.chosen else (), entry.folder.mark)
+        baseline = gpu_json.unpack(record.baseline)
+        verifier = LocalVerifier(probe, baseline, record.gpus if record.chosen else (), entry.folder.mark)
         secrets = tuple(known({**dict(spec.env), "VLLM_API_KEY": command.endpoint.api_key}))
         downloads = Downloads(spec.model, spec.all_args, {**os.environ, **dict(spec.env)})
         self._prepared = Prepared(
             entry.folder,
-            witness,
+            verifier,
             tuple(record.gpus),
             command.endpoint.address,
             command.endpoint.port,

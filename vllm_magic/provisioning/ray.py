@@ -25,8 +25,8 @@ from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.folder import discard
 from vllm_magic.lifecycle.events import News
 from vllm_magic.provisioning.launch import Way, check_proc, furnish
-from vllm_magic.provisioning.ray_verifier import NOWHERE, FarWitness
 from vllm_magic.recovery.sweep import sweep
+from vllm_magic.release.ray_verifier import NOWHERE, RayVerifier
 
 if TYPE_CHECKING:
     import threading
@@ -155,5 +155,5 @@ class Far:
             raise StartFailed(
                 f"The guards could not be started: {error.strerror}", "Free what is short"
             ) from error
-        witness = FarWitness(errand.address, errand.job, spread=errand.gpus == 0)
-        return replace(prepared, witness=witness, first=Stage.QUEUED), guards
+        verifier = RayVerifier(errand.address, errand.job, spread=errand.gpus == 0)
+        return replace(prepared, verifier=verifier, first=Stage.QUEUED), guards

@@ -14,9 +14,8 @@ from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.guard.record import remember
 from vllm_magic.linux import pidfd
 from vllm_magic.linux.shared_memory import Segment
-from vllm_magic.provisioning import base
 from vllm_magic.recovery import hung_guards
-from vllm_magic.release import force_kill, report, unproved
+from vllm_magic.release import force_kill, from_record, report, unproved
 
 if TYPE_CHECKING:
     from vllm_magic.gpu.probe import Probe
@@ -44,9 +43,9 @@ def stop(entry: Entry, record: Record, probe: Probe, grace: float, patience: flo
         ReleaseFailed: something would not end, or memory did not come back.
     """
     began = time.monotonic()
-    witness = base.of(record, entry.folder.mark, probe, silence=GUARD_LIMIT)
+    verifier = from_record.verifier(record, entry.folder.mark, probe, silence=GUARD_LIMIT)
     known = [one.identity for one in entry.processes]
-    witness.look_before_stop(known, in_a_hurry=False)
+    verifier.observe_before_stop(known, in_a_hurry=False)
     ended: list[Ended | Outcome] = [*_ask(entry, record, grace, patience)]
     if not ended:  # no guard lives any more
         segments = [Segment(*one) for one in record.segments]
@@ -55,8 +54,8 @@ def stop(entry: Entry, record: Record, probe: Probe, grace: float, patience: flo
         if not ended[-1].left:
             rooms = entry.folder
             clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
-    release = report.release(record.name, Why.ASKED, began, ended, witness, entry.leader)
-    unproved.note(entry.leader, witness, release)
+    release = report.release(record.name, Why.ASKED, began, ended, verifier, entry.leader)
+    unproved.note(entry.leader, verifier, release)
     if not release.verified:
         raise report.not_released(release)
     return release

@@ -16,9 +16,8 @@ from vllm_magic.guard.protocol import Why
 from vllm_magic.ledger import Condition
 from vllm_magic.linux import machine, shared_memory
 from vllm_magic.linux.shared_memory import Segment
-from vllm_magic.provisioning import base
 from vllm_magic.recovery import hung_guards
-from vllm_magic.release import force_kill, report, unproved, verifier
+from vllm_magic.release import force_kill, from_record, local_verifier, report, unproved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -148,7 +147,9 @@ def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
         _clear(entry.folder)  # NFS keeps a file that is open, under another name: here the lock
     if release is None and entry.path.exists():
         return None  # files that cannot be removed, which is no news
-    beside = verifier.left_alone(entry.folder.mark, entry.leader) if release is None else release.left_alone
+    beside = (
+        local_verifier.left_alone(entry.folder.mark, entry.leader) if release is None else release.left_alone
+    )
     return Swept(found.name, entry.id, release, left_alone=beside)
 
 
@@ -192,12 +193,12 @@ def _clear(rooms: Folder) -> None:
 def _release(entry: Entry, record: Record, living: Iterable[Process], probe: Probe) -> Release:
     began = time.monotonic()
     mark = entry.folder.mark
-    witness = base.of(record, mark, probe, silence=SILENCE)
+    verifier = from_record.verifier(record, mark, probe, silence=SILENCE)
     known = [one.identity for one in living]
-    witness.look_before_stop(known, in_a_hurry=False)
+    verifier.observe_before_stop(known, in_a_hurry=False)
     ended = force_kill.release(mark, entry.leader, record.since, _segments(record), known)
-    release = report.release(record.name, Why.KERNEL_GONE, began, [ended], witness, entry.leader)
-    unproved.note(entry.leader, witness, release)
+    release = report.release(record.name, Why.KERNEL_GONE, began, [ended], verifier, entry.leader)
+    unproved.note(entry.leader, verifier, release)
     return release
 
 

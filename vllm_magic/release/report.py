@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.guard.ladder import Outcome
     from vllm_magic.lifecycle.events import Over
-    from vllm_magic.provisioning.ray_verifier import FarWitness
-    from vllm_magic.release.verifier import Witness
+    from vllm_magic.release.verifier import Verifier
 
 TELLING_LINES = 12  # lines of the log that a failure keeps
 
@@ -29,7 +28,7 @@ def release(
     why: Why,
     began: float,
     ended: Sequence[Ended | Outcome],
-    witness: Witness | FarWitness,
+    verifier: Verifier,
     leader: Identity | None,
 ) -> Release:
     """Prove the release of a server whose processes have been ended, as far as that is possible.
@@ -39,13 +38,13 @@ def release(
         why: the reason for its end.
         began: when the end began, by `time.monotonic`.
         ended: the reports of the guards, or of whatever ended the processes instead of the guards.
-        witness: has looked at the GPUs before the start.
+        verifier: has looked at the GPUs before the start.
         leader: the server's first process, or None.
     """
     rows = [row for said in ended for row in said.ended]
     left = [row for said in ended[-1:] for row in said.left]
     identities = {Identity(int(row[0]), int(row[1])) for row in rows + left}
-    verdict = witness.prove(identities, leader)
+    verdict = verifier.verify(identities, leader)
     wrong = machine.proc_problem()  # with such a /proc no process of the server can be seen
     codes = [said.exit_code for said in ended if isinstance(said, Ended) and said.exit_code is not None]
     return Release(

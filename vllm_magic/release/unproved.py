@@ -21,15 +21,15 @@ from vllm_magic.guard.protocol import Why
 from vllm_magic.linux import machine
 from vllm_magic.linux.processes import Identity
 from vllm_magic.release import report
-from vllm_magic.release.verifier import Witness
+from vllm_magic.release.local_verifier import LocalVerifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from vllm_magic.gpu.probe import Probe
-    from vllm_magic.provisioning.ray_verifier import FarWitness
     from vllm_magic.release.result import Release
+    from vllm_magic.release.verifier import Verifier
 
 KEPT = 86400.0  # seconds
 LONGEST = 2**20  # bytes; a longer file is not one of this package
@@ -53,13 +53,13 @@ class Looked:
         return f"{self.release.text}{note}"
 
 
-def note(leader: Identity | None, witness: Witness | FarWitness, release: Release) -> None:
+def note(leader: Identity | None, verifier: Verifier, release: Release) -> None:
     """Keep what another look at the GPUs needs, if it may prove the release; remove it after the proof.
 
     If the file cannot be written, nothing is kept, and no error is raised: the release itself reports that it
     failed.
     """
-    packed = witness.packed()
+    packed = verifier.packed()
     if packed is None or release.left:
         return
     path = _folder() / f"{packed['id']}.json"
@@ -96,9 +96,9 @@ def _look(kept: Mapping[str, Any], probe: Probe) -> Release:
     began = time.monotonic()
     leader = Identity(*kept["leader"]) if kept["leader"] else None
     ended = Outcome([list(row) for row in kept["ended"]], [], 0.0)
-    witness = Witness.unpacked(probe, kept)
-    release = report.release(kept["name"], Why.ASKED, began, [ended], witness, leader)
-    note(leader, witness, release)
+    verifier = LocalVerifier.unpacked(probe, kept)
+    release = report.release(kept["name"], Why.ASKED, began, [ended], verifier, leader)
+    note(leader, verifier, release)
     return release
 
 

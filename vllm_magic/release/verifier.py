@@ -1,46 +1,24 @@
-"""Proving a release: the processes are gone, and the memory has returned.
-
-The module `judgement` judges what the driver reports, GPU by GPU.
-"""
+"""What proves a release, on this machine or on the nodes of a Ray cluster."""
 
 from __future__ import annotations
 
-import math
-import os
-import threading
-import time
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from vllm_magic.gpu.holders import device_files, holders
-from vllm_magic.linux import marks, processes
-from vllm_magic.linux.processes import Identity
-from vllm_magic.provisioning import serialization
-from vllm_magic.release import foreign_holders, gpu_comparison
-from vllm_magic.release.gpu_comparison import Case, pid_list, pids_on
-from vllm_magic.release.result import GpuMemory, Proof
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection
 
     from vllm_magic.engine.failures.explanations import Failure
-    from vllm_magic.gpu.devices import Gpu, Snapshot
-    from vllm_magic.gpu.probe import Probe
-    from vllm_magic.release.gpu_comparison import Judgement
-    from vllm_magic.release.result import EndedProcess
-
-LOOK = 0.1  # seconds between looks at memory that is not back yet
-LIMIT = 60.0  # seconds for memory to come back after the last process ended
-LIMIT_AGAIN = 5.0  # the same, when a stop is repeated
-LOOK_LIMIT = 2.0  # seconds that a look at the GPUs may delay a stop
-PATIENT_LOOK_LIMIT = 15.0  # the same, for a stop that nobody waits for
+    from vllm_magic.gpu.devices import Snapshot
+    from vllm_magic.linux.processes import Identity
+    from vllm_magic.release.result import EndedProcess, GpuMemory, Proof
 
 
 class Verdict(NamedTuple):
-    """What `Witness.prove` found.
+    """What `Verifier.verify` found.
 
     A stop succeeds if ``verified`` is true: every known process of the server has ended, and the memory that they held is
     back. A process that came to the GPU meanwhile, and whose owner is unknown, does not change ``verified``; it weakens
-    ``proof`` and is named in ``note`` (see `judgement`).
+    ``proof`` and is named in ``note`` (see `gpu_comparison`).
     """
 
     proof: Proof
@@ -52,253 +30,40 @@ class Verdict(NamedTuple):
     left_alone: str = ""  # the processes with the server's environment that do not belong to it
 
 
-class Witness:
-    """Looks at the GPUs before, during and after the life of one server. Not thread-safe.
-
-    Args:
-        probe: reads the GPUs.
-        baseline: the GPUs before the start.
-        chosen: the UUIDs of the GPUs that the server may use; () when vLLM chooses.
-        mark: ``b"NAME=value"`` in the environment of each of the server's processes.
-        kernel: the kernel that started the server, if that is another process than this one. It is never taken for an
-            unknown holder of GPU memory.
+class Verifier(Protocol):
+    """Observes the GPUs before, during and after the life of one server. Not thread-safe.
 
     Attributes:
-        baseline: the GPUs before the start.
+        baseline: the GPUs of this machine before the start; none if the server runs on other machines.
         chosen: the UUIDs of the GPUs that the server may use; empty when vLLM chooses.
-        known: the server's processes that the witness was told of.
+        known: the server's processes that the verifier was told of.
+        failure: why the server ended, if the verifier knows more than the log says.
     """
 
-    failure: Failure | None = None  # only a node of a cluster says more than the log
+    baseline: Snapshot
+    chosen: frozenset[str]
+    known: set[Identity]
+    failure: Failure | None
 
-    def __init__(
-        self,
-        probe: Probe,
-        baseline: Snapshot,
-        chosen: Sequence[str],
-        mark: bytes,
-        kernel: Identity | None = None,
-    ) -> None:
-        self._probe = probe
-        self.baseline = baseline
-        self.chosen = frozenset(chosen)
-        self._mark = mark
-        self._own = mark.partition(b"=")[2].decode()
-        self._kernel = kernel
-        self._limit: float | None = None  # `LIMIT`, until a proof has failed
-        self._loaded: Snapshot | None = None
-        self._before: Snapshot | None = None
-        self.known: set[Identity] = set()
-
-    def look_when_ready(self, members: Collection[Identity] = ()) -> None:
+    def observe_ready(self, members: Collection[Identity] = ()) -> None:
         """Remember the processes of the ready server, and the memory that they hold."""
-        self.known |= set(members)
-        if self.baseline.gpus:
-            self._loaded = self._probe.snapshot(timeout=LOOK_LIMIT, may_start=False)
 
-    def look_before_stop(self, members: Collection[Identity] = (), *, in_a_hurry: bool = True) -> None:
+    def observe_before_stop(self, members: Collection[Identity] = (), *, in_a_hurry: bool = True) -> None:
         """Remember the processes of the server just before its end, and the memory that they hold.
 
-        In a hurry the GPUs are read only if that takes no more than `LOOK_LIMIT` and starts no process.
+        In a hurry the GPUs are read only if that takes moments and starts no process.
         """
-        self.known |= set(members)
-        if self.baseline.gpus:
-            limit = LOOK_LIMIT if in_a_hurry else PATIENT_LOOK_LIMIT
-            self._before = self._probe.snapshot(timeout=limit, may_start=not in_a_hurry)
+
+    def observe_now(self) -> Snapshot:
+        """Return the GPUs of this machine as they are now."""
 
     def packed(self) -> dict[str, Any] | None:
-        """The witness as JSON, for `unpacked`; None without a GPU.
+        """Return the verifier as JSON, for another look after this kernel; None if that needs nothing from here."""
 
-        The unpacked witness waits for memory only `LIMIT_AGAIN` seconds.
-        """
-        me = processes.read(os.getpid())
-        kernel = self._kernel or (me.identity if me else (os.getpid(), 0))
-        looks = {
-            name: serialization.pack_gpus(look) if look else []
-            for name, look in (("loaded", self._loaded), ("before", self._before))
-        }
-        return (
-            looks
-            | {
-                "id": self._own,
-                "kernel": list(kernel),
-                "chosen": sorted(self.chosen),
-                "baseline": serialization.pack_gpus(self.baseline),
-                "known": sorted(map(list, self.known)),
-            }
-            if self.baseline.gpus
-            else None
-        )
-
-    @classmethod
-    def unpacked(cls, probe: Probe, packed: Mapping[str, Any]) -> Witness:
-        """The witness from what `packed` returned. The caller has checked the fields, except those of the GPUs."""
-        mark = f"{marks.MARK}={packed['id']}".encode()
-        baseline = serialization.unpack_gpus(packed["baseline"])
-        witness = cls(probe, baseline, packed["chosen"], mark, Identity(*packed["kernel"]))
-        witness._loaded, witness._before = (
-            serialization.unpack_gpus(packed[one]) for one in ("loaded", "before")
-        )
-        witness.known = {Identity(*one) for one in packed["known"]}
-        witness._limit = LIMIT_AGAIN
-        return witness
-
-    def look_now(self) -> Snapshot:
-        """The GPUs as they are now, for callers that need more than a verdict."""
-        return self._look_again()
-
-    def prove(self, ended: Collection[Identity], leader: Identity | None = None) -> Verdict:
-        """Check that the processes are gone and the memory is back; wait up to `LIMIT` seconds for memory that comes late.
+    def verify(self, ended: Collection[Identity], leader: Identity | None = None) -> Verdict:
+        """Check that the processes are gone and the memory is back; wait for memory that comes late.
 
         Args:
             ended: the processes that were ended.
             leader: the leader of the server's session, or None.
         """
-        self.known |= set(ended)
-        verdict = self._prove(leader)
-        if not verdict.verified:
-            self._limit = LIMIT_AGAIN
-        return verdict._replace(left_alone=left_alone(self._mark, leader))
-
-    def _prove(self, leader: Identity | None) -> Verdict:
-        alive = {identity.pid for identity in self.known if processes.is_alive(identity)}
-        alive |= {one.identity.pid for one in marks.members(self._mark, leader)}
-        if alive:
-            return Verdict(Proof.NONE, False, (), f"still alive: {pid_list(sorted(alive))}", unseen=True)
-        proof = Proof.PROCESSES
-        files = device_files()
-        if files:
-            held = set(holders(files, marks.carriers(self._mark, leader)).by_pid)
-            if held:
-                note = f"{pid_list(sorted(held))} still holds a GPU's device file"
-                return Verdict(proof, False, (), note, unseen=True)
-            proof = Proof.DEVICE_FILES
-        if not self.baseline.gpus:
-            return Verdict(proof, True, (), self.baseline.problem or "no GPU")
-        return self._prove_memory(proof, leader)
-
-    def _prove_memory(self, proof: Proof, leader: Identity | None) -> Verdict:
-        ours = frozenset(identity.pid for identity in self.known)
-        began = time.monotonic()
-        limit = LIMIT if self._limit is None else self._limit
-        pause = threading.Event()
-        while True:
-            now = self._look_again()
-            if not now.gpus:
-                return Verdict(proof, True, (), now.problem or "the GPUs cannot be seen any more")
-            waited = time.monotonic() - began
-            last = waited >= limit
-            cases = [
-                self._case(gpu, now.gpu(gpu.uuid), ours, leader)
-                for gpu in self.baseline.gpus
-                if self._concerns(gpu.uuid, ours)
-            ]
-            judged = [gpu_comparison.judge(case, math.inf if last else waited) for case in cases]
-            late = [one.note for one in judged if not one.back]
-            if not late:
-                break
-            if last:
-                note = f"{'; '.join(late)}. %vllm gpu shows who holds what"
-                return Verdict(proof, False, self._vram(now, ours), note, unseen=True)
-            pause.wait(LOOK)
-        judged = [self._note_who_came(one, case) for one, case in zip(judged, cases, strict=True)]
-        # The proof of the release is the weakest proof of all its GPUs.
-        strongest = min((one.proof or proof for one in judged), key=list(Proof).index, default=proof)
-        note = "; ".join(one.note for one in judged if one.note)
-        note = note or ("" if judged else "the driver does not say which GPU it used")
-        return Verdict(strongest, True, self._vram(now, ours), note)
-
-    def _case(self, baseline: Gpu, now: Gpu | None, ours: frozenset[int], leader: Identity | None) -> Case:
-        looks = self._looks()
-        living = {
-            pid: process.identity
-            for pid in pids_on(now)
-            if (process := processes.read(pid)) is not None and process.alive
-        }
-        return Case(
-            baseline=baseline,
-            looks=tuple(gpu for look in looks if (gpu := look.gpu(baseline.uuid)) is not None),
-            now=now,
-            ours=ours,
-            named=any(_listed(look, ours) for look in looks),
-            reused=frozenset(
-                pid
-                for pid, one in living.items()
-                if pid in ours and one not in self.known and one.start != processes.HIDDEN
-            ),
-            young=frozenset(pid for pid, one in living.items() if leader and one.start > leader.start),
-            hidden=frozenset(pids_on(now) - living.keys()),
-        )
-
-    def _note_who_came(self, judged: Judgement, case: Case) -> Judgement:
-        came = gpu_comparison.arrivals(case)
-        unknown = (
-            foreign_holders.unknown({one.pid for one in came}, self._own, self._kernel) if came else set()
-        )
-        named = [one for one in came if one.pid in unknown]
-        if not named:
-            return judged
-        told = foreign_holders.told(case.baseline.index, named, case.hidden)
-        return gpu_comparison.weakened(judged, case)._replace(
-            note="; ".join(filter(None, (judged.note, told)))
-        )
-
-    def _look_again(self) -> Snapshot:
-        """The GPUs now; read a second time if the first attempt finds none, as after a crash of the probe."""
-        now = self._probe.snapshot()
-        return now if now.gpus else self._probe.snapshot()
-
-    def _concerns(self, uuid: str, ours: frozenset[int]) -> bool:
-        """Whether the server used this GPU.
-
-        It did if the GPU was chosen for it, or the driver listed its processes there. If the driver listed them nowhere, a GPU
-        counts whose used memory grew while the server ran.
-        """
-        if self.chosen:
-            return uuid in self.chosen
-        looks = self._looks()
-        if any(_listed(look, ours) for look in looks):
-            return any(ours & pids_on(look.gpu(uuid)) for look in looks)
-        baseline = _used(self.baseline.gpu(uuid))
-        seen = [used for look in looks if (used := _used(look.gpu(uuid))) is not None]
-        return not looks or (
-            baseline is not None and any(used - baseline > gpu_comparison.TOLERANCE for used in seen)
-        )
-
-    def _looks(self) -> list[Snapshot]:
-        return [look for look in (self._loaded, self._before) if look is not None and look.gpus]
-
-    def _vram(self, now: Snapshot, ours: frozenset[int]) -> tuple[GpuMemory, ...]:
-        looks = self._looks()
-        return tuple(
-            GpuMemory(
-                index=gpu.index,
-                uuid=gpu.uuid,
-                name=gpu.name,
-                baseline=_used(self.baseline.gpu(gpu.uuid)),
-                before=_used(looks[-1].gpu(gpu.uuid)) if looks else None,
-                after=gpu.used,
-                held=seen.held_by(ours) if looks and (seen := looks[-1].gpu(gpu.uuid)) else None,
-            )
-            for gpu in now.gpus
-            if self._concerns(gpu.uuid, ours)
-        )
-
-
-def left_alone(mark: bytes, leader: Identity | None) -> str:
-    """One sentence on the living processes that have a server's environment and were not started by it; "" for none."""
-    found = [
-        f"{processes.shown_name(one)[:60]} (pid {one.identity.pid})" for one in marks.strangers(mark, leader)
-    ]
-    if not found:
-        return ""
-    has, was = ("has", "was") if len(found) == 1 else ("have", "were")
-    return f"{', '.join(found)} {has} the server's environment, but {was} not started by it: left alone."
-
-
-def _listed(look: Snapshot, ours: frozenset[int]) -> bool:
-    return any(ours & pids_on(gpu) for gpu in look.gpus)
-
-
-def _used(gpu: Gpu | None) -> int | None:
-    return gpu.used if gpu else None

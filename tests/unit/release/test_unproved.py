@@ -1,4 +1,4 @@
-"""What is kept of a release that is not proved: it makes the same witness again, and nothing else is believed."""
+"""What is kept of a release that is not proved: it makes the same verifier again, and nothing else is believed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from vllm_magic.gpu.probe import Probe
 from vllm_magic.ledger import state_folder
 from vllm_magic.linux.processes import Identity
 from vllm_magic.release import unproved
+from vllm_magic.release.local_verifier import LocalVerifier
 from vllm_magic.release.result import EndedProcess, Proof, Release
-from vllm_magic.release.verifier import Witness
 
 GPU = Gpu(0, "GPU-a", "H200", 80, 3, 77, (ComputeProcess(7, 3), ComputeProcess(8, None, computes=False)))
 SEEN = Snapshot(0.0, (GPU,), None, None)
@@ -29,35 +29,37 @@ def release(**changes) -> Release:
 
 
 @pytest.fixture
-def witness(home):
+def verifier(home):
     state_folder()
-    made = Witness(Probe(), SEEN, ["GPU-a"], f"VLLM_MAGIC_SERVER={IDENTIFIER}".encode(), Identity(5, 55))
+    made = LocalVerifier(
+        Probe(), SEEN, ["GPU-a"], f"VLLM_MAGIC_SERVER={IDENTIFIER}".encode(), Identity(5, 55)
+    )
     made.known = {LEADER, Identity(12, 112)}
     made._before = SEEN
     return made
 
 
 @pytest.fixture
-def file(home, witness):
-    unproved.note(LEADER, witness, release())
+def file(home, verifier):
+    unproved.note(LEADER, verifier, release())
     path = home / "unproved" / f"{IDENTIFIER}.json"
     assert path.exists()
     return path
 
 
-def test_the_witness_is_the_same_again(witness):
-    packed = json.loads(json.dumps(witness.packed()))
-    assert Witness.unpacked(Probe(), packed).packed() == witness.packed()
+def test_the_witness_is_the_same_again(verifier):
+    packed = json.loads(json.dumps(verifier.packed()))
+    assert LocalVerifier.unpacked(Probe(), packed).packed() == verifier.packed()
 
 
 def test_nothing_is_kept_without_a_gpu(home):
-    none = Witness(Probe(), Snapshot(0.0, (), None, "no driver"), (), b"A=b")
+    none = LocalVerifier(Probe(), Snapshot(0.0, (), None, "no driver"), (), b"A=b")
     unproved.note(LEADER, none, release())
     assert not (home / "unproved").exists()
 
 
-def test_nothing_is_kept_of_what_lives(home, witness):
-    unproved.note(LEADER, witness, _left())
+def test_nothing_is_kept_of_what_lives(home, verifier):
+    unproved.note(LEADER, verifier, _left())
     assert not (home / "unproved").exists()
 
 
@@ -66,8 +68,8 @@ def _left() -> Release:
     return Release("tiny", "asked", 1.0, (), (one,), None, (), Proof.NONE, verified=False)
 
 
-def test_what_is_proved_is_forgotten(home, witness, file):
-    unproved.note(LEADER, witness, release(verified=True))
+def test_what_is_proved_is_forgotten(home, verifier, file):
+    unproved.note(LEADER, verifier, release(verified=True))
     assert not (home / "unproved").exists()
 
 
@@ -110,6 +112,6 @@ def test_what_is_old_goes(file):
     long_ago = time.time() - unproved.KEPT - 1
     os.utime(file, (long_ago, long_ago))
     assert unproved._read(file) is None
-    other = Witness(Probe(), SEEN, (), b"VLLM_MAGIC_SERVER=00000001")
+    other = LocalVerifier(Probe(), SEEN, (), b"VLLM_MAGIC_SERVER=00000001")
     unproved.note(None, other, release())
     assert [one.name for one in file.parent.iterdir()] == ["00000001.json"]

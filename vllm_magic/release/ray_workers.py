@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vllm_magic.provisioning import serialization
+from vllm_magic.release import gpu_json
 from vllm_magic.release.result import GpuMemory, Proof
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def judge(
             unseen = True
             wrong.append(f"on {where} there is left: pid {', '.join(map(str, words['left']))}")
         elif node in seen:
-            after = serialization.unpack_gpus(words["gpus"])
+            after = gpu_json.unpack(words["gpus"])
             vram[node] = tuple(_rows(seen[node], after, pids, where)) if _tells(seen[node], after) else ()
     # Pids of a driver outside the container that Ray's node is in are no use: it lists none of them before either.
     listed = all(vram.get(node) for node, pids in workers.items() if pids)

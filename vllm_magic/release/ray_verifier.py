@@ -12,10 +12,10 @@ from vllm_magic.engine.failures.explanations import Failure
 from vllm_magic.errors import ClusterError, InvalidOption
 from vllm_magic.gpu.devices import Snapshot
 from vllm_magic.linux import processes
-from vllm_magic.provisioning import serialization
-from vllm_magic.provisioning.ray_workers import judge, weakest
+from vllm_magic.release import gpu_json
+from vllm_magic.release.ray_workers import judge, weakest
 from vllm_magic.release.result import EndedProcess, GpuMemory, Proof
-from vllm_magic.release.verifier import Verdict
+from vllm_magic.release.verifier import Verdict, Verifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -30,15 +30,15 @@ SEE_LIMIT = 20.0  # seconds for a look at nodes that has begun to be done
 LAST_LINES = 10  # of a job's log, kept with a failure
 
 
-class FarWitness:
-    """Proves on the cluster that a job has left nothing. See `proof.Witness`; for one thread.
+class RayVerifier(Verifier):
+    """Proves on the cluster that a job has left nothing. For one thread.
 
     Args:
         address: of the cluster.
         job: its submission id.
         spread: whether its engine may have workers on several nodes, of which the drivers are asked for what they hold.
         silence: seconds for which the cluster may not answer, until what is left cannot be proved.
-        waits: whether `prove` returns when the small jobs are off Ray's record too: for a process that ends then.
+        waits: whether `verify` returns when the small jobs are off Ray's record too: for a process that ends then.
     """
 
     baseline = NOWHERE
@@ -59,7 +59,7 @@ class FarWitness:
         self._looks: list[str] = []  # the ids of small jobs
         self.failure: Failure | None = None
 
-    def look_when_ready(self, _: Collection[Identity] = ()) -> None:
+    def observe_ready(self, _: Collection[Identity] = ()) -> None:
         """The job's node looks for itself; the others are asked, in a thread: that takes seconds, and nobody waits."""
         if self._spread:
             self._seeing = _in_the_background(self._see, self._job)
@@ -69,19 +69,19 @@ class FarWitness:
             ray = Ray(self._address)
             workers = _workers(ray, ray.job(self._job))
             said = node_jobs.at(ray, self._job, "--see", workers, self._looks)
-            self._seen = {node: serialization.unpack_gpus(words["gpus"]) for node, words in said.items()}
+            self._seen = {node: gpu_json.unpack(words["gpus"]) for node, words in said.items()}
 
-    def look_before_stop(self, _: Collection[Identity] = (), *, in_a_hurry: bool = True) -> None:
+    def observe_before_stop(self, _: Collection[Identity] = (), *, in_a_hurry: bool = True) -> None:
         """The node looks for itself."""
 
     def packed(self) -> None:
         """What another look needs is on the cluster."""
 
-    def look_now(self) -> Snapshot:
+    def observe_now(self) -> Snapshot:
         """There is nothing to see here."""
         return NOWHERE
 
-    def prove(self, ended: Collection[Identity], leader: Identity | None = None) -> Verdict:
+    def verify(self, ended: Collection[Identity], leader: Identity | None = None) -> Verdict:
         """Wait for the job's end, and for what the node says of it; asks for that end where nobody has."""
         alive = sorted(one.pid for one in {*ended, *filter(None, [leader])} if processes.is_alive(one))
         if alive:

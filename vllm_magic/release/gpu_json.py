@@ -1,0 +1,47 @@
+"""GPUs as JSON, for the record of a server: what a release needs in another kernel."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic.gpu.devices import ComputeProcess, Gpu, Snapshot
+from vllm_magic.guard import validation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def pack(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """Return the GPUs of a snapshot as JSON."""
+    return [dataclasses.asdict(gpu) for gpu in snapshot.gpus]
+
+
+def unpack(packed: Sequence[Mapping[str, Any]]) -> Snapshot:
+    """Return the snapshot that `pack` made; one without GPUs if ``packed`` is not what `pack` makes."""
+    try:
+        gpus = tuple(_gpu(fields) for fields in packed)
+    except (TypeError, KeyError):
+        return Snapshot(0.0, (), None, "the record does not tell how the GPUs were before the start")
+    return Snapshot(0.0, gpus, None, None if gpus else "no GPU was seen before the start")
+
+
+def _gpu(fields: Mapping[str, Any]) -> Gpu:
+    listed = fields["processes"]
+    processes = None if listed is None else tuple(ComputeProcess(**process) for process in listed)
+    gpu = Gpu(**{**fields, "processes": processes})
+    if not _makes_sense(gpu):
+        raise TypeError("not the fields of a GPU")
+    return gpu
+
+
+def _makes_sense(gpu: Gpu) -> bool:
+    listed = gpu.processes or ()
+    known = (gpu.index, *(process.pid for process in listed))
+    bytes_ = (gpu.total, gpu.used, gpu.free, *(process.used for process in listed))
+    return (
+        validation.texts([gpu.uuid, gpu.name])
+        and all(isinstance(process.computes, bool) for process in listed)
+        and all(map(validation.identifier, known))
+        and all(one is None or validation.identifier(one) for one in bytes_)
+    )
