@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from bench.raw import READY_LIMIT, RawServer
 from vllm_magic.engine.spec import ServerSpec
-from vllm_magic.lifecycle.events import StartKind
 from vllm_magic.manager.manager import manager
-from vllm_magic.provisioning.standby_pool import SpareMode
+from vllm_magic.provisioning.base import StartKind
+from vllm_magic.provisioning.standby_pool import StandbyMode
 
 if TYPE_CHECKING:
     from bench.target import Target
@@ -49,7 +49,7 @@ def pair(target: Target, method: str) -> Pair:
     """
     forced = method == "fork" and not target.on_gpu
     env = {**target.env, METHOD: method} | ({"PYTHONPATH": str(FORK_ON_CPU)} if forced else {})
-    manager.spares.set_mode(SpareMode.ON)
+    manager.spares.set_mode(StandbyMode.ON)
     try:
         _have_spare(target, env)
         start, server = _start(target, env)
@@ -60,7 +60,7 @@ def pair(target: Target, method: str) -> Pair:
         restart = time.monotonic() - began
         server.stop()
     finally:
-        manager.spares.set_mode(SpareMode.OFF)
+        manager.spares.set_mode(StandbyMode.OFF)
         manager.stop_all(grace=0.0)
         manager.spares.wait_gone()
     raw_start, raw_stop = time_raw(target)

@@ -15,7 +15,7 @@ from traces import Traces
 
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.manager.manager import Manager
-from vllm_magic.provisioning.standby_pool import SpareMode
+from vllm_magic.provisioning.standby_pool import StandbyMode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,7 +90,7 @@ def manager(home):
     try:
         made.stop_all(grace=0.0)
     finally:
-        made.spares.set_mode(SpareMode.OFF)
+        made.spares.set_mode(StandbyMode.OFF)
         assert made.spares.wait_gone()
         made.close()
 

@@ -12,9 +12,9 @@ from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.gpu.devices import ComputeProcess, Gpu, Snapshot
 from vllm_magic.gpu.probe import Probe
 from vllm_magic.ledger import Folder
-from vllm_magic.lifecycle.events import Launched
+from vllm_magic.lifecycle.events import LeaderStarted
 from vllm_magic.linux import processes
-from vllm_magic.provisioning.local import Fresh
+from vllm_magic.provisioning.base import Provisioner, StartKind
 from vllm_magic.server.server import Server
 from vllm_magic.view import View
 
@@ -51,6 +51,19 @@ def same(view: View) -> str:
     return plain
 
 
+class Nothing(Provisioner):
+    """Launches nothing; only a server's command is asked for."""
+
+    stop_grace = stop_patience = 0.0
+    stops_at_exit = False
+
+    def __init__(self, command: Command) -> None:
+        self.command = command
+
+    def launch(self, cancelled, tell):
+        raise NotImplementedError
+
+
 def a_server(model: str = "m/Tiny", name: str = "", args: tuple[str, ...] = ()) -> Server:
     """Make one that was never begun; what its life would tell is told by the test."""
     spec = ServerSpec(model, args, name=name, env=(("VLLM_API_KEY", KEY), ("HF_TOKEN", KEY)))
@@ -58,14 +71,14 @@ def a_server(model: str = "m/Tiny", name: str = "", args: tuple[str, ...] = ()) 
 
 
 def with_command(spec: ServerSpec, command: Command) -> Server:
-    return Server(spec, command, Fresh(spec, command, {}, Probe()), print)
+    return Server(spec, Nothing(command), Probe(), print)
 
 
 def launched(one: Server, tmp_path: Path, pid: int | None = None) -> Server:
     process = processes.read(pid or os.getpid())
     assert process
     folder = Folder("3f9a", tmp_path, tmp_path / "t", tmp_path / "log", tmp_path / "kept.log")
-    one._notice(Launched(folder, process.identity))
+    one._notice(LeaderStarted(folder, process.identity, (), (), StartKind.COLD, ""))
     return one
 
 

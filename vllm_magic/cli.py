@@ -130,8 +130,8 @@ def _ps(words: argparse.Namespace) -> int:
 
 def _stop(words: argparse.Namespace) -> int:
     from vllm_magic.errors import ServerNotFound
+    from vllm_magic.provisioning.base import CLUSTER_GRACE, GRACE, PATIENCE
     from vllm_magic.recovery import lookup, remote_stop
-    from vllm_magic.server.server import FAR_GRACE, GRACE, PATIENCE
 
     try:
         entry, record = lookup.living(words.name)
@@ -139,7 +139,7 @@ def _stop(words: argparse.Namespace) -> int:
         if _look_again(words.name):
             return DONE
         raise
-    grace, patience = (FAR_GRACE, FAR_GRACE) if record.job else (GRACE, PATIENCE)
+    grace, patience = (CLUSTER_GRACE, CLUSTER_GRACE) if record.job else (GRACE, PATIENCE)
     if words.grace is not None:
         grace, patience = words.grace, min(words.grace, patience)
     with _probe() as probe:

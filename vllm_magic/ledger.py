@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from vllm_magic.linux.machine import Place
     from vllm_magic.linux.processes import Process
 
+MAKE_ROOM = "Make room there, or set VLLM_MAGIC_HOME to a folder on another disk"
 LOGS = "logs"
 KEPT_LOGS = 20
 # vLLM makes sockets with names of 36 characters there, and a path of a socket has at most 107 (unix(7)).

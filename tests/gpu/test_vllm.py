@@ -17,9 +17,9 @@ from tests.real.environment import GPU_FLAGS
 from vllm_magic import ledger
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import NotEnoughMemory
-from vllm_magic.lifecycle.events import StartKind
 from vllm_magic.linux import processes
-from vllm_magic.provisioning.standby_pool import SpareMode
+from vllm_magic.provisioning.base import StartKind
+from vllm_magic.provisioning.standby_pool import StandbyMode
 from vllm_magic.recovery.sweep import sweep
 from vllm_magic.release.result import Proof
 
@@ -183,7 +183,7 @@ def test_a_spare_forks_its_engine(vllm: RealVllm, manager: Manager, back: int, t
     cold = manager.start(asked(vllm)).server
     expected = answer(cold), sorted(one.name for one in cold.processes())
     assert cold.stop().verified
-    manager.spares.set_mode(SpareMode.ON)
+    manager.spares.set_mode(StandbyMode.ON)
     manager.expect(asked(vllm))
     card.seconds_until(lambda: manager.spares.status().warm, LONG)
     assert card.used() <= back + 64 * card.MIB  # a spare that waits has touched no GPU
@@ -197,6 +197,6 @@ def test_a_spare_forks_its_engine(vllm: RealVllm, manager: Manager, back: int, t
     release = warm.stop()
     assert card.used() <= back + 64 * card.MIB
     assert (release.proof, release.verified) == (Proof.NVML_MEMORY, True)
-    manager.spares.set_mode(SpareMode.OFF)
+    manager.spares.set_mode(StandbyMode.OFF)
     assert manager.spares.wait_gone()
     traces.check()

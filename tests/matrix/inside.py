@@ -58,8 +58,8 @@ def _environment(plan: dict[str, Any], cell: dict[str, Any]) -> dict[str, str]:
 
 def _vllm_magic(plan: dict[str, Any]) -> dict[str, Any]:
     import vllm_magic
-    from vllm_magic.lifecycle.events import StartKind
     from vllm_magic.manager.manager import manager
+    from vllm_magic.provisioning.base import StartKind
 
     manager._heard = manager._sampler.heard  # no spare but those that are asked for
     servers = {}
@@ -97,9 +97,9 @@ def _vllm_magic(plan: dict[str, Any]) -> dict[str, Any]:
 def _make_spare(plan: dict[str, Any], cell: dict[str, Any]) -> None:
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.manager.manager import manager
-    from vllm_magic.provisioning.standby_pool import SpareMode
+    from vllm_magic.provisioning.standby_pool import StandbyMode
 
-    manager.spares.set_mode(SpareMode.ON)
+    manager.spares.set_mode(StandbyMode.ON)
     manager.expect(ServerSpec("tiny", env=tuple(_environment(plan, cell).items())))
 
 

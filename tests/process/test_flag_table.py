@@ -23,8 +23,8 @@ from vllm_magic.linux.processes import Identity
 
 KERNEL = """
 import sys, time
-from vllm_magic.life import flag_builder
-assert flag_builder.table(sys.argv[1]) is None
+from vllm_magic.children import flag_reading
+assert flag_reading.table(sys.argv[1]) is None
 print("begun", flush=True)
 time.sleep(600)
 """
@@ -145,9 +145,7 @@ def test_it_is_built_once(shared_vllm, written, monkeypatch):
 
 
 def test_a_later_kernel_reads_it(shared_vllm, written):
-    program = (
-        "import sys; from vllm_magic.engine import flag_table; print(flag_table.load(sys.argv[1]).version)"
-    )
+    program = "import sys; from vllm_magic.engine.flags import flag_table; print(flag_table.load(sys.argv[1]).version)"
     ended = subprocess.run([sys.executable, "-c", program, shared_vllm], capture_output=True, text=True)
     assert ended.stdout == "0.32.0\n", ended.stderr
 

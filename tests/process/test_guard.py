@@ -27,7 +27,7 @@ from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.inner import KIN_LOOK
 from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.outer import BACKSTOP, LONGEST, Outer
-from vllm_magic.guard.protocol import Ended, Order, Refused, Spare, Started, Stop, encode
+from vllm_magic.guard.protocol import Ended, Order, Refused, StandbyReport, Started, Stop, encode
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity
 from vllm_magic.release import force_kill
@@ -417,7 +417,7 @@ def test_a_spare_that_becomes_a_server_to_be_kept_as_the_kernel_dies(tmp_path):
     """And as the disk hangs on which the guard writes what it has become, so that it looks as if it hung itself."""
     waiting = order(tmp_path, sys.executable, "-c", SPARE)
     pair = GuardPair(waiting._replace(spare=300.0))
-    leader = Identity(*hear(pair, Spare, lambda said: said.warm).leader)
+    leader = Identity(*hear(pair, StandbyReport, lambda said: said.warm).leader)
     inner = processes.read(processes.read(leader.pid).parent).identity
     pipe = tmp_path / "folder" / f"record.json.{inner.pid}"
     os.mkfifo(pipe)

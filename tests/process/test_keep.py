@@ -25,6 +25,7 @@ from vllm_magic.guard.record import Phase
 from vllm_magic.ledger import Condition
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity
+from vllm_magic.recovery import kept_servers
 
 LIMIT = 20.0
 
@@ -202,7 +203,7 @@ def test_a_server_whose_kernel_lives_is_not_to_be_had(first, manager):
         manager.attach()
     (entry,) = ledger.entries()
     with pytest.raises(ServerNotFound, match="the kernel that it belongs to lives"):
-        manager._attach(entry)
+        kept_servers.take(entry)
 
 
 def test_a_record_that_names_a_stranger_as_guard(first, manager, traces):
@@ -310,7 +311,7 @@ def test_a_server_that_is_still_starting_is_kept_too(executable, home, manager, 
     process.communicate()
     wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
     (entry,) = ledger.entries()
-    server = manager._attach(entry)
+    server = manager._attach(kept_servers.take(entry))
     assert server.state == "starting"
 
     def engine() -> list[int]:
@@ -376,9 +377,9 @@ def test_a_disk_that_is_full(first, home, manager, traces):
 
 LATER_KERNEL = """
 import sys, vllm_magic
-from vllm_magic.life import handover
-pack = handover.pack_spec
-handover.pack_spec = lambda spec: {**pack(spec), "colour": "blue"}
+from vllm_magic.provisioning import serialization
+pack = serialization.pack_spec
+serialization.pack_spec = lambda spec: {**pack(spec), "colour": "blue"}
 print(vllm_magic.start("tiny", keep=60).pid, flush=True)
 sys.stdin.readline()
 """

@@ -18,7 +18,6 @@ import pytest
 
 import vllm_magic
 from vllm_magic import api
-from vllm_magic.engine import command
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import (
     InvalidOption,
@@ -29,7 +28,7 @@ from vllm_magic.errors import (
     StartTimeout,
     VllmMagicError,
 )
-from vllm_magic.provisioning.local import Fresh
+from vllm_magic.provisioning.local import LocalProvisioner
 from vllm_magic.server.server import Server
 
 
@@ -334,9 +333,9 @@ def test_what_a_program_gives_becomes_text():
 
 def test_a_server_that_never_begins_holds_nothing(manager, spec):
     before = len(os.listdir("/proc/self/fd"))
-    wanted, built = spec(), command.build(spec())
-    beginning = Fresh(wanted, built, os.environ, manager._probe)
-    lost = [Server(wanted, built, beginning, print) for _ in range(5)]
+    wanted = spec()
+    provisioner = LocalProvisioner(wanted, os.environ, manager._probe)
+    lost = [Server(wanted, provisioner, manager._probe, print) for _ in range(5)]
     assert len(os.listdir("/proc/self/fd")) == before
     lost[0].let_go()  # asked before it begins
     lost[0].begin()

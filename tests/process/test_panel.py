@@ -26,7 +26,7 @@ from vllm_magic.jupyter.panel import form, messages, open_views, server_list
 from vllm_magic.jupyter.panel.background_work import Work
 from vllm_magic.jupyter.panel.controller import Desk
 from vllm_magic.jupyter.panel.messages import Ask, Message, Words
-from vllm_magic.provisioning.standby_pool import SpareMode
+from vllm_magic.provisioning.standby_pool import StandbyMode
 
 LIMIT = 30.0  # seconds for what takes tenths
 
@@ -123,7 +123,7 @@ def test_the_spare_is_shown(manager, home, views, tmp_path):
     try:
         hello(desk)
         views.wait(lambda: views.picture.get("spare") == "", "no spare")
-        manager.spares.set_mode(SpareMode.ON)
+        manager.spares.set_mode(StandbyMode.ON)
         start(desk, views)
         assert not views.chosen["warm"]
         views.wait(lambda: re.fullmatch(r"spare: 0\.\d\d GiB of memory", views.picture["spare"]), "the spare")
@@ -380,11 +380,11 @@ def test_whatever_a_view_sends_is_read(content):
 CELLS = """
 %load_ext vllm_magic
 import gc, threading, ipywidgets
-from vllm_magic.jupyter.panel import kernel
+from vllm_magic.jupyter.panel import singleton
 from ipywidgets.widgets.widget import _instances
 for _ in range(100):
-    display(kernel.panel())
-    kernel.close()
+    display(singleton.panel())
+    singleton.close()
 print(len(_instances), [one.name for one in threading.enumerate() if "panel" in one.name])
 """
 

@@ -20,15 +20,15 @@ from vllm_magic import ledger
 from vllm_magic.doctor import survey
 from vllm_magic.guard import standby_leader
 from vllm_magic.guard.record import Phase
-from vllm_magic.lifecycle.events import StartKind
 from vllm_magic.linux import memory, pidfd, processes
 from vllm_magic.linux.marks import MARK
 from vllm_magic.linux.processes import Identity
 from vllm_magic.manager.manager import manager as manager_of_kernel
 from vllm_magic.provisioning import standby as one_spare
 from vllm_magic.provisioning import standby_pool as kept
-from vllm_magic.provisioning.standby import Cast
-from vllm_magic.provisioning.standby_pool import SpareMode, Spares
+from vllm_magic.provisioning.base import StartKind
+from vllm_magic.provisioning.standby import StandbySpec
+from vllm_magic.provisioning.standby_pool import StandbyMode, StandbyPool
 from vllm_magic.recovery.sweep import sweep
 
 LIMIT = 30.0
@@ -51,7 +51,7 @@ def warm(manager, make):
     """Have a spare for starts like this one, and return when it is warm."""
 
     def ahead(spec=None) -> ledger.Entry:
-        manager.spares.set_mode(SpareMode.ON)
+        manager.spares.set_mode(StandbyMode.ON)
         manager.expect(spec or make("tiny"))
         until(lambda: manager.spares.status().warm)
         return the_spare()
@@ -96,7 +96,7 @@ def test_a_spare_becomes_the_server(manager, make, warm, traces, fake_gpus):
     release = server.stop()
     assert release.verified
     assert server.log_path.name.startswith("chosen-")
-    manager.spares.set_mode(SpareMode.OFF)
+    manager.spares.set_mode(StandbyMode.OFF)
     assert manager.spares.wait_gone()
     traces.check()
 
@@ -134,7 +134,7 @@ def test_a_warm_server_is_what_a_cold_one_is(manager, make, warm):
             )
         )
         with_it.stop()
-        manager.spares.set_mode(SpareMode.OFF)
+        manager.spares.set_mode(StandbyMode.OFF)
     assert told[0] == told[1]
 
 
@@ -179,7 +179,7 @@ def test_a_spare_that_died_is_a_cold_start(manager, make, warm, traces):
 @pytest.mark.parametrize("victim", ["leader", "inner", "outer", "both guards"])
 def test_a_spare_that_dies_in_the_moment_of_the_start_is_a_cold_start(manager, make, warm, traces, victim):
     spare = warm()
-    manager.spares.set_mode(SpareMode.ON)
+    manager.spares.set_mode(StandbyMode.ON)
     record = spare.record
     assert pidfd.send(spare.leader, signal.SIGSTOP)
     server = manager.start(make("tiny"), wait=False).server
@@ -196,7 +196,7 @@ def test_a_spare_that_dies_in_the_moment_of_the_start_is_a_cold_start(manager, m
     assert server.leader != spare.leader
     assert server.stop().verified
     assert not processes.is_alive(spare.leader)
-    manager.spares.set_mode(SpareMode.OFF)
+    manager.spares.set_mode(StandbyMode.OFF)
     assert manager.spares.wait_gone()
     traces.check()
 
@@ -209,7 +209,7 @@ def test_a_start_can_be_stopped_before_the_spare_took_it(manager, make, warm, tr
     assert server.stop().verified
     assert server.state == "released"
     assert not processes.is_alive(spare.leader)
-    manager.spares.set_mode(SpareMode.OFF)
+    manager.spares.set_mode(StandbyMode.OFF)
     assert manager.spares.wait_gone()
     traces.check()
 
@@ -223,7 +223,7 @@ def test_a_start_can_be_stopped_before_the_spare_took_it(manager, make, warm, tr
 )
 def test_an_import_that_spoils_it(manager, make, imports, because):
     spec = make("tiny", faults={"imports": imports})
-    manager.spares.set_mode(SpareMode.ON)
+    manager.spares.set_mode(StandbyMode.ON)
     manager.expect(spec)
     until(lambda: not manager.spares.status().there)
     assert manager.spares.status().reason == f"it was of no use: {because}"
@@ -244,7 +244,7 @@ def test_counting_the_gpus_is_no_reason(manager, make, warm):
 
 def test_one_in_which_cuda_was_begun_is_of_no_use(manager, make, fake_gpus):
     spec = make("tiny", faults={"imports": "cuda"})
-    manager.spares.set_mode(SpareMode.ON)
+    manager.spares.set_mode(StandbyMode.ON)
     manager.expect(spec)
     until(lambda: not manager.spares.status().there)
     assert manager.spares.status().reason == (
@@ -272,7 +272,7 @@ def test_an_update_of_vllm_is_noticed(manager, make, warm, tmp_path):
 def test_one_that_is_not_warm_yet_is_waited_for(manager, make):
     """As a restart has it: the import goes on while the release does."""
     spec = make("tiny")
-    manager.spares.set_mode(SpareMode.ON)
+    manager.spares.set_mode(StandbyMode.ON)
     manager.expect(spec)
     server = manager.start(spec).server
     assert server.start_kind is StartKind.WARM
@@ -280,7 +280,7 @@ def test_one_that_is_not_warm_yet_is_waited_for(manager, make):
 
 def test_an_import_that_hangs_can_be_stopped(manager, make, traces):
     spec = make("tiny", faults={"imports": "hang"})
-    manager.spares.set_mode(SpareMode.ON)
+    manager.spares.set_mode(StandbyMode.ON)
     manager.expect(spec)
     server = manager.start(spec, wait=False).server
     spare = ledger.entries()[0]
@@ -290,7 +290,7 @@ def test_an_import_that_hangs_can_be_stopped(manager, make, traces):
 
 
 def test_auto_makes_one_after_a_server_is_ready(manager, make, monkeypatch, traces):
-    manager.spares.set_mode(SpareMode.AUTO)
+    manager.spares.set_mode(StandbyMode.AUTO)
     monkeypatch.setattr(kept, "ROOM", 1)
     first = manager.start(make("tiny")).server
     assert (first.start_kind, first.cold_because) == (StartKind.COLD, "none was made yet")
@@ -300,13 +300,13 @@ def test_auto_makes_one_after_a_server_is_ready(manager, make, monkeypatch, trac
     until(lambda: manager.spares.status().memory > 2**20)
     assert first.stop().verified
     assert second.stop().verified
-    manager.spares.set_mode(SpareMode.OFF)
+    manager.spares.set_mode(StandbyMode.OFF)
     assert manager.spares.wait_gone()
     traces.check()
 
 
 def test_auto_makes_none_where_memory_is_short(manager, make, monkeypatch):
-    manager.spares.set_mode(SpareMode.AUTO)
+    manager.spares.set_mode(StandbyMode.AUTO)
     monkeypatch.setattr(kept, "ROOM", 2**60)
     manager.start(make("tiny"))
     until(lambda: manager.spares.status().reason.startswith("less than"))
@@ -314,7 +314,7 @@ def test_auto_makes_none_where_memory_is_short(manager, make, monkeypatch):
 
 
 def test_a_wrapper_has_no_spare(manager, make, executable):
-    manager.spares.set_mode(SpareMode.ON)
+    manager.spares.set_mode(StandbyMode.ON)
     server = manager.start(make("tiny", executable=executable)).server
     assert not manager.spares.status().there
     assert server.start_kind is StartKind.COLD
@@ -322,7 +322,7 @@ def test_a_wrapper_has_no_spare(manager, make, executable):
 
 def test_it_goes_when_nobody_wants_it(manager, make, monkeypatch, traces):
     monkeypatch.setattr(one_spare, "LONGEST", 0.5)
-    manager.spares.set_mode(SpareMode.ON)
+    manager.spares.set_mode(StandbyMode.ON)
     manager.expect(make("tiny"))
     until(lambda: not manager.spares.status().there)
     assert "nobody had wanted it" in manager.spares.status().reason
@@ -344,7 +344,7 @@ def test_one_that_ends_just_before_its_order(manager, make, warm, monkeypatch, t
     spare = warm()
     take = manager.spares.take
 
-    def take_and_lose(cast: Cast):
+    def take_and_lose(cast: StandbySpec):
         one = take(cast)
         assert pidfd.send(Identity(*spare.record.inner), signal.SIGKILL)
         until(lambda: one.gone)
@@ -354,7 +354,7 @@ def test_one_that_ends_just_before_its_order(manager, make, warm, monkeypatch, t
     server = manager.start(make("tiny")).server
     assert (server.start_kind, server.cold_because) == (StartKind.COLD, "it has ended")
     assert server.stop().verified
-    manager.spares.set_mode(SpareMode.OFF)
+    manager.spares.set_mode(StandbyMode.OFF)
     assert manager.spares.wait_gone()
     traces.check()
 
@@ -363,7 +363,7 @@ def test_no_thread_for_it(manager, make, monkeypatch, traces):
     def fail(_):
         raise RuntimeError("can't start new thread")
 
-    manager.spares.set_mode(SpareMode.ON)
+    manager.spares.set_mode(StandbyMode.ON)
     with monkeypatch.context() as patched:
         patched.setattr(one_spare.threading.Thread, "start", fail)
         manager.expect(make("tiny"))
@@ -386,9 +386,9 @@ def test_it_goes_when_memory_is_short(monkeypatch):
 KERNEL = """
 import json, sys, time
 from vllm_magic.engine.spec import ServerSpec
-from vllm_magic.provisioning.standby_pool import SpareMode
+from vllm_magic.provisioning.standby_pool import StandbyMode
 from vllm_magic.manager.manager import manager
-manager.spares.set_mode(SpareMode.ON)
+manager.spares.set_mode(StandbyMode.ON)
 spec = ServerSpec("tiny", executable=sys.argv[1], keep=float(sys.argv[2]) or None)
 manager.expect(spec)
 while not manager.spares.status().warm:
@@ -466,21 +466,21 @@ def test_only_the_last_is_kept(manager, make, warm, traces):
     second = warm(make("tiny", env={"HF_HOME": "/elsewhere"}))
     assert second.id != first.id
     until(lambda: not first.path.exists())
-    manager.spares.set_mode(SpareMode.OFF)
+    manager.spares.set_mode(StandbyMode.OFF)
     assert manager.spares.wait_gone()
     assert manager.spares.status().reason == "it is switched off"
     traces.check()
 
 
 def test_a_program_has_none_unless_it_wants_one():
-    assert Spares().mode is SpareMode.OFF
+    assert StandbyPool().mode is StandbyMode.OFF
 
 
 def test_the_environment_of_a_cast_is_not_shown(make, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret")
-    cast = Cast.of(make("tiny"), "/bin/vllm", os.environ)
+    cast = StandbySpec.of(make("tiny"), "/bin/vllm", os.environ)
     assert "very-secret" not in repr(cast)
-    assert "very-secret" not in cast.difference(Cast.of(make("tiny"), "/bin/vllm", {}))
+    assert "very-secret" not in cast.difference(StandbySpec.of(make("tiny"), "/bin/vllm", {}))
 
 
 @pytest.fixture
@@ -514,7 +514,7 @@ class TestWords:
         notebook("spare off")
         first = notebook("start tiny")
         notebook("spare on")
-        manager_of_kernel.spares.set_mode(SpareMode.OFF)  # without the one that the first start had made
+        manager_of_kernel.spares.set_mode(StandbyMode.OFF)  # without the one that the first start had made
         assert manager_of_kernel.spares.wait_gone()
         second = notebook(line)
         assert (first.state, second.state) == ("released", "ready")

@@ -46,8 +46,8 @@ from vllm_magic.gpu.probe import Probe
 from vllm_magic.guard import record as records
 from vllm_magic.linux import processes
 from vllm_magic.provisioning import ray
-from vllm_magic.provisioning.serialization import pack_gpus
 from vllm_magic.recovery.sweep import sweep
+from vllm_magic.release import gpu_json
 from vllm_magic.release.ray_workers import judge
 from vllm_magic.release.result import Proof
 
@@ -435,7 +435,7 @@ def _gpu(index: int, pids: tuple[int, ...] | None) -> Gpu:
 )
 def test_what_a_driver_must_say_of_workers(before, after, proof):
     node = Node("n", "node", "10.0.0.1", alive=True, head=False, gpus=2)
-    said = {"left": [], "folders": 0, "gpus": pack_gpus(Snapshot(0.0, after, None, None))}
+    said = {"left": [], "folders": 0, "gpus": gpu_json.pack(Snapshot(0.0, after, None, None))}
     judged = judge({"n": {7}}, {"n": said}, {"n": Snapshot(0.0, before, None, None)}, {"n": node})
     assert (judged.wrong, judged.proof) == ("", proof)
 

@@ -15,10 +15,10 @@ import pytest
 from tests.real.environment import FLAGS
 from vllm_magic.engine import executable
 from vllm_magic.engine.spec import ServerSpec
-from vllm_magic.lifecycle.events import StartKind
 from vllm_magic.linux import processes
+from vllm_magic.provisioning.base import StartKind
 from vllm_magic.provisioning.standby import LATE
-from vllm_magic.provisioning.standby_pool import SpareMode
+from vllm_magic.provisioning.standby_pool import StandbyMode
 
 pytestmark = [pytest.mark.real_vllm, pytest.mark.timeout(600)]
 
@@ -69,7 +69,7 @@ def test_cold_warm_and_forked_are_the_same(vllm, manager, traces):
     expected = told(cold)
     assert cold.stop().verified
     for method in ("spawn", "fork"):
-        manager.spares.set_mode(SpareMode.ON)
+        manager.spares.set_mode(StandbyMode.ON)
         manager.expect(spec)
         until(lambda: manager.spares.status().warm)
         forked = ServerSpec(
@@ -80,7 +80,7 @@ def test_cold_warm_and_forked_are_the_same(vllm, manager, traces):
         assert (warm.start_kind, warm.cold_because) == (StartKind.WARM, "")
         assert told(warm) == expected
         assert warm.stop().verified
-        manager.spares.set_mode(SpareMode.OFF)
+        manager.spares.set_mode(StandbyMode.OFF)
         assert manager.spares.wait_gone()
     traces.check()
 
@@ -119,7 +119,7 @@ for module in pkgutil.iter_modules(commands.__path__, "vllm.entrypoints.cli."):
 
 
 def test_what_may_differ_is_not_read_by_an_import(vllm):
-    """But for one: whether there is any GPU to be seen at all, which `Cast` compares."""
+    """But for one: whether there is any GPU to be seen at all, which `StandbySpec` compares."""
     python = executable.interpreter(str(vllm.executable))
     run = subprocess.run(
         [*python, "-c", READS, ",".join(LATE)],

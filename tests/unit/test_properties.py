@@ -34,7 +34,7 @@ from vllm_magic.guard.protocol import (
     Note,
     Order,
     Refused,
-    Spare,
+    StandbyReport,
     Started,
     Stop,
     Stopping,
@@ -52,7 +52,7 @@ from vllm_magic.release import gpu_json
 many = settings(max_examples=300, derandomize=True, deadline=None, database=None)
 few = settings(many, max_examples=60)
 
-KINDS = (Order, Stop, Note, Attach, Attached, Spare, Started, Known, Refused, Stopping, Ended)
+KINDS = (Order, Stop, Note, Attach, Attached, StandbyReport, Started, Known, Refused, Stopping, Ended)
 
 # Words as a person, or a person's variable, may bring them: ours, vLLM's, nearly either, and anything.
 text = st.text(st.characters(codec="utf-8"), max_size=30)
@@ -367,7 +367,7 @@ messages = st.one_of(
         luggage,
         seconds,
     ),
-    st.builds(Spare, identity, st.booleans()),
+    st.builds(StandbyReport, identity, st.booleans()),
     st.builds(Attach, st.none() | luggage),
     st.builds(Attached, luggage),
     st.builds(Stop, seconds, seconds),

@@ -19,8 +19,8 @@ from vllm_magic.errors import InvalidOption
 from vllm_magic.guard.ladder import Ladder, Members
 from vllm_magic.ledger import Condition
 from vllm_magic.linux import details, machine, processes, shared_memory
+from vllm_magic.provisioning.base import GRACE, PATIENCE
 from vllm_magic.release.result import EndedProcess
-from vllm_magic.server.server import GRACE, PATIENCE
 from vllm_magic.view import View, duration, gib
 
 if TYPE_CHECKING:

@@ -23,6 +23,8 @@ from vllm_magic.linux import forks, pidfd, pidfd_calls, processes
 from vllm_magic.linux.processes import Identity
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from vllm_magic.guard.protocol import Message
 
 SEND_LIMIT = 10  # seconds for a guard to take what it is sent
@@ -56,6 +58,7 @@ class Guards(ABC):
         self._events.register(connection, select.EPOLLIN)
         forks.keep_out(connection)
         self._send_lock = threading.Lock()
+        self._waiting: list[Message] = []
         self._decoder = Decoder()
         self._folder = folder
         self._outer_end: int | None = None
@@ -79,8 +82,13 @@ class Guards(ABC):
         return self._events.fileno()
 
     def waiting(self) -> list[Message]:
-        """What was said before the first `receive`."""
-        return []
+        """Return the messages that were received already, and put back."""
+        messages, self._waiting = self._waiting, []
+        return messages
+
+    def put_back(self, messages: Iterable[Message]) -> None:
+        """Keep messages that were received for whoever asks for those that are `waiting`."""
+        self._waiting += messages
 
     def receive(self) -> list[Message] | None:
         """What the guards said, waiting for it, or nothing yet; None once both are gone."""
@@ -228,7 +236,6 @@ class AttachedGuards(Guards):
         super().__init__(control_client.connect(folder), str(folder))
         self.pid = outer.pid
         self._outer = outer
-        self._waiting: list[Message] = []
         try:
             self._check_outer()
             self._watch(pidfd.open_pidfd(outer))
@@ -252,17 +259,12 @@ class AttachedGuards(Guards):
             messages = self.receive()
             if messages is None:
                 raise AttachRefusedError("it has just ended")
-            self._waiting += messages
+            self.put_back(messages)
             for message in messages:
                 if isinstance(message, Refused):
                     raise AttachRefusedError(message.text)
                 if isinstance(message, Attached):
                     return message.luggage
-
-    def waiting(self) -> list[Message]:
-        """What came together with the answer."""
-        messages, self._waiting = self._waiting, []
-        return messages
 
     def close(self) -> None:
         """Let go of the guards, and see to it that the outer one is gone."""

@@ -23,7 +23,7 @@ from vllm_magic.guard.protocol import (
     Note,
     Order,
     Refused,
-    Spare,
+    StandbyReport,
     Started,
     Stop,
     Stopping,
@@ -126,7 +126,7 @@ class Inner(Guard):
             self._say_who_is_who()
         else:
             self._spare.theirs.close()
-            self.say(Spare(list(self.leader), warm=False))
+            self.say(StandbyReport(list(self.leader), warm=False))
         return True
 
     def _say_who_is_who(self) -> None:
@@ -222,7 +222,7 @@ class Inner(Guard):
         for line in spare.heard():
             word, _, rest = line.partition(" ")
             if word == "warm":
-                self.say(Spare(self._record.leader or [], warm=True))
+                self.say(StandbyReport(self._record.leader or [], warm=True))
                 continue
             spare.close()
             self._spare = None

@@ -15,7 +15,7 @@ Others of the same user, over the control socket in the private folder::
 
 The guards answer::
 
-    Spare     the leader is a spare, and waits for its order: not yet, or with everything imported
+    StandbyReport  the leader is a standby, and waits for its order: not yet, or with everything imported
     Started   the leader runs; who is who
     Known     the processes of the server, as they are now: those that the guards have adopted need not carry its mark
     Refused   the leader could not be executed (errno and its text), or a spare cannot become it, and the guards end; or
@@ -111,7 +111,7 @@ class Attached(NamedTuple):
     luggage: dict[str, Any]
 
 
-class Spare(NamedTuple):
+class StandbyReport(NamedTuple):
     """``leader`` as in `Started`; ``warm`` once it has imported everything."""
 
     leader: list[int]
@@ -156,11 +156,13 @@ class Ended(NamedTuple):
     seconds: float
 
 
-Message = Order | Stop | Note | Attach | Attached | Spare | Started | Known | Refused | Stopping | Ended
+Message = (
+    Order | Stop | Note | Attach | Attached | StandbyReport | Started | Known | Refused | Stopping | Ended
+)
 
 _KINDS: dict[str, Any] = {
     kind.__name__: kind
-    for kind in (Order, Stop, Note, Attach, Attached, Spare, Started, Known, Refused, Stopping, Ended)
+    for kind in (Order, Stop, Note, Attach, Attached, StandbyReport, Started, Known, Refused, Stopping, Ended)
 }
 
 

@@ -46,11 +46,11 @@ def unload(shell: InteractiveShell) -> None:
         return
     if "vllm_magic.manager.manager" in sys.modules:
         from vllm_magic.manager.manager import manager
-        from vllm_magic.provisioning.standby_pool import SpareMode
+        from vllm_magic.provisioning.standby_pool import StandbyMode
 
         for release in manager.stop_all():
             print(release.text)  # noqa: T201 - in the cell's thread
-        manager.spares.set_mode(SpareMode.OFF)
+        manager.spares.set_mode(StandbyMode.OFF)
         manager.spares.wait_gone()
         manager.close()
     if "vllm_magic.jupyter.panel.singleton" in sys.modules:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from vllm_magic.guard.protocol import Why
     from vllm_magic.ledger import Folder
     from vllm_magic.linux.processes import Identity
+    from vllm_magic.provisioning.base import StartKind
     from vllm_magic.release.result import Release
 
 
@@ -39,16 +39,8 @@ class StopPlan:
     asked: float = field(default_factory=time.monotonic)
 
 
-class StartKind(str, Enum):
-    """How a server began in this kernel."""
-
-    COLD = "cold"  # vLLM was executed
-    WARM = "warm"  # a spare became the server
-    ATTACHED = "attached"  # the server was running already
-
-
 @dataclass(frozen=True)
-class Launched:
+class LeaderStarted:
     """The leader runs; its pid is the session id too.
 
     Attributes:
@@ -62,10 +54,10 @@ class Launched:
 
     folder: Folder
     leader: Identity
-    baseline: tuple[Gpu, ...] = ()
-    chosen: Collection[str] = ()
-    kind: StartKind = StartKind.COLD
-    cold_because: str = ""
+    baseline: tuple[Gpu, ...]
+    chosen: Collection[str]
+    kind: StartKind
+    cold_because: str
 
 
 @dataclass(frozen=True)
@@ -130,4 +122,4 @@ class Broken:
     error: VllmMagicError
 
 
-Notice = Launched | Moved | News | Ready | Idle | Ending | Over | NeverStarted | Broken
+Notice = LeaderStarted | Moved | News | Ready | Idle | Ending | Over | NeverStarted | Broken

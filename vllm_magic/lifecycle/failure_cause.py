@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vllm_magic.engine.failures.explanations import Failure
-    from vllm_magic.provisioning.launch import Prepared
+    from vllm_magic.provisioning.base import Prepared
 
 
 def find(

@@ -19,7 +19,7 @@ from vllm_magic.gpu import locks
 from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.protocol import Ended, Known, Message, Refused, Started, Stopping, Why
 from vllm_magic.lifecycle import idle_timeout
-from vllm_magic.lifecycle.events import Ending, Idle, Launched, Moved, Notice, Ready, StopPlan
+from vllm_magic.lifecycle.events import Ending, Idle, LeaderStarted, Moved, Notice, Ready, StopPlan
 from vllm_magic.lifecycle.idle_timeout import Requests, Use
 from vllm_magic.linux import pidfd, processes, sessions, sockets
 from vllm_magic.linux.processes import Identity
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from vllm_magic.guard.client import Guards
     from vllm_magic.lifecycle.idle_timeout import Idleness
     from vllm_magic.linux.eventfd import EventFd
-    from vllm_magic.provisioning.launch import Prepared
+    from vllm_magic.provisioning.base import Prepared
 
 READY_LOOK = 0.05  # seconds between looks at the log and at /health while the server starts
 LAST_TO_DOWNLOAD = stages.ORDER.index(Stage.LOADING)
@@ -142,7 +142,7 @@ class Attendance:
             self._inner = Identity(*message.inner)
             verifier = self._prepared.verifier
             self._notice(
-                Launched(
+                LeaderStarted(
                     self._prepared.folder,
                     self.leader,
                     verifier.baseline.gpus,
@@ -167,8 +167,7 @@ class Attendance:
             self._begin_release(cleanup, time.monotonic())
             grace = self._plan.grace if self._plan else 0.0
             self._guard_deadline = time.monotonic() + grace + GUARD_LIMIT
-            if self.leader is not None or self.is_asked:  # else a spare ends that was to become it
-                self._notice(Ending(self.why))
+            self._notice(Ending(self.why))
         elif isinstance(message, Ended):
             self.ended.append(message)
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.engine.startup.stages import Progress, Stage
 from vllm_magic.guard.protocol import Why
-from vllm_magic.lifecycle.events import Broken, Ending, Launched, Moved, NeverStarted, Over, Ready
+from vllm_magic.lifecycle.events import Broken, Ending, LeaderStarted, Moved, NeverStarted, Over, Ready
 from vllm_magic.release import report
 from vllm_magic.release.result import nothing_to_release
 
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from vllm_magic.engine.startup.estimate import Estimate, Pace
     from vllm_magic.errors import VllmMagicError
     from vllm_magic.ledger import Folder
-    from vllm_magic.lifecycle.events import Notice, StartKind
+    from vllm_magic.lifecycle.events import Notice
     from vllm_magic.linux.processes import Identity
+    from vllm_magic.provisioning.base import StartKind
     from vllm_magic.release.result import Release
 
 
@@ -182,7 +183,7 @@ class Course:
     def take(self, notice: Notice) -> None:
         """Go on to what a life tells."""
         with self._changed:
-            if isinstance(notice, Launched):
+            if isinstance(notice, LeaderStarted):
                 self._change(
                     folder=notice.folder,
                     leader=notice.leader,
@@ -205,7 +206,10 @@ class Course:
                 self._end(notice)
 
     def _end(self, over: Over) -> None:
-        error = report.error(over, asked=self._asked, was_ready=self._now.ready_after is not None)
+        was_ready = self._now.ready_after is not None
+        error = report.error(
+            over.release, over.why, over.failure, over.disk, asked=self._asked, was_ready=was_ready
+        )
         if error is None:
             self._change(state=ServerState.RELEASED, release=over.release)
         else:

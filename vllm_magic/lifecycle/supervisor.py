@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vllm_magic import ledger
 from vllm_magic.engine.client.health import Api
 from vllm_magic.engine.startup import log
 from vllm_magic.errors import StartFailed, VllmMagicError
@@ -17,24 +18,24 @@ from vllm_magic.guard import folder, record
 from vllm_magic.guard.ladder import NOBODY_KNOWN, Outcome
 from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.lifecycle import failure_cause
-from vllm_magic.lifecycle.events import Broken, NeverStarted, News, Notice, Over, StartKind, StopPlan
+from vllm_magic.lifecycle.events import Broken, NeverStarted, News, Notice, Over, StopPlan
 from vllm_magic.lifecycle.idle_timeout import KEEP_ALIVE, Idleness, Requests
 from vllm_magic.lifecycle.monitor import Attendance
-from vllm_magic.linux.eventfd import EventFd
+from vllm_magic.linux import machine
+from vllm_magic.linux.eventfd import Cancellation
 from vllm_magic.linux.files import NO_ROOM
 from vllm_magic.linux.processes import Identity
-from vllm_magic.provisioning.launch import MAKE_ROOM
+from vllm_magic.provisioning.launch import unusable
+from vllm_magic.recovery.sweep import sweep
 from vllm_magic.release import force_kill, report, unproved
 from vllm_magic.release.result import nothing_to_release
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from vllm_magic.engine.command import Command
     from vllm_magic.engine.failures.explanations import Failure
-    from vllm_magic.provisioning.launch import Prepared
-    from vllm_magic.provisioning.local import Attached, Fresh
-    from vllm_magic.provisioning.ray import Far
+    from vllm_magic.gpu.probe import Probe
+    from vllm_magic.provisioning.base import Launched, Prepared, Provisioner
     from vllm_magic.release.result import Release
 
 LOG_TAIL = 5000  # lines of the log that are searched for the cause of a failure: a crash writes many for each request in flight
@@ -45,8 +46,8 @@ class Life:
 
     Args:
         name: the name of the server.
-        command: the command of the server, with its address and key.
-        beginning: starts the server or takes it over; called in this life's thread.
+        provisioner: makes the server, in this life's thread.
+        probe: reads the GPUs.
         notice: called in this life's thread with each `Notice`; the last is `Over`, `NeverStarted` or `Broken`.
         ttl: seconds without a request after which the server is `Idle`; None for never.
         keep_alive: seconds for which the server leaves an idle connection open.
@@ -55,21 +56,20 @@ class Life:
     def __init__(
         self,
         name: str,
-        command: Command,
-        beginning: Fresh | Attached | Far,
+        provisioner: Provisioner,
+        probe: Probe,
         notice: Callable[[Notice], None],
         ttl: float | None = None,
         keep_alive: float = KEEP_ALIVE,
     ) -> None:
         self._name = name
-        self._command = command
-        self._beginning = beginning
+        self._provisioner = provisioner
+        self._probe = probe
         self._notice = notice
         self._ttl = ttl
         self._keep_alive = keep_alive
         self._requests: queue.SimpleQueue[StopPlan] = queue.SimpleQueue()
-        self._cancelled = threading.Event()
-        self._wake = EventFd()
+        self._cancelled = Cancellation()
         self._thread = threading.Thread(target=self._run, name=f"vllm-magic {name}", daemon=True)
         self._unproved: tuple[Prepared, Identity | None, Sequence[Ended | Outcome]] | None = None
 
@@ -79,20 +79,20 @@ class Life:
         Raises:
             RuntimeError: the system cannot start another thread.
         """
-        self._wake.open()
+        self._cancelled.wake.open()
         if not self._requests.empty():  # asked to stop before there was anything to wake
-            self._wake.set()
+            self._cancelled.wake.set()
         try:
             self._thread.start()
         except RuntimeError:
-            self._wake.close()
+            self._cancelled.wake.close()
             raise
 
     def stop(self, plan: StopPlan) -> None:
         """Ask for the release, from any thread, and return at once. A second call with less grace shortens the release."""
         self._requests.put(plan)
-        self._cancelled.set()
-        self._wake.set()
+        self._cancelled.event.set()
+        self._cancelled.wake.set()
 
     def again(self) -> None:
         """After an end that is not proved: end what is left, and prove the release again. A last notice follows, as before.
@@ -107,7 +107,7 @@ class Life:
             try:
                 return self._live()
             finally:
-                self._wake.close()
+                self._cancelled.wake.close()
 
         self._tell_last(live)
 
@@ -128,29 +128,23 @@ class Life:
         self._notice(last)
 
     def _live(self) -> Notice:
-        over = self._live_once("")
-        while isinstance(over, str):  # at most one more time: the second attempt uses no spare
-            over = self._live_once(over)
-        return over
-
-    def _live_once(self, cold_because: str) -> Over | str:
-        """Go from the beginning to the end; return the end, or the reason why the chosen spare could not become this server."""
+        """Go from the launch to the end; return the end."""
         try:
-            begun = self._beginning(self._cancelled, self._notice, cold_because)
+            launched = self._launch()
         except VllmMagicError as error:
             raise _NothingRanError(error) from error
-        if begun is None:
+        if launched is None:
             return Over(nothing_to_release(self._name), Why.ASKED)
-        prepared, guards = begun
+        prepared, guards = launched.prepared, launched.guards
         with contextlib.ExitStack() as cleanup:
             requests = Requests(self._keep_alive)
             idleness = Idleness(self._ttl, requests) if self._ttl is not None else None
             attendance = Attendance(
                 prepared,
                 guards,
-                Api(self._command.endpoint),
+                Api(self._provisioner.command.endpoint),
                 self._requests,
-                self._wake,
+                self._cancelled.wake,
                 self._notice,
                 idleness,
                 self._keep_alive,
@@ -159,13 +153,8 @@ class Life:
                 attendance.run(cleanup)
             finally:
                 guards.close()
-            if prepared.kind is StartKind.WARM and attendance.leader is None and not attendance.is_asked:
-                self._clear_spare(prepared, attendance.ended)
-                return (
-                    attendance.refused.text if attendance.refused else "the guards of the spare were killed"
-                )
             if attendance.refused is not None:
-                hint = MAKE_ROOM if attendance.refused.errno in NO_ROOM else "Check %vllm start"
+                hint = ledger.MAKE_ROOM if attendance.refused.errno in NO_ROOM else "Check %vllm start"
                 because = ". ".join(filter(None, (attendance.refused.text, attendance.disk)))
                 raise _NothingRanError(StartFailed(f"vLLM could not be executed: {because}", hint))
             began = attendance.began or time.monotonic()
@@ -182,19 +171,32 @@ class Life:
                 return over
             return replace(over, failure=self._cause(prepared, over.release, was_ready=attendance.ready))
 
-    @staticmethod
-    def _clear_spare(prepared: Prepared, ended: Sequence[Ended]) -> None:
-        rooms = prepared.folder
-        if not ended:
-            force_kill.release(rooms.mark, None, prepared.since)
-        folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
+    def _launch(self) -> Launched | None:
+        """Release what others left, which may hold the memory that is needed, and launch the server.
+
+        Raises:
+            VllmMagicError: it cannot be started, and nothing of it is there.
+        """
+
+        def tell(text: str) -> None:
+            self._notice(News(text))
+
+        if self._provisioner.from_the_start:
+            if problem := machine.proc_problem():  # what cannot be ended for certain is not started
+                raise StartFailed(problem, machine.PROC_HINT)
+            try:
+                for swept in sweep(self._probe, far=False):
+                    tell(swept.text)
+            except OSError as error:
+                raise unusable(error) from error
+        return self._provisioner.launch(self._cancelled, tell)
 
     def _cause(self, prepared: Prepared, release: Release, *, was_ready: bool) -> Failure:
         rooms = prepared.folder
         path = rooms.log if release.left else rooms.kept_log
         tail = log.tail(path, LOG_TAIL, prepared.secrets)
         return failure_cause.find(
-            prepared, self._command.argv[0], tail, release.exit_code, was_ready=was_ready
+            prepared, self._provisioner.command.argv[0], tail, release.exit_code, was_ready=was_ready
         )
 
     def _end_again(self) -> Notice:

@@ -1,9 +1,10 @@
-"""An eventfd(2) that wakes a thread in poll(2)."""
+"""An eventfd(2) that wakes a thread in poll(2), and a request to give up that can be waited for either way."""
 
 from __future__ import annotations
 
 import os
 import threading
+from dataclasses import dataclass, field
 
 
 class EventFd:
@@ -39,3 +40,16 @@ class EventFd:
             if self._fd is not None:
                 os.close(self._fd)
                 self._fd = None
+
+
+@dataclass(frozen=True)
+class Cancellation:
+    """A request to give up.
+
+    Attributes:
+        event: set once it is asked for, for good; for a thread that waits for nothing else.
+        wake: set with it, for a thread that polls; whoever sets both sets ``event`` first.
+    """
+
+    event: threading.Event = field(default_factory=threading.Event)
+    wake: EventFd = field(default_factory=EventFd)

@@ -11,7 +11,7 @@ from vllm_magic.errors import VllmMagicError
 from vllm_magic.gpu.probe import Probe
 from vllm_magic.manager.registry import Registry
 from vllm_magic.monitoring.sampler import Sampler
-from vllm_magic.provisioning.standby_pool import Spares
+from vllm_magic.provisioning.standby_pool import StandbyPool
 from vllm_magic.recovery import kept_servers
 from vllm_magic.recovery.sweep import sweep
 
@@ -34,7 +34,7 @@ class Looking:
         self._tell_waiting = threading.Event()
         self._probe = Probe()
         self._sampler = Sampler(self._probe)
-        self._spares = Spares()
+        self._spares = StandbyPool()
         self._pid = os.getpid()
 
     def servers(self) -> dict[str, Server]:
@@ -127,7 +127,7 @@ class Looking:
         return fit(spec, os.environ, self.gpus())
 
     @property
-    def spares(self) -> Spares:
+    def spares(self) -> StandbyPool:
         """What has imported vLLM ahead of the next start."""
         return self._spares
 

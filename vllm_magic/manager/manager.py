@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import json
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vllm_magic.children import flag_reading
-from vllm_magic.engine import command, executable
-from vllm_magic.engine.flags import unknown_flags
 from vllm_magic.errors import (
     NameInUse,
-    ServerNotFound,
-    StartFailed,
     StartInterrupted,
     StartTimeout,
     VllmMagicError,
 )
 from vllm_magic.manager.looking import Looking
 from vllm_magic.masking import mask_words
-from vllm_magic.provisioning import serialization
-from vllm_magic.provisioning.local import Attached, Fresh
-from vllm_magic.provisioning.standby import Cast
+from vllm_magic.provisioning import choose
+from vllm_magic.provisioning.attached import AttachedProvisioner
 from vllm_magic.recovery import kept_servers
 from vllm_magic.server.server import Server, ServerState
 
@@ -32,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vllm_magic.engine.spec import ServerSpec
-    from vllm_magic.ledger import Entry
+    from vllm_magic.provisioning.base import Provisioner
     from vllm_magic.release.result import Release
 
 
@@ -146,16 +139,18 @@ class Manager(Looking):
             StartFailed: it ended before it was ready.
         """
         self._check_process()
-        server = self._attach(kept_servers.one(name))
+        entry = kept_servers.one(name)
+        if entry.record:
+            self._check_free(entry.record.name)
+        server = self._attach(kept_servers.take(entry))
         server.wait(timeout, report)
         return server
 
     def expect(self, spec: ServerSpec) -> None:
         """A start of this server comes soon: vLLM can be imported for it meanwhile, if spares are wanted."""
-        if spec.cluster:
-            return
         with contextlib.suppress(VllmMagicError):  # the start will say it
-            self._spares.want(Cast.of(spec, executable.find(spec.executable), os.environ), soon=True)
+            if standby := choose.standby(spec, os.environ):
+                self._spares.want(standby, soon=True)
 
     def expect_another(self, spec: ServerSpec) -> None:
         """A start comes of which nothing is known: like the last one, or like this where there was none."""
@@ -194,75 +189,58 @@ class Manager(Looking):
             if existing and existing.is_left:
                 self._stop(existing)
                 continue
-            attached = self._attach_equal(spec) if spec.keep else None
-            if attached is not None:
-                return Start(attached, reused=True)
-            server = self._far(spec) if spec.cluster else self._near(spec)
-            if not self._registry.enter(server, existing):
-                continue
-            server.begin()
-            self._sampler.follow(server)
-            if not spec.cluster:
-                flag_reading.table(
-                    executable.find(spec.executable)
-                )  # known by the next start, if it is not now
-            return Start(server, reused=False)
+            kept = kept_servers.equal(spec) if spec.keep else None
+            if kept is not None:
+                return Start(self._attach(kept), reused=True)
+            environ = dict(os.environ)  # the next cell may change it
+            provisioner = choose.provisioner(spec, environ, self._probe, self._spares)
+            server = self._begin(spec, provisioner, existing)
+            if server is not None:
+                return Start(server, reused=False)
 
-    def _near(self, spec: ServerSpec) -> Server:
-        built = command.build(spec)
-        unknown_flags.check(spec, built.argv[0])
-        environ = dict(os.environ)  # the next cell may change it
-        beginning = Fresh(spec, built, environ, self._probe, self._spares)
-        return Server(spec, built, beginning, self._news.put, self._heard)
+    def _attach(self, owner: kept_servers.Owner) -> Server:
+        provisioner = AttachedProvisioner(owner.entry, owner.guards, owner.spec, owner.command, self._probe)
+        try:
+            existing = self._check_free(owner.spec.name)
+        except NameInUse:
+            provisioner.discard()
+            raise
+        server = self._begin(owner.spec, provisioner, existing)
+        if server is None:
+            raise NameInUse(f"Another server of this kernel has just been called {owner.spec.name}.")
+        return server
 
-    def _far(self, spec: ServerSpec) -> Server:
-        from vllm_magic.provisioning import ray
+    def _check_free(self, name: str) -> Server | None:
+        """Return the server of this name, which is over; None if there is none.
 
-        built, errand = ray.build(spec)
-        beginning = ray.Far(spec, built, errand, dict(os.environ), self._probe)
-        return Server(spec, built, beginning, self._news.put, self._heard)
-
-    def _attach_equal(self, spec: ServerSpec) -> Server | None:
-        """The kept server with this very spec, taken over; None where there is none."""
-        only = json.loads(json.dumps(serialization.pack_spec(spec)))
-        for entry in kept_servers.entries(spec.name):
-            with contextlib.suppress(ServerNotFound):
-                return self._attach(entry, only)
-        return None
-
-    def _attach(self, entry: Entry, only: dict[str, object] | None = None) -> Server:
-        name = entry.record.name if entry.record else ""
+        Raises:
+            NameInUse: a server of this name runs.
+        """
         existing = self._registry.named(name)
         if existing and not existing.state.over:
             raise NameInUse(f"A server of this kernel is called {name}. Stop it first: %vllm stop {name}")
-        owner = kept_servers.take(entry, only)
+        return existing
+
+    def _begin(self, spec: ServerSpec, provisioner: Provisioner, existing: Server | None) -> Server | None:
+        """Enter a server in the place of ``existing``, and begin it; None if another thread was faster."""
         try:
-            server = self._adopt(entry, owner, existing)
-        except BaseException:  # without this connection the server waits for a kernel again
-            owner.guards.hang_up()
-            raise
-        try:
+            server = Server(spec, provisioner, self._probe, self._news.put, self._heard)
+            if not self._registry.enter(server, existing):
+                provisioner.discard()
+                return None
             server.begin()
-        except StartFailed:
-            owner.guards.hang_up()
+        except BaseException:
+            provisioner.discard()
             raise
         self._sampler.follow(server)
-        return server
-
-    def _adopt(self, entry: Entry, owner: kept_servers.Owner, existing: Server | None) -> Server:
-        spec, built = owner.spec, owner.command
-        beginning = Attached(entry, owner.guards, spec, built, self._probe)
-        server = Server(spec, built, beginning, self._news.put, self._heard)
-        if not self._registry.enter(server, existing):
-            raise NameInUse(f"Another server of this kernel has just been called {spec.name}.")
         return server
 
     def _heard(self, server: Server) -> None:
         """Something changed in this server's life; in the thread that changed it."""
         self._sampler.heard(server)
-        if server.state is ServerState.READY and server.cast is not None:
+        if server.state is ServerState.READY and server.standby is not None:
             self._last = server.spec
-            self._spares.want(server.cast)
+            self._spares.want(server.standby)
 
     def _interrupted(self, name: str, before: Server | None) -> BaseException:
         """Release the server that was waited for; an interrupt before there was one stays what it is."""

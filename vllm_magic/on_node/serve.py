@@ -22,7 +22,7 @@ from vllm_magic.errors import ServerFailed, VllmMagicError
 from vllm_magic.linux import files
 from vllm_magic.manager.manager import manager
 from vllm_magic.on_node.store import Lease, Store
-from vllm_magic.provisioning.standby_pool import SpareMode
+from vllm_magic.provisioning.standby_pool import StandbyMode
 from vllm_magic.server.server import ServerState
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def serve(job: str) -> int:
     if order is None:
         _say(wire.line(wire.REFUSED, cause="The job was not told what to serve", hint="Start it again"))
         return 1
-    manager.spares.set_mode(SpareMode.OFF)
+    manager.spares.set_mode(StandbyMode.OFF)
     spec = ServerSpec(
         order.model,
         (*order.args, "--host", order.host),

@@ -1,78 +1,43 @@
-"""Everything that has to be there before a server is started."""
+"""The steps of a start: clear the way, furnish a folder, start the guards."""
 
 from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_magic import ledger
 from vllm_magic.engine import command as commands
 from vllm_magic.engine.models.download import Downloads
-from vllm_magic.engine.startup.stages import Stage
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.gpu import choice, locks
 from vllm_magic.guard import record
+from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.folder import discard
 from vllm_magic.guard.protocol import Order
 from vllm_magic.guard.record import Phase, Record
-from vllm_magic.lifecycle.events import StartKind
 from vllm_magic.linux import files, machine, processes
 from vllm_magic.masking import known, mask_words
 from vllm_magic.provisioning import preflight, serialization
+from vllm_magic.provisioning.base import Prepared, StartKind
 from vllm_magic.release import gpu_json
 from vllm_magic.release.local_verifier import LocalVerifier
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Mapping
 
     from vllm_magic.engine.command import Command
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.devices import Gpu, Snapshot
     from vllm_magic.gpu.probe import Probe
+    from vllm_magic.guard.client import Guards
     from vllm_magic.ledger import Folder
-    from vllm_magic.release.verifier import Verifier
+    from vllm_magic.linux.eventfd import Cancellation
 
 LOOK = 0.2  # seconds between looks at memory that may come back
 FIRST_LOOK_LIMIT = 15.0  # seconds; NVML takes 1 to 3 a GPU where no persistence daemon runs
 COMING_BACK = 3.0  # seconds for memory of a process that has just ended, before a start is refused
-MAKE_ROOM = "Make room there, or set VLLM_MAGIC_HOME to a folder on another disk"
 RELEASE_WAIT = 120.0  # seconds to wait for releases that others have under way on the same GPUs
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What has to be known of a server to attend it to its end.
-
-    Attributes:
-        folder: its private folder.
-        verifier: has seen the GPUs as they were before.
-        gpus: the UUIDs it may use.
-        address: where it will be reached.
-        port: where it will listen.
-        model: what it serves.
-        since: when it began, in seconds since the epoch.
-        downloads: looks at what it downloads.
-        secrets: keys and tokens that its log may hold, to be masked where that is shown.
-        kind: how it begins.
-        cold_because: why no spare became it, "" where one did or none was there to be asked for.
-        first: the stage of its start once its leader runs.
-    """
-
-    folder: Folder
-    verifier: Verifier
-    gpus: tuple[str, ...]
-    address: str
-    port: int
-    model: str
-    since: float
-    downloads: Downloads
-    secrets: tuple[str, ...] = field(default=(), repr=False)
-    kind: StartKind = StartKind.COLD
-    cold_because: str = ""
-    first: Stage = Stage.IMPORTING
 
 
 class Way(NamedTuple):
@@ -82,19 +47,8 @@ class Way(NamedTuple):
     chosen: tuple[Gpu, ...]
 
 
-def check_proc() -> None:
-    """Check that processes can be told apart: what cannot be ended for certain is not started.
-
-    Raises:
-        StartFailed: they cannot.
-    """
-    problem = machine.proc_problem()
-    if problem:
-        raise StartFailed(problem, machine.PROC_HINT)
-
-
 def clear_way(
-    spec: ServerSpec, environ: Mapping[str, str], probe: Probe, cancelled: threading.Event
+    spec: ServerSpec, environ: Mapping[str, str], probe: Probe, cancelled: Cancellation
 ) -> Way | None:
     """Wait until the GPUs are free of releases, look at them, and choose; None when cancelled.
 
@@ -115,52 +69,69 @@ def furnish(
     environ: Mapping[str, str],
     probe: Probe,
     way: Way,
-    spare: Folder | None = None,
+    standby: Folder | None = None,
 ) -> tuple[Prepared, Order]:
-    """Make the folder with its record, or take that of a spare, whose record is its guard's to write.
+    """Make the folder with its record, or take that of a standby, whose record is its guard's to write.
 
     Returns:
-        What to attend and what to tell the guards.
+        The server, and what to tell the guards.
 
     Raises:
         StartFailed: a folder cannot be made.
     """
     try:
-        return _furnish(spec, command, environ, probe, way, spare)
+        return _furnish(spec, command, environ, probe, way, standby)
     except OSError as error:
         raise unusable(error) from error
+
+
+def start_guards(order: Order) -> Guards:
+    """Start a guard pair, which executes what is ordered.
+
+    Raises:
+        StartFailed: the guards could not be started; the folders of ``order`` are removed then.
+    """
+    try:
+        return GuardPair(order)
+    except OSError as error:
+        discard(order.folder, order.tmp, order.log)
+        if error.errno in files.NO_ROOM:
+            raise unusable(error) from error
+        raise StartFailed(
+            f"The guards could not be started: {error.strerror}", "Free what is short"
+        ) from error
 
 
 def unusable(error: OSError) -> StartFailed:
     """The state folder, or one in it, cannot be used."""
     if error.errno in files.NO_ROOM:
-        return StartFailed(f"The disk of {ledger.state_path()} is full: {error.strerror}", MAKE_ROOM)
+        return StartFailed(f"The disk of {ledger.state_path()} is full: {error.strerror}", ledger.MAKE_ROOM)
     return StartFailed(f"A folder cannot be used: {error}", "Mend that, or set VLLM_MAGIC_HOME")
 
 
 def _clear_way(
-    spec: ServerSpec, environ: Mapping[str, str], probe: Probe, cancelled: threading.Event
+    spec: ServerSpec, environ: Mapping[str, str], probe: Probe, cancelled: Cancellation
 ) -> Way | None:
     baseline = probe.snapshot(timeout=FIRST_LOOK_LIMIT)
     chosen = _choose(spec, baseline)
     deadline = time.monotonic() + RELEASE_WAIT
     # What is chosen may change with what a release gives back, so both are looked at again after each wait.
-    while not locks.wait_for_releases(_uuids(chosen or baseline.gpus), 0.0, cancelled):
+    while not locks.wait_for_releases(_uuids(chosen or baseline.gpus), 0.0, cancelled.event):
         rest = deadline - time.monotonic()
-        if cancelled.is_set():
+        if cancelled.event.is_set():
             return None
         if rest <= 0:
             raise StartFailed(
                 "Another server is still being released on its GPU", "%vllm gpu shows who holds it"
             )
-        locks.wait_for_releases(_uuids(chosen or baseline.gpus), rest, cancelled)
+        locks.wait_for_releases(_uuids(chosen or baseline.gpus), rest, cancelled.event)
         baseline = probe.snapshot()
         chosen = _choose(spec, baseline)
     deadline = time.monotonic() + COMING_BACK
     while lacking := preflight.shortage(spec, environ, baseline, chosen):
         if time.monotonic() >= deadline:
             raise preflight.refusal(spec.name, lacking)
-        if cancelled.wait(LOOK):
+        if cancelled.event.wait(LOOK):
             return None
         baseline = probe.snapshot()
         chosen = _choose(spec, baseline)
@@ -173,14 +144,14 @@ def _furnish(
     environ: Mapping[str, str],
     probe: Probe,
     way: Way,
-    spare: Folder | None,
+    standby: Folder | None,
 ) -> tuple[Prepared, Order]:
     baseline, chosen = way
     usable = _uuids(chosen or baseline.gpus)
     lock_files = locks.lock_paths(usable)
-    folder = ledger.called(spare, spec.name) if spare else ledger.create(spec.name)
+    folder = ledger.called(standby, spec.name) if standby else ledger.create(spec.name)
     noted = _record(folder, spec, command, baseline, usable)
-    if spare is None:
+    if standby is None:
         try:
             record.write(str(folder.path), noted)
         except OSError:
@@ -203,22 +174,20 @@ def _furnish(
     verifier = LocalVerifier(probe, baseline, _uuids(chosen), folder.mark)
     downloads = Downloads(spec.model, spec.all_args, order.env)
     secrets = tuple(known(order.env))
-    kind = StartKind.WARM if spare else StartKind.COLD
-    return (
-        Prepared(
-            folder,
-            verifier,
-            usable,
-            command.endpoint.address,
-            command.endpoint.port,
-            spec.model,
-            noted.since,
-            downloads,
-            secrets,
-            kind,
-        ),
-        order,
+    kind = StartKind.WARM if standby else StartKind.COLD
+    prepared = Prepared(
+        folder=folder,
+        verifier=verifier,
+        gpus=usable,
+        address=command.endpoint.address,
+        port=command.endpoint.port,
+        model=spec.model,
+        since=noted.since,
+        downloads=downloads,
+        secrets=secrets,
+        kind=kind,
     )
+    return prepared, order
 
 
 def _record(
@@ -251,7 +220,7 @@ def _choose(spec: ServerSpec, baseline: Snapshot) -> tuple[Gpu, ...]:
     count = commands.gpu_count(spec.all_args)
     try:
         return choice.choose(spec.gpus, baseline, count, preflight.share(spec))
-    except choice.ShortageError:  # memory may be coming back; `room` looks, and tells more
+    except choice.ShortageError:  # memory may be coming back; `preflight` looks, and tells more
         return ()
     except ValueError as error:
         raise InvalidOption(str(error)) from None

@@ -1,167 +1,85 @@
-"""The two ways in which a server's life begins in a kernel: it is started, or taken over from a kernel that is gone."""
+"""A server that is started on this machine."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine.models.download import Downloads
-from vllm_magic.errors import StartFailed, VllmMagicError
+from vllm_magic import durations
+from vllm_magic.children import flag_reading
+from vllm_magic.engine import command as commands
+from vllm_magic.engine.flags import unknown_flags
 from vllm_magic.gpu import locks
-from vllm_magic.guard.client import GuardPair
-from vllm_magic.guard.folder import discard
-from vllm_magic.lifecycle.events import News, StartKind
-from vllm_magic.linux.files import NO_ROOM
-from vllm_magic.masking import known
-from vllm_magic.provisioning.launch import Prepared, check_proc, clear_way, furnish, unusable
-from vllm_magic.provisioning.standby import Cast, Spare
-from vllm_magic.recovery.sweep import sweep
-from vllm_magic.release import gpu_json
-from vllm_magic.release.local_verifier import LocalVerifier
+from vllm_magic.provisioning import launch as steps
+from vllm_magic.provisioning.base import GRACE, PATIENCE, Launched, Provisioner
+from vllm_magic.provisioning.standby import StandbySpec
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Mapping
 
-    from vllm_magic.engine.command import Command
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.probe import Probe
-    from vllm_magic.guard.client import Guards
-    from vllm_magic.ledger import Entry
-    from vllm_magic.lifecycle.events import Notice
+    from vllm_magic.guard.protocol import Order
+    from vllm_magic.ledger import Folder
+    from vllm_magic.linux.eventfd import Cancellation
+    from vllm_magic.provisioning.base import Prepared
     from vllm_magic.provisioning.launch import Way
-    from vllm_magic.provisioning.standby_pool import Spares
 
 
-FORK = "VLLM_WORKER_MULTIPROC_METHOD"
-DROP_LIMIT = 5.0  # seconds for a spare that is of no use to be gone
+def stop_times(spec: ServerSpec) -> tuple[float, float]:
+    """Return the seconds from SIGTERM to SIGKILL for this server, and the same if SIGTERM shows no effect at all."""
+    own = min(commands.shutdown_timeout(spec.all_args), durations.MOST)
+    return GRACE + own, PATIENCE + own
 
 
-class Fresh:
-    """A start: what others left is swept first, since it may hold the memory that is needed.
+class LocalProvisioner(Provisioner):
+    """Executes vLLM.
 
     Args:
-        spec: what was asked for.
-        command: what to execute.
+        spec: what to serve.
         environ: the kernel's environment.
-        probe: looks at the GPUs.
-        spares: may have one that becomes this server.
+        probe: reads the GPUs.
+
+    Raises:
+        VllmMagicError: the words do not fit, there is no vLLM, or the port is taken.
     """
 
-    def __init__(
-        self,
-        spec: ServerSpec,
-        command: Command,
-        environ: Mapping[str, str],
-        probe: Probe,
-        spares: Spares | None = None,
-    ) -> None:
+    standby: StandbySpec
+
+    def __init__(self, spec: ServerSpec, environ: Mapping[str, str], probe: Probe) -> None:
+        self.command = commands.build(spec)
+        executable = self.command.argv[0]
+        unknown_flags.check(spec, executable)
+        flag_reading.table(executable)  # known by the next start, if it is not now
+        self.stop_grace, self.stop_patience = stop_times(spec)
+        self.stops_at_exit = not spec.keep
+        self.standby = StandbySpec.of(spec, executable, environ)
         self._spec = spec
-        self._command = command
         self._environ = environ
         self._probe = probe
-        self._spares = spares
 
-    @property
-    def cast(self) -> Cast:
-        """What a spare for starts like this one is made for."""
-        return Cast.of(self._spec, self._command.argv[0], self._environ)
+    def launch(self, cancelled: Cancellation, tell: Callable[[str], None]) -> Launched | None:
+        """See `Provisioner.launch`."""
+        way = self.clear_way(cancelled, tell)
+        return None if way is None else self.execute(way)
 
-    def __call__(
-        self, cancelled: threading.Event, notice: Callable[[Notice], None], cold_because: str = ""
-    ) -> tuple[Prepared, Guards] | None:
-        """Prepare the server, and start its guards, or take a spare's.
+    def clear_way(self, cancelled: Cancellation, tell: Callable[[str], None]) -> Way | None:
+        """Wait until the GPUs are free of releases, and choose; None when cancelled. Raises what `launch` raises."""
+        way = steps.clear_way(self._spec, self._environ, self._probe, cancelled)
+        if way is not None and way.baseline.gpus and (trouble := locks.trouble()):
+            tell(f"{trouble}.")
+        return way
+
+    def furnish(self, way: Way, standby: Folder | None = None) -> tuple[Prepared, Order]:
+        """Make the folder with its record, or take that of a standby; see `launch.furnish`."""
+        return steps.furnish(self._spec, self.command, self._environ, self._probe, way, standby)
+
+    def execute(self, way: Way, cold_because: str = "") -> Launched:
+        """Start the guards, which execute vLLM. Raises what `launch` raises.
 
         Args:
-            cancelled: set when nobody wants it any more.
-            notice: is told what was swept.
-            cold_because: why no spare is to be taken: the one that was did not become this server.
-
-        Returns:
-            What to attend, and the guards; None when cancelled.
-
-        Raises:
-            VllmMagicError: it cannot be started, and nothing of it is there.
+            way: what `clear_way` returned.
+            cold_because: why no standby became this server.
         """
-        check_proc()
-        try:
-            for swept in sweep(self._probe, far=False):
-                notice(News(swept.text))
-        except OSError as error:
-            raise unusable(error) from error
-        way = clear_way(self._spec, self._environ, self._probe, cancelled)
-        if way is None:
-            return None
-        if way.baseline.gpus and (trouble := locks.trouble()):
-            notice(News(f"{trouble}."))
-        spare = cold_because or (self._spares.take(self.cast) if self._spares else "")
-        return self._warm(way, spare) if isinstance(spare, Spare) else self._cold(way, spare)
-
-    def _warm(self, way: Way, spare: Spare) -> tuple[Prepared, Guards]:
-        try:
-            prepared, order = furnish(
-                self._spec, self._command, self._environ, self._probe, way, spare.folder
-            )
-        except BaseException:
-            spare.drop()
-            spare.wait_gone(DROP_LIMIT)
-            raise
-        # Everything is imported, and nothing of CUDA begun: vLLM itself says where that is not enough for a fork.
-        if spare.become(order._replace(env={FORK: "fork", **order.env})):
-            return prepared, spare.guards
-        spare.wait_gone(DROP_LIMIT)
-        return self._cold(way, spare.over)
-
-    def _cold(self, way: Way, because: str) -> tuple[Prepared, Guards]:
-        prepared, order = furnish(self._spec, self._command, self._environ, self._probe, way)
-        try:
-            return replace(prepared, cold_because=because), GuardPair(order)
-        except OSError as error:
-            discard(order.folder, order.tmp, order.log)
-            if error.errno in NO_ROOM:
-                raise unusable(error) from error
-            raise StartFailed(
-                f"The guards could not be started: {error.strerror}", "Free what is short"
-            ) from error
-
-
-class Attached:
-    """A server whose guards have accepted this kernel as theirs."""
-
-    def __init__(
-        self, entry: Entry, guards: Guards, spec: ServerSpec, command: Command, probe: Probe
-    ) -> None:
-        if entry.record is None:
-            raise VllmMagicError(f"{entry.path} has no record.")
-        record = entry.record
-        baseline = gpu_json.unpack(record.baseline)
-        verifier = LocalVerifier(probe, baseline, record.gpus if record.chosen else (), entry.folder.mark)
-        secrets = tuple(known({**dict(spec.env), "VLLM_API_KEY": command.endpoint.api_key}))
-        downloads = Downloads(spec.model, spec.all_args, {**os.environ, **dict(spec.env)})
-        self._prepared = Prepared(
-            entry.folder,
-            verifier,
-            tuple(record.gpus),
-            command.endpoint.address,
-            command.endpoint.port,
-            spec.model,
-            record.since,
-            downloads,
-            secrets,
-            StartKind.ATTACHED,
-        )
-        self._guards = guards
-        self._spec = spec
-        self._executable = command.argv[0]
-
-    @property
-    def cast(self) -> Cast:
-        """What a spare for starts like this one is made for, in this kernel."""
-        return Cast.of(self._spec, self._executable, os.environ)
-
-    def __call__(
-        self, _: threading.Event, __: Callable[[Notice], None], ___: str = ""
-    ) -> tuple[Prepared, Guards]:
-        """Nothing is left to do."""
-        return self._prepared, self._guards
+        prepared, order = self.furnish(way)
+        return Launched(replace(prepared, cold_because=cold_because), steps.start_guards(order))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic import ledger
 from vllm_magic.engine import command
+from vllm_magic.engine.capacity.memory_need import CONTEXT
 from vllm_magic.engine.flags import flags
 from vllm_magic.errors import Holder, NotEnoughMemory
 from vllm_magic.gpu.choice import has_free, needed
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from vllm_magic.linux.processes import Table
 
 GIB = 2**30
-CONTEXT = (
-    GIB  # bytes; the driver and CUDA take about half of this for a process before vLLM reads the free memory
-)
 SMALLEST = 0.1  # share of a GPU; a start with less is of no use
 NAMED = 3  # holders in the first line of the error; with more, all are listed below it
 

@@ -1,8 +1,7 @@
-"""A server on a Ray cluster: how its life begins here."""
+"""A server that is started on a Ray cluster, as a job."""
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import sys
 from dataclasses import replace
@@ -21,22 +20,17 @@ from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.engine.flags import flags
 from vllm_magic.engine.startup.stages import Stage
 from vllm_magic.errors import InvalidOption, StartFailed
-from vllm_magic.guard.client import GuardPair
-from vllm_magic.guard.folder import discard
-from vllm_magic.lifecycle.events import News
-from vllm_magic.provisioning.launch import Way, check_proc, furnish
-from vllm_magic.recovery.sweep import sweep
+from vllm_magic.provisioning import launch as steps
+from vllm_magic.provisioning.base import CLUSTER_GRACE, Launched, Provisioner
+from vllm_magic.provisioning.launch import Way
 from vllm_magic.release.ray_verifier import NOWHERE, RayVerifier
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Mapping
 
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.probe import Probe
-    from vllm_magic.guard.client import Guards
-    from vllm_magic.lifecycle.events import Notice
-    from vllm_magic.provisioning.launch import Prepared
+    from vllm_magic.linux.eventfd import Cancellation
 
 TRIED = ["2", "60"]
 AGENT = Path(wire.__file__).with_name("agent.py")
@@ -54,7 +48,7 @@ def build(spec: ServerSpec) -> tuple[Command, Errand]:
         InvalidOption: a word cannot work there, or the address is none.
         StartFailed: the port is taken.
     """
-    assert spec.cluster is not None  # noqa: S101 - the caller has looked
+    assert spec.cluster is not None  # noqa: S101 - see `RayProvisioner`
     for flag in ("--host", "--uds", "--headless", "--ssl-certfile", commands.SLEEP):
         if flags.has(spec.all_args, flag):
             raise InvalidOption(f"{flag} cannot be used with --cluster. Leave it out.")
@@ -114,46 +108,45 @@ def _is_spread(spec: ServerSpec) -> bool:
     return True
 
 
-class Far:
-    """A start on a cluster; see `beginning.Fresh`."""
+class RayProvisioner(Provisioner):
+    """Has a Ray job start the server on a node of a cluster.
 
-    cast = None  # no spare here can become it
+    Args:
+        spec: what to serve; it has a ``cluster``.
+        environ: the kernel's environment.
+        probe: reads the GPUs.
 
-    def __init__(
-        self, spec: ServerSpec, command: Command, errand: Errand, environ: Mapping[str, str], probe: Probe
-    ) -> None:
+    Raises:
+        InvalidOption: a word cannot work there, or the address is none.
+        StartFailed: the port is taken.
+    """
+
+    stop_grace = stop_patience = CLUSTER_GRACE  # the guards on the node have a patience of their own
+    # The agent has half a second when the kernel ends; if it was asked to stop before that, it would be hurried then.
+    stops_at_exit = False
+
+    def __init__(self, spec: ServerSpec, environ: Mapping[str, str], probe: Probe) -> None:
+        self.command, self._errand = build(spec)
         self._spec = spec
-        self._command = command
         self._environ = environ
         self._probe = probe
-        self._errand = errand
 
-    def __call__(
-        self, cancelled: threading.Event, notice: Callable[[Notice], None], _: str = ""
-    ) -> tuple[Prepared, Guards] | None:
-        """Prepare the server, and start the guards of its agent. Arguments and errors as for `beginning.Fresh`."""
-        check_proc()
+    def launch(self, cancelled: Cancellation, tell: Callable[[str], None]) -> Launched | None:
+        """See `Provisioner.launch`: what is launched here is the agent."""
         version = background.call_unless(
-            cancelled, Ray(self._errand.address).version
+            cancelled.event, Ray(self._errand.address).version
         )  # a wrong address is said at once
         if version is None:
             return None
         if version.split(".")[:2] != TRIED:
-            notice(News(f"This cluster runs Ray {version}; vllm_magic was tried with {'.'.join(TRIED)}."))
-        if cancelled.is_set():
+            tell(f"This cluster runs Ray {version}; vllm_magic was tried with {'.'.join(TRIED)}.")
+        if cancelled.event.is_set():
             return None
-        with contextlib.suppress(OSError):  # where the state folder cannot be used, `furnish` says so
-            for swept in sweep(self._probe, far=False):
-                notice(News(swept.text))
         errand = replace(self._errand, vllm=installed.look().version or "")
-        prepared, order = furnish(self._spec, self._command, self._environ, self._probe, Way(NOWHERE, ()))
+        prepared, order = steps.furnish(
+            self._spec, self.command, self._environ, self._probe, Way(NOWHERE, ())
+        )
         order = order._replace(env={**order.env, wire.ERRAND: errand.packed()})
-        try:
-            guards = GuardPair(order)
-        except OSError as error:
-            discard(order.folder, order.tmp, order.log)
-            raise StartFailed(
-                f"The guards could not be started: {error.strerror}", "Free what is short"
-            ) from error
+        guards = steps.start_guards(order)
         verifier = RayVerifier(errand.address, errand.job, spread=errand.gpus == 0)
-        return replace(prepared, verifier=verifier, first=Stage.QUEUED), guards
+        return Launched(replace(prepared, verifier=verifier, first=Stage.QUEUED), guards)

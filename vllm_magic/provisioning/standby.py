@@ -20,8 +20,7 @@ from vllm_magic.engine import command, executable
 from vllm_magic.guard import record
 from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.folder import discard
-from vllm_magic.guard.protocol import Message, Order, Refused, Stopping, Why
-from vllm_magic.guard.protocol import Spare as Said
+from vllm_magic.guard.protocol import Message, Order, Refused, StandbyReport, Stopping, Why
 from vllm_magic.guard.record import Phase, Record
 from vllm_magic.linux import machine, memory, processes
 from vllm_magic.linux.eventfd import EventFd
@@ -48,7 +47,7 @@ LATE = (
 
 
 @dataclass(frozen=True)
-class Cast:
+class StandbySpec:
     """What a spare is made for: a start that differs in any of it must not take that one.
 
     Attributes:
@@ -62,7 +61,7 @@ class Cast:
     env: dict[str, str] = field(repr=False)
 
     @classmethod
-    def of(cls, spec: ServerSpec, path: str, environ: Mapping[str, str]) -> Cast:
+    def of(cls, spec: ServerSpec, path: str, environ: Mapping[str, str]) -> StandbySpec:
         """For servers like this one.
 
         Args:
@@ -76,7 +75,7 @@ class Cast:
         kept = {name: value for name, value in env.items() if name not in LATE}
         return cls(path, spec.cwd, kept | ({"CUDA_VISIBLE_DEVICES": ""} if blind else {}))
 
-    def difference(self, other: Cast) -> str:
+    def difference(self, other: StandbySpec) -> str:
         """Why a spare for the other one is none for this one; "" where it is."""
         if self.executable != other.executable:
             return f"the spare is of another vLLM, {other.executable}"
@@ -86,16 +85,16 @@ class Cast:
         return f"${names[0]} is not what it was when the spare was made" if names else ""
 
 
-class Spare:
+class Standby:
     """What it costs is a process of some 500 MB, its guards, and a thread that hears them until it becomes a server.
 
     What it says of itself may be read by any thread; telling it something belongs to one at a time.
 
     Args:
-        cast: what it is made for.
+        spec: what it is made for.
 
     Attributes:
-        cast: what it is made for.
+        spec: what it is made for.
         folder: its private folder.
         guards: its guard pair.
         since: when it was made, in seconds since the epoch.
@@ -108,9 +107,9 @@ class Spare:
         OSError: its folder, its guards or a thread cannot be had.
     """
 
-    def __init__(self, cast: Cast) -> None:
+    def __init__(self, spec: StandbySpec) -> None:
         machine.check_proc()
-        self.cast = cast
+        self.spec = spec
         self.since = time.time()
         self.warm = False
         self.over = ""
@@ -118,7 +117,7 @@ class Spare:
         self.memory = 0
         self.folder = ledger.create(NAME)
         self._woken = EventFd()
-        order = _order(cast, self.folder, self.since)
+        order = _order(spec, self.folder, self.since)
         try:
             record.write(order.folder, Record(**order.record))
             self.guards = GuardPair(order)
@@ -128,7 +127,7 @@ class Spare:
         self._attend()
 
     def become(self, order: Order) -> bool:
-        """Tell it what to serve, unless it is `over`; whether it does is said by its guards, who are the server's then."""
+        """Tell it what to serve, unless it is `over`; then its guards are the server's, and answer whether it does."""
         self._turn_away()
         if not self.over:
             self.guards.order(order)
@@ -184,7 +183,7 @@ class Spare:
         self._woken.close()
 
     def _note(self, message: Message) -> None:
-        if isinstance(message, Said):
+        if isinstance(message, StandbyReport):
             self.memory = memory.used_by(message.leader[0]) if message.warm else 0
             self.warm = message.warm
         elif isinstance(message, Refused):
@@ -199,8 +198,8 @@ def is_possible(path: str) -> bool:
     return executable.interpreter(path) is not None
 
 
-def _order(cast: Cast, folder: Folder, since: float) -> Order:
-    python = executable.interpreter(cast.executable) or ()
+def _order(spec: StandbySpec, folder: Folder, since: float) -> Order:
+    python = executable.interpreter(spec.executable) or ()
     me = processes.read(os.getpid())
     noted = Record(
         id=folder.id,
@@ -218,9 +217,9 @@ def _order(cast: Cast, folder: Folder, since: float) -> Order:
         kernel=list(me.identity) if me else [os.getpid(), 0],
     )
     return Order(
-        argv=[*python, str(PROGRAM), cast.executable, ROOM],
-        env=cast.env | command.private_environment(folder.id, folder.tmp),
-        cwd=cast.cwd,
+        argv=[*python, str(PROGRAM), spec.executable, ROOM],
+        env=spec.env | command.private_environment(folder.id, folder.tmp),
+        cwd=spec.cwd,
         tmp=str(folder.tmp),
         folder=str(folder.path),
         log=str(folder.log),

@@ -8,17 +8,17 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from vllm_magic.linux import memory
-from vllm_magic.provisioning.standby import Spare, is_possible
+from vllm_magic.provisioning.standby import Standby, is_possible
 
 if TYPE_CHECKING:
-    from vllm_magic.provisioning.standby import Cast
+    from vllm_magic.provisioning.standby import StandbySpec
 
 ROOM = 16 * 2**30  # bytes of memory that must be free before one is made unasked
 END_LIMIT = 10.0  # seconds for one to be gone
 NONE_MADE = "none was made yet"
 
 
-class SpareMode(str, Enum):
+class StandbyMode(str, Enum):
     """When a spare is made: once a server is ready where memory is plenty, in any case, or never."""
 
     AUTO = "auto"
@@ -27,7 +27,7 @@ class SpareMode(str, Enum):
 
 
 @dataclass(frozen=True)
-class SpareStatus:
+class StandbyStatus:
     """How the spare is.
 
     Attributes:
@@ -39,7 +39,7 @@ class SpareStatus:
         reason: why there is none; "" where there is one.
     """
 
-    mode: SpareMode
+    mode: StandbyMode
     there: bool = False
     warm: bool = False
     memory: int = 0
@@ -47,7 +47,7 @@ class SpareStatus:
     reason: str = ""
 
 
-class Spares:
+class StandbyPool:
     """One for each manager, with one spare at most. Safe to use from any thread.
 
     Its lock is held for what it takes to start a guard pair, some 30 ms; no other lock is taken below it.
@@ -55,70 +55,70 @@ class Spares:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards all below
-        self._mode = SpareMode.OFF
-        self._spare: Spare | None = None
-        self._leaving: list[Spare] = []
+        self._mode = StandbyMode.OFF
+        self._spare: Standby | None = None
+        self._leaving: list[Standby] = []
         self._reason = NONE_MADE
         self._soon = False  # a start will take the spare that is there
 
     @property
-    def mode(self) -> SpareMode:
+    def mode(self) -> StandbyMode:
         """When one is made; `OFF` at first, for programs that start one server and end."""
         return self._mode
 
-    def set_mode(self, mode: SpareMode | str) -> None:
+    def set_mode(self, mode: StandbyMode | str) -> None:
         """From now on; `OFF` also ends the one that is there. Its value, such as "on", will do."""
-        mode = SpareMode(mode)
+        mode = StandbyMode(mode)
         with self._lock:
-            if mode is SpareMode.OFF and mode is not self._mode:
+            if mode is StandbyMode.OFF and mode is not self._mode:
                 self._drop("it is switched off")
             self._mode = mode
 
-    def want(self, cast: Cast, *, soon: bool = False) -> None:
+    def want(self, spec: StandbySpec, *, soon: bool = False) -> None:
         """A start like this one may come: have a spare for it, if that is wanted and there is room.
 
         Args:
-            cast: what it has to be made for.
+            spec: what it has to be made for.
             soon: the start comes for certain, so no other wish takes this spare's place until it is taken.
         """
         with self._lock:
             self._look()
-            if self._mode is SpareMode.OFF or not is_possible(cast.executable):
+            if self._mode is StandbyMode.OFF or not is_possible(spec.executable):
                 return
-            if self._spare and not self._spare.cast.difference(cast):
+            if self._spare and not self._spare.spec.difference(spec):
                 self._soon |= soon
                 return
             if self._spare and self._soon and not soon:
                 return
             self._soon = soon
             self._drop("")
-            if self._mode is SpareMode.AUTO and (memory.available() or 0) < ROOM:
+            if self._mode is StandbyMode.AUTO and (memory.available() or 0) < ROOM:
                 self._reason = f"less than {ROOM // 2**30} GiB of memory are free"
                 return
             try:
-                self._spare = Spare(cast)
+                self._spare = Standby(spec)
             except OSError as error:
                 self._reason = f"it cannot be had: {error}"
 
-    def take(self, cast: Cast) -> Spare | str:
+    def take(self, spec: StandbySpec) -> Standby | str:
         """The spare for this start, which is the caller's then; or why there is none."""
         with self._lock:
             self._look()
             if self._spare is None:
                 return self._reason
-            if difference := cast.difference(self._spare.cast):
+            if difference := spec.difference(self._spare.spec):
                 return difference
             spare, self._spare, self._reason = self._spare, None, "the last start took it"
             return spare
 
-    def status(self) -> SpareStatus:
+    def status(self) -> StandbyStatus:
         """How it is now."""
         with self._lock:
             self._look()
             one = self._spare
             if one is None:
-                return SpareStatus(self._mode, reason=self._reason)
-            return SpareStatus(self._mode, True, one.warm, one.memory, one.since)
+                return StandbyStatus(self._mode, reason=self._reason)
+            return StandbyStatus(self._mode, True, one.warm, one.memory, one.since)
 
     def wait_gone(self, timeout: float = END_LIMIT) -> bool:
         """Return when those that were dropped are gone; False where one is not after ``timeout`` seconds. Starts wait."""

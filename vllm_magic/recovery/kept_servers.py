@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 class Owner:
     """What the owner of a server has: its guards, which have accepted this kernel, its spec, and how it is reached."""
 
+    entry: Entry
     guards: AttachedGuards
     spec: ServerSpec
     command: Command
@@ -59,6 +61,19 @@ def one(name: str | None) -> Entry:
         raise ServerNotFound(f"{which} for a kernel. %vllm start ... --keep 10m makes one that does.")
     listed = ", ".join(f"{entry.record.name} ({entry.id})" for entry in found if entry.record)
     raise ServerNotFound(f"Which one? These wait: {listed}. Say the name, or the id in brackets.")
+
+
+def equal(spec: ServerSpec) -> Owner | None:
+    """Take over the server that was started with this very spec; None if there is none.
+
+    Raises:
+        ServerNotFound: the state folder cannot be read.
+    """
+    only = json.loads(json.dumps(serialization.pack_spec(spec)))
+    for entry in entries(spec.name):
+        with contextlib.suppress(ServerNotFound):
+            return take(entry, only)
+    return None
 
 
 def lines(but: Collection[str] = ()) -> list[str]:
@@ -99,7 +114,7 @@ def take(entry: Entry, only: dict[str, object] | None = None) -> Owner:
     except (OSError, AttachRefusedError) as error:
         raise ServerNotFound(f"{record.name} cannot be attached: {error}.") from error
     try:
-        return Owner(guards, *serialization.unpack_owner(guards.luggage))
+        return Owner(entry, guards, *serialization.unpack_owner(guards.luggage))
     except (LookupError, TypeError, ValueError) as error:
         guards.hang_up()
         raise ServerNotFound(

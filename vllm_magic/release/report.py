@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from vllm_magic.errors import InvalidOption, ReleaseFailed, ServerFailed, StartFailed, VllmMagicError
 from vllm_magic.guard.ladder import NOBODY_KNOWN
 from vllm_magic.guard.protocol import Ended, Why
+from vllm_magic.ledger import MAKE_ROOM
 from vllm_magic.linux import machine
 from vllm_magic.linux.processes import Identity
-from vllm_magic.provisioning.launch import MAKE_ROOM
 from vllm_magic.release.result import EndedProcess, Release
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vllm_magic.engine.failures.explanations import Failure
     from vllm_magic.guard.ladder import Outcome
-    from vllm_magic.lifecycle.events import Over
     from vllm_magic.release.verifier import Verifier
 
 TELLING_LINES = 12  # lines of the log that a failure keeps
@@ -63,34 +63,38 @@ def release(
     )
 
 
-def error(over: Over, *, asked: bool, was_ready: bool) -> VllmMagicError | None:
-    """The error for this end; None for a release that was asked for and is proved.
+def error(
+    release: Release, why: Why, failure: Failure | None, disk: str, *, asked: bool, was_ready: bool
+) -> VllmMagicError | None:
+    """Return the error for the end of a server; None for a release that was asked for and is proved.
 
     Args:
-        over: the end.
+        release: the release of the server.
+        why: the reason for the end.
+        failure: the cause of an end that nobody asked for, if it is known.
+        disk: says that the disk of the log was full when the end began; "" if it was not.
         asked: whether somebody asked for the end.
         was_ready: whether the server was ready before.
     """
-    name = over.release.server
-    if not over.release.verified:
-        return not_released(over.release)
-    if asked or over.why in (Why.ASKED, Why.IDLE):
+    name = release.server
+    if not release.verified:
+        return not_released(release)
+    if asked or why in (Why.ASKED, Why.IDLE):
         return None
-    full = f" {over.disk}." if over.disk else ""
-    if over.why is Why.GUARD_GONE:
+    full = f" {disk}." if disk else ""
+    if why is Why.GUARD_GONE:
         return VllmMagicError(
-            f"{name} was released because its guard was killed.{full} Start it again.{over.release.in_brackets}"
+            f"{name} was released because its guard was killed.{full} Start it again.{release.in_brackets}"
         )
-    failure = over.failure
     if failure is None:
         return VllmMagicError(
-            f"{name} was released ({over.why.value}).{full} Start it again.{over.release.in_brackets}"
+            f"{name} was released ({why.value}).{full} Start it again.{release.in_brackets}"
         )
     kind = ServerFailed if was_ready else StartFailed
     cause, hint = failure.cause, failure.hint
-    if over.disk:  # the cause in the log was written before the disk was full
-        cause, hint = f"{over.disk}, and the log lacks its end: {cause}", MAKE_ROOM
-    return kind(cause, hint + over.release.in_brackets, failure.lines[-TELLING_LINES:])
+    if disk:  # the cause in the log was written before the disk was full
+        cause, hint = f"{disk}, and the log lacks its end: {cause}", MAKE_ROOM
+    return kind(cause, hint + release.in_brackets, failure.lines[-TELLING_LINES:])
 
 
 def told(server: str, error: VllmMagicError) -> str:

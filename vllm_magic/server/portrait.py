@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from vllm_magic.engine.startup.log import Follower
     from vllm_magic.engine.startup.stages import Progress, Stage
     from vllm_magic.errors import VllmMagicError
-    from vllm_magic.lifecycle.events import StartKind
     from vllm_magic.lifecycle.state import Course
     from vllm_magic.linux.processes import Identity, Process
     from vllm_magic.plotting.plot import Plot
+    from vllm_magic.provisioning.base import StartKind
     from vllm_magic.release.result import Release
 
 

@@ -11,43 +11,37 @@ import time
 from typing import TYPE_CHECKING
 
 from vllm_magic import durations
-from vllm_magic.engine import command as commands
 from vllm_magic.engine.startup import history
 from vllm_magic.engine.startup.estimate import Pace
 from vllm_magic.errors import ReleaseFailed, StartFailed, StartTimeout, VllmMagicError
 from vllm_magic.lifecycle import idle_timeout
 from vllm_magic.lifecycle.events import (
     Idle,
-    Launched,
+    LeaderStarted,
     NeverStarted,
     News,
     Notice,
     Over,
     Ready,
-    StartKind,
     StopPlan,
 )
 from vllm_magic.lifecycle.state import Course, ServerState
 from vllm_magic.lifecycle.supervisor import Life
 from vllm_magic.plotting.timeseries import Sample
-from vllm_magic.provisioning.local import Attached
+from vllm_magic.provisioning.base import StartKind
 from vllm_magic.server.portrait import Portrait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vllm_magic.engine.command import Command
     from vllm_magic.engine.spec import ServerSpec
-    from vllm_magic.provisioning.local import Fresh
-    from vllm_magic.provisioning.ray import Far
-    from vllm_magic.provisioning.standby import Cast
+    from vllm_magic.gpu.probe import Probe
+    from vllm_magic.provisioning.base import Provisioner
+    from vllm_magic.provisioning.standby import StandbySpec
     from vllm_magic.release.result import Release
 
 __all__ = ["Server", "ServerState"]
 
-GRACE = 5.0  # seconds from SIGTERM to SIGKILL for a server that is ending
-PATIENCE = 2.5  # seconds to SIGKILL for one that shows no sign of it: SIGTERM was swallowed
-FAR_GRACE = 120.0  # seconds for the agent of a server on a cluster to see its job end
 REPORT = 0.25  # seconds between two reports of a waiting start
 
 
@@ -59,8 +53,8 @@ class Server(Portrait):
 
     Args:
         spec: what was asked for.
-        command: how it is reached.
-        beginning: how its life begins.
+        provisioner: makes it.
+        probe: reads the GPUs.
         tell: called, in a thread of its own, with each line that a person should hear.
         moved: called with the server after whatever changes in its life, in the thread that changed it.
     """
@@ -68,24 +62,23 @@ class Server(Portrait):
     def __init__(
         self,
         spec: ServerSpec,
-        command: Command,
-        beginning: Fresh | Attached | Far,
+        provisioner: Provisioner,
+        probe: Probe,
         tell: Callable[[str], None],
         moved: Callable[[Server], None] = lambda _: None,
     ) -> None:
-        super().__init__(spec, command, Course(spec.name, Pace(history.earlier(spec))))
+        super().__init__(spec, provisioner.command, Course(spec.name, Pace(history.earlier(spec))))
         self._tell = tell
         self._moved = moved
         self._pid = os.getpid()
-        self._whole = not isinstance(beginning, Attached)  # its start is seen from the beginning
-        self._beginning = beginning
+        self._provisioner = provisioner
         keep_alive = idle_timeout.keep_alive({**os.environ, **dict(spec.env)})
-        self._life = Life(spec.name, command, beginning, self._notice, spec.ttl, keep_alive)
+        self._life = Life(spec.name, provisioner, probe, self._notice, spec.ttl, keep_alive)
 
     @property
-    def cast(self) -> Cast | None:
-        """What a spare for starts like its own is made for; None where no spare can become such a server."""
-        return self._beginning.cast
+    def standby(self) -> StandbySpec | None:
+        """What a standby for starts like its own has to import; None if no standby can become such a server."""
+        return self._provisioner.standby
 
     def begin(self) -> None:
         """Start it; the manager does this once.
@@ -191,8 +184,7 @@ class Server(Portrait):
 
     def let_go(self) -> None:
         """The kernel is about to end: ask for the release, unless it is to be kept, and return at once."""
-        # The agent of one on a cluster has half a second then; asked before, it would be hurried by the kernel's end.
-        if not self.spec.keep and not self.spec.cluster:
+        if self._provisioner.stops_at_exit:
             self._life.stop(StopPlan(grace=0.5, patience=0.5))
 
     def _plan(self, grace: float | None, drain: float) -> StopPlan:
@@ -200,22 +192,19 @@ class Server(Portrait):
         if grace is not None:
             grace = min(grace, durations.MOST)
             return StopPlan(grace, grace, drain, hurry=True)
-        if self.spec.cluster:  # the guards on its node have a patience of their own
-            return StopPlan(FAR_GRACE, FAR_GRACE, drain)
-        own = min(commands.shutdown_timeout(self.spec.all_args), durations.MOST)
-        return StopPlan(GRACE + own, PATIENCE + own, drain)
+        return StopPlan(self._provisioner.stop_grace, self._provisioner.stop_patience, drain)
 
     def _notice(self, notice: Notice) -> None:
         """Take what its life tells, in the life's own thread."""
         if isinstance(notice, News):
             self._tell(notice.text)
-        elif isinstance(notice, Launched):
+        elif isinstance(notice, LeaderStarted):
             if notice.kind is StartKind.WARM:
                 self._course.go_by(Pace(history.earlier(self.spec, warm=True)))
             chosen = [number for number, gpu in enumerate(notice.baseline) if gpu.uuid in notice.chosen]
             used = tuple(gpu.used for gpu in notice.baseline)
             self.curve.begin(used, chosen)
-            if self._whole:  # it holds nothing yet
+            if self._provisioner.from_the_start:  # it holds nothing yet
                 self.curve.add(Sample(time.time(), used, (0,) * len(used)))
         elif isinstance(notice, Idle):
             self.begin_stop()
@@ -223,5 +212,5 @@ class Server(Portrait):
             self._tell(f"{self.name} was {words}.{notice.release.in_brackets}")
         self._course.take(notice)
         self._moved(self)
-        if isinstance(notice, Ready) and self._whole and self.ready_after is not None:
+        if isinstance(notice, Ready) and self._provisioner.from_the_start and self.ready_after is not None:
             history.keep(self.spec, self.stages, warm=self.start_kind is StartKind.WARM)

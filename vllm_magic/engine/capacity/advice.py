@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from vllm_magic.provisioning.preflight import CONTEXT
+from vllm_magic.engine.capacity.memory_need import CONTEXT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

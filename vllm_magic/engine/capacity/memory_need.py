@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from vllm_magic.engine.capacity.weights import Weights
 
 GIB = 2**30
+# The driver and CUDA take about half of this for a process before vLLM reads the free memory.
+CONTEXT = GIB  # bytes
 OVERHEAD = (1 * GIB, 3 * GIB)  # CUDA's context, activations, CUDA graphs: what most models are seen to take
 MOST_GPUS = 4096
 _BLOCK, _CPU_BLOCK = 16, 128  # tokens

@@ -48,9 +48,9 @@ class Deeds(Magics):
     @property
     def _manager(self) -> Manager:
         from vllm_magic.manager.manager import manager
-        from vllm_magic.provisioning.standby_pool import SpareMode
+        from vllm_magic.provisioning.standby_pool import StandbyMode
 
-        manager.spares.set_mode(SpareMode(self.spare))
+        manager.spares.set_mode(StandbyMode(self.spare))
         return manager
 
     @property

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from IPython.display import DisplayHandle, display
 
-from vllm_magic.lifecycle.events import StartKind
+from vllm_magic.provisioning.base import StartKind
 from vllm_magic.view import duration, gib
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vllm_magic.linux import processes
-from vllm_magic.provisioning.standby_pool import SpareMode
+from vllm_magic.provisioning.standby_pool import StandbyMode
 from vllm_magic.release.result import Proof
 from vllm_magic.view import View, duration, gib
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.client.metrics import Histogram, Metrics
     from vllm_magic.engine.models.hf_cache import Model
     from vllm_magic.gpu.devices import Snapshot
-    from vllm_magic.provisioning.standby_pool import SpareStatus
+    from vllm_magic.provisioning.standby_pool import StandbyStatus
     from vllm_magic.recovery.sweep import Swept
     from vllm_magic.release.result import Release
     from vllm_magic.release.unproved import Looked
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 GIB = 2**30
 NOTHING_RUNS = "No server runs. Start one with %vllm start MODEL."
 WHEN_SPARE = {
-    SpareMode.AUTO: "One is made once a server is ready, where 16 GiB of memory are free. %vllm spare on makes one now.",
-    SpareMode.ON: "One is made once a server is ready.",
-    SpareMode.OFF: "None is made: they are switched off. %vllm spare on makes one.",
+    StandbyMode.AUTO: "One is made once a server is ready, where 16 GiB of memory are free. %vllm spare on makes one now.",
+    StandbyMode.ON: "One is made once a server is ready.",
+    StandbyMode.OFF: "None is made: they are switched off. %vllm spare on makes one.",
 }
 _IN_A_CELL = {
     "vllm-magic doctor": "%vllm doctor",
@@ -75,7 +75,7 @@ def status(servers: Sequence[Server], gpus: Snapshot | None, others: Sequence[st
     return View("", tuple(columns), tuple(map(tuple, rows)), (*failed, *others))
 
 
-def spare(one: SpareStatus) -> View:
+def spare(one: StandbyStatus) -> View:
     """What ``%vllm spare`` returns."""
     if not one.there:
         return View(f"There is no spare: {one.reason}.", lines=(WHEN_SPARE[one.mode],))

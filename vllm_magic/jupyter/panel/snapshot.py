@@ -12,7 +12,7 @@ from vllm_magic import durations
 from vllm_magic.jupyter.display import views
 from vllm_magic.jupyter.display.progress import told
 from vllm_magic.jupyter.panel import server_list
-from vllm_magic.lifecycle.events import StartKind
+from vllm_magic.provisioning.base import StartKind
 from vllm_magic.server.server import ServerState
 from vllm_magic.view import gib
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.devices import Gpu, Snapshot
     from vllm_magic.jupyter.panel.messages import Words
-    from vllm_magic.provisioning.standby_pool import SpareStatus
+    from vllm_magic.provisioning.standby_pool import StandbyStatus
     from vllm_magic.release.result import Release
     from vllm_magic.server.server import Server
 
@@ -69,7 +69,7 @@ def server(one: Server, words: Words) -> Data:
     }
 
 
-def spare(one: SpareStatus) -> str:
+def spare(one: StandbyStatus) -> str:
     """That there is a process that has imported vLLM ahead of the next start; "" where there is none."""
     if not one.there:
         return ""

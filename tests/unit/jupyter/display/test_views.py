@@ -75,7 +75,7 @@ class TestWhoCame:
         [(Why.GUARD_GONE, None), (Why.KERNEL_GONE, None), (Why.LEADER_ENDED, explain(["x"], 1))],
     )
     def test_an_end_that_nobody_asked_for(self, why, failure):
-        error = report.error(Over(self.one, why, failure), asked=False, was_ready=True)
+        error = report.error(self.one, why, failure, "", asked=False, was_ready=True)
         assert str(error).endswith(f"({CAME})")
 
     def test_not_where_memory_is_not_told(self):

@@ -1,0 +1,140 @@
+"""A server that a standby becomes, which has imported vLLM already."""
+
+from __future__ import annotations
+
+import select
+import time
+from typing import TYPE_CHECKING
+
+from vllm_magic.errors import VllmMagicError
+from vllm_magic.guard import folder
+from vllm_magic.guard.ladder import KILL_LIMIT
+from vllm_magic.guard.protocol import Ended, Refused, Started
+from vllm_magic.provisioning.base import Launched, Provisioner
+from vllm_magic.provisioning.standby import Standby
+from vllm_magic.release import force_kill
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vllm_magic.guard.client import Guards
+    from vllm_magic.guard.protocol import Message
+    from vllm_magic.linux.eventfd import Cancellation
+    from vllm_magic.provisioning.base import Prepared
+    from vllm_magic.provisioning.launch import Way
+    from vllm_magic.provisioning.local import LocalProvisioner
+    from vllm_magic.provisioning.standby_pool import StandbyPool
+
+FORK = "VLLM_WORKER_MULTIPROC_METHOD"
+DROP_LIMIT = 5.0  # seconds for a standby that is of no use to be gone
+GUARD_LIMIT = KILL_LIMIT + 10.0  # seconds for the guards of a standby that has refused its order to end it
+
+
+class StandbyProvisioner(Provisioner):
+    """Has the standby of a pool become the server, and executes vLLM where that does not work.
+
+    Args:
+        local: executes vLLM.
+        pool: may have a standby for this start.
+    """
+
+    def __init__(self, local: LocalProvisioner, pool: StandbyPool) -> None:
+        self.command = local.command
+        self.stop_grace, self.stop_patience = local.stop_grace, local.stop_patience
+        self.stops_at_exit = local.stops_at_exit
+        self.standby = local.standby
+        self._local = local
+        self._pool = pool
+
+    def launch(self, cancelled: Cancellation, tell: Callable[[str], None]) -> Launched | None:
+        """See `Provisioner.launch`."""
+        way = self._local.clear_way(cancelled, tell)
+        if way is None:
+            return None
+        try:
+            return self._warm(way, cancelled)
+        except _RejectedError as reason:
+            return None if cancelled.event.is_set() else self._local.execute(way, str(reason))
+
+    def _warm(self, way: Way, cancelled: Cancellation) -> Launched:
+        """Order the standby to become the server, and wait until it does.
+
+        Raises:
+            _RejectedError: no standby became the server, and nothing of it is there.
+        """
+        standby = self._pool.take(self._local.standby)
+        if not isinstance(standby, Standby):
+            raise _RejectedError(standby)
+        try:
+            prepared, order = self._local.furnish(way, standby.folder)
+        except BaseException:
+            standby.drop()
+            standby.wait_gone(DROP_LIMIT)
+            raise
+        # Everything is imported, and nothing of CUDA begun: vLLM itself says where that is not enough for a fork.
+        if not standby.become(order._replace(env={FORK: "fork", **order.env})):
+            standby.wait_gone(DROP_LIMIT)
+            raise _RejectedError(standby.over)
+        guards = standby.guards
+        said = _answer(guards, cancelled)
+        if any(isinstance(message, Started) for message in said) or cancelled.event.is_set():
+            guards.put_back(said)
+            return Launched(prepared, guards)
+        refused = [message for message in said if isinstance(message, Refused)]
+        _clear(prepared, said + _rest(guards))
+        raise _RejectedError(refused[0].text if refused else "the guards of the spare were killed")
+
+
+class _RejectedError(Exception):
+    """No standby became the server; the message says why."""
+
+
+def _answer(guards: Guards, cancelled: Cancellation) -> list[Message]:
+    """Return what the guards say up to the answer to their order; less when cancelled, or if they end before.
+
+    The guards themselves end a standby that does not take its order (`guard.standby_leader.TAKE_LIMIT`).
+    """
+    poller = select.poll()
+    poller.register(guards, select.POLLIN)
+    poller.register(cancelled.wake, select.POLLIN)
+    said: list[Message] = []
+    while not any(isinstance(message, (Started, Refused)) for message in said):
+        ready = dict(poller.poll())
+        if guards.fileno() in ready:
+            messages = guards.receive()
+            if messages is None:
+                break
+            said += messages
+        elif cancelled.event.is_set():
+            break
+    return said
+
+
+def _rest(guards: Guards) -> list[Message]:
+    """Return what the guards say until both are gone.
+
+    Raises:
+        VllmMagicError: they do not end.
+    """
+    said: list[Message] = []
+    deadline = time.monotonic() + GUARD_LIMIT
+    poller = select.poll()
+    poller.register(guards, select.POLLIN)
+    try:
+        while poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            messages = guards.receive()
+            if messages is None:
+                return said
+            said += messages
+        guards.kill()
+        raise VllmMagicError(f"The guards of a spare (pid {guards.pid}) do not end. %vllm doctor tells more.")
+    finally:
+        guards.close()
+
+
+def _clear(prepared: Prepared, said: list[Message]) -> None:
+    """Remove the folder of a standby that became no server, and end it where its guards did not."""
+    rooms = prepared.folder
+    if not any(isinstance(message, Ended) for message in said):
+        force_kill.release(rooms.mark, None, prepared.since)
+    folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
