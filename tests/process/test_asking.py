@@ -37,7 +37,7 @@ def serve(manager, spec):
 
 
 def activity(server) -> Activity:
-    return Api(server._command).activity()
+    return Api(server._command.endpoint).activity()
 
 
 def until_idle(server) -> None:

@@ -26,6 +26,7 @@ from vllm_magic.linux import marks, pidfd, processes
 from vllm_magic.release import gpu_comparison, local_verifier
 from vllm_magic.release.local_verifier import LocalVerifier
 from vllm_magic.release.result import Proof
+from vllm_magic.release.verifier import Verdict
 
 GIB = 2**30
 MARK = f"VLLM_MAGIC_SERVER=test-{os.getpid()}".encode()
@@ -561,7 +562,7 @@ class TestTheStrongestThereIs:
         one.observe_ready()
         one.observe_before_stop()
         verdict = one.verify({processes.Identity(process.pid, 1)})
-        assert verdict == verifier.Verdict(WITHOUT_DRIVER, True, (), "no NVIDIA driver found")
+        assert verdict == Verdict(WITHOUT_DRIVER, True, (), "no NVIDIA driver found")
         assert probe.pid is None  # it was not even asked
 
     def test_device_files(self, driver, probe, monkeypatch):
@@ -579,9 +580,7 @@ class TestSomebodyIsAlive:
         one = verifier()
         with fakegpu.holding(driver, 1) as process:
             verdict = one.verify({processes.read(process.pid).identity})
-        assert verdict == verifier.Verdict(
-            Proof.NONE, False, (), f"still alive: pid {process.pid}", unseen=True
-        )
+        assert verdict == Verdict(Proof.NONE, False, (), f"still alive: pid {process.pid}", unseen=True)
 
     def test_one_that_nobody_knew_of_but_carries_the_mark(self, driver, verifier):
         one = verifier()
@@ -597,9 +596,7 @@ class TestSomebodyIsAlive:
         ):
             fled.stdout.readline()
             verdict = one.verify(kill())
-            assert verdict == verifier.Verdict(
-                Proof.NONE, False, (), f"still alive: pid {fled.pid}", unseen=True
-            )
+            assert verdict == Verdict(Proof.NONE, False, (), f"still alive: pid {fled.pid}", unseen=True)
             fled.kill()
             fled.wait()
             assert one.verify(set()).verified
