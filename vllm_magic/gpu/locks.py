@@ -39,6 +39,9 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # a home on a network
 _UUID = re.compile(r"[A-Za-z0-9-]+")
 _SHARE_LIMIT = 0.5  # seconds
 _CADENCE = 0.05  # seconds between two attempts; flock has no time limit
+_LOOKS = (
+    3  # how often a lock is found taken before a holder that /proc/locks does not show counts as a release
+)
 
 
 def lock_paths(uuids: Iterable[str]) -> tuple[Path, ...]:
@@ -115,19 +118,29 @@ def wait_for_releases(uuids: Iterable[str], timeout: float, cancelled: threading
 def under_way() -> dict[str, tuple[int, ...]]:
     """The GPUs on which a release of this user is under way, by UUID, with the pids that hold their locks.
 
-    The pids are those of proc_locks(5): none for a holder in another PID namespace. This makes no folder or
-    file.
+    The pids are those of proc_locks(5): none for a holder in another PID namespace. A lock that another process
+    takes to look is no release. This makes no folder or file.
 
     Raises:
         OSError: a folder cannot be read.
     """
-    files = sorted(path for folder in _usable() for path in folder.glob("*.lock"))
-    busy = [path for path in files if not _are_free([path])]
-    holders = _holders() if busy else {}
     found: dict[str, set[int]] = {}
-    for path in busy:
-        found.setdefault(path.stem, set()).update(holders.get(_file(path), ()))
-    return {uuid: tuple(sorted(pids)) for uuid, pids in found.items()}
+    unclear = _existing()
+    for look in range(_LOOKS):
+        if look:
+            threading.Event().wait(_CADENCE)
+        busy = [path for path in unclear if not _are_free([path])]
+        holders = _holders("READ") if busy else {}
+        for path in busy:
+            if pids := holders.get(_file(path)):
+                found.setdefault(path.stem, set()).update(pids)
+        # A release in another PID namespace, or a look: only a release is still there after several looks.
+        unclear = [path for path in busy if not holders.get(_file(path))]
+        if not unclear:
+            break
+    for path in unclear:
+        found.setdefault(path.stem, set())
+    return {uuid: tuple(sorted(found[uuid])) for uuid in sorted(found)}
 
 
 def trouble() -> str:
@@ -141,8 +154,25 @@ def trouble() -> str:
     )
 
 
-def _holders() -> dict[tuple[int, int], set[int]]:
-    """The pids that hold a shared flock, by the device and inode of the locked file."""
+def _existing() -> list[Path]:
+    """The lock files in all folders. A folder that vanishes meanwhile has none.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    found: list[Path] = []
+    for folder in _usable():
+        with suppress(FileNotFoundError):
+            found += [path for path in folder.iterdir() if path.suffix == ".lock"]
+    return sorted(found)
+
+
+def _holders(kind: str) -> dict[tuple[int, int], set[int]]:
+    """The pids that hold a flock, by the device and inode of the locked file.
+
+    Args:
+        kind: "READ" for the shared locks of releases, "WRITE" for the exclusive lock of a look.
+    """
     found: dict[tuple[int, int], set[int]] = {}
     try:
         lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
@@ -150,7 +180,7 @@ def _holders() -> dict[tuple[int, int], set[int]]:
         return found
     for line in lines:
         _, *fields = line.split()
-        if fields[:1] == ["FLOCK"] and fields[2] == "READ":
+        if fields[:1] == ["FLOCK"] and fields[2] == kind:
             major, minor, inode = fields[4].split(":")
             file = os.makedev(int(major, 16), int(minor, 16)), int(inode)
             found.setdefault(file, set()).add(int(fields[3]))
@@ -158,18 +188,27 @@ def _holders() -> dict[tuple[int, int], set[int]]:
 
 
 def _file(path: Path) -> tuple[int, int]:
-    status = path.stat()
+    """The device and inode of a file; (0, 0), which no file has, if it has vanished."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return 0, 0
     return status.st_dev, status.st_ino
 
 
 def _are_free(paths: Iterable[Path]) -> bool:
+    """Whether no release holds any of the locks. Another look, which /proc/locks shows, is no release."""
     with ExitStack() as taken:
         try:
             for path in paths:
-                with suppress(FileNotFoundError):
+                try:
                     fcntl.flock(_opened(path, taken), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+                except FileNotFoundError:
+                    continue
+                except BlockingIOError:
+                    # No lock is shared and exclusive at once.
+                    if _file(path) not in _holders("WRITE"):
+                        return False
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import stat
 import threading
@@ -14,7 +16,7 @@ from vllm_magic.gpu import locks
 from vllm_magic.gpu.locks import ReleaseLocks, lock_paths, wait_for_releases
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Callable, Iterator
 
 LONG = 60.0  # seconds; no test waits this long unless it fails
 SHORT = 0.2
@@ -165,3 +167,58 @@ def test_a_lock_file_that_is_a_link_is_refused(folder: Path, tmp_path: Path) -> 
     with pytest.raises(OSError, match="Too many levels of symbolic links"):
         lock_paths(["GPU-a"])
     assert not (tmp_path / "elsewhere").exists()
+
+
+@contextlib.contextmanager
+def looking(uuid: str) -> Iterator[Callable[[], None]]:
+    """Another process looks, as a start does: it holds the exclusive lock, until the function is called."""
+    (path,) = lock_paths([uuid])
+    lock = os.open(path, os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield lambda: fcntl.flock(lock, fcntl.LOCK_UN)
+    finally:
+        os.close(lock)
+
+
+def test_a_look_of_another_process_is_no_release() -> None:
+    """Such a look takes microseconds, unless its process is stopped right then."""
+    with looking("GPU-a"), ReleaseLocks(["GPU-b"]):
+        assert locks.under_way() == {"GPU-b": (os.getpid(),)}
+        assert can_start("GPU-a", "GPU-c")
+        assert not can_start("GPU-a", "GPU-b")
+
+
+def test_a_look_that_proc_does_not_show_is_no_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    """proc_locks(5) has no line for a process in another PID namespace."""
+    with looking("GPU-a") as done:
+
+        def nobody(_kind: str) -> dict[tuple[int, int], set[int]]:
+            done()
+            return {}
+
+        monkeypatch.setattr(locks, "_holders", nobody)
+        with ReleaseLocks(["GPU-b"]):
+            assert locks.under_way() == {"GPU-b": ()}
+
+
+def test_a_lock_file_may_vanish_at_any_moment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """/run/user/UID is removed when the user's last login ends."""
+
+    def vanish(_kind: str) -> dict[tuple[int, int], set[int]]:
+        (folder / "GPU-a.lock").unlink(missing_ok=True)
+        return {}
+
+    monkeypatch.setattr(locks, "_holders", vanish)
+    with ReleaseLocks(["GPU-a"]):
+        assert locks.under_way() == {}
+
+
+def test_the_folder_of_the_locks_may_vanish_at_any_moment(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "_usable", lambda: [folder, folder.with_name("none")])
+    assert locks.under_way() == {}
+    lock_paths(["GPU-a"])
+    with ReleaseLocks(["GPU-a"]):
+        assert locks.under_way() == {"GPU-a": (os.getpid(),)}
