@@ -127,6 +127,14 @@ def test_what_the_library_prints_is_no_reply(root: Path, probe: Probe) -> None:
     assert len(probe.snapshot(LONG).gpus) == 2
 
 
+def test_a_driver_that_says_too_much(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe_module, "_LONGEST_REPLY", 100)
+    assert probe.snapshot(LONG).problem == "the NVIDIA driver lists more than any machine has"
+    assert probe.pid is None
+    monkeypatch.undo()
+    assert len(probe.snapshot(LONG).gpus) == 2
+
+
 def test_threads_can_share_a_probe(probe: Probe) -> None:
     with ThreadPoolExecutor(8) as pool:
         snapshots = list(pool.map(lambda _: probe.snapshot(LONG), range(40)))

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from vllm_magic.children.child import Errand
@@ -24,6 +25,7 @@ TITLE = "Serving Benchmark Result"
 NONE = re.compile(r"Successful requests:\s+0\s*")  # a line of the table
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Timeout)\b")  # begins the last line of a traceback
 REPORT = 1.0  # seconds between two reports
+MOST_LINES = 5000  # of the output, kept from its end; a benchmark prints some hundred
 # What is asked for unless the flags say otherwise: enough for a first look, in a minute on one GPU.
 DEFAULTS = (
     ("--dataset-name", "random"),
@@ -61,13 +63,14 @@ def run(
         "VLLM_API_KEY": None,
     }
     with contextlib.closing(Errand(_words(spec, command, args), env)) as errand:
-        said: list[str] = []
+        kept: deque[str] = deque(maxlen=MOST_LINES)
         began = time.monotonic()
         for lines in errand.lines(REPORT):
-            said += lines
+            kept += lines
             if report is not None:
-                report(said[-1] if said else "", time.monotonic() - began)
+                report(kept[-1] if kept else "", time.monotonic() - began)
         code = errand.exit_code()
+    said = [*kept]
     table = _table(said)
     if code != 0 or not table:
         telling = [line for line in said if "rror" in line] or said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -81,6 +82,7 @@ class Errand:
             self._process.wait(EXIT_LIMIT)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # one that hangs in the kernel is left to it
+                self._process.wait(EXIT_LIMIT)
         assert self._process.stdout  # noqa: S101 - a pipe
         self._process.stdout.close()

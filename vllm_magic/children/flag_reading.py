@@ -61,7 +61,10 @@ def end() -> None:
                 builder.wait(EXIT_LIMIT)
             except subprocess.TimeoutExpired:
                 builder.kill()  # and what it runs dies with it
-                builder.wait()
+                with contextlib.suppress(
+                    subprocess.TimeoutExpired
+                ):  # one that hangs in the kernel is left to it
+                    builder.wait(EXIT_LIMIT)
         _builders.clear()
 
 

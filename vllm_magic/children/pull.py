@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _CHILD = Path(__file__).with_name("pull_child.py")
 LOOK = 0.5  # seconds between looks at what has come
+_SAID = ("total", "path", "error", "text")  # what `pull_child` says
 # What huggingface_hub raises (its errors.py), and what that means.
 _MEANINGS = {
     "GatedRepoError": "is gated. Accept its terms on https://huggingface.co/{model}, and set HF_TOKEN",
@@ -91,7 +92,7 @@ def _read(line: str) -> dict[str, Any]:
         content = json.loads(line)
     except (ValueError, RecursionError):
         return {"text": line}  # a warning, or the last words of Python
-    return content if isinstance(content, dict) else {}
+    return {name: content[name] for name in _SAID if name in content} if isinstance(content, dict) else {}
 
 
 def _told(model: str, answer: dict[str, Any]) -> str:

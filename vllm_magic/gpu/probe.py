@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _CHILD = Path(__file__).with_name("nvml_child.py")
 _HANG_MEMORY = 60.0
 """Seconds for which a driver that hung is not asked again."""
+_LONGEST_REPLY = 2**24
+"""Bytes; a process on a GPU takes 20 of them."""
 _EXIT_WAIT = 1.0
 """Seconds in which a killed process is gone, unless it hangs in the kernel."""
 
@@ -192,6 +194,8 @@ class Probe:
                 if not chunk:
                     raise EOFError
                 self._said += chunk
+                if len(self._said) > _LONGEST_REPLY:
+                    raise _NoAnswerError("the NVIDIA driver lists more than any machine has")
         finally:
             os.close(ended)
         reply, self._said, self._unanswered = self._said, b"", None
