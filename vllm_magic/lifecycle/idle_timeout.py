@@ -53,11 +53,14 @@ def look(api: Api, port: int) -> Use:
 
     The connections are read twice. They are read before the counters, since a request that is answered
     between the two is in the counters; and again after the counters, since another request may have come
-    meanwhile.
+    meanwhile. If they cannot be read in time, nothing is known of the server's use.
     """
-    before = connections.established(port)
-    activity = api.activity()
-    return Use(activity, (*before, *connections.established(port)))
+    try:
+        before = connections.established(port)
+        activity = api.activity()
+        return Use(activity, (*before, *connections.established(port)))
+    except TimeoutError:
+        return Use(None)
 
 
 def keep_alive(environ: Mapping[str, str]) -> float:

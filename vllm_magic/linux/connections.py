@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_magic.linux import sockets
@@ -15,7 +16,7 @@ from vllm_magic.linux import sockets
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LIMIT = 1.0  # seconds for the kernel to answer
+LIMIT = 1.0  # seconds for a whole answer of the kernel, however many connections there are
 ESTABLISHED = 1
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _DUMP = 4, 20, 0x301  # NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
 _ERROR, _DONE = 2, 3  # of NLMSG_*
@@ -46,18 +47,23 @@ class Connection(NamedTuple):
 
 
 def established(port: int) -> list[Connection]:
-    """The established connections to ``port`` of this machine, in this network namespace."""
+    """The established connections to ``port`` of this machine, in this network namespace.
+
+    Raises:
+        TimeoutError: neither netlink nor /proc/net/tcp told all of them within `LIMIT`.
+    """
+    deadline = time.monotonic() + LIMIT
     try:
-        return [one for family in (socket.AF_INET, socket.AF_INET6) for one in _told(family, port)]
+        return [one for family in (socket.AF_INET, socket.AF_INET6) for one in _told(family, port, deadline)]
     except (OSError, struct.error):
         return [
             Connection(remote.encode(), None, float("inf"), float("inf"))
-            for remote in sockets.connected(port)
+            for remote in sockets.connected(port, LIMIT)
         ]
 
 
-def _told(family: int, port: int) -> Iterator[Connection]:
-    for message in _dump(family):
+def _told(family: int, port: int, deadline: float) -> Iterator[Connection]:
+    for message in _dump(family, deadline):
         if struct.unpack_from("!H", message, 4)[0] != port:  # the local port
             continue
         info = dict(_attributes(message[_MESSAGE:])).get(_INFO, b"")
@@ -65,13 +71,18 @@ def _told(family: int, port: int) -> Iterator[Connection]:
         yield Connection(message[_COOKIE], received, silent / 1000, mute / 1000 if sent else float("inf"))
 
 
-def _dump(family: int) -> Iterator[bytes]:
-    """Yield an inet_diag_msg with its attributes for each established connection of the network namespace."""
+def _dump(family: int, deadline: float) -> Iterator[bytes]:
+    """Yield an inet_diag_msg with its attributes for each established connection of the network namespace.
+
+    Raises:
+        OSError: the kernel refuses, or has not told all by the deadline.
+    """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as asking:
         asking.settimeout(LIMIT)
         words = _REQUEST.pack(family, socket.IPPROTO_TCP, 1 << (_INFO - 1), 1 << ESTABLISHED)
         asking.send(_HEADER.pack(_HEADER.size + len(words), _SOCK_DIAG_BY_FAMILY, _DUMP, 1, 0) + words)
-        while True:
+        while (rest := deadline - time.monotonic()) > 0:
+            asking.settimeout(rest)
             data = asking.recv(2**20)
             while data:
                 length, kind, *_ = _HEADER.unpack_from(data)
@@ -81,6 +92,7 @@ def _dump(family: int) -> Iterator[bytes]:
                     raise OSError("the kernel refuses it")
                 yield data[_HEADER.size : length]
                 data = data[_aligned(length) :]
+    raise TimeoutError
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:

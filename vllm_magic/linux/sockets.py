@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import sys
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_magic.linux import details
@@ -11,7 +13,7 @@ from vllm_magic.linux.processes import hides_files, open_files
 from vllm_magic.linux.processes import pids as everybody
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 ESTABLISHED, LISTEN = "01", "0A"
 
@@ -111,9 +113,18 @@ def listeners(ports: Iterable[int], pids: Iterable[int]) -> list[Listener]:
     )
 
 
-def connected(port: int) -> list[str]:
-    """The other side of each established connection of ``port``, as the kernel writes addresses; [] where it does not."""
-    return [row[2] for row in _rows() or () if row[3] == ESTABLISHED and _port(row) == port]
+def connected(port: int, limit: float) -> list[str]:
+    """The other side of each established connection of ``port``, as the kernel writes addresses; [] where it does not.
+
+    Args:
+        port: the local TCP port.
+        limit: seconds to read the connections of the network namespace.
+
+    Raises:
+        TimeoutError: the time was up.
+    """
+    rows = _rows(time.monotonic() + limit) or ()
+    return [row[2] for row in rows if row[3] == ESTABLISHED and _port(row) == port]
 
 
 def _listening() -> list[_Socket] | None:
@@ -122,12 +133,14 @@ def _listening() -> list[_Socket] | None:
     return None if rows is None else [_socket(row) for row in rows if row[3] == LISTEN]
 
 
-def _rows() -> list[list[str]] | None:
-    found = []
+def _rows(deadline: float = math.inf) -> list[list[str]] | None:
+    found: list[list[str]] = []
     for name in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             with open(name, encoding="ascii") as file:
-                found += [line.split() for line in file][1:]
+                found += [line.split() for line in _until(deadline, file)][1:]
+        except TimeoutError:
+            raise
         except FileNotFoundError:
             if name.endswith("6"):  # a kernel without IPv6
                 continue
@@ -135,6 +148,13 @@ def _rows() -> list[list[str]] | None:
         except OSError:
             return None
     return found
+
+
+def _until(deadline: float, lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        if time.monotonic() >= deadline:
+            raise TimeoutError
+        yield line
 
 
 def _socket(row: list[str]) -> _Socket:

@@ -17,7 +17,9 @@ from vllm_magic.lifecycle.idle_timeout import (
     Requests,
     Use,
     keep_alive,
+    look,
 )
+from vllm_magic.linux import connections
 from vllm_magic.linux.connections import Connection
 
 
@@ -205,3 +207,24 @@ class TestDurations:
     )
     def test_what_is_told(self, seconds, text):
         assert durations.told(seconds) == text
+
+
+def test_connections_that_cannot_be_read_in_time_tell_nothing(monkeypatch):
+    """So such a server is not released, and drains for as long as it may."""
+
+    def late(_port):
+        raise TimeoutError
+
+    monkeypatch.setattr(connections, "established", late)
+    seen = look(Answering(), 1)
+    assert Requests().under_way(seen) is None
+    idleness = Idleness(0.0)
+    assert idleness.judge(Use(Activity(0, 7.0)))
+    assert not idleness.judge(seen)
+
+
+class Answering:
+    """In place of a server's API: nothing is in flight."""
+
+    def activity(self):
+        return Activity(0, 7.0)

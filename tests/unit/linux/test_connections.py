@@ -52,7 +52,7 @@ def test_what_a_connection_carried(host):
 
 
 def test_where_the_kernel_does_not_say(monkeypatch):
-    def refused(_family):
+    def refused(_family, _deadline):
         raise OSError
 
     monkeypatch.setattr(connections, "_dump", refused)
@@ -65,3 +65,48 @@ def test_where_the_kernel_does_not_say(monkeypatch):
             with socket.create_connection(("127.0.0.1", port)):
                 assert len({one.name for one in established(port)}) == 2
             assert client.fileno() > 0
+
+
+class Endless:
+    """A netlink socket whose dump has no end."""
+
+    def __init__(self, *_):
+        self._reads = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def settimeout(self, _seconds):
+        pass
+
+    def send(self, _data):
+        pass
+
+    def recv(self, _size):
+        self._reads += 1
+        assert self._reads < 1000, "the dump is read without end"
+        time.sleep(0.001)
+        return connections._HEADER.pack(connections._HEADER.size + 72, 20, 0, 1, 0) + bytes(72)
+
+
+def test_a_dump_without_end(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            monkeypatch.setattr(connections, "LIMIT", 0.1)
+            monkeypatch.setattr(socket, "socket", Endless)
+            (found,) = established(port)
+            assert (found.received, found.silent, found.mute) == (None, float("inf"), float("inf"))
+
+
+def test_a_table_without_end(monkeypatch):
+    def refused(_family, _deadline):
+        raise OSError
+
+    monkeypatch.setattr(connections, "_dump", refused)
+    monkeypatch.setattr(connections, "LIMIT", 0.0)
+    with socket.create_server(("127.0.0.1", 0)), pytest.raises(TimeoutError):
+        established(1)
