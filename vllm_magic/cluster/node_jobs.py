@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.cluster import package, teardown, wire
+from vllm_magic.cluster.rest import JobUnknownError
 from vllm_magic.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -52,14 +53,23 @@ def at(
         )
         made.append(look)
     pause, deadline = threading.Event(), time.monotonic() + LIMIT
-    while time.monotonic() < deadline and not all(ray.job(look).status.over for look in asked.values()):
+    while time.monotonic() < deadline and not all(_is_over(ray, look) for look in asked.values()):
         pause.wait(LOOK)
     found = {}
     for node, look in asked.items():
-        if not ray.job(look).status.over:
-            teardown.ask(ray, look)
+        if not _is_over(ray, look):
+            with contextlib.suppress(JobUnknownError):
+                teardown.ask(ray, look)
             continue
         with contextlib.suppress(ClusterError):  # its node has just gone
             if said := wire.last(ray.tail(look, node), wire.LOOKED):
                 found[node] = said
     return found
+
+
+def _is_over(ray: Ray, look: str) -> bool:
+    """Whether a small job has ended. One that the head does not know any more says nothing more either."""
+    try:
+        return ray.job(look).status.over
+    except JobUnknownError:
+        return True

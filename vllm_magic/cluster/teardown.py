@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 import threading
 import time
@@ -23,6 +24,7 @@ UNKNOWN = 5.0  # seconds; a job that the head does not know for that long is gon
 BY_ITSELF = 3.0  # seconds that Ray has to end what a job left, before we do
 RECORDED = 3.0  # seconds from the end of a job until its record can be removed
 MOST = 100  # helper jobs of one kind for one job; usually there is one
+TIDY_LIMIT = 20.0  # seconds for all helper jobs of one job; the records of the rest stay
 CLEAR_LIMIT = 30.0  # seconds for all that a job left to end
 # Asked to stop a job that waits for room, Ray says yes, but stops it only once the job has a node (2.60). The thing that waits
 # is an actor with the job's name (ray/dashboard/modules/job/common.py); another job can end that actor at once.
@@ -132,16 +134,29 @@ def tidy(ray: Ray, job: str, looks: Iterable[str] = ()) -> None:
         looks: the submission ids of the jobs that `glance` ran.
 
     Raises:
-        ClusterError: the cluster refuses, or cannot be reached.
+        ClusterError: the cluster refuses one of them, or cannot be reached. The others are removed, as many as
+            `TIDY_LIMIT` allows.
     """
-    names = [*looks, *_known(ray, f"{job}-end"), *_known(ray, f"{job}-clear")]
+    helper = re.compile(rf"{re.escape(job)}-(?:end|clear)-\d+")
+    names = [*looks, *[one.id for one in ray.jobs() if helper.fullmatch(one.id)][: 2 * MOST]]
     if not names:
         return
     # Ray checks once a second whether a job has ended. If the record is gone by then, Ray takes the job for a failed one.
     threading.Event().wait(RECORDED)
+    deadline = time.monotonic() + TIDY_LIMIT
+    refused: ClusterError | None = None
     for name in names:
-        if ray.job(name).status.over:
-            ray.forget(name)
+        try:
+            if ray.job(name).status.over:
+                ray.forget(name)
+        except JobUnknownError:  # another kernel, or Ray itself, was faster
+            pass
+        except ClusterError as error:
+            refused = refused or error
+        if time.monotonic() >= deadline:
+            break
+    if refused:
+        raise refused
 
 
 def wait(ray: Ray, job: str, limit: float, silence: float) -> Job:
