@@ -21,6 +21,7 @@ from vllm_magic.gpu.choice import has_free, needed
 from vllm_magic.gpu.visible import visible
 from vllm_magic.ledger import Condition
 from vllm_magic.linux import processes
+from vllm_magic.linux.processes import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -108,7 +109,7 @@ def refusal(name: str, lacking: Shortage) -> NotEnoughMemory:
 
 
 def holders(
-    gpus: Sequence[Gpu], table: Table | None = None, owners: Mapping[int, Entry] | None = None
+    gpus: Sequence[Gpu], table: Table | None = None, owners: Mapping[Identity, Entry] | None = None
 ) -> list[Holder]:
     """The holders of memory on these GPUs, largest first. The process table and the owners are read unless they are given."""
     table = processes.table() if table is None else table
@@ -128,17 +129,22 @@ def _largest_share(gpu: Gpu) -> float:
     return 1.0 if gpu.free is None or not gpu.total else (gpu.free - CONTEXT) / gpu.total
 
 
-def _owners() -> dict[int, Entry]:
-    """The servers in the ledger, by the pid of each of their processes."""
+def _owners() -> dict[Identity, Entry]:
+    """The servers in the ledger, by each of their processes."""
     with suppress(OSError):
-        return {one.identity.pid: entry for entry in ledger.entries() for one in entry.processes}
+        return {one.identity: entry for entry in ledger.entries() for one in entry.processes}
     return {}
 
 
-def _holders(gpu: Gpu, table: Table, owners: Mapping[int, Entry]) -> Iterator[Holder]:
+def _identity(table: Table, pid: int) -> Identity:
+    """The process with this pid, as `Entry.processes` has it."""
+    return table[pid].identity if pid in table else Identity(pid, processes.HIDDEN)
+
+
+def _holders(gpu: Gpu, table: Table, owners: Mapping[Identity, Entry]) -> Iterator[Holder]:
     for process in gpu.processes or ():
         name = _name(table, process.pid)
-        owner = owners.get(process.pid)
+        owner = owners.get(_identity(table, process.pid))
         server = owner.record.name if owner and owner.record else ""
         yield Holder(gpu.index, process.pid, _user(process.pid), name, process.used, server)
     if gpu.unattributed or gpu.processes is None:
@@ -174,7 +180,7 @@ def _told(one: Holder) -> str:
 
 
 def _ways_out(
-    lacking: Shortage, several: list[Holder], table: Table, owners: Mapping[int, Entry]
+    lacking: Shortage, several: list[Holder], table: Table, owners: Mapping[Identity, Entry]
 ) -> Iterator[str]:
     if lacking.fitting is not None:
         yield f"--gpu-memory-utilization {lacking.fitting:g}  would fit"
@@ -183,14 +189,14 @@ def _ways_out(
     yield "--force  starts it all the same"
 
 
-def _way_out(pid: int, table: Table, owners: Mapping[int, Entry]) -> str:
-    owner = owners.get(pid)
+def _way_out(pid: int, table: Table, owners: Mapping[Identity, Entry]) -> str:
+    owner = owners.get(_identity(table, pid))
     if owner is None or owner.record is None:
         left = _left_by_vllm(table, pid)
         return f"vllm-magic reap --pid {left}  releases a vLLM that nobody owns" if left else ""
     if owner.condition in (Condition.ORPHANED, Condition.HUNG):
         return f"%vllm reap  releases {owner.record.name}, whose kernel is gone"
-    if owner.record.kernel[0] == os.getpid():
+    if Identity(*owner.record.kernel) == _identity(table, os.getpid()):
         return f"%vllm stop {owner.record.name}"
     return f"vllm-magic stop {owner.record.name}  in a terminal: it belongs to another kernel"
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
+from records import IDENTIFIER, record
 
 from vllm_magic.engine import command
 from vllm_magic.engine.spec import ServerSpec
-from vllm_magic.gpu.devices import Gpu, Snapshot
+from vllm_magic.gpu.devices import ComputeProcess, Gpu, Snapshot
 from vllm_magic.gpu.visible import visible
+from vllm_magic.ledger import Condition, Entry
+from vllm_magic.linux import processes
+from vllm_magic.linux.processes import Identity
 from vllm_magic.provisioning import preflight
 
 GIB = 2**30
@@ -151,3 +158,40 @@ class TestShortage:
 def test_counting_gpus():
     assert command.gpu_count(("-tp", "2", "-dp", "4", "-dpl", "1")) == 2
     assert command.gpu_count(("-tp", "2", "-dp", "4")) == 8
+
+
+class TestOwners:
+    """A process is told by its pid and its start time: a pid alone may be that of another process by now."""
+
+    ME = processes.read(os.getpid())
+
+    def entry(self, kernel, condition=Condition.OWNED) -> Entry:
+        return Entry(Path(f"/nowhere/{IDENTIFIER}"), condition, record(name="mine", kernel=list(kernel)))
+
+    def ways_out(self, entry: Entry, known: Identity) -> list[str]:
+        now = gpu(0, 2, processes=(ComputeProcess(os.getpid(), 22 * GIB),))
+        found = preflight.holders([now], {os.getpid(): self.ME}, {known: entry})
+        owned = [one.server for one in found]
+        ways = preflight._ways_out(lacking(snapshot(now)), found, {os.getpid(): self.ME}, {known: entry})
+        return [*owned, *(way for way in ways if "mine" in way)]
+
+    def test_a_server_of_this_kernel(self):
+        me = self.ME.identity
+        assert self.ways_out(self.entry(me), me) == ["mine", "%vllm stop mine"]
+
+    def test_a_server_of_a_kernel_that_had_this_pid_before(self):
+        me = self.ME.identity
+        assert self.ways_out(self.entry((me.pid, me.start - 1)), me) == [
+            "mine",
+            "vllm-magic stop mine  in a terminal: it belongs to another kernel",
+        ]
+
+    def test_a_process_of_a_server_that_had_the_pid_of_the_holder_before(self):
+        me = self.ME.identity
+        assert self.ways_out(self.entry(me), Identity(me.pid, me.start - 1)) == [""]
+
+    def test_a_process_that_proc_hides(self):
+        known = Identity(os.getpid(), processes.HIDDEN)
+        now = gpu(0, 2, processes=(ComputeProcess(os.getpid(), 22 * GIB),))
+        (found,) = preflight.holders([now], {}, {known: self.entry(self.ME.identity)})
+        assert found.server == "mine"
