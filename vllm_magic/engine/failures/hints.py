@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SMALLEST_SHARE = 0.1  # of a GPU; with less there is no use in starting
+MOST_MEANT = 5  # unknown flags for which a known one is looked for, which takes milliseconds each
 MOST_GPUS = 64  # up to which tensor parallel sizes are named
 
 # What signals mostly mean that a process got without anybody sending them.
@@ -37,7 +38,8 @@ def flag_meant(match: re.Match[str], known: Known) -> str:
     """The hint that vLLM itself gives, else the known flags that look like those it did not know."""
     if match[2]:
         return match[2].rstrip(".")
-    unknown = [word.partition("=")[0].replace("_", "-") for word in match[1].split() if word.startswith("-")]
+    flagged = [word for word in match[1].split() if word.startswith("-")][:MOST_MEANT]
+    unknown = [word.partition("=")[0].replace("_", "-") for word in flagged]
     meant = {word: " or ".join(close) for word in unknown if (close := flags.meant(word, known.flags))}
     told = [f"{close} for {word}" if len(unknown) > 1 else close for word, close in meant.items()]
     return f"Did you mean {', '.join(told)}?" if told else "Look it up: vllm serve --help=all"

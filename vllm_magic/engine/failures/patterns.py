@@ -25,7 +25,8 @@ class Sign:
     """One failure.
 
     Attributes:
-        pattern: a regular expression; it must not begin with a repetition, or a long line takes for ever.
+        pattern: a regular expression. It must not begin with a repetition, and a repetition that something must
+            follow has an upper bound, so that no line takes more than a few milliseconds.
         cause: what happened.
         hint: what to do about it.
         port: whether somebody else has the server's TCP port.
@@ -37,7 +38,7 @@ class Sign:
     port: bool = False
 
 
-_ARGUMENT = r"error: argument ([^\s:/]+)\S*:"  # --tensor-parallel-size/-tp
+_ARGUMENT = r"error: argument ([^\s:/]{1,100})(?:/\S{1,100})?:"  # --tensor-parallel-size/-tp
 _GIB = r"\d{1,9}(?:\.\d{1,9})?"
 _MORE_ROOM = "Raise --gpu-memory-utilization, or use more GPUs (--tensor-parallel-size)"
 _RELEASE = "release what else holds it (%vllm gpu shows it)"
@@ -45,13 +46,13 @@ _RELEASE = "release what else holds it (%vllm gpu shows it)"
 _COMMAND_LINE = (  # Python's argparse.py, and vllm/utils/argparse_utils.py; exit code 2
     Sign(r"error: unrecognized arguments: (.*)(?:\nHint: (.*))?", "vLLM does not know {0}", words.flag_meant),
     Sign(
-        rf"{_ARGUMENT} invalid choice: (.*?)(?:, maybe .*)? \(choose from (.*)\)",
+        rf"{_ARGUMENT} invalid choice: (.{{0,300}}?)(?:, maybe [^(\n]{{0,300}})? \(choose from ([^)\n]*)",
         "{0} cannot be {1}",
         words.choice_meant,
     ),
-    Sign(rf"{_ARGUMENT} invalid (\w+) value: (.*)", "{0} cannot be {2}", words.number_meant),
+    Sign(rf"{_ARGUMENT} invalid (\w{{1,100}}) value: (.*)", "{0} cannot be {2}", words.number_meant),
     Sign(
-        rf"{_ARGUMENT} .*\n *Invalid JSON: (.*?) \[type=json_invalid, input_value=(.*?), input_type",
+        rf"{_ARGUMENT} .{{0,500}}\n {{0,20}}Invalid JSON: (.{{0,300}}?) \[type=json_invalid, input_value=(.{{0,300}}?), input_type",
         "{0} is no JSON: {1}",
         "It was given as {2}. Put JSON in single quotes: {0} '{{\"name\": 1}}'",
     ),
@@ -59,7 +60,7 @@ _COMMAND_LINE = (  # Python's argparse.py, and vllm/utils/argparse_utils.py; exi
     Sign(rf"{_ARGUMENT} (.+)", "{0}: {1}", "Correct the value of {0}"),
     Sign(r"^vllm[\w ]*: error: (\w.*)", "{0}", "Look it up: vllm serve --help=all"),
     Sign(
-        r"FileNotFoundError: \[Errno 2\] No such file or directory: '(.*\.ya?ml)'",
+        r"FileNotFoundError: \[Errno 2\] No such file or directory: '(.{1,500}\.ya?ml)'",
         "There is no file {0}",
         "Check the path behind --config",
     ),
@@ -79,7 +80,7 @@ _SOCKET = (  # vllm/entrypoints/launchers/launcher.py, setup_server
 )
 _MODEL = (
     Sign(  # huggingface_hub/utils/_validators.py
-        r"Repo id must be in the form .*?: '(.*?)'",
+        r"Repo id must be in the form .{0,300}?: '(.{0,300}?)'",
         "There is no model at {0}",
         "Check the path, or give a Hugging Face name such as Qwen/Qwen3-0.6B",
     ),
@@ -122,22 +123,22 @@ _MODEL = (
         "Look at it, and add --trust-remote-code if you trust it; or upgrade transformers",
     ),
     Sign(  # transformers/models/auto/configuration_auto.py
-        r"has model type `(.*?)` but Transformers does not recognize this architecture",
+        r"has model type `(.{0,300}?)` but Transformers does not recognize this architecture",
         "Transformers does not know the model type {0}",
         "Upgrade transformers beside vLLM, or check model_type in the model's config.json",
     ),
     Sign(  # vllm/model_executor/models/registry.py
-        r"Model architectures \[(.*?)\] are not supported for now",
+        r"Model architectures \[(.{0,300}?)\] are not supported for now",
         "vLLM does not support the architecture {0}",
         "Choose another model, or a newer vLLM",
     ),
     Sign(  # vllm/model_executor/model_loader/default_loader.py
-        r"Cannot find any model weights with `(.*?)`",
+        r"Cannot find any model weights with `(.{0,500}?)`",
         "There are no weights in {0}",
         "Check that it was downloaded whole (*.safetensors), or choose another --load-format",
     ),
     Sign(  # vllm/model_executor/model_loader/__init__.py
-        r"Load format `(.*?)` is not supported",
+        r"Load format `(.{0,300}?)` is not supported",
         "There is no load format {0}",
         "Leave --load-format out, or look it up: vllm serve --help=load-format",
     ),
@@ -170,20 +171,20 @@ _CONFIGURATION = (
         "Choose another --quantization, or another GPU",
     ),
     Sign(  # vllm/config/vllm.py
-        r"torch\.(\w+) is not supported for quantization method (\w+)\.? ?(?:Supported dtypes: \[(.*?)\])?",
+        r"torch\.(\w+) is not supported for quantization method (\w+)\.? ?(?:Supported dtypes: \[(.{0,300}?)\])?",
         "{1} does not work with {0}",
         words.dtypes,
     ),
     Sign(  # vllm/platforms/cuda.py
-        r"Bfloat16 is only supported on GPUs with compute capability of at least 8\.0\.(?: Your (.*?) GPU (.*?)\. )?",
+        r"Bfloat16 is only supported on GPUs with compute capability of at least 8\.0\.(?: Your (.{0,100}?) GPU (.{0,100}?)\. )?",
         words.no_bfloat16,
         "Add --dtype half",
     ),
 )
 _MEMORY = (
     Sign(  # vllm/v1/worker/utils.py, request_memory
-        rf"Free memory on device (\S+) \((?P<free>{_GIB})/(?P<total>{_GIB}) GiB\) on startup is less than .*?"
-        rf"\([\d.]+, (?P<needed>{_GIB}) GiB\)",
+        rf"Free memory on device (\S+) \((?P<free>{_GIB})/(?P<total>{_GIB}) GiB\) on startup is less than .{{0,100}}?"
+        rf"\([\d.]{{1,20}}, (?P<needed>{_GIB}) GiB\)",
         "GPU {0} has {1} GiB free, and vLLM wants {3} GiB of its {2} GiB",
         words.utilization,
     ),
@@ -193,8 +194,8 @@ _MEMORY = (
         _MORE_ROOM,
     ),
     Sign(  # vllm/v1/core/kv_cache_utils.py
-        r"max seq len \((\d+)\), \(?([\d.]+) GiB KV cache is needed.*memory \(([\d.]+) GiB\)"
-        r"(?:.*estimated maximum model length is (\d+))?",
+        r"max seq len \((\d{1,20})\), \(?([\d.]{1,20}) GiB KV cache is needed.{0,300}?memory \(([\d.]{1,20}) GiB\)"
+        r"(?:.{0,300}?estimated maximum model length is (\d+))?",
         "One request of {0} tokens needs {1} GiB of KV cache, and there are {2} GiB",
         words.length_that_fits,
     ),
@@ -227,7 +228,7 @@ _MACHINE = (
         "Check CUDA_VISIBLE_DEVICES and the driver: %vllm doctor tells what is wrong",
     ),
     Sign(  # vllm/v1/engine/core_client.py
-        r"Timed out waiting for engine core processes to start\..*?Waited (\d{1,9})s",
+        r"Timed out waiting for engine core processes to start\..{0,500}?Waited (\d{1,9})s",
         "The engine was not ready after {0} s",
         words.more_time,
     ),
@@ -242,25 +243,25 @@ _MACHINE = (
         words.process_hint,
     ),
     Sign(  # Python's dynamic loader
-        r"ImportError: (\S+\.so\S*: undefined symbol.*)",
+        r"ImportError: (\S{1,300}\.so\S{0,100}: undefined symbol.*)",
         "vLLM's compiled part does not fit what is installed beside it: {0}",
         "Install vLLM again, in an environment of its own: its torch was changed",
     ),
     Sign(
-        r"ModuleNotFoundError: No module named '(.*?)'",
+        r"ModuleNotFoundError: No module named '(.{0,300}?)'",
         "vLLM misses the module {0}",
         "Install it beside vLLM",
     ),
-    Sign(r"No such file or directory: '(.*?)'", "There is no file {0}", "Check the path"),
+    Sign(r"No such file or directory: '(.{0,500}?)'", "There is no file {0}", "Check the path"),
 )
 _GENERAL = (
     Sign(  # vllm/transformers_utils/config.py
-        r"Invalid repository ID or local directory specified: *'(.*?)'",
+        r"Invalid repository ID or local directory specified: {0,20}'(.{0,500}?)'",
         "There is no model in {0}",
         "Check the name; a folder needs a config.json",
     ),
     Sign(  # pydantic
-        r"^([\w.\[\],]+)\n +Input (should .*?) \[type=\w+(?:, input_value=(.*?), input_type)?",
+        r"^([\w.\[\],]+)\n +Input (should .{0,500}?) \[type=\w+(?:, input_value=(.{0,500}?), input_type)?",
         words.field,
         words.field_hint,
     ),

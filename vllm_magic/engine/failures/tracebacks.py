@@ -17,6 +17,10 @@ DEEPEST = 3  # frames that are shown of a traceback, each with its source
 LONGEST_TRACEBACK = 400  # lines
 LONGEST_MESSAGE = 4  # lines of an exception's message that are shown before the one that tells
 LONGEST_SHOWN = 300  # characters of a line
+# What is searched takes time: of longer lines, and of all lines where there is more in all, only the beginning counts.
+LONGEST_READ = 2000  # characters of a line
+MOST_READ = 2**20  # characters of all lines
+SHORTEST_READ = 200  # characters of a line that are searched however many lines there are
 
 _PROCESS = r"(?P<process>\([^)]*\) )?"
 # What vLLM (vllm/logger.py) and uvicorn put before what is no failure.
@@ -46,7 +50,11 @@ def read(lines: Sequence[str]) -> list[Said]:
     """The lines that may tell of a failure: errors, and whatever was not logged with a level."""
     said: list[Said] = []
     inside: set[str] = set()  # the processes whose last line belongs to a frame
-    for line in lines:
+    longest = LONGEST_READ
+    if sum(min(len(line), longest) for line in lines) > MOST_READ:
+        longest = max(MOST_READ // len(lines), SHORTEST_READ)
+    for whole in lines:
+        line = whole[:longest]
         match = _PREFIX.match(line)
         if match is None or _HARMLESS.match(line):
             continue

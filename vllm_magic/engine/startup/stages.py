@@ -50,7 +50,7 @@ _SIGNS: tuple[tuple[Stage, re.Pattern[str]], ...] = tuple(
         (Stage.ENGINE, r"Initializing a V1 LLM engine|world_size=\d+ rank=\d+"),  # v1/engine/core.py
         (Stage.LOADING, r"Starting to load model"),  # v1/worker/*_model_runner.py
         # model_executor/model_loader/weight_utils.py
-        (Stage.LOADING, r"[Ll]oading .*% Completed \| (?P<done>\d+)/(?P<all>\d+) \["),
+        (Stage.LOADING, r"[Ll]oading .{0,200}?% Completed \| (?P<done>\d+)/(?P<all>\d+) \["),
         (
             Stage.COMPILING,
             r"Starting torch\.compile|Dynamo bytecode transform|Compiling a graph",
@@ -62,7 +62,7 @@ _SIGNS: tuple[tuple[Stage, re.Pattern[str]], ...] = tuple(
         # model_executor/warmup/
         (Stage.WARMING, r"Warming up|JIT kernel warmup (?:starting|\(\d)"),
         # v1/worker/gpu_model_runner.py
-        (Stage.GRAPHS, r"Capturing CUDA graphs.*?\| (?P<done>\d+)/(?P<all>\d+) "),
+        (Stage.GRAPHS, r"Capturing CUDA graphs.{0,200}?\| (?P<done>\d+)/(?P<all>\d+) "),
         (
             Stage.SERVING,
             r"Supported tasks:|Starting vLLM server on",
