@@ -9,6 +9,8 @@ import ipaddress
 import socket
 from typing import TYPE_CHECKING
 
+from vllm_magic.linux import lookups
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -20,16 +22,16 @@ def resolve(host: str) -> str:
     """The address that the words behind ``--host`` stand for; of a name the first IPv4 address, which vLLM binds.
 
     Raises:
-        OSError: there is no such host.
+        OSError: there is no such host, or looking it up takes more than `lookups.LIMIT` seconds.
     """
     try:
         found = [ipaddress.ip_address(host)]
     except ValueError:
         try:
-            answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            answers = lookups.addresses(host, None)
         except UnicodeError:  # it cannot be a name
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
-        found = [ipaddress.ip_address(answer[4][0]) for answer in answers]
+        found = [ipaddress.ip_address(answer.place[0]) for answer in answers]
     chosen = min(found, key=lambda one: one.version)
     return str(getattr(chosen, "ipv4_mapped", None) or chosen)
 

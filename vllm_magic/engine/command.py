@@ -16,6 +16,7 @@ from vllm_magic.engine.address import LOOPBACK
 from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.engine.flags import flag_table, flags
 from vllm_magic.errors import InvalidOption, StartFailed
+from vllm_magic.linux import lookups
 from vllm_magic.linux.marks import MARK
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def _quiet(spec: ServerSpec, path: str) -> tuple[str, ...]:
 
 def _user() -> str:
     try:
-        return getpass.getuser()
+        return lookups.within(lookups.USER_LIMIT, "this user", getpass.getuser)
     except (KeyError, OSError):  # a container that runs with a bare uid
         return str(os.getuid())
 

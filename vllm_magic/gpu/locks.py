@@ -18,7 +18,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import pwd
 import re
 import stat
 import threading
@@ -27,7 +26,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_magic.linux import trusted_path
+from vllm_magic.linux import lookups, trusted_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -252,10 +251,10 @@ def _places() -> list[Path]:
 
 
 def _home() -> Path | None:
-    """The home in the system's user database. Not $HOME, since all kernels must agree."""
+    """The home in the system's user database, if it is found in time. Not $HOME, since all kernels must agree."""
     try:
-        return Path(pwd.getpwuid(os.getuid()).pw_dir)
-    except KeyError:
+        return Path(lookups.user(os.getuid()).pw_dir)
+    except (KeyError, OSError):
         return None
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import pwd
 from typing import TYPE_CHECKING
 
+from vllm_magic.linux import lookups
 from vllm_magic.linux.processes import shown_name
 
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ def uid(pid: int) -> int | None:
 
 
 def user(number: int | None) -> str:
-    """The name of a user id; the number itself where it has none (a container), "?" where it is not known."""
+    """The name of a user id; the number itself where it has none (a container) or is not found in time, "?" for None."""
     if number is None:
         return "?"
     try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
+        return lookups.user(number).pw_name
+    except (KeyError, OSError):
         return str(number)
 
 

@@ -20,7 +20,7 @@ from vllm_magic.errors import Holder, NotEnoughMemory
 from vllm_magic.gpu.choice import has_free, needed
 from vllm_magic.gpu.visible import visible
 from vllm_magic.ledger import Condition
-from vllm_magic.linux import processes
+from vllm_magic.linux import details, processes
 from vllm_magic.linux.processes import Identity
 
 if TYPE_CHECKING:
@@ -161,12 +161,8 @@ def _name(table: Table, pid: int) -> str:
 
 
 def _user(pid: int) -> str:
-    import psutil
-
-    try:
-        return psutil.Process(pid).username()
-    except psutil.Error:
-        return ""
+    uid = details.uid(pid)
+    return "" if uid is None else details.user(uid)
 
 
 def _line(several: list[Holder]) -> str:

@@ -2,12 +2,9 @@
 
 The timeout of a socket, and of httpx, applies to each read, so an answer that comes one byte at a time never
 ends. Here the standard library's parser (http.client) reads from a socket with one deadline and one limit of
-bytes for everything: connecting, TLS, status line, headers, interim answers, body and trailers. Nothing is
-decompressed, no redirect is followed and no proxy is used. Each request has its own connection, which is
-closed when the answer is complete: an idle connection would delay a stopping server.
-
-The time limit does not cover the look-up of a host's name; the C library has its own limits for that
-(resolv.conf(5)).
+bytes for everything: the look-up of the host's name, connecting, TLS, status line, headers, interim answers,
+body and trailers. Nothing is decompressed, no redirect is followed and no proxy is used. Each request has its
+own connection, which is closed when the answer is complete: an idle connection would delay a stopping server.
 """
 
 from __future__ import annotations
@@ -23,6 +20,8 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
+
+from vllm_magic.linux import lookups
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -192,7 +191,7 @@ class _Wire:
 
     def _first_of(self, host: str, port: int) -> socket.socket:
         error: OSError = OSError(f"{host} has no address")
-        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        for family, kind, protocol, address in lookups.addresses(host, port, self._rest()):
             made = socket.socket(family, kind, protocol)
             try:
                 made.settimeout(self._rest())
