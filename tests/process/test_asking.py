@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import builtins
 import contextlib
+import gc
 import json
 import os
 import signal
 import threading
 import time
+import weakref
 
 import openai
 import pydantic
@@ -328,6 +330,36 @@ def test_the_openai_package(serve):
             return said.choices[0].message.content
 
     assert asyncio.run(ask()) == "yes"
+
+
+def test_the_clients_of_a_server_end_with_it(serve):
+    """Its port may be another program's by then, and the key goes with each request."""
+    server = serve(says="yes")
+    client, unused, other = server.client(), server.client(), server.async_client()
+    assert client.models.list().data[0].id == "tiny"
+    assert not client.is_closed()
+    server.stop()
+    assert client.is_closed()
+    assert unused.is_closed()
+    plain = f"{server.name} cannot be asked any more: it is released"
+    with pytest.raises(RequestFailed, match=plain):
+        client.models.list()
+    with pytest.raises(RequestFailed, match=plain):
+        server.client()
+
+    async def ask() -> None:
+        async with other:
+            await other.models.list()
+
+    with pytest.raises(RequestFailed, match=plain):
+        asyncio.run(ask())
+
+
+def test_a_client_is_not_kept(serve):
+    server = serve()
+    gone = weakref.ref(server.client())
+    gc.collect()
+    assert gone() is None
 
 
 def test_without_the_openai_package(serve, monkeypatch):

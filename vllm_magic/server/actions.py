@@ -38,6 +38,7 @@ class Service(Asking):
     """
 
     def __init__(self, spec: ServerSpec, command: Command) -> None:
+        super().__init__()
         self.spec = spec
         self._command = command
         self._napping = (

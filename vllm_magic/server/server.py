@@ -210,6 +210,8 @@ class Server(Portrait):
             self.begin_stop()
         elif isinstance(notice, Over) and (words := self._farewell(notice.release)):
             self._tell(f"{self.name} was {words}.{notice.release.in_brackets}")
+        if isinstance(notice, Over):
+            self.close_clients()  # before the end is known, so that none is open once `stop` has returned
         self._course.take(notice)
         self._moved(self)
         if isinstance(notice, Ready) and self._provisioner.from_the_start and self.ready_after is not None:

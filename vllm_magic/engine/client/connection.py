@@ -14,7 +14,7 @@ from vllm_magic.errors import InvalidOption, NoChatTemplate, RequestFailed, Vllm
 from vllm_magic.masking import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import httpx
     import openai
@@ -130,8 +130,12 @@ class Connection:
             raise
         return events
 
-    def openai_client(self) -> openai.OpenAI:
+    def openai_client(self, check: Callable[[], object]) -> openai.OpenAI:
         """The openai package's client.
+
+        Args:
+            check: called before each request; what it raises is raised in place of a request. Once the server has
+                ended, its port may be another program's, and each request carries the key.
 
         Raises:
             VllmMagicError: it is not installed.
@@ -140,17 +144,17 @@ class Connection:
         made: openai.OpenAI = package.OpenAI(
             base_url=f"{self._endpoint.url}/v1",
             api_key=self._endpoint.api_key,
-            http_client=package.DefaultHttpxClient(**_OWN),
+            http_client=_checked(package.DefaultHttpxClient, check),
         )
         return made
 
-    def async_openai_client(self) -> openai.AsyncOpenAI:
-        """The openai package's client for asyncio. Raises what `openai_client` raises."""
+    def async_openai_client(self, check: Callable[[], object]) -> openai.AsyncOpenAI:
+        """The openai package's client for asyncio. Takes and raises what `openai_client` does."""
         package = _openai()
         made: openai.AsyncOpenAI = package.AsyncOpenAI(
             base_url=f"{self._endpoint.url}/v1",
             api_key=self._endpoint.api_key,
-            http_client=package.DefaultAsyncHttpxClient(**_OWN),
+            http_client=_checked(package.DefaultAsyncHttpxClient, check),
         )
         return made
 
@@ -324,6 +328,20 @@ def _message(text: str) -> str:
         return str(error.get("message", error) if isinstance(error, dict) else error)
     except UNREADABLE:
         return text
+
+
+def _checked(kind: type[Any], check: Callable[[], object]) -> Any:
+    """An HTTP client of this kind that calls ``check`` before each request.
+
+    The openai package builds a request outside the code that tries again after any error.
+    """
+
+    class Checked(kind):  # type: ignore[misc]
+        def build_request(self, *args: Any, **options: Any) -> Any:
+            check()
+            return super().build_request(*args, **options)
+
+    return Checked(**_OWN)
 
 
 def _openai() -> Any:

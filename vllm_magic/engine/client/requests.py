@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
+from weakref import WeakSet
 
 from vllm_magic.engine.client import generate, pooling
 from vllm_magic.engine.client.connection import SILENCE_LIMIT
@@ -29,6 +31,9 @@ class Asking(ABC):
     ``extra`` is any other field of vLLM's own request: ``top_p=0.9``, ``seed=1``, ``chat_template_kwargs={...}``.
     """
 
+    def __init__(self) -> None:
+        self._clients: WeakSet[openai.OpenAI] = WeakSet()
+
     @abstractmethod
     def connection(self) -> Connection:
         """To the server.
@@ -38,12 +43,26 @@ class Asking(ABC):
         """
 
     def client(self) -> openai.OpenAI:
-        """A client of the openai package, which must be installed, for this server; close it when done."""
-        return self.connection().openai_client()
+        """A new client of the openai package, which must be installed, for this server; close it when done.
+
+        It is closed with the server. A later request with it raises `RequestFailed`.
+        """
+        made = self.connection().openai_client(self.connection)
+        self._clients.add(made)
+        return made
 
     def async_client(self) -> openai.AsyncOpenAI:
-        """The same for asyncio."""
-        return self.connection().async_openai_client()
+        """The same for asyncio, but nobody else can close it."""
+        return self.connection().async_openai_client(self.connection)
+
+    def close_clients(self) -> None:
+        """Close all that `client` has made and that is still used: the server has ended."""
+        for one in list(self._clients):
+            with suppress(
+                Exception
+            ):  # whatever httpx has against it; a request may be under way in another thread
+                one.close()
+        self._clients.clear()
 
     @overload
     def chat(
