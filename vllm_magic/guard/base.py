@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from vllm_magic.guard import folder, record
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 KERNEL_GONE = Stop(grace=0.5, patience=0.5)
 AT_ONCE = Stop(grace=0.0, patience=0.0)
 SAY_LIMIT = 2  # seconds that a kernel which does not read may hold a guard up
+LOCK_LIMIT = 0.05  # seconds for the lock of one GPU
 NOBODY = -1  # in place of the kernel's pidfd
 
 
@@ -189,10 +191,22 @@ def limit_sending(connection: socket.socket, seconds: int) -> None:
 
 
 def _shared_lock(path: str) -> contextlib.AbstractContextManager[object]:
-    """Hold a shared flock on the file; one that cannot be had now is no reason to delay a release."""
+    """Hold a shared flock on the file; one that cannot be had now is no reason to delay a release.
+
+    A start or a doctor that looks at this moment has the exclusive lock for an instant, so it is tried again for
+    `LOCK_LIMIT` seconds.
+    """
     stack = contextlib.ExitStack()
+    deadline = time.monotonic() + LOCK_LIMIT
     with contextlib.suppress(OSError):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         stack.callback(os.close, fd)
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    break
+                time.sleep(LOCK_LIMIT / 10)
     return stack
