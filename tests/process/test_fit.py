@@ -16,7 +16,7 @@ from IPython.core.error import UsageError
 from IPython.utils.capture import capture_output
 
 import vllm_magic
-from vllm_magic.engine.capacity.advice import Outcome
+from vllm_magic.engine.capacity.advice import FitOutcome
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
 from vllm_magic.jupyter.display import views
@@ -249,7 +249,7 @@ class TestWarning:
     def test_memory_that_others_hold_is_not_its_business(self, manager, llama, fake_gpus):
         fakegpu.configure(fake_gpus, total_mib=24576)
         with fakegpu.holding(fake_gpus, 4, 0):
-            assert manager.fit(ServerSpec(llama)).outcome is Outcome.NOT_NOW
+            assert manager.fit(ServerSpec(llama)).outcome is FitOutcome.NOT_NOW
             assert not manager.foresee(ServerSpec(llama)).warning(60)
 
     def test_it_goes_online_never(self, manager, hub, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The panel's kernel side, by what it sends: a real kernel or a real desk, the stand-in, and views that talk as the browser's do."""
+"""The panel's kernel side, by what it sends: a real kernel or a real controller, the stand-in, and views that talk as the browser's do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vllm_magic.jupyter.commands.settings import Settings
 from vllm_magic.jupyter.panel import controller as desks
 from vllm_magic.jupyter.panel import form, messages, open_views, server_list
 from vllm_magic.jupyter.panel.background_work import Work
-from vllm_magic.jupyter.panel.controller import Desk
+from vllm_magic.jupyter.panel.controller import Controller
 from vllm_magic.jupyter.panel.messages import Ask, Message, Words
 from vllm_magic.provisioning.standby_pool import StandbyMode
 
@@ -80,9 +80,9 @@ def views() -> Views:
 
 
 @pytest.fixture
-def desk(manager, home, executable, views):
+def controller(manager, home, executable, views):
     work = Work(manager, lambda: Settings(executable=executable), lambda: None)
-    made = Desk(manager, views, work, lambda: False)
+    made = Controller(manager, views, work, lambda: False)
     yield made
     made.close()
 
@@ -91,70 +91,70 @@ def listed(views: Views) -> dict[str, str]:
     return {one["name"]: one["state"] for one in views.picture.get("servers", [])}
 
 
-def hello(desk: Desk, view: str = "view") -> None:
-    desk.take(Message(Ask.HELLO, view, tab="log"))
+def hello(controller: Controller, view: str = "view") -> None:
+    controller.take(Message(Ask.HELLO, view, tab="log"))
 
 
-def start(desk: Desk, views: Views, *, name: str = "tiny") -> None:
-    desk.take(Message(Ask.START, "view", words=Words(name)))
+def start(controller: Controller, views: Views, *, name: str = "tiny") -> None:
+    controller.take(Message(Ask.START, "view", words=Words(name)))
     views.wait_state("ready")
 
 
-def test_a_life(desk, views, traces):
-    hello(desk)
-    start(desk, views)
+def test_a_life(controller, views, traces):
+    hello(controller)
+    start(controller, views)
     assert views.chosen["url"].startswith("http://127.0.0.1:")
     assert views.chosen["words"] == {"model": "tiny", "flags": "", "gpus": ""}
     views.wait(
         lambda: any("startup complete" in line for one in views.of("log") for line in one["lines"]), "the log"
     )
-    desk.take(Message(Ask.STOP, "view", name="tiny"))
+    controller.take(Message(Ask.STOP, "view", name="tiny"))
     views.wait_state("released")
     assert views.chosen["release"]["verified"]
     assert [state for state, _ in views.chosen["times"]] == ["starting", "ready", "stopping", "released"]
-    desk.close()
+    controller.close()
     traces.check()
 
 
 def test_the_spare_is_shown(manager, home, views, tmp_path):
     executable = str(stand_in.install_environment(tmp_path / "vllm"))
     work = Work(manager, lambda: Settings(executable=executable), lambda: None)
-    desk = Desk(manager, views, work, lambda: False)
+    controller = Controller(manager, views, work, lambda: False)
     try:
-        hello(desk)
+        hello(controller)
         views.wait(lambda: views.picture.get("spare") == "", "no spare")
         manager.spares.set_mode(StandbyMode.ON)
-        start(desk, views)
+        start(controller, views)
         assert not views.chosen["warm"]
         views.wait(lambda: re.fullmatch(r"spare: 0\.\d\d GiB of memory", views.picture["spare"]), "the spare")
-        start(desk, views, name="other")
+        start(controller, views, name="other")
         views.wait(lambda: views.chosen["name"] == "other" and views.chosen["state"] == "ready", "the other")
         assert views.chosen["warm"]
     finally:
-        desk.close()
+        controller.close()
 
 
 SECRETS = "--api-key sk-very-secret-key --hf-token hf_abcdefghijklmnopqrstuvwxyz --env X_TOKEN='to be kept'"
 
 
-def test_no_secret_is_sent(desk, views, manager, monkeypatch):
+def test_no_secret_is_sent(controller, views, manager, monkeypatch):
     """Neither of a server nor of the form; and what a view was shown masked still stands for what it hides."""
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnopqrstuvwxyz")
-    hello(desk)
+    hello(controller)
     words = Words("tiny", f"{SECRETS} --name other")
-    desk.take(Message(Ask.FORM, "view", words=words))
+    controller.take(Message(Ask.FORM, "view", words=words))
     views.wait(lambda: "***" in views.picture["form"]["flags"], "the form")
     assert views.picture["form"]["view"] == "view"  # where it stays as it was typed
-    desk.take(Message(Ask.START, "view", words=words))
+    controller.take(Message(Ask.START, "view", words=words))
     views.wait_state("ready")
-    desk.take(Message(Ask.HERE, "view", tab="processes"))
+    controller.take(Message(Ask.HERE, "view", tab="processes"))
     views.wait(lambda: views.of("processes"), "the processes")
     spec = manager.get("other").spec
-    desk.take(Message(Ask.STOP, "view", name="other"))
+    controller.take(Message(Ask.STOP, "view", name="other"))
     views.wait_state("released")
     views.wait(lambda: views.picture["form"]["model"] == "tiny", "the words to start it again")
     again = Words(*(views.picture["form"][key] for key in ("model", "flags", "gpus")))
-    desk.take(Message(Ask.START, "view", words=again))
+    controller.take(Message(Ask.START, "view", words=again))
     views.wait_state("ready")
     assert manager.get("other").spec == spec
     sent = json.dumps(views.pictures + views.messages)
@@ -188,10 +188,10 @@ def test_a_server_of_a_cluster_in_the_form():
     assert (judged.wrong, judged.text) == (False, "It will run on the Ray cluster at http://head:8265.")
 
 
-def test_a_chat(desk, views):
-    hello(desk)
-    start(desk, views)
-    desk.take(Message(Ask.SAY, "view", name="tiny", text="Hello"))
+def test_a_chat(controller, views):
+    hello(controller)
+    start(controller, views)
+    controller.take(Message(Ask.SAY, "view", name="tiny", text="Hello"))
     views.wait(
         lambda: views.of("chat")[-1]["turns"] and views.of("chat")[-1]["turns"][-1]["over"], "the answer"
     )
@@ -201,38 +201,38 @@ def test_a_chat(desk, views):
     assert "tokens in" in turn["note"]
 
 
-def test_a_chat_of_another_server_does_not_come_between(desk, views, manager, spec, monkeypatch):
+def test_a_chat_of_another_server_does_not_come_between(controller, views, manager, spec, monkeypatch):
     for name, value in stand_in.options(token_s=0.1).items():
         monkeypatch.setenv(name, value)
     for name in "ab":
         manager.start(spec(name=name))
-    hello(desk)
-    desk.take(Message(Ask.CHOOSE, "view", name="a"))
-    desk.take(Message(Ask.SAY, "view", name="a", text="Hello"))
+    hello(controller)
+    controller.take(Message(Ask.CHOOSE, "view", name="a"))
+    controller.take(Message(Ask.SAY, "view", name="a", text="Hello"))
     views.wait(
         lambda: any("word1" in turn["answer"] for one in views.of("chat") for turn in one["turns"]), "a"
     )
-    desk.take(Message(Ask.CHOOSE, "view", name="b"))
+    controller.take(Message(Ask.CHOOSE, "view", name="b"))
     views.wait(lambda: views.of("chat")[-1]["name"] == "b", "the chat with b")
     began = len(views.of("chat")) - 1
-    views.wait(lambda: not desk._chats.of("a").busy, "the end of the answer")
-    desk.take(Message(Ask.CHOOSE, "view", name="a"))
+    views.wait(lambda: not controller._chats.of("a").busy, "the end of the answer")
+    controller.take(Message(Ask.CHOOSE, "view", name="a"))
     views.wait(lambda: views.of("chat")[-1]["name"] == "a", "the chat with a")
     assert [one["name"] for one in views.of("chat")[began:]] == ["b", "a"]
     assert views.of("chat")[-1]["turns"][0]["over"]
 
-    desk.take(Message(Ask.SAY, "view", name="a", text="Hello again"))
-    chat = desk._chats.of("a")
+    controller.take(Message(Ask.SAY, "view", name="a", text="Hello again"))
+    chat = controller._chats.of("a")
     until(lambda: len(chat.turns) == 2 and chat.turns[1].answer)
-    desk.take(Message(Ask.STOP, "view", name="a"))
+    controller.take(Message(Ask.STOP, "view", name="a"))
     until(lambda: chat.turns[1].over)
     assert "stopped" in chat.turns[1].note
     assert not chat.turns[1].failed  # it was asked for
 
 
-def test_what_is_over_stays_in_the_list(desk, views, manager, spec):
+def test_what_is_over_stays_in_the_list(controller, views, manager, spec):
     """The last of them, in their places, each with its release; until it is cleared, here and nowhere else."""
-    hello(desk)
+    hello(controller)
     for number in range(server_list.ENDED + 2):
         manager.start(spec(name=f"s{number}"))
         if number != 1:
@@ -240,12 +240,12 @@ def test_what_is_over_stays_in_the_list(desk, views, manager, spec):
     views.wait(
         lambda: listed(views) == {"s1": "ready", **{f"s{n}": "released" for n in range(2, 7)}}, "the list"
     )
-    desk.take(Message(Ask.CHOOSE, "view", name="s3"))
+    controller.take(Message(Ask.CHOOSE, "view", name="s3"))
     views.wait(lambda: views.chosen and views.chosen["name"] == "s3", "an earlier one")
     assert views.chosen["release"]["verified"]
     assert views.of("curve")[-1]["name"] == "s3"
     for name in ("s1", "s3"):  # the first of them runs: it stays
-        desk.take(Message(Ask.CLEAR, "view", name=name))
+        controller.take(Message(Ask.CLEAR, "view", name=name))
     views.wait(lambda: list(listed(views)) == ["s1", "s2", "s4", "s5", "s6"], "one less")
     assert views.chosen is None
     assert "s3" in manager.past()
@@ -253,8 +253,8 @@ def test_what_is_over_stays_in_the_list(desk, views, manager, spec):
     views.wait(lambda: listed(views).get("s3") == "ready", "the name again")
 
 
-def test_what_ends_a_server_unasked_is_shown(desk, views, manager, spec):
-    hello(desk)
+def test_what_ends_a_server_unasked_is_shown(controller, views, manager, spec):
+    hello(controller)
     manager.start(spec(keep=600.0, ttl=5400.0))
     views.wait_state("ready")
     assert views.chosen["terms"] == [
@@ -263,66 +263,66 @@ def test_what_ends_a_server_unasked_is_shown(desk, views, manager, spec):
     ]
 
 
-def test_what_goes_wrong_is_told(desk, views):
-    hello(desk)
-    desk.take(Message(Ask.START, "view", words=Words("tiny", "--max-model-len '")))
+def test_what_goes_wrong_is_told(controller, views):
+    hello(controller)
+    controller.take(Message(Ask.START, "view", words=Words("tiny", "--max-model-len '")))
     views.wait(lambda: views.picture["notice"], "an error")
     assert views.picture["notice"]["kind"] == "wrong"
-    desk.take(Message(Ask.STOP, "view", name="nobody"))
+    controller.take(Message(Ask.STOP, "view", name="nobody"))
     views.wait(lambda: "nobody" in str(views.picture["notice"]), "another")
 
 
-def test_a_fault_of_ours_is_told_and_the_panel_goes_on(desk, views, monkeypatch):
-    hello(desk)
+def test_a_fault_of_ours_is_told_and_the_panel_goes_on(controller, views, monkeypatch):
+    hello(controller)
     views.wait(lambda: views.of("tick"), "a tick")
 
     def broken() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(desk._work, "doctor", broken)
-    desk.take(Message(Ask.DOCTOR, "view"))
+    monkeypatch.setattr(controller._work, "doctor", broken)
+    controller.take(Message(Ask.DOCTOR, "view"))
     views.wait(lambda: "fault of vllm_magic: ZeroDivisionError" in str(views.picture["notice"]), "the fault")
-    hello(desk)
+    hello(controller)
     views.wait(
         lambda: len([one for one in views.of("got") if one["ask"] == "hello"]) == 2, "the next message"
     )
 
 
-def test_it_looks_while_somebody_looks(desk, views, manager):
-    hello(desk, "one")
-    hello(desk, "two")
+def test_it_looks_while_somebody_looks(controller, views, manager):
+    hello(controller, "one")
+    hello(controller, "two")
     views.wait(lambda: len(views.of("tick")) > 2, "ticks")
-    desk.take(Message(Ask.BYE, "one"))
+    controller.take(Message(Ask.BYE, "one"))
     seen = len(views.of("tick"))
     views.wait(lambda: len(views.of("tick")) > seen + 1, "ticks for the other one")
-    desk.take(Message(Ask.BYE, "two"))
+    controller.take(Message(Ask.BYE, "two"))
     until(lambda: "vllm-magic sampler" not in [one.name for one in threading.enumerate()], 40)
     seen = len(views.messages)
     time.sleep(2 * desks.LOOK)
     assert len(views.messages) == seen
 
 
-def test_a_view_that_was_never_closed_expires(desk, views, monkeypatch):
+def test_a_view_that_was_never_closed_expires(controller, views, monkeypatch):
     monkeypatch.setattr(open_views, "EXPIRY", 0.5)
-    hello(desk)
+    hello(controller)
     views.wait(lambda: views.of("tick"), "a tick")
-    until(lambda: not desk._audience)
+    until(lambda: not controller._open_views)
 
 
 def test_a_view_is_not_forgotten_while_a_cell_runs(manager, home, views, executable, monkeypatch):
     """Its signs of life may wait for the cell."""
     monkeypatch.setattr(open_views, "EXPIRY", 0.2)
-    desk = Desk(manager, views, Work(manager, Settings, lambda: None), lambda: True)
-    hello(desk)
+    controller = Controller(manager, views, Work(manager, Settings, lambda: None), lambda: True)
+    hello(controller)
     seen = len(views.of("tick"))
     views.wait(lambda: len(views.of("tick")) > seen + 3, "ticks")
-    desk.close()
+    controller.close()
 
 
-def test_nothing_is_sent_again_that_has_not_changed(desk, views):
+def test_nothing_is_sent_again_that_has_not_changed(controller, views):
     """Less than 2 kB a second while nothing happens; here without the headers, which add 400 bytes a message."""
-    hello(desk)
-    start(desk, views)
+    hello(controller)
+    start(controller, views)
     settled = time.monotonic() + 3
     views.wait(lambda: time.monotonic() > settled, "calm")
     before, pictures = len(views.messages), len(views.pictures)
@@ -333,29 +333,29 @@ def test_nothing_is_sent_again_that_has_not_changed(desk, views):
     assert max(len(json.dumps(one)) for one in sent) < 400
 
 
-def test_a_server_of_a_cell_is_shown(desk, views, manager, spec):
+def test_a_server_of_a_cell_is_shown(controller, views, manager, spec):
     manager.start(spec())
-    hello(desk)
+    hello(controller)
     views.wait_state("ready")
     manager.stop()
     views.wait_state("released")
     assert views.picture["form"]["model"] == "tiny"  # to be started again
 
 
-def test_flags_are_checked_while_they_are_typed(desk, views):
-    hello(desk)
-    desk.take(Message(Ask.FORM, "view", words=Words("tiny", "--gpu-memory-utilization '")))
+def test_flags_are_checked_while_they_are_typed(controller, views):
+    hello(controller)
+    controller.take(Message(Ask.FORM, "view", words=Words("tiny", "--gpu-memory-utilization '")))
     views.wait(lambda: views.picture["form"]["wrong"], "what is wrong")
-    desk.take(Message(Ask.FORM, "view", words=Words("tiny")))
+    controller.take(Message(Ask.FORM, "view", words=Words("tiny")))
     views.wait(lambda: not views.picture["form"]["wrong"], "what is right")
 
 
-def test_the_form_goes_by_the_memory_that_is_free_now(desk, views, fake_gpus, tmp_path):
+def test_the_form_goes_by_the_memory_that_is_free_now(controller, views, fake_gpus, tmp_path):
     """Also when nobody types: memory that comes back is what a start has again."""
     model = str(checkpoints.model(tmp_path / "llama", checkpoints.LLAMA_3_8B))
     with fakegpu.holding(fake_gpus, 6, gpu=0):
-        hello(desk)
-        desk.take(Message(Ask.FORM, "view", words=Words(model, "--max-model-len 1024", "0")))
+        hello(controller)
+        controller.take(Message(Ask.FORM, "view", words=Words(model, "--max-model-len 1024", "0")))
         views.wait(lambda: "Does not fit now" in views.picture["form"]["text"], "that it does not fit")
     views.wait(lambda: not views.picture["form"]["wrong"], "that it fits")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_magic.jupyter.commands.settings import Settings
 from vllm_magic.jupyter.panel.background_work import Work
-from vllm_magic.jupyter.panel.controller import PROCESSES, Desk
+from vllm_magic.jupyter.panel.controller import PROCESSES, Controller
 from vllm_magic.jupyter.panel.messages import Ask, Message
 from vllm_magic.manager.manager import Manager
 from vllm_magic.monitoring import poller
@@ -71,41 +71,41 @@ def test_half_an_hour_leaves_nothing(home, spec):
 
 
 def half_an_hour(spec: ServerSpec) -> Result:
-    """The desk looks without a pause, and so does the sampler."""
+    """The controller looks without a pause, and so does the sampler."""
     poller.PERIOD = 0.0
     timeseries.MOST = SHORT
     manager = Manager()
     try:
         server = manager.start(spec).server
         views = Forgetful()
-        desk = Desk(manager, views, Work(manager, Settings, lambda: None), lambda: False)
-        desk.take(Message(Ask.HELLO, "view", tab=PROCESSES))
+        controller = Controller(manager, views, Work(manager, Settings, lambda: None), lambda: False)
+        controller.take(Message(Ask.HELLO, "view", tab=PROCESSES))
         tracemalloc.start()
-        watch(manager, desk, views, WARM)
-        before = kept(manager, desk, views)
-        watch(manager, desk, views, HALF_AN_HOUR)
-        after = kept(manager, desk, views)
+        watch(manager, controller, views, WARM)
+        before = kept(manager, controller, views)
+        watch(manager, controller, views, HALF_AN_HOUR)
+        after = kept(manager, controller, views)
         tracemalloc.stop()
-        desk.close()
+        controller.close()
         return Result(before, after, len(server.curve.samples()))
     finally:
         manager.stop_all(grace=0.0)
         manager.close()
 
 
-def watch(manager: Manager, desk: Desk, views: Forgetful, looks: int) -> None:
+def watch(manager: Manager, controller: Controller, views: Forgetful, looks: int) -> None:
     """Be a view for so many looks; those that the sampler asks for on a busy machine are too few."""
     for _ in range(looks):
-        desk.take(Message(Ask.HERE, "view", tab=PROCESSES))
+        controller.take(Message(Ask.HERE, "view", tab=PROCESSES))
         manager._sampler.tell()
         assert views.ticks.acquire(timeout=LIMIT)
 
 
-def kept(manager: Manager, desk: Desk, views: Forgetful) -> Kept:
+def kept(manager: Manager, controller: Controller, views: Forgetful) -> Kept:
     """What is there at each of some looks."""
     sizes, descriptors, threads = [], [], []
     for _ in range(SETTLED):
-        watch(manager, desk, views, 1)
+        watch(manager, controller, views, 1)
         gc.collect()
         sizes.append(tracemalloc.get_traced_memory()[0])
         descriptors.append(open_files())

@@ -14,7 +14,7 @@ from fake_gpu import fakegpu
 
 from vllm_magic.engine.client import server_load
 from vllm_magic.linux import processes
-from vllm_magic.linux.ownership import Kin
+from vllm_magic.linux.ownership import Ownership
 from vllm_magic.monitoring import poller, sampler
 
 GIB = 2**30
@@ -319,7 +319,7 @@ class TestItsEnd:
             raise RuntimeError("can't start new thread")
 
         with monkeypatch.context() as patched:
-            patched.setattr(poller.Rounds, "start", fail)
+            patched.setattr(poller.Poller, "start", fail)
             server = manager.start(spec(faults={"load_s": 0.5}), wait=False).server
         server.wait(60)
         until(lambda: asked_for(server), "it is not tried again")
@@ -331,7 +331,7 @@ class TestKin:
         child = os.fork()
         if child == 0:
             signal.pause()
-        known = Kin()
+        known = Ownership()
         assert known.look({child}, [me]) == {child: me}
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

@@ -17,7 +17,7 @@ PATIENCE = 15.0  # seconds for one that has to be started first
 AGAIN = 10.0  # seconds before the probe process is started once more, where it did not stay
 
 
-class Eyes:
+class BackgroundProbe:
     """Has a thread of its own, from the first look on. For one thread.
 
     Args:

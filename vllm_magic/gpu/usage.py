@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from vllm_magic.linux.processes import Identity
 
 
-class Sight(NamedTuple):
+class GpuUsage(NamedTuple):
     """One look at the GPUs, in bytes; each tuple has an entry for each GPU, None where the driver does not say.
 
     Attributes:
@@ -29,7 +29,7 @@ class Sight(NamedTuple):
         return self.by_leader.get(leader, self.nothing) if leader else self.nothing
 
 
-def see(gpus: Sequence[Gpu], leaders: Mapping[int, Identity]) -> Sight:
+def see(gpus: Sequence[Gpu], leaders: Mapping[int, Identity]) -> GpuUsage:
     """What there is to be seen; each process is looked at once, however many servers there are.
 
     Args:
@@ -45,4 +45,4 @@ def see(gpus: Sequence[Gpu], leaders: Mapping[int, Identity]) -> Sight:
                 before = mine[number]
                 mine[number] = None if before is None or process.used is None else before + process.used
     used = tuple(gpu.used for gpu in gpus)
-    return Sight(used, nothing, {leader: tuple(mine) for leader, mine in held.items()})
+    return GpuUsage(used, nothing, {leader: tuple(mine) for leader, mine in held.items()})

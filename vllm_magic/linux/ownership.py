@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 AGAIN = 30.0  # seconds before a process that belongs to none of them is looked at once more
 
 
-class Kin:
+class Ownership:
     """Remembers each process for as long as it is asked about, also beyond its death. For one thread."""
 
     def __init__(self) -> None:

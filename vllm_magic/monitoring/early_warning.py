@@ -7,7 +7,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine.capacity.advice import Outcome
+from vllm_magic.engine.capacity.advice import FitOutcome
 from vllm_magic.engine.capacity.fit import fit
 from vllm_magic.engine.models import model_files
 from vllm_magic.errors import VllmMagicError
@@ -61,6 +61,6 @@ class Foresight:
         except VllmMagicError:  # the start itself tells what is wrong
             return ""
         # Memory that others hold may be coming back; the start waits for it, and says who holds it.
-        if found.outcome not in (Outcome.TOO_LARGE, Outcome.REFUSED):
+        if found.outcome not in (FitOutcome.TOO_LARGE, FitOutcome.REFUSED):
             return ""
         return f"{self._spec.name} will probably not start. {found.verdict} (%vllm fit shows more.)"

@@ -1,9 +1,8 @@
-"""The rounds of the sampler: looks at servers and GPUs once a second, for as long as that is wanted.
+"""The thread of the sampler: it polls servers and GPUs once a second, as long as there are targets.
 
-Of more than `TURN` servers that many are looked at each second, in turn, so that the cost does not grow any more. A
-server that comes to another state is looked at in that moment, so that its curve has edges where they were. One
-thread with an asyncio loop asks all servers side by side; another one (`gpu.background_probe`) asks the driver, so neither of them
-can hold the others up.
+If there are more than `TURN` servers, so many are polled each second, in turn; the cost does not grow with the rest. A
+server whose state changes is polled at that moment, so that its curve has an edge there. One thread with an asyncio loop
+asks all servers side by side; another thread (`gpu.background_probe`) asks the driver. Neither delays the other.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine.client import server_load
-from vllm_magic.gpu.background_probe import Eyes
-from vllm_magic.gpu.usage import Sight, see
-from vllm_magic.linux.ownership import Kin
+from vllm_magic.gpu.background_probe import BackgroundProbe
+from vllm_magic.gpu.usage import GpuUsage, see
+from vllm_magic.linux.ownership import Ownership
 from vllm_magic.plotting.timeseries import Sample
 from vllm_magic.server.server import ServerState
 
@@ -31,24 +30,28 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.server.server import Server
 
-    Targets = Callable[[], Mapping[Server, "Memory"] | None]
+    Targets = Callable[[], Mapping[Server, "Target"] | None]
     Publish = Callable[[Snapshot | None, Mapping[int, str]], None]
 
-PERIOD = 1.0  # seconds between two looks
-TURN = 20  # servers in one look
+PERIOD = 1.0  # seconds between two rounds
+TURN = 20  # servers in one round
 END_LIMIT = 1.0  # seconds for the threads to end
-SHORTEST = 0.25  # the same, where something has changed
+SHORTEST = 0.25  # seconds between two rounds if a state has changed
 LIMIT = 1.0  # seconds for a server's answer
 GPU_LIMIT = 0.9  # seconds for which the driver may hold a sample up
-STALE = 10.0  # seconds for which the last sight of the GPUs counts while the driver is slow
+STALE = 10.0  # seconds for which the last snapshot of the GPUs counts while the driver is slow
 SPARE = 16  # file descriptors that must be free; a loop takes three
 
 
 @dataclass
-class Memory:
-    """What is known of a followed server: its counters at the last look that it answered, its state, since when it is over.
+class Target:
+    """A server that is polled.
 
-    ``looked`` is when it was looked at last, by `time.monotonic`; 0 before that.
+    Attributes:
+        looked: when it was polled last, by `time.monotonic`; 0 before that.
+        last: when it last answered, by `time.monotonic`, and its counters then.
+        state: its state as the sampler was told of it.
+        over_since: since when it is over, by `time.monotonic`; None while it is not.
     """
 
     looked: float = 0.0
@@ -57,10 +60,10 @@ class Memory:
     over_since: float | None = None
 
 
-class Rounds(threading.Thread):
-    """The thread: a round each second, until there are no targets any more.
+class Poller(threading.Thread):
+    """The thread: one round a second, until there are no targets any more.
 
-    All but `stir`, `end` and `join` is called in it.
+    Other threads call only `stir`, `end` and `join`.
 
     Args:
         probe: looks at the GPUs.
@@ -75,21 +78,21 @@ class Rounds(threading.Thread):
         self._publish = publish
         self._latest: Snapshot | None = None
         self._attribution: Mapping[int, str] = {}
-        self._eyes = Eyes(probe)
-        self._kin = Kin()
+        self._background_probe = BackgroundProbe(probe)
+        self._ownership = Ownership()
         self._looking: asyncio.Future[Snapshot] | None = None
         self._asking: dict[Server, asyncio.Task[Vitals | None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
         self._stirred = asyncio.Event()
-        self._turned: dict[Server, None] = {}  # who is to be looked at next, whosever turn it is
+        self._turned: dict[Server, None] = {}  # the servers whose state has changed since the last round
 
     def stir(self, server: Server) -> None:
-        """This server is in another state now; from any thread."""
+        """Poll this server now: its state has changed. Any thread may call it."""
         self._call(self._turn_to, server)
 
     def end(self) -> None:
-        """Break off everything, and end; from any thread."""
+        """End the thread, and break off what it waits for. Any thread may call it."""
         self._call(self._ended.set)
 
     def _call(self, function: Callable[..., object], *arguments: object) -> None:
@@ -99,9 +102,9 @@ class Rounds(threading.Thread):
                 loop.call_soon_threadsafe(function, *arguments)
 
     def join(self, timeout: float | None = END_LIMIT) -> None:
-        """Wait for the end of the threads, but not for ever."""
+        """Wait for the end of the threads, ``timeout`` seconds at most."""
         super().join(timeout)
-        self._eyes.close(END_LIMIT)
+        self._background_probe.close(END_LIMIT)
 
     def run(self) -> None:
         """The thread's life."""
@@ -111,7 +114,7 @@ class Rounds(threading.Thread):
         try:
             loop.run_until_complete(self._look_on(loop))
         finally:
-            self._eyes.close(0.0)
+            self._background_probe.close(0.0)
             loop.close()
 
     async def _look_on(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -133,8 +136,8 @@ class Rounds(threading.Thread):
         await asyncio.gather(*others, return_exceptions=True)
         await asyncio.sleep(0)  # the connections of what was broken off are closed now
 
-    def _turn(self, servers: Mapping[Server, Memory]) -> list[Server]:
-        """Those that are looked at now: who has changed, then those that were looked at longest ago."""
+    def _turn(self, servers: Mapping[Server, Target]) -> list[Server]:
+        """Return the servers to poll now: those whose state has changed, then those that were polled longest ago."""
         changed, self._turned = self._turned, {}
         order = [*changed, *sorted(servers, key=lambda server: servers[server].looked)]
         chosen = [server for server in dict.fromkeys(order) if server in servers][: max(TURN, len(changed))]
@@ -142,43 +145,43 @@ class Rounds(threading.Thread):
             servers[server].looked = time.monotonic()
         return chosen
 
-    async def _round(self, servers: Mapping[Server, Memory]) -> None:
+    async def _round(self, servers: Mapping[Server, Target]) -> None:
         looking = asyncio.ensure_future(self._look_at_gpus(servers))
         samples = (self._sample(server, servers[server], looking) for server in self._turn(servers))
-        # A fault of one look is no end of the others.
+        # A fault in one sample does not end the others.
         await asyncio.gather(looking, *samples, return_exceptions=True)
         if not servers:
             self._publish(self._latest, self._attribution)
 
-    async def _look_at_gpus(self, servers: Mapping[Server, Memory]) -> Sight:
-        """What there is to be seen: nothing while the driver takes its time. A look that is late is the next round's."""
+    async def _look_at_gpus(self, servers: Mapping[Server, Target]) -> GpuUsage:
+        """Return the use of the GPUs; an empty one while the driver is slow. A late answer counts for the next round."""
         try:
-            self._looking = looking = self._looking or asyncio.wrap_future(self._eyes.look())
+            self._looking = looking = self._looking or asyncio.wrap_future(self._background_probe.look())
             if not (await asyncio.wait({looking}, timeout=GPU_LIMIT))[0]:
-                return Sight()
+                return GpuUsage()
             self._looking = None
             now = looking.result()
         except (OSError, RuntimeError):
-            return Sight()
+            return GpuUsage()
         names = {leader: server.name for server in servers if (leader := server.leader)}
         listed = {process.pid for gpu in now.gpus for process in gpu.processes or ()}
-        leaders = self._kin.look(listed, names)
+        leaders = self._ownership.look(listed, names)
         if now.gpus or self._latest is None or now.taken - self._latest.taken > STALE:
             self._latest = now
         self._attribution = {pid: names[one] for pid, one in leaders.items() if one in names}
-        return see(now.gpus, leaders) if time.monotonic() - now.taken < 2 * PERIOD else Sight()
+        return see(now.gpus, leaders) if time.monotonic() - now.taken < 2 * PERIOD else GpuUsage()
 
-    async def _sample(self, server: Server, memory: Memory, looking: asyncio.Task[Sight]) -> None:
+    async def _sample(self, server: Server, target: Target, looking: asyncio.Task[GpuUsage]) -> None:
         answered = await self._ask(server) if server.state is ServerState.READY else None
         now = time.monotonic()
         seen = await asyncio.shield(looking)
         prompt_rate = generation_rate = None
-        if answered and memory.last:
-            then, before = memory.last
+        if answered and target.last:
+            then, before = target.last
             prompt_rate = max(0.0, (answered.prompt_tokens - before.prompt_tokens) / (now - then))
             generation_rate = max(0.0, (answered.generation_tokens - before.generation_tokens) / (now - then))
         if answered:
-            memory.last = now, answered
+            target.last = now, answered
         server.curve.add(
             Sample(
                 at=time.time(),
@@ -210,7 +213,7 @@ class Rounds(threading.Thread):
 
 
 def _has_descriptors() -> bool:
-    """Whether an event loop can be had: one that cannot get its descriptors complains on stderr, whatever is done."""
+    """Whether there are descriptors for an event loop: without them asyncio prints a complaint that nobody can catch."""
     with contextlib.ExitStack() as spare:
         try:
             for _ in range(SPARE):

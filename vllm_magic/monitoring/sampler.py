@@ -1,7 +1,7 @@
-"""Sees each second what this kernel's servers hold and do, for their curves and for whoever watches.
+"""Samples each second what this kernel's servers hold and do, for their curves and for watchers.
 
-Who is looked at, and by whom that is watched, is kept here; `rounds` looks. Its threads begin with the first server, or
-with the first who watches, and end `LINGER` seconds after the last server is over while nobody watches.
+The sampler knows the targets and the watchers; the `poller` does the polling. Its threads start with the first server or
+the first watcher. They end `LINGER` seconds after the last server is over, if nobody watches.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from vllm_magic.monitoring.poller import Memory, Rounds
+from vllm_magic.monitoring.poller import Poller, Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,18 +21,20 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.server.server import Server
 
-FRESH = 1.5  # seconds for which a sight of the GPUs is as good as a new one, if no server has changed since
-LINGER = 10.0  # seconds for which a server that is over is looked at: its VRAM is seen to come back
+FRESH = (
+    1.5  # seconds for which a snapshot of the GPUs is as good as a new one, if no server has changed since
+)
+LINGER = 10.0  # seconds for which a server that is over is still polled, so that its curve shows its VRAM come back
 
 
 class Sampler:
-    """One for each manager. Safe to use from any thread; its lock is held for moments only, and no other one below it.
+    """The sampler of one manager. Safe to use from any thread; it holds its lock for moments only, and takes no other then.
 
     Args:
-        probe: looks at the GPUs.
+        probe: reads the GPUs.
 
     Attributes:
-        latest: the GPUs as they were seen last, at most `rounds.STALE` seconds before; None before the first look.
+        latest: the GPUs as they were seen last, at most `poller.STALE` seconds before; None before the first look.
         attribution: each process that the driver lists and that belongs to a followed server: its pid, and the server's name.
     """
 
@@ -42,28 +44,28 @@ class Sampler:
         self._probe = probe
         self._pid = os.getpid()
         self._lock = threading.Lock()  # guards all below
-        self._followed: dict[Server, Memory] = {}
+        self._followed: dict[Server, Target] = {}
         self._watchers: dict[object, Callable[[], None]] = {}
-        self._rounds: Rounds | None = None
+        self._poller: Poller | None = None
         self._changed = 0.0  # when a server came to another state, by `time.monotonic`
 
     @property
     def fresh(self) -> Snapshot | None:
-        """The GPUs as they were seen in this moment, more or less, and in these states of all servers; else None."""
+        """The last snapshot of the GPUs, if it is at most `FRESH` seconds old and no server has changed since; else None."""
         seen, least = self.latest, max(self._changed, time.monotonic() - FRESH)
         return seen if seen and seen.gpus and seen.taken > least else None
 
     def follow(self, server: Server) -> None:
-        """Look at this server until it is over, and some seconds more."""
+        """Poll this server until `LINGER` seconds after its end."""
         with self._lock:
-            self._followed.setdefault(server, Memory())
+            self._followed.setdefault(server, Target())
             self._begin()
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call ``callback``, in whatever thread, after each look and each change in a server's life.
+        """Call ``callback``, in any thread, after each sample and after each change in the life of a server.
 
         Returns:
-            What ends that. Until then the looks go on, also without servers.
+            A function that ends this. Until it is called the polling goes on, also without servers.
         """
         token = object()
         with self._lock:
@@ -77,71 +79,71 @@ class Sampler:
         return end
 
     def heard(self, server: Server) -> None:
-        """Something changed in this server's life: a look at one that is not ready any more is broken off."""
+        """Note that something has changed in the life of a server, and tell the watchers."""
         if os.getpid() != self._pid:
             return
         with self._lock:
-            rounds, memory, state = self._rounds, self._followed.get(server), server.state
-            changed = memory is not None and memory.state is not state
+            poller, target, state = self._poller, self._followed.get(server), server.state
+            changed = target is not None and target.state is not state
             if changed:
                 self._changed = time.monotonic()
-            if memory is not None:
-                memory.state = state
+            if target is not None:
+                target.state = state
                 self._begin()  # if there was no thread to be had so far
-        if rounds and changed:
-            rounds.stir(server)
+        if poller and changed:
+            poller.stir(server)
         self.tell()
 
     def tell(self) -> None:
-        """Call those who watch."""
+        """Call the watchers."""
         with self._lock:
             watchers = list(self._watchers.values())
         for callback in watchers:
-            with contextlib.suppress(Exception):  # a fault of theirs is none of ours
+            with contextlib.suppress(Exception):  # a fault of a watcher does not end the sampling
                 callback()
 
     def _publish(self, latest: Snapshot | None, attribution: Mapping[int, str]) -> None:
-        """Keep what the rounds have seen, and call those who watch."""
+        """Keep what the poller has seen, and call the watchers."""
         if latest is not None:
             self.latest, self.attribution = latest, attribution
         self.tell()
 
     def close(self) -> None:
-        """End the threads, and a look at the GPUs that is under way; they come back for the next server, or who watches."""
+        """End the threads and a running look at the GPUs. They start again with the next server or watcher."""
         if os.getpid() != self._pid:  # a forked copy has no thread
             return
         with self._lock:
-            rounds, self._rounds = self._rounds, None
+            poller, self._poller = self._poller, None
             self._followed.clear()
-        if rounds:
-            rounds.end()
+        if poller:
+            poller.end()
             self._probe.close()
-            rounds.join()
+            poller.join()
 
-    def _targets(self, rounds: Rounds) -> dict[Server, Memory] | None:
-        """Return the servers that ``rounds`` look at now; None once they are to end."""
+    def _targets(self, poller: Poller) -> dict[Server, Target] | None:
+        """Return the servers that ``poller`` polls now; None once it is to end."""
         now = time.monotonic()
         with self._lock:
-            for server, memory in list(self._followed.items()):
+            for server, target in list(self._followed.items()):
                 if not server.state.over:
-                    memory.over_since = None  # its end can be tried again
-                elif memory.over_since is None:
-                    memory.over_since = now
-                elif now - memory.over_since > LINGER:
+                    target.over_since = None  # its end can be tried again
+                elif target.over_since is None:
+                    target.over_since = now
+                elif now - target.over_since > LINGER:
                     del self._followed[server]
-            if self._rounds is not rounds:
+            if self._poller is not poller:
                 return None
             if not self._followed and not self._watchers:
-                self._rounds = None
+                self._poller = None
                 return None
             return dict(self._followed)
 
     def _begin(self) -> None:
-        """See that there is a thread; the lock is held."""
-        if self._rounds is None or not self._rounds.is_alive():
-            rounds: Rounds = Rounds(self._probe, lambda: self._targets(rounds), self._publish)
+        """Start a thread unless one runs. The caller holds the lock."""
+        if self._poller is None or not self._poller.is_alive():
+            poller: Poller = Poller(self._probe, lambda: self._targets(poller), self._publish)
             with contextlib.suppress(
                 RuntimeError
             ):  # no thread to be had: nothing is seen, and all else works
-                rounds.start()
-                self._rounds = rounds
+                poller.start()
+                self._poller = poller

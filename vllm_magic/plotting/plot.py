@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.errors import one_line
 from vllm_magic.plotting import svg_chart
-from vllm_magic.plotting.svg_chart import BLUE, GREEN, ORANGE, RED, Chart, Kind, Mark, Panel, Series
+from vllm_magic.plotting.svg_chart import BLUE, GREEN, ORANGE, RED, Axes, Chart, Kind, Mark, Series
 from vllm_magic.view import duration, table
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class _Figure:
         self.marks = tuple(self._marks())
         self.course = ", ".join(f"{mark.text} at {_seconds(mark.at)}" for mark in self.marks)
 
-    def _panels(self) -> Iterator[Panel]:
+    def _panels(self) -> Iterator[Axes]:
         used = self._series(lambda one: _gib(_sum(one.used, self._gpus)))
         held = self._series(lambda one: _gib(_sum(one.held, self._gpus)))
         if _known(used):
@@ -98,7 +98,7 @@ class _Figure:
                 self.numbers.append(("VRAM before the start", f"{level:.2f} GiB"))
                 points = ((0.0, level), (self.seconds, level))
                 series.append(Series(f"before the start {level:.2f}", svg_chart.TEXT, points, Kind.LEVEL))
-            yield Panel(f"VRAM on {where}, GiB", tuple(series), 130)
+            yield Axes(f"VRAM on {where}, GiB", tuple(series), 130)
         else:
             self.notes += ("VRAM: no GPU was seen, or its driver did not answer.",)
         running = self._series(lambda one: one.running)
@@ -110,13 +110,13 @@ class _Figure:
             self._one("tokens/s out", "out", GREEN, self._series(lambda one: one.generation_rate)),
         )
         if any(map(_known, (one.points for one in rates))):
-            yield Panel("tokens/s", rates, 90)
+            yield Axes("tokens/s", rates, 90)
         waiting = self._series(lambda one: one.waiting)
         requests = (
             self._one("requests running", "running", BLUE, running),
             self._one("requests waiting", "waiting", ORANGE, waiting),
         )
-        yield Panel("requests", requests, 60, whole=True)
+        yield Axes("requests", requests, 60, whole=True)
 
     def _one(
         self,

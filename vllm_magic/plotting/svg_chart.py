@@ -55,7 +55,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Panel:
+class Axes:
     """Curves with one scale; ``whole`` for values that are whole numbers."""
 
     title: str
@@ -88,7 +88,7 @@ class Chart:
 
     title: str
     words: str
-    panels: tuple[Panel, ...]
+    panels: tuple[Axes, ...]
     marks: tuple[Mark, ...]
     seconds: float
     notes: tuple[str, ...] = ()
@@ -137,7 +137,7 @@ class _Drawing:
     def _x(self, at: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * min(max(at / self._seconds, 0.0), 1.0)
 
-    def _panel(self, panel: Panel, top: float) -> None:
+    def _panel(self, panel: Axes, top: float) -> None:
         bottom = top + panel.height
         peak = max(
             (value for one in panel.series for _, value in one.points if value is not None), default=0.0
@@ -174,7 +174,7 @@ class _Drawing:
             f'<polyline points="{way}" style="fill:none;stroke:{series.color};stroke-width:1.5;stroke-linejoin:round{dashes}"/>'
         )
 
-    def _header(self, panel: Panel, y: float) -> None:
+    def _header(self, panel: Axes, y: float) -> None:
         """The title, and the legend from the right, the last one first."""
         self._text(LEFT, y, panel.title, "font-weight:600")
         x = float(WIDTH - RIGHT)

@@ -13,7 +13,7 @@ from vllm_magic.engine.client import server_load
 from vllm_magic.gpu import usage
 from vllm_magic.gpu.devices import ComputeProcess, Gpu
 from vllm_magic.linux import ownership, processes
-from vllm_magic.linux.ownership import Kin
+from vllm_magic.linux.ownership import Ownership
 from vllm_magic.linux.processes import Identity
 from vllm_magic.manager.manager import Manager
 from vllm_magic.monitoring import sampler
@@ -63,7 +63,7 @@ class TestKin:
 
         monkeypatch.setattr(processes, "leader_of", count)
         me = processes.read(os.getpid()).identity
-        known = Kin()
+        known = Ownership()
         for _ in range(5):
             assert known.look({me.pid, 1}, [me]) == {me.pid: me}
         assert looked == {me.pid: 1, 1: 1}

@@ -122,7 +122,7 @@ def test_marks_do_not_cross_however_near_they_are(shares):
 
 @pytest.mark.parametrize("seconds", [0.001, 1, 3, 7.5, 30, 90, 600, 5000, 7200, 86400, 10**6, 10**8])
 def test_the_axis_has_a_few_round_times(seconds):
-    svg = svg_chart.draw(svg_chart.Chart("t", "w", (svg_chart.Panel("p", (), 50),), (), seconds))
+    svg = svg_chart.draw(svg_chart.Chart("t", "w", (svg_chart.Axes("p", (), 50),), (), seconds))
     ticks = [one for one in said(svg) if re.fullmatch(r"[\d.]+ (s|min|h|d)", one)]
     assert len(ticks) < 9
     if seconds >= 0.5:

@@ -19,7 +19,7 @@ LARGEST_SHARE = 0.98  # of a GPU that is advised; with more there is too little 
 STEP = 1024  # tokens, of which a context that is advised is a multiple
 
 
-class Outcome(str, Enum):
+class FitOutcome(str, Enum):
     """What came out."""
 
     FITS = "fits"
@@ -92,29 +92,29 @@ class Case:
         return self.need.kv_room is not None or not self.gpus
 
 
-def judge(case: Case) -> Outcome:
+def judge(case: Case) -> FitOutcome:
     """What comes out of it."""
     need = case.need
     if case.context > need.model.longest and not case.any_length:
-        return Outcome.REFUSED
+        return FitOutcome.REFUSED
     if case.kv_room is None or len(case.gpus) not in (0, need.gpus):
-        return Outcome.UNKNOWN
+        return FitOutcome.UNKNOWN
     if case.is_room_set and need.kv.needed(1 if need.automatic else case.context) > case.kv_room:
-        return Outcome.TOO_LARGE
-    return _on_gpus(case) if case.gpus else Outcome.FITS
+        return FitOutcome.TOO_LARGE
+    return _on_gpus(case) if case.gpus else FitOutcome.FITS
 
 
-def _on_gpus(case: Case) -> Outcome:
+def _on_gpus(case: Case) -> FitOutcome:
     least, most = case.request
     if case.is_room_set:  # then vLLM does not go by --gpu-memory-utilization
-        room, outcome = min(gpu.free for gpu in case.gpus), Outcome.NOT_NOW
+        room, outcome = min(gpu.free for gpu in case.gpus), FitOutcome.NOT_NOW
     else:
-        room, outcome = case.tightest.usable, Outcome.TOO_LARGE
+        room, outcome = case.tightest.usable, FitOutcome.TOO_LARGE
     if least > room:
         return outcome
     if not case.is_room_set and _is_short(case.gpus):
-        return Outcome.NOT_NOW
-    return Outcome.CLOSE if most > room else Outcome.FITS
+        return FitOutcome.NOT_NOW
+    return FitOutcome.CLOSE if most > room else FitOutcome.FITS
 
 
 def needs(need: Need, context: int) -> tuple[int, int]:
@@ -124,18 +124,20 @@ def needs(need: Need, context: int) -> tuple[int, int]:
     return low, high
 
 
-def line(case: Case, outcome: Outcome, requests: float | None, largest: int | None) -> str:
+def line(case: Case, outcome: FitOutcome, requests: float | None, largest: int | None) -> str:
     """The outcome for a person."""
-    if outcome is Outcome.REFUSED:
+    if outcome is FitOutcome.REFUSED:
         return (
             f"vLLM will refuse --max-model-len {case.context:,}: {case.need.model.longest:,} tokens are the longest "
             "context that the model knows."
         )
-    if outcome is Outcome.UNKNOWN:
+    if outcome is FitOutcome.UNKNOWN:
         return _unknown(case)
-    if outcome is Outcome.FITS:
+    if outcome is FitOutcome.FITS:
         return f"Fits: {_capacity(case, requests)}; the largest context is {largest or 0:,}."
-    told = {Outcome.TOO_LARGE: _too_large, Outcome.NOT_NOW: _not_now, Outcome.CLOSE: _close}[outcome](case)
+    told = {FitOutcome.TOO_LARGE: _too_large, FitOutcome.NOT_NOW: _not_now, FitOutcome.CLOSE: _close}[
+        outcome
+    ](case)
     ways = list(_ways(case))
     listed = " or ".join(filter(None, (", ".join(ways[:-1]), *ways[-1:])))
     return f"{told} Try {listed}." if listed else told

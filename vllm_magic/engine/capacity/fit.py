@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_magic.engine import command
 from vllm_magic.engine.capacity import advice, weights
-from vllm_magic.engine.capacity.advice import Case, GpuRoom, Outcome
+from vllm_magic.engine.capacity.advice import Case, FitOutcome, GpuRoom
 from vllm_magic.engine.capacity.memory_need import need
 from vllm_magic.engine.flags import flags
 from vllm_magic.engine.models import hub, model_files
@@ -49,7 +49,7 @@ class Fit:
     """
 
     model: str
-    outcome: Outcome
+    outcome: FitOutcome
     verdict: str
     need: Need
     gpus: tuple[GpuRoom, ...]
@@ -61,8 +61,8 @@ class Fit:
     @property
     def fits(self) -> bool | None:
         """None where that cannot be told."""
-        unknown = self.outcome in (Outcome.CLOSE, Outcome.UNKNOWN)
-        return None if unknown else self.outcome is Outcome.FITS
+        unknown = self.outcome in (FitOutcome.CLOSE, FitOutcome.UNKNOWN)
+        return None if unknown else self.outcome is FitOutcome.FITS
 
     @property
     def kv_tokens(self) -> int | None:

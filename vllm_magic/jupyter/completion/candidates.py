@@ -27,7 +27,7 @@ _PLAIN_WORD = re.compile(r"""[^\s'"\\${}#]*""")  # that needs no quotes
 
 
 @dataclass(frozen=True)
-class Line:
+class TypedLine:
     """A ``%vllm`` line, or the first line of a ``%%vllm`` cell, up to the cursor.
 
     Attributes:
@@ -41,7 +41,7 @@ class Line:
     executable: str | None = None
 
 
-def find(line: Line, usages: Mapping[str, Usage]) -> tuple[str, list[Candidate]]:
+def find(line: TypedLine, usages: Mapping[str, Usage]) -> tuple[str, list[Candidate]]:
     """The end of what is typed that is replaced, and by what.
 
     Args:
@@ -55,7 +55,7 @@ def find(line: Line, usages: Mapping[str, Usage]) -> tuple[str, list[Candidate]]
     return part, [Candidate(one.text, _short(one.about)) for one in fitting.values()]
 
 
-def _find(line: Line, usages: Mapping[str, Usage]) -> tuple[str, Iterable[Candidate]]:
+def _find(line: TypedLine, usages: Mapping[str, Usage]) -> tuple[str, Iterable[Candidate]]:
     if not line.words:
         verbs = [verb.value for verb in Verb if verb.value.startswith(line.typed)]
         return line.typed, [Candidate(verb, usages[verb].about) for verb in verbs if verb in usages]
@@ -70,7 +70,7 @@ def _find(line: Line, usages: Mapping[str, Usage]) -> tuple[str, Iterable[Candid
     return line.typed, _word(line, usage, options)
 
 
-def _word(line: Line, usage: Usage, options: _Options) -> Iterable[Candidate]:
+def _word(line: TypedLine, usage: Usage, options: _Options) -> Iterable[Candidate]:
     behind = line.words[1:]
     positional = list(options.positionals(behind))
     if usage.deeds and not positional:
@@ -92,7 +92,7 @@ def _word(line: Line, usage: Usage, options: _Options) -> Iterable[Candidate]:
     return found
 
 
-def _of_deed(line: Line, deeds: Mapping[str, Deed], positional: list[str]) -> Iterable[Candidate]:
+def _of_deed(line: TypedLine, deeds: Mapping[str, Deed], positional: list[str]) -> Iterable[Candidate]:
     """What a deed is done to."""
     name, *given = positional
     wanted = deeds[name].words[len(given) :] if name in deeds else ()
@@ -103,7 +103,7 @@ def _of_deed(line: Line, deeds: Mapping[str, Deed], positional: list[str]) -> It
     return ()
 
 
-def _table(line: Line) -> FlagTable:
+def _table(line: TypedLine) -> FlagTable:
     """The flags of the vLLM that is meant; where they are not known, some of them, and they begin to be read."""
     with suppress(ExecutableNotFound):
         path = executable.find(flags.value(line.words, "--executable") or line.executable)

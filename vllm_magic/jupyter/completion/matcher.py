@@ -82,6 +82,8 @@ def _complete(said: str, executable: str) -> tuple[str, list[Candidate]]:
     typed = re.split(r"\s", said)[-1]
     try:
         words = shlex.split(said.removesuffix(typed))
-        return candidates.find(candidates.Line(tuple(words), typed, executable or None), usage.read(HELP))
+        return candidates.find(
+            candidates.TypedLine(tuple(words), typed, executable or None), usage.read(HELP)
+        )
     except Exception:  # noqa: BLE001 - an open quotation or a failing disk gives no completions, and no error
         return "", []

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vllm_magic.doctor.findings import Finding
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.jupyter.commands.settings import Settings
-    from vllm_magic.jupyter.panel.form import Judgement
+    from vllm_magic.jupyter.panel.form import Assessment
     from vllm_magic.jupyter.panel.messages import Words
     from vllm_magic.manager.manager import Manager
     from vllm_magic.server.server import Server
@@ -40,7 +40,7 @@ class Done:
     text: str = ""
     wrong: bool = False
     chosen: str | None = None
-    judged: Judgement | None = None
+    judged: Assessment | None = None
     judged_of: Words | None = None
     message: dict[str, Any] | None = None
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.jupyter.panel import background_work, form, snapshot
 from vllm_magic.jupyter.panel.chats import Chats
-from vllm_magic.jupyter.panel.form_state import Entry
+from vllm_magic.jupyter.panel.form_state import FormState
 from vllm_magic.jupyter.panel.messages import Ask, Message
-from vllm_magic.jupyter.panel.open_views import Audience
-from vllm_magic.jupyter.panel.selection import Chosen
-from vllm_magic.jupyter.panel.server_list import Listing
+from vllm_magic.jupyter.panel.open_views import OpenViews
+from vllm_magic.jupyter.panel.selection import Selection
+from vllm_magic.jupyter.panel.server_list import ServerList
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ LOOK = 1.5  # seconds after which it looks by itself; mostly the sampler asks it
 PROCESSES = "processes"  # the tab that costs a look at them
 
 
-class Desk:
+class Controller:
     """Runs until it is closed.
 
     Args:
@@ -52,15 +52,15 @@ class Desk:
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._look_waits = False
         # All below belongs to the thread.
-        self._audience = Audience()
+        self._open_views = OpenViews()
         self._unwatch: Callable[[], None] | None = None
         self._due = 0.0
-        self._entry = Entry()
+        self._entry = FormState()
         self._notice: dict[str, str] | None = None
         self._asked: set[Ask] = set()  # of what is under way
         self._chats = Chats(manager, self._more)
-        self._chosen = Chosen(manager, front, self._chats, work.said)
-        self._listing = Listing(manager)
+        self._selection = Selection(manager, front, self._chats, work.said)
+        self._server_list = ServerList(manager)
         self._drawn: dict[str, Any] = {}
         self._suggestions: list[str] = []
         self._thread = threading.Thread(target=self._run, name="vllm-magic panel", daemon=True)
@@ -80,7 +80,7 @@ class Desk:
         while True:
             try:
                 deed = self._inbox.get(
-                    timeout=max(0.0, self._due - time.monotonic()) if self._audience else None
+                    timeout=max(0.0, self._due - time.monotonic()) if self._open_views else None
                 )
             except queue.Empty:
                 deed = self._look
@@ -88,7 +88,7 @@ class Desk:
                 break
             self._risk(deed)
         self._chats.hush_all()
-        self._audience.leave()
+        self._open_views.leave()
         self._watch()
 
     def _risk(self, deed: Callable[[], None]) -> None:
@@ -103,7 +103,7 @@ class Desk:
             )
 
     def _obey(self, message: Message) -> None:
-        self._audience.hear(message)
+        self._open_views.hear(message)
         self._watch()
         if message.ask is Ask.HERE:
             return
@@ -118,7 +118,7 @@ class Desk:
             Ask.STOP: self._stop,
             Ask.SAY: self._say,
             Ask.HUSH: lambda said: self._chats.of(said.name).hush(),
-            Ask.FORGET: lambda said: self._chosen.send_chat(self._chats.forget(said.name)),
+            Ask.FORGET: lambda said: self._selection.send_chat(self._chats.forget(said.name)),
             Ask.DOCTOR: lambda _: self._do(Ask.DOCTOR, self._work.doctor),
             Ask.REAP: lambda said: self._do(Ask.REAP, partial(self._work.reap, said.pids)),
         }
@@ -129,13 +129,13 @@ class Desk:
 
     def _welcome(self, _: Message) -> None:
         self._suggestions = form.suggestions()
-        self._chosen.send()
+        self._selection.send()
 
     def _watch(self) -> None:
         """Have the sampler ask for looks while there are views."""
-        if self._audience and self._unwatch is None:
+        if self._open_views and self._unwatch is None:
             self._unwatch = self._manager.watch(self._want_look)
-        elif not self._audience and self._unwatch is not None:
+        elif not self._open_views and self._unwatch is not None:
             self._unwatch()
             self._unwatch = None
 
@@ -149,15 +149,15 @@ class Desk:
         self._look_waits = False
         self._due = time.monotonic() + LOOK
         if not self._is_busy():  # else views may be there, and not be heard
-            self._audience.expire()
+            self._open_views.expire()
             self._watch()
-        if not self._audience:
+        if not self._open_views:
             return
         self._follow_choice()
         self._judge_again()
         self._draw()
         self._tick()
-        self._chosen.send_more(processes=self._audience.looks_at(PROCESSES))
+        self._selection.send_more(processes=self._open_views.looks_at(PROCESSES))
 
     def _draw(self) -> None:
         drawn = self._picture()
@@ -166,23 +166,23 @@ class Desk:
             self._front.show(drawn)
 
     def _picture(self) -> dict[str, Any]:
-        chosen = self._chosen.server
+        chosen = self._selection.server
         claims = {} if chosen and not chosen.state.over else self._entry.claims
         owners = self._manager.attribution
         return {
-            "servers": [snapshot.line(one) for one in self._listing.servers()],
-            "chosen": snapshot.server(chosen, form.shown(self._chosen.said)) if chosen else None,
-            "gpus": snapshot.gpus(self._manager.latest, owners, self._chosen.name or "", claims),
+            "servers": [snapshot.line(one) for one in self._server_list.servers()],
+            "chosen": snapshot.server(chosen, form.shown(self._selection.said)) if chosen else None,
+            "gpus": snapshot.gpus(self._manager.latest, owners, self._selection.name or "", claims),
             "form": self._entry.picture(self._suggestions),
             "notice": self._notice,
             "spare": snapshot.spare(self._manager.spares.status()),
             "asked": sorted(ask.value for ask in self._asked),
-            "beside": self._audience.beside,
+            "beside": self._open_views.beside,
         }
 
     def _tick(self) -> None:
         living = list(self._manager.servers().values())
-        chosen = self._chosen.server
+        chosen = self._selection.server
         if chosen and chosen not in living:
             living.append(chosen)
         starting = [snapshot.progress(one) for one in living if one.state.value == "starting"]
@@ -199,21 +199,21 @@ class Desk:
     # The chosen server.
 
     def _choose(self, name: str) -> None:
-        self._chosen.name = name
+        self._selection.name = name
         self._notice = None
         self._entry.empty()
-        self._chosen.send()
+        self._selection.send()
 
     def _clear(self, message: Message) -> None:
-        self._listing.clear(self._manager.get_even_past(message.name))
-        if message.name == self._chosen.name:
+        self._server_list.clear(self._manager.get_even_past(message.name))
+        if message.name == self._selection.name:
             self._choose("")
 
     def _follow_choice(self) -> None:
-        self._chosen.follow()
-        server = self._chosen.server
+        self._selection.follow()
+        server = self._selection.server
         if server is not None and server.state.over and not self._entry.words.model:
-            self._judge(self._chosen.said)  # to be started again, perhaps with other flags
+            self._judge(self._selection.said)  # to be started again, perhaps with other flags
         if server is not None and server.error is not None:
             server.last_words()  # it is said here
 
@@ -229,7 +229,7 @@ class Desk:
         self._do(None, partial(self._work.judge, words, now))
 
     def _judge_again(self) -> None:
-        server = self._chosen.server
+        server = self._selection.server
         shown = server is None or server.state.over  # else the form shows what runs
         if shown and self._entry.is_outdated(self._manager.latest):
             self._judge(self._entry.words)
@@ -246,7 +246,7 @@ class Desk:
     def _say(self, message: Message) -> None:
         chat = self._chats.of(message.name)
         chat.say(message.text)
-        self._chosen.send_chat(chat)
+        self._selection.send_chat(chat)
 
     def _more(self, chat: Chat) -> None:
         """Called in the thread of a turn."""
@@ -254,7 +254,7 @@ class Desk:
 
     def _send_turn(self, chat: Chat) -> None:
         if chat.turns and self._chats.is_current(chat):
-            self._chosen.send_chat(chat, at=len(chat.turns) - 1)
+            self._selection.send_chat(chat, at=len(chat.turns) - 1)
 
     def _tell(self, text: str, *, wrong: bool = False) -> None:
         self._notice = {"text": text, "kind": "wrong" if wrong else "told"}
@@ -287,6 +287,6 @@ class Desk:
         if done.message is not None:
             self._front.send(done.message)
         if done.chosen is not None:
-            self._chosen.name = done.chosen
+            self._selection.name = done.chosen
             self._entry.empty()
         self._look()

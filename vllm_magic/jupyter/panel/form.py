@@ -32,7 +32,7 @@ OPTIONS = ("name", "port", "executable", "ttl", "keep", "cluster")  # our own, b
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Assessment:
     """What is to be said of the form.
 
     Attributes:
@@ -123,21 +123,21 @@ def _masked_variable(word: str) -> str:
     return f"{name}={SHOWN}" if known({name: value}) or mask(word) != word else word
 
 
-def judge(form: Words, settings: Settings, now: Snapshot | None) -> Judgement:
+def judge(form: Words, settings: Settings, now: Snapshot | None) -> Assessment:
     """Look at flags and memory; the network is not asked."""
     if not form.model:
-        return Judgement()
+        return Assessment()
     try:
         wanted = spec(form, settings)
         if wanted.cluster:  # its vLLM and its GPUs are not those of this machine
-            return Judgement(f"It will run on the Ray cluster at {rest.shown(wanted.cluster)}.")
+            return Assessment(f"It will run on the Ray cluster at {rest.shown(wanted.cluster)}.")
         unknown_flags.check(wanted, executable.find(wanted.executable))
         if now is None or not now.gpus:
-            return Judgement()
+            return Assessment()
         claims = {room.index: room.usable for room in claim(wanted, os.environ, now)}
         return _fitting(wanted, now, claims)
     except VllmMagicError as error:
-        return Judgement(str(error), wrong=True)
+        return Assessment(str(error), wrong=True)
 
 
 def suggestions() -> list[str]:
@@ -145,9 +145,9 @@ def suggestions() -> list[str]:
     return list(dict.fromkeys([*history.models(), *sorted(on_disk.cached_models())]))[:MODELS]
 
 
-def _fitting(wanted: ServerSpec, now: Snapshot, claims: Mapping[int, int]) -> Judgement:
+def _fitting(wanted: ServerSpec, now: Snapshot, claims: Mapping[int, int]) -> Assessment:
     try:
         found = fit(wanted, os.environ, now, online=False)
     except NoEstimate:  # not on this machine, or of a kind that is not known
-        return Judgement(claims=claims)
-    return Judgement(found.verdict, found.fits is False, claims)
+        return Assessment(claims=claims)
+    return Assessment(found.verdict, found.fits is False, claims)

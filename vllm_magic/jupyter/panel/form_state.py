@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 STEP = 2**28  # bytes of free memory that make a difference to what is said
 
 
-class Entry:
+class FormState:
     """For one thread. A judgement takes its time: it is begun with `judging`, and `take` takes what came of it.
 
     Attributes:
@@ -26,7 +26,7 @@ class Entry:
     def __init__(self) -> None:
         self.words = Words()
         self._writer = ""  # the view that they are from
-        self._judged = form.Judgement()
+        self._judged = form.Assessment()
         self._under_way = 0
         self._judged_by: tuple[int | None, ...] = ()  # the free memory of each GPU
 
@@ -38,7 +38,7 @@ class Entry:
     def empty(self) -> None:
         """Nothing stands there any more."""
         self.words, self._writer = Words(), ""
-        self._judged = form.Judgement()
+        self._judged = form.Assessment()
 
     def write(self, message: Message) -> Words:
         """Take what a view wrote; the words with the keys that it did not see."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 MOST = 300  # lines in one message; a log that writes more skips some
 
 
-class Following:
+class LogStream:
     """For one thread.
 
     Args:

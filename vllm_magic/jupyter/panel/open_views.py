@@ -20,7 +20,7 @@ class _View:
     tab: str
 
 
-class Audience:
+class OpenViews:
     """For one thread; false where nobody looks.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""``%vllm panel`` and `vllm_magic.panel`: the one panel of a kernel, and its way from a click to the desk and back."""
+"""``%vllm panel`` and `vllm_magic.panel`: the one panel of a kernel, and its way from a click to the controller and back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_magic.jupyter.panel import messages, snapshot
 from vllm_magic.jupyter.panel.background_work import Work
-from vllm_magic.jupyter.panel.controller import Desk
+from vllm_magic.jupyter.panel.controller import Controller
 from vllm_magic.jupyter.panel.widget import PanelWidget, hear_beside_cells
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Panel:
         self._work = Work(manager, settings, grace)
         self._is_busy = is_busy
         self._widget: PanelWidget | None = None
-        self._desk: Desk | None = None
+        self._controller: Controller | None = None
 
     def __repr__(self) -> str:
         return snapshot.static_text(list(self._manager.servers().values()), None)
@@ -56,10 +56,10 @@ class Panel:
 
     def close(self) -> None:
         """Take it from the screen, and forget it; the servers run on. Shown again, it is a new one."""
-        desk, self._desk = self._desk, None
+        controller, self._controller = self._controller, None
         widget, self._widget = self._widget, None
-        if desk is not None:
-            desk.close()
+        if controller is not None:
+            controller.close()
         if widget is not None:
             widget.layout.close()
             widget.close()
@@ -69,7 +69,7 @@ class Panel:
             return self._widget
         widget = PanelWidget()
         hear_beside_cells(widget)
-        self._desk = Desk(self._manager, widget, self._work, self._is_busy)
+        self._controller = Controller(self._manager, widget, self._work, self._is_busy)
         widget.on_msg(self._hear)
         self._widget = widget
         return widget
@@ -77,5 +77,5 @@ class Panel:
     def _hear(self, _widget: object, content: object, _buffers: object) -> None:
         beside = threading.current_thread() is not threading.main_thread()
         message = messages.read(content, beside=beside)
-        if message is not None and self._desk is not None:
-            self._desk.take(message)
+        if message is not None and self._controller is not None:
+            self._controller.take(message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllm_magic.jupyter.panel import chats, snapshot
-from vllm_magic.jupyter.panel.log_stream import Following
+from vllm_magic.jupyter.panel.log_stream import LogStream
 from vllm_magic.jupyter.panel.messages import Words
 from vllm_magic.jupyter.panel.process_rows import ProcessRows
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vllm_magic.server.server import Server
 
 
-class Chosen:
+class Selection:
     """For one thread.
 
     Args:
@@ -40,7 +40,7 @@ class Chosen:
         self._front = front
         self._chats = chats
         self._words_of = said
-        self._following: Following | None = None
+        self._log_stream: LogStream | None = None
         self._rows = ProcessRows()
 
     @property
@@ -54,24 +54,24 @@ class Chosen:
         """Choose what there is where nobody has chosen, and send what has taken the place of the one that was shown."""
         if self.name is None:
             self.name = next(reversed(self._manager.servers()), None)
-        if self.server is not (self._following.server if self._following else None):
+        if self.server is not (self._log_stream.server if self._log_stream else None):
             self.send()
 
     def send(self) -> None:
         """Send all that the picture does not have."""
         server = self.server
-        self._following = Following(server) if server else None
+        self._log_stream = LogStream(server) if server else None
         self.said = self._words_of(server) if server else Words()
         self._rows = ProcessRows()
-        if server is None or self._following is None:
+        if server is None or self._log_stream is None:
             return
         self._front.send({"kind": "curve", **snapshot.curve(server)})
-        self._front.send(self._following.whole())
+        self._front.send(self._log_stream.whole())
         self.send_chat(self._chats.of(server.name))
 
     def send_more(self, *, processes: bool) -> None:
         """Send what has come since: of the log, and if somebody looks at them of the processes."""
-        lines = self._following.more() if self._following else None
+        lines = self._log_stream.more() if self._log_stream else None
         if lines:
             self._front.send(lines)
         server = self.server

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 ENDED = 5  # that are over
 
 
-class Listing:
+class ServerList:
     """For one thread.
 
     Args:

@@ -35,7 +35,7 @@ def script() -> str:
 
 
 class PanelWidget(anywidget.AnyWidget):
-    """What a notebook shows. Its thread (`desk`) is the only one that sets the trait and sends."""
+    """What a notebook shows. Its thread (`controller`) is the only one that sets the trait and sends."""
 
     _esm = script()
     _css = (FRONT / "panel.css").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from dataclasses import replace
 import checkpoints
 import pytest
 
-from vllm_magic.engine.capacity.advice import Outcome
+from vllm_magic.engine.capacity.advice import FitOutcome
 from vllm_magic.engine.capacity.fit import fit
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption, NoEstimate
@@ -50,7 +50,7 @@ class TestVerdict:
 
     def test_it_fits(self, llama):
         found = judged(llama)
-        assert (found.outcome, found.fits) == (Outcome.FITS, True)
+        assert (found.outcome, found.fits) == (FitOutcome.FITS, True)
         room = -(-24 * GIB * 92 // 100) - 2 * 8_030_261_248 - 2 * GIB
         assert found.kv_room == room
         blocks = room // (16 * 131_072)
@@ -66,7 +66,7 @@ class TestVerdict:
 
     def test_it_is_too_large(self, llama):
         found = judged(llama, gpus=[gpu(total=16)])
-        assert (found.outcome, found.fits) == (Outcome.TOO_LARGE, False)
+        assert (found.outcome, found.fits) == (FitOutcome.TOO_LARGE, False)
         assert found.verdict == (
             "Does not fit: needs 17.0 GiB at least, and vLLM may use 14.7 GiB of GPU 0. Try a quantised model."
         )
@@ -74,7 +74,7 @@ class TestVerdict:
     def test_what_would_help_does(self, llama):
         args = ["--hf-overrides", '{"max_position_embeddings": 131072}']
         found = judged(llama, *args, gpus=[gpu(0), gpu(1)])
-        assert found.outcome is Outcome.TOO_LARGE
+        assert found.outcome is FitOutcome.TOO_LARGE
         assert found.verdict.endswith("Try --max-model-len 32768, -tp 2 or a quantised model.")
         assert judged(llama, *args, "--max-model-len", "32768", gpus=[gpu(0), gpu(1)]).fits
         assert judged(llama, *args, "-tp", "2", gpus=[gpu(0), gpu(1)]).fits
@@ -82,7 +82,7 @@ class TestVerdict:
 
     def test_a_larger_share_helps(self, llama):
         found = judged(llama, "--gpu-memory-utilization", "0.7")
-        assert found.outcome is Outcome.TOO_LARGE
+        assert found.outcome is FitOutcome.TOO_LARGE
         assert found.verdict.endswith("Try --gpu-memory-utilization 0.79 or a quantised model.")
         assert judged(llama, "--gpu-memory-utilization", "0.79").fits
         assert not judged(llama, "--gpu-memory-utilization", "0.78").fits
@@ -102,7 +102,7 @@ class TestVerdict:
 
     def test_others_hold_the_memory(self, llama):
         found = judged(llama, gpus=[gpu(free=21.5)])
-        assert (found.outcome, found.fits) == (Outcome.NOT_NOW, False)
+        assert (found.outcome, found.fits) == (FitOutcome.NOT_NOW, False)
         assert found.verdict == (
             "Does not fit now: wants 22.1 GiB free, and GPU 0 has 21.5 GiB. "
             "Try --gpu-memory-utilization 0.85 or a quantised model."
@@ -111,7 +111,7 @@ class TestVerdict:
 
     def test_the_estimate_cannot_tell(self, llama):
         found = judged(llama, "--gpu-memory-utilization", "0.75")
-        assert (found.outcome, found.fits) == (Outcome.CLOSE, None)
+        assert (found.outcome, found.fits) == (FitOutcome.CLOSE, None)
         assert found.verdict.startswith(
             "It may just fit: needs 17.0 to 19.0 GiB, and has 18.0 GiB on GPU 0. Try "
         )
@@ -123,19 +123,19 @@ class TestVerdict:
 
     def test_too_few_gpus(self, llama):
         found = judged(llama, "-tp", "4", gpus=[gpu(0), gpu(1)])
-        assert (found.outcome, found.fits) == (Outcome.UNKNOWN, None)
+        assert (found.outcome, found.fits) == (FitOutcome.UNKNOWN, None)
         assert found.verdict.startswith(
             "It cannot be told: it takes 4 GPUs, and the memory of 2 is known. Each"
         )
 
     def test_a_gpu_that_does_not_tell(self, llama):
         found = judged(llama, gpus=[replace(gpu(), total=None, used=None, free=None)])
-        assert (found.outcome, found.gpus) == (Outcome.UNKNOWN, ())
+        assert (found.outcome, found.gpus) == (FitOutcome.UNKNOWN, ())
         assert "it takes 1 GPU, and the memory of 0 is known" in found.verdict
 
     def test_a_context_that_the_model_does_not_know(self, llama):
         found = judged(llama, "--max-model-len", "9000")
-        assert (found.outcome, found.fits) == (Outcome.REFUSED, False)
+        assert (found.outcome, found.fits) == (FitOutcome.REFUSED, False)
         assert "vLLM will refuse --max-model-len 9,000: 8,192 tokens are the longest" in found.verdict
         assert judged(llama, "--max-model-len", "9000", environ={"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}).fits
 
@@ -149,13 +149,13 @@ class TestVerdict:
 
     def test_a_kv_cache_of_a_size_of_its_own(self, llama):
         found = judged(llama, "--kv-cache-memory-bytes", "2G", "--max-model-len", "8000")
-        assert (found.outcome, found.kv_room) == (Outcome.FITS, 2 * GIB)
+        assert (found.outcome, found.kv_room) == (FitOutcome.FITS, 2 * GIB)
         assert found.requests == 1024 / 500
         too_small = judged(llama, "--kv-cache-memory-bytes", "1G")  # one block is never used
-        assert too_small.outcome is Outcome.TOO_LARGE
+        assert too_small.outcome is FitOutcome.TOO_LARGE
         assert "needs 1.00 GiB, and has 1.00 GiB" in too_small.verdict
-        assert judged(llama, "--kv-cache-memory-bytes", "9G").outcome is Outcome.NOT_NOW
-        assert judged(llama, "--kv-cache-memory-bytes", "7G").outcome is Outcome.CLOSE
+        assert judged(llama, "--kv-cache-memory-bytes", "9G").outcome is FitOutcome.NOT_NOW
+        assert judged(llama, "--kv-cache-memory-bytes", "7G").outcome is FitOutcome.CLOSE
 
     @pytest.mark.parametrize(
         ("gpus", "environ", "index"),
@@ -184,7 +184,7 @@ class TestWithoutGpus:
     def test_nothing_to_compare_with(self, llama):
         found = fit(ServerSpec(llama), {}, NO_GPU)
         assert (found.outcome, found.fits, found.kv_room, found.kv_tokens) == (
-            Outcome.UNKNOWN,
+            FitOutcome.UNKNOWN,
             None,
             None,
             None,
@@ -214,7 +214,7 @@ class TestWithoutGpus:
 
     @pytest.mark.parametrize("space", ["", "much", "-1"])
     def test_a_room_that_is_none(self, llama, space):
-        assert fit(ServerSpec(llama), {"VLLM_CPU_KVCACHE_SPACE": space}, NO_GPU).outcome is Outcome.UNKNOWN
+        assert fit(ServerSpec(llama), {"VLLM_CPU_KVCACHE_SPACE": space}, NO_GPU).outcome is FitOutcome.UNKNOWN
 
 
 def test_a_model_without_a_kv_cache(tmp_path):
