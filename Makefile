@@ -7,6 +7,7 @@
 # make coverage                      every test, and the lines and branches that they ran: build/coverage
 # make performance                   docs/performance.*, from a run of the benchmark on a quiet machine
 # make reliability                   docs/reliability.md, from a run of the whole fault matrix
+# make house                         docs/house.svg, the floors of the package, from its imports
 # make pictures                      docs/panel-*.png, from the panel on the real vLLM
 # make clean                         remove what these made in this folder (the cache of vLLM stays)
 #
@@ -34,7 +35,7 @@ ray_needs := $(VENV)/.ray real-vllm
 browser_needs := $(VENV)/.browser $(VENV)/.ipykernel6 real-vllm
 
 .DEFAULT_GOAL := demo
-.PHONY: demo lab quick unit test environments check bench coverage performance reliability pictures clean real-vllm
+.PHONY: demo lab quick unit test environments check bench coverage performance reliability house pictures clean real-vllm
 
 demo: $(VENV)/.dev
 	@tools/system_packages.sh numa
@@ -62,6 +63,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/house.py --check
 
 bench: $(VENV)/.dev real-vllm
 	@tools/system_packages.sh gcc
@@ -80,6 +82,9 @@ reliability: $(VENV)/.dev
 	VLLM_MAGIC_MATRIX=build/matrix $(BIN)/python -m pytest --numprocesses 2 tests/matrix
 	PYTHONPATH=tests $(BIN)/python -m matrix.report build/matrix > build/reliability.md
 	mv build/reliability.md docs/reliability.md
+
+house: $(VENV)/.dev
+	$(BIN)/python tools/house.py
 
 pictures: $(VENV)/.dev $(VENV)/.browser real-vllm
 	@tools/system_packages.sh gcc chromium

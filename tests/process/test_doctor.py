@@ -17,9 +17,9 @@ from fake_gpu import fakegpu
 from records import IDENTIFIER, record
 
 from vllm_magic import ledger
+from vllm_magic.children import installed
 from vllm_magic.doctor import blind, findings, gpus, survey, text, unowned
 from vllm_magic.doctor.findings import Finding, Report, Topic
-from vllm_magic.engine import installed
 from vllm_magic.gpu import locks
 from vllm_magic.gpu.probe import Probe
 from vllm_magic.guard import record as records

@@ -26,11 +26,11 @@ from traces import Traces
 from tests.ray.nodes import HEAD, OTHER, RAY, Cluster, until
 from tests.real.environment import FLAGS, FORKED, environment
 from vllm_magic import cli, ledger
+from vllm_magic.children.installed import Installed
 from vllm_magic.cluster import wire
 from vllm_magic.cluster.entities import Node
 from vllm_magic.cluster.survey import survey, view
 from vllm_magic.doctor import jobs
-from vllm_magic.engine.installed import Installed
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.engine.startup.stages import Stage
 from vllm_magic.errors import (
@@ -626,7 +626,7 @@ def test_a_log_cannot_forge_a_release(cluster, manager, tmp_path):
 @pytest.mark.real_vllm
 def test_vllm_itself(vllm, cluster, manager, ask, monkeypatch):
     """As a job: its imports, its temporary files and its process tree are what the stand-in only resembles."""
-    monkeypatch.setattr("vllm_magic.engine.installed.look", lambda: Installed("vllm", "9.9.9", None))
+    monkeypatch.setattr("vllm_magic.children.installed.look", lambda: Installed("vllm", "9.9.9", None))
     holder = manager.start(ask(cluster, name="holder")).server  # the head's only GPU
     server = manager.start(
         ServerSpec(

@@ -1,1 +1,1 @@
-"""Watched child processes that are no servers: downloads, benchmarks, and the reading of vLLM's flags."""
+"""Child processes that are no servers: downloads, benchmarks, the reading of vLLM's flags and of its version."""

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from vllm_magic.children.installed import Installed
     from vllm_magic.doctor.findings import Elsewhere, Seen
-    from vllm_magic.engine.installed import Installed
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.ledger import Entry
 

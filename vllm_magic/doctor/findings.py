@@ -11,8 +11,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vllm_magic.children.installed import Installed
     from vllm_magic.doctor.gpus import Use
-    from vllm_magic.engine.installed import Installed
 
 
 class Topic(str, Enum):

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import vllm_magic
 from vllm_magic import ledger
+from vllm_magic.children import installed
 from vllm_magic.doctor import blind, checks, gpus, jobs, unowned
 from vllm_magic.doctor.findings import Elsewhere, Listening, Releasing, Report, Seen
-from vllm_magic.engine import installed
 from vllm_magic.gpu import locks
 from vllm_magic.guard.record import Phase
 from vllm_magic.ledger import Condition, Entry

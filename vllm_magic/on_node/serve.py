@@ -14,9 +14,9 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from vllm_magic.children import installed
 from vllm_magic.cluster import wire
 from vllm_magic.cluster.messages import unpack
-from vllm_magic.engine import installed
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import ServerFailed, VllmMagicError
 from vllm_magic.linux import files

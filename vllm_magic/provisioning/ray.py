@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic import background
+from vllm_magic.children import installed
 from vllm_magic.cluster import wire
 from vllm_magic.cluster.messages import Errand
 from vllm_magic.cluster.rest import Ray, resolved, shown
 from vllm_magic.engine import command as commands
-from vllm_magic.engine import free_port, installed
+from vllm_magic.engine import free_port
 from vllm_magic.engine.address import LOOPBACK
 from vllm_magic.engine.command import Command
 from vllm_magic.engine.endpoint import Endpoint

@@ -13,9 +13,9 @@ import pytest
 from records import IDENTIFIER, record
 
 from vllm_magic import ledger
+from vllm_magic.children import installed
 from vllm_magic.doctor import checks, findings, survey, text
 from vllm_magic.doctor.findings import Finding, Report, Topic
-from vllm_magic.engine import installed
 from vllm_magic.gpu import locks, nvml_child
 from vllm_magic.gpu.devices import Snapshot
 from vllm_magic.guard import record as records
