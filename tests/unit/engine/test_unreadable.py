@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from vllm_magic.children import installed
 from vllm_magic.cluster import placement, wire
-from vllm_magic.engine import executable, installed
+from vllm_magic.engine import executable
 from vllm_magic.engine.client import exchange, generate, lora, pooling
 from vllm_magic.engine.client.connection import Connection, Events
 from vllm_magic.engine.client.health import Api
