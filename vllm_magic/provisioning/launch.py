@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from vllm_magic.ledger import Folder
     from vllm_magic.linux.eventfd import Cancellation
 
-LOOK = 0.2  # seconds between looks at memory that may come back
+LOOK = 0.2  # seconds between two readings of memory that may come back
 FIRST_LOOK_LIMIT = 15.0  # seconds; NVML takes 1 to 3 a GPU where no persistence daemon runs
 COMING_BACK = 3.0  # seconds for memory of a process that has just ended, before a start is refused
 RELEASE_WAIT = 120.0  # seconds to wait for releases that others have under way on the same GPUs
 
 
 class Way(NamedTuple):
-    """The GPUs before the start, and those that were chosen for it; none where vLLM chooses."""
+    """The GPUs before the start, and those that were chosen for the server; none if vLLM chooses."""
 
     baseline: Snapshot
     chosen: tuple[Gpu, ...]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def pack_owner(spec: ServerSpec, command: Command) -> dict[str, Any]:
-    """Spec and command as JSON: the key is in it, so it goes to no disk."""
+    """Return spec and command as JSON. The key is in it, so it is never written to disk."""
     return {
         "spec": pack_spec(spec),
         "cwd": spec.cwd,
@@ -23,7 +23,7 @@ def pack_owner(spec: ServerSpec, command: Command) -> dict[str, Any]:
 
 
 def pack_spec(spec: ServerSpec) -> dict[str, Any]:
-    """What `ServerSpec` compares, as JSON."""
+    """Return the fields that `ServerSpec` compares, as JSON."""
     fields = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec) if field.compare}
     lists = {
         "args": list(spec.args),
@@ -34,7 +34,7 @@ def pack_spec(spec: ServerSpec) -> dict[str, Any]:
 
 
 def unpack_owner(packed: Mapping[str, Any]) -> tuple[ServerSpec, Command]:
-    """The spec and the command that `pack_owner` packed."""
+    """Return the spec and the command that `pack_owner` packed."""
     spec, command = packed["spec"], packed["command"]
     env = tuple((name, value) for name, value in spec["env"])
     args, in_file = tuple(spec["args"]), tuple(spec["in_file"])

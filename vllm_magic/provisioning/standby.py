@@ -1,7 +1,7 @@
-"""One spare: a process that has imported vLLM and waits to be told what to serve, with guards of its own.
+"""A standby, which users know as a spare: a process that has imported vLLM, and waits for an order to serve a model.
 
-It has what a server has: a private folder with its record and its mark, a guard pair, a leader in a session of its own.
-So whatever becomes of the kernel becomes of it too, and once it is told what to serve it *is* that server.
+A standby has what a server has: a private folder with a record, a mark, a guard pair, and a leader in its own session. So it
+ends with the kernel as a server does, and once it has its order it is that server.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from vllm_magic.ledger import Folder
 
 PROGRAM = Path(executable.__file__).with_name("standby_child.py")
-ROOM = " " * 2000  # characters for the titles of its processes, see there
-NAME = "spare"  # in its record, where a server has its own
-LONGEST = 30 * 60.0  # seconds for which it waits
+ROOM = " " * 2000  # an argument that leaves room for the titles of the processes, see standby_child.py
+NAME = "spare"  # the name in the record, where a server has its own
+LONGEST = 30 * 60.0  # seconds for which a standby waits for its order
 NOT_WANTED = "nobody had wanted it for long, or memory was short"
-# What vLLM reads when it serves, and not when it is imported (0.32; tests/test_real_spare.py looks).
+# Variables that vLLM reads when it serves, and not when it is imported (0.32; tests/real/test_spare.py checks it).
 LATE = (
     "VLLM_API_KEY",
     "HF_TOKEN",
@@ -48,12 +48,12 @@ LATE = (
 
 @dataclass(frozen=True)
 class StandbySpec:
-    """What a spare is made for: a start that differs in any of it must not take that one.
+    """What a standby has imported. A start that differs in any of it must not take that standby.
 
     Attributes:
         executable: the absolute path of vLLM.
         cwd: the working directory, which decides what a relative $PYTHONPATH means.
-        env: the environment, but what is read late.
+        env: the environment without the variables that vLLM reads late.
     """
 
     executable: str
@@ -62,21 +62,21 @@ class StandbySpec:
 
     @classmethod
     def of(cls, spec: ServerSpec, path: str, environ: Mapping[str, str]) -> StandbySpec:
-        """For servers like this one.
+        """Return what a standby for a server like this one has to import.
 
         Args:
-            spec: what was asked for.
+            spec: what to serve.
             path: the absolute path of vLLM.
             environ: the kernel's environment.
         """
         env = command.common_environment(environ, spec)
-        # With "" there no GPU is seen, and what is imported goes by that (vllm/triton_utils/importing.py).
+        # If it is "", no GPU is seen, and vLLM imports other modules then (vllm/triton_utils/importing.py).
         blind = env.get("CUDA_VISIBLE_DEVICES") == ""
         kept = {name: value for name, value in env.items() if name not in LATE}
         return cls(path, spec.cwd, kept | ({"CUDA_VISIBLE_DEVICES": ""} if blind else {}))
 
     def difference(self, other: StandbySpec) -> str:
-        """Why a spare for the other one is none for this one; "" where it is."""
+        """Return why a standby made for ``other`` does not serve for this; "" if it does."""
         if self.executable != other.executable:
             return f"the spare is of another vLLM, {other.executable}"
         if self.cwd != other.cwd:
@@ -86,25 +86,25 @@ class StandbySpec:
 
 
 class Standby:
-    """What it costs is a process of some 500 MB, its guards, and a thread that hears them until it becomes a server.
+    """One standby. It costs a process of about 500 MB, its guards, and a thread that hears them until it becomes a server.
 
-    What it says of itself may be read by any thread; telling it something belongs to one at a time.
+    Any thread may read the attributes. Only one thread at a time may call the methods.
 
     Args:
-        spec: what it is made for.
+        spec: what to import.
 
     Attributes:
-        spec: what it is made for.
-        folder: its private folder.
-        guards: its guard pair.
-        since: when it was made, in seconds since the epoch.
+        spec: what the standby imports.
+        folder: the private folder.
+        guards: the guard pair.
+        since: when the standby was started, in seconds since the epoch.
         warm: whether everything is imported.
-        over: why it can become no server any more; "" while it can.
-        gone: whether nothing of it is left.
-        memory: bytes that it uses, once it is warm; 0 before that.
+        over: why the standby cannot become a server any more; "" while it can.
+        gone: whether nothing of the standby is left.
+        memory: the bytes that the standby uses once it is warm; 0 before.
 
     Raises:
-        OSError: its folder, its guards or a thread cannot be had.
+        OSError: there is no folder, no guard pair or no thread for it.
     """
 
     def __init__(self, spec: StandbySpec) -> None:
@@ -127,7 +127,7 @@ class Standby:
         self._attend()
 
     def become(self, order: Order) -> bool:
-        """Tell it what to serve, unless it is `over`; then its guards are the server's, and answer whether it does."""
+        """Order the standby to serve, unless it is `over`. The guards answer whether it does, and are the server's from then on."""
         self._turn_away()
         if not self.over:
             self.guards.order(order)
@@ -138,33 +138,33 @@ class Standby:
         return False
 
     def drop(self) -> None:
-        """End it, and return at once."""
+        """Ask the guards to end the standby, and return at once."""
         self.guards.stop(0.0, 0.0)
 
     def wait_gone(self, timeout: float) -> bool:
-        """Return when nothing of it is left; False after ``timeout`` seconds."""
+        """Wait until nothing of the standby is left; return False after ``timeout`` seconds."""
         self._thread.join(timeout)
         return self.gone
 
     def let_go(self) -> None:
-        """The kernel ends: its guards see to the rest."""
+        """Hang up: the kernel ends, and the guards end the standby."""
         self._turn_away()
         self.guards.hang_up()
 
     def _attend(self) -> None:
-        """Have a thread hear its guards."""
+        """Start the thread that hears the guards."""
         try:
             self._woken.open()
             thread = threading.Thread(target=self._hear, name="vllm-magic spare", daemon=True)
             thread.start()
         except (OSError, RuntimeError) as error:
             self._woken.close()
-            self.guards.close()  # which waits until they have ended the spare
+            self.guards.close()  # waits until the guards have ended the standby
             raise OSError(f"nothing is left to attend it: {error}") from error
         self._thread = thread
 
     def _turn_away(self) -> None:
-        """Have nobody hear its guards."""
+        """End the thread that hears the guards."""
         self._woken.set()
         self._thread.join()
 
@@ -194,7 +194,7 @@ class Standby:
 
 
 def is_possible(path: str) -> bool:
-    """Whether it is known what this executable runs: vLLM's own console script, and by which Python."""
+    """Whether a standby is possible: the executable is vLLM's own console script, and names its Python."""
     return executable.interpreter(path) is not None
 
 

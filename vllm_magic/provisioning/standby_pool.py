@@ -1,4 +1,4 @@
-"""The kernel's spare: whether there is to be one, for which starts, and who gets it."""
+"""The standby of a kernel: whether there is to be one, for which starts, and which start gets it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from vllm_magic.provisioning.standby import Standby, is_possible
 if TYPE_CHECKING:
     from vllm_magic.provisioning.standby import StandbySpec
 
-ROOM = 16 * 2**30  # bytes of memory that must be free before one is made unasked
-END_LIMIT = 10.0  # seconds for one to be gone
+ROOM = 16 * 2**30  # bytes of memory that must be free before a standby is started unasked
+END_LIMIT = 10.0  # seconds for a dropped standby to be gone
 NONE_MADE = "none was made yet"
 
 
 class StandbyMode(str, Enum):
-    """When a spare is made: once a server is ready where memory is plenty, in any case, or never."""
+    """When a standby is started: once a server is ready if memory is plenty, in any case, or never."""
 
     AUTO = "auto"
     ON = "on"
@@ -28,15 +28,15 @@ class StandbyMode(str, Enum):
 
 @dataclass(frozen=True)
 class StandbyStatus:
-    """How the spare is.
+    """The state of the standby.
 
     Attributes:
-        mode: when one is made.
-        there: whether there is one.
+        mode: when a standby is started.
+        there: whether there is a standby.
         warm: whether it has imported everything.
-        memory: bytes that it uses.
-        since: when it was made, in seconds since the epoch; 0.0 where there is none.
-        reason: why there is none; "" where there is one.
+        memory: the bytes that it uses.
+        since: when it was started, in seconds since the epoch; 0.0 if there is none.
+        reason: why there is no standby; "" if there is one.
     """
 
     mode: StandbyMode
@@ -48,9 +48,9 @@ class StandbyStatus:
 
 
 class StandbyPool:
-    """One for each manager, with one spare at most. Safe to use from any thread.
+    """The pool of one manager, with one standby at most. Safe to use from any thread.
 
-    Its lock is held for what it takes to start a guard pair, some 30 ms; no other lock is taken below it.
+    It holds its lock while it starts a guard pair, about 30 ms, and takes no other lock then.
     """
 
     def __init__(self) -> None:
@@ -63,11 +63,11 @@ class StandbyPool:
 
     @property
     def mode(self) -> StandbyMode:
-        """When one is made; `OFF` at first, for programs that start one server and end."""
+        """When a standby is started; `OFF` at first, for programs that start one server and end."""
         return self._mode
 
     def set_mode(self, mode: StandbyMode | str) -> None:
-        """From now on; `OFF` also ends the one that is there. Its value, such as "on", will do."""
+        """Set when a standby is started; `OFF` also ends the present one. A value such as "on" will do."""
         mode = StandbyMode(mode)
         with self._lock:
             if mode is StandbyMode.OFF and mode is not self._mode:
@@ -75,11 +75,11 @@ class StandbyPool:
             self._mode = mode
 
     def want(self, spec: StandbySpec, *, soon: bool = False) -> None:
-        """A start like this one may come: have a spare for it, if that is wanted and there is room.
+        """Have a standby for a start that may come, if the mode and the free memory allow it.
 
         Args:
-            spec: what it has to be made for.
-            soon: the start comes for certain, so no other wish takes this spare's place until it is taken.
+            spec: what the standby has to import.
+            soon: the start will come, so no other wish replaces this standby until it is taken.
         """
         with self._lock:
             self._look()
@@ -101,7 +101,7 @@ class StandbyPool:
                 self._reason = f"it cannot be had: {error}"
 
     def take(self, spec: StandbySpec) -> Standby | str:
-        """The spare for this start, which is the caller's then; or why there is none."""
+        """Return the standby for this start, which belongs to the caller from then on; or why there is none."""
         with self._lock:
             self._look()
             if self._spare is None:
@@ -112,7 +112,7 @@ class StandbyPool:
             return spare
 
     def status(self) -> StandbyStatus:
-        """How it is now."""
+        """Return the present state of the standby."""
         with self._lock:
             self._look()
             one = self._spare
@@ -121,14 +121,14 @@ class StandbyPool:
             return StandbyStatus(self._mode, True, one.warm, one.memory, one.since)
 
     def wait_gone(self, timeout: float = END_LIMIT) -> bool:
-        """Return when those that were dropped are gone; False where one is not after ``timeout`` seconds. Starts wait."""
+        """Wait until every dropped standby is gone; return False if one is not after ``timeout`` seconds. Starts wait meanwhile."""
         with self._lock:
             gone = [spare.wait_gone(timeout) for spare in self._leaving]
             self._look()
         return all(gone)
 
     def close(self) -> None:
-        """The kernel ends: the guards see to the rest."""
+        """Hang up: the kernel ends, and the guards end the standby."""
         with self._lock:
             for spare in (self._spare, *self._leaving):
                 if spare is not None:

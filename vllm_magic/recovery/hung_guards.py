@@ -1,6 +1,6 @@
 """End guards that hang after their kernel's end: a signal or a debugger stopped them, or they do not answer.
 
-Only the guards are ended here. The caller then releases their server in their place, see `rescue`.
+Only the guards are ended here. The caller then releases their server in their place, see `force_kill`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EXIT_LIMIT = 10.0  # seconds in which a guard must be gone after SIGKILL
 def does_hang(entry: Entry) -> bool:
     """Whether the server's kernel is gone and its guards now do nothing about that.
 
-    Guards that are not stopped are asked for an answer. If they give none, this takes `visitor.ANSWER_LIMIT`
+    Guards that are not stopped are asked for an answer. If they give none, this takes `control_client.ANSWER_LIMIT`
     seconds. Guards that are busy with the release accept no connection; they do not count as hung, and end by
     themselves.
     """
@@ -54,7 +54,7 @@ def stay_stopped(entry: Entry, seconds: float) -> bool:
 
 
 def kill(guards: Collection[Identity]) -> bool:
-    """SIGKILL guards, and return whether they are gone.
+    """Send SIGKILL to guards, and return whether they are gone.
 
     They are stopped first, so that none of them reacts to the end of another.
     """

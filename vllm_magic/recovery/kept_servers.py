@@ -1,4 +1,4 @@
-"""The servers that outlived their kernel and wait for another one: finding them, and becoming their owner."""
+"""Find the servers that were kept when their kernel ended and wait for another one, and take one over."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Owner:
-    """What the owner of a server has: its guards, which have accepted this kernel, its spec, and how it is reached."""
+    """What the new owner of a server gets: its ledger entry, its guards, which have accepted this kernel, its spec and command."""
 
     entry: Entry
     guards: AttachedGuards
@@ -35,7 +35,11 @@ class Owner:
 
 
 def entries(name: str | None = None, but: Collection[str] = ()) -> list[Entry]:
-    """Those of this name or folder's id; all of them without one. Folders with the ids of ``but`` are not looked at.
+    """Return the kept servers.
+
+    Args:
+        name: a name or a folder's id; None for all kept servers.
+        but: the ids of folders that are not read.
 
     Raises:
         ServerNotFound: the state folder cannot be read.
@@ -48,10 +52,10 @@ def entries(name: str | None = None, but: Collection[str] = ()) -> list[Entry]:
 
 
 def one(name: str | None) -> Entry:
-    """The one of this name or folder's id; the only one without it.
+    """Return the kept server of this name or folder's id; without a name the only one.
 
     Raises:
-        ServerNotFound: there is none, or not exactly one.
+        ServerNotFound: there is no such server, or more than one.
     """
     found = entries(name)
     if len(found) == 1:
@@ -77,7 +81,7 @@ def equal(spec: ServerSpec) -> Owner | None:
 
 
 def lines(but: Collection[str] = ()) -> list[str]:
-    """One line of each; none where the state folder cannot be read, which a start says. ``but`` as for `entries`."""
+    """Return one line on each kept server; none if the state folder cannot be read, which a start says. ``but`` as for `entries`."""
     with contextlib.suppress(ServerNotFound):
         records = [entry.record for entry in entries(but=but) if entry.record]
         return [
@@ -89,7 +93,7 @@ def lines(but: Collection[str] = ()) -> list[str]:
 
 
 def hint(name: str | None) -> str:
-    """Where one that waits is meant, perhaps: how it is had, behind a space; else ""."""
+    """Return how to take over a kept server of this name, with a space before it; "" if there is none."""
     with contextlib.suppress(ServerNotFound):
         names = [entry.record.name for entry in entries(name) if entry.record]
         return "".join(f" {one} outlived its kernel: %vllm attach {one} takes it over." for one in names)
@@ -97,14 +101,14 @@ def hint(name: str | None) -> str:
 
 
 def take(entry: Entry, only: dict[str, object] | None = None) -> Owner:
-    """Become the owner of a server. Hang up its guards, and it waits again.
+    """Become the owner of a kept server. If its guards are hung up, it waits for a kernel again.
 
     Args:
         entry: the server.
         only: take it only if this is its spec, packed; None takes it as it is.
 
     Raises:
-        ServerNotFound: it cannot be taken over, and why.
+        ServerNotFound: the server cannot be taken over; the message says why.
     """
     record = entry.record
     if record is None or record.outer is None:
@@ -127,6 +131,6 @@ def take(entry: Entry, only: dict[str, object] | None = None) -> Owner:
 
 
 def _until(record: Record) -> str:
-    if record.kept_until is None:  # its guards are about to write it, or had no space for it
+    if record.kept_until is None:  # the guards are about to write it, or had no disk space for it
         return " for another one"
     return time.strftime(" until %H:%M:%S", time.localtime(record.kept_until))

@@ -1,4 +1,4 @@
-"""Servers and logs by name, whichever kernel they belong to."""
+"""Find servers and logs by name, whichever kernel they belong to."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from vllm_magic.guard.record import Record
     from vllm_magic.ledger import Entry
 
-LOOK = 0.25  # seconds between looks at a log that is followed
+LOOK = 0.25  # seconds between two reads of a log that is followed
 LIVING = (Condition.OWNED, Condition.KEPT, Condition.RELEASING, Condition.HUNG)
 
 
 def living(name: str) -> tuple[Entry, Record]:
-    """The living server of this name or id.
+    """Return the living server of this name or id.
 
     Raises:
-        ServerNotFound: there is none, or more than one.
+        ServerNotFound: there is no such server, or more than one.
     """
     entries = ledger.entries()
     there = [(one, one.record) for one in entries if one.record and one.condition in LIVING]
@@ -47,10 +47,10 @@ def living(name: str) -> tuple[Entry, Record]:
 
 
 def log(name: str) -> Path:
-    """The log of the server of this name or id: a living one's, else the newest of those that have ended.
+    """Return the log of the server of this name or id: of the living server, else the newest log of one that has ended.
 
     Raises:
-        ServerNotFound: there is none.
+        ServerNotFound: there is no such log.
     """
     try:
         return living(name)[0].folder.log
@@ -62,7 +62,7 @@ def log(name: str) -> Path:
 
 
 def secrets(name: str) -> list[str]:
-    """What must not be shown of that log: the server's own key, as long as it lives, and this user's."""
+    """Return the keys that must be masked in that log: the server's own while it lives, and those of this user."""
     environ = dict(os.environ)
     with contextlib.suppress(ServerNotFound):
         leader = living(name)[1].leader
@@ -72,7 +72,7 @@ def secrets(name: str) -> list[str]:
 
 
 def follow(name: str, count: int) -> Iterator[str]:
-    """The last ``count`` lines of the log, and those that come, until the server has ended.
+    """Yield the last ``count`` lines of the log, then each new line, until the server has ended.
 
     Raises:
         ServerNotFound: there is no log.
@@ -81,18 +81,18 @@ def follow(name: str, count: int) -> Iterator[str]:
     follower = Follower(path, secrets(name))
     yield from follower.new_lines()[-count:]
     entry = ledger.look(path.parent)
-    if entry is None or entry.record is None:  # an ended one's
+    if entry is None or entry.record is None:  # the server has ended
         return
     record = entry.record
     ours = [Identity(*one) for one in (record.outer, record.inner, record.leader) if one]
     while any(map(is_alive, ours)):
         pidfd.wait_for_any(filter(is_alive, ours), LOOK)
         yield from follower.new_lines()
-    follower.path = entry.folder.kept_log  # moved at the end of the release
+    follower.path = entry.folder.kept_log  # where the release has moved the log
     yield from follower.new_lines()
 
 
 def _ended(name: str) -> Path | None:
-    """The newest log of a server of this name or id, or of both with a hyphen between them."""
+    """Return the newest log of an ended server of this name, id, or NAME-ID; None if there is none."""
     found = [path for called, id_, path in ledger.kept_logs() if name in (called, id_, f"{called}-{id_}")]
     return max(found, key=ledger.modified, default=None)

@@ -1,4 +1,4 @@
-"""Stopping a server from outside its kernel, through its guard's control socket, with the same proof."""
+"""Stop a server of another kernel through the control socket of its guards, with the same proof."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ EXIT_LIMIT = 10.0  # seconds for the guards to be gone after their last word
 
 
 def stop(entry: Entry, record: Record, probe: Probe, grace: float, patience: float) -> Release:
-    """Have the guards release their server, wait until they are gone, and prove it.
+    """Have the guards release their server, wait until the guards are gone, and prove the release.
 
     Args:
-        entry: the server, whose guards live.
-        record: the entry's.
-        probe: looks at the GPUs.
+        entry: the server; its guards live.
+        record: the record of the entry.
+        probe: reads the GPUs.
         grace: seconds from SIGTERM to SIGKILL.
-        patience: the same, where SIGTERM shows no effect at all.
+        patience: the same, if SIGTERM shows no effect at all.
 
     Raises:
-        VllmMagicError: the guards cannot be reached, or do not get done.
+        VllmMagicError: the guards cannot be reached, or do not end.
         ReleaseFailed: something would not end, or memory did not come back.
     """
     began = time.monotonic()
@@ -62,9 +62,9 @@ def stop(entry: Entry, record: Record, probe: Probe, grace: float, patience: flo
 
 
 def _ask(entry: Entry, record: Record, grace: float, patience: float) -> list[Ended]:
-    """Say "stop" to the guards, and return what they said that they ended, once they are gone.
+    """Send "stop" to the guards, wait until they are gone, and return their reports.
 
-    Those that do not answer, or do not get done, are killed, as the kernel does with its own.
+    Guards that do not answer or do not finish are killed, as the kernel does with its own guards.
 
     Raises:
         VllmMagicError: they cannot be reached, or SIGKILL does not end them.
@@ -92,10 +92,10 @@ def _ask(entry: Entry, record: Record, grace: float, patience: float) -> list[En
 
 
 def _listen(visitor: Visitor, limit: float, ended: list[Ended]) -> None:
-    """Add what was ended, until the guards hang up.
+    """Add the reports of the guards to ``ended`` until they hang up.
 
     Raises:
-        TimeoutError: they did not say that they have begun, or are not done after ``limit`` seconds.
+        TimeoutError: the guards did not say that they have begun, or are not done after ``limit`` seconds.
     """
     deadline = time.monotonic() + limit
     rest = ANSWER_LIMIT

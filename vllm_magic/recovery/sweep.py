@@ -1,4 +1,4 @@
-"""Releasing what a kernel left whose guards died with it, and clearing the files of servers of which nothing lives."""
+"""Release the servers whose kernel and guards are dead, and clear the folders of servers of which no process lives."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from vllm_magic.release.result import Release
     from vllm_magic.release.unproved import Looked
 
-SILENCE = 5.0  # seconds for which a Ray cluster may not answer
+SILENCE = 5.0  # seconds to wait for the answer of a Ray cluster
 TO_SWEEP = (Condition.ORPHANED, Condition.LEFT, Condition.RELEASING, Condition.HUNG)
 UNSEEN = "unseen"  # a file in the folder of a server whose cluster did not answer
-ASKED_FOR = 86400.0  # seconds
-# Of a file system without locks, as Lustre may be: there two sweepers may do the same, which harms nobody.
+ASKED_FOR = 86400.0  # seconds for which a cluster that does not answer is asked again
+# The errors of a file system without locks, as Lustre may be. Two sweepers may do the same there, without harm.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
@@ -42,9 +42,11 @@ class Swept:
     """One server that was swept.
 
     Attributes:
-        release: None where only files were left of it, or it could not be looked at.
-        problem: why it could not; "" where it was.
-        left_alone: who has its environment and is none of it, in one sentence; "" for nobody.
+        name: the name of the server.
+        id: the id of its folder.
+        release: the release; None if only files were left, or if the server could not be looked at.
+        problem: why the server could not be looked at; "" if it could.
+        left_alone: one sentence on the processes that have the server's environment but do not belong to it; "" for none.
     """
 
     name: str
@@ -55,7 +57,7 @@ class Swept:
 
     @property
     def verified(self) -> bool:
-        """Whether nothing of it is left."""
+        """Whether nothing of the server is left."""
         return not self.problem and (self.release is None or self.release.verified)
 
     @property
@@ -80,23 +82,25 @@ class Swept:
 
 
 def sweep_all(probe: Probe) -> list[Swept | Looked]:
-    """Sweep, and look again at each release that is not proved. Raises what `sweep` raises."""
-    looked = unproved.look_again(probe)  # first: what is swept is looked at then
+    """Sweep, and check again each release that is not proved. Raises what `sweep` raises."""
+    looked = unproved.look_again(probe)  # before the sweep, which checks its own releases
     return [*sweep(probe), *looked]
 
 
 def sweep(probe: Probe, *, far: bool = True) -> list[Swept]:
-    """Release every orphan in the ledger and clear every folder of which nothing lives.
+    """Release every orphan in the ledger, and clear every folder of which no process lives.
 
-    With ``far`` also what was left on a Ray cluster, which may take as long as that takes to answer.
+    Of several sweepers the one that holds a folder's lock does it. A sweep never touches what belongs to a living kernel, to
+    living guards, or to another boot, machine, PID namespace or user. It first ends guards that hang after their kernel's
+    end.
 
-    One of several sweepers does it: who holds a folder's lock. Never touched is what belongs to a kernel or to
-    guards that live, or to another boot, machine, PID namespace or user. Guards that hang after their kernel's end are
-    ended first.
+    Args:
+        probe: reads the GPUs.
+        far: whether to release what was left on Ray clusters too, which takes as long as a cluster takes to answer.
 
     Raises:
         PermissionError: the state folder is not this user's alone.
-        OSError: it cannot be read, or /proc is that of others.
+        OSError: the state folder cannot be read, or /proc shows another PID namespace.
     """
     machine.check_proc()
     found = ledger.entries()
@@ -121,7 +125,7 @@ def sweep(probe: Probe, *, far: bool = True) -> list[Swept]:
 
 def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
     with contextlib.ExitStack() as stack:
-        # Before the folder's lock: who finds that one taken can count on a start's waiting for the release.
+        # Taken before the folder's lock: if another sweeper holds that, the locks of the GPUs make a start wait for it.
         with contextlib.suppress(OSError, ValueError):
             stack.enter_context(locks.ReleaseLocks(found.gpus))
         if entry.condition in (Condition.HUNG, Condition.RELEASING) and not hung_guards.end(entry):
@@ -129,7 +133,7 @@ def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
         try:
             stack.callback(record.drop_lock, record.hold_lock(str(entry.path)))
         except OSError as error:
-            if error.errno not in NO_LOCKS:  # somebody else is at it, or it is gone
+            if error.errno not in NO_LOCKS:  # another sweeper holds it, or the folder is gone
                 return None
         again = ledger.look(entry.path)
         if again is None or again.record is None:  # another sweeper was faster
@@ -140,13 +144,15 @@ def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
             shared_memory.unlink_unmapped(_segments(found), found.since)
         stays = release is not None and (bool(release.left) or (release.unseen and _may_be_asked(entry)))
         record.remember(str(entry.path), [[one.pid, one.start] for one in release.left] if release else [])
-        stays = stays or bool(entry.processes)  # what lives still has nothing else that says whose it is
+        stays = stays or bool(
+            entry.processes
+        )  # the folder is the only record of whose the living processes are
         if not stays:
             _clear(entry.folder)
     if not stays and entry.path.exists():
-        _clear(entry.folder)  # NFS keeps a file that is open, under another name: here the lock
+        _clear(entry.folder)  # NFS keeps an open file under another name: here the lock was open
     if release is None and entry.path.exists():
-        return None  # files that cannot be removed, which is no news
+        return None  # files that cannot be removed are no news
     beside = (
         local_verifier.left_alone(entry.folder.mark, entry.leader) if release is None else release.left_alone
     )
@@ -154,9 +160,10 @@ def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
 
 
 def _may_be_asked(entry: Entry) -> bool:
-    """Whether its cluster may still be asked, which has not answered: for a day, from the first time on.
+    """Whether the folder stays for another sweep.
 
-    Of a server of this machine the folder stays where a process of it lives; for another look at memory see `unproved`.
+    For a server on a cluster that does not answer it stays for `ASKED_FOR` seconds after the first attempt; for a server of
+    this machine as long as a process of it lives. A later check of memory needs no folder, see `unproved`.
     """
     if not _is_far(entry):
         return bool(entry.processes)
@@ -175,9 +182,9 @@ def _is_far(entry: Entry) -> bool:
 
 
 def _drop_half_made(rooms: Folder) -> None:
-    """Remove the folder of a kernel that was killed while it made one: nothing ever ran there.
+    """Remove the folder that a kernel had begun to make when it was killed: no server ever ran there.
 
-    No folder is removed that has something in it.
+    A folder with anything in it stays.
     """
     with contextlib.suppress(OSError):
         if {one.name for one in rooms.path.iterdir()} <= {rooms.tmp.name}:
