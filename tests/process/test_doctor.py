@@ -12,7 +12,7 @@ from pathlib import Path
 
 import by_hand
 import pytest
-from by_hand import ByHand, PatientProbe
+from by_hand import ByHand
 from fake_gpu import fakegpu
 from records import IDENTIFIER, record
 
@@ -30,13 +30,6 @@ from vllm_magic.linux.marks import MARK
 pytestmark = pytest.mark.usefixtures("home")
 
 DEAD = [2**22 - 1, 1]  # a kernel that is gone
-
-
-@pytest.fixture
-def probe():
-    made = PatientProbe()
-    yield made
-    made.close()
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import time
 
 import by_hand
 import pytest
-from by_hand import PatientProbe, until
+from by_hand import until
 from records import IDENTIFIER, record
 
 from vllm_magic import cli, ledger
@@ -26,13 +26,6 @@ from vllm_magic.recovery.sweep import sweep
 
 DEAD = [2**22 - 1, 1]  # a kernel that is gone
 LIMIT = by_hand.LIMIT
-
-
-@pytest.fixture
-def probe():
-    made = PatientProbe()
-    yield made
-    made.close()
 
 
 @pytest.fixture

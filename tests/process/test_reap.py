@@ -10,7 +10,7 @@ import tempfile
 
 import by_hand
 import pytest
-from by_hand import ByHand, PatientProbe, identity, until
+from by_hand import ByHand, identity, until
 
 from vllm_magic import ledger
 from vllm_magic.doctor import reap, unowned
@@ -65,13 +65,6 @@ with open("/proc/self/comm", "w") as comm:
     comm.write(sys.argv[2])
 sys.stdin.read()
 """
-
-
-@pytest.fixture
-def probe():
-    made = PatientProbe()
-    yield made
-    made.close()
 
 
 @pytest.fixture

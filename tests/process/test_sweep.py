@@ -42,13 +42,6 @@ print(s.pid, flush=True); sys.stdin.readline()
 """
 
 
-@pytest.fixture
-def probe():
-    made = Probe()
-    yield made
-    made.close()
-
-
 def kill_at_once(*victims: Identity) -> None:
     """All are stopped first, so that none sees another die."""
     for number in (signal.SIGSTOP, signal.SIGKILL):
