@@ -6,7 +6,8 @@
  *     ROOT/alloc/gpu<I>-<pid>-<seq>-<ms>      sparse, N bytes, with a slow tear-down
  *     either with @<lists> behind it          which lists its process is in: c computes (as without @), g draws, m by MPS
  *
- * No table is kept: every query scans /proc/<pid>/fd again.  So the bytes go away only
+ * No table is kept: every query scans /proc/<pid>/fd again, but for those that follow each
+ * other at once, as those of one look do (SHARED).  So the bytes go away only
  * when the last holder is really dead or has closed the file, also after SIGKILL, and
  * they stay with a forked child, as those of the driver do, whose client lives as long as
  * an open of /dev/nvidiactl.  A file with <ms> in its name still counts, with its dead
@@ -52,6 +53,7 @@
 #define API __attribute__((visibility("default")))
 #define MAX_GPUS 16
 #define MIB (1ULL << 20)
+#define SHARED 1e-3 /* seconds for which a scan of all of /proc counts, if no file was made meanwhile */
 #define NOT_AVAILABLE 0xffffffffffffffffULL
 #define MEMORY_V2 0x02000028u
 #define NEED(device) do { if (!initialised) return UNINITIALISED; if (!valid(device)) return INVALID_ARGUMENT; } while (0)
@@ -256,11 +258,35 @@ static allocations scan(int gpu) {
     return all;
 }
 
+static double seconds(const struct timespec *time) { return (double)time->tv_sec + (double)time->tv_nsec / 1e9; }
+
+/* As scan, but by the last one where that is fresh. */
+static allocations look(int gpu) {
+    static struct { allocations found; double at, made; } last[MAX_GPUS];
+    char path[PATH_MAX + 16];
+    struct stat st;
+    struct timespec now;
+    snprintf(path, sizeof path, "%s/alloc", root());
+    double made = stat(path, &st) ? 0 : seconds(&st.st_mtim);
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (!last[gpu].at || seconds(&now) - last[gpu].at > SHARED || made != last[gpu].made) {
+        free(last[gpu].found.items);
+        last[gpu].found = scan(gpu);
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        last[gpu].at = seconds(&now);
+        last[gpu].made = made; /* as it was before: what came during the scan may be missing */
+    }
+    allocations copy = last[gpu].found;
+    copy.items = malloc((copy.count + 1) * sizeof *copy.items);
+    if (copy.count) memcpy(copy.items, last[gpu].found.items, copy.count * sizeof *copy.items);
+    return copy;
+}
+
 static result memory(gpu_handle device, u64 *total, u64 *reserved, u64 *used, u64 *available) {
     int gpu = device->index;
     misbehave("memory", gpu);
     if (number("mem_unsupported", gpu, 0)) return NOT_SUPPORTED;
-    allocations all = scan(gpu);
+    allocations all = look(gpu);
     *total = (u64)number("total_mib", gpu, 24576) * MIB;
     *reserved = (u64)number("reserved_mib", gpu, 0) * MIB;
     *used = (u64)number("base_used_mib", gpu, 0) * MIB;
@@ -277,7 +303,7 @@ static result processes(gpu_handle device, char wanted, unsigned *count, process
     if (!count) return INVALID_ARGUMENT;
     if (number("procs_unsupported", gpu, 0)) return NOT_SUPPORTED;
     if (wanted != 'c' && number("graphics_unsupported", gpu, 0)) return NOT_SUPPORTED;
-    allocations all = scan(gpu);
+    allocations all = look(gpu);
     process_info *list = calloc(all.count + 1, sizeof *list);
     unsigned listed = 0, room = *count;
     unsigned offset = (unsigned)number("pid_offset", gpu, 0);
