@@ -88,6 +88,18 @@ class TestServer:
         assert server.wait_over(60)
         assert server.release.why == "idle"
 
+    @pytest.mark.parametrize("number", ["1e999", "1.2.3"])
+    def test_counters_that_are_no_numbers_end_nothing(self, manager, spec, number, traces):
+        """Nothing is known of its use then, so it is not idle, and a drain takes its whole time."""
+        said = f"vllm:num_requests_running {number}\nvllm:request_success_total 0\n"
+        server = manager.start(spec(ttl=1.0, faults={"metrics": said}), timeout=60).server
+        assert not server.wait_over(3.0)
+        assert server.state == "ready"
+        release = server.stop(drain=1.0)
+        assert (release.verified, server.state, server.error) == (True, "released", None)
+        assert manager.news() == []
+        traces.check()
+
     def test_a_stop_before_is_a_stop(self, manager, spec):
         server = manager.start(spec(ttl=600.0), timeout=60).server
         release = server.stop()

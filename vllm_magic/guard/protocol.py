@@ -47,7 +47,11 @@ LONGEST_LINE = 8 * 2**20  # bytes; an environment can be large, but not endless
 
 
 class Why(str, Enum):
-    """What made a guard release its server; IDLE is said by the kernel, of one that it asked the guard to end."""
+    """What made a guard release its server.
+
+    Two are said by the kernel alone: IDLE of a server that it asked the guard to end, and FAULT of one that it ended in
+    the guards' place, since it could not follow the server any longer.
+    """
 
     ASKED = "asked"
     IDLE = "idle"
@@ -55,6 +59,7 @@ class Why(str, Enum):
     KERNEL_GONE = "kernel gone"
     GUARD_GONE = "guard gone"
     GUARD_SIGNALLED = "guard signalled"
+    FAULT = "fault of vllm_magic"
 
 
 class How(str, Enum):

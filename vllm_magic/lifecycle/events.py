@@ -100,12 +100,14 @@ class Over:
         why: the reason for the end.
         failure: the cause of an end that nobody asked for, if it is known.
         disk: says that the disk of the log was full when the end began; "" if it was not.
+        fault: the fault of vllm_magic that made it end, in words; "" for none.
     """
 
     release: Release
     why: Why
     failure: Failure | None = None
     disk: str = ""
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class NeverStarted:
 
 @dataclass(frozen=True)
 class Broken:
-    """A fault of vllm_magic itself: the connection to the guards is closed, so they release the server, without a proof."""
+    """A fault of vllm_magic itself before the server was there, or in another try at its release: nothing new is known."""
 
     error: VllmMagicError
 

@@ -9,7 +9,7 @@ import signal
 import time
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from vllm_magic import background, ledger
 from vllm_magic.engine.startup import log, stages
@@ -18,11 +18,12 @@ from vllm_magic.errors import VllmMagicError
 from vllm_magic.gpu import locks
 from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.protocol import Ended, Known, Message, Refused, Started, Stopping, Why
-from vllm_magic.lifecycle import idle_timeout
-from vllm_magic.lifecycle.events import Ending, Idle, LeaderStarted, Moved, Notice, Ready, StopPlan
+from vllm_magic.lifecycle import faults, idle_timeout
+from vllm_magic.lifecycle.events import Ending, Idle, LeaderStarted, Moved, News, Notice, Ready, StopPlan
 from vllm_magic.lifecycle.idle_timeout import Requests, Use
 from vllm_magic.linux import pidfd, processes, sessions, sockets
 from vllm_magic.linux.processes import Identity
+from vllm_magic.recovery import hung_guards
 
 if TYPE_CHECKING:
     import queue
@@ -42,6 +43,8 @@ DRAIN_LOOK = 0.25  # seconds between looks at /metrics while requests finish
 DISK_LIMIT = 1.0  # seconds for the disk of the log to say whether it is full
 ANSWER_LIMIT = 5.0  # seconds for a guard to say that it has begun; one that does not is taken for hung
 GUARD_LIMIT = KILL_LIMIT + 10.0  # seconds beyond the grace for the guards to be done; then they are killed
+
+_T = TypeVar("_T")
 
 
 class Attendance:
@@ -85,7 +88,8 @@ class Attendance:
         self._follower = log.Follower(prepared.folder.log)
         self._progress = Progress(Stage.QUEUED)
         self._download_look = 0.0
-        self._inner: Identity | None = None
+        self._guards: list[Identity] = []
+        self._faults: set[str] = set()  # that were told
         self._plan: StopPlan | None = None
         self._drain_until: float | None = None
         self._guard_deadline: float | None = None
@@ -121,6 +125,31 @@ class Attendance:
                 self._obey(self._requests.get(), cleanup)
             self._look()
 
+    def give_up(self, cleanup: contextlib.ExitStack) -> None:
+        """After a fault in `run`: kill the guards, so that their server can be released in their place.
+
+        What they said before is heard as far as possible. Starts are kept off the GPUs as `run` does.
+        """
+        with contextlib.suppress(Exception):  # it may be the fault
+            self._begin_release(cleanup, time.monotonic())
+        with contextlib.suppress(Exception):  # without it the proof is weaker
+            if self._guard_deadline is None:
+                self._prepared.verifier.observe_before_stop(self._members())
+        if self.why is Why.GUARD_GONE:
+            self.why = self._asked_why if self._plan else Why.FAULT
+        hung_guards.kill(self._guards)
+        self._guard.kill()
+        with contextlib.suppress(Exception):  # it may be the fault
+            while messages := self._guard.receive():
+                self._hear_last(messages)
+
+    def _hear_last(self, messages: list[Message]) -> None:
+        for message in messages:
+            if isinstance(message, Started):
+                self.leader = Identity(*message.leader)
+            elif isinstance(message, Ended):
+                self.ended.append(message)
+
     def _timeout(self) -> float | None:
         if self._drain_until is not None:
             return max(0.0, min(DRAIN_LOOK, self._drain_until - time.monotonic()))
@@ -139,7 +168,7 @@ class Attendance:
     def _hear(self, message: Message, cleanup: contextlib.ExitStack) -> None:
         if isinstance(message, Started):
             self.leader = Identity(*message.leader)
-            self._inner = Identity(*message.inner)
+            self._guards = [Identity(*message.outer), Identity(*message.inner)]
             verifier = self._prepared.verifier
             self._notice(
                 LeaderStarted(
@@ -162,8 +191,8 @@ class Attendance:
             self.refused = message
         elif isinstance(message, Stopping):
             self.why = Why(message.why)
-            if self.why is Why.ASKED and self._idleness and self._idleness.over:
-                self.why = Why.IDLE
+            if self.why is Why.ASKED:
+                self.why = self._asked_why
             self._begin_release(cleanup, time.monotonic())
             grace = self._plan.grace if self._plan else 0.0
             self._guard_deadline = time.monotonic() + grace + GUARD_LIMIT
@@ -184,6 +213,10 @@ class Attendance:
     def is_asked(self) -> bool:
         """Whether somebody asked for the end."""
         return self._plan is not None
+
+    @property
+    def _asked_why(self) -> Why:
+        return Why.IDLE if self._idleness and self._idleness.over else Why.ASKED
 
     def _begin_release(self, cleanup: contextlib.ExitStack, began: float) -> None:
         """Keep starts off the GPUs, from the first sign of the end until it is proved."""
@@ -233,8 +266,8 @@ class Attendance:
                 )
             self._guards_killed = True
             self._guard.kill()
-            if self._inner is not None:
-                pidfd.send(self._inner, signal.SIGKILL)
+            for one in self._guards:
+                pidfd.send(one, signal.SIGKILL)
             self._guard_deadline = time.monotonic() + ANSWER_LIMIT
 
     def _is_drained(self) -> bool:
@@ -253,8 +286,19 @@ class Attendance:
             return None if self._use else Use(None, ())
         if not self._use.done():
             return None
-        seen, self._use = self._use.result(), None
+        seen, self._use = self._result(self._use, Use(None)), None
         return seen
+
+    def _result(self, done: Future[_T], without: _T) -> _T:
+        """What a look has found; ``without`` where it has a fault, which is told once, and no reason to end the server."""
+        try:
+            return done.result()
+        except Exception as error:  # noqa: BLE001 - see above
+            fault = faults.told(error)
+            if fault not in self._faults:
+                self._faults.add(fault)
+                self._notice(News(fault))
+            return without
 
     def _look_at_log(self) -> None:
         for line in self._follower.new_lines():
@@ -273,7 +317,7 @@ class Attendance:
         if self._health is None:
             self._health = background.call(self._is_ready, self._wake.set)
         elif self._health.done():
-            ready, self._health = self._health.result(), None
+            ready, self._health = self._result(self._health, without=False), None
             if ready:
                 self.ready = True
                 self._notice(Ready())

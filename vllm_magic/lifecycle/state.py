@@ -208,7 +208,13 @@ class Course:
     def _end(self, over: Over) -> None:
         was_ready = self._now.ready_after is not None
         error = report.error(
-            over.release, over.why, over.failure, over.disk, asked=self._asked, was_ready=was_ready
+            over.release,
+            over.why,
+            over.failure,
+            over.disk,
+            asked=self._asked,
+            was_ready=was_ready,
+            fault=over.fault,
         )
         if error is None:
             self._change(state=ServerState.RELEASED, release=over.release)

@@ -17,7 +17,7 @@ from vllm_magic.gpu import locks
 from vllm_magic.guard import folder, record
 from vllm_magic.guard.ladder import NOBODY_KNOWN, Outcome
 from vllm_magic.guard.protocol import Ended, Why
-from vllm_magic.lifecycle import failure_cause
+from vllm_magic.lifecycle import failure_cause, faults
 from vllm_magic.lifecycle.events import Broken, NeverStarted, News, Notice, Over, StopPlan
 from vllm_magic.lifecycle.idle_timeout import KEEP_ALIVE, Idleness, Requests
 from vllm_magic.lifecycle.monitor import Attendance
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.failures.explanations import Failure
     from vllm_magic.gpu.probe import Probe
+    from vllm_magic.guard.client import Guards
     from vllm_magic.provisioning.base import Launched, Prepared, Provisioner
     from vllm_magic.release.result import Release
 
@@ -65,7 +66,7 @@ class Life:
         self._name = name
         self._provisioner = provisioner
         self._probe = probe
-        self._notice = notice
+        self._notify = notice
         self._ttl = ttl
         self._keep_alive = keep_alive
         self._requests: queue.SimpleQueue[StopPlan] = queue.SimpleQueue()
@@ -122,10 +123,16 @@ class Life:
         except VllmMagicError as error:
             last = Broken(error)
         except Exception as error:  # noqa: BLE001 - a waiting caller must hear of every fault, also of our own
-            last = Broken(
-                VllmMagicError(f"A fault of vllm_magic: {type(error).__name__}: {error}. Please report it.")
-            )
+            last = Broken(VllmMagicError(faults.told(error)))
         self._notice(last)
+
+    def _notice(self, notice: Notice) -> None:
+        """Tell a notice; a fault of who hears it is told too, and is no reason to end a server, or to leave one."""
+        try:
+            self._notify(notice)
+        except Exception as error:  # noqa: BLE001 - see above
+            with contextlib.suppress(Exception):
+                self._notify(News(faults.told(error)))
 
     def _live(self) -> Notice:
         """Go from the launch to the end; return the end."""
@@ -135,7 +142,13 @@ class Life:
             raise _NothingRanError(error) from error
         if launched is None:
             return Over(nothing_to_release(self._name), Why.ASKED)
-        prepared, guards = launched.prepared, launched.guards
+        return self._follow(launched.prepared, launched.guards)
+
+    def _follow(self, prepared: Prepared, guards: Guards) -> Notice:
+        """Follow a server to its end; return the end.
+
+        A fault of our own on the way makes this release the server: the guards are killed, and it is ended from here.
+        """
         with contextlib.ExitStack() as cleanup:
             requests = Requests(self._keep_alive)
             idleness = Idleness(self._ttl, requests) if self._ttl is not None else None
@@ -149,27 +162,51 @@ class Life:
                 idleness,
                 self._keep_alive,
             )
+            fault = ""
             try:
                 attendance.run(cleanup)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the server must not stay
+                fault = faults.told(error)
+                attendance.give_up(cleanup)
             finally:
                 guards.close()
             if attendance.refused is not None:
                 hint = ledger.MAKE_ROOM if attendance.refused.errno in NO_ROOM else "Check %vllm start"
                 because = ". ".join(filter(None, (attendance.refused.text, attendance.disk)))
                 raise _NothingRanError(StartFailed(f"vLLM could not be executed: {because}", hint))
-            began = attendance.began or time.monotonic()
-            leader = attendance.leader
-            ended: list[Ended | Outcome] = [*attendance.ended]
-            if not ended:
-                known = prepared.verifier.known
-                ended = [force_kill.release(prepared.folder.mark, leader, prepared.since, known=known)]
-            over = self._conclude(prepared, leader, attendance.why, began, ended)
-            over = replace(over, disk=attendance.disk)
-            if attendance.disk:
-                self._notice(News(f"{attendance.disk}: the log of {self._name} lacks its end."))
-            if over.why is not Why.LEADER_ENDED:
-                return over
+            try:
+                over = self._end(prepared, attendance, fault)
+            except Exception as error:  # noqa: BLE001 - who stops the server again has another look
+                fault = faults.told(error)
+                leader, why = attendance.leader, attendance.why
+                self._unproved = prepared, leader, [*attendance.ended, Outcome([], [], 0.0)]
+                began = attendance.began or time.monotonic()
+                over = Over(report.unproved(self._name, why, began, fault.rstrip(".")), why)
+            if fault and (
+                over.why is not Why.FAULT or not over.release.verified
+            ):  # its error does not tell it
+                self._notice(News(fault))
+            return over
+
+    def _end(self, prepared: Prepared, attendance: Attendance, fault: str) -> Over:
+        """Release the server if its guards did not, prove it, and find the cause; see `Over` for ``fault``."""
+        began = attendance.began or time.monotonic()
+        leader = attendance.leader
+        ended: list[Ended | Outcome] = [*attendance.ended]
+        if fault or not ended:
+            known = prepared.verifier.known
+            ended.append(force_kill.release(prepared.folder.mark, leader, prepared.since, known=known))
+        over = self._conclude(prepared, leader, attendance.why, began, ended)
+        over = replace(over, disk=attendance.disk, fault=fault)
+        if attendance.disk:
+            self._notice(News(f"{attendance.disk}: the log of {self._name} lacks its end."))
+        if over.why is not Why.LEADER_ENDED:
+            return over
+        try:
             return replace(over, failure=self._cause(prepared, over.release, was_ready=attendance.ready))
+        except Exception as error:  # noqa: BLE001 - the release is proved all the same
+            self._notice(News(faults.told(error)))
+            return over
 
     def _launch(self) -> Launched | None:
         """Release what others left, which may hold the memory that is needed, and launch the server.

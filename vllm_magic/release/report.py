@@ -11,7 +11,8 @@ from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.ledger import MAKE_ROOM
 from vllm_magic.linux import machine
 from vllm_magic.linux.processes import Identity
-from vllm_magic.release.result import EndedProcess, Release
+from vllm_magic.release.result import EndedProcess, Proof, Release
+from vllm_magic.release.verifier import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +45,11 @@ def release(
     rows = [row for said in ended for row in said.ended]
     left = [row for said in ended[-1:] for row in said.left]
     identities = {Identity(int(row[0]), int(row[1])) for row in rows + left}
-    verdict = verifier.verify(identities, leader)
+    try:
+        verdict = verifier.verify(identities, leader)
+    except Exception as fault:  # noqa: BLE001 - what has ended is told all the same, and another look may prove it
+        said = f"A fault of vllm_magic: {type(fault).__name__}: {fault}. Please report it"
+        verdict = Verdict(Proof.NONE, verified=False, vram=(), note=said, unseen=True)
     wrong = machine.proc_problem()  # with such a /proc no process of the server can be seen
     codes = [said.exit_code for said in ended if isinstance(said, Ended) and said.exit_code is not None]
     return Release(
@@ -63,8 +68,21 @@ def release(
     )
 
 
+def unproved(server: str, why: Why, began: float, note: str) -> Release:
+    """The release of a server whose end could not be judged at all; another look may tell more. Arguments as for `release`."""
+    seconds = round(max(0.0, time.monotonic() - began), 3)
+    return Release(server, why.value, seconds, (), (), None, (), Proof.NONE, False, note, unseen=True)
+
+
 def error(
-    release: Release, why: Why, failure: Failure | None, disk: str, *, asked: bool, was_ready: bool
+    release: Release,
+    why: Why,
+    failure: Failure | None,
+    disk: str,
+    *,
+    asked: bool,
+    was_ready: bool,
+    fault: str = "",
 ) -> VllmMagicError | None:
     """Return the error for the end of a server; None for a release that was asked for and is proved.
 
@@ -75,6 +93,7 @@ def error(
         disk: says that the disk of the log was full when the end began; "" if it was not.
         asked: whether somebody asked for the end.
         was_ready: whether the server was ready before.
+        fault: the fault of vllm_magic that made it end; "" for none.
     """
     name = release.server
     if not release.verified:
@@ -82,6 +101,8 @@ def error(
     if asked or why in (Why.ASKED, Why.IDLE):
         return None
     full = f" {disk}." if disk else ""
+    if why is Why.FAULT:
+        return VllmMagicError(f"{fault} {name} was released.{full} Start it again.{release.in_brackets}")
     if why is Why.GUARD_GONE:
         return VllmMagicError(
             f"{name} was released because its guard was killed.{full} Start it again.{release.in_brackets}"

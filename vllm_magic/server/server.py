@@ -195,7 +195,17 @@ class Server(Portrait):
         return StopPlan(self._provisioner.stop_grace, self._provisioner.stop_patience, drain)
 
     def _notice(self, notice: Notice) -> None:
-        """Take what its life tells, in the life's own thread."""
+        """Take what its life tells, in the life's own thread. Whatever fails on the way, its state goes on."""
+        try:
+            self._prepare_for(notice)
+        finally:
+            self._course.take(notice)
+        self._moved(self)
+        if isinstance(notice, Ready) and self._provisioner.from_the_start and self.ready_after is not None:
+            history.keep(self.spec, self.stages, warm=self.start_kind is StartKind.WARM)
+
+    def _prepare_for(self, notice: Notice) -> None:
+        """Do what comes before the state that a notice tells of."""
         if isinstance(notice, News):
             self._tell(notice.text)
         elif isinstance(notice, LeaderStarted):
@@ -212,7 +222,3 @@ class Server(Portrait):
             self._tell(f"{self.name} was {words}.{notice.release.in_brackets}")
         if isinstance(notice, Over):
             self.close_clients()  # before the end is known, so that none is open once `stop` has returned
-        self._course.take(notice)
-        self._moved(self)
-        if isinstance(notice, Ready) and self._provisioner.from_the_start and self.ready_after is not None:
-            history.keep(self.spec, self.stages, warm=self.start_kind is StartKind.WARM)

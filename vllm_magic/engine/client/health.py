@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import socket
 from http import HTTPStatus
@@ -12,15 +13,18 @@ from urllib.parse import urlsplit
 from vllm_magic.engine.client import exchange, metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from vllm_magic.engine.client.exchange import Answer
     from vllm_magic.engine.client.metrics import Metrics
     from vllm_magic.engine.endpoint import Endpoint
 
 ANSWER_LIMIT = 5.0  # seconds, for the whole of it
-_IN_FLIGHT = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{.*\})? ([\d.eE+]+)$", re.MULTILINE)
+_VALUE = r"(?:\{.*\})? (\S+)(?: -?\d+)?$"  # behind the name; it may have a timestamp behind it
+_IN_FLIGHT = re.compile(rf"^vllm:num_requests_(?:running|waiting){_VALUE}", re.MULTILINE)
 # Each request adds to one of these; what nobody asked for (health checks, /metrics, warm-up) to none.
 _SERVED = re.compile(
-    r"^vllm:(?:request_success|prompt_tokens|generation_tokens)_total(?:\{.*\})? ([\d.eE+]+)$", re.MULTILINE
+    rf"^vllm:(?:request_success|prompt_tokens|generation_tokens)_total{_VALUE}", re.MULTILINE
 )
 
 
@@ -88,13 +92,22 @@ class Api:
 
 
 def count_in_flight(text: str) -> int | None:
-    """The sum of running and waiting requests of all engines in a Prometheus text; None if it has none."""
-    counts = _IN_FLIGHT.findall(text)
-    return int(sum(map(float, counts))) if counts else None
+    """The sum of running and waiting requests of all engines in a Prometheus text; None if it has none, or no numbers."""
+    total = _sum(_IN_FLIGHT.findall(text))
+    return None if total is None else int(total)
 
 
 def activity(text: str) -> Activity | None:
-    """The same of all engines in a Prometheus text; None if it has no counters."""
-    in_flight = count_in_flight(text)
-    served = _SERVED.findall(text)
-    return Activity(in_flight, sum(map(float, served))) if in_flight is not None and served else None
+    """The same of all engines in a Prometheus text; None if it has no counters, or no numbers."""
+    in_flight, served = count_in_flight(text), _sum(_SERVED.findall(text))
+    return Activity(in_flight, served) if in_flight is not None and served is not None else None
+
+
+def _sum(values: Iterable[str]) -> float | None:
+    """The sum of what counters say; None where there are none, or where one says what no counter can."""
+    try:
+        numbers = [float(value) for value in values]
+    except ValueError:
+        return None
+    total = sum(numbers)
+    return total if numbers and min(numbers) >= 0 and math.isfinite(total) else None

@@ -33,6 +33,19 @@ vllm:request_success_total{engine="0",finished_reason="abort",model_name="/m/{ti
 """
 
 
+NO_NUMBERS = (
+    "1e999",
+    "1.2.3",
+    "e+",
+    "9" * 5000,
+    "NaN",
+    "+Inf",
+    "-1",
+    "x",
+    "1e308\nvllm:num_requests_running 1e308",
+)
+
+
 def test_ready_is_a_200_of_health():
     with serving({"/health": (200, "")}) as client:
         assert client.is_ready()
@@ -123,9 +136,21 @@ def test_what_was_served_is_that_of_all_engines():
         ("vllm:num_requests_running 3\n", 3),
         ("vllm:num_requests_running 0.0\nvllm:num_requests_waiting 0.0\n", 0),
         ("vllm:num_requests_waiting 1e+03", 1000),
+        ("vllm:num_requests_running 3 1700000000\n", 3),
         ("x_vllm:num_requests_running 3\n", None),
+        *(
+            (f"vllm:num_requests_running {number}\nvllm:num_requests_waiting 0\n", None)
+            for number in NO_NUMBERS
+        ),
         ("", None),
     ],
 )
 def test_counting(text, count):
     assert count_in_flight(text) == count
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS)
+def test_a_counter_that_is_no_number_says_nothing(number):
+    counter = number.replace("num_requests_running", "request_success_total")
+    said = f"vllm:num_requests_running 0\nvllm:request_success_total {counter}\n"
+    assert health.activity(said) is None
