@@ -25,6 +25,7 @@ from vllm_magic.guard.record import Phase
 from vllm_magic.ledger import Condition
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity
+from vllm_magic.manager import switching
 from vllm_magic.recovery import kept_servers
 
 LIMIT = 20.0
@@ -424,3 +425,46 @@ def test_without_a_thread_it_goes_on_waiting(first, manager, monkeypatch):
     wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
     assert manager.attach().pid == kernel.pid
     assert failed.value
+
+
+ASLEEP = """
+import sys
+import vllm_magic
+from vllm_magic.manager import switching
+from vllm_magic.manager.manager import manager
+from vllm_magic.engine.client.health import Api
+server = vllm_magic.start("tiny", "--enable-sleep-mode", keep=60.0)
+if sys.argv[1] != "0":
+    print(switching.sleep(manager, level=int(sys.argv[1])).text)
+if sys.argv[2] == "half awake":
+    Api(server._command.endpoint).post("/wake_up")
+print(server.pid, flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("how", ["asleep", "half awake"])
+@pytest.mark.parametrize(("level", "after"), [(1, ["/wake_up"]), (2, ["/wake_up", "/collective_rpc"])])
+def test_one_that_sleeps_is_known_to(
+    executable, fake_gpus, manager, spec, traces, monkeypatch, level, after, how
+):
+    """At which level, too: what a kernel threw away, the next one reads again."""
+    monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
+    kernel = [sys.executable, "-c", ASLEEP, str(level), how]
+    with subprocess.Popen(kernel, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first_kernel:
+        while not first_kernel.stdout.readline().strip().isdigit():
+            assert first_kernel.poll() is None
+        first_kernel.kill()
+    wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
+    server = manager.attach()
+    assert server.asleep == (level if how == "asleep" or level == 2 else 0)
+    before = len(server.log(400))
+    done = switching.switch(manager, server.spec, timeout=60).done
+    if server_sleeps := how == "asleep" or level == 2:
+        asked = [line for line in server.log(400)[before:] if '"POST ' in line]
+        assert len(asked) == (1 if level == 1 else 3)
+        assert all(path in line for path, line in zip(after, asked, strict=False))
+    assert len(done) == int(server_sleeps)
+    assert server.asleep == 0
+    assert server.stop().verified
+    traces.check()

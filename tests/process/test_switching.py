@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
 from fake_gpu import fakegpu
 
+from vllm_magic.engine.client.health import Api
 from vllm_magic.errors import RequestFailed, SleepFailed
 from vllm_magic.jupyter.display import views
 from vllm_magic.manager import switching
@@ -74,6 +76,8 @@ class TestNaps:
             SleepFailed, match=r"says that it sleeps, and holds 2\.00 GiB of 2\.00 GiB still\. %vllm stop m"
         ):
             switching.sleep(manager)
+        assert server.asleep == 1  # it says so
+        switching.wake(manager)
         assert server.asleep == 0
 
     def test_one_that_does_not_wake_up(self, manager, spec):
@@ -104,6 +108,106 @@ class TestNaps:
         server.stop()
         with pytest.raises(RequestFailed, match="m cannot be asked any more: it is released"):
             server.sleep(manager.probe)
+
+
+def posts(server) -> list[str]:
+    """What it was asked to do, without queries."""
+    asked = [line.partition('"POST ')[2] for line in server.log(400) if '"POST ' in line]
+    return [path.split(" ")[0].partition("?")[0] for path in asked]
+
+
+RELOAD = ["/wake_up", "/collective_rpc", "/reset_prefix_cache"]
+
+
+class TestWhatIsKnownOfASleep:
+    """Weights that were thrown away are always read again before a server passes for ready."""
+
+    @pytest.fixture
+    def manager(self, manager, fake_gpus):
+        return manager
+
+    @pytest.mark.parametrize("go_on", ["wake", "switch"])
+    @pytest.mark.parametrize("level", [1, 2])
+    def test_an_interrupt_once_it_was_asked_to_sleep(self, manager, spec, monkeypatch, level, go_on):
+        server = manager.start(spec("m", SLEEPY), timeout=60).server
+        with monkeypatch.context() as patch:
+            patch.setattr(sleep_mode, "_settled", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                switching.sleep(manager, level=level)
+        assert server.asleep == level
+        before = len(posts(server))
+        if go_on == "wake":
+            switching.wake(manager)
+        else:
+            (woken,) = switching.switch(manager, server.spec, timeout=60).done
+            assert not woken.asleep
+        assert posts(server)[before:] == (RELOAD if level == 2 else RELOAD[:1])
+        assert server.asleep == 0
+        assert switching.switch(manager, server.spec, timeout=60).done == ()
+
+    def test_an_interrupt_before_it_was_asked_to(self, manager, spec, monkeypatch):
+        """It is awake: in the way of others, and it is not said to sleep once somebody looks."""
+        server = manager.start(spec("m", SLEEPY), timeout=60).server
+        with monkeypatch.context() as patch:
+            patch.setattr(Api, "post", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                switching.sleep(manager)
+        other = switching.switch(manager, spec("other", SLEEPY), timeout=60)
+        assert [(done.server, done.asleep) for done in other.done] == [("m", True)]
+        assert server.asleep == 1
+
+    def test_an_interrupt_between_waking_and_the_weights(self, manager, spec, monkeypatch):
+        server = manager.start(spec("m", SLEEPY), timeout=60).server
+        switching.sleep(manager, level=2)
+        real = Api.post
+
+        def post(api, path, *args):
+            return interrupt() if path == "/collective_rpc" else real(api, path, *args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Api, "post", post)
+            with pytest.raises(KeyboardInterrupt):
+                switching.wake(manager)
+        assert server.asleep == 2
+        before = len(posts(server))
+        switching.switch(manager, server.spec, timeout=60)
+        assert posts(server)[before:] == RELOAD
+        assert server.asleep == 0
+
+    def test_one_that_failed_to_sleep(self, manager, spec, monkeypatch):
+        monkeypatch.setattr(sleep_mode, "SETTLE", 0.5)
+        server = manager.start(spec("m", SLEEPY, faults={"sleeps": False}), timeout=60).server
+        with pytest.raises(SleepFailed):
+            switching.sleep(manager, level=2)
+        before = len(posts(server))
+        switching.wake(manager)
+        assert posts(server)[before:] == RELOAD
+
+    def test_one_that_somebody_else_has_put_to_sleep(self, manager, spec):
+        server = manager.start(spec("m", SLEEPY), timeout=60).server
+        assert httpx.post(f"{server.url}/sleep?level=2").status_code == 200
+        before = len(posts(server))
+        (woken,) = switching.switch(manager, server.spec, timeout=60).done
+        assert not woken.asleep
+        assert posts(server)[before:] == RELOAD
+
+    def test_twice(self, manager, spec):
+        server = manager.start(spec("m", SLEEPY), timeout=60).server
+        switching.sleep(manager, level=2)
+        assert "keeps 0.10 GiB" in switching.sleep(manager, level=1).text
+        assert server.asleep == 2
+
+    def test_one_that_does_not_say_whether_it_sleeps(self, manager, spec, monkeypatch):
+        server = manager.start(spec("m", SLEEPY), timeout=60).server
+        before = posts(server)
+        monkeypatch.setattr(Api, "is_sleeping", lambda _: None)
+        with pytest.raises(SleepFailed, match="does not say whether it sleeps"):
+            switching.sleep(manager, level=2)
+        assert (server.asleep, posts(server)) == (0, before)
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
 
 
 class TestAdapters:

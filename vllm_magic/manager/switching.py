@@ -68,10 +68,10 @@ def switch(
     with _one_at_a_time:
         manager.expect(spec)
         moved = [_move_away(manager, other) for other in _in_the_way(manager, spec)]
-        there = manager.servers().get(spec.name)
-        if there is not None and there.asleep and there.spec == spec:
-            return Switch(there, (*moved, there.wake(manager.probe)))
-        return Switch(manager.start(spec, timeout=timeout, report=report).server, tuple(moved))
+        server = manager.start(spec, timeout=timeout, report=report).server
+        if server.look_whether_asleep() or server.asleep:
+            moved.append(server.wake(manager.probe))
+        return Switch(server, tuple(moved))
 
 
 def _in_the_way(manager: Manager, spec: ServerSpec) -> list[Server]:
@@ -81,9 +81,9 @@ def _in_the_way(manager: Manager, spec: ServerSpec) -> list[Server]:
         for other in manager.servers().values()
         if other.name != spec.name
         and not other.state.over
-        and not other.asleep
         and other.spec.cluster == spec.cluster
         and not _apart(other.spec.gpus, spec.gpus)
+        and not (other.state is ServerState.READY and other.look_whether_asleep())
     ]
 
 

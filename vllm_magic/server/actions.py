@@ -41,10 +41,14 @@ class Service(Asking):
         super().__init__()
         self.spec = spec
         self._command = command
-        self._napping = (
-            threading.Lock()
-        )  # one nap at a time; held over requests, so no other lock is taken before it
+        # One nap at a time. It is held over requests, so no other lock is taken before it.
+        self._napping = threading.Lock()
         self._asleep = 0
+
+    @property
+    @abstractmethod
+    def _folder(self) -> Path | None:
+        """Its private folder; None before there is one."""
 
     @abstractmethod
     def processes(self) -> list[Process]:
@@ -105,8 +109,31 @@ class Service(Asking):
 
     @property
     def asleep(self) -> int:
-        """The level at which it sleeps; 0 while it is awake."""
+        """The level at which it sleeps, by the last look; 0 while it is awake.
+
+        After a sleep or a waking that was broken off it is the level of that until somebody has looked, and stays 2 until
+        the weights that may be thrown away are there again.
+        """
         return self._asleep
+
+    def look_whether_asleep(self) -> bool:
+        """Ask it whether it sleeps, and have `asleep` say so. Return that; where it does not answer, what is known."""
+        if not self.can_sleep:
+            return False
+        with self._napping:
+            said = self._look(Api(self._command.endpoint))
+        return bool(self._asleep) if said is None else said
+
+    def _look(self, api: Api) -> bool | None:
+        """What it says; `_napping` is held. Who sleeps at a level that nobody noted may have no weights any more."""
+        said = api.is_sleeping()
+        level = max(self._asleep, sleep_mode.noted(self._folder))
+        if said is True and not level:
+            level = sleep_mode.RELOAD
+        if said is False and level < sleep_mode.RELOAD:
+            level = 0
+        self._asleep = level
+        return said
 
     def sleep(self, probe: Probe, level: int = 1) -> Nap:
         """Have it keep its processes and give its VRAM back.
@@ -124,18 +151,35 @@ class Service(Asking):
                 f"{name} has no sleep mode: it is started with {commands.SLEEP}, which a CPU does not take. "
                 f"%vllm stop {name} gives its memory back."
             )
-        return self._nap(level, lambda api: sleep_mode.sleep(self.spec.name, api, probe, self._pids, level))
+        self.connection()
+        name, api = self.spec.name, Api(self._command.endpoint)
+        with self._napping:
+            slept = self._look(api)
+            if slept is None:
+                raise SleepFailed(f"{name} does not say whether it sleeps. %vllm logs {name} may tell why.")
+            self._note(
+                max(self._asleep, level)
+            )  # first: an interrupt, and a failure, may come after it has slept
+            try:
+                return sleep_mode.sleep(name, api, probe, self._pids, level, slept=slept)
+            except SleepFailed:
+                self._look(api)
+                raise
 
     def wake(self, probe: Probe) -> Nap:
         """Wake it up. Arguments and errors as for `sleep`."""
-        return self._nap(0, lambda api: sleep_mode.wake(self.spec.name, api, probe, self._pids, self._asleep))
-
-    def _nap(self, level: int, go: Callable[[Api], Nap]) -> Nap:
         self.connection()
+        api = Api(self._command.endpoint)
         with self._napping:
-            done = go(Api(self._command.endpoint))
-            self._asleep = level
+            said = self._look(api)
+            level = sleep_mode.RELOAD if said is None and not self._asleep else self._asleep
+            done = sleep_mode.wake(self.spec.name, api, probe, self._pids, level)
+            self._note(0)
         return done
+
+    def _note(self, level: int) -> None:
+        self._asleep = level
+        sleep_mode.note(self._folder, level)
 
     def _pids(self) -> set[int]:
         return {one.identity.pid for one in self.processes()}

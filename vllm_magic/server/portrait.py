@@ -134,6 +134,11 @@ class Portrait(Service):
         return folder.log if folder.log.exists() else folder.kept_log
 
     @property
+    def _folder(self) -> Path | None:
+        folder = self._course.now.folder
+        return folder.path if folder else None
+
+    @property
     def job(self) -> str:
         """The submission id of its job on a Ray cluster; "" for a server of this machine."""
         return self._command.job

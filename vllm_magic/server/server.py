@@ -122,6 +122,8 @@ class Server(Portrait):
             raise (
                 self._course.hear() or self.error or StartFailed(f"{self.name} was stopped", "Start it again")
             )
+        if not self._provisioner.from_the_start:  # its first kernel may have put it to sleep
+            self.look_whether_asleep()
 
     def stop(self, grace: float | None = None, drain: float = 0.0) -> Release:
         """End it, and return when its processes are gone and its VRAM is back.

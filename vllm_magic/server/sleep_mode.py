@@ -6,16 +6,20 @@ what the server's processes hold, where the driver says that.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vllm_magic.errors import SleepFailed
+from vllm_magic.linux import files
 from vllm_magic.view import gib
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+    from pathlib import Path
 
     from vllm_magic.engine.client.health import Api
     from vllm_magic.gpu.probe import Probe
@@ -26,6 +30,7 @@ LIMIT = (
 SETTLE = 10.0  # seconds for the driver to say what vLLM has done
 LOOK = 0.2  # seconds between looks at it
 RELOAD = 2  # the level at which the weights are thrown away
+NOTE = "asleep"  # the file in the server's folder that says its level: for the next kernel, where the server is kept
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,37 @@ class Nap:
         )
 
 
-def sleep(name: str, api: Api, probe: Probe, members: Callable[[], Collection[int]], level: int) -> Nap:
-    """Have a server sleep, and check that its VRAM came back.
+def note(folder: Path | None, level: int) -> None:
+    """Write down the deepest level at which the server may sleep, or whose weights may not be there; 0 for none.
+
+    Without the space for it nothing stays there: who finds a server that sleeps without a note reads its weights again.
+    """
+    if folder is None:
+        return
+    path = folder / NOTE
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+        if level:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with open(path, "wb", opener=lambda path, _: os.open(path, flags, 0o600)) as file:
+                file.write(str(level).encode())
+
+
+def noted(folder: Path | None) -> int:
+    """The level that `note` has written; `RELOAD` where it is not readable."""
+    try:
+        text = files.read_regular(folder / NOTE, 16) if folder else b"0"
+    except FileNotFoundError:
+        return 0
+    except OSError:
+        return RELOAD
+    return 1 if text == b"1" else RELOAD if text != b"0" else 0
+
+
+def sleep(
+    name: str, api: Api, probe: Probe, members: Callable[[], Collection[int]], level: int, *, slept: bool
+) -> Nap:
+    """Have a server sleep, and check that its VRAM came back. One that sleeps already is told again, and nothing is checked.
 
     Args:
         name: of the server.
@@ -69,6 +103,7 @@ def sleep(name: str, api: Api, probe: Probe, members: Callable[[], Collection[in
         probe: looks at the GPUs.
         members: gives the pids of its processes.
         level: 1 moves the weights to the machine's memory, 2 throws them away.
+        slept: whether it sleeps already.
 
     Raises:
         SleepFailed: vLLM would not, or the VRAM did not come back.
@@ -78,8 +113,8 @@ def sleep(name: str, api: Api, probe: Probe, members: Callable[[], Collection[in
     _post(name, api, f"/sleep?level={level}")
     if api.is_sleeping() is not True:
         raise SleepFailed(f"{name} was told to sleep, and does not. %vllm logs {name} tells more.")
-    after = _settled(probe, members, before)
-    if before is not None and after is not None and after > before / 2:
+    after = before if slept else _settled(probe, members, before)
+    if not slept and before is not None and after is not None and after > before / 2:
         raise SleepFailed(
             f"{name} says that it sleeps, and holds {gib(after)} of {gib(before)} still. %vllm stop {name} gives it back."
         )
@@ -87,7 +122,7 @@ def sleep(name: str, api: Api, probe: Probe, members: Callable[[], Collection[in
 
 
 def wake(name: str, api: Api, probe: Probe, members: Callable[[], Collection[int]], level: int) -> Nap:
-    """Wake a server that sleeps at this level. Arguments as for `sleep`.
+    """Wake a server that sleeps at this level, and read the weights again that were thrown away. Arguments as for `sleep`.
 
     Raises:
         SleepFailed: vLLM would not; mostly since somebody else has the memory now.
@@ -95,7 +130,7 @@ def wake(name: str, api: Api, probe: Probe, members: Callable[[], Collection[int
     began = time.monotonic()
     before = _held(probe, members())
     _post(name, api, "/wake_up")
-    if level == RELOAD:
+    if level >= RELOAD:
         _post(name, api, "/collective_rpc", {"method": "reload_weights"})
         _post(name, api, "/reset_prefix_cache")
     if api.is_sleeping() is not False:
