@@ -10,6 +10,7 @@ import resource
 import select
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.inner import KIN_LOOK
 from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.outer import BACKSTOP, LONGEST, Outer
-from vllm_magic.guard.protocol import Ended, Order, Refused, StandbyReport, Started, Stop, encode
+from vllm_magic.guard.protocol import Attach, Ended, Order, Refused, StandbyReport, Started, Stop, encode
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity
 from vllm_magic.release import force_kill
@@ -408,9 +409,9 @@ os.execv("/bin/sleep", ["sleep", "305"])
 """
 
 
-def is_read(pair: GuardPair) -> bool:
+def is_read(us: GuardPair | control_client.Visitor) -> bool:
     """Whether the guard has read all that it was sent (unix(7))."""
-    return struct.unpack("i", fcntl.ioctl(pair._socket, termios.TIOCOUTQ, bytes(4)))[0] == 0
+    return struct.unpack("i", fcntl.ioctl(us._socket, termios.TIOCOUTQ, bytes(4)))[0] == 0
 
 
 def test_a_spare_that_becomes_a_server_to_be_kept_as_the_kernel_dies(tmp_path):
@@ -494,5 +495,77 @@ def test_a_guard_that_has_no_descriptor_for_a_look(tmp_path):
     assert pidfd.wait_for_all({leader}, KIN_LOOK * 2) == {leader}
     resource.prlimit(inner, resource.RLIMIT_NOFILE, before)
     pair.stop(0.0, 0.0)
+    assert hear(pair, Ended).left == []
+    pair.close()
+
+
+@pytest.fixture
+def small_buffer(monkeypatch) -> None:
+    """The guards' socket takes a few kilobytes that nobody has read, not two hundred."""
+    whole = socket.socketpair
+
+    def socketpair(*kind: int) -> tuple[socket.socket, socket.socket]:
+        ours, theirs = whole(*kind)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        return ours, theirs
+
+    monkeypatch.setattr(socket, "socketpair", socketpair)
+
+
+CROWD = 300  # processes; to name them all takes more than the small buffer
+
+
+@pytest.fixture
+def crowded(tmp_path, small_buffer):
+    """The guards of a server with many processes, and its leader; the kernel has read nothing yet."""
+    script = f"for i in $(seq {CROWD}); do sleep 300 & done; echo up; wait"
+    pair = GuardPair(order(tmp_path, "/bin/sh", "-c", script))
+    by_hand.until((tmp_path / "folder" / "log").exists, "it has no log")
+    wait_for_log(tmp_path, "up")
+    pair.note()
+    by_hand.until(lambda: len(records.known(str(tmp_path / "folder"))) > CROWD, "the guards know nobody")
+    yield pair, Identity(*records.read(str(tmp_path / "folder")).leader)
+    pair.kill()
+    pair.close()
+
+
+@pytest.mark.parametrize("victim", ["leader", "inner"])
+def test_a_kernel_that_reads_late_hears_how_it_ended(crowded, tmp_path, victim):
+    """It was stopped for minutes, or one cell kept it busy: what the guards had begun to say is not cut off."""
+    pair, leader = crowded
+    inner = Identity(*records.read(str(tmp_path / "folder")).inner)
+    assert pidfd.send({"leader": leader, "inner": inner}[victim], signal.SIGKILL)
+    by_hand.until(lambda: not (tmp_path / "folder").exists(), "nobody releases it")
+    ended = hear(pair, Ended)
+    assert ended is not None
+    assert len(ended.ended) >= CROWD
+    assert ended.left == []
+    assert hear(pair, Ended) is None
+
+
+def test_guards_wait_for_no_kernel_that_has_ended(crowded, tmp_path):
+    pair, leader = crowded
+    inner = Identity(*records.read(str(tmp_path / "folder")).inner)
+    assert pidfd.send(leader, signal.SIGKILL)
+    by_hand.until(lambda: not (tmp_path / "folder").exists(), "nobody releases it")
+    pair.hang_up()
+    assert pidfd.wait_for_all({inner}, 20) == set()
+
+
+def test_a_visitor_that_reads_late_hears_how_it_ended(tmp_path):
+    pair = GuardPair(order(tmp_path, "/bin/sleep", "300"))
+    hear(pair, Started)
+    visit = control_client.Visitor(tmp_path / "folder")
+    for _ in range(400):  # each is refused; a message takes more of the socket's buffer than its length
+        visit._socket.sendall(encode(Attach({"none": ""})))
+    by_hand.until(lambda: is_read(visit), "the guard does not listen")
+    pair.stop(0.0, 0.0)
+    by_hand.until(lambda: not (tmp_path / "folder").exists(), "nobody releases it")
+    said = []
+    while (messages := visit.receive(20.0)) is not None:
+        said += messages
+    assert isinstance(said[-1], Ended)
+    assert said[-1].left == []
+    visit.close()
     assert hear(pair, Ended).left == []
     pair.close()

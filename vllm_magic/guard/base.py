@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import signal
-import socket
-import struct
 import sys
 import time
 from typing import TYPE_CHECKING
 
 from vllm_magic.guard import folder, record
 from vllm_magic.guard.ladder import Ladder, Members
-from vllm_magic.guard.protocol import Ended, Message, Order, Stop, Stopping, Why, encode
+from vllm_magic.guard.outbox import Outbox
+from vllm_magic.guard.protocol import Ended, Message, Order, Stop, Stopping, Why
 from vllm_magic.linux import processes, sessions, shared_memory
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterable
 
     from vllm_magic.guard.message_stream import Inbox
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 KERNEL_GONE = Stop(grace=0.5, patience=0.5)
 AT_ONCE = Stop(grace=0.0, patience=0.0)
-SAY_LIMIT = 2  # seconds that a kernel which does not read may hold a guard up
+LAST_WORDS_LIMIT = 600.0  # seconds for a kernel that does not read to take the last words
 LOCK_LIMIT = 0.05  # seconds for the lock of one GPU
 NOBODY = -1  # in place of the kernel's pidfd
 
@@ -42,10 +43,13 @@ class Guard:
         self.signalled = False
         self.wake = self._wake_up_on_signals()
 
-    def serve_kernel(self, control: socket.socket, inbox: Inbox, kernel: int) -> None:
-        """From now on this is the kernel: its connection, what it says, its pidfd."""
+    def serve_kernel(
+        self, control: socket.socket, inbox: Inbox, kernel: int, outbox: Outbox | None = None
+    ) -> None:
+        """From now on this is the kernel: its connection, what it says, its pidfd, and what it is told."""
         self.control = control
         self.inbox = inbox
+        self.outbox = outbox or Outbox(control)
         self.kernel = kernel
 
     def forget_kernel(self) -> None:
@@ -74,8 +78,21 @@ class Guard:
 
     def say(self, message: Message) -> None:
         """Tell the kernel; a kernel that is gone or does not read is no reason to stop working."""
-        with contextlib.suppress(OSError):
-            self.control.sendall(encode(message))
+        self.outbox.say(message)
+
+    def see_to_last_words(self) -> None:
+        """Wait until the kernel has taken what it was told, if that is too much for the socket and it lives."""
+        deadline = time.monotonic() + LAST_WORDS_LIMIT
+        while self.kernel != NOBODY and not self.outbox.is_empty and not self.signalled:
+            poller = select.poll()
+            for fd in (self.wake, self.kernel):
+                poller.register(fd, select.POLLIN)
+            poller.register(self.control, select.POLLOUT)
+            ready = {fd for fd, _ in poller.poll(max(0.0, deadline - time.monotonic()) * 1000)}
+            if not ready or self.kernel in ready:
+                return
+            self.drain_wake()
+            self.outbox.flush()
 
     def drain_wake(self) -> None:
         """Empty the wake-up pipe."""
@@ -183,11 +200,6 @@ def log(words: str) -> None:
     """Say something in the server's log, which is this process's standard error; the disk may be full."""
     with contextlib.suppress(OSError):
         print(f"vllm_magic: {words}", file=sys.stderr, flush=True)  # noqa: T201 - see above
-
-
-def limit_sending(connection: socket.socket, seconds: int) -> None:
-    """Have a send on the connection fail when the other side does not read for so long."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", seconds, 0))
 
 
 def _shared_lock(path: str) -> contextlib.AbstractContextManager[object]:

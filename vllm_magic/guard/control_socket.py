@@ -5,14 +5,15 @@ The socket has mode 0600 in a folder of mode 0700, and whoever comes in is of th
 
 from __future__ import annotations
 
-import contextlib
 import os
+import select
 import socket
 import struct
+import time
 from typing import TYPE_CHECKING
 
 from vllm_magic.guard.message_stream import Inbox
-from vllm_magic.guard.protocol import encode
+from vllm_magic.guard.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from vllm_magic.guard.protocol import Message
 
 NAME = "control"
-SAY_LIMIT = 200_000  # microseconds that a visitor who does not read may hold the guard up
+LAST_WORDS_LIMIT = (
+    5.0  # seconds that visitors who do not read may delay the end of a guard whose work is done
+)
 MOST = 8  # visitors at once; the others wait outside
 
 
@@ -30,12 +33,12 @@ class Visitor:
     def __init__(self, connection: socket.socket, pid: int) -> None:
         self.connection = connection
         self.inbox = Inbox(connection)
+        self.outbox = Outbox(connection)
         self.pid = pid
 
     def say(self, message: Message) -> None:
         """Tell the visitor; one that does not read is no reason to wait."""
-        with contextlib.suppress(OSError):
-            self.connection.sendall(encode(message))
+        self.outbox.say(message)
 
 
 class Door:
@@ -84,9 +87,26 @@ class Door:
         for visitor in self._visitors.values():
             visitor.say(message)
 
+    def outboxes(self) -> dict[int, Outbox]:
+        """What each visitor is told, by the descriptor: to be flushed when that is writable."""
+        return {fd: visitor.outbox for fd, visitor in self._visitors.items()}
+
     def hand_over(self, visitor: Visitor) -> None:
         """Forget the visitor, whose connection becomes the kernel's."""
         del self._visitors[visitor.connection.fileno()]
+
+    def see_to_last_words(self) -> None:
+        """Wait until the visitors have taken what they were told, `LAST_WORDS_LIMIT` seconds at most."""
+        deadline = time.monotonic() + LAST_WORDS_LIMIT
+        while unsent := {fd: box for fd, box in self.outboxes().items() if not box.is_empty}:
+            poller = select.poll()
+            for fd in unsent:
+                poller.register(fd, select.POLLOUT)
+            ready = poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
+            if not ready:
+                return
+            for fd, _ in ready:
+                unsent[fd].flush()
 
     def close(self) -> None:
         """Let nobody in any more; who is inside stays."""
@@ -101,7 +121,6 @@ class Door:
         if user != os.getuid():
             connection.close()
             return
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, SAY_LIMIT))
         self._visitors[connection.fileno()] = Visitor(connection, pid)
 
 

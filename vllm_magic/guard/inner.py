@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.guard import leader, log_cap, record
-from vllm_magic.guard.base import AT_ONCE, KERNEL_GONE, NOBODY, SAY_LIMIT, Guard, limit_sending, log
+from vllm_magic.guard.base import AT_ONCE, KERNEL_GONE, NOBODY, Guard, log
 from vllm_magic.guard.control_socket import Door, Visitor
 from vllm_magic.guard.protocol import (
     Attach,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from vllm_magic.guard.ladder import Members
     from vllm_magic.guard.log_cap import LogCap
     from vllm_magic.guard.message_stream import Inbox
+    from vllm_magic.guard.outbox import Outbox
 
 KIN_LOOK = 2.0  # seconds between looks at whom this guard has adopted: no event tells of it
 WIDE_LOOK = 30.0  # seconds between looks for all that is below it, which cost more
@@ -107,6 +108,12 @@ class Inner(Guard):
         if self._door is not None and isinstance(message, (Stopping, Ended)):
             self._door.tell_all(message)
 
+    def see_to_last_words(self) -> None:
+        """See `Guard`; the visitors come first, whose time is short."""
+        if self._door is not None:
+            self._door.see_to_last_words()
+        super().see_to_last_words()
+
     def _start(self) -> bool:
         self._spare = Waiting(self.order.spare) if self.order.spare > 0 else None
         try:
@@ -155,11 +162,10 @@ class Inner(Guard):
         return reason
 
     def _poll(self) -> set[int]:
-        poller = select.poll()
-        for fd in (self.wake, self._outer_pidfd, *self.kernel_filenos()):
-            poller.register(fd, select.POLLIN)
-        for fd in self._door.filenos() if self._door else ():
-            poller.register(fd, select.POLLIN)
+        poller, unsent = select.poll(), self._unsent()
+        doors = self._door.filenos() if self._door else ()
+        for fd in (self.wake, self._outer_pidfd, *self.kernel_filenos(), *doors):
+            poller.register(fd, select.POLLIN | (select.POLLOUT if fd in unsent else 0))
         if self._cap is not None:
             poller.register(self._cap, select.POLLIN)
         rest = self._next_look - time.monotonic()
@@ -168,7 +174,17 @@ class Inner(Guard):
         if self._spare is not None:
             poller.register(self._spare, select.POLLIN)
             rest = min(rest, self._spare.rest())
-        return {fd for fd, _ in poller.poll(max(0.0, rest) * 1000)}
+        ready = poller.poll(max(0.0, rest) * 1000)
+        for fd, events in ready:
+            if events & select.POLLOUT:
+                unsent[fd].flush()
+        return {fd for fd, events in ready if events & ~select.POLLOUT}
+
+    def _unsent(self) -> dict[int, Outbox]:
+        """What the kernel and the visitors have not taken yet, by their descriptors."""
+        boxes = {} if self.kernel == NOBODY else {self.control.fileno(): self.outbox}
+        boxes.update(self._door.outboxes() if self._door else {})
+        return {fd: box for fd, box in boxes.items() if not box.is_empty}
 
     def _judge(self, ready: set[int]) -> Reason | None:
         if self._cap is not None and self._cap.fileno() in ready:
@@ -245,7 +261,8 @@ class Inner(Guard):
         try:
             # For a release in this guard's place the outer one needs neither the environment nor the key. It hears of
             # the server before the disk does: what it does after the kernel's end goes by that.
-            self._link.send(encode(order._replace(argv=order.argv[:1], env={}, luggage={})))
+            news = encode(order._replace(argv=order.argv[:1], env={}, luggage={}))
+            self._link.send(news, socket.MSG_DONTWAIT)
             self._write()
             self._spare.order(order)
         except OSError as error:
@@ -312,10 +329,14 @@ class Inner(Guard):
         except OSError as error:
             return Refused(error.errno or 0, str(error.strerror))
         process = processes.read(visitor.pid)
+        try:
+            fds = [kernel, visitor.connection.fileno()]
+            socket.send_fds(self._link, [b"k"], fds, socket.MSG_DONTWAIT)
+        except OSError:
+            os.close(kernel)
+            return Refused(errno.EAGAIN, f"its other guard does not answer (pid {self._outer})")
         self._door.hand_over(visitor)
-        limit_sending(visitor.connection, SAY_LIMIT)
-        self.serve_kernel(visitor.connection, visitor.inbox, kernel)
-        socket.send_fds(self._link, [b"k"], [kernel, visitor.connection.fileno()])
+        self.serve_kernel(visitor.connection, visitor.inbox, kernel, visitor.outbox)
         self._kept_until = None
         phase = Phase.READY if self._ready else Phase.STARTING
         identity = list(process.identity) if process else [visitor.pid, 0]

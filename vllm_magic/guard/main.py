@@ -27,7 +27,7 @@ import sys
 from typing import NoReturn
 
 from vllm_magic.guard import folder, record
-from vllm_magic.guard.base import SAY_LIMIT, limit_sending, log
+from vllm_magic.guard.base import log
 from vllm_magic.guard.inner import Inner
 from vllm_magic.guard.message_stream import Inbox
 from vllm_magic.guard.outer import Outer
@@ -48,7 +48,6 @@ def main() -> NoReturn:
     status = 1
     try:
         control = socket.socket(fileno=control_fd)
-        limit_sending(control, SAY_LIMIT)
         inbox = Inbox(control)
         order = inbox.first(ORDER_LIMIT)
         problem = machine.proc_problem()
@@ -73,15 +72,18 @@ def _guard(control: socket.socket, inbox: Inbox, kernel: int, order: Order) -> N
     outer_pidfd = pidfd_calls.open_pid(me)
     link, others = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     inner = os.fork()
+    guard: Inner | Outer
     if inner == 0:
         os.setsid()
         prctl.become_subreaper()  # not inherited over a fork
         link.close()
-        Inner(control, inbox, kernel, order, outer=me, outer_pidfd=outer_pidfd, link=others).run()
+        guard = Inner(control, inbox, kernel, order, outer=me, outer_pidfd=outer_pidfd, link=others)
     else:
         os.close(outer_pidfd)
         others.close()
-        Outer(control, inbox, kernel, order, inner=inner, link=link, lock=lock).run()
+        guard = Outer(control, inbox, kernel, order, inner=inner, link=link, lock=lock)
+    guard.run()
+    guard.see_to_last_words()
 
 
 def _hold_lock(folder: str) -> int | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.guard import record
 from vllm_magic.guard.base import AT_ONCE, Guard
 from vllm_magic.guard.ladder import KILL_LIMIT
+from vllm_magic.guard.outbox import Outbox
 from vllm_magic.guard.protocol import Known, Order, Stop, Why, decode
 from vllm_magic.guard.record import BrokenRecordError
 from vllm_magic.linux import processes, shared_memory
@@ -62,6 +63,7 @@ class Outer(Guard):
     def run(self) -> None:
         """Wait, and act if need be."""
         if not self._wait():
+            self.outbox = Outbox(self.control, is_cut=True)  # the other guard may have been ended in a word
             self.release("outer", Why.GUARD_GONE, AT_ONCE)
             self._unlink_recorded()  # after it: a disk that hangs must not hold the release up
         if self._lock is not None:  # NFS keeps a file that is open, under another name, and so the folder
