@@ -6,6 +6,7 @@
     ├── 3f9a61c2/               a living server's folder, mode 0700; the guard removes it after the release
     │   ├── record.json         whose it is and who belongs to it, see guard/record.py
     │   ├── known.json          the processes that its guards have seen, which need not carry its mark
+    │   ├── shared_memory.json  what was in /dev/shm before it, which stays
     │   ├── alive               locked as long as a guard lives
     │   ├── control             the guard's socket
     │   ├── t/                  the server's TMPDIR (/tmp/vllm-3f9a61c2 where this path would be too long)
@@ -225,7 +226,9 @@ def look(path: Path, here: Place | None = None) -> Entry | None:
     try:
         record = records.read(str(path))
     except (FileNotFoundError, NotADirectoryError):
-        if not _is_ours(path) or time.time() - modified(path) < YOUNG:
+        if (
+            not _is_ours(path) or abs(time.time() - modified(path)) < YOUNG
+        ):  # the clock may have been set back
             return None
         return Entry(path, Condition.TORN, None, "it has no record")
     except (OSError, BrokenRecordError) as error:

@@ -213,7 +213,7 @@ class Stage:
             pidfd.wait_for_all({one.identity for one in left}, 5.0)
             if not left:
                 break
-        shared_memory.unlink_unmapped(segments, since=0.0)
+        shared_memory.unlink_unmapped(segments, before=())
 
 
 WAIT = "import signal\nwhile True: signal.pause()"

@@ -6,7 +6,6 @@ import os
 import secrets
 import signal
 import threading
-import time
 from pathlib import Path
 
 import by_hand
@@ -108,7 +107,7 @@ def test_one_that_loses_its_mark(freezer, before):
         if before:
             losing.join()
         try:
-            outcome = force_kill.release(mark.encode(), None, time.time(), known=[identity] if before else ())
+            outcome = force_kill.release(mark.encode(), None, (), known=[identity] if before else ())
             losing.join()
             environment = processes.environment(process.pid)
         finally:

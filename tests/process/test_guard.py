@@ -31,6 +31,7 @@ from vllm_magic.guard.outer import BACKSTOP, LONGEST, Outer
 from vllm_magic.guard.protocol import Attach, Ended, Order, Refused, StandbyReport, Started, Stop, encode
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity
+from vllm_magic.linux.shared_memory import Segment
 from vllm_magic.release import force_kill
 
 # A leader that ignores SIGTERM, with a child, one in its own session, and one that double-forked.
@@ -71,7 +72,7 @@ def hear(pair: GuardPair, kind: type, wanted=lambda _: True, limit: float = 20.0
             if messages is None:
                 return None
             for message in messages:
-                if isinstance(message, kind):
+                if isinstance(message, kind) and wanted(message):
                     return message
     raise AssertionError(f"no {kind.__name__} in {limit} s")
 
@@ -216,7 +217,7 @@ def test_the_guards_write_down_whom_they_adopted(tmp_path):
             for one in (Identity(*started.outer), inner):
                 assert pidfd.send(one, number)
         assert hear(pair, Ended) is None
-        outcome = force_kill.release(b"NAME=nobody", leader, time.time(), known=noted)
+        outcome = force_kill.release(b"NAME=nobody", leader, records.before(folder), known=noted)
         assert daemon in {tuple(row[:2]) for row in outcome.ended}
         assert not processes.is_alive(daemon)
     finally:
@@ -367,14 +368,69 @@ def test_the_shared_memory_that_a_killed_guard_had_noted(tmp_path):
         stat = segment.stat()
         outer = Outer.__new__(Outer)
         outer.order = order(tmp_path, "/bin/true")
+        outer.before = set()
         outer._unlink_recorded()  # no record yet
         assert segment.exists()
-        noted = record(since=stat.st_mtime - 1, segments=[[stat.st_dev, stat.st_ino]])
+        noted = record(segments=[[stat.st_dev, stat.st_ino]])
         records.write(outer.order.folder, noted)
+        outer.before = {Segment(stat.st_dev, stat.st_ino)}
+        outer._unlink_recorded()
+        assert segment.exists()
+        outer.before = set()
         outer._unlink_recorded()
         assert not segment.exists()
     finally:
         segment.unlink(missing_ok=True)
+
+
+# Makes one file in shared memory and writes to another one, each at a time that no clock of the start would show.
+SHARER = """
+import mmap, os, sys, time
+held = []
+for path in sys.argv[1:]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    os.ftruncate(fd, 4096)
+    held.append(mmap.mmap(fd, 0))
+    held[-1][0] = 1
+    os.utime(fd, (int(time.time()) + (86400 if len(held) == 1 else -86400),) * 2)
+print("up", flush=True)
+time.sleep(300)
+"""
+
+
+@pytest.mark.parametrize("end", ["a stop", "without the inner guard", "without both guards"])
+def test_the_clock_is_set_while_the_server_runs(tmp_path, end):
+    """Shared memory that it has made goes; what others had made before it stays, although it wrote there later."""
+    names = [f"/dev/shm/psm_{who}-{os.getpid()}" for who in ("theirs", "ours")]
+    theirs, ours = map(Path, names)
+    theirs.touch(mode=0o600)
+    pair = GuardPair(order(tmp_path, sys.executable, "-c", SHARER, *names))
+    try:
+        started = hear(pair, Started)
+        guards = [Identity(*started.outer), Identity(*started.inner)]
+        wait_for_log(tmp_path, "up")
+        pair.note()
+        folder = str(tmp_path / "folder")
+        by_hand.until(lambda: records.read(folder).segments, "it is not noted")
+        if end == "without both guards":
+            for number in (signal.SIGSTOP, signal.SIGKILL):
+                assert {pidfd.send(one, number) for one in guards} == {True}
+            assert hear(pair, Ended) is None
+            noted = [Segment(*one) for one in records.read(folder).segments]
+            leader = Identity(*started.leader)
+            force_kill.release(b"NAME=nobody", leader, records.before(folder), noted, [leader])
+        elif end == "a stop":
+            pair.stop(0.0, 0.0)
+            assert hear(pair, Ended).left == []
+        else:
+            assert pidfd.send(guards[1], signal.SIGKILL)
+            by_hand.until(lambda: not (tmp_path / "folder").exists(), "nobody releases it")
+        assert (theirs.exists(), ours.exists()) == (True, False)
+    finally:
+        pair.kill()
+        pair.close()
+        for path in (theirs, ours):
+            path.unlink(missing_ok=True)
 
 
 def test_a_disk_that_hangs_does_not_hold_a_release_up(stubborn, tmp_path):
@@ -407,6 +463,56 @@ while not os.read(0, 65536).endswith(b"\\n"):
 os.write(0, b"taken\\n")
 os.execv("/bin/sleep", ["sleep", "305"])
 """
+
+
+# It makes one file in shared memory while it waits, and writes to another one once it is a server.
+SHARING_SPARE = """
+import mmap, os, sys, time
+def share(path):
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    os.ftruncate(fd, 4096)
+    return mmap.mmap(fd, 0)
+ours = share(sys.argv[1])
+os.write(0, b"warm\\n")
+while not os.read(0, 65536).endswith(b"\\n"):
+    pass
+theirs = share(sys.argv[2])
+os.write(0, b"taken\\n")
+time.sleep(300)
+"""
+
+
+@pytest.mark.parametrize("end", ["a stop", "without the inner guard"])
+def test_the_shared_memory_of_a_spare_that_becomes_a_server(tmp_path, end):
+    """What others made before that is theirs, also what is younger than the spare."""
+    names = [f"/dev/shm/psm_{who}-{os.getpid()}" for who in ("ours", "theirs")]
+    ours, theirs = map(Path, names)
+    waiting = order(tmp_path, sys.executable, "-c", SHARING_SPARE, *names)
+    pair = GuardPair(waiting._replace(spare=300.0))
+    try:
+        hear(pair, StandbyReport, lambda said: said.warm)
+        theirs.touch(mode=0o600)
+        pair.order(waiting)
+        started = hear(pair, Started)
+        pair.note()
+        folder = str(tmp_path / "folder")
+        by_hand.until(lambda: len(records.read(folder).segments) == 2, "it is not noted")
+        segments = {path: Segment(path.stat().st_dev, path.stat().st_ino) for path in (ours, theirs)}
+        assert {segment for segment in segments.values() if segment in records.before(folder)} == {
+            segments[theirs]
+        }
+        if end == "a stop":
+            pair.stop(0.0, 0.0)
+            assert hear(pair, Ended).left == []
+        else:
+            assert pidfd.send(Identity(*started.inner), signal.SIGKILL)
+            by_hand.until(lambda: not (tmp_path / "folder").exists(), "nobody releases it")
+        assert (theirs.exists(), ours.exists()) == (True, False)
+    finally:
+        pair.kill()
+        pair.close()
+        for path in (theirs, ours):
+            path.unlink(missing_ok=True)
 
 
 def is_read(us: GuardPair | control_client.Visitor) -> bool:

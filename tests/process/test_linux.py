@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from multiprocessing import shared_memory as standard
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from vllm_magic.linux import memory, pidfd, processes, shared_memory, sockets
 from vllm_magic.linux.processes import Identity
 
 SHM = Path("/dev/shm")
-BEGAN = 0.0  # before all that is there
+NOTHING: frozenset[shared_memory.Segment] = frozenset()  # was there before the server
 ZOMBIE_LEADER = """
 import ctypes, os, threading, time
 def live_on():
@@ -262,24 +264,44 @@ class TestSharedMemory:
         with holding() as (child, names):
             segments = shared_memory.mapped_by([child.pid])
             assert names_of(segments) == names
-            assert shared_memory.unlink_unmapped(segments, BEGAN) == []
+            assert shared_memory.unlink_unmapped(segments, NOTHING) == []
             child.kill()
             child.wait()
             assert names_of(segments) == names  # this is why it has to be done
-            assert shared_memory.unlink_unmapped(segments, BEGAN) == sorted(str(SHM / name) for name in names)
+            assert shared_memory.unlink_unmapped(segments, NOTHING) == sorted(
+                str(SHM / name) for name in names
+            )
             assert names_of(segments) == set()
-            assert shared_memory.unlink_unmapped(segments, BEGAN) == []
+            assert shared_memory.unlink_unmapped(segments, NOTHING) == []
 
-    def test_what_is_older_than_the_server_stays(self):
-        """People keep models there, and vLLM maps those."""
+    @pytest.mark.parametrize("hours", [-24, 0, 24])
+    def test_what_was_there_before_the_server_stays(self, hours):
+        """People keep models there, and vLLM maps those. The clock tells nothing: it may be set at any time."""
         with holding() as (child, names):
-            segments = shared_memory.mapped_by([child.pid])
+            before, segments = shared_memory.existing(), shared_memory.mapped_by([child.pid])
+            for name in names:
+                os.utime(SHM / name, (time.time() + 3600 * hours,) * 2)
             child.kill()
             child.wait()
-            began = max((SHM / name).stat().st_mtime for name in names) + 1
-            assert shared_memory.unlink_unmapped(segments, began) == []
+            assert shared_memory.unlink_unmapped(segments, before) == []
+            assert shared_memory.unlink_unmapped(segments, None) == []
             assert names_of(segments) == names
-            assert len(shared_memory.unlink_unmapped(segments, began - 2)) == 2
+            assert len(shared_memory.unlink_unmapped(segments, before - segments)) == 2
+
+    def test_what_was_in_a_folder_there_before_the_server_stays(self):
+        folder = SHM / f"vllm_test-{os.getpid()}"
+        path = SHM / f"psm_test-{os.getpid()}"
+        (folder / "deeper").mkdir(parents=True)
+        try:
+            (folder / "deeper" / "made").touch(mode=0o600)
+            before = shared_memory.existing()
+            (folder / "deeper" / "made").rename(path)
+            segment = shared_memory.Segment(path.stat().st_dev, path.stat().st_ino)
+            assert shared_memory.unlink_unmapped({segment}, before) == []
+            assert path.exists()
+        finally:
+            path.unlink(missing_ok=True)
+            shutil.rmtree(folder)
 
     def test_not_while_another_process_maps_it(self):
         with holding() as (child, names):
@@ -289,12 +311,12 @@ class TestSharedMemory:
                 child.kill()
                 child.wait()
                 assert names_of(shared_memory.mapped_by([mapper.pid])) == {block}
-                removed = shared_memory.unlink_unmapped(segments, BEGAN)
+                removed = shared_memory.unlink_unmapped(segments, NOTHING)
                 assert removed == [str(SHM / name) for name in names - {block}]
                 assert (SHM / block).exists()
                 mapper.kill()
                 mapper.wait()
-                assert shared_memory.unlink_unmapped(segments, BEGAN) == [str(SHM / block)]
+                assert shared_memory.unlink_unmapped(segments, NOTHING) == [str(SHM / block)]
 
     @pytest.mark.parametrize(
         ("name", "how", "flags", "removed"),
@@ -326,7 +348,7 @@ class TestSharedMemory:
                 segments = shared_memory.mapped_by([child.pid])
                 child.kill()
                 child.wait()
-            shared_memory.unlink_unmapped(segments, BEGAN)
+            shared_memory.unlink_unmapped(segments, NOTHING)
             assert path.exists() is not removed
         finally:
             path.unlink(missing_ok=True)
@@ -339,7 +361,7 @@ class TestSharedMemory:
                 os.chown(SHM / name, 65534, 65534)
             child.kill()
             child.wait()
-            assert shared_memory.unlink_unmapped(segments, BEGAN) == []
+            assert shared_memory.unlink_unmapped(segments, NOTHING) == []
 
     def test_one_that_is_only_open_counts_as_mapped(self):
         with holding() as (child, names):
@@ -351,8 +373,8 @@ class TestSharedMemory:
                 assert names_of(shared_memory.mapped_by([os.getpid()])) >= {block}
             with (SHM / block).open("rb"):
                 assert block not in names_of(shared_memory.mapped_by([os.getpid()]))
-                assert block not in map(os.path.basename, shared_memory.unlink_unmapped(segments, BEGAN))
-            assert shared_memory.unlink_unmapped(segments, BEGAN) == [str(SHM / block)]
+                assert block not in map(os.path.basename, shared_memory.unlink_unmapped(segments, NOTHING))
+            assert shared_memory.unlink_unmapped(segments, NOTHING) == [str(SHM / block)]
 
     def test_one_that_a_zombies_thread_maps_counts_as_mapped(self):
         block = standard.SharedMemory(create=True, size=4096)
@@ -365,7 +387,7 @@ class TestSharedMemory:
             with running(script) as child:
                 block.close()
                 assert shared_memory.mapped_by([child.pid]) == {segment}
-                assert shared_memory.unlink_unmapped({segment}, BEGAN) == []
+                assert shared_memory.unlink_unmapped({segment}, NOTHING) == []
                 assert path.exists()
         finally:
             block.unlink()
@@ -378,7 +400,7 @@ class TestSharedMemory:
                 other.close()
                 child.kill()
                 child.wait()
-                shared_memory.unlink_unmapped(segments, BEGAN)
+                shared_memory.unlink_unmapped(segments, NOTHING)
                 assert (SHM / other.name).exists()
         finally:
             other.unlink()
@@ -392,7 +414,7 @@ class TestSharedMemory:
             path.touch(mode=0o600)
             links[1].symlink_to(path)
             segment = shared_memory.Segment(path.stat().st_dev, path.stat().st_ino)
-            assert shared_memory.unlink_unmapped({segment}, BEGAN) == [str(path)]
+            assert shared_memory.unlink_unmapped({segment}, NOTHING) == [str(path)]
             assert all(link.is_symlink() for link in links)
         finally:
             for made in (path, *links):
@@ -410,7 +432,7 @@ class TestSharedMemory:
             monkeypatch.setattr(shared_memory, "_is_free", lambda _: False)
             read = processes.read
             monkeypatch.setattr(processes, "read", lambda pid: None if pid == 1 else read(pid))
-            assert shared_memory.unlink_unmapped(segments, BEGAN) == [str(SHM / private)]
+            assert shared_memory.unlink_unmapped(segments, NOTHING) == [str(SHM / private)]
 
     @pytest.mark.parametrize(("mode", "removed"), [(0o600, True), (0o666, False), (0o640, False)])
     def test_where_not_all_maps_can_be_read_only_private_ones_go(self, monkeypatch, mode, removed):
@@ -426,14 +448,14 @@ class TestSharedMemory:
             monkeypatch.setattr(
                 shared_memory, "_mapped", lambda pid: None if pid == os.getpid() else real(pid)
             )
-            assert bool(shared_memory.unlink_unmapped(segments, BEGAN)) is removed
+            assert bool(shared_memory.unlink_unmapped(segments, NOTHING)) is removed
             assert names_of(segments) == (set() if removed else names)
 
     def test_nothing_to_do(self):
         assert shared_memory.mapped_by([]) == set()
         assert shared_memory.mapped_by([2**22]) == set()
-        assert shared_memory.unlink_unmapped([], BEGAN) == []
-        assert shared_memory.unlink_unmapped([shared_memory.Segment(0, 0)], BEGAN) == []
+        assert shared_memory.unlink_unmapped([], NOTHING) == []
+        assert shared_memory.unlink_unmapped([shared_memory.Segment(0, 0)], NOTHING) == []
 
 
 class TestFreeSegments:
@@ -445,7 +467,7 @@ class TestFreeSegments:
             if not all(shared_memory._is_free(str(SHM / name)) for name in names):
                 pytest.skip("no leases here, or the segments are being looked at")
             monkeypatch.setattr(processes, "pids", lambda: pytest.fail("all processes are read"))
-            assert len(shared_memory.unlink_unmapped(segments, BEGAN)) == 2
+            assert len(shared_memory.unlink_unmapped(segments, NOTHING)) == 2
 
     def test_one_that_is_mapped_or_open_is_not(self):
         with holding() as (child, names):

@@ -235,7 +235,8 @@ def wait_until(condition, limit: float = 30.0) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "younger"), [("model-{}.safetensors", False), ("h6-{}.parquet", True), ("vllm_{}", True)]
+    ("name", "younger"),
+    [("model-{}.safetensors", False), ("h6-{}.parquet", True), ("vllm_{}", True), ("vllm_{}", False)],
 )
 def test_what_it_only_reads_in_shared_memory_stays(manager, spec, traces, name, younger):
     """Others made it, before or after the server's start, and the server maps it as vLLM maps weights."""

@@ -29,6 +29,7 @@ from vllm_magic.ledger import Condition
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.marks import MARK
 from vllm_magic.linux.processes import Identity
+from vllm_magic.linux.shared_memory import Segment
 from vllm_magic.recovery.sweep import sweep
 from vllm_magic.release import force_kill
 from vllm_magic.release.result import Proof
@@ -447,13 +448,21 @@ class TestWhatIsCleared:
         assert (ledger.look(path) is None) or sweep(probe)
         assert not path.exists()
 
-    def test_shared_memory_that_it_had_mapped(self, home, probe):
+    @pytest.mark.parametrize("before", ["not there", "there", "unknown"])
+    def test_shared_memory_that_it_had_mapped(self, home, probe, before):
         segment = Path(f"/dev/shm/psm_test_{os.getpid()}")
         segment.touch(mode=0o600)
+        os.utime(segment, (0, 0))  # the clock was set back, and is right again
         stat = segment.stat()
-        put(kernel=dead(), since=stat.st_mtime - 1, segments=[[stat.st_dev, stat.st_ino]])
-        sweep(probe)
-        assert not segment.exists()
+        known = Segment(stat.st_dev, stat.st_ino)
+        folder = put(kernel=dead(), segments=[list(known)])
+        if before != "unknown":
+            records.write_before(str(folder), {known} if before == "there" else set())
+        try:
+            sweep(probe)
+            assert segment.exists() == (before != "not there")
+        finally:
+            segment.unlink(missing_ok=True)
 
     def test_a_link_in_place_of_a_short_tmpdir(self, home, probe, tmp_path, monkeypatch):
         """Who guesses the name may put a link there once the folder is gone."""

@@ -141,7 +141,7 @@ def reap(candidate: Candidate, probe: Probe, grace: float = GRACE, patience: flo
 
     ladder = Ladder(find, candidate.root.identity, note, whole_groups=False)
     outcome = ladder.run(grace, patience)
-    shared_memory.unlink_unmapped(segments, since=0.0)
+    shared_memory.unlink_unmapped(segments, before=())
     ended = tuple(EndedProcess(*row) for row in outcome.ended)
     listed, problem = _still_listed(probe, {one.pid for one in ended})
     left = tuple(EndedProcess(*row) for row in outcome.left)

@@ -32,11 +32,27 @@ NOBODY = -1  # in place of the kernel's pidfd
 
 
 class Guard:
-    """What both guards have in common: the kernel's end, their own wake-up pipe, the release itself."""
+    """What both guards have in common: the kernel's end, their own wake-up pipe, the release itself.
 
-    def __init__(self, control: socket.socket, inbox: Inbox, kernel: int, order: Order) -> None:
+    Args:
+        control: the connection to the kernel.
+        inbox: what came over it.
+        kernel: the kernel's pidfd.
+        order: what the server is.
+        before: the shared memory that was there before it; None where that could not be read.
+    """
+
+    def __init__(
+        self,
+        control: socket.socket,
+        inbox: Inbox,
+        kernel: int,
+        order: Order,
+        before: set[shared_memory.Segment] | None,
+    ) -> None:
         self.serve_kernel(control, inbox, kernel)
         self.order = order
+        self.before = before
         self.segments: set[shared_memory.Segment] = set()
         self.leader: Identity | None = None
         self.exit_code: int | None = None
@@ -175,6 +191,15 @@ class Guard:
         pids = [one.identity.pid for one in members if one.state != "D"]
         self.segments |= shared_memory.mapped_by(pids)
 
+    def note_existing(self) -> None:
+        """A spare becomes a server now: what others have put into shared memory meanwhile is not the server's."""
+        if self.before is not None:
+            try:
+                ours = shared_memory.mapped_by(one.identity.pid for one in self.members())
+                self.before |= shared_memory.existing() - ours
+            except OSError:  # no descriptor
+                self.before = None
+
     def release(self, by: str, why: Why, stop: Stop, hurry: Iterable[int] = ()) -> None:
         """End every process of the server, remove the shared memory it leaves, and say what happened."""
         self.say(Stopping(why.value))
@@ -185,7 +210,7 @@ class Guard:
             tidies = why is Why.GUARD_GONE
             ladder = Ladder(self.members, self.leader, self.note, self.is_empty, hurry, tidies=tidies)
             outcome = ladder.run(stop.grace, stop.patience)
-            shared_memory.unlink_unmapped(self.segments, self.order.record["since"])
+            shared_memory.unlink_unmapped(self.segments, self.before)
         record.remember(self.order.folder, outcome.left)
         self.say(Ended(by, why.value, self.exit_code, outcome.ended, outcome.left, round(outcome.seconds, 3)))
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from vllm_magic.guard.log_cap import LogCap
     from vllm_magic.guard.message_stream import Inbox
     from vllm_magic.guard.outbox import Outbox
+    from vllm_magic.linux.shared_memory import Segment
 
 KIN_LOOK = 2.0  # seconds between looks at whom this guard has adopted: no event tells of it
 WIDE_LOOK = 30.0  # seconds between looks for all that is below it, which cost more
@@ -62,12 +63,13 @@ class Inner(Guard):
         inbox: Inbox,
         kernel: int,
         order: Order,
+        before: set[Segment] | None,
         *,
         outer: int,
         outer_pidfd: int,
         link: socket.socket,
     ) -> None:
-        super().__init__(control, inbox, kernel, order)
+        super().__init__(control, inbox, kernel, order, before)
         self._outer = outer
         self._outer_pidfd = outer_pidfd
         self._link = link
@@ -115,6 +117,7 @@ class Inner(Guard):
         super().see_to_last_words()
 
     def _start(self) -> bool:
+        self._write_before()
         self._spare = Waiting(self.order.spare) if self.order.spare > 0 else None
         try:
             result = leader.spawn(self.order, self._spare.theirs if self._spare else None)
@@ -135,6 +138,15 @@ class Inner(Guard):
             self._spare.theirs.close()
             self.say(StandbyReport(list(self.leader), warm=False))
         return True
+
+    def _write_before(self) -> None:
+        if self.before is not None:
+            try:
+                record.write_before(self.order.folder, self.before)
+            except (
+                OSError
+            ) as error:  # a full disk: who ends the server in the guards' place removes no shared memory
+                log(f"no list of the shared memory: {error}")
 
     def _say_who_is_who(self) -> None:
         assert self._record.leader and self._record.outer and self._record.inner  # noqa: S101, PT018 - set by _start
@@ -263,6 +275,8 @@ class Inner(Guard):
             # the server before the disk does: what it does after the kernel's end goes by that.
             news = encode(order._replace(argv=order.argv[:1], env={}, luggage={}))
             self._link.send(news, socket.MSG_DONTWAIT)
+            self.note_existing()
+            self._write_before()
             self._write()
             self._spare.order(order)
         except OSError as error:

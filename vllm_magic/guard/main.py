@@ -24,7 +24,7 @@ import os
 import signal
 import socket
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from vllm_magic.guard import folder, record
 from vllm_magic.guard.base import log
@@ -32,7 +32,10 @@ from vllm_magic.guard.inner import Inner
 from vllm_magic.guard.message_stream import Inbox
 from vllm_magic.guard.outer import Outer
 from vllm_magic.guard.protocol import Order, Refused, encode
-from vllm_magic.linux import machine, pidfd_calls, prctl
+from vllm_magic.linux import machine, pidfd_calls, prctl, shared_memory
+
+if TYPE_CHECKING:
+    from vllm_magic.linux.shared_memory import Segment
 
 ORDER_LIMIT = 30.0  # seconds for the kernel to say what to run
 
@@ -71,19 +74,28 @@ def _guard(control: socket.socket, inbox: Inbox, kernel: int, order: Order) -> N
     me = os.getpid()
     outer_pidfd = pidfd_calls.open_pid(me)
     link, others = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    before = _existing()
     inner = os.fork()
     guard: Inner | Outer
     if inner == 0:
         os.setsid()
         prctl.become_subreaper()  # not inherited over a fork
         link.close()
-        guard = Inner(control, inbox, kernel, order, outer=me, outer_pidfd=outer_pidfd, link=others)
+        guard = Inner(control, inbox, kernel, order, before, outer=me, outer_pidfd=outer_pidfd, link=others)
     else:
         os.close(outer_pidfd)
         others.close()
-        guard = Outer(control, inbox, kernel, order, inner=inner, link=link, lock=lock)
+        guard = Outer(control, inbox, kernel, order, before, inner=inner, link=link, lock=lock)
     guard.run()
     guard.see_to_last_words()
+
+
+def _existing() -> set[Segment] | None:
+    try:
+        return shared_memory.existing()
+    except OSError as error:
+        log(f"no list of the shared memory: {error}")
+        return None
 
 
 def _hold_lock(folder: str) -> int | None:

@@ -45,12 +45,13 @@ class Outer(Guard):
         inbox: Inbox,
         kernel: int,
         order: Order,
+        before: set[Segment] | None,
         *,
         inner: int,
         link: socket.socket,
         lock: int | None,
     ) -> None:
-        super().__init__(control, inbox, kernel, order)
+        super().__init__(control, inbox, kernel, order, before)
         self._inner = inner
         self._link = link
         self._lock = lock
@@ -100,7 +101,7 @@ class Outer(Guard):
         """Remove the shared memory that the inner guard had noted: who mapped it may have ended before the release."""
         with contextlib.suppress(OSError, BrokenRecordError):
             noted = record.read(self.order.folder)
-            shared_memory.unlink_unmapped((Segment(*segment) for segment in noted.segments), noted.since)
+            shared_memory.unlink_unmapped((Segment(*segment) for segment in noted.segments), self.before)
 
     def _poll(self, rest: float | None) -> set[int]:
         poller = select.poll()
@@ -132,6 +133,7 @@ class Outer(Guard):
         news = decode(data)
         if isinstance(news, Order):
             self.order = news
+            self.note_existing()
         elif isinstance(news, Known):
             self._write_known(news.known)
         elif isinstance(news, Stop):

@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vllm_magic.guard import validation
 from vllm_magic.linux.machine import Place
+from vllm_magic.linux.shared_memory import Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 NAME = "record.json"
 LOCK = "alive"
 KNOWN = "known.json"
+BEFORE = "shared_memory.json"
 VERSION = 1
 LONGEST = 2**20  # bytes; what is longer is not ours
 LOOK_LIMIT = 0.1  # seconds; who looks at the lock holds it for an instant
@@ -151,11 +153,30 @@ def parse(data: bytes) -> Record:
 
 def known(folder: str) -> list[list[int]]:
     """The processes that the guards have seen below them, as [pid, start]; none where that cannot be read."""
+    return _pairs(folder, KNOWN) or []
+
+
+def before(folder: str) -> set[Segment] | None:
+    """The shared memory that was there before the server, which is not to be removed; None where that cannot be read."""
+    pairs = _pairs(folder, BEFORE)
+    return None if pairs is None else {Segment(*pair) for pair in pairs}
+
+
+def write_before(folder: str, segments: Collection[Segment]) -> None:
+    """Have others than the guards know what `before` tells.
+
+    Raises:
+        OSError: no space, no permission, no such folder.
+    """
+    _replace(folder, BEFORE, sorted(segments), durable=False)
+
+
+def _pairs(folder: str, name: str) -> list[list[int]] | None:
     try:
-        found = json.loads(_own(folder, KNOWN))
+        found = json.loads(_own(folder, name))
     except (OSError, ValueError, RecursionError):
-        return []
-    return found if validation.pairs(found) else []
+        return None
+    return found if validation.pairs(found) else None
 
 
 def write_known(folder: str, pairs: list[list[int]]) -> None:

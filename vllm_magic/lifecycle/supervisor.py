@@ -195,7 +195,8 @@ class Life:
         ended: list[Ended | Outcome] = [*attendance.ended]
         if fault or not ended:
             known = prepared.verifier.known
-            ended.append(force_kill.release(prepared.folder.mark, leader, prepared.since, known=known))
+            before = record.before(str(prepared.folder.path))
+            ended.append(force_kill.release(prepared.folder.mark, leader, before, known=known))
         over = self._conclude(prepared, leader, attendance.why, began, ended)
         over = replace(over, disk=attendance.disk, fault=fault)
         if attendance.disk:
@@ -245,7 +246,8 @@ class Life:
             with contextlib.suppress(OSError):
                 cleanup.enter_context(locks.ReleaseLocks(prepared.gpus))
             known = [Identity(*row[:2]) for row in left]
-            said = force_kill.release(prepared.folder.mark, leader, prepared.since, known=known)
+            existing = record.before(str(prepared.folder.path))
+            said = force_kill.release(prepared.folder.mark, leader, existing, known=known)
             there = [row[:2] for row in said.ended + said.left]
             gone = [row for row in left if row[:2] not in there and row[0] != NOBODY_KNOWN]
             meanwhile = Outcome(gone, [], 0.0)

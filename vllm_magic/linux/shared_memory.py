@@ -2,7 +2,8 @@
 
 The kernel does not tell which process made a file. So a file counts as a server's only if all of this is
 true: a process of the server has it open or mapped for writing (models and data that others put there are
-only read); it is younger than the server; it belongs to the server's user; and its name is one of `NAMES`.
+only read); it was not there before the server (`existing`; times do not tell, since the clock may be set while
+the server runs); it belongs to the server's user; and its name is one of `NAMES`.
 Other programs use these names too, so a file is identified by device and inode. (A name would not be enough
 anyway: glibc makes a semaphore under a temporary name and then links it to its own name, so /proc/PID/maps
 shows the temporary name, as deleted.)
@@ -20,7 +21,7 @@ from vllm_magic.linux import processes
 from vllm_magic.linux.processes import folders, open_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 FOLDER = "/dev/shm"  # noqa: S108 - the kernel's own place, not our choice
 NAMES = (
@@ -35,6 +36,7 @@ NAMES = (
     "ucx_shm_*",
     "__KMP_REGISTERED_LIB_*",  # LLVM's OpenMP
 )
+MOST_EXISTING = 40_000  # files; those in sub-folders beyond that are not noted
 _F_SETSIG = 10  # include/uapi/asm-generic/fcntl.h; the module fcntl has it in most builds only
 
 
@@ -60,25 +62,50 @@ def present(segments: Iterable[Segment]) -> set[Segment]:
     return wanted & {segment for segment, _ in _entries()} if wanted else set()
 
 
-def unlink_unmapped(segments: Iterable[Segment], since: float) -> list[str]:
+def existing() -> set[Segment]:
+    """The files that are there now, to be noted before a server starts: it did not make them.
+
+    Those in sub-folders are noted too, up to `MOST_EXISTING` in all, since they can be renamed later. An inode's number
+    is its file's own: tmpfs counts upwards and does not give one away twice (mm/shmem.c).
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    found: set[Segment] = set()
+    todo = [FOLDER]
+    for folder in todo:
+        try:
+            device = os.stat(folder).st_dev
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if folder != FOLDER and len(found) >= MOST_EXISTING:
+                        return found
+                    found.add(Segment(device, entry.inode()))
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(entry.path)
+        except OSError:
+            if folder == FOLDER:
+                raise
+    return found
+
+
+def unlink_unmapped(segments: Iterable[Segment], before: Collection[Segment] | None) -> list[str]:
     """Remove the server's possible segments that no process maps any more. Return the paths removed.
 
     Args:
         segments: the segments that a server had mapped for writing.
-        since: when the server began, in seconds since the epoch. The server did not make older files: people
-            keep models in /dev/shm, and a server maps those too.
+        before: what `existing` said before the server began; None if nobody knows, and then nothing is removed.
+            People keep models in /dev/shm, and a server maps those too.
 
     The kernel is asked first (`_is_free`). The maps of all processes are read only for the segments that the
     kernel does not call free. The maps of another user's process cannot be read. Such a process can map a
     segment only if the segment's mode gives other users access, so a segment with such a mode is then not
     removed.
     """
-    wanted = set(segments)
+    wanted = set() if before is None else {segment for segment in segments if segment not in before}
     if not wanted:
         return []
-    found = {
-        segment: entry for segment, entry in _entries() if segment in wanted and _may_be_made(entry, since)
-    }
+    found = {segment: entry for segment, entry in _entries() if segment in wanted and _may_be_made(entry)}
     free = {segment: entry for segment, entry in found.items() if _is_free(entry.path)}
     others = {segment: entry for segment, entry in found.items() if segment not in free}
     blind = _drop_mapped(others)
@@ -87,11 +114,11 @@ def unlink_unmapped(segments: Iterable[Segment], since: float) -> list[str]:
     return sorted(removed)
 
 
-def _may_be_made(entry: os.DirEntry[str], since: float) -> bool:
-    """Whether a server of this user that began at ``since`` can have made the file."""
+def _may_be_made(entry: os.DirEntry[str]) -> bool:
+    """Whether a server of this user can have made the file, as far as its owner and its name tell."""
     stat = _stat(entry.path)
     named = any(fnmatch.fnmatchcase(entry.name, name) for name in NAMES)
-    return stat is not None and named and stat.st_uid == os.geteuid() and stat.st_mtime >= since
+    return stat is not None and named and stat.st_uid == os.geteuid()
 
 
 def _is_free(path: str) -> bool:

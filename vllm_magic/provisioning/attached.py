@@ -59,7 +59,6 @@ class AttachedProvisioner(Provisioner):
             address=command.endpoint.address,
             port=command.endpoint.port,
             model=spec.model,
-            since=record.since,
             downloads=Downloads(spec.model, spec.all_args, {**os.environ, **dict(spec.env)}),
             secrets=tuple(known({**dict(spec.env), "VLLM_API_KEY": command.endpoint.api_key})),
             kind=StartKind.ATTACHED,

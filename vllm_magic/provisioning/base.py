@@ -44,7 +44,6 @@ class Prepared:
         address: the address at which this machine reaches the server.
         port: the TCP port on which the server will listen.
         model: the model that the server serves.
-        since: when the start began, in seconds since the epoch.
         downloads: tells what the server downloads.
         secrets: keys and tokens that the log may hold, to be masked where the log is shown.
         kind: how the server began.
@@ -58,7 +57,6 @@ class Prepared:
     address: str
     port: int
     model: str
-    since: float
     downloads: Downloads
     secrets: tuple[str, ...] = field(default=(), repr=False)
     kind: StartKind = StartKind.COLD

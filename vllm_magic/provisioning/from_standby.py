@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.guard import folder
+from vllm_magic.guard import folder, record
 from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.protocol import Ended, Refused, Started
 from vllm_magic.provisioning.base import Launched, Provisioner
@@ -136,5 +136,5 @@ def _clear(prepared: Prepared, said: list[Message]) -> None:
     """Remove the folder of a standby that became no server, and end it where its guards did not."""
     rooms = prepared.folder
     if not any(isinstance(message, Ended) for message in said):
-        force_kill.release(rooms.mark, None, prepared.since)
+        force_kill.release(rooms.mark, None, record.before(str(rooms.path)))
     folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))

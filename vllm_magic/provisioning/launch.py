@@ -182,7 +182,6 @@ def _furnish(
         address=command.endpoint.address,
         port=command.endpoint.port,
         model=spec.model,
-        since=noted.since,
         downloads=downloads,
         secrets=secrets,
         kind=kind,

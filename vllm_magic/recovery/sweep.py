@@ -141,7 +141,7 @@ def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
         living = entry.processes
         release = _release(entry, found, living, probe) if living or _is_far(entry) else None
         if release is None:
-            shared_memory.unlink_unmapped(_segments(found), found.since)
+            shared_memory.unlink_unmapped(_segments(found), record.before(str(entry.path)))
         stays = release is not None and (bool(release.left) or (release.unseen and _may_be_asked(entry)))
         record.remember(str(entry.path), [[one.pid, one.start] for one in release.left] if release else [])
         stays = stays or bool(
@@ -197,14 +197,15 @@ def _clear(rooms: Folder) -> None:
     folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
 
 
-def _release(entry: Entry, record: Record, living: Iterable[Process], probe: Probe) -> Release:
+def _release(entry: Entry, found: Record, living: Iterable[Process], probe: Probe) -> Release:
     began = time.monotonic()
     mark = entry.folder.mark
-    verifier = from_record.verifier(record, mark, probe, silence=SILENCE)
+    verifier = from_record.verifier(found, mark, probe, silence=SILENCE)
     known = [one.identity for one in living]
     verifier.observe_before_stop(known, in_a_hurry=False)
-    ended = force_kill.release(mark, entry.leader, record.since, _segments(record), known)
-    release = report.release(record.name, Why.KERNEL_GONE, began, [ended], verifier, entry.leader)
+    before = record.before(str(entry.path))
+    ended = force_kill.release(mark, entry.leader, before, _segments(found), known)
+    release = report.release(found.name, Why.KERNEL_GONE, began, [ended], verifier, entry.leader)
     unproved.note(entry.leader, verifier, release)
     return release
 

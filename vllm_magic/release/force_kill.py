@@ -8,7 +8,7 @@ from vllm_magic.guard.ladder import Ladder, Members, Outcome
 from vllm_magic.linux import marks, processes, shared_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from vllm_magic.linux.processes import Identity
     from vllm_magic.linux.shared_memory import Segment
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def release(
     mark: bytes,
     leader: Identity | None,
-    since: float,
+    before: Collection[Segment] | None,
     segments: Iterable[Segment] = (),
     known: Iterable[Identity] = (),
 ) -> Outcome:
@@ -31,7 +31,7 @@ def release(
     Args:
         mark: of each process of the server, as ``b"NAME=value"``.
         leader: its first process, or None.
-        since: when it began, in seconds since the epoch.
+        before: the shared memory that was there before it (`guard.record.before`); None if unknown: then none is removed.
         segments: shared memory that it is known to have mapped.
         known: who is known to belong to it, and may have lost the mark, or never had it.
     """
@@ -52,5 +52,5 @@ def release(
 
     ladder = Ladder(find, leader=None, note=note, empty=lambda: not find(), tidies=True, whole_groups=False)
     outcome = ladder.run(grace=0.0, patience=0.0)
-    shared_memory.unlink_unmapped(mapped, since)
+    shared_memory.unlink_unmapped(mapped, before)
     return outcome
