@@ -308,7 +308,7 @@ def _are_stopped(guards: Collection[Process]) -> bool:
 
 def _has_time(record: Record) -> bool:
     """Whether its guards wrote that they keep it, until some time that is still to come."""
-    return record.phase == Phase.KEPT and record.kept_until is not None and time.time() < record.kept_until
+    return record.phase == Phase.KEPT and record.kept_for is not None and record.kept_for > 0
 
 
 def _is_locked(path: Path) -> bool:

@@ -151,7 +151,7 @@ def stop(guard: Identity) -> None:
 @pytest.mark.parametrize(("rest", "condition"), [(600.0, Condition.KEPT), (-1.0, Condition.HUNG)])
 def test_a_kept_server_has_its_time(home, probe, guard, rest, condition):
     stop(guard)
-    path = put(home, outer=list(guard), phase=Phase.KEPT, keep=600.0, kept_until=time.time() + rest)
+    path = put(home, outer=list(guard), phase=Phase.KEPT, keep=600.0, kept_until=time.monotonic() + rest)
     entry = ledger.look(path)
     assert entry.condition is condition
     (found,) = checks.guards(survey.survey(probe).servers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from matrix.resources import fill, small_disk
 
 from vllm_magic import ledger
+from vllm_magic.doctor import survey, text
 from vllm_magic.errors import NameInUse, ServerNotFound, StartFailed
 from vllm_magic.guard import record as records
 from vllm_magic.guard.control_client import Visitor
@@ -262,6 +264,25 @@ def test_it_outlives_a_second_kernel_too(first, home, executable, traces):
     assert pidfd.wait_for_all(kernel.server, LIMIT) == set()
     visitor.close()
     wait_until(lambda: not ledger.entries())
+    traces.check()
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_the_clock_is_set_while_it_waits(first, manager, traces, monkeypatch, hours):
+    """By NTP, or by hand: it waits for as long as its guards say, who do not go by that clock."""
+    kernel = first(600)
+    kernel.die()
+    wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 3600 * hours)
+    assert condition_of_the_only_one() is Condition.KEPT
+    (seen,) = survey.servers()
+    assert re.fullmatch(r"kept (10 min|9 min \d+ s) more for a new kernel", text.state(seen))
+    (line,) = kept_servers.lines()
+    until = re.search(r"until (\d\d:\d\d:\d\d)", line)[1]
+    assert until in {time.strftime("%H:%M:%S", time.localtime(time.time() + 600 - ago)) for ago in range(60)}
+    assert manager.attach().pid == kernel.pid
+    assert manager.stop().verified
     traces.check()
 
 

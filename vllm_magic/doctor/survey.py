@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -152,7 +153,7 @@ def _server(
         url=record.url,
         port=record.port,
         since=record.since,
-        kept_until=record.kept_until,
+        kept_until=None if record.kept_for is None else time.time() + record.kept_for,
         kernel=record.kernel[0],
         kernel_lives=processes.is_alive(Identity(*record.kernel)),
         pids=pids,

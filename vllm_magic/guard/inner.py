@@ -319,7 +319,7 @@ class Inner(Guard):
             return Why.KERNEL_GONE, KERNEL_GONE
         self.forget_kernel()
         self._kept_until = time.monotonic() + self.order.keep
-        self._write(phase=Phase.KEPT, kept_until=time.time() + self.order.keep)
+        self._write(phase=Phase.KEPT, kept_until=self._kept_until)
         return None
 
     def _serve(self, visitor: Visitor, message: Message) -> Reason | None:

@@ -42,7 +42,10 @@ class Phase(str, Enum):
 
 
 class Record(NamedTuple):
-    """Identities are [pid, start time in clock ticks], None before they are there; times in seconds since the epoch.
+    """Identities are [pid, start time in clock ticks], None before they are there; ``since`` in seconds since the epoch.
+
+    ``kept_until`` is by `time.monotonic`, which is the same in all processes of a boot (CLOCK_MONOTONIC,
+    clock_gettime(2)) and goes on where the machine's clock is set.
 
     ``gpus`` are the UUIDs that it may use, ``chosen`` whether somebody chose them, ``baseline`` the GPUs before
     its start (the fields of `gpu.devices.Gpu`), ``segments`` the shared memory that it mapped as [device, inode].
@@ -76,6 +79,11 @@ class Record(NamedTuple):
     def where(self) -> Place:
         """Where its pids mean anything."""
         return Place(*self.place)
+
+    @property
+    def kept_for(self) -> float | None:
+        """Seconds for which it still waits for another kernel; None unless its guards have written that."""
+        return None if self.kept_until is None else self.kept_until - time.monotonic()
 
 
 class BrokenRecordError(ValueError):

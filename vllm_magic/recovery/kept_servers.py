@@ -131,6 +131,6 @@ def take(entry: Entry, only: dict[str, object] | None = None) -> Owner:
 
 
 def _until(record: Record) -> str:
-    if record.kept_until is None:  # the guards are about to write it, or had no disk space for it
+    if record.kept_for is None:  # the guards are about to write it, or had no disk space for it
         return " for another one"
-    return time.strftime(" until %H:%M:%S", time.localtime(record.kept_until))
+    return time.strftime(" until %H:%M:%S", time.localtime(time.time() + record.kept_for))

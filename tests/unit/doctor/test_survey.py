@@ -96,7 +96,7 @@ class TestUnowned:
 
 class TestLedger:
     def test_a_server_that_is_kept(self, stored):
-        stored(kernel=DEAD, phase=Phase.KEPT, kept_until=time.time() + 100.5)
+        stored(kernel=DEAD, phase=Phase.KEPT, kept_until=time.monotonic() + 100.5)
         held = records.hold_lock(str(ledger.state_path() / IDENTIFIER))
         try:
             (seen,) = survey.servers()
