@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from vllm_magic import arguments
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.manager.manager import manager
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import os
+    from collections.abc import Collection, Mapping
     from types import TracebackType
 
     from vllm_magic.engine.capacity.fit import Fit
@@ -18,43 +20,47 @@ if TYPE_CHECKING:
 
 
 def start(
-    model: str,
-    *args: str,
+    model: str | os.PathLike[str],
+    *args: Any,
     name: str | None = None,
-    gpus: str | None = None,
-    port: int | None = None,
-    executable: str | None = None,
-    ttl: float | None = None,
+    gpus: str | int | Collection[str | int] | None = None,
+    port: int | str | None = None,
+    executable: str | os.PathLike[str] | None = None,
+    ttl: float | str | None = None,
     force: bool = False,
-    env: Mapping[str, str] | None = None,
-    keep: float | None = None,
+    env: Mapping[str, Any] | None = None,
+    keep: float | str | None = None,
     cluster: str | None = None,
     wait: bool = True,
-    timeout: float | None = None,
+    timeout: float | str | None = None,
 ) -> Server:
     """Start a server, or return the one that runs with the same words.
 
     Args:
         model: a Hugging Face name, or a folder.
-        *args: any flags of ``vllm serve``, as strings: ``"--max-model-len", "4096"``.
+        *args: any flags of ``vllm serve``, a word each: ``"--max-model-len", "4096"``; numbers and paths become text.
         name: what to call it; the last part of the model's name unless given.
-        gpus: "0,1" (indices or UUIDs), or "auto" for the freest that are enough; None leaves it to vLLM.
+        gpus: "0,1" or [0, 1] (indices or UUIDs), or "auto" for the freest that are enough; None leaves it to vLLM.
         port: the TCP port; None for a free one.
         executable: path of ``vllm``; None for the one that is found.
-        ttl: seconds without a request after which it is released; None for never.
+        ttl: seconds without a request after which it is released, also written as "30m"; None for never.
         force: start also where the GPUs have too little free memory, or vLLM has no such flag.
         env: environment variables on top of this process's.
-        keep: seconds for which it waits for another kernel after the end of this one; None ends it at once.
+        keep: seconds (or "10m") for which it waits for another kernel after the end of this one; None ends it at once.
         cluster: the address of a Ray cluster on which it runs (``http://HEAD:8265``, or "auto" for $RAY_ADDRESS); None for
             this machine.
         wait: return when it is ready; otherwise at once.
         timeout: seconds to wait; after that it is released. None waits as long as it starts.
 
     Raises:
+        InvalidOption: an argument is none that can be meant.
         NotEnoughMemory: the GPUs have no room for it.
         StartFailed: it ended before it was ready; nothing of it is left.
         VllmMagicError: see `errors`.
     """
+    args, env = arguments.words(args), arguments.environment(env)  # no variable shows a key from here on
+    timeout = arguments.seconds_or_none("timeout", timeout)
+    wait = arguments.yes_or_no("wait", wait)
     spec = _spec(
         model,
         args,
@@ -72,35 +78,42 @@ def start(
 
 
 def _spec(
-    model: str,
+    model: str | os.PathLike[str],
     args: tuple[str, ...],
     *,
     name: str | None,
-    gpus: str | None,
-    port: int | None,
-    executable: str | None,
-    ttl: float | None,
+    gpus: str | int | Collection[str | int] | None,
+    port: int | str | None,
+    executable: str | os.PathLike[str] | None,
+    ttl: float | str | None,
     force: bool,
-    env: Mapping[str, str] | None,
-    keep: float | None = None,
+    env: Mapping[str, str],
+    keep: float | str | None = None,
     cluster: str | None = None,
 ) -> ServerSpec:
     return ServerSpec(
-        model=str(model),
-        args=tuple(str(arg) for arg in args),
-        name=name or "",
-        gpus=gpus,
-        port=port,
-        executable=executable,
-        ttl=ttl,
-        force=force,
-        env=tuple(sorted((name, str(value)) for name, value in (env or {}).items())),
-        keep=keep,
-        cluster=cluster,
+        model=arguments.model(model),
+        args=args,
+        name=arguments.name(name) or "",
+        gpus=arguments.gpus(gpus),
+        port=arguments.port(port),
+        executable=arguments.path("executable", executable) if executable not in (None, "") else None,
+        ttl=arguments.seconds_or_none("ttl", ttl),
+        force=arguments.yes_or_no("force", force),
+        env=tuple(env.items()),
+        keep=arguments.seconds_or_none("keep", keep),
+        cluster=arguments.text("cluster", cluster, 'an address, as text: "http://HEAD:8265"')
+        if cluster not in (None, "")
+        else None,
     )
 
 
-def fit(model: str, *args: str, gpus: str | None = None, env: Mapping[str, str] | None = None) -> Fit:
+def fit(
+    model: str | os.PathLike[str],
+    *args: Any,
+    gpus: str | int | Collection[str | int] | None = None,
+    env: Mapping[str, Any] | None = None,
+) -> Fit:
     """Estimate whether a model fits on the GPUs as they are now; nothing is started.
 
     Args:
@@ -114,8 +127,10 @@ def fit(model: str, *args: str, gpus: str | None = None, env: Mapping[str, str] 
         InvalidOption: a flag has a value that vLLM refuses, or ``gpus`` names what is not there.
         NoEstimate: the model is not known, or not of a kind that is known here.
     """
-    spec = ServerSpec(str(model), tuple(map(str, args)), gpus=gpus, env=tuple(sorted((env or {}).items())))
-    return manager.fit(spec)
+    args, env = arguments.words(args), arguments.environment(env)
+    return manager.fit(
+        ServerSpec(arguments.model(model), args, gpus=arguments.gpus(gpus), env=tuple(env.items()))
+    )
 
 
 def stop(name: str | None = None) -> Release | list[Release]:
@@ -125,7 +140,7 @@ def stop(name: str | None = None) -> Release | list[Release]:
         ServerNotFound: there is none of this name.
         ReleaseFailed: something would not end, or memory did not come back.
     """
-    return manager.stop_all() if name is None else manager.stop(name)
+    return manager.stop_all() if name is None else manager.stop(arguments.name(name))
 
 
 def attach(name: str | None = None) -> Server:
@@ -138,7 +153,7 @@ def attach(name: str | None = None) -> Server:
         ServerNotFound: none waits under this name, or not exactly one.
         NameInUse: a server of this kernel has its name.
     """
-    return manager.attach(name)
+    return manager.attach(arguments.name(name))
 
 
 def servers() -> dict[str, Server]:
@@ -154,17 +169,20 @@ class serve:  # noqa: N801 - used like a function
 
     def __init__(
         self,
-        model: str,
-        *args: str,
+        model: str | os.PathLike[str],
+        *args: Any,
         name: str | None = None,
-        gpus: str | None = None,
-        port: int | None = None,
-        executable: str | None = None,
-        ttl: float | None = None,
+        gpus: str | int | Collection[str | int] | None = None,
+        port: int | str | None = None,
+        executable: str | os.PathLike[str] | None = None,
+        ttl: float | str | None = None,
         force: bool = False,
-        env: Mapping[str, str] | None = None,
-        timeout: float | None = None,
+        env: Mapping[str, Any] | None = None,
+        timeout: float | str | None = None,
     ) -> None:
+        args, env = arguments.words(args), arguments.environment(env)  # no variable shows a key from here on
+        self._timeout = arguments.seconds_or_none("timeout", timeout)
+
         def begin(wait: bool) -> Start:  # noqa: FBT001
             spec = _spec(
                 model,
@@ -177,10 +195,9 @@ class serve:  # noqa: N801 - used like a function
                 force=force,
                 env=env,
             )
-            return manager.start(spec, wait=wait, timeout=timeout)
+            return manager.start(spec, wait=wait, timeout=self._timeout)
 
         self._begin = begin
-        self._timeout = timeout
         self._start: Start | None = None
 
     def __enter__(self) -> Server:

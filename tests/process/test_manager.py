@@ -316,21 +316,6 @@ def test_faces_share_the_kernels_manager():
     assert isinstance(StartFailed("cause"), VllmMagicError)
 
 
-def test_what_a_program_gives_becomes_text():
-    made = api._spec(
-        Path("/m"),
-        ("-tp", 2),
-        name=None,
-        gpus=None,
-        port=None,
-        executable=None,
-        env={"A": 1, "B": Path("/b")},
-        ttl=None,
-        force=False,
-    )
-    assert (made.model, made.args, made.env) == ("/m", ("-tp", "2"), (("A", "1"), ("B", "/b")))
-
-
 def test_a_server_that_never_begins_holds_nothing(manager, spec):
     before = len(os.listdir("/proc/self/fd"))
     wanted = spec()

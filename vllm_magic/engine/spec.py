@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from vllm_magic import durations
 from vllm_magic.engine.flags import abbreviations, config_file, flags
 from vllm_magic.errors import ExecutableNotFound, InvalidOption
-from vllm_magic.masking import mask_words, remember
+from vllm_magic.masking import Secret, mask_words, remember
 
 if TYPE_CHECKING:
     from vllm_magic.engine.flags.flag_table import FlagTable
@@ -71,13 +72,13 @@ class ServerSpec:
         """Check the words, and fill in what follows from them."""
         if not self.model or self.model.startswith("-"):
             raise InvalidOption("Which model? Write it first, then the flags: %vllm start MODEL [flags].")
-        if "\0" in "".join((self.model, *self.args, *map("".join, self.env))):
-            raise InvalidOption("No word may hold a NUL character. Leave it out.")
+        self._check_characters()
         if self.model.startswith((".", "~", "/")):
             object.__setattr__(self, "model", str(_folder(self.model)))
         object.__setattr__(self, "args", abbreviations.written_out(self.args, self._flag_table))
         self._hide_key()
         self._hide_token()
+        object.__setattr__(self, "env", tuple((name, Secret(value)) for name, value in self.env))
         self._check_key()
         if self.in_file is None:
             found = config_file.words(self.args, self.cwd, self._flag_table)
@@ -93,6 +94,16 @@ class ServerSpec:
                 f"{self.port} is not a port. Use 1 to 65535, or leave --port out for a free one."
             )
         self._check_times()
+
+    def _check_characters(self) -> None:
+        own = (self.name, self.gpus, self.executable, self.cluster)
+        whole = "".join((self.model, *self.args, *map("".join, self.env), *(word for word in own if word)))
+        if "\0" in whole:
+            raise InvalidOption("No word may hold a NUL character. Leave it out.")
+        try:
+            os.fsencode(whole)
+        except UnicodeEncodeError:
+            raise InvalidOption("A word holds half a character (a lone surrogate). Leave it out.") from None
 
     def _check_times(self) -> None:
         for option, value in (("--ttl", self.ttl), ("--keep", self.keep)):

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllm_magic import arguments, durations
 from vllm_magic.children import benchmark
 from vllm_magic.engine import command as commands
 from vllm_magic.engine.client import lora, metrics
@@ -19,6 +20,7 @@ from vllm_magic.errors import SleepFailed, VllmMagicError
 from vllm_magic.server import sleep_mode
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
     from vllm_magic.engine.client.metrics import Metrics
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.linux.processes import Process
     from vllm_magic.server.sleep_mode import Nap
+
+ADAPTER = "the name of an adapter, as text"
 
 
 class Service(Asking):
@@ -63,6 +67,7 @@ class Service(Asking):
         Raises:
             VllmMagicError: it does not tell.
         """
+        window = min(arguments.seconds("window", window), durations.MOST)
         self.connection()
         api = Api(self._command.endpoint)
         began, found = time.monotonic(), api.metrics()
@@ -82,25 +87,29 @@ class Service(Asking):
         Raises:
             VllmMagicError: the benchmark fails.
         """
+        words = arguments.words(args)
         self.connection()
-        return benchmark.run(self.spec, self._command, args, report)
+        return benchmark.run(self.spec, self._command, words, report)
 
-    def load_lora(self, name: str, path: str) -> None:
+    def load_lora(self, name: str, path: str | os.PathLike[str]) -> None:
         """Load a LoRA adapter; ``server.chat(..., model=name)`` asks it.
 
         Args:
             name: what to call it.
             path: its folder.
         """
+        name, path = arguments.text("name", name, ADAPTER), arguments.path("path", path)
         lora.load(self.connection(), name, str(Path(path).expanduser().absolute()))
 
     def unload_lora(self, name: str) -> None:
         """Unload a LoRA adapter."""
+        name = arguments.text("name", name, ADAPTER)
         lora.unload(self.connection(), name)
 
-    def loras(self, timeout: float = SILENCE_LIMIT) -> list[str]:
+    def loras(self, timeout: float | None = SILENCE_LIMIT) -> list[str]:
         """The LoRA adapters that are loaded; ``timeout`` is for the whole answer, in seconds."""
-        return lora.names(self.connection(), timeout)
+        limit = arguments.limit("timeout", timeout)
+        return lora.names(self.connection(), limit)
 
     @property
     def can_sleep(self) -> bool:

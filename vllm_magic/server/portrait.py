@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from vllm_magic import arguments
 from vllm_magic.cluster import placement
 from vllm_magic.cluster.placement import Whereabouts
 from vllm_magic.engine.client.connection import Connection
@@ -226,7 +227,7 @@ class Portrait(Service):
 
     def log(self, n: int = 50) -> list[str]:
         """The last ``n`` lines of its log, oldest first, keys masked; the file has them as they are."""
-        path = self.log_path
+        n, path = arguments.count("n", n), self.log_path
         return log.tail(path, n, self._secrets()) if path else []
 
     def follower(self) -> Follower | None:

@@ -10,7 +10,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from vllm_magic import durations
+from vllm_magic import arguments, durations
 from vllm_magic.engine.startup import history
 from vllm_magic.engine.startup.estimate import Pace
 from vllm_magic.errors import ReleaseFailed, StartFailed, StartTimeout, VllmMagicError
@@ -108,6 +108,7 @@ class Server(Portrait):
             StartFailed: it ended before it was ready.
             VllmMagicError: it could not be started at all, or has been stopped meanwhile.
         """
+        timeout = arguments.seconds_or_none("timeout", timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._course.wait_for(lambda now: now.state is not ServerState.STARTING, REPORT):
             if report is not None:
@@ -136,6 +137,7 @@ class Server(Portrait):
             drain: seconds that requests in flight get to finish first.
 
         Raises:
+            InvalidOption: ``grace`` or ``drain`` is no length of time.
             ReleaseFailed: something would not end, or memory did not come back.
             VllmMagicError: a fault of vllm_magic; nothing is known of the end.
         """
@@ -152,12 +154,13 @@ class Server(Portrait):
             raise VllmMagicError(
                 f"This is a forked process; {self.name} belongs to the one it came from. Stop it there."
             )
+        plan = self._plan(grace, drain)
         if self.is_left or self.is_unseen:
             self._begin_again()
         if self.state.over:
             return
         # Asked before it is said: an interrupt in between must not leave a server that seems to be stopping.
-        self._life.stop(self._plan(grace, drain))
+        self._life.stop(plan)
         self._course.ask()
         self._moved(self)
 
@@ -174,7 +177,8 @@ class Server(Portrait):
 
     def wait_over(self, timeout: float | None = None) -> bool:
         """Return when it is released or failed, whatever the reason; False after ``timeout`` seconds."""
-        return self._course.wait_for(lambda now: now.state.over, timeout)
+        limit = arguments.seconds_or_none("timeout", timeout)
+        return self._course.wait_for(lambda now: now.state.over, limit)
 
     def wait_released(self) -> Release:
         """The second half of `stop`: wait for the release, and judge it. Raises what `stop` raises."""
@@ -190,9 +194,9 @@ class Server(Portrait):
             self._life.stop(StopPlan(grace=0.5, patience=0.5))
 
     def _plan(self, grace: float | None, drain: float) -> StopPlan:
-        drain = min(drain, durations.MOST)
+        drain = min(arguments.seconds_or_none("drain", drain) or 0.0, durations.MOST)
         if grace is not None:
-            grace = min(grace, durations.MOST)
+            grace = min(arguments.seconds("grace", grace), durations.MOST)
             return StopPlan(grace, grace, drain, hurry=True)
         return StopPlan(self._provisioner.stop_grace, self._provisioner.stop_patience, drain)
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import time
 import weakref
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vllm_magic import arguments
 from vllm_magic.engine.client.connection import readable
 from vllm_magic.errors import InvalidOption, RequestFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from typing_extensions import Self
 
@@ -222,11 +224,16 @@ def body(
 def conversation(
     said: str | Sequence[Message], system: str | None, history: Sequence[Message] | None
 ) -> list[Message]:
-    """The messages to send: the history, then the new ones. A ``system`` text comes first and replaces those of the history."""
-    now = [{"role": "user", "content": said}] if isinstance(said, str) else list(said)
-    before = list(history or ())
+    """The messages to send: the history, then the new ones. A ``system`` text comes first and replaces those of the history.
+
+    Raises:
+        InvalidOption: something among them is no message.
+    """
+    now = [{"role": "user", "content": said}] if isinstance(said, str) else _messages("messages", said)
+    before = _messages("history", history or ())
     if system is None:
         return [*before, *now]
+    system = arguments.text("system", system, "one text")
     others = [message for message in before if message.get("role") != "system"]
     return [{"role": "system", "content": system}, *others, *now]
 
@@ -240,6 +247,16 @@ def remember(history: list[Message], messages: Sequence[Message], answer: Answer
 def transcript(messages: Sequence[Message]) -> str:
     """The messages as plain text, for a model without roles."""
     return "\n\n".join(str(message["content"]) for message in messages)
+
+
+def _messages(option: str, given: object) -> list[Message]:
+    several = [given] if isinstance(given, Mapping) else list(given) if isinstance(given, Iterable) else None
+    found = [one for one in several or () if isinstance(one, Mapping)]
+    if several is not None and len(found) == len(several):
+        return found  # type: ignore[return-value]  # what JSON does not know is refused before it is sent
+    raise InvalidOption(
+        f'{option}: a text, or a list of messages, each a dict: [{{"role": "user", "content": "..."}}].'
+    )
 
 
 def _pieces(choice: Mapping[str, Any]) -> Iterator[Piece]:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 from weakref import WeakSet
 
+from vllm_magic import arguments
 from vllm_magic.engine.client import generate, pooling
 from vllm_magic.engine.client.connection import SILENCE_LIMIT
 from vllm_magic.engine.client.generate import Stream
@@ -75,7 +76,7 @@ class Asking(ABC):
         temperature: float | None = None,
         json_schema: Any = None,
         history: list[Message] | None = None,
-        timeout: float = SILENCE_LIMIT,
+        timeout: float | None = SILENCE_LIMIT,
         **extra: Any,
     ) -> Answer: ...
 
@@ -90,7 +91,7 @@ class Asking(ABC):
         temperature: float | None = None,
         json_schema: Any = None,
         history: list[Message] | None = None,
-        timeout: float = SILENCE_LIMIT,
+        timeout: float | None = SILENCE_LIMIT,
         **extra: Any,
     ) -> Stream: ...
 
@@ -104,7 +105,7 @@ class Asking(ABC):
         temperature: float | None = None,
         json_schema: Any = None,
         history: list[Message] | None = None,
-        timeout: float = SILENCE_LIMIT,
+        timeout: float | None = SILENCE_LIMIT,
         **extra: Any,
     ) -> Answer | Stream:
         """One turn of a conversation.
@@ -117,18 +118,24 @@ class Asking(ABC):
             temperature: 0 for the likeliest token each time; None for the model's own default.
             json_schema: a JSON schema, or a pydantic model class, that the answer will fit; see `Answer.parsed`.
             history: the messages before these; these and the answer are added to it.
-            timeout: seconds without a word from the server.
+            timeout: seconds without a word from the server; None for no limit.
             **extra: other fields of the request.
 
         Raises:
+            InvalidOption: an argument is none that can be meant.
             NoChatTemplate: the model takes plain text only: use `complete`.
         """
+        if history is not None and not isinstance(history, list):
+            raise InvalidOption(
+                "history is a list, to which the messages and the answer are added: history=[]."
+            )
+        limit, stream = arguments.limit("timeout", timeout), arguments.yes_or_no("stream", stream)
         sent = generate.conversation(messages, system, history)
         body = generate.body(
             max_tokens=max_tokens, temperature=temperature, json_schema=json_schema, extra=extra
         )
         began = time.monotonic()
-        events = self.connection().stream("/v1/chat/completions", {**body, "messages": sent}, timeout)
+        events = self.connection().stream("/v1/chat/completions", {**body, "messages": sent}, limit)
         done = None if history is None else partial(generate.remember, history, sent)
         return _answered(Stream(events, began, json_schema, done), stream=stream)
 
@@ -141,7 +148,7 @@ class Asking(ABC):
         max_tokens: int | None = None,
         temperature: float | None = None,
         json_schema: Any = None,
-        timeout: float = SILENCE_LIMIT,
+        timeout: float | None = SILENCE_LIMIT,
         **extra: Any,
     ) -> Answer: ...
 
@@ -154,7 +161,7 @@ class Asking(ABC):
         max_tokens: int | None = None,
         temperature: float | None = None,
         json_schema: Any = None,
-        timeout: float = SILENCE_LIMIT,
+        timeout: float | None = SILENCE_LIMIT,
         **extra: Any,
     ) -> Stream: ...
 
@@ -166,30 +173,34 @@ class Asking(ABC):
         max_tokens: int | None = None,
         temperature: float | None = None,
         json_schema: Any = None,
-        timeout: float = SILENCE_LIMIT,
+        timeout: float | None = SILENCE_LIMIT,
         **extra: Any,
     ) -> Answer | Stream:
         """How a text goes on. Takes what `chat` takes; but vLLM stops after 16 tokens unless ``max_tokens`` says more."""
         if not isinstance(prompt, str):
             raise InvalidOption("One prompt at a time, as text. server.client() takes several.")
+        limit, stream = arguments.limit("timeout", timeout), arguments.yes_or_no("stream", stream)
         body = generate.body(
             max_tokens=max_tokens, temperature=temperature, json_schema=json_schema, extra=extra
         )
         began = time.monotonic()
-        events = self.connection().stream("/v1/completions", {**body, "prompt": prompt}, timeout)
+        events = self.connection().stream("/v1/completions", {**body, "prompt": prompt}, limit)
         return _answered(Stream(events, began, json_schema), stream=stream)
 
     def embed(self, texts: str | Sequence[str], **extra: Any) -> list[list[float]]:
         """The embedding of each text, from an embedding model."""
-        return pooling.embed(self.connection(), _several(texts), extra)
+        several = _several(texts)
+        return pooling.embed(self.connection(), several, extra)
 
     def score(self, query: str, texts: str | Sequence[str], **extra: Any) -> list[float]:
         """How well each text answers the query, from a reranking or embedding model: the more, the better."""
-        return pooling.score(self.connection(), query, _several(texts), extra)
+        query, several = arguments.text("query", query, "one text"), _several(texts)
+        return pooling.score(self.connection(), query, several, extra)
 
     def classify(self, texts: str | Sequence[str], **extra: Any) -> list[Classified]:
         """The class of each text, from a classification model."""
-        return pooling.classify(self.connection(), _several(texts), extra)
+        several = _several(texts)
+        return pooling.classify(self.connection(), several, extra)
 
 
 def _answered(answer: Stream, *, stream: bool) -> Answer | Stream:
@@ -202,7 +213,7 @@ def _answered(answer: Stream, *, stream: bool) -> Answer | Stream:
 
 
 def _several(texts: str | Sequence[str]) -> list[str]:
-    several = [texts] if isinstance(texts, str) else list(texts)
+    several = [texts] if isinstance(texts, str) else arguments.texts("texts", texts)
     if not several:
         raise InvalidOption("No text was given.")
     return several
