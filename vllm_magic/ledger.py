@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.guard import record as records
 from vllm_magic.guard.control_socket import NAME as CONTROL
 from vllm_magic.guard.record import BrokenRecordError, Phase, Record
-from vllm_magic.linux import files, machine, marks, processes, trusted_path
+from vllm_magic.linux import files, home, machine, marks, processes, trusted_path
 from vllm_magic.linux.marks import MARK
 from vllm_magic.linux.processes import Identity
 
@@ -151,16 +151,20 @@ def state_folder() -> Path:
 
 
 def state_path() -> Path:
-    """Where everything is kept, whether it is there or not."""
-    home = os.environ.get("VLLM_MAGIC_HOME")
-    return Path(home or _runtime_directory() / "vllm_magic").expanduser().absolute()
+    """Where everything is kept, whether it is there or not.
+
+    Raises:
+        OSError: it is below the home folder of a user who has none, or the working directory is gone.
+    """
+    told = os.environ.get("VLLM_MAGIC_HOME")
+    return Path(home.expanded(told or f"{_runtime_directory()}/vllm_magic")).absolute()
 
 
 def full_disk() -> str:
     """Where the state folder's disk is full, that, in one sentence without its dot; else ""."""
     try:
         path = state_path()
-    except OSError:  # a relative path, and the working directory is gone
+    except OSError:
         return ""
     return f"The disk of {path} is full" if files.is_on_full_disk(path) else ""
 
@@ -171,11 +175,11 @@ def create(name: str) -> Folder:
     Raises:
         OSError: the folder cannot be made (no space, no permission).
     """
-    home = state_folder()
-    _private(home / LOGS)
+    root = state_folder()
+    _private(root / LOGS)
     _prune()
     while True:
-        folder = _folder(home / secrets.token_hex(4), name)
+        folder = _folder(root / secrets.token_hex(4), name)
         if _make(folder.path):
             if _make(folder.tmp):
                 return folder
@@ -214,11 +218,11 @@ def folders() -> list[Path]:
         PermissionError: the state folder is not this user's alone.
         OSError: it cannot be read.
     """
-    home = state_path()
-    _check_way(home)
-    if not home.exists():
+    root = state_path()
+    _check_way(root)
+    if not root.exists():
         return []
-    return sorted((path for path in _private(home).iterdir() if _ID.fullmatch(path.name)), key=modified)
+    return sorted((path for path in _private(root).iterdir() if _ID.fullmatch(path.name)), key=modified)
 
 
 def look(path: Path, here: Place | None = None) -> Entry | None:
@@ -341,12 +345,13 @@ def _folder(path: Path, name: str) -> Folder:
     return Folder(path.name, path, tmp, path / "log", kept)
 
 
-def _runtime_directory() -> Path:
+def _runtime_directory() -> str:
     try:
         from jupyter_core.paths import jupyter_runtime_dir
-    except ImportError:  # a bare IPython
-        return Path("~/.local/share/jupyter/runtime")
-    return Path(jupyter_runtime_dir())
+
+        return jupyter_runtime_dir()
+    except (ImportError, RuntimeError):  # a bare IPython; or there is no home folder, which is said later
+        return "~/.local/share/jupyter/runtime"
 
 
 def _check_way(path: Path) -> None:

@@ -13,7 +13,7 @@ from vllm_magic.doctor.unowned import Owner
 from vllm_magic.gpu import locks
 from vllm_magic.guard.record import Phase
 from vllm_magic.ledger import Condition
-from vllm_magic.linux import details, machine, marks
+from vllm_magic.linux import details, home, machine, marks
 from vllm_magic.linux.shared_memory import Segment, present
 from vllm_magic.view import duration, gib
 
@@ -153,15 +153,25 @@ def ports(servers: Iterable[Seen]) -> Iterator[Finding]:
 def folders(state: str, locked: str) -> Iterator[Finding]:
     """The state folder and that of the locks, where reading them failed with these words ("" where it did not)."""
     if state:
-        mine = _is_mine(ledger.state_path()) and ledger.state_path().stat().st_mode & 0o077
-        own = f"chmod 700 {shlex.quote(str(ledger.state_path()))}"
-        yield Finding(Topic.FOLDER, state, own if mine else "export VLLM_MAGIC_HOME=~/.vllm_magic")
+        yield Finding(Topic.FOLDER, state, _way_out())
     if full := ledger.full_disk():
         yield Finding(Topic.FOLDER, f"{full}.", f"df -h {shlex.quote(str(ledger.state_path()))}")
     if locked:
         path = locks.folder_path()
         command = f"chmod 700 {path}" if _is_mine(path) else f"sudo rm -r {path}"
         yield Finding(Topic.FOLDER, f"{locked}.", command)
+
+
+def _way_out() -> str:
+    """The command after which the state folder can be used."""
+    try:
+        path = ledger.state_path()
+        if _is_mine(path) and path.stat().st_mode & 0o077:
+            return f"chmod 700 {shlex.quote(str(path))}"
+        home.expanded("~")
+    except OSError:  # this user has no home folder
+        return "export VLLM_MAGIC_HOME=/path/to/a/folder/of/your/own"
+    return "export VLLM_MAGIC_HOME=~/.vllm_magic"
 
 
 def proc(problem: str) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from vllm_magic.linux import trusted_path
+from vllm_magic.linux import home, trusted_path
 
 _NAME = re.compile(r"[0-9a-f]{16}\.json")
 LONGEST = 2**23  # bytes; a longer file is not read. The table of vLLM's flags takes a hundredth of this
@@ -23,17 +23,14 @@ def path(kind: str) -> Path:
     """The folder for one kind of content; it need not exist.
 
     Raises:
-        OSError: this user has no home folder.
+        OSError: it is below the home folder of a user who has none.
     """
     own = os.environ.get("VLLM_MAGIC_CACHE")
     if own:
-        return Path(own, kind).absolute()
+        return Path(home.expanded(own), kind).absolute()
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not base.startswith("/"):  # the XDG specification: a relative path is ignored
-        try:
-            base = str(Path.home() / ".cache")
-        except RuntimeError as error:
-            raise FileNotFoundError(str(error)) from None
+        base = home.expanded("~/.cache")
     return Path(base, "vllm-magic", kind)
 
 

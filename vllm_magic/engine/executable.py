@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -10,7 +11,7 @@ import sys
 from pathlib import Path
 
 from vllm_magic.errors import ExecutableNotFound
-from vllm_magic.linux import files
+from vllm_magic.linux import files, home
 
 LONGEST_SCRIPT = 4096  # bytes of a console script; those that pip writes take 250
 # Where a path is too long for "#!", pip begins with /bin/sh and a line that sh and Python both take.
@@ -26,7 +27,9 @@ def find(wanted: str | None = None) -> str:
     """
     named = wanted or os.environ.get("VLLM_MAGIC_EXECUTABLE")
     if named:
-        found = shutil.which(str(Path(named).expanduser()) if named.startswith("~") else named)
+        found = None
+        with contextlib.suppress(OSError):
+            found = shutil.which(home.expanded(named))
         if not found:
             raise ExecutableNotFound(f"{named} is not a program that can be run. Check the path of vLLM.")
         return str(Path(found).absolute())

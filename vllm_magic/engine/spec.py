@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from vllm_magic import durations
 from vllm_magic.engine.flags import abbreviations, config_file, flags
 from vllm_magic.errors import ExecutableNotFound, InvalidOption
+from vllm_magic.linux import home
 from vllm_magic.masking import Secret, mask_words, remember
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ def _working_directory() -> str:
 
 def _folder(model: str) -> Path:
     try:
-        return Path(model).expanduser().absolute()
-    except (RuntimeError, UnicodeError):  # no such user
-        raise InvalidOption(f"There is no home folder for {model}. Write the whole path.") from None
+        return Path(home.expanded(model)).absolute()
+    except OSError as error:
+        raise InvalidOption(f"{error}.") from None
 
 
 @dataclass(frozen=True)

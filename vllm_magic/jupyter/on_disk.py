@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine.models.model_files import cache_folder
+from vllm_magic.engine.models.model_files import cache_folder, expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +50,7 @@ def _named(typed: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
         typed += "/"
     folder, slash, beginning = typed.rpartition("/")
     here = f"{folder}{slash}"
-    for entry in islice(_entries(Path(here).expanduser(), beginning), MOST):
+    for entry in islice(_entries(expanded(here), beginning), MOST):
         if beginning or not entry.name.startswith("."):
             yield f"{here}{entry.name}", entry
 

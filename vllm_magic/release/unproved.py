@@ -62,8 +62,8 @@ def note(leader: Identity | None, verifier: Verifier, release: Release) -> None:
     packed = verifier.packed()
     if packed is None or release.left:
         return
-    path = _folder() / f"{packed['id']}.json"
     with suppress(OSError):
+        path = _folder() / f"{packed['id']}.json"
         if not release.verified:
             said = {
                 "name": release.server,

@@ -16,7 +16,8 @@ from vllm_magic.engine.client.connection import SILENCE_LIMIT
 from vllm_magic.engine.client.health import Api
 from vllm_magic.engine.client.requests import Asking
 from vllm_magic.engine.flags import flags
-from vllm_magic.errors import SleepFailed, VllmMagicError
+from vllm_magic.errors import InvalidOption, SleepFailed, VllmMagicError
+from vllm_magic.linux import home
 from vllm_magic.server import sleep_mode
 
 if TYPE_CHECKING:
@@ -29,6 +30,14 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.linux.processes import Process
     from vllm_magic.server.sleep_mode import Nap
+
+
+def _folder(path: str) -> str:
+    try:
+        return str(Path(home.expanded(path)).absolute())
+    except OSError as error:  # no home folder, no working directory
+        raise InvalidOption(f"{error}.") from None
+
 
 ADAPTER = "the name of an adapter, as text"
 
@@ -99,7 +108,7 @@ class Service(Asking):
             path: its folder.
         """
         name, path = arguments.text("name", name, ADAPTER), arguments.path("path", path)
-        lora.load(self.connection(), name, str(Path(path).expanduser().absolute()))
+        lora.load(self.connection(), name, _folder(path))
 
     def unload_lora(self, name: str) -> None:
         """Unload a LoRA adapter."""

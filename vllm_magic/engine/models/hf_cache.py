@@ -6,14 +6,14 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine.flags import flags
-from vllm_magic.engine.models.model_files import cache_folder
+from vllm_magic.engine.models.model_files import cache_folder, expanded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 _PREFIX = "models--"  # models--ORGANISATION--NAME
 INCOMPLETE = ".incomplete"  # HASH.incomplete or HASH.RANDOM.incomplete, of the file HASH
@@ -40,7 +40,7 @@ class Model:
 def folder(args: Sequence[str], environ: Mapping[str, str]) -> Path:
     """Where vLLM keeps models: ``--download-dir``, or the Hugging Face cache."""
     told = flags.value(args, "--download-dir")
-    return Path(told).expanduser() if told else cache_folder(environ)
+    return expanded(told) if told else cache_folder(environ)
 
 
 def folder_name(model: str) -> str:

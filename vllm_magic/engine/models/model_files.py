@@ -6,12 +6,13 @@ import json
 import os
 import re
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.engine.flags import flags
 from vllm_magic.errors import NoEstimate
-from vllm_magic.linux import files
+from vllm_magic.linux import files, home
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,10 +27,16 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
     """The Hugging Face cache, as huggingface_hub finds it (its constants.py)."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if environ.get(name):
-            return Path(environ[name]).expanduser()
-    home = environ.get("HF_HOME")
-    base = Path(home) if home else Path(environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
-    return base.expanduser() / "hub"
+            return expanded(environ[name])
+    base = environ.get("HF_HOME") or f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
+    return expanded(base) / "hub"
+
+
+def expanded(path: str) -> Path:
+    """The path with its home folder; where there is none it stays as it is, as with huggingface_hub (`os.path.expanduser`)."""
+    with suppress(OSError):
+        return Path(home.expanded(path))
+    return Path(path)
 
 
 def find(spec: ServerSpec, environ: Mapping[str, str]) -> Path | None:

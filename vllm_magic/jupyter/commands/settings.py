@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_magic.errors import InvalidOption
 from vllm_magic.jupyter.commands.expansion import split
-from vllm_magic.linux import files
+from vllm_magic.linux import files, home
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,10 +86,16 @@ def profile(name: str) -> Profile:
 
 
 def profiles_path() -> Path:
-    """The file with the profiles, whether it is there or not."""
-    return (
-        Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "vllm-magic" / "profiles.toml"
-    )
+    """The file with the profiles, whether it is there or not.
+
+    Raises:
+        InvalidOption: it is below the home folder of a user who has none.
+    """
+    try:
+        folder = home.expanded(os.environ.get("XDG_CONFIG_HOME") or "~/.config")
+    except OSError as error:
+        raise InvalidOption(f"There are no profiles: {error}.") from None
+    return Path(folder, "vllm-magic", "profiles.toml")
 
 
 def _load(path: Path) -> dict[str, Any]:
