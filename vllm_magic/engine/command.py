@@ -5,12 +5,14 @@ from __future__ import annotations
 import getpass
 import os
 import secrets
+import stat
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import address as addresses
-from vllm_magic.engine import executable, free_port
+from vllm_magic.engine import cache, executable, free_port
 from vllm_magic.engine import port as ports
 from vllm_magic.engine.address import LOOPBACK
 from vllm_magic.engine.endpoint import Endpoint
@@ -106,9 +108,10 @@ def environment(
 def common_environment(environ: Mapping[str, str], spec: ServerSpec) -> dict[str, str]:
     """What several servers may have in common: the part of `environment` that comes from the kernel and the flags."""
     env = {name: value for name, value in environ.items() if name not in OF_THE_KERNEL}
-    # torch.compile's cache lives in TMPDIR unless told otherwise, and ours is removed after each release.
-    env.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{_user()}")
     env.update(spec.env)
+    # torch.compile's cache lives in TMPDIR unless told otherwise, and ours is removed after each release.
+    if "TORCHINDUCTOR_CACHE_DIR" not in env and (compiled := _compile_cache()):
+        env["TORCHINDUCTOR_CACHE_DIR"] = compiled
     if flags.has(spec.all_args, SLEEP):
         env.setdefault("VLLM_SERVER_DEV_MODE", "1")  # where its routes are
     if flags.has(spec.all_args, LORA):
@@ -155,6 +158,26 @@ def _quiet(spec: ServerSpec, path: str) -> tuple[str, ...]:
         return ()
     table = flag_table.load(path)
     return QUIET if table and table.find(QUIET[0]) else ()
+
+
+def _compile_cache() -> str | None:
+    """The folder for compiled kernels, made if it does not exist; None where none can be used.
+
+    It is torch's own, so that other programs share it (torch/_inductor/runtime/cache_dir_utils.py). Any user can make one of
+    this name in /tmp first, and what is in it is executed: another user's is not used. The cache folder takes its place
+    then, and where there is no temporary folder in which this user can write.
+    """
+    with suppress(OSError):
+        path = f"{tempfile.gettempdir()}/torchinductor_{_user()}"
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o700)  # noqa: PTH102 - as os.lstat below
+        status = os.lstat(path)
+        mine = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+        if mine and not status.st_mode & stat.S_IWOTH and os.access(path, os.W_OK):
+            return path
+    with suppress(OSError):
+        return str(cache.make("torchinductor"))
+    return None
 
 
 def _user() -> str:

@@ -8,7 +8,9 @@ import os
 import socket
 import stat
 import sys
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -287,12 +289,46 @@ class TestEnvironment:
         own = self.environment(tmp_path, env=(("TORCHINDUCTOR_CACHE_DIR", "/cache"),))
         assert own["TORCHINDUCTOR_CACHE_DIR"] == "/cache"
 
+    def test_compiled_kernels_of_another_user_are_not_executed(self, tmp_path, cache, monkeypatch):
+        """The name of torch's folder in /tmp is known: anybody can make it first."""
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        monkeypatch.setattr(getpass, "getuser", lambda: "me")
+        theirs, ours = tmp_path / "torchinductor_me", str(cache / "torchinductor")
+        theirs.symlink_to(tmp_path / "elsewhere")
+        assert self.environment(tmp_path)["TORCHINDUCTOR_CACHE_DIR"] == ours
+        theirs.unlink()
+        theirs.mkdir()
+        theirs.chmod(0o777)
+        assert self.environment(tmp_path)["TORCHINDUCTOR_CACHE_DIR"] == ours
+        theirs.chmod(0o755)
+        assert self.environment(tmp_path)["TORCHINDUCTOR_CACHE_DIR"] == str(theirs)
+        theirs.rmdir()
+        assert self.environment(tmp_path)["TORCHINDUCTOR_CACHE_DIR"] == str(theirs)  # made here
+        assert theirs.stat().st_mode & 0o777 == 0o700
+        lstat = os.lstat
+        stranger = SimpleNamespace(st_uid=os.getuid() + 1, st_mode=0o40700)
+        monkeypatch.setattr(os, "lstat", lambda path: stranger if str(path) == str(theirs) else lstat(path))
+        assert self.environment(tmp_path)["TORCHINDUCTOR_CACHE_DIR"] == ours
+
+    def test_no_temporary_folder_can_be_written_to(self, tmp_path, cache, monkeypatch):
+        """As in a container with a read-only root, or on a full disk."""
+
+        def none() -> str:
+            raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/var/tmp']")
+
+        monkeypatch.setattr(tempfile, "gettempdir", none)
+        assert self.environment(tmp_path)["TORCHINDUCTOR_CACHE_DIR"] == str(cache / "torchinductor")
+        cache.joinpath("torchinductor").rmdir()
+        cache.rmdir()
+        cache.write_text("")  # nor a cache folder
+        assert "TORCHINDUCTOR_CACHE_DIR" not in self.environment(tmp_path)
+
     def test_a_user_without_a_name_can_start_one_too(self, tmp_path, monkeypatch):
         # As in a container that was started with a bare uid.
         for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr(os, "getuid", lambda: 54321)
-        assert self.environment(tmp_path)["TORCHINDUCTOR_CACHE_DIR"].endswith("54321")
+        assert command._user() == "54321"
 
 
 class TestNumbers:
