@@ -180,10 +180,16 @@ def create(name: str) -> Folder:
     _prune()
     while True:
         folder = _folder(root / secrets.token_hex(4), name)
-        if _make(folder.path):
-            if _make(folder.tmp):
-                return folder
-            folder.path.rmdir()
+        if not _make(folder.path):
+            continue
+        made = False
+        try:
+            made = _make(folder.tmp)
+        finally:
+            if not made:
+                folder.path.rmdir()
+        if made:
+            return folder
 
 
 def called(folder: Folder, name: str) -> Folder:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine.command import OF_THE_KERNEL
 from vllm_magic.engine.startup.log import split_lines
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.linux import forks, pidfd, pidfd_calls
+from vllm_magic.linux import forks, pidfd, pidfd_calls, python
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +36,7 @@ class Errand:
         kernel = pidfd_calls.open_pid(os.getpid())
         try:
             self._process = forks.spawn(
-                [sys.executable, "-I", "-S", str(_TIE), str(kernel), *words],
+                [python.program(), "-I", "-S", str(_TIE), str(kernel), *words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.engine import cache, executable
 from vllm_magic.engine.command import OF_THE_KERNEL
 from vllm_magic.engine.flags import flag_table
-from vllm_magic.linux import forks, pidfd_calls
+from vllm_magic.linux import forks, pidfd_calls, python
 
 if TYPE_CHECKING:
     from vllm_magic.engine.flags.flag_table import FlagTable
@@ -72,7 +71,7 @@ def _spawn(result: str, words: list[str]) -> subprocess.Popen[bytes]:
     kernel = pidfd_calls.open_pid(os.getpid())
     try:
         return forks.spawn(
-            [sys.executable, "-I", "-S", str(_WATCH), str(kernel), result, str(LIMIT), *words],
+            [python.program(), "-I", "-S", str(_WATCH), str(kernel), result, str(LIMIT), *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -78,7 +78,7 @@ def pull(
 
 
 def _python(vllm: str | None) -> tuple[str, ...]:
-    if find_spec("huggingface_hub") is not None:
+    if sys.executable and find_spec("huggingface_hub") is not None:
         return (sys.executable,)
     with contextlib.suppress(VllmMagicError):
         found = executable.interpreter(executable.find(vllm))

@@ -33,8 +33,8 @@ def find(wanted: str | None = None) -> str:
         if not found:
             raise ExecutableNotFound(f"{named} is not a program that can be run. Check the path of vLLM.")
         return str(Path(found).absolute())
-    beside = Path(sys.executable).with_name("vllm")
-    found = shutil.which(str(beside)) or shutil.which("vllm")
+    beside = str(Path(sys.executable).with_name("vllm")) if sys.executable else ""
+    found = shutil.which(beside) or shutil.which("vllm")
     if not found:
         raise ExecutableNotFound(
             "vLLM is not installed here. Install it (pip install vllm), or say where it is: "

@@ -12,14 +12,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.gpu.devices import ComputeProcess, Gpu, Snapshot
-from vllm_magic.linux import forks, pidfd, pidfd_calls
+from vllm_magic.linux import forks, pidfd, pidfd_calls, python
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -161,7 +160,7 @@ class Probe:
     def _spawn(self, nvml: str, parent: int) -> subprocess.Popen[bytes]:
         return forks.spawn(
             # Isolated and without site: no environment variable and no .pth file has a say in it.
-            [sys.executable, "-I", "-S", _CHILD, Path(nvml).absolute(), str(parent)],
+            [python.program(), "-I", "-S", _CHILD, Path(nvml).absolute(), str(parent)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -10,7 +10,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import threading
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.guard import control_client, record
 from vllm_magic.guard.protocol import Attach, Attached, Decoder, Note, Order, Refused, Stop, encode
 from vllm_magic.guard.record import BrokenRecordError
-from vllm_magic.linux import forks, pidfd, pidfd_calls, processes
+from vllm_magic.linux import forks, pidfd, pidfd_calls, processes, python
 from vllm_magic.linux.processes import Identity
 
 if TYPE_CHECKING:
@@ -190,7 +189,7 @@ class GuardPair(Guards):
     def _spawn(order: Order, control: int, kernel: int) -> subprocess.Popen[bytes]:
         with open(order.log, "ab", opener=_private) as log:  # a guard's own fault is told in the log
             return forks.spawn(
-                [sys.executable, "-I", "-S", str(PROGRAM), str(control), str(kernel)],
+                [python.program(), "-I", "-S", str(PROGRAM), str(control), str(kernel)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,7 +26,8 @@ from vllm_magic.release import gpu_json
 from vllm_magic.release.local_verifier import LocalVerifier
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from vllm_magic.engine.command import Command
     from vllm_magic.engine.spec import ServerSpec
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from vllm_magic.ledger import Folder
     from vllm_magic.linux.eventfd import Cancellation
 
+SHORT = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 LOOK = 0.2  # seconds between two readings of memory that may come back
 FIRST_LOOK_LIMIT = 15.0  # seconds; NVML takes 1 to 3 a GPU where no persistence daemon runs
 COMING_BACK = 3.0  # seconds for memory of a process that has just ended, before a start is refused
@@ -93,13 +97,18 @@ def start_guards(order: Order) -> Guards:
     """
     try:
         return GuardPair(order)
-    except OSError as error:
+    except Exception as error:
         discard(order.folder, order.tmp, order.log)
+        if not isinstance(error, OSError):
+            raise
         if error.errno in files.NO_ROOM:
             raise unusable(error) from error
-        raise StartFailed(
-            f"The guards could not be started: {error.strerror}", "Free what is short"
-        ) from error
+        hint = (
+            "Free what is short"
+            if error.errno in SHORT
+            else f"{sys.executable or 'Python'} runs the guards: start the kernel with a Python that is there"
+        )
+        raise StartFailed(f"The guards could not be started: {error.strerror or error}", hint) from error
 
 
 def unusable(error: OSError) -> StartFailed:
@@ -146,17 +155,33 @@ def _furnish(
     way: Way,
     standby: Folder | None,
 ) -> tuple[Prepared, Order]:
+    lock_files = locks.lock_paths(_uuids(way.chosen or way.baseline.gpus))
+    if standby is not None:
+        folder = ledger.called(standby, spec.name)
+        return _prepare(folder, spec, command, environ, probe, way, lock_files, StartKind.WARM)
+    folder = ledger.create(spec.name)
+    try:
+        prepared, order = _prepare(folder, spec, command, environ, probe, way, lock_files, StartKind.COLD)
+        record.write(str(folder.path), Record(**order.record))
+    except BaseException:
+        discard(*map(str, (folder.path, folder.tmp, folder.log)))
+        raise
+    return prepared, order
+
+
+def _prepare(
+    folder: Folder,
+    spec: ServerSpec,
+    command: Command,
+    environ: Mapping[str, str],
+    probe: Probe,
+    way: Way,
+    lock_files: Sequence[Path],
+    kind: StartKind,
+) -> tuple[Prepared, Order]:
     baseline, chosen = way
     usable = _uuids(chosen or baseline.gpus)
-    lock_files = locks.lock_paths(usable)
-    folder = ledger.called(standby, spec.name) if standby else ledger.create(spec.name)
     noted = _record(folder, spec, command, baseline, usable)
-    if standby is None:
-        try:
-            record.write(str(folder.path), noted)
-        except OSError:
-            discard(*map(str, (folder.path, folder.tmp, folder.log)))
-            raise
     visible = choice.cuda_visible_devices(chosen) if chosen else None
     order = Order(
         argv=list(command.argv),
@@ -174,7 +199,6 @@ def _furnish(
     verifier = LocalVerifier(probe, baseline, _uuids(chosen), folder.mark)
     downloads = Downloads(spec.model, spec.all_args, order.env)
     secrets = tuple(known(order.env))
-    kind = StartKind.WARM if standby else StartKind.COLD
     prepared = Prepared(
         folder=folder,
         verifier=verifier,

@@ -83,7 +83,7 @@ def build(spec: ServerSpec) -> tuple[Command, Errand]:
         force=spec.force,
     )
     made = Command(
-        argv=(sys.executable, str(AGENT), errand.job),
+        argv=(sys.executable or "", str(AGENT), errand.job),
         endpoint=Endpoint(LOOPBACK, port, env.get("VLLM_API_KEY") or secrets.token_urlsafe(24)),
         cluster=shown(spec.cluster),
         job=errand.job,

@@ -115,14 +115,14 @@ class Standby:
         self.over = ""
         self.gone = False
         self.memory = 0
-        self.folder = ledger.create(NAME)
         self._woken = EventFd()
-        order = _order(spec, self.folder, self.since)
+        self.folder = ledger.create(NAME)
         try:
+            order = _order(spec, self.folder, self.since)
             record.write(order.folder, Record(**order.record))
             self.guards = GuardPair(order)
-        except OSError:
-            discard(order.folder, order.tmp, order.log)
+        except BaseException:
+            discard(*map(str, (self.folder.path, self.folder.tmp, self.folder.log)))
             raise
         self._attend()
 

@@ -1,0 +1,104 @@
+"""A start that fails before anything runs leaves no folder, whatever went wrong, and is told in one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+import pytest
+
+from vllm_magic import ledger
+from vllm_magic.engine import executable
+from vllm_magic.engine.command import Command
+from vllm_magic.engine.endpoint import Endpoint
+from vllm_magic.engine.spec import ServerSpec
+from vllm_magic.errors import ExecutableNotFound, StartFailed
+from vllm_magic.gpu.devices import Snapshot
+from vllm_magic.linux import forks
+from vllm_magic.provisioning import launch
+from vllm_magic.provisioning.launch import Way
+from vllm_magic.provisioning.standby import Standby, StandbySpec
+
+WAY = Way(Snapshot(0.0, (), None, None), ())
+COMMAND = Command(("/x/vllm", "serve", "m"), Endpoint("127.0.0.1", 8000, "a-key-of-this-test"))
+
+
+def furnish():
+    return launch.furnish(ServerSpec("m"), COMMAND, {}, None, WAY)
+
+
+def failing(error: BaseException):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EMFILE, "Too many open files"), RuntimeError("x"), MemoryError(), KeyboardInterrupt()],
+)
+@pytest.mark.parametrize(
+    "step", ["_record", "record.write", "commands.environment", "Downloads", "serialization.pack_owner"]
+)
+def test_nothing_is_left_of_a_start_that_fails_early(home, monkeypatch, step, error):
+    monkeypatch.setattr(f"vllm_magic.provisioning.launch.{step}", failing(error))
+    with pytest.raises(StartFailed if isinstance(error, OSError) else type(error)):
+        furnish()
+    assert ledger.folders() == []
+    assert not [
+        name for name in os.listdir("/tmp") if name.startswith("vllm-") and name[5:] in os.listdir(home)
+    ]
+
+
+def test_what_succeeds_stays(home):
+    prepared, order = furnish()
+    assert [prepared.folder.path] == ledger.folders()
+    assert ledger.look(prepared.folder.path).record.name == "m"
+    assert order.record["id"] == prepared.folder.id
+
+
+def test_no_folder_for_temporary_files_can_be_made(home, monkeypatch):
+    make = ledger._make
+    monkeypatch.setattr(
+        ledger,
+        "_make",
+        lambda path: make(path) if path.parent == home else failing(OSError(30, "Read-only"))(),
+    )
+    with pytest.raises(StartFailed, match="Read-only"):
+        furnish()
+    assert ledger.folders() == []
+
+
+@pytest.mark.parametrize("step", ["_order", "record.write", "GuardPair"])
+@pytest.mark.parametrize("error", [OSError(24, "x"), RuntimeError("x")])
+def test_nothing_is_left_of_a_spare_that_fails_early(home, monkeypatch, step, error):
+    monkeypatch.setattr(f"vllm_magic.provisioning.standby.{step}", failing(error))
+    with pytest.raises(type(error)):
+        Standby(StandbySpec.of(ServerSpec("m"), "/x/vllm", {}))
+    assert ledger.folders() == []
+
+
+@pytest.mark.parametrize("program", [None, "", "/nonexistent/python"])
+def test_a_python_that_is_not_there(home, monkeypatch, program):
+    """An embedded Python does not know its own path; and an upgrade may have removed it."""
+    monkeypatch.setattr(sys, "executable", program)
+    monkeypatch.setattr(forks, "spawn", failing(FileNotFoundError(errno.ENOENT, "No such file or directory")))
+    _, order = furnish()
+    with pytest.raises(StartFailed, match="start the kernel with a Python that is there"):
+        launch.start_guards(order)
+    assert ledger.folders() == []
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.delenv("VLLM_MAGIC_EXECUTABLE", raising=False)
+    with pytest.raises(ExecutableNotFound):
+        executable.find()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+def test_nothing_is_left_of_guards_that_fail(home, monkeypatch, error):
+    _, order = furnish()
+    monkeypatch.setattr(launch, "GuardPair", failing(error))
+    with pytest.raises(type(error)):
+        launch.start_guards(order)
+    assert ledger.folders() == []
