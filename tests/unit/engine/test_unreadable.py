@@ -33,7 +33,7 @@ TEXTS = [DEEP, '{"a":' * 100_000, "", "null", "[]", "5", "{}", '{"error": 5}', '
 ENDPOINT = Endpoint("127.0.0.1", 1, "key")
 
 
-def answering(monkeypatch, text: str, status: int = 200) -> None:
+def answering(monkeypatch, text: str, status: int = 200, charset: str = "utf-8") -> None:
     """Every client gets this answer."""
     monkeypatch.setattr(exchange, "ask", lambda *_, **__: exchange.Answer(status, text.encode()))
     made = httpx.Client
@@ -41,7 +41,13 @@ def answering(monkeypatch, text: str, status: int = 200) -> None:
     def client(**words: object) -> httpx.Client:
         words.pop("verify", None)
         return made(
-            transport=httpx.MockTransport(lambda _: httpx.Response(status, text=text)),
+            transport=httpx.MockTransport(
+                lambda _: httpx.Response(
+                    status,
+                    content=text.encode(),
+                    headers={"Content-Type": f"text/event-stream; charset={charset}"},
+                )
+            ),
             **{**words, "trust_env": False},
         )
 
@@ -103,6 +109,51 @@ def test_the_models(monkeypatch, text):
         assert lora.names(Connection("tiny", ENDPOINT)) == []
     except RequestFailed as error:
         assert "makes no sense" in str(error)  # noqa: PT017 - some of them can be read
+
+
+ODD = ['"abc"', "[]", "[1]", "5", "{}", "null", "true", "1e999", '{"completion_tokens": "7", "prompt_tokens": []}',
+       '{"completion_tokens": 1e999, "prompt_tokens": true}', '{"completion_tokens": -1, "prompt_tokens": ' + "9" * 4000 + "}",
+       '{"completion_tokens": {}, "prompt_tokens": null}']  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
+def test_odd_counts_are_none(monkeypatch, odd):
+    event = f'{{"choices": [{{"delta": {{"content": "hi"}}, "finish_reason": {odd}}}], "usage": {odd}}}'
+    answering(
+        monkeypatch,
+        f"data: {event}\n\ndata: {event}\n\n"
+        'data: {"choices": [{"finish_reason": "stop"}]}\n\ndata: [DONE]\n\n',
+    )
+    stream = generate.Stream(Connection("tiny", ENDPOINT).stream("/v1/chat/completions", {}), 0.0)
+    assert "".join(stream) == "hihi"
+    answer = stream.answer
+    assert (answer.prompt_tokens, answer.completion_tokens, answer.tokens_per_second) == (None, None, None)
+    assert answer.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("charset", ["zlib", "base64", "rot13", "idna", "utf-16", "nosuch", "\x00", "hex"])
+def test_a_charset_that_is_none(monkeypatch, charset):
+    answering(
+        monkeypatch,
+        'data: {"choices": [{"text": "h\u00e4", "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n',
+        charset=charset,
+    )
+    stream = generate.Stream(Connection("tiny", ENDPOINT).stream("/v1/completions", {}), 0.0)
+    assert "".join(stream) == "h\u00e4"
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "9" * 4000, '"x"', "[]", "null"])
+def test_an_index_that_is_none(monkeypatch, number):
+    one = f'{{"index": {number}, "embedding": [{number}], "score": {number}, "label": "a", "probs": [{number}]}}'
+    answering(monkeypatch, f'{{"data": [{one}]}}')
+    connection = Connection("tiny", ENDPOINT)
+    for ask in (
+        lambda: pooling.embed(connection, ["x"], {}),
+        lambda: pooling.score(connection, "q", ["x"], {}),
+        lambda: pooling.classify(connection, ["x"], {}),
+    ):
+        with pytest.raises(RequestFailed, match="cannot be read"):
+            ask()
 
 
 def test_whether_it_sleeps(monkeypatch, text):

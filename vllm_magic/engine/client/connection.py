@@ -32,6 +32,7 @@ UNREADABLE = (
     TypeError,
     AttributeError,
     LookupError,
+    ArithmeticError,
     RecursionError,
 )  # JSON of another form, or deep
 SUCCESS = range(200, 300)
@@ -193,6 +194,7 @@ class Events:
         self._name = name
         self._client = client
         self._answer = answer
+        answer.encoding = "utf-8"  # as server-sent events are, whatever the head says: Python has codecs that are none of text
         self.status = answer.status_code
 
     def refusal(self) -> str:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Message = dict[str, Any]  # of OpenAI's chat format: {"role": "user", "content": "..."}
 
+MOST_TOKENS = 2**53  # a larger count is none
+
 
 class Kind(str, Enum):
     """What a piece of an answer belongs to."""
@@ -117,7 +119,7 @@ class Stream:
         self._schema = schema
         self._done = done
         self._said: dict[Kind, list[str]] = {kind: [] for kind in Kind}
-        self._usage: Mapping[str, int] = {}
+        self._usage: Mapping[str, Any] = {}
         self._finish_reason: str | None = None
         self._first: float | None = None
         self._last = began
@@ -173,18 +175,20 @@ class Stream:
             reasoning="".join(self._said[Kind.REASONING]),
             refusal="".join(self._said[Kind.REFUSAL]),
             finish_reason=self._finish_reason,
-            prompt_tokens=self._usage.get("prompt_tokens"),
-            completion_tokens=self._usage.get("completion_tokens"),
+            prompt_tokens=_tokens(self._usage.get("prompt_tokens")),
+            completion_tokens=_tokens(self._usage.get("completion_tokens")),
             seconds=self._last - self._began,
             first_token=None if self._first is None else self._first - self._began,
             schema=self._schema,
         )
 
     def _take(self, event: Mapping[str, Any]) -> list[Piece]:
-        self._usage = event.get("usage") or self._usage
+        usage = event.get("usage")
+        self._usage = usage if usage and isinstance(usage, Mapping) else self._usage
         pieces: list[Piece] = []
         for choice in event["choices"]:
-            self._finish_reason = choice.get("finish_reason") or self._finish_reason
+            reason = choice.get("finish_reason")
+            self._finish_reason = reason if reason and isinstance(reason, str) else self._finish_reason
             pieces += _pieces(choice)
         if pieces:
             self._last = time.monotonic()
@@ -247,6 +251,11 @@ def remember(history: list[Message], messages: Sequence[Message], answer: Answer
 def transcript(messages: Sequence[Message]) -> str:
     """The messages as plain text, for a model without roles."""
     return "\n\n".join(str(message["content"]) for message in messages)
+
+
+def _tokens(count: Any) -> int | None:
+    """A number of tokens that the server reports; None for what is none."""
+    return count if type(count) is int and 0 <= count <= MOST_TOKENS else None
 
 
 def _messages(option: str, given: object) -> list[Message]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine.client.connection import SILENCE_LIMIT
+from vllm_magic.engine.client.connection import SILENCE_LIMIT, UNREADABLE
 from vllm_magic.errors import RequestFailed
 
 if TYPE_CHECKING:
@@ -44,5 +44,5 @@ def names(connection: Connection, limit: float = SILENCE_LIMIT) -> list[str]:
     try:
         cards = json.loads(connection.send("GET", "/v1/models", limit=limit))["data"]
         return [str(card["id"]) for card in cards if card.get("parent")]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except UNREADABLE:
         raise RequestFailed("The list of models makes no sense. See %vllm logs.") from None
