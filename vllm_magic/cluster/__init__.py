@@ -1,14 +1,15 @@
-"""The same servers on a Ray cluster, each as a Ray job.
+"""Servers on a Ray cluster, each as a Ray job.
 
 ::
 
     kernel ─ guards ─ agent ──── Ray's job API ───► on_node ─ guards ─ vllm serve
                       (here)                        (the job, on a node)
 
-The `agent` is to the guards of this machine what `vllm serve` is otherwise: their leader. It submits the job, copies the
-job's log to its own output, forwards a port of the loopback interface to the server, renews the lease, and has the job stopped
-on SIGTERM. On the node `vllm_magic.on_node` is to vLLM what a kernel is: it starts the server with guards of its own, and
-has it released when it is told to, or when nobody renews the lease. So no way to die, on either side, leaves anything.
+On this machine, the guards start the `agent` as the leader, in place of `vllm serve`. The agent submits the job, copies the
+job's log to its own output, forwards a port of the loopback interface to the server, renews the lease, and stops the job
+on SIGTERM. On the node, `vllm_magic.on_node` takes the place of the kernel: it starts the server with guards of its own, and
+releases the server when Ray asks the job to end, or when nobody renews the lease. So nothing is left, whichever process
+dies on either side.
 
-Of Ray only the HTTP API of a cluster's head is used here (https://docs.ray.io, "Ray Jobs REST API"): a kernel needs no Ray.
+Only the HTTP API of a cluster's head is used (https://docs.ray.io, "Ray Jobs REST API"), so a kernel needs no Ray.
 """

@@ -1,4 +1,4 @@
-"""What the head of a Ray cluster knows of: jobs, nodes and actors (Ray 2.60)."""
+"""Jobs, nodes and actors, as the head of a Ray cluster describes them (Ray 2.60)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class JobStatus(str, Enum):
-    """Ray's words for it (ray/dashboard/modules/job/common.py)."""
+    """The status of a job, by Ray's names (ray/dashboard/modules/job/common.py)."""
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
@@ -21,21 +21,21 @@ class JobStatus(str, Enum):
 
     @property
     def over(self) -> bool:
-        """Whether nothing of it runs any more, as far as Ray knows."""
+        """Whether nothing of the job runs any more, as far as Ray knows."""
         return self not in (JobStatus.PENDING, JobStatus.RUNNING)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job as the head knows it.
+    """A job.
 
     Attributes:
-        id: its submission id.
-        status: what became of it.
-        message: Ray's explanation, in a sentence or more.
-        node: the id of the node on which its entrypoint runs, or ran; None before that.
-        ray_job: Ray's own id, which its actors carry; None unless it has connected to the cluster.
-        metadata: what it was submitted with.
+        id: the submission id.
+        status: the status.
+        message: Ray's explanation of the status, in a sentence or more.
+        node: the id of the node on which the job's entrypoint runs, or ran; None before that.
+        ray_job: Ray's own id of the job, which the job's actors have too; None unless the job has connected to the cluster.
+        metadata: the metadata with which the job was submitted.
     """
 
     id: str
@@ -48,7 +48,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Node:
-    """A node of the cluster. ``gpus`` are those that it has told Ray of."""
+    """A node of the cluster; ``gpus`` is the number of GPUs that the node has reported to Ray."""
 
     id: str
     name: str
@@ -59,7 +59,7 @@ class Node:
 
     @property
     def where(self) -> str:
-        """It for a person."""
+        """The name and the address of the node, for a message."""
         return f"{self.name} ({self.ip})"
 
 
@@ -68,13 +68,13 @@ class Actor:
     """An actor.
 
     Attributes:
-        alive: whether it lives, as far as Ray knows.
-        name: "" where it has none.
-        namespace: in which it has that.
-        node: the id of its node; "" before it has one.
-        pid: of its process there; 0 before it has one.
-        job: Ray's id of the job that made it.
-        gpus: that it asks for; 0 where that was not asked.
+        alive: whether the actor lives, as far as Ray knows.
+        name: the name; "" if the actor has none.
+        namespace: the namespace of that name.
+        node: the id of the actor's node; "" before the actor has a node.
+        pid: the pid of the actor's process on that node; 0 before there is a process.
+        job: Ray's id of the job that created the actor.
+        gpus: the number of GPUs that the actor requests; 0 if the head was not asked for it.
     """
 
     alive: bool
@@ -87,7 +87,7 @@ class Actor:
 
 
 def job(fields: Mapping[str, Any]) -> Job:
-    """A job as the API gives it."""
+    """Return the job that the API describes."""
     return Job(
         id=str(fields.get("submission_id") or ""),
         status=JobStatus(fields["status"]),
@@ -99,7 +99,7 @@ def job(fields: Mapping[str, Any]) -> Job:
 
 
 def actor(fields: Mapping[str, Any]) -> Actor:
-    """An actor as the API gives it."""
+    """Return the actor that the API describes."""
     return Actor(
         alive=fields.get("state") != "DEAD",
         name=str(fields.get("name") or ""),
@@ -112,13 +112,13 @@ def actor(fields: Mapping[str, Any]) -> Actor:
 
 
 def _gpus(asked: Mapping[str, float]) -> float:
-    """In a placement group they are asked for by two names, that of the group and that of its bundle."""
+    """Return the GPUs that an actor requests. In a placement group Ray lists them twice, for the group and for its bundle."""
     counts = [count for name, count in asked.items() if name == "GPU" or name.startswith("GPU_group_")]
     return float(max(counts, default=0.0))
 
 
 def node(fields: Mapping[str, Any]) -> Node:
-    """A node as the API gives it."""
+    """Return the node that the API describes."""
     return Node(
         id=str(fields["node_id"]),
         name=str(fields.get("node_name") or fields["node_ip"]),

@@ -1,4 +1,4 @@
-"""A port of the loopback interface that leads to a server on a node."""
+"""Forward a port of the loopback interface to a server on a node."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ PIECE = 2**16  # bytes
 
 
 class Forwarder:
-    """Accepts connections on a port of this machine, and makes one to the server for each.
+    """Accepts connections on a port of this machine, and opens a connection to the server for each.
 
-    The port is taken at once; nobody listens there until it is known where the server is.
+    The constructor binds the port. Connections are accepted only after `listen`, once the server's address is known.
 
     Args:
-        port: of the loopback interface.
+        port: the port of the loopback interface.
 
     Raises:
-        OSError: somebody else has the port.
+        OSError: another process has the port.
     """
 
     def __init__(self, port: int) -> None:
@@ -30,12 +30,12 @@ class Forwarder:
         self._open: set[asyncio.Task[None]] = set()
 
     async def listen(self, to: tuple[str, int]) -> None:
-        """Begin; ``to`` is the address and port of the server."""
+        """Begin to accept connections; ``to`` is the address and the port of the server."""
         self._to = to
         self._server = await asyncio.start_server(self._accept, sock=self._socket)
 
     def close(self) -> None:
-        """Take no more connections, and end those that are open."""
+        """Accept no more connections, and end the open ones."""
         if self._server:
             self._server.close()
         for task in self._open:
@@ -43,13 +43,13 @@ class Forwarder:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - asyncio runs this in one
+        assert task is not None  # noqa: S101 - asyncio runs this method in a task
         self._open.add(task)
         try:
             assert self._to is not None  # noqa: S101 - `listen` has set it
-            far_reader, far_writer = await asyncio.open_connection(*self._to)
-            await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
-        except OSError:  # the server does not listen yet, or any more
+            server_reader, server_writer = await asyncio.open_connection(*self._to)
+            await asyncio.gather(_pump(reader, server_writer), _pump(server_reader, writer))
+        except OSError:  # the server does not listen yet, or does not listen any more
             pass
         finally:
             self._open.discard(task)

@@ -1,4 +1,4 @@
-"""What is asked of a cluster, and what it is told of; both are packed as JSON."""
+"""Messages for a server on a cluster, packed as JSON: to the agent on this machine, and to the job on its node."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Order:
-    """A server to be started on a node.
+class ServeRequest:
+    """The server that a job starts on its node: the agent sends this to the job.
 
     Attributes:
         model: a Hugging Face name, or a folder on the node.
         args: flags of ``vllm serve``.
-        executable: path of ``vllm`` on the node, or None for the one that is found there.
-        env: on top of the node's environment; it holds the key.
-        host: the address of the node to listen on.
-        force: start it also where the GPUs have too little free memory, or vLLM has no such flag.
-        lease: seconds without a renewal until the job ends itself.
+        executable: the path of ``vllm`` on the node; None to search for it there.
+        env: environment variables that are added to the node's environment; one of them is the key.
+        host: the address of the node, on which the server listens.
+        force: whether to start the server even if the GPUs have too little free memory, or vLLM does not have a flag.
+        lease: the seconds without a renewal after which the job ends itself.
     """
 
     model: str
@@ -30,32 +30,32 @@ class Order:
     lease: float
 
     def packed(self) -> bytes:
-        """As JSON."""
+        """Return the request as JSON."""
         return json.dumps(asdict(self)).encode()
 
 
-def unpack(data: bytes) -> Order:
-    """The other way."""
+def unpack_request(data: bytes) -> ServeRequest:
+    """Return the request from what `ServeRequest.packed` returned."""
     fields: dict[str, Any] = json.loads(data)
-    return Order(**{**fields, "args": tuple(fields["args"])})
+    return ServeRequest(**{**fields, "args": tuple(fields["args"])})
 
 
 @dataclass(frozen=True)
-class Errand:
-    """What an agent is told, in its environment.
+class JobSpec:
+    """The job that an agent submits; the agent reads this from its environment.
 
     Attributes:
-        address: of the cluster.
-        job: the submission id.
-        name: the server's.
-        model: as in `Order`.
-        args: as in `Order`.
-        executable: as in `Order`.
-        env: names of variables of the agent's own environment that the server gets.
-        port: of the loopback interface here, which is forwarded.
-        gpus: that the job needs; 0 leaves them to a placement group of vLLM's.
-        force: as in `Order`.
-        vllm: version of the vLLM of this machine; "" where there is none, or nobody knows.
+        address: the address of the cluster.
+        job: the submission id of the job.
+        name: the name of the server.
+        model: as in `ServeRequest`.
+        args: as in `ServeRequest`.
+        executable: as in `ServeRequest`.
+        env: the names of the variables that the server gets from the agent's environment.
+        port: the port of this machine's loopback interface that the agent forwards to the server.
+        gpus: the number of GPUs that the job needs; 0 if vLLM requests the GPUs itself, by a placement group.
+        force: as in `ServeRequest`.
+        vllm: the version of vLLM on this machine; "" if there is none, or it is not known.
     """
 
     address: str
@@ -71,11 +71,11 @@ class Errand:
     vllm: str = ""
 
     def packed(self) -> str:
-        """As JSON."""
+        """Return the job spec as JSON."""
         return json.dumps(asdict(self))
 
 
-def unpack_errand(text: str) -> Errand:
-    """The other way."""
+def unpack_job_spec(text: str) -> JobSpec:
+    """Return the job spec from what `JobSpec.packed` returned."""
     fields: dict[str, Any] = json.loads(text)
-    return Errand(**{**fields, "args": tuple(fields["args"]), "env": tuple(fields["env"])})
+    return JobSpec(**{**fields, "args": tuple(fields["args"]), "env": tuple(fields["env"])})

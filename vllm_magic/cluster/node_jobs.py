@@ -1,4 +1,4 @@
-"""Having nodes say what they see of a job, each by a small job of ours that is pinned to it and asks for no GPU."""
+"""Ask nodes what is left of a job there: run a helper job on each node, pinned to the node and without a GPU."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 
     from vllm_magic.cluster.rest import Ray
 
-LIMIT = 60.0  # seconds for all of them
-LOOK = 0.25
+LIMIT = 60.0  # seconds for all helper jobs together
+LOOK = 0.25  # seconds between looks at the helper jobs
 
 
 def at(
     ray: Ray, job: str, word: str, nodes: Mapping[str, Collection[int]], made: list[str]
 ) -> dict[str, Mapping[str, Any]]:
-    """Ask all nodes at once, as long as `LIMIT`.
+    """Ask all nodes at the same time, and wait up to `LIMIT` seconds for the answers.
 
     Args:
         ray: the cluster.
-        job: the submission id of the job that it is about.
-        word: ``--look`` or ``--see`` of `on_node`.
-        nodes: by the id of each node the pids that Ray's actors of the job had there.
-        made: gets the ids of the small jobs, for `ending.tidy`.
+        job: the submission id of the job in question.
+        word: the option of `on_node`: ``--look`` or ``--see``.
+        nodes: for the id of each node, the pids that Ray's actors of the job had there.
+        made: the list to which the ids of the helper jobs are added, for `teardown.tidy`.
 
     Returns:
-        What was said, by the node's id; nothing of one that does not answer.
+        For the id of each node, its answer. A node that does not answer is missing.
 
     Raises:
-        ClusterError: the cluster refuses it, or cannot be reached.
+        ClusterError: the cluster refuses a helper job, or cannot be reached.
     """
     asked = {}
     for node, pids in nodes.items():
@@ -61,14 +61,14 @@ def at(
             with contextlib.suppress(JobUnknownError):
                 teardown.ask(ray, look)
             continue
-        with contextlib.suppress(ClusterError):  # its node has just gone
+        with contextlib.suppress(ClusterError):  # the node has just left the cluster
             if said := wire.last(ray.tail(look, node), wire.LOOKED):
                 found[node] = said
     return found
 
 
 def _is_over(ray: Ray, look: str) -> bool:
-    """Whether a small job has ended. One that the head does not know any more says nothing more either."""
+    """Whether a helper job has ended. A job that the head has forgotten counts as ended: its log cannot be read any more."""
     try:
         return ray.job(look).status.over
     except JobUnknownError:

@@ -1,4 +1,4 @@
-"""This package itself as a Ray package: what a job runs on its node is of the same version as what asked for it."""
+"""This package itself as a Ray package, so that a job runs the same version of it on its node as the kernel does here."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from functools import lru_cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NEVER = (1980, 1, 1, 0, 0, 0)  # the same files make the same bytes
-PANEL = "jupyter"  # a node has no notebook
+NEVER = (1980, 1, 1, 0, 0, 0)  # the time of each file in the zip file: the same files make the same bytes
+PANEL = "jupyter"  # left out: a node has no notebook
 
 
 def name(job: str) -> str:
-    """Under which it is put, for one job: Ray removes it with the last job that uses it."""
+    """Return the name under which the package is stored for one job. Ray removes the package with the last job that uses it."""
     return f"_ray_pkg_{job}_code.zip"
 
 
 @lru_cache(maxsize=1)
 def packed() -> bytes:
-    """A zip file, unpacked as the job's working directory."""
+    """Return the zip file that Ray unpacks as the job's working directory."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(ROOT.rglob("*.py")):

@@ -1,4 +1,4 @@
-"""Where a server on a cluster is, as its agent knows it: a small file in the server's private folder."""
+"""The placement of a server on a cluster: a small file in the server's private folder, written by the server's agent."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ LONGEST = 2**20  # bytes
 
 
 @dataclass(frozen=True)
-class Whereabouts:
-    """What is known of it.
+class Placement:
+    """Where a server runs, and whether its cluster answers.
 
     Attributes:
-        nodes: the addresses of the nodes that it runs on; none while it waits for room.
+        nodes: the addresses of the nodes on which the server runs; empty while the job waits for room.
         reachable: whether the cluster answers.
-        caveat: how the vLLM there differs from the one of the kernel's machine; "" where it does not.
+        caveat: how the node's vLLM differs from the vLLM of the kernel's machine; "" if it does not.
     """
 
     nodes: tuple[str, ...] = ()
@@ -30,17 +30,17 @@ class Whereabouts:
     caveat: str = ""
 
 
-def write(folder: Path, where: Whereabouts) -> None:
-    """Replace what is there; ``folder`` is the server's TMPDIR."""
+def write(folder: Path, placement: Placement) -> None:
+    """Write the file, or replace it; ``folder`` is the server's TMPDIR."""
     new = folder / f"{NAME}.new"
-    new.write_text(json.dumps(asdict(where)))
+    new.write_text(json.dumps(asdict(placement)))
     new.replace(folder / NAME)
 
 
-def read(folder: Path) -> Whereabouts:
-    """What is there; nothing is known where there is no such file."""
+def read(folder: Path) -> Placement:
+    """Return the placement from the file; the default one if the file is missing or not valid."""
     try:
         fields = json.loads(files.read_regular(folder / NAME, LONGEST))
-        return Whereabouts(**{**fields, "nodes": tuple(fields["nodes"])})
+        return Placement(**{**fields, "nodes": tuple(fields["nodes"])})
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return Whereabouts()
+        return Placement()

@@ -34,7 +34,7 @@ MOST = 64 * 2**20  # bytes of an answer: of 10,000 actors, or of the lines of a 
 JSON = {"Content-Type": "application/json"}
 LOG_SILENCE = 3600.0  # seconds without a new line, after which the log is requested again from its beginning
 LOG_LINES = 1000  # lines from the end of a log that `tail` asks for
-LOG_LOOK = 0.2  # seconds between Ray's looks at a log that is followed
+LOG_LOOK = 0.2  # seconds after which Ray reads a followed log again
 
 
 class JobUnknownError(ClusterError):

@@ -1,4 +1,4 @@
-"""A look at a whole cluster: its nodes, and who runs there or waits for room."""
+"""The state of a whole cluster: its nodes, the jobs that run on them, and the jobs that wait for room."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SUPERVISOR = "_ray_internal_job_actor_"  # begins the name of the actor that run
 
 @dataclass(frozen=True)
 class Survey:
-    """What was seen.
+    """The state of a cluster at one moment.
 
     Attributes:
-        address: of the cluster.
-        version: of its Ray.
-        nodes: those that live.
-        jobs: those that are not over.
-        actors: those that live.
+        address: the address of the cluster.
+        version: the version of Ray on the cluster.
+        nodes: the living nodes.
+        jobs: the jobs that are not over.
+        actors: the living actors.
     """
 
     address: str
@@ -38,7 +38,10 @@ class Survey:
     actors: tuple[Actor, ...]
 
     def holders(self, node: Node) -> dict[str, float]:
-        """Who runs on a node: the GPUs that each asks for there, by submission id, or by Ray's own where it has none."""
+        """Return the number of GPUs that each job requests on a node.
+
+        The keys are submission ids; for a job without a submission id, the key is made of Ray's own id.
+        """
         submitted = {job.ray_job: job.id for job in self.jobs if job.ray_job}
         held = {job.id: 0.0 for job in self.jobs if job.node == node.id}
         for actor in self.actors:
@@ -54,11 +57,11 @@ class Survey:
 
 
 def survey(address: str) -> Survey:
-    """Look.
+    """Ask the head of a cluster for its state.
 
     Raises:
-        ClusterError: it does not answer, or refuses to.
-        InvalidOption: the address is none.
+        ClusterError: the cluster does not answer, or refuses.
+        InvalidOption: the address is not valid.
     """
     ray = Ray(address)
     return Survey(
@@ -71,10 +74,10 @@ def survey(address: str) -> Survey:
 
 
 def view(seen: Survey, ours: Collection[str] = ()) -> View:
-    """A table of it.
+    """Return the state of a cluster as a table.
 
     Args:
-        seen: the look.
+        seen: the state.
         ours: the submission ids of this kernel's servers.
     """
     names = {job.id: _named(job, ours) for job in seen.jobs}
@@ -104,5 +107,5 @@ def _gpus(count: float) -> str:
 
 
 def _named(job: Job, ours: Collection[str]) -> str:
-    """The name of the server that it is; "" where it is none."""
+    """Return the name of the job's server; "" if the job is no server of vllm_magic."""
     return job.metadata.get(wire.METADATA, "") + " (of this kernel)" * (job.id in ours)

@@ -131,7 +131,7 @@ def tidy(ray: Ray, job: str, looks: Iterable[str] = ()) -> None:
     Args:
         ray: the cluster.
         job: the submission id.
-        looks: the submission ids of the jobs that `glance` ran.
+        looks: the submission ids of the jobs that `node_jobs.at` ran.
 
     Raises:
         ClusterError: the cluster refuses one of them, or cannot be reached. The others are removed, as many as

@@ -1,4 +1,4 @@
-"""What one job and its agent say to each other by way of the cluster, and under which names."""
+"""The protocol between a job and its agent: lines in the job's log, and values in the head's store, with their names."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from vllm_magic.errors import InvalidOption
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-LINE = "@vllm_magic "  # begins a line of a job's log that is not vLLM's: JSON with a "said"
+LINE = "@vllm_magic "  # begins a line of a job's log that `on_node` wrote: JSON with the field "said"
 BEGUN, PLACED, LISTENS, ENDS = "begun", "placed", "listens", "ends"
 REFUSED, RELEASED, LOOKED = "refused", "released", "looked"
-ERRAND = "VLLM_MAGIC_ERRAND"  # in the environment of an agent
-METADATA = "vllm_magic"  # of a job: the server's name
-SCHEME = "gcs://"  # under which Ray keeps what is put as a package
+JOB_SPEC = "VLLM_MAGIC_JOB_SPEC"  # the variable of an agent's environment with its `messages.JobSpec`
+METADATA = "vllm_magic"  # the key of a job's metadata for the server's name
+SCHEME = "gcs://"  # begins the address of a value that is stored as a Ray package
 
 
 def _seconds(variable: str, otherwise: float) -> float:
@@ -33,34 +33,37 @@ def _seconds(variable: str, otherwise: float) -> float:
     return seconds
 
 
-RENEWAL = _seconds("VLLM_MAGIC_CLUSTER_RENEWAL", 5.0)  # between renewals of a lease
-LEASE = _seconds("VLLM_MAGIC_CLUSTER_LEASE", 30.0)  # without one until the job ends itself
+RENEWAL = _seconds("VLLM_MAGIC_CLUSTER_RENEWAL", 5.0)  # seconds between renewals of a lease
+LEASE = _seconds("VLLM_MAGIC_CLUSTER_LEASE", 30.0)  # seconds without a renewal until the job ends itself
 if RENEWAL > LEASE / 2:
     raise InvalidOption("VLLM_MAGIC_CLUSTER_RENEWAL must be half of VLLM_MAGIC_CLUSTER_LEASE at most.")
 
 
 def job_id(name: str) -> str:
-    """A new submission id for a server; Ray takes no other characters (2.60: a "/" leaves a job that cannot be ended)."""
+    """Return a new submission id for a server, with characters that are safe (Ray 2.60 cannot end a job with "/" in its id)."""
     return f"vllm-magic-{re.sub(r'[^A-Za-z0-9_-]', '-', name)[:40]}-{secrets.token_hex(4)}"
 
 
-def order(job: str) -> str:
-    """Where the job finds what it is to serve; it holds keys, so it is removed when it was read, and emptied at the end."""
+def request(job: str) -> str:
+    """Return the name under which the job's `messages.ServeRequest` is stored.
+
+    The request holds keys. So the job removes it after reading it, and the agent empties it at the end.
+    """
     return f"_ray_pkg_{job}_order"
 
 
 def lease(job: str) -> str:
-    """What changes with each renewal."""
+    """Return the name under which the lease is stored; each renewal changes the value."""
     return f"_ray_pkg_{job}_lease"
 
 
 def line(said: str, **more: Any) -> str:
-    """A line for the job's log."""
+    """Return a line for the job's log."""
     return LINE + json.dumps({"said": said, **more})
 
 
 def said(text: str) -> Mapping[str, Any] | None:
-    """What such a line says; None for one of vLLM's."""
+    """Return the content of a line that `line` made; None for any other line."""
     if not text.startswith(LINE):
         return None
     try:
@@ -71,6 +74,6 @@ def said(text: str) -> Mapping[str, Any] | None:
 
 
 def last(log: Sequence[str], what: str) -> Mapping[str, Any] | None:
-    """The last of a job's own lines that says this."""
-    found = [words for text in log if (words := said(text)) and words["said"] == what]
+    """Return the content of the last line of this kind in a job's log; None if there is none."""
+    found = [content for text in log if (content := said(text)) and content["said"] == what]
     return found[-1] if found else None

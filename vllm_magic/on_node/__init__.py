@@ -1,1 +1,1 @@
-"""What runs on a node of a Ray cluster: the job of a server, and small ones that say what is on the node."""
+"""The jobs on a node of a Ray cluster: the job of a server, and helper jobs that report what is on the node."""

@@ -1,4 +1,4 @@
-"""Saying what is on this node: what is left of a job, or what the driver lists."""
+"""Report what is on this node: what is left of a job, or what the driver lists."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LOOK = 0.2  # seconds between looks
-LIMIT = 30.0  # seconds for a killed job's guards to release what it has left here
-ACTORS = ("ray::", "VLLM::")  # begin the titles of processes that run an actor of an engine
+LIMIT = 30.0  # seconds for the guards of a killed job to release its server
+ACTORS = ("ray::", "VLLM::")  # the beginnings of the titles of processes that run an actor of an engine
 
 
 def look(job: str, workers: Sequence[int]) -> str:
-    """A line that says what is left of a job on this node, once guards, or a sweep, have released what they find.
+    """Wait up to `LIMIT` seconds until guards or a sweep have released the job's server, and report what is left.
 
     Args:
-        job: its submission id.
-        workers: pids of Ray's actors that it had here.
+        job: the submission id of the job.
+        workers: the pids that Ray's actors of the job had on this node.
+
+    Returns:
+        A line for the log of the helper job, see `wire`.
     """
     deadline, pause = time.monotonic() + LIMIT, threading.Event()
     while True:
@@ -43,5 +46,5 @@ def look(job: str, workers: Sequence[int]) -> str:
 
 
 def see() -> str:
-    """A line that says what the driver lists."""
+    """Return a line with the GPUs of this node, and the processes that the driver lists on them."""
     return wire.line(wire.LOOKED, gpus=gpu_json.pack(manager.gpus()))

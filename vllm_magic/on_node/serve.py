@@ -1,7 +1,8 @@
-"""What a server's job runs on its node. To the server it is what a kernel is elsewhere.
+"""The main program of a server's job, on the job's node. It takes the place of the kernel.
 
-It starts the server, with guards of its own, copies its log to the job's, and has it released when Ray asks the job to
-end, or when nobody has renewed its lease for too long. If this process is killed, the guards release the server.
+The job starts the server, with guards of its own, and copies the server's log to the job's log. It stops the server when
+Ray asks the job to end, or when the lease was not renewed for too long. If this process is killed, the guards release the
+server.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_magic.children import installed
 from vllm_magic.cluster import wire
-from vllm_magic.cluster.messages import unpack
+from vllm_magic.cluster.messages import unpack_request
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import ServerFailed, VllmMagicError
 from vllm_magic.linux import files
@@ -26,82 +27,90 @@ from vllm_magic.provisioning.standby_pool import StandbyMode
 from vllm_magic.server.server import ServerState
 
 if TYPE_CHECKING:
-    from vllm_magic.cluster.messages import Order
+    from vllm_magic.cluster.messages import ServeRequest
     from vllm_magic.release.result import Release
     from vllm_magic.server.server import Server
 
-ORDER_LIMIT = 30.0  # seconds for the agent to say what is to be served, once the job runs
-LOOK = 0.2  # seconds between looks at the log
-PIECE = 2**20  # bytes of the log at once
+REQUEST_LIMIT = 30.0  # seconds from the job's begin for the request of its agent to arrive
+LOOK = 0.2  # seconds between looks at the server and its log
+PIECE = 2**20  # bytes of the log that are copied at once
 
 
 def serve(job: str) -> int:
-    """From the order to the release; 0 where the end was asked for."""
+    """Serve what the agent requests, until the release.
+
+    Returns:
+        The exit code: 0 if Ray asked for the end.
+    """
     asked = Asked()
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
     store = Store()
-    order = _order(store, job, asked)
-    if order is None:
+    request = _request(store, job, asked)
+    if request is None:
         _say(wire.line(wire.REFUSED, cause="The job was not told what to serve", hint="Start it again"))
         return 1
     manager.spares.set_mode(StandbyMode.OFF)
     spec = ServerSpec(
-        order.model,
-        (*order.args, "--host", order.host),
+        request.model,
+        (*request.args, "--host", request.host),
         job,
-        executable=order.executable,
-        env=tuple(sorted(order.env.items())),
+        executable=request.executable,
+        env=tuple(sorted(request.env.items())),
         gpus=_given_gpus(),
-        force=order.force,
+        force=request.force,
     )
-    _say(wire.line(wire.BEGUN))  # before there can be anything to release
+    _say(wire.line(wire.BEGUN))  # before anything exists that would have to be released
     try:
         server = manager.start(spec, wait=False).server
     except VllmMagicError as error:
         _refuse(error)
         return 1
-    _say(wire.line(wire.PLACED, vllm=installed.look(order.executable).version))
+    _say(wire.line(wire.PLACED, vllm=installed.look(request.executable).version))
     log = Copy(server)
-    _stay(server, asked, Lease(store, job, order.lease), log)
+    _stay(server, asked, Lease(store, job, request.lease), log)
     return _release(server, asked, log)
 
 
 class Asked:
-    """Whether Ray has asked for the end. An Event is not safe to set in a signal handler of the thread that waits for it."""
+    """Whether Ray has asked the job to end.
+
+    A signal handler sets it. `threading.Event` is not safe for that: its `set` must not run in a signal handler of the
+    thread that waits.
+    """
 
     def __init__(self) -> None:
         self._signals: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._set = False
 
     def set(self) -> None:
-        """It has."""
+        """Note that Ray has asked."""
         self._set = True
         self._signals.put(None)
 
     def is_set(self) -> bool:
-        """Whether it has."""
+        """Whether Ray has asked."""
         return self._set
 
     def wait(self, seconds: float) -> None:
-        """Return after so long, or when it has."""
+        """Wait for this time at most, or until Ray asks."""
         if not self._set:
             with contextlib.suppress(queue.Empty):
                 self._signals.get(timeout=seconds)
 
 
 def _given_gpus() -> str | None:
-    """The GPUs of this node that Ray has given to the job; None where it has not, or the driver shows none."""
+    """Return the GPUs of this node that Ray has assigned to the job; None if Ray assigned none, or the driver shows none."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     return given if given and manager.gpus().gpus else None
 
 
-def _order(store: Store, job: str, asked: Asked) -> Order | None:
-    deadline = time.monotonic() + ORDER_LIMIT
+def _request(store: Store, job: str, asked: Asked) -> ServeRequest | None:
+    deadline = time.monotonic() + REQUEST_LIMIT
     while not asked.is_set() and time.monotonic() < deadline:
-        data = store.read(wire.order(job))
+        data = store.read(wire.request(job))
         if data:
-            store.remove(wire.order(job))
-            return unpack(data)
+            store.remove(wire.request(job))
+            return unpack_request(data)
         asked.wait(LOOK)
     return None
 
@@ -110,7 +119,7 @@ def _stay(server: Server, asked: Asked, lease: Lease, log: Copy) -> None:
     listens = False
     while not asked.is_set() and not server.state.over:
         if listens is not (server.state is ServerState.READY):
-            # As long as it does not listen itself, another user of the node may, and what comes there holds the key.
+            # While the server itself does not listen, another user of the node may take its port. Requests hold the key.
             listens = not listens
             _say(wire.line(wire.LISTENS, port=server.port) if listens else wire.line(wire.ENDS))
         if lease.over:
@@ -121,7 +130,7 @@ def _stay(server: Server, asked: Asked, lease: Lease, log: Copy) -> None:
 
 
 def _release(server: Server, asked: Asked, log: Copy) -> int:
-    with contextlib.suppress(VllmMagicError):  # it is in server.error
+    with contextlib.suppress(VllmMagicError):  # the error is in server.error
         server.stop()
     log.end()
     if server.error is not None:
@@ -132,7 +141,7 @@ def _release(server: Server, asked: Asked, log: Copy) -> int:
 
 
 class Copy:
-    """Copies the server's log to the job's output, by whole lines."""
+    """Copies the server's log to the job's output, in whole lines."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -140,7 +149,7 @@ class Copy:
         self._rest = b""
 
     def go_on(self) -> None:
-        """Copy what is new. The file moves when the server is released, and stays what it is."""
+        """Copy the new lines. The release of the server moves the file, without a change to its content."""
         path = self._server.log_path
         if path is None:
             return
@@ -152,7 +161,7 @@ class Copy:
                 _write(_not_ours(lines + end))
 
     def end(self) -> None:
-        """Copy all that is left."""
+        """Copy the rest, including an unfinished last line."""
         self.go_on()
         if self._rest:
             _write(_not_ours(self._rest) + b"\n")
@@ -165,12 +174,12 @@ def _refuse(error: VllmMagicError) -> None:
 
 
 def packed(release: Release) -> dict[str, Any]:
-    """A release as JSON; the other way is in `life.far_proof`."""
+    """Return a release as JSON, for `release.ray_verifier.unpack`."""
     return asdict(release) | {"proof": release.proof.value}
 
 
 def _not_ours(log: bytes) -> bytes:
-    """What vLLM has logged, with nothing in it that passes for a word of ours: somebody may want to be believed."""
+    """Return vLLM's log without anything that looks like a line of this protocol: a request could forge such a line."""
     return log.replace(wire.LINE.encode(), b"@ vllm_magic ")
 
 

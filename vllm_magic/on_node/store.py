@@ -1,4 +1,4 @@
-"""What the head keeps for a job, as the job reads it: its order, and the lease that its agent renews."""
+"""The values that the head stores for a job, as the job reads them: its request, and the lease that its agent renews."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ LEASE_LOOK = 1.0  # seconds between looks at the lease
 
 
 class Store:
-    """Values that the head keeps, read by way of Ray's own protocol: over HTTP, reading one would delete it later."""
+    """The head's values, read with Ray's own protocol: the head deletes a value some time after a read over HTTP."""
 
     def __init__(self) -> None:
-        from ray._raylet import GcsClient  # type: ignore[import-not-found]  # there is no public one
+        from ray._raylet import GcsClient  # type: ignore[import-not-found]  # Ray has no public client for this
 
         self._gcs = GcsClient(address=os.environ["RAY_ADDRESS"])
 
     def read(self, name: str) -> bytes | None:
-        """The value; None where there is none, or the head does not answer."""
+        """Return the value of this name; None if there is none, or the head does not answer."""
         try:
             value: bytes | None = self._gcs.internal_kv_get(self._key(name), None, timeout=LEASE_LOOK)
-        except Exception:  # noqa: BLE001 - Ray's errors for it have changed between versions
+        except Exception:  # noqa: BLE001 - which errors Ray raises here has changed between versions
             return None
         return value
 
     def remove(self, name: str) -> None:
-        """Remove a value."""
-        with contextlib.suppress(Exception):  # the agent empties it as well
+        """Remove the value of this name."""
+        with contextlib.suppress(Exception):  # the agent empties the value too
             self._gcs.internal_kv_del(self._key(name), False, None, timeout=LEASE_LOOK)
 
     @staticmethod
@@ -38,7 +38,7 @@ class Store:
 
 
 class Lease:
-    """Is over when its value has not changed for so many seconds."""
+    """The lease of a job. It is over when its value has not changed for so many seconds."""
 
     def __init__(self, store: Store, job: str, seconds: float) -> None:
         self._store = store
@@ -49,7 +49,7 @@ class Lease:
 
     @property
     def over(self) -> bool:
-        """Look, where the last look is long enough ago."""
+        """Whether the lease is over. Reads the value again if `LEASE_LOOK` seconds have passed since the last time."""
         now = time.monotonic()
         if now >= self._looked + LEASE_LOOK:
             value = self._store.read(self._name)

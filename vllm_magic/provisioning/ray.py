@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vllm_magic import background
 from vllm_magic.children import installed
 from vllm_magic.cluster import wire
-from vllm_magic.cluster.messages import Errand
+from vllm_magic.cluster.messages import JobSpec
 from vllm_magic.cluster.rest import Ray, resolved, shown
 from vllm_magic.engine import command as commands
 from vllm_magic.engine import free_port
@@ -42,8 +42,8 @@ RANKS_BY = ("--data-parallel-backend", "-dpb")
 PASSED = ("HF_TOKEN", "HF_ENDPOINT")
 
 
-def build(spec: ServerSpec) -> tuple[Command, Errand]:
-    """The agent of a spec with ``cluster``: its command, with a free port and a key of its own, and its errand.
+def build(spec: ServerSpec) -> tuple[Command, JobSpec]:
+    """The agent of a spec with ``cluster``: its command, with a free port and a key of its own, and the job spec that the agent reads.
 
     Raises:
         InvalidOption: a word cannot work there, or the address is none.
@@ -70,7 +70,7 @@ def build(spec: ServerSpec) -> tuple[Command, Errand]:
             f"Port {port} cannot be used: {error.strerror}", "Leave --port out for a free one"
         ) from None
     env = dict(spec.env)
-    errand = Errand(
+    job_spec = JobSpec(
         address=resolved(spec.cluster),
         job=wire.job_id(spec.name),
         name=spec.name,
@@ -83,12 +83,12 @@ def build(spec: ServerSpec) -> tuple[Command, Errand]:
         force=spec.force,
     )
     made = Command(
-        argv=(sys.executable or "", str(AGENT), errand.job),
+        argv=(sys.executable or "", str(AGENT), job_spec.job),
         endpoint=Endpoint(LOOPBACK, port, env.get("VLLM_API_KEY") or secrets.token_urlsafe(24)),
         cluster=shown(spec.cluster),
-        job=errand.job,
+        job=job_spec.job,
     )
-    return made, errand
+    return made, job_spec
 
 
 def _is_spread(spec: ServerSpec) -> bool:
@@ -127,7 +127,7 @@ class RayProvisioner(Provisioner):
     stops_at_exit = False
 
     def __init__(self, spec: ServerSpec, environ: Mapping[str, str], probe: Probe) -> None:
-        self.command, self._errand = build(spec)
+        self.command, self._job_spec = build(spec)
         self._spec = spec
         self._environ = environ
         self._probe = probe
@@ -135,7 +135,7 @@ class RayProvisioner(Provisioner):
     def launch(self, cancelled: Cancellation, tell: Callable[[str], None]) -> Launched | None:
         """See `Provisioner.launch`: what is launched here is the agent."""
         version = background.call_unless(
-            cancelled.event, Ray(self._errand.address).version
+            cancelled.event, Ray(self._job_spec.address).version
         )  # a wrong address is said at once
         if version is None:
             return None
@@ -143,11 +143,11 @@ class RayProvisioner(Provisioner):
             tell(f"This cluster runs Ray {version}; vllm_magic was tried with {'.'.join(TRIED)}.")
         if cancelled.event.is_set():
             return None
-        errand = replace(self._errand, vllm=installed.look().version or "")
+        job_spec = replace(self._job_spec, vllm=installed.look().version or "")
         prepared, order = steps.furnish(
             self._spec, self.command, self._environ, self._probe, Way(NOWHERE, ())
         )
-        order = order._replace(env={**order.env, wire.ERRAND: errand.packed()})
+        order = order._replace(env={**order.env, wire.JOB_SPEC: job_spec.packed()})
         guards = steps.start_guards(order)
-        verifier = RayVerifier(errand.address, errand.job, spread=errand.gpus == 0)
+        verifier = RayVerifier(job_spec.address, job_spec.job, spread=job_spec.gpus == 0)
         return Launched(replace(prepared, verifier=verifier, first=Stage.QUEUED), guards)

@@ -123,7 +123,7 @@ class RayVerifier(Verifier):
 
     def _prove(self, ray: Ray) -> Verdict:
         job = teardown.wait(ray, self._job, END_LIMIT, self._silence)
-        ray.put(wire.order(job.id), b"")  # it held keys, and may not have been read
+        ray.put(wire.request(job.id), b"")  # it held keys, and may not have been read
         if not job.status.over:
             return _not_proved(f"the job {job.id} is still {job.status.value} on the cluster", unseen=True)
         if job.node is None:  # it never ran anywhere

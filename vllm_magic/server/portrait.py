@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic import arguments
 from vllm_magic.cluster import placement
-from vllm_magic.cluster.placement import Whereabouts
+from vllm_magic.cluster.placement import Placement
 from vllm_magic.engine.client.connection import Connection
 from vllm_magic.engine.startup import log
 from vllm_magic.errors import RequestFailed
@@ -147,22 +147,22 @@ class Portrait(Service):
     @property
     def nodes(self) -> tuple[str, ...]:
         """The addresses of the nodes of a Ray cluster that it runs on; none where it waits for room, or runs here."""
-        return self._whereabouts.nodes
+        return self._placement.nodes
 
     @property
     def reachable(self) -> bool:
         """Whether its cluster answers; always of a server of this machine."""
-        return self._whereabouts.reachable
+        return self._placement.reachable
 
     @property
     def caveat(self) -> str:
         """How the vLLM of its node differs from the one here, in a few words; "" where it does not, or runs here."""
-        return self._whereabouts.caveat
+        return self._placement.caveat
 
     @property
-    def _whereabouts(self) -> Whereabouts:
+    def _placement(self) -> Placement:
         folder = self._course.now.folder
-        return placement.read(folder.tmp) if folder and self.spec.cluster else Whereabouts()
+        return placement.read(folder.tmp) if folder and self.spec.cluster else Placement()
 
     @property
     def seconds(self) -> float:
