@@ -1,4 +1,4 @@
-"""What becomes of a model's need on the GPUs that there are, as a line that says it and what would help."""
+"""Judge whether a model's need fits on the GPUs, and say in one line the outcome and what would help."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from vllm_magic.engine.capacity.memory_need import Need
 
 GIB = 2**30
-LARGEST_SHARE = 0.98  # of a GPU that is advised; with more there is too little for what else runs on it
-STEP = 1024  # tokens, of which a context that is advised is a multiple
+LARGEST_SHARE = 0.98  # the largest share of a GPU that is advised; other programs on the GPU need the rest
+STEP = 1024  # tokens; an advised context is a multiple of this
 
 
 class FitOutcome(str, Enum):
-    """What came out."""
+    """The outcome of an estimate."""
 
     FITS = "fits"
-    CLOSE = "close"  # the estimate is not good enough to tell
-    TOO_LARGE = "too large"  # for what vLLM may use of a GPU
-    NOT_NOW = "not now"  # others hold the memory
-    REFUSED = "refused"  # the model knows no such context
-    UNKNOWN = "unknown"  # there is nothing to compare with
+    CLOSE = "close"  # the estimate is not exact enough to tell
+    TOO_LARGE = "too large"  # for the share of a GPU that vLLM may use
+    NOT_NOW = "not now"  # other processes hold the memory
+    REFUSED = "refused"  # the model does not support so long a context
+    UNKNOWN = "unknown"  # the memory of the GPUs is not known
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class GpuRoom:
     """A GPU that the server would use. Memory in bytes.
 
     Attributes:
-        index: NVML's.
-        name: as the vendor sells it.
+        index: the index of the GPU in NVML.
+        name: the name of the product.
         total: all memory.
-        free: now.
-        usable: what vLLM may use of it, the share of --gpu-memory-utilization.
+        free: the memory that is free now.
+        usable: the memory that vLLM may use, the share of --gpu-memory-utilization.
     """
 
     index: int
@@ -54,18 +54,18 @@ class Case:
     """What is to be judged. Memory in bytes.
 
     Attributes:
-        need: of each GPU.
-        candidates: the GPUs that it may use and that tell their memory, the first ones first.
-        in_sight: how many GPUs there are in all.
-        kv_room: for the KV cache of each GPU; None where there is nothing to tell it by.
-        context: tokens of the longest request.
-        any_length: whether vLLM takes a context that the model does not know.
-        again: the need with more flags.
+        need: the need of each GPU.
+        candidates: the GPUs that the server may use and that report their memory, in the order in which it takes them.
+        visible: the number of all GPUs that the driver shows.
+        kv_room: the bytes for the KV cache on each GPU; None if that cannot be known.
+        context: the tokens of the longest request.
+        any_length: whether vLLM accepts a context that is longer than the model supports.
+        again: returns the need with further flags.
     """
 
     need: Need
     candidates: tuple[GpuRoom, ...]
-    in_sight: int
+    visible: int
     kv_room: int | None
     context: int
     any_length: bool
@@ -73,27 +73,27 @@ class Case:
 
     @property
     def gpus(self) -> tuple[GpuRoom, ...]:
-        """Those that it would use."""
+        """The GPUs that the server would use."""
         return self.candidates[: self.need.gpus]
 
     @property
     def tightest(self) -> GpuRoom:
-        """The GPU on which vLLM may use the least."""
+        """The GPU on which vLLM may use the least memory."""
         return min(self.gpus, key=lambda gpu: gpu.usable)
 
     @property
     def request(self) -> tuple[int, int]:
-        """Bytes that are needed on one GPU for one request, from and to; of one token where vLLM may shorten it."""
+        """The least and the most bytes that one request needs on one GPU; of one token if vLLM may shorten the context."""
         return needs(self.need, 1 if self.need.automatic else self.context)
 
     @property
     def is_room_set(self) -> bool:
-        """Whether the KV cache is as large as somebody said, and not what is left of a GPU."""
+        """Whether the KV cache has a size of its own, and is not what is left of a GPU."""
         return self.need.kv_room is not None or not self.gpus
 
 
 def judge(case: Case) -> FitOutcome:
-    """What comes out of it."""
+    """Return the outcome."""
     need = case.need
     if case.context > need.model.longest and not case.any_length:
         return FitOutcome.REFUSED
@@ -106,7 +106,7 @@ def judge(case: Case) -> FitOutcome:
 
 def _on_gpus(case: Case) -> FitOutcome:
     least, most = case.request
-    if case.is_room_set:  # then vLLM does not go by --gpu-memory-utilization
+    if case.is_room_set:  # then vLLM ignores --gpu-memory-utilization
         room, outcome = min(gpu.free for gpu in case.gpus), FitOutcome.NOT_NOW
     else:
         room, outcome = case.tightest.usable, FitOutcome.TOO_LARGE
@@ -118,14 +118,21 @@ def _on_gpus(case: Case) -> FitOutcome:
 
 
 def needs(need: Need, context: int) -> tuple[int, int]:
-    """Bytes on one GPU for one request of so many tokens, from and to."""
+    """Return the least and the most bytes on one GPU for one request of so many tokens."""
     kv = need.kv.needed(context) if need.kv_room is None else need.kv_room
     low, high = (need.weights + overhead + kv for overhead in need.overhead)
     return low, high
 
 
 def line(case: Case, outcome: FitOutcome, requests: float | None, largest: int | None) -> str:
-    """The outcome for a person."""
+    """Return the outcome as one line for a person.
+
+    Args:
+        case: the case.
+        outcome: its outcome.
+        requests: how many requests have room at once; None if not known.
+        largest: the longest context that has room, in tokens; None if not known.
+    """
     if outcome is FitOutcome.REFUSED:
         return (
             f"vLLM will refuse --max-model-len {case.context:,}: {case.need.model.longest:,} tokens are the longest "
@@ -153,9 +160,9 @@ def _capacity(case: Case, requests: float | None) -> str:
 
 def _unknown(case: Case) -> str:
     need = f"{_range(case.request)} for one request of {case.context:,} tokens"
-    if not case.in_sight:
+    if not case.visible:
         return (
-            f"No GPU is in sight to compare with. A GPU needs {need}; vLLM's CPU build takes the KV cache from "
+            f"There is no GPU to compare with. A GPU needs {need}; vLLM's CPU build takes the KV cache from "
             "VLLM_CPU_KVCACHE_SPACE (GiB)."
         )
     count = case.need.gpus
@@ -192,7 +199,7 @@ def _close(case: Case) -> str:
 
 
 def _ways(case: Case) -> Iterator[str]:
-    """What would help, as far as this estimate can tell; the last one is of another kind."""
+    """Yield what would help, as far as the estimate can tell: flags first, a change of another kind last."""
     if not case.gpus:
         yield from _shorter(case, case.kv_room or 0)
         yield "a larger VLLM_CPU_KVCACHE_SPACE"
@@ -216,7 +223,10 @@ def _shorter(case: Case, room: int) -> Iterator[str]:
 
 
 def _other_share(case: Case) -> Iterator[str]:
-    """The smallest share that is enough where it is a larger one, the largest that is free where it is a smaller one."""
+    """Yield --gpu-memory-utilization with a better share, if there is one.
+
+    If the share must be larger, it is the smallest share that is enough; else the largest share that is free.
+    """
     _, most = case.request
     enough = max(math.ceil(100 * most / gpu.total) for gpu in case.gpus) / 100
     free = min(int(100 * (gpu.free - CONTEXT) / gpu.total) for gpu in case.gpus) / 100
@@ -225,7 +235,7 @@ def _other_share(case: Case) -> Iterator[str]:
 
 
 def _more_gpus(case: Case) -> Iterator[str]:
-    """The fewest GPUs on which it fits when each layer is divided among them."""
+    """Yield -tp with the smallest number of GPUs on which the model fits, when each layer is divided among them."""
     count = 2
     while case.need.gpus == 1 and count <= len(case.candidates):
         gpus = case.candidates[:count]
@@ -238,7 +248,7 @@ def _more_gpus(case: Case) -> Iterator[str]:
 
 
 def _is_short(gpus: Sequence[GpuRoom]) -> bool:
-    """Whether vLLM would refuse to start for want of free memory, whatever it needs."""
+    """Whether vLLM would refuse to start for lack of free memory, whatever the model needs."""
     return any(gpu.free < gpu.usable for gpu in gpus)
 
 

@@ -1,7 +1,7 @@
-"""What a model's config.json says of the memory that its attention needs.
+"""A model's architecture, from its config.json: what decides how much memory its attention needs.
 
-Read as vLLM 0.32 reads it (transformers_utils/model_arch_config_convertor.py, config/model.py), for the
-architectures that most models have; where it does otherwise, `doubts` says so.
+This module reads config.json as vLLM 0.32 does (transformers_utils/model_arch_config_convertor.py, config/model.py), for the
+architectures of most models. Where vLLM does something else, `Architecture.doubts` says so.
 """
 
 from __future__ import annotations
@@ -17,14 +17,10 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.capacity.layers import Config
 
-UNKNOWN_LENGTH = 2048  # tokens, where config.json does not say
-_NESTED = (
-    "text_config",
-    "llm_config",
-    "language_config",
-    "thinker_config",
-)  # of models that also see or hear
-# What transformers' classes fill in where config.json is silent, as in the nested parts of some models.
+UNKNOWN_LENGTH = 2048  # tokens of the longest context, if config.json does not give it
+# The keys of the language model's part, in multimodal models.
+_NESTED = ("text_config", "llm_config", "language_config", "thinker_config")
+# The defaults of transformers' classes for values that config.json omits, as the nested parts of some models do.
 _DEFAULTS: dict[str, dict[str, int]] = {
     "gemma3_text": {
         "num_attention_heads": 8,
@@ -58,7 +54,7 @@ _KV_HEADS = (
     "multi_query_group_num",
     "num_attention_groups",
 )
-# Those whose KV cache vLLM keeps as one latent vector a token.
+# The model types for which vLLM stores one latent vector for each token (MLA).
 _LATENT = (
     "axk1",
     "bailing_hybrid",
@@ -88,20 +84,20 @@ class Architecture:
     """A language model's layers and heads.
 
     Attributes:
-        model_type: as config.json calls it.
-        layers: what each layer that has a KV cache or a state keeps.
-        depth: hidden layers, also those without either.
-        window: tokens that a sliding layer looks back; 0 where there is none.
-        heads: attention heads.
-        kv_heads: heads that keep keys and values; 1 for MLA.
-        values: numbers that one layer keeps of one token for each of these heads.
-        latent: whether it is MLA, whose vector every GPU keeps whole.
-        longest: tokens of the longest context that the model knows.
-        context: tokens of the context that vLLM takes unless it is told otherwise.
-        quantized: how the weights are stored ("awq", "fp8"); "" as plain numbers.
-        kv_dtype: of the KV cache, where the checkpoint asks for one; else "".
-        tied: whether the output uses the embedding's weights.
-        doubts: why the KV cache is only an estimate; () where it is exact.
+        model_type: the model type, as in config.json.
+        layers: what each layer keeps, for the layers that have a KV cache or a state.
+        depth: the number of hidden layers, including layers without a KV cache or a state.
+        window: the number of tokens that a sliding layer looks back; 0 if no layer slides.
+        heads: the number of attention heads.
+        kv_heads: the number of heads that keep keys and values; 1 for MLA.
+        values: the number of values that one layer keeps of one token for each of these heads.
+        latent: whether the model uses MLA; every GPU keeps the whole latent vector.
+        longest: the longest context that the model supports, in tokens.
+        context: the context that vLLM chooses by default, in tokens.
+        quantized: the quantization of the stored weights ("awq", "fp8"); "" for plain numbers.
+        kv_dtype: the type of the KV cache that the checkpoint asks for; "" if it asks for none.
+        tied: whether the output layer uses the weights of the embedding.
+        doubts: the reasons why the size of the KV cache is only an estimate; () if it is exact.
     """
 
     model_type: str
@@ -121,7 +117,7 @@ class Architecture:
 
     @property
     def sliding(self) -> int:
-        """How many layers keep a window only."""
+        """The number of layers that keep only a window of tokens."""
         return self.layers.count(Layer.SLIDING)
 
 
@@ -129,7 +125,7 @@ def read(config: Config) -> Architecture:
     """Read a config.json.
 
     Raises:
-        NoEstimate: it does not describe a language model.
+        NoEstimate: config.json does not describe a language model.
     """
     text = _text(config)
     kind = str(text.get("model_type") or "")
@@ -160,7 +156,7 @@ def read(config: Config) -> Architecture:
 
 
 def _text(config: Config) -> dict[str, Any]:
-    """The part that describes the language model."""
+    """Return the part of config.json that describes the language model."""
     text = dict(config)
     while nested := next((text[name] for name in _NESTED if isinstance(text.get(name), dict)), None):
         text = dict(nested)
@@ -187,7 +183,7 @@ def _values(text: Config, heads: int, layers: tuple[Layer, ...], *, latent: bool
 
 
 def _lengths(text: Config, kind: str) -> tuple[int, int]:
-    """The longest context, and the one that vLLM takes by itself."""
+    """Return the longest context, and the context that vLLM chooses by default, in tokens."""
     known = [number(text, name) for name in _LENGTHS if text.get(name) is not None]
     longest = number(text, "model_max_length", default=0) or min(known, default=UNKNOWN_LENGTH)
     ropes = _ropes(text)
@@ -207,7 +203,7 @@ def _ropes(text: Config) -> Sequence[Config]:
     rope = text.get("rope_parameters") or text.get("rope_scaling")
     if not isinstance(rope, dict):
         return []
-    nested = [one for one in rope.values() if isinstance(one, dict)]  # one for each type of layer
+    nested = [one for one in rope.values() if isinstance(one, dict)]  # parameters for each type of layer
     return nested or [rope]
 
 
@@ -216,7 +212,7 @@ def _rope_type(rope: Config) -> object:
 
 
 def _quantized(config: Config, text: Config) -> tuple[str, str]:
-    """How the weights are stored, and the type of KV cache that the checkpoint asks for; "" for none."""
+    """Return the quantization of the stored weights, and the type of KV cache that the checkpoint asks for; "" for none."""
     found = (
         part.get(name) for part in (config, text) for name in ("quantization_config", "compression_config")
     )

@@ -1,6 +1,7 @@
-"""Whether a model will fit on the GPUs as they are now, before anything is started.
+"""Estimate whether a model fits on the GPUs as they are now, before a start.
 
-`room` refuses what vLLM would certainly refuse for want of free memory; this here estimates all of it, and only tells.
+The estimate refuses nothing. `provisioning.preflight` refuses a start for which vLLM would certainly find too little free
+memory.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ class Fit:
     """Whether a model fits, and what it needs of each GPU. Memory in bytes.
 
     Attributes:
-        model: its name.
-        outcome: what came out.
-        verdict: the same for a person, one line.
-        need: of each GPU.
-        gpus: those that it was compared with; () where none tells its memory.
-        context: tokens of the longest request.
-        kv_room: for the KV cache of each GPU; None where there is nothing to tell it by.
-        requests: how many requests of `context` tokens have room at once, vLLM's "Maximum concurrency"; None as
-            for `kv_room`, and for a model without a KV cache.
-        largest_context: the longest that has room; None as for `kv_room`.
+        model: the name of the model.
+        outcome: the outcome.
+        verdict: the outcome as one line for a person.
+        need: the need of each GPU.
+        gpus: the GPUs with which the need was compared; () if no GPU reports its memory.
+        context: the tokens of the longest request.
+        kv_room: the bytes for the KV cache on each GPU; None if that cannot be known.
+        requests: how many requests of `context` tokens have room at once, vLLM's "Maximum concurrency"; None if `kv_room`
+            is None, and for a model without a KV cache.
+        largest_context: the longest context that has room, in tokens; None if `kv_room` is None.
     """
 
     model: str
@@ -60,28 +61,28 @@ class Fit:
 
     @property
     def fits(self) -> bool | None:
-        """None where that cannot be told."""
+        """Whether the model fits; None if the estimate cannot tell."""
         unknown = self.outcome in (FitOutcome.CLOSE, FitOutcome.UNKNOWN)
         return None if unknown else self.outcome is FitOutcome.FITS
 
     @property
     def kv_tokens(self) -> int | None:
-        """Tokens in the KV cache, which vLLM logs as "KV cache size"; None as for `requests`."""
+        """The tokens that the KV cache holds, which vLLM logs as "KV cache size"; None if `requests` is None."""
         return None if self.requests is None else int(self.requests * self.context)
 
 
 def fit(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot, *, online: bool = True) -> Fit:
-    """Judge a server that is not started yet.
+    """Estimate whether a server that is not started yet would fit.
 
     Args:
-        spec: what would be served, and how.
+        spec: the server.
         environ: the kernel's environment.
-        now: the GPUs.
+        now: the GPUs as they are now.
         online: whether the Hub may be asked for a model that is not on this machine.
 
     Raises:
-        InvalidOption: a flag has a value that vLLM refuses, or --gpus names what is not there.
-        NoEstimate: the model is not known, or not of a kind that is known here.
+        InvalidOption: a flag has a value that vLLM refuses, or --gpus names a GPU that does not exist.
+        NoEstimate: the model is not found, or is of a kind that is not known here.
     """
     environ = {**environ, **dict(spec.env)}
     candidates = _candidates(spec, environ, now)
@@ -109,10 +110,12 @@ def fit(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot, *, online: 
 
 
 def claim(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot) -> tuple[GpuRoom, ...]:
-    """What vLLM will take of each GPU that it will use, whatever the model; () where no GPU tells its memory.
+    """Return the GPUs that vLLM will use, with the memory that it claims on each, whatever the model.
+
+    GPUs that do not report their memory are left out.
 
     Raises:
-        InvalidOption: --gpus names what is not there.
+        InvalidOption: --gpus names a GPU that does not exist.
     """
     candidates = _candidates(spec, {**environ, **dict(spec.env)}, now)
     count = command.gpu_count(spec.all_args)
@@ -130,21 +133,25 @@ def _rooms(gpus: Sequence[Gpu], fraction: float) -> tuple[GpuRoom, ...]:
 def _described(
     spec: ServerSpec, environ: Mapping[str, str], *, online: bool
 ) -> tuple[dict[str, Any], Weights]:
-    """The model's config and weights, from this machine where they are on it."""
+    """Return the model's config and weights: from this machine if it has them, else from the Hub."""
     folder = model_files.find(spec, environ)
     if folder is not None:
         try:
             return model_files.read_json(folder / "config.json"), weights.read(folder)
         except NoEstimate:
             if not online or folder.parent.name != "snapshots":
-                raise  # else not all of it has been downloaded yet
+                raise
+            # A snapshot in the cache may be incomplete: a part of it was not downloaded yet.
     elif not online:
         raise NoEstimate(f"{spec.model} is not on this machine.")
     return hub.ask(spec, environ)
 
 
 def _candidates(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot) -> Sequence[Gpu]:
-    """The GPUs that it may use, those first that it takes first; the freest where CUDA's order is not known."""
+    """Return the GPUs that the server may use, in the order in which it takes them.
+
+    If CUDA's order is not known, the GPUs with the most free memory come first.
+    """
     if spec.gpus is None:
         seen = visible(now.gpus, environ)
         return seen.gpus if seen.ordered else sorted(seen.gpus, key=lambda gpu: gpu.free or 0, reverse=True)
@@ -157,7 +164,7 @@ def _candidates(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot) -> 
 
 
 def _kv_room(wanted: Need, gpus: tuple[GpuRoom, ...], environ: Mapping[str, str]) -> int | None:
-    """Bytes for the KV cache on one GPU, with an overhead in the middle of what it may be."""
+    """Return the bytes for the KV cache on one GPU, for an overhead in the middle of its range; None if not known."""
     if gpus:
         left = min(gpu.usable for gpu in gpus) - wanted.weights - sum(wanted.overhead) // 2
         return left if wanted.kv_room is None else wanted.kv_room

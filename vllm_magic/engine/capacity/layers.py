@@ -1,4 +1,4 @@
-"""What each layer of a model keeps of the tokens before, by its config.json."""
+"""What each layer of a model keeps of earlier tokens, from the model's config.json."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     Config = Mapping[str, Any]
 
-MOST = 10**9  # of anything that config.json counts; what is more is nonsense
-MOST_LAYERS = 10_000
+MOST = 10**9  # a larger number in config.json is nonsense, whatever it counts
+MOST_LAYERS = 10_000  # likewise for the number of layers
 _ENCODERS = ("bert", "distilbert", "modernbert", "nomic_bert", "roberta", "xlm-roberta")
 _FULL, _SLIDING, _STATE = "full_attention", "sliding_attention", "linear_attention"  # in layer_types
-_PATTERNS = {"gemma2": 2, "cohere2": 4, "gemma3_text": 6}  # every which layer keeps all tokens
+_PATTERNS = {"gemma2": 2, "cohere2": 4, "gemma3_text": 6}  # 6: every sixth layer keeps all tokens
 _STRANGE = {
     "compress_ratios": "vLLM compresses its KV cache",
     "index_topk": "the indexer of its sparse attention is not counted",
@@ -26,7 +26,7 @@ _STRANGE = {
 
 
 class Layer(str, Enum):
-    """What a layer keeps of the tokens before."""
+    """What a layer keeps of earlier tokens."""
 
     FULL = "all tokens"
     SLIDING = "a window of tokens"
@@ -34,10 +34,10 @@ class Layer(str, Enum):
 
 
 def number(text: Config, *names: str, default: int | None = None) -> int:
-    """The first of these that config.json has.
+    """Return the number under the first of these names that config.json has; the default if it has none of them.
 
     Raises:
-        NoEstimate: it has none and there is no default, or it is no number that makes sense.
+        NoEstimate: config.json has none of the names and there is no default, or the value is not a sensible number.
     """
     for name in names:
         value = text.get(name)
@@ -52,7 +52,7 @@ def number(text: Config, *names: str, default: int | None = None) -> int:
 
 
 def look_back(text: Config, kind: str) -> int:
-    """Tokens that a sliding layer looks back; 0 where none slides."""
+    """Return the number of tokens that a sliding layer looks back; 0 if no layer slides."""
     if kind.startswith("qwen") and text.get("use_sliding_window") is not True:
         return 0
     if text.get("use_sliding_window") is False:
@@ -61,16 +61,16 @@ def look_back(text: Config, kind: str) -> int:
 
 
 def kept(text: Config, kind: str, depth: int, window: int) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
-    """What each layer that has a KV cache or a state keeps, and what is in doubt about it.
+    """Return what each layer keeps, for the layers that have a KV cache or a state, and the doubts about that.
 
     Args:
         text: the language model's part of config.json.
-        kind: its model_type.
-        depth: layers.
-        window: tokens that a sliding one looks back.
+        kind: the model's model_type.
+        depth: the number of layers.
+        window: the number of tokens that a sliding layer looks back.
 
     Raises:
-        NoEstimate: it makes no sense.
+        NoEstimate: config.json makes no sense.
     """
     if kind in _ENCODERS:
         return (), ()
@@ -82,7 +82,9 @@ def kept(text: Config, kind: str, depth: int, window: int) -> tuple[tuple[Layer,
     layers = [_layer(name, window) for name in _names(text, kind, depth, window)]
     if Layer.STATE in layers:
         doubts.append("the states of its layers without attention are not counted")
-    shared = number(text, "num_kv_shared_layers", default=0)  # they read the cache of layers before them
+    shared = number(
+        text, "num_kv_shared_layers", default=0
+    )  # these last layers read the cache of earlier layers
     return tuple(layers[: max(0, depth - shared)]), tuple(doubts)
 
 
@@ -94,7 +96,7 @@ def _layer(name: str, window: int) -> Layer:
 
 
 def _names(text: Config, kind: str, depth: int, window: int) -> list[str]:
-    """The layers' types in the words of ``layer_types``, also for what says it in another way."""
+    """Return the type of each layer, by the names of ``layer_types``, also for a config.json without that key."""
     for key in ("layer_types", "layers_block_type"):
         if isinstance(text.get(key), list):
             return [_FULL if name == "hybrid" else str(name) for name in text[key][:depth]]
@@ -111,10 +113,12 @@ def _names(text: Config, kind: str, depth: int, window: int) -> list[str]:
 
 
 def _mixed(text: Config, kind: str, depth: int) -> list[str] | None:
-    """The layers of a model of which not all have attention; None for another one."""
+    """Return the types of the layers of a model in which not all layers have attention; None for any other model."""
     if kind.endswith("mamba") or kind == "mamba2":
         return [_STATE] * depth
-    if isinstance(pattern := text.get("hybrid_override_pattern"), str):  # Nemotron-H; "-" has neither
+    if isinstance(
+        pattern := text.get("hybrid_override_pattern"), str
+    ):  # Nemotron-H; a "-" layer keeps nothing
         return [{"*": _FULL, "M": _STATE}[letter] for letter in pattern[:depth] if letter in "*M"]
     if "attn_layer_period" in text:  # Jamba
         period, offset = (number(text, f"attn_layer_{name}", default=0) for name in ("period", "offset"))

@@ -1,8 +1,8 @@
-"""What one GPU needs of a model: weights, KV cache, and what vLLM takes besides.
+"""The memory that a server needs on each GPU: weights, KV cache, and vLLM's overhead.
 
-From the model's config.json, its weights, and the flags of ``vllm serve``. vLLM's own rule: weights, activations and
-the KV cache of one request have to fit into --gpu-memory-utilization of the GPU (v1/worker/gpu_worker.py and
-v1/core/kv_cache_utils.py of 0.32).
+It is computed from the model's config.json, its weights, and the flags of ``vllm serve``. vLLM's own rule: weights,
+activations and the KV cache of one request have to fit into the share --gpu-memory-utilization of the GPU
+(v1/worker/gpu_worker.py and v1/core/kv_cache_utils.py of 0.32).
 """
 
 from __future__ import annotations
@@ -28,13 +28,16 @@ if TYPE_CHECKING:
     from vllm_magic.engine.capacity.weights import Weights
 
 GIB = 2**30
-# The driver and CUDA take about half of this for a process before vLLM reads the free memory.
-CONTEXT = GIB  # bytes
-OVERHEAD = (1 * GIB, 3 * GIB)  # CUDA's context, activations, CUDA graphs: what most models are seen to take
+# Bytes for CUDA's context. The driver and CUDA take about half of this for a process before vLLM reads the free memory.
+CONTEXT = GIB
+OVERHEAD = (
+    1 * GIB,
+    3 * GIB,
+)  # CUDA's context, activations, CUDA graphs: the range that most models were seen to take
 MOST_GPUS = 4096
 _BLOCK, _CPU_BLOCK = 16, 128  # tokens
 _DTYPES = {"auto": 2, "half": 2, "float16": 2, "bfloat16": 2, "float": 4, "float32": 4}  # bytes of a number
-# vLLM's types of KV cache that keep nothing but the numbers; bytes of one.
+# vLLM's types of KV cache that keep nothing besides the numbers, with the bytes of a number.
 _KV_DTYPES = {
     **dict.fromkeys(("float16", "bfloat16"), Fraction(2)),
     **dict.fromkeys(("fp8", "fp8_e4m3", "fp8_e5m2", "fp8_inc"), Fraction(1)),
@@ -62,20 +65,20 @@ class Need:
 
     Attributes:
         model: the model's architecture.
-        parameters: numbers that vLLM loads; None where they are not known, or packed.
-        weights: bytes.
-        source: what tells of them, for a person.
-        overhead: bytes that vLLM takes besides, from and to.
+        parameters: how many numbers vLLM loads; None if the tensors are not known, or are quantised.
+        weights: the bytes of the weights.
+        source: what the size of the weights is known from, for a message.
+        overhead: the least and the most bytes that vLLM takes besides weights and KV cache.
         kv: the layout of the KV cache.
-        kv_dtype: of its numbers.
-        kv_room: bytes that the flags give to the KV cache; None for all that is left.
-        context: tokens of the longest request.
-        automatic: whether vLLM makes the context as long as there is room.
-        gpus: how many one server takes.
+        kv_dtype: the type of the numbers in the KV cache.
+        kv_room: the bytes that the flags give to the KV cache; None for all that is left.
+        context: the tokens of the longest request.
+        automatic: whether vLLM makes the context as long as the memory allows.
+        gpus: the number of GPUs that the server uses.
         fraction: the share of each GPU that vLLM may use.
-        most_requests: that vLLM works on at once, as the flags say; None for its own choice.
-        kv_doubts: why the KV cache of a request is an estimate; () where it is exact.
-        doubts: why the rest is one, besides the overhead.
+        most_requests: the number of requests that vLLM works on at the same time, if a flag limits it; else None.
+        kv_doubts: the reasons why the KV cache of a request is an estimate; () if it is exact.
+        doubts: the reasons why the other figures are estimates, besides the overhead.
     """
 
     model: Architecture
@@ -96,13 +99,13 @@ class Need:
 
 
 def need(config: Config, weights: Weights, args: tuple[str, ...], memory: int | None) -> Need:
-    """What a server with these flags needs on each GPU.
+    """Return what a server with these flags needs on each GPU.
 
     Args:
         config: the model's config.json.
-        weights: the model's.
-        args: flags of ``vllm serve``.
-        memory: bytes of a GPU, by which vLLM chooses how many tokens it works on at once; None without one, as
+        weights: the model's weights.
+        args: the flags of ``vllm serve``.
+        memory: the bytes of a GPU, by which vLLM chooses how many tokens it works on at once; None without a GPU, as
             for the CPU build.
 
     Raises:
@@ -143,7 +146,7 @@ def need(config: Config, weights: Weights, args: tuple[str, ...], memory: int | 
 
 
 def _overridden(config: Config, args: Sequence[str]) -> dict[str, Any]:
-    """The config with what --hf-overrides puts in its place."""
+    """Return the config with the changes of --hf-overrides."""
     changed = dict(config)
     try:
         overrides = json.loads(flags.value(args, "--hf-overrides") or "{}")
@@ -173,7 +176,10 @@ def _gpus(args: Sequence[str], *names: str) -> int:
 
 
 def _bytes_of_a_number(args: Sequence[str]) -> int:
-    """VLLM makes 16 bits of float32, unless it is told to keep them (_resolve_auto_dtype in config/model.py)."""
+    """Return the bytes of a number of the model's type.
+
+    By default vLLM converts float32 to a type of 16 bits (_resolve_auto_dtype in config/model.py).
+    """
     said = flags.value(args, "--dtype") or "auto"
     if said.lower() not in _DTYPES:
         raise InvalidOption(f"--dtype cannot be {said!r}. Use one of {', '.join(_DTYPES)}.")
@@ -183,7 +189,7 @@ def _bytes_of_a_number(args: Sequence[str]) -> int:
 def _kv_number(
     args: Sequence[str], model: Architecture, number: int
 ) -> tuple[str, Fraction, tuple[str, ...]]:
-    """The type of the KV cache, bytes of a number in it, and what is in doubt about them."""
+    """Return the type of the KV cache, the bytes of a number in it, and the doubts about these."""
     said = flags.value(args, "--kv-cache-dtype") or "auto"
     said = (model.kv_dtype or "auto") if said == "auto" else said
     if said == "auto":
@@ -207,7 +213,7 @@ def _kv_cache(
     full, sliding = model.layers.count(Layer.FULL), model.sliding
     if full and sliding and flags.has(args, "--disable-hybrid-kv-cache-manager"):
         full, sliding = full + sliding, 0
-    # More batches than stages of the pipeline are under way where vLLM schedules ahead, as it does on GPUs.
+    # On GPUs vLLM schedules ahead, so one batch more is under way than the pipeline has stages.
     batches = stages if memory is None else stages + 1
     batch = flags.amount(flags.value(args, "--max-num-batched-tokens") or "")
     return layout(
@@ -223,19 +229,19 @@ def _kv_cache(
 
 
 def _batch(memory: int | None, workers: int) -> int:
-    """Tokens that vLLM works on at once unless it is told (get_batch_defaults in engine/arg_utils.py)."""
+    """Return how many tokens vLLM works on at once by default (get_batch_defaults in engine/arg_utils.py)."""
     if memory is None:
         return 2048 * workers
     return 16384 if memory >= 160 * GIB else 8192 if memory >= 70 * GIB else 2048
 
 
 def _elsewhere(args: Sequence[str]) -> int:
-    """Bytes of weights that stay in the machine's memory."""
+    """Return the bytes of weights that stay in the machine's memory instead of the GPU's."""
     return int(min(max(0.0, flags.number(args, "--cpu-offload-gb", default=0.0)), float(MOST_GPUS)) * GIB)
 
 
 def _context(args: Sequence[str]) -> int:
-    """Tokens; 0 for the model's own, -1 for as many as there is room for."""
+    """Return the context in tokens; 0 for the model's own context, -1 for the longest that has room."""
     said = flags.value(args, "--max-model-len")
     if said is None:
         return 0

@@ -1,6 +1,6 @@
-"""How much of a checkpoint lands on one GPU: what vLLM loads of it, in which type, and how it is divided.
+"""The bytes of a checkpoint on one GPU: which tensors vLLM loads, in which type, and how it divides them among GPUs.
 
-Close to what its model classes do (model_executor/models/ of vLLM 0.32), without knowing each of them.
+This is close to what vLLM's model classes do (model_executor/models/ of vLLM 0.32), without a rule for each class.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from vllm_magic.engine.capacity.architecture import Architecture
     from vllm_magic.engine.capacity.weights import Tensor, Weights
 
-PLAIN = ("F64", "F32", "F16", "BF16")  # what becomes the model's own type
-# What quantises plain weights as they are loaded: bytes of a number in a matrix that is no embedding, with its scales.
+PLAIN = ("F64", "F32", "F16", "BF16")  # the types that vLLM converts to the model's type
+# The beginnings of --quantization for methods that quantise plain weights as they are loaded, each with the bytes of a
+# number (its share of the scales included) in a matrix that is no embedding.
 _ONLINE = (
     ("fp8", Fraction(1)),
     ("int8", Fraction(1)),
@@ -26,14 +27,14 @@ _ONLINE = (
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d{1,6})\.")
 _LANGUAGE = ("model.", "language_model.", "transformer.", "gpt_neox.")
 _OTHER_SENSES = re.compile(r"visual|vision|audio|image|connector|multi_modal")
-# Too small to be worth dividing: routers, and the projections of MLA into its latent space.
+# Matrices that vLLM does not divide, because they are small: routers, and the projections of MLA into its latent space.
 _WHOLE = re.compile(r"\.(?:gate|router|q_a_proj|kv_a_proj_with_mqa)\.")
 _KEYS_AND_VALUES = re.compile(r"\.[kv]_proj\.")
 _EMBEDDING = re.compile(r"embed|lm_head|\bwte\b|\bwpe\b")
 
 
 def parameters(weights: Weights, model: Architecture) -> int | None:
-    """Numbers that vLLM loads; None where they are not known, or packed."""
+    """Return how many numbers vLLM loads; None if the tensors are not known, or are quantised."""
     if model.quantized or not weights.tensors:
         return None
     return sum(one.numbers for one in weights.tensors if _is_loaded(one.name, model))
@@ -42,15 +43,15 @@ def parameters(weights: Weights, model: Architecture) -> int | None:
 def on_a_gpu(
     weights: Weights, model: Architecture, *, number: int, quantization: str, tensors: int, stages: int
 ) -> int:
-    """Bytes of weights on the GPU that has the most of them.
+    """Return the bytes of weights on the GPU with the most weights.
 
     Args:
         weights: the checkpoint.
-        model: what it is of.
-        number: bytes of a number of the model's type.
-        quantization: of the flag --quantization; "" without one.
-        tensors: GPUs among which each layer is divided (-tp).
-        stages: groups of GPUs among which the layers are divided (-pp).
+        model: the architecture of the checkpoint's model.
+        number: the bytes of a number of the model's type.
+        quantization: the value of the flag --quantization; "" without the flag.
+        tensors: the number of GPUs among which each layer is divided (-tp).
+        stages: the number of groups of GPUs among which the layers are divided (-pp).
     """
     if not weights.tensors:
         return -(-weights.size // (tensors * stages))
@@ -74,7 +75,7 @@ def _online(quantization: str) -> Fraction | int:
 
 
 def _is_loaded(name: str, model: Architecture) -> bool:
-    """Whether it is a part of the model as it is served: not a copy of the embedding, not a layer for drafts."""
+    """Whether vLLM loads the tensor: no copy of a tied embedding, and no layer for drafts (speculative decoding)."""
     if name.startswith("mtp.") or (model.tied and name == "lm_head.weight"):
         return False
     layer = _layer(name)
@@ -82,7 +83,7 @@ def _is_loaded(name: str, model: Architecture) -> bool:
 
 
 def _layer(name: str) -> int | None:
-    """The layer of the language model to which it belongs."""
+    """Return the number of the language model's layer that has the tensor; None for a tensor outside these layers."""
     found = _LAYER.search(name)
     if not found or not name.startswith(_LANGUAGE) or _OTHER_SENSES.search(name):
         return None
@@ -93,12 +94,12 @@ def _parts(one: Tensor, model: Architecture, tensors: int) -> int:
     if one.dimensions < 2 or _WHOLE.search(one.name):  # noqa: PLR2004 - a vector
         return 1
     if _KEYS_AND_VALUES.search(one.name):
-        return min(tensors, max(1, model.kv_heads))  # each GPU has one head at least
+        return min(tensors, max(1, model.kv_heads))  # each GPU has at least one head
     return tensors
 
 
 def _stages(name: str, model: Architecture, stages: int) -> set[int]:
-    """On which stages it is needed."""
+    """Return the stages that need the tensor."""
     layer = _layer(name)
     if layer is not None:
         return {_stage(layer, model.depth, stages)}
@@ -111,10 +112,10 @@ def _stages(name: str, model: Architecture, stages: int) -> set[int]:
 
 
 def _stage(layer: int, depth: int, stages: int) -> int:
-    """The stage that has the layer (get_pp_indices in distributed/utils.py)."""
+    """Return the stage that has the layer (get_pp_indices in distributed/utils.py)."""
     count, more = divmod(depth, stages)
     sizes = [count] * stages
-    for position in range(2, more + 2):  # not to the last one, which has the output besides
+    for position in range(2, more + 2):  # the last stage gets no extra layer: it has the output layer too
         sizes[-position] += 1
     for stage, size in enumerate(sizes):
         if layer < size:

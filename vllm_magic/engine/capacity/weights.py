@@ -1,7 +1,7 @@
-"""How large a model's weights are, from the headers of its safetensors files: 8 bytes of length, then JSON.
+"""The size of a model's weights, from the headers of its safetensors files: 8 bytes with the length, then JSON.
 
-The numbers themselves are not read. What the headers say is checked against the files' sizes, so that no file can
-claim more than it holds.
+The weights themselves are not read. The headers are checked against the sizes of the files, so no file can claim more
+than it holds.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 INDEX = "model.safetensors.index.json"
-LONGEST_HEADER = 25_000_000  # bytes, as huggingface_hub takes them
+LONGEST_HEADER = 25_000_000  # bytes; the same limit as huggingface_hub's
 LARGEST_INDEX = 100_000_000  # bytes
 MOST_FILES = 5000
 MOST_BYTES = 2**60
 MOST_DIMENSIONS = 16
-_LENGTH = 8  # bytes before the header
+_LENGTH = 8  # bytes before the header, which hold its length
 _BITS = {
     "F4": 4,
     "F6_E2M3": 6,
@@ -33,7 +33,7 @@ _BITS = {
     **dict.fromkeys(("U32", "I32", "F32"), 32),
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
 }
-# Beside weights in files of the same kind, and not loaded (vLLM's model_loader/weight_utils.py).
+# Files beside the weights that have the same ending, and that vLLM does not load (its model_loader/weight_utils.py).
 _NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "trainer_state")
 
 
@@ -41,11 +41,11 @@ class Tensor(NamedTuple):
     """One tensor of a file.
 
     Attributes:
-        name: in the checkpoint.
-        dtype: as safetensors calls it; "BF16".
-        dimensions: 2 for a matrix.
-        numbers: in it.
-        size: bytes, in the file.
+        name: the name in the checkpoint.
+        dtype: the type by safetensors' name, such as "BF16".
+        dimensions: the number of dimensions; 2 for a matrix.
+        numbers: how many numbers the tensor has.
+        size: the size in the file, in bytes.
     """
 
     name: str
@@ -60,9 +60,9 @@ class Weights:
     """All weights of a model.
 
     Attributes:
-        size: bytes, as they are stored.
-        tensors: each of them; () where only the size is known.
-        source: where this is from, for a person.
+        size: the stored size, in bytes.
+        tensors: all tensors; () if only the size is known.
+        source: what the size is known from, for a message.
     """
 
     size: int
@@ -71,10 +71,10 @@ class Weights:
 
 
 def read(folder: Path) -> Weights:
-    """The weights in a model's folder.
+    """Return the weights in a model's folder.
 
     Raises:
-        NoEstimate: there are none, or a file is not what it should be.
+        NoEstimate: the folder has no weights, or a file is not valid.
     """
     try:
         names = sorted(path.name for path in folder.iterdir())
@@ -92,21 +92,21 @@ def read(folder: Path) -> Weights:
 
 
 def of_files(sizes: Iterable[int]) -> Weights:
-    """Weights of which only the files' sizes are known, in bytes."""
+    """Return weights of which only the sizes of the files are known, in bytes."""
     return Weights(sum(sizes), (), "the sizes of the files")
 
 
 def of_tensors(tensors: Iterable[Tensor]) -> Weights:
-    """Weights of which each tensor is known."""
+    """Return weights of which each tensor is known."""
     known = tuple(tensors)
     return Weights(sum(one.size for one in known), known, "the headers of the safetensors files")
 
 
 def tensor(name: str, dtype: object, shape: Any) -> Tensor:
-    """A tensor as a header describes it.
+    """Return the tensor that a header describes.
 
     Raises:
-        NoEstimate: what is said makes no sense.
+        NoEstimate: the type or the shape is not known here.
     """
     bits = _BITS.get(dtype) if isinstance(dtype, str) else None
     measured = isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS and all(map(_is_size, shape))
@@ -117,10 +117,10 @@ def tensor(name: str, dtype: object, shape: Any) -> Tensor:
 
 
 def header(path: Path) -> list[Tensor]:
-    """The tensors of one safetensors file.
+    """Return the tensors of one safetensors file.
 
     Raises:
-        NoEstimate: it is none.
+        NoEstimate: the file is not a valid safetensors file.
     """
     start, size = read_start(path, _LENGTH)
     length = int.from_bytes(start, "little")
@@ -149,7 +149,7 @@ def _is_size(value: object) -> bool:
 
 
 def _of_index(folder: Path, there: Container[str]) -> Weights:
-    """Those that the index names; what else lies there (as Mistral's consolidated files) is not loaded."""
+    """Return the weights in the files that the index names. vLLM loads no other file, such as Mistral's consolidated ones."""
     index = read_json(folder / INDEX, LARGEST_INDEX)
     where = index.get("weight_map")
     if not isinstance(where, dict) or not where or not all(isinstance(one, str) for one in where.values()):
@@ -159,7 +159,7 @@ def _of_index(folder: Path, there: Container[str]) -> Weights:
 
 
 def _of_total(index: Mapping[str, Any]) -> Weights:
-    """Where not all files are here yet: the total that the index knows."""
+    """Return weights with the total size that the index gives, for a model of which files are still missing."""
     described = index.get("metadata")
     total = described.get("total_size") if isinstance(described, dict) else None
     if not isinstance(total, int) or not _is_size(total):

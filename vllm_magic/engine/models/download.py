@@ -1,7 +1,7 @@
-"""How far a download of weights is, from the files in the Hugging Face cache: vLLM itself shows nothing of it.
+"""The progress of a download of weights, from the files in the Hugging Face cache.
 
-It disables huggingface_hub's bar (vLLM 0.32, model_executor/model_loader/weight_utils.py). What is being downloaded is
-``blobs/*.incomplete`` in the model's folder there.
+vLLM shows no progress: it disables huggingface_hub's bar (vLLM 0.32, model_executor/model_loader/weight_utils.py). The files
+that are being downloaded are ``blobs/*.incomplete`` in the model's folder of the cache.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from vllm_magic.linux import files
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-SPAN = 5.0  # seconds over which the speed is taken
-LONGEST_INDEX = 2**24  # bytes; those of the largest models take a few million
+SPAN = 5.0  # seconds over which the speed is measured
+LONGEST_INDEX = 2**24  # bytes; the indices of the largest models have a few million
 INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
 class Download:
-    """One that goes on.
+    """A download that is under way.
 
     Attributes:
-        done: bytes that are here.
-        total: bytes of all weights, from their index; None where it is not here, as for weights in one file.
-        speed: bytes a second; None at first.
+        done: the bytes that have arrived.
+        total: the bytes of all weights, from their index; None without an index, as for weights in one file.
+        speed: the speed in bytes a second; None at first.
     """
 
     done: int
@@ -39,13 +39,13 @@ class Download:
 
 
 class Downloads:
-    """Looks at one model's folder in the cache. For one thread.
+    """Measures the download of one model in the cache. For one thread.
 
     Args:
-        model: as vLLM is told it.
+        model: the name for vLLM.
         args: vLLM's flags.
         environ: the server's environment.
-        clock: gives seconds.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Downloads:
         self._seen: list[tuple[float, int]] = []
 
     def look(self) -> Download | None:
-        """The download that goes on now; None where none does."""
+        """Return the download that is under way now; None if there is none."""
         if self._folder is None:
             return None
         done, goes_on = hf_cache.arriving(self._folder / "blobs")

@@ -1,4 +1,4 @@
-"""The models in the Hugging Face cache (its folder is laid out as huggingface_hub describes it: blobs, refs, snapshots)."""
+"""The models in the Hugging Face cache (huggingface_hub's documentation describes its folders: blobs, refs, snapshots)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PREFIX = "models--"  # models--ORGANISATION--NAME
-INCOMPLETE = ".incomplete"  # HASH.incomplete or HASH.RANDOM.incomplete, of the file HASH
-FRESH = 30.0  # seconds without a byte after which a download is taken for broken off
+INCOMPLETE = (
+    ".incomplete"  # ends the name of a part of the file HASH: HASH.incomplete or HASH.RANDOM.incomplete
+)
+FRESH = 30.0  # seconds without a new byte after which a download counts as broken off
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,10 @@ class Model:
     """A model on disk.
 
     Attributes:
-        name: as vLLM is told it.
-        size: bytes of its files, those of downloads that were broken off too.
-        complete: whether each file that was begun is here whole.
-        changed: when something of it was downloaded last, in seconds since the epoch.
+        name: the name for vLLM.
+        size: the bytes of the model's files, including parts of files whose download was broken off.
+        complete: whether every file whose download was begun is complete.
+        changed: the time of the last download of one of its files, in seconds since the epoch.
     """
 
     name: str
@@ -38,18 +40,18 @@ class Model:
 
 
 def folder(args: Sequence[str], environ: Mapping[str, str]) -> Path:
-    """Where vLLM keeps models: ``--download-dir``, or the Hugging Face cache."""
+    """Return the folder in which vLLM keeps models: ``--download-dir``, or the Hugging Face cache."""
     told = flags.value(args, "--download-dir")
     return expanded(told) if told else cache_folder(environ)
 
 
 def folder_name(model: str) -> str:
-    """The name of a model's folder in the cache."""
+    """Return the name of a model's folder in the cache."""
     return f"{_PREFIX}{model.replace('/', '--')}"
 
 
 def models(cache: Path) -> list[Model]:
-    """Those that are there, by name; [] where there is no cache."""
+    """Return the models in the cache, sorted by name; [] if there is no cache."""
     try:
         found = [entry for entry in cache.iterdir() if entry.name.startswith(_PREFIX)]
     except OSError:
@@ -58,9 +60,10 @@ def models(cache: Path) -> list[Model]:
 
 
 def arriving(blobs: Path) -> tuple[int, bool]:
-    """Bytes of a model's files that are here or on their way, and whether some are on their way.
+    """Return the bytes of a model's files that are complete or being downloaded, and whether any is being downloaded.
 
-    What was broken off earlier stays: huggingface_hub begins such a file anew, under another name.
+    Parts of downloads that were broken off earlier do not count: huggingface_hub leaves them, and begins such a file again
+    under another name.
     """
     files = _files(blobs)
     newest = time.time() - FRESH
@@ -86,6 +89,6 @@ def _files(blobs: Path) -> dict[str, os.stat_result]:
     files = {}
     with suppress(OSError), os.scandir(blobs) as found:
         for file in found:
-            with suppress(OSError):  # renamed meanwhile
+            with suppress(OSError):  # the file was renamed meanwhile
                 files[file.name] = file.stat(follow_symlinks=False)
     return files

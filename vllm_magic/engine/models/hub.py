@@ -1,4 +1,4 @@
-"""A model's config.json and the headers of its weights from the Hugging Face Hub, where it is not on this machine."""
+"""Read a model's config.json and the headers of its weights from the Hugging Face Hub, without its weights."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from vllm_magic.engine.spec import ServerSpec
 
 LIMIT = 10.0  # seconds for an answer
-LONGEST_REASON = 200  # characters
-_YES = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads variables
+LONGEST_REASON = 200  # characters of the Hub's error that a message quotes
+_YES = ("1", "ON", "YES", "TRUE")  # the values that huggingface_hub takes for true
 
 
 def ask(spec: ServerSpec, environ: Mapping[str, str]) -> tuple[dict[str, Any], Weights]:
-    """The config and the weights of a model on the Hub.
+    """Return the config and the weights of a model on the Hub.
 
     Args:
-        spec: the model, and its ``--revision``.
-        environ: with ``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HOME`` and their like.
+        spec: the model, with its ``--revision``.
+        environ: the environment, with ``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HOME`` and similar variables.
 
     Raises:
-        NoEstimate: it may not be asked, or does not know; one line says why.
+        NoEstimate: the Hub may not be asked, or does not know the model; one line says why.
     """
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", spec.model):
         raise NoEstimate(f"there is no model at {spec.model}.")
@@ -52,7 +52,7 @@ def ask(spec: ServerSpec, environ: Mapping[str, str]) -> tuple[dict[str, Any], W
     revision = flags.value(spec.all_args, "--revision")
     try:
         with _no_progress_bars():
-            # Asked first, since it is not tried again for half a minute when nobody answers.
+            # This request comes first: huggingface_hub retries the others for half a minute if nobody answers.
             files = api.model_info(spec.model, revision=revision, files_metadata=True, timeout=LIMIT).siblings
             path = api.hf_hub_download(
                 spec.model, "config.json", revision=revision, cache_dir=cache_folder(environ)
@@ -60,7 +60,7 @@ def ask(spec: ServerSpec, environ: Mapping[str, str]) -> tuple[dict[str, Any], W
             return read_json(Path(path)), _weights(api, spec.model, revision, files or ())
     except NoEstimate:
         raise
-    except Exception as error:  # noqa: BLE001 - of several libraries, by the version of huggingface_hub
+    except Exception as error:  # noqa: BLE001 - which library raises depends on the version of huggingface_hub
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise NoEstimate(f"the Hub did not tell of {spec.model}: {reason[:LONGEST_REASON]}") from None
 

@@ -1,4 +1,4 @@
-"""Where a model's files are on this machine, and reading them without trusting them."""
+"""Find a model's files on this machine, and read them without trust in their content."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.spec import ServerSpec
 
-LARGEST_REF = 1000  # bytes; it holds the 40 digits of a commit
-LARGEST_CONFIG = 5_000_000  # bytes; the largest in use are some 100 kB
+LARGEST_REF = 1000  # bytes; a ref holds the 40 digits of a commit
+LARGEST_CONFIG = 5_000_000  # bytes; the largest config.json in use have some 100 kB
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
-    """The Hugging Face cache, as huggingface_hub finds it (its constants.py)."""
+    """Return the folder of the Hugging Face cache, by the rules of huggingface_hub (its constants.py)."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if environ.get(name):
             return expanded(environ[name])
@@ -40,11 +40,11 @@ def expanded(path: str) -> Path:
 
 
 def find(spec: ServerSpec, environ: Mapping[str, str]) -> Path | None:
-    """The folder with the model's files: its own, or its snapshot in the cache; None where there is neither.
+    """Return the folder with the model's files: a local folder, or the snapshot in the cache; None if there is neither.
 
     Args:
-        spec: the model, its ``--revision`` and ``--download-dir``.
-        environ: with ``HF_HOME`` and its like.
+        spec: the model, with its ``--revision`` and ``--download-dir``.
+        environ: the environment, with ``HF_HOME`` and similar variables.
     """
     try:
         local = Path(spec.cwd, spec.model)
@@ -63,19 +63,19 @@ def find(spec: ServerSpec, environ: Mapping[str, str]) -> Path | None:
 
 
 def read_json(path: Path, most: int = LARGEST_CONFIG) -> dict[str, Any]:
-    """The object in a JSON file of `most` bytes at most.
+    """Return the object in a JSON file of at most `most` bytes.
 
     Raises:
-        NoEstimate: there is none in it, or no such file.
+        NoEstimate: the file cannot be read, or does not hold a JSON object.
     """
     return json_object(read_start(path, most)[0], path.name)
 
 
 def json_object(raw: bytes, name: str) -> dict[str, Any]:
-    """The object that is written there.
+    """Return the JSON object in these bytes; ``name`` is the file's name, for the error.
 
     Raises:
-        NoEstimate: there is none.
+        NoEstimate: there is no JSON object.
     """
     try:
         found = json.loads(raw)
@@ -87,10 +87,10 @@ def json_object(raw: bytes, name: str) -> dict[str, Any]:
 
 
 def read_start(path: Path, count: int, skip: int = 0) -> tuple[bytes, int]:
-    """At most `count` bytes of a regular file, behind the first `skip`, and the file's size.
+    """Return at most `count` bytes of a regular file, after its first `skip` bytes, and the size of the file.
 
     Raises:
-        NoEstimate: it cannot be read, or is something else: a pipe would be waited for, for ever.
+        NoEstimate: the file cannot be read, or is not a regular file: a read from a pipe could wait for ever.
     """
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -1,1 +1,1 @@
-"""A start as vLLM's log tells it: the stages, and the time left by what earlier starts took."""
+"""The progress of a start: its stages, read from vLLM's log, and the time left, from the times of earlier starts."""

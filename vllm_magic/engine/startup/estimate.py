@@ -1,4 +1,4 @@
-"""How far a start is, in shares of its time: from how long the stages of an earlier one took, where there was one."""
+"""Estimate the progress of a start, as a share of its time, from how long the stages of an earlier start took."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from vllm_magic.engine.startup.stages import ORDER, Progress, Stage
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# Seconds of each stage, for the bar of a first start: the proportions of a small model (see bench/), graphs and
-# compilation as vLLM's own lines tell them for a GPU. No time left is told from these.
+# Seconds of each stage, for the bar of a first start. The proportions are those of a small model (see bench/); graphs and
+# compilation are as long as vLLM's own log lines say for a GPU. The time left is never estimated from these.
 USUAL: Mapping[Stage, float] = {
     Stage.IMPORTING: 8.0,
     Stage.CONFIGURING: 4.0,
@@ -24,18 +24,19 @@ USUAL: Mapping[Stage, float] = {
     Stage.GRAPHS: 8.0,
     Stage.SERVING: 1.0,
 }
-LATE = 3.0  # times as long as before, and
-LATE_BY = 10.0  # seconds longer: only then it is worth a word
+# A stage is reported as late if it takes both times as long as before, and these seconds longer.
+LATE = 3.0
+LATE_BY = 10.0
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """How far a start is.
+    """The progress of a start.
 
     Attributes:
-        share: of the time, 0.0 to 1.0.
-        left: seconds until it is ready; None without an earlier start to go by.
-        late: seconds that the stage took before, where it takes far longer now; else None.
+        share: the share of the start's time that has passed, 0.0 to 1.0.
+        left: the seconds until the server is ready; None if there was no earlier start.
+        late: the seconds that the stage took in the earlier start, if it takes much longer now; else None.
     """
 
     share: float
@@ -44,11 +45,11 @@ class Estimate:
 
 
 class Pace:
-    """Measures the stages of one start against those of an earlier one. For one thread, or under a lock.
+    """Compares the stages of one start with those of an earlier start. For one thread, or under a lock.
 
     Args:
-        earlier: seconds of each stage of an earlier start; empty where there was none.
-        clock: gives seconds.
+        earlier: the seconds of each stage of an earlier start; empty if there was none.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, earlier: Mapping[Stage, float], clock: Callable[[], float] = time.monotonic) -> None:
@@ -61,7 +62,7 @@ class Pace:
         self._downloaded = False
 
     def move(self, progress: Progress) -> None:
-        """The start has come to this point."""
+        """Note that the start has come to this point."""
         self._downloaded |= progress.download is not None
         if progress.stage is not self._stage:
             now = self._clock()
@@ -69,13 +70,13 @@ class Pace:
             self._stage, self._since = progress.stage, now
 
     def taken(self) -> dict[Stage, float]:
-        """Seconds of each stage so far that the next start may go by; {} after a download, which comes but once."""
+        """Return the seconds of each stage so far, for the next start; {} after a download, which the next start does not need."""
         return (
             {} if self._downloaded else {stage: self._taken[stage] for stage in USUAL if stage in self._taken}
         )
 
     def estimate(self, progress: Progress) -> Estimate:
-        """How far it is. The share never falls."""
+        """Return the progress of the start. The share never falls."""
         plan = self._earlier or USUAL
         whole = sum(plan.values())
         here = plan.get(progress.stage, 0.0)

@@ -1,4 +1,4 @@
-"""How long the stages of earlier starts took, by model and flags, in the cache folder."""
+"""The times of the stages of earlier starts, by model and flags, stored in the cache folder."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from vllm_magic.engine.spec import ServerSpec
 
 KIND = "starts"
-KEPT = 200  # starts that are remembered
-MODEL = "model"  # the key beside the names of the stages
+KEPT = 200  # the number of starts that are stored
+MODEL = "model"  # the key of the model's name, beside the names of the stages
 LONGEST = 24 * 3600.0  # seconds that a stage may have taken
 
 
 def earlier(spec: ServerSpec, *, warm: bool = False) -> dict[Stage, float]:
-    """Seconds of each stage when this model was started last with these flags; {} if it never was.
+    """Return the seconds of each stage of the last start of this model with these flags; {} if there was none.
 
     Args:
-        spec: what is started.
-        warm: from a spare, which takes other times.
+        spec: the server that is started.
+        warm: whether the server starts from a spare; its stages take other times.
     """
     found = _read(_file(spec, warm=warm))
     told = {stage: found.get(stage.name) for stage in Stage}
@@ -38,7 +38,7 @@ def earlier(spec: ServerSpec, *, warm: bool = False) -> dict[Stage, float]:
 
 
 def keep(spec: ServerSpec, stages: Mapping[Stage, float], *, warm: bool = False) -> None:
-    """Remember this start, if it has stages; one that cannot be written is forgotten. Arguments as for `earlier`."""
+    """Store the times of this start, if it has stages. An error of the disk is ignored. Arguments as for `earlier`."""
     if not stages:
         return
     with suppress(OSError):
@@ -48,7 +48,7 @@ def keep(spec: ServerSpec, stages: Mapping[Stage, float], *, warm: bool = False)
 
 
 def models() -> list[str]:
-    """The models that were started before, the latest first, each once."""
+    """Return the models that were started before, the latest first, each model once."""
     found = [_read(name).get(MODEL) for name in cache.names(KIND)]
     return list(dict.fromkeys(model for model in found if isinstance(model, str)))
 

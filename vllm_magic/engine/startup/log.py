@@ -1,4 +1,4 @@
-"""Reading a server's log: its end, and what is new in it. The log may hold anything, and any amount of it."""
+"""Read a server's log: its last lines, or its new lines. The log may be of any size and hold any bytes."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOST_AT_ONCE = 2**20  # bytes; a reader that is further behind skips to the end
-FARTHEST = 2**26  # bytes from the end; so far back goes who finds nothing but our own looks
-LONGEST_LINE = 2000  # characters that anyone wants to see of one line
+FARTHEST = 2**26  # bytes from the end, up to which `tail` searches if it finds only our own requests
+LONGEST_LINE = 2000  # characters of one line that are shown
 
-# Colours and other escape sequences (ECMA-48, ECMA-35), control characters but the tab, and what ends a line or
-# turns its direction in Unicode (its annexes 14 and 9).
+# Colours and other escape sequences (ECMA-48, ECMA-35), control characters except the tab, and Unicode's characters that
+# end a line or change its direction (its annexes 14 and 9).
 _CONTROL = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\-~])|"
     r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
 )
 _LINE_END = re.compile(rb"\r\n|\n|\r")
-# What uvicorn says of our own looks, where vLLM cannot be told to leave it out.
+# uvicorn's log line for our own requests, from a vLLM that has no flag to leave it out.
 _LOOK = re.compile(
     rb"(?:\([^)]*\) )?INFO: +127\.0\.0\.1:\d+ - \"GET /(?:health|metrics) HTTP/1\.[01]\" 200(?: OK)?"
 )
 
 
 def tail(path: Path, count: int, secrets: Iterable[str] = ()) -> list[str]:
-    """The last ``count`` lines, oldest first; [] where there is no log.
+    """Return the last ``count`` lines, oldest first; [] if there is no log.
 
     Args:
         path: the log.
-        count: of lines; those that show nothing do not count, nor do looks at ``/health`` and ``/metrics`` from here.
-        secrets: what must not be shown, besides what looks like a key.
+        count: the number of lines. Empty lines, and lines for requests of ``/health`` and ``/metrics`` from this machine, are
+            left out and do not count.
+        secrets: texts that must not be shown, besides everything that looks like a key.
     """
     secrets = tuple(secrets)
     size = MOST_AT_ONCE
@@ -49,7 +50,7 @@ def tail(path: Path, count: int, secrets: Iterable[str] = ()) -> list[str]:
                 first, *others = _LINE_END.split(file.read(size))
         except OSError:
             return []
-        read = others if begin > 0 and others else [first, *others]  # the first line is the rest of one
+        read = others if begin > 0 and others else [first, *others]  # the first line may lack its beginning
         telling = _without_looks(read)
         lines = _last_shown(telling, count, secrets)
         if len(lines) >= count or begin == 0 or len(telling) == len(read) or size >= FARTHEST:
@@ -58,32 +59,32 @@ def tail(path: Path, count: int, secrets: Iterable[str] = ()) -> list[str]:
 
 
 def clean(line: bytes, secrets: Iterable[str] = ()) -> str:
-    """One line as text that is safe to show in a terminal (it is not escaped for HTML), its keys masked."""
-    # Of a line that is cut here more is read than is shown, so that no key is cut before it is seen to be one.
+    """Return one line as text that is safe in a terminal, with keys masked. The text is not escaped for HTML."""
+    # More of the line is read than is shown: a key that is cut in two could not be recognised.
     text = _CONTROL.sub("", line[: LONGEST_LINE * 8].decode("utf-8", "replace"))
     return mask(text, secrets)[:LONGEST_LINE].rstrip()
 
 
 def split_lines(data: bytes, secrets: Iterable[str] = ()) -> tuple[list[str], bytes]:
-    """The complete lines, safe to show, and the rest behind them, which is cut where it is no line of anyone's."""
+    """Return the complete lines, safe to show, and the unfinished line after them; b"" if that is far too long for a line."""
     *lines, rest = _LINE_END.split(data)
     return _shown(_without_looks(lines), secrets), b"" if len(rest) > MOST_AT_ONCE else rest
 
 
 def printable(text: str) -> str:
-    """Text of any number of lines without what a terminal would obey."""
+    """Return text of any number of lines without escape sequences and control characters."""
     return "\n".join(_CONTROL.sub("", line) for line in text.split("\n"))
 
 
 class Follower:
-    """Gives the lines that were added to a log since the last look. For one thread.
+    """Returns the lines that were added to a log since the last call. For one thread.
 
     Args:
-        path: of the log.
-        secrets: what must not be shown, besides what looks like a key.
+        path: the path of the log.
+        secrets: texts that must not be shown, besides everything that looks like a key.
 
     Attributes:
-        path: of the log; may be set to where it was moved.
+        path: the path of the log; it may be set to a new place.
     """
 
     def __init__(self, path: Path, secrets: Iterable[str] = ()) -> None:
@@ -93,11 +94,11 @@ class Follower:
         self._rest = b""
 
     def new_lines(self) -> list[str]:
-        """Complete lines only, ended by a newline or a carriage return (progress bars use the latter)."""
+        """Return the new complete lines. A line ends with a newline, or a carriage return, as progress bars use it."""
         try:
             with open(self.path, "rb", opener=files.unblocked) as file:
                 size = file.seek(0, os.SEEK_END)
-                if not 0 <= size - self._at <= MOST_AT_ONCE:  # it was emptied, or grew fast
+                if not 0 <= size - self._at <= MOST_AT_ONCE:  # the log was emptied, or grew fast
                     self._at, self._rest = max(0, size - MOST_AT_ONCE), b""
                 file.seek(self._at)
                 data = file.read(size - self._at)
@@ -113,7 +114,7 @@ def _without_looks(lines: Iterable[bytes]) -> list[bytes]:
 
 
 def _last_shown(lines: Sequence[bytes], count: int, secrets: Iterable[str]) -> list[str]:
-    """The last ``count`` of those that show something; no other ones are cleaned."""
+    """Return the last ``count`` lines that are not empty. Only as many lines as necessary are cleaned."""
     shown = (text for line in reversed(lines) if (text := clean(line, secrets)))
     return [*islice(shown, max(0, count))][::-1]
 

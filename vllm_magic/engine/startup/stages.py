@@ -1,4 +1,4 @@
-"""The stages of a start, read from vLLM's log lines (0.32; the files that write them are named beside each)."""
+"""The stages of a start, read from the log lines of vLLM 0.32; beside each pattern is the file of vLLM that logs the line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Stage(str, Enum):
-    """Where a start is; the value is what a person reads."""
+    """A stage of a start; the value is its name for a person."""
 
     QUEUED = "waiting for the GPU"
     IMPORTING = "importing vLLM"
@@ -32,7 +32,13 @@ ORDER = tuple(Stage)
 
 @dataclass(frozen=True)
 class Progress:
-    """A stage, how much of it is done where vLLM counts, (3, 8) for 3 of 8, and the download that it waits for."""
+    """The progress of a start.
+
+    Attributes:
+        stage: the stage.
+        counted: how many steps of the stage are done, and of how many, such as (3, 8); None if vLLM does not count.
+        download: the download for which the stage waits, if there is one.
+    """
 
     stage: Stage
     counted: tuple[int, int] | None = None
@@ -42,7 +48,7 @@ class Progress:
 _SIGNS: tuple[tuple[Stage, re.Pattern[str]], ...] = tuple(
     (stage, re.compile(pattern))
     for stage, pattern in (
-        (Stage.IMPORTING, r"^It runs on "),  # of an agent, once its job has a node: cluster/agent.py
+        (Stage.IMPORTING, r"^It runs on "),  # logged by an agent when its job has a node: cluster/agent.py
         (
             Stage.CONFIGURING,
             r"vLLM server version|version \d+\.\d+\.\d+|non-default args:|Resolved architecture:",
@@ -72,7 +78,7 @@ _SIGNS: tuple[tuple[Stage, re.Pattern[str]], ...] = tuple(
 
 
 def read(line: str) -> Progress | None:
-    """The stage that a log line speaks of, or None."""
+    """Return the progress that a log line reports, or None."""
     for stage, pattern in _SIGNS:
         match = pattern.search(line)
         if match:
@@ -83,5 +89,5 @@ def read(line: str) -> Progress | None:
 
 
 def later(one: Progress, other: Progress) -> Progress:
-    """The one of two that is further on; of the same stage, the second. Several workers log side by side."""
+    """Return the later of two; the second one if both are in the same stage. Several workers log at the same time."""
     return other if ORDER.index(other.stage) >= ORDER.index(one.stage) else one

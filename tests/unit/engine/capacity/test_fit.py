@@ -190,7 +190,7 @@ class TestWithoutGpus:
             None,
         )
         assert found.verdict.startswith(
-            "No GPU is in sight to compare with. A GPU needs 17.0 to 19.0 GiB for one"
+            "There is no GPU to compare with. A GPU needs 17.0 to 19.0 GiB for one"
         )
         assert "VLLM_CPU_KVCACHE_SPACE" in found.verdict
 
