@@ -1,1 +1,1 @@
-"""Why a start failed, read from vLLM's log, and what helps."""
+"""The cause of a failed start, read from vLLM's log, and a hint what to do."""

@@ -1,7 +1,7 @@
-"""Why a server failed, read from the end of vLLM's log (0.32).
+"""The cause of a server's failure, read from the end of the log of vLLM 0.32.
 
-The last line is often useless ("Engine core initialization failed. See root cause above."), so a known sign
-anywhere in the log comes first, then the first error that the engine logged, then the last line of a traceback.
+The last line is often useless ("Engine core initialization failed. See root cause above."). So a known sign anywhere in
+the log comes first, then the first error that the engine logged, then the last line of a traceback.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from vllm_magic.engine.flags import flags as flags_of_vllm
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from vllm_magic.engine.failures.patterns import Sign, Words
+    from vllm_magic.engine.failures.patterns import MessageFunction, Sign
     from vllm_magic.engine.failures.tracebacks import Said
 
 GIB = 2**30
-MOST_PLACES = 50  # where one sign is found, to choose from
-LAST_LINES = 3  # of the log, where none of them tells
+MOST_PLACES = 50  # the most matches of one pattern that are compared
+LAST_LINES = 3  # lines of the log that are shown if nothing in the log tells the cause
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What is known of a failure, from the log alone.
+    """A failure, as far as the log tells.
 
     Attributes:
-        cause: one line.
-        hint: what to do about it, one line.
-        lines: those of the log that tell, oldest first: of a traceback the deepest frames and the message.
-        port_taken: whether somebody else has the server's TCP port.
-        memory_wanted: bytes of a GPU that should have been free; 0 where it is not about that.
+        cause: the cause, in one line.
+        hint: what to do about it, in one line.
+        lines: the telling lines of the log, oldest first: of a traceback the deepest frames and the message.
+        port_taken: whether another process has the server's TCP port.
+        memory_wanted: the bytes of a GPU that should have been free; 0 for any other failure.
     """
 
     cause: str
@@ -49,8 +49,8 @@ class Failure:
 _EXCEPTION = re.compile(r"(?P<text>(?:[\w.]*(?:Error|Exception)|torch\.[\w.]+)(?:: .+)?)$")
 _VALUE_ERROR = re.compile(r"\s*Value error, (?P<text>.*?)(?: \[type=.*)?$")
 _ENGINE = re.compile(r"(?:.*/)?(?:core|multiproc_executor)\.py:\d+")
-# What is said of the end of one that was ready: v1/engine/core.py and exceptions.py, v1/executor/multiproc_executor.py,
-# v1/utils.py where there are several API servers.
+# What vLLM logs when a ready server ends by itself: v1/engine/core.py and exceptions.py, v1/executor/multiproc_executor.py,
+# and v1/utils.py for several API servers.
 _FATAL = re.compile(
     r"EngineCore encountered a fatal error|Worker proc \S+ died unexpectedly|"
     r"(?:[\w.]+\.)?EngineDeadError: EngineCore encountered an issue|Exception occurred while running API servers"
@@ -65,28 +65,28 @@ def explain(
     model: str = "",
     flags: Sequence[str] = flags_of_vllm.COMMON,
 ) -> Failure:
-    """The cause of a start's failure.
+    """Return the cause of a start's failure.
 
     Args:
-        lines: the end of the log.
-        exit_code: of the leader; negative for a signal, None if unknown.
-        model: what was to be served.
-        flags: what vLLM knows, with the dashes before them, to tell which of them was meant.
+        lines: the last lines of the log.
+        exit_code: the exit code of the leader; negative for a signal, None if unknown.
+        model: the model that the server should have served.
+        flags: all flags of vLLM, with their dashes, to find the flag that the user meant.
     """
     said = tracebacks.read(lines)
     return _explain(said, Known(flags, model)) or _unknown(lines, exit_code)
 
 
 def explain_death(lines: Sequence[str], exit_code: int | None, *, model: str = "") -> Failure:
-    """The cause of the end of a server that was ready, and that nobody here had asked to end.
+    """Return the cause of the end of a ready server that nobody here asked to end.
 
-    What its log has of earlier requests that failed is no cause. The exit code misleads: it is 0 for an API server
-    whose engine died.
+    Errors of earlier requests in the log are not the cause. The exit code is misleading: it is 0 for an API server whose
+    engine died.
 
     Args:
-        lines: the end of the log.
-        exit_code: of the leader; negative for a signal, None if unknown.
-        model: what it served.
+        lines: the last lines of the log.
+        exit_code: the exit code of the leader; negative for a signal, None if unknown.
+        model: the model that the server served.
     """
     said = tracebacks.read(lines)
     if _was_stopped(lines):
@@ -120,7 +120,7 @@ def _find(sign: Sign, said: Sequence[Said], text: str, known: Known) -> Failure 
     places = [(match, text.count("\n", 0, match.start())) for match in matches]
     if not places:
         return None
-    # Some of it is logged first, and tried again, before it is raised.
+    # vLLM may log an error, try again, and only then raise it: the place in a traceback is the better one.
     match, first = next((one for one in places if tracebacks.is_raised(said, one[1])), places[0])
     return Failure(
         _said(sign.cause, match, known),
@@ -131,8 +131,8 @@ def _find(sign: Sign, said: Sequence[Said], text: str, known: Known) -> Failure 
     )
 
 
-def _said(words: str | Words, match: re.Match[str], known: Known) -> str:
-    said = words.format(*match.groups("")) if isinstance(words, str) else words(match, known)
+def _said(message: str | MessageFunction, match: re.Match[str], known: Known) -> str:
+    said = message.format(*match.groups("")) if isinstance(message, str) else message(match, known)
     return tracebacks.brief(said.strip().rstrip("."))
 
 
@@ -143,7 +143,7 @@ def _first(errors: Sequence[tuple[str, int]], said: Sequence[Said]) -> Failure |
 
 
 def _errors(said: Sequence[Said]) -> Iterator[tuple[str, int]]:
-    """What the log says of the failure, each with the number of its line; the most telling first."""
+    """Yield the errors in the log, each with the number of its line, the most telling first."""
     between = [(one, number) for number, one in enumerate(said) if not one.frame]
     for one, number in between:
         if match := _VALUE_ERROR.match(one.text):
@@ -162,7 +162,10 @@ def _bare(text: str) -> str:
 
 
 def _begin_of_death(said: Sequence[Said]) -> int | None:
-    """The first line that says that the engine dies, or those of a worker right above it; None where there is none."""
+    """Return the number of the first line about the engine's death; None if there is none.
+
+    If lines of a worker stand right above this line, they tell more, so the first of them counts.
+    """
     fatal = (number for number, one in enumerate(said) if not one.frame and _FATAL.match(one.text))
     begin = next(fatal, None)
     while begin and said[begin - 1].process.startswith("(Worker"):
@@ -171,7 +174,7 @@ def _begin_of_death(said: Sequence[Said]) -> int | None:
 
 
 def _was_stopped(lines: Sequence[str]) -> bool:
-    """Whether a signal came to the API server before its engine died."""
+    """Whether the API server got a signal before its engine died."""
     stopped = next((number for number, line in enumerate(lines) if _STOPPED.search(line)), None)
     return stopped is not None and _begin_of_death(tracebacks.read(lines[:stopped])) is None
 

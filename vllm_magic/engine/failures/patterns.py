@@ -1,8 +1,8 @@
-"""What vLLM's log (0.32) says of failures: patterns, what they mean, and what helps; with each the file that writes it.
+"""Patterns for failures in the log of vLLM 0.32, each with its cause, its hint, and the file that logs it.
 
-The first that is found wins, so what is special stands before what is general. A pattern is searched for in lines
-without what logging puts before them (`tracebacks`), ``^`` and ``$`` are ends of a line, and its groups are put into
-cause and hint by their numbers. Where that is not enough, a function of `hints` says it.
+The first pattern that is found wins, so special patterns stand before general ones. Patterns are searched in lines without
+the prefix of logging (see `tracebacks`); ``^`` and ``$`` match at the ends of a line. Cause and hint are format strings for
+the groups of the match, or functions of `hints`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine.failures import hints as words
+from vllm_magic.engine.failures import hints
 
 if TYPE_CHECKING:
     import re
     from collections.abc import Callable
     from typing import TypeAlias
 
-    Words: TypeAlias = Callable[[re.Match[str], words.Known], str]
+    MessageFunction: TypeAlias = Callable[[re.Match[str], hints.Known], str]
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,16 @@ class Sign:
     """One failure.
 
     Attributes:
-        pattern: a regular expression. It must not begin with a repetition, and a repetition that something must
-            follow has an upper bound, so that no line takes more than a few milliseconds.
+        pattern: the regular expression. It must not begin with a repetition, and every repetition that is not at its end
+            must have an upper bound, so that no line takes more than a few milliseconds.
         cause: what happened.
         hint: what to do about it.
-        port: whether somebody else has the server's TCP port.
+        port: whether the failure means that another process has the server's TCP port.
     """
 
     pattern: str
-    cause: str | Words
-    hint: str | Words
+    cause: str | MessageFunction
+    hint: str | MessageFunction
     port: bool = False
 
 
@@ -44,13 +44,13 @@ _MORE_ROOM = "Raise --gpu-memory-utilization, or use more GPUs (--tensor-paralle
 _RELEASE = "release what else holds it (%vllm gpu shows it)"
 
 _COMMAND_LINE = (  # Python's argparse.py, and vllm/utils/argparse_utils.py; exit code 2
-    Sign(r"error: unrecognized arguments: (.*)(?:\nHint: (.*))?", "vLLM does not know {0}", words.flag_meant),
+    Sign(r"error: unrecognized arguments: (.*)(?:\nHint: (.*))?", "vLLM does not know {0}", hints.flag_meant),
     Sign(
         rf"{_ARGUMENT} invalid choice: (.{{0,300}}?)(?:, maybe [^(\n]{{0,300}})? \(choose from ([^)\n]*)",
         "{0} cannot be {1}",
-        words.choice_meant,
+        hints.choice_meant,
     ),
-    Sign(rf"{_ARGUMENT} invalid (\w{{1,100}}) value: (.*)", "{0} cannot be {2}", words.number_meant),
+    Sign(rf"{_ARGUMENT} invalid (\w{{1,100}}) value: (.*)", "{0} cannot be {2}", hints.number_meant),
     Sign(
         rf"{_ARGUMENT} .{{0,500}}\n {{0,20}}Invalid JSON: (.{{0,300}}?) \[type=json_invalid, input_value=(.{{0,300}}?), input_type",
         "{0} is no JSON: {1}",
@@ -86,7 +86,7 @@ _MODEL = (
     ),
     Sign(  # huggingface_hub/_snapshot_download.py
         r"Cannot find an appropriate cached snapshot folder",
-        words.not_on_this_machine,
+        hints.not_on_this_machine,
         "Check the name, or unset HF_HUB_OFFLINE to download it",
     ),
     Sign(  # huggingface_hub/utils/_http.py, in offline mode
@@ -96,8 +96,8 @@ _MODEL = (
     ),
     Sign(  # transformers/utils/hub.py
         r"You are trying to access a gated repo|Cannot access gated repo for url",
-        words.gated,
-        words.gated_page,
+        hints.gated,
+        hints.gated_page,
     ),
     Sign(  # transformers/utils/hub.py
         r"(?<!\S)(\S+) is not a local folder and is not a valid model identifier",
@@ -105,9 +105,9 @@ _MODEL = (
         "Check the name; a private one needs HF_TOKEN in the environment",
     ),
     Sign(
-        r"(?<!\S)(\S+) is not a valid git identifier", "The model has no revision {0}", words.revisions
+        r"(?<!\S)(\S+) is not a valid git identifier", "The model has no revision {0}", hints.revisions
     ),  # hub.py
-    Sign(  # huggingface_hub/utils/_http.py; 401 is also the answer for what does not exist
+    Sign(  # huggingface_hub/utils/_http.py; the Hub also answers 401 for a model that does not exist
         r"(40[13]) Client Error",
         "Hugging Face refuses the model ({0})",
         "Check the name, and set HF_TOKEN to a token that may read it",
@@ -152,7 +152,7 @@ _CONFIGURATION = (
     Sign(  # vllm/config/model.py
         r"Total number of attention heads \((\d{1,9})\) must be divisible by tensor parallel size \((\d{1,9})\)",
         "The model's {0} attention heads cannot be divided among {1} GPUs",
-        words.parallel_sizes,
+        hints.parallel_sizes,
     ),
     Sign(  # vllm/config/model.py
         r"Sleep mode is not supported on current platform",
@@ -167,17 +167,17 @@ _CONFIGURATION = (
     Sign(  # vllm/config/vllm.py
         r"The quantization method (\w+) is not supported for the current GPU\. Minimum capability: (\d{2,3})\. "
         r"Current capability: (\d{2,3})",
-        words.capability,
+        hints.capability,
         "Choose another --quantization, or another GPU",
     ),
     Sign(  # vllm/config/vllm.py
         r"torch\.(\w+) is not supported for quantization method (\w+)\.? ?(?:Supported dtypes: \[(.{0,300}?)\])?",
         "{1} does not work with {0}",
-        words.dtypes,
+        hints.dtypes,
     ),
     Sign(  # vllm/platforms/cuda.py
         r"Bfloat16 is only supported on GPUs with compute capability of at least 8\.0\.(?: Your (.{0,100}?) GPU (.{0,100}?)\. )?",
-        words.no_bfloat16,
+        hints.no_bfloat16,
         "Add --dtype half",
     ),
 )
@@ -186,7 +186,7 @@ _MEMORY = (
         rf"Free memory on device (\S+) \((?P<free>{_GIB})/(?P<total>{_GIB}) GiB\) on startup is less than .{{0,100}}?"
         rf"\([\d.]{{1,20}}, (?P<needed>{_GIB}) GiB\)",
         "GPU {0} has {1} GiB free, and vLLM wants {3} GiB of its {2} GiB",
-        words.utilization,
+        hints.utilization,
     ),
     Sign(  # vllm/v1/core/kv_cache_utils.py
         r"No available memory for the cache blocks",
@@ -197,7 +197,7 @@ _MEMORY = (
         r"max seq len \((\d{1,20})\), \(?([\d.]{1,20}) GiB KV cache is needed.{0,300}?memory \(([\d.]{1,20}) GiB\)"
         r"(?:.{0,300}?estimated maximum model length is (\d+))?",
         "One request of {0} tokens needs {1} GiB of KV cache, and there are {2} GiB",
-        words.length_that_fits,
+        hints.length_that_fits,
     ),
     Sign(  # vllm/v1/worker/gpu_model_runner.py
         r"Failed to load model - not enough GPU memory",
@@ -230,17 +230,17 @@ _MACHINE = (
     Sign(  # vllm/v1/engine/core_client.py
         r"Timed out waiting for engine core processes to start\..{0,500}?Waited (\d{1,9})s",
         "The engine was not ready after {0} s",
-        words.more_time,
+        hints.more_time,
     ),
     Sign(  # vllm/v1/executor/multiproc_executor.py
         r"Worker proc (\S+) died unexpectedly \(exit code: (-?\d{1,9}|None)\)",
-        words.process_died,
-        words.process_hint,
+        hints.process_died,
+        hints.process_hint,
     ),
     Sign(  # vllm/v1/utils.py, where there are several API servers
         r"Process (\S+) \(PID: \d+\) died with exit code (-?\d{1,9}|None)",
-        words.process_died,
-        words.process_hint,
+        hints.process_died,
+        hints.process_hint,
     ),
     Sign(  # Python's dynamic loader
         r"ImportError: (\S{1,300}\.so\S{0,100}: undefined symbol.*)",
@@ -262,14 +262,14 @@ _GENERAL = (
     ),
     Sign(  # pydantic
         r"^([\w.\[\],]+)\n +Input (should .{0,500}?) \[type=\w+(?:, input_value=(.{0,500}?), input_type)?",
-        words.field,
-        words.field_hint,
+        hints.field,
+        hints.field_hint,
     ),
 )
 
 SIGNS = (*_COMMAND_LINE, *_SOCKET, *_MODEL, *_CONFIGURATION, *_MEMORY, *_MACHINE, *_GENERAL)
 
-# Where nothing better is found of an engine that died: vllm/v1/engine/exceptions.py, vllm/v1/utils.py.
+# The last resort for an engine that died without a known sign: vllm/v1/engine/exceptions.py, vllm/v1/utils.py.
 ENGINE_DIED = Sign(
     r"EngineDeadError: EngineCore encountered an issue|Engine core process \S+ died unexpectedly",
     "The engine ended, and did not say why",

@@ -1,7 +1,7 @@
-"""The lines of a log as Python wrote them: without what logging puts before each, and the frames told apart.
+"""Split the lines of a log into their parts: the prefix of logging, the text, and whether it belongs to a traceback's frame.
 
-A frame quotes its source, and in that of a ``raise`` stands the message without its values. So a message is looked
-for between the frames only.
+A frame quotes its source code. The source of a ``raise`` contains the message without its values, so messages are
+searched outside the frames only.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 HEADER = "Traceback (most recent call last):"
-DEEPEST = 3  # frames that are shown of a traceback, each with its source
+DEEPEST = 3  # frames of a traceback that are shown, each with its source
 LONGEST_TRACEBACK = 400  # lines
-LONGEST_MESSAGE = 4  # lines of an exception's message that are shown before the one that tells
-LONGEST_SHOWN = 300  # characters of a line
-# What is searched takes time: of longer lines, and of all lines where there is more in all, only the beginning counts.
+LONGEST_MESSAGE = 4  # lines of an exception's message that are shown before the telling line
+LONGEST_SHOWN = 300  # characters of a line that are shown
+# Limits for the search, which takes time. Of a longer line only the beginning is searched; if all lines together have
+# more than `MOST_READ` characters, each line is cut to its share.
 LONGEST_READ = 2000  # characters of a line
 MOST_READ = 2**20  # characters of all lines
-SHORTEST_READ = 200  # characters of a line that are searched however many lines there are
+SHORTEST_READ = 200  # characters of a line that are searched in any case
 
 _PROCESS = r"(?P<process>\([^)]*\) )?"
-# What vLLM (vllm/logger.py) and uvicorn put before what is no failure.
+# The prefixes of vLLM (vllm/logger.py) and uvicorn for lines that are no failure.
 _HARMLESS = re.compile(_PROCESS + r"(?:DEBUG|INFO|WARNING)(?:: | \d\d-\d\d )")
 _PREFIX = re.compile(_PROCESS + r"(?:(?:ERROR|CRITICAL) \d\d-\d\d [^\[]*\[(?P<source>[^\]]*)\] ?)?")
 _FILE = re.compile(r'  File "(?P<path>[^"]*)"')
@@ -34,10 +35,10 @@ class Said(NamedTuple):
     """One line.
 
     Attributes:
-        process: who wrote it, as vLLM puts it before each line; "" where it does not.
-        source: the file and line that logged it; "" for what was not logged, but printed.
-        text: the line behind that.
-        frame: whether it belongs to a frame of a traceback.
+        process: the process that wrote the line, as vLLM names it in the prefix; "" if the prefix names none.
+        source: the file and line number of the log call; "" for a line that was printed, not logged.
+        text: the line without its prefix.
+        frame: whether the line belongs to a frame of a traceback.
     """
 
     process: str
@@ -47,7 +48,7 @@ class Said(NamedTuple):
 
 
 def read(lines: Sequence[str]) -> list[Said]:
-    """The lines that may tell of a failure: errors, and whatever was not logged with a level."""
+    """Return the lines that may tell of a failure: errors, and lines without a level."""
     said: list[Said] = []
     inside: set[str] = set()  # the processes whose last line belongs to a frame
     longest = LONGEST_READ
@@ -66,17 +67,17 @@ def read(lines: Sequence[str]) -> list[Said]:
 
 
 def is_raised(said: Sequence[Said], number: int) -> bool:
-    """Whether the line is of the message at the end of a traceback."""
+    """Whether the line belongs to the message at the end of a traceback."""
     return bool(_above(said, number))
 
 
 def telling(said: Sequence[Said], first: int, last: int) -> tuple[str, ...]:
-    """What a person wants to see of a failure: the deepest frames of vLLM's code or the user's, and the message.
+    """Return the lines of a failure to show: the deepest frames of vLLM's or the user's code, and the message.
 
     Args:
-        said: the log.
-        first: the first line of the message that tells.
-        last: and the last.
+        said: the lines of the log.
+        first: the number of the first line of the telling message.
+        last: the number of its last line.
     """
     message = [one.text for one in said[first : last + 1] if one.process == said[first].process]
     above = _above(said, first)
@@ -88,16 +89,16 @@ def telling(said: Sequence[Said], first: int, last: int) -> tuple[str, ...]:
 
 
 def brief(text: str) -> str:
-    """The text, cut where it is too long to be read."""
+    """Return the text, cut at `LONGEST_SHOWN` characters."""
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"
 
 
 def _above(said: Sequence[Said], first: int) -> list[Said]:
-    """The traceback that ends in this line, as far as it stands above it; [] where there is none."""
+    """Return the lines of the traceback above this line of its message; [] if the line ends no traceback."""
     found: list[Said] = []
     message = 0
     for one in reversed(said[max(0, first - LONGEST_TRACEBACK) : first]):
-        if one.process != said[first].process:  # processes write side by side
+        if one.process != said[first].process:  # the lines of several processes are mixed
             continue
         if one.text.startswith(HEADER):
             return found[::-1]
@@ -109,7 +110,7 @@ def _above(said: Sequence[Said], first: int) -> list[Said]:
 
 
 def _frames(lines: Sequence[str]) -> Iterator[list[str]]:
-    """Each frame: where it is, and its source without what is underlined below it."""
+    """Yield the lines of each frame: its place and its source, without the markers that Python puts below the source."""
     starts = [number for number, line in enumerate(lines) if _FILE.match(line)]
     for start in starts:
         yield [line for line in lines[start : start + 2] if line == lines[start] or not _FILE.match(line)]

@@ -1,1 +1,1 @@
-"""The flags of `vllm serve`: which there are, what they are set to, and what a --config file sets."""
+"""The flags of `vllm serve`: the table of all flags, the values on a command line, and the flags of a --config file."""

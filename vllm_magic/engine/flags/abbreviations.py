@@ -1,8 +1,8 @@
 """Abbreviated flags: vLLM accepts the beginning of a flag for the whole flag (argparse, ``allow_abbrev``).
 
-This package looks for flags by their whole names, so their abbreviations are written out before anything else
-is done with them. An abbreviation whose meaning is not known is refused: a key behind it could be seen by
-everybody.
+vllm_magic looks for flags by their whole names, so abbreviations are replaced by whole names before anything else. An
+abbreviation whose meaning is not known is refused: it could stand for a flag with a key, which every user of the machine
+would then see on the command line.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _READ = """
 --pipeline-parallel-size -pp --port --quantization -q --revision --served-model-name --shutdown-timeout
 --speculative-config -sc --ssl-certfile --tensor-parallel-size -tp --uds
 """
-READ = (*SECRET, *_READ.split())  # all flags that the package looks for
+READ = (*SECRET, *_READ.split())  # all flags that vllm_magic looks for
 
 
 def written_out(args: Sequence[str], load: Callable[[], FlagTable | None]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""YAML that somebody may have written to hold its reader up: what it says, in bounded time and memory."""
+"""Load YAML in bounded time and memory, also if it was written to keep its reader busy."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Any
 
 import yaml
 
-DEEPEST = 50  # lists and mappings in each other
-LONGEST = 2**17  # characters, where each alias stands for what it names
+DEEPEST = 50  # nested lists and mappings
+LONGEST = 2**17  # characters, with each alias replaced by what it names
 
 
 def load(text: bytes) -> Any:
-    """What the text says. The caller bounds its length: the parser is in Python, and takes a second for 32 kB.
+    """Return the content of the text. The caller limits its length: the parser, in Python, takes a second for 32 kB.
 
     Raises:
-        yaml.YAMLError: it is no YAML.
-        ValueError: it is too deep, holds itself, or is far longer than it looks (by its aliases).
-        Exception: PyYAML raises anything where a value does not fit its tag.
+        yaml.YAMLError: the text is not YAML.
+        ValueError: the content is nested too deeply, contains itself, or is too long when its aliases are replaced.
+        Exception: PyYAML raises errors of any type if a value does not fit its tag.
     """
     loader = _Loader(text)
     try:
@@ -34,7 +34,7 @@ def load(text: bytes) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Gives up where it is deep, before its parser takes long: that one looks ahead, at a cost that grows with the depth."""
+    """Stops at a deep nesting while it parses: the parser looks ahead, and the time for that grows with the depth."""
 
     _depth = 0
 
@@ -48,7 +48,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def _measure(node: Any, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
-    """Characters and depth of a node, each alias written out; ``known`` has the nodes that were measured."""
+    """Return the characters and the depth of a node, with aliases replaced.
+
+    ``known`` has the nodes that were measured already; None for those that are being measured.
+    """
     if id(node) in known:
         measured = known[id(node)]
         if measured is None:
@@ -59,7 +62,7 @@ def _measure(node: Any, known: dict[int, tuple[int, int] | None]) -> tuple[int, 
     if isinstance(node.value, str):
         size += len(node.value)
     else:
-        for part in node.value:  # of a mapping a pair
+        for part in node.value:  # a mapping has pairs
             for one in part if isinstance(part, tuple) else (part,):
                 its_size, its_depth = _measure(one, known)
                 size, depth = size + its_size, max(depth, its_depth)

@@ -1,4 +1,4 @@
-"""The flags of ``vllm serve`` that are used most (vLLM 0.32), for as long as the table of all is not there."""
+"""The most used flags of ``vllm serve`` (vLLM 0.32), for the time until the table of all flags has been read."""
 
 from __future__ import annotations
 

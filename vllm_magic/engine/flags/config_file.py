@@ -1,7 +1,7 @@
-"""The flags in a file that ``--config`` names: vLLM puts them before those of the command line, which win.
+"""The flags in the file of ``--config``. vLLM puts them before the flags of the command line, which win.
 
-As vLLM 0.32 does it (utils/argparse_utils.py, ``load_config_file``): long options without their dashes, ``false`` as ``--no-``,
-a nested mapping as JSON.
+The rules are those of vLLM 0.32 (utils/argparse_utils.py, ``load_config_file``): a key is a long option without its dashes,
+``false`` means ``--no-``, and a nested mapping is passed as JSON.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from vllm_magic.engine.flags.flag_table import FlagTable
 
 FLAG = "--config"
-LONGEST = 2**15  # bytes; it is read by a parser in Python, which takes a second for so many
-LONGEST_COMPLAINT = 200  # characters of what the parser says
+LONGEST = 2**15  # bytes; the parser, in Python, takes a second for that many
+LONGEST_COMPLAINT = 200  # characters of the parser's error that a message quotes
 
 
 def words(args: Sequence[str], cwd: str, load: Callable[[], FlagTable | None]) -> tuple[str, ...]:
-    """What the file adds to the command line; () where none is named.
+    """Return the flags that the file adds to the command line; () without a file.
 
     Args:
-        args: the flags.
+        args: the flags of the command line.
         cwd: the server's working directory.
         load: as for `abbreviations.written_out`.
 
     Raises:
-        InvalidOption: the file cannot be read, is no mapping, or holds a key or a flag that may be several.
+        InvalidOption: the file cannot be read, is not a mapping, holds a secret key, or has an ambiguous abbreviation.
     """
     if FLAG not in args[:-1]:
         return ()
@@ -65,7 +65,7 @@ def _read(path: Path, name: str) -> tuple[str, ...]:
             return tuple(
                 word for key, value in content.items() for word in _option(str(key).replace("_", "-"), value)
             )
-    except Exception as error:  # noqa: BLE001 - PyYAML raises anything for a value that does not fit its tag
+    except Exception as error:  # noqa: BLE001 - PyYAML raises errors of any type for a value that does not fit its tag
         said = str(error).partition("\n")[0][:LONGEST_COMPLAINT].rstrip(".") or type(error).__name__
         raise InvalidOption(f"{FLAG} {name} is no YAML that can be used: {said}. Correct the file.") from None
     raise InvalidOption(f"{FLAG} {name} holds no options. Write them as `max-model-len: 4096`, a line each.")

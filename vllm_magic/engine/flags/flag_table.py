@@ -1,8 +1,8 @@
-"""The flags of one vLLM: what `reader_child` wrote into the cache, checked and typed.
+"""The table of all flags of one vLLM: what `reader_child` wrote into the cache, checked and typed.
 
-A table holds as long as the files that it was read from are as they were: the executable, vLLM's metadata, and the
-modules that define the flags. So an update, or a change in a checkout, ends it. It is certain as long as nothing was
-installed beside vLLM: a plugin can add flags.
+A table is valid until one of the files changes from which it was read: the executable, vLLM's metadata, and the modules
+that define the flags. So an update of vLLM, or a change in a checkout, makes it invalid. A table is certain until a
+package is installed beside vLLM, since a plugin can add flags.
 """
 
 from __future__ import annotations
@@ -17,15 +17,11 @@ from typing import Any
 
 from vllm_magic.engine import cache
 
-SCHEMA = 2  # of what `reader_child` writes
+SCHEMA = 2  # the version of the format that `reader_child` writes
 KIND = "flags"  # the folder in the cache
-OF_PYTHON = (
-    "PYTHONPATH",
-    "PYTHONHOME",
-    "PYTHONUSERBASE",
-    "VLLM_PLUGINS",
-)  # decide which vLLM an executable runs
-# vLLM names none of them a path.
+# The variables that decide which vLLM, with which plugins, an executable runs.
+OF_PYTHON = ("PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "VLLM_PLUGINS")
+# The flags whose value is a path; vLLM's own types do not tell.
 _PATH = re.compile(
     r"--(config|chat-template|uds|[a-z-]+-(config-path|path|dir|file|keyfile|certfile|ca-certs|plugin))"
 )
@@ -47,13 +43,13 @@ class Option:
     """One option of a command line.
 
     Attributes:
-        strings: the ways to write it.
-        type: the name of the function that reads its value.
-        choices: the values it takes; where others are taken too, the usual ones.
-        default: as text; "" for none.
-        help: the first sentence of it.
-        takes_value: whether a value follows.
-        group: the part of vLLM it belongs to.
+        strings: the names of the option, such as --tensor-parallel-size and -tp.
+        type: the name of the function that converts its value.
+        choices: the allowed values; if other values are allowed too, the usual ones.
+        default: the default as text; "" for none.
+        help: the first sentence of its help.
+        takes_value: whether a value follows the option.
+        group: the group of options in vLLM's help to which it belongs.
     """
 
     strings: tuple[str, ...]
@@ -66,12 +62,13 @@ class Option:
 
     @property
     def kind(self) -> str:
-        """What its value is, in a word."""
-        return _KINDS.get(self.type, self.type if self.type.isidentifier() else "text")  # of a lambda
+        """The kind of its value, in a word."""
+        # The type of a lambda is no identifier.
+        return _KINDS.get(self.type, self.type if self.type.isidentifier() else "text")
 
     @property
     def is_path(self) -> bool:
-        """Whether its value names a file or a folder."""
+        """Whether the value is the path of a file or a folder."""
         return any(_PATH.fullmatch(one) for one in self.strings)
 
 
@@ -80,8 +77,8 @@ class FlagTable:
     """All flags of one vLLM.
 
     Attributes:
-        version: vLLM's, "" where it is not known.
-        options: in vLLM's own order.
+        version: the version of vLLM; "" if it is not known.
+        options: all options, in vLLM's own order.
     """
 
     version: str
@@ -89,28 +86,35 @@ class FlagTable:
 
     @cached_property
     def by_string(self) -> dict[str, Option]:
-        """Each option by each way to write it."""
+        """The options, by each of their names."""
         return {string: option for option in self.options for string in option.strings}
 
     def find(self, flag: str) -> Option | None:
-        """The option that is written so; vLLM takes underscores for dashes."""
+        """Return the option with this name, or None. Underscores count as dashes, as in vLLM."""
         return self.by_string.get(plain(flag))
 
 
 def plain(flag: str) -> str:
-    """A long flag with dashes for underscores, as vLLM reads it (its utils/argparse_utils.py)."""
+    """Return a long flag with dashes in place of underscores, as vLLM reads it (its utils/argparse_utils.py)."""
     return flag.replace("_", "-") if flag.startswith("--") else flag
 
 
 def file_name(executable: str) -> str:
-    """The cache file for what this path runs, in this environment."""
-    words = (str(SCHEMA), executable, *(os.environ.get(name, "") for name in OF_PYTHON))
-    return f"{hashlib.sha256(chr(0).join(words).encode()).hexdigest()[:16]}.json"
+    """Return the name of the cache file for the vLLM that this path runs in this environment."""
+    parts = (str(SCHEMA), executable, *(os.environ.get(name, "") for name in OF_PYTHON))
+    return f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.json"
 
 
 @dataclass(frozen=True)
 class _Read:
-    """One file of the cache; a stamp is a path with its time of change in ns and its size."""
+    """One file of the cache.
+
+    Attributes:
+        data: the content of the file.
+        table: the table.
+        sources: the files from which the table was read, each with its modification time in ns and its size in bytes.
+        places: the folders in which packages are installed, described in the same way.
+    """
 
     data: bytes
     table: FlagTable
@@ -122,11 +126,11 @@ _read: dict[str, _Read] = {}
 
 
 def load(executable: str, *, certain: bool = False) -> FlagTable | None:
-    """The table of the vLLM at this absolute path; None where there is none in the cache that holds for it.
+    """Return the table of a vLLM; None if the cache has no valid table for it.
 
     Args:
         executable: the absolute path of vLLM.
-        certain: only one that holds for certain.
+        certain: whether the table must be certain (see the module).
     """
     data = cache.read(KIND, file_name(executable))
     if data is None:
@@ -172,7 +176,11 @@ def _option(data: Any) -> Option:
 
 
 def _text(value: Any) -> str:
-    """A text of the table, of which only what can be shown is kept."""
+    """Return a text of the table, without its unprintable characters.
+
+    Raises:
+        TypeError: the value is not a text.
+    """
     if not isinstance(value, str):
         raise TypeError(value)
     if value.replace("\n", " ").isprintable():
@@ -183,7 +191,7 @@ def _text(value: Any) -> str:
 def _is_unchanged(stamp: tuple[str, int, int]) -> bool:
     path, modified, size = stamp
     try:
-        status = os.stat(path)  # noqa: PTH116 - a hundred of them for each completion
+        status = os.stat(path)  # noqa: PTH116 - faster than Path: each completion does this for a hundred files
     except (OSError, ValueError):
         return False
     return (status.st_mtime_ns, status.st_size) == (modified, size)

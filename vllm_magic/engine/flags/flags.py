@@ -1,4 +1,4 @@
-"""Reading and taking flags out of a ``vllm serve`` command line, without knowing them all.
+"""Read flags of a ``vllm serve`` command line, and remove them, without a table of all flags.
 
 vLLM accepts ``--flag value``, ``--flag=value``, and underscores for dashes (its utils/argparse_utils.py).
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 LONGEST_NUMBER = 100  # digits
-# Those of the 430 of vLLM 0.32 that most people use.
+# The flags that most people use, of the 430 flags of vLLM 0.32.
 _COMMON = """
 --api-key --attention-backend --block-size --chat-template --compilation-config --config --cpu-offload-gb
 --data-parallel-size -dp --distributed-executor-backend --download-dir --dtype --enable-auto-tool-choice
@@ -32,20 +32,22 @@ _COMMON = """
 """
 COMMON = tuple(_COMMON.split())
 
-SHORTEST_BEGINNING = 5  # characters of a flag, its dashes included, from which the whole can be told
-ALIKE = 0.75  # of two words, as difflib measures it: --max-len and --max-model-len
-MANY = 5  # flags that look like a word are looked through for common ones
+SHORTEST_BEGINNING = (
+    5  # characters, dashes included, from which the beginning of a flag suggests the whole flag
+)
+ALIKE = 0.75  # how similar two flags must be, by difflib's measure: as --max-len and --max-model-len
+MANY = 5  # how many similar flags are searched for common ones
 
 
 def meant(word: str, known: Iterable[str], most: int = 2) -> list[str]:
-    """The flags that somebody may have meant by one that there is not, the likeliest first.
+    """Return the flags that a user may have meant by an unknown flag, the likeliest first.
 
-    Those that begin with it and those that look like it; rare ones only where no common one does.
+    These are the flags that begin with the unknown flag or look like it; rare flags only if no common flag does.
 
     Args:
-        word: the flag that there is not, such as ``--max-len``.
-        known: those that there are.
-        most: how many to name at most.
+        word: the unknown flag, such as ``--max-len``.
+        known: all known flags.
+        most: the largest number of flags to return.
     """
     known = list(known)
     begun = [flag for flag in known if len(word) >= SHORTEST_BEGINNING and flag.startswith(word)]
@@ -54,7 +56,7 @@ def meant(word: str, known: Iterable[str], most: int = 2) -> list[str]:
 
 
 def value(args: Sequence[str], *names: str) -> str | None:
-    """The value of the last flag that has one of these names; None where there is none."""
+    """Return the value of the last flag with one of these names; None if there is no such flag."""
     found = None
     for position, arg in enumerate(args):
         flag, equals, rest = split(arg)
@@ -64,12 +66,12 @@ def value(args: Sequence[str], *names: str) -> str | None:
 
 
 def has(args: Sequence[str], *names: str) -> bool:
-    """Whether one of these flags is there, with or without a value."""
+    """Whether the command line has one of these flags, with or without a value."""
     return any(split(arg)[0] in names for arg in args)
 
 
 def take(args: Sequence[str], name: str) -> tuple[str | None, tuple[str, ...]]:
-    """The value of the flag and the command line without it.
+    """Return the value of the flag, and the command line without the flag.
 
     Raises:
         InvalidOption: the flag has no value.
@@ -89,20 +91,20 @@ def take(args: Sequence[str], name: str) -> tuple[str | None, tuple[str, ...]]:
 
 
 def whole_number(args: Sequence[str], *names: str, default: int) -> int:
-    """The value as a whole number; the default where it is absent or no number (vLLM will say so)."""
+    """Return the value as a whole number; the default if it is absent or not a number (vLLM will report that)."""
     text = value(args, *names) or ""
     return int(text) if is_whole_number(text) else default
 
 
 def is_whole_number(text: str) -> bool:
-    """Whether the text is a whole number of a length that makes sense (`int` takes 4,300 digits at most)."""
+    """Whether the text is a whole number of sensible length (`int` takes at most 4,300 digits)."""
     return text.isdecimal() and len(text) <= LONGEST_NUMBER
 
 
 def amount(text: str) -> int | None:
-    """A number as vLLM lets it be written: "8192", "32k" (32,000), "25.6k", "32K" (32,768); None for anything else.
+    """Return a number in one of vLLM's notations: "8192", "32k" (32,000), "25.6k", "32K" (32,768); None for anything else.
 
-    It is human_readable_int in its utils/argparse_utils.py.
+    The notations are those of human_readable_int in vLLM's utils/argparse_utils.py.
     """
     found = re.fullmatch(r"(\d{1,15})(\.\d{1,15})?([kKmMgGtT]?)", text.strip(), re.ASCII)
     if not found or (found[2] and not found[3].islower()):
@@ -113,7 +115,7 @@ def amount(text: str) -> int | None:
 
 
 def number(args: Sequence[str], *names: str, default: float) -> float:
-    """The value as a number; the default where it is absent or no number (vLLM will say so)."""
+    """Return the value as a number; the default if it is absent or not a number (vLLM will report that)."""
     try:
         found = float(value(args, *names) or default)
     except ValueError:
@@ -122,6 +124,6 @@ def number(args: Sequence[str], *names: str, default: float) -> float:
 
 
 def split(arg: str) -> tuple[str, bool, str]:
-    """A word as the flag, with dashes as vLLM reads it, whether "=" follows, and what stands behind that."""
+    """Split an argument into the flag, with dashes for underscores, whether "=" follows, and the text after "="."""
     flag, equals, rest = arg.partition("=")
     return (flag.replace("_", "-") if flag.startswith("--") else flag), bool(equals), rest

@@ -1,9 +1,10 @@
-"""Run by vLLM's own Python, in which nothing of ours is: writes the table of its flags to stdout, as JSON.
+"""A program for vLLM's own Python, where vllm_magic is not installed: write the table of vLLM's flags to stdout, as JSON.
 
     PYTHON reader_child.py SCHEMA EXECUTABLE
 
-vLLM has no list of its flags that a machine could read, but its parser has them all: `make_arg_parser`, and with
-``--help`` among the arguments their help too (vLLM 0.32, engine/arg_utils.py). See `flag_table` for the result.
+vLLM has no list of its flags that a program can read, but its parser, from `make_arg_parser`, has all of them. With
+``--help`` among the arguments the parser also has their help (vLLM 0.32, engine/arg_utils.py). See `flag_table` for the
+result.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 
-# Python put this file's folder first, and what vLLM imports is not to be found in it.
+# Python has put this file's folder first on the path. vLLM must not import our modules in place of its own.
 _HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - before any other import
 sys.path[:] = [folder for folder in sys.path if folder != _HERE]
 
@@ -28,9 +29,14 @@ if TYPE_CHECKING:
 
 LONGEST_TEXT = 2000  # characters of a help or a default
 _END_OF_SENTENCE = re.compile(r"\.\s+(?=[A-Z`])|:\s*\n|\n\n| \(default:")
-MAKERS = ("vllm.entrypoints.launchers.cli_args", "vllm.entrypoints.openai.cli_args")  # 0.32; before
-PARSERS = ("vllm.utils.argparse_utils", "vllm.utils")  # from 0.11.1 on; before
-DEFINE = ("vllm.engine.arg_utils", "vllm.version", *PARSERS, *MAKERS)  # and all below vllm.config
+MAKERS = ("vllm.entrypoints.launchers.cli_args", "vllm.entrypoints.openai.cli_args")  # in 0.32; before
+PARSERS = ("vllm.utils.argparse_utils", "vllm.utils")  # since 0.11.1; before
+DEFINE = (
+    "vllm.engine.arg_utils",
+    "vllm.version",
+    *PARSERS,
+    *MAKERS,
+)  # define flags, as all modules of vllm.config do
 
 
 def main() -> None:
@@ -38,7 +44,7 @@ def main() -> None:
     reply = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # vLLM's log goes to stdout
     schema, executable = sys.argv[1:]
-    sys.argv = ["vllm", "--help"]  # not "serve": with both vLLM leaves --model out
+    sys.argv = ["vllm", "--help"]  # without "serve": with both, vLLM leaves --model out
     flexible: Any = _first(PARSERS, "FlexibleArgumentParser")
     parser = _first(MAKERS, "make_arg_parser")(flexible(prog="vllm serve"))
     table = {
@@ -64,12 +70,12 @@ def _first(modules: tuple[str, ...], name: str) -> Any:
 def _version() -> str:
     try:
         return metadata.version("vllm")
-    except metadata.PackageNotFoundError:  # a checkout that was never installed
+    except metadata.PackageNotFoundError:  # vLLM is a checkout that was never installed
         return str(importlib.import_module("vllm").__version__)
 
 
 def _sources() -> list[str]:
-    """The files that the table was read from: with them it changes."""
+    """Return the files from which the table was read: if one of them changes, the table may change."""
     found = {
         str(module.__file__)
         for name, module in list(sys.modules.items())
@@ -86,7 +92,7 @@ def _stamp(path: str) -> list[Any]:
 
 
 def _option(parser: argparse.ArgumentParser, action: argparse.Action) -> dict[str, Any]:
-    # Where other values are taken too, vLLM names the usual ones in `metavar`.
+    # For an option that allows other values too, vLLM has the usual ones in `metavar`.
     usual = action.choices or (action.metavar if isinstance(action.metavar, list) else ())
     group = next((one.title for one in parser._action_groups if action in one._group_actions), "")  # noqa: SLF001
     return {
@@ -101,12 +107,12 @@ def _option(parser: argparse.ArgumentParser, action: argparse.Action) -> dict[st
 
 
 def _first_sentence(text: str) -> str:
-    """Of a help that has several paragraphs: a menu has room for one line, and the table is read by each kernel."""
+    """Return the first sentence of a help: a menu has room for one line, and every kernel reads the table."""
     return " ".join(_END_OF_SENTENCE.split(text.strip(), maxsplit=1)[0].split()).rstrip(".:")
 
 
 def _type(action: argparse.Action) -> str:
-    """The name of what makes a value of the text; vLLM wraps that of an optional one (its `optional_type`)."""
+    """Return the name of the function that converts the option's value, without the wrapper of vLLM's `optional_type`."""
     if action.nargs == 0:
         return "bool"
     kind: Any = action.type or str

@@ -1,6 +1,6 @@
-"""Flags that a vLLM does not have, said before it is started.
+"""Refuse flags that this vLLM does not have, before it is started.
 
-A refusal that is wrong is worse than none: whatever vLLM might take in some way is left to it.
+A wrong refusal is worse than none, so a flag that vLLM might accept in some way is left for vLLM to judge.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ ELSEWHERE = "--omni"  # with it another package has the command line (vLLM's ent
 
 
 def check(spec: ServerSpec, executable: str) -> None:
-    """Refuse a flag that this vLLM does not have; say nothing where its flags are not known.
+    """Check that this vLLM has all flags of the spec; do nothing if its flags are not known for certain.
 
     Args:
-        spec: what is to be started.
+        spec: the server that is to be started.
         executable: the absolute path of vLLM.
 
     Raises:
-        InvalidOption: there is such a flag.
+        InvalidOption: this vLLM does not have one of the flags.
     """
     if spec.force or any(name in flag_table.OF_PYTHON for name, _ in spec.env):
         return
@@ -42,9 +42,9 @@ def check(spec: ServerSpec, executable: str) -> None:
 
 
 def find(args: Sequence[str], table: FlagTable) -> str | None:
-    """The first long flag that is none of vLLM's; None where all are, or may be.
+    """Return the first long flag that vLLM does not have; None if vLLM has all of them, or may have.
 
-    vLLM takes the beginning of a flag for the flag, underscores for dashes, and ``--flag.key value`` for JSON.
+    vLLM accepts the beginning of a flag for the flag, underscores for dashes, and ``--flag.key value`` for JSON.
     """
     if ELSEWHERE in args:
         return None
@@ -57,7 +57,9 @@ def find(args: Sequence[str], table: FlagTable) -> str | None:
         name, dot, _ = flag.partition(".")
         if dot and not equals and word.startswith("-"):
             next(words, None)  # the key's value, which may begin with dashes
-        is_flag = name.startswith("--") and " " not in word  # what holds a blank is a value for argparse
+        is_flag = (
+            name.startswith("--") and " " not in word
+        )  # argparse takes an argument with a blank for a value
         if is_flag and not any(one.startswith(plain(name)) for one in known):
             return name
     return None
