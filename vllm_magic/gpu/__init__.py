@@ -1,1 +1,1 @@
-"""GPUs: what the driver says of them, who has them open, which to use, and locks across kernels."""
+"""GPUs: what the driver reports, which processes have device files open, the choice of GPUs, and locks across kernels."""

@@ -1,4 +1,4 @@
-"""Looks at the GPUs for somebody who must not wait for the driver."""
+"""Read the GPUs in a thread, for callers that must not wait for the driver."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.gpu.probe import Probe
 
-LIMIT = 0.8  # seconds for a driver that has answered before; one that misses it is slow, but does not hang
-PATIENCE = 15.0  # seconds for one that has to be started first
-AGAIN = 10.0  # seconds before the probe process is started once more, where it did not stay
+LIMIT = 0.8  # seconds for an answer of a running probe process; a driver that takes longer is slow, but may not hang
+PATIENCE = 15.0  # seconds for an answer of a probe process that has to be started first
+AGAIN = 10.0  # seconds from a start of the probe process until it may be started again, if it ended
 
 
 class BackgroundProbe:
-    """Has a thread of its own, from the first look on. For one thread.
+    """Reads the GPUs in a thread of its own, which starts with the first request. For one calling thread.
 
     Args:
-        probe: how to look.
+        probe: reads the GPUs.
     """
 
     def __init__(self, probe: Probe) -> None:
@@ -32,10 +32,10 @@ class BackgroundProbe:
         self._may_start = 0.0
 
     def look(self) -> Future[Snapshot]:
-        """Begin to look, once those that were begun before are over.
+        """Request a snapshot; requests are answered one after the other.
 
         Raises:
-            RuntimeError: this process has no thread for it.
+            RuntimeError: this process cannot start a thread.
         """
         if not self._thread.is_alive():
             self._thread.start()
@@ -44,7 +44,7 @@ class BackgroundProbe:
         return asked
 
     def close(self, limit: float) -> None:
-        """Let the thread end, and wait that many seconds for it. Close the probe first: that ends a look under way."""
+        """End the thread, and wait at most `limit` seconds for it. Close the probe first: that ends a request under way."""
         self._closed = True
         self._asked.put(None)
         if self._thread.is_alive():
@@ -56,7 +56,7 @@ class BackgroundProbe:
                 continue
             try:
                 asked.set_result(self._look())
-            except BaseException as error:  # noqa: BLE001 - whoever waits hears of it
+            except BaseException as error:  # noqa: BLE001 - the caller gets the error from the future
                 asked.set_exception(error)
 
     def _look(self) -> Snapshot:

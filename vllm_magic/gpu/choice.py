@@ -1,4 +1,4 @@
-"""Which GPUs a user means."""
+"""Choose GPUs as the user asks: by index, by UUID, or by free memory."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ if TYPE_CHECKING:
 
 
 class ShortageError(ValueError):
-    """Too few GPUs have enough free memory: that may change."""
+    """Too few GPUs have enough free memory now."""
 
 
 def choose(words: str, snapshot: Snapshot, count: int = 1, fraction: float = 0.92) -> tuple[Gpu, ...]:
-    """Return the GPUs that `words` mean.
+    """Return the GPUs that `words` name.
 
     Args:
-        words: indices ("0,1"), UUIDs or the beginnings of some ("GPU-5ab3,..."), in the order that they are
-            wanted in, or "auto": the `count` GPUs with the most free memory, in the order of their indices.
-        snapshot: the GPUs there are.
-        count: how many are needed.
-        fraction: the share of a GPU's memory that must be free for "auto", which vLLM asks for at its start
-            (--gpu-memory-utilization). A GPU that does not tell its memory comes last, and is not refused.
+        words: indices ("0,1"), or UUIDs or their beginnings ("GPU-5ab3,..."), in the wanted order; or "auto" for the
+            `count` GPUs with the most free memory, in the order of their indices.
+        snapshot: all GPUs.
+        count: the number of GPUs that are needed.
+        fraction: the share of a GPU's memory that must be free for "auto"; vLLM asks for this share at its start
+            (--gpu-memory-utilization). A GPU that does not report its memory comes last, and is not refused.
 
     Raises:
-        ValueError: one line that says what is wrong, and what to do (`ShortageError` for a lack of memory).
+        ValueError: the words name no such choice; one line says what is wrong, and what to do.
+        ShortageError: too few GPUs have enough free memory for "auto".
     """
     if not snapshot.gpus:
         raise ValueError(f"no GPU can be chosen: {snapshot.problem or 'no GPU found'}; leave the choice out")
@@ -63,12 +64,12 @@ def _freest(gpus: Sequence[Gpu], count: int, fraction: float) -> tuple[Gpu, ...]
 
 
 def has_free(gpu: Gpu, fraction: float) -> bool:
-    """Whether this share of its memory is free; True for a GPU that does not tell."""
+    """Whether this share of the GPU's memory is free; True for a GPU that does not report its memory."""
     return gpu.free is None or gpu.free >= needed(gpu, fraction)
 
 
 def needed(gpu: Gpu, fraction: float) -> int:
-    """Bytes that vLLM wants free (request_memory in vllm/v1/worker/utils.py)."""
+    """Return the bytes that vLLM needs free (request_memory in vllm/v1/worker/utils.py)."""
     return math.ceil((gpu.total or 0) * fraction)
 
 

@@ -1,4 +1,4 @@
-"""What is known of the GPUs at one moment."""
+"""The state of the GPUs at one moment."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ComputeProcess:
-    """A process which the driver lists on a GPU.
+    """A process that the driver lists on a GPU.
 
     Attributes:
-        pid: as the driver says; in a container it may be the host's.
-        used: bytes of the GPU's memory, None when the driver does not say.
-        computes: whether it has a CUDA context there, of its own or by way of MPS; else it only draws.
+        pid: the pid that the driver reports; in a container it may be the host's pid.
+        used: the bytes of the GPU's memory that the process holds; None if the driver does not say.
+        computes: whether the process has a CUDA context on the GPU, its own or one of MPS; else it only draws.
     """
 
     pid: int
@@ -26,17 +26,16 @@ class ComputeProcess:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU. Memory is in bytes, and None where the driver does not say (unified memory).
+    """One GPU. Memory is in bytes; None if the driver does not say (unified memory).
 
     Attributes:
-        index: NVML's index; CUDA may number the same GPUs otherwise, so name a GPU by its `uuid`.
-        uuid: `GPU-...`, the same in every process and after every restart.
-        name: as the vendor sells it.
+        index: NVML's index. CUDA may number the same GPUs differently, so identify a GPU by its `uuid`.
+        uuid: the UUID, `GPU-...`, the same in every process and after every restart.
+        name: the name of the product.
         total: all memory.
-        used: memory in use. What the driver keeps for itself counts or not, depending on its version, so
-            judge by the difference between two snapshots.
-        free: memory that can be allocated.
-        processes: those that compute or draw, None when the driver does not list them (MIG, some containers).
+        used: the memory in use. Whether the driver counts its own share depends on its version, so compare two snapshots.
+        free: the memory that can be allocated.
+        processes: the processes that compute or draw; None if the driver does not list them (MIG, some containers).
     """
 
     index: int
@@ -48,13 +47,13 @@ class Gpu:
     processes: tuple[ComputeProcess, ...] | None
 
     def held_by(self, pids: Collection[int]) -> int | None:
-        """Bytes that these processes hold; None where the driver lists none of them, or does not say how much."""
+        """Return the bytes that these processes hold; None if the driver lists none of them, or does not say how much."""
         listed = [process.used for process in self.processes or () if process.pid in pids]
         return sum(used or 0 for used in listed) if listed and None not in listed else None
 
     @property
     def unattributed(self) -> int | None:
-        """Bytes in use that no listed process accounts for, None when that cannot be told."""
+        """The bytes in use that no listed process accounts for; None if that is not known."""
         if self.used is None or self.processes is None:
             return None
         return max(0, self.used - sum(process.used or 0 for process in self.processes))
@@ -65,10 +64,10 @@ class Snapshot:
     """All GPUs at one moment.
 
     Attributes:
-        taken: `time.monotonic()` when the driver was asked; what it says is not older.
-        gpus: in the order of their indices.
-        driver: version of the driver.
-        problem: one line that says why there is nothing to see, None when there are GPUs.
+        taken: the time of `time.monotonic()` when the driver was asked; the figures are not older.
+        gpus: the GPUs, in the order of their indices.
+        driver: the version of the driver; None if there is none.
+        problem: one line that says why no GPU can be seen; None if there are GPUs.
     """
 
     taken: float
@@ -77,5 +76,5 @@ class Snapshot:
     problem: str | None
 
     def gpu(self, uuid: str) -> Gpu | None:
-        """Return the GPU of this UUID, None when it is not in sight."""
+        """Return the GPU with this UUID; None if the snapshot does not have it."""
         return next((gpu for gpu in self.gpus if gpu.uuid == uuid), None)

@@ -1,8 +1,8 @@
-"""Who has the driver's device files open: the proof that needs no driver, only /proc.
+"""Find the processes that have the driver's device files open. This proof needs /proc, but no driver.
 
-VRAM comes back when the last open of a device file is closed, so a process that has none open holds none. It
-needs neither root nor fuser, but sees only what this user may see: other users' processes are `unreadable`,
-and a /proc mounted with hidepid, or another PID namespace, hides processes altogether.
+VRAM comes back when the last open device file is closed, so a process without an open device file holds no VRAM. The search
+needs neither root nor fuser, but it sees only what this user may see: the files of other users' processes are
+`unreadable`, and a /proc mounted with hidepid, or another PID namespace, hides processes completely.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _KERNEL_THREAD = 0x00200000  # PF_KTHREAD, include/linux/sched.h
 
 @dataclass(frozen=True)
 class Holders:
-    """What a scan found.
+    """The result of a search.
 
     Attributes:
-        by_pid: the device files that each process has open, or mapped where it has none open.
-        unreadable: pids of processes whose files this user may not see; they may hold anything.
+        by_pid: for the pid of each process, the device files that it has open, or has mapped if it has none open.
+        unreadable: the pids of the processes whose files this user may not see; they may hold anything.
     """
 
     by_pid: dict[int, tuple[str, ...]]
@@ -44,8 +44,8 @@ def holders(paths: Iterable[str], pids: Collection[int] | None = None) -> Holder
     """Find the processes that have one of `paths` open or mapped.
 
     Args:
-        paths: device files; one that does not exist is passed over.
-        pids: the processes to look at, by default all.
+        paths: the device files; a missing file is ignored.
+        pids: the processes to search; by default all.
     """
     devices = _Devices(paths)
     held = {pid: _held(pid, devices) for pid in (_all_pids() if pids is None else pids)}
@@ -56,7 +56,7 @@ def holders(paths: Iterable[str], pids: Collection[int] | None = None) -> Holder
 
 
 class _Devices:
-    """The wanted files, by what /proc tells of an open or mapped file."""
+    """The wanted files, with the numbers by which /proc identifies an open or mapped file."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._by_file: dict[tuple[int, int], str] = {}
@@ -74,30 +74,30 @@ class _Devices:
         """Return the wanted file that an entry of /proc/PID/fd leads to."""
         try:
             target = str(link.readlink()).removesuffix(" (deleted)")
-            # Only what may be a device is stat'ed: for a file on a dead network drive stat never returns.
+            # `stat` is called only for a possible device file: for a file on a dead network drive it never returns.
             if not target.startswith("/dev/") and Path(target).name not in self._names:
                 return None
             status = link.stat()
-        except FileNotFoundError:  # closed since
+        except FileNotFoundError:  # the file was closed meanwhile
             return None
         same_file = self._by_file.get((status.st_dev, status.st_ino))
-        # The same device may have another node: a container's, or one that udev made anew.
+        # The same device may have another node: in a container, or because udev made a new node.
         return same_file or (self._by_device.get(status.st_rdev) if stat.S_ISCHR(status.st_mode) else None)
 
     def mapped(self, line: str) -> str | None:
-        """Return the wanted file of a line of /proc/PID/maps (proc_pid_maps(5))."""
+        """Return the wanted file that a line of /proc/PID/maps names (proc_pid_maps(5)), or None."""
         _range, _mode, _offset, device, inode, *name = line.split(maxsplit=5)
         if inode == "0":
             return None
         major, minor = (int(number, 16) for number in device.split(":"))
         path = "".join(name).removesuffix(" (deleted)")
-        # Some file systems show another device number here than stat does.
+        # On some file systems the device number here differs from that of `stat`.
         by_path = path if path in self._paths else None
         return self._by_file.get((os.makedev(major, minor), int(inode))) or by_path
 
 
 def _held(pid: int, devices: _Devices) -> set[str] | None:
-    """Return what a process holds; None when it may not be known."""
+    """Return the wanted files that a process has open or mapped; None if this user may not see them."""
     try:
         return _held_by(Path(f"/proc/{pid}"), devices)
     except PermissionError:
@@ -107,12 +107,12 @@ def _held(pid: int, devices: _Devices) -> set[str] | None:
 
 
 def _held_by(process: Path, devices: _Devices) -> set[str]:
-    """Return the wanted files that a process has open; where that is none, those that it has mapped.
+    """Return the wanted files that a process has open; if there are none, the files that it has mapped.
 
-    Threads share both. A leader that ended before its threads is a zombie, and has neither: the first thread
-    that has answers for all.
+    All threads of a process share both. A main thread that ended before the others is a zombie and has neither, so the
+    first thread that has some is used.
     """
-    tasks = list((process / "task").iterdir())  # the leader comes first
+    tasks = list((process / "task").iterdir())  # the main thread comes first
     links = next(filter(None, map(_links, tasks)), [])
     return {path for link in links if (path := devices.opened(link))} or _mapped(tasks, devices)
 
@@ -120,7 +120,7 @@ def _held_by(process: Path, devices: _Devices) -> set[str]:
 def _links(task: Path) -> list[Path]:
     try:
         return list((task / "fd").iterdir())
-    except (FileNotFoundError, ProcessLookupError):  # a zombie
+    except (FileNotFoundError, ProcessLookupError):  # the thread is a zombie
         return []
 
 
@@ -132,7 +132,7 @@ def _mapped(tasks: list[Path], devices: _Devices) -> set[str]:
 def _maps(task: Path) -> list[str]:
     try:
         return list(filter(None, os.fsdecode((task / "maps").read_bytes()).split("\n")))
-    except (FileNotFoundError, ProcessLookupError):  # it has ended
+    except (FileNotFoundError, ProcessLookupError):  # the thread has ended
         return []
 
 

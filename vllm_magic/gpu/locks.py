@@ -2,8 +2,8 @@
 
 vLLM fails when another process gives memory back while vLLM measures ("Error in memory profiling"). So each
 GPU has a lock file in a private folder. A release holds a shared flock(2) on the files of its GPUs. A start
-waits until it can take the exclusive lock, and drops it at once. The kernel drops the locks of a process that
-dies. Servers of other users are not seen.
+waits until it can take the exclusive lock, and drops it at once. Linux drops the locks of a process that dies.
+Servers of other users are not seen.
 
 All kernels of a user must agree on the folder, so it does not depend on the environment: one kernel may have
 $XDG_RUNTIME_DIR, and another kernel, started by a service, may not. The folder is the first of these that
@@ -38,9 +38,8 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # a home on a network
 _UUID = re.compile(r"[A-Za-z0-9-]+")
 _SHARE_LIMIT = 0.5  # seconds
 _CADENCE = 0.05  # seconds between two attempts; flock has no time limit
-_LOOKS = (
-    3  # how often a lock is found taken before a holder that /proc/locks does not show counts as a release
-)
+# How often a lock must be found taken before a holder that /proc/locks does not show counts as a release.
+_LOOKS = 3
 
 
 def lock_paths(uuids: Iterable[str]) -> tuple[Path, ...]:
@@ -48,7 +47,7 @@ def lock_paths(uuids: Iterable[str]) -> tuple[Path, ...]:
 
     Raises:
         OSError: a file cannot be made, or is a link.
-        ValueError: a word that is no UUID.
+        ValueError: a UUID is not valid.
     """
     uuids = tuple(uuids)
     folder = _made() if uuids else None
@@ -103,7 +102,7 @@ def wait_for_releases(uuids: Iterable[str], timeout: float, cancelled: threading
 
     Raises:
         OSError: a lock file cannot be made, or is a link.
-        ValueError: a word that is no UUID.
+        ValueError: a UUID is not valid.
     """
     uuids = tuple(uuids)
     paths = {*lock_paths(uuids), *(folder / f"{uuid}.lock" for folder in _usable() for uuid in uuids)}
@@ -115,10 +114,10 @@ def wait_for_releases(uuids: Iterable[str], timeout: float, cancelled: threading
 
 
 def under_way() -> dict[str, tuple[int, ...]]:
-    """The GPUs on which a release of this user is under way, by UUID, with the pids that hold their locks.
+    """Return the GPUs on which a release of this user is under way, by UUID, with the pids that hold their locks.
 
-    The pids are those of proc_locks(5): none for a holder in another PID namespace. A lock that another process
-    takes to look is no release. This makes no folder or file.
+    The pids are those of proc_locks(5): none for a holder in another PID namespace. The lock that a start takes for a
+    moment is no release. This function makes no folder or file.
 
     Raises:
         OSError: a folder cannot be read.
@@ -133,7 +132,7 @@ def under_way() -> dict[str, tuple[int, ...]]:
         for path in busy:
             if pids := holders.get(_file(path)):
                 found.setdefault(path.stem, set()).update(pids)
-        # A release in another PID namespace, or a look: only a release is still there after several looks.
+        # The holder is a release in another PID namespace, or a start. Only a release still holds the lock after a while.
         unclear = [path for path in busy if not holders.get(_file(path))]
         if not unclear:
             break
@@ -143,7 +142,7 @@ def under_way() -> dict[str, tuple[int, ...]]:
 
 
 def trouble() -> str:
-    """Why nothing can be locked, in one sentence; "" if locks work. This makes no folder or file."""
+    """Return why nothing can be locked, in one sentence; "" if locks work. This function makes no folder or file."""
     places = _places()
     if any(_is_private(place) or (_is_to_be_had(place) and not os.path.lexists(place)) for place in places):
         return ""
@@ -154,7 +153,7 @@ def trouble() -> str:
 
 
 def _existing() -> list[Path]:
-    """The lock files in all folders. A folder that vanishes meanwhile has none.
+    """Return the lock files in all folders. A folder that vanishes meanwhile has none.
 
     Raises:
         OSError: a folder cannot be read.
@@ -167,10 +166,10 @@ def _existing() -> list[Path]:
 
 
 def _holders(kind: str) -> dict[tuple[int, int], set[int]]:
-    """The pids that hold a flock, by the device and inode of the locked file.
+    """Return the pids that hold a flock, by the device and inode of the locked file.
 
     Args:
-        kind: "READ" for the shared locks of releases, "WRITE" for the exclusive lock of a look.
+        kind: "READ" for the shared locks of releases, "WRITE" for the exclusive lock of a start.
     """
     found: dict[tuple[int, int], set[int]] = {}
     try:
@@ -187,7 +186,7 @@ def _holders(kind: str) -> dict[tuple[int, int], set[int]]:
 
 
 def _file(path: Path) -> tuple[int, int]:
-    """The device and inode of a file; (0, 0), which no file has, if it has vanished."""
+    """Return the device and inode of a file; (0, 0), which no file has, if it has vanished."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -196,7 +195,7 @@ def _file(path: Path) -> tuple[int, int]:
 
 
 def _are_free(paths: Iterable[Path]) -> bool:
-    """Whether no release holds any of the locks. Another look, which /proc/locks shows, is no release."""
+    """Whether no release holds any of the locks. The exclusive lock of a start, which /proc/locks shows, does not count."""
     with ExitStack() as taken:
         try:
             for path in paths:
@@ -215,7 +214,7 @@ def _are_free(paths: Iterable[Path]) -> bool:
 
 
 def _opened(path: Path, stack: ExitStack) -> int:
-    """Open a lock file until `stack` closes."""
+    """Open a lock file until `stack` closes, and return its file descriptor."""
     lock = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     stack.callback(os.close, lock)
     # Closing alone is not enough: a forked child that also has the file open would keep the lock.
@@ -236,12 +235,12 @@ def _lock_file(folder: Path, uuid: str) -> Path:
 
 
 def folder_path() -> Path:
-    """The path of the folder in /tmp, whether the folder exists or not."""
+    """Return the path of the folder in /tmp, whether the folder exists or not."""
     return _PARENT / f"vllm-magic-{os.getuid()}"
 
 
 def _places() -> list[Path]:
-    """The possible folders, in order of preference."""
+    """Return the possible folders, in order of preference."""
     home = _home()
     return [
         _RUN / str(os.getuid()) / "vllm-magic",
@@ -251,7 +250,10 @@ def _places() -> list[Path]:
 
 
 def _home() -> Path | None:
-    """The home in the system's user database, if it is found in time. Not $HOME, since all kernels must agree."""
+    """Return the home directory in the system's user database; None if it is not found in time.
+
+    $HOME is not used, since all kernels must agree.
+    """
     try:
         return Path(lookups.user(os.getuid()).pw_dir)
     except (KeyError, OSError):
@@ -263,7 +265,7 @@ def _usable() -> list[Path]:
 
 
 def _made() -> Path | None:
-    """The first folder that this user can have alone, created if missing; None if there is none."""
+    """Return the first folder that this user can have alone, and create it if it is missing; None if there is none."""
     for place in _places():
         if _is_to_be_had(place):
             with suppress(OSError):

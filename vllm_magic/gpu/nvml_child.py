@@ -1,4 +1,4 @@
-"""The probe process: asks NVML, which may hang or crash, in place of the process that wants to know.
+"""The probe process: it calls NVML, which may hang or crash, so that no other process has to.
 
     python -I -S nvml_child.py PATH_OF_PYNVML PARENT_PIDFD
 
@@ -8,8 +8,8 @@ Each empty line on stdin is a request. Each line on stdout is its reply, a JSON 
      "gpus": [{"index", "uuid", "name", "total", "used", "free",
                "processes": [[pid, used, computes], ...] | null}, ...]}
 
-The process ends with its parent, also while a call of NVML hangs. The end of stdin does not suffice for that:
-a child that the parent forked may hold the other end.
+The process ends with its parent, also while a call of NVML hangs. The end of stdin is not enough for that: a child that
+the parent forked may hold the other end.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _PLAIN_WORDS = {
 
 
 def main() -> None:
-    """Answer requests until there are no more."""
+    """Answer requests until stdin ends or the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     reply_fd = os.dup(1)
-    os.dup2(2, 1)  # whatever the C library prints must not get among the replies
+    os.dup2(2, 1)  # text that the C library prints must not get between the replies
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read_requests, args=(requests, int(sys.argv[2])), daemon=True).start()
     nvml = _load(sys.argv[1])
@@ -75,7 +75,7 @@ def _read_requests(requests: queue.SimpleQueue[bytes], parent: int) -> None:
 
 
 def _load(path: str) -> Any:
-    """Import the parent's own pynvml by its file: no search path is involved, so no other one is found."""
+    """Import pynvml from the file that the parent uses. No search path is involved, so no other pynvml can be found."""
     spec = importlib.util.spec_from_file_location("pynvml", path)
     if spec is None or spec.loader is None:
         raise ImportError(path)
@@ -95,7 +95,7 @@ def _look(nvml: Any) -> dict[str, Any]:
 
 
 def _gpu(nvml: Any, index: int) -> dict[str, Any] | None:
-    """Describe one GPU; None for one that is lost or not ours to see."""
+    """Return a description of one GPU; None if the GPU is lost, or this user may not see it."""
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
         gpu = {"index": index, "uuid": nvml.nvmlDeviceGetUUID(handle), "name": nvml.nvmlDeviceGetName(handle)}
@@ -103,7 +103,7 @@ def _gpu(nvml: Any, index: int) -> dict[str, Any] | None:
         return None
     memory, processes = _memory(nvml, handle), _processes(nvml, handle)
     for _ in range(RETRIES):
-        # Memory and processes are two calls: what ends between them must not count in only one.
+        # Memory and processes are two calls. A process that ends between them must not count in only one of them.
         again = _memory(nvml, handle)
         if again == memory:
             break
@@ -113,14 +113,17 @@ def _gpu(nvml: Any, index: int) -> dict[str, Any] | None:
 
 
 def _memory(nvml: Any, handle: Any) -> tuple[int | None, int | None, int | None]:
-    """Ask for memory by version 2 of the call, which keeps the driver's own share apart, else by version 1."""
+    """Return total, used and free memory, in bytes.
+
+    Version 2 of the call does not count the driver's own share as used. Version 1 is the fallback.
+    """
     function = nvml.nvmlDeviceGetMemoryInfo
     memory = _if_known(nvml, function, handle, nvml.nvmlMemory_v2) or _if_known(nvml, function, handle)
     return (memory.total, memory.used, memory.free) if memory else (None, None, None)
 
 
 def _processes(nvml: Any, handle: Any) -> list[tuple[int, int | None, bool]] | None:
-    """List who computes and who draws; None where the driver does not list who computes."""
+    """Return the processes that compute or draw; None if the driver does not list computing processes."""
     modes = _if_known(nvml, nvml.nvmlDeviceGetMigMode, handle)
     if modes and modes[0] == nvml.NVML_DEVICE_MIG_ENABLE:
         return None  # without privileges, NVML lists no process of a MIG parent
@@ -134,7 +137,7 @@ def _processes(nvml: Any, handle: Any) -> list[tuple[int, int | None, bool]] | N
         (True, computing),
     ):
         for process in listed or ():
-            # One that does both is in two lists, with the same bytes.
+            # A process that computes and draws is in two lists, with the same bytes.
             _, known, before = rows.get(process.pid, (0, None, False))
             used = process.usedGpuMemory
             most = known if used is None else max(used, known or 0)
@@ -143,7 +146,7 @@ def _processes(nvml: Any, handle: Any) -> list[tuple[int, int | None, bool]] | N
 
 
 def _listed(nvml: Any, handle: Any, kind: str) -> list[Any] | None:
-    """Ask by the newest version of the call that driver and binding know."""
+    """Return the processes of this kind, from the newest version of the call that the driver and pynvml have."""
     for version in ("_v3", "_v2"):
         function = getattr(nvml, f"nvmlDeviceGet{kind}RunningProcesses{version}", None)
         if function and (listed := _if_known(nvml, function, handle)) is not None:
@@ -152,7 +155,7 @@ def _listed(nvml: Any, handle: Any, kind: str) -> list[Any] | None:
 
 
 def _if_known(nvml: Any, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what NVML says, None where this driver or this GPU does not know."""
+    """Return NVML's answer; None if this driver or this GPU does not support the call."""
     try:
         return function(*arguments)
     except nvml.NVMLError:

@@ -1,4 +1,4 @@
-"""What the processes of each server hold of each GPU, as one look at the driver has it."""
+"""The memory that the processes of each server hold on each GPU, at one moment."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 class GpuUsage(NamedTuple):
-    """One look at the GPUs, in bytes; each tuple has an entry for each GPU, None where the driver does not say.
+    """The memory in use at one moment, in bytes; each tuple has an entry for each GPU, None if the driver does not say.
 
     Attributes:
-        used: in use of each.
-        nothing: what somebody holds who is listed nowhere.
-        by_leader: what the processes of each leader hold.
+        used: the memory in use on each GPU.
+        nothing: the memory of a server of which the driver lists no process: 0 on each GPU with a list of processes.
+        by_leader: for each leader, the memory that the processes of its server hold.
     """
 
     used: tuple[int | None, ...] = ()
@@ -25,16 +25,16 @@ class GpuUsage(NamedTuple):
     by_leader: Mapping[Identity, tuple[int | None, ...]] = {}
 
     def held(self, leader: Identity | None) -> tuple[int | None, ...]:
-        """What the processes of this leader hold."""
+        """Return the memory that the processes of this leader's server hold."""
         return self.by_leader.get(leader, self.nothing) if leader else self.nothing
 
 
 def see(gpus: Sequence[Gpu], leaders: Mapping[int, Identity]) -> GpuUsage:
-    """What there is to be seen; each process is looked at once, however many servers there are.
+    """Return the memory in use, by server. Each process is counted once, however many servers there are.
 
     Args:
-        gpus: as the driver tells of them.
-        leaders: by the pid of a process, the leader of the server that it belongs to.
+        gpus: the GPUs, with the processes that the driver lists.
+        leaders: for the pid of each process of a server, the server's leader.
     """
     nothing = tuple(None if gpu.processes is None else 0 for gpu in gpus)
     held: dict[Identity, list[int | None]] = {}

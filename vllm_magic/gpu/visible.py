@@ -1,7 +1,7 @@
-"""Which GPUs CUDA will show to a program, from the environment that it gets.
+"""The GPUs that CUDA will show to a program, from the program's environment.
 
-CUDA counts the fastest GPU first unless CUDA_DEVICE_ORDER says PCI_BUS_ID, and NVML goes by the bus. The two agree
-where all GPUs are of one kind (CUDA C++ Programming Guide, "CUDA Environment Variables").
+CUDA numbers the fastest GPU first unless CUDA_DEVICE_ORDER is PCI_BUS_ID; NVML numbers GPUs by their place on the bus. The
+two orders agree if all GPUs are of one kind (CUDA C++ Programming Guide, "CUDA Environment Variables").
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 
 class Visible(NamedTuple):
-    """GPUs in CUDA's order; with ``ordered`` False the order, and which of them it may be, cannot be told."""
+    """GPUs in CUDA's order; if ``ordered`` is False, neither the order nor the choice among them is known."""
 
     gpus: tuple[Gpu, ...]
     ordered: bool
 
 
 def visible(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> Visible:
-    """Return what a program with this environment will see; no GPU where it will see none, or a part of one (MIG).
+    """Return the GPUs that a program with this environment will see; none if it will see none, or a part of a GPU (MIG).
 
     Args:
-        gpus: all there are.
-        environ: its environment.
+        gpus: all GPUs.
+        environ: the environment of the program.
     """
     ordered = environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len({gpu.name for gpu in gpus}) <= 1
     words = environ.get("CUDA_VISIBLE_DEVICES")
@@ -37,7 +37,7 @@ def visible(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> Visible:
         if word.isdecimal() and not ordered:
             return Visible(tuple(gpus), ordered=False)
         named = [gpu for gpu in gpus if word == str(gpu.index) or _begins(gpu.uuid, word)]
-        if len(named) != 1:  # CUDA does not look behind a word that names no GPU
+        if len(named) != 1:  # CUDA ignores everything after an entry that names no GPU
             break
         found += named
     return Visible(tuple(found), ordered=True)

@@ -1,1 +1,1 @@
-"""The release of a server: who ended, how, and the proof that its VRAM is back."""
+"""The release of a server: which processes ended, how, and the proof that its VRAM is back."""

@@ -1,4 +1,4 @@
-"""Releasing a server whose guards are dead, from here, with the guards' own ladder."""
+"""Release a server whose guards are dead, from this process, with the guards' own ladder."""
 
 from __future__ import annotations
 
@@ -21,26 +21,30 @@ def release(
     segments: Iterable[Segment] = (),
     known: Iterable[Identity] = (),
 ) -> Outcome:
-    """Kill what belongs to the server (`marks.members`) and who is known, one by one; remove its shared memory.
+    """Kill each process of the server (`marks.members`, and `known`), one by one, and remove the server's shared memory.
 
-    No process group is killed as a whole: nobody has watched who went into it.
+    No process group is killed as a whole: nobody has watched which processes joined it.
 
-    Who was found once is waited for, also without the mark: a process that ends loses its memory, and the environment
-    with it, before its device files are closed (do_exit in the kernel's kernel/exit.c), which takes a driver its time.
+    A process that was found once is waited for, even if it loses the mark: a process that ends loses its memory, with its
+    environment, before its device files are closed (do_exit in Linux's kernel/exit.c), and a driver takes time for that.
 
     Args:
-        mark: of each process of the server, as ``b"NAME=value"``.
-        leader: its first process, or None.
-        before: the shared memory that was there before it (`guard.record.before`); None if unknown: then none is removed.
-        segments: shared memory that it is known to have mapped.
-        known: who is known to belong to it, and may have lost the mark, or never had it.
+        mark: ``b"NAME=value"`` in the environment of each process of the server.
+        leader: the server's first process, or None.
+        before: the shared memory that was there before the server (`guard.record.before`); None if that is unknown, and then
+            none is removed.
+        segments: the shared memory that the server is known to have mapped.
+        known: the processes that are known to belong to the server, and that may have lost the mark, or never had it.
+
+    Returns:
+        What the ladder did.
     """
     mapped, ours = set(segments), set(known)
 
     def find() -> Members:
         found = {one.identity: one for one in marks.members(mark, leader, ours)}
         found.update((one, now) for one in ours - found.keys() if (now := processes.living(one)))
-        # Once their parent is gone, nothing tells whose the hidden ones are.
+        # A hidden process can be attributed to the server only by its parent, while the parent lives.
         unseen = [one for pid in [one.pid for one in found] for one in processes.hidden_children(pid)]
         found.update((one.identity, one) for one in unseen)
         ours.update(found)

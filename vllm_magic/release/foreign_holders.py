@@ -1,4 +1,4 @@
-"""Who else computes on a GPU: find processes that are not known to belong to this user's other servers."""
+"""Find the processes on a GPU that are not known to belong to this user's other servers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def unknown(pids: Iterable[int], own: str, kernel: Identity | None) -> set[int]:
 
 
 def told(gpu: int, several: Sequence[ComputeProcess], hidden: Collection[int]) -> str:
-    """One line on the processes that came to a GPU, the largest first; ``hidden``: pids not visible here."""
+    """Return one line on the processes that came to a GPU, the largest first; ``hidden``: pids not visible here."""
     ordered = sorted(several, key=lambda one: one.used or 0, reverse=True)
     more = f", and {len(ordered) - NAMED} more do" if len(ordered) > NAMED else ""
     named = ", ".join(_told(one, hidden) for one in ordered[:NAMED])
@@ -56,7 +56,7 @@ def told(gpu: int, several: Sequence[ComputeProcess], hidden: Collection[int]) -
 
 
 def _others(own: str) -> Iterator[Entry]:
-    """This user's other servers."""
+    """Yield this user's other servers."""
     with suppress(OSError):  # the ledger cannot be read: then no server is known
         for entry in ledger.entries():
             if entry.record and entry.id != own and entry.condition is not ledger.Condition.FOREIGN:
@@ -64,7 +64,7 @@ def _others(own: str) -> Iterator[Entry]:
 
 
 def _heads(entry: Entry) -> Iterator[Identity]:
-    """The server's leader, its guards, and the processes that the guards have seen below them."""
+    """Yield the server's leader, its guards, and the processes that the guards have seen below them."""
     record = entry.record
     if record is not None:
         named = (record.leader, record.outer, record.inner, *records.known(str(entry.path)))

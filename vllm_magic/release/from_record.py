@@ -18,10 +18,10 @@ def verifier(record: Record, mark: bytes, probe: Probe, *, silence: float) -> Ve
     """Return a verifier for a release that is about to begin.
 
     Args:
-        record: the server's.
-        mark: in the environment of each of its processes.
-        probe: looks at the GPUs of this machine.
-        silence: seconds for which a Ray cluster may not answer.
+        record: the record of the server.
+        mark: ``b"NAME=value"`` in the environment of each of the server's processes.
+        probe: reads the GPUs of this machine.
+        silence: the seconds for which a Ray cluster may fail to answer.
 
     Raises:
         InvalidOption: a variable of this environment has no sensible value for the times of a cluster.

@@ -89,7 +89,7 @@ def judge(case: Case, waited: float) -> Judgement:
 
 
 def arrivals(case: Case) -> list[ComputeProcess]:
-    """The processes that compute on the GPU now and did not before the start, except the server's known ones.
+    """Return the processes that compute on the GPU now and did not before the start, except the server's known processes.
 
     Processes that only draw are left out: they do not use CUDA, and vLLM does nothing on a GPU without CUDA.
     If the driver could not list processes before the start, only processes younger than the server are sure
@@ -109,19 +109,19 @@ def arrivals(case: Case) -> list[ComputeProcess]:
 
 
 def weakened(judged: Judgement, case: Case) -> Judgement:
-    """The judgement with a weaker proof, where an unknown process came and stays (see the module)."""
+    """Return the judgement with a weaker proof, for a GPU to which an unknown process came, and stays (see the module)."""
     if judged.proof is not Proof.NVML_MEMORY:
         return judged
     return judged._replace(proof=Proof.NVML_PROCESSES if case.named else None)
 
 
 def pids_on(gpu: Gpu | None) -> set[int]:
-    """The pids that the driver lists on a GPU."""
+    """Return the pids that the driver lists on a GPU."""
     return {process.pid for process in (gpu.processes or ())} if gpu else set()
 
 
 def pid_list(pids: Sequence[int]) -> str:
-    """Pids as text."""
+    """Return pids as text."""
     return "pid " + ", ".join(map(str, pids))
 
 
@@ -177,19 +177,19 @@ def _says_how_much(gpu: Gpu) -> bool:
 
 
 def _nameless(gpu: Gpu, used: int) -> int:
-    """Bytes in use that no listed process accounts for; negative if the driver counts bytes for several."""
+    """Return the bytes in use that no listed process accounts for; negative if the driver counts bytes several times."""
     return used - sum(process.used or 0 for process in gpu.processes or ())
 
 
 def _held(look: Gpu, ours: frozenset[int]) -> int | None:
-    """Bytes that the server held at this look; None where the driver did not say that."""
+    """Return the bytes that the server held at this moment; None if the driver did not say that."""
     if look.used is None or not _says_how_much(look):
         return None
     return sum(process.used or 0 for process in look.processes or () if process.pid in ours)
 
 
 def _expected_without_names(case: Case, start: int, now: Gpu) -> int:
-    """Bytes that may be in use if the driver does not name the server's processes: an estimate, not a proof.
+    """Return the bytes that may be in use if the driver does not name the server's processes: an estimate, not a proof.
 
     The estimate is the memory used before the stop, less the growth while the server started. For a server
     that failed before the first look, it is the memory used before the start, plus what other processes have
@@ -204,7 +204,7 @@ def _expected_without_names(case: Case, start: int, now: Gpu) -> int:
 
 
 def _taken_by_others(case: Case, now: Gpu) -> int:
-    """Bytes that other processes hold now and did not hold before the start.
+    """Return the bytes that other processes hold now and did not hold before the start.
 
     Pids that are not visible here do not count: such a pid may be a process of the server under another
     number (in a container whose driver lists the host's pids).

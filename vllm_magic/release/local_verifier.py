@@ -85,7 +85,7 @@ class LocalVerifier(Verifier):
             self._before = self._probe.snapshot(timeout=limit, may_start=not in_a_hurry)
 
     def packed(self) -> dict[str, Any] | None:
-        """The verifier as JSON, for `unpacked`; None without a GPU.
+        """Return the verifier as JSON, for `unpacked`; None without a GPU.
 
         The unpacked verifier waits for memory only `LIMIT_AGAIN` seconds.
         """
@@ -110,7 +110,7 @@ class LocalVerifier(Verifier):
 
     @classmethod
     def unpacked(cls, probe: Probe, packed: Mapping[str, Any]) -> LocalVerifier:
-        """The verifier from what `packed` returned. The caller has checked the fields, except those of the GPUs."""
+        """Return the verifier from what `packed` returned. The caller has checked the fields, except those of the GPUs."""
         mark = f"{marks.MARK}={packed['id']}".encode()
         baseline = gpu_json.unpack(packed["baseline"])
         verifier = cls(probe, baseline, packed["chosen"], mark, Identity(*packed["kernel"]))
@@ -120,7 +120,7 @@ class LocalVerifier(Verifier):
         return verifier
 
     def observe_now(self) -> Snapshot:
-        """The GPUs as they are now, for callers that need more than a verdict."""
+        """Return the GPUs as they are now, for callers that need more than a verdict."""
         return self._look_again()
 
     def verify(self, ended: Collection[Identity], leader: Identity | None = None) -> Verdict:
@@ -220,7 +220,7 @@ class LocalVerifier(Verifier):
         )
 
     def _look_again(self) -> Snapshot:
-        """The GPUs now; read a second time if the first attempt finds none, as after a crash of the probe."""
+        """Return the GPUs now; read them a second time if the first attempt finds none, as after a crash of the probe."""
         now = self._probe.snapshot()
         return now if now.gpus else self._probe.snapshot()
 
@@ -262,7 +262,7 @@ class LocalVerifier(Verifier):
 
 
 def left_alone(mark: bytes, leader: Identity | None) -> str:
-    """One sentence on the living processes that have a server's environment and were not started by it; "" for none."""
+    """Return one sentence on the living processes that have a server's environment and were not started by it; "" for none."""
     found = [
         f"{processes.shown_name(one)[:60]} (pid {one.identity.pid})" for one in marks.strangers(mark, leader)
     ]

@@ -1,4 +1,4 @@
-"""How the end of a server on a Ray cluster is proved: by its node, by Ray, and by every node that it used."""
+"""Prove the release of a server on a Ray cluster: by the job's node, by Ray, and by every node that the engine used."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 
 NOWHERE = Snapshot(0.0, (), None, "the GPUs are on a Ray cluster")
 END_LIMIT = 120.0  # seconds for a job to end
-SECOND_SILENCE = 5.0  # seconds for which a cluster may not answer that did not answer before
-SEE_LIMIT = 20.0  # seconds for a look at nodes that has begun to be done
-LAST_LINES = 10  # of a job's log, kept with a failure
+SECOND_SILENCE = 5.0  # seconds for which a cluster may not answer, if it did not answer at an earlier look
+SEE_LIMIT = 20.0  # seconds to wait for the end of a look at the nodes that is under way
+LAST_LINES = 10  # lines of a job's log that are kept with a failure
 
 
 class RayVerifier(Verifier):
-    """Proves on the cluster that a job has left nothing. For one thread.
+    """Proves that a job has left nothing on its cluster. For one thread.
 
     Args:
-        address: of the cluster.
-        job: its submission id.
-        spread: whether its engine may have workers on several nodes, of which the drivers are asked for what they hold.
-        silence: seconds for which the cluster may not answer, until what is left cannot be proved.
-        waits: whether `verify` returns when the small jobs are off Ray's record too: for a process that ends then.
+        address: the address of the cluster.
+        job: the submission id of the job.
+        spread: whether the engine may have workers on several nodes; then these nodes are asked what the workers hold.
+        silence: the seconds for which the cluster may fail to answer before the release counts as not proved.
+        waits: whether `verify` also waits until the records of the helper jobs are removed, for a process that ends then.
     """
 
     baseline = NOWHERE
@@ -55,12 +55,15 @@ class RayVerifier(Verifier):
         self.known: set[Identity] = set()
         self._asked_again = False
         self._seeing: threading.Thread | None = None
-        self._seen: dict[str, Snapshot] = {}  # by the id of a node: its GPUs when the server was ready
-        self._looks: list[str] = []  # the ids of small jobs
+        self._seen: dict[str, Snapshot] = {}  # for the id of each node, its GPUs when the server was ready
+        self._looks: list[str] = []  # the submission ids of the helper jobs
         self.failure: Failure | None = None
 
     def observe_ready(self, _: Collection[Identity] = ()) -> None:
-        """The job's node looks for itself; the others are asked, in a thread: that takes seconds, and nobody waits."""
+        """Ask the nodes of the engine's workers for their GPUs, in a thread, since that takes seconds.
+
+        The job remembers the server's own processes and memory itself.
+        """
         if self._spread:
             self._seeing = _in_the_background(self._see, self._job)
 
@@ -69,20 +72,25 @@ class RayVerifier(Verifier):
             ray = Ray(self._address)
             workers = _workers(ray, ray.job(self._job))
             said = node_jobs.at(ray, self._job, "--see", workers, self._looks)
-            self._seen = {node: gpu_json.unpack(words["gpus"]) for node, words in said.items()}
+            self._seen = {node: gpu_json.unpack(answer["gpus"]) for node, answer in said.items()}
 
     def observe_before_stop(self, _: Collection[Identity] = (), *, in_a_hurry: bool = True) -> None:
-        """The node looks for itself."""
+        """Do nothing: the job remembers the processes and the memory itself."""
 
     def packed(self) -> None:
-        """What another look needs is on the cluster."""
+        """Return None: everything that another look needs is on the cluster."""
 
     def observe_now(self) -> Snapshot:
-        """There is nothing to see here."""
+        """Return no GPU: the server uses none of this machine."""
         return NOWHERE
 
     def verify(self, ended: Collection[Identity], leader: Identity | None = None) -> Verdict:
-        """Wait for the job's end, and for what the node says of it; asks for that end where nobody has."""
+        """Wait for the end of the job and the report of its node. Stop the job if nobody has done so.
+
+        Args:
+            ended: the processes of this machine that were ended: the agent.
+            leader: the agent, or None.
+        """
         alive = sorted(one.pid for one in {*ended, *filter(None, [leader])} if processes.is_alive(one))
         if alive:
             return _not_proved(f"still alive: pid {', '.join(map(str, alive))}")
@@ -90,8 +98,8 @@ class RayVerifier(Verifier):
             self._seeing.join(SEE_LIMIT)
         verdict = self._ask()
         if verdict.unseen:
-            # Another look is one that somebody asks for. What a cluster does not tell twice is not waited for: its
-            # lease has run out, or soon will have.
+            # A second look is only made on request. If the cluster does not answer that time either, no further look is
+            # offered: the lease has run out, or will soon.
             verdict = verdict._replace(unseen=not self._asked_again)
             self._asked_again, self._silence = True, SECOND_SILENCE
         elif self._waits:
@@ -112,7 +120,7 @@ class RayVerifier(Verifier):
             return _not_proved(
                 f"{said} (its head was started anew?); what ran there ends itself {wire.LEASE:g} s after that"
             )
-        except InvalidOption as error:  # of a record
+        except InvalidOption as error:  # a record had no valid address
             return _not_proved(str(error).rstrip("."))
         except ClusterError as error:
             said = str(error).rstrip(".")
@@ -123,10 +131,12 @@ class RayVerifier(Verifier):
 
     def _prove(self, ray: Ray) -> Verdict:
         job = teardown.wait(ray, self._job, END_LIMIT, self._silence)
-        ray.put(wire.request(job.id), b"")  # it held keys, and may not have been read
+        ray.put(
+            wire.request(job.id), b""
+        )  # the request holds keys, and the job may not have read and removed it
         if not job.status.over:
             return _not_proved(f"the job {job.id} is still {job.status.value} on the cluster", unseen=True)
-        if job.node is None:  # it never ran anywhere
+        if job.node is None:  # the job never ran
             self.failure = Failure(f"Ray has not started it: {job.message}", "See %vllm cluster", ())
             return Verdict(Proof.PROCESSES, True, (), "it had not got a node")
         nodes = {node.id: node for node in ray.nodes()}
@@ -137,14 +147,14 @@ class RayVerifier(Verifier):
         return self._judge(ray, job, nodes)
 
     def _judge(self, ray: Ray, job: Job, nodes: Mapping[str, Node]) -> Verdict:
-        """Of a job that is over, and whose node can be asked."""
+        """Return the verdict on a job that is over, and whose node can be asked."""
         own = nodes[job.node or ""]
         log = ray.tail(job.id, own.id)
         report = wire.last(log, wire.RELEASED)
         refused = wire.last(log, wire.REFUSED)
         if refused:
             self.failure = Failure(f"{refused['cause'].rstrip('.')} (on {own.where})", refused["hint"], ())
-        whole = len(log) < LOG_LINES  # of a longer one the beginning is not here
+        whole = len(log) < LOG_LINES  # a longer log lacks its beginning here
         refused_at_once = refused is not None and wire.last(log, wire.PLACED) is None
         if not report and whole and (refused_at_once or not wire.last(log, wire.BEGUN)):
             self.failure = self.failure or Failure(
@@ -157,10 +167,10 @@ class RayVerifier(Verifier):
         workers = _workers(ray, job)
         if left := teardown.clear(ray, job):
             return _not_proved(f"Ray still has {left}", unseen=True)
-        # On the job's own node its guards may still be releasing the server, where the job's process was killed.
+        # Without a report the job's process was killed, and the guards on its node may still be releasing the server.
         asked = workers if verdict else {**workers, own.id: workers.get(own.id, set())}
         if not asked:
-            assert verdict is not None  # noqa: S101 - else its node is asked
+            assert verdict is not None  # noqa: S101 - without a verdict the job's node is asked
             return verdict
         alive = {node: pids for node, pids in asked.items() if node in nodes and nodes[node].alive}
         said = node_jobs.at(ray, job.id, "--look", alive, self._looks)
@@ -173,7 +183,7 @@ def _in_the_background(work: Callable[[], None], job: str) -> threading.Thread |
     thread = threading.Thread(target=work, name=f"vllm-magic {job}", daemon=True)
     try:
         thread.start()
-    except RuntimeError:  # can't start new thread: then less is known, or more stays on record
+    except RuntimeError:  # "can't start new thread": then less is known, or more records stay at the head
         return None
     return thread
 
@@ -183,7 +193,7 @@ def _not_proved(note: str, *, unseen: bool = False) -> Verdict:
 
 
 def _workers(ray: Ray, job: Job) -> dict[str, set[int]]:
-    """The pids that its actors had on each node, by the node's id; none where its engine was not spread."""
+    """Return the pids that the job's actors had on each node, by the node's id; none for an engine on one node."""
     found: dict[str, set[int]] = {}
     for actor in ray.actors(job.ray_job) if job.ray_job else ():
         if actor.pid and actor.node:
@@ -192,7 +202,7 @@ def _workers(ray: Ray, job: Job) -> dict[str, set[int]]:
 
 
 def unpack(release: Mapping[str, Any], where: str) -> Verdict:
-    """What a node says of a release, as the verdict of it."""
+    """Return the verdict from the release that a node reports; ``where`` names the node."""
     note = f"on {where}" + (f"; {release['note']}" if release["note"] else "")
     return Verdict(
         Proof(release["proof"]),

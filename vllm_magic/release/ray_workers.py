@@ -1,4 +1,4 @@
-"""Judging what nodes say of the workers that an engine had there, as Ray's actors."""
+"""Judge what nodes report about the workers of an engine, which are actors of Ray."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class Judged(NamedTuple):
-    """What became of the workers on all nodes together.
+    """The result for the workers on all nodes together.
 
     Attributes:
-        wrong: what is left or cannot be seen; "" for nothing.
-        unseen: whether another look may find it otherwise.
-        proof: the weakest of the nodes.
-        vram: by the id of a node, each GPU that the driver said its workers held.
+        wrong: what is left, or cannot be seen; "" if all workers have ended.
+        unseen: whether another look may give a better result.
+        proof: the weakest proof of all nodes.
+        vram: for the id of each node, the GPUs on which the driver listed its workers.
     """
 
     wrong: str
@@ -37,45 +37,45 @@ def judge(
     seen: Mapping[str, Snapshot],
     nodes: Mapping[str, Node],
 ) -> Judged:
-    """Judge what was said; everything is by the id of a node.
+    """Judge the reports of the nodes. The keys of all arguments are the ids of nodes.
 
     Args:
-        workers: the pids that the actors had.
-        said: after the end; nothing of a node that does not answer.
-        seen: the GPUs when the server was ready, as far as they were looked at.
-        nodes: those of the cluster.
+        workers: the pids that the actors had on each node.
+        said: the report of each node after the end; a node that does not answer is missing.
+        seen: the GPUs of each node when the server was ready; a node that was not asked is missing.
+        nodes: the nodes of the cluster.
     """
     wrong: list[str] = []
     unseen = False
     vram: dict[str, tuple[GpuMemory, ...]] = {}
     for node, pids in workers.items():
         where = nodes[node].where if node in nodes else f"the node {node}"
-        words = said.get(node)
+        answer = said.get(node)
         if node not in nodes or not nodes[node].alive:
             wrong.append(f"{where} is gone from the cluster: what is left there cannot be seen")
-        elif words is None:
+        elif answer is None:
             unseen = True
             wrong.append(f"{where} does not answer: what is left there cannot be seen")
-        elif words["left"] or words["folders"]:
+        elif answer["left"] or answer["folders"]:
             unseen = True
-            wrong.append(f"on {where} there is left: pid {', '.join(map(str, words['left']))}")
+            wrong.append(f"on {where} there is left: pid {', '.join(map(str, answer['left']))}")
         elif node in seen:
-            after = gpu_json.unpack(words["gpus"])
+            after = gpu_json.unpack(answer["gpus"])
             vram[node] = tuple(_rows(seen[node], after, pids, where)) if _tells(seen[node], after) else ()
-    # Pids of a driver outside the container that Ray's node is in are no use: it lists none of them before either.
+    # If Ray's node is in a container, the driver may list other pids than Ray. Then it did not list the workers before either.
     listed = all(vram.get(node) for node, pids in workers.items() if pids)
     known = any(workers.values()) and listed
     return Judged("; ".join(wrong), unseen, Proof.NVML_PROCESSES if known else Proof.PROCESSES, vram)
 
 
 def weakest(own: Verdict, judged: Judged, node: str, others: int) -> Verdict:
-    """The verdict on all nodes.
+    """Return the verdict for all nodes together.
 
     Args:
-        own: of the job's node on the server itself.
-        judged: the workers.
-        node: the id of that node; of its GPUs the verdict tells more.
-        others: how many more there are.
+        own: the verdict of the job's node on the server itself.
+        judged: the result for the workers.
+        node: the id of the job's node; its GPUs are taken from `own`, which tells more about them.
+        others: the number of the other nodes.
     """
     rows = tuple(row for at, several in judged.vram.items() if at != node or not own.vram for row in several)
     if judged.wrong:
@@ -86,13 +86,13 @@ def weakest(own: Verdict, judged: Judged, node: str, others: int) -> Verdict:
 
 
 def _tells(before: Snapshot, after: Snapshot) -> bool:
-    """Whether the driver lists the processes of all GPUs that it had, both times."""
+    """Whether the driver listed the processes of all these GPUs both times."""
     now = [after.gpu(gpu.uuid) for gpu in before.gpus]
     return all(gpu is not None and gpu.processes is not None for gpu in (*before.gpus, *now))
 
 
 def _rows(before: Snapshot, after: Snapshot, pids: Collection[int], where: str) -> Iterator[GpuMemory]:
-    """The GPUs on which the driver listed these processes."""
+    """Yield the memory of the GPUs on which the driver listed these processes."""
     for gpu in before.gpus:
         now = after.gpu(gpu.uuid)
         if now is not None and any(process.pid in pids for process in gpu.processes or ()):

@@ -39,7 +39,7 @@ def release(
         why: the reason for its end.
         began: when the end began, by `time.monotonic`.
         ended: the reports of the guards, or of whatever ended the processes instead of the guards.
-        verifier: has looked at the GPUs before the start.
+        verifier: the verifier, which has seen the GPUs before the start.
         leader: the server's first process, or None.
     """
     rows = [row for said in ended for row in said.ended]
@@ -119,14 +119,14 @@ def error(
 
 
 def told(server: str, error: VllmMagicError) -> str:
-    """One line about a server that failed while nobody waited for it."""
+    """Return one line about a server that failed while nobody waited for it."""
     if isinstance(error, (StartFailed, InvalidOption)):
         return f"{server} did not start: {error}"
     return f"{server} has failed: {error}" if isinstance(error, ServerFailed) else str(error)
 
 
 def not_released(release: Release) -> ReleaseFailed:
-    """The error for a release that is not proved."""
+    """Return the error for a release that is not proved."""
     left = [(process.pid, process.name) for process in release.left]
     if left:
         names = ", ".join(f"{name} (pid {pid})" if pid != NOBODY_KNOWN else name for pid, name in left)

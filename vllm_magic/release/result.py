@@ -1,4 +1,4 @@
-"""What a release did, and by what it is proved."""
+"""The result of a release: what ended, what is left, and the proof."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from enum import Enum
 
 
 class Proof(str, Enum):
-    """The strongest evidence that this machine offers, weakest first; each includes those before it.
+    """A proof of a release, from the weakest to the strongest; each includes the proofs before it.
 
-    Where somebody came to a GPU while the server ran, and stays, and nobody knows whose process that is, it is
-    "NVML processes" at most: what is known of the server is gone, and who stays is named in the release's note.
+    If a process came to a GPU while the server ran, and stays, and its owner is not known, the proof is at most "NVML
+    processes": all known processes of the server are gone, and the note of the release names the other process.
     """
 
     NONE = "none"
     PROCESSES = "processes"  # every process of the server is dead, with all its threads
     DEVICE_FILES = "device files"  # and none of them holds a GPU's device file
     NVML_PROCESSES = "NVML processes"  # and the driver lists none of them
-    NVML_MEMORY = "NVML memory"  # and each GPU's used memory is back at its baseline, but for what others are known to hold
+    NVML_MEMORY = (
+        "NVML memory"  # and each GPU's used memory is back at its baseline, except what known others hold
+    )
 
 
 @dataclass(frozen=True)
 class EndedProcess:
-    """A process of the server; ``start`` is in clock ticks since boot, ``how`` the last signal it got from us."""
+    """A process of the server; ``start`` is in clock ticks since boot, ``how`` is the last signal that vllm_magic sent it."""
 
     pid: int
     start: int
@@ -32,16 +34,16 @@ class EndedProcess:
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """Used memory of one GPU, in bytes; None where the driver does not say.
+    """The used memory of one GPU, in bytes; None if the driver does not say.
 
     Attributes:
         index: NVML's index.
         uuid: NVML's UUID.
-        name: the product; with its node, where a server was spread over several.
-        baseline: before the server was started.
-        before: before it was stopped.
-        after: when the release was done.
-        held: by the server itself just before its end, where the driver names its processes.
+        name: the name of the product, and of the node if the server was spread over several nodes.
+        baseline: the used memory before the server was started.
+        before: the used memory before the server was stopped.
+        after: the used memory when the release was done.
+        held: the memory that the server itself held just before its end, if the driver names its processes.
     """
 
     index: int
@@ -54,7 +56,10 @@ class GpuMemory:
 
     @property
     def freed(self) -> int | None:
-        """Bytes that came back with this release; what others gave back meanwhile counts only if nobody is named."""
+        """The bytes that came back with this release.
+
+        If the driver does not name the server's processes, memory that other processes gave back meanwhile counts too.
+        """
         if self.held is not None and self.after is not None:
             return self.held
         if self.before is None or self.after is None:
@@ -64,23 +69,23 @@ class GpuMemory:
 
 @dataclass(frozen=True)
 class Release:
-    """A server that has been ended.
+    """The release of a server that has ended.
 
     Attributes:
-        server: its name.
-        why: what made it end, one of the values of `guard.protocol.Why`.
-        seconds: from the request (or the server's own end) until it was proved.
-        ended: the processes that are gone.
-        left: those that are not.
-        exit_code: of the leader; negative for a signal, None if unknown.
-        vram: used memory of each GPU that the server used.
-        proof: the strongest evidence there was.
-        verified: whether everything that is known of the server has ended, and what it held is back. By this a stop
-            succeeds or fails. It is true also where somebody came to a GPU meanwhile, and stays: a neighbour is no failure.
-        note: what could not be seen, is not back, or is held by somebody who came meanwhile, in one line; "" for nothing.
-        unseen: whether another look may prove what this one could not: something is not back yet, or another machine did
-            not answer. Whoever stops the server again has such a look.
-        left_alone: who has the server's environment and is none of it, in one sentence; "" for nobody.
+        server: the name of the server.
+        why: the reason for the end, one of the values of `guard.protocol.Why`.
+        seconds: the seconds from the request, or from the server's own end, until the proof.
+        ended: the processes that have ended.
+        left: the processes that have not ended.
+        exit_code: the exit code of the leader; negative for a signal, None if unknown.
+        vram: the used memory of each GPU that the server used.
+        proof: the strongest proof that was possible.
+        verified: whether every known process of the server has ended, and the memory that they held is back. If so, a stop
+            succeeds. A process of somebody else that came to a GPU meanwhile, and stays, does not change this.
+        note: what could not be seen, is not back, or is held by a process that came meanwhile, in one line; "" for nothing.
+        unseen: whether another look may prove what this look could not: something is not back yet, or another machine did
+            not answer. Stopping the server again makes such a look.
+        left_alone: the processes that have the server's environment but do not belong to it, in one sentence; "" for none.
     """
 
     server: str
@@ -98,7 +103,7 @@ class Release:
 
     @property
     def text(self) -> str:
-        """What happened, in one line."""
+        """The release in one line."""
         return f"{self._text} {self.left_alone}".rstrip()
 
     @property
@@ -111,16 +116,16 @@ class Release:
 
     @property
     def doubt(self) -> str:
-        """The note, where it says why the memory of GPUs is no proof although the driver tells it; else ""."""
+        """The note, if the driver reports the memory of the GPUs and this memory is still no proof; else ""."""
         told = any(gpu.after is not None for gpu in self.vram)
         return self.note if told and self.proof is not Proof.NVML_MEMORY else ""
 
     @property
     def in_brackets(self) -> str:
-        """The doubt as it is put behind a line; "" where there is none."""
+        """The doubt in brackets, to be appended to a line; "" if there is no doubt."""
         return f" ({self.doubt})" if self.doubt else ""
 
 
 def nothing_to_release(server: str) -> Release:
-    """The release of a server of which no process was ever there."""
+    """Return the release of a server that never had a process."""
     return Release(server, "asked", 0.0, (), (), None, (), Proof.PROCESSES, verified=True)

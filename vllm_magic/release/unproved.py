@@ -81,7 +81,7 @@ def look_again(probe: Probe, name: str | None = None) -> list[Looked]:
     """Look at the GPUs again for each release that is not proved, oldest first.
 
     Args:
-        probe: looks at the GPUs.
+        probe: reads the GPUs.
         name: the name of the only server to look for, or the id of its folder; None for all servers.
     """
     found: list[Looked] = []
@@ -117,7 +117,7 @@ def _write(path: Path, kept: Mapping[str, Any]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The content of the file; None if it is another user's, invalid, old, or of another boot or machine."""
+    """Return the content of the file; None if it is another user's, invalid, old, or of another boot or machine."""
     try:
         if time.time() - ledger.modified(path) > KEPT or path.stat().st_uid != os.getuid():
             return None

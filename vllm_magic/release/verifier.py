@@ -1,4 +1,4 @@
-"""What proves a release, on this machine or on the nodes of a Ray cluster."""
+"""The interface that proves a release, on this machine or on the nodes of a Ray cluster."""
 
 from __future__ import annotations
 
