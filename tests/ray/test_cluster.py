@@ -313,7 +313,7 @@ def test_what_cannot_be_looked_at_holds_nothing_else_up(home, capsys):
             text=True,
         )
         assert said.returncode == 1
-        assert "VLLM_MAGIC_CLUSTER_LEASE=soon is no number of seconds" in " ".join(said.stdout.split())
+        assert "VLLM_MAGIC_CLUSTER_LEASE=soon is not a sensible number of seconds" in " ".join(said.stdout.split())
 
 
 def test_a_stop_from_a_terminal(cluster, home, executable, capsys):
@@ -338,7 +338,7 @@ def test_a_cluster_that_takes_no_job_yet(cluster, manager, ask, stops):
     cluster.freeze_submission()
     try:
         server = manager.start(ask(cluster), wait=False).server
-        until(lambda: any("It is tried again" in line for line in server.log(20)))
+        until(lambda: any("Trying again" in line for line in server.log(20)))
         if stops:
             with pytest.raises(ReleaseFailed, match="does not know the job"):
                 manager.stop("m")

@@ -98,7 +98,7 @@ class Agent:
                     raise
                 if not told:
                     told = True
-                    _say(f"{error} It is tried again for {SUBMIT_LIMIT:g} s.")
+                    _say(f"{error} Trying again for {SUBMIT_LIMIT:g} s.")
             await self._pause(LOOK)
 
     def _is_known(self) -> bool:
@@ -136,7 +136,7 @@ class Agent:
         if error is None:
             _say("The cluster answers again.")
         else:
-            _say(f"{error} The server ends itself where that lasts {wire.LEASE:g} s.")
+            _say(f"{error} The server ends itself if that lasts {wire.LEASE:g} s.")
         self._update(reachable=error is None)
 
     def _update(self, **changed: Any) -> None:
@@ -169,7 +169,7 @@ class Agent:
         while not self._asked.is_set():
             job = await self._job()
             if job and job.status.over:
-                _say(f"Ray has not started it: {job.message}")
+                _say(f"Ray has not started the job: {job.message}")
                 return None
             if job and job.status is JobStatus.RUNNING and job.node:
                 with contextlib.suppress(ClusterUnreachable):

@@ -112,7 +112,10 @@ def actor(fields: Mapping[str, Any]) -> Actor:
 
 
 def _gpus(asked: Mapping[str, float]) -> float:
-    """Return the GPUs that an actor requests. In a placement group Ray lists them twice, for the group and for its bundle."""
+    """Return the number of GPUs that an actor requests.
+
+    In a placement group Ray lists them twice, for the group and for its bundle.
+    """
     counts = [count for name, count in asked.items() if name == "GPU" or name.startswith("GPU_group_")]
     return float(max(counts, default=0.0))
 

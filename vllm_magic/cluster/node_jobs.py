@@ -44,10 +44,10 @@ def at(
     for node, pids in nodes.items():
         asked[node] = look = f"{job}{word[1:]}-{secrets.token_hex(3)}"
         ray.put(package.name(look), package.packed())
-        words = shlex.join(["python3", "-m", "vllm_magic.on_node", word, job, *map(str, sorted(pids))])
+        command = shlex.join(["python3", "-m", "vllm_magic.on_node", word, job, *map(str, sorted(pids))])
         ray.submit(
             look,
-            f"exec {words}",
+            f"exec {command}",
             entrypoint_label_selector={"ray.io/node-id": node},
             runtime_env={"working_dir": f"{wire.SCHEME}{package.name(look)}"},
         )

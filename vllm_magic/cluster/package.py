@@ -13,7 +13,10 @@ PANEL = "jupyter"  # left out: a node has no notebook
 
 
 def name(job: str) -> str:
-    """Return the name under which the package is stored for one job. Ray removes the package with the last job that uses it."""
+    """Return the name under which the package is stored for one job.
+
+    Ray removes the package with the last job that uses it.
+    """
     return f"_ray_pkg_{job}_code.zip"
 
 

@@ -72,7 +72,7 @@ class Ray:
         self._trust = _authorities() if place.scheme == "https" else None
 
     def version(self) -> str:
-        """The version of Ray on the cluster."""
+        """Return the version of Ray on the cluster."""
         answer = self._ask("GET", VERSION)
         if not isinstance(answer, dict) or "ray_version" not in answer:
             raise ClusterError(self._no_ray)
@@ -83,7 +83,7 @@ class Ray:
         self._ask("POST", "/api/jobs/", {"submission_id": job, "entrypoint": entrypoint, **more})
 
     def job(self, job: str) -> Job:
-        """The state of a job.
+        """Return the state of a job.
 
         Raises:
             JobUnknownError: the head does not know the job. A head that was restarted has forgotten all jobs.
@@ -91,13 +91,13 @@ class Ray:
         return self._read(entities.job, self._ask("GET", f"/api/jobs/{job}"))
 
     def jobs(self) -> list[Job]:
-        """All submitted jobs of which the head has a record."""
+        """Return all submitted jobs of which the head has a record."""
         found = self._read(list, self._ask("GET", "/api/jobs/"))
         jobs = [self._read(entities.job, one) for one in found]
         return [job for job in jobs if job.id]
 
     def stop(self, job: str) -> None:
-        """Stop a job: Ray sends SIGTERM to its processes, and SIGKILL after the wait that was set when the job was submitted."""
+        """Stop a job: Ray sends SIGTERM to its processes, and SIGKILL after the time that was set when it was submitted."""
         self._ask("POST", f"/api/jobs/{job}/stop")
 
     def forget(self, job: str) -> None:
@@ -105,19 +105,19 @@ class Ray:
         self._ask("DELETE", f"/api/jobs/{job}")
 
     def tail(self, job: str, node: str) -> list[str]:
-        """The last lines that the job printed."""
-        words = {"node_id": node, "filename": _log(job), "lines": str(LOG_LINES)}
-        return self._send("GET", f"/api/v0/logs/file?{urlencode(words)}").text.split("\n")
+        """Return the last lines that the job printed."""
+        query = {"node_id": node, "filename": _log(job), "lines": str(LOG_LINES)}
+        return self._send("GET", f"/api/v0/logs/file?{urlencode(query)}").text.split("\n")
 
     def follow(self, job: str, node: str) -> Iterator[bytes]:
-        """The output of the job from its beginning, in pieces, as it is printed."""
-        words = {
+        """Yield the output of the job from its beginning, in pieces, as it is printed."""
+        query = {
             "node_id": node,
             "filename": _log(job),
             "lines": "-1",
             "interval": str(LOG_LOOK),
         }
-        url = f"{self._url}/api/v0/logs/stream?{urlencode(words)}"
+        url = f"{self._url}/api/v0/logs/stream?{urlencode(query)}"
         with contextlib.suppress(NoAnswerError):
             exchange = Exchange("GET", url, LIMIT, headers=self._headers, trust=self._trust)
             with contextlib.closing(exchange):
@@ -132,11 +132,11 @@ class Ray:
         self._send("PUT", f"/api/packages/gcs/{name}", data)
 
     def nodes(self) -> list[Node]:
-        """All nodes, including dead ones."""
+        """Return all nodes, including dead ones."""
         return [self._read(entities.node, one) for one in self._list("nodes")]
 
     def node(self, node: str) -> Node:
-        """One node, by its id.
+        """Return one node, by its id.
 
         Raises:
             ClusterError: the head does not know the node.
@@ -147,24 +147,24 @@ class Ray:
         return found
 
     def actors(self, ray_job: str) -> list[Actor]:
-        """The actors of a job, including dead ones."""
+        """Return the actors of a job, including dead ones."""
         return [self._read(entities.actor, one) for one in self._list("actors", job_id=ray_job)]
 
     def living_actors(self) -> list[Actor]:
-        """The living actors of all jobs, with the resources that they request."""
+        """Return the living actors of all jobs, with the resources that they request."""
         found = self._list("actors", detail=True, state="ALIVE")
         return [self._read(entities.actor, one) for one in found]
 
     def placement_groups(self, ray_job: str) -> list[str]:
-        """The ids of the placement groups of a job that have not been removed."""
+        """Return the ids of the placement groups of a job that have not been removed."""
         found = self._list("placement_groups", creator_job_id=ray_job)
         return [str(one["placement_group_id"]) for one in found if one["state"] != "REMOVED"]
 
     def _list(self, what: str, *, detail: bool = False, **equal: str) -> list[Mapping[str, Any]]:
-        words: list[tuple[str, str]] = [("limit", "10000"), ("detail", str(int(detail)))]
+        query: list[tuple[str, str]] = [("limit", "10000"), ("detail", str(int(detail)))]
         for key, value in equal.items():
-            words += [("filter_keys", key), ("filter_predicates", "="), ("filter_values", value)]
-        answer = self._ask("GET", f"/api/v0/{what}?{urlencode(words)}")
+            query += [("filter_keys", key), ("filter_predicates", "="), ("filter_values", value)]
+        answer = self._ask("GET", f"/api/v0/{what}?{urlencode(query)}")
         try:
             found: list[Mapping[str, Any]] = answer["data"]["result"]["result"]
         except (KeyError, TypeError):
@@ -221,7 +221,7 @@ class Ray:
 
 
 def resolved(address: str) -> str:
-    """The address as a URL.
+    """Return the address as a URL.
 
     Raises:
         InvalidOption: the address is "auto", and $RAY_ADDRESS is not set or is no HTTP address.
@@ -239,17 +239,17 @@ def resolved(address: str) -> str:
 
 
 def shown(address: str) -> str:
-    """The address as a URL without user and password. Raises the errors of `resolved`."""
+    """Return the address as a URL without user and password. Raises the errors of `resolved`."""
     return re.sub(r"//[^@/]*@", "//", resolved(address))
 
 
 def _log(job: str) -> str:
-    """The name of the file to which Ray writes a job's output, on the node of the job."""
+    """Return the name of the file to which Ray writes a job's output, on the node of the job."""
     return f"job-driver-{job}.log"
 
 
 def _authorities() -> ssl.SSLContext:
-    """A TLS context that trusts httpx's certificate authorities and ignores the environment."""
+    """Return a TLS context that trusts httpx's certificate authorities and ignores the environment."""
     import httpx
 
     return httpx.create_ssl_context(trust_env=False)

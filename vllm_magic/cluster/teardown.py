@@ -115,7 +115,7 @@ def _run(ray: Ray, name: str, program: str) -> None:
 
 
 def _known(ray: Ray, name: str) -> list[str]:
-    """The helper jobs of this name that the head knows; at most `MOST`, since a faulty head may claim to know every job."""
+    """Return the helper jobs of this name that the head knows; at most `MOST`: a faulty head may claim to know every job."""
     found: list[str] = []
     with contextlib.suppress(JobUnknownError):
         while len(found) < MOST:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 LINE = "@vllm_magic "  # begins a line of a job's log that `on_node` wrote: JSON with the field "said"
+# The kinds of these lines, the values of "said".
 BEGUN, PLACED, LISTENS, ENDS = "begun", "placed", "listens", "ends"
 REFUSED, RELEASED, LOOKED = "refused", "released", "looked"
 JOB_SPEC = "VLLM_MAGIC_JOB_SPEC"  # the variable of an agent's environment with its `messages.JobSpec`
@@ -29,18 +30,18 @@ def _seconds(variable: str, otherwise: float) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds <= durations.MOST:
-        raise InvalidOption(f"{variable}={text} is no number of seconds.")
+        raise InvalidOption(f"{variable}={text} is not a sensible number of seconds.")
     return seconds
 
 
 RENEWAL = _seconds("VLLM_MAGIC_CLUSTER_RENEWAL", 5.0)  # seconds between renewals of a lease
 LEASE = _seconds("VLLM_MAGIC_CLUSTER_LEASE", 30.0)  # seconds without a renewal until the job ends itself
 if RENEWAL > LEASE / 2:
-    raise InvalidOption("VLLM_MAGIC_CLUSTER_RENEWAL must be half of VLLM_MAGIC_CLUSTER_LEASE at most.")
+    raise InvalidOption("VLLM_MAGIC_CLUSTER_RENEWAL must be at most half of VLLM_MAGIC_CLUSTER_LEASE.")
 
 
 def job_id(name: str) -> str:
-    """Return a new submission id for a server, with characters that are safe (Ray 2.60 cannot end a job with "/" in its id)."""
+    """Return a new submission id for a server, of safe characters (Ray 2.60 cannot end a job with "/" in its id)."""
     return f"vllm-magic-{re.sub(r'[^A-Za-z0-9_-]', '-', name)[:40]}-{secrets.token_hex(4)}"
 
 

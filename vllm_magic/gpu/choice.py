@@ -15,31 +15,31 @@ class ShortageError(ValueError):
     """Too few GPUs have enough free memory now."""
 
 
-def choose(words: str, snapshot: Snapshot, count: int = 1, fraction: float = 0.92) -> tuple[Gpu, ...]:
-    """Return the GPUs that `words` name.
+def choose(wanted: str, snapshot: Snapshot, count: int = 1, fraction: float = 0.92) -> tuple[Gpu, ...]:
+    """Return the GPUs that `wanted` names.
 
     Args:
-        words: indices ("0,1"), or UUIDs or their beginnings ("GPU-5ab3,..."), in the wanted order; or "auto" for the
-            `count` GPUs with the most free memory, in the order of their indices.
+        wanted: indices ("0,1"), or UUIDs or their beginnings ("GPU-5ab3,..."), in the order in which they are wanted;
+            or "auto" for the `count` GPUs with the most free memory, in the order of their indices.
         snapshot: all GPUs.
         count: the number of GPUs that are needed.
         fraction: the share of a GPU's memory that must be free for "auto"; vLLM asks for this share at its start
             (--gpu-memory-utilization). A GPU that does not report its memory comes last, and is not refused.
 
     Raises:
-        ValueError: the words name no such choice; one line says what is wrong, and what to do.
+        ValueError: the GPUs cannot be chosen; one line says what is wrong, and what to do.
         ShortageError: too few GPUs have enough free memory for "auto".
     """
     if not snapshot.gpus:
         raise ValueError(f"no GPU can be chosen: {snapshot.problem or 'no GPU found'}; leave the choice out")
-    if words.strip().lower() == "auto":
+    if wanted.strip().lower() == "auto":
         return _freest(snapshot.gpus, count, fraction)
-    chosen = [_named(word.strip(), snapshot.gpus) for word in words.split(",")]
+    chosen = [_named(entry.strip(), snapshot.gpus) for entry in wanted.split(",")]
     if len(set(chosen)) < len(chosen):
-        raise ValueError(f"{words!r} names a GPU twice: name each one once")
+        raise ValueError(f"{wanted!r} names a GPU twice: name each one once")
     if len(chosen) < count:
         raise ValueError(
-            f"{count} GPUs are needed and {words!r} names {len(chosen)}: name more, or need fewer"
+            f"{count} GPUs are needed and {wanted!r} names {len(chosen)}: name more, or need fewer"
         )
     return tuple(chosen)
 

@@ -29,19 +29,19 @@ def visible(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> Visible:
         environ: the environment of the program.
     """
     ordered = environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len({gpu.name for gpu in gpus}) <= 1
-    words = environ.get("CUDA_VISIBLE_DEVICES")
-    if words is None:
+    listed = environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is None:
         return Visible(tuple(gpus), ordered)
     found: list[Gpu] = []
-    for word in (each.strip() for each in words.split(",")):
-        if word.isdecimal() and not ordered:
+    for entry in (each.strip() for each in listed.split(",")):
+        if entry.isdecimal() and not ordered:
             return Visible(tuple(gpus), ordered=False)
-        named = [gpu for gpu in gpus if word == str(gpu.index) or _begins(gpu.uuid, word)]
+        named = [gpu for gpu in gpus if entry == str(gpu.index) or _begins(gpu.uuid, entry)]
         if len(named) != 1:  # CUDA ignores everything after an entry that names no GPU
             break
         found += named
     return Visible(tuple(found), ordered=True)
 
 
-def _begins(uuid: str, word: str) -> bool:
-    return word.lower().startswith("gpu-") and uuid.lower().startswith(word.lower())
+def _begins(uuid: str, entry: str) -> bool:
+    return entry.lower().startswith("gpu-") and uuid.lower().startswith(entry.lower())

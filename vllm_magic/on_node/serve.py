@@ -123,7 +123,7 @@ def _stay(server: Server, asked: Asked, lease: Lease, log: Copy) -> None:
             listens = not listens
             _say(wire.line(wire.LISTENS, port=server.port) if listens else wire.line(wire.ENDS))
         if lease.over:
-            _say("The kernel has not been heard of for too long. The server is released.")
+            _say("The kernel has not renewed the lease for too long. The server is being released.")
             break
         log.go_on()
         asked.wait(LOOK)

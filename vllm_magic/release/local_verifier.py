@@ -227,8 +227,8 @@ class LocalVerifier(Verifier):
     def _concerns(self, uuid: str, ours: frozenset[int]) -> bool:
         """Whether the server used this GPU.
 
-        It did if the GPU was chosen for it, or the driver listed its processes there. If the driver listed them nowhere, a GPU
-        counts whose used memory grew while the server ran.
+        It did if the GPU was chosen for the server, or the driver listed the server's processes there. If the driver listed
+        them on no GPU, a GPU counts whose used memory grew while the server ran.
         """
         if self.chosen:
             return uuid in self.chosen
@@ -262,7 +262,7 @@ class LocalVerifier(Verifier):
 
 
 def left_alone(mark: bytes, leader: Identity | None) -> str:
-    """Return one sentence on the living processes that have a server's environment and were not started by it; "" for none."""
+    """Return one sentence on living processes that have a server's environment but were not started by it; "" for none."""
     found = [
         f"{processes.shown_name(one)[:60]} (pid {one.identity.pid})" for one in marks.strangers(mark, leader)
     ]

@@ -118,7 +118,7 @@ class RayVerifier(Verifier):
         except JobUnknownError as error:
             said = str(error).rstrip(".")
             return _not_proved(
-                f"{said} (its head was started anew?); what ran there ends itself {wire.LEASE:g} s after that"
+                f"{said} (was its head restarted?); what ran there ends itself {wire.LEASE:g} s after that"
             )
         except InvalidOption as error:  # a record had no valid address
             return _not_proved(str(error).rstrip("."))
@@ -137,12 +137,12 @@ class RayVerifier(Verifier):
         if not job.status.over:
             return _not_proved(f"the job {job.id} is still {job.status.value} on the cluster", unseen=True)
         if job.node is None:  # the job never ran
-            self.failure = Failure(f"Ray has not started it: {job.message}", "See %vllm cluster", ())
-            return Verdict(Proof.PROCESSES, True, (), "it had not got a node")
+            self.failure = Failure(f"Ray has not started the job: {job.message}", "See %vllm cluster", ())
+            return Verdict(Proof.PROCESSES, True, (), "the job had no node yet")
         nodes = {node.id: node for node in ray.nodes()}
         own = nodes.get(job.node)
         if own is None or not own.alive:
-            where = own.where if own else "a node that is gone"
+            where = own.where if own else f"the node {job.node}"
             return _not_proved(f"{where} is gone from the cluster: what is left there cannot be seen")
         return self._judge(ray, job, nodes)
 
@@ -159,7 +159,7 @@ class RayVerifier(Verifier):
         if not report and whole and (refused_at_once or not wire.last(log, wire.BEGUN)):
             self.failure = self.failure or Failure(
                 f"The job ended before it had started the server (on {own.where})",
-                "Its log tells; what python3 on the nodes must have is in docs/cluster.md",
+                "See its log; docs/cluster.md says what python3 on the nodes must have",
                 tuple(line for line in log if line.strip())[-LAST_LINES:],
             )
             return Verdict(Proof.PROCESSES, True, (), f"nothing was started on {own.where}")

@@ -58,11 +58,14 @@ def judge(
             wrong.append(f"{where} does not answer: what is left there cannot be seen")
         elif answer["left"] or answer["folders"]:
             unseen = True
-            wrong.append(f"on {where} there is left: pid {', '.join(map(str, answer['left']))}")
+            pids_left = f"pid {', '.join(map(str, answer['left']))}"
+            wrong.append(
+                f"left on {where}: {pids_left if answer['left'] else 'the private folder of the server'}"
+            )
         elif node in seen:
             after = gpu_json.unpack(answer["gpus"])
             vram[node] = tuple(_rows(seen[node], after, pids, where)) if _tells(seen[node], after) else ()
-    # If Ray's node is in a container, the driver may list other pids than Ray. Then it did not list the workers before either.
+    # If Ray's node is in a container, the driver may list other pids than Ray, and did not list the workers before either.
     listed = all(vram.get(node) for node, pids in workers.items() if pids)
     known = any(workers.values()) and listed
     return Judged("; ".join(wrong), unseen, Proof.NVML_PROCESSES if known else Proof.PROCESSES, vram)

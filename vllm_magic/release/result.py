@@ -10,16 +10,14 @@ class Proof(str, Enum):
     """A proof of a release, from the weakest to the strongest; each includes the proofs before it.
 
     If a process came to a GPU while the server ran, and stays, and its owner is not known, the proof is at most "NVML
-    processes": all known processes of the server are gone, and the note of the release names the other process.
+    processes": all known processes of the server are gone, and the release's note names the other process.
     """
 
     NONE = "none"
     PROCESSES = "processes"  # every process of the server is dead, with all its threads
     DEVICE_FILES = "device files"  # and none of them holds a GPU's device file
     NVML_PROCESSES = "NVML processes"  # and the driver lists none of them
-    NVML_MEMORY = (
-        "NVML memory"  # and each GPU's used memory is back at its baseline, except what known others hold
-    )
+    NVML_MEMORY = "NVML memory"  # and each GPU's used memory is back, except what known others hold
 
 
 @dataclass(frozen=True)

@@ -44,10 +44,10 @@ def number(text: Config, *names: str, default: int | None = None) -> int:
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST:
-            raise NoEstimate(f"{name} in config.json is no number that makes sense.")
+            raise NoEstimate(f"{name} in config.json is not a sensible number.")
         return value
     if default is None:
-        raise NoEstimate(f"config.json has no {names[0]}: it is of no language model that is known here.")
+        raise NoEstimate(f"config.json has no {names[0]}: the model is not a language model of a known kind.")
     return default
 
 
@@ -75,7 +75,7 @@ def kept(text: Config, kind: str, depth: int, window: int) -> tuple[tuple[Layer,
     if kind in _ENCODERS:
         return (), ()
     if depth > MOST_LAYERS:
-        raise NoEstimate("num_hidden_layers in config.json is no number that makes sense.")
+        raise NoEstimate("num_hidden_layers in config.json is not a sensible number.")
     doubts = [reason for name, reason in _STRANGE.items() if name in text]
     if text.get("is_encoder_decoder") is True:
         doubts.append("what the decoder keeps of the encoder is not counted")

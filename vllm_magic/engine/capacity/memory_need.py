@@ -151,7 +151,7 @@ def _overridden(config: Config, args: Sequence[str]) -> dict[str, Any]:
     try:
         overrides = json.loads(flags.value(args, "--hf-overrides") or "{}")
     except (ValueError, RecursionError):
-        raise InvalidOption("--hf-overrides is no JSON. Put it between quotes: '{\"a\": 1}'.") from None
+        raise InvalidOption("--hf-overrides is not JSON. Put it between quotes: '{\"a\": 1}'.") from None
     for name, value in overrides.items() if isinstance(overrides, dict) else ():
         before = changed.get(name)
         if isinstance(before, dict) and isinstance(value, dict):
@@ -249,14 +249,14 @@ def _context(args: Sequence[str]) -> int:
         return -1
     count = flags.amount(said)
     if not count or count > MOST:
-        raise InvalidOption(f"--max-model-len {said} is no length. Write 8192, 32k, 32K or auto.")
+        raise InvalidOption(f"--max-model-len {said} is not a length. Write 8192, 32k, 32K or auto.")
     return count
 
 
 def _fraction(args: tuple[str, ...]) -> float:
     fraction = command.memory_fraction(args)
     if not 0 < fraction <= 1:
-        raise InvalidOption("--gpu-memory-utilization has to be above 0, and 1 at most.")
+        raise InvalidOption("--gpu-memory-utilization must be above 0, and at most 1.")
     return fraction
 
 

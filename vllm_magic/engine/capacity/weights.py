@@ -149,7 +149,7 @@ def _is_size(value: object) -> bool:
 
 
 def _of_index(folder: Path, there: Container[str]) -> Weights:
-    """Return the weights in the files that the index names. vLLM loads no other file, such as Mistral's consolidated ones."""
+    """Return the weights in the files that the index names. Other files, such as Mistral's consolidated ones, are not loaded."""
     index = read_json(folder / INDEX, LARGEST_INDEX)
     where = index.get("weight_map")
     if not isinstance(where, dict) or not where or not all(isinstance(one, str) for one in where.values()):

@@ -69,5 +69,5 @@ def _written_out(word: str, load: Callable[[], FlagTable | None]) -> str:
 
 
 def begin_with(name: str, known: Iterable[str]) -> list[str]:
-    """The flags in ``known`` that begin with ``name``; none if ``name`` does not look like a flag."""
+    """Return the flags in ``known`` that begin with ``name``; none if ``name`` does not look like a flag."""
     return [flag for flag in known if flag.startswith(name)] if name.strip("-") and name[0] == "-" else []

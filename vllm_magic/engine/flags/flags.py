@@ -78,13 +78,13 @@ def take(args: Sequence[str], name: str) -> tuple[str | None, tuple[str, ...]]:
     """
     left: list[str] = []
     found = None
-    words = iter(args)
-    for word in words:
-        flag, equals, rest = split(word)
+    arguments = iter(args)
+    for argument in arguments:
+        flag, equals, rest = split(argument)
         if flag != name:
-            left.append(word)
+            left.append(argument)
             continue
-        found = rest if equals else next(words, "")
+        found = rest if equals else next(arguments, "")
         if not found or (found.startswith("--") and not equals):
             raise InvalidOption(f"{name} needs a value: {name} VALUE.")
     return found, tuple(left)

@@ -49,16 +49,16 @@ def find(args: Sequence[str], table: FlagTable) -> str | None:
     if ELSEWHERE in args:
         return None
     known = [plain(string) for string in table.by_string]
-    words = iter(args)
-    for word in words:
-        if word == "--":
+    arguments = iter(args)
+    for argument in arguments:
+        if argument == "--":
             return None
-        flag, equals, _ = word.partition("=")
+        flag, equals, _ = argument.partition("=")
         name, dot, _ = flag.partition(".")
-        if dot and not equals and word.startswith("-"):
-            next(words, None)  # the key's value, which may begin with dashes
+        if dot and not equals and argument.startswith("-"):
+            next(arguments, None)  # the key's value, which may begin with dashes
         is_flag = (
-            name.startswith("--") and " " not in word
+            name.startswith("--") and " " not in argument
         )  # argparse takes an argument with a blank for a value
         if is_flag and not any(one.startswith(plain(name)) for one in known):
             return name

@@ -70,7 +70,7 @@ class Pace:
             self._stage, self._since = progress.stage, now
 
     def taken(self) -> dict[Stage, float]:
-        """Return the seconds of each stage so far, for the next start; {} after a download, which the next start does not need."""
+        """Return the seconds of each stage so far, for the next start; {} after a download, which is not repeated."""
         return (
             {} if self._downloaded else {stage: self._taken[stage] for stage in USUAL if stage in self._taken}
         )

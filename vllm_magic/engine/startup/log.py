@@ -36,8 +36,8 @@ def tail(path: Path, count: int, secrets: Iterable[str] = ()) -> list[str]:
 
     Args:
         path: the log.
-        count: the number of lines. Empty lines, and lines for requests of ``/health`` and ``/metrics`` from this machine, are
-            left out and do not count.
+        count: the number of lines. Empty lines, and lines for requests of ``/health`` and ``/metrics`` from this
+            machine, are left out and do not count.
         secrets: texts that must not be shown, besides everything that looks like a key.
     """
     secrets = tuple(secrets)
@@ -66,7 +66,7 @@ def clean(line: bytes, secrets: Iterable[str] = ()) -> str:
 
 
 def split_lines(data: bytes, secrets: Iterable[str] = ()) -> tuple[list[str], bytes]:
-    """Return the complete lines, safe to show, and the unfinished line after them; b"" if that is far too long for a line."""
+    """Return the complete lines, safe to show, and the unfinished line after them; b"" if that is too long for a line."""
     *lines, rest = _LINE_END.split(data)
     return _shown(_without_looks(lines), secrets), b"" if len(rest) > MOST_AT_ONCE else rest
 

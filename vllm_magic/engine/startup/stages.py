@@ -1,4 +1,4 @@
-"""The stages of a start, read from the log lines of vLLM 0.32; beside each pattern is the file of vLLM that logs the line."""
+"""The stages of a start, read from the log lines of vLLM 0.32; beside each pattern is the vLLM file that logs the line."""
 
 from __future__ import annotations
 

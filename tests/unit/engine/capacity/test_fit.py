@@ -125,7 +125,7 @@ class TestVerdict:
         found = judged(llama, "-tp", "4", gpus=[gpu(0), gpu(1)])
         assert (found.outcome, found.fits) == (FitOutcome.UNKNOWN, None)
         assert found.verdict.startswith(
-            "It cannot be told: it takes 4 GPUs, and the memory of 2 is known. Each"
+            "Unknown: the server takes 4 GPUs, and the memory of only 2 is known. Each"
         )
 
     def test_a_gpu_that_does_not_tell(self, llama):
