@@ -23,20 +23,18 @@ from shells import a_shell
 
 from vllm_magic import ledger
 from vllm_magic.children import flag_reading
-from vllm_magic.engine.flags.flag_table import Option
-from vllm_magic.jupyter.commands import usage
-from vllm_magic.jupyter.commands.help import HELP
-from vllm_magic.jupyter.commands.parser import Verb
-from vllm_magic.jupyter.commands.start_arguments import VALUED
+from vllm_magic.jupyter.commands import registry
+from vllm_magic.jupyter.commands.base import Action, Argument, Command, Kind, NoArguments, Option
+from vllm_magic.jupyter.commands.parser import CELL
 from vllm_magic.jupyter.completion import candidates, values
 from vllm_magic.jupyter.completion.matcher import IDENTIFIER
 from vllm_magic.ledger import Condition
 from vllm_magic.manager.manager import manager
 
-VERBS = [verb.value for verb in Verb]
-OWN = [option.strings[0] for option in usage.read(HELP)["start"].options]
-GPUS = Option(("--gpus",))
-DEEDS = ["list", "load", "unload"]
+COMMANDS = registry.commands()
+NAMES = [name for name in COMMANDS if name != CELL]
+OWN = [option.flag for option in COMMANDS["start"].options]
+ADAPTERS = ["list", "load", "unload"]
 ASKING = ["--system", "--temperature", "--max-tokens", "--as", "--json", "--history", "--new"]
 DTYPES = ["auto", "bfloat16", "float16", "float32"]
 
@@ -109,7 +107,7 @@ def ask(shell, text: str) -> dict[str, str]:
 
 
 CASES = [
-    ("%vllm |", VERBS),
+    ("%vllm |", NAMES),
     ("%vllm st|", ["start", "stop", "status"]),
     ("%vllm  st|", ["start", "stop", "status"]),
     ("x = %vllm sta|", ["start", "status"]),
@@ -169,7 +167,13 @@ CASES = [
     ("%vllm switch --n|", ["--name"]),
     ("%vllm switch tiny --na|", ["--name"]),
     ("%vllm fit --n|", ["--name", "--no-wait"]),
-    ("%vllm lora |", DEEDS),
+    ("%vllm fit tiny --max-m|", ["--max-model-len"]),
+    ("%vllm help |", NAMES),
+    ("%vllm help st|", ["start", "stop", "status"]),
+    ("%vllm spare |", ["status", "on", "off", "auto"]),
+    ("%vllm sleep --level |", ["1", "2"]),
+    ("%vllm pull gp|", ["gpt2"]),
+    ("%vllm lora |", ADAPTERS),
     ("%vllm lora l|", ["list", "load"]),
     ("%vllm lora list |", ["--server"]),
     ("%vllm lora load mine d|", ["deep/"]),
@@ -226,7 +230,12 @@ def test_the_same_by_the_older_call(shell, world, text, expected):
         "# %vllm |",
         "x == '%vllm |",
         "%vllm none |",
-        "%vllm help |",
+        "%vllm help start |",
+        "%vllm help none|",
+        "%vllm bench tiny --max|",
+        "%vllm spare on |",
+        "%vllm cluster |",
+        "%vllm gpu |",
         "%vllm start 'tiny --|",
         "%vllm start tiny --hf-overrides '{\"a|",
         "%vllm start {mod|",
@@ -256,34 +265,54 @@ def test_what_is_said_of_each(shell):
     assert max(len(about) for about in options.values()) <= candidates.LONGEST_ABOUT
 
 
-def test_each_word_that_is_understood_is_told_of_in_the_help():
-    told = usage.read(HELP)
-    assert set(told) == {*VERBS, usage.CELL}
-    start = told["start"]
-    assert (start.models, start.flags, start.named) == (True, True, False)
-    assert {string for one in start.options if one.takes_value for string in one.strings} == set(VALUED)
-    assert {"--force", "--no-wait"} <= {one.strings[0] for one in start.options if not one.takes_value}
-    assert {"attach", "stop", "restart", "status", "logs"} <= {
-        verb for verb, one in told.items() if one.named
-    }
+class Made(Command[NoArguments]):
+    """A command that nobody has."""
+
+    name = "made"
+    about = "nothing"
+    arguments = (Argument("MODEL", "a model", Kind.MODEL), Argument("FOLDER", "a folder", Kind.FOLDER))
+    options = (
+        Option("--level", "how far", "N", type=int, choices=(1, 20), default=20),
+        Option("--now", "at once"),
+    )
+
+    def parse(self, words):
+        return NoArguments()
+
+    def run(self, context, arguments):
+        return None
 
 
-def test_help_of_another_form():
-    text = """\
-%vllm                    all
-%vllm sleep|wake [NAME]  put it to sleep
-      --level N          1 or 2
-                         more of it
-words and -n words
-      --no               not an option of theirs
-%vllm fit MODEL [flags]"""
-    told = usage.read(text)
-    assert list(told) == ["sleep", "wake", "fit"]
-    assert told["sleep"] == told["wake"]
-    assert [(one.strings, one.takes_value, one.help) for one in told["wake"].options] == [
-        (("--level",), True, "1 or 2")
-    ]
-    assert (told["fit"].models, told["fit"].flags, told["fit"].about) == (True, True, "")
+class Acting(Made):
+    name = "acting"
+    actions = (Action("begin", "begin it", Made.arguments), Action("end", "end it"))
+    arguments = ()
+
+
+@pytest.mark.parametrize(
+    ("words", "typed", "expected"),
+    [
+        ([], "", {"made": "nothing", "acting": "nothing"}),
+        (["made"], "--", {"--level": "how far", "--now": "at once"}),
+        (["made"], "--max", {}),
+        (["made", "--level"], "", {"1": "value", "20": "default"}),
+        (["made"], "--level=2", {"20": "default"}),
+        (["made"], "g", {"gpt2": "in the Hugging Face cache"}),
+        (["made", "--level", "1", "--now"], "g", {"gpt2": "in the Hugging Face cache"}),
+        (["made", "gpt2"], "dee", {"deep/": "folder"}),
+        (["made", "gpt2", "deep"], "t", {}),
+        (["acting"], "", {"begin": "begin it", "end": "end it"}),
+        (["acting", "begin"], "g", {"gpt2": "in the Hugging Face cache"}),
+        (["acting", "begin", "gpt2"], "dee", {"deep/": "folder"}),
+        (["acting", "end"], "", {"--level": "how far", "--now": "at once"}),
+        (["acting", "none"], "g", {}),
+    ],
+)
+def test_what_is_offered_follows_from_what_a_command_declares(world, monkeypatch, words, typed, expected):
+    set_up(world, monkeypatch)
+    line = candidates.Line(tuple(words), typed)
+    _, found = candidates.find(line, {one.name: one for one in (Made(), Acting())})
+    assert {one.text: one.about for one in found} == expected
 
 
 def test_until_the_flags_are_known_some_of_them_are(shell, tmp_path, monkeypatch):
@@ -382,14 +411,14 @@ def test_gpus_by_their_device_files(monkeypatch, tmp_path):
     monkeypatch.setattr(values, "DEVICES", tmp_path)
     monkeypatch.setitem(sys.modules, "vllm_magic.manager.manager", None)
     monkeypatch.delitem(sys.modules, "vllm_magic.manager.manager")
-    assert [one.text for one in values.of(GPUS, "")] == ["0", "1", "auto"]
+    assert [one.text for one in values.of_kind(Kind.GPUS, "")] == ["0", "1", "auto"]
     monkeypatch.setattr(values, "DEVICES", tmp_path / "none")
-    assert [one.text for one in values.of(GPUS, "")] == ["auto"]
+    assert [one.text for one in values.of_kind(Kind.GPUS, "")] == ["auto"]
 
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(values, "servers"), (values, "models"), (candidates, "find"), (usage, "read")],
+    [(values, "servers"), (values, "models"), (candidates, "find"), (registry, "commands")],
     ids=lambda part: part if isinstance(part, str) else part.__name__.rpartition(".")[2],
 )
 def test_it_never_complains(shell, monkeypatch, capsys, module, name):

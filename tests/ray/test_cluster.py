@@ -313,7 +313,9 @@ def test_what_cannot_be_looked_at_holds_nothing_else_up(home, capsys):
             text=True,
         )
         assert said.returncode == 1
-        assert "VLLM_MAGIC_CLUSTER_LEASE=soon is not a sensible number of seconds" in " ".join(said.stdout.split())
+        assert "VLLM_MAGIC_CLUSTER_LEASE=soon is not a sensible number of seconds" in " ".join(
+            said.stdout.split()
+        )
 
 
 def test_a_stop_from_a_terminal(cluster, home, executable, capsys):

@@ -16,7 +16,8 @@ from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.engine.startup import log
 from vllm_magic.errors import InvalidOption, StartFailed
-from vllm_magic.jupyter.commands import arguments, expansion, parser, start_arguments
+from vllm_magic.jupyter.commands import expansion, registry, start_arguments
+from vllm_magic.jupyter.commands.help import HelpArguments
 from vllm_magic.jupyter.display import views
 from vllm_magic.masking import SHORTEST, SHOWN, known, mask, mask_words
 
@@ -187,8 +188,9 @@ def check(*shown: object) -> str:
 @pytest.mark.parametrize(
     "said",
     [
-        lambda: parser.verb([HF]),
-        lambda: arguments.stop(["a", HF]),
+        lambda: registry.select([HF]),
+        lambda: registry.commands()["stop"].parse(["a", HF]),
+        lambda: registry.commands()["help"].run(None, HelpArguments(HF)),
         lambda: start_arguments.start(["m", "--name", f" {HF}"]),
         lambda: start_arguments.start(["m", "--port", HF]),
         lambda: start_arguments.start(["m", "--env", PLANTED["aws"]]),

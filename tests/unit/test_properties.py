@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vllm_magic import ledger
+from vllm_magic import durations, ledger
 from vllm_magic.engine import command
 from vllm_magic.engine.failures import explanations, tracebacks
 from vllm_magic.engine.flags import flags
@@ -43,8 +43,7 @@ from vllm_magic.guard.protocol import (
     encode,
 )
 from vllm_magic.guard.record import BrokenRecordError, Phase, Record
-from vllm_magic.jupyter.commands import arguments, expansion, parser, start_arguments
-from vllm_magic.jupyter.commands.parser import Verb
+from vllm_magic.jupyter.commands import expansion, registry, start_arguments
 from vllm_magic.ledger import Condition
 from vllm_magic.release import gpu_json
 
@@ -147,21 +146,18 @@ class TestWords:
             assert command.gpu_count(spec.args) >= 0
             assert command.memory_fraction(spec.args) < float("inf")
             assert command.shutdown_timeout(spec.args) < float("inf")
-            assert found.timeout is None or 0 <= found.timeout <= arguments.MOST_SECONDS
+            assert found.timeout is None or 0 <= found.timeout <= durations.MOST
             with tempfile.TemporaryDirectory() as folder:
                 command.build(ServerSpec(spec.model, spec.args, executable=_program(folder), port=spec.port))
 
     @many
-    @given(some_words, st.sampled_from(list(Verb)))
-    def test_the_other_verbs(self, said, verb):
+    @given(some_words, st.sampled_from(sorted(registry.commands())))
+    def test_the_other_commands(self, said, name):
+        """What `fit` and `switch` do with their words they share with `start`."""
         for parse in (
-            parser.verb,
-            start_arguments.fit,
-            arguments.stop,
-            arguments.logs,
-            arguments.status,
-            arguments.restart,
-            lambda said: parser.nothing(verb, said),
+            registry.select,
+            lambda said: start_arguments.start(said, command="fit"),
+            *(registry.commands()[one].parse for one in ("stop", "logs", "status", name)),
         ):
             with only_our_errors():
                 parse(said)

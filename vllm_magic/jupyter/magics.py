@@ -6,19 +6,19 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
-from IPython.core.magic import line_cell_magic, magics_class, needs_local_scope, no_var_expand
+from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope, no_var_expand
+from traitlets import Enum, Float, Unicode
 
 from vllm_magic.errors import InvalidOption, ServerNotFound
-from vllm_magic.jupyter.commands import expansion, parser
-from vllm_magic.jupyter.commands.inspect import Showing
-from vllm_magic.jupyter.commands.lifecycle import Running
-from vllm_magic.jupyter.commands.model import Using
-from vllm_magic.jupyter.commands.parser import Verb
+from vllm_magic.jupyter.commands import expansion, registry
+from vllm_magic.jupyter.commands.context import Context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from IPython.core.interactiveshell import InteractiveShell
+
+    from vllm_magic.jupyter.commands.settings import Settings
 
 # What lower floors return, and the function in `views` that shows it; by name, so that loading imports none.
 VIEWS = {
@@ -31,11 +31,31 @@ VIEWS = {
 
 
 @magics_class
-class VllmMagics(Running, Showing, Using):
+class VllmMagics(Magics):
     """Serve models with vLLM from the notebook."""
+
+    executable = Unicode("", help="Path of the vllm to run; empty for the one that is found.").tag(
+        config=True
+    )
+    flags = Unicode("", help="Words behind each %vllm start MODEL, before its own.").tag(config=True)
+    gpus = Unicode("", help="The --gpus of each start; empty: vLLM chooses.").tag(config=True)
+    host = Unicode("", help="The --host of each start; empty for 127.0.0.1.").tag(config=True)
+    grace = Float(
+        None,
+        min=0.0,
+        allow_none=True,
+        help="Seconds from SIGTERM to SIGKILL; None: as long as SIGTERM shows an effect.",
+    ).tag(config=True)
+    spare = Enum(
+        ("auto", "on", "off"),
+        "auto",
+        help="Import vLLM ahead of the next start: once a server is ready where 16 GiB of memory are free (auto), in any case (on), or never (off).",
+    ).tag(config=True)
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
+        self._shell = shell  # Magics.shell is typed as if it could be missing
+        self._context = Context(shell, self)
         self._add_views()
 
     @needs_local_scope
@@ -44,45 +64,24 @@ class VllmMagics(Running, Showing, Using):
     def vllm(self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None) -> Any:
         """Start, stop and see vLLM servers, and say a cell to one; `%vllm help` tells how."""
         try:
-            said = expansion.expand(expansion.split(line), {**self._shell.user_ns, **(local_ns or {})})
-            if cell is not None:
-                return self._ask(said, cell)
-            verb = parser.verb(said)
-            return self._verbs()[verb](said[1:])
+            words = expansion.expand(expansion.split(line), {**self._shell.user_ns, **(local_ns or {})})
+            command, rest = registry.select(words, cell=cell is not None)
+            self._context.cell = cell or ""
+            return command.run(self._context, command.parse(rest))
         except (InvalidOption, ServerNotFound) as error:
             raise UsageError(str(error)) from None
 
-    def _verbs(self) -> dict[Verb, Callable[[list[str]], Any]]:
-        return {
-            Verb.PANEL: self._show_panel,
-            Verb.START: self._start,
-            Verb.ATTACH: self._attach,
-            Verb.STOP: self._stop,
-            Verb.RESTART: self._restart,
-            Verb.SWITCH: self._switch,
-            Verb.SPARE: self._set_spare,
-            Verb.SLEEP: self._sleep,
-            Verb.WAKE: self._wake,
-            Verb.STATUS: self._status,
-            Verb.LOGS: self._logs,
-            Verb.FIT: self._fit,
-            Verb.METRICS: self._metrics,
-            Verb.PLOT: self._plot,
-            Verb.LORA: self._lora,
-            Verb.BENCH: self._bench,
-            Verb.MODELS: self._models,
-            Verb.PULL: self._pull,
-            Verb.GPU: self._gpu,
-            Verb.CLUSTER: self._cluster,
-            Verb.DOCTOR: self._doctor,
-            Verb.REAP: self._reap,
-            Verb.HELP: self._help,
-        }
+    @property
+    def settings(self) -> Settings:
+        """The defaults of each start."""
+        from vllm_magic.jupyter.commands.settings import Settings
+
+        return Settings(self.executable, self.flags, self.gpus, self.host)
 
     def tell_news(self, *_: object) -> None:
         """Print what happened without anyone's asking; run after each cell, in the thread that runs cells."""
         if "vllm_magic.manager.manager" in sys.modules:
-            for line in self._manager.news():
+            for line in self._context.manager.news():
                 print(line)  # noqa: T201 - in the cell's thread
 
     def _add_views(self) -> None:

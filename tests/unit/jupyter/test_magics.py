@@ -7,6 +7,8 @@ from IPython.core.error import UsageError
 from IPython.utils.capture import capture_output
 
 from vllm_magic.errors import VllmMagicError
+from vllm_magic.jupyter.commands import registry
+from vllm_magic.jupyter.commands.parser import line
 from vllm_magic.manager.manager import manager
 
 
@@ -65,11 +67,9 @@ def test_no_vllm(shell, traces, monkeypatch):
     traces.check()
 
 
-def test_help_names_every_verb(shell):
-    from vllm_magic.jupyter.commands.parser import Verb
-
+def test_help_names_every_command(shell):
     text = plain(shell, run(shell, "help"))
-    for verb in Verb:
-        assert f"%vllm {verb.value}" in text
-    for line in ("--help", "start --help", "-h"):
-        assert plain(shell, run(shell, line)) == text
+    for name in registry.commands():
+        assert f"\n{line(name)} " in text
+    for words in ("--help", "-h"):
+        assert plain(shell, run(shell, words)) == text

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from IPython.core.error import UsageError
 
 from vllm_magic.errors import InvalidOption, ServerNotFound
-from vllm_magic.jupyter.commands import arguments, start_arguments
-from vllm_magic.jupyter.commands.arguments import LoraDeed, LoraWords
-from vllm_magic.jupyter.commands.parser import Verb
+from vllm_magic.jupyter.commands import registry
+from vllm_magic.jupyter.commands.models import LoraAction, LoraArguments
+from vllm_magic.jupyter.commands.sleep import SleepArguments
 from vllm_magic.manager import switching
 
 
@@ -39,22 +40,27 @@ class TestSleep:
             manager.start(spec("m", "--enable-sleep-mode", "--host", "0.0.0.0"))
 
 
-def test_the_words():
-    assert arguments.sleep(["m", "--level", "2"]) == arguments.SleepWords("m", 2)
-    assert arguments.sleep([]) == arguments.SleepWords(None, 1)
-    assert start_arguments.start(["m", "-tp", "2"], verb=Verb.SWITCH).spec.args == ("-tp", "2")
-    for words in (["m", "--no-wait"], []):
-        with pytest.raises(InvalidOption, match="switch"):
-            start_arguments.start(words, verb=Verb.SWITCH)
+def parse(command: str, *words: str):
+    return registry.commands()[command].parse(words)
+
+
+def test_the_words(shell):
+    assert parse("sleep", "m", "--level", "2") == SleepArguments("m", 2)
+    assert parse("sleep") == SleepArguments(None, 1)
+    assert parse("switch", "m", "-tp", "2").rest == ("m", "-tp", "2")
+    for line in ("switch m --no-wait", "switch"):
+        with pytest.raises(UsageError, match="switch"):
+            shell.run_line_magic("vllm", line)
     with pytest.raises(InvalidOption, match="level"):
-        arguments.sleep(["--level", "3"])
+        parse("sleep", "--level", "3")
 
 
 class TestAdapters:
     def test_the_words(self):
-        assert arguments.lora(["load", "a", "b", "--server", "s"]) == LoraWords(LoraDeed.LOAD, "a", "b", "s")
-        assert arguments.lora(["unload", "a"]) == LoraWords(LoraDeed.UNLOAD, "a", "", None)
-        assert arguments.lora(["list"]) == LoraWords(LoraDeed.LIST, "", "", None)
+        load = LoraArguments(LoraAction.LOAD, "a", "b", "s")
+        assert parse("lora", "load", "a", "b", "--server", "s") == load
+        assert parse("lora", "unload", "a") == LoraArguments(LoraAction.UNLOAD, "a", "", None)
+        assert parse("lora", "list") == LoraArguments(LoraAction.LIST, "", "", None)
         for words in ([], ["load", "a"], ["other"], ["list", "x"]):
-            with pytest.raises(InvalidOption, match=r"See %vllm help\."):
-                arguments.lora(words)
+            with pytest.raises(InvalidOption, match=r"See %vllm help lora\."):
+                parse("lora", *words)

@@ -1,110 +1,158 @@
-"""``%vllm status`` and what else only looks, ``reap`` among it: it begins with a look."""
+"""``%vllm status``, ``logs``, ``fit``, ``metrics`` and ``plot``: looks at servers."""
 
 from __future__ import annotations
 
-import os
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from vllm_magic import ledger
-from vllm_magic.errors import VllmMagicError
-from vllm_magic.jupyter.commands import arguments, parser, start_arguments
-from vllm_magic.jupyter.commands.base import Deeds
-from vllm_magic.jupyter.commands.help import HELP
-from vllm_magic.jupyter.commands.parser import Verb
-from vllm_magic.view import gib
+from vllm_magic.errors import InvalidOption
+from vllm_magic.jupyter.commands import start_arguments
+from vllm_magic.jupyter.commands.base import KNOWN_SERVER, SERVER, Argument, Command, Kind, Option, ServerName
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vllm_magic.jupyter.commands.context import Context
+    from vllm_magic.jupyter.commands.start_arguments import StartArguments
+    from vllm_magic.view import View
 
 
-class Showing(Deeds):
-    """Each gives what its cell shows."""
+class Status(Command[ServerName]):
+    """``%vllm status``, and ``%vllm`` alone."""
 
-    def _show_panel(self, said: list[str]) -> Any:
-        parser.nothing(Verb.PANEL, said)
-        if not self._in_notebook:
-            return self._status([])
-        from vllm_magic.jupyter.panel.singleton import panel
+    name = "status"
+    about = "the same as %vllm, for one server"
+    arguments = (Argument("NAME", "the server (else all of this kernel)", Kind.SERVER),)
+    examples = ("%vllm", "%vllm status small")
 
-        return panel()
+    def parse(self, words: Sequence[str]) -> ServerName:
+        """The name, or None for all."""
+        return ServerName(**self.read(words))
 
-    def _status(self, said: list[str]) -> Any:
+    def run(self, context: Context, arguments: ServerName) -> View:
+        """The servers of this kernel, and what else is to be known."""
+        from vllm_magic import ledger
         from vllm_magic.jupyter.display import views
 
-        name = arguments.status(said)
-        servers = list(self._manager.servers().values()) if name is None else [self._manager.get(name)]
+        manager, name = context.manager, arguments.name
+        servers = list(manager.servers().values()) if name is None else [manager.get(name)]
         others = [f"{one.name}: its Ray cluster does not answer." for one in servers if not one.reachable]
         others += [f"{one.name}: {one.caveat}." for one in servers if one.caveat]
         if not name:
-            others += [*self._manager.farewells(), *self._manager.waiting(), *self._spare_line()]
+            others += [*manager.farewells(), *manager.waiting(), *_spare_line(context)]
         if servers and (full := ledger.full_disk()):
             others.append(f"{full}: what servers say is not in their logs. Make room there.")
-        return views.status(servers, self._manager.recent_gpus() if servers else None, others)
+        return views.status(servers, manager.recent_gpus() if servers else None, others)
 
-    def _spare_line(self) -> list[str]:
-        one = self._manager.spares.status()
-        return [f"A spare waits for the next start, in {gib(one.memory)} of memory."] if one.warm else []
 
-    def _logs(self, said: list[str]) -> Any:
+def _spare_line(context: Context) -> list[str]:
+    from vllm_magic.view import gib
+
+    one = context.manager.spares.status()
+    return [f"A spare waits for the next start, in {gib(one.memory)} of memory."] if one.warm else []
+
+
+@dataclass(frozen=True)
+class LogsArguments:
+    """``count`` lines.
+
+    Raises:
+        InvalidOption: less than one.
+    """
+
+    name: str | None = None
+    count: int = 50
+
+    def __post_init__(self) -> None:
+        """Check the count."""
+        if self.count < 1:
+            raise InvalidOption(f"-n {self.count}: how many lines? Use 1 or more.")
+
+
+class Logs(Command[LogsArguments]):
+    """``%vllm logs``."""
+
+    name = "logs"
+    about = "the last lines of the log of a server, also after its end"
+    arguments = (KNOWN_SERVER,)
+    options = (Option("-n", "how many lines (else 50)", "N", dest="count", type=int, default=50),)
+    examples = ("%vllm logs", "%vllm logs small -n 200")
+
+    def parse(self, words: Sequence[str]) -> LogsArguments:
+        """The server and the number of lines."""
+        return LogsArguments(**self.read(words))
+
+    def run(self, context: Context, arguments: LogsArguments) -> View:
+        """The lines."""
         from vllm_magic.jupyter.display import views
 
-        wanted = arguments.logs(said)
-        server = self._manager.get_even_past(wanted.name)
-        return views.lines(server.name, server.log(wanted.count), server.farewell)
+        server = context.manager.get_even_past(arguments.name)
+        return views.lines(server.name, server.log(arguments.count), server.farewell)
 
-    def _fit(self, said: list[str]) -> Any:
-        return self._manager.fit(start_arguments.fit(said, self.settings))
 
-    def _metrics(self, said: list[str]) -> Any:
+class Fit(Command["StartArguments"]):
+    """``%vllm fit``."""
+
+    name = "fit"
+    about = "whether a model would fit, and what it needs: weights, KV cache; the words are those of start"
+    details = (
+        "Nothing is started. How many requests, the longest context and what would help are told as well. "
+        "A start warns by itself."
+    )
+    arguments = (start_arguments.MODEL,)
+    options = start_arguments.OPTIONS
+    flags_of = "vllm serve"
+    like = "start"
+    examples = ("%vllm fit Qwen/Qwen3-32B -tp 2 --max-model-len 32768",)
+    link = "docs/fit.md"
+
+    def parse(self, words: Sequence[str]) -> StartArguments:
+        """Our own options, and the rest."""
+        return start_arguments.separate(words)
+
+    def run(self, context: Context, arguments: StartArguments) -> Any:
+        """The estimate."""
+        request = start_arguments.request(arguments, context.settings, command=self.name)
+        return context.manager.fit(request.spec)
+
+
+class Metrics(Command[ServerName]):
+    """``%vllm metrics``."""
+
+    name = "metrics"
+    about = "requests, tokens a second, KV cache, times to the first token and between tokens of a server"
+    details = "They are vLLM's own counters."
+    arguments = (SERVER,)
+    examples = ("%vllm metrics",)
+
+    def parse(self, words: Sequence[str]) -> ServerName:
+        """The name, or None."""
+        return ServerName(**self.read(words))
+
+    def run(self, context: Context, arguments: ServerName) -> View:
+        """The counters as they are now."""
         from vllm_magic.jupyter.display import views
 
-        server = self._manager.get(arguments.metrics(said))
+        server = context.manager.get(arguments.name)
         return views.metrics(server.name, server.metrics())
 
-    def _plot(self, said: list[str]) -> Any:
-        return self._manager.get_even_past(arguments.plot(said)).plot()
 
-    def _models(self, said: list[str]) -> Any:
-        from vllm_magic.engine.models import hf_cache
-        from vllm_magic.jupyter.display import views
+class Plot(Command[ServerName]):
+    """``%vllm plot``."""
 
-        parser.nothing(Verb.MODELS, said)
-        cache = hf_cache.folder((), os.environ)
-        return views.models(cache, hf_cache.models(cache), list(self._manager.servers().values()))
+    name = "plot"
+    about = "the life of a server as a figure: VRAM, tokens a second, requests; also after its end"
+    details = "Its start, ready, stop and release are marked. `server.plot().svg` is the figure as a file."
+    arguments = (KNOWN_SERVER,)
+    examples = ("%vllm plot",)
 
-    def _gpu(self, said: list[str]) -> Any:
-        from vllm_magic.doctor import gpus, survey
+    def parse(self, words: Sequence[str]) -> ServerName:
+        """The name, or None."""
+        return ServerName(**self.read(words))
 
-        parser.nothing(Verb.GPU, said)
-        return gpus.view(*survey.holders(self._manager.probe))
+    def run(self, context: Context, arguments: ServerName) -> Any:
+        """The figure."""
+        return context.manager.get_even_past(arguments.name).plot()
 
-    def _cluster(self, said: list[str]) -> Any:
-        from vllm_magic.cluster.survey import survey, view
 
-        return view(survey(arguments.cluster(said)), {one.job for one in self._manager.servers().values()})
-
-    def _doctor(self, said: list[str]) -> Any:
-        from vllm_magic.doctor.survey import survey
-        from vllm_magic.jupyter.display import views
-
-        parser.nothing(Verb.DOCTOR, said)
-        return views.doctor(survey(self._manager.probe, self.executable or None))
-
-    def _reap(self, said: list[str]) -> Any:
-        from vllm_magic.doctor import reap
-        from vllm_magic.jupyter.display import views
-        from vllm_magic.recovery.sweep import sweep_all
-
-        wanted = arguments.reap(said)
-        probe = self._manager.probe
-        try:
-            if not wanted.pids:
-                return views.swept(sweep_all(probe))
-            candidates = reap.judge_all(wanted.pids)
-        except OSError as error:  # the state folder is not ours alone
-            raise VllmMagicError(str(error)) from None
-        shown = reap.view(candidates, probe.snapshot())
-        reaped = [reap.reap(one, probe) for one in candidates] if wanted.sure else []
-        return views.reaped(shown, reaped, wanted.pids)
-
-    def _help(self, _: list[str]) -> Any:
-        from vllm_magic.view import View
-
-        return View(lines=tuple(HELP.splitlines()))
+COMMANDS: tuple[Command[Any], ...] = (Status(), Logs(), Fit(), Metrics(), Plot())

@@ -1,71 +1,116 @@
-"""``%vllm start`` and ``stop``, and what else changes which servers run."""
+"""``%vllm start``, ``attach``, ``stop``, ``restart`` and ``switch``: which servers run."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vllm_magic.errors import VllmMagicError
-from vllm_magic.jupyter.commands import arguments, start_arguments
-from vllm_magic.jupyter.commands.base import Deeds
-from vllm_magic.jupyter.commands.parser import Verb
+from vllm_magic.errors import InvalidOption, VllmMagicError
+from vllm_magic.jupyter.commands import start_arguments
+from vllm_magic.jupyter.commands.base import KNOWN_SERVER, SERVER, Argument, Command, Kind, Option, ServerName
+from vllm_magic.jupyter.commands.parser import seconds
+from vllm_magic.jupyter.commands.start_arguments import StartArguments, StartRequest
 from vllm_magic.release.result import Release
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from vllm_magic.jupyter.commands.context import Context
     from vllm_magic.server.server import Server
 
 FORESIGHT = 0.2  # seconds that a start without waiting waits for a warning
 
 
-class Running(Deeds):
-    """Each gives what its cell shows."""
+class Start(Command[StartArguments]):
+    """``%vllm start``."""
 
-    def _start(self, said: list[str]) -> Any:
-        return self._run(start_arguments.start(said, self.settings))
+    name = "start"
+    about = "serve a model; flags of `vllm serve` go to vLLM as they stand"
+    details = (
+        "The same words again return the server that runs already. vLLM's own file of options (--config FILE) is "
+        "respected: its host and port count, and a key in it is refused."
+    )
+    arguments = (start_arguments.MODEL,)
+    options = start_arguments.OPTIONS
+    flags_of = "vllm serve"
+    examples = (
+        "%vllm start Qwen/Qwen3-0.6B --max-model-len 4096",
+        "server = %vllm start {model} --name small --gpus auto --ttl 30m",
+        "%vllm start Qwen/Qwen3-32B -tp 2 --no-wait",
+    )
 
-    def _run(self, wanted: start_arguments.StartWords) -> Any:
-        from vllm_magic.jupyter.display.progress import ProgressLine, ready
+    def parse(self, words: Sequence[str]) -> StartArguments:
+        """Our own options, and the rest."""
+        return start_arguments.separate(words)
 
-        line = ProgressLine(notebook=self._in_notebook)
-        foresight = self._manager.foresee(wanted.spec)
+    def run(self, context: Context, arguments: StartArguments) -> Server:
+        """Start it, or return the one that runs."""
+        return _start(context, start_arguments.request(arguments, context.settings))
 
-        def report(server: Server) -> None:
-            if warning := foresight.warning():
-                line.finish("")
-                print(warning)  # noqa: T201 - in the cell's thread
-            line.report(server)
 
-        try:
-            start = self._manager.start(wanted.spec, wait=wanted.wait, timeout=wanted.timeout, report=report)
-        except BaseException:
+def _start(context: Context, request: StartRequest) -> Server:
+    from vllm_magic.jupyter.display.progress import ProgressLine, ready
+
+    line = ProgressLine(notebook=context.notebook)
+    foresight = context.manager.foresee(request.spec)
+
+    def report(server: Server) -> None:
+        if warning := foresight.warning():
             line.finish("")
-            raise
-        line.finish(ready(start.server) if wanted.wait and not start.reused else "")
-        if start.reused:
-            print(f"{start.server.name} runs already, with the same options.")  # noqa: T201 - in the cell's thread
-        elif not wanted.wait and (warning := foresight.warning(FORESIGHT)):
-            print(warning)  # noqa: T201
-        if wanted.wait and not start.reused and start.server.caveat:
-            print(f"{start.server.name}: {start.server.caveat}.")  # noqa: T201
-        if start.server.exposed and not start.reused:
-            print(  # noqa: T201
-                f"Other machines can reach {start.server.name}. Its key guards /v1 only: vLLM leaves /invocations, "
-                "/tokenize and /metrics open."
-            )
-        return start.server
+            print(warning)  # noqa: T201 - in the cell's thread
+        line.report(server)
 
-    def _attach(self, said: list[str]) -> Any:
+    try:
+        start = context.manager.start(request.spec, wait=request.wait, timeout=request.timeout, report=report)
+    except BaseException:
+        line.finish("")
+        raise
+    line.finish(ready(start.server) if request.wait and not start.reused else "")
+    if start.reused:
+        print(f"{start.server.name} runs already, with the same options.")  # noqa: T201 - in the cell's thread
+    elif not request.wait and (warning := foresight.warning(FORESIGHT)):
+        print(warning)  # noqa: T201
+    if request.wait and not start.reused and start.server.caveat:
+        print(f"{start.server.name}: {start.server.caveat}.")  # noqa: T201
+    if start.server.exposed and not start.reused:
+        print(  # noqa: T201
+            f"Other machines can reach {start.server.name}. Its key guards /v1 only: vLLM leaves /invocations, "
+            "/tokenize and /metrics open."
+        )
+    return start.server
+
+
+class Attach(Command[ServerName]):
+    """``%vllm attach``."""
+
+    name = "attach"
+    about = "take over a server that was kept"
+    details = "It keeps its URL and its key."
+    arguments = (
+        Argument(
+            "NAME",
+            "the server that was kept; it can be left out where there is only one",
+            Kind.KEPT_SERVER,
+        ),
+    )
+    examples = ("server = %vllm attach Qwen3-0.6B",)
+
+    def parse(self, words: Sequence[str]) -> ServerName:
+        """The name, or None."""
+        return ServerName(**self.read(words))
+
+    def run(self, context: Context, arguments: ServerName) -> Server:
+        """Attach it."""
         from vllm_magic.jupyter.display.progress import ProgressLine
 
-        line = ProgressLine(notebook=self._in_notebook)
-        before = self._manager.servers()
+        line = ProgressLine(notebook=context.notebook)
+        before = context.manager.servers()
         try:
-            return self._manager.attach(arguments.attach(said), report=line.report)
+            return context.manager.attach(arguments.name, report=line.report)
         except KeyboardInterrupt:
             attached = [
-                name for name, server in self._manager.servers().items() if server is not before.get(name)
+                name for name, server in context.manager.servers().items() if server is not before.get(name)
             ]
             if not attached:
                 raise
@@ -75,62 +120,118 @@ class Running(Deeds):
         finally:
             line.finish("")
 
-    def _stop(self, said: list[str]) -> Any:
+
+@dataclass(frozen=True)
+class StopArguments:
+    """``grace`` in seconds, None for the configured one; ``drain`` in seconds.
+
+    Raises:
+        InvalidOption: both one server and all are named.
+    """
+
+    name: str | None = None
+    all: bool = False
+    grace: float | None = None
+    drain: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check that they fit together."""
+        if self.all and self.name:
+            raise InvalidOption(f"Stop {self.name}, or --all? Leave one of them out.")
+
+
+class Stop(Command[StopArguments]):
+    """``%vllm stop``."""
+
+    name = "stop"
+    about = "end a server, and prove that its VRAM is back"
+    arguments = (SERVER,)
+    options = (
+        Option("--all", "every server of this kernel"),
+        Option("--drain", "let requests finish first", "TIME", type=seconds, default=0.0),
+        Option(
+            "--grace",
+            "from SIGTERM to SIGKILL",
+            "TIME",
+            type=seconds,
+            details="Otherwise it is 5 s, or 2.5 s while SIGTERM shows no effect.",
+        ),
+    )
+    examples = ("%vllm stop", "%vllm stop --all --drain 30s", "release = %vllm stop small")
+
+    def parse(self, words: Sequence[str]) -> StopArguments:
+        """The server, or all, and the times."""
+        return StopArguments(**self.read(words))
+
+    def run(self, context: Context, arguments: StopArguments) -> Any:
+        """Release one server, or all."""
         from vllm_magic.jupyter.display import views
 
-        wanted = arguments.stop(said, self.grace)
+        grace = context.grace if arguments.grace is None else arguments.grace
         with _interruptible():
-            if wanted.every:
-                return views.releases(self._manager.stop_all(grace=wanted.grace, drain=wanted.drain))
-            return self._manager.stop(wanted.name, grace=wanted.grace, drain=wanted.drain)
+            if arguments.all:
+                return views.releases(context.manager.stop_all(grace=grace, drain=arguments.drain))
+            return context.manager.stop(arguments.name, grace=grace, drain=arguments.drain)
 
-    def _restart(self, said: list[str]) -> Any:
-        server = self._manager.get_even_past(arguments.restart(said))
+
+class Restart(Command[ServerName]):
+    """``%vllm restart``."""
+
+    name = "restart"
+    about = "stop a server and start it again"
+    details = "A server that is over is only started."
+    arguments = (KNOWN_SERVER,)
+    examples = ("%vllm restart",)
+
+    def parse(self, words: Sequence[str]) -> ServerName:
+        """The name, or None."""
+        return ServerName(**self.read(words))
+
+    def run(self, context: Context, arguments: ServerName) -> Server:
+        """Release it, and start the same."""
+        server = context.manager.get_even_past(arguments.name)
         if not server.state.over:
-            self._manager.expect(server.spec)
+            context.manager.expect(server.spec)
             with _interruptible():
-                release = self._manager.stop(server.name, grace=self.grace)
+                release = context.manager.stop(server.name, grace=context.grace)
             if release.doubt:
                 print(release.text + release.in_brackets)  # noqa: T201 - in the cell's thread
-        return self._run(start_arguments.StartWords(server.spec, wait=True, timeout=None))
+        return _start(context, StartRequest(server.spec, wait=True, timeout=None))
 
-    def _switch(self, said: list[str]) -> Any:
+
+class Switch(Command[StartArguments]):
+    """``%vllm switch``."""
+
+    name = "switch"
+    about = "start a server or wake it up, with the others out of its way: asleep, else stopped; words as for start"
+    arguments = (start_arguments.MODEL,)
+    options = tuple(one for one in start_arguments.OPTIONS if one is not start_arguments.NO_WAIT)
+    flags_of = "vllm serve"
+    like = "start"
+    examples = ("%vllm switch Qwen/Qwen3-0.6B --enable-sleep-mode",)
+
+    def parse(self, words: Sequence[str]) -> StartArguments:
+        """Our own options, and the rest."""
+        return start_arguments.separate(words)
+
+    def run(self, context: Context, arguments: StartArguments) -> Server:
+        """Have it ready."""
         from vllm_magic.jupyter.display.progress import ProgressLine
         from vllm_magic.manager import switching
 
-        wanted = start_arguments.start(said, self.settings, Verb.SWITCH)
-        line = ProgressLine(notebook=self._in_notebook)
+        request = start_arguments.request(arguments, context.settings, command=self.name)
+        if not request.wait:
+            raise InvalidOption("--no-wait: %vllm switch returns when the server is ready. Leave it out.")
+        line = ProgressLine(notebook=context.notebook)
         try:
-            switch = switching.switch(self._manager, wanted.spec, timeout=wanted.timeout, report=line.report)
+            switch = switching.switch(
+                context.manager, request.spec, timeout=request.timeout, report=line.report
+            )
         finally:
             line.finish("")
         for done in switch.done:
             print(done.text + (done.in_brackets if isinstance(done, Release) else ""))  # noqa: T201 - in the cell's thread
         return switch.server
-
-    def _set_spare(self, said: list[str]) -> Any:
-        from vllm_magic.jupyter.display import views
-
-        deed = arguments.spare(said)
-        if deed is not arguments.SpareDeed.STATUS:
-            self.spare = deed.value
-        spares = self._manager.spares
-        if deed is arguments.SpareDeed.ON:
-            self._manager.expect_another(start_arguments.start(["any"], self.settings).spec)
-        elif deed is arguments.SpareDeed.OFF:
-            spares.wait_gone()
-        return views.spare(spares.status())
-
-    def _sleep(self, said: list[str]) -> Any:
-        from vllm_magic.manager import switching
-
-        wanted = arguments.sleep(said)
-        return switching.sleep(self._manager, wanted.name, wanted.level)
-
-    def _wake(self, said: list[str]) -> Any:
-        from vllm_magic.manager import switching
-
-        return switching.wake(self._manager, arguments.wake(said))
 
 
 @contextmanager
@@ -142,3 +243,6 @@ def _interruptible() -> Iterator[None]:
         raise VllmMagicError(
             "Interrupted: the release goes on by itself. %vllm shows how far it is."
         ) from None
+
+
+COMMANDS: tuple[Command[Any], ...] = (Start(), Attach(), Stop(), Restart(), Switch())

@@ -1,4 +1,4 @@
-"""The words behind ``%vllm start`` and those that are like it.
+"""The words behind ``%vllm start`` and the commands that are like it.
 
 Own options are taken out; every other word goes to vLLM as it stands. (``magic_arguments`` and argparse's
 ``parse_known_args`` cannot do that: the value behind an unknown flag would pass for the model.)
@@ -6,36 +6,95 @@ Own options are taken out; every other word goes to vLLM as it stands. (``magic_
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
 from vllm_magic.jupyter.commands import settings
-from vllm_magic.jupyter.commands.parser import Parser, Verb, seconds
+from vllm_magic.jupyter.commands.base import Argument, Kind, Option
+from vllm_magic.jupyter.commands.parser import Parser, assignment, line, seconds
 from vllm_magic.jupyter.commands.settings import NO_SETTINGS, Profile, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-
-VALUED = (  # of `start`
-    "--name",
-    "--port",
-    "--gpus",
-    "--executable",
-    "--env",
-    "--keep",
-    "--cluster",
-    "--ttl",
-    "--timeout",
-    "--profile",
+MODEL = Argument(
+    "MODEL", "the model: ORGANISATION/NAME of the Hugging Face Hub, or a folder", Kind.MODEL, required=True
 )
+NO_WAIT = Option("--no-wait", "return at once")
+OPTIONS = (
+    Option("--name", "what to call it (else the last part of the model's name)", "NAME", default=""),
+    Option(
+        "--gpus",
+        "GPUs by index or UUID, or the freest that are enough (else vLLM chooses)",
+        "0,1 | auto",
+        kind=Kind.GPUS,
+    ),
+    Option("--port", "TCP port (else a free one)", "N", type=int),
+    Option(
+        "--env",
+        "environment variable for the server; may be repeated",
+        "NAME=VALUE",
+        type=assignment,
+        repeated=True,
+    ),
+    Option(
+        "--executable",
+        "the vllm to run (else $VLLM_MAGIC_EXECUTABLE, vllm beside this Python, vllm on $PATH)",
+        "PATH",
+        kind=Kind.FILE,
+    ),
+    Option(
+        "--profile",
+        "the words of this profile, before those of this line",
+        "NAME",
+        details="A profile is a table of `~/.config/vllm-magic/profiles.toml`.",
+    ),
+    Option(
+        "--force",
+        "start it also where the GPUs have too little free memory, or vLLM has no such flag",
+        details=(
+            "Otherwise an error says who holds the memory and what would fit, or which flag vLLM does not have and "
+            "which one was meant."
+        ),
+    ),
+    Option(
+        "--cluster",
+        "on a Ray cluster (http://HEAD:8265, or auto for $RAY_ADDRESS); see docs/cluster.md",
+        "ADDRESS",
+    ),
+    Option(
+        "--keep",
+        "outlive this kernel for so long, for another one to attach (else it ends with the kernel)",
+        "10m",
+        type=seconds,
+        details="Another kernel takes it over with %vllm attach, or by the same start.",
+    ),
+    Option(
+        "--ttl",
+        "release it when it had no request for that long",
+        "30m",
+        type=seconds,
+        details="That is told by vLLM's own counters, and by connections that still wait for an answer.",
+    ),
+    NO_WAIT,
+    Option("--timeout", "give up, and release it, when it is not ready by then", "TIME", type=seconds),
+)
+_VALUED = {option.flag for option in OPTIONS if option.takes_value}
+_SWITCHES = {option.flag for option in OPTIONS if not option.takes_value}
 
 
 @dataclass(frozen=True)
-class StartWords:
+class StartArguments:
+    """The words of a line: ``own`` are our options, with "=" before each value; ``rest`` are the model and vLLM's flags."""
+
+    own: tuple[str, ...]
+    rest: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StartRequest:
     """``timeout`` in seconds, None for as long as it takes."""
 
     spec: ServerSpec
@@ -43,37 +102,42 @@ class StartWords:
     timeout: float | None
 
 
-def start(words: Sequence[str], defaults: Settings = NO_SETTINGS, verb: Verb = Verb.START) -> StartWords:
-    """The words behind ``start`` or ``switch``, on top of those of its profile and of the defaults.
+def start(words: Sequence[str], defaults: Settings = NO_SETTINGS, *, command: str = "start") -> StartRequest:
+    """What the words behind ``start`` ask for, on top of those of their profile and of the defaults.
+
+    Args:
+        words: behind the command.
+        defaults: of each start.
+        command: the one that the words stand behind, for errors.
 
     Raises:
         InvalidOption: a word does not fit.
     """
-    parser = Parser(verb)
-    parser.add_argument("--name", default="")
-    parser.add_argument("--port", type=int)
-    parser.add_argument("--gpus")
-    parser.add_argument("--executable")
-    parser.add_argument("--env", action="append", default=[], type=_assignment)
-    parser.add_argument("--keep", type=seconds)
-    parser.add_argument("--cluster")
-    parser.add_argument("--ttl", type=seconds)
-    parser.add_argument("--timeout", type=seconds)
-    parser.add_argument("--force", action="store_true")
-    parser.add_argument("--no-wait", action="store_true")
-    parser.add_argument("--profile")
-    own, rest = _separate(words, valued=VALUED)
+    return request(separate(words), defaults, command=command)
+
+
+def request(
+    arguments: StartArguments, defaults: Settings = NO_SETTINGS, *, command: str = "start"
+) -> StartRequest:
+    """The same for words that are separated.
+
+    Raises:
+        InvalidOption: a word does not fit.
+    """
+    parser = Parser(command)
+    for option in OPTIONS:
+        option.add_to(parser)
+    own, rest = list(arguments.own), list(arguments.rest)
     name = parser.parse_args(own).profile
     profile = settings.profile(name) if name else Profile("", ())
     model = rest.pop(0) if rest and not rest[0].startswith("-") else profile.model
     if not model:
-        raise InvalidOption(
-            f"Which model? Write it first, then vLLM's flags: %vllm {verb.value} MODEL [flags]."
-        )
-    before, flags = _separate([*defaults.words(), *profile.words], valued=VALUED)
+        raise InvalidOption(f"Which model? Write it first, then vLLM's flags: {line(command)} MODEL [flags].")
+    before = separate([*defaults.words(), *profile.words])
+    flags = before.rest
     if flags and not flags[0].startswith("-"):
         raise InvalidOption(f"{flags[0]!r} among the default flags, or those of the profile, is no flag.")
-    found = parser.parse_args([*before, *own])
+    found = parser.parse_args([*before.own, *own])
     spec = ServerSpec(
         model=model,
         args=(*flags, *rest),
@@ -87,22 +151,15 @@ def start(words: Sequence[str], defaults: Settings = NO_SETTINGS, verb: Verb = V
         keep=found.keep,
         cluster=found.cluster or None,
     )
-    if verb is Verb.SWITCH and found.no_wait:
-        raise InvalidOption("--no-wait: %vllm switch returns when the server is ready. Leave it out.")
-    return StartWords(spec, not found.no_wait, found.timeout)
+    return StartRequest(spec, not found.no_wait, found.timeout)
 
 
-def fit(words: Sequence[str], defaults: Settings = NO_SETTINGS) -> ServerSpec:
-    """What would be started with the words behind ``fit``, which are those of ``start``.
+def separate(words: Sequence[str]) -> StartArguments:
+    """Our own options, and the rest; what stands behind ``--`` is not looked at.
 
     Raises:
-        InvalidOption: a word does not fit.
+        InvalidOption: an option has no value.
     """
-    return start(words, defaults, Verb.FIT).spec
-
-
-def _separate(words: Sequence[str], valued: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Our own options, and the rest; what stands behind ``--`` is not looked at."""
     own: list[str] = []
     rest: list[str] = []
     pending = iter(words)
@@ -110,14 +167,14 @@ def _separate(words: Sequence[str], valued: Sequence[str]) -> tuple[list[str], l
         flag, equals, _ = word.partition("=")
         if word == "--":
             rest.extend(pending)
-        elif flag in valued:
+        elif flag in _VALUED:
             # Joined by "=", a value that begins with a dash is still a value.
             own.append(word if equals else f"{word}={_next(pending, word)}")
-        elif flag in ("--force", "--no-wait"):
+        elif flag in _SWITCHES:
             own.append(word)
         else:
             rest.append(word)
-    return own, rest
+    return StartArguments(tuple(own), tuple(rest))
 
 
 def _next(words: Iterator[str], flag: str) -> str:
@@ -125,10 +182,3 @@ def _next(words: Iterator[str], flag: str) -> str:
     if value is None:
         raise InvalidOption(f"{flag} needs a value: {flag} VALUE.")
     return value
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise argparse.ArgumentTypeError("write NAME=VALUE")  # not quoted: it may be a secret
-    return name, value

@@ -5,23 +5,26 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllm_magic.engine import executable
 from vllm_magic.engine.flags import flag_table, flags
 from vllm_magic.engine.flags.flag_table import plain
 from vllm_magic.errors import ExecutableNotFound
-from vllm_magic.jupyter.commands.parser import Verb
+from vllm_magic.jupyter.commands.base import Kind
+from vllm_magic.jupyter.commands.parser import CELL
 from vllm_magic.jupyter.completion import values
 from vllm_magic.jupyter.completion.values import Candidate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from vllm_magic.engine.flags.flag_table import FlagTable, Option
-    from vllm_magic.jupyter.commands.usage import Deed, Usage
+    from vllm_magic.engine.flags.flag_table import FlagTable
+    from vllm_magic.engine.flags.flag_table import Option as VllmOption
+    from vllm_magic.jupyter.commands.base import Argument, Command
 
 REFUSED = ("-h", "--help", "--headless", "--uds")  # flags with which there is no server to talk to
+SERVE = "vllm serve"  # whose flags are known
 LONGEST_ABOUT = 72  # characters; a menu has no room for more
 _PLAIN_WORD = re.compile(r"""[^\s'"\\${}#]*""")  # that needs no quotes
 
@@ -41,66 +44,76 @@ class TypedLine:
     executable: str | None = None
 
 
-def find(line: TypedLine, usages: Mapping[str, Usage]) -> tuple[str, list[Candidate]]:
+def find(line: TypedLine, commands: Mapping[str, Command[Any]]) -> tuple[str, list[Candidate]]:
     """The end of what is typed that is replaced, and by what.
 
     Args:
         line: as far as it is written.
-        usages: the words of each sub-command.
+        commands: all commands by their names.
     """
     if not _PLAIN_WORD.fullmatch(line.typed):
         return line.typed, []
-    part, found = _find(line, usages)
+    part, found = _find(line, commands)
     fitting = {one.text: one for one in found if _PLAIN_WORD.fullmatch(one.text)}
     return part, [Candidate(one.text, _short(one.about)) for one in fitting.values()]
 
 
-def _find(line: TypedLine, usages: Mapping[str, Usage]) -> tuple[str, Iterable[Candidate]]:
+def _find(line: TypedLine, commands: Mapping[str, Command[Any]]) -> tuple[str, Iterable[Candidate]]:
     if not line.words:
-        verbs = [verb.value for verb in Verb if verb.value.startswith(line.typed)]
-        return line.typed, [Candidate(verb, usages[verb].about) for verb in verbs if verb in usages]
-    usage = usages.get(line.words[0])
-    if usage is None:
+        return line.typed, _commands(line.typed, commands)
+    command = commands.get(line.words[0])
+    if command is None:
         return line.typed, ()
-    options = _Options(usage, _table(line) if usage.flags else None)
+    options = _Options(command, _table(line) if command.flags_of == SERVE else None)
     flag, equals, value = line.typed.partition("=")
     if flag.startswith("-") and equals:
-        option = options.find(flag)
-        return value, values.of(option, value) if option else ()
-    return line.typed, _word(line, usage, options)
+        return value, options.values(flag, value)
+    return line.typed, _word(line, command, options, commands)
 
 
-def _word(line: TypedLine, usage: Usage, options: _Options) -> Iterable[Candidate]:
+def _word(
+    line: TypedLine, command: Command[Any], options: _Options, commands: Mapping[str, Command[Any]]
+) -> Iterable[Candidate]:
     behind = line.words[1:]
     positional = list(options.positionals(behind))
-    if usage.deeds and not positional:
-        told = usage.deeds.items()
-        return [Candidate(name, deed.about) for name, deed in told if name.startswith(line.typed)]
+    if command.actions and not positional:
+        told = [(one.name, one.about) for one in command.actions]
+        return [Candidate(name, about) for name, about in told if name.startswith(line.typed)]
     if line.typed.startswith("-"):
         return options.beginning(line.typed, vllm=bool(positional))
-    last = options.find(behind[-1]) if behind else None
-    if last and last.takes_value:
-        return values.of(last, line.typed)
+    if behind and options.takes_value(behind[-1]):
+        return options.values(behind[-1], line.typed)
     found: list[Candidate] = []
-    if usage.deeds:
-        found += _of_deed(line, usage.deeds, positional)
-    elif not positional:
-        found += values.models(line.typed) if usage.models else ()
-        found += values.servers(line.words[0], line.typed) if usage.named else ()
+    if argument := _argument(command, positional):
+        found += _values(argument, line, commands)
     if not line.typed:
         found += options.beginning("", vllm=bool(positional))
     return found
 
 
-def _of_deed(line: TypedLine, deeds: Mapping[str, Deed], positional: list[str]) -> Iterable[Candidate]:
-    """What a deed is done to."""
-    name, *given = positional
-    wanted = deeds[name].words[len(given) :] if name in deeds else ()
-    if wanted[:1] == ("FOLDER",):
-        return values.folders(line.typed)
-    if wanted and name == "unload":  # of the others it is a new one
+def _commands(typed: str, commands: Mapping[str, Command[Any]]) -> list[Candidate]:
+    return [
+        Candidate(name, one.about)
+        for name, one in commands.items()
+        if name != CELL and name.startswith(typed)
+    ]
+
+
+def _argument(command: Command[Any], given: list[str]) -> Argument | None:
+    """The next argument by its place; those that are given may have the action before them."""
+    arguments = command.arguments
+    if command.actions:
+        name, *given = given
+        arguments = next((one.arguments for one in command.actions if one.name == name), ())
+    return arguments[len(given)] if len(given) < len(arguments) else None
+
+
+def _values(argument: Argument, line: TypedLine, commands: Mapping[str, Command[Any]]) -> Iterable[Candidate]:
+    if argument.kind is Kind.COMMAND:
+        return _commands(line.typed, commands)
+    if argument.kind is Kind.ADAPTER:
         return values.adapters(flags.value(line.words, "--server"), line.typed)
-    return ()
+    return values.of_kind(argument.kind, line.typed)
 
 
 def _table(line: TypedLine) -> FlagTable:
@@ -118,15 +131,26 @@ def _table(line: TypedLine) -> FlagTable:
 
 
 class _Options:
-    """The options of a sub-command, and vLLM's flags where they can follow it."""
+    """The options of a command, and vLLM's flags where they can follow it."""
 
-    def __init__(self, usage: Usage, table: FlagTable | None) -> None:
-        self._own = {string: option for option in usage.options for string in option.strings}
+    def __init__(self, command: Command[Any], table: FlagTable | None) -> None:
+        self._own = {option.flag: option for option in command.options}
         self._table = table
 
-    def find(self, flag: str) -> Option | None:
-        """The option that is written so; None where there is none, or it has its value with it."""
-        return self._own.get(flag) or (self._table.find(flag) if self._table else None)
+    def _of_vllm(self, flag: str) -> VllmOption | None:
+        return self._table.find(flag) if self._table else None
+
+    def takes_value(self, flag: str) -> bool:
+        """Whether the next word is the value of an option that is written so."""
+        option = self._own.get(flag) or self._of_vllm(flag)
+        return option is not None and option.takes_value
+
+    def values(self, flag: str, typed: str) -> Iterable[Candidate]:
+        """The values of the option that is written so; none where there is no such option."""
+        if own := self._own.get(flag):
+            return values.of_option(own, typed)
+        of_vllm = self._of_vllm(flag)
+        return values.of_vllm(of_vllm, typed) if of_vllm else ()
 
     def positionals(self, words: tuple[str, ...]) -> Iterator[str]:
         """The words that are neither an option nor the value of one."""
@@ -134,27 +158,27 @@ class _Options:
         for word in rest:
             if not word.startswith("-"):
                 yield word
-            elif (option := self.find(word)) and option.takes_value:
+            elif self.takes_value(word):
                 next(rest, None)
 
     def beginning(self, typed: str, *, vllm: bool) -> Iterator[Candidate]:
         """The options that begin so, our own first; vLLM's in the spelling that is typed."""
-        for string, option in self._own.items():
-            if string.startswith(typed):
-                yield Candidate(string, option.help)
+        for flag, option in self._own.items():
+            if flag.startswith(typed):
+                yield Candidate(flag, option.about)
         if self._table is None or not vllm:
             return
-        for string, option in sorted(self._table.by_string.items(), key=_long_first):
+        for string, of_vllm in sorted(self._table.by_string.items(), key=_long_first):
             if string.startswith(plain(typed)) and string not in (*self._own, *REFUSED):
                 rest = string[len(typed) :]
-                yield Candidate(typed + (rest.replace("-", "_") if "_" in typed else rest), _about(option))
+                yield Candidate(typed + (rest.replace("-", "_") if "_" in typed else rest), _about(of_vllm))
 
 
-def _long_first(entry: tuple[str, Option]) -> tuple[bool, str]:
+def _long_first(entry: tuple[str, VllmOption]) -> tuple[bool, str]:
     return not entry[0].startswith("--"), entry[0]
 
 
-def _about(option: Option) -> str:
+def _about(option: VllmOption) -> str:
     return " · ".join(filter(None, (option.kind, option.help)))
 
 

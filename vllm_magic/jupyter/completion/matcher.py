@@ -75,15 +75,14 @@ def _said(context: CompletionContext) -> str | None:
 
 
 def _complete(said: str, executable: str) -> tuple[str, list[Candidate]]:
-    from vllm_magic.jupyter.commands import usage
-    from vllm_magic.jupyter.commands.help import HELP
+    from vllm_magic.jupyter.commands import registry
     from vllm_magic.jupyter.completion import candidates
 
     typed = re.split(r"\s", said)[-1]
     try:
         words = shlex.split(said.removesuffix(typed))
         return candidates.find(
-            candidates.TypedLine(tuple(words), typed, executable or None), usage.read(HELP)
+            candidates.TypedLine(tuple(words), typed, executable or None), registry.commands()
         )
     except Exception:  # noqa: BLE001 - an open quotation or a failing disk gives no completions, and no error
         return "", []

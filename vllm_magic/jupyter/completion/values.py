@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.jupyter import on_disk
+from vllm_magic.jupyter.commands.base import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-    from vllm_magic.engine.flags.flag_table import Option
+    from vllm_magic.engine.flags.flag_table import Option as VllmOption
+    from vllm_magic.jupyter.commands.base import Option
 
 DEVICES = Path("/dev")
 DRIVER_LIMIT = 0.01  # seconds for a driver that has answered before
 SERVER_LIMIT = 0.2  # seconds for a server to say which adapters it has
 MODELS = ("--model", "--tokenizer", "--hf-config-path")  # flags whose value is a model, or a folder like one
-EVEN_PAST = ("logs", "plot", "restart")  # take the name of a server that is over, too
 
 
 @dataclass(frozen=True)
@@ -32,22 +33,42 @@ class Candidate:
     about: str
 
 
-def of(option: Option, typed: str) -> Iterable[Candidate]:
-    """The values of an option that begin so."""
-    if "--gpus" in option.strings:
-        return _gpus(typed)
-    if "--server" in option.strings:
-        return servers("", typed)
+def of_kind(kind: Kind, typed: str) -> Iterable[Candidate]:
+    """What there is of a kind that begins so."""
+    found = {
+        Kind.SERVER: servers,
+        Kind.KNOWN_SERVER: known_servers,
+        Kind.KEPT_SERVER: kept_servers,
+        Kind.MODEL: models,
+        Kind.GPUS: gpus,
+        Kind.FILE: files,
+        Kind.FOLDER: folders,
+    }.get(kind)
+    return found(typed) if found else ()  # of other kinds only the caller can tell
+
+
+def of_option(option: Option, typed: str) -> Iterable[Candidate]:
+    """The values of an option of a command that begin so."""
+    if option.choices:
+        return _told(map(str, option.choices), str(option.default), typed)
+    return of_kind(option.kind, typed)
+
+
+def of_vllm(option: VllmOption, typed: str) -> Iterable[Candidate]:
+    """The values of a flag of vLLM that begin so."""
     if any(string in MODELS for string in option.strings):
         return models(typed)
-    ours = option.type == "PATH"
-    if ours or (option.is_path and not typed.startswith("~")):  # which vLLM takes as it stands
-        return [Candidate(one, "path") for one in sorted(on_disk.files(typed))]
-    usual = option.choices or (option.default,)
-    told = [
-        (one, "default" if one == option.default else "value") for one in usual if one not in ("", "None")
+    if option.is_path and not typed.startswith("~"):  # which vLLM takes as it stands
+        return files(typed)
+    return _told(option.choices or (option.default,), option.default, typed)
+
+
+def _told(usual: Iterable[str], default: str, typed: str) -> list[Candidate]:
+    return [
+        Candidate(one, "default" if one == default else "value")
+        for one in usual
+        if one not in ("", "None") and one.startswith(typed)
     ]
-    return [Candidate(one, about) for one, about in told if one.startswith(typed)]
 
 
 def models(typed: str) -> list[Candidate]:
@@ -60,6 +81,11 @@ def models(typed: str) -> list[Candidate]:
     ]
     folders = [Candidate(name, "folder") for name in on_disk.model_folders(typed)]
     return sorted([*cached, *folders], key=lambda one: one.text.lower())
+
+
+def files(typed: str) -> list[Candidate]:
+    """The files and folders that begin so."""
+    return [Candidate(one, "path") for one in sorted(on_disk.files(typed))]
 
 
 def folders(typed: str) -> list[Candidate]:
@@ -85,9 +111,22 @@ def adapters(server: str | None, typed: str) -> list[Candidate]:
     return [Candidate(name, "adapter") for name in sorted(loaded) if name.startswith(typed)]
 
 
-def servers(verb: str, typed: str) -> list[Candidate]:
-    """The servers that a sub-command can be meant for, by name."""
-    found = _kept() if verb == "attach" else _of_this_kernel(past=verb in EVEN_PAST)
+def servers(typed: str) -> list[Candidate]:
+    """The servers of this kernel by name."""
+    return _beginning(typed, _of_this_kernel(past=False))
+
+
+def known_servers(typed: str) -> list[Candidate]:
+    """The servers of this kernel by name, also those that are over."""
+    return _beginning(typed, _of_this_kernel(past=True))
+
+
+def kept_servers(typed: str) -> list[Candidate]:
+    """The servers that can be attached, by name."""
+    return _beginning(typed, _kept())
+
+
+def _beginning(typed: str, found: Mapping[str, str]) -> list[Candidate]:
     return [Candidate(name, about) for name, about in found.items() if name.startswith(typed)]
 
 
@@ -108,7 +147,7 @@ def _kept() -> dict[str, str]:
     return {record.name: record.model for record in kept if record}
 
 
-def _gpus(typed: str) -> list[Candidate]:
+def gpus(typed: str) -> list[Candidate]:
     """GPUs by index, behind the comma of those that are typed."""
     before, comma, beginning = typed.rpartition(",")
     named = before.split(",")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
     from vllm_magic.engine.client.generate import Message, Stream
-    from vllm_magic.jupyter.commands.arguments import AskWords
+    from vllm_magic.jupyter.commands.ask import AskArguments
     from vllm_magic.server.server import Server
 
 QUOTED = 100  # characters of what is no schema
@@ -39,7 +39,9 @@ class Asker:
         self._notebook = notebook
         self._conversations: WeakKeyDictionary[Server, list[Message]] = WeakKeyDictionary()
 
-    def ask(self, server: Server, said: str, wanted: AskWords, namespace: MutableMapping[str, Any]) -> None:
+    def ask(
+        self, server: Server, said: str, wanted: AskArguments, namespace: MutableMapping[str, Any]
+    ) -> None:
         """Say this to a server, and show its answer.
 
         Args:
@@ -78,7 +80,7 @@ class Asker:
         if wanted.variable and schema is not None:
             namespace[wanted.variable] = stream.answer.parsed
 
-    def _history(self, server: Server, wanted: AskWords) -> list[Message]:
+    def _history(self, server: Server, wanted: AskArguments) -> list[Message]:
         if not wanted.history:
             return []
         if wanted.new:
@@ -86,7 +88,7 @@ class Asker:
         return self._conversations.setdefault(server, [])
 
 
-def _begin(server: Server, messages: list[Message], wanted: AskWords, schema: Any) -> Stream:
+def _begin(server: Server, messages: list[Message], wanted: AskArguments, schema: Any) -> Stream:
     options: dict[str, Any] = {"temperature": wanted.temperature, "json_schema": schema}
     try:
         return server.chat(messages, stream=True, max_tokens=wanted.max_tokens, **options)

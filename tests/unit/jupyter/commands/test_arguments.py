@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 from vllm_magic.errors import InvalidOption
-from vllm_magic.jupyter.commands import arguments, parser, start_arguments
-from vllm_magic.jupyter.commands.arguments import LogsWords, StopWords
-from vllm_magic.jupyter.commands.parser import Verb
+from vllm_magic.jupyter.commands import registry, start_arguments
+from vllm_magic.jupyter.commands.base import NoArguments, ServerName
+from vllm_magic.jupyter.commands.inspect import LogsArguments
+from vllm_magic.jupyter.commands.lifecycle import StopArguments
+from vllm_magic.jupyter.commands.machine import ReapArguments
+from vllm_magic.jupyter.commands.parser import CELL
 from vllm_magic.jupyter.commands.settings import Settings
 
 
@@ -15,36 +18,58 @@ def start(*words: str, **fields):
     return start_arguments.start(words, **fields)
 
 
+def parse(command: str, *words: str):
+    return registry.commands()[command].parse(words)
+
+
 @pytest.mark.parametrize(
-    ("words", "verb"),
+    ("words", "name", "rest"),
     [
-        ([], Verb.STATUS),
-        (["start", "m"], Verb.START),
-        (["stop"], Verb.STOP),
-        (["restart"], Verb.RESTART),
-        (["logs"], Verb.LOGS),
-        (["gpu"], Verb.GPU),
-        (["help"], Verb.HELP),
-        (["-h"], Verb.HELP),
-        (["--help"], Verb.HELP),
-        (["start", "--help"], Verb.HELP),
-        (["stop", "-h"], Verb.HELP),
+        ([], "status", []),
+        (["start", "m"], "start", ["m"]),
+        (["stop"], "stop", []),
+        (["restart"], "restart", []),
+        (["logs", "-n", "5"], "logs", ["-n", "5"]),
+        (["gpu"], "gpu", []),
+        (["help"], "help", []),
+        (["help", "stop"], "help", ["stop"]),
+        (["-h"], "help", []),
+        (["--help"], "help", []),
+        (["start", "--help"], "help", ["start"]),
+        (["stop", "-h"], "help", ["stop"]),
+        (["-h", "stop"], "help", ["stop"]),
+        (["start", "m", "--port", "1", "--help"], "help", ["start"]),
     ],
 )
-def test_verbs(words, verb):
-    assert parser.verb(words) is verb
+def test_which_command(words, name, rest):
+    command, given = registry.select(words)
+    assert (command.name, given) == (name, rest)
 
 
-@pytest.mark.parametrize("word", ["strat", "STOP", "Start", "statu", "--name", "Qwen/Qwen3-0.6B", ""])
-def test_no_verb(word):
+@pytest.mark.parametrize(
+    ("words", "name", "rest"),
+    [
+        ([], CELL, []),
+        (["tiny", "--new"], CELL, ["tiny", "--new"]),
+        (["--help"], "help", [CELL]),
+        (["tiny", "-h"], "help", [CELL]),
+    ],
+)
+def test_which_command_in_a_cell(words, name, rest):
+    command, given = registry.select(words, cell=True)
+    assert (command.name, given) == (name, rest)
+
+
+@pytest.mark.parametrize("word", ["strat", "STOP", "Start", "statu", "--name", "Qwen/Qwen3-0.6B", "", CELL])
+def test_no_command(word):
     with pytest.raises(InvalidOption, match=r"See %vllm help\.$") as caught:
-        parser.verb([word])
+        registry.select([word])
     assert repr(word) in str(caught.value)
 
 
-def test_a_verb_that_is_near_is_named():
+def test_a_command_that_is_near_is_named():
     with pytest.raises(InvalidOption, match=r"Did you mean %vllm start\?"):
-        parser.verb(["strat"])
+        registry.select(["strat"])
 
 
 class TestStart:
@@ -179,15 +204,15 @@ class TestStop:
     @pytest.mark.parametrize(
         ("words", "meant"),
         [
-            ([], StopWords(None, every=False, grace=None, drain=0.0)),
-            (["one"], StopWords("one", every=False, grace=None, drain=0.0)),
-            (["--all"], StopWords(None, every=True, grace=None, drain=0.0)),
-            (["--grace", "2.5", "one"], StopWords("one", every=False, grace=2.5, drain=0.0)),
-            (["one", "--drain=30", "--grace=0"], StopWords("one", every=False, grace=0.0, drain=30.0)),
+            ([], StopArguments(None, all=False, grace=None, drain=0.0)),
+            (["one"], StopArguments("one", all=False, grace=None, drain=0.0)),
+            (["--all"], StopArguments(None, all=True, grace=None, drain=0.0)),
+            (["--grace", "2.5", "one"], StopArguments("one", all=False, grace=2.5, drain=0.0)),
+            (["one", "--drain=30", "--grace=0"], StopArguments("one", all=False, grace=0.0, drain=30.0)),
         ],
     )
     def test_what_to_stop(self, words, meant):
-        assert arguments.stop(words) == meant
+        assert parse("stop", *words) == meant
 
     @pytest.mark.parametrize(
         ("words", "says"),
@@ -203,7 +228,7 @@ class TestStop:
     )
     def test_what_does_not_fit(self, words, says):
         with pytest.raises(InvalidOption) as caught:
-            arguments.stop(words)
+            parse("stop", *words)
         assert says in str(caught.value)
 
 
@@ -211,36 +236,43 @@ class TestTheOthers:
     @pytest.mark.parametrize(
         ("words", "meant"),
         [
-            ([], LogsWords(None, 50)),
-            (["one"], LogsWords("one", 50)),
-            (["-n", "5"], LogsWords(None, 5)),
-            (["one", "-n5"], LogsWords("one", 5)),
+            ([], LogsArguments(None, 50)),
+            (["one"], LogsArguments("one", 50)),
+            (["-n", "5"], LogsArguments(None, 5)),
+            (["one", "-n5"], LogsArguments("one", 5)),
         ],
     )
     def test_logs(self, words, meant):
-        assert arguments.logs(words) == meant
+        assert parse("logs", *words) == meant
 
     @pytest.mark.parametrize("words", [["-n", "0"], ["-n", "-3"], ["-n", "many"], ["-n"], ["a", "b"]])
     def test_logs_that_do_not_fit(self, words):
         with pytest.raises(InvalidOption):
-            arguments.logs(words)
+            parse("logs", *words)
 
-    @pytest.mark.parametrize("of", [arguments.restart, arguments.status])
-    def test_a_name_or_none(self, of):
-        assert of([]) is None
-        assert of(["one"]) == "one"
+    @pytest.mark.parametrize("command", ["restart", "status", "attach", "metrics", "plot", "wake"])
+    def test_a_name_or_none(self, command):
+        assert parse(command) == ServerName(None)
+        assert parse(command, "one") == ServerName("one")
         with pytest.raises(InvalidOption, match="two"):
-            of(["one", "two"])
+            parse(command, "one", "two")
         with pytest.raises(InvalidOption, match="--now"):
-            of(["--now"])
+            parse(command, "--now")
 
-    def test_nothing(self):
-        parser.nothing(Verb.GPU, [])
-        with pytest.raises(InvalidOption, match=r"^Unrecognized arguments: 0\. See %vllm help\.$"):
-            parser.nothing(Verb.GPU, ["0"])
+    @pytest.mark.parametrize("command", ["gpu", "doctor", "models", "panel"])
+    def test_nothing(self, command):
+        assert parse(command) == NoArguments()
+        with pytest.raises(InvalidOption, match=rf"^Unrecognized arguments: 0\. See %vllm help {command}\.$"):
+            parse(command, "0")
+
+    def test_reap(self):
+        assert parse("reap") == ReapArguments((), yes=False)
+        assert parse("reap", "--pid", "2", "--yes", "--pid=1", "--pid", "2") == ReapArguments(
+            (2, 1), yes=True
+        )
 
     def test_nothing_is_printed(self, capsys):
         for words in (["--no-such"], ["a", "b"], ["-n", "x"]):
             with pytest.raises(InvalidOption):
-                arguments.logs(words)
+                parse("logs", *words)
         assert capsys.readouterr() == ("", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +12,8 @@ from vllm_magic.engine import command
 from vllm_magic.engine.flags import config_file
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
-from vllm_magic.jupyter.commands import arguments, start_arguments
+from vllm_magic.jupyter.commands import start_arguments
+from vllm_magic.jupyter.commands.lifecycle import Stop
 from vllm_magic.jupyter.commands.settings import Settings, profiles_path
 from vllm_magic.provisioning import serialization
 
@@ -55,8 +57,16 @@ class TestSettings:
         assert "--ttl" in refusal("m", flags="--ttl x")
 
     def test_the_grace_of_a_stop(self):
-        assert arguments.stop([], 3.0).grace == 3.0
-        assert arguments.stop(["--grace", "1"], 3.0).grace == 1.0
+        stopped = []
+        manager = SimpleNamespace(
+            stop=lambda _, **times: stopped.append(times["grace"]),
+            stop_all=lambda **times: stopped.append(times["grace"]) or [],
+        )
+        for configured in (3.0, None):
+            context = SimpleNamespace(manager=manager, grace=configured)
+            for words in ([], ["--all"], ["--grace", "1"], ["--grace", "0"]):
+                Stop().run(context, Stop().parse(words))
+        assert stopped == [3.0, 3.0, 1.0, 0.0, None, None, 1.0, 0.0]
 
 
 class TestProfiles:

@@ -1,0 +1,101 @@
+"""``%%vllm``: a cell is said to a model."""
+
+from __future__ import annotations
+
+import keyword
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic.errors import InvalidOption
+from vllm_magic.jupyter.commands.base import SERVER, Command, Option
+from vllm_magic.jupyter.commands.parser import CELL
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from vllm_magic.jupyter.commands.context import Context
+
+
+@dataclass(frozen=True)
+class AskArguments:
+    """Whom to ask, and how.
+
+    Attributes:
+        variable: gets the answer.
+        schema: as it was written.
+        history: whether to go on with the conversation, also with a new one.
+        new: whether to begin a new one.
+
+    Raises:
+        InvalidOption: the variable cannot be one, or there is no room for a token.
+    """
+
+    name: str | None = None
+    system: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    variable: str | None = None
+    schema: str | None = None
+    history: bool = False
+    new: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what argparse does not."""
+        variable = self.variable
+        if variable is not None and (not variable.isidentifier() or keyword.iskeyword(variable)):
+            raise InvalidOption(f"--as {variable}: that cannot be a variable.")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise InvalidOption(f"--max-tokens {self.max_tokens}: how many? Use 1 or more.")
+
+
+class Ask(Command[AskArguments]):
+    """``%%vllm``.
+
+    Args:
+        commands: all commands by their names, which nobody means as the name of a server.
+    """
+
+    name = CELL
+    about = "say the cell below to a model; its answer comes as Markdown, Interrupt ends it"
+    details = (
+        "Token counts and tokens/s stand below the answer. HTML in it stays text, and no image is loaded. Interrupt ends "
+        "the request on the server too, and keeps what was said. The cell is sent as it stands: no {name} is put in."
+    )
+    arguments = (SERVER,)
+    options = (
+        Option("--system", "the system message", "TEXT"),
+        Option("--temperature", "0 for the likeliest words each time", "T", type=float),
+        Option("--max-tokens", "the most to answer", "N", type=int),
+        Option("--as", "keep the answer in a variable", "VARIABLE", dest="variable"),
+        Option(
+            "--json",
+            "an answer that fits a JSON schema: JSON in single quotes, or a variable with a dict or a pydantic model "
+            "class; --as keeps it parsed",
+            "SCHEMA",
+            dest="schema",
+        ),
+        Option("--history", "go on with the conversation with this server"),
+        Option("--new", "begin a new conversation"),
+    )
+    examples = (
+        '%%vllm --system "You are a sailor." --max-tokens 200\nWhy is the sea salty?',
+        "%%vllm small --as reason --history\nAnd why is it blue?",
+    )
+
+    def __init__(self, commands: Mapping[str, Command[Any]]) -> None:
+        self._commands = commands
+
+    def parse(self, words: Sequence[str]) -> AskArguments:
+        """Whom to ask, and how."""
+        read = self.read(words)
+        found = AskArguments(**{**read, "history": read["history"] or read["new"]})
+        if found.name in self._commands:
+            raise InvalidOption(
+                f"%%vllm asks a server; %vllm {found.name}, with one %, is a line of its own."
+            )
+        return found
+
+    def run(self, context: Context, arguments: AskArguments) -> None:
+        """Say the cell, and show the answer as it comes."""
+        server = context.manager.get(arguments.name)
+        context.asker.ask(server, context.cell.strip("\n"), arguments, context.shell.user_ns)

@@ -1,0 +1,132 @@
+"""``%vllm gpu``, ``cluster``, ``doctor`` and ``reap``: the machine, the cluster, and what was left on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic.errors import VllmMagicError
+from vllm_magic.jupyter.commands.base import Argument, Command, NoArguments, Option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vllm_magic.jupyter.commands.context import Context
+    from vllm_magic.view import View
+
+
+class Gpu(Command[NoArguments]):
+    """``%vllm gpu``."""
+
+    name = "gpu"
+    about = "who holds how much of which GPU"
+    examples = ("%vllm gpu",)
+
+    def parse(self, words: Sequence[str]) -> NoArguments:
+        """None."""
+        return NoArguments(**self.read(words))
+
+    def run(self, context: Context, arguments: NoArguments) -> View:  # noqa: ARG002
+        """The holders of each GPU."""
+        from vllm_magic.doctor import gpus, survey
+
+        return gpus.view(*survey.holders(context.manager.probe))
+
+
+@dataclass(frozen=True)
+class ClusterArguments:
+    """``address`` of the dashboard; None for the one of ``$RAY_ADDRESS``."""
+
+    address: str | None = None
+
+
+class Cluster(Command[ClusterArguments]):
+    """``%vllm cluster``."""
+
+    name = "cluster"
+    about = "the nodes of a Ray cluster, and what runs there or waits for room"
+    arguments = (Argument("ADDRESS", "http://HEAD:8265 (else $RAY_ADDRESS)"),)
+    examples = ("%vllm cluster http://head:8265",)
+    link = "#on-a-ray-cluster"
+
+    def parse(self, words: Sequence[str]) -> ClusterArguments:
+        """The address, or None."""
+        return ClusterArguments(**self.read(words))
+
+    def run(self, context: Context, arguments: ClusterArguments) -> View:
+        """The nodes and jobs of the cluster."""
+        from vllm_magic.cluster.survey import survey, view
+
+        jobs = {one.job for one in context.manager.servers().values()}
+        return view(survey(arguments.address or "auto"), jobs)
+
+
+class Doctor(Command[NoArguments]):
+    """``%vllm doctor``."""
+
+    name = "doctor"
+    about = "what is wrong on this machine, and what helps"
+    details = "Also who holds what, and what cannot be seen."
+    examples = ("%vllm doctor",)
+
+    def parse(self, words: Sequence[str]) -> NoArguments:
+        """None."""
+        return NoArguments(**self.read(words))
+
+    def run(self, context: Context, arguments: NoArguments) -> View:  # noqa: ARG002
+        """The report."""
+        from vllm_magic.doctor.survey import survey
+        from vllm_magic.jupyter.display import views
+
+        return views.doctor(survey(context.manager.probe, context.executable))
+
+
+@dataclass(frozen=True)
+class ReapArguments:
+    """``pids`` of processes that nobody owns, () for what dead kernels left; ``yes`` to end and not only show them."""
+
+    pids: tuple[int, ...] = ()
+    yes: bool = False
+
+
+class Reap(Command[ReapArguments]):
+    """``%vllm reap``."""
+
+    name = "reap"
+    about = "release what dead kernels left"
+    options = (
+        Option(
+            "--pid",
+            "show a vLLM process that nobody owns: its server was killed; may be repeated",
+            "PID",
+            type=int,
+            repeated=True,
+        ),
+        Option("--yes", "end it (else it is only shown)"),
+    )
+    examples = ("%vllm reap", "%vllm reap --pid 4711 --yes")
+
+    def parse(self, words: Sequence[str]) -> ReapArguments:
+        """The processes, each once."""
+        found = self.read(words)
+        return ReapArguments(tuple(dict.fromkeys(found["pid"])), found["yes"])
+
+    def run(self, context: Context, arguments: ReapArguments) -> View:
+        """Release, show or end it."""
+        from vllm_magic.doctor import reap
+        from vllm_magic.jupyter.display import views
+        from vllm_magic.recovery.sweep import sweep_all
+
+        probe = context.manager.probe
+        try:
+            if not arguments.pids:
+                return views.swept(sweep_all(probe))
+            candidates = reap.judge_all(arguments.pids)
+        except OSError as error:  # the state folder is not ours alone
+            raise VllmMagicError(str(error)) from None
+        shown = reap.view(candidates, probe.snapshot())
+        reaped = [reap.reap(one, probe) for one in candidates] if arguments.yes else []
+        return views.reaped(shown, reaped, arguments.pids)
+
+
+COMMANDS: tuple[Command[Any], ...] = (Gpu(), Cluster(), Doctor(), Reap())

@@ -1,0 +1,38 @@
+"""``%vllm panel``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic.jupyter.commands.base import Command, NoArguments, ServerName
+from vllm_magic.jupyter.commands.inspect import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vllm_magic.jupyter.commands.context import Context
+
+
+class Panel(Command[NoArguments]):
+    """``%vllm panel``."""
+
+    name = "panel"
+    about = "see and steer the servers, while cells run as well"
+    details = "In a terminal it is the table of %vllm."
+    link = "#the-panel"
+    examples = ("%vllm panel",)
+
+    def parse(self, words: Sequence[str]) -> NoArguments:
+        """None."""
+        return NoArguments(**self.read(words))
+
+    def run(self, context: Context, arguments: NoArguments) -> Any:  # noqa: ARG002
+        """Show the panel of this kernel."""
+        if not context.notebook:
+            return Status().run(context, ServerName())
+        from vllm_magic.jupyter.panel.singleton import panel
+
+        return panel()
+
+
+COMMANDS: tuple[Command[Any], ...] = (Panel(),)
