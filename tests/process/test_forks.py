@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -67,4 +68,41 @@ def test_a_start_that_hangs(said):
 
 def test_pools(said, traces):
     assert said("never", "pools") == ["True"]
+    traces.check()
+
+
+# A kernel that was started without some of the descriptors 0 to 2, as a service may be.
+CLOSED = """
+import json, os, sys
+answer = os.fdopen(os.dup2(1, 200, inheritable=False), "w")
+for one in sys.argv[1]:
+    os.close(int(one))
+import vllm_magic
+said = []
+for name in ("first", "second"):
+    server = vllm_magic.start("tiny", name=name)
+    release = server.stop()
+    said.append([release.verified, release.proof.value])
+errand = vllm_magic.children.child.Errand([sys.executable, "-c", "print(5)"], {})
+said.append([line for lines in errand.lines(0.1) for line in lines])
+errand.close()
+json.dump(said, answer)
+answer.flush()
+"""
+
+
+@pytest.mark.usefixtures("home", "fake_gpus")
+@pytest.mark.parametrize("closed", ["0", "02", "12", "012"])
+def test_a_kernel_without_standard_descriptors(executable, traces, closed):
+    """What a child is given may then have the number of its standard input or output, and would be lost."""
+    process = subprocess.run(
+        [sys.executable, "-c", "import vllm_magic.children.child\n" + CLOSED, closed],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "VLLM_MAGIC_EXECUTABLE": executable},
+        timeout=LIMIT,
+        check=False,
+    )
+    once = [True, "NVML memory"]
+    assert json.loads(process.stdout or "[]") == [once, once, ["5"]]
     traces.check()

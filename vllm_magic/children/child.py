@@ -36,12 +36,11 @@ class Errand:
         kernel = pidfd_calls.open_pid(os.getpid())
         try:
             self._process = forks.spawn(
-                [python.program(), "-I", "-S", str(_TIE), str(kernel), *words],
+                [python.program(), "-I", "-S", str(_TIE), kernel, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env={name: value for name, value in environ.items() if value is not None},
-                pass_fds=(kernel,),
             )
         except OSError as error:
             raise VllmMagicError(f"{words[0]} cannot be run: {error.strerror}.") from error

@@ -71,13 +71,12 @@ def _spawn(result: str, words: list[str]) -> subprocess.Popen[bytes]:
     kernel = pidfd_calls.open_pid(os.getpid())
     try:
         return forks.spawn(
-            [python.program(), "-I", "-S", str(_WATCH), str(kernel), result, str(LIMIT), *words],
+            [python.program(), "-I", "-S", str(_WATCH), kernel, result, str(LIMIT), *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=_environment(),
             cwd="/",
-            pass_fds=(kernel,),
             start_new_session=True,
         )
     finally:

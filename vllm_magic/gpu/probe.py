@@ -160,14 +160,13 @@ class Probe:
     def _spawn(self, nvml: str, parent: int) -> subprocess.Popen[bytes]:
         return forks.spawn(
             # Isolated and without site: no environment variable and no .pth file has a say in it.
-            [python.program(), "-I", "-S", _CHILD, Path(nvml).absolute(), str(parent)],
+            [python.program(), "-I", "-S", _CHILD, Path(nvml).absolute(), parent],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
             cwd="/",
             env=self._env,
-            pass_fds=(parent,),
             start_new_session=True,  # a Ctrl-C in the terminal is not meant for it
         )
 

@@ -170,6 +170,7 @@ class GuardPair(Guards):
     def __init__(self, order: Order) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
+            ours = forks.beyond_streams(ours)
             forks.keep_out(theirs)
             super().__init__(ours, order.folder)
             try:
@@ -189,14 +190,13 @@ class GuardPair(Guards):
     def _spawn(order: Order, control: int, kernel: int) -> subprocess.Popen[bytes]:
         with open(order.log, "ab", opener=_private) as log:  # a guard's own fault is told in the log
             return forks.spawn(
-                [python.program(), "-I", "-S", str(PROGRAM), str(control), str(kernel)],
+                [python.program(), "-I", "-S", str(PROGRAM), control, kernel],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 # Nothing of the user's, but what this Python itself may need to find its libpython.
                 env={name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"},
                 cwd="/",
-                pass_fds=(control, kernel),
                 start_new_session=True,
             )
 

@@ -24,7 +24,7 @@ def connect(folder: Path) -> socket.socket:
     Raises:
         OSError: nobody listens there.
     """
-    connection = socket.socket(socket.AF_UNIX)
+    connection = forks.beyond_streams(socket.socket(socket.AF_UNIX))
     forks.keep_out(connection)
     try:
         # By way of the open folder, as it was bound: the path itself may be too long.

@@ -12,7 +12,9 @@ Python does not see forks by C code. So the end of a pipe alone never counts as 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import socket
 import subprocess
 import threading
 import weakref
@@ -20,9 +22,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 # Seconds that a fork waits for starts. A start takes milliseconds; a fork must not hang where a disk hangs.
 PATIENCE = 5.0
+STREAMS = 3  # descriptors 0, 1 and 2 are standard input, output and error
 
 
 class HasDescriptor(Protocol):
@@ -38,8 +42,44 @@ _starts = 0  # starts under way
 _ours: weakref.WeakSet[HasDescriptor] = weakref.WeakSet()
 
 
-def spawn(words: Sequence[Any], **options: Any) -> subprocess.Popen[bytes]:
-    """`subprocess.Popen`, whose descriptors do not get into a child that another thread forks meanwhile."""
+def spawn(words: Sequence[str | Path | int], **options: Any) -> subprocess.Popen[bytes]:
+    """`subprocess.Popen`, whose descriptors do not get into a child that another thread forks meanwhile.
+
+    A number among the words is a descriptor that the child is to have; the child reads there which one it is. In a
+    process that was started without standard streams it may be 0, 1 or 2, which in the child are its own streams: a
+    copy with another number is passed then.
+
+    Raises:
+        OSError: the program cannot be run, or no process or descriptor is free.
+    """
+    copies: list[int] = []
+    try:
+        passed = {fd: fd if fd >= STREAMS else _copy(fd, copies) for fd in words if isinstance(fd, int)}
+        said = [str(passed[word]) if isinstance(word, int) else word for word in words]
+        return _spawn(said, pass_fds=tuple(passed.values()), **options)
+    finally:
+        for fd in copies:
+            os.close(fd)
+
+
+def _copy(fd: int, copies: list[int]) -> int:
+    copies.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, STREAMS))
+    return copies[-1]
+
+
+def beyond_streams(connection: socket.socket) -> socket.socket:
+    """The connection with a descriptor that nobody takes for a standard stream, as a child or a library of C would.
+
+    Raises:
+        OSError: no descriptor is free.
+    """
+    if connection.fileno() >= STREAMS:
+        return connection
+    with connection:
+        return socket.socket(fileno=fcntl.fcntl(connection.fileno(), fcntl.F_DUPFD_CLOEXEC, STREAMS))
+
+
+def _spawn(words: Sequence[str | Path], **options: Any) -> subprocess.Popen[bytes]:
     global _starts  # noqa: PLW0603 - a fork waits for it to be 0
     with _gate:
         _starts += 1
