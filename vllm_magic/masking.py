@@ -25,7 +25,9 @@ _NAME = (
     r"(?:hf|hub|api|auth|access|session|refresh)[_-]?token)"
 )
 _BARE = r"""[^\s"',;)\]}]"""
-_VALUE = rf"""(?:(?:\[[^\]]*\]|\\*"[^"]*"|'[^']*'){_BARE}*|{_BARE}+)"""
+# What is not closed is a value to its end: a text that was cut may hold the beginning of a key. And the search for what closes
+# it takes no longer than the text, however many values begin in it.
+_VALUE = rf"""(?:(?:\[[^\]]*(?:\]|\Z)|\\*"[^"]*(?:"|\Z)|'[^']*(?:'|\Z)){_BARE}*|{_BARE}+)"""
 
 # (parts, pattern, replacement). A text that the pattern matches has one of the parts, in lower case. Most lines of a log have
 # none of the parts, and the patterns are not tried on them.
@@ -49,7 +51,7 @@ _VARIABLE = r".*(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)"
 # vLLM accepts these abbreviations of --api-key and --hf-token.
 _SHORT = r"--(?:api[_-]ke?|hf[_-]t(?:o(?:ke?)?)?)"
 _FLAG = rf"--?[\w-]*{_NAME}|{_SHORT}"
-_FLAG_IN_TEXT = rf"((?:--[\w-]{{0,40}}?{_NAME}\s+|{_SHORT}(?:\s+|=))){_VALUE}"
+_FLAG_IN_TEXT = rf"((?:(?<!-)--[\w-]{{0,40}}?{_NAME}\s+|{_SHORT}(?:\s+|=))){_VALUE}"
 
 
 _lock = threading.Lock()

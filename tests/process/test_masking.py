@@ -6,6 +6,7 @@ import secrets
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,34 @@ def test_the_title_of_somebody_elses_process():
         assert PLANTED["flag"] in Path(f"/proc/{other.pid}/cmdline").read_text()
         assert check(processes.title(other.pid)).endswith("serve --api-key *** *** --x=***'")
         other.communicate(b"\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["api_key=[," * 12_000] * 4,
+        ["x" * (processes.LONGEST_TITLE - 100), HF, "x" * 5000],
+        ["x" * (processes.LONGEST_TITLE - 90), HF, "x" * 5000],
+        ["x" * 100_000],
+    ],
+    ids=range(4),
+)
+def test_a_command_line_that_is_made_to_take_long(words):
+    """Anybody can make one of 128 kB a word; it is not searched for keys as a whole, and its cut shows none."""
+    code = "import time; time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", code, *words]) as process:
+        try:
+            until = time.monotonic() + 60
+            while code not in (shown := processes.title(process.pid)):  # executed by now
+                assert time.monotonic() < until
+            began = time.process_time()
+            processes.title(process.pid)
+            took = time.process_time() - began
+        finally:
+            process.kill()
+    assert took < 1
+    assert len(shown) <= processes.LONGEST_TITLE
+    assert HF[:8] not in shown
 
 
 @pytest.mark.parametrize("key", ["ab\\nzqxzqx", "ab zqxzqx", "äbzqxzqx"])

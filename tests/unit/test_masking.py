@@ -149,6 +149,37 @@ class TestMask:
     def test_a_token_at_the_cut_of_a_line(self, place):
         assert "hf_a" not in log.clean("模".encode() * place + f" {HF}".encode())
 
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            ("api_key=['abc, 'def", "api_key=***"),
+            ("password: 'abc def", "password: ***"),
+            ('{"client_secret": "abc def', '{"client_secret": ***'),
+        ],
+    )
+    def test_a_value_that_was_cut(self, text, shown):
+        assert mask(text) == shown
+
+    @pytest.mark.parametrize("end", ["", "]", "'", '"', "@", " x", "\n"])
+    @pytest.mark.parametrize(
+        "part",
+        ["api_key=[,", "api_key=[", "api_key='", 'api_key="', 'api_key=\\"', "api_key:\\", "api_key ", "api_key=[ {",
+         "--", "-", "--x", "--x-", "--x-token ", "--api-key=", "--hf-token '", "://", "://a", "://a:", "Bearer ", "_KEY=[",
+         "sk-", "hf_", "_", "key-", "password:", "passwordpassword", "secret"],
+    )  # fmt: skip
+    def test_no_text_takes_long(self, part, end):
+        """The time grows with the length, not with its square: what is masked may be another user's, of any length."""
+
+        def seconds(length: int) -> float:
+            text = (part * length)[:length] + end
+            began = time.process_time()
+            mask(text)
+            mask_words([text, text])
+            return time.process_time() - began
+
+        assert min(seconds(64_000) for _ in range(2)) < 1.0 + 8 * 4 * min(seconds(16_000) for _ in range(2))
+        assert seconds(64_000) < 10
+
     def test_most_lines_cost_little(self):
         line = (
             "(EngineCore pid=1) INFO 01-01 00:00:00 [core.py:1] Initializing a V1 LLM engine " + "x" * 100_000

@@ -22,6 +22,7 @@ DEAD_STATES = frozenset("ZXx")
 HIDDEN = 0  # in place of the start time of a process that /proc does not show
 STOPPED_STATES = frozenset("Tt")  # by a signal, by a debugger
 _CHUNK = 16384  # bytes
+LONGEST_TITLE = 4096  # bytes of a command line that is shown
 
 
 class Identity(NamedTuple):
@@ -196,11 +197,18 @@ def is_alive(identity: Identity) -> bool:
 
 
 def title(pid: int) -> str:
-    """The command line as ``ps`` shows it, keys masked: for vLLM's processes the name they gave themselves; "" if gone."""
+    """The command line as ``ps`` shows it, keys masked: for vLLM's processes the name they gave themselves; "" if gone.
+
+    Of one with more than `LONGEST_TITLE` bytes, which any user can make, only the words that begin it.
+    """
     try:
-        text = _content(f"/proc/{pid}/cmdline")
+        text = _content(f"/proc/{pid}/cmdline", LONGEST_TITLE + 1)
     except OSError:
         return ""
+    if len(text) > LONGEST_TITLE:
+        text = text[:LONGEST_TITLE]
+        # Without the word that is cut: it may be a key that cannot be recognised any more.
+        text = text[: max(text.rfind(b"\0"), text.rfind(b" "), 0)]
     # Behind a title that it gave itself are as many of them as its words were long.
     words = text.rstrip(b"\0").decode("utf-8", "replace").split("\0")
     return " ".join(mask_words(words)).strip()
@@ -285,12 +293,12 @@ def hides_files(pid: int) -> bool:
     return False
 
 
-def _content(path: str) -> bytes:
-    """What is in a file of /proc. Looks read thousands of them, and `open` alone takes as long as all this."""
+def _content(path: str, most: int = 2**30) -> bytes:
+    """What is in a file of /proc, ``most`` bytes or a little more. Looks read thousands of them, and `open` alone takes as long as all this."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         text = chunk = os.read(fd, _CHUNK)
-        while len(chunk) == _CHUNK:  # less is the end
+        while len(chunk) == _CHUNK and len(text) < most:  # less is the end
             chunk = os.read(fd, _CHUNK)
             text += chunk
         return text
