@@ -167,7 +167,7 @@ def _unknown(case: Case) -> str:
         )
     count = case.need.gpus
     return (
-        f"Unknown: the server takes {count} GPU{'s' * (count != 1)}, and the memory of only {len(case.gpus)} is known. "
+        f"Unknown: the server takes {count} GPU{'s' * (count != 1)}, and the memory of {len(case.gpus)} is known. "
         f"Each needs {need}."
     )
 

@@ -125,13 +125,13 @@ class TestVerdict:
         found = judged(llama, "-tp", "4", gpus=[gpu(0), gpu(1)])
         assert (found.outcome, found.fits) == (FitOutcome.UNKNOWN, None)
         assert found.verdict.startswith(
-            "Unknown: the server takes 4 GPUs, and the memory of only 2 is known. Each"
+            "Unknown: the server takes 4 GPUs, and the memory of 2 is known. Each"
         )
 
     def test_a_gpu_that_does_not_tell(self, llama):
         found = judged(llama, gpus=[replace(gpu(), total=None, used=None, free=None)])
         assert (found.outcome, found.gpus) == (FitOutcome.UNKNOWN, ())
-        assert "it takes 1 GPU, and the memory of 0 is known" in found.verdict
+        assert "Unknown: the server takes 1 GPU, and the memory of 0 is known" in found.verdict
 
     def test_a_context_that_the_model_does_not_know(self, llama):
         found = judged(llama, "--max-model-len", "9000")
@@ -232,7 +232,7 @@ class TestNoEstimate:
             ("{", "config.json cannot be read as JSON"),
             ("[" * 100_000, "config.json cannot be read as JSON"),
             ("{}", "config.json has no num_hidden_layers"),
-            ('{"num_hidden_layers": 1e9}', "num_hidden_layers in config.json is no number"),
+            ('{"num_hidden_layers": 1e9}', "num_hidden_layers in config.json is not a sensible number"),
         ],
     )
     def test_a_config_that_says_nothing(self, tmp_path, config, says):
