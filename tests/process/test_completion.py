@@ -310,7 +310,7 @@ class Acting(Made):
 )
 def test_what_is_offered_follows_from_what_a_command_declares(world, monkeypatch, words, typed, expected):
     set_up(world, monkeypatch)
-    line = candidates.Line(tuple(words), typed)
+    line = candidates.TypedLine(tuple(words), typed)
     _, found = candidates.find(line, {one.name: one for one in (Made(), Acting())})
     assert {one.text: one.about for one in found} == expected
 

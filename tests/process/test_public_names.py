@@ -58,6 +58,16 @@ def test_loading_the_extension_imports_nothing_heavy(home):
     assert not {
         name for name in loaded if "flag_" in name or name == "vllm_magic.jupyter.completion.candidates"
     }
+    assert "vllm_magic.jupyter.commands.base" not in loaded  # a command is imported when one is wanted
+
+
+def test_the_commands_import_nothing_heavy():
+    """What they declare can be read where there is no IPython."""
+    loaded = modules_after(
+        "from vllm_magic.jupyter.commands import registry",
+        "[command.parser() for command in registry.commands().values()]",
+    )
+    assert not loaded & HEAVY
 
 
 def test_the_guard_needs_neither_this_environment_nor_another_library():

@@ -64,8 +64,10 @@ class Ask(Command[AskArguments]):
     arguments = (SERVER,)
     options = (
         Option("--system", "the system message", "TEXT"),
-        Option("--temperature", "0 for the likeliest words each time", "T", type=float),
-        Option("--max-tokens", "the most to answer", "N", type=int),
+        Option(
+            "--temperature", "0 for the likeliest words each time (else the model's own)", "T", type=float
+        ),
+        Option("--max-tokens", "the most to answer (else as many as there is room for)", "N", type=int),
         Option("--as", "keep the answer in a variable", "VARIABLE", dest="variable"),
         Option(
             "--json",

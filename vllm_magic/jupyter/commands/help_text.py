@@ -63,7 +63,7 @@ def page(command: Command[Any]) -> list[str]:
         [" ".join((command.line, *words))],
         _wrapped(" ".join(filter(None, (_sentence(command.about), command.details)))),
         [line for row in rows for line in _lines(row, _told(row))],
-        [f"Each other flag goes to `{command.flags_of}` as it stands."] if command.flags_of else [],
+        _flags(command),
         [TIME] if any(option.metavar == "TIME" for option in command.options) else [],
         ["Examples:", *textwrap.indent("\n".join(command.examples), "  ").splitlines()],
     ]
@@ -83,7 +83,9 @@ def readme_table(commands: Iterable[Command[Any]]) -> str:
 def _rows(command: Command[Any]) -> Iterator[_Row]:
     """What the list says of a command: a row for it, or one for each action, and one for each option."""
     if command.actions:
-        for usage, about in _actions(command):
+        first, *others = _actions(command)
+        yield _Row(f"{command.line} {first[0]}", first[1], command.details)
+        for usage, about in others:
             yield _Row(f"{command.line} {usage}", about)
     else:
         flags = ["[flags]"] if command.flags_of else []
@@ -98,6 +100,11 @@ def _actions(command: Command[Any]) -> list[tuple[str, str]]:
         (" ".join((one.name, *(argument.usage for argument in one.arguments))), one.about)
         for one in command.actions
     ]
+
+
+def _flags(command: Command[Any]) -> list[str]:
+    other = "Each other flag" if command.options else "Each flag"
+    return [f"{other} goes to `{command.flags_of}` as it stands."] if command.flags_of else []
 
 
 def _option(option: Option) -> _Row:

@@ -28,7 +28,7 @@ class Start(Command[StartArguments]):
     name = "start"
     about = "serve a model; flags of `vllm serve` go to vLLM as they stand"
     details = (
-        "The same words again return the server that runs already. vLLM's own file of options (--config FILE) is "
+        "`{name}` and `$name` put in variables of the notebook. The same words again return the server that runs already. vLLM's own file of options (--config FILE) is "
         "respected: its host and port count, and a key in it is refused."
     )
     arguments = (start_arguments.MODEL,)

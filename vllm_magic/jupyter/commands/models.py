@@ -41,6 +41,7 @@ class Lora(Command[LoraArguments]):
 
     name = "lora"
     about = "the LoRA adapters of a server that was started with --enable-lora"
+    details = "They are loaded and unloaded while the server runs."
     actions = (
         Action(LoraAction.LIST.value, about),
         Action(
@@ -135,6 +136,7 @@ class Pull(Command[PullArguments]):
 
     name = "pull"
     about = "download a model ahead of its start; what is here whole is not downloaded again"
+    details = "Bytes and speed are shown meanwhile."
     arguments = (Argument("MODEL", "ORGANISATION/NAME of the Hugging Face Hub", Kind.MODEL, required=True),)
     options = (Option("--revision", "a branch, tag or commit (else the main one)", "REVISION"),)
     examples = ("%vllm pull Qwen/Qwen3-0.6B",)

@@ -155,6 +155,6 @@ def test_help_for_what_is_not_there(shell, words, said):
     assert str(caught.value) == said
 
 
-def test_no_other_word_is_taken_for_a_cry_for_help(shell):
+def test_no_other_word_is_taken_for_help(shell):
     with pytest.raises(UsageError, match="See %vllm help"):
         shell.run_line_magic("vllm", "none")
