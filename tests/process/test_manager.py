@@ -134,6 +134,68 @@ def test_a_failed_server_is_shown_until_it_is_stopped_or_started(manager, spec, 
     assert manager.get_even_past("tiny") is server
 
 
+class OfTheProgramError(Exception):
+    """Raised by a program's own signal handler, or by what reports."""
+
+
+def raise_of_the_program(*_):
+    raise OfTheProgramError
+
+
+@pytest.fixture
+def soon():
+    """A signal whose handler raises comes as soon as a server of the manager has a process."""
+    before = signal.signal(signal.SIGUSR1, raise_of_the_program)
+    threads = []
+
+    def send(manager) -> None:
+        def wait() -> None:
+            while not any(server.pid for server in manager.servers().values()):
+                time.sleep(0.01)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+        threads.append(threading.Thread(target=wait, daemon=True))
+        threads[-1].start()
+
+    yield send
+    for thread in threads:
+        thread.join(60)
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_an_exception_of_the_program_releases_what_is_waited_for(manager, spec, traces, soon):
+    soon(manager)
+    with pytest.raises(OfTheProgramError):
+        manager.start(spec(faults={"hang_in": "init"}))
+    assert manager.servers() == {}
+    traces.check()
+
+
+def test_nor_does_a_block_that_is_not_entered_leave_one(executable, home, traces, soon):
+    soon(api.manager)
+    env = {"STAND_IN": '{"hang_in": "init"}'}
+    with pytest.raises(OfTheProgramError), vllm_magic.serve("tiny", executable=executable, env=env):
+        pass
+    assert vllm_magic.servers() == {}
+    traces.check()
+
+
+def test_what_reports_may_raise(manager, spec, traces):
+    with pytest.raises(OfTheProgramError):
+        manager.start(spec(faults={"hang_in": "init"}), report=raise_of_the_program)
+    assert manager.servers() == {}
+    traces.check()
+
+
+def test_what_another_start_has_made_stays(manager, spec):
+    hangs = {"hang_in": "init"}
+    server = manager.start(spec(faults=hangs), wait=False).server
+    with pytest.raises(OfTheProgramError):
+        manager.start(spec(faults=hangs), report=raise_of_the_program)
+    assert server.state == "starting"
+    assert manager.servers() == {"tiny": server}
+
+
 def test_an_engine_that_dies_leaves_nothing(manager, spec, traces):
     dying = {"die": {"who": "engine", "when": "ready", "after_s": 2.0, "signal": 9}}
     server = manager.start(spec(faults=dying), timeout=60).server

@@ -63,15 +63,26 @@ class Manager(Looking):
             ReleaseFailed: what an earlier server of this name left still does not end.
             StartFailed: it ended before it was ready (`StartTimeout`, `StartInterrupted`: and was released).
             VllmMagicError: the words do not fit, there is no vLLM, the port is taken.
+
+        What else is raised while it waits (by a signal handler of the program, by ``report``) is passed on once the
+        server is released that this call has begun.
         """
         self._check_process()
         before = self._registry.named(spec.name)
+        start: Start | None = None
         try:
             start = self._register(spec, timeout)
             if wait:
                 self._wait(start.server, timeout, report)
         except KeyboardInterrupt:
             raise self._interrupted(spec.name, before) from None
+        except VllmMagicError:
+            raise
+        except BaseException:
+            server = start.server if start else self._registry.named(spec.name)
+            if server is not None and server is not before and not (start and start.reused):
+                self._abandon(server)
+            raise
         return start
 
     def _wait(self, server: Server, timeout: float | None, report: Callable[[Server], None] | None) -> None:
@@ -254,6 +265,13 @@ class Manager(Looking):
         return StartInterrupted(
             f"The start of {name} was interrupted; it was released in {release.seconds:.1f} s{release.in_brackets}"
         )
+
+    def _abandon(self, server: Server) -> None:
+        """Release a server of which nobody knows; if that fails, `news` tells it."""
+        try:
+            self._stop(server)
+        except VllmMagicError as error:
+            self._news.put(str(error))
 
     def _stop(self, server: Server, grace: float | None = None, drain: float = 0.0) -> Release:
         try:
