@@ -16,7 +16,7 @@ from by_hand import identity, until
 from vllm_magic.children import benchmark
 from vllm_magic.children.child import Errand
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.linux import processes
+from vllm_magic.linux import pidfd, processes
 
 STUBBORN = """
 import os, signal, subprocess, sys, time
@@ -25,18 +25,53 @@ child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.sig
 print(os.getpid(), child.pid, flush=True)
 time.sleep(300)
 """
-KERNEL = f"""
+KERNEL = """
 import sys
 from vllm_magic.children.child import Errand
-errand = Errand([sys.executable, "-c", {STUBBORN!r}], {{}})
+errand = Errand([sys.executable, "-c", sys.argv[1]], {})
 for lines in errand.lines(1.0):
     for line in lines:
         print(line, flush=True)
 """
 
+# Its descendants leave its session and its process group, one of them its parent too, and heed no signal.
+FLEEING = """
+import os, signal, sys, time
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+def fork(what):
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        what()
+        os._exit(0)
+    return pid
+read, write = os.pipe()
+def say_and_stay():
+    os.write(write, f" {os.getpid()}".encode())
+    time.sleep(300)
+fork(say_and_stay)
+os.waitpid(fork(lambda: fork(say_and_stay)), 0)
+said = b""
+while said.count(b" ") < 2:
+    said += os.read(read, 100)
+print(os.getpid(), *said.decode().split(), flush=True)
+if sys.argv[1:] == ["ends"]:
+    sys.exit(7)
+time.sleep(300)
+"""
+
 
 def program(text: str, **env: str | None) -> contextlib.closing[Errand]:
     return contextlib.closing(Errand([sys.executable, "-c", text], env))
+
+
+def gone(every: list[processes.Identity]) -> None:
+    try:
+        until(lambda: not any(map(processes.is_alive, every)), "it lives on")
+    finally:
+        for one in every:
+            pidfd.send(one, signal.SIGKILL)
 
 
 def all_lines(errand: Errand) -> list[str]:
@@ -86,13 +121,39 @@ class TestEnd:
             both = [identity(int(pid)) for pid in pids]
         until(lambda: not any(map(processes.is_alive, both)), "it lives on")
 
+    @pytest.mark.parametrize(("text", "count"), [(STUBBORN, 2), (FLEEING, 3)])
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-    def test_it_ends_with_the_kernel(self, number):
-        with subprocess.Popen([sys.executable, "-c", KERNEL], stdout=subprocess.PIPE, text=True) as kernel:
-            both = [identity(int(pid)) for pid in kernel.stdout.readline().split()]
-            assert len(both) == 2
+    def test_it_ends_with_the_kernel(self, number, text, count):
+        words = [sys.executable, "-c", KERNEL, text]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as kernel:
+            every = [identity(int(pid)) for pid in kernel.stdout.readline().split()]
+            assert len(every) == count
             kernel.send_signal(number)
-        until(lambda: not any(map(processes.is_alive, both)), "it lives on")
+        gone(every)
+
+    def test_close_ends_those_that_fled(self):
+        with program(FLEEING) as errand:
+            every = [identity(int(pid)) for pid in next(filter(None, errand.lines(1.0)))[0].split()]
+        assert len(every) == 3
+        gone(every)
+
+    def test_nobody_stays_when_it_ends_by_itself(self):
+        errand = Errand([sys.executable, "-c", FLEEING, "ends"], {})
+        with contextlib.closing(errand):
+            (line,) = all_lines(errand)
+            assert errand.exit_code() == 7
+            pids = [int(pid) for pid in line.split()]
+            assert [pid for pid in pids if (one := processes.read(pid)) and one.alive] == []
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
+    def test_each_signal_that_asks_for_the_end(self, number):
+        """Those that the keys of a terminal send reach the kernel's process group, and this process with it."""
+        with program(FLEEING) as errand:
+            every = [identity(int(pid)) for pid in next(filter(None, errand.lines(1.0)))[0].split()]
+            errand._process.send_signal(number)
+            assert all_lines(errand) == []
+            assert errand.exit_code() == 128 + signal.SIGKILL
+        gone(every)
 
     def test_no_descriptor_is_left(self):
         before = os.listdir("/proc/self/fd")

@@ -1,10 +1,12 @@
 """Entry point of a process that runs a command for the kernel: ``python -I -S watchdog.py KERNEL_PIDFD WORD...``.
 
-The words are the command. When the command or the kernel ends, or on SIGTERM, the command's whole process group is killed.
+The words are the command. When the command or the kernel ends, or on a signal that asks for the end, everything below
+this process is killed: it is a subreaper (prctl(2)), so that neither setsid nor a double fork leads away from it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -16,33 +18,91 @@ if __name__ == "__main__":
     # Appended after the standard library, so that no module of this folder hides a standard module.
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from vllm_magic.linux import pidfd_calls
-from vllm_magic.linux.prctl import die_with_parent
+from vllm_magic.guard.ladder import Ladder, Members
+from vllm_magic.linux import processes
+from vllm_magic.linux.prctl import become_subreaper, die_with_parent
+
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+KILLED = 128 + signal.SIGKILL  # exit code for a command that would not end
+
+
+class Command:
+    """The command, which runs from now on, and everything below this process.
+
+    Args:
+        words: the command line.
+
+    Raises:
+        OSError: it cannot be run.
+    """
+
+    def __init__(self, words: list[str]) -> None:
+        self._ended: int | None = None
+        parent = os.getpid()
+
+        def tie() -> None:
+            for number in ENDING:
+                if callable(signal.getsignal(number)):
+                    signal.signal(number, signal.SIG_DFL)
+            die_with_parent(signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
+
+        self._child = subprocess.Popen(words, start_new_session=True, preexec_fn=tie)  # noqa: PLW1509 - this process has one thread
+
+    def has_ended(self) -> bool:
+        """Whether the command itself has; whoever else has ended is collected on the way."""
+        self._collect()
+        return self._ended is not None
+
+    def end(self) -> int:
+        """Kill all that is left, and return the command's exit code, or 128 plus the number of the signal."""
+        Ladder(_below, leader=None, empty=self._collect, whole_groups=False).run(grace=0.0, patience=0.0)
+        if self._ended is None:
+            return KILLED
+        return self._ended if self._ended >= 0 else 128 - self._ended
+
+    def _collect(self) -> bool:
+        """Collect the dead. Return whether no child is left: whatever loses its parent becomes one."""
+        try:
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return False
+                if pid == self._child.pid:
+                    self._ended = self._child.returncode = os.waitstatus_to_exitcode(status)
+        except ChildProcessError:
+            return True
 
 
 def main() -> int:
     """Run the command and return its exit code, or 128 plus the number of the signal that ended it."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     kernel, words = int(sys.argv[1]), sys.argv[2:]
     os.set_inheritable(kernel, False)
-    parent = os.getpid()
+    become_subreaper()
+    woken, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    asked: list[int] = []
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: asked.append(number))
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    command = Command(words)
+    poller = select.poll()
+    for fd in (kernel, woken):
+        poller.register(fd, select.POLLIN)
+    while not asked and not command.has_ended():
+        if kernel in dict(poller.poll()):
+            break
+        with contextlib.suppress(BlockingIOError):
+            while os.read(woken, 512):
+                pass
+    return command.end()
 
-    def tie() -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        die_with_parent(signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
 
-    child = subprocess.Popen(words, start_new_session=True, preexec_fn=tie)  # noqa: PLW1509 - this process has one thread
-    try:
-        poller = select.poll()
-        poller.register(kernel, select.POLLIN)
-        poller.register(pidfd_calls.open_pid(child.pid), select.POLLIN)
-        poller.poll()
-    finally:
-        os.killpg(child.pid, signal.SIGKILL)  # the child is not waited for yet, so its pid is not reused
-    code = child.wait()
-    return code if code >= 0 else 128 - code
+def _below() -> Members:
+    table, me = processes.table(), os.getpid()
+    return [table[pid] for pid in processes.descendants(table, me) - {me} if table[pid].alive]
 
 
 if __name__ == "__main__":
