@@ -41,6 +41,15 @@ def one_line(text: str) -> str:
     return mask(text.strip())
 
 
+def reason(error: OSError) -> str:
+    """Why a call of the system failed, in a few words; a time limit of Python's own has none."""
+    return (
+        error.strerror
+        or str(error)
+        or ("no answer in time" if isinstance(error, TimeoutError) else "it failed")
+    )
+
+
 class VllmMagicError(Exception):
     """The root of the tree.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.engine.command import OF_THE_KERNEL
 from vllm_magic.engine.startup.log import split_lines
-from vllm_magic.errors import VllmMagicError
+from vllm_magic.errors import VllmMagicError, reason
 from vllm_magic.linux import forks, pidfd, pidfd_calls, python
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ class Errand:
 
     def __init__(self, words: Sequence[str], env: Mapping[str, str | None]) -> None:
         environ = {**{name: value for name, value in os.environ.items() if name not in OF_THE_KERNEL}, **env}
-        kernel = pidfd_calls.open_pid(os.getpid())
+        kernel = None
         try:
+            kernel = pidfd_calls.open_pid(os.getpid())
             self._process = forks.spawn(
                 [python.program(), "-I", "-S", str(_TIE), kernel, *words],
                 stdin=subprocess.DEVNULL,
@@ -43,9 +44,10 @@ class Errand:
                 env={name: value for name, value in environ.items() if value is not None},
             )
         except OSError as error:
-            raise VllmMagicError(f"{words[0]} cannot be run: {error.strerror}.") from error
+            raise VllmMagicError(f"{words[0]} cannot be run: {reason(error)}.") from error
         finally:
-            os.close(kernel)
+            if kernel is not None:
+                os.close(kernel)
         assert self._process.stdout  # noqa: S101 - a pipe
         forks.keep_out(self._process.stdout)
 

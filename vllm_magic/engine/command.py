@@ -57,6 +57,10 @@ def build(spec: ServerSpec) -> Command:
         InvalidOption: a flag that cannot work here.
         StartFailed: the port is taken.
     """
+    if not os.path.isdir(spec.cwd):  # noqa: PTH112 - it may be a name that no file can have
+        raise InvalidOption(
+            f"The working directory of {spec.name}, {spec.cwd}, is gone. Make it again, or start the server from another one."
+        )
     path = executable.find(spec.executable)
     for flag, reason in (("--uds", "a Unix socket"), ("--headless", "no HTTP server")):
         if flags.has(spec.all_args, flag):

@@ -214,6 +214,15 @@ def title(pid: int) -> str:
     return " ".join(mask_words(words)).strip()
 
 
+def umask() -> int | None:
+    """The umask of this process, which os.umask would change for all its threads; None where /proc does not tell."""
+    try:
+        status = _content("/proc/self/status")
+        return next(int(line.split()[1], 8) for line in status.splitlines() if line.startswith(b"Umask:"))
+    except (OSError, StopIteration):
+        return None
+
+
 def shown_name(process: Process) -> str:
     """Its title, or its comm where it has none.
 

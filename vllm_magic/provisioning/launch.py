@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -115,6 +116,12 @@ def unusable(error: OSError) -> StartFailed:
     """The state folder, or one in it, cannot be used."""
     if error.errno in files.NO_ROOM:
         return StartFailed(f"The disk of {ledger.state_path()} is full: {error.strerror}", ledger.MAKE_ROOM)
+    umask = processes.umask()
+    if isinstance(error, PermissionError) and umask is not None and umask & stat.S_IRWXU:
+        return StartFailed(
+            f"A folder cannot be used: {error}",
+            f"The umask {umask:04o} keeps you out of what you make: os.umask(0o077)",
+        )
     return StartFailed(f"A folder cannot be used: {error}", "Mend that, or set VLLM_MAGIC_HOME")
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vllm_magic import ledger
-from vllm_magic.errors import ServerNotFound
+from vllm_magic.errors import ServerNotFound, reason
 from vllm_magic.guard.client import AttachedGuards, AttachRefusedError
 from vllm_magic.ledger import Condition
 from vllm_magic.linux.processes import Identity
@@ -115,7 +115,10 @@ def take(entry: Entry, only: dict[str, object] | None = None) -> Owner:
         raise ServerNotFound(f"{entry.path} has no record that helps.")
     try:
         guards = AttachedGuards(entry.path, Identity(*record.outer), only)
-    except (OSError, AttachRefusedError) as error:
+    except OSError as error:
+        hint = f"vllm-magic stop {entry.id} ends it" if isinstance(error, TimeoutError) else "Try again"
+        raise ServerNotFound(f"{record.name} cannot be attached: {reason(error)}. {hint}.") from error
+    except AttachRefusedError as error:
         raise ServerNotFound(f"{record.name} cannot be attached: {error}.") from error
     try:
         return Owner(entry, guards, *serialization.unpack_owner(guards.luggage))

@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from vllm_magic.errors import VllmMagicError
+from vllm_magic.errors import VllmMagicError, reason
 from vllm_magic.guard.control_client import ANSWER_LIMIT, Visitor
 from vllm_magic.guard.folder import clear
 from vllm_magic.guard.ladder import KILL_LIMIT
@@ -78,7 +78,7 @@ def _ask(entry: Entry, record: Record, grace: float, patience: float) -> list[En
         unknown = not record.outer and not record.inner
         if unknown or (pidfd.wait_for_all(entry.guards, EXIT_LIMIT) and not entry.are_guards_stopped):
             raise VllmMagicError(
-                f"The guards of {record.name} cannot be reached ({error.strerror}). See vllm-magic doctor."
+                f"The guards of {record.name} cannot be reached ({reason(error)}). See vllm-magic doctor."
             ) from None
     else:
         with (

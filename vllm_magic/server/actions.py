@@ -85,9 +85,9 @@ class Service(Asking):
             last = api.metrics()
             found = last and metrics.with_rates(found, last, time.monotonic() - began)
         if found is None:
-            raise VllmMagicError(
-                f"{self.spec.name} tells no metrics. --disable-log-stats takes them away; %vllm logs may tell more."
-            )
+            off = flags.has(self.spec.all_args, "--disable-log-stats")
+            why = "--disable-log-stats takes them away" if off else "Try again; %vllm logs may tell more"
+            raise VllmMagicError(f"{self.spec.name} tells no metrics. {why}.")
         return found
 
     def bench(self, *args: str, report: Callable[[str, float], None] | None = None) -> list[str]:

@@ -10,7 +10,7 @@ from vllm_magic.cluster import placement
 from vllm_magic.cluster.placement import Placement
 from vllm_magic.engine.client.connection import Connection
 from vllm_magic.engine.startup import log
-from vllm_magic.errors import RequestFailed
+from vllm_magic.errors import RequestFailed, VllmMagicError, reason
 from vllm_magic.guard.protocol import Why
 from vllm_magic.lifecycle import idle_timeout
 from vllm_magic.lifecycle.state import ServerState
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from vllm_magic.engine.startup.estimate import Estimate
     from vllm_magic.engine.startup.log import Follower
     from vllm_magic.engine.startup.stages import Progress, Stage
-    from vllm_magic.errors import VllmMagicError
     from vllm_magic.lifecycle.state import Course
     from vllm_magic.linux.processes import Identity, Process
     from vllm_magic.plotting.plot import Plot
@@ -236,13 +235,22 @@ class Portrait(Service):
         return log.Follower(path, self._secrets()) if path else None
 
     def processes(self) -> list[Process]:
-        """Its living processes, the leader first; [] before and after."""
+        """Its living processes, the leader first; [] before and after.
+
+        Raises:
+            VllmMagicError: /proc cannot be read (no descriptor is free).
+        """
         now = self._course.now
         leader = now.leader
         if leader is None or now.state.over:
             return []
-        table = sessions.near([leader.pid])
-        living = [table[pid] for pid in processes.server_members(table, leader) if table[pid].alive]
+        try:
+            table = sessions.near([leader.pid])
+            living = [table[pid] for pid in processes.server_members(table, leader) if table[pid].alive]
+        except OSError as error:
+            raise VllmMagicError(
+                f"The processes of {self.name} cannot be seen: {reason(error)}. Free what is short, and try again."
+            ) from error
         return sorted(living, key=lambda one: (one.identity != leader, one.identity.start))
 
     def plot(self) -> Plot:

@@ -41,6 +41,8 @@ REFUSAL_LIMIT = 5.0  # seconds for what a server says to a request that it refus
 REFUSAL_MOST = 2**16  # bytes of that
 _QUOTED = 300  # characters of what the server says; it may quote the whole request
 
+_PHRASES = {int(status): status.phrase for status in HTTPStatus}
+
 # Of vLLM (renderers/hf.py), and of older versions of transformers.
 _NO_TEMPLATE = ("must provide a chat template", "chat_template is not set")
 # What is missing where vLLM has no such route: it serves only those that suit the model (entrypoints/pooling/factories.py).
@@ -273,7 +275,8 @@ def refused(name: str, status: int, message: str, path: str = "") -> RequestFail
         hint = "server.api_key is the key that this server was started with."
     elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         hint = f"%vllm logs {name} tells why; if its engine is dead: %vllm restart {name}."
-    return RequestFailed(f"{name} answers {status}: {message[:_QUOTED].rstrip('.')}. {hint}".strip(), status)
+    said = message[:_QUOTED].strip().rstrip(".") or _PHRASES.get(status, "it says nothing")
+    return RequestFailed(f"{name} answers {status}: {said}. {hint}".strip(), status)
 
 
 @contextmanager

@@ -116,7 +116,7 @@ def _without_looks(lines: Iterable[bytes]) -> list[bytes]:
 def _last_shown(lines: Sequence[bytes], count: int, secrets: Iterable[str]) -> list[str]:
     """Return the last ``count`` lines that are not empty. Only as many lines as necessary are cleaned."""
     shown = (text for line in reversed(lines) if (text := clean(line, secrets)))
-    return [*islice(shown, max(0, count))][::-1]
+    return [*islice(shown, max(0, min(count, len(lines))))][::-1]
 
 
 def _shown(lines: Iterable[bytes], secrets: Iterable[str]) -> list[str]:
