@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_magic.linux import memory, pidfd, processes, shared_memory, sockets
+from vllm_magic.linux import memory, pidfd, processes, shared_memory, sock_diag, sockets
 from vllm_magic.linux.processes import Identity
 
 SHM = Path("/dev/shm")
@@ -527,6 +527,12 @@ class TestSockets:
         "time.sleep(600)"
     )
 
+    @pytest.fixture(autouse=True, params=["netlink", "proc"])
+    def how(self, request, monkeypatch):
+        """How the kernel tells it."""
+        if request.param == "proc":
+            monkeypatch.setattr(sock_diag, "dump", _denied)
+
     @pytest.mark.parametrize(
         ("host", "address", "elsewhere"),
         [
@@ -578,6 +584,7 @@ class TestSockets:
         assert other is False
 
     def test_where_linux_does_not_tell(self, monkeypatch):
+        monkeypatch.setattr(sock_diag, "dump", _denied)
         monkeypatch.setattr("builtins.open", _denied)
         assert sockets.listens([os.getpid()], "127.0.0.1", 80) is None
 
@@ -606,6 +613,25 @@ class TestSockets:
                 assert sockets.listens([child.pid], "127.0.0.1", port)
                 listener.close()
                 assert sockets.listens([child.pid], "127.0.0.1", port)
+
+    def test_asked_again_and_again(self, monkeypatch):
+        """What the processes have open is read once, for as long as the same socket listens."""
+        looks = []
+        real = sockets.open_files
+        monkeypatch.setattr(sockets, "open_files", lambda pid: looks.append(pid) or real(pid))
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            listening = sockets.Listening("127.0.0.1", port)
+            assert listening.belongs_to(lambda: [1]) is False
+            assert listening.belongs_to(lambda: [os.getpid()])
+            looks.clear()
+            for _ in range(3):
+                assert listening.belongs_to(lambda: [os.getpid()])
+            assert looks == []
+        assert listening.belongs_to(lambda: [os.getpid()]) is False
+        with running(self.LISTEN, "127.0.0.1", str(int(socket.AF_INET)), str(port)) as child:
+            assert listening.belongs_to(lambda: [os.getpid()]) is False
+            assert listening.belongs_to(lambda: [child.pid])
 
 
 class TestMemory:

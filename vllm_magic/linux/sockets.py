@@ -1,21 +1,28 @@
-"""Who listens on a TCP port: from /proc/net/tcp and the descriptors of processes (proc_pid_net(5))."""
+"""Who listens on a TCP port: from netlink or /proc/net/tcp (proc_pid_net(5)), and the descriptors of processes."""
 
 from __future__ import annotations
 
 import ipaddress
 import math
+import socket
+import struct
 import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllm_magic.linux import details
+from vllm_magic.linux import details, sock_diag
 from vllm_magic.linux.processes import hides_files, open_files
 from vllm_magic.linux.processes import pids as everybody
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 ESTABLISHED, LISTEN = "01", "0A"
+_LIMIT = 1.0  # seconds for the kernel to tell all listening sockets by netlink
+_LISTENING = 10  # LISTEN, as a number
+_SOCKET = struct.Struct(
+    "=4x2s2x16s40xII"
+)  # inet_diag_msg: port and address (in network byte order), uid, inode
 
 
 class Listener(NamedTuple):
@@ -52,8 +59,40 @@ def listens(pids: Iterable[int], address: str, port: int) -> bool | None:
         port: the TCP port.
     """
     found = _nearest(address, port)
-    if found is None:
-        return None
+    return None if found is None else _belong(found, pids)
+
+
+class Listening:
+    """Whether some processes, and nobody else, take the connections to an address: `listens`, asked again and again.
+
+    The first look reads what the processes have open. After that, the kernel is asked only which sockets listen: as long
+    as they are the same, their owner is the same. Safe to use from any thread.
+
+    Args:
+        address: a literal IP address of this machine.
+        port: the TCP port.
+    """
+
+    def __init__(self, address: str, port: int) -> None:
+        self._address = address
+        self._port = port
+        self._known: list[_Socket] = []
+
+    def belongs_to(self, pids: Callable[[], Iterable[int]]) -> bool | None:
+        """Whether it belongs to these processes now; None where Linux does not tell. ``pids`` is called if need be."""
+        found = _nearest(self._address, self._port)
+        if found is None:
+            return None
+        if found and found == self._known:
+            return True
+        belongs = _belong(found, pids())
+        if belongs:
+            self._known = found
+        return belongs
+
+
+def _belong(found: list[_Socket], pids: Iterable[int]) -> bool:
+    """Whether there are such sockets, and each of them is a socket of these processes."""
     ours = set(pids)
     held = _held(ours) if found else set()
     others = [one for one in found if one.link not in held]
@@ -128,9 +167,25 @@ def connected(port: int, limit: float) -> list[str]:
 
 
 def _listening() -> list[_Socket] | None:
-    """The listening sockets of this network namespace; None where they cannot be read."""
+    """The listening sockets of this network namespace, by their inodes; None where they cannot be read."""
+    try:
+        return sorted(_told())
+    except (OSError, struct.error):
+        return _read()
+
+
+def _told() -> Iterator[_Socket]:
+    deadline = time.monotonic() + _LIMIT
+    for family, length in ((socket.AF_INET, 4), (socket.AF_INET6, 16)):
+        for message in sock_diag.dump(family, _LISTENING, deadline):
+            port, address, uid, inode = _SOCKET.unpack_from(message)
+            shown = str(ipaddress.ip_address(address[:length]))
+            yield _Socket(str(inode), shown, int.from_bytes(port, "big"), uid)
+
+
+def _read() -> list[_Socket] | None:
     rows = _rows()
-    return None if rows is None else [_socket(row) for row in rows if row[3] == LISTEN]
+    return None if rows is None else sorted(_socket(row) for row in rows if row[3] == LISTEN)
 
 
 def _rows(deadline: float = math.inf) -> list[list[str]] | None:

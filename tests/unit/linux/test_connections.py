@@ -52,10 +52,10 @@ def test_what_a_connection_carried(host):
 
 
 def test_where_the_kernel_does_not_say(monkeypatch):
-    def refused(_family, _deadline):
+    def refused(*_, **__):
         raise OSError
 
-    monkeypatch.setattr(connections, "_dump", refused)
+    monkeypatch.setattr(connections.sock_diag, "dump", refused)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         assert established(port) == []
@@ -89,7 +89,8 @@ class Endless:
         self._reads += 1
         assert self._reads < 1000, "the dump is read without end"
         time.sleep(0.001)
-        return connections._HEADER.pack(connections._HEADER.size + 72, 20, 0, 1, 0) + bytes(72)
+        header = connections.sock_diag._HEADER
+        return header.pack(header.size + 72, 20, 0, 1, 0) + bytes(72)
 
 
 def test_a_dump_without_end(monkeypatch):
@@ -103,10 +104,10 @@ def test_a_dump_without_end(monkeypatch):
 
 
 def test_a_table_without_end(monkeypatch):
-    def refused(_family, _deadline):
+    def refused(*_, **__):
         raise OSError
 
-    monkeypatch.setattr(connections, "_dump", refused)
+    monkeypatch.setattr(connections.sock_diag, "dump", refused)
     monkeypatch.setattr(connections, "LIMIT", 0.0)
     with socket.create_server(("127.0.0.1", 0)), pytest.raises(TimeoutError):
         established(1)
