@@ -68,6 +68,16 @@ class Secret(str):
         return repr(SHOWN)
 
 
+class SecretBytes(bytes):
+    """Bytes whose repr hides their value. A `Secret` that is encoded, or put into other text, is a plain one."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """The repr of `SHOWN`, as bytes."""
+        return repr(SHOWN.encode())
+
+
 def remember(secret: str) -> None:
     """Make `mask` replace this secret in every text from now on. For the keys of servers of this process."""
     global _remembered  # noqa: PLW0603 - errors are raised everywhere, and none can be handed the keys

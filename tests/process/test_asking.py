@@ -417,18 +417,16 @@ def answering(kind: str, body: bytes):
 @pytest.mark.parametrize(
     ("kind", "body"),
     [
-        ("text/html", b"<html>hello</html>"),
+        ("text/html; charset=utf-8", b"data: {}\n\ndata: [DONE]\n\n"),
         ("text/event-stream", b"data: {not json\n\n"),
         ("text/event-stream", b'data: "error"\n\n'),
         ("text/event-stream", b'data: {"error": "so"}\n\n'),
     ],
 )
 def test_what_is_no_vllm(kind, body):
-    with answering(kind, body) as connection:
-        events = connection.stream("/v1/completions", {})
-        with pytest.raises(RequestFailed):
+    with answering(kind, body) as connection, pytest.raises(RequestFailed, match="tiny answers"):  # noqa: SIM117
+        with contextlib.closing(connection.stream("/v1/completions", {})) as events:
             list(events)
-        events.close()
 
 
 def test_keep_alive_comments_are_no_pieces():

@@ -197,7 +197,8 @@ def test_an_interrupt_shows_no_key(shell, monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    for place in ("httpx.Client.__init__", "httpx.Client.send", "openai.OpenAI.__init__"):
+    wire = "vllm_magic.engine.client.exchange._Wire"
+    for place in (f"{wire}.connect", f"{wire}.sendall", f"{wire}.receive_into", "openai.OpenAI.__init__"):
         with monkeypatch.context() as patch:
             patch.setattr(place, interrupted)
             shell.run_cell(

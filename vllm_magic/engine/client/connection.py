@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import json
-import socket
-import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.engine.client import exchange
+from vllm_magic.engine.client.exchange import Exchange
 from vllm_magic.errors import InvalidOption, NoChatTemplate, RequestFailed, VllmMagicError
-from vllm_magic.masking import Secret
+from vllm_magic.masking import Secret, SecretBytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Coroutine, Iterator, Mapping
 
-    import httpx
     import openai
 
     from vllm_magic.engine.client.exchange import Answer
     from vllm_magic.engine.endpoint import Endpoint
 
-SILENCE_LIMIT = 600.0  # seconds for an answer, of a stream between two words of it; as in the openai package
+SILENCE_LIMIT = 600.0  # seconds for an answer, of a stream between two events of it; as in the openai package
 # trust_env: a proxy from the environment has no business between a notebook and its own server.
 # verify: the certificate of a server on this machine is made out to another name. (Where there is none, this spares
 # httpx the reading of all authorities, 16 ms.)
-_OWN: Any = {"trust_env": False, "verify": False}
+# follow_redirects: the address that the answer names would get the prompt.
+_OWN: Any = {"trust_env": False, "verify": False, "follow_redirects": False}
 UNREADABLE = (
     ValueError,
     TypeError,
@@ -34,12 +33,17 @@ UNREADABLE = (
     LookupError,
     ArithmeticError,
     RecursionError,
-)  # JSON of another form, or deep
+)  # JSON of another form, with numbers that are none, or deep
 SUCCESS = range(200, 300)
 MOST = 2**30  # bytes of an answer that is no stream: of many embeddings
 REFUSAL_LIMIT = 5.0  # seconds for what a server says to a request that it refuses
 REFUSAL_MOST = 2**16  # bytes of that
+LONGEST_EVENT = (
+    2**26
+)  # bytes of one event of a stream; one with the log probabilities of a long prompt has some 10 MB
 _QUOTED = 300  # characters of what the server says; it may quote the whole request
+_SILENT = "was silent for too long"
+_TOO_LONG = f"one event has more than {LONGEST_EVENT // 2**20} MiB"
 
 _PHRASES = {int(status): status.phrase for status in HTTPStatus}
 
@@ -60,17 +64,20 @@ _ROUTES = {
 class Connection:
     """Sends requests to one server. Safe to use from any thread.
 
-    Each request has an HTTP client of its own (0.2 ms): closing that surely closes its connection, which is how vLLM
-    is told that nobody waits for the answer, and no idle connection is left for a server that stops.
+    Each request has a connection of its own: closing that is how vLLM is told that nobody waits for the answer, and no
+    idle connection is left for a server that stops.
 
     Args:
         name: of the server, for messages.
         endpoint: how it is reached.
+        verify: called when a connection is made, and before anything is sent; raises `RequestFailed` where another
+            program than the server listens there. Each request carries the key and the prompt.
     """
 
-    def __init__(self, name: str, endpoint: Endpoint) -> None:
+    def __init__(self, name: str, endpoint: Endpoint, verify: Callable[[], object] = lambda: None) -> None:
         self._name = name
         self._endpoint = endpoint
+        self.verify = verify
 
     def post(self, path: str, body: Mapping[str, Any], limit: float = SILENCE_LIMIT) -> Any:
         """The JSON that the server answers.
@@ -102,7 +109,13 @@ class Connection:
         headers = self._headers | ({"Content-Type": "application/json"} if data else {})
         with told(self._name):
             answer = exchange.ask(
-                method, self._endpoint.url + path, limit, body=data, headers=headers, most=MOST
+                method,
+                self._endpoint.url + path,
+                limit,
+                body=data,
+                headers=headers,
+                most=MOST,
+                connected=self.verify,
             )
         self._check(answer.status, answer.text if not answer.ok else "", path)
         return answer
@@ -113,32 +126,41 @@ class Connection:
         Args:
             path: of the route.
             body: as for `post`.
-            limit: seconds without a word from the server.
+            limit: seconds for the head of the answer, and then for each event of it.
 
         Raises:
             RequestFailed: the request was refused.
             InvalidOption: the body cannot be JSON.
         """
         data = _packed(body)
-        client = self._client(limit)
+        headers = self._headers | {"Content-Type": "application/json"}
+        with told(self._name, _SILENT):
+            sent = Exchange(
+                "POST",
+                self._endpoint.url + path,
+                limit,
+                body=data,
+                headers=headers,
+                connected=self.verify,
+            )
         try:
+            failed = sent.status not in SUCCESS
+            said = sent.beginning(REFUSAL_LIMIT, REFUSAL_MOST) if failed else b""
+            self._check(sent.status, said.decode(errors="replace"), path)
             with told(self._name):
-                request = client.build_request(
-                    "POST", path, content=data, headers={"Content-Type": "application/json"}
-                )
-                events = Events(self._name, client, client.send(request, stream=True))
-            self._check(events.status, events.refusal(), path)
+                _check_stream(sent)
         except BaseException:
-            client.close()
+            sent.close()
             raise
-        return events
+        return Events(self._name, sent, limit)
 
     def openai_client(self, check: Callable[[], object]) -> openai.OpenAI:
         """The openai package's client.
 
         Args:
-            check: called before each request; what it raises is raised in place of a request. Once the server has
-                ended, its port may be another program's, and each request carries the key.
+            check: called before each request, and again on its connection before anything is sent; what it raises is
+                raised in place of a request. Once the server has ended, its port may be another program's, and each
+                request carries the key.
 
         Raises:
             VllmMagicError: it is not installed.
@@ -147,7 +169,7 @@ class Connection:
         made: openai.OpenAI = package.OpenAI(
             base_url=f"{self._endpoint.url}/v1",
             api_key=self._endpoint.api_key,
-            http_client=_checked(package.DefaultHttpxClient, check),
+            http_client=_checked(package.DefaultHttpxClient, check, _hook),
         )
         return made
 
@@ -157,23 +179,13 @@ class Connection:
         made: openai.AsyncOpenAI = package.AsyncOpenAI(
             base_url=f"{self._endpoint.url}/v1",
             api_key=self._endpoint.api_key,
-            http_client=_checked(package.DefaultAsyncHttpxClient, check),
+            http_client=_checked(package.DefaultAsyncHttpxClient, check, _async_hook),
         )
         return made
 
     @property
     def _headers(self) -> dict[str, str]:
         return {"Authorization": Secret(f"Bearer {self._endpoint.api_key}")}
-
-    def _client(self, limit: float) -> httpx.Client:
-        import httpx
-
-        return httpx.Client(
-            base_url=self._endpoint.url,
-            headers=self._headers,
-            timeout=httpx.Timeout(limit, connect=min(limit, exchange.CONNECT_LIMIT)),
-            **_OWN,
-        )
 
     def _check(self, status: int, text: str, path: str) -> None:
         if status not in SUCCESS:
@@ -183,70 +195,83 @@ class Connection:
 class Events:
     """The events of one answer (server-sent events), each as JSON. Closing it ends the request on the server.
 
+    Comments, with which a server keeps a connection open, are no events.
+
     Args:
         name: of the server, for messages.
-        client: of this request alone.
         answer: whose body is not read yet.
-
-    Attributes:
-        status: of the answer.
+        limit: seconds for each event.
     """
 
-    def __init__(self, name: str, client: httpx.Client, answer: httpx.Response) -> None:
+    def __init__(self, name: str, answer: Exchange, limit: float) -> None:
         self._name = name
-        self._client = client
         self._answer = answer
-        answer.encoding = "utf-8"  # as server-sent events are, whatever the head says: Python has codecs that are none of text
-        self.status = answer.status_code
-
-    def refusal(self) -> str:
-        """The beginning of the body where the status is one of failure, as far as it comes in time; else ""."""
-        import httpx
-
-        text = b""
-        if self.status not in SUCCESS:
-            ending = threading.Timer(REFUSAL_LIMIT, self.abort)
-            ending.start()
-            try:
-                with suppress(httpx.HTTPError):
-                    for piece in self._answer.iter_raw():  # compressed or not: it may be a bomb
-                        text += piece
-                        if len(text) > REFUSAL_MOST:
-                            break
-            finally:
-                ending.cancel()
-        return text.decode(errors="replace")
+        self._limit = limit
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Each event.
 
         Raises:
-            RequestFailed: the server broke off.
+            RequestFailed: the server broke off, or was silent for too long.
         """
-        from httpx_sse import EventSource
-
-        with told(self._name):
-            for event in EventSource(self._answer).iter_sse():
-                if event.data == "[DONE]":
+        with told(self._name, _SILENT):
+            for data in self._events():
+                if data == b"[DONE]":
                     return
-                content = json.loads(event.data)
+                content = json.loads(data)
                 if "error" in content:  # the engine died, say; the status was sent long before
                     code = content["error"].get("code")
-                    raise refused(self._name, code or 500, _message(event.data))
+                    status = code if isinstance(code, int) else HTTPStatus.INTERNAL_SERVER_ERROR.value
+                    raise refused(self._name, status, _message(data.decode(errors="replace")))
                 yield content
+            raise exchange.NoAnswerError("the answer ended before it was complete")
 
     def close(self) -> None:
         """Close the connection; a second time does nothing."""
-        self.abort()  # the server hears of it also where a forked child has a copy of the connection
-        self._client.close()
+        self._answer.close()
 
     def abort(self) -> None:
         """End the request from another thread: who waits there for the next event hears that the server broke off."""
-        stream = self._answer.extensions.get("network_stream")
-        connected = stream.get_extra_info("socket") if stream is not None else None
-        if connected is not None:
-            with suppress(OSError):  # it is over already
-                connected.shutdown(socket.SHUT_RDWR)  # close(2) would leave the other thread in its read
+        self._answer.abort()
+
+    def _events(self) -> Iterator[bytes]:
+        """The data of each event; each gets the whole limit of time."""
+        data: list[bytes] = []
+        size = 0
+        self._answer.renew(self._limit)
+        for line in self._lines():
+            if line.startswith(b"data:"):
+                data.append(line.removeprefix(b"data:").removeprefix(b" "))
+                size += len(line)
+                if size > LONGEST_EVENT:
+                    raise exchange.NoAnswerError(_TOO_LONG)
+            elif not line and data:
+                yield b"\n".join(data)
+                data, size = [], 0
+                self._answer.renew(self._limit)
+
+    def _lines(self) -> Iterator[bytes]:
+        """The whole lines of the body, without their ends."""
+        begun: list[bytes] = []
+        size = 0
+        while piece := self._answer.more():
+            first, *others = piece.split(b"\n")
+            begun.append(first)
+            size += len(first)
+            if size > LONGEST_EVENT:
+                raise exchange.NoAnswerError(_TOO_LONG)
+            for following in others:
+                yield b"".join(begun).removesuffix(b"\r")
+                begun, size = [following], len(following)
+
+
+def _check_stream(answer: Exchange) -> None:
+    """Raise `ValueError` where the body of an answer is no stream of events as it is."""
+    if (encoding := answer.header("Content-Encoding").strip().lower()) not in {"", "identity"}:
+        raise ValueError(f"its encoding is {encoding[:_QUOTED]}, which was not asked for")
+    kind = answer.header("Content-Type")
+    if kind.partition(";")[0].strip().lower() != "text/event-stream":
+        raise ValueError(f"its type is {kind[:_QUOTED] or 'not told'}, and not text/event-stream")
 
 
 def refused(name: str, status: int, message: str, path: str = "") -> RequestFailed:
@@ -280,31 +305,18 @@ def refused(name: str, status: int, message: str, path: str = "") -> RequestFail
 
 
 @contextmanager
-def told(name: str) -> Iterator[None]:
-    """Tell what is wrong with a connection in words."""
-    import httpx
-    from httpx_sse import SSEError
-
+def told(name: str, late: str = "has not answered in time") -> Iterator[None]:
+    """Tell what is wrong with a connection in words; ``late`` where the time was up."""
     look = f"%vllm shows its state, %vllm logs {name} the end of its log"
     try:
         yield
-    except httpx.ConnectError as error:
-        raise RequestFailed(f"{name} cannot be reached: {error}. {look}.") from None
-    except httpx.TimeoutException:
-        raise RequestFailed(
-            f"{name} was silent for too long. {look}; timeout=SECONDS waits longer."
-        ) from None
-    except httpx.TransportError as error:
-        raise RequestFailed(f"{name} broke off: {error}. {look}.") from None
     except exchange.UnreachableError as error:
         raise RequestFailed(f"{name} cannot be reached: {error}. {look}.") from None
     except exchange.TooLateError:
-        raise RequestFailed(
-            f"{name} has not answered in time. {look}; timeout=SECONDS waits longer."
-        ) from None
+        raise RequestFailed(f"{name} {late}. {look}; timeout=SECONDS waits longer.") from None
     except exchange.NoAnswerError as error:
         raise RequestFailed(f"{name} broke off: {error}. {look}.") from None
-    except (SSEError, httpx.DecodingError, *UNREADABLE) as error:
+    except UNREADABLE as error:
         raise RequestFailed(f"{name} answers what cannot be read: {error}. {look}.") from None
 
 
@@ -320,7 +332,8 @@ def readable() -> Iterator[None]:
 def _packed(body: Mapping[str, Any]) -> bytes:
     said = {name: value for name, value in body.items() if value is not None}
     try:
-        return json.dumps(said, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        text = json.dumps(said, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return SecretBytes(text.encode())
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidOption(f"The request cannot be written as JSON: {error}.") from None
 
@@ -335,18 +348,40 @@ def _message(text: str) -> str:
         return text
 
 
-def _checked(kind: type[Any], check: Callable[[], object]) -> Any:
-    """An HTTP client of this kind that calls ``check`` before each request.
+def _checked(
+    kind: type[Any], check: Callable[[], object], hook: Callable[[Callable[[], object]], object]
+) -> Any:
+    """An HTTP client of this kind that calls ``check`` before each request, and again on its connection.
 
-    The openai package builds a request outside the code that tries again after any error.
+    The openai package builds a request outside the code that tries again after any error. The "trace" extension of
+    httpcore is called between connecting, or taking a connection that was kept, and sending.
     """
 
     class Checked(kind):  # type: ignore[misc]
         def build_request(self, *args: Any, **options: Any) -> Any:
             check()
-            return super().build_request(*args, **options)
+            request = super().build_request(*args, **options)
+            request.extensions = {**request.extensions, "trace": hook(check)}
+            return request
 
     return Checked(**_OWN)
+
+
+def _hook(check: Callable[[], object]) -> Callable[[str, object], None]:
+    def before_sending(event: str, _: object) -> None:
+        if event.endswith(".send_request_headers.started"):
+            check()
+
+    return before_sending
+
+
+def _async_hook(check: Callable[[], object]) -> Callable[[str, object], Coroutine[None, None, None]]:
+    before_sending = _hook(check)
+
+    async def awaited(event: str, said: object) -> None:
+        before_sending(event, said)
+
+    return awaited
 
 
 def _openai() -> Any:

@@ -15,16 +15,17 @@ import json
 import socket
 import ssl
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from vllm_magic.linux import lookups
+from vllm_magic.masking import Secret, SecretBytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from typing_extensions import Buffer
 
@@ -32,6 +33,7 @@ MOST = 8 * 2**20  # bytes of an answer; vLLM's /metrics has 60 kB for each engin
 CONNECT_LIMIT = 5.0  # seconds
 # Bytes read at once: http.client allocates as many bytes as it is asked for, and a length may be any number.
 PIECE = 2**16
+LONGEST_WAIT = 86_400.0  # seconds; the timeout of a socket cannot be any number
 
 # Errors of the connection, of TLS and of http.client, which also passes what it reads to int().
 _FAILURES = (OSError, ValueError, http.client.HTTPException)
@@ -86,6 +88,7 @@ def ask(
     headers: Mapping[str, str] | None = None,
     most: int = MOST,
     trust: ssl.SSLContext | None = None,
+    connected: Callable[[], object] | None = None,
 ) -> Answer:
     """Send a request, and read the whole answer.
 
@@ -97,11 +100,14 @@ def ask(
         headers: additional headers of the request.
         most: the largest answer, in bytes, with its headers.
         trust: the TLS context for ``https``; None for `any_certificate`.
+        connected: called when the connection is made and before anything is sent; what it raises ends the exchange.
 
     Raises:
         NoAnswerError: there is no whole answer.
     """
-    exchange = Exchange(method, url, limit, body=body, headers=headers, most=most, trust=trust)
+    exchange = Exchange(
+        method, url, limit, body=body, headers=headers, most=most, trust=trust, connected=connected
+    )
     with closing(exchange):
         return Answer(exchange.status, b"".join(exchange.pieces()))
 
@@ -109,8 +115,7 @@ def ask(
 class Exchange:
     """A request that was sent, and the head of its answer. Use it from one thread, and close it when done.
 
-    Arguments and errors are those of `ask`. ``limit`` and ``most`` also apply to `pieces`, unless it gets
-    ``silence``.
+    Arguments and errors are those of `ask`. ``limit`` and ``most`` also apply to the body, unless `renew` is called.
 
     Attributes:
         status: the status of the answer.
@@ -126,12 +131,14 @@ class Exchange:
         headers: Mapping[str, str] | None = None,
         most: int = MOST,
         trust: ssl.SSLContext | None = None,
+        connected: Callable[[], object] | None = None,
     ) -> None:
         self._wire = _Wire(limit, most)
         try:
-            data = _request(method, url, body, headers or {})
-            self._wire.connect(url, trust)
-            self._wire.sendall(data)
+            head = _head(method, url, len(body), headers or {})
+            self._wire.connect(url, trust, connected)
+            self._wire.sendall(head)
+            self._wire.sendall(body)
             self._answer = http.client.HTTPResponse(self._wire, method=method)  # type: ignore[arg-type]
             self._answer.begin()
         except BaseException as error:
@@ -150,22 +157,55 @@ class Exchange:
         Raises:
             NoAnswerError: the body is not complete.
         """
-        try:
-            while True:
-                if silence is not None:
-                    self._wire.renew(silence)
-                piece = self._answer.read(PIECE) if silence is None else self._answer.read1(PIECE)
-                if not piece:
-                    break
-                yield piece
-        except _FAILURES as error:
-            raise _told(error) from None
-        if self._answer.length:  # http.client does not report that bytes are missing
-            raise NoAnswerError("the connection was closed in the middle of the answer")
+        while True:
+            if silence is not None:
+                self.renew(silence)
+            piece = self._read(self._answer.read if silence is None else self._answer.read1)
+            if not piece:
+                break
+            yield piece
+
+    def more(self) -> bytes:
+        """The bytes of the body that come next; b"" at its end.
+
+        Raises:
+            NoAnswerError: the body is not complete.
+        """
+        return self._read(self._answer.read1)
+
+    def header(self, name: str) -> str:
+        """The value of a header of the answer; "" if it has none of this name."""
+        return str(self._answer.headers.get(name, ""))
+
+    def renew(self, limit: float) -> None:
+        """Give the answer this many seconds from now on, and any number of bytes."""
+        self._wire.renew(limit)
+
+    def beginning(self, limit: float, most: int) -> bytes:
+        """The first bytes of the body, ``most`` or fewer, as far as they come in ``limit`` seconds."""
+        self.renew(limit)
+        text = b""
+        with suppress(NoAnswerError):
+            while len(text) < most and (piece := self.more()):
+                text += piece
+        return text[:most]
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; a second call does nothing."""
         self._wire.hang_up()
+
+    def abort(self) -> None:
+        """End the exchange from another thread: the thread that reads the body gets `NoAnswerError`."""
+        self._wire.shut()
+
+    def _read(self, read: Callable[[int], bytes]) -> bytes:
+        try:
+            piece = read(PIECE)
+        except _FAILURES as error:
+            raise _told(error) from None
+        if not piece and self._answer.length:  # http.client does not report that bytes are missing
+            raise NoAnswerError("the connection was closed in the middle of the answer")
+        return piece
 
 
 class _Wire:
@@ -176,7 +216,7 @@ class _Wire:
         self._left: float = most
         self._socket: socket.socket | None = None
 
-    def connect(self, url: str, trust: ssl.SSLContext | None) -> None:
+    def connect(self, url: str, trust: ssl.SSLContext | None, connected: Callable[[], object] | None) -> None:
         place = urlsplit(url)
         host, port = place.hostname or "", place.port or (443 if place.scheme == "https" else 80)
         until, self._deadline = self._deadline, min(self._deadline, time.monotonic() + CONNECT_LIMIT)
@@ -185,6 +225,10 @@ class _Wire:
         except (OSError, UnicodeError) as error:  # UnicodeError: not a valid name
             raise UnreachableError(_words(error)) from None
         self._deadline = until
+        # Head and body are sent one after the other: without this, the body waits for the other side's acknowledgement.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if connected is not None:
+            connected()
         if place.scheme == "https":
             self._socket.settimeout(self._rest())
             self._socket = (trust or any_certificate()).wrap_socket(self._socket, server_hostname=host)
@@ -226,7 +270,14 @@ class _Wire:
     def makefile(self, _: str) -> io.BufferedReader:
         return io.BufferedReader(_Reader(self))
 
+    def shut(self) -> None:
+        """End the connection also where a forked child has a copy of it, or another thread reads from it."""
+        if self._socket is not None:
+            with suppress(OSError):  # it is over already
+                self._socket.shutdown(socket.SHUT_RDWR)
+
     def hang_up(self) -> None:
+        self.shut()
         if self._socket is not None:
             self._socket.close()
 
@@ -234,7 +285,7 @@ class _Wire:
         rest = self._deadline - time.monotonic()
         if rest <= 0:
             raise TimeoutError
-        return rest
+        return min(rest, LONGEST_WAIT)
 
 
 class _Reader(io.RawIOBase):
@@ -250,18 +301,19 @@ class _Reader(io.RawIOBase):
         return self._wire.receive_into(buffer)
 
 
-def _request(method: str, url: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+def _head(method: str, url: str, length: int, headers: Mapping[str, str]) -> SecretBytes:
+    """The head of a request. Any line of it may hold a key, so all of them are hidden in a traceback."""
     place = urlsplit(url)
     target = (place.path or "/") + (f"?{place.query}" if place.query else "")
     host = place.netloc.rpartition("@")[2]
     lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", "Connection: close", "Accept-Encoding: identity"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    if body or method not in {"GET", "DELETE"}:
-        lines.append(f"Content-Length: {len(body)}")
+    lines += [Secret(f"{name}: {value}") for name, value in headers.items()]
+    if length or method not in {"GET", "DELETE"}:
+        lines.append(f"Content-Length: {length}")
     if " " in target or not all(line.isascii() and line.isprintable() for line in lines):
         # The message does not show the character: it may be part of a key.
         raise NoAnswerError("the request holds a character that HTTP has not")
-    return "\r\n".join([*lines, "", ""]).encode() + body
+    return SecretBytes("\r\n".join([*lines, "", ""]).encode())
 
 
 def _told(error: Exception) -> NoAnswerError:

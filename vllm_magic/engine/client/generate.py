@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.client.connection import Events
 
+MOST_TOKENS = 2**53  # beyond this, a count is none, and no float either
 Message = dict[str, Any]  # of OpenAI's chat format: {"role": "user", "content": "..."}
-
-MOST_TOKENS = 2**53  # a larger count is none
 
 
 class Kind(str, Enum):
@@ -146,6 +145,10 @@ class Stream:
                     with readable():
                         pieces = self._take(event)
                     yield from pieces
+                self._check_whole()
+        except RequestFailed:
+            self._done = None  # half an answer is none to go on from
+            raise
         finally:
             self.close()
 
@@ -181,6 +184,10 @@ class Stream:
             first_token=None if self._first is None else self._first - self._began,
             schema=self._schema,
         )
+
+    def _check_whole(self) -> None:
+        if self._finish_reason is None:
+            raise RequestFailed("The answer ended before it was complete. See %vllm logs.")
 
     def _take(self, event: Mapping[str, Any]) -> list[Piece]:
         usage = event.get("usage")

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from vllm_magic.engine.client import exchange, metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from vllm_magic.engine.client.exchange import Answer
     from vllm_magic.engine.client.metrics import Metrics
@@ -36,10 +36,16 @@ class Activity(NamedTuple):
 
 
 class Api:
-    """A client for one server. Safe to use from any thread; each call returns within its limit."""
+    """A client for one server. Safe to use from any thread; each call returns within its limit.
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    Args:
+        endpoint: how it is reached.
+        verify: see `connection.Connection`; what it raises, each call raises.
+    """
+
+    def __init__(self, endpoint: Endpoint, verify: Callable[[], object] = lambda: None) -> None:
         self._url = endpoint.url
+        self._verify = verify
 
     def accepts(self) -> bool:
         """Whether anybody listens on the server's port. Says nothing to whoever does, and costs next to nothing."""
@@ -86,7 +92,9 @@ class Api:
         data = b"" if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} if data else {}
         try:
-            return exchange.ask(method, self._url + path, limit, body=data, headers=headers)
+            return exchange.ask(
+                method, self._url + path, limit, body=data, headers=headers, connected=self._verify
+            )
         except exchange.NoAnswerError:
             return None
 

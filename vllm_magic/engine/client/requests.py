@@ -48,13 +48,16 @@ class Asking(ABC):
 
         It is closed with the server. A later request with it raises `RequestFailed`.
         """
-        made = self.connection().openai_client(self.connection)
+        made = self.connection().openai_client(self._verify)
         self._clients.add(made)
         return made
 
     def async_client(self) -> openai.AsyncOpenAI:
         """The same for asyncio, but nobody else can close it."""
-        return self.connection().async_openai_client(self.connection)
+        return self.connection().async_openai_client(self._verify)
+
+    def _verify(self) -> None:
+        self.connection().verify()
 
     def close_clients(self) -> None:
         """Close all that `client` has made and that is still used: the server has ended."""
@@ -118,7 +121,7 @@ class Asking(ABC):
             temperature: 0 for the likeliest token each time; None for the model's own default.
             json_schema: a JSON schema, or a pydantic model class, that the answer will fit; see `Answer.parsed`.
             history: the messages before these; these and the answer are added to it.
-            timeout: seconds without a word from the server; None for no limit.
+            timeout: seconds for the answer to begin, and then between two events of it; None for no limit.
             **extra: other fields of the request.
 
         Raises:

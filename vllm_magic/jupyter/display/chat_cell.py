@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vllm_magic.server.server import Server
 
 QUOTED = 100  # characters of what is no schema
+_BROKEN = "broken off"
 COMPLETION = 128  # tokens of a model that has no turns, and so no end of one, unless told otherwise
 
 
@@ -61,7 +62,7 @@ class Asker:
         history = self._history(server, wanted)
         messages = generate.conversation(said, wanted.system, history)
         shown = NotebookAnswer(as_json=schema is not None) if self._notebook else TerminalAnswer()
-        stream, note = None, "broken off"
+        stream, note = None, _BROKEN
         try:
             stream = _begin(server, messages, wanted, schema)
             for piece in stream.pieces():
@@ -74,7 +75,8 @@ class Asker:
             if stream is not None:
                 stream.close()
                 shown.finish(line(stream.answer, note))
-                generate.remember(history, messages, stream.answer)
+                if note != _BROKEN:  # half an answer is none to go on from
+                    generate.remember(history, messages, stream.answer)
                 if wanted.variable and schema is None:
                     namespace[wanted.variable] = stream.answer.text
         if wanted.variable and schema is not None:
