@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import pwd
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +16,10 @@ from pathlib import Path
 
 import pytest
 from by_hand import free_port, until
+
+from vllm_magic import ledger
+from vllm_magic.errors import RequestFailed
+from vllm_magic.linux import sockets
 
 PROGRAM = Path(__file__).with_name("impostor.py")
 _real = socket.getaddrinfo
@@ -36,6 +42,7 @@ class Impostor:
         self.heard += map(json.loads, self.process.stdout)
 
     def end(self) -> None:
+        """End him, and read all that he heard; a second call does nothing."""
         self.process.kill()
         self.process.wait()
         self._reader.join()
@@ -151,4 +158,179 @@ def test_one_that_is_gone_before_he_is_looked_at(manager, spec, traces):
     assert set(heard) == {b""}
     assert server.state == "starting"
     assert manager.stop(grace=0.0).verified
+    traces.check()
+
+
+def ways_to_ask(server) -> list:
+    """All that sends something to a server; two clients have a connection that is kept."""
+    client, async_client = server.client(), server.async_client()
+    loop = asyncio.new_event_loop()
+
+    async def models() -> None:
+        await async_client.models.list()
+
+    client.models.list()
+    loop.run_until_complete(models())
+
+    async def close() -> None:
+        await async_client.close()
+
+    def end() -> None:
+        client.close()
+        loop.run_until_complete(close())
+        loop.close()
+
+    return [
+        end,
+        lambda: server.chat("my secret"),
+        lambda: next(iter(server.complete("my secret", stream=True))),
+        lambda: server.embed("my secret"),
+        lambda: server.score("my secret", ["x"]),
+        lambda: server.classify("my secret"),
+        lambda: server.load_lora("my-secret", "/"),
+        server.loras,
+        server.metrics,
+        server.bench,
+        lambda: client.completions.create(model="tiny", prompt="my secret"),
+        lambda: loop.run_until_complete(models()),
+    ]
+
+
+def all_refused(ways, match: str) -> None:
+    for ask in ways:
+        with pytest.raises(RequestFailed, match=match) as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+
+
+def until_free(server) -> None:
+    until(lambda: sockets.listening_inodes("127.0.0.1", server.port) == set(), "its port is not free")
+
+
+@pytest.fixture
+def frozen_guards():
+    """Stops the guards of the only server there is, so that nobody says that it has ended."""
+    guards = []
+
+    def freeze() -> None:
+        (entry,) = ledger.entries()
+        guards.extend((entry.record.outer[0], entry.record.inner[0]))
+        for pid in guards:
+            os.kill(pid, signal.SIGSTOP)
+
+    yield freeze
+    for pid in guards:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_one_that_has_the_port_of_a_server_that_was_killed(manager, spec, impostor, frozen_guards, traces):
+    """That it is ready is what the guards said last."""
+    server = manager.start(spec("tiny"), timeout=60).server
+    end, *ways = ways_to_ask(server)
+    frozen_guards()
+    os.kill(server.pid, signal.SIGKILL)
+    until_free(server)
+    assert server.state == "ready"
+    other = impostor("127.0.0.1", server.port)
+    all_refused(ways, "tiny has ended, so nothing was sent. .*%vllm restart tiny")
+    end()
+    for pid in (ledger.entries()[0].record.outer[0], ledger.entries()[0].record.inner[0]):
+        os.kill(pid, signal.SIGCONT)
+    assert manager.stop().verified
+    other.end()
+    assert set(other.heard) <= {""}
+    traces.check()
+
+
+def test_one_that_has_the_port_of_a_server_that_ends(manager, spec, impostor, traces):
+    """Somebody has sent it SIGTERM: it closes its port at once, and its engine takes time."""
+    server = manager.start(spec("tiny", faults={"exit_delay_s": 600.0}), timeout=60).server
+    end, *ways = ways_to_ask(server)
+    os.kill(server.pid, signal.SIGTERM)
+    until_free(server)
+    other = impostor("127.0.0.1", server.port)
+    assert server.state == "ready"
+    all_refused(ways, f"tiny does not listen on port {server.port} any more, so nothing was sent")
+    end()
+    assert manager.stop(grace=0.0).verified
+    other.end()
+    assert set(other.heard) <= {""}
+    traces.check()
+
+
+def test_a_benchmark_ends_with_its_server(manager, spec, executable, tmp_path, impostor, traces):
+    """Its program has the key, and sends it to whoever listens."""
+    begun, wrapper = tmp_path / "begun", tmp_path / "vllm"
+    wrapper.write_text(
+        f'#!/bin/sh\n[ "$1" = bench ] || exec {executable} "$@"\necho $$ > {begun}.new\n'
+        f"mv {begun}.new {begun}\nexec sleep 600\n"
+    )
+    wrapper.chmod(0o755)
+    wanted = spec("tiny", executable=str(wrapper), faults={"exit_delay_s": 600.0})
+    server = manager.start(wanted, timeout=60).server
+    came = []
+
+    def measure() -> None:
+        try:
+            server.bench()
+        except RequestFailed as error:
+            came.append(str(error))
+
+    thread = threading.Thread(target=measure)
+    thread.start()
+    until(begun.exists, "it has not begun")
+    os.kill(server.pid, signal.SIGTERM)
+    thread.join(60)
+    assert "does not listen on port" in came[0]
+    until(lambda: not Path(f"/proc/{begun.read_text().strip()}").exists(), "it lives on")
+    assert manager.stop(grace=0.0).verified
+    traces.check()
+
+
+FORKED = """
+import os, sys, vllm_magic
+from vllm_magic.errors import VllmMagicError
+server = vllm_magic.start("tiny")
+client = server.client()
+client.models.list()
+go, went = os.pipe()
+child = os.fork()
+if child == 0:
+    os.read(go, 1)
+    for call in (lambda: server.chat("my secret"), client.models.list, server.client, server.wait_over,
+                 server.wait, server.wait_released, server.stop):
+        try:
+            print("no error", call(), flush=True)
+        except VllmMagicError as error:
+            print(type(error).__name__, error, flush=True)
+    os._exit(0)
+print(server.stop().verified, server.port, flush=True)
+sys.stdin.readline()
+os.write(went, b"x")
+os.waitpid(child, 0)
+"""
+
+
+def test_a_forked_process_sends_nothing_to_him(home, executable, impostor, monkeypatch, traces):
+    """It never hears that the server has ended: no thread that follows it was forked."""
+    monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as kernel:
+        verified, port = kernel.stdout.readline().split()
+        assert verified == "True"
+        other = impostor("127.0.0.1", int(port))
+        said = kernel.communicate("\n", timeout=120)[0].splitlines()
+    asked, listed, made, *waited = said
+    assert asked.startswith("RequestFailed tiny has ended, so nothing was sent")
+    assert listed.startswith("RequestFailed tiny has ended, so nothing was sent")
+    assert made.startswith("no error <openai")
+    assert len(waited) == 4
+    for line in waited:
+        assert line.startswith(
+            "VllmMagicError This is a forked process; tiny belongs to the one it came from"
+        )
+    other.end()
+    assert set(other.heard) <= {""}
     traces.check()

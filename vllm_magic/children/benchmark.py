@@ -25,6 +25,7 @@ TITLE = "Serving Benchmark Result"
 NONE = re.compile(r"Successful requests:\s+0\s*")  # a line of the table
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Timeout)\b")  # begins the last line of a traceback
 REPORT = 1.0  # seconds between two reports
+LOOK = 0.1  # seconds between two looks at who listens
 MOST_LINES = 5000  # of the output, kept from its end; a benchmark prints some hundred
 # What is asked for unless the flags say otherwise: enough for a first look, in a minute on one GPU.
 DEFAULTS = (
@@ -40,6 +41,7 @@ def run(
     spec: ServerSpec,
     command: Command,
     args: Sequence[str],
+    verify: Callable[[], object],
     report: Callable[[str, float], None] | None = None,
 ) -> list[str]:
     """The lines of the table; an interrupt ends the benchmark.
@@ -48,14 +50,18 @@ def run(
         spec: of the server.
         command: how it is reached.
         args: flags for ``vllm bench serve``.
+        verify: called again and again; what it raises ends the benchmark. The program has the key, and sends it with
+            each request to whoever listens on the server's port.
         report: called again and again with the last line that it said, and the seconds since it began.
 
     Raises:
         VllmMagicError: it could not be run, or has failed.
+        RequestFailed: the server has ended.
     """
     for word in args:  # vLLM takes the beginning of a flag for the flag
         if ours := abbreviations.begin_with(plain(word.partition("=")[0]), OURS):
             raise VllmMagicError(f"{ours[0]} is set for the server that is measured. Leave it out.")
+    verify()
     # It takes the proxies of the environment, also for this machine: key and prompts would go there.
     env = {
         **past_proxies(os.environ, command.endpoint.address),
@@ -64,11 +70,14 @@ def run(
     }
     with contextlib.closing(Errand(_words(spec, command, args), env)) as errand:
         kept: deque[str] = deque(maxlen=MOST_LINES)
-        began = time.monotonic()
-        for lines in errand.lines(REPORT):
+        began = reported = time.monotonic()
+        for lines in errand.lines(LOOK):
+            verify()
             kept += lines
-            if report is not None:
-                report(kept[-1] if kept else "", time.monotonic() - began)
+            now = time.monotonic()
+            if report is not None and (lines or now - reported >= REPORT):
+                reported = now
+                report(kept[-1] if kept else "", now - began)
         code = errand.exit_code()
     said = [*kept]
     table = _table(said)

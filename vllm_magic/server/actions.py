@@ -77,8 +77,7 @@ class Service(Asking):
             VllmMagicError: it does not tell.
         """
         window = min(arguments.seconds("window", window), durations.MOST)
-        self.connection()
-        api = Api(self._command.endpoint)
+        api = Api(self._command.endpoint, self.connection().verify)
         began, found = time.monotonic(), api.metrics()
         if found is not None and window > 0:
             threading.Event().wait(window)
@@ -97,8 +96,7 @@ class Service(Asking):
             VllmMagicError: the benchmark fails.
         """
         words = arguments.words(args)
-        self.connection()
-        return benchmark.run(self.spec, self._command, words, report)
+        return benchmark.run(self.spec, self._command, words, self.connection().verify, report)
 
     def load_lora(self, name: str, path: str | os.PathLike[str]) -> None:
         """Load a LoRA adapter; ``server.chat(..., model=name)`` asks it.
@@ -186,8 +184,7 @@ class Service(Asking):
 
     def wake(self, probe: Probe) -> Nap:
         """Wake it up. Arguments and errors as for `sleep`."""
-        self.connection()
-        api = Api(self._command.endpoint)
+        api = Api(self._command.endpoint, self.connection().verify)
         with self._napping:
             said = self._look(api)
             level = sleep_mode.RELOAD if said is None and not self._asleep else self._asleep

@@ -14,7 +14,7 @@ from vllm_magic.errors import RequestFailed, VllmMagicError, reason
 from vllm_magic.guard.protocol import Why
 from vllm_magic.lifecycle import idle_timeout
 from vllm_magic.lifecycle.state import ServerState
-from vllm_magic.linux import processes, sessions
+from vllm_magic.linux import processes, sessions, sockets
 from vllm_magic.masking import known
 from vllm_magic.plotting.timeseries import Curve
 from vllm_magic.release import report
@@ -53,6 +53,7 @@ class Portrait(Service):
         super().__init__(spec, command)
         self.curve = Curve()
         self._course = course
+        self._listening = sockets.Listening(command.endpoint.address, command.endpoint.port)
 
     def __repr__(self) -> str:
         return f"<Server {self.name}: {self.state.value}, {self.base_url}>"
@@ -69,7 +70,7 @@ class Portrait(Service):
 
     @property
     def state(self) -> ServerState:
-        """Compares equal to its value: ``server.state == "ready"``."""
+        """Compares equal to its value: ``server.state == "ready"``. In a forked process it stays what it was at the fork."""
         state = self._course.now.state
         lost = state is ServerState.READY and not self.reachable
         return ServerState.UNREACHABLE if lost else state
@@ -277,7 +278,24 @@ class Portrait(Service):
         if now.state is not ServerState.READY:
             hint = now.error or f"Start it again: %vllm restart {self.name}"
             raise RequestFailed(f"{self.name} cannot be asked any more: it is {now.state.value}. {hint}")
-        return Connection(self.name, self._command.endpoint)
+        return Connection(self.name, self._command.endpoint, self._verify_listener)
+
+    def _verify_listener(self) -> None:
+        """Check that this very server listens where its requests go.
+
+        That it is ready is what the guards said last. They may be stopped, or say a moment later that it has ended; a
+        forked copy of this process never hears of it.
+
+        Raises:
+            RequestFailed: it has ended, or another program listens there.
+        """
+        hint = f"%vllm shows its state, %vllm restart {self.name} starts it again"
+        if self.leader is None or not processes.is_alive(self.leader):
+            raise RequestFailed(f"{self.name} has ended, so nothing was sent. {hint}.")
+        if self._listening.belongs_to(lambda: [one.identity.pid for one in self.processes()]) is False:
+            raise RequestFailed(
+                f"{self.name} does not listen on port {self.port} any more, so nothing was sent. {hint}."
+            )
 
     def _secrets(self) -> list[str]:
         return known({**os.environ, **dict(self.spec.env), "VLLM_API_KEY": self.api_key})

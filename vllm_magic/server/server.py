@@ -106,8 +106,10 @@ class Server(Portrait):
         Raises:
             StartTimeout: it was not ready in time. It goes on starting.
             StartFailed: it ended before it was ready.
-            VllmMagicError: it could not be started at all, or has been stopped meanwhile.
+            VllmMagicError: it could not be started at all, or has been stopped meanwhile; or this is a forked copy of
+                the process that the server belongs to.
         """
+        self._check_process("Wait for it")
         timeout = arguments.seconds_or_none("timeout", timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._course.wait_for(lambda now: now.state is not ServerState.STARTING, REPORT):
@@ -150,10 +152,7 @@ class Server(Portrait):
         Raises:
             VllmMagicError: this is a forked copy of the process that the server belongs to.
         """
-        if os.getpid() != self._pid:
-            raise VllmMagicError(
-                f"This is a forked process; {self.name} belongs to the one it came from. Stop it there."
-            )
+        self._check_process("Stop it")
         plan = self._plan(grace, drain)
         if self.is_left or self.is_unseen:
             self._begin_again()
@@ -163,6 +162,13 @@ class Server(Portrait):
         self._life.stop(plan)
         self._course.ask()
         self._moved(self)
+
+    def _check_process(self, hint: str) -> None:
+        """A forked copy of the process has no thread that follows the server: it hears of nothing."""
+        if os.getpid() != self._pid:
+            raise VllmMagicError(
+                f"This is a forked process; {self.name} belongs to the one it came from. {hint} there."
+            )
 
     def _begin_again(self) -> None:
         if not self._course.reopen():
@@ -176,7 +182,12 @@ class Server(Portrait):
             ) from error
 
     def wait_over(self, timeout: float | None = None) -> bool:
-        """Return when it is released or failed, whatever the reason; False after ``timeout`` seconds."""
+        """Return when it is released or failed, whatever the reason; False after ``timeout`` seconds.
+
+        Raises:
+            VllmMagicError: this is a forked copy of the process that the server belongs to.
+        """
+        self._check_process("Wait for it")
         limit = arguments.seconds_or_none("timeout", timeout)
         return self._course.wait_for(lambda now: now.state.over, limit)
 
