@@ -167,8 +167,7 @@ class Service(Asking):
                 f"{name} has no sleep mode: it is started with {commands.SLEEP}, which a CPU does not take. "
                 f"%vllm stop {name} gives its memory back."
             )
-        self.connection()
-        name, api = self.spec.name, Api(self._command.endpoint)
+        name, api = self.spec.name, Api(self._command.endpoint, self.connection().verify)
         with self._napping:
             slept = self._look(api)
             if slept is None:
