@@ -15,7 +15,6 @@ from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.engine.startup import log
 from vllm_magic.errors import InvalidOption, ServerNotFound, VllmMagicError
-from vllm_magic.jupyter.commands import arguments
 from vllm_magic.linux import processes, sessions
 from vllm_magic.provisioning import launch
 from vllm_magic.recovery import kept_servers, remote_stop
@@ -48,8 +47,6 @@ def server(monkeypatch) -> Server:
 def test_more_lines_than_there_can_be(tmp_path, count):
     (tmp_path / "log").write_text("a\nb\n")
     assert log.tail(tmp_path / "log", count) == (["a", "b"] if count > 0 else [])
-    if count > 0:
-        assert arguments.logs(["x", "-n", str(count)]).count == count
 
 
 def test_processes(server, monkeypatch):
