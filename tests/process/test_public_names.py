@@ -67,7 +67,7 @@ def test_the_commands_import_nothing_heavy():
         "from vllm_magic.jupyter.commands import registry",
         "[command.parser() for command in registry.commands().values()]",
     )
-    assert not loaded & HEAVY
+    assert not loaded & (HEAVY - {"concurrent.futures"})  # which the limits of look-ups need
 
 
 def test_the_guard_needs_neither_this_environment_nor_another_library():
