@@ -1,7 +1,7 @@
-"""How anything looks that is shown: plain text for a terminal, HTML for a notebook, both from the same content.
+"""The display of everything that is shown: plain text for a terminal, HTML for a notebook, both from the same content.
 
-Everything that comes from outside (model names, logs, process names) is escaped on its way into HTML, and
-nothing shows a key: whatever it was that brought one here, `View` masks it.
+Text from outside (model names, logs, process names) is escaped in HTML. No key is shown: `View` masks keys in its content,
+wherever the content comes from.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class View:
     """A headline, a table and lines below it; each may be empty.
 
     Attributes:
-        headline: one line.
-        columns: the table's header.
-        rows: the table's cells, as text.
-        lines: text below, as it is.
+        headline: one line of text.
+        columns: the header of the table.
+        rows: the cells of the table, as text.
+        lines: the lines of text below the table.
     """
 
     headline: str = ""
@@ -37,7 +37,7 @@ class View:
     lines: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Mask keys, and put each cell on one line: the title of a process may hold anything."""
+        """Mask keys, and put each cell on one line: the title of a process may contain anything."""
         object.__setattr__(self, "headline", mask(self.headline))
         object.__setattr__(self, "rows", tuple(tuple(map(one_line, row)) for row in self.rows))
         object.__setattr__(self, "lines", tuple(map(mask, self.lines)))
@@ -62,12 +62,12 @@ class View:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table in plain text; none where it has no rows. Columns without names have no header."""
+    """Return the lines of a table in plain text; none where it has no rows. Columns without names get no header."""
     return _aligned(columns, [list(map(one_line, row)) for row in rows])
 
 
 def _aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table with cells that are fit to be shown."""
+    """Return the lines of a table whose cells are ready to be shown."""
     if not rows:
         return []
     shown = [columns, *rows] if any(columns) else rows
@@ -79,12 +79,12 @@ def _aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
 
 
 def gib(count: int | None) -> str:
-    """Bytes as GiB; "?" where they are not known."""
+    """Return bytes as text in GiB; "?" where they are not known."""
     return "?" if count is None else f"{count / 2**30:.2f} GiB"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Return seconds as text for a person, such as "2 min 3 s"."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -131,10 +131,10 @@ def test_a_model_without_a_chat_template(shell):
     server = start(shell, chat_template=False)
     seen = cell(shell, "%%vllm --system Hm.\nOnce upon")
     assert seen.startswith(
-        "The model of tiny has no chat template: it goes on from the text of the cell.\n word0 "
+        "The model of tiny has no chat template: it continues the text of the cell.\n word0 "
     )
     assert "128 out" in seen
-    assert "cut at the most tokens allowed" in seen
+    assert "cut at the limit of tokens" in seen
     assert asked(server)[-1]["prompt"] == "Hm.\n\nOnce upon"
 
 

@@ -1,4 +1,4 @@
-"""Models and files on this machine, as what a word can be completed to. Nothing here asks the network."""
+"""Models and files on this machine, as completions of what the user types. Nothing here uses the network."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from vllm_magic.engine.models.model_files import cache_folder, expanded
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MOST = 200  # of a folder that holds more, so many are looked at closely
+MOST = 200  # entries of a folder that are examined, where it holds more
 PREFIX = "models--"  # a model's folder in the Hugging Face cache is models--ORGANISATION--NAME
 
 
 def cached_models() -> Iterator[str]:
-    """The models in the Hugging Face cache, by name.
+    """Yield the names of the models in the Hugging Face cache.
 
-    Not by its own `scan_cache_dir`, which looks at every file of them, and takes long to be imported.
+    This does not use huggingface_hub's `scan_cache_dir`, which reads every file of the models, and is slow to import.
     """
     for entry in islice(_entries(cache_folder(os.environ), PREFIX), MOST):
         if any(_entries(Path(entry.path, "snapshots"))):
@@ -27,7 +27,7 @@ def cached_models() -> Iterator[str]:
 
 
 def model_folders(typed: str) -> Iterator[str]:
-    """The folders that begin so and hold a model; of a path also those that lead on, with a slash behind."""
+    """Yield the folders that begin so and hold a model; for a path, also the other folders, with a slash at the end."""
     leads_on = "/" in typed or typed in (".", "..", "~")
     for name, entry in _named(typed):
         if not entry.is_dir():
@@ -39,13 +39,13 @@ def model_folders(typed: str) -> Iterator[str]:
 
 
 def files(typed: str) -> Iterator[str]:
-    """The files and folders that begin so, a folder with a slash behind."""
+    """Yield the files and folders that begin so, a folder with a slash at the end."""
     for name, entry in _named(typed):
         yield f"{name}/" if entry.is_dir() else name
 
 
 def _named(typed: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """What is in the folder that is typed so far, as it would be written; hidden ones where a dot asks for them."""
+    """Yield the entries that begin so, with the name as typed; hidden entries only where the last part begins with a dot."""
     if typed in (".", "..", "~"):
         typed += "/"
     folder, slash, beginning = typed.rpartition("/")

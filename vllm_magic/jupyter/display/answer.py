@@ -1,7 +1,7 @@
-"""An answer on the screen while it comes: its Markdown, updated in place, in a notebook, plain text in a terminal.
+"""A streamed answer on the screen: Markdown that is updated in place in a notebook, plain text in a terminal.
 
-What a model says may hold anything: no HTML of it reaches a notebook, and no control characters a terminal. Only ever
-used from the thread that runs the cell.
+The text of a model may contain anything: no HTML in it reaches a notebook, and no control character in it reaches a
+terminal. Only the thread that runs the cell uses this module.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from vllm_magic.engine.client.generate import Answer, Piece
 
 EVERY = 0.1  # seconds between two updates in a notebook, at least
-REST = 5  # times what the last one took, at least: all of a long answer is rendered each time
+REST = 5  # times the duration of the last update until the next one, at least: each renders the whole answer
 _REFUSES = "The model refuses: "
 
 
 class NotebookAnswer:
-    """Two outputs: the answer, updated in place, and at its end the line below it.
+    """An answer in a notebook, as two outputs: the answer, updated in place, and at its end the line below it.
 
     Args:
-        as_json: show it as it stands rather than as Markdown.
+        as_json: whether to show the text unchanged rather than as Markdown.
     """
 
     def __init__(self, *, as_json: bool) -> None:
@@ -38,13 +38,13 @@ class NotebookAnswer:
         self._due = 0.0
 
     def add(self, piece: Piece) -> None:
-        """Show it, unless that was done a moment ago."""
+        """Add a piece; update the output, unless that was done a moment ago."""
         self._said[piece.kind] += piece.text
         if time.monotonic() >= self._due:
             self._show(thinking=piece.kind is Kind.REASONING)
 
     def finish(self, line: str) -> None:
-        """Show all of it, and the line below."""
+        """Show the whole answer, and the line below it."""
         if any(self._said.values()):
             self._show(thinking=False)
         display({"text/plain": line, "text/html": f"<small>{escape(line)}</small>"}, raw=True)  # type: ignore[no-untyped-call]
@@ -68,7 +68,7 @@ class NotebookAnswer:
         return self._reasoning(thinking=thinking) + refusal + said
 
     def _reasoning(self, *, thinking: bool) -> str:
-        """Folded once the answer begins."""
+        """Return the reasoning as HTML, folded once the answer begins."""
         from vllm_magic.jupyter.display import markdown
 
         reasoning = self._said[Kind.REASONING]
@@ -84,13 +84,13 @@ class NotebookAnswer:
 
 
 class TerminalAnswer:
-    """Text, written as it comes."""
+    """An answer in a terminal: text, written as it comes."""
 
     def __init__(self) -> None:
         self._kind: Kind | None = None
 
     def add(self, piece: Piece) -> None:
-        """Write it."""
+        """Write a piece."""
         if piece.kind is not self._kind:
             heads = {Kind.REASONING: "(thinking) ", Kind.TEXT: "", Kind.REFUSAL: _REFUSES}
             sys.stdout.write(("\n\n" if self._kind else "") + heads[piece.kind])
@@ -99,13 +99,13 @@ class TerminalAnswer:
         sys.stdout.flush()
 
     def finish(self, line: str) -> None:
-        """Write the line below it."""
+        """Write the line below the answer."""
         sys.stdout.write(f"\n({line})\n" if self._kind else f"({line})\n")
         sys.stdout.flush()
 
 
 def line(answer: Answer, note: str = "") -> str:
-    """What stands below an answer: how long it is, and how fast it came."""
+    """Return the line below an answer: how long the answer is, and how fast it came."""
     parts: list[Any] = [note]
     if answer.completion_tokens is not None:
         parts.append(f"{answer.prompt_tokens} tokens in, {answer.completion_tokens} out")
@@ -114,7 +114,7 @@ def line(answer: Answer, note: str = "") -> str:
     if answer.first_token is not None:
         parts.append(f"the first after {answer.first_token:.2f} s")
     if answer.finish_reason == "length":
-        parts.append("cut at the most tokens allowed")
+        parts.append("cut at the limit of tokens")
     return " · ".join(filter(None, parts)) or "no answer"
 
 

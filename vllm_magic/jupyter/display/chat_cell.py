@@ -1,4 +1,4 @@
-"""``%%vllm``: a cell as a turn of a chat, its answer streamed below it."""
+"""``%%vllm``: a cell as a turn of a chat; the answer is streamed below the cell."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from vllm_magic.jupyter.commands.ask import AskArguments
     from vllm_magic.server.server import Server
 
-QUOTED = 100  # characters of what is no schema
+QUOTED = 100  # characters of an invalid schema that its error quotes
 _BROKEN = "broken off"
-COMPLETION = 128  # tokens of a model that has no turns, and so no end of one, unless told otherwise
+COMPLETION = 128  # tokens by default where a model has no chat template, and so no end of a turn
 
 
 class Interrupted(KeyboardInterrupt):
-    """As any interrupt it keeps the cells below from running; but there is nothing to trace."""
+    """An interrupt, which keeps the cells below from running as any other does, but shows no traceback."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"Interrupted: {self}"]
@@ -33,7 +33,7 @@ class Asker:
     """Asks the servers of one notebook.
 
     Args:
-        notebook: whether a front end is there that can update an output; otherwise it is a terminal or a file.
+        notebook: whether a front end that can update an output shows it; otherwise a terminal or a file gets it.
     """
 
     def __init__(self, *, notebook: bool) -> None:
@@ -43,17 +43,17 @@ class Asker:
     def ask(
         self, server: Server, said: str, wanted: AskArguments, namespace: MutableMapping[str, Any]
     ) -> None:
-        """Say this to a server, and show its answer.
+        """Send a text to a server, and show the answer.
 
         Args:
-            server: to ask.
-            said: the cell.
-            wanted: its options.
-            namespace: the notebook's variables; the answer goes there, where that is wanted.
+            server: the server.
+            said: the text of the cell.
+            wanted: the options of the cell.
+            namespace: the notebook's variables; the answer is stored there if an option names a variable for it.
 
         Raises:
-            RequestFailed: there is no answer.
-            Interrupted: the person had enough; the request is over on the server too.
+            RequestFailed: the server gave no answer.
+            Interrupted: the user interrupted the cell; the request has ended on the server too.
             InvalidOption: an option does not fit.
         """
         if not said.strip():
@@ -95,13 +95,13 @@ def _begin(server: Server, messages: list[Message], wanted: AskArguments, schema
     try:
         return server.chat(messages, stream=True, max_tokens=wanted.max_tokens, **options)
     except NoChatTemplate:
-        print(f"The model of {server.name} has no chat template: it goes on from the text of the cell.")  # noqa: T201
+        print(f"The model of {server.name} has no chat template: it continues the text of the cell.")  # noqa: T201
         count = wanted.max_tokens or COMPLETION
         return server.complete(generate.transcript(messages), stream=True, max_tokens=count, **options)
 
 
 def _schema(text: str, namespace: Mapping[str, Any]) -> Any:
-    """A JSON text, or the name of a variable that holds a schema or a pydantic model class."""
+    """Return the schema in a JSON text, or in the variable of this name, which may hold a pydantic model class."""
     try:
         schema = namespace[text] if text in namespace else json.loads(text)
     except (ValueError, RecursionError):

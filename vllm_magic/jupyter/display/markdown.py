@@ -1,11 +1,12 @@
-"""What a model says, as HTML for a notebook.
+"""The text of a model as HTML for a notebook.
 
-A front end trusts what a cell that was run shows: JupyterLab would run a script in its Markdown. So the Markdown of a
-model is rendered here, and can do nothing there: HTML in it stays text, a link leads to the web or to a mail address
-and nowhere else, and an image is a link, since to load it would tell its server whatever the model put into its URL.
+A front end trusts the output of a cell that the user ran: JupyterLab would run a script in Markdown output. So this
+module renders the Markdown of a model to harmless HTML: HTML in the Markdown stays text, a link leads to the web or to a
+mail address and nowhere else, and an image becomes a link, since loading the image would send its server whatever the
+model put into the URL.
 
-Nor can it hold the kernel up: what takes long to render (20,000 brackets that are never closed), or becomes far longer
-(a long address that is referred to again and again), is shown as it stands.
+The text cannot block the kernel either: a text that takes long to render (20,000 brackets that are never closed), or
+becomes far longer (a long address that is referred to again and again), is shown unchanged.
 """
 
 from __future__ import annotations
@@ -26,32 +27,32 @@ if TYPE_CHECKING:
     from markdown_it.rules_inline import StateInline
     from markdown_it.token import Token
 
-LONGEST = 2**17  # characters; an answer of 30,000 tokens
-LIMIT = 1.0  # seconds of the processor; a third of that renders the longest prose
-MOST_CELLS = 10_000  # of a table: one character can stand for a whole row of them
-LONGEST_HTML = 2**20  # characters, about
+LONGEST = 2**17  # characters of a text that is rendered; about 30,000 tokens
+LIMIT = 1.0  # seconds of processor time; the longest prose needs a third of it
+MOST_CELLS = 10_000  # cells of a table: one character can stand for a whole row of cells
+LONGEST_HTML = 2**20  # characters of HTML, roughly
 _DEADLINE = "deadline"
 _SECOND_LINE = re.compile(r"[>|:\s-]*")
 _TARGET = re.compile(r"(https?|mailto):", re.IGNORECASE)
-# Up to a length, so that what is opened again and again and never closed takes no time.
+# The lengths are limited, so that many openings that are never closed take no time.
 _TEX = re.compile(
     r"\$\$.{1,2000}?\$\$|\$(?! )[^$\n]{1,500}(?<! )\$(?!\d)|\\\(.{1,500}?\\\)|\\\[.{1,2000}?\\\]", re.DOTALL
 )
 
 
 def html(text: str) -> str:
-    """The HTML of this Markdown (CommonMark, tables and strikethrough), or of the text as it stands; TeX is left to the front end."""
+    """Return Markdown (CommonMark, tables, strikethrough) or the unchanged text as HTML; TeX is left to the front end."""
     if len(text) <= LONGEST:
         try:
             return _rendered(text)
-        except Exception:  # noqa: BLE001, S110 - too much, or a fault of the renderer: no reason to show nothing
+        except Exception:  # noqa: BLE001, S110 - too much, or a fault of the renderer: the text is shown unchanged
             pass
     return f"<pre><code>{escape(text)}</code></pre>"
 
 
 def _rendered(text: str) -> str:
     renderer = _renderer()
-    # Of this thread: on a busy machine an answer is not shown in another way.
+    # This thread's processor time: a busy machine does not change how an answer is shown.
     env = {_DEADLINE: time.thread_time() + LIMIT}
     tokens = renderer.parse(text, env)
     if _length(tokens) > LONGEST_HTML:
@@ -60,7 +61,7 @@ def _rendered(text: str) -> str:
 
 
 class _TooMuchError(Exception):
-    """It takes too long, or becomes too long."""
+    """Rendering takes too long, or its result becomes too long."""
 
 
 @cache
@@ -68,9 +69,9 @@ def _renderer() -> MarkdownIt:
     renderer = MarkdownIt("js-default", {"html": False}).disable("image")
     renderer.validateLink = lambda url: bool(_TARGET.match(url))  # type: ignore[method-assign]
     renderer.inline.ruler.before("escape", "tex", _tex)
-    # First of all: they are asked at each place.
+    # The time is checked before all other rules, at each position in the text.
     renderer.inline.ruler.before("text", _DEADLINE, _look_at_inline_time)
-    inside = ["paragraph", "reference", "blockquote", "list"]  # and at each line of these
+    inside = ["paragraph", "reference", "blockquote", "list"]  # and at each line inside of these
     renderer.block.ruler.before("table", _DEADLINE, _look_at_block_time, {"alt": inside})
     renderer.block.ruler.at("table", _table, {"alt": ["paragraph", "reference"]})
     return renderer
@@ -95,7 +96,7 @@ def _table(state: StateBlock, begin: int, end: int, silent: bool) -> bool:  # no
 
 
 def _is_large_table(state: StateBlock, begin: int, end: int) -> bool:
-    """Whether a table that began here would have too many cells: each of its lines has as many as the second one."""
+    """Whether a table that begins here would have too many cells: each line has as many cells as the second line."""
     if begin + 1 >= end:
         return False
     second = state.src[state.bMarks[begin + 1] : state.eMarks[begin + 1]]
@@ -116,7 +117,7 @@ def _length(tokens: Sequence[Token]) -> int:
 
 
 def _tex(state: StateInline, silent: bool) -> bool:  # noqa: FBT001 - as the renderer calls it
-    """TeX is text to the end, in which no underscore is an emphasis and no backslash an escape."""
+    """Keep a TeX formula as text: no underscore in it begins emphasis, and no backslash in it is an escape."""
     found = _TEX.match(state.src, state.pos)
     if found is None:
         return False

@@ -1,4 +1,4 @@
-"""The line that tells how far a start is, updated in place. Only ever used from the thread that runs the cell."""
+"""The line that shows the progress of a start, updated in place. Only the thread that runs the cell uses this module."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from vllm_magic.server.server import Server
 
 WIDTH = 78  # characters that a line in a terminal may take
-BAR = 12  # characters of the bar in it
-LONGEST_STAGES = 3  # that are told at the end
+BAR = 12  # characters of the bar in this line
+LONGEST_STAGES = 3  # stages that the last line names
 
 
 class Line:
-    """A line that is written over, and at the end replaced by what came of it.
+    """A line that is updated in place, and at the end replaced by the result.
 
-    A display that is updated, and no widget: it looks the same in JupyterLab, works under nbclient and papermill, where
-    nobody answers a widget, and leaves nothing of itself in the saved notebook.
+    The line is a display that is updated, not a widget: it looks the same in JupyterLab, works under nbclient and
+    papermill, where nobody answers a widget, and leaves only the result in the saved notebook.
 
     Args:
-        notebook: whether a front end is there that can update an output; otherwise it is a terminal or a file.
+        notebook: whether a front end that can update an output shows it; otherwise a terminal or a file gets it.
     """
 
     def __init__(self, *, notebook: bool) -> None:
@@ -38,7 +38,7 @@ class Line:
         self._shown = ""
 
     def show(self, text: str, share: float | None) -> None:
-        """Show this text, behind a bar if a share (0 to 1) is given; a file gets nothing of it."""
+        """Show this text, after a bar if a share (0 to 1) is given; write nothing to a file."""
         if self._notebook:
             self._show_in_notebook(text, share)
         elif sys.stdout.isatty():
@@ -48,7 +48,7 @@ class Line:
         self._shown = text
 
     def finish(self, text: str) -> None:
-        """Replace the line by what came of it; "" leaves nothing."""
+        """Replace the line by the result; "" leaves no text."""
         if self._notebook:
             if self._handle is not None or text:
                 self._show_in_notebook(text, None)
@@ -71,14 +71,14 @@ class Line:
 
 
 class ProgressLine(Line):
-    """Shows a bar and "name: stage · seconds" while a server starts; a file gets a line for each stage."""
+    """Shows a bar and "name: stage · seconds" while a server starts; writes a line for each stage to a file."""
 
     def __init__(self, *, notebook: bool) -> None:
         super().__init__(notebook=notebook)
         self._stage = ""
 
     def report(self, server: Server) -> None:
-        """Show where the server is now."""
+        """Show the progress of the server now."""
         progress, estimate = server.progress, server.estimate
         stage = progress.stage.value
         if stage != self._stage and not self._notebook and not sys.stdout.isatty():
@@ -89,7 +89,7 @@ class ProgressLine(Line):
 
 
 def told(progress: Progress, estimate: Estimate) -> str:
-    """The stage in words: what is counted or downloaded of it, and whether it takes far longer than before."""
+    """Return the stage as text, with its count or download, and a note where it takes far longer than before."""
     counted = f" {progress.counted[0]}/{progress.counted[1]}" if progress.counted else ""
     late = "" if estimate.late is None else f", which took {duration(estimate.late)} before"
     what = progress.stage.value if progress.download is None else download(progress.download)
@@ -97,7 +97,7 @@ def told(progress: Progress, estimate: Estimate) -> str:
 
 
 def ready(server: Server) -> str:
-    """That the server is ready, after how long, and what took the longest."""
+    """Return the line that the server is ready, after how long, and which stages took longest."""
     longest = sorted(server.stages.items(), key=lambda one: -one[1])[:LONGEST_STAGES]
     parts = ", ".join(f"{stage.value} {seconds:.1f} s" for stage, seconds in longest)
     spare = ", from a spare" if server.start_kind is StartKind.WARM else ""
@@ -105,7 +105,7 @@ def ready(server: Server) -> str:
 
 
 def download(seen: Download) -> str:
-    """How far a download is, in words."""
+    """Return the progress of a download as text."""
     of = "" if seen.total is None else f" of {gib(seen.total)}"
     speed = "" if seen.speed is None else f", {seen.speed / 1e6:.0f} MB/s"
     return f"downloading {gib(seen.done)}{of}{speed}"

@@ -1,4 +1,4 @@
-"""How results look: each as a `View`, none of which shows a key."""
+"""The display of results: each is a `View`, and none shows a key."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _IN_A_CELL = {
 
 
 def server(one: Server) -> View:
-    """One server, as ``%vllm start`` returns it."""
+    """Return the view of one server, as ``%vllm start`` shows it."""
     rows = (
         ("model", one.model),
         ("URL", one.base_url),
@@ -58,7 +58,7 @@ def server(one: Server) -> View:
 
 
 def status(servers: Sequence[Server], gpus: Snapshot | None, others: Sequence[str] = ()) -> View:
-    """The table of ``%vllm``; ``others`` are lines on servers that are gone, or wait for a kernel."""
+    """Return the table of ``%vllm``; ``others`` are lines about servers that are gone, or wait for a kernel."""
     if not servers:
         return View(NOTHING_RUNS, lines=tuple(others))
     columns = ["name", "model", "state", "URL", "since", "pid"]
@@ -76,7 +76,7 @@ def status(servers: Sequence[Server], gpus: Snapshot | None, others: Sequence[st
 
 
 def spare(one: StandbyStatus) -> View:
-    """What ``%vllm spare`` returns."""
+    """Return the view for ``%vllm spare``."""
     if not one.there:
         return View(f"There is no spare: {one.reason}.", lines=(WHEN_SPARE[one.mode],))
     state = f"waits, in {gib(one.memory)} of memory" if one.warm else "is importing vLLM"
@@ -85,12 +85,12 @@ def spare(one: StandbyStatus) -> View:
 
 
 def nap(one: Nap) -> View:
-    """What ``%vllm sleep`` and ``wake`` return."""
+    """Return the view for ``%vllm sleep`` and ``wake``."""
     return View(one.text)
 
 
 def release(one: Release) -> View:
-    """What ``%vllm stop`` returns: what ended, what came back, and the proof."""
+    """Return the view for ``%vllm stop``: what ended, what memory came back, and the proof."""
     rows = tuple(
         (
             f"{gpu.index}: {gpu.name}",
@@ -106,7 +106,7 @@ def release(one: Release) -> View:
 
 
 def releases(several: Sequence[Release]) -> View:
-    """What ``%vllm stop --all`` returns."""
+    """Return the view for ``%vllm stop --all``."""
     if not several:
         return View("No server runs, so there is nothing to stop.")
     if len(several) == 1:
@@ -128,14 +128,14 @@ def releases(several: Sequence[Release]) -> View:
 
 
 def metrics(name: str, now: Metrics) -> View:
-    """What ``%vllm metrics`` returns; times are of all requests since the server began."""
+    """Return the view for ``%vllm metrics``; its times are of all requests since the server began."""
     rows = (
         ("requests", f"{now.running} running, {now.waiting} waiting, {now.finished} finished"),
         ("tokens a second now", f"{now.prompt_rate:.1f} in, {now.generation_rate:.1f} out"),
         ("tokens in all", f"{now.prompt_tokens:,} in, {now.generation_tokens:,} out"),
         ("KV cache in use", _percent(now.kv_cache_use)),
         ("prefix cache hits", _percent(now.prefix_hit_rate)),
-        ("put back for want of KV cache", str(now.preemptions)),
+        ("preempted for lack of KV cache", str(now.preemptions)),
         ("time to first token", _quantiles(now.ttft)),
         ("time between tokens", _quantiles(now.itl)),
     )
@@ -143,7 +143,7 @@ def metrics(name: str, now: Metrics) -> View:
 
 
 def models(cache: Path, found: Sequence[Model], servers: Sequence[Server]) -> View:
-    """What ``%vllm models`` returns."""
+    """Return the view for ``%vllm models``."""
     if not found:
         return View(f"No model is in {cache}. %vllm start ORG/MODEL downloads one.")
     rows = tuple(
@@ -162,7 +162,7 @@ def models(cache: Path, found: Sequence[Model], servers: Sequence[Server]) -> Vi
 
 
 def answer(one: Answer) -> View:
-    """What ``server.chat`` returns."""
+    """Return the view of an answer of ``server.chat``."""
     from vllm_magic.engine.startup.log import printable
     from vllm_magic.jupyter.display.answer import line
 
@@ -170,7 +170,7 @@ def answer(one: Answer) -> View:
 
 
 def fit(one: Fit) -> View:
-    """What ``%vllm fit`` returns: the verdict, what each GPU has to hold, and how sure that is."""
+    """Return the view for ``%vllm fit``: the verdict, what each GPU has to hold, and how sure that is."""
     need = one.need
     kv = need.kv.request(one.context) if need.kv_room is None else need.kv_room
     least, most = (need.weights + overhead + kv for overhead in need.overhead)
@@ -208,14 +208,14 @@ def _range(least: int, most: int) -> str:
 
 
 def doctor(report: Report) -> View:
-    """What ``%vllm doctor`` returns."""
+    """Return the view for ``%vllm doctor``."""
     from vllm_magic.doctor import text
 
     return View(lines=tuple(text.lines(report, in_a_cell)))
 
 
 def in_a_cell(command: str) -> str:
-    """A command line of the terminal as it is written in a notebook."""
+    """Return a terminal's command line as it is written in a notebook."""
     for terminal, cell in _IN_A_CELL.items():
         if command.startswith(terminal):
             return cell + command.removeprefix(terminal) + ("=" if terminal == "unset " else "")
@@ -223,12 +223,12 @@ def in_a_cell(command: str) -> str:
 
 
 def swept(several: Sequence[Swept | Looked]) -> View:
-    """What ``%vllm reap`` returns."""
+    """Return the view for ``%vllm reap``."""
     return View(lines=tuple(one.text for one in several) or ("Nothing to reap.",))
 
 
 def reaped(shown: View, several: Sequence[Reaped], pids: Sequence[int]) -> View:
-    """What ``%vllm reap --pid`` returns: the processes, and what became of them."""
+    """Return the view for ``%vllm reap --pid``: the processes, and what became of them."""
     from vllm_magic.doctor import reap
 
     told = tuple(map(reap.told, several)) or (reap.not_yet(pids, in_a_cell),)
@@ -236,7 +236,7 @@ def reaped(shown: View, several: Sequence[Reaped], pids: Sequence[int]) -> View:
 
 
 def lines(name: str, text: Sequence[str], farewell: str = "") -> View:
-    """The end of a log, below what became of its server."""
+    """Return the view of a log's last lines, below what became of its server."""
     said = f"{name} was {farewell}." if farewell else ""
     return View(said if text else f"The log of {name} is empty. {said}".rstrip(), lines=tuple(text))
 
@@ -246,7 +246,7 @@ def _percent(share: float | None) -> str:
 
 
 def _quantiles(times: Histogram) -> str:
-    """Bounds of buckets are all that vLLM tells, so these are estimates."""
+    """Return three quantiles as text. They are estimates, since vLLM reports only the counts of buckets."""
     known = [(f"p{share}", times.quantile(share / 100)) for share in (50, 95, 99)]
     return (
         ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in known if value is not None) or "none yet"
@@ -269,7 +269,7 @@ def _state(one: Server) -> str:
 
 
 def _held(servers: Sequence[Server], now: Snapshot) -> dict[Server, list[int]]:
-    """What the driver says that the processes of each hold, in bytes. Only those that it lists are looked at."""
+    """Return the bytes that the driver lists for the processes of each server. Only listed processes are examined."""
     leaders = {one.leader: one for one in servers if one.leader and not one.state.over}
     by_pid = {leader.pid: leader for leader in leaders}
     held: dict[Server, list[int]] = {one: [] for one in servers}

@@ -1,5 +1,5 @@
-"""The panel: an ipywidgets widget that shows the servers of a kernel and steers them.
+"""The panel: an ipywidgets widget that shows and controls the servers of a kernel.
 
-One thread owns all that a panel knows (`controller`): clicks, looks of the sampler and the ends of longer work come to it
-as messages, and it alone sends to the front end. What the front end draws is in ``front/``.
+One thread owns the panel's state (`controller`). Clicks, update requests from the sampler and the results of background
+work reach this thread through a queue, and it alone sends to the front end. ``front/`` holds the front end's JavaScript.
 """

@@ -1,4 +1,4 @@
-"""The work of a panel that takes its time: each is done in a thread of its own, and says in the end what came of it."""
+"""The background work of a panel: each task runs in a thread of its own and ends with a result."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ REAP = ["vllm-magic", "reap"]
 
 @dataclass(frozen=True)
 class Done:
-    """What came of it.
+    """The result of a task.
 
     Attributes:
-        text: for a person; "" for nothing.
-        wrong: whether that is an error.
-        chosen: the server to show now; None for no change.
-        judged: what is to be said of the form.
-        judged_of: the words that were judged.
-        message: for the views.
+        text: a message for the user; "" for none.
+        wrong: whether the message is an error.
+        chosen: the name of the server to show from now on; None for no change.
+        judged: the assessment of the form; None where the task made none.
+        judged_of: the form values that were assessed.
+        message: a message for the views; None for none.
     """
 
     text: str = ""
@@ -46,22 +46,22 @@ class Done:
 
 
 def run(work: Callable[[], Done]) -> Done:
-    """Do it; an error is what came of it, too."""
+    """Run a task and return its result; an exception becomes a result too."""
     try:
         return work()
     except VllmMagicError as error:
         return Done(str(error), wrong=True)
-    except Exception as error:  # noqa: BLE001 - whoever clicked must hear of any fault, ours too
+    except Exception as error:  # noqa: BLE001 - the user who clicked must see every fault, ours too
         return Done(f"A fault of vllm_magic: {type(error).__name__}: {error}. Please report it.", wrong=True)
 
 
 class Work:
-    """All of it.
+    """The tasks of a panel.
 
     Args:
-        manager: the kernel's.
-        settings: of each start.
-        grace: of each stop, in seconds; None for what is usual.
+        manager: the kernel's manager.
+        settings: returns the settings for a start.
+        grace: returns the grace period for a stop, in seconds; None for the default.
     """
 
     def __init__(
@@ -72,21 +72,21 @@ class Work:
         self.grace = grace
 
     def said(self, server: Server) -> Words:
-        """The words that would start this server once more."""
+        """Return the form values that would start this server again."""
         return form.said(server.spec, self._settings())
 
     def judge(self, words: Words, now: Snapshot | None) -> Done:
-        """Look at what the form would start."""
+        """Assess the start that the form describes."""
         return Done(judged=form.judge(words, self._settings(), now), judged_of=words)
 
     def start(self, words: Words) -> Done:
-        """Start what the form says; it is not waited for."""
+        """Start the server that the form describes, without waiting until it is ready."""
         start = self._manager.start(form.spec(words, self._settings()), wait=False)
         name = start.server.name
         return Done(f"{name} runs already, with the same options." if start.reused else "", chosen=name)
 
     def doctor(self) -> Done:
-        """Look at everything once."""
+        """Run the doctor's survey, and return its report as a message for the views."""
         from vllm_magic.doctor import text
         from vllm_magic.doctor.survey import survey
 
@@ -96,7 +96,7 @@ class Work:
         return Done(message={"kind": "doctor", "findings": found, "lines": lines})
 
     def reap(self, pids: tuple[int, ...]) -> Done:
-        """Release what dead kernels left; with pids, end these, which nobody owns. Then look again."""
+        """Release what dead kernels left, or end the given processes, which nobody owns. Then run the survey again."""
         from vllm_magic.doctor import reap
         from vllm_magic.recovery.sweep import sweep_all
 
@@ -106,13 +106,13 @@ class Work:
                 told = [reap.told(reap.reap(one, probe)) for one in reap.judge_all(pids)]
             else:
                 told = [one.text for one in sweep_all(probe)] or ["Nothing to reap."]
-        except OSError as error:  # the state folder is not ours alone
+        except OSError as error:  # the state folder cannot be read, or is not private to this user
             raise VllmMagicError(str(error)) from None
         return Done(" ".join(told), message=self.doctor().message)
 
 
 def _finding(one: Finding) -> dict[str, Any]:
-    """A finding; ``pids`` is what the panel's own button reaps, null where a person has to type the command."""
+    """Return a finding as data; ``pids`` is for the panel's own button, null where the user has to type the command."""
     said = shlex.split(one.command)
     pids = [int(word) for word in said if word.isdigit()] if said[:2] == REAP else None
     return {"what": one.what, "command": views.in_a_cell(one.command), "pids": pids}

@@ -1,4 +1,4 @@
-"""The chats of a panel: one a server, each turn streamed in a thread of its own."""
+"""The chat of a panel with one server; each turn is streamed in a thread of its own."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from vllm_magic.engine.client.generate import Message, Stream
     from vllm_magic.server.server import Server
 
-PAUSE = 0.1  # seconds between two messages with more of an answer
-UNTEMPLATED = "The model has no chat template: it goes on from the text."
+PAUSE = 0.1  # seconds between two messages with new text of an answer
+UNTEMPLATED = "The model has no chat template: it continues the text."
 
 
 @dataclass
 class Turn:
-    """What was said, and what came back; its thread writes it, others read it.
+    """The user's text and the model's answer. The turn's thread writes the fields, other threads read them.
 
     Attributes:
-        said: by the person.
-        thought: what a reasoning model thought before it answers.
-        answer: so far.
-        note: what stands below it.
-        over: whether more will come.
-        failed: whether ``note`` says what went wrong.
+        said: the user's text.
+        thought: the reasoning text of a reasoning model so far.
+        answer: the text of the answer so far.
+        note: the line below the answer.
+        over: whether the answer has ended.
+        failed: whether ``note`` is an error message.
     """
 
     said: str
@@ -46,14 +46,16 @@ class Turn:
 
 
 class Chat:
-    """The chat with one server; its turns come one after the other. For one thread, but for the turn's own.
+    """The chat with one server; its turns run one after the other.
+
+    One thread calls the methods; each turn has a thread of its own.
 
     Args:
-        server: to ask.
-        more: called in the turn's thread whenever there is more to show.
+        server: the server that answers.
+        more: called in the turn's thread whenever the turn has new text.
 
     Attributes:
-        turns: so far.
+        turns: the turns so far.
     """
 
     def __init__(self, server: Server, more: Callable[[Chat], None]) -> None:
@@ -66,11 +68,11 @@ class Chat:
 
     @property
     def busy(self) -> bool:
-        """Whether an answer is coming."""
+        """Whether an answer is under way."""
         return bool(self.turns) and not self.turns[-1].over
 
     def say(self, text: str) -> None:
-        """Begin a turn; nothing happens while another one is under way."""
+        """Begin a turn with this text; do nothing while another turn is under way."""
         if self.busy:
             return
         self.turns.append(Turn(text))
@@ -80,7 +82,7 @@ class Chat:
         ).start()
 
     def hush(self) -> None:
-        """End the answer that is coming, on the server too."""
+        """Abort the answer that is under way, on the server too."""
         self._hushed.set()
         stream = self._stream
         if stream is not None:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class Chats:
-    """For one thread.
+    """The chats by server. Only the controller's thread uses them.
 
     Args:
-        manager: the kernel's.
-        more: called in the thread of a turn whenever there is more of it to show.
+        manager: the kernel's manager.
+        more: called in a turn's thread whenever the turn has new text.
     """
 
     def __init__(self, manager: Manager, more: Callable[[Chat], None]) -> None:
@@ -28,10 +28,10 @@ class Chats:
         self._chats: dict[Server, Chat] = {}
 
     def of(self, name: str) -> Chat:
-        """The chat with the server of this name, begun if there is none; those with forgotten servers are dropped.
+        """Return the chat with the server of this name, a new one if there is none; drop chats with forgotten servers.
 
         Raises:
-            ServerNotFound: there is and was none of this name.
+            ServerNotFound: no server has or had this name.
         """
         server = self._manager.get_even_past(name)
         if server not in self._chats:
@@ -41,21 +41,21 @@ class Chats:
         return self._chats[server]
 
     def is_current(self, chat: Chat) -> bool:
-        """Whether it is still the chat with its server."""
+        """Whether this is still the current chat with its server."""
         return self._chats.get(chat.server) is chat
 
     def hush(self, server: Server) -> None:
-        """End the answer that is coming from this server, if one is."""
+        """Abort the answer of this server that is under way, if there is one."""
         if server in self._chats:
             self._chats[server].hush()
 
     def hush_all(self) -> None:
-        """End every answer that is coming."""
+        """Abort every answer that is under way."""
         for server in self._chats:
             self.hush(server)
 
     def forget(self, name: str) -> Chat:
-        """A new chat with the server of this name, in place of the one there is. Raises what `of` raises."""
+        """Replace the chat with the server of this name by a new one, and return that. Raises the errors of `of`."""
         old = self.of(name)
         old.hush()
         del self._chats[old.server]
@@ -63,7 +63,7 @@ class Chats:
 
 
 def message(chat: Chat, at: int = 0) -> dict[str, Any]:
-    """The message with the turns from this one on."""
+    """Return the message with the turns from index ``at`` on."""
     return {
         "kind": "chat",
         "name": chat.server.name,

@@ -1,8 +1,8 @@
-"""The one thread of a panel. It owns what the panel knows, and it alone sends to the front end.
+"""The controller: the one thread of a panel. It owns the panel's state, and it alone sends to the front end.
 
-Clicks arrive in whatever thread the kernel takes messages in, looks come from the sampler's, and longer work is done in
-threads of its own: all of them only put something into the inbox. So there is no lock here. Without a view the thread
-waits for one, and looks at nothing.
+Clicks arrive in the threads in which the kernel receives messages, update requests come from the sampler's thread, and
+background work runs in threads of its own. All of these threads only put functions into the inbox, so the controller
+needs no lock. While no view is open, the thread waits for a message and does nothing else.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
     from vllm_magic.jupyter.panel.messages import Front, Words
     from vllm_magic.manager.manager import Manager
 
-LOOK = 1.5  # seconds after which it looks by itself; mostly the sampler asks it to before that
-PROCESSES = "processes"  # the tab that costs a look at them
+LOOK = 1.5  # seconds after which the views are updated; mostly the sampler requests an update before that
+PROCESSES = "processes"  # the tab; the processes are read only while a view shows it
 
 
 class Controller:
-    """Runs until it is closed.
+    """Runs the panel's thread until `close`.
 
     Args:
-        manager: the kernel's.
-        front: where to draw; used from this thread alone.
-        work: the longer work.
-        is_busy: whether a cell runs now.
+        manager: the kernel's manager.
+        front: the views; only the controller's thread uses them.
+        work: the background work.
+        is_busy: returns whether a cell runs now.
     """
 
     def __init__(self, manager: Manager, front: Front, work: Work, is_busy: Callable[[], bool]) -> None:
@@ -51,13 +51,13 @@ class Controller:
         self._is_busy = is_busy
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._look_waits = False
-        # All below belongs to the thread.
+        # Only the controller's thread uses what follows.
         self._open_views = OpenViews()
         self._unwatch: Callable[[], None] | None = None
         self._due = 0.0
         self._entry = FormState()
         self._notice: dict[str, str] | None = None
-        self._asked: set[Ask] = set()  # of what is under way
+        self._asked: set[Ask] = set()  # the background work that is under way
         self._chats = Chats(manager, self._more)
         self._selection = Selection(manager, front, self._chats, work.said)
         self._server_list = ServerList(manager)
@@ -67,11 +67,11 @@ class Controller:
         self._thread.start()
 
     def take(self, message: Message) -> None:
-        """A view wants something; returns at once, in any thread."""
+        """Queue a request of a view. Any thread may call this; it returns at once."""
         self._inbox.put(partial(self._obey, message))
 
     def close(self) -> None:
-        """End the thread, and wait for that as long as a look may take."""
+        """End the thread, and wait `LOOK` seconds at most for its end."""
         self._inbox.put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join(LOOK)
@@ -79,25 +79,25 @@ class Controller:
     def _run(self) -> None:
         while True:
             try:
-                deed = self._inbox.get(
+                action = self._inbox.get(
                     timeout=max(0.0, self._due - time.monotonic()) if self._open_views else None
                 )
             except queue.Empty:
-                deed = self._look
-            if deed is None:
+                action = self._look
+            if action is None:
                 break
-            self._risk(deed)
+            self._risk(action)
         self._chats.hush_all()
         self._open_views.leave()
         self._watch()
 
-    def _risk(self, deed: Callable[[], None]) -> None:
-        """Do it; a fault in it is told, and the panel goes on."""
+    def _risk(self, action: Callable[[], None]) -> None:
+        """Run the action; show an exception as a notice, and keep the thread running."""
         try:
-            deed()
+            action()
         except VllmMagicError as error:
             self._tell(str(error), wrong=True)
-        except Exception as error:  # noqa: BLE001 - a panel that ends in silence would seem to show the truth
+        except Exception as error:  # noqa: BLE001 - a panel that stopped silently would go on showing old values
             self._tell(
                 f"A fault of vllm_magic: {type(error).__name__}: {error}. Please report it.", wrong=True
             )
@@ -108,7 +108,7 @@ class Controller:
         if message.ask is Ask.HERE:
             return
         self._front.send({"kind": "got", "ask": message.ask.value})
-        deeds: dict[Ask, Callable[[Message], None]] = {
+        actions: dict[Ask, Callable[[Message], None]] = {
             Ask.HELLO: self._welcome,
             Ask.BYE: lambda _: None,
             Ask.CHOOSE: lambda said: self._choose(said.name),
@@ -122,17 +122,17 @@ class Controller:
             Ask.DOCTOR: lambda _: self._do(Ask.DOCTOR, self._work.doctor),
             Ask.REAP: lambda said: self._do(Ask.REAP, partial(self._work.reap, said.pids)),
         }
-        self._risk(partial(deeds[message.ask], message))
+        self._risk(partial(actions[message.ask], message))
         self._look()
 
-    # Views, and looking while there are any.
+    # The open views, and their updates.
 
     def _welcome(self, _: Message) -> None:
         self._suggestions = form.suggestions()
         self._selection.send()
 
     def _watch(self) -> None:
-        """Have the sampler ask for looks while there are views."""
+        """Subscribe to the sampler's update requests while a view is open; else unsubscribe."""
         if self._open_views and self._unwatch is None:
             self._unwatch = self._manager.watch(self._want_look)
         elif not self._open_views and self._unwatch is not None:
@@ -140,7 +140,7 @@ class Controller:
             self._unwatch = None
 
     def _want_look(self) -> None:
-        """Called in any thread; looks that pile up are one."""
+        """Queue an update, unless one is queued already. Any thread may call this."""
         if not self._look_waits:
             self._look_waits = True
             self._inbox.put(self._look)
@@ -148,7 +148,7 @@ class Controller:
     def _look(self) -> None:
         self._look_waits = False
         self._due = time.monotonic() + LOOK
-        if not self._is_busy():  # else views may be there, and not be heard
+        if not self._is_busy():  # while a cell runs, messages of open views may have to wait
             self._open_views.expire()
             self._watch()
         if not self._open_views:
@@ -213,11 +213,11 @@ class Controller:
         self._selection.follow()
         server = self._selection.server
         if server is not None and server.state.over and not self._entry.words.model:
-            self._judge(self._selection.said)  # to be started again, perhaps with other flags
+            self._judge(self._selection.said)  # the user may start it again, perhaps with other flags
         if server is not None and server.error is not None:
-            server.last_words()  # it is said here
+            server.last_words()  # the panel shows the error: take it from those to report
 
-    # What is asked for.
+    # The requests of the views.
 
     def _read(self, message: Message) -> None:
         self._notice = None
@@ -230,7 +230,7 @@ class Controller:
 
     def _judge_again(self) -> None:
         server = self._selection.server
-        shown = server is None or server.state.over  # else the form shows what runs
+        shown = server is None or server.state.over  # else the form shows the values of the running server
         if shown and self._entry.is_outdated(self._manager.latest):
             self._judge(self._entry.words)
 
@@ -240,7 +240,7 @@ class Controller:
     def _stop(self, message: Message) -> None:
         self._notice = None
         server = self._manager.get(message.name)
-        self._chats.hush(server)  # an answer that breaks off would look like a fault
+        self._chats.hush(server)  # an answer that the stop cuts off would look like a fault
         server.begin_stop(self._work.grace())
 
     def _say(self, message: Message) -> None:
@@ -249,7 +249,7 @@ class Controller:
         self._selection.send_chat(chat)
 
     def _more(self, chat: Chat) -> None:
-        """Called in the thread of a turn."""
+        """Queue the sending of a turn's new text. Called in the turn's thread."""
         self._inbox.put(partial(self._send_turn, chat))
 
     def _send_turn(self, chat: Chat) -> None:
@@ -260,7 +260,7 @@ class Controller:
         self._notice = {"text": text, "kind": "wrong" if wrong else "told"}
 
     def _do(self, ask: Ask | None, work: Callable[[], background_work.Done]) -> None:
-        """Have the work done in a thread of its own; each kind once at a time."""
+        """Run the work in a thread of its own, unless work of the same kind is under way."""
         if ask is not None and ask in self._asked:
             return
         if ask is not None:

@@ -1,4 +1,4 @@
-"""The words of the form: what a start from them would do, and how they look to the views, which get no secret."""
+"""The values of the form: the start that they describe, its assessment, and the values without secrets for the views."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.jupyter.commands.settings import Settings
 
-MODELS = 100  # that are suggested
+MODELS = 100  # suggested models at most
 OPTIONS = ("name", "port", "executable", "ttl", "keep", "cluster")  # our own, besides --gpus and --env
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """What is to be said of the form.
+    """The assessment of the form's values.
 
     Attributes:
-        text: one line; "" for nothing.
-        wrong: whether the start would be refused, or fail.
-        claims: bytes that vLLM will take, by the index of the GPU.
+        text: one line for the user; "" for none.
+        wrong: whether the start would be refused or would fail.
+        claims: the bytes that vLLM will take on each GPU, by the index of the GPU.
     """
 
     text: str = ""
@@ -47,10 +47,10 @@ class Assessment:
 
 
 def spec(form: Words, settings: Settings) -> ServerSpec:
-    """The server that the form stands for.
+    """Return the spec of the server that the form describes.
 
     Raises:
-        InvalidOption: a word does not fit.
+        InvalidOption: an argument does not fit.
     """
     said = [form.model, *expansion.split(form.flags)] if form.model else expansion.split(form.flags)
     chosen = ["--gpus", form.gpus] if form.gpus else []
@@ -58,10 +58,10 @@ def spec(form: Words, settings: Settings) -> ServerSpec:
 
 
 def said(wanted: ServerSpec, settings: Settings) -> Words:
-    """The words that stand, on top of the settings, for this server; its keys are among them."""
+    """Return the form values that, together with the settings, describe this server; its keys are in them."""
     try:
         usual = start_arguments.start([wanted.model], settings).spec
-    except VllmMagicError:  # they have become wrong since
+    except VllmMagicError:  # the settings are not valid any more
         usual = start_arguments.start([wanted.model], NO_SETTINGS).spec
     flags = list(wanted.args)
     if flags[: len(usual.args)] == list(usual.args):
@@ -77,36 +77,38 @@ def said(wanted: ServerSpec, settings: Settings) -> Words:
 
 
 def shown(form: Words) -> Words:
-    """The words as a view may have them, with `SHOWN` in place of each key."""
+    """Return the form values as a view may see them, with `SHOWN` in place of each key."""
     try:
         plain = expansion.split(form.flags)
-    except InvalidOption:  # half typed
+    except InvalidOption:  # the user has not typed the flags to their end
         return replace(form, flags=" ".join(mask_words([form.flags])))
     masked = _masked(plain)
     return form if masked == plain else replace(form, flags=shlex.join(masked))
 
 
 def meant(form: Words, before: Words) -> Words:
-    """The words that a view sent, with what it was shown `SHOWN` for.
+    """Return the form values that a view sent, with the keys back in place of `SHOWN`.
 
     Args:
-        form: from the view.
-        before: the words that it was shown without their keys.
+        form: the values from the view.
+        before: the values with the keys that the view was shown as `SHOWN`.
 
     Raises:
-        InvalidOption: one stands where nothing was hidden.
+        InvalidOption: `SHOWN` stands in a place where no key was hidden.
     """
     if SHOWN not in form.flags:
         return form
     plain = expansion.split(before.flags)
-    hidden = dict(zip(pairwise(["", *_masked(plain)]), plain, strict=True))  # a word, and the one before it
+    hidden = dict(
+        zip(pairwise(["", *_masked(plain)]), plain, strict=True)
+    )  # by the argument and the one before it
     sent = [
         hidden.get(two, two[1]) if SHOWN in two[1] else two[1]
         for two in pairwise(["", *expansion.split(form.flags)])
     ]
     if any(SHOWN in word for word in sent):
         raise InvalidOption(
-            f"Nothing is known to stand for {SHOWN} in the flags. Write it out, or leave it out."
+            f"The flags contain {SHOWN} where no key was hidden. Type the key itself, or remove {SHOWN}."
         )
     return replace(form, flags=shlex.join(sent))
 
@@ -124,12 +126,12 @@ def _masked_variable(word: str) -> str:
 
 
 def judge(form: Words, settings: Settings, now: Snapshot | None) -> Assessment:
-    """Look at flags and memory; the network is not asked."""
+    """Assess the flags and the memory, without the network."""
     if not form.model:
         return Assessment()
     try:
         wanted = spec(form, settings)
-        if wanted.cluster:  # its vLLM and its GPUs are not those of this machine
+        if wanted.cluster:  # the cluster's vLLM and GPUs are not those of this machine
             return Assessment(f"It will run on the Ray cluster at {rest.shown(wanted.cluster)}.")
         unknown_flags.check(wanted, executable.find(wanted.executable))
         if now is None or not now.gpus:
@@ -141,13 +143,13 @@ def judge(form: Words, settings: Settings, now: Snapshot | None) -> Assessment:
 
 
 def suggestions() -> list[str]:
-    """Models that were started before, and those on disk."""
+    """Return the models that were started before, then the other models on disk."""
     return list(dict.fromkeys([*history.models(), *sorted(on_disk.cached_models())]))[:MODELS]
 
 
 def _fitting(wanted: ServerSpec, now: Snapshot, claims: Mapping[int, int]) -> Assessment:
     try:
         found = fit(wanted, os.environ, now, online=False)
-    except NoEstimate:  # not on this machine, or of a kind that is not known
+    except NoEstimate:  # the model is not on this machine, or its kind is not known
         return Assessment(claims=claims)
     return Assessment(found.verdict, found.fits is False, claims)

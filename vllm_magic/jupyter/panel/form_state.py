@@ -1,4 +1,4 @@
-"""What stands in the form of a panel, and what is to be said of it."""
+"""The state of a panel's form: its values and their assessment."""
 
 from __future__ import annotations
 
@@ -12,58 +12,59 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.jupyter.panel.background_work import Done
 
-STEP = 2**28  # bytes of free memory that make a difference to what is said
+STEP = 2**28  # bytes; free memory is compared in steps of this size
 
 
 class FormState:
-    """For one thread. A judgement takes its time: it is begun with `judging`, and `take` takes what came of it.
+    """The form's values and their assessment. Only the controller's thread uses them.
+
+    An assessment takes time: `judging` notes that one begins, and `take` accepts its result.
 
     Attributes:
-        words: with their keys, which views never get.
-        claims: bytes that the start would take, by the index of the GPU.
+        words: the form's values with their keys, which views never get.
     """
 
     def __init__(self) -> None:
         self.words = Words()
-        self._writer = ""  # the view that they are from
+        self._writer = ""  # the id of the view that wrote the values
         self._judged = form.Assessment()
         self._under_way = 0
-        self._judged_by: tuple[int | None, ...] = ()  # the free memory of each GPU
+        self._judged_by: tuple[int | None, ...] = ()  # free memory of each GPU then, in steps
 
     @property
     def claims(self) -> dict[int, int]:
-        """See above."""
+        """The bytes that the start would take on each GPU, by the index of the GPU."""
         return dict(self._judged.claims)
 
     def empty(self) -> None:
-        """Nothing stands there any more."""
+        """Clear the form."""
         self.words, self._writer = Words(), ""
         self._judged = form.Assessment()
 
     def write(self, message: Message) -> Words:
-        """Take what a view wrote; the words with the keys that it did not see."""
+        """Accept the values that a view wrote; return them with the keys that the view did not see."""
         self.words = form.meant(message.words, self.words)
         self._writer = message.view
         return self.words
 
     def judging(self, words: Words, now: Snapshot | None) -> None:
-        """These words are being judged, by the GPUs as they are now."""
+        """Note that an assessment of these values begins, for the GPUs as they are now."""
         self.words = words
         self._judged_by = _free(now)
         self._under_way += 1
 
     def take(self, done: Done) -> None:
-        """A judgement has ended; one of other words than those that stand there now is of no use."""
+        """Accept the result of an assessment; ignore it where the form has other values by now."""
         self._under_way -= 1
         if done.judged is not None and done.judged_of == self.words:
             self._judged = done.judged
 
     def is_outdated(self, now: Snapshot | None) -> bool:
-        """Whether other memory is free than it was judged by: that of a server that was just released is there again."""
+        """Whether the free memory has changed since the assessment, as after the release of a server."""
         return bool(self.words.model) and not self._under_way and _free(now) != self._judged_by
 
     def picture(self, models: list[str]) -> dict[str, Any]:
-        """It as the views draw it, without keys, with the models to suggest."""
+        """Return the form as the views draw it: without keys, with the models to suggest."""
         return {
             **asdict(form.shown(self.words)),
             "view": self._writer,
@@ -74,5 +75,5 @@ class FormState:
 
 
 def _free(now: Snapshot | None) -> tuple[int | None, ...]:
-    """The free memory of each GPU, as coarsely as a judgement goes by it."""
+    """Return the free memory of each GPU in steps of `STEP`; None where it is not known."""
     return tuple(None if gpu.free is None else gpu.free // STEP for gpu in (now.gpus if now else ()))

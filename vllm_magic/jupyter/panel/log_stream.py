@@ -1,4 +1,4 @@
-"""The log of the server that is shown, as it grows."""
+"""The log of the server that the panel shows, as the log grows."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ if TYPE_CHECKING:
     from vllm_magic.engine.startup.log import Follower
     from vllm_magic.server.server import Server
 
-MOST = 300  # lines in one message; a log that writes more skips some
+MOST = 300  # lines in one message; where more lines have come, the oldest of them are skipped
 
 
 class LogStream:
-    """For one thread.
+    """Reads the log of one server. Only the controller's thread uses it.
 
     Args:
-        server: whose log.
+        server: the server.
     """
 
     def __init__(self, server: Server) -> None:
@@ -24,19 +24,19 @@ class LogStream:
         self._new = True
 
     def whole(self) -> dict[str, Any]:
-        """The message with the end of the log, for a view that has nothing of it."""
+        """Return the message with the end of the log, for a view that has no line of it."""
         self._follower = None
         self._new = True
         return self.more() or self._message([], 0)
 
     def more(self) -> dict[str, Any] | None:
-        """The message with the lines that have come; None for none."""
+        """Return the message with the new lines; None where there are none."""
         path = self.server.log_path
         if self._follower is None:
             self._follower = self.server.follower()
         if self._follower is None or path is None:
             return None
-        self._follower.path = path  # it is moved at the end of the server
+        self._follower.path = path  # the log file is moved when the server ends
         lines = self._follower.new_lines()
         return self._message(lines[-MOST:], max(0, len(lines) - MOST)) if lines else None
 

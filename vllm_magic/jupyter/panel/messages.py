@@ -1,30 +1,31 @@
-"""What a view of the panel says to the kernel, and what the kernel says to the views.
+"""The messages between the views of the panel and the kernel.
 
-To the kernel, each with the ``view``'s own id::
+From a view to the kernel, each with the id of the view as ``view``::
 
-    {"ask": "hello"}                                a view was opened, or wants to know everything again
-    {"ask": "here", "tab": "log"}                   it is still there, and shows this tab
-    {"ask": "bye"}                                  it was closed
-    {"ask": "choose", "name": NAME}                 show this server; "" for the form of a new one
-    {"ask": "clear", "name": NAME}                  take it, which is over, from the list
-    {"ask": "form", "words": {model, flags, gpus}}  the form was changed
+    {"ask": "hello"}                                the view was opened, or needs all data again
+    {"ask": "here", "tab": "log"}                   the view is still open, and shows this tab
+    {"ask": "bye"}                                  the view was closed
+    {"ask": "choose", "name": NAME}                 show this server; "" shows the form for a new server
+    {"ask": "clear", "name": NAME}                  remove this server, which has ended, from the list
+    {"ask": "form", "words": {model, flags, gpus}}  the values of the form have changed
     {"ask": "start", "words": {model, flags, gpus}}
-    {"ask": "stop", "name": NAME}                   a start that is under way is cancelled so, too
-    {"ask": "say", "name": NAME, "text": TEXT}      a turn of the chat
+    {"ask": "stop", "name": NAME}                   stop the server, or cancel its start
+    {"ask": "say", "name": NAME, "text": TEXT}      begin a turn of the chat
     {"ask": "hush", "name": NAME}                   stop generating
-    {"ask": "forget", "name": NAME}                 begin the chat anew
+    {"ask": "forget", "name": NAME}                 begin a new chat
     {"ask": "doctor"}
-    {"ask": "reap", "pids": [PID, ...]}             [] releases what dead kernels left
+    {"ask": "reap", "pids": [PID, ...]}             end these processes; [] releases what dead kernels left
 
-To the views: the trait ``picture``, replaced as a whole when something in it has changed, and messages for what grows::
+From the kernel to the views: the trait ``picture``, which holds what the views draw and is replaced as a whole when
+something in it changes, and messages for data that grows::
 
-    {"kind": "tick", ...}       once a second: it says that the kernel lives; a point for each curve
+    {"kind": "tick", ...}       about once a second: the kernel lives; a point for each curve
     {"kind": "curve", ...}      the curve of the chosen server so far
     {"kind": "log", ...}        lines of the chosen server's log
-    {"kind": "processes", ...}  of the chosen server, while somebody looks at them
-    {"kind": "chat", ...}       a turn of the chat with the chosen server, or more of it
-    {"kind": "doctor", ...}     what the doctor found
-    {"kind": "got", "ask": ...} a request has arrived
+    {"kind": "processes", ...}  the processes of the chosen server, while a view shows them
+    {"kind": "chat", ...}       turns of the chat with the chosen server, as far as they have come
+    {"kind": "doctor", ...}     the doctor's report
+    {"kind": "got", "ask": ...} the kernel has received a request
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-LONGEST = 100_000  # characters of a text that a view sends
+LONGEST = 100_000  # characters that are kept of a text from a view
 
 
 class Ask(str, Enum):
-    """What a view wants."""
+    """The kind of a request."""
 
     HELLO = "hello"
     HERE = "here"
@@ -58,10 +59,10 @@ class Ask(str, Enum):
 
 
 class Front(Protocol):
-    """The views, as the kernel's side sees them."""
+    """The views, as the kernel's side uses them."""
 
     def show(self, drawn: dict[str, Any]) -> None:
-        """Replace the picture."""
+        """Replace the trait ``picture``."""
 
     def send(self, message: dict[str, Any]) -> None:
         """Send a message to all views."""
@@ -69,7 +70,7 @@ class Front(Protocol):
 
 @dataclass(frozen=True)
 class Words:
-    """What stands in the form; "" where nothing does."""
+    """The values of the form's fields; "" for an empty field."""
 
     model: str = ""
     flags: str = ""
@@ -78,17 +79,17 @@ class Words:
 
 @dataclass(frozen=True)
 class Message:
-    """One request; fields that it has no use for are empty.
+    """One request of a view; the fields that this kind of request does not use are empty.
 
     Attributes:
-        ask: what is wanted.
-        view: who wants it.
-        name: of a server.
-        text: of a turn of the chat.
-        tab: that the view shows.
-        words: of the form.
-        pids: of processes to reap.
-        beside: whether it came on another thread than the one that runs cells: then it does not wait for a cell.
+        ask: the kind of the request.
+        view: the id of the view.
+        name: the name of a server.
+        text: the text of a turn of the chat.
+        tab: the tab that the view shows.
+        words: the values of the form.
+        pids: the pids of processes to reap.
+        beside: whether the request came on another thread than the one that runs cells, so it does not wait for a cell.
     """
 
     ask: Ask
@@ -102,7 +103,7 @@ class Message:
 
 
 def read(content: Any, *, beside: bool) -> Message | None:
-    """A message from what a view sent; None for anything else."""
+    """Return the request that a view sent; None where the content is not a valid request."""
     if not isinstance(content, dict):
         return None
     try:

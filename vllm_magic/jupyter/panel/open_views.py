@@ -1,4 +1,4 @@
-"""The views of a panel that somebody has open: who was heard of lately, and what they show."""
+"""The open views of a panel: when each sent its last request, and which tab it shows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vllm_magic.jupyter.panel.messages import Ask
 if TYPE_CHECKING:
     from vllm_magic.jupyter.panel.messages import Message
 
-EXPIRY = 20.0  # seconds without a word from a view after which it is taken for closed; it says one every 5 s
+EXPIRY = 20.0  # seconds without a request after which a view counts as closed; a view sends one every 5 s
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class _View:
 
 
 class OpenViews:
-    """For one thread; false where nobody looks.
+    """The open views; false where none is open. Only the controller's thread uses them.
 
     Attributes:
-        beside: whether requests are heard while a cell runs.
+        beside: whether requests arrive while a cell runs.
     """
 
     def __init__(self) -> None:
@@ -35,22 +35,22 @@ class OpenViews:
         return bool(self._views)
 
     def hear(self, message: Message) -> None:
-        """A view has said something."""
-        self.beside = message.beside  # the first ones of a view are not: its subshell is made meanwhile
+        """Note a request of a view."""
+        self.beside = message.beside  # false for a view's first requests: its subshell is not ready yet
         before = self._views.pop(message.view, None)
         if message.ask is not Ask.BYE:
             tab = message.tab or (before.tab if before else "")
             self._views[message.view] = _View(time.monotonic(), tab)
 
     def expire(self) -> None:
-        """Forget those that were not heard of for too long: a page that is reloaded says no word."""
+        """Forget the views without a request for `EXPIRY` seconds: a page that is reloaded sends no "bye"."""
         now = time.monotonic()
         self._views = {name: view for name, view in self._views.items() if now - view.seen < EXPIRY}
 
     def leave(self) -> None:
-        """Forget all of them."""
+        """Forget all views."""
         self._views.clear()
 
     def looks_at(self, tab: str) -> bool:
-        """Whether somebody has this tab open."""
+        """Whether an open view shows this tab."""
         return any(view.tab == tab for view in self._views.values())

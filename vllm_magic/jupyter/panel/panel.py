@@ -1,4 +1,4 @@
-"""``%vllm panel`` and `vllm_magic.panel`: the one panel of a kernel, and its way from a click to the controller and back."""
+"""``%vllm panel`` and `vllm_magic.panel`: the one panel of a kernel, with its widget and its controller."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class Panel:
-    """Shown as often as one likes: all its views show the same.
+    """The panel of a kernel. It can be displayed several times; all its views show the same.
 
     Args:
-        manager: the kernel's.
-        settings: of each start.
-        grace: of each stop.
-        is_busy: whether a cell runs now.
+        manager: the kernel's manager.
+        settings: returns the settings for a start.
+        grace: returns the grace period for a stop, in seconds; None for the default.
+        is_busy: returns whether a cell runs now.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Panel:
         return snapshot.static_text(list(self._manager.servers().values()), None)
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
-        """The live panel, and for a front end without widgets, or a notebook that was saved, how it is now."""
+        """Return the live panel, and its present state for a saved notebook or a front end without widgets."""
         servers = list(self._manager.servers().values())
         now = self._manager.latest if servers else None
         shown: dict[str, Any] = self._open()._repr_mimebundle_()[0]  # type: ignore[index]
@@ -55,7 +55,7 @@ class Panel:
         }
 
     def close(self) -> None:
-        """Take it from the screen, and forget it; the servers run on. Shown again, it is a new one."""
+        """Remove the widget from the screen; the servers run on. The next display of the panel makes a new widget."""
         controller, self._controller = self._controller, None
         widget, self._widget = self._widget, None
         if controller is not None:

@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from vllm_magic.linux.processes import Process
     from vllm_magic.server.server import Server
 
-SHARE = 0.01  # of a core, that the looks may take: at all processes of the machine, which may be thousands
+SHARE = 0.01  # of a core that the reads may take: each reads all processes of the machine, maybe thousands
 LEADER = "SIGTERM, then SIGKILL"
 CHILD = "by its parent, else SIGKILL"
 STRAY = "SIGKILL: it has left its parent"
 
 
 class ProcessRows:
-    """Those of one server, as they change. For one thread."""
+    """The process rows of one server, sent when they change. Only the controller's thread uses them."""
 
     def __init__(self) -> None:
         self._sent: dict[str, Any] = {}
         self._due = 0.0
 
     def more(self, server: Server, now: Snapshot | None) -> dict[str, Any] | None:
-        """The message with the rows; None where they have not changed, or it is too soon to look again."""
+        """Return the message with the rows; None where they have not changed, or it is too soon for another read."""
         if time.monotonic() < self._due:
             return None
         began = time.thread_time()
@@ -41,7 +41,10 @@ class ProcessRows:
 
 
 def message(server: Server, now: Snapshot | None) -> dict[str, Any]:
-    """The message: of each process its depth, name, pid, bytes of memory and of VRAM (null if not known), and its end."""
+    """Return the message with a row for each process.
+
+    A row has the depth, name, pid, bytes of memory, bytes of VRAM (null if not known), and how the process is ended.
+    """
     there = {one.identity.pid: one for one in server.processes()}
     held = {one.pid: one.used for gpu in (now.gpus if now else ()) for one in gpu.processes or ()}
     rows = [
@@ -60,7 +63,7 @@ def message(server: Server, now: Snapshot | None) -> dict[str, Any]:
 
 
 def _tree(there: Mapping[int, Process]) -> Iterator[tuple[int, Process]]:
-    """Each process with its depth, behind the one that started it."""
+    """Yield the depth of each process and the process, after the process that started it."""
 
     def below(parent: int, depth: int) -> Iterator[tuple[int, Process]]:
         for one in there.values():

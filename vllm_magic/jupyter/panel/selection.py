@@ -1,4 +1,4 @@
-"""The server that a panel shows, and what of it goes to the views besides the picture."""
+"""The server that a panel shows, and the data about it that views get besides the trait ``picture``."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 class Selection:
-    """For one thread.
+    """The chosen server. Only the controller's thread uses it.
 
     Args:
-        manager: the kernel's.
-        front: where to send to.
-        chats: of the panel.
-        said: gives the words that would start a server once more.
+        manager: the kernel's manager.
+        front: the views.
+        chats: the chats of the panel.
+        said: returns the form values that would start a server again.
 
     Attributes:
-        name: None until somebody chooses, "" for the form of a new one.
-        said: the words that would start it once more.
+        name: the name of the chosen server; None until one is chosen, "" for the form of a new server.
+        said: the form values that would start the chosen server again.
     """
 
     def __init__(self, manager: Manager, front: Front, chats: Chats, said: Callable[[Server], Words]) -> None:
@@ -45,20 +45,20 @@ class Selection:
 
     @property
     def server(self) -> Server | None:
-        """Itself; None while there is none."""
+        """The chosen server; None while there is none."""
         if not self.name:
             return None
         return self._manager.servers().get(self.name) or self._manager.past().get(self.name)
 
     def follow(self) -> None:
-        """Choose what there is where nobody has chosen, and send what has taken the place of the one that was shown."""
+        """Choose the latest server where none is chosen, and send its data where the server is another than before."""
         if self.name is None:
             self.name = next(reversed(self._manager.servers()), None)
         if self.server is not (self._log_stream.server if self._log_stream else None):
             self.send()
 
     def send(self) -> None:
-        """Send all that the picture does not have."""
+        """Send all data about the chosen server that ``picture`` does not have."""
         server = self.server
         self._log_stream = LogStream(server) if server else None
         self.said = self._words_of(server) if server else Words()
@@ -70,7 +70,7 @@ class Selection:
         self.send_chat(self._chats.of(server.name))
 
     def send_more(self, *, processes: bool) -> None:
-        """Send what has come since: of the log, and if somebody looks at them of the processes."""
+        """Send the new lines of the log and, if ``processes``, the processes where they have changed."""
         lines = self._log_stream.more() if self._log_stream else None
         if lines:
             self._front.send(lines)
@@ -80,6 +80,6 @@ class Selection:
             self._front.send(rows)
 
     def send_chat(self, chat: Chat, at: int = 0) -> None:
-        """Send the turns from this one on, if the chat is with it."""
+        """Send the turns from index ``at`` on, if the chat is with the chosen server."""
         if chat.server is self.server:
             self._front.send(chats.message(chat, at))

@@ -1,4 +1,4 @@
-"""The servers that a panel lists: those that live, and the last that are over, for what they left to be seen again."""
+"""The servers that a panel lists: the living ones, and the last ones that ended, so that their results can be seen."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from vllm_magic.manager.manager import Manager
     from vllm_magic.server.server import Server
 
-ENDED = 5  # that are over
+ENDED = 5  # ended servers in the list, at most
 
 
 class ServerList:
-    """For one thread.
+    """The list of servers. Only the controller's thread uses it.
 
     Args:
-        manager: the kernel's.
+        manager: the kernel's manager.
     """
 
     def __init__(self, manager: Manager) -> None:
@@ -25,7 +25,7 @@ class ServerList:
         self._cleared: set[Server] = set()
 
     def servers(self) -> list[Server]:
-        """In the order of their starts, so that one that ends stays in its place."""
+        """Return the servers in the order of their starts, so that a server keeps its place when it ends."""
         known = {**self._manager.past(), **self._manager.servers()}.values()
         self._cleared &= {*known}
         everyone = sorted(known, key=_began)
@@ -33,13 +33,13 @@ class ServerList:
         return [one for one in everyone if one not in self._cleared and one not in old]
 
     def clear(self, server: Server) -> None:
-        """Take one that is over from the list of this panel; nothing else forgets it."""
+        """Remove an ended server from the list of this panel; the manager still knows the server."""
         if may_go(server):
             self._cleared.add(server)
 
 
 def may_go(server: Server) -> bool:
-    """Whether nothing of it lives: what holds memory stays in sight."""
+    """Whether nothing of the server lives; a server that may hold memory stays in the list."""
     return server.state.over and not server.is_left
 
 

@@ -14,18 +14,18 @@ _open: _Opened | None = None
 
 
 def panel() -> Panel:
-    """The panel of this kernel, which shows its servers and steers them: display it, as often as you like.
+    """Return the panel of this kernel, which shows and controls its servers; it can be displayed several times.
 
-    A start from it goes by ``%config VllmMagics`` where the extension is loaded.
+    A start from the panel uses ``%config VllmMagics`` where the extension is loaded.
     """
-    global _open  # noqa: PLW0603 - one a kernel
+    global _open  # noqa: PLW0603 - one panel for each kernel
     if _open is None:
         _open = _Opened()
     return _open.panel
 
 
 def close() -> None:
-    """Take the panel from the screen; does nothing where there is none."""
+    """Close the panel; do nothing where there is none."""
     global _open
     opened, _open = _open, None
     if opened is not None:
@@ -33,7 +33,7 @@ def close() -> None:
 
 
 class _Opened:
-    """The panel, and what it has to do with the shell."""
+    """The panel and its connections to the shell."""
 
     def __init__(self) -> None:
         from IPython.core.getipython import get_ipython
@@ -41,7 +41,7 @@ class _Opened:
         from vllm_magic.manager.manager import manager
 
         self._shell = cast("Any", get_ipython())
-        self._busy = self._shell is not None  # it is opened by a cell
+        self._busy = self._shell is not None  # a cell opens the panel
         for event, hook in self._hooks():
             self._shell.events.register(event, hook)
         self.panel = Panel(manager, self._settings, self._grace, lambda: self._busy)

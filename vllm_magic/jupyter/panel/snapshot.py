@@ -1,6 +1,6 @@
-"""What the views draw, as plain data: servers, the chosen one in full, GPUs. No key is in it; text is masked as anywhere.
+"""The data that the views draw: the servers, the chosen server in full, the GPUs. No key is in it; its text is masked.
 
-Times are seconds since the epoch, so that nothing in it changes while nothing happens: the views count up themselves.
+Times are seconds since the epoch, so that no value changes while nothing happens: the views compute durations themselves.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Data = dict[str, Any]
 
 
 def line(one: Server) -> Data:
-    """A server in the list on top."""
+    """Return the entry of a server in the list at the top."""
     return {
         "name": one.name,
         "state": state(one),
@@ -40,12 +40,12 @@ def line(one: Server) -> Data:
 
 
 def state(one: Server) -> str:
-    """Its state in a word, which the views colour."""
+    """Return the state of a server as one word, which the views colour."""
     return "asleep" if one.asleep and one.state is ServerState.READY else one.state.value
 
 
 def server(one: Server, words: Words) -> Data:
-    """The chosen server in full, with the words that would start it once more."""
+    """Return the chosen server in full, with the form values that would start it again."""
     began = one.times.get(ServerState.STARTING)
     return {
         "name": one.name,
@@ -70,14 +70,14 @@ def server(one: Server, words: Words) -> Data:
 
 
 def spare(one: StandbyStatus) -> str:
-    """That there is a process that has imported vLLM ahead of the next start; "" where there is none."""
+    """Return a line about the standby, which has imported vLLM before the next start; "" where there is none."""
     if not one.there:
         return ""
     return f"spare: {gib(one.memory)} of memory" if one.warm else "spare: importing vLLM"
 
 
 def terms(spec: ServerSpec) -> list[str]:
-    """When it ends, or does not, without anybody's word."""
+    """Return the rules by which the server outlives its kernel or ends without a request to stop."""
     return [
         *([f"kept {durations.told(spec.keep)} after the kernel"] if spec.keep else []),
         *([f"released after {durations.told(spec.ttl)} without a request"] if spec.ttl else []),
@@ -85,7 +85,7 @@ def terms(spec: ServerSpec) -> list[str]:
 
 
 def progress(one: Server) -> Data:
-    """How far a start is; this changes with every look."""
+    """Return the progress of a start, which changes with every update."""
     estimate = one.estimate
     return {
         "name": one.name,
@@ -97,7 +97,7 @@ def progress(one: Server) -> Data:
 
 
 def release(one: Release) -> Data:
-    """What a stop did."""
+    """Return the result of a stop."""
     return {
         "text": one.text,
         "verified": one.verified,
@@ -111,13 +111,13 @@ def release(one: Release) -> Data:
 
 
 def gpus(now: Snapshot | None, owners: Mapping[int, str], chosen: str, claims: Mapping[int, int]) -> Data:
-    """The GPUs, and who holds them.
+    """Return the GPUs and the holders of their memory.
 
     Args:
-        now: as they were seen last.
-        owners: pids that the driver lists, and the server of this kernel that each belongs to.
-        chosen: the server that is shown.
-        claims: bytes that the start in the form would take, by the index of the GPU.
+        now: the latest snapshot; None where there is none yet.
+        owners: the names of this kernel's servers, by the pids of their processes that the driver lists.
+        chosen: the name of the server that is shown.
+        claims: the bytes that the start in the form would take on each GPU, by the index of the GPU.
     """
     if now is None or not now.gpus:
         return {"rows": [], "note": now.problem if now and now.problem else ""}
@@ -125,12 +125,12 @@ def gpus(now: Snapshot | None, owners: Mapping[int, str], chosen: str, claims: M
 
 
 def points(several: Iterable[Server]) -> Data:
-    """The newest point of each server's curve."""
+    """Return the newest point of each server's curve, by the name of the server."""
     return {one.name: point for one in several if (point := _last_point(one)) is not None}
 
 
 def curve(one: Server) -> Data:
-    """The whole curve of a server."""
+    """Return the whole curve of a server."""
     chosen = one.curve.gpus
     return {
         "name": one.name,
@@ -144,7 +144,7 @@ def _last_point(one: Server) -> list[Any] | None:
 
 
 def _point(sample: Any, chosen: tuple[int, ...]) -> list[Any]:
-    """Time, bytes in use on its GPUs, bytes of its own, requests running and waiting, tokens a second in and out."""
+    """Return time, bytes in use on its GPUs, bytes of its own, requests running and waiting, tokens a second in and out."""
     return [
         round(sample.at, 2),
         _sum(sample.used, chosen),
@@ -195,12 +195,12 @@ def _gpu(gpu: Gpu, owners: Mapping[int, str], chosen: str, claim: int | None) ->
 
 
 def _unnamed(gpu: Gpu) -> int:
-    """In use, and the driver does not say whose: all of it, where it lists nobody."""
+    """Return the bytes in use that the driver attributes to no process: all, where it lists no processes."""
     return (gpu.used or 0) if gpu.processes is None else (gpu.unattributed or 0)
 
 
 def static_html(servers: list[Server], now: Snapshot | None) -> str:
-    """What a saved or converted notebook shows in place of the panel."""
+    """Return what a saved or converted notebook shows in place of the panel."""
     from vllm_magic.view import View
 
     about = View("The vLLM panel when it was opened. %vllm panel opens a live one.")
@@ -208,5 +208,5 @@ def static_html(servers: list[Server], now: Snapshot | None) -> str:
 
 
 def static_text(servers: list[Server], now: Snapshot | None) -> str:
-    """The same for where there is no front end at all."""
+    """Return the same as plain text, for use without any front end."""
     return repr(views.status(servers, now))

@@ -1,4 +1,4 @@
-"""The panel as a widget: one model, whose views are drawn by the modules in ``front/`` (our own; nothing is fetched)."""
+"""The panel as a widget: one model, whose views are drawn by the modules in ``front/`` (our own; nothing is downloaded)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import anywidget
 import traitlets
 
 FRONT = Path(__file__).with_name("front")
-# In the order of their floors: they are one module for the browser, which takes no relative imports from a kernel.
+# In the order of their dependencies. They are joined to one module: a browser cannot import files from a kernel.
 MODULES = (
     "dom",
     "charts",
@@ -30,27 +30,28 @@ MODULES = (
 
 
 def script() -> str:
-    """The whole module."""
+    """Return the joined module."""
     return "\n".join((FRONT / f"{name}.js").read_text(encoding="utf-8") for name in MODULES)
 
 
 class PanelWidget(anywidget.AnyWidget):
-    """What a notebook shows. Its thread (`controller`) is the only one that sets the trait and sends."""
+    """The widget that a notebook shows. Only the controller's thread sets its trait and sends its messages."""
 
     _esm = script()
     _css = (FRONT / "panel.css").read_text(encoding="utf-8")
     picture = traitlets.Dict().tag(sync=True)
 
     def show(self, drawn: dict[str, Any]) -> None:
-        """Replace the picture."""
+        """Replace the trait ``picture``."""
         self.picture = drawn
 
 
 def hear_beside_cells(widget: PanelWidget) -> None:
-    """Let the widget's messages come on a subshell, beside the cell that runs.
+    """Let the widget's messages arrive on a subshell while a cell runs.
 
-    ipykernel 7.4 sends them to the shell that the widget was made in (``BaseComm._reply_subshell_for``): to the main
-    one, where they wait for the cell. Without that method it goes by what the front end wants, as 7.1 and 7.3 do.
+    ipykernel 7.4 sends them to the shell in which the widget was made (``BaseComm._reply_subshell_for``): the main shell,
+    where they wait for the end of the cell. Without that method, ipykernel uses the subshell that the front end names,
+    as 7.1 and 7.3 do.
     """
     if hasattr(widget.comm, "_reply_subshell_for"):
         widget.comm._reply_subshell_for = None  # noqa: SLF001

@@ -134,7 +134,7 @@ def test_the_line_below():
     assert answer.line(nothing, "interrupted") == "interrupted"
     cut = Answer("x", "", "", "length", 5, 11, 1.25, 0.25)
     assert answer.line(cut) == (
-        "5 tokens in, 11 out · 10.0 tokens/s · the first after 0.25 s · cut at the most tokens allowed"
+        "5 tokens in, 11 out · 10.0 tokens/s · the first after 0.25 s · cut at the limit of tokens"
     )
 
 

@@ -1,13 +1,13 @@
-// A chart over time: areas and lines as SVG, with its least and greatest value and the time it spans beside it.
+// A chart over time: areas and lines as SVG; below them the least value, the time span and the greatest value.
 
 const HEIGHT = 48;
-const WIDTH = 240; // the picture is stretched to its room; lines keep their strength
+const WIDTH = 240; // the SVG is stretched to the width that there is; lines keep their thickness
 
 /**
- * A chart, to be drawn again and again.
- * @param about what it shows, for who cannot see it
- * @param unit how a value is written
- * @param series for each its colour (a class) and whether it is an area
+ * Makes a chart, which can be drawn again and again.
+ * @param about what the chart shows, as text for readers who cannot see it
+ * @param unit a function that writes a value as text
+ * @param series for each series its colour (a class) and whether it is an area
  */
 function chart(about, unit, series, height = HEIGHT) {
   const shapes = series.map(({ kind, area }) =>
@@ -32,10 +32,10 @@ function chart(about, unit, series, height = HEIGHT) {
   );
 
   /**
-   * @param points [time, value of each series...]; null where one is not known
-   * @param from, until the time that is shown
-   * @param events [[time, name]] drawn as lines from top to bottom
-   * @param level a value that is marked across
+   * @param points [time, value of each series...]; a value that is not known is null
+   * @param from, until the time span that is shown
+   * @param events [[time, name]], drawn as vertical lines
+   * @param level a value that is drawn as a horizontal line
    */
   function draw(points, from, until, events = [], level = null) {
     const width = Math.max(1, until - from);
@@ -72,7 +72,7 @@ function rule(x1, y1, x2, y2, kind) {
   return svg("line", { x1, y1, x2, y2, class: kind, "vector-effect": "non-scaling-stroke" });
 }
 
-/** The name of an event, beside its line: to the left of it in the right half. */
+/** Makes the name of an event, next to its line: left of the line in the right half of the chart. */
 function label(share, text) {
   const side = share > 0.5 ? `right:${(100 * (1 - share)).toFixed(2)}%` : `left:${(100 * share).toFixed(2)}%`;
   return node("span", { style: side, text });

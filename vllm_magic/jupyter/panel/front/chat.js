@@ -1,4 +1,4 @@
-// A chat with the server that is shown. Answers are shown as the text they are.
+// The chat with the server that is shown. Answers are shown as plain text.
 
 function chatView(send) {
   let name = "";

@@ -1,4 +1,4 @@
-// What is wrong on this machine, with the button or the command that deals with it.
+// The doctor's findings on this machine, each with a button or a command that fixes it.
 
 function doctorView(send) {
   const look = button("Look at this machine", () => send("doctor"));
@@ -28,7 +28,7 @@ function finding({ what, command, pids }, send) {
     el.append(" ", copier(() => command));
     return el;
   }
-  // What nobody owns is ended on a second click only.
+  // Processes that nobody owns are ended on a second click only.
   const sure = button(`End ${pids.length === 1 ? "it" : "them"} now`, () => send("reap", { pids }), { class: "vmp-button vmp-small ends", hidden: true });
   const first = button(pids.length ? "End …" : "Release", () => {
     if (!pids.length) send("reap", { pids });

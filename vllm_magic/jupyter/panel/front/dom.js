@@ -1,13 +1,13 @@
-// Making and changing elements. What comes from a log, a model or a person is only ever set as text, never as HTML.
+// Making and changing elements. Text from a log, a model or a person is only set as text, never as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An element; props are attributes, but "class", "text" and functions named on... (listeners). */
+/** Makes an element; props are its attributes, except "text" (its text) and functions named on... (its listeners). */
 function node(tag, props = {}, ...children) {
   return dress(document.createElement(tag), props, children);
 }
 
-/** An SVG element. */
+/** Makes an SVG element. */
 function svg(tag, props = {}, ...children) {
   return dress(document.createElementNS(SVG, tag), props, children);
 }
@@ -23,7 +23,7 @@ function dress(el, props, children) {
   return el;
 }
 
-/** Writes only what has changed: a selection in the text, and what a screen reader says, stay as they are. */
+/** Sets the text only where it has changed, so that a selection stays and a screen reader does not repeat the text. */
 function say(el, text) {
   if (el.textContent !== text) el.textContent = text;
 }
@@ -37,7 +37,7 @@ function show(el, yes) {
   if (el.hidden === yes) el.hidden = !yes;
 }
 
-/** Replaces the children, unless the key is that of the last time. */
+/** Replaces the children, unless the key is the same as in the last call. */
 function fill(el, key, make) {
   const text = JSON.stringify(key);
   if (el.dataset.key === text) return;
@@ -47,7 +47,7 @@ function fill(el, key, make) {
 
 let labels = 0;
 
-/** A label and its input, tied together. */
+/** Makes an element with a label and its input, connected by the id of the input. */
 function labelled(text, input, extra = "") {
   input.id = input.id || `vmp-${Date.now().toString(36)}-${labels++}`;
   return node("div", { class: `vmp-field ${extra}` }, node("label", { for: input.id, text }), input);
@@ -66,7 +66,7 @@ function copier(text) {
   return done;
 }
 
-/** Whether the text is in the clipboard now; without https, and not on localhost, browsers have the old way only. */
+/** Copies the text, and tells whether that worked. Without https, except on localhost, browsers have the old API only. */
 async function copied(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text).then(() => true, () => false);
   const had = document.activeElement;
@@ -92,7 +92,7 @@ function count(number) {
   return number >= 100 ? Math.round(number).toLocaleString("en") : String(Math.round(number * 10) / 10);
 }
 
-/** Seconds as a person says them. */
+/** Returns seconds as text for a person, such as "2 min 3 s". */
 function lasting(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
   const [hours, minutes, rest] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];

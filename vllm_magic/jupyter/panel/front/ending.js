@@ -1,6 +1,6 @@
-// The end of a server: its release, with the VRAM falling back to where it was before the start; or why it failed.
+// The end of a server: its release, with a chart of the VRAM down to its level before the start; or why it failed.
 
-const BEFORE = 120; // seconds before the end that its picture shows
+const BEFORE = 120; // seconds before the end that the chart shows
 const NAMES = { starting: "start", ready: "ready", stopping: "stop", released: "released", failed: "failed" };
 
 function ending(send) {
@@ -29,7 +29,7 @@ function ending(send) {
       show(el, over);
       if (!over) return;
       name = chosen.name;
-      const failed = chosen.state === "failed" && chosen.error !== null; // not what a later try has put right
+      const failed = chosen.state === "failed" && chosen.error !== null; // a later try may have released the server
       show(failure, failed);
       if (failed) {
         say(cause, chosen.error.cause);

@@ -1,7 +1,7 @@
-// Model, flags, GPUs, and the one button that follows the state of the server.
+// The fields for model, flags and GPUs, and the one button, which follows the state of the server.
 
-const TYPED = 400; // milliseconds without a key after which the words are sent
-const DEEDS = {
+const TYPED = 400; // milliseconds after the last key until the values are sent
+const ACTIONS = {
   none: ["Start", "start"],
   released: ["Start", "start"],
   failed: ["Start", "start"],
@@ -14,10 +14,10 @@ const DEEDS = {
 const CLICKED = { start: "Starting …", stop: "Stopping …" };
 
 function form(send, view) {
-  let deed = "start";
+  let action = "start";
   let name = "";
-  let clicked = null; // what was clicked, until the kernel has it
-  let typing = false; // here, and the kernel does not have it yet
+  let clicked = null; // the action that was clicked, until the kernel has received it
+  let typing = false; // whether this view has values that the kernel has not received yet
   let timer = 0;
   const models = node("datalist", { id: `vmp-models-${Math.random().toString(36).slice(2)}` });
   const model = field("ORGANISATION/MODEL or a folder", { list: models.id });
@@ -52,19 +52,19 @@ function form(send, view) {
   }
 
   function enter({ target, key, shiftKey, isComposing }) {
-    if (target.localName === "input" && key === "Enter" && !shiftKey && !isComposing && deed === "start") press();
+    if (target.localName === "input" && key === "Enter" && !shiftKey && !isComposing && action === "start") press();
   }
 
   function press(event) {
-    if (!deed || clicked || event?.detail > 1) return; // the second click of two would be one on "Cancel", or "Start"
+    if (!action || clicked || event?.detail > 1) return; // the second click of a double click would hit "Cancel", or "Start"
     clearTimeout(timer);
-    clicked = deed;
-    say(primary, CLICKED[deed]);
-    mark(primary, "aria-disabled", "true"); // not `disabled`, which would take the keyboard's focus from it
-    send(deed, deed === "start" ? { words: words() } : { name });
+    clicked = action;
+    say(primary, CLICKED[action]);
+    mark(primary, "aria-disabled", "true"); // not `disabled`, which would take the keyboard focus from the button
+    send(action, action === "start" ? { words: words() } : { name });
   }
 
-  /** What was typed here stays as it was typed: the kernel gives it back without its keys. */
+  /** Sets the value of a field. A value that was typed in this view stays, since the kernel returns it without its keys. */
   function put(input, value, { locked, own }) {
     mark(input, "readonly", locked ? "" : null);
     if (input.value !== value && (locked || !(own || typing || document.activeElement === input))) input.value = value;
@@ -91,16 +91,16 @@ function form(send, view) {
       put(flags, shown.flags, how);
       put(gpus, shown.gpus, how);
       fill(models, said.models, () => said.models.map((value) => node("option", { value })));
-      const [text, next] = asked.includes("start") && !locked ? ["Starting …", ""] : DEEDS[state];
+      const [text, next] = asked.includes("start") && !locked ? ["Starting …", ""] : ACTIONS[state];
       if (!clicked) {
-        deed = next;
+        action = next;
         say(primary, text);
         mark(primary, "aria-disabled", next ? null : "true");
         mark(primary, "class", `vmp-button vmp-primary ${next === "stop" ? "ends" : ""}`);
       }
       show(queued, clicked !== null && busy && !beside);
       say(queued, "Queued until the cell ends: this kernel hears clicks only between cells.");
-      show(note, !locked); // its line is there before there is something to say: nothing below jumps
+      show(note, !locked); // an empty note takes its line too, so that nothing below moves when text comes
       say(note, locked ? "" : said.text);
       mark(note, "class", `vmp-note ${said.wrong ? "wrong" : ""}`);
     },

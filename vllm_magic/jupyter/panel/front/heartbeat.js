@@ -1,14 +1,14 @@
-// Whether the kernel lives. It says so once a second or so; a panel without a kernel must not look as if it had one.
+// Tells whether the kernel lives. The kernel sends a message about once a second; without it, the panel must not look alive.
 
-const SILENCE = 4000; // milliseconds
-const GLANCE = 500;
-const HERE = 5000; // milliseconds between two signs of life of this view
-const SELDOM = 60000; // the most between two, while nobody answers
+const SILENCE = 4000; // milliseconds without a message after which the kernel counts as lost
+const GLANCE = 500; // milliseconds between two checks
+const HERE = 5000; // milliseconds between two messages of this view to the kernel
+const SELDOM = 60000; // milliseconds between two messages at most, while the kernel does not answer
 
-/** Watches; calls `here` to give a sign of life, `lost` when the kernel is not heard any more, `found` when it is again. */
+/** Calls `here` to send a message of this view, `lost` when the kernel is silent, and `found` when it sends again. */
 function heartbeat({ here, lost, found }) {
   let heard = Date.now();
-  let told = Date.now() - HERE + 1000; // soon, since by then the front end has a way to the kernel beside its cells
+  let told = Date.now() - HERE + 1000; // first after 1 s: by then the view has its subshell
   let pause = HERE;
   let silent = false;
 
@@ -20,7 +20,7 @@ function heartbeat({ here, lost, found }) {
     }
     if (now - told < pause) return;
     told = now;
-    pause = silent ? Math.min(2 * pause, SELDOM) : HERE; // a kernel that was restarted logs each message that it has no panel for
+    pause = silent ? Math.min(2 * pause, SELDOM) : HERE; // a restarted kernel logs each of these messages
     here();
   }
 

@@ -1,11 +1,11 @@
-// The log of the server that is shown: it follows, can be paused, and filtered.
+// The log of the server that is shown: the view follows the end of the log, can be paused, and can filter lines.
 
 const LINES = 1000;
 const LEVEL = /^(?:\([^)]*\)\s*)?(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b/;
 const ERROR = /^(?:\([^)]*\)\s*)?(?:Traceback |\w+(?:\.\w+)*(?:Error|Exception)\b)/;
 
 function logView() {
-  const held = []; // what came while it was paused
+  const held = []; // the lines that came while the view was paused
   let paused = false;
   const text = node("pre", { class: "vmp-log", tabindex: "0", role: "log", "aria-label": "Log", "aria-live": "off" });
   const filter = node("input", { type: "search", placeholder: "filter", "aria-label": "Show only lines with", oninput: sift });

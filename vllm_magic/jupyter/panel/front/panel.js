@@ -1,4 +1,4 @@
-// The panel: puts the parts together, and has each draw what it needs of the kernel's picture.
+// The panel: puts the parts together, and gives each part the data from the kernel that it draws.
 
 const EMPTY = {
   servers: [],
@@ -10,7 +10,7 @@ const EMPTY = {
   asked: [],
   beside: true,
 };
-const CLOCK = 1000; // milliseconds between two looks at the clock
+const CLOCK = 1000; // milliseconds between two updates of the times
 
 function render({ model, el }) {
   const view = `${Date.now().toString(36)}${Math.random().toString(36).slice(2)}`;
@@ -18,7 +18,7 @@ function render({ model, el }) {
   let tab = "log";
   let busy = false;
   let starting = {};
-  let ahead = 0; // seconds that the kernel's clock is ahead of this one's
+  let ahead = 0; // seconds that the kernel's clock is ahead of the browser's
 
   const send = (ask, more = {}) => model.send({ ask, view, tab, ...more });
   const picture = () => ({ ...EMPTY, ...model.get("picture") });
@@ -125,19 +125,19 @@ function render({ model, el }) {
   };
 }
 
-/** Its keys are none of the notebook's, where "d", "d" on a button of ours would delete the cell. */
+/** Keeps the panel's keys from the notebook, where "d", "d" on a button of ours would delete the cell. */
 function keepKeys({ target }) {
   target.setAttribute("data-lm-suppress-shortcuts", "true");
 }
 
-/** But the one that saves is the notebook's: it is pressed once more, outside. */
+/** Gives the keys that save to the notebook: dispatches their event again, outside of the panel. */
 function passSave(event) {
   if (!(event.ctrlKey || event.metaKey) || event.altKey || event.shiftKey || event.key.toLowerCase() !== "s") return;
   event.preventDefault();
   document.body.dispatchEvent(new KeyboardEvent("keydown", event));
 }
 
-/** What has become of the servers, as far as this can be known without their kernel. */
+/** Returns what has become of the servers, as far as this can be known without their kernel. */
 function farewell({ servers }) {
   const living = servers.filter(({ state }) => !["released", "failed"].includes(state));
   const names = (kept) => living.filter((one) => one.keep === kept).map(({ name }) => name).join(", ");

@@ -1,7 +1,7 @@
 // The processes of the server that is shown, as a tree.
 
 function processTree() {
-  let name = ""; // of the server whose they are
+  let name = ""; // the server that the rows belong to
   const rows = node("table", { class: "vmp-table" });
   const empty = node("div", { class: "vmp-quiet", text: "No process of it runs." });
   const el = node("div", { class: "vmp-wide" }, rows, empty);

@@ -1,4 +1,4 @@
-// The list of servers on top, and the header of the one that is shown.
+// The list of servers at the top, and the header of the server that is shown.
 
 const STATES = {
   starting: "starting",
@@ -11,7 +11,7 @@ const STATES = {
 };
 
 function serverList(send) {
-  const chips = new Map(); // they stay, and with them the keyboard's focus
+  const chips = new Map(); // they are kept, so that the keyboard focus stays
   const el = node("nav", { class: "vmp-servers", "aria-label": "Servers" });
   return {
     el,
@@ -20,7 +20,7 @@ function serverList(send) {
       const wanted = [...servers, { name: "", state: "" }];
       for (const [name, { el: old }] of chips) {
         if (wanted.some((one) => one.name === name)) continue;
-        if (old.contains(document.activeElement)) old.nextElementSibling.firstChild.focus(); // the last one always stays
+        if (old.contains(document.activeElement)) old.nextElementSibling.firstChild.focus(); // the last chip always stays
         old.remove();
         chips.delete(name);
       }
@@ -34,7 +34,7 @@ function serverList(send) {
   };
 }
 
-/** A server to choose, and once it is over to clear from the list; "" is the form of a new one. */
+/** Makes a button that chooses a server, and one that removes it once it has ended; "" is the form of a new server. */
 function chip(name, send) {
   const text = name || "+ New server";
   const dot = node("i", { "aria-hidden": "true" });

@@ -1,4 +1,4 @@
-// How far a start is; once it is ready, how long its stages took, folded away.
+// The progress of a start; once the server is ready, how long each stage took, folded.
 
 function startProgress() {
   const bar = node("div", { class: "vmp-progress", role: "progressbar", "aria-valuemin": "0", "aria-valuemax": "100", "aria-label": "Start" }, node("i"));

@@ -1,4 +1,4 @@
-// Tabs, as the ARIA pattern has them: the arrow keys go from one to the next.
+// Tabs after the ARIA pattern: the arrow keys go from one tab to the next.
 
 function tabs(several, changed, beside) {
   const list = node("div", { class: "vmp-tabs", role: "tablist", "aria-label": "Details" });

@@ -1,10 +1,10 @@
 // Three tiles with a chart each: VRAM, tokens a second, requests.
 
 const WINDOW = 300; // seconds that a chart shows
-const KEPT = 600; // points of a curve
-const [AT, USED, HELD, RUNNING, WAITING, IN, OUT] = [0, 1, 2, 3, 4, 5, 6]; // of a point
+const KEPT = 600; // points that a curve keeps
+const [AT, USED, HELD, RUNNING, WAITING, IN, OUT] = [0, 1, 2, 3, 4, 5, 6]; // the places of the values in a point
 
-/** The curves of the servers, as they come. */
+/** Makes the store of the servers' curves, which grow with each tick. */
 function curveBook() {
   const curves = new Map();
   return {
@@ -36,7 +36,7 @@ function tiles() {
       const last = points.length ? points[points.length - 1] : [];
       const from = Math.max(now - WINDOW, points.length ? points[0][AT] : now - 1);
       const columns = (...which) => points.map((point) => [point[AT], ...which.map((index) => point[index])]);
-      vram.draw(last[USED] === null || last[USED] === undefined ? "not told" : gib(last[USED]), columns(USED, HELD), from, now);
+      vram.draw(last[USED] === null || last[USED] === undefined ? "not known" : gib(last[USED]), columns(USED, HELD), from, now);
       speed.draw(`${count(last[IN])} in, ${count(last[OUT])} out`, columns(IN, OUT), from, now);
       requests.draw(`${count(last[RUNNING])} running, ${count(last[WAITING])} waiting`, columns(RUNNING, WAITING), from, now);
     },
