@@ -1,4 +1,4 @@
-"""What cannot be seen from here, and why: so that "nothing found" is not taken for "nothing there"."""
+"""What cannot be seen from here, and why, so that "nothing found" is not taken for "nothing there"."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _CAP_SYS_PTRACE = 1 << 19  # include/uapi/linux/capability.h
 
 
 def spots(now: Snapshot, table: Table, proc: Path = Path("/proc")) -> tuple[str, ...]:
-    """Each blind spot as one line.
+    """Return each blind spot as one line.
 
     Args:
-        now: the GPUs.
-        table: the processes.
-        proc: where /proc is, for tests.
+        now: the snapshot of the GPUs.
+        table: the table of processes.
+        proc: the path of /proc, for tests.
     """
     return (*_of_the_driver(now, table), *_of_the_machine(proc), *_of_other_users(table, proc))
 
@@ -70,7 +70,7 @@ def _of_other_users(table: Table, proc: Path) -> Iterator[str]:
 
 
 def _may_look(proc: Path) -> bool:
-    """Whether this process may look into any other (capabilities(7))."""
+    """Whether this process may inspect every other process (capabilities(7))."""
     for line in _text(proc / "self/status").splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) & _CAP_SYS_PTRACE)
@@ -78,7 +78,7 @@ def _may_look(proc: Path) -> bool:
 
 
 def _hidepid(mounts: str) -> str:
-    """The value of hidepid with which /proc is mounted (proc(5)); "" where nothing is hidden."""
+    """Return the value of hidepid with which /proc is mounted (proc(5)); "" where no process is hidden."""
     for line in mounts.splitlines():
         fields = line.split()
         if len(fields) > 3 and fields[1] == "/proc" and fields[2] == "proc":  # noqa: PLR2004 - fstab(5)

@@ -1,4 +1,4 @@
-"""From facts to findings: what is not as it should be, and the command that deals with it."""
+"""Findings from facts: what is not as it should be, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.ledger import Entry
 
-NO_DRIVER = (  # what `gpu.nvml_child` says of a machine that is none for GPUs: a fact, and no fault
+NO_DRIVER = (  # what `gpu.nvml_child` says of a machine without GPUs: a fact, not a fault
     "no NVIDIA driver found",
     "the NVIDIA driver is not loaded",
     "the NVIDIA driver shows no GPU",
@@ -37,7 +37,7 @@ STUCK = 300.0  # seconds after which a release is not merely slow
 
 
 def guards(servers: Iterable[Seen]) -> Iterator[Finding]:
-    """Servers of ours whose guards do nothing: they are stopped, or do not answer."""
+    """Yield the servers of ours whose guards do nothing: they are stopped, or do not answer."""
     for one in servers:
         who = f" (pid {', '.join(map(str, one.stopped))})" if one.stopped else ""
         if one.condition == Condition.HUNG:
@@ -57,7 +57,7 @@ def guards(servers: Iterable[Seen]) -> Iterator[Finding]:
 
 
 def orphans(servers: Iterable[Seen]) -> Iterator[Finding]:
-    """Servers of ours whose kernel and guards are gone."""
+    """Yield the servers of ours whose kernel and guards are gone."""
     for one in servers:
         if one.condition == Condition.ORPHANED:
             yield Finding(
@@ -69,7 +69,7 @@ def orphans(servers: Iterable[Seen]) -> Iterator[Finding]:
 
 
 def unowned(elsewhere: Iterable[Elsewhere]) -> Iterator[Finding]:
-    """Processes of vLLM that nobody owns; what one server left (a process group) is one finding."""
+    """Yield the vLLM processes that nobody owns; those that one server left (a process group) are one finding."""
     groups: dict[tuple[str, int], list[Elsewhere]] = {}
     for one in elsewhere:
         if one.owner == Owner.NOBODY:
@@ -90,11 +90,11 @@ def unowned(elsewhere: Iterable[Elsewhere]) -> Iterator[Finding]:
 
 
 def left(entries: Iterable[Entry]) -> Iterator[Finding]:
-    """Files of servers of which nothing lives."""
+    """Yield the servers that have ended and left files."""
     for entry in entries:
         if entry.record is None:
             continue
-        if entry.condition is Condition.LEFT and not entry.record.job:  # of a job there is more to say
+        if entry.condition is Condition.LEFT and not entry.record.job:  # `jobs.left` reports those with a job
             segments = len(present(Segment(*one) for one in entry.record.segments))
             files = [str(entry.path)]
             files += [str(entry.folder.tmp)] if _outside(entry) else []
@@ -113,7 +113,7 @@ def left(entries: Iterable[Entry]) -> Iterator[Finding]:
 
 
 def records(entries: Iterable[Entry]) -> Iterator[Finding]:
-    """Folders in the ledger that do not say whose they are."""
+    """Yield the folders in the ledger whose record does not tell which server it was."""
     for entry in entries:
         if entry.condition is not Condition.TORN:
             continue
@@ -128,7 +128,7 @@ def records(entries: Iterable[Entry]) -> Iterator[Finding]:
 
 
 def ports(servers: Iterable[Seen]) -> Iterator[Finding]:
-    """Living servers whose port is somebody else's, or nobody's."""
+    """Yield the living servers that do not listen on their port, whether another process does or none."""
     for one in servers:
         if one.condition not in (Condition.OWNED, Condition.KEPT) or one.phase == Phase.STOPPING:
             continue
@@ -151,7 +151,12 @@ def ports(servers: Iterable[Seen]) -> Iterator[Finding]:
 
 
 def folders(state: str, locked: str) -> Iterator[Finding]:
-    """The state folder and that of the locks, where reading them failed with these words ("" where it did not)."""
+    """Yield what is wrong with the state folder, its disk and the folder of the locks.
+
+    Args:
+        state: the error in reading the state folder; "" for none.
+        locked: the error in reading the folder of the locks; "" for none.
+    """
     if state:
         yield Finding(Topic.FOLDER, state, _way_out())
     if full := ledger.full_disk():
@@ -175,7 +180,7 @@ def _way_out() -> str:
 
 
 def proc(problem: str) -> Iterator[Finding]:
-    """A /proc in which no process can be told from another; ``problem`` is what is wrong with it, or ""."""
+    """Yield a /proc in which processes cannot be identified; ``problem`` is what is wrong with it, "" for nothing."""
     if problem:
         yield Finding(
             Topic.PROC,
@@ -185,7 +190,7 @@ def proc(problem: str) -> Iterator[Finding]:
 
 
 def driver(now: Snapshot) -> Iterator[Finding]:
-    """A driver that is there and does not work."""
+    """Yield a driver that is installed and does not work."""
     if now.problem is None or now.problem in NO_DRIVER:
         return
     command = (
@@ -197,7 +202,7 @@ def driver(now: Snapshot) -> Iterator[Finding]:
 
 
 def vllm(found: Installed) -> Iterator[Finding]:
-    """No vLLM, or a broken one."""
+    """Yield a vLLM that is missing or broken."""
     if found.problem:
         misled = found.executable is None and bool(os.environ.get("VLLM_MAGIC_EXECUTABLE"))
         reinstall = "pip install --force-reinstall vllm" if found.executable else "pip install vllm"
@@ -205,7 +210,7 @@ def vllm(found: Installed) -> Iterator[Finding]:
 
 
 def of_an_earlier_boot(entry: Entry) -> bool:
-    """Whether its server ran on this very machine before it was started last, so that nothing of it can live."""
+    """Whether the server ran on this same machine before its last boot, so that no process of the server can live."""
     if entry.record is None or entry.condition is not Condition.FOREIGN:
         return False
     then, now = entry.record.where, machine.here()
@@ -213,7 +218,7 @@ def of_an_earlier_boot(entry: Entry) -> bool:
 
 
 def _outside(entry: Entry) -> bool:
-    """Whether its TMPDIR is not in its folder, and there."""
+    """Whether the server's TMPDIR exists, and is not in its folder in the ledger."""
     tmp = entry.folder.tmp
     return entry.path not in tmp.parents and tmp.is_dir() and tmp.stat().st_uid == machine.here().user
 

@@ -1,7 +1,7 @@
-"""What the doctor says: facts, and findings with the command that deals with each.
+"""The doctor's report: facts, and findings with the command that fixes each.
 
-All of it is plain data. `Report.data` is what ``vllm-magic doctor --json`` prints, with the names of the
-fields here: times in seconds (``since`` and ``kept_until`` since the epoch), memory in bytes, null for what is not known.
+All of it is plain data. ``vllm-magic doctor --json`` prints `Report.data`, with the names of the fields here: times
+in seconds (``since`` and ``kept_until`` since the epoch), memory in bytes, null for what is not known.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 
 class Topic(str, Enum):
-    """What a finding is about."""
+    """The subject of a finding."""
 
-    GUARDS = "guards"  # of a server of ours: they are stopped, or do not answer
-    ORPHAN = "orphan"  # a server of ours without kernel and guards
-    UNOWNED = "unowned"  # processes of vLLM that nobody owns
-    LEFT = "left"  # files of a server of which nothing lives
-    RECORD = "record"  # a record that cannot be read
-    PORT = "port"  # a server's port is somebody else's, or nobody's
-    FOLDER = "folder"  # the state folder, or that of the locks
-    PROC = "proc"  # it is of another PID namespace
+    GUARDS = "guards"  # the guards of a server of ours are stopped, or do not answer
+    ORPHAN = "orphan"  # a server of ours has no kernel and no guards
+    UNOWNED = "unowned"  # nobody owns some vLLM processes
+    LEFT = "left"  # a server has ended and left files
+    RECORD = "record"  # a record cannot be read
+    PORT = "port"  # another process listens on a server's port, or none does
+    FOLDER = "folder"  # the state folder, or the folder of the locks, cannot be used
+    PROC = "proc"  # /proc is of another PID namespace
     DRIVER = "driver"
     VLLM = "vllm"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that wants doing: what it is, in one or two sentences, and a command line that deals with it."""
+    """A thing to do: what is wrong, in one or two sentences, and a command line that fixes it."""
 
     topic: Topic
     what: str
@@ -41,7 +41,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Listening:
-    """Who listens on a port; ``pid`` is None, and ``who`` empty, where that may not be seen."""
+    """A process that listens on a port; ``pid`` is None, and ``who`` is empty, where the process may not be seen."""
 
     port: int
     pid: int | None
@@ -54,19 +54,19 @@ class Seen:
     """A server in the ledger.
 
     Attributes:
-        id: the name of its private folder.
+        id: the name of the server's private folder.
         condition: a value of `ledger.Condition`.
-        phase: a value of `guard.record.Phase`, as its guard wrote it last.
-        since: when it was started.
-        kept_until: when the guards end it, if no kernel comes; None unless it is kept.
-        kernel: the pid of its kernel.
-        kernel_lives: whether that process lives.
-        pids: its living processes.
-        stopped: the pids of its guards, where all that live are stopped by a signal or a debugger; else none.
-        bytes: of GPU memory that they hold; None where the driver does not say.
-        memory: bytes of the machine's memory that a spare takes; None for a server.
-        cluster: the address of the Ray cluster that it runs on; "" for this machine.
-        job: the id of its job there.
+        phase: a value of `guard.record.Phase`, as the guard wrote it last.
+        since: the time of the start, in seconds since the epoch.
+        kept_until: the time when the guards end the server if no kernel attaches it; None unless it is kept.
+        kernel: the pid of the server's kernel.
+        kernel_lives: whether the kernel lives.
+        pids: the pids of the server's living processes.
+        stopped: the pids of its guards, if a signal or a debugger has stopped all that live; else none.
+        bytes: the bytes of GPU memory that the processes hold; None where the driver does not say.
+        memory: the bytes of the machine's memory that a spare takes; None for a server.
+        cluster: the address of the Ray cluster that the server runs on; "" for this machine.
+        job: the id of the server's job on the cluster.
     """
 
     name: str
@@ -92,14 +92,14 @@ class Seen:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """A tree of vLLM's processes that is none of ours.
+    """A tree of vLLM processes that belongs to no server in the ledger.
 
     Attributes:
         owner: a value of `unowned.Owner`.
-        above: who started it; "" where that is gone or cannot be seen.
-        age: of the topmost process, in seconds.
-        group: its process group.
-        ours: whether it carries the mark of vllm_magic's servers; its record is lost, or it would be among these.
+        above: the process that started the tree; "" where that process is gone or cannot be seen.
+        age: the age of the topmost process, in seconds.
+        group: the process group of the topmost process.
+        ours: whether the tree carries the mark of vllm_magic's servers, so that it is a server whose record is lost.
     """
 
     pid: int
@@ -116,7 +116,7 @@ class Elsewhere:
 
 @dataclass(frozen=True)
 class Releasing:
-    """A GPU on which a release is under way, and the pids that have it so, as far as they can be seen."""
+    """A GPU on which a release is under way, and the pids that hold its lock, as far as they can be seen."""
 
     uuid: str
     pids: tuple[int, ...]
@@ -124,18 +124,18 @@ class Releasing:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the doctor found.
+    """The whole report.
 
     Attributes:
-        version: of vllm_magic.
-        findings: what wants doing; none on a healthy machine.
+        version: the version of vllm_magic.
+        findings: the things to do; none on a healthy machine.
         vllm: the vLLM that a start would run.
-        driver: version of the NVIDIA driver; None where it does not answer.
-        gpus: who holds how much of which.
-        servers: those in the ledger, without torn records.
-        elsewhere: other processes of vLLM.
-        releases: under way now.
-        default_port: who listens on 8000, where vLLM does unless it is told otherwise.
+        driver: the version of the NVIDIA driver; None where it does not answer.
+        gpus: the GPUs, with the holders of their memory.
+        servers: the servers in the ledger, except those with a torn record.
+        elsewhere: the other vLLM processes.
+        releases: the releases that are under way.
+        default_port: the processes that listen on port 8000, which vLLM takes by default.
         unseen: what cannot be seen, and why.
     """
 
@@ -152,9 +152,9 @@ class Report:
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing wants doing."""
+        """Whether there is nothing to do."""
         return not self.findings
 
     def data(self) -> dict[str, Any]:
-        """The report as what JSON knows."""
+        """Return the report as values that JSON has."""
         return {"healthy": self.healthy, **asdict(self)}

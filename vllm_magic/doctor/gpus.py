@@ -1,4 +1,4 @@
-"""Who holds how much of which GPU."""
+"""The GPUs, and which processes hold how much of their memory."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 
 
 class Kind(str, Enum):
-    """Whom a part of a GPU's memory belongs to."""
+    """The kind of the holder of a part of a GPU's memory."""
 
-    SERVER = "server"  # one of ours
-    VLLM = "vllm"  # another process of vLLM
+    SERVER = "server"  # a process of a server of ours
+    VLLM = "vllm"  # another vLLM process
     OTHER = "other"
-    HIDDEN = "hidden"  # the driver lists a pid which is not visible here
+    HIDDEN = "hidden"  # the driver lists a pid that is not visible here
     UNATTRIBUTED = "unattributed"  # in use, and no process accounts for it
 
 
 @dataclass(frozen=True)
 class Holding:
-    """Bytes of one GPU in somebody's hands.
+    """A part of one GPU's memory and its holder.
 
     Attributes:
-        kind: whose.
-        who: the server's name, or the process's title; "" for nobody's.
-        pid: the process; None for nobody's.
-        user: its user's name; "" for nobody's.
-        bytes: None where the driver does not say.
+        kind: the kind of the holder.
+        who: the name of the server, or the title of the process; "" where neither is known.
+        pid: the pid of the process; None where no process accounts for the memory.
+        user: the name of the process's user; "" where it is not known.
+        bytes: the bytes that are held; None where the driver does not say.
     """
 
     kind: Kind
@@ -47,10 +47,10 @@ class Holding:
 
 @dataclass(frozen=True)
 class Use:
-    """One GPU and who holds it. Memory in bytes, None where the driver does not say.
+    """One GPU and the holders of its memory. Memory is in bytes, None where the driver does not say.
 
     Attributes:
-        holdings: None where the driver does not list processes.
+        holdings: the parts of the memory that are held; None where the driver does not list processes.
     """
 
     index: int
@@ -63,13 +63,13 @@ class Use:
 
 
 def uses(now: Snapshot, table: Table, servers: Mapping[int, str], vllm: Iterable[int]) -> tuple[Use, ...]:
-    """The GPUs, and who holds them.
+    """Return the GPUs and the holders of their memory.
 
     Args:
-        now: what the driver says.
-        table: the processes.
-        servers: names of our servers by the pids of their processes.
-        vllm: pids of all processes of vLLM.
+        now: the driver's snapshot.
+        table: the table of processes.
+        servers: the names of our servers, by the pids of their processes.
+        vllm: the pids of all vLLM processes.
     """
     others = frozenset(vllm)
     return tuple(
@@ -87,7 +87,7 @@ def uses(now: Snapshot, table: Table, servers: Mapping[int, str], vllm: Iterable
 
 
 def view(now: Snapshot, used: Iterable[Use]) -> View:
-    """The table of ``gpu``."""
+    """Return the table for ``vllm-magic gpu``."""
     if not now.gpus:
         return View(f"No GPU can be seen: {now.problem}.")
     rows = tuple(row for one in used for row in _rows(one))
@@ -95,7 +95,7 @@ def view(now: Snapshot, used: Iterable[Use]) -> View:
 
 
 def named(one: Holding) -> str:
-    """The holder as text."""
+    """Return the holder as text."""
     if one.kind is Kind.SERVER:
         return f"server {one.who} (pid {one.pid})"
     if one.kind is Kind.HIDDEN:

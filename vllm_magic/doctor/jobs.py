@@ -1,4 +1,4 @@
-"""Servers on Ray clusters of which nothing lives here: what became of their jobs."""
+"""The jobs of servers on Ray clusters, where no process of the server lives on this machine any more."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def left(entries: Iterable[Entry]) -> Iterator[Finding]:
-    """Jobs whose kernel is gone, and its guards and agent with it; each costs a request to its cluster."""
+    """Yield the jobs whose kernel, guards and agent are gone. Each costs a request to its cluster."""
     for entry in entries:
         record = entry.record
         if record and record.job and entry.condition is Condition.LEFT:
@@ -33,7 +33,7 @@ def _fate(record: Record) -> str:
         from vllm_magic.cluster import wire
         from vllm_magic.cluster.entities import JobStatus
         from vllm_magic.cluster.rest import JobUnknownError, Ray
-    except VllmMagicError as error:  # a variable of the environment
+    except VllmMagicError as error:  # an environment variable has an invalid value
         return f"{at} cannot be seen: {str(error).rstrip('.')}"
     try:
         job = Ray(record.cluster).job(record.job)
@@ -44,5 +44,5 @@ def _fate(record: Record) -> str:
     if job.status.over:
         return f"{at} has ended; its files are left"
     if job.status is JobStatus.PENDING:
-        return f"{at} waits for room there; with nobody to tell it what to serve it ends itself when it gets a node"
+        return f"{at} waits for room there; it ends itself when it gets a node, since no kernel can tell it what to serve"
     return f"{at} still runs: it ends itself {wire.LEASE:g} s after it last heard of that kernel"

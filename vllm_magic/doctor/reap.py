@@ -1,7 +1,7 @@
-"""Ending a vLLM process that nobody owns, on somebody's explicit word.
+"""Ending a vLLM process that nobody owns, on the user's explicit request.
 
-What may be ended is judged by `unowned`, and again at each signal: by pid and start time, through a pidfd. Its
-process group is left alone, since it may be that of the shell it was started from.
+`unowned` decides which processes may be ended. Each signal is sent through a pidfd to a process that still has the same
+pid and start time. The process group gets no signal, since it may be that of the shell that started the process.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ if TYPE_CHECKING:
     from vllm_magic.ledger import Entry
     from vllm_magic.linux.processes import Identity, Process, Table
 
-LISTED_LIMIT = 10.0  # seconds for the driver to forget processes that are dead
-LOOK = 0.1  # seconds between looks at that
+LISTED_LIMIT = 10.0  # seconds until the driver must have removed dead processes from its list
+LOOK = 0.1  # seconds between two reads of that list
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What may be ended: a process of vLLM without an owner, and the living ones below it, itself first."""
+    """A vLLM process without an owner, and its living descendants, which may be ended; the process comes first."""
 
     processes: tuple[Process, ...]
 
     @property
     def root(self) -> Process:
-        """The process that was named."""
+        """The process that the user named."""
         return self.processes[0]
 
 
 @dataclass(frozen=True)
 class Reaped:
-    """What was ended.
+    """The result of ending a candidate.
 
     Attributes:
         ended: the processes that are gone.
-        left: those that SIGKILL did not end.
-        listed: pids which the driver still lists.
-        problem: why the driver could not be asked; None when it was.
-        seconds: that it took.
+        left: the processes that SIGKILL did not end.
+        listed: the pids that the driver still lists.
+        problem: why the driver could not be asked; None where it answered.
+        seconds: the time that it took, in seconds.
     """
 
     ended: tuple[EndedProcess, ...]
@@ -67,15 +67,15 @@ class Reaped:
 
     @property
     def verified(self) -> bool:
-        """Whether all is gone, as far as can be told."""
+        """Whether all processes are gone, as far as this can be known."""
         return not self.left and not self.listed
 
 
 def judge(pid: int, entries: Sequence[Entry]) -> Candidate:
-    """The process of this pid, if it is one of vLLM's, this user's, and nobody owns it.
+    """Return the process of this pid with its descendants, if it is this user's vLLM process and nobody owns it.
 
     Raises:
-        InvalidOption: it is not, and why.
+        InvalidOption: the process may not be ended; the message says why.
     """
     table = processes.table()
     process = table.get(pid)
@@ -87,7 +87,9 @@ def judge(pid: int, entries: Sequence[Entry]) -> Candidate:
         raise InvalidOption(f"{_called(process)} is not a vLLM process, and is left alone.")
     uid = details.uid(pid)
     if uid != os.getuid():
-        raise InvalidOption(f"{_called(process)} belongs to {details.user(uid)}, who alone may end it so.")
+        raise InvalidOption(
+            f"{_called(process)} belongs to {details.user(uid)}, and only that user may end it so."
+        )
     tree = next(one for one in unowned.trees(table) if pid in one.pids)
     _refuse_owned(tree, table, process)
     below = processes.descendants(table, pid)
@@ -95,11 +97,12 @@ def judge(pid: int, entries: Sequence[Entry]) -> Candidate:
 
 
 def judge_all(pids: Iterable[int]) -> list[Candidate]:
-    """Each of these processes, as `judge` does.
+    """Return the candidates for these pids, as `judge` does.
 
     Raises:
-        InvalidOption: one of them may not be ended, and why.
-        OSError: the ledger cannot be read, so that nobody knows which are ours; or /proc is that of others.
+        InvalidOption: one of the processes may not be ended; the message says why.
+        OSError: the ledger cannot be read, so that our own servers are not known.
+        ForeignProcError: /proc is of another PID namespace.
     """
     machine.check_proc()
     entries = ledger.entries()
@@ -107,12 +110,14 @@ def judge_all(pids: Iterable[int]) -> list[Candidate]:
 
 
 def view(candidates: Sequence[Candidate], now: Snapshot) -> View:
-    """The processes as trees, with what each of them holds."""
+    """Return the processes as trees, with the GPU memory that each holds."""
     held = {one.pid: one.used for gpu in now.gpus for one in gpu.processes or ()}
     rows = []
     for candidate in candidates:
         depth = {candidate.root.parent: -1}
-        for one in candidate.processes:  # a parent has mostly the smaller pid; where not, it is shown flat
+        for one in (
+            candidate.processes
+        ):  # parents mostly have smaller pids; other children are shown at the first level
             pid = one.identity.pid
             depth[pid] = depth.get(one.parent, 0) + 1
             branch = f"\N{BOX DRAWINGS LIGHT UP AND RIGHT}{'─' * 2 * (depth[pid] - 1)} " if depth[pid] else ""
@@ -124,13 +129,13 @@ def view(candidates: Sequence[Candidate], now: Snapshot) -> View:
 
 
 def reap(candidate: Candidate, probe: Probe, grace: float = GRACE, patience: float = PATIENCE) -> Reaped:
-    """End the process and what is below it; returns when they are gone and the driver has forgotten them.
+    """End the process and its descendants; return when they are gone and the driver does not list them any more.
 
     Args:
-        candidate: from `judge`.
-        probe: asks the driver.
-        grace: seconds from SIGTERM to SIGKILL.
-        patience: the same, where SIGTERM shows no effect at all.
+        candidate: the processes, from `judge`.
+        probe: the probe that asks the driver.
+        grace: the seconds from SIGTERM to SIGKILL.
+        patience: the same seconds where SIGTERM shows no effect at all.
     """
     began = time.monotonic()
     find = _finder(candidate)
@@ -149,13 +154,13 @@ def reap(candidate: Candidate, probe: Probe, grace: float = GRACE, patience: flo
 
 
 def not_yet(pids: Iterable[int], command: Callable[[str], str] = str) -> str:
-    """One line on what would end them; ``command`` as for `text.lines`."""
+    """Return a line with the command that would end the processes; ``command`` as for `text.lines`."""
     named = " ".join(f"--pid {pid}" for pid in dict.fromkeys(pids))
     return f"Nothing was ended. To end this: {command(f'vllm-magic reap {named} --yes')}"
 
 
 def told(one: Reaped) -> str:
-    """One line on what was ended, and how that is known."""
+    """Return a line on what was ended, and how that is known."""
     if not one.ended and not one.left:
         return "It had ended by itself."
     names = ", ".join(f"{process.name[:60]} (pid {process.pid})" for process in one.ended)
@@ -197,7 +202,7 @@ def _refuse_owned(tree: unowned.Tree, table: Table, process: Process) -> None:
         raise InvalidOption(f"{called} was started from outside of what can be seen here: end it from there.")
     if (
         tree.role is Role.SERVER
-    ):  # below init since nohup, setsid or a service put it there: that tells nothing
+    ):  # nohup, setsid or a service puts a server below init too, so it may have an owner
         pid = process.identity.pid
         raise InvalidOption(
             f"pid {pid} is a vLLM server that runs; whoever started it may be using it. "
@@ -210,7 +215,7 @@ def _called(process: Process) -> str:
 
 
 def _finder(candidate: Candidate) -> Callable[[], list[Process]]:
-    """Looks for the processes and for what they fork. Who was once below stays known when its parent is gone."""
+    """Return a function that finds the living processes and new descendants; a descendant stays known without its parent."""
     known: set[Identity] = {one.identity for one in candidate.processes}
 
     def find() -> list[Process]:
@@ -224,7 +229,7 @@ def _finder(candidate: Candidate) -> Callable[[], list[Process]]:
 
 
 def _still_listed(probe: Probe, pids: set[int]) -> tuple[tuple[int, ...], str | None]:
-    """Which of these the driver lists after all, and why it could not be asked."""
+    """Return which of these the driver still lists, and why it could not be asked; None where it answered."""
     deadline = time.monotonic() + LISTED_LIMIT
     pause = threading.Event()
     while True:

@@ -1,4 +1,4 @@
-"""Looking at everything once. Nothing is changed, nothing is made, and nothing here raises for what is missing."""
+"""The survey: everything is read once. Nothing is changed or created, and what is missing raises no error."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
     from vllm_magic.guard.record import Record
     from vllm_magic.linux.processes import Table
 
-DEFAULT_PORT = 8000  # vLLM's
+DEFAULT_PORT = 8000  # vLLM's default
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """What is on disk; ``problem`` says why it cannot be read, "" if it can."""
+    """The entries on disk; ``problem`` says why they cannot be read, "" where they can."""
 
     entries: tuple[Entry, ...]
     problem: str
 
 
 def survey(probe: Probe, executable: str | None = None) -> Report:
-    """Look at GPUs, processes, ports, the ledger, locks, and the vLLM that is found.
+    """Survey the GPUs, the processes, the ports, the ledger, the locks and the vLLM that a start would run.
 
     Args:
-        probe: asks the driver; one that hangs costs its time limit.
-        executable: the configured path of vLLM, or None.
+        probe: the probe that asks the driver; a driver that hangs costs the probe's time limit.
+        executable: the configured path of vLLM; None where there is none.
     """
     now = probe.snapshot()
     wrong = machine.proc_problem()
@@ -80,12 +80,12 @@ def survey(probe: Probe, executable: str | None = None) -> Report:
         elsewhere=elsewhere,
         releases=releases,
         default_port=_listening([DEFAULT_PORT], table)[DEFAULT_PORT],
-        unseen=(*blind.spots(now, table), *_far_away(known.entries)),
+        unseen=(*blind.spots(now, table), *_foreign(known.entries)),
     )
 
 
 def holders(probe: Probe) -> tuple[Snapshot, tuple[gpus.Use, ...]]:
-    """Who holds how much of which GPU: the part of the survey that ``gpu`` shows."""
+    """Return the snapshot and the holders of each GPU's memory: the part of the survey that ``vllm-magic gpu`` shows."""
     now = probe.snapshot()
     names = {pid: _name(entry) for entry in read_ledger().entries for pid in _pids(entry)}
     table = processes.table()
@@ -94,17 +94,17 @@ def holders(probe: Probe) -> tuple[Snapshot, tuple[gpus.Use, ...]]:
 
 
 def servers() -> tuple[Seen, ...]:
-    """The servers in the ledger: the part of the survey that ``ps`` shows; what they hold is not asked.
+    """Return the servers in the ledger: the part of the survey that ``vllm-magic ps`` shows. The driver is not asked.
 
     Raises:
-        OSError: the state folder is not this user's alone, or cannot be read.
+        OSError: the state folder is not private to this user, or cannot be read.
     """
     entries = ledger.entries()
     return _seen(entries, {entry.id: _pids(entry) for entry in entries}, None, processes.table())
 
 
 def read_ledger() -> Ledger:
-    """The entries, or why there are none."""
+    """Return the entries, or why they cannot be read."""
     try:
         return Ledger(tuple(map(_asked, ledger.entries())), "")
     except OSError as error:
@@ -112,7 +112,7 @@ def read_ledger() -> Ledger:
 
 
 def _asked(entry: Entry) -> Entry:
-    """The entry, with guards that are deaf told from those that are at work."""
+    """Return the entry, as hung where its guards do not answer."""
     return replace(entry, condition=Condition.HUNG) if hung_guards.does_hang(entry) else entry
 
 
@@ -184,13 +184,16 @@ def _elsewhere(tree: Tree, now: Snapshot, table: Table) -> Elsewhere:
 
 
 def _is_marked(session: int, table: Table) -> bool:
-    """Whether one in the session carries the mark: a title written over an environment (setproctitle) hides it."""
+    """Whether any process of the session carries the mark.
+
+    A title that a process wrote over its environment (setproctitle) hides the mark, so one process does not suffice.
+    """
     there = (table[pid] for pid in processes.session_members(table, session))
     return any(MARK in processes.environment(one.identity.pid) for one in there if one.state != "D")
 
 
 def held(now: Snapshot | None, pids: Iterable[int]) -> int | None:
-    """Bytes that the driver says these processes hold; None where it does not say, or was not asked."""
+    """Return the bytes that the driver says these processes hold; None where it does not say, or was not asked."""
     if now is None:
         return None
     wanted = frozenset(pids)
@@ -210,14 +213,14 @@ def _listening(ports: Iterable[int], table: Table) -> dict[int, tuple[Listening,
 
 
 def _releases() -> tuple[tuple[Releasing, ...], str]:
-    """What is being released now, or why that is not known."""
+    """Return the releases that are under way, and what is wrong with the locks; "" for nothing."""
     try:
         return tuple(Releasing(uuid, pids) for uuid, pids in locks.under_way().items()), locks.trouble()
     except OSError as error:
         return (), str(error)
 
 
-def _far_away(entries: Iterable[Entry]) -> list[str]:
+def _foreign(entries: Iterable[Entry]) -> list[str]:
     return [
         f"The server {_name(entry)} in {entry.path}: {entry.problem}. Run vllm-magic doctor there."
         for entry in entries

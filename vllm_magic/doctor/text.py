@@ -1,4 +1,4 @@
-"""The report as text: what wants doing first, then what there is, then what cannot be seen."""
+"""The report as text: first the things to do, then the facts, then what cannot be seen."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ STATES = {
 
 
 def lines(report: Report, command: Callable[[str], str] = str) -> list[str]:
-    """The report in lines.
+    """Return the report as lines.
 
     Args:
-        report: what was found.
-        command: how to write a command line of the terminal here.
+        report: the report.
+        command: a function that rewrites a terminal's command line for where the report is shown.
     """
     return [*_verdict(report, command), "", *facts(report)]
 
 
 def facts(report: Report) -> list[str]:
-    """What there is, and what cannot be seen, without what wants doing."""
+    """Return the facts and what cannot be seen, without the things to do."""
     return [*_facts(report), *_unseen(report.unseen)]
 
 
 def servers(several: Sequence[Seen]) -> list[str]:
-    """The servers of which anything lives as a table; one line where there are none."""
+    """Return a table of the servers, without those that only left files; one line where there are none."""
     living = [one for one in several if one.condition != Condition.LEFT]
     if not living:
         return ["No server of yours runs."]
@@ -55,7 +55,7 @@ def servers(several: Sequence[Seen]) -> list[str]:
 
 
 def state(one: Seen) -> str:
-    """How a server is, in a few words."""
+    """Return the state of a server in a few words."""
     until = duration(max(0.0, (one.kept_until or 0.0) - time.time()))
     takes = "" if one.memory is None else f", {gib(one.memory)} of memory"
     return STATES[Condition(one.condition)].format(phase=one.phase + takes, until=until)
@@ -96,7 +96,7 @@ def _facts(report: Report) -> Iterator[str]:
         for one in report.default_port
     ]
     if taken:
-        yield from _block("ports", [*taken, "(%vllm start takes a free port, so that is in nobody's way)"])
+        yield from _block("ports", [*taken, "(%vllm start takes a free port, so this is no problem)"])
 
 
 def _unseen(spots: Iterable[str]) -> Iterator[str]:

@@ -1,14 +1,14 @@
-"""vLLM's processes on this machine, whoever started them, and which of them nobody owns.
+"""The vLLM processes on this machine, whoever started them, and which of them nobody owns.
 
 vLLM's children give themselves titles (``VLLM::EngineCore``, ``VLLM::Worker_TP0``; `set_process_title` in its
 utils/system_utils.py, with $VLLM_PROCESS_NAME_PREFIX in place of VLLM); its API server keeps its command line.
 When the API server is killed, engines and workers live on below init and hold the GPU
 (vllm-project/vllm#55510, #34643, #19849).
 
-Who is above an engine need not be ``vllm serve``: a script, a notebook, a stub of Triton, uWSGI, whatever uses
-``vllm.LLM``, owns one too. An orphan is adopted by init, or by the next process above that has asked for it
-(PR_SET_CHILD_SUBREAPER, prctl(2)); /proc does not tell who has, but few programs do, and those are known by name. Every
-other parent that lives has started the engine.
+The parent of an engine need not be ``vllm serve``: a script, a notebook, a stub of Triton, uWSGI, or any program that
+uses ``vllm.LLM``, owns an engine too. An orphan is adopted by init, or by the nearest ancestor that is a subreaper
+(PR_SET_CHILD_SUBREAPER, prctl(2)). /proc does not tell which processes are subreapers, but few programs are, and these are
+known by name. Every other living parent has started the engine.
 """
 
 from __future__ import annotations
@@ -25,46 +25,46 @@ from vllm_magic.linux.processes import Process, Table, shown_name
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-# Programs that adopt orphans and start no engine: init, also as `systemd --user`, those of containers, of WSL 2 and of
-# Slurm's steps. As the kernel shows names: 15 characters.
+# Programs that adopt orphans and start no engine: init, also as `systemd --user`, and those of containers, of WSL 2 and of
+# Slurm's steps. Their names are as the kernel shows them: 15 characters.
 REAPERS = re.compile(
     r"systemd|init|tini|tini-static|docker-init|dumb-init|catatonit|podman-init|conmon|containerd-shim|s6-svscan"
     r"|runsvdir|slurmstepd|Relay\(\d+\)|SessionLeader"
 )
 _TITLE = re.compile(r"(?P<prefix>\S+?)::(?P<role>\S+)")
 _ROLES = re.compile(r"(EngineCore|Worker|APIServer|ApiServer|DPCoordinator)(_\w+)?")
-_NOT_VLLM = "ray"  # ray::Worker is somebody's actor
+_NOT_VLLM = "ray"  # ray::Worker is an actor of any Ray program
 _ENTRY_POINTS = "vllm.entrypoints."
 _GUARD = "/vllm_magic/guard/run.py"
 
 
 class Role(str, Enum):
-    """What a process of vLLM is."""
+    """The role of a vLLM process."""
 
     SERVER = "server"  # `vllm serve`, the API server that starts all others
-    PART = "part"  # what it, or a program that uses vllm.LLM, has started
+    PART = "part"  # a process that a server, or a program that uses vllm.LLM, has started
 
 
 class Owner(str, Enum):
-    """Who answers for a tree of vLLM's processes."""
+    """The owner of a tree of vLLM processes."""
 
     OURS = "ours"  # a server of the ledger
     ITSELF = "itself"  # a `vllm serve` that was started elsewhere
-    STARTER = "starter"  # the program that started the engine, which lives
+    STARTER = "starter"  # the living program that started the engine
     NOBODY = "nobody"
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A process of vLLM with no other process of vLLM above it, and the living ones below.
+    """A vLLM process with no other vLLM process above it, and its living descendants.
 
     Attributes:
-        root: the topmost.
-        processes: all of them, the root first.
-        role: what the root is.
-        owner: who answers for it.
-        above: the parent of the root as text, "" where that is init or not visible.
-        uid: the root's user; None where that is not known.
+        root: the topmost process.
+        processes: all processes of the tree, the root first.
+        role: the role of the root.
+        owner: the owner of the tree.
+        above: the parent of the root as text; "" where the parent is init or not visible.
+        uid: the user id of the root; None where it is not known.
     """
 
     root: Process
@@ -76,16 +76,16 @@ class Tree:
 
     @property
     def pids(self) -> frozenset[int]:
-        """The pids of all of them."""
+        """The pids of all processes of the tree."""
         return frozenset(one.identity.pid for one in self.processes)
 
 
 def trees(table: Table, ours: Iterable[int] = ()) -> list[Tree]:
-    """Every tree of vLLM's processes that is visible, by the pid of its root.
+    """Return every visible tree of vLLM processes, in the order of the pids of their roots.
 
     Args:
-        table: the processes now.
-        ours: pids of the ledger's servers.
+        table: the table of processes.
+        ours: the pids of the ledger's servers.
     """
     roles = {pid: found for pid, process in table.items() if process.alive and (found := role(process))}
     mine = frozenset(ours)
@@ -95,59 +95,59 @@ def trees(table: Table, ours: Iterable[int] = ()) -> list[Tree]:
 
 
 def role(process: Process) -> Role | None:
-    """What the process is in vLLM; None where it is none of vLLM's."""
+    """Return the role of a process; None where it is not a vLLM process."""
     match = _TITLE.match(shown_name(process))
     if match and match["prefix"] != _NOT_VLLM:
         if match["prefix"].startswith("VLLM") or _ROLES.fullmatch(match["role"]):
             return Role.SERVER if match["role"] == "APIServer" else Role.PART
         return None
     # A process in state D may hold the lock that a read of its command line waits for.
-    words = [] if process.state == "D" else details.arguments(process.identity.pid)
-    return Role.SERVER if serves(words) else None
+    arguments = [] if process.state == "D" else details.arguments(process.identity.pid)
+    return Role.SERVER if serves(arguments) else None
 
 
-def serves(words: list[str]) -> bool:
+def serves(arguments: list[str]) -> bool:
     """Whether this command line is ``vllm serve`` or ``python -m vllm.entrypoints...``."""
-    if not words:
+    if not arguments:
         return False
-    if _name(words[0]) == "vllm":
-        return words[1:2] == ["serve"]
-    if not _name(words[0]).startswith("python"):
+    if _name(arguments[0]) == "vllm":
+        return arguments[1:2] == ["serve"]
+    if not _name(arguments[0]).startswith("python"):
         return False
-    for position, word in enumerate(words[1:], 1):
-        behind = words[position + 1 : position + 3]
-        if word == "-m":
+    for position, argument in enumerate(arguments[1:], 1):
+        behind = arguments[position + 1 : position + 3]
+        if argument == "-m":
             return bool(behind) and (behind[0].startswith(_ENTRY_POINTS) or behind == ["vllm", "serve"])
-        if not word.startswith("-"):
-            return _name(word) == "vllm" and behind[:1] == ["serve"]
+        if not argument.startswith("-"):
+            return _name(argument) == "vllm" and behind[:1] == ["serve"]
     return False
 
 
 def called(process: Process) -> str:
-    """A process of vLLM as a person knows it: its title, or the command line up to the model."""
-    words = details.arguments(process.identity.pid) if process.state != "D" else []
-    if not serves(words):
+    """Return the name of a vLLM process for a person: its title, or its command line up to the model."""
+    arguments = details.arguments(process.identity.pid) if process.state != "D" else []
+    if not serves(arguments):
         return details.short_title(process)
     start = next(
-        at for at, word in enumerate(words) if _name(word) == "vllm" or word.startswith(_ENTRY_POINTS)
+        at for at, one in enumerate(arguments) if _name(one) == "vllm" or one.startswith(_ENTRY_POINTS)
     )
-    model = flags.value(words, "--model") or "".join(
-        word for word in words[start + 2 : start + 3] if word[:1] != "-"
+    model = flags.value(arguments, "--model") or "".join(
+        one for one in arguments[start + 2 : start + 3] if one[:1] != "-"
     )
-    name = "vllm serve" if _name(words[start]) == "vllm" else words[start]
+    name = "vllm serve" if _name(arguments[start]) == "vllm" else arguments[start]
     return f"{name} {model}".rstrip()
 
 
 def starter(table: Table, process: Process) -> Process | None:
-    """The parent of a server or an engine, where it can have started it; None where it adopted it.
+    """Return the parent of a server or an engine if it can have started the process; None where it has adopted it.
 
-    Process 1 of a container may be the program that uses an engine. That one has started it by multiprocessing, hence
-    with its own program and in its own session.
+    Process 1 of a container may be the program that uses an engine. It has then started the engine by multiprocessing,
+    so the engine has the same executable and the same session as process 1.
     """
     parent = table.get(process.parent)
     if parent is None or not parent.alive:
         return None
-    # A guard of another state folder counts as well: it ends what it adopts.
+    # A guard of another state folder counts too: it ends the processes that it adopts.
     if parent.identity.pid != processes.INIT:
         return None if REAPERS.fullmatch(parent.name) else parent
     if role(process) is Role.SERVER:
@@ -175,7 +175,7 @@ def _tree(table: Table, roles: Mapping[int, Role], root: Process, ours: frozense
 
 
 def _above(table: Table, roles: Mapping[int, Role], pid: int) -> int | None:
-    """The next process of vLLM above this one."""
+    """Return the pid of the nearest vLLM process above this one; None where there is none."""
     seen = {pid}
     while pid in table and (pid := table[pid].parent) not in seen:
         if pid in roles:
