@@ -1,1 +1,1 @@
-"""A server's life as a figure: the samples that are kept of it, and the SVG."""
+"""The figure of a server from its start to its end: the samples that are kept, and the SVG."""

@@ -1,4 +1,4 @@
-"""A server's life in one figure: its VRAM, tokens and requests, from the curve that was kept of it."""
+"""The figure of a server from its start to its end: VRAM, tokens and requests, from the samples that were kept."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from vllm_magic.plotting.timeseries import Curve, Sample
 
 GIB = 2**30
-_AFTER = (2.0, 0.1)  # of the time after the end is shown: so many seconds, or that share of the life
-_NAMED = 3  # GPUs for whose numbers there is room
+_AFTER = (2.0, 0.1)  # what is shown after the end: seconds, or a share of the server's time if that is longer
+_NAMED = 3  # GPUs whose numbers a heading has room for
 _OVER = ("released", "failed")
 _Value = float | int | None
 
@@ -28,10 +28,10 @@ class Plot:
     """A figure in a notebook, and its numbers in a terminal.
 
     Attributes:
-        name: of the server.
-        model: what it serves.
-        curve: what was seen of it.
-        times: gives when it entered each state so far, in seconds since the epoch; states by their values.
+        name: the name of the server.
+        model: the model that it serves.
+        curve: the samples of the server.
+        times: returns the time when the server entered each state so far, in seconds since the epoch, by the state's value.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Plot:
 
     @property
     def svg(self) -> str:
-        """The figure; as a file of its own it is complete as well."""
+        """The figure as SVG, which is complete as a file of its own too."""
         figure = _Figure(self)
         words = "; ".join((figure.course, *(": ".join(row) for row in figure.numbers), *figure.notes))
         return svg_chart.draw(
@@ -57,7 +57,7 @@ class Plot:
 
 
 class _Figure:
-    """One moment of a curve that may go on."""
+    """The figure at one moment; the curve may still grow."""
 
     def __init__(self, plot: Plot) -> None:
         times = plot.times()
@@ -103,7 +103,7 @@ class _Figure:
             self.notes += ("VRAM: no GPU was seen, or its driver did not answer.",)
         running = self._series(lambda one: one.running)
         if not _known(running):
-            self.notes += ("Tokens and requests: it has not told of any.",)
+            self.notes += ("Tokens and requests: the server has not reported any.",)
             return
         rates = (
             self._one("tokens/s in", "in", ORANGE, self._series(lambda one: one.prompt_rate)),
@@ -149,7 +149,7 @@ class _Figure:
 
 
 def _sum(values: tuple[int | None, ...], gpus: tuple[int, ...]) -> int | None:
-    """Of these GPUs; None where one of them is not known."""
+    """Return the sum over these GPUs; None where the value of one is not known."""
     chosen = [values[gpu] for gpu in gpus if gpu < len(values)]
     known = [one for one in chosen if one is not None]
     return sum(known) if known and len(known) == len(gpus) else None

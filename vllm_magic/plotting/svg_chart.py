@@ -1,7 +1,7 @@
-"""Panels one below the other with one axis of time, as SVG: what is drawn is given, this only knows how.
+"""Panels below each other with one time axis, as SVG. The caller decides what is drawn, this module how.
 
-Text and lines take the colours of JupyterLab's theme, or of VS Code's; the grey where there is neither can be read on
-white and on black. The colours of the curves are of Okabe and Ito, who chose them for the colour-blind as well.
+Text and lines take the colours of JupyterLab's theme, or of VS Code's; without a theme they are grey, which can be read
+on white and on black. The colours of the curves are from Okabe and Ito's palette, which colour-blind readers can tell apart.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: its points are seconds and values; None for a value that is not known."""
+    """One curve: its points are pairs of seconds and a value; a value that is not known is None."""
 
     legend: str
     color: str
@@ -56,7 +56,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Axes:
-    """Curves with one scale; ``whole`` for values that are whole numbers."""
+    """A panel: curves with one scale; ``whole`` says whether their values are whole numbers."""
 
     title: str
     series: tuple[Series, ...]
@@ -66,7 +66,7 @@ class Axes:
 
 @dataclass(frozen=True)
 class Mark:
-    """Something that happened at ``at`` seconds."""
+    """An event at ``at`` seconds."""
 
     at: float
     text: str
@@ -75,15 +75,15 @@ class Mark:
 
 @dataclass(frozen=True)
 class Chart:
-    """All of it.
+    """The whole figure.
 
     Attributes:
-        title: one line above.
-        words: what is to be seen, for who does not see it.
-        panels: from the top.
-        marks: vertical lines through all panels, in the order of time.
-        seconds: the length of the axis.
-        notes: lines below.
+        title: the line above the panels.
+        words: the description for readers who cannot see the figure.
+        panels: the panels, from the top.
+        marks: the events, in the order of time; each is a vertical line through all panels.
+        seconds: the length of the time axis, in seconds.
+        notes: the lines below the panels.
     """
 
     title: str
@@ -95,7 +95,7 @@ class Chart:
 
 
 def draw(chart: Chart) -> str:
-    """The chart as an ``<svg>`` element without a script or a style sheet."""
+    """Return the chart as an ``<svg>`` element without a script or a style sheet."""
     return _Drawing(chart).svg()
 
 
@@ -175,7 +175,7 @@ class _Drawing:
         )
 
     def _header(self, panel: Axes, y: float) -> None:
-        """The title, and the legend from the right, the last one first."""
+        """Draw the title, and the legend from the right, the last series first."""
         self._text(LEFT, y, panel.title, "font-weight:600")
         x = float(WIDTH - RIGHT)
         for one in reversed(panel.series):
@@ -223,14 +223,15 @@ class _Drawing:
 
 
 def _rows(marks: Sequence[Mark], place: Callable[[float], float]) -> Iterator[tuple[Mark, float, str, int]]:
-    """Where each mark's text stands: right of its line, or left where there is no room, and in which row.
+    """Yield each mark with the x of its line, the anchor and the row of its text.
 
-    Nothing crosses a text. Each one is below those that were placed before, where it meets them: that suffices, since
-    no line of them goes through it (those left of their lines come first, from the right, then the others from the left).
+    A text is right of its line, or left of it where there is no room. No line and no other text crosses it: each text is
+    placed below the earlier ones that it would meet. That suffices, since no line of an earlier mark goes through it: the
+    texts left of their lines are placed first, from the right, then the others, from the left.
     """
     right: list[tuple[Mark, float]] = []
     left: list[tuple[Mark, float]] = []
-    limit = float(WIDTH)  # the edge, or the line of the last one whose text is left of it
+    limit = float(WIDTH)  # the edge, or the line of the last mark whose text is left of its line
     for mark in sorted(marks, key=lambda one: -one.at):
         x = place(mark.at)
         if x + _wide(mark) > limit:
@@ -250,7 +251,7 @@ def _rows(marks: Sequence[Mark], place: Callable[[float], float]) -> Iterator[tu
 
 
 def _cross(one: tuple[float, float, float, int], other: tuple[float, float, float, int]) -> bool:
-    """Whether two texts overlap, or the line of one, which goes down from its row, goes through the text of the other."""
+    """Whether two texts overlap, or the line of one mark, which goes down from its row, crosses the other's text."""
     (x1, begin1, end1, row1), (x2, begin2, end2, row2) = one, other
     if row1 == row2:
         return begin1 < end2 and begin2 < end1
@@ -258,7 +259,7 @@ def _cross(one: tuple[float, float, float, int], other: tuple[float, float, floa
 
 
 def _scale(peak: float, *, whole: bool) -> tuple[float, tuple[float, ...]]:
-    """The value at the top, and where the lines are."""
+    """Return the value at the top of the scale, and the values at its lines."""
     if peak <= 0:
         return 1.0, (0.0, 1.0)
     unit = 10.0 ** math.floor(math.log10(peak))

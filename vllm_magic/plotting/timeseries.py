@@ -1,4 +1,4 @@
-"""The curve of a server's life: what was seen of it, look by look."""
+"""The samples of a server over time, from its start to its end."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ _Number = TypeVar("_Number", int, float)
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look at one server.
+    """What was measured of one server at one time.
 
     Attributes:
-        at: when, in seconds since the epoch.
-        used: bytes in use of each GPU of the machine, in the snapshot's order; () where the driver did not answer.
-        held: of those, bytes that the server's processes hold; None where the driver does not say.
-        running: requests; None while the server does not say (not ready, --disable-log-stats, no answer in time).
-        waiting: requests; None as for `running`.
-        prompt_rate: tokens a second since the look before; None where there was none.
-        generation_rate: tokens a second since the look before; None where there was none.
+        at: the time, in seconds since the epoch.
+        used: the bytes in use on each GPU of the machine, in the snapshot's order; () where the driver did not answer.
+        held: the bytes of those that the server's processes hold; None where the driver does not say.
+        running: the number of running requests; None while the server does not report it (it is not ready, runs with
+            --disable-log-stats, or does not answer in time).
+        waiting: the number of waiting requests; None as for `running`.
+        prompt_rate: the prompt tokens per second since the sample before; None where there is no such sample.
+        generation_rate: the generated tokens per second since the sample before; None as for `prompt_rate`.
     """
 
     at: float
@@ -39,27 +40,27 @@ class Sample:
 
 
 class Curve:
-    """At most `MOST` samples, which always span the whole life. Thread-safe.
+    """At most `MOST` samples, which always span the server's whole time. Thread-safe.
 
-    When it is full, each two neighbours become one, with the larger of their values, and from then on so do those
-    that come. The newest is always kept as it was seen.
+    When the curve is full, each two neighbours become one sample with the larger of their values, and from then on new
+    samples are merged in the same way. The newest sample is always kept as it was measured.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards all below
-        self._merged: list[Sample] = []  # each of `_step` samples, but for the last of them
+        self._lock = threading.Lock()  # protects all attributes below
+        self._merged: list[Sample] = []  # each merged from `_step` samples, except the last
         self._step = 1
-        self._count = 0  # samples in the last of `_merged`
+        self._count = 0  # samples that the last of `_merged` has
         self._newest: Sample | None = None
         self._baseline: tuple[int | None, ...] = ()
         self._gpus: frozenset[int] = frozenset()
 
     def begin(self, baseline: Iterable[int | None], gpus: Iterable[int]) -> None:
-        """The server runs now.
+        """Note that the server runs now.
 
         Args:
-            baseline: bytes in use of each GPU of the machine before its start.
-            gpus: the GPUs that it was started for, as positions in `baseline`; none where vLLM chooses.
+            baseline: the bytes in use on each GPU of the machine before the start.
+            gpus: the GPUs that the server was started for, as positions in `baseline`; none where vLLM chooses.
         """
         with self._lock:
             self._baseline = tuple(baseline)
@@ -67,7 +68,7 @@ class Curve:
 
     @property
     def baseline(self) -> tuple[int | None, ...]:
-        """Bytes in use of each GPU of the machine before the start; () where the driver did not answer."""
+        """The bytes in use on each GPU of the machine before the start; () where the driver did not answer."""
         return self._baseline
 
     @property
@@ -76,7 +77,7 @@ class Curve:
         return tuple(sorted(self._gpus))
 
     def add(self, sample: Sample) -> None:
-        """Take in what was seen."""
+        """Add a sample."""
         with self._lock:
             if self._newest is not None:
                 self._keep(self._newest)
@@ -84,7 +85,7 @@ class Curve:
             self._gpus |= {gpu for gpu, held in enumerate(sample.held) if held}
 
     def samples(self) -> tuple[Sample, ...]:
-        """All of them, oldest first."""
+        """Return all samples, oldest first."""
         with self._lock:
             return (*self._merged, self._newest) if self._newest else ()
 
@@ -93,7 +94,7 @@ class Curve:
             self._merged[-1] = _merge(self._merged[-1], sample)
             self._count += 1
             return
-        if len(self._merged) == MOST - 1:  # odd, so the last one stays alone
+        if len(self._merged) == MOST - 1:  # an odd number, so the last sample stays alone
             pairs = zip_longest(self._merged[::2], self._merged[1::2])
             self._merged = [one if other is None else _merge(one, other) for one, other in pairs]
             self._step *= 2
@@ -105,7 +106,7 @@ class Curve:
 
 
 def _merge(one: Sample, other: Sample) -> Sample:
-    """Two neighbours as one, at the time of the first."""
+    """Return two neighbours as one sample, at the time of the first."""
     return Sample(
         at=one.at,
         used=_each(one.used, other.used),

@@ -176,7 +176,7 @@ def test_without_a_gpu():
 
 def test_one_that_told_nothing():
     plot = life(60, told=False)
-    assert "Tokens and requests: it has not told of any." in said(plot.svg)
+    assert "Tokens and requests: the server has not reported any." in said(plot.svg)
     assert "tokens/s" not in said(plot.svg)
 
 
