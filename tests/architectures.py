@@ -1,4 +1,4 @@
-"""What config.json says of models that many people have, as far as memory depends on it."""
+"""The config.json of popular models, as far as memory depends on it."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ FALCON_7B = {
 }
 GPT_2 = {"model_type": "gpt2", "n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024}
 
-# Of these it only matters that they are read as vLLM reads them.
+# These serve only to test that a config is read as vLLM reads it.
 LLAMA_3_1_8B = {
     **LLAMA_3_8B,
     "max_position_embeddings": 131072,

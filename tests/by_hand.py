@@ -1,4 +1,4 @@
-"""Servers that vllm_magic did not start, and kernels that die with their guards: real processes, ended by the test."""
+"""Servers that vllm_magic did not start, and kernels that die with their guards: real processes, which the test ends."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ sys.stdin.read()
 
 
 def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for a condition that no event tells of."""
+    """Wait for a condition that no event announces."""
     deadline = time.monotonic() + LIMIT
     while not condition():
         assert time.monotonic() < deadline, what
@@ -49,7 +49,7 @@ def until(condition: Callable[[], object], what: str) -> None:
 
 
 def until_ready(kernel: int) -> None:
-    """Wait until the guards have written that each server of this kernel is ready: the kernel knows it first."""
+    """Wait until the guards have recorded that each server of this kernel is ready; the kernel knows it earlier."""
 
     def ready() -> bool:
         found = [one.record for one in ledger.entries() if one.record and one.record.kernel[0] == kernel]
@@ -74,16 +74,16 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def bystander(*, mark: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """`sleep 300` in a session of its own; it ends with the block, however that ends.
+    """Run `sleep 300` in a session of its own until the block ends, also by an exception.
 
     Args:
-        mark: of a server whose process it is to be, as its environment has it.
+        mark: the mark of the server that the process is to belong to, as in its environment; None for no server.
     """
     process = subprocess.Popen(
         ["sleep", "300"],
         env={**os.environ, **(mark or {})},
         start_new_session=True,
-        preexec_fn=(lambda: marks.seal(mark[marks.MARK])) if mark else None,  # noqa: PLW1509 - it sets a limit
+        preexec_fn=(lambda: marks.seal(mark[marks.MARK])) if mark else None,  # noqa: PLW1509 - it only sets a limit
     )
     try:
         # The kernel closes the descriptor that Popen waits for before /proc has
@@ -95,7 +95,7 @@ def bystander(*, mark: dict[str, str] | None = None) -> Iterator[subprocess.Pope
         process.wait()
 
 
-# In a script, without job control: both commands are in the group of the shell, in a session younger than the server.
+# A script has no job control: both commands are in the shell's process group, in a session younger than the server.
 DEBUGGING = """
 sleep 300 & echo $!
 env -i "$@" sleep 301 & echo $!
@@ -105,16 +105,16 @@ while [ -r /proc/self/stat ]; do sleep 300; done
 
 @contextlib.contextmanager
 def debugging(pid: int, *, shell_lives: bool = True) -> Iterator[tuple[Process, Process]]:
-    """Another command of a shell, and one that has the environment of a process: `env $(cat /proc/PID/environ) command`.
+    """Run two commands of a shell; the second has a process's environment, as by `env $(cat /proc/PID/environ) command`.
 
     Args:
-        pid: whose environment.
-        shell_lives: whether the shell does; without it init is their parent.
+        pid: the pid of the process that has the environment.
+        shell_lives: whether the shell goes on to live; else init becomes the parent of the commands.
     """
-    words = [f"{name}={value}" for name, value in processes.environment(pid).items()]
-    assert words
+    variables = [f"{name}={value}" for name, value in processes.environment(pid).items()]
+    assert variables
     shell = subprocess.Popen(
-        ["sh", "-c", DEBUGGING, "sh", *words], stdout=subprocess.PIPE, text=True, start_new_session=True
+        ["sh", "-c", DEBUGGING, "sh", *variables], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     assert shell.stdout
     other, command = [int(shell.stdout.readline()) for _ in range(2)]
@@ -134,7 +134,7 @@ def debugging(pid: int, *, shell_lives: bool = True) -> Iterator[tuple[Process, 
 
 
 class PatientProbe(Probe):
-    """Waits longer for an answer: on a machine that runs many tests at once a healthy driver can take its time."""
+    """A probe that waits longer: on a machine that runs many tests at once, a healthy driver can be slow."""
 
     def __init__(self, env: Mapping[str, str] | None = None) -> None:
         super().__init__(start_timeout=LIMIT, env=env)
@@ -148,10 +148,10 @@ class ByHand:
 
     def __init__(self, executable: str, *flags: str, **options: object) -> None:
         self.port = free_port()
-        words = [executable, "serve", "tiny", "--port", str(self.port), *flags]
+        arguments = [executable, "serve", "tiny", "--port", str(self.port), *flags]
         env = {**os.environ, **stand_in.options(**{"life_s": 300, **options})}
         self._process = subprocess.Popen(
-            words, env=env, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            arguments, env=env, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         self.leader = identity(self._process.pid)
         until(self._answers, "the stand-in is not ready")
@@ -162,12 +162,12 @@ class ByHand:
         return False
 
     def kill_server(self) -> None:
-        """SIGKILL the API server alone, and let init have what it leaves."""
+        """Kill the API server alone with SIGKILL; init adopts its children."""
         self._process.kill()
         self._process.wait()
 
     def pid(self, title: str) -> int:
-        """The living process whose title ends so."""
+        """Return the pid of the living process whose title ends so."""
         found = [
             one.identity.pid for one in self.living() if processes.title(one.identity.pid).endswith(title)
         ]
@@ -189,7 +189,7 @@ class ByHand:
 
 @contextlib.contextmanager
 def kernel(name: str = "tiny") -> Iterator[subprocess.Popen[bytes]]:
-    """A program with one server; it ends with the block, and its server with it."""
+    """Run a program with one server until the block ends; the server ends with the program."""
     with subprocess.Popen(
         [sys.executable, "-c", KERNEL, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
@@ -203,13 +203,16 @@ def kernel(name: str = "tiny") -> Iterator[subprocess.Popen[bytes]]:
 
 
 def kill_with_guards(process: subprocess.Popen[bytes]) -> ledger.Entry:
-    """Kill a kernel and both guards of its only server in one instant; returns what the ledger knew of it."""
+    """Kill a kernel and both guards of its only server at the same time; return the server's entry in the ledger."""
     (entry,) = [one for one in ledger.entries() if one.record and one.record.kernel[0] == process.pid]
     assert entry.record
     assert entry.record.outer
     assert entry.record.inner
     all_three = [Identity(*one) for one in (entry.record.kernel, entry.record.outer, entry.record.inner)]
-    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, none of them can act on another's end
+    for number in (
+        signal.SIGSTOP,
+        signal.SIGKILL,
+    ):  # all are stopped first, so none can react to the end of another
         for one in all_three:
             pidfd.send(one, number)
     process.wait()
@@ -218,7 +221,7 @@ def kill_with_guards(process: subprocess.Popen[bytes]) -> ledger.Entry:
 
 
 def end(entry: ledger.Entry) -> None:
-    """Kill what lives of a server that has lost its guards."""
+    """Kill the living processes of a server that has lost its guards."""
     for one in entry.processes:
         pidfd.send(one.identity, signal.SIGKILL)
     until(lambda: not entry.processes, "the orphans do not end")
@@ -226,7 +229,7 @@ def end(entry: ledger.Entry) -> None:
 
 @contextlib.contextmanager
 def listening(port: int):
-    """Another process that listens on the port."""
+    """Run another process that listens on the port, until the block ends."""
     with subprocess.Popen(
         [sys.executable, "-c", LISTEN, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:

@@ -1,4 +1,4 @@
-"""Models on disk without their numbers: config.json, and safetensors files whose bodies are holes."""
+"""Models on disk without their weights: config.json, and safetensors files whose bodies are holes (sparse files)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LLAMA_3_8B = {
 
 
 def header(tensors: dict[str, tuple[str, list[int]]]) -> bytes:
-    """The beginning of a safetensors file: a length, and JSON."""
+    """Return the beginning of a safetensors file: a length, and JSON."""
     offset, described = 0, {"__metadata__": {"format": "pt"}}
     for name, (dtype, shape) in tensors.items():
         size = SIZES[dtype]
@@ -36,7 +36,7 @@ def header(tensors: dict[str, tuple[str, list[int]]]) -> bytes:
 
 
 def body(tensors: dict[str, tuple[str, list[int]]]) -> int:
-    """Bytes of all tensors."""
+    """Return the size of all tensors in bytes."""
     return _total(json.loads(header(tensors)[8:]))
 
 
@@ -47,7 +47,7 @@ def _total(described: dict) -> int:
 
 
 def safetensors(path: Path, tensors: dict[str, tuple[str, list[int]]]) -> None:
-    """Write a file that takes no room on disk, however large it is."""
+    """Write a safetensors file that takes no room on disk for its tensors, whatever their size."""
     start = header(tensors)
     with path.open("wb") as file:
         file.write(start)
@@ -55,7 +55,7 @@ def safetensors(path: Path, tensors: dict[str, tuple[str, list[int]]]) -> None:
 
 
 def model(folder: Path, config: dict, tensors: dict[str, tuple[str, list[int]]] | None = None) -> Path:
-    """A model's folder; without tensors it has those of a Llama."""
+    """Make a model's folder and return it; without tensors the model gets those of a Llama."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     safetensors(folder / "model.safetensors", llama(config) if tensors is None else tensors)
@@ -63,7 +63,7 @@ def model(folder: Path, config: dict, tensors: dict[str, tuple[str, list[int]]] 
 
 
 def llama(config: dict, dtype: str = "BF16") -> dict[str, tuple[str, list[int]]]:
-    """The tensors of a Llama with this config."""
+    """Return the tensors of a Llama with this config."""
     width, inner = config["hidden_size"], config["intermediate_size"]
     head = config.get("head_dim") or width // config["num_attention_heads"]
     queries, keys = head * config["num_attention_heads"], head * config["num_key_value_heads"]

@@ -1,4 +1,4 @@
-"""What every test shares: a state folder of its own, the stand-in, and a look at what is left behind."""
+"""Fixtures for all tests: a state folder for each test, the stand-in for vLLM, and a check of what is left behind."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tiers"]
 
-# A shell has what it runs in the background ignore them, and what the tests start would inherit that.
+# A shell makes background commands ignore these signals, and the processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
-    """The state folder."""
+    """Return the path of the state folder, which does not exist yet."""
     folder = tmp_path / "home"
     monkeypatch.setenv("VLLM_MAGIC_HOME", str(folder))
     return folder
@@ -40,7 +40,7 @@ def home(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
-    """The cache folder."""
+    """Return the path of the cache folder, which does not exist yet."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("VLLM_MAGIC_CACHE", str(folder))
     return folder
@@ -48,7 +48,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def ipython(tmp_path_factory) -> Iterator[None]:
-    """No shell or kernel of a test reads or writes what IPython keeps of the one who runs the tests."""
+    """Keep the shells and kernels of the tests from the IPython folder of the user who runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IPYTHONDIR", str(tmp_path_factory.mktemp("ipython")))
         yield
@@ -56,13 +56,13 @@ def ipython(tmp_path_factory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def executable(tmp_path_factory) -> str:
-    """The stand-in for vLLM."""
+    """Install the stand-in for vLLM, and return its path."""
     return str(stand_in.install(tmp_path_factory.mktemp("stand-in")))
 
 
 @pytest.fixture
 def shell(home, executable, monkeypatch) -> Iterator[InteractiveShell]:
-    """A shell with the extension loaded and the stand-in configured, as in a terminal."""
+    """Yield a shell with the extension loaded and the stand-in configured, as in a terminal."""
     monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
     with a_shell() as shell:
         shell.run_line_magic("load_ext", "vllm_magic")
@@ -72,19 +72,19 @@ def shell(home, executable, monkeypatch) -> Iterator[InteractiveShell]:
 
 @pytest.fixture
 def traces(home) -> Traces:
-    """What servers leave behind; checked by the test with `traces.check()`."""
+    """Return the `Traces` of servers; a test checks with `traces.check()` that nothing is left behind."""
     return Traces(home)
 
 
 @pytest.fixture
 def patient(monkeypatch) -> None:
-    """Managers wait longer for the driver, as `PatientProbe` says; for tests of what it says, not of how it hangs."""
+    """Make managers wait longer for the driver (`PatientProbe`), in tests of its answers, not of a driver that hangs."""
     monkeypatch.setattr("vllm_magic.manager.looking.Probe", PatientProbe)
 
 
 @pytest.fixture
 def manager(home):
-    """A manager of the test's own, whose servers are gone after it."""
+    """Yield a manager of the test's own; after the test its servers are stopped."""
     made = Manager()
     yield made
     try:
@@ -97,7 +97,7 @@ def manager(home):
 
 @pytest.fixture
 def spec(executable):
-    """Makes specs for the stand-in: ``spec("tiny", "--flag", name=..., faults={...})``."""
+    """Return a function that makes specs for the stand-in: ``spec("tiny", "--flag", name=..., faults={...})``."""
 
     def make(model: str = "tiny", *args: str, faults: dict | None = None, **fields) -> ServerSpec:
         env = {**fields.pop("env", {}), **(stand_in.options(**faults) if faults else {})}
@@ -109,7 +109,7 @@ def spec(executable):
 
 @pytest.fixture
 def fake_gpus(tmp_path, monkeypatch) -> Path:
-    """Two fake GPUs of 24 GiB; the manager's probe and the stand-in find them."""
+    """Make two fake GPUs of 24 GiB, which the manager's probe and the stand-in find; return their folder."""
     root = fakegpu.build(tmp_path / "gpu", gpus=2)
     for name, value in fakegpu.env(root).items():
         if os.environ.get(name) != value:

@@ -1,4 +1,4 @@
-"""What vLLM 0.32.0 writes when it fails: recorded, or from its source where a GPU or the network is needed for it."""
+"""The output of vLLM 0.32.0 when it fails: recorded, or from its source where the failure needs a GPU or the network."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ NOISE = (
         "- Address already in use)."
     ),
     f"{API}INFO 11-23 20:46:58 [model.py:733] Resolved architecture: LlamaForCausalLM",
-    # What others say is no sign, however much it looks like one.
+    # Text of clients is no sign of a failure, however much it looks like one.
     f"{API}INFO 11-23 20:46:58 [logger.py:39] Received request: prompt: 'OSError: [Errno 98]'",
     "INFO:     127.0.0.1:1 - \"GET /?ModuleNotFoundError: No module named 'x' HTTP/1.1\" 404 Not Found",
-    # A frame quotes what would be raised.
+    # A frame quotes the code of an exception that is not raised.
     "Traceback (most recent call last):",
     f'  File "{PACKAGES}/vllm/model_executor/model_loader/__init__.py", line 127, in get_model_loader',
     '    raise ValueError(f"Load format `{load_format}` is not supported")',
@@ -47,7 +47,7 @@ NOISE = (
 
 
 def in_engine(line: str) -> tuple[str, ...]:
-    """As the engine logs what it died of, with what follows it."""
+    """Return the engine's log of its fatal exception, with the lines that follow it."""
     return (
         f"{CORE}EngineCore failed to start.",
         f"{CORE}Traceback (most recent call last):",
@@ -63,7 +63,7 @@ def in_worker(line: str) -> tuple[str, ...]:
 
 
 def pydantic(of: str, line: str) -> tuple[str, ...]:
-    """As the API server ends when a configuration does not fit."""
+    """Return the last lines of an API server whose configuration does not fit."""
     return (
         HEADER,
         f"pydantic_core._pydantic_core.ValidationError: 1 validation error for {of}",
@@ -91,7 +91,7 @@ WITHOUT_MEMORY = (
     "Mostly the machine's memory has run out then (dmesg tells): free some, or take a smaller model"
 )
 
-# What is written, what it means, and what helps.
+# By the kind of failure: the output, the cause, and the hint.
 KNOWN = {
     "unknown flag": (
         ("usage: vllm [-h] [-v]", "            ...", "vllm: error: unrecognized arguments: --max-len 3"),
@@ -555,7 +555,7 @@ KNOWN = {
     ),
 }
 
-# No sign of their own: the line that tells is found all the same.
+# No pattern matches these: the line with the cause is found all the same.
 UNKNOWN = {
     "value error": (
         pydantic("ModelConfig", "  Value error, Too much of it. [type=value_error]"),

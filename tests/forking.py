@@ -1,9 +1,10 @@
-"""Run as a program: uses this package while somebody forks in the middle of each start of a program.
+"""Run as a program: uses this package, and forks in the middle of each start of another program.
 
     python forking.py HOW WHAT
 
-HOW: "python" forks as `multiprocessing` does, "c" as C code may, behind Python's back. The children live until the end.
-WHAT: a function below. Each line that it prints is one of the test's.
+HOW: "python" forks as `multiprocessing` does, "c" as C code may, without Python's hooks, "never" does not fork. The
+children live until the program ends.
+WHAT: the name of a function below. The test checks the lines that it prints.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from vllm_magic.children.child import Errand
 from vllm_magic.guard.record import Phase
 
 LIBC = ctypes.PyDLL(None)
-WINDOW = 1.0  # seconds that a start is held up for the fork, which must not come through
+WINDOW = 1.0  # seconds that a start waits for the fork, which the package must hold off meanwhile
 children: list[int] = []
 
 
@@ -38,9 +39,9 @@ def fork(how: str) -> None:
 
 
 def fork_amid(how: str) -> None:
-    """Fork in another thread in the middle of `subprocess.Popen`: its pipes are open then."""
+    """Fork in another thread in the middle of `subprocess.Popen`, when its pipes are open."""
     if how == "c":
-        # Before the pipe by which Popen hears that the program runs: nobody could help it.
+        # This is before Popen opens the pipe that tells it that the program runs: a fork that copies it cannot be prevented.
         sys.addaudithook(lambda event, _: fork(how) if event == "subprocess.Popen" else None)
         return
     holder, name = (
@@ -99,7 +100,7 @@ def errand() -> None:
 
 
 def inherit() -> None:
-    """What a child that is forked now has of what is this process's alone, and whether it can start something."""
+    """Print which of this process's own descriptors a forked child has, and whether the child can start a program."""
     from vllm_magic.linux import forks
 
     server = vllm_magic.start("tiny")
@@ -113,7 +114,7 @@ def inherit() -> None:
 
 
 def hang() -> None:
-    """A start that hangs: no fork waits for ever, and the next start is not held up by that one."""
+    """Fork during a start that hangs: the fork does not wait for ever, and neither does the next start."""
     from vllm_magic.linux import forks
 
     forks.PATIENCE = 0.1
@@ -125,7 +126,7 @@ def hang() -> None:
 
 
 def pools() -> None:
-    """Pools are made while servers start from threads, and live until all of it is over."""
+    """Make pools while threads start servers; the pools live until all servers have ended."""
     import multiprocessing
 
     context = multiprocessing.get_context("fork")

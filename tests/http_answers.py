@@ -1,4 +1,4 @@
-"""A real HTTP server with answers of the test's own, and the client that asks it."""
+"""A real HTTP server with answers that the test gives, and a client for it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving(answers, context=None, host="127.0.0.1"):
-    """A server that gives these answers, and the client of it."""
+    """Run a server that gives these answers by path; yield a client for it."""
     kind = type("Kind", (Handler,), {"answers": answers})
     server_kind = (
         type("Server", (ThreadingHTTPServer,), {"address_family": socket.AF_INET6}) if ":" in host else None

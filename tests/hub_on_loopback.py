@@ -1,4 +1,4 @@
-"""The Hugging Face Hub on the loopback address, as huggingface_hub asks it: models of a folder, whole and in parts."""
+"""A Hugging Face Hub on the loopback address, for huggingface_hub: it serves the models of a folder, whole and in parts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Hub:
     """Serves the models below `folder`: "some/model" is `folder/some/model`.
 
     Attributes:
-        url: for HF_ENDPOINT.
-        requests: how many there were.
-        sent: bytes of files.
-        revision: the only one that it has.
-        token: the one that it wants; "" for none.
-        refusal: the status and the error code of each answer, where it refuses everything.
-        most: bytes of one answer; who wants a header only does not ask for more.
-        gate: open unless cleared; the second half of each file of weights comes when it is.
+        url: the URL, for HF_ENDPOINT.
+        requests: the number of requests so far.
+        sent: the bytes of answers that were sent so far.
+        revision: the only revision of each model, besides `COMMIT`.
+        token: the token that the Hub requires; "" for none.
+        refusal: the status and the error code of each answer, where the Hub refuses everything; else None.
+        most: the bytes that one request may ask for at most; a client that needs only a header asks for no more.
+        gate: an event; the second half of each file of weights is sent when it is set, as it is at first.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,7 +56,7 @@ class Hub:
         self.close()
 
     def close(self) -> None:
-        """Answer nobody any more."""
+        """Stop answering."""
         self.gate.set()
         if self._open:
             self._open = False
@@ -92,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._refuse(404, "RevisionNotFound")
 
-    do_HEAD = do_GET  # noqa: N815 - so it is called by http.server
+    do_HEAD = do_GET  # noqa: N815 - the name that http.server calls
 
     def _tell(self, model: str, *, tree: bool) -> None:
         folder = self.served.folder / model
@@ -142,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         half = len(body) // 2
-        with contextlib.suppress(OSError):  # who was interrupted has hung up
+        with contextlib.suppress(OSError):  # a client that was interrupted has closed the connection
             self.wfile.write(body[:half])
             if self.path.endswith(".safetensors"):
                 self.served.gate.wait(GATE_LIMIT)

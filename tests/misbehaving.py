@@ -1,4 +1,4 @@
-"""Servers that answer as none should: a byte at a time, or without end."""
+"""Servers that misbehave: they answer a byte at a time, or without end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BOMB = gzip.compress(b"\0" * 2**28)  # 256 MiB, in 256 kB
 
 
 def slowly(*pieces: bytes, then: bytes) -> Iterator[bytes]:
-    """These pieces, and then one byte at a time, for ever."""
+    """Yield these pieces, and then the bytes of ``then`` one at a time, for ever."""
     yield from pieces
     for number in itertools.cycle(range(max(1, len(then)))):
         time.sleep(PAUSE)
@@ -31,7 +31,7 @@ def slowly(*pieces: bytes, then: bytes) -> Iterator[bytes]:
 
 
 def fast(*pieces: bytes, then: bytes) -> Iterator[bytes]:
-    """These pieces, and then this one for ever."""
+    """Yield these pieces, and then ``then`` for ever."""
     yield from pieces
     yield from itertools.repeat(then)
 
@@ -59,18 +59,18 @@ WAYS = {
 
 
 class Misbehaving:
-    """Answers every connection in one way, whatever it is asked.
+    """A server that answers every connection in one way, whatever the request.
 
     Attributes:
-        sent: bytes, in all.
-        heard: what was said to it, in all.
-        port: of 127.0.0.1.
+        sent: the bytes that it has sent so far, over all connections.
+        heard: the bytes that it has received so far, over all connections.
+        port: the port on 127.0.0.1.
     """
 
     def __init__(self, answer: str | bytes, port: int = 0) -> None:
         self.sent = 0
         self.heard = b""
-        self.met = threading.Event()  # somebody has connected
+        self.met = threading.Event()  # set when a client has connected
         self._answer = answer
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port = self._listener.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Running a notebook from top to bottom, as a person would."""
+"""Running a notebook from top to bottom, as a user would."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CELL_LIMIT = 240  # seconds
 
 
 def outputs(name: str) -> list[str]:
-    """Run it, and return the text that each of its code cells put out."""
+    """Run a notebook, and return the output of each of its code cells as text."""
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     nbformat.validate(notebook)
     client = NotebookClient(

@@ -1,9 +1,10 @@
-"""Run as a program: runs another one in a Python that has no `os.pidfd_open` and no `signal.pidfd_send_signal`.
+"""Run as a program: runs a Python file without `os.pidfd_open` and `signal.pidfd_send_signal`.
 
     python python_without_pidfd.py WRAPPER FILE ARGUMENT...
 
-So are Pythons that were built with an old glibc. WRAPPER is made: a program that runs Python in the same way, and is
-`sys.executable` for what runs here, so that the guards lack them too (they run with -I -S, and read no file of a site).
+A Python that was built with an old glibc lacks these functions. WRAPPER is a path where this program writes a script that
+runs Python in the same way. The script is `sys.executable` for FILE, so that the guards lack the functions too (they run
+with -I -S, and so read no sitecustomize.py).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 from pathlib import Path
 
 
-def main(wrapper: str, *words: str) -> None:
+def main(wrapper: str, *arguments: str) -> None:
     for module, name in ((os, "pidfd_open"), (posix, "pidfd_open"), (signal, "pidfd_send_signal")):
         if hasattr(module, name):
             delattr(module, name)
@@ -26,7 +27,7 @@ def main(wrapper: str, *words: str) -> None:
     Path(wrapper).write_text(f'#!/bin/sh\nPYTHON_WITH_PIDFD={shlex.quote(python)} exec {same} "$@"\n')
     Path(wrapper).chmod(0o700)
     sys.executable = wrapper
-    sys.argv[:] = [word for word in words if word not in ("-I", "-S")]
+    sys.argv[:] = [one for one in arguments if one not in ("-I", "-S")]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 

@@ -1,4 +1,4 @@
-"""Records of servers as tests need them."""
+"""Records of servers for tests."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import time
 from vllm_magic.guard.record import Phase, Record
 from vllm_magic.linux import machine, processes
 
-# Of a server that is none: of this process alone, since others may look for processes with such a mark.
+# The id of a server that does not exist; unique to this process, since other tests may search for processes by such a mark.
 IDENTIFIER = f"{os.getpid():08x}"
 
 
 def record(identifier: str = IDENTIFIER, **fields) -> Record:
-    """A record of a server of this process, just started; ``fields`` replace what is said."""
+    """Return a record of a server that this process has just started; ``fields`` replace the default values."""
     said = {
         "id": identifier,
         "name": "tiny",

@@ -1,4 +1,4 @@
-"""A shell of IPython in the process of the tests, which leaves no thread and no open file there."""
+"""An IPython shell in the process of the tests, which leaves no thread and no open file behind."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def a_shell() -> Iterator[InteractiveShell]:
-    """Without a history, which is a thread and two descriptors.
+    """Yield a shell without a history, which would be a thread and two descriptors.
 
-    IPython would tidy each shell up when the process ends: 0.2 s for each.
+    The shell's exit handler is removed: IPython would take 0.2 s for each shell when the process ends.
     """
     shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
     try:

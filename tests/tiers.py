@@ -1,4 +1,4 @@
-"""The tiers of tests: the folders of `tests/`, which run beside each other, the slowest first.
+"""The tiers of tests: the folders of `tests/`, which run at the same time, the slowest first.
 
 At the end the seconds of each tier and the slowest tests are printed; the latter are written to build/slowest.txt too.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parent
 TIERS = ("real", "ray", "browser", "process", "matrix", "unit", "gpu")
-# Each runs in one process: what its tests share is made once, and two at once would slow all the others.
+# Each of these runs in one process: its shared fixtures are made once, and two tests at once would slow all others.
 TOGETHER = {"real", "ray", "browser", "gpu"}
 SLOWEST = 20
 
@@ -28,12 +28,12 @@ def tier_of(nodeid: str) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the slowest tiers first, and beside them the tests that mostly wait."""
+    """Run the slowest tiers first, so that the tests that mostly wait run at the same time."""
     items.sort(key=lambda item: TIERS.index(tier_of(item.nodeid)))
 
 
 class TierScheduling(LoadScopeScheduling):
-    """Gives a process a whole tier of those in `TOGETHER`, and of the others one test after the other."""
+    """Gives each tier in `TOGETHER` to one process as a whole, and the tests of the other tiers one by one."""
 
     def _split_scope(self, nodeid: str) -> str:
         tier = tier_of(nodeid)

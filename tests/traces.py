@@ -1,4 +1,4 @@
-"""What a server could leave behind: processes, shared memory, files, sockets."""
+"""A check of what a server could leave behind: processes, shared memory, files, sockets."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from vllm_magic.linux import processes
 from vllm_magic.linux.marks import MARK
 
 SHARED_MEMORY = "/dev/shm"
-MARKED = re.compile(r"(?:psm_|sem\.mp-)([0-9a-f]{8})[_-]")  # by the stand-in, see stand_in.leftovers
+MARKED = re.compile(
+    r"(?:psm_|sem\.mp-)([0-9a-f]{8})[_-]"
+)  # the names of the stand-in's segments, see stand_in.leftovers
 PATIENCE = (
     20.0  # seconds for a segment without a mark to go: a test that runs at the same time may have made it
 )
 
 
 class Traces:
-    """Compares the machine with what it was when this was made.
+    """Compares the machine with its state when this object was made.
 
-    Tests that run at the same time do not see each other's processes and segments: a process is known by the mark in its
-    environment together with the state folder in it, shared memory of the stand-in by the mark in its name.
+    Tests that run at the same time do not see each other's processes and segments: a process is recognised by the mark
+    and the state folder in its environment, a segment of the stand-in by the mark in its name.
     """
 
     def __init__(self, home: Path) -> None:
@@ -33,7 +35,7 @@ class Traces:
         self._shared_memory = set(os.listdir(SHARED_MEMORY))
 
     def processes(self) -> list[str]:
-        """Living processes of servers that were started with this state folder; guards have no such environment."""
+        """Return the living processes of servers with this state folder; guards have no such environment."""
         found = []
         for pid, process in processes.table().items():
             if process.alive and pid != os.getpid() and self._is_ours(pid):
@@ -48,7 +50,7 @@ class Traces:
         return f"{MARK}=".encode() in environment and os.fsencode(self.home) in environment
 
     def files(self) -> list[str]:
-        """What is in the state folder but logs."""
+        """Return what is in the state folder, without the logs."""
         if not self.home.exists():
             return []
         return [
@@ -56,7 +58,7 @@ class Traces:
         ]
 
     def shared_memory(self) -> set[str]:
-        """New segments that no process maps any more; a mapped one is of another server that lives.
+        """Return the new segments that no process maps; a mapped segment belongs to another living server.
 
         A segment with this state folder's mark counts at once; one without a mark counts if it is still there after
         `PATIENCE`.
@@ -72,17 +74,17 @@ class Traces:
         new = set(os.listdir(SHARED_MEMORY)) - self._shared_memory
         ours = {name for name in new if (marked := MARKED.match(name)) is None or marked[1] == self._mark}
         left = ours - mapped(ours)
-        return {name for name in left if _inode(Path(SHARED_MEMORY, name))}  # some may have gone meanwhile
+        return {name for name in left if _inode(Path(SHARED_MEMORY, name))}  # others have vanished meanwhile
 
     def check(self) -> None:
-        """Nothing is left."""
+        """Check that nothing is left."""
         assert (living := self.processes()) == [], living
         assert (files := self.files()) == [], files
         assert (segments := self.shared_memory()) == set(), segments
 
 
 def mapped(names: set[str]) -> set[str]:
-    """Those of the names which some process maps; by inode, since a semaphore is mapped under another name."""
+    """Return those of the names that a process maps; by inode, since a semaphore is mapped under another name."""
     if not names:
         return set()
     lines = [

@@ -1,4 +1,4 @@
-"""For tests of views: servers that were never begun, GPUs that are not there, and a check that text and HTML agree."""
+"""For tests of views: servers that never began, GPUs that do not exist, and a check that text and HTML agree."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Page(HTMLParser):
 
 
 def same(view: View) -> str:
-    """Check that both forms of a view hold the same, and nothing but plain tags; returns the text."""
+    """Check that both forms of a view have the same text, and the HTML only plain tags; return the text."""
     plain, page = repr(view), Page(view._repr_html_())
     assert page.tags <= {"div", "table", "thead", "tbody", "tr", "th", "td", "pre"}
     assert page.attributes <= {"style"}
@@ -52,7 +52,7 @@ def same(view: View) -> str:
 
 
 class Nothing(Provisioner):
-    """Launches nothing; only a server's command is asked for."""
+    """A provisioner that launches nothing; the tests need only its command."""
 
     stop_grace = stop_patience = 0.0
     stops_at_exit = False
@@ -65,7 +65,7 @@ class Nothing(Provisioner):
 
 
 def a_server(model: str = "m/Tiny", name: str = "", args: tuple[str, ...] = ()) -> Server:
-    """Make one that was never begun; what its life would tell is told by the test."""
+    """Make a server that never began; the test sends it the events that its supervisor would send."""
     spec = ServerSpec(model, args, name=name, env=(("VLLM_API_KEY", KEY), ("HF_TOKEN", KEY)))
     return with_command(spec, Command(("vllm", "serve"), Endpoint("127.0.0.1", 8001, KEY)))
 
