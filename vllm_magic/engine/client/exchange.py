@@ -137,8 +137,8 @@ class Exchange:
         try:
             head = _head(method, url, len(body), headers or {})
             self._wire.connect(url, trust, connected)
-            self._wire.sendall(head)
-            self._wire.sendall(body)
+            self._wire.sendall(SecretBytes(head + body[:PIECE]))  # mostly the whole request, at once
+            self._wire.sendall(memoryview(body)[PIECE:])
             self._answer = http.client.HTTPResponse(self._wire, method=method)  # type: ignore[arg-type]
             self._answer.begin()
         except BaseException as error:
@@ -225,7 +225,7 @@ class _Wire:
         except (OSError, UnicodeError) as error:  # UnicodeError: not a valid name
             raise UnreachableError(_words(error)) from None
         self._deadline = until
-        # Head and body are sent one after the other: without this, the body waits for the other side's acknowledgement.
+        # Without this, the rest of a large body waits for the other side's acknowledgement.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if connected is not None:
             connected()
@@ -247,7 +247,7 @@ class _Wire:
                 return made
         raise error
 
-    def sendall(self, data: bytes) -> None:
+    def sendall(self, data: bytes | memoryview) -> None:
         assert self._socket is not None  # noqa: S101 - connected
         view = memoryview(data)
         while view:
