@@ -18,7 +18,12 @@ client that polls over one connection keeps a server for one poll. A waiting con
 the server. The time without a request does not start again: once the request is answered, the counters
 include it. A connection over which the client never sent anything does not count.
 
-Where the kernel does not say when a connection carried data, each connection counts for as long as it exists.
+Where the kernel does not say when a connection carried data, each connection counts while it exists.
+
+Anybody on this machine can connect, and without the server's key send the half of a request, for whose rest vLLM waits.
+That cannot be told from a request whose answer has not come yet, unless it is too short for any. So a connection counts
+for `WAIT_LIMIT` seconds at most while the counters stay as they are, which is longer than any step of an engine. Who
+connects again and again still keeps a server, as does who polls.
 """
 
 from __future__ import annotations
@@ -38,6 +43,8 @@ if TYPE_CHECKING:
 LOOKS = 10  # number of looks in one time to live
 SHORTEST, LONGEST = 1.0, 60.0  # seconds between two looks
 KEEP_ALIVE = 5.0  # seconds for which vLLM leaves an idle connection open (vllm/envs.py)
+WAIT_LIMIT = 600.0  # seconds for which a connection counts while the counters show nothing
+SHORTEST_REQUEST = 40  # bytes; "POST /score HTTP/1.0", the length of the content and the content have more
 LATE = 1.0  # seconds in which vLLM then closes the connection
 
 
@@ -76,27 +83,35 @@ class Requests:
 
     Args:
         keep_alive: seconds for which the server leaves an idle connection open.
+        clock: as `time.monotonic`.
     """
 
-    def __init__(self, keep_alive: float = KEEP_ALIVE) -> None:
+    def __init__(self, keep_alive: float = KEEP_ALIVE, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._quiet = keep_alive + LATE
         self._served: float | None = None
         # By connection: the bytes received when its request first seemed answered, since it last waited.
         self._answered: dict[bytes, int | None] = {}
+        self._waiting: dict[bytes, float] = {}  # by connection: since when it may wait, by the clock
 
     def under_way(self, use: Use) -> bool | None:
         """Take in a look. Return whether requests are under way; None where the server does not say."""
         if use.activity is None:
             return None
         if use.activity.served != self._served:
-            self._served, self._answered = use.activity.served, {}
+            self._served, self._answered, self._waiting = use.activity.served, {}, {}
         there = {one.name for one in use.connections}
         self._answered = {name: received for name, received in self._answered.items() if name in there}
-        waits = [self._may_wait(one) for one in use.connections]
-        return bool(use.activity.in_flight) or any(waits)
+        waiting = {one.name for one in use.connections if self._may_wait(one)}
+        now = self._clock()
+        self._waiting = {name: self._waiting.get(name, now) for name in waiting}
+        if use.activity.in_flight:
+            self._waiting = {}
+            return True
+        return any(now - since <= WAIT_LIMIT for since in self._waiting.values())
 
     def _may_wait(self, one: Connection) -> bool:
-        if one.received == 0:
+        if one.received is not None and one.received < SHORTEST_REQUEST:
             return False
         if one.silent < one.mute or one.mute > self._quiet:
             self._answered.pop(one.name, None)

@@ -13,6 +13,8 @@ from vllm_magic.lifecycle.idle_timeout import (
     LATE,
     LONGEST,
     SHORTEST,
+    SHORTEST_REQUEST,
+    WAIT_LIMIT,
     Idleness,
     Requests,
     Use,
@@ -156,6 +158,28 @@ class TestRequests:
 
     def test_one_over_which_nothing_came(self):
         assert Requests().under_way(Use(QUIET, (Connection(b"a", 0, 900.0, 900.0),))) is False
+
+    def test_one_that_is_too_short_for_a_request(self):
+        assert Requests().under_way(Use(QUIET, (asked(5), asked(SHORTEST_REQUEST - 1)))) is False
+
+    @pytest.mark.parametrize("received", [lambda _: 100, lambda number: 100 + number, lambda _: None])
+    def test_one_that_waits_for_ever(self, received):
+        """Anybody can connect and send half a request, all at once or a byte at a time: vLLM waits for the rest."""
+        now = 0.0
+        requests = Requests(clock=lambda: now)
+        for number in range(20):
+            now = number * WAIT_LIMIT / 10
+            waits = requests.under_way(Use(QUIET, (asked(received(number), mute=float("inf")),)))
+            assert waits is (number <= 10), number
+        assert requests.under_way(Use(Activity(0, 8.0), (asked(),))) is True  # something was served meanwhile
+
+    def test_several_that_wait_have_a_time_each(self):
+        now = 0.0
+        requests = Requests(clock=lambda: now)
+        assert requests.under_way(Use(QUIET, (asked(),))) is True
+        now = WAIT_LIMIT + 1
+        assert requests.under_way(Use(QUIET, (asked(), asked()._replace(name=b"b")))) is True
+        assert requests.under_way(Use(QUIET, (asked(),))) is False
 
     def test_one_of_which_the_kernel_does_not_say(self):
         there = Connection(b"a", None, float("inf"), float("inf"))
