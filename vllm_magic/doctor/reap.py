@@ -115,9 +115,7 @@ def view(candidates: Sequence[Candidate], now: Snapshot) -> View:
     rows = []
     for candidate in candidates:
         depth = {candidate.root.parent: -1}
-        for one in (
-            candidate.processes
-        ):  # parents mostly have smaller pids; other children are shown at the first level
+        for one in candidate.processes:  # where a child has the smaller pid, it is shown at the first level
             pid = one.identity.pid
             depth[pid] = depth.get(one.parent, 0) + 1
             branch = f"\N{BOX DRAWINGS LIGHT UP AND RIGHT}{'─' * 2 * (depth[pid] - 1)} " if depth[pid] else ""
