@@ -209,10 +209,7 @@ def kill_with_guards(process: subprocess.Popen[bytes]) -> ledger.Entry:
     assert entry.record.outer
     assert entry.record.inner
     all_three = [Identity(*one) for one in (entry.record.kernel, entry.record.outer, entry.record.inner)]
-    for number in (
-        signal.SIGSTOP,
-        signal.SIGKILL,
-    ):  # all are stopped first, so none can react to the end of another
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, none can react to another's end
         for one in all_three:
             pidfd.send(one, number)
     process.wait()

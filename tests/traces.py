@@ -14,9 +14,7 @@ from vllm_magic.linux import processes
 from vllm_magic.linux.marks import MARK
 
 SHARED_MEMORY = "/dev/shm"
-MARKED = re.compile(
-    r"(?:psm_|sem\.mp-)([0-9a-f]{8})[_-]"
-)  # the names of the stand-in's segments, see stand_in.leftovers
+MARKED = re.compile(r"(?:psm_|sem\.mp-)([0-9a-f]{8})[_-]")  # named by the stand-in (stand_in.leftovers)
 PATIENCE = (
     20.0  # seconds for a segment without a mark to go: a test that runs at the same time may have made it
 )
