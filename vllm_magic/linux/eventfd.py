@@ -6,12 +6,15 @@ import os
 import threading
 from dataclasses import dataclass, field
 
+# Seconds for another thread to be done with it; a signal handler may keep that one in the middle.
+PATIENCE = 1.0
+
 
 class EventFd:
     """Any thread may set it, also while it is closed, which it is at first."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._fd: int | None = None
 
     def open(self) -> None:
@@ -35,11 +38,15 @@ class EventFd:
                 os.eventfd_write(self._fd, 1)
 
     def close(self) -> None:
-        """Give the descriptor back."""
-        with self._lock:
+        """Give the descriptor back; it stays open if another thread does not get done with it."""
+        if not self._lock.acquire(timeout=PATIENCE):
+            return
+        try:
             if self._fd is not None:
                 os.close(self._fd)
                 self._fd = None
+        finally:
+            self._lock.release()
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ REMEMBERED = 20  # servers that are over, for their logs
 class Registry:
     """Safe to use from any thread.
 
-    Its lock guards the two tables and comes before any server's lock; nothing blocks while it is held.
+    Its lock guards the two tables and comes before any server's lock; nothing blocks while it is held. A signal handler
+    of the program may come in the middle of a call, and call again.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._servers: dict[str, Server] = {}
         self._past: dict[str, Server] = {}
         self._last_words: list[str] = []  # of those that were put away
@@ -110,13 +111,13 @@ class Registry:
         """Move a server that is over to the past; the lock is held."""
         if self._servers.get(server.name) is not server:
             return
-        del self._servers[server.name]
+        self._servers.pop(server.name, None)
         if words := server.last_words():  # another of this name may take its place in the past
             self._last_words.append(words)
         self._past.pop(server.name, None)
         self._past[server.name] = server
         while len(self._past) > REMEMBERED:
-            del self._past[next(iter(self._past))]
+            self._past.pop([*self._past][0], None)  # noqa: RUF015 - a signal handler may change it meanwhile
 
 
 def _missing(name: str | None, there: list[str]) -> str:

@@ -25,6 +25,7 @@ FRESH = (
     1.5  # seconds for which a snapshot of the GPUs is as good as a new one, if no server has changed since
 )
 LINGER = 10.0  # seconds for which a server that is over is still polled, so that its curve shows its VRAM come back
+PATIENCE = 1.0  # seconds for which the thread of a server waits for the lock
 
 
 class Sampler:
@@ -43,7 +44,7 @@ class Sampler:
         self.attribution: Mapping[int, str] = {}
         self._probe = probe
         self._pid = os.getpid()
-        self._lock = threading.Lock()  # guards all below
+        self._lock = threading.RLock()  # guards all below; a signal handler of the program may interrupt its holder
         self._followed: dict[Server, Target] = {}
         self._watchers: dict[object, Callable[[], None]] = {}
         self._poller: Poller | None = None
@@ -82,7 +83,10 @@ class Sampler:
         """Note that something has changed in the life of a server, and tell the watchers."""
         if os.getpid() != self._pid:
             return
-        with self._lock:
+        # The holder may be a thread that waits in a signal handler for the end of this very server.
+        if not self._lock.acquire(timeout=PATIENCE):
+            return
+        try:
             poller, target, state = self._poller, self._followed.get(server), server.state
             changed = target is not None and target.state is not state
             if changed:
@@ -90,15 +94,15 @@ class Sampler:
             if target is not None:
                 target.state = state
                 self._begin()  # if there was no thread to be had so far
+        finally:
+            self._lock.release()
         if poller and changed:
             poller.stir(server)
         self.tell()
 
     def tell(self) -> None:
         """Call the watchers."""
-        with self._lock:
-            watchers = list(self._watchers.values())
-        for callback in watchers:
+        for callback in list(self._watchers.values()):
             with contextlib.suppress(Exception):  # a fault of a watcher does not end the sampling
                 callback()
 

@@ -55,7 +55,7 @@ class Service(Asking):
         self.spec = spec
         self._command = command
         # One nap at a time. It is held over requests, so no other lock is taken before it.
-        self._napping = threading.Lock()
+        self._napping = threading.RLock()  # a signal handler of the program may call again
         self._asleep = 0
 
     @property
