@@ -44,7 +44,9 @@ class Sampler:
         self.attribution: Mapping[int, str] = {}
         self._probe = probe
         self._pid = os.getpid()
-        self._lock = threading.RLock()  # guards all below; a signal handler of the program may interrupt its holder
+        self._lock = (
+            threading.RLock()
+        )  # guards all below; a signal handler of the program may interrupt its holder
         self._followed: dict[Server, Target] = {}
         self._watchers: dict[object, Callable[[], None]] = {}
         self._poller: Poller | None = None
