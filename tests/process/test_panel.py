@@ -174,7 +174,7 @@ def test_what_is_hidden_in_the_form():
     changed = replace(form.shown(said), flags=form.shown(said).flags.replace("--seed 3", "--seed 4"))
     assert form.spec(form.meant(changed, said), settings).env == spec.env
     assert "secret" not in form.shown(replace(typed, flags=f"{typed.flags} '")).flags  # half typed
-    with pytest.raises(InvalidOption, match="stand for"):
+    with pytest.raises(InvalidOption, match="where no key was hidden"):
         form.meant(Words("tiny", "--api-key ***"), Words())
 
 
