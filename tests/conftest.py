@@ -28,6 +28,7 @@ pytest_plugins = ["tiers"]
 # A shell makes background commands ignore these signals, and the processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -182,7 +182,7 @@ class TestMagic:
         [
             ("fit", "%vllm fit MODEL"),
             ("fit --max-model-len 8 tiny", "%vllm fit MODEL"),
-            ("fit {llama} --max-model-len x", "no length"),
+            ("fit {llama} --max-model-len x", "is not a length"),
             ("fit {llama} --gpus 9", "GPU"),
         ],
     )

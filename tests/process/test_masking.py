@@ -14,7 +14,7 @@ import pytest
 from vllm_magic import cli
 from vllm_magic.doctor import gpus, survey
 from vllm_magic.engine.spec import ServerSpec
-from vllm_magic.errors import NameInUse, StartFailed
+from vllm_magic.errors import InvalidOption, NameInUse, StartFailed
 from vllm_magic.jupyter.display import views
 from vllm_magic.linux import processes
 from vllm_magic.masking import SHOWN
@@ -130,7 +130,7 @@ def test_every_view_of_a_server_that_failed(manager, talkative, then):
 
 
 def test_what_the_guards_refuse(manager, talkative, tmp_path):
-    with pytest.raises(StartFailed, match=r"could not be executed: No such file.*\*\*\*") as caught:
+    with pytest.raises(InvalidOption, match=r"The working directory of tiny, .*\*\*\*, is gone") as caught:
         manager.start(talkative("exit 0", cwd=str(tmp_path / HF)), timeout=60)
     check(caught.value)
 

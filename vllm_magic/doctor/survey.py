@@ -140,6 +140,14 @@ def _seen(
     )
 
 
+def _kept_until(entry: Entry, record: Record) -> float | None:
+    """Return the time when the guards end a kept server; None if it is not kept."""
+    if record.kept_for is not None:
+        return time.time() + record.kept_for
+    # The guards are about to write the time, or had no disk space for it.
+    return time.time() + record.keep if entry.condition is Condition.KEPT else None
+
+
 def _server(
     entry: Entry, record: Record, pids: tuple[int, ...], used: int | None, listening: tuple[Listening, ...]
 ) -> Seen:
@@ -153,7 +161,7 @@ def _server(
         url=record.url,
         port=record.port,
         since=record.since,
-        kept_until=None if record.kept_for is None else time.time() + record.kept_for,
+        kept_until=_kept_until(entry, record),
         kernel=record.kernel[0],
         kernel_lives=processes.is_alive(Identity(*record.kernel)),
         pids=pids,

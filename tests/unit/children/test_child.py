@@ -47,7 +47,9 @@ def peak():
 def test_of_a_benchmark_the_last_lines_are_kept(monkeypatch, peak):
     monkeypatch.setattr(benchmark, "Errand", Chatty)
     with pytest.raises(VllmMagicError, match=f"exit code 1.: {LINES - 1} "):
-        benchmark.run(ServerSpec("m"), Command(("vllm", "serve"), Endpoint("127.0.0.1", 1, "a-key")), ())
+        benchmark.run(
+            ServerSpec("m"), Command(("vllm", "serve"), Endpoint("127.0.0.1", 1, "a-key")), (), lambda: None
+        )
     assert peak() < MOST
 
 

@@ -39,7 +39,7 @@ def server(monkeypatch) -> Server:
         from_the_start=True,
     )
     made = Server(ServerSpec("m"), made_by, None, lambda _: None)
-    monkeypatch.setattr(made, "connection", lambda: None)
+    monkeypatch.setattr(made, "connection", lambda: SimpleNamespace(verify=lambda: None))
     return made
 
 
@@ -65,7 +65,7 @@ def test_a_child(monkeypatch):
 
 
 def test_metrics(server, monkeypatch):
-    monkeypatch.setattr(actions, "Api", lambda _: SimpleNamespace(metrics=lambda: None))
+    monkeypatch.setattr(actions, "Api", lambda *_: SimpleNamespace(metrics=lambda: None))
     with pytest.raises(VllmMagicError, match=r"^m tells no metrics\. Try again") as caught:
         server.metrics(0)
     assert "--disable-log-stats" not in str(caught.value)
