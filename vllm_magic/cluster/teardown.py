@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LOOK = 0.25  # seconds between looks at a job that is ending
 UNKNOWN = 5.0  # seconds; a job that the head does not know for that long is gone
 BY_ITSELF = 3.0  # seconds that Ray has to end what a job left, before we do
-RECORDED = 3.0  # seconds from the end of a job until its record can be removed
+RECORDED = 5.0  # seconds from the end of a job until its record can be removed, also from a busy head
 MOST = 100  # helper jobs of one kind for one job; usually there is one
 TIDY_LIMIT = 20.0  # seconds for all helper jobs of one job; the records of the rest stay
 CLEAR_LIMIT = 30.0  # seconds for all that a job left to end
