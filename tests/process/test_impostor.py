@@ -204,7 +204,7 @@ def all_refused(ways, match: str) -> None:
 
 
 def until_free(server) -> None:
-    until(lambda: sockets.listening_inodes("127.0.0.1", server.port) == set(), "its port is not free")
+    until(lambda: sockets._nearest("127.0.0.1", server.port) == [], "its port is not free")
 
 
 @pytest.fixture

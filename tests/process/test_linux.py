@@ -548,14 +548,14 @@ class TestSockets:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with running(self.LISTEN, host, str(int(family)), "0") as child:
             port = int(child.line)
-            assert sockets.listening_inodes(address, port)
+            assert sockets._nearest(address, port)
             assert sockets.listens([os.getpid(), child.pid], address, port)
             assert sockets.listens([os.getpid()], address, port) is False
             assert not sockets.listens([child.pid], address, port + 1 if port < 65535 else port - 1)
             assert elsewhere is None or not sockets.listens([child.pid], elsewhere, port)
             child.kill()
             child.wait()
-            assert not sockets.listening_inodes(address, port)
+            assert not sockets._nearest(address, port)
 
     def test_the_nearest_address_counts(self):
         """Who listens at every IPv6 address alone does not get what goes to an IPv4 one."""
@@ -596,7 +596,7 @@ class TestSockets:
                 assert sockets.listens([os.getpid()], "127.0.0.1", port)
                 assert not sockets.listens([os.getpid()], "127.0.0.1", client.getsockname()[1])
                 listener.close()
-                assert sockets.listening_inodes("127.0.0.1", port) == set()
+                assert sockets._nearest("127.0.0.1", port) == []
                 accepted.close()
 
     def test_a_port_that_is_only_bound_is_not_listened_on(self):

@@ -33,7 +33,6 @@ NO_DRIVER = (  # what `gpu.nvml_child` says of a machine without GPUs: a fact, n
 )
 REBOOT = "reboot"
 _WHOSE = {False: "a vLLM server", True: "a server of vllm_magic whose record is lost"}
-STUCK = 300.0  # seconds after which a release is not merely slow
 
 
 def guards(servers: Iterable[Seen]) -> Iterator[Finding]:

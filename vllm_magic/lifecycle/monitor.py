@@ -210,11 +210,6 @@ class Attendance:
         return ""
 
     @property
-    def is_asked(self) -> bool:
-        """Whether somebody asked for the end."""
-        return self._plan is not None
-
-    @property
     def _asked_why(self) -> Why:
         return Why.IDLE if self._idleness and self._idleness.over else Why.ASKED
 

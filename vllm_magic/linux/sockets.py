@@ -107,12 +107,6 @@ def _held(pids: Iterable[int]) -> set[str]:
     return {link for pid in pids for link in open_files(pid).values()}
 
 
-def listening_inodes(address: str, port: int) -> set[str] | None:
-    """The inodes of the sockets that take connections to an address; None where Linux does not tell."""
-    found = _nearest(address, port)
-    return None if found is None else {one.inode for one in found}
-
-
 def _nearest(address: str, port: int) -> list[_Socket] | None:
     """The sockets that take connections to an address; None where Linux does not tell.
 
