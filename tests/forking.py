@@ -22,7 +22,7 @@ import time
 
 import vllm_magic
 from vllm_magic import ledger
-from vllm_magic.children.child import Errand
+from vllm_magic.children.child import ChildProcess
 from vllm_magic.guard.record import Phase
 
 LIBC = ctypes.PyDLL(None)
@@ -92,7 +92,7 @@ def lose_guards() -> None:
 
 
 def errand() -> None:
-    with contextlib.closing(Errand([sys.executable, "-c", "print('said')"], {})) as errand:
+    with contextlib.closing(ChildProcess([sys.executable, "-c", "print('said')"], {})) as errand:
         for lines in errand.lines(1.0):
             for line in lines:
                 say(line)

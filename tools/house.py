@@ -32,26 +32,26 @@ START = (
     ("manager.manager", "Manager.start", "is the name free?"),
     ("provisioning.choose", "provisioner", "which way, port and key"),
     ("server.server", "Server.begin", ""),
-    ("lifecycle.supervisor", "Life.begin", "a thread of its own"),
+    ("lifecycle.supervisor", "Supervisor.begin", "a thread of its own"),
     ("recovery.sweep", "sweep", "what dead kernels left"),
     ("provisioning.launch", "clear_way", "GPUs, memory, releases"),
     ("ledger", "create", "the private folder"),
     ("guard.client", "GuardPair", "executes vLLM"),
-    ("lifecycle.monitor", "Attendance.run", "log, stages, guards"),
+    ("lifecycle.monitor", "Monitor.run", "log, stages, guards"),
     ("engine.client.health", "Api.is_ready", "/health answers 200"),
-    ("lifecycle.state", "Course.take", "the state is ready"),
+    ("lifecycle.state", "Lifecycle.take", "the state is ready"),
 )
 STOP = (
     ("jupyter.magics", "VllmMagics.vllm", ""),
     ("manager.manager", "Manager.stop", ""),
     ("server.server", "Server.stop", "asks, then waits"),
-    ("lifecycle.supervisor", "Life.stop", "wakes the thread"),
-    ("lifecycle.monitor", "Attendance.run", "GPUs as they are before"),
+    ("lifecycle.supervisor", "Supervisor.stop", "wakes the thread"),
+    ("lifecycle.monitor", "Monitor.run", "GPUs as they are before"),
     ("guard.client", "Guards.stop", ""),
     ("guard.ladder", "Ladder", "SIGTERM, SIGKILL"),
     ("release.report", "release", "who ended, and how"),
     ("release.local_verifier", "LocalVerifier.verify", "processes, memory"),
-    ("lifecycle.state", "Course.take", "the state is released"),
+    ("lifecycle.state", "Lifecycle.take", "the state is released"),
 )
 
 LINE = 15  # pixels

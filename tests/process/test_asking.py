@@ -18,7 +18,7 @@ import pydantic
 import pytest
 
 from vllm_magic.engine.client.connection import Connection, refused
-from vllm_magic.engine.client.generate import Kind
+from vllm_magic.engine.client.generate import PieceKind
 from vllm_magic.engine.client.health import Activity, Api
 from vllm_magic.engine.client.pooling import Classified
 from vllm_magic.engine.endpoint import Endpoint
@@ -176,7 +176,7 @@ def test_reasoning_and_refusals(serve):
     server = serve(thinks="Let me see. ", says="It is 4.")
     stream = server.chat("2+2", stream=True)
     pieces = list(stream.pieces())
-    assert [piece.kind for piece in pieces] == [Kind.REASONING] * 3 + [Kind.TEXT] * 3
+    assert [piece.kind for piece in pieces] == [PieceKind.REASONING] * 3 + [PieceKind.TEXT] * 3
     assert (stream.answer.reasoning, stream.answer.text) == ("Let me see. ", "It is 4.")
     answer = serve(name="no", refuses="I will not.").chat("2+2")
     assert (answer.text, answer.refusal) == ("", "I will not.")

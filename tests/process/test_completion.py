@@ -24,7 +24,14 @@ from shells import a_shell
 from vllm_magic import ledger
 from vllm_magic.children import flag_reading
 from vllm_magic.jupyter.commands import registry
-from vllm_magic.jupyter.commands.base import Action, Argument, Command, Kind, NoArguments, Option
+from vllm_magic.jupyter.commands.base import (
+    Action,
+    Argument,
+    CommandOption,
+    NoArguments,
+    SubCommand,
+    ValueKind,
+)
 from vllm_magic.jupyter.commands.parser import CELL
 from vllm_magic.jupyter.completion import candidates, values
 from vllm_magic.jupyter.completion.matcher import IDENTIFIER
@@ -265,15 +272,18 @@ def test_what_is_said_of_each(shell):
     assert max(len(about) for about in options.values()) <= candidates.LONGEST_ABOUT
 
 
-class Made(Command[NoArguments]):
+class Made(SubCommand[NoArguments]):
     """A command that nobody has."""
 
     name = "made"
     about = "nothing"
-    arguments = (Argument("MODEL", "a model", Kind.MODEL), Argument("FOLDER", "a folder", Kind.FOLDER))
+    arguments = (
+        Argument("MODEL", "a model", ValueKind.MODEL),
+        Argument("FOLDER", "a folder", ValueKind.FOLDER),
+    )
     options = (
-        Option("--level", "how far", "N", type=int, choices=(1, 20), default=20),
-        Option("--now", "at once"),
+        CommandOption("--level", "how far", "N", type=int, choices=(1, 20), default=20),
+        CommandOption("--now", "at once"),
     )
 
     def parse(self, words):
@@ -411,9 +421,9 @@ def test_gpus_by_their_device_files(monkeypatch, tmp_path):
     monkeypatch.setattr(values, "DEVICES", tmp_path)
     monkeypatch.setitem(sys.modules, "vllm_magic.manager.manager", None)
     monkeypatch.delitem(sys.modules, "vllm_magic.manager.manager")
-    assert [one.text for one in values.of_kind(Kind.GPUS, "")] == ["0", "1", "auto"]
+    assert [one.text for one in values.of_kind(ValueKind.GPUS, "")] == ["0", "1", "auto"]
     monkeypatch.setattr(values, "DEVICES", tmp_path / "none")
-    assert [one.text for one in values.of_kind(Kind.GPUS, "")] == ["auto"]
+    assert [one.text for one in values.of_kind(ValueKind.GPUS, "")] == ["auto"]
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,9 @@ class TestHealthy:
         assert [other.pid for other in seen.listening] == [server.pid]
         assert report.driver == "580.00.00"
         first, second = report.gpus
-        assert [(holding.kind, holding.who) for holding in first.holdings] == [(gpus.Kind.SERVER, "mine")]
+        assert [(holding.kind, holding.who) for holding in first.holdings] == [
+            (gpus.HolderKind.SERVER, "mine")
+        ]
         assert second.holdings == ()
         lines = "\n".join(text.lines(report))
         assert "server mine (pid" in lines
@@ -191,7 +193,7 @@ class TestUnowned:
             (seen,) = [other for other in report.elsewhere if other.pid == server.leader.pid]
             assert (seen.owner, seen.title, seen.bytes) == ("itself", "vllm serve tiny", 2 * 2**30)
             assert not [found for found in report.findings if str(server.leader.pid) in found.command]
-            assert report.gpus[0].holdings[0].kind is gpus.Kind.VLLM
+            assert report.gpus[0].holdings[0].kind is gpus.HolderKind.VLLM
         finally:
             server.end()
 

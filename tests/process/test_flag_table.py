@@ -17,7 +17,7 @@ from by_hand import until
 from vllm_magic.children import flag_reading
 from vllm_magic.engine import cache, executable
 from vllm_magic.engine.flags import flag_table
-from vllm_magic.engine.flags.flag_table import FlagTable, Option
+from vllm_magic.engine.flags.flag_table import FlagOption, FlagTable
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity
 
@@ -97,7 +97,7 @@ def test_what_is_read(table):
     length = table.find("--max-model-len")
     assert (length.type, length.kind, length.takes_value, length.default) == ("int", "int", True, "")
     assert length.help == "Model context length (prompt and output)"
-    assert table.find("--dtype") == Option(
+    assert table.find("--dtype") == FlagOption(
         ("--dtype",), "str", ("auto", "bfloat16", "float16", "float32"), "auto", "", group="ModelConfig"
     )
     assert table.find("--kv-cache-dtype").choices == ("auto", "fp8")

@@ -54,7 +54,7 @@ def test_guards_that_are_killed(said, traces):
 
 @pytest.mark.parametrize("how", ["python", "c"])
 def test_a_program_that_a_cell_waits_for(said, how):
-    assert said(how, "errand") == ["said", "0"]
+    assert said(how, "child") == ["said", "0"]
 
 
 def test_what_a_child_gets(said, traces):
@@ -83,9 +83,9 @@ for name in ("first", "second"):
     server = vllm_magic.start("tiny", name=name)
     release = server.stop()
     said.append([release.verified, release.proof.value])
-errand = vllm_magic.children.child.Errand([sys.executable, "-c", "print(5)"], {})
-said.append([line for lines in errand.lines(0.1) for line in lines])
-errand.close()
+child = vllm_magic.children.child.ChildProcess([sys.executable, "-c", "print(5)"], {})
+said.append([line for lines in child.lines(0.1) for line in lines])
+child.close()
 json.dump(said, answer)
 answer.flush()
 """

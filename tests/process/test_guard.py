@@ -441,8 +441,8 @@ def test_a_disk_that_hangs_does_not_hold_a_release_up(stubborn, tmp_path):
     assert pidfd.wait_for_all(everyone, LONGEST / 2) == set()
 
 
-def test_a_silent_visitor_who_comes_as_the_kernel_goes(tmp_path):
-    """In one poll of the inner guard: the descriptor of the dead kernel is given to the visitor at once."""
+def test_a_silent_client_who_comes_as_the_kernel_goes(tmp_path):
+    """In one poll of the inner guard: the descriptor of the dead kernel is given to the client at once."""
     pair = GuardPair(order(tmp_path, "/bin/sleep", "304")._replace(keep=1.0))
     started = hear(pair, Started)
     inner, leader = Identity(*started.inner), Identity(*started.leader)
@@ -515,7 +515,7 @@ def test_the_shared_memory_of_a_spare_that_becomes_a_server(tmp_path, end):
             path.unlink(missing_ok=True)
 
 
-def is_read(us: GuardPair | control_client.Visitor) -> bool:
+def is_read(us: GuardPair | control_client.ControlClient) -> bool:
     """Whether the guard has read all that it was sent (unix(7))."""
     return struct.unpack("i", fcntl.ioctl(us._socket, termios.TIOCOUTQ, bytes(4)))[0] == 0
 
@@ -540,7 +540,7 @@ def test_a_spare_that_becomes_a_server_to_be_kept_as_the_kernel_dies(tmp_path):
         assert pidfd.send(inner, signal.SIGCONT) == processes.is_alive(inner)
         reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     by_hand.until((tmp_path / "folder" / "control").exists, "the guard cannot be reached")
-    visit = control_client.Visitor(tmp_path / "folder")
+    visit = control_client.ControlClient(tmp_path / "folder")
     visit.stop(0.0, 0.0)
     assert pidfd.wait_for_all({leader, inner}, LONGEST) == set()
     visit.close()
@@ -658,10 +658,10 @@ def test_guards_wait_for_no_kernel_that_has_ended(crowded, tmp_path):
     assert pidfd.wait_for_all({inner}, 20) == set()
 
 
-def test_a_visitor_that_reads_late_hears_how_it_ended(tmp_path):
+def test_a_client_that_reads_late_hears_how_it_ended(tmp_path):
     pair = GuardPair(order(tmp_path, "/bin/sleep", "300"))
     hear(pair, Started)
-    visit = control_client.Visitor(tmp_path / "folder")
+    visit = control_client.ControlClient(tmp_path / "folder")
     for _ in range(400):  # each is refused; a message takes more of the socket's buffer than its length
         visit._socket.sendall(encode(Attach({"none": ""})))
     by_hand.until(lambda: is_read(visit), "the guard does not listen")

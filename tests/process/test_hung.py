@@ -123,7 +123,7 @@ def guard():
 
 
 def test_guards_that_do_not_answer(home, probe, guard, monkeypatch):
-    """They live, are not stopped, and let visitors in whom they never hear."""
+    """They live, are not stopped, and let clients in whom they never hear."""
     monkeypatch.setattr(control_client, "ANSWER_LIMIT", 0.2)
     path = put(home, outer=list(guard), inner=DEAD)
     with socket.socket(socket.AF_UNIX) as listener:

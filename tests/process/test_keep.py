@@ -22,7 +22,7 @@ from vllm_magic import ledger
 from vllm_magic.doctor import survey, text
 from vllm_magic.errors import NameInUse, ServerNotFound, StartFailed
 from vllm_magic.guard import record as records
-from vllm_magic.guard.control_client import Visitor
+from vllm_magic.guard.control_client import ControlClient
 from vllm_magic.guard.record import Phase
 from vllm_magic.ledger import Condition
 from vllm_magic.linux import pidfd, processes
@@ -259,10 +259,10 @@ def test_it_outlives_a_second_kernel_too(first, home, executable, traces):
     second.communicate()
     wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
     (entry,) = ledger.entries()
-    visitor = Visitor(entry.path)
-    visitor.stop(grace=5.0, patience=2.5)
+    client = ControlClient(entry.path)
+    client.stop(grace=5.0, patience=2.5)
     assert pidfd.wait_for_all(kernel.server, LIMIT) == set()
-    visitor.close()
+    client.close()
     wait_until(lambda: not ledger.entries())
     traces.check()
 

@@ -621,7 +621,7 @@ class TestSockets:
         monkeypatch.setattr(sockets, "open_files", lambda pid: looks.append(pid) or real(pid))
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
-            listening = sockets.Listening("127.0.0.1", port)
+            listening = sockets.ListenerCheck("127.0.0.1", port)
             assert listening.belongs_to(lambda: [1]) is False
             assert listening.belongs_to(lambda: [os.getpid()])
             looks.clear()

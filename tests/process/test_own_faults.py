@@ -11,7 +11,7 @@ import pytest
 from vllm_magic.errors import ReleaseFailed, VllmMagicError
 from vllm_magic.guard.client import GuardPair
 from vllm_magic.lifecycle import failure_cause, idle_timeout
-from vllm_magic.lifecycle.monitor import Attendance
+from vllm_magic.lifecycle.monitor import Monitor
 from vllm_magic.linux import pidfd
 from vllm_magic.release import force_kill
 from vllm_magic.release.local_verifier import LocalVerifier
@@ -47,7 +47,7 @@ def everyone(server) -> set:
 
 def stir(server) -> None:
     """Have the thread of the server look once, as any event does."""
-    server._life._cancelled.wake.set()
+    server._supervisor._cancelled.wake.set()
 
 
 class TestWhileItRuns:
@@ -58,7 +58,7 @@ class TestWhileItRuns:
         server = manager.start(spec(**fields), timeout=LIMIT).server
         time.sleep(2.5)  # the guards have told whom they adopted
         members = everyone(server)
-        breaks.patch(Attendance, "_look")
+        breaks.patch(Monitor, "_look")
         breaks.set()
         stir(server)
         assert server.wait_over(LIMIT)
@@ -88,7 +88,7 @@ class TestWhileItRuns:
         server = manager.start(spec(faults={"hang_in": "init"}), wait=False).server
         while server.pid is None:
             time.sleep(0.01)
-        breaks.patch(Attendance, "_look")
+        breaks.patch(Monitor, "_look")
         breaks.set()
         with pytest.raises(VllmMagicError, match=FAULT):
             server.wait(LIMIT)
@@ -97,7 +97,7 @@ class TestWhileItRuns:
 
     def test_while_it_is_being_stopped(self, manager, spec, breaks, traces):
         server = manager.start(spec(), timeout=LIMIT).server
-        breaks.patch(Attendance, "_end")
+        breaks.patch(Monitor, "_end")
         breaks.set()
         release = server.stop()
         assert (release.verified, release.why, server.state) == (True, "asked", "released")
@@ -116,7 +116,7 @@ class TestWhileItRuns:
         assert server.release.why == "idle"
 
     def test_a_look_at_its_health_ends_nothing(self, manager, spec, breaks):
-        breaks.patch(Attendance, "_answers_for_us", times=3)
+        breaks.patch(Monitor, "_answers_for_us", times=3)
         breaks.set()
         assert manager.start(spec(), timeout=LIMIT).server.state == "ready"
         assert len(manager.news()) == 1
@@ -147,7 +147,7 @@ class TestTheEnd:
     def test_the_rescue_breaks(self, manager, spec, breaks, traces):
         server = manager.start(spec(), timeout=LIMIT).server
         members = everyone(server)
-        breaks.patch(Attendance, "_look")
+        breaks.patch(Monitor, "_look")
         breaks.patch(force_kill, "release", times=3)
         breaks.set()
         stir(server)

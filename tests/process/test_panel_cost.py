@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vllm_magic.jupyter.commands.settings import Settings
 from vllm_magic.jupyter.panel.background_work import Work
 from vllm_magic.jupyter.panel.controller import PROCESSES, Controller
-from vllm_magic.jupyter.panel.messages import Ask, Message
+from vllm_magic.jupyter.panel.messages import Message, RequestKind
 from vllm_magic.manager.manager import Manager
 from vllm_magic.monitoring import poller
 from vllm_magic.plotting import timeseries
@@ -79,7 +79,7 @@ def half_an_hour(spec: ServerSpec) -> Result:
         server = manager.start(spec).server
         views = Forgetful()
         controller = Controller(manager, views, Work(manager, Settings, lambda: None), lambda: False)
-        controller.take(Message(Ask.HELLO, "view", tab=PROCESSES))
+        controller.take(Message(RequestKind.HELLO, "view", tab=PROCESSES))
         tracemalloc.start()
         watch(manager, controller, views, WARM)
         before = kept(manager, controller, views)
@@ -96,7 +96,7 @@ def half_an_hour(spec: ServerSpec) -> Result:
 def watch(manager: Manager, controller: Controller, views: Forgetful, looks: int) -> None:
     """Be a view for so many looks; those that the sampler asks for on a busy machine are too few."""
     for _ in range(looks):
-        controller.take(Message(Ask.HERE, "view", tab=PROCESSES))
+        controller.take(Message(RequestKind.HERE, "view", tab=PROCESSES))
         manager._sampler.tell()
         assert views.ticks.acquire(timeout=LIMIT)
 

@@ -11,7 +11,7 @@ from vllm_magic.children import pull as pulling
 from vllm_magic.children.pull import pull
 from vllm_magic.engine.models import hf_cache
 from vllm_magic.errors import InvalidOption, VllmMagicError
-from vllm_magic.jupyter.commands.models import Pull, PullArguments
+from vllm_magic.jupyter.commands.models import PullArguments, PullCommand
 
 MODEL = "org/small"
 WEIGHTS = bytes(range(256)) * 8192
@@ -131,6 +131,6 @@ def test_without_huggingface_hub(monkeypatch, executable):
 
 
 def test_the_words():
-    assert Pull().parse(["m", "--revision", "v1"]) == PullArguments("m", "v1")
+    assert PullCommand().parse(["m", "--revision", "v1"]) == PullArguments("m", "v1")
     with pytest.raises(InvalidOption):
-        Pull().parse([])
+        PullCommand().parse([])

@@ -266,7 +266,7 @@ class TestRefusals:
         candidate = reap.judge(one.pid("::EngineCore"), [])
         with by_hand.bystander() as bystander:
             stale = candidate.root._replace(identity=identity(bystander.pid)._replace(start=1))
-            done = reap.reap(reap.Candidate((stale,)), probe)
+            done = reap.reap(reap.ProcessTree((stale,)), probe)
             assert bystander.poll() is None
             assert (done.ended, done.left) == ((), ())
             assert reap.told(done) == "It had ended by itself."

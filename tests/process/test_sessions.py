@@ -149,7 +149,7 @@ def test_of_nobody():
 def test_older_sessions_are_left_out():
     with running(STRANGERS) as (maker, strangers), running(FAMILY) as (leader, family):
         older = processes.read(leader).identity._replace(start=processes.read(maker).identity.start)
-        look = sessions.Look()
+        look = sessions.SessionScan()
         assert {leader, maker, *strangers}.isdisjoint(
             look.made_since(older._replace(start=older.start + 1000))
         )

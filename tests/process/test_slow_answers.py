@@ -56,7 +56,7 @@ def endless_looks(monkeypatch):
 @pytest.mark.usefixtures("endless_looks")
 def test_a_look_at_the_use_of_a_server(manager, spec, traces):
     server = manager.start(spec(ttl=1.0, faults=DRIP), timeout=LIMIT).server
-    until(lambda: server._life._thread.is_alive() and looks() == 1)
+    until(lambda: server._supervisor._thread.is_alive() and looks() == 1)
     time.sleep(2)
     assert server.state == "ready"
     assert stopped(server).why == "asked"

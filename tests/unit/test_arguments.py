@@ -226,7 +226,7 @@ def server() -> Server:
         command=Command(("/x/vllm",), endpoint), stop_grace=1.0, stop_patience=1.0, from_the_start=True
     )
     made = Server(ServerSpec("m"), provisioner, None, lambda _: None)
-    made._life.stop = lambda plan: setattr(made, "plan", plan)
+    made._supervisor.stop = lambda plan: setattr(made, "plan", plan)
     return made
 
 

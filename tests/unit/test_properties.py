@@ -30,7 +30,7 @@ from vllm_magic.guard.protocol import (
     Attached,
     Decoder,
     Ended,
-    Known,
+    KnownProcesses,
     Note,
     Order,
     Refused,
@@ -51,7 +51,19 @@ from vllm_magic.release import gpu_json
 many = settings(max_examples=300, derandomize=True, deadline=None, database=None)
 few = settings(many, max_examples=60)
 
-KINDS = (Order, Stop, Note, Attach, Attached, StandbyReport, Started, Known, Refused, Stopping, Ended)
+KINDS = (
+    Order,
+    Stop,
+    Note,
+    Attach,
+    Attached,
+    StandbyReport,
+    Started,
+    KnownProcesses,
+    Refused,
+    Stopping,
+    Ended,
+)
 
 # Words as a person, or a person's variable, may bring them: ours, vLLM's, nearly either, and anything.
 text = st.text(st.characters(codec="utf-8"), max_size=30)
@@ -369,7 +381,7 @@ messages = st.one_of(
     st.builds(Stop, seconds, seconds),
     st.just(Note()),
     st.builds(Started, identity, identity, identity),
-    st.builds(Known, st.lists(identity, max_size=3)),
+    st.builds(KnownProcesses, st.lists(identity, max_size=3)),
     st.builds(Refused, st.integers(0, 200), text),
     st.builds(Stopping, why),
     st.builds(

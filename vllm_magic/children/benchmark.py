@@ -9,7 +9,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from vllm_magic.children.child import Errand
+from vllm_magic.children.child import ChildProcess
 from vllm_magic.engine.address import past_proxies
 from vllm_magic.engine.flags import abbreviations, flags
 from vllm_magic.engine.flags.flag_table import plain
@@ -68,17 +68,17 @@ def run(
         "OPENAI_API_KEY": command.endpoint.api_key,
         "VLLM_API_KEY": None,
     }
-    with contextlib.closing(Errand(_words(spec, command, args), env)) as errand:
+    with contextlib.closing(ChildProcess(_words(spec, command, args), env)) as child:
         kept: deque[str] = deque(maxlen=MOST_LINES)
         began = reported = time.monotonic()
-        for lines in errand.lines(LOOK):
+        for lines in child.lines(LOOK):
             verify()
             kept += lines
             now = time.monotonic()
             if report is not None and (lines or now - reported >= REPORT):
                 reported = now
                 report(kept[-1] if kept else "", now - began)
-        code = errand.exit_code()
+        code = child.exit_code()
     said = [*kept]
     table = _table(said)
     if code != 0 or not table:

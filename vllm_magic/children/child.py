@@ -20,7 +20,7 @@ _TIE = Path(__file__).with_name("watchdog.py")
 EXIT_LIMIT = 5.0  # seconds for one that was asked to end; it kills without mercy, and takes milliseconds
 
 
-class Errand:
+class ChildProcess:
     """Runs the words until they end, or until `close`; they end with this process too. For one thread.
 
     Args:

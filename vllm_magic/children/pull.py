@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_magic.children.child import Errand
+from vllm_magic.children.child import ChildProcess
 from vllm_magic.engine import executable
 from vllm_magic.engine.models import hf_cache
 from vllm_magic.engine.models.download import Downloads
@@ -65,8 +65,8 @@ def pull(
     downloads = Downloads(model, (), os.environ)
     answer: dict[str, Any] = {}
     words = [*_python(vllm), "-u", str(_CHILD), model, revision or "", str(hf_cache.folder((), os.environ))]
-    with contextlib.closing(Errand(words, {"HF_HUB_DISABLE_PROGRESS_BARS": "1"})) as errand:
-        for lines in errand.lines(LOOK):
+    with contextlib.closing(ChildProcess(words, {"HF_HUB_DISABLE_PROGRESS_BARS": "1"})) as child:
+        for lines in child.lines(LOOK):
             for line in lines:
                 answer |= _read(line)
             seen = downloads.look()

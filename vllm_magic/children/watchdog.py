@@ -26,7 +26,7 @@ ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 KILLED = 128 + signal.SIGKILL  # exit code for a command that would not end
 
 
-class Command:
+class WatchedCommand:
     """The command, which runs from now on, and everything below this process.
 
     Args:
@@ -87,7 +87,7 @@ def main() -> int:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, _: asked.append(number))
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    command = Command(words)
+    command = WatchedCommand(words)
     poller = select.poll()
     for fd in (kernel, woken):
         poller.register(fd, select.POLLIN)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from vllm_magic.cluster.entities import Actor, Job, Node
-    from vllm_magic.engine.client.exchange import Answer
+    from vllm_magic.engine.client.exchange import HttpResponse
 
 _T = TypeVar("_T")
 AUTO = "auto"
@@ -186,7 +186,7 @@ class Ray:
 
     def _send(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
-    ) -> Answer:
+    ) -> HttpResponse:
         try:
             answer = ask(
                 method,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vllm_magic.children.installed import Installed
-    from vllm_magic.doctor.gpus import Use
+    from vllm_magic.doctor.gpus import GpuUse
 
 
 class Topic(str, Enum):
@@ -143,7 +143,7 @@ class Report:
     findings: tuple[Finding, ...]
     vllm: Installed
     driver: str | None
-    gpus: tuple[Use, ...]
+    gpus: tuple[GpuUse, ...]
     servers: tuple[Seen, ...]
     elsewhere: tuple[Elsewhere, ...]
     releases: tuple[Releasing, ...]

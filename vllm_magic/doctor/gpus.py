@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vllm_magic.linux.processes import Table
 
 
-class Kind(str, Enum):
+class HolderKind(str, Enum):
     """The kind of the holder of a part of a GPU's memory."""
 
     SERVER = "server"  # a process of a server of ours
@@ -38,7 +38,7 @@ class Holding:
         bytes: the bytes that are held; None where the driver does not say.
     """
 
-    kind: Kind
+    kind: HolderKind
     who: str
     pid: int | None
     user: str
@@ -46,7 +46,7 @@ class Holding:
 
 
 @dataclass(frozen=True)
-class Use:
+class GpuUse:
     """One GPU and the holders of its memory. Memory is in bytes, None where the driver does not say.
 
     Attributes:
@@ -62,7 +62,7 @@ class Use:
     holdings: tuple[Holding, ...] | None
 
 
-def uses(now: Snapshot, table: Table, servers: Mapping[int, str], vllm: Iterable[int]) -> tuple[Use, ...]:
+def uses(now: Snapshot, table: Table, servers: Mapping[int, str], vllm: Iterable[int]) -> tuple[GpuUse, ...]:
     """Return the GPUs and the holders of their memory.
 
     Args:
@@ -73,7 +73,7 @@ def uses(now: Snapshot, table: Table, servers: Mapping[int, str], vllm: Iterable
     """
     others = frozenset(vllm)
     return tuple(
-        Use(
+        GpuUse(
             gpu.index,
             gpu.uuid,
             gpu.name,
@@ -86,7 +86,7 @@ def uses(now: Snapshot, table: Table, servers: Mapping[int, str], vllm: Iterable
     )
 
 
-def view(now: Snapshot, used: Iterable[Use]) -> View:
+def view(now: Snapshot, used: Iterable[GpuUse]) -> View:
     """Return the table for ``vllm-magic gpu``."""
     if not now.gpus:
         return View(f"No GPU can be seen: {now.problem}.")
@@ -96,11 +96,11 @@ def view(now: Snapshot, used: Iterable[Use]) -> View:
 
 def named(one: Holding) -> str:
     """Return the holder as text."""
-    if one.kind is Kind.SERVER:
+    if one.kind is HolderKind.SERVER:
         return f"server {one.who} (pid {one.pid})"
-    if one.kind is Kind.HIDDEN:
+    if one.kind is HolderKind.HIDDEN:
         return f"a process that is not visible here (pid {one.pid})"
-    if one.kind is Kind.UNATTRIBUTED:
+    if one.kind is HolderKind.UNATTRIBUTED:
         return "unattributed"
     return f"{one.who[:60]} (pid {one.pid}, {one.user})"
 
@@ -112,7 +112,7 @@ def _holdings(
         return None
     found = [_holding(process.pid, process.used, table, servers, vllm) for process in gpu.processes]
     if gpu.unattributed:
-        found.append(Holding(Kind.UNATTRIBUTED, "", None, "", gpu.unattributed))
+        found.append(Holding(HolderKind.UNATTRIBUTED, "", None, "", gpu.unattributed))
     return tuple(found)
 
 
@@ -121,15 +121,15 @@ def _holding(
 ) -> Holding:
     process = table.get(pid)
     if process is None:
-        return Holding(Kind.HIDDEN, "", pid, "", used)
+        return Holding(HolderKind.HIDDEN, "", pid, "", used)
     user = details.user(details.uid(pid))
     if pid in servers:
-        return Holding(Kind.SERVER, servers[pid], pid, user, used)
-    kind = Kind.VLLM if pid in vllm else Kind.OTHER
+        return Holding(HolderKind.SERVER, servers[pid], pid, user, used)
+    kind = HolderKind.VLLM if pid in vllm else HolderKind.OTHER
     return Holding(kind, details.short_title(process), pid, user, used)
 
 
-def _rows(one: Use) -> list[tuple[str, ...]]:
+def _rows(one: GpuUse) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [(f"{one.index}: {one.name}", "all", gib(one.used), gib(one.total))]
     if one.holdings is None:
         rows.append(("", "the driver does not list processes", "", ""))

@@ -36,7 +36,7 @@ LOOK = 0.1  # seconds between two reads of that list
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ProcessTree:
     """A vLLM process without an owner, and its living descendants, which may be ended; the process comes first."""
 
     processes: tuple[Process, ...]
@@ -71,7 +71,7 @@ class Reaped:
         return not self.left and not self.listed
 
 
-def judge(pid: int, entries: Sequence[Entry]) -> Candidate:
+def judge(pid: int, entries: Sequence[Entry]) -> ProcessTree:
     """Return the process of this pid with its descendants, if it is this user's vLLM process and nobody owns it.
 
     Raises:
@@ -93,10 +93,10 @@ def judge(pid: int, entries: Sequence[Entry]) -> Candidate:
     tree = next(one for one in unowned.trees(table) if pid in one.pids)
     _refuse_owned(tree, table, process)
     below = processes.descendants(table, pid)
-    return Candidate((process, *(table[one] for one in sorted(below) if table[one].alive)))
+    return ProcessTree((process, *(table[one] for one in sorted(below) if table[one].alive)))
 
 
-def judge_all(pids: Iterable[int]) -> list[Candidate]:
+def judge_all(pids: Iterable[int]) -> list[ProcessTree]:
     """Return the candidates for these pids, as `judge` does.
 
     Raises:
@@ -109,7 +109,7 @@ def judge_all(pids: Iterable[int]) -> list[Candidate]:
     return [judge(pid, entries) for pid in dict.fromkeys(pids)]
 
 
-def view(candidates: Sequence[Candidate], now: Snapshot) -> View:
+def view(candidates: Sequence[ProcessTree], now: Snapshot) -> View:
     """Return the processes as trees, with the GPU memory that each holds."""
     held = {one.pid: one.used for gpu in now.gpus for one in gpu.processes or ()}
     rows = []
@@ -126,7 +126,7 @@ def view(candidates: Sequence[Candidate], now: Snapshot) -> View:
     return View("", ("pid", "process", "user", "age", "VRAM"), tuple(rows))
 
 
-def reap(candidate: Candidate, probe: Probe, grace: float = GRACE, patience: float = PATIENCE) -> Reaped:
+def reap(candidate: ProcessTree, probe: Probe, grace: float = GRACE, patience: float = PATIENCE) -> Reaped:
     """End the process and its descendants; return when they are gone and the driver does not list them any more.
 
     Args:
@@ -212,7 +212,7 @@ def _called(process: Process) -> str:
     return f"{unowned.called(process)[:60]} (pid {process.identity.pid})"
 
 
-def _finder(candidate: Candidate) -> Callable[[], list[Process]]:
+def _finder(candidate: ProcessTree) -> Callable[[], list[Process]]:
     """Return a function that finds the living processes and new descendants; a descendant stays known without its parent."""
     known: set[Identity] = {one.identity for one in candidate.processes}
 

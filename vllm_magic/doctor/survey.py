@@ -84,7 +84,7 @@ def survey(probe: Probe, executable: str | None = None) -> Report:
     )
 
 
-def holders(probe: Probe) -> tuple[Snapshot, tuple[gpus.Use, ...]]:
+def holders(probe: Probe) -> tuple[Snapshot, tuple[gpus.GpuUse, ...]]:
     """Return the snapshot and the holders of each GPU's memory: the part of the survey that ``vllm-magic gpu`` shows."""
     now = probe.snapshot()
     names = {pid: _name(entry) for entry in read_ledger().entries for pid in _pids(entry)}

@@ -32,7 +32,7 @@ _EXIT_WAIT = 1.0
 """Seconds in which a killed process is gone, unless it hangs in the kernel."""
 
 
-class _NoAnswerError(Exception):
+class _ProbeFailedError(Exception):
     """The probe process did not answer; the message says why."""
 
 
@@ -85,7 +85,7 @@ class Probe:
             if not may_start and not self.is_warm:
                 return _nothing("the NVIDIA driver was not asked, since that would take its time")
             return self._ask(timeout, patient=may_start)
-        except (_NoAnswerError, OSError, ValueError) as error:
+        except (_ProbeFailedError, OSError, ValueError) as error:
             return _nothing(str(error))
         finally:
             self._lock.release()
@@ -111,7 +111,7 @@ class Probe:
     def _ask(self, timeout: float, *, patient: bool) -> Snapshot:
         child = self._running()
         if self._closing:  # looked at when there is a process: `close` kills that one, or is seen here
-            raise _NoAnswerError("the probe was closed")
+            raise _ProbeFailedError("the probe was closed")
         if not self._answered:
             timeout = max(timeout, self._start_timeout)
         try:
@@ -126,9 +126,9 @@ class Probe:
                 self._silent_because = because
                 self._silent_until = time.monotonic() + _HANG_MEMORY
                 self._end(0.0)
-            raise _NoAnswerError(because) from None
+            raise _ProbeFailedError(because) from None
         except (EOFError, BrokenPipeError):
-            raise _NoAnswerError(_cause(self._end(_EXIT_WAIT))) from None
+            raise _ProbeFailedError(_cause(self._end(_EXIT_WAIT))) from None
         except BaseException:
             self._end(0.0)  # interrupted: its reply would be taken for the next one's
             raise
@@ -143,7 +143,7 @@ class Probe:
         self._end(0.0)
         nvml = importlib.util.find_spec("pynvml")
         if nvml is None or nvml.origin is None:
-            raise _NoAnswerError("nvidia-ml-py is not installed (pip install nvidia-ml-py)")
+            raise _ProbeFailedError("nvidia-ml-py is not installed (pip install nvidia-ml-py)")
         self._owner = os.getpid()
         self._answered = False
         self._unanswered = None
@@ -193,7 +193,7 @@ class Probe:
                     raise EOFError
                 self._said += chunk
                 if len(self._said) > _LONGEST_REPLY:
-                    raise _NoAnswerError("the NVIDIA driver lists more than any machine has")
+                    raise _ProbeFailedError("the NVIDIA driver lists more than any machine has")
         finally:
             os.close(ended)
         reply, self._said, self._unanswered = self._said, b"", None

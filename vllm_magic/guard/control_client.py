@@ -62,7 +62,7 @@ def answers(folder: Path) -> bool:
     return True
 
 
-class Visitor:
+class ControlClient:
     """Somebody who is not the server's kernel. For one thread.
 
     Args:

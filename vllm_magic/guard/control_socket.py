@@ -21,13 +21,11 @@ if TYPE_CHECKING:
     from vllm_magic.guard.protocol import Message
 
 NAME = "control"
-LAST_WORDS_LIMIT = (
-    5.0  # seconds that visitors who do not read may delay the end of a guard whose work is done
-)
-MOST = 8  # visitors at once; the others wait outside
+LAST_WORDS_LIMIT = 5.0  # seconds that clients who do not read may delay the end of a guard whose work is done
+MOST = 8  # clients at once; the others wait outside
 
 
-class Visitor:
+class ControlConnection:
     """One connection from outside."""
 
     def __init__(self, connection: socket.socket, pid: int) -> None:
@@ -37,12 +35,12 @@ class Visitor:
         self.pid = pid
 
     def say(self, message: Message) -> None:
-        """Tell the visitor; one that does not read is no reason to wait."""
+        """Tell the client; one that does not read is no reason to wait."""
         self.outbox.say(message)
 
 
 class Door:
-    """Listens, and keeps the visitors.
+    """Listens, and keeps the clients.
 
     Args:
         folder: the private folder.
@@ -52,7 +50,7 @@ class Door:
     """
 
     def __init__(self, folder: str) -> None:
-        self._visitors: dict[int, Visitor] = {}
+        self._clients: dict[int, ControlConnection] = {}
         self._listener = socket.socket(socket.AF_UNIX)
         try:
             _bind(self._listener, folder)
@@ -64,39 +62,39 @@ class Door:
 
     def filenos(self) -> list[int]:
         """To be polled: readable when `hear` has something to do."""
-        outside = [self._listener.fileno()] if len(self._visitors) < MOST else []
-        return [*outside, *self._visitors]
+        outside = [self._listener.fileno()] if len(self._clients) < MOST else []
+        return [*outside, *self._clients]
 
-    def hear(self, ready: Container[int]) -> list[tuple[Visitor, Message]]:
+    def hear(self, ready: Container[int]) -> list[tuple[ControlConnection, Message]]:
         """Let in who knocks, and give what was said; who hung up is gone."""
-        heard: list[tuple[Visitor, Message]] = []
-        for fd, visitor in list(self._visitors.items()):
+        heard: list[tuple[ControlConnection, Message]] = []
+        for fd, client in list(self._clients.items()):
             if fd in ready:
-                messages = visitor.inbox.read()
+                messages = client.inbox.read()
                 if messages is None:
-                    del self._visitors[fd]
-                    visitor.connection.close()
-                heard += [(visitor, message) for message in messages or ()]
+                    del self._clients[fd]
+                    client.connection.close()
+                heard += [(client, message) for message in messages or ()]
         # Last: whoever comes in now may get the number of a descriptor that was ready, and closed meanwhile.
         if self._listener.fileno() in ready:
             self._let_in()
         return heard
 
     def tell_all(self, message: Message) -> None:
-        """Say it to each visitor."""
-        for visitor in self._visitors.values():
-            visitor.say(message)
+        """Say it to each client."""
+        for client in self._clients.values():
+            client.say(message)
 
     def outboxes(self) -> dict[int, Outbox]:
-        """What each visitor is told, by the descriptor: to be flushed when that is writable."""
-        return {fd: visitor.outbox for fd, visitor in self._visitors.items()}
+        """What each client is told, by the descriptor: to be flushed when that is writable."""
+        return {fd: client.outbox for fd, client in self._clients.items()}
 
-    def hand_over(self, visitor: Visitor) -> None:
-        """Forget the visitor, whose connection becomes the kernel's."""
-        del self._visitors[visitor.connection.fileno()]
+    def hand_over(self, client: ControlConnection) -> None:
+        """Forget the client, whose connection becomes the kernel's."""
+        del self._clients[client.connection.fileno()]
 
     def see_to_last_words(self) -> None:
-        """Wait until the visitors have taken what they were told, `LAST_WORDS_LIMIT` seconds at most."""
+        """Wait until the clients have taken what they were told, `LAST_WORDS_LIMIT` seconds at most."""
         deadline = time.monotonic() + LAST_WORDS_LIMIT
         while unsent := {fd: box for fd, box in self.outboxes().items() if not box.is_empty}:
             poller = select.poll()
@@ -121,7 +119,7 @@ class Door:
         if user != os.getuid():
             connection.close()
             return
-        self._visitors[connection.fileno()] = Visitor(connection, pid)
+        self._clients[connection.fileno()] = ControlConnection(connection, pid)
 
 
 def _bind(listener: socket.socket, folder: str) -> None:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_magic.guard import leader, log_cap, record
 from vllm_magic.guard.base import AT_ONCE, KERNEL_GONE, NOBODY, Guard, log
-from vllm_magic.guard.control_socket import Door, Visitor
+from vllm_magic.guard.control_socket import ControlConnection, Door
 from vllm_magic.guard.protocol import (
     Attach,
     Attached,
     Ended,
-    Known,
+    KnownProcesses,
     Message,
     Note,
     Order,
@@ -111,7 +111,7 @@ class Inner(Guard):
             self._door.tell_all(message)
 
     def see_to_last_words(self) -> None:
-        """See `Guard`; the visitors come first, whose time is short."""
+        """See `Guard`; the clients come first, whose time is short."""
         if self._door is not None:
             self._door.see_to_last_words()
         super().see_to_last_words()
@@ -193,7 +193,7 @@ class Inner(Guard):
         return {fd for fd, events in ready if events & ~select.POLLOUT}
 
     def _unsent(self) -> dict[int, Outbox]:
-        """What the kernel and the visitors have not taken yet, by their descriptors."""
+        """What the kernel and the clients have not taken yet, by their descriptors."""
         boxes = {} if self.kernel == NOBODY else {self.control.fileno(): self.outbox}
         boxes.update(self._door.outboxes() if self._door else {})
         return {fd: box for fd, box in boxes.items() if not box.is_empty}
@@ -213,8 +213,8 @@ class Inner(Guard):
         if reason is None and self._spare is not None:
             reason = self._look_at_spare(self._spare, ready)
         if reason is None and self._door is not None:
-            for visitor, message in self._door.hear(ready):
-                reason = reason or self._serve(visitor, message)
+            for client, message in self._door.hear(ready):
+                reason = reason or self._serve(client, message)
         if reason is None and self.wake in ready:
             reason = self._look_around()
         return reason
@@ -307,11 +307,11 @@ class Inner(Guard):
 
     def _tell_known(self, members: Members) -> None:
         self._known = [list(one.identity) for one in _shown(members)]
-        self.say(Known(self._known))
+        self.say(KnownProcesses(self._known))
         with contextlib.suppress(
             OSError
         ):  # the other guard, who writes it, since a disk may hang, is stopped or gone
-            self._link.send(encode(Known(self._known)), socket.MSG_DONTWAIT)
+            self._link.send(encode(KnownProcesses(self._known)), socket.MSG_DONTWAIT)
 
     def _outlive_kernel(self) -> Reason | None:
         """The kernel is gone: release, or wait for another one, if that was wanted."""
@@ -322,16 +322,16 @@ class Inner(Guard):
         self._write(phase=Phase.KEPT, kept_until=self._kept_until)
         return None
 
-    def _serve(self, visitor: Visitor, message: Message) -> Reason | None:
+    def _serve(self, client: ControlConnection, message: Message) -> Reason | None:
         if isinstance(message, Stop):
             return Why.ASKED, message
         if isinstance(message, Attach):
-            refused = self._attach(visitor, message)
+            refused = self._attach(client, message)
             if refused is not None:
-                visitor.say(refused)
+                client.say(refused)
         return None
 
-    def _attach(self, visitor: Visitor, wish: Attach) -> Refused | None:
+    def _attach(self, client: ControlConnection, wish: Attach) -> Refused | None:
         if (
             self._kept_until is None or self._door is None
         ):  # its kernel's end would have come before this wish
@@ -339,25 +339,25 @@ class Inner(Guard):
         if wish.only is not None and wish.only != self.order.luggage.get("spec"):
             return Refused(errno.ESTALE, "it was started with other options")
         try:
-            kernel = pidfd_calls.open_pid(visitor.pid)
+            kernel = pidfd_calls.open_pid(client.pid)
         except OSError as error:
             return Refused(error.errno or 0, str(error.strerror))
-        process = processes.read(visitor.pid)
+        process = processes.read(client.pid)
         try:
-            fds = [kernel, visitor.connection.fileno()]
+            fds = [kernel, client.connection.fileno()]
             socket.send_fds(self._link, [b"k"], fds, socket.MSG_DONTWAIT)
         except OSError:
             os.close(kernel)
             return Refused(errno.EAGAIN, f"its other guard does not answer (pid {self._outer})")
-        self._door.hand_over(visitor)
-        self.serve_kernel(visitor.connection, visitor.inbox, kernel, visitor.outbox)
+        self._door.hand_over(client)
+        self.serve_kernel(client.connection, client.inbox, kernel, client.outbox)
         self._kept_until = None
         phase = Phase.READY if self._ready else Phase.STARTING
-        identity = list(process.identity) if process else [visitor.pid, 0]
+        identity = list(process.identity) if process else [client.pid, 0]
         self._write(phase=phase, kernel=identity, kept_until=None)
         self.say(Attached(self.order.luggage))
         self._say_who_is_who()
-        self.say(Known(self._known))
+        self.say(KnownProcesses(self._known))
         return None
 
     def _look_around(self) -> Reason | None:

@@ -1,7 +1,7 @@
 """What a guard says over one connection: it waits for nobody, and what it has begun to say it says to the end.
 
 The other side may be stopped, or busy for minutes. What it has not read fills the socket, and then a message goes out
-in pieces, as room comes. A message takes the place of an older one of its kind that has not been begun. `Known` comes
+in pieces, as room comes. A message takes the place of an older one of its kind that has not been begun. `KnownProcesses` comes
 again and again and goes last, only while three quarters of the socket's buffer are free: the rest is for `Stopping` and
 `Ended`, which the other side then finds there although the guard is gone.
 """
@@ -12,7 +12,7 @@ import select
 import socket
 from typing import TYPE_CHECKING
 
-from vllm_magic.guard.protocol import Ended, Known, encode
+from vllm_magic.guard.protocol import Ended, KnownProcesses, encode
 
 if TYPE_CHECKING:
     from vllm_magic.guard.protocol import Message
@@ -39,7 +39,7 @@ class Outbox:
     def say(self, message: Message) -> None:
         """Send this as soon as there is room."""
         if isinstance(message, Ended):  # nobody has to find these processes any more
-            self._waiting.pop(Known, None)
+            self._waiting.pop(KnownProcesses, None)
         self._waiting[type(message)] = message
         self.flush()
 
@@ -57,9 +57,9 @@ class Outbox:
 
     def _begin(self) -> bool:
         """Take up the next message; False when none waits, or there is no room for it."""
-        kind = next((kind for kind in self._waiting if kind is not Known), None)
-        if kind is None and Known in self._waiting and self._has_much_room():
-            kind = Known
+        kind = next((kind for kind in self._waiting if kind is not KnownProcesses), None)
+        if kind is None and KnownProcesses in self._waiting and self._has_much_room():
+            kind = KnownProcesses
         if kind is None:
             return False
         self._begun = memoryview(encode(self._waiting[kind]))

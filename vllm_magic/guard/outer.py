@@ -16,7 +16,7 @@ from vllm_magic.guard import record
 from vllm_magic.guard.base import AT_ONCE, Guard
 from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.outbox import Outbox
-from vllm_magic.guard.protocol import Known, Order, Stop, Why, decode
+from vllm_magic.guard.protocol import KnownProcesses, Order, Stop, Why, decode
 from vllm_magic.guard.record import BrokenRecordError
 from vllm_magic.linux import processes, shared_memory
 from vllm_magic.linux.shared_memory import Segment
@@ -134,7 +134,7 @@ class Outer(Guard):
         if isinstance(news, Order):
             self.order = news
             self.note_existing()
-        elif isinstance(news, Known):
+        elif isinstance(news, KnownProcesses):
             self._write_known(news.known)
         elif isinstance(news, Stop):
             self._asked = news.grace

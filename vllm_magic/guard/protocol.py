@@ -17,7 +17,7 @@ The guards answer::
 
     StandbyReport  the leader is a standby, and waits for its order: not yet, or with everything imported
     Started   the leader runs; who is who
-    Known     the processes of the server, as they are now: those that the guards have adopted need not carry its mark
+    KnownProcesses  the processes of the server, as they are now: those that the guards have adopted need not carry its mark
     Refused   the leader could not be executed (errno and its text), or a spare cannot become it, and the guards end; or
               the server cannot be attached
     Attached  it is yours; what its first kernel wanted the next one to know
@@ -131,7 +131,7 @@ class Started(NamedTuple):
     inner: list[int]
 
 
-class Known(NamedTuple):
+class KnownProcesses(NamedTuple):
     """``known`` are [pid, start] of each process below the guards."""
 
     known: list[list[int]]
@@ -162,12 +162,34 @@ class Ended(NamedTuple):
 
 
 Message = (
-    Order | Stop | Note | Attach | Attached | StandbyReport | Started | Known | Refused | Stopping | Ended
+    Order
+    | Stop
+    | Note
+    | Attach
+    | Attached
+    | StandbyReport
+    | Started
+    | KnownProcesses
+    | Refused
+    | Stopping
+    | Ended
 )
 
 _KINDS: dict[str, Any] = {
     kind.__name__: kind
-    for kind in (Order, Stop, Note, Attach, Attached, StandbyReport, Started, Known, Refused, Stopping, Ended)
+    for kind in (
+        Order,
+        Stop,
+        Note,
+        Attach,
+        Attached,
+        StandbyReport,
+        Started,
+        KnownProcesses,
+        Refused,
+        Stopping,
+        Ended,
+    )
 }
 
 

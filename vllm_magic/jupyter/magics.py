@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 VIEWS = {
     "vllm_magic.server.server.Server": "server",
     "vllm_magic.release.result.Release": "release",
-    "vllm_magic.server.sleep_mode.Nap": "nap",
+    "vllm_magic.server.sleep_mode.SleepResult": "sleep_result",
     "vllm_magic.engine.client.generate.Answer": "answer",
     "vllm_magic.engine.capacity.fit.Fit": "fit",
 }

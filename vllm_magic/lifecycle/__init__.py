@@ -7,5 +7,5 @@
 
 The thread owns the guard's socket, the log follower, the HTTP client and the verifier. Others only call
 `supervisor.Life.stop`, which leaves a request and wakes the thread up. What happens is told through events, in this
-thread; `state.Course` makes its states of them.
+thread; `state.Lifecycle` makes its states of them.
 """

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from vllm_magic.engine.client.health import Activity, Api
-    from vllm_magic.linux.connections import Connection
+    from vllm_magic.linux.connections import TcpConnection
 
 LOOKS = 10  # number of looks in one time to live
 SHORTEST, LONGEST = 1.0, 60.0  # seconds between two looks
@@ -48,14 +48,14 @@ SHORTEST_REQUEST = 40  # bytes; "POST /score HTTP/1.0", the length of the conten
 LATE = 1.0  # seconds in which vLLM then closes the connection
 
 
-class Use(NamedTuple):
+class ServerUse(NamedTuple):
     """The result of a look: the counters (None where the server does not tell them) and the connections."""
 
     activity: Activity | None
-    connections: tuple[Connection, ...] = ()
+    connections: tuple[TcpConnection, ...] = ()
 
 
-def look(api: Api, port: int) -> Use:
+def look(api: Api, port: int) -> ServerUse:
     """Look at a server. This takes as long as the server's answer.
 
     The connections are read twice. They are read before the counters, since a request that is answered
@@ -65,9 +65,9 @@ def look(api: Api, port: int) -> Use:
     try:
         before = connections.established(port)
         activity = api.activity()
-        return Use(activity, (*before, *connections.established(port)))
+        return ServerUse(activity, (*before, *connections.established(port)))
     except TimeoutError:
-        return Use(None)
+        return ServerUse(None)
 
 
 def keep_alive(environ: Mapping[str, str]) -> float:
@@ -94,7 +94,7 @@ class Requests:
         self._answered: dict[bytes, int | None] = {}
         self._waiting: dict[bytes, float] = {}  # by connection: since when it may wait, by the clock
 
-    def under_way(self, use: Use) -> bool | None:
+    def under_way(self, use: ServerUse) -> bool | None:
         """Take in a look. Return whether requests are under way; None where the server does not say."""
         if use.activity is None:
             return None
@@ -110,7 +110,7 @@ class Requests:
             return True
         return any(now - since <= WAIT_LIMIT for since in self._waiting.values())
 
-    def _may_wait(self, one: Connection) -> bool:
+    def _may_wait(self, one: TcpConnection) -> bool:
         if one.received is not None and one.received < SHORTEST_REQUEST:
             return False
         if one.silent < one.mute or one.mute > self._quiet:
@@ -146,7 +146,7 @@ class Idleness:
         """Seconds until the next look is due."""
         return max(0.0, self._next - self._clock())
 
-    def judge(self, use: Use) -> bool:
+    def judge(self, use: ServerUse) -> bool:
         """Take in a look. Return True once the server is idle; False if the counters are not known."""
         now = self._clock()
         pause = min(max(self._ttl / LOOKS, SHORTEST), LONGEST)

@@ -17,10 +17,10 @@ from vllm_magic.engine.startup.stages import Progress, Stage
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.gpu import locks
 from vllm_magic.guard.ladder import KILL_LIMIT
-from vllm_magic.guard.protocol import Ended, Known, Message, Refused, Started, Stopping, Why
+from vllm_magic.guard.protocol import Ended, KnownProcesses, Message, Refused, Started, Stopping, Why
 from vllm_magic.lifecycle import faults, idle_timeout
 from vllm_magic.lifecycle.events import Ending, Idle, LeaderStarted, Moved, News, Notice, Ready, StopPlan
-from vllm_magic.lifecycle.idle_timeout import Requests, Use
+from vllm_magic.lifecycle.idle_timeout import Requests, ServerUse
 from vllm_magic.linux import pidfd, processes, sessions, sockets
 from vllm_magic.linux.processes import Identity
 from vllm_magic.recovery import hung_guards
@@ -47,7 +47,7 @@ GUARD_LIMIT = KILL_LIMIT + 10.0  # seconds beyond the grace for the guards to be
 _T = TypeVar("_T")
 
 
-class Attendance:
+class Monitor:
     """Runs until both guards are gone.
 
     Attributes:
@@ -96,7 +96,7 @@ class Attendance:
         self._guards_killed = False
         # Requests to the server, each in a thread of its own: none holds up what is heard here.
         self._health: Future[bool] | None = None
-        self._use: Future[Use] | None = None
+        self._use: Future[ServerUse] | None = None
 
     def run(self, cleanup: contextlib.ExitStack) -> None:
         """Watch; ``cleanup`` gets what must stay until the release is proved (the locks of the GPUs).
@@ -181,7 +181,7 @@ class Attendance:
                 )
             )
             self._move(Progress(self._prepared.first))
-        elif isinstance(message, Known):
+        elif isinstance(message, KnownProcesses):
             verifier = self._prepared.verifier
             verifier.known = {
                 *filter(processes.is_alive, verifier.known),
@@ -272,16 +272,16 @@ class Attendance:
         use = self._seen_use()
         return use is not None and self._left.under_way(use) is False
 
-    def _seen_use(self) -> Use | None:
+    def _seen_use(self) -> ServerUse | None:
         """What a look at the server's use has seen, once it is done; begins one where none is under way."""
         if self._use is None:
             self._use = background.call(
                 lambda: idle_timeout.look(self._api, self._prepared.port), self._wake.set
             )
-            return None if self._use else Use(None, ())
+            return None if self._use else ServerUse(None, ())
         if not self._use.done():
             return None
-        seen, self._use = self._result(self._use, Use(None)), None
+        seen, self._use = self._result(self._use, ServerUse(None)), None
         return seen
 
     def _result(self, done: Future[_T], without: _T) -> _T:

@@ -9,7 +9,7 @@
 A ready one whose Ray cluster does not answer is called unreachable as long as that lasts; the rest of its life goes on.
 Whatever the state, once it is released or failed nothing of the server is left, or the error says what is.
 
-What is known is one frozen `Standing`, replaced as a whole: whoever reads it needs no lock and sees one moment.
+What is known is one frozen `LifecycleStatus`, replaced as a whole: whoever reads it needs no lock and sees one moment.
 The lock guards the change from one to the next; it is never held while anything blocks but the wait for a change.
 """
 
@@ -65,7 +65,7 @@ class ServerState(str, Enum):
 
 
 @dataclass(frozen=True)
-class Standing:
+class LifecycleStatus:
     """What is known of a server at one moment.
 
     Attributes:
@@ -103,7 +103,7 @@ class Standing:
         return self.state.over and self.release is not None and self.release.unseen
 
 
-class Course:
+class Lifecycle:
     """The states that one server goes through. Safe to use from any thread.
 
     Args:
@@ -116,12 +116,12 @@ class Course:
         self._pace = pace
         self._began = time.monotonic()
         self._changed = threading.Condition()  # guards all below, and the pace
-        self._now = Standing(times={ServerState.STARTING: time.time()})
+        self._now = LifecycleStatus(times={ServerState.STARTING: time.time()})
         self._asked = False  # for the end
         self._unheard = False  # a failure that nobody was told of
 
     @property
-    def now(self) -> Standing:
+    def now(self) -> LifecycleStatus:
         """What is known at this moment."""
         return self._now
 
@@ -140,7 +140,7 @@ class Course:
         with self._changed:
             return self._pace.taken()
 
-    def wait_for(self, condition: Callable[[Standing], bool], timeout: float | None = None) -> bool:
+    def wait_for(self, condition: Callable[[LifecycleStatus], bool], timeout: float | None = None) -> bool:
         """Return when the condition holds; False where it does not after ``timeout`` seconds."""
         with self._changed:
             return self._changed.wait_for(

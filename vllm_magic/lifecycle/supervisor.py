@@ -20,7 +20,7 @@ from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.lifecycle import failure_cause, faults
 from vllm_magic.lifecycle.events import Broken, NeverStarted, News, Notice, Over, StopPlan
 from vllm_magic.lifecycle.idle_timeout import KEEP_ALIVE, Idleness, Requests
-from vllm_magic.lifecycle.monitor import Attendance
+from vllm_magic.lifecycle.monitor import Monitor
 from vllm_magic.linux import machine
 from vllm_magic.linux.eventfd import Cancellation
 from vllm_magic.linux.files import NO_ROOM
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 LOG_TAIL = 5000  # lines of the log that are searched for the cause of a failure: a crash writes many for each request in flight
 
 
-class Life:
+class Supervisor:
     """A server's life, from `begin` to the last notice.
 
     Args:
@@ -152,7 +152,7 @@ class Life:
         with contextlib.ExitStack() as cleanup:
             requests = Requests(self._keep_alive)
             idleness = Idleness(self._ttl, requests) if self._ttl is not None else None
-            attendance = Attendance(
+            monitor = Monitor(
                 prepared,
                 guards,
                 Api(self._provisioner.command.endpoint),
@@ -164,23 +164,23 @@ class Life:
             )
             fault = ""
             try:
-                attendance.run(cleanup)
+                monitor.run(cleanup)
             except Exception as error:  # noqa: BLE001 - whatever it is, the server must not stay
                 fault = faults.told(error)
-                attendance.give_up(cleanup)
+                monitor.give_up(cleanup)
             finally:
                 guards.close()
-            if attendance.refused is not None:
-                hint = ledger.MAKE_ROOM if attendance.refused.errno in NO_ROOM else "Check %vllm start"
-                because = ". ".join(filter(None, (attendance.refused.text, attendance.disk)))
+            if monitor.refused is not None:
+                hint = ledger.MAKE_ROOM if monitor.refused.errno in NO_ROOM else "Check %vllm start"
+                because = ". ".join(filter(None, (monitor.refused.text, monitor.disk)))
                 raise _NothingRanError(StartFailed(f"vLLM could not be executed: {because}", hint))
             try:
-                over = self._end(prepared, attendance, fault)
+                over = self._end(prepared, monitor, fault)
             except Exception as error:  # noqa: BLE001 - who stops the server again has another look
                 fault = faults.told(error)
-                leader, why = attendance.leader, attendance.why
-                self._unproved = prepared, leader, [*attendance.ended, Outcome([], [], 0.0)]
-                began = attendance.began or time.monotonic()
+                leader, why = monitor.leader, monitor.why
+                self._unproved = prepared, leader, [*monitor.ended, Outcome([], [], 0.0)]
+                began = monitor.began or time.monotonic()
                 over = Over(report.unproved(self._name, why, began, fault.rstrip(".")), why)
             if fault and (
                 over.why is not Why.FAULT or not over.release.verified
@@ -188,23 +188,23 @@ class Life:
                 self._notice(News(fault))
             return over
 
-    def _end(self, prepared: Prepared, attendance: Attendance, fault: str) -> Over:
+    def _end(self, prepared: Prepared, monitor: Monitor, fault: str) -> Over:
         """Release the server if its guards did not, prove it, and find the cause; see `Over` for ``fault``."""
-        began = attendance.began or time.monotonic()
-        leader = attendance.leader
-        ended: list[Ended | Outcome] = [*attendance.ended]
+        began = monitor.began or time.monotonic()
+        leader = monitor.leader
+        ended: list[Ended | Outcome] = [*monitor.ended]
         if fault or not ended:
             known = prepared.verifier.known
             before = record.before(str(prepared.folder.path))
             ended.append(force_kill.release(prepared.folder.mark, leader, before, known=known))
-        over = self._conclude(prepared, leader, attendance.why, began, ended)
-        over = replace(over, disk=attendance.disk, fault=fault)
-        if attendance.disk:
-            self._notice(News(f"{attendance.disk}: the log of {self._name} lacks its end."))
+        over = self._conclude(prepared, leader, monitor.why, began, ended)
+        over = replace(over, disk=monitor.disk, fault=fault)
+        if monitor.disk:
+            self._notice(News(f"{monitor.disk}: the log of {self._name} lacks its end."))
         if over.why is not Why.LEADER_ENDED:
             return over
         try:
-            return replace(over, failure=self._cause(prepared, over.release, was_ready=attendance.ready))
+            return replace(over, failure=self._cause(prepared, over.release, was_ready=monitor.ready))
         except Exception as error:  # noqa: BLE001 - the release is proved all the same
             self._notice(News(faults.told(error)))
             return over

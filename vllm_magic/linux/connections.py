@@ -24,7 +24,7 @@ _COOKIE = slice(44, 52)  # the cookie in inet_diag_msg, unique to each connectio
 _TCP_INFO = struct.Struct("=44xI4xI72xQ20xI")
 
 
-class Connection(NamedTuple):
+class TcpConnection(NamedTuple):
     """One connection, as seen from the listening side.
 
     Attributes:
@@ -41,7 +41,7 @@ class Connection(NamedTuple):
     mute: float
 
 
-def established(port: int) -> list[Connection]:
+def established(port: int) -> list[TcpConnection]:
     """The established connections to ``port`` of this machine, in this network namespace.
 
     Raises:
@@ -52,18 +52,18 @@ def established(port: int) -> list[Connection]:
         return [one for family in (socket.AF_INET, socket.AF_INET6) for one in _told(family, port, deadline)]
     except (OSError, struct.error):
         return [
-            Connection(remote.encode(), None, float("inf"), float("inf"))
+            TcpConnection(remote.encode(), None, float("inf"), float("inf"))
             for remote in sockets.connected(port, LIMIT)
         ]
 
 
-def _told(family: int, port: int, deadline: float) -> Iterator[Connection]:
+def _told(family: int, port: int, deadline: float) -> Iterator[TcpConnection]:
     for message in sock_diag.dump(family, ESTABLISHED, deadline, extension=_INFO):
         if struct.unpack_from("!H", message, 4)[0] != port:  # the local port
             continue
         info = dict(_attributes(message[sock_diag.MESSAGE :])).get(_INFO, b"")
         mute, silent, received, sent = _TCP_INFO.unpack_from(info)
-        yield Connection(message[_COOKIE], received, silent / 1000, mute / 1000 if sent else float("inf"))
+        yield TcpConnection(message[_COOKIE], received, silent / 1000, mute / 1000 if sent else float("inf"))
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from vllm_magic.linux.processes import Identity, Process, Table
-    from vllm_magic.linux.sessions import Look
+    from vllm_magic.linux.sessions import SessionScan
 
 MARK = "VLLM_MAGIC_SERVER"  # the entry in the environment; its value is the id of the server's folder
 _LOCKS = 10  # RLIMIT_LOCKS, include/uapi/asm-generic/resource.h; the module resource has no name for it
@@ -114,12 +114,12 @@ def strangers(mark: bytes, leader: Identity | None) -> list[Process]:
     return sorted(found, key=lambda one: one.identity.start)
 
 
-def _candidates(look: Look, leader: Identity | None) -> Iterable[int]:
+def _candidates(look: SessionScan, leader: Identity | None) -> Iterable[int]:
     """The pids that can have a mark from this leader: processes that are not older than the leader."""
     return look.made_since(leader) if leader else (pid for some in look.sessions.values() for pid in some)
 
 
-def _carriers(look: Look, mark: bytes, leader: Identity | None) -> set[int]:
+def _carriers(look: SessionScan, mark: bytes, leader: Identity | None) -> set[int]:
     return {pid for pid in _candidates(look, leader) if is_proved(pid, mark)}
 
 

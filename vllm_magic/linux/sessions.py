@@ -25,7 +25,7 @@ ELSEWHERE = 0
 PATIENCE = 1.0  # seconds for another thread's look; a forked copy may wait for one that it has not
 
 
-class Look:
+class SessionScan:
     """One look at which processes there are, zombies included, and in which sessions.
 
     Attributes:
@@ -84,35 +84,35 @@ class Look:
         return {process.parent for pid in self.sessions[session] if (process := processes.read(pid))}
 
 
-class _Looks:
+class _SharedScans:
     """Has those who ask at the same time share a look: one that began after they asked is as good as their own."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._latest: tuple[float, Look] | None = None
+        self._latest: tuple[float, SessionScan] | None = None
 
-    def look(self) -> Look:
+    def look(self) -> SessionScan:
         asked = time.monotonic()
         if not self._lock.acquire(timeout=PATIENCE):
-            return Look()
+            return SessionScan()
         try:
             if self._latest is None or self._latest[0] < asked:
-                self._latest = time.monotonic(), Look()
+                self._latest = time.monotonic(), SessionScan()
             return self._latest[1]
         finally:
             self._lock.release()
 
 
-_looks = _Looks()
+_looks = _SharedScans()
 
 
-def look() -> Look:
+def look() -> SessionScan:
     """How it is now; a look of another thread that began after this call may be given."""
     return _looks.look()
 
 
 def near(roots: Iterable[int]) -> Table:
-    """See `Look.near`: as it is now."""
+    """See `SessionScan.near`: as it is now."""
     return look().near(roots)
 
 

@@ -62,7 +62,7 @@ def listens(pids: Iterable[int], address: str, port: int) -> bool | None:
     return None if found is None else _belong(found, pids)
 
 
-class Listening:
+class ListenerCheck:
     """Whether some processes, and nobody else, take the connections to an address: `listens`, asked again and again.
 
     The first look reads what the processes have open. After that, the kernel is asked only which sockets listen: as long

@@ -209,7 +209,7 @@ class Manager(Looking):
             if server is not None:
                 return Start(server, reused=False)
 
-    def _attach(self, owner: kept_servers.Owner) -> Server:
+    def _attach(self, owner: kept_servers.Attachment) -> Server:
         provisioner = AttachedProvisioner(owner.entry, owner.guards, owner.spec, owner.command, self._probe)
         try:
             existing = self._check_free(owner.spec.name)

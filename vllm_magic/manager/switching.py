@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vllm_magic.manager.manager import Manager
     from vllm_magic.release.result import Release
     from vllm_magic.server.server import Server
-    from vllm_magic.server.sleep_mode import Nap
+    from vllm_magic.server.sleep_mode import SleepResult
 
 # One server that falls asleep while another one wakes up on the same GPU can hang both (vllm#37065). Comes before the
 # registry's lock.
@@ -27,10 +27,10 @@ class Switch:
     """What `switch` did: the server that is ready now, and what was done for it, in that order."""
 
     server: Server
-    done: tuple[Nap | Release, ...]
+    done: tuple[SleepResult | Release, ...]
 
 
-def sleep(manager: Manager, name: str | None = None, level: int = 1) -> Nap:
+def sleep(manager: Manager, name: str | None = None, level: int = 1) -> SleepResult:
     """Have a server give its VRAM back and keep its processes. Without a name the only one there is.
 
     Raises:
@@ -41,7 +41,7 @@ def sleep(manager: Manager, name: str | None = None, level: int = 1) -> Nap:
         return manager.get(name).sleep(manager.probe, level)
 
 
-def wake(manager: Manager, name: str | None = None) -> Nap:
+def wake(manager: Manager, name: str | None = None) -> SleepResult:
     """Wake a server up. Raises what `sleep` raises."""
     with _one_at_a_time:
         return manager.get(name).wake(manager.probe)
@@ -87,7 +87,7 @@ def _in_the_way(manager: Manager, spec: ServerSpec) -> list[Server]:
     ]
 
 
-def _move_away(manager: Manager, server: Server) -> Nap | Release:
+def _move_away(manager: Manager, server: Server) -> SleepResult | Release:
     if server.can_sleep and server.state is ServerState.READY:
         return server.sleep(manager.probe)
     return manager.stop(server.name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.errors import one_line
 from vllm_magic.plotting import svg_chart
-from vllm_magic.plotting.svg_chart import BLUE, GREEN, ORANGE, RED, Axes, Chart, Kind, Mark, Series
+from vllm_magic.plotting.svg_chart import BLUE, GREEN, ORANGE, RED, Axes, Chart, CurveStyle, Mark, Series
 from vllm_magic.view import duration, table
 
 if TYPE_CHECKING:
@@ -90,14 +90,18 @@ class _Figure:
             where = (
                 f"GPU {numbers}" if count == 1 else f"GPUs {numbers}" if count <= _NAMED else f"{count} GPUs"
             )
-            series = [self._one("VRAM in use", "in use", BLUE, used, Kind.AREA, "GiB")]
+            series = [self._one("VRAM in use", "in use", BLUE, used, CurveStyle.AREA, "GiB")]
             if _known(held):
-                series.append(self._one("VRAM held by it", "held by it", BLUE, held, Kind.STRONG_AREA, "GiB"))
+                series.append(
+                    self._one("VRAM held by it", "held by it", BLUE, held, CurveStyle.STRONG_AREA, "GiB")
+                )
             if self._baseline is not None:
                 level = self._baseline / GIB
                 self.numbers.append(("VRAM before the start", f"{level:.2f} GiB"))
                 points = ((0.0, level), (self.seconds, level))
-                series.append(Series(f"before the start {level:.2f}", svg_chart.TEXT, points, Kind.LEVEL))
+                series.append(
+                    Series(f"before the start {level:.2f}", svg_chart.TEXT, points, CurveStyle.LEVEL)
+                )
             yield Axes(f"VRAM on {where}, GiB", tuple(series), 130)
         else:
             self.notes += ("VRAM: no GPU was seen, or its driver did not answer.",)
@@ -124,7 +128,7 @@ class _Figure:
         short: str,
         color: str,
         points: tuple[tuple[float, _Value], ...],
-        kind: Kind = Kind.LINE,
+        kind: CurveStyle = CurveStyle.LINE,
         unit: str = "",
     ) -> Series:
         known = _known(points)

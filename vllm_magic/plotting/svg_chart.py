@@ -35,7 +35,7 @@ _STEPS = (
 )
 
 
-class Kind(Enum):
+class CurveStyle(Enum):
     """How a curve is drawn."""
 
     LINE = "line"
@@ -51,7 +51,7 @@ class Series:
     legend: str
     color: str
     points: tuple[tuple[float, float | None], ...]
-    kind: Kind = Kind.LINE
+    kind: CurveStyle = CurveStyle.LINE
 
 
 @dataclass(frozen=True)
@@ -163,13 +163,13 @@ class _Drawing:
             self._parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2" style="fill:{series.color}"/>')
             return
         way = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        if series.kind in (Kind.AREA, Kind.STRONG_AREA):
-            opacity = 0.2 if series.kind is Kind.AREA else 0.65
+        if series.kind in (CurveStyle.AREA, CurveStyle.STRONG_AREA):
+            opacity = 0.2 if series.kind is CurveStyle.AREA else 0.65
             around = f"{points[0][0]:.1f},{bottom:.1f} {way} {points[-1][0]:.1f},{bottom:.1f}"
             self._parts.append(
                 f'<polygon points="{around}" style="fill:{series.color};fill-opacity:{opacity}"/>'
             )
-        dashes = ";stroke-dasharray:5 4" if series.kind is Kind.LEVEL else ""
+        dashes = ";stroke-dasharray:5 4" if series.kind is CurveStyle.LEVEL else ""
         self._parts.append(
             f'<polyline points="{way}" style="fill:none;stroke:{series.color};stroke-width:1.5;stroke-linejoin:round{dashes}"/>'
         )
@@ -182,14 +182,14 @@ class _Drawing:
             x -= _width(one.legend)
             self._text(x, y, one.legend)
             x -= _SWATCH + 4
-            if one.kind in (Kind.AREA, Kind.STRONG_AREA):
-                opacity = 0.2 if one.kind is Kind.AREA else 0.75
+            if one.kind in (CurveStyle.AREA, CurveStyle.STRONG_AREA):
+                opacity = 0.2 if one.kind is CurveStyle.AREA else 0.75
                 style = f"fill:{one.color};fill-opacity:{opacity};stroke:{one.color}"
                 self._parts.append(
                     f'<rect x="{x:.1f}" y="{y - 8:.1f}" width="{_SWATCH - 2}" height="8" style="{style}"/>'
                 )
             else:
-                dashes = ";stroke-dasharray:4 3" if one.kind is Kind.LEVEL else ""
+                dashes = ";stroke-dasharray:4 3" if one.kind is CurveStyle.LEVEL else ""
                 self._line(x, y - 4, x + _SWATCH - 1, y - 4, f"stroke:{one.color};stroke-width:2{dashes}")
             x -= 14
 

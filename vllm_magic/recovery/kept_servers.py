@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Owner:
+class Attachment:
     """What the new owner of a server gets: its ledger entry, its guards, which have accepted this kernel, its spec and command."""
 
     entry: Entry
@@ -67,7 +67,7 @@ def one(name: str | None) -> Entry:
     raise ServerNotFound(f"Which one? These wait: {listed}. Say the name, or the id in brackets.")
 
 
-def equal(spec: ServerSpec) -> Owner | None:
+def equal(spec: ServerSpec) -> Attachment | None:
     """Take over the server that was started with this very spec; None if there is none.
 
     Raises:
@@ -100,7 +100,7 @@ def hint(name: str | None) -> str:
     return ""
 
 
-def take(entry: Entry, only: dict[str, object] | None = None) -> Owner:
+def take(entry: Entry, only: dict[str, object] | None = None) -> Attachment:
     """Become the owner of a kept server. If its guards are hung up, it waits for a kernel again.
 
     Args:
@@ -121,7 +121,7 @@ def take(entry: Entry, only: dict[str, object] | None = None) -> Owner:
     except AttachRefusedError as error:
         raise ServerNotFound(f"{record.name} cannot be attached: {error}.") from error
     try:
-        return Owner(entry, guards, *serialization.unpack_owner(guards.luggage))
+        return Attachment(entry, guards, *serialization.unpack_owner(guards.luggage))
     except (LookupError, TypeError, ValueError) as error:
         guards.hang_up()
         raise ServerNotFound(

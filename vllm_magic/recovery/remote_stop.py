@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from vllm_magic.errors import VllmMagicError, reason
-from vllm_magic.guard.control_client import ANSWER_LIMIT, Visitor
+from vllm_magic.guard.control_client import ANSWER_LIMIT, ControlClient
 from vllm_magic.guard.folder import clear
 from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.protocol import Ended, Why
@@ -72,7 +72,7 @@ def _ask(entry: Entry, record: Record, grace: float, patience: float) -> list[En
     """
     ended: list[Ended] = []
     try:
-        visitor = Visitor(entry.path)
+        client = ControlClient(entry.path)
     except OSError as error:
         # They may have ended since the record was read, or be at the very end of a release.
         unknown = not record.outer and not record.inner
@@ -82,17 +82,17 @@ def _ask(entry: Entry, record: Record, grace: float, patience: float) -> list[En
             ) from None
     else:
         with (
-            contextlib.closing(visitor),
+            contextlib.closing(client),
             contextlib.suppress(OSError),
         ):  # also TimeoutError; or they were at the end
-            visitor.stop(grace, patience)
-            _listen(visitor, grace + GUARD_LIMIT, ended)
+            client.stop(grace, patience)
+            _listen(client, grace + GUARD_LIMIT, ended)
     if pidfd.wait_for_all(entry.guards, EXIT_LIMIT if ended else 0.0) and not hung_guards.kill(entry.guards):
         raise VllmMagicError(f"The guards of {record.name} do not end. See vllm-magic doctor.")
     return ended
 
 
-def _listen(visitor: Visitor, limit: float, ended: list[Ended]) -> None:
+def _listen(client: ControlClient, limit: float, ended: list[Ended]) -> None:
     """Add the reports of the guards to ``ended`` until they hang up.
 
     Raises:
@@ -100,6 +100,6 @@ def _listen(visitor: Visitor, limit: float, ended: list[Ended]) -> None:
     """
     deadline = time.monotonic() + limit
     rest = ANSWER_LIMIT
-    while (messages := visitor.receive(rest)) is not None:
+    while (messages := client.receive(rest)) is not None:
         ended += [message for message in messages if isinstance(message, Ended)]
         rest = max(0.01, deadline - time.monotonic())

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vllm_magic.ledger import Entry, Folder
     from vllm_magic.linux.processes import Process
     from vllm_magic.release.result import Release
-    from vllm_magic.release.unproved import Looked
+    from vllm_magic.release.unproved import SecondLook
 
 SILENCE = 5.0  # seconds to wait for the answer of a Ray cluster
 TO_SWEEP = (Condition.ORPHANED, Condition.LEFT, Condition.RELEASING, Condition.HUNG)
@@ -81,7 +81,7 @@ class Swept:
         return f"{self.name} was left by a kernel that died, and is NOT released: {self.release.note}."
 
 
-def sweep_all(probe: Probe) -> list[Swept | Looked]:
+def sweep_all(probe: Probe) -> list[Swept | SecondLook]:
     """Sweep, and check again each release that is not proved. Raises what `sweep` raises."""
     looked = unproved.look_again(probe)  # before the sweep, which checks its own releases
     return [*sweep(probe), *looked]

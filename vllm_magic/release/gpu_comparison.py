@@ -32,7 +32,7 @@ SMALL_REST = 2**30  # bytes; every engine holds more
 
 
 @dataclass(frozen=True)
-class Case:
+class GpuHistory:
     """One GPU that the server used.
 
     Attributes:
@@ -57,7 +57,7 @@ class Case:
     hidden: frozenset[int] = frozenset()
 
 
-class Judgement(NamedTuple):
+class MemoryVerdict(NamedTuple):
     """Whether the memory is back, by which proof, and what to note.
 
     The proof is None where the driver's figures prove nothing more than was already known without them.
@@ -68,7 +68,7 @@ class Judgement(NamedTuple):
     note: str
 
 
-def judge(case: Case, waited: float) -> Judgement:
+def judge(case: GpuHistory, waited: float) -> MemoryVerdict:
     """Judge the memory of one GPU.
 
     Args:
@@ -77,18 +77,18 @@ def judge(case: Case, waited: float) -> Judgement:
     """
     where = f"GPU {case.baseline.index}"
     if case.now is None:
-        return Judgement(True, None, f"{where} cannot be seen any more")
+        return MemoryVerdict(True, None, f"{where} cannot be seen any more")
     pids = pids_on(case.now)
     if listed := sorted(pids & case.ours - case.reused):
-        return Judgement(False, None, f"{where}: the driver still lists {pid_list(listed)}")
+        return MemoryVerdict(False, None, f"{where}: the driver still lists {pid_list(listed)}")
     judged = _judge_memory(case, case.baseline, case.now, waited)
     ended = sorted({one.pid for one in arrivals(case)} & case.hidden)
     if judged.back and ended and waited < FORGOTTEN:
-        return Judgement(False, None, f"{where}: the driver still lists {pid_list(ended)}")
+        return MemoryVerdict(False, None, f"{where}: the driver still lists {pid_list(ended)}")
     return judged
 
 
-def arrivals(case: Case) -> list[ComputeProcess]:
+def arrivals(case: GpuHistory) -> list[ComputeProcess]:
     """Return the processes that compute on the GPU now and did not before the start, except the server's known processes.
 
     Processes that only draw are left out: they do not use CUDA, and vLLM does nothing on a GPU without CUDA.
@@ -108,7 +108,7 @@ def arrivals(case: Case) -> list[ComputeProcess]:
     ]
 
 
-def weakened(judged: Judgement, case: Case) -> Judgement:
+def weakened(judged: MemoryVerdict, case: GpuHistory) -> MemoryVerdict:
     """Return the judgement with a weaker proof, for a GPU to which an unknown process came, and stays (see the module)."""
     if judged.proof is not Proof.NVML_MEMORY:
         return judged
@@ -125,27 +125,27 @@ def pid_list(pids: Sequence[int]) -> str:
     return "pid " + ", ".join(map(str, pids))
 
 
-def _judge_memory(case: Case, baseline: Gpu, now: Gpu, waited: float) -> Judgement:
+def _judge_memory(case: GpuHistory, baseline: Gpu, now: Gpu, waited: float) -> MemoryVerdict:
     where = f"GPU {baseline.index}"
     if baseline.used is None or now.used is None:
         listed = now.processes is not None and case.named
-        return Judgement(
+        return MemoryVerdict(
             True, Proof.NVML_PROCESSES if listed else None, f"{where} does not report its memory"
         )
     if case.named and baseline.processes is not None and _says_how_much(now):
         return _judge_by_names(case, baseline.used, now, now.used, waited)
     if now.used <= baseline.used + TOLERANCE:
-        return Judgement(True, Proof.NVML_MEMORY, "")
+        return MemoryVerdict(True, Proof.NVML_MEMORY, "")
     note = f"{where} {_more(now.used - baseline.used)}, and the driver does not say whose that is"
     rest = now.used - _expected_without_names(case, baseline.used, now)
     came = max((look.used - baseline.used for look in case.looks if look.used is not None), default=None)
     # Where the driver says little about the GPU, a failed start must not wait long, and must report its own
     # cause.
     settled = waited >= SETTLED and (came is None or rest <= min(SMALL_REST, came // 2))
-    return Judgement(rest <= TOLERANCE or settled, None, note)
+    return MemoryVerdict(rest <= TOLERANCE or settled, None, note)
 
 
-def _judge_by_names(case: Case, start: int, now: Gpu, used: int, waited: float) -> Judgement:
+def _judge_by_names(case: GpuHistory, start: int, now: Gpu, used: int, waited: float) -> MemoryVerdict:
     """Judge by the memory in use that no listed process accounts for.
 
     This needs a driver that lists every computing process and says how much it holds. For the full proof,
@@ -156,9 +156,9 @@ def _judge_by_names(case: Case, start: int, now: Gpu, used: int, waited: float) 
     """
     rest = _nameless(now, used) - _nameless(case.baseline, start)
     if rest <= TOLERANCE:
-        return Judgement(True, Proof.NVML_MEMORY, "")
+        return MemoryVerdict(True, Proof.NVML_MEMORY, "")
     more = f"GPU {now.index} {_more(rest)}"
-    told = Judgement(True, Proof.NVML_PROCESSES, f"{more}, and the driver names nobody for it")
+    told = MemoryVerdict(True, Proof.NVML_PROCESSES, f"{more}, and the driver names nobody for it")
     looks = [(held, look) for look in case.looks if (held := _held(look, case.ours)) is not None]
     most = max((held for held, _ in looks), default=None)
     if most is not None:
@@ -168,7 +168,7 @@ def _judge_by_names(case: Case, start: int, now: Gpu, used: int, waited: float) 
         small = min(SMALL_REST, most // 2) if most else SMALL_REST
         if grown <= TOLERANCE or (grown <= small and waited >= SETTLED):
             return told
-    return Judgement(False, None, f"{more}{_names(now)}")
+    return MemoryVerdict(False, None, f"{more}{_names(now)}")
 
 
 def _says_how_much(gpu: Gpu) -> bool:
@@ -188,7 +188,7 @@ def _held(look: Gpu, ours: frozenset[int]) -> int | None:
     return sum(process.used or 0 for process in look.processes or () if process.pid in ours)
 
 
-def _expected_without_names(case: Case, start: int, now: Gpu) -> int:
+def _expected_without_names(case: GpuHistory, start: int, now: Gpu) -> int:
     """Return the bytes that may be in use if the driver does not name the server's processes: an estimate, not a proof.
 
     The estimate is the memory used before the stop, less the growth while the server started. For a server
@@ -203,7 +203,7 @@ def _expected_without_names(case: Case, start: int, now: Gpu) -> int:
     return before - max(0, loaded - start)
 
 
-def _taken_by_others(case: Case, now: Gpu) -> int:
+def _taken_by_others(case: GpuHistory, now: Gpu) -> int:
     """Return the bytes that other processes hold now and did not hold before the start.
 
     Pids that are not visible here do not count: such a pid may be a process of the server under another

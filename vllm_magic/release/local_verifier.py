@@ -15,7 +15,7 @@ from vllm_magic.gpu.holders import device_files, holders
 from vllm_magic.linux import marks, processes
 from vllm_magic.linux.processes import Identity
 from vllm_magic.release import foreign_holders, gpu_comparison, gpu_json
-from vllm_magic.release.gpu_comparison import Case, pid_list, pids_on
+from vllm_magic.release.gpu_comparison import GpuHistory, pid_list, pids_on
 from vllm_magic.release.result import GpuMemory, Proof
 from vllm_magic.release.verifier import Verdict, Verifier
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.failures.explanations import Failure
     from vllm_magic.gpu.devices import Gpu, Snapshot
     from vllm_magic.gpu.probe import Probe
-    from vllm_magic.release.gpu_comparison import Judgement
+    from vllm_magic.release.gpu_comparison import MemoryVerdict
 
 LOOK = 0.1  # seconds between looks at memory that is not back yet
 LIMIT = 60.0  # seconds for memory to come back after the last process ended
@@ -184,14 +184,16 @@ class LocalVerifier(Verifier):
         note = note or ("" if judged else "the driver does not say which GPU it used")
         return Verdict(strongest, True, self._vram(now, ours), note)
 
-    def _case(self, baseline: Gpu, now: Gpu | None, ours: frozenset[int], leader: Identity | None) -> Case:
+    def _case(
+        self, baseline: Gpu, now: Gpu | None, ours: frozenset[int], leader: Identity | None
+    ) -> GpuHistory:
         looks = self._looks()
         living = {
             pid: process.identity
             for pid in pids_on(now)
             if (process := processes.read(pid)) is not None and process.alive
         }
-        return Case(
+        return GpuHistory(
             baseline=baseline,
             looks=tuple(gpu for look in looks if (gpu := look.gpu(baseline.uuid)) is not None),
             now=now,
@@ -206,7 +208,7 @@ class LocalVerifier(Verifier):
             hidden=frozenset(pids_on(now) - living.keys()),
         )
 
-    def _note_who_came(self, judged: Judgement, case: Case) -> Judgement:
+    def _note_who_came(self, judged: MemoryVerdict, case: GpuHistory) -> MemoryVerdict:
         came = gpu_comparison.arrivals(case)
         unknown = (
             foreign_holders.unknown({one.pid for one in came}, self._own, self._kernel) if came else set()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vllm_magic.release.verifier import Verdict
 
 
-class Judged(NamedTuple):
+class RayWorkersResult(NamedTuple):
     """The result for the workers on all nodes together.
 
     Attributes:
@@ -36,7 +36,7 @@ def judge(
     said: Mapping[str, Mapping[str, Any]],
     seen: Mapping[str, Snapshot],
     nodes: Mapping[str, Node],
-) -> Judged:
+) -> RayWorkersResult:
     """Judge the reports of the nodes. The keys of all arguments are the ids of nodes.
 
     Args:
@@ -68,10 +68,12 @@ def judge(
     # If Ray's node is in a container, the driver may list other pids than Ray, and did not list the workers before either.
     listed = all(vram.get(node) for node, pids in workers.items() if pids)
     known = any(workers.values()) and listed
-    return Judged("; ".join(wrong), unseen, Proof.NVML_PROCESSES if known else Proof.PROCESSES, vram)
+    return RayWorkersResult(
+        "; ".join(wrong), unseen, Proof.NVML_PROCESSES if known else Proof.PROCESSES, vram
+    )
 
 
-def weakest(own: Verdict, judged: Judged, node: str, others: int) -> Verdict:
+def weakest(own: Verdict, judged: RayWorkersResult, node: str, others: int) -> Verdict:
     """Return the verdict for all nodes together.
 
     Args:

@@ -36,7 +36,7 @@ LONGEST = 2**20  # bytes; a longer file is not one of this package
 
 
 @dataclass(frozen=True)
-class Looked:
+class SecondLook:
     """An earlier release, and what another look at the GPUs has shown."""
 
     release: Release
@@ -77,18 +77,18 @@ def note(leader: Identity | None, verifier: Verifier, release: Release) -> None:
             path.parent.rmdir()  # fails where other files are left
 
 
-def look_again(probe: Probe, name: str | None = None) -> list[Looked]:
+def look_again(probe: Probe, name: str | None = None) -> list[SecondLook]:
     """Look at the GPUs again for each release that is not proved, oldest first.
 
     Args:
         probe: reads the GPUs.
         name: the name of the only server to look for, or the id of its folder; None for all servers.
     """
-    found: list[Looked] = []
+    found: list[SecondLook] = []
     for path in sorted(_folder().glob("*.json"), key=ledger.modified):
         kept = _read(path)
         if kept is not None and name in (None, kept["name"], kept["id"]):
-            found.append(Looked(_look(kept, probe)))
+            found.append(SecondLook(_look(kept, probe)))
     return found
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.linux.processes import Process
-    from vllm_magic.server.sleep_mode import Nap
+    from vllm_magic.server.sleep_mode import SleepResult
 
 
 def _folder(path: str) -> str:
@@ -54,8 +54,8 @@ class Service(Asking):
         super().__init__()
         self.spec = spec
         self._command = command
-        # One nap at a time. It is held over requests, so no other lock is taken before it.
-        self._napping = threading.RLock()  # a signal handler of the program may call again
+        # One sleep or waking at a time. It is held over requests, so no other lock is taken before it.
+        self._sleep_lock = threading.RLock()  # a signal handler of the program may call again
         self._asleep = 0
 
     @property
@@ -136,12 +136,12 @@ class Service(Asking):
         """Ask it whether it sleeps, and have `asleep` say so. Return that; where it does not answer, what is known."""
         if not self.can_sleep:
             return False
-        with self._napping:
+        with self._sleep_lock:
             said = self._look(Api(self._command.endpoint))
         return bool(self._asleep) if said is None else said
 
     def _look(self, api: Api) -> bool | None:
-        """What it says; `_napping` is held. Who sleeps at a level that nobody noted may have no weights any more."""
+        """What it says; `_sleep_lock` is held. Who sleeps at a level that nobody noted may have no weights any more."""
         said = api.is_sleeping()
         level = max(self._asleep, sleep_mode.noted(self._folder))
         if said is True and not level:
@@ -151,7 +151,7 @@ class Service(Asking):
         self._asleep = level
         return said
 
-    def sleep(self, probe: Probe, level: int = 1) -> Nap:
+    def sleep(self, probe: Probe, level: int = 1) -> SleepResult:
         """Have it keep its processes and give its VRAM back.
 
         Args:
@@ -168,7 +168,7 @@ class Service(Asking):
                 f"%vllm stop {name} gives its memory back."
             )
         name, api = self.spec.name, Api(self._command.endpoint, self.connection().verify)
-        with self._napping:
+        with self._sleep_lock:
             slept = self._look(api)
             if slept is None:
                 raise SleepFailed(f"{name} does not say whether it sleeps. %vllm logs {name} may tell why.")
@@ -181,10 +181,10 @@ class Service(Asking):
                 self._look(api)
                 raise
 
-    def wake(self, probe: Probe) -> Nap:
+    def wake(self, probe: Probe) -> SleepResult:
         """Wake it up. Arguments and errors as for `sleep`."""
         api = Api(self._command.endpoint, self.connection().verify)
-        with self._napping:
+        with self._sleep_lock:
             said = self._look(api)
             level = sleep_mode.RELOAD if said is None and not self._asleep else self._asleep
             done = sleep_mode.wake(self.spec.name, api, probe, self._pids, level)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.startup.estimate import Estimate
     from vllm_magic.engine.startup.log import Follower
     from vllm_magic.engine.startup.stages import Progress, Stage
-    from vllm_magic.lifecycle.state import Course
+    from vllm_magic.lifecycle.state import Lifecycle
     from vllm_magic.linux.processes import Identity, Process
     from vllm_magic.plotting.plot import Plot
     from vllm_magic.provisioning.base import StartKind
@@ -46,14 +46,14 @@ class Portrait(Service):
     Args:
         spec: what was asked for.
         command: how it is reached.
-        course: where it is in its life.
+        lifecycle: where it is in its life.
     """
 
-    def __init__(self, spec: ServerSpec, command: Command, course: Course) -> None:
+    def __init__(self, spec: ServerSpec, command: Command, lifecycle: Lifecycle) -> None:
         super().__init__(spec, command)
         self.curve = Curve()
-        self._course = course
-        self._listening = sockets.Listening(command.endpoint.address, command.endpoint.port)
+        self._lifecycle = lifecycle
+        self._listening = sockets.ListenerCheck(command.endpoint.address, command.endpoint.port)
 
     def __repr__(self) -> str:
         return f"<Server {self.name}: {self.state.value}, {self.base_url}>"
@@ -71,24 +71,24 @@ class Portrait(Service):
     @property
     def state(self) -> ServerState:
         """Compares equal to its value: ``server.state == "ready"``. In a forked process it stays what it was at the fork."""
-        state = self._course.now.state
+        state = self._lifecycle.now.state
         lost = state is ServerState.READY and not self.reachable
         return ServerState.UNREACHABLE if lost else state
 
     @property
     def progress(self) -> Progress:
         """The stage of the start."""
-        return self._course.now.progress
+        return self._lifecycle.now.progress
 
     @property
     def estimate(self) -> Estimate:
         """How far the start is, in shares of its time."""
-        return self._course.estimate()
+        return self._lifecycle.estimate()
 
     @property
     def stages(self) -> dict[Stage, float]:
         """Seconds of each stage of the start so far, those apart that waited for the GPU; {} after a download."""
-        return self._course.stages()
+        return self._lifecycle.stages()
 
     @property
     def pid(self) -> int | None:
@@ -123,20 +123,20 @@ class Portrait(Service):
     @property
     def id(self) -> str:
         """The name of its private folder, which ``vllm-magic ps`` shows; "" before there is one."""
-        folder = self._course.now.folder
+        folder = self._lifecycle.now.folder
         return folder.id if folder else ""
 
     @property
     def log_path(self) -> Path | None:
         """The log file, which outlives the server; None before there is one."""
-        folder = self._course.now.folder
+        folder = self._lifecycle.now.folder
         if folder is None:
             return None
         return folder.log if folder.log.exists() else folder.kept_log
 
     @property
     def _folder(self) -> Path | None:
-        folder = self._course.now.folder
+        folder = self._lifecycle.now.folder
         return folder.path if folder else None
 
     @property
@@ -161,58 +161,58 @@ class Portrait(Service):
 
     @property
     def _placement(self) -> Placement:
-        folder = self._course.now.folder
+        folder = self._lifecycle.now.folder
         return placement.read(folder.tmp) if folder and self.spec.cluster else Placement()
 
     @property
     def seconds(self) -> float:
         """Since the start was asked for."""
-        return self._course.seconds
+        return self._lifecycle.seconds
 
     @property
     def ready_after(self) -> float | None:
         """Seconds from the request to ready; None before that."""
-        return self._course.now.ready_after
+        return self._lifecycle.now.ready_after
 
     @property
     def times(self) -> Mapping[ServerState, float]:
         """When it entered each of its states, in seconds since the epoch."""
-        return self._course.now.times
+        return self._lifecycle.now.times
 
     @property
     def start_kind(self) -> StartKind | None:
         """Whether vLLM was executed for it ("cold") or a spare became it ("warm"); None before it runs."""
-        return self._course.now.kind
+        return self._lifecycle.now.kind
 
     @property
     def cold_because(self) -> str:
         """Why no spare became it; "" where one did."""
-        return self._course.now.cold_because
+        return self._lifecycle.now.cold_because
 
     @property
     def leader(self) -> Identity | None:
         """Its first process, whether it lives or not; None before it runs."""
-        return self._course.now.leader
+        return self._lifecycle.now.leader
 
     @property
     def release(self) -> Release | None:
         """What its end did; None before that."""
-        return self._course.now.release
+        return self._lifecycle.now.release
 
     @property
     def is_left(self) -> bool:
         """Whether its release is over, and processes of it live on that SIGKILL did not end; `stop` tries again."""
-        return self._course.now.is_left
+        return self._lifecycle.now.is_left
 
     @property
     def is_unseen(self) -> bool:
         """Whether its release is over and not proved, and another look may find it otherwise; `stop` looks again."""
-        return self._course.now.is_unseen
+        return self._lifecycle.now.is_unseen
 
     @property
     def error(self) -> VllmMagicError | None:
         """Why it failed; None unless it did."""
-        return self._course.now.error
+        return self._lifecycle.now.error
 
     @property
     def farewell(self) -> str:
@@ -222,7 +222,7 @@ class Portrait(Service):
 
     def last_words(self) -> str:
         """That it failed, and why, for whoever is there next; "" where that is known, or was said before."""
-        error = self._course.hear()
+        error = self._lifecycle.hear()
         return report.told(self.name, error) if error else ""
 
     def log(self, n: int = 50) -> list[str]:
@@ -241,7 +241,7 @@ class Portrait(Service):
         Raises:
             VllmMagicError: /proc cannot be read (no descriptor is free).
         """
-        now = self._course.now
+        now = self._lifecycle.now
         leader = now.leader
         if leader is None or now.state.over:
             return []
@@ -269,7 +269,7 @@ class Portrait(Service):
         Raises:
             RequestFailed: it is not ready.
         """
-        now = self._course.now
+        now = self._lifecycle.now
         if now.state is ServerState.STARTING:
             stage = now.progress.stage.value
             raise RequestFailed(

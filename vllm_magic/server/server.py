@@ -1,6 +1,6 @@
 """One server as the rest of the world sees it: how it is started and ended, and what its life tells of it.
 
-Locks: the registry's lock comes before a server's, which is in its `Course`. Who puts a server to sleep or wakes it
+Locks: the registry's lock comes before a server's, which is in its `Lifecycle`. Who puts a server to sleep or wakes it
 holds another one, before that.
 """
 
@@ -25,8 +25,8 @@ from vllm_magic.lifecycle.events import (
     Ready,
     StopPlan,
 )
-from vllm_magic.lifecycle.state import Course, ServerState
-from vllm_magic.lifecycle.supervisor import Life
+from vllm_magic.lifecycle.state import Lifecycle, ServerState
+from vllm_magic.lifecycle.supervisor import Supervisor
 from vllm_magic.plotting.timeseries import Sample
 from vllm_magic.provisioning.base import StartKind
 from vllm_magic.server.portrait import Portrait
@@ -67,13 +67,13 @@ class Server(Portrait):
         tell: Callable[[str], None],
         moved: Callable[[Server], None] = lambda _: None,
     ) -> None:
-        super().__init__(spec, provisioner.command, Course(spec.name, Pace(history.earlier(spec))))
+        super().__init__(spec, provisioner.command, Lifecycle(spec.name, Pace(history.earlier(spec))))
         self._tell = tell
         self._moved = moved
         self._pid = os.getpid()
         self._provisioner = provisioner
         keep_alive = idle_timeout.keep_alive({**os.environ, **dict(spec.env)})
-        self._life = Life(spec.name, provisioner, probe, self._notice, spec.ttl, keep_alive)
+        self._supervisor = Supervisor(spec.name, provisioner, probe, self._notice, spec.ttl, keep_alive)
 
     @property
     def standby(self) -> StandbySpec | None:
@@ -87,7 +87,7 @@ class Server(Portrait):
             StartFailed: the kernel has no thread for it.
         """
         try:
-            self._life.begin()
+            self._supervisor.begin()
         except RuntimeError as error:  # can't start new thread
             reason = StartFailed(
                 f"{self.name} could not be started: {error}", "End some threads, and try again"
@@ -112,7 +112,7 @@ class Server(Portrait):
         self._check_process("Wait for it")
         timeout = arguments.seconds_or_none("timeout", timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._course.wait_for(lambda now: now.state is not ServerState.STARTING, REPORT):
+        while not self._lifecycle.wait_for(lambda now: now.state is not ServerState.STARTING, REPORT):
             if report is not None:
                 report(self)
             if deadline is not None and time.monotonic() >= deadline:
@@ -120,10 +120,12 @@ class Server(Portrait):
                     f"{self.name} was not ready after {timeout:g} s, but still {self.progress.stage.value}",
                     "Give it more time with --timeout, or see %vllm logs",
                 )
-        self._course.wait_for(lambda now: now.state is not ServerState.STOPPING)
+        self._lifecycle.wait_for(lambda now: now.state is not ServerState.STOPPING)
         if not self.state.runs:
             raise (
-                self._course.hear() or self.error or StartFailed(f"{self.name} was stopped", "Start it again")
+                self._lifecycle.hear()
+                or self.error
+                or StartFailed(f"{self.name} was stopped", "Start it again")
             )
         if not self._provisioner.from_the_start:  # its first kernel may have put it to sleep
             self.look_whether_asleep()
@@ -159,8 +161,8 @@ class Server(Portrait):
         if self.state.over:
             return
         # Asked before it is said: an interrupt in between must not leave a server that seems to be stopping.
-        self._life.stop(plan)
-        self._course.ask()
+        self._supervisor.stop(plan)
+        self._lifecycle.ask()
         self._moved(self)
 
     def _check_process(self, hint: str) -> None:
@@ -171,12 +173,12 @@ class Server(Portrait):
             )
 
     def _begin_again(self) -> None:
-        if not self._course.reopen():
+        if not self._lifecycle.reopen():
             return
         try:
-            self._life.again()
+            self._supervisor.again()
         except RuntimeError as error:  # can't start new thread
-            self._course.give_up()
+            self._lifecycle.give_up()
             raise VllmMagicError(
                 f"{self.name} cannot be stopped now: {error}. End some threads, and try again."
             ) from error
@@ -189,12 +191,12 @@ class Server(Portrait):
         """
         self._check_process("Wait for it")
         limit = arguments.seconds_or_none("timeout", timeout)
-        return self._course.wait_for(lambda now: now.state.over, limit)
+        return self._lifecycle.wait_for(lambda now: now.state.over, limit)
 
     def wait_released(self) -> Release:
         """The second half of `stop`: wait for the release, and judge it. Raises what `stop` raises."""
         self.wait_over()
-        now = self._course.now
+        now = self._lifecycle.now
         if now.release is None or not now.release.verified:
             raise now.error or ReleaseFailed(f"{self.name}: nothing is known of its end.")
         return now.release
@@ -202,7 +204,7 @@ class Server(Portrait):
     def let_go(self) -> None:
         """The kernel is about to end: ask for the release, unless it is to be kept, and return at once."""
         if self._provisioner.stops_at_exit:
-            self._life.stop(StopPlan(grace=0.5, patience=0.5))
+            self._supervisor.stop(StopPlan(grace=0.5, patience=0.5))
 
     def _plan(self, grace: float | None, drain: float) -> StopPlan:
         drain = min(arguments.seconds_or_none("drain", drain) or 0.0, durations.MOST)
@@ -216,7 +218,7 @@ class Server(Portrait):
         try:
             self._prepare_for(notice)
         finally:
-            self._course.take(notice)
+            self._lifecycle.take(notice)
         self._moved(self)
         if isinstance(notice, Ready) and self._provisioner.from_the_start and self.ready_after is not None:
             history.keep(self.spec, self.stages, warm=self.start_kind is StartKind.WARM)
@@ -227,7 +229,7 @@ class Server(Portrait):
             self._tell(notice.text)
         elif isinstance(notice, LeaderStarted):
             if notice.kind is StartKind.WARM:
-                self._course.go_by(Pace(history.earlier(self.spec, warm=True)))
+                self._lifecycle.go_by(Pace(history.earlier(self.spec, warm=True)))
             chosen = [number for number, gpu in enumerate(notice.baseline) if gpu.uuid in notice.chosen]
             used = tuple(gpu.used for gpu in notice.baseline)
             self.curve.begin(used, chosen)

@@ -34,7 +34,7 @@ NOTE = "asleep"  # the file in the server's folder that says its level: for the 
 
 
 @dataclass(frozen=True)
-class Nap:
+class SleepResult:
     """A server that fell asleep, or woke up.
 
     Attributes:
@@ -94,7 +94,7 @@ def noted(folder: Path | None) -> int:
 
 def sleep(
     name: str, api: Api, probe: Probe, members: Callable[[], Collection[int]], level: int, *, slept: bool
-) -> Nap:
+) -> SleepResult:
     """Have a server sleep, and check that its VRAM came back. One that sleeps already is told again, and nothing is checked.
 
     Args:
@@ -118,10 +118,12 @@ def sleep(
         raise SleepFailed(
             f"{name} says that it sleeps, and holds {gib(after)} of {gib(before)} still. %vllm stop {name} gives it back."
         )
-    return Nap(name, asleep=True, seconds=time.monotonic() - began, before=before, after=after)
+    return SleepResult(name, asleep=True, seconds=time.monotonic() - began, before=before, after=after)
 
 
-def wake(name: str, api: Api, probe: Probe, members: Callable[[], Collection[int]], level: int) -> Nap:
+def wake(
+    name: str, api: Api, probe: Probe, members: Callable[[], Collection[int]], level: int
+) -> SleepResult:
     """Wake a server that sleeps at this level, and read the weights again that were thrown away. Arguments as for `sleep`.
 
     Raises:
@@ -135,7 +137,7 @@ def wake(name: str, api: Api, probe: Probe, members: Callable[[], Collection[int
         _post(name, api, "/reset_prefix_cache")
     if api.is_sleeping() is not False:
         raise SleepFailed(f"{name} was told to wake up, and does not. %vllm logs {name} tells more.")
-    return Nap(
+    return SleepResult(
         name, asleep=False, seconds=time.monotonic() - began, before=before, after=_held(probe, members())
     )
 

@@ -19,7 +19,7 @@ MOST = 6 * 2**20  # bytes
 
 
 class Chatty:
-    """In place of an errand: prints many lines, and fails."""
+    """In place of a child process: prints many lines, and fails."""
 
     line = staticmethod(lambda number: f"{number} {LONG}")
 
@@ -45,7 +45,7 @@ def peak():
 
 
 def test_of_a_benchmark_the_last_lines_are_kept(monkeypatch, peak):
-    monkeypatch.setattr(benchmark, "Errand", Chatty)
+    monkeypatch.setattr(benchmark, "ChildProcess", Chatty)
     with pytest.raises(VllmMagicError, match=f"exit code 1.: {LINES - 1} "):
         benchmark.run(
             ServerSpec("m"), Command(("vllm", "serve"), Endpoint("127.0.0.1", 1, "a-key")), (), lambda: None
@@ -54,7 +54,7 @@ def test_of_a_benchmark_the_last_lines_are_kept(monkeypatch, peak):
 
 
 def test_of_a_download_only_what_belongs_to_it_is_kept(monkeypatch, peak):
-    monkeypatch.setattr(pull, "Errand", Chatty)
+    monkeypatch.setattr(pull, "ChildProcess", Chatty)
     monkeypatch.setattr(Chatty, "line", staticmethod(lambda number: json.dumps({f"{number} {LONG}": 1})))
     with pytest.raises(VllmMagicError, match="it ended without a word"):
         pull.pull("some/model")

@@ -30,7 +30,7 @@ ENDPOINT = Endpoint("127.0.0.1", 1, "key")
 
 def answering(monkeypatch, text: str, status: int = 200) -> None:
     """Every client gets this answer."""
-    monkeypatch.setattr(exchange, "ask", lambda *_, **__: exchange.Answer(status, text.encode()))
+    monkeypatch.setattr(exchange, "ask", lambda *_, **__: exchange.HttpResponse(status, text.encode()))
 
 
 @pytest.fixture(params=TEXTS, ids=lambda text: text[:20] or "nothing")

@@ -7,14 +7,14 @@ import socket
 import pytest
 
 from vllm_magic.guard.outbox import Outbox
-from vllm_magic.guard.protocol import Decoder, Ended, Known, Message, Refused, Stopping, encode
+from vllm_magic.guard.protocol import Decoder, Ended, KnownProcesses, Message, Refused, Stopping, encode
 
 STOPPING = Stopping("asked")
 ENDED = Ended("inner", "asked", 0, [[pid, 1, "sleep 300", "SIGKILL"] for pid in range(300)], [], 0.5)
 
 
-def known(count: int, start: int = 1) -> Known:
-    return Known([[pid, start] for pid in range(count)])
+def known(count: int, start: int = 1) -> KnownProcesses:
+    return KnownProcesses([[pid, start] for pid in range(count)])
 
 
 @pytest.fixture

@@ -17,12 +17,12 @@ from vllm_magic.lifecycle.idle_timeout import (
     WAIT_LIMIT,
     Idleness,
     Requests,
-    Use,
+    ServerUse,
     keep_alive,
     look,
 )
 from vllm_magic.linux import connections
-from vllm_magic.linux.connections import Connection
+from vllm_magic.linux.connections import TcpConnection
 
 
 class Clock:
@@ -41,7 +41,7 @@ class TestJudgement:
     def until_over(self, idleness: Idleness, clock: Clock, answers=None) -> float:
         """Look as often as it asks for; returns the seconds until it said so."""
         began = clock.now
-        while not idleness.judge(Use(answers(clock.now - began) if answers else Activity(0, 7.0))):
+        while not idleness.judge(ServerUse(answers(clock.now - began) if answers else Activity(0, 7.0))):
             assert idleness.rest() >= min(SHORTEST, 0.001)
             clock.now += idleness.rest()
             assert clock.now - began < 10**6
@@ -55,7 +55,7 @@ class TestJudgement:
         for ttl, pause in ((4.0, SHORTEST), (100.0, 10.0), (1800.0, LONGEST)):
             idleness = Idleness(ttl, clock=clock)
             assert idleness.rest() == 0
-            assert not idleness.judge(Use(Activity(0, 0.0)))
+            assert not idleness.judge(ServerUse(Activity(0, 0.0)))
             assert idleness.rest() == pytest.approx(pause)
 
     def test_a_request_begins_the_time_anew(self, clock):
@@ -72,95 +72,95 @@ class TestJudgement:
 
     def test_no_answer_is_no_idleness(self, clock):
         idleness = Idleness(10, clock=clock)
-        assert not idleness.judge(Use(Activity(0, 7.0)))
+        assert not idleness.judge(ServerUse(Activity(0, 7.0)))
         for _ in range(100):
             clock.now += idleness.rest()
-            assert not idleness.judge(Use(None))
+            assert not idleness.judge(ServerUse(None))
             assert idleness.rest() >= SHORTEST
-        assert idleness.judge(Use(Activity(0, 7.0)))
+        assert idleness.judge(ServerUse(Activity(0, 7.0)))
 
     def test_one_that_never_answered_is_not_idle_at_its_first_answer(self, clock):
         idleness = Idleness(10, clock=clock)
-        assert not idleness.judge(Use(None))
+        assert not idleness.judge(ServerUse(None))
         clock.now += 1000
-        assert not idleness.judge(Use(Activity(0, 7.0)))
+        assert not idleness.judge(ServerUse(Activity(0, 7.0)))
 
     def test_a_connection_that_waits_puts_the_end_off(self, clock):
         """And no more: its request is counted once it is answered."""
         idleness, waiting = Idleness(10, clock=clock), asked()
-        assert not idleness.judge(Use(QUIET, (waiting,)))
+        assert not idleness.judge(ServerUse(QUIET, (waiting,)))
         for _ in range(30):
             clock.now += idleness.rest()
-            assert not idleness.judge(Use(QUIET, (waiting,)))
+            assert not idleness.judge(ServerUse(QUIET, (waiting,)))
         assert clock.now >= 1010
         assert idleness.rest() == SHORTEST
         clock.now += idleness.rest()
-        assert idleness.judge(Use(QUIET))
+        assert idleness.judge(ServerUse(QUIET))
 
 
 QUIET = Activity(0, 7.0)
 
 
-def asked(received: int | None = 100, *, silent: float = 0.2, mute: float = 9.0) -> Connection:
+def asked(received: int | None = 100, *, silent: float = 0.2, mute: float = 9.0) -> TcpConnection:
     """A connection that has received bytes, and sent none since."""
-    return Connection(b"a", received, silent, mute)
+    return TcpConnection(b"a", received, silent, mute)
 
 
-def answered(received: int | None = 100, *, since: float = 0.2) -> Connection:
+def answered(received: int | None = 100, *, since: float = 0.2) -> TcpConnection:
     """A connection that has been sent bytes, in the end or in the beginning of an answer."""
-    return Connection(b"a", received, since + 0.1, since)
+    return TcpConnection(b"a", received, since + 0.1, since)
 
 
 class TestRequests:
     def test_none(self):
-        assert Requests().under_way(Use(QUIET)) is False
+        assert Requests().under_way(ServerUse(QUIET)) is False
 
     def test_what_is_not_said(self):
-        assert Requests().under_way(Use(None, (answered(),))) is None
+        assert Requests().under_way(ServerUse(None, (answered(),))) is None
 
     def test_those_that_are_counted(self):
-        assert Requests().under_way(Use(Activity(1, 7.0))) is True
+        assert Requests().under_way(ServerUse(Activity(1, 7.0))) is True
 
     def test_one_that_is_not_answered(self):
         requests = Requests()
         for seconds in (0.1, 5.0, 500.0):
-            assert requests.under_way(Use(QUIET, (asked(silent=seconds, mute=seconds + 1),))) is True
+            assert requests.under_way(ServerUse(QUIET, (asked(silent=seconds, mute=seconds + 1),))) is True
 
     def test_a_stream_whose_first_token_is_not_there_yet(self):
         requests = Requests()
         for seconds in (0.1, 3.0, KEEP_ALIVE + LATE + 0.1, 500.0):
-            assert requests.under_way(Use(QUIET, (answered(since=seconds),))) is True
+            assert requests.under_way(ServerUse(QUIET, (answered(since=seconds),))) is True
 
     def test_a_client_that_keeps_its_connection_open(self):
         requests = Requests()
-        assert requests.under_way(Use(QUIET, (answered(since=4.0),))) is True
-        assert requests.under_way(Use(QUIET)) is False  # the server has closed it
+        assert requests.under_way(ServerUse(QUIET, (answered(since=4.0),))) is True
+        assert requests.under_way(ServerUse(QUIET)) is False  # the server has closed it
 
     def test_one_that_polls(self):
         requests = Requests()
-        assert requests.under_way(Use(QUIET, (answered(100),))) is True
+        assert requests.under_way(ServerUse(QUIET, (answered(100),))) is True
         for received in (200, 300):
-            assert requests.under_way(Use(QUIET, (answered(received),))) is False
-        assert requests.under_way(Use(QUIET, (answered(300, since=KEEP_ALIVE + LATE + 0.1),))) is True
-        assert requests.under_way(Use(QUIET, (asked(400),))) is True
+            assert requests.under_way(ServerUse(QUIET, (answered(received),))) is False
+        assert requests.under_way(ServerUse(QUIET, (answered(300, since=KEEP_ALIVE + LATE + 0.1),))) is True
+        assert requests.under_way(ServerUse(QUIET, (asked(400),))) is True
 
     def test_a_request_that_comes_in_pieces_is_no_poll(self):
         requests = Requests()
         for pieces in (asked(100), asked(200, mute=float("inf")), answered(300), answered(300, since=4.0)):
-            assert requests.under_way(Use(QUIET, (pieces,))) is True
-        assert requests.under_way(Use(QUIET, (asked(400),))) is True
-        assert requests.under_way(Use(QUIET, (answered(500),))) is True
+            assert requests.under_way(ServerUse(QUIET, (pieces,))) is True
+        assert requests.under_way(ServerUse(QUIET, (asked(400),))) is True
+        assert requests.under_way(ServerUse(QUIET, (answered(500),))) is True
 
     def test_one_whose_requests_are_counted_does_not_poll(self):
         requests = Requests()
-        requests.under_way(Use(QUIET, (answered(100),)))
-        assert requests.under_way(Use(Activity(0, 8.0), (answered(200),))) is True
+        requests.under_way(ServerUse(QUIET, (answered(100),)))
+        assert requests.under_way(ServerUse(Activity(0, 8.0), (answered(200),))) is True
 
     def test_one_over_which_nothing_came(self):
-        assert Requests().under_way(Use(QUIET, (Connection(b"a", 0, 900.0, 900.0),))) is False
+        assert Requests().under_way(ServerUse(QUIET, (TcpConnection(b"a", 0, 900.0, 900.0),))) is False
 
     def test_one_that_is_too_short_for_a_request(self):
-        assert Requests().under_way(Use(QUIET, (asked(5), asked(SHORTEST_REQUEST - 1)))) is False
+        assert Requests().under_way(ServerUse(QUIET, (asked(5), asked(SHORTEST_REQUEST - 1)))) is False
 
     @pytest.mark.parametrize("received", [lambda _: 100, lambda number: 100 + number, lambda _: None])
     def test_one_that_waits_for_ever(self, received):
@@ -169,27 +169,29 @@ class TestRequests:
         requests = Requests(clock=lambda: now)
         for number in range(20):
             now = number * WAIT_LIMIT / 10
-            waits = requests.under_way(Use(QUIET, (asked(received(number), mute=float("inf")),)))
+            waits = requests.under_way(ServerUse(QUIET, (asked(received(number), mute=float("inf")),)))
             assert waits is (number <= 10), number
-        assert requests.under_way(Use(Activity(0, 8.0), (asked(),))) is True  # something was served meanwhile
+        assert (
+            requests.under_way(ServerUse(Activity(0, 8.0), (asked(),))) is True
+        )  # something was served meanwhile
 
     def test_several_that_wait_have_a_time_each(self):
         now = 0.0
         requests = Requests(clock=lambda: now)
-        assert requests.under_way(Use(QUIET, (asked(),))) is True
+        assert requests.under_way(ServerUse(QUIET, (asked(),))) is True
         now = WAIT_LIMIT + 1
-        assert requests.under_way(Use(QUIET, (asked(), asked()._replace(name=b"b")))) is True
-        assert requests.under_way(Use(QUIET, (asked(),))) is False
+        assert requests.under_way(ServerUse(QUIET, (asked(), asked()._replace(name=b"b")))) is True
+        assert requests.under_way(ServerUse(QUIET, (asked(),))) is False
 
     def test_one_of_which_the_kernel_does_not_say(self):
-        there = Connection(b"a", None, float("inf"), float("inf"))
-        assert Requests().under_way(Use(QUIET, (there,))) is True
+        there = TcpConnection(b"a", None, float("inf"), float("inf"))
+        assert Requests().under_way(ServerUse(QUIET, (there,))) is True
 
     def test_how_long_the_server_leaves_it_open(self):
-        assert Requests(60.0).under_way(Use(QUIET, (answered(100, since=30.0),))) is True
+        assert Requests(60.0).under_way(ServerUse(QUIET, (answered(100, since=30.0),))) is True
         polled = Requests(60.0)
-        polled.under_way(Use(QUIET, (answered(100),)))
-        assert polled.under_way(Use(QUIET, (answered(200, since=30.0),))) is False
+        polled.under_way(ServerUse(QUIET, (answered(100),)))
+        assert polled.under_way(ServerUse(QUIET, (answered(200, since=30.0),))) is False
         assert keep_alive({"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "60"}) == 60.0
         assert keep_alive({"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "x"}) == keep_alive({}) == KEEP_ALIVE
 
@@ -243,7 +245,7 @@ def test_connections_that_cannot_be_read_in_time_tell_nothing(monkeypatch):
     seen = look(Answering(), 1)
     assert Requests().under_way(seen) is None
     idleness = Idleness(0.0)
-    assert idleness.judge(Use(Activity(0, 7.0)))
+    assert idleness.judge(ServerUse(Activity(0, 7.0)))
     assert not idleness.judge(seen)
 
 

@@ -8,12 +8,12 @@ import time
 import pytest
 
 from vllm_magic.linux import connections
-from vllm_magic.linux.connections import Connection, established
+from vllm_magic.linux.connections import TcpConnection, established
 
 LIMIT = 30.0
 
 
-def until(port, condition) -> list[Connection]:
+def until(port, condition) -> list[TcpConnection]:
     deadline = time.monotonic() + LIMIT
     while not condition(found := established(port)):
         assert time.monotonic() < deadline, found

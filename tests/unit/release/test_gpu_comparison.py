@@ -8,7 +8,15 @@ from dataclasses import replace
 import pytest
 
 from vllm_magic.gpu.devices import ComputeProcess, Gpu
-from vllm_magic.release.gpu_comparison import SETTLED, SMALL_REST, TOLERANCE, Case, arrivals, judge, weakened
+from vllm_magic.release.gpu_comparison import (
+    SETTLED,
+    SMALL_REST,
+    TOLERANCE,
+    GpuHistory,
+    arrivals,
+    judge,
+    weakened,
+)
 from vllm_magic.release.result import Proof
 
 GIB = 2**30
@@ -32,11 +40,11 @@ def nameless(used: float | None) -> Gpu:
     return replace(gpu(used), processes=None)
 
 
-def case(baseline: Gpu, looks: list[Gpu], now: Gpu | None, **facts) -> Case:
+def case(baseline: Gpu, looks: list[Gpu], now: Gpu | None, **facts) -> GpuHistory:
     """A server with two processes; the driver has named it where a look has."""
     ours = frozenset({OURS, HELPER})
     named = any(one.pid in ours for look in looks for one in look.processes or ())
-    return Case(baseline, tuple(looks), now, ours, **{"named": named, **facts})
+    return GpuHistory(baseline, tuple(looks), now, ours, **{"named": named, **facts})
 
 
 RAN = gpu(60, {OURS: 60})  # alone on the GPU
@@ -119,7 +127,7 @@ MEMORY = {
 }
 
 
-def proof(one: Case, waited: float) -> Proof | str | None:
+def proof(one: GpuHistory, waited: float) -> Proof | str | None:
     judged = judge(one, waited)
     return (judged.proof or WEAK) if judged.back else None
 

@@ -51,7 +51,9 @@ def test_more_lines_than_there_can_be(tmp_path, count):
 
 def test_processes(server, monkeypatch):
     monkeypatch.setattr(
-        server._course, "_now", SimpleNamespace(leader=SimpleNamespace(pid=1), state=server._course.now.state)
+        server._lifecycle,
+        "_now",
+        SimpleNamespace(leader=SimpleNamespace(pid=1), state=server._lifecycle.now.state),
     )
     monkeypatch.setattr(sessions, "near", failing(SHORT))
     with pytest.raises(VllmMagicError, match=r"^The processes of m cannot be seen: Too many open files\."):
@@ -61,7 +63,7 @@ def test_processes(server, monkeypatch):
 def test_a_child(monkeypatch):
     monkeypatch.setattr(child.pidfd_calls, "open_pid", failing(SHORT))
     with pytest.raises(VllmMagicError, match=r"^vllm cannot be run: Too many open files\.$"):
-        child.Errand(["vllm"], {})
+        child.ChildProcess(["vllm"], {})
 
 
 def test_metrics(server, monkeypatch):
@@ -89,7 +91,7 @@ def test_guards_that_do_not_answer(monkeypatch, error, tmp_path):
     monkeypatch.setattr(kept_servers, "AttachedGuards", failing(error))
     with pytest.raises(ServerNotFound, match=r"^tiny cannot be attached: [a-zA-Z][^.]+\. ."):
         kept_servers.take(entry)
-    monkeypatch.setattr(remote_stop, "Visitor", failing(error))
+    monkeypatch.setattr(remote_stop, "ControlClient", failing(error))
     record.outer = None
     with pytest.raises(VllmMagicError, match=r"cannot be reached \([a-zA-Z][^.]+\)") as caught:
         remote_stop._ask(entry, record, 1.0, 1.0)

@@ -50,7 +50,7 @@ class GpuRoom:
 
 
 @dataclass(frozen=True)
-class Case:
+class FitInput:
     """What is to be judged. Memory in bytes.
 
     Attributes:
@@ -92,7 +92,7 @@ class Case:
         return self.need.kv_room is not None or not self.gpus
 
 
-def judge(case: Case) -> FitOutcome:
+def judge(case: FitInput) -> FitOutcome:
     """Return the outcome."""
     need = case.need
     if case.context > need.model.longest and not case.any_length:
@@ -104,7 +104,7 @@ def judge(case: Case) -> FitOutcome:
     return _on_gpus(case) if case.gpus else FitOutcome.FITS
 
 
-def _on_gpus(case: Case) -> FitOutcome:
+def _on_gpus(case: FitInput) -> FitOutcome:
     least, most = case.request
     if case.is_room_set:  # then vLLM ignores --gpu-memory-utilization
         room, outcome = min(gpu.free for gpu in case.gpus), FitOutcome.NOT_NOW
@@ -124,7 +124,7 @@ def needs(need: Need, context: int) -> tuple[int, int]:
     return low, high
 
 
-def line(case: Case, outcome: FitOutcome, requests: float | None, largest: int | None) -> str:
+def line(case: FitInput, outcome: FitOutcome, requests: float | None, largest: int | None) -> str:
     """Return the outcome as one line for a person.
 
     Args:
@@ -150,7 +150,7 @@ def line(case: Case, outcome: FitOutcome, requests: float | None, largest: int |
     return f"{told} Try {listed}." if listed else told
 
 
-def _capacity(case: Case, requests: float | None) -> str:
+def _capacity(case: FitInput, requests: float | None) -> str:
     if requests is None:
         return "the model keeps no KV cache"
     most = case.need.most_requests
@@ -158,7 +158,7 @@ def _capacity(case: Case, requests: float | None) -> str:
     return f"{count:,} request{'s' * (count != 1)} of {case.context:,} tokens at once"
 
 
-def _unknown(case: Case) -> str:
+def _unknown(case: FitInput) -> str:
     need = f"{_range(case.request)} for one request of {case.context:,} tokens"
     if not case.visible:
         return (
@@ -172,7 +172,7 @@ def _unknown(case: Case) -> str:
     )
 
 
-def _too_large(case: Case) -> str:
+def _too_large(case: FitInput) -> str:
     kv = case.need.kv.needed(case.context)
     if case.is_room_set and case.kv_room is not None:
         return (
@@ -186,19 +186,19 @@ def _too_large(case: Case) -> str:
     )
 
 
-def _not_now(case: Case) -> str:
+def _not_now(case: FitInput) -> str:
     gpu = max(case.gpus, key=lambda gpu: gpu.usable - gpu.free)
     wanted = case.request[0] if case.is_room_set else gpu.usable
     return f"Does not fit now: wants {_gib(wanted)} free, and GPU {gpu.index} has {_gib(gpu.free)}."
 
 
-def _close(case: Case) -> str:
+def _close(case: FitInput) -> str:
     gpu = case.tightest
     room = min(gpu.free for gpu in case.gpus) if case.is_room_set else gpu.usable
     return f"It may just fit: needs {_range(case.request)}, and has {_gib(room)} on GPU {gpu.index}."
 
 
-def _ways(case: Case) -> Iterator[str]:
+def _ways(case: FitInput) -> Iterator[str]:
     """Yield what would help, as far as the estimate can tell: flags first, a change of another kind last."""
     if not case.gpus:
         yield from _shorter(case, case.kv_room or 0)
@@ -216,13 +216,13 @@ def _ways(case: Case) -> Iterator[str]:
         yield "a quantised model"
 
 
-def _shorter(case: Case, room: int) -> Iterator[str]:
+def _shorter(case: FitInput, room: int) -> Iterator[str]:
     longest = case.need.kv.longest(room, case.context - 1)
     if longest >= STEP:
         yield f"--max-model-len {longest // STEP * STEP}"
 
 
-def _other_share(case: Case) -> Iterator[str]:
+def _other_share(case: FitInput) -> Iterator[str]:
     """Yield --gpu-memory-utilization with a better share, if there is one.
 
     If the share must be larger, it is the smallest share that is enough; else the largest share that is free.
@@ -234,7 +234,7 @@ def _other_share(case: Case) -> Iterator[str]:
         yield f"--gpu-memory-utilization {enough if enough > case.need.fraction else free:g}"
 
 
-def _more_gpus(case: Case) -> Iterator[str]:
+def _more_gpus(case: FitInput) -> Iterator[str]:
     """Yield -tp with the smallest number of GPUs on which the model fits, when each layer is divided among them."""
     count = 2
     while case.need.gpus == 1 and count <= len(case.candidates):

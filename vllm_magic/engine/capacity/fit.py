@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_magic.engine import command
 from vllm_magic.engine.capacity import advice, weights
-from vllm_magic.engine.capacity.advice import Case, FitOutcome, GpuRoom
+from vllm_magic.engine.capacity.advice import FitInput, FitOutcome, GpuRoom
 from vllm_magic.engine.capacity.memory_need import need
 from vllm_magic.engine.flags import flags
 from vllm_magic.engine.models import hub, model_files
@@ -103,7 +103,7 @@ def fit(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot, *, online: 
     requests = wanted.kv.requests(kv_room, context) if kv_room is not None and wanted.kv.block else None
     largest = None if kv_room is None else wanted.kv.longest(kv_room, wanted.model.longest)
     any_length = environ.get(ANY_LENGTH, "").strip().lower() in ("1", "true")
-    case = Case(wanted, rooms, len(now.gpus), kv_room, context, any_length, again)
+    case = FitInput(wanted, rooms, len(now.gpus), kv_room, context, any_length, again)
     outcome = advice.judge(case)
     said = advice.line(case, outcome, requests, largest)
     return Fit(spec.model, outcome, said, wanted, gpus, context, kv_room, requests, largest)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import openai
 
-    from vllm_magic.engine.client.exchange import Answer
+    from vllm_magic.engine.client.exchange import HttpResponse
     from vllm_magic.engine.endpoint import Endpoint
 
 SILENCE_LIMIT = 600.0  # seconds for an answer, of a stream between two events of it; as in the openai package
@@ -104,7 +104,7 @@ class Connection:
         """The text that the server answers. Takes and raises what `post` does."""
         return self._ask(method, path, body, limit).text
 
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, limit: float) -> Answer:
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, limit: float) -> HttpResponse:
         data = b"" if body is None else _packed(body)
         headers = self._headers | ({"Content-Type": "application/json"} if data else {})
         with told(self._name):

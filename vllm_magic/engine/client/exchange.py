@@ -51,7 +51,7 @@ class TooLateError(NoAnswerError):
     """The answer was not complete in time."""
 
 
-class Answer(NamedTuple):
+class HttpResponse(NamedTuple):
     """A whole answer."""
 
     status: int
@@ -89,7 +89,7 @@ def ask(
     most: int = MOST,
     trust: ssl.SSLContext | None = None,
     connected: Callable[[], object] | None = None,
-) -> Answer:
+) -> HttpResponse:
     """Send a request, and read the whole answer.
 
     Args:
@@ -109,7 +109,7 @@ def ask(
         method, url, limit, body=body, headers=headers, most=most, trust=trust, connected=connected
     )
     with closing(exchange):
-        return Answer(exchange.status, b"".join(exchange.pieces()))
+        return HttpResponse(exchange.status, b"".join(exchange.pieces()))
 
 
 class Exchange:

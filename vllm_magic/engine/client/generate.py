@@ -26,7 +26,7 @@ MOST_TOKENS = 2**53  # beyond this, a count is none, and no float either
 Message = dict[str, Any]  # of OpenAI's chat format: {"role": "user", "content": "..."}
 
 
-class Kind(str, Enum):
+class PieceKind(str, Enum):
     """What a piece of an answer belongs to."""
 
     TEXT = "text"
@@ -37,7 +37,7 @@ class Kind(str, Enum):
 class Piece(NamedTuple):
     """A part of an answer that arrived at once."""
 
-    kind: Kind
+    kind: PieceKind
     text: str
 
 
@@ -117,7 +117,7 @@ class Stream:
         self._began = began
         self._schema = schema
         self._done = done
-        self._said: dict[Kind, list[str]] = {kind: [] for kind in Kind}
+        self._said: dict[PieceKind, list[str]] = {kind: [] for kind in PieceKind}
         self._usage: Mapping[str, Any] = {}
         self._finish_reason: str | None = None
         self._first: float | None = None
@@ -130,7 +130,7 @@ class Stream:
         """The text of the answer, piece by piece."""
         with closing(self.pieces()) as pieces:
             for piece in pieces:
-                if piece.kind is Kind.TEXT:
+                if piece.kind is PieceKind.TEXT:
                     yield piece.text
 
     def pieces(self) -> Generator[Piece, None, None]:
@@ -174,9 +174,9 @@ class Stream:
     def answer(self) -> Answer:
         """The answer so far; after the loop, the whole answer."""
         return Answer(
-            text="".join(self._said[Kind.TEXT]),
-            reasoning="".join(self._said[Kind.REASONING]),
-            refusal="".join(self._said[Kind.REFUSAL]),
+            text="".join(self._said[PieceKind.TEXT]),
+            reasoning="".join(self._said[PieceKind.REASONING]),
+            refusal="".join(self._said[PieceKind.REFUSAL]),
             finish_reason=self._finish_reason,
             prompt_tokens=_tokens(self._usage.get("prompt_tokens")),
             completion_tokens=_tokens(self._usage.get("completion_tokens")),
@@ -283,9 +283,9 @@ def _pieces(choice: Mapping[str, Any]) -> Iterator[Piece]:
     """
     delta = choice.get("delta") or {}
     for kind, text in (
-        (Kind.REASONING, delta.get("reasoning") or delta.get("reasoning_content")),
-        (Kind.TEXT, delta.get("content") or choice.get("text")),
-        (Kind.REFUSAL, delta.get("refusal")),
+        (PieceKind.REASONING, delta.get("reasoning") or delta.get("reasoning_content")),
+        (PieceKind.TEXT, delta.get("content") or choice.get("text")),
+        (PieceKind.REFUSAL, delta.get("refusal")),
     ):
         if text:
             yield Piece(

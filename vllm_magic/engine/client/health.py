@@ -15,7 +15,7 @@ from vllm_magic.engine.client import exchange, metrics
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from vllm_magic.engine.client.exchange import Answer
+    from vllm_magic.engine.client.exchange import HttpResponse
     from vllm_magic.engine.client.metrics import Metrics
     from vllm_magic.engine.endpoint import Endpoint
 
@@ -88,7 +88,7 @@ class Api:
         answer = self._ask("GET", path, ANSWER_LIMIT)
         return answer.text if answer and answer.status == HTTPStatus.OK else None
 
-    def _ask(self, method: str, path: str, limit: float, body: object = None) -> Answer | None:
+    def _ask(self, method: str, path: str, limit: float, body: object = None) -> HttpResponse | None:
         data = b"" if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} if data else {}
         try:

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine.failures import tracebacks
-from vllm_magic.engine.failures.hints import SEE_LOGS, Known, ending, ending_hint
+from vllm_magic.engine.failures.hints import SEE_LOGS, HintContext, ending, ending_hint
 from vllm_magic.engine.failures.patterns import ENGINE_DIED, SIGNS
 from vllm_magic.engine.flags import flags as flags_of_vllm
 
@@ -74,7 +74,7 @@ def explain(
         flags: all flags of vLLM, with their dashes, to find the flag that the user meant.
     """
     said = tracebacks.read(lines)
-    return _explain(said, Known(flags, model)) or _unknown(lines, exit_code)
+    return _explain(said, HintContext(flags, model)) or _unknown(lines, exit_code)
 
 
 def explain_death(lines: Sequence[str], exit_code: int | None, *, model: str = "") -> Failure:
@@ -95,10 +95,10 @@ def explain_death(lines: Sequence[str], exit_code: int | None, *, model: str = "
     begin = _begin_of_death(said)
     if begin is None:
         return _unknown(lines, exit_code)
-    return _explain(said[begin:], Known((), model)) or _unknown(lines, exit_code)
+    return _explain(said[begin:], HintContext((), model)) or _unknown(lines, exit_code)
 
 
-def _explain(said: Sequence[Said], known: Known) -> Failure | None:
+def _explain(said: Sequence[Said], known: HintContext) -> Failure | None:
     text = _text(said)
     found = (_find(sign, said, text, known) for sign in SIGNS)
     errors = [(bare, number) for error, number in _errors(said) if (bare := _bare(error))]
@@ -115,7 +115,7 @@ def _text(said: Sequence[Said]) -> str:
     return "\n".join("" if one.frame else one.text for one in said)
 
 
-def _find(sign: Sign, said: Sequence[Said], text: str, known: Known) -> Failure | None:
+def _find(sign: Sign, said: Sequence[Said], text: str, known: HintContext) -> Failure | None:
     matches = islice(re.finditer(sign.pattern, text, re.MULTILINE), MOST_PLACES)
     places = [(match, text.count("\n", 0, match.start())) for match in matches]
     if not places:
@@ -131,7 +131,7 @@ def _find(sign: Sign, said: Sequence[Said], text: str, known: Known) -> Failure 
     )
 
 
-def _said(message: str | MessageFunction, match: re.Match[str], known: Known) -> str:
+def _said(message: str | MessageFunction, match: re.Match[str], known: HintContext) -> str:
     said = message.format(*match.groups("")) if isinstance(message, str) else message(match, known)
     return tracebacks.brief(said.strip().rstrip("."))
 

@@ -30,14 +30,14 @@ _SIGNALS: dict[int, str] = {
 SEE_LOGS = "%vllm logs shows more"
 
 
-class Known(NamedTuple):
+class HintContext(NamedTuple):
     """What is known besides the log: all flags of vLLM, and the model of the server ("" if unknown)."""
 
     flags: Sequence[str]
     model: str
 
 
-def flag_meant(match: re.Match[str], known: Known) -> str:
+def flag_meant(match: re.Match[str], known: HintContext) -> str:
     """Return vLLM's own hint, or else the known flags that look like the unknown ones."""
     if match[2]:
         return match[2].rstrip(".")
@@ -48,14 +48,14 @@ def flag_meant(match: re.Match[str], known: Known) -> str:
     return f"Did you mean {', '.join(told)}?" if told else "Look it up: vllm serve --help=all"
 
 
-def choice_meant(match: re.Match[str], _: Known) -> str:
+def choice_meant(match: re.Match[str], _: HintContext) -> str:
     """Return the choices, and the choice that was probably meant."""
     choices = [choice.strip().strip("'") for choice in match[3].split(",")]
     meant = get_close_matches(match[2].strip("'"), choices, 1)
     return f"{f'Did you mean {meant[0]}? ' if meant else ''}Choose from {', '.join(choices)}"
 
 
-def number_meant(match: re.Match[str], _: Known) -> str:
+def number_meant(match: re.Match[str], _: HintContext) -> str:
     """Return which kind of number the flag takes (vllm/utils/argparse_utils.py, human_readable_int)."""
     if "human" in match[2]:
         return "Give a whole number, such as 8192 or 8k"
@@ -63,26 +63,26 @@ def number_meant(match: re.Match[str], _: Known) -> str:
     return f"Give {kinds[match[2]]}" if match[2] in kinds else f"Correct the value of {match[1]}"
 
 
-def not_on_this_machine(match: re.Match[str], _: Known) -> str:
+def not_on_this_machine(match: re.Match[str], _: HintContext) -> str:
     """Return the cause with the name from a later line of the log: it may be the name of a tokenizer or an adapter."""
     told = re.search(r"Invalid repository ID or local directory specified: *'(.*?)'", match.string)
     what = told[1] if told else "The model"
     return f"{what} is not on this machine, and going online is disabled"
 
 
-def gated(match: re.Match[str], known: Known) -> str:
+def gated(match: re.Match[str], known: HintContext) -> str:
     """Return which model is gated."""
     return f"{_gated_repository(match, known) or 'The model'} is gated"
 
 
-def gated_page(match: re.Match[str], known: Known) -> str:
+def gated_page(match: re.Match[str], known: HintContext) -> str:
     """Return on which page the model's terms are accepted."""
     repository = _gated_repository(match, known)
     page = f"https://huggingface.co/{repository}" if repository else "its Hugging Face page"
     return f"Accept its terms on {page}, and set HF_TOKEN to a token of that account"
 
 
-def _gated_repository(match: re.Match[str], known: Known) -> str:
+def _gated_repository(match: re.Match[str], known: HintContext) -> str:
     """Return the repository that this line or the next two name, or else the model; "" if that is no repository's name."""
     following = match.string[match.start() :].split("\n", 3)[:3]
     found = re.search(r"https://huggingface\.co/(?:api/models/)?([\w.-]+/[\w.-]+)", "\n".join(following))
@@ -90,38 +90,38 @@ def _gated_repository(match: re.Match[str], known: Known) -> str:
     return repository if re.fullmatch(r"[\w.-]+/[\w.-]+", repository) else ""
 
 
-def revisions(match: re.Match[str], _: Known) -> str:
+def revisions(match: re.Match[str], _: HintContext) -> str:
     """Return the page that lists the model's revisions."""
     page = re.compile(r"https://huggingface\.co/[\w.-]+/[\w.-]+").search(match.string, match.end())
     return f"Correct --revision: {page[0]} lists them" if page else "Correct --revision"
 
 
-def parallel_sizes(match: re.Match[str], _: Known) -> str:
+def parallel_sizes(match: re.Match[str], _: HintContext) -> str:
     """Return the tensor parallel sizes that divide the attention heads."""
     heads, size = int(match[1]), int(match[2])
     *others, last = [str(one) for one in range(1, max(1, min(2 * size, MOST_GPUS)) + 1) if heads % one == 0]
     return f"Set --tensor-parallel-size to {', '.join(others)}{' or ' if others else ''}{last}"
 
 
-def capability(match: re.Match[str], _: Known) -> str:
+def capability(match: re.Match[str], _: HintContext) -> str:
     """Return the cause with CUDA's compute capabilities, which vLLM logs here without their point."""
     needed, there = (f"{text[:-1]}.{text[-1]}" for text in (match[2], match[3]))
     return f"The quantization {match[1]} needs a GPU of compute capability {needed}, and this one has {there}"
 
 
-def dtypes(match: re.Match[str], _: Known) -> str:
+def dtypes(match: re.Match[str], _: HintContext) -> str:
     """Return the types that the quantization method supports."""
     listed = [name.strip().removeprefix("torch.") for name in (match[3] or "").split(",")]
     return f"Set --dtype to {' or '.join(listed)}" if listed[0] else "Choose another --dtype"
 
 
-def no_bfloat16(match: re.Match[str], _: Known) -> str:
+def no_bfloat16(match: re.Match[str], _: HintContext) -> str:
     """Return the cause with the GPU's name and its compute capability."""
     cause = "bfloat16 needs a GPU of compute capability 8.0"
     return f"{cause}: {match[1]} {match[2]}" if match[1] else cause
 
 
-def utilization(match: re.Match[str], _: Known) -> str:
+def utilization(match: re.Match[str], _: HintContext) -> str:
     """Return a hint with the free share of the GPU, rounded down, if a start with that share makes sense."""
     free, total = float(match["free"]), float(match["total"])
     share = int(100 * free / total) / 100 if total else 0.0
@@ -133,33 +133,33 @@ def utilization(match: re.Match[str], _: Known) -> str:
     return f"Release what holds it (%vllm gpu shows it), or {fits}"
 
 
-def length_that_fits(match: re.Match[str], _: Known) -> str:
+def length_that_fits(match: re.Match[str], _: HintContext) -> str:
     """Return a hint with the length that fits, as vLLM has estimated it."""
     length = f" to {match[4]}" if match[4] else ""
     return f"Lower --max-model-len{length}, or raise --gpu-memory-utilization"
 
 
-def more_time(match: re.Match[str], _: Known) -> str:
+def more_time(match: re.Match[str], _: HintContext) -> str:
     """Return a hint with twice the time that the engine had."""
     return f"Give it more time: --env VLLM_ENGINE_READY_TIMEOUT_S={2 * int(match[1])}"
 
 
-def process_died(match: re.Match[str], _: Known) -> str:
+def process_died(match: re.Match[str], _: HintContext) -> str:
     """Return how the process ended."""
     return f"{match[1]} ended {ending(_code(match[2]))}"
 
 
-def process_hint(match: re.Match[str], _: Known) -> str:
+def process_hint(match: re.Match[str], _: HintContext) -> str:
     """Return what such an end of a process usually means."""
     return ending_hint(_code(match[2]))
 
 
-def field(match: re.Match[str], known: Known) -> str:
+def field(match: re.Match[str], known: HintContext) -> str:
     """Return the error in a field of vLLM's configuration, with the flag that sets the field."""
     return f"{_flag(match[1], known)} {match[2]}"
 
 
-def field_hint(match: re.Match[str], known: Known) -> str:
+def field_hint(match: re.Match[str], known: HintContext) -> str:
     """Return a hint with the flag that sets the field, and its value."""
     return f"Correct {_flag(match[1], known)}{f': it is {match[3]}' if match[3] else ''}"
 
@@ -186,7 +186,7 @@ def _code(text: str) -> int | None:
     return None if text == "None" else int(text)
 
 
-def _flag(name: str, known: Known) -> str:
+def _flag(name: str, known: HintContext) -> str:
     name = name.partition(".")[0]
     flag = f"--{name.replace('_', '-')}"
     return flag if flag in known.flags else name

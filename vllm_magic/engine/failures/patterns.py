@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias
 
-    MessageFunction: TypeAlias = Callable[[re.Match[str], hints.Known], str]
+    MessageFunction: TypeAlias = Callable[[re.Match[str], hints.HintContext], str]
 
 
 @dataclass(frozen=True)

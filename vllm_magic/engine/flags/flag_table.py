@@ -39,7 +39,7 @@ _KINDS = {
 
 
 @dataclass(frozen=True)
-class Option:
+class FlagOption:
     """One option of a command line.
 
     Attributes:
@@ -82,14 +82,14 @@ class FlagTable:
     """
 
     version: str
-    options: tuple[Option, ...]
+    options: tuple[FlagOption, ...]
 
     @cached_property
-    def by_string(self) -> dict[str, Option]:
+    def by_string(self) -> dict[str, FlagOption]:
         """The options, by each of their names."""
         return {string: option for option in self.options for string in option.strings}
 
-    def find(self, flag: str) -> Option | None:
+    def find(self, flag: str) -> FlagOption | None:
         """Return the option with this name, or None. Underscores count as dashes, as in vLLM."""
         return self.by_string.get(plain(flag))
 
@@ -160,11 +160,11 @@ def _stamps(data: Any) -> tuple[tuple[str, int, int], ...]:
     return tuple((_text(path), int(modified), int(size)) for path, modified, size in data)
 
 
-def _option(data: Any) -> Option:
+def _option(data: Any) -> FlagOption:
     strings = tuple(map(_text, data["strings"]))
     if not strings or not all(map(_STRING.fullmatch, strings)):
         raise ValueError(strings)
-    return Option(
+    return FlagOption(
         strings=strings,
         type=_text(data["type"]),
         choices=tuple(map(_text, data["choices"])),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.errors import InvalidOption
-from vllm_magic.jupyter.commands.base import SERVER, Command, Option
+from vllm_magic.jupyter.commands.base import SERVER, CommandOption, SubCommand
 from vllm_magic.jupyter.commands.parser import CELL
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class AskArguments:
             raise InvalidOption(f"--max-tokens {self.max_tokens}: how many? Use 1 or more.")
 
 
-class Ask(Command[AskArguments]):
+class AskCommand(SubCommand[AskArguments]):
     """``%%vllm``.
 
     Args:
@@ -63,28 +63,30 @@ class Ask(Command[AskArguments]):
     )
     arguments = (SERVER,)
     options = (
-        Option("--system", "the system message", "TEXT"),
-        Option(
+        CommandOption("--system", "the system message", "TEXT"),
+        CommandOption(
             "--temperature", "0 for the likeliest words each time (else the model's own)", "T", type=float
         ),
-        Option("--max-tokens", "the most to answer (else as many as there is room for)", "N", type=int),
-        Option("--as", "keep the answer in a variable", "VARIABLE", dest="variable"),
-        Option(
+        CommandOption(
+            "--max-tokens", "the most to answer (else as many as there is room for)", "N", type=int
+        ),
+        CommandOption("--as", "keep the answer in a variable", "VARIABLE", dest="variable"),
+        CommandOption(
             "--json",
             "an answer that fits a JSON schema: JSON in single quotes, or a variable with a dict or a pydantic model "
             "class; --as keeps it parsed",
             "SCHEMA",
             dest="schema",
         ),
-        Option("--history", "go on with the conversation with this server"),
-        Option("--new", "begin a new conversation"),
+        CommandOption("--history", "go on with the conversation with this server"),
+        CommandOption("--new", "begin a new conversation"),
     )
     examples = (
         '%%vllm --system "You are a sailor." --max-tokens 200\nWhy is the sea salty?',
         "%%vllm small --as reason --history\nAnd why is it blue?",
     )
 
-    def __init__(self, commands: Mapping[str, Command[Any]]) -> None:
+    def __init__(self, commands: Mapping[str, SubCommand[Any]]) -> None:
         self._commands = commands
 
     def parse(self, words: Sequence[str]) -> AskArguments:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ParsedT = TypeVar("ParsedT")
 
 
-class Kind(Enum):
+class ValueKind(Enum):
     """What a value is. Completion offers what there is of it."""
 
     TEXT = auto()
@@ -51,7 +51,7 @@ class Argument:
 
     metavar: str
     about: str
-    kind: Kind = Kind.TEXT
+    kind: ValueKind = ValueKind.TEXT
     required: bool = False
 
     @property
@@ -65,7 +65,7 @@ class Argument:
 
 
 @dataclass(frozen=True)
-class Option:
+class CommandOption:
     """An argument with a flag, as ``--grace TIME``.
 
     Attributes:
@@ -89,7 +89,7 @@ class Option:
     type: Callable[[str], Any] = str
     default: Any = None
     choices: tuple[Any, ...] = ()
-    kind: Kind = Kind.TEXT
+    kind: ValueKind = ValueKind.TEXT
     repeated: bool = False
 
     @property
@@ -139,7 +139,7 @@ class NoArguments:
     """Of a command that takes none."""
 
 
-class Command(ABC, Generic[ParsedT]):
+class SubCommand(ABC, Generic[ParsedT]):
     """A sub-command of ``%vllm``, or ``%%vllm`` itself. It holds no state: there is one object of each.
 
     Attributes:
@@ -160,7 +160,7 @@ class Command(ABC, Generic[ParsedT]):
     about: ClassVar[str]
     details: ClassVar[str] = ""
     arguments: ClassVar[tuple[Argument, ...]] = ()
-    options: ClassVar[tuple[Option, ...]] = ()
+    options: ClassVar[tuple[CommandOption, ...]] = ()
     actions: ClassVar[tuple[Action, ...]] = ()
     default_action: ClassVar[str] = ""
     flags_of: ClassVar[str] = ""
@@ -214,7 +214,7 @@ class Command(ABC, Generic[ParsedT]):
 
 
 def _declare(
-    parser: argparse.ArgumentParser, arguments: Sequence[Argument], options: Sequence[Option]
+    parser: argparse.ArgumentParser, arguments: Sequence[Argument], options: Sequence[CommandOption]
 ) -> None:
     for argument in arguments:
         argument.add_to(parser)
@@ -222,7 +222,7 @@ def _declare(
         option.add_to(parser)
 
 
-def find(commands: Mapping[str, Command[Any]], name: str, before: str = "%vllm") -> Command[Any]:
+def find(commands: Mapping[str, SubCommand[Any]], name: str, before: str = "%vllm") -> SubCommand[Any]:
     """The sub-command of this name.
 
     Args:
@@ -241,7 +241,9 @@ def find(commands: Mapping[str, Command[Any]], name: str, before: str = "%vllm")
     raise InvalidOption(f"%vllm has no {name!r}.{meant} See %vllm help.")
 
 
-SERVER = Argument("NAME", "the server; it can be left out where there is only one", Kind.SERVER)
+SERVER = Argument("NAME", "the server; it can be left out where there is only one", ValueKind.SERVER)
 KNOWN_SERVER = Argument(
-    "NAME", "the server, also one that is over; it can be left out where there is only one", Kind.KNOWN_SERVER
+    "NAME",
+    "the server, also one that is over; it can be left out where there is only one",
+    ValueKind.KNOWN_SERVER,
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.jupyter.commands import help_text
-from vllm_magic.jupyter.commands.base import Argument, Command, Kind, find
+from vllm_magic.jupyter.commands.base import Argument, SubCommand, ValueKind, find
 from vllm_magic.jupyter.commands.parser import CELL
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class HelpArguments:
     command: str | None = None
 
 
-class Help(Command[HelpArguments]):
+class HelpCommand(SubCommand[HelpArguments]):
     """``%vllm help``.
 
     Args:
@@ -33,10 +33,10 @@ class Help(Command[HelpArguments]):
     name = "help"
     about = "this, or all about one command"
     details = "`%vllm COMMAND --help` is the same."
-    arguments = (Argument("COMMAND", "the command (else the list of all)", Kind.COMMAND),)
+    arguments = (Argument("COMMAND", "the command (else the list of all)", ValueKind.COMMAND),)
     examples = ("%vllm help", "%vllm help start", "%vllm help %%vllm")
 
-    def __init__(self, commands: Mapping[str, Command[Any]]) -> None:
+    def __init__(self, commands: Mapping[str, SubCommand[Any]]) -> None:
         self._commands = commands
 
     def parse(self, words: Sequence[str]) -> HelpArguments:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from vllm_magic.jupyter.commands.base import Command, Option
+    from vllm_magic.jupyter.commands.base import CommandOption, SubCommand
 
 LEFT = 27  # characters for what can be written; two blanks, and what it means, follow
 WIDTH = 126  # characters of a line
@@ -43,13 +43,13 @@ class _Row:
     below: bool = False
 
 
-def overview(commands: Iterable[Command[Any]]) -> list[str]:
+def overview(commands: Iterable[SubCommand[Any]]) -> list[str]:
     """The lines of ``%vllm help``."""
     rows = [_Row(ALONE, ALONE_ABOUT), *(row for command in commands for row in _rows(command))]
     return [*(line for row in rows for line in _lines(row, row.about)), "", *NOTES.splitlines()]
 
 
-def page(command: Command[Any]) -> list[str]:
+def page(command: SubCommand[Any]) -> list[str]:
     """The lines of ``%vllm help COMMAND``."""
     words = [one.usage for one in command.arguments]
     if command.actions:
@@ -70,7 +70,7 @@ def page(command: Command[Any]) -> list[str]:
     return [line for part in parts if part for line in ("", *part)][1:]
 
 
-def readme_table(commands: Iterable[Command[Any]]) -> str:
+def readme_table(commands: Iterable[SubCommand[Any]]) -> str:
     """The table of the magics in README.md, in Markdown."""
     lines = ["| | |", "|---|---|", _markdown(_Row(ALONE, f"{ALONE_ABOUT}: state, URL, age, VRAM"))]
     for command in commands:
@@ -80,7 +80,7 @@ def readme_table(commands: Iterable[Command[Any]]) -> str:
     return "\n".join(lines)
 
 
-def _rows(command: Command[Any]) -> Iterator[_Row]:
+def _rows(command: SubCommand[Any]) -> Iterator[_Row]:
     """What the list says of a command: a row for it, or one for each action, and one for each option."""
     if command.actions:
         first, *others = _actions(command)
@@ -95,19 +95,19 @@ def _rows(command: Command[Any]) -> Iterator[_Row]:
         yield from map(_option, command.options)
 
 
-def _actions(command: Command[Any]) -> list[tuple[str, str]]:
+def _actions(command: SubCommand[Any]) -> list[tuple[str, str]]:
     return [
         (" ".join((one.name, *(argument.usage for argument in one.arguments))), one.about)
         for one in command.actions
     ]
 
 
-def _flags(command: Command[Any]) -> list[str]:
+def _flags(command: SubCommand[Any]) -> list[str]:
     other = "Each other flag" if command.options else "Each flag"
     return [f"{other} goes to `{command.flags_of}` as it stands."] if command.flags_of else []
 
 
-def _option(option: Option) -> _Row:
+def _option(option: CommandOption) -> _Row:
     return _Row(option.usage, option.about, option.details, below=True)
 
 

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_magic.errors import InvalidOption
 from vllm_magic.jupyter.commands import start_arguments
-from vllm_magic.jupyter.commands.base import KNOWN_SERVER, SERVER, Argument, Command, Kind, Option, ServerName
+from vllm_magic.jupyter.commands.base import (
+    KNOWN_SERVER,
+    SERVER,
+    Argument,
+    CommandOption,
+    ServerName,
+    SubCommand,
+    ValueKind,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,12 +25,12 @@ if TYPE_CHECKING:
     from vllm_magic.view import View
 
 
-class Status(Command[ServerName]):
+class StatusCommand(SubCommand[ServerName]):
     """``%vllm status``, and ``%vllm`` alone."""
 
     name = "status"
     about = "the same as %vllm, for one server"
-    arguments = (Argument("NAME", "the server (else all of this kernel)", Kind.SERVER),)
+    arguments = (Argument("NAME", "the server (else all of this kernel)", ValueKind.SERVER),)
     examples = ("%vllm", "%vllm status small")
 
     def parse(self, words: Sequence[str]) -> ServerName:
@@ -69,13 +77,13 @@ class LogsArguments:
             raise InvalidOption(f"-n {self.count}: how many lines? Use 1 or more.")
 
 
-class Logs(Command[LogsArguments]):
+class LogsCommand(SubCommand[LogsArguments]):
     """``%vllm logs``."""
 
     name = "logs"
     about = "the last lines of the log of a server, also after its end"
     arguments = (KNOWN_SERVER,)
-    options = (Option("-n", "how many lines (else 50)", "N", dest="count", type=int, default=50),)
+    options = (CommandOption("-n", "how many lines (else 50)", "N", dest="count", type=int, default=50),)
     examples = ("%vllm logs", "%vllm logs small -n 200")
 
     def parse(self, words: Sequence[str]) -> LogsArguments:
@@ -90,7 +98,7 @@ class Logs(Command[LogsArguments]):
         return views.lines(server.name, server.log(arguments.count), server.farewell)
 
 
-class Fit(Command["StartArguments"]):
+class FitCommand(SubCommand["StartArguments"]):
     """``%vllm fit``."""
 
     name = "fit"
@@ -116,7 +124,7 @@ class Fit(Command["StartArguments"]):
         return context.manager.fit(request.spec)
 
 
-class Metrics(Command[ServerName]):
+class MetricsCommand(SubCommand[ServerName]):
     """``%vllm metrics``."""
 
     name = "metrics"
@@ -137,7 +145,7 @@ class Metrics(Command[ServerName]):
         return views.metrics(server.name, server.metrics())
 
 
-class Plot(Command[ServerName]):
+class PlotCommand(SubCommand[ServerName]):
     """``%vllm plot``."""
 
     name = "plot"
@@ -155,4 +163,10 @@ class Plot(Command[ServerName]):
         return context.manager.get_even_past(arguments.name).plot()
 
 
-COMMANDS: tuple[Command[Any], ...] = (Status(), Logs(), Fit(), Metrics(), Plot())
+COMMANDS: tuple[SubCommand[Any], ...] = (
+    StatusCommand(),
+    LogsCommand(),
+    FitCommand(),
+    MetricsCommand(),
+    PlotCommand(),
+)

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_magic.errors import InvalidOption, VllmMagicError
 from vllm_magic.jupyter.commands import start_arguments
-from vllm_magic.jupyter.commands.base import KNOWN_SERVER, SERVER, Argument, Command, Kind, Option, ServerName
+from vllm_magic.jupyter.commands.base import (
+    KNOWN_SERVER,
+    SERVER,
+    Argument,
+    CommandOption,
+    ServerName,
+    SubCommand,
+    ValueKind,
+)
 from vllm_magic.jupyter.commands.parser import seconds
 from vllm_magic.jupyter.commands.start_arguments import StartArguments, StartRequest
 from vllm_magic.release.result import Release
@@ -22,7 +30,7 @@ if TYPE_CHECKING:
 FORESIGHT = 0.2  # seconds that a start without waiting waits for a warning
 
 
-class Start(Command[StartArguments]):
+class StartCommand(SubCommand[StartArguments]):
     """``%vllm start``."""
 
     name = "start"
@@ -81,7 +89,7 @@ def _start(context: Context, request: StartRequest) -> Server:
     return start.server
 
 
-class Attach(Command[ServerName]):
+class AttachCommand(SubCommand[ServerName]):
     """``%vllm attach``."""
 
     name = "attach"
@@ -91,7 +99,7 @@ class Attach(Command[ServerName]):
         Argument(
             "NAME",
             "the server that was kept; it can be left out where there is only one",
-            Kind.KEPT_SERVER,
+            ValueKind.KEPT_SERVER,
         ),
     )
     examples = ("server = %vllm attach Qwen3-0.6B",)
@@ -140,16 +148,16 @@ class StopArguments:
             raise InvalidOption(f"Stop {self.name}, or --all? Leave one of them out.")
 
 
-class Stop(Command[StopArguments]):
+class StopCommand(SubCommand[StopArguments]):
     """``%vllm stop``."""
 
     name = "stop"
     about = "end a server, and prove that its VRAM is back"
     arguments = (SERVER,)
     options = (
-        Option("--all", "every server of this kernel"),
-        Option("--drain", "let requests finish first", "TIME", type=seconds, default=0.0),
-        Option(
+        CommandOption("--all", "every server of this kernel"),
+        CommandOption("--drain", "let requests finish first", "TIME", type=seconds, default=0.0),
+        CommandOption(
             "--grace",
             "from SIGTERM to SIGKILL",
             "TIME",
@@ -174,7 +182,7 @@ class Stop(Command[StopArguments]):
             return context.manager.stop(arguments.name, grace=grace, drain=arguments.drain)
 
 
-class Restart(Command[ServerName]):
+class RestartCommand(SubCommand[ServerName]):
     """``%vllm restart``."""
 
     name = "restart"
@@ -199,7 +207,7 @@ class Restart(Command[ServerName]):
         return _start(context, StartRequest(server.spec, wait=True, timeout=None))
 
 
-class Switch(Command[StartArguments]):
+class SwitchCommand(SubCommand[StartArguments]):
     """``%vllm switch``."""
 
     name = "switch"
@@ -245,4 +253,10 @@ def _interruptible() -> Iterator[None]:
         ) from None
 
 
-COMMANDS: tuple[Command[Any], ...] = (Start(), Attach(), Stop(), Restart(), Switch())
+COMMANDS: tuple[SubCommand[Any], ...] = (
+    StartCommand(),
+    AttachCommand(),
+    StopCommand(),
+    RestartCommand(),
+    SwitchCommand(),
+)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.jupyter.commands.base import Argument, Command, NoArguments, Option
+from vllm_magic.jupyter.commands.base import Argument, CommandOption, NoArguments, SubCommand
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vllm_magic.view import View
 
 
-class Gpu(Command[NoArguments]):
+class GpuCommand(SubCommand[NoArguments]):
     """``%vllm gpu``."""
 
     name = "gpu"
@@ -40,7 +40,7 @@ class ClusterArguments:
     address: str | None = None
 
 
-class Cluster(Command[ClusterArguments]):
+class ClusterCommand(SubCommand[ClusterArguments]):
     """``%vllm cluster``."""
 
     name = "cluster"
@@ -61,7 +61,7 @@ class Cluster(Command[ClusterArguments]):
         return view(survey(arguments.address or "auto"), jobs)
 
 
-class Doctor(Command[NoArguments]):
+class DoctorCommand(SubCommand[NoArguments]):
     """``%vllm doctor``."""
 
     name = "doctor"
@@ -89,20 +89,20 @@ class ReapArguments:
     yes: bool = False
 
 
-class Reap(Command[ReapArguments]):
+class ReapCommand(SubCommand[ReapArguments]):
     """``%vllm reap``."""
 
     name = "reap"
     about = "release what dead kernels left"
     options = (
-        Option(
+        CommandOption(
             "--pid",
             "show a vLLM process that nobody owns: its server was killed; may be repeated",
             "PID",
             type=int,
             repeated=True,
         ),
-        Option("--yes", "end it (else it is only shown)"),
+        CommandOption("--yes", "end it (else it is only shown)"),
     )
     examples = ("%vllm reap", "%vllm reap --pid 4711 --yes")
 
@@ -129,4 +129,4 @@ class Reap(Command[ReapArguments]):
         return views.reaped(shown, reaped, arguments.pids)
 
 
-COMMANDS: tuple[Command[Any], ...] = (Gpu(), Cluster(), Doctor(), Reap())
+COMMANDS: tuple[SubCommand[Any], ...] = (GpuCommand(), ClusterCommand(), DoctorCommand(), ReapCommand())

@@ -8,7 +8,15 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.jupyter.commands.base import SERVER, Action, Argument, Command, Kind, NoArguments, Option
+from vllm_magic.jupyter.commands.base import (
+    SERVER,
+    Action,
+    Argument,
+    CommandOption,
+    NoArguments,
+    SubCommand,
+    ValueKind,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +44,7 @@ class LoraArguments:
     server: str | None = None
 
 
-class Lora(Command[LoraArguments]):
+class LoraCommand(SubCommand[LoraArguments]):
     """``%vllm lora``."""
 
     name = "lora"
@@ -49,16 +57,18 @@ class Lora(Command[LoraArguments]):
             "load one; name it as the model in a request",
             (
                 Argument("NAME", "what to call it", required=True),
-                Argument("FOLDER", "where it is", Kind.FOLDER, required=True),
+                Argument("FOLDER", "where it is", ValueKind.FOLDER, required=True),
             ),
         ),
         Action(
             LoraAction.UNLOAD.value,
             "unload it",
-            (Argument("NAME", "the adapter", Kind.ADAPTER, required=True),),
+            (Argument("NAME", "the adapter", ValueKind.ADAPTER, required=True),),
         ),
     )
-    options = (Option("--server", "of which server, where there are several", "NAME", kind=Kind.SERVER),)
+    options = (
+        CommandOption("--server", "of which server, where there are several", "NAME", kind=ValueKind.SERVER),
+    )
     examples = ("%vllm lora load sailor ./adapters/sailor", "%vllm lora list", "%vllm lora unload sailor")
 
     def parse(self, words: Sequence[str]) -> LoraArguments:
@@ -88,7 +98,7 @@ class BenchArguments:
     args: tuple[str, ...]
 
 
-class Bench(Command[BenchArguments]):
+class BenchCommand(SubCommand[BenchArguments]):
     """``%vllm bench``."""
 
     name = "bench"
@@ -131,14 +141,16 @@ class PullArguments:
     revision: str | None = None
 
 
-class Pull(Command[PullArguments]):
+class PullCommand(SubCommand[PullArguments]):
     """``%vllm pull``."""
 
     name = "pull"
     about = "download a model ahead of its start; what is here whole is not downloaded again"
     details = "Bytes and speed are shown meanwhile."
-    arguments = (Argument("MODEL", "ORGANISATION/NAME of the Hugging Face Hub", Kind.MODEL, required=True),)
-    options = (Option("--revision", "a branch, tag or commit (else the main one)", "REVISION"),)
+    arguments = (
+        Argument("MODEL", "ORGANISATION/NAME of the Hugging Face Hub", ValueKind.MODEL, required=True),
+    )
+    options = (CommandOption("--revision", "a branch, tag or commit (else the main one)", "REVISION"),)
     examples = ("%vllm pull Qwen/Qwen3-0.6B",)
 
     def parse(self, words: Sequence[str]) -> PullArguments:
@@ -168,7 +180,7 @@ class Pull(Command[PullArguments]):
         return View(f"{done.model} is here, {gib(done.size)}: {done.folder}")
 
 
-class Models(Command[NoArguments]):
+class ModelsCommand(SubCommand[NoArguments]):
     """``%vllm models``."""
 
     name = "models"
@@ -189,4 +201,4 @@ class Models(Command[NoArguments]):
         return views.models(cache, hf_cache.models(cache), list(context.manager.servers().values()))
 
 
-COMMANDS: tuple[Command[Any], ...] = (Lora(), Bench(), Pull(), Models())
+COMMANDS: tuple[SubCommand[Any], ...] = (LoraCommand(), BenchCommand(), PullCommand(), ModelsCommand())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllm_magic.jupyter.commands.base import Command, NoArguments, ServerName
-from vllm_magic.jupyter.commands.inspect import Status
+from vllm_magic.jupyter.commands.base import NoArguments, ServerName, SubCommand
+from vllm_magic.jupyter.commands.inspect import StatusCommand
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vllm_magic.jupyter.commands.context import Context
 
 
-class Panel(Command[NoArguments]):
+class PanelCommand(SubCommand[NoArguments]):
     """``%vllm panel``."""
 
     name = "panel"
@@ -29,10 +29,10 @@ class Panel(Command[NoArguments]):
     def run(self, context: Context, arguments: NoArguments) -> Any:  # noqa: ARG002
         """Show the panel of this kernel."""
         if not context.notebook:
-            return Status().run(context, ServerName())
+            return StatusCommand().run(context, ServerName())
         from vllm_magic.jupyter.panel.singleton import panel
 
         return panel()
 
 
-COMMANDS: tuple[Command[Any], ...] = (Panel(),)
+COMMANDS: tuple[SubCommand[Any], ...] = (PanelCommand(),)

@@ -8,26 +8,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vllm_magic.jupyter.commands.base import Command
+    from vllm_magic.jupyter.commands.base import SubCommand
 
 HELP = ("-h", "--help")
 
 
 @lru_cache(maxsize=1)
-def commands() -> dict[str, Command[Any]]:
+def commands() -> dict[str, SubCommand[Any]]:
     """Each command by its name, in the order of ``%vllm help``: the sub-commands, then ``%%vllm``."""
     from vllm_magic.jupyter.commands import inspect, lifecycle, machine, models, panel, sleep, spare
-    from vllm_magic.jupyter.commands.ask import Ask
-    from vllm_magic.jupyter.commands.help import Help
+    from vllm_magic.jupyter.commands.ask import AskCommand
+    from vllm_magic.jupyter.commands.help import HelpCommand
 
     modules = (panel, lifecycle, spare, sleep, inspect, models, machine)
-    known: dict[str, Command[Any]] = {one.name: one for module in modules for one in module.COMMANDS}
-    for one in (Help(known), Ask(known)):  # which have to do with all commands
+    known: dict[str, SubCommand[Any]] = {one.name: one for module in modules for one in module.COMMANDS}
+    for one in (HelpCommand(known), AskCommand(known)):  # which have to do with all commands
         known[one.name] = one
     return known
 
 
-def select(words: Sequence[str], *, cell: bool = False) -> tuple[Command[Any], list[str]]:
+def select(words: Sequence[str], *, cell: bool = False) -> tuple[SubCommand[Any], list[str]]:
     """The command that is meant, and the words for it; ``%vllm`` alone is ``status``.
 
     Args:

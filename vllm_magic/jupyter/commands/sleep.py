@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vllm_magic.jupyter.commands.base import SERVER, Command, Option, ServerName
+from vllm_magic.jupyter.commands.base import SERVER, CommandOption, ServerName, SubCommand
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ class SleepArguments:
     level: int = 1
 
 
-class Sleep(Command[SleepArguments]):
+class SleepCommand(SubCommand[SleepArguments]):
     """``%vllm sleep``."""
 
     name = "sleep"
@@ -29,7 +29,7 @@ class Sleep(Command[SleepArguments]):
     details = "This is vLLM's sleep mode, on GPUs only. The driver is asked whether the memory came back."
     arguments = (SERVER,)
     options = (
-        Option(
+        CommandOption(
             "--level",
             "throw the weights away (else they go to the machine's memory)",
             "2",
@@ -51,7 +51,7 @@ class Sleep(Command[SleepArguments]):
         return switching.sleep(context.manager, arguments.name, arguments.level)
 
 
-class Wake(Command[ServerName]):
+class WakeCommand(SubCommand[ServerName]):
     """``%vllm wake``."""
 
     name = "wake"
@@ -70,4 +70,4 @@ class Wake(Command[ServerName]):
         return switching.wake(context.manager, arguments.name)
 
 
-COMMANDS: tuple[Command[Any], ...] = (Sleep(), Wake())
+COMMANDS: tuple[SubCommand[Any], ...] = (SleepCommand(), WakeCommand())

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.jupyter.commands import start_arguments
-from vllm_magic.jupyter.commands.base import Action, Command
+from vllm_magic.jupyter.commands.base import Action, SubCommand
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ class SpareArguments:
     action: SpareAction
 
 
-class Spare(Command[SpareArguments]):
+class SpareCommand(SubCommand[SpareArguments]):
     """``%vllm spare``."""
 
     name = "spare"
@@ -67,4 +67,4 @@ class Spare(Command[SpareArguments]):
         return views.spare(spares.status())
 
 
-COMMANDS: tuple[Command[Any], ...] = (Spare(),)
+COMMANDS: tuple[SubCommand[Any], ...] = (SpareCommand(),)

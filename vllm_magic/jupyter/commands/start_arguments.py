@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
 from vllm_magic.jupyter.commands import settings
-from vllm_magic.jupyter.commands.base import Argument, Kind, Option
+from vllm_magic.jupyter.commands.base import Argument, CommandOption, ValueKind
 from vllm_magic.jupyter.commands.parser import Parser, assignment, line, seconds
 from vllm_magic.jupyter.commands.settings import NO_SETTINGS, Profile, Settings
 
@@ -20,38 +20,41 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 MODEL = Argument(
-    "MODEL", "the model: ORGANISATION/NAME of the Hugging Face Hub, or a folder", Kind.MODEL, required=True
+    "MODEL",
+    "the model: ORGANISATION/NAME of the Hugging Face Hub, or a folder",
+    ValueKind.MODEL,
+    required=True,
 )
-NO_WAIT = Option("--no-wait", "return at once")
+NO_WAIT = CommandOption("--no-wait", "return at once")
 OPTIONS = (
-    Option("--name", "what to call it (else the last part of the model's name)", "NAME", default=""),
-    Option(
+    CommandOption("--name", "what to call it (else the last part of the model's name)", "NAME", default=""),
+    CommandOption(
         "--gpus",
         "GPUs by index or UUID, or the freest that are enough (else vLLM chooses)",
         "0,1 | auto",
-        kind=Kind.GPUS,
+        kind=ValueKind.GPUS,
     ),
-    Option("--port", "TCP port (else a free one)", "N", type=int),
-    Option(
+    CommandOption("--port", "TCP port (else a free one)", "N", type=int),
+    CommandOption(
         "--env",
         "environment variable for the server; may be repeated",
         "NAME=VALUE",
         type=assignment,
         repeated=True,
     ),
-    Option(
+    CommandOption(
         "--executable",
         "the vllm to run (else $VLLM_MAGIC_EXECUTABLE, vllm beside this Python, vllm on $PATH)",
         "PATH",
-        kind=Kind.FILE,
+        kind=ValueKind.FILE,
     ),
-    Option(
+    CommandOption(
         "--profile",
         "the words of this profile, before those of this line",
         "NAME",
         details="A profile is a table of `~/.config/vllm-magic/profiles.toml`.",
     ),
-    Option(
+    CommandOption(
         "--force",
         "start it also where the GPUs have too little free memory, or vLLM has no such flag",
         details=(
@@ -59,19 +62,19 @@ OPTIONS = (
             "which one was meant."
         ),
     ),
-    Option(
+    CommandOption(
         "--cluster",
         "on a Ray cluster (http://HEAD:8265, or auto for $RAY_ADDRESS); see docs/cluster.md",
         "ADDRESS",
     ),
-    Option(
+    CommandOption(
         "--keep",
         "outlive this kernel for so long, for another one to attach (else it ends with the kernel)",
         "10m",
         type=seconds,
         details="Another kernel takes it over with %vllm attach, or by the same start.",
     ),
-    Option(
+    CommandOption(
         "--ttl",
         "release it when it had no request for that long",
         "30m",
@@ -79,7 +82,7 @@ OPTIONS = (
         details="That is told by vLLM's own counters, and by connections that still wait for an answer.",
     ),
     NO_WAIT,
-    Option("--timeout", "give up, and release it, when it is not ready by then", "TIME", type=seconds),
+    CommandOption("--timeout", "give up, and release it, when it is not ready by then", "TIME", type=seconds),
 )
 _VALUED = {option.flag for option in OPTIONS if option.takes_value}
 _SWITCHES = {option.flag for option in OPTIONS if not option.takes_value}

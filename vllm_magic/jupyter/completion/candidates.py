@@ -11,7 +11,7 @@ from vllm_magic.engine import executable
 from vllm_magic.engine.flags import flag_table, flags
 from vllm_magic.engine.flags.flag_table import plain
 from vllm_magic.errors import ExecutableNotFound
-from vllm_magic.jupyter.commands.base import Kind
+from vllm_magic.jupyter.commands.base import ValueKind
 from vllm_magic.jupyter.commands.parser import CELL
 from vllm_magic.jupyter.completion import values
 from vllm_magic.jupyter.completion.values import Candidate
@@ -19,9 +19,8 @@ from vllm_magic.jupyter.completion.values import Candidate
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from vllm_magic.engine.flags.flag_table import FlagTable
-    from vllm_magic.engine.flags.flag_table import Option as VllmOption
-    from vllm_magic.jupyter.commands.base import Argument, Command
+    from vllm_magic.engine.flags.flag_table import FlagOption, FlagTable
+    from vllm_magic.jupyter.commands.base import Argument, SubCommand
 
 REFUSED = ("-h", "--help", "--headless", "--uds")  # flags with which there is no server to talk to
 SERVE = "vllm serve"  # whose flags are known
@@ -44,7 +43,7 @@ class TypedLine:
     executable: str | None = None
 
 
-def find(line: TypedLine, commands: Mapping[str, Command[Any]]) -> tuple[str, list[Candidate]]:
+def find(line: TypedLine, commands: Mapping[str, SubCommand[Any]]) -> tuple[str, list[Candidate]]:
     """The end of what is typed that is replaced, and by what.
 
     Args:
@@ -58,7 +57,7 @@ def find(line: TypedLine, commands: Mapping[str, Command[Any]]) -> tuple[str, li
     return part, [Candidate(one.text, _short(one.about)) for one in fitting.values()]
 
 
-def _find(line: TypedLine, commands: Mapping[str, Command[Any]]) -> tuple[str, Iterable[Candidate]]:
+def _find(line: TypedLine, commands: Mapping[str, SubCommand[Any]]) -> tuple[str, Iterable[Candidate]]:
     if not line.words:
         return line.typed, _commands(line.typed, commands)
     command = commands.get(line.words[0])
@@ -72,7 +71,7 @@ def _find(line: TypedLine, commands: Mapping[str, Command[Any]]) -> tuple[str, I
 
 
 def _word(
-    line: TypedLine, command: Command[Any], options: _Options, commands: Mapping[str, Command[Any]]
+    line: TypedLine, command: SubCommand[Any], options: _Options, commands: Mapping[str, SubCommand[Any]]
 ) -> Iterable[Candidate]:
     behind = line.words[1:]
     positional = list(options.positionals(behind))
@@ -91,7 +90,7 @@ def _word(
     return found
 
 
-def _commands(typed: str, commands: Mapping[str, Command[Any]]) -> list[Candidate]:
+def _commands(typed: str, commands: Mapping[str, SubCommand[Any]]) -> list[Candidate]:
     return [
         Candidate(name, one.about)
         for name, one in commands.items()
@@ -99,7 +98,7 @@ def _commands(typed: str, commands: Mapping[str, Command[Any]]) -> list[Candidat
     ]
 
 
-def _argument(command: Command[Any], given: list[str]) -> Argument | None:
+def _argument(command: SubCommand[Any], given: list[str]) -> Argument | None:
     """The next argument by its place; those that are given may have the action before them."""
     arguments = command.arguments
     if command.actions:
@@ -108,10 +107,12 @@ def _argument(command: Command[Any], given: list[str]) -> Argument | None:
     return arguments[len(given)] if len(given) < len(arguments) else None
 
 
-def _values(argument: Argument, line: TypedLine, commands: Mapping[str, Command[Any]]) -> Iterable[Candidate]:
-    if argument.kind is Kind.COMMAND:
+def _values(
+    argument: Argument, line: TypedLine, commands: Mapping[str, SubCommand[Any]]
+) -> Iterable[Candidate]:
+    if argument.kind is ValueKind.COMMAND:
         return _commands(line.typed, commands)
-    if argument.kind is Kind.ADAPTER:
+    if argument.kind is ValueKind.ADAPTER:
         return values.adapters(flags.value(line.words, "--server"), line.typed)
     return values.of_kind(argument.kind, line.typed)
 
@@ -133,11 +134,11 @@ def _table(line: TypedLine) -> FlagTable:
 class _Options:
     """The options of a command, and vLLM's flags where they can follow it."""
 
-    def __init__(self, command: Command[Any], table: FlagTable | None) -> None:
+    def __init__(self, command: SubCommand[Any], table: FlagTable | None) -> None:
         self._own = {option.flag: option for option in command.options}
         self._table = table
 
-    def _of_vllm(self, flag: str) -> VllmOption | None:
+    def _of_vllm(self, flag: str) -> FlagOption | None:
         return self._table.find(flag) if self._table else None
 
     def takes_value(self, flag: str) -> bool:
@@ -174,11 +175,11 @@ class _Options:
                 yield Candidate(typed + (rest.replace("-", "_") if "_" in typed else rest), _about(of_vllm))
 
 
-def _long_first(entry: tuple[str, VllmOption]) -> tuple[bool, str]:
+def _long_first(entry: tuple[str, FlagOption]) -> tuple[bool, str]:
     return not entry[0].startswith("--"), entry[0]
 
 
-def _about(option: VllmOption) -> str:
+def _about(option: FlagOption) -> str:
     return " · ".join(filter(None, (option.kind, option.help)))
 
 

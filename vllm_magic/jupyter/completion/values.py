@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.jupyter import on_disk
-from vllm_magic.jupyter.commands.base import Kind
+from vllm_magic.jupyter.commands.base import ValueKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from vllm_magic.engine.flags.flag_table import Option as VllmOption
-    from vllm_magic.jupyter.commands.base import Option
+    from vllm_magic.engine.flags.flag_table import FlagOption
+    from vllm_magic.jupyter.commands.base import CommandOption
 
 DEVICES = Path("/dev")
 DRIVER_LIMIT = 0.01  # seconds for a driver that has answered before
@@ -33,28 +33,28 @@ class Candidate:
     about: str
 
 
-def of_kind(kind: Kind, typed: str) -> Iterable[Candidate]:
+def of_kind(kind: ValueKind, typed: str) -> Iterable[Candidate]:
     """What there is of a kind that begins so."""
     found = {
-        Kind.SERVER: servers,
-        Kind.KNOWN_SERVER: known_servers,
-        Kind.KEPT_SERVER: kept_servers,
-        Kind.MODEL: models,
-        Kind.GPUS: gpus,
-        Kind.FILE: files,
-        Kind.FOLDER: folders,
+        ValueKind.SERVER: servers,
+        ValueKind.KNOWN_SERVER: known_servers,
+        ValueKind.KEPT_SERVER: kept_servers,
+        ValueKind.MODEL: models,
+        ValueKind.GPUS: gpus,
+        ValueKind.FILE: files,
+        ValueKind.FOLDER: folders,
     }.get(kind)
     return found(typed) if found else ()  # of other kinds only the caller can tell
 
 
-def of_option(option: Option, typed: str) -> Iterable[Candidate]:
+def of_option(option: CommandOption, typed: str) -> Iterable[Candidate]:
     """The values of an option of a command that begin so."""
     if option.choices:
         return _told(map(str, option.choices), str(option.default), typed)
     return of_kind(option.kind, typed)
 
 
-def of_vllm(option: VllmOption, typed: str) -> Iterable[Candidate]:
+def of_vllm(option: FlagOption, typed: str) -> Iterable[Candidate]:
     """The values of a flag of vLLM that begin so."""
     if any(string in MODELS for string in option.strings):
         return models(typed)

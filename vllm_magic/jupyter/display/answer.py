@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.display import DisplayHandle, display
 
-from vllm_magic.engine.client.generate import Kind
+from vllm_magic.engine.client.generate import PieceKind
 from vllm_magic.engine.startup.log import printable
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class NotebookAnswer:
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
-        self._said: dict[Kind, str] = dict.fromkeys(Kind, "")
+        self._said: dict[PieceKind, str] = dict.fromkeys(PieceKind, "")
         self._handle: DisplayHandle | None = None
         self._due = 0.0
 
@@ -41,7 +41,7 @@ class NotebookAnswer:
         """Add a piece; update the output, unless that was done a moment ago."""
         self._said[piece.kind] += piece.text
         if time.monotonic() >= self._due:
-            self._show(thinking=piece.kind is Kind.REASONING)
+            self._show(thinking=piece.kind is PieceKind.REASONING)
 
     def finish(self, line: str) -> None:
         """Show the whole answer, and the line below it."""
@@ -62,37 +62,37 @@ class NotebookAnswer:
     def _html(self, *, thinking: bool) -> str:
         from vllm_magic.jupyter.display import markdown
 
-        text = self._said[Kind.TEXT]
+        text = self._said[PieceKind.TEXT]
         said = f"<pre><code>{escape(text)}</code></pre>" if self._as_json and text else markdown.html(text)
-        refusal = markdown.html(_refusal(self._said[Kind.REFUSAL]))
+        refusal = markdown.html(_refusal(self._said[PieceKind.REFUSAL]))
         return self._reasoning(thinking=thinking) + refusal + said
 
     def _reasoning(self, *, thinking: bool) -> str:
         """Return the reasoning as HTML, folded once the answer begins."""
         from vllm_magic.jupyter.display import markdown
 
-        reasoning = self._said[Kind.REASONING]
+        reasoning = self._said[PieceKind.REASONING]
         if not reasoning:
             return ""
         head = "<details open><summary>thinking" if thinking else "<details><summary>thought"
         return f"{head}</summary><blockquote>{markdown.html(reasoning)}</blockquote></details>"
 
     def _plain(self) -> str:
-        reasoning = self._said[Kind.REASONING]
+        reasoning = self._said[PieceKind.REASONING]
         quoted = _quoted(reasoning) if reasoning else ""
-        return printable(_joined(quoted, _refusal(self._said[Kind.REFUSAL]), self._said[Kind.TEXT]))
+        return printable(_joined(quoted, _refusal(self._said[PieceKind.REFUSAL]), self._said[PieceKind.TEXT]))
 
 
 class TerminalAnswer:
     """An answer in a terminal: text, written as it comes."""
 
     def __init__(self) -> None:
-        self._kind: Kind | None = None
+        self._kind: PieceKind | None = None
 
     def add(self, piece: Piece) -> None:
         """Write a piece."""
         if piece.kind is not self._kind:
-            heads = {Kind.REASONING: "(thinking) ", Kind.TEXT: "", Kind.REFUSAL: _REFUSES}
+            heads = {PieceKind.REASONING: "(thinking) ", PieceKind.TEXT: "", PieceKind.REFUSAL: _REFUSES}
             sys.stdout.write(("\n\n" if self._kind else "") + heads[piece.kind])
             self._kind = piece.kind
         sys.stdout.write(printable(piece.text))

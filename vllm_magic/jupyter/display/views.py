@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from vllm_magic.provisioning.standby_pool import StandbyStatus
     from vllm_magic.recovery.sweep import Swept
     from vllm_magic.release.result import Release
-    from vllm_magic.release.unproved import Looked
+    from vllm_magic.release.unproved import SecondLook
     from vllm_magic.server.server import Server
-    from vllm_magic.server.sleep_mode import Nap
+    from vllm_magic.server.sleep_mode import SleepResult
 
 GIB = 2**30
 NOTHING_RUNS = "No server runs. Start one with %vllm start MODEL."
@@ -84,7 +84,7 @@ def spare(one: StandbyStatus) -> View:
     return View(f"A spare {state}, since {since}. A start like the last one takes far less time with it.")
 
 
-def nap(one: Nap) -> View:
+def sleep_result(one: SleepResult) -> View:
     """Return the view for ``%vllm sleep`` and ``wake``."""
     return View(one.text)
 
@@ -222,7 +222,7 @@ def in_a_cell(command: str) -> str:
     return f"!{command}"
 
 
-def swept(several: Sequence[Swept | Looked]) -> View:
+def swept(several: Sequence[Swept | SecondLook]) -> View:
     """Return the view for ``%vllm reap``."""
     return View(lines=tuple(one.text for one in several) or ("Nothing to reap.",))
 

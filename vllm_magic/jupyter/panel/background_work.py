@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.jupyter.commands.settings import Settings
     from vllm_magic.jupyter.panel.form import Assessment
-    from vllm_magic.jupyter.panel.messages import Words
+    from vllm_magic.jupyter.panel.messages import FormFields
     from vllm_magic.manager.manager import Manager
     from vllm_magic.server.server import Server
 
@@ -41,7 +41,7 @@ class Done:
     wrong: bool = False
     chosen: str | None = None
     judged: Assessment | None = None
-    judged_of: Words | None = None
+    judged_of: FormFields | None = None
     message: dict[str, Any] | None = None
 
 
@@ -71,15 +71,15 @@ class Work:
         self._settings = settings
         self.grace = grace
 
-    def said(self, server: Server) -> Words:
+    def said(self, server: Server) -> FormFields:
         """Return the form values that would start this server again."""
         return form.said(server.spec, self._settings())
 
-    def judge(self, words: Words, now: Snapshot | None) -> Done:
+    def judge(self, words: FormFields, now: Snapshot | None) -> Done:
         """Assess the start that the form describes."""
         return Done(judged=form.judge(words, self._settings(), now), judged_of=words)
 
-    def start(self, words: Words) -> Done:
+    def start(self, words: FormFields) -> Done:
         """Start the server that the form describes, without waiting until it is ready."""
         start = self._manager.start(form.spec(words, self._settings()), wait=False)
         name = start.server.name

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine.client import generate
-from vllm_magic.engine.client.generate import Kind
+from vllm_magic.engine.client.generate import PieceKind
 from vllm_magic.engine.startup.log import printable
 from vllm_magic.errors import NoChatTemplate, RequestFailed, VllmMagicError
 from vllm_magic.jupyter.display.answer import line
@@ -119,7 +119,7 @@ class Chat:
         for piece in stream.pieces():
             if self._hushed.is_set():
                 return
-            if piece.kind is Kind.REASONING:
+            if piece.kind is PieceKind.REASONING:
                 turn.thought += printable(piece.text)
             else:
                 turn.answer += printable(piece.text)

@@ -17,7 +17,7 @@ from vllm_magic.errors import VllmMagicError
 from vllm_magic.jupyter.panel import background_work, form, snapshot
 from vllm_magic.jupyter.panel.chats import Chats
 from vllm_magic.jupyter.panel.form_state import FormState
-from vllm_magic.jupyter.panel.messages import Ask, Message
+from vllm_magic.jupyter.panel.messages import Message, RequestKind
 from vllm_magic.jupyter.panel.open_views import OpenViews
 from vllm_magic.jupyter.panel.selection import Selection
 from vllm_magic.jupyter.panel.server_list import ServerList
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.jupyter.panel.background_work import Work
     from vllm_magic.jupyter.panel.chat import Chat
-    from vllm_magic.jupyter.panel.messages import Front, Words
+    from vllm_magic.jupyter.panel.messages import FormFields, Front
     from vllm_magic.manager.manager import Manager
 
 LOOK = 1.5  # seconds after which the views are updated; mostly the sampler requests an update before that
@@ -57,7 +57,7 @@ class Controller:
         self._due = 0.0
         self._entry = FormState()
         self._notice: dict[str, str] | None = None
-        self._asked: set[Ask] = set()  # the background work that is under way
+        self._asked: set[RequestKind] = set()  # the background work that is under way
         self._chats = Chats(manager, self._more)
         self._selection = Selection(manager, front, self._chats, work.said)
         self._server_list = ServerList(manager)
@@ -105,22 +105,22 @@ class Controller:
     def _obey(self, message: Message) -> None:
         self._open_views.hear(message)
         self._watch()
-        if message.ask is Ask.HERE:
+        if message.ask is RequestKind.HERE:
             return
         self._front.send({"kind": "got", "ask": message.ask.value})
-        actions: dict[Ask, Callable[[Message], None]] = {
-            Ask.HELLO: self._welcome,
-            Ask.BYE: lambda _: None,
-            Ask.CHOOSE: lambda said: self._choose(said.name),
-            Ask.CLEAR: self._clear,
-            Ask.FORM: self._read,
-            Ask.START: self._start,
-            Ask.STOP: self._stop,
-            Ask.SAY: self._say,
-            Ask.HUSH: lambda said: self._chats.of(said.name).hush(),
-            Ask.FORGET: lambda said: self._selection.send_chat(self._chats.forget(said.name)),
-            Ask.DOCTOR: lambda _: self._do(Ask.DOCTOR, self._work.doctor),
-            Ask.REAP: lambda said: self._do(Ask.REAP, partial(self._work.reap, said.pids)),
+        actions: dict[RequestKind, Callable[[Message], None]] = {
+            RequestKind.HELLO: self._welcome,
+            RequestKind.BYE: lambda _: None,
+            RequestKind.CHOOSE: lambda said: self._choose(said.name),
+            RequestKind.CLEAR: self._clear,
+            RequestKind.FORM: self._read,
+            RequestKind.START: self._start,
+            RequestKind.STOP: self._stop,
+            RequestKind.SAY: self._say,
+            RequestKind.HUSH: lambda said: self._chats.of(said.name).hush(),
+            RequestKind.FORGET: lambda said: self._selection.send_chat(self._chats.forget(said.name)),
+            RequestKind.DOCTOR: lambda _: self._do(RequestKind.DOCTOR, self._work.doctor),
+            RequestKind.REAP: lambda said: self._do(RequestKind.REAP, partial(self._work.reap, said.pids)),
         }
         self._risk(partial(actions[message.ask], message))
         self._look()
@@ -223,7 +223,7 @@ class Controller:
         self._notice = None
         self._judge(self._entry.write(message))
 
-    def _judge(self, words: Words) -> None:
+    def _judge(self, words: FormFields) -> None:
         now = self._manager.latest
         self._entry.judging(words, now)
         self._do(None, partial(self._work.judge, words, now))
@@ -235,7 +235,7 @@ class Controller:
             self._judge(self._entry.words)
 
     def _start(self, message: Message) -> None:
-        self._do(Ask.START, partial(self._work.start, self._entry.write(message)))
+        self._do(RequestKind.START, partial(self._work.start, self._entry.write(message)))
 
     def _stop(self, message: Message) -> None:
         self._notice = None
@@ -259,7 +259,7 @@ class Controller:
     def _tell(self, text: str, *, wrong: bool = False) -> None:
         self._notice = {"text": text, "kind": "wrong" if wrong else "told"}
 
-    def _do(self, ask: Ask | None, work: Callable[[], background_work.Done]) -> None:
+    def _do(self, ask: RequestKind | None, work: Callable[[], background_work.Done]) -> None:
         """Run the work in a thread of its own, unless work of the same kind is under way."""
         if ask is not None and ask in self._asked:
             return
@@ -277,7 +277,7 @@ class Controller:
                 ask, background_work.Done(f"{error}. End some threads, and try again.", wrong=True)
             )
 
-    def _take_done(self, ask: Ask | None, done: background_work.Done) -> None:
+    def _take_done(self, ask: RequestKind | None, done: background_work.Done) -> None:
         if ask is not None:
             self._asked.discard(ask)
         else:

@@ -17,7 +17,7 @@ from vllm_magic.errors import InvalidOption, NoEstimate, VllmMagicError
 from vllm_magic.jupyter import on_disk
 from vllm_magic.jupyter.commands import expansion, start_arguments
 from vllm_magic.jupyter.commands.settings import NO_SETTINGS
-from vllm_magic.jupyter.panel.messages import Words
+from vllm_magic.jupyter.panel.messages import FormFields
 from vllm_magic.masking import SHOWN, known, mask, mask_words
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Assessment:
     claims: Mapping[int, int] = field(default_factory=dict)
 
 
-def spec(form: Words, settings: Settings) -> ServerSpec:
+def spec(form: FormFields, settings: Settings) -> ServerSpec:
     """Return the spec of the server that the form describes.
 
     Raises:
@@ -57,7 +57,7 @@ def spec(form: Words, settings: Settings) -> ServerSpec:
     return start_arguments.start([*said, *chosen], settings).spec
 
 
-def said(wanted: ServerSpec, settings: Settings) -> Words:
+def said(wanted: ServerSpec, settings: Settings) -> FormFields:
     """Return the form values that, together with the settings, describe this server; its keys are in them."""
     try:
         usual = start_arguments.start([wanted.model], settings).spec
@@ -73,10 +73,10 @@ def said(wanted: ServerSpec, settings: Settings) -> Words:
     for name, value in wanted.env:
         if (name, value) not in usual.env:
             flags += ["--env", f"{name}={value}"]
-    return Words(wanted.model, shlex.join(flags), wanted.gpus or "")
+    return FormFields(wanted.model, shlex.join(flags), wanted.gpus or "")
 
 
-def shown(form: Words) -> Words:
+def shown(form: FormFields) -> FormFields:
     """Return the form values as a view may see them, with `SHOWN` in place of each key."""
     try:
         plain = expansion.split(form.flags)
@@ -86,7 +86,7 @@ def shown(form: Words) -> Words:
     return form if masked == plain else replace(form, flags=shlex.join(masked))
 
 
-def meant(form: Words, before: Words) -> Words:
+def meant(form: FormFields, before: FormFields) -> FormFields:
     """Return the form values that a view sent, with the keys back in place of `SHOWN`.
 
     Args:
@@ -125,7 +125,7 @@ def _masked_variable(word: str) -> str:
     return f"{name}={SHOWN}" if known({name: value}) or mask(word) != word else word
 
 
-def judge(form: Words, settings: Settings, now: Snapshot | None) -> Assessment:
+def judge(form: FormFields, settings: Settings, now: Snapshot | None) -> Assessment:
     """Assess the flags and the memory, without the network."""
     if not form.model:
         return Assessment()

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.jupyter.panel import form
-from vllm_magic.jupyter.panel.messages import Message, Words
+from vllm_magic.jupyter.panel.messages import FormFields, Message
 
 if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Snapshot
@@ -25,7 +25,7 @@ class FormState:
     """
 
     def __init__(self) -> None:
-        self.words = Words()
+        self.words = FormFields()
         self._writer = ""  # the id of the view that wrote the values
         self._judged = form.Assessment()
         self._under_way = 0
@@ -38,16 +38,16 @@ class FormState:
 
     def empty(self) -> None:
         """Clear the form."""
-        self.words, self._writer = Words(), ""
+        self.words, self._writer = FormFields(), ""
         self._judged = form.Assessment()
 
-    def write(self, message: Message) -> Words:
+    def write(self, message: Message) -> FormFields:
         """Accept the values that a view wrote; return them with the keys that the view did not see."""
         self.words = form.meant(message.words, self.words)
         self._writer = message.view
         return self.words
 
-    def judging(self, words: Words, now: Snapshot | None) -> None:
+    def judging(self, words: FormFields, now: Snapshot | None) -> None:
         """Note that an assessment of these values begins, for the GPUs as they are now."""
         self.words = words
         self._judged_by = _free(now)

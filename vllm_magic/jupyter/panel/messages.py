@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 LONGEST = 100_000  # characters that are kept of a text from a view
 
 
-class Ask(str, Enum):
+class RequestKind(str, Enum):
     """The kind of a request."""
 
     HELLO = "hello"
@@ -69,7 +69,7 @@ class Front(Protocol):
 
 
 @dataclass(frozen=True)
-class Words:
+class FormFields:
     """The values of the form's fields; "" for an empty field."""
 
     model: str = ""
@@ -92,12 +92,12 @@ class Message:
         beside: whether the request came on another thread than the one that runs cells, so it does not wait for a cell.
     """
 
-    ask: Ask
+    ask: RequestKind
     view: str = ""
     name: str = ""
     text: str = ""
     tab: str = ""
-    words: Words = Words()
+    words: FormFields = FormFields()
     pids: tuple[int, ...] = ()
     beside: bool = False
 
@@ -107,7 +107,7 @@ def read(content: Any, *, beside: bool) -> Message | None:
     if not isinstance(content, dict):
         return None
     try:
-        ask = Ask(content.get("ask"))
+        ask = RequestKind(content.get("ask"))
     except ValueError:
         return None
     words = content.get("words")
@@ -118,14 +118,16 @@ def read(content: Any, *, beside: bool) -> Message | None:
         name=_text(content, "name"),
         text=_text(content, "text"),
         tab=_text(content, "tab"),
-        words=_words(words) if isinstance(words, dict) else Words(),
+        words=_words(words) if isinstance(words, dict) else FormFields(),
         pids=tuple(pid for pid in pids if isinstance(pid, int)) if isinstance(pids, list) else (),
         beside=beside,
     )
 
 
-def _words(words: Mapping[str, Any]) -> Words:
-    return Words(_text(words, "model").strip(), _text(words, "flags").strip(), _text(words, "gpus").strip())
+def _words(words: Mapping[str, Any]) -> FormFields:
+    return FormFields(
+        _text(words, "model").strip(), _text(words, "flags").strip(), _text(words, "gpus").strip()
+    )
 
 
 def _text(content: Mapping[str, Any], key: str) -> str:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vllm_magic.jupyter.panel.messages import Ask
+from vllm_magic.jupyter.panel.messages import RequestKind
 
 if TYPE_CHECKING:
     from vllm_magic.jupyter.panel.messages import Message
@@ -15,7 +15,7 @@ EXPIRY = 20.0  # seconds without a request after which a view counts as closed; 
 
 
 @dataclass(frozen=True)
-class _View:
+class _OpenView:
     seen: float
     tab: str
 
@@ -29,7 +29,7 @@ class OpenViews:
 
     def __init__(self) -> None:
         self.beside = False
-        self._views: dict[str, _View] = {}
+        self._views: dict[str, _OpenView] = {}
 
     def __bool__(self) -> bool:
         return bool(self._views)
@@ -38,9 +38,9 @@ class OpenViews:
         """Note a request of a view."""
         self.beside = message.beside  # false for a view's first requests: its subshell is not ready yet
         before = self._views.pop(message.view, None)
-        if message.ask is not Ask.BYE:
+        if message.ask is not RequestKind.BYE:
             tab = message.tab or (before.tab if before else "")
-            self._views[message.view] = _View(time.monotonic(), tab)
+            self._views[message.view] = _OpenView(time.monotonic(), tab)
 
     def expire(self) -> None:
         """Forget the views without a request for `EXPIRY` seconds: a page that is reloaded sends no "bye"."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.jupyter.panel import chats, snapshot
 from vllm_magic.jupyter.panel.log_stream import LogStream
-from vllm_magic.jupyter.panel.messages import Words
+from vllm_magic.jupyter.panel.messages import FormFields
 from vllm_magic.jupyter.panel.process_rows import ProcessRows
 
 if TYPE_CHECKING:
@@ -33,9 +33,11 @@ class Selection:
         said: the form values that would start the chosen server again.
     """
 
-    def __init__(self, manager: Manager, front: Front, chats: Chats, said: Callable[[Server], Words]) -> None:
+    def __init__(
+        self, manager: Manager, front: Front, chats: Chats, said: Callable[[Server], FormFields]
+    ) -> None:
         self.name: str | None = None
-        self.said = Words()
+        self.said = FormFields()
         self._manager = manager
         self._front = front
         self._chats = chats
@@ -61,7 +63,7 @@ class Selection:
         """Send all data about the chosen server that ``picture`` does not have."""
         server = self.server
         self._log_stream = LogStream(server) if server else None
-        self.said = self._words_of(server) if server else Words()
+        self.said = self._words_of(server) if server else FormFields()
         self._rows = ProcessRows()
         if server is None or self._log_stream is None:
             return

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.devices import Gpu, Snapshot
-    from vllm_magic.jupyter.panel.messages import Words
+    from vllm_magic.jupyter.panel.messages import FormFields
     from vllm_magic.provisioning.standby_pool import StandbyStatus
     from vllm_magic.release.result import Release
     from vllm_magic.server.server import Server
@@ -44,7 +44,7 @@ def state(one: Server) -> str:
     return "asleep" if one.asleep and one.state is ServerState.READY else one.state.value
 
 
-def server(one: Server, words: Words) -> Data:
+def server(one: Server, words: FormFields) -> Data:
     """Return the chosen server in full, with the form values that would start it again."""
     began = one.times.get(ServerState.STARTING)
     return {

@@ -11,7 +11,7 @@ import pytest
 import vllm_magic
 from vllm_magic.engine import command
 from vllm_magic.engine.flags import abbreviations
-from vllm_magic.engine.flags.flag_table import FlagTable, Option
+from vllm_magic.engine.flags.flag_table import FlagOption, FlagTable
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
 from vllm_magic.masking import mask_words
@@ -20,21 +20,21 @@ KEY = "key-of-my-own-1"
 TABLE = FlagTable(
     "0.32.0",
     (
-        Option(("--api-key",)),
-        Option(("--api-server-count", "-asc"), "int"),
-        Option(("--hf-token",)),
-        Option(("--hf-overrides",), "loads"),
-        Option(("--host",)),
-        Option(("--port",), "int"),
-        Option(("--uds",)),
-        Option(("--kv-cache-memory-bytes",)),
-        Option(("--kv-cache-metrics",)),
-        Option(("--tensor-parallel-size", "-tp"), "int"),
-        Option(("--ssl-certfile",)),
-        Option(("--seed",), "int"),
-        Option(("--served-model-name",)),
-        Option(("--enable-sleep-mode",), "bool"),
-        Option(("--enable-sl",), "bool"),  # another version's
+        FlagOption(("--api-key",)),
+        FlagOption(("--api-server-count", "-asc"), "int"),
+        FlagOption(("--hf-token",)),
+        FlagOption(("--hf-overrides",), "loads"),
+        FlagOption(("--host",)),
+        FlagOption(("--port",), "int"),
+        FlagOption(("--uds",)),
+        FlagOption(("--kv-cache-memory-bytes",)),
+        FlagOption(("--kv-cache-metrics",)),
+        FlagOption(("--tensor-parallel-size", "-tp"), "int"),
+        FlagOption(("--ssl-certfile",)),
+        FlagOption(("--seed",), "int"),
+        FlagOption(("--served-model-name",)),
+        FlagOption(("--enable-sleep-mode",), "bool"),
+        FlagOption(("--enable-sl",), "bool"),  # another version's
     ),
 )
 

@@ -6,19 +6,19 @@ import pytest
 
 from vllm_magic.engine import command
 from vllm_magic.engine.flags import unknown_flags
-from vllm_magic.engine.flags.flag_table import FlagTable, Option
+from vllm_magic.engine.flags.flag_table import FlagOption, FlagTable
 
 TABLE = FlagTable(
     "0.32.0",
     (
-        Option(("--max-model-len",), "int"),
-        Option(("--max-num-seqs",), "int"),
-        Option(("--hf-overrides",), "loads"),
-        Option(("--compilation-config", "-cc")),
-        Option(("--enforce-eager", "--no-enforce-eager"), "bool", takes_value=False),
-        Option(("--tensor-parallel-size", "-tp"), "int"),
-        Option(("--chat-template",)),
-        Option(("--api_key",)),
+        FlagOption(("--max-model-len",), "int"),
+        FlagOption(("--max-num-seqs",), "int"),
+        FlagOption(("--hf-overrides",), "loads"),
+        FlagOption(("--compilation-config", "-cc")),
+        FlagOption(("--enforce-eager", "--no-enforce-eager"), "bool", takes_value=False),
+        FlagOption(("--tensor-parallel-size", "-tp"), "int"),
+        FlagOption(("--chat-template",)),
+        FlagOption(("--api_key",)),
     ),
 )
 

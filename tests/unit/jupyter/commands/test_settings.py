@@ -13,7 +13,7 @@ from vllm_magic.engine.flags import config_file
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
 from vllm_magic.jupyter.commands import start_arguments
-from vllm_magic.jupyter.commands.lifecycle import Stop
+from vllm_magic.jupyter.commands.lifecycle import StopCommand
 from vllm_magic.jupyter.commands.settings import Settings, profiles_path
 from vllm_magic.provisioning import serialization
 
@@ -65,7 +65,7 @@ class TestSettings:
         for configured in (3.0, None):
             context = SimpleNamespace(manager=manager, grace=configured)
             for words in ([], ["--all"], ["--grace", "1"], ["--grace", "0"]):
-                Stop().run(context, Stop().parse(words))
+                StopCommand().run(context, StopCommand().parse(words))
         assert stopped == [3.0, 3.0, 1.0, 0.0, None, None, 1.0, 0.0]
 
 

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 import stand_in
 
-from vllm_magic.engine.client.generate import Answer, Kind, Piece
+from vllm_magic.engine.client.generate import Answer, Piece, PieceKind
 from vllm_magic.engine.startup.log import printable
 from vllm_magic.jupyter.display import answer
 
@@ -47,7 +47,7 @@ class TestNotebook:
 
     def test_few_updates_and_all_of_it_in_the_end(self, seen):
         began = time.monotonic()
-        self.say(*[Piece(Kind.TEXT, f"w{number} ") for number in range(5000)])
+        self.say(*[Piece(PieceKind.TEXT, f"w{number} ") for number in range(5000)])
         assert len(seen) <= 3 + (time.monotonic() - began) / answer.EVERY
         whole = "".join(f"w{number} " for number in range(5000))
         assert seen[-2] == {"text/plain": whole, "text/html": f"<p>{whole.rstrip()}</p>\n"}
@@ -70,7 +70,7 @@ class TestNotebook:
         ],
     )
     def test_markdown(self, seen, said, html):
-        self.say(Piece(Kind.TEXT, said))
+        self.say(Piece(PieceKind.TEXT, said))
         assert seen[-2] == {"text/plain": said, "text/html": html}
 
     @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ class TestNotebook:
             "| <b>a |\n|-|\n| <b>b |",
         ],
     )
-    @pytest.mark.parametrize("kind", Kind)
+    @pytest.mark.parametrize("kind", PieceKind)
     def test_nothing_of_it_is_more_than_text(self, seen, kind, said):
         class Tags(HTMLParser):
             def handle_starttag(self, tag, attributes):
@@ -103,23 +103,23 @@ class TestNotebook:
         assert "\x1b" not in seen[-2]["text/plain"]
 
     def test_an_image_is_a_link(self, seen):
-        self.say(Piece(Kind.TEXT, "![a](https://name.invalid/b)"))
+        self.say(Piece(PieceKind.TEXT, "![a](https://name.invalid/b)"))
         assert seen[-2]["text/html"] == '<p>!<a href="https://name.invalid/b">a</a></p>\n'
 
     def test_thoughts_are_folded_when_the_answer_begins(self, seen, monkeypatch):
         monkeypatch.setattr(answer, "EVERY", 0.0)
-        self.say(Piece(Kind.REASONING, "a <b>\n```"), Piece(Kind.TEXT, "done"))
+        self.say(Piece(PieceKind.REASONING, "a <b>\n```"), Piece(PieceKind.TEXT, "done"))
         quoted = "<blockquote><p>a &lt;b&gt;</p>\n<pre><code></code></pre>\n</blockquote></details>"
         assert seen[0]["text/html"] == f"<details open><summary>thinking</summary>{quoted}"
         assert seen[-2]["text/html"] == f"<details><summary>thought</summary>{quoted}<p>done</p>\n"
         assert seen[-2]["text/plain"] == "> a <b>\n> ```\n\ndone"
 
     def test_a_refusal(self, seen):
-        self.say(Piece(Kind.REFUSAL, "No."))
+        self.say(Piece(PieceKind.REFUSAL, "No."))
         assert seen[-2]["text/html"] == "<p>The model refuses: No.</p>\n"
 
     def test_json_is_code(self, seen):
-        self.say(Piece(Kind.TEXT, '{"a": "```"}'), as_json=True)
+        self.say(Piece(PieceKind.TEXT, '{"a": "```"}'), as_json=True)
         assert seen[-2]["text/html"] == "<pre><code>{&quot;a&quot;: &quot;```&quot;}</code></pre>"
         assert seen[-2]["text/plain"] == '{"a": "```"}'
 

@@ -14,7 +14,7 @@ import pytest
 from by_hand import identity, until
 
 from vllm_magic.children import benchmark
-from vllm_magic.children.child import Errand
+from vllm_magic.children.child import ChildProcess
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.linux import pidfd, processes
 
@@ -27,9 +27,9 @@ time.sleep(300)
 """
 KERNEL = """
 import sys
-from vllm_magic.children.child import Errand
-errand = Errand([sys.executable, "-c", sys.argv[1]], {})
-for lines in errand.lines(1.0):
+from vllm_magic.children.child import ChildProcess
+child = ChildProcess([sys.executable, "-c", sys.argv[1]], {})
+for lines in child.lines(1.0):
     for line in lines:
         print(line, flush=True)
 """
@@ -62,8 +62,8 @@ time.sleep(300)
 """
 
 
-def program(text: str, **env: str | None) -> contextlib.closing[Errand]:
-    return contextlib.closing(Errand([sys.executable, "-c", text], env))
+def program(text: str, **env: str | None) -> contextlib.closing[ChildProcess]:
+    return contextlib.closing(ChildProcess([sys.executable, "-c", text], env))
 
 
 def gone(every: list[processes.Identity]) -> None:
@@ -74,27 +74,27 @@ def gone(every: list[processes.Identity]) -> None:
             pidfd.send(one, signal.SIGKILL)
 
 
-def all_lines(errand: Errand) -> list[str]:
-    return [line for lines in errand.lines(5.0) for line in lines]
+def all_lines(child: ChildProcess) -> list[str]:
+    return [line for lines in child.lines(5.0) for line in lines]
 
 
 class TestLines:
     def test_to_the_end(self):
         with program(
             "import sys; print('a\\rb'); print('\\x1b[31mc', file=sys.stderr); print('rest', end='')"
-        ) as errand:
-            assert sorted(all_lines(errand)) == ["a", "b", "c", "rest"]
-            assert errand.exit_code() == 0
+        ) as child:
+            assert sorted(all_lines(child)) == ["a", "b", "c", "rest"]
+            assert child.exit_code() == 0
 
     def test_as_they_come(self):
         with program(
             "import sys\nfor line in sys.stdin: pass\nprint('x', flush=True)\nimport time; time.sleep(300)"
-        ) as errand:
-            assert next(lines for lines in errand.lines(0.05) if lines) == ["x"]
+        ) as child:
+            assert next(lines for lines in child.lines(0.05) if lines) == ["x"]
 
     def test_while_nothing_is_said(self):
-        with program("import time; time.sleep(300)") as errand:
-            looks = errand.lines(0.01)
+        with program("import time; time.sleep(300)") as child:
+            looks = child.lines(0.01)
             assert [next(looks), next(looks)] == [[], []]
 
     def test_the_environment(self, monkeypatch):
@@ -104,20 +104,20 @@ class TestLines:
             "import os; print(*(os.environ.get(name) for name in ('KEPT', 'TAKEN', 'NEW', 'JPY_PARENT_PID')))"
         )
         monkeypatch.setenv("JPY_PARENT_PID", "1")
-        with program(text, TAKEN=None, NEW="2") as errand:
-            assert all_lines(errand) == ["1 None 2 None"]
+        with program(text, TAKEN=None, NEW="2") as child:
+            assert all_lines(child) == ["1 None 2 None"]
 
     @pytest.mark.parametrize(("ending", "code"), [("sys.exit(3)", 3), ("os.kill(os.getpid(), 9)", 137)])
     def test_the_exit_code(self, ending, code):
-        with program(f"import os, sys; {ending}") as errand:
-            assert all_lines(errand) == []
-            assert errand.exit_code() == code
+        with program(f"import os, sys; {ending}") as child:
+            assert all_lines(child) == []
+            assert child.exit_code() == code
 
 
 class TestEnd:
     def test_close_ends_all_of_it(self):
-        with program(STUBBORN) as errand:
-            pids = next(lines for lines in errand.lines(1.0) if lines)[0].split()
+        with program(STUBBORN) as child:
+            pids = next(lines for lines in child.lines(1.0) if lines)[0].split()
             both = [identity(int(pid)) for pid in pids]
         until(lambda: not any(map(processes.is_alive, both)), "it lives on")
 
@@ -132,40 +132,40 @@ class TestEnd:
         gone(every)
 
     def test_close_ends_those_that_fled(self):
-        with program(FLEEING) as errand:
-            every = [identity(int(pid)) for pid in next(filter(None, errand.lines(1.0)))[0].split()]
+        with program(FLEEING) as child:
+            every = [identity(int(pid)) for pid in next(filter(None, child.lines(1.0)))[0].split()]
         assert len(every) == 3
         gone(every)
 
     def test_nobody_stays_when_it_ends_by_itself(self):
-        errand = Errand([sys.executable, "-c", FLEEING, "ends"], {})
-        with contextlib.closing(errand):
-            (line,) = all_lines(errand)
-            assert errand.exit_code() == 7
+        child = ChildProcess([sys.executable, "-c", FLEEING, "ends"], {})
+        with contextlib.closing(child):
+            (line,) = all_lines(child)
+            assert child.exit_code() == 7
             pids = [int(pid) for pid in line.split()]
             assert [pid for pid in pids if (one := processes.read(pid)) and one.alive] == []
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
     def test_each_signal_that_asks_for_the_end(self, number):
         """Those that the keys of a terminal send reach the kernel's process group, and this process with it."""
-        with program(FLEEING) as errand:
-            every = [identity(int(pid)) for pid in next(filter(None, errand.lines(1.0)))[0].split()]
-            errand._process.send_signal(number)
-            assert all_lines(errand) == []
-            assert errand.exit_code() == 128 + signal.SIGKILL
+        with program(FLEEING) as child:
+            every = [identity(int(pid)) for pid in next(filter(None, child.lines(1.0)))[0].split()]
+            child._process.send_signal(number)
+            assert all_lines(child) == []
+            assert child.exit_code() == 128 + signal.SIGKILL
         gone(every)
 
     def test_no_descriptor_is_left(self):
         before = os.listdir("/proc/self/fd")
         for _ in range(3):
-            with program("print('x')") as errand:
-                all_lines(errand)
+            with program("print('x')") as child:
+                all_lines(child)
         assert len(os.listdir("/proc/self/fd")) == len(before)
 
     def test_a_program_that_is_not_there(self):
-        with contextlib.closing(Errand(["/no/such/program"], {})) as errand:
-            assert "No such file or directory: '/no/such/program'" in all_lines(errand)[-1]
-            assert errand.exit_code() == 1
+        with contextlib.closing(ChildProcess(["/no/such/program"], {})) as child:
+            assert "No such file or directory: '/no/such/program'" in all_lines(child)[-1]
+            assert child.exit_code() == 1
 
 
 # Asks the server as aiohttp with `trust_env` does, which vLLM's benchmark has: by the proxies of the environment.
