@@ -23,7 +23,7 @@ def parse(text: str) -> float:
     return seconds
 
 
-def told(seconds: float) -> str:
+def text(seconds: float) -> str:
     """The length for people to read: "1 h 30 min", "90.5 s" as "1 min 30.5 s"."""
     minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(int(minutes), 60)

@@ -244,24 +244,24 @@ class TestWarning:
         broken = checkpoints.model(tmp_path / "broken", LLAMA)
         (broken / "model.safetensors").write_bytes(b"\xff" * 100)
         model = {"LLAMA": llama, "BROKEN": str(broken)}.get(model, model)
-        assert not manager.foresee(ServerSpec(model, args)).warning(60)
+        assert not manager.warn_early(ServerSpec(model, args)).warning(60)
 
     def test_memory_that_others_hold_is_not_its_business(self, manager, llama, fake_gpus):
         fakegpu.configure(fake_gpus, total_mib=24576)
         with fakegpu.holding(fake_gpus, 4, 0):
             assert manager.fit(ServerSpec(llama)).outcome is FitOutcome.NOT_NOW
-            assert not manager.foresee(ServerSpec(llama)).warning(60)
+            assert not manager.warn_early(ServerSpec(llama)).warning(60)
 
     def test_it_goes_online_never(self, manager, hub, tmp_path, monkeypatch):
         checkpoints.model(hub.folder / "some" / "llama", LLAMA)
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-        manager.foresee(ServerSpec("some/llama")).warning(60)
+        manager.warn_early(ServerSpec("some/llama")).warning(60)
         cached = tmp_path / "home" / "hub" / "models--some--llama"
         (cached / "snapshots" / ("a" * 40)).mkdir(parents=True)
         (cached / "refs").mkdir()
         (cached / "refs" / "main").write_text("a" * 40)
-        assert not manager.foresee(ServerSpec("some/llama")).warning(60)
+        assert not manager.warn_early(ServerSpec("some/llama")).warning(60)
         assert hub.requests == 0
 
 

@@ -21,7 +21,7 @@ from nbclient import NotebookClient
 
 from vllm_magic.errors import InvalidOption
 from vllm_magic.jupyter.commands.settings import Settings
-from vllm_magic.jupyter.panel import controller as desks
+from vllm_magic.jupyter.panel import controller as controllers
 from vllm_magic.jupyter.panel import form, messages, open_views, server_list
 from vllm_magic.jupyter.panel.background_work import Work
 from vllm_magic.jupyter.panel.controller import Controller
@@ -92,11 +92,11 @@ def listed(views: Views) -> dict[str, str]:
 
 
 def hello(controller: Controller, view: str = "view") -> None:
-    controller.take(Message(RequestKind.HELLO, view, tab="log"))
+    controller.post(Message(RequestKind.HELLO, view, tab="log"))
 
 
 def start(controller: Controller, views: Views, *, name: str = "tiny") -> None:
-    controller.take(Message(RequestKind.START, "view", words=FormFields(name)))
+    controller.post(Message(RequestKind.START, "view", fields=FormFields(name)))
     views.wait_state("ready")
 
 
@@ -104,11 +104,11 @@ def test_a_life(controller, views, traces):
     hello(controller)
     start(controller, views)
     assert views.chosen["url"].startswith("http://127.0.0.1:")
-    assert views.chosen["words"] == {"model": "tiny", "flags": "", "gpus": ""}
+    assert views.chosen["fields"] == {"model": "tiny", "flags": "", "gpus": ""}
     views.wait(
         lambda: any("startup complete" in line for one in views.of("log") for line in one["lines"]), "the log"
     )
-    controller.take(Message(RequestKind.STOP, "view", name="tiny"))
+    controller.post(Message(RequestKind.STOP, "view", name="tiny"))
     views.wait_state("released")
     assert views.chosen["release"]["verified"]
     assert [state for state, _ in views.chosen["times"]] == ["starting", "ready", "stopping", "released"]
@@ -142,19 +142,19 @@ def test_no_secret_is_sent(controller, views, manager, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnopqrstuvwxyz")
     hello(controller)
     words = FormFields("tiny", f"{SECRETS} --name other")
-    controller.take(Message(RequestKind.FORM, "view", words=words))
+    controller.post(Message(RequestKind.FORM, "view", fields=words))
     views.wait(lambda: "***" in views.picture["form"]["flags"], "the form")
     assert views.picture["form"]["view"] == "view"  # where it stays as it was typed
-    controller.take(Message(RequestKind.START, "view", words=words))
+    controller.post(Message(RequestKind.START, "view", fields=words))
     views.wait_state("ready")
-    controller.take(Message(RequestKind.HERE, "view", tab="processes"))
+    controller.post(Message(RequestKind.HERE, "view", tab="processes"))
     views.wait(lambda: views.of("processes"), "the processes")
     spec = manager.get("other").spec
-    controller.take(Message(RequestKind.STOP, "view", name="other"))
+    controller.post(Message(RequestKind.STOP, "view", name="other"))
     views.wait_state("released")
     views.wait(lambda: views.picture["form"]["model"] == "tiny", "the words to start it again")
     again = FormFields(*(views.picture["form"][key] for key in ("model", "flags", "gpus")))
-    controller.take(Message(RequestKind.START, "view", words=again))
+    controller.post(Message(RequestKind.START, "view", fields=again))
     views.wait_state("ready")
     assert manager.get("other").spec == spec
     sent = json.dumps(views.pictures + views.messages)
@@ -167,15 +167,15 @@ def test_what_is_hidden_in_the_form():
         "org/tiny", f"{SECRETS} --seed 3 --port 8123 --keep 1h30m --hf-overrides '{{\"a b\": 1}}'", "1"
     )
     spec = form.spec(typed, settings)
-    said = form.said(spec, settings)
+    said = form.fields_of(spec, settings)
     assert "--max-model-len" not in said.flags  # the settings add it
-    assert form.spec(form.meant(form.shown(said), said), settings) == spec
-    assert form.spec(form.meant(form.shown(typed), typed), settings) == spec
-    changed = replace(form.shown(said), flags=form.shown(said).flags.replace("--seed 3", "--seed 4"))
-    assert form.spec(form.meant(changed, said), settings).env == spec.env
-    assert "secret" not in form.shown(replace(typed, flags=f"{typed.flags} '")).flags  # half typed
+    assert form.spec(form.unmasked(form.masked(said), said), settings) == spec
+    assert form.spec(form.unmasked(form.masked(typed), typed), settings) == spec
+    changed = replace(form.masked(said), flags=form.masked(said).flags.replace("--seed 3", "--seed 4"))
+    assert form.spec(form.unmasked(changed, said), settings).env == spec.env
+    assert "secret" not in form.masked(replace(typed, flags=f"{typed.flags} '")).flags  # half typed
     with pytest.raises(InvalidOption, match="where no key was hidden"):
-        form.meant(FormFields("tiny", "--api-key ***"), FormFields())
+        form.unmasked(FormFields("tiny", "--api-key ***"), FormFields())
 
 
 def test_a_server_of_a_cluster_in_the_form():
@@ -183,20 +183,20 @@ def test_a_server_of_a_cluster_in_the_form():
     typed = FormFields("org/tiny", "--no-such-flag --cluster http://me:secret@head:8265/")
     spec = form.spec(typed, settings)
     assert spec.cluster == "http://me:secret@head:8265/"
-    assert form.spec(form.said(spec, settings), settings) == spec
-    judged = form.judge(typed, settings, None)
+    assert form.spec(form.fields_of(spec, settings), settings) == spec
+    judged = form.assess(typed, settings, None)
     assert (judged.wrong, judged.text) == (False, "It will run on the Ray cluster at http://head:8265.")
 
 
 def test_a_chat(controller, views):
     hello(controller)
     start(controller, views)
-    controller.take(Message(RequestKind.SAY, "view", name="tiny", text="Hello"))
+    controller.post(Message(RequestKind.SAY, "view", name="tiny", text="Hello"))
     views.wait(
         lambda: views.of("chat")[-1]["turns"] and views.of("chat")[-1]["turns"][-1]["over"], "the answer"
     )
     turn = views.of("chat")[-1]["turns"][-1]
-    assert turn["said"] == "Hello"
+    assert turn["prompt"] == "Hello"
     assert "word0" in turn["answer"]
     assert "tokens in" in turn["note"]
 
@@ -207,24 +207,24 @@ def test_a_chat_of_another_server_does_not_come_between(controller, views, manag
     for name in "ab":
         manager.start(spec(name=name))
     hello(controller)
-    controller.take(Message(RequestKind.CHOOSE, "view", name="a"))
-    controller.take(Message(RequestKind.SAY, "view", name="a", text="Hello"))
+    controller.post(Message(RequestKind.CHOOSE, "view", name="a"))
+    controller.post(Message(RequestKind.SAY, "view", name="a", text="Hello"))
     views.wait(
         lambda: any("word1" in turn["answer"] for one in views.of("chat") for turn in one["turns"]), "a"
     )
-    controller.take(Message(RequestKind.CHOOSE, "view", name="b"))
+    controller.post(Message(RequestKind.CHOOSE, "view", name="b"))
     views.wait(lambda: views.of("chat")[-1]["name"] == "b", "the chat with b")
     began = len(views.of("chat")) - 1
     views.wait(lambda: not controller._chats.of("a").busy, "the end of the answer")
-    controller.take(Message(RequestKind.CHOOSE, "view", name="a"))
+    controller.post(Message(RequestKind.CHOOSE, "view", name="a"))
     views.wait(lambda: views.of("chat")[-1]["name"] == "a", "the chat with a")
     assert [one["name"] for one in views.of("chat")[began:]] == ["b", "a"]
     assert views.of("chat")[-1]["turns"][0]["over"]
 
-    controller.take(Message(RequestKind.SAY, "view", name="a", text="Hello again"))
+    controller.post(Message(RequestKind.SAY, "view", name="a", text="Hello again"))
     chat = controller._chats.of("a")
     until(lambda: len(chat.turns) == 2 and chat.turns[1].answer)
-    controller.take(Message(RequestKind.STOP, "view", name="a"))
+    controller.post(Message(RequestKind.STOP, "view", name="a"))
     until(lambda: chat.turns[1].over)
     assert "stopped" in chat.turns[1].note
     assert not chat.turns[1].failed  # it was asked for
@@ -240,12 +240,12 @@ def test_what_is_over_stays_in_the_list(controller, views, manager, spec):
     views.wait(
         lambda: listed(views) == {"s1": "ready", **{f"s{n}": "released" for n in range(2, 7)}}, "the list"
     )
-    controller.take(Message(RequestKind.CHOOSE, "view", name="s3"))
+    controller.post(Message(RequestKind.CHOOSE, "view", name="s3"))
     views.wait(lambda: views.chosen and views.chosen["name"] == "s3", "an earlier one")
     assert views.chosen["release"]["verified"]
     assert views.of("curve")[-1]["name"] == "s3"
     for name in ("s1", "s3"):  # the first of them runs: it stays
-        controller.take(Message(RequestKind.CLEAR, "view", name=name))
+        controller.post(Message(RequestKind.CLEAR, "view", name=name))
     views.wait(lambda: list(listed(views)) == ["s1", "s2", "s4", "s5", "s6"], "one less")
     assert views.chosen is None
     assert "s3" in manager.past()
@@ -265,10 +265,10 @@ def test_what_ends_a_server_unasked_is_shown(controller, views, manager, spec):
 
 def test_what_goes_wrong_is_told(controller, views):
     hello(controller)
-    controller.take(Message(RequestKind.START, "view", words=FormFields("tiny", "--max-model-len '")))
+    controller.post(Message(RequestKind.START, "view", fields=FormFields("tiny", "--max-model-len '")))
     views.wait(lambda: views.picture["notice"], "an error")
     assert views.picture["notice"]["kind"] == "wrong"
-    controller.take(Message(RequestKind.STOP, "view", name="nobody"))
+    controller.post(Message(RequestKind.STOP, "view", name="nobody"))
     views.wait(lambda: "nobody" in str(views.picture["notice"]), "another")
 
 
@@ -280,7 +280,7 @@ def test_a_fault_of_ours_is_told_and_the_panel_goes_on(controller, views, monkey
         raise ZeroDivisionError
 
     monkeypatch.setattr(controller._work, "doctor", broken)
-    controller.take(Message(RequestKind.DOCTOR, "view"))
+    controller.post(Message(RequestKind.DOCTOR, "view"))
     views.wait(lambda: "fault of vllm_magic: ZeroDivisionError" in str(views.picture["notice"]), "the fault")
     hello(controller)
     views.wait(
@@ -292,13 +292,13 @@ def test_it_looks_while_somebody_looks(controller, views, manager):
     hello(controller, "one")
     hello(controller, "two")
     views.wait(lambda: len(views.of("tick")) > 2, "ticks")
-    controller.take(Message(RequestKind.BYE, "one"))
+    controller.post(Message(RequestKind.BYE, "one"))
     seen = len(views.of("tick"))
     views.wait(lambda: len(views.of("tick")) > seen + 1, "ticks for the other one")
-    controller.take(Message(RequestKind.BYE, "two"))
+    controller.post(Message(RequestKind.BYE, "two"))
     until(lambda: "vllm-magic sampler" not in [one.name for one in threading.enumerate()], 40)
     seen = len(views.messages)
-    time.sleep(2 * desks.LOOK)
+    time.sleep(2 * controllers.UPDATE_INTERVAL)
     assert len(views.messages) == seen
 
 
@@ -344,9 +344,11 @@ def test_a_server_of_a_cell_is_shown(controller, views, manager, spec):
 
 def test_flags_are_checked_while_they_are_typed(controller, views):
     hello(controller)
-    controller.take(Message(RequestKind.FORM, "view", words=FormFields("tiny", "--gpu-memory-utilization '")))
+    controller.post(
+        Message(RequestKind.FORM, "view", fields=FormFields("tiny", "--gpu-memory-utilization '"))
+    )
     views.wait(lambda: views.picture["form"]["wrong"], "what is wrong")
-    controller.take(Message(RequestKind.FORM, "view", words=FormFields("tiny")))
+    controller.post(Message(RequestKind.FORM, "view", fields=FormFields("tiny")))
     views.wait(lambda: not views.picture["form"]["wrong"], "what is right")
 
 
@@ -355,8 +357,8 @@ def test_the_form_goes_by_the_memory_that_is_free_now(controller, views, fake_gp
     model = str(checkpoints.model(tmp_path / "llama", checkpoints.LLAMA_3_8B))
     with fakegpu.holding(fake_gpus, 6, gpu=0):
         hello(controller)
-        controller.take(
-            Message(RequestKind.FORM, "view", words=FormFields(model, "--max-model-len 1024", "0"))
+        controller.post(
+            Message(RequestKind.FORM, "view", fields=FormFields(model, "--max-model-len 1024", "0"))
         )
         views.wait(lambda: "Does not fit now" in views.picture["form"]["text"], "that it does not fit")
     views.wait(lambda: not views.picture["form"]["wrong"], "that it fits")
@@ -371,7 +373,7 @@ ANYTHING = st.recursive(
 @given(
     ANYTHING
     | st.fixed_dictionaries(
-        {"ask": st.sampled_from([*RequestKind]), "words": ANYTHING, "pids": ANYTHING, "name": ANYTHING}
+        {"ask": st.sampled_from([*RequestKind]), "fields": ANYTHING, "pids": ANYTHING, "name": ANYTHING}
     )
 )
 def test_whatever_a_view_sends_is_read(content):

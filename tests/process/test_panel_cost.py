@@ -79,7 +79,7 @@ def half_an_hour(spec: ServerSpec) -> Result:
         server = manager.start(spec).server
         views = Forgetful()
         controller = Controller(manager, views, Work(manager, Settings, lambda: None), lambda: False)
-        controller.take(Message(RequestKind.HELLO, "view", tab=PROCESSES))
+        controller.post(Message(RequestKind.HELLO, "view", tab=PROCESSES))
         tracemalloc.start()
         watch(manager, controller, views, WARM)
         before = kept(manager, controller, views)
@@ -96,8 +96,8 @@ def half_an_hour(spec: ServerSpec) -> Result:
 def watch(manager: Manager, controller: Controller, views: Forgetful, looks: int) -> None:
     """Be a view for so many looks; those that the sampler asks for on a busy machine are too few."""
     for _ in range(looks):
-        controller.take(Message(RequestKind.HERE, "view", tab=PROCESSES))
-        manager._sampler.tell()
+        controller.post(Message(RequestKind.HERE, "view", tab=PROCESSES))
+        manager._sampler.notify()
         assert views.ticks.acquire(timeout=LIMIT)
 
 

@@ -65,8 +65,8 @@ def build(spec: ServerSpec) -> Command:
     for flag, reason in (("--uds", "a Unix socket"), ("--headless", "no HTTP server")):
         if flags.has(spec.all_args, flag):
             raise InvalidOption(f"{flag} means {reason}, and a notebook needs an HTTP port. Leave it out.")
-    port_text, args = flags.take(spec.args, "--port")
-    host, args = flags.take(args, "--host")
+    port_text, args = flags.pop(spec.args, "--port")
+    host, args = flags.pop(args, "--host")
     host = _address(host or flags.value(spec.all_args, "--host") or LOOPBACK)
     port = _port(spec, port_text or flags.value(spec.all_args, "--port"), host)
     endpoint = Endpoint(

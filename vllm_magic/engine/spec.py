@@ -82,7 +82,7 @@ class ServerSpec:
         object.__setattr__(self, "env", tuple((name, Secret(value)) for name, value in self.env))
         self._check_key()
         if self.in_file is None:
-            found = config_file.words(self.args, self.cwd, self._flag_table)
+            found = config_file.read_flags(self.args, self.cwd, self._flag_table)
             object.__setattr__(self, "in_file", found)
         if not self.name:
             object.__setattr__(self, "name", default_name(self.model))
@@ -162,7 +162,7 @@ class ServerSpec:
                 return
 
     def _hide(self, flag: str, variable: str) -> None:
-        value, args = flags.take(self.args, flag)
+        value, args = flags.pop(self.args, flag)
         if value is not None:
             object.__setattr__(self, "args", args)
             object.__setattr__(self, "env", tuple(sorted({**dict(self.env), variable: value}.items())))

@@ -51,5 +51,7 @@ def _with_holders_of_memory(failure: Failure, prepared: Prepared) -> Failure:
     short = [gpu for gpu in usable if gpu.free is not None and gpu.free < failure.memory_wanted]
     holders = preflight.holders(short)
     return (
-        replace(failure, cause=f"{failure.cause}; held by {preflight.told(holders)}") if holders else failure
+        replace(failure, cause=f"{failure.cause}; held by {preflight.holders_text(holders)}")
+        if holders
+        else failure
     )

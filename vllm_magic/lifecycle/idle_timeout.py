@@ -31,7 +31,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllm_magic.durations import told
+from vllm_magic import durations
 from vllm_magic.linux import connections
 
 if TYPE_CHECKING:
@@ -161,4 +161,4 @@ class Idleness:
 
 def farewell(ttl: float | None) -> str:
     """Say what happened to an idle server, in words."""
-    return f"released after {told(ttl or 0.0)} without a request"
+    return f"released after {durations.text(ttl or 0.0)} without a request"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.capacity.fit import Fit
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.devices import Snapshot
-    from vllm_magic.monitoring.early_warning import Foresight
+    from vllm_magic.monitoring.early_warning import EarlyWarning
     from vllm_magic.server.server import Server
 
 
@@ -131,11 +131,11 @@ class Looking:
         """What has imported vLLM ahead of the next start."""
         return self._spares
 
-    def foresee(self, spec: ServerSpec) -> Foresight:
+    def warn_early(self, spec: ServerSpec) -> EarlyWarning:
         """Begin to look whether the start of this server will fail for want of memory."""
-        from vllm_magic.monitoring.early_warning import Foresight
+        from vllm_magic.monitoring.early_warning import EarlyWarning
 
-        return Foresight(spec, self._probe)
+        return EarlyWarning(spec, self._probe)
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:

@@ -248,7 +248,7 @@ class Manager(Looking):
 
     def _heard(self, server: Server) -> None:
         """Something changed in this server's life; in the thread that changed it."""
-        self._sampler.heard(server)
+        self._sampler.note_change(server)
         if server.state is ServerState.READY and server.standby is not None:
             self._last = server.spec
             self._spares.want(server.standby)

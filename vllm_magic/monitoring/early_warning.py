@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.probe import Probe
 
 
-class Foresight:
+class EarlyWarning:
     """Estimates in a thread of its own, so that no slow disk and no slow driver holds up the start.
 
     Args:
@@ -32,7 +32,7 @@ class Foresight:
         self._line = ""
         self._known = threading.Event()
         with suppress(RuntimeError):  # can't start new thread: then nothing is foreseen
-            threading.Thread(target=self._look, name="vllm-magic fit", daemon=True).start()
+            threading.Thread(target=self._estimate, name="vllm-magic fit", daemon=True).start()
 
     def warning(self, timeout: float = 0.0) -> str:
         """A line that says why it will fail, once; "" where it may well fit, and until that is known.
@@ -45,13 +45,13 @@ class Foresight:
         line, self._line = self._line, ""
         return line
 
-    def _look(self) -> None:
+    def _estimate(self) -> None:
         try:
-            self._line = self._foreseen()
+            self._line = self._warning()
         finally:
             self._known.set()
 
-    def _foreseen(self) -> str:
+    def _warning(self) -> str:
         environ = {**self._environ, **dict(self._spec.env)}
         # Nobody is asked online for the sake of a warning.
         if model_files.find(self._spec, environ) is None:

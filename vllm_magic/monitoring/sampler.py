@@ -81,7 +81,7 @@ class Sampler:
 
         return end
 
-    def heard(self, server: Server) -> None:
+    def note_change(self, server: Server) -> None:
         """Note that something has changed in the life of a server, and tell the watchers."""
         if os.getpid() != self._pid:
             return
@@ -100,9 +100,9 @@ class Sampler:
             self._lock.release()
         if poller and changed:
             poller.stir(server)
-        self.tell()
+        self.notify()
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Call the watchers."""
         for callback in list(self._watchers.values()):
             with contextlib.suppress(Exception):  # a fault of a watcher does not end the sampling
@@ -112,7 +112,7 @@ class Sampler:
         """Keep what the poller has seen, and call the watchers."""
         if latest is not None:
             self.latest, self.attribution = latest, attribution
-        self.tell()
+        self.notify()
 
     def close(self) -> None:
         """End the threads and a running look at the GPUs. They start again with the next server or watcher."""

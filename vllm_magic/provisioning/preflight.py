@@ -102,7 +102,7 @@ def refusal(name: str, lacking: Shortage) -> NotEnoughMemory:
         f"{name} does not fit: {states}. {_line(found)}",
         found,
         details=[
-            *(f"  {_told(one)}" for one in (found if len(found) > NAMED else ())),
+            *(f"  {_holder_text(one)}" for one in (found if len(found) > NAMED else ())),
             *(f"  {way}" for way in _ways_out(lacking, found, table, owners)),
         ],
     )
@@ -118,11 +118,11 @@ def holders(
     return sorted(found, key=lambda one: one.used or 0, reverse=True)
 
 
-def told(several: Sequence[Holder]) -> str:
+def holders_text(several: Sequence[Holder]) -> str:
     """The `NAMED` first holders as text, and the number of the others."""
     others = len(several) - NAMED
     more = f", and {others} more" if others > 0 else ""
-    return f"{', '.join(map(_told, several[:NAMED]))}{more}"
+    return f"{', '.join(map(_holder_text, several[:NAMED]))}{more}"
 
 
 def _largest_share(gpu: Gpu) -> float:
@@ -166,10 +166,10 @@ def _user(pid: int) -> str:
 
 
 def _line(several: list[Holder]) -> str:
-    return f"Held by {told(several)}." if several else "The driver does not say who holds it."
+    return f"Held by {holders_text(several)}." if several else "The driver does not say who holds it."
 
 
-def _told(one: Holder) -> str:
+def _holder_text(one: Holder) -> str:
     who = ", ".join(filter(None, (f"pid {one.pid}" if one.pid is not None else "", one.user)))
     what = f"server {one.server}" if one.server else one.name
     return f"{what}{f' ({who})' if who else ''}: {_gib(one.used)}"

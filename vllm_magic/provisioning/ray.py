@@ -57,8 +57,8 @@ def build(spec: ServerSpec) -> tuple[Command, JobSpec]:
         raise InvalidOption(
             f"{'--keep' if spec.keep else '--gpus'} cannot be used with --cluster. Leave it out."
         )
-    _, own = flags.take(spec.args, "--config")  # the file is here, and what it says goes along
-    port_text, args = flags.take((*(spec.in_file or ()), *own), "--port")
+    _, own = flags.pop(spec.args, "--config")  # the file is here, and what it says goes along
+    port_text, args = flags.pop((*(spec.in_file or ()), *own), "--port")
     port = int(port_text) if port_text and flags.is_whole_number(port_text) else spec.port
     try:
         if port is None:

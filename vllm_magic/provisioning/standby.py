@@ -124,17 +124,17 @@ class Standby:
         except BaseException:
             discard(*map(str, (self.folder.path, self.folder.tmp, self.folder.log)))
             raise
-        self._attend()
+        self._start_listening()
 
     def become(self, order: Order) -> bool:
         """Order the standby to serve, unless it is `over`. The guards answer whether it does, and are the server's from then on."""
-        self._turn_away()
+        self._stop_listening()
         if not self.over:
             self.guards.order(order)
             return True
         if not self.gone:
             with contextlib.suppress(OSError):  # its guards have ended it then
-                self._attend()
+                self._start_listening()
         return False
 
     def drop(self) -> None:
@@ -146,16 +146,16 @@ class Standby:
         self._thread.join(timeout)
         return self.gone
 
-    def let_go(self) -> None:
+    def hang_up(self) -> None:
         """Hang up: the kernel ends, and the guards end the standby."""
-        self._turn_away()
+        self._stop_listening()
         self.guards.hang_up()
 
-    def _attend(self) -> None:
+    def _start_listening(self) -> None:
         """Start the thread that hears the guards."""
         try:
             self._woken.open()
-            thread = threading.Thread(target=self._hear, name="vllm-magic spare", daemon=True)
+            thread = threading.Thread(target=self._listen, name="vllm-magic spare", daemon=True)
             thread.start()
         except (OSError, RuntimeError) as error:
             self._woken.close()
@@ -163,12 +163,12 @@ class Standby:
             raise OSError(f"nothing is left to attend it: {error}") from error
         self._thread = thread
 
-    def _turn_away(self) -> None:
+    def _stop_listening(self) -> None:
         """End the thread that hears the guards."""
         self._woken.set()
         self._thread.join()
 
-    def _hear(self) -> None:
+    def _listen(self) -> None:
         poller = select.poll()
         for one in (self.guards, self._woken):
             poller.register(one, select.POLLIN)

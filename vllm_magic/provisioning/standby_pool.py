@@ -132,7 +132,7 @@ class StandbyPool:
         with self._lock:
             for spare in (self._spare, *self._leaving):
                 if spare is not None:
-                    spare.let_go()
+                    spare.hang_up()
             self._spare, self._leaving = None, []
 
     def _look(self) -> None:

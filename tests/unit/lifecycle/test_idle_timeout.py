@@ -232,7 +232,7 @@ class TestDurations:
         ],
     )
     def test_what_is_told(self, seconds, text):
-        assert durations.told(seconds) == text
+        assert durations.text(seconds) == text
 
 
 def test_connections_that_cannot_be_read_in_time_tell_nothing(monkeypatch):

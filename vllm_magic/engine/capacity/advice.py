@@ -92,7 +92,7 @@ class FitInput:
         return self.need.kv_room is not None or not self.gpus
 
 
-def judge(case: FitInput) -> FitOutcome:
+def assess(case: FitInput) -> FitOutcome:
     """Return the outcome."""
     need = case.need
     if case.context > need.model.longest and not case.any_length:

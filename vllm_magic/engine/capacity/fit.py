@@ -104,7 +104,7 @@ def fit(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot, *, online: 
     largest = None if kv_room is None else wanted.kv.longest(kv_room, wanted.model.longest)
     any_length = environ.get(ANY_LENGTH, "").strip().lower() in ("1", "true")
     case = FitInput(wanted, rooms, len(now.gpus), kv_room, context, any_length, again)
-    outcome = advice.judge(case)
+    outcome = advice.assess(case)
     said = advice.line(case, outcome, requests, largest)
     return Fit(spec.model, outcome, said, wanted, gpus, context, kv_room, requests, largest)
 

@@ -51,7 +51,7 @@ def number(text: Config, *names: str, default: int | None = None) -> int:
     return default
 
 
-def look_back(text: Config, kind: str) -> int:
+def sliding_window(text: Config, kind: str) -> int:
     """Return the number of tokens that a sliding layer looks back; 0 if no layer slides."""
     if kind.startswith("qwen") and text.get("use_sliding_window") is not True:
         return 0

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from vllm_magic.engine.failures.patterns import MessageFunction, Sign
-    from vllm_magic.engine.failures.tracebacks import Said
+    from vllm_magic.engine.failures.tracebacks import LogLine
 
 GIB = 2**30
 MOST_PLACES = 50  # the most matches of one pattern that are compared
@@ -73,8 +73,8 @@ def explain(
         model: the model that the server should have served.
         flags: all flags of vLLM, with their dashes, to find the flag that the user meant.
     """
-    said = tracebacks.read(lines)
-    return _explain(said, HintContext(flags, model)) or _unknown(lines, exit_code)
+    log = tracebacks.read(lines)
+    return _explain(log, HintContext(flags, model)) or _unknown(lines, exit_code)
 
 
 def explain_death(lines: Sequence[str], exit_code: int | None, *, model: str = "") -> Failure:
@@ -88,63 +88,63 @@ def explain_death(lines: Sequence[str], exit_code: int | None, *, model: str = "
         exit_code: the exit code of the leader; negative for a signal, None if unknown.
         model: the model that the server served.
     """
-    said = tracebacks.read(lines)
+    log = tracebacks.read(lines)
     if _was_stopped(lines):
         cause, hint = "Somebody else asked it to end (SIGTERM or SIGINT)", "Start it again"
         return Failure(cause, hint, tuple(lines[-LAST_LINES:]))
-    begin = _begin_of_death(said)
+    begin = _begin_of_death(log)
     if begin is None:
         return _unknown(lines, exit_code)
-    return _explain(said[begin:], HintContext((), model)) or _unknown(lines, exit_code)
+    return _explain(log[begin:], HintContext((), model)) or _unknown(lines, exit_code)
 
 
-def _explain(said: Sequence[Said], known: HintContext) -> Failure | None:
-    text = _text(said)
-    found = (_find(sign, said, text, known) for sign in SIGNS)
-    errors = [(bare, number) for error, number in _errors(said) if (bare := _bare(error))]
+def _explain(log: Sequence[LogLine], context: HintContext) -> Failure | None:
+    text = _text(log)
+    found = (_find(sign, log, text, context) for sign in SIGNS)
+    errors = [(bare, number) for error, number in _errors(log) if (bare := _bare(error))]
     telling = [one for one in errors if "root cause" not in one[0]]
     return (
         next(filter(None, found), None)
-        or _first(telling, said)
-        or _find(ENGINE_DIED, said, text, known)
-        or _first(errors, said)
+        or _first(telling, log)
+        or _find(ENGINE_DIED, log, text, context)
+        or _first(errors, log)
     )
 
 
-def _text(said: Sequence[Said]) -> str:
-    return "\n".join("" if one.frame else one.text for one in said)
+def _text(log: Sequence[LogLine]) -> str:
+    return "\n".join("" if one.frame else one.text for one in log)
 
 
-def _find(sign: Sign, said: Sequence[Said], text: str, known: HintContext) -> Failure | None:
+def _find(sign: Sign, log: Sequence[LogLine], text: str, context: HintContext) -> Failure | None:
     matches = islice(re.finditer(sign.pattern, text, re.MULTILINE), MOST_PLACES)
     places = [(match, text.count("\n", 0, match.start())) for match in matches]
     if not places:
         return None
     # vLLM may log an error, try again, and only then raise it: the place in a traceback is the better one.
-    match, first = next((one for one in places if tracebacks.is_raised(said, one[1])), places[0])
+    match, first = next((one for one in places if tracebacks.is_raised(log, one[1])), places[0])
     return Failure(
-        _said(sign.cause, match, known),
-        _said(sign.hint, match, known),
-        tracebacks.telling(said, first, first + match[0].count("\n")),
+        _filled_in(sign.cause, match, context),
+        _filled_in(sign.hint, match, context),
+        tracebacks.telling_lines(log, first, first + match[0].count("\n")),
         sign.port,
         int(float(match.groupdict().get("needed", 0)) * GIB),
     )
 
 
-def _said(message: str | MessageFunction, match: re.Match[str], known: HintContext) -> str:
-    said = message.format(*match.groups("")) if isinstance(message, str) else message(match, known)
-    return tracebacks.brief(said.strip().rstrip("."))
+def _filled_in(message: str | MessageFunction, match: re.Match[str], context: HintContext) -> str:
+    log = message.format(*match.groups("")) if isinstance(message, str) else message(match, context)
+    return tracebacks.brief(log.strip().rstrip("."))
 
 
-def _first(errors: Sequence[tuple[str, int]], said: Sequence[Said]) -> Failure | None:
+def _first(errors: Sequence[tuple[str, int]], log: Sequence[LogLine]) -> Failure | None:
     for cause, number in errors:
-        return Failure(cause, SEE_LOGS, tracebacks.telling(said, number, number))
+        return Failure(cause, SEE_LOGS, tracebacks.telling_lines(log, number, number))
     return None
 
 
-def _errors(said: Sequence[Said]) -> Iterator[tuple[str, int]]:
+def _errors(log: Sequence[LogLine]) -> Iterator[tuple[str, int]]:
     """Yield the errors in the log, each with the number of its line, the most telling first."""
-    between = [(one, number) for number, one in enumerate(said) if not one.frame]
+    between = [(one, number) for number, one in enumerate(log) if not one.frame]
     for one, number in between:
         if match := _VALUE_ERROR.match(one.text):
             yield match["text"], number
@@ -161,14 +161,14 @@ def _bare(text: str) -> str:
     return tracebacks.brief(text)
 
 
-def _begin_of_death(said: Sequence[Said]) -> int | None:
+def _begin_of_death(log: Sequence[LogLine]) -> int | None:
     """Return the number of the first line about the engine's death; None if there is none.
 
     If lines of a worker stand right above this line, they tell more, so the first of them counts.
     """
-    fatal = (number for number, one in enumerate(said) if not one.frame and _FATAL.match(one.text))
+    fatal = (number for number, one in enumerate(log) if not one.frame and _FATAL.match(one.text))
     begin = next(fatal, None)
-    while begin and said[begin - 1].process.startswith("(Worker"):
+    while begin and log[begin - 1].process.startswith("(Worker"):
         begin -= 1
     return begin
 

@@ -31,7 +31,7 @@ _FILE = re.compile(r'  File "(?P<path>[^"]*)"')
 _LIBRARY = re.compile(r"-packages/(?!vllm/)|/lib\d*/python[\d.]+/(?!(?:site|dist)-packages/)|^<")
 
 
-class Said(NamedTuple):
+class LogLine(NamedTuple):
     """One line.
 
     Attributes:
@@ -47,14 +47,14 @@ class Said(NamedTuple):
     frame: bool
 
 
-def read(lines: Sequence[str]) -> list[Said]:
+def read(log: Sequence[str]) -> list[LogLine]:
     """Return the lines that may tell of a failure: errors, and lines without a level."""
-    said: list[Said] = []
+    lines: list[LogLine] = []
     inside: set[str] = set()  # the processes whose last line belongs to a frame
     longest = LONGEST_READ
-    if sum(min(len(line), longest) for line in lines) > MOST_READ:
-        longest = max(MOST_READ // len(lines), SHORTEST_READ)
-    for whole in lines:
+    if sum(min(len(line), longest) for line in log) > MOST_READ:
+        longest = max(MOST_READ // len(log), SHORTEST_READ)
+    for whole in log:
         line = whole[:longest]
         match = _PREFIX.match(line)
         if match is None or _HARMLESS.match(line):
@@ -62,25 +62,25 @@ def read(lines: Sequence[str]) -> list[Said]:
         process, text = match["process"] or "", line[match.end() :]
         frame = bool(_FILE.match(text)) or (process in inside and text.startswith(("    ", "  [Previous")))
         (inside.add if frame else inside.discard)(process)
-        said.append(Said(process, match["source"] or "", text, frame))
-    return said
+        lines.append(LogLine(process, match["source"] or "", text, frame))
+    return lines
 
 
-def is_raised(said: Sequence[Said], number: int) -> bool:
+def is_raised(lines: Sequence[LogLine], number: int) -> bool:
     """Whether the line belongs to the message at the end of a traceback."""
-    return bool(_above(said, number))
+    return bool(_above(lines, number))
 
 
-def telling(said: Sequence[Said], first: int, last: int) -> tuple[str, ...]:
+def telling_lines(lines: Sequence[LogLine], first: int, last: int) -> tuple[str, ...]:
     """Return the lines of a failure to show: the deepest frames of vLLM's or the user's code, and the message.
 
     Args:
-        said: the lines of the log.
+        lines: the lines of the log.
         first: the number of the first line of the telling message.
         last: the number of its last line.
     """
-    message = [one.text for one in said[first : last + 1] if one.process == said[first].process]
-    above = _above(said, first)
+    message = [one.text for one in lines[first : last + 1] if one.process == lines[first].process]
+    above = _above(lines, first)
     frames = list(_frames([one.text for one in above if one.frame]))
     ours = [frame for frame in frames if not _is_library(frame)]
     begun = [one.text for one in above if not one.frame]
@@ -93,12 +93,12 @@ def brief(text: str) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"
 
 
-def _above(said: Sequence[Said], first: int) -> list[Said]:
+def _above(lines: Sequence[LogLine], first: int) -> list[LogLine]:
     """Return the lines of the traceback above this line of its message; [] if the line ends no traceback."""
-    found: list[Said] = []
+    found: list[LogLine] = []
     message = 0
-    for one in reversed(said[max(0, first - LONGEST_TRACEBACK) : first]):
-        if one.process != said[first].process:  # the lines of several processes are mixed
+    for one in reversed(lines[max(0, first - LONGEST_TRACEBACK) : first]):
+        if one.process != lines[first].process:  # the lines of several processes are mixed
             continue
         if one.text.startswith(HEADER):
             return found[::-1]

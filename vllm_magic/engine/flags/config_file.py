@@ -24,7 +24,7 @@ LONGEST = 2**15  # bytes; the parser, in Python, takes a second for that many
 LONGEST_COMPLAINT = 200  # characters of the parser's error that a message quotes
 
 
-def words(args: Sequence[str], cwd: str, load: Callable[[], FlagTable | None]) -> tuple[str, ...]:
+def read_flags(args: Sequence[str], cwd: str, load: Callable[[], FlagTable | None]) -> tuple[str, ...]:
     """Return the flags that the file adds to the command line; () without a file.
 
     Args:

@@ -39,7 +39,7 @@ ALIKE = 0.75  # how similar two flags must be, by difflib's measure: as --max-le
 MANY = 5  # how many similar flags are searched for common ones
 
 
-def meant(word: str, known: Iterable[str], most: int = 2) -> list[str]:
+def similar(word: str, known: Iterable[str], most: int = 2) -> list[str]:
     """Return the flags that a user may have meant by an unknown flag, the likeliest first.
 
     These are the flags that begin with the unknown flag or look like it; rare flags only if no common flag does.
@@ -70,7 +70,7 @@ def has(args: Sequence[str], *names: str) -> bool:
     return any(split(arg)[0] in names for arg in args)
 
 
-def take(args: Sequence[str], name: str) -> tuple[str | None, tuple[str, ...]]:
+def pop(args: Sequence[str], name: str) -> tuple[str | None, tuple[str, ...]]:
     """Return the value of the flag, and the command line without the flag.
 
     Raises:

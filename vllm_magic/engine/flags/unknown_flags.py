@@ -34,7 +34,7 @@ def check(spec: ServerSpec, executable: str) -> None:
     table = flag_table.load(executable, certain=True)
     flag = find(spec.args, table) if table else None
     if table and flag:
-        near = flags.meant(plain(flag), _long(table), 1)
+        near = flags.similar(plain(flag), _long(table), 1)
         meant = f" Did you mean {near[0]}?" if near else ""
         raise InvalidOption(
             f"vLLM {table.version} has no flag {flag}.{meant} --force starts it all the same."

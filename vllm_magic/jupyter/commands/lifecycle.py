@@ -61,10 +61,10 @@ def _start(context: Context, request: StartRequest) -> Server:
     from vllm_magic.jupyter.display.progress import ProgressLine, ready
 
     line = ProgressLine(notebook=context.notebook)
-    foresight = context.manager.foresee(request.spec)
+    early_warning = context.manager.warn_early(request.spec)
 
     def report(server: Server) -> None:
-        if warning := foresight.warning():
+        if warning := early_warning.warning():
             line.finish("")
             print(warning)  # noqa: T201 - in the cell's thread
         line.report(server)
@@ -77,7 +77,7 @@ def _start(context: Context, request: StartRequest) -> Server:
     line.finish(ready(start.server) if request.wait and not start.reused else "")
     if start.reused:
         print(f"{start.server.name} runs already, with the same options.")  # noqa: T201 - in the cell's thread
-    elif not request.wait and (warning := foresight.warning(FORESIGHT)):
+    elif not request.wait and (warning := early_warning.warning(FORESIGHT)):
         print(warning)  # noqa: T201
     if request.wait and not start.reused and start.server.caveat:
         print(f"{start.server.name}: {start.server.caveat}.")  # noqa: T201

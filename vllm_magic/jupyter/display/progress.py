@@ -84,11 +84,11 @@ class ProgressLine(Line):
         if stage != self._stage and not self._notebook and not sys.stdout.isatty():
             sys.stdout.write(f"{server.name}: {stage}\n")
         self._stage = stage
-        text = f"{server.name}: {told(progress, estimate)} \N{MIDDLE DOT} {_times(server.seconds, estimate)}"
+        text = f"{server.name}: {stage_text(progress, estimate)} \N{MIDDLE DOT} {_times(server.seconds, estimate)}"
         self.show(text, estimate.share)
 
 
-def told(progress: Progress, estimate: Estimate) -> str:
+def stage_text(progress: Progress, estimate: Estimate) -> str:
     """Return the stage as text, with its count or download, and a note where it takes far longer than before."""
     counted = f" {progress.counted[0]}/{progress.counted[1]}" if progress.counted else ""
     late = "" if estimate.late is None else f", which took {duration(estimate.late)} before"

@@ -32,16 +32,16 @@ class Done:
         text: a message for the user; "" for none.
         wrong: whether the message is an error.
         chosen: the name of the server to show from now on; None for no change.
-        judged: the assessment of the form; None where the task made none.
-        judged_of: the form values that were assessed.
+        assessment: the assessment of the form; None where the task made none.
+        assessed: the form values that were assessed.
         message: a message for the views; None for none.
     """
 
     text: str = ""
     wrong: bool = False
     chosen: str | None = None
-    judged: Assessment | None = None
-    judged_of: FormFields | None = None
+    assessment: Assessment | None = None
+    assessed: FormFields | None = None
     message: dict[str, Any] | None = None
 
 
@@ -71,17 +71,17 @@ class Work:
         self._settings = settings
         self.grace = grace
 
-    def said(self, server: Server) -> FormFields:
+    def fields_of(self, server: Server) -> FormFields:
         """Return the form values that would start this server again."""
-        return form.said(server.spec, self._settings())
+        return form.fields_of(server.spec, self._settings())
 
-    def judge(self, words: FormFields, now: Snapshot | None) -> Done:
+    def assess(self, fields: FormFields, now: Snapshot | None) -> Done:
         """Assess the start that the form describes."""
-        return Done(judged=form.judge(words, self._settings(), now), judged_of=words)
+        return Done(assessment=form.assess(fields, self._settings(), now), assessed=fields)
 
-    def start(self, words: FormFields) -> Done:
+    def start(self, fields: FormFields) -> Done:
         """Start the server that the form describes, without waiting until it is ready."""
-        start = self._manager.start(form.spec(words, self._settings()), wait=False)
+        start = self._manager.start(form.spec(fields, self._settings()), wait=False)
         name = start.server.name
         return Done(f"{name} runs already, with the same options." if start.reused else "", chosen=name)
 
@@ -103,16 +103,16 @@ class Work:
         probe = self._manager.probe
         try:
             if pids:
-                told = [reap.told(reap.reap(one, probe)) for one in reap.judge_all(pids)]
+                lines = [reap.told(reap.reap(one, probe)) for one in reap.judge_all(pids)]
             else:
-                told = [one.text for one in sweep_all(probe)] or ["Nothing to reap."]
+                lines = [one.text for one in sweep_all(probe)] or ["Nothing to reap."]
         except OSError as error:  # the state folder cannot be read, or is not private to this user
             raise VllmMagicError(str(error)) from None
-        return Done(" ".join(told), message=self.doctor().message)
+        return Done(" ".join(lines), message=self.doctor().message)
 
 
 def _finding(one: Finding) -> dict[str, Any]:
     """Return a finding as data; ``pids`` is for the panel's own button, null where the user has to type the command."""
-    said = shlex.split(one.command)
-    pids = [int(word) for word in said if word.isdigit()] if said[:2] == REAP else None
+    words = shlex.split(one.command)
+    pids = [int(word) for word in words if word.isdigit()] if words[:2] == REAP else None
     return {"what": one.what, "command": views.in_a_cell(one.command), "pids": pids}

@@ -29,7 +29,7 @@ class Turn:
     """The user's text and the model's answer. The turn's thread writes the fields, other threads read them.
 
     Attributes:
-        said: the user's text.
+        prompt: the user's text.
         thought: the reasoning text of a reasoning model so far.
         answer: the text of the answer so far.
         note: the line below the answer.
@@ -37,7 +37,7 @@ class Turn:
         failed: whether ``note`` is an error message.
     """
 
-    said: str
+    prompt: str
     thought: str = ""
     answer: str = ""
     note: str = ""
@@ -64,26 +64,26 @@ class Chat:
         self._more = more
         self._history: list[Message] = []
         self._stream: Stream | None = None
-        self._hushed = threading.Event()
+        self._aborted = threading.Event()
 
     @property
     def busy(self) -> bool:
         """Whether an answer is under way."""
         return bool(self.turns) and not self.turns[-1].over
 
-    def say(self, text: str) -> None:
+    def send(self, text: str) -> None:
         """Begin a turn with this text; do nothing while another turn is under way."""
         if self.busy:
             return
         self.turns.append(Turn(text))
-        self._hushed.clear()
+        self._aborted.clear()
         threading.Thread(
             target=self._answer, args=(self.turns[-1],), name="vllm-magic chat", daemon=True
         ).start()
 
-    def hush(self) -> None:
+    def abort(self) -> None:
         """Abort the answer that is under way, on the server too."""
-        self._hushed.set()
+        self._aborted.set()
         stream = self._stream
         if stream is not None:
             stream.abort()
@@ -92,7 +92,7 @@ class Chat:
         try:
             self._take(turn)
         except VllmMagicError as error:
-            turn.failed = not self._hushed.is_set()
+            turn.failed = not self._aborted.is_set()
             turn.note = str(error) if turn.failed else "stopped"
         finally:
             self._stream = None
@@ -100,24 +100,24 @@ class Chat:
             self._more(self)
 
     def _take(self, turn: Turn) -> None:
-        messages = generate.conversation(turn.said, None, self._history)
+        messages = generate.conversation(turn.prompt, None, self._history)
         stream, note = self._begin(messages)
         self._stream = stream
         try:
             self._read(stream, turn)
         except RequestFailed:
-            if not self._hushed.is_set():
+            if not self._aborted.is_set():
                 raise
         finally:
             stream.close()
         generate.remember(self._history, messages, stream.answer)
-        stopped = "stopped" if self._hushed.is_set() else ""
+        stopped = "stopped" if self._aborted.is_set() else ""
         turn.note = line(stream.answer, " ".join(filter(None, (note, stopped))))
 
     def _read(self, stream: Stream, turn: Turn) -> None:
         shown = 0.0
         for piece in stream.pieces():
-            if self._hushed.is_set():
+            if self._aborted.is_set():
                 return
             if piece.kind is PieceKind.REASONING:
                 turn.thought += printable(piece.text)

@@ -44,20 +44,20 @@ class Chats:
         """Whether this is still the current chat with its server."""
         return self._chats.get(chat.server) is chat
 
-    def hush(self, server: Server) -> None:
+    def abort(self, server: Server) -> None:
         """Abort the answer of this server that is under way, if there is one."""
         if server in self._chats:
-            self._chats[server].hush()
+            self._chats[server].abort()
 
-    def hush_all(self) -> None:
+    def abort_all(self) -> None:
         """Abort every answer that is under way."""
         for server in self._chats:
-            self.hush(server)
+            self.abort(server)
 
     def forget(self, name: str) -> Chat:
         """Replace the chat with the server of this name by a new one, and return that. Raises the errors of `of`."""
         old = self.of(name)
-        old.hush()
+        old.abort()
         del self._chats[old.server]
         return self.of(name)
 

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from vllm_magic.jupyter.panel.messages import FormFields, Front
     from vllm_magic.manager.manager import Manager
 
-LOOK = 1.5  # seconds after which the views are updated; mostly the sampler requests an update before that
+UPDATE_INTERVAL = (
+    1.5  # seconds after which the views are updated; mostly the sampler requests an update before that
+)
 PROCESSES = "processes"  # the tab; the processes are read only while a view shows it
 
 
@@ -50,31 +52,31 @@ class Controller:
         self._work = work
         self._is_busy = is_busy
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._look_waits = False
+        self._update_queued = False
         # Only the controller's thread uses what follows.
         self._open_views = OpenViews()
         self._unwatch: Callable[[], None] | None = None
         self._due = 0.0
-        self._entry = FormState()
+        self._form_state = FormState()
         self._notice: dict[str, str] | None = None
         self._asked: set[RequestKind] = set()  # the background work that is under way
         self._chats = Chats(manager, self._more)
-        self._selection = Selection(manager, front, self._chats, work.said)
+        self._selection = Selection(manager, front, self._chats, work.fields_of)
         self._server_list = ServerList(manager)
         self._drawn: dict[str, Any] = {}
         self._suggestions: list[str] = []
         self._thread = threading.Thread(target=self._run, name="vllm-magic panel", daemon=True)
         self._thread.start()
 
-    def take(self, message: Message) -> None:
+    def post(self, message: Message) -> None:
         """Queue a request of a view. Any thread may call this; it returns at once."""
-        self._inbox.put(partial(self._obey, message))
+        self._inbox.put(partial(self._handle, message))
 
     def close(self) -> None:
-        """End the thread, and wait `LOOK` seconds at most for its end."""
+        """End the thread, and wait `UPDATE_INTERVAL` seconds at most for its end."""
         self._inbox.put(None)
         if threading.current_thread() is not self._thread:
-            self._thread.join(LOOK)
+            self._thread.join(UPDATE_INTERVAL)
 
     def _run(self) -> None:
         while True:
@@ -83,27 +85,27 @@ class Controller:
                     timeout=max(0.0, self._due - time.monotonic()) if self._open_views else None
                 )
             except queue.Empty:
-                action = self._look
+                action = self._update
             if action is None:
                 break
-            self._risk(action)
-        self._chats.hush_all()
+            self._run_safely(action)
+        self._chats.abort_all()
         self._open_views.leave()
         self._watch()
 
-    def _risk(self, action: Callable[[], None]) -> None:
+    def _run_safely(self, action: Callable[[], None]) -> None:
         """Run the action; show an exception as a notice, and keep the thread running."""
         try:
             action()
         except VllmMagicError as error:
-            self._tell(str(error), wrong=True)
+            self._notify(str(error), wrong=True)
         except Exception as error:  # noqa: BLE001 - a panel that stopped silently would go on showing old values
-            self._tell(
+            self._notify(
                 f"A fault of vllm_magic: {type(error).__name__}: {error}. Please report it.", wrong=True
             )
 
-    def _obey(self, message: Message) -> None:
-        self._open_views.hear(message)
+    def _handle(self, message: Message) -> None:
+        self._open_views.note(message)
         self._watch()
         if message.ask is RequestKind.HERE:
             return
@@ -111,19 +113,21 @@ class Controller:
         actions: dict[RequestKind, Callable[[Message], None]] = {
             RequestKind.HELLO: self._welcome,
             RequestKind.BYE: lambda _: None,
-            RequestKind.CHOOSE: lambda said: self._choose(said.name),
+            RequestKind.CHOOSE: lambda message: self._choose(message.name),
             RequestKind.CLEAR: self._clear,
             RequestKind.FORM: self._read,
             RequestKind.START: self._start,
             RequestKind.STOP: self._stop,
-            RequestKind.SAY: self._say,
-            RequestKind.HUSH: lambda said: self._chats.of(said.name).hush(),
-            RequestKind.FORGET: lambda said: self._selection.send_chat(self._chats.forget(said.name)),
+            RequestKind.SAY: self._send_prompt,
+            RequestKind.ABORT: lambda message: self._chats.of(message.name).abort(),
+            RequestKind.FORGET: lambda message: self._selection.send_chat(self._chats.forget(message.name)),
             RequestKind.DOCTOR: lambda _: self._do(RequestKind.DOCTOR, self._work.doctor),
-            RequestKind.REAP: lambda said: self._do(RequestKind.REAP, partial(self._work.reap, said.pids)),
+            RequestKind.REAP: lambda message: self._do(
+                RequestKind.REAP, partial(self._work.reap, message.pids)
+            ),
         }
-        self._risk(partial(actions[message.ask], message))
-        self._look()
+        self._run_safely(partial(actions[message.ask], message))
+        self._update()
 
     # The open views, and their updates.
 
@@ -134,30 +138,30 @@ class Controller:
     def _watch(self) -> None:
         """Subscribe to the sampler's update requests while a view is open; else unsubscribe."""
         if self._open_views and self._unwatch is None:
-            self._unwatch = self._manager.watch(self._want_look)
+            self._unwatch = self._manager.watch(self._request_update)
         elif not self._open_views and self._unwatch is not None:
             self._unwatch()
             self._unwatch = None
 
-    def _want_look(self) -> None:
+    def _request_update(self) -> None:
         """Queue an update, unless one is queued already. Any thread may call this."""
-        if not self._look_waits:
-            self._look_waits = True
-            self._inbox.put(self._look)
+        if not self._update_queued:
+            self._update_queued = True
+            self._inbox.put(self._update)
 
-    def _look(self) -> None:
-        self._look_waits = False
-        self._due = time.monotonic() + LOOK
+    def _update(self) -> None:
+        self._update_queued = False
+        self._due = time.monotonic() + UPDATE_INTERVAL
         if not self._is_busy():  # while a cell runs, messages of open views may have to wait
             self._open_views.expire()
             self._watch()
         if not self._open_views:
             return
         self._follow_choice()
-        self._judge_again()
+        self._assess_again()
         self._draw()
         self._tick()
-        self._selection.send_more(processes=self._open_views.looks_at(PROCESSES))
+        self._selection.send_more(processes=self._open_views.any_shows(PROCESSES))
 
     def _draw(self) -> None:
         drawn = self._picture()
@@ -167,13 +171,13 @@ class Controller:
 
     def _picture(self) -> dict[str, Any]:
         chosen = self._selection.server
-        claims = {} if chosen and not chosen.state.over else self._entry.claims
+        claims = {} if chosen and not chosen.state.over else self._form_state.claims
         owners = self._manager.attribution
         return {
             "servers": [snapshot.line(one) for one in self._server_list.servers()],
-            "chosen": snapshot.server(chosen, form.shown(self._selection.said)) if chosen else None,
+            "chosen": snapshot.server(chosen, form.masked(self._selection.fields)) if chosen else None,
             "gpus": snapshot.gpus(self._manager.latest, owners, self._selection.name or "", claims),
-            "form": self._entry.picture(self._suggestions),
+            "form": self._form_state.picture(self._suggestions),
             "notice": self._notice,
             "spare": snapshot.spare(self._manager.spares.status()),
             "asked": sorted(ask.value for ask in self._asked),
@@ -201,7 +205,7 @@ class Controller:
     def _choose(self, name: str) -> None:
         self._selection.name = name
         self._notice = None
-        self._entry.empty()
+        self._form_state.empty()
         self._selection.send()
 
     def _clear(self, message: Message) -> None:
@@ -212,8 +216,8 @@ class Controller:
     def _follow_choice(self) -> None:
         self._selection.follow()
         server = self._selection.server
-        if server is not None and server.state.over and not self._entry.words.model:
-            self._judge(self._selection.said)  # the user may start it again, perhaps with other flags
+        if server is not None and server.state.over and not self._form_state.fields.model:
+            self._assess(self._selection.fields)  # the user may start it again, perhaps with other flags
         if server is not None and server.error is not None:
             server.last_words()  # the panel shows the error: take it from those to report
 
@@ -221,31 +225,31 @@ class Controller:
 
     def _read(self, message: Message) -> None:
         self._notice = None
-        self._judge(self._entry.write(message))
+        self._assess(self._form_state.write(message))
 
-    def _judge(self, words: FormFields) -> None:
+    def _assess(self, fields: FormFields) -> None:
         now = self._manager.latest
-        self._entry.judging(words, now)
-        self._do(None, partial(self._work.judge, words, now))
+        self._form_state.begin_assessment(fields, now)
+        self._do(None, partial(self._work.assess, fields, now))
 
-    def _judge_again(self) -> None:
+    def _assess_again(self) -> None:
         server = self._selection.server
         shown = server is None or server.state.over  # else the form shows the values of the running server
-        if shown and self._entry.is_outdated(self._manager.latest):
-            self._judge(self._entry.words)
+        if shown and self._form_state.is_outdated(self._manager.latest):
+            self._assess(self._form_state.fields)
 
     def _start(self, message: Message) -> None:
-        self._do(RequestKind.START, partial(self._work.start, self._entry.write(message)))
+        self._do(RequestKind.START, partial(self._work.start, self._form_state.write(message)))
 
     def _stop(self, message: Message) -> None:
         self._notice = None
         server = self._manager.get(message.name)
-        self._chats.hush(server)  # an answer that the stop cuts off would look like a fault
+        self._chats.abort(server)  # an answer that the stop cuts off would look like a fault
         server.begin_stop(self._work.grace())
 
-    def _say(self, message: Message) -> None:
+    def _send_prompt(self, message: Message) -> None:
         chat = self._chats.of(message.name)
-        chat.say(message.text)
+        chat.send(message.text)
         self._selection.send_chat(chat)
 
     def _more(self, chat: Chat) -> None:
@@ -256,8 +260,8 @@ class Controller:
         if chat.turns and self._chats.is_current(chat):
             self._selection.send_chat(chat, at=len(chat.turns) - 1)
 
-    def _tell(self, text: str, *, wrong: bool = False) -> None:
-        self._notice = {"text": text, "kind": "wrong" if wrong else "told"}
+    def _notify(self, text: str, *, wrong: bool = False) -> None:
+        self._notice = {"text": text, "kind": "wrong" if wrong else "info"}
 
     def _do(self, ask: RequestKind | None, work: Callable[[], background_work.Done]) -> None:
         """Run the work in a thread of its own, unless work of the same kind is under way."""
@@ -268,25 +272,23 @@ class Controller:
             self._notice = None
 
         def run() -> None:
-            self._inbox.put(partial(self._take_done, ask, background_work.run(work)))
+            self._inbox.put(partial(self._finish, ask, background_work.run(work)))
 
         try:
             threading.Thread(target=run, name="vllm-magic panel work", daemon=True).start()
         except RuntimeError as error:  # can't start new thread
-            self._take_done(
-                ask, background_work.Done(f"{error}. End some threads, and try again.", wrong=True)
-            )
+            self._finish(ask, background_work.Done(f"{error}. End some threads, and try again.", wrong=True))
 
-    def _take_done(self, ask: RequestKind | None, done: background_work.Done) -> None:
+    def _finish(self, ask: RequestKind | None, done: background_work.Done) -> None:
         if ask is not None:
             self._asked.discard(ask)
         else:
-            self._entry.take(done)
+            self._form_state.finish_assessment(done)
         if done.text:
-            self._tell(done.text, wrong=done.wrong)
+            self._notify(done.text, wrong=done.wrong)
         if done.message is not None:
             self._front.send(done.message)
         if done.chosen is not None:
             self._selection.name = done.chosen
-            self._entry.empty()
-        self._look()
+            self._form_state.empty()
+        self._update()

@@ -52,12 +52,12 @@ def spec(form: FormFields, settings: Settings) -> ServerSpec:
     Raises:
         InvalidOption: an argument does not fit.
     """
-    said = [form.model, *expansion.split(form.flags)] if form.model else expansion.split(form.flags)
+    words = [form.model, *expansion.split(form.flags)] if form.model else expansion.split(form.flags)
     chosen = ["--gpus", form.gpus] if form.gpus else []
-    return start_arguments.start([*said, *chosen], settings).spec
+    return start_arguments.start([*words, *chosen], settings).spec
 
 
-def said(wanted: ServerSpec, settings: Settings) -> FormFields:
+def fields_of(wanted: ServerSpec, settings: Settings) -> FormFields:
     """Return the form values that, together with the settings, describe this server; its keys are in them."""
     try:
         usual = start_arguments.start([wanted.model], settings).spec
@@ -76,7 +76,7 @@ def said(wanted: ServerSpec, settings: Settings) -> FormFields:
     return FormFields(wanted.model, shlex.join(flags), wanted.gpus or "")
 
 
-def shown(form: FormFields) -> FormFields:
+def masked(form: FormFields) -> FormFields:
     """Return the form values as a view may see them, with `SHOWN` in place of each key."""
     try:
         plain = expansion.split(form.flags)
@@ -86,7 +86,7 @@ def shown(form: FormFields) -> FormFields:
     return form if masked == plain else replace(form, flags=shlex.join(masked))
 
 
-def meant(form: FormFields, before: FormFields) -> FormFields:
+def unmasked(form: FormFields, before: FormFields) -> FormFields:
     """Return the form values that a view sent, with the keys back in place of `SHOWN`.
 
     Args:
@@ -125,7 +125,7 @@ def _masked_variable(word: str) -> str:
     return f"{name}={SHOWN}" if known({name: value}) or mask(word) != word else word
 
 
-def judge(form: FormFields, settings: Settings, now: Snapshot | None) -> Assessment:
+def assess(form: FormFields, settings: Settings, now: Snapshot | None) -> Assessment:
     """Assess the flags and the memory, without the network."""
     if not form.model:
         return Assessment()

@@ -18,58 +18,58 @@ STEP = 2**28  # bytes; free memory is compared in steps of this size
 class FormState:
     """The form's values and their assessment. Only the controller's thread uses them.
 
-    An assessment takes time: `judging` notes that one begins, and `take` accepts its result.
+    An assessment takes time: `begin_assessment` notes that one begins, and `finish_assessment` accepts its result.
 
     Attributes:
-        words: the form's values with their keys, which views never get.
+        fields: the form's values with their keys, which views never get.
     """
 
     def __init__(self) -> None:
-        self.words = FormFields()
+        self.fields = FormFields()
         self._writer = ""  # the id of the view that wrote the values
-        self._judged = form.Assessment()
+        self._assessment = form.Assessment()
         self._under_way = 0
-        self._judged_by: tuple[int | None, ...] = ()  # free memory of each GPU then, in steps
+        self._assessed_by: tuple[int | None, ...] = ()  # free memory of each GPU then, in steps
 
     @property
     def claims(self) -> dict[int, int]:
         """The bytes that the start would take on each GPU, by the index of the GPU."""
-        return dict(self._judged.claims)
+        return dict(self._assessment.claims)
 
     def empty(self) -> None:
         """Clear the form."""
-        self.words, self._writer = FormFields(), ""
-        self._judged = form.Assessment()
+        self.fields, self._writer = FormFields(), ""
+        self._assessment = form.Assessment()
 
     def write(self, message: Message) -> FormFields:
         """Accept the values that a view wrote; return them with the keys that the view did not see."""
-        self.words = form.meant(message.words, self.words)
+        self.fields = form.unmasked(message.fields, self.fields)
         self._writer = message.view
-        return self.words
+        return self.fields
 
-    def judging(self, words: FormFields, now: Snapshot | None) -> None:
+    def begin_assessment(self, fields: FormFields, now: Snapshot | None) -> None:
         """Note that an assessment of these values begins, for the GPUs as they are now."""
-        self.words = words
-        self._judged_by = _free(now)
+        self.fields = fields
+        self._assessed_by = _free(now)
         self._under_way += 1
 
-    def take(self, done: Done) -> None:
+    def finish_assessment(self, done: Done) -> None:
         """Accept the result of an assessment; ignore it where the form has other values by now."""
         self._under_way -= 1
-        if done.judged is not None and done.judged_of == self.words:
-            self._judged = done.judged
+        if done.assessment is not None and done.assessed == self.fields:
+            self._assessment = done.assessment
 
     def is_outdated(self, now: Snapshot | None) -> bool:
         """Whether the free memory has changed since the assessment, as after the release of a server."""
-        return bool(self.words.model) and not self._under_way and _free(now) != self._judged_by
+        return bool(self.fields.model) and not self._under_way and _free(now) != self._assessed_by
 
     def picture(self, models: list[str]) -> dict[str, Any]:
         """Return the form as the views draw it: without keys, with the models to suggest."""
         return {
-            **asdict(form.shown(self.words)),
+            **asdict(form.masked(self.fields)),
             "view": self._writer,
-            "text": self._judged.text,
-            "wrong": self._judged.wrong,
+            "text": self._assessment.text,
+            "wrong": self._assessment.wrong,
             "models": models,
         }
 

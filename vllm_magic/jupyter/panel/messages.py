@@ -7,11 +7,11 @@ From a view to the kernel, each with the id of the view as ``view``::
     {"ask": "bye"}                                  the view was closed
     {"ask": "choose", "name": NAME}                 show this server; "" shows the form for a new server
     {"ask": "clear", "name": NAME}                  remove this server, which has ended, from the list
-    {"ask": "form", "words": {model, flags, gpus}}  the values of the form have changed
-    {"ask": "start", "words": {model, flags, gpus}}
+    {"ask": "form", "fields": {model, flags, gpus}}  the values of the form have changed
+    {"ask": "start", "fields": {model, flags, gpus}}
     {"ask": "stop", "name": NAME}                   stop the server, or cancel its start
     {"ask": "say", "name": NAME, "text": TEXT}      begin a turn of the chat
-    {"ask": "hush", "name": NAME}                   stop generating
+    {"ask": "abort", "name": NAME}                   stop generating
     {"ask": "forget", "name": NAME}                 begin a new chat
     {"ask": "doctor"}
     {"ask": "reap", "pids": [PID, ...]}             end these processes; [] releases what dead kernels left
@@ -52,7 +52,7 @@ class RequestKind(str, Enum):
     START = "start"
     STOP = "stop"
     SAY = "say"
-    HUSH = "hush"
+    ABORT = "abort"
     FORGET = "forget"
     DOCTOR = "doctor"
     REAP = "reap"
@@ -87,7 +87,7 @@ class Message:
         name: the name of a server.
         text: the text of a turn of the chat.
         tab: the tab that the view shows.
-        words: the values of the form.
+        fields: the values of the form.
         pids: the pids of processes to reap.
         beside: whether the request came on another thread than the one that runs cells, so it does not wait for a cell.
     """
@@ -97,7 +97,7 @@ class Message:
     name: str = ""
     text: str = ""
     tab: str = ""
-    words: FormFields = FormFields()
+    fields: FormFields = FormFields()
     pids: tuple[int, ...] = ()
     beside: bool = False
 
@@ -110,7 +110,7 @@ def read(content: Any, *, beside: bool) -> Message | None:
         ask = RequestKind(content.get("ask"))
     except ValueError:
         return None
-    words = content.get("words")
+    fields = content.get("fields")
     pids = content.get("pids")
     return Message(
         ask=ask,
@@ -118,15 +118,15 @@ def read(content: Any, *, beside: bool) -> Message | None:
         name=_text(content, "name"),
         text=_text(content, "text"),
         tab=_text(content, "tab"),
-        words=_words(words) if isinstance(words, dict) else FormFields(),
+        fields=_fields(fields) if isinstance(fields, dict) else FormFields(),
         pids=tuple(pid for pid in pids if isinstance(pid, int)) if isinstance(pids, list) else (),
         beside=beside,
     )
 
 
-def _words(words: Mapping[str, Any]) -> FormFields:
+def _fields(fields: Mapping[str, Any]) -> FormFields:
     return FormFields(
-        _text(words, "model").strip(), _text(words, "flags").strip(), _text(words, "gpus").strip()
+        _text(fields, "model").strip(), _text(fields, "flags").strip(), _text(fields, "gpus").strip()
     )
 
 

@@ -34,7 +34,7 @@ class OpenViews:
     def __bool__(self) -> bool:
         return bool(self._views)
 
-    def hear(self, message: Message) -> None:
+    def note(self, message: Message) -> None:
         """Note a request of a view."""
         self.beside = message.beside  # false for a view's first requests: its subshell is not ready yet
         before = self._views.pop(message.view, None)
@@ -51,6 +51,6 @@ class OpenViews:
         """Forget all views."""
         self._views.clear()
 
-    def looks_at(self, tab: str) -> bool:
+    def any_shows(self, tab: str) -> bool:
         """Whether an open view shows this tab."""
         return any(view.tab == tab for view in self._views.values())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_magic.jupyter.panel import messages, snapshot
 from vllm_magic.jupyter.panel.background_work import Work
 from vllm_magic.jupyter.panel.controller import Controller
-from vllm_magic.jupyter.panel.widget import PanelWidget, hear_beside_cells
+from vllm_magic.jupyter.panel.widget import PanelWidget, receive_beside_cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,14 +68,14 @@ class Panel:
         if self._widget is not None:
             return self._widget
         widget = PanelWidget()
-        hear_beside_cells(widget)
+        receive_beside_cells(widget)
         self._controller = Controller(self._manager, widget, self._work, self._is_busy)
-        widget.on_msg(self._hear)
+        widget.on_msg(self._on_message)
         self._widget = widget
         return widget
 
-    def _hear(self, _widget: object, content: object, _buffers: object) -> None:
+    def _on_message(self, _widget: object, content: object, _buffers: object) -> None:
         beside = threading.current_thread() is not threading.main_thread()
         message = messages.read(content, beside=beside)
         if message is not None and self._controller is not None:
-            self._controller.take(message)
+            self._controller.post(message)

@@ -26,22 +26,22 @@ class Selection:
         manager: the kernel's manager.
         front: the views.
         chats: the chats of the panel.
-        said: returns the form values that would start a server again.
+        fields_of: returns the form values that would start a server again.
 
     Attributes:
         name: the name of the chosen server; None until one is chosen, "" for the form of a new server.
-        said: the form values that would start the chosen server again.
+        fields: the form values that would start the chosen server again.
     """
 
     def __init__(
-        self, manager: Manager, front: Front, chats: Chats, said: Callable[[Server], FormFields]
+        self, manager: Manager, front: Front, chats: Chats, fields_of: Callable[[Server], FormFields]
     ) -> None:
         self.name: str | None = None
-        self.said = FormFields()
+        self.fields = FormFields()
         self._manager = manager
         self._front = front
         self._chats = chats
-        self._words_of = said
+        self._fields_of = fields_of
         self._log_stream: LogStream | None = None
         self._rows = ProcessRows()
 
@@ -63,7 +63,7 @@ class Selection:
         """Send all data about the chosen server that ``picture`` does not have."""
         server = self.server
         self._log_stream = LogStream(server) if server else None
-        self.said = self._words_of(server) if server else FormFields()
+        self.fields = self._fields_of(server) if server else FormFields()
         self._rows = ProcessRows()
         if server is None or self._log_stream is None:
             return

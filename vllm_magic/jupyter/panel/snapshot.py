@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_magic import durations
 from vllm_magic.jupyter.display import views
-from vllm_magic.jupyter.display.progress import told
+from vllm_magic.jupyter.display.progress import stage_text
 from vllm_magic.jupyter.panel import server_list
 from vllm_magic.provisioning.base import StartKind
 from vllm_magic.server.server import ServerState
@@ -44,7 +44,7 @@ def state(one: Server) -> str:
     return "asleep" if one.asleep and one.state is ServerState.READY else one.state.value
 
 
-def server(one: Server, words: FormFields) -> Data:
+def server(one: Server, fields: FormFields) -> Data:
     """Return the chosen server in full, with the form values that would start it again."""
     began = one.times.get(ServerState.STARTING)
     return {
@@ -61,7 +61,7 @@ def server(one: Server, words: FormFields) -> Data:
         "times": [[kind.value, at] for kind, at in one.times.items()],
         "ready_after": one.ready_after,
         "warm": one.start_kind is StartKind.WARM,
-        "words": asdict(words),
+        "fields": asdict(fields),
         "stages": [[stage.value, seconds] for stage, seconds in one.stages.items()],
         "error": _error(one),
         "farewell": one.farewell,
@@ -79,8 +79,8 @@ def spare(one: StandbyStatus) -> str:
 def terms(spec: ServerSpec) -> list[str]:
     """Return the rules by which the server outlives its kernel or ends without a request to stop."""
     return [
-        *([f"kept {durations.told(spec.keep)} after the kernel"] if spec.keep else []),
-        *([f"released after {durations.told(spec.ttl)} without a request"] if spec.ttl else []),
+        *([f"kept {durations.text(spec.keep)} after the kernel"] if spec.keep else []),
+        *([f"released after {durations.text(spec.ttl)} without a request"] if spec.ttl else []),
     ]
 
 
@@ -89,7 +89,7 @@ def progress(one: Server) -> Data:
     estimate = one.estimate
     return {
         "name": one.name,
-        "stage": told(one.progress, estimate),
+        "stage": stage_text(one.progress, estimate),
         "share": round(estimate.share, 3),
         "left": None if estimate.left is None else round(estimate.left),
         "late": estimate.late is not None,

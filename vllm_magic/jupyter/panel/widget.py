@@ -46,7 +46,7 @@ class PanelWidget(anywidget.AnyWidget):
         self.picture = drawn
 
 
-def hear_beside_cells(widget: PanelWidget) -> None:
+def receive_beside_cells(widget: PanelWidget) -> None:
     """Let the widget's messages arrive on a subshell while a cell runs.
 
     ipykernel 7.4 sends them to the shell in which the widget was made (``BaseComm._reply_subshell_for``): the main shell,

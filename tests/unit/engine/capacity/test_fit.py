@@ -16,7 +16,7 @@ from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption, NoEstimate
 from vllm_magic.gpu.devices import Gpu, Snapshot
 from vllm_magic.gpu.probe import Probe
-from vllm_magic.monitoring.early_warning import Foresight
+from vllm_magic.monitoring.early_warning import EarlyWarning
 
 GIB = 2**30
 NO_GPU = Snapshot(0.0, (), None, "no driver")
@@ -276,7 +276,7 @@ class TestWarning:
                 answer.wait(60)
                 return Snapshot(0.0, (gpu(total=16),), None, None)
 
-        foresight = Foresight(ServerSpec(llama), Slow())
+        foresight = EarlyWarning(ServerSpec(llama), Slow())
         assert asked.wait(60)
         began = time.monotonic()
         assert not foresight.warning()
@@ -290,4 +290,4 @@ class TestWarning:
             raise RuntimeError("can't start new thread")
 
         monkeypatch.setattr(threading.Thread, "start", refuse)
-        assert not Foresight(ServerSpec(llama), Probe()).warning()
+        assert not EarlyWarning(ServerSpec(llama), Probe()).warning()

@@ -28,7 +28,7 @@ def words(tmp_path, text: str | bytes) -> tuple[str, ...]:
 def named(path) -> tuple[str, ...]:
     began = time.thread_time()
     try:
-        return config_file.words(("--config", str(path)), "/", lambda: None)
+        return config_file.read_flags(("--config", str(path)), "/", lambda: None)
     finally:
         assert time.thread_time() - began < CALM
 

@@ -29,7 +29,7 @@ def test_a_value_is_found_however_it_is_written(args):
 def test_what_is_not_there_is_not_found(args):
     assert flags.value(args, "--max-model-len") is None
     assert not flags.has(args, "--max-model-len")
-    assert flags.take(args, "--max-model-len") == (None, args)
+    assert flags.pop(args, "--max-model-len") == (None, args)
 
 
 def test_several_names_are_one_flag():
@@ -71,18 +71,18 @@ def test_a_flag_at_the_end_without_its_value():
 
 def test_take_leaves_the_rest_in_its_order():
     args = ("-O.level=3", "--port", "1", "--hf-overrides", '{"a": {"b": 1}}', "--port=2", "--enforce-eager")
-    assert flags.take(args, "--port") == (
+    assert flags.pop(args, "--port") == (
         "2",
         ("-O.level=3", "--hf-overrides", '{"a": {"b": 1}}', "--enforce-eager"),
     )
 
 
 def test_take_takes_a_value_that_begins_with_a_dash():
-    assert flags.take(("--api-key", "-secret", "--seed", "1"), "--api-key") == ("-secret", ("--seed", "1"))
-    assert flags.take(("--api-key=--secret",), "--api-key") == ("--secret", ())
+    assert flags.pop(("--api-key", "-secret", "--seed", "1"), "--api-key") == ("-secret", ("--seed", "1"))
+    assert flags.pop(("--api-key=--secret",), "--api-key") == ("--secret", ())
 
 
 @pytest.mark.parametrize("args", [("--port",), ("--port=",), ("--port", ""), ("--port", "--seed", "1")])
 def test_take_refuses_a_flag_without_a_value(args):
     with pytest.raises(InvalidOption, match="--port needs a value"):
-        flags.take(args, "--port")
+        flags.pop(args, "--port")

@@ -242,7 +242,7 @@ class TestTold:
         ],
     )
     def test_a_stage(self, where, estimate, text):
-        assert progress.told(where, estimate) == text
+        assert progress.stage_text(where, estimate) == text
 
     def test_the_bar(self):
         assert [

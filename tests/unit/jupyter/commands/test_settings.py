@@ -130,7 +130,7 @@ class TestConfigFile:
         file(
             "port: 8123\nmax_model_len: 64\nenforce-eager: true\nenable-lora: false\nmodules: [a, b]\nnone: []\ncc: {a: {b: 1}}"
         )
-        assert config_file.words(("--config", "v.yaml"), str(tmp_path), lambda: None) == (
+        assert config_file.read_flags(("--config", "v.yaml"), str(tmp_path), lambda: None) == (
             "--port", "8123", "--max-model-len", "64", "--enforce-eager", "--no-enable-lora", "--modules", "a", "b",
             "--cc", json.dumps({"a": {"b": 1}}),
         )  # fmt: skip

@@ -4,7 +4,7 @@ function chatView(send) {
   let name = "";
   let turns = [];
   const talk = node("div", { class: "vmp-talk", role: "log", "aria-label": "Chat", tabindex: "0" });
-  const words = node("textarea", {
+  const input = node("textarea", {
     rows: "2",
     placeholder: "Ask the model (Enter sends, Shift+Enter begins a new line)",
     "aria-label": "What to say",
@@ -14,17 +14,17 @@ function chatView(send) {
       say_it();
     },
   });
-  const go = button("Send", () => (running() ? send("hush", { name }) : say_it()), { class: "vmp-button" });
+  const go = button("Send", () => (running() ? send("abort", { name }) : say_it()), { class: "vmp-button" });
   const anew = button("New chat", () => send("forget", { name }), { class: "vmp-button vmp-small" });
   const why = node("div", { class: "vmp-quiet" });
-  const el = node("div", { class: "vmp-chat" }, talk, why, node("div", { class: "vmp-say" }, words, node("div", { class: "vmp-stack" }, go, anew)));
+  const el = node("div", { class: "vmp-chat" }, talk, why, node("div", { class: "vmp-say" }, input, node("div", { class: "vmp-stack" }, go, anew)));
 
   const running = () => turns.length > 0 && !turns[turns.length - 1].over;
 
   function say_it() {
-    const text = words.value.trim();
+    const text = input.value.trim();
     if (!text || running() || go.disabled) return;
-    words.value = "";
+    input.value = "";
     send("say", { name, text });
   }
 
@@ -57,7 +57,7 @@ function chatView(send) {
         turns = [];
         draw(0);
       }
-      words.disabled = !ready;
+      input.disabled = !ready;
       go.disabled = !ready;
       show(why, !ready);
       say(why, ready ? "" : "The chat opens when the server is ready.");
@@ -66,14 +66,14 @@ function chatView(send) {
 }
 
 function turnView() {
-  const said = node("div", { class: "vmp-said" });
+  const prompt = node("div", { class: "vmp-prompt" });
   const thought = node("div", { class: "vmp-pre vmp-quiet" });
   const thinking = node("details", { class: "vmp-fold" }, node("summary", { text: "Thoughts" }), thought);
   const answer = node("div", { class: "vmp-pre" });
   const note = node("div", { class: "vmp-quiet" });
-  const el = node("div", { class: "vmp-turn" }, said, thinking, answer, note);
+  const el = node("div", { class: "vmp-turn" }, prompt, thinking, answer, note);
   el.update = (turn) => {
-    say(said, turn.said);
+    say(prompt, turn.prompt);
     say(thought, turn.thought);
     show(thinking, turn.thought !== "");
     say(answer, turn.answer || (turn.over ? "" : "…"));

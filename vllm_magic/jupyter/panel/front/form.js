@@ -41,14 +41,14 @@ function form(send, view) {
     return node("input", { type: "text", placeholder, spellcheck: "false", autocomplete: "off", oninput: typed, ...props });
   }
 
-  function words() {
+  function fields() {
     return { model: model.value, flags: flags.value, gpus: gpus.value };
   }
 
   function typed() {
     typing = true;
     clearTimeout(timer);
-    timer = setTimeout(() => send("form", { words: words() }), TYPED);
+    timer = setTimeout(() => send("form", { fields: fields() }), TYPED);
   }
 
   function enter({ target, key, shiftKey, isComposing }) {
@@ -61,7 +61,7 @@ function form(send, view) {
     clicked = action;
     say(primary, CLICKED[action]);
     mark(primary, "aria-disabled", "true"); // not `disabled`, which would take the keyboard focus from the button
-    send(action, action === "start" ? { words: words() } : { name });
+    send(action, action === "start" ? { fields: fields() } : { name });
   }
 
   /** Sets the value of a field. A value that was typed in this view stays, since the kernel returns it without its keys. */
@@ -80,17 +80,17 @@ function form(send, view) {
       clicked = null;
       show(queued, false);
     },
-    update({ chosen, form: said, asked, beside }, busy) {
+    update({ chosen, form: entered, asked, beside }, busy) {
       const state = chosen ? chosen.state : "none";
       const locked = chosen !== null && chosen.ended === null;
-      const shown = locked ? chosen.words : said;
-      const how = { locked, own: said.view === view };
+      const shown = locked ? chosen.fields : entered;
+      const how = { locked, own: entered.view === view };
       if (locked || how.own) typing = false;
       name = chosen ? chosen.name : "";
       put(model, shown.model, how);
       put(flags, shown.flags, how);
       put(gpus, shown.gpus, how);
-      fill(models, said.models, () => said.models.map((value) => node("option", { value })));
+      fill(models, entered.models, () => entered.models.map((value) => node("option", { value })));
       const [text, next] = asked.includes("start") && !locked ? ["Starting …", ""] : ACTIONS[state];
       if (!clicked) {
         action = next;
@@ -101,8 +101,8 @@ function form(send, view) {
       show(queued, clicked !== null && busy && !beside);
       say(queued, "Queued until the cell ends: this kernel hears clicks only between cells.");
       show(note, !locked); // an empty note takes its line too, so that nothing below moves when text comes
-      say(note, locked ? "" : said.text);
-      mark(note, "class", `vmp-note ${said.wrong ? "wrong" : ""}`);
+      say(note, locked ? "" : entered.text);
+      mark(note, "class", `vmp-note ${entered.wrong ? "wrong" : ""}`);
     },
   };
 }

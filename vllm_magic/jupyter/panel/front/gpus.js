@@ -39,10 +39,10 @@ function gpuRow(gpu) {
   const known = gpu.total !== null && gpu.used !== null;
   const share = (bytes) => `${Math.min(100, (100 * bytes) / (gpu.total || 1)).toFixed(2)}%`;
   const parts = gpu.parts.map((bytes, index) => [bytes, ...HOLDERS[index]]).filter(([bytes]) => bytes > 0);
-  const said = parts.map(([bytes, , who]) => `${who} ${gib(bytes)}`).join(", ") || (known ? "no process holds any of it" : "not known");
+  const holders = parts.map(([bytes, , who]) => `${who} ${gib(bytes)}`).join(", ") || (known ? "no process holds any of it" : "not known");
   const bar = node(
     "div",
-    { class: "vmp-bar", role: "img", "aria-label": `GPU ${gpu.index}: ${gib(gpu.used)} of ${gib(gpu.total)} in use: ${said}` },
+    { class: "vmp-bar", role: "img", "aria-label": `GPU ${gpu.index}: ${gib(gpu.used)} of ${gib(gpu.total)} in use: ${holders}` },
     ...parts.map(([bytes, kind, who]) => node("i", { class: kind, style: `width:${share(bytes)}`, title: `${who}: ${gib(bytes)}` })),
   );
   const name = node("span", { class: "vmp-gpu-name", title: gpu.name, text: `GPU ${gpu.index} · ${gpu.name}` });

@@ -8,7 +8,7 @@ const SELDOM = 60000; // milliseconds between two messages at most, while the ke
 /** Calls `here` to send a message of this view, `lost` when the kernel is silent, and `found` when it sends again. */
 function heartbeat({ here, lost, found }) {
   let heard = Date.now();
-  let told = Date.now() - HERE + 1000; // first after 1 s: by then the view has its subshell
+  let lastSent = Date.now() - HERE + 1000; // first after 1 s: by then the view has its subshell
   let pause = HERE;
   let silent = false;
 
@@ -18,8 +18,8 @@ function heartbeat({ here, lost, found }) {
       silent = true;
       lost();
     }
-    if (now - told < pause) return;
-    told = now;
+    if (now - lastSent < pause) return;
+    lastSent = now;
     pause = silent ? Math.min(2 * pause, SELDOM) : HERE; // a restarted kernel logs each of these messages
     here();
   }

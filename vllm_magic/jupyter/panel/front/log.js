@@ -13,13 +13,13 @@ function logView() {
   const pause = button("Pause", () => {
     paused = !paused;
     if (!paused) add(held.splice(0));
-    told();
+    showCount();
   }, { class: "vmp-button vmp-small" });
   const path = node("span", { class: "vmp-quiet vmp-path" });
   const tools = node("div", { class: "vmp-tools" }, filter, node("label", { class: "vmp-check" }, follow, "Follow"), pause, path);
   const el = node("div", {}, tools, text);
 
-  function told() {
+  function showCount() {
     say(pause, paused ? (held.length ? `Go on (${held.length} new)` : "Go on") : "Pause");
   }
 
@@ -56,7 +56,7 @@ function logView() {
       if (paused && !fresh) held.push(...all.slice(-LINES));
       else add(all);
       if (held.length > LINES) held.splice(0, held.length - LINES);
-      told();
+      showCount();
     },
     update({ chosen }) {
       say(path, chosen ? chosen.log : "");

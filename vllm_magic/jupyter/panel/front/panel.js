@@ -26,7 +26,7 @@ function render({ model, el }) {
 
   const list = serverList(send);
   const head = header();
-  const words = form(send, view);
+  const startForm = form(send, view);
   const notice = node("div", { class: "vmp-notice", role: "alert" });
   const progress = startProgress();
   const bars = gpuBars();
@@ -46,7 +46,7 @@ function render({ model, el }) {
     spare,
   );
   const gone = node("div", { class: "vmp-gone", role: "alert", hidden: true });
-  const body = node("div", { class: "vmp-body" }, list.el, head.el, words.el, notice, progress.el, end.el, bars.el, charts.el, details.el);
+  const body = node("div", { class: "vmp-body" }, list.el, head.el, startForm.el, notice, progress.el, end.el, bars.el, charts.el, details.el);
   const root = node("div", { class: "vmp", role: "region", "aria-label": "vLLM", onfocusin: keepKeys, onkeydown: passSave }, gone, body);
 
   function draw() {
@@ -54,7 +54,7 @@ function render({ model, el }) {
     const name = drawn.chosen ? drawn.chosen.name : "";
     list.update(drawn);
     head.update(drawn, now());
-    words.update(drawn, busy);
+    startForm.update(drawn, busy);
     show(notice, drawn.notice !== null);
     say(notice, drawn.notice ? drawn.notice.text : "");
     mark(notice, "class", `vmp-notice ${drawn.notice ? drawn.notice.kind : ""}`);
@@ -71,7 +71,7 @@ function render({ model, el }) {
     lost() {
       body.inert = true;
       root.classList.add("vmp-dead");
-      words.lost();
+      startForm.lost();
       say(gone, farewell(picture()));
       show(gone, true);
     },
@@ -102,7 +102,7 @@ function render({ model, el }) {
     chat: chat.take,
     doctor: doctor.take,
     got(message) {
-      words.got(message.ask);
+      startForm.got(message.ask);
       draw();
     },
   };

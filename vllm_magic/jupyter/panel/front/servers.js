@@ -80,9 +80,9 @@ function header() {
       const living = chosen !== null && chosen.ended === null;
       show(address, living);
       show(exposed, living && chosen.exposed);
-      const said = living ? chosen.terms : [];
-      show(terms, said.length > 0);
-      fill(terms, said, () => said.map((text) => node("span", { class: "vmp-term", text })));
+      const labels = living ? chosen.terms : [];
+      show(terms, labels.length > 0);
+      fill(terms, labels, () => labels.map((text) => node("span", { class: "vmp-term", text })));
       say(url, living ? chosen.url : "");
       say(age, chosen ? times(chosen, now) : "Choose a model, and start it.");
     },
