@@ -132,8 +132,8 @@ def _find(sign: Sign, log: Sequence[LogLine], text: str, context: HintContext) -
 
 
 def _filled_in(message: str | MessageFunction, match: re.Match[str], context: HintContext) -> str:
-    log = message.format(*match.groups("")) if isinstance(message, str) else message(match, context)
-    return tracebacks.brief(log.strip().rstrip("."))
+    filled = message.format(*match.groups("")) if isinstance(message, str) else message(match, context)
+    return tracebacks.brief(filled.strip().rstrip("."))
 
 
 def _first(errors: Sequence[tuple[str, int]], log: Sequence[LogLine]) -> Failure | None:
