@@ -28,14 +28,13 @@ connects again and again still keeps a server, as does who polls.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_magic import durations
 from vllm_magic.linux import connections
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from vllm_magic.engine.client.health import Activity, Api
     from vllm_magic.linux.connections import TcpConnection
@@ -81,21 +80,21 @@ def keep_alive(environ: Mapping[str, str]) -> float:
 class Requests:
     """Judges whether a server has requests under way, from one look to the next.
 
+    It has no clock: the caller says when a look was, by `time.monotonic`.
+
     Args:
         keep_alive: seconds for which the server leaves an idle connection open.
-        clock: as `time.monotonic`.
     """
 
-    def __init__(self, keep_alive: float = KEEP_ALIVE, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, keep_alive: float = KEEP_ALIVE) -> None:
         self._quiet = keep_alive + LATE
         self._served: float | None = None
         # By connection: the bytes received when its request first seemed answered, since it last waited.
         self._answered: dict[bytes, int | None] = {}
-        self._waiting: dict[bytes, float] = {}  # by connection: since when it may wait, by the clock
+        self._waiting: dict[bytes, float] = {}  # by connection: since when it may wait
 
-    def under_way(self, use: ServerUse) -> bool | None:
-        """Take in a look. Return whether requests are under way; None where the server does not say."""
+    def under_way(self, use: ServerUse, at: float) -> bool | None:
+        """Take in a look of the time ``at``. Return whether requests are under way; None where the server does not say."""
         if use.activity is None:
             return None
         if use.activity.served != self._served:
@@ -103,12 +102,11 @@ class Requests:
         there = {one.name for one in use.connections}
         self._answered = {name: received for name, received in self._answered.items() if name in there}
         waiting = {one.name for one in use.connections if self._may_wait(one)}
-        now = self._clock()
-        self._waiting = {name: self._waiting.get(name, now) for name in waiting}
+        self._waiting = {name: self._waiting.get(name, at) for name in waiting}
         if use.activity.in_flight:
             self._waiting = {}
             return True
-        return any(now - since <= WAIT_LIMIT for since in self._waiting.values())
+        return any(at - since <= WAIT_LIMIT for since in self._waiting.values())
 
     def _may_wait(self, one: TcpConnection) -> bool:
         if one.received is not None and one.received < SHORTEST_REQUEST:
@@ -122,39 +120,33 @@ class Requests:
 class Idleness:
     """Judges whether one server is idle. The time begins with the first look that has counters.
 
+    It has no clock either.
+
     Args:
         ttl: seconds without a request after which the server is idle.
         requests: judges whether requests are under way.
-        clock: as `time.monotonic`.
 
     Attributes:
         over: whether the server was idle at the last look.
+        next_look: when the next look is due, by `time.monotonic`; 0.0 before the first one.
     """
 
-    def __init__(
-        self, ttl: float, requests: Requests | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, ttl: float, requests: Requests | None = None) -> None:
         self.over = False
+        self.next_look = 0.0
         self._ttl = ttl
         self._requests = requests or Requests()
-        self._clock = clock
         self._served: float | None = None
         self._since = 0.0
-        self._next = 0.0
 
-    def rest(self) -> float:
-        """Seconds until the next look is due."""
-        return max(0.0, self._next - self._clock())
-
-    def judge(self, use: ServerUse) -> bool:
-        """Take in a look. Return True once the server is idle; False if the counters are not known."""
-        now = self._clock()
+    def judge(self, use: ServerUse, at: float) -> bool:
+        """Take in a look of the time ``at``. Return True once the server is idle; False if the counters are not known."""
         pause = min(max(self._ttl / LOOKS, SHORTEST), LONGEST)
-        activity, waits = use.activity, self._requests.under_way(use)
+        activity, waits = use.activity, self._requests.under_way(use, at)
         if activity is not None and (activity.in_flight or activity.served != self._served):
-            self._served, self._since = activity.served, now
-        left = self._since + self._ttl - now
-        self._next = now + (min(pause, left) if left > 0 else SHORTEST if waits else pause)
+            self._served, self._since = activity.served, at
+        left = self._since + self._ttl - at
+        self.next_look = at + (min(pause, left) if left > 0 else SHORTEST if waits else pause)
         self.over = waits is False and left <= 0
         return self.over
 

@@ -156,7 +156,7 @@ class Monitor:
         if self._guard_deadline is not None:
             return max(0.0, self._guard_deadline - time.monotonic())
         if self._idleness and self._is_serving():
-            return self._idleness.rest() if self._use is None else None
+            return max(0.0, self._idleness.next_look - time.monotonic()) if self._use is None else None
         return READY_LOOK if self._is_starting() else None
 
     def _is_starting(self) -> bool:
@@ -270,7 +270,7 @@ class Monitor:
         if time.monotonic() >= self._drain_until:
             return True
         use = self._seen_use()
-        return use is not None and self._left.under_way(use) is False
+        return use is not None and self._left.under_way(use, time.monotonic()) is False
 
     def _seen_use(self) -> ServerUse | None:
         """What a look at the server's use has seen, once it is done; begins one where none is under way."""
@@ -324,10 +324,10 @@ class Monitor:
         return self._api.accepts() and self._answers_for_us() and self._api.is_ready()
 
     def _look_at_use(self, idleness: Idleness) -> None:
-        if self._use is None and idleness.rest() > 0:
+        if self._use is None and time.monotonic() < idleness.next_look:
             return
         use = self._seen_use()
-        if use is not None and idleness.judge(use):
+        if use is not None and idleness.judge(use, time.monotonic()):
             self._notice(Idle())
 
     def _answers_for_us(self) -> bool:

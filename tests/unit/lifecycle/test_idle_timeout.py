@@ -24,78 +24,66 @@ from vllm_magic.lifecycle.idle_timeout import (
 from vllm_magic.linux import connections
 from vllm_magic.linux.connections import TcpConnection
 
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+NOW = 1000.0  # by time.monotonic
 
 
 class TestJudgement:
-    @pytest.fixture
-    def clock(self):
-        return Clock()
-
-    def until_over(self, idleness: Idleness, clock: Clock, answers=None) -> float:
+    def until_over(self, idleness: Idleness, answers=None) -> float:
         """Look as often as it asks for; returns the seconds until it said so."""
-        began = clock.now
-        while not idleness.judge(ServerUse(answers(clock.now - began) if answers else Activity(0, 7.0))):
-            assert idleness.rest() >= min(SHORTEST, 0.001)
-            clock.now += idleness.rest()
-            assert clock.now - began < 10**6
-        return clock.now - began
+        now = NOW
+        while not idleness.judge(ServerUse(answers(now - NOW) if answers else Activity(0, 7.0)), now):
+            assert idleness.next_look - now >= min(SHORTEST, 0.001)
+            now = idleness.next_look
+            assert now - NOW < 10**6
+        return now - NOW
 
     @pytest.mark.parametrize("ttl", [0.5, 2.0, 90.0, 1800.0, 86400.0])
-    def test_after_just_that_time(self, clock, ttl):
-        assert self.until_over(Idleness(ttl, clock=clock), clock) == pytest.approx(ttl, abs=1e-6)
+    def test_after_just_that_time(self, ttl):
+        assert self.until_over(Idleness(ttl)) == pytest.approx(ttl, abs=1e-6)
 
-    def test_how_often_it_looks(self, clock):
+    def test_how_often_it_looks(self):
         for ttl, pause in ((4.0, SHORTEST), (100.0, 10.0), (1800.0, LONGEST)):
-            idleness = Idleness(ttl, clock=clock)
-            assert idleness.rest() == 0
-            assert not idleness.judge(ServerUse(Activity(0, 0.0)))
-            assert idleness.rest() == pytest.approx(pause)
+            idleness = Idleness(ttl)
+            assert idleness.next_look <= NOW
+            assert not idleness.judge(ServerUse(Activity(0, 0.0)), NOW)
+            assert idleness.next_look == pytest.approx(NOW + pause)
 
-    def test_a_request_begins_the_time_anew(self, clock):
+    def test_a_request_begins_the_time_anew(self):
         def one_at_50(at: float) -> Activity:
             return Activity(0, 7.0 if at < 50 else 8.0)
 
-        assert self.until_over(Idleness(100, clock=clock), clock, one_at_50) == pytest.approx(150)
+        assert self.until_over(Idleness(100), one_at_50) == pytest.approx(150)
 
-    def test_a_request_that_takes_long_is_no_idleness(self, clock):
+    def test_a_request_that_takes_long_is_no_idleness(self):
         def busy_until_500(at: float) -> Activity:
             return Activity(1 if at < 500 else 0, 7.0)
 
-        assert self.until_over(Idleness(100, clock=clock), clock, busy_until_500) >= 590
+        assert self.until_over(Idleness(100), busy_until_500) >= 590
 
-    def test_no_answer_is_no_idleness(self, clock):
-        idleness = Idleness(10, clock=clock)
-        assert not idleness.judge(ServerUse(Activity(0, 7.0)))
+    def test_no_answer_is_no_idleness(self):
+        idleness, now = Idleness(10), NOW
+        assert not idleness.judge(ServerUse(Activity(0, 7.0)), now)
         for _ in range(100):
-            clock.now += idleness.rest()
-            assert not idleness.judge(ServerUse(None))
-            assert idleness.rest() >= SHORTEST
-        assert idleness.judge(ServerUse(Activity(0, 7.0)))
+            now = idleness.next_look
+            assert not idleness.judge(ServerUse(None), now)
+            assert idleness.next_look >= now + SHORTEST
+        assert idleness.judge(ServerUse(Activity(0, 7.0)), now)
 
-    def test_one_that_never_answered_is_not_idle_at_its_first_answer(self, clock):
-        idleness = Idleness(10, clock=clock)
-        assert not idleness.judge(ServerUse(None))
-        clock.now += 1000
-        assert not idleness.judge(ServerUse(Activity(0, 7.0)))
+    def test_one_that_never_answered_is_not_idle_at_its_first_answer(self):
+        idleness = Idleness(10)
+        assert not idleness.judge(ServerUse(None), NOW)
+        assert not idleness.judge(ServerUse(Activity(0, 7.0)), NOW + 1000)
 
-    def test_a_connection_that_waits_puts_the_end_off(self, clock):
+    def test_a_connection_that_waits_puts_the_end_off(self):
         """And no more: its request is counted once it is answered."""
-        idleness, waiting = Idleness(10, clock=clock), asked()
-        assert not idleness.judge(ServerUse(QUIET, (waiting,)))
+        idleness, waiting, now = Idleness(10), asked(), NOW
+        assert not idleness.judge(ServerUse(QUIET, (waiting,)), now)
         for _ in range(30):
-            clock.now += idleness.rest()
-            assert not idleness.judge(ServerUse(QUIET, (waiting,)))
-        assert clock.now >= 1010
-        assert idleness.rest() == SHORTEST
-        clock.now += idleness.rest()
-        assert idleness.judge(ServerUse(QUIET))
+            now = idleness.next_look
+            assert not idleness.judge(ServerUse(QUIET, (waiting,)), now)
+        assert now >= NOW + 10
+        assert idleness.next_look == now + SHORTEST
+        assert idleness.judge(ServerUse(QUIET), idleness.next_look)
 
 
 QUIET = Activity(0, 7.0)
@@ -113,85 +101,85 @@ def answered(received: int | None = 100, *, since: float = 0.2) -> TcpConnection
 
 class TestRequests:
     def test_none(self):
-        assert Requests().under_way(ServerUse(QUIET)) is False
+        assert Requests().under_way(ServerUse(QUIET), NOW) is False
 
     def test_what_is_not_said(self):
-        assert Requests().under_way(ServerUse(None, (answered(),))) is None
+        assert Requests().under_way(ServerUse(None, (answered(),)), NOW) is None
 
     def test_those_that_are_counted(self):
-        assert Requests().under_way(ServerUse(Activity(1, 7.0))) is True
+        assert Requests().under_way(ServerUse(Activity(1, 7.0)), NOW) is True
 
     def test_one_that_is_not_answered(self):
         requests = Requests()
         for seconds in (0.1, 5.0, 500.0):
-            assert requests.under_way(ServerUse(QUIET, (asked(silent=seconds, mute=seconds + 1),))) is True
+            assert (
+                requests.under_way(ServerUse(QUIET, (asked(silent=seconds, mute=seconds + 1),)), NOW) is True
+            )
 
     def test_a_stream_whose_first_token_is_not_there_yet(self):
         requests = Requests()
         for seconds in (0.1, 3.0, KEEP_ALIVE + LATE + 0.1, 500.0):
-            assert requests.under_way(ServerUse(QUIET, (answered(since=seconds),))) is True
+            assert requests.under_way(ServerUse(QUIET, (answered(since=seconds),)), NOW) is True
 
     def test_a_client_that_keeps_its_connection_open(self):
         requests = Requests()
-        assert requests.under_way(ServerUse(QUIET, (answered(since=4.0),))) is True
-        assert requests.under_way(ServerUse(QUIET)) is False  # the server has closed it
+        assert requests.under_way(ServerUse(QUIET, (answered(since=4.0),)), NOW) is True
+        assert requests.under_way(ServerUse(QUIET), NOW) is False  # the server has closed it
 
     def test_one_that_polls(self):
         requests = Requests()
-        assert requests.under_way(ServerUse(QUIET, (answered(100),))) is True
+        assert requests.under_way(ServerUse(QUIET, (answered(100),)), NOW) is True
         for received in (200, 300):
-            assert requests.under_way(ServerUse(QUIET, (answered(received),))) is False
-        assert requests.under_way(ServerUse(QUIET, (answered(300, since=KEEP_ALIVE + LATE + 0.1),))) is True
-        assert requests.under_way(ServerUse(QUIET, (asked(400),))) is True
+            assert requests.under_way(ServerUse(QUIET, (answered(received),)), NOW) is False
+        assert (
+            requests.under_way(ServerUse(QUIET, (answered(300, since=KEEP_ALIVE + LATE + 0.1),)), NOW) is True
+        )
+        assert requests.under_way(ServerUse(QUIET, (asked(400),)), NOW) is True
 
     def test_a_request_that_comes_in_pieces_is_no_poll(self):
         requests = Requests()
         for pieces in (asked(100), asked(200, mute=float("inf")), answered(300), answered(300, since=4.0)):
-            assert requests.under_way(ServerUse(QUIET, (pieces,))) is True
-        assert requests.under_way(ServerUse(QUIET, (asked(400),))) is True
-        assert requests.under_way(ServerUse(QUIET, (answered(500),))) is True
+            assert requests.under_way(ServerUse(QUIET, (pieces,)), NOW) is True
+        assert requests.under_way(ServerUse(QUIET, (asked(400),)), NOW) is True
+        assert requests.under_way(ServerUse(QUIET, (answered(500),)), NOW) is True
 
     def test_one_whose_requests_are_counted_does_not_poll(self):
         requests = Requests()
-        requests.under_way(ServerUse(QUIET, (answered(100),)))
-        assert requests.under_way(ServerUse(Activity(0, 8.0), (answered(200),))) is True
+        requests.under_way(ServerUse(QUIET, (answered(100),)), NOW)
+        assert requests.under_way(ServerUse(Activity(0, 8.0), (answered(200),)), NOW) is True
 
     def test_one_over_which_nothing_came(self):
-        assert Requests().under_way(ServerUse(QUIET, (TcpConnection(b"a", 0, 900.0, 900.0),))) is False
+        assert Requests().under_way(ServerUse(QUIET, (TcpConnection(b"a", 0, 900.0, 900.0),)), NOW) is False
 
     def test_one_that_is_too_short_for_a_request(self):
-        assert Requests().under_way(ServerUse(QUIET, (asked(5), asked(SHORTEST_REQUEST - 1)))) is False
+        assert Requests().under_way(ServerUse(QUIET, (asked(5), asked(SHORTEST_REQUEST - 1))), NOW) is False
 
     @pytest.mark.parametrize("received", [lambda _: 100, lambda number: 100 + number, lambda _: None])
     def test_one_that_waits_for_ever(self, received):
         """Anybody can connect and send half a request, all at once or a byte at a time: vLLM waits for the rest."""
-        now = 0.0
-        requests = Requests(clock=lambda: now)
+        requests = Requests()
         for number in range(20):
             now = number * WAIT_LIMIT / 10
-            waits = requests.under_way(ServerUse(QUIET, (asked(received(number), mute=float("inf")),)))
+            waits = requests.under_way(ServerUse(QUIET, (asked(received(number), mute=float("inf")),)), now)
             assert waits is (number <= 10), number
-        assert (
-            requests.under_way(ServerUse(Activity(0, 8.0), (asked(),))) is True
-        )  # something was served meanwhile
+        # something was served meanwhile
+        assert requests.under_way(ServerUse(Activity(0, 8.0), (asked(),)), now) is True
 
     def test_several_that_wait_have_a_time_each(self):
-        now = 0.0
-        requests = Requests(clock=lambda: now)
-        assert requests.under_way(ServerUse(QUIET, (asked(),))) is True
-        now = WAIT_LIMIT + 1
-        assert requests.under_way(ServerUse(QUIET, (asked(), asked()._replace(name=b"b")))) is True
-        assert requests.under_way(ServerUse(QUIET, (asked(),))) is False
+        requests, later = Requests(), NOW + WAIT_LIMIT + 1
+        assert requests.under_way(ServerUse(QUIET, (asked(),)), NOW) is True
+        assert requests.under_way(ServerUse(QUIET, (asked(), asked()._replace(name=b"b"))), later) is True
+        assert requests.under_way(ServerUse(QUIET, (asked(),)), later) is False
 
     def test_one_of_which_the_kernel_does_not_say(self):
         there = TcpConnection(b"a", None, float("inf"), float("inf"))
-        assert Requests().under_way(ServerUse(QUIET, (there,))) is True
+        assert Requests().under_way(ServerUse(QUIET, (there,)), NOW) is True
 
     def test_how_long_the_server_leaves_it_open(self):
-        assert Requests(60.0).under_way(ServerUse(QUIET, (answered(100, since=30.0),))) is True
+        assert Requests(60.0).under_way(ServerUse(QUIET, (answered(100, since=30.0),)), NOW) is True
         polled = Requests(60.0)
-        polled.under_way(ServerUse(QUIET, (answered(100),)))
-        assert polled.under_way(ServerUse(QUIET, (answered(200, since=30.0),))) is False
+        polled.under_way(ServerUse(QUIET, (answered(100),)), NOW)
+        assert polled.under_way(ServerUse(QUIET, (answered(200, since=30.0),)), NOW) is False
         assert keep_alive({"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "60"}) == 60.0
         assert keep_alive({"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "x"}) == keep_alive({}) == KEEP_ALIVE
 
@@ -243,10 +231,10 @@ def test_connections_that_cannot_be_read_in_time_tell_nothing(monkeypatch):
 
     monkeypatch.setattr(connections, "established", late)
     seen = look(Answering(), 1)
-    assert Requests().under_way(seen) is None
+    assert Requests().under_way(seen, NOW) is None
     idleness = Idleness(0.0)
-    assert idleness.judge(ServerUse(Activity(0, 7.0)))
-    assert not idleness.judge(seen)
+    assert idleness.judge(ServerUse(Activity(0, 7.0)), NOW)
+    assert not idleness.judge(seen, NOW)
 
 
 class Answering:
