@@ -39,7 +39,7 @@ START = (
     ("guard.client", "GuardPair", "executes vLLM"),
     ("lifecycle.monitor", "Monitor.run", "log, stages, guards"),
     ("engine.client.health", "Api.is_ready", "/health answers 200"),
-    ("lifecycle.state", "Lifecycle.take", "the state is ready"),
+    ("lifecycle.lifecycle", "Lifecycle.take", "the state is ready"),
 )
 STOP = (
     ("jupyter.magics", "VllmMagics.vllm", ""),
@@ -51,7 +51,7 @@ STOP = (
     ("guard.ladder", "Ladder", "SIGTERM, SIGKILL"),
     ("release.report", "release", "who ended, and how"),
     ("release.local_verifier", "LocalVerifier.verify", "processes, memory"),
-    ("lifecycle.state", "Lifecycle.take", "the state is released"),
+    ("lifecycle.lifecycle", "Lifecycle.take", "the state is released"),
 )
 
 LINE = 15  # pixels
