@@ -47,6 +47,7 @@ STOP = (
     ("server.server", "Server.stop", "asks, then waits"),
     ("lifecycle.supervisor", "Supervisor.stop", "wakes the thread"),
     ("lifecycle.monitor", "Monitor.run", "GPUs as they are before"),
+    ("lifecycle.state", "StateMachine.handle", "drain, grace, deadlines"),
     ("guard.client", "Guards.stop", ""),
     ("guard.ladder", "Ladder", "SIGTERM, SIGKILL"),
     ("release.report", "release", "who ended, and how"),

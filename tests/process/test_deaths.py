@@ -191,7 +191,7 @@ def test_what_carries_no_mark_goes_with_its_guards(manager, spec, traces):
 
 def test_guards_that_hang_are_replaced(server, traces, monkeypatch):
     """Both stopped, they answer nothing: they are killed, and the kernel releases in their place."""
-    monkeypatch.setattr("vllm_magic.lifecycle.monitor.GUARD_LIMIT", 1.0)
+    monkeypatch.setattr("vllm_magic.lifecycle.state.GUARD_LIMIT", 1.0)
     everyone = everyone_of(server)
     for guard in guards(server):
         os.kill(guard.pid, signal.SIGSTOP)

@@ -12,6 +12,7 @@ from vllm_magic.errors import ReleaseFailed, VllmMagicError
 from vllm_magic.guard.client import GuardPair
 from vllm_magic.lifecycle import failure_cause, idle_timeout
 from vllm_magic.lifecycle.monitor import Monitor
+from vllm_magic.lifecycle.state import StateMachine
 from vllm_magic.linux import pidfd
 from vllm_magic.release import force_kill
 from vllm_magic.release.local_verifier import LocalVerifier
@@ -58,7 +59,7 @@ class TestWhileItRuns:
         server = manager.start(spec(**fields), timeout=LIMIT).server
         time.sleep(2.5)  # the guards have told whom they adopted
         members = everyone(server)
-        breaks.patch(Monitor, "_look")
+        breaks.patch(Monitor, "_next_events")
         breaks.set()
         stir(server)
         assert server.wait_over(LIMIT)
@@ -88,7 +89,7 @@ class TestWhileItRuns:
         server = manager.start(spec(faults={"hang_in": "init"}), wait=False).server
         while server.pid is None:
             time.sleep(0.01)
-        breaks.patch(Monitor, "_look")
+        breaks.patch(StateMachine, "_on_time")
         breaks.set()
         with pytest.raises(VllmMagicError, match=FAULT):
             server.wait(LIMIT)
@@ -97,7 +98,7 @@ class TestWhileItRuns:
 
     def test_while_it_is_being_stopped(self, manager, spec, breaks, traces):
         server = manager.start(spec(), timeout=LIMIT).server
-        breaks.patch(Monitor, "_end")
+        breaks.patch(GuardPair, "stop")
         breaks.set()
         release = server.stop()
         assert (release.verified, release.why, server.state) == (True, "asked", "released")
@@ -147,7 +148,7 @@ class TestTheEnd:
     def test_the_rescue_breaks(self, manager, spec, breaks, traces):
         server = manager.start(spec(), timeout=LIMIT).server
         members = everyone(server)
-        breaks.patch(Monitor, "_look")
+        breaks.patch(Monitor, "_next_events")
         breaks.patch(force_kill, "release", times=3)
         breaks.set()
         stir(server)

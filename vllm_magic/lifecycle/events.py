@@ -1,4 +1,8 @@
-"""What other threads ask of the thread of a server (`StopPlan`), and the notices that this thread gives."""
+"""What happens to a server: the events that its state machine handles, and the notices that others get of it.
+
+An `Event` goes in: `monitor.Monitor` hears it, and `state.StateMachine` handles it. Each says when it was, by
+`time.monotonic`. A `Notice` goes out: the thread of the server gives it to whoever shows the server.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from vllm_magic.engine.failures.explanations import Failure
+    from vllm_magic.engine.models.download import Download
     from vllm_magic.engine.startup.stages import Progress
     from vllm_magic.errors import VllmMagicError
     from vllm_magic.gpu.devices import Gpu
-    from vllm_magic.guard.protocol import Why
+    from vllm_magic.guard.protocol import Message, Why
     from vllm_magic.ledger import Folder
+    from vllm_magic.lifecycle.idle_timeout import ServerUse
     from vllm_magic.linux.processes import Identity
     from vllm_magic.provisioning.base import StartKind
     from vllm_magic.release.result import Release
@@ -37,6 +43,107 @@ class StopPlan:
     drain: float = 0.0
     hurry: bool = False
     asked: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class TimePassed:
+    """It is later than before: deadlines may be over, and looks may be due."""
+
+    at: float
+
+
+@dataclass(frozen=True)
+class MessageReceived:
+    """The guards said something."""
+
+    at: float
+    message: Message
+
+
+@dataclass(frozen=True)
+class GuardsEnded:
+    """Both guards are gone."""
+
+    at: float
+
+
+@dataclass(frozen=True)
+class StopRequested:
+    """Somebody wants the server to end."""
+
+    at: float
+    plan: StopPlan
+
+
+@dataclass(frozen=True)
+class StopSent:
+    """The guards were sent the request to stop."""
+
+    at: float
+
+
+@dataclass(frozen=True)
+class LogRead:
+    """The new lines of the log were read.
+
+    Attributes:
+        found: the progress that they report, oldest first.
+    """
+
+    at: float
+    found: tuple[Progress, ...]
+
+
+@dataclass(frozen=True)
+class DownloadSeen:
+    """A look at what the server downloads is over; None if it downloads nothing."""
+
+    at: float
+    download: Download | None
+
+
+@dataclass(frozen=True)
+class HealthSeen:
+    """A look at ``/health`` is over.
+
+    Attributes:
+        is_ready: whether it answered.
+        fault: the fault of vllm_magic because of which nothing was seen; "" for none.
+    """
+
+    at: float
+    is_ready: bool
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class UseSeen:
+    """A look at the server's use is over; ``fault`` as for `HealthSeen`."""
+
+    at: float
+    use: ServerUse
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Faulted:
+    """A fault of vllm_magic: the guards cannot be followed any longer, and are about to be killed."""
+
+    at: float
+
+
+Event = (
+    TimePassed
+    | MessageReceived
+    | GuardsEnded
+    | StopRequested
+    | StopSent
+    | LogRead
+    | DownloadSeen
+    | HealthSeen
+    | UseSeen
+    | Faulted
+)
 
 
 @dataclass(frozen=True)

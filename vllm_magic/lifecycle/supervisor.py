@@ -19,8 +19,9 @@ from vllm_magic.guard.ladder import NOBODY_KNOWN, Outcome
 from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.lifecycle import failure_cause, faults
 from vllm_magic.lifecycle.events import Broken, NeverStarted, News, Notice, Over, StopPlan
-from vllm_magic.lifecycle.idle_timeout import KEEP_ALIVE, Idleness, Requests
+from vllm_magic.lifecycle.idle_timeout import KEEP_ALIVE
 from vllm_magic.lifecycle.monitor import Monitor
+from vllm_magic.lifecycle.state import StateMachine
 from vllm_magic.linux import machine
 from vllm_magic.linux.eventfd import Cancellation
 from vllm_magic.linux.files import NO_ROOM
@@ -149,39 +150,37 @@ class Supervisor:
 
         A fault of our own on the way makes this release the server: the guards are killed, and it is ended from here.
         """
-        with contextlib.ExitStack() as cleanup:
-            requests = Requests(self._keep_alive)
-            idleness = Idleness(self._ttl, requests) if self._ttl is not None else None
+        with contextlib.ExitStack() as held:
             monitor = Monitor(
+                StateMachine(prepared.first, self._ttl, self._keep_alive),
                 prepared,
                 guards,
                 Api(self._provisioner.command.endpoint),
                 self._requests,
                 self._cancelled.wake,
                 self._notice,
-                idleness,
-                self._keep_alive,
+                held,
             )
             fault = ""
             try:
-                monitor.run(cleanup)
+                monitor.run()
             except Exception as error:  # noqa: BLE001 - whatever it is, the server must not stay
                 fault = faults.told(error)
-                monitor.give_up(cleanup)
+                monitor.give_up()
             finally:
                 guards.close()
-            if monitor.refused is not None:
-                hint = ledger.MAKE_ROOM if monitor.refused.errno in NO_ROOM else "Check %vllm start"
-                because = ". ".join(filter(None, (monitor.refused.text, monitor.disk)))
+            state = monitor.state
+            if state.refused is not None:
+                hint = ledger.MAKE_ROOM if state.refused.errno in NO_ROOM else "Check %vllm start"
+                because = ". ".join(filter(None, (state.refused.text, monitor.disk)))
                 raise _NothingRanError(StartFailed(f"vLLM could not be executed: {because}", hint))
             try:
                 over = self._end(prepared, monitor, fault)
             except Exception as error:  # noqa: BLE001 - who stops the server again has another look
                 fault = faults.told(error)
-                leader, why = monitor.leader, monitor.why
-                self._unproved = prepared, leader, [*monitor.ended, Outcome([], [], 0.0)]
-                began = monitor.began or time.monotonic()
-                over = Over(report.unproved(self._name, why, began, fault.rstrip(".")), why)
+                self._unproved = prepared, state.leader, [*state.ended, Outcome([], [], 0.0)]
+                began = state.began or time.monotonic()
+                over = Over(report.unproved(self._name, state.why, began, fault.rstrip(".")), state.why)
             if fault and (
                 over.why is not Why.FAULT or not over.release.verified
             ):  # its error does not tell it
@@ -190,21 +189,22 @@ class Supervisor:
 
     def _end(self, prepared: Prepared, monitor: Monitor, fault: str) -> Over:
         """Release the server if its guards did not, prove it, and find the cause; see `Over` for ``fault``."""
-        began = monitor.began or time.monotonic()
-        leader = monitor.leader
-        ended: list[Ended | Outcome] = [*monitor.ended]
+        state = monitor.state
+        began = state.began or time.monotonic()
+        leader = state.leader
+        ended: list[Ended | Outcome] = [*state.ended]
         if fault or not ended:
             known = prepared.verifier.known
             before = record.before(str(prepared.folder.path))
             ended.append(force_kill.release(prepared.folder.mark, leader, before, known=known))
-        over = self._conclude(prepared, leader, monitor.why, began, ended)
+        over = self._conclude(prepared, leader, state.why, began, ended)
         over = replace(over, disk=monitor.disk, fault=fault)
         if monitor.disk:
             self._notice(News(f"{monitor.disk}: the log of {self._name} lacks its end."))
         if over.why is not Why.LEADER_ENDED:
             return over
         try:
-            return replace(over, failure=self._cause(prepared, over.release, was_ready=monitor.ready))
+            return replace(over, failure=self._cause(prepared, over.release, was_ready=state.is_ready))
         except Exception as error:  # noqa: BLE001 - the release is proved all the same
             self._notice(News(faults.told(error)))
             return over
