@@ -5,10 +5,10 @@ monitor, and `StateMachine.wake_at` says when the machine wants to hear of the t
 
 - The first request decides how the server ends. If it grants a drain, and the server is ready, the guards are asked to
   stop it once no request is under way, or when the time of the drain is over; else they are asked at once.
-- A later request that may hurry, with less grace, goes to the guards at once, which then kill. Other later requests
-  change nothing.
+- A later request that may hurry, with less grace, takes the place of the one before and goes to the guards at once, which
+  then kill. Other later requests change nothing.
 - Guards hang that do not say within `ANSWER_LIMIT` seconds that a release has begun, or that are not gone `GUARD_LIMIT`
-  seconds after the grace. They are killed, and the server is released in their place. If they are not gone
+  seconds after the grace; where they were hurried, after the grace of that. They are killed, and the server is released in their place. If they are not gone
   `ANSWER_LIMIT` seconds later either, the machine gives up.
 - At the first sign of an end (a request, a release by the guards, their own end) starts are kept off the GPUs.
 - A server that was idle at the last look ends because of that, whoever asks.
@@ -183,8 +183,8 @@ class StateMachine:
                 self._change(is_over=True)
             case StopRequested():
                 actions = self._on_stop_requested(event.plan, event.at)
-            case StopSent() if self.state.guard_deadline is None:
-                self._change(guard_deadline=event.at + ANSWER_LIMIT)
+            case StopSent():
+                self._on_stop_sent(event.at)
             case LogRead() | DownloadSeen() | HealthSeen() if self.state.is_starting:
                 actions = self._on_start_look(event)
             case UseSeen():
@@ -258,8 +258,17 @@ class StateMachine:
                 return (*began, *self._look_at_use())
             return (*began, *self._send_stop(plan))
         if plan.hurry and plan.grace < self.state.plan.grace:
+            self._change(plan=plan)
             return self._send_stop(plan)
         return ()
+
+    def _on_stop_sent(self, at: float) -> None:
+        """Guards that do not answer now hang; those that have begun have been hurried."""
+        deadline = self.state.guard_deadline
+        if deadline is None:
+            self._change(guard_deadline=at + ANSWER_LIMIT)
+        elif self.state.plan:
+            self._change(guard_deadline=min(deadline, at + self.state.plan.grace + GUARD_LIMIT))
 
     def _end_drain(self) -> tuple[Action, ...]:
         assert self.state.plan is not None  # noqa: S101 - it has granted the drain

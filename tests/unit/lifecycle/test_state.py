@@ -308,6 +308,38 @@ class TestAnotherStop:
         assert (server.state.began, server.state.drain_until) == (began, None)
         assert server.machine.wake_at == deadline
 
+    def test_the_grace_only_ever_gets_less(self):
+        server = ready()
+        server.stop(600.0)
+        assert server.stop(1.0, hurry=True) == [SendStop(1.0, 0.5)]
+        assert server.stop(5.0, hurry=True) == []
+        assert server.stop(0.0, hurry=True) == [SendStop(0.0, 0.0)]
+
+    def test_guards_that_were_hurried_have_less_time(self):
+        server = ready()
+        server.stop(600.0)
+        server.says(Why.ASKED)
+        server.passes(1.0)
+        server.stop(2.0, hurry=True)
+        assert server.passes(2.0 + GUARD_LIMIT - SOON) == []
+        assert server.passes(SOON) == [KillGuards()]
+
+    def test_also_if_they_begin_after_that(self):
+        server = ready()
+        server.stop(600.0)
+        server.stop(2.0, hurry=True)
+        server.says(Why.ASKED)
+        assert server.machine.wake_at == server.now + 2.0 + GUARD_LIMIT
+
+    def test_guards_that_were_hurried_late_have_no_more_time(self):
+        server = ready()
+        server.stop(10.0)
+        server.says(Why.ASKED)
+        server.passes(9.0)
+        deadline = server.machine.wake_at
+        server.stop(5.0, hurry=True)
+        assert server.machine.wake_at == deadline
+
     def test_a_stop_of_a_server_that_is_ending_already(self):
         """The guards know of it, and what the server held before is over."""
         server = ready()
