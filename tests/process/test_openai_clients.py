@@ -12,7 +12,7 @@ import pytest
 from misbehaving import Misbehaving
 
 from vllm_magic.engine.client.connection import Connection
-from vllm_magic.engine.client.requests import Asking
+from vllm_magic.engine.client.requests import OpenClients, RequestMethods
 from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.errors import RequestFailed
 
@@ -20,18 +20,13 @@ GONE = "tiny does not listen on its port any more"
 WAYS = pytest.mark.parametrize("way", ["client", "async_client"])
 
 
-class Asked(Asking):
-    """A server that is asked, without a life."""
-
-    def __init__(self, port: int, verify) -> None:
-        super().__init__()
-        self._connection = Connection("tiny", Endpoint("127.0.0.1", port, "key-of-a-server"), verify)
-
-    def connection(self) -> Connection:
-        return self._connection
+def requests_to(port: int, verify) -> RequestMethods:
+    """Return the methods that ask a server on this port."""
+    endpoint = Endpoint("127.0.0.1", port, "key-of-a-server")
+    return RequestMethods(lambda: Connection("tiny", endpoint, verify), OpenClients())
 
 
-def ask(asked: Asked, way: str, count: int = 1, **options) -> None:
+def ask(asked: RequestMethods, way: str, count: int = 1, **options) -> None:
     """Ask as many times with one client."""
     if way == "client":
         with asked.client().with_options(**options) as client:
@@ -54,7 +49,7 @@ def test_nothing_is_sent_to_another_program(way):
 
     with Misbehaving("silence") as other:
         with pytest.raises(RequestFailed, match=GONE):
-            ask(Asked(other.port, refuse), way)
+            ask(requests_to(other.port, refuse), way)
         assert not other.met.is_set()
 
 
@@ -71,7 +66,7 @@ def test_who_listens_is_looked_at_again_on_the_connection(way, retries):
 
     with Misbehaving("silence") as other:
         with pytest.raises((RequestFailed, openai.APIConnectionError)):
-            ask(Asked(other.port, change), way, max_retries=retries)
+            ask(requests_to(other.port, change), way, max_retries=retries)
         assert looks[:2] == [False, True]
         time.sleep(0.1)
         assert other.heard == b""
@@ -110,7 +105,7 @@ def test_a_connection_that_was_kept_is_looked_at_too(way):
         threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.01}).start()
         try:
             with pytest.raises((RequestFailed, openai.APIConnectionError)):
-                ask(Asked(other.server_address[1], change), way, 3, max_retries=0)
+                ask(requests_to(other.server_address[1], change), way, 3, max_retries=0)
         finally:
             other.shutdown()
     assert looks == [0, 0, 1, 1, 2, 2]
@@ -126,6 +121,6 @@ def test_a_redirect_is_not_followed(way, status):
         there = f"HTTP/1.1 {status} Moved\r\nLocation: {other.url}/v1\r\nContent-Length: 0\r\n\r\n"
         with Misbehaving(there.encode()) as server:
             with pytest.raises(openai.APIStatusError) as caught:
-                ask(Asked(server.port, lambda: None), way, timeout=60)
+                ask(requests_to(server.port, lambda: None), way, timeout=60)
             assert caught.value.status_code == status
         assert not other.met.is_set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from vllm_magic.engine import command as commands
 from vllm_magic.engine.client import lora, metrics
 from vllm_magic.engine.client.connection import SILENCE_LIMIT
 from vllm_magic.engine.client.health import Api
-from vllm_magic.engine.client.requests import Asking
+from vllm_magic.engine.client.requests import OpenClients, RequestMethods
 from vllm_magic.engine.flags import flags
 from vllm_magic.errors import InvalidOption, SleepFailed, VllmMagicError
 from vllm_magic.linux import home
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
+    from vllm_magic.engine.client.connection import Connection
     from vllm_magic.engine.client.metrics import Metrics
     from vllm_magic.engine.command import Command
     from vllm_magic.engine.spec import ServerSpec
@@ -42,7 +43,7 @@ def _folder(path: str) -> str:
 ADAPTER = "the name of an adapter, as text"
 
 
-class Service(Asking):
+class Service(RequestMethods, ABC):
     """All of it raises `RequestFailed` while the server is not ready.
 
     Args:
@@ -51,12 +52,16 @@ class Service(Asking):
     """
 
     def __init__(self, spec: ServerSpec, command: Command) -> None:
-        super().__init__()
+        super().__init__(self.connection, OpenClients())
         self.spec = spec
         self._command = command
         # One sleep or waking at a time. It is held over requests, so no other lock is taken before it.
         self._sleep_lock = threading.RLock()  # a signal handler of the program may call again
         self._asleep = 0
+
+    @abstractmethod
+    def connection(self) -> Connection:
+        """Return a connection to it; raises `RequestFailed` while it is not ready."""
 
     @property
     @abstractmethod
@@ -77,7 +82,7 @@ class Service(Asking):
             VllmMagicError: it does not tell.
         """
         window = min(arguments.seconds("window", window), durations.MOST)
-        api = Api(self._command.endpoint, self.connection().verify)
+        api = Api(self._command.endpoint, self._connect().verify)
         began, found = time.monotonic(), api.metrics()
         if found is not None and window > 0:
             threading.Event().wait(window)
@@ -96,7 +101,7 @@ class Service(Asking):
             VllmMagicError: the benchmark fails.
         """
         words = arguments.words(args)
-        return benchmark.run(self.spec, self._command, words, self.connection().verify, report)
+        return benchmark.run(self.spec, self._command, words, self._connect().verify, report)
 
     def load_lora(self, name: str, path: str | os.PathLike[str]) -> None:
         """Load a LoRA adapter; ``server.chat(..., model=name)`` asks it.
@@ -106,17 +111,17 @@ class Service(Asking):
             path: its folder.
         """
         name, path = arguments.text("name", name, ADAPTER), arguments.path("path", path)
-        lora.load(self.connection(), name, _folder(path))
+        lora.load(self._connect(), name, _folder(path))
 
     def unload_lora(self, name: str) -> None:
         """Unload a LoRA adapter."""
         name = arguments.text("name", name, ADAPTER)
-        lora.unload(self.connection(), name)
+        lora.unload(self._connect(), name)
 
     def loras(self, timeout: float | None = SILENCE_LIMIT) -> list[str]:
         """The LoRA adapters that are loaded; ``timeout`` is for the whole answer, in seconds."""
         limit = arguments.limit("timeout", timeout)
-        return lora.names(self.connection(), limit)
+        return lora.names(self._connect(), limit)
 
     @property
     def can_sleep(self) -> bool:
@@ -167,7 +172,7 @@ class Service(Asking):
                 f"{name} has no sleep mode: it is started with {commands.SLEEP}, which a CPU does not take. "
                 f"%vllm stop {name} gives its memory back."
             )
-        name, api = self.spec.name, Api(self._command.endpoint, self.connection().verify)
+        name, api = self.spec.name, Api(self._command.endpoint, self._connect().verify)
         with self._sleep_lock:
             slept = self._look(api)
             if slept is None:
@@ -183,7 +188,7 @@ class Service(Asking):
 
     def wake(self, probe: Probe) -> SleepResult:
         """Wake it up. Arguments and errors as for `sleep`."""
-        api = Api(self._command.endpoint, self.connection().verify)
+        api = Api(self._command.endpoint, self._connect().verify)
         with self._sleep_lock:
             said = self._look(api)
             level = sleep_mode.RELOAD if said is None and not self._asleep else self._asleep

@@ -240,4 +240,4 @@ class Server(Portrait):
         elif isinstance(notice, Over) and (words := self._farewell(notice.release)):
             self._tell(f"{self.name} was {words}.{notice.release.in_brackets}")
         if isinstance(notice, Over):
-            self.close_clients()  # before the end is known, so that none is open once `stop` has returned
+            self._clients.close()  # before the end is known, so that none is open once `stop` has returned

@@ -39,7 +39,7 @@ def server(monkeypatch) -> Server:
         from_the_start=True,
     )
     made = Server(ServerSpec("m"), made_by, None, lambda _: None)
-    monkeypatch.setattr(made, "connection", lambda: SimpleNamespace(verify=lambda: None))
+    monkeypatch.setattr(made, "_connect", lambda: SimpleNamespace(verify=lambda: None))
     return made
 
 

@@ -1,9 +1,8 @@
-"""What a ready server can be asked, as methods of `server.Server`."""
+"""What a ready server can be asked, as methods of `server.Server`, which inherits them."""
 
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -16,7 +15,7 @@ from vllm_magic.engine.client.generate import Stream
 from vllm_magic.errors import InvalidOption
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import openai
 
@@ -25,48 +24,56 @@ if TYPE_CHECKING:
     from vllm_magic.engine.client.pooling import Classified
 
 
-class Asking(ABC):
-    """Requests to a server, each answered before it returns; Interrupt ends them on the server too.
-
-    All of them raise `RequestFailed`: the server is not ready, refuses the request, or breaks off.
-    ``extra`` is any other field of vLLM's own request: ``top_p=0.9``, ``seed=1``, ``chat_template_kwargs={...}``.
-    """
+class OpenClients:
+    """The openai package's clients that were made for one server, as far as they are still used."""
 
     def __init__(self) -> None:
         self._clients: WeakSet[openai.OpenAI] = WeakSet()
 
-    @abstractmethod
-    def connection(self) -> Connection:
-        """To the server.
+    def add(self, client: openai.OpenAI) -> None:
+        """Have `close` close this client too."""
+        self._clients.add(client)
 
-        Raises:
-            RequestFailed: it is not ready.
-        """
+    def close(self) -> None:
+        """Close the clients: the server has ended."""
+        for one in list(self._clients):
+            with suppress(
+                Exception
+            ):  # whatever httpx raises; another thread may be in the middle of a request
+                one.close()
+        self._clients.clear()
+
+
+class RequestMethods:
+    """Requests to a server, each answered before it returns; Interrupt ends them on the server too.
+
+    All of them raise `RequestFailed`: the server is not ready, refuses the request, or breaks off.
+    ``extra`` is any other field of vLLM's own request: ``top_p=0.9``, ``seed=1``, ``chat_template_kwargs={...}``.
+
+    Args:
+        connect: returns a connection to the server; raises `RequestFailed` where the server is not ready.
+        clients: gets the clients of the openai package that `client` makes.
+    """
+
+    def __init__(self, connect: Callable[[], Connection], clients: OpenClients) -> None:
+        self._connect = connect
+        self._clients = clients
 
     def client(self) -> openai.OpenAI:
-        """A new client of the openai package, which must be installed, for this server; close it when done.
+        """Return a new client of the openai package, which must be installed, for this server; close it when done.
 
         It is closed with the server. A later request with it raises `RequestFailed`.
         """
-        made = self.connection().openai_client(self._verify)
+        made = self._connect().openai_client(self._verify)
         self._clients.add(made)
         return made
 
     def async_client(self) -> openai.AsyncOpenAI:
-        """The same for asyncio, but nobody else can close it."""
-        return self.connection().async_openai_client(self._verify)
+        """Return the same for asyncio; this one is not closed with the server."""
+        return self._connect().async_openai_client(self._verify)
 
     def _verify(self) -> None:
-        self.connection().verify()
-
-    def close_clients(self) -> None:
-        """Close all that `client` has made and that is still used: the server has ended."""
-        for one in list(self._clients):
-            with suppress(
-                Exception
-            ):  # whatever httpx has against it; a request may be under way in another thread
-                one.close()
-        self._clients.clear()
+        self._connect().verify()
 
     @overload
     def chat(
@@ -138,7 +145,7 @@ class Asking(ABC):
             max_tokens=max_tokens, temperature=temperature, json_schema=json_schema, extra=extra
         )
         began = time.monotonic()
-        events = self.connection().stream("/v1/chat/completions", {**body, "messages": sent}, limit)
+        events = self._connect().stream("/v1/chat/completions", {**body, "messages": sent}, limit)
         done = None if history is None else partial(generate.remember, history, sent)
         return _answered(Stream(events, began, json_schema, done), stream=stream)
 
@@ -187,23 +194,23 @@ class Asking(ABC):
             max_tokens=max_tokens, temperature=temperature, json_schema=json_schema, extra=extra
         )
         began = time.monotonic()
-        events = self.connection().stream("/v1/completions", {**body, "prompt": prompt}, limit)
+        events = self._connect().stream("/v1/completions", {**body, "prompt": prompt}, limit)
         return _answered(Stream(events, began, json_schema), stream=stream)
 
     def embed(self, texts: str | Sequence[str], **extra: Any) -> list[list[float]]:
         """The embedding of each text, from an embedding model."""
         several = _several(texts)
-        return pooling.embed(self.connection(), several, extra)
+        return pooling.embed(self._connect(), several, extra)
 
     def score(self, query: str, texts: str | Sequence[str], **extra: Any) -> list[float]:
         """How well each text answers the query, from a reranking or embedding model: the more, the better."""
         query, several = arguments.text("query", query, "one text"), _several(texts)
-        return pooling.score(self.connection(), query, several, extra)
+        return pooling.score(self._connect(), query, several, extra)
 
     def classify(self, texts: str | Sequence[str], **extra: Any) -> list[Classified]:
         """The class of each text, from a classification model."""
         several = _several(texts)
-        return pooling.classify(self.connection(), several, extra)
+        return pooling.classify(self._connect(), several, extra)
 
 
 def _answered(answer: Stream, *, stream: bool) -> Answer | Stream:

@@ -17,7 +17,7 @@ from vllm_magic.engine.client import connection as module
 from vllm_magic.engine.client import generate, pooling
 from vllm_magic.engine.client.connection import Connection
 from vllm_magic.engine.client.health import Api
-from vllm_magic.engine.client.requests import Asking
+from vllm_magic.engine.client.requests import OpenClients, RequestMethods
 from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.errors import RequestFailed
 
@@ -29,15 +29,13 @@ EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
 
 
-class Asked(Asking):
-    """A server that is asked, without a life."""
+def requests_to(port: int, verify=lambda: None) -> RequestMethods:
+    """Return the methods that ask a server on this port."""
+    return RequestMethods(lambda: connected(port, verify), OpenClients())
 
-    def __init__(self, port: int, verify=lambda: None) -> None:
-        super().__init__()
-        self._connection = Connection("tiny", Endpoint("127.0.0.1", port, KEY), verify)
 
-    def connection(self) -> Connection:
-        return self._connection
+def connected(port: int, verify=lambda: None) -> Connection:
+    return Connection("tiny", Endpoint("127.0.0.1", port, KEY), verify)
 
 
 def sent(*events: str, head: bytes = EVENTS) -> bytes:
@@ -82,13 +80,13 @@ class TestWhoGetsIt:
             lambda asked: asked.embed("my secret"),
             lambda asked: asked.score("my secret", "x"),
             lambda asked: asked.classify("my secret"),
-            lambda asked: asked.connection().send("GET", "/v1/models"),
+            lambda asked: asked._connect().send("GET", "/v1/models"),
         ],
     )
     def test_nothing_is_sent_to_another_program(self, ask):
         with Misbehaving("silence") as other:
             with pytest.raises(RequestFailed, match="does not listen on its port any more"):
-                ask(Asked(other.port, self.refuse))
+                ask(requests_to(other.port, self.refuse))
             time.sleep(0.1)
             assert other.heard == b""
 
@@ -108,7 +106,7 @@ class TestWhoGetsIt:
                 Misbehaving(there.encode()) as server,
                 pytest.raises(RequestFailed, match=f"answers {status}"),
             ):
-                Asked(server.port).chat("my secret")
+                requests_to(server.port).chat("my secret")
             assert not other.met.is_set()
 
 
@@ -188,7 +186,7 @@ class TestWholeAnswers:
     def test_one_that_ends_too_early(self, events, kept):
         history = []
         with Misbehaving(sent(*events)) as server:
-            asked = Asked(server.port)
+            asked = requests_to(server.port)
             with pytest.raises(RequestFailed, match="ended before it was complete"):
                 asked.chat("x", history=history)
             assert history == []
@@ -201,7 +199,7 @@ class TestWholeAnswers:
     def test_one_that_is_whole(self):
         history = []
         with Misbehaving(sent(said("a", "null"), ' {"choices": []}', said("b"), "[DONE]")) as server:
-            assert Asked(server.port).chat("x", history=history).text == "ab"
+            assert requests_to(server.port).chat("x", history=history).text == "ab"
         assert history[-1]["content"] == "ab"
 
     def test_one_that_comes_a_byte_at_a_time(self, monkeypatch):
@@ -214,11 +212,11 @@ class TestWholeAnswers:
 
         monkeypatch.setitem(WAYS, "bytewise", bytewise)
         with Misbehaving("bytewise") as server:
-            assert Asked(server.port).chat("x").text == "a\u2028\x85b"
+            assert requests_to(server.port).chat("x").text == "a\u2028\x85b"
 
     def test_an_event_of_several_lines(self):
         body = EVENTS + b'\r\n: hello\nevent: x\nid: 1\ndata: {"a":\ndata:1}\n\n\ndata: [DONE]\n\n'
-        with Misbehaving(body) as server, closing(Asked(server.port).connection().stream("/", {})) as events:
+        with Misbehaving(body) as server, closing(connected(server.port).stream("/", {})) as events:
             assert list(events) == [{"a": 1}]
 
 
@@ -231,7 +229,7 @@ class TestOddAnswers:
     )  # fmt: skip
     def test_counts_that_are_none(self, usage):
         with Misbehaving(sent(said("a", "null", usage), said("b", usage=usage), "[DONE]")) as server:
-            answer = Asked(server.port).chat("x")
+            answer = requests_to(server.port).chat("x")
         assert (answer.text, answer.prompt_tokens, answer.completion_tokens) == ("ab", None, None)
         assert answer.tokens_per_second is None
 
@@ -244,7 +242,7 @@ class TestOddAnswers:
     )  # fmt: skip
     def test_events(self, event):
         with Misbehaving(sent(event, "[DONE]")) as server, pytest.raises(RequestFailed) as caught:
-            Asked(server.port).chat("x")
+            requests_to(server.port).chat("x")
         assert len(str(caught.value)) < 500
         assert caught.value.status in {None, 500}
 
@@ -252,7 +250,7 @@ class TestOddAnswers:
     def test_a_stream_is_utf_8_whatever_it_says(self, charset):
         head = EVENTS.replace(b"stream\r\n", f"stream; charset={charset}\r\n".encode("latin-1"))
         with Misbehaving(sent(said("ä"), "[DONE]", head=head)) as server:
-            assert Asked(server.port).chat("x").text == "ä"
+            assert requests_to(server.port).chat("x").text == "ä"
 
     @pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "[]", "null", '"x"', "9" * 5000])
     def test_numbers_of_models_that_do_not_generate(self, number):
@@ -260,7 +258,7 @@ class TestOddAnswers:
             f'{{"data": [{{"index": {number}, "embedding": [1], "score": 1, "label": "a", "probs": [1]}}]}}'
         )
         with Misbehaving(JSON + data.encode()) as server:
-            asked = Asked(server.port).connection()
+            asked = connected(server.port)
             for call in (
                 lambda: pooling.embed(asked, ["a"], {}),
                 lambda: pooling.score(asked, "a", ["b"], {}),
@@ -274,7 +272,7 @@ class TestWithoutEnd:
     @pytest.mark.parametrize("way", WAYS)
     def test_a_stream(self, way):
         with Misbehaving(way) as server:
-            failed = in_time(lambda: Asked(server.port).chat("x", timeout=LIMIT))
+            failed = in_time(lambda: requests_to(server.port).chat("x", timeout=LIMIT))
             assert isinstance(failed, RequestFailed)
             assert "\n" not in str(failed)
 
@@ -293,7 +291,7 @@ class TestWithoutEnd:
 
         monkeypatch.setitem(WAYS, "drip", drip)
         with Misbehaving("drip") as server:
-            failed = in_time(lambda: Asked(server.port).chat("x", timeout=LIMIT))
+            failed = in_time(lambda: requests_to(server.port).chat("x", timeout=LIMIT))
         assert "silent for too long" in str(failed)
 
     def test_trailers(self, monkeypatch):
@@ -305,7 +303,7 @@ class TestWithoutEnd:
 
         monkeypatch.setitem(WAYS, "drip", drip)
         with Misbehaving("drip") as server:
-            assert "silent" in str(in_time(lambda: Asked(server.port).chat("x", timeout=LIMIT)))
+            assert "silent" in str(in_time(lambda: requests_to(server.port).chat("x", timeout=LIMIT)))
 
     def test_an_event_each_now_and_then_is_enough(self, monkeypatch):
         """The time is that of an event, and not of the answer."""
@@ -319,7 +317,7 @@ class TestWithoutEnd:
 
         monkeypatch.setitem(WAYS, "events", events)
         with Misbehaving("events") as server:
-            assert Asked(server.port).chat("x", timeout=1.2).text == "x" * 9
+            assert requests_to(server.port).chat("x", timeout=1.2).text == "x" * 9
 
     @pytest.mark.parametrize("line", [b"x" * 2**16, b"data: " + b"x" * 1000 + b"\n"])
     def test_an_event_is_not_of_any_length(self, monkeypatch, line):
@@ -332,7 +330,7 @@ class TestWithoutEnd:
 
         monkeypatch.setitem(WAYS, "long", long)
         with Misbehaving("long") as server:
-            assert "one event has more" in str(in_time(lambda: Asked(server.port).chat("x")))
+            assert "one event has more" in str(in_time(lambda: requests_to(server.port).chat("x")))
             assert server.sent < 2**24
 
     @pytest.mark.parametrize("encoding", ["gzip", "br, zstd, gzip", "deflate"])
@@ -341,14 +339,14 @@ class TestWithoutEnd:
         head = EVENTS + f"Content-Encoding: {encoding}\r\n\r\n".encode()
         with Misbehaving(head + body) as server:
             with pytest.raises(RequestFailed, match=f"its encoding is {encoding}"):
-                Asked(server.port).chat("x")
+                requests_to(server.port).chat("x")
             assert b"Accept-Encoding: identity" in server.heard
 
 
 @contextmanager
 def reading(server: Misbehaving):
     """A thread that reads a stream, and the stream; what the thread got is in the list."""
-    stream, came = Asked(server.port).chat("x", stream=True), []
+    stream, came = requests_to(server.port).chat("x", stream=True), []
 
     def read() -> None:
         try:
@@ -383,5 +381,5 @@ def test_an_abort_from_another_thread(monkeypatch):
 
 def test_a_limit_that_a_socket_does_not_take():
     with Misbehaving(sent(said(), "[DONE]")) as server:
-        assert Asked(server.port).chat("x", timeout=float("inf")).text == "hi"
+        assert requests_to(server.port).chat("x", timeout=float("inf")).text == "hi"
         assert generate.Answer("", "", "", None, None, 2**53, 2.0, 1.0).tokens_per_second
