@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 SMALL, LARGE = 2 * 10**6, 2 * 10**9  # bytes
 CUT = 2.0  # seconds in which the guard has cut it at last
 LINE = b"(EngineCore pid=1) INFO 07-28 12:00:00 [loggers.py:259] Engine 000: Avg prompt throughput: 0.0 tokens/s\n"
-FOLLOW = "follower = vllm_magic.servers()['tiny0'].follower()"
+FOLLOW = (
+    "from vllm_magic.server.server import run_of; follower = run_of(vllm_magic.servers()['tiny0']).follower()"
+)
 
 
 class Cost(NamedTuple):

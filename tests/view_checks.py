@@ -78,7 +78,7 @@ def launched(one: Server, tmp_path: Path, pid: int | None = None) -> Server:
     process = processes.read(pid or os.getpid())
     assert process
     folder = Folder("3f9a", tmp_path, tmp_path / "t", tmp_path / "log", tmp_path / "kept.log")
-    one._notice(LeaderStarted(folder, process.identity, (), (), StartKind.COLD, ""))
+    one._run.handle(LeaderStarted(folder, process.identity, (), (), StartKind.COLD, ""))
     return one
 
 

@@ -31,7 +31,7 @@ START = (
     ("jupyter.magics", "VllmMagics.vllm", "its words, as a ServerSpec"),
     ("manager.manager", "Manager.start", "is the name free?"),
     ("provisioning.choose", "provisioner", "which way, port and key"),
-    ("server.server", "Server.begin", ""),
+    ("server.run", "ServerRun.begin", ""),
     ("lifecycle.supervisor", "Supervisor.begin", "a thread of its own"),
     ("recovery.sweep", "sweep", "what dead kernels left"),
     ("provisioning.launch", "clear_way", "GPUs, memory, releases"),

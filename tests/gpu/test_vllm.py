@@ -98,7 +98,7 @@ def test_a_process_of_it_is_killed(
 ) -> None:
     server = manager.start(asked(vllm)).server
     os.kill(victim(server), signal.SIGKILL)
-    assert server.wait_over(LONG)
+    assert server._run.wait_over(LONG)
     assert card.used() <= back + 64 * card.MIB
     assert server.state.over
     assert server.release

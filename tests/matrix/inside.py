@@ -120,7 +120,7 @@ def _stop_vllm_magic(plan: dict[str, Any]) -> None:
 
     for cell in plan["cells"]:
         if cell["stops"]:
-            vllm_magic.servers()[cell["name"]].begin_stop()
+            vllm_magic.servers()[cell["name"]]._run.begin_stop()
 
 
 def _popen(

@@ -101,7 +101,7 @@ class Stress:
         if kind in ("leader", "inner", "outer", "guards"):
             self._kill(server.pid, kind)
             if chance.random() < 0.5:
-                server.wait_over(LAUNCH_LIMIT)
+                server._run.wait_over(LAUNCH_LIMIT)
         try:
             server.stop(grace=chance.choice((None, 0.0, 0.1)))
         except ReleaseFailed as error:

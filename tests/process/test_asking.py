@@ -39,7 +39,7 @@ def serve(manager, spec):
 
 
 def activity(server) -> Activity:
-    return Api(server._command.endpoint).activity()
+    return Api(server._run.command.endpoint).activity()
 
 
 def until_idle(server) -> None:

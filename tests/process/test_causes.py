@@ -153,9 +153,14 @@ class TestStart:
         spec = spec(faults=dying(line, who="leader", when="init", rc=2))
         error = failed(manager, spec)
         assert error.cause == f"vLLM does not know --{EVIL} ***"
-        shown = [error.cause, error.hint, *error.log_tail, same(views.status([manager.get("tiny")], None))]
+        shown = [
+            error.cause,
+            error.hint,
+            *error.log_tail,
+            same(views.status([manager.get("tiny").status], None)),
+        ]
         assert not [text for text in shown if "\x1b" in text or key in text]
-        assert "<script" not in views.status([manager.get("tiny")], None)._repr_html_()
+        assert "<script" not in views.status([manager.get("tiny").status], None)._repr_html_()
 
 
 class TestReady:
@@ -163,7 +168,7 @@ class TestReady:
 
     def test_it_is_said_once_and_why(self, manager, spec, traces):
         server = manager.start(spec(faults=dying(*OUT_OF_MEMORY, after_s=2.0)), timeout=LIMIT).server
-        assert server.wait_over(LIMIT)
+        assert server._run.wait_over(LIMIT)
         assert server.state == "failed"
         assert server.release.verified
         error = server.error
@@ -179,26 +184,26 @@ class TestReady:
 
     def test_nobody_knows_why(self, manager, spec):
         server = manager.start(spec(faults=dying(signal=9, after_s=2.0)), timeout=LIMIT).server
-        assert server.wait_over(LIMIT)
+        assert server._run.wait_over(LIMIT)
         assert server.error.cause == "The engine ended, and did not say why"
         assert "dmesg" in server.error.hint
 
     def test_a_worker_is_killed(self, manager, spec):
         server = manager.start(spec(faults=dying(who="worker", signal=9, after_s=2.0)), timeout=LIMIT).server
-        assert server.wait_over(LIMIT)
+        assert server._run.wait_over(LIMIT)
         assert server.error.cause == "Worker ended by signal 9 (SIGKILL)"
         assert "the machine's memory has run out" in server.error.hint
 
     def test_a_request_that_failed_before_is_no_cause(self, manager, spec):
         gated = "(APIServer pid=7) OSError: You are trying to access a gated repo."
         server = manager.start(spec(faults=dying(gated, signal=9, after_s=2.0)), timeout=LIMIT).server
-        assert server.wait_over(LIMIT)
+        assert server._run.wait_over(LIMIT)
         assert server.error.cause == "The engine ended, and did not say why"
 
     def test_somebody_else_stops_it(self, manager, spec):
         server = manager.start(spec(), timeout=LIMIT).server
         os.kill(server.pid, 15)
-        assert server.wait_over(LIMIT)
+        assert server._run.wait_over(LIMIT)
         assert server.error.cause == "Somebody else asked it to end (SIGTERM or SIGINT)"
 
 
@@ -216,7 +221,7 @@ class TestWhoHears:
             manager.stop("tiny")
         assert manager.news() == []
         idle = manager.start(spec(ttl=0.5), timeout=LIMIT).server
-        assert idle.wait_over(LIMIT)
+        assert idle._run.wait_over(LIMIT)
         assert manager.news() == ["tiny has ended, but is not released: not all is back."]
         with pytest.raises(ReleaseFailed):
             manager.stop("tiny")
@@ -235,7 +240,7 @@ class TestWhoHears:
     )
     def test_who_did_not_wait_hears_of_a_start(self, manager, spec, fields, said):
         server = manager.start(spec(**fields), wait=False).server
-        assert server.wait_over(LIMIT)
+        assert server._run.wait_over(LIMIT)
         (line,) = manager.news()
         assert line.startswith(said)
         with pytest.raises(VllmMagicError):
@@ -245,7 +250,7 @@ class TestWhoHears:
     def test_one_that_is_started_again_is_not_forgotten(self, manager, spec):
         wanted = spec(faults=dying(*OUT_OF_MEMORY, after_s=2.0))
         for _ in range(2):
-            assert manager.start(wanted, timeout=LIMIT).server.wait_over(LIMIT)
+            assert manager.start(wanted, timeout=LIMIT).server._run.wait_over(LIMIT)
         assert [line.partition(":")[0] for line in manager.news()] == ["tiny has failed"] * 2
 
     def test_after_the_next_cell(self, home, spec):
@@ -255,7 +260,7 @@ class TestWhoHears:
                 server = the_manager.start(
                     spec(faults=dying(*OUT_OF_MEMORY, after_s=2.0)), timeout=LIMIT
                 ).server
-                assert server.wait_over(LIMIT)
+                assert server._run.wait_over(LIMIT)
                 said = []
                 for _ in range(2):
                     with capture_output() as seen:

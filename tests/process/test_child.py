@@ -312,7 +312,7 @@ class TestBenchmark:
 
     def test_the_words(self, manager, spec):
         server = manager.start(spec("m", "--served-model-name", "s"), timeout=60).server
-        words = benchmark._words(server.spec, server._command, ("--num-prompts", "3"))
+        words = benchmark._words(server.spec, server._run.command, ("--num-prompts", "3"))
         assert words[1:5] == ["bench", "serve", "--base-url", server.url]
         assert words[words.index("--served-model-name") + 1] == "s"
         assert words.count("--num-prompts") == 1

@@ -184,7 +184,7 @@ def test_what_carries_no_mark_goes_with_its_guards(manager, spec, traces):
         for guard in guards(server):
             pidfd.send(guard, number)
     assert_gone(everyone, traces)
-    assert server.wait_over(LIMIT)
+    assert server._run.wait_over(LIMIT)
     assert server.release.verified
     assert {Identity(one.pid, one.start) for one in server.release.ended} >= strays
 

@@ -59,7 +59,7 @@ def test_one_that_fails(disk, manager, spec):
     server = manager.start(spec(faults=FLOOD), timeout=LIMIT).server
     fill(disk)
     os.kill(server.pid, signal.SIGKILL)
-    assert server.wait_over(LIMIT)
+    assert server._run.wait_over(LIMIT)
     assert f"The disk of {disk} is full, and the log lacks its end: " in str(server.error)
     assert "Make room" in server.error.hint
 

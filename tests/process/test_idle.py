@@ -28,13 +28,13 @@ def ask(server) -> None:
 class TestServer:
     def test_one_that_is_left_alone_is_released(self, manager, spec, traces):
         server = manager.start(spec(ttl=1.5), timeout=60).server
-        assert server.wait_over(60)
+        assert server._run.wait_over(60)
         assert (server.state, server.error) == ("released", None)
         assert (server.release.why, server.release.verified) == ("idle", True)
-        assert server.seconds - server.ready_after >= 1.5
-        assert server.farewell == "released after 1.5 s without a request"
+        assert server.status.seconds - server.ready_after >= 1.5
+        assert server.status.idle_release == "released after 1.5 s without a request"
         assert manager.servers() == {}
-        assert manager.farewells() == ["tiny was released after 1.5 s without a request."]
+        assert manager.idle_releases() == ["tiny was released after 1.5 s without a request."]
         with pytest.raises(ServerNotFound, match=r"tiny was released after 1\.5 s without a request\."):
             manager.get("tiny")
         traces.check()
@@ -47,7 +47,7 @@ class TestServer:
             time.sleep(0.5)
         assert server.state == "ready"
         last = time.monotonic()
-        assert server.wait_over(60)
+        assert server._run.wait_over(60)
         assert time.monotonic() - last >= 2.0
         assert server.release.why == "idle"
 
@@ -66,7 +66,7 @@ class TestServer:
         polling = threading.Thread(target=poll)
         polling.start()
         try:
-            assert server.wait_over(60)
+            assert server._run.wait_over(60)
         finally:
             over.set()
             polling.join(30)
@@ -85,7 +85,7 @@ class TestServer:
             assert server.state == "ready"
         finally:
             os.kill(server.pid, signal.SIGCONT)
-        assert server.wait_over(60)
+        assert server._run.wait_over(60)
         assert server.release.why == "idle"
 
     @pytest.mark.parametrize("number", ["1e999", "1.2.3"])
@@ -93,7 +93,7 @@ class TestServer:
         """Nothing is known of its use then, so it is not idle, and a drain takes its whole time."""
         said = f"vllm:num_requests_running {number}\nvllm:request_success_total 0\n"
         server = manager.start(spec(ttl=1.0, faults={"metrics": said}), timeout=60).server
-        assert not server.wait_over(3.0)
+        assert not server._run.wait_over(3.0)
         assert server.state == "ready"
         release = server.stop(drain=1.0)
         assert (release.verified, server.state, server.error) == (True, "released", None)
@@ -104,7 +104,7 @@ class TestServer:
         server = manager.start(spec(ttl=600.0), timeout=60).server
         release = server.stop()
         assert release.why == "asked"
-        assert (server.farewell, manager.farewells()) == ("", [])
+        assert (server.status.idle_release, manager.idle_releases()) == ("", [])
 
     def test_no_connection_stays_open_between_looks(self, manager, spec):
         """It would hold a stopping vLLM up."""
@@ -125,7 +125,7 @@ class TestServer:
         assert said.wait(60)
         assert said.status == 200
         assert said.text.count("word0") == 1
-        assert server.wait_over(60)
+        assert server._run.wait_over(60)
         assert server.release.why == "idle"
 
     @pytest.mark.parametrize("stream", [True, False])
@@ -148,14 +148,14 @@ class TestServer:
                 with contextlib.suppress(httpx.HTTPError):
                     client.get("/health")
                 time.sleep(0.2)
-            assert server.wait_over(60)
+            assert server._run.wait_over(60)
         assert server.release.why == "idle"
 
     def test_it_can_be_started_again(self, manager, spec):
-        assert manager.start(spec(ttl=1.0), timeout=60).server.wait_over(60)
+        assert manager.start(spec(ttl=1.0), timeout=60).server._run.wait_over(60)
         again = manager.start(spec(ttl=600.0), timeout=60)
         assert (again.reused, again.server.state) == (False, "ready")
-        assert manager.farewells() == []
+        assert manager.idle_releases() == []
 
 
 LONG = (

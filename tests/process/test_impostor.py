@@ -110,7 +110,7 @@ def test_localhost_that_is_ipv6_alone(manager, spec, ipv6, localhost, traces):
     localhost("::1")
     server = manager.start(spec("tiny", "--host", "localhost"), timeout=60).server
     assert server.url == f"http://[::1]:{server.port}"
-    assert not server.exposed
+    assert not server.status.exposed
     assert server.complete("hello", max_tokens=2).text == " word0 word1"
     assert server.stop().verified
     traces.check()
@@ -298,8 +298,8 @@ go, went = os.pipe()
 child = os.fork()
 if child == 0:
     os.read(go, 1)
-    for call in (lambda: server.chat("my secret"), client.models.list, server.client, server.wait_over,
-                 server.wait, server.wait_released, server.stop):
+    for call in (lambda: server.chat("my secret"), client.models.list, server.client, server._run.wait_over,
+                 server.wait, server._run.wait_released, server.stop):
         try:
             print("no error", call(), flush=True)
         except VllmMagicError as error:

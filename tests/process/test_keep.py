@@ -298,7 +298,7 @@ def test_a_death_after_the_kernels(first, manager, traces, victim, when):
     assert pidfd.send(Identity(*getattr(entry.record, victim)), signal.SIGKILL)
     assert pidfd.wait_for_all(kernel.server, LIMIT) == set()
     if server is not None:
-        assert server.wait_over(LIMIT)
+        assert server._run.wait_over(LIMIT)
         assert server.release.verified
     wait_until(lambda: not ledger.entries())
     traces.check()
@@ -459,7 +459,7 @@ server = vllm_magic.start("tiny", "--enable-sleep-mode", keep=60.0)
 if sys.argv[1] != "0":
     print(switching.sleep(manager, level=int(sys.argv[1])).text)
 if sys.argv[2] == "half awake":
-    Api(server._command.endpoint).post("/wake_up")
+    Api(server._run.command.endpoint).post("/wake_up")
 print(server.pid, flush=True)
 sys.stdin.readline()
 """

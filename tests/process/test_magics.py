@@ -325,7 +325,7 @@ def test_a_terminal_gets_text(home, executable, traces):
 
 def test_a_server_that_was_idle_is_told_of(shell, traces):
     server = run(shell, "start tiny --ttl 1s")
-    assert server.wait_over(60)
+    assert server._run.wait_over(60)
     said = "released after 1 s without a request"
     assert f"tiny was {said}." in plain(shell, run(shell, ""))
     assert f"tiny was {said}." in plain(shell, run(shell, "logs tiny"))
@@ -334,5 +334,5 @@ def test_a_server_that_was_idle_is_told_of(shell, traces):
         run(shell, "stop tiny")
     again = run(shell, "restart tiny")
     assert again.spec.ttl == 1
-    assert again.wait_over(60)
+    assert again._run.wait_over(60)
     traces.check()

@@ -243,7 +243,7 @@ def test_a_forked_child_of_the_kernel_owns_nothing(manager, spec):
     child = os.fork()
     if child == 0:
         try:
-            manager.let_go()
+            manager.stop_at_exit()
             manager.servers()
         except VllmMagicError:
             os._exit(7)
@@ -297,7 +297,7 @@ def test_a_block_does_not_stop_what_ran_before_it(executable, home):
 
 def test_a_start_does_not_wait_for_a_release_for_longer_than_it_may(manager, spec):
     server = manager.start(spec(faults={"ignore_sigterm": True}), timeout=60).server
-    server.begin_stop(grace=600)
+    server._run.begin_stop(grace=600)
     began = time.monotonic()
     with pytest.raises(NameInUse, match="still being released"):
         manager.start(spec("tiny", "--max-model-len", "8"), timeout=0.5)
@@ -384,7 +384,7 @@ def test_a_server_that_never_begins_holds_nothing(manager, spec):
     provisioner = LocalProvisioner(wanted, os.environ, manager._probe)
     lost = [Server(wanted, provisioner, manager._probe, print) for _ in range(5)]
     assert len(os.listdir("/proc/self/fd")) == before
-    lost[0].let_go()  # asked before it begins
-    lost[0].begin()
-    assert lost[0].wait_over(60)
+    lost[0]._run.stop_at_exit()  # asked before it begins
+    lost[0]._run.begin()
+    assert lost[0]._run.wait_over(60)
     assert lost[0].release.verified

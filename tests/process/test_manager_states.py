@@ -171,7 +171,7 @@ class Kernel(RuleBasedStateMachine):
         family = {"leader": leader, "inner": inner, "outer": outer}
         for role in whom:
             pidfd.send(family[role].identity, signal.SIGKILL)
-        assert there.server.wait_over(LIMIT)
+        assert there.server._run.wait_over(LIMIT)
         assert there.server.state == "failed"
         assert there.server.error is not None
         assert there.server.release.verified

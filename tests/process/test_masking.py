@@ -84,7 +84,7 @@ def test_every_view_of_a_server_that_runs(manager, executable, talkative, fake_g
     assert SHOWN in check(
         said,
         views.server(one),
-        views.status([one], now),
+        views.status([one.status], now),
         gpus.view(*survey.holders(manager.probe)),
         gpus.view(now, gpus.uses(now, processes.table(), {}, ())),
         views.doctor(survey.survey(manager.probe, executable)),
@@ -93,7 +93,12 @@ def test_every_view_of_a_server_that_runs(manager, executable, talkative, fake_g
     assert SHOWN in check((one.log_path.parent / "record.json").read_text())
     assert any(SHOWN in processes.title(process.identity.pid) for process in one.processes())
     check(
-        one, one.spec, one._command, one.log(500), one.processes(), *map(processes.title, processes.table())
+        one,
+        one.spec,
+        one._run.command,
+        one.log(500),
+        one.processes(),
+        *map(processes.title, processes.table()),
     )
     for command in (["logs", "tiny"], ["ps"], ["ps", "--json"], ["doctor"], ["doctor", "--json"], ["gpu"]):
         cli.main(command)
@@ -125,7 +130,7 @@ def test_every_view_of_a_server_that_failed(manager, talkative, then):
     with pytest.raises(StartFailed) as caught:
         manager.start(talkative(then), timeout=60)
     one = manager.get("tiny")
-    assert SHOWN in check(caught.value, one.error, views.server(one), views.status([one], None))
+    assert SHOWN in check(caught.value, one.error, views.server(one), views.status([one.status], None))
     check(one.release, one.log(500))
 
 

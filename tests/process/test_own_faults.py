@@ -48,7 +48,7 @@ def everyone(server) -> set:
 
 def stir(server) -> None:
     """Have the thread of the server look once, as any event does."""
-    server._supervisor._cancelled.wake.set()
+    server._run._supervisor._cancelled.wake.set()
 
 
 class TestWhileItRuns:
@@ -62,7 +62,7 @@ class TestWhileItRuns:
         breaks.patch(Monitor, "_next_events")
         breaks.set()
         stir(server)
-        assert server.wait_over(LIMIT)
+        assert server._run.wait_over(LIMIT)
         assert server.state == "failed"
         assert server.release is not None
         assert (server.release.verified, server.release.left) == (True, ())
@@ -81,7 +81,7 @@ class TestWhileItRuns:
         breaks.patch(GuardPair, "receive")
         breaks.set()
         os.kill(server.pid, 9)  # they say that it has ended
-        assert server.wait_over(LIMIT)
+        assert server._run.wait_over(LIMIT)
         assert server.release.verified
         traces.check()
 
@@ -109,11 +109,11 @@ class TestWhileItRuns:
         breaks.patch(idle_timeout, "look")
         breaks.set()
         server = manager.start(spec(ttl=1.0), timeout=LIMIT).server
-        assert not server.wait_over(3.0)
+        assert not server._run.wait_over(3.0)
         assert server.state == "ready"
         assert [line.startswith("A fault of vllm_magic: RuntimeError") for line in manager.news()] == [True]
         breaks.clear()
-        assert server.wait_over(LIMIT)
+        assert server._run.wait_over(LIMIT)
         assert server.release.why == "idle"
 
     def test_a_look_at_its_health_ends_nothing(self, manager, spec, breaks):
@@ -152,7 +152,7 @@ class TestTheEnd:
         breaks.patch(force_kill, "release", times=3)
         breaks.set()
         stir(server)
-        assert server.wait_over(LIMIT)
+        assert server._run.wait_over(LIMIT)
         for _ in range(2):
             assert not server.release.verified
             with pytest.raises(VllmMagicError, match=FAULT):
@@ -166,7 +166,7 @@ class TestTheEnd:
         breaks.set()
         server = manager.start(spec(), timeout=LIMIT).server
         os.kill(server.pid, 9)
-        assert server.wait_over(LIMIT)
+        assert server._run.wait_over(LIMIT)
         assert (server.state, server.release.why, server.release.verified) == ("failed", "leader ended", True)
         assert any(line.startswith("A fault of vllm_magic") for line in manager.news())
         traces.check()
@@ -175,6 +175,6 @@ class TestTheEnd:
         server = manager.start(spec(), timeout=LIMIT).server
         breaks.patch(server, "close_clients")
         breaks.set()
-        server.begin_stop()
-        assert server.wait_over(LIMIT)
+        server._run.begin_stop()
+        assert server._run.wait_over(LIMIT)
         assert server.state == "released"

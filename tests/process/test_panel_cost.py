@@ -87,7 +87,7 @@ def half_an_hour(spec: ServerSpec) -> Result:
         after = kept(manager, controller, views)
         tracemalloc.stop()
         controller.close()
-        return Result(before, after, len(server.curve.samples()))
+        return Result(before, after, len(server._run.curve.samples()))
     finally:
         manager.stop_all(grace=0.0)
         manager.close()

@@ -10,14 +10,14 @@ from vllm_magic.jupyter.display import progress
 
 def test_the_second_start_knows_how_long_the_first_took(manager, spec):
     first = manager.start(spec(), timeout=60).server
-    assert first.estimate == Estimate(1.0)
-    taken = first.stages
+    assert first.status.estimate == Estimate(1.0)
+    taken = first.status.stages
     assert {Stage.IMPORTING, Stage.ENGINE, Stage.LOADING, Stage.SERVING} <= set(taken)
     assert sum(taken.values()) <= first.ready_after
     assert "is ready after" in progress.ready(first)
     manager.stop()
     seen = []
-    second = manager.start(spec(), timeout=60, report=lambda one: seen.append(one.estimate)).server
+    second = manager.start(spec(), timeout=60, report=lambda one: seen.append(one.status.estimate)).server
     assert any(one.left is not None and 0 < one.share < 1 for one in seen)
     assert second.stop().verified
 
@@ -37,6 +37,6 @@ def test_a_download_is_seen_while_it_lasts(manager, spec, tmp_path):
     wanted = spec("org/tiny", env={"HF_HUB_CACHE": str(tmp_path / "hub")}, faults={"load_s": 2.0})
     server = manager.start(wanted, timeout=60, report=report).server
     assert 2**20 in [one.done for one in seen if one]
-    assert server.stages == {}
+    assert server.status.stages == {}
     assert history.earlier(wanted) == {}
     assert server.stop().verified

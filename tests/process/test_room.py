@@ -162,7 +162,7 @@ class TestStart:
         slow = {"vram": 10 * GIB, "vram_teardown_s": launch.COMING_BACK + 1}
         one = manager.start(spec(name="one", gpus="0", faults=slow), timeout=60).server
         with fakegpu.holding(fake_gpus, 10, 1):
-            one.begin_stop()
+            one._run.begin_stop()
             server = manager.start(spec(name="two", gpus="auto"), timeout=60).server
         assert one.release.verified
         assert server.state == "ready"

@@ -27,13 +27,13 @@ def threads() -> list[str]:
 
 
 def last(server):
-    samples = server.curve.samples()
+    samples = server._run.curve.samples()
     return samples[-1] if samples else None
 
 
 def asked_for(server) -> list:
     """The samples for which the server has told of its requests."""
-    return [one for one in server.curve.samples() if one.running is not None]
+    return [one for one in server._run.curve.samples() if one.running is not None]
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +57,8 @@ class TestWhatItSees:
             until(lambda: last(two) and last(two).held == (2 * GIB, 0), "its memory is not seen")
             until(lambda: last(one).used == (2 * GIB, OTHER + 2 * GIB), "the other's memory is not seen")
             assert last(one).held == (0, 2 * GIB)
-            assert (one.curve.gpus, two.curve.gpus) == ((1,), (0,))
-            assert (one.curve.baseline, two.curve.baseline) == ((0, OTHER), (0, OTHER + 2 * GIB))
+            assert (one._run.curve.gpus, two._run.curve.gpus) == ((1,), (0,))
+            assert (one._run.curve.baseline, two._run.curve.baseline) == ((0, OTHER), (0, OTHER + 2 * GIB))
             names = Counter(manager.attribution.values())
             assert names == {"one": 1, "two": 1}
             assert set(manager.attribution) <= {
@@ -98,7 +98,7 @@ class TestWhatItSees:
 
     def test_one_that_is_not_ready_is_not_asked(self, manager, spec):
         server = manager.start(spec(faults={"hang_in": "load"}), wait=False).server
-        until(lambda: len(server.curve.samples()) > 3, "it is not looked at")
+        until(lambda: len(server._run.curve.samples()) > 3, "it is not looked at")
         assert asked_for(server) == []
 
     def test_many_are_looked_at_in_turn(self, manager, spec, monkeypatch):
@@ -115,26 +115,28 @@ class TestWhatItSees:
         # The last notice of the last start may still have come in between at the beginning.
         assert all(len(set(asked[at : at + 3])) == 3 for at in range(6, 16)), asked
         monkeypatch.setattr(poller, "TURN", 0)
-        seen = len(servers[0].curve.samples())
+        seen = len(servers[0]._run.curve.samples())
         servers[0].stop()
-        until(lambda: len(servers[0].curve.samples()) > seen, "its end is not seen at once")
+        until(lambda: len(servers[0]._run.curve.samples()) > seen, "its end is not seen at once")
 
     def test_one_that_tells_no_metrics(self, manager, spec, monkeypatch):
         monkeypatch.setattr(server_load, "scan", lambda _: None)
         server = manager.start(spec(), timeout=60).server
-        before = len(server.curve.samples())
-        until(lambda: len(server.curve.samples()) > before + 2, "it is not looked at")
+        before = len(server._run.curve.samples())
+        until(lambda: len(server._run.curve.samples()) > before + 2, "it is not looked at")
         assert asked_for(server) == []
 
     def test_states_have_their_times(self, manager, spec):
         began = time.time()
         server = manager.start(spec(), timeout=60).server
         server.stop()
-        assert [state.value for state in server.times] == ["starting", "ready", "stopping", "released"]
-        assert began <= server.times["starting"]
-        assert list(server.times.values()) == sorted(server.times.values())
-        assert server.times["released"] <= time.time()
-        assert server.times["ready"] - server.times["starting"] == pytest.approx(server.ready_after, abs=0.1)
+        assert [state.value for state in server.status.times] == ["starting", "ready", "stopping", "released"]
+        assert began <= server.status.times["starting"]
+        assert list(server.status.times.values()) == sorted(server.status.times.values())
+        assert server.status.times["released"] <= time.time()
+        assert server.status.times["ready"] - server.status.times["starting"] == pytest.approx(
+            server.ready_after, abs=0.1
+        )
 
     def test_one_that_is_attached(self, manager, spec, home):
         from tests.process.test_manager_states import start_and_die
@@ -214,7 +216,7 @@ class TestWhatCannotHoldItUp:
 
         manager.watch(callback)
         server = manager.start(spec(), timeout=60).server
-        until(lambda: len(server.curve.samples()) > 3, "it is not looked at any more")
+        until(lambda: len(server._run.curve.samples()) > 3, "it is not looked at any more")
         assert broken["called"] > 3
         assert asked_for(server) == []
         monkeypatch.setattr(server_load, "scan", scan)
@@ -236,7 +238,7 @@ class TestWhatCannotHoldItUp:
         server = manager.start(spec(), timeout=60).server
         assert begun.wait(60)
         assert server.stop().verified
-        until(lambda: last(server).at > server.times["released"], "the look was not broken off")
+        until(lambda: last(server).at > server.status.times["released"], "the look was not broken off")
 
 
 class TestWhoWatches:
@@ -284,7 +286,7 @@ class TestItsEnd:
         assert "vllm-magic sampler" in threads()
         two.stop()
         until(lambda: threads() == [], "a thread stays")
-        assert last(two).at > two.times["released"]
+        assert last(two).at > two.status.times["released"]
         assert manager._sampler._followed == {}
         again = manager.start(spec(name="one"), timeout=60).server
         until(lambda: asked_for(again), "it does not begin again")

@@ -31,8 +31,8 @@ def inside(monkeypatch):
 
 LOCKS = {
     "registry": lambda manager, _: (manager._registry, "_lock"),
-    "lifecycle": lambda _, server: (server._lifecycle, "_changed"),
-    "wake": lambda _, server: (server._supervisor._cancelled.wake, "_lock"),
+    "lifecycle": lambda _, server: (server._run.lifecycle, "_changed"),
+    "wake": lambda _, server: (server._run._supervisor._cancelled.wake, "_lock"),
     "sampler": lambda manager, _: (manager._sampler, "_lock"),
 }
 

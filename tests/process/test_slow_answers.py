@@ -37,7 +37,7 @@ def until(condition) -> None:
 def test_a_stranger_on_the_port_of_a_start(manager, spec, traces):
     """It is not even asked: what listens there is no process of the server's."""
     server = manager.start(spec(faults={"hang_in": "import"}), wait=False).server
-    until(lambda: server.leader is not None)
+    until(lambda: server.pid is not None)
     with Misbehaving("a body without end", server.port) as stranger:
         assert stranger.met.wait(LIMIT)
         time.sleep(0.5)
@@ -56,7 +56,7 @@ def endless_looks(monkeypatch):
 @pytest.mark.usefixtures("endless_looks")
 def test_a_look_at_the_use_of_a_server(manager, spec, traces):
     server = manager.start(spec(ttl=1.0, faults=DRIP), timeout=LIMIT).server
-    until(lambda: server._supervisor._thread.is_alive() and looks() == 1)
+    until(lambda: server._run._supervisor._thread.is_alive() and looks() == 1)
     time.sleep(2)
     assert server.state == "ready"
     assert stopped(server).why == "asked"

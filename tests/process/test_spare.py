@@ -79,7 +79,7 @@ def test_a_spare_becomes_the_server(manager, make, warm, traces, fake_gpus):
     assert int(Path(f"/proc/{spare.leader.pid}/oom_score_adj").read_text()) == 1000
     server = manager.start(make("tiny", "--max-model-len", "512", name="chosen")).server
     assert (server.start_kind, server.cold_because) == (StartKind.WARM, "")
-    assert server.leader == spare.leader
+    assert server.status.leader == spare.leader
     assert server.log_path.parent == spare.path
     assert server.processes()[0].name == "vllm"
     assert "serve tiny --max-model-len 512" in processes.title(server.pid)
@@ -92,7 +92,7 @@ def test_a_spare_becomes_the_server(manager, make, warm, traces, fake_gpus):
     assert server.chat("hello", max_tokens=3).text
     until(lambda: ledger.look(spare.path).record.phase == Phase.READY)  # its guard writes that
     record = ledger.look(spare.path).record
-    assert (record.name, record.port, record.leader) == ("chosen", server.port, list(server.leader))
+    assert (record.name, record.port, record.leader) == ("chosen", server.port, list(server.status.leader))
     release = server.stop()
     assert release.verified
     assert server.log_path.name.startswith("chosen-")
@@ -193,7 +193,7 @@ def test_a_spare_that_dies_in_the_moment_of_the_start_is_a_cold_start(manager, m
     server.wait(LIMIT)
     assert server.start_kind is StartKind.COLD
     assert server.cold_because
-    assert server.leader != spare.leader
+    assert server.status.leader != spare.leader
     assert server.stop().verified
     assert not processes.is_alive(spare.leader)
     manager.spares.set_mode(StandbyMode.OFF)
@@ -464,7 +464,7 @@ def test_a_doctor_finds_nothing_wrong_with_it(manager, warm):
 def test_only_the_last_is_kept(manager, make, warm, traces):
     first = warm()
     second = warm(make("tiny", env={"HF_HOME": "/elsewhere"}))
-    assert second.id != first.id
+    assert second.status.id != first.status.id
     until(lambda: not first.path.exists())
     manager.spares.set_mode(StandbyMode.OFF)
     assert manager.spares.wait_gone()

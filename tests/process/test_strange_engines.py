@@ -74,7 +74,7 @@ def test_killed_guards_leave_nothing_of_it(server, traces):
     all_of_it = family(server)
     for guard in all_of_it[:2]:
         pidfd.send(guard, signal.SIGKILL)
-    assert server.wait_over(60)
+    assert server._run.wait_over(60)
     assert living(all_of_it) == []
     traces.check()
 
@@ -102,6 +102,6 @@ def test_shared_memory_that_nobody_has_noted(manager, spec, traces):
     assert pidfd.wait_for_all(engine, 60) == set()
     for guard in all_of_it[:2]:
         pidfd.send(guard, signal.SIGKILL)
-    assert server.wait_over(60)
+    assert server._run.wait_over(60)
     assert living(all_of_it) == []
     traces.check()

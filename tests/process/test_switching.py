@@ -12,6 +12,7 @@ from vllm_magic.jupyter.display import views
 from vllm_magic.manager import switching
 from vllm_magic.release.result import Release
 from vllm_magic.server import sleep_mode
+from vllm_magic.server.sleep_mode import SleepMode
 
 GIB = 2**30
 
@@ -63,7 +64,7 @@ class TestNaps:
         assert (slept.before, slept.after) == (2 * GIB, 2 * GIB // 20)
         assert self.used(manager) == full - 2 * GIB + 2 * GIB // 20
         assert "1.90 GiB came back, and it keeps 0.10 GiB" in slept.text
-        assert "asleep" in repr(views.status([server], None))
+        assert "asleep" in repr(views.status([server.status], None))
         awake = switching.wake(manager)
         assert (awake.after, self.used(manager), server.asleep) == (2 * GIB, full, 0)
         assert "holds 2.00 GiB again" in awake.text
@@ -107,7 +108,7 @@ class TestNaps:
         server = manager.start(spec("m", SLEEPY), timeout=60).server
         server.stop()
         with pytest.raises(RequestFailed, match="m cannot be asked any more: it is released"):
-            server.sleep(manager.probe)
+            server.sleep()
 
 
 def posts(server) -> list[str]:
@@ -131,7 +132,7 @@ class TestWhatIsKnownOfASleep:
     def test_an_interrupt_once_it_was_asked_to_sleep(self, manager, spec, monkeypatch, level, go_on):
         server = manager.start(spec("m", SLEEPY), timeout=60).server
         with monkeypatch.context() as patch:
-            patch.setattr(sleep_mode, "_settled", interrupt)
+            patch.setattr(SleepMode, "_held_after_sleep", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 switching.sleep(manager, level=level)
         assert server.asleep == level

@@ -34,13 +34,15 @@ class TestServers:
     def test_what_it_holds(self, tmp_path, monkeypatch):
         with child("print(flush=True); input()", start_new_session=True) as leader:
             one = launched(a_server(), tmp_path, leader.pid)
-            held = views.status([one], snapshot(ComputeProcess(leader.pid, 2 * GIB), ComputeProcess(1, GIB)))
+            held = views.status(
+                [one.status], snapshot(ComputeProcess(leader.pid, 2 * GIB), ComputeProcess(1, GIB))
+            )
             assert same(held).endswith("2.00 GiB")
-            unknown = views.status([one], snapshot(ComputeProcess(leader.pid, None)))
+            unknown = views.status([one.status], snapshot(ComputeProcess(leader.pid, None)))
             assert same(unknown).endswith("?")
-            assert "GiB" not in same(views.status([one], None))
+            assert "GiB" not in same(views.status([one.status], None))
             monkeypatch.setattr(processes, "pids", lambda: pytest.fail("all processes are read"))
-            assert "1.00 GiB" in same(views.status([one], snapshot(ComputeProcess(leader.pid, GIB))))
+            assert "1.00 GiB" in same(views.status([one.status], snapshot(ComputeProcess(leader.pid, GIB))))
 
 
 def gpu_view(now: Snapshot, servers: dict[int, str] | None = None) -> View:

@@ -132,7 +132,7 @@ def test_memory_that_does_not_come_back_is_an_error(manager, spec, fake_gpus, lo
         fakegpu.configure(fake_gpus, base_used_mib=grown * 1024)
         if grown == 3:  # nobody sees it grow before the end
             kill_guards(server)
-            server.wait_over(60)
+            server._run.wait_over(60)
         with pytest.raises(ReleaseFailed, match=f"GPU 0 has {grown}.00 GiB more in use"):
             again()
         assert server.state == "failed"
@@ -178,7 +178,7 @@ def test_a_holder_that_came_is_named_when_both_guards_are_killed(manager, spec, 
     server = manager.start(spec(), timeout=60).server
     with fakegpu.holding(fake_gpus, 4) as holder:
         kill_guards(server)
-        assert server.wait_over(60)
+        assert server._run.wait_over(60)
         named = f"GPU 0: pid {holder.pid} of root holds 4.0 GiB; it came while this server ran"
         assert server.release.verified
         assert server.release.proof is Proof.NVML_PROCESSES
@@ -222,7 +222,7 @@ def test_an_engine_that_dies_beside_another_server(manager, spec, fake_gpus):
     manager.start(spec("tiny", *A_PART, name="other"), timeout=60)
     dying = {"die": {"who": "engine", "when": "ready", "after_s": 2.0, "signal": 9}}
     server = manager.start(spec("tiny", *A_PART, name="dying", faults=dying), timeout=60).server
-    assert server.wait_over(30)
+    assert server._run.wait_over(30)
     assert server.release.verified
     assert server.release.proof is Proof.NVML_MEMORY
     assert server.error.cause == "The engine ended, and did not say why"

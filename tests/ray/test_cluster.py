@@ -240,7 +240,7 @@ def test_the_kernel_is_killed(cluster, home, executable, with_guards):
 def test_a_process_on_the_node_is_killed(cluster, manager, ask, victim):
     server = manager.start(ask(cluster, *BOTH)).server
     os.kill(on_node(cluster, victim), signal.SIGKILL)
-    assert server.wait_over(60)
+    assert server._run.wait_over(60)
     assert server.state == "failed"
     assert server.release
     assert (server.release.verified, server.release.proof) == (True, Proof.PROCESSES)
@@ -252,7 +252,7 @@ def test_a_process_on_the_node_is_killed(cluster, manager, ask, victim):
 def test_the_agent_is_killed(cluster, manager, ask):
     server = manager.start(ask(cluster, *BOTH)).server
     os.kill(server.pid, signal.SIGKILL)
-    assert server.wait_over(60)
+    assert server._run.wait_over(60)
     assert server.release
     assert server.release.verified
 
@@ -486,7 +486,7 @@ def test_a_release_that_was_not_proved_is_looked_at_again(cluster, manager, ask,
     try:
         with pytest.raises(ReleaseFailed, match="does not answer"):
             manager.stop("m", grace=0.5)
-        assert server.is_unseen
+        assert server._run.lifecycle.now.is_unseen
     finally:
         cluster.thaw_head()
     monkeypatch.undo()
@@ -503,7 +503,7 @@ def test_a_cluster_that_does_not_answer_twice(cluster, manager, ask, monkeypatch
             assert "m" in manager.servers()
             with pytest.raises(ReleaseFailed, match="does not answer"):
                 manager.stop("m", grace=0.5)
-            assert server.is_unseen is unseen
+            assert server._run.lifecycle.now.is_unseen is unseen
         assert manager.servers() == {}
     finally:
         cluster.thaw_head()
@@ -516,7 +516,7 @@ def test_the_head_is_killed_and_comes_back(breakable, manager, ask):
     until(lambda: Traces(breakable.home).processes() == [])  # its lease ran out
     assert server.state == "unreachable"  # for all that can be known here
     breakable.start_head_again()
-    assert server.wait_over(60)
+    assert server._run.wait_over(60)
     with pytest.raises(ReleaseFailed, match="does not know the job any more"):
         manager.stop("m")
 
@@ -525,7 +525,7 @@ def test_the_raylet_is_killed(breakable, manager, ask):
     server = manager.start(ask(breakable, *BOTH)).server
     breakable.kill_raylet(OTHER)
     until(lambda: Traces(breakable.home).processes() == [])  # by the guards on the node, who owe Ray nothing
-    assert server.wait_over(90)
+    assert server._run.wait_over(90)
     assert server.state == "failed"
     with pytest.raises(ReleaseFailed, match="cannot be seen"):
         manager.stop("m")
@@ -587,7 +587,7 @@ def test_the_raylet_of_a_worker_is_killed(breakable, manager, spread):
     until(lambda: breakable.alive() == [HEAD])
     with pytest.raises(ReleaseFailed, match=f"node-{OTHER} .* is gone from the cluster"):
         manager.stop("wide")
-    assert not server.is_unseen
+    assert not server._run.lifecycle.now.is_unseen
     assert breakable.actors() == []
     until(lambda: Traces(breakable.home).processes() == [])
 
@@ -614,7 +614,7 @@ def test_a_log_cannot_forge_a_release(cluster, manager, tmp_path):
     server = manager.start(spec, wait=False).server
     until(lambda: any("forged" in one for one in server.log(3000)) and "1500" in server.log(1))
     os.kill(on_node(cluster, "vllm_magic.on_node"), signal.SIGKILL)
-    assert server.wait_over(60)
+    assert server._run.wait_over(60)
     assert server.release
     assert (
         "whose own process was killed" in server.release.note

@@ -226,7 +226,7 @@ def server() -> Server:
         command=Command(("/x/vllm",), endpoint), stop_grace=1.0, stop_patience=1.0, from_the_start=True
     )
     made = Server(ServerSpec("m"), provisioner, None, lambda _: None)
-    made._supervisor.stop = lambda plan: setattr(made, "plan", plan)
+    made._run._supervisor.stop = lambda plan: setattr(made, "plan", plan)
     return made
 
 
@@ -234,9 +234,9 @@ def server() -> Server:
     "ask",
     [
         *(lambda one, x=x: one.stop(grace=x) for x in (nan, -1, -inf, True, "soon", b"5", [5], 10**400)),
-        *(lambda one, x=x: one.begin_stop(drain=x) for x in (nan, -1, -inf, True, "soon", b"5", [5])),
+        *(lambda one, x=x: one._run.begin_stop(drain=x) for x in (nan, -1, -inf, True, "soon", b"5", [5])),
         *(lambda one, x=x: one.wait(x) for x in (nan, -1, True, "soon", b"5", [5])),
-        *(lambda one, x=x: one.wait_over(x) for x in (nan, -1, True, "soon", [5])),
+        *(lambda one, x=x: one._run.wait_over(x) for x in (nan, -1, True, "soon", [5])),
         *(lambda one, x=x: one.log(x) for x in (0, -1, None, 1.5, nan, "x", True, [1])),
         *(lambda one, x=x: one.metrics(x) for x in (nan, -1, None, "soon", True, [1])),
         *(lambda one, x=x: one.chat(x) for x in (5, None, b"hi", ["hi"], [5], True)),
@@ -289,8 +289,8 @@ def test_what_a_server_can_be_asked(server, ask):
 
 def test_times_of_a_stop(server):
     for grace, drain, expected in (("5", None, (5.0, 0.0)), (inf, "1m", (10**6, 60.0)), (0, 0, (0.0, 0.0))):
-        server.begin_stop(grace, drain)
+        server._run.begin_stop(grace, drain)
         assert (server.plan.grace, server.plan.drain) == expected
-    assert not server.wait_over("0")
+    assert not server._run.wait_over("0")
     assert server.log("3") == []
     assert server.log(10**30) == []

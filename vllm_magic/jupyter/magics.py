@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # What lower floors return, and the function in `views` that shows it; by name, so that loading imports none.
 VIEWS = {
     "vllm_magic.server.server.Server": "server",
+    "vllm_magic.server.status.ServerStatus": "server_status",
     "vllm_magic.release.result.Release": "release",
     "vllm_magic.server.sleep_mode.SleepResult": "sleep_result",
     "vllm_magic.engine.client.generate.Answer": "answer",

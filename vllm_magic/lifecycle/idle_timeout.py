@@ -30,7 +30,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllm_magic import durations
 from vllm_magic.linux import connections
 
 if TYPE_CHECKING:
@@ -149,8 +148,3 @@ class Idleness:
         self.next_look = at + (min(pause, left) if left > 0 else SHORTEST if waits else pause)
         self.over = waits is False and left <= 0
         return self.over
-
-
-def farewell(ttl: float | None) -> str:
-    """Say what happened to an idle server, in words."""
-    return f"released after {durations.text(ttl or 0.0)} without a request"

@@ -14,6 +14,7 @@ from vllm_magic.monitoring.sampler import Sampler
 from vllm_magic.provisioning.standby_pool import StandbyPool
 from vllm_magic.recovery import kept_servers
 from vllm_magic.recovery.sweep import sweep
+from vllm_magic.server.server import run_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -72,19 +73,19 @@ class Looking:
         lines = []
         while not self._news.empty():
             lines.append(self._news.get())
-        lines += self._registry.last_words()
+        lines += self._registry.unreported_failures()
         if self._tell_waiting.is_set():
             self._tell_waiting.clear()
             lines += self.waiting()  # as it is now: one may be attached already
         return lines
 
-    def farewells(self) -> list[str]:
-        """See `Registry.farewells`."""
-        return self._registry.farewells()
+    def idle_releases(self) -> list[str]:
+        """See `Registry.idle_releases`."""
+        return self._registry.idle_releases()
 
     def waiting(self) -> list[str]:
         """Of each server that was kept and waits for a kernel: one line; none where the state folder cannot be read."""
-        own = [server.id for server in self._registry.all() if not server.state.over]
+        own = [run_of(server).id for server in self._registry.all() if not server.state.over]
         return kept_servers.lines(but=own)
 
     @property

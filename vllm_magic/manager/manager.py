@@ -19,7 +19,7 @@ from vllm_magic.masking import mask_words
 from vllm_magic.provisioning import choose
 from vllm_magic.provisioning.attached import AttachedProvisioner
 from vllm_magic.recovery import kept_servers
-from vllm_magic.server.server import Server, ServerState
+from vllm_magic.server.server import Server, ServerState, run_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.provisioning.base import Provisioner
     from vllm_magic.release.result import Release
+    from vllm_magic.server.run import ServerRun
 
 
 @dataclass(frozen=True)
@@ -116,11 +117,11 @@ class Manager(Looking):
         """
         servers = list(self.servers().values())
         for server in servers:
-            server.begin_stop(grace, drain)
+            run_of(server).begin_stop(grace, drain)
         releases, failed = [], []
         for server in servers:
             try:
-                releases.append(server.wait_released())
+                releases.append(run_of(server).wait_released())
             except VllmMagicError as error:
                 failed.append(error)
             finally:
@@ -167,12 +168,12 @@ class Manager(Looking):
         """A start comes of which nothing is known: like the last one, or like this where there was none."""
         self.expect(self._last or spec)
 
-    def let_go(self) -> None:
+    def stop_at_exit(self) -> None:
         """Ask every server to end, and return at once; the guards do the rest. For the end of the kernel."""
         if os.getpid() != self._pid:  # a forked child of the kernel owns nothing
             return
         for server in self._registry.all():
-            server.let_go()
+            run_of(server).stop_at_exit()
         self._spares.close()
         self.close()
 
@@ -188,7 +189,7 @@ class Manager(Looking):
             existing = self._registry.named(spec.name)
             state = existing.state if existing else None
             if existing and state is ServerState.STOPPING:
-                if not existing.wait_over(timeout):
+                if not run_of(existing).wait_over(timeout):
                     raise NameInUse(
                         f"{spec.name} is still being released after {timeout:g} s. Try again in a moment."
                     )
@@ -197,7 +198,7 @@ class Manager(Looking):
                 if existing.spec == spec:
                     return Start(existing, reused=True)
                 raise NameInUse(_in_use(existing, spec))
-            if existing and existing.is_left:
+            if existing and run_of(existing).is_left:
                 self._stop(existing)
                 continue
             kept = kept_servers.equal(spec) if spec.keep else None
@@ -239,19 +240,19 @@ class Manager(Looking):
             if not self._registry.enter(server, existing):
                 provisioner.discard()
                 return None
-            server.begin()
+            run_of(server).begin()
         except BaseException:
             provisioner.discard()
             raise
-        self._sampler.follow(server)
+        self._sampler.follow(run_of(server))
         return server
 
-    def _heard(self, server: Server) -> None:
-        """Something changed in this server's life; in the thread that changed it."""
-        self._sampler.note_change(server)
-        if server.state is ServerState.READY and server.standby is not None:
-            self._last = server.spec
-            self._spares.want(server.standby)
+    def _heard(self, run: ServerRun) -> None:
+        """Take in a change in a server's life, in the thread that made it."""
+        self._sampler.note_change(run)
+        if run.state is ServerState.READY and run.standby is not None:
+            self._last = run.spec
+            self._spares.want(run.standby)
 
     def _interrupted(self, name: str, before: Server | None) -> BaseException:
         """Release the server that was waited for; an interrupt before there was one stays what it is."""
@@ -281,7 +282,7 @@ class Manager(Looking):
 
 
 manager = Manager()
-atexit.register(manager.let_go)
+atexit.register(manager.stop_at_exit)
 
 
 def _in_use(existing: Server, spec: ServerSpec) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.errors import ServerNotFound
 from vllm_magic.recovery import kept_servers
-from vllm_magic.server.server import ServerState
+from vllm_magic.server.server import ServerState, run_of
 
 if TYPE_CHECKING:
     from vllm_magic.server.server import Server
@@ -26,7 +26,7 @@ class Registry:
         self._lock = threading.RLock()
         self._servers: dict[str, Server] = {}
         self._past: dict[str, Server] = {}
-        self._last_words: list[str] = []  # of those that were put away
+        self._failures: list[str] = []  # unreported ones of servers that moved to the past
 
     def named(self, name: str) -> Server | None:
         """Who has the name, whatever its state."""
@@ -39,15 +39,15 @@ class Registry:
             if self._servers.get(server.name) is not instead_of:
                 return False
             if instead_of:
-                self._put_away(instead_of)
+                self._move_to_past(instead_of)
             self._servers[server.name] = server
             return True
 
     def forget(self, server: Server) -> None:
         """Move a server to the past, unless something of it lives, or another look may tell."""
         with self._lock:
-            if server.state.over and not server.is_left and not server.is_unseen:
-                self._put_away(server)
+            if run_of(server).is_settled:
+                self._move_to_past(server)
 
     def all(self) -> list[Server]:
         """All that have a name, without looking at their states: this waits for nobody."""
@@ -58,7 +58,7 @@ class Registry:
         with self._lock:
             for server in list(self._servers.values()):
                 if server.state is ServerState.RELEASED:
-                    self._put_away(server)
+                    self._move_to_past(server)
             return dict(self._servers)
 
     def past(self) -> dict[str, Server]:
@@ -78,8 +78,9 @@ class Registry:
         if name is not None and name in servers:
             return servers[name]
         before = self.past().get(name or "")
-        farewell = f" {before.name} was {before.farewell}." if before and before.farewell else ""
-        raise ServerNotFound(f"{_missing(name, list(servers))}{farewell}{kept_servers.hint(name)}")
+        ended = run_of(before).idle_release if before else ""
+        said = f" {name} was {ended}." if ended else ""
+        raise ServerNotFound(f"{_missing(name, list(servers))}{said}{kept_servers.hint(name)}")
 
     def get_even_past(self, name: str | None = None) -> Server:
         """As `get`, but also one that is over: its log is still there.
@@ -94,26 +95,28 @@ class Registry:
             return past[name]
         return self.get(name)
 
-    def last_words(self) -> list[str]:
-        """Of each server that failed, and of which nobody was told: one line, once."""
+    def unreported_failures(self) -> list[str]:
+        """Return a line for each server that failed, and whose failure nobody was told of; each once."""
         with self._lock:
-            words, self._last_words = self._last_words, []
+            failures, self._failures = self._failures, []
             servers = list(self._servers.values())
-        return words + [line for server in servers if (line := server.last_words())]
+        return failures + [line for server in servers if (line := run_of(server).unreported_failure())]
 
-    def farewells(self) -> list[str]:
-        """Of each server that was released without a word from anybody, since it was idle: one line."""
+    def idle_releases(self) -> list[str]:
+        """Return a line for each past server that was released since it was idle."""
         servers = self.servers()
         past = [server for name, server in self.past().items() if name not in servers]
-        return [f"{server.name} was {server.farewell}." for server in past if server.farewell]
+        return [f"{server.name} was {ended}." for server in past if (ended := run_of(server).idle_release)]
 
-    def _put_away(self, server: Server) -> None:
+    def _move_to_past(self, server: Server) -> None:
         """Move a server that is over to the past; the lock is held."""
         if self._servers.get(server.name) is not server:
             return
         self._servers.pop(server.name, None)
-        if words := server.last_words():  # another of this name may take its place in the past
-            self._last_words.append(words)
+        if failure := run_of(
+            server
+        ).unreported_failure():  # another of this name may take its place in the past
+            self._failures.append(failure)
         self._past.pop(server.name, None)
         self._past[server.name] = server
         while len(self._past) > REMEMBERED:

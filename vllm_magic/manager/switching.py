@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vllm_magic.server.server import ServerState
+from vllm_magic.server.server import ServerState, run_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,13 +38,13 @@ def sleep(manager: Manager, name: str | None = None, level: int = 1) -> SleepRes
         SleepFailed: see `Server.sleep`.
     """
     with _one_at_a_time:
-        return manager.get(name).sleep(manager.probe, level)
+        return manager.get(name).sleep(level)
 
 
 def wake(manager: Manager, name: str | None = None) -> SleepResult:
     """Wake a server up. Raises what `sleep` raises."""
     with _one_at_a_time:
-        return manager.get(name).wake(manager.probe)
+        return manager.get(name).wake()
 
 
 def switch(
@@ -69,8 +69,8 @@ def switch(
         manager.expect(spec)
         moved = [_move_away(manager, other) for other in _in_the_way(manager, spec)]
         server = manager.start(spec, timeout=timeout, report=report).server
-        if server.look_whether_asleep() or server.asleep:
-            moved.append(server.wake(manager.probe))
+        if run_of(server).sleep_mode.is_asleep() or server.asleep:
+            moved.append(server.wake())
         return Switch(server, tuple(moved))
 
 
@@ -83,13 +83,13 @@ def _in_the_way(manager: Manager, spec: ServerSpec) -> list[Server]:
         and not other.state.over
         and other.spec.cluster == spec.cluster
         and not _apart(other.spec.gpus, spec.gpus)
-        and not (other.state is ServerState.READY and other.look_whether_asleep())
+        and not (other.state is ServerState.READY and run_of(other).sleep_mode.is_asleep())
     ]
 
 
 def _move_away(manager: Manager, server: Server) -> SleepResult | Release:
-    if server.can_sleep and server.state is ServerState.READY:
-        return server.sleep(manager.probe)
+    if run_of(server).sleep_mode.available and server.state is ServerState.READY:
+        return server.sleep()
     return manager.stop(server.name)
 
 

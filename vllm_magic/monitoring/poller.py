@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 from vllm_magic.engine.client import server_load
 from vllm_magic.gpu.background_probe import BackgroundProbe
 from vllm_magic.gpu.usage import GpuUsage, see
+from vllm_magic.lifecycle.state import ServerState
 from vllm_magic.linux.ownership import Ownership
 from vllm_magic.plotting.timeseries import Sample
-from vllm_magic.server.server import ServerState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from vllm_magic.engine.client.server_load import Vitals
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.gpu.probe import Probe
-    from vllm_magic.server.server import Server
+    from vllm_magic.server.run import ServerRun
 
-    Targets = Callable[[], Mapping[Server, "Target"] | None]
+    Targets = Callable[[], Mapping[ServerRun, "Target"] | None]
     Publish = Callable[[Snapshot | None, Mapping[int, str]], None]
 
 PERIOD = 1.0  # seconds between two rounds
@@ -81,13 +81,13 @@ class Poller(threading.Thread):
         self._background_probe = BackgroundProbe(probe)
         self._ownership = Ownership()
         self._looking: asyncio.Future[Snapshot] | None = None
-        self._asking: dict[Server, asyncio.Task[Vitals | None]] = {}
+        self._asking: dict[ServerRun, asyncio.Task[Vitals | None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
         self._stirred = asyncio.Event()
-        self._turned: dict[Server, None] = {}  # the servers whose state has changed since the last round
+        self._turned: dict[ServerRun, None] = {}  # the servers whose state has changed since the last round
 
-    def stir(self, server: Server) -> None:
+    def stir(self, server: ServerRun) -> None:
         """Poll this server now: its state has changed. Any thread may call it."""
         self._call(self._turn_to, server)
 
@@ -136,7 +136,7 @@ class Poller(threading.Thread):
         await asyncio.gather(*others, return_exceptions=True)
         await asyncio.sleep(0)  # the connections of what was broken off are closed now
 
-    def _turn(self, servers: Mapping[Server, Target]) -> list[Server]:
+    def _turn(self, servers: Mapping[ServerRun, Target]) -> list[ServerRun]:
         """Return the servers to poll now: those whose state has changed, then those that were polled longest ago."""
         changed, self._turned = self._turned, {}
         order = [*changed, *sorted(servers, key=lambda server: servers[server].looked)]
@@ -145,7 +145,7 @@ class Poller(threading.Thread):
             servers[server].looked = time.monotonic()
         return chosen
 
-    async def _round(self, servers: Mapping[Server, Target]) -> None:
+    async def _round(self, servers: Mapping[ServerRun, Target]) -> None:
         looking = asyncio.ensure_future(self._look_at_gpus(servers))
         samples = (self._sample(server, servers[server], looking) for server in self._turn(servers))
         # A fault in one sample does not end the others.
@@ -153,7 +153,7 @@ class Poller(threading.Thread):
         if not servers:
             self._publish(self._latest, self._attribution)
 
-    async def _look_at_gpus(self, servers: Mapping[Server, Target]) -> GpuUsage:
+    async def _look_at_gpus(self, servers: Mapping[ServerRun, Target]) -> GpuUsage:
         """Return the use of the GPUs; an empty one while the driver is slow. A late answer counts for the next round."""
         try:
             self._looking = looking = self._looking or asyncio.wrap_future(self._background_probe.look())
@@ -171,7 +171,7 @@ class Poller(threading.Thread):
         self._attribution = {pid: names[one] for pid, one in leaders.items() if one in names}
         return see(now.gpus, leaders) if time.monotonic() - now.taken < 2 * PERIOD else GpuUsage()
 
-    async def _sample(self, server: Server, target: Target, looking: asyncio.Task[GpuUsage]) -> None:
+    async def _sample(self, server: ServerRun, target: Target, looking: asyncio.Task[GpuUsage]) -> None:
         answered = await self._ask(server) if server.state is ServerState.READY else None
         now = time.monotonic()
         seen = await asyncio.shield(looking)
@@ -195,8 +195,8 @@ class Poller(threading.Thread):
         )
         self._publish(self._latest, self._attribution)
 
-    async def _ask(self, server: Server) -> Vitals | None:
-        task = self._asking[server] = asyncio.ensure_future(server_load.look(server.url))
+    async def _ask(self, server: ServerRun) -> Vitals | None:
+        task = self._asking[server] = asyncio.ensure_future(server_load.look(server.command.endpoint.url))
         try:
             await asyncio.wait({task}, timeout=LIMIT)
             answered = task.done() and not task.cancelled() and task.exception() is None
@@ -205,7 +205,7 @@ class Poller(threading.Thread):
             task.cancel()
             del self._asking[server]
 
-    def _turn_to(self, server: Server) -> None:
+    def _turn_to(self, server: ServerRun) -> None:
         self._turned[server] = None
         if server in self._asking and server.state is not ServerState.READY:
             self._asking[server].cancel()

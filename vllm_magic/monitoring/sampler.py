@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.gpu.probe import Probe
-    from vllm_magic.server.server import Server
+    from vllm_magic.server.run import ServerRun
 
 FRESH = (
     1.5  # seconds for which a snapshot of the GPUs is as good as a new one, if no server has changed since
@@ -47,7 +47,7 @@ class Sampler:
         self._lock = (
             threading.RLock()
         )  # guards all below; a signal handler of the program may interrupt its holder
-        self._followed: dict[Server, Target] = {}
+        self._followed: dict[ServerRun, Target] = {}
         self._watchers: dict[object, Callable[[], None]] = {}
         self._poller: Poller | None = None
         self._changed = 0.0  # when a server came to another state, by `time.monotonic`
@@ -58,7 +58,7 @@ class Sampler:
         seen, least = self.latest, max(self._changed, time.monotonic() - FRESH)
         return seen if seen and seen.gpus and seen.taken > least else None
 
-    def follow(self, server: Server) -> None:
+    def follow(self, server: ServerRun) -> None:
         """Poll this server until `LINGER` seconds after its end."""
         with self._lock:
             self._followed.setdefault(server, Target())
@@ -81,7 +81,7 @@ class Sampler:
 
         return end
 
-    def note_change(self, server: Server) -> None:
+    def note_change(self, server: ServerRun) -> None:
         """Note that something has changed in the life of a server, and tell the watchers."""
         if os.getpid() != self._pid:
             return
@@ -126,7 +126,7 @@ class Sampler:
             self._probe.close()
             poller.join()
 
-    def _targets(self, poller: Poller) -> dict[Server, Target] | None:
+    def _targets(self, poller: Poller) -> dict[ServerRun, Target] | None:
         """Return the servers that ``poller`` polls now; None once it is to end."""
         now = time.monotonic()
         with self._lock:

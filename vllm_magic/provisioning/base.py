@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from vllm_magic.cluster.placement import Placement
 from vllm_magic.engine.startup.stages import Stage
 
 if TYPE_CHECKING:
@@ -107,6 +108,14 @@ class Provisioner(ABC):
         Raises:
             VllmMagicError: it cannot be started, and nothing of it is there.
         """
+
+    def placement(self, folder: Folder) -> Placement:  # noqa: ARG002 - for those that are on other machines
+        """Return where the server runs, and whether that place answers: here, this machine.
+
+        Args:
+            folder: the private folder of the server.
+        """
+        return Placement()
 
     def discard(self) -> None:  # noqa: B027 - most hold nothing
         """Let go of what the provisioner holds; called instead of `launch`."""

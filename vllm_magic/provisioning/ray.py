@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic import background
 from vllm_magic.children import installed
-from vllm_magic.cluster import wire
+from vllm_magic.cluster import placement, wire
 from vllm_magic.cluster.messages import JobSpec
 from vllm_magic.cluster.rest import Ray, resolved, shown
 from vllm_magic.engine import command as commands
@@ -29,8 +29,10 @@ from vllm_magic.release.ray_verifier import NOWHERE, RayVerifier
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from vllm_magic.cluster.placement import Placement
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.probe import Probe
+    from vllm_magic.ledger import Folder
     from vllm_magic.linux.eventfd import Cancellation
 
 TRIED = ["2", "60"]
@@ -151,3 +153,7 @@ class RayProvisioner(Provisioner):
         guards = steps.start_guards(order)
         verifier = RayVerifier(job_spec.address, job_spec.job, spread=job_spec.gpus == 0)
         return Launched(replace(prepared, verifier=verifier, first=Stage.QUEUED), guards)
+
+    def placement(self, folder: Folder) -> Placement:
+        """See `Provisioner.placement`: the agent has written it down."""
+        return placement.read(folder.tmp)

@@ -1,62 +1,58 @@
-"""One server as the rest of the world sees it: how it is started and ended, and what its life tells of it.
-
-Locks: the registry's lock comes before a server's, which is in its `Lifecycle`. Who puts a server to sleep or wakes it
-holds another one, before that.
-"""
+"""A server as users hold it: its status, its requests, its end."""
 
 from __future__ import annotations
 
-import os
+import threading
 import time
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic import arguments, durations
-from vllm_magic.engine.startup import history
-from vllm_magic.engine.startup.estimate import Pace
-from vllm_magic.errors import ReleaseFailed, StartFailed, StartTimeout, VllmMagicError
-from vllm_magic.lifecycle import idle_timeout
-from vllm_magic.lifecycle.events import (
-    Idle,
-    LeaderStarted,
-    NeverStarted,
-    News,
-    Notice,
-    Over,
-    Ready,
-    StopPlan,
-)
-from vllm_magic.lifecycle.state import Lifecycle, ServerState
-from vllm_magic.lifecycle.supervisor import Supervisor
-from vllm_magic.plotting.timeseries import Sample
-from vllm_magic.provisioning.base import StartKind
-from vllm_magic.server.portrait import Portrait
+from vllm_magic.children import benchmark
+from vllm_magic.engine.client import lora, metrics
+from vllm_magic.engine.client.connection import SILENCE_LIMIT
+from vllm_magic.engine.client.requests import RequestMethods
+from vllm_magic.engine.flags import flags
+from vllm_magic.engine.startup import log
+from vllm_magic.errors import InvalidOption, VllmMagicError
+from vllm_magic.lifecycle.state import ServerState
+from vllm_magic.linux import home
+from vllm_magic.server import members
+from vllm_magic.server.run import ServerRun
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
+    from vllm_magic.engine.client.metrics import Metrics
     from vllm_magic.engine.spec import ServerSpec
+    from vllm_magic.engine.startup.stages import Progress
     from vllm_magic.gpu.probe import Probe
-    from vllm_magic.provisioning.base import Provisioner
-    from vllm_magic.provisioning.standby import StandbySpec
+    from vllm_magic.linux.processes import Process
+    from vllm_magic.plotting.plot import Plot
+    from vllm_magic.provisioning.base import Provisioner, StartKind
     from vllm_magic.release.result import Release
+    from vllm_magic.server.sleep_mode import SleepResult
+    from vllm_magic.server.status import ServerStatus
 
-__all__ = ["Server", "ServerState"]
+__all__ = ["Server", "ServerState", "run_of"]
 
-REPORT = 0.25  # seconds between two reports of a waiting start
+ADAPTER = "the name of an adapter, as text"
 
 
-class Server(Portrait):
+class Server(RequestMethods):
     """A vLLM server of this kernel. Safe to use from any thread. `manager.Manager` makes them.
 
-    What it is (`name`, `state`, `url`, `log`, `processes`, ...) is in `Portrait`, and what can be done with it once it is
-    ready (`chat`, `embed`, `client`, `metrics`, `sleep`, ...) in `Service`.
+    While it is ready it answers requests (`chat`, `complete`, `embed`, ..., `client`); all of them raise `RequestFailed`
+    otherwise.
 
     Args:
         spec: what was asked for.
-        provisioner: makes it.
+        provisioner: makes the server.
         probe: reads the GPUs.
-        tell: called, in a thread of its own, with each line that a person should hear.
-        moved: called with the server after whatever changes in its life, in the thread that changed it.
+        news: called, in a thread of the server, with each line that the user should see.
+        changed: called with the server's run after each change in its life, in the thread that made the change.
     """
 
     def __init__(
@@ -64,37 +60,147 @@ class Server(Portrait):
         spec: ServerSpec,
         provisioner: Provisioner,
         probe: Probe,
-        tell: Callable[[str], None],
-        moved: Callable[[Server], None] = lambda _: None,
+        news: Callable[[str], None],
+        changed: Callable[[ServerRun], None] = lambda _: None,
     ) -> None:
-        super().__init__(spec, provisioner.command, Lifecycle(spec.name, Pace(history.earlier(spec))))
-        self._tell = tell
-        self._moved = moved
-        self._pid = os.getpid()
-        self._provisioner = provisioner
-        keep_alive = idle_timeout.keep_alive({**os.environ, **dict(spec.env)})
-        self._supervisor = Supervisor(spec.name, provisioner, probe, self._notice, spec.ttl, keep_alive)
+        self._run = ServerRun(spec, provisioner, probe, news, changed)
+        super().__init__(self._run.connector.connect, self._run.clients)
+
+    def __repr__(self) -> str:
+        return f"<Server {self.name}: {self.state.value}, {self.base_url}>"
 
     @property
-    def standby(self) -> StandbySpec | None:
-        """What a standby for starts like its own has to import; None if no standby can become such a server."""
-        return self._provisioner.standby
+    def status(self) -> ServerStatus:
+        """All that is known of it at this moment. The properties below are single parts of it, each read when asked for."""
+        return self._run.status()
 
-    def begin(self) -> None:
-        """Start it; the manager does this once.
+    @property
+    def spec(self) -> ServerSpec:
+        """What was asked for."""
+        return self._run.spec
+
+    @property
+    def name(self) -> str:
+        """Its name in this kernel."""
+        return self.spec.name
+
+    @property
+    def model(self) -> str:
+        """A Hugging Face name, or a folder."""
+        return self.spec.model
+
+    @property
+    def state(self) -> ServerState:
+        """Compares equal to its value: ``server.state == "ready"``. In a forked process it stays what it was at the fork."""
+        return self._run.state
+
+    @property
+    def progress(self) -> Progress:
+        """The stage of the start."""
+        return self._run.lifecycle.now.progress
+
+    @property
+    def ready_after(self) -> float | None:
+        """Seconds from the request to ready; None before that."""
+        return self._run.lifecycle.now.ready_after
+
+    @property
+    def pid(self) -> int | None:
+        """The pid of its first process; None before it runs."""
+        leader = self._run.leader
+        return leader.pid if leader else None
+
+    @property
+    def url(self) -> str:
+        """``http://127.0.0.1:PORT``."""
+        return self._run.command.endpoint.url
+
+    @property
+    def base_url(self) -> str:
+        """The address for an OpenAI client."""
+        return f"{self.url}/v1"
+
+    @property
+    def port(self) -> int:
+        """The TCP port."""
+        return self._run.command.endpoint.port
+
+    @property
+    def api_key(self) -> str:
+        """The key that ``/v1`` asks for. vLLM leaves other routes open (see the README)."""
+        return str(self._run.command.endpoint.api_key)
+
+    @property
+    def log_path(self) -> Path | None:
+        """The log file, which outlives the server; None before there is one."""
+        return self._run.log_path
+
+    @property
+    def start_kind(self) -> StartKind | None:
+        """Whether vLLM was executed for it ("cold") or a spare became it ("warm"); None before it runs."""
+        return self._run.lifecycle.now.kind
+
+    @property
+    def cold_because(self) -> str:
+        """Why no spare became it; "" where one did."""
+        return self._run.lifecycle.now.cold_because
+
+    @property
+    def asleep(self) -> int:
+        """The level at which it sleeps, as far as is known; 0 while it is awake."""
+        return self._run.sleep_mode.level
+
+    @property
+    def job(self) -> str:
+        """The submission id of its job on a Ray cluster; "" for a server of this machine."""
+        return self._run.command.job
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The addresses of the nodes of a Ray cluster on which it runs; () while it waits for room, and on this machine."""
+        return self._run.placement.nodes
+
+    @property
+    def reachable(self) -> bool:
+        """Whether its cluster answers; True for a server of this machine."""
+        return self._run.placement.reachable
+
+    @property
+    def caveat(self) -> str:
+        """How the vLLM of its node differs from the vLLM of this machine; "" where it does not."""
+        return self._run.placement.caveat
+
+    @property
+    def release(self) -> Release | None:
+        """The result of its end; None before that."""
+        return self._run.lifecycle.now.release
+
+    @property
+    def error(self) -> VllmMagicError | None:
+        """Why it failed; None unless it did."""
+        return self._run.lifecycle.now.error
+
+    def log(self, n: int = 50) -> list[str]:
+        """Return the last ``n`` lines of its log, oldest first, keys masked; the file has them as they are."""
+        n, path = arguments.count("n", n), self.log_path
+        return log.tail(path, n, self._run.secrets()) if path else []
+
+    def processes(self) -> list[Process]:
+        """Return its living processes, the first one first; [] before its start and after its end.
 
         Raises:
-            StartFailed: the kernel has no thread for it.
+            VllmMagicError: /proc cannot be read (no descriptor is free).
         """
-        try:
-            self._supervisor.begin()
-        except RuntimeError as error:  # can't start new thread
-            reason = StartFailed(
-                f"{self.name} could not be started: {error}", "End some threads, and try again"
-            )
-            self._notice(NeverStarted(reason))
-            self.last_words()  # said here
-            raise reason from error
+        return members.living(self.name, self._run.lifecycle)
+
+    def plot(self) -> Plot:
+        """Its life as a figure: VRAM, tokens a second, requests. As it is when it is shown, also after its end."""
+        from vllm_magic.plotting.plot import Plot
+
+        def times() -> dict[str, float]:
+            return {state.value: at for state, at in self._run.lifecycle.now.times.items()}
+
+        return Plot(self.name, self.model, self._run.curve, times)
 
     def wait(self, timeout: float | None = None, report: Callable[[Server], None] | None = None) -> None:
         """Return when it is ready.
@@ -109,26 +215,7 @@ class Server(Portrait):
             VllmMagicError: it could not be started at all, or has been stopped meanwhile; or this is a forked copy of
                 the process that the server belongs to.
         """
-        self._check_process("Wait for it")
-        timeout = arguments.seconds_or_none("timeout", timeout)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._lifecycle.wait_for(lambda now: now.state is not ServerState.STARTING, REPORT):
-            if report is not None:
-                report(self)
-            if deadline is not None and time.monotonic() >= deadline:
-                raise StartTimeout(
-                    f"{self.name} was not ready after {timeout:g} s, but still {self.progress.stage.value}",
-                    "Give it more time with --timeout, or see %vllm logs",
-                )
-        self._lifecycle.wait_for(lambda now: now.state is not ServerState.STOPPING)
-        if not self.state.runs:
-            raise (
-                self._lifecycle.hear()
-                or self.error
-                or StartFailed(f"{self.name} was stopped", "Start it again")
-            )
-        if not self._provisioner.from_the_start:  # its first kernel may have put it to sleep
-            self.look_whether_asleep()
+        self._run.wait_ready(timeout, None if report is None else partial(report, self))
 
     def stop(self, grace: float | None = None, drain: float = 0.0) -> Release:
         """End it, and return when its processes are gone and its VRAM is back.
@@ -145,99 +232,85 @@ class Server(Portrait):
             ReleaseFailed: something would not end, or memory did not come back.
             VllmMagicError: a fault of vllm_magic; nothing is known of the end.
         """
-        self.begin_stop(grace, drain)
-        return self.wait_released()
+        self._run.begin_stop(grace, drain)
+        return self._run.wait_released()
 
-    def begin_stop(self, grace: float | None = None, drain: float = 0.0) -> None:
-        """The first half of `stop`: ask for the release, and return at once.
+    def sleep(self, level: int = 1) -> SleepResult:
+        """Have it keep its processes and give its VRAM back; it was started with ``--enable-sleep-mode``.
 
-        Raises:
-            VllmMagicError: this is a forked copy of the process that the server belongs to.
-        """
-        self._check_process("Stop it")
-        plan = self._plan(grace, drain)
-        if self.is_left or self.is_unseen:
-            self._begin_again()
-        if self.state.over:
-            return
-        # Asked before it is said: an interrupt in between must not leave a server that seems to be stopping.
-        self._supervisor.stop(plan)
-        self._lifecycle.ask()
-        self._moved(self)
-
-    def _check_process(self, hint: str) -> None:
-        """A forked copy of the process has no thread that follows the server: it hears of nothing."""
-        if os.getpid() != self._pid:
-            raise VllmMagicError(
-                f"This is a forked process; {self.name} belongs to the one it came from. {hint} there."
-            )
-
-    def _begin_again(self) -> None:
-        if not self._lifecycle.reopen():
-            return
-        try:
-            self._supervisor.again()
-        except RuntimeError as error:  # can't start new thread
-            self._lifecycle.give_up()
-            raise VllmMagicError(
-                f"{self.name} cannot be stopped now: {error}. End some threads, and try again."
-            ) from error
-
-    def wait_over(self, timeout: float | None = None) -> bool:
-        """Return when it is released or failed, whatever the reason; False after ``timeout`` seconds.
+        Args:
+            level: 1 moves the weights to the machine's memory, 2 throws them away.
 
         Raises:
-            VllmMagicError: this is a forked copy of the process that the server belongs to.
+            InvalidOption: there is no such level.
+            SleepFailed: it has no sleep mode, does not sleep, or the VRAM did not come back.
+            RequestFailed: it is not ready.
         """
-        self._check_process("Wait for it")
-        limit = arguments.seconds_or_none("timeout", timeout)
-        return self._lifecycle.wait_for(lambda now: now.state.over, limit)
+        return self._run.sleep_mode.sleep(level)
 
-    def wait_released(self) -> Release:
-        """The second half of `stop`: wait for the release, and judge it. Raises what `stop` raises."""
-        self.wait_over()
-        now = self._lifecycle.now
-        if now.release is None or not now.release.verified:
-            raise now.error or ReleaseFailed(f"{self.name}: nothing is known of its end.")
-        return now.release
+    def wake(self) -> SleepResult:
+        """Wake it up. Raises what `sleep` raises."""
+        return self._run.sleep_mode.wake()
 
-    def let_go(self) -> None:
-        """The kernel is about to end: ask for the release, unless it is to be kept, and return at once."""
-        if self._provisioner.stops_at_exit:
-            self._supervisor.stop(StopPlan(grace=0.5, patience=0.5))
+    def metrics(self, window: float = 1.0) -> Metrics:
+        """What it does and has done, by its own counters.
 
-    def _plan(self, grace: float | None, drain: float) -> StopPlan:
-        drain = min(arguments.seconds_or_none("drain", drain) or 0.0, durations.MOST)
-        if grace is not None:
-            grace = min(arguments.seconds("grace", grace), durations.MOST)
-            return StopPlan(grace, grace, drain, hurry=True)
-        return StopPlan(self._provisioner.stop_grace, self._provisioner.stop_patience, drain)
+        Args:
+            window: seconds over which the tokens a second are counted, which this takes; 0 leaves them out.
 
-    def _notice(self, notice: Notice) -> None:
-        """Take what its life tells, in the life's own thread. Whatever fails on the way, its state goes on."""
-        try:
-            self._prepare_for(notice)
-        finally:
-            self._lifecycle.take(notice)
-        self._moved(self)
-        if isinstance(notice, Ready) and self._provisioner.from_the_start and self.ready_after is not None:
-            history.keep(self.spec, self.stages, warm=self.start_kind is StartKind.WARM)
+        Raises:
+            VllmMagicError: it does not tell.
+        """
+        window = min(arguments.seconds("window", window), durations.MOST)
+        api = self._run.connector.api()
+        began, found = time.monotonic(), api.metrics()
+        if found is not None and window > 0:
+            threading.Event().wait(window)
+            last = api.metrics()
+            found = last and metrics.with_rates(found, last, time.monotonic() - began)
+        if found is None:
+            off = flags.has(self.spec.all_args, "--disable-log-stats")
+            why = "--disable-log-stats takes them away" if off else "Try again; %vllm logs may tell more"
+            raise VllmMagicError(f"{self.name} tells no metrics. {why}.")
+        return found
 
-    def _prepare_for(self, notice: Notice) -> None:
-        """Do what comes before the state that a notice tells of."""
-        if isinstance(notice, News):
-            self._tell(notice.text)
-        elif isinstance(notice, LeaderStarted):
-            if notice.kind is StartKind.WARM:
-                self._lifecycle.go_by(Pace(history.earlier(self.spec, warm=True)))
-            chosen = [number for number, gpu in enumerate(notice.baseline) if gpu.uuid in notice.chosen]
-            used = tuple(gpu.used for gpu in notice.baseline)
-            self.curve.begin(used, chosen)
-            if self._provisioner.from_the_start:  # it holds nothing yet
-                self.curve.add(Sample(time.time(), used, (0,) * len(used)))
-        elif isinstance(notice, Idle):
-            self.begin_stop()
-        elif isinstance(notice, Over) and (words := self._farewell(notice.release)):
-            self._tell(f"{self.name} was {words}.{notice.release.in_brackets}")
-        if isinstance(notice, Over):
-            self._clients.close()  # before the end is known, so that none is open once `stop` has returned
+    def bench(self, *args: str, report: Callable[[str, float], None] | None = None) -> list[str]:
+        """Return the lines of the table that ``vllm bench serve`` prints; see `children.benchmark.run`.
+
+        Raises:
+            VllmMagicError: the benchmark fails.
+        """
+        words = arguments.words(args)
+        return benchmark.run(self.spec, self._run.command, words, self._connect().verify, report)
+
+    def load_lora(self, name: str, path: str | os.PathLike[str]) -> None:
+        """Load a LoRA adapter; ``server.chat(..., model=name)`` asks it.
+
+        Args:
+            name: what to call it.
+            path: its folder.
+        """
+        name, path = arguments.text("name", name, ADAPTER), arguments.path("path", path)
+        lora.load(self._connect(), name, _folder(path))
+
+    def unload_lora(self, name: str) -> None:
+        """Unload a LoRA adapter."""
+        name = arguments.text("name", name, ADAPTER)
+        lora.unload(self._connect(), name)
+
+    def loras(self, timeout: float | None = SILENCE_LIMIT) -> list[str]:
+        """Return the LoRA adapters that are loaded; ``timeout`` is for the whole answer, in seconds."""
+        limit = arguments.limit("timeout", timeout)
+        return lora.names(self._connect(), limit)
+
+
+def run_of(server: Server) -> ServerRun:
+    """Return the run of a server: what the packages of vllm_magic need of it, and users do not."""
+    return server._run  # noqa: SLF001 - the one access to it
+
+
+def _folder(path: str) -> str:
+    try:
+        return str(Path(home.expanded(path)).absolute())
+    except OSError as error:  # no home folder, no working directory
+        raise InvalidOption(f"{error}.") from None

@@ -13,22 +13,28 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vllm_magic.errors import SleepFailed
+from vllm_magic.engine import command as commands
+from vllm_magic.engine.client.health import Api
+from vllm_magic.engine.flags import flags
+from vllm_magic.errors import InvalidOption, SleepFailed
 from vllm_magic.linux import files
+from vllm_magic.server import members
 from vllm_magic.view import gib
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
     from pathlib import Path
 
-    from vllm_magic.engine.client.health import Api
+    from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.probe import Probe
+    from vllm_magic.lifecycle.state import Lifecycle
+    from vllm_magic.server.connector import Connector
 
 LIMIT = (
     300.0  # seconds for vLLM to move the weights: they go to the machine's memory, or are read from its disk
 )
 SETTLE = 10.0  # seconds for the driver to say what vLLM has done
 LOOK = 0.2  # seconds between looks at it
+LEVELS = (1, 2)
 RELOAD = 2  # the level at which the weights are thrown away
 NOTE = "asleep"  # the file in the server's folder that says its level: for the next kernel, where the server is kept
 
@@ -65,106 +71,190 @@ class SleepResult:
         )
 
 
-def note(folder: Path | None, level: int) -> None:
-    """Write down the deepest level at which the server may sleep, or whose weights may not be there; 0 for none.
-
-    Without the space for it nothing stays there: who finds a server that sleeps without a note reads its weights again.
-    """
-    if folder is None:
-        return
-    path = folder / NOTE
-    with suppress(OSError):
-        path.unlink(missing_ok=True)
-        if level:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            with open(path, "wb", opener=lambda path, _: os.open(path, flags, 0o600)) as file:
-                file.write(str(level).encode())
-
-
-def noted(folder: Path | None) -> int:
-    """The level that `note` has written; `RELOAD` where it is not readable."""
-    try:
-        text = files.read_regular(folder / NOTE, 16) if folder else b"0"
-    except FileNotFoundError:
-        return 0
-    except OSError:
-        return RELOAD
-    return 1 if text == b"1" else RELOAD if text != b"0" else 0
-
-
-def sleep(
-    name: str, api: Api, probe: Probe, members: Callable[[], Collection[int]], level: int, *, slept: bool
-) -> SleepResult:
-    """Have a server sleep, and check that its VRAM came back. One that sleeps already is told again, and nothing is checked.
+class SleepMode:
+    """vLLM's sleep mode of one server. Safe to use from any thread.
 
     Args:
-        name: of the server.
-        api: reaches it.
+        spec: what was asked for.
         probe: looks at the GPUs.
-        members: gives the pids of its processes.
-        level: 1 moves the weights to the machine's memory, 2 throws them away.
-        slept: whether it sleeps already.
-
-    Raises:
-        SleepFailed: vLLM would not, or the VRAM did not come back.
+        connector: reaches the server.
+        lifecycle: says which folder and which processes the server has.
     """
-    began = time.monotonic()
-    before = _held(probe, members())
-    _post(name, api, f"/sleep?level={level}")
-    if api.is_sleeping() is not True:
-        raise SleepFailed(f"{name} was told to sleep, and does not. %vllm logs {name} tells more.")
-    after = before if slept else _settled(probe, members, before)
-    if not slept and before is not None and after is not None and after > before / 2:
-        raise SleepFailed(
-            f"{name} says that it sleeps, and holds {gib(after)} of {gib(before)} still. %vllm stop {name} gives it back."
-        )
-    return SleepResult(name, asleep=True, seconds=time.monotonic() - began, before=before, after=after)
 
+    def __init__(self, spec: ServerSpec, probe: Probe, connector: Connector, lifecycle: Lifecycle) -> None:
+        self._spec = spec
+        self._probe = probe
+        self._connector = connector
+        self._lifecycle = lifecycle
+        # One sleep or waking at a time. It is held over requests, so no other lock is taken before it.
+        self._lock = threading.RLock()  # a signal handler of the program may call again
+        self._level = 0
 
-def wake(
-    name: str, api: Api, probe: Probe, members: Callable[[], Collection[int]], level: int
-) -> SleepResult:
-    """Wake a server that sleeps at this level, and read the weights again that were thrown away. Arguments as for `sleep`.
+    @property
+    def available(self) -> bool:
+        """Whether the server was started in vLLM's sleep mode."""
+        return flags.has(self._spec.all_args, commands.SLEEP)
 
-    Raises:
-        SleepFailed: vLLM would not; mostly since somebody else has the memory now.
-    """
-    began = time.monotonic()
-    before = _held(probe, members())
-    _post(name, api, "/wake_up")
-    if level >= RELOAD:
-        _post(name, api, "/collective_rpc", {"method": "reload_weights"})
-        _post(name, api, "/reset_prefix_cache")
-    if api.is_sleeping() is not False:
-        raise SleepFailed(f"{name} was told to wake up, and does not. %vllm logs {name} tells more.")
-    return SleepResult(
-        name, asleep=False, seconds=time.monotonic() - began, before=before, after=_held(probe, members())
-    )
+    @property
+    def level(self) -> int:
+        """The level at which the server sleeps, as far as is known; 0 while it is awake.
 
+        After a sleep or a waking that was interrupted, this is the level of that until the server was asked again. It stays
+        2 until weights that may be gone are loaded again.
+        """
+        return self._level
 
-def _post(name: str, api: Api, path: str, body: object = None) -> None:
-    status = api.post(path, body, LIMIT)
-    if status != 200:  # noqa: PLR2004 - HTTP
-        said = "did not answer" if status is None else f"answered {status}"
-        raise SleepFailed(
-            f"{name} {said} to {path.partition('?')[0]}. %vllm logs {name} tells why; %vllm gpu shows who holds what."
-        )
+    def is_asleep(self) -> bool:
+        """Ask the server whether it sleeps, and set `level` by its answer. Without an answer, return what is known."""
+        if not self.available:
+            return False
+        with self._lock:
+            answer = self._ask(Api(self._connector.endpoint))
+        return bool(self._level) if answer is None else answer
 
+    def sleep(self, level: int = 1) -> SleepResult:
+        """Have the server keep its processes and give its VRAM back. A server that sleeps already is told again.
 
-def _settled(probe: Probe, members: Callable[[], Collection[int]], before: int | None) -> int | None:
-    """What is held once that is less than half of what was, or after `SETTLE` seconds."""
-    if before is None:
-        return None
-    deadline = time.monotonic() + SETTLE
-    pause = threading.Event()
-    while (held := _held(probe, members())) is not None and held > before / 2:
-        if time.monotonic() >= deadline:
-            break
-        pause.wait(LOOK)
-    return held
+        Args:
+            level: 1 moves the weights to the machine's memory, 2 throws them away.
 
+        Raises:
+            InvalidOption: there is no such level.
+            SleepFailed: the server has no sleep mode, does not sleep, or the VRAM did not come back.
+            RequestFailed: the server is not ready.
+        """
+        name = self._spec.name
+        if level not in LEVELS:
+            raise InvalidOption(
+                f"level={level!r}: 1 moves the weights to the machine's memory, 2 throws them away."
+            )
+        if not self.available:
+            raise SleepFailed(
+                f"{name} has no sleep mode: it is started with {commands.SLEEP}, which a CPU does not take. "
+                f"%vllm stop {name} gives its memory back."
+            )
+        api = self._connector.api()
+        with self._lock:
+            slept = self._ask(api)
+            if slept is None:
+                raise SleepFailed(f"{name} does not say whether it sleeps. %vllm logs {name} may tell why.")
+            # Noted before the request: it may sleep although the request is interrupted or fails.
+            self._set_level(max(self._level, level))
+            try:
+                return self._sleep(api, level, slept=slept)
+            except SleepFailed:
+                self._ask(api)
+                raise
 
-def _held(probe: Probe, pids: Collection[int]) -> int | None:
-    listed = [one for gpu in probe.snapshot().gpus for one in gpu.processes or () if one.pid in pids]
-    known = [one.used for one in listed if one.used is not None]
-    return sum(known) if known and len(known) == len(listed) else None
+    def wake(self) -> SleepResult:
+        """Wake the server up, and have it load the weights again if they were thrown away.
+
+        Raises:
+            SleepFailed: the server does not wake up; mostly since another process has the memory now.
+            RequestFailed: the server is not ready.
+        """
+        api = self._connector.api()
+        with self._lock:
+            answer = self._ask(api)
+            level = RELOAD if answer is None and not self._level else self._level
+            done = self._wake(api, level)
+            self._set_level(0)
+        return done
+
+    def _ask(self, api: Api) -> bool | None:
+        """Return what the server answers, and set the level by it. The lock is held."""
+        answer = api.is_sleeping()
+        level = max(self._level, self._noted())
+        if answer is True and not level:
+            level = RELOAD  # somebody else put it to sleep, at a level that is not known
+        if answer is False and level < RELOAD:
+            level = 0
+        self._level = level
+        return answer
+
+    def _sleep(self, api: Api, level: int, *, slept: bool) -> SleepResult:
+        """Have it sleep, and check that its VRAM came back, unless it slept already."""
+        name, began = self._spec.name, time.monotonic()
+        before = self._held()
+        self._post(api, f"/sleep?level={level}")
+        if api.is_sleeping() is not True:
+            raise SleepFailed(f"{name} was told to sleep, and does not. %vllm logs {name} tells more.")
+        after = before if slept else self._held_after_sleep(before)
+        if not slept and before is not None and after is not None and after > before / 2:
+            raise SleepFailed(
+                f"{name} says that it sleeps, and holds {gib(after)} of {gib(before)} still. %vllm stop {name} gives it back."
+            )
+        return SleepResult(name, asleep=True, seconds=time.monotonic() - began, before=before, after=after)
+
+    def _wake(self, api: Api, level: int) -> SleepResult:
+        name, began = self._spec.name, time.monotonic()
+        before = self._held()
+        self._post(api, "/wake_up")
+        if level >= RELOAD:
+            self._post(api, "/collective_rpc", {"method": "reload_weights"})
+            self._post(api, "/reset_prefix_cache")
+        if api.is_sleeping() is not False:
+            raise SleepFailed(f"{name} was told to wake up, and does not. %vllm logs {name} tells more.")
+        seconds = time.monotonic() - began
+        return SleepResult(name, asleep=False, seconds=seconds, before=before, after=self._held())
+
+    def _post(self, api: Api, path: str, body: object = None) -> None:
+        name, status = self._spec.name, api.post(path, body, LIMIT)
+        if status != 200:  # noqa: PLR2004 - HTTP
+            said = "did not answer" if status is None else f"answered {status}"
+            raise SleepFailed(
+                f"{name} {said} to {path.partition('?')[0]}. %vllm logs {name} tells why; %vllm gpu shows who holds what."
+            )
+
+    def _held_after_sleep(self, before: int | None) -> int | None:
+        """Return the bytes that it holds, once they are less than half of ``before``, or after `SETTLE` seconds."""
+        if before is None:
+            return None
+        deadline = time.monotonic() + SETTLE
+        pause = threading.Event()
+        while (held := self._held()) is not None and held > before / 2:
+            if time.monotonic() >= deadline:
+                break
+            pause.wait(LOOK)
+        return held
+
+    def _held(self) -> int | None:
+        """Return the bytes of VRAM that its processes hold; None where the driver does not say."""
+        pids = set(members.pids(self._spec.name, self._lifecycle))
+        listed = [
+            one for gpu in self._probe.snapshot().gpus for one in gpu.processes or () if one.pid in pids
+        ]
+        known = [one.used for one in listed if one.used is not None]
+        return sum(known) if known and len(known) == len(listed) else None
+
+    @property
+    def _note(self) -> Path | None:
+        """The file with the deepest level at which the server may sleep, or whose weights may be gone."""
+        folder = self._lifecycle.now.folder
+        return folder.path / NOTE if folder else None
+
+    def _set_level(self, level: int) -> None:
+        """Set the level, and write it down; 0 removes the file.
+
+        Without room on the disk there is no file. The next kernel then has a server that sleeps load its weights again.
+        """
+        self._level = level
+        path = self._note
+        if path is None:
+            return
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+            if level:
+                mode = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                with open(path, "wb", opener=lambda path, _: os.open(path, mode, 0o600)) as file:
+                    file.write(str(level).encode())
+
+    def _noted(self) -> int:
+        """Return the level that was written down; `RELOAD` where it cannot be read."""
+        try:
+            text = files.read_regular(path, 16) if (path := self._note) else b"0"
+        except FileNotFoundError:
+            return 0
+        except OSError:
+            return RELOAD
+        return 1 if text == b"1" else RELOAD if text != b"0" else 0

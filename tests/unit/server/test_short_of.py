@@ -18,7 +18,6 @@ from vllm_magic.errors import InvalidOption, ServerNotFound, VllmMagicError
 from vllm_magic.linux import processes, sessions
 from vllm_magic.provisioning import launch
 from vllm_magic.recovery import kept_servers, remote_stop
-from vllm_magic.server import actions
 from vllm_magic.server.server import Server
 
 
@@ -51,9 +50,9 @@ def test_more_lines_than_there_can_be(tmp_path, count):
 
 def test_processes(server, monkeypatch):
     monkeypatch.setattr(
-        server._lifecycle,
+        server._run.lifecycle,
         "_now",
-        SimpleNamespace(leader=SimpleNamespace(pid=1), state=server._lifecycle.now.state),
+        SimpleNamespace(leader=SimpleNamespace(pid=1), state=server._run.lifecycle.now.state),
     )
     monkeypatch.setattr(sessions, "near", failing(SHORT))
     with pytest.raises(VllmMagicError, match=r"^The processes of m cannot be seen: Too many open files\."):
@@ -67,11 +66,11 @@ def test_a_child(monkeypatch):
 
 
 def test_metrics(server, monkeypatch):
-    monkeypatch.setattr(actions, "Api", lambda *_: SimpleNamespace(metrics=lambda: None))
+    monkeypatch.setattr(server._run.connector, "api", lambda: SimpleNamespace(metrics=lambda: None))
     with pytest.raises(VllmMagicError, match=r"^m tells no metrics\. Try again") as caught:
         server.metrics(0)
     assert "--disable-log-stats" not in str(caught.value)
-    object.__setattr__(server, "spec", ServerSpec("m", ("--disable-log-stats",)))
+    object.__setattr__(server._run, "spec", ServerSpec("m", ("--disable-log-stats",)))
     with pytest.raises(VllmMagicError, match="--disable-log-stats takes them away"):
         server.metrics(0)
 

@@ -43,11 +43,12 @@ class StatusCommand(SubCommand[ServerName]):
         from vllm_magic.jupyter.display import views
 
         manager, name = context.manager, arguments.name
-        servers = list(manager.servers().values()) if name is None else [manager.get(name)]
+        chosen = manager.servers().values() if name is None else [manager.get(name)]
+        servers = [one.status for one in chosen]
         others = [f"{one.name}: its Ray cluster does not answer." for one in servers if not one.reachable]
         others += [f"{one.name}: {one.caveat}." for one in servers if one.caveat]
         if not name:
-            others += [*manager.farewells(), *manager.waiting(), *_spare_line(context)]
+            others += [*manager.idle_releases(), *manager.waiting(), *_spare_line(context)]
         if servers and (full := ledger.full_disk()):
             others.append(f"{full}: what servers say is not in their logs. Make room there.")
         return views.status(servers, manager.recent_gpus() if servers else None, others)
@@ -95,7 +96,7 @@ class LogsCommand(SubCommand[LogsArguments]):
         from vllm_magic.jupyter.display import views
 
         server = context.manager.get_even_past(arguments.name)
-        return views.lines(server.name, server.log(arguments.count), server.farewell)
+        return views.lines(server.name, server.log(arguments.count), server.status.idle_release)
 
 
 class FitCommand(SubCommand["StartArguments"]):

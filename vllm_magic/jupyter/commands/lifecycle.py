@@ -81,7 +81,7 @@ def _start(context: Context, request: StartRequest) -> Server:
         print(warning)  # noqa: T201
     if request.wait and not start.reused and start.server.caveat:
         print(f"{start.server.name}: {start.server.caveat}.")  # noqa: T201
-    if start.server.exposed and not start.reused:
+    if start.server.status.exposed and not start.reused:
         print(  # noqa: T201
             f"Other machines can reach {start.server.name}. Its key guards /v1 only: vLLM leaves /invocations, "
             "/tokenize and /metrics open."

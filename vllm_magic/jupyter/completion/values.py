@@ -136,7 +136,8 @@ def _of_this_kernel(*, past: bool) -> dict[str, str]:
     from vllm_magic.manager.manager import manager
 
     everyone = {**(manager.past() if past else {}), **manager.servers()}
-    return {name: server.farewell or server.state.value for name, server in everyone.items()}
+    status = {name: server.status for name, server in everyone.items()}
+    return {name: one.idle_release or one.state.value for name, one in status.items()}
 
 
 def _kept() -> dict[str, str]:

@@ -79,13 +79,15 @@ class ProgressLine(Line):
 
     def report(self, server: Server) -> None:
         """Show the progress of the server now."""
-        progress, estimate = server.progress, server.estimate
-        stage = progress.stage.value
+        now = server.status
+        stage = now.progress.stage.value
         if stage != self._stage and not self._notebook and not sys.stdout.isatty():
-            sys.stdout.write(f"{server.name}: {stage}\n")
+            sys.stdout.write(f"{now.name}: {stage}\n")
         self._stage = stage
-        text = f"{server.name}: {stage_text(progress, estimate)} \N{MIDDLE DOT} {_times(server.seconds, estimate)}"
-        self.show(text, estimate.share)
+        done = stage_text(now.progress, now.estimate)
+        self.show(
+            f"{now.name}: {done} \N{MIDDLE DOT} {_times(now.seconds, now.estimate)}", now.estimate.share
+        )
 
 
 def stage_text(progress: Progress, estimate: Estimate) -> str:
@@ -98,10 +100,11 @@ def stage_text(progress: Progress, estimate: Estimate) -> str:
 
 def ready(server: Server) -> str:
     """Return the line that the server is ready, after how long, and which stages took longest."""
-    longest = sorted(server.stages.items(), key=lambda one: -one[1])[:LONGEST_STAGES]
+    now = server.status
+    longest = sorted(now.stages.items(), key=lambda one: -one[1])[:LONGEST_STAGES]
     parts = ", ".join(f"{stage.value} {seconds:.1f} s" for stage, seconds in longest)
-    spare = ", from a spare" if server.start_kind is StartKind.WARM else ""
-    return f"{server.name} is ready after {server.ready_after:.1f} s{spare}{f' ({parts})' if parts else ''}."
+    spare = ", from a spare" if now.start_kind is StartKind.WARM else ""
+    return f"{now.name} is ready after {now.ready_after:.1f} s{spare}{f' ({parts})' if parts else ''}."
 
 
 def download(seen: Download) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vllm_magic.release.unproved import SecondLook
     from vllm_magic.server.server import Server
     from vllm_magic.server.sleep_mode import SleepResult
+    from vllm_magic.server.status import ServerStatus
 
 GIB = 2**30
 NOTHING_RUNS = "No server runs. Start one with %vllm start MODEL."
@@ -47,6 +48,11 @@ _IN_A_CELL = {
 
 def server(one: Server) -> View:
     """Return the view of one server, as ``%vllm start`` shows it."""
+    return server_status(one.status)
+
+
+def server_status(one: ServerStatus) -> View:
+    """Return the view of ``server.status``: the same."""
     rows = (
         ("model", one.model),
         ("URL", one.base_url),
@@ -57,7 +63,7 @@ def server(one: Server) -> View:
     return View(f"{one.name}: {_state(one)}", ("", ""), tuple(row for row in rows if row[1]), failed)
 
 
-def status(servers: Sequence[Server], gpus: Snapshot | None, others: Sequence[str] = ()) -> View:
+def status(servers: Sequence[ServerStatus], gpus: Snapshot | None, others: Sequence[str] = ()) -> View:
     """Return the table of ``%vllm``; ``others`` are lines about servers that are gone, or wait for a kernel."""
     if not servers:
         return View(NOTHING_RUNS, lines=tuple(others))
@@ -69,8 +75,8 @@ def status(servers: Sequence[Server], gpus: Snapshot | None, others: Sequence[st
     if gpus is not None and gpus.gpus:
         columns.append("VRAM")
         held = _held(servers, gpus)
-        for row, one in zip(rows, servers, strict=True):
-            row.append(gib(sum(held[one])) if held[one] else "?")
+        for row, used in zip(rows, held, strict=True):
+            row.append(gib(sum(used)) if used else "?")
     failed = tuple(f"{one.name}: {one.error}" for one in servers if one.error)
     return View("", tuple(columns), tuple(map(tuple, rows)), (*failed, *others))
 
@@ -235,9 +241,9 @@ def reaped(shown: View, several: Sequence[Reaped], pids: Sequence[int]) -> View:
     return replace(shown, lines=told)
 
 
-def lines(name: str, text: Sequence[str], farewell: str = "") -> View:
-    """Return the view of a log's last lines, below what became of its server."""
-    said = f"{name} was {farewell}." if farewell else ""
+def lines(name: str, text: Sequence[str], idle_release: str = "") -> View:
+    """Return the view of a log's last lines, below the release of its server if that was idle."""
+    said = f"{name} was {idle_release}." if idle_release else ""
     return View(said if text else f"The log of {name} is empty. {said}".rstrip(), lines=tuple(text))
 
 
@@ -258,23 +264,25 @@ def _freed(one: Release) -> str:
     return gib(sum(known) if known else None) if one.vram else ""
 
 
-def _state(one: Server) -> str:
+def _state(one: ServerStatus) -> str:
     return (
         f"starting: {one.progress.stage.value}"
         if one.state == "starting"
         else f"asleep (level {one.asleep})"
         if one.asleep and one.state == "ready"
-        else one.farewell or one.state.value
+        else one.idle_release or one.state.value
     )
 
 
-def _held(servers: Sequence[Server], now: Snapshot) -> dict[Server, list[int]]:
+def _held(servers: Sequence[ServerStatus], now: Snapshot) -> list[list[int]]:
     """Return the bytes that the driver lists for the processes of each server. Only listed processes are examined."""
-    leaders = {one.leader: one for one in servers if one.leader and not one.state.over}
+    held: list[list[int]] = [[] for _ in servers]
+    leaders = {
+        one.leader: used for one, used in zip(servers, held, strict=True) if one.leader and not one.state.over
+    }
     by_pid = {leader.pid: leader for leader in leaders}
-    held: dict[Server, list[int]] = {one: [] for one in servers}
     for process in (one for gpu in now.gpus for one in gpu.processes or ()):
         leader = processes.leader_of(process.pid, by_pid)
         if leader in leaders and process.used is not None:
-            held[leaders[leader]].append(process.used)
+            leaders[leader].append(process.used)
     return held

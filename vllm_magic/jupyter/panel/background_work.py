@@ -113,6 +113,6 @@ class Work:
 
 def _finding(one: Finding) -> dict[str, Any]:
     """Return a finding as data; ``pids`` is for the panel's own button, null where the user has to type the command."""
-    words = shlex.split(one.command)
-    pids = [int(word) for word in words if word.isdigit()] if words[:2] == REAP else None
+    fields = shlex.split(one.command)
+    pids = [int(word) for word in fields if word.isdigit()] if fields[:2] == REAP else None
     return {"what": one.what, "command": views.in_a_cell(one.command), "pids": pids}

@@ -21,6 +21,7 @@ from vllm_magic.jupyter.panel.messages import Message, RequestKind
 from vllm_magic.jupyter.panel.open_views import OpenViews
 from vllm_magic.jupyter.panel.selection import Selection
 from vllm_magic.jupyter.panel.server_list import ServerList
+from vllm_magic.server.server import run_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -170,11 +171,14 @@ class Controller:
             self._front.show(drawn)
 
     def _picture(self) -> dict[str, Any]:
-        chosen = self._selection.server
+        listed, server = self._server_list.servers(), self._selection.server
+        # One status of each server, so that no two parts of the panel show different moments of it.
+        status = {one: one.status for one in (*listed, *([server] if server else []))}
+        chosen = status[server] if server else None
         claims = {} if chosen and not chosen.state.over else self._form_state.claims
         owners = self._manager.attribution
         return {
-            "servers": [snapshot.line(one) for one in self._server_list.servers()],
+            "servers": [snapshot.line(status[one]) for one in listed],
             "chosen": snapshot.server(chosen, form.masked(self._selection.fields)) if chosen else None,
             "gpus": snapshot.gpus(self._manager.latest, owners, self._selection.name or "", claims),
             "form": self._form_state.picture(self._suggestions),
@@ -189,7 +193,8 @@ class Controller:
         chosen = self._selection.server
         if chosen and chosen not in living:
             living.append(chosen)
-        starting = [snapshot.progress(one) for one in living if one.state.value == "starting"]
+        status = [one.status for one in living]
+        starting = [snapshot.progress(one) for one in status if one.state.value == "starting"]
         self._front.send(
             {
                 "kind": "tick",
@@ -219,7 +224,7 @@ class Controller:
         if server is not None and server.state.over and not self._form_state.fields.model:
             self._assess(self._selection.fields)  # the user may start it again, perhaps with other flags
         if server is not None and server.error is not None:
-            server.last_words()  # the panel shows the error: take it from those to report
+            run_of(server).unreported_failure()  # the panel shows the error, so no cell has to report it
 
     # The requests of the views.
 
@@ -245,7 +250,7 @@ class Controller:
         self._notice = None
         server = self._manager.get(message.name)
         self._chats.abort(server)  # an answer that the stop cuts off would look like a fault
-        server.begin_stop(self._work.grace())
+        run_of(server).begin_stop(self._work.grace())
 
     def _send_prompt(self, message: Message) -> None:
         chat = self._chats.of(message.name)

@@ -52,9 +52,9 @@ def spec(form: FormFields, settings: Settings) -> ServerSpec:
     Raises:
         InvalidOption: an argument does not fit.
     """
-    words = [form.model, *expansion.split(form.flags)] if form.model else expansion.split(form.flags)
+    fields = [form.model, *expansion.split(form.flags)] if form.model else expansion.split(form.flags)
     chosen = ["--gpus", form.gpus] if form.gpus else []
-    return start_arguments.start([*words, *chosen], settings).spec
+    return start_arguments.start([*fields, *chosen], settings).spec
 
 
 def fields_of(wanted: ServerSpec, settings: Settings) -> FormFields:

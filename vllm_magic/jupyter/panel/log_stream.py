@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from vllm_magic.server.server import run_of
+
 if TYPE_CHECKING:
     from vllm_magic.engine.startup.log import Follower
     from vllm_magic.server.server import Server
@@ -33,7 +35,7 @@ class LogStream:
         """Return the message with the new lines; None where there are none."""
         path = self.server.log_path
         if self._follower is None:
-            self._follower = self.server.follower()
+            self._follower = run_of(self.server).follower()
         if self._follower is None or path is None:
             return None
         self._follower.path = path  # the log file is moved when the server ends

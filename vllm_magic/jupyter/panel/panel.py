@@ -41,11 +41,11 @@ class Panel:
         self._controller: Controller | None = None
 
     def __repr__(self) -> str:
-        return snapshot.static_text(list(self._manager.servers().values()), None)
+        return snapshot.static_text([one.status for one in self._manager.servers().values()], None)
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
         """Return the live panel, and its present state for a saved notebook or a front end without widgets."""
-        servers = list(self._manager.servers().values())
+        servers = [one.status for one in self._manager.servers().values()]
         now = self._manager.latest if servers else None
         shown: dict[str, Any] = self._open()._repr_mimebundle_()[0]  # type: ignore[index]
         return {

@@ -9,6 +9,7 @@ from vllm_magic.server.server import ServerState
 if TYPE_CHECKING:
     from vllm_magic.manager.manager import Manager
     from vllm_magic.server.server import Server
+    from vllm_magic.server.status import ServerStatus
 
 ENDED = 5  # ended servers in the list, at most
 
@@ -28,20 +29,17 @@ class ServerList:
         """Return the servers in the order of their starts, so that a server keeps its place when it ends."""
         known = {**self._manager.past(), **self._manager.servers()}.values()
         self._cleared &= {*known}
-        everyone = sorted(known, key=_began)
-        old = [one for one in everyone if may_go(one)][:-ENDED]
+        status = {one: one.status for one in known}
+        everyone = sorted(known, key=lambda one: status[one].times.get(ServerState.STARTING, 0.0))
+        old = [one for one in everyone if may_go(status[one])][:-ENDED]
         return [one for one in everyone if one not in self._cleared and one not in old]
 
     def clear(self, server: Server) -> None:
         """Remove an ended server from the list of this panel; the manager still knows the server."""
-        if may_go(server):
+        if may_go(server.status):
             self._cleared.add(server)
 
 
-def may_go(server: Server) -> bool:
+def may_go(status: ServerStatus) -> bool:
     """Whether nothing of the server lives; a server that may hold memory stays in the list."""
-    return server.state.over and not server.is_left
-
-
-def _began(server: Server) -> float:
-    return server.times.get(ServerState.STARTING, 0.0)
+    return status.state.over and not status.is_left

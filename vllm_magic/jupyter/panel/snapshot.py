@@ -13,7 +13,7 @@ from vllm_magic.jupyter.display import views
 from vllm_magic.jupyter.display.progress import stage_text
 from vllm_magic.jupyter.panel import server_list
 from vllm_magic.provisioning.base import StartKind
-from vllm_magic.server.server import ServerState
+from vllm_magic.server.server import ServerState, run_of
 from vllm_magic.view import gib
 
 if TYPE_CHECKING:
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from vllm_magic.provisioning.standby_pool import StandbyStatus
     from vllm_magic.release.result import Release
     from vllm_magic.server.server import Server
+    from vllm_magic.server.status import ServerStatus
 
 Data = dict[str, Any]
 
 
-def line(one: Server) -> Data:
+def line(one: ServerStatus) -> Data:
     """Return the entry of a server in the list at the top."""
     return {
         "name": one.name,
@@ -39,12 +40,12 @@ def line(one: Server) -> Data:
     }
 
 
-def state(one: Server) -> str:
+def state(one: ServerStatus) -> str:
     """Return the state of a server as one word, which the views colour."""
     return "asleep" if one.asleep and one.state is ServerState.READY else one.state.value
 
 
-def server(one: Server, fields: FormFields) -> Data:
+def server(one: ServerStatus, fields: FormFields) -> Data:
     """Return the chosen server in full, with the form values that would start it again."""
     began = one.times.get(ServerState.STARTING)
     return {
@@ -64,7 +65,7 @@ def server(one: Server, fields: FormFields) -> Data:
         "fields": asdict(fields),
         "stages": [[stage.value, seconds] for stage, seconds in one.stages.items()],
         "error": _error(one),
-        "farewell": one.farewell,
+        "idle_release": one.idle_release,
         "release": release(one.release) if one.release and one.state.over else None,
     }
 
@@ -84,15 +85,15 @@ def terms(spec: ServerSpec) -> list[str]:
     ]
 
 
-def progress(one: Server) -> Data:
+def progress(one: ServerStatus) -> Data:
     """Return the progress of a start, which changes with every update."""
-    estimate = one.estimate
+    left, late = one.estimate.left, one.estimate.late
     return {
         "name": one.name,
-        "stage": stage_text(one.progress, estimate),
-        "share": round(estimate.share, 3),
-        "left": None if estimate.left is None else round(estimate.left),
-        "late": estimate.late is not None,
+        "stage": stage_text(one.progress, one.estimate),
+        "share": round(one.estimate.share, 3),
+        "left": None if left is None else round(left),
+        "late": late is not None,
     }
 
 
@@ -131,16 +132,17 @@ def points(several: Iterable[Server]) -> Data:
 
 def curve(one: Server) -> Data:
     """Return the whole curve of a server."""
-    chosen = one.curve.gpus
+    whole = run_of(one).curve
     return {
         "name": one.name,
-        "points": [_point(sample, chosen) for sample in one.curve.samples()],
+        "points": [_point(sample, whole.gpus) for sample in whole.samples()],
     }
 
 
 def _last_point(one: Server) -> list[Any] | None:
-    samples = one.curve.samples()
-    return _point(samples[-1], one.curve.gpus) if samples else None
+    whole = run_of(one).curve
+    samples = whole.samples()
+    return _point(samples[-1], whole.gpus) if samples else None
 
 
 def _point(sample: Any, chosen: tuple[int, ...]) -> list[Any]:
@@ -165,7 +167,7 @@ def _rounded(rate: float | None) -> float | None:
     return None if rate is None else round(rate, 1)
 
 
-def _error(one: Server) -> Data | None:
+def _error(one: ServerStatus) -> Data | None:
     error = one.error
     if error is None:
         return None
@@ -199,7 +201,7 @@ def _unnamed(gpu: Gpu) -> int:
     return (gpu.used or 0) if gpu.processes is None else (gpu.unattributed or 0)
 
 
-def static_html(servers: list[Server], now: Snapshot | None) -> str:
+def static_html(servers: list[ServerStatus], now: Snapshot | None) -> str:
     """Return what a saved or converted notebook shows in place of the panel."""
     from vllm_magic.view import View
 
@@ -207,6 +209,6 @@ def static_html(servers: list[Server], now: Snapshot | None) -> str:
     return f"{about._repr_html_()}{views.status(servers, now)._repr_html_()}"
 
 
-def static_text(servers: list[Server], now: Snapshot | None) -> str:
+def static_text(servers: list[ServerStatus], now: Snapshot | None) -> str:
     """Return the same as plain text, for use without any front end."""
     return repr(views.status(servers, now))

@@ -143,14 +143,14 @@ class TestServers:
 
     def test_while_it_starts(self):
         one = a_server()
-        one._notice(Moved(Progress(Stage.LOADING, (3, 8))))
-        assert "starting: loading weights" in same(views.status([one], None))
+        one._run.handle(Moved(Progress(Stage.LOADING, (3, 8))))
+        assert "starting: loading weights" in same(views.status([one.status], None))
         assert same(views.server(one)).startswith("tiny: starting: loading weights")
 
     def test_when_it_is_ready(self, tmp_path):
         one = launched(a_server(), tmp_path)
-        one._notice(Ready())
-        for view in (views.status([one], None), views.server(one)):
+        one._run.handle(Ready())
+        for view in (views.status([one.status], None), views.server(one)):
             text = same(view)
             assert "ready" in text
             assert "http://127.0.0.1:8001/v1" in text
@@ -159,14 +159,14 @@ class TestServers:
 
     def test_when_it_failed(self):
         one = a_server()
-        one._notice(NeverStarted(StartFailed("The model is gated", "Set HF_TOKEN")))
-        for view in (views.status([one], None), views.server(one)):
+        one._run.handle(NeverStarted(StartFailed("The model is gated", "Set HF_TOKEN")))
+        for view in (views.status([one.status], None), views.server(one)):
             assert "The model is gated. Set HF_TOKEN" in same(view)
 
     def test_markup_in_names_and_errors(self):
         one = a_server(model=EVIL, name="tiny")
-        one._notice(NeverStarted(StartFailed(f"There is no {EVIL}", EVIL)))
-        for view in (views.status([one], None), views.server(one)):
+        one._run.handle(NeverStarted(StartFailed(f"There is no {EVIL}", EVIL)))
+        for view in (views.status([one.status], None), views.server(one)):
             assert "<script>" in same(view)
             assert "<script" not in view._repr_html_()
             assert "<img" not in view._repr_html_()
@@ -174,7 +174,7 @@ class TestServers:
     def test_no_key(self):
         one = a_server(args=("--api-key", KEY, "--seed", "1"))
         assert one.api_key == KEY
-        for shown in (one, one.spec, one._command, vars(one)["spec"], one.spec.args):
+        for shown in (one, one.spec, one._run.command, vars(one._run)["spec"], one.status, one.spec.args):
             assert KEY not in repr(shown)
             assert KEY not in str(shown)
 
@@ -189,9 +189,9 @@ class TestServers:
             (90061, "25 h 1 min"),
         ],
     )
-    def test_since_when(self, monkeypatch, seconds, text):
-        monkeypatch.setattr(Server, "seconds", seconds)
-        assert f"  {text}" in same(views.status([a_server()], None))
+    def test_since_when(self, seconds, text):
+        now = replace(a_server().status, seconds=seconds)
+        assert f"  {text}" in same(views.status([now], None))
 
 
 class TestReleases:
@@ -274,7 +274,7 @@ class TestProgress:
             Progress(Stage.LOADING, (3, 8)),
             Progress(Stage.LOADING, (8, 8)),
         ):
-            one._notice(Moved(progress))
+            one._run.handle(Moved(progress))
             line.report(one)
 
     def test_in_a_terminal_one_line_is_written_over(self, monkeypatch):
@@ -332,7 +332,7 @@ def test_the_end_of_a_server_that_ended_by_itself(tmp_path):
     """The log's last words come to the screen as text."""
     one = launched(a_server(), tmp_path)
     failure = explain([f"vllm: error: unrecognized arguments: --{EVIL}"], 2)
-    one._notice(Over(release(exit_code=2), Why.LEADER_ENDED, failure))
-    view = views.status([one], None)
+    one._run.handle(Over(release(exit_code=2), Why.LEADER_ENDED, failure))
+    view = views.status([one.status], None)
     assert f"vLLM does not know --{EVIL}" in same(view)
     assert "<script" not in view._repr_html_()

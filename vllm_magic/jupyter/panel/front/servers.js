@@ -90,7 +90,7 @@ function header() {
 }
 
 function times(chosen, now) {
-  if (chosen.ended !== null) return chosen.farewell || `after ${lasting(chosen.ended - chosen.began)}`;
+  if (chosen.ended !== null) return chosen.idle_release || `after ${lasting(chosen.ended - chosen.began)}`;
   const pid = chosen.pid ? ` · pid ${chosen.pid}` : "";
   return chosen.began ? `${lasting(now - chosen.began)}${pid}` : "";
 }

@@ -1,0 +1,41 @@
+"""The living processes of a server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllm_magic.errors import VllmMagicError, reason
+from vllm_magic.linux import processes, sessions
+
+if TYPE_CHECKING:
+    from vllm_magic.lifecycle.state import Lifecycle
+    from vllm_magic.linux.processes import Process
+
+
+def living(name: str, lifecycle: Lifecycle) -> list[Process]:
+    """Return the living processes of a server, the leader first; [] before its start and after its end.
+
+    Args:
+        name: the name of the server, for the error.
+        lifecycle: says which process is its leader, and whether it is over.
+
+    Raises:
+        VllmMagicError: /proc cannot be read (no descriptor is free).
+    """
+    now = lifecycle.now
+    leader = now.leader
+    if leader is None or now.state.over:
+        return []
+    try:
+        table = sessions.near([leader.pid])
+        found = [table[pid] for pid in processes.server_members(table, leader) if table[pid].alive]
+    except OSError as error:
+        raise VllmMagicError(
+            f"The processes of {name} cannot be seen: {reason(error)}. Free what is short, and try again."
+        ) from error
+    return sorted(found, key=lambda one: (one.identity != leader, one.identity.start))
+
+
+def pids(name: str, lifecycle: Lifecycle) -> list[int]:
+    """Return the pids of `living`. Takes and raises the same."""
+    return [one.identity.pid for one in living(name, lifecycle)]

@@ -1,0 +1,358 @@
+"""One run of a server: its start, its life and its end. The packages above use it; a `server.Server` is for users."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from vllm_magic import arguments, durations
+from vllm_magic.cluster.placement import Placement
+from vllm_magic.engine.client.requests import OpenClients
+from vllm_magic.engine.startup import history, log
+from vllm_magic.engine.startup.estimate import Pace
+from vllm_magic.errors import ReleaseFailed, StartFailed, StartTimeout, VllmMagicError
+from vllm_magic.lifecycle import idle_timeout
+from vllm_magic.lifecycle.events import (
+    Idle,
+    LeaderStarted,
+    NeverStarted,
+    News,
+    Notice,
+    Over,
+    Ready,
+    StopPlan,
+)
+from vllm_magic.lifecycle.state import Lifecycle, ServerState
+from vllm_magic.lifecycle.supervisor import Supervisor
+from vllm_magic.masking import known
+from vllm_magic.plotting.timeseries import Curve, Sample
+from vllm_magic.provisioning.base import StartKind
+from vllm_magic.release import report as release_report
+from vllm_magic.server.connector import Connector
+from vllm_magic.server.sleep_mode import SleepMode
+from vllm_magic.server.status import ServerStatus, idle_release
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from vllm_magic.engine.spec import ServerSpec
+    from vllm_magic.gpu.probe import Probe
+    from vllm_magic.linux.processes import Identity
+    from vllm_magic.provisioning.base import Provisioner
+    from vllm_magic.provisioning.standby import StandbySpec
+    from vllm_magic.release.result import Release
+
+REPORT = 0.25  # seconds between two reports of a start that is waited for
+EXIT_GRACE = 0.5  # seconds from SIGTERM to SIGKILL when the kernel ends
+READS = 10  # reads of a status, at most, until no event came in the middle of one
+
+
+class ServerRun:
+    """Starts one server, follows its life, and ends it. Safe to use from any thread.
+
+    Locks: the registry's lock comes before the lifecycle's. The lock of the sleep mode comes before both.
+
+    Args:
+        spec: what was asked for.
+        provisioner: makes the server.
+        probe: reads the GPUs.
+        news: called, in the supervisor's thread, with each line that the user should see.
+        changed: called with this run after each change in its life, in the thread that made the change.
+
+    Attributes:
+        spec: what was asked for.
+        command: how the server is executed and reached.
+        lifecycle: its state.
+        curve: what the sampler measured of it, from its start to some seconds after its end.
+        clients: the openai package's clients that are closed at its end.
+        connector: connects to it.
+        sleep_mode: puts it to sleep, and wakes it up.
+    """
+
+    def __init__(
+        self,
+        spec: ServerSpec,
+        provisioner: Provisioner,
+        probe: Probe,
+        news: Callable[[str], None],
+        changed: Callable[[ServerRun], None],
+    ) -> None:
+        self.spec = spec
+        self.command = provisioner.command
+        self.lifecycle = Lifecycle(spec.name, Pace(history.earlier(spec)))
+        self.curve = Curve()
+        self.clients = OpenClients()
+        self.connector = Connector(spec.name, self.command.endpoint, self.lifecycle)
+        self.sleep_mode = SleepMode(spec, probe, self.connector, self.lifecycle)
+        self._news = news
+        self._changed = changed
+        self._pid = os.getpid()
+        self._provisioner = provisioner
+        keep_alive = idle_timeout.keep_alive({**os.environ, **dict(spec.env)})
+        self._supervisor = Supervisor(spec.name, provisioner, probe, self.handle, spec.ttl, keep_alive)
+
+    @property
+    def name(self) -> str:
+        """The server's name in this kernel."""
+        return self.spec.name
+
+    @property
+    def state(self) -> ServerState:
+        """Where the server is in its life."""
+        return _state(self.lifecycle.now.state, self.placement)
+
+    @property
+    def placement(self) -> Placement:
+        """Where it runs, and whether that place answers."""
+        folder = self.lifecycle.now.folder
+        return self._provisioner.placement(folder) if folder else Placement()
+
+    @property
+    def leader(self) -> Identity | None:
+        """Its first process, alive or not; None before it runs."""
+        return self.lifecycle.now.leader
+
+    @property
+    def id(self) -> str:
+        """The name of its private folder; "" before there is one."""
+        folder = self.lifecycle.now.folder
+        return folder.id if folder else ""
+
+    @property
+    def log_path(self) -> Path | None:
+        """The log file, which outlives the server; None before there is one."""
+        folder = self.lifecycle.now.folder
+        if folder is None:
+            return None
+        return folder.log if folder.log.exists() else folder.kept_log
+
+    @property
+    def standby(self) -> StandbySpec | None:
+        """What a standby for starts like this one has to import; None if no standby can become such a server."""
+        return self._provisioner.standby
+
+    @property
+    def is_left(self) -> bool:
+        """Whether its release is over, and processes of it live on that SIGKILL did not end; a stop tries again."""
+        return self.lifecycle.now.is_left
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is over, and another stop would change nothing: no process is left, and no proof is open."""
+        now = self.lifecycle.now
+        return now.state.over and not now.is_left and not now.is_unseen
+
+    @property
+    def idle_release(self) -> str:
+        """See `ServerStatus.idle_release`."""
+        return idle_release(self.spec, self.lifecycle.now.release)
+
+    def status(self) -> ServerStatus:
+        """Return what is known of the server now."""
+        for _ in range(READS):
+            now = self.lifecycle.now
+            read = self._read_status()
+            if self.lifecycle.now is now:  # else an event came meanwhile, and the parts are of two moments
+                break
+        return read
+
+    def _read_status(self) -> ServerStatus:
+        now, placement, endpoint = self.lifecycle.now, self.placement, self.command.endpoint
+        return ServerStatus(
+            spec=self.spec,
+            id=self.id,
+            state=_state(now.state, placement),
+            asleep=self.sleep_mode.level,
+            can_sleep=self.sleep_mode.available,
+            url=endpoint.url,
+            exposed=endpoint.exposed,
+            leader=now.leader,
+            log_path=self.log_path,
+            progress=now.progress,
+            estimate=self.lifecycle.estimate(),
+            stages=self.lifecycle.stages(),
+            seconds=self.lifecycle.seconds,
+            ready_after=now.ready_after,
+            times=now.times,
+            start_kind=now.kind,
+            cold_because=now.cold_because,
+            job=self.command.job,
+            nodes=placement.nodes,
+            reachable=placement.reachable,
+            caveat=placement.caveat,
+            release=now.release,
+            error=now.error,
+        )
+
+    def follower(self) -> log.Follower | None:
+        """Return what reads its log from the beginning on, keys masked; None before there is a log."""
+        path = self.log_path
+        return log.Follower(path, self.secrets()) if path else None
+
+    def secrets(self) -> list[str]:
+        """Return the keys and tokens that its log may hold."""
+        key = str(self.command.endpoint.api_key)
+        return known({**os.environ, **dict(self.spec.env), "VLLM_API_KEY": key})
+
+    def unreported_failure(self) -> str:
+        """Return that the server failed, and why, once: "" where it did not, or where somebody was told before."""
+        error = self.lifecycle.hear()
+        return release_report.told(self.name, error) if error else ""
+
+    # Its start.
+
+    def begin(self) -> None:
+        """Start the server; the manager does this once.
+
+        Raises:
+            StartFailed: the kernel has no thread for it.
+        """
+        try:
+            self._supervisor.begin()
+        except RuntimeError as error:  # can't start new thread
+            failed = StartFailed(
+                f"{self.name} could not be started: {error}", "End some threads, and try again"
+            )
+            self.handle(NeverStarted(failed))
+            self.unreported_failure()  # it is reported here
+            raise failed from error
+
+    def wait_ready(self, timeout: float | None, report: Callable[[], None] | None) -> None:
+        """Return when the server is ready. See `Server.wait`."""
+        self.check_process("Wait for it")
+        timeout = arguments.seconds_or_none("timeout", timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self.lifecycle.wait_for(lambda now: now.state is not ServerState.STARTING, REPORT):
+            if report is not None:
+                report()
+            if deadline is not None and time.monotonic() >= deadline:
+                stage = self.lifecycle.now.progress.stage.value
+                raise StartTimeout(
+                    f"{self.name} was not ready after {timeout:g} s, but still {stage}",
+                    "Give it more time with --timeout, or see %vllm logs",
+                )
+        self.lifecycle.wait_for(lambda now: now.state is not ServerState.STOPPING)
+        now = self.lifecycle.now
+        if not now.state.runs:
+            raise (
+                self.lifecycle.hear()
+                or now.error
+                or StartFailed(f"{self.name} was stopped", "Start it again")
+            )
+        if not self._provisioner.from_the_start:  # its first kernel may have put it to sleep
+            self.sleep_mode.is_asleep()
+
+    # Its end.
+
+    def begin_stop(self, grace: float | None = None, drain: float = 0.0) -> None:
+        """Ask for the release, and return at once. Arguments as for `Server.stop`.
+
+        Raises:
+            InvalidOption: ``grace`` or ``drain`` is no length of time.
+            VllmMagicError: this is a forked copy of the process that the server belongs to.
+        """
+        self.check_process("Stop it")
+        plan = self._plan(grace, drain)
+        now = self.lifecycle.now
+        if now.is_left or now.is_unseen:
+            self._begin_again()
+        if self.lifecycle.now.state.over:
+            return
+        # Asked before the state says so: an interrupt in between must not leave a server that seems to be stopping.
+        self._supervisor.stop(plan)
+        self.lifecycle.ask()
+        self._changed(self)
+
+    def _begin_again(self) -> None:
+        if not self.lifecycle.reopen():
+            return
+        try:
+            self._supervisor.again()
+        except RuntimeError as error:  # can't start new thread
+            self.lifecycle.give_up()
+            raise VllmMagicError(
+                f"{self.name} cannot be stopped now: {error}. End some threads, and try again."
+            ) from error
+
+    def wait_over(self, timeout: float | None = None) -> bool:
+        """Return True when the server is released or failed, whatever the reason; False after ``timeout`` seconds.
+
+        Raises:
+            VllmMagicError: this is a forked copy of the process that the server belongs to.
+        """
+        self.check_process("Wait for it")
+        limit = arguments.seconds_or_none("timeout", timeout)
+        return self.lifecycle.wait_for(lambda now: now.state.over, limit)
+
+    def wait_released(self) -> Release:
+        """Return the release when it is over. Raises what `Server.stop` raises."""
+        self.wait_over()
+        now = self.lifecycle.now
+        if now.release is None or not now.release.verified:
+            raise now.error or ReleaseFailed(f"{self.name}: nothing is known of its end.")
+        return now.release
+
+    def stop_at_exit(self) -> None:
+        """Ask for the release, unless the server is to be kept, and return at once: the kernel is about to end."""
+        if self._provisioner.stops_at_exit:
+            self._supervisor.stop(StopPlan(grace=EXIT_GRACE, patience=EXIT_GRACE))
+
+    def check_process(self, hint: str) -> None:
+        """Check that this is no forked copy of the process: the copy has no thread that follows the server.
+
+        Args:
+            hint: what to do in the other process.
+
+        Raises:
+            VllmMagicError: this is a forked copy.
+        """
+        if os.getpid() != self._pid:
+            raise VllmMagicError(
+                f"This is a forked process; {self.name} belongs to the one it came from. {hint} there."
+            )
+
+    def _plan(self, grace: float | None, drain: float) -> StopPlan:
+        drain = min(arguments.seconds_or_none("drain", drain) or 0.0, durations.MOST)
+        if grace is not None:
+            grace = min(arguments.seconds("grace", grace), durations.MOST)
+            return StopPlan(grace, grace, drain, hurry=True)
+        return StopPlan(self._provisioner.stop_grace, self._provisioner.stop_patience, drain)
+
+    # What its supervisor tells.
+
+    def handle(self, notice: Notice) -> None:
+        """Take in what the supervisor tells, in the supervisor's thread. The state changes even if something here fails."""
+        try:
+            self._prepare_for(notice)
+        finally:
+            self.lifecycle.take(notice)
+        self._changed(self)
+        now = self.lifecycle.now
+        if isinstance(notice, Ready) and self._provisioner.from_the_start and now.ready_after is not None:
+            history.keep(self.spec, self.lifecycle.stages(), warm=now.kind is StartKind.WARM)
+
+    def _prepare_for(self, notice: Notice) -> None:
+        """Do what comes before the change of the state."""
+        if isinstance(notice, News):
+            self._news(notice.text)
+        elif isinstance(notice, LeaderStarted):
+            if notice.kind is StartKind.WARM:
+                self.lifecycle.go_by(Pace(history.earlier(self.spec, warm=True)))
+            chosen = [number for number, gpu in enumerate(notice.baseline) if gpu.uuid in notice.chosen]
+            used = tuple(gpu.used for gpu in notice.baseline)
+            self.curve.begin(used, chosen)
+            if self._provisioner.from_the_start:  # it holds nothing yet
+                self.curve.add(Sample(time.time(), used, (0,) * len(used)))
+        elif isinstance(notice, Idle):
+            self.begin_stop()
+        elif isinstance(notice, Over):
+            if ended := idle_release(self.spec, notice.release):
+                self._news(f"{self.name} was {ended}.{notice.release.in_brackets}")
+            self.clients.close()  # before the end is known, so that none is open once `stop` has returned
+
+
+def _state(state: ServerState, placement: Placement) -> ServerState:
+    lost = state is ServerState.READY and not placement.reachable
+    return ServerState.UNREACHABLE if lost else state

@@ -1,0 +1,115 @@
+"""The status of a server: what is known of it at one moment, for everything that shows servers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vllm_magic import durations
+from vllm_magic.guard.protocol import Why
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from vllm_magic.engine.spec import ServerSpec
+    from vllm_magic.engine.startup.estimate import Estimate
+    from vllm_magic.engine.startup.stages import Progress, Stage
+    from vllm_magic.errors import VllmMagicError
+    from vllm_magic.lifecycle.state import ServerState
+    from vllm_magic.linux.processes import Identity
+    from vllm_magic.provisioning.base import StartKind
+    from vllm_magic.release.result import Release
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """What is known of a server at one moment. It does not change; ``server.status`` returns a new one each time.
+
+    Attributes:
+        spec: what was asked for.
+        id: the name of its private folder, which ``vllm-magic ps`` shows; "" before there is one.
+        state: where it is in its life.
+        asleep: the level of vLLM's sleep mode at which it sleeps; 0 while it is awake.
+        can_sleep: whether it was started in vLLM's sleep mode.
+        url: ``http://127.0.0.1:PORT``.
+        exposed: whether other machines can reach it.
+        leader: its first process, alive or not; None before it runs.
+        log_path: the log file, which outlives the server; None before there is one.
+        progress: the stage of the start.
+        estimate: how far the start is, as a share of its time.
+        stages: the seconds of each stage of the start so far, without those that waited for the GPU; {} after a download.
+        seconds: seconds since the start was asked for.
+        ready_after: seconds from the request to ready; None before that.
+        times: when it entered each of its states, in seconds since the epoch.
+        start_kind: whether vLLM was executed for it ("cold") or a spare became it ("warm"); None before it runs.
+        cold_because: why no spare became it; "" where one did.
+        job: the submission id of its job on a Ray cluster; "" for a server of this machine.
+        nodes: the addresses of the nodes of a Ray cluster on which it runs; () while its job waits for room, and on this
+            machine.
+        reachable: whether its cluster answers; True for a server of this machine.
+        caveat: how the vLLM of its node differs from the vLLM of this machine; "" where it does not.
+        release: the result of its end; None before that.
+        error: why it failed; None unless it did.
+    """
+
+    spec: ServerSpec
+    id: str
+    state: ServerState
+    asleep: int
+    can_sleep: bool
+    url: str
+    exposed: bool
+    leader: Identity | None
+    log_path: Path | None
+    progress: Progress
+    estimate: Estimate
+    stages: Mapping[Stage, float]
+    seconds: float
+    ready_after: float | None
+    times: Mapping[ServerState, float]
+    start_kind: StartKind | None
+    cold_because: str
+    job: str
+    nodes: tuple[str, ...]
+    reachable: bool
+    caveat: str
+    release: Release | None
+    error: VllmMagicError | None
+
+    @property
+    def name(self) -> str:
+        """Its name in this kernel."""
+        return self.spec.name
+
+    @property
+    def model(self) -> str:
+        """A Hugging Face name, or a folder."""
+        return self.spec.model
+
+    @property
+    def base_url(self) -> str:
+        """The address for an OpenAI client."""
+        return f"{self.url}/v1"
+
+    @property
+    def pid(self) -> int | None:
+        """The leader's pid; None before it runs."""
+        return self.leader.pid if self.leader else None
+
+    @property
+    def is_left(self) -> bool:
+        """Whether its release is over, and processes of it live on that SIGKILL did not end."""
+        return self.state.over and self.release is not None and bool(self.release.left)
+
+    @property
+    def idle_release(self) -> str:
+        """What its ``--ttl`` did: "released after 30 min without a request"; "" where it ended otherwise, or runs."""
+        return idle_release(self.spec, self.release)
+
+
+def idle_release(spec: ServerSpec, release: Release | None) -> str:
+    """Return that this release ended an idle server, in words; "" where it did not, or is not proved."""
+    if release is None or not release.verified or release.why != Why.IDLE.value:
+        return ""
+    return f"released after {durations.text(spec.ttl or 0.0)} without a request"
