@@ -64,9 +64,11 @@ class Nothing(Provisioner):
         raise NotImplementedError
 
 
-def a_server(model: str = "m/Tiny", name: str = "", args: tuple[str, ...] = ()) -> Server:
+def a_server(
+    model: str = "m/Tiny", name: str = "", args: tuple[str, ...] = (), gpus: str | None = None
+) -> Server:
     """Make a server that never began; the test sends it the events that its supervisor would send."""
-    spec = ServerSpec(model, args, name=name, env=(("VLLM_API_KEY", KEY), ("HF_TOKEN", KEY)))
+    spec = ServerSpec(model, args, name=name, gpus=gpus, env=(("VLLM_API_KEY", KEY), ("HF_TOKEN", KEY)))
     return with_command(spec, Command(("vllm", "serve"), Endpoint("127.0.0.1", 8001, KEY)))
 
 

@@ -452,12 +452,10 @@ def test_without_a_thread_it_goes_on_waiting(first, manager, monkeypatch):
 ASLEEP = """
 import sys
 import vllm_magic
-from vllm_magic.manager import switching
-from vllm_magic.manager.manager import manager
 from vllm_magic.engine.client.health import Api
 server = vllm_magic.start("tiny", "--enable-sleep-mode", keep=60.0)
 if sys.argv[1] != "0":
-    print(switching.sleep(manager, level=int(sys.argv[1])).text)
+    print(server.sleep(level=int(sys.argv[1])).text)
 if sys.argv[2] == "half awake":
     Api(server._run.command.endpoint).post("/wake_up")
 print(server.pid, flush=True)

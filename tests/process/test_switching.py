@@ -41,7 +41,7 @@ class TestSleep:
     def test_one_without_sleep_mode(self, manager, spec):
         manager.start(spec(), timeout=60)
         with pytest.raises(SleepFailed, match=r"has no sleep mode: .* %vllm stop tiny gives its memory back"):
-            switching.sleep(manager)
+            manager.get().sleep()
 
 
 SLEEPY = "--enable-sleep-mode"
@@ -59,13 +59,13 @@ class TestNaps:
     def test_the_memory_comes_back(self, manager, spec, level):
         server = manager.start(spec("m", SLEEPY), timeout=60).server
         full = self.used(manager)
-        slept = switching.sleep(manager, level=level)
+        slept = manager.get().sleep(level=level)
         assert server.asleep == level
         assert (slept.before, slept.after) == (2 * GIB, 2 * GIB // 20)
         assert self.used(manager) == full - 2 * GIB + 2 * GIB // 20
         assert "1.90 GiB came back, and it keeps 0.10 GiB" in slept.text
         assert "asleep" in repr(views.status([server.status], None))
-        awake = switching.wake(manager)
+        awake = manager.get().wake()
         assert (awake.after, self.used(manager), server.asleep) == (2 * GIB, full, 0)
         assert "holds 2.00 GiB again" in awake.text
         assert server.stop().verified
@@ -76,23 +76,23 @@ class TestNaps:
         with pytest.raises(
             SleepFailed, match=r"says that it sleeps, and holds 2\.00 GiB of 2\.00 GiB still\. %vllm stop m"
         ):
-            switching.sleep(manager)
+            manager.get().sleep()
         assert server.asleep == 1  # it says so
-        switching.wake(manager)
+        manager.get().wake()
         assert server.asleep == 0
 
     def test_one_that_does_not_wake_up(self, manager, spec):
         server = manager.start(spec("m", SLEEPY, faults={"wakes": False}), timeout=60).server
-        switching.sleep(manager)
+        manager.get().sleep()
         with pytest.raises(SleepFailed, match="m answered 500 to /wake_up"):
-            switching.wake(manager)
+            manager.get().wake()
         assert server.asleep == 1
         assert server.stop().verified
 
     def test_where_the_driver_says_nothing_vllm_is_believed_and_that_is_said(self, manager, spec, fake_gpus):
         fakegpu.configure(fake_gpus, procs_unsupported=1)
         manager.start(spec("m", SLEEPY), timeout=60)
-        assert "vLLM says so, and the driver does not tell" in switching.sleep(manager).text
+        assert "vLLM says so, and the driver does not tell" in manager.get().sleep().text
 
     def test_a_switch_and_back(self, manager, spec):
         one = switching.switch(manager, spec("one", SLEEPY), timeout=60).server
@@ -134,11 +134,11 @@ class TestWhatIsKnownOfASleep:
         with monkeypatch.context() as patch:
             patch.setattr(SleepMode, "_held_after_sleep", interrupt)
             with pytest.raises(KeyboardInterrupt):
-                switching.sleep(manager, level=level)
+                manager.get().sleep(level=level)
         assert server.asleep == level
         before = len(posts(server))
         if go_on == "wake":
-            switching.wake(manager)
+            manager.get().wake()
         else:
             (woken,) = switching.switch(manager, server.spec, timeout=60).done
             assert not woken.asleep
@@ -152,14 +152,14 @@ class TestWhatIsKnownOfASleep:
         with monkeypatch.context() as patch:
             patch.setattr(Api, "post", interrupt)
             with pytest.raises(KeyboardInterrupt):
-                switching.sleep(manager)
+                manager.get().sleep()
         other = switching.switch(manager, spec("other", SLEEPY), timeout=60)
         assert [(done.server, done.asleep) for done in other.done] == [("m", True)]
         assert server.asleep == 1
 
     def test_an_interrupt_between_waking_and_the_weights(self, manager, spec, monkeypatch):
         server = manager.start(spec("m", SLEEPY), timeout=60).server
-        switching.sleep(manager, level=2)
+        manager.get().sleep(level=2)
         real = Api.post
 
         def post(api, path, *args):
@@ -168,7 +168,7 @@ class TestWhatIsKnownOfASleep:
         with monkeypatch.context() as patch:
             patch.setattr(Api, "post", post)
             with pytest.raises(KeyboardInterrupt):
-                switching.wake(manager)
+                manager.get().wake()
         assert server.asleep == 2
         before = len(posts(server))
         switching.switch(manager, server.spec, timeout=60)
@@ -179,9 +179,9 @@ class TestWhatIsKnownOfASleep:
         monkeypatch.setattr(sleep_mode, "SETTLE", 0.5)
         server = manager.start(spec("m", SLEEPY, faults={"sleeps": False}), timeout=60).server
         with pytest.raises(SleepFailed):
-            switching.sleep(manager, level=2)
+            manager.get().sleep(level=2)
         before = len(posts(server))
-        switching.wake(manager)
+        manager.get().wake()
         assert posts(server)[before:] == RELOAD
 
     def test_one_that_somebody_else_has_put_to_sleep(self, manager, spec):
@@ -194,8 +194,8 @@ class TestWhatIsKnownOfASleep:
 
     def test_twice(self, manager, spec):
         server = manager.start(spec("m", SLEEPY), timeout=60).server
-        switching.sleep(manager, level=2)
-        assert "keeps 0.10 GiB" in switching.sleep(manager, level=1).text
+        manager.get().sleep(level=2)
+        assert "keeps 0.10 GiB" in manager.get().sleep(level=1).text
         assert server.asleep == 2
 
     def test_one_that_does_not_say_whether_it_sleeps(self, manager, spec, monkeypatch):
@@ -203,7 +203,7 @@ class TestWhatIsKnownOfASleep:
         before = posts(server)
         monkeypatch.setattr(Api, "is_sleeping", lambda _: None)
         with pytest.raises(SleepFailed, match="does not say whether it sleeps"):
-            switching.sleep(manager, level=2)
+            manager.get().sleep(level=2)
         assert (server.asleep, posts(server)) == (0, before)
 
 

@@ -254,6 +254,7 @@ def server() -> Server:
         *(lambda one, x=x: one.load_lora("a", x) for x in (5, None, b"a")),
         *(lambda one, x=x: one.unload_lora(x) for x in (5, None, b"a")),
         *(lambda one, x=x: one.loras(x) for x in (0, nan, "soon")),
+        *(lambda one, x=x: one.sleep(x) for x in (0, 3, None, "1", [1], True, 1.0)),
         *(lambda one, x=x: one.bench(x) for x in (None, b"a", ["a"], {})),
     ],
 )

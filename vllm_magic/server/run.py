@@ -52,7 +52,7 @@ READS = 10  # reads of a status, at most, until no event came in the middle of o
 class ServerRun:
     """Starts one server, follows its life, and ends it. Safe to use from any thread.
 
-    Locks: the registry's lock comes before the lifecycle's. The lock of the sleep mode comes before both.
+    Locks, in this order: a turn on the GPUs (`gpu_turns`), the lock of the sleep mode, the registry's, the lifecycle's.
 
     Args:
         spec: what was asked for.

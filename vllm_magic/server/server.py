@@ -238,6 +238,8 @@ class Server(RequestMethods):
     def sleep(self, level: int = 1) -> SleepResult:
         """Have it keep its processes and give its VRAM back; it was started with ``--enable-sleep-mode``.
 
+        While a server that may share a GPU with it falls asleep, wakes up or is switched to, this waits.
+
         Args:
             level: 1 moves the weights to the machine's memory, 2 throws them away.
 
@@ -245,11 +247,14 @@ class Server(RequestMethods):
             InvalidOption: there is no such level.
             SleepFailed: it has no sleep mode, does not sleep, or the VRAM did not come back.
             RequestFailed: it is not ready.
+            VllmMagicError: this is a forked copy of the process that the server belongs to.
         """
+        self._run.check_process("Put it to sleep")
         return self._run.sleep_mode.sleep(level)
 
     def wake(self) -> SleepResult:
         """Wake it up. Raises what `sleep` raises."""
+        self._run.check_process("Wake it up")
         return self._run.sleep_mode.wake()
 
     def metrics(self, window: float = 1.0) -> Metrics:

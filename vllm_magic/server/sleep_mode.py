@@ -19,6 +19,7 @@ from vllm_magic.engine.flags import flags
 from vllm_magic.errors import InvalidOption, SleepFailed
 from vllm_magic.linux import files
 from vllm_magic.server import members
+from vllm_magic.server.gpu_turns import TURNS, GpuSet
 from vllm_magic.view import gib
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class SleepResult:
 
 
 class SleepMode:
-    """vLLM's sleep mode of one server. Safe to use from any thread.
+    """vLLM's sleep mode of one server. Safe to use from any thread: servers that may share a GPU wait for each other.
 
     Args:
         spec: what was asked for.
@@ -86,7 +87,8 @@ class SleepMode:
         self._probe = probe
         self._connector = connector
         self._lifecycle = lifecycle
-        # One sleep or waking at a time. It is held over requests, so no other lock is taken before it.
+        self._gpus = GpuSet.of(spec)
+        # Guards the level. It is held over requests, so only a turn on the GPUs is taken before it.
         self._lock = threading.RLock()  # a signal handler of the program may call again
         self._level = 0
 
@@ -124,7 +126,7 @@ class SleepMode:
             RequestFailed: the server is not ready.
         """
         name = self._spec.name
-        if level not in LEVELS:
+        if type(level) is not int or level not in LEVELS:
             raise InvalidOption(
                 f"level={level!r}: 1 moves the weights to the machine's memory, 2 throws them away."
             )
@@ -133,8 +135,8 @@ class SleepMode:
                 f"{name} has no sleep mode: it is started with {commands.SLEEP}, which a CPU does not take. "
                 f"%vllm stop {name} gives its memory back."
             )
-        api = self._connector.api()
-        with self._lock:
+        with TURNS.turn(self._gpus), self._lock:
+            api = self._connector.api()
             slept = self._ask(api)
             if slept is None:
                 raise SleepFailed(f"{name} does not say whether it sleeps. %vllm logs {name} may tell why.")
@@ -153,8 +155,8 @@ class SleepMode:
             SleepFailed: the server does not wake up; mostly since another process has the memory now.
             RequestFailed: the server is not ready.
         """
-        api = self._connector.api()
-        with self._lock:
+        with TURNS.turn(self._gpus), self._lock:
+            api = self._connector.api()
             answer = self._ask(api)
             level = RELOAD if answer is None and not self._level else self._level
             done = self._wake(api, level)

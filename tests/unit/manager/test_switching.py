@@ -9,35 +9,16 @@ from vllm_magic.errors import InvalidOption, ServerNotFound
 from vllm_magic.jupyter.commands import registry
 from vllm_magic.jupyter.commands.models import LoraAction, LoraArguments
 from vllm_magic.jupyter.commands.sleep import SleepArguments
-from vllm_magic.manager import switching
 
 
-class TestSwitch:
-    @pytest.mark.parametrize(
-        ("one", "other", "apart"),
-        [
-            ("0", "1", True),
-            ("0,1", "2, 3", True),
-            ("0,1", "1", False),
-            ("0", None, False),
-            (None, None, False),
-            ("auto", "1", False),
-            ("0", "GPU-1234", False),
-        ],
-    )
-    def test_on_other_gpus_nobody_is_in_the_way(self, one, other, apart):
-        assert switching._apart(one, other) is apart
+def test_the_routes_of_sleep_mode_have_no_key(manager, spec):
+    with pytest.raises(InvalidOption, match=r"not with --host 0\.0\.0\.0"):
+        manager.start(spec("m", "--enable-sleep-mode", "--host", "0.0.0.0"))
 
 
-class TestSleep:
-    def test_there_is_none(self, manager):
-        for go in (switching.sleep, switching.wake):
-            with pytest.raises(ServerNotFound):
-                go(manager)
-
-    def test_its_routes_have_no_key(self, manager, spec):
-        with pytest.raises(InvalidOption, match=r"not with --host 0\.0\.0\.0"):
-            manager.start(spec("m", "--enable-sleep-mode", "--host", "0.0.0.0"))
+def test_there_is_no_server_to_sleep(manager):
+    with pytest.raises(ServerNotFound):
+        manager.get()
 
 
 def parse(command: str, *words: str):

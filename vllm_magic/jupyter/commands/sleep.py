@@ -46,9 +46,7 @@ class SleepCommand(SubCommand[SleepArguments]):
 
     def run(self, context: Context, arguments: SleepArguments) -> Any:
         """Put it to sleep."""
-        from vllm_magic.manager import switching
-
-        return switching.sleep(context.manager, arguments.name, arguments.level)
+        return context.manager.get(arguments.name).sleep(arguments.level)
 
 
 class WakeCommand(SubCommand[ServerName]):
@@ -65,9 +63,7 @@ class WakeCommand(SubCommand[ServerName]):
 
     def run(self, context: Context, arguments: ServerName) -> Any:
         """Wake it up."""
-        from vllm_magic.manager import switching
-
-        return switching.wake(context.manager, arguments.name)
+        return context.manager.get(arguments.name).wake()
 
 
 COMMANDS: tuple[SubCommand[Any], ...] = (SleepCommand(), WakeCommand())

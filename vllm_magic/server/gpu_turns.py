@@ -1,0 +1,88 @@
+"""Turns on GPUs: servers that may share a GPU sleep, wake up and are switched one after the other.
+
+A server that falls asleep while another one wakes up on the same GPU can hang both (vllm#37065). Servers on other GPUs do
+not wait for each other.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vllm_magic.engine.spec import ServerSpec
+
+
+@dataclass(frozen=True)
+class GpuSet:
+    """The GPUs that a server may use, as far as its spec tells.
+
+    Attributes:
+        machine: the address of the Ray cluster whose GPUs they are; None for this machine.
+        indices: the indices of the GPUs; empty where they are not known.
+    """
+
+    machine: str | None = None
+    indices: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, spec: ServerSpec) -> GpuSet:
+        """Return the GPUs of a server with this spec. They are known only where ``--gpus`` has indices and nothing else."""
+        parts = [part.strip() for part in (spec.gpus or "").split(",")]
+        known = all(part.isdecimal() for part in parts)
+        return cls(spec.cluster, frozenset(map(int, parts)) if known else frozenset())
+
+    def may_overlap(self, other: GpuSet) -> bool:
+        """Whether the two may have a GPU in common. GPUs that are not known overlap with all others of their machine."""
+        if self.machine != other.machine:
+            return False
+        return not self.indices or not other.indices or bool(self.indices & other.indices)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    thread: int
+    gpus: frozenset[GpuSet]
+
+
+class GpuTurns:
+    """Gives threads their turns on GPUs. A turn comes before every lock.
+
+    A thread that has a turn may take another one: a switch has servers sleep, and a signal handler of the program may
+    call again in the middle of a call. To take turns one within the other and without deadlock, a thread takes the outer
+    turn with all GPUs of the inner ones.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()  # its lock is reentrant, for a signal handler
+        self._taken: list[_Turn] = []
+
+    @contextmanager
+    def turn(self, *gpus: GpuSet) -> Iterator[None]:
+        """Wait until no other thread has a turn on a GPU that may be one of these, and keep them off until the end."""
+        mine = _Turn(threading.get_ident(), frozenset(gpus))
+        try:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._is_taken(mine))
+                self._taken.append(mine)
+            yield
+        finally:
+            with self._changed:
+                if mine in self._taken:  # an interrupt may have ended the wait
+                    self._taken.remove(mine)
+                self._changed.notify_all()
+
+    def _is_taken(self, wanted: _Turn) -> bool:
+        return any(
+            taken.thread != wanted.thread and one.may_overlap(other)
+            for taken in self._taken
+            for one in taken.gpus
+            for other in wanted.gpus
+        )
+
+
+TURNS = GpuTurns()  # of this process
