@@ -80,7 +80,7 @@ def traces(home) -> Traces:
 @pytest.fixture
 def patient(monkeypatch) -> None:
     """Make managers wait longer for the driver (`PatientProbe`), in tests of its answers, not of a driver that hangs."""
-    monkeypatch.setattr("vllm_magic.manager.looking.Probe", PatientProbe)
+    monkeypatch.setattr("vllm_magic.manager.manager.Probe", PatientProbe)
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def _vllm_magic(plan: dict[str, Any]) -> dict[str, Any]:
     from vllm_magic.manager.manager import manager
     from vllm_magic.provisioning.base import StartKind
 
-    manager._heard = manager._sampler.note_change  # no spare but those that are asked for
+    manager._server_changed = manager._sampler.note_change  # no spare but those that are asked for
     servers = {}
     wanted = [cell for cell in plan["cells"] if not cell["waits"]]
     for cell in sorted(

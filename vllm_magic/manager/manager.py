@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import queue
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,17 +16,24 @@ from vllm_magic.errors import (
     StartTimeout,
     VllmMagicError,
 )
-from vllm_magic.manager.looking import Looking
+from vllm_magic.gpu.probe import Probe
+from vllm_magic.manager.registry import Registry
 from vllm_magic.masking import mask_words
+from vllm_magic.monitoring.sampler import Sampler
 from vllm_magic.provisioning import choose
 from vllm_magic.provisioning.attached import AttachedProvisioner
+from vllm_magic.provisioning.standby_pool import StandbyPool
 from vllm_magic.recovery import kept_servers
+from vllm_magic.recovery.sweep import sweep
 from vllm_magic.server.server import Server, ServerState, run_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from vllm_magic.engine.capacity.fit import Fit
     from vllm_magic.engine.spec import ServerSpec
+    from vllm_magic.gpu.devices import Snapshot
+    from vllm_magic.monitoring.early_warning import EarlyWarning
     from vllm_magic.provisioning.base import Provisioner
     from vllm_magic.release.result import Release
     from vllm_magic.server.run import ServerRun
@@ -38,10 +47,51 @@ class Start:
     reused: bool
 
 
-class Manager(Looking):
-    """All servers of one kernel. Safe to use from any thread; what it shares is in its `Registry`."""
+class Manager:
+    """All servers of one kernel. Safe to use from any thread.
 
-    _last: ServerSpec | None = None  # that was ready
+    The servers are in its `Registry`; its `Sampler` measures them, and its `StandbyPool` imports vLLM before a start.
+    """
+
+    def __init__(self) -> None:
+        self._registry = Registry()
+        self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._tell_waiting = threading.Event()
+        self._probe = Probe()
+        self._sampler = Sampler(self._probe)
+        self._spares = StandbyPool()
+        self._last: ServerSpec | None = None  # of the last server that was ready
+        self._pid = os.getpid()
+
+    # The servers.
+
+    def servers(self) -> dict[str, Server]:
+        """Return the servers that start, run or stop, and those that failed and were not stopped or started since, by name.
+
+        Raises:
+            VllmMagicError: this is a forked copy of the kernel's process.
+        """
+        self._check_process()
+        return self._registry.servers()
+
+    def past(self) -> dict[str, Server]:
+        """Return the last servers that are over, by name."""
+        return self._registry.past()
+
+    def get(self, name: str | None = None) -> Server:
+        """Return the server of this name; without a name the only one.
+
+        Raises:
+            ServerNotFound: there is none of this name, or not exactly one.
+            VllmMagicError: this is a forked copy of the kernel's process.
+        """
+        self._check_process()
+        return self._registry.get(name)
+
+    def get_even_past(self, name: str | None = None) -> Server:
+        """Return the same as `get`, but also a server that is over: its log is still there. Raises what `get` raises."""
+        self._check_process()
+        return self._registry.get_even_past(name)
 
     def start(
         self,
@@ -85,21 +135,6 @@ class Manager(Looking):
                 self._abandon(server)
             raise
         return start
-
-    def _wait(self, server: Server, timeout: float | None, report: Callable[[Server], None] | None) -> None:
-        try:
-            server.wait(timeout, report)
-        except StartTimeout as error:
-            release = self._stop(server)
-            raise StartTimeout(
-                f"{error.cause}; it was released in {release.seconds:.1f} s{release.in_brackets}", error.hint
-            ) from None
-        except VllmMagicError:
-            if (
-                server.pid is None
-            ):  # it never ran: whoever waited has heard, and there is nothing of it to show
-                self._registry.forget(server)
-            raise
 
     def stop(self, name: str | None = None, *, grace: float | None = None, drain: float = 0.0) -> Release:
         """Stop one server; without a name the only one there is. See `Server.stop`.
@@ -158,15 +193,7 @@ class Manager(Looking):
         server.wait(timeout, report)
         return server
 
-    def expect(self, spec: ServerSpec) -> None:
-        """A start of this server comes soon: vLLM can be imported for it meanwhile, if spares are wanted."""
-        with contextlib.suppress(VllmMagicError):  # the start will say it
-            if standby := choose.standby(spec, os.environ):
-                self._spares.want(standby, soon=True)
-
-    def expect_another(self, spec: ServerSpec) -> None:
-        """A start comes of which nothing is known: like the last one, or like this where there was none."""
-        self.expect(self._last or spec)
+    # The end of the kernel.
 
     def stop_at_exit(self) -> None:
         """Ask every server to end, and return at once; the guards do the rest. For the end of the kernel."""
@@ -178,11 +205,136 @@ class Manager(Looking):
         self.close()
 
     def close(self) -> None:
-        """End what looks at the servers and the GPUs; it comes back when it is needed."""
+        """End the sampler and the probe; they start again when they are needed."""
         if os.getpid() != self._pid:  # a lock of theirs may have been held when this copy was made
             return
         self._sampler.close()
         self._probe.close()
+
+    # What happened without a request.
+
+    def sweep(self) -> None:
+        """Release what dead kernels left, and have `news` tell of it; for a thread of its own."""
+        try:
+            for swept in sweep(self._probe, far=False):
+                self._news.put(swept.text)
+            self._tell_waiting.set()
+            for swept in sweep(self._probe):  # what is left on a cluster, which may take its time
+                self._news.put(swept.text)
+        except OSError as error:
+            self._news.put(f"The state folder cannot be used: {error}. %vllm doctor tells more.")
+
+    def news(self) -> list[str]:
+        """Return what happened without a request since the last call, a line each."""
+        lines = []
+        while not self._news.empty():
+            lines.append(self._news.get())
+        lines += self._registry.unreported_failures()
+        if self._tell_waiting.is_set():
+            self._tell_waiting.clear()
+            lines += self.waiting()  # as it is now: one may be attached already
+        return lines
+
+    def idle_releases(self) -> list[str]:
+        """Return a line for each past server that was released since it was idle."""
+        return self._registry.idle_releases()
+
+    def waiting(self) -> list[str]:
+        """Return a line for each server that was kept and waits for a kernel; [] where the state folder cannot be read."""
+        own = [run_of(server).id for server in self._registry.all() if not server.state.over]
+        return kept_servers.lines(but=own)
+
+    # The GPUs.
+
+    @property
+    def probe(self) -> Probe:
+        """What reads the GPUs."""
+        return self._probe
+
+    def gpus(self) -> Snapshot:
+        """Return the GPUs as they are now."""
+        return self._probe.snapshot()
+
+    def recent_gpus(self) -> Snapshot:
+        """Return the GPUs as the sampler has just seen them; where it has not, as they are now."""
+        return self._sampler.fresh or self._probe.snapshot()
+
+    @property
+    def latest(self) -> Snapshot | None:
+        """The GPUs as the sampler saw them last; None before it did."""
+        return self._sampler.latest
+
+    @property
+    def attribution(self) -> Mapping[int, str]:
+        """Of the processes that the driver lists those of this kernel's servers: the pid, and the server's name."""
+        return self._sampler.attribution
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call ``callback``, in any thread, after each sample and each change in a server's life.
+
+        Returns:
+            A function that ends this.
+
+        Raises:
+            VllmMagicError: this is a forked copy of the kernel's process.
+        """
+        self._check_process()
+        return self._sampler.watch(callback)
+
+    def fit(self, spec: ServerSpec) -> Fit:
+        """Judge whether a server would fit on the GPUs as they are now; nothing is started.
+
+        Raises:
+            InvalidOption: a flag has a value that vLLM refuses, or --gpus names what is not there.
+            NoEstimate: the model is not known, or not of a kind that is known here.
+        """
+        from vllm_magic.engine.capacity.fit import fit
+
+        return fit(spec, os.environ, self.gpus())
+
+    def warn_early(self, spec: ServerSpec) -> EarlyWarning:
+        """Begin to look whether the start of this server will fail for want of memory."""
+        from vllm_magic.monitoring.early_warning import EarlyWarning
+
+        return EarlyWarning(spec, self._probe)
+
+    # The spares.
+
+    @property
+    def spares(self) -> StandbyPool:
+        """What has imported vLLM before the next start."""
+        return self._spares
+
+    def expect(self, spec: ServerSpec) -> None:
+        """Import vLLM for a start of this server that comes soon, if spares are wanted."""
+        with contextlib.suppress(VllmMagicError):  # the start will say it
+            if standby := choose.standby(spec, os.environ):
+                self._spares.want(standby, soon=True)
+
+    def expect_another(self, spec: ServerSpec) -> None:
+        """Import vLLM for a start of which nothing is known: like the last one, or like this where there was none."""
+        self.expect(self._last or spec)
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise VllmMagicError(
+                "This is a forked process; the servers belong to the kernel it came from. Use them there."
+            )
+
+    def _wait(self, server: Server, timeout: float | None, report: Callable[[Server], None] | None) -> None:
+        try:
+            server.wait(timeout, report)
+        except StartTimeout as error:
+            release = self._stop(server)
+            raise StartTimeout(
+                f"{error.cause}; it was released in {release.seconds:.1f} s{release.in_brackets}", error.hint
+            ) from None
+        except VllmMagicError:
+            if (
+                server.pid is None
+            ):  # it never ran: whoever waited has heard, and there is nothing of it to show
+                self._registry.forget(server)
+            raise
 
     def _register(self, spec: ServerSpec, timeout: float | None) -> Start:
         while True:
@@ -236,7 +388,7 @@ class Manager(Looking):
     def _begin(self, spec: ServerSpec, provisioner: Provisioner, existing: Server | None) -> Server | None:
         """Enter a server in the place of ``existing``, and begin it; None if another thread was faster."""
         try:
-            server = Server(spec, provisioner, self._probe, self._news.put, self._heard)
+            server = Server(spec, provisioner, self._probe, self._news.put, self._server_changed)
             if not self._registry.enter(server, existing):
                 provisioner.discard()
                 return None
@@ -247,7 +399,7 @@ class Manager(Looking):
         self._sampler.follow(run_of(server))
         return server
 
-    def _heard(self, run: ServerRun) -> None:
+    def _server_changed(self, run: ServerRun) -> None:
         """Take in a change in a server's life, in the thread that made it."""
         self._sampler.note_change(run)
         if run.state is ServerState.READY and run.standby is not None:
