@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from bench.target import LOOPBACK, Target
-from vllm_magic.engine.client.health import count_in_flight
+from vllm_magic.engine.client.metrics import activity
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -51,11 +51,12 @@ class Streams:
         connection = http.client.HTTPConnection(LOOPBACK, self._port, timeout=ANSWER_LIMIT)
         try:
             connection.request("GET", "/metrics")
-            count = count_in_flight(connection.getresponse().read().decode())
+            work = activity(connection.getresponse().read().decode())
         finally:
             connection.close()
-        if count is None or count <= (COUNT - 1) * ANSWERS:  # else at least one answer of each is among them
-            raise RuntimeError(f"{count} of {COUNT * ANSWERS} answers are under way")
+        # With more than this, at least one answer of each is among them.
+        if work is None or work.in_flight <= (COUNT - 1) * ANSWERS:
+            raise RuntimeError(f"{work and work.in_flight} of {COUNT * ANSWERS} answers are under way")
 
     def _open(self) -> None:
         target = self._target

@@ -19,7 +19,8 @@ from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from traitlets.config import Config
 
-from vllm_magic.engine.client.health import Api, count_in_flight
+from vllm_magic.engine.client.health import Api
+from vllm_magic.engine.client.metrics import activity
 from vllm_magic.manager.manager import manager
 
 LIMIT = 60.0
@@ -297,7 +298,7 @@ def test_in_a_kernel(kernel):
     deadline = time.monotonic() + LIMIT
     while True:
         (text,) = [content["text"] for kind, content in kernel.run(RUNNING) if kind == "stream"]
-        if count_in_flight(text) == 0:
+        if activity(text).in_flight == 0:
             break
         assert time.monotonic() < deadline
 

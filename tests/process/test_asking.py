@@ -19,7 +19,8 @@ import pytest
 
 from vllm_magic.engine.client.connection import Connection, refused
 from vllm_magic.engine.client.generate import PieceKind
-from vllm_magic.engine.client.health import Activity, Api
+from vllm_magic.engine.client.health import Api
+from vllm_magic.engine.client.metrics import Activity
 from vllm_magic.engine.client.pooling import Classified
 from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.errors import InvalidOption, NoChatTemplate, RequestFailed, VllmMagicError

@@ -12,7 +12,7 @@ import pytest
 from by_hand import until
 from fake_gpu import fakegpu
 
-from vllm_magic.engine.client import server_load
+from vllm_magic.engine.client import metrics, server_load
 from vllm_magic.linux import processes
 from vllm_magic.linux.ownership import Ownership
 from vllm_magic.monitoring import poller, sampler
@@ -120,7 +120,7 @@ class TestWhatItSees:
         until(lambda: len(servers[0]._run.curve.samples()) > seen, "its end is not seen at once")
 
     def test_one_that_tells_no_metrics(self, manager, spec, monkeypatch):
-        monkeypatch.setattr(server_load, "scan", lambda _: None)
+        monkeypatch.setattr(metrics, "activity", lambda _: None)
         server = manager.start(spec(), timeout=60).server
         before = len(server._run.curve.samples())
         until(lambda: len(server._run.curve.samples()) > before + 2, "it is not looked at")
@@ -203,11 +203,11 @@ class TestWhatCannotHoldItUp:
         until(lambda: last(server).used, "the driver is not asked again")
 
     def test_a_fault_of_a_look(self, manager, spec, monkeypatch):
-        def fail(_: bytes) -> None:
+        def fail(_: str) -> None:
             raise ValueError("a fault")
 
-        scan = server_load.scan
-        monkeypatch.setattr(server_load, "scan", fail)
+        activity = metrics.activity
+        monkeypatch.setattr(metrics, "activity", fail)
         broken = Counter()
 
         def callback() -> None:
@@ -219,7 +219,7 @@ class TestWhatCannotHoldItUp:
         until(lambda: len(server._run.curve.samples()) > 3, "it is not looked at any more")
         assert broken["called"] > 3
         assert asked_for(server) == []
-        monkeypatch.setattr(server_load, "scan", scan)
+        monkeypatch.setattr(metrics, "activity", activity)
         until(lambda: asked_for(server), "it is not asked any more")
 
     def test_a_stop_does_not_wait_for_a_look(self, manager, spec, monkeypatch):
@@ -340,18 +340,3 @@ class TestKin:
         assert known.look({child}, [me]) == {child: me}
         assert known.look(set(), [me]) == {}
         assert known.look({child}, [me]) == {}
-
-
-class TestVitals:
-    def test_it_agrees_with_the_full_parser(self, manager, spec):
-        server = manager.start(spec(), timeout=60).server
-        server.chat("one two", max_tokens=3)
-        until(lambda: server.metrics(0.0).finished == 1, "it is not counted")
-        import asyncio
-
-        seen, all_of_it = asyncio.run(server_load.look(server.url)), server.metrics(0.0)
-        assert (seen.prompt_tokens, seen.generation_tokens) == (
-            all_of_it.prompt_tokens,
-            all_of_it.generation_tokens,
-        )
-        assert (seen.running, seen.waiting) == (0, 0)

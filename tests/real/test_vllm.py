@@ -27,7 +27,7 @@ from traces import Traces
 from tests.real.environment import FLAGS, FORKED, fake_vram_env
 from vllm_magic.engine.capacity import architecture
 from vllm_magic.engine.capacity.layers import Layer
-from vllm_magic.engine.client.health import count_in_flight
+from vllm_magic.engine.client.metrics import activity
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.engine.startup.stages import Stage
 from vllm_magic.errors import NoChatTemplate, RequestFailed, StartFailed
@@ -213,7 +213,7 @@ def test_what_it_can_be_asked(vllm, base):
     assert history[-1] == {"role": "assistant", "content": said}
     assert 5 <= stream.answer.completion_tokens < 200
     deadline = time.monotonic() + 60
-    while count_in_flight(httpx.get(f"{server.url}/metrics").text):
+    while activity(httpx.get(f"{server.url}/metrics").text).in_flight:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     server.chat("who?", max_tokens=4, **options)

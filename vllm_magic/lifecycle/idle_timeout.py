@@ -35,7 +35,8 @@ from vllm_magic.linux import connections
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vllm_magic.engine.client.health import Activity, Api
+    from vllm_magic.engine.client.health import Api
+    from vllm_magic.engine.client.metrics import Activity
     from vllm_magic.linux.connections import TcpConnection
 
 LOOKS = 10  # number of looks in one time to live

@@ -25,7 +25,7 @@ from vllm_magic.plotting.timeseries import Sample
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from vllm_magic.engine.client.server_load import Vitals
+    from vllm_magic.engine.client.metrics import Activity
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.server.run import ServerRun
@@ -55,7 +55,7 @@ class Target:
     """
 
     looked: float = 0.0
-    last: tuple[float, Vitals] | None = None
+    last: tuple[float, Activity] | None = None
     state: ServerState = ServerState.STARTING
     over_since: float | None = None
 
@@ -81,7 +81,7 @@ class Poller(threading.Thread):
         self._background_probe = BackgroundProbe(probe)
         self._ownership = Ownership()
         self._looking: asyncio.Future[Snapshot] | None = None
-        self._asking: dict[ServerRun, asyncio.Task[Vitals | None]] = {}
+        self._asking: dict[ServerRun, asyncio.Task[Activity | None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
         self._stirred = asyncio.Event()
@@ -195,7 +195,7 @@ class Poller(threading.Thread):
         )
         self._publish(self._latest, self._attribution)
 
-    async def _ask(self, server: ServerRun) -> Vitals | None:
+    async def _ask(self, server: ServerRun) -> Activity | None:
         task = self._asking[server] = asyncio.ensure_future(server_load.look(server.command.endpoint.url))
         try:
             await asyncio.wait({task}, timeout=LIMIT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vllm_magic import durations
-from vllm_magic.engine.client.health import Activity
+from vllm_magic.engine.client.metrics import Activity
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
 from vllm_magic.lifecycle.idle_timeout import (
@@ -27,11 +27,15 @@ from vllm_magic.linux.connections import TcpConnection
 NOW = 1000.0  # by time.monotonic
 
 
+def work(in_flight: int, served: float) -> Activity:
+    return Activity(in_flight, 0, int(served), 0, 0)
+
+
 class TestJudgement:
     def until_over(self, idleness: Idleness, answers=None) -> float:
         """Look as often as it asks for; returns the seconds until it said so."""
         now = NOW
-        while not idleness.judge(ServerUse(answers(now - NOW) if answers else Activity(0, 7.0)), now):
+        while not idleness.judge(ServerUse(answers(now - NOW) if answers else work(0, 7.0)), now):
             assert idleness.next_look - now >= min(SHORTEST, 0.001)
             now = idleness.next_look
             assert now - NOW < 10**6
@@ -45,34 +49,34 @@ class TestJudgement:
         for ttl, pause in ((4.0, SHORTEST), (100.0, 10.0), (1800.0, LONGEST)):
             idleness = Idleness(ttl)
             assert idleness.next_look <= NOW
-            assert not idleness.judge(ServerUse(Activity(0, 0.0)), NOW)
+            assert not idleness.judge(ServerUse(work(0, 0.0)), NOW)
             assert idleness.next_look == pytest.approx(NOW + pause)
 
     def test_a_request_begins_the_time_anew(self):
         def one_at_50(at: float) -> Activity:
-            return Activity(0, 7.0 if at < 50 else 8.0)
+            return work(0, 7 if at < 50 else 8.0)
 
         assert self.until_over(Idleness(100), one_at_50) == pytest.approx(150)
 
     def test_a_request_that_takes_long_is_no_idleness(self):
         def busy_until_500(at: float) -> Activity:
-            return Activity(1 if at < 500 else 0, 7.0)
+            return work(1 if at < 500 else 0, 7)
 
         assert self.until_over(Idleness(100), busy_until_500) >= 590
 
     def test_no_answer_is_no_idleness(self):
         idleness, now = Idleness(10), NOW
-        assert not idleness.judge(ServerUse(Activity(0, 7.0)), now)
+        assert not idleness.judge(ServerUse(work(0, 7.0)), now)
         for _ in range(100):
             now = idleness.next_look
             assert not idleness.judge(ServerUse(None), now)
             assert idleness.next_look >= now + SHORTEST
-        assert idleness.judge(ServerUse(Activity(0, 7.0)), now)
+        assert idleness.judge(ServerUse(work(0, 7.0)), now)
 
     def test_one_that_never_answered_is_not_idle_at_its_first_answer(self):
         idleness = Idleness(10)
         assert not idleness.judge(ServerUse(None), NOW)
-        assert not idleness.judge(ServerUse(Activity(0, 7.0)), NOW + 1000)
+        assert not idleness.judge(ServerUse(work(0, 7.0)), NOW + 1000)
 
     def test_a_connection_that_waits_puts_the_end_off(self):
         """And no more: its request is counted once it is answered."""
@@ -86,7 +90,7 @@ class TestJudgement:
         assert idleness.judge(ServerUse(QUIET), idleness.next_look)
 
 
-QUIET = Activity(0, 7.0)
+QUIET = work(0, 7)
 
 
 def asked(received: int | None = 100, *, silent: float = 0.2, mute: float = 9.0) -> TcpConnection:
@@ -107,7 +111,7 @@ class TestRequests:
         assert Requests().under_way(ServerUse(None, (answered(),)), NOW) is None
 
     def test_those_that_are_counted(self):
-        assert Requests().under_way(ServerUse(Activity(1, 7.0)), NOW) is True
+        assert Requests().under_way(ServerUse(work(1, 7.0)), NOW) is True
 
     def test_one_that_is_not_answered(self):
         requests = Requests()
@@ -146,7 +150,7 @@ class TestRequests:
     def test_one_whose_requests_are_counted_does_not_poll(self):
         requests = Requests()
         requests.under_way(ServerUse(QUIET, (answered(100),)), NOW)
-        assert requests.under_way(ServerUse(Activity(0, 8.0), (answered(200),)), NOW) is True
+        assert requests.under_way(ServerUse(work(0, 8.0), (answered(200),)), NOW) is True
 
     def test_one_over_which_nothing_came(self):
         assert Requests().under_way(ServerUse(QUIET, (TcpConnection(b"a", 0, 900.0, 900.0),)), NOW) is False
@@ -163,7 +167,7 @@ class TestRequests:
             waits = requests.under_way(ServerUse(QUIET, (asked(received(number), mute=float("inf")),)), now)
             assert waits is (number <= 10), number
         # something was served meanwhile
-        assert requests.under_way(ServerUse(Activity(0, 8.0), (asked(),)), now) is True
+        assert requests.under_way(ServerUse(work(0, 8.0), (asked(),)), now) is True
 
     def test_several_that_wait_have_a_time_each(self):
         requests, later = Requests(), NOW + WAIT_LIMIT + 1
@@ -233,7 +237,7 @@ def test_connections_that_cannot_be_read_in_time_tell_nothing(monkeypatch):
     seen = look(Answering(), 1)
     assert Requests().under_way(seen, NOW) is None
     idleness = Idleness(0.0)
-    assert idleness.judge(ServerUse(Activity(0, 7.0)), NOW)
+    assert idleness.judge(ServerUse(work(0, 7.0)), NOW)
     assert not idleness.judge(seen, NOW)
 
 
@@ -241,4 +245,4 @@ class Answering:
     """In place of a server's API: nothing is in flight."""
 
     def activity(self):
-        return Activity(0, 7.0)
+        return work(0, 7)

@@ -82,28 +82,7 @@ class TestKin:
         assert processes.leader_of(2**30, {before.pid: before}) is None
 
 
-TEXT = b"""# HELP vllm:num_requests_running Number of requests
-vllm:num_requests_running{engine="0",model_name="a b} 7"} 2.0
-vllm:num_requests_running{engine="1",model_name="a"} 1.0
-vllm:num_requests_waiting{engine="0"} 0.0
-vllm:num_requests_waiting_by_reason{engine="0",reason="x"} 9.0
-vllm:prompt_tokens_total{engine="0"} 1.2e+06
-vllm:prompt_tokens_by_source_total{engine="0"} 9.0
-vllm:generation_tokens_total 30.0
-vllm:generation_tokens_created{engine="0"} 1.79e+09
-"""
-
-
-class TestVitals:
-    def test_what_is_read(self):
-        assert server_load.scan(TEXT) == (3, 0, 1.2e6, 30.0)
-
-    @pytest.mark.parametrize(
-        "text", [b"", b"<html>", TEXT.replace(b"1.2e+06", b"e+"), TEXT.replace(b"prompt", b"x"), b"\xff\x00"]
-    )
-    def test_what_does_not_say(self, text):
-        assert server_load.scan(text) is None
-
+class TestAnswers:
     def test_an_answer_that_never_ends_is_cut(self, monkeypatch):
         import asyncio
         import socket

@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 import socket
 from http import HTTPStatus
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from vllm_magic.engine.client import exchange, metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from vllm_magic.engine.client.exchange import HttpResponse
-    from vllm_magic.engine.client.metrics import Metrics
+    from vllm_magic.engine.client.metrics import Activity, Metrics
     from vllm_magic.engine.endpoint import Endpoint
 
 ANSWER_LIMIT = 5.0  # seconds, for the whole of it
-_VALUE = r"(?:\{.*\})? (\S+)(?: -?\d+)?$"  # behind the name; it may have a timestamp behind it
-_IN_FLIGHT = re.compile(rf"^vllm:num_requests_(?:running|waiting){_VALUE}", re.MULTILINE)
-# Each request adds to one of these; what nobody asked for (health checks, /metrics, warm-up) to none.
-_SERVED = re.compile(
-    rf"^vllm:(?:request_success|prompt_tokens|generation_tokens)_total{_VALUE}", re.MULTILINE
-)
-
-
-class Activity(NamedTuple):
-    """What a server does and has done: requests ``in_flight``, and a number ``served`` that each request raises."""
-
-    in_flight: int
-    served: float
 
 
 class Api:
@@ -63,7 +48,7 @@ class Api:
     def activity(self) -> Activity | None:
         """What it does and has done, from ``/metrics``; None when the server does not say."""
         text = self._get("/metrics")
-        return None if text is None else activity(text)
+        return None if text is None else metrics.activity(text)
 
     def is_sleeping(self) -> bool | None:
         """Whether it is in sleep mode; None when the server does not say, as without its development routes."""
@@ -97,25 +82,3 @@ class Api:
             )
         except exchange.NoAnswerError:
             return None
-
-
-def count_in_flight(text: str) -> int | None:
-    """The sum of running and waiting requests of all engines in a Prometheus text; None if it has none, or no numbers."""
-    total = _sum(_IN_FLIGHT.findall(text))
-    return None if total is None else int(total)
-
-
-def activity(text: str) -> Activity | None:
-    """The same of all engines in a Prometheus text; None if it has no counters, or no numbers."""
-    in_flight, served = count_in_flight(text), _sum(_SERVED.findall(text))
-    return Activity(in_flight, served) if in_flight is not None and served is not None else None
-
-
-def _sum(values: Iterable[str]) -> float | None:
-    """The sum of what counters say; None where there are none, or where one says what no counter can."""
-    try:
-        numbers = [float(value) for value in values]
-    except ValueError:
-        return None
-    total = sum(numbers)
-    return total if numbers and min(numbers) >= 0 and math.isfinite(total) else None

@@ -1,57 +1,23 @@
-"""What a server does right now, by the four of its counters that a look each second needs.
-
-Such a look must cost next to nothing: vLLM's /metrics is a text of 60 kB, of which this reads four lines. All of it, for a
-person who asks once, is in `metrics`.
-"""
+"""Ask a server for its metrics in an asyncio loop, once a second: this costs no thread."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 from contextlib import closing
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from vllm_magic.engine.client import metrics
 from vllm_magic.engine.client.exchange import MOST, any_certificate
 
-_NEEDED = re.compile(
-    rb"\nvllm:(num_requests_running|num_requests_waiting|prompt_tokens_total|generation_tokens_total)"
-    rb"(?:\{[^\n]*\})? ([\d.eE+]+)"
-)
+if TYPE_CHECKING:
+    from vllm_magic.engine.client.metrics import Activity
 
 
-class Vitals(NamedTuple):
-    """Of several engines the sum: requests that run and wait now, and tokens since the server began."""
-
-    running: int
-    waiting: int
-    prompt_tokens: float
-    generation_tokens: float
-
-
-def scan(text: bytes) -> Vitals | None:
-    """The numbers in a Prometheus text; None where it does not have them all."""
-    sums: dict[bytes, float] = {}
-    for name, value in _NEEDED.findall(text):
-        try:
-            sums[name] = sums.get(name, 0.0) + float(value)
-        except ValueError:
-            return None
-    try:
-        return Vitals(
-            int(sums[b"num_requests_running"]),
-            int(sums[b"num_requests_waiting"]),
-            sums[b"prompt_tokens_total"],
-            sums[b"generation_tokens_total"],
-        )
-    except (KeyError, OverflowError):
-        return None
-
-
-async def look(url: str) -> Vitals | None:
+async def look(url: str) -> Activity | None:
     """Ask the server at this URL once; None where it does not say. The connection is closed at the end, also if cancelled."""
     try:
-        return scan(await _get(url))
+        return metrics.activity((await _get(url)).decode(errors="replace"))
     except (OSError, EOFError):
         return None
 

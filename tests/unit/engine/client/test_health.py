@@ -10,7 +10,8 @@ import pytest
 from http_answers import serving
 
 from vllm_magic.engine.client import health
-from vllm_magic.engine.client.health import Activity, Api, count_in_flight
+from vllm_magic.engine.client.health import Api
+from vllm_magic.engine.client.metrics import Activity
 from vllm_magic.engine.endpoint import Endpoint
 
 METRICS = """\
@@ -31,19 +32,6 @@ vllm:generation_tokens_total{engine="0",model_name="/m/{tiny}"} 300.0
 vllm:request_success_total{engine="0",finished_reason="stop",model_name="/m/{tiny}"} 4.0
 vllm:request_success_total{engine="0",finished_reason="abort",model_name="/m/{tiny}"} 1.0
 """
-
-
-NO_NUMBERS = (
-    "1e999",
-    "1.2.3",
-    "e+",
-    "9" * 5000,
-    "NaN",
-    "+Inf",
-    "-1",
-    "x",
-    "1e308\nvllm:num_requests_running 1e308",
-)
 
 
 def test_ready_is_a_200_of_health():
@@ -118,7 +106,7 @@ def test_requests_in_flight_are_those_of_all_engines():
 
 def test_what_was_served_is_that_of_all_engines():
     with serving({"/metrics": (200, METRICS)}) as client:
-        assert client.activity() == Activity(in_flight=7, served=1825.0)
+        assert client.activity() == Activity(3, 4, 5, 1520, 300)
     with serving({"/metrics": (503, METRICS)}) as client:
         assert client.activity() is None
     for without in (
@@ -128,29 +116,3 @@ def test_what_was_served_is_that_of_all_engines():
     ):
         with serving({"/metrics": (200, without)}) as client:
             assert client.activity() is None
-
-
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [
-        ("vllm:num_requests_running 3\n", 3),
-        ("vllm:num_requests_running 0.0\nvllm:num_requests_waiting 0.0\n", 0),
-        ("vllm:num_requests_waiting 1e+03", 1000),
-        ("vllm:num_requests_running 3 1700000000\n", 3),
-        ("x_vllm:num_requests_running 3\n", None),
-        *(
-            (f"vllm:num_requests_running {number}\nvllm:num_requests_waiting 0\n", None)
-            for number in NO_NUMBERS
-        ),
-        ("", None),
-    ],
-)
-def test_counting(text, count):
-    assert count_in_flight(text) == count
-
-
-@pytest.mark.parametrize("number", NO_NUMBERS)
-def test_a_counter_that_is_no_number_says_nothing(number):
-    counter = number.replace("num_requests_running", "request_success_total")
-    said = f"vllm:num_requests_running 0\nvllm:request_success_total {counter}\n"
-    assert health.activity(said) is None

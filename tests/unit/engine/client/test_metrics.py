@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import Histogram as Histo
 
-from vllm_magic.engine.client.metrics import Histogram, parse, with_rates
+from vllm_magic.engine.client.metrics import Activity, Histogram, activity, parse, with_rates
 from vllm_magic.jupyter.display import views
 
 INF = float("inf")
+NO_NUMBERS = (
+    "1e999",
+    "1.2.3",
+    "e+",
+    "9" * 5000,
+    "NaN",
+    "+Inf",
+    "-1",
+    "x",
+    "1e308\nvllm:num_requests_running 1e308",
+)
 TEXT = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge
 vllm:num_requests_running{engine="0",model_name="m"} 2.0
 vllm:num_requests_running{engine="1",model_name="m"} 1.0
 # TYPE vllm:num_requests_waiting gauge
-vllm:num_requests_waiting{engine="0",model_name="m"} 4.0
+vllm:num_requests_waiting{engine="0",model_name="/m/{a b} 7"} 4.0
+vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 7.0
 # TYPE vllm:kv_cache_usage_perc gauge
 vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.5
 vllm:kv_cache_usage_perc{engine="1",model_name="m"} 0.1
@@ -75,6 +89,70 @@ def test_what_is_none(text):
     assert parse(text) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "in_flight"),
+    [
+        ("vllm:num_requests_running 3\n", 3),
+        ("vllm:num_requests_running 0.0\nvllm:num_requests_waiting 0.0\n", 0),
+        ("vllm:num_requests_waiting 1e+03", 1000),
+        ("vllm:num_requests_running 3 1700000000\n", 3),
+        ("x_vllm:num_requests_running 3\n", None),
+        *(
+            (f"vllm:num_requests_running {number}\nvllm:num_requests_waiting 0\n", None)
+            for number in NO_NUMBERS
+        ),
+        ("", None),
+    ],
+)
+def test_requests_in_flight(text, in_flight):
+    found = activity(f"vllm:prompt_tokens_total 1\n{text}")
+    assert (found and found.in_flight) == in_flight
+    assert activity(text) is None  # nothing says what was served
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS)
+def test_a_counter_that_is_no_number_says_nothing(number):
+    counter = number.replace("num_requests_running", "request_success_total")
+    said = f"vllm:num_requests_running 0\nvllm:request_success_total {counter}\n"
+    assert activity(said) is None
+
+
+def test_the_activity_is_part_of_the_metrics():
+    found = activity(TEXT)
+    assert found == Activity(running=3, waiting=4, finished=6, prompt_tokens=1500, generation_tokens=300)
+    assert (found.in_flight, found.served) == (7, 1806)
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(
+        st.tuples(st.text(max_size=20), st.integers(0, 2**40)),
+        min_size=1,
+        max_size=5,
+        unique_by=lambda one: one[0],
+    ),
+    st.lists(st.floats(0, 5), max_size=9),
+)
+def test_what_prometheus_writes(engines, times):
+    """Prometheus's own package writes the text; a label may hold anything."""
+    registry = CollectorRegistry()
+    running = Gauge("vllm:num_requests_running", "Running.", ["model_name"], registry=registry)
+    tokens = Counter("vllm:generation_tokens", "Tokens.", ["model_name"], registry=registry)
+    ttft = Histo(
+        "vllm:time_to_first_token_seconds", "TTFT.", ["model_name"], buckets=[0.1, 1], registry=registry
+    )
+    for model, count in engines:
+        running.labels(model).set(count)
+        tokens.labels(model).inc(count)
+        for seconds in times:
+            ttft.labels(model).observe(seconds)
+    found = parse(generate_latest(registry).decode())
+    assert found.running == found.generation_tokens == sum(count for _, count in engines)
+    fast = [sum(one <= limit for one in times) * len(engines) for limit in (0.1, 1, INF)]
+    assert [count for _, count in found.ttft.buckets] == (fast if times else [])
+    assert found.ttft.count == len(times) * len(engines)
+
+
 @given(st.text(alphabet='vllm:num_requests_running{}="0.le\n# TYPEInfna', max_size=300))
 def test_any_text(text):
     parse(text)
@@ -104,7 +182,9 @@ def test_what_is_seen():
     )
 
 
-def test_a_line_beyond_all_measure_is_no_metric():
-    """It would take the parser hours."""
+def test_a_line_beyond_all_measure_costs_little():
+    """And none that is made to be read long."""
     labels = ",".join(f'a{number}="b"' for number in range(500_000))
     assert parse(f"vllm:x{{{labels}}} 1\n{TEXT}") == parse(TEXT)
+    for odd in ("} ", "{", " 1", '",le="'):
+        parse(f"vllm:num_requests_running{{{500_000 * odd}\n{TEXT}")
