@@ -29,8 +29,8 @@ KNOWN = KnownProcesses([[8, 80], [9, 90]])
 REFUSED = Refused(13, "Permission denied")
 ENDED = Ended("inner", Why.ASKED.value, 0, [[7, 70, "vllm serve", "SIGTERM"]], [], 1.0)
 
-QUIET = ServerUse(Activity(0, 7.0))  # no request is under way
-BUSY = ServerUse(Activity(1, 7.0))
+QUIET = ServerUse(Activity(0, 0, 7, 0, 0))  # no request is under way
+BUSY = ServerUse(Activity(1, 0, 7, 0, 0))
 UNKNOWN = ServerUse(None)
 
 

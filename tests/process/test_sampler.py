@@ -12,7 +12,7 @@ import pytest
 from by_hand import until
 from fake_gpu import fakegpu
 
-from vllm_magic.engine.client import metrics, server_load
+from vllm_magic.engine.client import metrics
 from vllm_magic.linux import processes
 from vllm_magic.linux.ownership import Ownership
 from vllm_magic.monitoring import poller, sampler
@@ -104,13 +104,13 @@ class TestWhatItSees:
     def test_many_are_looked_at_in_turn(self, manager, spec, monkeypatch):
         monkeypatch.setattr(poller, "TURN", 2)
         servers = [manager.start(spec(name=name), timeout=60).server for name in "abc"]
-        look, asked = server_load.look, []
+        ask, asked = poller._activity, []
 
         def noted(url):
             asked.append(url)
-            return look(url)
+            return ask(url)
 
-        monkeypatch.setattr(server_load, "look", noted)
+        monkeypatch.setattr(poller, "_activity", noted)
         until(lambda: len(asked) >= 18, "they are not asked")
         # The last notice of the last start may still have come in between at the beginning.
         assert all(len(set(asked[at : at + 3])) == 3 for at in range(6, 16)), asked
@@ -223,22 +223,19 @@ class TestWhatCannotHoldItUp:
         until(lambda: asked_for(server), "it is not asked any more")
 
     def test_a_stop_does_not_wait_for_a_look(self, manager, spec, monkeypatch):
-        """And no connection of ours holds the server up."""
         monkeypatch.setattr(poller, "LIMIT", 600.0)
-        begun = threading.Event()
+        begun, ended = threading.Event(), threading.Event()
 
-        async def never(url: str) -> bytes:
+        def never(*_: object) -> None:
             begun.set()
-            return await get(f"{url}/") + await forever.wait()
+            ended.wait(60)
 
-        import asyncio
-
-        get, forever = server_load._get, asyncio.Event()
-        monkeypatch.setattr(server_load, "_get", never)
+        monkeypatch.setattr(poller, "_activity", never)
         server = manager.start(spec(), timeout=60).server
         assert begun.wait(60)
         assert server.stop().verified
-        until(lambda: last(server).at > server.status.times["released"], "the look was not broken off")
+        until(lambda: last(server).at > server.status.times["released"], "the look is waited for")
+        ended.set()
 
 
 class TestWhoWatches:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import ssl
 from base64 import b64encode
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +20,6 @@ from vllm_magic.engine.client.exchange import Exchange, NoAnswerError, ask
 from vllm_magic.errors import ClusterError, ClusterUnreachable, InvalidOption
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Iterator, Mapping
 
     from vllm_magic.cluster.entities import Actor, Job, Node
@@ -249,7 +249,7 @@ def _log(job: str) -> str:
 
 
 def _authorities() -> ssl.SSLContext:
-    """Return a TLS context that trusts httpx's certificate authorities and ignores the environment."""
-    import httpx
+    """Return a TLS context that trusts the public certificate authorities and ignores the environment."""
+    import certifi
 
-    return httpx.create_ssl_context(trust_env=False)
+    return ssl.create_default_context(cafile=certifi.where())

@@ -1,8 +1,9 @@
 """The thread of the sampler: it polls servers and GPUs once a second, as long as there are targets.
 
 If there are more than `TURN` servers, so many are polled each second, in turn; the cost does not grow with the rest. A
-server whose state changes is polled at that moment, so that its curve has an edge there. One thread with an asyncio loop
-asks all servers side by side; another thread (`gpu.background_probe`) asks the driver. Neither delays the other.
+server whose state changes is polled at that moment, so that its curve has an edge there. An asyncio loop waits for all
+servers side by side, each of which a thread asks; another thread (`gpu.background_probe`) asks the driver. None of them
+delays the others.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import contextlib
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine.client import server_load
+from vllm_magic.engine.client import exchange, metrics
 from vllm_magic.gpu.background_probe import BackgroundProbe
 from vllm_magic.gpu.usage import GpuUsage, see
 from vllm_magic.lifecycle.state import ServerState
@@ -81,7 +83,7 @@ class Poller(threading.Thread):
         self._background_probe = BackgroundProbe(probe)
         self._ownership = Ownership()
         self._looking: asyncio.Future[Snapshot] | None = None
-        self._asking: dict[ServerRun, asyncio.Task[Activity | None]] = {}
+        self._asking: dict[ServerRun, asyncio.Future[Activity | None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
         self._stirred = asyncio.Event()
@@ -112,7 +114,9 @@ class Poller(threading.Thread):
             return
         self._loop = loop = asyncio.new_event_loop()  # and not asyncio.run, which some notebooks patch
         try:
-            loop.run_until_complete(self._look_on(loop))
+            with ThreadPoolExecutor(TURN, "vllm-magic sampler: servers") as asking:
+                loop.set_default_executor(asking)
+                loop.run_until_complete(self._look_on(loop))
         finally:
             self._background_probe.close(0.0)
             loop.close()
@@ -134,7 +138,6 @@ class Poller(threading.Thread):
         for task in (others := asyncio.all_tasks() - {asyncio.current_task()}):
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        await asyncio.sleep(0)  # the connections of what was broken off are closed now
 
     def _turn(self, servers: Mapping[ServerRun, Target]) -> list[ServerRun]:
         """Return the servers to poll now: those whose state has changed, then those that were polled longest ago."""
@@ -196,13 +199,17 @@ class Poller(threading.Thread):
         self._publish(self._latest, self._attribution)
 
     async def _ask(self, server: ServerRun) -> Activity | None:
-        task = self._asking[server] = asyncio.ensure_future(server_load.look(server.command.endpoint.url))
         try:
-            await asyncio.wait({task}, timeout=LIMIT)
-            answered = task.done() and not task.cancelled() and task.exception() is None
-            return task.result() if answered else None
+            asking = asyncio.get_running_loop().run_in_executor(None, _activity, server.command.endpoint.url)
+        except RuntimeError:  # can't start new thread
+            return None
+        self._asking[server] = asking
+        try:
+            await asyncio.wait({asking}, timeout=LIMIT)
+            answered = asking.done() and not asking.cancelled() and asking.exception() is None
+            return asking.result() if answered else None
         finally:
-            task.cancel()
+            asking.cancel()
             del self._asking[server]
 
     def _turn_to(self, server: ServerRun) -> None:
@@ -210,6 +217,15 @@ class Poller(threading.Thread):
         if server in self._asking and server.state is not ServerState.READY:
             self._asking[server].cancel()
         self._stirred.set()
+
+
+def _activity(url: str) -> Activity | None:
+    """The requests and tokens of the server at this URL; None where it does not tell."""
+    try:
+        answer = exchange.ask("GET", f"{url}/metrics", LIMIT)
+    except exchange.NoAnswerError:
+        return None
+    return metrics.activity(answer.text) if answer.ok else None
 
 
 def _has_descriptors() -> bool:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections import Counter
 
 import pytest
 
-from vllm_magic.engine.client import server_load
 from vllm_magic.gpu import usage
 from vllm_magic.gpu.devices import ComputeProcess, Gpu
 from vllm_magic.linux import ownership, processes
@@ -80,23 +78,3 @@ class TestKin:
         before = me._replace(start=me.start - 1)
         assert processes.leader_of(me.pid, {before.pid: before}) is None
         assert processes.leader_of(2**30, {before.pid: before}) is None
-
-
-class TestAnswers:
-    def test_an_answer_that_never_ends_is_cut(self, monkeypatch):
-        import asyncio
-        import socket
-
-        monkeypatch.setattr(server_load, "MOST", 1000)
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-
-            def talk() -> None:
-                connection, _ = listener.accept()
-                with connection, contextlib.suppress(OSError):
-                    while True:
-                        connection.sendall(b"x" * 100)
-
-            talker = threading.Thread(target=talk)
-            talker.start()
-            assert asyncio.run(server_load.look(f"http://127.0.0.1:{listener.getsockname()[1]}")) is None
-            talker.join(60)
