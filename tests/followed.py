@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_magic.engine.client.health import Activity
+from vllm_magic.engine.client.metrics import Activity
 from vllm_magic.engine.startup.stages import Stage
 from vllm_magic.guard.protocol import Ended, KnownProcesses, Message, Refused, Started, Stopping, Why
 from vllm_magic.lifecycle.actions import Action, LookAtDownload, ReadLog, SendStop

@@ -166,7 +166,7 @@ def _look_again(name: str) -> bool:
 
 
 def _released(release: Release, *, note: bool) -> list[str]:
-    from vllm_magic.view import gib
+    from vllm_magic.sizes import gib
 
     back = (f"GPU {gpu.index}: {gib(gpu.freed)} came back." for gpu in release.vram)
     return [release.text, *([f"({release.note})"] if note else []), *back]

@@ -78,11 +78,6 @@ def _aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
     ]
 
 
-def gib(count: int | None) -> str:
-    """Return bytes as text in GiB; "?" where they are not known."""
-    return "?" if count is None else f"{count / 2**30:.2f} GiB"
-
-
 def duration(seconds: float) -> str:
     """Return seconds as text for a person, such as "2 min 3 s"."""
     minutes, rest = divmod(int(seconds), 60)

@@ -15,7 +15,8 @@ from vllm_magic.guard.record import Phase
 from vllm_magic.ledger import Condition
 from vllm_magic.linux import details, home, machine, marks
 from vllm_magic.linux.shared_memory import Segment, present
-from vllm_magic.view import duration, gib
+from vllm_magic.sizes import gib
+from vllm_magic.view import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -7,7 +7,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from vllm_magic.linux import details
-from vllm_magic.view import View, gib
+from vllm_magic.sizes import gib
+from vllm_magic.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

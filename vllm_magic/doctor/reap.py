@@ -21,7 +21,8 @@ from vllm_magic.ledger import Condition
 from vllm_magic.linux import details, machine, processes, shared_memory
 from vllm_magic.provisioning.base import GRACE, PATIENCE
 from vllm_magic.release.result import EndedProcess
-from vllm_magic.view import View, duration, gib
+from vllm_magic.sizes import gib
+from vllm_magic.view import View, duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -10,7 +10,8 @@ from vllm_magic.doctor import gpus
 from vllm_magic.doctor.unowned import Owner
 from vllm_magic.errors import one_line
 from vllm_magic.ledger import Condition
-from vllm_magic.view import duration, gib, table
+from vllm_magic.sizes import gib
+from vllm_magic.view import duration, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

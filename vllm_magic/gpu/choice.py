@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from vllm_magic.sizes import gib
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -74,10 +76,7 @@ def needed(gpu: Gpu, fraction: float) -> int:
 
 
 def _shortage(gpu: Gpu, fraction: float) -> str:
-    gib = 2**30
-    return (
-        f"GPU {gpu.index}: {(gpu.free or 0) / gib:.1f} GiB free, {needed(gpu, fraction) / gib:.1f} GiB needed"
-    )
+    return f"GPU {gpu.index}: {gib(gpu.free or 0, 1)} free, {gib(needed(gpu, fraction), 1)} needed"
 
 
 def _named(word: str, gpus: Sequence[Gpu]) -> Gpu:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.errors import one_line
 from vllm_magic.plotting import svg_chart
 from vllm_magic.plotting.svg_chart import BLUE, GREEN, ORANGE, RED, Axes, Chart, CurveStyle, Mark, Series
+from vllm_magic.sizes import GIB, gib
 from vllm_magic.view import duration, table
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from vllm_magic.plotting.timeseries import Curve, Sample
 
-GIB = 2**30
 _AFTER = (2.0, 0.1)  # what is shown after the end: seconds, or a share of the server's time if that is longer
 _NAMED = 3  # GPUs whose numbers a heading has room for
 _OVER = ("released", "failed")
@@ -97,7 +97,7 @@ class _Figure:
                 )
             if self._baseline is not None:
                 level = self._baseline / GIB
-                self.numbers.append(("VRAM before the start", f"{level:.2f} GiB"))
+                self.numbers.append(("VRAM before the start", gib(self._baseline)))
                 points = ((0.0, level), (self.seconds, level))
                 series.append(
                     Series(f"before the start {level:.2f}", svg_chart.TEXT, points, CurveStyle.LEVEL)

@@ -22,6 +22,7 @@ from vllm_magic.gpu.visible import visible
 from vllm_magic.ledger import Condition
 from vllm_magic.linux import details, processes
 from vllm_magic.linux.processes import Identity
+from vllm_magic.sizes import gib, gib_if_known
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from vllm_magic.ledger import Entry
     from vllm_magic.linux.processes import Table
 
-GIB = 2**30
 SMALLEST = 0.1  # share of a GPU; a start with less is of no use
 NAMED = 3  # holders in the first line of the error; with more, all are listed below it
 
@@ -95,7 +95,7 @@ def refusal(name: str, lacking: Shortage) -> NotEnoughMemory:
     owners = _owners()
     found = holders(lacking.short, table, owners)
     states = ", ".join(
-        f"GPU {gpu.index} has {_gib(gpu.free)} free of {_gib(needed(gpu, lacking.share))} needed"
+        f"GPU {gpu.index} has {gib_if_known(gpu.free)} free of {gib(needed(gpu, lacking.share), 1)} needed"
         for gpu in lacking.short
     )
     return NotEnoughMemory(
@@ -172,7 +172,7 @@ def _line(several: list[Holder]) -> str:
 def _holder_text(one: Holder) -> str:
     who = ", ".join(filter(None, (f"pid {one.pid}" if one.pid is not None else "", one.user)))
     what = f"server {one.server}" if one.server else one.name
-    return f"{what}{f' ({who})' if who else ''}: {_gib(one.used)}"
+    return f"{what}{f' ({who})' if who else ''}: {gib_if_known(one.used)}"
 
 
 def _ways_out(
@@ -209,7 +209,3 @@ def _left_by_vllm(table: Table, pid: int) -> int | None:
     if parent is not None and parent.session == process.session:
         return _left_by_vllm(table, process.parent)
     return pid
-
-
-def _gib(count: int | None) -> str:
-    return "an unknown amount" if count is None else f"{count / GIB:.1f} GiB"

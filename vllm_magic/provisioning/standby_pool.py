@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.linux import memory
 from vllm_magic.provisioning.standby import Standby, is_possible
+from vllm_magic.sizes import GIB, gib
 
 if TYPE_CHECKING:
     from vllm_magic.provisioning.standby import StandbySpec
 
-ROOM = 16 * 2**30  # bytes of memory that must be free before a standby is started unasked
+ROOM = 16 * GIB  # bytes of memory that must be free before a standby is started unasked
 END_LIMIT = 10.0  # seconds for a dropped standby to be gone
 NONE_MADE = "none was made yet"
 
@@ -93,7 +94,7 @@ class StandbyPool:
             self._soon = soon
             self._drop("")
             if self._mode is StandbyMode.AUTO and (memory.available() or 0) < ROOM:
-                self._reason = f"less than {ROOM // 2**30} GiB of memory are free"
+                self._reason = f"less than {gib(ROOM, 0)} of memory are free"
                 return
             try:
                 self._spare = Standby(spec)

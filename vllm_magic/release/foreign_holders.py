@@ -10,6 +10,7 @@ from vllm_magic import ledger
 from vllm_magic.guard import record as records
 from vllm_magic.linux import details, marks, processes
 from vllm_magic.linux.processes import Identity
+from vllm_magic.sizes import gib_if_known
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -78,4 +79,4 @@ def _is_anothers(pid: int, others: Iterable[Entry], leaders: Mapping[int, Identi
 
 def _told(one: ComputeProcess, hidden: Collection[int]) -> str:
     who = "which is not visible here," if one.pid in hidden else f"of {details.user(details.uid(one.pid))}"
-    return f"pid {one.pid} {who} holds {f'{one.used / 2**30:.1f} GiB' if one.used else 'an unknown amount'}"
+    return f"pid {one.pid} {who} holds {gib_if_known(one.used or None)}"

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_magic.release.result import Proof
+from vllm_magic.sizes import GIB, gib
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 TOLERANCE = 64 * 2**20  # bytes; the driver's own share varies a little with the number of its clients
 SETTLED = 5.0  # seconds; memory that a driver has not given back by then is never given back
 FORGOTTEN = 2.0  # seconds until the driver lists no ended processes any more, of other servers too
-SMALL_REST = 2**30  # bytes; every engine holds more
+SMALL_REST = GIB  # bytes; every engine holds more
 
 
 @dataclass(frozen=True)
@@ -219,13 +220,9 @@ def _taken_by_others(case: GpuHistory, now: Gpu) -> int:
 
 
 def _more(count: int) -> str:
-    return f"has {count / 2**30:.2f} GiB more in use than before the start"
+    return f"has {gib(count)} more in use than before the start"
 
 
 def _names(gpu: Gpu) -> str:
-    held = [
-        f"pid {process.pid}: {process.used / 2**30:.2f} GiB"
-        for process in gpu.processes or ()
-        if process.used
-    ]
+    held = [f"pid {process.pid}: {gib(process.used)}" for process in gpu.processes or () if process.used]
     return f" (in use: {', '.join(held)})" if held else ""

@@ -20,7 +20,7 @@ from vllm_magic.errors import InvalidOption, SleepFailed
 from vllm_magic.linux import files
 from vllm_magic.server import members
 from vllm_magic.server.gpu_turns import TURNS, GpuSet
-from vllm_magic.view import gib
+from vllm_magic.sizes import gib
 
 if TYPE_CHECKING:
     from pathlib import Path

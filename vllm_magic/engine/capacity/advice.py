@@ -8,13 +8,13 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine.capacity.memory_need import CONTEXT
+from vllm_magic.sizes import gib, gib_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from vllm_magic.engine.capacity.memory_need import Need
 
-GIB = 2**30
 LARGEST_SHARE = 0.98  # the largest share of a GPU that is advised; other programs on the GPU need the rest
 STEP = 1024  # tokens; an advised context is a multiple of this
 
@@ -159,7 +159,7 @@ def _capacity(case: FitInput, requests: float | None) -> str:
 
 
 def _unknown(case: FitInput) -> str:
-    need = f"{_range(case.request)} for one request of {case.context:,} tokens"
+    need = f"{gib_range(*case.request, 1)} for one request of {case.context:,} tokens"
     if not case.visible:
         return (
             f"There is no GPU to compare with. A GPU needs {need}; vLLM's CPU build takes the KV cache from "
@@ -176,26 +176,24 @@ def _too_large(case: FitInput) -> str:
     kv = case.need.kv.needed(case.context)
     if case.is_room_set and case.kv_room is not None:
         return (
-            f"Does not fit: the KV cache of one request of {case.context:,} tokens needs {kv / GIB:.2f} GiB, "
-            f"and has {case.kv_room / GIB:.2f} GiB."
+            f"Does not fit: the KV cache of one request of {case.context:,} tokens needs {gib(kv)}, "
+            f"and has {gib(case.kv_room)}."
         )
     gpu = case.tightest
     least, _ = case.request
-    return (
-        f"Does not fit: needs {_gib(least)} at least, and vLLM may use {_gib(gpu.usable)} of GPU {gpu.index}."
-    )
+    return f"Does not fit: needs {gib(least, 1)} at least, and vLLM may use {gib(gpu.usable, 1)} of GPU {gpu.index}."
 
 
 def _not_now(case: FitInput) -> str:
     gpu = max(case.gpus, key=lambda gpu: gpu.usable - gpu.free)
     wanted = case.request[0] if case.is_room_set else gpu.usable
-    return f"Does not fit now: wants {_gib(wanted)} free, and GPU {gpu.index} has {_gib(gpu.free)}."
+    return f"Does not fit now: wants {gib(wanted, 1)} free, and GPU {gpu.index} has {gib(gpu.free, 1)}."
 
 
 def _close(case: FitInput) -> str:
     gpu = case.tightest
     room = min(gpu.free for gpu in case.gpus) if case.is_room_set else gpu.usable
-    return f"It may just fit: needs {_range(case.request)}, and has {_gib(room)} on GPU {gpu.index}."
+    return f"It may just fit: needs {gib_range(*case.request, 1)}, and has {gib(room, 1)} on GPU {gpu.index}."
 
 
 def _ways(case: FitInput) -> Iterator[str]:
@@ -250,11 +248,3 @@ def _more_gpus(case: FitInput) -> Iterator[str]:
 def _is_short(gpus: Sequence[GpuRoom]) -> bool:
     """Whether vLLM would refuse to start for lack of free memory, whatever the model needs."""
     return any(gpu.free < gpu.usable for gpu in gpus)
-
-
-def _range(sizes: tuple[int, int]) -> str:
-    return f"{sizes[0] / GIB:.1f} to {_gib(sizes[1])}"
-
-
-def _gib(count: int) -> str:
-    return f"{count / GIB:.1f} GiB"

@@ -18,6 +18,7 @@ from vllm_magic.engine.models import hub, model_files
 from vllm_magic.errors import InvalidOption, NoEstimate
 from vllm_magic.gpu import choice
 from vllm_magic.gpu.visible import visible
+from vllm_magic.sizes import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.devices import Gpu, Snapshot
 
-GIB = 2**30
 CPU_SPACE = "VLLM_CPU_KVCACHE_SPACE"  # GiB of KV cache for vLLM's CPU build (its platforms/cpu.py)
 ANY_LENGTH = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"  # config/model.py
 

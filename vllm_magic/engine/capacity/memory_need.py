@@ -18,6 +18,7 @@ from vllm_magic.engine.capacity.kv_cache import layout
 from vllm_magic.engine.capacity.layers import MOST, Layer
 from vllm_magic.engine.flags import flags
 from vllm_magic.errors import InvalidOption
+from vllm_magic.sizes import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from vllm_magic.engine.capacity.layers import Config
     from vllm_magic.engine.capacity.weights import Weights
 
-GIB = 2**30
 # Bytes for CUDA's context. The driver and CUDA take about half of this for a process before vLLM reads the free memory.
 CONTEXT = GIB
 OVERHEAD = (

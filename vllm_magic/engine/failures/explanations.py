@@ -15,6 +15,7 @@ from vllm_magic.engine.failures import tracebacks
 from vllm_magic.engine.failures.hints import SEE_LOGS, HintContext, ending, ending_hint
 from vllm_magic.engine.failures.patterns import ENGINE_DIED, SIGNS
 from vllm_magic.engine.flags import flags as flags_of_vllm
+from vllm_magic.sizes import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from vllm_magic.engine.failures.patterns import MessageFunction, Sign
     from vllm_magic.engine.failures.tracebacks import LogLine
 
-GIB = 2**30
 MOST_PLACES = 50  # the most matches of one pattern that are compared
 LAST_LINES = 3  # lines of the log that are shown if nothing in the log tells the cause
 

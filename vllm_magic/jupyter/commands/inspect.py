@@ -55,7 +55,7 @@ class StatusCommand(SubCommand[ServerName]):
 
 
 def _spare_line(context: Context) -> list[str]:
-    from vllm_magic.view import gib
+    from vllm_magic.sizes import gib
 
     one = context.manager.spares.status()
     return [f"A spare waits for the next start, in {gib(one.memory)} of memory."] if one.warm else []

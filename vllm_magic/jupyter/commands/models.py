@@ -161,7 +161,8 @@ class PullCommand(SubCommand[PullArguments]):
         """Download it."""
         from vllm_magic.children.pull import pull
         from vllm_magic.jupyter.display.progress import Line, download
-        from vllm_magic.view import View, gib
+        from vllm_magic.sizes import gib
+        from vllm_magic.view import View
 
         line = Line(notebook=context.notebook)
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from IPython.display import DisplayHandle, display
 
 from vllm_magic.provisioning.base import StartKind
-from vllm_magic.view import duration, gib
+from vllm_magic.sizes import gib
+from vllm_magic.view import duration
 
 if TYPE_CHECKING:
     from vllm_magic.engine.models.download import Download

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from vllm_magic.linux import processes
 from vllm_magic.provisioning.standby_pool import StandbyMode
 from vllm_magic.release.result import Proof
-from vllm_magic.view import View, duration, gib
+from vllm_magic.sizes import GIB, gib, gib_range
+from vllm_magic.view import View, duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from vllm_magic.server.sleep_mode import SleepResult
     from vllm_magic.server.status import ServerStatus
 
-GIB = 2**30
 NOTHING_RUNS = "No server runs. Start one with %vllm start MODEL."
 WHEN_SPARE = {
     StandbyMode.AUTO: "One is made once a server is ready, where 16 GiB of memory are free. %vllm spare on makes one now.",
@@ -181,7 +181,7 @@ def fit(one: Fit) -> View:
     kv = need.kv.request(one.context) if need.kv_room is None else need.kv_room
     least, most = (need.weights + overhead + kv for overhead in need.overhead)
     columns = ["weights", "overhead", "KV of one request" if need.kv_room is None else "KV cache", "needed"]
-    row = [_size(need.weights), _range(*need.overhead), _size(kv), _range(least, most)]
+    row = [_size(need.weights), gib_range(*need.overhead), _size(kv), gib_range(least, most)]
     rows = [row]
     if one.gpus:
         columns = ["GPU", *columns, "vLLM may use", "free now"]
@@ -207,10 +207,6 @@ def _how_sure(one: Fit) -> Iterator[str]:
 
 def _size(count: int) -> str:
     return gib(count) if count >= GIB // 100 else f"{count / 2**20:.2f} MiB"
-
-
-def _range(least: int, most: int) -> str:
-    return f"{least / GIB:.2f} to {gib(most)}"
 
 
 def doctor(report: Report) -> View:

@@ -14,7 +14,7 @@ from vllm_magic.jupyter.display.progress import stage_text
 from vllm_magic.jupyter.panel import server_list
 from vllm_magic.provisioning.base import StartKind
 from vllm_magic.server.server import ServerState, run_of
-from vllm_magic.view import gib
+from vllm_magic.sizes import gib
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
