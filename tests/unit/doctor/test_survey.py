@@ -16,6 +16,7 @@ from vllm_magic import ledger
 from vllm_magic.children import installed
 from vllm_magic.doctor import checks, findings, survey, text
 from vllm_magic.doctor.findings import Finding, Report, Topic
+from vllm_magic.engine import executable
 from vllm_magic.gpu import locks, nvml_child
 from vllm_magic.gpu.devices import Snapshot
 from vllm_magic.guard import record as records
@@ -64,7 +65,8 @@ class TestVllm:
         ("head", "python"),
         [
             ("#!/a/python", "/a/python"),
-            ("#! /a/b/python3.12 -I", "/a/b/python3.12"),
+            ("#! /a/b/python3.12 -I", "/a/b/python3.12 -I"),
+            ("#!/usr/bin/env python3\n", "/usr/bin/env python3"),
             ("#!/bin/sh\n'''exec' /a/long/python3 \"$0\" \"$@\"\n' '''", "/a/long/python3"),
             ("#!/bin/sh\n'''exec' \"/a/long/python3\" \"$0\" \"$@\"\n' '''", "/a/long/python3"),
             ("#!/bin/bash\nexec something", None),
@@ -73,8 +75,20 @@ class TestVllm:
         ],
     )
     def test_the_python_of_a_script(self, tmp_path, head, python):
-        found = installed.interpreter(self.script(tmp_path, head))
-        assert found == (None if python is None else Path(python))
+        found = executable.shebang(str(self.script(tmp_path, head)))
+        assert found == (python and tuple(python.split()))
+
+    def test_a_version_is_asked_of_the_python_that_env_finds(self, tmp_path, monkeypatch):
+        asked = []
+        monkeypatch.setattr(installed.output, "read", lambda words, *_: asked.append(words) or b"vllm 1.2")
+        assert installed.look(str(self.script(tmp_path, "#!/usr/bin/env python3\n"))).version == "1.2"
+        assert asked[0][:3] == ["/usr/bin/env", "python3", "-c"]
+
+    def test_the_python_beside_a_wrapper(self, tmp_path):
+        wrapper = self.script(tmp_path, "#!/bin/bash\nexec something\n")
+        assert installed._beside(str(wrapper)) is None
+        python = self.script(tmp_path, "", "python")
+        assert installed._beside(str(wrapper)) == (str(python),)
 
     def script(self, folder: Path, content: str, name: str = "vllm") -> Path:
         path = folder / name

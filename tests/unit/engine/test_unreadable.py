@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from vllm_magic.children import installed
 from vllm_magic.cluster import placement, wire
 from vllm_magic.engine import executable
 from vllm_magic.engine.client import exchange, generate, lora, pooling
@@ -167,7 +166,7 @@ class TestPipes:
 
     def test_a_program(self, pipe):
         assert executable.interpreter(str(pipe)) is None
-        assert installed.interpreter(pipe) is None
+        assert executable.shebang(str(pipe)) is None
 
     def test_a_log(self, pipe):
         assert log.tail(pipe, 10) == []
