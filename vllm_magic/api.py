@@ -164,7 +164,7 @@ def servers() -> dict[str, Server]:
 class serve:  # noqa: N801 - used like a function
     """A server for the length of a block: ``with serve("model") as server:``, or ``async with``.
 
-    Takes what `start` takes.
+    Takes what `start` takes but for ``keep``, ``cluster`` and ``wait``, and raises the same errors.
     """
 
     def __init__(
@@ -182,26 +182,21 @@ class serve:  # noqa: N801 - used like a function
     ) -> None:
         args, env = arguments.words(args), arguments.environment(env)  # no variable shows a key from here on
         self._timeout = arguments.seconds_or_none("timeout", timeout)
-
-        def begin(wait: bool) -> Start:  # noqa: FBT001
-            spec = _spec(
-                model,
-                args,
-                name=name,
-                gpus=gpus,
-                port=port,
-                executable=executable,
-                ttl=ttl,
-                force=force,
-                env=env,
-            )
-            return manager.start(spec, wait=wait, timeout=self._timeout)
-
-        self._begin = begin
+        self._spec = _spec(
+            model,
+            args,
+            name=name,
+            gpus=gpus,
+            port=port,
+            executable=executable,
+            ttl=ttl,
+            force=force,
+            env=env,
+        )
         self._start: Start | None = None
 
     def __enter__(self) -> Server:
-        self._start = self._begin(True)
+        self._start = manager.start(self._spec, wait=True, timeout=self._timeout)
         return self._start.server
 
     def __exit__(
@@ -215,7 +210,7 @@ class serve:  # noqa: N801 - used like a function
         import asyncio
 
         def begin() -> None:
-            self._start = self._begin(False)
+            self._start = manager.start(self._spec, wait=False, timeout=self._timeout)
 
         def stop() -> None:
             self.__exit__(None, None, None)
