@@ -10,7 +10,7 @@ Masking a text twice does no harm.
 from __future__ import annotations
 
 import re
-import threading
+from itertools import count
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -54,8 +54,10 @@ _FLAG = rf"--?[\w-]*{_NAME}|{_SHORT}"
 _FLAG_IN_TEXT = rf"((?:(?<!-)--[\w-]{{0,40}}?{_NAME}\s+|{_SHORT}(?:\s+|=))){_VALUE}"
 
 
-_lock = threading.Lock()
-_remembered: tuple[str, ...] = ()  # replaced as a whole, so that readers need no lock
+# Each secret with a number that grows with each call of `remember`. There is no lock: a signal handler of the program may
+# interrupt any thread that would hold it. Each single operation on a dict is atomic.
+_remembered: dict[str, int] = {}
+_numbers = count()
 
 
 class Secret(str):
@@ -80,10 +82,11 @@ class SecretBytes(bytes):
 
 def remember(secret: str) -> None:
     """Make `mask` replace this secret in every text from now on. For the keys of servers of this process."""
-    global _remembered  # noqa: PLW0603 - errors are raised everywhere, and none can be handed the keys
     if len(secret) >= SHORTEST:
-        with _lock:
-            _remembered = (*(one for one in _remembered if one != secret), str(secret))[-REMEMBERED:]
+        _remembered[str(secret)] = next(_numbers)
+        while len(_remembered) > REMEMBERED:
+            numbers = _remembered.copy()
+            _remembered.pop(min(numbers, key=numbers.__getitem__), None)
 
 
 def mask(text: str, known: Iterable[str] = ()) -> str:
@@ -95,7 +98,7 @@ def mask(text: str, known: Iterable[str] = ()) -> str:
             are ignored.
     """
     for secret in sorted(
-        (*known, *_remembered), key=len, reverse=True
+        (*known, *_remembered.copy()), key=len, reverse=True
     ):  # longest first: a secret may be part of another
         if len(secret) >= SHORTEST:
             text = text.replace(secret, SHOWN)

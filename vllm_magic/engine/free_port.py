@@ -7,16 +7,15 @@ have the same port in one of 25 cases. So what was given here lately is not give
 from __future__ import annotations
 
 import socket
-import threading
-from collections import deque
 from contextlib import ExitStack
 
 from vllm_magic.linux import forks
 
 REMEMBERED = 1000  # ports; Linux has 28,232 to choose from unless told otherwise (ip(7), ip_local_port_range)
 
-_lock = threading.Lock()
-_given: deque[int] = deque(maxlen=REMEMBERED)
+# Each port with the object of the call that gave it, the oldest first. There is no lock: a signal handler of the program may
+# interrupt any thread that would hold it. Each single operation on a dict is atomic.
+_given: dict[int, object] = {}
 
 
 def choose(host: str) -> int:
@@ -25,12 +24,14 @@ def choose(host: str) -> int:
     Raises:
         OSError: the address is not of this machine, or all ports are taken.
     """
-    with _lock, ExitStack() as refused:
+    call = object()
+    with ExitStack() as refused:
         while True:  # each one that is refused stays bound here, so that it is not named once more
             probe = refused.enter_context(bind(host, 0))
             port = int(probe.getsockname()[1])
-            if port not in _given:
-                _given.append(port)
+            if _given.setdefault(port, call) is call:
+                for oldest in [*_given][:-REMEMBERED]:
+                    _given.pop(oldest, None)
                 return port
 
 

@@ -41,7 +41,8 @@ class _Pending(NamedTuple):
     future: Future[Any]
 
 
-_lock = threading.Lock()
+# There is no lock: a signal handler of the program may interrupt any thread that would hold it, and wait for a thread that
+# needs it. Each single operation on a dict is atomic.
 _pending: dict[Hashable, _Pending] = {}
 
 
@@ -87,17 +88,20 @@ def within(limit: float, name: Hashable, function: Callable[[], _T]) -> _T:
         OSError: no thread can be started.
         Exception: whatever the function raises.
     """
-    with _lock:
-        found = _pending.get(name)
-        if found is None:
-            found = _pending[name] = _Pending(time.monotonic(), Future())
-            try:
-                threading.Thread(
-                    target=_run, args=(name, found.future, function), name="vllm-magic look-up", daemon=True
-                ).start()
-            except RuntimeError as error:  # can't start new thread
-                del _pending[name]
-                raise OSError(str(error)) from error
+    found = _pending.get(name)
+    if found is None or found.future.done():
+        found = _Pending(time.monotonic(), Future())
+        try:
+            threading.Thread(
+                target=_run, args=(name, found.future, function), name="vllm-magic look-up", daemon=True
+            ).start()
+        except RuntimeError as error:  # can't start new thread
+            raise OSError(str(error)) from error
+        _pending[name] = (
+            found  # once its thread runs: a signal handler that interrupts this call may wait for it
+        )
+        if found.future.done():
+            _forget(name, found.future)
     rest = found.began + limit - time.monotonic()
     done = threading.Event()
     found.future.add_done_callback(lambda _: done.set())
@@ -110,15 +114,15 @@ def _run(name: Hashable, future: Future[_T], function: Callable[[], _T]) -> None
     try:
         result = function()
     except BaseException as error:  # noqa: BLE001 - raised again by Future.result
-        _forget(name)
         future.set_exception(error)
     else:
-        _forget(name)
         future.set_result(result)
+    _forget(name, future)
 
 
-def _forget(name: Hashable) -> None:
-    with _lock:
+def _forget(name: Hashable, future: Future[Any]) -> None:
+    found = _pending.get(name)
+    if found is not None and found.future is future:
         _pending.pop(name, None)
 
 
@@ -131,8 +135,6 @@ def _addresses(host: str, port: int | None) -> list[Address]:
 
 def _in_child() -> None:
     """Forget what the parent's threads look up: they are not in a forked child."""
-    global _lock  # noqa: PLW0603 - a thread of the parent may have held it
-    _lock = threading.Lock()
     _pending.clear()
 
 
