@@ -1,4 +1,4 @@
-"""Write the table of the magics into README.md, as the commands themselves tell of it.
+"""Write the tables of the commands into README.md, from their declarations.
 
 Run it with the Python of the environment: ``.venv/bin/python tools/readme_table.py``.
 """
@@ -7,18 +7,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vllm_magic.jupyter.commands import help_text, registry
+from vllm_magic import cli
+from vllm_magic.commands import help_text
+from vllm_magic.commands.front_end import NOTEBOOK, TERMINAL
+from vllm_magic.jupyter.commands import registry
 
 README = Path(__file__).parents[1] / "README.md"
-HEADING = "## The magics\n\n"
+
+
+def tables() -> dict[str, str]:
+    """Return each table by the text before it."""
+    return {
+        "## The magics\n\n": help_text.readme_table(NOTEBOOK, registry.declarations().values()),
+        "it needs no Jupyter server:\n\n": help_text.readme_table(TERMINAL, cli.declarations().values()),
+    }
 
 
 def main() -> None:
-    """Replace what stands between the heading and the next empty line."""
-    before, heading, rest = README.read_text(encoding="utf-8").partition(HEADING)
-    _, end, after = rest.partition("\n\n")
-    table = help_text.readme_table(registry.commands().values())
-    README.write_text(f"{before}{heading}{table}{end}{after}", encoding="utf-8")
+    """Replace the paragraph after each of these texts by its table."""
+    content = README.read_text(encoding="utf-8")
+    for heading, table in tables().items():
+        before, found, rest = content.partition(heading)
+        _, end, after = rest.partition("\n\n")
+        content = f"{before}{found}{table}{end}{after}"
+    README.write_text(content, encoding="utf-8")
 
 
 if __name__ == "__main__":

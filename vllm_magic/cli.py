@@ -1,52 +1,66 @@
-"""``vllm-magic``: the same words in a terminal, for when the kernel is gone, or is another one.
+"""``vllm-magic``: the commands in a terminal, also for servers whose kernel is gone or is another one.
 
-Exit status: 0 all is well or done, 1 there is something to do or it did not work, 2 the words do not fit.
+Exit status: 0 if all is well or done, 1 if something is to be done or failed, 2 if the command line is wrong.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllm_magic.commands import selection, shared
+from vllm_magic.commands.declaration import Argument, CommandDeclaration, CommandOption
+from vllm_magic.commands.front_end import TERMINAL
+from vllm_magic.commands.parser import server_name
 from vllm_magic.errors import InvalidOption, VllmMagicError
 from vllm_magic.linux import support
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Iterator, Sequence
 
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.release.result import Release
 
-DONE, TO_DO, WRONG_WORDS = 0, 1, 2
-BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell says it
+DONE, TO_DO, WRONG_LINE = 0, 1, 2  # exit statuses
+BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 INTERRUPTED = 130  # 128 + SIGINT
 
-EPILOGUE = "NAME may also be the id that ps shows. In a notebook the same is %vllm help."
+
+@dataclass(frozen=True)
+class TerminalCommand:
+    """A command of ``vllm-magic``.
+
+    Attributes:
+        declaration: the name, the arguments and the help.
+        run: runs the command with its parsed arguments and returns the exit status.
+    """
+
+    declaration: CommandDeclaration
+    run: Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: the words; None for those of this process.
+        argv: the words after the name of the program; None for those of this process.
 
     Returns:
         The exit status.
     """
-    if sys.stdout is None:  # started with it closed
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
-    words = _parser().parse_args(argv)
+    if sys.stdout is None:  # the process was started with standard output closed
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
     try:
-        support.check()
-        status: int = words.run(words)
+        status = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read has seen enough. Python would complain once more at its exit.
+        # The reader has closed the pipe. Without this, Python would report that again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except KeyboardInterrupt:
@@ -54,72 +68,59 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VllmMagicError as error:
         sys.stdout.flush()
         print("\n".join((f"vllm-magic: {error}", *error.details)), file=sys.stderr)
-        return WRONG_WORDS if isinstance(error, InvalidOption) else TO_DO
-    except OSError as error:  # the state folder is another user's, or on a disk that fails
+        return WRONG_LINE if isinstance(error, InvalidOption) else TO_DO
+    except OSError as error:  # the state folder belongs to another user, or its disk fails
         print(f"vllm-magic: {error}", file=sys.stderr)
         return TO_DO
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vllm-magic",
-        description="See, stop and clear up vLLM servers, from any terminal.",
-        epilog=EPILOGUE,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"vllm-magic {_version()}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    def add(name: str, run: Callable[[argparse.Namespace], int], about: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(
-            name, help=about, description=about[:1].upper() + about[1:] + ".", allow_abbrev=False
-        )
-        made.set_defaults(run=run)
-        return made
-
-    add("doctor", _doctor, "what is wrong on this machine, and what helps").add_argument(
-        "--json", action="store_true", help="as JSON"
-    )
-    add("ps", _ps, "the servers of all your kernels").add_argument(
-        "--json", action="store_true", help="as JSON"
-    )
-    stop = add("stop", _stop, "end a server, and prove that nothing of it is left")
-    stop.add_argument("name", type=_name, metavar="NAME")
-    stop.add_argument("--grace", type=_time, metavar="TIME", help="from SIGTERM to SIGKILL (5)")
-    logs = add("logs", _logs, "the last lines of a server's log, also after its end")
-    logs.add_argument("name", type=_name, metavar="NAME")
-    logs.add_argument("-n", type=_count, default=50, metavar="LINES", help="how many (50)")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on until the server has ended")
-    reap = add("reap", _reap, "release what dead kernels left")
-    reap.add_argument(
-        "--pid",
-        type=int,
-        action="append",
-        metavar="PID",
-        help="a vLLM process that nobody owns; may be repeated",
-    )
-    reap.add_argument("--yes", action="store_true", help="end it; without this it is only shown")
-    add("gpu", _gpu, "who holds how much of which GPU")
-    return parser
+def declarations() -> dict[str, CommandDeclaration]:
+    """Return the declaration of each command by its name, in the order of ``vllm-magic help``."""
+    return {command.declaration.name: command.declaration for command in COMMANDS}
 
 
-def _doctor(words: argparse.Namespace) -> int:
+def _run(words: Sequence[str]) -> int:
+    if list(words) == ["--version"]:
+        from vllm_magic import __version__
+
+        _print([f"vllm-magic {__version__}"])
+        return DONE
+    known = {command.declaration.name: command for command in COMMANDS}
+    name, rest = selection.select(known, words, TERMINAL, alone=selection.HELP)
+    arguments = known[name].declaration.parse(rest)
+    if name != selection.HELP:  # the help is shown on every system
+        support.check()
+    return known[name].run(arguments)
+
+
+def _help(arguments: argparse.Namespace) -> int:
+    from vllm_magic.commands import help_text
+
+    known, name = declarations(), arguments.command
+    if name is None:
+        _print(help_text.overview(TERMINAL, known.values()))
+    else:
+        _print(help_text.page(known[selection.find(known, name, TERMINAL, TERMINAL.help_line())]))
+    return DONE
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
     from vllm_magic.doctor import text
     from vllm_magic.doctor.survey import survey
 
     with _probe() as probe:
         report = survey(probe)
-    _print([json.dumps(report.data(), indent=2)] if words.json else text.lines(report))
+    _print([json.dumps(report.data(), indent=2)] if arguments.json else text.lines(report))
     return DONE if report.healthy else TO_DO
 
 
-def _ps(words: argparse.Namespace) -> int:
+def _ps(arguments: argparse.Namespace) -> int:
     from vllm_magic.doctor import text
     from vllm_magic.doctor.survey import servers
 
     found = servers()
-    if words.json:
+    if arguments.json:
         from dataclasses import asdict
 
         _print([json.dumps([asdict(one) for one in found], indent=2)])
@@ -128,20 +129,20 @@ def _ps(words: argparse.Namespace) -> int:
     return DONE
 
 
-def _stop(words: argparse.Namespace) -> int:
+def _stop(arguments: argparse.Namespace) -> int:
     from vllm_magic.errors import ServerNotFound
     from vllm_magic.provisioning.base import CLUSTER_GRACE, GRACE, PATIENCE
     from vllm_magic.recovery import lookup, remote_stop
 
     try:
-        entry, record = lookup.living(words.name)
+        entry, record = lookup.living(arguments.name)
     except ServerNotFound:
-        if _look_again(words.name):
+        if _look_again(arguments.name):
             return DONE
         raise
     grace, patience = (CLUSTER_GRACE, CLUSTER_GRACE) if record.job else (GRACE, PATIENCE)
-    if words.grace is not None:
-        grace, patience = words.grace, min(words.grace, patience)
+    if arguments.grace is not None:
+        grace, patience = arguments.grace, min(arguments.grace, patience)
     with _probe() as probe:
         release = remote_stop.stop(entry, record, probe, grace, patience)
     _print(_released(release, note=bool(record.job or release.doubt)))
@@ -172,21 +173,25 @@ def _released(release: Release, *, note: bool) -> list[str]:
     return [release.text, *([f"({release.note})"] if note else []), *back]
 
 
-def _logs(words: argparse.Namespace) -> int:
+def _logs(arguments: argparse.Namespace) -> int:
     from vllm_magic.engine.startup import log
     from vllm_magic.recovery import lookup
 
-    if words.follow:
-        for line in lookup.follow(words.name, words.n):
+    if arguments.follow:
+        for line in lookup.follow(arguments.name, arguments.count):
             print(line, flush=True)
         return DONE
-    _print(log.tail(lookup.log(words.name), words.n, lookup.secrets(words.name)))
+    _print(log.tail(lookup.log(arguments.name), arguments.count, lookup.secrets(arguments.name)))
     return DONE
 
 
-def _reap(words: argparse.Namespace) -> int:
+def _reap(arguments: argparse.Namespace) -> int:
     with _probe() as probe:
-        return _reap_strangers(words.pid, probe, sure=words.yes) if words.pid else _reap_orphans(probe)
+        return (
+            _reap_strangers(arguments.pid, probe, sure=arguments.yes)
+            if arguments.pid
+            else _reap_orphans(probe)
+        )
 
 
 def _reap_orphans(probe: Probe) -> int:
@@ -238,33 +243,41 @@ def _print(lines: Sequence[str]) -> None:
     print(text.encode(encoding, "replace").decode(encoding))
 
 
-def _version() -> str:
-    from vllm_magic import __version__
-
-    return __version__
-
-
-def _time(text: str) -> float:
-    from vllm_magic import durations
-
-    try:
-        return durations.parse(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time: 90, 90s, 30m or 1h30m") from None
-
-
-def _count(text: str) -> int:
-    with suppress(ValueError):
-        if (value := int(text)) >= 1:
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of lines: 1 or more")
-
-
-def _name(text: str) -> str:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("Which server? vllm-magic ps shows them.")
-    return text
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+_JSON = CommandOption("--json", "print JSON")
+_NAME = Argument("NAME", "the server, or its id", required=True, type=server_name)
+COMMANDS = (
+    TerminalCommand(replace(shared.DOCTOR.at(TERMINAL), options=(_JSON,)), _doctor),
+    TerminalCommand(
+        CommandDeclaration(
+            name="ps",
+            about="the servers of all your kernels, with the ids of their folders",
+            options=(_JSON,),
+            examples=("vllm-magic ps", "vllm-magic ps --json"),
+            front_end=TERMINAL,
+        ),
+        _ps,
+    ),
+    TerminalCommand(
+        replace(
+            shared.STOP.at(TERMINAL),
+            arguments=(_NAME,),
+            examples=("vllm-magic stop small", "vllm-magic stop small --grace 30s"),
+        ),
+        _stop,
+    ),
+    TerminalCommand(
+        replace(
+            shared.LOGS.at(TERMINAL),
+            arguments=(_NAME,),
+            options=(
+                *shared.LOGS.options,
+                CommandOption("--follow", "go on until the server has ended", short="-f"),
+            ),
+            examples=("vllm-magic logs small -n 200", "vllm-magic logs small --follow"),
+        ),
+        _logs,
+    ),
+    TerminalCommand(shared.REAP.at(TERMINAL), _reap),
+    TerminalCommand(shared.GPU.at(TERMINAL), _gpu),
+    TerminalCommand(shared.HELP.at(TERMINAL), _help),
+)

@@ -26,7 +26,7 @@ from vllm_magic.recovery import remote_stop
 
 pytestmark = pytest.mark.usefixtures("home")
 
-PROGRAM = [sys.executable, "-m", "vllm_magic.cli"]
+PROGRAM = [sys.executable, "-m", "vllm_magic"]
 DEAD = [2**22 - 1, 1]  # a kernel that is gone
 
 
@@ -59,14 +59,14 @@ def kernel(executable, monkeypatch):
     ("words", "says"),
     [
         (["stop", "tiny", "--grace", "abc"], "'abc' is not a time: 90, 90s, 30m or 1h30m"),
-        (["logs", "tiny", "-n", "-5"], "'-5' is not a number of lines: 1 or more"),
-        (["logs", "tiny", "-n", "x"], "'x' is not a number of lines: 1 or more"),
-        (["stop", ""], "Which server? vllm-magic ps shows them."),
-        (["logs", " "], "Which server? vllm-magic ps shows them."),
+        (["logs", "tiny", "-n", "-5"], "'-5' is not a whole number of 1 or more"),
+        (["logs", "tiny", "-n", "x"], "'x' is not a whole number of 1 or more"),
+        (["stop", ""], "the name of a server is empty"),
+        (["logs", " "], "the name of a server is empty"),
     ],
 )
-def test_words_that_do_not_fit_are_told_plainly(words, says):
-    assert said(*words, status=cli.WRONG_WORDS).strip().endswith(says)
+def test_an_error_says_what_is_wrong_and_names_the_help(words, says):
+    assert said(*words, status=cli.WRONG_LINE).endswith(f"{says}. See vllm-magic help {words[0]}.\n")
 
 
 def put(home: Path, identifier: str = IDENTIFIER, **fields) -> Path:
@@ -99,17 +99,23 @@ class TestWords:
     def test_the_version(self):
         assert said("--version") == f"vllm-magic {vllm_magic.__version__}\n"
 
-    @pytest.mark.parametrize("command", ["", "doctor", "ps", "stop", "logs", "reap", "gpu"])
-    def test_help(self, command):
-        text = said(*filter(None, [command]), "--help")
-        assert text.startswith(f"usage: vllm-magic {command}".rstrip())
-        assert max(map(len, text.splitlines())) <= 80
+    @pytest.mark.parametrize("words", [[], ["help"], ["--help"], ["-h"]])
+    def test_the_list_of_the_commands(self, words):
+        text = said(*words)
+        assert text.startswith("vllm-magic  ")
+        assert text == said()
+
+    @pytest.mark.parametrize("name", cli.declarations())
+    def test_the_page_of_a_command(self, name):
+        text = said("help", name)
+        assert text.startswith(f"vllm-magic {name}")
+        assert text == said(name, "--help") == said(name, "-h")
 
     @pytest.mark.parametrize(
         "words",
         [
-            [],
             ["bogus"],
+            ["help", "bogus"],
             ["stop"],
             ["stop", "a", "b"],
             ["stop", "a", "--grace", "-1"],
@@ -127,13 +133,14 @@ class TestWords:
     )
     def test_words_that_do_not_fit(self, words):
         ended = run(*words)
-        assert ended.returncode == cli.WRONG_WORDS
-        assert ended.stderr.startswith("usage: vllm-magic")
+        assert ended.returncode == cli.WRONG_LINE
+        assert ended.stderr.startswith("vllm-magic: ")
+        assert "See vllm-magic help" in ended.stderr
         assert ended.stdout == ""
 
     @pytest.mark.parametrize("pid", ["0", "-5", "1", str(2**31), str(2**70)])
     def test_pids_that_cannot_be(self, pid):
-        assert said("reap", f"--pid={pid}", "--yes", status=cli.WRONG_WORDS).startswith("vllm-magic: ")
+        assert said("reap", f"--pid={pid}", "--yes", status=cli.WRONG_LINE).startswith("vllm-magic: ")
 
     def test_nothing_heavy_is_imported_for_ps(self):
         script = "from vllm_magic.cli import main; main(['ps']); import sys; print(sorted(sys.modules))"
@@ -436,7 +443,7 @@ class TestReap:
         try:
             server.kill_server()
             engine = server.pid("::EngineCore")
-            text = said("reap", "--pid", str(engine), "--pid", "1", "--yes", status=cli.WRONG_WORDS)
+            text = said("reap", "--pid", str(engine), "--pid", "1", "--yes", status=cli.WRONG_LINE)
             assert "left alone" in text
             assert processes.is_alive(by_hand.identity(engine))
         finally:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import stand_in
@@ -23,22 +24,15 @@ from shells import a_shell
 
 from vllm_magic import ledger
 from vllm_magic.children import flag_reading
+from vllm_magic.commands.declaration import Action, Argument, CommandDeclaration, CommandOption, ValueKind
+from vllm_magic.commands.front_end import CELL
 from vllm_magic.jupyter.commands import registry
-from vllm_magic.jupyter.commands.base import (
-    Action,
-    Argument,
-    CommandOption,
-    NoArguments,
-    SubCommand,
-    ValueKind,
-)
-from vllm_magic.jupyter.commands.parser import CELL
 from vllm_magic.jupyter.completion import candidates, values
 from vllm_magic.jupyter.completion.matcher import IDENTIFIER
 from vllm_magic.ledger import Condition
 from vllm_magic.manager.manager import manager
 
-COMMANDS = registry.commands()
+COMMANDS = registry.declarations()
 NAMES = [name for name in COMMANDS if name != CELL]
 OWN = [option.flag for option in COMMANDS["start"].options]
 ADAPTERS = ["list", "load", "unload"]
@@ -272,31 +266,24 @@ def test_what_is_said_of_each(shell):
     assert max(len(about) for about in options.values()) <= candidates.LONGEST_ABOUT
 
 
-class Made(SubCommand[NoArguments]):
-    """A command that nobody has."""
-
-    name = "made"
-    about = "nothing"
-    arguments = (
+MADE = CommandDeclaration(
+    name="made",
+    about="nothing",
+    arguments=(
         Argument("MODEL", "a model", ValueKind.MODEL),
         Argument("FOLDER", "a folder", ValueKind.FOLDER),
-    )
-    options = (
+    ),
+    options=(
         CommandOption("--level", "how far", "N", type=int, choices=(1, 20), default=20),
         CommandOption("--now", "at once"),
-    )
-
-    def parse(self, words):
-        return NoArguments()
-
-    def run(self, context, arguments):
-        return None
-
-
-class Acting(Made):
-    name = "acting"
-    actions = (Action("begin", "begin it", Made.arguments), Action("end", "end it"))
-    arguments = ()
+    ),
+)
+ACTING = replace(
+    MADE,
+    name="acting",
+    arguments=(),
+    actions=(Action("begin", "begin it", MADE.arguments), Action("end", "end it")),
+)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +308,7 @@ class Acting(Made):
 def test_what_is_offered_follows_from_what_a_command_declares(world, monkeypatch, words, typed, expected):
     set_up(world, monkeypatch)
     line = candidates.TypedLine(tuple(words), typed)
-    _, found = candidates.find(line, {one.name: one for one in (Made(), Acting())})
+    _, found = candidates.find(line, {one.name: one for one in (MADE, ACTING)})
     assert {one.text: one.about for one in found} == expected
 
 

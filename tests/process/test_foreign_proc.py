@@ -75,7 +75,7 @@ def test_the_guards_refuse_too(tmp_path):
 
 @pytest.mark.usefixtures("home")
 def test_a_doctor_says_it_and_a_reap_ends_nobody(executable):
-    told = inside("-m", "vllm_magic.cli", "doctor")
+    told = inside("-m", "vllm_magic", "doctor")
     assert told.returncode == 1
     assert WHY in " ".join(told.stdout.split())
     assert "mount -t proc proc /proc" in told.stdout
@@ -83,7 +83,7 @@ def test_a_doctor_says_it_and_a_reap_ends_nobody(executable):
     try:
         engine = server.pid("::EngineCore")
         server.kill_server()
-        reaped = inside("-m", "vllm_magic.cli", "reap", "--pid", str(engine), "--yes")
+        reaped = inside("-m", "vllm_magic", "reap", "--pid", str(engine), "--yes")
         assert reaped.returncode == 1
         assert WHY in reaped.stderr
         assert processes.is_alive(by_hand.identity(engine))

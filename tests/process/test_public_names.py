@@ -65,7 +65,7 @@ def test_the_commands_import_nothing_heavy():
     """What they declare can be read where there is no IPython."""
     loaded = modules_after(
         "from vllm_magic.jupyter.commands import registry",
-        "[command.parser() for command in registry.commands().values()]",
+        "[command.parser() for command in registry.declarations().values()]",
     )
     assert not loaded & (HEAVY - {"concurrent.futures"})  # which the limits of look-ups need
 

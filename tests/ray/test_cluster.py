@@ -307,7 +307,7 @@ def test_what_cannot_be_looked_at_holds_nothing_else_up(home, capsys):
     assert "not an address of a Ray cluster" in others[1]
     for command in ("doctor", "reap"):
         said = subprocess.run(
-            [sys.executable, "-m", "vllm_magic.cli", command],
+            [sys.executable, "-m", "vllm_magic", command],
             env={**os.environ, "VLLM_MAGIC_CLUSTER_LEASE": "soon"},
             capture_output=True,
             text=True,

@@ -6,9 +6,9 @@ import pytest
 from IPython.core.error import UsageError
 from IPython.utils.capture import capture_output
 
+from vllm_magic.commands.front_end import NOTEBOOK
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.jupyter.commands import registry
-from vllm_magic.jupyter.commands.parser import line
 from vllm_magic.manager.manager import manager
 
 
@@ -70,6 +70,6 @@ def test_no_vllm(shell, traces, monkeypatch):
 def test_help_names_every_command(shell):
     text = plain(shell, run(shell, "help"))
     for name in registry.commands():
-        assert f"\n{line(name)} " in text
+        assert f"\n{NOTEBOOK.line(name)} " in text
     for words in ("--help", "-h"):
         assert plain(shell, run(shell, words)) == text

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import keyword
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from vllm_magic.commands.declaration import CommandDeclaration, CommandOption
+from vllm_magic.commands.front_end import CELL
+from vllm_magic.commands.parser import positive_integer
 from vllm_magic.errors import InvalidOption
-from vllm_magic.jupyter.commands.base import SERVER, CommandOption, SubCommand
-from vllm_magic.jupyter.commands.parser import CELL
+from vllm_magic.jupyter.commands.base import SERVER, SubCommand
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Sequence
 
     from vllm_magic.jupyter.commands.context import Context
 
@@ -27,7 +29,7 @@ class AskArguments:
         new: whether to begin a new one.
 
     Raises:
-        InvalidOption: the variable cannot be one, or there is no room for a token.
+        InvalidOption: ``variable`` is not a name that Python allows.
     """
 
     name: str | None = None
@@ -44,49 +46,50 @@ class AskArguments:
         variable = self.variable
         if variable is not None and (not variable.isidentifier() or keyword.iskeyword(variable)):
             raise InvalidOption(f"--as {variable}: that cannot be a variable.")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise InvalidOption(f"--max-tokens {self.max_tokens}: how many? Use 1 or more.")
 
 
 class AskCommand(SubCommand[AskArguments]):
     """``%%vllm``.
 
     Args:
-        commands: all commands by their names, which nobody means as the name of a server.
+        commands: the names of all commands; none of them is the name of a server.
     """
 
-    name = CELL
-    about = "say the cell below to a model; its answer comes as Markdown, Interrupt ends it"
-    details = (
-        "Token counts and tokens/s stand below the answer. HTML in it stays text, and no image is loaded. Interrupt ends "
-        "the request on the server too, and keeps what was said. The cell is sent as it stands: no {name} is put in."
-    )
-    arguments = (SERVER,)
-    options = (
-        CommandOption("--system", "the system message", "TEXT"),
-        CommandOption(
-            "--temperature", "0 for the likeliest words each time (else the model's own)", "T", type=float
+    declaration = CommandDeclaration(
+        name=CELL,
+        about="say the cell below to a model; its answer comes as Markdown, Interrupt ends it",
+        details="Token counts and tokens/s stand below the answer. HTML in it stays text, and no image is loaded. Interrupt ends "
+        "the request on the server too, and keeps what was said. The cell is sent as it stands: no {name} is put in.",
+        arguments=(SERVER,),
+        options=(
+            CommandOption("--system", "the system message", "TEXT"),
+            CommandOption(
+                "--temperature", "0 for the likeliest words each time (else the model's own)", "T", type=float
+            ),
+            CommandOption(
+                "--max-tokens",
+                "the most to answer (else as many as there is room for)",
+                "N",
+                type=positive_integer,
+            ),
+            CommandOption("--as", "keep the answer in a variable", "VARIABLE", dest="variable"),
+            CommandOption(
+                "--json",
+                "an answer that fits a JSON schema: JSON in single quotes, or a variable with a dict or a pydantic model "
+                "class; --as keeps it parsed",
+                "SCHEMA",
+                dest="schema",
+            ),
+            CommandOption("--history", "go on with the conversation with this server"),
+            CommandOption("--new", "begin a new conversation"),
         ),
-        CommandOption(
-            "--max-tokens", "the most to answer (else as many as there is room for)", "N", type=int
+        examples=(
+            '%%vllm --system "You are a sailor." --max-tokens 200\nWhy is the sea salty?',
+            "%%vllm small --as reason --history\nAnd why is it blue?",
         ),
-        CommandOption("--as", "keep the answer in a variable", "VARIABLE", dest="variable"),
-        CommandOption(
-            "--json",
-            "an answer that fits a JSON schema: JSON in single quotes, or a variable with a dict or a pydantic model "
-            "class; --as keeps it parsed",
-            "SCHEMA",
-            dest="schema",
-        ),
-        CommandOption("--history", "go on with the conversation with this server"),
-        CommandOption("--new", "begin a new conversation"),
-    )
-    examples = (
-        '%%vllm --system "You are a sailor." --max-tokens 200\nWhy is the sea salty?',
-        "%%vllm small --as reason --history\nAnd why is it blue?",
     )
 
-    def __init__(self, commands: Mapping[str, SubCommand[Any]]) -> None:
+    def __init__(self, commands: Collection[str]) -> None:
         self._commands = commands
 
     def parse(self, words: Sequence[str]) -> AskArguments:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from vllm_magic.jupyter.commands import help_text
-from vllm_magic.jupyter.commands.base import Argument, SubCommand, ValueKind, find
-from vllm_magic.jupyter.commands.parser import CELL
+from vllm_magic.commands import help_text, shared
+from vllm_magic.commands.front_end import CELL, NOTEBOOK
+from vllm_magic.commands.selection import find
+from vllm_magic.jupyter.commands.base import SubCommand
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from vllm_magic.commands.declaration import CommandDeclaration
     from vllm_magic.jupyter.commands.context import Context
     from vllm_magic.view import View
 
 
 @dataclass(frozen=True)
 class HelpArguments:
-    """``command`` is None for all of them."""
+    """``command`` is None for the list of all commands."""
 
     command: str | None = None
 
@@ -27,28 +29,25 @@ class HelpCommand(SubCommand[HelpArguments]):
     """``%vllm help``.
 
     Args:
-        commands: all commands by their names; it is read when help is wanted.
+        declarations: the declarations of all commands by name; they are read when the command runs.
     """
 
-    name = "help"
-    about = "this, or all about one command"
-    details = "`%vllm COMMAND --help` is the same."
-    arguments = (Argument("COMMAND", "the command (else the list of all)", ValueKind.COMMAND),)
-    examples = ("%vllm help", "%vllm help start", "%vllm help %%vllm")
+    declaration = replace(shared.HELP, examples=(*shared.HELP.examples, "%vllm help %%vllm"))
 
-    def __init__(self, commands: Mapping[str, SubCommand[Any]]) -> None:
-        self._commands = commands
+    def __init__(self, declarations: Mapping[str, CommandDeclaration]) -> None:
+        self._declarations = declarations
 
     def parse(self, words: Sequence[str]) -> HelpArguments:
-        """The command, or None."""
+        """Parse the name of a command, or none."""
         return HelpArguments(**self.read(words))
 
     def run(self, context: Context, arguments: HelpArguments) -> View:  # noqa: ARG002
-        """The list of all, or the page of one."""
+        """Return the list of all commands, or the page of one."""
         from vllm_magic.view import View
 
         name = arguments.command
         if name is None:
-            return View(lines=tuple(help_text.overview(self._commands.values())))
-        command = self._commands[name] if name == CELL else find(self._commands, name, "%vllm help")
-        return View(lines=tuple(help_text.page(command)))
+            return View(lines=tuple(help_text.overview(NOTEBOOK, self._declarations.values())))
+        if name != CELL:
+            find(self._declarations, name, NOTEBOOK, NOTEBOOK.help_line())
+        return View(lines=tuple(help_text.page(self._declarations[name])))

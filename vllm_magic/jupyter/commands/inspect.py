@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from vllm_magic.errors import InvalidOption
+from vllm_magic.commands import shared
+from vllm_magic.commands.declaration import Argument, CommandDeclaration, ValueKind
+from vllm_magic.commands.parser import server_name
 from vllm_magic.jupyter.commands import start_arguments
-from vllm_magic.jupyter.commands.base import (
-    KNOWN_SERVER,
-    SERVER,
-    Argument,
-    CommandOption,
-    ServerName,
-    SubCommand,
-    ValueKind,
-)
+from vllm_magic.jupyter.commands.base import KNOWN_SERVER, SERVER, ServerName, SubCommand
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,10 +22,14 @@ if TYPE_CHECKING:
 class StatusCommand(SubCommand[ServerName]):
     """``%vllm status``, and ``%vllm`` alone."""
 
-    name = "status"
-    about = "the same as %vllm, for one server"
-    arguments = (Argument("NAME", "the server (else all of this kernel)", ValueKind.SERVER),)
-    examples = ("%vllm", "%vllm status small")
+    declaration = CommandDeclaration(
+        name="status",
+        about="the same as %vllm, for one server",
+        arguments=(
+            Argument("NAME", "the server (else all of this kernel)", ValueKind.SERVER, type=server_name),
+        ),
+        examples=("%vllm", "%vllm status small"),
+    )
 
     def parse(self, words: Sequence[str]) -> ServerName:
         """The name, or None for all."""
@@ -63,29 +61,18 @@ def _spare_line(context: Context) -> list[str]:
 
 @dataclass(frozen=True)
 class LogsArguments:
-    """``count`` lines.
-
-    Raises:
-        InvalidOption: less than one.
-    """
+    """``count``: the number of lines."""
 
     name: str | None = None
     count: int = 50
-
-    def __post_init__(self) -> None:
-        """Check the count."""
-        if self.count < 1:
-            raise InvalidOption(f"-n {self.count}: how many lines? Use 1 or more.")
 
 
 class LogsCommand(SubCommand[LogsArguments]):
     """``%vllm logs``."""
 
-    name = "logs"
-    about = "the last lines of the log of a server, also after its end"
-    arguments = (KNOWN_SERVER,)
-    options = (CommandOption("-n", "how many lines (else 50)", "N", dest="count", type=int, default=50),)
-    examples = ("%vllm logs", "%vllm logs small -n 200")
+    declaration = replace(
+        shared.LOGS, arguments=(KNOWN_SERVER,), examples=("%vllm logs", "%vllm logs small -n 200")
+    )
 
     def parse(self, words: Sequence[str]) -> LogsArguments:
         """The server and the number of lines."""
@@ -102,18 +89,18 @@ class LogsCommand(SubCommand[LogsArguments]):
 class FitCommand(SubCommand["StartArguments"]):
     """``%vllm fit``."""
 
-    name = "fit"
-    about = "whether a model would fit, and what it needs: weights, KV cache; the words are those of start"
-    details = (
-        "Nothing is started. How many requests, the longest context and what would help are told as well. "
-        "A start warns by itself."
+    declaration = CommandDeclaration(
+        name="fit",
+        about="whether a model would fit, and what it needs: weights, KV cache; the words are those of start",
+        details="Nothing is started. How many requests, the longest context and what would help are told as well. "
+        "A start warns by itself.",
+        arguments=(start_arguments.MODEL,),
+        options=start_arguments.OPTIONS,
+        flags_of="vllm serve",
+        like="start",
+        examples=("%vllm fit Qwen/Qwen3-32B -tp 2 --max-model-len 32768",),
+        link="docs/fit.md",
     )
-    arguments = (start_arguments.MODEL,)
-    options = start_arguments.OPTIONS
-    flags_of = "vllm serve"
-    like = "start"
-    examples = ("%vllm fit Qwen/Qwen3-32B -tp 2 --max-model-len 32768",)
-    link = "docs/fit.md"
 
     def parse(self, words: Sequence[str]) -> StartArguments:
         """Our own options, and the rest."""
@@ -121,18 +108,20 @@ class FitCommand(SubCommand["StartArguments"]):
 
     def run(self, context: Context, arguments: StartArguments) -> Any:
         """The estimate."""
-        request = start_arguments.request(arguments, context.settings, command=self.name)
+        request = start_arguments.request(arguments, context.settings, command=self.declaration.name)
         return context.manager.fit(request.spec)
 
 
 class MetricsCommand(SubCommand[ServerName]):
     """``%vllm metrics``."""
 
-    name = "metrics"
-    about = "requests, tokens a second, KV cache, times to the first token and between tokens of a server"
-    details = "They are vLLM's own counters."
-    arguments = (SERVER,)
-    examples = ("%vllm metrics",)
+    declaration = CommandDeclaration(
+        name="metrics",
+        about="requests, tokens a second, KV cache, times to the first token and between tokens of a server",
+        details="They are vLLM's own counters.",
+        arguments=(SERVER,),
+        examples=("%vllm metrics",),
+    )
 
     def parse(self, words: Sequence[str]) -> ServerName:
         """The name, or None."""
@@ -149,11 +138,13 @@ class MetricsCommand(SubCommand[ServerName]):
 class PlotCommand(SubCommand[ServerName]):
     """``%vllm plot``."""
 
-    name = "plot"
-    about = "the life of a server as a figure: VRAM, tokens a second, requests; also after its end"
-    details = "Its start, ready, stop and release are marked. `server.plot().svg` is the figure as a file."
-    arguments = (KNOWN_SERVER,)
-    examples = ("%vllm plot",)
+    declaration = CommandDeclaration(
+        name="plot",
+        about="the life of a server as a figure: VRAM, tokens a second, requests; also after its end",
+        details="Its start, ready, stop and release are marked. `server.plot().svg` is the figure as a file.",
+        arguments=(KNOWN_SERVER,),
+        examples=("%vllm plot",),
+    )
 
     def parse(self, words: Sequence[str]) -> ServerName:
         """The name, or None."""

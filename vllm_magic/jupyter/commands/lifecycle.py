@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from vllm_magic.commands import shared
+from vllm_magic.commands.declaration import Argument, CommandDeclaration, CommandOption, ValueKind
+from vllm_magic.commands.parser import seconds, server_name
 from vllm_magic.errors import InvalidOption, VllmMagicError
 from vllm_magic.jupyter.commands import start_arguments
-from vllm_magic.jupyter.commands.base import (
-    KNOWN_SERVER,
-    SERVER,
-    Argument,
-    CommandOption,
-    ServerName,
-    SubCommand,
-    ValueKind,
-)
-from vllm_magic.jupyter.commands.parser import seconds
+from vllm_magic.jupyter.commands.base import KNOWN_SERVER, SERVER, ServerName, SubCommand
 from vllm_magic.jupyter.commands.start_arguments import StartArguments, StartRequest
 from vllm_magic.release.result import Release
 
@@ -33,19 +27,19 @@ FORESIGHT = 0.2  # seconds that a start without waiting waits for a warning
 class StartCommand(SubCommand[StartArguments]):
     """``%vllm start``."""
 
-    name = "start"
-    about = "serve a model; flags of `vllm serve` go to vLLM as they stand"
-    details = (
-        "`{name}` and `$name` put in variables of the notebook. The same words again return the server that runs already. vLLM's own file of options (--config FILE) is "
-        "respected: its host and port count, and a key in it is refused."
-    )
-    arguments = (start_arguments.MODEL,)
-    options = start_arguments.OPTIONS
-    flags_of = "vllm serve"
-    examples = (
-        "%vllm start Qwen/Qwen3-0.6B --max-model-len 4096",
-        "server = %vllm start {model} --name small --gpus auto --ttl 30m",
-        "%vllm start Qwen/Qwen3-32B -tp 2 --no-wait",
+    declaration = CommandDeclaration(
+        name="start",
+        about="serve a model; flags of `vllm serve` go to vLLM as they stand",
+        details="`{name}` and `$name` put in variables of the notebook. The same words again return the server that runs already. vLLM's own file of options (--config FILE) is "
+        "respected: its host and port count, and a key in it is refused.",
+        arguments=(start_arguments.MODEL,),
+        options=start_arguments.OPTIONS,
+        flags_of="vllm serve",
+        examples=(
+            "%vllm start Qwen/Qwen3-0.6B --max-model-len 4096",
+            "server = %vllm start {model} --name small --gpus auto --ttl 30m",
+            "%vllm start Qwen/Qwen3-32B -tp 2 --no-wait",
+        ),
     )
 
     def parse(self, words: Sequence[str]) -> StartArguments:
@@ -92,17 +86,20 @@ def _start(context: Context, request: StartRequest) -> Server:
 class AttachCommand(SubCommand[ServerName]):
     """``%vllm attach``."""
 
-    name = "attach"
-    about = "take over a server that was kept"
-    details = "It keeps its URL and its key."
-    arguments = (
-        Argument(
-            "NAME",
-            "the server that was kept; it can be left out where there is only one",
-            ValueKind.KEPT_SERVER,
+    declaration = CommandDeclaration(
+        name="attach",
+        about="take over a server that was kept",
+        details="It keeps its URL and its key.",
+        arguments=(
+            Argument(
+                "NAME",
+                "the server that was kept; it can be left out where there is only one",
+                ValueKind.KEPT_SERVER,
+                type=server_name,
+            ),
         ),
+        examples=("server = %vllm attach Qwen3-0.6B",),
     )
-    examples = ("server = %vllm attach Qwen3-0.6B",)
 
     def parse(self, words: Sequence[str]) -> ServerName:
         """The name, or None."""
@@ -151,21 +148,16 @@ class StopArguments:
 class StopCommand(SubCommand[StopArguments]):
     """``%vllm stop``."""
 
-    name = "stop"
-    about = "end a server, and prove that its VRAM is back"
-    arguments = (SERVER,)
-    options = (
-        CommandOption("--all", "every server of this kernel"),
-        CommandOption("--drain", "let requests finish first", "TIME", type=seconds, default=0.0),
-        CommandOption(
-            "--grace",
-            "from SIGTERM to SIGKILL",
-            "TIME",
-            type=seconds,
-            details="Otherwise it is 5 s, or 2.5 s while SIGTERM shows no effect.",
+    declaration = replace(
+        shared.STOP,
+        arguments=(SERVER,),
+        options=(
+            CommandOption("--all", "every server of this kernel"),
+            CommandOption("--drain", "let requests finish first", "TIME", type=seconds, default=0.0),
+            *shared.STOP.options,
         ),
+        examples=("%vllm stop", "%vllm stop --all --drain 30s", "release = %vllm stop small"),
     )
-    examples = ("%vllm stop", "%vllm stop --all --drain 30s", "release = %vllm stop small")
 
     def parse(self, words: Sequence[str]) -> StopArguments:
         """The server, or all, and the times."""
@@ -185,11 +177,13 @@ class StopCommand(SubCommand[StopArguments]):
 class RestartCommand(SubCommand[ServerName]):
     """``%vllm restart``."""
 
-    name = "restart"
-    about = "stop a server and start it again"
-    details = "A server that is over is only started."
-    arguments = (KNOWN_SERVER,)
-    examples = ("%vllm restart",)
+    declaration = CommandDeclaration(
+        name="restart",
+        about="stop a server and start it again",
+        details="A server that is over is only started.",
+        arguments=(KNOWN_SERVER,),
+        examples=("%vllm restart",),
+    )
 
     def parse(self, words: Sequence[str]) -> ServerName:
         """The name, or None."""
@@ -210,13 +204,15 @@ class RestartCommand(SubCommand[ServerName]):
 class SwitchCommand(SubCommand[StartArguments]):
     """``%vllm switch``."""
 
-    name = "switch"
-    about = "start a server or wake it up, with the others out of its way: asleep, else stopped; words as for start"
-    arguments = (start_arguments.MODEL,)
-    options = tuple(one for one in start_arguments.OPTIONS if one is not start_arguments.NO_WAIT)
-    flags_of = "vllm serve"
-    like = "start"
-    examples = ("%vllm switch Qwen/Qwen3-0.6B --enable-sleep-mode",)
+    declaration = CommandDeclaration(
+        name="switch",
+        about="start a server or wake it up, with the others out of its way: asleep, else stopped; words as for start",
+        arguments=(start_arguments.MODEL,),
+        options=tuple(one for one in start_arguments.OPTIONS if one is not start_arguments.NO_WAIT),
+        flags_of="vllm serve",
+        like="start",
+        examples=("%vllm switch Qwen/Qwen3-0.6B --enable-sleep-mode",),
+    )
 
     def parse(self, words: Sequence[str]) -> StartArguments:
         """Our own options, and the rest."""
@@ -227,7 +223,7 @@ class SwitchCommand(SubCommand[StartArguments]):
         from vllm_magic.jupyter.display.progress import ProgressLine
         from vllm_magic.manager import switching
 
-        request = start_arguments.request(arguments, context.settings, command=self.name)
+        request = start_arguments.request(arguments, context.settings, command=self.declaration.name)
         if not request.wait:
             raise InvalidOption("--no-wait: %vllm switch returns when the server is ready. Leave it out.")
         line = ProgressLine(notebook=context.notebook)

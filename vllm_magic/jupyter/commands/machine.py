@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vllm_magic.commands import shared
+from vllm_magic.commands.declaration import Argument, CommandDeclaration
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.jupyter.commands.base import Argument, CommandOption, NoArguments, SubCommand
+from vllm_magic.jupyter.commands.base import NoArguments, SubCommand
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,9 +20,7 @@ if TYPE_CHECKING:
 class GpuCommand(SubCommand[NoArguments]):
     """``%vllm gpu``."""
 
-    name = "gpu"
-    about = "who holds how much of which GPU"
-    examples = ("%vllm gpu",)
+    declaration = shared.GPU
 
     def parse(self, words: Sequence[str]) -> NoArguments:
         """None."""
@@ -43,11 +43,13 @@ class ClusterArguments:
 class ClusterCommand(SubCommand[ClusterArguments]):
     """``%vllm cluster``."""
 
-    name = "cluster"
-    about = "the nodes of a Ray cluster, and what runs there or waits for room"
-    arguments = (Argument("ADDRESS", "http://HEAD:8265 (else $RAY_ADDRESS)"),)
-    examples = ("%vllm cluster http://head:8265",)
-    link = "#on-a-ray-cluster"
+    declaration = CommandDeclaration(
+        name="cluster",
+        about="the nodes of a Ray cluster, and what runs there or waits for room",
+        arguments=(Argument("ADDRESS", "http://HEAD:8265 (else $RAY_ADDRESS)"),),
+        examples=("%vllm cluster http://head:8265",),
+        link="#on-a-ray-cluster",
+    )
 
     def parse(self, words: Sequence[str]) -> ClusterArguments:
         """The address, or None."""
@@ -64,10 +66,7 @@ class ClusterCommand(SubCommand[ClusterArguments]):
 class DoctorCommand(SubCommand[NoArguments]):
     """``%vllm doctor``."""
 
-    name = "doctor"
-    about = "what is wrong on this machine, and what helps"
-    details = "Also who holds what, and what cannot be seen."
-    examples = ("%vllm doctor",)
+    declaration = shared.DOCTOR
 
     def parse(self, words: Sequence[str]) -> NoArguments:
         """None."""
@@ -92,19 +91,7 @@ class ReapArguments:
 class ReapCommand(SubCommand[ReapArguments]):
     """``%vllm reap``."""
 
-    name = "reap"
-    about = "release what dead kernels left"
-    options = (
-        CommandOption(
-            "--pid",
-            "show a vLLM process that nobody owns: its server was killed; may be repeated",
-            "PID",
-            type=int,
-            repeated=True,
-        ),
-        CommandOption("--yes", "end it (else it is only shown)"),
-    )
-    examples = ("%vllm reap", "%vllm reap --pid 4711 --yes")
+    declaration = shared.REAP
 
     def parse(self, words: Sequence[str]) -> ReapArguments:
         """The processes, each once."""

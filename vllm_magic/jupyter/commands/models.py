@@ -7,16 +7,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from vllm_magic.commands.declaration import Action, Argument, CommandDeclaration, CommandOption, ValueKind
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.jupyter.commands.base import (
-    SERVER,
-    Action,
-    Argument,
-    CommandOption,
-    NoArguments,
-    SubCommand,
-    ValueKind,
-)
+from vllm_magic.jupyter.commands.base import SERVER, NoArguments, SubCommand
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +17,8 @@ if TYPE_CHECKING:
     from vllm_magic.engine.models.download import Download
     from vllm_magic.jupyter.commands.context import Context
     from vllm_magic.view import View
+
+LORA_ABOUT = "the LoRA adapters of a server that was started with --enable-lora"
 
 
 class LoraAction(str, Enum):
@@ -47,29 +42,33 @@ class LoraArguments:
 class LoraCommand(SubCommand[LoraArguments]):
     """``%vllm lora``."""
 
-    name = "lora"
-    about = "the LoRA adapters of a server that was started with --enable-lora"
-    details = "They are loaded and unloaded while the server runs."
-    actions = (
-        Action(LoraAction.LIST.value, about),
-        Action(
-            LoraAction.LOAD.value,
-            "load one; name it as the model in a request",
-            (
-                Argument("NAME", "what to call it", required=True),
-                Argument("FOLDER", "where it is", ValueKind.FOLDER, required=True),
+    declaration = CommandDeclaration(
+        name="lora",
+        about=LORA_ABOUT,
+        details="They are loaded and unloaded while the server runs.",
+        actions=(
+            Action(LoraAction.LIST.value, LORA_ABOUT),
+            Action(
+                LoraAction.LOAD.value,
+                "load one; name it as the model in a request",
+                (
+                    Argument("NAME", "what to call it", required=True),
+                    Argument("FOLDER", "where it is", ValueKind.FOLDER, required=True),
+                ),
+            ),
+            Action(
+                LoraAction.UNLOAD.value,
+                "unload it",
+                (Argument("NAME", "the adapter", ValueKind.ADAPTER, required=True),),
             ),
         ),
-        Action(
-            LoraAction.UNLOAD.value,
-            "unload it",
-            (Argument("NAME", "the adapter", ValueKind.ADAPTER, required=True),),
+        options=(
+            CommandOption(
+                "--server", "of which server, where there are several", "NAME", kind=ValueKind.SERVER
+            ),
         ),
+        examples=("%vllm lora load sailor ./adapters/sailor", "%vllm lora list", "%vllm lora unload sailor"),
     )
-    options = (
-        CommandOption("--server", "of which server, where there are several", "NAME", kind=ValueKind.SERVER),
-    )
-    examples = ("%vllm lora load sailor ./adapters/sailor", "%vllm lora list", "%vllm lora unload sailor")
 
     def parse(self, words: Sequence[str]) -> LoraArguments:
         """The action and what it needs."""
@@ -101,12 +100,14 @@ class BenchArguments:
 class BenchCommand(SubCommand[BenchArguments]):
     """``%vllm bench``."""
 
-    name = "bench"
-    about = "measure a server with `vllm bench serve`, which takes the flags"
-    details = "There are 50 random prompts of 128 tokens unless the flags say otherwise."
-    arguments = (SERVER,)
-    flags_of = "vllm bench serve"
-    examples = ("%vllm bench", "%vllm bench small --num-prompts 200 --request-rate 8")
+    declaration = CommandDeclaration(
+        name="bench",
+        about="measure a server with `vllm bench serve`, which takes the flags",
+        details="There are 50 random prompts of 128 tokens unless the flags say otherwise.",
+        arguments=(SERVER,),
+        flags_of="vllm bench serve",
+        examples=("%vllm bench", "%vllm bench small --num-prompts 200 --request-rate 8"),
+    )
 
     def parse(self, words: Sequence[str]) -> BenchArguments:
         """A name first, if any, and everything else to vLLM as it stands."""
@@ -144,14 +145,16 @@ class PullArguments:
 class PullCommand(SubCommand[PullArguments]):
     """``%vllm pull``."""
 
-    name = "pull"
-    about = "download a model ahead of its start; what is here whole is not downloaded again"
-    details = "Bytes and speed are shown meanwhile."
-    arguments = (
-        Argument("MODEL", "ORGANISATION/NAME of the Hugging Face Hub", ValueKind.MODEL, required=True),
+    declaration = CommandDeclaration(
+        name="pull",
+        about="download a model ahead of its start; what is here whole is not downloaded again",
+        details="Bytes and speed are shown meanwhile.",
+        arguments=(
+            Argument("MODEL", "ORGANISATION/NAME of the Hugging Face Hub", ValueKind.MODEL, required=True),
+        ),
+        options=(CommandOption("--revision", "a branch, tag or commit (else the main one)", "REVISION"),),
+        examples=("%vllm pull Qwen/Qwen3-0.6B",),
     )
-    options = (CommandOption("--revision", "a branch, tag or commit (else the main one)", "REVISION"),)
-    examples = ("%vllm pull Qwen/Qwen3-0.6B",)
 
     def parse(self, words: Sequence[str]) -> PullArguments:
         """The model and its revision."""
@@ -184,10 +187,12 @@ class PullCommand(SubCommand[PullArguments]):
 class ModelsCommand(SubCommand[NoArguments]):
     """``%vllm models``."""
 
-    name = "models"
-    about = "what is in the Hugging Face cache: size, served or not"
-    details = "A model that is not here whole is marked."
-    examples = ("%vllm models",)
+    declaration = CommandDeclaration(
+        name="models",
+        about="what is in the Hugging Face cache: size, served or not",
+        details="A model that is not here whole is marked.",
+        examples=("%vllm models",),
+    )
 
     def parse(self, words: Sequence[str]) -> NoArguments:
         """None."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from vllm_magic.commands.declaration import CommandDeclaration
 from vllm_magic.jupyter.commands.base import NoArguments, ServerName, SubCommand
 from vllm_magic.jupyter.commands.inspect import StatusCommand
 
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
 class PanelCommand(SubCommand[NoArguments]):
     """``%vllm panel``."""
 
-    name = "panel"
-    about = "see and steer the servers, while cells run as well"
-    details = "In a terminal it is the table of %vllm."
-    link = "#the-panel"
-    examples = ("%vllm panel",)
+    declaration = CommandDeclaration(
+        name="panel",
+        about="see and steer the servers, while cells run as well",
+        details="In a terminal it is the table of %vllm.",
+        link="#the-panel",
+        examples=("%vllm panel",),
+    )
 
     def parse(self, words: Sequence[str]) -> NoArguments:
         """None."""

@@ -1,4 +1,7 @@
-"""All commands of ``%vllm``. A new one stands in the COMMANDS of its module; a new module stands here."""
+"""All commands of ``%vllm``.
+
+A new command is added to COMMANDS in its module; a new module is added to `commands` here.
+"""
 
 from __future__ import annotations
 
@@ -8,42 +11,46 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vllm_magic.commands.declaration import CommandDeclaration
     from vllm_magic.jupyter.commands.base import SubCommand
-
-HELP = ("-h", "--help")
 
 
 @lru_cache(maxsize=1)
 def commands() -> dict[str, SubCommand[Any]]:
-    """Each command by its name, in the order of ``%vllm help``: the sub-commands, then ``%%vllm``."""
+    """Return each command by its name, in the order of ``%vllm help``: the sub-commands, then ``%%vllm``."""
     from vllm_magic.jupyter.commands import inspect, lifecycle, machine, models, panel, sleep, spare
     from vllm_magic.jupyter.commands.ask import AskCommand
     from vllm_magic.jupyter.commands.help import HelpCommand
 
     modules = (panel, lifecycle, spare, sleep, inspect, models, machine)
-    known: dict[str, SubCommand[Any]] = {one.name: one for module in modules for one in module.COMMANDS}
-    for one in (HelpCommand(known), AskCommand(known)):  # which have to do with all commands
-        known[one.name] = one
-    return known
+    known: list[SubCommand[Any]] = [command for module in modules for command in module.COMMANDS]
+    declarations: dict[str, CommandDeclaration] = {}
+    known += [HelpCommand(declarations), AskCommand(declarations)]
+    declarations.update((command.declaration.name, command.declaration) for command in known)
+    return {command.declaration.name: command for command in known}
+
+
+def declarations() -> dict[str, CommandDeclaration]:
+    """Return the declaration of each command by its name, in the same order."""
+    return {name: command.declaration for name, command in commands().items()}
 
 
 def select(words: Sequence[str], *, cell: bool = False) -> tuple[SubCommand[Any], list[str]]:
-    """The command that is meant, and the words for it; ``%vllm`` alone is ``status``.
+    """Return the command that the words name, and the words for it; ``%vllm`` alone is ``status``.
 
     Args:
-        words: of the line.
-        cell: whether the line is the first one of a cell.
+        words: the words of the line.
+        cell: whether the line is the first line of a cell.
 
     Raises:
         InvalidOption: there is no such command.
     """
-    from vllm_magic.jupyter.commands.base import find
-    from vllm_magic.jupyter.commands.parser import CELL
+    from vllm_magic.commands import selection
+    from vllm_magic.commands.front_end import CELL, NOTEBOOK
 
     known = commands()
-    if set(HELP) & set(words):
-        named = [CELL] if cell else [word for word in words if word not in HELP][:1]
-        return known["help"], named
     if cell:
-        return known[CELL], list(words)
-    return find(known, words[0]) if words else known["status"], list(words[1:])
+        asks_help = bool(set(selection.HELP_FLAGS) & set(words))
+        return (known[selection.HELP], [CELL]) if asks_help else (known[CELL], list(words))
+    name, rest = selection.select(known, words, NOTEBOOK, alone="status")
+    return known[name], rest

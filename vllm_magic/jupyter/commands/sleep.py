@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vllm_magic.jupyter.commands.base import SERVER, CommandOption, ServerName, SubCommand
+from vllm_magic.commands.declaration import CommandDeclaration, CommandOption
+from vllm_magic.jupyter.commands.base import SERVER, ServerName, SubCommand
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,21 +25,23 @@ class SleepArguments:
 class SleepCommand(SubCommand[SleepArguments]):
     """``%vllm sleep``."""
 
-    name = "sleep"
-    about = "give the VRAM of a server back but keep its processes; it was started with --enable-sleep-mode"
-    details = "This is vLLM's sleep mode, on GPUs only. The driver is asked whether the memory came back."
-    arguments = (SERVER,)
-    options = (
-        CommandOption(
-            "--level",
-            "throw the weights away (else they go to the machine's memory)",
-            "2",
-            type=int,
-            choices=(1, 2),
-            default=1,
+    declaration = CommandDeclaration(
+        name="sleep",
+        about="give the VRAM of a server back but keep its processes; it was started with --enable-sleep-mode",
+        details="This is vLLM's sleep mode, on GPUs only. The driver is asked whether the memory came back.",
+        arguments=(SERVER,),
+        options=(
+            CommandOption(
+                "--level",
+                "throw the weights away (else they go to the machine's memory)",
+                "2",
+                type=int,
+                choices=(1, 2),
+                default=1,
+            ),
         ),
+        examples=("%vllm sleep", "%vllm sleep small --level 2"),
     )
-    examples = ("%vllm sleep", "%vllm sleep small --level 2")
 
     def parse(self, words: Sequence[str]) -> SleepArguments:
         """The server and the level."""
@@ -52,10 +55,12 @@ class SleepCommand(SubCommand[SleepArguments]):
 class WakeCommand(SubCommand[ServerName]):
     """``%vllm wake``."""
 
-    name = "wake"
-    about = "wake a server up"
-    arguments = (SERVER,)
-    examples = ("%vllm wake",)
+    declaration = CommandDeclaration(
+        name="wake",
+        about="wake a server up",
+        arguments=(SERVER,),
+        examples=("%vllm wake",),
+    )
 
     def parse(self, words: Sequence[str]) -> ServerName:
         """The name, or None."""

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from vllm_magic.commands.declaration import Action, CommandDeclaration
 from vllm_magic.jupyter.commands import start_arguments
-from vllm_magic.jupyter.commands.base import Action, SubCommand
+from vllm_magic.jupyter.commands.base import SubCommand
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vllm_magic.jupyter.commands.context import Context
+
+ABOUT = "a process that has imported vLLM ahead of the next start, which takes far less time then"
 
 
 class SpareAction(str, Enum):
@@ -34,20 +37,22 @@ class SpareArguments:
 class SpareCommand(SubCommand[SpareArguments]):
     """``%vllm spare``."""
 
-    name = "spare"
-    about = "a process that has imported vLLM ahead of the next start, which takes far less time then"
-    actions = (
-        Action(SpareAction.STATUS.value, about),
-        Action(SpareAction.ON.value, "have one from now on"),
-        Action(SpareAction.OFF.value, "end it, and have none"),
-        Action(
-            SpareAction.AUTO.value,
-            "have one once a server is ready, where memory is plenty; as it is at first",
+    declaration = CommandDeclaration(
+        name="spare",
+        about=ABOUT,
+        actions=(
+            Action(SpareAction.STATUS.value, ABOUT),
+            Action(SpareAction.ON.value, "have one from now on"),
+            Action(SpareAction.OFF.value, "end it, and have none"),
+            Action(
+                SpareAction.AUTO.value,
+                "have one once a server is ready, where memory is plenty; as it is at first",
+            ),
         ),
+        default_action=SpareAction.STATUS.value,
+        examples=("%vllm spare", "%vllm spare on"),
+        link="#starting-faster",
     )
-    default_action = SpareAction.STATUS.value
-    examples = ("%vllm spare", "%vllm spare on")
-    link = "#starting-faster"
 
     def parse(self, words: Sequence[str]) -> SpareArguments:
         """The action; without a word it is ``status``."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vllm_magic.commands.declaration import Argument, CommandOption, ValueKind
+from vllm_magic.commands.front_end import NOTEBOOK
+from vllm_magic.commands.parser import assignment, seconds
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
 from vllm_magic.jupyter.commands import settings
-from vllm_magic.jupyter.commands.base import Argument, CommandOption, ValueKind
-from vllm_magic.jupyter.commands.parser import Parser, assignment, line, seconds
 from vllm_magic.jupyter.commands.settings import NO_SETTINGS, Profile, Settings
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def request(
     Raises:
         InvalidOption: a word does not fit.
     """
-    parser = Parser(command)
+    parser = NOTEBOOK.parser(command)
     for option in OPTIONS:
         option.add_to(parser)
     own, rest = list(arguments.own), list(arguments.rest)
@@ -135,7 +136,9 @@ def request(
     profile = settings.profile(name) if name else Profile("", ())
     model = rest.pop(0) if rest and not rest[0].startswith("-") else profile.model
     if not model:
-        raise InvalidOption(f"Which model? Write it first, then vLLM's flags: {line(command)} MODEL [flags].")
+        raise InvalidOption(
+            f"Which model? Write it first, then vLLM's flags: {NOTEBOOK.line(command)} MODEL [flags]."
+        )
     before = separate([*defaults.words(), *profile.words])
     flags = before.rest
     if flags and not flags[0].startswith("-"):

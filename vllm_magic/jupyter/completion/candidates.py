@@ -5,22 +5,22 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from vllm_magic.commands.declaration import ValueKind
+from vllm_magic.commands.front_end import CELL
 from vllm_magic.engine import executable
 from vllm_magic.engine.flags import flag_table, flags
 from vllm_magic.engine.flags.flag_table import plain
 from vllm_magic.errors import ExecutableNotFound
-from vllm_magic.jupyter.commands.base import ValueKind
-from vllm_magic.jupyter.commands.parser import CELL
 from vllm_magic.jupyter.completion import values
 from vllm_magic.jupyter.completion.values import Candidate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from vllm_magic.commands.declaration import Argument, CommandDeclaration
     from vllm_magic.engine.flags.flag_table import FlagOption, FlagTable
-    from vllm_magic.jupyter.commands.base import Argument, SubCommand
 
 REFUSED = ("-h", "--help", "--headless", "--uds")  # flags with which there is no server to talk to
 SERVE = "vllm serve"  # whose flags are known
@@ -43,12 +43,12 @@ class TypedLine:
     executable: str | None = None
 
 
-def find(line: TypedLine, commands: Mapping[str, SubCommand[Any]]) -> tuple[str, list[Candidate]]:
+def find(line: TypedLine, commands: Mapping[str, CommandDeclaration]) -> tuple[str, list[Candidate]]:
     """The end of what is typed that is replaced, and by what.
 
     Args:
         line: as far as it is written.
-        commands: all commands by their names.
+        commands: the declarations of all commands by name.
     """
     if not _PLAIN_WORD.fullmatch(line.typed):
         return line.typed, []
@@ -57,7 +57,7 @@ def find(line: TypedLine, commands: Mapping[str, SubCommand[Any]]) -> tuple[str,
     return part, [Candidate(one.text, _short(one.about)) for one in fitting.values()]
 
 
-def _find(line: TypedLine, commands: Mapping[str, SubCommand[Any]]) -> tuple[str, Iterable[Candidate]]:
+def _find(line: TypedLine, commands: Mapping[str, CommandDeclaration]) -> tuple[str, Iterable[Candidate]]:
     if not line.words:
         return line.typed, _commands(line.typed, commands)
     command = commands.get(line.words[0])
@@ -71,7 +71,10 @@ def _find(line: TypedLine, commands: Mapping[str, SubCommand[Any]]) -> tuple[str
 
 
 def _word(
-    line: TypedLine, command: SubCommand[Any], options: _Options, commands: Mapping[str, SubCommand[Any]]
+    line: TypedLine,
+    command: CommandDeclaration,
+    options: _Options,
+    commands: Mapping[str, CommandDeclaration],
 ) -> Iterable[Candidate]:
     behind = line.words[1:]
     positional = list(options.positionals(behind))
@@ -90,7 +93,7 @@ def _word(
     return found
 
 
-def _commands(typed: str, commands: Mapping[str, SubCommand[Any]]) -> list[Candidate]:
+def _commands(typed: str, commands: Mapping[str, CommandDeclaration]) -> list[Candidate]:
     return [
         Candidate(name, one.about)
         for name, one in commands.items()
@@ -98,7 +101,7 @@ def _commands(typed: str, commands: Mapping[str, SubCommand[Any]]) -> list[Candi
     ]
 
 
-def _argument(command: SubCommand[Any], given: list[str]) -> Argument | None:
+def _argument(command: CommandDeclaration, given: list[str]) -> Argument | None:
     """The next argument by its place; those that are given may have the action before them."""
     arguments = command.arguments
     if command.actions:
@@ -108,7 +111,7 @@ def _argument(command: SubCommand[Any], given: list[str]) -> Argument | None:
 
 
 def _values(
-    argument: Argument, line: TypedLine, commands: Mapping[str, SubCommand[Any]]
+    argument: Argument, line: TypedLine, commands: Mapping[str, CommandDeclaration]
 ) -> Iterable[Candidate]:
     if argument.kind is ValueKind.COMMAND:
         return _commands(line.typed, commands)
@@ -134,7 +137,7 @@ def _table(line: TypedLine) -> FlagTable:
 class _Options:
     """The options of a command, and vLLM's flags where they can follow it."""
 
-    def __init__(self, command: SubCommand[Any], table: FlagTable | None) -> None:
+    def __init__(self, command: CommandDeclaration, table: FlagTable | None) -> None:
         self._own = {option.flag: option for option in command.options}
         self._table = table
 

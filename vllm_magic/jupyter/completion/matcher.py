@@ -82,7 +82,7 @@ def _complete(said: str, executable: str) -> tuple[str, list[Candidate]]:
     try:
         words = shlex.split(said.removesuffix(typed))
         return candidates.find(
-            candidates.TypedLine(tuple(words), typed, executable or None), registry.commands()
+            candidates.TypedLine(tuple(words), typed, executable or None), registry.declarations()
         )
     except Exception:  # noqa: BLE001 - an open quotation or a failing disk gives no completions, and no error
         return "", []

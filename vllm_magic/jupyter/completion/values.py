@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllm_magic.commands.declaration import ValueKind
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.jupyter import on_disk
-from vllm_magic.jupyter.commands.base import ValueKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from vllm_magic.commands.declaration import CommandOption
     from vllm_magic.engine.flags.flag_table import FlagOption
-    from vllm_magic.jupyter.commands.base import CommandOption
 
 DEVICES = Path("/dev")
 DRIVER_LIMIT = 0.01  # seconds for a driver that has answered before

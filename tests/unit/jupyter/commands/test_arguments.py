@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from vllm_magic.commands.front_end import CELL
 from vllm_magic.errors import InvalidOption
 from vllm_magic.jupyter.commands import registry, start_arguments
 from vllm_magic.jupyter.commands.base import NoArguments, ServerName
 from vllm_magic.jupyter.commands.inspect import LogsArguments
 from vllm_magic.jupyter.commands.lifecycle import StopArguments
 from vllm_magic.jupyter.commands.machine import ReapArguments
-from vllm_magic.jupyter.commands.parser import CELL
 from vllm_magic.jupyter.commands.settings import Settings
 
 
@@ -43,7 +43,7 @@ def parse(command: str, *words: str):
 )
 def test_which_command(words, name, rest):
     command, given = registry.select(words)
-    assert (command.name, given) == (name, rest)
+    assert (command.declaration.name, given) == (name, rest)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_which_command(words, name, rest):
 )
 def test_which_command_in_a_cell(words, name, rest):
     command, given = registry.select(words, cell=True)
-    assert (command.name, given) == (name, rest)
+    assert (command.declaration.name, given) == (name, rest)
 
 
 @pytest.mark.parametrize("word", ["strat", "STOP", "Start", "statu", "--name", "Qwen/Qwen3-0.6B", "", CELL])

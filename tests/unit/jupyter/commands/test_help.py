@@ -1,22 +1,20 @@
-"""The parsers, `%vllm help`, its pages and the README's table of the magics tell of the same arguments."""
+"""`%vllm help`, and the options that the commands really parse."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import pytest
 from IPython.core.error import UsageError
 
-from vllm_magic.jupyter.commands import help_text, registry
+from vllm_magic.commands import help_text
+from vllm_magic.commands.front_end import CELL, NOTEBOOK
+from vllm_magic.commands.parser import Parser
+from vllm_magic.jupyter.commands import registry
 from vllm_magic.jupyter.commands.expansion import expand, split
-from vllm_magic.jupyter.commands.parser import CELL, Parser, line
 
-README = Path(__file__).parents[4].joinpath("README.md").read_text(encoding="utf-8")
-TABLE = README.partition("## The magics\n\n")[2].partition("\n\n")[0]
-COMMANDS = registry.commands()
-OVERVIEW = help_text.overview(COMMANDS.values())
-LISTED = OVERVIEW[: OVERVIEW.index("")]
+COMMANDS = registry.declarations()
+OVERVIEW = help_text.overview(NOTEBOOK, COMMANDS.values())
 REFUSED = {"switch": {"--no-wait"}}  # options that are read to say why they cannot be
 
 
@@ -67,39 +65,8 @@ def test_the_options_that_are_parsed_are_those_that_are_told_of(parsed, name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_list_of_all_tells_of_each(name):
-    command = COMMANDS[name]
-    own = [number for number, text in enumerate(LISTED) if f"{text} ".startswith(f"{line(name)} ")]
-    below = own[-1] + 1
-    assert len(own) == max(1, len(command.actions))
-    told = [text.split()[0] for text in LISTED[below:] if text.startswith("      -")]
-    options = [] if command.like else [option.flag for option in command.options]
-    assert told[: len(options)] == options
-
-
-def test_the_columns_of_the_list():
-    for text in LISTED:
-        assert text[27:29] == "  "
-        assert text[29] != " "
-        assert len(text) <= help_text.WIDTH
-
-
-@pytest.mark.parametrize("name", COMMANDS)
 def test_the_page_of_each(shell, name):
-    command = COMMANDS[name]
-    told = page(name)
-    lines = told.splitlines()
-    assert lines[0].startswith(line(name))
-    assert told.endswith(command.examples[-1].rpartition("\n")[2])
-    for argument in command.arguments:
-        assert f"      {argument.metavar} " in told
-    for option in command.options:
-        assert f"      {option.usage} " in told
-    for action in command.actions:
-        assert f"      {action.name} " in told
-    assert ("TIME is 90" in told) == any(option.metavar == "TIME" for option in command.options)
-    assert max(map(len, lines)) <= help_text.WIDTH
-    assert shell.run_line_magic("vllm", f"help {name}").lines == tuple(lines)
+    assert "\n".join(shell.run_line_magic("vllm", f"help {name}").lines) == page(name)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -109,13 +76,8 @@ def test_the_examples_can_be_run(name):
         magic = example.partition("\n")[0].partition("%vllm")[2]
         cell = example.startswith(CELL)
         command, rest = registry.select(expand(split(magic), {"model": "m"}), cell=cell)
-        assert command.name == name
+        assert command.declaration.name == name
         command.parse(rest)
-
-
-def test_the_readme_has_the_table_of_the_commands():
-    """`.venv/bin/python tools/readme_table.py` writes it."""
-    assert TABLE.splitlines() == help_text.readme_table(COMMANDS.values()).splitlines()
 
 
 @pytest.mark.parametrize("words", ["help", "--help", "-h"])
@@ -140,11 +102,11 @@ def test_ways_to_ask_for_the_page_of_a_cell(shell, words):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("help nonsense", "%vllm has no 'nonsense'. See %vllm help."),
-        ("help strat", "%vllm has no 'strat'. Did you mean %vllm help start? See %vllm help."),
-        ("help Stop", "%vllm has no 'Stop'. Did you mean %vllm help stop? See %vllm help."),
-        ("strat --help", "%vllm has no 'strat'. Did you mean %vllm help start? See %vllm help."),
-        ("help ''", "%vllm has no ''. See %vllm help."),
+        ("help nonsense", "There is no command 'nonsense'. See %vllm help."),
+        ("help strat", "There is no command 'strat'. Did you mean %vllm help start? See %vllm help."),
+        ("help Stop", "There is no command 'Stop'. Did you mean %vllm help stop? See %vllm help."),
+        ("strat --help", "There is no command 'strat'. Did you mean %vllm help start? See %vllm help."),
+        ("help ''", "There is no command ''. See %vllm help."),
         ("help start stop", "Unrecognized arguments: stop. See %vllm help help."),
         ("help --all", "Unrecognized arguments: --all. See %vllm help help."),
     ],

@@ -1,0 +1,75 @@
+"""The arguments of ``vllm-magic``: they are read, and refused, as those of ``%vllm``."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+from IPython.core.error import UsageError
+
+from vllm_magic import cli
+from vllm_magic.commands.selection import HELP
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "bogus",
+        "stpo small",
+        "help bogus",
+        "help dcotor",
+        "help stop logs",
+        "stop small other",
+        "stop small --grace soon",
+        "stop small --grace -1",
+        "stop small --grace",
+        "stop ''",
+        "logs small -n 0",
+        "logs small -n many",
+        "logs small --no-such",
+        "reap 1",
+        "reap --pid",
+        "reap --pid x",
+        "reap --pid=-5",
+        "doctor --js",
+        "gpu x",
+    ],
+)
+def test_an_error_reads_the_same_in_both_front_ends(shell, capsys, words):
+    assert cli.main(shlex.split(words)) == cli.WRONG_LINE
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    with pytest.raises(UsageError) as caught:
+        shell.run_line_magic("vllm", words)
+    assert printed.err == f"vllm-magic: {str(caught.value).replace('%vllm', 'vllm-magic')}\n"
+
+
+@pytest.mark.parametrize("words", [[], ["help"], ["--help"], ["-h"]])
+def test_the_list_of_the_commands(capsys, words):
+    assert cli.main(words) == cli.DONE
+    assert capsys.readouterr().out.startswith("vllm-magic  ")
+
+
+@pytest.mark.parametrize("words", [["help", "stop"], ["stop", "--help"], ["stop", "small", "-h"]])
+def test_the_page_of_a_command(capsys, words):
+    assert cli.main(words) == cli.DONE
+    assert capsys.readouterr().out.startswith("vllm-magic stop NAME [options]\n")
+
+
+def test_the_help_is_shown_on_a_system_that_is_not_supported(monkeypatch):
+    def refuse() -> None:
+        raise AssertionError("the help needs no support of the system")
+
+    monkeypatch.setattr("vllm_magic.linux.support.check", refuse)
+    assert cli.main([]) == cli.DONE
+    assert cli.main(["stop", "--help"]) == cli.DONE
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS, ids=lambda command: command.declaration.name)
+def test_the_examples_can_be_parsed(command):
+    for example in command.declaration.examples:
+        program, *rest = example.split()
+        assert program == "vllm-magic"
+        name, *words = rest or [HELP]
+        assert name == command.declaration.name
+        command.declaration.parse(words)
