@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: the words after the name of the program; None for those of this process.
+        argv: the arguments after the name of the program; None for those of this process.
 
     Returns:
         The exit status.
@@ -80,14 +80,14 @@ def declarations() -> dict[str, CommandDeclaration]:
     return {command.declaration.name: command.declaration for command in COMMANDS}
 
 
-def _run(words: Sequence[str]) -> int:
-    if list(words) == ["--version"]:
+def _run(args: Sequence[str]) -> int:
+    if list(args) == ["--version"]:
         from vllm_magic import __version__
 
         _print([f"vllm-magic {__version__}"])
         return DONE
     known = {command.declaration.name: command for command in COMMANDS}
-    name, rest = selection.select(known, words, TERMINAL, alone=selection.HELP)
+    name, rest = selection.select(known, args, TERMINAL, alone=selection.HELP)
     arguments = known[name].declaration.parse(rest)
     if name != selection.HELP:  # the help is shown on every system
         support.check()
@@ -137,7 +137,7 @@ def _stop(arguments: argparse.Namespace) -> int:
     try:
         entry, record = lookup.living(arguments.name)
     except ServerNotFound:
-        if _look_again(arguments.name):
+        if _verify_again(arguments.name):
             return DONE
         raise
     grace, patience = (CLUSTER_GRACE, CLUSTER_GRACE) if record.job else (GRACE, PATIENCE)
@@ -145,32 +145,32 @@ def _stop(arguments: argparse.Namespace) -> int:
         grace, patience = arguments.grace, min(arguments.grace, patience)
     with _probe() as probe:
         release = remote_stop.stop(entry, record, probe, grace, patience)
-    _print(_released(release, note=bool(record.job or release.doubt)))
+    _print(_release_lines(release, note=bool(record.job or release.doubt)))
     return DONE
 
 
-def _look_again(name: str) -> bool:
-    """Look at the memory of servers of this name that have ended, and whose release is not proved; False for none.
+def _verify_again(name: str) -> bool:
+    """Verify the releases of servers of this name again that are not proved yet; return False if there are none.
 
     Raises:
-        ReleaseFailed: it is not back.
+        ReleaseFailed: a release is still not proved.
     """
     from vllm_magic.release import report, unproved
 
     with _probe() as probe:
-        looked = unproved.look_again(probe, name)
-    for one in looked:
+        verified = unproved.look_again(probe, name)
+    for one in verified:
         if not one.verified:
             raise report.not_released(one.release)
-        _print(_released(one.release, note=bool(one.release.doubt)))
-    return bool(looked)
+        _print(_release_lines(one.release, note=bool(one.release.doubt)))
+    return bool(verified)
 
 
-def _released(release: Release, *, note: bool) -> list[str]:
+def _release_lines(release: Release, *, note: bool) -> list[str]:
     from vllm_magic.sizes import gib
 
-    back = (f"GPU {gpu.index}: {gib(gpu.freed)} came back." for gpu in release.vram)
-    return [release.text, *([f"({release.note})"] if note else []), *back]
+    freed = (f"GPU {gpu.index}: {gib(gpu.freed)} came back." for gpu in release.vram)
+    return [release.text, *([f"({release.note})"] if note else []), *freed]
 
 
 def _logs(arguments: argparse.Namespace) -> int:
@@ -187,27 +187,25 @@ def _logs(arguments: argparse.Namespace) -> int:
 
 def _reap(arguments: argparse.Namespace) -> int:
     with _probe() as probe:
-        return (
-            _reap_strangers(arguments.pid, probe, sure=arguments.yes)
-            if arguments.pid
-            else _reap_orphans(probe)
-        )
+        if arguments.pid:
+            return _reap_unowned(arguments.pid, probe, confirmed=arguments.yes)
+        return _reap_orphans(probe)
 
 
 def _reap_orphans(probe: Probe) -> int:
     from vllm_magic.recovery.sweep import sweep_all
 
-    done = sweep_all(probe)
-    _print([one.text for one in done] or ["Nothing to reap."])
-    return DONE if all(one.verified for one in done) else TO_DO
+    swept = sweep_all(probe)
+    _print([one.text for one in swept] or ["Nothing to reap."])
+    return DONE if all(one.verified for one in swept) else TO_DO
 
 
-def _reap_strangers(pids: list[int], probe: Probe, *, sure: bool) -> int:
+def _reap_unowned(pids: list[int], probe: Probe, *, confirmed: bool) -> int:
     from vllm_magic.doctor import reap
 
     candidates = reap.judge_all(pids)
     _print(repr(reap.view(candidates, probe.snapshot())).splitlines())
-    if not sure:
+    if not confirmed:
         _print(["", reap.not_yet(pids)])
         return TO_DO
     sys.stdout.flush()
@@ -239,7 +237,7 @@ def _probe() -> Iterator[Probe]:
 
 def _print(lines: Sequence[str]) -> None:
     text = "\n".join(lines)
-    encoding = sys.stdout.encoding or "utf-8"  # a terminal may know no box-drawing characters
+    encoding = sys.stdout.encoding or "utf-8"  # the encoding may lack box-drawing characters
     print(text.encode(encoding, "replace").decode(encoding))
 
 

@@ -156,13 +156,16 @@ def test_nothing_that_a_terminal_obeys(shell):
     ("words", "says"),
     [
         ("", "UsageError: Nothing is asked. Write it in the lines below %%vllm."),
-        ("start", "UsageError: %%vllm asks a server; %vllm start, with one %"),
+        (
+            "start",
+            "UsageError: %%vllm sends the cell to a server. To run a command, write it in a line: %vllm start.",
+        ),
         ("nobody", "UsageError: No server is called nobody"),
         ("tiny more", "UsageError: Unrecognized arguments: more"),
         ("--temperature hot", "UsageError: Argument --temperature"),
         ("--max-tokens 0", "UsageError: --max-tokens 0"),
-        ("--as 1x", "UsageError: --as 1x: that cannot be a variable"),
-        ("--as if", "cannot be a variable"),
+        ("--as 1x", "UsageError: --as 1x: this is not a valid name of a variable"),
+        ("--as if", "not a valid name of a variable"),
         ("--system {nobody}", "UsageError: {nobody}: name 'nobody' is not defined"),
     ],
 )

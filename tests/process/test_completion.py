@@ -254,8 +254,8 @@ def test_what_is_said_of_each(shell):
     assert verbs["reap"] == "release what dead kernels left"
     options = ask(shell, "%vllm start tiny --|")
     assert verbs["lora"].startswith("the LoRA adapters")
-    assert ask(shell, "%vllm lora u|") == {"unload": "unload it"}
-    assert options["--ttl"] == "release it when it had no request for that long"
+    assert ask(shell, "%vllm lora u|") == {"unload": "unload an adapter"}
+    assert options["--ttl"] == "stop the server after this time without a request"
     assert options["--max-model-len"] == "int · Model context length (prompt and output)"
     assert options["--enforce-eager"] == "switch"
     assert options["--hf-overrides"] == "_json"

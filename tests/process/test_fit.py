@@ -221,7 +221,7 @@ class TestWarning:
         assert "probably" not in seen.stdout  # it runs already
 
     def test_without_waiting(self, shell, llama, monkeypatch):
-        monkeypatch.setattr("vllm_magic.jupyter.commands.lifecycle.FORESIGHT", 60.0)
+        monkeypatch.setattr("vllm_magic.jupyter.commands.lifecycle.WARNING_LIMIT", 60.0)
         with capture_output() as seen:
             shell.run_line_magic("vllm", f"start {llama} --no-wait")
         assert WARNING in seen.stdout

@@ -133,7 +133,7 @@ class CommandDeclaration:
     """A sub-command of ``%vllm`` or ``vllm-magic``, or the cell magic ``%%vllm``.
 
     Attributes:
-        name: the word after the name of the program.
+        name: the name, which follows that of the program.
         about: what the command does, in one line.
         details: further sentences for the page of the command.
         arguments: the positional arguments.
@@ -195,13 +195,13 @@ class CommandDeclaration:
             parser.set_defaults(action=self.default_action)
         return parser
 
-    def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        """Parse the words after the name of the command.
+    def parse(self, args: Sequence[str]) -> argparse.Namespace:
+        """Parse the text arguments after the name of the command.
 
         Raises:
-            InvalidOption: a word is not valid.
+            InvalidOption: an argument is missing, unknown or not valid.
         """
-        return self.parser().parse_args(list(words))
+        return self.parser().parse_args(list(args))
 
 
 def _add(

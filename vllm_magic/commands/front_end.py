@@ -14,7 +14,7 @@ class FrontEnd:
     """A front end and what its help says about all commands.
 
     Attributes:
-        program: the word before the name of each command.
+        program: the text before the name of each command, as ``%vllm``.
         alone: what the program does without a command, in one line.
         notes: lines below the list of all commands.
         width: the largest number of characters in a line of help.
@@ -42,13 +42,12 @@ NOTEBOOK = FrontEnd(
     program="%vllm",
     alone="the servers of this kernel: state, URL, age, VRAM",
     notes="""\
-NAME can be left out where there is only one. {name} and $name put in variables of the notebook ($$ is a
-dollar sign), but not in the cell below %%vllm, which is sent as it stands. TIME is 90, 90s, 30m or 1h30m.
-`server = %vllm start ...` keeps the server: server.base_url, server.api_key, server.stop().
-%vllm help COMMAND, or %vllm COMMAND --help, tells all about one command, with examples.
-%config VllmMagics shows what can be set for each start: executable, flags, gpus, host, and the grace of each stop;
-and whether there is a spare.
-A profile is a table of ~/.config/vllm-magic/profiles.toml, of lines such as model = "ORG/MODEL", gpus = "0,1", ttl = "30m",
+NAME may be left out if there is only one server. {name} and $name insert variables of the notebook ($$ is a dollar sign),
+but not in the cell below %%vllm, which is sent unchanged. TIME is 90, 90s, 30m or 1h30m.
+`server = %vllm start ...` assigns the server: server.base_url, server.api_key, server.stop().
+%vllm help COMMAND, or %vllm COMMAND --help, shows one command with examples.
+%config VllmMagics shows the settings: executable, flags, gpus and host of each start, grace of each stop, and spare.
+A profile is a table in ~/.config/vllm-magic/profiles.toml with lines such as model = "ORG/MODEL", gpus = "0,1", ttl = "30m",
 env = { NAME = "VALUE" }, flags = "--max-model-len 32768"; %vllm start --profile NAME uses it.""",
     width=126,
 )

@@ -105,7 +105,7 @@ def _actions(command: CommandDeclaration) -> list[tuple[str, str]]:
 
 def _flags(command: CommandDeclaration) -> list[str]:
     other = "Each other flag" if command.options else "Each flag"
-    return [f"{other} goes to `{command.flags_of}` as it stands."] if command.flags_of else []
+    return [f"{other} goes to `{command.flags_of}` unchanged."] if command.flags_of else []
 
 
 def _option(option: CommandOption) -> _Row:

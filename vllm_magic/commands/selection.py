@@ -1,4 +1,4 @@
-"""The choice of a command by the words of a line."""
+"""The choice of a command by its name."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ HELP_FLAGS = ("-h", "--help")
 
 
 def select(
-    names: Iterable[str], words: Sequence[str], front_end: FrontEnd, *, alone: str
+    names: Iterable[str], args: Sequence[str], front_end: FrontEnd, *, alone: str
 ) -> tuple[str, list[str]]:
-    """Return the name of the command that the words name, and the words for that command.
+    """Return the name of the command that a line names, and the arguments for that command.
 
     Args:
         names: the names of all commands.
-        words: the words after the name of the program.
-        front_end: where they are written.
-        alone: the command if there are no words.
+        args: the text arguments after the name of the program.
+        front_end: where the line is written.
+        alone: the name of the command if there are no arguments.
 
     Raises:
         InvalidOption: there is no such command.
     """
-    if set(HELP_FLAGS) & set(words):
-        return HELP, [word for word in words if word not in HELP_FLAGS][:1]
-    if not words:
+    if set(HELP_FLAGS) & set(args):
+        return HELP, [arg for arg in args if arg not in HELP_FLAGS][:1]
+    if not args:
         return alone, []
-    return find(names, words[0], front_end), list(words[1:])
+    return find(names, args[0], front_end), list(args[1:])
 
 
 def find(names: Iterable[str], name: str, front_end: FrontEnd, before: str = "") -> str:
@@ -42,15 +42,15 @@ def find(names: Iterable[str], name: str, front_end: FrontEnd, before: str = "")
     Args:
         names: the names of all commands.
         name: the name as the user wrote it.
-        front_end: where it is written.
-        before: the words before it, for the suggestion in an error; "" for the name of the program.
+        front_end: where the name is written.
+        before: the text before the name, which a suggestion repeats; "" for the name of the program.
 
     Raises:
         InvalidOption: there is no such sub-command; the message suggests one with a similar name.
     """
-    known = [one for one in names if one != CELL]
-    if name in known:
+    sub_commands = [known for known in names if known != CELL]
+    if name in sub_commands:
         return name
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name, sub_commands, n=1)
     suggestion = f" Did you mean {before or front_end.program} {near[0]}?" if near else ""
     raise InvalidOption(f"There is no command {name!r}.{suggestion} See {front_end.help_line()}.")

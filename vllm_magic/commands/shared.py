@@ -1,7 +1,7 @@
 """The declarations of the commands that a notebook and a terminal share.
 
-They are written for a notebook; `CommandDeclaration.at` has them for a terminal. Each front end adds the arguments,
-options and examples that the other one has not.
+Their texts name ``%vllm``; `CommandDeclaration.at` changes that for a terminal. Each front end adds the arguments,
+options and examples that only it has.
 """
 
 from __future__ import annotations
@@ -11,54 +11,56 @@ from vllm_magic.commands.parser import positive_integer, seconds
 
 STOP = CommandDeclaration(
     name="stop",
-    about="end a server, and prove that its VRAM is back",
+    about="stop a server and prove that its VRAM is back",
     options=(
         CommandOption(
             "--grace",
-            "from SIGTERM to SIGKILL",
+            "time from SIGTERM to SIGKILL",
             "TIME",
             type=seconds,
-            details="Otherwise it is 5 s, or 2.5 s while SIGTERM shows no effect.",
+            details="The default is 5 s, or 2.5 s while SIGTERM shows no effect.",
         ),
     ),
 )
 LOGS = CommandDeclaration(
     name="logs",
-    about="the last lines of the log of a server, also after its end",
+    about="the last lines of a server's log, also after the server has ended",
     options=(
-        CommandOption("-n", "how many lines (else 50)", "N", dest="count", type=positive_integer, default=50),
+        CommandOption(
+            "-n", "number of lines (default: 50)", "N", dest="count", type=positive_integer, default=50
+        ),
     ),
 )
 GPU = CommandDeclaration(
     name="gpu",
-    about="who holds how much of which GPU",
+    about="which processes hold how much memory of each GPU",
     examples=("%vllm gpu",),
 )
 DOCTOR = CommandDeclaration(
     name="doctor",
-    about="what is wrong on this machine, and what helps",
-    details="Also who holds what, and what cannot be seen.",
+    about="what is wrong on this machine, with a command that fixes each problem",
+    details="It also shows who holds GPU memory, and what cannot be seen from here.",
     examples=("%vllm doctor",),
 )
 REAP = CommandDeclaration(
     name="reap",
-    about="release what dead kernels left",
+    about="release the servers that dead kernels left behind",
     options=(
         CommandOption(
             "--pid",
-            "show a vLLM process that nobody owns: its server was killed; may be repeated",
+            "show a vLLM process that nobody owns since its server was killed; may be repeated",
             "PID",
             type=positive_integer,
             repeated=True,
         ),
-        CommandOption("--yes", "end it (else it is only shown)"),
+        CommandOption("--yes", "end these processes (default: only show them)"),
     ),
     examples=("%vllm reap", "%vllm reap --pid 4711 --yes"),
 )
 HELP = CommandDeclaration(
     name="help",
-    about="this, or all about one command",
-    details="`%vllm COMMAND --help` is the same.",
-    arguments=(Argument("COMMAND", "the command (else the list of all)", ValueKind.COMMAND),),
+    about="this list, or the page of one command",
+    details="`%vllm COMMAND --help` shows the same page.",
+    arguments=(Argument("COMMAND", "the command (default: the list of all commands)", ValueKind.COMMAND),),
     examples=("%vllm help", "%vllm help stop"),
 )

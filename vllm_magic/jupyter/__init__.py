@@ -1,1 +1,1 @@
-"""What a person touches: the magics, and how results look."""
+"""The front end in a notebook: the magics, completion, the display of results, and the panel."""

@@ -1,4 +1,4 @@
-"""Adding ``%vllm`` to a shell, and taking it out again."""
+"""Adding ``%vllm`` to a shell and removing it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def load(shell: InteractiveShell) -> None:
-    """Register the magic, and release in the background what dead kernels left; a second time does nothing."""
+    """Register the magic, and start to release the servers that dead kernels left behind; a second call does nothing."""
     if VllmMagics.__name__ not in shell.magics_manager.registry:
         magics = VllmMagics(shell)
         shell.register_magics(magics)
-        shell.events.register("post_run_cell", magics.tell_news)
+        shell.events.register("post_run_cell", magics.print_news)
         matcher.add(shell, magics)
         threading.Thread(target=_sweep, name="vllm-magic sweep", daemon=True).start()
 
@@ -27,19 +27,19 @@ def load(shell: InteractiveShell) -> None:
 def _sweep() -> None:
     from vllm_magic import ledger
 
-    with suppress(OSError):  # the manager's sweep tells of it
+    with suppress(OSError):  # the manager's sweep reports the error
         if not ledger.folders():
-            return  # and nothing is imported that may never be needed
+            return  # without the import of the manager, which may never be needed
     from vllm_magic.manager.manager import manager
 
     manager.sweep()
 
 
 def unload(shell: InteractiveShell) -> None:
-    """Release every server, then remove the magic and the views.
+    """Stop every server, then remove the magic and the formatters.
 
     Raises:
-        ReleaseFailed: something would not end; the magic stays, so that it can be looked at.
+        ReleaseFailed: a server was not released; the magic stays, so that the user can see and stop that server.
     """
     magics = shell.magics_manager.registry.get(VllmMagics.__name__)
     if magics is None:
@@ -63,7 +63,7 @@ def unload(shell: InteractiveShell) -> None:
     del shell.magics_manager.registry[VllmMagics.__name__]
     configurables = cast("list[Any]", shell.configurables)
     configurables[:] = [one for one in configurables if one is not magics]
-    shell.events.unregister("post_run_cell", magics.tell_news)
+    shell.events.unregister("post_run_cell", magics.print_news)
     matcher.remove(shell)
     if "vllm_magic.children.flag_reading" in sys.modules:
         from vllm_magic.children import flag_reading

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from vllm_magic.jupyter.commands.settings import Settings
 
-# What lower floors return, and the function in `views` that shows it; by name, so that loading imports none.
+# The types that commands return, with the function of `views` that shows them. Both are names, so that loading the
+# extension imports none of them.
 VIEWS = {
     "vllm_magic.server.server.Server": "server",
     "vllm_magic.server.status.ServerStatus": "server_status",
@@ -35,27 +36,27 @@ VIEWS = {
 class VllmMagics(Magics):
     """Serve models with vLLM from the notebook."""
 
-    executable = Unicode("", help="Path of the vllm to run; empty for the one that is found.").tag(
+    executable = Unicode("", help="Path of the vllm to run; empty: vLLM is searched for.").tag(config=True)
+    flags = Unicode("", help="Arguments of each %vllm start MODEL, before those of the line.").tag(
         config=True
     )
-    flags = Unicode("", help="Words behind each %vllm start MODEL, before its own.").tag(config=True)
-    gpus = Unicode("", help="The --gpus of each start; empty: vLLM chooses.").tag(config=True)
-    host = Unicode("", help="The --host of each start; empty for 127.0.0.1.").tag(config=True)
+    gpus = Unicode("", help="The --gpus of each start; empty: vLLM chooses the GPUs.").tag(config=True)
+    host = Unicode("", help="The --host of each start; empty: 127.0.0.1.").tag(config=True)
     grace = Float(
         None,
         min=0.0,
         allow_none=True,
-        help="Seconds from SIGTERM to SIGKILL; None: as long as SIGTERM shows an effect.",
+        help="Seconds from SIGTERM to SIGKILL; None: 5, or 2.5 while SIGTERM shows no effect.",
     ).tag(config=True)
     spare = Enum(
         ("auto", "on", "off"),
         "auto",
-        help="Import vLLM ahead of the next start: once a server is ready where 16 GiB of memory are free (auto), in any case (on), or never (off).",
+        help="Keep a process that has imported vLLM for the next start: once a server is ready and 16 GiB of memory are free (auto), always (on), or never (off).",
     ).tag(config=True)
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
-        self._shell = shell  # Magics.shell is typed as if it could be missing
+        self._shell = shell  # the type of Magics.shell allows None
         self._context = Context(shell, self)
         self._add_views()
 
@@ -63,10 +64,10 @@ class VllmMagics(Magics):
     @no_var_expand
     @line_cell_magic
     def vllm(self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None) -> Any:
-        """Start, stop and see vLLM servers, and say a cell to one; `%vllm help` tells how."""
+        """Start, stop and show vLLM servers, and send a cell to one of them; `%vllm help` shows the commands."""
         try:
-            words = expansion.expand(expansion.split(line), {**self._shell.user_ns, **(local_ns or {})})
-            command, rest = registry.select(words, cell=cell is not None)
+            args = expansion.expand(expansion.split(line), {**self._shell.user_ns, **(local_ns or {})})
+            command, rest = registry.select(args, cell=cell is not None)
             self._context.cell = cell or ""
             return command.run(self._context, command.parse(rest))
         except (InvalidOption, ServerNotFound) as error:
@@ -74,13 +75,13 @@ class VllmMagics(Magics):
 
     @property
     def settings(self) -> Settings:
-        """The defaults of each start."""
+        """The default arguments of each start."""
         from vllm_magic.jupyter.commands.settings import Settings
 
         return Settings(self.executable, self.flags, self.gpus, self.host)
 
-    def tell_news(self, *_: object) -> None:
-        """Print what happened without anyone's asking; run after each cell, in the thread that runs cells."""
+    def print_news(self, *_: object) -> None:
+        """Print the events since the last cell that no command reported. IPython calls this after each cell, in its thread."""
         if "vllm_magic.manager.manager" in sys.modules:
             for line in self._context.manager.news():
                 print(line)  # noqa: T201 - in the cell's thread
@@ -92,7 +93,7 @@ class VllmMagics(Magics):
             formatters["text/plain"].for_type_by_name(module, kind, _plain(view))
 
     def remove_views(self) -> None:
-        """Take the formatters out of the shell again."""
+        """Remove the formatters from the shell."""
         for formatters, name, _ in self._views():
             formatters["text/html"].pop(name, None)
             formatters["text/plain"].pop(name, None)

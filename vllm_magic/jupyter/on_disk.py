@@ -1,4 +1,4 @@
-"""Models and files on this machine, as completions of what the user types. Nothing here uses the network."""
+"""Models and files on this machine, as completions of a typed text. Nothing here uses the network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vllm_magic.engine.models.model_files import cache_folder, expanded
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MOST = 200  # entries of a folder that are examined, where it holds more
+MOST = 200  # the largest number of entries of a folder that are examined
 PREFIX = "models--"  # a model's folder in the Hugging Face cache is models--ORGANISATION--NAME
 
 
@@ -27,25 +27,25 @@ def cached_models() -> Iterator[str]:
 
 
 def model_folders(typed: str) -> Iterator[str]:
-    """Yield the folders that begin so and hold a model; for a path, also the other folders, with a slash at the end."""
-    leads_on = "/" in typed or typed in (".", "..", "~")
+    """Yield the folders that begin with the text and hold a model; for a path, also other folders, with a slash at the end."""
+    is_path = "/" in typed or typed in (".", "..", "~")
     for name, entry in _named(typed):
         if not entry.is_dir():
             continue
         if Path(entry.path, "config.json").exists():
             yield name
-        elif leads_on:
+        elif is_path:
             yield f"{name}/"
 
 
 def files(typed: str) -> Iterator[str]:
-    """Yield the files and folders that begin so, a folder with a slash at the end."""
+    """Yield the files and folders that begin with the text, a folder with a slash at the end."""
     for name, entry in _named(typed):
         yield f"{name}/" if entry.is_dir() else name
 
 
 def _named(typed: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield the entries that begin so, with the name as typed; hidden entries only where the last part begins with a dot."""
+    """Yield the paths that begin with the text, each with its entry; hidden ones only if the last part begins with a dot."""
     if typed in (".", "..", "~"):
         typed += "/"
     folder, slash, beginning = typed.rpartition("/")

@@ -52,7 +52,7 @@ def test_an_interrupted_attach_says_what_happened(shell, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(type(manager), "attach", lambda _, name, report: attach(name, report))
         patch.setattr(type(manager), "servers", lambda _: dict(there))
-        with pytest.raises(VllmMagicError, match="Interrupted: tiny is attached, and goes on starting"):
+        with pytest.raises(VllmMagicError, match="Interrupted: tiny is attached, and its start continues"):
             run(shell, "attach tiny")
 
 

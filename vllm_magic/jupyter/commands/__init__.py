@@ -1,1 +1,1 @@
-"""The sub-commands of %vllm: what they take, what they do, and their help."""
+"""The sub-commands of %vllm: their declarations, and what they do in a notebook."""

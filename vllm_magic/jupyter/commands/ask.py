@@ -1,4 +1,4 @@
-"""``%%vllm``: a cell is said to a model."""
+"""``%%vllm``: send a cell to a model."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AskArguments:
-    """Whom to ask, and how.
+    """The arguments of ``%%vllm``.
 
     Attributes:
-        variable: gets the answer.
-        schema: as it was written.
-        history: whether to go on with the conversation, also with a new one.
-        new: whether to begin a new one.
+        name: the name of the server; None for the only server.
+        variable: the variable to which the answer is assigned; None for none.
+        schema: the JSON schema as the user wrote it; None for none.
+        history: whether the request continues a conversation, which may be a new one.
+        new: whether a new conversation begins.
 
     Raises:
-        InvalidOption: ``variable`` is not a name that Python allows.
+        InvalidOption: ``variable`` is not a valid name.
     """
 
     name: str | None = None
@@ -42,45 +43,48 @@ class AskArguments:
     new: bool = False
 
     def __post_init__(self) -> None:
-        """Check what argparse does not."""
+        """Check the name of the variable."""
         variable = self.variable
         if variable is not None and (not variable.isidentifier() or keyword.iskeyword(variable)):
-            raise InvalidOption(f"--as {variable}: that cannot be a variable.")
+            raise InvalidOption(f"--as {variable}: this is not a valid name of a variable. Choose another.")
 
 
 class AskCommand(SubCommand[AskArguments]):
     """``%%vllm``.
 
     Args:
-        commands: the names of all commands; none of them is the name of a server.
+        commands: the names of all commands, which are not taken for names of servers.
     """
 
     declaration = CommandDeclaration(
         name=CELL,
-        about="say the cell below to a model; its answer comes as Markdown, Interrupt ends it",
-        details="Token counts and tokens/s stand below the answer. HTML in it stays text, and no image is loaded. Interrupt ends "
-        "the request on the server too, and keeps what was said. The cell is sent as it stands: no {name} is put in.",
+        about="send the cell below to a model, and show the answer as Markdown while it comes",
+        details=(
+            "Token counts and tokens/s stand below the answer. HTML in the answer stays text, and no image is loaded. "
+            "Interrupt ends the request, on the server too, and keeps the text so far. The cell is sent unchanged: "
+            "{name} is not replaced."
+        ),
         arguments=(SERVER,),
         options=(
             CommandOption("--system", "the system message", "TEXT"),
             CommandOption(
-                "--temperature", "0 for the likeliest words each time (else the model's own)", "T", type=float
+                "--temperature", "0 for the most likely tokens (default: the model's own)", "T", type=float
             ),
             CommandOption(
                 "--max-tokens",
-                "the most to answer (else as many as there is room for)",
+                "the longest answer in tokens (default: as long as the context allows)",
                 "N",
                 type=positive_integer,
             ),
-            CommandOption("--as", "keep the answer in a variable", "VARIABLE", dest="variable"),
+            CommandOption("--as", "assign the answer to a variable", "VARIABLE", dest="variable"),
             CommandOption(
                 "--json",
-                "an answer that fits a JSON schema: JSON in single quotes, or a variable with a dict or a pydantic model "
-                "class; --as keeps it parsed",
+                "have the answer match a JSON schema: JSON in single quotes, or a variable with a dict or a pydantic "
+                "model class; --as then assigns the parsed value",
                 "SCHEMA",
                 dest="schema",
             ),
-            CommandOption("--history", "go on with the conversation with this server"),
+            CommandOption("--history", "continue the conversation with this server"),
             CommandOption("--new", "begin a new conversation"),
         ),
         examples=(
@@ -92,17 +96,17 @@ class AskCommand(SubCommand[AskArguments]):
     def __init__(self, commands: Collection[str]) -> None:
         self._commands = commands
 
-    def parse(self, words: Sequence[str]) -> AskArguments:
-        """Whom to ask, and how."""
-        read = self.read(words)
-        found = AskArguments(**{**read, "history": read["history"] or read["new"]})
-        if found.name in self._commands:
+    def parse(self, args: Sequence[str]) -> AskArguments:
+        """Parse the name of the server and the options."""
+        values = self.read(args)
+        arguments = AskArguments(**{**values, "history": values["history"] or values["new"]})
+        if arguments.name in self._commands:
             raise InvalidOption(
-                f"%%vllm asks a server; %vllm {found.name}, with one %, is a line of its own."
+                f"%%vllm sends the cell to a server. To run a command, write it in a line: %vllm {arguments.name}."
             )
-        return found
+        return arguments
 
     def run(self, context: Context, arguments: AskArguments) -> None:
-        """Say the cell, and show the answer as it comes."""
+        """Send the cell, and show the answer while it comes."""
         server = context.manager.get(arguments.name)
         context.asker.ask(server, context.cell.strip("\n"), arguments, context.shell.user_ns)

@@ -40,32 +40,32 @@ class SubCommand(ABC, Generic[ParsedT]):
     declaration: ClassVar[CommandDeclaration]
 
     @abstractmethod
-    def parse(self, words: Sequence[str]) -> ParsedT:
-        """Parse the words after the name of the command.
+    def parse(self, args: Sequence[str]) -> ParsedT:
+        """Parse the text arguments after the name of the command.
 
         Raises:
-            InvalidOption: a word is not valid.
+            InvalidOption: an argument is missing, unknown or not valid.
         """
 
     @abstractmethod
     def run(self, context: Context, arguments: ParsedT) -> Any:
         """Run the command and return what the cell shows."""
 
-    def read(self, words: Sequence[str]) -> dict[str, Any]:
+    def read(self, args: Sequence[str]) -> dict[str, Any]:
         """Return each parsed value by its name.
 
         Raises:
-            InvalidOption: a word is not valid.
+            InvalidOption: an argument is missing, unknown or not valid.
         """
-        return vars(self.declaration.parse(words))
+        return vars(self.declaration.parse(args))
 
 
 SERVER = Argument(
-    "NAME", "the server; it can be left out where there is only one", ValueKind.SERVER, type=server_name
+    "NAME", "the server; may be left out if there is only one", ValueKind.SERVER, type=server_name
 )
 KNOWN_SERVER = Argument(
     "NAME",
-    "the server, also one that is over; it can be left out where there is only one",
+    "the server, also one that has ended; may be left out if there is only one",
     ValueKind.KNOWN_SERVER,
     type=server_name,
 )

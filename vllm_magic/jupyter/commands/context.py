@@ -1,4 +1,4 @@
-"""What a command needs of the shell in which it runs."""
+"""What a command uses of the shell in which it runs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class Configuration(Protocol):
-    """What ``%config VllmMagics`` sets.
+    """The settings of ``%config VllmMagics``.
 
     Attributes:
-        grace: seconds from SIGTERM to SIGKILL, or None.
-        spare: a mode of the spares.
+        grace: the seconds from SIGTERM to SIGKILL; None for the default.
+        spare: the mode of the spare, a value of `StandbyMode`.
     """
 
     grace: Any
@@ -26,18 +26,18 @@ class Configuration(Protocol):
 
     @property
     def settings(self) -> Settings:
-        """The defaults of each start."""
+        """The default arguments of each start."""
 
 
 class Context:
-    """One for each shell.
+    """The context of the commands of one shell.
 
     Args:
-        shell: in which the commands run.
-        configuration: what is set for it.
+        shell: the shell in which the commands run.
+        configuration: the settings of the shell.
 
     Attributes:
-        cell: the lines below the one that runs; "" where it stands alone.
+        cell: the lines below the first line of the cell; "" for a line magic.
     """
 
     def __init__(self, shell: InteractiveShell, configuration: Configuration) -> None:
@@ -47,28 +47,28 @@ class Context:
 
     @property
     def notebook(self) -> bool:
-        """Whether a front end is there that can update an output; otherwise it is a terminal."""
+        """Whether the shell has a front end that can update an output; False in a terminal."""
         return hasattr(self.shell, "kernel")
 
     @property
     def settings(self) -> Settings:
-        """The defaults of each start."""
+        """The default arguments of each start."""
         return self._configuration.settings
 
     @property
     def executable(self) -> str | None:
-        """The vLLM that is configured, or None."""
+        """The configured path of vLLM; None where there is none."""
         return self.settings.executable or None
 
     @property
     def grace(self) -> float | None:
-        """Seconds from SIGTERM to SIGKILL that are configured, or None."""
+        """The configured seconds from SIGTERM to SIGKILL; None for the default."""
         grace: float | None = self._configuration.grace
         return grace
 
     @property
     def manager(self) -> Manager:
-        """The kernel's manager, with spares as they are configured."""
+        """The manager of the kernel, with the configured mode of the spare."""
         from vllm_magic.manager.manager import manager
         from vllm_magic.provisioning.standby_pool import StandbyMode
 
@@ -76,12 +76,12 @@ class Context:
         return manager
 
     def configure_spare(self, mode: str) -> None:
-        """Set whether there is a spare."""
+        """Set the mode of the spare, a value of `StandbyMode`."""
         self._configuration.spare = mode
 
     @cached_property
     def asker(self) -> Asker:
-        """Asks servers for ``%%vllm``, and remembers the conversations with them."""
+        """The object that sends the cells of ``%%vllm`` and remembers their conversations."""
         from vllm_magic.jupyter.display.chat_cell import Asker
 
         return Asker(notebook=self.notebook)

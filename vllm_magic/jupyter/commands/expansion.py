@@ -1,8 +1,8 @@
-"""From the line behind ``%vllm`` to words: split as a shell does, then expanded one by one.
+"""The arguments in a line of ``%vllm``: the line is split as by a shell, and variables of the notebook are inserted.
 
-IPython's own expansion gives up, silently, on a line that holds one JSON value with braces. Here each word is
-expanded by itself: ``{name}`` (any expression that begins with a name, or calculates with numbers, and holds no brace) and
-``$name``. JSON is left as it stands, and an unknown name is an error.
+IPython's own expansion leaves a whole line as it is, without an error, if the line holds one JSON value with braces. Here
+each argument is expanded separately. ``$name`` and ``{expression}`` are replaced; an expression holds no brace, and it
+begins with a name or calculates with numbers. JSON stays as it is, and an unknown name is an error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _EXPANSION = re.compile(
 
 
 def split(line: str) -> list[str]:
-    """The words of the line.
+    """Split a line into arguments.
 
     Raises:
         InvalidOption: a quotation is not closed.
@@ -35,36 +35,36 @@ def split(line: str) -> list[str]:
         raise InvalidOption(f"{error}: each ' and \" needs its partner. Put JSON in single quotes.") from None
 
 
-def expand(words: list[str], namespace: Mapping[str, Any]) -> list[str]:
-    """The words with the notebook's variables put in; a dict or list becomes JSON.
+def expand(args: list[str], namespace: Mapping[str, Any]) -> list[str]:
+    """Return the arguments with the values of variables inserted; a dict or list becomes JSON.
 
     Raises:
-        InvalidOption: a name that is not defined, or an expression that fails.
+        InvalidOption: a name is not defined, or an expression fails.
     """
 
-    def put_in(match: re.Match[str]) -> str:
+    def value(match: re.Match[str]) -> str:
         if match[0] == "$$":
             return "$"
         return _text(match["name"] or match["expression"], match[0], namespace)
 
     expanded = []
-    for position, word in enumerate(words):
+    for position, arg in enumerate(args):
         try:
-            expanded.append(_EXPANSION.sub(put_in, word))
+            expanded.append(_EXPANSION.sub(value, arg))
         except InvalidOption:
-            flag = _before_secret(words[: position + 1])
-            if flag:  # a part of a key is not to be quoted
+            flag = _secret_flag(args[: position + 1])
+            if flag:  # the error must not quote a part of a key
                 raise InvalidOption(
-                    f"What stands behind {flag} has a name that is not defined, or an expression that fails. "
-                    "$$ is a plain dollar sign."
+                    f"The value of {flag} holds a name that is not defined, or an expression that fails. "
+                    "Write $$ for a dollar sign."
                 ) from None
             raise
     return expanded
 
 
-def _before_secret(words: list[str]) -> str:
-    """The flag of which the last word is the value, where that may be secret; else ""."""
-    *_, before, last = ["", *words]
+def _secret_flag(args: list[str]) -> str:
+    """Return the flag whose value the last argument is or holds, if that value may be secret; else ""."""
+    *_, before, last = ["", *args]
     if before == "--env" or (before and mask_words([before, last])[1] == SHOWN != last):
         return before
     flag, equals, _ = last.partition("=")
@@ -74,15 +74,15 @@ def _before_secret(words: list[str]) -> str:
 def _text(expression: str, written: str, namespace: Mapping[str, Any]) -> str:
     try:
         if expression.isidentifier() and expression not in namespace:
-            raise NameError(f"name {expression!r} is not defined")  # noqa: TRY301 - eval would find "max", "id"
-        value = eval(expression, dict(namespace))  # noqa: S307 - the user's own words in the user's own kernel
+            raise NameError(f"name {expression!r} is not defined")  # noqa: TRY301 - eval would find built-in names
+        value = eval(expression, dict(namespace))  # noqa: S307 - the user's own code in the user's own kernel
         return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
     except SyntaxError:
-        raise InvalidOption(f"{written} is no expression. Put JSON in single quotes.") from None
+        raise InvalidOption(f"{written} is not a valid expression. Put JSON in single quotes.") from None
     except NameError as error:
-        quotes = " An expression with quotes in it goes between quotes." if "[" in written else ""
+        quotes = " Put quotes around an expression that holds quotes." if "[" in written else ""
         raise InvalidOption(
-            f"{written}: {error}. Define it first; $$ is a plain dollar sign.{quotes}"
+            f"{written}: {error}. Define it first, or write $$ for a dollar sign.{quotes}"
         ) from None
     except Exception as error:  # noqa: BLE001 - an expression can raise anything
         raise InvalidOption(f"{written}: {type(error).__name__}: {error}.") from None

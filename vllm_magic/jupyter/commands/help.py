@@ -37,9 +37,9 @@ class HelpCommand(SubCommand[HelpArguments]):
     def __init__(self, declarations: Mapping[str, CommandDeclaration]) -> None:
         self._declarations = declarations
 
-    def parse(self, words: Sequence[str]) -> HelpArguments:
+    def parse(self, args: Sequence[str]) -> HelpArguments:
         """Parse the name of a command, or none."""
-        return HelpArguments(**self.read(words))
+        return HelpArguments(**self.read(args))
 
     def run(self, context: Context, arguments: HelpArguments) -> View:  # noqa: ARG002
         """Return the list of all commands, or the page of one."""

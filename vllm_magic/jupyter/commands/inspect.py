@@ -1,4 +1,4 @@
-"""``%vllm status``, ``logs``, ``fit``, ``metrics`` and ``plot``: looks at servers."""
+"""``%vllm status``, ``logs``, ``fit``, ``metrics`` and ``plot``: the commands that show servers and change nothing."""
 
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ class StatusCommand(SubCommand[ServerName]):
 
     declaration = CommandDeclaration(
         name="status",
-        about="the same as %vllm, for one server",
+        about="show one server, as %vllm shows all",
         arguments=(
-            Argument("NAME", "the server (else all of this kernel)", ValueKind.SERVER, type=server_name),
+            Argument(
+                "NAME", "the server (default: all servers of this kernel)", ValueKind.SERVER, type=server_name
+            ),
         ),
         examples=("%vllm", "%vllm status small"),
     )
 
-    def parse(self, words: Sequence[str]) -> ServerName:
-        """The name, or None for all."""
-        return ServerName(**self.read(words))
+    def parse(self, args: Sequence[str]) -> ServerName:
+        """Parse the name of a server; None stands for all servers."""
+        return ServerName(**self.read(args))
 
     def run(self, context: Context, arguments: ServerName) -> View:
-        """The servers of this kernel, and what else is to be known."""
+        """Return the table of the servers, with lines about what else concerns them."""
         from vllm_magic import ledger
         from vllm_magic.jupyter.display import views
 
@@ -48,7 +50,7 @@ class StatusCommand(SubCommand[ServerName]):
         if not name:
             others += [*manager.idle_releases(), *manager.waiting(), *_spare_line(context)]
         if servers and (full := ledger.full_disk()):
-            others.append(f"{full}: what servers say is not in their logs. Make room there.")
+            others.append(f"{full}: the logs of the servers are not written any more. Free disk space there.")
         return views.status(servers, manager.recent_gpus() if servers else None, others)
 
 
@@ -61,7 +63,7 @@ def _spare_line(context: Context) -> list[str]:
 
 @dataclass(frozen=True)
 class LogsArguments:
-    """``count``: the number of lines."""
+    """The server, None for the only one, and the number of lines."""
 
     name: str | None = None
     count: int = 50
@@ -74,12 +76,12 @@ class LogsCommand(SubCommand[LogsArguments]):
         shared.LOGS, arguments=(KNOWN_SERVER,), examples=("%vllm logs", "%vllm logs small -n 200")
     )
 
-    def parse(self, words: Sequence[str]) -> LogsArguments:
-        """The server and the number of lines."""
-        return LogsArguments(**self.read(words))
+    def parse(self, args: Sequence[str]) -> LogsArguments:
+        """Parse the name of the server and the number of lines."""
+        return LogsArguments(**self.read(args))
 
     def run(self, context: Context, arguments: LogsArguments) -> View:
-        """The lines."""
+        """Return the last lines of the log."""
         from vllm_magic.jupyter.display import views
 
         server = context.manager.get_even_past(arguments.name)
@@ -91,9 +93,9 @@ class FitCommand(SubCommand["StartArguments"]):
 
     declaration = CommandDeclaration(
         name="fit",
-        about="whether a model would fit, and what it needs: weights, KV cache; the words are those of start",
-        details="Nothing is started. How many requests, the longest context and what would help are told as well. "
-        "A start warns by itself.",
+        about="estimate whether a model fits into GPU memory, and what it needs; arguments as for start",
+        details="Nothing is started. The estimate has weights, KV cache, number of requests and longest context, and says what would help. "
+        "A start prints a warning by itself.",
         arguments=(start_arguments.MODEL,),
         options=start_arguments.OPTIONS,
         flags_of="vllm serve",
@@ -102,12 +104,12 @@ class FitCommand(SubCommand["StartArguments"]):
         link="docs/fit.md",
     )
 
-    def parse(self, words: Sequence[str]) -> StartArguments:
-        """Our own options, and the rest."""
-        return start_arguments.separate(words)
+    def parse(self, args: Sequence[str]) -> StartArguments:
+        """Separate the options of vllm_magic from the flags of vLLM."""
+        return start_arguments.separate(args)
 
     def run(self, context: Context, arguments: StartArguments) -> Any:
-        """The estimate."""
+        """Return the estimate."""
         request = start_arguments.request(arguments, context.settings, command=self.declaration.name)
         return context.manager.fit(request.spec)
 
@@ -117,18 +119,18 @@ class MetricsCommand(SubCommand[ServerName]):
 
     declaration = CommandDeclaration(
         name="metrics",
-        about="requests, tokens a second, KV cache, times to the first token and between tokens of a server",
-        details="They are vLLM's own counters.",
+        about="the counters of a server: requests, tokens per second, KV cache, times to the first token and between tokens",
+        details="The server reports them itself.",
         arguments=(SERVER,),
         examples=("%vllm metrics",),
     )
 
-    def parse(self, words: Sequence[str]) -> ServerName:
-        """The name, or None."""
-        return ServerName(**self.read(words))
+    def parse(self, args: Sequence[str]) -> ServerName:
+        """Parse the name of a server; None stands for the only one."""
+        return ServerName(**self.read(args))
 
     def run(self, context: Context, arguments: ServerName) -> View:
-        """The counters as they are now."""
+        """Return the present values of the counters."""
         from vllm_magic.jupyter.display import views
 
         server = context.manager.get(arguments.name)
@@ -140,18 +142,18 @@ class PlotCommand(SubCommand[ServerName]):
 
     declaration = CommandDeclaration(
         name="plot",
-        about="the life of a server as a figure: VRAM, tokens a second, requests; also after its end",
-        details="Its start, ready, stop and release are marked. `server.plot().svg` is the figure as a file.",
+        about="the life of a server as a chart: VRAM, tokens per second, requests; also after its end",
+        details="The times at which it was started, ready, stopped and released are marked. `server.plot().svg` is the chart as a file.",
         arguments=(KNOWN_SERVER,),
         examples=("%vllm plot",),
     )
 
-    def parse(self, words: Sequence[str]) -> ServerName:
-        """The name, or None."""
-        return ServerName(**self.read(words))
+    def parse(self, args: Sequence[str]) -> ServerName:
+        """Parse the name of a server; None stands for the only one."""
+        return ServerName(**self.read(args))
 
     def run(self, context: Context, arguments: ServerName) -> Any:
-        """The figure."""
+        """Return the chart."""
         return context.manager.get_even_past(arguments.name).plot()
 
 

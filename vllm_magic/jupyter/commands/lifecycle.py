@@ -1,4 +1,4 @@
-"""``%vllm start``, ``attach``, ``stop``, ``restart`` and ``switch``: which servers run."""
+"""``%vllm start``, ``attach``, ``stop``, ``restart`` and ``switch``: the commands that start and stop servers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vllm_magic.jupyter.commands.context import Context
     from vllm_magic.server.server import Server
 
-FORESIGHT = 0.2  # seconds that a start without waiting waits for a warning
+WARNING_LIMIT = 0.2  # seconds that `start --no-wait` waits for a warning
 
 
 class StartCommand(SubCommand[StartArguments]):
@@ -29,9 +29,9 @@ class StartCommand(SubCommand[StartArguments]):
 
     declaration = CommandDeclaration(
         name="start",
-        about="serve a model; flags of `vllm serve` go to vLLM as they stand",
-        details="`{name}` and `$name` put in variables of the notebook. The same words again return the server that runs already. vLLM's own file of options (--config FILE) is "
-        "respected: its host and port count, and a key in it is refused.",
+        about="serve a model; flags of `vllm serve` go to vLLM unchanged",
+        details="`{name}` and `$name` insert variables of the notebook. The same command again returns the server that already runs. vLLM's file of options (--config FILE) is "
+        "respected: its host and port are used, and a key in it is refused.",
         arguments=(start_arguments.MODEL,),
         options=start_arguments.OPTIONS,
         flags_of="vllm serve",
@@ -42,12 +42,12 @@ class StartCommand(SubCommand[StartArguments]):
         ),
     )
 
-    def parse(self, words: Sequence[str]) -> StartArguments:
-        """Our own options, and the rest."""
-        return start_arguments.separate(words)
+    def parse(self, args: Sequence[str]) -> StartArguments:
+        """Separate the options of vllm_magic from the flags of vLLM."""
+        return start_arguments.separate(args)
 
     def run(self, context: Context, arguments: StartArguments) -> Server:
-        """Start it, or return the one that runs."""
+        """Start the server, or return the same one that already runs."""
         return _start(context, start_arguments.request(arguments, context.settings))
 
 
@@ -71,13 +71,13 @@ def _start(context: Context, request: StartRequest) -> Server:
     line.finish(ready(start.server) if request.wait and not start.reused else "")
     if start.reused:
         print(f"{start.server.name} runs already, with the same options.")  # noqa: T201 - in the cell's thread
-    elif not request.wait and (warning := early_warning.warning(FORESIGHT)):
+    elif not request.wait and (warning := early_warning.warning(WARNING_LIMIT)):
         print(warning)  # noqa: T201
     if request.wait and not start.reused and start.server.caveat:
         print(f"{start.server.name}: {start.server.caveat}.")  # noqa: T201
     if start.server.status.exposed and not start.reused:
         print(  # noqa: T201
-            f"Other machines can reach {start.server.name}. Its key guards /v1 only: vLLM leaves /invocations, "
+            f"Other machines can reach {start.server.name}. Its key protects /v1 only: vLLM leaves /invocations, "
             "/tokenize and /metrics open."
         )
     return start.server
@@ -88,12 +88,12 @@ class AttachCommand(SubCommand[ServerName]):
 
     declaration = CommandDeclaration(
         name="attach",
-        about="take over a server that was kept",
-        details="It keeps its URL and its key.",
+        about="take over a server that was kept (--keep) after its kernel had ended",
+        details="The server keeps its URL and its key.",
         arguments=(
             Argument(
                 "NAME",
-                "the server that was kept; it can be left out where there is only one",
+                "the server that was kept; may be left out if there is only one",
                 ValueKind.KEPT_SERVER,
                 type=server_name,
             ),
@@ -101,12 +101,12 @@ class AttachCommand(SubCommand[ServerName]):
         examples=("server = %vllm attach Qwen3-0.6B",),
     )
 
-    def parse(self, words: Sequence[str]) -> ServerName:
-        """The name, or None."""
-        return ServerName(**self.read(words))
+    def parse(self, args: Sequence[str]) -> ServerName:
+        """Parse the name of a server; None stands for the only one."""
+        return ServerName(**self.read(args))
 
     def run(self, context: Context, arguments: ServerName) -> Server:
-        """Attach it."""
+        """Attach the server."""
         from vllm_magic.jupyter.display.progress import ProgressLine
 
         line = ProgressLine(notebook=context.notebook)
@@ -120,7 +120,7 @@ class AttachCommand(SubCommand[ServerName]):
             if not attached:
                 raise
             raise VllmMagicError(
-                f"Interrupted: {attached[0]} is attached, and goes on starting. %vllm shows how far it is."
+                f"Interrupted: {attached[0]} is attached, and its start continues. %vllm shows the progress."
             ) from None
         finally:
             line.finish("")
@@ -128,10 +128,16 @@ class AttachCommand(SubCommand[ServerName]):
 
 @dataclass(frozen=True)
 class StopArguments:
-    """``grace`` in seconds, None for the configured one; ``drain`` in seconds.
+    """The arguments of ``%vllm stop``.
+
+    Attributes:
+        name: the name of the server; None for the only one.
+        all: whether all servers are stopped.
+        grace: the seconds from SIGTERM to SIGKILL; None for the configured ones.
+        drain: the longest time, in seconds, to wait for requests to finish.
 
     Raises:
-        InvalidOption: both one server and all are named.
+        InvalidOption: a server is named, and ``all`` is set too.
     """
 
     name: str | None = None
@@ -140,7 +146,7 @@ class StopArguments:
     drain: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check that they fit together."""
+        """Check that the arguments do not contradict each other."""
         if self.all and self.name:
             raise InvalidOption(f"Stop {self.name}, or --all? Leave one of them out.")
 
@@ -152,19 +158,25 @@ class StopCommand(SubCommand[StopArguments]):
         shared.STOP,
         arguments=(SERVER,),
         options=(
-            CommandOption("--all", "every server of this kernel"),
-            CommandOption("--drain", "let requests finish first", "TIME", type=seconds, default=0.0),
+            CommandOption("--all", "stop every server of this kernel"),
+            CommandOption(
+                "--drain",
+                "first wait up to this time for requests to finish",
+                "TIME",
+                type=seconds,
+                default=0.0,
+            ),
             *shared.STOP.options,
         ),
         examples=("%vllm stop", "%vllm stop --all --drain 30s", "release = %vllm stop small"),
     )
 
-    def parse(self, words: Sequence[str]) -> StopArguments:
-        """The server, or all, and the times."""
-        return StopArguments(**self.read(words))
+    def parse(self, args: Sequence[str]) -> StopArguments:
+        """Parse the name of a server and the options."""
+        return StopArguments(**self.read(args))
 
     def run(self, context: Context, arguments: StopArguments) -> Any:
-        """Release one server, or all."""
+        """Stop one server or all, and return the releases."""
         from vllm_magic.jupyter.display import views
 
         grace = context.grace if arguments.grace is None else arguments.grace
@@ -180,17 +192,17 @@ class RestartCommand(SubCommand[ServerName]):
     declaration = CommandDeclaration(
         name="restart",
         about="stop a server and start it again",
-        details="A server that is over is only started.",
+        details="A server that has ended is only started.",
         arguments=(KNOWN_SERVER,),
         examples=("%vllm restart",),
     )
 
-    def parse(self, words: Sequence[str]) -> ServerName:
-        """The name, or None."""
-        return ServerName(**self.read(words))
+    def parse(self, args: Sequence[str]) -> ServerName:
+        """Parse the name of a server; None stands for the only one."""
+        return ServerName(**self.read(args))
 
     def run(self, context: Context, arguments: ServerName) -> Server:
-        """Release it, and start the same."""
+        """Stop the server, and start it again with the same options."""
         server = context.manager.get_even_past(arguments.name)
         if not server.state.over:
             context.manager.expect(server.spec)
@@ -206,7 +218,7 @@ class SwitchCommand(SubCommand[StartArguments]):
 
     declaration = CommandDeclaration(
         name="switch",
-        about="start a server or wake it up, with the others out of its way: asleep, else stopped; words as for start",
+        about="start a server or wake it up, and first put the others to sleep or stop them; arguments as for start",
         arguments=(start_arguments.MODEL,),
         options=tuple(one for one in start_arguments.OPTIONS if one is not start_arguments.NO_WAIT),
         flags_of="vllm serve",
@@ -214,18 +226,20 @@ class SwitchCommand(SubCommand[StartArguments]):
         examples=("%vllm switch Qwen/Qwen3-0.6B --enable-sleep-mode",),
     )
 
-    def parse(self, words: Sequence[str]) -> StartArguments:
-        """Our own options, and the rest."""
-        return start_arguments.separate(words)
+    def parse(self, args: Sequence[str]) -> StartArguments:
+        """Separate the options of vllm_magic from the flags of vLLM."""
+        return start_arguments.separate(args)
 
     def run(self, context: Context, arguments: StartArguments) -> Server:
-        """Have it ready."""
+        """Start or wake the server, and print what became of the others."""
         from vllm_magic.jupyter.display.progress import ProgressLine
         from vllm_magic.manager import switching
 
         request = start_arguments.request(arguments, context.settings, command=self.declaration.name)
         if not request.wait:
-            raise InvalidOption("--no-wait: %vllm switch returns when the server is ready. Leave it out.")
+            raise InvalidOption(
+                "--no-wait: %vllm switch always waits until the server is ready. Leave this option out."
+            )
         line = ProgressLine(notebook=context.notebook)
         try:
             switch = switching.switch(
@@ -240,12 +254,12 @@ class SwitchCommand(SubCommand[StartArguments]):
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """An interrupt ends the wait for a release, not the release."""
+    """Turn an interrupt into an error: the wait ends, and the release continues."""
     try:
         yield
     except KeyboardInterrupt:
         raise VllmMagicError(
-            "Interrupted: the release goes on by itself. %vllm shows how far it is."
+            "Interrupted: the release continues in the background. %vllm shows the progress."
         ) from None
 
 

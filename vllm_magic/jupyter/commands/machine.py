@@ -1,4 +1,4 @@
-"""``%vllm gpu``, ``cluster``, ``doctor`` and ``reap``: the machine, the cluster, and what was left on them."""
+"""``%vllm gpu``, ``cluster``, ``doctor`` and ``reap``: the commands for the machine and a cluster."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class GpuCommand(SubCommand[NoArguments]):
 
     declaration = shared.GPU
 
-    def parse(self, words: Sequence[str]) -> NoArguments:
-        """None."""
-        return NoArguments(**self.read(words))
+    def parse(self, args: Sequence[str]) -> NoArguments:
+        """Check that there are no arguments."""
+        return NoArguments(**self.read(args))
 
     def run(self, context: Context, arguments: NoArguments) -> View:  # noqa: ARG002
-        """The holders of each GPU."""
+        """Return the table of the GPUs and the holders of their memory."""
         from vllm_magic.doctor import gpus, survey
 
         return gpus.view(*survey.holders(context.manager.probe))
@@ -35,7 +35,7 @@ class GpuCommand(SubCommand[NoArguments]):
 
 @dataclass(frozen=True)
 class ClusterArguments:
-    """``address`` of the dashboard; None for the one of ``$RAY_ADDRESS``."""
+    """``address``: the URL of the cluster's dashboard; None for that of ``$RAY_ADDRESS``."""
 
     address: str | None = None
 
@@ -45,18 +45,18 @@ class ClusterCommand(SubCommand[ClusterArguments]):
 
     declaration = CommandDeclaration(
         name="cluster",
-        about="the nodes of a Ray cluster, and what runs there or waits for room",
-        arguments=(Argument("ADDRESS", "http://HEAD:8265 (else $RAY_ADDRESS)"),),
+        about="the nodes of a Ray cluster, and the jobs that run or wait there",
+        arguments=(Argument("ADDRESS", "http://HEAD:8265 (default: $RAY_ADDRESS)"),),
         examples=("%vllm cluster http://head:8265",),
         link="#on-a-ray-cluster",
     )
 
-    def parse(self, words: Sequence[str]) -> ClusterArguments:
-        """The address, or None."""
-        return ClusterArguments(**self.read(words))
+    def parse(self, args: Sequence[str]) -> ClusterArguments:
+        """Parse the address."""
+        return ClusterArguments(**self.read(args))
 
     def run(self, context: Context, arguments: ClusterArguments) -> View:
-        """The nodes and jobs of the cluster."""
+        """Return the table of the nodes and jobs."""
         from vllm_magic.cluster.survey import survey, view
 
         jobs = {one.job for one in context.manager.servers().values()}
@@ -68,12 +68,12 @@ class DoctorCommand(SubCommand[NoArguments]):
 
     declaration = shared.DOCTOR
 
-    def parse(self, words: Sequence[str]) -> NoArguments:
-        """None."""
-        return NoArguments(**self.read(words))
+    def parse(self, args: Sequence[str]) -> NoArguments:
+        """Check that there are no arguments."""
+        return NoArguments(**self.read(args))
 
     def run(self, context: Context, arguments: NoArguments) -> View:  # noqa: ARG002
-        """The report."""
+        """Return the report."""
         from vllm_magic.doctor.survey import survey
         from vllm_magic.jupyter.display import views
 
@@ -82,7 +82,12 @@ class DoctorCommand(SubCommand[NoArguments]):
 
 @dataclass(frozen=True)
 class ReapArguments:
-    """``pids`` of processes that nobody owns, () for what dead kernels left; ``yes`` to end and not only show them."""
+    """The arguments of ``%vllm reap``.
+
+    Attributes:
+        pids: the processes that nobody owns; () for the servers that dead kernels left behind.
+        yes: whether the processes are ended; otherwise they are only shown.
+    """
 
     pids: tuple[int, ...] = ()
     yes: bool = False
@@ -93,13 +98,13 @@ class ReapCommand(SubCommand[ReapArguments]):
 
     declaration = shared.REAP
 
-    def parse(self, words: Sequence[str]) -> ReapArguments:
-        """The processes, each once."""
-        found = self.read(words)
-        return ReapArguments(tuple(dict.fromkeys(found["pid"])), found["yes"])
+    def parse(self, args: Sequence[str]) -> ReapArguments:
+        """Parse the pids, each once, and the option."""
+        values = self.read(args)
+        return ReapArguments(tuple(dict.fromkeys(values["pid"])), values["yes"])
 
     def run(self, context: Context, arguments: ReapArguments) -> View:
-        """Release, show or end it."""
+        """Release servers, or show or end processes."""
         from vllm_magic.doctor import reap
         from vllm_magic.jupyter.display import views
         from vllm_magic.recovery.sweep import sweep_all
@@ -109,7 +114,7 @@ class ReapCommand(SubCommand[ReapArguments]):
             if not arguments.pids:
                 return views.swept(sweep_all(probe))
             candidates = reap.judge_all(arguments.pids)
-        except OSError as error:  # the state folder is not ours alone
+        except OSError as error:  # the state folder is not private to this user, or cannot be read
             raise VllmMagicError(str(error)) from None
         shown = reap.view(candidates, probe.snapshot())
         reaped = [reap.reap(one, probe) for one in candidates] if arguments.yes else []

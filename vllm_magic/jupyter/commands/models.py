@@ -1,4 +1,4 @@
-"""``%vllm lora``, ``bench``, ``pull`` and ``models``: what else is done with models."""
+"""``%vllm lora``, ``bench``, ``pull`` and ``models``: further commands for models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LORA_ABOUT = "the LoRA adapters of a server that was started with --enable-lora"
 
 
 class LoraAction(str, Enum):
-    """What can be done with adapters."""
+    """An action on adapters."""
 
     LIST = "list"
     LOAD = "load"
@@ -31,7 +31,14 @@ class LoraAction(str, Enum):
 
 @dataclass(frozen=True)
 class LoraArguments:
-    """``name`` of an adapter and ``folder`` are "" where they are not needed; ``server`` is None for the only one."""
+    """The arguments of ``%vllm lora``.
+
+    Attributes:
+        action: the action.
+        name: the name of the adapter; "" for the action ``list``.
+        folder: the folder of the adapter; "" except for the action ``load``.
+        server: the name of the server; None for the only one.
+    """
 
     action: LoraAction
     name: str = ""
@@ -45,38 +52,38 @@ class LoraCommand(SubCommand[LoraArguments]):
     declaration = CommandDeclaration(
         name="lora",
         about=LORA_ABOUT,
-        details="They are loaded and unloaded while the server runs.",
+        details="Adapters are loaded and unloaded while the server runs.",
         actions=(
             Action(LoraAction.LIST.value, LORA_ABOUT),
             Action(
                 LoraAction.LOAD.value,
-                "load one; name it as the model in a request",
+                "load an adapter; a request then names it as its model",
                 (
-                    Argument("NAME", "what to call it", required=True),
-                    Argument("FOLDER", "where it is", ValueKind.FOLDER, required=True),
+                    Argument("NAME", "the name for the adapter", required=True),
+                    Argument("FOLDER", "the folder of the adapter", ValueKind.FOLDER, required=True),
                 ),
             ),
             Action(
                 LoraAction.UNLOAD.value,
-                "unload it",
+                "unload an adapter",
                 (Argument("NAME", "the adapter", ValueKind.ADAPTER, required=True),),
             ),
         ),
         options=(
             CommandOption(
-                "--server", "of which server, where there are several", "NAME", kind=ValueKind.SERVER
+                "--server", "the server; may be left out if there is only one", "NAME", kind=ValueKind.SERVER
             ),
         ),
         examples=("%vllm lora load sailor ./adapters/sailor", "%vllm lora list", "%vllm lora unload sailor"),
     )
 
-    def parse(self, words: Sequence[str]) -> LoraArguments:
-        """The action and what it needs."""
-        found = self.read(words)
-        return LoraArguments(LoraAction(found.pop("action")), **found)
+    def parse(self, args: Sequence[str]) -> LoraArguments:
+        """Parse the action and its arguments."""
+        values = self.read(args)
+        return LoraArguments(LoraAction(values.pop("action")), **values)
 
     def run(self, context: Context, arguments: LoraArguments) -> View:
-        """Load or unload one, and list them."""
+        """Load or unload an adapter if asked to, and return the list of all."""
         from vllm_magic.view import View
 
         server = context.manager.get(arguments.server)
@@ -91,7 +98,7 @@ class LoraCommand(SubCommand[LoraArguments]):
 
 @dataclass(frozen=True)
 class BenchArguments:
-    """``args`` are flags of ``vllm bench serve``."""
+    """The server, None for the only one, and the flags of ``vllm bench serve``."""
 
     name: str | None
     args: tuple[str, ...]
@@ -102,21 +109,21 @@ class BenchCommand(SubCommand[BenchArguments]):
 
     declaration = CommandDeclaration(
         name="bench",
-        about="measure a server with `vllm bench serve`, which takes the flags",
-        details="There are 50 random prompts of 128 tokens unless the flags say otherwise.",
+        about="measure a server with `vllm bench serve`, to which the flags go",
+        details="Without flags, it sends 50 random prompts of 128 tokens.",
         arguments=(SERVER,),
         flags_of="vllm bench serve",
         examples=("%vllm bench", "%vllm bench small --num-prompts 200 --request-rate 8"),
     )
 
-    def parse(self, words: Sequence[str]) -> BenchArguments:
-        """A name first, if any, and everything else to vLLM as it stands."""
-        if words and not words[0].startswith("-"):
-            return BenchArguments(words[0], tuple(words[1:]))
-        return BenchArguments(None, tuple(words))
+    def parse(self, args: Sequence[str]) -> BenchArguments:
+        """Separate the name of the server, if it is given, from the flags."""
+        if args and not args[0].startswith("-"):
+            return BenchArguments(args[0], tuple(args[1:]))
+        return BenchArguments(None, tuple(args))
 
     def run(self, context: Context, arguments: BenchArguments) -> View:
-        """Run the benchmark, and show what it says."""
+        """Run the benchmark, and return its output."""
         from vllm_magic.jupyter.display.progress import Line
         from vllm_magic.view import View
 
@@ -129,14 +136,14 @@ class BenchCommand(SubCommand[BenchArguments]):
         try:
             return View(lines=tuple(server.bench(*arguments.args, report=report)))
         except KeyboardInterrupt:
-            raise VllmMagicError("Interrupted: the benchmark was ended. The server runs on.") from None
+            raise VllmMagicError("Interrupted: the benchmark was ended. The server still runs.") from None
         finally:
             line.finish("")
 
 
 @dataclass(frozen=True)
 class PullArguments:
-    """``revision`` is a branch, tag or commit, None for the main one."""
+    """The model, and a branch, tag or commit of it; None for the main branch."""
 
     model: str
     revision: str | None = None
@@ -147,21 +154,23 @@ class PullCommand(SubCommand[PullArguments]):
 
     declaration = CommandDeclaration(
         name="pull",
-        about="download a model ahead of its start; what is here whole is not downloaded again",
-        details="Bytes and speed are shown meanwhile.",
+        about="download a model before it is served; complete files are not downloaded again",
+        details="Bytes and speed are shown during the download.",
         arguments=(
             Argument("MODEL", "ORGANISATION/NAME of the Hugging Face Hub", ValueKind.MODEL, required=True),
         ),
-        options=(CommandOption("--revision", "a branch, tag or commit (else the main one)", "REVISION"),),
+        options=(
+            CommandOption("--revision", "a branch, tag or commit (default: the main branch)", "REVISION"),
+        ),
         examples=("%vllm pull Qwen/Qwen3-0.6B",),
     )
 
-    def parse(self, words: Sequence[str]) -> PullArguments:
-        """The model and its revision."""
-        return PullArguments(**self.read(words))
+    def parse(self, args: Sequence[str]) -> PullArguments:
+        """Parse the model and its revision."""
+        return PullArguments(**self.read(args))
 
     def run(self, context: Context, arguments: PullArguments) -> View:
-        """Download it."""
+        """Download the model."""
         from vllm_magic.children.pull import pull
         from vllm_magic.jupyter.display.progress import Line, download
         from vllm_magic.sizes import gib
@@ -177,11 +186,11 @@ class PullCommand(SubCommand[PullArguments]):
             done = pull(arguments.model, revision=arguments.revision, vllm=context.executable, report=report)
         except KeyboardInterrupt:
             raise VllmMagicError(
-                f"Interrupted. Files that are here whole stay, for the next %vllm pull {arguments.model}."
+                f"Interrupted. Complete files stay; %vllm pull {arguments.model} downloads the others."
             ) from None
         finally:
             line.finish("")
-        return View(f"{done.model} is here, {gib(done.size)}: {done.folder}")
+        return View(f"{done.model} is on this machine, {gib(done.size)}: {done.folder}")
 
 
 class ModelsCommand(SubCommand[NoArguments]):
@@ -189,17 +198,17 @@ class ModelsCommand(SubCommand[NoArguments]):
 
     declaration = CommandDeclaration(
         name="models",
-        about="what is in the Hugging Face cache: size, served or not",
-        details="A model that is not here whole is marked.",
+        about="the models in the Hugging Face cache, with their sizes and servers",
+        details="A model that is not complete is marked.",
         examples=("%vllm models",),
     )
 
-    def parse(self, words: Sequence[str]) -> NoArguments:
-        """None."""
-        return NoArguments(**self.read(words))
+    def parse(self, args: Sequence[str]) -> NoArguments:
+        """Check that there are no arguments."""
+        return NoArguments(**self.read(args))
 
     def run(self, context: Context, arguments: NoArguments) -> View:  # noqa: ARG002
-        """The models of the cache."""
+        """Return the table of the models."""
         from vllm_magic.engine.models import hf_cache
         from vllm_magic.jupyter.display import views
 

@@ -19,18 +19,18 @@ class PanelCommand(SubCommand[NoArguments]):
 
     declaration = CommandDeclaration(
         name="panel",
-        about="see and steer the servers, while cells run as well",
-        details="In a terminal it is the table of %vllm.",
+        about="a panel that shows and controls the servers, also while cells run",
+        details="In a terminal it shows the table of %vllm.",
         link="#the-panel",
         examples=("%vllm panel",),
     )
 
-    def parse(self, words: Sequence[str]) -> NoArguments:
-        """None."""
-        return NoArguments(**self.read(words))
+    def parse(self, args: Sequence[str]) -> NoArguments:
+        """Check that there are no arguments."""
+        return NoArguments(**self.read(args))
 
     def run(self, context: Context, arguments: NoArguments) -> Any:  # noqa: ARG002
-        """Show the panel of this kernel."""
+        """Return the panel of this kernel, or the table of its servers in a terminal."""
         if not context.notebook:
             return StatusCommand().run(context, ServerName())
         from vllm_magic.jupyter.panel.singleton import panel

@@ -35,11 +35,11 @@ def declarations() -> dict[str, CommandDeclaration]:
     return {name: command.declaration for name, command in commands().items()}
 
 
-def select(words: Sequence[str], *, cell: bool = False) -> tuple[SubCommand[Any], list[str]]:
-    """Return the command that the words name, and the words for it; ``%vllm`` alone is ``status``.
+def select(args: Sequence[str], *, cell: bool = False) -> tuple[SubCommand[Any], list[str]]:
+    """Return the command that a line names, and the arguments for it; ``%vllm`` alone is ``status``.
 
     Args:
-        words: the words of the line.
+        args: the arguments of the line.
         cell: whether the line is the first line of a cell.
 
     Raises:
@@ -50,7 +50,7 @@ def select(words: Sequence[str], *, cell: bool = False) -> tuple[SubCommand[Any]
 
     known = commands()
     if cell:
-        asks_help = bool(set(selection.HELP_FLAGS) & set(words))
-        return (known[selection.HELP], [CELL]) if asks_help else (known[CELL], list(words))
-    name, rest = selection.select(known, words, NOTEBOOK, alone="status")
+        asks_help = bool(set(selection.HELP_FLAGS) & set(args))
+        return (known[selection.HELP], [CELL]) if asks_help else (known[CELL], list(args))
+    name, rest = selection.select(known, args, NOTEBOOK, alone="status")
     return known[name], rest

@@ -1,16 +1,16 @@
-"""What a person sets once: ``%config VllmMagics``, and profiles in ``~/.config/vllm-magic/profiles.toml``.
+"""The settings of ``%config VllmMagics``, and the profiles in ``~/.config/vllm-magic/profiles.toml``.
 
 ::
 
     [big]
     model = "Qwen/Qwen3-32B"
-    flags = "--max-model-len 32768 --enable-lora"      # or a list of words
+    flags = "--max-model-len 32768 --enable-lora"      # or a list
     gpus = "0,1"
     ttl = "30m"
     env = { HF_HUB_OFFLINE = "1" }
 
-A profile stands for the words that would be written behind ``%vllm start``, and so do the settings before it: what
-comes later wins, the line in the notebook last.
+Settings and profiles stand for arguments of ``%vllm start``. The arguments of the settings come first, then those of the
+profile, then those of the line in the notebook; of two values for one option, the later one is used.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from vllm_magic.linux import files, home
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LONGEST = 2**15  # bytes of the file with the profiles
+LONGEST = 2**15  # the largest size of the file with the profiles, in bytes
 _VALUED = ("name", "gpus", "port", "executable", "keep", "cluster", "ttl", "timeout")
 _KEYS = ("model", "flags", "env", "force", *_VALUED)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The defaults of each start, "" where there is none: ``flags`` are words, as behind ``%vllm start MODEL``."""
+    """The default arguments of each start; "" for none. ``flags`` is written as in a line after ``%vllm start MODEL``."""
 
     executable: str = ""
     flags: str = ""
     gpus: str = ""
     host: str = ""
 
-    def words(self) -> list[str]:
-        """The same as words.
+    def args(self) -> list[str]:
+        """Return the settings as arguments of ``%vllm start``.
 
         Raises:
             InvalidOption: a quotation in the flags is not closed.
         """
         named = (("--executable", self.executable), ("--gpus", self.gpus), ("--host", self.host))
-        return [word for flag, value in named if value for word in (flag, value)] + split(self.flags)
+        return [arg for flag, value in named if value for arg in (flag, value)] + split(self.flags)
 
 
 NO_SETTINGS = Settings()
@@ -58,38 +58,38 @@ NO_SETTINGS = Settings()
 
 @dataclass(frozen=True)
 class Profile:
-    """``model`` is "" where the profile names none; ``words`` are those behind it."""
+    """A profile: the model, "" for none, and the arguments after it."""
 
     model: str
-    words: tuple[str, ...]
+    args: tuple[str, ...]
 
 
 def profile(name: str) -> Profile:
-    """The profile of this name.
+    """Read the profile of this name.
 
     Raises:
-        InvalidOption: there is none, or it cannot be read.
+        InvalidOption: there is no such profile, or it cannot be read.
     """
     path = profiles_path()
     known = _load(path)
-    found = known.get(name)
-    if not isinstance(found, dict):
-        names = [one for one, content in known.items() if isinstance(content, dict)]
-        listed = f"It has {', '.join(names)}." if names else "It has none."
+    table = known.get(name)
+    if not isinstance(table, dict):
+        names = [other for other, content in known.items() if isinstance(content, dict)]
+        listed = f"The profiles there are {', '.join(names)}." if names else "No profile is there."
         raise InvalidOption(f"There is no profile {name} in {path}. {listed}")
-    model = found.get("model", "")
+    model = table.get("model", "")
     if not isinstance(model, str):
-        raise InvalidOption(f"model in profile {name} of {path} is no text. Put it in quotes.")
+        raise InvalidOption(f"model in profile {name} of {path} is not a text. Put it in quotes.")
     return Profile(
-        model, tuple(word for key, value in found.items() for word in _words(key, value, f"profile {name}"))
+        model, tuple(arg for key, value in table.items() for arg in _args(key, value, f"profile {name}"))
     )
 
 
 def profiles_path() -> Path:
-    """The file with the profiles, whether it is there or not.
+    """Return the path of the file with the profiles, which need not exist.
 
     Raises:
-        InvalidOption: it is below the home folder of a user who has none.
+        InvalidOption: the path is below the home folder of a user without one.
     """
     try:
         folder = home.expanded(os.environ.get("XDG_CONFIG_HOME") or "~/.config")
@@ -107,25 +107,25 @@ def _load(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = tomllib.loads(files.read_regular(path, LONGEST).decode())
     except FileNotFoundError:
         raise InvalidOption(
-            f"There are no profiles: {path} is not there. %vllm help tells what goes into it."
+            f"There are no profiles: {path} does not exist. %vllm help shows what to write there."
         ) from None
     except OSError as error:
         raise InvalidOption(f"{path} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:
-        raise InvalidOption(f"{path} is no TOML: {error}. Correct it.") from None
+        raise InvalidOption(f"{path} is not valid TOML: {error}. Correct it.") from None
     return content
 
 
-def _words(key: str, value: Any, where: str) -> Iterator[str]:
+def _args(key: str, value: Any, where: str) -> Iterator[str]:
     if key == "model":
         return
     if key == "flags":
         if not isinstance(value, (str, list)):
-            raise InvalidOption(f"flags in {where} are one text, or a list of words.")
+            raise InvalidOption(f"flags in {where} must be a text or a list.")
         yield from split(value) if isinstance(value, str) else map(str, value)
     elif key == "env":
         if not isinstance(value, dict):
-            raise InvalidOption(f'env in {where} is a table: env = {{ NAME = "VALUE" }}.')
+            raise InvalidOption(f'env in {where} must be a table: env = {{ NAME = "VALUE" }}.')
         for name, text in value.items():
             yield from ("--env", f"{name}={text}")
     elif key == "force":
@@ -136,6 +136,4 @@ def _words(key: str, value: Any, where: str) -> Iterator[str]:
     else:
         near = difflib.get_close_matches(key, _KEYS, n=1)
         meant = f" Did you mean {near[0]}?" if near else ""
-        raise InvalidOption(
-            f"{where} has {key!r}, which means nothing here.{meant} vLLM's options go into flags."
-        )
+        raise InvalidOption(f"{where} has an unknown key {key!r}.{meant} Options of vLLM go into flags.")

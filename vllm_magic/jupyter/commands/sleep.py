@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SleepArguments:
-    """``level`` 1 keeps the weights in the machine's memory, 2 throws them away."""
+    """The server, None for the only one, and the level: 1 keeps the weights in the machine's memory, 2 discards them."""
 
     name: str | None = None
     level: int = 1
@@ -27,13 +27,13 @@ class SleepCommand(SubCommand[SleepArguments]):
 
     declaration = CommandDeclaration(
         name="sleep",
-        about="give the VRAM of a server back but keep its processes; it was started with --enable-sleep-mode",
-        details="This is vLLM's sleep mode, on GPUs only. The driver is asked whether the memory came back.",
+        about="free the VRAM of a server but keep its processes; it must have been started with --enable-sleep-mode",
+        details="This is vLLM's sleep mode, which needs a GPU. The driver is asked whether the memory came back.",
         arguments=(SERVER,),
         options=(
             CommandOption(
                 "--level",
-                "throw the weights away (else they go to the machine's memory)",
+                "discard the weights (default: move them to the machine's memory)",
                 "2",
                 type=int,
                 choices=(1, 2),
@@ -43,12 +43,12 @@ class SleepCommand(SubCommand[SleepArguments]):
         examples=("%vllm sleep", "%vllm sleep small --level 2"),
     )
 
-    def parse(self, words: Sequence[str]) -> SleepArguments:
-        """The server and the level."""
-        return SleepArguments(**self.read(words))
+    def parse(self, args: Sequence[str]) -> SleepArguments:
+        """Parse the name of the server and the level."""
+        return SleepArguments(**self.read(args))
 
     def run(self, context: Context, arguments: SleepArguments) -> Any:
-        """Put it to sleep."""
+        """Put the server to sleep."""
         return context.manager.get(arguments.name).sleep(arguments.level)
 
 
@@ -57,17 +57,17 @@ class WakeCommand(SubCommand[ServerName]):
 
     declaration = CommandDeclaration(
         name="wake",
-        about="wake a server up",
+        about="wake up a server that sleeps",
         arguments=(SERVER,),
         examples=("%vllm wake",),
     )
 
-    def parse(self, words: Sequence[str]) -> ServerName:
-        """The name, or None."""
-        return ServerName(**self.read(words))
+    def parse(self, args: Sequence[str]) -> ServerName:
+        """Parse the name of a server; None stands for the only one."""
+        return ServerName(**self.read(args))
 
     def run(self, context: Context, arguments: ServerName) -> Any:
-        """Wake it up."""
+        """Wake the server up."""
         return context.manager.get(arguments.name).wake()
 
 

@@ -15,11 +15,9 @@ if TYPE_CHECKING:
 
     from vllm_magic.jupyter.commands.context import Context
 
-ABOUT = "a process that has imported vLLM ahead of the next start, which takes far less time then"
-
 
 class SpareAction(str, Enum):
-    """What can be done about the spare."""
+    """An action on the spare."""
 
     STATUS = "status"
     ON = "on"
@@ -29,7 +27,7 @@ class SpareAction(str, Enum):
 
 @dataclass(frozen=True)
 class SpareArguments:
-    """What to do."""
+    """The action."""
 
     action: SpareAction
 
@@ -39,14 +37,17 @@ class SpareCommand(SubCommand[SpareArguments]):
 
     declaration = CommandDeclaration(
         name="spare",
-        about=ABOUT,
+        about="a process that has already imported vLLM, so that the next start takes far less time",
         actions=(
-            Action(SpareAction.STATUS.value, ABOUT),
-            Action(SpareAction.ON.value, "have one from now on"),
-            Action(SpareAction.OFF.value, "end it, and have none"),
+            Action(
+                SpareAction.STATUS.value,
+                "show the spare: a process that has already imported vLLM for the next start",
+            ),
+            Action(SpareAction.ON.value, "keep a spare from now on"),
+            Action(SpareAction.OFF.value, "end the spare, and make no other"),
             Action(
                 SpareAction.AUTO.value,
-                "have one once a server is ready, where memory is plenty; as it is at first",
+                "make a spare once a server is ready and enough memory is free (the default)",
             ),
         ),
         default_action=SpareAction.STATUS.value,
@@ -54,12 +55,12 @@ class SpareCommand(SubCommand[SpareArguments]):
         link="#starting-faster",
     )
 
-    def parse(self, words: Sequence[str]) -> SpareArguments:
-        """The action; without a word it is ``status``."""
-        return SpareArguments(SpareAction(self.read(words)["action"]))
+    def parse(self, args: Sequence[str]) -> SpareArguments:
+        """Parse the action; the default is ``status``."""
+        return SpareArguments(SpareAction(self.read(args)["action"]))
 
     def run(self, context: Context, arguments: SpareArguments) -> Any:
-        """Set the mode, and show the spare."""
+        """Set the mode if asked to, and return the view of the spare."""
         from vllm_magic.jupyter.display import views
 
         if arguments.action is not SpareAction.STATUS:

@@ -1,7 +1,7 @@
-"""The words behind ``%vllm start`` and the commands that are like it.
+"""The arguments of ``%vllm start``, ``fit`` and ``switch``.
 
-Own options are taken out; every other word goes to vLLM as it stands. (``magic_arguments`` and argparse's
-``parse_known_args`` cannot do that: the value behind an unknown flag would pass for the model.)
+The options of vllm_magic are separated; every other argument goes to vLLM unchanged. ``magic_arguments`` and argparse's
+``parse_known_args`` cannot do that: they would take the value after an unknown flag for the model.
 """
 
 from __future__ import annotations
@@ -22,68 +22,70 @@ if TYPE_CHECKING:
 
 MODEL = Argument(
     "MODEL",
-    "the model: ORGANISATION/NAME of the Hugging Face Hub, or a folder",
+    "the model: ORGANISATION/NAME on the Hugging Face Hub, or a folder",
     ValueKind.MODEL,
     required=True,
 )
-NO_WAIT = CommandOption("--no-wait", "return at once")
+NO_WAIT = CommandOption("--no-wait", "return at once, while the server starts")
 OPTIONS = (
-    CommandOption("--name", "what to call it (else the last part of the model's name)", "NAME", default=""),
+    CommandOption(
+        "--name", "name of the server (default: the last part of the model's name)", "NAME", default=""
+    ),
     CommandOption(
         "--gpus",
-        "GPUs by index or UUID, or the freest that are enough (else vLLM chooses)",
+        "GPUs by index or UUID, or auto for those with the most free memory (default: vLLM chooses)",
         "0,1 | auto",
         kind=ValueKind.GPUS,
     ),
-    CommandOption("--port", "TCP port (else a free one)", "N", type=int),
+    CommandOption("--port", "TCP port (default: a free port)", "N", type=int),
     CommandOption(
         "--env",
-        "environment variable for the server; may be repeated",
+        "environment variable of the server; may be repeated",
         "NAME=VALUE",
         type=assignment,
         repeated=True,
     ),
     CommandOption(
         "--executable",
-        "the vllm to run (else $VLLM_MAGIC_EXECUTABLE, vllm beside this Python, vllm on $PATH)",
+        "the vllm to run (default: $VLLM_MAGIC_EXECUTABLE, vllm beside this Python, vllm on $PATH)",
         "PATH",
         kind=ValueKind.FILE,
     ),
     CommandOption(
         "--profile",
-        "the words of this profile, before those of this line",
+        "insert the arguments of this profile before those of the line",
         "NAME",
-        details="A profile is a table of `~/.config/vllm-magic/profiles.toml`.",
+        details="A profile is a table in `~/.config/vllm-magic/profiles.toml`.",
     ),
     CommandOption(
         "--force",
-        "start it also where the GPUs have too little free memory, or vLLM has no such flag",
+        "start even if GPU memory is too small, or vLLM does not know a flag",
         details=(
-            "Otherwise an error says who holds the memory and what would fit, or which flag vLLM does not have and "
-            "which one was meant."
+            "Without it, an error says who holds the memory and what would fit, or which flag is unknown and "
+            "which similar one exists."
         ),
     ),
     CommandOption(
         "--cluster",
-        "on a Ray cluster (http://HEAD:8265, or auto for $RAY_ADDRESS); see docs/cluster.md",
+        "run on a Ray cluster (http://HEAD:8265, or auto for $RAY_ADDRESS); see docs/cluster.md",
         "ADDRESS",
     ),
     CommandOption(
         "--keep",
-        "outlive this kernel for so long, for another one to attach (else it ends with the kernel)",
-        "10m",
+        "keep the server for this time after the kernel's end (default: it ends with the kernel)",
+        "TIME",
         type=seconds,
-        details="Another kernel takes it over with %vllm attach, or by the same start.",
+        details="Another kernel takes it over with %vllm attach, or with the same start command.",
     ),
     CommandOption(
         "--ttl",
-        "release it when it had no request for that long",
-        "30m",
+        "stop the server after this time without a request",
+        "TIME",
         type=seconds,
-        details="That is told by vLLM's own counters, and by connections that still wait for an answer.",
+        details="vLLM's own counters show the requests, and so do connections that wait for an answer.",
     ),
     NO_WAIT,
-    CommandOption("--timeout", "give up, and release it, when it is not ready by then", "TIME", type=seconds),
+    CommandOption("--timeout", "stop the server if it is not ready after this time", "TIME", type=seconds),
 )
 _VALUED = {option.flag for option in OPTIONS if option.takes_value}
 _SWITCHES = {option.flag for option in OPTIONS if not option.takes_value}
@@ -91,7 +93,12 @@ _SWITCHES = {option.flag for option in OPTIONS if not option.takes_value}
 
 @dataclass(frozen=True)
 class StartArguments:
-    """The words of a line: ``own`` are our options, with "=" before each value; ``rest`` are the model and vLLM's flags."""
+    """The separated arguments of a line.
+
+    Attributes:
+        own: the options of vllm_magic, with "=" between flag and value.
+        rest: the model, if it is given, and the flags of vLLM.
+    """
 
     own: tuple[str, ...]
     rest: tuple[str, ...]
@@ -99,34 +106,34 @@ class StartArguments:
 
 @dataclass(frozen=True)
 class StartRequest:
-    """``timeout`` in seconds, None for as long as it takes."""
+    """A start: the server, whether to wait until it is ready, and the limit of that wait in seconds; None for no limit."""
 
     spec: ServerSpec
     wait: bool
     timeout: float | None
 
 
-def start(words: Sequence[str], defaults: Settings = NO_SETTINGS, *, command: str = "start") -> StartRequest:
-    """What the words behind ``start`` ask for, on top of those of their profile and of the defaults.
+def start(args: Sequence[str], defaults: Settings = NO_SETTINGS, *, command: str = "start") -> StartRequest:
+    """Return the start that these arguments describe, together with their profile and the settings.
 
     Args:
-        words: behind the command.
-        defaults: of each start.
-        command: the one that the words stand behind, for errors.
+        args: the arguments after the name of the command.
+        defaults: the settings.
+        command: the name of the command, for errors.
 
     Raises:
-        InvalidOption: a word does not fit.
+        InvalidOption: an argument is missing or not valid.
     """
-    return request(separate(words), defaults, command=command)
+    return request(separate(args), defaults, command=command)
 
 
 def request(
     arguments: StartArguments, defaults: Settings = NO_SETTINGS, *, command: str = "start"
 ) -> StartRequest:
-    """The same for words that are separated.
+    """Return the start as `start` does, for arguments that are separated already.
 
     Raises:
-        InvalidOption: a word does not fit.
+        InvalidOption: an argument is missing or not valid.
     """
     parser = NOTEBOOK.parser(command)
     for option in OPTIONS:
@@ -139,52 +146,54 @@ def request(
         raise InvalidOption(
             f"Which model? Write it first, then vLLM's flags: {NOTEBOOK.line(command)} MODEL [flags]."
         )
-    before = separate([*defaults.words(), *profile.words])
+    before = separate([*defaults.args(), *profile.args])
     flags = before.rest
     if flags and not flags[0].startswith("-"):
-        raise InvalidOption(f"{flags[0]!r} among the default flags, or those of the profile, is no flag.")
-    found = parser.parse_args([*before.own, *own])
+        raise InvalidOption(
+            f"{flags[0]!r} among the default flags, or those of the profile, is not a flag: it has no dash."
+        )
+    options = parser.parse_args([*before.own, *own])
     spec = ServerSpec(
         model=model,
         args=(*flags, *rest),
-        name=found.name,
-        gpus=found.gpus,
-        port=found.port,
-        executable=found.executable or None,
-        ttl=found.ttl,
-        force=found.force,
-        env=tuple(sorted(dict(found.env).items())),
-        keep=found.keep,
-        cluster=found.cluster or None,
+        name=options.name,
+        gpus=options.gpus,
+        port=options.port,
+        executable=options.executable or None,
+        ttl=options.ttl,
+        force=options.force,
+        env=tuple(sorted(dict(options.env).items())),
+        keep=options.keep,
+        cluster=options.cluster or None,
     )
-    return StartRequest(spec, not found.no_wait, found.timeout)
+    return StartRequest(spec, not options.no_wait, options.timeout)
 
 
-def separate(words: Sequence[str]) -> StartArguments:
-    """Our own options, and the rest; what stands behind ``--`` is not looked at.
+def separate(args: Sequence[str]) -> StartArguments:
+    """Separate the options of vllm_magic from the rest; everything after ``--`` belongs to the rest.
 
     Raises:
         InvalidOption: an option has no value.
     """
     own: list[str] = []
     rest: list[str] = []
-    pending = iter(words)
-    for word in pending:
-        flag, equals, _ = word.partition("=")
-        if word == "--":
+    pending = iter(args)
+    for arg in pending:
+        flag, equals, _ = arg.partition("=")
+        if arg == "--":
             rest.extend(pending)
         elif flag in _VALUED:
-            # Joined by "=", a value that begins with a dash is still a value.
-            own.append(word if equals else f"{word}={_next(pending, word)}")
+            # argparse takes a value that begins with a dash only after "=".
+            own.append(arg if equals else f"{arg}={_next(pending, arg)}")
         elif flag in _SWITCHES:
-            own.append(word)
+            own.append(arg)
         else:
-            rest.append(word)
+            rest.append(arg)
     return StartArguments(tuple(own), tuple(rest))
 
 
-def _next(words: Iterator[str], flag: str) -> str:
-    value = next(words, None)
+def _next(args: Iterator[str], flag: str) -> str:
+    value = next(args, None)
     if value is None:
         raise InvalidOption(f"{flag} needs a value: {flag} VALUE.")
     return value

@@ -91,7 +91,7 @@ def test_ways_to_ask_for_the_list(shell, words):
 def test_ways_to_ask_for_a_page(shell, words):
     shown = shell.run_line_magic("vllm", words)
     assert "\n".join(shown.lines) == page("start")
-    assert "Each other flag goes to `vllm serve` as it stands." in repr(shown)
+    assert "Each other flag goes to `vllm serve` unchanged." in repr(shown)
 
 
 @pytest.mark.parametrize("words", ["--help", "tiny -h"])

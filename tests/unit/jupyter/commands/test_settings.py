@@ -90,17 +90,17 @@ class TestProfiles:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("[other]\n[third]", "It has other, third."),
-            ("", "It has none."),
-            ("[p", "is no TOML"),
+            ("[other]\n[third]", "The profiles there are other, third."),
+            ("", "No profile is there."),
+            ("[p", "is not valid TOML"),
             ("[p]\nmodel = 3", "model in profile p"),
             ("[p]\nmodel = 'm'\ngpu = '0'", "Did you mean gpus?"),
-            ("[p]\nmodel = 'm'\nmax_model_len = 3", "vLLM's options go into flags."),
+            ("[p]\nmodel = 'm'\nmax_model_len = 3", "Options of vLLM go into flags."),
             ("[p]\nmodel = 'm'\nflags = 3", "flags in profile p"),
             ("[p]\nmodel = 'm'\nenv = 'A=1'", "env in profile p"),
             ("[p]\nmodel = 'm'\nttl = 'x'", "'x' is not a time"),
             ("[p]\nmodel = 'm'\nflags = 'word'", "'word' among the default flags"),
-            ("p = 3", "It has none."),
+            ("p = 3", "No profile is there."),
             ("[p]\nttl = '1m'", "Which model?"),
         ],
     )
@@ -109,7 +109,9 @@ class TestProfiles:
         assert said in refusal("--profile p")
 
     def test_there_is_no_file(self):
-        assert refusal("m --profile p").startswith(f"There are no profiles: {profiles_path()} is not there.")
+        assert refusal("m --profile p").startswith(
+            f"There are no profiles: {profiles_path()} does not exist."
+        )
 
     def test_a_file_that_cannot_be_read(self):
         profiles_path().mkdir()
