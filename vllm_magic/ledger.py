@@ -283,7 +283,7 @@ def _condition(path: Path, record: Record) -> Condition:
 
 
 def _members(folder: Folder, record: Record) -> list[Process]:
-    known = [Identity(*one) for one in records.known(str(folder.path))]
+    known = [Identity(*one) for one in records.read_known_processes(str(folder.path))]
     if marks.is_sealed(
         folder.mark
     ):  # a record can be edited; of the hidden ones nothing can be told, and none is signalled

@@ -179,7 +179,9 @@ def test_what_carries_no_mark_goes_with_its_guards(manager, spec, traces):
     strays = {one for one in everyone if "Stray" in processes.title(one.pid)}
     assert len(strays) == 2
     (entry,) = ledger.entries()
-    until(lambda: strays <= {Identity(*one) for one in records.known(str(entry.path))}, "unknown")
+    until(
+        lambda: strays <= {Identity(*one) for one in records.read_known_processes(str(entry.path))}, "unknown"
+    )
     for number in (signal.SIGSTOP, signal.SIGKILL):
         for guard in guards(server):
             pidfd.send(guard, number)

@@ -11,7 +11,7 @@ import pytest
 from by_hand import ByHand
 from records import record
 
-from vllm_magic.guard.protocol import Order
+from vllm_magic.guard.protocol import LaunchRequest
 from vllm_magic.linux import machine, processes
 
 INSIDE = ["unshare", "--pid", "--fork", "--kill-child"]
@@ -29,8 +29,8 @@ else:
 GUARDS = """
 import json, sys
 from vllm_magic.guard.client import GuardPair
-from vllm_magic.guard.protocol import Order, Refused
-pair = GuardPair(Order(**json.loads(sys.argv[1])))
+from vllm_magic.guard.protocol import LaunchRequest, Refused
+pair = GuardPair(LaunchRequest(**json.loads(sys.argv[1])))
 while (messages := pair.receive()) is not None:
     for message in messages:
         print(type(message).__name__, *message, flush=True)
@@ -56,7 +56,7 @@ def test_a_start_is_refused(home, executable, monkeypatch, traces):
 def test_the_guards_refuse_too(tmp_path):
     folder, tmp = tmp_path / "folder", tmp_path / "folder" / "t"
     tmp.mkdir(parents=True)
-    asked = Order(
+    asked = LaunchRequest(
         argv=["/bin/sleep", "310"],
         env={},
         cwd="/",

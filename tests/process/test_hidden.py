@@ -96,7 +96,7 @@ def test_a_stop_says_that_something_is_left(kernel, traces):
         assert "tiny is not released: SIGKILL did not end a process that /proc hides" in said
         assert [pid for pid, _ in left] == [other.pid]
         assert processes.is_alive(other)
-        assert records.known(str(entry.path))[0] == [other.pid, 0]
+        assert records.read_known_processes(str(entry.path))[0] == [other.pid, 0]
     assert pidfd.send(other, signal.SIGKILL)
     assert stop() == ["released", True]
     assert ledger.entries() == []
@@ -130,6 +130,6 @@ def test_a_sweep_leaves_the_folder(kernel, traces):
         assert "NOT released" in said
         assert not verified
         assert processes.is_alive(other)
-        assert records.known(str(entry.path))
+        assert records.read_known_processes(str(entry.path))
     os.kill(other.pid, signal.SIGKILL)
     until(lambda: not processes.is_alive(other), "it lives on")

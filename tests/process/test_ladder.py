@@ -1,4 +1,4 @@
-"""How often a release looks at the whole machine: not once for each process that ends."""
+"""A release does not scan the whole machine for each process that ends."""
 
 from __future__ import annotations
 
@@ -54,36 +54,36 @@ def leader():
 
 
 class Finder:
-    """Finds the processes of a leader, and counts the looks."""
+    """Finds the processes of a leader, and counts the scans."""
 
     def __init__(self, leader) -> None:
         self.leader = leader
-        self.looks = 0
+        self.scans = 0
 
     def __call__(self):
-        self.looks += 1
+        self.scans += 1
         table = sessions.near([self.leader.pid])
         return [table[pid] for pid in processes.server_members(table, self.leader) if table[pid].alive]
 
 
-def test_an_end_that_is_waited_for_takes_few_looks(leader):
+def test_waiting_for_an_end_takes_few_scans(leader):
     find = Finder(leader)
     began = time.monotonic()
     outcome = Ladder(find, leader).run(grace=60.0, patience=60.0)
     assert (len(outcome.ended), outcome.left) == (COUNT + 1, [])
     assert {how for *_, how in outcome.ended} == {"SIGTERM", "by itself"}
-    assert find.looks <= 3 + (time.monotonic() - began) / ladder.NEW_LOOK
+    assert find.scans <= 3 + (time.monotonic() - began) / ladder.SCAN_INTERVAL
 
 
-def test_one_that_comes_meanwhile_is_found(leader):
-    """Here when all that were known have ended: then the whole machine is looked at."""
+def test_a_process_that_starts_meanwhile_is_found(leader):
+    """Here after all known processes have ended: then the whole machine is scanned."""
     find = Finder(leader)
     with subprocess.Popen(["sleep", "300"], start_new_session=True) as late:
 
         def with_late():
             found = find()
             process = processes.read(late.pid)
-            return [*found, process] if find.looks > 1 and process and process.alive else found
+            return [*found, process] if find.scans > 1 and process and process.alive else found
 
         outcome = Ladder(with_late, leader).run(grace=60.0, patience=60.0)
         assert late.wait(60) == -signal.SIGKILL

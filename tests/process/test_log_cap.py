@@ -13,8 +13,8 @@ from records import record
 from vllm_magic.engine.startup.log import tail
 from vllm_magic.guard import log_cap
 from vllm_magic.guard.client import GuardPair
-from vllm_magic.guard.log_cap import LIMIT, REST
-from vllm_magic.guard.protocol import Ended, Order, Started
+from vllm_magic.guard.log_cap import CHECK_INTERVAL, LIMIT
+from vllm_magic.guard.protocol import Ended, LaunchRequest, Started
 from vllm_magic.linux import processes
 
 MIB = 2**20
@@ -44,7 +44,7 @@ class TestByTheGuard:
         log = private / "log"
         script = f'"{sys.executable}" -c "$FLOOD"; echo end of it; exec sleep 300'
         pair = GuardPair(
-            Order(
+            LaunchRequest(
                 argv=["/bin/sh", "-c", script],
                 env={"FLOOD": flood},
                 cwd="/",
@@ -65,10 +65,12 @@ class TestByTheGuard:
             while tail(log, 1) != ["end of it"] or on_disk(log) > LIMIT // 2:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-            time.sleep(REST * 4)
+            time.sleep(CHECK_INTERVAL * 4)
             before = self.switches(inner)
             time.sleep(1.0)
-            assert self.switches(inner) <= before + 1  # every `KIN_LOOK` seconds it looks whom it has adopted
+            assert (
+                self.switches(inner) <= before + 1
+            )  # every `CHILD_SCAN_INTERVAL` seconds it looks whom it has adopted
             assert processes.read(inner).state == "S"
         finally:
             pair.stop(0.0, 0.0)

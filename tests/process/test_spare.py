@@ -373,11 +373,11 @@ def test_no_thread_for_it(manager, make, monkeypatch, traces):
 
 
 def test_it_goes_when_memory_is_short(monkeypatch):
-    spare = standby_leader.Waiting(60.0)
+    spare = standby_leader.StandbyConnection(60.0)
     try:
-        assert not spare.is_in_the_way()
-        monkeypatch.setattr(memory, "available", lambda: standby_leader.LEAST - 1)
-        assert spare.is_in_the_way()
+        assert not spare.should_end()
+        monkeypatch.setattr(memory, "available", lambda: standby_leader.LEAST_MEMORY - 1)
+        assert spare.should_end()
     finally:
         spare.theirs.close()
         spare.close()

@@ -72,7 +72,8 @@ def orphan(home, executable, faults):
         (entry,) = ledger.entries()
         server = {one.identity for one in entry.processes}
         by_hand.until(
-            lambda: server <= {Identity(*one) for one in records.known(str(entry.path))}, "not known"
+            lambda: server <= {Identity(*one) for one in records.read_known_processes(str(entry.path))},
+            "not known",
         )
         kill_at_once(
             processes.read(kernel.pid).identity, Identity(*entry.record.outer), Identity(*entry.record.inner)
@@ -457,7 +458,7 @@ class TestWhatIsCleared:
         known = Segment(stat.st_dev, stat.st_ino)
         folder = put(kernel=dead(), segments=[list(known)])
         if before != "unknown":
-            records.write_before(str(folder), {known} if before == "there" else set())
+            records.write_existing_segments(str(folder), {known} if before == "there" else set())
         try:
             sweep(probe)
             assert segment.exists() == (before != "not there")

@@ -31,8 +31,8 @@ from vllm_magic.guard.protocol import (
     Decoder,
     Ended,
     KnownProcesses,
-    Note,
-    Order,
+    LaunchRequest,
+    Ready,
     Refused,
     StandbyReport,
     Started,
@@ -52,9 +52,9 @@ many = settings(max_examples=300, derandomize=True, deadline=None, database=None
 few = settings(many, max_examples=60)
 
 KINDS = (
-    Order,
+    LaunchRequest,
     Stop,
-    Note,
+    Ready,
     Attach,
     Attached,
     StandbyReport,
@@ -358,10 +358,10 @@ seconds = st.floats(0, 1e9) | st.integers(0, 10**9)
 why = st.sampled_from([one.value for one in Why])
 texts = st.lists(text, max_size=3)
 argv = st.lists(text, min_size=1, max_size=3)
-luggage = st.dictionaries(text, st.none() | text | st.integers() | texts, max_size=3)
+handover = st.dictionaries(text, st.none() | text | st.integers() | texts, max_size=3)
 messages = st.one_of(
     st.builds(
-        Order,
+        LaunchRequest,
         argv,
         st.dictionaries(text, text, max_size=3),
         text,
@@ -370,16 +370,16 @@ messages = st.one_of(
         text,
         text,
         texts,
-        luggage,
+        handover,
         seconds,
-        luggage,
+        handover,
         seconds,
     ),
     st.builds(StandbyReport, identity, st.booleans()),
-    st.builds(Attach, st.none() | luggage),
-    st.builds(Attached, luggage),
+    st.builds(Attach, st.none() | handover),
+    st.builds(Attached, handover),
     st.builds(Stop, seconds, seconds),
-    st.just(Note()),
+    st.just(Ready()),
     st.builds(Started, identity, identity, identity),
     st.builds(KnownProcesses, st.lists(identity, max_size=3)),
     st.builds(Refused, st.integers(0, 200), text),
@@ -485,7 +485,7 @@ records = st.builds(
     port=st.integers(0, 65535),
     gpus=texts,
     chosen=st.booleans(),
-    baseline=st.lists(luggage, max_size=2),
+    baseline=st.lists(handover, max_size=2),
     phase=st.sampled_from([one.value for one in Phase]),
     since=seconds,
     place=st.tuples(text, text, text, st.integers(0, 2**31)).map(list),

@@ -57,7 +57,7 @@ class WatchedCommand:
 
     def end(self) -> int:
         """Kill all that is left, and return the command's exit code, or 128 plus the number of the signal."""
-        Ladder(_below, leader=None, empty=self._collect, whole_groups=False).run(grace=0.0, patience=0.0)
+        Ladder(_below, leader=None, is_empty=self._collect, whole_groups=False).run(grace=0.0, patience=0.0)
         if self._ended is None:
             return KILLED
         return self._ended if self._ended >= 0 else 128 - self._ended

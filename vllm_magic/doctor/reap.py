@@ -140,10 +140,10 @@ def reap(candidate: ProcessTree, probe: Probe, grace: float = GRACE, patience: f
     find = _finder(candidate)
     segments: set[shared_memory.Segment] = set()
 
-    def note(members: Members) -> None:
+    def before_signal(members: Members) -> None:
         segments.update(shared_memory.mapped_by(one.identity.pid for one in members if one.state != "D"))
 
-    ladder = Ladder(find, candidate.root.identity, note, whole_groups=False)
+    ladder = Ladder(find, candidate.root.identity, before_signal, whole_groups=False)
     outcome = ladder.run(grace, patience)
     shared_memory.unlink_unmapped(segments, before=())
     ended = tuple(EndedProcess(*row) for row in outcome.ended)

@@ -59,17 +59,17 @@ def main() -> None:
         _give_up(connection, reason)
     stamps = _stamps()
     connection.sendall(b"warm\n")
-    order = _hear_order(connection)
+    request = _receive_request(connection)
     for path, stamp in stamps.items():
         if _stamp(path) != stamp:
             _give_up(connection, f"{path} is not what was imported any more")
     with contextlib.suppress(OSError):
         OOM_SCORE.write_text(score)
-    os.chdir(order["cwd"])
-    sys.argv = order["argv"]
+    os.chdir(request["cwd"])
+    sys.argv = request["argv"]
     _be_called([sys.executable, *sys.argv], Path(executable).name)
     os.environ.clear()
-    os.environ.update(order["env"])
+    os.environ.update(request["env"])
     connection.sendall(b"taken\n")
     connection.close()
     runpy.run_path(executable, run_name="__main__")
@@ -158,15 +158,15 @@ def _stamp(path: str) -> int:
         return 0
 
 
-def _hear_order(connection: socket.socket) -> dict[str, Any]:
+def _receive_request(connection: socket.socket) -> dict[str, Any]:
     data = b""
     while not data.endswith(b"\n"):
         more = connection.recv(65536)
         if not more:  # the guard is gone
             sys.exit(0)
         data += more
-    order: dict[str, Any] = json.loads(data)
-    return order
+    request: dict[str, Any] = json.loads(data)
+    return request
 
 
 def _be_called(words: list[str], name: str) -> None:

@@ -1,1 +1,1 @@
-"""The guard pair: two tiny processes that outlive the kernel and end the server it started."""
+"""The guard pair: two small processes that outlive the kernel and end the server that the kernel started."""

@@ -1,4 +1,4 @@
-"""What both guards can do: hear and tell, look after the server's processes, and end them."""
+"""The part that both guards share: messages to and from the kernel, the server's processes, and their release."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.guard import folder, record
 from vllm_magic.guard.ladder import Ladder, Members
 from vllm_magic.guard.outbox import Outbox
-from vllm_magic.guard.protocol import Ended, Message, Order, Stop, Stopping, Why
+from vllm_magic.guard.protocol import Ended, LaunchRequest, Message, Stop, Stopping, Why
 from vllm_magic.linux import processes, sessions, shared_memory
 
 if TYPE_CHECKING:
@@ -24,22 +24,29 @@ if TYPE_CHECKING:
     from vllm_magic.guard.message_stream import Inbox
     from vllm_magic.linux.processes import Identity
 
-KERNEL_GONE = Stop(grace=0.5, patience=0.5)
-AT_ONCE = Stop(grace=0.0, patience=0.0)
-LAST_WORDS_LIMIT = 600.0  # seconds for a kernel that does not read to take the last words
-LOCK_LIMIT = 0.05  # seconds for the lock of one GPU
-NOBODY = -1  # in place of the kernel's pidfd
+SHORT_GRACE = Stop(grace=0.5, patience=0.5)  # when the kernel is gone
+NO_GRACE = Stop(grace=0.0, patience=0.0)
+FLUSH_LIMIT = 600.0  # seconds to wait until a slow kernel has read the last messages
+LOCK_LIMIT = 0.05  # seconds to try to lock the lock file of one GPU
+NO_KERNEL = -1  # in place of the kernel's pidfd
 
 
 class Guard:
-    """What both guards have in common: the kernel's end, their own wake-up pipe, the release itself.
+    """The base class of both guards: the connection to the kernel, the wake-up pipe, and the release.
 
     Args:
         control: the connection to the kernel.
-        inbox: what came over it.
+        inbox: the messages that arrive over this connection.
         kernel: the kernel's pidfd.
-        order: what the server is.
-        before: the shared memory that was there before it; None where that could not be read.
+        request: the server that the guard runs.
+        before: the shared memory that existed before the server; None if it could not be read.
+
+    Attributes:
+        segments: the shared memory that the server was seen to map.
+        leader: the leader; None before its start, and after it was reaped.
+        exit_code: the leader's exit code, negative for a signal; None while it is not known.
+        signalled: whether this guard got SIGTERM.
+        wake: a descriptor that becomes readable after SIGCHLD or SIGTERM.
     """
 
     def __init__(
@@ -47,11 +54,11 @@ class Guard:
         control: socket.socket,
         inbox: Inbox,
         kernel: int,
-        order: Order,
+        request: LaunchRequest,
         before: set[shared_memory.Segment] | None,
     ) -> None:
-        self.serve_kernel(control, inbox, kernel)
-        self.order = order
+        self.set_kernel(control, inbox, kernel)
+        self.request = request
         self.before = before
         self.segments: set[shared_memory.Segment] = set()
         self.leader: Identity | None = None
@@ -59,28 +66,35 @@ class Guard:
         self.signalled = False
         self.wake = self._wake_up_on_signals()
 
-    def serve_kernel(
+    def set_kernel(
         self, control: socket.socket, inbox: Inbox, kernel: int, outbox: Outbox | None = None
     ) -> None:
-        """From now on this is the kernel: its connection, what it says, its pidfd, and what it is told."""
+        """Set the kernel that the guard serves from now on.
+
+        Args:
+            control: the connection to the kernel.
+            inbox: the messages that arrive over this connection.
+            kernel: the kernel's pidfd.
+            outbox: the messages that are sent over this connection; a new one by default.
+        """
         self.control = control
         self.inbox = inbox
         self.outbox = outbox or Outbox(control)
         self.kernel = kernel
 
-    def forget_kernel(self) -> None:
-        """The kernel is gone."""
-        if self.kernel != NOBODY:
+    def drop_kernel(self) -> None:
+        """Close the connection and the pidfd of a kernel that is gone."""
+        if self.kernel != NO_KERNEL:
             os.close(self.kernel)
             self.control.close()
-            self.kernel = NOBODY
+            self.kernel = NO_KERNEL
 
     def kernel_filenos(self) -> list[int]:
-        """Readable when the kernel has ended, or has something to say; none while there is no kernel."""
-        return [] if self.kernel == NOBODY else [self.kernel, self.control.fileno()]
+        """The descriptors that become readable when the kernel ends or sends something; empty without a kernel."""
+        return [] if self.kernel == NO_KERNEL else [self.kernel, self.control.fileno()]
 
     def _wake_up_on_signals(self) -> int:
-        """A descriptor that is readable after SIGCHLD or SIGTERM; made anew in each guard."""
+        """Install the signal handlers, and return a descriptor that becomes readable after SIGCHLD or SIGTERM."""
         read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -92,14 +106,14 @@ class Guard:
     def _on_sigterm(self, *_: object) -> None:
         self.signalled = True
 
-    def say(self, message: Message) -> None:
-        """Tell the kernel; a kernel that is gone or does not read is no reason to stop working."""
-        self.outbox.say(message)
+    def send(self, message: Message) -> None:
+        """Send a message to the kernel. This never waits, and does nothing if the kernel is gone."""
+        self.outbox.send(message)
 
-    def see_to_last_words(self) -> None:
-        """Wait until the kernel has taken what it was told, if that is too much for the socket and it lives."""
-        deadline = time.monotonic() + LAST_WORDS_LIMIT
-        while self.kernel != NOBODY and not self.outbox.is_empty and not self.signalled:
+    def flush_before_exit(self) -> None:
+        """Wait until the kernel has received all messages, at most `FLUSH_LIMIT` seconds, or until the kernel ends."""
+        deadline = time.monotonic() + FLUSH_LIMIT
+        while self.kernel != NO_KERNEL and not self.outbox.is_empty and not self.signalled:
             poller = select.poll()
             for fd in (self.wake, self.kernel):
                 poller.register(fd, select.POLLIN)
@@ -117,7 +131,7 @@ class Guard:
                 pass
 
     def members(self) -> Members:
-        """The server's living processes: by descent from this guard, and by the leader's session."""
+        """Return the server's living processes: the descendants of this guard, and the leader's session."""
         me = os.getpid()
         children = processes.children(me)
         unseen = [one for pid in sorted(children) if (one := processes.hidden(pid))]
@@ -129,7 +143,7 @@ class Guard:
         return [*(table[pid] for pid in pids - {me} if table[pid].alive), *unseen]
 
     def reap(self) -> None:
-        """Collect dead children, the leader excepted: unreaped, its pid still names our session and no other."""
+        """Reap dead children except the leader: while its pid is not reaped, no other session can get that number."""
         for pid in processes.children(os.getpid()):
             process = processes.read(pid)
             if process and not process.alive and (self.leader is None or pid != self.leader.pid):
@@ -137,9 +151,9 @@ class Guard:
                     os.waitpid(pid, os.WNOHANG)
 
     def is_empty(self) -> bool:
-        """Whether nothing is left below this guard: it has no child, and whatever loses its parent becomes one.
+        """Whether this guard has no child any more, and so no descendant: an orphan below it becomes its child.
 
-        The leader is collected here; with it the session's number is given up.
+        This reaps the leader, so the session's number may be used again afterwards.
         """
         if not self.leader_has_ended():
             return False
@@ -149,27 +163,27 @@ class Guard:
                 pass
         except ChildProcessError:
             return True
-        return self._are_traced()
+        return self._are_all_traced()
 
-    def _are_traced(self) -> bool:
-        """Whether all children are zombies that a debugger keeps from being collected: those hold nothing any more."""
+    def _are_all_traced(self) -> bool:
+        """Whether all children are zombies that a debugger keeps from being reaped. They hold no memory any more."""
         pids = processes.children(os.getpid())
         left = [processes.read(pid) for pid in pids]
         if not left or any(one is None or one.alive for one in left):
             return False
-        try:  # one that has ended just now can be collected, and may have left a child
-            collected = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
+        try:  # a child that has ended just now can be reaped, and may have left a child of its own
+            reaped = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
         except ChildProcessError:
             return True
-        return collected is None and processes.children(os.getpid()) == pids
+        return reaped is None and processes.children(os.getpid()) == pids
 
     def leader_has_ended(self) -> bool:
-        """Whether the leader is dead; it stays a zombie, so that its pid is not given away."""
+        """Whether the leader is dead. It is not reaped, so that no other process gets its pid."""
         if self.leader is None:
             return True
         try:
             result = self._ended_leader(self.leader)
-            if result is None and not processes.is_alive(self.leader):  # just now, or a debugger has it
+            if result is None and not processes.is_alive(self.leader):  # it ended just now, or is traced
                 result = self._ended_leader(self.leader)
                 if result is None:
                     return True
@@ -185,53 +199,68 @@ class Guard:
     def _ended_leader(leader: Identity) -> os.waitid_result | None:
         return os.waitid(os.P_PID, leader.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
 
-    def note(self, members: Members) -> None:
-        """Remember the shared memory that these processes of the server map now."""
+    def remember_segments(self, members: Members) -> None:
+        """Add the shared memory that these processes map now to `segments`."""
         # A process in state D may hold the lock that a read of its maps waits for.
         pids = [one.identity.pid for one in members if one.state != "D"]
         self.segments |= shared_memory.mapped_by(pids)
 
-    def note_existing(self) -> None:
-        """A spare becomes a server now: what others have put into shared memory meanwhile is not the server's."""
+    def remember_existing_segments(self) -> None:
+        """Add all shared memory that the server does not map now to `before`. A standby calls this when it becomes a server."""
         if self.before is not None:
             try:
                 ours = shared_memory.mapped_by(one.identity.pid for one in self.members())
                 self.before |= shared_memory.existing() - ours
-            except OSError:  # no descriptor
+            except OSError:  # no descriptor is free
                 self.before = None
 
-    def release(self, by: str, why: Why, stop: Stop, hurry: Iterable[int] = ()) -> None:
-        """End every process of the server, remove the shared memory it leaves, and say what happened."""
-        self.say(Stopping(why.value))
+    def release(self, by: str, why: Why, stop: Stop, end_grace: Iterable[int] = ()) -> None:
+        """End every process of the server, remove its shared memory, and send the kernel a report.
+
+        Args:
+            by: the guard that does this, "inner" or "outer".
+            why: the reason.
+            stop: the times for the processes to end by themselves.
+            end_grace: descriptors; when one becomes readable, the grace period ends at once.
+        """
+        self.send(Stopping(why.value))
         with contextlib.ExitStack() as stack:
-            for lock in self.order.locks:
-                stack.enter_context(_shared_lock(lock))
-            # With a guard that was killed its notes are gone.
-            tidies = why is Why.GUARD_GONE
-            ladder = Ladder(self.members, self.leader, self.note, self.is_empty, hurry, tidies=tidies)
+            for lock in self.request.locks:
+                stack.enter_context(_try_shared_lock(lock))
+            # The list of a killed guard is lost, so the resource trackers must remove the shared memory.
+            trackers_last = why is Why.GUARD_GONE
+            ladder = Ladder(
+                self.members,
+                self.leader,
+                self.remember_segments,
+                self.is_empty,
+                end_grace,
+                trackers_last=trackers_last,
+            )
             outcome = ladder.run(stop.grace, stop.patience)
             shared_memory.unlink_unmapped(self.segments, self.before)
-        record.remember(self.order.folder, outcome.left)
-        self.say(Ended(by, why.value, self.exit_code, outcome.ended, outcome.left, round(outcome.seconds, 3)))
+        record.add_known_processes(self.request.folder, outcome.left)
+        self.send(
+            Ended(by, why.value, self.exit_code, outcome.ended, outcome.left, round(outcome.seconds, 3))
+        )
 
     def clear(self) -> None:
-        """Remove the server's private folder; as long as anything lives of the server, it says whose that is."""
-        if not self.is_empty():  # SIGKILL did not end it: a later stop or sweep has to find it
+        """Remove the server's private folder, unless a process of the server still lives."""
+        if not self.is_empty():  # SIGKILL did not end it: a later stop or sweep needs the record
             return
-        folder.clear(self.order.folder, self.order.tmp, self.order.log, self.order.keep_log)
+        folder.clear(self.request.folder, self.request.tmp, self.request.log, self.request.keep_log)
 
 
-def log(words: str) -> None:
-    """Say something in the server's log, which is this process's standard error; the disk may be full."""
+def log(text: str) -> None:
+    """Write a line to the server's log, which is this process's standard error. A full disk raises no error."""
     with contextlib.suppress(OSError):
-        print(f"vllm_magic: {words}", file=sys.stderr, flush=True)  # noqa: T201 - see above
+        print(f"vllm_magic: {text}", file=sys.stderr, flush=True)  # noqa: T201 - see above
 
 
-def _shared_lock(path: str) -> contextlib.AbstractContextManager[object]:
-    """Hold a shared flock on the file; one that cannot be had now is no reason to delay a release.
+def _try_shared_lock(path: str) -> contextlib.AbstractContextManager[object]:
+    """Try for `LOCK_LIMIT` seconds to take a shared flock on the file; go on without the lock after that.
 
-    A start or a doctor that looks at this moment has the exclusive lock for an instant, so it is tried again for
-    `LOCK_LIMIT` seconds.
+    A start or a doctor that checks the lock holds it exclusively for an instant.
     """
     stack = contextlib.ExitStack()
     deadline = time.monotonic() + LOCK_LIMIT

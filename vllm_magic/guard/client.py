@@ -1,4 +1,4 @@
-"""The kernel's end of a guard pair: starts it or takes it over, tells it to stop, hears what it says."""
+"""The kernel's side of a guard pair: start or take over the guards, send them requests, receive their messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic.guard import control_client, record
-from vllm_magic.guard.protocol import Attach, Attached, Decoder, Note, Order, Refused, Stop, encode
+from vllm_magic.guard.protocol import Attach, Attached, Decoder, LaunchRequest, Ready, Refused, Stop, encode
 from vllm_magic.guard.record import BrokenRecordError
 from vllm_magic.linux import forks, pidfd, pidfd_calls, processes, python
 from vllm_magic.linux.processes import Identity
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
 
     from vllm_magic.guard.protocol import Message
 
-SEND_LIMIT = 10  # seconds for a guard to take what it is sent
-INNER_LOOK = 0.1  # seconds between looks at whether the inner guard lives, once the outer one does not
-EXIT_LIMIT = 10.0  # seconds for a guard that has closed its socket to be gone
+SEND_LIMIT = 10  # seconds for a guard to read a message
+INNER_POLL_INTERVAL = 0.1  # seconds between checks of the inner guard, after the outer guard has ended
+EXIT_LIMIT = 10.0  # seconds for a guard to end after it has closed its socket
 PROGRAM = Path(__file__).with_name("run.py")
 
 
 class Guards(ABC):
-    """A guard pair at the other end of a connection. Sending is safe from any thread; receiving belongs to one.
+    """A guard pair at the other end of a connection. Any thread may send; only one thread may receive.
 
-    Their end is told by the connection's, or, where somebody else has a copy of their end of it, by the outer guard's
-    pidfd and by the lock that both hold.
+    The end of the connection shows that both guards have ended. If another process has a copy of the guards' socket, the
+    outer guard's pidfd and the lock that both guards hold show it instead.
 
     Args:
-        connection: to them.
+        connection: the connection to the guards.
         folder: the server's private folder.
 
     Attributes:
-        pid: of the outer guard.
+        pid: the pid of the outer guard.
     """
 
     pid: int
@@ -65,62 +65,72 @@ class Guards(ABC):
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_LIMIT, 0))
 
     def stop(self, grace: float, patience: float) -> None:
-        """Ask for the release; a second time: hurry. Returns at once. Times in seconds."""
+        """Ask for the release, and return at once. A second request ends the grace period. Arguments as in `Stop`."""
         self._send(Stop(grace, patience))
 
-    def order(self, order: Order) -> None:
-        """Tell a spare what it becomes; the answer is `Started`, or `Refused` and its end."""
-        self._send(order)
+    def launch(self, request: LaunchRequest) -> None:
+        """Turn a standby into a server. The guards answer with `Started`, or with `Refused` and their end."""
+        self._send(request)
 
-    def note(self) -> None:
-        """Have the guard know that the server is ready, and remember the shared memory that it maps now."""
-        self._send(Note())
+    def report_ready(self) -> None:
+        """Tell the guards that the server is ready. They then record the shared memory that it maps."""
+        self._send(Ready())
 
     def fileno(self) -> int:
-        """Readable when `receive` has something to say."""
+        """The descriptor that becomes readable when `receive` has messages, or the guards have ended."""
         return self._events.fileno()
 
     def waiting(self) -> list[Message]:
-        """Return the messages that were received already, and put back."""
+        """Remove and return the messages that were put back."""
         messages, self._waiting = self._waiting, []
         return messages
 
     def put_back(self, messages: Iterable[Message]) -> None:
-        """Keep messages that were received for whoever asks for those that are `waiting`."""
+        """Put received messages back, for the next call of `waiting`."""
         self._waiting += messages
 
     def receive(self) -> list[Message] | None:
-        """What the guards said, waiting for it, or nothing yet; None once both are gone."""
+        """Wait for the next messages of the guards, and return them.
+
+        Returns:
+            The messages; empty if only a part of a message has arrived; None if both guards have ended.
+
+        Raises:
+            TimeoutError: nothing arrived within the timeout of the socket.
+        """
         ready = {fd for fd, _ in self._events.poll(self._socket.gettimeout())}
         if not ready:
             raise TimeoutError
-        if self._socket.fileno() not in ready:  # the outer guard has ended, and the connection has not
-            pause = INNER_LOOK if self._inner_lives() else 0.0
+        if self._socket.fileno() not in ready:  # the outer guard has ended, but the connection is open
+            pause = INNER_POLL_INTERVAL if self._inner_lives() else 0.0
             if not pidfd.readable([self._socket.fileno()], pause):
                 return [] if pause else None
         try:
             data = self._socket.recv(65536)
-        except ConnectionResetError:  # killed with words of ours unread
+        except ConnectionResetError:  # the guards were killed before they had read all messages
             data = b""
         return self._decoder.feed(data) if data else None
 
     def _inner_lives(self) -> bool:
-        """Whether the inner guard lives, as far as can be told without the outer one."""
+        """Whether the inner guard lives, by the lock in the folder, or by the record."""
         try:
             return record.is_locked(self._folder)
-        except FileNotFoundError:  # they have cleared the folder, or never got to it
+        except FileNotFoundError:  # the guards have cleared the folder, or have not used it
             return False
-        except OSError:  # a file system without locks
+        except OSError:  # the file system has no locks
             with contextlib.suppress(OSError, BrokenRecordError):
                 inner = record.read(self._folder).inner
                 return inner is None or processes.is_alive(Identity(*inner))
             return False
 
     def _watch(self, outer: int | None) -> None:
-        """Hear of the outer guard's end by this pidfd, which is closed with the connection.
+        """Watch the outer guard by its pidfd, which is closed with the connection.
+
+        Args:
+            outer: the pidfd; None if the guard has ended.
 
         Raises:
-            OSError: it has ended already.
+            OSError: the guard has ended already.
         """
         if outer is None:
             raise ConnectionResetError(errno.ECONNRESET, "its guard has just ended")
@@ -128,14 +138,14 @@ class Guards(ABC):
         self._events.register(outer, select.EPOLLIN)
 
     def close(self) -> None:
-        """Let go of the guards, once `receive` has said that both are gone."""
-        self.hang_up()
+        """Close the connection after `receive` has reported the end of both guards."""
+        self.disconnect()
         self._events.close()
 
-    def hang_up(self) -> None:
-        """Let go of the guards while they live: for them this kernel has ended."""
+    def disconnect(self) -> None:
+        """Close the connection while the guards live. They treat this like the end of the kernel."""
         with self._send_lock:
-            if self._outer_end is not None:  # nobody wants to hear of it any more
+            if self._outer_end is not None:  # its end is not of interest any more
                 with contextlib.suppress(OSError, ValueError):
                     self._events.unregister(self._outer_end)
                 os.close(self._outer_end)
@@ -144,16 +154,16 @@ class Guards(ABC):
 
     @abstractmethod
     def kill(self) -> None:
-        """Kill the outer guard, which makes the inner one release at once: for guards that do not answer."""
+        """Kill the outer guard of guards that do not answer. The inner guard then releases the server at once."""
 
-    def _send(self, message: Order | Stop | Note | Attach) -> None:
+    def _send(self, message: LaunchRequest | Stop | Ready | Attach) -> None:
         with self._send_lock:
             try:
                 self._socket.sendall(encode(message))
-            except BlockingIOError:  # a guard that hangs: half a message would be of no use to it
+            except BlockingIOError:  # the guard hangs, and the message may be cut
                 self.kill()
             except OSError:
-                # Both guards are gone, which `receive` says too; whoever waits there deals with it.
+                # Both guards have ended. The caller of `receive` handles that.
                 return
 
 
@@ -161,22 +171,22 @@ class GuardPair(Guards):
     """A guard pair that this process starts.
 
     Args:
-        order: what the guards are to run.
+        request: the server that the guards start.
 
     Raises:
-        OSError: the guard could not be started (no process, no descriptor, no memory).
+        OSError: the guards could not be started (no process, descriptor or memory is free).
     """
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, request: LaunchRequest) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             ours = forks.beyond_streams(ours)
             forks.keep_out(theirs)
-            super().__init__(ours, order.folder)
+            super().__init__(ours, request.folder)
             try:
                 kernel = pidfd_calls.open_pid(os.getpid())
                 try:
-                    self._process = self._spawn(order, theirs.fileno(), kernel)
+                    self._process = self._spawn(request, theirs.fileno(), kernel)
                 finally:
                     os.close(kernel)
                 self._watch(pidfd_calls.open_pid(self._process.pid))
@@ -184,24 +194,24 @@ class GuardPair(Guards):
                 super().close()
                 raise
         self.pid = self._process.pid
-        self._send(order)
+        self._send(request)
 
     @staticmethod
-    def _spawn(order: Order, control: int, kernel: int) -> subprocess.Popen[bytes]:
-        with open(order.log, "ab", opener=_private) as log:  # a guard's own fault is told in the log
+    def _spawn(request: LaunchRequest, control: int, kernel: int) -> subprocess.Popen[bytes]:
+        with open(request.log, "ab", opener=_private) as log:  # for tracebacks of the guards
             return forks.spawn(
                 [python.program(), "-I", "-S", str(PROGRAM), control, kernel],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Nothing of the user's, but what this Python itself may need to find its libpython.
+                # Without the user's environment, except for the variable that this Python may need to find libpython.
                 env={name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"},
                 cwd="/",
                 start_new_session=True,
             )
 
     def close(self) -> None:
-        """Let go of the guards, and collect the outer one."""
+        """Close the connection, and reap the outer guard."""
         super().close()
         try:
             self._process.wait(EXIT_LIMIT)
@@ -216,22 +226,22 @@ class GuardPair(Guards):
 
 
 class AttachedGuards(Guards):
-    """The guard pair of a server whose kernel is gone; this process takes its place.
+    """The guard pair of a server whose kernel is gone. This process becomes the server's kernel.
 
     Args:
         folder: the server's private folder.
-        outer: the outer guard, as the record names it.
-        only: refuse a server whose luggage has another "spec"; None takes it as it is.
+        outer: the outer guard, from the server's record.
+        expected_spec: the spec that the server must have been started with, packed; None accepts any spec.
 
     Attributes:
-        luggage: what the first kernel left for this one.
+        handover: the data that the first kernel left for its successor (`LaunchRequest.handover`).
 
     Raises:
-        OSError: nobody answers there.
-        AttachRefusedError: the server belongs to a kernel that lives, or has another spec, or its record is wrong.
+        OSError: the guards do not answer.
+        AttachRefusedError: the server's kernel lives, or the server has another spec, or its record is wrong.
     """
 
-    def __init__(self, folder: Path, outer: Identity, only: dict[str, object] | None = None) -> None:
+    def __init__(self, folder: Path, outer: Identity, expected_spec: dict[str, object] | None = None) -> None:
         super().__init__(control_client.connect(folder), str(folder))
         self.pid = outer.pid
         self._outer = outer
@@ -239,21 +249,27 @@ class AttachedGuards(Guards):
             self._check_outer()
             self._watch(pidfd.open_pidfd(outer))
             self._socket.settimeout(control_client.ANSWER_LIMIT)
-            self._send(Attach(only))
-            self.luggage = self._hear_answer()
+            self._send(Attach(expected_spec))
+            self.handover = self._receive_answer()
             self._socket.settimeout(None)
         except BaseException:
             super().close()
             raise
 
     def _check_outer(self) -> None:
-        """The outer guard is the parent of the inner one, who listens: a record can be edited, and `kill` kills."""
+        """Check that the outer guard of the record is the parent of the inner guard, which listens on the socket.
+
+        A record can be edited, and `kill` must not kill another process.
+
+        Raises:
+            AttachRefusedError: it is another process.
+        """
         answer = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)  # unix(7)
         inner = processes.read(struct.unpack("3i", answer)[0])
         if inner is None or inner.parent != self.pid or not processes.is_alive(self._outer):
             raise AttachRefusedError(f"its record is wrong: pid {self.pid} is none of its guards")
 
-    def _hear_answer(self) -> dict[str, object]:
+    def _receive_answer(self) -> dict[str, object]:
         while True:
             messages = self.receive()
             if messages is None:
@@ -263,10 +279,10 @@ class AttachedGuards(Guards):
                 if isinstance(message, Refused):
                     raise AttachRefusedError(message.text)
                 if isinstance(message, Attached):
-                    return message.luggage
+                    return message.handover
 
     def close(self) -> None:
-        """Let go of the guards, and see to it that the outer one is gone."""
+        """Close the connection, and kill the outer guard if it does not end."""
         super().close()
         if pidfd.wait_for_all({self._outer}, EXIT_LIMIT):
             self.kill()
@@ -277,7 +293,7 @@ class AttachedGuards(Guards):
 
 
 class AttachRefusedError(Exception):
-    """The guard did not let the server go; the message says why."""
+    """The guards refused to hand the server over; the message says why."""
 
 
 def _private(path: str, flags: int) -> int:

@@ -1,4 +1,4 @@
-"""Reaching a guard from outside: by the control socket in the server's private folder."""
+"""Connect to the guards of another kernel's server through the control socket in the server's private folder."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
     from vllm_magic.guard.protocol import Message
 
-ANSWER_LIMIT = 5.0  # seconds for a guard to answer; one that does not hangs
+ANSWER_LIMIT = 5.0  # seconds for a guard to answer; a guard that does not answer in this time hangs
 
 
 def connect(folder: Path) -> socket.socket:
-    """A connection to the guard of the server with this private folder.
+    """Return a connection to the guard of the server with this private folder.
 
     Raises:
-        OSError: nobody listens there.
+        OSError: no guard listens on the control socket.
     """
     connection = forks.beyond_streams(socket.socket(socket.AF_UNIX))
     forks.keep_out(connection)
     try:
-        # By way of the open folder, as it was bound: the path itself may be too long.
+        # Through the open folder, like the bind: the path itself may be too long for a socket.
         directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             connection.settimeout(ANSWER_LIMIT)
@@ -42,9 +42,9 @@ def connect(folder: Path) -> socket.socket:
 
 
 def answers(folder: Path) -> bool:
-    """Whether the guard of the server with this private folder answers; also True where it lets nobody in any more.
+    """Whether the guard of the server with this private folder answers; True also if it accepts no connection any more.
 
-    It is asked for what it never gives, as far as it can tell: to be attached by somebody who wants another spec.
+    The guard gets a request that it always refuses: to attach a server with a spec that no server has.
     """
     try:
         connection = connect(folder)
@@ -57,19 +57,19 @@ def answers(folder: Path) -> bool:
             connection.recv(1)
         except TimeoutError:
             return False
-        except OSError:  # it has just ended
+        except OSError:  # the guard has just ended
             return True
     return True
 
 
 class ControlClient:
-    """Somebody who is not the server's kernel. For one thread.
+    """A connection from a process that is not the server's kernel. For one thread.
 
     Args:
         folder: the server's private folder.
 
     Raises:
-        OSError: nobody listens there.
+        OSError: no guard listens on the control socket.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -77,7 +77,7 @@ class ControlClient:
         self._socket = connect(folder)
 
     def stop(self, grace: float, patience: float) -> None:
-        """Ask for the release, and return at once. Times in seconds.
+        """Ask for the release, and return at once. Arguments as in `Stop`.
 
         Raises:
             OSError: the guard has just ended.
@@ -85,13 +85,13 @@ class ControlClient:
         self._socket.sendall(encode(Stop(grace, patience)))
 
     def receive(self, limit: float) -> list[Message] | None:
-        """What the guard says next; None when it is gone.
+        """Wait for the next messages of the guard; return None if the guard has ended.
 
         Args:
             limit: seconds to wait.
 
         Raises:
-            TimeoutError: it said nothing in that time.
+            TimeoutError: the guard sent nothing in that time.
         """
         self._socket.settimeout(limit)
         try:
@@ -101,5 +101,5 @@ class ControlClient:
         return self._decoder.feed(data) if data else None
 
     def close(self) -> None:
-        """Hang up; what was asked for goes on."""
+        """Close the connection. A release that was asked for goes on."""
         self._socket.close()

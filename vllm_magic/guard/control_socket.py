@@ -1,6 +1,6 @@
-"""The control socket in the private folder: how others than the kernel reach the guard.
+"""The control socket in the private folder: processes other than the kernel connect to the guard through it.
 
-The socket has mode 0600 in a folder of mode 0700, and whoever comes in is of this user (SO_PEERCRED, unix(7)).
+The socket has mode 0600 and lies in a folder of mode 0700. Only processes of this user are accepted (SO_PEERCRED, unix(7)).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from vllm_magic.guard.protocol import Message
 
 NAME = "control"
-LAST_WORDS_LIMIT = 5.0  # seconds that clients who do not read may delay the end of a guard whose work is done
-MOST = 8  # clients at once; the others wait outside
+FLUSH_LIMIT = 5.0  # seconds that slow clients may delay the end of a guard
+MOST = 8  # clients at once; more clients wait for a place
 
 
 class ControlConnection:
-    """One connection from outside."""
+    """A connection of one client; ``pid`` is the client's pid."""
 
     def __init__(self, connection: socket.socket, pid: int) -> None:
         self.connection = connection
@@ -34,19 +34,19 @@ class ControlConnection:
         self.outbox = Outbox(connection)
         self.pid = pid
 
-    def say(self, message: Message) -> None:
-        """Tell the client; one that does not read is no reason to wait."""
-        self.outbox.say(message)
+    def send(self, message: Message) -> None:
+        """Send a message to the client. This never waits."""
+        self.outbox.send(message)
 
 
-class Door:
-    """Listens, and keeps the clients.
+class ControlSocket:
+    """The listening socket, and the connections of its clients.
 
     Args:
         folder: the private folder.
 
     Raises:
-        OSError: the socket cannot be made there.
+        OSError: the socket cannot be made in the folder.
     """
 
     def __init__(self, folder: str) -> None:
@@ -61,41 +61,45 @@ class Door:
             raise
 
     def filenos(self) -> list[int]:
-        """To be polled: readable when `hear` has something to do."""
-        outside = [self._listener.fileno()] if len(self._clients) < MOST else []
-        return [*outside, *self._clients]
+        """The descriptors to poll; `receive` takes those that are readable."""
+        listener = [self._listener.fileno()] if len(self._clients) < MOST else []
+        return [*listener, *self._clients]
 
-    def hear(self, ready: Container[int]) -> list[tuple[ControlConnection, Message]]:
-        """Let in who knocks, and give what was said; who hung up is gone."""
-        heard: list[tuple[ControlConnection, Message]] = []
+    def receive(self, ready: Container[int]) -> list[tuple[ControlConnection, Message]]:
+        """Accept a new client, and return the messages of the clients. Clients that have disconnected are removed.
+
+        Args:
+            ready: the readable descriptors.
+        """
+        received: list[tuple[ControlConnection, Message]] = []
         for fd, client in list(self._clients.items()):
             if fd in ready:
                 messages = client.inbox.read()
                 if messages is None:
                     del self._clients[fd]
                     client.connection.close()
-                heard += [(client, message) for message in messages or ()]
-        # Last: whoever comes in now may get the number of a descriptor that was ready, and closed meanwhile.
+                received += [(client, message) for message in messages or ()]
+        # This comes last: a new client may get the number of a ready descriptor that was closed above.
         if self._listener.fileno() in ready:
-            self._let_in()
-        return heard
+            self._accept()
+        return received
 
-    def tell_all(self, message: Message) -> None:
-        """Say it to each client."""
+    def send_all(self, message: Message) -> None:
+        """Send a message to each client."""
         for client in self._clients.values():
-            client.say(message)
+            client.send(message)
 
     def outboxes(self) -> dict[int, Outbox]:
-        """What each client is told, by the descriptor: to be flushed when that is writable."""
+        """Return the outbox of each client, by descriptor. The caller flushes it when the descriptor is writable."""
         return {fd: client.outbox for fd, client in self._clients.items()}
 
-    def hand_over(self, client: ControlConnection) -> None:
-        """Forget the client, whose connection becomes the kernel's."""
+    def detach(self, client: ControlConnection) -> None:
+        """Remove a client whose connection becomes the connection to the kernel."""
         del self._clients[client.connection.fileno()]
 
-    def see_to_last_words(self) -> None:
-        """Wait until the clients have taken what they were told, `LAST_WORDS_LIMIT` seconds at most."""
-        deadline = time.monotonic() + LAST_WORDS_LIMIT
+    def flush_before_exit(self) -> None:
+        """Wait until the clients have received all messages, at most `FLUSH_LIMIT` seconds."""
+        deadline = time.monotonic() + FLUSH_LIMIT
         while unsent := {fd: box for fd, box in self.outboxes().items() if not box.is_empty}:
             poller = select.poll()
             for fd in unsent:
@@ -107,13 +111,13 @@ class Door:
                 unsent[fd].flush()
 
     def close(self) -> None:
-        """Let nobody in any more; who is inside stays."""
+        """Accept no more clients. The clients that are connected stay."""
         self._listener.close()
 
-    def _let_in(self) -> None:
+    def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except OSError:  # it has hung up again, or no descriptor is free
+        except OSError:  # the client has disconnected, or no descriptor is free
             return
         pid, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if user != os.getuid():
@@ -123,7 +127,7 @@ class Door:
 
 
 def _bind(listener: socket.socket, folder: str) -> None:
-    # By way of the open folder: the path of a socket has at most 107 bytes, that of the folder may have more.
+    # Through the open folder: the path of a socket has at most 107 bytes, and the path of the folder may be longer.
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     mask = os.umask(0o177)
     try:

@@ -1,4 +1,4 @@
-"""Clearing the server's private folder at the end, with its log kept."""
+"""Remove the server's private folder at the end, and keep its log."""
 
 from __future__ import annotations
 
@@ -10,14 +10,20 @@ import time
 from vllm_magic.guard import log_cap, record
 from vllm_magic.linux import files
 
-LIMIT = 10.0  # seconds for the folders' content; what is left then is for the next one who clears
-LONGEST_LINE = 2**16  # bytes at the cut in which the beginning of a line is looked for
+LIMIT = 10.0  # seconds to remove the content of the folders; a later sweep removes the rest
+LONGEST_LINE = 2**16  # bytes after a cut in which the beginning of a line is searched
 
 
 def clear(folder: str, tmp: str, log: str, keep_log: str) -> None:
-    """Move the log to where it is kept, and remove the folders with all that the server left in them.
+    """Move the log to its final place, and remove the folders with all their content.
 
-    The record goes last: as long as anything is left it says whose that is.
+    The record is removed last, so that it names the owner of any file that is left.
+
+    Args:
+        folder: the private folder.
+        tmp: the server's TMPDIR.
+        log: the log.
+        keep_log: the path to which the log is moved.
     """
     with contextlib.suppress(OSError):
         _keep(log, keep_log)
@@ -30,7 +36,7 @@ def clear(folder: str, tmp: str, log: str, keep_log: str) -> None:
 
 
 def discard(folder: str, tmp: str, log: str) -> None:
-    """Remove the folders of a server that never ran. It takes no descriptor: that may be what the start lacked."""
+    """Remove the folders of a server that never ran. This opens no file: the start may have failed for lack of descriptors."""
     for path, remove in (
         (log, os.unlink),
         (tmp, os.rmdir),
@@ -42,12 +48,12 @@ def discard(folder: str, tmp: str, log: str) -> None:
 
 
 def _keep(log: str, kept: str) -> None:
-    """Move the log; of one that is cut, or too long, only the end: a file with a hole has a size that misleads."""
+    """Move the log. Keep only the end of a log that has a hole, since its size misleads, or that is too long."""
     with open(log, "rb", buffering=0, opener=files.unblocked) as source:
         size = os.fstat(source.fileno()).st_size
         begin = max(files.first_data(source.fileno()), size - log_cap.LIMIT)
         if begin > 0:
-            # Without the space for a second one it stays as it is.
+            # If the disk has no space for the copy, the log stays as it is.
             with contextlib.suppress(OSError):
                 _copy(source.fileno(), begin, size, log + ".end")
                 os.replace(log + ".end", log)
@@ -59,7 +65,7 @@ def _copy(source: int, begin: int, end: int, path: str) -> None:
     target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         while begin < end:
-            sent = os.sendfile(target, source, begin, end - begin)  # in the kernel: it takes no memory here
+            sent = os.sendfile(target, source, begin, end - begin)  # takes no memory in this process
             if sent == 0:
                 break
             begin += sent
@@ -68,9 +74,15 @@ def _copy(source: int, begin: int, end: int, path: str) -> None:
 
 
 def _empty(root: str, deadline: float, but: str = "") -> bool:
-    """Remove what is in a folder of ours, links themselves and never what they point to; False if something is left.
+    """Remove the content of a folder of this user. Links are removed, and never followed.
 
-    Where the folder was removed meanwhile, and somebody put a link or a folder of theirs in its place, nothing is.
+    Args:
+        root: the folder; nothing is removed if it is a link, or belongs to another user.
+        deadline: the time to stop, by `time.monotonic`.
+        but: the name of a file in the folder that stays.
+
+    Returns:
+        False if anything else is left.
     """
     try:
         status = os.lstat(root)
@@ -84,10 +96,7 @@ def _empty(root: str, deadline: float, but: str = "") -> bool:
         return set(os.listdir(root)) <= {but}
     except FileNotFoundError:
         return True
-    except (
-        OSError,
-        RecursionError,
-    ):  # folders in folders, a thousand deep: too many for os.fwalk before Python 3.13
+    except (OSError, RecursionError):  # before Python 3.13, os.fwalk fails for a thousand nested folders
         return False
 
 

@@ -1,15 +1,15 @@
-"""The stop ladder: end every process of a server, politely as long as that has an effect.
+"""The stop ladder: end every process of a server, with SIGTERM first, and with SIGKILL if that has no effect.
 
-What vLLM does with signals (measured on 0.32.0) shapes the rungs:
+It follows from what vLLM does after a signal (measured on 0.32.0):
 
-- SIGTERM to an idle leader ends everything in half a second;
-- with open streams the engine goes at once, and then the API server waits for its connections for ever;
-- the first SIGTERM during the engine's initialisation is swallowed, a second one takes seconds;
-- SIGTERM to the whole group makes the leader hang, so only the leader gets it.
+- SIGTERM to an idle leader ends all processes in half a second.
+- With open streams, the engine ends at once, but the API server waits for its connections without a limit.
+- The first SIGTERM during the engine's initialisation is lost. A second SIGTERM takes seconds.
+- SIGTERM to the whole process group makes the leader hang, so only the leader gets it.
 
-So: SIGTERM to the leader. Once no engine is left the VRAM is back, and the rest gets `LINGER` seconds more, as
-do engines whose leader was killed: nobody tells them to end. If nothing at all ended, SIGTERM again, and when
-``patience`` is over SIGKILL. In any case SIGKILL after ``grace``.
+So the leader gets SIGTERM. When all engines have ended, the VRAM is back, and the other processes get `LINGER` more seconds.
+Engines whose leader has ended get `LINGER` seconds too, since no process tells them to end. If no process has ended, the
+leader gets a second SIGTERM, and SIGKILL follows after ``patience``. In any case SIGKILL follows after ``grace``.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from vllm_magic.linux.processes import Identity, Process, shown_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-LINGER = 1.0  # seconds for what is left when the engine or the leader is gone
+LINGER = 1.0  # seconds for the other processes after the engine or the leader has ended
 SECOND_SIGTERM = 1.0  # seconds without any effect before SIGTERM is sent again
-KILL_LIMIT = 15.0  # seconds; what SIGKILL has not ended by then is stuck in the kernel (state D)
-LOOK = 0.25  # seconds between looks at those that are known
-NEW_LOOK = 2.0  # seconds between looks for processes that are new: each looks at the whole machine
+KILL_LIMIT = 15.0  # seconds; a process that lives so long after SIGKILL is stuck in the kernel (state D)
+WAIT_INTERVAL = 0.25  # seconds between checks of the known processes
+SCAN_INTERVAL = 2.0  # seconds between scans for new processes, each of which searches the whole machine
 
-TIDY_LIMIT = 1.0  # seconds for a resource tracker to remove what the dead have left
-RESOURCE_TRACKER = "multiprocessing.resource_tracker"  # in its command line
-NOBODY_KNOWN = 0  # in place of a pid: something is left, and cannot be found
-ENGINE_TITLES = ("::EngineCor", "::Worker")  # a comm is cut after 15 characters
+TRACKER_LIMIT = 1.0  # seconds for a resource tracker to remove the shared memory of ended processes
+RESOURCE_TRACKER = "multiprocessing.resource_tracker"  # a part of its command line
+UNKNOWN_PID = 0  # in place of the pid of a process that is left and cannot be found
+ENGINE_TITLES = ("::EngineCor", "::Worker")  # parts of titles; a comm has at most 15 characters
 
 Members = list[Process]
 
 
 class Outcome(NamedTuple):
-    """Who ended and how, and who would not: each a list of [pid, start, name, how]."""
+    """The processes that ended, and those that are left: lists of [pid, start, name, how]; and the time in seconds."""
 
     ended: list[list[Any]]
     left: list[list[Any]]
@@ -53,127 +53,135 @@ class Ladder:
     """One release.
 
     Args:
-        find: gives the living processes of the server; called again and again.
-        leader: the process that SIGTERM goes to, or None when it is gone.
-        note: called with those that live before each signal that may end something, and once all is stopped for the
-            kill: a server that is still starting makes new shared memory until then.
-        empty: whether really nothing is left. A look at /proc can miss a process that is being forked while
-            its parent exits, so an empty look alone is not believed.
-        hurry: descriptors which, once readable, end the politeness: the kernel died, or asked again.
-        tidies: leave multiprocessing's resource trackers until the others are gone. They remove the shared memory of
-            the dead, which nobody else may have noted: of a server that was still starting, and lost its guards.
-        whole_groups: kill the process groups of what is left as a whole. Not for what was started from
-            somebody's shell: bystanders share its group.
+        find: returns the living processes of the server; called many times.
+        leader: the process that gets SIGTERM; None if it has ended.
+        before_signal: called with the living processes before each signal that may end a process, and again when all are
+            stopped for the kill: a server that is starting makes new shared memory until then.
+        is_empty: returns whether no process is left. A scan of /proc can miss a process that is forked while its parent
+            exits, so an empty scan is no proof.
+        end_grace: descriptors; when one becomes readable, the grace period ends at once.
+        trackers_last: end multiprocessing's resource trackers after all other processes. They remove the shared memory of
+            ended processes. This is for a server whose guards were killed while it started, so that no list of its shared
+            memory exists.
+        whole_groups: kill whole process groups. Not for processes that were started from a person's shell, whose group
+            has other processes too.
     """
 
     def __init__(
         self,
         find: Callable[[], Members],
         leader: Identity | None,
-        note: Callable[[Members], None] = lambda _: None,
-        empty: Callable[[], bool] = lambda: True,
-        hurry: Iterable[int] = (),
+        before_signal: Callable[[Members], None] = lambda _: None,
+        is_empty: Callable[[], bool] = lambda: True,
+        end_grace: Iterable[int] = (),
         *,
-        tidies: bool = False,
+        trackers_last: bool = False,
         whole_groups: bool = True,
     ) -> None:
         self._find = find
         self._leader = leader
-        self._note = note
-        self._empty = empty
-        self._hurry = tuple(hurry)
-        self._tidies = tidies
+        self._before_signal = before_signal
+        self._is_empty = is_empty
+        self._end_grace = tuple(end_grace)
+        self._trackers_last = trackers_last
         self._whole_groups = whole_groups
         self._names: dict[Identity, str] = {}
         self._sent: dict[Identity, How] = {}
-        self._begin = time.monotonic()
-        self._new_look = self._begin
+        self._began = time.monotonic()
+        self._next_scan = self._began
 
     def run(self, grace: float, patience: float) -> Outcome:
-        """Climb the ladder; returns when every process has ended, or after SIGKILL had `KILL_LIMIT` seconds."""
-        alive = self._look()
+        """End all processes; return when all have ended, or `KILL_LIMIT` seconds after the first SIGKILL.
+
+        Args:
+            grace: seconds from SIGTERM to SIGKILL; 0 for SIGKILL at once.
+            patience: the same, if SIGTERM has no effect at all.
+        """
+        alive = self._scan()
         if self._leader in _identities(alive) and grace > 0:
-            alive = self._politely(alive, grace, patience)
+            alive = self._terminate_gracefully(alive, grace, patience)
         outcome = self._outcome(self._kill(alive))
-        if not outcome.left and not self._empty():
+        if not outcome.left and not self._is_empty():
             return outcome._replace(
-                left=[[NOBODY_KNOWN, 0, "a process that cannot be seen", How.SIGKILL.value]]
+                left=[[UNKNOWN_PID, 0, "a process that cannot be seen", How.SIGKILL.value]]
             )
         return outcome
 
-    def _politely(self, alive: Members, grace: float, patience: float) -> Members:
+    def _terminate_gracefully(self, alive: Members, grace: float, patience: float) -> Members:
         essential = {one.identity for one in alive if one.identity == self._leader or _is_engine(one)}
-        self._terminate(alive)
-        again: float | None = self._begin + SECOND_SIGTERM
+        self._send_sigterm(alive)
+        again: float | None = self._began + SECOND_SIGTERM
         rest_since: float | None = None
-        hurried = False
-        while alive and not hurried:
+        is_grace_over = False
+        while alive and not is_grace_over:
             now = time.monotonic()
-            limit = self._begin + grace
-            if rest_since is None and self._is_rest(alive):
+            limit = self._began + grace
+            if rest_since is None and self._is_leader_or_engine_gone(alive):
                 rest_since = now
             if rest_since is not None:
                 limit = min(limit, rest_since + LINGER)
             if essential <= _identities(alive):  # no effect yet
-                limit = min(limit, self._begin + patience)
+                limit = min(limit, self._began + patience)
                 if again is not None and now >= again:
-                    alive = self._look()
-                    self._terminate(alive)
+                    alive = self._scan()
+                    self._send_sigterm(alive)
                     again = None
             if now >= limit:
-                alive = self._look()
-                if rest_since is None or self._is_rest(alive) or now >= self._begin + grace:
+                alive = self._scan()
+                if rest_since is None or self._is_leader_or_engine_gone(alive) or now >= self._began + grace:
                     return alive
-                rest_since = None  # an engine has come that was not known
+                rest_since = None  # the scan has found an engine that was not known
                 continue
-            hurried = pidfd.wait_for_any(_identities(alive), min(LOOK, limit - now), also=self._hurry)
-            alive = self._look_again(alive)
-        return self._look() if alive else alive
+            is_grace_over = pidfd.wait_for_any(
+                _identities(alive), min(WAIT_INTERVAL, limit - now), also=self._end_grace
+            )
+            alive = self._update(alive)
+        return self._scan() if alive else alive
 
-    def _is_rest(self, alive: Members) -> bool:
-        """Whether politeness is over: no engine is left, or no leader who would end the engines."""
+    def _is_leader_or_engine_gone(self, alive: Members) -> bool:
+        """Whether no engine is left, or no leader, which would end the engines."""
         return self._leader not in _identities(alive) or not any(map(_is_engine, alive))
 
-    def _terminate(self, alive: Members) -> None:
-        self._note(alive)
+    def _send_sigterm(self, alive: Members) -> None:
+        self._before_signal(alive)
         if self._leader is not None and pidfd.send(self._leader, signal.SIGTERM):
             self._sent[self._leader] = How.SIGTERM
 
     def _kill(self, alive: Members) -> Members:
         limit = time.monotonic() + KILL_LIMIT
-        while (alive or not self._empty()) and time.monotonic() < limit:
+        while (alive or not self._is_empty()) and time.monotonic() < limit:
             victims = self._victims(alive)
-            if alive and not victims:  # nothing but trackers
-                for one in alive:  # a guard that was killed may have stopped it
+            if alive and not victims:  # only resource trackers are left
+                for one in alive:  # a guard may have stopped it before the guard was killed
                     pidfd.send(one.identity, signal.SIGCONT)
-                pidfd.wait_for_all(_identities(alive), TIDY_LIMIT)
-                self._tidies = False
-                alive = self._look()
+                pidfd.wait_for_all(_identities(alive), TRACKER_LIMIT)
+                self._trackers_last = False
+                alive = self._scan()
                 continue
-            # Stopped first, none of them can fork while the others are being killed.
+            # All are stopped first, so that none forks while the others are being killed.
             stopped = [one for one in victims if pidfd.send(one.identity, signal.SIGSTOP)]
-            self._note(self._look())
-            if self._whole_groups and not self._tidies:
+            self._before_signal(self._scan())
+            if self._whole_groups and not self._trackers_last:
                 _kill_groups(stopped)
             else:
                 victims = self._stop_newcomers(victims, limit)
             for one in victims:
                 pidfd.send(one.identity, signal.SIGKILL)
             self._sent.update(dict.fromkeys(_identities(victims), How.SIGKILL))
-            pidfd.wait_for_all(_identities(victims), min(LOOK, limit - time.monotonic()))
-            alive = self._look()
+            pidfd.wait_for_all(_identities(victims), min(WAIT_INTERVAL, limit - time.monotonic()))
+            alive = self._scan()
         return alive
 
     def _victims(self, alive: Members) -> Members:
-        """Those to be killed now."""
-        if not self._tidies:
+        """Return the processes to kill now."""
+        if not self._trackers_last:
             return alive
         return [one for one in alive if RESOURCE_TRACKER not in self._names.get(one.identity, "")]
 
     def _stop_newcomers(self, stopped: Members, limit: float) -> Members:
-        """Stop what was forked between the look and the stop as well, until a look finds nobody new."""
+        """Scan and stop until a scan finds no process that was forked meanwhile; return all stopped processes."""
         while time.monotonic() < limit:
-            alive = self._victims(self._look())
+            alive = self._victims(self._scan())
             new = _identities(alive) - _identities(stopped)
             if not new:
                 return alive
@@ -182,19 +190,19 @@ class Ladder:
             stopped = alive
         return stopped
 
-    def _look(self) -> Members:
+    def _scan(self) -> Members:
         alive = self._find()
-        self._new_look = time.monotonic() + NEW_LOOK
-        # The first name is kept: one that is ending has lost its title.
+        self._next_scan = time.monotonic() + SCAN_INTERVAL
+        # The first name is kept: an ending process has lost its title.
         self._names.update(
             {one.identity: shown_name(one) for one in alive if one.identity not in self._names}
         )
         return alive
 
-    def _look_again(self, alive: Members) -> Members:
-        """Those that live still. For new ones it is looked from time to time, and when no other is left."""
+    def _update(self, alive: Members) -> Members:
+        """Return the processes that still live. Scan for new ones every `SCAN_INTERVAL` seconds, and when none is left."""
         left = [now for one in alive if (now := processes.living(one.identity))]
-        return left if left and time.monotonic() < self._new_look else self._look()
+        return left if left and time.monotonic() < self._next_scan else self._scan()
 
     def _outcome(self, left: Members) -> Outcome:
         def row(identity: Identity) -> list[Any]:
@@ -205,14 +213,14 @@ class Ladder:
         return Outcome(
             ended=[row(identity) for identity in self._names if identity not in remaining],
             left=[row(identity) for identity in remaining],
-            seconds=time.monotonic() - self._begin,
+            seconds=time.monotonic() - self._began,
         )
 
 
 def _kill_groups(stopped: Members) -> None:
-    """A group is killed as a whole, with what was forked since the look.
+    """Kill whole process groups, including processes that were forked since the scan.
 
-    Its number is ours while one of its members, stopped, is there.
+    A group keeps its number while a stopped member of it lives.
     """
     for group in {one.group for one in stopped} - {os.getpgrp()}:
         with contextlib.suppress(OSError):

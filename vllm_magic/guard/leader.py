@@ -1,4 +1,4 @@
-"""Starting the leader: the process that becomes ``vllm serve``."""
+"""Start the leader: the process that becomes ``vllm serve``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from vllm_magic.guard.protocol import Order, Refused
+from vllm_magic.guard.protocol import LaunchRequest, Refused
 from vllm_magic.linux import marks, prctl, processes
 
 if TYPE_CHECKING:
@@ -17,27 +17,33 @@ if TYPE_CHECKING:
     from vllm_magic.linux.processes import Identity
 
 
-def spawn(order: Order, connection: socket.socket | None = None) -> Identity | Refused:
-    """Fork and execute the leader in a session of its own; returns when the exec has succeeded or failed.
+def spawn(request: LaunchRequest, connection: socket.socket | None = None) -> Identity | Refused:
+    """Fork and execute the leader in a session of its own; return when the exec has succeeded or failed.
 
     Args:
-        order: what to execute.
-        connection: its standard input; None where it has none.
+        request: the command line, environment and working directory.
+        connection: the standard input of a standby; None for /dev/null.
+
+    Returns:
+        The leader's identity; or the error, if it could not be executed.
+
+    Raises:
+        OSError: no process or descriptor is free.
     """
     read, write = os.pipe2(os.O_CLOEXEC)
     guard = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
-            _become(order, guard, connection)
+            _become(request, guard, connection)
         except OSError as error:
-            os.write(write, f"{error.errno} {error.strerror}: {error.filename or order.argv[0]}".encode())
+            os.write(write, f"{error.errno} {error.strerror}: {error.filename or request.argv[0]}".encode())
         except ValueError as error:  # a NUL in an argument, a "=" in the name of a variable
             os.write(write, f"{errno.EINVAL} {error}".encode())
         finally:
             os._exit(127)
     os.close(write)
-    with open(read, "rb") as pipe:  # end-of-file: the exec closed the other end
+    with open(read, "rb") as pipe:  # a successful exec closes the other end
         failure = pipe.read().decode()
     process = processes.read(pid) or processes.hidden(pid)
     if failure or process is None:
@@ -47,22 +53,22 @@ def spawn(order: Order, connection: socket.socket | None = None) -> Identity | R
     return process.identity
 
 
-def _become(order: Order, guard: int, connection: socket.socket | None) -> None:
+def _become(request: LaunchRequest, guard: int, connection: socket.socket | None) -> None:
     prctl.die_with_parent(signal.SIGKILL)
-    if os.getppid() != guard:  # it ended before the line above took hold
+    if os.getppid() != guard:  # the guard ended before the line above had an effect
         os._exit(127)
     os.setsid()
     for number in signal.valid_signals():
-        # A kernel, and a shell's `nohup ... &`, have SIGINT ignored, and ignored signals survive an exec.
+        # A kernel, and a shell's `nohup ... &`, ignore SIGINT, and ignored signals stay ignored after an exec.
         with contextlib.suppress(OSError, ValueError):
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.dup2(connection.fileno() if connection else os.open(os.devnull, os.O_RDONLY), 0)
-    log = os.open(order.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    log = os.open(request.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os.chdir(order.cwd)
-    with contextlib.suppress(OSError, ValueError):  # where limits cannot be set, see `linux.marks`
-        marks.seal(os.path.basename(order.folder))
-    # Every other descriptor is close-on-exec, as Python opens them.
-    os.execve(order.argv[0], order.argv, order.env)
+    os.chdir(request.cwd)
+    with contextlib.suppress(OSError, ValueError):  # limits cannot be set everywhere, see `linux.marks`
+        marks.seal(os.path.basename(request.folder))
+    # Python opens every other descriptor with close-on-exec.
+    os.execve(request.argv[0], request.argv, request.env)

@@ -1,7 +1,7 @@
-"""Keeping a server's log within bounds while the server writes it.
+"""Limit the size of a server's log while the server writes it.
 
-The log goes from the server straight to its file, so nobody sits in between who could count. The guard hears of
-writes by inotify and, at most every `REST` seconds, cuts off the beginning.
+The server writes to the file itself, so no process in between can count the bytes. The guard is notified of writes by
+inotify, at most once in `CHECK_INTERVAL` seconds, and cuts off the beginning of the file.
 """
 
 from __future__ import annotations
@@ -13,39 +13,39 @@ from vllm_magic.linux import files
 from vllm_magic.linux.inotify import Watch
 
 LIMIT = 64 * 2**20  # bytes of a log on disk, also while up to 128 MB/s are written to it
-REST = 0.25  # seconds between two looks
+CHECK_INTERVAL = 0.25  # seconds between two checks of the size
 
 
 class LogCap:
-    """Caps one log.
+    """Limits the size of one log.
 
-    It is cut to a quarter of the limit whenever half of it is reached: the rest is for what comes until the next
-    look.
+    A log that reaches half of the limit is cut to a quarter of it. The other half is for the bytes that are written
+    before the next check.
 
     Args:
         path: the log.
         limit: bytes on disk.
 
     Raises:
-        OSError: it cannot be watched; see `linux.inotify.Watch`.
+        OSError: the log cannot be watched; see `linux.inotify.Watch`.
     """
 
     def __init__(self, path: str, limit: int = LIMIT) -> None:
         self._limit = limit
         self._log = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            self._watch = Watch(path, REST)
+            self._watch = Watch(path, CHECK_INTERVAL)
         except OSError:
             os.close(self._log)
             raise
 
     def fileno(self) -> int:
-        """Readable when `look` is due: not while nothing is logged, and at most every `REST` seconds."""
+        """The descriptor that becomes readable when the log was written to, at most every `CHECK_INTERVAL` seconds."""
         return self._watch.fileno()
 
-    def look(self) -> None:
-        """Cut the log if it has become long."""
-        # A disk that fails, or is full: the server's business, and no reason to end it.
+    def trim(self) -> None:
+        """Cut off the beginning of the log if the log is too long. Call this when the descriptor is readable."""
+        # A disk that fails, or is full, must not end the guard.
         with suppress(OSError):
             if self._watch.was_written() and self._on_disk() > self._limit // 2:
                 files.keep_end(self._log, self._limit // 4)
@@ -60,7 +60,7 @@ class LogCap:
 
 
 def watch(path: str) -> LogCap | None:
-    """Cap this log; None where that cannot be: a server without it is better than none."""
+    """Return a cap for this log; None if the log cannot be watched. The server then runs without a cap."""
     try:
         return LogCap(path)
     except OSError:

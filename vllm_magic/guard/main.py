@@ -4,17 +4,18 @@
 
     kernel ──(socketpair, pidfd)── outer guard ── inner guard ── leader (`vllm serve`, own session) ── ...
 
-Both guards are subreapers (prctl(2)), so that nothing below them escapes by setsid or a double fork. Both watch
-the kernel: its pidfd misses an ``execv`` in the kernel, the socket's end misses a kernel whose forked child still
-holds the socket, so they watch both. The inner one owns the server and ends it; the outer one takes over when
-the inner one dies, and the other way round. The leader dies with the inner guard (PR_SET_PDEATHSIG).
+Both guards are subreapers (prctl(2)), so no process below them escapes by setsid or a double fork. Both watch the kernel's
+pidfd, which does not show an ``execv`` in the kernel, and the socket, whose end does not show the death of a kernel with
+a forked child. The inner guard owns the server and releases it. If one guard dies, the other releases the server. The
+leader dies with the inner guard (PR_SET_PDEATHSIG).
 
-Where a server is to be kept, a kernel's end is not the server's: the inner guard waits for another kernel, which comes
-in by the control socket, and tells the outer one of it over a link of their own.
+If a server is to be kept after the kernel's end, the inner guard waits for another kernel, which connects to the control
+socket, and passes its connection to the outer guard.
 
-While the server runs both sleep in poll(2). The inner one looks every two seconds whom it has adopted, of which no event
-tells, and has the kernel and the disk know: once both guards are killed, nothing else may tell whose a process is that
-has lost the mark of the server. While the server logs it wakes up a few times a second; the outer one never does.
+While the server runs, both guards sleep in poll(2). Every two seconds the inner guard scans for processes that it has
+adopted, since no event shows an adoption, and reports them to the kernel and to the disk: if both guards are killed, this
+list may be the only sign that a process belongs to the server. While the server writes to its log, the inner guard wakes
+up a few times a second. The outer guard does not.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ from vllm_magic.guard.base import log
 from vllm_magic.guard.inner import Inner
 from vllm_magic.guard.message_stream import Inbox
 from vllm_magic.guard.outer import Outer
-from vllm_magic.guard.protocol import Order, Refused, encode
+from vllm_magic.guard.protocol import LaunchRequest, Refused, encode
 from vllm_magic.linux import machine, pidfd_calls, prctl, shared_memory
 
 if TYPE_CHECKING:
     from vllm_magic.linux.shared_memory import Segment
 
-ORDER_LIMIT = 30.0  # seconds for the kernel to say what to run
+REQUEST_LIMIT = 30.0  # seconds for the kernel to send the launch request
 
 
 def main() -> NoReturn:
-    """Become the outer guard, fork the inner one, and leave without any clean-up of Python's own."""
-    # A kernel may block or ignore what the guards live on, and both are inherited.
+    """Become the outer guard, fork the inner guard, and exit without Python's own clean-up."""
+    # A kernel may block or ignore signals that the guards need, and a child inherits both.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     control_fd, kernel = int(sys.argv[1]), int(sys.argv[2])
@@ -52,15 +53,15 @@ def main() -> NoReturn:
     try:
         control = socket.socket(fileno=control_fd)
         inbox = Inbox(control)
-        order = inbox.first(ORDER_LIMIT)
+        request = inbox.first(REQUEST_LIMIT)
         problem = machine.proc_problem()
-        if isinstance(order, Order) and problem:  # whom it would end might be anybody
+        if isinstance(request, LaunchRequest) and problem:  # a pid may mean another process
             control.sendall(encode(Refused(errno.ESRCH, problem)))
-            folder.discard(order.folder, order.tmp, order.log)
-        elif isinstance(order, Order):
-            _guard(control, inbox, kernel, order)
+            folder.discard(request.folder, request.tmp, request.log)
+        elif isinstance(request, LaunchRequest):
+            _guard(control, inbox, kernel, request)
             status = 0
-    except BaseException:  # noqa: BLE001 - a guard's own fault goes to the server's log, and the other guard acts
+    except BaseException:  # noqa: BLE001 - the traceback goes to the server's log, and the other guard acts
         import traceback
 
         traceback.print_exc()
@@ -68,9 +69,9 @@ def main() -> NoReturn:
         os._exit(status)
 
 
-def _guard(control: socket.socket, inbox: Inbox, kernel: int, order: Order) -> None:
+def _guard(control: socket.socket, inbox: Inbox, kernel: int, request: LaunchRequest) -> None:
     prctl.become_subreaper()
-    lock = _hold_lock(order.folder)
+    lock = _hold_lock(request.folder)
     me = os.getpid()
     outer_pidfd = pidfd_calls.open_pid(me)
     link, others = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -79,15 +80,15 @@ def _guard(control: socket.socket, inbox: Inbox, kernel: int, order: Order) -> N
     guard: Inner | Outer
     if inner == 0:
         os.setsid()
-        prctl.become_subreaper()  # not inherited over a fork
+        prctl.become_subreaper()  # a forked child does not inherit this
         link.close()
-        guard = Inner(control, inbox, kernel, order, before, outer=me, outer_pidfd=outer_pidfd, link=others)
+        guard = Inner(control, inbox, kernel, request, before, outer=me, outer_pidfd=outer_pidfd, link=others)
     else:
         os.close(outer_pidfd)
         others.close()
-        guard = Outer(control, inbox, kernel, order, before, inner=inner, link=link, lock=lock)
+        guard = Outer(control, inbox, kernel, request, before, inner=inner, link=link, lock=lock)
     guard.run()
-    guard.see_to_last_words()
+    guard.flush_before_exit()
 
 
 def _existing() -> set[Segment] | None:
@@ -99,15 +100,18 @@ def _existing() -> set[Segment] | None:
 
 
 def _hold_lock(folder: str) -> int | None:
-    """Say "the guards live" until both are gone: the inner one shares the lock.
+    """Take the lock that shows that a guard lives. A fork shares it, so it is held until both guards have ended.
+
+    Returns:
+        The descriptor of the lock; None if the file system has no locks.
 
     Raises:
-        BlockingIOError: somebody is clearing the folder, since the kernel is gone.
+        BlockingIOError: another process is clearing the folder, since the kernel is gone.
     """
     try:
         return record.hold_lock(folder)
     except BlockingIOError:
         raise
-    except OSError as error:  # a file system without locks: then the record's identities have to tell
+    except OSError as error:  # the identities in the record then show whether the guards live
         log(f"no lock: {error}")
         return None

@@ -1,4 +1,4 @@
-"""What the kernel has sent, in the order in which it came, whatever the socket cut it into."""
+"""Whole messages from a stream socket, in the order in which they were sent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
 
 class Inbox:
-    """The receiving side of the guards' socket. A fork takes what is waiting with it."""
+    """The receiving side of a guard's connection. A fork copies the messages that are waiting.
+
+    Args:
+        control: the connection.
+    """
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -19,7 +23,7 @@ class Inbox:
         self._waiting: list[Message] = []
 
     def first(self, limit: float) -> Message | None:
-        """The first message; None when it does not come within ``limit`` seconds, or the kernel is gone."""
+        """Return the first message; None if it does not arrive within ``limit`` seconds, or the connection ends."""
         self._control.settimeout(limit)
         while not self._waiting:
             if not self._receive():
@@ -29,11 +33,11 @@ class Inbox:
 
     @property
     def waiting(self) -> bool:
-        """Whether messages came together with an earlier one: the socket does not tell of these any more."""
+        """Whether messages have been received and not been read. The socket is not readable because of these."""
         return bool(self._waiting)
 
     def read(self) -> list[Message] | None:
-        """The next messages, waiting for them; None at the kernel's end."""
+        """Wait for the next messages, and return them; None at the end of the connection."""
         if not self._waiting and not self._receive():
             return None
         messages, self._waiting = self._waiting, []

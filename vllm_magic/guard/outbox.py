@@ -1,9 +1,9 @@
-"""What a guard says over one connection: it waits for nobody, and what it has begun to say it says to the end.
+"""The messages that a guard sends over one connection, without ever waiting for the other side.
 
-The other side may be stopped, or busy for minutes. What it has not read fills the socket, and then a message goes out
-in pieces, as room comes. A message takes the place of an older one of its kind that has not been begun. `KnownProcesses` comes
-again and again and goes last, only while three quarters of the socket's buffer are free: the rest is for `Stopping` and
-`Ended`, which the other side then finds there although the guard is gone.
+The other side may be stopped, or busy for minutes. When the socket is full, a message is sent in pieces, as room becomes
+free. A new message replaces an older one of its kind, unless a part of that has been sent. `KnownProcesses` is sent
+often, so it comes last, and only while three quarters of the socket's buffer are free. The rest of the buffer is kept for
+`Stopping` and `Ended`: they stay in the buffer and can be read even after the guard has ended.
 """
 
 from __future__ import annotations
@@ -19,44 +19,45 @@ if TYPE_CHECKING:
 
 
 class Outbox:
-    """The sending side of one connection.
+    """The sending side of one connection. Nothing else may send over this connection.
 
     Args:
-        connection: where to; its other messages are the caller's to leave alone.
-        is_cut: whether somebody else may have been ended while sending a message over it: that is closed first.
+        connection: the connection.
+        is_cut: whether another process may have been killed while it sent a message over this connection. The rest of
+            that line is then ended first.
     """
 
     def __init__(self, connection: socket.socket, *, is_cut: bool = False) -> None:
         self._connection = connection
-        self._begun = memoryview(b"\n" if is_cut else b"")  # an empty line means nothing
+        self._begun = memoryview(b"\n" if is_cut else b"")  # an empty line has no meaning
         self._waiting: dict[type[Message], Message] = {}
 
     @property
     def is_empty(self) -> bool:
-        """Whether the connection has taken everything; also when nobody is at its other end any more."""
+        """Whether all messages were passed to the socket; True also if the other side has closed the connection."""
         return not self._begun and not self._waiting
 
-    def say(self, message: Message) -> None:
-        """Send this as soon as there is room."""
-        if isinstance(message, Ended):  # nobody has to find these processes any more
+    def send(self, message: Message) -> None:
+        """Send a message as soon as the socket has room for it."""
+        if isinstance(message, Ended):  # the list of processes is obsolete then
             self._waiting.pop(KnownProcesses, None)
         self._waiting[type(message)] = message
         self.flush()
 
     def flush(self) -> None:
-        """Send what there is room for now; to be called when the connection is writable, until all `is_empty`."""
+        """Send as much as the socket has room for. Call this when the connection is writable, until `is_empty`."""
         try:
             while self._begun or self._begin():
                 sent = self._connection.send(self._begun, socket.MSG_DONTWAIT)
                 self._begun = self._begun[sent:]
         except BlockingIOError:
             return
-        except OSError:  # nobody is there any more
+        except OSError:  # the other side has closed the connection
             self._begun = memoryview(b"")
             self._waiting.clear()
 
     def _begin(self) -> bool:
-        """Take up the next message; False when none waits, or there is no room for it."""
+        """Begin with the next message; return False if there is none, or no room for it."""
         kind = next((kind for kind in self._waiting if kind is not KnownProcesses), None)
         if kind is None and KnownProcesses in self._waiting and self._has_much_room():
             kind = KnownProcesses
@@ -67,7 +68,7 @@ class Outbox:
         return True
 
     def _has_much_room(self) -> bool:
-        """A Unix socket is writable while a quarter of its buffer is used at most (net/unix/af_unix.c)."""
+        """Whether at least three quarters of the buffer are free: then a Unix socket is writable (net/unix/af_unix.c)."""
         poller = select.poll()
         poller.register(self._connection, select.POLLOUT)
         return bool(poller.poll(0))

@@ -1,4 +1,4 @@
-"""The outer guard: waits for the inner one, and ends what that one could not."""
+"""The outer guard: it waits for the inner guard, and releases the server if the inner guard dies or hangs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import time
 from typing import TYPE_CHECKING
 
 from vllm_magic.guard import record
-from vllm_magic.guard.base import AT_ONCE, Guard
+from vllm_magic.guard.base import NO_GRACE, Guard
 from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.outbox import Outbox
-from vllm_magic.guard.protocol import KnownProcesses, Order, Stop, Why, decode
+from vllm_magic.guard.protocol import KnownProcesses, LaunchRequest, Stop, Why, decode
 from vllm_magic.guard.record import BrokenRecordError
 from vllm_magic.linux import processes, shared_memory
 from vllm_magic.linux.shared_memory import Segment
@@ -24,19 +24,19 @@ from vllm_magic.linux.shared_memory import Segment
 if TYPE_CHECKING:
     from vllm_magic.guard.message_stream import Inbox
 
-BACKSTOP = 3.0  # seconds after the kernel's end before it is looked whether the inner guard hangs
-LOOK = 0.5  # seconds between two such looks
-LONGEST = KILL_LIMIT + 5.0  # seconds for one that does not hang: on a busy machine a release takes its time
-LONGEST_NEWS = 2**20  # bytes
+HANG_CHECK_DELAY = 3.0  # seconds after the grace period until the inner guard is first checked
+HANG_CHECK_INTERVAL = 0.5  # seconds between two checks
+RELEASE_LIMIT = KILL_LIMIT + 5.0  # seconds after the first check in which a guard that does not hang is done
+LONGEST_LINK_MESSAGE = 2**20  # bytes
 
 
 class Outer(Guard):
-    """Lives until the inner guard is gone and nothing of the server is left.
+    """The outer guard of one server. It ends after the inner guard and the server. Other arguments as for `Guard`.
 
     Args:
         inner: the inner guard's pid.
-        link: on which that one tells of a new kernel, what a spare has become, and whom it has seen below it.
-        lock: the descriptor of the lock that says "the guards live"; None where there is none.
+        link: the connection to the inner guard, for a new kernel, a standby's request, a stop, and the known processes.
+        lock: the descriptor of the lock that shows that a guard lives; None without a lock.
     """
 
     def __init__(
@@ -44,120 +44,132 @@ class Outer(Guard):
         control: socket.socket,
         inbox: Inbox,
         kernel: int,
-        order: Order,
+        request: LaunchRequest,
         before: set[Segment] | None,
         *,
         inner: int,
         link: socket.socket,
         lock: int | None,
     ) -> None:
-        super().__init__(control, inbox, kernel, order, before)
+        super().__init__(control, inbox, kernel, request, before)
         self._inner = inner
         self._link = link
         self._lock = lock
-        self._ending: float | None = (
-            None  # when the kernel ended, or a signal asked for the end, by `time.monotonic`
-        )
-        self._asked: float | None = None  # seconds that the inner guard has for the end that was asked for
-        self._known: queue.SimpleQueue[list[list[int]]] | None = None  # to be written
+        # The time by `time.monotonic` when the kernel ended, or SIGTERM asked for the end.
+        self._ending_since: float | None = None
+        self._stop_grace: float | None = None  # seconds; the grace of the stop that was asked for
+        # The lists for the thread that writes them.
+        self._known: queue.SimpleQueue[list[list[int]]] | None = None
 
     def run(self) -> None:
-        """Wait, and act if need be."""
+        """Wait for the end of the inner guard, and release the server if the inner guard has not done that."""
         if not self._wait():
-            self.outbox = Outbox(self.control, is_cut=True)  # the other guard may have been ended in a word
-            self.release("outer", Why.GUARD_GONE, AT_ONCE)
-            self._unlink_recorded()  # after it: a disk that hangs must not hold the release up
-        if self._lock is not None:  # NFS keeps a file that is open, under another name, and so the folder
+            self.outbox = Outbox(
+                self.control, is_cut=True
+            )  # the inner guard may have sent a part of a message
+            self.release("outer", Why.GUARD_GONE, NO_GRACE)
+            self._unlink_recorded()  # after the release, since a disk that hangs must not delay it
+        if (
+            self._lock is not None
+        ):  # NFS renames a removed file that is open, and the folder would not be empty
             os.close(self._lock)
         self.clear()
 
     def _wait(self) -> bool:
-        """True when the inner guard has finished its work, False when it was killed or hangs."""
+        """Wait for the inner guard; return whether it has released the server. It has not if it was killed, or hangs."""
         while True:
             pid, status = os.waitpid(self._inner, os.WNOHANG)
             if pid == self._inner:
                 return os.waitstatus_to_exitcode(status) == 0
-            rest = None if self._ending is None else self._ending + self._patience() - time.monotonic()
+            rest = (
+                None
+                if self._ending_since is None
+                else self._ending_since + self._time_limit() - time.monotonic()
+            )
             if rest is not None and rest <= 0:
                 if self._hangs(-rest):
-                    return False  # the release that follows ends the inner guard too: it is a descendant
-                rest = LOOK
-            self._look(self._poll(rest))
+                    return False  # the inner guard is a descendant, so the release ends it too
+                rest = HANG_CHECK_INTERVAL
+            self._handle_events(self._poll(rest))
 
-    def _patience(self) -> float:
-        """Seconds from the beginning of the end until the inner guard should be done."""
-        return BACKSTOP + (self.order.keep if self._asked is None else self._asked)
+    def _time_limit(self) -> float:
+        """Return the seconds from `_ending_since` in which the inner guard should be done."""
+        return HANG_CHECK_DELAY + (self.request.keep if self._stop_grace is None else self._stop_grace)
 
     def _hangs(self, late: float) -> bool:
-        """Whether the inner guard is to be replaced, ``late`` seconds after it should have been done.
+        """Whether the inner guard hangs: it is stopped, or it is `RELEASE_LIMIT` seconds late.
 
-        Not one that is merely slow: what it has noted of the shared memory would be lost with it. In state D one is for
-        moments, and where it stays there no signal helps.
+        A guard that is only slow does not count: its list of shared memory would be lost with it. Neither does state D,
+        which usually ends soon; and if it does not end, no signal helps.
+
+        Args:
+            late: seconds since the time when the inner guard should have been done.
         """
         inner = processes.read(self._inner)
-        return inner is None or inner.state in processes.STOPPED_STATES or late >= LONGEST
+        return inner is None or inner.state in processes.STOPPED_STATES or late >= RELEASE_LIMIT
 
     def _unlink_recorded(self) -> None:
-        """Remove the shared memory that the inner guard had noted: who mapped it may have ended before the release."""
+        """Remove the shared memory in the record: the processes that mapped it may have ended before the release."""
         with contextlib.suppress(OSError, BrokenRecordError):
-            noted = record.read(self.order.folder)
+            noted = record.read(self.request.folder)
             shared_memory.unlink_unmapped((Segment(*segment) for segment in noted.segments), self.before)
 
     def _poll(self, rest: float | None) -> set[int]:
         poller = select.poll()
         poller.register(self.wake, select.POLLIN)
         poller.register(self._link, select.POLLIN)
-        if self._ending is None:  # said once is enough
+        if self._ending_since is None:  # the end of the kernel needs no second event
             poller.register(self.kernel, select.POLLIN)
             poller.register(self.control, select.POLLRDHUP)
         return {fd for fd, _ in poller.poll(None if rest is None else rest * 1000)}
 
-    def _look(self, ready: set[int]) -> None:
+    def _handle_events(self, ready: set[int]) -> None:
         self.drain_wake()
         if self._link.fileno() in ready:
-            self._hear_news()
+            self._receive_from_inner()
         elif ready & {self.kernel, self.control.fileno()}:
-            self._ending = time.monotonic()
+            self._ending_since = time.monotonic()
         if self.signalled:
             self.signalled = False
             os.kill(self._inner, signal.SIGTERM)
-            self._asked = 0.0
-            self._ending = time.monotonic()
+            self._stop_grace = 0.0
+            self._ending_since = time.monotonic()
 
-    def _hear_news(self) -> None:
-        """A spare became a server, others are below the inner guard than before, or a new kernel has taken the server over.
+    def _receive_from_inner(self) -> None:
+        """Handle a message of the inner guard.
 
-        That one's pidfd and connection come by SCM_RIGHTS (unix(7)).
+        It says what a standby becomes, which processes are below the inner guard, or how a stop was asked for; or it passes
+        the pidfd and the connection of a new kernel by SCM_RIGHTS (unix(7)).
         """
-        data, fds, _, _ = socket.recv_fds(self._link, LONGEST_NEWS, 2)
-        news = decode(data)
-        if isinstance(news, Order):
-            self.order = news
-            self.note_existing()
-        elif isinstance(news, KnownProcesses):
-            self._write_known(news.known)
-        elif isinstance(news, Stop):
-            self._asked = news.grace
-            if self._ending is not None:  # its kernel is gone, and it was kept
-                self._ending = time.monotonic()
-        elif len(fds) == 2:  # noqa: PLR2004 - otherwise the inner guard has died
+        data, fds, _, _ = socket.recv_fds(self._link, LONGEST_LINK_MESSAGE, 2)
+        message = decode(data)
+        if isinstance(message, LaunchRequest):
+            self.request = message
+            self.remember_existing_segments()
+        elif isinstance(message, KnownProcesses):
+            self._write_known(message.known)
+        elif isinstance(message, Stop):
+            self._stop_grace = message.grace
+            if self._ending_since is not None:  # the server was kept after its kernel's end
+                self._ending_since = time.monotonic()
+        elif len(fds) == 2:  # noqa: PLR2004 - without descriptors the inner guard has died
             kernel, control = fds
             for fd in fds:
                 os.set_inheritable(fd, False)
-            self.forget_kernel()
-            self.serve_kernel(socket.socket(fileno=control), self.inbox, kernel)
-            self._ending = None
+            self.drop_kernel()
+            self.set_kernel(socket.socket(fileno=control), self.inbox, kernel)
+            self._ending_since = None
 
     def _write_known(self, known: list[list[int]]) -> None:
-        """Have it written in a thread: a disk that hangs must not keep this guard from its work."""
+        """Write the list in a thread: a disk that hangs must not block this guard."""
         if self._known is None:
             self._known = queue.SimpleQueue()
-            with contextlib.suppress(RuntimeError):  # no thread is to be had
+            with contextlib.suppress(RuntimeError):  # no thread can be started
                 threading.Thread(target=self._write, args=(self._known,), daemon=True).start()
         self._known.put(known)
 
-    def _write(self, several: queue.SimpleQueue[list[list[int]]]) -> None:
+    def _write(self, lists: queue.SimpleQueue[list[list[int]]]) -> None:
         while True:
-            known = several.get()
+            known = lists.get()
             with contextlib.suppress(OSError):  # a full disk, or the folder is gone
-                record.write_known(self.order.folder, known)
+                record.write_known_processes(self.request.folder, known)

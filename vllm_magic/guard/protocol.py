@@ -1,35 +1,35 @@
-"""What is said between the guard pair and whoever it serves: JSON, one message a line.
+"""The messages between the guard pair and the server's kernel or other processes: JSON, one message a line.
 
-The kernel, over a socketpair, speaks first::
+The kernel sends these over a socketpair, beginning with `LaunchRequest`::
 
-    Order     what to run: argv, environment, working directory, and the private folder to clear at the end; a second
-              one, with the same folder, tells a spare what it becomes
-    Note      the server is ready: remember which shared memory it maps now
-    Stop      end the server: SIGTERM, and SIGKILL after ``grace`` seconds, or after ``patience`` seconds
-              if SIGTERM had no effect at all
+    LaunchRequest   start a server: argv, environment, working directory, and the private folder to clear at the end. A
+                    second request, with the same folder, turns a standby into a server
+    Ready           the server is ready: record the shared memory that it maps now
+    Stop            end the server: SIGTERM, and SIGKILL after ``grace`` seconds, or after ``patience`` seconds if
+                    SIGTERM has no effect at all
 
-Others of the same user, over the control socket in the private folder::
+Other processes of this user send these over the control socket in the private folder::
 
-    Stop      the same
-    Attach    take the server over, where its kernel is gone and it was to be kept: from then on this is the kernel
+    Stop            the same
+    Attach          make the sender the server's kernel, if the server is kept after the end of its kernel
 
-The guards answer::
+The guards send these::
 
-    StandbyReport  the leader is a standby, and waits for its order: not yet, or with everything imported
-    Started   the leader runs; who is who
-    KnownProcesses  the processes of the server, as they are now: those that the guards have adopted need not carry its mark
-    Refused   the leader could not be executed (errno and its text), or a spare cannot become it, and the guards end; or
-              the server cannot be attached
-    Attached  it is yours; what its first kernel wanted the next one to know
-    Stopping  a release has begun, and why
-    Ended     what the guard ``by`` ended and how; ``left`` lists what would not end
+    StandbyReport   the leader is a standby, and waits for a launch request
+    Started         the leader runs; the identities of the leader and the guards
+    KnownProcesses  the living processes of the server; those that the guards have adopted may have lost its mark
+    Refused         the leader could not be executed, or a standby could not become the server, and the guards end; or
+                    the server cannot be attached
+    Attached        the sender is the server's kernel now; the data that the first kernel left for it
+    Stopping        a release has begun
+    Ended           the processes that a guard ended, and those that did not end
 
-A release comes to its end with end-of-file on the socket: no guard lives any more. With an ``Ended`` before it
-whose ``left`` is empty the processes are gone. Without one the guards were killed, and whoever reads this has
-to release the server himself. End-of-file at the guards' end means that the kernel is gone.
+A release is done at end-of-file on the socket: no guard lives any more. If an `Ended` with an empty ``left`` came before
+it, all processes of the server have ended. Without an `Ended` the guards were killed, and the reader must release the
+server itself. For the guards, end-of-file means that the kernel is gone.
 
-Every message is an object with its name under "message"; unknown messages and fields are ignored, so that a
-guard and a kernel of neighbouring versions understand each other. So is a message with a field that does not fit.
+Each message is a JSON object with its name in the field "message". Unknown messages and fields are ignored, so that a guard
+and a kernel of different versions understand each other. A message with an invalid field is ignored too.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ LONGEST_LINE = 8 * 2**20  # bytes; an environment can be large, but not endless
 
 
 class Why(str, Enum):
-    """What made a guard release its server.
+    """The reason for a release.
 
-    Two are said by the kernel alone: IDLE of a server that it asked the guard to end, and FAULT of one that it ended in
-    the guards' place, since it could not follow the server any longer.
+    Guards never send FAULT: the kernel reports it for a server that the kernel itself had to end after a fault. For a
+    server without requests, IDLE is reported by the kernel; guards send it only for a standby that nobody used.
     """
 
     ASKED = "asked"
@@ -63,20 +63,29 @@ class Why(str, Enum):
 
 
 class How(str, Enum):
-    """The last signal that a process got from us before it ended."""
+    """The last signal that vllm_magic sent to a process before the process ended."""
 
     ITSELF = "by itself"
     SIGTERM = "SIGTERM"
     SIGKILL = "SIGKILL"
 
 
-class Order(NamedTuple):
-    """``tmp`` and ``folder`` are removed at the end, ``log`` is moved to ``keep_log`` before.
+class LaunchRequest(NamedTuple):
+    """The server, or standby, that the guards run.
 
-    ``locks`` are files to hold a shared flock on while the release is under way, one for each GPU. ``record`` are
-    the fields of the server's `record.Record`. For ``keep`` seconds after the kernel's end the server waits for
-    another one; that gets ``luggage``, which the guards do not look into and keep in memory only. Where ``spare`` is
-    not 0, the leader is a spare, which waits for so many seconds to be told what it becomes.
+    Attributes:
+        argv: the command line of the leader.
+        env: the environment of the leader.
+        cwd: the working directory of the leader.
+        tmp: the server's TMPDIR, which is removed at the end.
+        folder: the private folder, which is removed at the end.
+        log: the path of the log.
+        keep_log: the path to which the log is moved at the end.
+        locks: the lock file of each GPU; a release holds a shared flock on them.
+        record: the fields of the server's `record.Record`.
+        keep: seconds for which the server waits for another kernel after the end of its kernel.
+        handover: data for that kernel. The guards do not read it, and keep it in memory only.
+        standby_limit: seconds for which the leader waits, as a standby, for another request; 0 for a server.
     """
 
     argv: list[str]
@@ -89,35 +98,35 @@ class Order(NamedTuple):
     locks: list[str]
     record: dict[str, Any]
     keep: float = 0.0
-    luggage: dict[str, Any] = {}  # noqa: RUF012 - never changed
-    spare: float = 0.0
+    handover: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    standby_limit: float = 0.0
 
 
 class Stop(NamedTuple):
-    """Times in seconds."""
+    """See `Ladder.run`: ``grace`` is the time from SIGTERM to SIGKILL, ``patience`` the same without any effect; in seconds."""
 
     grace: float
     patience: float
 
 
-class Note(NamedTuple):
-    """No content."""
+class Ready(NamedTuple):
+    """It has no fields."""
 
 
 class Attach(NamedTuple):
-    """``only``: refuse unless the luggage has this under "spec"; None takes the server as it is."""
+    """``expected_spec`` is compared with the entry "spec" of `LaunchRequest.handover`; None accepts any spec."""
 
-    only: dict[str, Any] | None
+    expected_spec: dict[str, Any] | None
 
 
 class Attached(NamedTuple):
-    """``luggage`` as it was in the order."""
+    """``handover`` is that of the launch request."""
 
-    luggage: dict[str, Any]
+    handover: dict[str, Any]
 
 
 class StandbyReport(NamedTuple):
-    """``leader`` as in `Started`; ``warm`` once it has imported everything."""
+    """``leader`` as in `Started`; ``warm`` says whether the standby has imported vLLM."""
 
     leader: list[int]
     warm: bool
@@ -132,13 +141,19 @@ class Started(NamedTuple):
 
 
 class KnownProcesses(NamedTuple):
-    """``known`` are [pid, start] of each process below the guards."""
+    """``known`` has [pid, start] of each process below the guards."""
 
     known: list[list[int]]
 
 
 class Refused(NamedTuple):
-    """An errno and its text: of execve(2), or EBUSY for a server that has a kernel, ESTALE for another spec or a spare."""
+    """The reason of a refusal.
+
+    Attributes:
+        errno: the errno of execve(2); EBUSY for a server whose kernel lives; ESTALE for another spec, and for a standby that
+            cannot become the server; ETIMEDOUT for a standby that does not react; EAGAIN if the outer guard does not.
+        text: the reason in words.
+    """
 
     errno: int
     text: str
@@ -151,7 +166,16 @@ class Stopping(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """``ended`` and ``left`` hold [pid, start, name, how]; ``exit_code`` is negative for a signal, None if unknown."""
+    """The report of a guard after a release.
+
+    Attributes:
+        by: the guard, "inner" or "outer".
+        why: a value of `Why`.
+        exit_code: the exit code of the leader; negative for a signal, None if unknown.
+        ended: [pid, start, name, how] of each process that has ended; ``how`` is a value of `How`.
+        left: the same of each process that has not ended.
+        seconds: the time that the release took.
+    """
 
     by: str
     why: str
@@ -162,9 +186,9 @@ class Ended(NamedTuple):
 
 
 Message = (
-    Order
+    LaunchRequest
     | Stop
-    | Note
+    | Ready
     | Attach
     | Attached
     | StandbyReport
@@ -178,9 +202,9 @@ Message = (
 _KINDS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
-        Order,
+        LaunchRequest,
         Stop,
-        Note,
+        Ready,
         Attach,
         Attached,
         StandbyReport,
@@ -193,7 +217,7 @@ _KINDS: dict[str, Any] = {
 }
 
 
-# What a field may hold; one name means the same in every message.
+# The check of each field, by its name, which means the same in every message.
 _FITS: dict[str, Callable[[Any], bool]] = {
     "argv": lambda value: validation.texts(value) and value != [],
     "env": validation.environment,
@@ -205,10 +229,10 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "locks": validation.texts,
     "record": validation.fields,
     "keep": validation.seconds,
-    "luggage": validation.fields,
-    "spare": validation.seconds,
+    "handover": validation.fields,
+    "standby_limit": validation.seconds,
     "warm": lambda value: isinstance(value, bool),
-    "only": lambda value: value is None or validation.fields(value),
+    "expected_spec": lambda value: value is None or validation.fields(value),
     "grace": validation.seconds,
     "patience": validation.seconds,
     "leader": validation.pair,
@@ -227,13 +251,13 @@ _FITS: dict[str, Callable[[Any], bool]] = {
 
 
 def encode(message: Message) -> bytes:
-    """One line, with its newline."""
+    """Return the message as one line, with its newline."""
     fields = {"message": type(message).__name__, **message._asdict()}
     return json.dumps(fields).encode() + b"\n"
 
 
 def decode(line: bytes) -> Message | None:
-    """The message of one line; None when it is not one that this version knows."""
+    """Return the message of a line; None if it is unknown or invalid."""
     try:
         fields = json.loads(line)
         kind = _KINDS[fields.pop("message")]
@@ -251,8 +275,10 @@ class Decoder:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[Message]:
-        """The messages completed by ``data``; a line of more than `LONGEST_LINE` bytes is dropped as a whole."""
+        """Return the messages that ``data`` completes. A line of more than `LONGEST_LINE` bytes is ignored."""
         *lines, rest = (self._rest + data).split(b"\n")
-        self._rest = rest[: LONGEST_LINE + 1]  # one byte too many: its end must not pass for a line
+        self._rest = rest[
+            : LONGEST_LINE + 1
+        ]  # one byte more than allowed, so that the line is ignored at its end
         decoded = (decode(line) for line in lines if len(line) <= LONGEST_LINE)
         return [message for message in decoded if message is not None]

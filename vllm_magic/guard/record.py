@@ -1,8 +1,8 @@
-"""The record of one server in its private folder: how the next kernel finds what was left.
+"""The record of one server in its private folder. From it, another kernel finds the processes and files of the server.
 
-The kernel writes it before it starts the guards, the inner guard after that, each time something changes. Both
-write a new file and rename it, so a reader, and the disk after a crash, has one version or the other.
-Whether the guards live is told by the lock that both hold (flock(2)), not by a pid.
+The kernel writes the record before it starts the guards; after that, the inner guard writes it after each change. They
+write a new file and rename it, so that a reader always finds a whole record, also after a crash. A lock that both guards
+hold (flock(2)) shows whether they live.
 """
 
 from __future__ import annotations
@@ -24,32 +24,50 @@ if TYPE_CHECKING:
 
 NAME = "record.json"
 LOCK = "alive"
-KNOWN = "known.json"
-BEFORE = "shared_memory.json"
+KNOWN_PROCESSES = "known.json"
+EXISTING_SEGMENTS = "shared_memory.json"
 VERSION = 1
-LONGEST = 2**20  # bytes; what is longer is not ours
-LOOK_LIMIT = 0.1  # seconds; who looks at the lock holds it for an instant
+LONGEST = 2**20  # bytes; a longer file is not a record
+LOCK_LIMIT = 0.1  # seconds to try to take the lock, since a check of the lock holds it for an instant
 
 
 class Phase(str, Enum):
-    """How far the server is, as far as its guard knows."""
+    """The phase of a server's life, as its guard knows it."""
 
-    SPARE = "spare"  # imported, and not told what to serve
+    SPARE = "spare"  # a standby
     STARTING = "starting"
     READY = "ready"
-    KEPT = "kept"  # its kernel is gone, and it waits for another one
+    KEPT = "kept"  # the kernel is gone, and the server waits for another one
     STOPPING = "stopping"
 
 
 class Record(NamedTuple):
-    """Identities are [pid, start time in clock ticks], None before they are there; ``since`` in seconds since the epoch.
+    """The record of a server. An identity is [pid, start time in clock ticks]; None before the process exists.
 
-    ``kept_until`` is by `time.monotonic`, which is the same in all processes of a boot (CLOCK_MONOTONIC,
-    clock_gettime(2)) and goes on where the machine's clock is set.
-
-    ``gpus`` are the UUIDs that it may use, ``chosen`` whether somebody chose them, ``baseline`` the GPUs before
-    its start (the fields of `gpu.devices.Gpu`), ``segments`` the shared memory that it mapped as [device, inode].
-    ``job`` is the id of its job on the Ray cluster at ``cluster``; "" for a server of this machine.
+    Attributes:
+        id: the name of the private folder.
+        name: the name of the server.
+        model: the model.
+        args: the flags of ``vllm serve``.
+        url: the URL of the server.
+        port: the TCP port of the server.
+        gpus: the UUIDs of the GPUs that the server may use.
+        chosen: whether these GPUs were chosen for the server.
+        baseline: the GPUs before the start, with the fields of `gpu.devices.Gpu`.
+        phase: a value of `Phase`.
+        since: the time of the start, in seconds since the epoch.
+        place: the fields of the `Place` in which the pids are valid.
+        kernel: the identity of the kernel.
+        keep: seconds for which the server waits for another kernel after the end of its kernel.
+        kept_until: the time when this wait ends, by `time.monotonic`; None if the server does not wait. All processes of a
+            boot share this clock (CLOCK_MONOTONIC, clock_gettime(2)), and setting the machine's clock does not change it.
+        outer: the identity of the outer guard.
+        inner: the identity of the inner guard.
+        leader: the identity of the leader.
+        segments: [device, inode] of the shared memory that the server maps.
+        cluster: the address of the Ray cluster; "" for a server of this machine.
+        job: the submission id of the job on the cluster; "" for a server of this machine.
+        version: the version of this format.
     """
 
     id: str
@@ -77,24 +95,29 @@ class Record(NamedTuple):
 
     @property
     def where(self) -> Place:
-        """Where its pids mean anything."""
+        """The place in which the pids of this record are valid."""
         return Place(*self.place)
 
     @property
     def kept_for(self) -> float | None:
-        """Seconds for which it still waits for another kernel; None unless its guards have written that."""
+        """The seconds for which the server still waits for another kernel; None if it does not wait."""
         return None if self.kept_until is None else self.kept_until - time.monotonic()
 
 
 class BrokenRecordError(ValueError):
-    """What lies there is not a record that this version wrote; the message says why."""
+    """The file is not a record of this version; the message says why."""
 
 
 def write(folder: str, record: Record, *, durable: bool = True) -> None:
-    """Replace the record of a folder; ``durable`` makes it outlast a failure of the machine's power, which takes time.
+    """Write the record of a folder, or replace it.
+
+    Args:
+        folder: the private folder.
+        record: the record.
+        durable: whether to wait until the record would outlast a power failure (fsync(2)).
 
     Raises:
-        OSError: no space, no permission, no such folder.
+        OSError: the file cannot be written (no space, no permission, no such folder).
     """
     _replace(folder, NAME, record._asdict(), durable=durable)
 
@@ -116,17 +139,17 @@ def _replace(folder: str, name: str, content: object, *, durable: bool) -> None:
 
 
 def read(folder: str) -> Record:
-    """The record of a folder.
+    """Return the record of a folder.
 
     Raises:
-        BrokenRecordError: it is torn, or not of ours.
-        FileNotFoundError: there is none.
-        OSError: it cannot be read.
+        BrokenRecordError: the file is not a record of this version, or belongs to another user.
+        FileNotFoundError: there is no record.
+        OSError: the file cannot be read.
     """
-    return parse(_own(folder, NAME))
+    return parse(_read_own(folder, NAME))
 
 
-def _own(folder: str, name: str) -> bytes:
+def _read_own(folder: str, name: str) -> bytes:
     fd = os.open(os.path.join(folder, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(fd, "rb") as file:
         if os.fstat(fd).st_uid != os.getuid():
@@ -135,10 +158,10 @@ def _own(folder: str, name: str) -> bytes:
 
 
 def parse(data: bytes) -> Record:
-    """The record in these bytes.
+    """Return the record in these bytes.
 
     Raises:
-        BrokenRecordError: there is none.
+        BrokenRecordError: the bytes are not a record of this version.
     """
     if len(data) > LONGEST:
         raise BrokenRecordError("it is too long")
@@ -159,68 +182,79 @@ def parse(data: bytes) -> Record:
     return record
 
 
-def known(folder: str) -> list[list[int]]:
-    """The processes that the guards have seen below them, as [pid, start]; none where that cannot be read."""
-    return _pairs(folder, KNOWN) or []
+def read_known_processes(folder: str) -> list[list[int]]:
+    """Return [pid, start] of the processes that the guards have seen below them; empty if the file cannot be read."""
+    return _pairs(folder, KNOWN_PROCESSES) or []
 
 
-def before(folder: str) -> set[Segment] | None:
-    """The shared memory that was there before the server, which is not to be removed; None where that cannot be read."""
-    pairs = _pairs(folder, BEFORE)
+def read_existing_segments(folder: str) -> set[Segment] | None:
+    """Return the shared memory that existed before the server and must stay; None if the file cannot be read."""
+    pairs = _pairs(folder, EXISTING_SEGMENTS)
     return None if pairs is None else {Segment(*pair) for pair in pairs}
 
 
-def write_before(folder: str, segments: Collection[Segment]) -> None:
-    """Have others than the guards know what `before` tells.
+def write_existing_segments(folder: str, segments: Collection[Segment]) -> None:
+    """Write the shared memory that existed before the server, for `read_existing_segments`.
 
     Raises:
-        OSError: no space, no permission, no such folder.
+        OSError: the file cannot be written (no space, no permission, no such folder).
     """
-    _replace(folder, BEFORE, sorted(segments), durable=False)
+    _replace(folder, EXISTING_SEGMENTS, sorted(segments), durable=False)
 
 
 def _pairs(folder: str, name: str) -> list[list[int]] | None:
     try:
-        found = json.loads(_own(folder, name))
+        found = json.loads(_read_own(folder, name))
     except (OSError, ValueError, RecursionError):
         return None
     return found if validation.pairs(found) else None
 
 
-def write_known(folder: str, pairs: list[list[int]]) -> None:
-    """Replace what `known` tells. It has a file of its own, since the outer guard writes it: a disk may hang.
+def write_known_processes(folder: str, pairs: list[list[int]]) -> None:
+    """Write [pid, start] of the processes below the guards, for `read_known_processes`.
+
+    This is a file of its own, since the outer guard writes it. The inner guard must not wait for a disk that hangs.
 
     Raises:
-        OSError: no space, no permission, no such folder.
+        OSError: the file cannot be written (no space, no permission, no such folder).
     """
-    _replace(folder, KNOWN, pairs, durable=False)
+    _replace(folder, KNOWN_PROCESSES, pairs, durable=False)
 
 
-def remember(folder: str, left: list[list[Any]]) -> None:
-    """Add who would not end ([pid, start, ...] each) to what is `known`, for the next who tries: a mark may not tell."""
+def add_known_processes(folder: str, left: list[list[Any]]) -> None:
+    """Add processes that did not end to the known processes, for a later attempt: they may have lost the server's mark.
+
+    Args:
+        folder: the private folder.
+        left: [pid, start, ...] of each process. An error of the disk is ignored.
+    """
     pairs = [row[:2] for row in left]
     if pairs:
         with contextlib.suppress(OSError):
-            write_known(folder, [*pairs, *(one for one in known(folder) if one not in pairs)])
+            write_known_processes(
+                folder, [*pairs, *(one for one in read_known_processes(folder) if one not in pairs)]
+            )
 
 
 def hold_lock(folder: str) -> int:
-    """Take the lock that says "the guards of this server live"; a descriptor to be closed, or kept until the end.
+    """Take the lock that shows that a guard of this server lives, and return its descriptor.
+
+    The lock is held until the descriptor, and all copies of it, are closed.
 
     Raises:
-        BlockingIOError: somebody has it.
-        OSError: there is no such folder, or no descriptor is free.
+        BlockingIOError: another process holds the lock.
+        OSError: there is no such folder, no descriptor is free, or the file system has no locks.
     """
     fd = os.open(os.path.join(folder, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    deadline = time.monotonic() + LOOK_LIMIT
+    deadline = time.monotonic() + LOCK_LIMIT
     try:
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:  # by somebody who is just looking, perhaps
+            except BlockingIOError:  # perhaps by a check, which holds the lock for an instant
                 if time.monotonic() >= deadline:
                     raise
-                time.sleep(LOOK_LIMIT / 20)
+                time.sleep(LOCK_LIMIT / 20)
             else:
                 return fd
     except OSError:
@@ -229,7 +263,7 @@ def hold_lock(folder: str) -> int:
 
 
 def drop_lock(fd: int) -> None:
-    """Give back the lock that `hold_lock` took, also where a forked child has a copy of the descriptor."""
+    """Release the lock that `hold_lock` took, even if a forked child has a copy of the descriptor."""
     try:
         fcntl.flock(fd, fcntl.LOCK_UN)
     finally:
@@ -237,15 +271,15 @@ def drop_lock(fd: int) -> None:
 
 
 def is_locked(folder: str) -> bool:
-    """Whether somebody holds the lock. Nothing is made for it, and those who look do not see each other.
+    """Whether a process holds the lock. This makes no file, and does not count other calls of this function.
 
     Raises:
-        OSError: the file is not there, or cannot be locked.
+        OSError: the file does not exist, or cannot be locked.
     """
     fd = os.open(os.path.join(folder, LOCK), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        fcntl.flock(fd, fcntl.LOCK_UN)  # the close is not enough if another thread forks now
+        fcntl.flock(fd, fcntl.LOCK_UN)  # closing is not enough if another thread forks now
     except BlockingIOError:
         return True
     finally:

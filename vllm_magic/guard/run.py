@@ -1,7 +1,7 @@
 """Entry point of a guard process: ``python -I -S run.py CONTROL_FD KERNEL_PIDFD``.
 
-``-I -S`` keep the user's environment and site-packages out, and so this package too: its own folder is put
-behind the standard library, so that nothing beside it can stand in for a standard module.
+``-I -S`` ignore the user's environment and site-packages, and so this package too. The package's folder is added at the end
+of the path, so that no file beside the package can replace a module of the standard library.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The guard's end of a spare: a leader that waits to be told what to serve (`engine/standby_child.py`)."""
+"""The guard's connection to a standby: a leader that waits for a launch request (`engine/standby_child.py`)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from typing import TYPE_CHECKING
 from vllm_magic.linux import memory
 
 if TYPE_CHECKING:
-    from vllm_magic.guard.protocol import Order
+    from vllm_magic.guard.protocol import LaunchRequest
 
-LOOK = 10.0  # seconds between two looks at the memory of the machine
-LEAST = 3 * 2**30  # bytes; below that a spare is in the way of what is in use
-SEND_LIMIT = 5  # seconds for a spare to read its order, which is mostly an environment
-TAKE_LIMIT = 300.0  # seconds for it to take that; it may be importing, from a disk that is slow
+CHECK_INTERVAL = 10.0  # seconds between two checks of the machine's memory
+LEAST_MEMORY = 3 * 2**30  # bytes of free memory; with less, a standby must end
+SEND_LIMIT = 5  # seconds for a standby to read the request
+ACCEPT_LIMIT = 300.0  # seconds for a standby to accept the request; its imports may be slow
 
 
-class Waiting:
-    """Until `heard` says "taken"; after that the leader is a server like any other.
+class StandbyConnection:
+    """The connection to a standby. It ends when `read_lines` returns "taken": the leader is a server then.
 
     Args:
-        seconds: for which it waits at most.
+        seconds: the longest time for which the standby waits for a request.
+
+    Attributes:
+        theirs: the standby's socket.
+        is_requested: whether a request was sent.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -31,42 +35,42 @@ class Waiting:
         self._ours.settimeout(SEND_LIMIT)
         self._until = time.monotonic() + seconds
         self._data = b""
-        self.is_ordered = False
+        self.is_requested = False
 
     def fileno(self) -> int:
-        """Readable when `heard` has something to say."""
+        """The descriptor that becomes readable when `read_lines` has lines."""
         return self._ours.fileno()
 
-    def heard(self) -> list[str]:
-        """The lines that it said; after the last one that it has ended."""
+    def read_lines(self) -> list[str]:
+        """Return the lines that the standby has sent; "unfit it has ended" after its end."""
         data = b""
         with contextlib.suppress(OSError):
             data = self._ours.recv(4096)
         *lines, self._data = (self._data + data).split(b"\n")
         return [line.decode(errors="replace") for line in lines] if data else ["unfit it has ended"]
 
-    def order(self, order: Order) -> None:
-        """Tell it what to become; what it says to that is `heard`.
+    def send_request(self, request: LaunchRequest) -> None:
+        """Send the launch request; `read_lines` returns the answer.
 
         Raises:
-            OSError: it is gone, or does not read.
+            OSError: the standby is gone, or does not read.
         """
-        self.is_ordered = True
-        self._until = time.monotonic() + TAKE_LIMIT
-        words = {"argv": order.argv, "env": order.env, "cwd": order.cwd}
-        self._ours.sendall(json.dumps(words).encode() + b"\n")
+        self.is_requested = True
+        self._until = time.monotonic() + ACCEPT_LIMIT
+        fields = {"argv": request.argv, "env": request.env, "cwd": request.cwd}
+        self._ours.sendall(json.dumps(fields).encode() + b"\n")
 
-    def rest(self) -> float:
-        """Seconds until the next look at whether it is to go."""
-        return max(0.0, min(LOOK, self._until - time.monotonic()))
+    def seconds_to_check(self) -> float:
+        """Return the seconds until the next call of `should_end` is due."""
+        return max(0.0, min(CHECK_INTERVAL, self._until - time.monotonic()))
 
-    def is_in_the_way(self) -> bool:
-        """Whether its time is over, or memory is short while nobody wants it."""
-        if time.monotonic() >= self._until or self.is_ordered:
+    def should_end(self) -> bool:
+        """Whether the standby must end: its time is over, or no request was sent and the machine is short of memory."""
+        if time.monotonic() >= self._until or self.is_requested:
             return time.monotonic() >= self._until
         available = memory.available()
-        return available is not None and available < LEAST
+        return available is not None and available < LEAST_MEMORY
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the connection."""
         self._ours.close()

@@ -271,7 +271,7 @@ class Monitor:
         verifier.known = {*filter(processes.is_alive, verifier.known), *action.processes}
 
     def _observe_ready(self, _: ObserveReady) -> None:
-        self._guards.note()
+        self._guards.report_ready()
         self._prepared.verifier.observe_ready(self._members())
 
     def _begin_release(self, _: BeginRelease) -> None:

@@ -15,7 +15,7 @@ from vllm_magic.engine.startup import log
 from vllm_magic.errors import StartFailed, VllmMagicError
 from vllm_magic.gpu import locks
 from vllm_magic.guard import folder, record
-from vllm_magic.guard.ladder import NOBODY_KNOWN, Outcome
+from vllm_magic.guard.ladder import UNKNOWN_PID, Outcome
 from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.lifecycle import failure_cause, faults
 from vllm_magic.lifecycle.events import Broken, NeverStarted, News, Notice, Over, StopPlan
@@ -195,7 +195,7 @@ class Supervisor:
         ended: list[Ended | Outcome] = [*state.ended]
         if fault or not ended:
             known = prepared.verifier.known
-            before = record.before(str(prepared.folder.path))
+            before = record.read_existing_segments(str(prepared.folder.path))
             ended.append(force_kill.release(prepared.folder.mark, leader, before, known=known))
         over = self._conclude(prepared, leader, state.why, began, ended)
         over = replace(over, disk=monitor.disk, fault=fault)
@@ -246,12 +246,12 @@ class Supervisor:
             with contextlib.suppress(OSError):
                 cleanup.enter_context(locks.ReleaseLocks(prepared.gpus))
             known = [Identity(*row[:2]) for row in left]
-            existing = record.before(str(prepared.folder.path))
+            existing = record.read_existing_segments(str(prepared.folder.path))
             said = force_kill.release(prepared.folder.mark, leader, existing, known=known)
             there = [row[:2] for row in said.ended + said.left]
-            gone = [row for row in left if row[:2] not in there and row[0] != NOBODY_KNOWN]
+            gone = [row for row in left if row[:2] not in there and row[0] != UNKNOWN_PID]
             meanwhile = Outcome(gone, [], 0.0)
-            said = said._replace(left=said.left + [row for row in left if row[0] == NOBODY_KNOWN])
+            said = said._replace(left=said.left + [row for row in left if row[0] == UNKNOWN_PID])
             earlier = [] if left else before  # if all had ended, those reports belong to this release too
             return self._conclude(prepared, leader, Why.ASKED, began, [*earlier, meanwhile, said])
 
@@ -268,7 +268,7 @@ class Supervisor:
         if not ended[-1].left:  # else the folder stays: it is the record of what is left
             # The guards clear the folder themselves, unless they are killed before that.
             folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
-        record.remember(str(rooms.path), ended[-1].left)
+        record.add_known_processes(str(rooms.path), ended[-1].left)
         released = report.release(self._name, why, began, ended, prepared.verifier, leader)
         unproved.note(leader, prepared.verifier, released)
         if released.left or released.unseen:

@@ -71,4 +71,4 @@ class AttachedProvisioner(Provisioner):
 
     def discard(self) -> None:
         """Hang up the guards: the server waits for a kernel again."""
-        self._launched.guards.hang_up()
+        self._launched.guards.disconnect()

@@ -66,13 +66,13 @@ class StandbyProvisioner(Provisioner):
         if not isinstance(standby, Standby):
             raise _RejectedError(standby)
         try:
-            prepared, order = self._local.furnish(way, standby.folder)
+            prepared, request = self._local.furnish(way, standby.folder)
         except BaseException:
             standby.drop()
             standby.wait_gone(DROP_LIMIT)
             raise
         # Everything is imported, and nothing of CUDA begun: vLLM itself says where that is not enough for a fork.
-        if not standby.become(order._replace(env={FORK: "fork", **order.env})):
+        if not standby.become(request._replace(env={FORK: "fork", **request.env})):
             standby.wait_gone(DROP_LIMIT)
             raise _RejectedError(standby.over)
         guards = standby.guards
@@ -136,5 +136,5 @@ def _clear(prepared: Prepared, said: list[Message]) -> None:
     """Remove the folder of a standby that became no server, and end it where its guards did not."""
     rooms = prepared.folder
     if not any(isinstance(message, Ended) for message in said):
-        force_kill.release(rooms.mark, None, record.before(str(rooms.path)))
+        force_kill.release(rooms.mark, None, record.read_existing_segments(str(rooms.path)))
     folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))

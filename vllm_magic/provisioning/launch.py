@@ -17,7 +17,7 @@ from vllm_magic.gpu import choice, locks
 from vllm_magic.guard import record
 from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.folder import discard
-from vllm_magic.guard.protocol import Order
+from vllm_magic.guard.protocol import LaunchRequest
 from vllm_magic.guard.record import Phase, Record
 from vllm_magic.linux import files, machine, processes
 from vllm_magic.masking import known, mask_words
@@ -75,7 +75,7 @@ def furnish(
     probe: Probe,
     way: Way,
     standby: Folder | None = None,
-) -> tuple[Prepared, Order]:
+) -> tuple[Prepared, LaunchRequest]:
     """Make the folder with its record, or take that of a standby, whose record is its guard's to write.
 
     Returns:
@@ -90,16 +90,16 @@ def furnish(
         raise unusable(error) from error
 
 
-def start_guards(order: Order) -> Guards:
+def start_guards(request: LaunchRequest) -> Guards:
     """Start a guard pair, which executes what is ordered.
 
     Raises:
-        StartFailed: the guards could not be started; the folders of ``order`` are removed then.
+        StartFailed: the guards could not be started; the folders of ``request`` are removed then.
     """
     try:
-        return GuardPair(order)
+        return GuardPair(request)
     except Exception as error:
-        discard(order.folder, order.tmp, order.log)
+        discard(request.folder, request.tmp, request.log)
         if not isinstance(error, OSError):
             raise
         if error.errno in files.NO_ROOM:
@@ -161,19 +161,19 @@ def _furnish(
     probe: Probe,
     way: Way,
     standby: Folder | None,
-) -> tuple[Prepared, Order]:
+) -> tuple[Prepared, LaunchRequest]:
     lock_files = locks.lock_paths(_uuids(way.chosen or way.baseline.gpus))
     if standby is not None:
         folder = ledger.called(standby, spec.name)
         return _prepare(folder, spec, command, environ, probe, way, lock_files, StartKind.WARM)
     folder = ledger.create(spec.name)
     try:
-        prepared, order = _prepare(folder, spec, command, environ, probe, way, lock_files, StartKind.COLD)
-        record.write(str(folder.path), Record(**order.record))
+        prepared, request = _prepare(folder, spec, command, environ, probe, way, lock_files, StartKind.COLD)
+        record.write(str(folder.path), Record(**request.record))
     except BaseException:
         discard(*map(str, (folder.path, folder.tmp, folder.log)))
         raise
-    return prepared, order
+    return prepared, request
 
 
 def _prepare(
@@ -185,12 +185,12 @@ def _prepare(
     way: Way,
     lock_files: Sequence[Path],
     kind: StartKind,
-) -> tuple[Prepared, Order]:
+) -> tuple[Prepared, LaunchRequest]:
     baseline, chosen = way
     usable = _uuids(chosen or baseline.gpus)
     noted = _record(folder, spec, command, baseline, usable)
     visible = choice.cuda_visible_devices(chosen) if chosen else None
-    order = Order(
+    request = LaunchRequest(
         argv=list(command.argv),
         env=commands.environment(environ, spec, command.endpoint, folder.id, folder.tmp, visible),
         cwd=spec.cwd,
@@ -201,11 +201,11 @@ def _prepare(
         locks=[str(path) for path in lock_files],
         record=noted._asdict(),
         keep=spec.keep or 0.0,
-        luggage=serialization.pack_owner(spec, command),
+        handover=serialization.pack_owner(spec, command),
     )
     verifier = LocalVerifier(probe, baseline, _uuids(chosen), folder.mark)
-    downloads = Downloads(spec.model, spec.all_args, order.env)
-    secrets = tuple(known(order.env))
+    downloads = Downloads(spec.model, spec.all_args, request.env)
+    secrets = tuple(known(request.env))
     prepared = Prepared(
         folder=folder,
         verifier=verifier,
@@ -217,7 +217,7 @@ def _prepare(
         secrets=secrets,
         kind=kind,
     )
-    return prepared, order
+    return prepared, request
 
 
 def _record(

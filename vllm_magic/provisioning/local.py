@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.probe import Probe
-    from vllm_magic.guard.protocol import Order
+    from vllm_magic.guard.protocol import LaunchRequest
     from vllm_magic.ledger import Folder
     from vllm_magic.linux.eventfd import Cancellation
     from vllm_magic.provisioning.base import Prepared
@@ -70,7 +70,7 @@ class LocalProvisioner(Provisioner):
             tell(f"{trouble}.")
         return way
 
-    def furnish(self, way: Way, standby: Folder | None = None) -> tuple[Prepared, Order]:
+    def furnish(self, way: Way, standby: Folder | None = None) -> tuple[Prepared, LaunchRequest]:
         """Make the folder with its record, or take that of a standby; see `launch.furnish`."""
         return steps.furnish(self._spec, self.command, self._environ, self._probe, way, standby)
 
@@ -81,5 +81,5 @@ class LocalProvisioner(Provisioner):
             way: what `clear_way` returned.
             cold_because: why no standby became this server.
         """
-        prepared, order = self.furnish(way)
-        return Launched(replace(prepared, cold_because=cold_because), steps.start_guards(order))
+        prepared, request = self.furnish(way)
+        return Launched(replace(prepared, cold_because=cold_because), steps.start_guards(request))

@@ -146,11 +146,11 @@ class RayProvisioner(Provisioner):
         if cancelled.event.is_set():
             return None
         job_spec = replace(self._job_spec, vllm=installed.look().version or "")
-        prepared, order = steps.furnish(
+        prepared, request = steps.furnish(
             self._spec, self.command, self._environ, self._probe, Way(NOWHERE, ())
         )
-        order = order._replace(env={**order.env, wire.JOB_SPEC: job_spec.packed()})
-        guards = steps.start_guards(order)
+        request = request._replace(env={**request.env, wire.JOB_SPEC: job_spec.packed()})
+        guards = steps.start_guards(request)
         verifier = RayVerifier(job_spec.address, job_spec.job, spread=job_spec.gpus == 0)
         return Launched(replace(prepared, verifier=verifier, first=Stage.QUEUED), guards)
 

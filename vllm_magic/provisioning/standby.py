@@ -20,7 +20,7 @@ from vllm_magic.engine import command, executable
 from vllm_magic.guard import record
 from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.folder import discard
-from vllm_magic.guard.protocol import Message, Order, Refused, StandbyReport, Stopping, Why
+from vllm_magic.guard.protocol import LaunchRequest, Message, Refused, StandbyReport, Stopping, Why
 from vllm_magic.guard.record import Phase, Record
 from vllm_magic.linux import machine, memory, processes
 from vllm_magic.linux.eventfd import EventFd
@@ -118,19 +118,19 @@ class Standby:
         self._woken = EventFd()
         self.folder = ledger.create(NAME)
         try:
-            order = _order(spec, self.folder, self.since)
-            record.write(order.folder, Record(**order.record))
-            self.guards = GuardPair(order)
+            request = _launch_request(spec, self.folder, self.since)
+            record.write(request.folder, Record(**request.record))
+            self.guards = GuardPair(request)
         except BaseException:
             discard(*map(str, (self.folder.path, self.folder.tmp, self.folder.log)))
             raise
         self._start_listening()
 
-    def become(self, order: Order) -> bool:
+    def become(self, request: LaunchRequest) -> bool:
         """Order the standby to serve, unless it is `over`. The guards answer whether it does, and are the server's from then on."""
         self._stop_listening()
         if not self.over:
-            self.guards.order(order)
+            self.guards.launch(request)
             return True
         if not self.gone:
             with contextlib.suppress(OSError):  # its guards have ended it then
@@ -149,7 +149,7 @@ class Standby:
     def hang_up(self) -> None:
         """Hang up: the kernel ends, and the guards end the standby."""
         self._stop_listening()
-        self.guards.hang_up()
+        self.guards.disconnect()
 
     def _start_listening(self) -> None:
         """Start the thread that hears the guards."""
@@ -198,7 +198,7 @@ def is_possible(path: str) -> bool:
     return executable.interpreter(path) is not None
 
 
-def _order(spec: StandbySpec, folder: Folder, since: float) -> Order:
+def _launch_request(spec: StandbySpec, folder: Folder, since: float) -> LaunchRequest:
     python = executable.interpreter(spec.executable) or ()
     me = processes.read(os.getpid())
     noted = Record(
@@ -216,7 +216,7 @@ def _order(spec: StandbySpec, folder: Folder, since: float) -> Order:
         place=list(machine.here()),
         kernel=list(me.identity) if me else [os.getpid(), 0],
     )
-    return Order(
+    return LaunchRequest(
         argv=[*python, str(PROGRAM), spec.executable, ROOM],
         env=spec.env | command.private_environment(folder.id, folder.tmp),
         cwd=spec.cwd,
@@ -226,5 +226,5 @@ def _order(spec: StandbySpec, folder: Folder, since: float) -> Order:
         keep_log=str(folder.kept_log),
         locks=[],
         record=noted._asdict(),
-        spare=LONGEST,
+        standby_limit=LONGEST,
     )

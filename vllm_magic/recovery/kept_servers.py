@@ -73,10 +73,10 @@ def equal(spec: ServerSpec) -> Attachment | None:
     Raises:
         ServerNotFound: the state folder cannot be read.
     """
-    only = json.loads(json.dumps(serialization.pack_spec(spec)))
+    expected_spec = json.loads(json.dumps(serialization.pack_spec(spec)))
     for entry in entries(spec.name):
         with contextlib.suppress(ServerNotFound):
-            return take(entry, only)
+            return take(entry, expected_spec)
     return None
 
 
@@ -100,12 +100,12 @@ def hint(name: str | None) -> str:
     return ""
 
 
-def take(entry: Entry, only: dict[str, object] | None = None) -> Attachment:
+def take(entry: Entry, expected_spec: dict[str, object] | None = None) -> Attachment:
     """Become the owner of a kept server. If its guards are hung up, it waits for a kernel again.
 
     Args:
         entry: the server.
-        only: take it only if this is its spec, packed; None takes it as it is.
+        expected_spec: the spec that the server must have been started with, packed; None accepts any spec.
 
     Raises:
         ServerNotFound: the server cannot be taken over; the message says why.
@@ -114,22 +114,22 @@ def take(entry: Entry, only: dict[str, object] | None = None) -> Attachment:
     if record is None or record.outer is None:
         raise ServerNotFound(f"{entry.path} has no record that helps.")
     try:
-        guards = AttachedGuards(entry.path, Identity(*record.outer), only)
+        guards = AttachedGuards(entry.path, Identity(*record.outer), expected_spec)
     except OSError as error:
         hint = f"vllm-magic stop {entry.id} ends it" if isinstance(error, TimeoutError) else "Try again"
         raise ServerNotFound(f"{record.name} cannot be attached: {reason(error)}. {hint}.") from error
     except AttachRefusedError as error:
         raise ServerNotFound(f"{record.name} cannot be attached: {error}.") from error
     try:
-        return Attachment(entry, guards, *serialization.unpack_owner(guards.luggage))
+        return Attachment(entry, guards, *serialization.unpack_owner(guards.handover))
     except (LookupError, TypeError, ValueError) as error:
-        guards.hang_up()
+        guards.disconnect()
         raise ServerNotFound(
             f"{record.name} cannot be attached: another version of vllm_magic has started it. "
             f"To end it: vllm-magic stop {entry.id}"
         ) from error
     except BaseException:
-        guards.hang_up()
+        guards.disconnect()
         raise
 
 

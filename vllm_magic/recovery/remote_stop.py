@@ -11,7 +11,7 @@ from vllm_magic.guard.control_client import ANSWER_LIMIT, ControlClient
 from vllm_magic.guard.folder import clear
 from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.guard.protocol import Ended, Why
-from vllm_magic.guard.record import before, remember
+from vllm_magic.guard.record import add_known_processes, read_existing_segments
 from vllm_magic.linux import pidfd
 from vllm_magic.linux.shared_memory import Segment
 from vllm_magic.recovery import hung_guards
@@ -49,9 +49,9 @@ def stop(entry: Entry, record: Record, probe: Probe, grace: float, patience: flo
     ended: list[Ended | Outcome] = [*_ask(entry, record, grace, patience)]
     if not ended:  # no guard lives any more
         segments = [Segment(*one) for one in record.segments]
-        existing = before(str(entry.path))
+        existing = read_existing_segments(str(entry.path))
         ended = [force_kill.release(entry.folder.mark, entry.leader, existing, segments, known)]
-        remember(str(entry.path), ended[-1].left)
+        add_known_processes(str(entry.path), ended[-1].left)
         if not ended[-1].left:
             rooms = entry.folder
             clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))

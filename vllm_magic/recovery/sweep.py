@@ -141,9 +141,11 @@ def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
         living = entry.processes
         release = _release(entry, found, living, probe) if living or _is_far(entry) else None
         if release is None:
-            shared_memory.unlink_unmapped(_segments(found), record.before(str(entry.path)))
+            shared_memory.unlink_unmapped(_segments(found), record.read_existing_segments(str(entry.path)))
         stays = release is not None and (bool(release.left) or (release.unseen and _may_be_asked(entry)))
-        record.remember(str(entry.path), [[one.pid, one.start] for one in release.left] if release else [])
+        record.add_known_processes(
+            str(entry.path), [[one.pid, one.start] for one in release.left] if release else []
+        )
         stays = stays or bool(
             entry.processes
         )  # the folder is the only record of whose the living processes are
@@ -203,7 +205,7 @@ def _release(entry: Entry, found: Record, living: Iterable[Process], probe: Prob
     verifier = from_record.verifier(found, mark, probe, silence=SILENCE)
     known = [one.identity for one in living]
     verifier.observe_before_stop(known, in_a_hurry=False)
-    before = record.before(str(entry.path))
+    before = record.read_existing_segments(str(entry.path))
     ended = force_kill.release(mark, entry.leader, before, _segments(found), known)
     release = report.release(found.name, Why.KERNEL_GONE, began, [ended], verifier, entry.leader)
     unproved.note(entry.leader, verifier, release)

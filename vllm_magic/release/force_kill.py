@@ -50,11 +50,18 @@ def release(
         ours.update(found)
         return [*found.values()]
 
-    def note(members: Members) -> None:
+    def before_signal(members: Members) -> None:
         # A process in state D may hold the lock that a read of its maps waits for.
         mapped.update(shared_memory.mapped_by(one.identity.pid for one in members if one.state != "D"))
 
-    ladder = Ladder(find, leader=None, note=note, empty=lambda: not find(), tidies=True, whole_groups=False)
+    ladder = Ladder(
+        find,
+        leader=None,
+        before_signal=before_signal,
+        is_empty=lambda: not find(),
+        trackers_last=True,
+        whole_groups=False,
+    )
     outcome = ladder.run(grace=0.0, patience=0.0)
     shared_memory.unlink_unmapped(mapped, before)
     return outcome

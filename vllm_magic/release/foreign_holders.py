@@ -68,7 +68,7 @@ def _heads(entry: Entry) -> Iterator[Identity]:
     """Yield the server's leader, its guards, and the processes that the guards have seen below them."""
     record = entry.record
     if record is not None:
-        named = (record.leader, record.outer, record.inner, *records.known(str(entry.path)))
+        named = (record.leader, record.outer, record.inner, *records.read_known_processes(str(entry.path)))
         yield from (Identity(*one) for one in named if one)
 
 

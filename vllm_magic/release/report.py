@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from vllm_magic.errors import InvalidOption, ReleaseFailed, ServerFailed, StartFailed, VllmMagicError
-from vllm_magic.guard.ladder import NOBODY_KNOWN
+from vllm_magic.guard.ladder import UNKNOWN_PID
 from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.ledger import MAKE_ROOM
 from vllm_magic.linux import machine
@@ -129,7 +129,7 @@ def not_released(release: Release) -> ReleaseFailed:
     """Return the error for a release that is not proved."""
     left = [(process.pid, process.name) for process in release.left]
     if left:
-        names = ", ".join(f"{name} (pid {pid})" if pid != NOBODY_KNOWN else name for pid, name in left)
+        names = ", ".join(f"{name} (pid {pid})" if pid != UNKNOWN_PID else name for pid, name in left)
         return ReleaseFailed(
             f"{release.server} is not released: SIGKILL did not end {names}. {release.note}", left
         )

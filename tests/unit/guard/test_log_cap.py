@@ -1,4 +1,4 @@
-"""A log that grows without end stays small on disk, and costs nobody anything."""
+"""A log that grows without end stays small on disk, and costs little time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from vllm_magic.engine.startup.log import Follower, tail
 from vllm_magic.guard import folder, log_cap
-from vllm_magic.guard.log_cap import LIMIT, REST, LogCap
+from vllm_magic.guard.log_cap import CHECK_INTERVAL, LIMIT, LogCap
 from vllm_magic.linux import files, inotify
 
 MIB = 2**20
@@ -35,7 +35,7 @@ def append(path: Path, data: bytes) -> None:
 
 
 def grow(path: Path, size: int, last: bytes = b"\nlast\n") -> None:
-    """A log of which nearly nothing is on disk."""
+    """Give the log this size, with nearly no block on disk."""
     os.truncate(path, size - len(last))
     append(path, last)
 
@@ -55,18 +55,18 @@ def cap(path):
 
 
 def settle(cap: LogCap) -> None:
-    """Look until there is nothing more to look at."""
-    while is_ready(cap, REST * 8):
-        cap.look()
+    """Trim until the cap is not readable any more."""
+    while is_ready(cap, CHECK_INTERVAL * 8):
+        cap.trim()
 
 
 class TestWatching:
     def test_it_is_silent_while_nothing_is_logged(self, cap, path):
-        assert not is_ready(cap, REST * 2)
+        assert not is_ready(cap, CHECK_INTERVAL * 2)
         append(path, b"one\n")
         assert is_ready(cap, 10)
         settle(cap)
-        assert not is_ready(cap, REST * 2)
+        assert not is_ready(cap, CHECK_INTERVAL * 2)
 
     def test_a_flood_wakes_it_a_few_times_a_second(self, cap, path):
         over = threading.Event()
@@ -81,12 +81,12 @@ class TestWatching:
         try:
             while time.monotonic() - began < 2:
                 looks += is_ready(cap, 2)
-                cap.look()
+                cap.trim()
         finally:
             over.set()
             writing.join(10)
         # Two wake-ups for each rest: the timer, and what was written meanwhile.
-        assert 2 <= looks <= 2 * (time.monotonic() - began) / REST + 2
+        assert 2 <= looks <= 2 * (time.monotonic() - began) / CHECK_INTERVAL + 2
 
     def test_a_log_that_was_deleted_is_capped_as_long_as_it_is_written(self, cap, path):
         with path.open("ab") as server:
@@ -139,12 +139,12 @@ class TestCutting:
         assert on_disk(path) <= MIB + 8192
         assert path.read_bytes()[-MIB:] == lines[-MIB:]
 
-    def test_a_short_one_is_left_alone(self, cap, path):
+    def test_a_short_log_is_not_cut(self, cap, path):
         append(path, b"x" * 2 * MIB)
         settle(cap)
         assert on_disk(path) == 2 * MIB
 
-    def test_one_that_the_server_has_emptied(self, cap, path):
+    def test_a_log_that_the_server_has_emptied(self, cap, path):
         append(path, b"x" * 3 * MIB)
         settle(cap)
         os.truncate(path, 0)
@@ -201,7 +201,7 @@ class TestWithoutHoles:
 
 
 class TestReaders:
-    """A hole reads as NULs; nobody is shown them, and nobody reads gigabytes."""
+    """A hole reads as NULs. They are not shown, and gigabytes of them are not read."""
 
     def test_a_hole_is_not_shown(self, path):
         os.truncate(path, 2**31)
@@ -238,7 +238,7 @@ class TestKept:
         assert Path(order.keep_log).read_bytes() == b"one\ntwo\n"
         assert not os.path.exists(order.folder)
 
-    def test_of_one_that_was_cut_the_end_is_kept_from_a_whole_line_on(self, order):
+    def test_the_kept_end_of_a_cut_log_begins_with_a_whole_line(self, order):
         os.truncate(order.log, 2**31)
         append(Path(order.log), b"rest of a line\none\ntwo\n")
         began = time.process_time()
@@ -248,7 +248,7 @@ class TestKept:
         assert os.stat(order.keep_log).st_mode & 0o777 == 0o600
         assert not os.path.exists(order.folder)
 
-    def test_one_that_nobody_capped_is_kept_to_the_limit(self, order, monkeypatch):
+    def test_only_the_end_of_a_log_without_a_cap_is_kept(self, order, monkeypatch):
         monkeypatch.setattr(log_cap, "LIMIT", MIB)
         line = b"x" * 99 + b"\n"
         append(Path(order.log), line * 20000)
@@ -281,13 +281,13 @@ class TestKept:
         folder.clear(**vars(order))
         assert Path(order.keep_log).read_bytes() == b"one\ntwo\n"
 
-    def test_twice_is_once(self, order):
+    def test_a_second_clearing_does_nothing(self, order):
         append(Path(order.log), b"one\n")
         folder.clear(**vars(order))
         folder.clear(**vars(order))
         assert Path(order.keep_log).read_bytes() == b"one\n"
 
-    def test_a_folder_without_end_is_left_after_a_while(self, order, monkeypatch):
+    def test_clearing_an_endless_folder_stops_at_the_limit(self, order, monkeypatch):
         monkeypatch.setattr(folder, "LIMIT", 0.0)
         append(Path(order.log), b"one\n")
         (Path(order.tmp) / "file").touch()

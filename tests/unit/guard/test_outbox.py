@@ -1,4 +1,4 @@
-"""What a guard says to somebody who does not read, or reads late."""
+"""The messages of a guard to a process that does not read, or reads late."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def known(count: int, start: int = 1) -> KnownProcesses:
 
 @pytest.fixture
 def wire():
-    """The two ends of a connection; the first one takes a few kilobytes that nobody has read."""
+    """The two ends of a connection; the buffer of the first one has a few kilobytes."""
     ours, theirs = socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
     theirs.setblocking(False)
@@ -28,8 +28,8 @@ def wire():
     theirs.close()
 
 
-def heard(theirs: socket.socket, *boxes: Outbox) -> list[Message]:
-    """All that comes over the connection, by and by."""
+def received(theirs: socket.socket, *boxes: Outbox) -> list[Message]:
+    """Read the connection to its end, and return all messages."""
     decoder, messages = Decoder(), []
     while True:
         for box in boxes:
@@ -40,70 +40,70 @@ def heard(theirs: socket.socket, *boxes: Outbox) -> list[Message]:
             return messages
 
 
-def test_a_line_that_was_begun_is_finished_before_the_next(wire):
+def test_a_partly_sent_message_is_completed_before_the_next(wire):
     ours, theirs = wire
     box = Outbox(ours)
     for message in (known(1000), STOPPING, ENDED):
-        box.say(message)
+        box.send(message)
     assert not box.is_empty
-    assert heard(theirs, box) == [known(1000), STOPPING, ENDED]
+    assert received(theirs, box) == [known(1000), STOPPING, ENDED]
     assert box.is_empty
 
 
-def test_the_newest_of_a_kind_takes_the_place_of_one_that_waits(wire):
+def test_a_new_message_replaces_a_waiting_one_of_its_kind(wire):
     ours, theirs = wire
     box = Outbox(ours)
     for start in range(1, 50):
-        box.say(known(1000, start))
-    assert heard(theirs, box) == [known(1000, 1), known(1000, 49)]
+        box.send(known(1000, start))
+    assert received(theirs, box) == [known(1000, 1), known(1000, 49)]
 
 
-def test_nobody_has_to_be_found_after_the_end(wire):
+def test_the_end_of_a_release_discards_the_known_processes(wire):
     ours, theirs = wire
     box = Outbox(ours)
     for message in (known(1000, 1), known(1000, 2), STOPPING, ENDED):
-        box.say(message)
-    assert heard(theirs, box) == [known(1000, 1), STOPPING, ENDED]
+        box.send(message)
+    assert received(theirs, box) == [known(1000, 1), STOPPING, ENDED]
 
 
-def test_who_is_known_leaves_room_for_how_it_ends():
-    """The guards are gone, and the kernel, which was stopped all the time, finds everything in the socket."""
+def test_known_processes_leave_room_in_the_buffer_for_the_end():
+    """A kernel that was stopped reads the messages after the guards have ended."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.setblocking(False)
         box = Outbox(ours)
         for start in range(1, 500):
-            box.say(known(700, start))
-        box.say(STOPPING)
-        box.say(ENDED)
+            box.send(known(700, start))
+        box.send(STOPPING)
+        box.send(ENDED)
         assert box.is_empty
-        messages = heard(theirs)
+        messages = received(theirs)
     assert messages[0] == known(700, 1)
     assert messages[-2:] == [STOPPING, ENDED]
 
 
-def test_a_kernel_that_reads_hears_of_everybody_in_time(wire):
+def test_a_kernel_that_reads_gets_each_list_of_processes(wire):
     ours, theirs = wire
     box = Outbox(ours)
     for start in range(1, 5):
-        box.say(known(10, start))
-        assert heard(theirs, box) == [known(10, start)]
+        box.send(known(10, start))
+        assert received(theirs, box) == [known(10, start)]
 
 
-def test_what_another_guard_had_begun_is_not_glued_to_it(wire):
+def test_a_message_after_one_that_another_guard_cut_is_whole(wire):
     ours, theirs = wire
     ours.sendall(encode(known(5))[:-20])
-    Outbox(ours, is_cut=True).say(ENDED._replace(ended=[]))
-    assert heard(theirs) == [ENDED._replace(ended=[])]
+    Outbox(ours, is_cut=True).send(ENDED._replace(ended=[]))
+    assert received(theirs) == [ENDED._replace(ended=[])]
 
 
-def test_nobody_is_there_any_more(wire):
+def test_messages_to_a_closed_connection_are_dropped(wire):
     ours, theirs = wire
     box = Outbox(ours)
-    box.say(known(1000))
+    box.send(known(1000))
     theirs.close()
-    box.say(STOPPING)
+    box.send(STOPPING)
     assert box.is_empty
     ours.close()
-    box.say(Refused(1, ""))
+    box.send(Refused(1, ""))
     assert box.is_empty

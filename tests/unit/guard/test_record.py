@@ -1,4 +1,4 @@
-"""The lock that says "the guards live", where somebody else has a copy of its descriptor, as a forked child has."""
+"""The lock that shows that a guard lives, with a copy of its descriptor in another process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from vllm_magic.guard import record
 
 
-def test_a_lock_that_is_given_back(tmp_path):
+def test_a_released_lock_is_free_although_a_copy_of_the_descriptor_is_open(tmp_path):
     fd = record.hold_lock(str(tmp_path))
     copy = os.dup(fd)
     try:

@@ -71,7 +71,7 @@ def test_no_folder_for_temporary_files_can_be_made(home, monkeypatch):
     assert ledger.folders() == []
 
 
-@pytest.mark.parametrize("step", ["_order", "record.write", "GuardPair"])
+@pytest.mark.parametrize("step", ["_launch_request", "record.write", "GuardPair"])
 @pytest.mark.parametrize("error", [OSError(24, "x"), RuntimeError("x")])
 def test_nothing_is_left_of_a_spare_that_fails_early(home, monkeypatch, step, error):
     monkeypatch.setattr(f"vllm_magic.provisioning.standby.{step}", failing(error))
