@@ -117,7 +117,7 @@ def hang() -> None:
     """Fork during a start that hangs: the fork does not wait for ever, and neither does the next start."""
     from vllm_magic.linux import forks
 
-    forks.PATIENCE = 0.1
+    forks.START_LIMIT = 0.1
     forks._starts += 1
     pid = os.fork()
     if pid == 0:

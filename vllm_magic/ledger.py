@@ -1,22 +1,22 @@
-"""What is on disk: one private folder for each server, and the logs of those that have ended.
+"""The files on disk: a private folder for each server, and the logs of servers that have ended.
 
 ::
 
     STATE FOLDER                $VLLM_MAGIC_HOME, else vllm_magic in Jupyter's runtime directory
-    ├── 3f9a61c2/               a living server's folder, mode 0700; the guard removes it after the release
-    │   ├── record.json         whose it is and who belongs to it, see guard/record.py
-    │   ├── known.json          the processes that its guards have seen, which need not carry its mark
-    │   ├── shared_memory.json  what was in /dev/shm before it, which stays
-    │   ├── alive               locked as long as a guard lives
+    ├── 3f9a61c2/               the folder of a living server, mode 0700; the guard removes it after the release
+    │   ├── record.json         the server and its processes, see guard/record.py
+    │   ├── known.json          the processes that the guards have seen; they may have lost the server's mark
+    │   ├── shared_memory.json  the files in /dev/shm that existed before the server, which stay
+    │   ├── alive               locked while a guard lives
     │   ├── control             the guard's socket
-    │   ├── t/                  the server's TMPDIR (/tmp/vllm-3f9a61c2 where this path would be too long)
+    │   ├── t/                  the server's TMPDIR (/tmp/vllm-3f9a61c2 if this path would be too long)
     │   └── log
     └── logs/                   the last `KEPT_LOGS` logs
         └── qwen3-3f9a61c2.vllm-magic.log
 
-The state folder may hold other things as well. What is not called as we call it is nobody's business here, and of logs
-only what has such a name is ever removed. A record is read, never believed: every path is made from the folder's own name, a process is known by its mark
-or by pid and start time, and what does not fit is told and left alone.
+The state folder may contain other files, which are left alone: only folders and logs with such names are used or removed. A
+record can be edited, so it is not trusted: every path is made from the folder's own name, and a process is identified by the
+server's mark, or by pid and start time. A folder that does not fit is reported and left alone.
 """
 
 from __future__ import annotations
@@ -48,30 +48,39 @@ if TYPE_CHECKING:
 MAKE_ROOM = "Make room there, or set VLLM_MAGIC_HOME to a folder on another disk"
 LOGS = "logs"
 KEPT_LOGS = 20
-# vLLM makes sockets with names of 36 characters there, and a path of a socket has at most 107 (unix(7)).
+# Bytes of the path of a TMPDIR: vLLM makes sockets with names of 36 characters there, and a path of a socket has at most 107
+# bytes (unix(7)).
 LONGEST_TMP = 70
-YOUNG = 60.0  # seconds in which a folder may be without its record: it is being made
-LONGEST_NAME = 100  # bytes of a log's name before the id: a name has at most 255, on eCryptfs 143
+CREATION_LIMIT = 60.0  # seconds for a new folder to get its record
+LONGEST_NAME = 100  # bytes of a log's name before the id: a name has at most 255 bytes, on eCryptfs 143
 _ID = re.compile(r"[0-9a-f]{8}")
 _KEPT_LOG = re.compile(r"(?P<name>.+)-(?P<id>[0-9a-f]{8})\.vllm-magic\.log")
 
 
 class Condition(str, Enum):
-    """What became of a server, from its record and the machine as it is now."""
+    """The condition of a server, from its record and the processes of the machine."""
 
     OWNED = "owned"  # its kernel lives
-    KEPT = "kept"  # its kernel is gone, and its guards wait for another one
-    RELEASING = "releasing"  # its kernel is gone, and somebody is releasing it
+    KEPT = "kept"  # its kernel is gone, and its guards wait for another kernel
+    RELEASING = "releasing"  # its kernel is gone, and its guards or a sweep are releasing it
     HUNG = "hung"  # its kernel is gone, and its guards are stopped
-    ORPHANED = "orphaned"  # kernel and guards are gone, and processes of it live
-    LEFT = "left"  # nothing of it lives, and its files are there
-    FOREIGN = "foreign"  # of another boot, machine, container or user
-    TORN = "torn"  # no record that can be read
+    ORPHANED = "orphaned"  # its kernel and its guards are gone, and processes of it live
+    LEFT = "left"  # no process of it lives, and its files exist
+    FOREIGN = "foreign"  # it is of another boot, machine, container or user
+    TORN = "torn"  # it has no record, or the record cannot be read
 
 
 @dataclass(frozen=True)
 class Folder:
-    """The private folder of one server."""
+    """The paths of one server.
+
+    Attributes:
+        id: the name of the private folder.
+        path: the private folder.
+        tmp: the server's TMPDIR.
+        log: the log of the living server.
+        kept_log: the path to which the log is moved at the end.
+    """
 
     id: str
     path: Path
@@ -81,19 +90,19 @@ class Folder:
 
     @property
     def mark(self) -> bytes:
-        """In the environment of each process of the server."""
+        """``b"NAME=value"`` in the environment of each process of the server."""
         return f"{MARK}={self.id}".encode()
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One private folder that was found.
+    """A private folder that was found on disk.
 
     Attributes:
         path: the folder.
-        condition: what became of the server.
-        record: what it says; None if `TORN`.
-        problem: why it is `FOREIGN` or `TORN`, else "".
+        condition: the condition of the server.
+        record: the record of the server; None if `TORN`.
+        problem: why the condition is `FOREIGN` or `TORN`; else "".
     """
 
     path: Path
@@ -108,60 +117,61 @@ class Entry:
 
     @property
     def folder(self) -> Folder:
-        """The folder's rooms; of one without a record nothing but the log under a name of its own."""
+        """The paths of the server. Without a record, the name of the kept log begins with "unknown"."""
         return _folder(self.path, self.record.name if self.record else "unknown")
 
     @property
     def leader(self) -> Identity | None:
-        """The server's first process, if the record knows it, and it is no stranger."""
+        """The leader, if the record names it; None if the named process lives and does not belong to the server."""
         return _leader(self.folder, self.record) if self.record else None
 
     @property
     def guards(self) -> tuple[Identity, ...]:
-        """Its guards that live, as far as the record knows them; () where pids mean nothing."""
+        """The living guards that the record names; () for a server whose pids are not valid here."""
         if self.record is None or self.condition is Condition.FOREIGN:
             return ()
         return tuple(one.identity for one in _guards(self.record))
 
     @property
     def are_guards_stopped(self) -> bool:
-        """Whether it has guards that live, all of them stopped by a signal or a debugger: they do nothing now."""
+        """Whether it has living guards, all of which are stopped by a signal or a debugger."""
         if self.record is None or self.condition is Condition.FOREIGN:
             return False
         return _are_stopped(_guards(self.record))
 
     @property
     def processes(self) -> tuple[Process, ...]:
-        """The server's living processes now; () where pids mean nothing."""
+        """The server's living processes; () for a server whose pids are not valid here."""
         if self.record is None or self.condition is Condition.FOREIGN:
             return ()
         return tuple(_members(self.folder, self.record))
 
 
 def state_folder() -> Path:
-    """Where everything is kept, made with mode 0700 if it is not there.
+    """Return the state folder; create it with mode 0700 if it is missing.
 
     Raises:
-        PermissionError: it belongs to another user, or others can enter it, or have it replaced.
+        PermissionError: the folder belongs to another user, or other users can enter or replace it.
+        OSError: the folder cannot be made.
     """
     path = state_path()
-    _check_way(path)
+    _check_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return _private(path)
 
 
 def state_path() -> Path:
-    """Where everything is kept, whether it is there or not.
+    """Return the path of the state folder, whether the folder exists or not.
 
     Raises:
-        OSError: it is below the home folder of a user who has none, or the working directory is gone.
+        OSError: the path begins with "~" and there is no such home folder, or the working directory is gone.
     """
-    told = os.environ.get("VLLM_MAGIC_HOME")
-    return Path(home.expanded(told or f"{_runtime_directory()}/vllm_magic")).absolute()
+    configured = os.environ.get("VLLM_MAGIC_HOME")
+    return Path(home.expanded(configured or f"{_runtime_directory()}/vllm_magic")).absolute()
 
 
 def full_disk() -> str:
-    """Where the state folder's disk is full, that, in one sentence without its dot; else ""."""
+    """Return a sentence, without a full stop, if the disk of the state folder is full; else ""."""
     try:
         path = state_path()
     except OSError:
@@ -170,7 +180,10 @@ def full_disk() -> str:
 
 
 def create(name: str) -> Folder:
-    """A new folder for a server called ``name``; old logs are cleared on the way.
+    """Create the private folder of a server, and remove the oldest logs.
+
+    Args:
+        name: the name of the server.
 
     Raises:
         OSError: the folder cannot be made (no space, no permission).
@@ -192,8 +205,8 @@ def create(name: str) -> Folder:
             return folder
 
 
-def called(folder: Folder, name: str) -> Folder:
-    """The same folder for a server of this name: where its log is kept."""
+def with_name(folder: Folder, name: str) -> Folder:
+    """Return the same folder with the path of the kept log for a server of this name."""
     return _folder(folder.path, name)
 
 
@@ -206,38 +219,49 @@ def _make(path: Path) -> bool:
 
 
 def entries(*, but: Collection[str] = ()) -> list[Entry]:
-    """Every private folder in the state folder but those with these ids, oldest first; [] where there is none.
+    """Return the entries of all private folders, oldest first; empty if there is no state folder.
+
+    Args:
+        but: the ids of folders that are left out.
 
     Raises:
-        PermissionError: the state folder is not this user's alone.
-        OSError: it cannot be read.
+        PermissionError: other users can enter or replace the state folder.
+        OSError: the state folder cannot be read.
     """
     paths = [path for path in folders() if path.name not in but]
     here = machine.here() if paths else None
-    return [entry for path in paths if (entry := look(path, here)) is not None]
+    return [entry for path in paths if (entry := read_entry(path, here)) is not None]
 
 
 def folders() -> list[Path]:
-    """The private folders in the state folder, oldest first; [] where there is none.
+    """Return the paths of all private folders, oldest first; empty if there is no state folder.
 
     Raises:
-        PermissionError: the state folder is not this user's alone.
-        OSError: it cannot be read.
+        PermissionError: other users can enter or replace the state folder.
+        OSError: the state folder cannot be read.
     """
     root = state_path()
-    _check_way(root)
+    _check_path(root)
     if not root.exists():
         return []
     return sorted((path for path in _private(root).iterdir() if _ID.fullmatch(path.name)), key=modified)
 
 
-def look(path: Path, here: Place | None = None) -> Entry | None:
-    """The entry of one private folder; None if it is gone, just being made, or none of ours. `here` is this place, where at hand."""
+def read_entry(path: Path, here: Place | None = None) -> Entry | None:
+    """Return the entry of a private folder; None if the folder is gone, is being made, or is not one of this package.
+
+    Args:
+        path: the folder.
+        here: the place of this process, if the caller has it already.
+
+    Raises:
+        OSError: ``here`` is missing, and /proc shows another PID namespace.
+    """
     try:
         record = records.read(str(path))
     except (FileNotFoundError, NotADirectoryError):
         if (
-            not _is_ours(path) or abs(time.time() - modified(path)) < YOUNG
+            not _is_ours(path) or abs(time.time() - modified(path)) < CREATION_LIMIT
         ):  # the clock may have been set back
             return None
         return Entry(path, Condition.TORN, None, "it has no record")
@@ -252,7 +276,7 @@ def look(path: Path, here: Place | None = None) -> Entry | None:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a folder without a record has something that only we make: anybody may call one by eight digits."""
+    """Whether a folder without a record has a file of this package. Other programs may use names of eight digits too."""
     tmp = _folder(path, "").tmp
     with contextlib.suppress(OSError):
         status = tmp.lstat()
@@ -261,7 +285,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def kept_logs() -> list[tuple[str, str, Path]]:
-    """Name, id and path of each log of a server that has ended; [] where there is none."""
+    """Return the name, the id and the path of each kept log."""
     try:
         with os.scandir(state_path() / LOGS) as found:
             logs = [one for one in found if one.is_file(follow_symlinks=False)]
@@ -284,30 +308,33 @@ def _condition(path: Path, record: Record) -> Condition:
 
 def _members(folder: Folder, record: Record) -> list[Process]:
     known = [Identity(*one) for one in records.read_known_processes(str(folder.path))]
-    if marks.is_sealed(
-        folder.mark
-    ):  # a record can be edited; of the hidden ones nothing can be told, and none is signalled
-        known = [one for one in known if one.start == processes.HIDDEN or marks.carries(one.pid, folder.mark)]
+    if marks.is_sealed(folder.mark):  # a record can be edited; a hidden process is never signalled
+        known = [
+            one for one in known if one.start == processes.HIDDEN or marks.is_marked(one.pid, folder.mark)
+        ]
     return marks.members(folder.mark, _leader(folder, record), known)
 
 
 def _leader(folder: Folder, record: Record) -> Identity | None:
-    """The leader that the record names. A record can be edited: one that lives has to carry a mark of the server."""
+    """Return the leader that the record names; None if that process lives and has no mark of the server.
+
+    A record can be edited, so a living process must have the mark.
+    """
     leader = Identity(*record.leader) if record.leader else None
     if leader is None or not processes.is_alive(leader):
         return leader
-    return leader if marks.carries(leader.pid, folder.mark) else None
+    return leader if marks.is_marked(leader.pid, folder.mark) else None
 
 
 def _is_kept(record: Record) -> bool:
     if record.phase == Phase.KEPT:
         return record.kept_until is None or _has_time(record)
-    # Its guards are about to write that they keep it, or had no space left for it on the disk.
+    # The guards are about to write this phase, or the disk was full.
     return record.keep > 0 and record.phase != Phase.STOPPING
 
 
 def _guards(record: Record) -> list[Process]:
-    """Those that live."""
+    """Return the living guards that the record names."""
     named = [Identity(*guard) for guard in (record.outer, record.inner) if guard]
     return [now for one in named if (now := processes.living(one))]
 
@@ -317,14 +344,14 @@ def _are_stopped(guards: Collection[Process]) -> bool:
 
 
 def _has_time(record: Record) -> bool:
-    """Whether its guards wrote that they keep it, until some time that is still to come."""
+    """Whether the guards keep the server, and the time until which they keep it is not over."""
     return record.phase == Phase.KEPT and record.kept_for is not None and record.kept_for > 0
 
 
 def _is_locked(path: Path) -> bool:
     try:
         return records.is_locked(str(path))
-    except OSError:  # no guard was there, or no locks are: the identities have told
+    except OSError:  # no guard ever ran, or the file system has no locks
         return False
 
 
@@ -344,8 +371,8 @@ def _foreign(record: Record, now: Place) -> str:
 def _folder(path: Path, name: str) -> Folder:
     tmp = path / "t"
     if len(os.fsencode(tmp)) > LONGEST_TMP:
-        tmp = Path(f"/tmp/vllm-{path.name}")  # noqa: S108 - made with mkdir(2), which takes no name that is there
-    # The name comes from a record: no part of it may lead elsewhere.
+        tmp = Path(f"/tmp/vllm-{path.name}")  # noqa: S108 - made with mkdir(2), which fails if the name exists
+    # The name comes from a record, and must not lead to another folder.
     safe = re.sub(r"[^\w.-]", "-", name).encode()[:LONGEST_NAME].decode(errors="ignore")
     kept = path.parent / LOGS / f"{safe}-{path.name}.vllm-magic.log"
     return Folder(path.name, path, tmp, path / "log", kept)
@@ -356,11 +383,11 @@ def _runtime_directory() -> str:
         from jupyter_core.paths import jupyter_runtime_dir
 
         return jupyter_runtime_dir()
-    except (ImportError, RuntimeError):  # a bare IPython; or there is no home folder, which is said later
+    except (ImportError, RuntimeError):  # IPython without Jupyter; or no home folder, which is reported later
         return "~/.local/share/jupyter/runtime"
 
 
-def _check_way(path: Path) -> None:
+def _check_path(path: Path) -> None:
     try:
         trusted_path.check(path)
     except PermissionError as error:
@@ -372,7 +399,7 @@ def _private(path: Path) -> Path:
     status = path.stat()
     if status.st_uid != os.getuid():
         raise PermissionError(f"{path} belongs to another user. Set VLLM_MAGIC_HOME to a folder of your own.")
-    if status.st_mode & 0o077:  # not closed to them here: it may be /tmp that was named
+    if status.st_mode & 0o077:  # the mode is not changed here, since the folder may be /tmp
         raise PermissionError(
             f"{path} can be entered by others. Make it private (chmod 700), or set VLLM_MAGIC_HOME to another folder."
         )
@@ -380,14 +407,14 @@ def _private(path: Path) -> Path:
 
 
 def _prune() -> None:
-    """Keep the newest logs; the guards have seen to it that none is long."""
+    """Remove the oldest logs, and leave room for one more."""
     newest = sorted((path for *_, path in kept_logs()), key=modified, reverse=True)
-    for path in newest[KEPT_LOGS - 1 :]:  # the next one makes it full
+    for path in newest[KEPT_LOGS - 1 :]:
         path.unlink(missing_ok=True)
 
 
 def modified(path: Path) -> float:
-    """When the file was written last, in seconds since the epoch; 0.0 where it is gone."""
+    """Return the time of the last change of a file, in seconds since the epoch; 0.0 if the file is gone."""
     try:
         return path.stat().st_mtime
     except OSError:  # another kernel removed it

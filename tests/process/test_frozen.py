@@ -135,13 +135,13 @@ def test_of_a_kernel_that_died(home, executable, freezer, traces, monkeypatch):
         (entry,) = ledger.entries()
         frozen = engine([one.identity.pid for one in entry.processes])
         freezer.freeze(frozen)
-    until(lambda: ledger.look(entry.path).condition is Condition.ORPHANED, "the guards live on")
-    entry = ledger.look(entry.path)
+    until(lambda: ledger.read_entry(entry.path).condition is Condition.ORPHANED, "the guards live on")
+    entry = ledger.read_entry(entry.path)
     assert [one.identity.pid for one in entry.processes] == [frozen]
     assert entry.record.phase is not Phase.KEPT
     (swept,) = sweep(probe)
     assert "NOT released" in swept.text
-    assert ledger.look(entry.path).condition is Condition.ORPHANED
+    assert ledger.read_entry(entry.path).condition is Condition.ORPHANED
     freezer.thaw()
     until(lambda: not entry.processes, "it lives on")
     assert [swept.release for swept in sweep(probe)] == [None]

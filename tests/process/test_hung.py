@@ -40,7 +40,7 @@ def frozen(home, executable, monkeypatch):
         until(lambda: entry.are_guards_stopped, "they are not stopped")
         kernel.kill()
         kernel.wait()
-    entry = ledger.look(entry.path)
+    entry = ledger.read_entry(entry.path)
     yield entry, everyone
     for one in everyone:
         pidfd.send(one, signal.SIGKILL)
@@ -138,7 +138,7 @@ def test_guards_that_do_not_answer(home, probe, guard, monkeypatch):
 
 def test_guards_that_let_nobody_in_are_at_work(home, probe, guard):
     path = put(home, outer=list(guard))
-    assert ledger.look(path).condition is Condition.RELEASING
+    assert ledger.read_entry(path).condition is Condition.RELEASING
     assert sweep(probe) == []
     assert processes.is_alive(guard)
 
@@ -152,7 +152,7 @@ def stop(guard: Identity) -> None:
 def test_a_kept_server_has_its_time(home, probe, guard, rest, condition):
     stop(guard)
     path = put(home, outer=list(guard), phase=Phase.KEPT, keep=600.0, kept_until=time.monotonic() + rest)
-    entry = ledger.look(path)
+    entry = ledger.read_entry(path)
     assert entry.condition is condition
     (found,) = checks.guards(survey.survey(probe).servers)
     assert found.command == (f"kill -CONT {guard.pid}" if rest > 0 else "vllm-magic reap")

@@ -331,9 +331,9 @@ class TestKin:
         if child == 0:
             signal.pause()
         known = Ownership()
-        assert known.look({child}, [me]) == {child: me}
+        assert known.leaders_of({child}, [me]) == {child: me}
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        assert known.look({child}, [me]) == {child: me}
-        assert known.look(set(), [me]) == {}
-        assert known.look({child}, [me]) == {}
+        assert known.leaders_of({child}, [me]) == {child: me}
+        assert known.leaders_of(set(), [me]) == {}
+        assert known.leaders_of({child}, [me]) == {}

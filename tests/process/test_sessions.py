@@ -173,7 +173,7 @@ def test_those_who_ask_at_the_same_time_share_a_look(monkeypatch):
 
     def look(seen: set[int]) -> None:
         asked.wait(60)
-        seen.add(id(sessions.look()))
+        seen.add(id(sessions.scan()))
 
     def slow() -> list[int]:
         made.append(None)
@@ -190,14 +190,14 @@ def test_those_who_ask_at_the_same_time_share_a_look(monkeypatch):
         thread.join(60)
     assert len(made) < count / 2
     before = len(made)
-    sessions.look()  # nobody else's began after this
+    sessions.scan()  # nobody else's began after this
     assert len(made) == before + 1
 
 
 def test_a_lock_that_is_never_given_back(monkeypatch):
     """As in a copy that was forked while another thread looked."""
-    monkeypatch.setattr(sessions, "PATIENCE", 0.01)
-    with sessions._looks._lock:
+    monkeypatch.setattr(sessions, "LOCK_LIMIT", 0.01)
+    with sessions._scans._lock:
         assert os.getpid() in sessions.near([os.getpid()])
 
 
@@ -207,7 +207,7 @@ def test_who_has_the_mark():
     with running(STRANGERS) as (_, strangers), running(FAMILY, **{name: value}) as (pid, family):
         leader = processes.read(pid).identity
         for one in (leader, None):
-            assert marks.carriers(MARK.encode(), one) == {pid, *family}
+            assert marks.proved_pids(MARK.encode(), one) == {pid, *family}
             found = {member.identity.pid for member in marks.members(MARK.encode(), one)}
             assert found == {pid, *family}
             assert found.isdisjoint(strangers)
@@ -224,12 +224,12 @@ def test_who_has_the_seal():
     ):
         leader = processes.read(pid).identity
         for one in (leader, None):
-            assert marks.carriers(mark, one) == {pid, *family}
+            assert marks.proved_pids(mark, one) == {pid, *family}
             assert {member.identity.pid for member in marks.members(mark, one)} == {pid, *family}
-        assert {one.identity.pid for one in marks.strangers(mark, None)} == {other, *strangers}
-        assert marks.carries(pid, mark)
-        assert marks.carries(other, mark)
-        assert not marks.carries(os.getpid(), mark)
+        assert {one.identity.pid for one in marks.with_copied_environment(mark, None)} == {other, *strangers}
+        assert marks.is_marked(pid, mark)
+        assert marks.is_marked(other, mark)
+        assert not marks.is_marked(os.getpid(), mark)
 
 
 def test_a_server_without_a_seal_where_there_are_seals():
@@ -263,6 +263,6 @@ def test_one_inside_another_has_its_own_seal():
             marks.seal(one)
 
     with subprocess.Popen(["sleep", "300"], preexec_fn=both) as child:  # noqa: PLW1509 - it sets a limit
-        found = [marks.carriers(f"{marks.MARK}={one}".encode(), None) for one in ids]
+        found = [marks.proved_pids(f"{marks.MARK}={one}".encode(), None) for one in ids]
         child.kill()
     assert found == [set(), {child.pid}]

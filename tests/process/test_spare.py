@@ -90,8 +90,8 @@ def test_a_spare_becomes_the_server(manager, make, warm, traces, fake_gpus):
     )
     assert server.api_key not in str(before)
     assert server.chat("hello", max_tokens=3).text
-    until(lambda: ledger.look(spare.path).record.phase == Phase.READY)  # its guard writes that
-    record = ledger.look(spare.path).record
+    until(lambda: ledger.read_entry(spare.path).record.phase == Phase.READY)  # its guard writes that
+    record = ledger.read_entry(spare.path).record
     assert (record.name, record.port, record.leader) == ("chosen", server.port, list(server.status.leader))
     release = server.stop()
     assert release.verified
@@ -183,7 +183,7 @@ def test_a_spare_that_dies_in_the_moment_of_the_start_is_a_cold_start(manager, m
     record = spare.record
     assert pidfd.send(spare.leader, signal.SIGSTOP)
     server = manager.start(make("tiny"), wait=False).server
-    until(lambda: (entry := ledger.look(spare.path)) and entry.record and entry.record.name == "tiny")
+    until(lambda: (entry := ledger.read_entry(spare.path)) and entry.record and entry.record.name == "tiny")
     assert server.state == "starting"
     assert server.pid is None  # it has not taken its order
     for one in {"leader": [record.leader], "inner": [record.inner], "outer": [record.outer]}.get(
@@ -205,7 +205,7 @@ def test_a_start_can_be_stopped_before_the_spare_took_it(manager, make, warm, tr
     spare = warm()
     assert pidfd.send(spare.leader, signal.SIGSTOP)
     server = manager.start(make("tiny"), wait=False).server
-    until(lambda: (entry := ledger.look(spare.path)) and entry.record and entry.record.name == "tiny")
+    until(lambda: (entry := ledger.read_entry(spare.path)) and entry.record and entry.record.name == "tiny")
     assert server.stop().verified
     assert server.state == "released"
     assert not processes.is_alive(spare.leader)
@@ -284,7 +284,7 @@ def test_an_import_that_hangs_can_be_stopped(manager, make, traces):
     manager.expect(spec)
     server = manager.start(spec, wait=False).server
     spare = ledger.entries()[0]
-    until(lambda: (entry := ledger.look(spare.path)) and entry.record and entry.record.name == "tiny")
+    until(lambda: (entry := ledger.read_entry(spare.path)) and entry.record and entry.record.name == "tiny")
     assert server.stop().verified
     traces.check()
 

@@ -115,7 +115,7 @@ class TestOrphans:
         for one in marked:
             pidfd.send(one, signal.SIGKILL)
         assert pidfd.wait_for_all(marked, LIMIT) == set()
-        assert ledger.look(entry.path).condition is Condition.ORPHANED
+        assert ledger.read_entry(entry.path).condition is Condition.ORPHANED
         (swept,) = sweep(probe)
         assert swept.release.verified
         assert {Identity(one.pid, one.start) for one in swept.release.ended} >= unmarked
@@ -131,7 +131,7 @@ class TestOrphans:
         monkeypatch.setattr(force_kill, "release", lambda *_, **__: nothing)
         (swept,) = sweep(probe)
         assert not swept.verified
-        assert ledger.look(entry.path).condition is Condition.ORPHANED
+        assert ledger.read_entry(entry.path).condition is Condition.ORPHANED
         assert {one for one in survivors if processes.is_alive(one)}
 
     def test_two_sweepers_at_once(self, orphan, probe, traces):
@@ -196,7 +196,7 @@ class TestWhoHasItsEnvironmentOnly:
         entry, _ = orphan
         with by_hand.debugging(entry.processes[0].identity.pid) as (_, command):
             by_hand.end(entry)
-            assert ledger.look(entry.path).condition is Condition.LEFT
+            assert ledger.read_entry(entry.path).condition is Condition.LEFT
             (swept,) = sweep(probe)
             assert swept.release is None
             assert f"sleep 301 (pid {command.identity.pid})" in swept.text
@@ -285,13 +285,13 @@ class TestWhatIsLeftAlone:
         lock = records.hold_lock(str(path))
         assert is_left_alone(path, probe, Condition.RELEASING) == ""
         os.close(lock)
-        assert ledger.look(path).condition is Condition.LEFT
+        assert ledger.read_entry(path).condition is Condition.LEFT
 
     def test_a_look_makes_nothing(self, home):
         """A file that is made while another kernel clears the folder would be left in it for ever."""
         path = put(kernel=dead())
         before = sorted(path.iterdir())
-        assert ledger.look(path).condition is Condition.LEFT
+        assert ledger.read_entry(path).condition is Condition.LEFT
         assert sorted(path.iterdir()) == before
 
     def test_those_who_look_do_not_see_each_other(self, home, monkeypatch):
@@ -304,10 +304,10 @@ class TestWhatIsLeftAlone:
             flock(fd, operation)
             if not seen:
                 seen.append(None)
-                seen[0] = ledger.look(path).condition
+                seen[0] = ledger.read_entry(path).condition
 
         monkeypatch.setattr(fcntl, "flock", look_meanwhile)
-        assert ledger.look(path).condition is Condition.LEFT
+        assert ledger.read_entry(path).condition is Condition.LEFT
         assert seen == [Condition.LEFT]
 
     def test_a_sweeper_does_not_mind_those_who_look(self, home, probe, monkeypatch):
@@ -361,7 +361,7 @@ class TestWhatIsLeftAlone:
         (path / records.NAME).unlink()
         (path / "log").touch()
         assert ledger.entries() == []  # it may be on its way
-        old = time.time() - 2 * ledger.YOUNG
+        old = time.time() - 2 * ledger.CREATION_LIMIT
         os.utime(path, (old, old))
         assert is_left_alone(path, probe, Condition.TORN) == "it has no record"
 
@@ -441,12 +441,12 @@ class TestWhatIsCleared:
         os.close(fd)
         swept = sweep(probe)
         try:
-            entry = ledger.look(path)
+            entry = ledger.read_entry(path)
             assert bool(swept) is (entry is None)
             assert entry is None or entry.condition is Condition.LEFT
         finally:
             subprocess.run(["rm", "-rf", path / "t"], check=True)
-        assert (ledger.look(path) is None) or sweep(probe)
+        assert (ledger.read_entry(path) is None) or sweep(probe)
         assert not path.exists()
 
     @pytest.mark.parametrize("before", ["not there", "there", "unknown"])

@@ -1,4 +1,4 @@
-"""The folders of servers on a real file system: private, short, and no more of them than there must be."""
+"""The folders of servers on a real file system: they are private, and their paths are short."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vllm_magic.linux import machine
 
 @pytest.fixture(autouse=True)
 def short_folders(home):
-    """Folders under /tmp that stand in for a TMPDIR with too long a path: no guard is here to remove them."""
+    """Remove the TMPDIRs in /tmp after the test, since no guard does."""
     yield
     for folder in home.glob("????????"):
         with contextlib.suppress(FileNotFoundError):
@@ -29,7 +29,7 @@ def short_folders(home):
 
 @pytest.fixture
 def open_umask():
-    """What is made is private whatever the umask."""
+    """A umask that removes no permission."""
     before = os.umask(0)
     yield
     os.umask(before)
@@ -40,7 +40,7 @@ def mode(path: Path) -> int:
 
 
 def kept(home: Path, age: int) -> Path:
-    """A log that a server left ``age`` seconds ago."""
+    """Make the log of a server that ended ``age`` seconds ago."""
     path = home / "logs" / f"old-{age:08x}.vllm-magic.log"
     path.parent.mkdir(exist_ok=True, mode=0o700)
     path.touch(mode=0o600)
@@ -60,13 +60,13 @@ def test_a_folder_is_private(home):
     assert not folder.log.exists()
 
 
-def test_every_folder_is_another(home):
+def test_every_folder_has_its_own_id(home):
     folders = [create("same") for _ in range(5)]
     assert len({folder.id for folder in folders}) == 5
     assert len({folder.tmp for folder in folders}) == 5
 
 
-def test_an_id_that_is_taken_is_passed_over(home, monkeypatch):
+def test_an_id_in_use_is_not_used_again(home, monkeypatch):
     taken = create("first").id
     ids = iter([taken, taken, "0f0f0f0f"])
     monkeypatch.setattr(ledger.secrets, "token_hex", lambda _: next(ids))
@@ -84,7 +84,7 @@ class TestStateFolder:
         monkeypatch.setenv("VLLM_MAGIC_HOME", "~/mine")
         assert state_folder() == tmp_path / "mine"
 
-    def test_else_it_is_in_jupyters_runtime_directory(self, tmp_path, monkeypatch):
+    def test_without_the_variable_it_is_in_jupyters_runtime_directory(self, tmp_path, monkeypatch):
         monkeypatch.setenv("VLLM_MAGIC_HOME", "")
         monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
         assert state_folder() == tmp_path / "runtime" / "vllm_magic"
@@ -95,7 +95,7 @@ class TestStateFolder:
         monkeypatch.setitem(sys.modules, "jupyter_core.paths", None)  # importing it fails
         assert state_folder() == tmp_path / ".local/share/jupyter/runtime/vllm_magic"
 
-    def test_that_of_another_user_is_refused(self, home, monkeypatch):
+    def test_a_folder_of_another_user_is_refused(self, home, monkeypatch):
         home.mkdir(mode=0o700)
         monkeypatch.setattr(os, "getuid", lambda: home.stat().st_uid + 1)
         with pytest.raises(PermissionError, match=r"belongs to another user.*VLLM_MAGIC_HOME"):
@@ -103,7 +103,7 @@ class TestStateFolder:
         assert list(home.iterdir()) == []
 
     @pytest.mark.parametrize("others", [0o755, 0o1777, 0o710])
-    def test_one_that_others_can_enter_is_refused_and_left_as_it_is(self, home, others):
+    def test_a_folder_that_others_can_enter_is_refused_and_not_changed(self, home, others):
         # It may be /tmp: closing it to others would break more than this.
         home.mkdir()
         home.chmod(others)
@@ -113,7 +113,7 @@ class TestStateFolder:
         assert list(home.iterdir()) == []
 
     def test_a_link_that_another_user_made_is_not_followed(self, tmp_path, monkeypatch):
-        """Nor one above it: who made it could have it point elsewhere."""
+        """Neither are links above it: their owner could change their targets."""
         (tmp_path / "mine").mkdir(mode=0o700)
         shared = tmp_path / "shared"
         shared.mkdir()
@@ -134,8 +134,8 @@ class TestStateFolder:
         assert list((tmp_path / "mine").iterdir()) == []
 
     @pytest.mark.skipif(os.getuid() != 0, reason="only root can make a folder of another user")
-    def test_one_that_another_user_has_put_in_its_place(self, tmp_path, monkeypatch):
-        """Where everybody may write: but what they make is theirs."""
+    def test_a_folder_that_another_user_put_in_its_place(self, tmp_path, monkeypatch):
+        """In a folder in which every user may write. The owner of the new folder shows it."""
         shared = tmp_path / "shared"
         shared.mkdir()
         shared.chmod(0o777)
@@ -148,8 +148,8 @@ class TestStateFolder:
             with pytest.raises(PermissionError, match=r"belongs to another user.*VLLM_MAGIC_HOME"):
                 look()
 
-    def test_folders_of_others_are_none_of_ours(self, home, tmp_path):
-        """Whatever they are called: of eight hexadecimal digits, as a date has them."""
+    def test_folders_of_other_programs_are_ignored(self, home, tmp_path):
+        """Even with a name of eight hexadecimal digits, such as a date."""
         state_folder()
         (home / "20240101").mkdir()
         (home / "deadbeef").mkdir()
@@ -165,7 +165,7 @@ class TestStateFolder:
         with pytest.raises(OSError, match="home"):
             create("x")
 
-    def test_a_link_to_a_folder_of_ones_own(self, home, tmp_path):
+    def test_a_link_to_a_folder_of_this_user(self, home, tmp_path):
         (tmp_path / "large disk").mkdir(mode=0o700)
         home.symlink_to(tmp_path / "large disk")
         assert create("x").path.parent == home
@@ -213,7 +213,7 @@ def test_the_place_is_looked_up_once_for_all_entries(home, monkeypatch):
 
 
 class TestKeptLogs:
-    def test_the_newest_are_kept(self, home):
+    def test_the_newest_logs_are_kept(self, home):
         state_folder()
         logs = [kept(home, age) for age in range(KEPT_LOGS + 10)]
         folder = create("x")
@@ -231,7 +231,7 @@ class TestKeptLogs:
             "x-{:08x}.log",
         ],
     )
-    def test_logs_of_others_stay(self, home, name):
+    def test_logs_of_other_programs_stay(self, home, name):
         """The variable may name a folder in which other programs keep their logs."""
         state_folder()
         for age in range(KEPT_LOGS + 5):
@@ -254,7 +254,7 @@ class TestKeptLogs:
         assert len(os.fsencode(folder.kept_log.name)) <= 143
         folder.kept_log.touch()
 
-    def test_one_that_another_kernel_removes_meanwhile(self, home, monkeypatch):
+    def test_a_log_that_another_kernel_removes_meanwhile(self, home, monkeypatch):
         state_folder()
         for age in range(KEPT_LOGS + 1):
             kept(home, age)

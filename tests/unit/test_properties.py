@@ -577,7 +577,7 @@ class TestRecord:
             folder = Path(home, "0123abcd")
             folder.mkdir(mode=0o700)
             (folder / record.NAME).write_bytes(data)
-            entry = ledger.look(folder)
+            entry = ledger.read_entry(folder)
             assert entry is not None
             assert entry.condition in {Condition.TORN, Condition.FOREIGN}  # no record here is of this boot
             assert entry.problem

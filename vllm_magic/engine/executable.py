@@ -59,7 +59,7 @@ def shebang(path: str) -> tuple[str, ...] | None:
 
 def _beginning(path: str) -> str:
     try:
-        with open(path, "rb", opener=files.unblocked) as file:
+        with open(path, "rb", opener=files.open_nonblocking) as file:
             return file.read(LONGEST_SCRIPT).decode()
     except (OSError, UnicodeDecodeError):
         return ""

@@ -180,7 +180,7 @@ class GuardPair(Guards):
     def __init__(self, request: LaunchRequest) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            ours = forks.beyond_streams(ours)
+            ours = forks.above_standard_streams(ours)
             forks.keep_out(theirs)
             super().__init__(ours, request.folder)
             try:

@@ -24,7 +24,7 @@ def connect(folder: Path) -> socket.socket:
     Raises:
         OSError: no guard listens on the control socket.
     """
-    connection = forks.beyond_streams(socket.socket(socket.AF_UNIX))
+    connection = forks.above_standard_streams(socket.socket(socket.AF_UNIX))
     forks.keep_out(connection)
     try:
         # Through the open folder, like the bind: the path itself may be too long for a socket.

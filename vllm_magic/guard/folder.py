@@ -49,7 +49,7 @@ def discard(folder: str, tmp: str, log: str) -> None:
 
 def _keep(log: str, kept: str) -> None:
     """Move the log. Keep only the end of a log that has a hole, since its size misleads, or that is too long."""
-    with open(log, "rb", buffering=0, opener=files.unblocked) as source:
+    with open(log, "rb", buffering=0, opener=files.open_nonblocking) as source:
         size = os.fstat(source.fileno()).st_size
         begin = max(files.first_data(source.fileno()), size - log_cap.LIMIT)
         if begin > 0:

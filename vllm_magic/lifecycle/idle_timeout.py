@@ -111,7 +111,7 @@ class Requests:
     def _may_wait(self, one: TcpConnection) -> bool:
         if one.received is not None and one.received < SHORTEST_REQUEST:
             return False
-        if one.silent < one.mute or one.mute > self._quiet:
+        if one.since_received < one.since_sent or one.since_sent > self._quiet:
             self._answered.pop(one.name, None)
             return True
         return self._answered.setdefault(one.name, one.received) == one.received

@@ -1,4 +1,4 @@
-"""What Linux says of processes: identity, sessions, descent, pidfds, shared memory, sockets.
+"""Linux interfaces: processes, sessions, pidfds, shared memory, sockets, and files.
 
-Standard library only: the guard runs on these modules with ``python -I -S``.
+These modules import only the standard library, since the guards use them with ``python -I -S``.
 """

@@ -1,7 +1,7 @@
 """The established TCP connections of a listening port, and when each of them last carried data.
 
-The kernel tells this by netlink (`sock_diag`; linux/tcp.h). Where it does not, /proc/net/tcp still tells which
-connections exist.
+The kernel reports both by netlink (`sock_diag`; linux/tcp.h). Without netlink, /proc/net/tcp still shows which connections
+exist.
 """
 
 from __future__ import annotations
@@ -29,27 +29,30 @@ class TcpConnection(NamedTuple):
 
     Attributes:
         name: identifies this connection; no other connection has the same name.
-        received: bytes received so far; None where the kernel does not say.
-        silent: seconds since this side last received bytes; infinite where the kernel does not say.
-        mute: seconds since this side last sent bytes; infinite if it never did, or where the kernel does not
-            say.
+        received: the bytes received so far; None if the kernel does not report it.
+        since_received: seconds since this side last received bytes; infinite if the kernel does not report it.
+        since_sent: seconds since this side last sent bytes; infinite if it never did, or the kernel does not report it.
     """
 
     name: bytes
     received: int | None
-    silent: float
-    mute: float
+    since_received: float
+    since_sent: float
 
 
 def established(port: int) -> list[TcpConnection]:
-    """The established connections to ``port`` of this machine, in this network namespace.
+    """Return the established connections to ``port`` of this machine, in this network namespace.
 
     Raises:
-        TimeoutError: neither netlink nor /proc/net/tcp told all of them within `LIMIT`.
+        TimeoutError: neither netlink nor /proc/net/tcp listed all of them within `LIMIT`.
     """
     deadline = time.monotonic() + LIMIT
     try:
-        return [one for family in (socket.AF_INET, socket.AF_INET6) for one in _told(family, port, deadline)]
+        return [
+            one
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for one in _from_netlink(family, port, deadline)
+        ]
     except (OSError, struct.error):
         return [
             TcpConnection(remote.encode(), None, float("inf"), float("inf"))
@@ -57,13 +60,15 @@ def established(port: int) -> list[TcpConnection]:
         ]
 
 
-def _told(family: int, port: int, deadline: float) -> Iterator[TcpConnection]:
+def _from_netlink(family: int, port: int, deadline: float) -> Iterator[TcpConnection]:
     for message in sock_diag.dump(family, ESTABLISHED, deadline, extension=_INFO):
         if struct.unpack_from("!H", message, 4)[0] != port:  # the local port
             continue
         info = dict(_attributes(message[sock_diag.MESSAGE :])).get(_INFO, b"")
-        mute, silent, received, sent = _TCP_INFO.unpack_from(info)
-        yield TcpConnection(message[_COOKIE], received, silent / 1000, mute / 1000 if sent else float("inf"))
+        since_sent, since_received, received, sent = _TCP_INFO.unpack_from(info)
+        yield TcpConnection(
+            message[_COOKIE], received, since_received / 1000, since_sent / 1000 if sent else float("inf")
+        )
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:

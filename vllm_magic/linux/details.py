@@ -1,4 +1,4 @@
-"""What a person wants to know of a process besides its identity: whose it is, how old, which program and words."""
+"""Details of a process for a person: its user, age, memory, program and command line."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def uid(pid: int) -> int | None:
-    """The real user id; None when the process is gone or hidden.
+    """Return the real user id of a process; None if the process is gone or hidden.
 
-    Not the owner of ``/proc/PID``: that is root for a process which may not be dumped (proc(5)).
+    The owner of ``/proc/PID`` is not used: it is root for a process that may not be dumped (proc(5)).
     """
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
@@ -28,7 +28,7 @@ def uid(pid: int) -> int | None:
 
 
 def user(number: int | None) -> str:
-    """The name of a user id; the number itself where it has none (a container) or is not found in time, "?" for None."""
+    """Return the name of a user id; the number if it has no name or is not found in time; "?" for None."""
     if number is None:
         return "?"
     try:
@@ -38,7 +38,7 @@ def user(number: int | None) -> str:
 
 
 def age(identity: Identity) -> float:
-    """Seconds since the process was started; 0.0 where /proc does not tell."""
+    """Return the seconds since the process was started; 0.0 if /proc cannot be read."""
     try:
         with open("/proc/uptime", encoding="ascii") as file:
             uptime = float(file.read().split()[0])
@@ -48,7 +48,7 @@ def age(identity: Identity) -> float:
 
 
 def resident(pid: int) -> int | None:
-    """Bytes of the machine's memory that it has in use (its resident set size); None if gone."""
+    """Return the resident set size of a process, in bytes; None if the process is gone."""
     try:
         with open(f"/proc/{pid}/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * PAGE
@@ -57,7 +57,7 @@ def resident(pid: int) -> int | None:
 
 
 def arguments(pid: int) -> list[str]:
-    """The words it was executed with; a title that it gave itself is one word. Empty if gone."""
+    """Return the command line of a process; a title that it has set is one argument. Empty if the process is gone."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             words = file.read().split(b"\0")
@@ -67,7 +67,7 @@ def arguments(pid: int) -> list[str]:
 
 
 def program(pid: int) -> str | None:
-    """The file that it executes; None where that may not be seen (another user's, a zombie)."""
+    """Return the path of the program that a process executes; None for a zombie, and for processes of other users."""
     try:
         return os.readlink(f"/proc/{pid}/exe")
     except OSError:
@@ -75,6 +75,6 @@ def program(pid: int) -> str | None:
 
 
 def short_title(process: Process) -> str:
-    """Its command line, the program without its folder: that would take all the room there is."""
+    """Return the command line of a process, with the program's name without its folder."""
     first, blank, rest = shown_name(process).partition(" ")
     return first.rpartition("/")[2] + blank + rest

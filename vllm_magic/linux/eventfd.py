@@ -1,4 +1,4 @@
-"""An eventfd(2) that wakes a thread in poll(2), and a request to give up that can be waited for either way."""
+"""An eventfd(2) that wakes a thread in poll(2), and a cancellation for threads that poll or wait."""
 
 from __future__ import annotations
 
@@ -6,40 +6,40 @@ import os
 import threading
 from dataclasses import dataclass, field
 
-# Seconds for another thread to be done with it; a signal handler may keep that one in the middle.
-PATIENCE = 1.0
+# Seconds to wait for another thread that uses the descriptor; a signal handler may have interrupted it.
+LOCK_LIMIT = 1.0
 
 
 class EventFd:
-    """Any thread may set it, also while it is closed, which it is at first."""
+    """An eventfd, closed at first. Any thread may call `set` at any time."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._fd: int | None = None
 
     def open(self) -> None:
-        """Have a descriptor, which is not set.
+        """Open the descriptor; it is not set.
 
         Raises:
-            OSError: there is none.
+            OSError: no descriptor is free.
         """
         with self._lock:
             self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def fileno(self) -> int:
-        """Readable once it is set; only to be asked while it is open."""
+        """The descriptor, which becomes readable when it is set. Call this only while it is open."""
         assert self._fd is not None  # noqa: S101 - see above
         return self._fd
 
     def set(self) -> None:
-        """Wake who polls it; nothing happens where it is closed."""
+        """Wake the threads that poll the descriptor; do nothing while it is closed."""
         with self._lock:
             if self._fd is not None:
                 os.eventfd_write(self._fd, 1)
 
     def close(self) -> None:
-        """Give the descriptor back; it stays open if another thread does not get done with it."""
-        if not self._lock.acquire(timeout=PATIENCE):
+        """Close the descriptor. It stays open if another thread uses it for longer than `LOCK_LIMIT` seconds."""
+        if not self._lock.acquire(timeout=LOCK_LIMIT):
             return
         try:
             if self._fd is not None:
@@ -51,11 +51,11 @@ class EventFd:
 
 @dataclass(frozen=True)
 class Cancellation:
-    """A request to give up.
+    """A request to give up. The caller sets ``event`` first, and then ``wake``.
 
     Attributes:
-        event: set once it is asked for, for good; for a thread that waits for nothing else.
-        wake: set with it, for a thread that polls; whoever sets both sets ``event`` first.
+        event: for a thread that only waits for this event; it stays set.
+        wake: for a thread that polls.
     """
 
     event: threading.Event = field(default_factory=threading.Event)

@@ -1,4 +1,4 @@
-"""Reading files that others chose, cutting off the beginning of one that others go on appending to, and full disks."""
+"""Read files of any origin safely, cut off the beginning of a file that is being written, and detect full disks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import stat
 
 FALLOC_FL_KEEP_SIZE = 0x1  # include/uapi/linux/falloc.h
 FALLOC_FL_PUNCH_HOLE = 0x2
-REWRITTEN = 2**20  # bytes that are kept where a file can have no holes
+REWRITTEN = 2**20  # bytes that are kept if the file system has no holes
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -17,18 +17,19 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
-    """All of a regular file.
+    """Return the content of a regular file.
 
     Args:
-        path: of the file, or of a link to it.
-        most: bytes that it may have.
+        path: the path of the file, or of a link to it.
+        most: the largest size, in bytes.
 
     Raises:
-        OSError: it cannot be read, has more, or is something else: a pipe would be waited for, and a device may have no end.
+        OSError: the file cannot be read, is larger, or is not regular. A read of a pipe could wait, and a device may have
+            no end.
     """
     try:
-        _check_regular(os.stat(path))  # before it is opened: of a device, that alone may do something
-        with open(path, "rb", opener=unblocked) as file:
+        _check_regular(os.stat(path))  # before the open, which may already have an effect on a device
+        with open(path, "rb", opener=open_nonblocking) as file:
             _check_regular(os.fstat(file.fileno()))
             data = file.read(most + 1)
     except ValueError:
@@ -38,8 +39,8 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
     return data
 
 
-def unblocked(path: str, flags: int) -> int:
-    """An opener for `open` that does not wait for whoever writes into a pipe."""
+def open_nonblocking(path: str, flags: int) -> int:
+    """An opener for `open` that does not wait for the writer of a pipe."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
 
 
@@ -51,42 +52,42 @@ def _check_regular(status: os.stat_result) -> None:
 
 
 def is_on_full_disk(path: str | os.PathLike[str]) -> bool:
-    """Whether no block, or no file, is left for this user on the file system of the path; a quota is not seen."""
+    """Whether the file system of the path has no free block, or no free file, for this user. A quota does not count."""
     try:
-        there = os.statvfs(path)
+        status = os.statvfs(path)
     except OSError:
         return False
     blocks, files = (
-        (there.f_bfree, there.f_ffree) if os.geteuid() == 0 else (there.f_bavail, there.f_favail)
+        (status.f_bfree, status.f_ffree) if os.geteuid() == 0 else (status.f_bavail, status.f_favail)
     )  # fmt: skip
-    # A file system that does not tell (FUSE) has no blocks at all.
-    return (there.f_blocks > 0 and blocks == 0) or (there.f_files > 0 and files == 0)
+    # A file system that does not report its size (FUSE) has 0 blocks.
+    return (status.f_blocks > 0 and blocks == 0) or (status.f_files > 0 and files == 0)
 
 
 def first_data(fd: int) -> int:
-    """The position of the first byte that is not in a hole, or the size; 0 where the file system knows no holes.
+    """Return the position of the first byte that is not in a hole; 0 if the file system has no holes.
 
-    The descriptor's own position moves.
+    For a file that is one hole this is its size. The call moves the descriptor's own position.
     """
     try:
         return os.lseek(fd, 0, os.SEEK_DATA)
-    except OSError as error:  # ENXIO: nothing but a hole; EINVAL where the question is not understood
+    except OSError as error:  # ENXIO: the file is one hole; EINVAL: SEEK_DATA is not supported
         return os.fstat(fd).st_size if error.errno == errno.ENXIO else 0
 
 
 def keep_end(fd: int, count: int) -> None:
-    """Give the disk back all but the last ``count`` bytes, or a block more.
+    """Keep the last ``count`` bytes of a file, or up to a block more, and free the rest of its disk space.
 
-    The beginning becomes a hole (fallocate(2)): the file keeps its size, so no reader and no writer notices, and
-    no byte is lost. Where the file system has no holes (9p, some FUSE and network ones) the last `REWRITTEN`
-    bytes at most are written anew; what others append meanwhile may be lost or come before them.
+    The beginning becomes a hole (fallocate(2)). The file keeps its size, so its readers and writers are not disturbed. If
+    the file system has no holes (9p, some FUSE and network file systems), at most the last `REWRITTEN` bytes are written
+    again; bytes that another process appends meanwhile may be lost or come before them.
 
     Args:
-        fd: open for reading and appending.
-        count: bytes.
+        fd: the descriptor, open for reading and appending.
+        count: the bytes to keep.
 
     Raises:
-        OSError: it cannot be read or written.
+        OSError: the file cannot be read or written.
     """
     status = os.fstat(fd)
     end = max(0, status.st_size - count) // status.st_blksize * status.st_blksize
@@ -94,9 +95,7 @@ def keep_end(fd: int, count: int) -> None:
         return
     try:
         _punch_hole(fd, end)
-    except (
-        OSError
-    ):  # EOPNOTSUPP; a file system that is full may refuse as well, and is helped by the other way
+    except OSError:  # EOPNOTSUPP; or the disk is full, and truncating the file frees space
         keep = os.pread(fd, min(count, REWRITTEN), max(0, status.st_size - min(count, REWRITTEN)))
         os.ftruncate(fd, 0)
         os.write(fd, keep)

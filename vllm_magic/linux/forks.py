@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-# Seconds that a fork waits for starts. A start takes milliseconds; a fork must not hang where a disk hangs.
-PATIENCE = 5.0
+# Seconds that a fork waits for starts. A start takes milliseconds, unless a disk hangs.
+START_LIMIT = 5.0
 STREAMS = 3  # descriptors 0, 1 and 2 are standard input, output and error
 
 
 class HasDescriptor(Protocol):
-    """A socket or a file: has a descriptor, which is -1 (or a ValueError) once it is closed."""
+    """A socket or a file."""
 
     def fileno(self) -> int:
-        """The descriptor."""
+        """The descriptor; -1, or a ValueError, after it was closed."""
         ...
 
 
@@ -43,11 +43,12 @@ _ours: weakref.WeakSet[HasDescriptor] = weakref.WeakSet()
 
 
 def spawn(words: Sequence[str | Path | int], **options: Any) -> subprocess.Popen[bytes]:
-    """`subprocess.Popen`, whose descriptors do not get into a child that another thread forks meanwhile.
+    """Start a program like `subprocess.Popen`, so that a child that another thread forks meanwhile gets none of its pipes.
 
-    A number among the words is a descriptor that the child is to have; the child reads there which one it is. In a
-    process that was started without standard streams it may be 0, 1 or 2, which in the child are its own streams: a
-    copy with another number is passed then.
+    Args:
+        words: the command line. A number is a descriptor, which the program inherits; it finds its number in this place. A
+            descriptor 0, 1 or 2 would be replaced by the program's standard streams, so it inherits a copy of that.
+        **options: as for `subprocess.Popen`.
 
     Raises:
         OSError: the program cannot be run, or no process or descriptor is free.
@@ -67,8 +68,8 @@ def _copy(fd: int, copies: list[int]) -> int:
     return copies[-1]
 
 
-def beyond_streams(connection: socket.socket) -> socket.socket:
-    """The connection with a descriptor that nobody takes for a standard stream, as a child or a library of C would.
+def above_standard_streams(connection: socket.socket) -> socket.socket:
+    """Return the connection with a descriptor of 3 or more: 0, 1 and 2 would be used as standard streams.
 
     Raises:
         OSError: no descriptor is free.
@@ -92,14 +93,14 @@ def _spawn(words: Sequence[str | Path], **options: Any) -> subprocess.Popen[byte
 
 
 def keep_out(one: HasDescriptor) -> None:
-    """Keep this descriptor out of forked children while it is open; in a child it leads to /dev/null."""
+    """Replace this descriptor by /dev/null in every child that is forked while the descriptor is open."""
     _ours.add(one)
 
 
 def _before() -> None:
     """Wait for the starts under way, then block new ones until the fork is done."""
-    if _gate.acquire(timeout=PATIENCE):
-        _gate.wait_for(lambda: not _starts, PATIENCE)
+    if _gate.acquire(timeout=START_LIMIT):
+        _gate.wait_for(lambda: not _starts, START_LIMIT)
 
 
 def _in_parent() -> None:

@@ -1,4 +1,4 @@
-"""Home folders: writing out the ``~`` at the beginning of a path."""
+"""Expand the ``~`` at the beginning of a path."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from vllm_magic.linux import lookups
 
 
 def expanded(path: str) -> str:
-    """The path with the home folder that its ``~`` or ``~USER`` stands for.
+    """Return the path with the home folder in place of ``~`` or ``~USER``.
 
     Raises:
-        FileNotFoundError: there is no such user, or this user has none ($HOME is unset in a container that runs under a
-            user id without a name).
+        FileNotFoundError: there is no such user, or this user has no home folder ($HOME is unset in a container that runs
+            under a user id without a name).
         OSError: the user was not found in time (`TimeoutError`).
     """
     if not path.startswith("~"):
@@ -24,7 +24,7 @@ def expanded(path: str) -> str:
         else:
             found = lookups.within(lookups.USER_LIMIT, ("home", user), lambda: os.path.expanduser(user))
             found += path[len(user) :]
-    except ValueError:  # no user can be called so
+    except ValueError:  # not a valid name of a user
         found = path
     if not found.startswith("~"):
         return found

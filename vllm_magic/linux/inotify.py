@@ -1,4 +1,4 @@
-"""Hearing that a file is written to, without looking at it: inotify(7), with a timerfd_create(2) for rests."""
+"""Notifications that a file was written to: inotify(7), with a timerfd_create(2) that limits how often they come."""
 
 from __future__ import annotations
 
@@ -15,48 +15,48 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Watch:
-    """A descriptor for poll(2): readable once the file was written to, then at rest however much is written.
+    """A descriptor for poll(2) that becomes readable when the file is written to, at most once in an interval.
 
-    While nobody writes it causes no wake-up. It stays with the file when that is moved or deleted.
+    It causes no wake-up while no process writes. It follows the file when the file is moved or deleted.
 
     Args:
         path: the file.
-        rest: seconds between two times that it is readable.
+        interval: the shortest time between two notifications, in seconds.
 
     Raises:
         OSError: the file is gone, or the limits of this user are reached (EMFILE, ENOSPC: inotify(7)).
     """
 
-    def __init__(self, path: str, rest: float) -> None:
-        self._rest = rest
+    def __init__(self, path: str, interval: float) -> None:
+        self._interval = interval
         with ExitStack() as opened:
-            self._news = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
-            opened.callback(os.close, self._news)
-            _checked(_libc.inotify_add_watch(self._news, os.fsencode(path), IN_MODIFY))
+            self._inotify = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+            opened.callback(os.close, self._inotify)
+            _checked(_libc.inotify_add_watch(self._inotify, os.fsencode(path), IN_MODIFY))
             self._timer = _checked(_libc.timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC))
             opened.callback(os.close, self._timer)
-            self._either = opened.enter_context(select.epoll())
-            self._either.register(self._timer, select.EPOLLIN)
-            # Once reported it is disarmed, until the timer arms it again.
-            self._either.register(self._news, select.EPOLLIN | select.EPOLLONESHOT)
+            self._epoll = opened.enter_context(select.epoll())
+            self._epoll.register(self._timer, select.EPOLLIN)
+            # A notification disarms this descriptor, until the timer arms it again.
+            self._epoll.register(self._inotify, select.EPOLLIN | select.EPOLLONESHOT)
             self._opened = opened.pop_all()
 
     def fileno(self) -> int:
-        """Readable when `was_written` is to be asked."""
-        return self._either.fileno()
+        """The descriptor that becomes readable when `was_written` is to be called."""
+        return self._epoll.fileno()
 
     def was_written(self) -> bool:
-        """Whether the file was written to since the last time this was True; that begins a rest."""
-        ready = {fd for fd, _ in self._either.poll(0)}
+        """Whether the file was written to since this was last True. True begins a new interval."""
+        ready = {fd for fd, _ in self._epoll.poll(0)}
         if self._timer in ready:
             os.read(self._timer, 8)
-            self._either.modify(self._news, select.EPOLLIN | select.EPOLLONESHOT)
-        if self._news not in ready:
+            self._epoll.modify(self._inotify, select.EPOLLIN | select.EPOLLONESHOT)
+        if self._inotify not in ready:
             return False
         with suppress(BlockingIOError):
-            while os.read(self._news, 4096):
+            while os.read(self._inotify, 4096):
                 pass
-        seconds, nanoseconds = divmod(int(self._rest * 1e9), 10**9)
+        seconds, nanoseconds = divmod(int(self._interval * 1e9), 10**9)
         once = (ctypes.c_long * 4)(0, 0, seconds, nanoseconds)  # struct itimerspec
         _checked(_libc.timerfd_settime(self._timer, 0, once, None))
         return True

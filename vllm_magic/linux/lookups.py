@@ -1,9 +1,9 @@
-"""Look-ups of the names of hosts and users, each within a limit of time.
+"""Look up the names of hosts and users, with a limit of time.
 
-The C library asks other programs and machines for a name (nsswitch.conf(5)): a name server, a directory of users. It has
-limits of its own (resolv.conf(5)), which may add up to minutes, or none, and no signal ends such a call. So each look-up
-runs in a thread of its own, which is left alone once its time is over. Whoever needs the same name while that thread still
-runs gets no second thread, and waits for no second time.
+The C library asks other programs and machines for a name (nsswitch.conf(5)): a name server, or a directory of users. Its
+own limits (resolv.conf(5)) may add up to minutes, and no signal ends such a call. So each look-up runs in a thread of its
+own, and the caller stops waiting when the time is over. A second look-up of the same name uses the thread that still runs,
+and its time counts from the first one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _pending: dict[Hashable, _Pending] = {}
 
 
 def addresses(host: str, port: int | None, limit: float | None = None) -> list[Address]:
-    """The addresses of a host, for TCP. An address that is a literal is its own, at once.
+    """Return the addresses of a host, for TCP. A literal address needs no look-up.
 
     Args:
         host: a name or an address.
@@ -56,7 +56,7 @@ def addresses(host: str, port: int | None, limit: float | None = None) -> list[A
 
     Raises:
         OSError: there is no such host, or its addresses were not found in time (`TimeoutError`).
-        UnicodeError: this cannot be a name.
+        UnicodeError: the host is not a valid name.
     """
     with contextlib.suppress(ValueError):
         ipaddress.ip_address(host)
@@ -66,27 +66,27 @@ def addresses(host: str, port: int | None, limit: float | None = None) -> list[A
 
 @lru_cache(maxsize=1000)
 def user(number: int) -> pwd.struct_passwd:
-    """The user with this id. What is found is remembered.
+    """Return the user with this id. The result is cached.
 
     Raises:
-        KeyError: there is none.
+        KeyError: there is no such user.
         OSError: the user was not found in time (`TimeoutError`).
     """
     return within(USER_LIMIT, ("user", number), lambda: pwd.getpwuid(number))
 
 
 def within(limit: float, name: Hashable, function: Callable[[], _T]) -> _T:
-    """The result of a look-up.
+    """Return the result of a look-up.
 
     Args:
         limit: seconds to wait.
-        name: what is looked up; a look-up of the same that is under way is waited for instead.
-        function: looks it up.
+        name: the key of the look-up. If one with the same key is under way, this waits for that one.
+        function: the look-up.
 
     Raises:
-        TimeoutError: it takes longer.
+        TimeoutError: the look-up takes longer.
         OSError: no thread can be started.
-        Exception: whatever the function raises.
+        Exception: any error of the function.
     """
     found = _pending.get(name)
     if found is None or found.future.done():

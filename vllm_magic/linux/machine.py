@@ -27,23 +27,23 @@ def check_proc() -> None:
 
 
 def proc_problem() -> str:
-    """What is wrong with /proc, without a full stop; "" if it shows the PID namespace of this process."""
+    """Return what is wrong with /proc, without a full stop; "" if it shows the PID namespace of this process."""
     link, numbers = "", []
     with contextlib.suppress(OSError):
         link = os.readlink("/proc/self")
         with open("/proc/self/status", "rb") as file:  # also fails if no descriptor is free
             numbers = [line.split()[1:] for line in file if line.startswith(b"NSpid:")]
-    return judge_proc(os.getpid(), link, [number.decode() for line in numbers for number in line])
+    return find_proc_problem(os.getpid(), link, [number.decode() for line in numbers for number in line])
 
 
-def judge_proc(pid: int, link: str, numbers: list[str]) -> str:
-    """What is wrong with /proc, judged from what was read of it.
+def find_proc_problem(pid: int, link: str, numbers: list[str]) -> str:
+    """Return what is wrong with /proc, from data that was read from it; "" for nothing.
 
     Args:
         pid: the pid of this process.
         link: the target of the link /proc/self; "" if there is none.
         numbers: NSpid of /proc/self/status (proc_pid_status(5)): the pids of this process, from the PID
-            namespace of /proc down to its own; empty if Linux does not tell.
+            namespace of /proc down to its own; empty if Linux does not list them.
     """
     if link == str(pid) and len(numbers) <= 1:
         return ""
@@ -70,7 +70,7 @@ class Place(NamedTuple):
 
 
 def here() -> Place:
-    """The place of this process.
+    """Return the place of this process.
 
     Raises:
         ForeignProcError: /proc shows another PID namespace, or none.

@@ -44,21 +44,21 @@ def seal(identifier: str) -> None:
 
 
 def members(mark: bytes, leader: Identity | None, known: Iterable[Identity] = ()) -> list[Process]:
-    """The living processes of a server.
+    """Return the living processes of a server.
 
     These are the processes with ``mark`` (``b"NAME=value"``), those of the leader's session, those in
     ``known``, and all their descendants. This process and its ancestors are never included, whatever marks
     they inherited.
     """
-    mine = _own_line()
-    look = sessions.look()
-    marked = _carriers(look, mark, leader) - mine
+    mine = _own_ancestry()
+    scan = sessions.scan()
+    marked = _proved_pids(scan, mark, leader) - mine
     # No process can enter another's session, so in the leader's session the entry is proof without a seal.
     if leader is not None:
-        session = look.sessions.get(leader.pid, ())
+        session = scan.sessions.get(leader.pid, ())
         marked |= {pid for pid in session if processes.has_environment(pid, mark)} - mine
     sure = set(known)
-    table = look.near(marked | {one.pid for one in sure} | ({leader.pid} if leader is not None else set()))
+    table = scan.near(marked | {one.pid for one in sure} | ({leader.pid} if leader is not None else set()))
     pids = set(marked & table.keys())
     pids |= {one.pid for one in sure if one.pid in table and table[one.pid].identity == one} - mine
     if leader is not None and _is_its_session(table, leader, pids):
@@ -68,12 +68,12 @@ def members(mark: bytes, leader: Identity | None, known: Iterable[Identity] = ()
     return [*(table[pid] for pid in pids - mine if table[pid].alive), *unseen]
 
 
-def carriers(mark: bytes, leader: Identity | None) -> set[int]:
-    """The pids proved to be the server's. None is older than the leader, from which they inherit the mark."""
-    return _carriers(sessions.look(), mark, leader)
+def proved_pids(mark: bytes, leader: Identity | None) -> set[int]:
+    """Return the pids of the processes that are proved to belong to the server. None of them is older than the leader."""
+    return _proved_pids(sessions.scan(), mark, leader)
 
 
-def carries(pid: int, mark: bytes) -> bool:
+def is_marked(pid: int, mark: bytes) -> bool:
     """Whether the process was started for the server with this mark.
 
     Either mark is enough here, since the caller asks about one particular process.
@@ -82,7 +82,7 @@ def carries(pid: int, mark: bytes) -> bool:
 
 
 def _hides_both(pid: int) -> bool:
-    """Whether this is a process of this user of which neither mark can be read.
+    """Whether this is a process of this user whose marks cannot be read.
 
     A process that has changed its group (sg(1)) shows its marks to root alone.
     """
@@ -96,17 +96,17 @@ def _hides_both(pid: int) -> bool:
     return False
 
 
-def strangers(mark: bytes, leader: Identity | None) -> list[Process]:
-    """The living processes that have the server's entry and are proved not to be its own, oldest first.
+def with_copied_environment(mark: bytes, leader: Identity | None) -> list[Process]:
+    """Return the living processes that have the server's entry and are proved not to belong to it, oldest first.
 
     Processes in state D are left out: reading their environment may block for as long as that state lasts.
     """
     if not is_sealed(mark):
         return []
-    mine = _own_line()
+    mine = _own_ancestry()
     found = [
         process
-        for pid in _candidates(sessions.look(), leader)
+        for pid in _candidates(sessions.scan(), leader)
         if pid not in mine and not _has_seal(pid, mark)
         if (process := processes.read(pid)) and process.alive and process.state != "D"
         if processes.has_environment(pid, mark)
@@ -114,13 +114,13 @@ def strangers(mark: bytes, leader: Identity | None) -> list[Process]:
     return sorted(found, key=lambda one: one.identity.start)
 
 
-def _candidates(look: SessionScan, leader: Identity | None) -> Iterable[int]:
-    """The pids that can have a mark from this leader: processes that are not older than the leader."""
-    return look.made_since(leader) if leader else (pid for some in look.sessions.values() for pid in some)
+def _candidates(scan: SessionScan, leader: Identity | None) -> Iterable[int]:
+    """Return the pids of processes that are not older than the leader, so that they can have inherited its mark."""
+    return scan.made_since(leader) if leader else (pid for some in scan.sessions.values() for pid in some)
 
 
-def _carriers(look: SessionScan, mark: bytes, leader: Identity | None) -> set[int]:
-    return {pid for pid in _candidates(look, leader) if is_proved(pid, mark)}
+def _proved_pids(scan: SessionScan, mark: bytes, leader: Identity | None) -> set[int]:
+    return {pid for pid in _candidates(scan, leader) if is_proved(pid, mark)}
 
 
 def is_proved(pid: int, mark: bytes) -> bool:
@@ -136,7 +136,7 @@ def _has_seal(pid: int, mark: bytes) -> bool:
 
 @functools.cache
 def _limit(mark: bytes) -> int:
-    """The seal of the server with this mark; 0 where the id is not one of this package."""
+    """Return the seal of the server with this mark; 0 if the id is not one of this package."""
     try:
         return _SEALED | int(mark.partition(b"=")[2], 16)
     except ValueError:
@@ -167,8 +167,8 @@ def _is_its_session(table: Table, leader: Identity, members: set[int]) -> bool:
     return leader.pid in table or any(table[pid].session == leader.pid for pid in members)
 
 
-def _own_line() -> set[int]:
-    """This process and its ancestors."""
+def _own_ancestry() -> set[int]:
+    """Return the pids of this process and its ancestors."""
     line: set[int] = set()
     pid = os.getpid()
     while pid not in line and (process := processes.read(pid)):

@@ -1,4 +1,4 @@
-"""How much memory of the machine, or of the container, can still be taken."""
+"""The memory that is still available on the machine, or in the container."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 
 class _Version(NamedTuple):
-    """Where one version of control groups tells it: the line in /proc/PID/cgroup, the mount, the names of the files."""
+    """The places where a version of control groups reports memory."""
 
-    line: str
-    mount: str
-    limit: str
-    used: str
-    cache: str  # in memory.stat: what is given up first
+    line: str  # a part of the line in /proc/PID/cgroup
+    mount: str  # below /sys/fs/cgroup
+    limit: str  # the name of a file
+    used: str  # the name of a file
+    cache: str  # the field of memory.stat with the memory that the kernel frees first
 
 
 _V2 = _Version("0::", "", "memory.max", "memory.current", "inactive_file")
@@ -22,13 +22,13 @@ _V1 = _Version(":memory:", "/memory", "memory.limit_in_bytes", "memory.usage_in_
 
 
 def available(root: str = "/") -> int | None:
-    """Bytes that this process and its children can take before somebody has to be killed; None where that is not told.
+    """Return the bytes that this process and its children can allocate before a process is killed; None if not known.
 
-    The least of what the machine has (MemAvailable, proc(5)) and of what each control group above leaves below its
-    limit (cgroups(7)): in a container that is less.
+    This is the smallest of the machine's available memory (MemAvailable, proc(5)) and the free memory of each control group
+    of this process (cgroups(7)), which a container limits.
 
     Args:
-        root: where /proc and /sys are.
+        root: the folder that contains /proc and /sys.
     """
     machine = _field(os.path.join(root, "proc/meminfo"), "MemAvailable:") * 1024
     return min(
@@ -37,7 +37,7 @@ def available(root: str = "/") -> int | None:
 
 
 def used_by(pid: int) -> int:
-    """Bytes of memory that would come back with this process (Pss, proc(5)); 0 where it is gone."""
+    """Return the bytes of memory that the end of this process would free (Pss, proc(5)); 0 if the process is gone."""
     return _field(f"/proc/{pid}/smaps_rollup", "Pss:") * 1024
 
 

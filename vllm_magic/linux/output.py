@@ -1,4 +1,4 @@
-"""The output of a program that is run to its end, within limits of time and of bytes."""
+"""Run a program to its end and return its output, with limits of time and of bytes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PIECE = 2**16  # bytes read at once
-EXIT_LIMIT = 1.0  # seconds for a killed process to end; one that hangs in the kernel is left to it
+EXIT_LIMIT = 1.0  # seconds to wait for a killed process; it may hang in the kernel
 
 
 def read(words: Sequence[Any], limit: float, most: int) -> bytes | None:
-    """Run a program, and return its standard output once it has ended with exit code 0.
+    """Run a program, and return its standard output if its exit code is 0.
 
     The program runs in ``/`` and in a session of its own, whose processes are killed at the end. A child that keeps
     the output open does not delay the end.
@@ -30,7 +30,7 @@ def read(words: Sequence[Any], limit: float, most: int) -> bytes | None:
         most: the longest output, in bytes.
 
     Returns:
-        The output; None if the program cannot be run, fails, takes too long or says too much.
+        The output; None if the program cannot be run, fails, takes too long or prints too much.
     """
     deadline = time.monotonic() + limit
     try:
@@ -60,7 +60,7 @@ def read(words: Sequence[Any], limit: float, most: int) -> bytes | None:
 
 
 def _until_end(pid: int, output: int, deadline: float, most: int) -> bytes | None:
-    """What the child has said when it has ended; None if a limit is reached before that."""
+    """Read the output of the child until its end; return None if a limit is reached before that."""
     said = b""
     ended = pidfd_calls.open_pid(pid)
     waited = {output, ended}

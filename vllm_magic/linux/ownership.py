@@ -1,4 +1,4 @@
-"""Which of some leaders a process belongs to, found out once for each process."""
+"""Find the servers to which processes belong, and cache the result."""
 
 from __future__ import annotations
 
@@ -12,32 +12,43 @@ if TYPE_CHECKING:
 
     from vllm_magic.linux.processes import Identity
 
-AGAIN = 30.0  # seconds before a process that belongs to none of them is looked at once more
+RECHECK_INTERVAL = 30.0  # seconds until a process that belongs to no server is checked again
 
 
 class Ownership:
-    """Remembers each process for as long as it is asked about, also beyond its death. For one thread."""
+    """Finds the leader of each process once. It keeps the result while calls ask for the pid, even if the process has ended.
+
+    For one thread.
+    """
 
     def __init__(self) -> None:
         self._leaders: frozenset[Identity] = frozenset()
         self._known: dict[int, Identity] = {}
-        self._strange: dict[int, float] = {}  # when to look at it again, by `time.monotonic`
+        self._unowned: dict[int, float] = {}  # the time of the next check, by `time.monotonic`
 
-    def look(self, pids: Collection[int], leaders: Iterable[Identity]) -> Mapping[int, Identity]:
-        """The leader of each process that belongs to one of them."""
+    def leaders_of(self, pids: Collection[int], leaders: Iterable[Identity]) -> Mapping[int, Identity]:
+        """Return the leader of each process that belongs to the session or the tree of one of these leaders.
+
+        Args:
+            pids: the pids of the processes; other pids are forgotten.
+            leaders: the leaders.
+
+        Returns:
+            The leader, by pid. Processes that belong to no leader are missing.
+        """
         if self._leaders != (new := frozenset(leaders)):
             self._leaders = new
-            self._strange.clear()
+            self._unowned.clear()
         now = time.monotonic()
         self._known = {pid: leader for pid, leader in self._known.items() if pid in pids}
-        self._strange = {pid: then for pid, then in self._strange.items() if pid in pids and now < then}
+        self._unowned = {pid: then for pid, then in self._unowned.items() if pid in pids and now < then}
         by_pid = {leader.pid: leader for leader in new}
         for pid in pids:
-            if pid in self._known or pid in self._strange:
+            if pid in self._known or pid in self._unowned:
                 continue
             leader = processes.leader_of(pid, by_pid)
             if leader is None:
-                self._strange[pid] = now + AGAIN
+                self._unowned[pid] = now + RECHECK_INTERVAL
             else:
                 self._known[pid] = leader
         return self._known

@@ -1,4 +1,4 @@
-"""Signals and waits by pidfd (pidfd_open(2)): never to a process that took over a pid."""
+"""Send signals to processes, and wait for them, by pidfd (pidfd_open(2)): never to a later process with the same pid."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from vllm_magic.linux.processes import HIDDEN, Identity, hidden, is_alive, read
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# Enough to wake up early; the rest is seen at the next look. Keeps clear of the usual limit of 1,024 descriptors.
+# Processes that one call waits for; the others are checked at the next call. The usual limit is 1,024 descriptors.
 MOST_AT_ONCE = 64
 
 
 def open_pidfd(identity: Identity) -> int | None:
-    """A pidfd of this very process, to be closed by the caller; None when it is gone.
+    """Return a pidfd of this very process, which the caller closes; None if the process is gone.
 
     Raises:
         OSError: no descriptor is free (EMFILE, ENFILE).
@@ -27,11 +27,11 @@ def open_pidfd(identity: Identity) -> int | None:
     try:
         fd = open_pid(identity.pid)
     except OSError as error:
-        # ESRCH, or the number is that of a thread now: EINVAL, from Linux 6.15 on ENOENT.
+        # ESRCH; or the number belongs to a thread now: EINVAL, since Linux 6.15 ENOENT.
         if error.errno in (errno.ESRCH, errno.EINVAL, errno.ENOENT):
             return None
         raise
-    # The pid may have been taken over before the open: the start time tells.
+    # Another process may have got the pid before the open: then the start time differs.
     process = hidden(identity.pid) if identity.start == HIDDEN else read(identity.pid)
     if process is None or process.identity != identity:
         os.close(fd)
@@ -40,9 +40,10 @@ def open_pidfd(identity: Identity) -> int | None:
 
 
 def send(identity: Identity, number: int) -> bool:
-    """Send a signal to this very process; False when it is gone or not ours to signal.
+    """Send a signal to this very process; return False if it is gone, or this user may not signal it.
 
-    One that /proc hides gets none but from its parent: until that has waited for it, its pid is its own.
+    A process that /proc hides gets a signal only if it is a child of this process: no other process gets its pid before
+    this process has waited for it.
     """
     if identity.start == HIDDEN and not _is_child(identity.pid):
         return False
@@ -67,7 +68,7 @@ def _is_child(pid: int) -> bool:
 
 
 def readable(fds: Iterable[int], timeout: float | None) -> set[int]:
-    """Which of the descriptors are readable, or at their end; waits ``timeout`` seconds for one of them, None for ever."""
+    """Wait ``timeout`` seconds (None: without a limit) for a readable descriptor, and return all readable descriptors."""
     poller = select.poll()
     for fd in fds:
         poller.register(fd, select.POLLIN)
@@ -75,9 +76,15 @@ def readable(fds: Iterable[int], timeout: float | None) -> set[int]:
 
 
 def wait_for_any(identities: Iterable[Identity], timeout: float, also: Iterable[int] = ()) -> bool:
-    """Return when one of the processes has ended, with all its threads, or after ``timeout`` seconds.
+    """Wait until one of the processes has ended, with all its threads, or a descriptor is readable.
 
-    Descriptors in ``also`` end the wait too, when they are readable: the result is True only then.
+    Args:
+        identities: the processes.
+        timeout: the longest wait, in seconds.
+        also: descriptors.
+
+    Returns:
+        Whether one of the descriptors is readable.
     """
     poller = select.poll()
     fds: list[int] = []
@@ -102,7 +109,7 @@ def wait_for_any(identities: Iterable[Identity], timeout: float, also: Iterable[
 
 
 def wait_for_all(identities: Iterable[Identity], timeout: float) -> set[Identity]:
-    """Wait until all of the processes have ended; those that live after ``timeout`` seconds are returned."""
+    """Wait until all processes have ended; return those that still live after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     left = set(identities)
     while left:

@@ -1,7 +1,8 @@
-"""The two system calls for pidfds, in every Python.
+"""The two system calls for pidfds, for every Python.
 
 A Python that was built with headers older than Linux 5.3 has neither `os.pidfd_open` nor `signal.pidfd_send_signal`
-(python-build-standalone, which uv installs, until 2026), and the kernel it runs on has both. So nothing else names them.
+(python-build-standalone, which uv installs, until 2026), although the running kernel has both system calls. No other module
+may use these two functions of the standard library.
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ import ctypes
 import os
 import signal
 
-# The numbers are the same on every machine that has been added since (include/uapi/asm-generic/unistd.h), x86 among them.
+# The numbers are the same on every architecture (include/uapi/asm-generic/unistd.h), also on x86.
 SYS_PIDFD_SEND_SIGNAL = 424
 SYS_PIDFD_OPEN = 434
 
 
 def open_pid(pid: int) -> int:
-    """A pidfd of whoever has this pid now, to be closed by the caller. It does not go into an executed program.
+    """Return a pidfd of the process that has this pid now. The caller closes it; an exec closes it too.
 
     Raises:
-        ProcessLookupError: nobody has it.
+        ProcessLookupError: no process has this pid.
         OSError: no descriptor is free (EMFILE, ENFILE), or this system has no pidfds (ENOSYS).
     """
     if hasattr(os, "pidfd_open"):
@@ -31,8 +32,8 @@ def send_to(fd: int, number: int) -> None:
     """Send a signal to the process of this pidfd.
 
     Raises:
-        ProcessLookupError: it is gone.
-        PermissionError: it is not ours to signal.
+        ProcessLookupError: the process is gone.
+        PermissionError: this user may not signal the process.
         OSError: this system has no pidfds (ENOSYS).
     """
     if hasattr(signal, "pidfd_send_signal"):
@@ -42,11 +43,13 @@ def send_to(fd: int, number: int) -> None:
 
 
 def _call(number: int, *words: int) -> int:
-    """syscall(2); each word is a whole register, whatever the kernel takes of it."""
+    """Call syscall(2), with each argument as a whole register."""
     syscall = ctypes.CDLL(None, use_errno=True).syscall
     syscall.restype = ctypes.c_long
     result = int(syscall(ctypes.c_long(number), *map(ctypes.c_long, words)))
     if result < 0:
         error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))  # which is a ProcessLookupError for ESRCH, and so on
+        raise OSError(
+            error, os.strerror(error)
+        )  # Python makes this a ProcessLookupError for ESRCH, and so on
     return result

@@ -12,12 +12,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def become_subreaper() -> None:
-    """Adopt every orphan below this process, whatever it does with setsid and double forks."""
+    """Make this process the new parent of every orphan below it, whether it used setsid or a double fork."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with_parent(number: int) -> None:
-    """Have the kernel send signal ``number`` to this process when the thread that forked it ends."""
+    """Make the kernel send signal ``number`` to this process when the thread that forked it ends."""
     _prctl(PR_SET_PDEATHSIG, number)
 
 

@@ -1,7 +1,7 @@
-"""Processes by identity: a pid names a process only together with its start time.
+"""Processes, identified by pid and start time, since a pid can be given to another process.
 
-Everything is read from ``/proc/PID/stat`` (proc_pid_stat(5)). The start time, field 22, is in clock ticks
-since boot: two processes that had the same pid never share it.
+The data comes from ``/proc/PID/stat`` (proc_pid_stat(5)). The start time, field 22, is in clock ticks since boot; two
+processes that had the same pid never share it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 INIT = 1  # the first process of a PID namespace
 DEAD_STATES = frozenset("ZXx")
 HIDDEN = 0  # in place of the start time of a process that /proc does not show
-STOPPED_STATES = frozenset("Tt")  # by a signal, by a debugger
+STOPPED_STATES = frozenset("Tt")  # stopped by a signal, by a debugger
 _CHUNK = 16384  # bytes
-LONGEST_TITLE = 4096  # bytes of a command line that is shown
+LONGEST_TITLE = 4096  # bytes of a command line that are shown
 
 
 class Identity(NamedTuple):
-    """One process and no other: ``start`` is in clock ticks since boot."""
+    """The identity of a process: the pid, and the start time in clock ticks since boot."""
 
     pid: int
     start: int
 
 
 class Process(NamedTuple):
-    """One line of ``/proc/PID/stat``; ``name`` is the comm, at most 15 characters."""
+    """The content of ``/proc/PID/stat``; ``name`` is the comm, at most 15 characters."""
 
     identity: Identity
     name: str
@@ -45,7 +45,7 @@ class Process(NamedTuple):
 
     @property
     def alive(self) -> bool:
-        """False for a zombie, unless threads of it live: those still hold its files and its VRAM."""
+        """Whether the process lives; True also for a zombie with living threads, which hold its files and its VRAM."""
         return self.state not in DEAD_STATES or self.threads > 1
 
 
@@ -53,12 +53,12 @@ Table = dict[int, Process]
 
 
 def read(pid: int) -> Process | None:
-    """The process that has this pid now, or None."""
+    """Return the process that has this pid now; None if there is none."""
     try:
         text = _content(f"/proc/{pid}/stat")
     except OSError:
         return None
-    # The comm may hold blanks and brackets: it ends at the last one.
+    # The comm may contain blanks and brackets. It ends at the last bracket.
     head, _, tail = text.rpartition(b")")
     name = head.partition(b"(")[2].decode("utf-8", "replace")
     fields = tail.split()
@@ -74,9 +74,9 @@ def read(pid: int) -> Process | None:
 
 
 def hidden(pid: int) -> Process | None:
-    """The living process with this pid if /proc hides it (hidepid, proc(5)); None where it is shown, or there is none.
+    """Return the living process with this pid if /proc hides it (hidepid, proc(5)); None if /proc shows it, or it is gone.
 
-    Its start time is `HIDDEN`: whether it is the one that had this pid before cannot be told.
+    Its start time is `HIDDEN`, so it cannot be distinguished from another process with the same pid.
     """
     if read(pid) is not None:
         return None
@@ -89,7 +89,7 @@ def hidden(pid: int) -> Process | None:
     try:
         poller = select.poll()
         poller.register(fd, select.POLLIN)
-        if poller.poll(0):  # it has ended
+        if poller.poll(0):  # the process has ended
             return None
         group, session = os.getpgid(pid), os.getsid(pid)
     except ProcessLookupError:
@@ -100,7 +100,7 @@ def hidden(pid: int) -> Process | None:
 
 
 def hidden_children(pid: int) -> list[Process]:
-    """The living children of this process, or of a thread of it, that /proc hides."""
+    """Return the living children of a process, or of a thread of it, that /proc hides."""
     try:
         threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
@@ -110,20 +110,20 @@ def hidden_children(pid: int) -> list[Process]:
 
 
 def pids() -> list[int]:
-    """Every process that is visible now, zombies included."""
+    """Return the pids of all visible processes, including zombies."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
 def table() -> Table:
-    """Every process that is visible now, by pid, zombies included.
+    """Return all visible processes, by pid, including zombies.
 
-    It reads a file for each; `sessions.near` reads few.
+    This reads a file for each process; `sessions.near` reads few files.
     """
     return {process.identity.pid: process for process in map(read, pids()) if process}
 
 
 def descendants(processes: Table, *roots: int) -> set[int]:
-    """The pids below ``roots`` in the table, zombies included; of these themselves only those below another one."""
+    """Return the pids of all descendants of ``roots``, including zombies. A root counts if it is below another root."""
     children: dict[int, list[int]] = {}
     for pid, process in processes.items():
         children.setdefault(process.parent, []).append(pid)
@@ -138,15 +138,15 @@ def descendants(processes: Table, *roots: int) -> set[int]:
 
 
 def session_members(processes: Table, session: int) -> set[int]:
-    """The pids whose session id is ``session`` (setsid(2)), zombies included."""
+    """Return the pids whose session id is ``session`` (setsid(2)), including zombies."""
     return {pid for pid, process in processes.items() if process.session == session}
 
 
 def server_members(processes: Table, leader: Identity) -> set[int]:
-    """The pids of a leader's session and of what is below it, zombies included.
+    """Return the pids of a leader's session and of all their descendants, including zombies.
 
-    As long as one of them lives, the kernel gives the number of their session to no other process (free_pid in its
-    kernel/pid.c waits for the last user of a number). So where another process has it, none of them lives.
+    While one of them lives, the kernel gives the number of their session to no other process (free_pid in kernel/pid.c
+    waits for the last user of a number). So if another process has the leader's pid, none of them lives.
     """
     now = processes.get(leader.pid)
     if now is not None and now.identity != leader:
@@ -156,9 +156,13 @@ def server_members(processes: Table, leader: Identity) -> set[int]:
 
 
 def leader_of(pid: int, leaders: Mapping[int, Identity]) -> Identity | None:
-    """Which of these leaders, by pid, has the process in its session or below it, as `server_members` says; None for none.
+    """Return the leader to whose server a process belongs, as `server_members` defines it; None if there is none.
 
-    It reads the process and those above it, and no others.
+    This reads only the process and its ancestors.
+
+    Args:
+        pid: the pid of the process.
+        leaders: the leaders, by pid.
     """
     seen: set[int] = set()
     while pid > 1 and pid not in seen and (process := read(pid)):
@@ -172,7 +176,7 @@ def leader_of(pid: int, leaders: Mapping[int, Identity]) -> Identity | None:
 
 
 def children(pid: int, thread: int | None = None) -> set[int]:
-    """The pids of the children of a process's first thread, or of this one; empty where the kernel does not list them."""
+    """Return the pids of the children of a thread of a process, by default the first; empty if the kernel lists none."""
     try:
         with open(f"/proc/{pid}/task/{thread or pid}/children", encoding="ascii") as file:
             return {int(child) for child in file.read().split()}
@@ -181,9 +185,9 @@ def children(pid: int, thread: int | None = None) -> set[int]:
 
 
 def living(identity: Identity) -> Process | None:
-    """This very process as it is now (and not merely its pid); None once it has ended.
+    """Return this very process as it is now; None if it has ended.
 
-    Of one that was hidden, the pid is all that is known: it counts as living while a process with it is hidden.
+    Of a hidden process only the pid is known. It counts as living while /proc hides a process with this pid.
     """
     if identity.start == HIDDEN:
         return hidden(identity.pid)
@@ -192,14 +196,15 @@ def living(identity: Identity) -> Process | None:
 
 
 def is_alive(identity: Identity) -> bool:
-    """True while this very process lives."""
+    """Whether this very process lives."""
     return living(identity) is not None
 
 
 def title(pid: int) -> str:
-    """The command line as ``ps`` shows it, keys masked: for vLLM's processes the name they gave themselves; "" if gone.
+    """Return the command line as ``ps`` shows it, with masked keys; "" if the process is gone.
 
-    Of one with more than `LONGEST_TITLE` bytes, which any user can make, only the words that begin it.
+    For vLLM's processes this is the title that they have set. Of a command line with more than `LONGEST_TITLE` bytes, only
+    the first arguments are returned.
     """
     try:
         text = _content(f"/proc/{pid}/cmdline", LONGEST_TITLE + 1)
@@ -207,15 +212,15 @@ def title(pid: int) -> str:
         return ""
     if len(text) > LONGEST_TITLE:
         text = text[:LONGEST_TITLE]
-        # Without the word that is cut: it may be a key that cannot be recognised any more.
+        # The argument that is cut is left out: it may be a key that cannot be recognised any more.
         text = text[: max(text.rfind(b"\0"), text.rfind(b" "), 0)]
-    # Behind a title that it gave itself are as many of them as its words were long.
+    # A title that the process has set is followed by NUL bytes, up to the length of its arguments.
     words = text.rstrip(b"\0").decode("utf-8", "replace").split("\0")
     return " ".join(mask_words(words)).strip()
 
 
 def umask() -> int | None:
-    """The umask of this process, which os.umask would change for all its threads; None where /proc does not tell."""
+    """Return the umask of this process, without changing it as os.umask does; None if /proc does not show it."""
     try:
         status = _content("/proc/self/status")
         return next(int(line.split()[1], 8) for line in status.splitlines() if line.startswith(b"Umask:"))
@@ -224,17 +229,17 @@ def umask() -> int | None:
 
 
 def shown_name(process: Process) -> str:
-    """Its title, or its comm where it has none.
+    """Return the title of a process, or its comm if it has no title.
 
-    A process that is stuck in the kernel (state D) may hold the lock that a read of its command line waits for.
+    A process in state D is shown by its comm: it may hold the lock that a read of its command line waits for.
     """
     return process.name if process.state == "D" else title(process.identity.pid) or process.name
 
 
 def folders(pid: int) -> Iterator[str]:
-    """Where /proc tells of the process: under its pid, then under its threads.
+    """Yield the folders of the process in /proc: that of the process, then those of its threads.
 
-    A leader that ended before its threads is a zombie: it shows no memory, files or environment, its threads do.
+    If the main thread has ended before the others, only the folders of the threads show memory, files and environment.
     """
     yield f"/proc/{pid}"
     try:
@@ -246,13 +251,13 @@ def folders(pid: int) -> Iterator[str]:
 
 
 def has_environment(pid: int, entry: bytes) -> bool:
-    """Whether the process was started with the environment entry ``b"NAME=value"``; False if unreadable."""
+    """Whether the process was started with the environment entry ``b"NAME=value"``; False if it cannot be read."""
     text = _environment(pid)
     return entry in text and entry in text.split(b"\0")
 
 
 def environment(pid: int) -> dict[str, str]:
-    """The environment that the process was started with; empty if unreadable."""
+    """Return the environment with which the process was started; empty if it cannot be read."""
     entries = filter(None, _environment(pid).decode("utf-8", "replace").split("\0"))
     return {name: value for name, _, value in (entry.partition("=") for entry in entries)}
 
@@ -271,7 +276,11 @@ def _environment(pid: int) -> bytes:
 
 
 def open_files(pid: int) -> dict[str, str]:
-    """What the process holds open: the link in /proc to a path, or to ``socket:[inode]``; empty if unreadable."""
+    """Return the open files of a process; empty if they cannot be read.
+
+    Returns:
+        For each link in /proc, its target: a path, or ``socket:[inode]``.
+    """
     found: dict[str, str] = {}
     for folder in folders(pid):
         try:
@@ -292,7 +301,7 @@ def open_files(pid: int) -> dict[str, str]:
 
 
 def hides_files(pid: int) -> bool:
-    """Whether this user may not see what the process holds open."""
+    """Whether this user may not see the open files of the process."""
     try:
         os.listdir(f"/proc/{pid}/fd")
     except PermissionError:
@@ -303,11 +312,14 @@ def hides_files(pid: int) -> bool:
 
 
 def _content(path: str, most: int = 2**30) -> bytes:
-    """What is in a file of /proc, ``most`` bytes or a little more. Looks read thousands of them, and `open` alone takes as long as all this."""
+    """Return the content of a file of /proc, up to ``most`` bytes or a little more.
+
+    A scan reads thousands of such files, and Python's `open` alone takes as long as this function.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         text = chunk = os.read(fd, _CHUNK)
-        while len(chunk) == _CHUNK and len(text) < most:  # less is the end
+        while len(chunk) == _CHUNK and len(text) < most:  # a shorter chunk is the last one
             chunk = os.read(fd, _CHUNK)
             text += chunk
         return text

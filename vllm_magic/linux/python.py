@@ -1,4 +1,4 @@
-"""The Python that runs this process, which runs the helpers too."""
+"""The Python that runs this process, and its helper processes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import sys
 
 
 def program() -> str:
-    """Its path.
+    """Return the path of Python.
 
     Raises:
-        FileNotFoundError: Python does not know it (``sys.executable`` is empty, as in a program that embeds Python).
+        FileNotFoundError: the path is not known (``sys.executable`` is empty, as in a program that embeds Python).
     """
     if not sys.executable:
         raise FileNotFoundError(errno.ENOENT, "Python does not know its own path (sys.executable is empty)")

@@ -1,8 +1,8 @@
-"""The processes near some others, without reading every process of the machine.
+"""Find the processes below some processes without reading every process of the machine.
 
-A process is in the session of its parent, or in one that it made itself and whose number is its own pid (setsid(2)).
-So nobody in a session is below a process unless its maker is, and to know that it suffices to read the maker. The
-session of a process is had from a system call, which costs a twentieth of a file in /proc.
+A process is in the session of its parent, or in a session that it made itself, whose number is its own pid (setsid(2)). So
+the members of a session are below a process only if the session's maker is, and it is enough to read the maker. The
+session of a process comes from a system call, which takes a twentieth of the time that a file in /proc takes.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from vllm_magic.linux.processes import Identity, Process, Table
 
 
-# In place of a session that nobody here made: of another PID namespace, or of the kernel's own threads.
-ELSEWHERE = 0
-PATIENCE = 1.0  # seconds for another thread's look; a forked copy may wait for one that it has not
+# The session of processes whose session has no number here: of another PID namespace, or of the kernel's own threads.
+UNKNOWN_SESSION = 0
+LOCK_LIMIT = 1.0  # seconds to wait for the scan of another thread, which does not exist in a forked child
 
 
 class SessionScan:
-    """One look at which processes there are, zombies included, and in which sessions.
+    """The processes of the machine at one moment, including zombies, by session.
 
     Attributes:
-        sessions: their pids, by the number of the session, or `ELSEWHERE`.
+        sessions: the pids, by the number of the session, or `UNKNOWN_SESSION`.
     """
 
     def __init__(self) -> None:
@@ -41,14 +41,17 @@ class SessionScan:
                 self.sessions.setdefault(session, []).append(pid)
 
     def near(self, roots: Iterable[int]) -> Table:
-        """A table with all processes of the sessions of these pids, of the sessions with these numbers, and all below them.
+        """Return a table with at least all processes of the roots' sessions, and all their descendants.
 
-        Others may be in it. What is below somebody by an adoption is there as well: an orphan has its adopter as parent.
+        An adopted orphan counts as a child of the process that adopted it.
+
+        Args:
+            roots: pids of processes, or numbers of sessions.
         """
         where = {pid: session for session, members in self.sessions.items() for pid in members}
         roots = set(roots)
         related = roots | {where[root] for root in roots if root in where}
-        others = self.sessions.keys() - related - {ELSEWHERE}
+        others = self.sessions.keys() - related - {UNKNOWN_SESSION}
         parents = {session: self._parents(session) for session in others}
         while new := {
             session
@@ -62,22 +65,22 @@ class SessionScan:
         return {process.identity.pid: process for process in wanted if process}
 
     def made_since(self, leader: Identity) -> Iterator[int]:
-        """The pids of sessions that this process or one below it may have made: that are not known to be older."""
+        """Yield the pids of the sessions that the leader or a descendant of it may have made: those not known to be older."""
         for session, members in self.sessions.items():
-            if session == ELSEWHERE:
+            if session == UNKNOWN_SESSION:
                 continue
             maker = self._maker(session)
             if maker is None or maker.identity.start >= leader.start:
                 yield from members
 
     def _maker(self, session: int) -> Process | None:
-        """Who made the session, which is read once; None where he is gone."""
+        """Return the process that made the session, which is read only once; None if it is gone."""
         if session not in self._makers:
             self._makers[session] = processes.read(session)
         return self._makers[session]
 
     def _parents(self, session: int) -> set[int]:
-        """The parent of the session's maker; those of all its members where he is gone."""
+        """Return the parent of the session's maker; the parents of all its members if the maker is gone."""
         maker = self._maker(session)
         if maker is not None:
             return {maker.parent}
@@ -85,15 +88,15 @@ class SessionScan:
 
 
 class _SharedScans:
-    """Has those who ask at the same time share a look: one that began after they asked is as good as their own."""
+    """Lets threads share a scan: a thread can use the scan of another thread if that began after the thread asked."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._latest: tuple[float, SessionScan] | None = None
 
-    def look(self) -> SessionScan:
+    def scan(self) -> SessionScan:
         asked = time.monotonic()
-        if not self._lock.acquire(timeout=PATIENCE):
+        if not self._lock.acquire(timeout=LOCK_LIMIT):
             return SessionScan()
         try:
             if self._latest is None or self._latest[0] < asked:
@@ -103,25 +106,25 @@ class _SharedScans:
             self._lock.release()
 
 
-_looks = _SharedScans()
+_scans = _SharedScans()
 
 
-def look() -> SessionScan:
-    """How it is now; a look of another thread that began after this call may be given."""
-    return _looks.look()
+def scan() -> SessionScan:
+    """Return a scan that began after this call, perhaps by another thread."""
+    return _scans.scan()
 
 
 def near(roots: Iterable[int]) -> Table:
-    """See `SessionScan.near`: as it is now."""
-    return look().near(roots)
+    """Return the table of `SessionScan.near` from a new scan."""
+    return scan().near(roots)
 
 
 def _session(pid: int) -> int | None:
-    """The number of a process's session; None if it is gone."""
+    """Return the number of a process's session; None if the process is gone."""
     try:
         return os.getsid(pid)
     except ProcessLookupError:
         return None
-    except PermissionError:  # a security module's rule; the file is open to all
+    except PermissionError:  # by the rule of a security module; every user can read the file
         process = processes.read(pid)
         return process.session if process else None

@@ -41,14 +41,14 @@ _F_SETSIG = 10  # include/uapi/asm-generic/fcntl.h; the module fcntl has it in m
 
 
 class Segment(NamedTuple):
-    """A file in /dev/shm, whatever its name."""
+    """A file in /dev/shm, identified by device and inode."""
 
     device: int
     inode: int
 
 
 def mapped_by(pids: Iterable[int]) -> set[Segment]:
-    """The segments that these processes map or have open for writing, as far as that can be read."""
+    """Return the segments that these processes map or have open for writing, as far as this user can see them."""
     return {
         segment
         for pid in pids
@@ -57,16 +57,16 @@ def mapped_by(pids: Iterable[int]) -> set[Segment]:
 
 
 def present(segments: Iterable[Segment]) -> set[Segment]:
-    """The segments among ``segments`` that still exist."""
+    """Return those of the segments that still exist."""
     wanted = set(segments)
     return wanted & {segment for segment, _ in _entries()} if wanted else set()
 
 
 def existing() -> set[Segment]:
-    """The files that are there now, to be noted before a server starts: it did not make them.
+    """Return the files that exist now. Before a server starts, this shows which files are not the server's.
 
-    Those in sub-folders are noted too, up to `MOST_EXISTING` in all, since they can be renamed later. An inode's number
-    is its file's own: tmpfs counts upwards and does not give one away twice (mm/shmem.c).
+    Files in sub-folders count too, since they can be moved later, up to `MOST_EXISTING` files in all. A number of an inode
+    is never used again: tmpfs counts upwards (mm/shmem.c).
 
     Raises:
         OSError: the folder cannot be read.
@@ -94,8 +94,8 @@ def unlink_unmapped(segments: Iterable[Segment], before: Collection[Segment] | N
 
     Args:
         segments: the segments that a server had mapped for writing.
-        before: what `existing` said before the server began; None if nobody knows, and then nothing is removed.
-            People keep models in /dev/shm, and a server maps those too.
+        before: the result of `existing` before the server began; None if it is not known, and then nothing is removed.
+            A server also maps models that people keep in /dev/shm.
 
     The kernel is asked first (`_is_free`). The maps of all processes are read only for the segments that the
     kernel does not call free. The maps of another user's process cannot be read. Such a process can map a
@@ -177,7 +177,7 @@ def _unlink(entry: os.DirEntry[str], *, private_only: bool) -> bool:
 
 
 def _mapped(pid: int, *, writable: bool = False) -> set[Segment] | None:
-    """The segments that the process maps (``writable``: shared for writing); None if they may not be read."""
+    """Return the segments that the process maps (``writable``: shared for writing); None if this user may not see them."""
     for folder in folders(pid):
         try:
             with open(f"{folder}/maps", "rb") as file:
@@ -212,7 +212,7 @@ def _opened(pid: int, *, writable: bool = False) -> set[Segment]:
 
 
 def _is_for_writing(link: str) -> bool:
-    """Whether the descriptor is open for writing, as the mode of the link itself tells (proc_pid_fd(5))."""
+    """Whether the descriptor is open for writing: the mode of the link itself shows this (proc_pid_fd(5))."""
     try:
         return bool(os.lstat(link).st_mode & 0o200)
     except OSError:

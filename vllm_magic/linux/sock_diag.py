@@ -1,4 +1,4 @@
-"""The TCP sockets of this network namespace, as the kernel tells them by netlink (sock_diag(7), linux/inet_diag.h).
+"""The TCP sockets of this network namespace, as the kernel lists them by netlink (sock_diag(7), linux/inet_diag.h).
 
 Only the sockets in one state are read. /proc/net/tcp takes a few milliseconds even where there is no connection, because
 the kernel goes through its whole table of connections. The kernel does not answer where its module is missing or a
@@ -28,11 +28,11 @@ def dump(family: int, state: int, deadline: float, *, extension: int = 0) -> Ite
     Args:
         family: AF_INET or AF_INET6.
         state: the state, as the kernel numbers it (net/tcp_states.h).
-        deadline: the time to have all of them, by `time.monotonic`.
+        deadline: the time when all of them must have arrived, by `time.monotonic`.
         extension: the attribute to ask for (INET_DIAG_*); 0 for none.
 
     Raises:
-        OSError: the kernel refuses, or has not told all by the deadline (TimeoutError).
+        OSError: the kernel refuses, or has not sent all by the deadline (TimeoutError).
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as asking:
         asking.settimeout(max(0.0, deadline - time.monotonic()))
@@ -53,5 +53,5 @@ def dump(family: int, state: int, deadline: float, *, extension: int = 0) -> Ite
 
 
 def aligned(length: int) -> int:
-    """The length in the whole words of netlink, in bytes."""
+    """Return the length, in bytes, rounded up to whole words of netlink."""
     return (length + 3) & ~3

@@ -1,4 +1,4 @@
-"""Who listens on a TCP port: from netlink or /proc/net/tcp (proc_pid_net(5)), and the descriptors of processes."""
+"""Find the processes that listen on a TCP port, by netlink or /proc/net/tcp (proc_pid_net(5)), and by open files."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_magic.linux import details, sock_diag
 from vllm_magic.linux.processes import hides_files, open_files
-from vllm_magic.linux.processes import pids as everybody
+from vllm_magic.linux.processes import pids as all_pids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 ESTABLISHED, LISTEN = "01", "0A"
-_LIMIT = 1.0  # seconds for the kernel to tell all listening sockets by netlink
+_LIMIT = 1.0  # seconds for the kernel to list all listening sockets by netlink
 _LISTENING = 10  # LISTEN, as a number
 _SOCKET = struct.Struct(
     "=4x2s2x16s40xII"
@@ -26,7 +26,7 @@ _SOCKET = struct.Struct(
 
 
 class Listener(NamedTuple):
-    """A listening socket: ``pid`` is None where its process cannot be seen, ``uid`` is told all the same."""
+    """A listening socket; ``pid`` is None if this user cannot see its process, ``uid`` is known even then."""
 
     port: int
     pid: int | None
@@ -34,7 +34,7 @@ class Listener(NamedTuple):
 
 
 class _Socket(NamedTuple):
-    """A listening socket."""
+    """A listening socket, as the kernel lists it."""
 
     inode: str
     address: str
@@ -43,15 +43,15 @@ class _Socket(NamedTuple):
 
     @property
     def link(self) -> str:
-        """What a descriptor of it is a link to."""
+        """The target of the link in /proc for a descriptor of this socket."""
         return f"socket:[{self.inode}]"
 
 
 def listens(pids: Iterable[int], address: str, port: int) -> bool | None:
-    """Whether these processes, and nobody else, take the connections to an address; None where Linux does not tell.
+    """Whether these processes, and no others, accept the connections to an address; None if Linux does not show this.
 
-    A process that may not be dumped (PR_SET_DUMPABLE, prctl(2); a program with file capabilities) hides its files from all
-    but root. What listens as its user, and is in no process that can be seen, is taken for its.
+    A process that may not be dumped (PR_SET_DUMPABLE, prctl(2); a program with file capabilities) hides its open files from
+    all users but root. A listening socket of its user that no visible process has counts as a socket of this process.
 
     Args:
         pids: the processes.
@@ -63,10 +63,10 @@ def listens(pids: Iterable[int], address: str, port: int) -> bool | None:
 
 
 class ListenerCheck:
-    """Whether some processes, and nobody else, take the connections to an address: `listens`, asked again and again.
+    """Checks repeatedly whether some processes, and no others, accept the connections to an address, like `listens`.
 
-    The first look reads what the processes have open. After that, the kernel is asked only which sockets listen: as long
-    as they are the same, their owner is the same. Safe to use from any thread.
+    The first check reads the open files of the processes. Later checks only ask the kernel for the listening sockets: while
+    these are the same, their owner is the same. Safe to use from any thread.
 
     Args:
         address: a literal IP address of this machine.
@@ -79,7 +79,11 @@ class ListenerCheck:
         self._known: list[_Socket] = []
 
     def belongs_to(self, pids: Callable[[], Iterable[int]]) -> bool | None:
-        """Whether it belongs to these processes now; None where Linux does not tell. ``pids`` is called if need be."""
+        """Whether the address belongs to these processes now; None if Linux does not show this.
+
+        Args:
+            pids: returns the pids; it is called only if they are needed.
+        """
         found = _nearest(self._address, self._port)
         if found is None:
             return None
@@ -92,13 +96,13 @@ class ListenerCheck:
 
 
 def _belong(found: list[_Socket], pids: Iterable[int]) -> bool:
-    """Whether there are such sockets, and each of them is a socket of these processes."""
+    """Whether there are any sockets, and all of them belong to these processes."""
     ours = set(pids)
     held = _held(ours) if found else set()
     others = [one for one in found if one.link not in held]
     if others:
         hidden = {details.uid(pid) for pid in ours if hides_files(pid)}
-        if not all(one.uid in hidden for one in others) or _held(everybody()) & {one.link for one in others}:
+        if not all(one.uid in hidden for one in others) or _held(all_pids()) & {one.link for one in others}:
             return False
     return bool(found)
 
@@ -108,16 +112,16 @@ def _held(pids: Iterable[int]) -> set[str]:
 
 
 def _nearest(address: str, port: int) -> list[_Socket] | None:
-    """The sockets that take connections to an address; None where Linux does not tell.
+    """Return the sockets that accept connections to an address; None if Linux does not list them.
 
-    The nearest win, as in the kernel (net/ipv4/inet_hashtables.c): those of this very address, else those of every
-    address of its family, else for IPv4 those of every IPv6 address.
+    As in the kernel (net/ipv4/inet_hashtables.c), these are the sockets of this very address; if there are none, the sockets
+    of all addresses of its family; if there are none and the address is IPv4, the sockets of all IPv6 addresses.
     """
     found = _listening()
     if found is None:
         return None
     four = ipaddress.ip_address(address).version == 4  # noqa: PLR2004 - IPv4
-    every = "0.0.0.0"  # noqa: S104 - as others listen
+    every = "0.0.0.0"  # noqa: S104 - to find sockets that listen on it
     mapped = [(one, f"::ffff:{one}") for one in (address, every)]
     for nearest in (*mapped, ("::",)) if four else ((address,), ("::",)):
         names = {_name(one) for one in nearest}
@@ -128,7 +132,7 @@ def _nearest(address: str, port: int) -> list[_Socket] | None:
 
 
 def listeners(ports: Iterable[int], pids: Iterable[int]) -> list[Listener]:
-    """Who listens on these ports, looked for among ``pids``; one entry for each socket and process that has it."""
+    """Return the listening sockets of these ports, with an entry for each of the processes ``pids`` that has the socket."""
     wanted = set(ports)
     sockets = {one.inode: one for one in _listening() or () if one.port in wanted}
     links = {one.link: inode for inode, one in sockets.items()}
@@ -147,28 +151,31 @@ def listeners(ports: Iterable[int], pids: Iterable[int]) -> list[Listener]:
 
 
 def connected(port: int, limit: float) -> list[str]:
-    """The other side of each established connection of ``port``, as the kernel writes addresses; [] where it does not.
+    """Return the remote address of each established connection of ``port``, as /proc/net/tcp writes it.
 
     Args:
         port: the local TCP port.
         limit: seconds to read the connections of the network namespace.
 
+    Returns:
+        The addresses; empty if /proc/net/tcp cannot be read.
+
     Raises:
-        TimeoutError: the time was up.
+        TimeoutError: reading took longer.
     """
     rows = _rows(time.monotonic() + limit) or ()
     return [row[2] for row in rows if row[3] == ESTABLISHED and _port(row) == port]
 
 
 def _listening() -> list[_Socket] | None:
-    """The listening sockets of this network namespace, by their inodes; None where they cannot be read."""
+    """Return the listening sockets of this network namespace, sorted; None if they cannot be read."""
     try:
-        return sorted(_told())
+        return sorted(_from_netlink())
     except (OSError, struct.error):
-        return _read()
+        return _from_proc()
 
 
-def _told() -> Iterator[_Socket]:
+def _from_netlink() -> Iterator[_Socket]:
     deadline = time.monotonic() + _LIMIT
     for family, length in ((socket.AF_INET, 4), (socket.AF_INET6, 16)):
         for message in sock_diag.dump(family, _LISTENING, deadline):
@@ -177,7 +184,7 @@ def _told() -> Iterator[_Socket]:
             yield _Socket(str(inode), shown, int.from_bytes(port, "big"), uid)
 
 
-def _read() -> list[_Socket] | None:
+def _from_proc() -> list[_Socket] | None:
     rows = _rows()
     return None if rows is None else sorted(_socket(row) for row in rows if row[3] == LISTEN)
 
@@ -215,7 +222,7 @@ def _port(row: list[str]) -> int:
 
 
 def _address(text: str) -> str:
-    """An address as /proc/net/tcp writes it: words of 32 bits, each in the byte order of the machine."""
+    """Return the address that /proc/net/tcp writes in words of 32 bits, each in the byte order of the machine."""
     words = [bytes.fromhex(text[at : at + 8]) for at in range(0, len(text), 8)]
     packed = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
     return str(ipaddress.ip_address(packed))

@@ -1,4 +1,4 @@
-"""Whether this system has what a release is built on."""
+"""Check that this system has the pidfd calls that every release needs."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import sys
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.linux import pidfd_calls
 
-# No such call; a sandbox that forbids it (seccomp(2)) says so, or this.
+# The errors of a missing call, and of a sandbox that forbids it (seccomp(2)).
 _MISSING = (errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP)
 
 
 def check() -> None:
-    """Return where processes can be ended by pidfd.
+    """Check that processes can be ended by pidfd.
 
     Raises:
         VllmMagicError: they cannot.
     """
-    here = _what_is_missing()
-    if here:
+    missing = _what_is_missing()
+    if missing:
         raise VllmMagicError(
             f"vllm_magic needs Linux 5.3 or newer (or WSL 2), where pidfd_open(2) and pidfd_send_signal(2) end a process "
-            f"and no other. {here}"
+            f"and no other. {missing}"
         )
 
 
@@ -40,4 +40,4 @@ def _what_is_missing() -> str:
         if error.errno in _MISSING:
             release = os.uname().release
             return f"This is Linux {release}, or a sandbox on it, without them ({error.strerror}): run the kernel on a newer one."
-    return ""  # also where only a descriptor is short: the start says that
+    return ""  # also if only no descriptor is free: the start reports that

@@ -50,7 +50,7 @@ def check(path: str | os.PathLike[str]) -> None:
 
 
 def _parts(path: str | os.PathLike[str]) -> list[str]:
-    """The names in the path, in reverse order."""
+    """Return the names in the path, in reverse order."""
     return [name for name in reversed(PurePath(path).parts) if name != "/"]
 
 
@@ -60,7 +60,7 @@ def _check_one(path: str, status: os.stat_result) -> None:
 
 
 def _nobody() -> int:
-    """The user id shown for owners outside this user namespace, as the machine's root (user_namespaces(7)).
+    """Return the user id that Linux shows for owners outside this user namespace (user_namespaces(7)).
 
     It is 0 in the machine's own user namespace, where all users have their own ids, or where this cannot be
     read.

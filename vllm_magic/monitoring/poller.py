@@ -168,7 +168,7 @@ class Poller(threading.Thread):
             return GpuUsage()
         names = {leader: server.name for server in servers if (leader := server.leader)}
         listed = {process.pid for gpu in now.gpus for process in gpu.processes or ()}
-        leaders = self._ownership.look(listed, names)
+        leaders = self._ownership.leaders_of(listed, names)
         if now.gpus or self._latest is None or now.taken - self._latest.taken > STALE:
             self._latest = now
         self._attribution = {pid: names[one] for pid, one in leaders.items() if one in names}

@@ -153,7 +153,7 @@ class Copy:
         path = self._server.log_path
         if path is None:
             return
-        with contextlib.suppress(OSError), open(path, "rb", opener=files.unblocked) as file:
+        with contextlib.suppress(OSError), open(path, "rb", opener=files.open_nonblocking) as file:
             file.seek(self._at)
             while data := file.read(PIECE):
                 self._at += len(data)

@@ -164,7 +164,7 @@ def _furnish(
 ) -> tuple[Prepared, LaunchRequest]:
     lock_files = locks.lock_paths(_uuids(way.chosen or way.baseline.gpus))
     if standby is not None:
-        folder = ledger.called(standby, spec.name)
+        folder = ledger.with_name(standby, spec.name)
         return _prepare(folder, spec, command, environ, probe, way, lock_files, StartKind.WARM)
     folder = ledger.create(spec.name)
     try:

@@ -80,7 +80,7 @@ def follow(name: str, count: int) -> Iterator[str]:
     path = log(name)
     follower = Follower(path, secrets(name))
     yield from follower.new_lines()[-count:]
-    entry = ledger.look(path.parent)
+    entry = ledger.read_entry(path.parent)
     if entry is None or entry.record is None:  # the server has ended
         return
     record = entry.record

@@ -135,7 +135,7 @@ def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
         except OSError as error:
             if error.errno not in NO_LOCKS:  # another sweeper holds it, or the folder is gone
                 return None
-        again = ledger.look(entry.path)
+        again = ledger.read_entry(entry.path)
         if again is None or again.record is None:  # another sweeper was faster
             return None
         living = entry.processes

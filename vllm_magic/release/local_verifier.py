@@ -144,7 +144,7 @@ class LocalVerifier(Verifier):
         proof = Proof.PROCESSES
         files = device_files()
         if files:
-            held = set(holders(files, marks.carriers(self._mark, leader)).by_pid)
+            held = set(holders(files, marks.proved_pids(self._mark, leader)).by_pid)
             if held:
                 note = f"{pid_list(sorted(held))} still holds a GPU's device file"
                 return Verdict(proof, False, (), note, unseen=True)
@@ -266,7 +266,8 @@ class LocalVerifier(Verifier):
 def left_alone(mark: bytes, leader: Identity | None) -> str:
     """Return one sentence on living processes that have a server's environment but were not started by it; "" for none."""
     found = [
-        f"{processes.shown_name(one)[:60]} (pid {one.identity.pid})" for one in marks.strangers(mark, leader)
+        f"{processes.shown_name(one)[:60]} (pid {one.identity.pid})"
+        for one in marks.with_copied_environment(mark, leader)
     ]
     if not found:
         return ""

@@ -93,9 +93,11 @@ class TestJudgement:
 QUIET = work(0, 7)
 
 
-def asked(received: int | None = 100, *, silent: float = 0.2, mute: float = 9.0) -> TcpConnection:
+def asked(
+    received: int | None = 100, *, since_received: float = 0.2, since_sent: float = 9.0
+) -> TcpConnection:
     """A connection that has received bytes, and sent none since."""
-    return TcpConnection(b"a", received, silent, mute)
+    return TcpConnection(b"a", received, since_received, since_sent)
 
 
 def answered(received: int | None = 100, *, since: float = 0.2) -> TcpConnection:
@@ -117,7 +119,10 @@ class TestRequests:
         requests = Requests()
         for seconds in (0.1, 5.0, 500.0):
             assert (
-                requests.under_way(ServerUse(QUIET, (asked(silent=seconds, mute=seconds + 1),)), NOW) is True
+                requests.under_way(
+                    ServerUse(QUIET, (asked(since_received=seconds, since_sent=seconds + 1),)), NOW
+                )
+                is True
             )
 
     def test_a_stream_whose_first_token_is_not_there_yet(self):
@@ -142,7 +147,12 @@ class TestRequests:
 
     def test_a_request_that_comes_in_pieces_is_no_poll(self):
         requests = Requests()
-        for pieces in (asked(100), asked(200, mute=float("inf")), answered(300), answered(300, since=4.0)):
+        for pieces in (
+            asked(100),
+            asked(200, since_sent=float("inf")),
+            answered(300),
+            answered(300, since=4.0),
+        ):
             assert requests.under_way(ServerUse(QUIET, (pieces,)), NOW) is True
         assert requests.under_way(ServerUse(QUIET, (asked(400),)), NOW) is True
         assert requests.under_way(ServerUse(QUIET, (answered(500),)), NOW) is True
@@ -164,7 +174,9 @@ class TestRequests:
         requests = Requests()
         for number in range(20):
             now = number * WAIT_LIMIT / 10
-            waits = requests.under_way(ServerUse(QUIET, (asked(received(number), mute=float("inf")),)), now)
+            waits = requests.under_way(
+                ServerUse(QUIET, (asked(received(number), since_sent=float("inf")),)), now
+            )
             assert waits is (number <= 10), number
         # something was served meanwhile
         assert requests.under_way(ServerUse(work(0, 8.0), (asked(),)), now) is True

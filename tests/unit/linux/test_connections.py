@@ -1,4 +1,4 @@
-"""Connections of a port, real ones, as the kernel tells of them."""
+"""Real connections of a port, as the kernel reports them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def until(port, condition) -> list[TcpConnection]:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_what_a_connection_carried(host):
+def test_a_connection_reports_its_bytes_and_times(host):
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, 0), family=family)
@@ -38,10 +38,10 @@ def test_what_a_connection_carried(host):
             client.sendall(b"ask")
             (asked,) = until(port, lambda found: found[0].received == 3)
             assert asked.name == new.name
-            assert asked.mute == float("inf")
+            assert asked.since_sent == float("inf")
             time.sleep(0.1)
             server.sendall(b"answer")
-            (answered,) = until(port, lambda found: found[0].mute < found[0].silent)
+            (answered,) = until(port, lambda found: found[0].since_sent < found[0].since_received)
             assert answered.received == 3
             with socket.create_connection((host, port)):
                 assert len({one.name for one in established(port)}) == 2
@@ -51,7 +51,7 @@ def test_what_a_connection_carried(host):
     assert established(port) == []
 
 
-def test_where_the_kernel_does_not_say(monkeypatch):
+def test_without_netlink_only_the_connections_are_known(monkeypatch):
     def refused(*_, **__):
         raise OSError
 
@@ -61,14 +61,18 @@ def test_where_the_kernel_does_not_say(monkeypatch):
         assert established(port) == []
         with socket.create_connection(("127.0.0.1", port)) as client:
             (found,) = established(port)
-            assert (found.received, found.silent, found.mute) == (None, float("inf"), float("inf"))
+            assert (found.received, found.since_received, found.since_sent) == (
+                None,
+                float("inf"),
+                float("inf"),
+            )
             with socket.create_connection(("127.0.0.1", port)):
                 assert len({one.name for one in established(port)}) == 2
             assert client.fileno() > 0
 
 
 class Endless:
-    """A netlink socket whose dump has no end."""
+    """A netlink socket that never finishes its answer."""
 
     def __init__(self, *_):
         self._reads = 0
@@ -100,7 +104,11 @@ def test_a_dump_without_end(monkeypatch):
             monkeypatch.setattr(connections, "LIMIT", 0.1)
             monkeypatch.setattr(socket, "socket", Endless)
             (found,) = established(port)
-            assert (found.received, found.silent, found.mute) == (None, float("inf"), float("inf"))
+            assert (found.received, found.since_received, found.since_sent) == (
+                None,
+                float("inf"),
+                float("inf"),
+            )
 
 
 def test_a_table_without_end(monkeypatch):

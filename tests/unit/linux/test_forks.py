@@ -1,4 +1,4 @@
-"""Programs are started in one place: what is started elsewhere would leak into whatever is forked meanwhile."""
+"""One module starts all programs: otherwise a child that is forked meanwhile would inherit their pipes."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def test_one_file_starts_programs():
 def test_a_connection_with_the_number_of_a_standard_stream_gets_another(monkeypatch):
     ours, theirs = socket.socketpair()
     with theirs:
-        assert forks.beyond_streams(ours) is ours
+        assert forks.above_standard_streams(ours) is ours
         monkeypatch.setattr(forks, "STREAMS", 500)
-        with forks.beyond_streams(ours) as moved:
+        with forks.above_standard_streams(ours) as moved:
             assert moved.fileno() >= 500
             assert not moved.get_inheritable()
             assert ours.fileno() == -1

@@ -1,4 +1,4 @@
-"""No path with ``~`` makes anything but an answer or an error of one line: no such user, no home folder at all, no answer."""
+"""A path with ``~`` gives a result, or an error of one line: no such user, no home folder, or no answer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def homeless(monkeypatch):
     lookups.user.cache_clear()
 
 
-def test_what_is_written_out(monkeypatch):
+def test_a_tilde_is_expanded(monkeypatch):
     monkeypatch.setenv("HOME", "/home/x")
     assert home.expanded("~/a/~b") == "/home/x/a/~b"
     assert home.expanded("~") == "/home/x"
@@ -91,7 +91,7 @@ def test_a_user_without_a_home(homeless, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("whose", ["", NOBODY])
-def test_a_state_folder_that_nobody_can_have(homeless, monkeypatch, capsys, whose):
+def test_a_state_folder_below_a_missing_home(homeless, monkeypatch, capsys, whose):
     if whose:
         monkeypatch.setenv("VLLM_MAGIC_HOME", whose)
     assert ledger.full_disk() == ""
@@ -111,7 +111,7 @@ def test_a_state_folder_that_nobody_can_have(homeless, monkeypatch, capsys, whos
     assert isinstance(launch.unusable(caught.value), StartFailed)
 
 
-def test_caches_that_nobody_can_have(monkeypatch):
+def test_caches_below_a_missing_home(monkeypatch):
     monkeypatch.setenv("VLLM_MAGIC_CACHE", NOBODY)
     monkeypatch.setenv("XDG_CONFIG_HOME", NOBODY)
     monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", NOBODY)

@@ -34,7 +34,7 @@ def limits(monkeypatch):
 
 @pytest.fixture
 def hanging(monkeypatch):
-    """Look-ups that hang until the end of the test; the names that they are asked for."""
+    """Look-ups that hang until the end of the test; yields the names that are looked up."""
     asked: list[object] = []
     end = threading.Event()
 
@@ -90,14 +90,14 @@ def test_an_address_is_not_looked_up(monkeypatch):
 
 
 def test_users(hanging):
-    """A directory of users hangs as well as a name server; locks and lists of holders need a name."""
+    """A directory of users may hang too. Locks and lists of holders need the name of a user."""
     assert seconds_of(lambda: details.user(4711)) < LONG
     assert details.user(4711) == "4711"
     assert locks._home() is None
     assert hanging == [4711, os.getuid()]
 
 
-def test_what_is_found_late_is_found_next_time(monkeypatch):
+def test_a_late_result_is_used_by_the_next_look_up(monkeypatch):
     go, done = threading.Event(), threading.Event()
 
     def late(*_, **__):
@@ -116,7 +116,7 @@ def test_what_is_found_late_is_found_next_time(monkeypatch):
     assert resolve("gpu-box.example") == "192.0.2.7"
 
 
-def test_what_a_look_up_raises():
+def test_the_error_of_a_look_up_is_raised():
     def fails() -> None:
         raise KeyError("nobody")
 

@@ -1,4 +1,4 @@
-"""Which /proc is the right one, from what it says."""
+"""Detect a /proc of another PID namespace from its content."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vllm_magic.linux import machine
         ("", [], "in which this process is not"),
     ],
 )
-def test_whose_proc_it_is(link, numbers, why):
-    problem = machine.judge_proc(42, link, numbers)
+def test_a_proc_of_another_namespace_is_detected(link, numbers, why):
+    problem = machine.find_proc_problem(42, link, numbers)
     assert why in problem
     assert bool(problem) is bool(why)

@@ -22,7 +22,7 @@ NOBODY = 2**22 + 1  # above the greatest pid_max
 
 @pytest.fixture(params=["with", "without"])
 def python(request, monkeypatch) -> None:
-    """This Python with its own functions, and without."""
+    """This Python with its own functions for pidfds, and without them."""
     if request.param == "without":
         monkeypatch.delattr(os, "pidfd_open")
         monkeypatch.delattr(signal, "pidfd_send_signal")
@@ -63,7 +63,7 @@ class TestCalls:
 
 
 def test_one_file_calls_the_kernel():
-    """Whatever else named these functions would fail in a Python without them."""
+    """Other modules that use these functions would fail in a Python without them."""
     named = re.compile(r"(?:os|signal)\.pidfd_|SYS_PIDFD")
     found = {
         str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if named.search(path.read_text())

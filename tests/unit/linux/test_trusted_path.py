@@ -1,4 +1,4 @@
-"""Paths that other users could lead elsewhere."""
+"""Paths that other users could redirect."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from vllm_magic.linux import trusted_path
 
 
-def test_what_is_ours_or_roots(tmp_path, monkeypatch):
+def test_paths_of_this_user_and_root_are_accepted(tmp_path, monkeypatch):
     trusted_path.check("/")
     trusted_path.check("/tmp")  # everybody may write there, and nobody may replace what others made
     trusted_path.check(tmp_path / "not" / "there" / "yet")
@@ -22,7 +22,7 @@ def test_what_is_ours_or_roots(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can make files of another user")
-def test_folders_of_others_and_for_everybody(tmp_path):
+def test_folders_of_other_users_are_accepted(tmp_path):
     """As in containers that run under any user id, in volumes, and below a project's folder."""
     (tmp_path / "theirs" / "open" / "mine").mkdir(parents=True)
     os.chown(tmp_path / "theirs", 65534, 65534)
@@ -33,7 +33,7 @@ def test_folders_of_others_and_for_everybody(tmp_path):
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can make files of another user")
 @pytest.mark.parametrize("name", ["link", "elsewhere/link"])
 def test_a_link_of_another_user(tmp_path, name):
-    """Also behind a link of this user's own."""
+    """Also after a link that belongs to this user."""
     (tmp_path / "elsewhere" / "below").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "link")
     (tmp_path / "elsewhere" / "link").symlink_to("below")

@@ -63,14 +63,14 @@ class TestKin:
         me = processes.read(os.getpid()).identity
         known = Ownership()
         for _ in range(5):
-            assert known.look({me.pid, 1}, [me]) == {me.pid: me}
+            assert known.leaders_of({me.pid, 1}, [me]) == {me.pid: me}
         assert looked == {me.pid: 1, 1: 1}
-        assert known.look({1}, [me]) == {}
-        known.look({1}, [])  # with other leaders it may be another's
+        assert known.leaders_of({1}, [me]) == {}
+        known.leaders_of({1}, [])  # with other leaders it may be another's
         assert looked[1] == 2
-        monkeypatch.setattr(ownership, "AGAIN", 0.0)
-        known.look({2}, [])
-        known.look({2}, [])
+        monkeypatch.setattr(ownership, "RECHECK_INTERVAL", 0.0)
+        known.leaders_of({2}, [])
+        known.leaders_of({2}, [])
         assert looked[2] == 2
 
     def test_the_number_of_a_dead_leader_is_another_s_now(self):

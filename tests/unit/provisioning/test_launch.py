@@ -55,7 +55,7 @@ def test_nothing_is_left_of_a_start_that_fails_early(home, monkeypatch, step, er
 def test_what_succeeds_stays(home):
     prepared, order = furnish()
     assert [prepared.folder.path] == ledger.folders()
-    assert ledger.look(prepared.folder.path).record.name == "m"
+    assert ledger.read_entry(prepared.folder.path).record.name == "m"
     assert order.record["id"] == prepared.folder.id
 
 

@@ -1,4 +1,4 @@
-"""What is found on disk after a crash, and what is done about it: released what is provably ours, told what is not."""
+"""Folders and records that a crash left on disk: a sweep releases what provably belongs to it, and reports the rest."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TestWhatIsLeftAlone:
         assert rooms.tmp.exists()  # it may be on its way
         if kept:
             (getattr(rooms, kept) / "a file").touch()
-        old = time.time() - 2 * ledger.YOUNG
+        old = time.time() - 2 * ledger.CREATION_LIMIT
         os.utime(rooms.path, (old, old))
         assert sweep(probe) == []
         assert rooms.path.exists() is rooms.tmp.exists() is bool(kept)
@@ -62,15 +62,15 @@ class TestRecords:
             ("since", float("nan")), ("version", 2),
         ],
     )  # fmt: skip
-    def test_what_makes_no_sense_is_refused(self, field, value):
+    def test_an_invalid_field_is_refused(self, field, value):
         with pytest.raises(BrokenRecordError):
             records.parse(json.dumps({**record()._asdict(), field: value}).encode())
 
-    def test_fields_of_a_later_version_are_passed_over(self):
+    def test_unknown_fields_are_ignored(self):
         fields = {**record()._asdict(), "colour": "blue"}
         assert records.parse(json.dumps(fields).encode()).name == "tiny"
 
-    def test_a_write_that_fails_leaves_the_old_one(self, tmp_path, monkeypatch):
+    def test_a_failed_write_keeps_the_old_record(self, tmp_path, monkeypatch):
         records.write(str(tmp_path), record())
 
         def full(_: int) -> None:

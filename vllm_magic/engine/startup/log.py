@@ -44,7 +44,7 @@ def tail(path: Path, count: int, secrets: Iterable[str] = ()) -> list[str]:
     size = MOST_AT_ONCE
     while True:
         try:
-            with open(path, "rb", opener=files.unblocked) as file:
+            with open(path, "rb", opener=files.open_nonblocking) as file:
                 begin = max(0, file.seek(0, os.SEEK_END) - size)
                 file.seek(begin)
                 first, *others = _LINE_END.split(file.read(size))
@@ -96,7 +96,7 @@ class Follower:
     def new_lines(self) -> list[str]:
         """Return the new complete lines. A line ends with a newline, or a carriage return, as progress bars use it."""
         try:
-            with open(self.path, "rb", opener=files.unblocked) as file:
+            with open(self.path, "rb", opener=files.open_nonblocking) as file:
                 size = file.seek(0, os.SEEK_END)
                 if not 0 <= size - self._at <= MOST_AT_ONCE:  # the log was emptied, or grew fast
                     self._at, self._rest = max(0, size - MOST_AT_ONCE), b""
