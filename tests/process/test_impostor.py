@@ -299,7 +299,7 @@ child = os.fork()
 if child == 0:
     os.read(go, 1)
     for call in (lambda: server.chat("my secret"), client.models.list, server.client, server._run.wait_over,
-                 server.wait, server._run.wait_released, server.stop):
+                 server.wait, server._run.wait_released, server.stop, server.sleep, server.wake):
         try:
             print("no error", call(), flush=True)
         except VllmMagicError as error:
@@ -326,7 +326,7 @@ def test_a_forked_process_sends_nothing_to_him(home, executable, impostor, monke
     assert asked.startswith("RequestFailed tiny has ended, so nothing was sent")
     assert listed.startswith("RequestFailed tiny has ended, so nothing was sent")
     assert made.startswith("no error <openai")
-    assert len(waited) == 4
+    assert len(waited) == 6
     for line in waited:
         assert line.startswith(
             "VllmMagicError This is a forked process; tiny belongs to the one it came from"

@@ -56,7 +56,7 @@ class Manager:
     def __init__(self) -> None:
         self._registry = Registry()
         self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._tell_waiting = threading.Event()
+        self._report_waiting = threading.Event()
         self._probe = Probe()
         self._sampler = Sampler(self._probe)
         self._spares = StandbyPool()
@@ -218,7 +218,7 @@ class Manager:
         try:
             for swept in sweep(self._probe, far=False):
                 self._news.put(swept.text)
-            self._tell_waiting.set()
+            self._report_waiting.set()
             for swept in sweep(self._probe):  # what is left on a cluster, which may take its time
                 self._news.put(swept.text)
         except OSError as error:
@@ -230,8 +230,8 @@ class Manager:
         while not self._news.empty():
             lines.append(self._news.get())
         lines += self._registry.unreported_failures()
-        if self._tell_waiting.is_set():
-            self._tell_waiting.clear()
+        if self._report_waiting.is_set():
+            self._report_waiting.clear()
             lines += self.waiting()  # as it is now: one may be attached already
         return lines
 

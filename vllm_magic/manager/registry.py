@@ -1,4 +1,4 @@
-"""The names of a kernel's servers: who has one now, and who had one."""
+"""The names of a kernel's servers: which server has a name now, and which had it last."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ REMEMBERED = 20  # servers that are over, for their logs
 
 
 class Registry:
-    """Safe to use from any thread.
+    """The servers of one kernel by name. Safe to use from any thread.
 
-    Its lock guards the two tables and comes before any server's lock; nothing blocks while it is held. A signal handler
-    of the program may come in the middle of a call, and call again.
+    Its lock guards the two tables, and comes before the lock of a lifecycle; nothing blocks while it is held. A signal
+    handler of the program may come in the middle of a call, and call again.
     """
 
     def __init__(self) -> None:
@@ -29,12 +29,20 @@ class Registry:
         self._failures: list[str] = []  # unreported ones of servers that moved to the past
 
     def named(self, name: str) -> Server | None:
-        """Who has the name, whatever its state."""
+        """Return the server that has the name, whatever its state; None if there is none."""
         with self._lock:
             return self._servers.get(name)
 
     def enter(self, server: Server, instead_of: Server | None) -> bool:
-        """Give a server its name; False where another than the expected one has it: another thread was faster."""
+        """Give a server its name.
+
+        Args:
+            server: the server.
+            instead_of: the server that has the name so far; None if there is none.
+
+        Returns:
+            False where another server has the name: another thread was faster.
+        """
         with self._lock:
             if self._servers.get(server.name) is not instead_of:
                 return False
@@ -50,24 +58,24 @@ class Registry:
                 self._move_to_past(server)
 
     def all(self) -> list[Server]:
-        """All that have a name, without looking at their states: this waits for nobody."""
+        """Return all servers that have a name, whatever their states. This takes no lock."""
         return list(self._servers.values())
 
     def servers(self) -> dict[str, Server]:
-        """Those that start, run or stop, and those that failed and were not stopped or started since, by name."""
+        """Return the servers that start, run or stop, and those that failed and were not stopped or started since, by name."""
         with self._lock:
             for server in list(self._servers.values()):
-                if server.state is ServerState.RELEASED:
+                if run_of(server).lifecycle.now.state is ServerState.RELEASED:
                     self._move_to_past(server)
             return dict(self._servers)
 
     def past(self) -> dict[str, Server]:
-        """Those that are over, the last `REMEMBERED`, by name."""
+        """Return the last `REMEMBERED` servers that are over, by name."""
         with self._lock:
             return dict(self._past)
 
     def get(self, name: str | None = None) -> Server:
-        """The server of this name; without one the only one.
+        """Return the server of this name; without a name the only one.
 
         Raises:
             ServerNotFound: there is none of this name, or not exactly one.
@@ -83,7 +91,7 @@ class Registry:
         raise ServerNotFound(f"{_missing(name, list(servers))}{said}{kept_servers.hint(name)}")
 
     def get_even_past(self, name: str | None = None) -> Server:
-        """As `get`, but also one that is over: its log is still there.
+        """Return the same as `get`, but also a server that is over: its log is still there.
 
         Raises:
             ServerNotFound: there is and was none of this name.
