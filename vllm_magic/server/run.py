@@ -52,7 +52,7 @@ READS = 10  # reads of a status, at most, until no event came in the middle of o
 class ServerRun:
     """Starts one server, follows its life, and ends it. Safe to use from any thread.
 
-    Locks, in this order: a turn on the GPUs (`gpu_turns`), the lock of the sleep mode, the registry's, the lifecycle's.
+    Locks, in this order: a turn on the GPUs (`gpu_turns`), the registry's lock, the lifecycle's.
 
     Args:
         spec: what was asked for.

@@ -88,9 +88,7 @@ class SleepMode:
         self._connector = connector
         self._lifecycle = lifecycle
         self._gpus = GpuSet.of(spec)
-        # Guards the level. It is held over requests, so only a turn on the GPUs is taken before it.
-        self._lock = threading.RLock()  # a signal handler of the program may call again
-        self._level = 0
+        self._level = 0  # changes only in a turn on the GPUs
 
     @property
     def available(self) -> bool:
@@ -110,7 +108,7 @@ class SleepMode:
         """Ask the server whether it sleeps, and set `level` by its answer. Without an answer, return what is known."""
         if not self.available:
             return False
-        with self._lock:
+        with TURNS.turn(self._gpus):
             answer = self._ask(Api(self._connector.endpoint))
         return bool(self._level) if answer is None else answer
 
@@ -135,7 +133,7 @@ class SleepMode:
                 f"{name} has no sleep mode: it is started with {commands.SLEEP}, which a CPU does not take. "
                 f"%vllm stop {name} gives its memory back."
             )
-        with TURNS.turn(self._gpus), self._lock:
+        with TURNS.turn(self._gpus):
             api = self._connector.api()
             slept = self._ask(api)
             if slept is None:
@@ -155,7 +153,7 @@ class SleepMode:
             SleepFailed: the server does not wake up; mostly since another process has the memory now.
             RequestFailed: the server is not ready.
         """
-        with TURNS.turn(self._gpus), self._lock:
+        with TURNS.turn(self._gpus):
             api = self._connector.api()
             answer = self._ask(api)
             level = RELOAD if answer is None and not self._level else self._level
@@ -164,7 +162,7 @@ class SleepMode:
         return done
 
     def _ask(self, api: Api) -> bool | None:
-        """Return what the server answers, and set the level by it. The lock is held."""
+        """Return what the server answers, and set the level by it. The caller has a turn on the GPUs."""
         answer = api.is_sleeping()
         level = max(self._level, self._noted())
         if answer is True and not level:
