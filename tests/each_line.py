@@ -6,9 +6,9 @@ a lock, then neither the handler nor a thread for which the handler waits gets t
 
 from __future__ import annotations
 
+import queue
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,28 +39,35 @@ def run(call: Callable[[], object], handler: Callable[[], object], *files: str) 
     seen: set[tuple[CodeType, int]] = set()
     stuck: list[str] = []
     names = files or (PACKAGE,)
+    wanted: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+    done: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    def work() -> None:
+        while one := wanted.get():
+            done.put(one())
 
     def enter(frame: FrameType, *_: object) -> Callable[..., object] | None:
         return at_line if frame.f_code.co_filename.startswith(names) else None
 
     def at_line(frame: FrameType, event: str, _: object) -> Callable[..., object]:
         place = frame.f_code, frame.f_lineno
-        if event == "line" and place not in seen:
+        if event == "line" and place not in seen and not stuck:
             seen.add(place)
             handler()
+            wanted.put(handler)
             try:
-                other.submit(handler).result(LIMIT)
-            except FutureTimeoutError:
+                done.get(timeout=LIMIT)
+            except queue.Empty:
                 stuck.append(f"{frame.f_code.co_filename}:{frame.f_lineno}")
         return at_line
 
-    with ThreadPoolExecutor(1) as other:
-        other.submit(int).result()  # its thread runs
-        before = sys.gettrace()
-        sys.settrace(enter)
-        try:
-            call()
-        finally:
-            sys.settrace(before)
+    threading.Thread(target=work, daemon=True).start()
+    before = sys.gettrace()
+    sys.settrace(enter)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+        wanted.put(None)
     assert not stuck, f"another thread has to wait while a signal handler runs before {stuck[0]}"
     return len(seen)

@@ -118,7 +118,7 @@ def hang() -> None:
     from vllm_magic.linux import forks
 
     forks.START_LIMIT = 0.1
-    forks._starts += 1
+    forks._starts.add(object())
     pid = os.fork()
     if pid == 0:
         os._exit(forks.spawn(["true"]).wait())

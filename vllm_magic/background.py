@@ -43,16 +43,20 @@ def call(function: Callable[[], _T], done: Callable[[], None]) -> Future[_T] | N
     return future
 
 
-def call_unless(cancelled: threading.Event, function: Callable[[], _T]) -> _T | None:
-    """The result of a function, called in a new thread; None as soon as ``cancelled`` is set.
+def call_unless(cancelled: Callable[[float], bool], function: Callable[[], _T]) -> _T | None:
+    """The result of a function, called in a new thread; None as soon as it is cancelled.
 
     An error of the function is raised here. If no thread can be started, the function is called in this one, and
     ``cancelled`` has no effect.
+
+    Args:
+        cancelled: waits so many seconds at most, and returns whether it is cancelled.
+        function: the function to call.
     """
     future = call(function, lambda: None)
     if future is None:
         return function()
     while not future.done():
-        if cancelled.wait(LOOK):
+        if cancelled(LOOK):
             return None
     return future.result()

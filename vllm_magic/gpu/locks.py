@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
+    from vllm_magic.linux.latch import Latch
+
 _RUN = Path("/run/user")
 _PARENT = Path("/tmp")  # noqa: S108 - not $TMPDIR: all kernels must agree; `_is_private` checks the folder
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # a home on a network's disk may have no locks
@@ -89,7 +91,7 @@ def _share(lock: int) -> None:
         pause.wait(_CADENCE / 5)
 
 
-def wait_for_releases(uuids: Iterable[str], timeout: float, cancelled: threading.Event) -> bool:
+def wait_for_releases(uuids: Iterable[str], timeout: float, cancelled: Latch) -> bool:
     """Wait until no release is under way on any of the GPUs.
 
     Args:

@@ -6,6 +6,8 @@ import os
 import threading
 from dataclasses import dataclass, field
 
+from vllm_magic.linux.latch import Latch
+
 # Seconds to wait for another thread that uses the descriptor; a signal handler may have interrupted it.
 LOCK_LIMIT = 1.0
 
@@ -58,5 +60,5 @@ class Cancellation:
         wake: for a thread that polls.
     """
 
-    event: threading.Event = field(default_factory=threading.Event)
+    event: Latch = field(default_factory=Latch)
     wake: EventFd = field(default_factory=EventFd)

@@ -21,10 +21,11 @@ import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-# Seconds that a fork waits for starts. A start takes milliseconds, unless a disk hangs.
+# Seconds that a fork waits for starts, and a start for forks. Either takes milliseconds. A fork must not hang where a disk
+# hangs, and neither may wait for a thread whose signal handler waits for it.
 START_LIMIT = 5.0
 STREAMS = 3  # descriptors 0, 1 and 2 are standard input, output and error
 
@@ -38,7 +39,7 @@ class HasDescriptor(Protocol):
 
 
 _gate = threading.Condition()  # a start holds it for an instant, a fork until it is done
-_starts = 0  # starts under way
+_starts: set[object] = set()  # one object for each start under way
 _ours: weakref.WeakSet[HasDescriptor] = weakref.WeakSet()
 
 
@@ -81,15 +82,28 @@ def above_standard_streams(connection: socket.socket) -> socket.socket:
 
 
 def _spawn(words: Sequence[str | Path], **options: Any) -> subprocess.Popen[bytes]:
-    global _starts  # noqa: PLW0603 - a fork waits for it to be 0
-    with _gate:
-        _starts += 1
+    start = object()
+    with _entered():
+        _starts.add(start)
     try:
         return subprocess.Popen(words, **options)
     finally:
-        with _gate:
-            _starts -= 1
-            _gate.notify_all()
+        _starts.discard(start)
+        with _entered() as gate:
+            if gate is not None:
+                gate.notify_all()
+
+
+@contextlib.contextmanager
+def _entered() -> Iterator[threading.Condition | None]:
+    """Hold the gate, or go on without it after `START_LIMIT` seconds. Yields the gate if it is held, else None."""
+    gate = _gate  # a forked child has another one
+    entered = gate.acquire(timeout=START_LIMIT)
+    try:
+        yield gate if entered else None
+    finally:
+        if entered:
+            gate.release()
 
 
 def keep_out(one: HasDescriptor) -> None:
@@ -109,9 +123,9 @@ def _in_parent() -> None:
 
 
 def _in_child() -> None:
-    global _gate, _starts  # noqa: PLW0603 - the threads that use them are not in the child
+    global _gate  # noqa: PLW0603 - the threads that use it are not in the child
     _gate = threading.Condition()
-    _starts = 0
+    _starts.clear()
     with contextlib.suppress(OSError):  # no descriptor is free: then the child keeps its copies
         nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for one in list(_ours):

@@ -47,7 +47,10 @@ class Curve:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # protects all attributes below
+        self._samples: tuple[Sample, ...] = ()  # what `samples` returns
+        # Protects all attributes below. Only the threads that add samples take it: a signal handler of the program may
+        # interrupt a thread that reads them, and wait for one that adds them.
+        self._lock = threading.Lock()
         self._merged: list[Sample] = []  # each merged from `_step` samples, except the last
         self._step = 1
         self._count = 0  # samples that the last of `_merged` has
@@ -82,12 +85,12 @@ class Curve:
             if self._newest is not None:
                 self._keep(self._newest)
             self._newest = sample
+            self._samples = (*self._merged, sample)
             self._gpus |= {gpu for gpu, held in enumerate(sample.held) if held}
 
     def samples(self) -> tuple[Sample, ...]:
         """Return all samples, oldest first."""
-        with self._lock:
-            return (*self._merged, self._newest) if self._newest else ()
+        return self._samples
 
     def _keep(self, sample: Sample) -> None:
         if self._merged and self._count < self._step:

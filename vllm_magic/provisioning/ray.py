@@ -137,7 +137,7 @@ class RayProvisioner(Provisioner):
     def launch(self, cancelled: Cancellation, tell: Callable[[str], None]) -> Launched | None:
         """See `Provisioner.launch`: what is launched here is the agent."""
         version = background.call_unless(
-            cancelled.event, Ray(self._job_spec.address).version
+            cancelled.event.wait, Ray(self._job_spec.address).version
         )  # a wrong address is said at once
         if version is None:
             return None

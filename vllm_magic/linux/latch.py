@@ -1,0 +1,37 @@
+"""A flag that is set once, and that threads wait for."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+
+
+class Latch:
+    """Is set once, for good. Safe to use from any thread, and from a signal handler of the program.
+
+    `threading.Event` holds a lock while its methods run Python code. A signal handler that interrupts one of them, and calls
+    the same event or waits for a thread that does, never returns.
+    """
+
+    def __init__(self) -> None:
+        self._set = False
+        self._lock = (
+            threading.Lock()
+        )  # held until it is set; whoever gets it by waiting gives it back at once
+        self._lock.acquire()
+
+    def set(self) -> None:
+        """Set it, and wake those that wait; a second call does nothing."""
+        self._set = True
+        with suppress(RuntimeError):  # it was released before
+            self._lock.release()
+
+    def is_set(self) -> bool:
+        """Whether it is set."""
+        return self._set
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until it is set, ``timeout`` seconds at most; return whether it is."""
+        if not self._set and self._lock.acquire(timeout=timeout):
+            self.set()
+        return self._set
