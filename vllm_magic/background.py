@@ -43,6 +43,21 @@ def call(function: Callable[[], _T], done: Callable[[], None]) -> Future[_T] | N
     return future
 
 
+def off_main_thread(function: Callable[[], _T]) -> _T:
+    """The result of a function, which is called in a new thread if this is the main one.
+
+    For functions that hold a lock for longer than a moment. Python runs the signal handlers of the program in the main
+    thread, so the main thread may keep a lock for as long as a handler runs, and the handler may wait for a thread that needs
+    the lock. An interrupt ends the wait, and not the function.
+
+    An error of the function is raised here. If no thread can be started, the function is called in this one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return function()
+    future = call(function, lambda: None)
+    return function() if future is None else future.result()
+
+
 def call_unless(cancelled: Callable[[float], bool], function: Callable[[], _T]) -> _T | None:
     """The result of a function, called in a new thread; None as soon as it is cancelled.
 

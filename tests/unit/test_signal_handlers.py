@@ -9,11 +9,17 @@ import each_line
 import pytest
 
 from vllm_magic import masking
+from vllm_magic.children import flag_reading
 from vllm_magic.engine import free_port
+from vllm_magic.gpu.devices import Snapshot
+from vllm_magic.gpu.probe import Probe
 from vllm_magic.linux import forks, lookups
 from vllm_magic.linux.eventfd import Cancellation
 from vllm_magic.masking import mask
 from vllm_magic.plotting.timeseries import Curve, Sample
+from vllm_magic.provisioning import standby_pool
+from vllm_magic.provisioning.standby import StandbySpec
+from vllm_magic.provisioning.standby_pool import StandbyMode, StandbyPool
 
 # Which ends a wait of the main thread for itself.
 pytestmark = pytest.mark.timeout(30, method="signal")
@@ -110,3 +116,63 @@ def test_programs_are_started_in_the_middle_of_a_fork(started):
     assert len(started) == 2 * interrupted
     assert forks._gate.acquire(blocking=False)
     forks._gate.release()
+
+
+def test_the_gpus_are_looked_at(monkeypatch):
+    probe, seen = Probe(), Snapshot(1.0, (), None, "no NVIDIA driver found")
+    monkeypatch.setattr(probe, "_ask", lambda *_, **__: seen)
+
+    def look() -> None:
+        assert probe.snapshot() is seen
+
+    assert each_line.run(look, look) > 1
+    assert each_line.run(probe.close, look) > 1
+
+
+class NoStandby:
+    """In the place of a standby: no process."""
+
+    gone, over, warm, memory, since = False, "", True, 5, 1.0
+
+    def __init__(self, spec: StandbySpec) -> None:
+        self.spec = spec
+
+    def drop(self) -> None:
+        self.gone = True
+
+    def wait_gone(self, _: float) -> bool:
+        return self.gone
+
+    let_go = drop
+
+
+def test_a_standby_is_made_taken_and_dropped(monkeypatch):
+    monkeypatch.setattr(standby_pool, "Standby", NoStandby)
+    monkeypatch.setattr(standby_pool, "is_possible", lambda _: True)
+    pool, spec = StandbyPool(), StandbySpec("/vllm", "/", {})
+
+    def use() -> None:
+        pool.set_mode(StandbyMode.ON)
+        pool.want(spec)
+        assert pool.status().there
+        assert isinstance(pool.take(spec), NoStandby)
+        pool.want(spec)
+        pool.set_mode("off")
+        assert pool.wait_gone()
+        pool.close()
+
+    assert each_line.run(use, lambda: (pool.set_mode("on"), pool.want(spec))) > 1
+
+
+def test_flags_begin_to_be_read(monkeypatch):
+    begun: list[str] = []
+    monkeypatch.setattr(flag_reading.executable, "interpreter", lambda _: ("python",))
+    monkeypatch.setattr(flag_reading.flag_table, "load", lambda *_, **__: None)
+    monkeypatch.setattr(flag_reading, "_begin", lambda path, _: begun.append(path))
+
+    def read() -> None:
+        flag_reading.table("/vllm")
+        flag_reading.end()
+
+    assert each_line.run(read, read) > 1
+    assert begun

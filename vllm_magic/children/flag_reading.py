@@ -25,7 +25,7 @@ AGAIN = 600.0  # seconds after which one that has failed is tried again
 _WATCH = Path(__file__).with_name("flag_watch.py")
 _READER = Path(flag_table.__file__).with_name("reader_child.py")
 
-_lock = threading.Lock()
+_beginning = threading.Lock()  # nobody waits for it: a signal handler of the program may interrupt its holder
 _builders: dict[str, tuple[float, subprocess.Popen[bytes]]] = {}
 
 
@@ -35,9 +35,13 @@ def table(path: str) -> FlagTable | None:
     That ends with this process, or with `end`. It is not begun where it is under way, has failed not long ago, or
     cannot be done: for a wrapper of which is not known what it runs, or without a place for the result.
     """
-    if flag_table.load(path, certain=True) is None and (python := executable.interpreter(path)):
-        with _lock, contextlib.suppress(OSError):
-            _begin(path, python)
+    python = None if flag_table.load(path, certain=True) else executable.interpreter(path)
+    if python and _beginning.acquire(blocking=False):  # else another call will begin it
+        try:
+            with contextlib.suppress(OSError):
+                _begin(path, python)
+        finally:
+            _beginning.release()
     return flag_table.load(path)
 
 
@@ -52,19 +56,19 @@ def _begin(path: str, python: tuple[str, ...]) -> None:
 
 def end() -> None:
     """End what is under way."""
-    with _lock:
-        for _, builder in _builders.values():
-            builder.terminate()
-        for _, builder in _builders.values():
-            try:
+    ended = []
+    with contextlib.suppress(KeyError):  # there is none any more
+        while True:
+            ended.append(_builders.popitem()[1][1])
+    for builder in ended:
+        builder.terminate()
+    for builder in ended:
+        try:
+            builder.wait(EXIT_LIMIT)
+        except subprocess.TimeoutExpired:
+            builder.kill()  # and what it runs dies with it
+            with contextlib.suppress(subprocess.TimeoutExpired):  # one that hangs in the kernel is left to it
                 builder.wait(EXIT_LIMIT)
-            except subprocess.TimeoutExpired:
-                builder.kill()  # and what it runs dies with it
-                with contextlib.suppress(
-                    subprocess.TimeoutExpired
-                ):  # one that hangs in the kernel is left to it
-                    builder.wait(EXIT_LIMIT)
-        _builders.clear()
 
 
 def _spawn(result: str, words: list[str]) -> subprocess.Popen[bytes]:

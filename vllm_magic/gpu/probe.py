@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vllm_magic import background
 from vllm_magic.gpu.devices import ComputeProcess, Gpu, Snapshot
 from vllm_magic.linux import forks, pidfd, pidfd_calls, python
 
@@ -37,7 +38,10 @@ class _ProbeFailedError(Exception):
 
 
 class Probe:
-    """A probe process that answers for the driver. Thread-safe: one request at a time."""
+    """A probe process that answers for the driver. Thread-safe: one request at a time.
+
+    The main thread never holds the lock: see `background.off_main_thread`.
+    """
 
     def __init__(self, start_timeout: float = 15.0, env: Mapping[str, str] | None = None) -> None:
         """Prepare a probe; its process starts with the first snapshot.
@@ -76,6 +80,9 @@ class Probe:
             may_start: False for who is in a hurry: only a process that has answered before is asked,
                 `timeout` is the limit of it all, and a driver that misses it is slow, but does not hang.
         """
+        return background.off_main_thread(lambda: self._snapshot(timeout, may_start=may_start))
+
+    def _snapshot(self, timeout: float, *, may_start: bool) -> Snapshot:
         limit = timeout + (self._start_timeout if may_start else 0.0)
         if not self._lock.acquire(timeout=limit):
             return _nothing(f"the NVIDIA driver did not answer within {limit:g} s")
@@ -98,6 +105,9 @@ class Probe:
 
     def close(self) -> None:
         """End the probe process, and a request under way in another thread; a later snapshot starts another."""
+        background.off_main_thread(self._close)
+
+    def _close(self) -> None:
         self._closing = True
         try:
             child = self._child

@@ -56,6 +56,7 @@ class Guards(ABC):
             raise
         self._events.register(connection, select.EPOLLIN)
         forks.keep_out(connection)
+        # The main thread takes it for guards only that no other thread knows: a signal handler may interrupt it there.
         self._send_lock = threading.Lock()
         self._waiting: list[Message] = []
         self._decoder = Decoder()

@@ -5,14 +5,19 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from vllm_magic import background
 from vllm_magic.linux import memory
 from vllm_magic.provisioning.standby import Standby, is_possible
 from vllm_magic.sizes import GIB, gib
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vllm_magic.provisioning.standby import StandbySpec
+
+_T = TypeVar("_T")
 
 ROOM = 16 * GIB  # bytes of memory that must be free before a standby is started unasked
 END_LIMIT = 10.0  # seconds for a dropped standby to be gone
@@ -51,7 +56,8 @@ class StandbyStatus:
 class StandbyPool:
     """The pool of one manager, with one standby at most. Safe to use from any thread.
 
-    It holds its lock while it starts a guard pair, about 30 ms, and takes no other lock then.
+    It holds its lock while it starts a guard pair, about 30 ms, and takes no other lock then. The main thread never holds it:
+    see `background.off_main_thread`.
     """
 
     def __init__(self) -> None:
@@ -69,11 +75,8 @@ class StandbyPool:
 
     def set_mode(self, mode: StandbyMode | str) -> None:
         """Set when a standby is started; `OFF` also ends the present one. A value such as "on" will do."""
-        mode = StandbyMode(mode)
-        with self._lock:
-            if mode is StandbyMode.OFF and mode is not self._mode:
-                self._drop("it is switched off")
-            self._mode = mode
+        wanted = StandbyMode(mode)
+        self._alone(lambda: self._set_mode(wanted))
 
     def want(self, spec: StandbySpec, *, soon: bool = False) -> None:
         """Have a standby for a start that may come, if the mode and the free memory allow it.
@@ -82,59 +85,83 @@ class StandbyPool:
             spec: what the standby has to import.
             soon: the start will come, so no other wish replaces this standby until it is taken.
         """
-        with self._lock:
-            self._look()
-            if self._mode is StandbyMode.OFF or not is_possible(spec.executable):
-                return
-            if self._spare and not self._spare.spec.difference(spec):
-                self._soon |= soon
-                return
-            if self._spare and self._soon and not soon:
-                return
-            self._soon = soon
-            self._drop("")
-            if self._mode is StandbyMode.AUTO and (memory.available() or 0) < ROOM:
-                self._reason = f"less than {gib(ROOM, 0)} of memory are free"
-                return
-            try:
-                self._spare = Standby(spec)
-            except OSError as error:
-                self._reason = f"it cannot be had: {error}"
+        self._alone(lambda: self._want(spec, soon=soon))
 
     def take(self, spec: StandbySpec) -> Standby | str:
         """Return the standby for this start, which belongs to the caller from then on; or why there is none."""
-        with self._lock:
-            self._look()
-            if self._spare is None:
-                return self._reason
-            if difference := spec.difference(self._spare.spec):
-                return difference
-            spare, self._spare, self._reason = self._spare, None, "the last start took it"
-            return spare
+        return self._alone(lambda: self._take(spec))
 
     def status(self) -> StandbyStatus:
         """Return the present state of the standby."""
-        with self._lock:
-            self._look()
-            one = self._spare
-            if one is None:
-                return StandbyStatus(self._mode, reason=self._reason)
-            return StandbyStatus(self._mode, True, one.warm, one.memory, one.since)
+        return self._alone(self._status)
 
     def wait_gone(self, timeout: float = END_LIMIT) -> bool:
         """Wait until every dropped standby is gone; return False if one is not after ``timeout`` seconds. Starts wait meanwhile."""
-        with self._lock:
-            gone = [spare.wait_gone(timeout) for spare in self._leaving]
-            self._look()
-        return all(gone)
+        return self._alone(lambda: self._wait_gone(timeout))
 
     def close(self) -> None:
         """Hang up: the kernel ends, and the guards end the standby."""
-        with self._lock:
-            for spare in (self._spare, *self._leaving):
-                if spare is not None:
-                    spare.hang_up()
-            self._spare, self._leaving = None, []
+        self._alone(self._close)
+
+    def _alone(self, function: Callable[[], _T]) -> _T:
+        """Call a function with the lock held."""
+
+        def call() -> _T:
+            with self._lock:
+                return function()
+
+        return background.off_main_thread(call)
+
+    def _set_mode(self, mode: StandbyMode) -> None:
+        if mode is StandbyMode.OFF and mode is not self._mode:
+            self._drop("it is switched off")
+        self._mode = mode
+
+    def _want(self, spec: StandbySpec, *, soon: bool) -> None:
+        self._look()
+        if self._mode is StandbyMode.OFF or not is_possible(spec.executable):
+            return
+        if self._spare and not self._spare.spec.difference(spec):
+            self._soon |= soon
+            return
+        if self._spare and self._soon and not soon:
+            return
+        self._soon = soon
+        self._drop("")
+        if self._mode is StandbyMode.AUTO and (memory.available() or 0) < ROOM:
+            self._reason = f"less than {gib(ROOM, 0)} of memory are free"
+            return
+        try:
+            self._spare = Standby(spec)
+        except OSError as error:
+            self._reason = f"it cannot be had: {error}"
+
+    def _take(self, spec: StandbySpec) -> Standby | str:
+        self._look()
+        if self._spare is None:
+            return self._reason
+        if difference := spec.difference(self._spare.spec):
+            return difference
+        spare, self._spare, self._reason = self._spare, None, "the last start took it"
+        return spare
+
+    def _status(self) -> StandbyStatus:
+        self._look()
+        one = self._spare
+        if one is None:
+            return StandbyStatus(self._mode, reason=self._reason)
+        return StandbyStatus(self._mode, True, one.warm, one.memory, one.since)
+
+    def _wait_gone(self, timeout: float) -> bool:
+        gone = [spare.wait_gone(timeout) for spare in self._leaving]
+        self._look()
+        return all(gone)
+
+    def _close(self) -> None:
+        for spare in (self._spare, *self._leaving):
+            if spare is not None:
+                spare.hang_up()
+        self._spare, self._leaving = None, []
 
     def _look(self) -> None:
         self._leaving = [spare for spare in self._leaving if not spare.gone]

@@ -11,8 +11,7 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_magic.engine import cache
@@ -79,15 +78,17 @@ class FlagTable:
     Attributes:
         version: the version of vLLM; "" if it is not known.
         options: all options, in vLLM's own order.
+        by_string: the options, by each of their names.
     """
 
     version: str
     options: tuple[FlagOption, ...]
+    by_string: dict[str, FlagOption] = field(init=False, repr=False, compare=False)
 
-    @cached_property
-    def by_string(self) -> dict[str, FlagOption]:
-        """The options, by each of their names."""
-        return {string: option for option in self.options for string in option.strings}
+    def __post_init__(self) -> None:
+        """Sort the options by their names: now, since Python 3.11 holds a lock while it finds a `functools.cached_property`."""
+        by_string = {string: option for option in self.options for string in option.strings}
+        object.__setattr__(self, "by_string", by_string)
 
     def find(self, flag: str) -> FlagOption | None:
         """Return the option with this name, or None. Underscores count as dashes, as in vLLM."""
