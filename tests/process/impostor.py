@@ -1,8 +1,8 @@
 """Another user, who answers where a server of ours should: a program for test_impostor.py, started as root.
 
-    python impostor.py UID ADDRESS PORT
+    python impostor.py UID ADDRESS PORT BODY
 
-Becomes that user, listens, answers 200 to whatever it is asked, and writes to its output what each connection brought: a
+Becomes that user, listens, answers 200 and the body to whatever it is asked, and writes to its output what each connection brought: a
 line of JSON, "" where that was nothing.
 """
 
@@ -14,12 +14,10 @@ import socket
 import sys
 import threading
 
-ANSWER = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
-)
+HEAD = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n"
 
 
-def answer(connection: socket.socket) -> None:
+def answer(connection: socket.socket, body: str) -> None:
     with connection:
         connection.settimeout(20)
         data = b""
@@ -27,16 +25,16 @@ def answer(connection: socket.socket) -> None:
             data += piece
         print(json.dumps(data.decode("latin-1")), flush=True)
         if data:
-            connection.sendall(ANSWER)
+            connection.sendall((HEAD.format(len(body)) + body).encode())
 
 
-def serve(listener: socket.socket) -> None:
+def serve(listener: socket.socket, body: str) -> None:
     while True:
-        threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+        threading.Thread(target=answer, args=(listener.accept()[0], body), daemon=True).start()
 
 
 if __name__ == "__main__":
-    user, address, port = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    user, address, port, body = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
@@ -46,4 +44,4 @@ if __name__ == "__main__":
         listener.bind((address, port))
         listener.listen(50)
         print("listens", flush=True)
-        serve(listener)
+        serve(listener, body)

@@ -26,13 +26,13 @@ _real = socket.getaddrinfo
 
 
 class Impostor:
-    """The process of another user that listens at this address; `heard` is what he was asked."""
+    """The process of another user that listens at this address, and answers this; `heard` is what he was asked."""
 
-    def __init__(self, address: str, port: int) -> None:
+    def __init__(self, address: str, port: int, body: str) -> None:
         nobody = str(pwd.getpwnam("nobody").pw_uid)
         self.heard: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, PROGRAM, nobody, address, str(port)], stdout=subprocess.PIPE, text=True
+            [sys.executable, PROGRAM, nobody, address, str(port), body], stdout=subprocess.PIPE, text=True
         )
         assert self.process.stdout.readline() == "listens\n"
         self._reader = threading.Thread(target=self._read)
@@ -51,13 +51,13 @@ class Impostor:
 
 @pytest.fixture
 def impostor():
-    """Has another user listen: ``impostor(address, port)``."""
+    """Has another user listen: ``impostor(address, port, body)``."""
     if os.getuid() != 0:
         pytest.fail("Only root can become another user: run this as root (CI does)")
     with contextlib.ExitStack() as stack:
 
-        def listen(address: str, port: int) -> Impostor:
-            made = Impostor(address, port)
+        def listen(address: str, port: int, body: str = "{}") -> Impostor:
+            made = Impostor(address, port, body)
             stack.callback(made.end)
             return made
 
@@ -253,6 +253,44 @@ def test_one_that_has_the_port_of_a_server_that_ends(manager, spec, impostor, tr
     assert server.state == "ready"
     all_refused(ways, f"tiny does not listen on port {server.port} any more, so nothing was sent")
     end()
+    assert manager.stop(grace=0.0).verified
+    other.end()
+    assert set(other.heard) <= {""}
+    traces.check()
+
+
+IDLE = """
+vllm:num_requests_running{engine="0"} 0.0
+vllm:num_requests_waiting{engine="0"} 0.0
+vllm:prompt_tokens_total{engine="0"} 0.0
+vllm:generation_tokens_total{engine="0"} 0.0
+vllm:request_success_total{engine="0"} 0.0
+"""
+
+
+def test_one_who_says_that_nobody_uses_the_server(manager, spec, impostor, traces):
+    """Neither what stops idle servers nor what samples them asks him."""
+    server = manager.start(spec("tiny", ttl=20.0, faults={"exit_delay_s": 600.0}), timeout=60).server
+    os.kill(server.pid, signal.SIGTERM)
+    until_free(server)
+    other = impostor("127.0.0.1", server.port, IDLE)
+    until(lambda: len(other.heard) > 8 or server.state != "ready", "nobody looks at him")
+    assert server.state == "ready"
+    assert manager.stop(grace=0.0).verified
+    other.end()
+    assert set(other.heard) == {""}
+    traces.check()
+
+
+def test_one_who_says_that_the_server_sleeps(manager, spec, impostor, traces):
+    wanted = spec("tiny", "--enable-sleep-mode", faults={"exit_delay_s": 600.0})
+    server = manager.start(wanted, timeout=60).server
+    assert not server._run.sleep_mode.is_asleep()
+    os.kill(server.pid, signal.SIGTERM)
+    until_free(server)
+    other = impostor("127.0.0.1", server.port, '{"is_sleeping": true}')
+    assert not server._run.sleep_mode.is_asleep()
+    assert server.asleep == 0
     assert manager.stop(grace=0.0).verified
     other.end()
     assert set(other.heard) <= {""}

@@ -106,9 +106,9 @@ class TestWhatItSees:
         servers = [manager.start(spec(name=name), timeout=60).server for name in "abc"]
         ask, asked = poller._activity, []
 
-        def noted(url):
-            asked.append(url)
-            return ask(url)
+        def noted(server):
+            asked.append(server.command.endpoint.url)
+            return ask(server)
 
         monkeypatch.setattr(poller, "_activity", noted)
         until(lambda: len(asked) >= 18, "they are not asked")

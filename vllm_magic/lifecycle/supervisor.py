@@ -21,6 +21,7 @@ from vllm_magic.lifecycle import failure_cause, faults
 from vllm_magic.lifecycle.events import Broken, NeverStarted, News, Notice, Over, StopPlan
 from vllm_magic.lifecycle.idle_timeout import KEEP_ALIVE
 from vllm_magic.lifecycle.monitor import Monitor
+from vllm_magic.lifecycle.own_listener import OwnListener
 from vllm_magic.lifecycle.state import StateMachine
 from vllm_magic.linux import machine
 from vllm_magic.linux.eventfd import Cancellation
@@ -151,11 +152,12 @@ class Supervisor:
         A fault of our own on the way makes this release the server: the guards are killed, and it is ended from here.
         """
         with contextlib.ExitStack() as held:
+            listener = OwnListener(prepared.address, prepared.port, lambda: monitor.state.leader)
             monitor = Monitor(
                 StateMachine(prepared.first, self._ttl, self._keep_alive),
                 prepared,
                 guards,
-                Api(self._provisioner.command.endpoint),
+                Api(self._provisioner.command.endpoint, listener.verify),
                 self._requests,
                 self._cancelled.wake,
                 self._notice,

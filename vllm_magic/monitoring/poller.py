@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine.client import exchange, metrics
+from vllm_magic.errors import RequestFailed
 from vllm_magic.gpu.background_probe import BackgroundProbe
 from vllm_magic.gpu.usage import GpuUsage, see
 from vllm_magic.lifecycle.state import ServerState
@@ -200,7 +200,7 @@ class Poller(threading.Thread):
 
     async def _ask(self, server: ServerRun) -> Activity | None:
         try:
-            asking = asyncio.get_running_loop().run_in_executor(None, _activity, server.command.endpoint.url)
+            asking = asyncio.get_running_loop().run_in_executor(None, _activity, server)
         except RuntimeError:  # can't start new thread
             return None
         self._asking[server] = asking
@@ -219,13 +219,12 @@ class Poller(threading.Thread):
         self._stirred.set()
 
 
-def _activity(url: str) -> Activity | None:
-    """The requests and tokens of the server at this URL; None where it does not tell."""
+def _activity(server: ServerRun) -> Activity | None:
+    """The requests and tokens of a server; None where it does not tell, or another program listens on its port."""
     try:
-        answer = exchange.ask("GET", f"{url}/metrics", LIMIT)
-    except exchange.NoAnswerError:
+        return server.connector.api(LIMIT).activity()
+    except RequestFailed:
         return None
-    return metrics.activity(answer.text) if answer.ok else None
 
 
 def _has_descriptors() -> bool:

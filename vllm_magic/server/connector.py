@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine.client.connection import Connection
-from vllm_magic.engine.client.health import Api
+from vllm_magic.engine.client.health import ANSWER_LIMIT, Api
 from vllm_magic.errors import RequestFailed
 from vllm_magic.lifecycle.state import ServerState
 from vllm_magic.linux import processes, sockets
@@ -40,10 +40,10 @@ class Connector:
         self._check_ready()
         return Connection(self._name, self.endpoint, self._verify)
 
-    def api(self) -> Api:
-        """Return what asks the routes for operators: metrics, sleep. Raises what `connect` raises."""
+    def api(self, limit: float = ANSWER_LIMIT) -> Api:
+        """Return what asks the routes for operators, metrics and sleep, ``limit`` seconds each. Raises what `connect` raises."""
         self._check_ready()
-        return Api(self.endpoint, self._verify)
+        return Api(self.endpoint, self._verify, limit)
 
     def _check_ready(self) -> None:
         now = self._lifecycle.now

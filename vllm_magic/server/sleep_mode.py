@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import command as commands
-from vllm_magic.engine.client.health import Api
 from vllm_magic.engine.flags import flags
-from vllm_magic.errors import InvalidOption, SleepFailed
+from vllm_magic.errors import InvalidOption, RequestFailed, SleepFailed
 from vllm_magic.linux import files
 from vllm_magic.server import members
 from vllm_magic.server.gpu_turns import TURNS, GpuSet
@@ -25,6 +24,7 @@ from vllm_magic.sizes import gib
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vllm_magic.engine.client.health import Api
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.lifecycle.state import Lifecycle
@@ -109,7 +109,10 @@ class SleepMode:
         if not self.available:
             return False
         with TURNS.turn(self._gpus):
-            answer = self._ask(Api(self._connector.endpoint))
+            try:
+                answer = self._ask(self._connector.api())
+            except RequestFailed:  # it is over, or another program listens there
+                answer = None
         return bool(self._level) if answer is None else answer
 
     def sleep(self, level: int = 1) -> SleepResult:

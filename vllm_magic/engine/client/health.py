@@ -26,17 +26,24 @@ class Api:
     Args:
         endpoint: how it is reached.
         verify: see `connection.Connection`; what it raises, each call raises.
+        limit: seconds for a whole answer.
     """
 
-    def __init__(self, endpoint: Endpoint, verify: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        verify: Callable[[], object] = lambda: None,
+        limit: float = ANSWER_LIMIT,
+    ) -> None:
         self._url = endpoint.url
         self._verify = verify
+        self._limit = limit
 
     def accepts(self) -> bool:
         """Whether anybody listens on the server's port. Says nothing to whoever does, and costs next to nothing."""
         place = urlsplit(self._url)
         try:
-            socket.create_connection((place.hostname or "", place.port or 0), timeout=ANSWER_LIMIT).close()
+            socket.create_connection((place.hostname or "", place.port or 0), timeout=self._limit).close()
         except OSError:
             return False
         return True
@@ -52,7 +59,7 @@ class Api:
 
     def is_sleeping(self) -> bool | None:
         """Whether it is in sleep mode; None when the server does not say, as without its development routes."""
-        answer = self._ask("GET", "/is_sleeping", ANSWER_LIMIT)
+        answer = self._ask("GET", "/is_sleeping", self._limit)
         try:
             said = answer.json()["is_sleeping"] if answer else None
         except (ValueError, KeyError, TypeError):
@@ -70,7 +77,7 @@ class Api:
         return None if text is None else metrics.parse(text)
 
     def _get(self, path: str) -> str | None:
-        answer = self._ask("GET", path, ANSWER_LIMIT)
+        answer = self._ask("GET", path, self._limit)
         return answer.text if answer and answer.status == HTTPStatus.OK else None
 
     def _ask(self, method: str, path: str, limit: float, body: object = None) -> HttpResponse | None:
