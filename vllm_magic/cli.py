@@ -203,14 +203,14 @@ def _reap_orphans(probe: Probe) -> int:
 def _reap_unowned(pids: list[int], probe: Probe, *, confirmed: bool) -> int:
     from vllm_magic.doctor import reap
 
-    candidates = reap.judge_all(pids)
+    candidates = reap.find_candidates(pids)
     _print(repr(reap.view(candidates, probe.snapshot())).splitlines())
     if not confirmed:
-        _print(["", reap.not_yet(pids)])
+        _print(["", reap.confirmation_hint(pids)])
         return TO_DO
     sys.stdout.flush()
     reaped = [reap.reap(candidate, probe) for candidate in candidates]
-    _print(["", *map(reap.told, reaped)])
+    _print(["", *(one.text for one in reaped)])
     return DONE if all(one.verified for one in reaped) else TO_DO
 
 

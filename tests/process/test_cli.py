@@ -428,7 +428,7 @@ class TestReap:
             engine = str(server.pid("::EngineCore"))
             shown = said("reap", "--pid", engine, status=cli.TO_DO)
             assert "└ VLLM::Worker_TP1" in shown
-            assert shown.endswith(f"To end this: vllm-magic reap --pid {engine} --yes\n")
+            assert shown.endswith(f"To end these processes: vllm-magic reap --pid {engine} --yes\n")
             assert len(server.living()) >= 3
             text = said("reap", "--pid", engine, "--yes")
             assert "the driver lists none of them" in text

@@ -106,7 +106,7 @@ class TestHealthy:
         assert not data["healthy"]
         assert data.keys() == {"healthy", *Report.__dataclass_fields__}
         assert data["findings"][0].keys() == {"topic", "what", "command"}
-        assert data["servers"][0].keys() == set(findings.Seen.__dataclass_fields__)
+        assert data["servers"][0].keys() == set(findings.ReportedServer.__dataclass_fields__)
         assert data["servers"][0]["condition"] == "left"
         assert data["vllm"]["executable"] == executable
 
@@ -129,21 +129,21 @@ class TestVllm:
         (meta / "entry_points.txt").write_text("[console_scripts]\nvllm = vllm.entrypoints.cli.main:main\n")
         monkeypatch.setenv("PYTHONPATH", str(meta.parent))
         script = self.script(tmp_path, f"#!{sys.executable}\nraise SystemExit('never run')\n")
-        assert installed.look(str(script)) == installed.Installed(str(script), version, None)
+        assert installed.find(str(script)) == installed.Installed(str(script), version, None)
 
     def test_a_python_that_hangs_or_fails(self, tmp_path, monkeypatch):
         monkeypatch.setattr(installed, "LIMIT", 0.2)
         for does in ("sleep 60", "exit 3", "echo"):
             python = self.script(tmp_path, f"#!/bin/sh\nexec {does}\n", "python")
             script = self.script(tmp_path, f"#!{python}\n")
-            assert installed.look(str(script)) == installed.Installed(str(script), None, None)
+            assert installed.find(str(script)) == installed.Installed(str(script), None, None)
 
     def test_a_python_that_says_too_much(self, tmp_path):
         python = self.script(
             tmp_path, "#!/bin/sh\nprintf 'vllm 1'\nexec head -c 1000000 /dev/zero\n", "python"
         )
         script = self.script(tmp_path, f"#!{python}\n")
-        assert installed.look(str(script)) == installed.Installed(str(script), None, None)
+        assert installed.find(str(script)) == installed.Installed(str(script), None, None)
 
     def test_a_python_whose_child_keeps_the_output_open(self, tmp_path, monkeypatch):
         """The answer counts as soon as the process has ended, and the child is ended with it."""
@@ -153,7 +153,7 @@ class TestVllm:
         )
         script = self.script(tmp_path, f"#!{python}\n")
         began = time.monotonic()
-        assert installed.look(str(script)) == installed.Installed(str(script), "1.2", None)
+        assert installed.find(str(script)) == installed.Installed(str(script), "1.2", None)
         assert time.monotonic() < began + 50
         child = processes.read(int((tmp_path / "child").read_text()))
         assert child is None or not child.alive or not pidfd.wait_for_all([child.identity], 30)
@@ -205,7 +205,7 @@ class TestUnowned:
             pid = server.pid("::EngineCore")
             findings = of(survey.survey(probe), Topic.UNOWNED)
             (found,) = [finding for finding in findings if f"--pid {pid}" in finding.command]
-            assert "2 processes of a server of vllm_magic whose record is lost live on" in found.what
+            assert "2 processes of a server of vllm_magic whose record is lost still run" in found.what
         finally:
             server.end()
 
@@ -381,8 +381,8 @@ class TestBlindSpots:
             ({"mig": 1}, "does not list processes (as with MIG"),
             ({"procs_unsupported": 1}, "does not list processes"),
             ({"mem_unsupported": 1}, "unified memory"),
-            ({"proc_mem_na": 1}, "how much each process holds"),
-            ({"pid_offset": 10_000_000}, "the driver lists it, and here it is not visible"),
+            ({"proc_mem_na": 1}, "the memory of each process"),
+            ({"pid_offset": 10_000_000}, "which the driver lists: a process of a container, or a hidden one"),
         ],
     )
     def test_of_the_driver(self, probe, fake_gpus, setting, says):
@@ -417,7 +417,7 @@ class TestBlindSpots:
     def test_a_container(self, probe, proc):
         (proc / "self/ns/pid").unlink()
         (proc / "self/ns/pid").symlink_to("pid:[4026532000]")
-        assert "This is a container" in self.spots(probe, proc=proc)
+        assert "outside this container" in self.spots(probe, proc=proc)
 
     @pytest.mark.parametrize(
         ("option", "hidden"), [("hidepid=2", True), ("hidepid=invisible", True), ("hidepid=0", False)]

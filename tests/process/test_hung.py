@@ -54,7 +54,7 @@ def test_all_say_so_and_a_reap_releases_it(frozen, probe, traces, capsys):
     (found,) = [one for one in survey.survey(probe).findings if one.topic is Topic.GUARDS]
     pids = ", ".join(str(one.pid) for one in entry.guards)
     assert (
-        f"of the server tiny is gone, and nothing releases it: its guards (pid {pids}) are stopped"
+        f"of the server tiny is gone, and nothing releases the server: its guards (pid {pids}) are stopped"
         in found.what
     )
     assert found.command == "vllm-magic reap"

@@ -158,12 +158,12 @@ def test_reap(shell, executable):
     assert plain(shell, run(shell, "reap")) == "Nothing to reap."
     by_hand = ByHand(executable)
     try:
-        with pytest.raises(UsageError, match="which lives"):
+        with pytest.raises(UsageError, match="which still runs"):
             run(shell, f"reap --pid {by_hand.pid('::EngineCore')} --yes")
         by_hand.kill_server()
         engine = by_hand.pid("::EngineCore")
         shown = plain(shell, run(shell, f"reap --pid {engine}"))
-        assert shown.endswith(f"To end this: %vllm reap --pid {engine} --yes")
+        assert shown.endswith(f"To end these processes: %vllm reap --pid {engine} --yes")
         assert by_hand.living()
         ended = run(shell, f"reap --pid {engine} --yes")
         assert f"VLLM::EngineCore (pid {engine})" in plain(shell, ended)

@@ -108,7 +108,7 @@ def tree_of(pid: int) -> unowned.Tree:
 
 def refused(pid: int) -> str:
     with pytest.raises(InvalidOption) as caught:
-        reap.judge(pid, ledger.entries())
+        reap.find_candidate(pid, ledger.entries())
     return str(caught.value)
 
 
@@ -151,7 +151,7 @@ class TestOwners:
         tree = tree_of(pid)
         assert tree.owner is Owner.STARTER
         assert f"(pid {process.pid})" in tree.above
-        assert f"(pid {process.pid}), which lives" in refused(pid)
+        assert f"(pid {process.pid}), which still runs" in refused(pid)
 
     @pytest.mark.parametrize("session", [False, True])
     def test_another_program_that_uses_an_engine_owns_it(self, script, session):
@@ -161,7 +161,7 @@ class TestOwners:
         tree = tree_of(pid)
         assert tree.owner is Owner.STARTER
         assert f"(pid {process.pid})" in tree.above
-        assert f"sleep 300 (pid {process.pid}), which lives" in refused(pid)
+        assert f"sleep 300 (pid {process.pid}), which still runs" in refused(pid)
 
     @pytest.mark.parametrize(
         ("reaper", "owner"),
@@ -186,8 +186,8 @@ class TestOwners:
     def test_what_is_shown_of_a_server_has_no_secret(self, server):
         one = server("--api-key", "sk-do-not-show")
         process = processes.read(one.status.leader.pid)
-        assert unowned.called(process) == "vllm serve tiny"
-        assert unowned.called(processes.read(one.pid("::EngineCore"))) == "VLLM::EngineCore"
+        assert unowned.display_name(process) == "vllm serve tiny"
+        assert unowned.display_name(processes.read(one.pid("::EngineCore"))) == "VLLM::EngineCore"
 
 
 class TestRefusals:
@@ -205,11 +205,11 @@ class TestRefusals:
     def test_a_part_of_a_living_server(self, server):
         one = server()
         said = refused(one.pid("::EngineCore"))
-        assert f"belongs to vllm serve tiny (pid {one.status.leader.pid}), which lives" in said
+        assert f"belongs to vllm serve tiny (pid {one.status.leader.pid}), which still runs" in said
 
     def test_a_server_whose_starter_lives(self, server):
         one = server()
-        assert f"(pid {os.getpid()}), which lives" in refused(one.status.leader.pid)
+        assert f"(pid {os.getpid()}), which still runs" in refused(one.status.leader.pid)
 
     def test_a_server_whose_starter_is_gone(self, executable):
         """As nohup, setsid and services leave it: somebody may be using it."""
@@ -263,13 +263,13 @@ class TestRefusals:
         """Judged, then gone, and its number somebody else's: nobody is signalled."""
         one = server()
         one.kill_server()
-        candidate = reap.judge(one.pid("::EngineCore"), [])
+        candidate = reap.find_candidate(one.pid("::EngineCore"), [])
         with by_hand.bystander() as bystander:
             stale = candidate.root._replace(identity=identity(bystander.pid)._replace(start=1))
             done = reap.reap(reap.ProcessTree((stale,)), probe)
             assert bystander.poll() is None
             assert (done.ended, done.left) == ((), ())
-            assert reap.told(done) == "It had ended by itself."
+            assert done.text == "The process had already ended."
 
 
 class TestReap:
@@ -279,7 +279,7 @@ class TestReap:
         one = server("--tensor-parallel-size", "2", **options)
         one.kill_server()
         held = [gpu.used for gpu in probe.snapshot().gpus]
-        done = reap.reap(reap.judge(one.pid("::EngineCore"), []), probe, grace=1.0, patience=0.5)
+        done = reap.reap(reap.find_candidate(one.pid("::EngineCore"), []), probe, grace=1.0, patience=0.5)
         assert done.verified
         assert done.problem is None
         assert {process.name for process in done.ended} >= {
@@ -294,9 +294,9 @@ class TestReap:
     def test_without_a_gpu(self, server, probe):
         one = server()
         one.kill_server()
-        done = reap.reap(reap.judge(one.pid("::EngineCore"), []), probe)
+        done = reap.reap(reap.find_candidate(one.pid("::EngineCore"), []), probe)
         assert done.verified
-        assert "could not be asked" in reap.told(done)
+        assert "could not be asked" in done.text
 
     @pytest.mark.usefixtures("fake_gpus")
     def test_a_driver_that_still_lists_it(self, server, probe, monkeypatch):
@@ -304,10 +304,10 @@ class TestReap:
         one = server("--gpu-memory-utilization", "0.5", vram_teardown_s=30.0)
         one.kill_server()
         pid = one.pid("::EngineCore")
-        done = reap.reap(reap.judge(pid, []), probe)
+        done = reap.reap(reap.find_candidate(pid, []), probe)
         assert not done.verified
         assert done.listed == (pid,)
-        assert f"still lists pid {pid}" in reap.told(done)
+        assert f"still lists pid {pid}" in done.text
 
     def test_those_who_share_its_process_group_live(self, script, probe):
         """A vLLM that was started from a script: the script's other children are none of ours."""
@@ -317,7 +317,7 @@ class TestReap:
         engine = processes.read(pid)
         assert engine.group == bystander.group
         assert tree_of(pid).owner is Owner.NOBODY
-        done = reap.reap(reap.judge(pid, []), probe, grace=0.0)
+        done = reap.reap(reap.find_candidate(pid, []), probe, grace=0.0)
         assert [one.pid for one in done.ended] == [pid]
         assert processes.is_alive(bystander.identity)
         assert processes.read(process.pid).state != "T"
@@ -327,7 +327,7 @@ class TestReap:
         one = server("--tensor-parallel-size", "2")
         one.kill_server()
         engine = one.pid("::EngineCore")
-        lines = repr(reap.view([reap.judge(engine, [])], probe.snapshot())).splitlines()
+        lines = repr(reap.view([reap.find_candidate(engine, [])], probe.snapshot())).splitlines()
         assert lines[0].split() == ["pid", "process", "user", "age", "VRAM"]
         assert [line.split()[0] for line in lines[1:]] == [
             str(engine),
@@ -344,7 +344,7 @@ class TestShares:
         engine = one.pid("::EngineCore")
         mapped = {os.path.realpath(path) for path in _shared(engine)}
         assert any("/psm_" in path for path in mapped)
-        reap.reap(reap.judge(engine, []), probe, grace=0.0)
+        reap.reap(reap.find_candidate(engine, []), probe, grace=0.0)
         assert not any(os.path.exists(path) for path in mapped if "/psm_" in path)
 
     @pytest.mark.parametrize("deaf", [False, True])
@@ -360,7 +360,7 @@ class TestShares:
         until(lambda: not processes.is_alive(tracker.identity), "the tracker lives")
         made = shared_memory.mapped_by([engine])
         assert len(made) == 3  # two segments and a semaphore
-        reap.reap(reap.judge(engine, []), probe)
+        reap.reap(reap.find_candidate(engine, []), probe)
         assert shared_memory.present(made) == set()
 
     def test_a_model_in_shared_memory_stays(self, script, probe):
@@ -373,7 +373,7 @@ class TestShares:
             process, pid = script(text, "VLLM::EngineCore", start_new_session=True)
             process.kill()
             process.wait()
-            assert reap.reap(reap.judge(pid, []), probe, grace=0.0).verified
+            assert reap.reap(reap.find_candidate(pid, []), probe, grace=0.0).verified
             assert os.path.exists(model.name)
 
 

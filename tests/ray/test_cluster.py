@@ -625,7 +625,7 @@ def test_a_log_cannot_forge_a_release(cluster, manager, tmp_path):
 @pytest.mark.real_vllm
 def test_vllm_itself(vllm, cluster, manager, ask, monkeypatch):
     """As a job: its imports, its temporary files and its process tree are what the stand-in only resembles."""
-    monkeypatch.setattr("vllm_magic.children.installed.look", lambda: Installed("vllm", "9.9.9", None))
+    monkeypatch.setattr("vllm_magic.children.installed.find", lambda: Installed("vllm", "9.9.9", None))
     holder = manager.start(ask(cluster, name="holder")).server  # the head's only GPU
     server = manager.start(
         ServerSpec(

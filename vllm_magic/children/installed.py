@@ -43,7 +43,7 @@ class Installed:
     problem: str | None
 
 
-def look(wanted: str | None = None) -> Installed:
+def find(wanted: str | None = None) -> Installed:
     """Find vLLM in the same way as a start (`engine.executable.find`). Raises no error."""
     try:
         path = executable.find(wanted)

@@ -37,39 +37,39 @@ def _of_the_driver(now: Snapshot, table: Table) -> Iterator[str]:
         if gpu.used is None:
             yield f"{where}: its memory, which the driver does not report (as with unified memory)."
         if gpu.processes is None:
-            yield f"{where}: who holds its memory, since the driver does not list processes (as with MIG, and in some containers)."
+            yield f"{where}: the holders of its memory, since the driver does not list processes (as with MIG, and in some containers)."
             continue
         if any(process.used is None for process in gpu.processes):
-            yield f"{where}: how much each process holds, which the driver does not say (as on WSL2, and in some containers)."
+            yield f"{where}: the memory of each process, which the driver does not report (as on WSL2, and in some containers)."
         foreign = [str(process.pid) for process in gpu.processes if process.pid not in table]
         if foreign:
-            yield f"{where}: who pid {', '.join(foreign)} is; the driver lists it, and here it is not visible (a container's, or hidden)."
+            yield f"{where}: pid {', '.join(foreign)}, which the driver lists: a process of a container, or a hidden one."
 
 
 def _of_the_machine(proc: Path) -> Iterator[str]:
     if "microsoft" in _text(proc / "sys/kernel/osrelease").lower():
-        yield "WSL2: what Windows and other distributions do on the GPU."
+        yield "Processes of Windows and of other WSL2 distributions, which may hold GPU memory too."
     try:
         namespace = str((proc / "self/ns/pid").readlink())
     except OSError:
         namespace = FIRST_NAMESPACE
     if namespace != FIRST_NAMESPACE:
-        yield "This is a container: processes outside of it, which may hold GPUs too."
+        yield "Processes outside this container, which may hold GPU memory too."
     hidden = _hidepid(_text(proc / "mounts"))
     if hidden and os.getuid():
         yield f"Other users' processes: /proc is mounted with hidepid={hidden}."
 
 
 def _of_other_users(table: Table, proc: Path) -> Iterator[str]:
-    if _may_look(proc):
+    if _can_inspect(proc):
         return
     mine = os.getuid()
     others = {uid for pid in table if (uid := details.uid(pid)) not in (mine, None)}
     if others:
-        yield "Which ports and device files other users' processes have open: only they, and root, may see that."
+        yield "The open ports and device files of other users' processes, which only they and root can see."
 
 
-def _may_look(proc: Path) -> bool:
+def _can_inspect(proc: Path) -> bool:
     """Whether this process may inspect every other process (capabilities(7))."""
     for line in _text(proc / "self/status").splitlines():
         if line.startswith("CapEff:"):

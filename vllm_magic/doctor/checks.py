@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vllm_magic.children.installed import Installed
-    from vllm_magic.doctor.findings import Elsewhere, Seen
+    from vllm_magic.doctor.findings import ReportedServer, ReportedTree
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.ledger import Entry
 
@@ -36,41 +36,41 @@ REBOOT = "reboot"
 _WHOSE = {False: "a vLLM server", True: "a server of vllm_magic whose record is lost"}
 
 
-def guards(servers: Iterable[Seen]) -> Iterator[Finding]:
+def guards(servers: Iterable[ReportedServer]) -> Iterator[Finding]:
     """Yield the servers of ours whose guards do nothing: they are stopped, or do not answer."""
     for one in servers:
         who = f" (pid {', '.join(map(str, one.stopped))})" if one.stopped else ""
         if one.condition == Condition.HUNG:
             yield Finding(
                 Topic.GUARDS,
-                f"The kernel (pid {one.kernel}) of the server {one.name} is gone, and nothing releases it: its guards{who} "
-                f"{'are stopped' if one.stopped else 'do not answer'}. {_processes(one.pids)} of it "
-                f"{_live_on(one.pids, one.bytes)}.",
+                f"The kernel (pid {one.kernel}) of the server {one.name} is gone, and nothing releases the server: its guards{who} "
+                f"{'are stopped' if one.stopped else 'do not answer'}. {_processes(one.pids)} of the server "
+                f"{_still_run(one.pids, one.bytes)}.",
                 "vllm-magic reap",
             )
         elif one.stopped:
             yield Finding(
                 Topic.GUARDS,
-                f"The guards of the server {one.name}{who} are stopped: nothing would release it if its kernel died now.",
+                f"The guards of the server {one.name}{who} are stopped. If its kernel died now, nothing would release the server.",
                 f"kill -CONT {' '.join(map(str, one.stopped))}",
             )
 
 
-def orphans(servers: Iterable[Seen]) -> Iterator[Finding]:
+def orphans(servers: Iterable[ReportedServer]) -> Iterator[Finding]:
     """Yield the servers of ours whose kernel and guards are gone."""
     for one in servers:
         if one.condition == Condition.ORPHANED:
             yield Finding(
                 Topic.ORPHAN,
                 f"The server {one.name} was left behind when its kernel (pid {one.kernel}) died: "
-                f"{_processes(one.pids)} of it {_live_on(one.pids, one.bytes)}. It was started {_ago(one.since)}.",
+                f"{_processes(one.pids)} of the server {_still_run(one.pids, one.bytes)}. It was started {_ago(one.since)}.",
                 "vllm-magic reap",
             )
 
 
-def unowned(elsewhere: Iterable[Elsewhere]) -> Iterator[Finding]:
+def unowned(elsewhere: Iterable[ReportedTree]) -> Iterator[Finding]:
     """Yield the vLLM processes that nobody owns; those that one server left (a process group) are one finding."""
-    groups: dict[tuple[str, int], list[Elsewhere]] = {}
+    groups: dict[tuple[str, int], list[ReportedTree]] = {}
     for one in elsewhere:
         if one.owner == Owner.NOBODY:
             groups.setdefault((one.user, one.group), []).append(one)
@@ -83,7 +83,7 @@ def unowned(elsewhere: Iterable[Elsewhere]) -> Iterator[Finding]:
         command = "vllm-magic reap " + " ".join(f"--pid {one.pid}" for one in several)
         yield Finding(
             Topic.UNOWNED,
-            f"{_processes(pids)} of {whose} {_live_on(pids, sum(known) if len(known) == len(several) else None)}, "
+            f"{_processes(pids)} of {whose} {_still_run(pids, sum(known) if len(known) == len(several) else None)}, "
             f"and nobody owns {'it' if len(pids) == 1 else 'them'}: {titles}, of {user}, {age} old.",
             command if user == details.user(os.getuid()) else f"sudo -u {shlex.quote(user)} {command}",
         )
@@ -117,35 +117,35 @@ def records(entries: Iterable[Entry]) -> Iterator[Finding]:
     for entry in entries:
         if entry.condition is not Condition.TORN:
             continue
-        said = f"The folder {entry.path} does not tell which server it was: {entry.problem}."
+        problem = f"The folder {entry.path} does not say which server it belonged to: {entry.problem}."
         living = [one.identity.pid for one in marks.members(entry.folder.mark, None)]
         if living:
-            said += f" {_processes(living)} of it {_live_on(living, None)}; end them first."
-            yield Finding(Topic.RECORD, said, f"kill {' '.join(map(str, sorted(living)))}")
+            problem += f" {_processes(living)} of the server {_still_run(living, None)}; end them first."
+            yield Finding(Topic.RECORD, problem, f"kill {' '.join(map(str, sorted(living)))}")
         else:
-            said += " Nothing of it runs. If you need no file in it, remove it."
-            yield Finding(Topic.RECORD, said, f"rm -r {shlex.quote(str(entry.path))}")
+            problem += " No process of the server runs. Remove the folder if you need no file in it."
+            yield Finding(Topic.RECORD, problem, f"rm -r {shlex.quote(str(entry.path))}")
 
 
-def ports(servers: Iterable[Seen]) -> Iterator[Finding]:
+def ports(servers: Iterable[ReportedServer]) -> Iterator[Finding]:
     """Yield the living servers that do not listen on their port, whether another process does or none."""
     for one in servers:
         if one.condition not in (Condition.OWNED, Condition.KEPT) or one.phase == Phase.STOPPING:
             continue
-        strangers = [other for other in one.listening if other.pid not in one.pids]
-        ours = len(strangers) < len(one.listening)
-        if strangers and not ours:
-            who = f"{strangers[0].who[:60]} (pid {strangers[0].pid})" if strangers[0].pid else "a process"
+        others = [other for other in one.listening if other.pid not in one.pids]
+        ours = len(others) < len(one.listening)
+        if others and not ours:
+            who = f"{others[0].who[:60]} (pid {others[0].pid})" if others[0].pid else "a process"
             yield Finding(
                 Topic.PORT,
-                f"The server {one.name} should answer on port {one.port}, but {who} of {strangers[0].user} has it. "
-                "Stop the server, then start it again: it takes a free port.",
+                f"The server {one.name} should listen on port {one.port}, but {who} of {others[0].user} does. "
+                "Stop the server and start it again; it then takes a free port.",
                 f"vllm-magic stop {shlex.quote(one.name)}",
             )
         elif not ours and one.phase not in (Phase.SPARE, Phase.STARTING):
             yield Finding(
                 Topic.PORT,
-                f"The server {one.name} runs, but does not listen on its port {one.port}. Its log may tell why.",
+                f"The server {one.name} runs, but does not listen on its port {one.port}. Its log may say why.",
                 f"vllm-magic logs {shlex.quote(one.name)}",
             )
 
@@ -158,7 +158,7 @@ def folders(state: str, locked: str) -> Iterator[Finding]:
         locked: the error in reading the folder of the locks; "" for none.
     """
     if state:
-        yield Finding(Topic.FOLDER, state, _way_out())
+        yield Finding(Topic.FOLDER, state, _state_folder_command())
     if full := ledger.full_disk():
         yield Finding(Topic.FOLDER, f"{full}.", f"df -h {shlex.quote(str(ledger.state_path()))}")
     if locked:
@@ -167,7 +167,7 @@ def folders(state: str, locked: str) -> Iterator[Finding]:
         yield Finding(Topic.FOLDER, f"{locked}.", command)
 
 
-def _way_out() -> str:
+def _state_folder_command() -> str:
     """The command after which the state folder can be used."""
     try:
         path = ledger.state_path()
@@ -227,9 +227,9 @@ def _processes(pids: Sequence[int]) -> str:
     return "1 process" if len(pids) == 1 else f"{len(pids)} processes"
 
 
-def _live_on(pids: Sequence[int], used: int | None) -> str:
+def _still_run(pids: Sequence[int], used: int | None) -> str:
     s = "s" if len(pids) == 1 else ""
-    return f"live{s} on and hold{s} {gib(used)} of GPU memory" if used else f"live{s} on"
+    return f"still run{s} and hold{s} {gib(used)} of GPU memory" if used else f"still run{s}"
 
 
 def _ago(when: float) -> str:

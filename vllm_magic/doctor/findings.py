@@ -40,7 +40,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Listening:
+class ReportedListener:
     """A process that listens on a port; ``pid`` is None, and ``who`` is empty, where the process may not be seen."""
 
     port: int
@@ -50,7 +50,7 @@ class Listening:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ReportedServer:
     """A server in the ledger.
 
     Attributes:
@@ -83,7 +83,7 @@ class Seen:
     kernel_lives: bool
     pids: tuple[int, ...]
     bytes: int | None
-    listening: tuple[Listening, ...]
+    listening: tuple[ReportedListener, ...]
     memory: int | None = None
     stopped: tuple[int, ...] = ()
     cluster: str = ""
@@ -91,7 +91,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class ReportedTree:
     """A tree of vLLM processes that belongs to no server in the ledger.
 
     Attributes:
@@ -115,7 +115,7 @@ class Elsewhere:
 
 
 @dataclass(frozen=True)
-class Releasing:
+class ReportedRelease:
     """A GPU on which a release is under way, and the pids that hold its lock, as far as they can be seen."""
 
     uuid: str
@@ -144,10 +144,10 @@ class Report:
     vllm: Installed
     driver: str | None
     gpus: tuple[GpuUse, ...]
-    servers: tuple[Seen, ...]
-    elsewhere: tuple[Elsewhere, ...]
-    releases: tuple[Releasing, ...]
-    default_port: tuple[Listening, ...]
+    servers: tuple[ReportedServer, ...]
+    elsewhere: tuple[ReportedTree, ...]
+    releases: tuple[ReportedRelease, ...]
+    default_port: tuple[ReportedListener, ...]
     unseen: tuple[str, ...]
 
     @property

@@ -95,7 +95,7 @@ def view(now: Snapshot, used: Iterable[GpuUse]) -> View:
     return View(f"Driver {now.driver}" if now.driver else "", ("GPU", "holder", "memory", "of"), rows)
 
 
-def named(one: Holding) -> str:
+def holder_text(one: Holding) -> str:
     """Return the holder as text."""
     if one.kind is HolderKind.SERVER:
         return f"server {one.who} (pid {one.pid})"
@@ -134,6 +134,6 @@ def _rows(one: GpuUse) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [(f"{one.index}: {one.name}", "all", gib(one.used), gib(one.total))]
     if one.holdings is None:
         rows.append(("", "the driver does not list processes", "", ""))
-    rows += [("", named(holding), gib(holding.bytes), "") for holding in one.holdings or ()]
+    rows += [("", holder_text(holding), gib(holding.bytes), "") for holding in one.holdings or ()]
     rows.append(("", "free", gib(one.free), ""))
     return rows

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from vllm_magic.linux.processes import Identity, Process, Table
 
 LISTED_LIMIT = 10.0  # seconds until the driver must have removed dead processes from its list
-LOOK = 0.1  # seconds between two reads of that list
+POLL_INTERVAL = 0.1  # seconds between two reads of that list
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,27 @@ class Reaped:
         """Whether all processes are gone, as far as this can be known."""
         return not self.left and not self.listed
 
+    @property
+    def text(self) -> str:
+        """A line that says what ended, and how that is known."""
+        if not self.ended and not self.left:
+            return "The process had already ended."
+        ended = _listed_names(self.ended)
+        if self.left:
+            stuck = _listed_names(self.left)
+            return f"SIGKILL did not end {stuck}: stuck in the kernel until the next reboot. Ended: {ended or 'none'}."
+        if self.listed:
+            pids = ", ".join(map(str, self.listed))
+            return f"{ended} ended, but the driver still lists pid {pids}. See vllm-magic gpu."
+        proof = (
+            f"the GPUs could not be asked: {self.problem}"
+            if self.problem
+            else "the driver lists none of them"
+        )
+        return f"Ended in {self.seconds:.1f} s: {ended}; {proof}."
 
-def judge(pid: int, entries: Sequence[Entry]) -> ProcessTree:
+
+def find_candidate(pid: int, entries: Sequence[Entry]) -> ProcessTree:
     """Return the process of this pid with its descendants, if it is this user's vLLM process and nobody owns it.
 
     Raises:
@@ -85,11 +104,11 @@ def judge(pid: int, entries: Sequence[Entry]) -> ProcessTree:
     _refuse_relatives(table, pid)
     _refuse_ours(pid, entries)
     if unowned.role(process) is None:
-        raise InvalidOption(f"{_called(process)} is not a vLLM process, and is left alone.")
+        raise InvalidOption(f"{_described(process)} is not a vLLM process, and is left alone.")
     uid = details.uid(pid)
     if uid != os.getuid():
         raise InvalidOption(
-            f"{_called(process)} belongs to {details.user(uid)}, and only that user may end it so."
+            f"{_described(process)} belongs to {details.user(uid)}. Only that user can reap it."
         )
     tree = next(one for one in unowned.trees(table) if pid in one.pids)
     _refuse_owned(tree, table, process)
@@ -97,8 +116,8 @@ def judge(pid: int, entries: Sequence[Entry]) -> ProcessTree:
     return ProcessTree((process, *(table[one] for one in sorted(below) if table[one].alive)))
 
 
-def judge_all(pids: Iterable[int]) -> list[ProcessTree]:
-    """Return the candidates for these pids, as `judge` does.
+def find_candidates(pids: Iterable[int]) -> list[ProcessTree]:
+    """Return the candidates for these pids, as `find_candidate` does.
 
     Raises:
         InvalidOption: one of the processes may not be ended; the message says why.
@@ -107,7 +126,7 @@ def judge_all(pids: Iterable[int]) -> list[ProcessTree]:
     """
     machine.check_proc()
     entries = ledger.entries()
-    return [judge(pid, entries) for pid in dict.fromkeys(pids)]
+    return [find_candidate(pid, entries) for pid in dict.fromkeys(pids)]
 
 
 def view(candidates: Sequence[ProcessTree], now: Snapshot) -> View:
@@ -120,7 +139,7 @@ def view(candidates: Sequence[ProcessTree], now: Snapshot) -> View:
             pid = one.identity.pid
             depth[pid] = depth.get(one.parent, 0) + 1
             branch = f"\N{BOX DRAWINGS LIGHT UP AND RIGHT}{'─' * 2 * (depth[pid] - 1)} " if depth[pid] else ""
-            name = branch + unowned.called(one)[:60]
+            name = branch + unowned.display_name(one)[:60]
             vram = gib(held[pid]) if pid in held else "" if now.gpus else "?"
             user = details.user(details.uid(pid))
             rows.append((str(pid), name, user, duration(details.age(one.identity)), vram))
@@ -131,7 +150,7 @@ def reap(candidate: ProcessTree, probe: Probe, grace: float = GRACE, patience: f
     """End the process and its descendants; return when they are gone and the driver does not list them any more.
 
     Args:
-        candidate: the processes, from `judge`.
+        candidate: the processes, from `find_candidate`.
         probe: the probe that asks the driver.
         grace: the seconds from SIGTERM to SIGKILL.
         patience: the same seconds where SIGTERM shows no effect at all.
@@ -152,32 +171,17 @@ def reap(candidate: ProcessTree, probe: Probe, grace: float = GRACE, patience: f
     return Reaped(ended, left, listed, problem, time.monotonic() - began)
 
 
-def not_yet(pids: Iterable[int], command: Callable[[str], str] = str) -> str:
+def confirmation_hint(pids: Iterable[int], command: Callable[[str], str] = str) -> str:
     """Return a line with the command that would end the processes; ``command`` as for `text.lines`."""
     named = " ".join(f"--pid {pid}" for pid in dict.fromkeys(pids))
-    return f"Nothing was ended. To end this: {command(f'vllm-magic reap {named} --yes')}"
-
-
-def told(one: Reaped) -> str:
-    """Return a line on what was ended, and how that is known."""
-    if not one.ended and not one.left:
-        return "It had ended by itself."
-    names = ", ".join(f"{process.name[:60]} (pid {process.pid})" for process in one.ended)
-    if one.left:
-        stuck = ", ".join(f"{process.name[:60]} (pid {process.pid})" for process in one.left)
-        return f"SIGKILL did not end {stuck}: it is stuck in the kernel, and only a reboot helps. Ended: {names or 'none'}."
-    if one.listed:
-        pids = ", ".join(map(str, one.listed))
-        return f"{names} ended, but the driver still lists pid {pids}. See vllm-magic gpu."
-    proof = f"the GPUs could not be asked: {one.problem}" if one.problem else "the driver lists none of them"
-    return f"Ended in {one.seconds:.1f} s, and gone: {names}; {proof}."
+    return f"Nothing was ended. To end these processes: {command(f'vllm-magic reap {named} --yes')}"
 
 
 def _refuse_relatives(table: Table, pid: int) -> None:
     if pid == processes.INIT:
-        raise InvalidOption("Process 1 is the system's first, and is left alone.")
+        raise InvalidOption("Process 1 is the system's first process, and is left alone.")
     if pid == os.getpid() or os.getpid() in processes.descendants(table, pid):
-        raise InvalidOption(f"Process {pid} is this program, or runs it: it is left alone.")
+        raise InvalidOption(f"Process {pid} is this program or one of its ancestors, and is left alone.")
 
 
 def _refuse_ours(pid: int, entries: Iterable[Entry]) -> None:
@@ -191,26 +195,35 @@ def _refuse_ours(pid: int, entries: Iterable[Entry]) -> None:
 
 
 def _refuse_owned(tree: unowned.Tree, table: Table, process: Process) -> None:
-    called = _called(process)
+    described = _described(process)
     if tree.owner is Owner.ITSELF and process != tree.root:
-        raise InvalidOption(f"{called} belongs to {_called(tree.root)}, which lives: end that one.")
+        raise InvalidOption(
+            f"{described} belongs to {_described(tree.root)}, which still runs. End that process instead."
+        )
     above = unowned.starter(table, tree.root)
     if above is not None:
-        raise InvalidOption(f"{called} was started by {_called(above)}, which lives: end it from there.")
+        raise InvalidOption(
+            f"{described} was started by {_described(above)}, which still runs. End it from there."
+        )
     if tree.root.parent not in table:
-        raise InvalidOption(f"{called} was started from outside of what can be seen here: end it from there.")
+        raise InvalidOption(
+            f"{described} was started by a process that cannot be seen from here. End it from there."
+        )
     if (
         tree.role is Role.SERVER
     ):  # nohup, setsid or a service puts a server below init too, so it may have an owner
         pid = process.identity.pid
         raise InvalidOption(
-            f"pid {pid} is a vLLM server that runs; whoever started it may be using it. "
-            f"To end it all the same: kill {pid}"
+            f"pid {pid} is a running vLLM server, which may still be in use. To end it anyway: kill {pid}"
         )
 
 
-def _called(process: Process) -> str:
-    return f"{unowned.called(process)[:60]} (pid {process.identity.pid})"
+def _listed_names(several: Iterable[EndedProcess]) -> str:
+    return ", ".join(f"{process.name[:60]} (pid {process.pid})" for process in several)
+
+
+def _described(process: Process) -> str:
+    return f"{unowned.display_name(process)[:60]} (pid {process.identity.pid})"
 
 
 def _finder(candidate: ProcessTree) -> Callable[[], list[Process]]:
@@ -236,4 +249,4 @@ def _still_listed(probe: Probe, pids: set[int]) -> tuple[tuple[int, ...], str | 
         listed = {one.pid for gpu in now.gpus for one in gpu.processes or ()} & pids
         if not listed or time.monotonic() >= deadline:
             return tuple(sorted(listed)), now.problem
-        pause.wait(LOOK)
+        pause.wait(POLL_INTERVAL)

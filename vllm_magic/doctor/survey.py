@@ -10,7 +10,7 @@ import vllm_magic
 from vllm_magic import ledger
 from vllm_magic.children import installed
 from vllm_magic.doctor import blind, checks, gpus, jobs, unowned
-from vllm_magic.doctor.findings import Elsewhere, Listening, Releasing, Report, Seen
+from vllm_magic.doctor.findings import Report, ReportedListener, ReportedRelease, ReportedServer, ReportedTree
 from vllm_magic.gpu import locks
 from vllm_magic.guard.record import Phase
 from vllm_magic.ledger import Condition, Entry
@@ -54,7 +54,7 @@ def survey(probe: Probe, executable: str | None = None) -> Report:
     trees = unowned.trees(table, (pid for pids in members.values() for pid in pids))
     servers = _seen(known.entries, members, now, table)
     elsewhere = tuple(_elsewhere(tree, now, table) for tree in trees if tree.owner is not unowned.Owner.OURS)
-    vllm = installed.look(executable)
+    vllm = installed.find(executable)
     releases, locked = _releases()
     names = {pid: one.name for one in servers for pid in one.pids}
     findings = (
@@ -93,7 +93,7 @@ def holders(probe: Probe) -> tuple[Snapshot, tuple[gpus.GpuUse, ...]]:
     return now, gpus.uses(now, table, names, vllm)
 
 
-def servers() -> tuple[Seen, ...]:
+def servers() -> tuple[ReportedServer, ...]:
     """Return the servers in the ledger: the part of the survey that ``vllm-magic ps`` shows. The driver is not asked.
 
     Raises:
@@ -106,12 +106,12 @@ def servers() -> tuple[Seen, ...]:
 def read_ledger() -> Ledger:
     """Return the entries, or why they cannot be read."""
     try:
-        return Ledger(tuple(map(_asked, ledger.entries())), "")
+        return Ledger(tuple(map(_with_hang, ledger.entries())), "")
     except OSError as error:
         return Ledger((), (error.strerror and f"{error.filename}: {error.strerror}") or str(error))
 
 
-def _asked(entry: Entry) -> Entry:
+def _with_hang(entry: Entry) -> Entry:
     """Return the entry, as hung where its guards do not answer."""
     return replace(entry, condition=Condition.HUNG) if hung_guards.does_hang(entry) else entry
 
@@ -126,7 +126,7 @@ def _pids(entry: Entry) -> tuple[int, ...]:
 
 def _seen(
     entries: Iterable[Entry], members: Mapping[str, tuple[int, ...]], now: Snapshot | None, table: Table
-) -> tuple[Seen, ...]:
+) -> tuple[ReportedServer, ...]:
     records = [
         (entry, entry.record)
         for entry in entries
@@ -149,9 +149,13 @@ def _kept_until(entry: Entry, record: Record) -> float | None:
 
 
 def _server(
-    entry: Entry, record: Record, pids: tuple[int, ...], used: int | None, listening: tuple[Listening, ...]
-) -> Seen:
-    return Seen(
+    entry: Entry,
+    record: Record,
+    pids: tuple[int, ...],
+    used: int | None,
+    listening: tuple[ReportedListener, ...],
+) -> ReportedServer:
+    return ReportedServer(
         name=record.name,
         id=entry.id,
         folder=str(entry.path),
@@ -174,12 +178,12 @@ def _server(
     )
 
 
-def _elsewhere(tree: Tree, now: Snapshot, table: Table) -> Elsewhere:
+def _elsewhere(tree: Tree, now: Snapshot, table: Table) -> ReportedTree:
     root = tree.root
     pids = tuple(sorted(tree.pids))
-    return Elsewhere(
+    return ReportedTree(
         pid=root.identity.pid,
-        title=unowned.called(root),
+        title=unowned.display_name(root),
         user=details.user(tree.uid),
         owner=tree.owner.value,
         above=tree.above,
@@ -210,20 +214,20 @@ def held(now: Snapshot | None, pids: Iterable[int]) -> int | None:
     return None if blank else sum(used or 0 for used in listed)
 
 
-def _listening(ports: Iterable[int], table: Table) -> dict[int, tuple[Listening, ...]]:
+def _listening(ports: Iterable[int], table: Table) -> dict[int, tuple[ReportedListener, ...]]:
     wanted = list(ports)
-    found: dict[int, tuple[Listening, ...]] = dict.fromkeys(wanted, ())
+    found: dict[int, tuple[ReportedListener, ...]] = dict.fromkeys(wanted, ())
     for one in sockets.listeners(wanted, table):
         process = table.get(one.pid) if one.pid else None
         who = details.short_title(process) if process else ""
-        found[one.port] += (Listening(one.port, one.pid, who, details.user(one.uid)),)
+        found[one.port] += (ReportedListener(one.port, one.pid, who, details.user(one.uid)),)
     return found
 
 
-def _releases() -> tuple[tuple[Releasing, ...], str]:
+def _releases() -> tuple[tuple[ReportedRelease, ...], str]:
     """Return the releases that are under way, and what is wrong with the locks; "" for nothing."""
     try:
-        return tuple(Releasing(uuid, pids) for uuid, pids in locks.under_way().items()), locks.trouble()
+        return tuple(ReportedRelease(uuid, pids) for uuid, pids in locks.under_way().items()), locks.trouble()
     except OSError as error:
         return (), str(error)
 

@@ -16,7 +16,7 @@ from vllm_magic.view import duration, table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from vllm_magic.doctor.findings import Elsewhere, Listening, Report, Seen
+    from vllm_magic.doctor.findings import Report, ReportedListener, ReportedServer, ReportedTree
 
 WIDTH = 100  # characters
 STATES = {
@@ -43,7 +43,7 @@ def facts(report: Report) -> list[str]:
     return [*_facts(report), *_unseen(report.unseen)]
 
 
-def servers(several: Sequence[Seen]) -> list[str]:
+def servers(several: Sequence[ReportedServer]) -> list[str]:
     """Return a table of the servers, without those that only left files; one line where there are none."""
     living = [one for one in several if one.condition != Condition.LEFT]
     if not living:
@@ -55,8 +55,8 @@ def servers(several: Sequence[Seen]) -> list[str]:
     )
 
 
-def state(one: Seen) -> str:
-    """Return the state of a server in a few words."""
+def state(one: ReportedServer) -> str:
+    """Return the state of a server as a short text."""
     until = duration(max(0.0, (one.kept_until or 0.0) - time.time()))
     takes = "" if one.memory is None else f", {gib(one.memory)} of memory"
     return STATES[Condition(one.condition)].format(phase=one.phase + takes, until=until)
@@ -87,17 +87,14 @@ def _facts(report: Report) -> Iterator[str]:
     for gpu in report.gpus:
         yield _fact(f"GPU {gpu.index}", f"{gpu.name}, {gib(gpu.used)} of {gib(gpu.total)} in use")
         for one in gpu.holdings or ():
-            yield f"{'':14}{gib(one.bytes):>10}  {one_line(gpus.named(one))}"
+            yield f"{'':14}{gib(one.bytes):>10}  {one_line(gpus.holder_text(one))}"
     yield from _block("servers", servers(report.servers))
     owned = [one for one in report.elsewhere if one.owner != Owner.NOBODY]  # the others are findings
     yield from _block("other vLLM", map(_elsewhere, owned))
     yield from _block("releases", [_releasing(one.uuid, one.pids) for one in report.releases])
-    taken = [
-        f"{one.port}, where vLLM listens unless told otherwise, is taken by {_listener(one)}"
-        for one in report.default_port
-    ]
+    taken = [f"{one.port}, vLLM's default port, is used by {_listener(one)}" for one in report.default_port]
     if taken:
-        yield from _block("ports", [*taken, "(%vllm start takes a free port, so this is no problem)"])
+        yield from _block("ports", [*taken, "(no problem: %vllm start takes a free port)"])
 
 
 def _unseen(spots: Iterable[str]) -> Iterator[str]:
@@ -109,7 +106,7 @@ def _unseen(spots: Iterable[str]) -> Iterator[str]:
         )
 
 
-def _elsewhere(one: Elsewhere) -> str:
+def _elsewhere(one: ReportedTree) -> str:
     who = f", started by {one.above}" if one.owner == Owner.STARTER and one.above else ""
     held = f", {gib(one.bytes)}" if one.bytes else ""
     return f"{one.title[:60]} (pid {one.pid}, {one.user}), {duration(one.age)} old{held}{who}"
@@ -120,15 +117,15 @@ def _releasing(uuid: str, pids: Sequence[int]) -> str:
     return f"under way on {uuid}{who}; a start there waits for it"
 
 
-def _listener(one: Listening) -> str:
+def _listener(one: ReportedListener) -> str:
     return f"{one.who[:60]} (pid {one.pid}, {one.user})" if one.pid else f"a process of {one.user}"
 
 
-def _age(one: Seen) -> str:
+def _age(one: ReportedServer) -> str:
     return duration(max(0.0, time.time() - one.since))
 
 
-def _kernel(one: Seen) -> str:
+def _kernel(one: ReportedServer) -> str:
     return f"pid {one.kernel}" if one.kernel_lives else "gone"
 
 

@@ -123,7 +123,7 @@ def serves(arguments: list[str]) -> bool:
     return False
 
 
-def called(process: Process) -> str:
+def display_name(process: Process) -> str:
     """Return the name of a vLLM process for a person: its title, or its command line up to the model."""
     arguments = details.arguments(process.identity.pid) if process.state != "D" else []
     if not serves(arguments):

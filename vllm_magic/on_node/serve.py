@@ -65,7 +65,7 @@ def serve(job: str) -> int:
     except VllmMagicError as error:
         _refuse(error)
         return 1
-    _say(wire.line(wire.PLACED, vllm=installed.look(request.executable).version))
+    _say(wire.line(wire.PLACED, vllm=installed.find(request.executable).version))
     log = Copy(server)
     _stay(server, asked, Lease(store, job, request.lease), log)
     return _release(server, asked, log)

@@ -145,7 +145,7 @@ class RayProvisioner(Provisioner):
             tell(f"This cluster runs Ray {version}; vllm_magic was tried with {'.'.join(TRIED)}.")
         if cancelled.event.is_set():
             return None
-        job_spec = replace(self._job_spec, vllm=installed.look().version or "")
+        job_spec = replace(self._job_spec, vllm=installed.find().version or "")
         prepared, request = steps.furnish(
             self._spec, self.command, self._environ, self._probe, Way(NOWHERE, ())
         )

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("home")
 
 def refused(pid: int) -> str:
     with pytest.raises(InvalidOption) as caught:
-        reap.judge(pid, ledger.entries())
+        reap.find_candidate(pid, ledger.entries())
     return str(caught.value)
 
 
@@ -60,4 +60,4 @@ class TestRefusals:
     def test_this_program_and_those_above(self):
         assert "this program" in refused(os.getpid())
         above = os.getppid()  # init, where who started the tests has ended
-        assert ("system's first" if above == 1 else "this program") in refused(above)
+        assert ("system's first process" if above == 1 else "this program") in refused(above)

@@ -57,7 +57,7 @@ def of(report: Report, topic: Topic) -> list[Finding]:
 class TestVllm:
     def test_one_whose_python_is_gone(self, tmp_path):
         script = self.script(tmp_path, "#!/nowhere/python3.11\n")
-        found = installed.look(str(script))
+        found = installed.find(str(script))
         assert "/nowhere/python3.11" in found.problem
         assert [finding.command for finding in checks.vllm(found)] == ["pip install --force-reinstall vllm"]
 
@@ -99,12 +99,14 @@ class TestVllm:
 
 class TestUnowned:
     def test_of_another_user(self):
-        seen = findings.Elsewhere(7, "VLLM::EngineCore", "nobody", "nobody", "", 60.0, 5, (7, 8), None, False)
+        seen = findings.ReportedTree(
+            7, "VLLM::EngineCore", "nobody", "nobody", "", 60.0, 5, (7, 8), None, False
+        )
         (found,) = checks.unowned([seen])
         assert found.command == "sudo -u nobody vllm-magic reap --pid 7"
         assert "of nobody" in found.what
         assert found.what.startswith(
-            "2 processes of a vLLM server live on, and nobody owns them: VLLM::EngineCore"
+            "2 processes of a vLLM server still run, and nobody owns them: VLLM::EngineCore"
         )
 
 
@@ -187,8 +189,8 @@ class TestText:
 
     def test_what_comes_from_outside_is_one_line_of_text(self):
         evil = "<script>\x1b[31m\nx"
-        seen = findings.Elsewhere(7, evil, "me", "starter", evil, 60.0, 5, (7,), None, False)
-        port = findings.Listening(8000, 7, evil, "me")
+        seen = findings.ReportedTree(7, evil, "me", "starter", evil, 60.0, 5, (7,), None, False)
+        port = findings.ReportedListener(8000, 7, evil, "me")
         report = self.report(
             findings=(Finding(Topic.PORT, evil, "true"),),
             elsewhere=(seen,),
@@ -202,8 +204,10 @@ class TestText:
 
     def test_secrets_are_masked(self):
         key = "sk-do-not-show-this"
-        seen = findings.Elsewhere(7, f"x --api-key {key}", "me", "starter", key, 60.0, 5, (7,), None, False)
-        port = findings.Listening(8000, 7, f"server {key}", "me")
+        seen = findings.ReportedTree(
+            7, f"x --api-key {key}", "me", "starter", key, 60.0, 5, (7,), None, False
+        )
+        port = findings.ReportedListener(8000, 7, f"server {key}", "me")
         lines = text.lines(
             self.report(findings=(Finding(Topic.PORT, key, "true"),), elsewhere=(seen,), default_port=(port,))
         )

@@ -113,7 +113,7 @@ class ReapCommand(SubCommand[ReapArguments]):
         try:
             if not arguments.pids:
                 return views.swept(sweep_all(probe))
-            candidates = reap.judge_all(arguments.pids)
+            candidates = reap.find_candidates(arguments.pids)
         except OSError as error:  # the state folder is not private to this user, or cannot be read
             raise VllmMagicError(str(error)) from None
         shown = reap.view(candidates, probe.snapshot())

@@ -1,4 +1,4 @@
-"""What the word at the cursor of a ``%vllm`` line can become."""
+"""The candidates for the argument at the cursor of a ``%vllm`` line."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from vllm_magic.commands.declaration import Argument, CommandDeclaration
     from vllm_magic.engine.flags.flag_table import FlagOption, FlagTable
 
-REFUSED = ("-h", "--help", "--headless", "--uds")  # flags with which there is no server to talk to
-SERVE = "vllm serve"  # whose flags are known
-LONGEST_ABOUT = 72  # characters; a menu has no room for more
-_PLAIN_WORD = re.compile(r"""[^\s'"\\${}#]*""")  # that needs no quotes
+REFUSED = ("-h", "--help", "--headless", "--uds")  # flags with which no server would answer over TCP
+SERVE = "vllm serve"  # the command of vLLM whose flags are known
+LONGEST_ABOUT = 72  # characters, for which a menu has room
+_PLAIN = re.compile(r"""[^\s'"\\${}#]*""")  # an argument that needs no quotes
 
 
 @dataclass(frozen=True)
@@ -33,58 +33,61 @@ class TypedLine:
     """A ``%vllm`` line, or the first line of a ``%%vllm`` cell, up to the cursor.
 
     Attributes:
-        words: those that are complete; in a cell the first one is ``%%vllm``.
-        typed: the beginning of the one at the cursor, "" for a new one.
-        executable: the vLLM that is configured, or None.
+        args: the complete arguments; in a cell the first is ``%%vllm``.
+        typed: the part of an argument before the cursor; "" for a new argument.
+        executable: the configured path of vLLM; None where there is none.
     """
 
-    words: tuple[str, ...]
+    args: tuple[str, ...]
     typed: str
     executable: str | None = None
 
 
 def find(line: TypedLine, commands: Mapping[str, CommandDeclaration]) -> tuple[str, list[Candidate]]:
-    """The end of what is typed that is replaced, and by what.
+    """Return the typed text that is replaced, and the candidates that replace it.
 
     Args:
-        line: as far as it is written.
+        line: the line up to the cursor.
         commands: the declarations of all commands by name.
     """
-    if not _PLAIN_WORD.fullmatch(line.typed):
+    if not _PLAIN.fullmatch(line.typed):
         return line.typed, []
-    part, found = _find(line, commands)
-    fitting = {one.text: one for one in found if _PLAIN_WORD.fullmatch(one.text)}
-    return part, [Candidate(one.text, _short(one.about)) for one in fitting.values()]
+    part, candidates = _find(line, commands)
+    plain_ones = {one.text: one for one in candidates if _PLAIN.fullmatch(one.text)}
+    return part, [Candidate(one.text, _short(one.about)) for one in plain_ones.values()]
 
 
 def _find(line: TypedLine, commands: Mapping[str, CommandDeclaration]) -> tuple[str, Iterable[Candidate]]:
-    if not line.words:
+    if not line.args:
         return line.typed, _commands(line.typed, commands)
-    command = commands.get(line.words[0])
+    command = commands.get(line.args[0])
     if command is None:
         return line.typed, ()
     options = _Options(command, _table(line) if command.flags_of == SERVE else None)
     flag, equals, value = line.typed.partition("=")
     if flag.startswith("-") and equals:
         return value, options.values(flag, value)
-    return line.typed, _word(line, command, options, commands)
+    return line.typed, _argument_candidates(line, command, options, commands)
 
 
-def _word(
+def _argument_candidates(
     line: TypedLine,
     command: CommandDeclaration,
     options: _Options,
     commands: Mapping[str, CommandDeclaration],
 ) -> Iterable[Candidate]:
-    behind = line.words[1:]
-    positional = list(options.positionals(behind))
+    before = line.args[1:]
+    positional = list(options.positionals(before))
     if command.actions and not positional:
-        told = [(one.name, one.about) for one in command.actions]
-        return [Candidate(name, about) for name, about in told if name.startswith(line.typed)]
+        return [
+            Candidate(action.name, action.about)
+            for action in command.actions
+            if action.name.startswith(line.typed)
+        ]
     if line.typed.startswith("-"):
         return options.beginning(line.typed, vllm=bool(positional))
-    if behind and options.takes_value(behind[-1]):
-        return options.values(behind[-1], line.typed)
+    if before and options.takes_value(before[-1]):
+        return options.values(before[-1], line.typed)
     found: list[Candidate] = []
     if argument := _argument(command, positional):
         found += _values(argument, line, commands)
@@ -102,7 +105,7 @@ def _commands(typed: str, commands: Mapping[str, CommandDeclaration]) -> list[Ca
 
 
 def _argument(command: CommandDeclaration, given: list[str]) -> Argument | None:
-    """The next argument by its place; those that are given may have the action before them."""
+    """Return the next positional argument; None if all are given. The given ones begin with the action, if any."""
     arguments = command.arguments
     if command.actions:
         name, *given = given
@@ -116,17 +119,17 @@ def _values(
     if argument.kind is ValueKind.COMMAND:
         return _commands(line.typed, commands)
     if argument.kind is ValueKind.ADAPTER:
-        return values.adapters(flags.value(line.words, "--server"), line.typed)
+        return values.adapters(flags.value(line.args, "--server"), line.typed)
     return values.of_kind(argument.kind, line.typed)
 
 
 def _table(line: TypedLine) -> FlagTable:
-    """The flags of the vLLM that is meant; where they are not known, some of them, and they begin to be read."""
+    """Return the flags of the vLLM that would run; until they are known, the common ones, while they are read."""
     with suppress(ExecutableNotFound):
-        path = executable.find(flags.value(line.words, "--executable") or line.executable)
+        path = executable.find(flags.value(line.args, "--executable") or line.executable)
         if known := flag_table.load(path):
             return known
-        from vllm_magic.children import flag_reading  # which takes its time to be imported
+        from vllm_magic.children import flag_reading  # its import is slow
 
         flag_reading.table(path)
     from vllm_magic.engine.flags.common_flags import COMMON
@@ -135,7 +138,7 @@ def _table(line: TypedLine) -> FlagTable:
 
 
 class _Options:
-    """The options of a command, and vLLM's flags where they can follow it."""
+    """The options of a command, and the flags of vLLM if they may follow."""
 
     def __init__(self, command: CommandDeclaration, table: FlagTable | None) -> None:
         self._own = {option.flag: option for option in command.options}
@@ -145,28 +148,28 @@ class _Options:
         return self._table.find(flag) if self._table else None
 
     def takes_value(self, flag: str) -> bool:
-        """Whether the next word is the value of an option that is written so."""
+        """Whether the next argument is the value of this flag."""
         option = self._own.get(flag) or self._of_vllm(flag)
         return option is not None and option.takes_value
 
     def values(self, flag: str, typed: str) -> Iterable[Candidate]:
-        """The values of the option that is written so; none where there is no such option."""
+        """Return the values of this flag that begin with the typed text; none for an unknown flag."""
         if own := self._own.get(flag):
             return values.of_option(own, typed)
         of_vllm = self._of_vllm(flag)
         return values.of_vllm(of_vllm, typed) if of_vllm else ()
 
-    def positionals(self, words: tuple[str, ...]) -> Iterator[str]:
-        """The words that are neither an option nor the value of one."""
-        rest = iter(words)
-        for word in rest:
-            if not word.startswith("-"):
-                yield word
-            elif self.takes_value(word):
+    def positionals(self, args: tuple[str, ...]) -> Iterator[str]:
+        """Yield the arguments that are neither a flag nor the value of a flag."""
+        rest = iter(args)
+        for arg in rest:
+            if not arg.startswith("-"):
+                yield arg
+            elif self.takes_value(arg):
                 next(rest, None)
 
     def beginning(self, typed: str, *, vllm: bool) -> Iterator[Candidate]:
-        """The options that begin so, our own first; vLLM's in the spelling that is typed."""
+        """Yield the flags that begin with the typed text: those of the command, then those of vLLM in the typed spelling."""
         for flag, option in self._own.items():
             if flag.startswith(typed):
                 yield Candidate(flag, option.about)

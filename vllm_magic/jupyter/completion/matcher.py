@@ -33,8 +33,8 @@ def add(shell: InteractiveShell, magics: VllmMagics) -> None:
 
     @context_matcher(identifier=IDENTIFIER, priority=PRIORITY)  # type: ignore[untyped-decorator]
     def match(context: CompletionContext) -> dict[str, Any]:
-        said = _said(context)
-        part, found = ("", []) if said is None else _complete(said, magics.executable)
+        text = _typed_text(context)
+        part, found = ("", []) if text is None else _complete(text, magics.executable)
         if not found:
             return {"completions": []}
         return {
@@ -54,14 +54,14 @@ def remove(shell: InteractiveShell) -> None:
 
 
 def _unbroken(text: str) -> str:
-    """The text with spaces and hyphens at which no line is broken: JupyterLab's menu draws broken lines over each other."""
+    """Return the text without places for line breaks: JupyterLab's menu draws broken lines over each other."""
     return text.replace(" ", "\N{NO-BREAK SPACE}").replace("-", "\N{NON-BREAKING HYPHEN}")
 
 
-def _said(context: CompletionContext) -> str | None:
-    """The text between ``%vllm`` and the cursor, over several lines if they are continued; None in any other line.
+def _typed_text(context: CompletionContext) -> str | None:
+    """Return the text between ``%vllm`` and the cursor, also over continued lines; None in any other line.
 
-    In a ``%%vllm`` cell it is the first line with ``%%vllm`` itself. The lines below it are for a model: None there.
+    In a ``%%vllm`` cell it is the first line, with ``%%vllm`` itself. The lines below are for a model: None.
     """
     lines = context.full_text.split("\n")[: context.cursor_line + 1]
     text = lines.pop()[: context.cursor_position]
@@ -74,15 +74,15 @@ def _said(context: CompletionContext) -> str | None:
     return found[1] if found else None
 
 
-def _complete(said: str, executable: str) -> tuple[str, list[Candidate]]:
+def _complete(text: str, executable: str) -> tuple[str, list[Candidate]]:
     from vllm_magic.jupyter.commands import registry
     from vllm_magic.jupyter.completion import candidates
 
-    typed = re.split(r"\s", said)[-1]
+    typed = re.split(r"\s", text)[-1]
     try:
-        words = shlex.split(said.removesuffix(typed))
+        args = shlex.split(text.removesuffix(typed))
         return candidates.find(
-            candidates.TypedLine(tuple(words), typed, executable or None), registry.declarations()
+            candidates.TypedLine(tuple(args), typed, executable or None), registry.declarations()
         )
     except Exception:  # noqa: BLE001 - an open quotation or a failing disk gives no completions, and no error
         return "", []

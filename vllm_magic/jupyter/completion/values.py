@@ -1,4 +1,4 @@
-"""What can stand behind an option or a sub-command: values, models, files, GPUs, servers."""
+"""The candidates for values: models, files, GPUs, servers, choices."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from vllm_magic.engine.flags.flag_table import FlagOption
 
 DEVICES = Path("/dev")
-DRIVER_LIMIT = 0.01  # seconds for a driver that has answered before
-SERVER_LIMIT = 0.2  # seconds for a server to say which adapters it has
-MODELS = ("--model", "--tokenizer", "--hf-config-path")  # flags whose value is a model, or a folder like one
+DRIVER_LIMIT = 0.01  # seconds to wait for the driver, which has answered before
+SERVER_LIMIT = 0.2  # seconds to wait for a server's list of adapters
+MODELS = ("--model", "--tokenizer", "--hf-config-path")  # flags of vLLM whose value is a model or a folder
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One word, and what it means in a few more."""
+    """A text that completion offers, and a short description of it."""
 
     text: str
     about: str
 
 
 def of_kind(kind: ValueKind, typed: str) -> Iterable[Candidate]:
-    """What there is of a kind that begins so."""
+    """Return the candidates of a kind that begin with the typed text."""
     found = {
         ValueKind.SERVER: servers,
         ValueKind.KNOWN_SERVER: known_servers,
@@ -44,35 +44,35 @@ def of_kind(kind: ValueKind, typed: str) -> Iterable[Candidate]:
         ValueKind.FILE: files,
         ValueKind.FOLDER: folders,
     }.get(kind)
-    return found(typed) if found else ()  # of other kinds only the caller can tell
+    return found(typed) if found else ()  # the caller knows those of the other kinds
 
 
 def of_option(option: CommandOption, typed: str) -> Iterable[Candidate]:
-    """The values of an option of a command that begin so."""
+    """Return the values of a command's option that begin with the typed text."""
     if option.choices:
-        return _told(map(str, option.choices), str(option.default), typed)
+        return _choices(map(str, option.choices), str(option.default), typed)
     return of_kind(option.kind, typed)
 
 
 def of_vllm(option: FlagOption, typed: str) -> Iterable[Candidate]:
-    """The values of a flag of vLLM that begin so."""
+    """Return the values of a flag of vLLM that begin with the typed text."""
     if any(string in MODELS for string in option.strings):
         return models(typed)
-    if option.is_path and not typed.startswith("~"):  # which vLLM takes as it stands
+    if option.is_path and not typed.startswith("~"):  # vLLM does not expand "~"
         return files(typed)
-    return _told(option.choices or (option.default,), option.default, typed)
+    return _choices(option.choices or (option.default,), option.default, typed)
 
 
-def _told(usual: Iterable[str], default: str, typed: str) -> list[Candidate]:
+def _choices(values: Iterable[str], default: str, typed: str) -> list[Candidate]:
     return [
         Candidate(one, "default" if one == default else "value")
-        for one in usual
+        for one in values
         if one not in ("", "None") and one.startswith(typed)
     ]
 
 
 def models(typed: str) -> list[Candidate]:
-    """The models on this machine whose name, or the last part of it, begins so."""
+    """Return the models on this machine whose name, or its last part, begins with the typed text."""
     beginning = typed.lower()
     cached = [
         Candidate(name, "in the Hugging Face cache")
@@ -84,21 +84,21 @@ def models(typed: str) -> list[Candidate]:
 
 
 def files(typed: str) -> list[Candidate]:
-    """The files and folders that begin so."""
+    """Return the files and folders that begin with the typed text."""
     return [Candidate(one, "path") for one in sorted(on_disk.files(typed))]
 
 
 def folders(typed: str) -> list[Candidate]:
-    """The folders that begin so."""
+    """Return the folders that begin with the typed text."""
     return [Candidate(one, "folder") for one in sorted(on_disk.files(typed)) if one.endswith("/")]
 
 
 def adapters(server: str | None, typed: str) -> list[Candidate]:
-    """The LoRA adapters that a server of this kernel has loaded, where it answers at once.
+    """Return the LoRA adapters of a server of this kernel; none if the server does not answer within `SERVER_LIMIT`.
 
     Args:
-        server: its name, None for the only one.
-        typed: how they begin.
+        server: the name of the server; None for the only one.
+        typed: the typed text.
     """
     if "vllm_magic.manager.manager" not in sys.modules:
         return []
@@ -106,23 +106,23 @@ def adapters(server: str | None, typed: str) -> list[Candidate]:
 
     try:
         loaded = manager.get(server).loras(timeout=SERVER_LIMIT)
-    except VllmMagicError:  # no such server, or it is silent
+    except VllmMagicError:  # there is no such server, or it does not answer
         return []
     return [Candidate(name, "adapter") for name in sorted(loaded) if name.startswith(typed)]
 
 
 def servers(typed: str) -> list[Candidate]:
-    """The servers of this kernel by name."""
+    """Return the running servers of this kernel."""
     return _beginning(typed, _of_this_kernel(past=False))
 
 
 def known_servers(typed: str) -> list[Candidate]:
-    """The servers of this kernel by name, also those that are over."""
+    """Return the servers of this kernel, also those that have ended."""
     return _beginning(typed, _of_this_kernel(past=True))
 
 
 def kept_servers(typed: str) -> list[Candidate]:
-    """The servers that can be attached, by name."""
+    """Return the servers that can be attached."""
     return _beginning(typed, _kept())
 
 
@@ -131,12 +131,12 @@ def _beginning(typed: str, found: Mapping[str, str]) -> list[Candidate]:
 
 
 def _of_this_kernel(*, past: bool) -> dict[str, str]:
-    if "vllm_magic.manager.manager" not in sys.modules:  # none was started
+    if "vllm_magic.manager.manager" not in sys.modules:  # no server was started
         return {}
     from vllm_magic.manager.manager import manager
 
-    everyone = {**(manager.past() if past else {}), **manager.servers()}
-    status = {name: server.status for name, server in everyone.items()}
+    every_server = {**(manager.past() if past else {}), **manager.servers()}
+    status = {name: server.status for name, server in every_server.items()}
     return {name: one.idle_release or one.state.value for name, one in status.items()}
 
 
@@ -149,7 +149,7 @@ def _kept() -> dict[str, str]:
 
 
 def gpus(typed: str) -> list[Candidate]:
-    """GPUs by index, behind the comma of those that are typed."""
+    """Return the GPUs by index; those before the last typed comma are not offered again."""
     before, comma, beginning = typed.rpartition(",")
     named = before.split(",")
     found = [
@@ -157,12 +157,12 @@ def gpus(typed: str) -> list[Candidate]:
         for index, about in _devices().items()
         if index not in named
     ]
-    chosen = [] if comma else [Candidate("auto", "the freest that are enough")]
+    chosen = [] if comma else [Candidate("auto", "those with the most free memory")]
     return [one for one in [*found, *chosen] if one.text.rpartition(",")[2].startswith(beginning)]
 
 
 def _devices() -> dict[str, str]:
-    """Each GPU by index: as the driver says, where it answers at once; else by the device files."""
+    """Return the name of each GPU by its index: from the driver if it answers at once, else from the device files."""
     if "vllm_magic.manager.manager" in sys.modules:
         from vllm_magic.manager.manager import manager
 

@@ -233,8 +233,8 @@ def reaped(shown: View, several: Sequence[Reaped], pids: Sequence[int]) -> View:
     """Return the view for ``%vllm reap --pid``: the processes, and what became of them."""
     from vllm_magic.doctor import reap
 
-    told = tuple(map(reap.told, several)) or (reap.not_yet(pids, in_a_cell),)
-    return replace(shown, lines=told)
+    outcome = tuple(one.text for one in several) or (reap.confirmation_hint(pids, in_a_cell),)
+    return replace(shown, lines=outcome)
 
 
 def lines(name: str, text: Sequence[str], idle_release: str = "") -> View:

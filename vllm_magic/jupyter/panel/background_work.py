@@ -103,7 +103,7 @@ class Work:
         probe = self._manager.probe
         try:
             if pids:
-                lines = [reap.told(reap.reap(one, probe)) for one in reap.judge_all(pids)]
+                lines = [reap.reap(one, probe).text for one in reap.find_candidates(pids)]
             else:
                 lines = [one.text for one in sweep_all(probe)] or ["Nothing to reap."]
         except OSError as error:  # the state folder cannot be read, or is not private to this user
