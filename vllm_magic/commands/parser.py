@@ -7,6 +7,7 @@ into an `InvalidOption` that names the argument.
 from __future__ import annotations
 
 import argparse
+import math
 from contextlib import suppress
 from typing import NoReturn
 
@@ -48,13 +49,36 @@ def seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time: 90, 90s, 30m or 1h30m") from None
 
 
+def integer(text: str) -> int:
+    """Convert a whole number.
+
+    Raises:
+        ArgumentTypeError: the text is not a whole number.
+    """
+    with suppress(ValueError):  # raised also for more digits than Python converts
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+
+
+def number(text: str) -> float:
+    """Convert a number.
+
+    Raises:
+        ArgumentTypeError: the text is not a number, or it is infinite.
+    """
+    with suppress(ValueError):
+        if math.isfinite(value := float(text)):
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+
+
 def positive_integer(text: str) -> int:
     """Convert a count or a pid.
 
     Raises:
         ArgumentTypeError: the text is not a whole number, or the number is less than 1.
     """
-    with suppress(ValueError):  # also for more digits than Python converts
+    with suppress(ValueError):
         if (value := int(text)) >= 1:
             return value
     raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")

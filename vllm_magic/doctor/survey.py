@@ -52,8 +52,10 @@ def survey(probe: Probe, executable: str | None = None) -> Report:
     members = {entry.id: _pids(entry) for entry in known.entries}
     table = {} if wrong else processes.table()
     trees = unowned.trees(table, (pid for pids in members.values() for pid in pids))
-    servers = _seen(known.entries, members, now, table)
-    elsewhere = tuple(_elsewhere(tree, now, table) for tree in trees if tree.owner is not unowned.Owner.OURS)
+    servers = _reported_servers(known.entries, members, now, table)
+    elsewhere = tuple(
+        _reported_tree(tree, now, table) for tree in trees if tree.owner is not unowned.Owner.OURS
+    )
     vllm = installed.find(executable)
     releases, locked = _releases()
     names = {pid: one.name for one in servers for pid in one.pids}
@@ -100,7 +102,7 @@ def servers() -> tuple[ReportedServer, ...]:
         OSError: the state folder is not private to this user, or cannot be read.
     """
     entries = ledger.entries()
-    return _seen(entries, {entry.id: _pids(entry) for entry in entries}, None, processes.table())
+    return _reported_servers(entries, {entry.id: _pids(entry) for entry in entries}, None, processes.table())
 
 
 def read_ledger() -> Ledger:
@@ -124,7 +126,7 @@ def _pids(entry: Entry) -> tuple[int, ...]:
     return tuple(sorted(one.identity.pid for one in entry.processes))
 
 
-def _seen(
+def _reported_servers(
     entries: Iterable[Entry], members: Mapping[str, tuple[int, ...]], now: Snapshot | None, table: Table
 ) -> tuple[ReportedServer, ...]:
     records = [
@@ -178,7 +180,7 @@ def _server(
     )
 
 
-def _elsewhere(tree: Tree, now: Snapshot, table: Table) -> ReportedTree:
+def _reported_tree(tree: Tree, now: Snapshot, table: Table) -> ReportedTree:
     root = tree.root
     pids = tuple(sorted(tree.pids))
     return ReportedTree(

@@ -176,11 +176,11 @@ def _tree(table: Table, roles: Mapping[int, Role], root: Process, ours: frozense
 
 def _above(table: Table, roles: Mapping[int, Role], pid: int) -> int | None:
     """Return the pid of the nearest vLLM process above this one; None where there is none."""
-    seen = {pid}
-    while pid in table and (pid := table[pid].parent) not in seen:
+    passed = {pid}
+    while pid in table and (pid := table[pid].parent) not in passed:
         if pid in roles:
             return pid
-        seen.add(pid)
+        passed.add(pid)
     return None
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.commands.declaration import CommandDeclaration, CommandOption
 from vllm_magic.commands.front_end import CELL
-from vllm_magic.commands.parser import positive_integer
+from vllm_magic.commands.parser import number, positive_integer
 from vllm_magic.errors import InvalidOption
 from vllm_magic.jupyter.commands.base import SERVER, SubCommand
 
@@ -68,7 +68,7 @@ class AskCommand(SubCommand[AskArguments]):
         options=(
             CommandOption("--system", "the system message", "TEXT"),
             CommandOption(
-                "--temperature", "0 for the most likely tokens (default: the model's own)", "T", type=float
+                "--temperature", "0 for the most likely tokens (default: the model's own)", "T", type=number
             ),
             CommandOption(
                 "--max-tokens",

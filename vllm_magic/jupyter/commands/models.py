@@ -178,9 +178,9 @@ class PullCommand(SubCommand[PullArguments]):
 
         line = Line(notebook=context.notebook)
 
-        def report(seen: Download) -> None:
-            share = min(1.0, seen.done / seen.total) if seen.total else None
-            line.show(f"{arguments.model}: {download(seen)}", share)
+        def report(progress: Download) -> None:
+            share = min(1.0, progress.done / progress.total) if progress.total else None
+            line.show(f"{arguments.model}: {download(progress)}", share)
 
         try:
             done = pull(arguments.model, revision=arguments.revision, vllm=context.executable, report=report)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.commands.declaration import CommandDeclaration, CommandOption
+from vllm_magic.commands.parser import integer
 from vllm_magic.jupyter.commands.base import SERVER, ServerName, SubCommand
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class SleepCommand(SubCommand[SleepArguments]):
                 "--level",
                 "discard the weights (default: move them to the machine's memory)",
                 "2",
-                type=int,
+                type=integer,
                 choices=(1, 2),
                 default=1,
             ),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.commands.declaration import Argument, CommandOption, ValueKind
 from vllm_magic.commands.front_end import NOTEBOOK
-from vllm_magic.commands.parser import assignment, seconds
+from vllm_magic.commands.parser import assignment, integer, seconds
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
 from vllm_magic.jupyter.commands import settings
@@ -37,7 +37,7 @@ OPTIONS = (
         "0,1 | auto",
         kind=ValueKind.GPUS,
     ),
-    CommandOption("--port", "TCP port (default: a free port)", "N", type=int),
+    CommandOption("--port", "TCP port (default: a free port)", "N", type=integer),
     CommandOption(
         "--env",
         "environment variable of the server; may be repeated",

@@ -166,9 +166,9 @@ def _devices() -> dict[str, str]:
     if "vllm_magic.manager.manager" in sys.modules:
         from vllm_magic.manager.manager import manager
 
-        seen = manager.probe.snapshot(timeout=DRIVER_LIMIT, may_start=False)
-        if seen.gpus:
-            return {str(gpu.index): gpu.name for gpu in seen.gpus}
+        snapshot = manager.probe.snapshot(timeout=DRIVER_LIMIT, may_start=False)
+        if snapshot.gpus:
+            return {str(gpu.index): gpu.name for gpu in snapshot.gpus}
     with suppress(OSError):
         count = sum(bool(re.fullmatch(r"nvidia\d+", one.name)) for one in DEVICES.iterdir())
         return {str(index): "GPU" for index in range(count)}

@@ -173,7 +173,7 @@ class TestStart:
     @pytest.mark.parametrize(
         ("words", "says"),
         [
-            (["--port", "http"], "'http'"),
+            (["--port", "http"], "Argument --port: 'http' is not a whole number. See %vllm help start."),
             (["--port="], "--port"),
             (["--port", "0"], "0 is not a port"),
             (["--port", "70000"], "70000 is not a port"),
@@ -249,6 +249,16 @@ class TestTheOthers:
     def test_logs_that_do_not_fit(self, words):
         with pytest.raises(InvalidOption):
             parse("logs", *words)
+
+    @pytest.mark.parametrize("text", ["warm", "nan", "inf"])
+    def test_a_temperature_that_is_no_number(self, text):
+        with pytest.raises(InvalidOption, match=f"'{text}' is not a number"):
+            parse(CELL, "--temperature", text)
+
+    @pytest.mark.parametrize("level", ["deep", "1.5"])
+    def test_a_level_that_is_no_number(self, level):
+        with pytest.raises(InvalidOption, match=f"'{level}' is not a whole number"):
+            parse("sleep", "--level", level)
 
     @pytest.mark.parametrize("command", ["restart", "status", "attach", "metrics", "plot", "wake"])
     def test_a_name_or_none(self, command):
