@@ -87,9 +87,9 @@ def _run(args: Sequence[str]) -> int:
         _print([f"vllm-magic {__version__}"])
         return DONE
     known = {command.declaration.name: command for command in COMMANDS}
-    name, rest = selection.select(known, args, TERMINAL, alone=selection.HELP)
+    name, rest = selection.select(known, args, TERMINAL, alone=selection.HELP_COMMAND)
     arguments = known[name].declaration.parse(rest)
-    if name != selection.HELP:  # the help is shown on every system
+    if name != selection.HELP_COMMAND:  # the help is shown on every system
         support.check()
     return known[name].run(arguments)
 

@@ -8,7 +8,7 @@ import pytest
 from IPython.core.error import UsageError
 
 from vllm_magic import cli
-from vllm_magic.commands.selection import HELP
+from vllm_magic.commands.selection import HELP_COMMAND
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,6 @@ def test_the_examples_can_be_parsed(command):
     for example in command.declaration.examples:
         program, *rest = example.split()
         assert program == "vllm-magic"
-        name, *words = rest or [HELP]
+        name, *words = rest or [HELP_COMMAND]
         assert name == command.declaration.name
         command.declaration.parse(words)

@@ -11,7 +11,7 @@ from vllm_magic.errors import InvalidOption
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-HELP = "help"
+HELP_COMMAND = "help"
 HELP_FLAGS = ("-h", "--help")
 
 
@@ -30,7 +30,7 @@ def select(
         InvalidOption: there is no such command.
     """
     if set(HELP_FLAGS) & set(args):
-        return HELP, [arg for arg in args if arg not in HELP_FLAGS][:1]
+        return HELP_COMMAND, [arg for arg in args if arg not in HELP_FLAGS][:1]
     if not args:
         return alone, []
     return find(names, args[0], front_end), list(args[1:])

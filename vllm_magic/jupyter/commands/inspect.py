@@ -48,13 +48,13 @@ class StatusCommand(SubCommand[ServerName]):
         others = [f"{one.name}: its Ray cluster does not answer." for one in servers if not one.reachable]
         others += [f"{one.name}: {one.caveat}." for one in servers if one.caveat]
         if not name:
-            others += [*manager.idle_releases(), *manager.waiting(), *_spare_line(context)]
+            others += [*manager.idle_releases(), *manager.waiting(), *_spare_text(context)]
         if servers and (full := ledger.full_disk()):
             others.append(f"{full}: the logs of the servers are not written any more. Free disk space there.")
         return views.status(servers, manager.recent_gpus() if servers else None, others)
 
 
-def _spare_line(context: Context) -> list[str]:
+def _spare_text(context: Context) -> list[str]:
     from vllm_magic.sizes import gib
 
     one = context.manager.spares.status()
@@ -94,8 +94,10 @@ class FitCommand(SubCommand["StartArguments"]):
     declaration = CommandDeclaration(
         name="fit",
         about="estimate whether a model fits into GPU memory, and what it needs; arguments as for start",
-        details="Nothing is started. The estimate has weights, KV cache, number of requests and longest context, and says what would help. "
-        "A start prints a warning by itself.",
+        details=(
+            "Nothing is started. The estimate has weights, KV cache, number of requests and longest context, and says "
+            "what would help. A start prints a warning by itself."
+        ),
         arguments=(start_arguments.MODEL,),
         options=start_arguments.OPTIONS,
         flags_of="vllm serve",

@@ -30,8 +30,11 @@ class StartCommand(SubCommand[StartArguments]):
     declaration = CommandDeclaration(
         name="start",
         about="serve a model; flags of `vllm serve` go to vLLM unchanged",
-        details="`{name}` and `$name` insert variables of the notebook. The same command again returns the server that already runs. vLLM's file of options (--config FILE) is "
-        "respected: its host and port are used, and a key in it is refused.",
+        details=(
+            "`{name}` and `$name` insert variables of the notebook. The same command again returns the server that "
+            "already runs. vLLM's file of options (--config FILE) is respected: its host and port are used, and a key in "
+            "it is refused."
+        ),
         arguments=(start_arguments.MODEL,),
         options=start_arguments.OPTIONS,
         flags_of="vllm serve",

@@ -51,6 +51,6 @@ def select(args: Sequence[str], *, cell: bool = False) -> tuple[SubCommand[Any],
     known = commands()
     if cell:
         asks_help = bool(set(selection.HELP_FLAGS) & set(args))
-        return (known[selection.HELP], [CELL]) if asks_help else (known[CELL], list(args))
+        return (known[selection.HELP_COMMAND], [CELL]) if asks_help else (known[CELL], list(args))
     name, rest = selection.select(known, args, NOTEBOOK, alone="status")
     return known[name], rest
