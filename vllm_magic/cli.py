@@ -158,12 +158,12 @@ def _verify_again(name: str) -> bool:
     from vllm_magic.release import report, unproved
 
     with _probe() as probe:
-        verified = unproved.look_again(probe, name)
-    for one in verified:
+        rechecked = unproved.recheck(probe, name)
+    for one in rechecked:
         if not one.verified:
             raise report.not_released(one.release)
         _print(_release_lines(one.release, note=bool(one.release.doubt)))
-    return bool(verified)
+    return bool(rechecked)
 
 
 def _release_lines(release: Release, *, note: bool) -> list[str]:

@@ -292,7 +292,7 @@ def stuck(kernel, fake_gpus, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("vllm_magic.gpu.probe.Probe", by_hand.PatientProbe)
     monkeypatch.setattr("vllm_magic.release.local_verifier.LIMIT", 1.0)
-    monkeypatch.setattr("vllm_magic.release.local_verifier.LIMIT_AGAIN", 1.0)
+    monkeypatch.setattr("vllm_magic.release.local_verifier.REPEATED_LIMIT", 1.0)
 
     def give_back() -> None:
         for held in (fake_gpus / "alloc").iterdir():

@@ -279,7 +279,7 @@ def test_the_clock_is_set_while_it_waits(first, manager, traces, monkeypatch, ho
     (seen,) = survey.servers()
     assert re.fullmatch(r"kept (10 min|9 min \d+ s) more for a new kernel", text.state(seen))
     wait_until(lambda: ledger.entries()[0].record.kept_until is not None)  # its guards write it in a moment
-    (line,) = kept_servers.lines()
+    (line,) = kept_servers.notices()
     until = re.search(r"until (\d\d:\d\d:\d\d)", line)[1]
     assert until in {time.strftime("%H:%M:%S", time.localtime(time.time() + 600 - ago)) for ago in range(60)}
     assert manager.attach().pid == kernel.pid

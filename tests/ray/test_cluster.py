@@ -48,7 +48,7 @@ from vllm_magic.linux import processes
 from vllm_magic.provisioning import ray
 from vllm_magic.recovery.sweep import sweep
 from vllm_magic.release import gpu_json
-from vllm_magic.release.ray_workers import judge
+from vllm_magic.release.ray_workers import evaluate
 from vllm_magic.release.result import Proof
 
 pytestmark = [pytest.mark.timeout(600)]
@@ -266,7 +266,7 @@ def test_what_a_kernel_left_is_found_and_reaped(cluster, home, executable, capsy
             os.kill(pid, signal.SIGKILL)
     until(lambda: not processes.read(leader) or not processes.read(leader).alive)  # with its guard
     with contextlib.closing(Probe()) as probe:
-        assert sweep(probe, far=False) == []  # a start here is not held up by it
+        assert sweep(probe, with_clusters=False) == []  # a start here is not held up by it
     (found,) = jobs.left(ledger.entries())
     assert f"on {cluster.address} still runs" in found.what
     assert cli.main(["reap"]) == 0
@@ -438,8 +438,8 @@ def _gpu(index: int, pids: tuple[int, ...] | None) -> Gpu:
 def test_what_a_driver_must_say_of_workers(before, after, proof):
     node = Node("n", "node", "10.0.0.1", alive=True, head=False, gpus=2)
     said = {"left": [], "folders": 0, "gpus": gpu_json.pack(Snapshot(0.0, after, None, None))}
-    judged = judge({"n": {7}}, {"n": said}, {"n": Snapshot(0.0, before, None, None)}, {"n": node})
-    assert (judged.wrong, judged.proof) == ("", proof)
+    result = evaluate({"n": {7}}, {"n": said}, {"n": Snapshot(0.0, before, None, None)}, {"n": node})
+    assert (result.wrong, result.proof) == ("", proof)
 
 
 def test_the_driver_of_the_node_proves_it(with_driver, manager, ask):

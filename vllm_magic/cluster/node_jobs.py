@@ -32,7 +32,7 @@ def at(
         job: the submission id of the job in question.
         word: the option of `on_node`: ``--look`` or ``--see``.
         nodes: for the id of each node, the pids that Ray's actors of the job had there.
-        made: the list to which the ids of the helper jobs are added, for `teardown.tidy`.
+        made: the list to which the ids of the helper jobs are added, for `teardown.remove_records`.
 
     Returns:
         For the id of each node, its answer. A node that does not answer is missing.

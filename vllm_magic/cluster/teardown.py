@@ -24,7 +24,7 @@ UNKNOWN = 5.0  # seconds; a job that the head does not know for that long is gon
 BY_ITSELF = 3.0  # seconds that Ray has to end what a job left, before we do
 RECORDED = 5.0  # seconds from the end of a job until its record can be removed, also from a busy head
 MOST = 100  # helper jobs of one kind for one job; usually there is one
-TIDY_LIMIT = 20.0  # seconds for all helper jobs of one job; the records of the rest stay
+REMOVAL_LIMIT = 20.0  # seconds for all helper jobs of one job; the records of the rest stay
 CLEAR_LIMIT = 30.0  # seconds for all that a job left to end
 # Asked to stop a job that waits for room, Ray says yes, but stops it only once the job has a node (2.60). The thing that waits
 # is an actor with the job's name (ray/dashboard/modules/job/common.py); another job can end that actor at once.
@@ -123,7 +123,7 @@ def _known(ray: Ray, name: str) -> list[str]:
     return found
 
 
-def tidy(ray: Ray, job: str, looks: Iterable[str] = ()) -> None:
+def remove_records(ray: Ray, job: str, looks: Iterable[str] = ()) -> None:
     """Remove the records of a job's helper jobs from the head, after a wait of `RECORDED` seconds.
 
     The record of the job itself stays.
@@ -135,7 +135,7 @@ def tidy(ray: Ray, job: str, looks: Iterable[str] = ()) -> None:
 
     Raises:
         ClusterError: the cluster refuses one of them, or cannot be reached. The others are removed, as many as
-            `TIDY_LIMIT` allows.
+            `REMOVAL_LIMIT` allows.
     """
     helper = re.compile(rf"{re.escape(job)}-(?:end|clear)-\d+")
     names = [*looks, *[one.id for one in ray.jobs() if helper.fullmatch(one.id)][: 2 * MOST]]
@@ -143,7 +143,7 @@ def tidy(ray: Ray, job: str, looks: Iterable[str] = ()) -> None:
         return
     # Ray checks once a second whether a job has ended. If the record is gone by then, Ray takes the job for a failed one.
     threading.Event().wait(RECORDED)
-    deadline = time.monotonic() + TIDY_LIMIT
+    deadline = time.monotonic() + REMOVAL_LIMIT
     refused: ClusterError | None = None
     for name in names:
         try:

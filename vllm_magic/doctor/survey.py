@@ -115,7 +115,7 @@ def read_ledger() -> Ledger:
 
 def _with_hang(entry: Entry) -> Entry:
     """Return the entry, as hung where its guards do not answer."""
-    return replace(entry, condition=Condition.HUNG) if hung_guards.does_hang(entry) else entry
+    return replace(entry, condition=Condition.HUNG) if hung_guards.is_hung(entry) else entry
 
 
 def _name(entry: Entry) -> str:

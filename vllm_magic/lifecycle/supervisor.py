@@ -225,15 +225,15 @@ class Supervisor:
             if problem := machine.proc_problem():  # what cannot be ended for certain is not started
                 raise StartFailed(problem, machine.PROC_HINT)
             try:
-                for swept in sweep(self._probe, far=False):
+                for swept in sweep(self._probe, with_clusters=False):
                     tell(swept.text)
             except OSError as error:
                 raise unusable(error) from error
         return self._provisioner.launch(self._cancelled, tell)
 
     def _cause(self, prepared: Prepared, release: Release, *, was_ready: bool) -> Failure:
-        rooms = prepared.folder
-        path = rooms.log if release.left else rooms.kept_log
+        paths = prepared.folder
+        path = paths.log if release.left else paths.kept_log
         tail = log.tail(path, LOG_TAIL, prepared.secrets)
         return failure_cause.find(
             prepared, self._provisioner.command.argv[0], tail, release.exit_code, was_ready=was_ready
@@ -266,13 +266,13 @@ class Supervisor:
         ended: Sequence[Ended | Outcome],
     ) -> Over:
         """Clear the folder if nothing is left, prove the release, and return the end."""
-        rooms = prepared.folder
+        paths = prepared.folder
         if not ended[-1].left:  # else the folder stays: it is the record of what is left
             # The guards clear the folder themselves, unless they are killed before that.
-            folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
-        record.add_known_processes(str(rooms.path), ended[-1].left)
+            folder.clear(*map(str, (paths.path, paths.tmp, paths.log, paths.kept_log)))
+        record.add_known_processes(str(paths.path), ended[-1].left)
         released = report.release(self._name, why, began, ended, prepared.verifier, leader)
-        unproved.note(leader, prepared.verifier, released)
+        unproved.update(leader, prepared.verifier, released)
         if released.left or released.unseen:
             self._unproved = prepared, leader, ended
         return Over(released, why)

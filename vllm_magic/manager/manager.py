@@ -186,7 +186,7 @@ class Manager:
             StartFailed: it ended before it was ready.
         """
         self._check_process()
-        entry = kept_servers.one(name)
+        entry = kept_servers.find(name)
         if entry.record:
             self._check_free(entry.record.name)
         server = self._attach(kept_servers.take(entry))
@@ -216,7 +216,7 @@ class Manager:
     def sweep(self) -> None:
         """Release what dead kernels left, and have `news` tell of it; for a thread of its own."""
         try:
-            for swept in sweep(self._probe, far=False):
+            for swept in sweep(self._probe, with_clusters=False):
                 self._news.put(swept.text)
             self._report_waiting.set()
             for swept in sweep(self._probe):  # what is left on a cluster, which may take its time
@@ -242,7 +242,7 @@ class Manager:
     def waiting(self) -> list[str]:
         """Return a line for each server that was kept and waits for a kernel; [] where the state folder cannot be read."""
         own = [run_of(server).id for server in self._registry.all() if not server.state.over]
-        return kept_servers.lines(but=own)
+        return kept_servers.notices(but=own)
 
     # The GPUs.
 
@@ -353,7 +353,7 @@ class Manager:
             if existing and run_of(existing).is_left:
                 self._stop(existing)
                 continue
-            kept = kept_servers.equal(spec) if spec.keep else None
+            kept = kept_servers.take_by_spec(spec) if spec.keep else None
             if kept is not None:
                 return Start(self._attach(kept), reused=True)
             environ = dict(os.environ)  # the next cell may change it

@@ -88,7 +88,7 @@ class Registry:
         before = self.past().get(name or "")
         ended = run_of(before).idle_release if before else ""
         said = f" {name} was {ended}." if ended else ""
-        raise ServerNotFound(f"{_missing(name, list(servers))}{said}{kept_servers.hint(name)}")
+        raise ServerNotFound(f"{_missing(name, list(servers))}{said}{kept_servers.attach_hint(name)}")
 
     def get_even_past(self, name: str | None = None) -> Server:
         """Return the same as `get`, but also a server that is over: its log is still there.

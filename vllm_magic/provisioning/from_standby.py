@@ -134,7 +134,7 @@ def _rest(guards: Guards) -> list[Message]:
 
 def _clear(prepared: Prepared, said: list[Message]) -> None:
     """Remove the folder of a standby that became no server, and end it where its guards did not."""
-    rooms = prepared.folder
+    paths = prepared.folder
     if not any(isinstance(message, Ended) for message in said):
-        force_kill.release(rooms.mark, None, record.read_existing_segments(str(rooms.path)))
-    folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
+        force_kill.release(paths.mark, None, record.read_existing_segments(str(paths.path)))
+    folder.clear(*map(str, (paths.path, paths.tmp, paths.log, paths.kept_log)))

@@ -1,6 +1,6 @@
 """End guards that hang after their kernel's end: a signal or a debugger stopped them, or they do not answer.
 
-Only the guards are ended here. The caller then releases their server in their place, see `force_kill`.
+This ends only the guards. The caller releases their server afterwards, see `force_kill`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ PATIENCE = 3.0  # seconds; guards that stay stopped for so long count as hung
 EXIT_LIMIT = 10.0  # seconds in which a guard must be gone after SIGKILL
 
 
-def does_hang(entry: Entry) -> bool:
-    """Whether the server's kernel is gone and its guards now do nothing about that.
+def is_hung(entry: Entry) -> bool:
+    """Whether the server's kernel is gone, and its guards are stopped or do not answer.
 
-    Guards that are not stopped are asked for an answer. If they give none, this takes `control_client.ANSWER_LIMIT`
-    seconds. Guards that are busy with the release accept no connection; they do not count as hung, and end by
-    themselves.
+    If the guards do not answer, this takes `control_client.ANSWER_LIMIT` seconds. Guards that are busy with the release
+    accept no connection; they do not count as hung, and end by themselves.
     """
     if entry.condition is Condition.RELEASING:
         return not control_client.answers(entry.path)
@@ -39,7 +38,7 @@ def end(entry: Entry) -> bool:
     """End the guards of a server whose kernel is gone, if they hang. Return whether this ended them."""
     if entry.condition is Condition.HUNG and not stay_stopped(entry, PATIENCE):
         return False
-    return does_hang(entry) and kill(entry.guards)
+    return is_hung(entry) and kill(entry.guards)
 
 
 def stay_stopped(entry: Entry, seconds: float) -> bool:

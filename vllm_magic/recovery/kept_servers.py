@@ -1,4 +1,4 @@
-"""Find the servers that were kept when their kernel ended and wait for another one, and take one over."""
+"""Find kept servers, which wait for another kernel after the end of theirs, and take them over."""
 
 from __future__ import annotations
 
@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Attachment:
-    """What the new owner of a server gets: its ledger entry, its guards, which have accepted this kernel, its spec and command."""
+    """A kept server that this kernel has taken over.
+
+    Attributes:
+        entry: the entry of the ledger.
+        guards: the server's guards, which have accepted this kernel.
+        spec: the spec of the server.
+        command: the command of the server.
+    """
 
     entry: Entry
     guards: AttachedGuards
@@ -51,8 +58,8 @@ def entries(name: str | None = None, but: Collection[str] = ()) -> list[Entry]:
     return [entry for entry in waiting if name in (None, entry.id, entry.record and entry.record.name)]
 
 
-def one(name: str | None) -> Entry:
-    """Return the kept server of this name or folder's id; without a name the only one.
+def find(name: str | None) -> Entry:
+    """Return the kept server with this name or folder's id; for None the only kept server.
 
     Raises:
         ServerNotFound: there is no such server, or more than one.
@@ -67,8 +74,8 @@ def one(name: str | None) -> Entry:
     raise ServerNotFound(f"Which one? These wait: {listed}. Say the name, or the id in brackets.")
 
 
-def equal(spec: ServerSpec) -> Attachment | None:
-    """Take over the server that was started with this very spec; None if there is none.
+def take_by_spec(spec: ServerSpec) -> Attachment | None:
+    """Take over the kept server that was started with this very spec; return None if there is none.
 
     Raises:
         ServerNotFound: the state folder cannot be read.
@@ -80,20 +87,24 @@ def equal(spec: ServerSpec) -> Attachment | None:
     return None
 
 
-def lines(but: Collection[str] = ()) -> list[str]:
-    """Return one line on each kept server; none if the state folder cannot be read, which a start says. ``but`` as for `entries`."""
+def notices(but: Collection[str] = ()) -> list[str]:
+    """Return a line for each kept server; empty if the state folder cannot be read, which a start reports.
+
+    Args:
+        but: as for `entries`.
+    """
     with contextlib.suppress(ServerNotFound):
         records = [entry.record for entry in entries(but=but) if entry.record]
         return [
-            f"{record.name} outlived its kernel, and waits{_until(record)}: "
+            f"{record.name} outlived its kernel, and waits{_shown_time(record)}: "
             f"%vllm attach {record.name} takes it over."
             for record in records
         ]
     return []
 
 
-def hint(name: str | None) -> str:
-    """Return how to take over a kept server of this name, with a space before it; "" if there is none."""
+def attach_hint(name: str | None) -> str:
+    """Return a sentence that says how to take over a kept server of this name, with a space before it; "" without one."""
     with contextlib.suppress(ServerNotFound):
         names = [entry.record.name for entry in entries(name) if entry.record]
         return "".join(f" {one} outlived its kernel: %vllm attach {one} takes it over." for one in names)
@@ -101,7 +112,7 @@ def hint(name: str | None) -> str:
 
 
 def take(entry: Entry, expected_spec: dict[str, object] | None = None) -> Attachment:
-    """Become the owner of a kept server. If its guards are hung up, it waits for a kernel again.
+    """Make this process the kernel of a kept server. After `Guards.disconnect`, the server waits for a kernel again.
 
     Args:
         entry: the server.
@@ -133,7 +144,7 @@ def take(entry: Entry, expected_spec: dict[str, object] | None = None) -> Attach
         raise
 
 
-def _until(record: Record) -> str:
-    if record.kept_for is None:  # the guards are about to write it, or had no disk space for it
+def _shown_time(record: Record) -> str:
+    if record.kept_for is None:  # the guards are about to write the time, or the disk was full
         return " for another one"
     return time.strftime(" until %H:%M:%S", time.localtime(time.time() + record.kept_for))

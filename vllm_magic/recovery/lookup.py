@@ -1,4 +1,4 @@
-"""Find servers and logs by name, whichever kernel they belong to."""
+"""Find servers and logs of any kernel by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vllm_magic.guard.record import Record
     from vllm_magic.ledger import Entry
 
-LOOK = 0.25  # seconds between two reads of a log that is followed
+POLL_INTERVAL = 0.25  # seconds between two reads of a log that is followed
 LIVING = (Condition.OWNED, Condition.KEPT, Condition.RELEASING, Condition.HUNG)
 
 
@@ -47,7 +47,7 @@ def living(name: str) -> tuple[Entry, Record]:
 
 
 def log(name: str) -> Path:
-    """Return the log of the server of this name or id: of the living server, else the newest log of one that has ended.
+    """Return the log of the living server with this name or id; without one, the newest log of an ended server.
 
     Raises:
         ServerNotFound: there is no such log.
@@ -55,14 +55,14 @@ def log(name: str) -> Path:
     try:
         return living(name)[0].folder.log
     except ServerNotFound as error:
-        ended = _ended(name)
+        ended = _newest_kept_log(name)
         if not ended:
             raise ServerNotFound(f"{error} There is no log of an earlier one either.") from None
         return ended
 
 
 def secrets(name: str) -> list[str]:
-    """Return the keys that must be masked in that log: the server's own while it lives, and those of this user."""
+    """Return the keys that must be masked in the log of a server: this user's keys, and those of a living server."""
     environ = dict(os.environ)
     with contextlib.suppress(ServerNotFound):
         leader = living(name)[1].leader
@@ -86,13 +86,13 @@ def follow(name: str, count: int) -> Iterator[str]:
     record = entry.record
     ours = [Identity(*one) for one in (record.outer, record.inner, record.leader) if one]
     while any(map(is_alive, ours)):
-        pidfd.wait_for_any(filter(is_alive, ours), LOOK)
+        pidfd.wait_for_any(filter(is_alive, ours), POLL_INTERVAL)
         yield from follower.new_lines()
     follower.path = entry.folder.kept_log  # where the release has moved the log
     yield from follower.new_lines()
 
 
-def _ended(name: str) -> Path | None:
+def _newest_kept_log(name: str) -> Path | None:
     """Return the newest log of an ended server of this name, id, or NAME-ID; None if there is none."""
     found = [path for called, id_, path in ledger.kept_logs() if name in (called, id_, f"{called}-{id_}")]
     return max(found, key=ledger.modified, default=None)

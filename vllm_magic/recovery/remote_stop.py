@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from vllm_magic.ledger import Entry
     from vllm_magic.release.result import Release
 
-GUARD_LIMIT = KILL_LIMIT + 10.0  # seconds beyond the grace for the guards to be done
-EXIT_LIMIT = 10.0  # seconds for the guards to be gone after their last word
+GUARD_LIMIT = KILL_LIMIT + 10.0  # seconds after the grace period for the guards to be done
+EXIT_LIMIT = 10.0  # seconds for the guards to end after their last message
 
 
 def stop(entry: Entry, record: Record, probe: Probe, grace: float, patience: float) -> Release:
@@ -40,29 +40,29 @@ def stop(entry: Entry, record: Record, probe: Probe, grace: float, patience: flo
 
     Raises:
         VllmMagicError: the guards cannot be reached, or do not end.
-        ReleaseFailed: something would not end, or memory did not come back.
+        ReleaseFailed: a process did not end, or memory did not come back.
     """
     began = time.monotonic()
     verifier = from_record.verifier(record, entry.folder.mark, probe, silence=GUARD_LIMIT)
     known = [one.identity for one in entry.processes]
     verifier.observe_before_stop(known, in_a_hurry=False)
-    ended: list[Ended | Outcome] = [*_ask(entry, record, grace, patience)]
+    ended: list[Ended | Outcome] = [*_stop_guards(entry, record, grace, patience)]
     if not ended:  # no guard lives any more
         segments = [Segment(*one) for one in record.segments]
         existing = read_existing_segments(str(entry.path))
         ended = [force_kill.release(entry.folder.mark, entry.leader, existing, segments, known)]
         add_known_processes(str(entry.path), ended[-1].left)
         if not ended[-1].left:
-            rooms = entry.folder
-            clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
+            paths = entry.folder
+            clear(*map(str, (paths.path, paths.tmp, paths.log, paths.kept_log)))
     release = report.release(record.name, Why.ASKED, began, ended, verifier, entry.leader)
-    unproved.note(entry.leader, verifier, release)
+    unproved.update(entry.leader, verifier, release)
     if not release.verified:
         raise report.not_released(release)
     return release
 
 
-def _ask(entry: Entry, record: Record, grace: float, patience: float) -> list[Ended]:
+def _stop_guards(entry: Entry, record: Record, grace: float, patience: float) -> list[Ended]:
     """Send "stop" to the guards, wait until they are gone, and return their reports.
 
     Guards that do not answer or do not finish are killed, as the kernel does with its own guards.
@@ -81,18 +81,16 @@ def _ask(entry: Entry, record: Record, grace: float, patience: float) -> list[En
                 f"The guards of {record.name} cannot be reached ({reason(error)}). See vllm-magic doctor."
             ) from None
     else:
-        with (
-            contextlib.closing(client),
-            contextlib.suppress(OSError),
-        ):  # also TimeoutError; or they were at the end
+        # OSError includes TimeoutError. The guards may also have ended meanwhile.
+        with contextlib.closing(client), contextlib.suppress(OSError):
             client.stop(grace, patience)
-            _listen(client, grace + GUARD_LIMIT, ended)
+            _collect_reports(client, grace + GUARD_LIMIT, ended)
     if pidfd.wait_for_all(entry.guards, EXIT_LIMIT if ended else 0.0) and not hung_guards.kill(entry.guards):
         raise VllmMagicError(f"The guards of {record.name} do not end. See vllm-magic doctor.")
     return ended
 
 
-def _listen(client: ControlClient, limit: float, ended: list[Ended]) -> None:
+def _collect_reports(client: ControlClient, limit: float, ended: list[Ended]) -> None:
     """Add the reports of the guards to ``ended`` until they hang up.
 
     Raises:

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from vllm_magic.ledger import Entry, Folder
     from vllm_magic.linux.processes import Process
     from vllm_magic.release.result import Release
-    from vllm_magic.release.unproved import SecondLook
+    from vllm_magic.release.unproved import Recheck
 
-SILENCE = 5.0  # seconds to wait for the answer of a Ray cluster
-TO_SWEEP = (Condition.ORPHANED, Condition.LEFT, Condition.RELEASING, Condition.HUNG)
-UNSEEN = "unseen"  # a file in the folder of a server whose cluster did not answer
-ASKED_FOR = 86400.0  # seconds for which a cluster that does not answer is asked again
-# The errors of a file system without locks, as Lustre may be. Two sweepers may do the same there, without harm.
+CLUSTER_LIMIT = 5.0  # seconds to wait for the answer of a Ray cluster
+SWEPT_CONDITIONS = (Condition.ORPHANED, Condition.LEFT, Condition.RELEASING, Condition.HUNG)
+UNANSWERED = "unseen"  # a file in the folder of a server whose cluster did not answer
+RETRY_LIMIT = 86400.0  # seconds for which later sweeps try again to reach a cluster that does not answer
+# The errors of a file system without locks, such as Lustre. Two sweeps of one folder at once do no harm.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
@@ -44,9 +44,9 @@ class Swept:
     Attributes:
         name: the name of the server.
         id: the id of its folder.
-        release: the release; None if only files were left, or if the server could not be looked at.
-        problem: why the server could not be looked at; "" if it could.
-        left_alone: one sentence on the processes that have the server's environment but do not belong to it; "" for none.
+        release: the release; None if only files were left, or if the server could not be checked.
+        problem: why the server could not be checked; "" if it could.
+        left_alone: a sentence about the processes that have the server's environment but do not belong to it; "" for none.
     """
 
     name: str
@@ -81,43 +81,46 @@ class Swept:
         return f"{self.name} was left by a kernel that died, and is NOT released: {self.release.note}."
 
 
-def sweep_all(probe: Probe) -> list[Swept | SecondLook]:
+def sweep_all(probe: Probe) -> list[Swept | Recheck]:
     """Sweep, and check again each release that is not proved. Raises what `sweep` raises."""
-    looked = unproved.look_again(probe)  # before the sweep, which checks its own releases
-    return [*sweep(probe), *looked]
+    rechecked = unproved.recheck(probe)  # before the sweep, which checks its own releases
+    return [*sweep(probe), *rechecked]
 
 
-def sweep(probe: Probe, *, far: bool = True) -> list[Swept]:
-    """Release every orphan in the ledger, and clear every folder of which no process lives.
+def sweep(probe: Probe, *, with_clusters: bool = True) -> list[Swept]:
+    """Release every orphan in the ledger, and clear every folder of a server without living processes.
 
-    Of several sweepers the one that holds a folder's lock does it. A sweep never touches what belongs to a living kernel, to
-    living guards, or to another boot, machine, PID namespace or user. It first ends guards that hang after their kernel's
-    end.
+    Each folder has a lock, so that only one of several sweeps handles it. A sweep never touches servers of living kernels, of
+    guards that work, or of another boot, machine, PID namespace or user. It ends guards that hang after their kernel's end.
 
     Args:
         probe: reads the GPUs.
-        far: whether to release what was left on Ray clusters too, which takes as long as a cluster takes to answer.
+        with_clusters: whether to release servers on Ray clusters too, which takes as long as a cluster takes to answer.
 
     Raises:
-        PermissionError: the state folder is not this user's alone.
+        PermissionError: other users can enter or replace the state folder.
         OSError: the state folder cannot be read, or /proc shows another PID namespace.
     """
     machine.check_proc()
     found = ledger.entries()
     for entry in found:
         if entry.condition is Condition.TORN:
-            _drop_half_made(entry.folder)
-    todo = [one for one in found if one.condition in TO_SWEEP and (far or not _is_far(one))]
+            _remove_unfinished(entry.folder)
+    todo = [
+        one
+        for one in found
+        if one.condition in SWEPT_CONDITIONS and (with_clusters or not _is_on_cluster(one))
+    ]
     done: list[Swept] = []
-    silent: set[str] = set()  # clusters that did not answer; one look at each is enough
-    for entry in sorted(todo, key=_is_far):
+    silent: set[str] = set()  # the clusters that did not answer, which are not asked twice
+    for entry in sorted(todo, key=_is_on_cluster):
         if entry.record is None or entry.record.cluster in silent:
             continue
         try:
             swept = _sweep(entry, entry.record, probe)
         except VllmMagicError as error:
             swept = Swept(entry.record.name, entry.id, None, str(error))
-        if swept and swept.release and swept.release.unseen and _is_far(entry):
+        if swept and swept.release and swept.release.unseen and _is_on_cluster(entry):
             silent.add(entry.record.cluster)
         done += [swept] if swept else []
     return done
@@ -125,7 +128,7 @@ def sweep(probe: Probe, *, far: bool = True) -> list[Swept]:
 
 def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
     with contextlib.ExitStack() as stack:
-        # Taken before the folder's lock: if another sweeper holds that, the locks of the GPUs make a start wait for it.
+        # These come before the folder's lock: even if another sweep holds that, a start waits for the GPUs.
         with contextlib.suppress(OSError, ValueError):
             stack.enter_context(locks.ReleaseLocks(found.gpus))
         if entry.condition in (Condition.HUNG, Condition.RELEASING) and not hung_guards.end(entry):
@@ -133,82 +136,78 @@ def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
         try:
             stack.callback(record.drop_lock, record.hold_lock(str(entry.path)))
         except OSError as error:
-            if error.errno not in NO_LOCKS:  # another sweeper holds it, or the folder is gone
+            if error.errno not in NO_LOCKS:  # another sweep holds the lock, or the folder is gone
                 return None
         again = ledger.read_entry(entry.path)
-        if again is None or again.record is None:  # another sweeper was faster
+        if again is None or again.record is None:  # another sweep was faster
             return None
         living = entry.processes
-        release = _release(entry, found, living, probe) if living or _is_far(entry) else None
+        release = _release(entry, found, living, probe) if living or _is_on_cluster(entry) else None
         if release is None:
             shared_memory.unlink_unmapped(_segments(found), record.read_existing_segments(str(entry.path)))
-        stays = release is not None and (bool(release.left) or (release.unseen and _may_be_asked(entry)))
+        stays = release is not None and (bool(release.left) or (release.unseen and _stays_for_retry(entry)))
         record.add_known_processes(
             str(entry.path), [[one.pid, one.start] for one in release.left] if release else []
         )
-        stays = stays or bool(
-            entry.processes
-        )  # the folder is the only record of whose the living processes are
+        # While a process lives, only the folder shows to which server it belongs.
+        stays = stays or bool(entry.processes)
         if not stays:
             _clear(entry.folder)
     if not stays and entry.path.exists():
-        _clear(entry.folder)  # NFS keeps an open file under another name: here the lock was open
+        _clear(entry.folder)  # NFS renames a removed file that is open, as the lock was
     if release is None and entry.path.exists():
-        return None  # files that cannot be removed are no news
-    beside = (
+        return None  # files that cannot be removed are not reported
+    left_alone = (
         local_verifier.left_alone(entry.folder.mark, entry.leader) if release is None else release.left_alone
     )
-    return Swept(found.name, entry.id, release, left_alone=beside)
+    return Swept(found.name, entry.id, release, left_alone=left_alone)
 
 
-def _may_be_asked(entry: Entry) -> bool:
-    """Whether the folder stays for another sweep.
+def _stays_for_retry(entry: Entry) -> bool:
+    """Whether the folder is kept for another sweep.
 
-    For a server on a cluster that does not answer it stays for `ASKED_FOR` seconds after the first attempt; for a server of
-    this machine as long as a process of it lives. A later check of memory needs no folder, see `unproved`.
+    The folder of a server on a cluster that does not answer is kept for `RETRY_LIMIT` seconds after the first attempt; that
+    of a server on this machine while a process of it lives. A later check of memory needs no folder, see `unproved`.
     """
-    if not _is_far(entry):
+    if not _is_on_cluster(entry):
         return bool(entry.processes)
-    first = entry.path / UNSEEN
+    first = entry.path / UNANSWERED
     try:
         first.touch(mode=0o600, exist_ok=False)
     except FileExistsError:
-        return time.time() - ledger.modified(first) < ASKED_FOR
+        return time.time() - ledger.modified(first) < RETRY_LIMIT
     except OSError:
         return False
     return True
 
 
-def _is_far(entry: Entry) -> bool:
+def _is_on_cluster(entry: Entry) -> bool:
     return bool(entry.record and entry.record.job)
 
 
-def _drop_half_made(rooms: Folder) -> None:
-    """Remove the folder that a kernel had begun to make when it was killed: no server ever ran there.
-
-    A folder with anything in it stays.
-    """
+def _remove_unfinished(paths: Folder) -> None:
+    """Remove the folder of a kernel that was killed before it wrote the record. A folder with any file in it stays."""
     with contextlib.suppress(OSError):
-        if {one.name for one in rooms.path.iterdir()} <= {rooms.tmp.name}:
-            if rooms.tmp.exists():
-                rooms.tmp.rmdir()
-            rooms.path.rmdir()
+        if {one.name for one in paths.path.iterdir()} <= {paths.tmp.name}:
+            if paths.tmp.exists():
+                paths.tmp.rmdir()
+            paths.path.rmdir()
 
 
-def _clear(rooms: Folder) -> None:
-    folder.clear(*map(str, (rooms.path, rooms.tmp, rooms.log, rooms.kept_log)))
+def _clear(paths: Folder) -> None:
+    folder.clear(*map(str, (paths.path, paths.tmp, paths.log, paths.kept_log)))
 
 
 def _release(entry: Entry, found: Record, living: Iterable[Process], probe: Probe) -> Release:
     began = time.monotonic()
     mark = entry.folder.mark
-    verifier = from_record.verifier(found, mark, probe, silence=SILENCE)
+    verifier = from_record.verifier(found, mark, probe, silence=CLUSTER_LIMIT)
     known = [one.identity for one in living]
     verifier.observe_before_stop(known, in_a_hurry=False)
     before = record.read_existing_segments(str(entry.path))
     ended = force_kill.release(mark, entry.leader, before, _segments(found), known)
     release = report.release(found.name, Why.KERNEL_GONE, began, [ended], verifier, entry.leader)
-    unproved.note(entry.leader, verifier, release)
+    unproved.update(entry.leader, verifier, release)
     return release
 
 

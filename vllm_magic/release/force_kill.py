@@ -23,10 +23,10 @@ def release(
 ) -> Outcome:
     """Kill each process of the server (`marks.members`, and `known`), one by one, and remove the server's shared memory.
 
-    No process group is killed as a whole: nobody has watched which processes joined it.
+    Process groups are not killed as a whole, since they may have members that do not belong to the server.
 
-    A process that was found once is waited for, even if it loses the mark: a process that ends loses its memory, with its
-    environment, before its device files are closed (do_exit in Linux's kernel/exit.c), and a driver takes time for that.
+    This waits for every process that it has found, even if the process loses the mark. An ending process loses its memory,
+    and so its environment, before its device files are closed (do_exit in Linux's kernel/exit.c), which may take time.
 
     Args:
         mark: ``b"NAME=value"`` in the environment of each process of the server.
@@ -34,7 +34,7 @@ def release(
         before: the shared memory that was there before the server (`guard.record.before`); None if that is unknown, and then
             none is removed.
         segments: the shared memory that the server is known to have mapped.
-        known: the processes that are known to belong to the server, and that may have lost the mark, or never had it.
+        known: the processes that are known to belong to the server, with or without the mark.
 
     Returns:
         What the ladder did.

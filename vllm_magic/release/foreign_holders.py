@@ -39,15 +39,21 @@ def unknown(pids: Iterable[int], own: str, kernel: Identity | None) -> set[int]:
     if not wanted:
         return set()
     others = list(_others(own))
-    leaders = {one.pid: one for entry in others for one in _heads(entry)}
-    return {pid for pid in wanted if not _is_anothers(pid, others, leaders)}
+    leaders = {one.pid: one for entry in others for one in _roots(entry)}
+    return {pid for pid in wanted if not _belongs_to_other(pid, others, leaders)}
 
 
-def told(gpu: int, several: Sequence[ComputeProcess], hidden: Collection[int]) -> str:
-    """Return one line on the processes that came to a GPU, the largest first; ``hidden``: pids not visible here."""
+def describe(gpu: int, several: Sequence[ComputeProcess], hidden: Collection[int]) -> str:
+    """Return a line about the processes that came to a GPU, the largest first.
+
+    Args:
+        gpu: the index of the GPU.
+        several: the processes.
+        hidden: the pids that are not visible here.
+    """
     ordered = sorted(several, key=lambda one: one.used or 0, reverse=True)
     more = f", and {len(ordered) - NAMED} more do" if len(ordered) > NAMED else ""
-    named = ", ".join(_told(one, hidden) for one in ordered[:NAMED])
+    named = ", ".join(_describe_process(one, hidden) for one in ordered[:NAMED])
     verdict = (
         "it came while this server ran, and is not known to belong to it"
         if len(ordered) == 1
@@ -64,7 +70,7 @@ def _others(own: str) -> Iterator[Entry]:
                 yield entry
 
 
-def _heads(entry: Entry) -> Iterator[Identity]:
+def _roots(entry: Entry) -> Iterator[Identity]:
     """Yield the server's leader, its guards, and the processes that the guards have seen below them."""
     record = entry.record
     if record is not None:
@@ -72,11 +78,11 @@ def _heads(entry: Entry) -> Iterator[Identity]:
         yield from (Identity(*one) for one in named if one)
 
 
-def _is_anothers(pid: int, others: Iterable[Entry], leaders: Mapping[int, Identity]) -> bool:
+def _belongs_to_other(pid: int, others: Iterable[Entry], leaders: Mapping[int, Identity]) -> bool:
     proved = any(marks.is_proved(pid, entry.folder.mark) for entry in others)
     return proved or processes.leader_of(pid, leaders) is not None
 
 
-def _told(one: ComputeProcess, hidden: Collection[int]) -> str:
+def _describe_process(one: ComputeProcess, hidden: Collection[int]) -> str:
     who = "which is not visible here," if one.pid in hidden else f"of {details.user(details.uid(one.pid))}"
     return f"pid {one.pid} {who} holds {gib_if_known(one.used or None)}"

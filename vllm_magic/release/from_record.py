@@ -29,7 +29,7 @@ def verifier(record: Record, mark: bytes, probe: Probe, *, silence: float) -> Ve
     if record.job:
         from vllm_magic.release.ray_verifier import RayVerifier
 
-        return RayVerifier(record.cluster, record.job, silence=silence, waits=True)
+        return RayVerifier(record.cluster, record.job, silence=silence, waits_for_cleanup=True)
     baseline = gpu_json.unpack(record.baseline)
     return LocalVerifier(
         probe, baseline, record.gpus if record.chosen else (), mark, Identity(*record.kernel)

@@ -1,9 +1,9 @@
-"""Judge one GPU after a server's end: compare it before the start, while the server ran, and now.
+"""Compare a GPU after a server's end with the same GPU before the start, and while the server ran.
 
-The functions here read no GPU. The driver's figures cannot be used as they are: nvidia-smi's "used" differs
-between drivers and versions of the call; per-process figures are absent on WSL2 and MIG, and in some
-containers they are 0 or carry other pids. So memory is judged by its change since a baseline, less what other
-processes took since then, where the driver names them.
+The functions here read no GPU. The driver's figures cannot be used as they are: nvidia-smi's "used" differs between drivers
+and versions of the call; figures for each process are missing on WSL2 and MIG, and in some containers they are 0 or have
+other pids. So the result depends on the change of memory since a baseline, less the memory that other processes took since
+then, if the driver names these processes.
 
 A process that came to the GPU while the server ran, and stays, may be a neighbour. It may also be a process
 of the server that is not known: a daemon without the server's mark, or a worker that another daemon started
@@ -38,8 +38,8 @@ class GpuHistory:
 
     Attributes:
         baseline: the GPU before the start.
-        looks: the GPU while the server ran, oldest first; empty where it could not be read.
-        now: the GPU after the end; None where it cannot be seen any more.
+        snapshots: the GPU while the server ran, oldest first; empty if it could not be read.
+        now: the GPU after the end; None if it cannot be seen any more.
         ours: pids of the server's processes, all of which have ended.
         named: whether the driver listed one of these processes while the server ran, on this GPU or on
             another.
@@ -49,7 +49,7 @@ class GpuHistory:
     """
 
     baseline: Gpu
-    looks: tuple[Gpu, ...]
+    snapshots: tuple[Gpu, ...]
     now: Gpu | None
     ours: frozenset[int]
     named: bool
@@ -69,51 +69,51 @@ class MemoryVerdict(NamedTuple):
     note: str
 
 
-def judge(case: GpuHistory, waited: float) -> MemoryVerdict:
-    """Judge the memory of one GPU.
+def compare(history: GpuHistory, waited: float) -> MemoryVerdict:
+    """Return whether the memory of a GPU is back.
 
     Args:
-        case: the GPU.
-        waited: seconds waited for the memory so far; infinite for the last look.
+        history: the GPU.
+        waited: seconds waited for the memory so far; infinite for the last attempt.
     """
-    where = f"GPU {case.baseline.index}"
-    if case.now is None:
+    where = f"GPU {history.baseline.index}"
+    if history.now is None:
         return MemoryVerdict(True, None, f"{where} cannot be seen any more")
-    pids = pids_on(case.now)
-    if listed := sorted(pids & case.ours - case.reused):
+    pids = pids_on(history.now)
+    if listed := sorted(pids & history.ours - history.reused):
         return MemoryVerdict(False, None, f"{where}: the driver still lists {pid_list(listed)}")
-    judged = _judge_memory(case, case.baseline, case.now, waited)
-    ended = sorted({one.pid for one in arrivals(case)} & case.hidden)
-    if judged.back and ended and waited < FORGOTTEN:
+    verdict = _compare_memory(history, history.baseline, history.now, waited)
+    ended = sorted({one.pid for one in arrivals(history)} & history.hidden)
+    if verdict.back and ended and waited < FORGOTTEN:
         return MemoryVerdict(False, None, f"{where}: the driver still lists {pid_list(ended)}")
-    return judged
+    return verdict
 
 
-def arrivals(case: GpuHistory) -> list[ComputeProcess]:
+def arrivals(history: GpuHistory) -> list[ComputeProcess]:
     """Return the processes that compute on the GPU now and did not before the start, except the server's known processes.
 
     Processes that only draw are left out: they do not use CUDA, and vLLM does nothing on a GPU without CUDA.
     If the driver could not list processes before the start, only processes younger than the server are sure
     to have come.
     """
-    if case.now is None:
+    if history.now is None:
         return []
-    before = case.baseline.processes
-    then = pids_on(case.baseline) if before is not None else pids_on(case.now)
+    before = history.baseline.processes
+    then = pids_on(history.baseline) if before is not None else pids_on(history.now)
     return [
         one
-        for one in case.now.processes or ()
+        for one in history.now.processes or ()
         if one.computes
-        and (one.pid not in then or one.pid in case.young)
-        and (one.pid not in case.ours or one.pid in case.reused)
+        and (one.pid not in then or one.pid in history.young)
+        and (one.pid not in history.ours or one.pid in history.reused)
     ]
 
 
-def weakened(judged: MemoryVerdict, case: GpuHistory) -> MemoryVerdict:
-    """Return the judgement with a weaker proof, for a GPU to which an unknown process came, and stays (see the module)."""
-    if judged.proof is not Proof.NVML_MEMORY:
-        return judged
-    return judged._replace(proof=Proof.NVML_PROCESSES if case.named else None)
+def weakened(verdict: MemoryVerdict, history: GpuHistory) -> MemoryVerdict:
+    """Return the verdict with a weaker proof, for a GPU to which an unknown process came, and stays (see the module)."""
+    if verdict.proof is not Proof.NVML_MEMORY:
+        return verdict
+    return verdict._replace(proof=Proof.NVML_PROCESSES if history.named else None)
 
 
 def pids_on(gpu: Gpu | None) -> set[int]:
@@ -126,50 +126,59 @@ def pid_list(pids: Sequence[int]) -> str:
     return "pid " + ", ".join(map(str, pids))
 
 
-def _judge_memory(case: GpuHistory, baseline: Gpu, now: Gpu, waited: float) -> MemoryVerdict:
+def _compare_memory(history: GpuHistory, baseline: Gpu, now: Gpu, waited: float) -> MemoryVerdict:
     where = f"GPU {baseline.index}"
     if baseline.used is None or now.used is None:
-        listed = now.processes is not None and case.named
+        listed = now.processes is not None and history.named
         return MemoryVerdict(
             True, Proof.NVML_PROCESSES if listed else None, f"{where} does not report its memory"
         )
-    if case.named and baseline.processes is not None and _says_how_much(now):
-        return _judge_by_names(case, baseline.used, now, now.used, waited)
+    if history.named and baseline.processes is not None and _says_how_much(now):
+        return _compare_by_process(history, baseline.used, now, now.used, waited)
     if now.used <= baseline.used + TOLERANCE:
         return MemoryVerdict(True, Proof.NVML_MEMORY, "")
     note = f"{where} {_more(now.used - baseline.used)}, and the driver does not say whose that is"
-    rest = now.used - _expected_without_names(case, baseline.used, now)
-    came = max((look.used - baseline.used for look in case.looks if look.used is not None), default=None)
+    rest = now.used - _expected_without_names(history, baseline.used, now)
+    came = max(
+        (snapshot.used - baseline.used for snapshot in history.snapshots if snapshot.used is not None),
+        default=None,
+    )
     # Where the driver says little about the GPU, a failed start must not wait long, and must report its own
     # cause.
     settled = waited >= SETTLED and (came is None or rest <= min(SMALL_REST, came // 2))
     return MemoryVerdict(rest <= TOLERANCE or settled, None, note)
 
 
-def _judge_by_names(case: GpuHistory, start: int, now: Gpu, used: int, waited: float) -> MemoryVerdict:
-    """Judge by the memory in use that no listed process accounts for.
+def _compare_by_process(history: GpuHistory, start: int, now: Gpu, used: int, waited: float) -> MemoryVerdict:
+    """Compare the memory in use that no listed process accounts for.
 
     This needs a driver that lists every computing process and says how much it holds. For the full proof,
     there must be no more of this memory than before the start. Otherwise it is enough that used memory fell
     by what the server's processes held: there is no more of this memory than while these processes were
-    listed. A small growth after the last look (a display, the driver's own memory) fails a release only until
+    listed. A small growth after the last snapshot (a display, the driver's own memory) fails a release only until
     `SETTLED` seconds have passed.
     """
-    rest = _nameless(now, used) - _nameless(case.baseline, start)
+    rest = _unattributed(now, used) - _unattributed(history.baseline, start)
     if rest <= TOLERANCE:
         return MemoryVerdict(True, Proof.NVML_MEMORY, "")
     more = f"GPU {now.index} {_more(rest)}"
     told = MemoryVerdict(True, Proof.NVML_PROCESSES, f"{more}, and the driver names nobody for it")
-    looks = [(held, look) for look in case.looks if (held := _held(look, case.ours)) is not None]
-    most = max((held for held, _ in looks), default=None)
+    snapshots = [
+        (held, snapshot)
+        for snapshot in history.snapshots
+        if (held := _held(snapshot, history.ours)) is not None
+    ]
+    most = max((held for held, _ in snapshots), default=None)
     if most is not None:
-        # Leave out looks at which some of the server's processes had already ended.
-        measures = [_nameless(look, look.used or 0) for held, look in looks if 2 * held >= most]
-        grown = _nameless(now, used) - measures[-1]
+        # Leave out snapshots at which some of the server's processes had already ended.
+        measures = [
+            _unattributed(snapshot, snapshot.used or 0) for held, snapshot in snapshots if 2 * held >= most
+        ]
+        grown = _unattributed(now, used) - measures[-1]
         small = min(SMALL_REST, most // 2) if most else SMALL_REST
         if grown <= TOLERANCE or (grown <= small and waited >= SETTLED):
             return told
-    return MemoryVerdict(False, None, f"{more}{_names(now)}")
+    return MemoryVerdict(False, None, f"{more}{_holders(now)}")
 
 
 def _says_how_much(gpu: Gpu) -> bool:
@@ -177,44 +186,44 @@ def _says_how_much(gpu: Gpu) -> bool:
     return gpu.processes is not None and all(one.used for one in gpu.processes if one.computes)
 
 
-def _nameless(gpu: Gpu, used: int) -> int:
+def _unattributed(gpu: Gpu, used: int) -> int:
     """Return the bytes in use that no listed process accounts for; negative if the driver counts bytes several times."""
     return used - sum(process.used or 0 for process in gpu.processes or ())
 
 
-def _held(look: Gpu, ours: frozenset[int]) -> int | None:
+def _held(snapshot: Gpu, ours: frozenset[int]) -> int | None:
     """Return the bytes that the server held at this moment; None if the driver did not say that."""
-    if look.used is None or not _says_how_much(look):
+    if snapshot.used is None or not _says_how_much(snapshot):
         return None
-    return sum(process.used or 0 for process in look.processes or () if process.pid in ours)
+    return sum(process.used or 0 for process in snapshot.processes or () if process.pid in ours)
 
 
-def _expected_without_names(case: GpuHistory, start: int, now: Gpu) -> int:
+def _expected_without_names(history: GpuHistory, start: int, now: Gpu) -> int:
     """Return the bytes that may be in use if the driver does not name the server's processes: an estimate, not a proof.
 
     The estimate is the memory used before the stop, less the growth while the server started. For a server
-    that failed before the first look, it is the memory used before the start, plus what other processes have
-    taken since then, as far as the driver says.
+    that failed before the first snapshot, it is the memory used before the start, plus what other processes have
+    taken since then, as far as the driver reports it.
     """
-    if not case.looks:
-        return start + _taken_by_others(case, now)
-    loaded, before = case.looks[0].used, case.looks[-1].used
-    if len(case.looks) == 1 or loaded is None or before is None:
+    if not history.snapshots:
+        return start + _taken_by_others(history, now)
+    loaded, before = history.snapshots[0].used, history.snapshots[-1].used
+    if len(history.snapshots) == 1 or loaded is None or before is None:
         return start
     return before - max(0, loaded - start)
 
 
-def _taken_by_others(case: GpuHistory, now: Gpu) -> int:
+def _taken_by_others(history: GpuHistory, now: Gpu) -> int:
     """Return the bytes that other processes hold now and did not hold before the start.
 
     Pids that are not visible here do not count: such a pid may be a process of the server under another
     number (in a container whose driver lists the host's pids).
     """
-    then = {process.pid: process.used or 0 for process in case.baseline.processes or ()}
+    then = {process.pid: process.used or 0 for process in history.baseline.processes or ()}
     taken = 0
     for process in now.processes or ():
         before = then.pop(process.pid, 0)
-        if process.pid not in case.hidden:
+        if process.pid not in history.hidden:
             taken += (process.used or 0) - before
     return taken - sum(then.values())
 
@@ -223,6 +232,6 @@ def _more(count: int) -> str:
     return f"has {gib(count)} more in use than before the start"
 
 
-def _names(gpu: Gpu) -> str:
+def _holders(gpu: Gpu) -> str:
     held = [f"pid {process.pid}: {gib(process.used)}" for process in gpu.processes or () if process.used]
     return f" (in use: {', '.join(held)})" if held else ""

@@ -1,6 +1,6 @@
-"""Proving a release: the processes are gone, and the memory has returned.
+"""Prove a release on this machine: the processes are gone, and the memory is back.
 
-The module `gpu_comparison` judges what the driver reports, GPU by GPU.
+The module `gpu_comparison` compares the driver's figures, GPU by GPU.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.release.gpu_comparison import MemoryVerdict
 
-LOOK = 0.1  # seconds between looks at memory that is not back yet
+POLL_INTERVAL = 0.1  # seconds between checks of memory that is not back yet
 LIMIT = 60.0  # seconds for memory to come back after the last process ended
-LIMIT_AGAIN = 5.0  # the same, when a stop is repeated
-LOOK_LIMIT = 2.0  # seconds that a look at the GPUs may delay a stop
-PATIENT_LOOK_LIMIT = 15.0  # the same, for a stop that nobody waits for
+REPEATED_LIMIT = 5.0  # the same, when a stop is repeated
+SNAPSHOT_LIMIT = 2.0  # seconds that reading the GPUs may delay a stop
+PATIENT_SNAPSHOT_LIMIT = 15.0  # the same, for a stop without a waiting user
 
 
 class LocalVerifier(Verifier):
-    """Looks at the GPUs before, during and after the life of one server. Not thread-safe.
+    """Compares the GPUs before, during and after the life of one server. Not thread-safe.
 
     Args:
         probe: reads the GPUs.
@@ -72,31 +72,31 @@ class LocalVerifier(Verifier):
         """Remember the processes of the ready server, and the memory that they hold."""
         self.known |= set(members)
         if self.baseline.gpus:
-            self._loaded = self._probe.snapshot(timeout=LOOK_LIMIT, may_start=False)
+            self._loaded = self._probe.snapshot(timeout=SNAPSHOT_LIMIT, may_start=False)
 
     def observe_before_stop(self, members: Collection[Identity] = (), *, in_a_hurry: bool = True) -> None:
         """Remember the processes of the server just before its end, and the memory that they hold.
 
-        In a hurry the GPUs are read only if that takes no more than `LOOK_LIMIT` and starts no process.
+        In a hurry the GPUs are read only if that takes no more than `SNAPSHOT_LIMIT` and starts no process.
         """
         self.known |= set(members)
         if self.baseline.gpus:
-            limit = LOOK_LIMIT if in_a_hurry else PATIENT_LOOK_LIMIT
+            limit = SNAPSHOT_LIMIT if in_a_hurry else PATIENT_SNAPSHOT_LIMIT
             self._before = self._probe.snapshot(timeout=limit, may_start=not in_a_hurry)
 
     def packed(self) -> dict[str, Any] | None:
         """Return the verifier as JSON, for `unpacked`; None without a GPU.
 
-        The unpacked verifier waits for memory only `LIMIT_AGAIN` seconds.
+        The unpacked verifier waits for memory only `REPEATED_LIMIT` seconds.
         """
         me = processes.read(os.getpid())
         kernel = self._kernel or (me.identity if me else (os.getpid(), 0))
-        looks = {
+        snapshots = {
             name: gpu_json.pack(look) if look else []
             for name, look in (("loaded", self._loaded), ("before", self._before))
         }
         return (
-            looks
+            snapshots
             | {
                 "id": self._own,
                 "kernel": list(kernel),
@@ -116,12 +116,12 @@ class LocalVerifier(Verifier):
         verifier = cls(probe, baseline, packed["chosen"], mark, Identity(*packed["kernel"]))
         verifier._loaded, verifier._before = (gpu_json.unpack(packed[one]) for one in ("loaded", "before"))
         verifier.known = {Identity(*one) for one in packed["known"]}
-        verifier._limit = LIMIT_AGAIN
+        verifier._limit = REPEATED_LIMIT
         return verifier
 
     def observe_now(self) -> Snapshot:
         """Return the GPUs as they are now, for callers that need more than a verdict."""
-        return self._look_again()
+        return self._read_gpus()
 
     def verify(self, ended: Collection[Identity], leader: Identity | None = None) -> Verdict:
         """Check that the processes are gone and the memory is back; wait up to `LIMIT` seconds for memory that comes late.
@@ -133,7 +133,7 @@ class LocalVerifier(Verifier):
         self.known |= set(ended)
         verdict = self._prove(leader)
         if not verdict.verified:
-            self._limit = LIMIT_AGAIN
+            self._limit = REPEATED_LIMIT
         return verdict._replace(left_alone=left_alone(self._mark, leader))
 
     def _prove(self, leader: Identity | None) -> Verdict:
@@ -159,35 +159,39 @@ class LocalVerifier(Verifier):
         limit = LIMIT if self._limit is None else self._limit
         pause = threading.Event()
         while True:
-            now = self._look_again()
+            now = self._read_gpus()
             if not now.gpus:
                 return Verdict(proof, True, (), now.problem or "the GPUs cannot be seen any more")
             waited = time.monotonic() - began
             last = waited >= limit
-            cases = [
-                self._case(gpu, now.gpu(gpu.uuid), ours, leader)
+            histories = [
+                self._history(gpu, now.gpu(gpu.uuid), ours, leader)
                 for gpu in self.baseline.gpus
                 if self._concerns(gpu.uuid, ours)
             ]
-            judged = [gpu_comparison.judge(case, math.inf if last else waited) for case in cases]
-            late = [one.note for one in judged if not one.back]
+            verdicts = [
+                gpu_comparison.compare(history, math.inf if last else waited) for history in histories
+            ]
+            late = [one.note for one in verdicts if not one.back]
             if not late:
                 break
             if last:
                 note = f"{'; '.join(late)}. %vllm gpu shows who holds what"
                 return Verdict(proof, False, self._vram(now, ours), note, unseen=True)
-            pause.wait(LOOK)
-        judged = [self._note_who_came(one, case) for one, case in zip(judged, cases, strict=True)]
+            pause.wait(POLL_INTERVAL)
+        verdicts = [
+            self._note_arrivals(one, history) for one, history in zip(verdicts, histories, strict=True)
+        ]
         # The proof of the release is the weakest proof of all its GPUs.
-        strongest = min((one.proof or proof for one in judged), key=list(Proof).index, default=proof)
-        note = "; ".join(one.note for one in judged if one.note)
-        note = note or ("" if judged else "the driver does not say which GPU it used")
+        strongest = min((one.proof or proof for one in verdicts), key=list(Proof).index, default=proof)
+        note = "; ".join(one.note for one in verdicts if one.note)
+        note = note or ("" if verdicts else "the driver does not say which GPU it used")
         return Verdict(strongest, True, self._vram(now, ours), note)
 
-    def _case(
+    def _history(
         self, baseline: Gpu, now: Gpu | None, ours: frozenset[int], leader: Identity | None
     ) -> GpuHistory:
-        looks = self._looks()
+        snapshots = self._snapshots()
         living = {
             pid: process.identity
             for pid in pids_on(now)
@@ -195,10 +199,10 @@ class LocalVerifier(Verifier):
         }
         return GpuHistory(
             baseline=baseline,
-            looks=tuple(gpu for look in looks if (gpu := look.gpu(baseline.uuid)) is not None),
+            snapshots=tuple(gpu for look in snapshots if (gpu := look.gpu(baseline.uuid)) is not None),
             now=now,
             ours=ours,
-            named=any(_listed(look, ours) for look in looks),
+            named=any(_listed(look, ours) for look in snapshots),
             reused=frozenset(
                 pid
                 for pid, one in living.items()
@@ -208,20 +212,20 @@ class LocalVerifier(Verifier):
             hidden=frozenset(pids_on(now) - living.keys()),
         )
 
-    def _note_who_came(self, judged: MemoryVerdict, case: GpuHistory) -> MemoryVerdict:
-        came = gpu_comparison.arrivals(case)
+    def _note_arrivals(self, verdict: MemoryVerdict, history: GpuHistory) -> MemoryVerdict:
+        came = gpu_comparison.arrivals(history)
         unknown = (
             foreign_holders.unknown({one.pid for one in came}, self._own, self._kernel) if came else set()
         )
         named = [one for one in came if one.pid in unknown]
         if not named:
-            return judged
-        told = foreign_holders.told(case.baseline.index, named, case.hidden)
-        return gpu_comparison.weakened(judged, case)._replace(
-            note="; ".join(filter(None, (judged.note, told)))
+            return verdict
+        line = foreign_holders.describe(history.baseline.index, named, history.hidden)
+        return gpu_comparison.weakened(verdict, history)._replace(
+            note="; ".join(filter(None, (verdict.note, line)))
         )
 
-    def _look_again(self) -> Snapshot:
+    def _read_gpus(self) -> Snapshot:
         """Return the GPUs now; read them a second time if the first attempt finds none, as after a crash of the probe."""
         now = self._probe.snapshot()
         return now if now.gpus else self._probe.snapshot()
@@ -234,29 +238,29 @@ class LocalVerifier(Verifier):
         """
         if self.chosen:
             return uuid in self.chosen
-        looks = self._looks()
-        if any(_listed(look, ours) for look in looks):
-            return any(ours & pids_on(look.gpu(uuid)) for look in looks)
+        snapshots = self._snapshots()
+        if any(_listed(look, ours) for look in snapshots):
+            return any(ours & pids_on(look.gpu(uuid)) for look in snapshots)
         baseline = _used(self.baseline.gpu(uuid))
-        seen = [used for look in looks if (used := _used(look.gpu(uuid))) is not None]
-        return not looks or (
+        seen = [used for look in snapshots if (used := _used(look.gpu(uuid))) is not None]
+        return not snapshots or (
             baseline is not None and any(used - baseline > gpu_comparison.TOLERANCE for used in seen)
         )
 
-    def _looks(self) -> list[Snapshot]:
+    def _snapshots(self) -> list[Snapshot]:
         return [look for look in (self._loaded, self._before) if look is not None and look.gpus]
 
     def _vram(self, now: Snapshot, ours: frozenset[int]) -> tuple[GpuMemory, ...]:
-        looks = self._looks()
+        snapshots = self._snapshots()
         return tuple(
             GpuMemory(
                 index=gpu.index,
                 uuid=gpu.uuid,
                 name=gpu.name,
                 baseline=_used(self.baseline.gpu(gpu.uuid)),
-                before=_used(looks[-1].gpu(gpu.uuid)) if looks else None,
+                before=_used(snapshots[-1].gpu(gpu.uuid)) if snapshots else None,
                 after=gpu.used,
-                held=seen.held_by(ours) if looks and (seen := looks[-1].gpu(gpu.uuid)) else None,
+                held=seen.held_by(ours) if snapshots and (seen := snapshots[-1].gpu(gpu.uuid)) else None,
             )
             for gpu in now.gpus
             if self._concerns(gpu.uuid, ours)
@@ -264,7 +268,7 @@ class LocalVerifier(Verifier):
 
 
 def left_alone(mark: bytes, leader: Identity | None) -> str:
-    """Return one sentence on living processes that have a server's environment but were not started by it; "" for none."""
+    """Return a sentence about the living processes that have a server's environment but do not belong to it; "" for none."""
     found = [
         f"{processes.shown_name(one)[:60]} (pid {one.identity.pid})"
         for one in marks.with_copied_environment(mark, leader)

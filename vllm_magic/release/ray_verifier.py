@@ -1,4 +1,4 @@
-"""Prove the release of a server on a Ray cluster: by the job's node, by Ray, and by every node that the engine used."""
+"""Prove the release of a server on a Ray cluster, by reports of Ray, of the job's node, and of every node of the engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vllm_magic.errors import ClusterError, InvalidOption
 from vllm_magic.gpu.devices import Snapshot
 from vllm_magic.linux import processes
 from vllm_magic.release import gpu_json
-from vllm_magic.release.ray_workers import judge, weakest
+from vllm_magic.release.ray_workers import evaluate, weakest
 from vllm_magic.release.result import EndedProcess, GpuMemory, Proof
 from vllm_magic.release.verifier import Verdict, Verifier
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 NOWHERE = Snapshot(0.0, (), None, "the GPUs are on a Ray cluster")
 END_LIMIT = 120.0  # seconds for a job to end
-SECOND_SILENCE = 5.0  # seconds for which a cluster may not answer, if it did not answer at an earlier look
-SEE_LIMIT = 20.0  # seconds to wait for the end of a look at the nodes that is under way
+SECOND_SILENCE = 5.0  # seconds for a cluster to answer, if it did not answer the first time
+READ_LIMIT = 20.0  # seconds to wait for helper jobs that read the nodes' GPUs
 LAST_LINES = 10  # lines of a job's log that are kept with a failure
 
 
@@ -36,7 +36,7 @@ class RayVerifier(Verifier):
     Args:
         address: the address of the cluster.
         job: the submission id of the job.
-        spread: whether the engine may have workers on several nodes; then these nodes are asked what the workers hold.
+        spread: whether the engine may have workers on several nodes; then these nodes report what the workers hold.
         silence: the seconds for which the cluster may fail to answer before the release counts as not proved.
         waits: whether `verify` also waits until the records of the helper jobs are removed, for a process that ends then.
     """
@@ -45,18 +45,26 @@ class RayVerifier(Verifier):
     chosen: frozenset[str] = frozenset()
 
     def __init__(
-        self, address: str, job: str, *, spread: bool = False, silence: float = END_LIMIT, waits: bool = False
+        self,
+        address: str,
+        job: str,
+        *,
+        spread: bool = False,
+        silence: float = END_LIMIT,
+        waits_for_cleanup: bool = False,
     ) -> None:
         self._address = address
         self._job = job
         self._spread = spread
         self._silence = silence
-        self._waits = waits
+        self._waits_for_cleanup = waits_for_cleanup
         self.known: set[Identity] = set()
-        self._asked_again = False
-        self._seeing: threading.Thread | None = None
-        self._seen: dict[str, Snapshot] = {}  # for the id of each node, its GPUs when the server was ready
-        self._looks: list[str] = []  # the submission ids of the helper jobs
+        self._is_repeated = False
+        self._reading: threading.Thread | None = None
+        self._ready_gpus: dict[
+            str, Snapshot
+        ] = {}  # for the id of each node, its GPUs when the server was ready
+        self._helper_jobs: list[str] = []  # the submission ids of the helper jobs
         self.failure: Failure | None = None
 
     def observe_ready(self, _: Collection[Identity] = ()) -> None:
@@ -65,20 +73,20 @@ class RayVerifier(Verifier):
         The job remembers the server's own processes and memory itself.
         """
         if self._spread:
-            self._seeing = _in_the_background(self._see, self._job)
+            self._reading = _in_the_background(self._read_gpus, self._job)
 
-    def _see(self) -> None:
+    def _read_gpus(self) -> None:
         with contextlib.suppress(ClusterError):
             ray = Ray(self._address)
             workers = _workers(ray, ray.job(self._job))
-            said = node_jobs.at(ray, self._job, "--see", workers, self._looks)
-            self._seen = {node: gpu_json.unpack(answer["gpus"]) for node, answer in said.items()}
+            said = node_jobs.at(ray, self._job, "--see", workers, self._helper_jobs)
+            self._ready_gpus = {node: gpu_json.unpack(answer["gpus"]) for node, answer in said.items()}
 
     def observe_before_stop(self, _: Collection[Identity] = (), *, in_a_hurry: bool = True) -> None:
         """Do nothing: the job remembers the processes and the memory itself."""
 
     def packed(self) -> None:
-        """Return None: everything that another look needs is on the cluster."""
+        """Return None: everything that another verification needs is on the cluster."""
 
     def observe_now(self) -> Snapshot:
         """Return no GPU: the server uses none of this machine."""
@@ -94,25 +102,25 @@ class RayVerifier(Verifier):
         alive = sorted(one.pid for one in {*ended, *filter(None, [leader])} if processes.is_alive(one))
         if alive:
             return _not_proved(f"still alive: pid {', '.join(map(str, alive))}")
-        if self._seeing:
-            self._seeing.join(SEE_LIMIT)
-        verdict = self._ask()
+        if self._reading:
+            self._reading.join(READ_LIMIT)
+        verdict = self._verify_job()
         if verdict.unseen:
-            # A second look is only made on request. If the cluster does not answer that time either, no further look is
+            # The user may ask for a second attempt. If the cluster does not answer then either, no further attempt is
             # offered: the lease has run out, or will soon.
-            verdict = verdict._replace(unseen=not self._asked_again)
-            self._asked_again, self._silence = True, SECOND_SILENCE
-        elif self._waits:
-            self._tidy()
+            verdict = verdict._replace(unseen=not self._is_repeated)
+            self._is_repeated, self._silence = True, SECOND_SILENCE
+        elif self._waits_for_cleanup:
+            self._remove_records()
         else:
-            _in_the_background(self._tidy, self._job)
+            _in_the_background(self._remove_records, self._job)
         return verdict
 
-    def _tidy(self) -> None:
+    def _remove_records(self) -> None:
         with contextlib.suppress(ClusterError):
-            teardown.tidy(Ray(self._address), self._job, self._looks)
+            teardown.remove_records(Ray(self._address), self._job, self._helper_jobs)
 
-    def _ask(self) -> Verdict:
+    def _verify_job(self) -> Verdict:
         try:
             return self._prove(Ray(self._address))
         except JobUnknownError as error:
@@ -144,9 +152,9 @@ class RayVerifier(Verifier):
         if own is None or not own.alive:
             where = own.where if own else f"the node {job.node}"
             return _not_proved(f"{where} is gone from the cluster: what is left there cannot be seen")
-        return self._judge(ray, job, nodes)
+        return self._verdict(ray, job, nodes)
 
-    def _judge(self, ray: Ray, job: Job, nodes: Mapping[str, Node]) -> Verdict:
+    def _verdict(self, ray: Ray, job: Job, nodes: Mapping[str, Node]) -> Verdict:
         """Return the verdict on a job that is over, and whose node can be asked."""
         own = nodes[job.node or ""]
         log = ray.tail(job.id, own.id)
@@ -173,10 +181,10 @@ class RayVerifier(Verifier):
             assert verdict is not None  # noqa: S101 - without a verdict the job's node is asked
             return verdict
         alive = {node: pids for node, pids in asked.items() if node in nodes and nodes[node].alive}
-        said = node_jobs.at(ray, job.id, "--look", alive, self._looks)
-        judged = judge(asked, said, self._seen, nodes)
-        verdict = verdict or Verdict(judged.proof, True, (), f"on {own.where}, whose own process was killed")
-        return weakest(verdict, judged, own.id, len(set(workers) - {own.id}))
+        said = node_jobs.at(ray, job.id, "--look", alive, self._helper_jobs)
+        result = evaluate(asked, said, self._ready_gpus, nodes)
+        verdict = verdict or Verdict(result.proof, True, (), f"on {own.where}, whose own process was killed")
+        return weakest(verdict, result, own.id, len(set(workers) - {own.id}))
 
 
 def _in_the_background(work: Callable[[], None], job: str) -> threading.Thread | None:

@@ -1,4 +1,4 @@
-"""Judge what nodes report about the workers of an engine, which are actors of Ray."""
+"""Evaluate the nodes' reports about the workers of an engine, which are actors of Ray."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RayWorkersResult(NamedTuple):
 
     Attributes:
         wrong: what is left, or cannot be seen; "" if all workers have ended.
-        unseen: whether another look may give a better result.
+        unseen: whether another attempt may give a better result.
         proof: the weakest proof of all nodes.
         vram: for the id of each node, the GPUs on which the driver listed its workers.
     """
@@ -31,18 +31,18 @@ class RayWorkersResult(NamedTuple):
     vram: Mapping[str, tuple[GpuMemory, ...]]
 
 
-def judge(
+def evaluate(
     workers: Mapping[str, Collection[int]],
-    said: Mapping[str, Mapping[str, Any]],
-    seen: Mapping[str, Snapshot],
+    reports: Mapping[str, Mapping[str, Any]],
+    ready_gpus: Mapping[str, Snapshot],
     nodes: Mapping[str, Node],
 ) -> RayWorkersResult:
-    """Judge the reports of the nodes. The keys of all arguments are the ids of nodes.
+    """Evaluate the reports of the nodes. The keys of all arguments are the ids of nodes.
 
     Args:
         workers: the pids that the actors had on each node.
-        said: the report of each node after the end; a node that does not answer is missing.
-        seen: the GPUs of each node when the server was ready; a node that was not asked is missing.
+        reports: the report of each node after the end; a node that does not answer is missing.
+        ready_gpus: the GPUs of each node when the server was ready; a node that was not asked is missing.
         nodes: the nodes of the cluster.
     """
     wrong: list[str] = []
@@ -50,7 +50,7 @@ def judge(
     vram: dict[str, tuple[GpuMemory, ...]] = {}
     for node, pids in workers.items():
         where = nodes[node].where if node in nodes else f"the node {node}"
-        answer = said.get(node)
+        answer = reports.get(node)
         if node not in nodes or not nodes[node].alive:
             wrong.append(f"{where} is gone from the cluster: what is left there cannot be seen")
         elif answer is None:
@@ -62,9 +62,13 @@ def judge(
             wrong.append(
                 f"left on {where}: {pids_left if answer['left'] else 'the private folder of the server'}"
             )
-        elif node in seen:
+        elif node in ready_gpus:
             after = gpu_json.unpack(answer["gpus"])
-            vram[node] = tuple(_rows(seen[node], after, pids, where)) if _tells(seen[node], after) else ()
+            vram[node] = (
+                tuple(_rows(ready_gpus[node], after, pids, where))
+                if _lists_processes(ready_gpus[node], after)
+                else ()
+            )
     # If Ray's node is in a container, the driver may list other pids than Ray, and did not list the workers before either.
     listed = all(vram.get(node) for node, pids in workers.items() if pids)
     known = any(workers.values()) and listed
@@ -73,24 +77,24 @@ def judge(
     )
 
 
-def weakest(own: Verdict, judged: RayWorkersResult, node: str, others: int) -> Verdict:
+def weakest(own: Verdict, result: RayWorkersResult, node: str, others: int) -> Verdict:
     """Return the verdict for all nodes together.
 
     Args:
         own: the verdict of the job's node on the server itself.
-        judged: the result for the workers.
-        node: the id of the job's node; its GPUs are taken from `own`, which tells more about them.
+        result: the result for the workers.
+        node: the id of the job's node; its GPUs are taken from `own`, which has more details.
         others: the number of the other nodes.
     """
-    rows = tuple(row for at, several in judged.vram.items() if at != node or not own.vram for row in several)
-    if judged.wrong:
-        return own._replace(verified=False, note=judged.wrong, unseen=judged.unseen)
-    proof = min(own.proof, judged.proof, key=list(Proof).index)
+    rows = tuple(row for at, several in result.vram.items() if at != node or not own.vram for row in several)
+    if result.wrong:
+        return own._replace(verified=False, note=result.wrong, unseen=result.unseen)
+    proof = min(own.proof, result.proof, key=list(Proof).index)
     looked = f"; {others} more node{'s' * (others != 1)} looked at" if others else ""
     return own._replace(proof=proof, vram=own.vram + rows, note=f"{own.note}{looked}")
 
 
-def _tells(before: Snapshot, after: Snapshot) -> bool:
+def _lists_processes(before: Snapshot, after: Snapshot) -> bool:
     """Whether the driver listed the processes of all these GPUs both times."""
     now = [after.gpu(gpu.uuid) for gpu in before.gpus]
     return all(gpu is not None and gpu.processes is not None for gpu in (*before.gpus, *now))

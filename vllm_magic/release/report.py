@@ -1,4 +1,4 @@
-"""The end of a server: its release with the proof, and the error that the user gets, if there is one."""
+"""The result of a server's end: its release with the proof, and the error for the user, if there is one."""
 
 from __future__ import annotations
 
@@ -32,26 +32,28 @@ def release(
     verifier: Verifier,
     leader: Identity | None,
 ) -> Release:
-    """Prove the release of a server whose processes have been ended, as far as that is possible.
+    """Prove the release of a server after its processes were ended, and return the result.
 
     Args:
         server: the name of the server.
         why: the reason for its end.
         began: when the end began, by `time.monotonic`.
-        ended: the reports of the guards, or of whatever ended the processes instead of the guards.
-        verifier: the verifier, which has seen the GPUs before the start.
+        ended: the reports of the guards, or the outcomes of `force_kill.release`.
+        verifier: the verifier, which has read the GPUs before the start.
         leader: the server's first process, or None.
     """
-    rows = [row for said in ended for row in said.ended]
-    left = [row for said in ended[-1:] for row in said.left]
+    rows = [row for report in ended for row in report.ended]
+    left = [row for report in ended[-1:] for row in report.left]
     identities = {Identity(int(row[0]), int(row[1])) for row in rows + left}
     try:
         verdict = verifier.verify(identities, leader)
-    except Exception as fault:  # noqa: BLE001 - what has ended is told all the same, and another look may prove it
-        said = f"A fault of vllm_magic: {type(fault).__name__}: {fault}. Please report it"
-        verdict = Verdict(Proof.NONE, verified=False, vram=(), note=said, unseen=True)
+    except Exception as fault:  # noqa: BLE001 - the ended processes are reported, and a later check may prove the release
+        note = f"A fault of vllm_magic: {type(fault).__name__}: {fault}. Please report it"
+        verdict = Verdict(Proof.NONE, verified=False, vram=(), note=note, unseen=True)
     wrong = machine.proc_problem()  # with such a /proc no process of the server can be seen
-    codes = [said.exit_code for said in ended if isinstance(said, Ended) and said.exit_code is not None]
+    codes = [
+        report.exit_code for report in ended if isinstance(report, Ended) and report.exit_code is not None
+    ]
     return Release(
         server=server,
         why=why.value,
@@ -69,7 +71,7 @@ def release(
 
 
 def unproved(server: str, why: Why, began: float, note: str) -> Release:
-    """The release of a server whose end could not be judged at all; another look may tell more. Arguments as for `release`."""
+    """Return the release of a server whose end could not be verified; a later check may prove it. Arguments as `release`."""
     seconds = round(max(0.0, time.monotonic() - began), 3)
     return Release(server, why.value, seconds, (), (), None, (), Proof.NONE, False, note, unseen=True)
 
@@ -84,16 +86,16 @@ def error(
     was_ready: bool,
     fault: str = "",
 ) -> VllmMagicError | None:
-    """Return the error for the end of a server; None for a release that was asked for and is proved.
+    """Return the error for the end of a server; None for a proved release that the user asked for.
 
     Args:
         release: the release of the server.
         why: the reason for the end.
-        failure: the cause of an end that nobody asked for, if it is known.
-        disk: says that the disk of the log was full when the end began; "" if it was not.
-        asked: whether somebody asked for the end.
+        failure: the cause of an unexpected end, if it is known.
+        disk: a sentence if the disk of the log was full when the end began; else "".
+        asked: whether the user asked for the end.
         was_ready: whether the server was ready before.
-        fault: the fault of vllm_magic that made it end; "" for none.
+        fault: the fault of vllm_magic that ended the server; "" for none.
     """
     name = release.server
     if not release.verified:
@@ -118,8 +120,8 @@ def error(
     return kind(cause, hint + release.in_brackets, failure.lines[-TELLING_LINES:])
 
 
-def told(server: str, error: VllmMagicError) -> str:
-    """Return one line about a server that failed while nobody waited for it."""
+def failure_line(server: str, error: VllmMagicError) -> str:
+    """Return a line about a server that failed while no call waited for it."""
     if isinstance(error, (StartFailed, InvalidOption)):
         return f"{server} did not start: {error}"
     return f"{server} has failed: {error}" if isinstance(error, ServerFailed) else str(error)

@@ -9,8 +9,8 @@ from enum import Enum
 class Proof(str, Enum):
     """A proof of a release, from the weakest to the strongest; each includes the proofs before it.
 
-    If a process came to a GPU while the server ran, and stays, and its owner is not known, the proof is at most "NVML
-    processes": all known processes of the server are gone, and the release's note names the other process.
+    If an unknown process came to a GPU while the server ran, and stays, the proof is at most "NVML processes": all known
+    processes of the server are gone, and the release's note names the other process.
     """
 
     NONE = "none"
@@ -80,10 +80,10 @@ class Release:
         proof: the strongest proof that was possible.
         verified: whether every known process of the server has ended, and the memory that they held is back. If so, a stop
             succeeds. A process of somebody else that came to a GPU meanwhile, and stays, does not change this.
-        note: what could not be seen, is not back, or is held by a process that came meanwhile, in one line; "" for nothing.
-        unseen: whether another look may prove what this look could not: something is not back yet, or another machine did
-            not answer. Stopping the server again makes such a look.
-        left_alone: the processes that have the server's environment but do not belong to it, in one sentence; "" for none.
+        note: a line about what could not be seen, is not back, or is held by a process that came meanwhile; "" for nothing.
+        unseen: whether another check may prove the release: memory is not back yet, or another machine did not answer.
+            Stopping the server again makes such a check.
+        left_alone: a sentence about the processes that have the server's environment but do not belong to it; "" for none.
     """
 
     server: str

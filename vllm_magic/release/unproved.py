@@ -1,8 +1,8 @@
-"""Releases that are not proved: keep on disk what another look at the GPUs needs, for a later check.
+"""Keep data of releases that are not proved on disk, and check such a release again later.
 
-No process of such a server lives any more, and its private folder is cleared. STATE FOLDER/unproved/ID.json
-has the GPUs before the server's start and while it ran, and the server's processes. The file is removed when
-the release is proved, or when the file is a day old.
+No process of such a server lives any more, and its private folder is cleared. STATE FOLDER/unproved/ID.json has the GPUs
+before the server's start and while it ran, and the server's processes. The file is removed when the release is proved, or
+when the file is a day old.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ LONGEST = 2**20  # bytes; a longer file is not one of this package
 
 
 @dataclass(frozen=True)
-class SecondLook:
-    """An earlier release, and what another look at the GPUs has shown."""
+class Recheck:
+    """The result of checking an earlier release again."""
 
     release: Release
 
@@ -53,11 +53,16 @@ class SecondLook:
         return f"{self.release.text}{note}"
 
 
-def note(leader: Identity | None, verifier: Verifier, release: Release) -> None:
-    """Keep what another look at the GPUs needs, if it may prove the release; remove it after the proof.
+def update(leader: Identity | None, verifier: Verifier, release: Release) -> None:
+    """Write the data for another check of a release that is not proved; remove the data of a proved release.
 
-    If the file cannot be written, nothing is kept, and no error is raised: the release itself reports that it
-    failed.
+    Nothing is written for a release with processes that are left, or if the verifier needs no data. If the file cannot be
+    written, no error is raised: the release itself reports that it failed.
+
+    Args:
+        leader: the leader of the server, or None.
+        verifier: the verifier of the release.
+        release: the release.
     """
     packed = verifier.packed()
     if packed is None or release.left:
@@ -77,28 +82,28 @@ def note(leader: Identity | None, verifier: Verifier, release: Release) -> None:
             path.parent.rmdir()  # fails where other files are left
 
 
-def look_again(probe: Probe, name: str | None = None) -> list[SecondLook]:
-    """Look at the GPUs again for each release that is not proved, oldest first.
+def recheck(probe: Probe, name: str | None = None) -> list[Recheck]:
+    """Check each release that is not proved again, oldest first.
 
     Args:
         probe: reads the GPUs.
-        name: the name of the only server to look for, or the id of its folder; None for all servers.
+        name: the name of the server, or the id of its folder; None for all servers.
     """
-    found: list[SecondLook] = []
+    found: list[Recheck] = []
     for path in sorted(_folder().glob("*.json"), key=ledger.modified):
         kept = _read(path)
         if kept is not None and name in (None, kept["name"], kept["id"]):
-            found.append(SecondLook(_look(kept, probe)))
+            found.append(Recheck(_recheck(kept, probe)))
     return found
 
 
-def _look(kept: Mapping[str, Any], probe: Probe) -> Release:
+def _recheck(kept: Mapping[str, Any], probe: Probe) -> Release:
     began = time.monotonic()
     leader = Identity(*kept["leader"]) if kept["leader"] else None
     ended = Outcome([list(row) for row in kept["ended"]], [], 0.0)
     verifier = LocalVerifier.unpacked(probe, kept)
     release = report.release(kept["name"], Why.ASKED, began, [ended], verifier, leader)
-    note(leader, verifier, release)
+    update(leader, verifier, release)
     return release
 
 

@@ -25,8 +25,8 @@ class Verdict(NamedTuple):
     verified: bool
     vram: tuple[GpuMemory, ...]
     note: str
-    elsewhere: tuple[EndedProcess, ...] = ()  # what was ended on other machines
-    unseen: bool = False  # whether another look may give a better result
+    elsewhere: tuple[EndedProcess, ...] = ()  # the processes that ended on other machines
+    unseen: bool = False  # whether another check may give a better result
     left_alone: str = ""  # the processes with the server's environment that do not belong to it
 
 
@@ -36,8 +36,8 @@ class Verifier(Protocol):
     Attributes:
         baseline: the GPUs of this machine before the start; none if the server runs on other machines.
         chosen: the UUIDs of the GPUs that the server may use; empty when vLLM chooses.
-        known: the server's processes that the verifier was told of.
-        failure: why the server ended, if the verifier knows more than the log says.
+        known: the server's processes, as far as they were passed to the verifier.
+        failure: why the server ended, if the verifier knows more than the log shows.
     """
 
     baseline: Snapshot
@@ -58,7 +58,7 @@ class Verifier(Protocol):
         """Return the GPUs of this machine as they are now."""
 
     def packed(self) -> dict[str, Any] | None:
-        """Return the verifier as JSON, for another look after this kernel; None if that needs nothing from here."""
+        """Return the verifier as JSON, for a later check by another kernel; None if that needs no data."""
 
     def verify(self, ended: Collection[Identity], leader: Identity | None = None) -> Verdict:
         """Check that the processes are gone and the memory is back; wait for memory that comes late.

@@ -199,7 +199,7 @@ class ServerRun:
     def unreported_failure(self) -> str:
         """Return that the server failed, and why, once: "" where it did not, or where somebody was told before."""
         error = self.lifecycle.hear()
-        return release_report.told(self.name, error) if error else ""
+        return release_report.failure_line(self.name, error) if error else ""
 
     # Its start.
 

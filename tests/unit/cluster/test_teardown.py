@@ -1,4 +1,4 @@
-"""The helper jobs of a server on a cluster: none of them keeps the others from being removed or asked."""
+"""The helper jobs of a server on a cluster: a fault of one does not affect the others."""
 
 from __future__ import annotations
 
@@ -62,46 +62,46 @@ OTHERS = ("m-1", "m-12-end-0", "m-1-end-0-end-0", "m-1-ends-0")
 class TestTidying:
     def test_all_helper_jobs_and_no_others(self):
         head = Head(*HELPERS, *OTHERS)
-        teardown.tidy(head, "m-1", HELPERS[:2])
+        teardown.remove_records(head, "m-1", HELPERS[:2])
         assert sorted(head.known) == sorted(OTHERS)
 
     @pytest.mark.parametrize("gone", HELPERS)
-    def test_one_is_not_known_any_more(self, gone):
+    def test_a_forgotten_helper_job_is_skipped(self, gone):
         """Another kernel, or Ray itself, has removed its record."""
         head = Head(*HELPERS)
         del head.known[gone]
-        teardown.tidy(head, "m-1", HELPERS[:2])
+        teardown.remove_records(head, "m-1", HELPERS[:2])
         assert head.known == {}
 
     @pytest.mark.parametrize("refused", HELPERS)
     @pytest.mark.parametrize("where", ["faulty", "kept"])
     @pytest.mark.parametrize("kind", [ClusterError, ClusterUnreachable])
-    def test_one_is_refused(self, refused, where, kind):
+    def test_a_refusal_does_not_stop_the_others(self, refused, where, kind):
         head = Head(*HELPERS, **{where: {refused: kind("no")}})
         with pytest.raises(kind, match=r"^no$"):
-            teardown.tidy(head, "m-1", HELPERS[:2])
+            teardown.remove_records(head, "m-1", HELPERS[:2])
         assert list(head.known) == [refused]
 
     @pytest.mark.parametrize("runs", HELPERS)
-    def test_one_runs_still(self, runs):
+    def test_a_running_helper_job_stays(self, runs):
         head = Head(*HELPERS)
         head.known[runs] = JobStatus.RUNNING
-        teardown.tidy(head, "m-1", HELPERS[:2])
+        teardown.remove_records(head, "m-1", HELPERS[:2])
         assert list(head.known) == [runs]
 
     def test_there_is_a_limit_for_all_of_it(self, monkeypatch):
-        """A head that does not answer costs a time limit for each job."""
-        monkeypatch.setattr(teardown, "TIDY_LIMIT", 0.0)
+        """With a head that does not answer, each job takes a whole time limit."""
+        monkeypatch.setattr(teardown, "REMOVAL_LIMIT", 0.0)
         head = Head(*HELPERS, faulty=dict.fromkeys(HELPERS, ClusterUnreachable("no")))
         asked = []
         monkeypatch.setattr(head, "job", lambda name: [asked.append(name), Head.job(head, name)])
         with pytest.raises(ClusterUnreachable):
-            teardown.tidy(head, "m-1", HELPERS[:2])
+            teardown.remove_records(head, "m-1", HELPERS[:2])
         assert len(asked) == 1
 
 
 class TestGlances:
-    def test_a_node_whose_small_job_is_not_known_any_more(self, monkeypatch):
+    def test_a_node_whose_helper_job_was_forgotten(self, monkeypatch):
         head = Head()
         monkeypatch.setattr(node_jobs.package, "packed", lambda: b"")
         submit = head.submit

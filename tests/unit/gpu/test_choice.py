@@ -1,4 +1,4 @@
-"""Words for GPUs, and what is answered to wrong ones."""
+"""The choice of GPUs, and the messages for wrong choices."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FOUR = snapshot(gpu(0, 23), gpu(1, 3), gpu(2, 24), gpu(3, 23.5))
         ("auto", 3, [0, 2, 3]),
     ],
 )
-def test_words_that_fit(words: str, count: int, indices: list[int]) -> None:
+def test_valid_choices(words: str, count: int, indices: list[int]) -> None:
     assert [chosen.index for chosen in choose(words, FOUR, count)] == indices
 
 
@@ -57,7 +57,7 @@ def test_auto_asks_for_the_given_fraction() -> None:
     assert choose("auto", snapshot(gpu(0, 12)), fraction=0.5)[0].index == 0
 
 
-def test_auto_takes_a_gpu_that_does_not_tell_its_memory_last() -> None:
+def test_auto_takes_a_gpu_without_figures_last() -> None:
     unified = gpu(0, None, None)
     assert choose("auto", snapshot(unified)) == (unified,)
     assert [chosen.index for chosen in choose("auto", snapshot(unified, gpu(1, 24)))] == [1]
@@ -86,14 +86,14 @@ def test_auto_takes_a_gpu_that_does_not_tell_its_memory_last() -> None:
         ("auto", 5, "5 GPUs are needed and there are only 4: need fewer"),
     ],
 )
-def test_words_that_do_not_fit(words: str, count: int, message: str) -> None:
+def test_invalid_choices(words: str, count: int, message: str) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the message is compared below
         choose(words, FOUR, count)
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
 
 
-def test_the_shortage_of_every_gpu_is_told() -> None:
+def test_the_message_names_the_shortage_of_every_gpu() -> None:
     with pytest.raises(
         ValueError, match=r"no GPU has .* \(GPU 0: 1\.0 GiB free.*, GPU 1: 2\.5 GiB free.*\): free"
     ):
@@ -101,12 +101,12 @@ def test_the_shortage_of_every_gpu_is_told() -> None:
 
 
 @pytest.mark.parametrize("words", ["auto", "0"])
-def test_no_gpu_in_sight_says_why(words: str) -> None:
+def test_without_a_gpu_the_message_says_why(words: str) -> None:
     with pytest.raises(
         ValueError, match="no GPU can be chosen: no NVIDIA driver found; leave the choice out"
     ):
         choose(words, snapshot(problem="no NVIDIA driver found"))
 
 
-def test_cuda_is_told_uuids_in_the_order_of_the_words() -> None:
+def test_cuda_gets_uuids_in_the_order_of_the_choice() -> None:
     assert cuda_visible_devices(choose("2,0", FOUR)) == "GPU-2aaa-2,GPU-0aaa-0"

@@ -114,10 +114,10 @@ BAD = [make_symlink, make_open_to_others, make_file, make_of_another_user]
 
 
 @pytest.mark.parametrize("make", BAD)
-def test_where_one_folder_is_not_ours_alone_another_is_taken(
+def test_a_folder_that_is_not_private_is_replaced_by_another(
     folder: Path, tmp_path: Path, make: object
 ) -> None:
-    """Everybody may make one of that name in /tmp; the home is this user's."""
+    """Any user can make a folder of that name in /tmp, but not in this user's home."""
     assert callable(make)
     make(folder)
     assert lock_paths(["GPU-a"]) == (tmp_path / "user" / ".vllm-magic-locks" / "GPU-a.lock",)
@@ -129,7 +129,7 @@ def test_where_one_folder_is_not_ours_alone_another_is_taken(
 
 
 @pytest.mark.parametrize("make", BAD)
-def test_where_no_folder_can_be_had_nothing_is_locked(folder: Path, tmp_path: Path, make: object) -> None:
+def test_without_a_private_folder_nothing_is_locked(folder: Path, tmp_path: Path, make: object) -> None:
     assert callable(make)
     make(folder)
     (tmp_path / "user").rmdir()
@@ -140,7 +140,7 @@ def test_where_no_folder_can_be_had_nothing_is_locked(folder: Path, tmp_path: Pa
     assert f"{folder} is not a folder of yours alone" in locks.trouble()
 
 
-def test_the_runtime_directory_is_taken_whatever_the_environment_says(
+def test_the_runtime_directory_does_not_depend_on_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kernel in a session has $XDG_RUNTIME_DIR, and one that a service started may not have it."""
@@ -151,7 +151,7 @@ def test_the_runtime_directory_is_taken_whatever_the_environment_says(
         assert lock_paths(["GPU-a"]) == (own / "vllm-magic" / "GPU-a.lock",)
 
 
-def test_a_start_looks_into_every_folder(tmp_path: Path) -> None:
+def test_a_start_checks_every_folder(tmp_path: Path) -> None:
     """The runtime directory comes with a login, while another kernel is at its release."""
     with ReleaseLocks(["GPU-a"]):
         (tmp_path / "run" / str(os.getuid())).mkdir(parents=True, mode=0o700)
@@ -171,7 +171,7 @@ def test_a_lock_file_that_is_a_link_is_refused(folder: Path, tmp_path: Path) -> 
 
 @contextlib.contextmanager
 def looking(uuid: str) -> Iterator[Callable[[], None]]:
-    """Another process looks, as a start does: it holds the exclusive lock, until the function is called."""
+    """Another process checks the lock, as a start does: it holds it exclusively until the function is called."""
     (path,) = lock_paths([uuid])
     lock = os.open(path, os.O_RDWR)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -181,15 +181,15 @@ def looking(uuid: str) -> Iterator[Callable[[], None]]:
         os.close(lock)
 
 
-def test_a_look_of_another_process_is_no_release() -> None:
-    """Such a look takes microseconds, unless its process is stopped right then."""
+def test_a_check_by_another_process_is_no_release() -> None:
+    """Such a check takes microseconds, unless its process is stopped right then."""
     with looking("GPU-a"), ReleaseLocks(["GPU-b"]):
         assert locks.under_way() == {"GPU-b": (os.getpid(),)}
         assert can_start("GPU-a", "GPU-c")
         assert not can_start("GPU-a", "GPU-b")
 
 
-def test_a_look_that_proc_does_not_show_is_no_release(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_proc_does_not_show_is_no_release(monkeypatch: pytest.MonkeyPatch) -> None:
     """proc_locks(5) has no line for a process in another PID namespace."""
     with looking("GPU-a") as done:
 

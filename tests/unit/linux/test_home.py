@@ -96,7 +96,7 @@ def test_a_state_folder_below_a_missing_home(homeless, monkeypatch, capsys, whos
         monkeypatch.setenv("VLLM_MAGIC_HOME", whose)
     assert ledger.full_disk() == ""
     assert ledger.kept_logs() == []
-    assert kept_servers.lines() == []
+    assert kept_servers.notices() == []
     found = survey.read_ledger()
     assert found.entries == ()
     (finding,) = checks.folders(found.problem, "")

@@ -27,15 +27,15 @@ class TestWhatIsLeftAlone:
     @pytest.mark.parametrize("kept", [None, "tmp", "path"])
     def test_a_folder_that_was_half_made(self, home, probe, kept):
         """Its kernel was killed before it wrote the record."""
-        rooms = ledger.create("x")
+        paths = ledger.create("x")
         assert sweep(probe) == []
-        assert rooms.tmp.exists()  # it may be on its way
+        assert paths.tmp.exists()  # it may be on its way
         if kept:
-            (getattr(rooms, kept) / "a file").touch()
+            (getattr(paths, kept) / "a file").touch()
         old = time.time() - 2 * ledger.CREATION_LIMIT
-        os.utime(rooms.path, (old, old))
+        os.utime(paths.path, (old, old))
         assert sweep(probe) == []
-        assert rooms.path.exists() is rooms.tmp.exists() is bool(kept)
+        assert paths.path.exists() is paths.tmp.exists() is bool(kept)
 
 
 class TestRecords:

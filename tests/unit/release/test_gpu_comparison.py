@@ -1,4 +1,4 @@
-"""One GPU after a release: tables of situations, before and after, and what is said of each."""
+"""Compare one GPU before and after a release, in a table of situations with the expected verdicts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vllm_magic.release.gpu_comparison import (
     TOLERANCE,
     GpuHistory,
     arrivals,
-    judge,
+    compare,
     weakened,
 )
 from vllm_magic.release.result import Proof
@@ -26,7 +26,7 @@ Rows = dict[int, float | None]
 
 
 def gpu(used: float | None, listed: Rows | None = None, *, draws: tuple[int, ...] = (X,)) -> Gpu:
-    """A GPU of 80 GiB; everything in GiB."""
+    """A GPU of 80 GiB; all sizes are in GiB."""
     processes = tuple(
         ComputeProcess(pid, None if held is None else int(held * GIB), computes=pid not in draws)
         for pid, held in (listed or {}).items()
@@ -40,11 +40,11 @@ def nameless(used: float | None) -> Gpu:
     return replace(gpu(used), processes=None)
 
 
-def case(baseline: Gpu, looks: list[Gpu], now: Gpu | None, **facts) -> GpuHistory:
-    """A server with two processes; the driver has named it where a look has."""
+def case(baseline: Gpu, snapshots: list[Gpu], now: Gpu | None, **facts) -> GpuHistory:
+    """A server with two processes; the driver has listed it if a snapshot has its processes."""
     ours = frozenset({OURS, HELPER})
-    named = any(one.pid in ours for look in looks for one in look.processes or ())
-    return GpuHistory(baseline, tuple(looks), now, ours, **{"named": named, **facts})
+    named = any(one.pid in ours for look in snapshots for one in look.processes or ())
+    return GpuHistory(baseline, tuple(snapshots), now, ours, **{"named": named, **facts})
 
 
 RAN = gpu(60, {OURS: 60})  # alone on the GPU
@@ -95,8 +95,8 @@ MEMORY = {
         LISTED,
         LISTED,
     ),
-    "it grew after the last look": (case(gpu(0), [RAN], gpu(0.2)), None, LISTED),
-    "it grew a lot after the last look": (case(gpu(0), [RAN], gpu(10)), None, None),
+    "it grew after the last snapshot": (case(gpu(0), [RAN], gpu(0.2)), None, LISTED),
+    "it grew a lot after the last snapshot": (case(gpu(0), [RAN], gpu(10)), None, None),
     "it grew on a GPU that it left alone": (case(gpu(0), [gpu(0)], gpu(0.2), named=True), None, LISTED),
     "it grew while the server slept": (case(gpu(0), [RAN, gpu(2.2, {OURS: 2})], gpu(0.2)), None, LISTED),
     "the engine had ended at the last look": (
@@ -128,7 +128,7 @@ MEMORY = {
 
 
 def proof(one: GpuHistory, waited: float) -> Proof | str | None:
-    judged = judge(one, waited)
+    judged = compare(one, waited)
     return (judged.proof or WEAK) if judged.back else None
 
 
@@ -136,15 +136,15 @@ def proof(one: GpuHistory, waited: float) -> Proof | str | None:
 def test_memory(situation):
     one, first, last = MEMORY[situation]
     assert (proof(one, 0.0), proof(one, LAST)) == (first, last)
-    weak = judge(one, LAST)
+    weak = compare(one, LAST)
     assert bool(weak.note) is (weak.proof is not Proof.NVML_MEMORY)
 
 
-def test_a_small_rest_is_given_its_time():
+def test_a_small_rest_gets_time_to_come_back():
     one = case(gpu(0), [RAN], gpu(0.5))
-    assert not judge(one, SETTLED - 0.1).back
-    assert judge(one, SETTLED).back
-    assert not judge(case(gpu(0), [RAN], gpu(SMALL_REST / GIB + 0.1)), SETTLED).back
+    assert not compare(one, SETTLED - 0.1).back
+    assert compare(one, SETTLED).back
+    assert not compare(case(gpu(0), [RAN], gpu(SMALL_REST / GIB + 0.1)), SETTLED).back
 
 
 @pytest.mark.parametrize(
@@ -170,8 +170,8 @@ def test_a_small_rest_is_given_its_time():
         (case(gpu(0), [RAN], None), "GPU 0 cannot be seen any more"),
     ],
 )
-def test_what_is_noted(one, note):
-    assert judge(one, LAST).note == note
+def test_the_note(one, note):
+    assert compare(one, LAST).note == note
 
 
 # Who is listed before the start and now, what is known of them, and who of them came.
@@ -195,28 +195,28 @@ CAME = {
 
 
 @pytest.mark.parametrize("situation", CAME)
-def test_who_came(situation):
+def test_arrivals(situation):
     before, after, facts, came = CAME[situation]
     one = case(gpu(0, before), [RAN], gpu(4, after), **facts)
     assert [process.pid for process in arrivals(one)] == came
 
 
-def test_who_came_where_nobody_was_listed_before():
-    """Only of those who are younger than the server it is known that they came."""
+def test_arrivals_if_the_driver_listed_no_process_before():
+    """Then only processes that are younger than the server are sure to have come."""
     one = case(nameless(0), [RAN], gpu(4, {FIRST: 3, SECOND: 1}), young=frozenset({SECOND}))
     assert [process.pid for process in arrivals(one)] == [SECOND]
     assert arrivals(replace(one, now=None)) == []
 
 
-def test_one_that_ended_elsewhere_is_given_its_time():
-    """Another server's processes, that the driver has not forgotten yet: they are named only if it does not."""
+def test_an_ended_process_of_another_server_gets_time_to_disappear():
+    """The driver lists ended processes for a moment. They are named only if it lists them for longer."""
     one = case(gpu(0), [RAN], gpu(4, {FIRST: 4}), hidden=frozenset({FIRST}))
-    assert judge(one, 0.0) == (False, None, f"GPU 0: the driver still lists pid {FIRST}")
-    assert judge(one, LAST).back
+    assert compare(one, 0.0) == (False, None, f"GPU 0: the driver still lists pid {FIRST}")
+    assert compare(one, LAST).back
 
 
 @pytest.mark.parametrize(
-    ("looks", "said", "proof"),
+    ("snapshots", "said", "proof"),
     [
         ([RAN], Proof.NVML_MEMORY, Proof.NVML_PROCESSES),
         ([RAN], Proof.NVML_PROCESSES, Proof.NVML_PROCESSES),
@@ -224,6 +224,6 @@ def test_one_that_ended_elsewhere_is_given_its_time():
         ([nameless(60)], None, None),
     ],
 )
-def test_who_came_weakens_the_proof(looks, said, proof):
-    one = case(gpu(0), looks, gpu(4, {FIRST: 4}))
-    assert weakened(judge(one, LAST)._replace(proof=said), one).proof is proof
+def test_an_arrival_weakens_the_proof(snapshots, said, proof):
+    one = case(gpu(0), snapshots, gpu(4, {FIRST: 4}))
+    assert weakened(compare(one, LAST)._replace(proof=said), one).proof is proof

@@ -1,4 +1,4 @@
-"""What is kept of a release that is not proved: it makes the same verifier again, and nothing else is believed."""
+"""The data that is kept of a release that is not proved: it restores the verifier, and invalid data is ignored."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ def verifier(home):
 
 @pytest.fixture
 def file(home, verifier):
-    unproved.note(LEADER, verifier, release())
+    unproved.update(LEADER, verifier, release())
     path = home / "unproved" / f"{IDENTIFIER}.json"
     assert path.exists()
     return path
 
 
-def test_the_witness_is_the_same_again(verifier):
+def test_the_verifier_is_restored(verifier):
     packed = json.loads(json.dumps(verifier.packed()))
     assert LocalVerifier.unpacked(Probe(), packed).packed() == verifier.packed()
 
 
 def test_nothing_is_kept_without_a_gpu(home):
     none = LocalVerifier(Probe(), Snapshot(0.0, (), None, "no driver"), (), b"A=b")
-    unproved.note(LEADER, none, release())
+    unproved.update(LEADER, none, release())
     assert not (home / "unproved").exists()
 
 
-def test_nothing_is_kept_of_what_lives(home, verifier):
-    unproved.note(LEADER, verifier, _left())
+def test_nothing_is_kept_while_a_process_is_left(home, verifier):
+    unproved.update(LEADER, verifier, _left())
     assert not (home / "unproved").exists()
 
 
@@ -68,12 +68,12 @@ def _left() -> Release:
     return Release("tiny", "asked", 1.0, (), (one,), None, (), Proof.NONE, verified=False)
 
 
-def test_what_is_proved_is_forgotten(home, verifier, file):
-    unproved.note(LEADER, verifier, release(verified=True))
+def test_a_proved_release_is_removed(home, verifier, file):
+    unproved.update(LEADER, verifier, release(verified=True))
     assert not (home / "unproved").exists()
 
 
-def test_it_is_this_users_alone(file):
+def test_the_file_is_private(file):
     assert unproved._read(file) is not None
     assert file.parent.stat().st_mode & 0o077 == 0
 
@@ -94,7 +94,7 @@ def test_it_is_this_users_alone(file):
         ("ended", [[1, 2, "x"]]),
     ],
 )
-def test_what_does_not_fit_is_not_believed(file, field, value):
+def test_an_invalid_field_is_ignored(file, field, value):
     kept = json.loads(file.read_text())
     file.write_text(json.dumps(kept | {field: value}))
     assert unproved._read(file) is None
@@ -103,15 +103,15 @@ def test_what_does_not_fit_is_not_believed(file, field, value):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"id": 1' + "[" * 10000])
-def test_what_is_torn_is_not_believed(file, text):
+def test_a_torn_file_is_ignored(file, text):
     file.write_text(text)
     assert unproved._read(file) is None
 
 
-def test_what_is_old_goes(file):
+def test_an_old_file_is_removed(file):
     long_ago = time.time() - unproved.KEPT - 1
     os.utime(file, (long_ago, long_ago))
     assert unproved._read(file) is None
     other = LocalVerifier(Probe(), SEEN, (), b"VLLM_MAGIC_SERVER=00000001")
-    unproved.note(None, other, release())
+    unproved.update(None, other, release())
     assert [one.name for one in file.parent.iterdir()] == ["00000001.json"]

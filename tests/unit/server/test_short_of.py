@@ -93,7 +93,7 @@ def test_guards_that_do_not_answer(monkeypatch, error, tmp_path):
     monkeypatch.setattr(remote_stop, "ControlClient", failing(error))
     record.outer = None
     with pytest.raises(VllmMagicError, match=r"cannot be reached \([a-zA-Z][^.]+\)") as caught:
-        remote_stop._ask(entry, record, 1.0, 1.0)
+        remote_stop._stop_guards(entry, record, 1.0, 1.0)
     assert "None" not in str(caught.value)
 
 

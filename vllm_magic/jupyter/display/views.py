@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vllm_magic.provisioning.standby_pool import StandbyStatus
     from vllm_magic.recovery.sweep import Swept
     from vllm_magic.release.result import Release
-    from vllm_magic.release.unproved import SecondLook
+    from vllm_magic.release.unproved import Recheck
     from vllm_magic.server.server import Server
     from vllm_magic.server.sleep_mode import SleepResult
     from vllm_magic.server.status import ServerStatus
@@ -224,7 +224,7 @@ def in_a_cell(command: str) -> str:
     return f"!{command}"
 
 
-def swept(several: Sequence[Swept | SecondLook]) -> View:
+def swept(several: Sequence[Swept | Recheck]) -> View:
     """Return the view for ``%vllm reap``."""
     return View(lines=tuple(one.text for one in several) or ("Nothing to reap.",))
 
