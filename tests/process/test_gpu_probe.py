@@ -223,7 +223,7 @@ def test_who_is_in_a_hurry_does_not_silence_a_slow_driver(probe: Probe) -> None:
 def test_a_driver_that_hung_is_asked_again_later(
     root: Path, probe: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe_module, "_HANG_MEMORY", 0.0)
+    monkeypatch.setattr(probe_module, "_RETRY_AFTER_HANG", 0.0)
     start(probe)
     fakegpu.configure(root, hang="memory")
     assert probe.snapshot(0.5).problem

@@ -194,7 +194,7 @@ class TestWhatCannotHoldItUp:
         assert threads() == []
 
     def test_a_driver_that_crashes(self, manager, spec, fake_gpus, monkeypatch):
-        monkeypatch.setattr("vllm_magic.gpu.background_probe.AGAIN", 0.0)
+        monkeypatch.setattr("vllm_magic.gpu.background_probe.RESTART_INTERVAL", 0.0)
         server = manager.start(spec(gpus="0"), timeout=60).server
         until(lambda: last(server).used, "nothing is seen")
         fakegpu.configure(fake_gpus, crash="memory")

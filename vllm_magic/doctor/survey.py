@@ -229,7 +229,9 @@ def _listening(ports: Iterable[int], table: Table) -> dict[int, tuple[ReportedLi
 def _releases() -> tuple[tuple[ReportedRelease, ...], str]:
     """Return the releases that are under way, and what is wrong with the locks; "" for nothing."""
     try:
-        return tuple(ReportedRelease(uuid, pids) for uuid, pids in locks.under_way().items()), locks.trouble()
+        return tuple(
+            ReportedRelease(uuid, pids) for uuid, pids in locks.releases_under_way().items()
+        ), locks.lock_problem()
     except OSError as error:
         return (), str(error)
 

@@ -12,9 +12,13 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.gpu.probe import Probe
 
-LIMIT = 0.8  # seconds for an answer of a running probe process; a driver that takes longer is slow, but may not hang
+LIMIT = (
+    0.8  # seconds for an answer of a running probe process; a driver that takes longer does not have to hang
+)
 PATIENCE = 15.0  # seconds for an answer of a probe process that has to be started first
-AGAIN = 10.0  # seconds from a start of the probe process until it may be started again, if it ended
+RESTART_INTERVAL = (
+    10.0  # seconds from a start of the probe process until it may be started again, if it ended
+)
 
 
 class BackgroundProbe:
@@ -26,12 +30,12 @@ class BackgroundProbe:
 
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
-        self._asked: queue.SimpleQueue[Future[Snapshot] | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[Future[Snapshot] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="vllm-magic sampler: GPUs", daemon=True)
         self._closed = False
         self._may_start = 0.0
 
-    def look(self) -> Future[Snapshot]:
+    def request(self) -> Future[Snapshot]:
         """Request a snapshot; requests are answered one after the other.
 
         Raises:
@@ -39,29 +43,29 @@ class BackgroundProbe:
         """
         if not self._thread.is_alive():
             self._thread.start()
-        asked: Future[Snapshot] = Future()
-        self._asked.put(asked)
-        return asked
+        answer: Future[Snapshot] = Future()
+        self._requests.put(answer)
+        return answer
 
     def close(self, limit: float) -> None:
         """End the thread, and wait at most `limit` seconds for it. Close the probe first: that ends a request under way."""
         self._closed = True
-        self._asked.put(None)
+        self._requests.put(None)
         if self._thread.is_alive():
             self._thread.join(limit)
 
     def _run(self) -> None:
-        while asked := self._asked.get():
-            if not asked.set_running_or_notify_cancel():
+        while answer := self._requests.get():
+            if not answer.set_running_or_notify_cancel():
                 continue
             try:
-                asked.set_result(self._look())
+                answer.set_result(self._read())
             except BaseException as error:  # noqa: BLE001 - the caller gets the error from the future
-                asked.set_exception(error)
+                answer.set_exception(error)
 
-    def _look(self) -> Snapshot:
+    def _read(self) -> Snapshot:
         now = time.monotonic()
         if self._probe.is_warm or now < self._may_start or self._closed:
             return self._probe.snapshot(LIMIT, may_start=False)
-        self._may_start = now + AGAIN
+        self._may_start = now + RESTART_INTERVAL
         return self._probe.snapshot(PATIENCE)

@@ -9,8 +9,8 @@ All kernels of a user must agree on the folder, so it does not depend on the env
 $XDG_RUNTIME_DIR, and another kernel, started by a service, may not. The folder is the first of these that
 this user can have alone: in /run/user/UID, if systemd has made that; in /tmp; in the home directory that the
 system knows. In /tmp, any user can make a folder of that name and keep this user out, hence the home
-directory. A start looks into all three, since the first choice may change: /run/user/UID is removed when the
-user's last login ends. If this user can have none of them, nothing is locked, and `trouble` says so.
+directory. A start checks all three, since the first choice may change: /run/user/UID is removed when the
+user's last login ends. If this user can have none of them, nothing is locked, and `lock_problem` says so.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _PARENT = Path("/tmp")  # noqa: S108 - not $TMPDIR: all kernels must agree; `_is
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # a home on a network's disk may have no locks
 _UUID = re.compile(r"[A-Za-z0-9-]+")
 _SHARE_LIMIT = 0.5  # seconds
-_CADENCE = 0.05  # seconds between two attempts; flock has no time limit
-# How often a lock must be found taken before a holder that /proc/locks does not show counts as a release.
-_LOOKS = 3
+_RETRY_INTERVAL = 0.05  # seconds between two attempts; flock has no time limit
+# The number of attempts that must find a lock taken before a holder that /proc/locks does not show counts as a release.
+_ATTEMPTS = 3
 
 
 def lock_paths(uuids: Iterable[str]) -> tuple[Path, ...]:
@@ -52,7 +52,7 @@ def lock_paths(uuids: Iterable[str]) -> tuple[Path, ...]:
         ValueError: a UUID is not valid.
     """
     uuids = tuple(uuids)
-    folder = _made() if uuids else None
+    folder = _make_folder() if uuids else None
     return tuple(_lock_file(folder, uuid) for uuid in uuids) if folder else ()
 
 
@@ -67,7 +67,7 @@ class ReleaseLocks:
     def __enter__(self) -> None:
         with ExitStack() as taken:
             for path in lock_paths(self._uuids):
-                _share(_opened(path, taken))
+                _lock_shared(_open(path, taken))
             self._held = taken.pop_all()
 
     def __exit__(
@@ -76,7 +76,7 @@ class ReleaseLocks:
         self._held.close()
 
 
-def _share(lock: int) -> None:
+def _lock_shared(lock: int) -> None:
     """Take the shared lock, or go on without it after `_SHARE_LIMIT` seconds.
 
     A start holds the exclusive lock only for an instant, unless its process is stopped right then. A release
@@ -88,7 +88,7 @@ def _share(lock: int) -> None:
         with suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return
-        pause.wait(_CADENCE / 5)
+        pause.wait(_RETRY_INTERVAL / 5)
 
 
 def wait_for_releases(uuids: Iterable[str], timeout: float, cancelled: Latch) -> bool:
@@ -107,15 +107,15 @@ def wait_for_releases(uuids: Iterable[str], timeout: float, cancelled: Latch) ->
         ValueError: a UUID is not valid.
     """
     uuids = tuple(uuids)
-    paths = {*lock_paths(uuids), *(folder / f"{uuid}.lock" for folder in _usable() for uuid in uuids)}
+    paths = {*lock_paths(uuids), *(folder / f"{uuid}.lock" for folder in _usable_folders() for uuid in uuids)}
     deadline = time.monotonic() + timeout
     while not _are_free(paths):
-        if time.monotonic() >= deadline or cancelled.wait(_CADENCE):
+        if time.monotonic() >= deadline or cancelled.wait(_RETRY_INTERVAL):
             return False
     return True
 
 
-def under_way() -> dict[str, tuple[int, ...]]:
+def releases_under_way() -> dict[str, tuple[int, ...]]:
     """Return the GPUs on which a release of this user is under way, by UUID, with the pids that hold their locks.
 
     The pids are those of proc_locks(5): none for a holder in another PID namespace. The lock that a start takes for a
@@ -125,10 +125,10 @@ def under_way() -> dict[str, tuple[int, ...]]:
         OSError: a folder cannot be read.
     """
     found: dict[str, set[int]] = {}
-    unclear = _existing()
-    for look in range(_LOOKS):
-        if look:
-            threading.Event().wait(_CADENCE)
+    unclear = _lock_files()
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            threading.Event().wait(_RETRY_INTERVAL)
         busy = [path for path in unclear if not _are_free([path])]
         holders = _holders("READ") if busy else {}
         for path in busy:
@@ -143,10 +143,10 @@ def under_way() -> dict[str, tuple[int, ...]]:
     return {uuid: tuple(sorted(found[uuid])) for uuid in sorted(found)}
 
 
-def trouble() -> str:
+def lock_problem() -> str:
     """Return why nothing can be locked, in one sentence; "" if locks work. This function makes no folder or file."""
-    places = _places()
-    if any(_is_private(place) or (_is_to_be_had(place) and not os.path.lexists(place)) for place in places):
+    places = _candidate_folders()
+    if any(_is_private(place) or (_can_be_made(place) and not os.path.lexists(place)) for place in places):
         return ""
     path = folder_path()
     return (
@@ -154,14 +154,14 @@ def trouble() -> str:
     )
 
 
-def _existing() -> list[Path]:
+def _lock_files() -> list[Path]:
     """Return the lock files in all folders. A folder that vanishes meanwhile has none.
 
     Raises:
         OSError: a folder cannot be read.
     """
     found: list[Path] = []
-    for folder in _usable():
+    for folder in _usable_folders():
         with suppress(FileNotFoundError):
             found += [path for path in folder.iterdir() if path.suffix == ".lock"]
     return sorted(found)
@@ -202,7 +202,7 @@ def _are_free(paths: Iterable[Path]) -> bool:
         try:
             for path in paths:
                 try:
-                    fcntl.flock(_opened(path, taken), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(_open(path, taken), fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except FileNotFoundError:
                     continue
                 except BlockingIOError:
@@ -215,7 +215,7 @@ def _are_free(paths: Iterable[Path]) -> bool:
     return True
 
 
-def _opened(path: Path, stack: ExitStack) -> int:
+def _open(path: Path, stack: ExitStack) -> int:
     """Open a lock file until `stack` closes, and return its file descriptor."""
     lock = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     stack.callback(os.close, lock)
@@ -241,7 +241,7 @@ def folder_path() -> Path:
     return _PARENT / f"vllm-magic-{os.getuid()}"
 
 
-def _places() -> list[Path]:
+def _candidate_folders() -> list[Path]:
     """Return the possible folders, in order of preference."""
     home = _home()
     return [
@@ -262,14 +262,14 @@ def _home() -> Path | None:
         return None
 
 
-def _usable() -> list[Path]:
-    return [place for place in _places() if _is_private(place)]
+def _usable_folders() -> list[Path]:
+    return [place for place in _candidate_folders() if _is_private(place)]
 
 
-def _made() -> Path | None:
+def _make_folder() -> Path | None:
     """Return the first folder that this user can have alone, and create it if it is missing; None if there is none."""
-    for place in _places():
-        if _is_to_be_had(place):
+    for place in _candidate_folders():
+        if _can_be_made(place):
             with suppress(OSError):
                 place.mkdir(mode=0o700)
         if _is_private(place):
@@ -277,7 +277,7 @@ def _made() -> Path | None:
     return None
 
 
-def _is_to_be_had(place: Path) -> bool:
+def _can_be_made(place: Path) -> bool:
     """Whether this user can make the folder, and no other user can redirect its path.
 
     The user may be unable to make it in the home, which may be on a read-only disk.

@@ -53,7 +53,7 @@ def main() -> None:
                 if not initialised:
                     nvml.nvmlInit()
                     initialised = True
-                reply = _look(nvml)
+                reply = _read_gpus(nvml)
             except nvml.NVMLError as error:
                 initialised = False  # the driver may come, or come back
                 problem = _PLAIN_WORDS.get(type(error).__name__, f"the NVIDIA driver says: {error}")
@@ -85,7 +85,7 @@ def _load(path: str) -> Any:
     return module
 
 
-def _look(nvml: Any) -> dict[str, Any]:
+def _read_gpus(nvml: Any) -> dict[str, Any]:
     gpus = [gpu for index in range(nvml.nvmlDeviceGetCount()) if (gpu := _gpu(nvml, index))]
     return {
         "driver": nvml.nvmlSystemGetDriverVersion(),
@@ -118,13 +118,15 @@ def _memory(nvml: Any, handle: Any) -> tuple[int | None, int | None, int | None]
     Version 2 of the call does not count the driver's own share as used. Version 1 is the fallback.
     """
     function = nvml.nvmlDeviceGetMemoryInfo
-    memory = _if_known(nvml, function, handle, nvml.nvmlMemory_v2) or _if_known(nvml, function, handle)
+    memory = _if_supported(nvml, function, handle, nvml.nvmlMemory_v2) or _if_supported(
+        nvml, function, handle
+    )
     return (memory.total, memory.used, memory.free) if memory else (None, None, None)
 
 
 def _processes(nvml: Any, handle: Any) -> list[tuple[int, int | None, bool]] | None:
     """Return the processes that compute or draw; None if the driver does not list computing processes."""
-    modes = _if_known(nvml, nvml.nvmlDeviceGetMigMode, handle)
+    modes = _if_supported(nvml, nvml.nvmlDeviceGetMigMode, handle)
     if modes and modes[0] == nvml.NVML_DEVICE_MIG_ENABLE:
         return None  # without privileges, NVML lists no process of a MIG parent
     computing = _listed(nvml, handle, "Compute")
@@ -149,12 +151,12 @@ def _listed(nvml: Any, handle: Any, kind: str) -> list[Any] | None:
     """Return the processes of this kind, from the newest version of the call that the driver and pynvml have."""
     for version in ("_v3", "_v2"):
         function = getattr(nvml, f"nvmlDeviceGet{kind}RunningProcesses{version}", None)
-        if function and (listed := _if_known(nvml, function, handle)) is not None:
+        if function and (listed := _if_supported(nvml, function, handle)) is not None:
             return list(listed)
     return None
 
 
-def _if_known(nvml: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+def _if_supported(nvml: Any, function: Callable[..., Any], *arguments: Any) -> Any:
     """Return NVML's answer; None if this driver or this GPU does not support the call."""
     try:
         return function(*arguments)

@@ -1,8 +1,8 @@
-"""Ask the NVIDIA driver about its GPUs, without ever depending on it.
+"""Read the GPUs from the NVIDIA driver, in a process of its own.
 
-NVML can hang in the kernel, crash, or need seconds to initialise, so a process of its own asks it
-(nvml_child.py). It stays, since a start costs 1 to 3 s for each GPU where no persistence daemon runs, and it
-is killed when it does not answer.
+NVML can hang in the kernel, crash, or need seconds to initialise, so only the probe process (nvml_child.py) calls it. The
+process keeps running, since a start takes 1 to 3 s for each GPU if no persistence daemon runs. It is killed when it does not
+answer.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _CHILD = Path(__file__).with_name("nvml_child.py")
-_HANG_MEMORY = 60.0
-"""Seconds for which a driver that hung is not asked again."""
+_RETRY_AFTER_HANG = 60.0
+"""Seconds until a driver that hung is asked again."""
 _LONGEST_REPLY = 2**24
-"""Bytes; a process on a GPU takes 20 of them."""
+"""Bytes of a reply; each process on a GPU takes about 20 bytes."""
 _EXIT_WAIT = 1.0
-"""Seconds in which a killed process is gone, unless it hangs in the kernel."""
+"""Seconds for a killed process to end; it may hang in the kernel."""
 
 
 class _ProbeFailedError(Exception):
@@ -38,7 +38,7 @@ class _ProbeFailedError(Exception):
 
 
 class Probe:
-    """A probe process that answers for the driver. Thread-safe: one request at a time.
+    """The probe process, which reads the GPUs. Safe to use from any thread; requests are answered one after the other.
 
     The main thread never holds the lock: see `background.off_main_thread`.
     """
@@ -47,8 +47,8 @@ class Probe:
         """Prepare a probe; its process starts with the first snapshot.
 
         Args:
-            start_timeout: seconds that the first answer of a new process may take.
-            env: environment of the process, this process's by default.
+            start_timeout: seconds for the first answer of a new process.
+            env: the environment of the process; by default that of this process.
         """
         self._start_timeout = start_timeout
         self._env = env
@@ -58,53 +58,53 @@ class Probe:
         self._owner = 0
         self._answered = False
         self._unanswered: float | None = None  # since when a request has no reply yet
-        self._said = b""
-        self._silent_until = 0.0
-        self._silent_because = ""
+        self._received = b""
+        self._next_attempt = 0.0
+        self._hang_problem = ""
 
     @property
     def pid(self) -> int | None:
-        """The probe process. It has the device files open itself, so it is no proof against anybody."""
+        """The pid of the probe process. It has the device files open itself, so it does not count as a holder of a GPU."""
         child = self._child
         return child.pid if child else None
 
     def snapshot(self, timeout: float = 5.0, *, may_start: bool = True) -> Snapshot:
-        """Return what the driver says now; where it says nothing, `problem` says why.
+        """Return the GPUs as they are now; without an answer, `Snapshot.problem` says why.
 
-        It raises nothing, and takes no longer than `timeout`, or `start_timeout` for the first answer of a new
-        process, on top of the same for a request that another thread has under way. A driver that did not
-        answer is not asked again for 60 s.
+        This raises no error. A request takes at most `timeout`, or `start_timeout` for the first answer of a new process; it
+        may first wait as long for the request of another thread. After a hang, the driver is not asked for
+        `_RETRY_AFTER_HANG` seconds.
 
         Args:
             timeout: seconds for an answer.
-            may_start: False for who is in a hurry: only a process that has answered before is asked,
-                `timeout` is the limit of it all, and a driver that misses it is slow, but does not hang.
+            may_start: whether a new process may be started. If False, only a process that has answered before is asked,
+                `timeout` is the limit of the whole call, and a late answer does not count as a hang.
         """
         return background.off_main_thread(lambda: self._snapshot(timeout, may_start=may_start))
 
     def _snapshot(self, timeout: float, *, may_start: bool) -> Snapshot:
         limit = timeout + (self._start_timeout if may_start else 0.0)
         if not self._lock.acquire(timeout=limit):
-            return _nothing(f"the NVIDIA driver did not answer within {limit:g} s")
+            return _no_gpus(f"the NVIDIA driver did not answer within {limit:g} s")
         try:
-            if time.monotonic() < self._silent_until:
-                return _nothing(self._silent_because)
+            if time.monotonic() < self._next_attempt:
+                return _no_gpus(self._hang_problem)
             if not may_start and not self.is_warm:
-                return _nothing("the NVIDIA driver was not asked, since that would take its time")
+                return _no_gpus("the NVIDIA driver was not asked, since that would take its time")
             return self._ask(timeout, patient=may_start)
         except (_ProbeFailedError, OSError, ValueError) as error:
-            return _nothing(str(error))
+            return _no_gpus(str(error))
         finally:
             self._lock.release()
 
     @property
     def is_warm(self) -> bool:
-        """Whether there is a process that has answered before, and lives."""
+        """Whether a process lives that has answered before."""
         child = self._child
         return bool(child and self._answered and self._owner == os.getpid() and child.poll() is None)
 
     def close(self) -> None:
-        """End the probe process, and a request under way in another thread; a later snapshot starts another."""
+        """End the probe process, and the request of another thread. A later snapshot starts a new process."""
         background.off_main_thread(self._close)
 
     def _close(self) -> None:
@@ -120,12 +120,14 @@ class Probe:
 
     def _ask(self, timeout: float, *, patient: bool) -> Snapshot:
         child = self._running()
-        if self._closing:  # looked at when there is a process: `close` kills that one, or is seen here
+        if self._closing:  # checked after the start: `close` kills the process that it finds
             raise _ProbeFailedError("the probe was closed")
         if not self._answered:
             timeout = max(timeout, self._start_timeout)
         try:
-            if self._unanswered is not None:  # by one who was in a hurry: that reply is too old by now
+            if (
+                self._unanswered is not None
+            ):  # an earlier call has not waited for its reply, which is too old by now
                 self._reply(child, (time.monotonic() if patient else self._unanswered) + timeout)
             taken = time.monotonic()
             self._request(child)
@@ -133,20 +135,20 @@ class Probe:
         except TimeoutError:
             because = f"the NVIDIA driver did not answer within {timeout:g} s"
             if patient:
-                self._silent_because = because
-                self._silent_until = time.monotonic() + _HANG_MEMORY
+                self._hang_problem = because
+                self._next_attempt = time.monotonic() + _RETRY_AFTER_HANG
                 self._end(0.0)
             raise _ProbeFailedError(because) from None
         except (EOFError, BrokenPipeError):
             raise _ProbeFailedError(_cause(self._end(_EXIT_WAIT))) from None
         except BaseException:
-            self._end(0.0)  # interrupted: its reply would be taken for the next one's
+            self._end(0.0)  # after an interrupt, the next request must not get this reply
             raise
         self._answered = True
         return _snapshot(taken, reply)
 
     def _running(self) -> subprocess.Popen[bytes]:
-        """Return the probe process, a new one where there is none that lives and is this process's own."""
+        """Return the probe process; start a new one if this process has no living one."""
         child = self._child
         if child and self._owner == os.getpid() and child.poll() is None:
             return child
@@ -157,7 +159,7 @@ class Probe:
         self._owner = os.getpid()
         self._answered = False
         self._unanswered = None
-        self._said = b""
+        self._received = b""
         parent = pidfd_calls.open_pid(os.getpid())
         try:
             child = self._child = self._spawn(nvml.origin, parent)
@@ -169,7 +171,7 @@ class Probe:
 
     def _spawn(self, nvml: str, parent: int) -> subprocess.Popen[bytes]:
         return forks.spawn(
-            # Isolated and without site: no environment variable and no .pth file has a say in it.
+            # Isolated and without site: no environment variable and no .pth file changes what it imports.
             [python.program(), "-I", "-S", _CHILD, Path(nvml).absolute(), parent],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -177,7 +179,7 @@ class Probe:
             bufsize=0,
             cwd="/",
             env=self._env,
-            start_new_session=True,  # a Ctrl-C in the terminal is not meant for it
+            start_new_session=True,  # a Ctrl-C in the terminal must not end it
         )
 
     def _request(self, child: subprocess.Popen[bytes]) -> None:
@@ -187,30 +189,30 @@ class Probe:
         self._unanswered = time.monotonic()
 
     def _reply(self, child: subprocess.Popen[bytes], deadline: float) -> bytes:
-        """Return the line of the reply to the one request that has none yet."""
+        """Return the reply to the request that has none yet, as one line."""
         if child.stdout is None:
             raise EOFError
         fd, ended = child.stdout.fileno(), pidfd_calls.open_pid(child.pid)
         try:
-            while not self._said.endswith(b"\n"):
+            while not self._received.endswith(b"\n"):
                 ready = pidfd.readable([fd, ended], deadline - time.monotonic())
                 if not ready:
                     raise TimeoutError
                 if fd not in ready and not pidfd.readable([fd], 0.0):
-                    raise EOFError  # it has ended, and somebody else has a copy of its end of the pipe
+                    raise EOFError  # it has ended, and another process has a copy of its end of the pipe
                 chunk = child.stdout.read(65536)
                 if not chunk:
                     raise EOFError
-                self._said += chunk
-                if len(self._said) > _LONGEST_REPLY:
+                self._received += chunk
+                if len(self._received) > _LONGEST_REPLY:
                     raise _ProbeFailedError("the NVIDIA driver lists more than any machine has")
         finally:
             os.close(ended)
-        reply, self._said, self._unanswered = self._said, b"", None
+        reply, self._received, self._unanswered = self._received, b"", None
         return reply
 
     def _end(self, wait: float) -> int | None:
-        """Kill the probe process and forget it; return its exit status, None when it was not gone after `wait` s."""
+        """Kill the probe process and forget it; return its exit status, or None if it has not ended after `wait` seconds."""
         child, self._child = self._child, None
         if child is None:
             return None
@@ -218,13 +220,13 @@ class Probe:
             if pipe:
                 pipe.close()
         if self._owner != os.getpid():
-            child.returncode = 0  # a forked copy: the process is our parent's, and not ours to kill or reap
+            child.returncode = 0  # after a fork: the process belongs to the parent, which kills and reaps it
             return None
         child.kill()
         try:
             return child.wait(wait)
         except subprocess.TimeoutExpired:
-            # It may be stuck in the kernel for good, so nobody but this thread waits for it.
+            # It may be stuck in the kernel without an end, so only this thread waits for it.
             threading.Thread(target=child.wait, name="vllm-magic-reap-probe", daemon=True).start()
             return None
 
@@ -237,7 +239,7 @@ def _cause(status: int | None) -> str:
     return f"the NVIDIA driver could not be asked: the probe process {end}"
 
 
-def _nothing(problem: str) -> Snapshot:
+def _no_gpus(problem: str) -> Snapshot:
     return Snapshot(taken=time.monotonic(), gpus=(), driver=None, problem=problem)
 
 

@@ -29,7 +29,7 @@ class GpuUsage(NamedTuple):
         return self.by_leader.get(leader, self.nothing) if leader else self.nothing
 
 
-def see(gpus: Sequence[Gpu], leaders: Mapping[int, Identity]) -> GpuUsage:
+def measure(gpus: Sequence[Gpu], leaders: Mapping[int, Identity]) -> GpuUsage:
     """Return the memory in use, by server. Each process is counted once, however many servers there are.
 
     Args:

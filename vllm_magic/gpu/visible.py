@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Gpu
 
 
-class Visible(NamedTuple):
+class VisibleGpus(NamedTuple):
     """GPUs in CUDA's order; if ``ordered`` is False, neither the order nor the choice among them is known."""
 
     gpus: tuple[Gpu, ...]
     ordered: bool
 
 
-def visible(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> Visible:
+def visible(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> VisibleGpus:
     """Return the GPUs that a program with this environment will see; none if it will see none, or a part of a GPU (MIG).
 
     Args:
@@ -31,16 +31,16 @@ def visible(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> Visible:
     ordered = environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len({gpu.name for gpu in gpus}) <= 1
     listed = environ.get("CUDA_VISIBLE_DEVICES")
     if listed is None:
-        return Visible(tuple(gpus), ordered)
+        return VisibleGpus(tuple(gpus), ordered)
     found: list[Gpu] = []
     for entry in (each.strip() for each in listed.split(",")):
         if entry.isdecimal() and not ordered:
-            return Visible(tuple(gpus), ordered=False)
+            return VisibleGpus(tuple(gpus), ordered=False)
         named = [gpu for gpu in gpus if entry == str(gpu.index) or _begins(gpu.uuid, entry)]
         if len(named) != 1:  # CUDA ignores everything after an entry that names no GPU
             break
         found += named
-    return Visible(tuple(found), ordered=True)
+    return VisibleGpus(tuple(found), ordered=True)
 
 
 def _begins(uuid: str, entry: str) -> bool:

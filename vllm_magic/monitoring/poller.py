@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.errors import RequestFailed
 from vllm_magic.gpu.background_probe import BackgroundProbe
-from vllm_magic.gpu.usage import GpuUsage, see
+from vllm_magic.gpu.usage import GpuUsage, measure
 from vllm_magic.lifecycle.state import ServerState
 from vllm_magic.linux.ownership import Ownership
 from vllm_magic.plotting.timeseries import Sample
@@ -159,7 +159,7 @@ class Poller(threading.Thread):
     async def _look_at_gpus(self, servers: Mapping[ServerRun, Target]) -> GpuUsage:
         """Return the use of the GPUs; an empty one while the driver is slow. A late answer counts for the next round."""
         try:
-            self._looking = looking = self._looking or asyncio.wrap_future(self._background_probe.look())
+            self._looking = looking = self._looking or asyncio.wrap_future(self._background_probe.request())
             if not (await asyncio.wait({looking}, timeout=GPU_LIMIT))[0]:
                 return GpuUsage()
             self._looking = None
@@ -172,7 +172,7 @@ class Poller(threading.Thread):
         if now.gpus or self._latest is None or now.taken - self._latest.taken > STALE:
             self._latest = now
         self._attribution = {pid: names[one] for pid, one in leaders.items() if one in names}
-        return see(now.gpus, leaders) if time.monotonic() - now.taken < 2 * PERIOD else GpuUsage()
+        return measure(now.gpus, leaders) if time.monotonic() - now.taken < 2 * PERIOD else GpuUsage()
 
     async def _sample(self, server: ServerRun, target: Target, looking: asyncio.Task[GpuUsage]) -> None:
         answered = await self._ask(server) if server.state is ServerState.READY else None

@@ -66,8 +66,8 @@ class LocalProvisioner(Provisioner):
     def clear_way(self, cancelled: Cancellation, tell: Callable[[str], None]) -> Way | None:
         """Wait until the GPUs are free of releases, and choose; None when cancelled. Raises what `launch` raises."""
         way = steps.clear_way(self._spec, self._environ, self._probe, cancelled)
-        if way is not None and way.baseline.gpus and (trouble := locks.trouble()):
-            tell(f"{trouble}.")
+        if way is not None and way.baseline.gpus and (problem := locks.lock_problem()):
+            tell(f"{problem}.")
         return way
 
     def furnish(self, way: Way, standby: Folder | None = None) -> tuple[Prepared, LaunchRequest]:

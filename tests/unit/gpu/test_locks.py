@@ -123,9 +123,9 @@ def test_a_folder_that_is_not_private_is_replaced_by_another(
     assert lock_paths(["GPU-a"]) == (tmp_path / "user" / ".vllm-magic-locks" / "GPU-a.lock",)
     with ReleaseLocks(["GPU-a"]):
         assert not can_start("GPU-a")
-        assert list(locks.under_way()) == ["GPU-a"]
+        assert list(locks.releases_under_way()) == ["GPU-a"]
     assert can_start("GPU-a")
-    assert locks.trouble() == ""
+    assert locks.lock_problem() == ""
 
 
 @pytest.mark.parametrize("make", BAD)
@@ -136,8 +136,8 @@ def test_without_a_private_folder_nothing_is_locked(folder: Path, tmp_path: Path
     assert lock_paths(["GPU-a"]) == ()
     with ReleaseLocks(["GPU-a"]):
         assert can_start("GPU-a")
-    assert locks.under_way() == {}
-    assert f"{folder} is not a folder of yours alone" in locks.trouble()
+    assert locks.releases_under_way() == {}
+    assert f"{folder} is not a folder of yours alone" in locks.lock_problem()
 
 
 def test_the_runtime_directory_does_not_depend_on_the_environment(
@@ -157,7 +157,7 @@ def test_a_start_checks_every_folder(tmp_path: Path) -> None:
         (tmp_path / "run" / str(os.getuid())).mkdir(parents=True, mode=0o700)
         assert lock_paths(["GPU-a"])[0].is_relative_to(tmp_path / "run")
         assert not can_start("GPU-a")
-        assert list(locks.under_way()) == ["GPU-a"]
+        assert list(locks.releases_under_way()) == ["GPU-a"]
     assert can_start("GPU-a")
 
 
@@ -184,7 +184,7 @@ def looking(uuid: str) -> Iterator[Callable[[], None]]:
 def test_a_check_by_another_process_is_no_release() -> None:
     """Such a check takes microseconds, unless its process is stopped right then."""
     with looking("GPU-a"), ReleaseLocks(["GPU-b"]):
-        assert locks.under_way() == {"GPU-b": (os.getpid(),)}
+        assert locks.releases_under_way() == {"GPU-b": (os.getpid(),)}
         assert can_start("GPU-a", "GPU-c")
         assert not can_start("GPU-a", "GPU-b")
 
@@ -199,7 +199,7 @@ def test_a_check_that_proc_does_not_show_is_no_release(monkeypatch: pytest.Monke
 
         monkeypatch.setattr(locks, "_holders", nobody)
         with ReleaseLocks(["GPU-b"]):
-            assert locks.under_way() == {"GPU-b": ()}
+            assert locks.releases_under_way() == {"GPU-b": ()}
 
 
 def test_a_lock_file_may_vanish_at_any_moment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,14 +211,14 @@ def test_a_lock_file_may_vanish_at_any_moment(folder: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(locks, "_holders", vanish)
     with ReleaseLocks(["GPU-a"]):
-        assert locks.under_way() == {}
+        assert locks.releases_under_way() == {}
 
 
 def test_the_folder_of_the_locks_may_vanish_at_any_moment(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks, "_usable", lambda: [folder, folder.with_name("none")])
-    assert locks.under_way() == {}
+    monkeypatch.setattr(locks, "_usable_folders", lambda: [folder, folder.with_name("none")])
+    assert locks.releases_under_way() == {}
     lock_paths(["GPU-a"])
     with ReleaseLocks(["GPU-a"]):
-        assert locks.under_way() == {"GPU-a": (os.getpid(),)}
+        assert locks.releases_under_way() == {"GPU-a": (os.getpid(),)}

@@ -43,7 +43,9 @@ class TestWhoHoldsWhat:
             return Gpu(0, "GPU-0", "a GPU", 9, 5, 4, tuple(ComputeProcess(*each) for each in listed))
 
         blind = Gpu(1, "GPU-1", "a GPU", 9, None, None, None)
-        seen = usage.see((gpu((11, 1), (12, 2), (21, 4), (99, 8)), gpu((21, None), (21, 4)), blind), leaders)
+        seen = usage.measure(
+            (gpu((11, 1), (12, 2), (21, 4), (99, 8)), gpu((21, None), (21, 4)), blind), leaders
+        )
         assert seen.used == (5, 5, None)
         assert seen.held(one) == (3, 0, None)
         assert seen.held(two) == (4, None, None)
