@@ -32,8 +32,8 @@ from vllm_magic.errors import ClusterError, ClusterUnreachable, VllmMagicError
 if TYPE_CHECKING:
     from vllm_magic.cluster.entities import Job
 
-LOOK = 0.5  # seconds between looks at a job that waits for room
-REST = 5.0  # seconds between looks at a running job: usually the last line of its log tells the end earlier
+POLL_INTERVAL = 0.5  # seconds between requests for the state of a job that waits for room
+LONG_INTERVAL = 5.0  # the same for a running job; usually the last line of its log shows the end earlier
 SUBMIT_LIMIT = 60.0  # seconds for the cluster to accept the job
 UNKNOWN = 3  # how often in a row the head must not know the job before the agent believes it
 LAST_LINES_LIMIT = 2.0  # seconds for the end of the job's log to arrive
@@ -51,7 +51,7 @@ class Agent:
         self._spec = spec
         self._ray = Ray(spec.address)
         self._forwarder = Forwarder(spec.port)
-        self._asked = asyncio.Event()
+        self._stop_request = asyncio.Event()
         self._unknown = 0  # how often in a row the head has not known the job
         self._failed = False
         self._lock = threading.Lock()  # for `_placement`
@@ -62,7 +62,7 @@ class Agent:
         """Run the job until its end, and return the exit code of the agent."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._asked.set)
+            loop.add_signal_handler(number, self._stop_request.set)
         await self._submit()
         lease = asyncio.ensure_future(self._renew())
         try:
@@ -70,7 +70,7 @@ class Agent:
             if node is None:
                 return await self._end()
             log = asyncio.ensure_future(asyncio.to_thread(self._copy_log, node, loop))
-            code = await self._stay(log)
+            code = await self._wait_for_end(log)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(asyncio.shield(log), LAST_LINES_LIMIT)
             return code
@@ -87,19 +87,19 @@ class Agent:
         Raises:
             ClusterError: the cluster refuses the job, or cannot be reached in this time.
         """
-        deadline, told = time.monotonic() + SUBMIT_LIMIT, False
+        deadline, is_reported = time.monotonic() + SUBMIT_LIMIT, False
         while True:
             try:
                 return await asyncio.to_thread(self._submit_once)
             except ClusterError as error:
-                if await asyncio.to_thread(self._is_known) or self._asked.is_set():
+                if await asyncio.to_thread(self._is_known) or self._stop_request.is_set():
                     return None
                 if not isinstance(error, ClusterUnreachable) or time.monotonic() >= deadline:
                     raise
-                if not told:
-                    told = True
-                    _say(f"{error} Trying again for {SUBMIT_LIMIT:g} s.")
-            await self._pause(LOOK)
+                if not is_reported:
+                    is_reported = True
+                    _print(f"{error} Trying again for {SUBMIT_LIMIT:g} s.")
+            await self._pause(POLL_INTERVAL)
 
     def _is_known(self) -> bool:
         with contextlib.suppress(ClusterError):
@@ -125,18 +125,18 @@ class Agent:
         while True:
             try:
                 await asyncio.to_thread(self._ray.put, wire.lease(self._spec.job), _stamp())
-                self._tell_reachable(None)
+                self._set_reachable(None)
             except VllmMagicError as error:
-                self._tell_reachable(error)
+                self._set_reachable(error)
             await asyncio.sleep(wire.RENEWAL)
 
-    def _tell_reachable(self, error: VllmMagicError | None) -> None:
+    def _set_reachable(self, error: VllmMagicError | None) -> None:
         if (error is None) is self._placement.reachable:
             return
         if error is None:
-            _say("The cluster answers again.")
+            _print("The cluster answers again.")
         else:
-            _say(f"{error} The server ends itself if that lasts {wire.LEASE:g} s.")
+            _print(f"{error} The server ends itself if that lasts {wire.LEASE:g} s.")
         self._update(reachable=error is None)
 
     def _update(self, **changed: Any) -> None:
@@ -165,20 +165,22 @@ class Agent:
 
     async def _wait_for_node(self) -> str | None:
         """Return the id of the job's node; None if the job ends, or shall end, before it gets a node."""
-        began, told = time.monotonic(), False
-        while not self._asked.is_set():
+        began, is_reported = time.monotonic(), False
+        while not self._stop_request.is_set():
             job = await self._job()
             if job and job.status.over:
-                _say(f"Ray has not started the job: {job.message}")
+                _print(f"Ray has not started the job: {job.message}")
                 return None
             if job and job.status is JobStatus.RUNNING and job.node:
                 with contextlib.suppress(ClusterUnreachable):
                     await asyncio.to_thread(self._send_request, job.node)
                     return job.node
-            if not told and time.monotonic() > began + 10 * LOOK:
-                told = True
-                _say(f"It waits for room on the cluster ({self._spec.gpus} GPUs).")
-            await self._pause(LOOK if time.monotonic() < began + 10 * REST else REST)
+            if not is_reported and time.monotonic() > began + 10 * POLL_INTERVAL:
+                is_reported = True
+                _print(f"It waits for room on the cluster ({self._spec.gpus} GPUs).")
+            await self._pause(
+                POLL_INTERVAL if time.monotonic() < began + 10 * LONG_INTERVAL else LONG_INTERVAL
+            )
         return None
 
     def _send_request(self, node: str) -> None:
@@ -188,7 +190,7 @@ class Agent:
         env = {name: os.environ[name] for name in spec.env if name in os.environ}
         request = ServeRequest(spec.model, spec.args, spec.executable, env, found.ip, spec.force, wire.LEASE)
         self._ray.put(wire.request(spec.job), request.packed())
-        _say(f"It runs on {found.where}.")
+        _print(f"It runs on {found.where}.")
 
     def _copy_log(self, node: str, loop: asyncio.AbstractEventLoop) -> None:
         """Copy the job's log to the output, without the lines for this agent, until its last line."""
@@ -208,7 +210,7 @@ class Agent:
             with contextlib.suppress(ClusterError):
                 if self._ray.job(self._spec.job).status.over:
                     return
-            time.sleep(LOOK)
+            time.sleep(POLL_INTERVAL)
 
     def _copy(self, line: bytes, loop: asyncio.AbstractEventLoop) -> str:
         """Copy a line of vLLM's log, or act on a line for this agent.
@@ -216,52 +218,52 @@ class Agent:
         Returns:
             The kind of a line for this agent (see `wire`); "" for any other line.
         """
-        said = wire.said(line.decode(errors="replace"))
-        if said is None:
+        content = wire.parse(line.decode(errors="replace"))
+        if content is None:
             os.write(1, line + b"\n")
             return ""
-        if said["said"] == wire.PLACED:
-            self._compare(str(said.get("vllm") or ""))
-        elif said["said"] == wire.LISTENS:
-            to = (self._placement.nodes[0], int(said["port"]))
+        if content["said"] == wire.PLACED:
+            self._compare_versions(str(content.get("vllm") or ""))
+        elif content["said"] == wire.LISTENS:
+            to = (self._placement.nodes[0], int(content["port"]))
             asyncio.run_coroutine_threadsafe(self._listen(to), loop)
-        elif said["said"] in (wire.ENDS, wire.RELEASED):
+        elif content["said"] in (wire.ENDS, wire.RELEASED):
             # From now on another process may take the server's port on the node.
             loop.call_soon_threadsafe(self._forwarder.close)
-        return str(said["said"])
+        return str(content["said"])
 
-    def _compare(self, there: str) -> None:
+    def _compare_versions(self, there: str) -> None:
         here = self._spec.vllm
         if here and there and _release(here) != _release(there):
             caveat = f"its node has vLLM {there}, and this machine {here}"
-            _say(f"{self._spec.name}: {caveat}.")
+            _print(f"{self._spec.name}: {caveat}.")
             self._update(caveat=caveat)
 
     async def _listen(self, to: tuple[str, int]) -> None:
         try:
             await self._forwarder.listen(to)
         except OSError as error:
-            _say(f"Port {self._spec.port} cannot be used: {error.strerror}")
+            _print(f"Port {self._spec.port} cannot be used: {error.strerror}")
             self._failed = True
-            self._asked.set()
+            self._stop_request.set()
 
-    async def _stay(self, log: asyncio.Future[None]) -> int:
+    async def _wait_for_end(self, log: asyncio.Future[None]) -> int:
         """Wait for the end of the job, or a request for it, and return the exit code.
 
         Args:
             log: the copying of the job's log; it is done after the log's last line.
         """
-        events: set[asyncio.Future[Any]] = {asyncio.ensure_future(self._asked.wait()), log}
-        while not self._asked.is_set():
+        events: set[asyncio.Future[Any]] = {asyncio.ensure_future(self._stop_request.wait()), log}
+        while not self._stop_request.is_set():
             job = await self._job()
             if job and job.status.over:
                 return 1
             if job and job.ray_job and self._spec.gpus == 0:
                 await asyncio.to_thread(self._find_workers, job.node, job.ray_job)
             if log.done():  # the job is about to end
-                await self._pause(LOOK)
+                await self._pause(POLL_INTERVAL)
             else:
-                await asyncio.wait(events, timeout=REST, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(events, timeout=LONG_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
         return await self._end()
 
     def _find_workers(self, own: str | None, ray_job: str) -> None:
@@ -283,11 +285,11 @@ class Agent:
             await asyncio.to_thread(self._ray.stop, job)
             await asyncio.to_thread(self._ray.put, wire.request(job), b"")
             await asyncio.to_thread(teardown.wait, self._ray, job, END_LIMIT, END_LIMIT)
-        return 0 if self._asked.is_set() and not self._failed else 1
+        return 0 if self._stop_request.is_set() and not self._failed else 1
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._asked.wait(), seconds)
+            await asyncio.wait_for(self._stop_request.wait(), seconds)
 
 
 def _release(version: str) -> str:
@@ -299,7 +301,7 @@ def _stamp() -> bytes:
     return str(time.time_ns()).encode()
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     with contextlib.suppress(OSError):
         os.write(1, text.encode() + b"\n")
 
@@ -307,8 +309,8 @@ def _say(text: str) -> None:
 async def _main() -> None:
     try:
         code = await Agent(unpack_job_spec(os.environ[wire.JOB_SPEC])).run()
-    except Exception as error:  # noqa: BLE001 - the log tells the error, and the kernel stops the job
-        _say(str(error) if isinstance(error, VllmMagicError) else f"{type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001 - the log shows the error, and the kernel stops the job
+        _print(str(error) if isinstance(error, VllmMagicError) else f"{type(error).__name__}: {error}")
         code = 1
     os._exit(code)  # asyncio would wait for its threads, and a thread may still wait for a line of the log
 

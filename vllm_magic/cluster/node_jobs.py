@@ -1,4 +1,4 @@
-"""Ask nodes what is left of a job there: run a helper job on each node, pinned to the node and without a GPU."""
+"""Find what is left of a job on nodes, by a helper job on each node, which is pinned to the node and needs no GPU."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from vllm_magic.cluster.rest import Ray
 
 LIMIT = 60.0  # seconds for all helper jobs together
-LOOK = 0.25  # seconds between looks at the helper jobs
+POLL_INTERVAL = 0.25  # seconds between requests for the state of the helper jobs
 
 
-def at(
-    ray: Ray, job: str, word: str, nodes: Mapping[str, Collection[int]], made: list[str]
+def ask_nodes(
+    ray: Ray, job: str, option: str, nodes: Mapping[str, Collection[int]], helper_jobs: list[str]
 ) -> dict[str, Mapping[str, Any]]:
     """Ask all nodes at the same time, and wait up to `LIMIT` seconds for the answers.
 
     Args:
         ray: the cluster.
         job: the submission id of the job in question.
-        word: the option of `on_node`: ``--look`` or ``--see``.
+        option: the option of `on_node`: ``--left`` or ``--gpus``.
         nodes: for the id of each node, the pids that Ray's actors of the job had there.
-        made: the list to which the ids of the helper jobs are added, for `teardown.remove_records`.
+        helper_jobs: the list to which the ids of the helper jobs are added, for `teardown.remove_records`.
 
     Returns:
         For the id of each node, its answer. A node that does not answer is missing.
@@ -42,34 +42,34 @@ def at(
     """
     asked = {}
     for node, pids in nodes.items():
-        asked[node] = look = f"{job}{word[1:]}-{secrets.token_hex(3)}"
-        ray.put(package.name(look), package.packed())
-        command = shlex.join(["python3", "-m", "vllm_magic.on_node", word, job, *map(str, sorted(pids))])
+        asked[node] = helper = f"{job}{option[1:]}-{secrets.token_hex(3)}"
+        ray.put(package.name(helper), package.packed())
+        command = shlex.join(["python3", "-m", "vllm_magic.on_node", option, job, *map(str, sorted(pids))])
         ray.submit(
-            look,
+            helper,
             f"exec {command}",
             entrypoint_label_selector={"ray.io/node-id": node},
-            runtime_env={"working_dir": f"{wire.SCHEME}{package.name(look)}"},
+            runtime_env={"working_dir": f"{wire.SCHEME}{package.name(helper)}"},
         )
-        made.append(look)
+        helper_jobs.append(helper)
     pause, deadline = threading.Event(), time.monotonic() + LIMIT
-    while time.monotonic() < deadline and not all(_is_over(ray, look) for look in asked.values()):
-        pause.wait(LOOK)
+    while time.monotonic() < deadline and not all(_is_over(ray, helper) for helper in asked.values()):
+        pause.wait(POLL_INTERVAL)
     found = {}
-    for node, look in asked.items():
-        if not _is_over(ray, look):
+    for node, helper in asked.items():
+        if not _is_over(ray, helper):
             with contextlib.suppress(JobUnknownError):
-                teardown.ask(ray, look)
+                teardown.ask(ray, helper)
             continue
         with contextlib.suppress(ClusterError):  # the node has just left the cluster
-            if said := wire.last(ray.tail(look, node), wire.LOOKED):
+            if said := wire.last_line(ray.tail(helper, node), wire.REPORTED):
                 found[node] = said
     return found
 
 
-def _is_over(ray: Ray, look: str) -> bool:
+def _is_over(ray: Ray, helper: str) -> bool:
     """Whether a helper job has ended. A job that the head has forgotten counts as ended: its log cannot be read any more."""
     try:
-        return ray.job(look).status.over
+        return ray.job(helper).status.over
     except JobUnknownError:
         return True

@@ -34,7 +34,7 @@ MOST = 64 * 2**20  # bytes of an answer: of 10,000 actors, or of the lines of a 
 JSON = {"Content-Type": "application/json"}
 LOG_SILENCE = 3600.0  # seconds without a new line, after which the log is requested again from its beginning
 LOG_LINES = 1000  # lines from the end of a log that `tail` asks for
-LOG_LOOK = 0.2  # seconds after which Ray reads a followed log again
+LOG_INTERVAL = 0.2  # seconds after which Ray reads a followed log again
 
 
 class JobUnknownError(ClusterError):
@@ -115,7 +115,7 @@ class Ray:
             "node_id": node,
             "filename": _log(job),
             "lines": "-1",
-            "interval": str(LOG_LOOK),
+            "interval": str(LOG_INTERVAL),
         }
         url = f"{self._url}/api/v0/logs/stream?{urlencode(query)}"
         with contextlib.suppress(NoAnswerError):

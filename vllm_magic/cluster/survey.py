@@ -73,32 +73,32 @@ def survey(address: str) -> Survey:
     )
 
 
-def view(seen: Survey, ours: Collection[str] = ()) -> View:
+def view(state: Survey, ours: Collection[str] = ()) -> View:
     """Return the state of a cluster as a table.
 
     Args:
-        seen: the state.
+        state: the state of the cluster.
         ours: the submission ids of this kernel's servers.
     """
-    names = {job.id: _named(job, ours) for job in seen.jobs}
-    own = {job.id: job.node for job in seen.jobs}
+    names = {job.id: _named(job, ours) for job in state.jobs}
+    own = {job.id: job.node for job in state.jobs}
     rows: list[tuple[str, ...]] = []
-    for node in sorted(seen.nodes, key=lambda one: (not one.head, one.name)):
+    for node in sorted(state.nodes, key=lambda one: (not one.head, one.name)):
         about = (node.name + (" (head)" if node.head else ""), node.ip, f"{node.gpus:g}")
         here = [
             (job, names.get(job, ""), _gpus(held), "runs" if own.get(job) == node.id else "has workers here")
-            for job, held in seen.holders(node).items()
+            for job, held in state.holders(node).items()
         ]
         for number, row in enumerate(here or [("", "", "", "")]):
             rows.append((*(("", "", "") if number else about), *row))
     rows += [
         ("-", "", "", job.id, names[job.id], "", "waits for room")
-        for job in seen.jobs
+        for job in state.jobs
         if job.status is JobStatus.PENDING
     ]
-    gpus = sum(node.gpus for node in seen.nodes)
-    count = len(seen.nodes)
-    headline = f"{seen.address}, Ray {seen.version}: {count} node{'s' * (count != 1)}, {_gpus(gpus)}"
+    gpus = sum(node.gpus for node in state.nodes)
+    count = len(state.nodes)
+    headline = f"{state.address}, Ray {state.version}: {count} node{'s' * (count != 1)}, {_gpus(gpus)}"
     return View(headline=headline, columns=COLUMNS, rows=tuple(rows))
 
 

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from vllm_magic.cluster.entities import Job
     from vllm_magic.cluster.rest import Ray
 
-LOOK = 0.25  # seconds between looks at a job that is ending
+POLL_INTERVAL = 0.25  # seconds between requests for the state of a job that is ending
 UNKNOWN = 5.0  # seconds; a job that the head does not know for that long is gone
-BY_ITSELF = 3.0  # seconds that Ray has to end what a job left, before we do
+BY_ITSELF = 3.0  # seconds for Ray to end the actors and placement groups of a job, before this module does
 RECORDED = 5.0  # seconds from the end of a job until its record can be removed, also from a busy head
 MOST = 100  # helper jobs of one kind for one job; usually there is one
-REMOVAL_LIMIT = 20.0  # seconds for all helper jobs of one job; the records of the rest stay
-CLEAR_LIMIT = 30.0  # seconds for all that a job left to end
-# Asked to stop a job that waits for room, Ray says yes, but stops it only once the job has a node (2.60). The thing that waits
-# is an actor with the job's name (ray/dashboard/modules/job/common.py); another job can end that actor at once.
+REMOVAL_LIMIT = 20.0  # seconds to remove the records of all helper jobs of a job; the other records stay
+CLEAR_LIMIT = 30.0  # seconds for the actors and placement groups of a job to end
+# Ray accepts a request to stop a job that waits for room, but stops it only when the job has a node (2.60). An actor with the
+# job's name waits (ray/dashboard/modules/job/common.py); another job can end that actor at once.
 _END_WAITING = """
 import ray
 ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
@@ -100,7 +100,7 @@ def clear(ray: Ray, job: Job) -> str:
             asked = True
             named = [(one.name, one.namespace) for one in actors if one.name]
             _run(ray, f"{job.id}-clear", _CLEAR.format(groups=groups, actors=named))
-        pause.wait(LOOK)
+        pause.wait(POLL_INTERVAL)
 
 
 def _run(ray: Ray, name: str, program: str) -> None:
@@ -123,7 +123,7 @@ def _known(ray: Ray, name: str) -> list[str]:
     return found
 
 
-def remove_records(ray: Ray, job: str, looks: Iterable[str] = ()) -> None:
+def remove_records(ray: Ray, job: str, helper_jobs: Iterable[str] = ()) -> None:
     """Remove the records of a job's helper jobs from the head, after a wait of `RECORDED` seconds.
 
     The record of the job itself stays.
@@ -131,17 +131,17 @@ def remove_records(ray: Ray, job: str, looks: Iterable[str] = ()) -> None:
     Args:
         ray: the cluster.
         job: the submission id.
-        looks: the submission ids of the jobs that `node_jobs.at` ran.
+        helper_jobs: the submission ids of the jobs that `node_jobs.ask_nodes` ran.
 
     Raises:
         ClusterError: the cluster refuses one of them, or cannot be reached. The others are removed, as many as
             `REMOVAL_LIMIT` allows.
     """
     helper = re.compile(rf"{re.escape(job)}-(?:end|clear)-\d+")
-    names = [*looks, *[one.id for one in ray.jobs() if helper.fullmatch(one.id)][: 2 * MOST]]
+    names = [*helper_jobs, *[one.id for one in ray.jobs() if helper.fullmatch(one.id)][: 2 * MOST]]
     if not names:
         return
-    # Ray checks once a second whether a job has ended. If the record is gone by then, Ray takes the job for a failed one.
+    # Ray checks once a second whether a job has ended. If the record is gone by then, Ray reports the job as failed.
     threading.Event().wait(RECORDED)
     deadline = time.monotonic() + REMOVAL_LIMIT
     refused: ClusterError | None = None
@@ -175,14 +175,14 @@ def wait(ray: Ray, job: str, limit: float, silence: float) -> Job:
         JobUnknownError: the cluster does not know the job.
         ClusterError: the cluster refuses, or does not answer for too long.
     """
-    pause, heard = threading.Event(), time.monotonic()
-    deadline = heard + limit
+    pause, last_answer = threading.Event(), time.monotonic()
+    deadline = last_answer + limit
     asked: JobStatus | None = None
     unknown_since: float | None = None
     while True:
         try:
             found = ray.job(job)
-            heard, unknown_since = time.monotonic(), None
+            last_answer, unknown_since = time.monotonic(), None
             if found.status.over:
                 return found
             if found.status is not asked:
@@ -193,9 +193,9 @@ def wait(ray: Ray, job: str, limit: float, silence: float) -> Job:
             if time.monotonic() >= unknown_since + UNKNOWN:
                 raise
         except ClusterError:
-            if time.monotonic() >= min(deadline, heard + silence):
+            if time.monotonic() >= min(deadline, last_answer + silence):
                 raise
         else:
             if time.monotonic() >= deadline:
                 return found
-        pause.wait(LOOK)
+        pause.wait(POLL_INTERVAL)

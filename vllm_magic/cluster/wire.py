@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LINE = "@vllm_magic "  # begins a line of a job's log that `on_node` wrote: JSON with the field "said"
 # The kinds of these lines, the values of "said".
 BEGUN, PLACED, LISTENS, ENDS = "begun", "placed", "listens", "ends"
-REFUSED, RELEASED, LOOKED = "refused", "released", "looked"
+REFUSED, RELEASED, REPORTED = "refused", "released", "reported"
 JOB_SPEC = "VLLM_MAGIC_JOB_SPEC"  # the variable of an agent's environment with its `messages.JobSpec`
 METADATA = "vllm_magic"  # the key of a job's metadata for the server's name
 SCHEME = "gcs://"  # begins the address of a value that is stored as a Ray package
@@ -58,12 +58,12 @@ def lease(job: str) -> str:
     return f"_ray_pkg_{job}_lease"
 
 
-def line(said: str, **more: Any) -> str:
+def line(kind: str, **more: Any) -> str:
     """Return a line for the job's log."""
-    return LINE + json.dumps({"said": said, **more})
+    return LINE + json.dumps({"said": kind, **more})
 
 
-def said(text: str) -> Mapping[str, Any] | None:
+def parse(text: str) -> Mapping[str, Any] | None:
     """Return the content of a line that `line` made; None for any other line."""
     if not text.startswith(LINE):
         return None
@@ -74,7 +74,7 @@ def said(text: str) -> Mapping[str, Any] | None:
     return found if isinstance(found, dict) and "said" in found else None
 
 
-def last(log: Sequence[str], what: str) -> Mapping[str, Any] | None:
+def last_line(log: Sequence[str], kind: str) -> Mapping[str, Any] | None:
     """Return the content of the last line of this kind in a job's log; None if there is none."""
-    found = [content for text in log if (content := said(text)) and content["said"] == what]
+    found = [content for text in log if (content := parse(text)) and content["said"] == kind]
     return found[-1] if found else None

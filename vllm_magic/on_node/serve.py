@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from vllm_magic.release.result import Release
     from vllm_magic.server.server import Server
 
-REQUEST_LIMIT = 30.0  # seconds from the job's begin for the request of its agent to arrive
-LOOK = 0.2  # seconds between looks at the server and its log
+REQUEST_LIMIT = 30.0  # seconds from the begin of the job for the request of its agent to arrive
+POLL_INTERVAL = 0.2  # seconds between checks of the server and its log
 PIECE = 2**20  # bytes of the log that are copied at once
 
 
@@ -42,12 +42,12 @@ def serve(job: str) -> int:
     Returns:
         The exit code: 0 if Ray asked for the end.
     """
-    asked = Asked()
-    signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    stop_request = StopRequest()
+    signal.signal(signal.SIGTERM, lambda *_: stop_request.set())
     store = Store()
-    request = _request(store, job, asked)
+    request = _request(store, job, stop_request)
     if request is None:
-        _say(wire.line(wire.REFUSED, cause="The job was not told what to serve", hint="Start it again"))
+        _print(wire.line(wire.REFUSED, cause="The job was not told what to serve", hint="Start it again"))
         return 1
     manager.spares.set_mode(StandbyMode.OFF)
     spec = ServerSpec(
@@ -59,19 +59,19 @@ def serve(job: str) -> int:
         gpus=_given_gpus(),
         force=request.force,
     )
-    _say(wire.line(wire.BEGUN))  # before anything exists that would have to be released
+    _print(wire.line(wire.BEGUN))  # before anything exists that would have to be released
     try:
         server = manager.start(spec, wait=False).server
     except VllmMagicError as error:
-        _refuse(error)
+        _report_refusal(error)
         return 1
-    _say(wire.line(wire.PLACED, vllm=installed.find(request.executable).version))
-    log = Copy(server)
-    _stay(server, asked, Lease(store, job, request.lease), log)
-    return _release(server, asked, log)
+    _print(wire.line(wire.PLACED, vllm=installed.find(request.executable).version))
+    log = LogCopier(server)
+    _serve_until_end(server, stop_request, Lease(store, job, request.lease), log)
+    return _release(server, stop_request, log)
 
 
-class Asked:
+class StopRequest:
     """Whether Ray has asked the job to end.
 
     A signal handler sets it. `threading.Event` is not safe for that: its `set` must not run in a signal handler of the
@@ -104,43 +104,43 @@ def _given_gpus() -> str | None:
     return given if given and manager.gpus().gpus else None
 
 
-def _request(store: Store, job: str, asked: Asked) -> ServeRequest | None:
+def _request(store: Store, job: str, stop_request: StopRequest) -> ServeRequest | None:
     deadline = time.monotonic() + REQUEST_LIMIT
-    while not asked.is_set() and time.monotonic() < deadline:
+    while not stop_request.is_set() and time.monotonic() < deadline:
         data = store.read(wire.request(job))
         if data:
             store.remove(wire.request(job))
             return unpack_request(data)
-        asked.wait(LOOK)
+        stop_request.wait(POLL_INTERVAL)
     return None
 
 
-def _stay(server: Server, asked: Asked, lease: Lease, log: Copy) -> None:
+def _serve_until_end(server: Server, stop_request: StopRequest, lease: Lease, log: LogCopier) -> None:
     listens = False
-    while not asked.is_set() and not server.state.over:
+    while not stop_request.is_set() and not server.state.over:
         if listens is not (server.state is ServerState.READY):
             # While the server itself does not listen, another user of the node may take its port. Requests hold the key.
             listens = not listens
-            _say(wire.line(wire.LISTENS, port=server.port) if listens else wire.line(wire.ENDS))
+            _print(wire.line(wire.LISTENS, port=server.port) if listens else wire.line(wire.ENDS))
         if lease.over:
-            _say("The kernel has not renewed the lease for too long. The server is being released.")
+            _print("The kernel has not renewed the lease for too long. The server is being released.")
             break
-        log.go_on()
-        asked.wait(LOOK)
+        log.copy_new()
+        stop_request.wait(POLL_INTERVAL)
 
 
-def _release(server: Server, asked: Asked, log: Copy) -> int:
+def _release(server: Server, stop_request: StopRequest, log: LogCopier) -> int:
     with contextlib.suppress(VllmMagicError):  # the error is in server.error
         server.stop()
     log.end()
     if server.error is not None:
-        _refuse(server.error)
+        _report_refusal(server.error)
     if server.release is not None:
-        _say(wire.line(wire.RELEASED, release=packed(server.release)))
-    return 0 if asked.is_set() else 1
+        _print(wire.line(wire.RELEASED, release=packed(server.release)))
+    return 0 if stop_request.is_set() else 1
 
 
-class Copy:
+class LogCopier:
     """Copies the server's log to the job's output, in whole lines."""
 
     def __init__(self, server: Server) -> None:
@@ -148,7 +148,7 @@ class Copy:
         self._at = 0
         self._rest = b""
 
-    def go_on(self) -> None:
+    def copy_new(self) -> None:
         """Copy the new lines. The release of the server moves the file, without a change to its content."""
         path = self._server.log_path
         if path is None:
@@ -158,19 +158,19 @@ class Copy:
             while data := file.read(PIECE):
                 self._at += len(data)
                 lines, end, self._rest = (self._rest + data).rpartition(b"\n")
-                _write(_not_ours(lines + end))
+                _write(_without_protocol_lines(lines + end))
 
     def end(self) -> None:
         """Copy the rest, including an unfinished last line."""
-        self.go_on()
+        self.copy_new()
         if self._rest:
-            _write(_not_ours(self._rest) + b"\n")
+            _write(_without_protocol_lines(self._rest) + b"\n")
             self._rest = b""
 
 
-def _refuse(error: VllmMagicError) -> None:
+def _report_refusal(error: VllmMagicError) -> None:
     cause, hint = (error.cause, error.hint) if isinstance(error, ServerFailed) else (str(error), "")
-    _say(wire.line(wire.REFUSED, cause=cause, hint=hint))
+    _print(wire.line(wire.REFUSED, cause=cause, hint=hint))
 
 
 def packed(release: Release) -> dict[str, Any]:
@@ -178,12 +178,12 @@ def packed(release: Release) -> dict[str, Any]:
     return asdict(release) | {"proof": release.proof.value}
 
 
-def _not_ours(log: bytes) -> bytes:
-    """Return vLLM's log without anything that looks like a line of this protocol: a request could forge such a line."""
+def _without_protocol_lines(log: bytes) -> bytes:
+    """Return vLLM's log without lines that look like lines of this protocol: a request could forge such a line."""
     return log.replace(wire.LINE.encode(), b"@ vllm_magic ")
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     _write(text.encode() + b"\n")
 
 

@@ -8,7 +8,7 @@ import time
 
 from vllm_magic.cluster import wire
 
-LEASE_LOOK = 1.0  # seconds between looks at the lease
+LEASE_INTERVAL = 1.0  # seconds between checks of the lease
 
 
 class Store:
@@ -22,7 +22,7 @@ class Store:
     def read(self, name: str) -> bytes | None:
         """Return the value of this name; None if there is none, or the head does not answer."""
         try:
-            value: bytes | None = self._gcs.internal_kv_get(self._key(name), None, timeout=LEASE_LOOK)
+            value: bytes | None = self._gcs.internal_kv_get(self._key(name), None, timeout=LEASE_INTERVAL)
         except Exception:  # noqa: BLE001 - which errors Ray raises here has changed between versions
             return None
         return value
@@ -30,7 +30,7 @@ class Store:
     def remove(self, name: str) -> None:
         """Remove the value of this name."""
         with contextlib.suppress(Exception):  # the agent empties the value too
-            self._gcs.internal_kv_del(self._key(name), False, None, timeout=LEASE_LOOK)
+            self._gcs.internal_kv_del(self._key(name), False, None, timeout=LEASE_INTERVAL)
 
     @staticmethod
     def _key(name: str) -> bytes:
@@ -38,7 +38,7 @@ class Store:
 
 
 class Lease:
-    """The lease of a job. It is over when its value has not changed for so many seconds."""
+    """The lease of a job. It is over when its value has not changed for ``seconds``."""
 
     def __init__(self, store: Store, job: str, seconds: float) -> None:
         self._store = store
@@ -49,9 +49,9 @@ class Lease:
 
     @property
     def over(self) -> bool:
-        """Whether the lease is over. Reads the value again if `LEASE_LOOK` seconds have passed since the last time."""
+        """Whether the lease is over. Reads the value again if `LEASE_INTERVAL` seconds have passed since the last time."""
         now = time.monotonic()
-        if now >= self._looked + LEASE_LOOK:
+        if now >= self._looked + LEASE_INTERVAL:
             value = self._store.read(self._name)
             now = self._looked = time.monotonic()
             if value is not None and value != self._value:

@@ -79,7 +79,7 @@ class RayVerifier(Verifier):
         with contextlib.suppress(ClusterError):
             ray = Ray(self._address)
             workers = _workers(ray, ray.job(self._job))
-            said = node_jobs.at(ray, self._job, "--see", workers, self._helper_jobs)
+            said = node_jobs.ask_nodes(ray, self._job, "--gpus", workers, self._helper_jobs)
             self._ready_gpus = {node: gpu_json.unpack(answer["gpus"]) for node, answer in said.items()}
 
     def observe_before_stop(self, _: Collection[Identity] = (), *, in_a_hurry: bool = True) -> None:
@@ -158,13 +158,13 @@ class RayVerifier(Verifier):
         """Return the verdict on a job that is over, and whose node can be asked."""
         own = nodes[job.node or ""]
         log = ray.tail(job.id, own.id)
-        report = wire.last(log, wire.RELEASED)
-        refused = wire.last(log, wire.REFUSED)
+        report = wire.last_line(log, wire.RELEASED)
+        refused = wire.last_line(log, wire.REFUSED)
         if refused:
             self.failure = Failure(f"{refused['cause'].rstrip('.')} (on {own.where})", refused["hint"], ())
         whole = len(log) < LOG_LINES  # a longer log lacks its beginning here
-        refused_at_once = refused is not None and wire.last(log, wire.PLACED) is None
-        if not report and whole and (refused_at_once or not wire.last(log, wire.BEGUN)):
+        refused_at_once = refused is not None and wire.last_line(log, wire.PLACED) is None
+        if not report and whole and (refused_at_once or not wire.last_line(log, wire.BEGUN)):
             self.failure = self.failure or Failure(
                 f"The job ended before it had started the server (on {own.where})",
                 "See its log; docs/cluster.md says what python3 on the nodes must have",
@@ -181,7 +181,7 @@ class RayVerifier(Verifier):
             assert verdict is not None  # noqa: S101 - without a verdict the job's node is asked
             return verdict
         alive = {node: pids for node, pids in asked.items() if node in nodes and nodes[node].alive}
-        said = node_jobs.at(ray, job.id, "--look", alive, self._helper_jobs)
+        said = node_jobs.ask_nodes(ray, job.id, "--left", alive, self._helper_jobs)
         result = evaluate(asked, said, self._ready_gpus, nodes)
         verdict = verdict or Verdict(result.proof, True, (), f"on {own.where}, whose own process was killed")
         return weakest(verdict, result, own.id, len(set(workers) - {own.id}))

@@ -100,7 +100,7 @@ class TestTidying:
         assert len(asked) == 1
 
 
-class TestGlances:
+class TestAskNodes:
     def test_a_node_whose_helper_job_was_forgotten(self, monkeypatch):
         head = Head()
         monkeypatch.setattr(node_jobs.package, "packed", lambda: b"")
@@ -112,7 +112,7 @@ class TestGlances:
                 head.faulty[name] = JobUnknownError("not known")
 
         monkeypatch.setattr(head, "submit", forgetful)
-        monkeypatch.setattr(node_jobs.wire, "last", lambda log, _: {"said": log[0]})
+        monkeypatch.setattr(node_jobs.wire, "last_line", lambda log, _: {"said": log[0]})
 
         def tail(name, node):
             head.job(name)
@@ -120,6 +120,6 @@ class TestGlances:
 
         monkeypatch.setattr(head, "tail", tail, raising=False)
         made = []
-        said = node_jobs.at(head, "m-1", "--look", {"one": (), "two": ()}, made)
+        said = node_jobs.ask_nodes(head, "m-1", "--left", {"one": (), "two": ()}, made)
         assert said == {"two": {"said": "two says"}}
         assert len(made) == 2

@@ -146,7 +146,7 @@ def test_a_schema(text):
 
 
 def test_a_line_of_a_job(text):
-    assert wire.said(wire.LINE + text) is None
+    assert wire.parse(wire.LINE + text) is None
 
 
 def test_files(tmp_path, text):

@@ -16,12 +16,12 @@ from vllm_magic.release import gpu_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LOOK = 0.2  # seconds between looks
+POLL_INTERVAL = 0.2  # seconds between checks
 LIMIT = 30.0  # seconds for the guards of a killed job to release its server
 ACTORS = ("ray::", "VLLM::")  # the beginnings of the titles of processes that run an actor of an engine
 
 
-def look(job: str, workers: Sequence[int]) -> str:
+def report_left(job: str, workers: Sequence[int]) -> str:
     """Wait up to `LIMIT` seconds until guards or a sweep have released the job's server, and report what is left.
 
     Args:
@@ -40,11 +40,11 @@ def look(job: str, workers: Sequence[int]) -> str:
         there |= {one.pid for gpu in now.gpus for one in gpu.processes or () if one.pid in workers}
         if not (left or there) or time.monotonic() >= deadline:
             break
-        pause.wait(LOOK)
+        pause.wait(POLL_INTERVAL)
     pids = [*sorted(there), *(one.identity.pid for entry in left for one in entry.processes)]
-    return wire.line(wire.LOOKED, left=pids, folders=len(left), gpus=gpu_json.pack(now))
+    return wire.line(wire.REPORTED, left=pids, folders=len(left), gpus=gpu_json.pack(now))
 
 
-def see() -> str:
+def report_gpus() -> str:
     """Return a line with the GPUs of this node, and the processes that the driver lists on them."""
-    return wire.line(wire.LOOKED, gpus=gpu_json.pack(manager.gpus()))
+    return wire.line(wire.REPORTED, gpus=gpu_json.pack(manager.gpus()))
