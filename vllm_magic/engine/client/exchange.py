@@ -12,6 +12,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import os
 import socket
 import ssl
 import time
@@ -214,6 +215,7 @@ class _Wire:
     def __init__(self, limit: float, most: int) -> None:
         self._deadline = time.monotonic() + limit
         self._left: float = most
+        self._pid = os.getpid()
         self._socket: socket.socket | None = None
 
     def connect(self, url: str, trust: ssl.SSLContext | None, connected: Callable[[], object] | None) -> None:
@@ -271,8 +273,11 @@ class _Wire:
         return io.BufferedReader(_Reader(self))
 
     def shut(self) -> None:
-        """End the connection also where a forked child has a copy of it, or another thread reads from it."""
-        if self._socket is not None:
+        """End the connection also where a forked child has a copy of it, or another thread reads from it.
+
+        A forked child itself does not end the connection of its parent.
+        """
+        if self._socket is not None and self._pid == os.getpid():
             with suppress(OSError):  # it is over already
                 self._socket.shutdown(socket.SHUT_RDWR)
 
