@@ -131,6 +131,25 @@ class TestEnd:
             kernel.send_signal(number)
         gone(every)
 
+    def test_it_ends_with_the_process_that_it_needs(self):
+        """This process does not look meanwhile."""
+        with subprocess.Popen(["sleep", "300"]) as needed:
+            words = [sys.executable, "-c", FLEEING]
+            with contextlib.closing(ChildProcess(words, {}, identity(needed.pid))) as child:
+                lines = child.lines(1.0)
+                every = [identity(int(pid)) for pid in next(filter(None, lines))[0].split()]
+                assert next(lines) == []
+                needed.kill()
+                gone(every)
+                assert all_lines(child) == []
+                assert child.exit_code() == 137
+
+    def test_the_process_that_it_needs_has_ended(self):
+        with subprocess.Popen(["true"]) as needed:
+            before = identity(needed.pid)
+        with pytest.raises(VllmMagicError, match="which it needs, has ended"):
+            ChildProcess(["true"], {}, before)
+
     def test_close_ends_those_that_fled(self):
         with program(FLEEING) as child:
             every = [identity(int(pid)) for pid in next(filter(None, child.lines(1.0)))[0].split()]

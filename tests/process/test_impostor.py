@@ -18,6 +18,7 @@ import pytest
 from by_hand import free_port, until
 
 from vllm_magic import ledger
+from vllm_magic.children import benchmark
 from vllm_magic.errors import RequestFailed
 from vllm_magic.linux import sockets
 
@@ -323,6 +324,40 @@ def test_a_benchmark_ends_with_its_server(manager, spec, executable, tmp_path, i
     assert "does not listen on port" in came[0]
     until(lambda: not Path(f"/proc/{begun.read_text().strip()}").exists(), "it lives on")
     assert manager.stop(grace=0.0).verified
+    traces.check()
+
+
+def test_a_benchmark_ends_with_its_server_before_anybody_looks(
+    manager, spec, executable, tmp_path, frozen_guards, monkeypatch, traces
+):
+    """Whoever binds the port of a server that was killed waits for no look of ours."""
+    begun, wrapper = tmp_path / "begun", tmp_path / "vllm"
+    wrapper.write_text(
+        f'#!/bin/sh\n[ "$1" = bench ] || exec {executable} "$@"\necho $$ > {begun}.new\n'
+        f"mv {begun}.new {begun}\nexec sleep 600\n"
+    )
+    wrapper.chmod(0o755)
+    server = manager.start(spec("tiny", executable=str(wrapper)), timeout=60).server
+    monkeypatch.setattr(benchmark, "LOOK", 600.0)
+    came = []
+
+    def measure() -> None:
+        try:
+            server.bench()
+        except RequestFailed as error:
+            came.append(str(error))
+
+    thread = threading.Thread(target=measure)
+    thread.start()
+    until(begun.exists, "it has not begun")
+    frozen_guards()
+    os.kill(server.pid, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{begun.read_text().strip()}").exists(), "it lives on")
+    thread.join(60)
+    assert "tiny has ended" in came[0]
+    for pid in (ledger.entries()[0].record.outer[0], ledger.entries()[0].record.inner[0]):
+        os.kill(pid, signal.SIGCONT)
+    assert manager.stop().verified
     traces.check()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -16,6 +17,8 @@ from vllm_magic.linux import forks, pidfd, pidfd_calls, python
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from vllm_magic.linux.processes import Identity
+
 _TIE = Path(__file__).with_name("watchdog.py")
 EXIT_LIMIT = 5.0  # seconds for one that was asked to end; it kills without mercy, and takes milliseconds
 
@@ -26,18 +29,23 @@ class ChildProcess:
     Args:
         words: the command line.
         env: on top of this process's environment; None takes a variable out.
+        needs: a process without which the words must not run: they are killed as soon as it has ended.
 
     Raises:
-        VllmMagicError: it cannot be run.
+        VllmMagicError: it cannot be run, or the process that it needs has ended.
     """
 
-    def __init__(self, words: Sequence[str], env: Mapping[str, str | None]) -> None:
+    def __init__(
+        self, words: Sequence[str], env: Mapping[str, str | None], needs: Identity | None = None
+    ) -> None:
         environ = {**{name: value for name, value in os.environ.items() if name not in OF_THE_KERNEL}, **env}
-        kernel = None
+        others: list[int] = []
         try:
-            kernel = pidfd_calls.open_pid(os.getpid())
+            others.append(pidfd_calls.open_pid(os.getpid()))
+            if needs is not None:
+                others.append(_opened(needs))
             self._process = forks.spawn(
-                [python.program(), "-I", "-S", str(_TIE), kernel, *words],
+                [python.program(), "-I", "-S", str(_TIE), str(len(others)), *others, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -46,8 +54,8 @@ class ChildProcess:
         except OSError as error:
             raise VllmMagicError(f"{words[0]} cannot be run: {reason(error)}.") from error
         finally:
-            if kernel is not None:
-                os.close(kernel)
+            for fd in others:
+                os.close(fd)
         assert self._process.stdout  # noqa: S101 - a pipe
         forks.keep_out(self._process.stdout)
 
@@ -86,3 +94,10 @@ class ChildProcess:
                 self._process.wait(EXIT_LIMIT)
         assert self._process.stdout  # noqa: S101 - a pipe
         self._process.stdout.close()
+
+
+def _opened(needs: Identity) -> int:
+    fd = pidfd.open_pidfd(needs)
+    if fd is None:
+        raise ProcessLookupError(errno.ESRCH, f"the process {needs.pid}, which it needs, has ended")
+    return fd

@@ -1,7 +1,7 @@
-"""Entry point of a process that runs a command for the kernel: ``python -I -S watchdog.py KERNEL_PIDFD WORD...``.
+"""Entry point of a process that runs a command for the kernel: ``python -I -S watchdog.py COUNT PIDFD... WORD...``.
 
-The words are the command. When the command or the kernel ends, or on a signal that asks for the end, everything below
-this process is killed: it is a subreaper (prctl(2)), so that neither setsid nor a double fork leads away from it.
+The words are the command, behind so many pidfds of other processes. When the command or one of these processes ends, or on
+a signal that asks for the end, everything below this process is killed: it is a subreaper (prctl(2)), so that neither setsid nor a double fork leads away from it.
 """
 
 from __future__ import annotations
@@ -77,8 +77,10 @@ class WatchedCommand:
 
 def main() -> int:
     """Run the command and return its exit code, or 128 plus the number of the signal that ended it."""
-    kernel, words = int(sys.argv[1]), sys.argv[2:]
-    os.set_inheritable(kernel, False)
+    count = int(sys.argv[1])
+    others, words = [int(fd) for fd in sys.argv[2 : 2 + count]], sys.argv[2 + count :]
+    for fd in others:
+        os.set_inheritable(fd, False)
     become_subreaper()
     woken, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -89,10 +91,10 @@ def main() -> int:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     command = WatchedCommand(words)
     poller = select.poll()
-    for fd in (kernel, woken):
+    for fd in (*others, woken):
         poller.register(fd, select.POLLIN)
     while not asked and not command.has_ended():
-        if kernel in dict(poller.poll()):
+        if not {woken}.issuperset(dict(poller.poll())):
             break
         with contextlib.suppress(BlockingIOError):
             while os.read(woken, 512):

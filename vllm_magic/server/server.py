@@ -286,7 +286,9 @@ class Server(RequestMethods):
             VllmMagicError: the benchmark fails.
         """
         words = arguments.words(args)
-        return benchmark.run(self.spec, self._run.command, words, self._connect().verify, report)
+        return benchmark.run(
+            self.spec, self._run.command, words, self._connect().verify, report, self._run.leader
+        )
 
     def load_lora(self, name: str, path: str | os.PathLike[str]) -> None:
         """Load a LoRA adapter; ``server.chat(..., model=name)`` asks it.
