@@ -244,7 +244,7 @@ def folders() -> list[Path]:
     _check_path(root)
     if not root.exists():
         return []
-    return sorted((path for path in _private(root).iterdir() if _ID.fullmatch(path.name)), key=modified)
+    return sorted((path for path in _private(root).iterdir() if _ID.fullmatch(path.name)), key=files.modified)
 
 
 def read_entry(path: Path, here: Place | None = None) -> Entry | None:
@@ -261,7 +261,7 @@ def read_entry(path: Path, here: Place | None = None) -> Entry | None:
         record = records.read(str(path))
     except (FileNotFoundError, NotADirectoryError):
         if (
-            not _is_ours(path) or abs(time.time() - modified(path)) < CREATION_LIMIT
+            not _is_ours(path) or abs(time.time() - files.modified(path)) < CREATION_LIMIT
         ):  # the clock may have been set back
             return None
         return Entry(path, Condition.TORN, None, "it has no record")
@@ -408,14 +408,6 @@ def _private(path: Path) -> Path:
 
 def _prune() -> None:
     """Remove the oldest logs, and leave room for one more."""
-    newest = sorted((path for *_, path in kept_logs()), key=modified, reverse=True)
+    newest = sorted((path for *_, path in kept_logs()), key=files.modified, reverse=True)
     for path in newest[KEPT_LOGS - 1 :]:
         path.unlink(missing_ok=True)
-
-
-def modified(path: Path) -> float:
-    """Return the time of the last change of a file, in seconds since the epoch; 0.0 if the file is gone."""
-    try:
-        return path.stat().st_mtime
-    except OSError:  # another kernel removed it
-        return 0.0

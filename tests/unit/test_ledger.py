@@ -15,7 +15,7 @@ from records import record
 from vllm_magic import ledger
 from vllm_magic.guard import record as records
 from vllm_magic.ledger import KEPT_LOGS, create, state_folder
-from vllm_magic.linux import machine
+from vllm_magic.linux import files, machine
 
 
 @pytest.fixture(autouse=True)
@@ -258,14 +258,14 @@ class TestKeptLogs:
         state_folder()
         for age in range(KEPT_LOGS + 1):
             kept(home, age)
-        real = ledger.modified
+        real = files.modified
 
         def removed(path: Path) -> float:
             when = real(path)
             path.unlink()
             return when
 
-        monkeypatch.setattr(ledger, "modified", removed)
+        monkeypatch.setattr(files, "modified", removed)
         create("x")
         assert list((home / "logs").iterdir()) == []
 

@@ -13,7 +13,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from vllm_magic.linux import home, trusted_path
+from vllm_magic.linux import files, home, trusted_path
 
 _NAME = re.compile(r"[0-9a-f]{16}\.json")
 LONGEST = 2**23  # bytes; a longer file is not read. The table of vLLM's flags takes a hundredth of this
@@ -82,7 +82,7 @@ def write(kind: str, name: str, content: bytes) -> None:
 def names(kind: str) -> list[str]:
     """The names of the files in the folder, newest first; [] if the folder does not exist."""
     try:
-        return [file.name for file in sorted(path(kind).iterdir(), key=_modified, reverse=True)]
+        return [file.name for file in sorted(path(kind).iterdir(), key=files.modified, reverse=True)]
     except OSError:
         return []
 
@@ -91,15 +91,8 @@ def prune(kind: str, keep: int) -> None:
     """Remove all but the ``keep`` newest files. Only files with names like our own are removed: the folder may hold others."""
     with contextlib.suppress(OSError):
         ours = [file for file in path(kind).iterdir() if _NAME.fullmatch(file.name)]
-        for old in sorted(ours, key=_modified, reverse=True)[keep:]:
+        for old in sorted(ours, key=files.modified, reverse=True)[keep:]:
             old.unlink(missing_ok=True)
-
-
-def _modified(file: Path) -> float:
-    try:
-        return file.stat().st_mtime
-    except OSError:  # another kernel removed it
-        return 0.0
 
 
 def _careful(path: str, flags: int) -> int:

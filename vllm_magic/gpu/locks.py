@@ -15,7 +15,6 @@ user's last login ends. If this user can have none of them, nothing is locked, a
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import re
@@ -26,7 +25,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_magic.linux import lookups, trusted_path
+from vllm_magic.linux import files, lookups, trusted_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 _RUN = Path("/run/user")
 _PARENT = Path("/tmp")  # noqa: S108 - not $TMPDIR: all kernels must agree; `_is_private` checks the folder
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # a home on a network's disk may have no locks
 _UUID = re.compile(r"[A-Za-z0-9-]+")
 _SHARE_LIMIT = 0.5  # seconds
 _RETRY_INTERVAL = 0.05  # seconds between two attempts; flock has no time limit
@@ -210,7 +208,7 @@ def _are_free(paths: Iterable[Path]) -> bool:
                     if _file(path) not in _holders("WRITE"):
                         return False
         except OSError as error:
-            if error.errno not in NO_LOCKS:
+            if error.errno not in files.NO_LOCKS:  # a home on a network's disk may have no locks
                 raise
     return True
 

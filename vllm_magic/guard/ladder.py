@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 LINGER = 1.0  # seconds for the other processes after the engine or the leader has ended
 SECOND_SIGTERM = 1.0  # seconds without any effect before SIGTERM is sent again
 KILL_LIMIT = 15.0  # seconds; a process that lives so long after SIGKILL is stuck in the kernel (state D)
+GUARD_LIMIT = KILL_LIMIT + 10.0  # seconds beyond the grace for guards to be done
 WAIT_INTERVAL = 0.25  # seconds between checks of the known processes
 SCAN_INTERVAL = 2.0  # seconds between scans for new processes, each of which searches the whole machine
 

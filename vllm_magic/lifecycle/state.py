@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_magic.engine.startup import stages
 from vllm_magic.engine.startup.stages import Progress, Stage
-from vllm_magic.guard.ladder import KILL_LIMIT
+from vllm_magic.guard.ladder import GUARD_LIMIT
 from vllm_magic.guard.protocol import Ended, KnownProcesses, Refused, Started, Stopping, Why
 from vllm_magic.lifecycle.actions import (
     BeginRelease,
@@ -72,7 +72,6 @@ LAST_TO_DOWNLOAD = stages.ORDER.index(Stage.LOADING)
 DOWNLOAD_LOOK = 0.5  # seconds between looks at what is being downloaded
 DRAIN_LOOK = 0.25  # seconds between looks at /metrics while requests finish
 ANSWER_LIMIT = 5.0  # seconds for a guard to say that it has begun; one that does not is taken for hung
-GUARD_LIMIT = KILL_LIMIT + 10.0  # seconds beyond the grace for the guards to be done; then they are killed
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,17 @@ FALLOC_FL_PUNCH_HOLE = 0x2
 REWRITTEN = 2**20  # bytes that are kept if the file system has no holes
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # a file system without locks, as Lustre may be
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def modified(path: str | os.PathLike[str]) -> float:
+    """When the file was written last, in seconds since the epoch; 0.0 where it is gone."""
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0.0
 
 
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.guard import folder, record
-from vllm_magic.guard.ladder import KILL_LIMIT
+from vllm_magic.guard.ladder import GUARD_LIMIT
 from vllm_magic.guard.protocol import Ended, Refused, Started
 from vllm_magic.provisioning.base import Launched, Provisioner
 from vllm_magic.provisioning.standby import Standby
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 FORK = "VLLM_WORKER_MULTIPROC_METHOD"
 DROP_LIMIT = 5.0  # seconds for a standby that is of no use to be gone
-GUARD_LIMIT = KILL_LIMIT + 10.0  # seconds for the guards of a standby that has refused its order to end it
 
 
 class StandbyProvisioner(Provisioner):

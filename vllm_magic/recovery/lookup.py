@@ -10,7 +10,7 @@ from vllm_magic import ledger
 from vllm_magic.engine.startup.log import Follower
 from vllm_magic.errors import ServerNotFound
 from vllm_magic.ledger import Condition
-from vllm_magic.linux import pidfd
+from vllm_magic.linux import files, pidfd
 from vllm_magic.linux.processes import Identity, environment, is_alive
 from vllm_magic.masking import known
 
@@ -95,4 +95,4 @@ def follow(name: str, count: int) -> Iterator[str]:
 def _newest_kept_log(name: str) -> Path | None:
     """Return the newest log of an ended server of this name, id, or NAME-ID; None if there is none."""
     found = [path for called, id_, path in ledger.kept_logs() if name in (called, id_, f"{called}-{id_}")]
-    return max(found, key=ledger.modified, default=None)
+    return max(found, key=files.modified, default=None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.errors import VllmMagicError, reason
 from vllm_magic.guard.control_client import ANSWER_LIMIT, ControlClient
 from vllm_magic.guard.folder import clear
-from vllm_magic.guard.ladder import KILL_LIMIT
+from vllm_magic.guard.ladder import GUARD_LIMIT
 from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.guard.record import add_known_processes, read_existing_segments
 from vllm_magic.linux import pidfd
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from vllm_magic.ledger import Entry
     from vllm_magic.release.result import Release
 
-GUARD_LIMIT = KILL_LIMIT + 10.0  # seconds after the grace period for the guards to be done
 EXIT_LIMIT = 10.0  # seconds for the guards to end after their last message
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from vllm_magic.gpu import locks
 from vllm_magic.guard import folder, record
 from vllm_magic.guard.protocol import Why
 from vllm_magic.ledger import Condition
-from vllm_magic.linux import machine, shared_memory
+from vllm_magic.linux import files, machine, shared_memory
 from vllm_magic.linux.shared_memory import Segment
 from vllm_magic.recovery import hung_guards
 from vllm_magic.release import force_kill, from_record, local_verifier, report, unproved
@@ -33,8 +32,6 @@ CLUSTER_LIMIT = 5.0  # seconds to wait for the answer of a Ray cluster
 SWEPT_CONDITIONS = (Condition.ORPHANED, Condition.LEFT, Condition.RELEASING, Condition.HUNG)
 UNANSWERED = "unseen"  # a file in the folder of a server whose cluster did not answer
 RETRY_LIMIT = 86400.0  # seconds for which later sweeps try again to reach a cluster that does not answer
-# The errors of a file system without locks, such as Lustre. Two sweeps of one folder at once do no harm.
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True)
@@ -136,7 +133,8 @@ def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
         try:
             stack.callback(record.drop_lock, record.hold_lock(str(entry.path)))
         except OSError as error:
-            if error.errno not in NO_LOCKS:  # another sweep holds the lock, or the folder is gone
+            # Another sweep holds the lock, or the folder is gone. Without locks, two sweeps do the same without harm.
+            if error.errno not in files.NO_LOCKS:
                 return None
         again = ledger.read_entry(entry.path)
         if again is None or again.record is None:  # another sweep was faster
@@ -175,7 +173,7 @@ def _stays_for_retry(entry: Entry) -> bool:
     try:
         first.touch(mode=0o600, exist_ok=False)
     except FileExistsError:
-        return time.time() - ledger.modified(first) < RETRY_LIMIT
+        return time.time() - files.modified(first) < RETRY_LIMIT
     except OSError:
         return False
     return True

@@ -18,7 +18,7 @@ from vllm_magic import ledger
 from vllm_magic.guard import validation
 from vllm_magic.guard.ladder import Outcome
 from vllm_magic.guard.protocol import Why
-from vllm_magic.linux import machine
+from vllm_magic.linux import files, machine
 from vllm_magic.linux.processes import Identity
 from vllm_magic.release import report
 from vllm_magic.release.local_verifier import LocalVerifier
@@ -90,7 +90,7 @@ def recheck(probe: Probe, name: str | None = None) -> list[Recheck]:
         name: the name of the server, or the id of its folder; None for all servers.
     """
     found: list[Recheck] = []
-    for path in sorted(_folder().glob("*.json"), key=ledger.modified):
+    for path in sorted(_folder().glob("*.json"), key=files.modified):
         kept = _read(path)
         if kept is not None and name in (None, kept["name"], kept["id"]):
             found.append(Recheck(_recheck(kept, probe)))
@@ -114,7 +114,7 @@ def _folder() -> Path:
 def _write(path: Path, kept: Mapping[str, Any]) -> None:
     path.parent.mkdir(mode=0o700, exist_ok=True)
     for old in path.parent.iterdir():
-        if time.time() - ledger.modified(old) > KEPT:
+        if time.time() - files.modified(old) > KEPT:
             old.unlink(missing_ok=True)
     new = path.with_suffix(f".{os.getpid()}")
     new.write_text(json.dumps(kept), encoding="utf-8")
@@ -124,7 +124,7 @@ def _write(path: Path, kept: Mapping[str, Any]) -> None:
 def _read(path: Path) -> dict[str, Any] | None:
     """Return the content of the file; None if it is another user's, invalid, old, or of another boot or machine."""
     try:
-        if time.time() - ledger.modified(path) > KEPT or path.stat().st_uid != os.getuid():
+        if time.time() - files.modified(path) > KEPT or path.stat().st_uid != os.getuid():
             return None
         with path.open("rb") as file:
             kept = json.loads(file.read(LONGEST))
