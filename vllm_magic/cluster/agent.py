@@ -220,7 +220,8 @@ class Agent:
         """
         content = wire.parse(line.decode(errors="replace"))
         if content is None:
-            os.write(1, line + b"\n")
+            with contextlib.suppress(OSError):  # a full disk: the lines for this agent are still to come
+                os.write(1, line + b"\n")
             return ""
         if content["said"] == wire.PLACED:
             self._compare_versions(str(content.get("vllm") or ""))

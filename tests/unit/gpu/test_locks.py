@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 LONG = 60.0  # seconds; no test waits this long unless it fails
 SHORT = 0.2
+HOME = locks._home
 
 
 @pytest.fixture(autouse=True)
@@ -222,3 +224,107 @@ def test_the_folder_of_the_locks_may_vanish_at_any_moment(
     lock_paths(["GPU-a"])
     with ReleaseLocks(["GPU-a"]):
         assert locks.releases_under_way() == {"GPU-a": (os.getpid(),)}
+
+
+def descriptors() -> list[str]:
+    return sorted(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture
+def failing_flock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes flock(2) fail with this number from now on."""
+
+    def fail(number: int) -> None:
+        def flock(_fd: int, how: int) -> None:
+            if how != fcntl.LOCK_UN:
+                raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(locks.fcntl, "flock", flock)
+
+    return fail
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_holds_no_start_up(
+    failing_flock: Callable[[int], None], number: int
+) -> None:
+    failing_flock(number)
+    before = descriptors()
+    assert can_start("GPU-a")
+    with pytest.raises(OSError, match=os.strerror(number)), ReleaseLocks(["GPU-a"]):
+        pass
+    assert locks.releases_under_way() == {}
+    assert descriptors() == before
+
+
+def test_a_disk_that_fails_is_an_error(failing_flock: Callable[[int], None]) -> None:
+    failing_flock(errno.EIO)
+    before = descriptors()
+    for ask in (lambda: can_start("GPU-a"), ReleaseLocks(["GPU-a"]).__enter__, locks.under_way):
+        with pytest.raises(OSError, match="Input/output error"):
+            ask()
+    assert descriptors() == before
+
+
+def test_a_release_does_not_wait_for_a_start_that_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "_SHARE_LIMIT", 0.01)
+    with looking("GPU-a"):
+        with ReleaseLocks(["GPU-a"]):
+            pass
+        assert can_start("GPU-a")
+
+
+def test_a_release_counts_where_proc_does_not_tell_of_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.read_text
+
+    def refuse(path: Path, *args: str, **options: str) -> str:
+        if str(path) == "/proc/locks":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with ReleaseLocks(["GPU-a"]):
+        assert not can_start("GPU-a")
+        assert locks.releases_under_way() == {"GPU-a": ()}
+
+
+def test_a_folder_that_cannot_be_made_is_passed_over(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that is full, or read-only for root too."""
+    real = Path.mkdir
+
+    def refuse(path: Path, mode: int = 0o777) -> None:
+        if path == folder:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        real(path, mode)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert lock_paths(["GPU-a"]) == (tmp_path / "user/.vllm-magic-locks/GPU-a.lock",)
+
+
+@pytest.mark.parametrize("error", [KeyError("uid"), TimeoutError("the look-up takes more than 2 s")])
+def test_a_user_without_an_entry_has_no_folder_at_home(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(_uid: int) -> None:
+        raise error
+
+    monkeypatch.setattr(locks, "_home", HOME)
+    monkeypatch.setattr(locks.lookups, "user", refuse)
+    assert locks._places()[1:] == [folder]
+    assert lock_paths(["GPU-a"]) == (folder / "GPU-a.lock",)
+
+
+def test_a_lock_file_that_cannot_be_made_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def refuse(path: str | Path, flags: int, *mode: int) -> int:
+        if str(path).startswith(str(folder)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(path, flags, *mode)
+
+    monkeypatch.setattr(locks.os, "open", refuse)
+    for ask in (lambda: can_start("GPU-a"), ReleaseLocks(["GPU-a"]).__enter__):
+        with pytest.raises(OSError, match="No space left on device"):
+            ask()
