@@ -294,7 +294,7 @@ def test_what_is_expanded_is_not_quoted_where_it_is_secret(before, cause):
         with pytest.raises(InvalidOption) as caught:
             expansion.expand(line, {})
         assert "zqx" not in str(caught.value)
-        assert f"behind {before[-1]}" in str(caught.value)
+        assert f"The value of {before[-1]}" in str(caught.value)
         assert "$$" in str(caught.value)
 
 

@@ -90,7 +90,7 @@ def started(monkeypatch) -> list[object]:
     """The programs that were started, none of which runs."""
     programs: list[object] = []
     monkeypatch.setattr(subprocess, "Popen", lambda words, **_: programs.append(words))
-    monkeypatch.setattr(forks, "PATIENCE", 0.2)
+    monkeypatch.setattr(forks, "START_LIMIT", 0.2)
     return programs
 
 
@@ -143,7 +143,7 @@ class NoStandby:
     def wait_gone(self, _: float) -> bool:
         return self.gone
 
-    let_go = drop
+    hang_up = drop
 
 
 def test_a_standby_is_made_taken_and_dropped(monkeypatch):

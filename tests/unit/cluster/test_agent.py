@@ -149,7 +149,7 @@ class TestPort:
 
         monkeypatch.setattr(one._forwarder, "listen", refuse)
         asyncio.run(one._listen(("10.0.0.1", 8000)))
-        assert one._asked.is_set()
+        assert one._stop_request.is_set()
         assert one._failed
         assert said == [b"Port 0 cannot be used: Address already in use\n"]
 

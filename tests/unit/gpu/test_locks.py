@@ -312,7 +312,7 @@ def test_a_user_without_an_entry_has_no_folder_at_home(
 
     monkeypatch.setattr(locks, "_home", HOME)
     monkeypatch.setattr(locks.lookups, "user", refuse)
-    assert locks._places()[1:] == [folder]
+    assert locks._candidate_folders()[1:] == [folder]
     assert lock_paths(["GPU-a"]) == (folder / "GPU-a.lock",)
 
 

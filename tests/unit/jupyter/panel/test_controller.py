@@ -27,7 +27,7 @@ def controller():
         spares=StandbyPool(),
         get_even_past=lambda _: server,
     )
-    work = SimpleNamespace(said=lambda _: FormFields())
+    work = SimpleNamespace(fields_of=lambda _: FormFields())
     made = Controller(manager, SimpleNamespace(), work, lambda: False)
     yield made
     made.close()
