@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import stat
 import time
+from typing import TYPE_CHECKING
 
 from vllm_magic.guard import log_cap, record
 from vllm_magic.linux import files
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 LIMIT = 10.0  # seconds to remove the content of the folders; a later sweep removes the rest
 LONGEST_LINE = 2**16  # bytes after a cut in which the beginning of a line is searched
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOVED = ".vllm-magic-removes-"  # the beginning of the names of folders that are moved up
 
 
-def clear(folder: str, tmp: str, log: str, keep_log: str) -> None:
+def clear(folder: str, tmp: str, log: str, keep_log: str) -> str:
     """Move the log to its final place, and remove the folders with all their content.
 
     The record is removed last, so that it names the owner of any file that is left.
@@ -24,15 +31,19 @@ def clear(folder: str, tmp: str, log: str, keep_log: str) -> None:
         tmp: the server's TMPDIR.
         log: the log.
         keep_log: the path to which the log is moved.
+
+    Returns:
+        A sentence about what could not be removed; "" if everything is gone.
     """
     with contextlib.suppress(OSError):
         _keep(log, keep_log)
     deadline = time.monotonic() + LIMIT
-    if not (_empty(tmp, deadline) and _empty(folder, deadline, but=record.NAME)):
-        return
+    if left := _empty(tmp, deadline) or _empty(folder, deadline, but=record.NAME):
+        return left
     for path, remove in ((tmp, os.rmdir), (os.path.join(folder, record.NAME), os.unlink), (folder, os.rmdir)):
         with contextlib.suppress(OSError):
             remove(path)
+    return f"{folder} could not be removed" if os.path.lexists(folder) else ""
 
 
 def discard(folder: str, tmp: str, log: str) -> None:
@@ -73,8 +84,10 @@ def _copy(source: int, begin: int, end: int, path: str) -> None:
         os.close(target)
 
 
-def _empty(root: str, deadline: float, but: str = "") -> bool:
+def _empty(root: str, deadline: float, but: str = "") -> str:
     """Remove the content of a folder of this user. Links are removed, and never followed.
+
+    Content that is mounted from elsewhere stays: it belongs to another disk.
 
     Args:
         root: the folder; nothing is removed if it is a link, or belongs to another user.
@@ -82,26 +95,81 @@ def _empty(root: str, deadline: float, but: str = "") -> bool:
         but: the name of a file in the folder that stays.
 
     Returns:
-        False if anything else is left.
+        A sentence about what is left; "" for nothing.
     """
     try:
         status = os.lstat(root)
         if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
-            return True
-        for base, folders, names, fd in os.fwalk(root, topdown=False):
-            for name in {*folders, *names} - ({but} if base == root else set()):
-                if time.monotonic() > deadline:
-                    return False
-                _remove(name, fd)
-        return set(os.listdir(root)) <= {but}
+            return ""
+        fd = os.open(root, _FOLDER)
+        try:
+            _empty_open(fd, deadline)
+            left = sorted(set(os.listdir(fd)) - {but})
+        finally:
+            os.close(fd)
     except FileNotFoundError:
-        return True
-    except (OSError, RecursionError):  # before Python 3.13, os.fwalk fails for a thousand nested folders
+        return ""
+    except OSError as error:
+        return f"{root} could not be removed ({error.strerror})"
+    return (
+        f"{os.path.join(root, left[0])} could not be removed; something may be mounted there" if left else ""
+    )
+
+
+def _empty_open(root: int, deadline: float) -> None:
+    """Remove the content of an open folder, as far as possible.
+
+    Subfolders of a folder are moved to ``root`` before the folder is removed. So two descriptors are enough for any depth.
+    """
+    mount, failed, numbers = _mount(root), set[str](), itertools.count()
+    while names := set(os.listdir(root)) - failed:
+        for name in names:
+            if time.monotonic() > deadline:
+                return
+            if not _remove(name, root) and not _empty_subfolder(name, root, mount, numbers, deadline):
+                failed.add(name)
+
+
+def _empty_subfolder(name: str, root: int, mount: int, numbers: Iterator[int], deadline: float) -> bool:
+    """Empty and remove a folder in ``root``; return False if it stays, as a mount point does."""
+    try:
+        fd = os.open(name, _FOLDER, dir_fd=root)
+    except OSError:  # not a folder, or not readable
         return False
+    try:
+        return _mount(fd) == mount and _move_up(fd, root, numbers, deadline) and _remove(name, root)
+    finally:
+        os.close(fd)
 
 
-def _remove(name: str, folder: int) -> None:
+def _move_up(fd: int, root: int, numbers: Iterator[int], deadline: float) -> bool:
+    """Remove the files of an open folder, and move its subfolders to ``root``; return False if something is left."""
+    left = False
+    for name in os.listdir(fd):
+        if time.monotonic() > deadline:
+            return False
+        if _remove(name, fd):
+            continue
+        try:
+            os.rename(name, f"{_MOVED}{next(numbers)}", src_dir_fd=fd, dst_dir_fd=root)
+        except OSError:  # EBUSY for a mount point
+            left = True
+    return not left
+
+
+def _mount(fd: int) -> int:
+    """Return the id of the mount that an open file is on (proc_pid_fdinfo(5)).
+
+    The device would not do: a bind mount has the device of its source.
+    """
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as info:
+        return next(int(line.split()[1]) for line in info if line.startswith("mnt_id:"))
+
+
+def _remove(name: str, folder: int) -> bool:
+    """Remove a file, a link or an empty folder; return whether it is gone."""
     for remove in (os.unlink, os.rmdir):
         with contextlib.suppress(OSError):
             remove(name, dir_fd=folder)
-            return
+            return True
+    return False

@@ -266,13 +266,14 @@ class Supervisor:
         ended: Sequence[Ended | Outcome],
     ) -> Over:
         """Clear the folder if nothing is left, prove the release, and return the end."""
-        paths = prepared.folder
+        paths, files_left = prepared.folder, ""
         if not ended[-1].left:  # else the folder stays: it is the record of what is left
             # The guards clear the folder themselves, unless they are killed before that.
-            folder.clear(*map(str, (paths.path, paths.tmp, paths.log, paths.kept_log)))
+            files_left = folder.clear(*map(str, (paths.path, paths.tmp, paths.log, paths.kept_log)))
         record.add_known_processes(str(paths.path), ended[-1].left)
         released = report.release(self._name, why, began, ended, prepared.verifier, leader)
         unproved.update(leader, prepared.verifier, released)
+        released = replace(released, files_left=files_left)
         if released.left or released.unseen:
             self._unproved = prepared, leader, ended
         return Over(released, why)

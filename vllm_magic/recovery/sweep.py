@@ -44,6 +44,7 @@ class Swept:
         release: the release; None if only files were left, or if the server could not be checked.
         problem: why the server could not be checked; "" if it could.
         left_alone: a sentence about the processes that have the server's environment but do not belong to it; "" for none.
+        files_left: a sentence about files that could not be removed; "" for none.
     """
 
     name: str
@@ -51,23 +52,26 @@ class Swept:
     release: Release | None
     problem: str = ""
     left_alone: str = ""
+    files_left: str = ""
 
     @property
     def verified(self) -> bool:
         """Whether nothing of the server is left."""
-        return not self.problem and (self.release is None or self.release.verified)
+        return not self.problem and not self.files_left and (self.release is None or self.release.verified)
 
     @property
     def text(self) -> str:
         """What happened, in one line."""
-        return f"{self._text} {self.left_alone}".rstrip()
+        files_left = f"{self.files_left}." if self.files_left else ""
+        return " ".join(filter(None, (self._text, self.left_alone, files_left)))
 
     @property
     def _text(self) -> str:
         if self.problem:
             return f"{self.name} was left by a kernel that died, and cannot be looked at: {self.problem}"
         if self.release is None:
-            return f"{self.name}: files of it were left, and are cleared."
+            cleared = "cannot be cleared" if self.files_left else "are cleared"
+            return f"{self.name}: files of it were left, and {cleared}."
         count = len(self.release.ended)
         ended = f"{count} process{'' if count == 1 else 'es'} ended in {self.release.seconds:.1f} s"
         if self.release.verified:
@@ -81,10 +85,10 @@ class Swept:
 def sweep_all(probe: Probe) -> list[Swept | Recheck]:
     """Sweep, and check again each release that is not proved. Raises what `sweep` raises."""
     rechecked = unproved.recheck(probe)  # before the sweep, which checks its own releases
-    return [*sweep(probe), *rechecked]
+    return [*sweep(probe, with_files=True), *rechecked]
 
 
-def sweep(probe: Probe, *, with_clusters: bool = True) -> list[Swept]:
+def sweep(probe: Probe, *, with_clusters: bool = True, with_files: bool = False) -> list[Swept]:
     """Release every orphan in the ledger, and clear every folder of a server without living processes.
 
     Each folder has a lock, so that only one of several sweeps handles it. A sweep never touches servers of living kernels, of
@@ -93,6 +97,7 @@ def sweep(probe: Probe, *, with_clusters: bool = True) -> list[Swept]:
     Args:
         probe: reads the GPUs.
         with_clusters: whether to release servers on Ray clusters too, which takes as long as a cluster takes to answer.
+        with_files: whether to report a server of which only files are left that cannot be removed. Each sweep finds them again.
 
     Raises:
         PermissionError: other users can enter or replace the state folder.
@@ -119,7 +124,11 @@ def sweep(probe: Probe, *, with_clusters: bool = True) -> list[Swept]:
             swept = Swept(entry.record.name, entry.id, None, str(error))
         if swept and swept.release and swept.release.unseen and _is_on_cluster(entry):
             silent.add(entry.record.cluster)
-        done += [swept] if swept else []
+        done += (
+            [swept]
+            if swept and (swept.release or swept.problem or not swept.files_left or with_files)
+            else []
+        )
     return done
 
 
@@ -151,14 +160,15 @@ def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
         stays = stays or bool(entry.processes)
         if not stays:
             _clear(entry.folder)
+    if release is None and stays:
+        return None
+    files_left = ""
     if not stays and entry.path.exists():
-        _clear(entry.folder)  # NFS renames a removed file that is open, as the lock was
-    if release is None and entry.path.exists():
-        return None  # files that cannot be removed are not reported
+        files_left = _clear(entry.folder)  # NFS renames a removed file that is open, as the lock was
     left_alone = (
         local_verifier.left_alone(entry.folder.mark, entry.leader) if release is None else release.left_alone
     )
-    return Swept(found.name, entry.id, release, left_alone=left_alone)
+    return Swept(found.name, entry.id, release, left_alone=left_alone, files_left=files_left)
 
 
 def _stays_for_retry(entry: Entry) -> bool:
@@ -192,8 +202,8 @@ def _remove_unfinished(paths: Folder) -> None:
             paths.path.rmdir()
 
 
-def _clear(paths: Folder) -> None:
-    folder.clear(*map(str, (paths.path, paths.tmp, paths.log, paths.kept_log)))
+def _clear(paths: Folder) -> str:
+    return folder.clear(*map(str, (paths.path, paths.tmp, paths.log, paths.kept_log)))
 
 
 def _release(entry: Entry, found: Record, living: Iterable[Process], probe: Probe) -> Release:

@@ -84,6 +84,7 @@ class Release:
         unseen: whether another check may prove the release: memory is not back yet, or another machine did not answer.
             Stopping the server again makes such a check.
         left_alone: a sentence about the processes that have the server's environment but do not belong to it; "" for none.
+        files_left: a sentence about files of the server that could not be removed; "" for none.
     """
 
     server: str
@@ -98,11 +99,13 @@ class Release:
     note: str = ""
     unseen: bool = False
     left_alone: str = ""
+    files_left: str = ""
 
     @property
     def text(self) -> str:
         """The release in one line."""
-        return f"{self._text} {self.left_alone}".rstrip()
+        files_left = f"{self.files_left}." if self.files_left else ""
+        return " ".join(filter(None, (self._text, self.left_alone, files_left)))
 
     @property
     def _text(self) -> str:
