@@ -31,7 +31,7 @@ def inside(monkeypatch):
 
 LOCKS = {
     "registry": lambda manager, _: (manager._registry, "_lock"),
-    "lifecycle": lambda _, server: (server._run.lifecycle, "_changed"),
+    "lifecycle": lambda _, server: (server._run.lifecycle, "_lock"),
     "wake": lambda _, server: (server._run._supervisor._cancelled.wake, "_lock"),
     "sampler": lambda manager, _: (manager._sampler, "_lock"),
 }

@@ -15,6 +15,7 @@ from vllm_magic.gpu.devices import Snapshot
 from vllm_magic.gpu.probe import Probe
 from vllm_magic.linux import forks, lookups
 from vllm_magic.linux.eventfd import Cancellation
+from vllm_magic.manager.manager import Manager
 from vllm_magic.masking import mask
 from vllm_magic.plotting.timeseries import Curve, Sample
 from vllm_magic.provisioning import standby_pool
@@ -176,3 +177,24 @@ def test_flags_begin_to_be_read(monkeypatch):
 
     assert each_line.run(read, read) > 1
     assert begun
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("line", range(1, 7))
+def test_news_are_told_once(line):
+    manager = Manager()
+    manager._news.put("a server has failed")
+    told: list[str] = []
+    lines: list[None] = []
+
+    def hear() -> None:
+        told.extend(manager.news())
+
+    def handler() -> None:
+        if threading.current_thread() is threading.main_thread():  # no server waits for who hears news
+            lines.append(None)
+            if len(lines) == line:
+                hear()
+
+    assert each_line.run(hear, handler) >= line
+    assert told == ["a server has failed"]

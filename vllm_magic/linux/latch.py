@@ -23,8 +23,7 @@ class Latch:
     def set(self) -> None:
         """Set it, and wake those that wait; a second call does nothing."""
         self._set = True
-        with suppress(RuntimeError):  # it was released before
-            self._lock.release()
+        self._open()
 
     def is_set(self) -> bool:
         """Whether it is set."""
@@ -32,6 +31,14 @@ class Latch:
 
     def wait(self, timeout: float) -> bool:
         """Wait until it is set, ``timeout`` seconds at most; return whether it is."""
-        if not self._set and self._lock.acquire(timeout=timeout):
-            self.set()
+        if not self.is_set():
+            try:
+                self._lock.acquire(timeout=min(timeout, threading.TIMEOUT_MAX))
+            finally:  # also when a signal handler raises right behind it
+                if self.is_set():
+                    self._open()
         return self._set
+
+    def _open(self) -> None:
+        with suppress(RuntimeError):  # another thread has released it
+            self._lock.release()

@@ -227,8 +227,9 @@ class Manager:
     def news(self) -> list[str]:
         """Return what happened without a request since the last call, a line each."""
         lines = []
-        while not self._news.empty():
-            lines.append(self._news.get())
+        with contextlib.suppress(queue.Empty):
+            while True:
+                lines.append(self._news.get_nowait())
         lines += self._registry.unreported_failures()
         if self._report_waiting.is_set():
             self._report_waiting.clear()
