@@ -6,10 +6,13 @@ not wait for each other.
 
 from __future__ import annotations
 
+import math
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from vllm_magic.linux.latch import Latch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,23 +61,32 @@ class GpuTurns:
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()  # its lock is reentrant, for a signal handler
+        self._lock = threading.RLock()  # guards what follows; reentrant, for a signal handler
         self._taken: list[_Turn] = []
+        self._changed = Latch()  # set at the end of the next turn, which makes another one
 
     @contextmanager
     def turn(self, *gpus: GpuSet) -> Iterator[None]:
         """Wait until no other thread has a turn on a GPU that may be one of these, and keep them off until the end."""
         mine = _Turn(threading.get_ident(), frozenset(gpus))
         try:
-            with self._changed:
-                self._changed.wait_for(lambda: not self._is_taken(mine))
-                self._taken.append(mine)
+            while (changed := self._take(mine)) is not None:
+                changed.wait(math.inf)
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 if mine in self._taken:  # an interrupt may have ended the wait
                     self._taken.remove(mine)
-                self._changed.notify_all()
+                changed, self._changed = self._changed, Latch()
+            changed.set()
+
+    def _take(self, mine: _Turn) -> Latch | None:
+        """Take the turn, and return None; or return what is set when the turn may be free."""
+        with self._lock:
+            if self._is_taken(mine):
+                return self._changed
+            self._taken.append(mine)
+            return None
 
     def _is_taken(self, wanted: _Turn) -> bool:
         return any(

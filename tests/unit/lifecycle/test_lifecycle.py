@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 
 import pytest
@@ -91,3 +92,30 @@ def test_the_time_of_each_stage(lifecycle):
     share = lifecycle.estimate().share
     lifecycle.go_by(Pace({Stage.IMPORTING: 9.0, Stage.LOADING: 1.0}))
     assert lifecycle.estimate().share >= 0.9 > share
+
+
+@pytest.mark.timeout(60, method="thread")
+def test_interrupts_end_a_wait_while_another_thread_changes_the_status(lifecycle):
+    """`threading.Condition.wait` takes its lock back first; interrupted in that, it is a RuntimeError."""
+    main, done = threading.get_ident(), threading.Event()
+
+    def interrupt() -> None:
+        with lifecycle._lock:
+            while not done.wait(0.02):
+                signal.pthread_kill(main, signal.SIGUSR1)
+
+    def raising(*_) -> None:
+        if not done.is_set():
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, raising)
+    other = threading.Thread(target=interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            other.start()
+            lifecycle.wait_for(lambda now: now.state.over)
+        done.set()
+    finally:
+        done.set()
+        other.join(LIMIT)
+        signal.signal(signal.SIGUSR1, before)

@@ -138,7 +138,7 @@ class TestTurns:
                 with turns.turn(gpus("0")):
                     signal.raise_signal(signal.SIGUSR1)
             elif where == "in its lock":
-                with turns._changed:
+                with turns._lock:
                     signal.raise_signal(signal.SIGUSR1)
             else:
                 self.wait_with_a_signal(turns, done)
