@@ -100,6 +100,7 @@ def test_interrupts_end_a_wait_while_another_thread_changes_the_status(lifecycle
     main, done = threading.get_ident(), threading.Event()
 
     def interrupt() -> None:
+        done.wait(0.2)  # by then the main thread waits
         with lifecycle._lock:
             while not done.wait(0.02):
                 signal.pthread_kill(main, signal.SIGUSR1)
