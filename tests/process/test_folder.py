@@ -14,6 +14,7 @@ from by_hand import until
 
 from vllm_magic import cli, ledger
 from vllm_magic.gpu.probe import Probe
+from vllm_magic.linux.shared_memory import Segment
 from vllm_magic.recovery.sweep import sweep
 
 MS_BIND = 4096
@@ -125,3 +126,29 @@ def test_links_go_and_what_they_point_to_stays(server, tmp, tmp_path):
     assert server.stop().files_left == ""
     assert (outside / "file").exists()
     assert not tmp.exists()
+
+
+def test_shared_memory_that_another_program_has_open_is_named_and_goes_later(home, executable, capsys):
+    env = {**os.environ, "VLLM_MAGIC_EXECUTABLE": executable}
+    with subprocess.Popen(
+        [sys.executable, "-c", KERNEL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+    ) as kernel:
+        kernel.stdout.readline()
+        (entry,) = ledger.entries()
+        until(lambda: ledger.read_entry(entry.path).record.segments, "its shared memory is not noted")
+        noted = {Segment(*one) for one in ledger.read_entry(entry.path).record.segments}
+        ours = [path for path in Path("/dev/shm").glob("psm_*") if Segment(*device_and_inode(path)) in noted]
+        with ours[0].open("rb"):
+            kernel.communicate("end\n", timeout=60)
+            until(lambda: cli.main(["reap"]) == cli.TO_DO, "it is not swept")
+            said = capsys.readouterr().out
+            assert f"{ours[0]} stays, because another program has it open." in said
+            assert ours[0].exists()
+    assert cli.main(["reap"]) == cli.DONE
+    assert not any(path.exists() for path in ours)
+    assert not entry.path.exists()
+
+
+def device_and_inode(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino

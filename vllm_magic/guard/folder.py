@@ -10,7 +10,8 @@ import time
 from typing import TYPE_CHECKING
 
 from vllm_magic.guard import log_cap, record
-from vllm_magic.linux import files
+from vllm_magic.linux import files, shared_memory
+from vllm_magic.linux.shared_memory import Segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +39,7 @@ def clear(folder: str, tmp: str, log: str, keep_log: str) -> str:
     with contextlib.suppress(OSError):
         _keep(log, keep_log)
     deadline = time.monotonic() + LIMIT
-    if left := _empty(tmp, deadline) or _empty(folder, deadline, but=record.NAME):
+    if left := _empty(tmp, deadline) or _shared_memory(folder) or _empty(folder, deadline, but=record.NAME):
         return left
     for path, remove in ((tmp, os.rmdir), (os.path.join(folder, record.NAME), os.unlink), (folder, os.rmdir)):
         with contextlib.suppress(OSError):
@@ -56,6 +57,19 @@ def discard(folder: str, tmp: str, log: str) -> None:
     ):
         with contextlib.suppress(OSError):
             remove(path)
+
+
+def _shared_memory(folder: str) -> str:
+    """Return a sentence about the server's shared memory that another program still uses; "" for none.
+
+    As long as there is any, the folder stays, and the next sweep tries to remove both.
+    """
+    try:
+        segments = [Segment(*one) for one in record.read(folder).segments]
+        left = shared_memory.left(segments, record.read_existing_segments(folder))
+    except (OSError, record.BrokenRecordError):
+        return ""
+    return f"{', '.join(left)} stays, because another program has it open" if left else ""
 
 
 def _keep(log: str, kept: str) -> None:

@@ -114,6 +114,18 @@ def unlink_unmapped(segments: Iterable[Segment], before: Collection[Segment] | N
     return sorted(removed)
 
 
+def left(segments: Iterable[Segment], before: Collection[Segment] | None) -> list[str]:
+    """Return the paths of the server's possible segments that are still there. Arguments as for `unlink_unmapped`.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    wanted = set() if before is None else {segment for segment in segments if segment not in before}
+    if not wanted:
+        return []
+    return sorted(entry.path for segment, entry in _entries() if segment in wanted and _may_be_made(entry))
+
+
 def _may_be_made(entry: os.DirEntry[str]) -> bool:
     """Whether a server of this user can have made the file, as far as its owner and its name tell."""
     stat = _stat(entry.path)
