@@ -67,9 +67,25 @@ def path(option: str, given: object, wanted: str = "a path, as text or pathlib.P
 def words(given: Iterable[object]) -> tuple[str, ...]:
     """The words of a command line; numbers and paths become text, and keys among them `Secret`."""
     found = [_word(one) for one in given]
+    check_characters(found)
     return tuple(
         Secret(word) if shown != word else word for word, shown in zip(found, mask_words(found), strict=True)
     )
+
+
+def check_characters(words: Iterable[str]) -> None:
+    """Check that a program can be given these words.
+
+    Raises:
+        InvalidOption: one has a character that no command line can have.
+    """
+    whole = "".join(words)
+    if "\0" in whole:
+        raise InvalidOption("No word may hold a NUL character. Leave it out.")
+    try:
+        os.fsencode(whole)
+    except UnicodeEncodeError:
+        raise InvalidOption("A word holds half a character (a lone surrogate). Leave it out.") from None
 
 
 def environment(given: object) -> dict[str, str]:

@@ -28,6 +28,7 @@ from vllm_magic.errors import (
     StartTimeout,
     VllmMagicError,
 )
+from vllm_magic.provisioning import choose
 from vllm_magic.provisioning.local import LocalProvisioner
 from vllm_magic.server.server import Server
 
@@ -117,6 +118,19 @@ def test_an_interrupt_releases_what_is_waited_for(manager, spec, traces):
         signal.signal(signal.SIGINT, handler)
     assert manager.servers() == {}
     traces.check()
+
+
+def test_an_interrupt_before_there_is_a_server_says_nothing_of_an_earlier_one(manager, spec, monkeypatch):
+    manager.start(spec(), timeout=60)
+    manager.stop()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(choose, "provisioner", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        manager.start(spec())
+    assert not isinstance(caught.value, StartInterrupted)
 
 
 def test_a_failed_server_is_shown_until_it_is_stopped_or_started(manager, spec, traces):

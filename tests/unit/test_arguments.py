@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 import vllm_magic
-from vllm_magic import api
+from vllm_magic import api, arguments
 from vllm_magic.engine.command import Command
 from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.engine.spec import ServerSpec
@@ -295,3 +295,9 @@ def test_times_of_a_stop(server):
     assert not server._run.wait_over("0")
     assert server.log("3") == []
     assert server.log(10**30) == []
+
+
+@pytest.mark.parametrize(("word", "says"), [("a\0b", "NUL character"), ("\ud800", "half a character")])
+def test_words_that_no_command_line_can_have(word, says):
+    with pytest.raises(InvalidOption, match=says):
+        arguments.words(["--seed", word])

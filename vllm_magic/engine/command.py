@@ -67,7 +67,10 @@ def build(spec: ServerSpec) -> Command:
             raise InvalidOption(f"{flag} means {reason}, and a notebook needs an HTTP port. Leave it out.")
     port_text, args = flags.pop(spec.args, "--port")
     host, args = flags.pop(args, "--host")
-    host = _address(host or flags.value(spec.all_args, "--host") or LOOPBACK)
+    host = host or flags.value(spec.all_args, "--host")
+    if host is not None and host.strip() in ("", "None"):  # an empty value in a --config file is read as None
+        raise InvalidOption(f"--host is empty. Give an address, or leave it out: then it is {LOOPBACK}.")
+    host = _address(host or LOOPBACK)
     port = _port(spec, port_text or flags.value(spec.all_args, "--port"), host)
     endpoint = Endpoint(
         host=host,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_magic import durations
+from vllm_magic import arguments, durations
 from vllm_magic.engine.flags import abbreviations, config_file, flags
 from vllm_magic.errors import ExecutableNotFound, InvalidOption
 from vllm_magic.linux import home
@@ -17,6 +17,8 @@ from vllm_magic.masking import Secret, mask_words, remember
 if TYPE_CHECKING:
     from vllm_magic.engine.flags.flag_table import FlagTable
 
+LONGEST_NAME = 255  # bytes of a file name (NAME_MAX, limits.h)
+QUOTED = 64  # characters of a word that is too long, as an error quotes it
 KEY = "VLLM_API_KEY"  # the variable
 
 
@@ -71,10 +73,16 @@ class ServerSpec:
 
     def __post_init__(self) -> None:
         """Check the words, and fill in what follows from them."""
-        if not self.model or self.model.startswith("-"):
+        if not self.model.strip() or self.model.startswith("-"):
             raise InvalidOption("Which model? Write it first, then the flags: %vllm start MODEL [flags].")
         self._check_characters()
-        if self.model.startswith((".", "~", "/")):
+        is_path = self.model.startswith((".", "~", "/"))
+        parts = self.model.split("/") if is_path else [f"models--{self.model}"]  # a folder of the Hub's cache
+        if any(len(os.fsencode(part)) > LONGEST_NAME for part in parts):
+            raise InvalidOption(
+                f"The model {self.model[:QUOTED]!r}... is longer than a file name may be: {LONGEST_NAME} bytes."
+            )
+        if is_path:
             object.__setattr__(self, "model", str(_folder(self.model)))
         object.__setattr__(self, "args", abbreviations.written_out(self.args, self._flag_table))
         self._hide_key()
@@ -88,7 +96,7 @@ class ServerSpec:
             object.__setattr__(self, "name", default_name(self.model))
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", self.name):
             raise InvalidOption(
-                f"{self.name!r} cannot be a name. Use letters, digits, '.', '_' and '-', 64 at most."
+                f"{self.name[:QUOTED]!r} cannot be a name. Use letters, digits, '.', '_' and '-', 64 at most."
             )
         if self.port is not None and not 0 < self.port < 65536:  # noqa: PLR2004 - TCP
             raise InvalidOption(
@@ -98,13 +106,8 @@ class ServerSpec:
 
     def _check_characters(self) -> None:
         own = (self.name, self.gpus, self.executable, self.cluster)
-        whole = "".join((self.model, *self.args, *map("".join, self.env), *(word for word in own if word)))
-        if "\0" in whole:
-            raise InvalidOption("No word may hold a NUL character. Leave it out.")
-        try:
-            os.fsencode(whole)
-        except UnicodeEncodeError:
-            raise InvalidOption("A word holds half a character (a lone surrogate). Leave it out.") from None
+        words = (self.model, *self.args, *map("".join, self.env), *(word for word in own if word))
+        arguments.check_characters(words)
 
     def _check_times(self) -> None:
         for option, value in (("--ttl", self.ttl), ("--keep", self.keep)):

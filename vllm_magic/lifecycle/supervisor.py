@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import queue
 import threading
 import time
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from vllm_magic.release.result import Release
 
 LOG_TAIL = 5000  # lines of the log that are searched for the cause of a failure: a crash writes many for each request in flight
+
+REFUSED_HINT = "See whether vLLM runs at all, in a terminal: vllm --version"
 
 
 class Supervisor:
@@ -173,7 +176,9 @@ class Supervisor:
                 guards.close()
             state = monitor.state
             if state.refused is not None:
-                hint = ledger.MAKE_ROOM if state.refused.errno in NO_ROOM else "Check %vllm start"
+                hint = ledger.MAKE_ROOM if state.refused.errno in NO_ROOM else REFUSED_HINT
+                if state.refused.errno == errno.E2BIG:
+                    hint = "A flag or an environment variable is longer than 128 KiB, or all together are too long"
                 because = ". ".join(filter(None, (state.refused.text, monitor.disk)))
                 raise _NothingRanError(StartFailed(f"vLLM could not be executed: {because}", hint))
             try:

@@ -408,9 +408,12 @@ class Manager:
             self._spares.want(run.standby)
 
     def _interrupted(self, name: str, before: Server | None) -> BaseException:
-        """Release the server that was waited for; an interrupt before there was one stays what it is."""
+        """Release the server that was waited for; an interrupt before there was one stays what it is.
+
+        The server ``before`` had the name when the start began: one that is ready stays, and one that is over is not this start's.
+        """
         server = self._registry.named(name)
-        if server is None or (server is before and server.state.runs):
+        if server is None or (server is before and (server.state.runs or server.state.over)):
             return KeyboardInterrupt()
         try:
             release = self._stop(server)

@@ -122,7 +122,9 @@ def unusable(error: OSError) -> StartFailed:
             f"A folder cannot be used: {error}",
             f"The umask {umask:04o} keeps you out of what you make: os.umask(0o077)",
         )
-    return StartFailed(f"A folder cannot be used: {error}", "Mend that, or set VLLM_MAGIC_HOME")
+    what = str(error).rstrip(".")
+    hint = "%vllm doctor checks it" if "VLLM_MAGIC_HOME" in what else "Mend that, or set VLLM_MAGIC_HOME"
+    return StartFailed(f"A folder cannot be used: {what}", hint)
 
 
 def _clear_way(

@@ -165,6 +165,12 @@ class TestAddress:
         with pytest.raises(StartFailed, match=r"--host"):
             build("--host", host)
 
+    def test_an_empty_host_of_a_config_file(self, build, tmp_path):
+        config = tmp_path / "config.yaml"
+        config.write_text("host:\n")
+        with pytest.raises(InvalidOption, match="--host is empty"):
+            build("--config", str(config))
+
     def test_without_ipv6_an_ipv6_host_is_one_line(self, build, monkeypatch):
         def without(family: int) -> socket.socket:
             raise OSError(97, "Address family not supported by protocol")
@@ -414,7 +420,18 @@ class TestSpec:
         with pytest.raises(InvalidOption, match="cannot be a name"):
             ServerSpec("m", name=name)
 
-    @pytest.mark.parametrize("model", ["", "--seed"])
+    @pytest.mark.parametrize("model", ["x" * 300, "a/" + "x" * 248, "/models/" + "x" * 256])
+    def test_a_model_whose_name_no_file_can_have(self, model):
+        with pytest.raises(InvalidOption, match="longer than a file name may be") as caught:
+            ServerSpec(model, name="m")
+        assert len(str(caught.value)) < 150
+
+    def test_the_error_of_a_long_name_is_short(self):
+        with pytest.raises(InvalidOption) as caught:
+            ServerSpec("m", name="x" * 100_000)
+        assert len(str(caught.value)) < 200
+
+    @pytest.mark.parametrize("model", ["", " ", "--seed"])
     def test_a_model_is_needed(self, model):
         with pytest.raises(InvalidOption, match="Which model"):
             ServerSpec(model)

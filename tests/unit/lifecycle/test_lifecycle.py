@@ -112,8 +112,8 @@ def test_interrupts_end_a_wait_while_another_thread_changes_the_status(lifecycle
     before = signal.signal(signal.SIGUSR1, raising)
     other = threading.Thread(target=interrupt)
     try:
+        other.start()
         with pytest.raises(KeyboardInterrupt):
-            other.start()
             lifecycle.wait_for(lambda now: now.state.over)
         done.set()
     finally:
