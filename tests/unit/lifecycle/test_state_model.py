@@ -1,0 +1,251 @@
+"""The state machine of a server, with anything that can happen in any order, against a model of what must hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from followed import BEGIN, BUSY, ENDED, KNOWN, QUIET, REFUSED, STARTED, UNKNOWN
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from vllm_magic.engine.startup.stages import Progress, Stage
+from vllm_magic.guard.protocol import Stopping, Why
+from vllm_magic.lifecycle.actions import (
+    Action,
+    BeginRelease,
+    GiveUpGuards,
+    KillGuards,
+    LookAtDownload,
+    LookAtHealth,
+    LookAtUse,
+    ObserveBeforeStop,
+    ReadLog,
+    SendStop,
+    Tell,
+)
+from vllm_magic.lifecycle.events import (
+    DownloadSeen,
+    Event,
+    Faulted,
+    GuardsEnded,
+    HealthSeen,
+    Idle,
+    LogRead,
+    MessageReceived,
+    Ready,
+    StopPlan,
+    StopRequested,
+    StopSent,
+    TimePassed,
+    UseSeen,
+)
+from vllm_magic.lifecycle.state import ANSWER_LIMIT, GUARD_LIMIT, StateMachine
+
+GRACES = (0.0, 0.5, 5.0, 600.0)
+DRAINS = (0.0, 3.0, 60.0)
+STEPS = (
+    4  # times to be woken up until the end: after the drain, for guards that hang, and for those that stay
+)
+
+
+class FollowedServer(RuleBasedStateMachine):
+    """One server: what its guards, its requests and the clock do is drawn, what is done about it is checked."""
+
+    @initialize(ttl=st.sampled_from([None, 1.0]), begins=st.sampled_from(["new", "ready", "draining"]))
+    def begin(self, ttl: float | None, begins: str) -> None:
+        self.machine = StateMachine(Stage.IMPORTING, ttl)
+        self.ttl = ttl
+        self.now = BEGIN
+        self.done: Counter[type] = Counter()  # actions and notices, by their type
+        self.health_asked = self.use_asked = False  # looks that are under way
+        self.log: tuple[Progress, ...] = ()
+        self.sent: list[float] = []  # the grace of each stop that the guards got
+        self.drain_until: float | None = None
+        self.kill_from: float | None = None  # before that no guard may be killed
+        if begins != "new":
+            self.the_leader_starts()
+            self.passes(0.0)
+            self.health_is_answered(is_ready=True, fault="")
+        if begins == "draining":
+            self.somebody_stops_it(GRACES[-1], DRAINS[-1], hurry=False)
+
+    @property
+    def state(self):
+        return self.machine.state
+
+    def happens(self, event: Event) -> None:
+        """Have the machine handle an event, and check and do what it answers."""
+        was_over = self.state.is_over
+        actions = self.machine.handle(event)
+        assert not (was_over and actions), "something is done after the end"
+        for action in actions:
+            self.done[type(action.notice if isinstance(action, Tell) else action)] += 1
+            self.do(action, event)
+
+    def do(self, action: Action, event: Event) -> None:
+        match action:
+            case ReadLog():
+                self.happens(LogRead(self.now, self.log))
+            case LookAtDownload():
+                self.happens(DownloadSeen(self.now, None))
+            case LookAtHealth():
+                assert not self.health_asked
+                self.health_asked = True
+            case LookAtUse():
+                assert not self.use_asked or isinstance(event, StopRequested)  # which drops the one before
+                self.use_asked = True
+            case SendStop():
+                self.send_stop(action.grace, event)
+            case KillGuards():
+                assert self.kill_from is not None
+                assert self.now >= self.kill_from, "guards are killed before their deadline"
+                self.kill_from = self.now + ANSWER_LIMIT
+            case GiveUpGuards():
+                assert self.done[KillGuards] == 1
+                assert self.now >= self.kill_from
+                self.happens(Faulted(self.now))
+            case Tell(Idle()):
+                assert self.ttl is not None
+                assert isinstance(event, UseSeen)
+                assert event.use is QUIET
+
+    def send_stop(self, grace: float, event: Event) -> None:
+        assert self.done[BeginRelease] == 1, "starts are not kept off the GPUs"
+        assert not self.sent or grace < self.sent[-1], "a hurry gives more grace"
+        if self.drain_until is not None:
+            is_quiet = isinstance(event, UseSeen) and event.use is QUIET
+            is_hurried = isinstance(event, StopRequested)
+            assert is_quiet or is_hurried or self.now >= self.drain_until, "the drain is cut short"
+        self.drain_until = None
+        self.sent.append(grace)
+        if self.kill_from is None:
+            assert self.done[ObserveBeforeStop] == 1
+            self.kill_from = self.now + ANSWER_LIMIT
+        else:
+            self.kill_from = min(self.kill_from, self.now + grace + GUARD_LIMIT)
+        self.happens(StopSent(self.now))
+
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.happens(TimePassed(self.now))
+        wake_at = self.machine.wake_at
+        assert wake_at is None or wake_at > self.now, "it wants to be woken up at once, again and again"
+
+    def says(self, message) -> None:
+        self.happens(MessageReceived(self.now, message))
+
+    # The clock.
+
+    @rule(seconds=st.sampled_from([0.0, 0.05, 0.25, 1.0, 5.0, 1000.0]))
+    def time_passes(self, seconds: float) -> None:
+        """Also far more than the machine has asked for: it may be busy, or suspended."""
+        self.passes(seconds)
+
+    @precondition(lambda self: self.machine.wake_at is not None)
+    @rule(early=st.sampled_from([0.0, 0.001]))
+    def it_is_woken_up(self, early: float = 0.0) -> None:
+        """At the time for which it has asked, or just before that."""
+        self.passes(max(0.0, self.machine.wake_at - early - self.now))
+
+    # The guards.
+
+    @precondition(lambda self: self.state.leader is None)
+    @rule()
+    def the_leader_starts(self) -> None:
+        self.says(STARTED)
+
+    @precondition(lambda self: not self.state.is_over)
+    @rule(message=st.sampled_from([KNOWN, REFUSED, ENDED]))
+    def the_guards_say_something(self, message) -> None:
+        self.says(message)
+
+    @precondition(lambda self: self.done[KillGuards] == 0 and not self.state.is_over)
+    @rule(why=st.sampled_from(Why))
+    def the_guards_begin(self, why: Why) -> None:
+        plan = self.state.plan
+        self.kill_from = self.now + (plan.grace if plan else 0.0) + GUARD_LIMIT
+        self.says(Stopping(why.value))
+
+    # The server.
+
+    @precondition(lambda self: self.state.is_starting)
+    @rule(stage=st.sampled_from(Stage))
+    def the_log_grows(self, stage: Stage) -> None:
+        self.log = (Progress(stage),)
+
+    @precondition(lambda self: self.health_asked)
+    @rule(is_ready=st.booleans(), fault=st.sampled_from(["", "a fault"]))
+    def health_is_answered(self, is_ready: bool, fault: str) -> None:
+        self.health_asked = False
+        self.happens(HealthSeen(self.now, is_ready and not fault, fault))
+
+    @precondition(lambda self: self.use_asked)
+    @rule(use=st.sampled_from([QUIET, BUSY, UNKNOWN]))
+    def use_is_answered(self, use) -> None:
+        self.use_asked = False
+        self.happens(UseSeen(self.now, use))
+
+    # Its end.
+
+    @rule(grace=st.sampled_from(GRACES), drain=st.sampled_from(DRAINS), hurry=st.booleans())
+    def somebody_stops_it(self, grace: float, drain: float, hurry: bool) -> None:
+        is_first = self.state.plan is None and not self.state.is_over
+        if is_first and drain and self.state.is_ready:
+            self.drain_until = self.now + drain
+        before = len(self.sent)
+        self.happens(StopRequested(self.now, StopPlan(grace, grace, drain, hurry, self.now)))
+        if is_first and self.drain_until is None:
+            assert len(self.sent) == before + 1, "the guards are not asked"
+
+    @rule(how=st.sampled_from([None] * 20 + [GuardsEnded, Faulted]))
+    def it_is_over(self, how: type[GuardsEnded | Faulted] | None) -> None:
+        """Seldom, so that something happens before."""
+        if how is not None:
+            self.happens(how(self.now))
+            assert self.state.is_over
+
+    @invariant()
+    def what_happens_once_happens_once(self) -> None:
+        for kind in (BeginRelease, KillGuards, GiveUpGuards, Ready):
+            assert self.done[kind] <= 1, kind
+        assert (self.state.began is not None) == (self.done[BeginRelease] == 1)
+        # A fault may have come while it was made.
+        assert self.done[ObserveBeforeStop] <= 1
+
+    @invariant()
+    def nobody_waits_without_an_end(self) -> None:
+        state = self.state
+        if state.is_over:
+            assert self.machine.wake_at is None
+        elif state.plan is not None:
+            assert self.machine.wake_at is not None, "a stop waits for ever"
+            assert state.drain_until is None or self.sent == []
+            assert state.drain_until == self.drain_until
+        if not state.is_over and self.kill_from is not None:
+            assert state.guard_deadline == self.kill_from
+
+    @invariant()
+    def a_server_that_ends_is_not_looked_at(self) -> None:
+        state = self.state
+        assert not (state.is_starting and state.is_serving)
+        assert not (state.began is not None and (state.is_starting or state.is_serving))
+
+    def teardown(self) -> None:
+        """Whatever has happened before: a stop leads to the end in its time, also if nothing answers any more."""
+        if not hasattr(self, "machine"):
+            return
+        asked = self.now
+        self.somebody_stops_it(GRACES[-1], DRAINS[-1], hurry=False)
+        for _ in range(STEPS):
+            if self.state.is_over:
+                break
+            self.it_is_woken_up()
+        assert self.state.is_over
+        assert self.now - asked <= max(DRAINS) + max(GRACES) + GUARD_LIMIT + 2 * ANSWER_LIMIT
+
+
+TestFollowedServer = FollowedServer.TestCase
+TestFollowedServer.settings = settings(
+    max_examples=300, stateful_step_count=30, derandomize=True, deadline=None, database=None
+)
