@@ -163,7 +163,7 @@ def test_nothing_that_a_terminal_obeys(shell):
         ("nobody", "UsageError: No server is called nobody"),
         ("tiny more", "UsageError: Unrecognized arguments: more"),
         ("--temperature hot", "UsageError: Argument --temperature"),
-        ("--max-tokens 0", "UsageError: --max-tokens 0"),
+        ("--max-tokens 0", "UsageError: Argument --max-tokens: '0' is not a whole number of 1 or more"),
         ("--as 1x", "UsageError: --as 1x: this is not a valid name of a variable"),
         ("--as if", "not a valid name of a variable"),
         ("--system {nobody}", "UsageError: {nobody}: name 'nobody' is not defined"),

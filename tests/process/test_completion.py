@@ -251,7 +251,7 @@ def test_nothing_is_offered(shell, text):
 
 def test_what_is_said_of_each(shell):
     verbs = ask(shell, "%vllm |")
-    assert verbs["reap"] == "release what dead kernels left"
+    assert verbs["reap"] == "release the servers that dead kernels left behind"
     options = ask(shell, "%vllm start tiny --|")
     assert verbs["lora"].startswith("the LoRA adapters")
     assert ask(shell, "%vllm lora u|") == {"unload": "unload an adapter"}
@@ -490,10 +490,10 @@ def test_in_a_kernel(client, world, text, expected):
 @pytest.mark.parametrize(
     ("text", "expected", "meta"),
     [
-        ("x = %vllm sta|", ["start", "status"], "the same as %vllm, for one"),
+        ("x = %vllm sta|", ["start", "status"], "show one server, as %vllm shows all"),
         ("import os\n%vllm start tiny --max-m|", ["--max-model-len"], "int · Model context"),
         ("%vllm start tiny --dtype=f|", ["float16", "float32"], "value"),
-        ("%%vllm --max|", ["--max-tokens"], "the most to answer"),
+        ("%%vllm --max|", ["--max-tokens"], "the longest answer in tokens"),
     ],
 )
 def test_in_a_terminal(shell, text, expected, meta):

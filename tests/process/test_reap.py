@@ -227,7 +227,7 @@ class TestRefusals:
             tree = tree_of(pid)
             assert (tree.owner, tree.above) == (Owner.ITSELF, "")
             said = refused(pid)
-            assert said.startswith(f"pid {pid} is a vLLM server that runs;")
+            assert said.startswith(f"pid {pid} is a running vLLM server,")
             assert said.endswith(f"kill {pid}")
             assert processes.is_alive(leader)
         finally:
