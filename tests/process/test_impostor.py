@@ -274,6 +274,7 @@ def test_one_who_says_that_nobody_uses_the_server(manager, spec, impostor, trace
     server = manager.start(spec("tiny", ttl=20.0, faults={"exit_delay_s": 600.0}), timeout=60).server
     os.kill(server.pid, signal.SIGTERM)
     until_free(server)
+    os.kill(server.pid, signal.SIGSTOP)  # so that it has not ended yet
     other = impostor("127.0.0.1", server.port, IDLE)
     until(lambda: len(other.heard) > 8 or server.state != "ready", "nobody looks at him")
     assert server.state == "ready"
