@@ -114,6 +114,29 @@ class TestLines:
             assert child.exit_code() == code
 
 
+class TestOutput:
+    @pytest.mark.parametrize(
+        ("text", "output"),
+        [
+            ("print('x')", b"x\n"),
+            ("import sys; print('x', file=sys.stderr)", b""),
+            ("print('x'); raise SystemExit(1)", None),
+            ("print(1000 * 'x')", None),
+            ("while True: print('x')", None),
+            ("print('x', flush=True); import time; time.sleep(300)", None),
+        ],
+    )
+    def test_of_one_that_ends_well(self, text, output):
+        words = [sys.executable, "-c", text]
+        with contextlib.closing(ChildProcess(words, {}, stderr=subprocess.DEVNULL)) as child:
+            assert child.output(2.0 if "sleep" in text else 60.0, 500) == output
+
+    def test_its_folder(self):
+        text = "import os; print(os.getcwd())"
+        with contextlib.closing(ChildProcess([sys.executable, "-c", text], {}, cwd="/")) as child:
+            assert child.output(60.0, 500) == b"/\n"
+
+
 class TestEnd:
     def test_close_ends_all_of_it(self):
         with program(STUBBORN) as child:
@@ -135,7 +158,7 @@ class TestEnd:
         """This process does not look meanwhile."""
         with subprocess.Popen(["sleep", "300"]) as needed:
             words = [sys.executable, "-c", FLEEING]
-            with contextlib.closing(ChildProcess(words, {}, identity(needed.pid))) as child:
+            with contextlib.closing(ChildProcess(words, {}, needs=identity(needed.pid))) as child:
                 lines = child.lines(1.0)
                 every = [identity(int(pid)) for pid in next(filter(None, lines))[0].split()]
                 assert next(lines) == []
@@ -148,7 +171,7 @@ class TestEnd:
         with subprocess.Popen(["true"]) as needed:
             before = identity(needed.pid)
         with pytest.raises(VllmMagicError, match="which it needs, has ended"):
-            ChildProcess(["true"], {}, before)
+            ChildProcess(["true"], {}, needs=before)
 
     def test_close_ends_those_that_fled(self):
         with program(FLEEING) as child:
@@ -173,6 +196,22 @@ class TestEnd:
             assert all_lines(child) == []
             assert child.exit_code() == 128 + signal.SIGKILL
         gone(every)
+
+    def test_what_a_killed_watchdog_has_left_is_ended(self):
+        with program(FLEEING) as child:
+            every = [identity(int(pid)) for pid in next(filter(None, child.lines(1.0)))[0].split()]
+            child._process.kill()
+            assert all_lines(child) == []
+            assert child.exit_code() == 128 + signal.SIGKILL
+        gone(every)
+
+    def test_one_that_does_not_end_is_an_error(self, monkeypatch):
+        monkeypatch.setattr("vllm_magic.children.child.EXIT_LIMIT", 0.1)
+        with (
+            program("import time; time.sleep(300)") as child,
+            pytest.raises(VllmMagicError, match="does not end"),
+        ):
+            child.exit_code()
 
     def test_no_descriptor_is_left(self):
         before = os.listdir("/proc/self/fd")

@@ -449,9 +449,9 @@ def test_what_is_being_read_goes_with_it_too(home, world, monkeypatch, tmp_path)
         shell.run_line_magic("load_ext", "vllm_magic")
         ask(shell, "%vllm start tiny --max|")
         (_, builder) = flag_reading._builders[world["VLLM_MAGIC_EXECUTABLE"]]
-        assert builder.poll() is None
+        assert builder.process.poll() is None
         shell.run_line_magic("unload_ext", "vllm_magic")
-        assert builder.poll() is not None
+        assert builder.process.poll() is not None
 
 
 @pytest.fixture(scope="module")

@@ -145,18 +145,19 @@ class TestVllm:
         script = self.script(tmp_path, f"#!{python}\n")
         assert installed.find(str(script)) == installed.Installed(str(script), None, None)
 
-    def test_a_python_whose_child_keeps_the_output_open(self, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("alone", ["", "setsid"])
+    def test_a_python_whose_child_keeps_the_output_open(self, tmp_path, monkeypatch, alone):
         """The answer counts as soon as the process has ended, and the child is ended with it."""
         monkeypatch.setattr(installed, "LIMIT", 60.0)
-        python = self.script(
-            tmp_path, f"#!/bin/sh\nsleep 600 &\necho $! > {tmp_path}/child\necho vllm 1.2\n", "python"
-        )
+        child = self.script(tmp_path, f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 600\n", "child")
+        begun = f"until [ -s {tmp_path}/pid ]; do sleep 0.01; done"
+        python = self.script(tmp_path, f"#!/bin/sh\n{alone} {child} &\n{begun}\necho vllm 1.2\n", "python")
         script = self.script(tmp_path, f"#!{python}\n")
         began = time.monotonic()
         assert installed.find(str(script)) == installed.Installed(str(script), "1.2", None)
         assert time.monotonic() < began + 50
-        child = processes.read(int((tmp_path / "child").read_text()))
-        assert child is None or not child.alive or not pidfd.wait_for_all([child.identity], 30)
+        left = processes.read(int((tmp_path / "pid").read_text()))
+        assert left is None or not left.alive or not pidfd.wait_for_all([left.identity], 30)
 
     def script(self, folder: Path, content: str, name: str = "vllm") -> Path:
         path = folder / name

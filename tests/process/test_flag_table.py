@@ -293,7 +293,7 @@ def test_one_that_fails_is_not_tried_again_soon(cache_folder, vllm):
     package.write_text("raise ImportError('broken')\n")
     assert flag_reading.table(vllm) is None
     (_, builder) = flag_reading._builders[vllm]
-    assert builder.wait(60) == 0
+    assert builder.process.wait(60) == 0
     assert flag_reading.table(vllm) is None
     assert flag_reading._builders[vllm][1] is builder
     assert os.listdir(cache_folder) == []
@@ -309,7 +309,7 @@ def test_two_kernels_build_it_once(cache_folder, shared_vllm, monkeypatch, tmp_p
         watcher = next(iter(processes.descendants(processes.table(), other.pid)))
         until(lambda: (one := processes.read(watcher)) is None or not one.alive, "the second one goes on")
         other.kill()
-    assert flag_reading._builders[shared_vllm][1].poll() is None
+    assert flag_reading._builders[shared_vllm][1].process.poll() is None
 
 
 def pid_in(path: Path) -> int:
@@ -344,21 +344,31 @@ def test_nor_the_process_that_watches_it(cache_folder, shared_vllm, monkeypatch,
     flag_reading.table(shared_vllm)
     until(lambda: pid_in(tmp_path / "pid"), "it is not being built")
     reader = processes.read(pid_in(tmp_path / "pid")).identity
-    flag_reading._builders[shared_vllm][1].kill()
+    flag_reading._builders[shared_vllm][1].process.kill()
     assert pidfd.wait_for_all({reader}, 60) == set()
 
 
-def test_it_is_ended_with_all_that_it_has_started(cache_folder, vllm, monkeypatch, tmp_path):
+@pytest.mark.parametrize("how", ["told to", "killed"])
+def test_it_is_ended_with_all_that_it_has_started(cache_folder, vllm, monkeypatch, tmp_path, how):
+    """Also with what has a session of its own."""
     (package,) = Path(vllm).parent.parent.glob("lib/*/site-packages/vllm/config/__init__.py")
-    package.write_text(f"{package.read_text()}import subprocess; subprocess.Popen(['sleep', '600'])\n")
+    package.write_text(
+        f"{package.read_text()}import subprocess\n"
+        "for alone in (False, True): subprocess.Popen(['sleep', '600'], start_new_session=alone)\n"
+    )
     monkeypatch.setenv("STAND_IN_FLAGS_PID", str(tmp_path / "pid"))
     monkeypatch.setenv("STAND_IN_FLAGS_S", "600")
     flag_reading.table(vllm)
+    (_, builder) = flag_reading._builders[vllm]
     until(lambda: pid_in(tmp_path / "pid"), "it is not being built")
     table, reader = processes.table(), pid_in(tmp_path / "pid")
     everyone = {table[pid].identity for pid in (reader, *processes.descendants(table, reader))}
-    assert len(everyone) == 2
-    flag_reading.end()
+    assert len(everyone) == 3
+    if how == "told to":
+        flag_reading.end()
+    else:
+        builder.process.kill()
+        until(builder.has_ended, "it is not ended")
     assert pidfd.wait_for_all(everyone, 60) == set()
 
 
@@ -366,7 +376,7 @@ def test_one_that_hangs_is_ended(cache_folder, shared_vllm, monkeypatch):
     monkeypatch.setattr(flag_reading, "LIMIT", 1.0)
     monkeypatch.setenv("STAND_IN_FLAGS_S", "600")
     flag_reading.table(shared_vllm)
-    assert flag_reading._builders[shared_vllm][1].wait(60) == 0
+    assert flag_reading._builders[shared_vllm][1].process.wait(60) == 0
     assert os.listdir(cache_folder) == []
 
 

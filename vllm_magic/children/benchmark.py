@@ -72,7 +72,7 @@ def run(
         "OPENAI_API_KEY": command.endpoint.api_key,
         "VLLM_API_KEY": None,
     }
-    with contextlib.closing(ChildProcess(_words(spec, command, args), env, leader)) as child:
+    with contextlib.closing(ChildProcess(_words(spec, command, args), env, needs=leader)) as child:
         kept: deque[str] = deque(maxlen=MOST_LINES)
         began = reported = time.monotonic()
         for lines in child.lines(LOOK):

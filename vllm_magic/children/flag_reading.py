@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllm_magic.children.watched import WatchedProcess
 from vllm_magic.engine import cache, executable
-from vllm_magic.engine.command import OF_THE_KERNEL
 from vllm_magic.engine.flags import flag_table
-from vllm_magic.linux import forks, pidfd_calls, python
 
 if TYPE_CHECKING:
     from vllm_magic.engine.flags.flag_table import FlagTable
 
 LIMIT = 900.0  # seconds; on a disk that is cold, and a machine that has better things to do, it takes long
-EXIT_LIMIT = 2.0  # seconds for one that was asked to end
 AGAIN = 600.0  # seconds after which one that has failed is tried again
 
 _WATCH = Path(__file__).with_name("flag_watch.py")
 _READER = Path(flag_table.__file__).with_name("reader_child.py")
 
 _beginning = threading.Lock()  # nobody waits for it: a signal handler of the program may interrupt its holder
-_builders: dict[str, tuple[float, subprocess.Popen[bytes]]] = {}
+_builders: dict[str, tuple[float, WatchedProcess]] = {}
 
 
 def table(path: str) -> FlagTable | None:
@@ -47,7 +44,7 @@ def table(path: str) -> FlagTable | None:
 
 def _begin(path: str, python: tuple[str, ...]) -> None:
     since, builder = _builders.get(path, (0.0, None))
-    if builder is not None and (builder.poll() is None or time.monotonic() < since + AGAIN):
+    if builder is not None and (not builder.has_ended() or time.monotonic() < since + AGAIN):
         return
     result = cache.make(flag_table.KIND) / flag_table.file_name(path)
     words = [*python, str(_READER), str(flag_table.SCHEMA), path]
@@ -61,33 +58,19 @@ def end() -> None:
         while True:
             ended.append(_builders.popitem()[1][1])
     for builder in ended:
-        builder.terminate()
+        builder.ask_to_end()
     for builder in ended:
-        try:
-            builder.wait(EXIT_LIMIT)
-        except subprocess.TimeoutExpired:
-            builder.kill()  # and what it runs dies with it
-            with contextlib.suppress(subprocess.TimeoutExpired):  # one that hangs in the kernel is left to it
-                builder.wait(EXIT_LIMIT)
+        builder.end()
 
 
-def _spawn(result: str, words: list[str]) -> subprocess.Popen[bytes]:
-    kernel = pidfd_calls.open_pid(os.getpid())
-    try:
-        return forks.spawn(
-            [python.program(), "-I", "-S", str(_WATCH), kernel, result, str(LIMIT), *words],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=_environment(),
-            cwd="/",
-            start_new_session=True,
-        )
-    finally:
-        os.close(kernel)
-
-
-def _environment() -> dict[str, str]:
-    env = {name: value for name, value in os.environ.items() if name not in OF_THE_KERNEL}
-    # No GPU: the flags do not depend on it, and it must not hold memory that a release waits for. And no network.
-    return {**env, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+def _spawn(result: str, words: list[str]) -> WatchedProcess:
+    return WatchedProcess(
+        _WATCH,
+        (result, str(LIMIT), *words),
+        # No GPU: the flags do not depend on it, and it must not hold memory that a release waits for. And no network.
+        {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        start_new_session=True,
+    )

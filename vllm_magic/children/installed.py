@@ -6,12 +6,14 @@ the metadata of the package, which takes 0.14 s.
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from vllm_magic.children.child import ChildProcess
 from vllm_magic.engine import executable
-from vllm_magic.errors import ExecutableNotFound
-from vllm_magic.linux import output
+from vllm_magic.errors import ExecutableNotFound, VllmMagicError
 
 LIMIT = 10.0  # seconds to read the metadata; a network file system can be slow
 _LONGEST_ANSWER = 4096  # bytes
@@ -64,10 +66,13 @@ def _beside(script: str) -> tuple[str, ...] | None:
 
 
 def _version(python: tuple[str, ...]) -> str | None:
-    said = output.read([*python, "-c", _ASK], LIMIT, _LONGEST_ANSWER)
-    if said is None:
+    try:
+        child = ChildProcess([*python, "-c", _ASK], {}, cwd="/", stderr=subprocess.DEVNULL)
+    except VllmMagicError:
         return None
-    name, _, version = said.decode("utf-8", "replace").strip().partition(" ")
+    with contextlib.closing(child):
+        said = child.output(LIMIT, _LONGEST_ANSWER)
+    name, _, version = (said or b"").decode("utf-8", "replace").strip().partition(" ")
     if not version:
         return None
     return version if name == "vllm" else f"{version} ({name})"

@@ -1,28 +1,33 @@
 """Entry point of a process that runs a command for the kernel: ``python -I -S watchdog.py COUNT PIDFD... WORD...``.
 
-The words are the command, behind so many pidfds of other processes. When the command or one of these processes ends, or on
-a signal that asks for the end, everything below this process is killed: it is a subreaper (prctl(2)), so that neither setsid nor a double fork leads away from it.
+The words are the command, behind COUNT pidfds of other processes. When the command or one of these processes ends, when a
+limit of time is over, or on a signal that asks for the end, everything below this process is killed: it is a subreaper (prctl(2)), so that neither setsid nor a double fork
+leads away from it. For the case that it is killed itself, all below it carries the mark of `linux.marks`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     # Appended after the standard library, so that no module of this folder hides a standard module.
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from vllm_magic.guard.ladder import Ladder, Members
-from vllm_magic.linux import processes
+from vllm_magic.linux import marks, processes
 from vllm_magic.linux.prctl import become_subreaper, die_with_parent
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+MARK = "VLLM_MAGIC_CHILD"  # in the environment of this process; its value is eight hexadecimal digits
 KILLED = 128 + signal.SIGKILL  # exit code for a command that would not end
 
 
@@ -31,12 +36,13 @@ class WatchedCommand:
 
     Args:
         words: the command line.
+        **streams: as for `subprocess.Popen`.
 
     Raises:
         OSError: it cannot be run.
     """
 
-    def __init__(self, words: list[str]) -> None:
+    def __init__(self, words: list[str], **streams: Any) -> None:
         self._ended: int | None = None
         parent = os.getpid()
 
@@ -48,7 +54,12 @@ class WatchedCommand:
             if os.getppid() != parent:
                 os._exit(1)
 
-        self._child = subprocess.Popen(words, start_new_session=True, preexec_fn=tie)  # noqa: PLW1509 - this process has one thread
+        self._child = subprocess.Popen(
+            words,
+            start_new_session=True,
+            preexec_fn=tie,  # noqa: PLW1509 - this process has one thread
+            **streams,
+        )
 
     def has_ended(self) -> bool:
         """Whether the command itself has; whoever else has ended is collected on the way."""
@@ -75,13 +86,24 @@ class WatchedCommand:
             return True
 
 
-def main() -> int:
-    """Run the command and return its exit code, or 128 plus the number of the signal that ended it."""
-    count = int(sys.argv[1])
-    others, words = [int(fd) for fd in sys.argv[2 : 2 + count]], sys.argv[2 + count :]
+def watch(others: list[int], words: list[str], limit: float = math.inf, **streams: Any) -> int:
+    """Run a command, and end everything below this process.
+
+    Args:
+        others: pidfds; when one of these processes ends, the command is killed. The kernel's comes first.
+        words: the command line.
+        limit: seconds after which the command is killed.
+        **streams: as for `subprocess.Popen`.
+
+    Returns:
+        The exit code of the command, or 128 plus the number of the signal that ended it.
+    """
+    deadline = time.monotonic() + limit
     for fd in others:
         os.set_inheritable(fd, False)
     become_subreaper()
+    with contextlib.suppress(OSError, ValueError):  # where limits cannot be set, see `linux.marks`
+        marks.seal(os.environ.get(MARK, ""))
     woken, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     asked: list[int] = []
@@ -89,17 +111,27 @@ def main() -> int:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, _: asked.append(number))
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    command = WatchedCommand(words)
+    command = WatchedCommand(words, **streams)
     poller = select.poll()
     for fd in (*others, woken):
         poller.register(fd, select.POLLIN)
     while not asked and not command.has_ended():
-        if not {woken}.issuperset(dict(poller.poll())):
+        rest = deadline - time.monotonic()
+        if rest <= 0:
+            break
+        ready = dict(poller.poll(rest * 1000 if limit < math.inf else None))
+        if any(fd in ready for fd in others):
             break
         with contextlib.suppress(BlockingIOError):
             while os.read(woken, 512):
                 pass
     return command.end()
+
+
+def arguments(given: list[str]) -> tuple[list[int], list[str]]:
+    """The pidfds of a watchdog's command line, whose number comes first, and the words behind them."""
+    count = int(given[0])
+    return [int(fd) for fd in given[1 : 1 + count]], given[1 + count :]
 
 
 def _below() -> Members:
@@ -108,4 +140,4 @@ def _below() -> Members:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(watch(*arguments(sys.argv[1:])))

@@ -23,7 +23,7 @@ class Chatty:
 
     line = staticmethod(lambda number: f"{number} {LONG}")
 
-    def __init__(self, *_):
+    def __init__(self, *_, **__):
         pass
 
     def lines(self, _pause):

@@ -7,6 +7,7 @@ import re
 import socket
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import by_hand
 import pytest
@@ -80,8 +81,9 @@ class TestVllm:
 
     def test_a_version_is_asked_of_the_python_that_env_finds(self, tmp_path, monkeypatch):
         asked = []
-        monkeypatch.setattr(installed.output, "read", lambda words, *_: asked.append(words) or b"vllm 1.2")
-        assert installed.look(str(self.script(tmp_path, "#!/usr/bin/env python3\n"))).version == "1.2"
+        answer = SimpleNamespace(output=lambda *_: b"vllm 1.2", close=lambda: None)
+        monkeypatch.setattr(installed, "ChildProcess", lambda words, *_, **__: asked.append(words) or answer)
+        assert installed.find(str(self.script(tmp_path, "#!/usr/bin/env python3\n"))).version == "1.2"
         assert asked[0][:3] == ["/usr/bin/env", "python3", "-c"]
 
     def test_the_python_beside_a_wrapper(self, tmp_path):

@@ -18,7 +18,6 @@ ALONE = {
     "guard/main.py",
     "guard/leader.py",
     "children/watchdog.py",
-    "children/flag_watch.py",
     "engine/standby_child.py",
 }
 

@@ -1,0 +1,110 @@
+"""A process that runs a command for this one, and ends all of it with this one: `watchdog.py` and what uses it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic.children.watchdog import MARK
+from vllm_magic.engine.command import OF_THE_KERNEL
+from vllm_magic.guard.ladder import Ladder
+from vllm_magic.linux import forks, marks, pidfd, pidfd_calls, python
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from vllm_magic.linux.processes import Identity
+
+EXIT_LIMIT = (
+    5.0  # seconds for a watchdog that was asked to end; it kills without mercy, and takes milliseconds
+)
+
+
+class WatchedProcess:
+    """A watchdog, and the command below it, from their start to `end`.
+
+    A watchdog ends all that is below it. If it was killed itself, all that carries its mark (`linux.marks`) is ended here.
+
+    Args:
+        program: the path of the watchdog's program. Its first words are a number, and as many pidfds: when one of their
+            processes ends, the command is ended. They are of this process, and of the one that the command needs.
+        words: the other words of the watchdog's command line.
+        env: on top of this process's environment; None takes a variable out.
+        needs: a process without which the command must not run; None for no other than this one.
+        **options: as for `subprocess.Popen`.
+
+    Raises:
+        OSError: it cannot be started, or the process that it needs has ended.
+
+    Attributes:
+        process: the watchdog.
+    """
+
+    def __init__(
+        self,
+        program: Path,
+        words: tuple[str, ...],
+        env: Mapping[str, str | None],
+        needs: Identity | None = None,
+        **options: Any,
+    ) -> None:
+        mark = secrets.token_hex(4)
+        self._mark = f"{MARK}={mark}".encode()
+        self._cleared = False
+        kept = {name: value for name, value in os.environ.items() if name not in OF_THE_KERNEL}
+        given = {**kept, **env, MARK: mark}
+        watched: list[int] = []
+        try:
+            watched.append(pidfd_calls.open_pid(os.getpid()))
+            if needs is not None:
+                watched.append(_opened(needs))
+            self.process = forks.spawn(
+                [python.program(), "-I", "-S", str(program), str(len(watched)), *watched, *words],
+                stdin=subprocess.DEVNULL,
+                env={name: value for name, value in given.items() if value is not None},
+                **options,
+            )
+        finally:
+            for fd in watched:
+                os.close(fd)
+
+    def has_ended(self) -> bool:
+        """Whether the watchdog has ended, and all that was below it."""
+        if self.process.poll() is None:
+            return False
+        self._end_rest()
+        return True
+
+    def ask_to_end(self) -> None:
+        """Ask the watchdog to end, and do not wait."""
+        self.process.terminate()
+
+    def end(self) -> None:
+        """End it, if it runs still; returns after a few seconds at most if something hangs in the kernel."""
+        self.ask_to_end()
+        try:
+            self.process.wait(EXIT_LIMIT)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(EXIT_LIMIT)
+        self._end_rest()
+
+    def _end_rest(self) -> None:
+        """End what a watchdog that was killed has left: only the command itself has died with it."""
+        if (self.process.returncode or 0) < 0 and not self._cleared:
+            self._cleared = True
+            left = Ladder(lambda: marks.members(self._mark, None), leader=None, whole_groups=False)
+            left.run(grace=0.0, patience=0.0)
+
+
+def _opened(needs: Identity) -> int:
+    fd = pidfd.open_pidfd(needs)
+    if fd is None:
+        raise ProcessLookupError(errno.ESRCH, f"the process {needs.pid}, which it needs, has ended")
+    return fd
