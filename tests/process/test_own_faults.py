@@ -173,7 +173,7 @@ class TestTheEnd:
 
     def test_closing_its_clients_breaks(self, manager, spec, breaks):
         server = manager.start(spec(), timeout=LIMIT).server
-        breaks.patch(server, "close_clients")
+        breaks.patch(server._run.clients, "close")
         breaks.set()
         server._run.begin_stop()
         assert server._run.wait_over(LIMIT)
