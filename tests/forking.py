@@ -91,12 +91,12 @@ def lose_guards() -> None:
     say(server.stop().verified)
 
 
-def errand() -> None:
-    with contextlib.closing(ChildProcess([sys.executable, "-c", "print('said')"], {})) as errand:
-        for lines in errand.lines(1.0):
+def child() -> None:
+    with contextlib.closing(ChildProcess([sys.executable, "-c", "print('said')"], {})) as process:
+        for lines in process.lines(1.0):
             for line in lines:
                 say(line)
-        say(errand.exit_code())
+        say(process.exit_code())
 
 
 def inherit() -> None:
