@@ -191,9 +191,9 @@ class TestUnowned:
         server = ByHand(executable)
         try:
             report = survey.survey(probe)
-            (seen,) = [other for other in report.elsewhere if other.pid == server.pid]
+            (seen,) = [other for other in report.elsewhere if other.pid == server.leader.pid]
             assert (seen.owner, seen.title, seen.bytes) == ("itself", "vllm serve tiny", 2 * 2**30)
-            assert not [found for found in report.findings if str(server.pid) in found.command]
+            assert not [found for found in report.findings if str(server.leader.pid) in found.command]
             assert report.gpus[0].holdings[0].kind is gpus.HolderKind.VLLM
         finally:
             server.end()

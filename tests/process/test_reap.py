@@ -115,8 +115,8 @@ def refused(pid: int) -> str:
 class TestOwners:
     def test_a_server_by_hand_owns_its_engine(self, server):
         one = server()
-        tree = tree_of(one.status.leader.pid)
-        assert (tree.role, tree.owner, tree.root.identity) == (Role.SERVER, Owner.ITSELF, one.status.leader)
+        tree = tree_of(one.leader.pid)
+        assert (tree.role, tree.owner, tree.root.identity) == (Role.SERVER, Owner.ITSELF, one.leader)
         assert one.pid("::EngineCore") in tree.pids
         assert tree.uid == os.getuid()
 
@@ -135,7 +135,7 @@ class TestOwners:
         ours = {process.identity.pid for process in one.living()}
         trees = [tree for tree in unowned.trees(processes.table()) if tree.pids & ours]
         assert {tree.owner for tree in trees} == {Owner.NOBODY}
-        assert {tree.root.group for tree in trees} == {one.status.leader.pid}
+        assert {tree.root.group for tree in trees} == {one.leader.pid}
         assert len(trees) >= least
 
     def test_another_prefix_of_the_titles(self, script):
@@ -185,7 +185,7 @@ class TestOwners:
 
     def test_what_is_shown_of_a_server_has_no_secret(self, server):
         one = server("--api-key", "sk-do-not-show")
-        process = processes.read(one.status.leader.pid)
+        process = processes.read(one.leader.pid)
         assert unowned.display_name(process) == "vllm serve tiny"
         assert unowned.display_name(processes.read(one.pid("::EngineCore"))) == "VLLM::EngineCore"
 
@@ -205,11 +205,11 @@ class TestRefusals:
     def test_a_part_of_a_living_server(self, server):
         one = server()
         said = refused(one.pid("::EngineCore"))
-        assert f"belongs to vllm serve tiny (pid {one.status.leader.pid}), which still runs" in said
+        assert f"belongs to vllm serve tiny (pid {one.leader.pid}), which still runs" in said
 
     def test_a_server_whose_starter_lives(self, server):
         one = server()
-        assert f"(pid {os.getpid()}), which still runs" in refused(one.status.leader.pid)
+        assert f"(pid {os.getpid()}), which still runs" in refused(one.leader.pid)
 
     def test_a_server_whose_starter_is_gone(self, executable):
         """As nohup, setsid and services leave it: somebody may be using it."""

@@ -464,7 +464,7 @@ def test_a_doctor_finds_nothing_wrong_with_it(manager, warm):
 def test_only_the_last_is_kept(manager, make, warm, traces):
     first = warm()
     second = warm(make("tiny", env={"HF_HOME": "/elsewhere"}))
-    assert second.status.id != first.status.id
+    assert second.id != first.id
     until(lambda: not first.path.exists())
     manager.spares.set_mode(StandbyMode.OFF)
     assert manager.spares.wait_gone()
