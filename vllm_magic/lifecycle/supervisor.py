@@ -7,7 +7,7 @@ import errno
 import queue
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vllm_magic import ledger
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from vllm_magic.engine.failures.explanations import Failure
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.guard.client import Guards
+    from vllm_magic.guard.protocol import Refused
+    from vllm_magic.lifecycle.state import MonitorState
     from vllm_magic.provisioning.base import Launched, Prepared, Provisioner
     from vllm_magic.release.result import Release
 
@@ -47,14 +49,29 @@ LOG_TAIL = 5000  # lines of the log that are searched for the cause of a failure
 REFUSED_HINT = "See whether vLLM runs at all, in a terminal: vllm --version"
 
 
+@dataclass(frozen=True)
+class _EndedServer:
+    """A server whose processes were ended, as far as they can be.
+
+    Attributes:
+        prepared: the server.
+        leader: its first process, or None.
+        reports: by the guards, or by whatever ended the processes in their place; the last one says what is left.
+    """
+
+    prepared: Prepared
+    leader: Identity | None
+    reports: Sequence[Ended | Outcome]
+
+
 class Supervisor:
-    """A server's life, from `begin` to the last notice.
+    """The one thread of a server, from `begin` to the last notice.
 
     Args:
         name: the name of the server.
-        provisioner: makes the server, in this life's thread.
+        provisioner: makes the server, in this thread.
         probe: reads the GPUs.
-        notice: called in this life's thread with each `Notice`; the last is `Over`, `NeverStarted` or `Broken`.
+        notice: called in this thread with each `Notice`; the last is `Over`, `NeverStarted` or `Broken`.
         ttl: seconds without a request after which the server is `Idle`; None for never.
         keep_alive: seconds for which the server leaves an idle connection open.
     """
@@ -77,7 +94,7 @@ class Supervisor:
         self._requests: queue.SimpleQueue[StopPlan] = queue.SimpleQueue()
         self._cancelled = Cancellation()
         self._thread = threading.Thread(target=self._run, name=f"vllm-magic {name}", daemon=True)
-        self._unproved: tuple[Prepared, Identity | None, Sequence[Ended | Outcome]] | None = None
+        self._unproved: _EndedServer | None = None  # whose release is not proved
 
     def begin(self) -> None:
         """Start the thread.
@@ -86,7 +103,7 @@ class Supervisor:
             RuntimeError: the system cannot start another thread.
         """
         self._cancelled.wake.open()
-        if not self._requests.empty():  # asked to stop before there was anything to wake
+        if not self._requests.empty():  # a stop came before there was a thread to wake
             self._cancelled.wake.set()
         try:
             self._thread.start()
@@ -121,6 +138,7 @@ class Supervisor:
         self._tell_last(self._end_again)
 
     def _tell_last(self, live: Callable[[], Notice]) -> None:
+        """Tell the last notice: the one that ``live`` returns, or the error that it raises."""
         try:
             last = live()
         except _NothingRanError as error:
@@ -132,7 +150,7 @@ class Supervisor:
         self._notice(last)
 
     def _notice(self, notice: Notice) -> None:
-        """Tell a notice; a fault of who hears it is told too, and is no reason to end a server, or to leave one."""
+        """Tell a notice. A fault of the callee is told as well, and the server is followed all the same."""
         try:
             self._notify(notice)
         except Exception as error:  # noqa: BLE001 - see above
@@ -140,7 +158,11 @@ class Supervisor:
                 self._notify(News(faults.told(error)))
 
     def _live(self) -> Notice:
-        """Go from the launch to the end; return the end."""
+        """Launch the server, and follow it to its end; return the end.
+
+        Raises:
+            _NothingRanError: the server never had a process.
+        """
         try:
             launched = self._launch()
         except VllmMagicError as error:
@@ -148,73 +170,6 @@ class Supervisor:
         if launched is None:
             return Over(nothing_to_release(self._name), Why.ASKED)
         return self._follow(launched.prepared, launched.guards)
-
-    def _follow(self, prepared: Prepared, guards: Guards) -> Notice:
-        """Follow a server to its end; return the end.
-
-        A fault of our own on the way makes this release the server: the guards are killed, and it is ended from here.
-        """
-        with contextlib.ExitStack() as held:
-            listener = OwnListener(prepared.address, prepared.port, lambda: monitor.state.leader)
-            monitor = Monitor(
-                StateMachine(prepared.first, self._ttl, self._keep_alive),
-                prepared,
-                guards,
-                Api(self._provisioner.command.endpoint, listener.verify),
-                self._requests,
-                self._cancelled.wake,
-                self._notice,
-                held,
-            )
-            fault = ""
-            try:
-                monitor.run()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the server must not stay
-                fault = faults.told(error)
-                monitor.give_up()
-            finally:
-                guards.close()
-            state = monitor.state
-            if state.refused is not None:
-                hint = ledger.MAKE_ROOM if state.refused.errno in NO_ROOM else REFUSED_HINT
-                if state.refused.errno == errno.E2BIG:
-                    hint = "A flag or an environment variable is longer than 128 KiB, or all together are too long"
-                because = ". ".join(filter(None, (state.refused.text, monitor.disk)))
-                raise _NothingRanError(StartFailed(f"vLLM could not be executed: {because}", hint))
-            try:
-                over = self._end(prepared, monitor, fault)
-            except Exception as error:  # noqa: BLE001 - who stops the server again has another look
-                fault = faults.told(error)
-                self._unproved = prepared, state.leader, [*state.ended, Outcome([], [], 0.0)]
-                began = state.began or time.monotonic()
-                over = Over(report.unproved(self._name, state.why, began, fault.rstrip(".")), state.why)
-            if fault and (
-                over.why is not Why.FAULT or not over.release.verified
-            ):  # its error does not tell it
-                self._notice(News(fault))
-            return over
-
-    def _end(self, prepared: Prepared, monitor: Monitor, fault: str) -> Over:
-        """Release the server if its guards did not, prove it, and find the cause; see `Over` for ``fault``."""
-        state = monitor.state
-        began = state.began or time.monotonic()
-        leader = state.leader
-        ended: list[Ended | Outcome] = [*state.ended]
-        if fault or not ended:
-            known = prepared.verifier.known
-            before = record.read_existing_segments(str(prepared.folder.path))
-            ended.append(force_kill.release(prepared.folder.mark, leader, before, known=known))
-        over = self._conclude(prepared, leader, state.why, began, ended)
-        over = replace(over, disk=monitor.disk, fault=fault)
-        if monitor.disk:
-            self._notice(News(f"{monitor.disk}: the log of {self._name} lacks its end."))
-        if over.why is not Why.LEADER_ENDED:
-            return over
-        try:
-            return replace(over, failure=self._cause(prepared, over.release, was_ready=state.is_ready))
-        except Exception as error:  # noqa: BLE001 - the release is proved all the same
-            self._notice(News(faults.told(error)))
-            return over
 
     def _launch(self) -> Launched | None:
         """Release what others left, which may hold the memory that is needed, and launch the server.
@@ -236,7 +191,65 @@ class Supervisor:
                 raise unusable(error) from error
         return self._provisioner.launch(self._cancelled, tell)
 
+    def _follow(self, prepared: Prepared, guards: Guards) -> Over:
+        """Follow a server to its end, and prove its release; return the end.
+
+        Raises:
+            _NothingRanError: the leader could not be executed.
+        """
+        with contextlib.ExitStack() as held:  # the locks of the GPUs, until the release is proved
+            listener = OwnListener(prepared.address, prepared.port, lambda: monitor.state.leader)
+            monitor = Monitor(
+                StateMachine(prepared.first, self._ttl, self._keep_alive),
+                prepared,
+                guards,
+                Api(self._provisioner.command.endpoint, listener.verify),
+                self._requests,
+                self._cancelled.wake,
+                self._notice,
+                held,
+            )
+            fault = _watch(monitor, guards)
+            if monitor.state.refused is not None:
+                raise _NothingRanError(_refusal(monitor.state.refused, monitor.disk))
+            try:
+                over = self._end(prepared, monitor, fault)
+            except Exception as error:  # noqa: BLE001 - another stop tries again
+                fault = faults.told(error)
+                over = self._unknown_end(prepared, monitor.state, fault)
+            is_told = over.why is Why.FAULT and over.release.verified  # by the error of the end
+            if fault and not is_told:
+                self._notice(News(fault))
+            return over
+
+    def _end(self, prepared: Prepared, monitor: Monitor, fault: str) -> Over:
+        """Release the server if its guards did not, prove that, and find the cause.
+
+        Args:
+            prepared: the server.
+            monitor: has followed the server.
+            fault: the fault of vllm_magic that ended the monitor; "" for none.
+        """
+        state = monitor.state
+        began = state.began or time.monotonic()
+        reports: list[Ended | Outcome] = [*state.ended]
+        if fault or not reports:
+            known = prepared.verifier.known
+            before = record.read_existing_segments(str(prepared.folder.path))
+            reports.append(force_kill.release(prepared.folder.mark, state.leader, before, known=known))
+        over = self._prove(_EndedServer(prepared, state.leader, reports), state.why, began)
+        over = replace(over, disk=monitor.disk, fault=fault)
+        if over.disk:
+            self._notice(News(f"{over.disk}: the log of {self._name} lacks its end."))
+        if over.why is Why.LEADER_ENDED:
+            try:
+                return replace(over, failure=self._cause(prepared, over.release, was_ready=state.is_ready))
+            except Exception as error:  # noqa: BLE001 - the release is proved all the same
+                self._notice(News(faults.told(error)))
+        return over
+
     def _cause(self, prepared: Prepared, release: Release, *, was_ready: bool) -> Failure:
+        """Find out why the leader ended by itself."""
         paths = prepared.folder
         path = paths.log if release.left else paths.kept_log
         tail = log.tail(path, LOG_TAIL, prepared.secrets)
@@ -244,44 +257,81 @@ class Supervisor:
             prepared, self._provisioner.command.argv[0], tail, release.exit_code, was_ready=was_ready
         )
 
-    def _end_again(self) -> Notice:
-        assert self._unproved is not None  # noqa: S101 - the end that was not proved has set it
-        prepared, leader, before = self._unproved
-        left = before[-1].left
-        began = time.monotonic()
-        with contextlib.ExitStack() as cleanup:
-            with contextlib.suppress(OSError):
-                cleanup.enter_context(locks.ReleaseLocks(prepared.gpus))
-            known = [Identity(*row[:2]) for row in left]
-            existing = record.read_existing_segments(str(prepared.folder.path))
-            said = force_kill.release(prepared.folder.mark, leader, existing, known=known)
-            there = [row[:2] for row in said.ended + said.left]
-            gone = [row for row in left if row[:2] not in there and row[0] != UNKNOWN_PID]
-            meanwhile = Outcome(gone, [], 0.0)
-            said = said._replace(left=said.left + [row for row in left if row[0] == UNKNOWN_PID])
-            earlier = [] if left else before  # if all had ended, those reports belong to this release too
-            return self._conclude(prepared, leader, Why.ASKED, began, [*earlier, meanwhile, said])
+    def _unknown_end(self, prepared: Prepared, state: MonitorState, fault: str) -> Over:
+        """Return the end of a server whose end failed with a fault: nothing is proved, and another stop tries again."""
+        self._unproved = _EndedServer(prepared, state.leader, [*state.ended, Outcome([], [], 0.0)])
+        began = state.began or time.monotonic()
+        return Over(report.unproved(self._name, state.why, began, fault.rstrip(".")), state.why)
 
-    def _conclude(
-        self,
-        prepared: Prepared,
-        leader: Identity | None,
-        why: Why,
-        began: float,
-        ended: Sequence[Ended | Outcome],
-    ) -> Over:
+    def _end_again(self) -> Over:
+        """Kill what the last try has left, and prove the release again."""
+        before = self._unproved
+        assert before is not None  # noqa: S101 - the end that was not proved has set it
+        began = time.monotonic()
+        with contextlib.ExitStack() as held:
+            with contextlib.suppress(OSError):
+                held.enter_context(locks.ReleaseLocks(before.prepared.gpus))
+            return self._prove(_killed_again(before), Why.ASKED, began)
+
+    def _prove(self, server: _EndedServer, why: Why, began: float) -> Over:
         """Clear the folder if nothing is left, prove the release, and return the end."""
+        prepared, left = server.prepared, server.reports[-1].left
         paths, files_left = prepared.folder, ""
-        if not ended[-1].left:  # else the folder stays: it is the record of what is left
+        if not left:  # else the folder stays: it is the record of what is left
             # The guards clear the folder themselves, unless they are killed before that.
             files_left = folder.clear(*map(str, (paths.path, paths.tmp, paths.log, paths.kept_log)))
-        record.add_known_processes(str(paths.path), ended[-1].left)
-        released = report.release(self._name, why, began, ended, prepared.verifier, leader)
-        unproved.update(leader, prepared.verifier, released)
+        record.add_known_processes(str(paths.path), left)
+        released = report.release(self._name, why, began, server.reports, prepared.verifier, server.leader)
+        unproved.update(server.leader, prepared.verifier, released)
         released = replace(released, files_left=files_left)
         if released.left or released.unseen:
-            self._unproved = prepared, leader, ended
+            self._unproved = server
         return Over(released, why)
+
+
+def _watch(monitor: Monitor, guards: Guards) -> str:
+    """Run the monitor until the guards are gone.
+
+    Returns:
+        The fault of vllm_magic that ended the monitor, in words; "" for none. After a fault the guards are killed, and the
+        server may live.
+    """
+    try:
+        monitor.run()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the server must not stay
+        monitor.give_up()
+        return faults.told(error)
+    finally:
+        guards.close()
+    return ""
+
+
+def _killed_again(before: _EndedServer) -> _EndedServer:
+    """Send SIGKILL to what is left of a server; return the server with the reports of all that has ended it."""
+    left = before.reports[-1].left  # rows of [pid, start, name, how]
+    paths = before.prepared.folder
+    outcome = force_kill.release(
+        paths.mark,
+        before.leader,
+        record.read_existing_segments(str(paths.path)),
+        known=[Identity(*row[:2]) for row in left],
+    )
+    found = [row[:2] for row in outcome.ended + outcome.left]
+    unknown = [row for row in left if row[0] == UNKNOWN_PID]  # something is left that nobody can find
+    gone = [row for row in left if row[:2] not in found and row not in unknown]
+    meanwhile = Outcome(gone, [], 0.0)
+    outcome = outcome._replace(left=outcome.left + unknown)
+    earlier = [] if left else before.reports  # if all had ended, those reports belong to this release too
+    return replace(before, reports=[*earlier, meanwhile, outcome])
+
+
+def _refusal(refused: Refused, disk: str) -> StartFailed:
+    """Return the error for a leader that could not be executed; ``disk`` as in `Over`."""
+    hint = ledger.MAKE_ROOM if refused.errno in NO_ROOM else REFUSED_HINT
+    if refused.errno == errno.E2BIG:
+        hint = "A flag or an environment variable is longer than 128 KiB, or all together are too long"
+    because = ". ".join(filter(None, (refused.text, disk)))
+    return StartFailed(f"vLLM could not be executed: {because}", hint)
 
 
 class _NothingRanError(Exception):
