@@ -13,6 +13,7 @@ import pytest
 
 from vllm_magic import ledger
 from vllm_magic.errors import StartFailed
+from vllm_magic.recovery import remote_stop
 from vllm_magic.release.result import Proof
 
 # Above the promise of the README, so that a busy machine does not fail a test that found no fault.
@@ -192,6 +193,18 @@ def test_a_stop_with_less_grace_hurries_the_first(manager, spec, traces):
     first.join(60)
     assert not first.is_alive()
     assert release.verified
+    traces.check()
+
+
+def test_a_stop_from_elsewhere_has_its_whole_grace(manager, spec, probe, traces, monkeypatch):
+    """This kernel, which nobody has asked, leaves the guards as much time as they were given."""
+    monkeypatch.setattr("vllm_magic.lifecycle.state.GUARD_LIMIT", 1.0)
+    server = start(manager, spec(faults={"exit_delay_s": 4.0}))
+    (entry,) = ledger.entries()
+    remote_stop.stop(entry, entry.record, probe, grace=60.0, patience=60.0)
+    assert server.wait_over(60)
+    assert (server.release.exit_code, server.release.verified) == (0, True)
+    assert "SIGKILL" not in {process.how for process in server.release.ended}
     traces.check()
 
 

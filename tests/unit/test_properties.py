@@ -383,7 +383,7 @@ messages = st.one_of(
     st.builds(Started, identity, identity, identity),
     st.builds(KnownProcesses, st.lists(identity, max_size=3)),
     st.builds(Refused, st.integers(0, 200), text),
-    st.builds(Stopping, why),
+    st.builds(Stopping, why, seconds),
     st.builds(
         Ended,
         text,

@@ -223,7 +223,7 @@ class Guard:
             stop: the times for the processes to end by themselves.
             end_grace: descriptors; when one becomes readable, the grace period ends at once.
         """
-        self.send(Stopping(why.value))
+        self.send(Stopping(why.value, stop.grace))
         with contextlib.ExitStack() as stack:
             for lock in self.request.locks:
                 stack.enter_context(_try_shared_lock(lock))

@@ -160,9 +160,10 @@ class Refused(NamedTuple):
 
 
 class Stopping(NamedTuple):
-    """``why`` is a value of `Why`."""
+    """``why`` is a value of `Why`; ``grace`` as in the `Stop` that it comes from, 0.0 if nobody has asked."""
 
     why: str
+    grace: float = 0.0
 
 
 class Ended(NamedTuple):

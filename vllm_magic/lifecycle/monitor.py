@@ -13,7 +13,7 @@ import time
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vllm_magic import background, ledger
+from vllm_magic import background, durations, ledger
 from vllm_magic.engine.startup import log, stages
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.gpu import locks
@@ -201,9 +201,11 @@ class Monitor:
         yield TimePassed(time.monotonic())
 
     def _timeout(self) -> float | None:
-        """Milliseconds until the machine wants to be woken up; None for no limit."""
+        """Milliseconds until the machine wants to be woken up, or somewhat less; None for no limit."""
         wake_at = self._machine.wake_at
-        return None if wake_at is None else max(0.0, wake_at - time.monotonic()) * 1000
+        if wake_at is None:
+            return None
+        return min(max(0.0, wake_at - time.monotonic()), durations.MOST) * 1000
 
     def _answered_looks(self) -> Iterator[Event]:
         if self._health is not None and self._health.done():

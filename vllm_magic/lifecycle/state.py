@@ -8,8 +8,8 @@ monitor, and `StateMachine.wake_at` says when the machine wants to hear of the t
 - A later request that may hurry, with less grace, takes the place of the one before and goes to the guards at once, which
   then kill. Other later requests change nothing.
 - Guards hang that do not say within `ANSWER_LIMIT` seconds that a release has begun, or that are not gone `GUARD_LIMIT`
-  seconds after the grace; where they were hurried, after the grace of that. They are killed, and the server is released in their place. If they are not gone
-  `ANSWER_LIMIT` seconds later either, the machine gives up.
+  seconds after the grace of the last stop that they were sent, from here or by somebody else. They are killed, and the
+  server is released in their place. If they are not gone `ANSWER_LIMIT` seconds later either, the machine gives up.
 - At the first sign of an end (a request, a release by the guards, their own end) starts are kept off the GPUs.
 - A server that was idle at the last look ends because of that, whoever asks.
 """
@@ -221,7 +221,7 @@ class StateMachine:
             case KnownProcesses():
                 return (KnowProcesses(tuple(Identity(*one) for one in message.known)),)
             case Stopping():
-                return self._on_stopping(Why(message.why), at)
+                return self._on_stopping(message, at)
         return ()
 
     def _note(self, message: Message) -> None:
@@ -240,10 +240,13 @@ class StateMachine:
         if isinstance(event, MessageReceived):
             self._note(event.message)
 
-    def _on_stopping(self, why: Why, at: float) -> tuple[Action, ...]:
+    def _on_stopping(self, message: Stopping, at: float) -> tuple[Action, ...]:
         """The guards have begun to end the server."""
-        why = self._why_asked if why is Why.ASKED else why
-        grace = self.state.plan.grace if self.state.plan else 0.0
+        why, plan = Why(message.why), self.state.plan
+        if why is Why.ASKED:
+            why = self._why_asked
+        is_stop_sent = plan is not None and self.state.drain_until is None
+        grace = plan.grace if plan and is_stop_sent else message.grace
         self._change(why=why, guard_deadline=at + grace + GUARD_LIMIT)
         return (*self._begin_end(at), Tell(Ending(why)))
 

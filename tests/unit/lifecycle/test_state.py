@@ -25,7 +25,7 @@ from followed import (
 
 from vllm_magic.engine.models.download import Download
 from vllm_magic.engine.startup.stages import Progress, Stage
-from vllm_magic.guard.protocol import Why
+from vllm_magic.guard.protocol import Stopping, Why
 from vllm_magic.lifecycle.actions import (
     BeginRelease,
     GiveUpGuards,
@@ -405,6 +405,23 @@ class TestAnEndThatNobodyAskedFor:
         """In a terminal, say."""
         server = ready()
         assert server.says(Why.ASKED) == [BeginRelease(), Tell(Ending(Why.ASKED))]
+
+    def test_with_a_grace_of_its_own(self):
+        server = ready()
+        server.says(Stopping(Why.ASKED.value, 120.0))
+        assert server.machine.wake_at == server.now + 120.0 + GUARD_LIMIT
+
+    def test_also_during_a_drain(self):
+        server = ready()
+        server.stop(5.0, drain=600)
+        server.says(Stopping(Why.ASKED.value, 120.0))
+        assert server.state.guard_deadline == server.now + 120.0 + GUARD_LIMIT
+
+    def test_a_request_of_this_kernel_counts_more(self):
+        server = ready()
+        server.stop(5.0)
+        server.says(Stopping(Why.ASKED.value, 120.0))
+        assert server.machine.wake_at == server.now + 5.0 + GUARD_LIMIT
 
     @pytest.mark.parametrize("server", [Followed, starting, ready])
     def test_the_guards_are_gone_without_a_word(self, server):

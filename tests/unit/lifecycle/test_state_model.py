@@ -161,11 +161,11 @@ class FollowedServer(RuleBasedStateMachine):
         self.says(message)
 
     @precondition(lambda self: self.done[KillGuards] == 0 and not self.state.is_over)
-    @rule(why=st.sampled_from(Why))
-    def the_guards_begin(self, why: Why) -> None:
-        plan = self.state.plan
-        self.kill_from = self.now + (plan.grace if plan else 0.0) + GUARD_LIMIT
-        self.says(Stopping(why.value))
+    @rule(why=st.sampled_from(Why), grace=st.sampled_from(GRACES))
+    def the_guards_begin(self, why: Why, grace: float) -> None:
+        """Also because somebody else has asked them, with a grace that this kernel does not know."""
+        self.kill_from = self.now + (self.sent[-1] if self.sent else grace) + GUARD_LIMIT
+        self.says(Stopping(why.value, grace))
 
     # The server.
 
