@@ -168,8 +168,8 @@ class LeaderStarted:
 
 
 @dataclass(frozen=True)
-class Moved:
-    """A start made progress."""
+class ProgressChanged:
+    """The start of the server has come further."""
 
     progress: Progress
 
@@ -225,10 +225,12 @@ class NeverStarted:
 
 
 @dataclass(frozen=True)
-class Broken:
-    """A fault of vllm_magic itself before the server was there, or in another try at its release: nothing new is known."""
+class SupervisorFailed:
+    """An error came before the server was there, or in another try at its release: nothing new is known of the server."""
 
     error: VllmMagicError
 
 
-Notice = LeaderStarted | Moved | News | Ready | Idle | Ending | Over | NeverStarted | Broken
+Notice = (
+    LeaderStarted | ProgressChanged | News | Ready | Idle | Ending | Over | NeverStarted | SupervisorFailed
+)

@@ -47,8 +47,8 @@ from vllm_magic.lifecycle.events import (
     Idle,
     LogRead,
     MessageReceived,
-    Moved,
     News,
+    ProgressChanged,
     Ready,
     StopRequested,
     StopSent,
@@ -349,7 +349,7 @@ class StateMachine:
         if progress == self.state.progress:
             return ()
         self._change(progress=progress)
-        return (Tell(Moved(progress)),)
+        return (Tell(ProgressChanged(progress)),)
 
     def _tell_fault(self, fault: str) -> tuple[Action, ...]:
         """A look that failed is told once, and is no reason to end the server."""

@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_magic.engine.startup.stages import Progress, Stage
 from vllm_magic.guard.protocol import Why
-from vllm_magic.lifecycle.events import Broken, Ending, LeaderStarted, Moved, NeverStarted, Over, Ready
+from vllm_magic.lifecycle.events import (
+    Ending,
+    LeaderStarted,
+    NeverStarted,
+    Over,
+    ProgressChanged,
+    Ready,
+    SupervisorFailed,
+)
 from vllm_magic.release import report
 from vllm_magic.release.result import nothing_to_release
 
@@ -133,7 +141,7 @@ class LifecycleStatus:
                     kind=notice.kind,
                     cold_because=notice.cold_because,
                 )
-            case Moved():
+            case ProgressChanged():
                 after = replace(self, progress=notice.progress)
             case Ready() if self.state is ServerState.STARTING:
                 after = self._entered(ServerState.READY, at, progress=READY, ready_after=seconds)
@@ -141,7 +149,7 @@ class LifecycleStatus:
                 after = self._entered(ServerState.STOPPING, at)
             case NeverStarted():
                 after = self._failed(notice.error, nothing_to_release(self.server), at)
-            case Broken():
+            case SupervisorFailed():
                 after = self._failed(notice.error, self.release, at)
             case Over():
                 after = self._ended(notice, at)

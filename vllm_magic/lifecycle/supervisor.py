@@ -19,7 +19,7 @@ from vllm_magic.guard import folder, record
 from vllm_magic.guard.ladder import UNKNOWN_PID, Outcome
 from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.lifecycle import failure_cause, faults
-from vllm_magic.lifecycle.events import Broken, NeverStarted, News, Notice, Over, StopPlan
+from vllm_magic.lifecycle.events import NeverStarted, News, Notice, Over, StopPlan, SupervisorFailed
 from vllm_magic.lifecycle.idle_timeout import KEEP_ALIVE
 from vllm_magic.lifecycle.monitor import Monitor
 from vllm_magic.lifecycle.own_listener import OwnListener
@@ -71,7 +71,7 @@ class Supervisor:
         name: the name of the server.
         provisioner: makes the server, in this thread.
         probe: reads the GPUs.
-        notice: called in this thread with each `Notice`; the last is `Over`, `NeverStarted` or `Broken`.
+        notice: called in this thread with each `Notice`; the last is `Over`, `NeverStarted` or `SupervisorFailed`.
         ttl: seconds without a request after which the server is `Idle`; None for never.
         keep_alive: seconds for which the server leaves an idle connection open.
     """
@@ -144,9 +144,9 @@ class Supervisor:
         except _NothingRanError as error:
             last = NeverStarted(error.reason)
         except VllmMagicError as error:
-            last = Broken(error)
+            last = SupervisorFailed(error)
         except Exception as error:  # noqa: BLE001 - a waiting caller must hear of every fault, also of our own
-            last = Broken(VllmMagicError(faults.told(error)))
+            last = SupervisorFailed(VllmMagicError(faults.told(error)))
         self._notice(last)
 
     def _notice(self, notice: Notice) -> None:

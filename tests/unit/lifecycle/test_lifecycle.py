@@ -11,7 +11,7 @@ from vllm_magic.engine.startup.estimate import Pace
 from vllm_magic.engine.startup.stages import Progress, Stage
 from vllm_magic.errors import StartFailed
 from vllm_magic.guard.protocol import Why
-from vllm_magic.lifecycle.events import Ending, Moved, NeverStarted, Over, Ready
+from vllm_magic.lifecycle.events import Ending, NeverStarted, Over, ProgressChanged, Ready
 from vllm_magic.lifecycle.lifecycle import Lifecycle
 from vllm_magic.lifecycle.status import ServerState
 from vllm_magic.release.result import nothing_to_release
@@ -27,7 +27,7 @@ def lifecycle() -> Lifecycle:
 
 def test_a_whole_life(lifecycle):
     seen = [lifecycle.now.state]
-    for notice in (Moved(Progress(Stage.LOADING)), Ready(), Ending(Why.ASKED), RELEASED):
+    for notice in (ProgressChanged(Progress(Stage.LOADING)), Ready(), Ending(Why.ASKED), RELEASED):
         lifecycle.take(notice)
         seen.append(lifecycle.now.state)
     assert seen == ["starting", "starting", "ready", "stopping", "released"]
@@ -86,8 +86,8 @@ def test_a_stop_that_comes_too_late(lifecycle):
 
 
 def test_the_time_of_each_stage(lifecycle):
-    lifecycle.take(Moved(Progress(Stage.IMPORTING)))
-    lifecycle.take(Moved(Progress(Stage.LOADING)))
+    lifecycle.take(ProgressChanged(Progress(Stage.IMPORTING)))
+    lifecycle.take(ProgressChanged(Progress(Stage.LOADING)))
     assert Stage.IMPORTING in lifecycle.stages()
     share = lifecycle.estimate().share
     lifecycle.go_by(Pace({Stage.IMPORTING: 9.0, Stage.LOADING: 1.0}))

@@ -50,8 +50,8 @@ from vllm_magic.lifecycle.events import (
     Idle,
     LogRead,
     MessageReceived,
-    Moved,
     News,
+    ProgressChanged,
     Ready,
     StopPlan,
     StopRequested,
@@ -96,7 +96,7 @@ class TestAStart:
     def test_the_leader_runs(self):
         server = Followed(first=Stage.CONFIGURING)
         configuring = Progress(Stage.CONFIGURING)
-        assert server.says(STARTED) == [TellLeaderStarted(LEADER), Tell(Moved(configuring))]
+        assert server.says(STARTED) == [TellLeaderStarted(LEADER), Tell(ProgressChanged(configuring))]
         assert (server.state.leader, server.state.guards) == (LEADER, (OUTER, INNER))
         assert server.state.progress == configuring
         assert server.state.is_starting
@@ -129,13 +129,17 @@ class TestAStart:
         server = starting()
         loading = [Progress(Stage.LOADING, (done, 8)) for done in (1, 2, 2)]
         server.log = (*loading, Progress(Stage.ENGINE))  # another worker, which is behind
-        assert server.passes()[:3] == [ReadLog(), Tell(Moved(loading[0])), Tell(Moved(loading[1]))]
+        assert server.passes()[:3] == [
+            ReadLog(),
+            Tell(ProgressChanged(loading[0])),
+            Tell(ProgressChanged(loading[1])),
+        ]
         assert server.state.progress == loading[1]
 
     def test_a_download_is_looked_at_now_and_then(self):
         server = starting()
         server.download = Download(1, 8, None)
-        assert Tell(Moved(Progress(Stage.IMPORTING, download=server.download))) in server.passes()
+        assert Tell(ProgressChanged(Progress(Stage.IMPORTING, download=server.download))) in server.passes()
         assert LookAtDownload() not in server.passes(DOWNLOAD_LOOK - READY_LOOK)
         assert LookAtDownload() in server.passes(READY_LOOK)
 

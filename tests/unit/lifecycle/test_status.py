@@ -13,15 +13,15 @@ from vllm_magic.errors import ReleaseFailed, ServerFailed, StartFailed, VllmMagi
 from vllm_magic.guard.protocol import Why
 from vllm_magic.ledger import Folder
 from vllm_magic.lifecycle.events import (
-    Broken,
     Ending,
     Idle,
     LeaderStarted,
-    Moved,
     NeverStarted,
     News,
     Over,
+    ProgressChanged,
     Ready,
+    SupervisorFailed,
 )
 from vllm_magic.lifecycle.status import READY, LifecycleStatus, ServerState
 from vllm_magic.linux.processes import Identity
@@ -68,7 +68,7 @@ def test_it_begins_with_nothing_known():
     [
         #                            starting  ready     stopping
         (STARTED,                   (STARTING, RUNS,     STOPPING)),
-        (Moved(Progress(Stage.LOADING)), (STARTING, RUNS, STOPPING)),
+        (ProgressChanged(Progress(Stage.LOADING)), (STARTING, RUNS, STOPPING)),
         (News("a line"),            (STARTING, RUNS,     STOPPING)),
         (Ready(),                   (RUNS,     RUNS,     STOPPING)),
         (Idle(),                    (STARTING, RUNS,     STOPPING)),
@@ -81,7 +81,7 @@ def test_it_begins_with_nothing_known():
         (Over(UNSEEN, Why.ASKED),   (FAILED,   FAILED,   FAILED)),
         (Over(LEFT, Why.ASKED),     (FAILED,   FAILED,   FAILED)),
         (NeverStarted(ERROR),       (FAILED,   FAILED,   FAILED)),
-        (Broken(ERROR),             (FAILED,   FAILED,   FAILED)),
+        (SupervisorFailed(ERROR),             (FAILED,   FAILED,   FAILED)),
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
@@ -105,7 +105,7 @@ class TestWhatANoticeTells:
 
     def test_the_progress(self):
         progress = Progress(Stage.LOADING, (3, 8))
-        assert status().after(Moved(progress), AT, 5.0) == status(progress=progress)
+        assert status().after(ProgressChanged(progress), AT, 5.0) == status(progress=progress)
 
     def test_how_long_the_start_took(self):
         after = status().after(Ready(), AT, 5.0)
@@ -119,7 +119,7 @@ class TestWhatANoticeTells:
         assert (after.error, after.release) == (ERROR, PROVED)
 
     def test_a_fault_leaves_the_release_as_it_was(self):
-        after = status(STOPPING, release=UNSEEN).after(Broken(ERROR), AT, 5.0)
+        after = status(STOPPING, release=UNSEEN).after(SupervisorFailed(ERROR), AT, 5.0)
         assert (after.error, after.release) == (ERROR, UNSEEN)
 
     def test_a_release_that_is_proved_has_no_error(self):
@@ -176,8 +176,8 @@ class TestWhoHearsOfAFailure:
             (True, Over(UNSEEN, Why.IDLE), True),  # the server itself asked
             (False, NeverStarted(ERROR), True),
             (True, NeverStarted(ERROR), False),
-            (False, Broken(ERROR), True),
-            (True, Broken(ERROR), False),
+            (False, SupervisorFailed(ERROR), True),
+            (True, SupervisorFailed(ERROR), False),
             (False, Over(PROVED, Why.ASKED), False),  # no failure
         ],
     )

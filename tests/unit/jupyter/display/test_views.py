@@ -22,7 +22,7 @@ from vllm_magic.guard.protocol import Why
 from vllm_magic.jupyter.display import views
 from vllm_magic.jupyter.display.progress import ProgressLine
 from vllm_magic.jupyter.panel import snapshot as snapshot_module
-from vllm_magic.lifecycle.events import Moved, NeverStarted, Over, Ready
+from vllm_magic.lifecycle.events import NeverStarted, Over, ProgressChanged, Ready
 from vllm_magic.linux import processes
 from vllm_magic.recovery import sweep
 from vllm_magic.release import report
@@ -143,7 +143,7 @@ class TestServers:
 
     def test_while_it_starts(self):
         one = a_server()
-        one._run.handle(Moved(Progress(Stage.LOADING, (3, 8))))
+        one._run.handle(ProgressChanged(Progress(Stage.LOADING, (3, 8))))
         assert "starting: loading weights" in same(views.status([one.status], None))
         assert same(views.server(one)).startswith("tiny: starting: loading weights")
 
@@ -274,7 +274,7 @@ class TestProgress:
             Progress(Stage.LOADING, (3, 8)),
             Progress(Stage.LOADING, (8, 8)),
         ):
-            one._run.handle(Moved(progress))
+            one._run.handle(ProgressChanged(progress))
             line.report(one)
 
     def test_in_a_terminal_one_line_is_written_over(self, monkeypatch):
