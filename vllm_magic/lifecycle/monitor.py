@@ -17,6 +17,7 @@ from vllm_magic import background, durations, ledger
 from vllm_magic.engine.startup import log, stages
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.gpu import locks
+from vllm_magic.guard.ladder import KILL_LIMIT
 from vllm_magic.lifecycle import faults, idle_timeout
 from vllm_magic.lifecycle.actions import (
     Action,
@@ -67,6 +68,8 @@ if TYPE_CHECKING:
     from vllm_magic.provisioning.base import Prepared
 
 DISK_LIMIT = 1.0  # seconds for the disk of the log to say whether it is full
+# Seconds to hear from guards that were killed: the inner one may be releasing the server meanwhile.
+LAST_WORDS_LIMIT = KILL_LIMIT + 10.0
 
 _T = TypeVar("_T")
 
@@ -168,9 +171,13 @@ class Monitor:
         hung_guards.kill(self.state.guards)
         self._guards.kill()
         with contextlib.suppress(Exception):  # it may be the fault
-            while messages := self._guards.receive():
+            while self._is_heard_from() and (messages := self._guards.receive()):
                 for message in messages:
                     self._machine.handle(MessageReceived(time.monotonic(), message))
+
+    def _is_heard_from(self) -> bool:
+        """Wait until guards that were killed have said something, or are gone; False if neither comes."""
+        return bool(pidfd.readable([self._guards.fileno()], LAST_WORDS_LIMIT))
 
     def _handle(self, event: Event) -> None:
         """Have the machine handle an event, do what it answers, and have it handle what follows from that."""

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from vllm_magic.lifecycle.actions import Action
     from vllm_magic.lifecycle.events import Event, StopPlan
 
+# The status of a server and its holder are imported from here by those above.
 __all__ = ["Lifecycle", "MonitorState", "ServerState", "StateMachine"]
 
 READY_LOOK = 0.05  # seconds between looks at the log and at /health while the server starts
