@@ -10,7 +10,7 @@ import pytest
 
 from vllm_magic.errors import ReleaseFailed, VllmMagicError
 from vllm_magic.guard.client import GuardPair
-from vllm_magic.lifecycle import failure_cause, idle_timeout
+from vllm_magic.lifecycle import failure_cause
 from vllm_magic.lifecycle.monitor import Monitor
 from vllm_magic.lifecycle.state import StateMachine
 from vllm_magic.linux import pidfd
@@ -104,17 +104,6 @@ class TestWhileItRuns:
         assert (release.verified, release.why, server.state) == (True, "asked", "released")
         assert [line.startswith("A fault of vllm_magic: RuntimeError") for line in manager.news()] == [True]
         traces.check()
-
-    def test_a_look_at_its_use_ends_nothing(self, manager, spec, breaks):
-        breaks.patch(idle_timeout, "look")
-        breaks.set()
-        server = manager.start(spec(ttl=1.0), timeout=LIMIT).server
-        assert not server._run.wait_over(3.0)
-        assert server.state == "ready"
-        assert [line.startswith("A fault of vllm_magic: RuntimeError") for line in manager.news()] == [True]
-        breaks.clear()
-        assert server._run.wait_over(LIMIT)
-        assert server.release.why == "idle"
 
     def test_a_look_at_its_health_ends_nothing(self, manager, spec, breaks):
         breaks.patch(Monitor, "_answers_for_us", times=3)

@@ -92,8 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/metrics" and self.server.options.metrics_drip:
             self._drip()
         elif path == "/metrics":
-            said = self.server.options.metrics or load.metrics()
-            self._send(200, said.encode(), "text/plain; version=0.0.4; charset=utf-8")
+            self._send(200, load.metrics().encode(), "text/plain; version=0.0.4; charset=utf-8")
         elif path == "/version":
             self._send_json(200, {"version": "0.32.0"})
         elif path == "/v1/models":

@@ -88,7 +88,6 @@ class Options:
     )
 
     metrics_drip: bool = False  # /metrics answers a byte at a time, for ever
-    metrics: str | None = None  # what /metrics says in place of the counters
     late_counters: bool = (
         False  # /metrics shows no request before its end, as vLLM's in one long step of its engine
     )
