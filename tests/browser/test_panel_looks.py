@@ -6,7 +6,6 @@ The pictures are for a person to look at: build/shots/panel-THEME-STATE-APP.png.
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 
 import pytest
@@ -68,7 +67,7 @@ def eight_gpus(tmp_path, monkeypatch):
 
 @pytest.fixture
 def freezer():
-    made = Freezer(f"vllm-magic-{secrets.token_hex(4)}")
+    made = Freezer()
     yield made
     made.close()
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -26,7 +29,7 @@ from vllm_magic.release import force_kill
 
 @pytest.fixture
 def freezer():
-    made = Freezer(f"vllm-magic-{secrets.token_hex(4)}")
+    made = Freezer()
     yield made
     made.close()
 
@@ -148,3 +151,44 @@ def test_of_a_kernel_that_died(home, executable, freezer, traces, monkeypatch):
     probe.close()
     assert os.listdir(home) == ["logs"]
     traces.check()
+
+
+KILLED = """
+import subprocess, sys
+from matrix.resources import Freezer
+made = Freezer()
+nothing = subprocess.DEVNULL
+child = subprocess.Popen(["sleep", "300"], stdin=nothing, stdout=nothing, start_new_session=True)
+made.freeze(child.pid)
+print(made.path, child.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_a_killed_test_run_left_is_removed():
+    with contextlib.ExitStack() as stack:
+        runs = []
+        for _ in range(2):
+            path = os.pathsep.join([str(Path(by_hand.__file__).parent), os.environ.get("PYTHONPATH", "")])
+            run = subprocess.Popen(
+                [sys.executable, "-c", KILLED],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+            stack.callback(run.communicate)
+            stack.callback(run.kill)
+            group, pid = run.stdout.readline().split()
+            runs.append((run, Path(group), by_hand.identity(int(pid))))
+        killed, alive = runs
+        killed[0].kill()
+        killed[0].wait()  # another test may remove what it left at once
+        Freezer().close()
+        assert not killed[1].exists()
+        assert not processes.is_alive(killed[2])
+        assert alive[1].exists()
+        assert processes.is_alive(alive[2])
+    Freezer().close()
+    assert not alive[1].exists()
+    assert not processes.is_alive(alive[2])
