@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from vllm_magic.errors import ServerNotFound
+from vllm_magic.lifecycle import idle_timeout
 from vllm_magic.linux import connections
 
 
@@ -114,6 +116,28 @@ class TestServer:
         assert said.wait(60)
         assert said.text.count("word0") == 1
         assert release.verified
+
+    def test_the_half_of_a_request_keeps_it_for_a_limited_time(self, manager, spec, monkeypatch, traces):
+        """Nobody needs the key for that: any program of this machine can send it."""
+        monkeypatch.setattr(idle_timeout, "WAIT_LIMIT", 5.0)
+        server = manager.start(spec(ttl=1.0), timeout=60).server
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{"
+            )
+            sent = time.monotonic()
+            assert server.wait_over(60)
+            assert time.monotonic() - sent >= 5.0  # it did count, until the limit
+        assert (server.release.why, server.release.verified) == ("idle", True)
+        traces.check()
+
+    def test_a_few_bytes_that_are_no_request_do_not_keep_it(self, manager, spec, traces):
+        server = manager.start(spec(ttl=1.0), timeout=60).server
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(b"POST ")
+            assert server.wait_over(60)
+        assert (server.release.why, server.release.verified) == ("idle", True)
+        traces.check()
 
     @pytest.mark.parametrize("polls", [True, False])
     def test_a_connection_that_is_kept_open_is_no_use(self, manager, spec, polls):
