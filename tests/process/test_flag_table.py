@@ -426,3 +426,12 @@ def test_an_executable_that_is_gone_has_none(tmp_path, executable):
 
     assert interpreter(str(tmp_path / "none")) is None
     assert interpreter(executable) is None  # the stand-in by itself
+
+
+def test_what_prints_too_much_does_not_fill_the_disk(cache_folder, vllm, monkeypatch):
+    monkeypatch.setattr(flag_reading, "_READER", Path(vllm).with_name("talkative.py"))
+    flag_reading._READER.write_text("for _ in range(100): print('x' * 2**20)")
+    assert flag_reading.table(vllm) is None
+    (_, builder) = flag_reading._builders[vllm]
+    assert builder.wait(60) == 0
+    assert os.listdir(cache_folder) == []

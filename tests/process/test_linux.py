@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_magic.linux import memory, pidfd, processes, shared_memory, sock_diag, sockets
+from vllm_magic.linux import details, memory, pidfd, processes, shared_memory, sock_diag, sockets
 from vllm_magic.linux.processes import Identity
 
 SHM = Path("/dev/shm")
@@ -59,6 +59,12 @@ def identity(pid: int) -> Identity:
 
 
 class TestProcesses:
+    def test_of_a_long_command_line_the_beginning_is_read(self):
+        script = "print(flush=True); import sys; sys.stdin.read()"
+        with running(script, *["x" * 100_000] * 15) as child:
+            assert details.arguments(child.pid)[:3] == [sys.executable, "-c", script]
+            assert sum(map(len, details.arguments(child.pid))) <= details.MOST_ARGUMENTS
+
     @pytest.mark.parametrize(
         "name", [") (", "a) R 1 1 1", "((", "new\nline", " ", "", "VLLM::EngineCor", "模型模型模"]
     )

@@ -18,6 +18,8 @@ if __name__ == "__main__":
 
 from vllm_magic.children.watchdog import arguments, watch
 
+MOST = 2**26  # bytes of each file that the words write; a table has some 100 kB
+
 
 def main() -> None:
     """Run the words, if nobody else does already."""
@@ -25,6 +27,9 @@ def main() -> None:
     result = Path(result_path)
     os.setpriority(os.PRIO_PROCESS, 0, 19)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    most = MOST if hard == resource.RLIM_INFINITY else min(MOST, hard)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     new = result.with_suffix(".new")
     fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:

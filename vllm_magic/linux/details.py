@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
+MOST_ARGUMENTS = 2**18  # bytes of a command line; those of vLLM have some hundred
 
 
 def uid(pid: int) -> int | None:
@@ -57,10 +58,13 @@ def resident(pid: int) -> int | None:
 
 
 def arguments(pid: int) -> list[str]:
-    """Return the command line of a process; a title that it has set is one argument. Empty if the process is gone."""
+    """Return the command line of a process; a title that it has set is one argument. Empty if the process is gone.
+
+    Of a command line of more than `MOST_ARGUMENTS` bytes, which any user can make, only the beginning is returned.
+    """
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read().split(b"\0")
+            words = file.read(MOST_ARGUMENTS).split(b"\0")
     except OSError:
         return []
     return [os.fsdecode(word) for word in words if word]
