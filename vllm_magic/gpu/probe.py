@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_magic import background
 from vllm_magic.gpu.devices import ComputeProcess, Gpu, Snapshot
 from vllm_magic.linux import forks, pidfd, pidfd_calls, python
+from vllm_magic.linux.latch import Latch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,6 +55,7 @@ class Probe:
         self._env = env
         self._closing = False
         self._lock = threading.Lock()  # guards all below
+        self._under_way: Latch | None = None  # of the request under way; set when nobody waits for its answer
         self._child: subprocess.Popen[bytes] | None = None
         self._owner = 0
         self._answered = False
@@ -73,28 +75,37 @@ class Probe:
 
         This raises no error. A request takes at most `timeout`, or `start_timeout` for the first answer of a new process; it
         may first wait as long for the request of another thread. After a hang, the driver is not asked for
-        `_RETRY_AFTER_HANG` seconds.
+        `_RETRY_AFTER_HANG` seconds. An interrupt ends the request too.
 
         Args:
             timeout: seconds for an answer.
             may_start: whether a new process may be started. If False, only a process that has answered before is asked,
                 `timeout` is the limit of the whole call, and a late answer does not count as a hang.
         """
-        return background.off_main_thread(lambda: self._snapshot(timeout, may_start=may_start))
+        unwanted = Latch()
+        try:
+            return background.off_main_thread(lambda: self._snapshot(timeout, unwanted, may_start=may_start))
+        except BaseException:  # an interrupt: nobody waits for the answer any more
+            unwanted.set()
+            if self._under_way is unwanted:
+                self._kill()
+            raise
 
-    def _snapshot(self, timeout: float, *, may_start: bool) -> Snapshot:
+    def _snapshot(self, timeout: float, unwanted: Latch, *, may_start: bool) -> Snapshot:
         limit = timeout + (self._start_timeout if may_start else 0.0)
         if not self._lock.acquire(timeout=limit):
             return _no_gpus(f"the NVIDIA driver did not answer within {limit:g} s")
         try:
+            self._under_way = unwanted
             if time.monotonic() < self._next_attempt:
                 return _no_gpus(self._hang_problem)
             if not may_start and not self.is_warm:
                 return _no_gpus("the NVIDIA driver was not asked, since that would take its time")
-            return self._ask(timeout, patient=may_start)
+            return self._ask(timeout, unwanted, patient=may_start)
         except (_ProbeFailedError, OSError, ValueError) as error:
             return _no_gpus(str(error))
         finally:
+            self._under_way = None
             self._lock.release()
 
     @property
@@ -110,18 +121,24 @@ class Probe:
     def _close(self) -> None:
         self._closing = True
         try:
-            child = self._child
-            if child and self._owner == os.getpid():
-                child.kill()
+            self._kill()
             with self._lock:
                 self._end(_EXIT_WAIT)
         finally:
             self._closing = False
 
-    def _ask(self, timeout: float, *, patient: bool) -> Snapshot:
+    def _kill(self) -> None:
+        """Kill the probe process: whoever waits for its answer hears that it has ended."""
+        child = self._child
+        if child and self._owner == os.getpid():
+            child.kill()
+
+    def _ask(self, timeout: float, unwanted: Latch, *, patient: bool) -> Snapshot:
         child = self._running()
         if self._closing:  # checked after the start: `close` kills the process that it finds
             raise _ProbeFailedError("the probe was closed")
+        if unwanted.is_set():
+            raise _ProbeFailedError("nobody waits for the answer")
         if not self._answered:
             timeout = max(timeout, self._start_timeout)
         try:
