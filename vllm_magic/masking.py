@@ -25,8 +25,8 @@ _NAME = (
     r"(?:hf|hub|api|auth|access|session|refresh)[_-]?token)"
 )
 _BARE = r"""[^\s"',;)\]}]"""
-# What is not closed is a value to its end: a text that was cut may hold the beginning of a key. And the search for what closes
-# it takes no longer than the text, however many values begin in it.
+# A value without a closing quote or bracket extends to the end of the text: a text that was cut may contain the beginning of
+# a key. The search for the closing character takes no longer than the text, however many values begin in it.
 _VALUE = rf"""(?:(?:\[[^\]]*(?:\]|\Z)|\\*"[^"]*(?:"|\Z)|'[^']*(?:'|\Z)){_BARE}*|{_BARE}+)"""
 
 # (parts, pattern, replacement). A text that the pattern matches has one of the parts, in lower case. Most lines of a log have
@@ -90,7 +90,7 @@ def remember(secret: str) -> None:
 
 
 def mask(text: str, known: Iterable[str] = ()) -> str:
-    """The text with `SHOWN` in place of each secret.
+    """Return the text with `SHOWN` in place of each secret.
 
     Args:
         text: any text.
@@ -110,7 +110,7 @@ def mask(text: str, known: Iterable[str] = ()) -> str:
 
 
 def mask_words(words: Iterable[str]) -> list[str]:
-    """The words of a command line, masked. The words after ``--api-key`` and similar flags are secrets."""
+    """Return the masked words of a command line. The words after ``--api-key`` and similar flags are secrets."""
     masked: list[str] = []
     behind = False
     for word in words:
@@ -124,7 +124,7 @@ def mask_words(words: Iterable[str]) -> list[str]:
 
 
 def known(environ: Mapping[str, str]) -> list[str]:
-    """The values of variables with names of secrets; a value of several lines gives each of its lines."""
+    """Return the values of variables with names of secrets; each line of a value counts as a value."""
     return [
         line
         for name, value in environ.items()

@@ -1,4 +1,4 @@
-"""Requests to one server, and what may come of them in words."""
+"""Requests to one server, with messages for a person about every error."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from vllm_magic.engine.client.exchange import HttpResponse
     from vllm_magic.engine.endpoint import Endpoint
 
-SILENCE_LIMIT = 600.0  # seconds for an answer, of a stream between two events of it; as in the openai package
-# trust_env: a proxy from the environment has no business between a notebook and its own server.
-# verify: the certificate of a server on this machine is made out to another name. (Where there is none, this spares
-# httpx the reading of all authorities, 16 ms.)
-# follow_redirects: the address that the answer names would get the prompt.
+SILENCE_LIMIT = 600.0  # seconds for an answer, or between two events of a stream; as in the openai package
+# trust_env: requests to the notebook's own server must not go through a proxy from the environment.
+# verify: the certificate of a server on this machine is issued to another name. (For a server without TLS, this also saves
+# 16 ms, in which httpx would read all certificate authorities.)
+# follow_redirects: a redirect would send the prompt to another address.
 _OWN: Any = {"trust_env": False, "verify": False, "follow_redirects": False}
 UNREADABLE = (
     ValueError,
@@ -35,13 +35,13 @@ UNREADABLE = (
     RecursionError,
 )  # JSON of another form, with numbers that are none, or deep
 SUCCESS = range(200, 300)
-MOST = 2**30  # bytes of an answer that is no stream: of many embeddings
-REFUSAL_LIMIT = 5.0  # seconds for what a server says to a request that it refuses
-REFUSAL_MOST = 2**16  # bytes of that
+MOST = 2**30  # bytes of an answer that is not streamed, such as many embeddings
+REFUSAL_LIMIT = 5.0  # seconds for the text of a refusal
+REFUSAL_MOST = 2**16  # bytes of the text of a refusal
 LONGEST_EVENT = (
     2**26
 )  # bytes of one event of a stream; one with the log probabilities of a long prompt has some 10 MB
-_QUOTED = 300  # characters of what the server says; it may quote the whole request
+_QUOTED = 300  # characters that are quoted of the server's text, which may contain the whole request
 _SILENT = "was silent for too long"
 _TOO_LONG = f"one event has more than {LONGEST_EVENT // 2**20} MiB"
 
@@ -49,7 +49,7 @@ _PHRASES = {int(status): status.phrase for status in HTTPStatus}
 
 # Of vLLM (renderers/hf.py), and of older versions of transformers.
 _NO_TEMPLATE = ("must provide a chat template", "chat_template is not set")
-# What is missing where vLLM has no such route: it serves only those that suit the model (entrypoints/pooling/factories.py).
+# Messages for missing routes: vLLM has only the routes that suit the model (entrypoints/pooling/factories.py).
 _ROUTES = {
     "/v1/chat/completions": "generates no text. Use server.embed, server.score or server.classify",
     "/v1/completions": "generates no text. Use server.embed, server.score or server.classify",
@@ -64,14 +64,14 @@ _ROUTES = {
 class Connection:
     """Sends requests to one server. Safe to use from any thread.
 
-    Each request has a connection of its own: closing that is how vLLM is told that nobody waits for the answer, and no
-    idle connection is left for a server that stops.
+    Each request has its own connection. Closing the connection tells vLLM to abort the request, and a server that stops does
+    not wait for idle connections.
 
     Args:
-        name: of the server, for messages.
-        endpoint: how it is reached.
-        verify: called when a connection is made, and before anything is sent; raises `RequestFailed` where another
-            program than the server listens there. Each request carries the key and the prompt.
+        name: the name of the server, for messages.
+        endpoint: the address and the key of the server.
+        verify: called when a connection is made, before anything is sent; it raises `RequestFailed` if another program
+            listens at the address, since each request carries the key and the prompt.
     """
 
     def __init__(self, name: str, endpoint: Endpoint, verify: Callable[[], object] = lambda: None) -> None:
@@ -80,16 +80,16 @@ class Connection:
         self.verify = verify
 
     def post(self, path: str, body: Mapping[str, Any], limit: float = SILENCE_LIMIT) -> Any:
-        """The JSON that the server answers.
+        """Send a request, and return the JSON of the answer.
 
         Args:
-            path: of the route.
-            body: becomes JSON; what is None is left out, so that vLLM's own defaults hold.
+            path: the path of the route.
+            body: the body, which is sent as JSON; fields that are None are left out, so that vLLM's defaults apply.
             limit: seconds for the whole answer.
 
         Raises:
-            RequestFailed: there is no such answer.
-            InvalidOption: the body cannot be JSON.
+            RequestFailed: the request failed, or the answer is not JSON.
+            InvalidOption: the body cannot be written as JSON.
         """
         with told(self._name):
             return self._ask("POST", path, body, limit).json()
@@ -101,7 +101,7 @@ class Connection:
         body: Mapping[str, Any] | None = None,
         limit: float = SILENCE_LIMIT,
     ) -> str:
-        """The text that the server answers. Takes and raises what `post` does."""
+        """Send a request, and return the text of the answer. Arguments and errors as for `post`."""
         return self._ask(method, path, body, limit).text
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, limit: float) -> HttpResponse:
@@ -121,16 +121,18 @@ class Connection:
         return answer
 
     def stream(self, path: str, body: Mapping[str, Any], limit: float = SILENCE_LIMIT) -> Events:
-        """The events of an answer as they come; close it when done. It is the user's own, so it may take any time.
+        """Send a request, and return the events of the answer as they arrive. The caller closes them.
+
+        The whole answer has no limit of time.
 
         Args:
-            path: of the route.
+            path: the path of the route.
             body: as for `post`.
-            limit: seconds for the head of the answer, and then for each event of it.
+            limit: seconds for the head of the answer, and then for each event.
 
         Raises:
             RequestFailed: the request was refused.
-            InvalidOption: the body cannot be JSON.
+            InvalidOption: the body cannot be written as JSON.
         """
         data = _packed(body)
         headers = self._headers | {"Content-Type": "application/json"}
@@ -155,15 +157,15 @@ class Connection:
         return Events(self._name, sent, limit)
 
     def openai_client(self, check: Callable[[], object]) -> openai.OpenAI:
-        """The openai package's client.
+        """Return a client of the openai package.
 
         Args:
-            check: called before each request, and again on its connection before anything is sent; what it raises is
-                raised in place of a request. Once the server has ended, its port may be another program's, and each
-                request carries the key.
+            check: called before each request, and again after connecting and before anything is sent. Its errors are
+                raised instead of sending the request. After the end of the server, another program may use its port, and
+                each request carries the key.
 
         Raises:
-            VllmMagicError: it is not installed.
+            VllmMagicError: the openai package is not installed.
         """
         package = _openai()
         made: openai.OpenAI = package.OpenAI(
@@ -174,7 +176,7 @@ class Connection:
         return made
 
     def async_openai_client(self, check: Callable[[], object]) -> openai.AsyncOpenAI:
-        """The openai package's client for asyncio. Takes and raises what `openai_client` does."""
+        """Return a client of the openai package for asyncio. Arguments and errors as for `openai_client`."""
         package = _openai()
         made: openai.AsyncOpenAI = package.AsyncOpenAI(
             base_url=f"{self._endpoint.url}/v1",
@@ -193,13 +195,13 @@ class Connection:
 
 
 class Events:
-    """The events of one answer (server-sent events), each as JSON. Closing it ends the request on the server.
+    """The events of one answer (server-sent events), each as JSON. `close` ends the request on the server.
 
-    Comments, with which a server keeps a connection open, are no events.
+    Comments, with which a server keeps a connection open, do not count as events.
 
     Args:
-        name: of the server, for messages.
-        answer: whose body is not read yet.
+        name: the name of the server, for messages.
+        answer: the answer; its body has not been read.
         limit: seconds for each event.
     """
 
@@ -209,17 +211,17 @@ class Events:
         self._limit = limit
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Each event.
+        """Yield each event.
 
         Raises:
-            RequestFailed: the server broke off, or was silent for too long.
+            RequestFailed: the connection ended early, or the server was silent for too long.
         """
         with told(self._name, _SILENT):
             for data in self._events():
                 if data == b"[DONE]":
                     return
                 content = json.loads(data)
-                if "error" in content:  # the engine died, say; the status was sent long before
+                if "error" in content:  # as after a death of the engine; the status was sent long before
                     code = content["error"].get("code")
                     status = code if isinstance(code, int) else HTTPStatus.INTERNAL_SERVER_ERROR.value
                     raise refused(self._name, status, _message(data.decode(errors="replace")))
@@ -227,15 +229,15 @@ class Events:
             raise exchange.NoAnswerError("the answer ended before it was complete")
 
     def close(self) -> None:
-        """Close the connection; a second time does nothing."""
+        """Close the connection; a second call does nothing."""
         self._answer.close()
 
     def abort(self) -> None:
-        """End the request from another thread: who waits there for the next event hears that the server broke off."""
+        """End the request from another thread; the thread that waits for the next event gets `RequestFailed`."""
         self._answer.abort()
 
     def _events(self) -> Iterator[bytes]:
-        """The data of each event; each gets the whole limit of time."""
+        """Yield the data of each event. The limit of time applies to each event."""
         data: list[bytes] = []
         size = 0
         self._answer.renew(self._limit)
@@ -251,7 +253,7 @@ class Events:
                 self._answer.renew(self._limit)
 
     def _lines(self) -> Iterator[bytes]:
-        """The whole lines of the body, without their ends."""
+        """Yield the whole lines of the body, without their line ends."""
         begun: list[bytes] = []
         size = 0
         while piece := self._answer.more():
@@ -266,7 +268,11 @@ class Events:
 
 
 def _check_stream(answer: Exchange) -> None:
-    """Raise `ValueError` where the body of an answer is no stream of events as it is."""
+    """Check that the body of an answer is a stream of events.
+
+    Raises:
+        ValueError: it has another type, or is compressed.
+    """
     if (encoding := answer.header("Content-Encoding").strip().lower()) not in {"", "identity"}:
         raise ValueError(f"its encoding is {encoding[:_QUOTED]}, which was not asked for")
     kind = answer.header("Content-Type")
@@ -275,13 +281,13 @@ def _check_stream(answer: Exchange) -> None:
 
 
 def refused(name: str, status: int, message: str, path: str = "") -> RequestFailed:
-    """What the server's refusal means.
+    """Return the error for a refusal of the server.
 
     Args:
-        name: of the server.
-        status: of HTTP.
-        message: the server's own.
-        path: of the route, "" in the middle of an answer.
+        name: the name of the server.
+        status: the HTTP status.
+        message: the server's message.
+        path: the path of the route; "" for an error in the middle of an answer.
     """
     if any(words in message for words in _NO_TEMPLATE):
         return NoChatTemplate(
@@ -306,7 +312,12 @@ def refused(name: str, status: int, message: str, path: str = "") -> RequestFail
 
 @contextmanager
 def told(name: str, late: str = "has not answered in time") -> Iterator[None]:
-    """Tell what is wrong with a connection in words; ``late`` where the time was up."""
+    """Turn the errors of a connection into `RequestFailed`.
+
+    Args:
+        name: the name of the server.
+        late: the words for a request that took too long.
+    """
     look = f"%vllm shows its state, %vllm logs {name} the end of its log"
     try:
         yield
@@ -322,7 +333,7 @@ def told(name: str, late: str = "has not answered in time") -> Iterator[None]:
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """What is taken out of an answer here is said to make no sense, if it does not."""
+    """Turn the errors of reading an answer into `RequestFailed`."""
     try:
         yield
     except UNREADABLE as error:
@@ -339,7 +350,7 @@ def _packed(body: Mapping[str, Any]) -> bytes:
 
 
 def _message(text: str) -> str:
-    """The words of an error: vLLM's `ErrorResponse`, FastAPI's ``{"detail": ...}``, or anything."""
+    """Return the message of an error: from vLLM's `ErrorResponse`, or FastAPI's ``{"detail": ...}``; else the text."""
     try:
         content = json.loads(text)
         error = content.get("error", content.get("detail", text))
@@ -351,10 +362,10 @@ def _message(text: str) -> str:
 def _checked(
     kind: type[Any], check: Callable[[], object], hook: Callable[[Callable[[], object]], object]
 ) -> Any:
-    """An HTTP client of this kind that calls ``check`` before each request, and again on its connection.
+    """Return an HTTP client that calls ``check`` before each request, and again after connecting.
 
-    The openai package builds a request outside the code that tries again after any error. The "trace" extension of
-    httpcore is called between connecting, or taking a connection that was kept, and sending.
+    The openai package builds a request outside of its code that retries after errors. The "trace" extension of httpcore is
+    called after connecting, or choosing an open connection, and before sending.
     """
 
     class Checked(kind):  # type: ignore[misc]

@@ -167,7 +167,7 @@ class Exchange:
             yield piece
 
     def more(self) -> bytes:
-        """The bytes of the body that come next; b"" at its end.
+        """Return the next bytes of the body; b"" at its end.
 
         Raises:
             NoAnswerError: the body is not complete.
@@ -175,7 +175,7 @@ class Exchange:
         return self._read(self._answer.read1)
 
     def header(self, name: str) -> str:
-        """The value of a header of the answer; "" if it has none of this name."""
+        """Return the value of a header of the answer; "" if there is none of this name."""
         return str(self._answer.headers.get(name, ""))
 
     def renew(self, limit: float) -> None:
@@ -183,7 +183,7 @@ class Exchange:
         self._wire.renew(limit)
 
     def beginning(self, limit: float, most: int) -> bytes:
-        """The first bytes of the body, ``most`` or fewer, as far as they come in ``limit`` seconds."""
+        """Return the first bytes of the body, at most ``most`` bytes, that arrive within ``limit`` seconds."""
         self.renew(limit)
         text = b""
         with suppress(NoAnswerError):
@@ -307,7 +307,7 @@ class _Reader(io.RawIOBase):
 
 
 def _head(method: str, url: str, length: int, headers: Mapping[str, str]) -> SecretBytes:
-    """The head of a request. Any line of it may hold a key, so all of them are hidden in a traceback."""
+    """Return the head of a request. Any line may contain a key, so a traceback hides all of them."""
     place = urlsplit(url)
     target = (place.path or "/") + (f"?{place.query}" if place.query else "")
     host = place.netloc.rpartition("@")[2]
@@ -317,7 +317,7 @@ def _head(method: str, url: str, length: int, headers: Mapping[str, str]) -> Sec
         lines.append(f"Content-Length: {length}")
     if " " in target or not all(line.isascii() and line.isprintable() for line in lines):
         # The message does not show the character: it may be part of a key.
-        raise NoAnswerError("the request holds a character that HTTP has not")
+        raise NoAnswerError("the request contains a character that HTTP does not allow")
     return SecretBytes("\r\n".join([*lines, "", ""]).encode())
 
 

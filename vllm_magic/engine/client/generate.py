@@ -1,4 +1,4 @@
-"""Text that a server generates: the request, the pieces of the answer as they arrive, and the whole answer."""
+"""Requests for text, the pieces of an answer as they arrive, and the whole answer."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.client.connection import Events
 
-MOST_TOKENS = 2**53  # beyond this, a count is none, and no float either
-Message = dict[str, Any]  # of OpenAI's chat format: {"role": "user", "content": "..."}
+MOST_TOKENS = 2**53  # a larger count is invalid; a float can hold all whole numbers up to this one
+Message = dict[str, Any]  # a message of OpenAI's chat format: {"role": "user", "content": "..."}
 
 
 class PieceKind(str, Enum):
-    """What a piece of an answer belongs to."""
+    """The part of the answer to which a piece belongs."""
 
     TEXT = "text"
     REASONING = "reasoning"  # the thoughts of a reasoning model before its answer; needs --reasoning-parser
@@ -43,16 +43,16 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server has generated.
+    """The text that a server has generated.
 
     Attributes:
         text: the answer itself.
         reasoning: the model's thoughts before the answer, if the server sends them separately.
         refusal: the model's refusal, in place of an answer.
         finish_reason: "stop"; "length" if the answer was cut at the token limit; None if the stream was closed early.
-        prompt_tokens: number of tokens of the question; None if the server did not report it.
-        completion_tokens: number of generated tokens, reasoning included; None if the server did not report it.
-        seconds: from the request to the last token.
+        prompt_tokens: the number of tokens of the prompt; None if the server did not report it.
+        completion_tokens: the number of generated tokens, with reasoning; None if the server did not report it.
+        seconds: seconds from the request to the last token.
         first_token: seconds from the request to the first token; None if no token came.
         schema: the JSON schema or pydantic model that was asked for, used by `parsed`; or None.
     """
@@ -90,7 +90,7 @@ class Answer:
                 return self.schema.model_validate_json(self.text)
             return json.loads(self.text)
         except (ValueError, RecursionError) as error:
-            hint = "It was cut: allow more tokens" if self.finish_reason == "length" else "Ask once more"
+            hint = "It was cut: allow more tokens" if self.finish_reason == "length" else "Ask again"
             raise RequestFailed(f"The answer does not fit the schema ({error}). {hint}.") from None
 
 
@@ -127,14 +127,14 @@ class Stream:
         self._hang_up.atexit = False
 
     def __iter__(self) -> Iterator[str]:
-        """The text of the answer, piece by piece."""
+        """Yield the text of the answer, piece by piece."""
         with closing(self.pieces()) as pieces:
             for piece in pieces:
                 if piece.kind is PieceKind.TEXT:
                     yield piece.text
 
     def pieces(self) -> Generator[Piece, None, None]:
-        """The pieces of the answer, with reasoning and refusals.
+        """Yield the pieces of the answer, with reasoning and refusals.
 
         Raises:
             RequestFailed: the server ended the stream before the answer was complete.
@@ -147,7 +147,7 @@ class Stream:
                     yield from pieces
                 self._check_whole()
         except RequestFailed:
-            self._done = None  # half an answer is none to go on from
+            self._done = None  # an incomplete answer must not get into the history
             raise
         finally:
             self.close()
@@ -212,7 +212,7 @@ def body(
     json_schema: Any,
     extra: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The part of the body that all requests for text share.
+    """Return the part of the body that all requests for text share.
 
     Raises:
         InvalidOption: ``n`` is not 1, or ``json_schema`` is no schema.
@@ -224,7 +224,7 @@ def body(
         "temperature": temperature,
         "response_format": None if json_schema is None else _format(json_schema),
         **extra,
-        "stream": True,  # always: an interrupt can end the request then, and the first token can be timed
+        "stream": True,  # always, so that an interrupt can end the request, and the first token can be timed
         "stream_options": {
             "include_usage": True,
             "continuous_usage_stats": True,
@@ -235,10 +235,15 @@ def body(
 def conversation(
     said: str | Sequence[Message], system: str | None, history: Sequence[Message] | None
 ) -> list[Message]:
-    """The messages to send: the history, then the new ones. A ``system`` text comes first and replaces those of the history.
+    """Return the messages to send: the history, then the new messages.
+
+    Args:
+        said: the text of a user's message, or new messages.
+        system: the system message, which replaces all system messages of the history; or None.
+        history: the earlier messages, or None.
 
     Raises:
-        InvalidOption: something among them is no message.
+        InvalidOption: a message is not a dict, or the system message is not a text.
     """
     now = [{"role": "user", "content": said}] if isinstance(said, str) else _messages("messages", said)
     before = _messages("history", history or ())
@@ -250,18 +255,18 @@ def conversation(
 
 
 def remember(history: list[Message], messages: Sequence[Message], answer: Answer) -> None:
-    """Replace the history by these messages and the answer to them. An answer without text leaves the history as it was."""
+    """Replace the history by these messages and their answer. An answer without text does not change the history."""
     if answer.text:
         history[:] = [*messages, {"role": "assistant", "content": answer.text}]
 
 
 def transcript(messages: Sequence[Message]) -> str:
-    """The messages as plain text, for a model without roles."""
+    """Return the messages as plain text, for a model without roles."""
     return "\n\n".join(str(message["content"]) for message in messages)
 
 
 def _tokens(count: Any) -> int | None:
-    """A number of tokens that the server reports; None for what is none."""
+    """Return the number of tokens that the server reports; None if it is not valid."""
     return count if type(count) is int and 0 <= count <= MOST_TOKENS else None
 
 
@@ -269,14 +274,14 @@ def _messages(option: str, given: object) -> list[Message]:
     several = [given] if isinstance(given, Mapping) else list(given) if isinstance(given, Iterable) else None
     found = [one for one in several or () if isinstance(one, Mapping)]
     if several is not None and len(found) == len(several):
-        return found  # type: ignore[return-value]  # what JSON does not know is refused before it is sent
+        return found  # type: ignore[return-value]  # values that JSON does not have are refused before sending
     raise InvalidOption(
         f'{option}: a text, or a list of messages, each a dict: [{{"role": "user", "content": "..."}}].'
     )
 
 
 def _pieces(choice: Mapping[str, Any]) -> Iterator[Piece]:
-    """The pieces of one event, of a chat or a completion.
+    """Yield the pieces of one event, of a chat or a completion.
 
     vLLM's field for reasoning is ``reasoning`` (entrypoints/generate/base/protocol.py, DeltaMessage); before 0.12 it was
     ``reasoning_content``.

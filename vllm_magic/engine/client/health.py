@@ -1,4 +1,4 @@
-"""vLLM's HTTP API, as far as a server's life needs it: readiness, requests in flight, and whether there were any."""
+"""The requests of vLLM's HTTP API that follow a server's life: readiness, activity, sleep mode, metrics."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Api:
         self._limit = limit
 
     def accepts(self) -> bool:
-        """Whether anybody listens on the server's port. Says nothing to whoever does, and costs next to nothing."""
+        """Whether a process accepts connections on the server's port. This sends nothing."""
         place = urlsplit(self._url)
         try:
             socket.create_connection((place.hostname or "", place.port or 0), timeout=self._limit).close()
@@ -53,7 +53,7 @@ class Api:
         return self._get("/health") is not None
 
     def activity(self) -> Activity | None:
-        """What it does and has done, from ``/metrics``; None when the server does not say."""
+        """Return the server's activity, from ``/metrics``; None without a valid answer."""
         text = self._get("/metrics")
         return None if text is None else metrics.activity(text)
 
@@ -67,12 +67,12 @@ class Api:
         return said if isinstance(said, bool) else None
 
     def post(self, path: str, body: object = None, limit: float = ANSWER_LIMIT) -> int | None:
-        """The status of the answer to a ``POST``; None when it is not whole within ``limit`` seconds."""
+        """Send a ``POST``, and return the status; None if the answer is not complete within ``limit`` seconds."""
         answer = self._ask("POST", path, limit, body)
         return answer.status if answer else None
 
     def metrics(self) -> Metrics | None:
-        """What it does and has done, in all that it counts; None when the server does not say."""
+        """Return all metrics of the server; None without a valid answer."""
         text = self._get("/metrics")
         return None if text is None else metrics.parse(text)
 

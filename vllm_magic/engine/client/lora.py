@@ -1,4 +1,4 @@
-"""LoRA adapters of a server that runs (vLLM 0.32, entrypoints/serve/lora): loading, unloading, and which there are."""
+"""Load, unload and list the LoRA adapters of a running server (vLLM 0.32, entrypoints/serve/lora)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def load(connection: Connection, name: str, path: str) -> None:
-    """Load the adapter in a folder; it is asked by giving its name as the model.
+    """Load the adapter in a folder. A request uses the adapter if it names it as its model.
 
     Raises:
-        RequestFailed: vLLM says why not.
+        RequestFailed: vLLM refuses; the message says why.
     """
     connection.send("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
 
@@ -24,20 +24,20 @@ def unload(connection: Connection, name: str) -> None:
     """Unload an adapter.
 
     Raises:
-        RequestFailed: there is none of this name.
+        RequestFailed: there is no adapter of this name.
     """
     connection.send("POST", "/v1/unload_lora_adapter", {"lora_name": name})
 
 
 def names(connection: Connection, limit: float = SILENCE_LIMIT) -> list[str]:
-    """The adapters that are loaded: of the models that the server names, those with a parent.
+    """Return the names of the loaded adapters: the models of the server that have a parent.
 
     Args:
-        connection: to the server.
+        connection: the connection to the server.
         limit: seconds for the whole answer.
 
     Raises:
-        RequestFailed: the server does not tell.
+        RequestFailed: the server does not answer, or the answer cannot be read.
     """
     import json
 

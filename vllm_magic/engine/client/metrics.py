@@ -41,12 +41,12 @@ _ALL_LINES = _lines(*_ACTIVITY, *_OTHERS)
 
 @dataclass(frozen=True)
 class Histogram:
-    """How long something took, since the server began.
+    """A histogram of durations since the server began.
 
     Attributes:
-        buckets: (limit in seconds, how many took at most that), with rising limits, the last one infinite.
-        count: how many there were.
-        total: seconds, of all of them.
+        buckets: (limit in seconds, number of durations up to that limit), with rising limits; the last one is infinite.
+        count: the number of durations.
+        total: the sum of all durations, in seconds.
     """
 
     buckets: tuple[tuple[float, float], ...]
@@ -54,9 +54,13 @@ class Histogram:
     total: float
 
     def quantile(self, share: float) -> float | None:
-        """The time in which this share was done, as Prometheus estimates it: evenly spread in each bucket.
+        """Return the duration that this share does not exceed, as Prometheus estimates it.
 
-        None where there was nothing; the last finite limit where it lies beyond.
+        Durations count as evenly spread in each bucket. The result is None if there are none, and the last finite limit if
+        the duration is longer than that.
+
+        Args:
+            share: 0 to 1.
         """
         if not self.count:
             return None
@@ -149,7 +153,13 @@ def parse(text: str) -> Metrics | None:
 
 
 def with_rates(first: Metrics, last: Metrics, seconds: float) -> Metrics:
-    """The later one of two looks, with the tokens a second between them."""
+    """Return the later of two metrics, with the rates between them.
+
+    Args:
+        first: the earlier metrics.
+        last: the later metrics.
+        seconds: the time between them.
+    """
     return replace(
         last,
         prompt_rate=max(0.0, (last.prompt_tokens - first.prompt_tokens) / seconds),

@@ -1,4 +1,4 @@
-"""What models that do not generate are served for: embeddings, scores, classes."""
+"""Requests to models that do not generate text: embeddings, scores, classes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Classified:
-    """What a model took a text for.
+    """The class of a text.
 
     Attributes:
-        label: the likeliest class; None where the model's configuration names none.
-        probabilities: of each class, in the model's own order.
+        label: the name of the likeliest class; None if the model's configuration has no names.
+        probabilities: the probability of each class, in the model's order.
     """
 
     label: str | None
@@ -28,21 +28,21 @@ class Classified:
 
 
 def embed(connection: Connection, texts: Sequence[str], extra: Mapping[str, Any]) -> list[list[float]]:
-    """One vector for each text (entrypoints/pooling/embed/api_router.py)."""
+    """Return a vector for each text (entrypoints/pooling/embed/api_router.py)."""
     answer = connection.post("/v1/embeddings", {**extra, "input": list(texts)})
     with readable():
         return [[float(number) for number in one["embedding"]] for one in _in_order(answer, texts)]
 
 
 def score(connection: Connection, query: str, texts: Sequence[str], extra: Mapping[str, Any]) -> list[float]:
-    """How well each text answers the query (entrypoints/pooling/scoring/api_router.py)."""
+    """Return a score for each text: how well it answers the query (entrypoints/pooling/scoring/api_router.py)."""
     answer = connection.post("/score", {**extra, "text_1": query, "text_2": list(texts)})
     with readable():
         return [float(one["score"]) for one in _in_order(answer, texts)]
 
 
 def classify(connection: Connection, texts: Sequence[str], extra: Mapping[str, Any]) -> list[Classified]:
-    """The class of each text (entrypoints/pooling/classify/api_router.py)."""
+    """Return the class of each text (entrypoints/pooling/classify/api_router.py)."""
     answer = connection.post("/classify", {**extra, "input": list(texts)})
     with readable():
         return [Classified(one["label"], tuple(map(float, one["probs"]))) for one in _in_order(answer, texts)]

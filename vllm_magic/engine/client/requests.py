@@ -62,7 +62,10 @@ class RequestMethods:
     def client(self) -> openai.OpenAI:
         """Return a new client of the openai package, which must be installed, for this server; close it when done.
 
-        It is closed with the server. A later request with it raises `RequestFailed`.
+        The end of the server closes it too. A later request with it raises `RequestFailed`.
+
+        Raises:
+            VllmMagicError: the openai package is not installed.
         """
         made = self._connect().openai_client(self._verify)
         self._clients.add(made)
@@ -118,22 +121,22 @@ class RequestMethods:
         timeout: float | None = SILENCE_LIMIT,
         **extra: Any,
     ) -> Answer | Stream:
-        """One turn of a conversation.
+        """Send one turn of a conversation, and return the answer.
 
         Args:
-            messages: what the user says, or a list of OpenAI's messages.
-            stream: return a `Stream`, an iterable of text, at once; otherwise the whole `Answer`.
-            system: the system message; takes the place of one in the history.
-            max_tokens: the most to generate; None for as many as the model has room for.
+            messages: the user's text, or a list of OpenAI's messages.
+            stream: whether to return a `Stream`, an iterable of text, at once, instead of the whole `Answer`.
+            system: the system message; it replaces that of the history.
+            max_tokens: the largest number of generated tokens; None for as many as the model has room for.
             temperature: 0 for the likeliest token each time; None for the model's own default.
             json_schema: a JSON schema, or a pydantic model class, that the answer will fit; see `Answer.parsed`.
-            history: the messages before these; these and the answer are added to it.
-            timeout: seconds for the answer to begin, and then between two events of it; None for no limit.
+            history: the earlier messages; the new messages and the answer are added to this list.
+            timeout: seconds for the answer to begin, and then between two events; None for no limit.
             **extra: other fields of the request.
 
         Raises:
-            InvalidOption: an argument is none that can be meant.
-            NoChatTemplate: the model takes plain text only: use `complete`.
+            InvalidOption: an argument is not valid.
+            NoChatTemplate: the model has no chat template: use `complete`.
         """
         if history is not None and not isinstance(history, list):
             raise InvalidOption(
@@ -186,7 +189,7 @@ class RequestMethods:
         timeout: float | None = SILENCE_LIMIT,
         **extra: Any,
     ) -> Answer | Stream:
-        """How a text goes on. Takes what `chat` takes; but vLLM stops after 16 tokens unless ``max_tokens`` says more."""
+        """Return the continuation of a text. Arguments as for `chat`; without ``max_tokens``, vLLM stops after 16 tokens."""
         if not isinstance(prompt, str):
             raise InvalidOption("One prompt at a time, as text. server.client() takes several.")
         limit, stream = arguments.limit("timeout", timeout), arguments.yes_or_no("stream", stream)
@@ -198,17 +201,17 @@ class RequestMethods:
         return _answered(Stream(events, began, json_schema), stream=stream)
 
     def embed(self, texts: str | Sequence[str], **extra: Any) -> list[list[float]]:
-        """The embedding of each text, from an embedding model."""
+        """Return the embedding of each text, from an embedding model."""
         several = _several(texts)
         return pooling.embed(self._connect(), several, extra)
 
     def score(self, query: str, texts: str | Sequence[str], **extra: Any) -> list[float]:
-        """How well each text answers the query, from a reranking or embedding model: the more, the better."""
+        """Return a score for each text, from a reranking or embedding model: a higher score is a better answer."""
         query, several = arguments.text("query", query, "one text"), _several(texts)
         return pooling.score(self._connect(), query, several, extra)
 
     def classify(self, texts: str | Sequence[str], **extra: Any) -> list[Classified]:
-        """The class of each text, from a classification model."""
+        """Return the class of each text, from a classification model."""
         several = _several(texts)
         return pooling.classify(self._connect(), several, extra)
 
