@@ -8,8 +8,8 @@
 On this machine, the guards start the `agent` as the leader, in place of `vllm serve`. The agent submits the job, copies the
 job's log to its own output, forwards a port of the loopback interface to the server, renews the lease, and stops the job
 on SIGTERM. On the node, `vllm_magic.on_node` takes the place of the kernel: it starts the server with guards of its own, and
-releases the server when Ray asks the job to end, or when nobody renews the lease. So nothing is left, whichever process
-dies on either side.
+releases the server when Ray asks the job to end, or when the lease is not renewed. So nothing is left if any process dies on
+either side.
 
 Only the HTTP API of a cluster's head is used (https://docs.ray.io, "Ray Jobs REST API"), so a kernel needs no Ray.
 """

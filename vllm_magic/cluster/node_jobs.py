@@ -62,8 +62,8 @@ def ask_nodes(
                 teardown.ask(ray, helper)
             continue
         with contextlib.suppress(ClusterError):  # the node has just left the cluster
-            if said := wire.last_line(ray.tail(helper, node), wire.REPORTED):
-                found[node] = said
+            if answer := wire.last_line(ray.tail(helper, node), wire.REPORTED):
+                found[node] = answer
     return found
 
 

@@ -317,7 +317,7 @@ class Inner(Guard):
             self._link.send(encode(KnownProcesses(self._known)), socket.MSG_DONTWAIT)
 
     def _handle_kernel_end(self) -> Reason | None:
-        """Release the server after the kernel's end; or keep it for another kernel, if the request says so."""
+        """Release the server after the kernel's end, or keep it for another kernel (`LaunchRequest.keep`)."""
         if self.request.keep <= 0:
             return Why.KERNEL_GONE, SHORT_GRACE
         self.drop_kernel()
@@ -381,5 +381,5 @@ class Inner(Guard):
 
 
 def _shown(members: Members) -> Members:
-    """Return the processes that /proc shows. A hidden process cannot be told from a later one with the same pid."""
+    """Return the processes that /proc shows: a hidden process cannot be distinguished from a later one with its pid."""
     return [one for one in members if one.identity.start != processes.HIDDEN]

@@ -8,7 +8,7 @@ It follows from what vLLM does after a signal (measured on 0.32.0):
 - SIGTERM to the whole process group makes the leader hang, so only the leader gets it.
 
 So the leader gets SIGTERM. When all engines have ended, the VRAM is back, and the other processes get `LINGER` more seconds.
-Engines whose leader has ended get `LINGER` seconds too, since no process tells them to end. If no process has ended, the
+Engines whose leader has ended get `LINGER` seconds too, since no process will end them. If no process has ended, the
 leader gets a second SIGTERM, and SIGKILL follows after ``patience``. In any case SIGKILL follows after ``grace``.
 """
 

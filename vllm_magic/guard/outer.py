@@ -138,8 +138,8 @@ class Outer(Guard):
     def _receive_from_inner(self) -> None:
         """Handle a message of the inner guard.
 
-        It says what a standby becomes, which processes are below the inner guard, or how a stop was asked for; or it passes
-        the pidfd and the connection of a new kernel by SCM_RIGHTS (unix(7)).
+        The message is the launch request of a standby, the known processes, or a stop; or it passes the pidfd and the
+        connection of a new kernel by SCM_RIGHTS (unix(7)).
         """
         data, fds, _, _ = socket.recv_fds(self._link, LONGEST_LINK_MESSAGE, 2)
         message = decode(data)

@@ -50,7 +50,7 @@ class Why(str, Enum):
     """The reason for a release.
 
     Guards never send FAULT: the kernel reports it for a server that the kernel itself had to end after a fault. For a
-    server without requests, IDLE is reported by the kernel; guards send it only for a standby that nobody used.
+    server without requests, IDLE is reported by the kernel; guards send it only for a standby that was not used.
     """
 
     ASKED = "asked"
@@ -126,7 +126,7 @@ class Attached(NamedTuple):
 
 
 class StandbyReport(NamedTuple):
-    """``leader`` as in `Started`; ``warm`` says whether the standby has imported vLLM."""
+    """``leader`` is that of `Started`; ``warm`` is true after the standby has imported vLLM."""
 
     leader: list[int]
     warm: bool

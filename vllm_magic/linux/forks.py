@@ -43,11 +43,11 @@ _starts: set[object] = set()  # one object for each start under way
 _ours: weakref.WeakSet[HasDescriptor] = weakref.WeakSet()
 
 
-def spawn(words: Sequence[str | Path | int], **options: Any) -> subprocess.Popen[bytes]:
+def spawn(command: Sequence[str | Path | int], **options: Any) -> subprocess.Popen[bytes]:
     """Start a program like `subprocess.Popen`, so that a child that another thread forks meanwhile gets none of its pipes.
 
     Args:
-        words: the command line. A number is a descriptor, which the program inherits; it finds its number in this place. A
+        command: the command line. A number is a descriptor, which the program inherits; it finds its number in this place. A
             descriptor 0, 1 or 2 would be replaced by the program's standard streams, so it inherits a copy of that.
         **options: as for `subprocess.Popen`.
 
@@ -56,9 +56,9 @@ def spawn(words: Sequence[str | Path | int], **options: Any) -> subprocess.Popen
     """
     copies: list[int] = []
     try:
-        passed = {fd: fd if fd >= STREAMS else _copy(fd, copies) for fd in words if isinstance(fd, int)}
-        said = [str(passed[word]) if isinstance(word, int) else word for word in words]
-        return _spawn(said, pass_fds=tuple(passed.values()), **options)
+        passed = {fd: fd if fd >= STREAMS else _copy(fd, copies) for fd in command if isinstance(fd, int)}
+        arguments = [str(passed[word]) if isinstance(word, int) else word for word in command]
+        return _spawn(arguments, pass_fds=tuple(passed.values()), **options)
     finally:
         for fd in copies:
             os.close(fd)
@@ -86,7 +86,7 @@ def _spawn(words: Sequence[str | Path], **options: Any) -> subprocess.Popen[byte
     with _entered():
         _starts.add(start)
     try:
-        return subprocess.Popen(words, **options)
+        return subprocess.Popen(command, **options)
     finally:
         _starts.discard(start)
         with _entered() as gate:

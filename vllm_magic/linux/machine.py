@@ -12,7 +12,7 @@ PROC_HINT = "Mount its own: mount -t proc proc /proc (with unshare: --mount-proc
 
 
 class ForeignProcError(OSError):
-    """/proc shows another PID namespace; the message says so, and what helps."""
+    """/proc shows another PID namespace; the message says what to do."""
 
 
 def check_proc() -> None:

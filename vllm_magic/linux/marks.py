@@ -1,7 +1,7 @@
 """Find the processes of a server, wherever they went, by two marks that children inherit, also through exec.
 
 - An entry of the environment. Every process can read and copy it: a person who debugs a server runs a command
-  with the server's whole environment. So the entry tells to which server a process refers, but is no proof.
+  with the server's whole environment. So the entry names a server, but does not prove that the process belongs to it.
 - The seal: a resource limit that Linux has not used since 2.4.25 (RLIMIT_LOCKS, getrlimit(2)). Its value
   contains the id of the server's folder. A copy of the environment does not include the seal, no program sets
   it, and it lasts as long as the process, even where the environment is gone or may not be read.

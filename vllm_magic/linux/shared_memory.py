@@ -1,9 +1,9 @@
 """Shared memory in /dev/shm: find the files of a server, and remove them when no process maps them any more.
 
-The kernel does not tell which process made a file. So a file counts as a server's only if all of this is
-true: a process of the server has it open or mapped for writing (models and data that others put there are
-only read); it was not there before the server (`existing`; times do not tell, since the clock may be set while
-the server runs); it belongs to the server's user; and its name is one of `NAMES`.
+The kernel does not record which process made a file. So a file counts as a server's only if all of this is true: a process
+of the server has it open or mapped for writing (a server only reads models and data of others); it did not exist before the
+server (`existing`; file times are no proof, since the clock may be set while the server runs); it belongs to the server's
+user; and its name is one of `NAMES`.
 Other programs use these names too, so a file is identified by device and inode. (A name would not be enough
 anyway: glibc makes a semaphore under a temporary name and then links it to its own name, so /proc/PID/maps
 shows the temporary name, as deleted.)
@@ -127,14 +127,14 @@ def left(segments: Iterable[Segment], before: Collection[Segment] | None) -> lis
 
 
 def _may_be_made(entry: os.DirEntry[str]) -> bool:
-    """Whether a server of this user can have made the file, as far as its owner and its name tell."""
+    """Whether a server of this user can have made the file, by its owner and its name."""
     stat = _stat(entry.path)
     named = any(fnmatch.fnmatchcase(entry.name, name) for name in NAMES)
     return stat is not None and named and stat.st_uid == os.geteuid()
 
 
 def _is_free(path: str) -> bool:
-    """Whether the kernel says that no process of the machine maps the file or has it open; else False.
+    """Whether the kernel confirms that no process of the machine maps the file or has it open; else False.
 
     The kernel grants a write lease (fcntl(2), F_SETLEASE) only on a file that no other process has open or
     mapped. Only the file's owner gets a lease, and not on every file system. A lease is also refused while

@@ -93,7 +93,7 @@ def _collect_reports(client: ControlClient, limit: float, ended: list[Ended]) ->
     """Add the reports of the guards to ``ended`` until they hang up.
 
     Raises:
-        TimeoutError: the guards did not say that they have begun, or are not done after ``limit`` seconds.
+        TimeoutError: the guards did not answer, or are not done after ``limit`` seconds.
     """
     deadline = time.monotonic() + limit
     rest = ANSWER_LIMIT

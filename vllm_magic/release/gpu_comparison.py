@@ -7,9 +7,9 @@ then, if the driver names these processes.
 
 A process that came to the GPU while the server ran, and stays, may be a neighbour. It may also be a process
 of the server that is not known: a daemon without the server's mark, or a worker that another daemon started
-for the server. The driver does not tell which. Neighbours on a GPU are common, so such a process never makes
-a release fail. But the proof "NVML memory" says that everything that came is gone again, which is then not
-true. So the proof is at most "NVML processes", which says exactly what is known (every known process of the
+for the server. The driver does not show which. Neighbours on a GPU are common, so such a process never makes
+a release fail. But the proof "NVML memory" means that everything that came is gone again, which is then not
+true. So the proof is at most "NVML processes", which means exactly what is known (every known process of the
 server is dead, and the driver lists none of them), and the note names the process.
 """
 
@@ -143,7 +143,7 @@ def _compare_memory(history: GpuHistory, baseline: Gpu, now: Gpu, waited: float)
         (snapshot.used - baseline.used for snapshot in history.snapshots if snapshot.used is not None),
         default=None,
     )
-    # Where the driver says little about the GPU, a failed start must not wait long, and must report its own
+    # If the driver reports little about the GPU, a failed start must not wait long, and must report its own
     # cause.
     settled = waited >= SETTLED and (came is None or rest <= min(SMALL_REST, came // 2))
     return MemoryVerdict(rest <= TOLERANCE or settled, None, note)
@@ -162,7 +162,7 @@ def _compare_by_process(history: GpuHistory, start: int, now: Gpu, used: int, wa
     if rest <= TOLERANCE:
         return MemoryVerdict(True, Proof.NVML_MEMORY, "")
     more = f"GPU {now.index} {_more(rest)}"
-    told = MemoryVerdict(True, Proof.NVML_PROCESSES, f"{more}, and the driver names nobody for it")
+    listed_only = MemoryVerdict(True, Proof.NVML_PROCESSES, f"{more}, and the driver names nobody for it")
     snapshots = [
         (held, snapshot)
         for snapshot in history.snapshots
@@ -177,12 +177,12 @@ def _compare_by_process(history: GpuHistory, start: int, now: Gpu, used: int, wa
         grown = _unattributed(now, used) - measures[-1]
         small = min(SMALL_REST, most // 2) if most else SMALL_REST
         if grown <= TOLERANCE or (grown <= small and waited >= SETTLED):
-            return told
+            return listed_only
     return MemoryVerdict(False, None, f"{more}{_holders(now)}")
 
 
 def _says_how_much(gpu: Gpu) -> bool:
-    """Whether the driver says how much each computing process holds (not 0 bytes, as in some containers)."""
+    """Whether the driver reports how much each computing process holds (not 0 bytes, as in some containers)."""
     return gpu.processes is not None and all(one.used for one in gpu.processes if one.computes)
 
 
@@ -192,7 +192,7 @@ def _unattributed(gpu: Gpu, used: int) -> int:
 
 
 def _held(snapshot: Gpu, ours: frozenset[int]) -> int | None:
-    """Return the bytes that the server held at this moment; None if the driver did not say that."""
+    """Return the bytes that the server held at this moment; None if the driver did not report them."""
     if snapshot.used is None or not _says_how_much(snapshot):
         return None
     return sum(process.used or 0 for process in snapshot.processes or () if process.pid in ours)

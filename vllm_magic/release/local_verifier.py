@@ -47,7 +47,7 @@ class LocalVerifier(Verifier):
 
     """
 
-    failure: Failure | None = None  # the log says more
+    failure: Failure | None = None  # the log shows the cause
 
     def __init__(
         self,
@@ -92,8 +92,8 @@ class LocalVerifier(Verifier):
         me = processes.read(os.getpid())
         kernel = self._kernel or (me.identity if me else (os.getpid(), 0))
         snapshots = {
-            name: gpu_json.pack(look) if look else []
-            for name, look in (("loaded", self._loaded), ("before", self._before))
+            name: gpu_json.pack(snapshot) if snapshot else []
+            for name, snapshot in (("loaded", self._loaded), ("before", self._before))
         }
         return (
             snapshots
@@ -199,10 +199,12 @@ class LocalVerifier(Verifier):
         }
         return GpuHistory(
             baseline=baseline,
-            snapshots=tuple(gpu for look in snapshots if (gpu := look.gpu(baseline.uuid)) is not None),
+            snapshots=tuple(
+                gpu for snapshot in snapshots if (gpu := snapshot.gpu(baseline.uuid)) is not None
+            ),
             now=now,
             ours=ours,
-            named=any(_listed(look, ours) for look in snapshots),
+            named=any(_listed(snapshot, ours) for snapshot in snapshots),
             reused=frozenset(
                 pid
                 for pid, one in living.items()
@@ -239,16 +241,18 @@ class LocalVerifier(Verifier):
         if self.chosen:
             return uuid in self.chosen
         snapshots = self._snapshots()
-        if any(_listed(look, ours) for look in snapshots):
-            return any(ours & pids_on(look.gpu(uuid)) for look in snapshots)
+        if any(_listed(snapshot, ours) for snapshot in snapshots):
+            return any(ours & pids_on(snapshot.gpu(uuid)) for snapshot in snapshots)
         baseline = _used(self.baseline.gpu(uuid))
-        seen = [used for look in snapshots if (used := _used(look.gpu(uuid))) is not None]
+        seen = [used for snapshot in snapshots if (used := _used(snapshot.gpu(uuid))) is not None]
         return not snapshots or (
             baseline is not None and any(used - baseline > gpu_comparison.TOLERANCE for used in seen)
         )
 
     def _snapshots(self) -> list[Snapshot]:
-        return [look for look in (self._loaded, self._before) if look is not None and look.gpus]
+        return [
+            snapshot for snapshot in (self._loaded, self._before) if snapshot is not None and snapshot.gpus
+        ]
 
     def _vram(self, now: Snapshot, ours: frozenset[int]) -> tuple[GpuMemory, ...]:
         snapshots = self._snapshots()
@@ -279,8 +283,8 @@ def left_alone(mark: bytes, leader: Identity | None) -> str:
     return f"{', '.join(found)} {has} the server's environment, but {was} not started by it: left alone."
 
 
-def _listed(look: Snapshot, ours: frozenset[int]) -> bool:
-    return any(ours & pids_on(gpu) for gpu in look.gpus)
+def _listed(snapshot: Snapshot, ours: frozenset[int]) -> bool:
+    return any(ours & pids_on(gpu) for gpu in snapshot.gpus)
 
 
 def _used(gpu: Gpu | None) -> int | None:

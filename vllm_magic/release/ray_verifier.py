@@ -79,8 +79,8 @@ class RayVerifier(Verifier):
         with contextlib.suppress(ClusterError):
             ray = Ray(self._address)
             workers = _workers(ray, ray.job(self._job))
-            said = node_jobs.ask_nodes(ray, self._job, "--gpus", workers, self._helper_jobs)
-            self._ready_gpus = {node: gpu_json.unpack(answer["gpus"]) for node, answer in said.items()}
+            answers = node_jobs.ask_nodes(ray, self._job, "--gpus", workers, self._helper_jobs)
+            self._ready_gpus = {node: gpu_json.unpack(answer["gpus"]) for node, answer in answers.items()}
 
     def observe_before_stop(self, _: Collection[Identity] = (), *, in_a_hurry: bool = True) -> None:
         """Do nothing: the job remembers the processes and the memory itself."""
@@ -93,7 +93,7 @@ class RayVerifier(Verifier):
         return NOWHERE
 
     def verify(self, ended: Collection[Identity], leader: Identity | None = None) -> Verdict:
-        """Wait for the end of the job and the report of its node. Stop the job if nobody has done so.
+        """Wait for the end of the job and the report of its node. Stop the job if it still runs.
 
         Args:
             ended: the processes of this machine that were ended: the agent.
@@ -124,16 +124,16 @@ class RayVerifier(Verifier):
         try:
             return self._prove(Ray(self._address))
         except JobUnknownError as error:
-            said = str(error).rstrip(".")
+            problem = str(error).rstrip(".")
             return _not_proved(
-                f"{said} (was its head restarted?); what ran there ends itself {wire.LEASE:g} s after that"
+                f"{problem} (was its head restarted?); what ran there ends itself {wire.LEASE:g} s after that"
             )
         except InvalidOption as error:  # a record had no valid address
             return _not_proved(str(error).rstrip("."))
         except ClusterError as error:
-            said = str(error).rstrip(".")
+            problem = str(error).rstrip(".")
             return _not_proved(
-                f"{said}; what runs there ends itself {wire.LEASE:g} s after it last heard of this kernel",
+                f"{problem}; what runs there ends itself {wire.LEASE:g} s after it last heard of this kernel",
                 unseen=True,
             )
 
@@ -181,8 +181,8 @@ class RayVerifier(Verifier):
             assert verdict is not None  # noqa: S101 - without a verdict the job's node is asked
             return verdict
         alive = {node: pids for node, pids in asked.items() if node in nodes and nodes[node].alive}
-        said = node_jobs.ask_nodes(ray, job.id, "--left", alive, self._helper_jobs)
-        result = evaluate(asked, said, self._ready_gpus, nodes)
+        answers = node_jobs.ask_nodes(ray, job.id, "--left", alive, self._helper_jobs)
+        result = evaluate(asked, answers, self._ready_gpus, nodes)
         verdict = verdict or Verdict(result.proof, True, (), f"on {own.where}, whose own process was killed")
         return weakest(verdict, result, own.id, len(set(workers) - {own.id}))
 

@@ -90,8 +90,8 @@ def weakest(own: Verdict, result: RayWorkersResult, node: str, others: int) -> V
     if result.wrong:
         return own._replace(verified=False, note=result.wrong, unseen=result.unseen)
     proof = min(own.proof, result.proof, key=list(Proof).index)
-    looked = f"; {others} more node{'s' * (others != 1)} looked at" if others else ""
-    return own._replace(proof=proof, vram=own.vram + rows, note=f"{own.note}{looked}")
+    checked = f"; {others} more node{'s' * (others != 1)} looked at" if others else ""
+    return own._replace(proof=proof, vram=own.vram + rows, note=f"{own.note}{checked}")
 
 
 def _lists_processes(before: Snapshot, after: Snapshot) -> bool:

@@ -79,7 +79,7 @@ class Release:
         vram: the used memory of each GPU that the server used.
         proof: the strongest proof that was possible.
         verified: whether every known process of the server has ended, and the memory that they held is back. If so, a stop
-            succeeds. A process of somebody else that came to a GPU meanwhile, and stays, does not change this.
+            succeeds. An unknown process that came to a GPU meanwhile, and stays, does not change this.
         note: a line about what could not be seen, is not back, or is held by a process that came meanwhile; "" for nothing.
         unseen: whether another check may prove the release: memory is not back yet, or another machine did not answer.
             Stopping the server again makes such a check.
@@ -118,8 +118,8 @@ class Release:
     @property
     def doubt(self) -> str:
         """The note, if the driver reports the memory of the GPUs and this memory is still no proof; else ""."""
-        told = any(gpu.after is not None for gpu in self.vram)
-        return self.note if told and self.proof is not Proof.NVML_MEMORY else ""
+        reported = any(gpu.after is not None for gpu in self.vram)
+        return self.note if reported and self.proof is not Proof.NVML_MEMORY else ""
 
     @property
     def in_brackets(self) -> str:

@@ -70,13 +70,13 @@ def update(leader: Identity | None, verifier: Verifier, release: Release) -> Non
     with suppress(OSError):
         path = _folder() / f"{packed['id']}.json"
         if not release.verified:
-            said = {
+            data = {
                 "name": release.server,
                 "place": list(machine.here()),
                 "leader": list(leader) if leader else None,
                 "ended": [[one.pid, one.start, one.name, one.how] for one in release.ended],
             }
-            _write(path, packed | said)
+            _write(path, packed | data)
         else:
             path.unlink()
             path.parent.rmdir()  # fails where other files are left
