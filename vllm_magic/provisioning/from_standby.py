@@ -91,7 +91,7 @@ class _RejectedError(Exception):
 def _answer(guards: Guards, cancelled: Cancellation) -> list[Message]:
     """Return what the guards say up to the answer to their order; less when cancelled, or if they end before.
 
-    The guards themselves end a standby that does not take its order (`guard.standby_leader.TAKE_LIMIT`).
+    The guards themselves end a standby that does not accept its request (`guard.standby_leader.ACCEPT_LIMIT`).
     """
     poller = select.poll()
     poller.register(guards, select.POLLIN)

@@ -1,7 +1,7 @@
-"""A standby, which users know as a spare: a process that has imported vLLM, and waits for an order to serve a model.
+"""A standby, shown to users as a spare: a process that has imported vLLM, and waits for a launch request.
 
-A standby has what a server has: a private folder with a record, a mark, a guard pair, and a leader in its own session. So it
-ends with the kernel as a server does, and once it has its order it is that server.
+Like a server, a standby has a private folder with a record, a mark, a guard pair, and a leader in its own session. So it ends
+with the kernel as a server does, and after the launch request it is the server.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 PROGRAM = Path(executable.__file__).with_name("standby_child.py")
 ROOM = " " * 2000  # an argument that leaves room for the titles of the processes, see standby_child.py
 NAME = "spare"  # the name in the record, where a server has its own
-LONGEST = 30 * 60.0  # seconds for which a standby waits for its order
+LONGEST = 30 * 60.0  # seconds for which a standby waits for a launch request
 NOT_WANTED = "nobody had wanted it for long, or memory was short"
 # Variables that vLLM reads when it serves, and not when it is imported (0.32; tests/real/test_spare.py checks it).
 LATE = (
@@ -48,7 +48,7 @@ LATE = (
 
 @dataclass(frozen=True)
 class StandbySpec:
-    """What a standby has imported. A start that differs in any of it must not take that standby.
+    """The conditions under which a standby has imported vLLM. A start under other conditions must not use the standby.
 
     Attributes:
         executable: the absolute path of vLLM.
@@ -62,21 +62,21 @@ class StandbySpec:
 
     @classmethod
     def of(cls, spec: ServerSpec, path: str, environ: Mapping[str, str]) -> StandbySpec:
-        """Return what a standby for a server like this one has to import.
+        """Return the spec of a standby for this server.
 
         Args:
-            spec: what to serve.
+            spec: the server.
             path: the absolute path of vLLM.
             environ: the kernel's environment.
         """
         env = command.common_environment(environ, spec)
-        # If it is "", no GPU is seen, and vLLM imports other modules then (vllm/triton_utils/importing.py).
+        # With the value "", vLLM sees no GPU, and imports other modules (vllm/triton_utils/importing.py).
         blind = env.get("CUDA_VISIBLE_DEVICES") == ""
         kept = {name: value for name, value in env.items() if name not in LATE}
         return cls(path, spec.cwd, kept | ({"CUDA_VISIBLE_DEVICES": ""} if blind else {}))
 
     def difference(self, other: StandbySpec) -> str:
-        """Return why a standby made for ``other`` does not serve for this; "" if it does."""
+        """Return why a standby that was made for ``other`` cannot be used for this spec; "" if it can."""
         if self.executable != other.executable:
             return f"the spare is of another vLLM, {other.executable}"
         if self.cwd != other.cwd:
@@ -86,15 +86,15 @@ class StandbySpec:
 
 
 class Standby:
-    """One standby. It costs a process of about 500 MB, its guards, and a thread that hears them until it becomes a server.
+    """One standby: a process of about 500 MB, its guards, and a thread that receives their messages until it is a server.
 
     Any thread may read the attributes. Only one thread at a time may call the methods.
 
     Args:
-        spec: what to import.
+        spec: the conditions of the imports.
 
     Attributes:
-        spec: what the standby imports.
+        spec: the conditions of the imports.
         folder: the private folder.
         guards: the guard pair.
         since: when the standby was started, in seconds since the epoch.
@@ -104,7 +104,7 @@ class Standby:
         memory: the bytes that the standby uses once it is warm; 0 before.
 
     Raises:
-        OSError: there is no folder, no guard pair or no thread for it.
+        OSError: its folder, guard pair or thread cannot be made.
     """
 
     def __init__(self, spec: StandbySpec) -> None:
@@ -175,14 +175,14 @@ class Standby:
         while not self.gone and self._woken.fileno() not in dict(poller.poll()):
             messages = self.guards.receive()
             for message in messages or ():
-                self._note(message)
+                self._handle(message)
             if messages is None:
                 self.over = self.over or "it has ended"
                 self.guards.close()
                 self.gone = True
         self._woken.close()
 
-    def _note(self, message: Message) -> None:
+    def _handle(self, message: Message) -> None:
         if isinstance(message, StandbyReport):
             self.memory = memory.used_by(message.leader[0]) if message.warm else 0
             self.warm = message.warm
@@ -201,7 +201,7 @@ def is_possible(path: str) -> bool:
 def _launch_request(spec: StandbySpec, folder: Folder, since: float) -> LaunchRequest:
     python = executable.interpreter(spec.executable) or ()
     me = processes.read(os.getpid())
-    noted = Record(
+    standby_record = Record(
         id=folder.id,
         name=NAME,
         model="",
@@ -225,6 +225,6 @@ def _launch_request(spec: StandbySpec, folder: Folder, since: float) -> LaunchRe
         log=str(folder.log),
         keep_log=str(folder.kept_log),
         locks=[],
-        record=noted._asdict(),
+        record=standby_record._asdict(),
         standby_limit=LONGEST,
     )
