@@ -1,4 +1,4 @@
-"""Serve a vLLM model from a notebook cell, stop it, and have its VRAM back, proved.
+"""Serve a vLLM model from a notebook cell, and stop it with a proof that its VRAM is back.
 
 In a notebook::
 
@@ -13,7 +13,7 @@ In a program::
     with vllm_magic.serve("Qwen/Qwen3-0.6B", "--max-model-len", "4096") as server:
         print(server.base_url, server.api_key)
 
-Importing this is cheap: everything is imported when it is used.
+The import of this package takes little time: each module is imported when it is used.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ _HOMES = {
     ),
 }
 
-_STARTING = ("api", "jupyter.panel.singleton")  # of no use where no server can be started
+_STARTING = ("api", "jupyter.panel.singleton")  # these need a system on which a server can be started
 
 __all__ = [
     "ClusterError",
@@ -114,10 +114,10 @@ __all__ = [
 
 
 def load_ipython_extension(ipython: Any) -> None:
-    """``%load_ext vllm_magic``: adds the magic ``%vllm``.
+    """Add the magic ``%vllm``; called by ``%load_ext vllm_magic``.
 
     Raises:
-        VllmMagicError: this system is none on which a server can be ended for certain.
+        VllmMagicError: this system lacks the calls that a release needs (see `linux.support`).
     """
     from vllm_magic.linux import support
 
@@ -128,7 +128,7 @@ def load_ipython_extension(ipython: Any) -> None:
 
 
 def unload_ipython_extension(ipython: Any) -> None:
-    """``%unload_ext vllm_magic``: releases every server, and removes what was added."""
+    """Release every server, and remove the magic; called by ``%unload_ext vllm_magic``."""
     from vllm_magic.jupyter.extension import unload
 
     unload(ipython)

@@ -1,7 +1,7 @@
 """Calls that may take seconds, each in a thread of its own, so that the caller need not wait for them.
 
 The thread calls a function, and a future holds the result; there is no other shared state. A thread cannot be cancelled: it
-runs until its function returns, so the function must have a time limit, as each request of `engine.exchange` has.
+runs until its function returns, so the function must have a time limit, as each request of `engine.client.exchange` has.
 """
 
 from __future__ import annotations

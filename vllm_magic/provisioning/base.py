@@ -1,4 +1,4 @@
-"""How a server comes to be, whichever way: the interface that the supervisor knows, and what a launch gives it."""
+"""The interface through which the supervisor starts, attaches or submits a server, and the result of a launch."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from vllm_magic.release.verifier import Verifier
 
 GRACE = 5.0  # seconds from SIGTERM to SIGKILL for a server that is ending
-PATIENCE = 2.5  # seconds to SIGKILL for one that shows no sign of it: SIGTERM was swallowed
-CLUSTER_GRACE = 120.0  # seconds for the agent of a server on a Ray cluster to see its job end
+PATIENCE = 2.5  # the same for a server on which SIGTERM has no effect
+CLUSTER_GRACE = 120.0  # seconds for the agent of a server on a Ray cluster to wait for the end of its job
 
 
 class StartKind(str, Enum):
@@ -36,20 +36,20 @@ class StartKind(str, Enum):
 
 @dataclass(frozen=True)
 class Prepared:
-    """What has to be known of a server to follow it to its end.
+    """The data that the supervisor needs to follow a server until its end.
 
     Attributes:
         folder: the private folder of the server.
-        verifier: has observed the GPUs as they were before the start.
+        verifier: the verifier, which has read the GPUs before the start.
         gpus: the UUIDs of the GPUs that the server may use.
         address: the address at which this machine reaches the server.
         port: the TCP port on which the server will listen.
         model: the model that the server serves.
-        downloads: tells what the server downloads.
-        secrets: keys and tokens that the log may hold, to be masked where the log is shown.
+        downloads: the progress of the server's downloads.
+        secrets: keys and tokens that the log may contain, which are masked when the log is shown.
         kind: how the server began.
-        cold_because: why no spare became the server; "" if one did, or if none was asked for.
-        first: the stage of the start once the leader runs.
+        cold_because: why no standby became the server; "" if one did, or if none was wanted.
+        first: the first stage of the start after the leader runs.
     """
 
     folder: Folder
@@ -67,24 +67,23 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Launched:
-    """One server, and its guards, which run."""
+    """A server whose guards run."""
 
     prepared: Prepared
     guards: Guards
 
 
 class Provisioner(ABC):
-    """Makes one server, whichever way. The supervisor knows no other type.
+    """Makes one server. The supervisor knows only this interface, and not how the server is made.
 
     Attributes:
         command: the command of the server, with its address and key.
         stop_grace: seconds from SIGTERM to SIGKILL when the server is stopped.
         stop_patience: the same, if SIGTERM shows no effect at all.
-        stops_at_exit: whether the kernel asks for the release when it ends. The guards end every other server too, unless
-            it is to be kept; they know of the kernel's end by themselves.
-        from_the_start: whether `launch` starts the server. If it takes over one that runs, nothing has to be released for
-            it before.
-        standby: what a standby for starts like this one has to import; None if no standby can become such a server.
+        stops_at_exit: whether the kernel asks for the release when it ends. If not, the guards notice the kernel's end, and
+            release the server unless it is to be kept.
+        from_the_start: whether `launch` starts the server. If it takes over a running server, that needs no free memory.
+        standby: the spec of a standby for starts like this one; None if no standby can become such a server.
     """
 
     command: Command
@@ -96,17 +95,17 @@ class Provisioner(ABC):
 
     @abstractmethod
     def launch(self, cancelled: Cancellation, tell: Callable[[str], None]) -> Launched | None:
-        """Launch the server, and return once its guards run. Called once, in the supervisor's thread.
+        """Launch the server, and return when its guards run. The supervisor calls this once, in its thread.
 
         Args:
-            cancelled: set when nobody wants the server any more.
-            tell: called with each line that the user should see.
+            cancelled: the request to give up.
+            tell: called with each line for the user.
 
         Returns:
-            The server; None when cancelled, and then nothing of it is there.
+            The server; None when cancelled. In that case no process or file of it is left.
 
         Raises:
-            VllmMagicError: it cannot be started, and nothing of it is there.
+            VllmMagicError: the server cannot be started. No process or file of it is left.
         """
 
     def placement(self, folder: Folder) -> Placement:  # noqa: ARG002 - for those that are on other machines
@@ -118,4 +117,4 @@ class Provisioner(ABC):
         return Placement()
 
     def discard(self) -> None:  # noqa: B027 - most hold nothing
-        """Let go of what the provisioner holds; called instead of `launch`."""
+        """Release the resources of the provisioner. The supervisor calls this if it does not call `launch`."""

@@ -31,13 +31,13 @@ def release(
     Args:
         mark: ``b"NAME=value"`` in the environment of each process of the server.
         leader: the server's first process, or None.
-        before: the shared memory that was there before the server (`guard.record.before`); None if that is unknown, and then
-            none is removed.
+        before: the shared memory that existed before the server (`guard.record.read_existing_segments`); None if it is not
+            known, and then no shared memory is removed.
         segments: the shared memory that the server is known to have mapped.
         known: the processes that are known to belong to the server, with or without the mark.
 
     Returns:
-        What the ladder did.
+        The processes that ended, and those that are left.
     """
     mapped, ours = set(segments), set(known)
 
