@@ -29,18 +29,21 @@ if TYPE_CHECKING:
 
 SLEEP = "--enable-sleep-mode"
 LORA = "--enable-lora"
-# The looks at a server each second are not to fill its log (vLLM 0.32, entrypoints/launchers/cli_args.py).
+# Keeps the polling of a server out of its log (vLLM 0.32, entrypoints/launchers/cli_args.py).
 QUIET = ("--disable-access-log-for-endpoints", "/health,/metrics")
-# What the notebook's kernel has in its environment for itself alone.
+# Variables in the environment of a notebook's kernel that are only for the kernel.
 OF_THE_KERNEL = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "JPY_INTERRUPT_EVENT", "MPLBACKEND")
 
 
 @dataclass(frozen=True)
 class Command:
-    """What to execute, and where it will answer. The key is in the environment only, never in argv.
+    """The command of a server.
 
-    ``cluster`` and ``job`` are the address of a Ray cluster, without a password, and the id of the job there; "" for a
-    server of this machine.
+    Attributes:
+        argv: the command line; it does not contain the key, which is only in the environment.
+        endpoint: the address and the key of the server.
+        cluster: the address of a Ray cluster, without a password; "" for a server of this machine.
+        job: the submission id of the job on the cluster; "" for a server of this machine.
     """
 
     argv: tuple[str, ...] = field(repr=False)
@@ -50,12 +53,12 @@ class Command:
 
 
 def build(spec: ServerSpec) -> Command:
-    """The command of a spec, with a free port and a key of its own.
+    """Return the command of a spec, with a free port and a new key, unless the spec has its own.
 
     Raises:
-        ExecutableNotFound: there is no vLLM.
-        InvalidOption: a flag that cannot work here.
-        StartFailed: the port is taken.
+        ExecutableNotFound: vLLM is not found.
+        InvalidOption: a flag cannot be used here, or the working directory is gone.
+        StartFailed: the port is taken, or the host cannot be used.
     """
     if not os.path.isdir(spec.cwd):  # noqa: PTH112 - it may be a name that no file can have
         raise InvalidOption(
@@ -94,15 +97,15 @@ def environment(
     tmp: Path,
     visible: str | None,
 ) -> dict[str, str]:
-    """The server's environment: the kernel's own, the spec's on top, and what keeps the server together.
+    """Return the server's environment: the kernel's environment, the spec's variables, and the server's own variables.
 
     Args:
-        environ: the kernel's.
-        spec: what was asked for.
-        endpoint: has the key.
+        environ: the kernel's environment.
+        spec: the server.
+        endpoint: the address and the key of the server.
         mark: the value of `MARK`.
         tmp: the private TMPDIR.
-        visible: CUDA_VISIBLE_DEVICES, or None to leave it as it is.
+        visible: the value of CUDA_VISIBLE_DEVICES; None to leave it unchanged.
     """
     env = common_environment(environ, spec) | private_environment(mark, tmp)
     env["VLLM_API_KEY"] = endpoint.api_key
@@ -113,14 +116,14 @@ def environment(
 
 
 def common_environment(environ: Mapping[str, str], spec: ServerSpec) -> dict[str, str]:
-    """What several servers may have in common: the part of `environment` that comes from the kernel and the flags."""
+    """Return the part of `environment` that servers may share: the variables from the kernel, the spec and its flags."""
     env = {name: value for name, value in environ.items() if name not in OF_THE_KERNEL}
     env.update(spec.env)
-    # torch.compile's cache lives in TMPDIR unless told otherwise, and ours is removed after each release.
+    # By default torch.compile's cache is in TMPDIR, which is removed after each release.
     if "TORCHINDUCTOR_CACHE_DIR" not in env and (compiled := _compile_cache()):
         env["TORCHINDUCTOR_CACHE_DIR"] = compiled
     if flags.has(spec.all_args, SLEEP):
-        env.setdefault("VLLM_SERVER_DEV_MODE", "1")  # where its routes are
+        env.setdefault("VLLM_SERVER_DEV_MODE", "1")  # without it vLLM has no routes for sleep mode
     if flags.has(spec.all_args, LORA):
         env.setdefault("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "1")  # without it vLLM has no routes for adapters
     env["SPT_NOENV"] = "1"  # setproctitle would wipe the mark from /proc/PID/environ
@@ -128,12 +131,12 @@ def common_environment(environ: Mapping[str, str], spec: ServerSpec) -> dict[str
 
 
 def private_environment(mark: str, tmp: Path) -> dict[str, str]:
-    """What keeps one server together. Arguments as for `environment`."""
+    """Return the variables that belong to one server only. Arguments as for `environment`."""
     return {"TMPDIR": str(tmp), "VLLM_RPC_BASE_PATH": str(tmp), MARK: mark}
 
 
 def gpu_count(args: tuple[str, ...]) -> int:
-    """How many GPUs of this machine the flags ask for: tensor x pipeline x data parallel."""
+    """Return the number of GPUs of this machine that the flags require: tensor x pipeline x data parallel."""
     local = ("--data-parallel-size-local", "-dpl")
     count = 1
     for names in (
@@ -146,21 +149,21 @@ def gpu_count(args: tuple[str, ...]) -> int:
 
 
 def memory_fraction(args: tuple[str, ...]) -> float:
-    """The share of each GPU that vLLM will ask for: 0.92 unless told otherwise (vLLM 0.32, config/cache.py).
+    """Return the share of each GPU's memory that vLLM will use: by default 0.92 (vLLM 0.32, config/cache.py).
 
-    0.0 where what it is told is no number: vLLM says so.
+    It is 0.0 if the flag's value is not a number, which vLLM will report.
     """
-    told = flags.has(args, "--gpu-memory-utilization")
-    return flags.number(args, "--gpu-memory-utilization", default=0.0 if told else 0.92)
+    is_set = flags.has(args, "--gpu-memory-utilization")
+    return flags.number(args, "--gpu-memory-utilization", default=0.0 if is_set else 0.92)
 
 
 def shutdown_timeout(args: tuple[str, ...]) -> float:
-    """Seconds that this server takes to drain after SIGTERM, as its own flag says; 0 unless told otherwise."""
+    """Return the seconds for which the server drains its requests after SIGTERM, from its flag; by default 0."""
     return flags.number(args, "--shutdown-timeout", default=0.0)
 
 
 def _quiet(spec: ServerSpec, path: str) -> tuple[str, ...]:
-    """`QUIET`, where this vLLM is known to have the flag, and nobody has said it."""
+    """Return `QUIET` if this vLLM is known to have the flag, and the spec does not set it."""
     if flags.has(spec.all_args, QUIET[0]) or any(name in flag_table.OF_PYTHON for name, _ in spec.env):
         return ()
     table = flag_table.load(path)
@@ -168,11 +171,11 @@ def _quiet(spec: ServerSpec, path: str) -> tuple[str, ...]:
 
 
 def _compile_cache() -> str | None:
-    """The folder for compiled kernels, made if it does not exist; None where none can be used.
+    """Return the folder for compiled kernels, and create it if it is missing; None if there is no usable folder.
 
-    It is torch's own, so that other programs share it (torch/_inductor/runtime/cache_dir_utils.py). Any user can make one of
-    this name in /tmp first, and what is in it is executed: another user's is not used. The cache folder takes its place
-    then, and where there is no temporary folder in which this user can write.
+    It is torch's default folder, which other programs share (torch/_inductor/runtime/cache_dir_utils.py). Its files are
+    executed, and any user can make a folder of this name in /tmp. So a folder of another user is not used. A folder in the
+    cache folder is used then, and if this user cannot write to the temporary folder.
     """
     with suppress(OSError):
         path = f"{tempfile.gettempdir()}/torchinductor_{_user()}"
@@ -190,7 +193,7 @@ def _compile_cache() -> str | None:
 def _user() -> str:
     try:
         return lookups.within(lookups.USER_LIMIT, "this user", getpass.getuser)
-    except (KeyError, OSError):  # a container that runs with a bare uid
+    except (KeyError, OSError):  # a container that runs with a uid without a name
         return str(os.getuid())
 
 

@@ -142,9 +142,8 @@ class Probe:
         if not self._answered:
             timeout = max(timeout, self._start_timeout)
         try:
-            if (
-                self._unanswered is not None
-            ):  # an earlier call has not waited for its reply, which is too old by now
+            # An earlier call may not have waited for its reply, which is too old by now.
+            if self._unanswered is not None:
                 self._reply(child, (time.monotonic() if patient else self._unanswered) + timeout)
             taken = time.monotonic()
             self._request(child)

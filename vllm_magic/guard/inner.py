@@ -256,10 +256,8 @@ class Inner(Guard):
                 self._send_started()
                 return None
             self.send(Refused(errno.ESTALE, rest))
-            return (
-                Why.LEADER_ENDED,
-                NO_GRACE,
-            )  # it ends now, unless a thread of an imported module keeps it alive
+            # The leader ends now, unless a thread of an imported module keeps it alive.
+            return Why.LEADER_ENDED, NO_GRACE
         return None
 
     def _launch_standby(self, request: LaunchRequest) -> Reason | None:

@@ -64,14 +64,12 @@ class Outer(Guard):
     def run(self) -> None:
         """Wait for the end of the inner guard, and release the server if the inner guard has not done that."""
         if not self._wait():
-            self.outbox = Outbox(
-                self.control, is_cut=True
-            )  # the inner guard may have sent a part of a message
+            # The inner guard may have sent a part of a message.
+            self.outbox = Outbox(self.control, is_cut=True)
             self.release("outer", Why.GUARD_GONE, NO_GRACE)
             self._unlink_recorded()  # after the release, since a disk that hangs must not delay it
-        if (
-            self._lock is not None
-        ):  # NFS renames a removed file that is open, and the folder would not be empty
+        # NFS renames a removed file that is open, so the folder would not be empty.
+        if self._lock is not None:
             os.close(self._lock)
         self.clear()
 
@@ -81,11 +79,9 @@ class Outer(Guard):
             pid, status = os.waitpid(self._inner, os.WNOHANG)
             if pid == self._inner:
                 return os.waitstatus_to_exitcode(status) == 0
-            rest = (
-                None
-                if self._ending_since is None
-                else self._ending_since + self._time_limit() - time.monotonic()
-            )
+            rest = None
+            if self._ending_since is not None:
+                rest = self._ending_since + self._time_limit() - time.monotonic()
             if rest is not None and rest <= 0:
                 if self._hangs(-rest):
                     return False  # the inner guard is a descendant, so the release ends it too

@@ -1,12 +1,12 @@
-"""Find the processes of a server, wherever they went, by two marks that children inherit, also through exec.
+"""Find the processes of a server by two marks that child processes inherit, also through exec.
 
-- An entry of the environment. Every process can read and copy it: a person who debugs a server runs a command
-  with the server's whole environment. So the entry names a server, but does not prove that the process belongs to it.
+- An entry of the environment. Every process can read and copy it, for example when a person runs a command with the
+  server's environment to debug it. So the entry names a server, but does not prove that the process belongs to it.
 - The seal: a resource limit that Linux has not used since 2.4.25 (RLIMIT_LOCKS, getrlimit(2)). Its value
   contains the id of the server's folder. A copy of the environment does not include the seal, no program sets
   it, and it lasts as long as the process, even where the environment is gone or may not be read.
 
-Where limits cannot be set as on Linux (gVisor), there is only the entry, and it counts as proof.
+If the system does not support this limit (gVisor), there is only the entry, and it counts as proof.
 """
 
 from __future__ import annotations

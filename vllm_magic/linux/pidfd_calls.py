@@ -49,7 +49,5 @@ def _call(number: int, *words: int) -> int:
     result = int(syscall(ctypes.c_long(number), *map(ctypes.c_long, words)))
     if result < 0:
         error = ctypes.get_errno()
-        raise OSError(
-            error, os.strerror(error)
-        )  # Python makes this a ProcessLookupError for ESRCH, and so on
+        raise OSError(error, os.strerror(error))  # for ESRCH, this becomes a ProcessLookupError
     return result

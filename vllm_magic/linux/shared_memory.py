@@ -157,10 +157,9 @@ def _is_free(path: str) -> bool:
 
 
 def _drop_mapped(found: dict[Segment, os.DirEntry[str]]) -> bool:
-    """Drop from ``found`` what any process maps or has open. Return whether any maps could not be read."""
-    blind = (
-        processes.read(processes.INIT) is None
-    )  # /proc hides the processes of other users (hidepid, proc(5))
+    """Drop the segments from ``found`` that a process maps or has open. Return whether any maps could not be read."""
+    # Without the first process, /proc hides the processes of other users (hidepid, proc(5)).
+    blind = processes.read(processes.INIT) is None
     for pid in processes.pids() if found else ():
         mapped = _mapped(pid)
         blind = blind or mapped is None

@@ -139,9 +139,8 @@ class RayVerifier(Verifier):
 
     def _prove(self, ray: Ray) -> Verdict:
         job = teardown.wait(ray, self._job, END_LIMIT, self._silence)
-        ray.put(
-            wire.request(job.id), b""
-        )  # the request holds keys, and the job may not have read and removed it
+        # The request holds keys, and the job may not have read and removed it.
+        ray.put(wire.request(job.id), b"")
         if not job.status.over:
             return _not_proved(f"the job {job.id} is still {job.status.value} on the cluster", unseen=True)
         if job.node is None:  # the job never ran

@@ -26,21 +26,14 @@ SILENCE_LIMIT = 600.0  # seconds for an answer, or between two events of a strea
 # 16 ms, in which httpx would read all certificate authorities.)
 # follow_redirects: a redirect would send the prompt to another address.
 _OWN: Any = {"trust_env": False, "verify": False, "follow_redirects": False}
-UNREADABLE = (
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    RecursionError,
-)  # JSON of another form, with numbers that are none, or deep
+# The errors of reading JSON of an unexpected form, with invalid numbers, or nested too deeply.
+UNREADABLE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
 SUCCESS = range(200, 300)
 MOST = 2**30  # bytes of an answer that is not streamed, such as many embeddings
 REFUSAL_LIMIT = 5.0  # seconds for the text of a refusal
 REFUSAL_MOST = 2**16  # bytes of the text of a refusal
-LONGEST_EVENT = (
-    2**26
-)  # bytes of one event of a stream; one with the log probabilities of a long prompt has some 10 MB
+# Bytes of one event of a stream: the log probabilities of a long prompt take some 10 MB.
+LONGEST_EVENT = 2**26
 _QUOTED = 300  # characters that are quoted of the server's text, which may contain the whole request
 _SILENT = "was silent for too long"
 _TOO_LONG = f"one event has more than {LONGEST_EVENT // 2**20} MiB"

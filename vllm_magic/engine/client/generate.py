@@ -293,9 +293,8 @@ def _pieces(choice: Mapping[str, Any]) -> Iterator[Piece]:
         (PieceKind.REFUSAL, delta.get("refusal")),
     ):
         if text:
-            yield Piece(
-                kind, text.encode("utf-8", "replace").decode()
-            )  # half a surrogate pair cannot be shown
+            # A half of a surrogate pair cannot be shown.
+            yield Piece(kind, text.encode("utf-8", "replace").decode())
 
 
 def _format(schema: Any) -> dict[str, Any]:

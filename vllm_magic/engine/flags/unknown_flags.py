@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.spec import ServerSpec
 
-ELSEWHERE = "--omni"  # with it another package has the command line (vLLM's entrypoints/cli/main.py)
+ELSEWHERE = "--omni"  # with this flag another package reads the command line (vLLM's entrypoints/cli/main.py)
 
 
 def check(spec: ServerSpec, executable: str) -> None:
@@ -57,9 +57,8 @@ def find(args: Sequence[str], table: FlagTable) -> str | None:
         name, dot, _ = flag.partition(".")
         if dot and not equals and argument.startswith("-"):
             next(arguments, None)  # the key's value, which may begin with dashes
-        is_flag = (
-            name.startswith("--") and " " not in argument
-        )  # argparse takes an argument with a blank for a value
+        # argparse treats an argument with a blank as a value.
+        is_flag = name.startswith("--") and " " not in argument
         if is_flag and not any(one.startswith(plain(name)) for one in known):
             return name
     return None
