@@ -1,4 +1,4 @@
-"""The Python API: what the magics do, as functions."""
+"""The Python API: the sub-commands of ``%vllm`` as functions."""
 
 from __future__ import annotations
 
@@ -34,29 +34,31 @@ def start(
     wait: bool = True,
     timeout: float | str | None = None,
 ) -> Server:
-    """Start a server, or return the one that runs with the same words.
+    """Start a server, or return the running server with the same arguments.
 
     Args:
         model: a Hugging Face name, or a folder.
-        *args: any flags of ``vllm serve``, a word each: ``"--max-model-len", "4096"``; numbers and paths become text.
-        name: what to call it; the last part of the model's name unless given.
-        gpus: "0,1" or [0, 1] (indices or UUIDs), or "auto" for the freest that are enough; None leaves it to vLLM.
-        port: the TCP port; None for a free one.
-        executable: path of ``vllm``; None for the one that is found.
-        ttl: seconds without a request after which it is released, also written as "30m"; None for never.
-        force: start also where the GPUs have too little free memory, or vLLM has no such flag.
-        env: environment variables on top of this process's.
-        keep: seconds (or "10m") for which it waits for another kernel after the end of this one; None ends it at once.
-        cluster: the address of a Ray cluster on which it runs (``http://HEAD:8265``, or "auto" for $RAY_ADDRESS); None for
-            this machine.
-        wait: return when it is ready; otherwise at once.
-        timeout: seconds to wait; after that it is released. None waits as long as it starts.
+        *args: any flags of ``vllm serve``, each word an argument: ``"--max-model-len", "4096"``; numbers and paths become
+            text.
+        name: the name of the server; by default the last part of the model's name.
+        gpus: "0,1" or [0, 1] (indices or UUIDs), or "auto" for the GPUs with the most free memory; None lets vLLM choose.
+        port: the TCP port; None for a free port.
+        executable: the path of ``vllm``; None to search for it.
+        ttl: seconds without a request after which the server is released, also written as "30m"; None for never.
+        force: whether to start even if the GPUs have too little free memory, or vLLM does not have a flag.
+        env: environment variables that are added to those of this process.
+        keep: seconds (or "10m") for which the server waits for another kernel after the end of this one; None to release it
+            at once.
+        cluster: the address of the Ray cluster on which the server runs (``http://HEAD:8265``, or "auto" for $RAY_ADDRESS);
+            None for this machine.
+        wait: whether to wait until the server is ready.
+        timeout: seconds to wait, after which the server is released; None for no limit.
 
     Raises:
-        InvalidOption: an argument is none that can be meant.
-        NotEnoughMemory: the GPUs have no room for it.
-        StartFailed: it ended before it was ready; nothing of it is left.
-        VllmMagicError: see `errors`.
+        InvalidOption: an argument is not valid.
+        NotEnoughMemory: the GPUs have too little free memory.
+        StartFailed: the server ended before it was ready, and is released.
+        VllmMagicError: any other error, see `errors`.
     """
     args, env = arguments.words(args), arguments.environment(env)  # no variable shows a key from here on
     timeout = arguments.seconds_or_none("timeout", timeout)
@@ -114,18 +116,18 @@ def fit(
     gpus: str | int | Collection[str | int] | None = None,
     env: Mapping[str, Any] | None = None,
 ) -> Fit:
-    """Estimate whether a model fits on the GPUs as they are now; nothing is started.
+    """Estimate whether a model fits on the GPUs as they are now, without a start.
 
     Args:
-        model: a Hugging Face name, or a folder. What is not on this machine is asked of the Hub, where
+        model: a Hugging Face name, or a folder. For a model that is not on this machine, the Hub is asked, if
             huggingface_hub is installed and HF_HUB_OFFLINE does not forbid it.
-        *args: any flags of ``vllm serve``, as strings.
-        gpus: as in `start`.
-        env: environment variables on top of this process's.
+        *args: any flags of ``vllm serve``, as for `start`.
+        gpus: as for `start`.
+        env: as for `start`.
 
     Raises:
-        InvalidOption: a flag has a value that vLLM refuses, or ``gpus`` names what is not there.
-        NoEstimate: the model is not known, or not of a kind that is known here.
+        InvalidOption: a flag has a value that vLLM refuses, or ``gpus`` names a GPU that does not exist.
+        NoEstimate: the model is not found, or its architecture is not supported.
     """
     args, env = arguments.words(args), arguments.environment(env)
     return manager.fit(
@@ -134,35 +136,38 @@ def fit(
 
 
 def stop(name: str | None = None) -> Release | list[Release]:
-    """Stop the server of this name, or, without one, all of them.
+    """Stop a server, and return its release.
+
+    Args:
+        name: the name of the server; None to stop all servers of this kernel, and return a list.
 
     Raises:
-        ServerNotFound: there is none of this name.
-        ReleaseFailed: something would not end, or memory did not come back.
+        ServerNotFound: there is no server of this name.
+        ReleaseFailed: a process did not end, or memory did not come back.
     """
     return manager.stop_all() if name is None else manager.stop(arguments.name(name))
 
 
 def attach(name: str | None = None) -> Server:
-    """Take over a server that was started with ``keep`` by a kernel which is gone.
+    """Take over a server that was started with ``keep``, and whose kernel has ended.
 
     Args:
-        name: its name; None for the only one that waits.
+        name: the name of the server; None for the only kept server.
 
     Raises:
-        ServerNotFound: none waits under this name, or not exactly one.
-        NameInUse: a server of this kernel has its name.
+        ServerNotFound: there is no kept server of this name, or more than one.
+        NameInUse: a server of this kernel has the same name.
     """
     return manager.attach(arguments.name(name))
 
 
 def servers() -> dict[str, Server]:
-    """The servers of this process by name; failed ones too, until they are stopped or started again."""
+    """Return the servers of this kernel, by name. A failed server is included until it is stopped or started again."""
     return manager.servers()
 
 
 class serve:  # noqa: N801 - used like a function
-    """A server for the length of a block: ``with serve("model") as server:``, or ``async with``.
+    """A server that runs during a block: ``with serve("model") as server:``, or ``async with``.
 
     Takes what `start` takes but for ``keep``, ``cluster`` and ``wait``, and raises the same errors.
     """
@@ -202,7 +207,7 @@ class serve:  # noqa: N801 - used like a function
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # One that ran before the block is not the block's to stop.
+        # A server that was running before the block is not stopped.
         if self._start is not None and not self._start.reused:
             self._start.server.stop()
 

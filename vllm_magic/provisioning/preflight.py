@@ -52,7 +52,7 @@ class Shortage:
 
 
 def share(spec: ServerSpec) -> float:
-    """The share of each GPU that has to be free, 0 to 1; 0.0 if vLLM does not require one, or if it is unknown."""
+    """Return the share of each GPU that must be free, 0 to 1; 0.0 if vLLM requires none, or if it is not known."""
     if spec.force or flags.has(spec.all_args, "--kv-cache-memory-bytes"):
         return 0.0
     wanted = command.memory_fraction(spec.all_args)
@@ -62,7 +62,7 @@ def share(spec: ServerSpec) -> float:
 def shortage(
     spec: ServerSpec, environ: Mapping[str, str], now: Snapshot, chosen: tuple[Gpu, ...]
 ) -> Shortage | None:
-    """The GPUs on which a server does not fit; None if it fits, or if that is unknown.
+    """Return the GPUs on which a server does not fit; None if it fits, or if that is not known.
 
     Args:
         spec: the server to start.
@@ -90,7 +90,7 @@ def shortage(
 
 
 def refusal(name: str, lacking: Shortage) -> NotEnoughMemory:
-    """The error for a server that does not fit, with the holders of the memory and what the user can do."""
+    """Return the error for a server that does not fit, with the holders of the memory and what the user can do."""
     table = processes.table()
     owners = _owners()
     found = holders(lacking.short, table, owners)
@@ -111,7 +111,13 @@ def refusal(name: str, lacking: Shortage) -> NotEnoughMemory:
 def holders(
     gpus: Sequence[Gpu], table: Table | None = None, owners: Mapping[Identity, Entry] | None = None
 ) -> list[Holder]:
-    """The holders of memory on these GPUs, largest first. The process table and the owners are read unless they are given."""
+    """Return the holders of memory on these GPUs, the largest first.
+
+    Args:
+        gpus: the GPUs.
+        table: all processes; they are read by default.
+        owners: the servers in the ledger, by process; they are read by default.
+    """
     table = processes.table() if table is None else table
     owners = _owners() if owners is None else owners
     found = [holder for gpu in gpus for holder in _holders(gpu, table, owners)]
@@ -130,14 +136,14 @@ def _largest_share(gpu: Gpu) -> float:
 
 
 def _owners() -> dict[Identity, Entry]:
-    """The servers in the ledger, by each of their processes."""
+    """Return the servers in the ledger, by each of their processes."""
     with suppress(OSError):
         return {one.identity: entry for entry in ledger.entries() for one in entry.processes}
     return {}
 
 
 def _identity(table: Table, pid: int) -> Identity:
-    """The process with this pid, as `Entry.processes` has it."""
+    """Return the identity of a pid, as in `Entry.processes`."""
     return table[pid].identity if pid in table else Identity(pid, processes.HIDDEN)
 
 
@@ -152,7 +158,7 @@ def _holders(gpu: Gpu, table: Table, owners: Mapping[Identity, Entry]) -> Iterat
 
 
 def _name(table: Table, pid: int) -> str:
-    """A short name of a process: the program, and for Python its script, without folders and arguments."""
+    """Return a short name of a process: the program, and for Python its script, without folders and arguments."""
     if pid not in table:
         return "a process that is not visible here"
     words = processes.shown_name(table[pid]).split(" ")
@@ -198,7 +204,7 @@ def _way_out(pid: int, table: Table, owners: Mapping[Identity, Entry]) -> str:
 
 
 def _left_by_vllm(table: Table, pid: int) -> int | None:
-    """The pid of the topmost process of an engine whose API server is gone; None if it is there, or for other processes.
+    """Return the pid of the topmost process of an engine whose API server is gone; None if that lives, or for other processes.
 
     All processes of one vLLM share a session. So a parent in another session is a process that adopted an orphan.
     """
