@@ -1,8 +1,8 @@
-"""The arguments of the Python API, checked at its door and turned into what the rest of the package takes.
+"""Check the arguments of the Python API, and convert them for the rest of the package.
 
-What a user plainly means is taken: ``gpus=[0, 1]``, ``port="8000"``, ``keep="10m"``, a ``Path``. Everything else raises
-`InvalidOption`, whose one line names the argument, what was given, and what is right. A value that may hold a key is
-never quoted, and becomes a `Secret`, so that a traceback with variables does not show it.
+Several forms of an argument are accepted: ``gpus=[0, 1]``, ``port="8000"``, ``keep="10m"``, a ``Path``. All other values
+raise `InvalidOption`, with one line that names the argument, the value, and the valid values. A value that may contain a key
+is never quoted, and becomes a `Secret`, so that a traceback with variables does not show it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from vllm_magic.masking import Secret, mask, mask_words
 if TYPE_CHECKING:
     from typing import TypeGuard
 
-QUOTED = 60  # characters of a given text that an error quotes
-MOST_LINES = 10**9  # of a log
-_LARGE = 10**18  # a longer number is not quoted: Python refuses to write out those of more than 4,300 digits
+QUOTED = 60  # characters of a text that an error quotes
+MOST_LINES = 10**9  # lines of a log
+_LARGE = 10**18  # larger numbers are not quoted: Python does not write numbers of more than 4,300 digits
 _WHOLE = re.compile(r"\s*(\d{1,18})\s*", re.ASCII)
 _TIME = 'seconds, or a text such as "90s", "30m" or "1h30m"'
 
 
 def model(given: object) -> str:
-    """A Hugging Face name, or a folder as text or path; a relative path is one from the working directory."""
+    """Return a model: a Hugging Face name, or a folder. A relative `pathlib.Path` gets "./" before it."""
     if isinstance(given, str):
         return str(given)
     folder = path("model", given, 'a Hugging Face name or a folder, as text: "Qwen/Qwen3-0.6B"')
@@ -38,14 +38,20 @@ def model(given: object) -> str:
 
 
 def text(option: str, given: object, wanted: str) -> str:
-    """A text; ``wanted`` says in an error what is right."""
+    """Return a text.
+
+    Args:
+        option: the name of the argument.
+        given: its value.
+        wanted: a description of valid values, for the error.
+    """
     if not isinstance(given, str):
         raise _refused(option, given, wanted)
     return str(given)
 
 
 def texts(option: str, given: object) -> list[str]:
-    """Texts, from whatever yields them."""
+    """Return a list of texts, from any iterable."""
     several = list(given) if isinstance(given, Iterable) and not isinstance(given, Mapping) else [None]
     found = [one for one in several if isinstance(one, str)]
     if len(found) < len(several):
@@ -54,18 +60,18 @@ def texts(option: str, given: object) -> list[str]:
 
 
 def name(given: object) -> str | None:
-    """The name of a server; None where none is given."""
+    """Return the name of a server, or None."""
     return None if given is None else text("name", given, "the name of a server, as text")
 
 
 def path(option: str, given: object, wanted: str = "a path, as text or pathlib.Path") -> str:
-    """A path as text."""
+    """Return a path as text. Arguments as for `text`."""
     found = os.fspath(given) if isinstance(given, os.PathLike) else given
     return text(option, found, wanted)
 
 
 def words(given: Iterable[object]) -> tuple[str, ...]:
-    """The words of a command line; numbers and paths become text, and keys among them `Secret`."""
+    """Return the words of a command line. Numbers and paths become text, and keys become `Secret`."""
     found = [_word(one) for one in given]
     check_characters(found)
     return tuple(
@@ -89,7 +95,7 @@ def check_characters(words: Iterable[str]) -> None:
 
 
 def environment(given: object) -> dict[str, str]:
-    """Environment variables, sorted. Errors do not quote their values."""
+    """Return environment variables, sorted by name. Errors do not quote their values."""
     if given is None:
         return {}
     if not isinstance(given, Mapping):
@@ -108,7 +114,7 @@ def environment(given: object) -> dict[str, str]:
 
 
 def gpus(given: object) -> str | None:
-    """GPUs as the text for `gpu.choice.choose`; None leaves them to vLLM."""
+    """Return GPUs as the text for `gpu.choice.choose`; None to let vLLM choose."""
     if given is None:
         return None
     several = isinstance(given, Collection) and not isinstance(given, (str, bytes, bytearray, Mapping))
@@ -119,7 +125,7 @@ def gpus(given: object) -> str | None:
 
 
 def port(given: object) -> int | None:
-    """A TCP port; None for a free one."""
+    """Return a TCP port; None for a free port."""
     if given is None:
         return None
     found = _whole(given)
@@ -129,7 +135,7 @@ def port(given: object) -> int | None:
 
 
 def seconds(option: str, given: object) -> float:
-    """A length of time in seconds, `math.inf` too."""
+    """Return a duration in seconds, which may be `math.inf`."""
     found = -1.0
     if isinstance(given, timedelta):
         found = given.total_seconds()
@@ -143,18 +149,18 @@ def seconds(option: str, given: object) -> float:
             found = float(given)
         except OverflowError:
             raise _refused(option, given, _TIME) from None
-    if not found >= 0:  # NaN is neither
+    if not found >= 0:  # also for NaN
         raise _refused(option, given, _TIME)
     return found
 
 
 def seconds_or_none(option: str, given: object) -> float | None:
-    """The same where None means something of its own."""
+    """Return a duration in seconds, or None, which has its own meaning for the caller."""
     return None if given is None else seconds(option, given)
 
 
 def limit(option: str, given: object) -> float:
-    """The seconds that an answer may take; None, as in httpx, for as long as it takes (`durations.MOST`)."""
+    """Return a time limit in seconds; `durations.MOST` for None, which means no limit, as in httpx."""
     found = durations.MOST if given is None else seconds(option, given)
     if not found:
         raise _refused(option, given, f"{_TIME}; None for no limit")
@@ -162,7 +168,7 @@ def limit(option: str, given: object) -> float:
 
 
 def count(option: str, given: object) -> int:
-    """A number of lines, 1 or more."""
+    """Return a number of lines, 1 or more."""
     found = _whole(given)
     if not found or found < 1:
         raise _refused(option, given, "a whole number, 1 or more")
@@ -170,7 +176,7 @@ def count(option: str, given: object) -> int:
 
 
 def yes_or_no(option: str, given: object) -> bool:
-    """A truth value."""
+    """Return a truth value."""
     if not (isinstance(given, bool) or _whole(given) in (0, 1)) or isinstance(given, str):
         raise _refused(option, given, "True or False")
     return bool(given)
@@ -196,7 +202,7 @@ def _gpu(given: object) -> str | None:
 
 
 def _whole(given: object) -> int | None:
-    """A whole number, also one that is written as text or as a float; None for everything else."""
+    """Return a whole number, also from text or a float; None for all other values."""
     if isinstance(given, str):
         written = _WHOLE.fullmatch(given)
         return int(written[1]) if written else None
@@ -217,7 +223,7 @@ def _refused(option: str, given: object, wanted: str) -> InvalidOption:
 
 
 def _shown(given: object) -> str:
-    """What was given, short and masked; of what may hold anything only the type."""
+    """Return a short, masked text of the value; for values of other types only the name of the type."""
     if type(given) is str:
         return repr(mask(given)[:QUOTED])
     if given is None or type(given) in (bool, float) or (type(given) is int and abs(given) < _LARGE):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _T = TypeVar("_T")
-LOOK = 0.05  # seconds between looks at the future
+LOOK = 0.05  # seconds between checks of the future
 
 
 def call(function: Callable[[], _T], done: Callable[[], None]) -> Future[_T] | None:

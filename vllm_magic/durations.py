@@ -1,4 +1,4 @@
-"""Lengths of time as people write them: ``90``, ``90s``, ``30m``, ``2h``, ``1h30m``."""
+"""Durations as people write them: ``90``, ``90s``, ``30m``, ``2h``, ``1h30m``."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _WRITTEN = re.compile(r"(?=\d)(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", re.AS
 
 
 def parse(text: str) -> float:
-    """The length in seconds; a number without a unit is one of seconds.
+    """Return a duration in seconds; a number without a unit is in seconds.
 
     Raises:
-        ValueError: it is none, or it is negative or longer than `MOST`.
+        ValueError: the text is not a duration, or the duration is negative or longer than `MOST`.
     """
     written = _WRITTEN.fullmatch(text)
     parts = zip(_UNITS.values(), written.groups(default="0"), strict=True) if written else [(1, text)]

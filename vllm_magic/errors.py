@@ -1,26 +1,26 @@
-"""What can go wrong, as one tree.
+"""The exceptions of the package.
 
 ::
 
     VllmMagicError
-    ├── InvalidOption          a word of the request does not fit (also a ValueError)
-    ├── ExecutableNotFound     no vLLM here
+    ├── InvalidOption          an argument or option is not valid (also a ValueError)
+    ├── ExecutableNotFound     vLLM is not found
     ├── NameInUse              another server has this name
     ├── ServerNotFound         no server has this name (also a LookupError)
-    ├── NotEnoughMemory        the GPUs have no room for it
-    ├── NoEstimate             what memory a model needs cannot be told
+    ├── NotEnoughMemory        the GPUs have too little free memory
+    ├── NoEstimate             the memory that a model needs cannot be estimated
     ├── ServerFailed           the server ended by itself
-    │   └── StartFailed        that was before it was ready
-    │       ├── StartTimeout       it was not ready in time
+    │   └── StartFailed        the server ended before it was ready
+    │       ├── StartTimeout       the server was not ready in time
     │       └── StartInterrupted   the wait was interrupted, and the server was released
-    ├── SleepFailed            a server would not sleep or wake up, or its memory did not come back
+    ├── SleepFailed            a server did not sleep or wake up, or its memory did not come back
     ├── RequestFailed          a request to a server had no answer, or was refused
-    │   └── NoChatTemplate     the model takes plain text only
-    ├── ClusterError           a Ray cluster refused something
-    │   └── ClusterUnreachable     it does not answer
-    └── ReleaseFailed          something would not end, or its memory did not come back
+    │   └── NoChatTemplate     the model has no chat template
+    ├── ClusterError           a Ray cluster refused a request
+    │   └── ClusterUnreachable     a Ray cluster does not answer
+    └── ReleaseFailed          a process did not end, or its memory did not come back
 
-Each message says what happened and what to do, in one line; `details` has more where there is more.
+Each message says in one line what happened and what to do. Some errors have more lines, in `details`.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
 
 def one_line(text: str) -> str:
-    """The text as one line: without what would break it or be obeyed by a terminal, and without keys."""
+    """Return the text as one line, with blanks in place of control characters, and with masked keys."""
     if not text.isprintable():
         text = "".join(character if character.isprintable() else " " for character in text)
     return mask(text.strip())
 
 
 def reason(error: OSError) -> str:
-    """Why a call of the system failed, in a few words; a time limit of Python's own has none."""
+    """Return why a system call failed, in a few words; also for a `TimeoutError` of Python, which has no text."""
     return (
         error.strerror
         or str(error)
@@ -51,10 +51,10 @@ def reason(error: OSError) -> str:
 
 
 class VllmMagicError(Exception):
-    """The root of the tree.
+    """The base class of all errors of the package.
 
     Args:
-        message: what happened and what to do; what is quoted in it may hold anything.
+        message: what happened and what to do. It may quote any text: keys are masked, and control characters removed.
     """
 
     def __init__(self, message: str = "") -> None:
@@ -62,20 +62,20 @@ class VllmMagicError(Exception):
 
     @property
     def details(self) -> list[str]:
-        """More lines for whoever wants them; empty for most."""
+        """More lines about the error; empty for most errors."""
         return []
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows in place of a traceback: the message is the news, our own frames are not."""
+        """Return the lines that IPython shows in place of a traceback, whose frames would not help the user."""
         return [f"{type(self).__name__}: {self}", *self.details]
 
 
 class InvalidOption(VllmMagicError, ValueError):
-    """A word of the request does not fit."""
+    """An argument or option is not valid."""
 
 
 class ExecutableNotFound(VllmMagicError):
-    """There is no vLLM where it was looked for."""
+    """The executable of vLLM is not found."""
 
 
 class NameInUse(VllmMagicError):
@@ -88,15 +88,15 @@ class ServerNotFound(VllmMagicError, LookupError):
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds memory of a GPU.
+    """A process that holds memory of a GPU.
 
     Attributes:
-        gpu: NVML's index.
-        pid: None for memory that the driver names nobody for.
-        user: "" where that is not known.
-        name: of the program.
-        used: bytes; None where the driver does not say.
-        server: the name of a server of this user's kernels, "" for anything else.
+        gpu: NVML's index of the GPU.
+        pid: the pid; None for memory for which the driver lists no process.
+        user: the user of the process; "" if it is not known.
+        name: the name of the program.
+        used: the bytes that the process holds; None if the driver does not report them.
+        server: the name of the server of this user that the process belongs to; "" for other processes.
     """
 
     gpu: int
@@ -111,7 +111,7 @@ class NotEnoughMemory(VllmMagicError):
     """The GPUs have too little free memory for the server.
 
     Attributes:
-        holders: who holds it, the largest first.
+        holders: the processes that hold the memory, the largest first.
     """
 
     def __init__(self, message: str, holders: Sequence[Holder] = (), details: Sequence[str] = ()) -> None:
@@ -121,15 +121,15 @@ class NotEnoughMemory(VllmMagicError):
 
     @property
     def details(self) -> list[str]:
-        """The ways out."""
+        """The lines that say what the user can do."""
         return self._details
 
 
 class NoEstimate(VllmMagicError):
-    """What memory a model needs cannot be told.
+    """The memory that a model needs cannot be estimated.
 
     Args:
-        reason: what is missing, as a sentence.
+        reason: the missing information, as a sentence.
     """
 
     def __init__(self, reason: str) -> None:
@@ -140,9 +140,9 @@ class ServerFailed(VllmMagicError):
     """The server ended by itself.
 
     Attributes:
-        cause: what happened, one line.
-        hint: what to do about it, one line.
-        log_tail: the lines of the server's log that tell, newest last.
+        cause: what happened, in one line.
+        hint: what to do, in one line.
+        log_tail: the lines of the server's log that show the cause, oldest first.
     """
 
     def __init__(self, cause: str, hint: str = "", log_tail: Sequence[str] = ()) -> None:
@@ -153,7 +153,7 @@ class ServerFailed(VllmMagicError):
 
     @property
     def details(self) -> list[str]:
-        """The telling lines of the log."""
+        """The lines of the log that show the cause."""
         return [f"  {line}" for line in self.log_tail]
 
 
@@ -162,7 +162,7 @@ class StartFailed(ServerFailed):
 
 
 class StartTimeout(StartFailed):
-    """The server was not ready in time. A start releases it then; a mere `Server.wait` does not."""
+    """The server was not ready in time. A start releases the server then; `Server.wait` does not."""
 
 
 class StartInterrupted(StartFailed):
@@ -170,14 +170,14 @@ class StartInterrupted(StartFailed):
 
 
 class SleepFailed(VllmMagicError):
-    """A server would not sleep or wake up, or its memory did not come back."""
+    """A server did not sleep or wake up, or its memory did not come back."""
 
 
 class RequestFailed(VllmMagicError):
     """A request to a server had no answer, or was refused.
 
     Attributes:
-        status: of HTTP; None where there was no answer.
+        status: the HTTP status; None if there was no answer.
     """
 
     def __init__(self, message: str, status: int | None = None) -> None:
@@ -186,11 +186,11 @@ class RequestFailed(VllmMagicError):
 
 
 class NoChatTemplate(RequestFailed):
-    """The model has no chat template: it takes plain text only."""
+    """The model has no chat template, so it accepts only plain text."""
 
 
 class ClusterError(VllmMagicError):
-    """A Ray cluster refused something."""
+    """A Ray cluster refused a request."""
 
 
 class ClusterUnreachable(ClusterError):
@@ -198,10 +198,10 @@ class ClusterUnreachable(ClusterError):
 
 
 class ReleaseFailed(VllmMagicError):
-    """A process would not end, or memory did not come back.
+    """A process did not end, or memory did not come back.
 
     Attributes:
-        left: (pid, name) of each process that is still there.
+        left: (pid, name) of each process that has not ended.
     """
 
     def __init__(self, message: str, left: Sequence[tuple[int, str]] = ()) -> None:
