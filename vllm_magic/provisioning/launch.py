@@ -1,4 +1,4 @@
-"""The steps of a start: clear the way, furnish a folder, start the guards."""
+"""The steps of a start: wait for free GPUs and choose them, make the private folder, start the guards."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from vllm_magic.linux.eventfd import Cancellation
 
 SHORT = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-LOOK = 0.2  # seconds between two readings of memory that may come back
-FIRST_LOOK_LIMIT = 15.0  # seconds; NVML takes 1 to 3 a GPU where no persistence daemon runs
-COMING_BACK = 3.0  # seconds for memory of a process that has just ended, before a start is refused
-RELEASE_WAIT = 120.0  # seconds to wait for releases that others have under way on the same GPUs
+LOOK = 0.2  # seconds between two snapshots while memory may come back
+FIRST_LOOK_LIMIT = 15.0  # seconds; NVML takes 1 to 3 s for each GPU if no persistence daemon runs
+COMING_BACK = 3.0  # seconds for memory of ended processes to come back, before a start is refused
+RELEASE_WAIT = 120.0  # seconds to wait for other releases on the same GPUs
 
 
 class Way(NamedTuple):
@@ -55,11 +55,11 @@ class Way(NamedTuple):
 def clear_way(
     spec: ServerSpec, environ: Mapping[str, str], probe: Probe, cancelled: Cancellation
 ) -> Way | None:
-    """Wait until the GPUs are free of releases, look at them, and choose; None when cancelled.
+    """Wait until no release is under way on the GPUs, read them, and choose GPUs; return None when cancelled.
 
     Raises:
-        InvalidOption: ``--gpus`` names what is not there.
-        NotEnoughMemory: the GPUs have too little free memory for it.
+        InvalidOption: ``--gpus`` names a GPU that does not exist.
+        NotEnoughMemory: the GPUs have too little free memory for the server.
         StartFailed: a release on the GPUs does not end, or the folder of their locks cannot be used.
     """
     try:
@@ -76,10 +76,10 @@ def furnish(
     way: Way,
     standby: Folder | None = None,
 ) -> tuple[Prepared, LaunchRequest]:
-    """Make the folder with its record, or take that of a standby, whose record is its guard's to write.
+    """Make the private folder with its record, or use the folder of a standby, whose guard writes the record.
 
     Returns:
-        The server, and what to tell the guards.
+        The prepared server, and the request for the guards.
 
     Raises:
         StartFailed: a folder cannot be made.
@@ -91,7 +91,7 @@ def furnish(
 
 
 def start_guards(request: LaunchRequest) -> Guards:
-    """Start a guard pair, which executes what is ordered.
+    """Start a guard pair, which executes the request.
 
     Raises:
         StartFailed: the guards could not be started; the folders of ``request`` are removed then.
@@ -113,7 +113,7 @@ def start_guards(request: LaunchRequest) -> Guards:
 
 
 def unusable(error: OSError) -> StartFailed:
-    """The state folder, or one in it, cannot be used."""
+    """Return the error for a state folder, or a folder in it, that cannot be used."""
     if error.errno in files.NO_ROOM:
         return StartFailed(f"The disk of {ledger.state_path()} is full: {error.strerror}", ledger.MAKE_ROOM)
     umask = processes.umask()
@@ -133,7 +133,7 @@ def _clear_way(
     baseline = probe.snapshot(timeout=FIRST_LOOK_LIMIT)
     chosen = _choose(spec, baseline)
     deadline = time.monotonic() + RELEASE_WAIT
-    # What is chosen may change with what a release gives back, so both are looked at again after each wait.
+    # The memory that a release frees may change the choice, so the GPUs are read and chosen again after each wait.
     while not locks.wait_for_releases(_uuids(chosen or baseline.gpus), 0.0, cancelled.event):
         rest = deadline - time.monotonic()
         if cancelled.event.is_set():
@@ -252,7 +252,7 @@ def _choose(spec: ServerSpec, baseline: Snapshot) -> tuple[Gpu, ...]:
     count = commands.gpu_count(spec.all_args)
     try:
         return choice.choose(spec.gpus, baseline, count, preflight.share(spec))
-    except choice.ShortageError:  # memory may be coming back; `preflight` looks, and tells more
+    except choice.ShortageError:  # memory may come back; `preflight` checks again, and has a better message
         return ()
     except ValueError as error:
         raise InvalidOption(str(error)) from None

@@ -33,15 +33,15 @@ def stop_times(spec: ServerSpec) -> tuple[float, float]:
 
 
 class LocalProvisioner(Provisioner):
-    """Executes vLLM.
+    """Starts a server on this machine.
 
     Args:
-        spec: what to serve.
+        spec: the server.
         environ: the kernel's environment.
         probe: reads the GPUs.
 
     Raises:
-        VllmMagicError: the words do not fit, there is no vLLM, or the port is taken.
+        VllmMagicError: an option is not valid, vLLM is not found, or the port is taken.
     """
 
     standby: StandbySpec
@@ -50,7 +50,7 @@ class LocalProvisioner(Provisioner):
         self.command = commands.build(spec)
         executable = self.command.argv[0]
         unknown_flags.check(spec, executable)
-        flag_reading.table(executable)  # known by the next start, if it is not now
+        flag_reading.table(executable)  # begins to read the flags, for the next start
         self.stop_grace, self.stop_patience = stop_times(spec)
         self.stops_at_exit = not spec.keep
         self.standby = StandbySpec.of(spec, executable, environ)
@@ -64,21 +64,21 @@ class LocalProvisioner(Provisioner):
         return None if way is None else self.execute(way)
 
     def clear_way(self, cancelled: Cancellation, tell: Callable[[str], None]) -> Way | None:
-        """Wait until the GPUs are free of releases, and choose; None when cancelled. Raises what `launch` raises."""
+        """Wait until no release is under way on the GPUs, and choose GPUs; return None when cancelled. Errors as `launch`."""
         way = steps.clear_way(self._spec, self._environ, self._probe, cancelled)
         if way is not None and way.baseline.gpus and (problem := locks.lock_problem()):
             tell(f"{problem}.")
         return way
 
     def furnish(self, way: Way, standby: Folder | None = None) -> tuple[Prepared, LaunchRequest]:
-        """Make the folder with its record, or take that of a standby; see `launch.furnish`."""
+        """Make the private folder with its record, or use that of a standby; see `launch.furnish`."""
         return steps.furnish(self._spec, self.command, self._environ, self._probe, way, standby)
 
     def execute(self, way: Way, cold_because: str = "") -> Launched:
-        """Start the guards, which execute vLLM. Raises what `launch` raises.
+        """Start the guards, which execute vLLM. Errors as for `launch`.
 
         Args:
-            way: what `clear_way` returned.
+            way: the result of `clear_way`.
             cold_because: why no standby became this server.
         """
         prepared, request = self.furnish(way)
