@@ -29,10 +29,10 @@ class AttachedProvisioner(Provisioner):
     """Takes over a server that runs.
 
     Args:
-        entry: the server in the ledger.
-        guards: its guards.
-        spec: what its first kernel asked for.
-        command: its command, with its address and key.
+        entry: the entry of the server in the ledger.
+        guards: the guards of the server.
+        spec: the spec with which the first kernel started the server.
+        command: the command of the server, with its address and key.
         probe: reads the GPUs.
 
     Raises:
@@ -66,9 +66,9 @@ class AttachedProvisioner(Provisioner):
         self._launched = Launched(prepared, guards)
 
     def launch(self, _: Cancellation, __: Callable[[str], None]) -> Launched:
-        """See `Provisioner.launch`: the server runs already."""
+        """See `Provisioner.launch`. The server runs already."""
         return self._launched
 
     def discard(self) -> None:
-        """Hang up the guards: the server waits for a kernel again."""
+        """Disconnect from the guards. The server waits for a kernel again."""
         self._launched.guards.disconnect()

@@ -1,4 +1,4 @@
-"""Which provisioner makes a server, and which standby may become it."""
+"""Choose the provisioner of a server, and the spec of a standby that may become it."""
 
 from __future__ import annotations
 
@@ -19,30 +19,29 @@ if TYPE_CHECKING:
 
 
 def provisioner(spec: ServerSpec, environ: Mapping[str, str], probe: Probe, pool: StandbyPool) -> Provisioner:
-    """Return what starts this server.
+    """Return the provisioner of a server.
 
     Args:
-        spec: what to serve.
+        spec: the server.
         environ: the kernel's environment.
         probe: reads the GPUs.
-        pool: may have a standby that becomes the server.
+        pool: the pool of standbys.
 
     Raises:
-        VllmMagicError: the words do not fit, there is no vLLM, or the port is taken.
+        VllmMagicError: an option is not valid, vLLM is not found, or the port is taken.
     """
     if spec.cluster:
-        from vllm_magic.provisioning.ray import (
-            RayProvisioner,  # its client of Ray is loaded only where it is wanted
-        )
+        # Only servers on a cluster need the client for Ray.
+        from vllm_magic.provisioning.ray import RayProvisioner
 
         return RayProvisioner(spec, environ, probe)
     return StandbyProvisioner(LocalProvisioner(spec, environ, probe), pool)
 
 
 def standby(spec: ServerSpec, environ: Mapping[str, str]) -> StandbySpec | None:
-    """Return what a standby for this start has to import; None if no standby can become such a server.
+    """Return the spec of a standby for this start; None if no standby can become such a server.
 
     Raises:
-        ExecutableNotFound: there is no vLLM.
+        ExecutableNotFound: vLLM is not found.
     """
     return None if spec.cluster else StandbySpec.of(spec, executable.find(spec.executable), environ)

@@ -1,4 +1,4 @@
-"""A server that a standby becomes, which has imported vLLM already."""
+"""Turn a standby, which has imported vLLM already, into a server."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ DROP_LIMIT = 5.0  # seconds for a standby that is of no use to be gone
 
 
 class StandbyProvisioner(Provisioner):
-    """Has the standby of a pool become the server, and executes vLLM where that does not work.
+    """Turns the standby of a pool into the server. If that fails, it executes vLLM.
 
     Args:
-        local: executes vLLM.
-        pool: may have a standby for this start.
+        local: the provisioner that executes vLLM.
+        pool: the pool of standbys.
     """
 
     def __init__(self, local: LocalProvisioner, pool: StandbyPool) -> None:
@@ -56,10 +56,10 @@ class StandbyProvisioner(Provisioner):
             return None if cancelled.event.is_set() else self._local.execute(way, str(reason))
 
     def _warm(self, way: Way, cancelled: Cancellation) -> Launched:
-        """Order the standby to become the server, and wait until it does.
+        """Send the launch request to the standby, and wait for the answer.
 
         Raises:
-            _RejectedError: no standby became the server, and nothing of it is there.
+            _RejectedError: no standby became the server. No process or file of the standby is left.
         """
         standby = self._pool.take(self._local.standby)
         if not isinstance(standby, Standby):
@@ -70,7 +70,7 @@ class StandbyProvisioner(Provisioner):
             standby.drop()
             standby.wait_gone(DROP_LIMIT)
             raise
-        # Everything is imported, and nothing of CUDA begun: vLLM itself says where that is not enough for a fork.
+        # The standby has not initialised CUDA, so a fork is possible. If it is not, vLLM itself reports that.
         if not standby.become(request._replace(env={FORK: "fork", **request.env})):
             standby.wait_gone(DROP_LIMIT)
             raise _RejectedError(standby.over)
@@ -89,7 +89,7 @@ class _RejectedError(Exception):
 
 
 def _answer(guards: Guards, cancelled: Cancellation) -> list[Message]:
-    """Return what the guards say up to the answer to their order; less when cancelled, or if they end before.
+    """Return the messages of the guards up to the answer to the request; fewer when cancelled, or if the guards end.
 
     The guards themselves end a standby that does not accept its request (`guard.standby_leader.ACCEPT_LIMIT`).
     """
@@ -110,10 +110,10 @@ def _answer(guards: Guards, cancelled: Cancellation) -> list[Message]:
 
 
 def _rest(guards: Guards) -> list[Message]:
-    """Return what the guards say until both are gone.
+    """Return the messages of the guards until both have ended.
 
     Raises:
-        VllmMagicError: they do not end.
+        VllmMagicError: the guards do not end.
     """
     said: list[Message] = []
     deadline = time.monotonic() + GUARD_LIMIT
@@ -132,7 +132,7 @@ def _rest(guards: Guards) -> list[Message]:
 
 
 def _clear(prepared: Prepared, said: list[Message]) -> None:
-    """Remove the folder of a standby that became no server, and end it where its guards did not."""
+    """Remove the folder of a standby that did not become a server, and end its processes if the guards have not."""
     paths = prepared.folder
     if not any(isinstance(message, Ended) for message in said):
         force_kill.release(paths.mark, None, record.read_existing_segments(str(paths.path)))

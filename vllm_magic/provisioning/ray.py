@@ -40,15 +40,18 @@ AGENT = Path(wire.__file__).with_name("agent.py")
 EXECUTOR = "--distributed-executor-backend"
 RANKS = ("--data-parallel-size", "-dp")
 RANKS_BY = ("--data-parallel-backend", "-dpb")
-# What a kernel's environment has that a server on another machine wants too.
+# Variables of the kernel's environment that a server on another machine gets too.
 PASSED = ("HF_TOKEN", "HF_ENDPOINT")
 
 
 def build(spec: ServerSpec) -> tuple[Command, JobSpec]:
-    """The agent of a spec with ``cluster``: its command, with a free port and a key of its own, and the job spec that the agent reads.
+    """Return the agent's command, with a free port and a key, and the job spec that the agent reads.
+
+    Args:
+        spec: the server; its ``cluster`` is set.
 
     Raises:
-        InvalidOption: a word cannot work there, or the address is none.
+        InvalidOption: an option cannot be used on a cluster, or the address is not valid.
         StartFailed: the port is taken.
     """
     assert spec.cluster is not None  # noqa: S101 - see `RayProvisioner`
@@ -94,7 +97,7 @@ def build(spec: ServerSpec) -> tuple[Command, JobSpec]:
 
 
 def _is_spread(spec: ServerSpec) -> bool:
-    """Whether vLLM itself asks Ray for the GPUs, on whichever nodes.
+    """Whether vLLM itself requests the GPUs from Ray, so that the engine may use several nodes.
 
     Raises:
         InvalidOption: the release of such a server could not be proved.
@@ -104,7 +107,7 @@ def _is_spread(spec: ServerSpec) -> bool:
     if flags.value(spec.all_args, EXECUTOR) != "ray":
         return False
     if (flags.value(spec.all_args, *RANKS) or "1") != "1":
-        # Each rank would be a driver of its own, and Ray tells of the last driver of a job alone (2.60).
+        # Each rank would be a driver of its own, and Ray reports only the last driver of a job (2.60).
         raise InvalidOption(
             f"{EXECUTOR} ray with {RANKS[0]} needs {RANKS_BY[0]} ray too: without it the release cannot be proved."
         )
@@ -112,20 +115,21 @@ def _is_spread(spec: ServerSpec) -> bool:
 
 
 class RayProvisioner(Provisioner):
-    """Has a Ray job start the server on a node of a cluster.
+    """Starts a server on a node of a Ray cluster, by a Ray job.
 
     Args:
-        spec: what to serve; it has a ``cluster``.
+        spec: the server; its ``cluster`` is set.
         environ: the kernel's environment.
         probe: reads the GPUs.
 
     Raises:
-        InvalidOption: a word cannot work there, or the address is none.
+        InvalidOption: an option cannot be used on a cluster, or the address is not valid.
         StartFailed: the port is taken.
     """
 
-    stop_grace = stop_patience = CLUSTER_GRACE  # the guards on the node have a patience of their own
-    # The agent has half a second when the kernel ends; if it was asked to stop before that, it would be hurried then.
+    stop_grace = stop_patience = CLUSTER_GRACE  # the guards on the node use their own times
+    # After the kernel's end, the agent has half a second. If the kernel had asked for the release before, the kernel's end
+    # would count as a second request, and the agent would be killed at once.
     stops_at_exit = False
 
     def __init__(self, spec: ServerSpec, environ: Mapping[str, str], probe: Probe) -> None:
