@@ -1,6 +1,6 @@
-"""Where a server listens: one literal IP address, so that who binds it and who connects to it mean the same one.
+"""The address on which a server listens: a literal IP address, so that the server and its clients use the same one.
 
-A name such as "localhost" may have several: vLLM binds its IPv4 address, and a client tries ``::1`` first.
+A name such as "localhost" may have several addresses: vLLM binds its IPv4 address, and a client tries ``::1`` first.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LOOPBACK = "127.0.0.1"
-EVERY = ("0.0.0.0", "::")  # noqa: S104 - recognised here, so that it can be warned about
+EVERY = ("0.0.0.0", "::")  # noqa: S104 - for a warning about servers on all addresses
 
 
 def resolve(host: str) -> str:
-    """The address that the words behind ``--host`` stand for; of a name the first IPv4 address, which vLLM binds.
+    """Return the address for a value of ``--host``; for a name its first IPv4 address, which vLLM binds.
 
     Raises:
-        OSError: there is no such host, or looking it up takes more than `lookups.LIMIT` seconds.
+        OSError: there is no such host, or the look-up takes more than `lookups.LIMIT` seconds.
     """
     try:
         found = [ipaddress.ip_address(host)]
     except ValueError:
         try:
             answers = lookups.addresses(host, None)
-        except UnicodeError:  # it cannot be a name
+        except UnicodeError:  # not a valid name
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
         found = [ipaddress.ip_address(answer.place[0]) for answer in answers]
     chosen = min(found, key=lambda one: one.version)
@@ -37,15 +37,15 @@ def resolve(host: str) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this machine can reach it."""
+    """Whether only this machine can reach the address."""
     return ipaddress.ip_address(address).is_loopback
 
 
 def past_proxies(environ: Mapping[str, str], address: str) -> dict[str, str]:
-    """The variables with which a program asks a server at this address itself, and everybody else as before.
+    """Return the variables with which a program uses no proxy for this address, and the same proxies as before for others.
 
     Args:
-        environ: the program's, as it was to be. Of both variables Python prefers the lower one, where it is set.
+        environ: the program's environment. Python prefers the variable in lower case, if both are set.
         address: a literal IP address.
     """
     ours = [address, f"[{address}]"] if ":" in address else [address]

@@ -1,4 +1,4 @@
-"""The cache folder, in which a kernel keeps what it learned of vLLM for later kernels.
+"""The cache folder, in which a kernel stores data about vLLM for later kernels.
 
 Its content is data and never trusted: the readers check it. The folder is ``$VLLM_MAGIC_CACHE``, else ``vllm-magic`` in
 $XDG_CACHE_HOME or ~/.cache. It has a private folder for each kind of content.
@@ -20,10 +20,10 @@ LONGEST = 2**23  # bytes; a longer file is not read. The table of vLLM's flags t
 
 
 def path(kind: str) -> Path:
-    """The folder for one kind of content; it need not exist.
+    """Return the path of the folder for one kind of content, whether the folder exists or not.
 
     Raises:
-        OSError: it is below the home folder of a user who has none.
+        OSError: the path begins with "~", and this user has no home folder.
     """
     own = os.environ.get("VLLM_MAGIC_CACHE")
     if own:
@@ -35,7 +35,7 @@ def path(kind: str) -> Path:
 
 
 def make(kind: str) -> Path:
-    """The folder for one kind of content, created with mode 0700 if it does not exist.
+    """Return the folder for one kind of content; create it with mode 0700 if it is missing.
 
     Raises:
         OSError: the folder cannot be created, or other users have access to it.
@@ -49,7 +49,7 @@ def make(kind: str) -> Path:
 
 
 def read(kind: str, name: str) -> bytes | None:
-    """The content of a file; None if the file does not exist, is too long, or is not private to this user."""
+    """Return the content of a file; None if the file does not exist, is too long, or is not private to this user."""
     try:
         folder = path(kind)
         if not _is_private(folder.lstat(), stat.S_IFDIR):
@@ -80,7 +80,7 @@ def write(kind: str, name: str, content: bytes) -> None:
 
 
 def names(kind: str) -> list[str]:
-    """The names of the files in the folder, newest first; [] if the folder does not exist."""
+    """Return the names of the files in the folder, newest first; empty if the folder does not exist."""
     try:
         return [file.name for file in sorted(path(kind).iterdir(), key=files.modified, reverse=True)]
     except OSError:
@@ -88,7 +88,7 @@ def names(kind: str) -> list[str]:
 
 
 def prune(kind: str, keep: int) -> None:
-    """Remove all but the ``keep`` newest files. Only files with names like our own are removed: the folder may hold others."""
+    """Remove all but the ``keep`` newest files. Files with other names than those of this package stay."""
     with contextlib.suppress(OSError):
         ours = [file for file in path(kind).iterdir() if _NAME.fullmatch(file.name)]
         for old in sorted(ours, key=files.modified, reverse=True)[keep:]:

@@ -1,4 +1,4 @@
-"""Where a server answers, and with which key."""
+"""The address and the key of a server."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Endpoint:
     """The address, port and key of one server.
 
     Attributes:
-        host: a literal IP address, on which the server listens; it may be one that means every address.
-        port: a TCP port.
-        api_key: what ``/v1`` asks for.
+        host: the literal IP address on which the server listens; it may stand for all addresses ("0.0.0.0", "::").
+        port: the TCP port.
+        api_key: the key that requests to ``/v1`` need.
         secure: whether the server speaks HTTPS.
     """
 
@@ -26,7 +26,7 @@ class Endpoint:
     secure: bool = False
 
     def __post_init__(self) -> None:
-        """Check that the host is no name: what a name stands for may change. Mask the key wherever it is quoted."""
+        """Check that the host is an address, since the address of a name may change; and mask the key in all texts."""
         addresses.is_loopback(self.host)
         remember(self.api_key)
         object.__setattr__(self, "api_key", Secret(self.api_key))

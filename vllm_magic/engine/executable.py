@@ -1,4 +1,4 @@
-"""Finding vLLM."""
+"""Find the executable of vLLM, and its Python."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _ENTRY_POINT = re.compile(r"^from vllm\.[\w.]+ import main$", re.MULTILINE)
 
 
 def find(wanted: str | None = None) -> str:
-    """The absolute path of ``vllm``: ``wanted``, $VLLM_MAGIC_EXECUTABLE, beside this Python, then $PATH.
+    """Return the absolute path of ``vllm``: ``wanted``, $VLLM_MAGIC_EXECUTABLE, beside this Python, or in $PATH.
 
     Raises:
-        ExecutableNotFound: it is at none of these places.
+        ExecutableNotFound: vLLM is not found.
     """
     named = wanted or os.environ.get("VLLM_MAGIC_EXECUTABLE")
     if named:
@@ -44,9 +44,9 @@ def find(wanted: str | None = None) -> str:
 
 
 def interpreter(path: str) -> tuple[str, ...] | None:
-    """The Python behind vLLM's own console script, as the words that run it.
+    """Return the command line of the Python that runs vLLM's own console script.
 
-    None for anything else, a wrapper for instance: what that runs is not known.
+    The result is None for any other file: for a wrapper, for example, it is not known what it runs.
     """
     script = _beginning(path)
     return _shebang(script) if _ENTRY_POINT.search(script) else None

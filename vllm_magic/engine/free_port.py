@@ -1,7 +1,7 @@
-"""A free TCP port for a server, which binds it some seconds later.
+"""Choose a free TCP port for a server, which binds the port some seconds later.
 
-Until then the kernel may name it again to whoever asks for a free one: of 50 servers that start side by side two would
-have the same port in one of 25 cases. So what was given here lately is not given again.
+Until then, Linux may give the same port to another caller: if 50 servers started side by side, two of them would have the
+same port in one of 25 cases. So ports that were given recently are not given again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 from vllm_magic.linux import forks
 
-REMEMBERED = 1000  # ports; Linux has 28,232 to choose from unless told otherwise (ip(7), ip_local_port_range)
+REMEMBERED = 1000  # ports; by default Linux chooses from 28,232 (ip(7), ip_local_port_range)
 
 # Each port with the object of the call that gave it, the oldest first. There is no lock: a signal handler of the program may
 # interrupt any thread that would hold it. Each single operation on a dict is atomic.
@@ -19,7 +19,7 @@ _given: dict[int, object] = {}
 
 
 def choose(host: str) -> int:
-    """A port of this address on which nobody listens.
+    """Return a free port of this address.
 
     Raises:
         OSError: the address is not of this machine, or all ports are taken.
@@ -36,10 +36,10 @@ def choose(host: str) -> int:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that is bound to this port, to be closed by the caller; 0 lets the kernel choose.
+    """Return a socket that is bound to this port, which the caller closes; for 0 the kernel chooses the port.
 
     Raises:
-        OSError: it is taken, or not to be had.
+        OSError: the port is taken, or this user may not bind it.
     """
     probe = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     forks.keep_out(probe)

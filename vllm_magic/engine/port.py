@@ -1,4 +1,4 @@
-"""Who has a TCP port that a server was to have."""
+"""Find the process that listens on a TCP port."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ LONGEST_TITLE = 60  # characters
 
 
 def holder(port: int) -> str:
-    """The program, pid and user of whoever listens there, as far as that may be seen; "" where nobody does."""
+    """Return the program, pid and user of the process that listens on the port, as far as they are visible; "" for none."""
     table = processes.table()
     for one in sockets.listeners([port], table):
         user = details.user(one.uid)

@@ -1,4 +1,4 @@
-"""What a person asked for."""
+"""The specification of a server: a model, and how to serve it."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ class ServerSpec:
 
     Attributes:
         model: a Hugging Face name, or a folder.
-        args: flags for ``vllm serve``, as they stand; but a key among them moves to ``env``, which nothing shows, and
-            what we read ourselves is written out (`abbreviations`).
-        name: what the server is called in this kernel.
-        gpus: "0,1" (indices or UUIDs), "auto", or None: vLLM chooses.
-        port: the TCP port, or None for a free one.
-        executable: path of ``vllm``, or None for the one that is found.
-        force: start also where the GPUs have too little free memory, or vLLM has no such flag.
-        ttl: seconds without a request after which the server is released, or None: never.
-        env: (name, value) pairs on top of the kernel's environment.
-        keep: seconds for which it outlives its kernel, for another one to attach; None ends it with the kernel.
-        cluster: the address of a Ray cluster on which it runs, or "auto"; None for this machine.
-        cwd: working directory of the server.
-        in_file: what the file of a ``--config`` among ``args`` adds to them; None has it read now.
+        args: the flags for ``vllm serve``. A key among them is moved to ``env``, which is never shown, and abbreviated flags
+            that this package reads are written in full (`abbreviations`).
+        name: the name of the server in this kernel.
+        gpus: "0,1" (indices or UUIDs), or "auto"; None to let vLLM choose.
+        port: the TCP port; None for a free port.
+        executable: the path of ``vllm``; None to search for it.
+        force: whether to start even if the GPUs have too little free memory, or vLLM does not have a flag.
+        ttl: seconds without a request after which the server is released; None for never.
+        env: (name, value) pairs that are added to the kernel's environment.
+        keep: seconds for which the server waits for another kernel after the end of its kernel; None to end it at once.
+        cluster: the address of the Ray cluster on which the server runs, or "auto"; None for this machine.
+        cwd: the working directory of the server.
+        in_file: the flags from the file of a ``--config`` among ``args``; None to read them now.
     """
 
     model: str
@@ -123,11 +123,11 @@ class ServerSpec:
 
     @property
     def all_args(self) -> tuple[str, ...]:
-        """The flags in the order in which vLLM reads them: of several with one name the last one counts."""
+        """The flags in the order in which vLLM reads them. If a flag occurs several times, the last one counts."""
         return (*(self.in_file or ()), *self.args)
 
     def _flag_table(self) -> FlagTable | None:
-        """The flags of the vLLM that it is for; None where they are not known."""
+        """Return all flags of the vLLM that serves the model; None if they are not known."""
         from vllm_magic.engine import executable
         from vllm_magic.engine.flags import flag_table  # few starts need them
 
@@ -135,20 +135,20 @@ class ServerSpec:
             return None
         try:
             return flag_table.load(executable.find(self.executable))
-        except ExecutableNotFound:  # the start says it
+        except ExecutableNotFound:  # the start reports it
             return None
 
     def _hide_key(self) -> None:
         flag = "--api-key"
         for position, word in enumerate(self.args):
-            # vLLM takes several behind one flag: the others would stay among the arguments, for all to see.
+            # vLLM accepts several keys after one flag. The other keys would stay in the visible arguments.
             others = self.args[position + (1 if "=" in word else 2) :]
             if flags.has((word,), flag) and others and not others[0].startswith("-"):
                 raise InvalidOption(f"{flag} takes one key here: {flag} KEY.")
         self._hide(flag, KEY)
 
     def _check_key(self) -> None:
-        """A header takes no other characters, and what refuses them quotes the key."""
+        """Check that the key has only characters that a header allows: other code would quote the key in its error."""
         key = dict(self.env).get(KEY, "")
         if not all("!" <= character <= "~" for character in key):
             raise InvalidOption(
@@ -159,7 +159,7 @@ class ServerSpec:
     def _hide_token(self) -> None:
         flag = "--hf-token"
         for word, value in zip(self.args, (*self.args, "-")[1:], strict=True):
-            # Without a value it means the one that is logged in.
+            # Without a value, the flag means the token of the user who is logged in.
             if flags.has((word,), flag) and ("=" in word or not value.startswith("-")):
                 self._hide(flag, "HF_TOKEN")
                 return
@@ -172,6 +172,6 @@ class ServerSpec:
 
 
 def default_name(model: str) -> str:
-    """The last part of the model's name, in small letters: "Qwen/Qwen3-0.6B" gives "qwen3-0.6b"."""
+    """Return the last part of the model's name in lower case: "qwen3-0.6b" for "Qwen/Qwen3-0.6B"."""
     last = re.sub(r"[^a-z0-9._-]+", "-", model.rstrip("/").rpartition("/")[2].lower()).strip("-._")
     return last[:64] or "model"

@@ -1,17 +1,17 @@
-"""A process that has imported what ``vllm serve`` imports, and waits to be told what to serve: then it is the leader.
+"""The program of a standby: it imports what ``vllm serve`` imports, waits for a request, and then is the leader.
 
-Run as ``PYTHON spare.py EXECUTABLE ROOM`` by vLLM's own Python, in which nothing of ours is, with one end of a
-socketpair as its standard input. On that it says, a line each::
+It runs as ``PYTHON standby_child.py EXECUTABLE ROOM`` in vLLM's own Python, where vllm_magic is not installed. Its standard
+input is one end of a socketpair, to which it writes lines::
 
-    warm            what vLLM needs is imported, and nothing of CUDA was begun
-    taken           the order came; from here on vLLM's console script runs, as if it had been executed
-    unfit REASON    it cannot become a server, and ends
+    warm            everything is imported, and CUDA is not initialised
+    taken           the request has arrived; now vLLM's console script runs, as if it had been executed
+    unfit REASON    the process cannot become a server, and ends
 
-and hears one line: JSON with "argv", "env" and "cwd". ROOM is a word of blanks: the titles that a process gives itself
-find no more room than the words that it was executed with.
+It reads one line: JSON with "argv", "env" and "cwd". ROOM is an argument of blanks: the title of a process cannot be longer
+than its arguments.
 
-Most of the time that a server takes to start goes into imports, and a process that has them can fork its engine too
-(`VLLM_WORKER_MULTIPROC_METHOD`), as long as nothing of CUDA was begun and no other thread is there.
+A start spends most of its time on imports. The engine can be forked from a process that has them
+(`VLLM_WORKER_MULTIPROC_METHOD`), if CUDA is not initialised and the process has no other thread.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import sys
 
-# Python put this file's folder first, and a console script's own one is there when it is executed.
+# Python has put this file's folder first on the path. A console script has its own folder there.
 _HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - before any other import
 sys.path[:] = [os.path.dirname(sys.argv[1]) if folder == _HERE else folder for folder in sys.path]  # noqa: PTH120
 
@@ -37,37 +37,37 @@ from typing import Any, NoReturn  # noqa: E402
 NICENESS = 10
 OOM_SCORE = Path("/proc/self/oom_score_adj")
 NVML = "libnvidia-ml.so.1"
-NVML_USES = 64  # by what is imported, at most; one more nvmlShutdown than there were uses is no error
-# CUDA and ROCm open these; NVML opens others, and holds no memory of a GPU.
+NVML_USES = 64  # the most calls of nvmlInit by imported modules; a call of nvmlShutdown too many does no harm
+# The device files that CUDA and ROCm open. NVML opens other files, and holds no memory of a GPU.
 DEVICES = ("/dev/nvidia-uvm", "/dev/kfd", "/dev/dri/")
 PR_SET_NAME = 15
-COMMANDS = "vllm.entrypoints.cli"  # what the console script imports, before it knows what is wanted of it
-# What serving imports later; a vLLM that lacks one of them does without.
+COMMANDS = "vllm.entrypoints.cli"  # the package of vLLM's sub-commands, which the console script imports
+# Modules that serving imports later; a vLLM may lack some of them.
 ENGINE = ("vllm.v1.engine.async_llm", "vllm.v1.engine.core", "vllm.v1.executor.multiproc_executor")
 
 
 def main() -> None:
-    """Import, wait, and go on as the order says."""
+    """Import vLLM, wait for the request, and become the server."""
     executable = sys.argv[1]
     connection = socket.socket(fileno=os.dup(0))
     with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - a descriptor is wanted
         os.dup2(nothing.fileno(), 0)
-    score = _be_the_first_to_go()
+    score = _raise_oom_score()
     reason = _import()
-    _leave_nvml()
-    if reason := reason or _touched():
-        _give_up(connection, reason)
+    _shut_nvml_down()
+    if reason := reason or _find_obstacle():
+        _report_unfit(connection, reason)
     stamps = _stamps()
     connection.sendall(b"warm\n")
     request = _receive_request(connection)
     for path, stamp in stamps.items():
         if _stamp(path) != stamp:
-            _give_up(connection, f"{path} is not what was imported any more")
+            _report_unfit(connection, f"{path} is not what was imported any more")
     with contextlib.suppress(OSError):
         OOM_SCORE.write_text(score)
     os.chdir(request["cwd"])
     sys.argv = request["argv"]
-    _be_called([sys.executable, *sys.argv], Path(executable).name)
+    _set_title([sys.executable, *sys.argv], Path(executable).name)
     os.environ.clear()
     os.environ.update(request["env"])
     connection.sendall(b"taken\n")
@@ -75,13 +75,13 @@ def main() -> None:
     runpy.run_path(executable, run_name="__main__")
 
 
-def _give_up(connection: socket.socket, reason: str) -> NoReturn:
+def _report_unfit(connection: socket.socket, reason: str) -> NoReturn:
     connection.sendall(f"unfit {' '.join(reason.split())}\n".encode())
     sys.exit(3)
 
 
-def _be_the_first_to_go() -> str:
-    """Have this process end before any other when memory runs out (proc(5)); what its score was before."""
+def _raise_oom_score() -> str:
+    """Make Linux kill this process first if memory runs out (proc(5)); return the previous score."""
     score = "0"
     with contextlib.suppress(OSError):
         score = OOM_SCORE.read_text()
@@ -90,21 +90,19 @@ def _be_the_first_to_go() -> str:
 
 
 def _import() -> str:
-    """Import what is needed; what was in the way, or ""."""
+    """Import the modules; return the error of an import, or ""."""
     wrong: list[str] = []
 
     def work() -> None:
-        # Of this thread alone: the niceness of a process cannot be taken back (setpriority(2)).
+        # Only for this thread: a process cannot lower its niceness again (setpriority(2)).
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         try:
             commands = importlib.import_module(COMMANDS)
             found = pkgutil.iter_modules(commands.__path__, f"{COMMANDS}.")
             for name in (*(module.name for module in found), *ENGINE):
-                with contextlib.suppress(
-                    ImportError
-                ):  # a command that lacks something may still not be the wanted one
+                with contextlib.suppress(ImportError):  # serving may not need this module
                     importlib.import_module(name)
-        except BaseException as error:  # noqa: BLE001 - whatever an import does, it is a cold start then
+        except BaseException as error:  # noqa: BLE001 - after any error the server starts without a standby
             wrong.append(f"{type(error).__name__}: {error}")
 
     thread = threading.Thread(target=work, name="import")
@@ -113,25 +111,25 @@ def _import() -> str:
     return "".join(wrong)
 
 
-def _leave_nvml() -> None:
-    """Have NVML close the device files that it has open.
+def _shut_nvml_down() -> None:
+    """Shut NVML down, so that it closes its device files.
 
-    torch counts the GPUs with it while vLLM is imported (`torch/cuda/__init__.py`, `_raw_device_count_nvml`), and never
-    shuts it down. Whoever needs it later begins it again, as torch and vLLM do at each use.
+    While vLLM is imported, torch counts the GPUs with NVML (`torch/cuda/__init__.py`, `_raw_device_count_nvml`), and never
+    shuts NVML down. torch and vLLM initialise NVML again at each use.
     """
     try:
         library = ctypes.CDLL(NVML, mode=os.RTLD_NOLOAD)
-    except OSError:  # nobody loaded it
+    except OSError:  # NVML was not loaded
         return
-    for _ in range(NVML_USES):  # it counts who began it
+    for _ in range(NVML_USES):  # NVML counts the calls of nvmlInit
         if library.nvmlShutdown() != 0:
             return
 
 
-def _touched() -> str:
-    """Why a server must not begin in this process; "" where nothing is in the way.
+def _find_obstacle() -> str:
+    """Return why this process cannot become a server; "" if it can.
 
-    OpenBLAS has threads of its own, and ends them before a fork (pthread_atfork(3)): they do not count.
+    The threads of OpenBLAS do not count: it ends them before a fork (pthread_atfork(3)).
     """
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
@@ -146,7 +144,7 @@ def _touched() -> str:
 
 
 def _stamps() -> dict[str, int]:
-    """Each file that was imported, with its time of change in ns: vLLM may be updated meanwhile."""
+    """Return the time of the last change, in ns, of each imported file: vLLM may be updated meanwhile."""
     paths = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
     return {path: _stamp(path) for path in paths if isinstance(path, str)}
 
@@ -169,11 +167,11 @@ def _receive_request(connection: socket.socket) -> dict[str, Any]:
     return request
 
 
-def _be_called(words: list[str], name: str) -> None:
-    """Look as the script that is executed.
+def _set_title(words: list[str], name: str) -> None:
+    """Set the title and the name of this process to those of the executed script.
 
-    It comes before the environment is replaced: setproctitle, which vLLM uses where it is installed, finds the words
-    of a process by way of that.
+    This comes before the environment is replaced: setproctitle, which vLLM uses if it is installed, finds the arguments of
+    the process through the environment.
     """
     with contextlib.suppress(ImportError):
         setproctitle = importlib.import_module("setproctitle")
