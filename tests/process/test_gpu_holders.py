@@ -155,7 +155,7 @@ def test_a_process_that_ended_and_a_file_that_is_not_there(device: str) -> None:
     assert holders([device, device + "-of-no-gpu"], pids=[ended.pid]) == Holders({}, frozenset())
 
 
-def test_a_process_of_another_user_is_unreadable_and_a_kernel_thread_is_nobody() -> None:
+def test_another_users_process_is_unreadable_and_a_kernel_thread_is_not() -> None:
     """Root scans as nobody; others find the processes of root."""
     other = os.getpid() if os.getuid() == 0 else 1
     if Path(f"/proc/{other}").stat().st_uid != 0:

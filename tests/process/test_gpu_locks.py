@@ -79,7 +79,7 @@ def test_a_start_waits_for_all_releases_on_all_its_gpus() -> None:
         assert not can_start("GPU-a")
 
 
-def test_a_start_holds_nothing_afterwards() -> None:
+def test_a_start_releases_its_locks() -> None:
     assert can_start("GPU-a")
     with ReleaseLocks(["GPU-a"]), releasing_elsewhere("GPU-a"):
         pass

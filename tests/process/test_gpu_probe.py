@@ -105,7 +105,7 @@ def test_the_process_stays_and_sees_what_changes(root: Path, probe: Probe) -> No
     ],
     ids=str,
 )
-def test_what_a_driver_does_not_say_is_none(
+def test_figures_that_the_driver_does_not_report_are_none(
     root: Path, probe: Probe, settings: dict[str, int], expected: tuple[object, ...]
 ) -> None:
     fakegpu.configure(root, base_used_mib=2048, reserved_mib=2048, **settings)
@@ -141,7 +141,7 @@ def test_threads_can_share_a_probe(probe: Probe) -> None:
     assert all(len(snapshot.gpus) == 2 for snapshot in snapshots)
 
 
-def test_nobody_waits_for_ever_for_another_thread(root: Path) -> None:
+def test_a_request_does_not_wait_long_for_another_thread(root: Path) -> None:
     probe = Probe(start_timeout=0.1, env=fakegpu.env(root))
     with probe._lock:
         assert probe.snapshot(0.1).problem == "the NVIDIA driver did not answer within 0.2 s"
@@ -188,7 +188,7 @@ def test_no_python_to_run_it(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("place", ["init", "memory"])
-def test_a_driver_that_hangs_is_left_alone(root: Path, place: str) -> None:
+def test_a_driver_that_hangs_is_not_asked_again(root: Path, place: str) -> None:
     fakegpu.configure(root, hang=place)
     probe = Probe(start_timeout=0.5, env=fakegpu.env(root))
     first = probe.snapshot(0.1)
@@ -206,7 +206,7 @@ def test_the_process_that_hangs_is_killed(root: Path, probe: Probe) -> None:
     assert is_gone(process)
 
 
-def test_who_is_in_a_hurry_does_not_silence_a_slow_driver(probe: Probe) -> None:
+def test_a_quick_request_does_not_count_as_a_hang(probe: Probe) -> None:
     """And whoever asks next gets an answer to the own question, not the late one to the other's."""
     process = start(probe)
     os.kill(process, signal.SIGSTOP)
@@ -300,7 +300,7 @@ def test_the_process_has_its_own_session_and_ignores_sigint(probe: Probe) -> Non
     assert start(probe) == pid
 
 
-def test_no_environment_variable_has_a_say_in_its_python(root: Path, tmp_path: Path) -> None:
+def test_no_environment_variable_changes_the_probe_process(root: Path, tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("raise RuntimeError('not the json of the standard library')")
     probe = Probe(env={**fakegpu.env(root), "PYTHONPATH": str(tmp_path), "PYTHONHOME": "/nowhere"})
     assert probe.snapshot(LONG).problem is None

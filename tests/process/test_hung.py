@@ -46,7 +46,7 @@ def frozen(home, executable, monkeypatch):
         pidfd.send(one, signal.SIGKILL)
 
 
-def test_all_say_so_and_a_reap_releases_it(frozen, probe, traces, capsys):
+def test_every_view_shows_hung_guards_and_a_reap_releases_the_server(frozen, probe, traces, capsys):
     entry, everyone = frozen
     assert entry.condition is Condition.HUNG
     assert cli.main(["ps"]) == cli.DONE
@@ -82,7 +82,7 @@ def test_a_stop_in_a_terminal_ends_them(frozen, traces, capsys, monkeypatch):
     traces.check()
 
 
-def test_those_that_go_on_meanwhile_do_it_themselves(frozen, probe, traces, monkeypatch):
+def test_guards_that_continue_release_the_server_themselves(frozen, probe, traces, monkeypatch):
     entry, everyone = frozen
     monkeypatch.setattr(hung_guards, "PATIENCE", LIMIT)
     waking = threading.Timer(0.5, lambda: [pidfd.send(one, signal.SIGCONT) for one in entry.guards])
@@ -94,7 +94,7 @@ def test_those_that_go_on_meanwhile_do_it_themselves(frozen, probe, traces, monk
     traces.check()
 
 
-def test_one_that_is_stopped_goes_with_the_other(home, executable, monkeypatch, traces):
+def test_a_stopped_outer_guard_ends_with_the_inner_one(home, executable, monkeypatch, traces):
     """The inner guard releases, and clears the folder: nobody would know of the outer one any more."""
     monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
     with by_hand.kernel() as kernel:
@@ -136,7 +136,7 @@ def test_guards_that_do_not_answer(home, probe, guard, monkeypatch):
     assert ledger.entries() == []
 
 
-def test_guards_that_let_nobody_in_are_at_work(home, probe, guard):
+def test_guards_that_accept_no_connection_are_not_hung(home, probe, guard):
     path = put(home, outer=list(guard))
     assert ledger.read_entry(path).condition is Condition.RELEASING
     assert sweep(probe) == []
@@ -149,7 +149,7 @@ def stop(guard: Identity) -> None:
 
 
 @pytest.mark.parametrize(("rest", "condition"), [(600.0, Condition.KEPT), (-1.0, Condition.HUNG)])
-def test_a_kept_server_has_its_time(home, probe, guard, rest, condition):
+def test_hung_guards_of_a_kept_server_count_after_its_time(home, probe, guard, rest, condition):
     stop(guard)
     path = put(home, outer=list(guard), phase=Phase.KEPT, keep=600.0, kept_until=time.monotonic() + rest)
     entry = ledger.read_entry(path)

@@ -101,7 +101,7 @@ def is_served(url: str, key: str) -> bool:
 
 
 @pytest.mark.parametrize("death", ["SIGKILL", "a clean end"])
-def test_it_is_taken_over(first, manager, traces, death):
+def test_a_kept_server_is_taken_over(first, manager, traces, death):
     kernel = first(60)
     assert condition_of_the_only_one() is Condition.OWNED
     kernel.end() if death == "a clean end" else kernel.die()
@@ -133,7 +133,7 @@ sys.stdin.readline()
 """
 
 
-def test_of_kernels_that_come_at_once_one_gets_it(first, manager, traces):
+def test_only_one_of_several_kernels_takes_it_over(first, manager, traces):
     kernel = first(60)
     kernel.die()
     wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
@@ -164,7 +164,7 @@ def test_of_kernels_that_come_at_once_one_gets_it(first, manager, traces):
     traces.check()
 
 
-def test_nobody_comes(first, traces):
+def test_a_kept_server_is_released_after_its_time(first, traces):
     """After the time it is released as ever."""
     kernel = first(1.0)
     kernel.die()
@@ -173,7 +173,7 @@ def test_nobody_comes(first, traces):
     traces.check()
 
 
-def test_the_same_start_takes_it_over(first, manager, spec, traces, executable, monkeypatch):
+def test_a_start_with_the_same_spec_takes_it_over(first, manager, spec, traces, executable, monkeypatch):
     kernel = first(60, "--max-model-len", "512")
     kernel.die()
     wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
@@ -185,7 +185,7 @@ def test_the_same_start_takes_it_over(first, manager, spec, traces, executable, 
     traces.check()
 
 
-def test_another_spec_does_not(first, manager, spec, traces):
+def test_a_start_with_another_spec_does_not_take_it_over(first, manager, spec, traces):
     kernel = first(60)
     kernel.die()
     wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
@@ -200,7 +200,7 @@ def test_another_spec_does_not(first, manager, spec, traces):
     traces.check()
 
 
-def test_a_server_whose_kernel_lives_is_not_to_be_had(first, manager):
+def test_a_server_whose_kernel_lives_cannot_be_attached(first, manager):
     first(60)
     with pytest.raises(ServerNotFound, match="No server waits for a kernel"):
         manager.attach()
@@ -209,7 +209,7 @@ def test_a_server_whose_kernel_lives_is_not_to_be_had(first, manager):
         kept_servers.take(entry)
 
 
-def test_a_record_that_names_a_stranger_as_guard(first, manager, traces):
+def test_a_record_that_names_another_process_as_guard(first, manager, traces):
     """A record can be edited, and a guard that does not end is killed."""
     first(60).die()
     wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
@@ -224,7 +224,7 @@ def test_a_record_that_names_a_stranger_as_guard(first, manager, traces):
     traces.check()
 
 
-def test_several_of_one_name(first, manager, traces):
+def test_several_kept_servers_of_one_name(first, manager, traces):
     kernels = [first(60), first(60)]
     for kernel in kernels:
         kernel.die()
@@ -289,7 +289,7 @@ def test_the_clock_is_set_while_it_waits(first, manager, traces, monkeypatch, ho
 
 @pytest.mark.parametrize("victim", ["leader", "outer", "inner"])
 @pytest.mark.parametrize("when", ["kept", "attached"])
-def test_a_death_after_the_kernels(first, manager, traces, victim, when):
+def test_a_guard_or_leader_dies_after_the_kernel(first, manager, traces, victim, when):
     kernel = first(60)
     kernel.die()
     wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
@@ -350,7 +350,7 @@ def test_a_server_that_is_still_starting_is_kept_too(executable, home, manager, 
     traces.check()
 
 
-def test_a_new_kernel_hears_of_it(first, manager):
+def test_a_new_kernel_is_told_about_a_kept_server(first, manager):
     first(60).die()
     wait_until(lambda: ledger.entries()[0].record.phase == Phase.KEPT)
     manager.sweep()
@@ -362,7 +362,7 @@ def test_a_new_kernel_hears_of_it(first, manager):
     assert manager.waiting() == []
 
 
-def test_one_that_was_attached_already_is_no_news(first, manager):
+def test_an_attached_server_is_not_reported_again(first, manager):
     first(60).die()
     wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
     manager.sweep()
@@ -370,7 +370,7 @@ def test_one_that_was_attached_already_is_no_news(first, manager):
     assert manager.news() == []
 
 
-def test_who_looks_for_it_by_name_hears_of_it(first, manager):
+def test_the_error_of_a_stop_mentions_the_kept_server(first, manager):
     first(60).die()
     wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
     for name in ("tiny", None):
@@ -423,7 +423,7 @@ def later(home, executable):
     wait_until(lambda: not ledger.entries())
 
 
-def test_one_of_another_version_goes_on_waiting(later, manager):
+def test_a_server_of_another_version_stays_kept(later, manager):
     """Taken over and not understood, it would belong to this kernel, which does not know of it."""
     with pytest.raises(ServerNotFound, match="another version of vllm_magic has started it") as failed:
         manager.attach()
@@ -432,7 +432,7 @@ def test_one_of_another_version_goes_on_waiting(later, manager):
     assert failed.value
 
 
-def test_without_a_thread_it_goes_on_waiting(first, manager, monkeypatch):
+def test_a_server_stays_kept_if_no_thread_can_be_started(first, manager, monkeypatch):
     kernel = first(60)
     kernel.die()
     wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)

@@ -107,7 +107,7 @@ class TestProcesses:
         assert processes.is_alive(me)
         assert not processes.is_alive(Identity(me.pid, me.start + 1))
 
-    def test_a_pid_that_a_thread_has_now_is_nobody(self):
+    def test_a_pid_that_is_now_the_number_of_a_thread(self):
         over = threading.Event()
         thread = threading.Thread(target=over.wait)
         thread.start()
@@ -281,7 +281,7 @@ class TestSharedMemory:
             assert shared_memory.unlink_unmapped(segments, NOTHING) == []
 
     @pytest.mark.parametrize("hours", [-24, 0, 24])
-    def test_what_was_there_before_the_server_stays(self, hours):
+    def test_older_segments_stay(self, hours):
         """People keep models there, and vLLM maps those. The clock tells nothing: it may be set at any time."""
         with holding() as (child, names):
             before, segments = shared_memory.existing(), shared_memory.mapped_by([child.pid])
@@ -294,7 +294,7 @@ class TestSharedMemory:
             assert names_of(segments) == names
             assert len(shared_memory.unlink_unmapped(segments, before - segments)) == 2
 
-    def test_what_was_in_a_folder_there_before_the_server_stays(self):
+    def test_older_segments_in_folders_stay(self):
         folder = SHM / f"vllm_test-{os.getpid()}"
         path = SHM / f"psm_test-{os.getpid()}"
         (folder / "deeper").mkdir(parents=True)
@@ -309,7 +309,7 @@ class TestSharedMemory:
             path.unlink(missing_ok=True)
             shutil.rmtree(folder)
 
-    def test_not_while_another_process_maps_it(self):
+    def test_a_mapped_segment_stays(self):
         with holding() as (child, names):
             block = next(name for name in names if not name.startswith("sem."))
             segments = shared_memory.mapped_by([child.pid])
@@ -335,7 +335,7 @@ class TestSharedMemory:
             ("h6-{}.parquet", "O_RDWR", "MAP_SHARED", False),
         ],
     )
-    def test_only_what_vllm_writes_under_a_name_of_its_own(self, name, how, flags, removed):
+    def test_only_segments_with_known_names_are_removed(self, name, how, flags, removed):
         path = SHM / name.format(os.getpid())
         path.touch(mode=0o600)
         path.write_bytes(b"x" * 4096)
@@ -360,7 +360,7 @@ class TestSharedMemory:
             path.unlink(missing_ok=True)
 
     @pytest.mark.skipif(os.getuid() != 0, reason="only root can make a file of another user")
-    def test_what_another_user_made_stays(self):
+    def test_segments_of_other_users_stay(self):
         with holding() as (child, names):
             segments = shared_memory.mapped_by([child.pid])
             for name in names:
@@ -426,7 +426,7 @@ class TestSharedMemory:
             for made in (path, *links):
                 made.unlink(missing_ok=True)
 
-    def test_where_other_users_cannot_be_seen_only_private_ones_go(self, monkeypatch):
+    def test_only_private_segments_are_removed_if_proc_hides_users(self, monkeypatch):
         """One of them may map what is open to others."""
         with holding() as (child, names):
             segments = shared_memory.mapped_by([child.pid])
@@ -441,7 +441,7 @@ class TestSharedMemory:
             assert shared_memory.unlink_unmapped(segments, NOTHING) == [str(SHM / private)]
 
     @pytest.mark.parametrize(("mode", "removed"), [(0o600, True), (0o666, False), (0o640, False)])
-    def test_where_not_all_maps_can_be_read_only_private_ones_go(self, monkeypatch, mode, removed):
+    def test_only_private_segments_are_removed_if_maps_are_unreadable(self, monkeypatch, mode, removed):
         with holding() as (child, names):
             segments = shared_memory.mapped_by([child.pid])
             for name in names:
@@ -465,7 +465,7 @@ class TestSharedMemory:
 
 
 class TestFreeSegments:
-    def test_no_process_is_read_where_the_kernel_tells(self, monkeypatch):
+    def test_no_process_is_read_for_a_segment_that_the_kernel_calls_free(self, monkeypatch):
         with holding() as (child, names):
             segments = shared_memory.mapped_by([child.pid])
             child.kill()
@@ -475,7 +475,7 @@ class TestFreeSegments:
             monkeypatch.setattr(processes, "pids", lambda: pytest.fail("all processes are read"))
             assert len(shared_memory.unlink_unmapped(segments, NOTHING)) == 2
 
-    def test_one_that_is_mapped_or_open_is_not(self):
+    def test_a_mapped_or_open_segment_is_not_free(self):
         with holding() as (child, names):
             assert not any(shared_memory._is_free(str(SHM / name)) for name in names)
             child.kill()
@@ -484,7 +484,7 @@ class TestFreeSegments:
             with (SHM / name).open("rb"):
                 assert not shared_memory._is_free(str(SHM / name))
 
-    def test_what_is_no_file_of_ours_is_not(self, tmp_path):
+    def test_a_missing_file_a_link_and_a_folder_are_not_free(self, tmp_path):
         (tmp_path / "link").symlink_to("/dev/null")
         for path in (tmp_path / "nothing", tmp_path / "link", tmp_path):
             assert not shared_memory._is_free(str(path))
@@ -550,7 +550,7 @@ class TestSockets:
             ("::ffff:127.0.0.1", "127.0.0.1", "::1"),
         ],
     )
-    def test_who_listens(self, host, address, elsewhere):
+    def test_listeners_are_found(self, host, address, elsewhere):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with running(self.LISTEN, host, str(int(family)), "0") as child:
             port = int(child.line)
@@ -572,7 +572,7 @@ class TestSockets:
             assert not sockets.listens([child.pid], "::1", port)
             assert sockets.listens([os.getpid()], "::1", port)
 
-    def test_a_port_that_is_shared_is_not_ours_alone(self):
+    def test_a_shared_port_does_not_belong_to_one_process(self):
         """SO_REUSEPORT: the kernel gives each connection to either, and both have the same user."""
         with socket.create_server(("127.0.0.1", 0), reuse_port=True) as listener:
             port = listener.getsockname()[1]
@@ -589,7 +589,7 @@ class TestSockets:
         assert ours is True
         assert other is False
 
-    def test_where_linux_does_not_tell(self, monkeypatch):
+    def test_listeners_without_proc_and_netlink(self, monkeypatch):
         monkeypatch.setattr(sock_diag, "dump", _denied)
         monkeypatch.setattr("builtins.open", _denied)
         assert sockets.listens([os.getpid()], "127.0.0.1", 80) is None
@@ -620,7 +620,7 @@ class TestSockets:
                 listener.close()
                 assert sockets.listens([child.pid], "127.0.0.1", port)
 
-    def test_asked_again_and_again(self, monkeypatch):
+    def test_a_repeated_check_reads_no_process(self, monkeypatch):
         """What the processes have open is read once, for as long as the same socket listens."""
         looks = []
         real = sockets.open_files
@@ -676,5 +676,5 @@ class TestMemory:
         (groups / "a" / limit).write_text(none)
         assert memory.available(str(tmp_path)) == 8000 * 1024
 
-    def test_nothing_is_told(self, tmp_path):
+    def test_memory_is_unknown_without_proc(self, tmp_path):
         assert memory.available(str(tmp_path)) is None

@@ -11,7 +11,7 @@ from pathlib import Path
 PROGRAM = Path(__file__).with_name("pid_reuse.py")
 
 
-def test_strangers_with_the_pids_of_a_dead_server_are_left_alone(home, executable):
+def test_other_processes_with_the_pids_of_a_dead_server_are_left_alone(home, executable):
     """In a PID namespace, which takes all of it along when its first process ends."""
     done = subprocess.run(
         ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, str(PROGRAM)],

@@ -111,7 +111,7 @@ class TestMemoryIsBack:
         assert verdict.proof is Proof.NVML_MEMORY
         assert [gpu.freed for gpu in verdict.vram] == [3 * GIB, 0]
 
-    def test_late_is_waited_for(self, driver, verifier):
+    def test_late_memory_is_waited_for(self, driver, verifier):
         began = time.monotonic()
         verdict = whole_life(driver, verifier(), teardown_s=0.7)
         assert verdict.verified
@@ -170,7 +170,7 @@ class TestMemoryIsNotBack:
         ],
         ids=str,
     )
-    def test_whatever_the_driver_says(self, driver, verifier, driver_says):
+    def test_memory_that_stays_is_noticed_with_every_kind_of_driver(self, driver, verifier, driver_says):
         fakegpu.configure(driver, **driver_says)
         verdict = whole_life(driver, verifier(), teardown_s=NEVER)
         assert not verdict.verified
@@ -418,7 +418,7 @@ class TestWhoCame:
         assert (verdict.proof, verdict.verified) == (Proof.NVML_PROCESSES, True)
         assert f"pid {other.pid} of root holds an unknown amount; it came while" in verdict.note
 
-    def test_a_pid_of_ours_that_is_somebody_elses_now(self, driver, verifier):
+    def test_a_reused_pid_of_the_server(self, driver, verifier):
         """The driver lists the number, and it is not the dead process that has it."""
         one = verifier()
         with server(driver) as kill, fakegpu.holding(driver, 4) as other:
@@ -582,7 +582,7 @@ class TestSomebodyIsAlive:
             verdict = one.verify({processes.read(process.pid).identity})
         assert verdict == Verdict(Proof.NONE, False, (), f"still alive: pid {process.pid}", unseen=True)
 
-    def test_one_that_nobody_knew_of_but_carries_the_mark(self, driver, verifier):
+    def test_an_unknown_process_with_the_mark(self, driver, verifier):
         one = verifier()
         script = "import time; print(flush=True); time.sleep(600)"
         with (
@@ -622,7 +622,7 @@ class TestSomebodyIsAlive:
             assert pidfd.wait_for_all([identity], 60) == set()
         assert one.verify({identity}).verified
 
-    def test_a_pid_that_is_now_somebody_elses_is_not_it(self, verifier):
+    def test_a_pid_that_another_process_has_now(self, verifier):
         me = processes.read(os.getpid()).identity
         assert verifier().verify({processes.Identity(me.pid, me.start - 1)}).verified
 

@@ -112,7 +112,7 @@ def read(monkeypatch) -> set[int]:
     return pids
 
 
-def test_all_of_a_family_are_near_its_leader():
+def test_a_scan_finds_all_processes_below_the_leader():
     with running(FAMILY) as (leader, family):
         assert len(family) == 5
         table = sessions.near([leader])
@@ -123,7 +123,7 @@ def test_all_of_a_family_are_near_its_leader():
         assert any(processes.read(session) is None for session in found)  # one maker has ended
 
 
-def test_strangers_are_not_read(read):
+def test_other_processes_are_not_read(read):
     with running(STRANGERS) as (maker, strangers), running(FAMILY) as (leader, family):
         read.clear()
         assert sessions.near([leader]).keys() >= family
@@ -141,7 +141,7 @@ def test_a_session_by_its_number_alone():
         assert len(sessions.near([session]).keys() & family) == 2
 
 
-def test_of_nobody():
+def test_a_scan_near_no_process():
     assert sessions.near([]) == {}
     assert sessions.near([2**22]) == {}
 
@@ -156,7 +156,7 @@ def test_older_sessions_are_left_out():
         assert {leader, maker, *strangers, *family} <= set(look.made_since(older))
 
 
-def test_where_the_system_call_is_forbidden(monkeypatch):
+def test_sessions_without_the_system_call(monkeypatch):
     with running(FAMILY) as (leader, family):
         allowed = sessions.near([leader]).keys()
 
@@ -167,7 +167,7 @@ def test_where_the_system_call_is_forbidden(monkeypatch):
         assert family < sessions.near([leader]).keys() == allowed
 
 
-def test_those_who_ask_at_the_same_time_share_a_look(monkeypatch):
+def test_threads_share_a_scan(monkeypatch):
     count, made = 20, []
     asked = threading.Barrier(count + 1)
 
@@ -194,14 +194,14 @@ def test_those_who_ask_at_the_same_time_share_a_look(monkeypatch):
     assert len(made) == before + 1
 
 
-def test_a_lock_that_is_never_given_back(monkeypatch):
+def test_a_lock_that_is_never_released(monkeypatch):
     """As in a copy that was forked while another thread looked."""
     monkeypatch.setattr(sessions, "LOCK_LIMIT", 0.01)
     with sessions._scans._lock:
         assert os.getpid() in sessions.near([os.getpid()])
 
 
-def test_who_has_the_mark():
+def test_processes_with_the_mark():
     """Of a server without a seal."""
     name, _, value = MARK.partition("=")
     with running(STRANGERS) as (_, strangers), running(FAMILY, **{name: value}) as (pid, family):
@@ -213,7 +213,7 @@ def test_who_has_the_mark():
             assert found.isdisjoint(strangers)
 
 
-def test_who_has_the_seal():
+def test_processes_with_the_seal():
     """Also without the mark in the environment, which others have, and are none of them."""
     identifier = secrets.token_hex(4)
     mark = f"{marks.MARK}={identifier}".encode()
@@ -255,7 +255,7 @@ def test_a_server_without_a_seal_where_there_are_seals():
             os.kill(child, signal.SIGKILL)
 
 
-def test_one_inside_another_has_its_own_seal():
+def test_a_server_inside_a_server_has_its_own_seal():
     ids = [secrets.token_hex(4) for _ in range(2)]
 
     def both():

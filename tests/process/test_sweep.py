@@ -124,7 +124,7 @@ class TestOrphans:
         traces.check()
 
     @pytest.mark.parametrize("faults", [{"unmarked": True}])
-    def test_what_nobody_can_end_keeps_its_folder(self, orphan, probe, monkeypatch):
+    def test_a_process_that_does_not_end_keeps_its_folder(self, orphan, probe, monkeypatch):
         """Without the record nobody would ever know whose they are."""
         entry, survivors = orphan
         nothing = Outcome([], [], 0.0)
@@ -134,7 +134,7 @@ class TestOrphans:
         assert ledger.read_entry(entry.path).condition is Condition.ORPHANED
         assert {one for one in survivors if processes.is_alive(one)}
 
-    def test_two_sweepers_at_once(self, orphan, probe, traces):
+    def test_two_sweeps_at_once(self, orphan, probe, traces):
         """One does it."""
         done = []
         threads = [threading.Thread(target=lambda: done.extend(sweep(Probe()))) for _ in range(4)]
@@ -170,7 +170,7 @@ class TestOrphans:
         assert said.count("tiny was left by a kernel that died") == 1
         traces.check()
 
-    def test_nobody_elses_process_is_touched(self, orphan, probe):
+    def test_processes_of_others_are_left_alone(self, orphan, probe):
         with by_hand.bystander() as bystander:
             sweep(probe)
             assert bystander.poll() is None
@@ -180,7 +180,7 @@ class TestWhoHasItsEnvironmentOnly:
     """Somebody debugs a server, and runs a command with its environment in a shell."""
 
     @pytest.mark.parametrize("shell_lives", [True, False])
-    def test_a_sweep_leaves_it_alone(self, orphan, probe, shell_lives, traces):
+    def test_a_sweep_leaves_a_copied_environment_alone(self, orphan, probe, shell_lives, traces):
         entry, survivors = orphan
         with by_hand.debugging(entry.processes[0].identity.pid, shell_lives=shell_lives) as (other, command):
             assert command.identity not in {one.identity for one in entry.processes}
@@ -203,7 +203,7 @@ class TestWhoHasItsEnvironmentOnly:
             assert processes.is_alive(command.identity)
         traces.check()
 
-    def test_who_shares_a_group_with_a_process_of_the_server(self, home, probe):
+    def test_a_process_in_a_group_of_the_server_is_left_alone(self, home, probe):
         """None is killed with a group: who is in one is not known."""
         identifier = f"{os.getpid() + 2**22:08x}"
         shell = f"{sys.executable} -c 'from vllm_magic.linux import marks; marks.seal(\"{identifier}\"); print(1, flush=True); import time; time.sleep(300)'"
@@ -276,7 +276,7 @@ class TestWhatIsLeftAlone:
         assert is_left_alone(put(outer=dead(), inner=dead()), probe, Condition.OWNED) == ""
 
     @pytest.mark.parametrize("guard", ["outer", "inner"])
-    def test_a_server_of_which_a_guard_lives(self, home, probe, guard):
+    def test_a_server_with_a_living_guard(self, home, probe, guard):
         me = list(processes.read(os.getpid()).identity)
         assert is_left_alone(put(kernel=dead(), **{guard: me}), probe, Condition.RELEASING) == ""
 
@@ -287,14 +287,14 @@ class TestWhatIsLeftAlone:
         os.close(lock)
         assert ledger.read_entry(path).condition is Condition.LEFT
 
-    def test_a_look_makes_nothing(self, home):
+    def test_a_check_of_the_lock_makes_no_file(self, home):
         """A file that is made while another kernel clears the folder would be left in it for ever."""
         path = put(kernel=dead())
         before = sorted(path.iterdir())
         assert ledger.read_entry(path).condition is Condition.LEFT
         assert sorted(path.iterdir()) == before
 
-    def test_those_who_look_do_not_see_each_other(self, home, monkeypatch):
+    def test_checks_of_the_lock_do_not_count_each_other(self, home, monkeypatch):
         """For a start, a server that somebody just looks at is to be released like any other."""
         path = put(kernel=dead())
         os.close(records.hold_lock(str(path)))
@@ -310,7 +310,7 @@ class TestWhatIsLeftAlone:
         assert ledger.read_entry(path).condition is Condition.LEFT
         assert seen == [Condition.LEFT]
 
-    def test_a_sweeper_does_not_mind_those_who_look(self, home, probe, monkeypatch):
+    def test_a_sweep_takes_the_lock_despite_checks(self, home, probe, monkeypatch):
         path = put(kernel=dead())
         os.close(records.hold_lock(str(path)))
         with (path / records.LOCK).open() as looking:
@@ -329,7 +329,7 @@ class TestWhatIsLeftAlone:
             (3, 12345, "belongs to the user 12345"),
         ],
     )
-    def test_a_record_of_elsewhere(self, home, probe, position, other, problem):
+    def test_a_record_of_another_place(self, home, probe, position, other, problem):
         place = record().place
         place[position] = other
         assert problem in is_left_alone(put(kernel=dead(), place=place), probe, Condition.FOREIGN)
@@ -365,7 +365,7 @@ class TestWhatIsLeftAlone:
         os.utime(path, (old, old))
         assert is_left_alone(path, probe, Condition.TORN) == "it has no record"
 
-    def test_a_pid_that_was_given_away(self, home, probe):
+    def test_a_pid_of_another_process(self, home, probe):
         """The record's leader is dead, and its pid now names somebody else."""
         with by_hand.bystander() as other:
             put(kernel=dead(), leader=[other.pid, by_hand.identity(other.pid).start - 1])
@@ -373,7 +373,7 @@ class TestWhatIsLeftAlone:
             assert swept.release is None
             assert other.poll() is None
 
-    def test_a_record_that_names_a_stranger(self, home, probe):
+    def test_a_record_that_names_another_process(self, home, probe):
         """As its leader, with his start time: a record can be edited, and only who carries a mark is believed."""
         with by_hand.bystander() as other:
             path = put(kernel=dead(), leader=list(by_hand.identity(other.pid)))
@@ -385,7 +385,7 @@ class TestWhatIsLeftAlone:
             assert other.poll() is None
         assert not path.exists()
 
-    def test_a_session_that_was_given_away(self, home, probe):
+    def test_a_session_of_another_process(self, home, probe):
         """The pid of the record's leader was given to a daemon's parent, which has ended, and the daemon lives."""
         fork_twice = "import os, time\nif os.fork() == 0:\n print(os.getpid(), flush=True); time.sleep(60)"
         with subprocess.Popen(
@@ -404,7 +404,7 @@ class TestWhatIsLeftAlone:
 
 
 class TestWhatIsCleared:
-    def test_files_of_a_server_of_which_nothing_lives(self, home, probe, tmp_path):
+    def test_files_of_a_server_without_living_processes(self, home, probe, tmp_path):
         path = put(kernel=dead())
         outside = tmp_path / "outside"
         outside.write_text("stays")
@@ -429,7 +429,7 @@ class TestWhatIsCleared:
             assert not processes.is_alive(leader)
         assert not path.exists()
 
-    def test_folders_deeper_than_python_can_go(self, home, probe):
+    def test_folders_nested_too_deeply_for_python(self, home, probe):
         """Nobody's start fails for them, and the record says whose they are as long as they are there."""
         path = put(kernel=dead())
         fd = os.open(path / "t", os.O_RDONLY)
