@@ -142,12 +142,12 @@ def line(case: FitInput, outcome: FitOutcome, requests: float | None, largest: i
         return _unknown(case)
     if outcome is FitOutcome.FITS:
         return f"Fits: {_capacity(case, requests)}; the largest context is {largest or 0:,}."
-    told = {FitOutcome.TOO_LARGE: _too_large, FitOutcome.NOT_NOW: _not_now, FitOutcome.CLOSE: _close}[
+    reasons = {FitOutcome.TOO_LARGE: _too_large, FitOutcome.NOT_NOW: _not_now, FitOutcome.CLOSE: _close}[
         outcome
     ](case)
     ways = list(_ways(case))
     listed = " or ".join(filter(None, (", ".join(ways[:-1]), *ways[-1:])))
-    return f"{told} Try {listed}." if listed else told
+    return f"{reasons} Try {listed}." if listed else reasons
 
 
 def _capacity(case: FitInput, requests: float | None) -> str:

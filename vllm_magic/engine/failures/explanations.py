@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from vllm_magic.engine.failures.tracebacks import LogLine
 
 MOST_PLACES = 50  # the most matches of one pattern that are compared
-LAST_LINES = 3  # lines of the log that are shown if nothing in the log tells the cause
+LAST_LINES = 3  # lines of the log that are shown if the log does not show the cause
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A failure, as far as the log tells.
+    """A failure, as far as the log shows it.
 
     Attributes:
         cause: the cause, in one line.
-        hint: what to do about it, in one line.
-        lines: the telling lines of the log, oldest first: of a traceback the deepest frames and the message.
+        hint: what to do, in one line.
+        lines: the lines of the log that show the cause, oldest first: of a traceback, the deepest frames and the message.
         port_taken: whether another process has the server's TCP port.
         memory_wanted: the bytes of a GPU that should have been free; 0 for any other failure.
     """
@@ -78,7 +78,7 @@ def explain(
 
 
 def explain_death(lines: Sequence[str], exit_code: int | None, *, model: str = "") -> Failure:
-    """Return the cause of the end of a ready server that nobody here asked to end.
+    """Return the cause of the unexpected end of a ready server.
 
     Errors of earlier requests in the log are not the cause. The exit code is misleading: it is 0 for an API server whose
     engine died.
@@ -164,7 +164,7 @@ def _bare(text: str) -> str:
 def _begin_of_death(log: Sequence[LogLine]) -> int | None:
     """Return the number of the first line about the engine's death; None if there is none.
 
-    If lines of a worker stand right above this line, they tell more, so the first of them counts.
+    If lines of a worker stand right above this line, the first of them counts, since they have more details.
     """
     fatal = (number for number, one in enumerate(log) if not one.frame and _FATAL.match(one.text))
     begin = next(fatal, None)

@@ -1,6 +1,6 @@
 """Causes and hints that must be computed: the flag that the user meant, a value that would fit.
 
-Each function gets the match of a pattern in `patterns`, and what is known besides the log.
+Each function gets the match of a pattern in `patterns`, and the `HintContext`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SEE_LOGS = "%vllm logs shows more"
 
 
 class HintContext(NamedTuple):
-    """What is known besides the log: all flags of vLLM, and the model of the server ("" if unknown)."""
+    """Facts that are not in the log: all flags of vLLM, and the model of the server ("" if unknown)."""
 
     flags: Sequence[str]
     model: str
@@ -65,8 +65,8 @@ def number_meant(match: re.Match[str], _: HintContext) -> str:
 
 def not_on_this_machine(match: re.Match[str], _: HintContext) -> str:
     """Return the cause with the name from a later line of the log: it may be the name of a tokenizer or an adapter."""
-    told = re.search(r"Invalid repository ID or local directory specified: *'(.*?)'", match.string)
-    what = told[1] if told else "The model"
+    named = re.search(r"Invalid repository ID or local directory specified: *'(.*?)'", match.string)
+    what = named[1] if named else "The model"
     return f"{what} is not on this machine, and going online is disabled"
 
 

@@ -41,8 +41,8 @@ class Model:
 
 def folder(args: Sequence[str], environ: Mapping[str, str]) -> Path:
     """Return the folder in which vLLM keeps models: ``--download-dir``, or the Hugging Face cache."""
-    told = flags.value(args, "--download-dir")
-    return expanded(told) if told else cache_folder(environ)
+    configured = flags.value(args, "--download-dir")
+    return expanded(configured) if configured else cache_folder(environ)
 
 
 def folder_name(model: str) -> str:

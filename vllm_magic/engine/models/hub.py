@@ -52,7 +52,7 @@ def ask(spec: ServerSpec, environ: Mapping[str, str]) -> tuple[dict[str, Any], W
     revision = flags.value(spec.all_args, "--revision")
     try:
         with _no_progress_bars():
-            # This request comes first: huggingface_hub retries the others for half a minute if nobody answers.
+            # This request comes first: without an answer, huggingface_hub repeats the others for half a minute.
             files = api.model_info(spec.model, revision=revision, files_metadata=True, timeout=LIMIT).siblings
             path = api.hf_hub_download(
                 spec.model, "config.json", revision=revision, cache_dir=cache_folder(environ)

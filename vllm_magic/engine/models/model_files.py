@@ -33,7 +33,7 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
 
 
 def expanded(path: str) -> Path:
-    """The path with its home folder; where there is none it stays as it is, as with huggingface_hub (`os.path.expanduser`)."""
+    """Return the path with the home folder in place of ``~``; unchanged if there is none, as `os.path.expanduser` does."""
     with suppress(OSError):
         return Path(home.expanded(path))
     return Path(path)
@@ -90,7 +90,7 @@ def read_start(path: Path, count: int, skip: int = 0) -> tuple[bytes, int]:
     """Return at most `count` bytes of a regular file, after its first `skip` bytes, and the size of the file.
 
     Raises:
-        NoEstimate: the file cannot be read, or is not a regular file: a read from a pipe could wait for ever.
+        NoEstimate: the file cannot be read, or is not a regular file: a read from a pipe could wait without a limit.
     """
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -29,10 +29,10 @@ def earlier(spec: ServerSpec, *, warm: bool = False) -> dict[Stage, float]:
         warm: whether the server starts from a spare; its stages take other times.
     """
     found = _read(_file(spec, warm=warm))
-    told = {stage: found.get(stage.name) for stage in Stage}
+    times = {stage: found.get(stage.name) for stage in Stage}
     return {
         stage: float(seconds)
-        for stage, seconds in told.items()
+        for stage, seconds in times.items()
         if isinstance(seconds, (int, float)) and 0 <= seconds <= LONGEST
     }
 
@@ -42,8 +42,8 @@ def keep(spec: ServerSpec, stages: Mapping[Stage, float], *, warm: bool = False)
     if not stages:
         return
     with suppress(OSError):
-        told = {stage.name: round(seconds, 3) for stage, seconds in stages.items()}
-        cache.write(KIND, _file(spec, warm=warm), json.dumps({MODEL: spec.model, **told}).encode())
+        times = {stage.name: round(seconds, 3) for stage, seconds in stages.items()}
+        cache.write(KIND, _file(spec, warm=warm), json.dumps({MODEL: spec.model, **times}).encode())
         cache.prune(KIND, KEPT)
 
 
