@@ -225,8 +225,8 @@ class Inner(Guard):
             self._note_ready()
         stops = [message for message in messages if isinstance(message, Stop)]
         if not stops:
-            orders = [message for message in messages if isinstance(message, LaunchRequest)]
-            return self._launch_standby(orders[0]) if orders else None
+            requests = [message for message in messages if isinstance(message, LaunchRequest)]
+            return self._launch_standby(requests[0]) if requests else None
         # Two requests at once end the grace period, as a second request during the release does.
         return Why.ASKED, stops[0] if len(stops) == 1 else NO_GRACE
 
@@ -333,6 +333,7 @@ class Inner(Guard):
         return None
 
     def _attach(self, client: ControlConnection, attach: Attach) -> Refused | None:
+        # The end of the kernel is handled before the messages of clients, so the kernel still lives here.
         if self._kept_until is None or self._control_socket is None:
             return Refused(errno.EBUSY, f"the kernel that it belongs to lives (pid {self._record.kernel[0]})")
         if attach.expected_spec is not None and attach.expected_spec != self.request.handover.get("spec"):

@@ -38,7 +38,8 @@ class RayVerifier(Verifier):
         job: the submission id of the job.
         spread: whether the engine may have workers on several nodes; then these nodes report what the workers hold.
         silence: the seconds for which the cluster may fail to answer before the release counts as not proved.
-        waits: whether `verify` also waits until the records of the helper jobs are removed, for a process that ends then.
+        waits_for_cleanup: whether `verify` also waits until the records of the helper jobs are removed, for a process that
+            ends after that.
     """
 
     baseline = NOWHERE
@@ -61,9 +62,7 @@ class RayVerifier(Verifier):
         self.known: set[Identity] = set()
         self._is_repeated = False
         self._reading: threading.Thread | None = None
-        self._ready_gpus: dict[
-            str, Snapshot
-        ] = {}  # for the id of each node, its GPUs when the server was ready
+        self._ready_gpus: dict[str, Snapshot] = {}  # each node's GPUs when the server was ready, by id
         self._helper_jobs: list[str] = []  # the submission ids of the helper jobs
         self.failure: Failure | None = None
 
@@ -89,7 +88,7 @@ class RayVerifier(Verifier):
         """Return None: everything that another verification needs is on the cluster."""
 
     def observe_now(self) -> Snapshot:
-        """Return no GPU: the server uses none of this machine."""
+        """Return no GPU: the server uses no GPU of this machine."""
         return NOWHERE
 
     def verify(self, ended: Collection[Identity], leader: Identity | None = None) -> Verdict:
@@ -154,14 +153,14 @@ class RayVerifier(Verifier):
         return self._verdict(ray, job, nodes)
 
     def _verdict(self, ray: Ray, job: Job, nodes: Mapping[str, Node]) -> Verdict:
-        """Return the verdict on a job that is over, and whose node can be asked."""
+        """Return the verdict on a job that has ended and whose node is alive."""
         own = nodes[job.node or ""]
         log = ray.tail(job.id, own.id)
         report = wire.last_line(log, wire.RELEASED)
         refused = wire.last_line(log, wire.REFUSED)
         if refused:
             self.failure = Failure(f"{refused['cause'].rstrip('.')} (on {own.where})", refused["hint"], ())
-        whole = len(log) < LOG_LINES  # a longer log lacks its beginning here
+        whole = len(log) < LOG_LINES  # of a longer log, `tail` returns only the end
         refused_at_once = refused is not None and wire.last_line(log, wire.PLACED) is None
         if not report and whole and (refused_at_once or not wire.last_line(log, wire.BEGUN)):
             self.failure = self.failure or Failure(
@@ -190,7 +189,7 @@ def _in_the_background(work: Callable[[], None], job: str) -> threading.Thread |
     thread = threading.Thread(target=work, name=f"vllm-magic {job}", daemon=True)
     try:
         thread.start()
-    except RuntimeError:  # "can't start new thread": then less is known, or more records stay at the head
+    except RuntimeError:  # "can't start new thread": the GPUs are not read, or the records stay at the head
         return None
     return thread
 

@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PREFIX = "models--"  # models--ORGANISATION--NAME
-INCOMPLETE = (
-    ".incomplete"  # ends the name of a part of the file HASH: HASH.incomplete or HASH.RANDOM.incomplete
-)
-FRESH = 30.0  # seconds without a new byte after which a download counts as broken off
+INCOMPLETE = ".incomplete"  # parts of the file HASH are called HASH.incomplete or HASH.RANDOM.incomplete
+FRESH = 30.0  # seconds without a new byte after which a download counts as aborted
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,8 @@ class Model:
 
     Attributes:
         name: the name for vLLM.
-        size: the bytes of the model's files, including parts of files whose download was broken off.
-        complete: whether every file whose download was begun is complete.
+        size: the bytes of the model's files, including parts of files whose download was aborted.
+        complete: whether every file whose download has begun is complete.
         changed: the time of the last download of one of its files, in seconds since the epoch.
     """
 
@@ -62,8 +60,8 @@ def models(cache: Path) -> list[Model]:
 def arriving(blobs: Path) -> tuple[int, bool]:
     """Return the bytes of a model's files that are complete or being downloaded, and whether any is being downloaded.
 
-    Parts of downloads that were broken off earlier do not count: huggingface_hub leaves them, and begins such a file again
-    under another name.
+    Parts of downloads that were aborted earlier do not count: huggingface_hub leaves them, and begins such a file again under
+    another name.
     """
     files = _files(blobs)
     newest = time.time() - FRESH
