@@ -570,7 +570,7 @@ def test_an_engine_on_both_nodes(cluster, manager, spread, leak):
     until(lambda: sorted(row[3:] for row in view(survey(cluster.address)).rows) == rows)
     release = server.stop()
     assert release.verified
-    assert "1 more node looked at" in release.note
+    assert "1 more node checked" in release.note
     assert "Worker" not in cluster.actors()
     until(lambda: not helpers(cluster, server))
     time.sleep(2)  # Ray would have brought them back by then

@@ -68,7 +68,7 @@ class Swept:
     @property
     def _text(self) -> str:
         if self.problem:
-            return f"{self.name} was left by a kernel that died, and cannot be looked at: {self.problem}"
+            return f"{self.name} was left by a kernel that died, and cannot be checked: {self.problem}"
         if self.release is None:
             cleared = "cannot be cleared" if self.files_left else "are cleared"
             return f"{self.name}: files of it were left, and {cleared}."

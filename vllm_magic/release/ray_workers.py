@@ -90,7 +90,7 @@ def weakest(own: Verdict, result: RayWorkersResult, node: str, others: int) -> V
     if result.wrong:
         return own._replace(verified=False, note=result.wrong, unseen=result.unseen)
     proof = min(own.proof, result.proof, key=list(Proof).index)
-    checked = f"; {others} more node{'s' * (others != 1)} looked at" if others else ""
+    checked = f"; {others} more node{'s' * (others != 1)} checked" if others else ""
     return own._replace(proof=proof, vram=own.vram + rows, note=f"{own.note}{checked}")
 
 
