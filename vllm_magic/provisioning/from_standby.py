@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vllm_magic.guard.protocol import Message
     from vllm_magic.linux.eventfd import Cancellation
     from vllm_magic.provisioning.base import Prepared
-    from vllm_magic.provisioning.launch import Way
+    from vllm_magic.provisioning.launch import GpuSelection
     from vllm_magic.provisioning.local import LocalProvisioner
     from vllm_magic.provisioning.standby_pool import StandbyPool
 
@@ -47,15 +47,15 @@ class StandbyProvisioner(Provisioner):
 
     def launch(self, cancelled: Cancellation, tell: Callable[[str], None]) -> Launched | None:
         """See `Provisioner.launch`."""
-        way = self._local.clear_way(cancelled, tell)
-        if way is None:
+        selection = self._local.select_gpus(cancelled, tell)
+        if selection is None:
             return None
         try:
-            return self._warm(way, cancelled)
+            return self._warm(selection, cancelled)
         except _RejectedError as reason:
-            return None if cancelled.event.is_set() else self._local.execute(way, str(reason))
+            return None if cancelled.event.is_set() else self._local.execute(selection, str(reason))
 
-    def _warm(self, way: Way, cancelled: Cancellation) -> Launched:
+    def _warm(self, selection: GpuSelection, cancelled: Cancellation) -> Launched:
         """Send the launch request to the standby, and wait for the answer.
 
         Raises:
@@ -65,7 +65,7 @@ class StandbyProvisioner(Provisioner):
         if not isinstance(standby, Standby):
             raise _RejectedError(standby)
         try:
-            prepared, request = self._local.furnish(way, standby.folder)
+            prepared, request = self._local.prepare(selection, standby.folder)
         except BaseException:
             standby.drop()
             standby.wait_gone(DROP_LIMIT)

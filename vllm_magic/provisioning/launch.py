@@ -45,16 +45,16 @@ COMING_BACK = 3.0  # seconds for memory of ended processes to come back, before 
 RELEASE_WAIT = 120.0  # seconds to wait for other releases on the same GPUs
 
 
-class Way(NamedTuple):
+class GpuSelection(NamedTuple):
     """The GPUs before the start, and those that were chosen for the server; none if vLLM chooses."""
 
     baseline: Snapshot
     chosen: tuple[Gpu, ...]
 
 
-def clear_way(
+def select_gpus(
     spec: ServerSpec, environ: Mapping[str, str], probe: Probe, cancelled: Cancellation
-) -> Way | None:
+) -> GpuSelection | None:
     """Wait until no release is under way on the GPUs, read them, and choose GPUs; return None when cancelled.
 
     Raises:
@@ -63,17 +63,17 @@ def clear_way(
         StartFailed: a release on the GPUs does not end, or the folder of their locks cannot be used.
     """
     try:
-        return _clear_way(spec, environ, probe, cancelled)
+        return _select_gpus(spec, environ, probe, cancelled)
     except OSError as error:
         raise unusable(error) from error
 
 
-def furnish(
+def prepare(
     spec: ServerSpec,
     command: Command,
     environ: Mapping[str, str],
     probe: Probe,
-    way: Way,
+    selection: GpuSelection,
     standby: Folder | None = None,
 ) -> tuple[Prepared, LaunchRequest]:
     """Make the private folder with its record, or use the folder of a standby, whose guard writes the record.
@@ -85,7 +85,7 @@ def furnish(
         StartFailed: a folder cannot be made.
     """
     try:
-        return _furnish(spec, command, environ, probe, way, standby)
+        return _prepare(spec, command, environ, probe, selection, standby)
     except OSError as error:
         raise unusable(error) from error
 
@@ -127,9 +127,9 @@ def unusable(error: OSError) -> StartFailed:
     return StartFailed(f"A folder cannot be used: {what}", hint)
 
 
-def _clear_way(
+def _select_gpus(
     spec: ServerSpec, environ: Mapping[str, str], probe: Probe, cancelled: Cancellation
-) -> Way | None:
+) -> GpuSelection | None:
     baseline = probe.snapshot(timeout=FIRST_LOOK_LIMIT)
     chosen = _choose(spec, baseline)
     deadline = time.monotonic() + RELEASE_WAIT
@@ -153,24 +153,26 @@ def _clear_way(
             return None
         baseline = probe.snapshot()
         chosen = _choose(spec, baseline)
-    return Way(baseline, chosen)
+    return GpuSelection(baseline, chosen)
 
 
-def _furnish(
+def _prepare(
     spec: ServerSpec,
     command: Command,
     environ: Mapping[str, str],
     probe: Probe,
-    way: Way,
+    selection: GpuSelection,
     standby: Folder | None,
 ) -> tuple[Prepared, LaunchRequest]:
-    lock_files = locks.lock_paths(_uuids(way.chosen or way.baseline.gpus))
+    lock_files = locks.lock_paths(_uuids(selection.chosen or selection.baseline.gpus))
     if standby is not None:
         folder = ledger.with_name(standby, spec.name)
-        return _prepare(folder, spec, command, environ, probe, way, lock_files, StartKind.WARM)
+        return _build_request(folder, spec, command, environ, probe, selection, lock_files, StartKind.WARM)
     folder = ledger.create(spec.name)
     try:
-        prepared, request = _prepare(folder, spec, command, environ, probe, way, lock_files, StartKind.COLD)
+        prepared, request = _build_request(
+            folder, spec, command, environ, probe, selection, lock_files, StartKind.COLD
+        )
         record.write(str(folder.path), Record(**request.record))
     except BaseException:
         discard(*map(str, (folder.path, folder.tmp, folder.log)))
@@ -178,19 +180,19 @@ def _furnish(
     return prepared, request
 
 
-def _prepare(
+def _build_request(
     folder: Folder,
     spec: ServerSpec,
     command: Command,
     environ: Mapping[str, str],
     probe: Probe,
-    way: Way,
+    selection: GpuSelection,
     lock_files: Sequence[Path],
     kind: StartKind,
 ) -> tuple[Prepared, LaunchRequest]:
-    baseline, chosen = way
+    baseline, chosen = selection
     usable = _uuids(chosen or baseline.gpus)
-    noted = _record(folder, spec, command, baseline, usable)
+    server_record = _record(folder, spec, command, baseline, usable)
     visible = choice.cuda_visible_devices(chosen) if chosen else None
     request = LaunchRequest(
         argv=list(command.argv),
@@ -201,7 +203,7 @@ def _prepare(
         log=str(folder.log),
         keep_log=str(folder.kept_log),
         locks=[str(path) for path in lock_files],
-        record=noted._asdict(),
+        record=server_record._asdict(),
         keep=spec.keep or 0.0,
         handover=serialization.pack_owner(spec, command),
     )

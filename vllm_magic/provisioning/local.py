@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vllm_magic.ledger import Folder
     from vllm_magic.linux.eventfd import Cancellation
     from vllm_magic.provisioning.base import Prepared
-    from vllm_magic.provisioning.launch import Way
+    from vllm_magic.provisioning.launch import GpuSelection
 
 
 def stop_times(spec: ServerSpec) -> tuple[float, float]:
@@ -60,26 +60,28 @@ class LocalProvisioner(Provisioner):
 
     def launch(self, cancelled: Cancellation, tell: Callable[[str], None]) -> Launched | None:
         """See `Provisioner.launch`."""
-        way = self.clear_way(cancelled, tell)
-        return None if way is None else self.execute(way)
+        selection = self.select_gpus(cancelled, tell)
+        return None if selection is None else self.execute(selection)
 
-    def clear_way(self, cancelled: Cancellation, tell: Callable[[str], None]) -> Way | None:
+    def select_gpus(self, cancelled: Cancellation, tell: Callable[[str], None]) -> GpuSelection | None:
         """Wait until no release is under way on the GPUs, and choose GPUs; return None when cancelled. Errors as `launch`."""
-        way = steps.clear_way(self._spec, self._environ, self._probe, cancelled)
-        if way is not None and way.baseline.gpus and (problem := locks.lock_problem()):
+        selection = steps.select_gpus(self._spec, self._environ, self._probe, cancelled)
+        if selection is not None and selection.baseline.gpus and (problem := locks.lock_problem()):
             tell(f"{problem}.")
-        return way
+        return selection
 
-    def furnish(self, way: Way, standby: Folder | None = None) -> tuple[Prepared, LaunchRequest]:
-        """Make the private folder with its record, or use that of a standby; see `launch.furnish`."""
-        return steps.furnish(self._spec, self.command, self._environ, self._probe, way, standby)
+    def prepare(
+        self, selection: GpuSelection, standby: Folder | None = None
+    ) -> tuple[Prepared, LaunchRequest]:
+        """Make the private folder with its record, or use that of a standby; see `launch.prepare`."""
+        return steps.prepare(self._spec, self.command, self._environ, self._probe, selection, standby)
 
-    def execute(self, way: Way, cold_because: str = "") -> Launched:
+    def execute(self, selection: GpuSelection, cold_because: str = "") -> Launched:
         """Start the guards, which execute vLLM. Errors as for `launch`.
 
         Args:
-            way: the result of `clear_way`.
+            selection: the result of `select_gpus`.
             cold_because: why no standby became this server.
         """
-        prepared, request = self.furnish(way)
+        prepared, request = self.prepare(selection)
         return Launched(replace(prepared, cold_because=cold_because), steps.start_guards(request))

@@ -23,7 +23,7 @@ from vllm_magic.engine.startup.stages import Stage
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.provisioning import launch as steps
 from vllm_magic.provisioning.base import CLUSTER_GRACE, Launched, Provisioner
-from vllm_magic.provisioning.launch import Way
+from vllm_magic.provisioning.launch import GpuSelection
 from vllm_magic.release.ray_verifier import NOWHERE, RayVerifier
 
 if TYPE_CHECKING:

@@ -17,15 +17,15 @@ from vllm_magic.errors import ExecutableNotFound, StartFailed
 from vllm_magic.gpu.devices import Snapshot
 from vllm_magic.linux import forks
 from vllm_magic.provisioning import launch
-from vllm_magic.provisioning.launch import Way
+from vllm_magic.provisioning.launch import GpuSelection
 from vllm_magic.provisioning.standby import Standby, StandbySpec
 
-WAY = Way(Snapshot(0.0, (), None, None), ())
+SELECTION = GpuSelection(Snapshot(0.0, (), None, None), ())
 COMMAND = Command(("/x/vllm", "serve", "m"), Endpoint("127.0.0.1", 8000, "a-key-of-this-test"))
 
 
-def furnish():
-    return launch.furnish(ServerSpec("m"), COMMAND, {}, None, WAY)
+def prepare():
+    return launch.prepare(ServerSpec("m"), COMMAND, {}, None, SELECTION)
 
 
 def failing(error: BaseException):
@@ -45,7 +45,7 @@ def failing(error: BaseException):
 def test_nothing_is_left_of_a_start_that_fails_early(home, monkeypatch, step, error):
     monkeypatch.setattr(f"vllm_magic.provisioning.launch.{step}", failing(error))
     with pytest.raises(StartFailed if isinstance(error, OSError) else type(error)):
-        furnish()
+        prepare()
     assert ledger.folders() == []
     assert not [
         name for name in os.listdir("/tmp") if name.startswith("vllm-") and name[5:] in os.listdir(home)
@@ -53,10 +53,10 @@ def test_nothing_is_left_of_a_start_that_fails_early(home, monkeypatch, step, er
 
 
 def test_what_succeeds_stays(home):
-    prepared, order = furnish()
+    prepared, request = prepare()
     assert [prepared.folder.path] == ledger.folders()
     assert ledger.read_entry(prepared.folder.path).record.name == "m"
-    assert order.record["id"] == prepared.folder.id
+    assert request.record["id"] == prepared.folder.id
 
 
 def test_no_folder_for_temporary_files_can_be_made(home, monkeypatch):
@@ -67,7 +67,7 @@ def test_no_folder_for_temporary_files_can_be_made(home, monkeypatch):
         lambda path: make(path) if path.parent == home else failing(OSError(30, "Read-only"))(),
     )
     with pytest.raises(StartFailed, match="Read-only"):
-        furnish()
+        prepare()
     assert ledger.folders() == []
 
 
@@ -85,9 +85,9 @@ def test_a_python_that_is_not_there(home, monkeypatch, program):
     """An embedded Python does not know its own path; and an upgrade may have removed it."""
     monkeypatch.setattr(sys, "executable", program)
     monkeypatch.setattr(forks, "spawn", failing(FileNotFoundError(errno.ENOENT, "No such file or directory")))
-    _, order = furnish()
+    _, request = prepare()
     with pytest.raises(StartFailed, match="start the kernel with a Python that is there"):
-        launch.start_guards(order)
+        launch.start_guards(request)
     assert ledger.folders() == []
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.delenv("VLLM_MAGIC_EXECUTABLE", raising=False)
@@ -97,8 +97,8 @@ def test_a_python_that_is_not_there(home, monkeypatch, program):
 
 @pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
 def test_nothing_is_left_of_guards_that_fail(home, monkeypatch, error):
-    _, order = furnish()
+    _, request = prepare()
     monkeypatch.setattr(launch, "GuardPair", failing(error))
     with pytest.raises(type(error)):
-        launch.start_guards(order)
+        launch.start_guards(request)
     assert ledger.folders() == []
