@@ -23,7 +23,8 @@ def answer(connection: socket.socket, body: str) -> None:
         data = b""
         while b"\r\n\r\n" not in data and (piece := connection.recv(2**16)):
             data += piece
-        print(json.dumps(data.decode("latin-1")), flush=True)
+        # One call: another thread must not write between the line and its end.
+        os.write(1, json.dumps(data.decode("latin-1")).encode() + b"\n")
         if data:
             connection.sendall((HEAD.format(len(body)) + body).encode())
 
