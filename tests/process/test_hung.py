@@ -1,4 +1,4 @@
-"""Guards that hang after their kernel's end: whoever comes next ends them, and releases their server."""
+"""Guards that hang after their kernel's end: the next sweep or stop ends them, and releases their server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LIMIT = by_hand.LIMIT
 
 @pytest.fixture
 def frozen(home, executable, monkeypatch):
-    """A server whose guards were stopped before its kernel died: its entry, and all that lives of it."""
+    """A server whose guards were stopped before its kernel died: its entry, and its living processes."""
     monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
     with by_hand.kernel() as kernel:
         (entry,) = ledger.entries()
@@ -95,7 +95,7 @@ def test_guards_that_continue_release_the_server_themselves(frozen, probe, trace
 
 
 def test_a_stopped_outer_guard_ends_with_the_inner_one(home, executable, monkeypatch, traces):
-    """The inner guard releases, and clears the folder: nobody would know of the outer one any more."""
+    """The inner guard clears the folder, so no record names the stopped outer guard any more."""
     monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
     with by_hand.kernel() as kernel:
         (entry,) = ledger.entries()
@@ -117,13 +117,13 @@ def put(home, **fields):
 
 @pytest.fixture
 def guard():
-    """Something in the place of a guard."""
+    """A process in the place of a guard."""
     with by_hand.bystander() as process:
         yield by_hand.identity(process.pid)
 
 
 def test_guards_that_do_not_answer(home, probe, guard, monkeypatch):
-    """They live, are not stopped, and let clients in whom they never hear."""
+    """They live, are not stopped, and accept clients whose messages they never read."""
     monkeypatch.setattr(control_client, "ANSWER_LIMIT", 0.2)
     path = put(home, outer=list(guard), inner=DEAD)
     with socket.socket(socket.AF_UNIX) as listener:
@@ -161,7 +161,7 @@ def test_hung_guards_of_a_kept_server_count_after_its_time(home, probe, guard, r
 
 
 def test_guards_that_are_stopped_while_the_kernel_lives(home, probe, guard):
-    """Nothing is done to them, and the doctor says it."""
+    """A sweep leaves them alone, and the doctor reports them."""
     stop(guard)
     put(home, outer=list(guard))
     me = processes.read(1)

@@ -1,4 +1,4 @@
-"""A server that outlives its kernel for a while, and the kernel that takes it over."""
+"""Kept servers, which outlive their kernel for a while, and the kernels that take them over."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class FirstKernel:
         self.process.communicate()
 
     def end(self) -> None:
-        """As a kernel ends that was asked to: atexit runs."""
+        """End the kernel normally, so that atexit runs."""
         self.process.communicate("\n")
 
 
@@ -165,7 +165,7 @@ def test_only_one_of_several_kernels_takes_it_over(first, manager, traces):
 
 
 def test_a_kept_server_is_released_after_its_time(first, traces):
-    """After the time it is released as ever."""
+    """After this time the guards release it."""
     kernel = first(1.0)
     kernel.die()
     assert pidfd.wait_for_all(kernel.server, LIMIT) == set()
@@ -239,7 +239,7 @@ def test_several_kept_servers_of_one_name(first, manager, traces):
 
 
 def test_it_outlives_a_second_kernel_too(first, home, executable, traces):
-    """And after that kernel's end the time begins anew."""
+    """The time begins again at the end of the second kernel."""
     kernel = first(60)
     kernel.die()
     wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
@@ -269,7 +269,7 @@ def test_it_outlives_a_second_kernel_too(first, home, executable, traces):
 
 @pytest.mark.parametrize("hours", [-5, 5])
 def test_the_clock_is_set_while_it_waits(first, manager, traces, monkeypatch, hours):
-    """By NTP, or by hand: it waits for as long as its guards say, who do not go by that clock."""
+    """The guards use another clock, so the server waits as long as before."""
     kernel = first(600)
     kernel.die()
     wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
@@ -382,7 +382,7 @@ def test_the_error_of_a_stop_mentions_the_kept_server(first, manager):
 
 
 def test_a_disk_that_is_full(first, home, manager, traces):
-    """The guards cannot write that they keep it, and it can be attached all the same."""
+    """The guards cannot write the new phase, and the server can be attached all the same."""
     with small_disk(home):
         kernel = first(60)
         by_hand.until_ready(kernel.process.pid)
@@ -410,7 +410,7 @@ sys.stdin.readline()
 
 @pytest.fixture
 def later(home, executable):
-    """A server that waits for a kernel and was started by a later version; its leader."""
+    """The leader of a kept server that a later version has started."""
     env = {**os.environ, "VLLM_MAGIC_EXECUTABLE": executable}
     with subprocess.Popen(
         [sys.executable, "-c", LATER_KERNEL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
@@ -424,7 +424,7 @@ def later(home, executable):
 
 
 def test_a_server_of_another_version_stays_kept(later, manager):
-    """Taken over and not understood, it would belong to this kernel, which does not know of it."""
+    """A server that this kernel cannot unpack must not belong to this kernel."""
     with pytest.raises(ServerNotFound, match="another version of vllm_magic has started it") as failed:
         manager.attach()
     wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
@@ -468,7 +468,7 @@ sys.stdin.readline()
 def test_one_that_sleeps_is_known_to(
     executable, fake_gpus, manager, spec, traces, monkeypatch, level, after, how
 ):
-    """At which level, too: what a kernel threw away, the next one reads again."""
+    """The new kernel also knows the level, since it must load the weights again after level 2."""
     monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
     kernel = [sys.executable, "-c", ASLEEP, str(level), how]
     with subprocess.Popen(kernel, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first_kernel:

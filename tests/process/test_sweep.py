@@ -1,4 +1,4 @@
-"""What is found on disk after a crash, and what is done about it: released what is provably ours, told what is not."""
+"""Folders and records that a crash left on disk: a sweep releases what provably belongs to it, and reports the rest."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ print(s.pid, flush=True); sys.stdin.readline()
 
 
 def kill_at_once(*victims: Identity) -> None:
-    """All are stopped first, so that none sees another die."""
+    """All are stopped first, so that none notices the death of another."""
     for number in (signal.SIGSTOP, signal.SIGKILL):
         for victim in victims:
             assert pidfd.send(victim, number)
@@ -53,13 +53,13 @@ def kill_at_once(*victims: Identity) -> None:
 
 @pytest.fixture
 def faults() -> dict:
-    """What the orphan does besides to serve."""
+    """The faults of the orphan's server."""
     return STUBBORN
 
 
 @pytest.fixture
 def orphan(home, executable, faults):
-    """A server whose kernel and guards were killed in the same instant; the entry and who survived."""
+    """A server whose kernel and guards were killed at the same time: the entry, and the surviving processes."""
     env = {**os.environ, "VLLM_MAGIC_EXECUTABLE": executable}
     with subprocess.Popen(
         [sys.executable, "-c", KERNEL, json.dumps(stand_in.options(**faults))],
@@ -107,7 +107,7 @@ class TestOrphans:
 
     @pytest.mark.parametrize("faults", [{"unmarked": True}])
     def test_what_carries_no_mark_goes_too(self, fake_gpus, orphan, probe, traces):
-        """One in the leader's session, and one that left it; the others have ended before anyone looks."""
+        """A process in the leader's session, and one that left it. The others have ended before the sweep."""
         entry, survivors = orphan
         marked = {one for one in survivors if processes.has_environment(one.pid, entry.folder.mark)}
         unmarked = survivors - marked
@@ -125,7 +125,7 @@ class TestOrphans:
 
     @pytest.mark.parametrize("faults", [{"unmarked": True}])
     def test_a_process_that_does_not_end_keeps_its_folder(self, orphan, probe, monkeypatch):
-        """Without the record nobody would ever know whose they are."""
+        """Only the record shows to which server the processes belong."""
         entry, survivors = orphan
         nothing = Outcome([], [], 0.0)
         monkeypatch.setattr(force_kill, "release", lambda *_, **__: nothing)
@@ -135,7 +135,7 @@ class TestOrphans:
         assert {one for one in survivors if processes.is_alive(one)}
 
     def test_two_sweeps_at_once(self, orphan, probe, traces):
-        """One does it."""
+        """Only one of them releases the server."""
         done = []
         threads = [threading.Thread(target=lambda: done.extend(sweep(Probe()))) for _ in range(4)]
         for thread in threads:
@@ -154,7 +154,7 @@ class TestOrphans:
         traces.check()
 
     def test_loading_the_extension(self, orphan, traces):
-        """In the background, and told after the next cell."""
+        """It sweeps in the background, and reports after the next cell."""
         _, survivors = orphan
         with a_shell() as shell:
             shell.run_line_magic("load_ext", "vllm_magic")
@@ -177,7 +177,7 @@ class TestOrphans:
 
 
 class TestWhoHasItsEnvironmentOnly:
-    """Somebody debugs a server, and runs a command with its environment in a shell."""
+    """A person debugs a server, and runs a command with its environment in a shell."""
 
     @pytest.mark.parametrize("shell_lives", [True, False])
     def test_a_sweep_leaves_a_copied_environment_alone(self, orphan, probe, shell_lives, traces):
@@ -204,7 +204,7 @@ class TestWhoHasItsEnvironmentOnly:
         traces.check()
 
     def test_a_process_in_a_group_of_the_server_is_left_alone(self, home, probe):
-        """None is killed with a group: who is in one is not known."""
+        """No group is killed as a whole, since it may have other members."""
         identifier = f"{os.getpid() + 2**22:08x}"
         shell = f"{sys.executable} -c 'from vllm_magic.linux import marks; marks.seal(\"{identifier}\"); print(1, flush=True); import time; time.sleep(300)'"
         with subprocess.Popen(
@@ -237,7 +237,7 @@ class TestWhoHasItsEnvironmentOnly:
 
 @contextlib.contextmanager
 def leader_with_mark(identifier: str):
-    """A process which carries the mark of a server."""
+    """A process with the mark of a server."""
     with by_hand.bystander(mark={MARK: identifier}) as process:
         yield by_hand.identity(process.pid)
 
@@ -261,7 +261,7 @@ def dead() -> list[int]:
 
 
 def is_left_alone(path: Path, probe: Probe, condition: Condition) -> str:
-    """Check that a sweep does nothing to the folder and to a process with its mark; the problem that is told."""
+    """Check that a sweep leaves the folder and a process with its mark alone; return the reported problem."""
     with leader_with_mark(path.name) as leader:
         (entry,) = ledger.entries()
         assert entry.condition is condition
@@ -288,14 +288,14 @@ class TestWhatIsLeftAlone:
         assert ledger.read_entry(path).condition is Condition.LEFT
 
     def test_a_check_of_the_lock_makes_no_file(self, home):
-        """A file that is made while another kernel clears the folder would be left in it for ever."""
+        """A file that is made while another kernel clears the folder would stay in it."""
         path = put(kernel=dead())
         before = sorted(path.iterdir())
         assert ledger.read_entry(path).condition is Condition.LEFT
         assert sorted(path.iterdir()) == before
 
     def test_checks_of_the_lock_do_not_count_each_other(self, home, monkeypatch):
-        """For a start, a server that somebody just looks at is to be released like any other."""
+        """A check of the lock by another process does not keep a start from releasing the server."""
         path = put(kernel=dead())
         os.close(records.hold_lock(str(path)))
         flock, seen = fcntl.flock, []
@@ -366,7 +366,7 @@ class TestWhatIsLeftAlone:
         assert is_left_alone(path, probe, Condition.TORN) == "it has no record"
 
     def test_a_pid_of_another_process(self, home, probe):
-        """The record's leader is dead, and its pid now names somebody else."""
+        """The record's leader is dead, and another process has its pid."""
         with by_hand.bystander() as other:
             put(kernel=dead(), leader=[other.pid, by_hand.identity(other.pid).start - 1])
             (swept,) = sweep(probe)
@@ -374,7 +374,7 @@ class TestWhatIsLeftAlone:
             assert other.poll() is None
 
     def test_a_record_that_names_another_process(self, home, probe):
-        """As its leader, with his start time: a record can be edited, and only who carries a mark is believed."""
+        """As its leader, with the right start time. A record can be edited, so only a process with a mark counts."""
         with by_hand.bystander() as other:
             path = put(kernel=dead(), leader=list(by_hand.identity(other.pid)))
             (entry,) = ledger.entries()
@@ -386,7 +386,7 @@ class TestWhatIsLeftAlone:
         assert not path.exists()
 
     def test_a_session_of_another_process(self, home, probe):
-        """The pid of the record's leader was given to a daemon's parent, which has ended, and the daemon lives."""
+        """A daemon's parent had the pid of the record's leader. It has ended, and the daemon lives."""
         fork_twice = "import os, time\nif os.fork() == 0:\n print(os.getpid(), flush=True); time.sleep(60)"
         with subprocess.Popen(
             [sys.executable, "-c", fork_twice], stdout=subprocess.PIPE, start_new_session=True
@@ -430,7 +430,7 @@ class TestWhatIsCleared:
         assert not path.exists()
 
     def test_folders_nested_too_deeply_for_python(self, home, probe):
-        """Nobody's start fails for them, and the record says whose they are as long as they are there."""
+        """They make no start fail, and the record stays as long as they do."""
         path = put(kernel=dead())
         fd = os.open(path / "t", os.O_RDONLY)
         for _ in range(2 * sys.getrecursionlimit()):
@@ -466,7 +466,7 @@ class TestWhatIsCleared:
             segment.unlink(missing_ok=True)
 
     def test_a_link_in_place_of_a_short_tmpdir(self, home, probe, tmp_path, monkeypatch):
-        """Who guesses the name may put a link there once the folder is gone."""
+        """A user who guesses the name may put a link in the place of a folder that is gone."""
         monkeypatch.setattr(ledger, "LONGEST_TMP", 1)
         treasure = tmp_path / "treasure"
         treasure.mkdir()
