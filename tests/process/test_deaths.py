@@ -28,7 +28,7 @@ STUBBORN = {"ignore_sigterm": True, "setsid_child": True, "daemonise": True}
 
 
 class Kernel:
-    """A kernel with a server in it."""
+    """A kernel with a server."""
 
     def __init__(self, env: dict[str, str]) -> None:
         self.manager = KernelManager(kernel_name="python3", transport_encryption="auto")
@@ -38,7 +38,7 @@ class Kernel:
         self.client.wait_for_ready(timeout=60)
 
     def run(self, code: str) -> str:
-        """What the code prints."""
+        """Run code, and return its output."""
         printed = []
 
         def hear(message) -> None:
@@ -51,7 +51,7 @@ class Kernel:
         return "".join(printed)
 
     def send(self, code: str) -> str:
-        """Run code without waiting for it; the id of the request."""
+        """Run code without waiting for it; return the id of the request."""
         return self.client.execute(code)
 
     @property
@@ -114,7 +114,7 @@ def test_a_restart(kernel, traces, now):
 
 
 def test_the_interrupt_button(kernel, traces):
-    """During a start it releases that server, says so, and leaves the others alone."""
+    """During a start, it releases that server, reports that, and leaves the others alone."""
     asked = kernel.send('%vllm start other --env \'STAND_IN={"hang_in": "init"}\'')
     time.sleep(2.0)
     kernel.manager.interrupt_kernel()
@@ -131,12 +131,12 @@ def test_the_interrupt_button(kernel, traces):
 
 @pytest.fixture
 def server(manager, spec):
-    """In this process, with children that do not want to end."""
+    """A server of this process, with children that do not end by themselves."""
     return manager.start(spec(faults=STUBBORN), timeout=60).server
 
 
 def guards(server) -> tuple[Identity, Identity]:
-    """The outer and the inner guard."""
+    """Return the outer and the inner guard."""
     inner = processes.read(server.processes()[0].parent)
     return processes.read(inner.parent).identity, inner.identity
 
@@ -173,7 +173,7 @@ def test_one_of_the_server_is_killed(server, traces, victims, when):
 
 
 def test_what_carries_no_mark_goes_with_its_guards(manager, spec, traces):
-    """Both guards at once: the kernel ends those that the guards had adopted."""
+    """Both guards die at once: the kernel ends the processes that the guards had adopted."""
     server = manager.start(spec(faults={"unmarked": True}), timeout=60).server
     everyone = everyone_of(server)
     strays = {one for one in everyone if "Stray" in processes.title(one.pid)}
@@ -203,7 +203,7 @@ def test_guards_that_hang_are_replaced(server, traces, monkeypatch):
 
 @pytest.mark.parametrize("victim", ["outer", "inner", "leader"])
 def test_one_is_killed_in_the_middle_of_a_stop(server, traces, victim):
-    """Without a leader nobody ends the engine: the grace, meant for him, is over too."""
+    """Without a leader, no process ends the engine, so the grace period ends too."""
     outer, inner = guards(server)
     leader = server.processes()[0].identity
     everyone = everyone_of(server)

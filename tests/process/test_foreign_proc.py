@@ -1,4 +1,4 @@
-"""A /proc of another PID namespace, as `unshare --pid --fork` leaves it: nothing is started and nobody is ended by it."""
+"""With a /proc of another PID namespace, as after `unshare --pid --fork`, no process is started or ended."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ pair.close()
 
 
 def inside(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run this Python there."""
+    """Run this Python in such a namespace."""
     return subprocess.run(
         [*INSIDE, sys.executable, *words], capture_output=True, text=True, timeout=by_hand.LIMIT, check=False
     )

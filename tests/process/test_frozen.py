@@ -1,4 +1,4 @@
-"""A process that SIGKILL does not end: nothing claims that it is gone, and each later stop or sweep tries again."""
+"""A process that SIGKILL does not end: it is reported, and each later stop or sweep tries again."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def freezer():
 
 @pytest.fixture
 def soon(monkeypatch):
-    """What is done in this process, and not by the guards, gives up soon."""
+    """Shorten the limits of this process, but not of the guards."""
     monkeypatch.setattr(ladder, "KILL_LIMIT", 1.0)
 
 
@@ -46,7 +46,7 @@ def engine(pids: list[int]) -> int:
 
 @pytest.fixture
 def left(manager, spec, freezer, soon):
-    """A server that has been stopped, and whose engine is frozen."""
+    """A server after a stop, whose engine is frozen."""
     server = manager.start(spec(), timeout=60).server
     frozen = engine([one.identity.pid for one in server.processes()])
     freezer.freeze(frozen)
@@ -100,7 +100,7 @@ def test_a_terminal_tries_again(manager, freezer, traces, capsys):
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("before", [False, True])
 def test_one_that_loses_its_mark(freezer, before):
-    """As each process does that ends: its environment is gone before its device files are closed."""
+    """An ending process loses its environment before its device files are closed."""
     mark = f"{MARK}={secrets.token_hex(4)}"
     with by_hand.bystander(mark=dict([mark.split("=")])) as process:
         freezer.freeze(process.pid)
@@ -121,7 +121,7 @@ def test_one_that_loses_its_mark(freezer, before):
 
 
 def lose_environment(pid: int) -> None:
-    """Overwrite it in the process's memory; where it is, is told by proc_pid_stat(5)."""
+    """Overwrite it in the process's memory, at the address from proc_pid_stat(5)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     start, end = int(fields[47]), int(fields[48])
     with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
@@ -131,7 +131,7 @@ def lose_environment(pid: int) -> None:
 
 @pytest.mark.usefixtures("soon")
 def test_of_a_kernel_that_died(home, executable, freezer, traces, monkeypatch):
-    """The guards leave the folder, so that a sweep finds what they could not end."""
+    """The guards keep the folder, so that a sweep finds the process that they could not end."""
     monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
     probe = PatientProbe()
     with by_hand.kernel():

@@ -1,4 +1,4 @@
-"""The probe, against a driver that answers, hangs, crashes, lies and is not there."""
+"""The probe with drivers that answer, hang, crash, give wrong figures, or are missing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def pid_of(probe: Probe) -> int:
 
 
 def start(probe: Probe) -> int:
-    """Let the probe process answer once; returns its pid."""
+    """Let the probe process answer once, and return its pid."""
     assert probe.snapshot(LONG).problem is None
     return pid_of(probe)
 
@@ -207,7 +207,7 @@ def test_the_process_that_hangs_is_killed(root: Path, probe: Probe) -> None:
 
 
 def test_a_quick_request_does_not_count_as_a_hang(probe: Probe) -> None:
-    """And whoever asks next gets an answer to the own question, not the late one to the other's."""
+    """The next request gets its own reply, and not the late reply to an earlier request."""
     process = start(probe)
     os.kill(process, signal.SIGSTOP)
     assert "did not answer within 0.2 s" in probe.snapshot(0.2, may_start=False).problem

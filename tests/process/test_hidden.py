@@ -1,4 +1,4 @@
-"""A process of a server that can be neither seen nor ended: nothing claims that it is gone."""
+"""A process of a server that can be neither seen nor ended is reported as left."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ print(json.dumps([[one.text, one.verified] for one in sweep(Probe())]), flush=Tr
 
 
 def test_a_sweep_leaves_the_folder(kernel, traces):
-    """The guards and the kernel were killed at once, so that nobody had adopted it."""
+    """The guards and the kernel were killed at once, so no guard has adopted the process."""
     process, entry, other = kernel
     guards = [Identity(*entry.record.outer), Identity(*entry.record.inner)]
     for number in (signal.SIGSTOP, signal.SIGKILL):

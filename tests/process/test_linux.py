@@ -1,4 +1,4 @@
-"""What Linux says of processes, shared memory and sockets: asked of real ones, odd ones among them."""
+"""Real processes, shared memory and sockets, also unusual ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ctypes.CDLL(None).pthread_exit(None)
 
 @contextlib.contextmanager
 def running(script: str, *args: str, **kwargs):
-    """Run a script until the end of the block; yields it once it has printed a line, which is its `line`."""
+    """Run a script until the end of the block; yield the process after it has printed a line, which is its `line`."""
     with subprocess.Popen(
         [sys.executable, "-c", script, *args],
         stdout=subprocess.PIPE,
@@ -246,7 +246,7 @@ time.sleep(600)
 
 @contextlib.contextmanager
 def holding():
-    """Run a process that maps a block and a semaphore; both are gone at the end."""
+    """Run a process that maps a block and a semaphore; remove both at the end."""
     with running(HOLDER) as child:
         block, lock = child.line.split()
         names = {block.lstrip("/"), f"sem.{lock.lstrip('/')}"}
@@ -259,7 +259,7 @@ def holding():
 
 @pytest.fixture(params=["the kernel tells", "it does not"])
 def kernel(request, monkeypatch) -> None:
-    """Whether the kernel tells that nobody maps a segment; where it does not the maps of all processes do."""
+    """Whether the kernel shows that no process maps a segment. If not, the maps of all processes are read."""
     if request.param == "it does not":
         monkeypatch.setattr(shared_memory, "_is_free", lambda _: False)
 
@@ -282,7 +282,7 @@ class TestSharedMemory:
 
     @pytest.mark.parametrize("hours", [-24, 0, 24])
     def test_older_segments_stay(self, hours):
-        """People keep models there, and vLLM maps those. The clock tells nothing: it may be set at any time."""
+        """People keep models in /dev/shm, and vLLM maps them. File times are no proof, since the clock may be set."""
         with holding() as (child, names):
             before, segments = shared_memory.existing(), shared_memory.mapped_by([child.pid])
             for name in names:
@@ -427,7 +427,7 @@ class TestSharedMemory:
                 made.unlink(missing_ok=True)
 
     def test_only_private_segments_are_removed_if_proc_hides_users(self, monkeypatch):
-        """One of them may map what is open to others."""
+        """A process of another user may map a segment that is open to others."""
         with holding() as (child, names):
             segments = shared_memory.mapped_by([child.pid])
             private, *others = sorted(names)
@@ -535,7 +535,7 @@ class TestSockets:
 
     @pytest.fixture(autouse=True, params=["netlink", "proc"])
     def how(self, request, monkeypatch):
-        """How the kernel tells it."""
+        """The source of the kernel's answer."""
         if request.param == "proc":
             monkeypatch.setattr(sock_diag, "dump", _denied)
 
@@ -564,7 +564,7 @@ class TestSockets:
             assert not sockets._nearest(address, port)
 
     def test_the_nearest_address_counts(self):
-        """Who listens at every IPv6 address alone does not get what goes to an IPv4 one."""
+        """A socket that listens only on all IPv6 addresses gets no connections to an IPv4 address."""
         six = socket.create_server(("::", 0), family=socket.AF_INET6)  # for IPv6 alone
         port = six.getsockname()[1]
         with six, running(self.LISTEN, "127.0.0.1", str(int(socket.AF_INET)), str(port)) as child:
@@ -573,7 +573,7 @@ class TestSockets:
             assert sockets.listens([os.getpid()], "::1", port)
 
     def test_a_shared_port_does_not_belong_to_one_process(self):
-        """SO_REUSEPORT: the kernel gives each connection to either, and both have the same user."""
+        """With SO_REUSEPORT the kernel gives a connection to one of two processes of the same user."""
         with socket.create_server(("127.0.0.1", 0), reuse_port=True) as listener:
             port = listener.getsockname()[1]
             listen = self.LISTEN.replace("held.bind", "held.setsockopt(1, socket.SO_REUSEPORT, 1)\nheld.bind")
@@ -582,7 +582,7 @@ class TestSockets:
                 assert sockets.listens([os.getpid(), child.pid], "127.0.0.1", port)
 
     def test_a_process_that_hides_its_files(self):
-        """One that may not be dumped: its user is what tells, and that nobody who can be seen has the socket."""
+        """A process that may not be dumped counts if it has the socket's user, and no visible process has the socket."""
         with running(HIDDEN) as child:
             hidden, ours, other = json.loads(child.line)
         assert hidden == [True, False]
@@ -621,7 +621,7 @@ class TestSockets:
                 assert sockets.listens([child.pid], "127.0.0.1", port)
 
     def test_a_repeated_check_reads_no_process(self, monkeypatch):
-        """What the processes have open is read once, for as long as the same socket listens."""
+        """The open files of the processes are read only once while the same socket listens."""
         looks = []
         real = sockets.open_files
         monkeypatch.setattr(sockets, "open_files", lambda pid: looks.append(pid) or real(pid))

@@ -1,4 +1,4 @@
-"""Who has a pid that a server had is not the server."""
+"""A process that has got the pid of a dead server is left alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PROGRAM = Path(__file__).with_name("pid_reuse.py")
 
 
 def test_other_processes_with_the_pids_of_a_dead_server_are_left_alone(home, executable):
-    """In a PID namespace, which takes all of it along when its first process ends."""
+    """In a PID namespace, whose processes all end with its first process."""
     done = subprocess.run(
         ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, str(PROGRAM)],
         env={**os.environ, "VLLM_MAGIC_EXECUTABLE": executable},

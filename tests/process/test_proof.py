@@ -53,13 +53,13 @@ def probe(driver):
 
 @pytest.fixture
 def soon(monkeypatch):
-    """No test waits a minute for memory that does not come back."""
+    """Shorten the wait for memory that does not come back."""
     monkeypatch.setattr(local_verifier, "LIMIT", 0.3)
 
 
 @pytest.fixture
 def verifier(probe):
-    """Makes verifiers that have seen the GPUs as they are now."""
+    """Make verifiers that have read the GPUs as they are now."""
 
     def make(*chosen: str) -> LocalVerifier:
         baseline = probe.snapshot()
@@ -71,7 +71,7 @@ def verifier(probe):
 
 @contextlib.contextmanager
 def server(driver, gib=3.0, gpu=0, teardown_s=0.0):
-    """A process that holds VRAM; `kill` it and get its identity."""
+    """A process that holds VRAM; yields a function that kills it and returns its identity."""
     with fakegpu.holding(driver, gib, gpu, teardown_s) as process:
         found = processes.read(process.pid)
         assert found
@@ -85,7 +85,7 @@ def server(driver, gib=3.0, gpu=0, teardown_s=0.0):
 
 
 def whole_life(driver, verifier, **held):
-    """A server that is started, is ready, and is killed; returns the verdict."""
+    """Start a server, let it be ready, and kill it; return the verdict."""
     with server(driver, **held) as kill:
         verifier.observe_ready()
         verifier.observe_before_stop()
@@ -223,7 +223,7 @@ class TestMemoryIsNotBack:
         assert "2.00 GiB more in use than before" in verdict.note
 
     def test_where_another_process_ended_meanwhile(self, driver, verifier):
-        """What somebody else gave back does not make up for it."""
+        """Memory that another process gave back does not count."""
         with server(driver, 5.0) as kill_other:
             one = verifier()
             with server(driver, teardown_s=NEVER) as kill:
@@ -234,7 +234,7 @@ class TestMemoryIsNotBack:
 
 
 class TestOthers:
-    """Other processes come and go on the same GPU: a release fails for none of them."""
+    """Other processes that come and go on the same GPU make no release fail."""
 
     def test_one_that_came_while_it_started(self, driver, verifier):
         one = verifier()
@@ -334,7 +334,7 @@ def a_server_with_a_daemon(driver, gib):
 
 
 class TestWhoCame:
-    """A holder that came while the server ran, and stays, weakens the proof and is named; a stop fails for none."""
+    """A holder that came while the server ran, and stays, weakens the proof and is named, but makes no stop fail."""
 
     def test_a_daemon_of_its_own_without_a_mark(self, driver, verifier):
         one = verifier()
@@ -396,7 +396,7 @@ class TestWhoCame:
         assert (verdict.proof, verdict.note) == (Proof.NVML_MEMORY, "")
 
     def test_not_another_server_of_ours(self, driver, verifier, home):
-        """By the session of its leader, as the ledger has it."""
+        """It is recognised by the session of the leader in the ledger."""
         one = verifier()
         with server(driver) as kill, fakegpu.holding(driver, 4) as other:
             leader = processes.read(other.pid)
@@ -419,7 +419,7 @@ class TestWhoCame:
         assert f"pid {other.pid} of root holds an unknown amount; it came while" in verdict.note
 
     def test_a_reused_pid_of_the_server(self, driver, verifier):
-        """The driver lists the number, and it is not the dead process that has it."""
+        """The driver lists the pid, which another process has now."""
         one = verifier()
         with server(driver) as kill, fakegpu.holding(driver, 4) as other:
             now = processes.read(other.pid).identity
@@ -431,7 +431,7 @@ class TestWhoCame:
 
 @pytest.mark.usefixtures("soon")
 class TestWhatNobodyIsNamedFor:
-    """Memory without a name grows: what the server held is back all the same."""
+    """The server's memory is back, although memory without a listed process has grown."""
 
     @pytest.mark.parametrize("grown", [200, 5 * 1024])
     @pytest.mark.parametrize("when", ["while it starts", "while it runs"])
@@ -463,7 +463,7 @@ class TestWhatNobodyIsNamedFor:
         assert "GPU 0 has 0.20 GiB more in use than before the start" in verdict.note
 
     def test_of_a_process_that_draws(self, driver, verifier):
-        """It is named, in a list of its own."""
+        """It is named, in a separate list."""
         with fakegpu.holding(driver, 1, lists="g"):
             one = verifier()
             with server(driver) as kill, fakegpu.holding(driver, 0.2, lists="g"):
@@ -472,7 +472,7 @@ class TestWhatNobodyIsNamedFor:
         assert (verdict.proof, verdict.verified, verdict.note) == (Proof.NVML_MEMORY, True, "")
 
     def test_what_another_gave_back_does_not_stand_for_it(self, driver, verifier):
-        """No more is in use than before the start, and yet it is not back."""
+        """No more memory is in use than before the start, but the server's memory is not back."""
         with server(driver, 5.0) as kill_other:
             one = verifier()
             with server(driver) as kill:

@@ -1,4 +1,4 @@
-"""Finding the processes near some others by sessions: as many as by reading them all, with few reads."""
+"""Find the descendants of processes by sessions: the same processes as by reading all, with few reads."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_other_processes_are_not_read(read):
 
 
 def test_a_session_by_its_number_alone():
-    """Its maker may have ended, and been collected."""
+    """The session's maker may have ended, and been reaped."""
     with running(FAMILY) as (_, family):
         session = next(
             one for one in {processes.read(pid).session for pid in family} if processes.read(one) is None
@@ -195,14 +195,14 @@ def test_threads_share_a_scan(monkeypatch):
 
 
 def test_a_lock_that_is_never_released(monkeypatch):
-    """As in a copy that was forked while another thread looked."""
+    """As in a child that was forked while another thread scanned."""
     monkeypatch.setattr(sessions, "LOCK_LIMIT", 0.01)
     with sessions._scans._lock:
         assert os.getpid() in sessions.near([os.getpid()])
 
 
 def test_processes_with_the_mark():
-    """Of a server without a seal."""
+    """Processes of a server without a seal."""
     name, _, value = MARK.partition("=")
     with running(STRANGERS) as (_, strangers), running(FAMILY, **{name: value}) as (pid, family):
         leader = processes.read(pid).identity
@@ -214,7 +214,7 @@ def test_processes_with_the_mark():
 
 
 def test_processes_with_the_seal():
-    """Also without the mark in the environment, which others have, and are none of them."""
+    """The seal counts also without the mark in the environment; the mark alone does not."""
     identifier = secrets.token_hex(4)
     mark = f"{marks.MARK}={identifier}".encode()
     environment = {marks.MARK: identifier}
@@ -233,7 +233,7 @@ def test_processes_with_the_seal():
 
 
 def test_a_server_without_a_seal_where_there_are_seals():
-    """One that an older version has started: in its leader's session the environment will do, also once the leader is dead."""
+    """In the leader's session, the environment is enough, also after the leader's death."""
     identifier = secrets.token_hex(4)
     mark = f"{marks.MARK}={identifier}".encode()
     session = (
