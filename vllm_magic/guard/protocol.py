@@ -245,8 +245,8 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "by": validation.text,
     "why": lambda value: value in list(Why),
     "exit_code": lambda value: value is None or validation.whole(value),
-    "ended": validation.ends,
-    "left": validation.ends,
+    "ended": validation.ended_processes,
+    "left": validation.ended_processes,
     "seconds": validation.seconds,
 }
 

@@ -51,7 +51,7 @@ def pairs(value: Any) -> bool:
     return isinstance(value, list) and all(map(pair, value))
 
 
-def ends(value: Any) -> bool:
+def ended_processes(value: Any) -> bool:
     """Whether the value is a list of [pid, start, name, how]."""
     return isinstance(value, list) and all(
         isinstance(row, list) and pair(row[:2]) and texts(row[2:]) and len(row) == 4  # noqa: PLR2004

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 NAMED = 3  # processes named in one line
 
 
-def unknown(pids: Iterable[int], own: str, kernel: Identity | None) -> set[int]:
+def unknown_pids(pids: Iterable[int], own: str, kernel: Identity | None) -> set[int]:
     """Return the processes whose owner is not known.
 
     Known processes are this process, the server's kernel, and the processes of this user's other servers. A

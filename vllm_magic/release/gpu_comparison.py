@@ -133,7 +133,7 @@ def _compare_memory(history: GpuHistory, baseline: Gpu, now: Gpu, waited: float)
         return MemoryVerdict(
             True, Proof.NVML_PROCESSES if listed else None, f"{where} does not report its memory"
         )
-    if history.named and baseline.processes is not None and _says_how_much(now):
+    if history.named and baseline.processes is not None and _lists_figures(now):
         return _compare_by_process(history, baseline.used, now, now.used, waited)
     if now.used <= baseline.used + TOLERANCE:
         return MemoryVerdict(True, Proof.NVML_MEMORY, "")
@@ -181,7 +181,7 @@ def _compare_by_process(history: GpuHistory, start: int, now: Gpu, used: int, wa
     return MemoryVerdict(False, None, f"{more}{_holders(now)}")
 
 
-def _says_how_much(gpu: Gpu) -> bool:
+def _lists_figures(gpu: Gpu) -> bool:
     """Whether the driver reports how much each computing process holds (not 0 bytes, as in some containers)."""
     return gpu.processes is not None and all(one.used for one in gpu.processes if one.computes)
 
@@ -193,7 +193,7 @@ def _unattributed(gpu: Gpu, used: int) -> int:
 
 def _held(snapshot: Gpu, ours: frozenset[int]) -> int | None:
     """Return the bytes that the server held at this moment; None if the driver did not report them."""
-    if snapshot.used is None or not _says_how_much(snapshot):
+    if snapshot.used is None or not _lists_figures(snapshot):
         return None
     return sum(process.used or 0 for process in snapshot.processes or () if process.pid in ours)
 

@@ -217,7 +217,9 @@ class LocalVerifier(Verifier):
     def _note_arrivals(self, verdict: MemoryVerdict, history: GpuHistory) -> MemoryVerdict:
         came = gpu_comparison.arrivals(history)
         unknown = (
-            foreign_holders.unknown({one.pid for one in came}, self._own, self._kernel) if came else set()
+            foreign_holders.unknown_pids({one.pid for one in came}, self._own, self._kernel)
+            if came
+            else set()
         )
         named = [one for one in came if one.pid in unknown]
         if not named:

@@ -149,5 +149,5 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "loaded": _gpus,
     "before": _gpus,
     "known": validation.pairs,
-    "ended": validation.ends,
+    "ended": validation.ended_processes,
 }
