@@ -86,7 +86,7 @@ def _spawn(words: Sequence[str | Path], **options: Any) -> subprocess.Popen[byte
     with _entered():
         _starts.add(start)
     try:
-        return subprocess.Popen(command, **options)
+        return subprocess.Popen(words, **options)
     finally:
         _starts.discard(start)
         with _entered() as gate:

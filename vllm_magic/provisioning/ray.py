@@ -150,8 +150,8 @@ class RayProvisioner(Provisioner):
         if cancelled.event.is_set():
             return None
         job_spec = replace(self._job_spec, vllm=installed.find().version or "")
-        prepared, request = steps.furnish(
-            self._spec, self.command, self._environ, self._probe, Way(NOWHERE, ())
+        prepared, request = steps.prepare(
+            self._spec, self.command, self._environ, self._probe, GpuSelection(NOWHERE, ())
         )
         request = request._replace(env={**request.env, wire.JOB_SPEC: job_spec.packed()})
         guards = steps.start_guards(request)
