@@ -92,11 +92,11 @@ def lose_guards() -> None:
 
 
 def child() -> None:
-    with contextlib.closing(ChildProcess([sys.executable, "-c", "print('said')"], {})) as process:
-        for lines in process.lines(1.0):
+    with contextlib.closing(ChildProcess([sys.executable, "-c", "print('said')"], {})) as program:
+        for lines in program.lines(1.0):
             for line in lines:
                 say(line)
-        say(process.exit_code())
+        say(program.exit_code())
 
 
 def inherit() -> None:

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic.guard import control_client, record
-from vllm_magic.guard.protocol import Attach, Attached, Decoder, LaunchRequest, Ready, Refused, Stop, encode
+from vllm_magic.guard.protocol import (
+    Attach,
+    Attached,
+    Decoder,
+    LaunchRequest,
+    Refused,
+    ServerReady,
+    Stop,
+    encode,
+)
 from vllm_magic.guard.record import BrokenRecordError
 from vllm_magic.linux import forks, pidfd, pidfd_calls, processes, python
 from vllm_magic.linux.processes import Identity
@@ -75,7 +84,7 @@ class Guards(ABC):
 
     def report_ready(self) -> None:
         """Tell the guards that the server is ready. They then record the shared memory that it maps."""
-        self._send(Ready())
+        self._send(ServerReady())
 
     def fileno(self) -> int:
         """The descriptor that becomes readable when `receive` has messages, or the guards have ended."""
@@ -157,7 +166,7 @@ class Guards(ABC):
     def kill(self) -> None:
         """Kill the outer guard of guards that do not answer. The inner guard then releases the server at once."""
 
-    def _send(self, message: LaunchRequest | Stop | Ready | Attach) -> None:
+    def _send(self, message: LaunchRequest | Stop | ServerReady | Attach) -> None:
         with self._send_lock:
             try:
                 self._socket.sendall(encode(message))

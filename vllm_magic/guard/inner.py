@@ -21,8 +21,8 @@ from vllm_magic.guard.protocol import (
     KnownProcesses,
     LaunchRequest,
     Message,
-    Ready,
     Refused,
+    ServerReady,
     StandbyReport,
     Started,
     Stop,
@@ -221,7 +221,7 @@ class Inner(Guard):
         messages = self.inbox.read()
         if messages is None:
             return self._handle_kernel_end()
-        if any(isinstance(message, Ready) for message in messages):
+        if any(isinstance(message, ServerReady) for message in messages):
             self._note_ready()
         stops = [message for message in messages if isinstance(message, Stop)]
         if not stops:

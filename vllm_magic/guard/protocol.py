@@ -4,7 +4,7 @@ The kernel sends these over a socketpair, beginning with `LaunchRequest`::
 
     LaunchRequest   start a server: argv, environment, working directory, and the private folder to clear at the end. A
                     second request, with the same folder, turns a standby into a server
-    Ready           the server is ready: record the shared memory that it maps now
+    ServerReady     the server is ready: record the shared memory that it maps now
     Stop            end the server: SIGTERM, and SIGKILL after ``grace`` seconds, or after ``patience`` seconds if
                     SIGTERM has no effect at all
 
@@ -109,7 +109,7 @@ class Stop(NamedTuple):
     patience: float
 
 
-class Ready(NamedTuple):
+class ServerReady(NamedTuple):
     """It has no fields."""
 
 
@@ -189,7 +189,7 @@ class Ended(NamedTuple):
 Message = (
     LaunchRequest
     | Stop
-    | Ready
+    | ServerReady
     | Attach
     | Attached
     | StandbyReport
@@ -205,7 +205,7 @@ _KINDS: dict[str, Any] = {
     for kind in (
         LaunchRequest,
         Stop,
-        Ready,
+        ServerReady,
         Attach,
         Attached,
         StandbyReport,

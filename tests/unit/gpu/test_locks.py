@@ -260,7 +260,7 @@ def test_a_file_system_without_locks_holds_no_start_up(
 def test_a_disk_that_fails_is_an_error(failing_flock: Callable[[int], None]) -> None:
     failing_flock(errno.EIO)
     before = descriptors()
-    for ask in (lambda: can_start("GPU-a"), ReleaseLocks(["GPU-a"]).__enter__, locks.under_way):
+    for ask in (lambda: can_start("GPU-a"), ReleaseLocks(["GPU-a"]).__enter__, locks.releases_under_way):
         with pytest.raises(OSError, match="Input/output error"):
             ask()
     assert descriptors() == before
