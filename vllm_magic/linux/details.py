@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from vllm_magic.linux.processes import Identity, Process
 
 TICKS = os.sysconf("SC_CLK_TCK")
-PAGE = os.sysconf("SC_PAGE_SIZE")
 MOST_ARGUMENTS = 2**18  # bytes of a command line; those of vLLM have some hundred
 
 
@@ -46,15 +45,6 @@ def age(identity: Identity) -> float:
     except (OSError, ValueError, IndexError):
         return 0.0
     return max(0.0, uptime - identity.start / TICKS)
-
-
-def resident(pid: int) -> int | None:
-    """Return the resident set size of a process, in bytes; None if the process is gone."""
-    try:
-        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * PAGE
-    except (OSError, IndexError, ValueError):
-        return None
 
 
 def arguments(pid: int) -> list[str]:

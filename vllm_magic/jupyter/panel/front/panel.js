@@ -72,7 +72,7 @@ function render({ model, el }) {
       body.inert = true;
       root.classList.add("vmp-dead");
       startForm.lost();
-      say(gone, farewell(picture()));
+      say(gone, idleRelease(picture()));
       show(gone, true);
     },
     found() {
@@ -138,7 +138,7 @@ function passSave(event) {
 }
 
 /** Returns what has become of the servers, as far as this can be known without their kernel. */
-function farewell({ servers }) {
+function idleRelease({ servers }) {
   const living = servers.filter(({ state }) => !["released", "failed"].includes(state));
   const names = (kept) => living.filter((one) => one.keep === kept).map(({ name }) => name).join(", ");
   const fate = [

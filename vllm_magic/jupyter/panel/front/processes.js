@@ -11,8 +11,8 @@ function processTree() {
     show(rows, several.length > 0);
     show(empty, several.length === 0);
     fill(rows, several, () =>
-      table(["process", "pid", "memory", "VRAM", "how it is ended"], several.map(([depth, name, pid, memory, vram, end]) => [
-        `${"   ".repeat(Math.max(0, depth - 1))}${depth ? "└ " : ""}${name}`, pid, gib(memory), vram === null ? "–" : gib(vram), end,
+      table(["process", "pid", "memory", "CPU", "threads", "VRAM", "how it is ended"], several.map(([depth, name, pid, memory, cpu, threads, vram, end]) => [
+        `${"   ".repeat(Math.max(0, depth - 1))}${depth ? "└ " : ""}${name}`, pid, memory === null ? "–" : gib(memory), cpu === null ? "–" : `${cpu} %`, threads ?? "–", vram === null ? "–" : gib(vram), end,
       ])),
     );
   }
