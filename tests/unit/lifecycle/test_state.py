@@ -498,7 +498,15 @@ class TestAnIdleServer:
         server = ready(ttl=1.0)
         server.stop()
         assert server.passes(2.0) == []
-        assert server.use(QUIET) == []
+
+    def test_an_answer_that_comes_after_a_stop_does_not_change_why_it_ends(self):
+        server = ready(ttl=1.0)
+        server.passes()
+        server.use(QUIET)
+        assert server.wakes() == [LookAtUse()]
+        server.stop()
+        assert server.use(QUIET, FAULT) == []
+        assert server.says(Why.ASKED) == [Tell(Ending(Why.ASKED))]
 
 
 class TestAFault:
