@@ -56,8 +56,7 @@ from vllm_magic.lifecycle.events import (
     UseSeen,
 )
 from vllm_magic.lifecycle.idle_timeout import KEEP_ALIVE, Idleness, Requests
-from vllm_magic.lifecycle.lifecycle import Lifecycle
-from vllm_magic.lifecycle.status import QUEUED, ServerState
+from vllm_magic.lifecycle.status import QUEUED
 from vllm_magic.linux.processes import Identity
 
 if TYPE_CHECKING:
@@ -66,7 +65,6 @@ if TYPE_CHECKING:
     from vllm_magic.lifecycle.events import Event, StopPlan
 
 # The status of a server and its holder are imported from here by those above.
-__all__ = ["Lifecycle", "MonitorState", "ServerState", "StateMachine"]
 
 READY_LOOK = 0.05  # seconds between looks at the log and at /health while the server starts
 LAST_TO_DOWNLOAD = stages.ORDER.index(Stage.LOADING)

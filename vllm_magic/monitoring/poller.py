@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.errors import RequestFailed
 from vllm_magic.gpu.background_probe import BackgroundProbe
 from vllm_magic.gpu.usage import GpuUsage, measure
-from vllm_magic.lifecycle.state import ServerState
+from vllm_magic.lifecycle.status import ServerState
 from vllm_magic.linux.ownership import Ownership
 from vllm_magic.plotting.timeseries import Sample
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from vllm_magic.engine.client.connection import Connection
 from vllm_magic.engine.client.health import ANSWER_LIMIT, Api
 from vllm_magic.errors import RequestFailed
-from vllm_magic.lifecycle.state import ServerState
+from vllm_magic.lifecycle.status import ServerState
 from vllm_magic.linux import processes, sockets
 from vllm_magic.server import members
 
 if TYPE_CHECKING:
     from vllm_magic.engine.endpoint import Endpoint
-    from vllm_magic.lifecycle.state import Lifecycle
+    from vllm_magic.lifecycle.lifecycle import Lifecycle
 
 
 class Connector:

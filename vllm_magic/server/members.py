@@ -8,7 +8,7 @@ from vllm_magic.errors import VllmMagicError, reason
 from vllm_magic.linux import processes, sessions
 
 if TYPE_CHECKING:
-    from vllm_magic.lifecycle.state import Lifecycle
+    from vllm_magic.lifecycle.lifecycle import Lifecycle
     from vllm_magic.linux.processes import Process
 
 

@@ -23,7 +23,8 @@ from vllm_magic.lifecycle.events import (
     Ready,
     StopPlan,
 )
-from vllm_magic.lifecycle.state import Lifecycle, ServerState
+from vllm_magic.lifecycle.lifecycle import Lifecycle
+from vllm_magic.lifecycle.status import ServerState
 from vllm_magic.lifecycle.supervisor import Supervisor
 from vllm_magic.masking import known
 from vllm_magic.plotting.timeseries import Curve, Sample

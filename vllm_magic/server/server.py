@@ -16,7 +16,7 @@ from vllm_magic.engine.client.requests import RequestMethods
 from vllm_magic.engine.flags import flags
 from vllm_magic.engine.startup import log
 from vllm_magic.errors import InvalidOption, VllmMagicError
-from vllm_magic.lifecycle.state import ServerState
+from vllm_magic.lifecycle.status import ServerState
 from vllm_magic.linux import home
 from vllm_magic.server import members
 from vllm_magic.server.run import ServerRun

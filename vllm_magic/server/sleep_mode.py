@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.client.health import Api
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.probe import Probe
-    from vllm_magic.lifecycle.state import Lifecycle
+    from vllm_magic.lifecycle.lifecycle import Lifecycle
     from vllm_magic.server.connector import Connector
 
 LIMIT = (

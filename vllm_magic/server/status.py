@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.startup.estimate import Estimate
     from vllm_magic.engine.startup.stages import Progress, Stage
     from vllm_magic.errors import VllmMagicError
-    from vllm_magic.lifecycle.state import ServerState
+    from vllm_magic.lifecycle.status import ServerState
     from vllm_magic.linux.processes import Identity
     from vllm_magic.provisioning.base import StartKind
     from vllm_magic.release.result import Release
