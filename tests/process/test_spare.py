@@ -24,6 +24,7 @@ from vllm_magic.linux import memory, pidfd, processes
 from vllm_magic.linux.marks import MARK
 from vllm_magic.linux.processes import Identity
 from vllm_magic.manager.manager import manager as manager_of_kernel
+from vllm_magic.provisioning import from_standby
 from vllm_magic.provisioning import standby as one_spare
 from vllm_magic.provisioning import standby_pool as kept
 from vllm_magic.provisioning.base import StartKind
@@ -196,6 +197,47 @@ def test_a_spare_that_dies_in_the_moment_of_the_start_is_a_cold_start(manager, m
     assert server.status.leader != spare.leader
     assert server.stop().verified
     assert not processes.is_alive(spare.leader)
+    manager.spares.set_mode(StandbyMode.OFF)
+    assert manager.spares.wait_gone()
+    traces.check()
+
+
+@pytest.mark.parametrize("frozen", ["leader", "inner guard", "leader and both guards"])
+def test_a_spare_that_is_stopped_is_dropped_and_the_start_is_cold(
+    manager, make, warm, monkeypatch, traces, frozen
+):
+    monkeypatch.setattr(from_standby, "TAKE_LIMIT", 0.5)
+    monkeypatch.setattr(from_standby, "GUARD_LIMIT", 0.5 if "guard" in frozen else LIMIT)
+    spare = warm()
+    record = spare.record
+    stopped = {"leader": [record.leader], "inner guard": [record.inner]}.get(
+        frozen, [record.leader, record.outer, record.inner]
+    )
+    for one in stopped:
+        assert pidfd.send(Identity(*one), signal.SIGSTOP)
+    server = manager.start(make("tiny"), timeout=LIMIT).server
+    assert server.start_kind is StartKind.COLD
+    assert server.cold_because == "it did not take the launch request within 0.5 s"
+    assert pidfd.wait_for_all({spare.leader, *spare.guards}, LIMIT) == set()
+    assert not spare.path.exists()
+    assert server.stop().verified
+    manager.spares.set_mode(StandbyMode.OFF)
+    assert manager.spares.wait_gone()
+    traces.check()
+
+
+def test_a_spare_that_is_stopped_while_it_imports_is_dropped(manager, make, monkeypatch, traces):
+    monkeypatch.setattr(from_standby, "TAKE_LIMIT", 0.5)
+    manager.spares.set_mode(StandbyMode.ON)
+    manager.expect(make("tiny", faults={"imports": "hang"}))
+    until(lambda: the_spare().leader)
+    spare = the_spare()
+    assert pidfd.send(spare.leader, signal.SIGSTOP)
+    server = manager.start(make("tiny", faults={"imports": "hang"}), wait=False).server
+    until(lambda: server.cold_because)
+    assert server.cold_because == "it did not take the launch request within 0.5 s"
+    assert server.status.leader != spare.leader
+    assert server.stop().verified
     manager.spares.set_mode(StandbyMode.OFF)
     assert manager.spares.wait_gone()
     traces.check()

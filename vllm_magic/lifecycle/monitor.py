@@ -53,7 +53,7 @@ from vllm_magic.lifecycle.events import (
 )
 from vllm_magic.lifecycle.idle_timeout import ServerUse
 from vllm_magic.linux import pidfd, processes, sessions, sockets
-from vllm_magic.recovery import hung_guards
+from vllm_magic.release import force_kill
 
 if TYPE_CHECKING:
     import queue
@@ -168,7 +168,7 @@ class Monitor:
                     Exception
                 ):  # without it the proof is weaker, or a start comes too early
                     self._do[type(action)](action)
-        hung_guards.kill(self.state.guards)
+        force_kill.kill_guards(self.state.guards)
         self._guards.kill()
         with contextlib.suppress(Exception):  # it may be the fault
             while self._is_heard_from() and (messages := self._guards.receive()):

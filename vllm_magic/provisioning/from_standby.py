@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import select
 import time
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.guard import folder, record
 from vllm_magic.guard.ladder import GUARD_LIMIT
-from vllm_magic.guard.protocol import Ended, Refused, Started
+from vllm_magic.guard.protocol import Ended, Refused, StandbyReport, Started
 from vllm_magic.provisioning.base import Launched, Provisioner
 from vllm_magic.provisioning.standby import Standby
 from vllm_magic.release import force_kill
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 FORK = "VLLM_WORKER_MULTIPROC_METHOD"
 DROP_LIMIT = 5.0  # seconds for a standby that is of no use to be gone
+TAKE_LIMIT = 20.0  # seconds for a standby that has imported everything to take its launch request
 
 
 class StandbyProvisioner(Provisioner):
@@ -75,12 +77,16 @@ class StandbyProvisioner(Provisioner):
             standby.wait_gone(DROP_LIMIT)
             raise _RejectedError(standby.over)
         guards = standby.guards
-        said = _answer(guards, cancelled)
+        try:
+            said = _answer(standby, cancelled)
+        except TimeoutError as error:
+            standby.drop()
+            said = [Refused(errno.ETIMEDOUT, str(error))]
         if any(isinstance(message, Started) for message in said) or cancelled.event.is_set():
             guards.put_back(said)
             return Launched(prepared, guards)
         refused = [message for message in said if isinstance(message, Refused)]
-        _clear(prepared, said + _rest(guards))
+        _clear(prepared, said + _rest(standby))
         raise _RejectedError(refused[0].text if refused else "the guards of the spare were killed")
 
 
@@ -88,47 +94,71 @@ class _RejectedError(Exception):
     """No standby became the server; the message says why."""
 
 
-def _answer(guards: Guards, cancelled: Cancellation) -> list[Message]:
+def _answer(standby: Standby, cancelled: Cancellation) -> list[Message]:
     """Return the messages of the guards up to the answer to the request; fewer when cancelled, or if the guards end.
 
-    The guards themselves end a standby that does not accept its request (`guard.standby_leader.ACCEPT_LIMIT`).
+    The limit begins when everything is imported. The guards themselves end a standby that does not finish its imports
+    (`guard.standby_leader.ACCEPT_LIMIT`).
+
+    Raises:
+        TimeoutError: the standby does not take the request; the message says so.
     """
+    guards, is_warm = standby.guards, standby.warm
     poller = select.poll()
     poller.register(guards, select.POLLIN)
     poller.register(cancelled.wake, select.POLLIN)
     said: list[Message] = []
+    deadline = time.monotonic() + TAKE_LIMIT
     while not any(isinstance(message, (Started, Refused)) for message in said):
-        ready = dict(poller.poll())
+        ready = dict(poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
         if guards.fileno() in ready:
             messages = guards.receive()
             if messages is None:
                 break
             said += messages
+            if any(isinstance(message, StandbyReport) and message.warm for message in messages):
+                is_warm, deadline = True, time.monotonic() + TAKE_LIMIT
         elif cancelled.event.is_set():
             break
+        elif time.monotonic() >= deadline:
+            if is_warm or standby.is_stopped():
+                raise TimeoutError(f"it did not take the launch request within {TAKE_LIMIT:g} s")
+            deadline += TAKE_LIMIT  # it is importing
     return said
 
 
-def _rest(guards: Guards) -> list[Message]:
-    """Return the messages of the guards until both have ended.
+def _rest(standby: Standby) -> list[Message]:
+    """Return the messages of the guards until both have ended. Guards that hang are killed.
 
     Raises:
         VllmMagicError: the guards do not end.
     """
-    said: list[Message] = []
-    deadline = time.monotonic() + GUARD_LIMIT
-    poller = select.poll()
-    poller.register(guards, select.POLLIN)
+    guards = standby.guards
     try:
-        while poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            messages = guards.receive()
-            if messages is None:
-                return said
-            said += messages
-        guards.kill()
-        raise VllmMagicError(f"The guards of a spare (pid {guards.pid}) do not end. %vllm doctor tells more.")
+        said, have_ended = _receive(guards, GUARD_LIMIT)
+        if not have_ended:
+            standby.kill_guards()
+            last, have_ended = _receive(guards, force_kill.EXIT_LIMIT)
+            said += last
     finally:
         guards.close()
+    if not have_ended:
+        raise VllmMagicError(f"The guards of a spare (pid {guards.pid}) do not end. %vllm doctor tells more.")
+    return said
+
+
+def _receive(guards: Guards, limit: float) -> tuple[list[Message], bool]:
+    """Return the messages of the guards until both have ended, and whether they have, after ``limit`` seconds at most."""
+    said: list[Message] = []
+    deadline = time.monotonic() + limit
+    poller = select.poll()
+    poller.register(guards, select.POLLIN)
+    while poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        messages = guards.receive()
+        if messages is None:
+            return said, True
+        said += messages
+    return said, False
 
 
 def _clear(prepared: Prepared, said: list[Message]) -> None:

@@ -24,6 +24,8 @@ from vllm_magic.guard.protocol import LaunchRequest, Message, Refused, StandbyRe
 from vllm_magic.guard.record import Phase, Record
 from vllm_magic.linux import machine, memory, processes
 from vllm_magic.linux.eventfd import EventFd
+from vllm_magic.linux.processes import STOPPED_STATES, Identity
+from vllm_magic.release import force_kill
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -146,10 +148,32 @@ class Standby:
         self._thread.join(timeout)
         return self.gone
 
+    def is_stopped(self) -> bool:
+        """Whether the standby or one of its guards is stopped by a signal or a debugger."""
+        noted = self._record()
+        named = (noted.outer, noted.inner, noted.leader) if noted else ()
+        living = (processes.living(Identity(*one)) for one in named if one)
+        return any(one.state in STOPPED_STATES for one in living if one)
+
+    def kill_guards(self) -> bool:
+        """Kill guards that hang, and return whether they are gone. Their standby may live."""
+        noted = self._record()
+        guards = [Identity(*one) for one in (noted.outer, noted.inner) if one] if noted else []
+        gone = force_kill.kill_guards(guards)
+        self.guards.kill()  # the record may lack it
+        return gone
+
     def hang_up(self) -> None:
         """Hang up: the kernel ends, and the guards end the standby."""
         self._stop_listening()
         self.guards.disconnect()
+
+    def _record(self) -> Record | None:
+        """Return the record that the guards have written; None if it is gone, or cannot be read."""
+        try:
+            return record.read(str(self.folder.path))
+        except (OSError, record.BrokenRecordError):
+            return None
 
     def _start_listening(self) -> None:
         """Start the thread that hears the guards."""

@@ -5,22 +5,18 @@ This ends only the guards. The caller releases their server afterwards, see `for
 
 from __future__ import annotations
 
-import signal
 import time
 from typing import TYPE_CHECKING
 
 from vllm_magic.guard import control_client
 from vllm_magic.ledger import Condition
 from vllm_magic.linux import pidfd
+from vllm_magic.release import force_kill
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from vllm_magic.ledger import Entry
-    from vllm_magic.linux.processes import Identity
 
 PATIENCE = 3.0  # seconds; guards that stay stopped for so long count as hung
-EXIT_LIMIT = 10.0  # seconds in which a guard must be gone after SIGKILL
 
 
 def is_hung(entry: Entry) -> bool:
@@ -38,7 +34,7 @@ def end(entry: Entry) -> bool:
     """End the guards of a server whose kernel is gone, if they hang. Return whether this ended them."""
     if entry.condition is Condition.HUNG and not stay_stopped(entry, PATIENCE):
         return False
-    return is_hung(entry) and kill(entry.guards)
+    return is_hung(entry) and force_kill.kill_guards(entry.guards)
 
 
 def stay_stopped(entry: Entry, seconds: float) -> bool:
@@ -50,14 +46,3 @@ def stay_stopped(entry: Entry, seconds: float) -> bool:
             return True
         pidfd.wait_for_any(entry.guards, min(rest, seconds / 10))
     return False
-
-
-def kill(guards: Collection[Identity]) -> bool:
-    """Send SIGKILL to guards, and return whether they are gone.
-
-    They are stopped first, so that none of them reacts to the end of another.
-    """
-    for number in (signal.SIGSTOP, signal.SIGKILL):
-        for one in guards:
-            pidfd.send(one, number)
-    return not pidfd.wait_for_all(guards, EXIT_LIMIT)

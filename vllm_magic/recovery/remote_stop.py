@@ -14,7 +14,6 @@ from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.guard.record import add_known_processes, read_existing_segments
 from vllm_magic.linux import pidfd
 from vllm_magic.linux.shared_memory import Segment
-from vllm_magic.recovery import hung_guards
 from vllm_magic.release import force_kill, from_record, report, unproved
 
 if TYPE_CHECKING:
@@ -84,7 +83,9 @@ def _stop_guards(entry: Entry, record: Record, grace: float, patience: float) ->
         with contextlib.closing(client), contextlib.suppress(OSError):
             client.stop(grace, patience)
             _collect_reports(client, grace + GUARD_LIMIT, ended)
-    if pidfd.wait_for_all(entry.guards, EXIT_LIMIT if ended else 0.0) and not hung_guards.kill(entry.guards):
+    if pidfd.wait_for_all(entry.guards, EXIT_LIMIT if ended else 0.0) and not force_kill.kill_guards(
+        entry.guards
+    ):
         raise VllmMagicError(f"The guards of {record.name} do not end. See vllm-magic doctor.")
     return ended
 

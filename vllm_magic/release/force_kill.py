@@ -1,17 +1,31 @@
-"""Release a server whose guards are dead, from this process, with the guards' own ladder."""
+"""Release a server whose guards are dead, from this process, with the guards' own ladder; and kill guards that hang."""
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 from vllm_magic.guard.ladder import Ladder, Members, Outcome
-from vllm_magic.linux import marks, processes, shared_memory
+from vllm_magic.linux import marks, pidfd, processes, shared_memory
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from vllm_magic.linux.processes import Identity
     from vllm_magic.linux.shared_memory import Segment
+
+EXIT_LIMIT = 10.0  # seconds in which a guard must be gone after SIGKILL
+
+
+def kill_guards(guards: Collection[Identity]) -> bool:
+    """Send SIGKILL to guards, and return whether they are gone.
+
+    They are stopped first, so that none of them reacts to the end of another.
+    """
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for one in guards:
+            pidfd.send(one, number)
+    return not pidfd.wait_for_all(guards, EXIT_LIMIT)
 
 
 def release(
