@@ -18,6 +18,7 @@ from IPython.core.error import UsageError
 
 from vllm_magic import ledger
 from vllm_magic.doctor import survey
+from vllm_magic.errors import VllmMagicError
 from vllm_magic.guard import standby_leader
 from vllm_magic.guard.record import Phase
 from vllm_magic.linux import memory, pidfd, processes
@@ -514,6 +515,19 @@ def test_only_the_last_is_kept(manager, make, warm, traces):
     traces.check()
 
 
+@pytest.mark.parametrize("frozen", ["guards", "leader and guards"])
+def test_one_whose_guards_are_stopped_is_killed(manager, warm, traces, frozen):
+    spare = warm()
+    for one in [*spare.guards, *([spare.leader] if "leader" in frozen else [])]:
+        assert pidfd.send(one, signal.SIGSTOP)
+    manager.spares.set_mode(StandbyMode.OFF)
+    assert manager.spares.wait_gone(0.5)
+    assert manager.spares.status().reason == "it is switched off"
+    assert [one for one in (spare.leader, *spare.guards) if processes.is_alive(one)] == []
+    assert not spare.path.exists()
+    traces.check()
+
+
 def test_a_program_has_none_unless_it_wants_one():
     assert StandbyPool().mode is StandbyMode.OFF
 
@@ -545,6 +559,11 @@ class TestWords:
         notebook("stop --all")
         assert "switched off" in repr(notebook("spare off"))
         traces.check()
+
+    def test_off_says_that_one_lives_on(self, notebook, monkeypatch):
+        monkeypatch.setattr(StandbyPool, "wait_gone", lambda _: False)
+        with pytest.raises(VllmMagicError, match="SIGKILL does not end it"):
+            notebook("spare off")
 
     def test_a_ready_server_says_that_it_came_from_one(self, notebook, capsys):
         notebook("spare on")

@@ -70,7 +70,7 @@ class StandbyProvisioner(Provisioner):
             prepared, request = self._local.prepare(selection, standby.folder)
         except BaseException:
             standby.drop()
-            standby.wait_gone(DROP_LIMIT)
+            standby.end(DROP_LIMIT)
             raise
         # The standby has not initialised CUDA, so a fork is possible. If it is not, vLLM itself reports that.
         if not standby.become(request._replace(env={FORK: "fork", **request.env})):

@@ -19,7 +19,7 @@ from vllm_magic import ledger
 from vllm_magic.engine import command, executable
 from vllm_magic.guard import record
 from vllm_magic.guard.client import GuardPair
-from vllm_magic.guard.folder import discard
+from vllm_magic.guard.folder import clear, discard
 from vllm_magic.guard.protocol import LaunchRequest, Message, Refused, StandbyReport, Stopping, Why
 from vllm_magic.guard.record import Phase, Record
 from vllm_magic.linux import machine, memory, processes
@@ -162,6 +162,20 @@ class Standby:
         gone = force_kill.kill_guards(guards)
         self.guards.kill()  # the record may lack it
         return gone
+
+    def end(self, timeout: float) -> bool:
+        """Wait until nothing of a dropped standby is left. After ``timeout`` seconds its guards hang: kill them and it.
+
+        Returns:
+            Whether nothing of it is left.
+        """
+        if self.wait_gone(timeout):
+            return True
+        paths, before = self.folder, record.read_existing_segments(str(self.folder.path))
+        if not self.kill_guards() or force_kill.release(paths.mark, None, before).left:
+            return False
+        clear(*map(str, (paths.path, paths.tmp, paths.log, paths.kept_log)))
+        return self.wait_gone(force_kill.EXIT_LIMIT)
 
     def hang_up(self) -> None:
         """Hang up: the kernel ends, and the guards end the standby."""

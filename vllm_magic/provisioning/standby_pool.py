@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
@@ -96,7 +97,14 @@ class StandbyPool:
         return self._alone(self._status)
 
     def wait_gone(self, timeout: float = END_LIMIT) -> bool:
-        """Wait until every dropped standby is gone; return False if one is not after ``timeout`` seconds. Starts wait meanwhile."""
+        """Wait until every dropped standby is gone. Starts wait meanwhile.
+
+        Args:
+            timeout: seconds; a standby that is there after that is killed together with its guards.
+
+        Returns:
+            False if SIGKILL does not end one.
+        """
         return self._alone(lambda: self._wait_gone(timeout))
 
     def close(self) -> None:
@@ -153,7 +161,8 @@ class StandbyPool:
         return StandbyStatus(self._mode, True, one.warm, one.memory, one.since)
 
     def _wait_gone(self, timeout: float) -> bool:
-        gone = [spare.wait_gone(timeout) for spare in self._leaving]
+        deadline = time.monotonic() + timeout
+        gone = [spare.end(max(0.0, deadline - time.monotonic())) for spare in self._leaving]
         self._look()
         return all(gone)
 

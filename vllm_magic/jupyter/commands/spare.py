@@ -7,6 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.commands.declaration import Action, CommandDeclaration
+from vllm_magic.errors import VllmMagicError
 from vllm_magic.jupyter.commands import start_arguments
 from vllm_magic.jupyter.commands.base import SubCommand
 
@@ -68,8 +69,10 @@ class SpareCommand(SubCommand[SpareArguments]):
         spares = context.manager.spares
         if arguments.action is SpareAction.ON:
             context.manager.expect_another(start_arguments.start(["any"], context.settings).spec)
-        elif arguments.action is SpareAction.OFF:
-            spares.wait_gone()
+        elif arguments.action is SpareAction.OFF and not spares.wait_gone():
+            raise VllmMagicError(
+                "The spare is switched off, but SIGKILL does not end it. %vllm doctor tells more."
+            )
         return views.spare(spares.status())
 
 
