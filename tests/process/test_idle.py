@@ -126,7 +126,7 @@ class TestServer:
                 b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{"
             )
             sent = time.monotonic()
-            assert server.wait_over(60)
+            assert server._run.wait_over(60)
             assert time.monotonic() - sent >= 5.0  # it did count, until the limit
         assert (server.release.why, server.release.verified) == ("idle", True)
         traces.check()
@@ -135,7 +135,7 @@ class TestServer:
         server = manager.start(spec(ttl=1.0), timeout=60).server
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
             connection.sendall(b"POST ")
-            assert server.wait_over(60)
+            assert server._run.wait_over(60)
         assert (server.release.why, server.release.verified) == ("idle", True)
         traces.check()
 
