@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import signal
 import threading
 import time
 from pathlib import Path
@@ -13,6 +15,10 @@ import pytest
 
 from vllm_magic import ledger
 from vllm_magic.errors import StartFailed
+from vllm_magic.guard.control_client import ControlClient
+from vllm_magic.guard.record import Phase
+from vllm_magic.linux import pidfd
+from vllm_magic.linux.processes import Identity
 from vllm_magic.recovery import remote_stop
 from vllm_magic.release.result import Proof
 
@@ -202,7 +208,61 @@ def test_a_stop_from_elsewhere_has_its_whole_grace(manager, spec, probe, traces,
     server = start(manager, spec(faults={"exit_delay_s": 4.0}))
     (entry,) = ledger.entries()
     remote_stop.stop(entry, entry.record, probe, grace=60.0, patience=60.0)
-    assert server.wait_over(60)
+    assert server._run.wait_over(60)
+    assert (server.release.exit_code, server.release.verified) == (0, True)
+    assert "SIGKILL" not in {process.how for process in server.release.ended}
+    traces.check()
+
+
+def stop_from_elsewhere(probe, grace: float) -> str:
+    (entry,) = ledger.entries()
+    return remote_stop.stop(entry, entry.record, probe, grace, grace).text
+
+
+def test_a_stop_from_elsewhere_waits_for_a_release_that_has_begun(manager, spec, probe, traces, monkeypatch):
+    """Its account is true, and the first stop keeps its grace: the guards are not taken for hung."""
+    monkeypatch.setattr(remote_stop, "EXIT_LIMIT", 0.1)
+    server = start(manager, spec(faults={"exit_delay_s": 2.0}))
+    first = threading.Thread(target=lambda: server.stop(grace=60))
+    first.start()
+    wait_until(lambda: ledger.entries()[0].record.phase == Phase.STOPPING)
+    text = stop_from_elsewhere(probe, 60.0)
+    first.join(60)
+    assert ": its release had begun before, proved by" in text
+    assert (server.release.exit_code, server.release.verified) == (0, True)
+    assert "SIGKILL" not in {process.how for process in server.release.ended}
+    traces.check()
+
+
+def test_several_stops_from_elsewhere_at_once(manager, spec, probe, traces, monkeypatch):
+    """The guards accept some of the connections, and reset the others when they begin the release."""
+    server = start(manager, spec(faults={"exit_delay_s": 2.0}))
+    (entry,) = ledger.entries()
+    inner = Identity(*entry.record.inner)
+    sent = threading.Semaphore(0)
+
+    class Client(ControlClient):
+        def stop(self, grace: float, patience: float) -> None:
+            super().stop(grace, patience)
+            sent.release()
+
+    monkeypatch.setattr(remote_stop, "ControlClient", Client)
+    monkeypatch.setattr(remote_stop, "ANSWER_LIMIT", 60.0)
+    texts: list[str] = []
+    stops = [
+        threading.Thread(target=lambda: texts.append(stop_from_elsewhere(probe, 60.0))) for _ in range(4)
+    ]
+    assert pidfd.send(inner, signal.SIGSTOP)
+    for one in stops:
+        one.start()
+        assert sent.acquire(timeout=60)
+    assert pidfd.send(inner, signal.SIGCONT)
+    for one in stops:
+        one.join(60)
+    assert len(texts) == 4
+    accounts = {re.sub(r"^tiny released in [\d.]+ s: ", "", text) for text in texts}
+    assert all(re.match(r"\d+ processes ended|its release had begun before", text) for text in accounts)
+    assert server._run.wait_over(60)
     assert (server.release.exit_code, server.release.verified) == (0, True)
     assert "SIGKILL" not in {process.how for process in server.release.ended}
     traces.check()

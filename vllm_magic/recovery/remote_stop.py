@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vllm_magic.errors import VllmMagicError, reason
@@ -54,6 +55,7 @@ def stop(entry: Entry, record: Record, probe: Probe, grace: float, patience: flo
             paths = entry.folder
             clear(*map(str, (paths.path, paths.tmp, paths.log, paths.kept_log)))
     release = report.release(record.name, Why.ASKED, began, ended, verifier, entry.leader)
+    release = replace(release, begun_before=record.leader is not None and not release.ended)
     unproved.update(entry.leader, verifier, release)
     if not release.verified:
         raise report.not_released(release)
@@ -69,23 +71,29 @@ def _stop_guards(entry: Entry, record: Record, grace: float, patience: float) ->
         VllmMagicError: they cannot be reached, or SIGKILL does not end them.
     """
     ended: list[Ended] = []
+    limit = grace + GUARD_LIMIT  # for a release that began before this stop
     try:
         client = ControlClient(entry.path)
     except OSError as error:
-        # They may have ended since the record was read, or be at the very end of a release.
+        # They may have ended since the record was read, or be releasing the server: then they refuse connections.
         unknown = not record.outer and not record.inner
-        if unknown or (pidfd.wait_for_all(entry.guards, EXIT_LIMIT) and not entry.are_guards_stopped):
+        limit = limit if isinstance(error, ConnectionRefusedError) else EXIT_LIMIT
+        if unknown or (pidfd.wait_for_all(entry.guards, limit) and not entry.are_guards_stopped):
             raise VllmMagicError(
                 f"The guards of {record.name} cannot be reached ({reason(error)}). See vllm-magic doctor."
             ) from None
+        limit = 0.0
     else:
-        # OSError includes TimeoutError. The guards may also have ended meanwhile.
-        with contextlib.closing(client), contextlib.suppress(OSError):
-            client.stop(grace, patience)
-            _collect_reports(client, grace + GUARD_LIMIT, ended)
-    if pidfd.wait_for_all(entry.guards, EXIT_LIMIT if ended else 0.0) and not force_kill.kill_guards(
-        entry.guards
-    ):
+        with contextlib.closing(client):
+            try:
+                client.stop(grace, patience)
+                _collect_reports(client, grace + GUARD_LIMIT, ended)
+            except TimeoutError:
+                limit = 0.0
+            except OSError:  # they have ended, or had begun the release before they accepted the connection
+                pass
+        limit = EXIT_LIMIT if ended else 0.0 if entry.are_guards_stopped else limit
+    if pidfd.wait_for_all(entry.guards, limit) and not force_kill.kill_guards(entry.guards):
         raise VllmMagicError(f"The guards of {record.name} do not end. See vllm-magic doctor.")
     return ended
 

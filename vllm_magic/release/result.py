@@ -84,6 +84,7 @@ class Release:
         unseen: whether another check may prove the release: memory is not back yet, or another machine did not answer.
             Stopping the server again makes such a check.
         left_alone: a sentence about the processes that have the server's environment but do not belong to it; "" for none.
+        begun_before: whether the release had begun before this stop, so that ``ended`` is empty: another one has the report.
         files_left: a sentence about files of the server that could not be removed; "" for none.
     """
 
@@ -100,6 +101,7 @@ class Release:
     unseen: bool = False
     left_alone: str = ""
     files_left: str = ""
+    begun_before: bool = False
 
     @property
     def text(self) -> str:
@@ -110,7 +112,8 @@ class Release:
     @property
     def _text(self) -> str:
         count = len(self.ended)
-        ended = f"{count} process{'' if count == 1 else 'es'} ended" if count else "it had not started"
+        nothing = "its release had begun before" if self.begun_before else "it had not started"
+        ended = f"{count} process{'' if count == 1 else 'es'} ended" if count else nothing
         if not self.verified:
             return f"{self.server} is not released, {self.seconds:.2f} s after its end began: {ended}, NOT proved."
         return f"{self.server} released in {self.seconds:.2f} s: {ended}, proved by {self.proof.value}."
