@@ -201,6 +201,20 @@ def test_guards_that_hang_are_replaced(server, traces, monkeypatch):
     assert_gone(everyone, traces)
 
 
+@pytest.mark.parametrize("victim", ["outer", "inner"])
+def test_a_guard_that_hangs_when_the_other_one_is_killed_is_replaced(server, traces, victim):
+    """The kernel sees the death of the one, and hears nothing of the other."""
+    outer, inner = guards(server)
+    killed, stopped = (outer, inner) if victim == "outer" else (inner, outer)
+    everyone = everyone_of(server)
+    assert pidfd.send(stopped, signal.SIGSTOP)
+    until(lambda: processes.read(stopped.pid).state == "T", "it is not stopped")
+    assert pidfd.send(killed, signal.SIGKILL)
+    assert_gone(everyone, traces)
+    assert server._run.wait_over(LIMIT)
+    assert (server.state, server.release.verified) == ("failed", True)
+
+
 @pytest.mark.parametrize("victim", ["outer", "inner", "leader"])
 def test_one_is_killed_in_the_middle_of_a_stop(server, traces, victim):
     """Without a leader, no process ends the engine, so the grace period ends too."""

@@ -28,6 +28,13 @@ class TellLeaderStarted:
 
 
 @dataclass(frozen=True)
+class WatchGuards:
+    """Watch for the end of each guard; `OneGuardEnded` follows when the first of them has ended."""
+
+    guards: tuple[Identity, ...]
+
+
+@dataclass(frozen=True)
 class ReadLog:
     """Read the new lines of the log; `LogRead` follows at once."""
 
@@ -90,6 +97,7 @@ class GiveUpGuards:
 Action = (
     Tell
     | TellLeaderStarted
+    | WatchGuards
     | ReadLog
     | LookAtDownload
     | LookAtHealth

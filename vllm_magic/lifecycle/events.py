@@ -61,6 +61,13 @@ class MessageReceived:
 
 
 @dataclass(frozen=True)
+class OneGuardEnded:
+    """One guard has ended; the other one may live."""
+
+    at: float
+
+
+@dataclass(frozen=True)
 class GuardsEnded:
     """Both guards are gone."""
 
@@ -135,6 +142,7 @@ class Faulted:
 Event = (
     TimePassed
     | MessageReceived
+    | OneGuardEnded
     | GuardsEnded
     | StopRequested
     | StopSent

@@ -34,6 +34,7 @@ from vllm_magic.lifecycle.actions import (
     SendStop,
     Tell,
     TellLeaderStarted,
+    WatchGuards,
 )
 from vllm_magic.lifecycle.events import (
     DownloadSeen,
@@ -45,6 +46,7 @@ from vllm_magic.lifecycle.events import (
     LogRead,
     MessageReceived,
     Notice,
+    OneGuardEnded,
     StopPlan,
     StopRequested,
     StopSent,
@@ -85,7 +87,7 @@ class Monitor:
         requests: requests to stop; whoever puts one there sets ``wake``.
         wake: wakes this thread.
         notice: called with each notice.
-        held: gets what must stay until the release is proved: the locks of the GPUs.
+        held: gets what must stay until the release is proved: the locks of the GPUs, and the pidfds of the guards.
     """
 
     def __init__(
@@ -113,9 +115,11 @@ class Monitor:
         self._health: Future[bool] | None = None
         self._use: Future[ServerUse] | None = None
         self._poller = select.poll()
+        self._guard_ends: set[int] = set()  # pidfds of guards that live, as far as is known
         self._do: dict[type[Action], Callable[[Any], Event | None]] = {
             Tell: self._tell,
             TellLeaderStarted: self._tell_leader_started,
+            WatchGuards: self._watch_guards,
             ReadLog: self._read_log,
             LookAtDownload: self._look_at_download,
             LookAtHealth: self._look_at_health,
@@ -200,6 +204,10 @@ class Monitor:
                 return
             for message in messages:
                 yield MessageReceived(time.monotonic(), message)
+        for ended in self._guard_ends & ready:
+            self._guard_ends.remove(ended)
+            self._poller.unregister(ended)
+            yield OneGuardEnded(time.monotonic())
         if self._wake.fileno() in ready:
             os.eventfd_read(self._wake.fileno())
         while not self._requests.empty():
@@ -239,6 +247,19 @@ class Monitor:
                 prepared.cold_because,
             )
         )
+
+    def _watch_guards(self, action: WatchGuards) -> Event | None:
+        for one in action.guards:
+            try:
+                end = pidfd.open_pidfd(one)
+            except OSError:  # no descriptor is free: the end of both guards is heard all the same
+                continue
+            if end is None:
+                return OneGuardEnded(time.monotonic())
+            self._held.callback(os.close, end)
+            self._guard_ends.add(end)
+            self._poller.register(end, select.POLLIN)
+        return None
 
     def _read_log(self, _: ReadLog) -> Event:
         found = map(stages.read, self._follower.new_lines())

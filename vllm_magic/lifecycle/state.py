@@ -10,7 +10,8 @@ monitor, and `StateMachine.wake_at` says when the machine wants to hear of the t
 - Guards hang that do not say within `ANSWER_LIMIT` seconds that a release has begun, or that are not gone `GUARD_LIMIT`
   seconds after the grace of the last stop that they were sent, from here or by somebody else. They are killed, and the
   server is released in their place. If they are not gone `ANSWER_LIMIT` seconds later either, the machine gives up.
-- At the first sign of an end (a request, a release by the guards, their own end) starts are kept off the GPUs.
+- When one guard has ended, the other one has `ANSWER_LIMIT` seconds to say that it has begun the release. Otherwise it hangs.
+- At the first sign of an end (a request, a release by the guards, the end of a guard) starts are kept off the GPUs.
 - A server that was idle at the last look ends because of that, whoever asks.
 """
 
@@ -37,6 +38,7 @@ from vllm_magic.lifecycle.actions import (
     SendStop,
     Tell,
     TellLeaderStarted,
+    WatchGuards,
 )
 from vllm_magic.lifecycle.events import (
     DownloadSeen,
@@ -48,6 +50,7 @@ from vllm_magic.lifecycle.events import (
     LogRead,
     MessageReceived,
     News,
+    OneGuardEnded,
     ProgressChanged,
     Ready,
     StopRequested,
@@ -176,9 +179,8 @@ class StateMachine:
                 actions = self._on_time(event.at)
             case MessageReceived():
                 actions = self._on_message(event.message, event.at)
-            case GuardsEnded():
-                actions = self._begin_end(event.at)
-                self._change(is_over=True)
+            case OneGuardEnded() | GuardsEnded():
+                actions = self._on_guard_end(event)
             case StopRequested():
                 actions = self._on_stop_requested(event.plan, event.at)
             case StopSent():
@@ -211,12 +213,21 @@ class StateMachine:
         self._change(are_guards_killed=True, guard_deadline=at + ANSWER_LIMIT)
         return (KillGuards(),)
 
+    def _on_guard_end(self, event: OneGuardEnded | GuardsEnded) -> tuple[Action, ...]:
+        """After the end of one guard the other one has to release the server, unless the release has begun before."""
+        if isinstance(event, GuardsEnded):
+            self._change(is_over=True)
+        elif self.state.guard_deadline is None:
+            self._change(guard_deadline=event.at + ANSWER_LIMIT)
+        return self._begin_end(event.at)
+
     def _on_message(self, message: Message, at: float) -> tuple[Action, ...]:
         self._note(message)
         match message:
             case Started():
                 leader = Identity(*message.leader)
-                return (TellLeaderStarted(leader), *self._progress(Progress(self._first)))
+                told = (TellLeaderStarted(leader), *self._progress(Progress(self._first)))
+                return (*told, WatchGuards(self.state.guards))
             case KnownProcesses():
                 return (KnowProcesses(tuple(Identity(*one) for one in message.known)),)
             case Stopping():

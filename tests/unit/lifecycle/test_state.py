@@ -40,6 +40,7 @@ from vllm_magic.lifecycle.actions import (
     SendStop,
     Tell,
     TellLeaderStarted,
+    WatchGuards,
 )
 from vllm_magic.lifecycle.events import (
     DownloadSeen,
@@ -51,6 +52,7 @@ from vllm_magic.lifecycle.events import (
     LogRead,
     MessageReceived,
     News,
+    OneGuardEnded,
     ProgressChanged,
     Ready,
     StopPlan,
@@ -96,7 +98,11 @@ class TestAStart:
     def test_the_leader_runs(self):
         server = Followed(first=Stage.CONFIGURING)
         configuring = Progress(Stage.CONFIGURING)
-        assert server.says(STARTED) == [TellLeaderStarted(LEADER), Tell(ProgressChanged(configuring))]
+        assert server.says(STARTED) == [
+            TellLeaderStarted(LEADER),
+            Tell(ProgressChanged(configuring)),
+            WatchGuards((OUTER, INNER)),
+        ]
         assert (server.state.leader, server.state.guards) == (LEADER, (OUTER, INNER))
         assert server.state.progress == configuring
         assert server.state.is_starting
@@ -396,6 +402,63 @@ class TestGuardsThatHang:
         assert server.passes(ANSWER_LIMIT) == [GiveUpGuards()]
 
 
+class TestTheEndOfOneGuard:
+    @pytest.mark.parametrize("server", [starting, ready])
+    def test_it_begins_the_end_of_the_server(self, server):
+        server = server()
+        assert server.handle(OneGuardEnded(server.now)) == [BeginRelease()]
+        assert server.state.began == server.now
+        assert not server.state.is_over
+
+    def test_the_other_one_says_nothing(self):
+        server = ready()
+        server.handle(OneGuardEnded(server.now))
+        assert server.passes(ANSWER_LIMIT - SOON) == []
+        assert server.wakes() == [KillGuards()]
+        assert server.handle(GuardsEnded(server.now)) == []
+        assert (server.state.is_over, server.state.why) == (True, Why.GUARD_GONE)
+
+    def test_the_other_one_begins_the_release(self):
+        server = ready()
+        server.handle(OneGuardEnded(server.now))
+        server.passes(ANSWER_LIMIT - SOON)
+        assert server.says(Why.GUARD_GONE) == [Tell(Ending(Why.GUARD_GONE))]
+        assert server.machine.wake_at == server.now + GUARD_LIMIT
+
+    @pytest.mark.parametrize(
+        "begin", [lambda server: server.stop(600.0), lambda server: server.says(Why.IDLE)]
+    )
+    def test_after_the_release_was_asked_for_or_has_begun_nothing_changes(self, begin):
+        server = ready()
+        begin(server)
+        deadline = server.machine.wake_at
+        server.passes(1.0)
+        assert server.handle(OneGuardEnded(server.now)) == []
+        assert server.machine.wake_at == deadline
+
+    def test_a_drain_does_not_lengthen_the_time_of_the_other_one(self):
+        server = ready()
+        server.stop(5.0, drain=600)
+        server.handle(OneGuardEnded(server.now))
+        assert KillGuards() in server.passes(ANSWER_LIMIT)
+
+    def test_a_stop_does_not_lengthen_it_either(self):
+        server = ready()
+        server.handle(OneGuardEnded(server.now))
+        deadline = server.machine.wake_at
+        server.passes(1.0)
+        assert server.stop(600.0) == [SendStop(600.0, 300.0)]
+        assert server.machine.wake_at == deadline
+
+    def test_the_end_of_the_second_one_does_not_lengthen_it(self):
+        server = ready()
+        server.handle(OneGuardEnded(server.now))
+        deadline = server.machine.wake_at
+        server.passes(1.0)
+        assert server.handle(OneGuardEnded(server.now)) == []
+        assert server.machine.wake_at == deadline
+
+
 class TestAnEndThatNobodyAskedFor:
     @pytest.mark.parametrize("server", [Followed, starting, ready])
     @pytest.mark.parametrize("why", [why for why in Why if why is not Why.ASKED])
@@ -561,6 +624,7 @@ def test_once_all_is_over_nothing_is_done(server, end):
         HealthSeen(server.now, is_ready=True, fault=FAULT),
         UseSeen(server.now, QUIET, FAULT),
         MessageReceived(server.now, KNOWN),
+        OneGuardEnded(server.now),
         GuardsEnded(server.now),
         Faulted(server.now),
     ):

@@ -33,6 +33,7 @@ from vllm_magic.lifecycle.events import (
     Idle,
     LogRead,
     MessageReceived,
+    OneGuardEnded,
     Ready,
     StopPlan,
     StopRequested,
@@ -166,6 +167,13 @@ class FollowedServer(RuleBasedStateMachine):
         """Also because somebody else has asked them, with a grace that this kernel does not know."""
         self.kill_from = self.now + (self.sent[-1] if self.sent else grace) + GUARD_LIMIT
         self.says(Stopping(why.value, grace))
+
+    @precondition(lambda self: self.state.leader is not None and not self.state.is_over)
+    @rule()
+    def one_guard_ends(self) -> None:
+        if self.kill_from is None:
+            self.kill_from = self.now + ANSWER_LIMIT
+        self.happens(OneGuardEnded(self.now))
 
     # The server.
 
