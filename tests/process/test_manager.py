@@ -30,7 +30,9 @@ from vllm_magic.errors import (
 )
 from vllm_magic.provisioning import choose
 from vllm_magic.provisioning.local import LocalProvisioner
-from vllm_magic.server.server import Server
+from vllm_magic.server.server import Server, run_of
+
+LIMIT = 30.0  # seconds for a release on a busy machine
 
 
 def test_the_same_spec_again_is_the_running_server(manager, spec, traces):
@@ -117,6 +119,21 @@ def test_an_interrupt_releases_what_is_waited_for(manager, spec, traces):
         timer.cancel()
         signal.signal(signal.SIGINT, handler)
     assert manager.servers() == {}
+    traces.check()
+
+
+def test_a_second_interrupt_before_the_release_was_asked_for(manager, spec, traces, monkeypatch):
+    """It is asked for all the same."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Server, "stop", interrupted)
+    with pytest.raises(StartInterrupted, match="its release goes on by itself"):
+        manager.start(spec(faults={"hang_in": "init"}), report=interrupted)
+    (server,) = [*manager.servers().values(), *manager.past().values()]
+    assert run_of(server).wait_over(LIMIT)
+    assert server.release.verified
     traces.check()
 
 

@@ -418,6 +418,7 @@ class Manager:
         try:
             release = self._stop(server)
         except KeyboardInterrupt:
+            run_of(server).begin_stop()  # this interrupt may have come before the release was asked for
             return StartInterrupted(f"The start of {name} was interrupted; its release goes on by itself")
         return StartInterrupted(
             f"The start of {name} was interrupted; it was released in {release.seconds:.1f} s{release.in_brackets}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from IPython.core.error import UsageError
 from IPython.utils.capture import capture_output
@@ -9,6 +11,7 @@ from IPython.utils.capture import capture_output
 from vllm_magic.commands.front_end import NOTEBOOK
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.jupyter.commands import registry
+from vllm_magic.lifecycle.status import ServerState
 from vllm_magic.manager.manager import manager
 
 
@@ -42,6 +45,31 @@ def test_reap_without_a_state_folder_of_ones_own(shell, home):
     home.chmod(0o700)
 
 
+@pytest.fixture
+def interrupted_stop(shell):
+    """Interrupt each stop of the servers tiny and other, whose states are then ``states``: ``interrupted_stop(states)``."""
+    servers = {
+        name: SimpleNamespace(name=name, state=ServerState.READY, spec=None) for name in ("tiny", "other")
+    }
+
+    with pytest.MonkeyPatch.context() as patch:  # ends before the shell stops what is left
+
+        def interrupt(states: list[str]) -> None:
+            def stop(*_, **__):
+                for server, state in zip(servers.values(), states, strict=True):
+                    server.state = ServerState(state)
+                raise KeyboardInterrupt
+
+            for stopping in ("stop", "stop_all"):
+                patch.setattr(type(manager), stopping, stop)
+
+        patch.setattr(type(manager), "servers", lambda _: dict(servers))
+        for finding in ("get", "get_even_past"):
+            patch.setattr(type(manager), finding, lambda _, name: servers[name])
+        patch.setattr(type(manager), "expect", lambda *_: None)
+        yield interrupt
+
+
 def test_an_interrupted_attach_says_what_happened(shell, monkeypatch):
     there = {}
 
@@ -54,6 +82,48 @@ def test_an_interrupted_attach_says_what_happened(shell, monkeypatch):
         patch.setattr(type(manager), "servers", lambda _: dict(there))
         with pytest.raises(VllmMagicError, match="Interrupted: tiny is attached, and its start continues"):
             run(shell, "attach tiny")
+
+
+STOPPING, STILL_READY = "stopping", "ready"
+
+
+@pytest.mark.parametrize(
+    ("words", "states", "seen"),
+    [
+        (
+            "stop tiny",
+            [STOPPING, STILL_READY],
+            "the release of tiny continues in the background. %vllm shows",
+        ),
+        (
+            "stop --all",
+            [STOPPING, STOPPING],
+            "the release of tiny, other continues in the background. %vllm shows",
+        ),
+        (
+            "stop --all",
+            [STOPPING, STILL_READY],
+            "tiny continues in the background. Not stopped: other. %vllm shows",
+        ),
+        (
+            "restart tiny",
+            [STOPPING, STILL_READY],
+            "the release of tiny continues in the background. %vllm shows",
+        ),
+    ],
+)
+def test_an_interrupted_stop_says_whose_release_continues(shell, interrupted_stop, words, states, seen):
+    interrupted_stop(states)
+    with pytest.raises(VllmMagicError) as error:
+        run(shell, words)
+    assert seen in str(error.value)
+
+
+@pytest.mark.parametrize("words", ["stop tiny", "stop --all", "restart tiny"])
+def test_an_interrupt_before_a_release_was_asked_for_promises_none(shell, interrupted_stop, words):
+    interrupted_stop([STILL_READY, STILL_READY])
+    with pytest.raises(KeyboardInterrupt):
+        run(shell, words)
 
 
 def test_no_vllm(shell, traces, monkeypatch):

@@ -14,9 +14,10 @@ from vllm_magic.jupyter.commands import start_arguments
 from vllm_magic.jupyter.commands.base import KNOWN_SERVER, SERVER, ServerName, SubCommand
 from vllm_magic.jupyter.commands.start_arguments import StartArguments, StartRequest
 from vllm_magic.release.result import Release
+from vllm_magic.server.server import ServerState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from vllm_magic.jupyter.commands.context import Context
     from vllm_magic.server.server import Server
@@ -183,10 +184,12 @@ class StopCommand(SubCommand[StopArguments]):
         from vllm_magic.jupyter.display import views
 
         grace = context.grace if arguments.grace is None else arguments.grace
-        with _interruptible():
-            if arguments.all:
+        if arguments.all:
+            with _interruptible(context.manager.servers().values()):
                 return views.releases(context.manager.stop_all(grace=grace, drain=arguments.drain))
-            return context.manager.stop(arguments.name, grace=grace, drain=arguments.drain)
+        server = context.manager.get(arguments.name)
+        with _interruptible([server]):
+            return context.manager.stop(server.name, grace=grace, drain=arguments.drain)
 
 
 class RestartCommand(SubCommand[ServerName]):
@@ -209,7 +212,7 @@ class RestartCommand(SubCommand[ServerName]):
         server = context.manager.get_even_past(arguments.name)
         if not server.state.over:
             context.manager.expect(server.spec)
-            with _interruptible():
+            with _interruptible([server]):
                 release = context.manager.stop(server.name, grace=context.grace)
             if release.doubt:
                 print(release.text + release.in_brackets)  # noqa: T201 - in the cell's thread
@@ -256,13 +259,28 @@ class SwitchCommand(SubCommand[StartArguments]):
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Turn an interrupt into an error: the wait ends, and the release continues."""
+def _interruptible(servers: Collection[Server]) -> Iterator[None]:
+    """Turn an interrupt of a stop into an error that says whose release continues.
+
+    Args:
+        servers: those that are stopped.
+
+    Raises:
+        KeyboardInterrupt: the interrupt came before any release was asked for, or after all were over.
+        VllmMagicError: a release continues.
+    """
     try:
         yield
     except KeyboardInterrupt:
+        stopping = ", ".join(one.name for one in servers if one.state is ServerState.STOPPING)
+        if not stopping:
+            raise
+        missed = ", ".join(
+            one.name for one in servers if one.state is not ServerState.STOPPING and not one.state.over
+        )
         raise VllmMagicError(
-            "Interrupted: the release continues in the background. %vllm shows the progress."
+            f"Interrupted: the release of {stopping} continues in the background. "
+            f"{f'Not stopped: {missed}. ' if missed else ''}%vllm shows the progress."
         ) from None
 
 

@@ -59,6 +59,8 @@ class TestSettings:
     def test_the_grace_of_a_stop(self):
         stopped = []
         manager = SimpleNamespace(
+            servers=dict,
+            get=lambda _: SimpleNamespace(name="tiny"),
             stop=lambda _, **times: stopped.append(times["grace"]),
             stop_all=lambda **times: stopped.append(times["grace"]) or [],
         )
