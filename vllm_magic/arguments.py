@@ -154,6 +154,14 @@ def seconds(option: str, given: object) -> float:
     return found
 
 
+def finite_seconds(option: str, given: object) -> float:
+    """Return a duration in seconds, `durations.MOST` at most."""
+    found = seconds(option, given)
+    if found > durations.MOST:
+        raise _refused(option, given, f"{_TIME}; {durations.MOST} seconds at most")
+    return found
+
+
 def seconds_or_none(option: str, given: object) -> float | None:
     """Return a duration in seconds, or None, which has its own meaning for the caller."""
     return None if given is None else seconds(option, given)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+
 import httpx
 import pytest
 
-from vllm_magic.errors import VllmMagicError
+from vllm_magic import background
+from vllm_magic.engine.client.health import Api
+from vllm_magic.errors import RequestFailed, VllmMagicError
+
+LIMIT = 30.0  # seconds for an answer on a busy machine; far less than the window
 
 
 def test_of_a_server(manager, spec):
@@ -22,3 +28,20 @@ def test_of_a_server(manager, spec):
     manager.stop()
     with pytest.raises(VllmMagicError, match="tiny cannot be asked any more: it is released"):
         server.metrics()
+
+
+def test_the_window_ends_with_the_server(manager, spec, monkeypatch):
+    server = manager.start(spec(), timeout=60).server
+    ask, has_asked = Api.metrics, threading.Event()
+
+    def metrics(api: Api):
+        found = ask(api)
+        has_asked.set()
+        return found
+
+    monkeypatch.setattr(Api, "metrics", metrics)
+    rates = background.call(lambda: server.metrics(window=3600), lambda: None)
+    assert has_asked.wait(LIMIT)
+    manager.stop()
+    with pytest.raises(RequestFailed, match="tiny cannot be asked any more"):
+        rates.result(LIMIT)

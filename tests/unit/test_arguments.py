@@ -238,7 +238,7 @@ def server() -> Server:
         *(lambda one, x=x: one.wait(x) for x in (nan, -1, True, "soon", b"5", [5])),
         *(lambda one, x=x: one._run.wait_over(x) for x in (nan, -1, True, "soon", [5])),
         *(lambda one, x=x: one.log(x) for x in (0, -1, None, 1.5, nan, "x", True, [1])),
-        *(lambda one, x=x: one.metrics(x) for x in (nan, -1, None, "soon", True, [1])),
+        *(lambda one, x=x: one.metrics(x) for x in (nan, -1, inf, 10**7, None, "soon", True, [1])),
         *(lambda one, x=x: one.chat(x) for x in (5, None, b"hi", ["hi"], [5], True)),
         *(lambda one, x=x: one.chat("x", history=x) for x in ((), {}, "x", ["x"], 5)),
         *(lambda one, x=x: one.chat("x", system=x) for x in (5, b"x", ["x"], True)),
@@ -279,7 +279,7 @@ def test_what_a_server_cannot_be_asked(server, ask):
         lambda one: one.load_lora("a", Path("/p")),
         lambda one: one.loras(None),
         lambda one: one.metrics("2s"),
-        lambda one: one.metrics(inf),
+        lambda one: one.metrics(10**6),
         lambda one: one.bench("--num-prompts", 5),
     ],
 )

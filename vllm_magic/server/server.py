@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_magic import arguments, durations
+from vllm_magic import arguments
 from vllm_magic.children import benchmark
 from vllm_magic.engine.client import lora, metrics
 from vllm_magic.engine.client.connection import SILENCE_LIMIT
@@ -264,14 +263,15 @@ class Server(RequestMethods):
             window: seconds over which the tokens a second are counted, which this takes; 0 leaves them out.
 
         Raises:
+            InvalidOption: ``window`` is no length of time, or an infinite one.
+            RequestFailed: it is not ready, or its end begins within the window.
             VllmMagicError: it does not tell.
         """
-        window = min(arguments.seconds("window", window), durations.MOST)
-        api = self._run.connector.api()
-        began, found = time.monotonic(), api.metrics()
+        window = arguments.finite_seconds("window", window)
+        began, found = time.monotonic(), self._run.connector.api().metrics()
         if found is not None and window > 0:
-            threading.Event().wait(window)
-            last = api.metrics()
+            self._run.lifecycle.wait_for(lambda now: not now.state.runs, window)
+            last = self._run.connector.api().metrics()
             found = last and metrics.with_rates(found, last, time.monotonic() - began)
         if found is None:
             off = flags.has(self.spec.all_args, "--disable-log-stats")
