@@ -112,7 +112,7 @@ class TestWhileItRuns:
         assert len(manager.news()) == 1
 
     def test_who_only_hears_of_it_ends_nothing(self, manager, spec, breaks):
-        breaks.patch(manager._sampler, "heard")
+        breaks.patch(manager._sampler, "note_change")
         breaks.set()
         server = manager.start(spec(), timeout=LIMIT).server
         assert server.state == "ready"
