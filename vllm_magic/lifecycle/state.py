@@ -67,8 +67,6 @@ if TYPE_CHECKING:
     from vllm_magic.lifecycle.actions import Action
     from vllm_magic.lifecycle.events import Event, StopPlan
 
-# The status of a server and its holder are imported from here by those above.
-
 READY_LOOK = 0.05  # seconds between looks at the log and at /health while the server starts
 LAST_TO_DOWNLOAD = stages.ORDER.index(Stage.LOADING)
 DOWNLOAD_LOOK = 0.5  # seconds between looks at what is being downloaded
