@@ -69,11 +69,11 @@ def pull(
         for lines in child.lines(LOOK):
             for line in lines:
                 answer |= _read(line)
-            seen = downloads.look()
+            seen = downloads.progress()
             if report is not None and seen is not None:
                 report(replace(seen, total=answer.get("total")))
     if "path" not in answer:
-        raise VllmMagicError(_told(model, answer))
+        raise VllmMagicError(_error_text(model, answer))
     return Pulled(model, str(answer["path"]), int(answer.get("total") or 0))
 
 
@@ -95,7 +95,7 @@ def _read(line: str) -> dict[str, Any]:
     return {name: content[name] for name in _SAID if name in content} if isinstance(content, dict) else {}
 
 
-def _told(model: str, answer: dict[str, Any]) -> str:
+def _error_text(model: str, answer: dict[str, Any]) -> str:
     meaning = _MEANINGS.get(str(answer.get("error")))
     if meaning is not None:
         return f"{model} {meaning.format(model=model)}."

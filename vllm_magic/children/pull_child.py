@@ -31,11 +31,13 @@ def main(model: str, revision: str, folder: str) -> None:
     found = HfApi().model_info(model, revision=revision or None, files_metadata=True)
     files = {file.rfilename: file.size or 0 for file in found.siblings or []}
     ignored = [*OTHER_WEIGHTS, *TWICE] if any(name.endswith(".safetensors") for name in files) else []
-    say(total=sum(size for name, size in files.items() if not any(fnmatch(name, one) for one in ignored)))
-    say(path=snapshot_download(model, revision=found.sha, cache_dir=folder or None, ignore_patterns=ignored))
+    report(total=sum(size for name, size in files.items() if not any(fnmatch(name, one) for one in ignored)))
+    report(
+        path=snapshot_download(model, revision=found.sha, cache_dir=folder or None, ignore_patterns=ignored)
+    )
 
 
-def say(**content: object) -> None:
+def report(**content: object) -> None:
     """One line for the kernel."""
     print(json.dumps(content), flush=True)  # noqa: T201 - into a pipe
 
@@ -44,5 +46,5 @@ if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
     except Exception as error:  # noqa: BLE001 - said in the notebook, by its kind
-        say(error=type(error).__name__, text=str(error).strip().partition("\n")[0])
+        report(error=type(error).__name__, text=str(error).strip().partition("\n")[0])
         sys.exit(1)

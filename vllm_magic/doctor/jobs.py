@@ -22,12 +22,12 @@ def left(entries: Iterable[Entry]) -> Iterator[Finding]:
         if record and record.job and entry.condition is Condition.LEFT:
             yield Finding(
                 Topic.ORPHAN,
-                f"The kernel of the server {record.name} is gone, and {_fate(record)}.",
+                f"The kernel of the server {record.name} is gone, and {_outcome(record)}.",
                 "vllm-magic reap",
             )
 
 
-def _fate(record: Record) -> str:
+def _outcome(record: Record) -> str:
     at = f"its job {record.job} on {record.cluster}"
     try:
         from vllm_magic.cluster import wire

@@ -6,7 +6,7 @@ from vllm_magic.errors import VllmMagicError
 from vllm_magic.masking import mask
 
 
-def told(error: Exception) -> str:
+def text(error: Exception) -> str:
     """One sentence or two; an error that is meant for users is no fault, and stays as it is."""
     if isinstance(error, VllmMagicError):
         return str(error)

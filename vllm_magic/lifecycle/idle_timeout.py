@@ -54,7 +54,7 @@ class ServerUse(NamedTuple):
     connections: tuple[TcpConnection, ...] = ()
 
 
-def look(api: Api, port: int) -> ServerUse:
+def read_use(api: Api, port: int) -> ServerUse:
     """Look at a server. This takes as long as the server's answer.
 
     The connections are read twice. They are read before the counters, since a request that is answered
@@ -139,7 +139,7 @@ class Idleness:
         self._served: float | None = None
         self._since = 0.0
 
-    def judge(self, use: ServerUse, at: float) -> bool:
+    def observe(self, use: ServerUse, at: float) -> bool:
         """Take in a look of the time ``at``. Return True once the server is idle; False if the counters are not known."""
         pause = min(max(self._ttl / LOOKS, SHORTEST), LONGEST)
         activity, waits = use.activity, self._requests.under_way(use, at)

@@ -94,12 +94,12 @@ class Lifecycle:
         with self._lock:
             self._change(self._now.given_up(time.time()))
 
-    def hear(self) -> VllmMagicError | None:
+    def report_error(self) -> VllmMagicError | None:
         """Return why the server failed, for somebody who tells it; None if it did not, or if that was told before."""
         with self._lock:
             before = self._now
-            self._now = before.heard()
-            return before.error if before.is_error_unheard else None
+            self._now = before.with_error_reported()
+            return before.error if before.is_error_unreported else None
 
     def take(self, notice: Notice) -> None:
         """Take in a notice of the supervisor."""

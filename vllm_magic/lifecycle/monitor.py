@@ -175,11 +175,11 @@ class Monitor:
         force_kill.kill_guards(self.state.guards)
         self._guards.kill()
         with contextlib.suppress(Exception):  # it may be the fault
-            while self._is_heard_from() and (messages := self._guards.receive()):
+            while self._has_messages() and (messages := self._guards.receive()):
                 for message in messages:
                     self._machine.handle(MessageReceived(time.monotonic(), message))
 
-    def _is_heard_from(self) -> bool:
+    def _has_messages(self) -> bool:
         """Wait until guards that were killed have said something, or are gone; False if neither comes."""
         return bool(pidfd.readable([self._guards.fileno()], LAST_WORDS_LIMIT))
 
@@ -266,7 +266,7 @@ class Monitor:
         return LogRead(time.monotonic(), tuple(progress for progress in found if progress is not None))
 
     def _look_at_download(self, _: LookAtDownload) -> Event:
-        return DownloadSeen(time.monotonic(), self._prepared.downloads.look())
+        return DownloadSeen(time.monotonic(), self._prepared.downloads.progress())
 
     def _look_at_health(self, _: LookAtHealth) -> Event | None:
         self._health = background.call(self._is_ready, self._wake.set)
@@ -274,7 +274,7 @@ class Monitor:
 
     def _look_at_use(self, _: LookAtUse) -> Event | None:
         def look() -> ServerUse:
-            return idle_timeout.look(self._api, self._prepared.port)
+            return idle_timeout.read_use(self._api, self._prepared.port)
 
         self._use = background.call(look, self._wake.set)
         return None if self._use else UseSeen(time.monotonic(), ServerUse(None))
@@ -334,4 +334,4 @@ def _seen(look: Future[_T], without: _T) -> tuple[_T, str]:
     try:
         return look.result(), ""
     except Exception as error:  # noqa: BLE001 - a look that fails is no reason to end the server
-        return without, faults.told(error)
+        return without, faults.text(error)

@@ -172,7 +172,7 @@ class StateMachine:
         actions: tuple[Action, ...] = ()
         match event:
             case _ if self.state.is_over:
-                self._note_last_words(event)
+                self._note_after_fault(event)
             case TimePassed():
                 actions = self._on_time(event.at)
             case MessageReceived():
@@ -224,8 +224,8 @@ class StateMachine:
         match message:
             case Started():
                 leader = Identity(*message.leader)
-                told = (TellLeaderStarted(leader), *self._progress(Progress(self._first)))
-                return (*told, WatchGuards(self.state.guards))
+                actions = (TellLeaderStarted(leader), *self._progress(Progress(self._first)))
+                return (*actions, WatchGuards(self.state.guards))
             case KnownProcesses():
                 return (KnowProcesses(tuple(Identity(*one) for one in message.known)),)
             case Stopping():
@@ -243,7 +243,7 @@ class StateMachine:
             case Ended():
                 self._change(ended=(*self.state.ended, message))
 
-    def _note_last_words(self, event: Event) -> None:
+    def _note_after_fault(self, event: Event) -> None:
         """Keep what the guards said before they were killed because of a fault."""
         if isinstance(event, MessageReceived):
             self._note(event.message)
@@ -315,11 +315,11 @@ class StateMachine:
                 return self._progress(replace(self.state.progress, download=event.download))
             case HealthSeen():
                 self._looks_at_health = False
-                told = self._tell_fault(event.fault)
+                actions = self._tell_fault(event.fault)
                 if not event.is_ready:
-                    return told
+                    return actions
                 self._change(is_ready=True)
-                return (*told, Tell(Ready()), ObserveReady())
+                return (*actions, Tell(Ready()), ObserveReady())
 
     def _on_log_read(self, event: LogRead) -> tuple[Action, ...]:
         actions: tuple[Action, ...] = ()
@@ -339,7 +339,7 @@ class StateMachine:
             is_drained = self._drained.under_way(event.use, event.at) is False
             return (*self._tell_fault(event.fault), *(self._end_drain() if is_drained else ()))
         if self._idleness and self.state.is_serving:
-            self._change(is_idle=self._idleness.judge(event.use, event.at))
+            self._change(is_idle=self._idleness.observe(event.use, event.at))
             return (*self._tell_fault(event.fault), *((Tell(Idle()),) if self.state.is_idle else ()))
         return ()
 

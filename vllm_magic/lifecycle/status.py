@@ -86,7 +86,7 @@ class LifecycleStatus:
         error: why it failed; None unless it did.
         times: when each state was entered, in seconds since the epoch; of one that was entered twice the last time.
         is_stop_requested: whether somebody has asked for the end.
-        is_error_unheard: whether it failed, and nobody was told why.
+        is_error_unreported: whether it failed, and nobody was told why.
     """
 
     server: str
@@ -101,7 +101,7 @@ class LifecycleStatus:
     error: VllmMagicError | None = None
     times: Mapping[ServerState, float] = field(default_factory=dict)
     is_stop_requested: bool = False
-    is_error_unheard: bool = False
+    is_error_unreported: bool = False
 
     @property
     def is_left(self) -> bool:
@@ -125,9 +125,9 @@ class LifecycleStatus:
         """The end that was asked for once more could not even begin."""
         return self._entered(ServerState.FAILED, at)
 
-    def heard(self) -> LifecycleStatus:
+    def with_error_reported(self) -> LifecycleStatus:
         """Somebody was told why it failed, if it did."""
-        return replace(self, is_error_unheard=False)
+        return replace(self, is_error_unreported=False)
 
     def after(self, notice: Notice, at: float, seconds: float) -> LifecycleStatus:
         """A notice came, ``seconds`` after the start was asked for."""
@@ -175,7 +175,7 @@ class LifecycleStatus:
         # Whoever asked for the end waits for it, and hears of the error there; nobody waits for the end of an idle server.
         is_unheard = not self.is_stop_requested or was_idle
         return self._entered(
-            ServerState.FAILED, at, error=error, release=release, is_error_unheard=is_unheard
+            ServerState.FAILED, at, error=error, release=release, is_error_unreported=is_unheard
         )
 
     def _entered(self, state: ServerState, at: float, **fields: Any) -> LifecycleStatus:

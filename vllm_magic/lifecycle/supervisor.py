@@ -146,7 +146,7 @@ class Supervisor:
         except VllmMagicError as error:
             last = SupervisorFailed(error)
         except Exception as error:  # noqa: BLE001 - a waiting caller must hear of every fault, also of our own
-            last = SupervisorFailed(VllmMagicError(faults.told(error)))
+            last = SupervisorFailed(VllmMagicError(faults.text(error)))
         self._notice(last)
 
     def _notice(self, notice: Notice) -> None:
@@ -155,7 +155,7 @@ class Supervisor:
             self._notify(notice)
         except Exception as error:  # noqa: BLE001 - see above
             with contextlib.suppress(Exception):
-                self._notify(News(faults.told(error)))
+                self._notify(News(faults.text(error)))
 
     def _live(self) -> Notice:
         """Launch the server, and follow it to its end; return the end.
@@ -215,10 +215,10 @@ class Supervisor:
             try:
                 over = self._end(prepared, monitor, fault)
             except Exception as error:  # noqa: BLE001 - another stop tries again
-                fault = faults.told(error)
+                fault = faults.text(error)
                 over = self._unknown_end(prepared, monitor.state, fault)
-            is_told = over.why is Why.FAULT and over.release.verified  # by the error of the end
-            if fault and not is_told:
+            is_reported = over.why is Why.FAULT and over.release.verified  # by the error of the end
+            if fault and not is_reported:
                 self._notice(News(fault))
             return over
 
@@ -245,7 +245,7 @@ class Supervisor:
             try:
                 return replace(over, failure=self._cause(prepared, over.release, was_ready=state.is_ready))
             except Exception as error:  # noqa: BLE001 - the release is proved all the same
-                self._notice(News(faults.told(error)))
+                self._notice(News(faults.text(error)))
         return over
 
     def _cause(self, prepared: Prepared, release: Release, *, was_ready: bool) -> Failure:
@@ -300,7 +300,7 @@ def _watch(monitor: Monitor, guards: Guards) -> str:
         monitor.run()
     except Exception as error:  # noqa: BLE001 - whatever it is, the server must not stay
         monitor.give_up()
-        return faults.told(error)
+        return faults.text(error)
     finally:
         guards.close()
     return ""

@@ -126,7 +126,7 @@ class StandbyPool:
         self._mode = mode
 
     def _want(self, spec: StandbySpec, *, soon: bool) -> None:
-        self._look()
+        self._refresh()
         if self._mode is StandbyMode.OFF or not is_possible(spec.executable):
             return
         if self._spare and not self._spare.spec.difference(spec):
@@ -145,7 +145,7 @@ class StandbyPool:
             self._reason = f"it cannot be had: {error}"
 
     def _take(self, spec: StandbySpec) -> Standby | str:
-        self._look()
+        self._refresh()
         if self._spare is None:
             return self._reason
         if difference := spec.difference(self._spare.spec):
@@ -154,7 +154,7 @@ class StandbyPool:
         return spare
 
     def _status(self) -> StandbyStatus:
-        self._look()
+        self._refresh()
         one = self._spare
         if one is None:
             return StandbyStatus(self._mode, reason=self._reason)
@@ -163,7 +163,7 @@ class StandbyPool:
     def _wait_gone(self, timeout: float) -> bool:
         deadline = time.monotonic() + timeout
         gone = [spare.end(max(0.0, deadline - time.monotonic())) for spare in self._leaving]
-        self._look()
+        self._refresh()
         return all(gone)
 
     def _close(self) -> None:
@@ -172,7 +172,7 @@ class StandbyPool:
                 spare.hang_up()
         self._spare, self._leaving = None, []
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         self._leaving = [spare for spare in self._leaving if not spare.gone]
         if self._spare and self._spare.over:
             self._reason = self._spare.over

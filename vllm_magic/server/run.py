@@ -199,7 +199,7 @@ class ServerRun:
 
     def unreported_failure(self) -> str:
         """Return that the server failed, and why, once: "" where it did not, or where somebody was told before."""
-        error = self.lifecycle.hear()
+        error = self.lifecycle.report_error()
         return release_report.failure_line(self.name, error) if error else ""
 
     # Its start.
@@ -238,7 +238,7 @@ class ServerRun:
         now = self.lifecycle.now
         if not now.state.runs:
             raise (
-                self.lifecycle.hear()
+                self.lifecycle.report_error()
                 or now.error
                 or StartFailed(f"{self.name} was stopped", "Start it again")
             )

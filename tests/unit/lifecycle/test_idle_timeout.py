@@ -35,7 +35,7 @@ class TestJudgement:
     def until_over(self, idleness: Idleness, answers=None) -> float:
         """Look as often as it asks for; returns the seconds until it said so."""
         now = NOW
-        while not idleness.judge(ServerUse(answers(now - NOW) if answers else work(0, 7.0)), now):
+        while not idleness.observe(ServerUse(answers(now - NOW) if answers else work(0, 7.0)), now):
             assert idleness.next_look - now >= min(SHORTEST, 0.001)
             now = idleness.next_look
             assert now - NOW < 10**6
@@ -49,7 +49,7 @@ class TestJudgement:
         for ttl, pause in ((4.0, SHORTEST), (100.0, 10.0), (1800.0, LONGEST)):
             idleness = Idleness(ttl)
             assert idleness.next_look <= NOW
-            assert not idleness.judge(ServerUse(work(0, 0.0)), NOW)
+            assert not idleness.observe(ServerUse(work(0, 0.0)), NOW)
             assert idleness.next_look == pytest.approx(NOW + pause)
 
     def test_a_request_begins_the_time_anew(self):
@@ -66,28 +66,28 @@ class TestJudgement:
 
     def test_no_answer_is_no_idleness(self):
         idleness, now = Idleness(10), NOW
-        assert not idleness.judge(ServerUse(work(0, 7.0)), now)
+        assert not idleness.observe(ServerUse(work(0, 7.0)), now)
         for _ in range(100):
             now = idleness.next_look
-            assert not idleness.judge(ServerUse(None), now)
+            assert not idleness.observe(ServerUse(None), now)
             assert idleness.next_look >= now + SHORTEST
-        assert idleness.judge(ServerUse(work(0, 7.0)), now)
+        assert idleness.observe(ServerUse(work(0, 7.0)), now)
 
     def test_one_that_never_answered_is_not_idle_at_its_first_answer(self):
         idleness = Idleness(10)
-        assert not idleness.judge(ServerUse(None), NOW)
-        assert not idleness.judge(ServerUse(work(0, 7.0)), NOW + 1000)
+        assert not idleness.observe(ServerUse(None), NOW)
+        assert not idleness.observe(ServerUse(work(0, 7.0)), NOW + 1000)
 
     def test_a_connection_that_waits_puts_the_end_off(self):
         """And no more: its request is counted once it is answered."""
         idleness, waiting, now = Idleness(10), asked(), NOW
-        assert not idleness.judge(ServerUse(QUIET, (waiting,)), now)
+        assert not idleness.observe(ServerUse(QUIET, (waiting,)), now)
         for _ in range(30):
             now = idleness.next_look
-            assert not idleness.judge(ServerUse(QUIET, (waiting,)), now)
+            assert not idleness.observe(ServerUse(QUIET, (waiting,)), now)
         assert now >= NOW + 10
         assert idleness.next_look == now + SHORTEST
-        assert idleness.judge(ServerUse(QUIET), idleness.next_look)
+        assert idleness.observe(ServerUse(QUIET), idleness.next_look)
 
 
 QUIET = work(0, 7)
@@ -249,8 +249,8 @@ def test_connections_that_cannot_be_read_in_time_tell_nothing(monkeypatch):
     seen = look(Answering(), 1)
     assert Requests().under_way(seen, NOW) is None
     idleness = Idleness(0.0)
-    assert idleness.judge(ServerUse(work(0, 7.0)), NOW)
-    assert not idleness.judge(seen, NOW)
+    assert idleness.observe(ServerUse(work(0, 7.0)), NOW)
+    assert not idleness.observe(seen, NOW)
 
 
 class Answering:

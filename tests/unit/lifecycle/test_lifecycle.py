@@ -64,9 +64,9 @@ def test_a_wait_for_what_is_so_already_takes_any_timeout(lifecycle):
 
 def test_a_failure_is_told_once(lifecycle):
     error = StartFailed("The model is gated", "Set HF_TOKEN")
-    assert lifecycle.hear() is None
+    assert lifecycle.report_error() is None
     lifecycle.take(NeverStarted(error))
-    assert [lifecycle.hear(), lifecycle.hear()] == [error, None]
+    assert [lifecycle.report_error(), lifecycle.report_error()] == [error, None]
     assert lifecycle.now.error is error
 
 

@@ -60,7 +60,7 @@ def test_it_begins_with_nothing_known():
     assert (fresh.state, fresh.progress) == (STARTING, Progress(Stage.QUEUED))
     assert (fresh.folder, fresh.leader, fresh.release, fresh.error) == (None, None, None, None)
     assert not fresh.is_stop_requested
-    assert not fresh.is_error_unheard
+    assert not fresh.is_error_unreported
 
 
 @pytest.mark.parametrize(
@@ -183,8 +183,8 @@ class TestWhoHearsOfAFailure:
     )
     def test_it_is_to_be_told(self, asked, notice, unheard):
         after = status(RUNS, is_stop_requested=asked).after(notice, AT, 5.0)
-        assert after.is_error_unheard is unheard
-        assert not after.heard().is_error_unheard
+        assert after.is_error_unreported is unheard
+        assert not after.with_error_reported().is_error_unreported
 
 
 class TestWhatIsLeft:

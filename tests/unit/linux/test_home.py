@@ -83,7 +83,7 @@ def test_a_user_without_a_home(homeless, tmp_path, monkeypatch):
         settings.profile("x")
     assert model_files.cache_folder({}) == Path("~/.cache/huggingface/hub")  # as huggingface_hub has it then
     assert hf_cache.folder(spec.args, {}) == Path("~/d")
-    assert Downloads("m", spec.args, {}).look() is None
+    assert Downloads("m", spec.args, {}).progress() is None
     assert model_files.find(spec, {}) is None
     assert [*on_disk.cached_models()] == []
     assert [*on_disk.files("~/")] == []

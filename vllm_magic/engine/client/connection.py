@@ -84,7 +84,7 @@ class Connection:
             RequestFailed: the request failed, or the answer is not JSON.
             InvalidOption: the body cannot be written as JSON.
         """
-        with told(self._name):
+        with request_errors(self._name):
             return self._ask("POST", path, body, limit).json()
 
     def send(
@@ -100,7 +100,7 @@ class Connection:
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, limit: float) -> HttpResponse:
         data = b"" if body is None else _packed(body)
         headers = self._headers | ({"Content-Type": "application/json"} if data else {})
-        with told(self._name):
+        with request_errors(self._name):
             answer = exchange.ask(
                 method,
                 self._endpoint.url + path,
@@ -129,7 +129,7 @@ class Connection:
         """
         data = _packed(body)
         headers = self._headers | {"Content-Type": "application/json"}
-        with told(self._name, _SILENT):
+        with request_errors(self._name, _SILENT):
             sent = Exchange(
                 "POST",
                 self._endpoint.url + path,
@@ -142,7 +142,7 @@ class Connection:
             failed = sent.status not in SUCCESS
             said = sent.beginning(REFUSAL_LIMIT, REFUSAL_MOST) if failed else b""
             self._check(sent.status, said.decode(errors="replace"), path)
-            with told(self._name):
+            with request_errors(self._name):
                 _check_stream(sent)
         except BaseException:
             sent.close()
@@ -209,7 +209,7 @@ class Events:
         Raises:
             RequestFailed: the connection ended early, or the server was silent for too long.
         """
-        with told(self._name, _SILENT):
+        with request_errors(self._name, _SILENT):
             for data in self._events():
                 if data == b"[DONE]":
                     return
@@ -304,7 +304,7 @@ def refused(name: str, status: int, message: str, path: str = "") -> RequestFail
 
 
 @contextmanager
-def told(name: str, late: str = "has not answered in time") -> Iterator[None]:
+def request_errors(name: str, late: str = "has not answered in time") -> Iterator[None]:
     """Turn the errors of a connection into `RequestFailed`.
 
     Args:

@@ -145,7 +145,7 @@ class Exchange:
         except BaseException as error:
             self._wire.hang_up()
             if isinstance(error, _FAILURES):
-                raise _told(error) from None
+                raise _as_no_answer(error) from None
             raise
         self.status = self._answer.status
 
@@ -203,7 +203,7 @@ class Exchange:
         try:
             piece = read(PIECE)
         except _FAILURES as error:
-            raise _told(error) from None
+            raise _as_no_answer(error) from None
         if not piece and self._answer.length:  # http.client does not report that bytes are missing
             raise NoAnswerError("the connection was closed in the middle of the answer")
         return piece
@@ -321,7 +321,7 @@ def _head(method: str, url: str, length: int, headers: Mapping[str, str]) -> Sec
     return SecretBytes("\r\n".join([*lines, "", ""]).encode())
 
 
-def _told(error: Exception) -> NoAnswerError:
+def _as_no_answer(error: Exception) -> NoAnswerError:
     return (TooLateError if isinstance(error, TimeoutError) else NoAnswerError)(_words(error))
 
 

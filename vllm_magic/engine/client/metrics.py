@@ -188,8 +188,8 @@ def _read(text: str, lines: re.Pattern[str]) -> _Found | None:
 
 
 def _activity(found: _Found) -> Activity | None:
-    told = [name in found for name in _ACTIVITY]
-    if not any(told[:2]) or not any(told[2:]):
+    present = [name in found for name in _ACTIVITY]
+    if not any(present[:2]) or not any(present[2:]):
         return None
     return Activity(*(int(_total(found, name)) for name in _ACTIVITY))
 

@@ -44,8 +44,8 @@ def flag_meant(match: re.Match[str], known: HintContext) -> str:
     flagged = [word for word in match[1].split() if word.startswith("-")][:MOST_MEANT]
     unknown = [word.partition("=")[0].replace("_", "-") for word in flagged]
     meant = {word: " or ".join(close) for word in unknown if (close := flags.similar(word, known.flags))}
-    told = [f"{close} for {word}" if len(unknown) > 1 else close for word, close in meant.items()]
-    return f"Did you mean {', '.join(told)}?" if told else "Look it up: vllm serve --help=all"
+    suggestions = [f"{close} for {word}" if len(unknown) > 1 else close for word, close in meant.items()]
+    return f"Did you mean {', '.join(suggestions)}?" if suggestions else "Look it up: vllm serve --help=all"
 
 
 def choice_meant(match: re.Match[str], _: HintContext) -> str:

@@ -61,7 +61,7 @@ class Downloads:
         self._clock = clock
         self._seen: list[tuple[float, int]] = []
 
-    def look(self) -> Download | None:
+    def progress(self) -> Download | None:
         """Return the download that is under way now; None if there is none."""
         if self._folder is None:
             return None

@@ -177,28 +177,28 @@ class TestDownloads:
         return Downloads("org/name", (), {"HF_HUB_CACHE": str(hub)}, clock)
 
     def test_bytes_and_speed(self, downloads, blobs, clock):
-        assert downloads.look() is None
+        assert downloads.progress() is None
         (blobs / "a").write_bytes(bytes(100))
-        assert downloads.look() is None
+        assert downloads.progress() is None
         part = blobs / "b.incomplete"
         part.write_bytes(bytes(1000))
-        assert downloads.look() == Download(1100, None, None)
+        assert downloads.progress() == Download(1100, None, None)
         clock.now = 2.0
         part.write_bytes(bytes(5000))
-        assert downloads.look() == Download(5100, None, 2000.0)
+        assert downloads.progress() == Download(5100, None, 2000.0)
         clock.now = 6.0
-        assert downloads.look() == Download(5100, None, 0.0)
+        assert downloads.progress() == Download(5100, None, 0.0)
         part.rename(blobs / "b")
-        assert downloads.look() is None
+        assert downloads.progress() is None
 
     def test_what_was_broken_off_is_no_download(self, downloads, blobs):
         (blobs / "a").write_bytes(bytes(7))
         old = blobs / "b.1234.incomplete"
         old.write_bytes(bytes(1000))
         os.utime(old, (1e9, 1e9))
-        assert downloads.look() is None
+        assert downloads.progress() is None
         (blobs / "b.5678.incomplete").write_bytes(bytes(10))
-        assert downloads.look().done == 17
+        assert downloads.progress().done == 17
 
     def test_the_whole_is_in_the_index(self, downloads, hub, blobs):
         (blobs / "b.incomplete").write_bytes(bytes(1000))
@@ -211,11 +211,11 @@ class TestDownloads:
             ([], None),
         ):
             index.write_text(json.dumps(content))
-            assert downloads.look() == Download(1000, total, None)
+            assert downloads.progress() == Download(1000, total, None)
 
     def test_a_local_folder_is_not_downloaded(self, tmp_path, hub, blobs):
         (blobs / "b.incomplete").write_bytes(b"x")
-        assert Downloads(str(tmp_path), (), {"HF_HUB_CACHE": str(hub)}).look() is None
+        assert Downloads(str(tmp_path), (), {"HF_HUB_CACHE": str(hub)}).progress() is None
 
     def test_where_it_is(self):
         home = Path.home()
