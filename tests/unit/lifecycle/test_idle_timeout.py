@@ -19,7 +19,7 @@ from vllm_magic.lifecycle.idle_timeout import (
     Requests,
     ServerUse,
     keep_alive,
-    look,
+    read_use,
 )
 from vllm_magic.linux import connections
 from vllm_magic.linux.connections import TcpConnection
@@ -246,7 +246,7 @@ def test_connections_that_cannot_be_read_in_time_tell_nothing(monkeypatch):
         raise TimeoutError
 
     monkeypatch.setattr(connections, "established", late)
-    seen = look(Answering(), 1)
+    seen = read_use(Answering(), 1)
     assert Requests().under_way(seen, NOW) is None
     idleness = Idleness(0.0)
     assert idleness.observe(ServerUse(work(0, 7.0)), NOW)
