@@ -433,5 +433,5 @@ def test_what_prints_too_much_does_not_fill_the_disk(cache_folder, vllm, monkeyp
     flag_reading._READER.write_text("for _ in range(100): print('x' * 2**20)")
     assert flag_reading.table(vllm) is None
     (_, builder) = flag_reading._builders[vllm]
-    assert builder.wait(60) == 0
+    assert builder.process.wait(60) == 0
     assert os.listdir(cache_folder) == []

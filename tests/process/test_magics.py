@@ -199,7 +199,7 @@ def test_an_exposed_server_is_warned_about(shell):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("strat tiny", r"no 'strat'.*%vllm start"),
+        ("strat tiny", r"no command 'strat'.*%vllm start"),
         ("start", "Which model"),
         ("start --max-model-len 8 tiny", "Write it first"),
         ("start 'tiny", r"No closing quotation"),

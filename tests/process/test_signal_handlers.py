@@ -37,7 +37,6 @@ def inside(monkeypatch):
 
 LOCKS = {
     "registry": lambda manager, _: (manager._registry, "_lock"),
-    "lifecycle": lambda _, server: (server._run.lifecycle, "_lock"),
     "wake": lambda _, server: (server._run._supervisor._cancelled.wake, "_lock"),
     "sampler": lambda manager, _: (manager._sampler, "_lock"),
 }
@@ -63,7 +62,7 @@ def test_a_handler_looks_and_stops(manager, spec, traces, inside, lock):
 @pytest.mark.timeout(300, method="signal")
 def test_the_main_thread_holds_nothing_that_the_thread_of_a_server_needs(manager, spec, traces, monkeypatch):
     """Where it is interrupted, a handler may wait for the end of a server, in the middle of each line of this package."""
-    monkeypatch.setattr(forks, "PATIENCE", 0.2)
+    monkeypatch.setattr(forks, "START_LIMIT", 0.2)
     monkeypatch.setattr("vllm_magic.monitoring.sampler.PATIENCE", 0.2)
     other = manager.start(spec(name="other"), timeout=60).server
     manager.spares.set_mode(StandbyMode.ON)
@@ -89,7 +88,9 @@ def test_the_main_thread_holds_nothing_that_the_thread_of_a_server_needs(manager
         free_port.choose("127.0.0.1")
         manager.spares.status()
         manager.probe.snapshot()
-        manager._heard(other)
+        manager._server_changed(other._run)
+        for one in manager._registry.all():
+            one._run.lifecycle.stages()
 
     assert each_line.run(use, needed) > 100
     assert manager.stop("other").verified

@@ -64,6 +64,7 @@ class Outer(Guard):
     def run(self) -> None:
         """Wait for the end of the inner guard, and release the server if the inner guard has not done that."""
         if not self._wait():
+            self._read_rest()
             # The inner guard may have sent a part of a message.
             self.outbox = Outbox(self.control, is_cut=True)
             self.release("outer", Why.GUARD_GONE, NO_GRACE)
@@ -105,10 +106,15 @@ class Outer(Guard):
         return inner is None or inner.state in processes.STOPPED_STATES or late >= RELEASE_LIMIT
 
     def _unlink_recorded(self) -> None:
-        """Remove the shared memory in the record: the processes that mapped it may have ended before the release."""
+        """Remove the shared memory in the record: the processes that mapped it may have ended before the release.
+
+        What existed before the server is on disk too. The list of this guard may be younger: see `_read_rest`.
+        """
         with contextlib.suppress(OSError, BrokenRecordError):
             noted = record.read(self.request.folder)
-            shared_memory.unlink_unmapped((Segment(*segment) for segment in noted.segments), self.before)
+            existing = record.read_existing_segments(self.request.folder)
+            before = self.before if existing is None else existing
+            shared_memory.unlink_unmapped((Segment(*segment) for segment in noted.segments), before)
 
     def _poll(self, rest: float | None) -> set[int]:
         poller = select.poll()
@@ -131,8 +137,18 @@ class Outer(Guard):
             self._stop_grace = 0.0
             self._ending_since = time.monotonic()
 
-    def _receive_from_inner(self) -> None:
-        """Handle a message of the inner guard.
+    def _read_rest(self) -> None:
+        """Handle what the inner guard had sent before it died, above all the launch request of a standby.
+
+        Otherwise the list of shared memory that must stay would be that of the standby's start.
+        """
+        poller = select.poll()
+        poller.register(self._link, select.POLLIN)
+        while poller.poll(0) and self._receive_from_inner():
+            pass
+
+    def _receive_from_inner(self) -> bool:
+        """Handle a message of the inner guard; return False if there is none any more, since the guard has died.
 
         The message is the launch request of a standby, the known processes, or a stop; or it passes the pidfd and the
         connection of a new kernel by SCM_RIGHTS (unix(7)).
@@ -155,6 +171,7 @@ class Outer(Guard):
             self.drop_kernel()
             self.set_kernel(socket.socket(fileno=control), self.inbox, kernel)
             self._ending_since = None
+        return bool(data)
 
     def _write_known(self, known: list[list[int]]) -> None:
         """Write the list in a thread: a disk that hangs must not block this guard."""

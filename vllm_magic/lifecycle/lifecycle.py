@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from vllm_magic import background
 from vllm_magic.lifecycle.status import LifecycleStatus, ServerState
 from vllm_magic.linux.latch import Latch
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from vllm_magic.engine.startup.stages import Stage
     from vllm_magic.errors import VllmMagicError
     from vllm_magic.lifecycle.events import Notice
+
+_T = TypeVar("_T")
 
 
 class Lifecycle:
@@ -34,7 +37,7 @@ class Lifecycle:
     def __init__(self, server: str, pace: Pace) -> None:
         self._pace = pace
         self._began = time.monotonic()
-        self._lock = threading.RLock()  # guards all below, and the pace
+        self._lock = threading.Lock()  # guards all below, and the pace
         self._changed = Latch()  # set at the next change, which makes another one
         self._now = LifecycleStatus(server, times={ServerState.STARTING: time.time()})
 
@@ -50,13 +53,11 @@ class Lifecycle:
 
     def estimate(self) -> Estimate:
         """How far the start is, in shares of its time."""
-        with self._lock:
-            return self._pace.estimate(self._now.progress)
+        return self._alone(lambda: self._pace.estimate(self._now.progress))
 
     def stages(self) -> dict[Stage, float]:
         """Seconds of each stage of the start so far; see `Pace.taken`."""
-        with self._lock:
-            return self._pace.taken()
+        return self._alone(lambda: self._pace.taken())  # noqa: PLW0108 - the pace may change meanwhile
 
     def wait_for(self, condition: Callable[[LifecycleStatus], bool], timeout: float | None = None) -> bool:
         """Return True when the condition holds; False if it does not after ``timeout`` seconds."""
@@ -72,41 +73,64 @@ class Lifecycle:
 
     def go_by(self, pace: Pace) -> None:
         """Estimate this start by another pace."""
-        with self._lock:
+
+        def change() -> None:
             pace.move(self._now.progress)
             self._pace = pace
 
+        self._alone(change)
+
     def ask(self) -> None:
         """Note that somebody has asked for the end."""
-        with self._lock:
-            self._change(self._now.requested_to_stop(time.time()))
+        self._alone(lambda: self._change(self._now.requested_to_stop(time.time())))
 
     def reopen(self) -> bool:
         """Note that somebody asks for the end of what the release left; False if another thread was faster."""
-        with self._lock:
+
+        def change() -> bool:
             if not self._now.state.over:
                 return False
             self._change(self._now.reopened(time.time()))
             return True
 
+        return self._alone(change)
+
     def give_up(self) -> None:
         """Note that the end that was asked for once more could not even begin."""
-        with self._lock:
-            self._change(self._now.given_up(time.time()))
+        self._alone(lambda: self._change(self._now.given_up(time.time())))
 
     def report_error(self) -> VllmMagicError | None:
         """Return why the server failed, for somebody who tells it; None if it did not, or if that was told before."""
-        with self._lock:
+
+        def change() -> VllmMagicError | None:
             before = self._now
             self._now = before.with_error_reported()
             return before.error if before.is_error_unreported else None
 
+        return self._alone(change)
+
     def take(self, notice: Notice) -> None:
         """Take in a notice of the supervisor."""
-        with self._lock:
+
+        def change() -> None:
             after = self._now.after(notice, time.time(), self.seconds)
             self._pace.move(after.progress)
             self._change(after)
+
+        self._alone(change)
+
+    def _alone(self, function: Callable[[], _T]) -> _T:
+        """Call a function with the lock held.
+
+        The main thread never holds it: a signal handler of the program may interrupt the main thread, and wait for the end
+        of the server, whose thread needs the lock.
+        """
+
+        def call() -> _T:
+            with self._lock:
+                return function()
+
+        return background.off_main_thread(call)
 
     def _change(self, status: LifecycleStatus) -> None:
         self._now = status

@@ -28,6 +28,7 @@ from vllm_magic.linux import machine
 from vllm_magic.linux.eventfd import Cancellation
 from vllm_magic.linux.files import NO_ROOM
 from vllm_magic.linux.processes import Identity
+from vllm_magic.linux.shared_memory import Segment
 from vllm_magic.provisioning.launch import unusable
 from vllm_magic.recovery.sweep import sweep
 from vllm_magic.release import force_kill, report, unproved
@@ -35,6 +36,7 @@ from vllm_magic.release.result import nothing_to_release
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from vllm_magic.engine.failures.explanations import Failure
     from vllm_magic.gpu.probe import Probe
@@ -235,8 +237,12 @@ class Supervisor:
         reports: list[Ended | Outcome] = [*state.ended]
         if fault or not reports:
             known = prepared.verifier.known
-            before = record.read_existing_segments(str(prepared.folder.path))
-            reports.append(force_kill.release(prepared.folder.mark, state.leader, before, known=known))
+            paths = prepared.folder
+            before, segments = (
+                record.read_existing_segments(str(paths.path)),
+                _recorded_segments(paths.path),
+            )
+            reports.append(force_kill.release(paths.mark, state.leader, before, segments, known))
         over = self._prove(_EndedServer(prepared, state.leader, reports), state.why, began)
         over = replace(over, disk=monitor.disk, fault=fault)
         if over.disk:
@@ -314,7 +320,8 @@ def _killed_again(before: _EndedServer) -> _EndedServer:
         paths.mark,
         before.leader,
         record.read_existing_segments(str(paths.path)),
-        known=[Identity(*row[:2]) for row in left],
+        _recorded_segments(paths.path),
+        [Identity(*row[:2]) for row in left],
     )
     found = [row[:2] for row in outcome.ended + outcome.left]
     unknown = [row for row in left if row[0] == UNKNOWN_PID]  # something is left that nobody can find
@@ -323,6 +330,14 @@ def _killed_again(before: _EndedServer) -> _EndedServer:
     outcome = outcome._replace(left=outcome.left + unknown)
     earlier = [] if left else before.reports  # if all had ended, those reports belong to this release too
     return replace(before, reports=[*earlier, meanwhile, outcome])
+
+
+def _recorded_segments(folder: Path) -> list[Segment]:
+    """Return the shared memory that the server mapped once it was ready: its processes may have ended meanwhile."""
+    try:
+        return [Segment(*one) for one in record.read(str(folder)).segments]
+    except (OSError, record.BrokenRecordError):
+        return []
 
 
 def _refusal(refused: Refused, disk: str) -> StartFailed:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vllm_magic.background import off_main_thread
 from vllm_magic.linux.latch import Latch
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ class GpuTurns:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # guards what follows; reentrant, for a signal handler
+        self._lock = (
+            threading.Lock()
+        )  # guards what follows; the main thread never holds it, see `off_main_thread`
         self._taken: list[_Turn] = []
         self._changed = Latch()  # set at the end of the next turn, which makes another one
 
@@ -70,15 +73,11 @@ class GpuTurns:
         """Wait until no other thread has a turn on a GPU that may be one of these, and keep them off until the end."""
         mine = _Turn(threading.get_ident(), frozenset(gpus))
         try:
-            while (changed := self._take(mine)) is not None:
+            while (changed := off_main_thread(lambda: self._take(mine))) is not None:
                 changed.wait(math.inf)
             yield
         finally:
-            with self._lock:
-                if mine in self._taken:  # an interrupt may have ended the wait
-                    self._taken.remove(mine)
-                changed, self._changed = self._changed, Latch()
-            changed.set()
+            off_main_thread(lambda: self._give_back(mine))
 
     def _take(self, mine: _Turn) -> Latch | None:
         """Take the turn, and return None; or return what is set when the turn may be free."""
@@ -87,6 +86,13 @@ class GpuTurns:
                 return self._changed
             self._taken.append(mine)
             return None
+
+    def _give_back(self, mine: _Turn) -> None:
+        with self._lock:
+            if mine in self._taken:  # an interrupt may have ended the wait
+                self._taken.remove(mine)
+            changed, self._changed = self._changed, Latch()
+        changed.set()
 
     def _is_taken(self, wanted: _Turn) -> bool:
         return any(

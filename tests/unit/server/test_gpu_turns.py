@@ -124,7 +124,7 @@ class TestTurns:
             assert there.wait(HANGS)
 
     @pytest.mark.timeout(60, method="signal")  # which ends a wait of the main thread for itself
-    @pytest.mark.parametrize("where", ["in a turn", "in its lock", "waiting"])
+    @pytest.mark.parametrize("where", ["in a turn", "waiting"])
     def test_a_signal_handler_takes_one_too(self, turns, where):
         done = threading.Event()
 
@@ -136,9 +136,6 @@ class TestTurns:
         try:
             if where == "in a turn":
                 with turns.turn(gpus("0")):
-                    signal.raise_signal(signal.SIGUSR1)
-            elif where == "in its lock":
-                with turns._lock:
                     signal.raise_signal(signal.SIGUSR1)
             else:
                 self.wait_with_a_signal(turns, done)

@@ -13,8 +13,8 @@ from vllm_magic.errors import InvalidOption, VllmMagicError
 from vllm_magic.jupyter.commands import start_arguments
 from vllm_magic.jupyter.commands.base import KNOWN_SERVER, SERVER, ServerName, SubCommand
 from vllm_magic.jupyter.commands.start_arguments import StartArguments, StartRequest
+from vllm_magic.lifecycle.status import ServerState
 from vllm_magic.release.result import Release
-from vllm_magic.server.server import ServerState
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
