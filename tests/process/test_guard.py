@@ -498,7 +498,10 @@ time.sleep(300)
 """
 
 
-@pytest.mark.parametrize("end", ["a stop", "without the inner guard"])
+LATE = "without the inner guard, whose messages the outer one has not read"
+
+
+@pytest.mark.parametrize("end", ["a stop", "without the inner guard", LATE])
 def test_the_shared_memory_of_a_spare_that_becomes_a_server(tmp_path, end):
     """Shared memory that existed before the launch request stays, also if it is younger than the standby."""
     names = [f"/dev/shm/psm_{who}-{os.getpid()}" for who in ("ours", "theirs")]
@@ -508,6 +511,9 @@ def test_the_shared_memory_of_a_spare_that_becomes_a_server(tmp_path, end):
     try:
         receive(pair, StandbyReport, lambda said: said.warm)
         theirs.touch(mode=0o600)
+        outer = Identity(*records.read(str(tmp_path / "folder")).outer)
+        if end == LATE:
+            assert pidfd.send(outer, signal.SIGSTOP)
         pair.launch(waiting)
         started = receive(pair, Started)
         pair.report_ready()
@@ -522,6 +528,7 @@ def test_the_shared_memory_of_a_spare_that_becomes_a_server(tmp_path, end):
             assert receive(pair, Ended).left == []
         else:
             assert pidfd.send(Identity(*started.inner), signal.SIGKILL)
+            pidfd.send(outer, signal.SIGCONT)
             by_hand.until(lambda: not (tmp_path / "folder").exists(), "nobody releases it")
         assert (theirs.exists(), ours.exists()) == (True, False)
     finally:

@@ -140,12 +140,15 @@ class Outer(Guard):
     def _read_rest(self) -> None:
         """Handle what the inner guard had sent before it died, above all the launch request of a standby.
 
-        Otherwise the list of shared memory that must stay would be that of the standby's start.
+        After a late launch request this guard cannot see any more which shared memory was there before the server. So the
+        release removes none, and `_unlink_recorded` goes by the list on disk.
         """
-        poller = select.poll()
+        poller, request = select.poll(), self.request
         poller.register(self._link, select.POLLIN)
         while poller.poll(0) and self._receive_from_inner():
             pass
+        if self.request is not request:
+            self.before = None
 
     def _receive_from_inner(self) -> bool:
         """Handle a message of the inner guard; return False if there is none any more, since the guard has died.
