@@ -166,7 +166,10 @@ class Stage:
         return f"{load}{begin}\n{self.death.ending or ('' if self.host.in_ipython else WAIT)}\n"
 
     def _hear(self) -> dict[str, Any]:
-        line = self._lines.readline()
+        try:
+            line = self._lines.readline()
+        except TimeoutError:
+            raise TimeoutError(f"the host said nothing for {BEGIN:g} s: {self._output()}") from None
         assert line, "the host ended before its time: " + self._output()
         message: dict[str, Any] = json.loads(line)
         return message
