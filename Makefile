@@ -105,7 +105,7 @@ $(VENV)/.ipykernel6: | $(VENV)/.browser
 $(VENV)/.ray: | $(VENV)/.dev
 	@echo "Ray in $(VENV)/ray, with pip ..."
 	@$(PYTHON) -m venv $(VENV)/ray
-	@$(VENV)/ray/bin/pip --disable-pip-version-check install --quiet 'ray[default]>=2.60,<3' certifi psutil pyyaml nvidia-ml-py
+	@$(VENV)/ray/bin/pip --disable-pip-version-check install --quiet 'ray[default]>=2.60,<3' certifi pyyaml nvidia-ml-py
 	@touch $@
 
 # An extra of pyproject.toml, installed: .venv/.dev, .venv/.lab, .venv/.browser. The first one makes the environment.

@@ -490,7 +490,7 @@ def test_in_a_kernel(client, world, text, expected):
 @pytest.mark.parametrize(
     ("text", "expected", "meta"),
     [
-        ("x = %vllm sta|", ["start", "status"], "show one server, as %vllm shows all"),
+        ("x = %vllm sta|", ["start", "status"], "show one server (all of them: %vllm)"),
         ("import os\n%vllm start tiny --max-m|", ["--max-model-len"], "int · Model context"),
         ("%vllm start tiny --dtype=f|", ["float16", "float32"], "value"),
         ("%%vllm --max|", ["--max-tokens"], "the longest answer in tokens"),

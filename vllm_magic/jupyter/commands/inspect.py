@@ -24,7 +24,7 @@ class StatusCommand(SubCommand[ServerName]):
 
     declaration = CommandDeclaration(
         name="status",
-        about="show one server, as %vllm shows all",
+        about="show one server (all of them: %vllm)",
         arguments=(
             Argument(
                 "NAME", "the server (default: all servers of this kernel)", ValueKind.SERVER, type=server_name
