@@ -112,9 +112,6 @@ class JupyterServer(Host):
         runtime = self.folder / "runtime"
         self.env["JUPYTER_RUNTIME_DIR"] = str(runtime)
         options = ["--no-browser", "--allow-root", f"--ServerApp.port={port}", "--IdentityProvider.token=t"]
-        # A kernel binds its TCP ports some time after they were chosen. If a server of another stage has one by then, the
-        # kernel is started anew with other ports, and the client below waits in vain.
-        options.append("--KernelManager.transport=ipc")
         self.server = self.run([sys.executable, "-m", "jupyter_server", *options])
         self._await()
         kernel = self.ask("POST", self.url, {"name": "python3"})

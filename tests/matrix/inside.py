@@ -2,7 +2,7 @@
 
 The stage listens on a Unix socket and speaks JSON lines. The host says ``{"pid", "servers"}``; hears "stop", stops
 the servers that are to be in that phase, and says "stopping"; hears "act", and goes on with the code that the death
-puts behind `begin`.
+puts behind `begin`. An error is said as ``{"error"}``, because a kernel shows it to its clients alone.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ import os
 import signal
 import socket
 import subprocess
-import threading
 import time
-from typing import Any
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 PLAN = "MATRIX_PLAN"
 MARK = "MATRIX_CELL"
@@ -34,22 +38,32 @@ def begin(*, threaded: bool = False) -> None:
         control.sendall(json.dumps(message).encode() + b"\n")
 
     start, stop = METHODS[plan["method"]]
-    servers: dict[str, Any] = {}
-    if threaded:
-        thread = threading.Thread(target=lambda: servers.update(start(plan)))
-        thread.start()
-        thread.join()
-    else:
-        servers.update(start(plan))
+    with _errors_said(say):
+        servers = _in_a_thread(start, plan) if threaded else start(plan)
     say(pid=os.getpid(), servers=servers)
     assert lines.readline() == "stop\n"
-    stop(plan)
+    with _errors_said(say):
+        stop(plan)
     say(stopping=True)
     assert lines.readline() == "act\n"
     _kept.append(control)  # open as long as the host lives
 
 
 _kept: list[Any] = []
+
+
+@contextlib.contextmanager
+def _errors_said(say: Callable[..., None]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        say(error=traceback.format_exc())
+        raise
+
+
+def _in_a_thread(start: Callable[[dict[str, Any]], dict[str, Any]], plan: dict[str, Any]) -> dict[str, Any]:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(start, plan).result()
 
 
 def _environment(plan: dict[str, Any], cell: dict[str, Any]) -> dict[str, str]:

@@ -1,7 +1,8 @@
-"""Ports that nobody takes meanwhile: below those that the kernel gives to whoever connects."""
+"""Ports that nobody takes meanwhile: below those that the kernel gives to whoever connects, and each given out once."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import socket
@@ -13,15 +14,12 @@ WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 MINE = range(LOWEST + WORKER * EACH, LOWEST + (WORKER + 1) * EACH)
 
 
+_never_given = iter(random.sample(MINE, len(MINE)))
+
+
 def free_ports(count: int) -> list[int]:
-    """So many ports that can be bound."""
-    found = []
-    for port in random.sample(MINE, len(MINE)):
-        if len(found) == count:
-            break
-        if can_bind(port):
-            found.append(port)
-    return found
+    """So many ports that can be bound. No call returns a port that an earlier one returned: nobody may listen there yet."""
+    return list(itertools.islice(filter(can_bind, _never_given), count))
 
 
 def can_bind(port: int) -> bool:

@@ -172,6 +172,7 @@ class Stage:
             raise TimeoutError(f"the host said nothing for {BEGIN:g} s: {self._output()}") from None
         assert line, "the host ended before its time: " + self._output()
         message: dict[str, Any] = json.loads(line)
+        assert "error" not in message, f"{message['error']}\n{self._output()}"
         return message
 
     def _output(self) -> str:

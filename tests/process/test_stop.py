@@ -15,6 +15,7 @@ import pytest
 
 from vllm_magic import ledger
 from vllm_magic.errors import StartFailed
+from vllm_magic.guard.client import Guards
 from vllm_magic.guard.control_client import ControlClient
 from vllm_magic.guard.record import Phase
 from vllm_magic.linux import pidfd
@@ -217,6 +218,30 @@ def test_a_stop_from_elsewhere_has_its_whole_grace(manager, spec, probe, traces,
 def stop_from_elsewhere(probe, grace: float) -> str:
     (entry,) = ledger.entries()
     return remote_stop.stop(entry, entry.record, probe, grace, grace).text
+
+
+def test_a_stop_from_elsewhere_comes_before_the_kernel_says_that_the_server_is_ready(
+    manager, spec, probe, traces, monkeypatch
+):
+    """The grace period goes on: only another stop, or an end of the kernel or of a guard, ends it."""
+    is_stopping = threading.Event()
+    report_ready = Guards.report_ready
+
+    def report_late(guards: Guards) -> None:
+        assert is_stopping.wait(60)
+        report_ready(guards)
+
+    monkeypatch.setattr(Guards, "report_ready", report_late)
+    server = start(manager, spec(faults={"exit_delay_s": 2.0}))
+    stopping = threading.Thread(target=lambda: stop_from_elsewhere(probe, 60.0))
+    stopping.start()
+    wait_until(lambda: ledger.entries()[0].record.phase == Phase.STOPPING)
+    is_stopping.set()
+    stopping.join(60)
+    assert server._run.wait_over(60)
+    assert (server.release.exit_code, server.release.verified) == (0, True)
+    assert "SIGKILL" not in {process.how for process in server.release.ended}
+    traces.check()
 
 
 def test_a_stop_from_elsewhere_waits_for_a_release_that_has_begun(manager, spec, probe, traces, monkeypatch):

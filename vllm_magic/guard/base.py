@@ -19,7 +19,7 @@ from vllm_magic.linux import processes, sessions, shared_memory
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from vllm_magic.guard.message_stream import Inbox
     from vllm_magic.linux.processes import Identity
@@ -214,14 +214,22 @@ class Guard:
             except OSError:  # no descriptor is free
                 self.before = None
 
-    def release(self, by: str, why: Why, stop: Stop, end_grace: Iterable[int] = ()) -> None:
+    def release(
+        self,
+        by: str,
+        why: Why,
+        stop: Stop,
+        end_grace: Iterable[int] = (),
+        should_hurry: Callable[[], bool] = lambda: True,
+    ) -> None:
         """End every process of the server, remove its shared memory, and send the kernel a report.
 
         Args:
             by: the guard that does this, "inner" or "outer".
             why: the reason.
             stop: the times for the processes to end by themselves.
-            end_grace: descriptors; when one becomes readable, the grace period ends at once.
+            end_grace: descriptors; when one becomes readable, the grace period may end at once.
+            should_hurry: called when one of them is readable; returns whether the grace period ends.
         """
         self.send(Stopping(why.value, stop.grace))
         with contextlib.ExitStack() as stack:
@@ -235,6 +243,7 @@ class Guard:
                 self.remember_segments,
                 self.is_empty,
                 end_grace,
+                should_hurry,
                 trackers_last=trackers_last,
             )
             outcome = ladder.run(stop.grace, stop.patience)

@@ -98,7 +98,7 @@ class Inner(Guard):
                 self._link.send(encode(stop), socket.MSG_DONTWAIT)
             # After any other reason this is left out: a disk that hangs would delay the release.
             self._write(durable=False, phase=Phase.STOPPING)
-        self.release("inner", why, stop, self._grace_enders() if why is Why.ASKED else [])
+        self.release("inner", why, stop, self._grace_enders() if why is Why.ASKED else [], self._should_hurry)
         self.clear()
         with contextlib.suppress(ProcessLookupError):  # a stopped outer guard would never end
             pidfd_calls.send_to(self._outer_pidfd, signal.SIGCONT)
@@ -377,6 +377,17 @@ class Inner(Guard):
 
     def _grace_enders(self) -> list[int]:
         return [self._outer_pidfd, *self.kernel_filenos()]
+
+    def _should_hurry(self) -> bool:
+        """Whether the other guard or the kernel has ended, or the kernel wants the server to end sooner.
+
+        The kernel may also say that the server is ready: it is told of a stop by somebody else only after that has begun.
+        """
+        ready = set(pidfd.readable(self._grace_enders(), 0.0))
+        if ready != {self.control.fileno()}:
+            return bool(ready)
+        messages = self.inbox.read()
+        return messages is None or any(isinstance(message, Stop) for message in messages)
 
 
 def _shown(members: Members) -> Members:

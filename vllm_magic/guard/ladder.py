@@ -60,7 +60,8 @@ class Ladder:
             stopped for the kill: a server that is starting makes new shared memory until then.
         is_empty: returns whether no process is left. A scan of /proc can miss a process that is forked while its parent
             exits, so an empty scan is no proof.
-        end_grace: descriptors; when one becomes readable, the grace period ends at once.
+        end_grace: descriptors; when one becomes readable, the grace period may end at once.
+        should_hurry: called when one of them is readable; returns whether the grace period ends.
         trackers_last: end multiprocessing's resource trackers after all other processes. They remove the shared memory of
             ended processes. This is for a server whose guards were killed while it started, so that no list of its shared
             memory exists.
@@ -75,6 +76,7 @@ class Ladder:
         before_signal: Callable[[Members], None] = lambda _: None,
         is_empty: Callable[[], bool] = lambda: True,
         end_grace: Iterable[int] = (),
+        should_hurry: Callable[[], bool] = lambda: True,
         *,
         trackers_last: bool = False,
         whole_groups: bool = True,
@@ -84,6 +86,7 @@ class Ladder:
         self._before_signal = before_signal
         self._is_empty = is_empty
         self._end_grace = tuple(end_grace)
+        self._should_hurry = should_hurry
         self._trackers_last = trackers_last
         self._whole_groups = whole_groups
         self._names: dict[Identity, str] = {}
@@ -133,9 +136,9 @@ class Ladder:
                     return alive
                 rest_since = None  # the scan has found an engine that was not known
                 continue
-            is_grace_over = pidfd.wait_for_any(
-                _identities(alive), min(WAIT_INTERVAL, limit - now), also=self._end_grace
-            )
+            timeout = min(WAIT_INTERVAL, limit - now)
+            is_readable = pidfd.wait_for_any(_identities(alive), timeout, also=self._end_grace)
+            is_grace_over = is_readable and self._should_hurry()
             alive = self._update(alive)
         return self._scan() if alive else alive
 
