@@ -18,6 +18,7 @@ import pytest
 
 from matrix.cells import every, pairs
 from matrix.deaths import DEATHS, Seen
+from matrix.ports import free_ports
 from matrix.run import OURS, play
 
 RESULTS = os.environ.get("VLLM_MAGIC_MATRIX")
@@ -55,6 +56,12 @@ def test_what_people_use_today(results, death, method):
     cells = play(death.name, method, "some", results)
     if death.name in LEFT and method != "terminate":
         assert all(cell["survivors"] for cell in cells)
+
+
+def test_no_port_is_given_out_twice():
+    """The server that was given the port first may not listen yet."""
+    given = [port for _ in range(10) for port in free_ports(20)]
+    assert len(set(given)) == len(given) == 200
 
 
 def test_one_of_each_class_is_tried_in_full():

@@ -30,6 +30,7 @@ from vllm_magic.manager.manager import Manager
 QUICK = stand_in.options(import_s=0, config_s=0, init_s=0, load_s=0, warmup_s=0, exit_delay_s=0)
 WARM_UP = 0.2  # of the cycles, before the first count of what is held
 LAUNCH_LIMIT = 60.0  # seconds
+ENDING = 10.0  # seconds for a thread to end that has nothing more to do
 
 # What a cycle does, and how often.
 KINDS = {
@@ -169,9 +170,11 @@ def main() -> None:
     warm_up = int(cycles * WARM_UP)
     stress = Stress(executable, seed, limit)
     stress.run(warm_up, threads)
-    before = held()
+    before, lasting = held(), threading.enumerate()
     stress.run(cycles - warm_up, threads)
     stress.manager.stop_all(grace=0.0)
+    for thread in set(threading.enumerate()) - set(lasting):
+        thread.join(ENDING)  # of a server whose end is known; the thread itself may have to end yet
     after = held()
     stress.manager.close()
     report = {
