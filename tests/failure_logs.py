@@ -432,7 +432,7 @@ KNOWN = {
     "weights too large": (
         (
             (
-                "(EngineCore pid=7) ERROR 11-23 20:49:30 [gpu_model_runner.py:5147] Failed to load model - not enough GPU "
+                "(EngineCore pid=32068) ERROR 11-23 20:49:30 [gpu_model_runner.py:5147] Failed to load model - not enough GPU "
                 f"memory. Try lowering --gpu-memory-utilization to free memory for weights (original error: {OOM})"
             ),
             *in_engine(f"torch.OutOfMemoryError: {OOM}"),
@@ -575,8 +575,8 @@ UNKNOWN = {
         "Too much",
     ),
     "an exception with a module": (
-        in_engine("torch._inductor.exc.InductorError: RuntimeError: Failed to find C compiler"),
-        "torch._inductor.exc.InductorError: RuntimeError: Failed to find C compiler",
+        in_engine("torch._inductor.exc.InductorError: RuntimeError: it is too deep"),
+        "torch._inductor.exc.InductorError: RuntimeError: it is too deep",
     ),
     "an exception that says little": (in_engine("KeyError: 'model_type'"), "KeyError: 'model_type'"),
     "an exception without words": (in_engine("AssertionError"), "AssertionError"),
@@ -599,9 +599,5 @@ UNKNOWN = {
     "an import in the engine's process": (
         ("Process EngineCore:", HEADER, "ImportError: cannot import name 'x' from 'y'", USELESS[-1]),
         "ImportError: cannot import name 'x' from 'y'",
-    ),
-    "nothing better": (
-        USELESS[-2:],
-        "Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}",
     ),
 }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import secrets
 import stat
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import address as addresses
@@ -23,7 +25,6 @@ from vllm_magic.linux.marks import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from vllm_magic.engine.spec import ServerSpec
 
@@ -33,6 +34,7 @@ LORA = "--enable-lora"
 QUIET = ("--disable-access-log-for-endpoints", "/health,/metrics")
 # Variables in the environment of a notebook's kernel that are only for the kernel.
 OF_THE_KERNEL = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "JPY_INTERRUPT_EVENT", "MPLBACKEND")
+_OF_A_SERVICE = re.compile(r"VLLM_SERVICE_(?:HOST|PORT\w*)|VLLM_PORT_\d+_\w+")
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def build(spec: ServerSpec) -> Command:
 def environment(
     environ: Mapping[str, str],
     spec: ServerSpec,
+    program: str,
     endpoint: Endpoint,
     mark: str,
     tmp: Path,
@@ -102,12 +105,13 @@ def environment(
     Args:
         environ: the kernel's environment.
         spec: the server.
+        program: the absolute path of vLLM.
         endpoint: the address and the key of the server.
         mark: the value of `MARK`.
         tmp: the private TMPDIR.
         visible: the value of CUDA_VISIBLE_DEVICES; None to leave it unchanged.
     """
-    env = common_environment(environ, spec) | private_environment(mark, tmp)
+    env = common_environment(environ, spec, program) | private_environment(mark, tmp)
     env["VLLM_API_KEY"] = endpoint.api_key
     if visible is not None:
         env["CUDA_VISIBLE_DEVICES"] = visible
@@ -115,10 +119,17 @@ def environment(
     return env
 
 
-def common_environment(environ: Mapping[str, str], spec: ServerSpec) -> dict[str, str]:
+def common_environment(environ: Mapping[str, str], spec: ServerSpec, program: str) -> dict[str, str]:
     """Return the part of `environment` that servers may share: the variables from the kernel, the spec and its flags."""
-    env = {name: value for name, value in environ.items() if name not in OF_THE_KERNEL}
+    env = {
+        name: value
+        for name, value in environ.items()
+        if name not in OF_THE_KERNEL and not _is_of_kubernetes(name, value)
+    }
     env.update(spec.env)
+    # FlashInfer runs the ninja beside vLLM, and a kernel's PATH often lacks that folder (flashinfer, pull request 3386).
+    folder = Path(program).resolve().parent
+    env["PATH"] = os.pathsep.join([str(folder), env.get("PATH", os.defpath)])
     # By default torch.compile's cache is in TMPDIR, which is removed after each release.
     if "TORCHINDUCTOR_CACHE_DIR" not in env and (compiled := _compile_cache()):
         env["TORCHINDUCTOR_CACHE_DIR"] = compiled
@@ -128,6 +139,14 @@ def common_environment(environ: Mapping[str, str], spec: ServerSpec) -> dict[str
         env.setdefault("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "1")  # without it vLLM has no routes for adapters
     env["SPT_NOENV"] = "1"  # setproctitle would wipe the mark from /proc/PID/environ
     return env
+
+
+def _is_of_kubernetes(name: str, value: str) -> bool:
+    """Whether Kubernetes sets the variable for a service that is called vllm; vLLM would take it for its own.
+
+    See get_vllm_port in vllm/envs.py, and https://kubernetes.io/docs/concepts/services-networking/service/.
+    """
+    return bool(_OF_A_SERVICE.fullmatch(name)) or (name == "VLLM_PORT" and "://" in value)
 
 
 def private_environment(mark: str, tmp: Path) -> dict[str, str]:

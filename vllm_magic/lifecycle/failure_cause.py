@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import port
 from vllm_magic.engine.failures import explanations
+from vllm_magic.engine.failures.hints import HintContext
+from vllm_magic.engine.failures.machine_facts import MachineFacts
 from vllm_magic.engine.flags import flag_table, flags
+from vllm_magic.linux import memory
 from vllm_magic.provisioning import preflight
 
 if TYPE_CHECKING:
@@ -18,7 +25,13 @@ if TYPE_CHECKING:
 
 
 def find(
-    prepared: Prepared, executable: str, log_tail: Sequence[str], exit_code: int | None, *, was_ready: bool
+    prepared: Prepared,
+    executable: str,
+    log_tail: Sequence[str],
+    exit_code: int | None,
+    *,
+    was_ready: bool,
+    oom_kills_before: int,
 ) -> Failure:
     """The cause, once nothing of the server runs any more.
 
@@ -28,17 +41,42 @@ def find(
         log_tail: the end of its log.
         exit_code: of its leader; negative for a signal, None if unknown.
         was_ready: whether it had answered.
+        oom_kills_before: what `memory.oom_kills` was before its start.
     """
     if prepared.verifier.failure:
         return prepared.verifier.failure
-    if was_ready:
-        return explanations.explain_death(log_tail, exit_code, model=prepared.model)
     table = flag_table.load(executable)
-    known = tuple(table.by_string) if table else flags.COMMON
-    failure = explanations.explain(log_tail, exit_code, model=prepared.model, flags=known)
+    context = HintContext(
+        tuple(table.by_string) if table else flags.COMMON,
+        prepared.model,
+        str(Path(executable).with_name("python")),
+        _machine_facts(oom_kills_before),
+    )
+    if was_ready:
+        return explanations.explain_death(log_tail, exit_code, context)
+    failure = explanations.explain(log_tail, exit_code, context)
     if failure.port_taken:
         return _with_holder_of_port(failure, prepared.port)
     return _with_holders_of_memory(failure, prepared) if failure.memory_wanted else failure
+
+
+def _machine_facts(oom_kills_before: int) -> MachineFacts:
+    shared_memory = None
+    with contextlib.suppress(OSError):
+        found = os.statvfs("/dev/shm")  # noqa: S108 - only its size is read
+        shared_memory = found.f_blocks * found.f_frsize
+    return MachineFacts(
+        shared_memory,
+        memory.limit(),
+        memory.oom_kills() > oom_kills_before,
+        _limit(resource.RLIMIT_NPROC),
+        _limit(resource.RLIMIT_NOFILE),
+    )
+
+
+def _limit(of: int) -> int | None:
+    soft, _ = resource.getrlimit(of)
+    return None if soft == resource.RLIM_INFINITY else soft
 
 
 def _with_holder_of_port(failure: Failure, number: int) -> Failure:

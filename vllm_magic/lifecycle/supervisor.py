@@ -24,7 +24,7 @@ from vllm_magic.lifecycle.idle_timeout import KEEP_ALIVE
 from vllm_magic.lifecycle.monitor import Monitor
 from vllm_magic.lifecycle.own_listener import OwnListener
 from vllm_magic.lifecycle.state import StateMachine
-from vllm_magic.linux import machine
+from vllm_magic.linux import machine, memory
 from vllm_magic.linux.eventfd import Cancellation
 from vllm_magic.linux.files import NO_ROOM
 from vllm_magic.linux.processes import Identity
@@ -97,6 +97,7 @@ class Supervisor:
         self._cancelled = Cancellation()
         self._thread = threading.Thread(target=self._run, name=f"vllm-magic {name}", daemon=True)
         self._unproved: _EndedServer | None = None  # whose release is not proved
+        self._oom_kills_before = 0
 
     def begin(self) -> None:
         """Start the thread.
@@ -128,6 +129,8 @@ class Supervisor:
         threading.Thread(target=self._run_again, name=f"vllm-magic {self._name}", daemon=True).start()
 
     def _run(self) -> None:
+        self._oom_kills_before = memory.oom_kills()
+
         def live() -> Notice:
             try:
                 return self._live()
@@ -260,7 +263,12 @@ class Supervisor:
         path = paths.log if release.left else paths.kept_log
         tail = log.tail(path, LOG_TAIL, prepared.secrets)
         return failure_cause.find(
-            prepared, self._provisioner.command.argv[0], tail, release.exit_code, was_ready=was_ready
+            prepared,
+            self._provisioner.command.argv[0],
+            tail,
+            release.exit_code,
+            was_ready=was_ready,
+            oom_kills_before=self._oom_kills_before,
         )
 
     def _unknown_end(self, prepared: Prepared, state: MonitorState, fault: str) -> Over:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class _Version(NamedTuple):
@@ -15,10 +18,19 @@ class _Version(NamedTuple):
     limit: str  # the name of a file
     used: str  # the name of a file
     cache: str  # the field of memory.stat with the memory that the kernel frees first
+    events: str  # the name of the file with the field oom_kill
 
 
-_V2 = _Version("0::", "", "memory.max", "memory.current", "inactive_file")
-_V1 = _Version(":memory:", "/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_V2 = _Version("0::", "", "memory.max", "memory.current", "inactive_file", "memory.events")
+_V1 = _Version(
+    ":memory:",
+    "/memory",
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    "total_inactive_file",
+    "memory.oom_control",
+)
+_UNLIMITED = 2**60  # bytes; cgroups(7), version 1, writes a number of this size where there is no limit
 
 
 def available(root: str = "/") -> int | None:
@@ -41,17 +53,49 @@ def used_by(pid: int) -> int:
     return _field(f"/proc/{pid}/smaps_rollup", "Pss:") * 1024
 
 
+def limit(root: str = "/") -> int | None:
+    """Return the bytes of memory that the control groups of this process may use; None if there is no limit.
+
+    Args:
+        root: the folder that contains /proc and /sys.
+    """
+    limits = []
+    for version in (_V2, _V1):
+        for folder in _groups(root, version):
+            with contextlib.suppress(ValueError):  # "max", or no such file
+                limits.append(int(_read(f"{folder}/{version.limit}")))
+    return min((one for one in limits if one < _UNLIMITED), default=None)
+
+
+def oom_kills(root: str = "/") -> int:
+    """Return how many processes the kernel has killed for memory, in the control groups of this process or anywhere.
+
+    The number grows when a process is killed (memory.events, cgroups(7); /proc/vmstat, proc(5)); it says nothing else.
+
+    Args:
+        root: the folder that contains /proc and /sys.
+    """
+    folders = [(folder, version) for version in (_V2, _V1) for folder in _groups(root, version)]
+    counts = [_field(f"{folder}/{version.events}", "oom_kill") for folder, version in folders]
+    return sum(counts) + _field(os.path.join(root, "proc/vmstat"), "oom_kill")
+
+
 def _below_limits(root: str, version: _Version) -> list[int]:
+    rests = []
+    for folder in _groups(root, version):
+        with contextlib.suppress(ValueError):  # "max", or no such file
+            most, used = (int(_read(f"{folder}/{name}")) for name in (version.limit, version.used))
+            rests.append(max(0, most - used + _field(f"{folder}/memory.stat", version.cache)))
+    return rests
+
+
+def _groups(root: str, version: _Version) -> Iterator[str]:
+    """Yield the folders of this process's control group and of those above it."""
     lines = _read(os.path.join(root, "proc/self/cgroup")).splitlines()
     group = next((line.partition(version.line)[2] for line in lines if version.line in line), None)
-    rests = []
     while group is not None:
-        folder = os.path.join(root, f"sys/fs/cgroup{version.mount}{group}")
-        with contextlib.suppress(ValueError):  # "max", or no such file
-            limit, used = (int(_read(f"{folder}/{name}")) for name in (version.limit, version.used))
-            rests.append(max(0, limit - used + _field(f"{folder}/memory.stat", version.cache)))
+        yield os.path.join(root, f"sys/fs/cgroup{version.mount}{group}")
         group = os.path.dirname(group) if group not in ("", "/") else None
-    return rests
 
 
 def _field(path: str, name: str) -> int:

@@ -196,7 +196,9 @@ def _build_request(
     visible = choice.cuda_visible_devices(chosen) if chosen else None
     request = LaunchRequest(
         argv=list(command.argv),
-        env=commands.environment(environ, spec, command.endpoint, folder.id, folder.tmp, visible),
+        env=commands.environment(
+            environ, spec, command.argv[0], command.endpoint, folder.id, folder.tmp, visible
+        ),
         cwd=spec.cwd,
         tmp=str(folder.tmp),
         folder=str(folder.path),

@@ -71,7 +71,7 @@ class StandbySpec:
             path: the absolute path of vLLM.
             environ: the kernel's environment.
         """
-        env = command.common_environment(environ, spec)
+        env = command.common_environment(environ, spec, path)
         # With the value "", vLLM sees no GPU, and imports other modules (vllm/triton_utils/importing.py).
         blind = env.get("CUDA_VISIBLE_DEVICES") == ""
         kept = {name: value for name, value in env.items() if name not in LATE}

@@ -83,7 +83,10 @@ class TestArgv:
         assert KEY not in " ".join(made.argv)
         assert made.argv[3:5] == ("--seed", "1")
         assert (
-            command.environment(os.environ, spec, made.endpoint, "id", tmp_path, None)["VLLM_API_KEY"] == KEY
+            command.environment(os.environ, spec, made.argv[0], made.endpoint, "id", tmp_path, None)[
+                "VLLM_API_KEY"
+            ]
+            == KEY
         )
 
     def test_several_keys_are_refused_and_none_reaches_argv(self, build):
@@ -251,7 +254,7 @@ class TestEnvironment:
     def environment(self, tmp_path, visible=None, **fields) -> dict[str, str]:
         spec = ServerSpec("m/Tiny", **fields)
         return command.environment(
-            os.environ, spec, Endpoint("127.0.0.1", 8000, KEY), "3f9a", tmp_path, visible
+            os.environ, spec, "/v/bin/vllm", Endpoint("127.0.0.1", 8000, KEY), "3f9a", tmp_path, visible
         )
 
     def test_what_keeps_a_server_together(self, tmp_path):
@@ -260,7 +263,33 @@ class TestEnvironment:
         assert env["VLLM_MAGIC_SERVER"] == "3f9a"
         assert env["VLLM_API_KEY"] == KEY
         assert env["SPT_NOENV"] == "1"
-        assert env["PATH"] == os.environ["PATH"]
+        assert env["HOME"] == os.environ["HOME"]
+
+    def test_programs_beside_vllm_are_found_first(self, tmp_path, vllm, monkeypatch):
+        """FlashInfer runs ninja, which pip has put beside vLLM."""
+        assert self.environment(tmp_path)["PATH"] == f"/v/bin{os.pathsep}{os.environ['PATH']}"
+        assert self.environment(tmp_path, env=(("PATH", "/x"),))["PATH"] == f"/v/bin{os.pathsep}/x"
+        link = tmp_path / "vllm"
+        link.symlink_to(vllm)
+        made = command.common_environment({}, ServerSpec("m/Tiny"), str(link))
+        assert made["PATH"] == f"{vllm.parent.resolve()}{os.pathsep}{os.defpath}"
+
+    def test_what_kubernetes_sets_for_a_service_that_is_called_vllm(self, tmp_path, monkeypatch):
+        """vLLM fails with VLLM_PORT=tcp://..., and warns of the other ones."""
+        theirs = {
+            "VLLM_PORT": "tcp://10.96.193.120:6785",
+            "VLLM_PORT_6785_TCP": "tcp://10.96.193.120:6785",
+            "VLLM_PORT_6785_TCP_ADDR": "10.96.193.120",
+            "VLLM_SERVICE_HOST": "10.96.193.120",
+            "VLLM_SERVICE_PORT": "6785",
+            "VLLM_SERVICE_PORT_HTTP": "6785",
+        }
+        for name, value in theirs.items():
+            monkeypatch.setenv(name, value)
+        assert not theirs.keys() & self.environment(tmp_path).keys()
+        monkeypatch.setenv("VLLM_PORT", "6785")
+        assert self.environment(tmp_path)["VLLM_PORT"] == "6785"
+        assert self.environment(tmp_path, env=(("VLLM_PORT", "tcp://x"),))["VLLM_PORT"] == "tcp://x"
 
     def test_the_spec_cannot_undo_that(self, tmp_path):
         ours = {"TMPDIR": "/x", "VLLM_RPC_BASE_PATH": "/x", "VLLM_MAGIC_SERVER": "x", "SPT_NOENV": ""}

@@ -1,7 +1,8 @@
-"""The cause of a server's failure, read from the end of the log of vLLM 0.32.
+"""The cause of a server's failure, read from the end of vLLM's log.
 
-The last line is often useless ("Engine core initialization failed. See root cause above."). So a known sign anywhere in
-the log comes first, then the first error that the engine logged, then the last line of a traceback.
+The last line is often useless ("Engine core initialization failed. See root cause above."). What counts instead, in this
+order: a known sign, in the process that failed first; the first error that the engine logged, or else the last line of a
+traceback; how a process ended, which counts before errors that were logged after it.
 """
 
 from __future__ import annotations
@@ -9,22 +10,26 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote_plus
 
 from vllm_magic.engine.failures import tracebacks
-from vllm_magic.engine.failures.hints import SEE_LOGS, HintContext, ending, ending_hint
-from vllm_magic.engine.failures.patterns import ENGINE_DIED, SIGNS
-from vllm_magic.engine.flags import flags as flags_of_vllm
+from vllm_magic.engine.failures.hints import NOTHING_KNOWN, SEE_LOGS, HintContext, ending, ending_hint
+from vllm_magic.engine.failures.patterns import ENGINE_DIED, EXITED
+from vllm_magic.engine.failures.signs import SIGNS
 from vllm_magic.sizes import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from vllm_magic.engine.failures.machine_facts import MachineFacts
     from vllm_magic.engine.failures.patterns import MessageFunction, Sign
     from vllm_magic.engine.failures.tracebacks import LogLine
 
 MOST_PLACES = 50  # the most matches of one pattern that are compared
 LAST_LINES = 3  # lines of the log that are shown if the log does not show the cause
+SEARCHED_WORDS = 12  # of an error's message, in the link that searches for it
+ISSUES = "https://github.com/vllm-project/vllm/issues?q="
 
 
 @dataclass(frozen=True)
@@ -61,23 +66,22 @@ _STOPPED = re.compile(r"\[launcher\.py:\d+\] \[shutdown\] API server: shutdown t
 def explain(
     lines: Sequence[str],
     exit_code: int | None,
-    *,
-    model: str = "",
-    flags: Sequence[str] = flags_of_vllm.COMMON,
+    context: HintContext = NOTHING_KNOWN,
 ) -> Failure:
     """Return the cause of a start's failure.
 
     Args:
         lines: the last lines of the log.
         exit_code: the exit code of the leader; negative for a signal, None if unknown.
-        model: the model that the server should have served.
-        flags: all flags of vLLM, with their dashes, to find the flag that the user meant.
+        context: what is known beside the log.
     """
     log = tracebacks.read(lines)
-    return _explain(log, HintContext(flags, model)) or _unknown(lines, exit_code)
+    return _explain(log, context) or _unknown(lines, exit_code, context.machine)
 
 
-def explain_death(lines: Sequence[str], exit_code: int | None, *, model: str = "") -> Failure:
+def explain_death(
+    lines: Sequence[str], exit_code: int | None, context: HintContext = NOTHING_KNOWN
+) -> Failure:
     """Return the cause of the unexpected end of a ready server.
 
     Errors of earlier requests in the log are not the cause. The exit code is misleading: it is 0 for an API server whose
@@ -86,7 +90,7 @@ def explain_death(lines: Sequence[str], exit_code: int | None, *, model: str = "
     Args:
         lines: the last lines of the log.
         exit_code: the exit code of the leader; negative for a signal, None if unknown.
-        model: the model that the server served.
+        context: what is known beside the log.
     """
     log = tracebacks.read(lines)
     if _was_stopped(lines):
@@ -94,34 +98,63 @@ def explain_death(lines: Sequence[str], exit_code: int | None, *, model: str = "
         return Failure(cause, hint, tuple(lines[-LAST_LINES:]))
     begin = _begin_of_death(log)
     if begin is None:
-        return _unknown(lines, exit_code)
-    return _explain(log[begin:], HintContext((), model)) or _unknown(lines, exit_code)
+        return _unknown(lines, exit_code, context.machine)
+    return _explain(log[begin:], context) or _unknown(lines, exit_code, context.machine)
+
+
+class _Found(NamedTuple):
+    """A sign in the log, and the number of its line."""
+
+    sign: Sign
+    match: re.Match[str]
+    line: int
 
 
 def _explain(log: Sequence[LogLine], context: HintContext) -> Failure | None:
     text = _text(log)
-    found = (_find(sign, log, text, context) for sign in SIGNS)
+    found = _best(_found(SIGNS, log, text), log)
+    if found is not None:
+        return _failure(found, log, context)
     errors = [(bare, number) for error, number in _errors(log) if (bare := _bare(error))]
     telling = [one for one in errors if "root cause" not in one[0]]
-    return (
-        next(filter(None, found), None)
-        or _first(telling, log)
-        or _find(ENGINE_DIED, log, text, context)
-        or _first(errors, log)
-    )
+    ends = _found(EXITED, log, text)
+    if ends and not any(number < ends[0].line for _, number in telling):
+        return _failure(ends[0], log, context)
+    if telling:
+        return _unexplained(*telling[0], log)
+    died = _found((ENGINE_DIED,), log, text)
+    if died:
+        return _failure(died[0], log, context)
+    return _unexplained(*errors[0], log) if errors else None
 
 
 def _text(log: Sequence[LogLine]) -> str:
     return "\n".join("" if one.frame else one.text for one in log)
 
 
-def _find(sign: Sign, log: Sequence[LogLine], text: str, context: HintContext) -> Failure | None:
-    matches = islice(re.finditer(sign.pattern, text, re.MULTILINE), MOST_PLACES)
-    places = [(match, text.count("\n", 0, match.start())) for match in matches]
-    if not places:
+def _found(signs: Sequence[Sign], log: Sequence[LogLine], text: str) -> list[_Found]:
+    """Return the signs that are in the log, in the order of ``signs``, each at its most telling place."""
+    found = []
+    for sign in signs:
+        matches = islice(re.finditer(sign.pattern, text, re.MULTILINE), MOST_PLACES)
+        places = [_Found(sign, match, text.count("\n", 0, match.start())) for match in matches]
+        # vLLM may log an error, try again, and only then raise it: the place in a traceback is the better one.
+        raised = [one for one in places if tracebacks.is_raised(log, one.line)]
+        found += [*raised, *places][:1]
+    return found
+
+
+def _best(found: Sequence[_Found], log: Sequence[LogLine]) -> _Found | None:
+    """Return the first sign of the process that failed first; lines that name no process may be of each."""
+    if not found:
         return None
-    # vLLM may log an error, try again, and only then raise it: the place in a traceback is the better one.
-    match, first = next((one for one in places if tracebacks.is_raised(log, one[1])), places[0])
+    raised = [one for one in found if tracebacks.is_raised(log, one.line)]
+    first = log[min(one.line for one in raised or found)].process
+    return next(one for one in found if log[one.line].process in (first, ""))
+
+
+def _failure(found: _Found, log: Sequence[LogLine], context: HintContext) -> Failure:
+    sign, match, first = found
     return Failure(
         _filled_in(sign.cause, match, context),
         _filled_in(sign.hint, match, context),
@@ -136,10 +169,12 @@ def _filled_in(message: str | MessageFunction, match: re.Match[str], context: Hi
     return tracebacks.brief(filled.strip().rstrip("."))
 
 
-def _first(errors: Sequence[tuple[str, int]], log: Sequence[LogLine]) -> Failure | None:
-    for cause, number in errors:
-        return Failure(cause, SEE_LOGS, tracebacks.telling_lines(log, number, number))
-    return None
+def _unexplained(cause: str, number: int, log: Sequence[LogLine]) -> Failure:
+    """Return an error for which there is no sign, with a link that searches vLLM's issues for its message."""
+    # Paths, addresses and numbers of one machine are in no other report.
+    words = re.findall(r"(?<![\w/.])[A-Za-z_][\w.-]*(?![\w/])", cause)[:SEARCHED_WORDS]
+    hint = f"{SEE_LOGS}; others may have met it: {ISSUES}{quote_plus(' '.join(words))}"
+    return Failure(cause, hint, tracebacks.telling_lines(log, number, number))
 
 
 def _errors(log: Sequence[LogLine]) -> Iterator[tuple[str, int]]:
@@ -179,5 +214,7 @@ def _was_stopped(lines: Sequence[str]) -> bool:
     return stopped is not None and _begin_of_death(tracebacks.read(lines[:stopped])) is None
 
 
-def _unknown(lines: Sequence[str], exit_code: int | None) -> Failure:
-    return Failure(f"vLLM ended {ending(exit_code)}", ending_hint(exit_code), tuple(lines[-LAST_LINES:]))
+def _unknown(lines: Sequence[str], exit_code: int | None, machine: MachineFacts) -> Failure:
+    return Failure(
+        f"vLLM ended {ending(exit_code)}", ending_hint(exit_code, machine), tuple(lines[-LAST_LINES:])
+    )

@@ -5,12 +5,15 @@ Each function gets the match of a pattern in `patterns`, and the `HintContext`.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import signal
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from vllm_magic.engine.failures.machine_facts import MachineFacts
 from vllm_magic.engine.flags import flags
+from vllm_magic.sizes import gib
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,13 +31,27 @@ _SIGNALS: dict[int, str] = {
     signal.SIGINT: "Somebody else interrupted it",
 }
 SEE_LOGS = "%vllm logs shows more"
+FREE_MEMORY = "Free some of it, raise the container's limit, or choose a smaller model"
 
 
-class HintContext(NamedTuple):
-    """Facts that are not in the log: all flags of vLLM, and the model of the server ("" if unknown)."""
+@dataclasses.dataclass(frozen=True)
+class HintContext:
+    """Facts that are not in the log.
 
-    flags: Sequence[str]
-    model: str
+    Attributes:
+        flags: all flags of vLLM, with their dashes.
+        model: the model of the server; "" if unknown.
+        python: the Python of vLLM's environment, as one types it.
+        machine: the limits of the machine.
+    """
+
+    flags: Sequence[str] = flags.COMMON
+    model: str = ""
+    python: str = "python"
+    machine: MachineFacts = dataclasses.field(default_factory=MachineFacts)
+
+
+NOTHING_KNOWN = HintContext()
 
 
 def flag_meant(match: re.Match[str], known: HintContext) -> str:
@@ -149,9 +166,26 @@ def process_died(match: re.Match[str], _: HintContext) -> str:
     return f"{match[1]} ended {ending(_code(match[2]))}"
 
 
-def process_hint(match: re.Match[str], _: HintContext) -> str:
+def process_hint(match: re.Match[str], known: HintContext) -> str:
     """Return what such an end of a process usually means."""
-    return ending_hint(_code(match[2]))
+    return ending_hint(_code(match[2]), known.machine)
+
+
+def engine_died(_: re.Match[str], known: HintContext) -> str:
+    """Return that the engine ended without a word, and whether a process was killed for memory meanwhile."""
+    if not known.machine.was_out_of_memory:
+        return "The engine ended, and did not say why"
+    return (
+        f"The engine ended, and the kernel has killed a process because memory ran out{_limit(known.machine)}"
+    )
+
+
+def engine_died_hint(_: re.Match[str], known: HintContext) -> str:
+    """Return what the end of an engine without a word usually means."""
+    if known.machine.was_out_of_memory:
+        return FREE_MEMORY
+    limit = _limit(known.machine)
+    return f"Mostly the machine's memory has run out then{limit} (dmesg tells): free some, and start it again"
 
 
 def field(match: re.Match[str], known: HintContext) -> str:
@@ -177,9 +211,15 @@ def ending(exit_code: int | None) -> str:
     return f"by signal {-exit_code}{name}"
 
 
-def ending_hint(exit_code: int | None) -> str:
+def ending_hint(exit_code: int | None, machine: MachineFacts) -> str:
     """Return a hint if only the exit code is known; it is negative for a signal."""
+    if exit_code == -signal.SIGKILL and machine.was_out_of_memory:
+        return f"The kernel has killed a process because memory ran out{_limit(machine)}. {FREE_MEMORY}"
     return _SIGNALS.get(-exit_code, SEE_LOGS) if exit_code is not None and exit_code < 0 else SEE_LOGS
+
+
+def _limit(machine: MachineFacts) -> str:
+    return f" (the container may use {gib(machine.memory_limit, 1)})" if machine.memory_limit else ""
 
 
 def _code(text: str) -> int | None:

@@ -232,16 +232,6 @@ _MACHINE = (
         "The engine was not ready after {0} s",
         hints.more_time,
     ),
-    Sign(  # vllm/v1/executor/multiproc_executor.py
-        r"Worker proc (\S+) died unexpectedly \(exit code: (-?\d{1,9}|None)\)",
-        hints.process_died,
-        hints.process_hint,
-    ),
-    Sign(  # vllm/v1/utils.py, where there are several API servers
-        r"Process (\S+) \(PID: \d+\) died with exit code (-?\d{1,9}|None)",
-        hints.process_died,
-        hints.process_hint,
-    ),
     Sign(  # Python's dynamic loader
         r"ImportError: (\S{1,300}\.so\S{0,100}: undefined symbol.*)",
         "vLLM's compiled part does not fit what is installed beside it: {0}",
@@ -269,9 +259,24 @@ _GENERAL = (
 
 SIGNS = (*_COMMAND_LINE, *_SOCKET, *_MODEL, *_CONFIGURATION, *_MEMORY, *_MACHINE, *_GENERAL)
 
+# How a process ended. An error that was logged before says more, and errors that follow from the end say less.
+EXITED = (
+    Sign(  # vllm/v1/executor/multiproc_executor.py
+        r"Worker proc (\S+) died unexpectedly \(exit code: (-?\d{1,9}|None)\)",
+        hints.process_died,
+        hints.process_hint,
+    ),
+    Sign(  # vllm/v1/utils.py, where there are several API servers
+        r"Process (\S+) \(PID: \d+\) died with exit code (-?\d{1,9}|None)",
+        hints.process_died,
+        hints.process_hint,
+    ),
+)
+
 # The last resort for an engine that died without a known sign: vllm/v1/engine/exceptions.py, vllm/v1/utils.py.
 ENGINE_DIED = Sign(
-    r"EngineDeadError: EngineCore encountered an issue|Engine core process \S+ died unexpectedly",
-    "The engine ended, and did not say why",
-    "Mostly the machine's memory has run out then (dmesg tells): free some, and start it again",
+    r"EngineDeadError: EngineCore encountered an issue|Engine core process \S+ died unexpectedly|"
+    r"Engine core initialization failed\. See root cause above",
+    hints.engine_died,
+    hints.engine_died_hint,
 )

@@ -23,7 +23,8 @@ LONGEST_READ = 2000  # characters of a line
 MOST_READ = 2**20  # characters of all lines
 SHORTEST_READ = 200  # characters of a line that are searched in any case
 
-_PROCESS = r"(?P<process>\([^)]*\) )?"
+_NAMED = r"\([^()]{0,100}\bpid=\d[^()]{0,200}\) "
+_PROCESS = rf"(?:{_NAMED}(?={_NAMED}))?(?P<process>{_NAMED})?"  # vLLM 0.11 to 0.16 writes two for a worker
 # The prefixes of vLLM (vllm/logger.py) and uvicorn for lines that are no failure.
 _HARMLESS = re.compile(_PROCESS + r"(?:DEBUG|INFO|WARNING)(?:: | \d\d-\d\d )")
 _PREFIX = re.compile(_PROCESS + r"(?:(?:ERROR|CRITICAL) \d\d-\d\d [^\[]*\[(?P<source>[^\]]*)\] ?)?")
@@ -60,7 +61,11 @@ def read(log: Sequence[str]) -> list[LogLine]:
         if match is None or _HARMLESS.match(line):
             continue
         process, text = match["process"] or "", line[match.end() :]
-        frame = bool(_FILE.match(text)) or (process in inside and text.startswith(("    ", "  [Previous")))
+        frame = (
+            bool(_FILE.match(text))
+            or (process in inside and text.startswith(("    ", "  [Previous")))
+            or text.startswith("    raise ")  # where the line of its file is not in the end of the log
+        )
         (inside.add if frame else inside.discard)(process)
         lines.append(LogLine(process, match["source"] or "", text, frame))
     return lines

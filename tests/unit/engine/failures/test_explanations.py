@@ -21,14 +21,14 @@ from failure_logs import (
 )
 
 from vllm_magic.engine.failures.explanations import explain, explain_death
-from vllm_magic.engine.failures.hints import ending
+from vllm_magic.engine.failures.hints import HintContext, ending
 from vllm_magic.engine.flags import flags
 
 
 @pytest.mark.parametrize("sign", KNOWN)
 def test_a_known_failure_has_a_cause_and_a_hint(sign):
     lines, cause, hint = KNOWN[sign]
-    failure = explain([*NOISE, *lines], 1, model="some/model")
+    failure = explain([*NOISE, *lines], 1, HintContext(flags.COMMON, "some/model"))
     assert (failure.cause, failure.hint) == (cause, hint)
     assert failure.lines[-1].removesuffix("…") in "\n".join(lines)
 
@@ -37,7 +37,10 @@ def test_a_known_failure_has_a_cause_and_a_hint(sign):
 def test_an_unknown_failure_is_told_by_its_line(kind):
     lines, cause = UNKNOWN[kind]
     failure = explain([*NOISE, *lines], 1)
-    assert (failure.cause, failure.hint) == (cause, SEE_LOGS)
+    assert failure.cause == cause
+    assert failure.hint.startswith(
+        f"{SEE_LOGS}; others may have met it: https://github.com/vllm-project/vllm/issues?q="
+    )
     assert cause in failure.lines[-1]
 
 
@@ -64,12 +67,17 @@ def test_what_somebody_else_holds(sign, port_taken, gib):
 
 def test_the_flags_that_this_vllm_has():
     said = ["vllm: error: unrecognized arguments: --mx-tokens"]
-    assert explain(said, 2, flags=["--max-tokens"]).hint == "Did you mean --max-tokens?"
+    assert explain(said, 2, HintContext(["--max-tokens"])).hint == "Did you mean --max-tokens?"
     both = ["--max-token", "--max-model-len", "--max-log-len"]  # the last is more alike, and rare
     said = ["vllm: error: unrecognized arguments: --max-len 9"]
-    assert explain(said, 2, flags=both).hint == "Did you mean --max-model-len?"
-    assert explain(said, 2, flags=[]).hint == "Look it up: vllm serve --help=all"
+    assert explain(said, 2, HintContext(both)).hint == "Did you mean --max-model-len?"
+    assert explain(said, 2, HintContext(())).hint == "Look it up: vllm serve --help=all"
     assert "--max-model-len" in flags.COMMON
+
+
+def test_the_search_for_an_error_leaves_out_what_is_of_this_machine_alone():
+    said = "RuntimeError: head_size 100 of layer 7 in /home/anna/model.py at 0x7f12 is strange"
+    assert explain([said], 1).hint.endswith("issues?q=head_size+of+layer+in+at+is+strange")
 
 
 def test_words_of_the_log_are_no_format():

@@ -12,7 +12,8 @@ import pytest
 
 from vllm_magic.engine.failures import explanations, tracebacks
 from vllm_magic.engine.failures.explanations import explain, explain_death
-from vllm_magic.engine.failures.patterns import ENGINE_DIED, SIGNS
+from vllm_magic.engine.failures.patterns import ENGINE_DIED, EXITED
+from vllm_magic.engine.failures.signs import SIGNS
 from vllm_magic.engine.startup import stages
 
 parser = importlib.import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse")
@@ -20,7 +21,7 @@ parser = importlib.import_module("re._parser" if sys.version_info >= (3, 11) els
 LINE = 0.05  # seconds of the processor for one line and one pattern; a quadratic one took 0.5 and more
 LOG = 20.0  # seconds of the processor for a whole log; takes 1 to 2
 SEARCHED = {
-    **{sign.pattern: re.compile(sign.pattern, re.MULTILINE) for sign in (*SIGNS, ENGINE_DIED)},
+    **{sign.pattern: re.compile(sign.pattern, re.MULTILINE) for sign in (*SIGNS, *EXITED, ENGINE_DIED)},
     **{pattern.pattern: pattern for _, pattern in stages._SIGNS},
     **{pattern.pattern: pattern for pattern in (explanations._STOPPED, tracebacks._LIBRARY)},
 }

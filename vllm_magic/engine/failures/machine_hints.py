@@ -1,0 +1,153 @@
+"""Causes and hints of the families in `signs` that need facts of the machine, or a computation.
+
+Each function gets the match of a sign's pattern, and the `HintContext`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from vllm_magic.sizes import gib
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vllm_magic.engine.failures.hints import HintContext
+
+NO_WAY = (
+    "Check the network and HTTPS_PROXY, set HF_ENDPOINT to a mirror, or download the model where there is a network "
+    "(%vllm pull) and start its folder"
+)
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # vllm/config/lora.py, MaxLoRARanks
+
+# Which package of Debian and Ubuntu has a library, or what else brings it.
+_LIBRARIES = (
+    (r"libGL\.so", "apt install libgl1, or opencv-python-headless in place of opencv-python beside vLLM"),
+    (r"libgthread-|libglib-", "apt install libglib2.0-0"),
+    (r"libSM\.so|libXext\.so|libXrender\.so", "apt install libsm6 libxext6 libxrender1"),
+    (r"libnuma\.so", "apt install libnuma1"),
+    (r"libgomp\.so", "apt install libgomp1"),
+    (r"libsndfile\.so", "apt install libsndfile1"),
+    (r"libavcodec|libavutil|libavformat|libavdevice", "apt install ffmpeg"),
+    (r"libcuda\.so", "It comes with the NVIDIA driver: install that, or start the container with --gpus all"),
+    (r"libpython", "apt install libpython3-dev, or a Python that was built with --enable-shared"),
+    (r"libmpi", "apt install libopenmpi-dev"),
+    (r"libib|librdma|libmlx", "apt install libibverbs1 librdmacm1"),
+)
+_CUDA_LIBRARY = re.compile(
+    r"lib(?:cudart|cublas|cublasLt|cudnn|nccl|cusparse|cusolver|cufft|nvrtc)\.so\.(\d{1,3})"
+)
+
+
+def install(package: str) -> Callable[[re.Match[str], HintContext], str]:
+    """Return a hint that installs the package beside vLLM; ``{0}`` in its name is the first group of the match."""
+
+    def hint(match: re.Match[str], known: HintContext) -> str:
+        return f"Install it in vLLM's environment: {known.python} -m pip install {package.format(*match.groups(''))}"
+
+    return hint
+
+
+def shared_memory_full(_: re.Match[str], known: HintContext) -> str:
+    """Return the cause with the size of /dev/shm."""
+    size = known.machine.shared_memory
+    return f"/dev/shm is full{f': it has {gib(size, 2)}' if size else ''}"  # noqa: S108 - only a name
+
+
+def disk_full(match: re.Match[str], _: HintContext) -> str:
+    """Return which file did not fit."""
+    return f"The disk is full{f': no room for {match[1]}' if match[1] else ''}"
+
+
+def read_only(match: re.Match[str], _: HintContext) -> str:
+    """Return which file cannot be written."""
+    return f"{match[1] or 'A folder that vLLM writes to'} is on a file system that cannot be written"
+
+
+def too_many_processes(_: re.Match[str], known: HintContext) -> str:
+    """Return the cause with the limit."""
+    limit = known.machine.processes
+    return f"No more processes or threads can be made{f': the limit is {limit}' if limit else ''}"
+
+
+def too_many_files(_: re.Match[str], known: HintContext) -> str:
+    """Return the cause with the limit."""
+    limit = known.machine.files
+    return f"vLLM has too many files open{f': the limit is {limit}' if limit else ''}"
+
+
+def no_memory(_: re.Match[str], known: HintContext) -> str:
+    """Return the cause with the container's limit."""
+    limit = known.machine.memory_limit
+    return f"The machine's memory has run out{f': the container may use {gib(limit, 1)}' if limit else ''}"
+
+
+def driver_too_old(match: re.Match[str], _: HintContext) -> str:
+    """Return which CUDA the driver runs; it gives the version as 12080 for 12.8."""
+    version = int(match[1])
+    return f"The NVIDIA driver runs CUDA {version // 1000}.{version % 1000 // 10} at most, and this vLLM needs a newer one"
+
+
+def fewer_gpus(match: re.Match[str], _: HintContext) -> str:
+    """Return the size that the GPUs suffice for."""
+    there = int(match[2])
+    return f"Set --tensor-parallel-size to {there}" if there else "Check CUDA_VISIBLE_DEVICES and the driver"
+
+
+def store_port_taken(match: re.Match[str], _: HintContext) -> str:
+    """Return which port is taken."""
+    return (
+        f"Port {match[1] or 'of torch.distributed'} is taken, through which vLLM's processes find each other"
+    )
+
+
+def store_port(match: re.Match[str], _: HintContext) -> str:
+    """Return how its holder is found; this port is not the server's."""
+    holder = f"ss -ltnp 'sport = :{match[1]}' shows who has it. " if match[1] else ""
+    return f"{holder}It is not the server's own port: remove MASTER_PORT and VLLM_PORT from the environment, or change them"
+
+
+def kernel_too_large(match: re.Match[str], _: HintContext) -> str:
+    """Return the cause in KiB."""
+    needed, there = (int(number) // 1024 for number in match.groups())
+    return f"A kernel needs {needed} KiB of the GPU's shared memory, and this GPU has {there}"
+
+
+def memory_came_back(match: re.Match[str], _: HintContext) -> str:
+    """Return how much memory another process gave back."""
+    return f"Another process gave back GPU memory while vLLM measured it: {match[1]} GiB were free, then {match[2]} GiB"
+
+
+def lora_rank(match: re.Match[str], _: HintContext) -> str:
+    """Return the smallest rank that vLLM takes and that suffices."""
+    rank = next((one for one in LORA_RANKS if one >= int(match[1])), None)
+    return f"Add --max-lora-rank {rank}" if rank else f"vLLM takes ranks up to {LORA_RANKS[-1]}"
+
+
+def library_missing(match: re.Match[str], _: HintContext) -> str:
+    """Return which library is missing; one of CUDA is of another version of CUDA."""
+    cuda = _CUDA_LIBRARY.match(match[1])
+    wanted = f": what is installed beside vLLM was built for another CUDA ({cuda[1]})" if cuda else ""
+    return f"The library {match[1]} is missing{wanted}"
+
+
+def library_package(match: re.Match[str], _: HintContext) -> str:
+    """Return what brings the library."""
+    if _CUDA_LIBRARY.match(match[1]):
+        return "Install vLLM again, in an environment of its own: torch and vLLM must be of one build"
+    return next(
+        (hint for name, hint in _LIBRARIES if re.match(name, match[1])), "Install the package that has it"
+    )
+
+
+def damaged_weights(match: re.Match[str], _: HintContext) -> str:
+    """Return how a file of weights is damaged, in safetensors' own words."""
+    words = re.sub(r"(?<!^)(?=[A-Z])", " ", match[1]).lower()
+    return f"A file of weights cannot be read ({words}): it is cut off, or a pointer of git-lfs"
+
+
+def no_way_to(match: re.Match[str], _: HintContext) -> str:
+    """Return which host cannot be reached."""
+    host = next(filter(None, match.groups()), "the Hub")
+    return f"There is no way to {host}"

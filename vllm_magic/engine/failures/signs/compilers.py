@@ -1,0 +1,64 @@
+"""Failures of what is compiled on this machine: programs and headers that are missing, caches that are damaged."""
+
+from __future__ import annotations
+
+from vllm_magic.engine.failures import machine_hints
+from vllm_magic.engine.failures.patterns import Sign
+
+_PREBUILT = "Install the package flashinfer-jit-cache beside vLLM, or add --env VLLM_USE_FLASHINFER_SAMPLER=0"
+
+SIGNS = (
+    Sign(  # flashinfer/jit/cpp_ext.py
+        r"Could not find nvcc and default cuda_home='(.{1,300}?)' doesn't exist|"
+        r"No such file or directory: '(?:[^'\n]{0,300}/)?nvcc'",
+        "FlashInfer wants to compile a kernel, and there is no CUDA compiler (nvcc)",
+        _PREBUILT,
+    ),
+    Sign(  # torch/utils/cpp_extension.py
+        r"CUDA_HOME environment variable is not set",
+        "Something wants to compile a kernel, and there is no CUDA toolkit",
+        "Install the CUDA toolkit and set CUDA_HOME, or use a vLLM with what it needs built in (%vllm doctor)",
+    ),
+    Sign(  # flashinfer/jit/cpp_ext.py, torch/utils/cpp_extension.py
+        r"No such file or directory: 'ninja'|Ninja is required to load C\+\+ extensions|ninja: (?:command )?not found",
+        "A kernel is to be compiled, and the program ninja is not found",
+        machine_hints.install("ninja"),
+    ),
+    Sign(  # Python's subprocess
+        r"No such file or directory: '((?:gcc|g\+\+|cc|c\+\+|clang|clang\+\+|ptxas|cmake|git|ldconfig|numactl|cuobjdump|nvidia-smi)(?:-\d{1,3})?)'",
+        "The program {0} is not found",
+        "Install it (apt install build-essential brings gcc and g++), or put its folder on PATH",
+    ),
+    Sign(  # triton/runtime/build.py, torch/_inductor/cpp_builder.py
+        r"Failed to find C compiler|No working C\+\+ compiler found|Compiler: \S{1,50} is not found|"
+        r"InvalidCxxCompiler",
+        "A kernel is to be compiled, and there is no C compiler",
+        "Install one (apt install gcc g++), or name it in the environment: CC and CXX",
+    ),
+    Sign(
+        r"fatal error: Python\.h: No such file or directory",
+        "The header files of Python are missing, with which Triton compiles",
+        "Install them (apt install python3-dev), or run vLLM with a Python that has them, such as one of uv",
+    ),
+    Sign(
+        r"fatal error: (\S{1,200}\.(?:h|hpp|cuh)): No such file or directory",
+        "The header file {0} is missing, with which a kernel is compiled",
+        "Install the package that has it; for CUDA's headers that is the CUDA toolkit",
+    ),
+    Sign(
+        r"cannot find -l(\w{1,50})",
+        "The library lib{0} is missing, with which a kernel is linked",
+        "Install it, or put its folder into LIBRARY_PATH; libcuda is in the driver's folder or in cuda/lib64/stubs",
+    ),
+    Sign(  # vllm/compilation/compiler_interface.py
+        r"vLLM failed to compile the model\. The most likely reason for this is that a previous compilation failed.{0,200}?"
+        r"(?:removing|remove) (\S{1,300})",
+        "vLLM's cache of compiled models is damaged",
+        "Remove {0}, or add --env VLLM_DISABLE_COMPILE_CACHE=1",
+    ),
+    Sign(
+        r"(?:nvcc|ninja|cc1plus|cicc).{0,100}(?:Killed|terminated by signal 9)|Killed signal terminated program",
+        "A compiler was killed: mostly the machine's memory has run out then",
+        "Compile with fewer processes at once: --env MAX_JOBS=2",
+    ),
+)

@@ -1,0 +1,89 @@
+"""Failures of the NVIDIA driver and of CUDA."""
+
+from __future__ import annotations
+
+from vllm_magic.engine.failures import machine_hints
+from vllm_magic.engine.failures.patterns import Sign
+
+_OTHER_BUILD = (
+    "Update the driver, or install a vLLM that was built for a CUDA that the driver runs (%vllm doctor)"
+)
+_REBOOT = "Look into dmesg for lines with Xid; reset the GPU (nvidia-smi --gpu-reset) or reboot the machine"
+
+SIGNS = (
+    Sign(  # torch/csrc/cuda/Module.cpp; a warning of torch/cuda/__init__.py where vLLM then finds no device
+        r"NVIDIA driver on your system is too old \(found version (\d{4,6})\)",
+        machine_hints.driver_too_old,
+        "Update the driver (580 or newer runs CUDA 13), or install a vLLM that was built for CUDA 12",
+    ),
+    Sign(
+        r"CUDA driver version is insufficient for CUDA runtime version",
+        "The NVIDIA driver is too old for the CUDA that this vLLM was built for",
+        _OTHER_BUILD,
+    ),
+    Sign(
+        r"provided PTX was compiled with an unsupported toolchain|unsupported PTX version",
+        "The NVIDIA driver is older than the CUDA compiler that made a kernel",
+        _OTHER_BUILD,
+    ),
+    Sign(  # CUDA error 804
+        r"forward compatibility was attempted on non supported HW",
+        "A CUDA compatibility library stands before the driver's own, and this GPU does not support that",
+        "Remove /usr/local/cuda/compat from LD_LIBRARY_PATH, or update the driver",
+    ),
+    Sign(  # CUDA error 802
+        r"system not yet initialized|CUDA_ERROR_SYSTEM_NOT_READY",
+        "The GPUs are not connected yet: the fabric manager of this NVSwitch machine does not run",
+        "Start it (systemctl start nvidia-fabricmanager); its version must be that of the driver",
+    ),
+    Sign(  # NVML error 18
+        r"Driver/library version mismatch",
+        "The NVIDIA driver was updated, and the old one is still loaded",
+        "Reboot the machine, or load the new kernel module",
+    ),
+    Sign(
+        r"GPU access blocked by the operating system",
+        "The operating system does not let this container or WSL2 use the GPU",
+        "Start the container with --gpus all, and update the Windows driver under WSL2",
+    ),
+    Sign(
+        r"Failed to initialize NVML: Unknown Error",
+        "The container has lost its access to the GPUs",
+        "Restart the container; systemctl daemon-reload on the host takes them away where cgroups are managed by systemd",
+    ),
+    Sign(
+        r"CUDA-capable device\(s\) is/are busy or unavailable|all CUDA-capable devices are busy or unavailable",
+        "Another process has a GPU for itself, or the GPU is in a compute mode that allows one process only",
+        "See who holds it (%vllm gpu); nvidia-smi -c DEFAULT allows several processes",
+    ),
+    Sign(
+        r"uncorrectable (?:NVLink|ECC) error|CUDA error: .{0,40}hardware stack error|GPU is lost|has fallen off the bus",
+        "A GPU has a hardware error",
+        _REBOOT,
+    ),
+    Sign(
+        r"Cannot re-initialize CUDA in forked subprocess",
+        "CUDA was used before vLLM forked its processes",
+        "Add --env VLLM_WORKER_MULTIPROC_METHOD=spawn; a plugin or sitecustomize may use CUDA at import",
+    ),
+    Sign(
+        r"CUDA error: an illegal memory access was encountered",
+        "A kernel has read or written memory that is not its own",
+        "Try --enforce-eager or another attention backend (--attention-backend TRITON_ATTN), and a newer vLLM",
+    ),
+    Sign(
+        r"CUBLAS_STATUS_(?:NOT_INITIALIZED|ALLOC_FAILED)",
+        "cuBLAS got no memory on the GPU",
+        "Lower --gpu-memory-utilization: some memory must stay free for CUDA's libraries",
+    ),
+    Sign(
+        r"No CUDA GPUs are available|no CUDA-capable device is detected",
+        "CUDA finds no GPU",
+        "Check CUDA_VISIBLE_DEVICES and the driver (nvidia-smi); a container needs --gpus all",
+    ),
+    Sign(
+        r"CUDA (?:driver initialization failed|unknown error)",
+        "CUDA cannot be initialised on this machine",
+        "Check nvidia-smi; after a suspend or an update of the driver, load nvidia_uvm again or reboot",
+    ),
+)

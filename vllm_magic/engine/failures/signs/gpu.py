@@ -1,0 +1,65 @@
+"""Failures of a GPU that is too old, too new or too small for what is asked of it."""
+
+from __future__ import annotations
+
+from vllm_magic.engine.failures import machine_hints
+from vllm_magic.engine.failures.patterns import Sign
+
+SIGNS = (
+    Sign(
+        r"no kernel image is available for execution on the device|device kernel image is invalid",
+        "This vLLM was not built for this GPU: it is too old or too new for it",
+        "Install a vLLM for its compute capability (%vllm gpu and %vllm doctor show both)",
+    ),
+    Sign(  # triton/language/semantic.py
+        r"type fp8e4nv not supported in this architecture",
+        "This GPU cannot compute with this kind of FP8 (fp8e4nv), which needs compute capability 8.9",
+        "Choose a model that is quantized otherwise (AWQ, GPTQ), leave --kv-cache-dtype fp8 out, or use another GPU",
+    ),
+    Sign(  # triton/runtime/errors.py
+        r"out of resource: shared memory, Required: (\d{1,9}), Hardware limit: (\d{1,9})",
+        machine_hints.kernel_too_large,
+        "Add --dtype half and another attention backend (--attention-backend FLASHINFER), or --enforce-eager",
+    ),
+    Sign(
+        r"FlashAttention (?:only supports|v?\d? ?requires).{0,100}(?:Ampere|Hopper|compute capability)",
+        "FlashAttention does not run on this GPU",
+        "Choose another attention backend: --attention-backend TRITON_ATTN",
+    ),
+    Sign(  # vllm/platforms/cuda.py
+        r"No valid attention backend found for (\S{1,100})",
+        "No attention backend of vLLM does what this model and these options want on this GPU",
+        "Leave --kv-cache-dtype, --block-size and --attention-backend out; the lines name the reason for each backend",
+    ),
+    Sign(  # vllm/platforms/cuda.py
+        r"Selected backend (?:\w{1,50}\.)?(\w{1,100}) is not valid for this configuration\. Reason: (.{1,300})",
+        "The attention backend {0} cannot be used here: {1}",
+        "Leave --attention-backend (in older versions VLLM_ATTENTION_BACKEND) out: vLLM chooses one",
+    ),
+    Sign(
+        r"nsupported (?:GPU|CUDA) (?:arch|architecture|compute capability)|Triton only supports CUDA .{1,100}|"
+        r"ptxas fatal +: Value '(sm_\w{1,20})' is not defined",
+        "A kernel cannot be compiled for this GPU",
+        "Install a newer vLLM with its own Triton and CUDA, or add --enforce-eager",
+    ),
+    Sign(  # vllm/model_executor/models, v1/worker/gpu_model_runner.py
+        r"max_num_seqs \((\d{1,9})\) exceeds available Mamba cache blocks \((\d{1,9})\)",
+        "{0} requests at once need {0} blocks of the Mamba cache, and {1} fit",
+        "Set --max-num-seqs {1}, or raise --gpu-memory-utilization",
+    ),
+    Sign(  # vllm/v1/worker/gpu_worker.py
+        r"Error in memory profiling\. Initial free memory ([\d.]{1,20})(?: GiB)?, current free memory ([\d.]{1,20})",
+        machine_hints.memory_came_back,
+        "Start it again; it works once no other process gives memory back meanwhile",
+    ),
+    Sign(  # vllm/utils/torch_utils.py, get_accelerator_view_from_cpu_tensor
+        r"UVA is not available",
+        "The GPU cannot read pinned memory of the machine here, which vLLM leaves off under WSL2",
+        "Add --env VLLM_WSL2_ENABLE_PIN_MEMORY=1",
+    ),
+    Sign(  # vllm/model_executor/models/registry.py, up to vLLM 0.20
+        r"invalid literal for int\(\) with base 10: '((?:GPU|MIG)-[\w/-]{1,100})'",
+        "This vLLM cannot read the UUID {0} in CUDA_VISIBLE_DEVICES",
+        "Give it the GPU's index there, or install vLLM 0.21 or newer",
+    ),
+)

@@ -1,0 +1,75 @@
+"""Failures of this machine: memory, disk, shared memory, and limits of processes and files."""
+
+from __future__ import annotations
+
+from vllm_magic.engine.failures import machine_hints
+from vllm_magic.engine.failures.patterns import Sign
+
+_LARGER_SHM = "Make it larger (docker run --shm-size=8g; in Kubernetes an emptyDir with medium: Memory), or free some of it"
+
+SIGNS = (
+    Sign(  # NCCL, src/misc/shmutils.cc
+        r"Error while creating shared memory segment (\S{1,200}) \(size (\d{1,18})\), error: No space left on device",
+        machine_hints.shared_memory_full,
+        _LARGER_SHM,
+    ),
+    Sign(  # Python's multiprocessing, torch
+        r"(?:No space left on device|unable to (?:write|mmap|open|resize)).{0,200}/dev/shm|"
+        r"/dev/shm.{0,200}(?:No space left on device)|unable to (?:mmap|allocate|write) .{0,100}shared memory",
+        machine_hints.shared_memory_full,
+        _LARGER_SHM,
+    ),
+    Sign(  # torch/utils/data/_utils/signal_handling.py
+        r"killed by signal: Bus error\. It is possible that dataloader's workers are out of shared memory",
+        machine_hints.shared_memory_full,
+        _LARGER_SHM,
+    ),
+    Sign(
+        r"\[Errno 28\] No space left on device(?:: '(.{1,500}?)')?|No space left on device \(os error 28\)",
+        machine_hints.disk_full,
+        "Free some of it, or point HF_HOME, VLLM_CACHE_ROOT and TMPDIR to a larger disk",
+    ),
+    Sign(
+        r"Disk quota exceeded(?: \(os error 122\))?(?:: '(.{1,500}?)')?",
+        "The disk quota of this user is used up",
+        "Free some of it, or point HF_HOME, VLLM_CACHE_ROOT and TMPDIR to another disk",
+    ),
+    Sign(
+        r"Read-only file system(?: \(os error 30\))?(?:: '(.{1,500}?)')?",
+        machine_hints.read_only,
+        "Point HF_HOME, VLLM_CACHE_ROOT, TRITON_CACHE_DIR and TMPDIR to a folder that can be written",
+    ),
+    Sign(
+        r"PermissionError: \[Errno 13\] Permission denied: '(.{1,500}?)'",
+        "{0} may not be read or written by this user",
+        "Change its owner or mode, or point HF_HOME and VLLM_CACHE_ROOT to a folder of this user",
+    ),
+    Sign(
+        r"BlockingIOError: \[Errno 11\] Resource temporarily unavailable|RuntimeError: can't start new thread|"
+        r"Thread creation failed: Resource temporarily unavailable|pthread_create failed.{0,100}Resource temporarily|"
+        r"pthread_create\(\) failed.{0,40}11",
+        machine_hints.too_many_processes,
+        "Raise the limit (ulimit -u; docker run --pids-limit=-1), or end other processes of this user",
+    ),
+    Sign(
+        r"\[Errno 24\] Too many open files|Too many open files \(os error 24\)|Too many open files \(src/",
+        machine_hints.too_many_files,
+        "Raise the limit before the kernel starts: ulimit -n 65536",
+    ),
+    Sign(
+        r"\[Errno 12\] Cannot allocate memory|^MemoryError\b|std::bad_alloc|"
+        r"DefaultCPUAllocator: (?:can't allocate memory|not enough memory)",
+        machine_hints.no_memory,
+        "Free some of it, or choose a smaller model; --cpu-offload-gb takes memory too",
+    ),
+    Sign(  # torch, c10/core/CPUAllocator.cpp and aten/src/ATen/cuda/CachingHostAllocator.cpp
+        r"(?:cudaHostAlloc|cudaHostRegister|pin_memory|mlock).{0,200}(?:out of memory|RLIMIT_MEMLOCK|Cannot allocate memory)",
+        "No memory can be locked for the GPU to read",
+        "Raise the limit (ulimit -l unlimited; docker run --ulimit memlock=-1), or lower --cpu-offload-gb",
+    ),
+    Sign(  # vllm/envs.py, get_vllm_port
+        r"VLLM_PORT '(.{1,200}?)' appears to be a URI",
+        "The environment variable VLLM_PORT is {0}: Kubernetes sets it for a service that is called vllm",
+        "Rename the service, set enableServiceLinks: false in the pod, or remove the variable (%env VLLM_PORT=)",
+    ),
+)

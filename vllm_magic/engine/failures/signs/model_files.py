@@ -1,0 +1,89 @@
+"""Failures of a model's files: missing, cut off, quantized otherwise, of an architecture that is not known."""
+
+from __future__ import annotations
+
+from vllm_magic.engine.failures import machine_hints
+from vllm_magic.engine.failures.patterns import Sign
+
+_WHOLE = "Download it again whole (%vllm pull), and check that git-lfs has fetched the weights"
+
+SIGNS = (
+    Sign(  # safetensors
+        r"Error while deserializing header: (\w{1,60})",
+        machine_hints.damaged_weights,
+        _WHOLE,
+    ),
+    Sign(
+        r"incomplete metadata, file not fully covered",
+        "A file of weights is cut off",
+        _WHOLE,
+    ),
+    Sign(
+        r"_pickle\.UnpicklingError: (?:invalid load key, '(.{1,10}?)'|.{1,200})|PytorchStreamReader failed|EOFError: Ran out of input",
+        "A file of weights is no file of torch: it is cut off, or a pointer of git-lfs",
+        _WHOLE,
+    ),
+    Sign(  # vllm/model_executor/models/utils.py
+        r"There is no module or parameter named '(.{1,200}?)' in (\w{1,100})",
+        "The checkpoint has the weight {0}, for which the model has no place: mostly it is quantized otherwise than vLLM "
+        "takes it for",
+        "Check quantization_config in its config.json, and set --quantization to that",
+    ),
+    Sign(  # vllm/model_executor/models/utils.py and model_loader
+        r"Following weights were not initialized from checkpoint: (.{1,300})",
+        "Weights are missing in the checkpoint: {0}",
+        "Check that all of its files are there; an adapter alone is no model (--enable-lora --lora-modules)",
+    ),
+    Sign(  # vllm/model_executor/model_loader/weight_utils.py
+        r"Attempted to load weight \(torch\.Size\((.{1,100}?)\)\) into parameter \(torch\.Size\((.{1,100}?)\)\)",
+        "A weight has the shape {0}, and the model wants {1}",
+        "Check that config.json and the weights are of one model; --quantization and --tensor-parallel-size change sizes",
+    ),
+    Sign(
+        r"Couldn't instantiate the backend tokenizer",
+        "The model has no tokenizer that can be loaded (tokenizer.json or tokenizer.model)",
+        "Download its tokenizer files too, or name another one: --tokenizer NAME; some need sentencepiece or tiktoken "
+        "beside vLLM",
+    ),
+    Sign(  # transformers/tokenization_utils_base.py
+        r"Can't load tokenizer for '(.{1,300}?)'",
+        "There is no tokenizer in {0}",
+        "Download its tokenizer files too, or name another one: --tokenizer NAME",
+    ),
+    Sign(
+        r"Tokenizer class (\w{1,100}) does not exist or is not currently imported",
+        "The transformers beside vLLM does not know the tokenizer {0}",
+        "Upgrade transformers there, add --trust-remote-code if the model brings it, or name another --tokenizer",
+    ),
+    Sign(  # transformers/utils/hub.py
+        r"(?<!\S)(\S{1,300}) does not appear to have a file named (\S{1,200}?\w)\.?(?:\s|$)",
+        "{0} has no file {1}",
+        "Check that it is a model for transformers and that it was downloaded whole; GGUF and adapters need flags of their own",
+    ),
+    Sign(  # transformers/models/auto/configuration_auto.py
+        r"Unrecognized model in (\S{1,300}?)\. Should have a `model_type` key",
+        "The config.json of {0} has no model_type",
+        "Check that it is a model for transformers; a GGUF file is started by its path, with --tokenizer NAME",
+    ),
+    Sign(
+        r"It looks like the config file at '(.{1,300}?)' is not a valid JSON file",
+        "{0} is no JSON",
+        "Download it again, or correct it",
+    ),
+    Sign(  # vllm/model_executor/layers/quantization/__init__.py
+        r"(?:Unknown|Invalid) quantization method:? '?(\w{1,60})'?",
+        "vLLM does not know the quantization {0}",
+        "Choose a model that is quantized otherwise, or a newer vLLM",
+    ),
+    Sign(  # vllm/config/model.py
+        r"Quantization method specified in the model config \((\w{1,60})\) does not match the quantization method specified "
+        r"in the `quantization` argument \((\w{1,60})\)",
+        "The model is quantized with {0}, and --quantization says {1}",
+        "Leave --quantization out",
+    ),
+    Sign(  # vllm/model_executor/models/registry.py
+        r"Error in inspecting model architecture '(\w{1,100})'",
+        "vLLM's process that looks at the architecture {0} has failed",
+        "The lines before it name the reason; up to vLLM 0.20 it is often a GPU's UUID in CUDA_VISIBLE_DEVICES: give indices",
+    ),
+)

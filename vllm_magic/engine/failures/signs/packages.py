@@ -1,0 +1,78 @@
+"""Failures of the Python packages and libraries beside vLLM."""
+
+from __future__ import annotations
+
+from vllm_magic.engine.failures import machine_hints
+from vllm_magic.engine.failures.patterns import Sign
+
+_OWN_ENVIRONMENT = "Install vLLM again, in an environment of its own"
+
+SIGNS = (
+    Sign(
+        r"Numba needs NumPy (\d{1,3}\.\d{1,3}) or less\. Got NumPy (\d{1,3}\.\d{1,3})",
+        "NumPy {1} is too new for the numba in vLLM's environment",
+        machine_hints.install("'numpy<={0}'"),
+    ),
+    Sign(
+        r"A module that was compiled using NumPy 1\.x cannot be run in NumPy (\d{1,3}[\d.]{0,20}\d)|"
+        r"numpy\.(?:dtype|ufunc) size changed, may indicate binary incompatibility",
+        "A package in vLLM's environment was built for another NumPy",
+        _OWN_ENVIRONMENT,
+    ),
+    Sign(
+        r"ImportError: (lib[\w+.-]{1,100}?\.so[\d.]{0,20}): cannot open shared object file",
+        machine_hints.library_missing,
+        machine_hints.library_package,
+    ),
+    Sign(
+        r"version `(GLIBC_[\d.]{1,20})' not found",
+        "This system's C library is too old for a package beside vLLM: it needs {0}",
+        "Use a newer system or container, or a vLLM that was built for an older C library",
+    ),
+    Sign(
+        r"version `((?:GLIBCXX|CXXABI)_[\d.]{1,20})' not found",
+        "The C++ library that is found first is too old: {0} is missing in it",
+        "Where conda's comes first: conda install -c conda-forge libstdcxx-ng, or take it out of LD_LIBRARY_PATH",
+    ),
+    Sign(
+        r"No module named 'vllm\._C(?:_\w{1,40})?'|operator _C::\w{1,100} does not exist|"
+        r"'_OpNamespace' '_C' object has no attribute '(\w{1,100})'",
+        "The compiled part of vLLM cannot be loaded",
+        "Install vLLM again, as a wheel for this machine and Python; do not start it in a folder with vLLM's source",
+    ),
+    Sign(
+        r"operator torchvision::\w{1,50} does not exist",
+        "torchvision does not fit the torch beside it",
+        _OWN_ENVIRONMENT,
+    ),
+    Sign(
+        r"cannot import name '(\w{1,100})' from '(transformers[\w.]{0,200})'",
+        "The transformers beside vLLM is too old or too new: it has no {0}",
+        "Install the version that this vLLM asks for (pip check names it)",
+    ),
+    Sign(
+        r"cannot import name '(\w{1,100})' from partially initialized module '([\w.]{1,200})'.{0,200}?\((/.{1,300}?)\)",
+        "{2} stands in the way of the module {1}",
+        "Rename that file, or start the server from another folder",
+    ),
+    Sign(
+        r"Descriptors cannot be created directly",
+        "The protobuf beside vLLM is too new for another package there",
+        "Add --env PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python, or install protobuf 3.20",
+    ),
+    Sign(
+        r"Please install (?:bitsandbytes|.{0,20}`pip install bitsandbytes).{0,100}",
+        "This quantization needs the package bitsandbytes, which is not installed beside vLLM",
+        machine_hints.install("bitsandbytes"),
+    ),
+    Sign(
+        r"Please install vllm\[(\w{1,30})\]",
+        "This model needs packages that are not installed beside vLLM ({0})",
+        machine_hints.install("'vllm[{0}]'"),
+    ),
+    Sign(
+        r"ImportError: .{0,200}(?:requires|need|needs) .{0,100}`?pip install ([\w.\[\]-]{1,100})`?",
+        "vLLM misses the package {0}",
+        machine_hints.install("{0}"),
+    ),
+)

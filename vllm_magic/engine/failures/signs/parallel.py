@@ -1,0 +1,66 @@
+"""Failures of several GPUs, processes or machines together: NCCL, Gloo, torch.distributed, sizes that do not divide."""
+
+from __future__ import annotations
+
+from vllm_magic.engine.failures import machine_hints
+from vllm_magic.engine.failures.patterns import Sign
+
+SIGNS = (
+    Sign(  # vllm/config/parallel.py
+        r"World size \((\d{1,9})\) is larger than the number of available GPUs \((\d{1,9})\)",
+        "{0} GPUs are asked for, and this machine shows {1}",
+        machine_hints.fewer_gpus,
+    ),
+    Sign(  # torch, TCPStore
+        r"The server socket has failed to (?:listen on|bind to) any local network address\. (?:port: (\d{1,5}), )?"
+        r".{0,200}(?:EADDRINUSE|address already in use)",
+        machine_hints.store_port_taken,
+        machine_hints.store_port,
+    ),
+    Sign(  # NCCL, src/misc/socket.cc and bootstrap.cc
+        r"Bootstrap : no socket interface found|NCCL_SOCKET_IFNAME",
+        "NCCL finds no network interface that it may use",
+        "Set the interface: --env NCCL_SOCKET_IFNAME=lo on one machine, or the name that ip addr shows",
+    ),
+    Sign(
+        r"Watchdog caught collective operation timeout",
+        "The GPUs waited for each other without an end: one of the processes hangs or has ended",
+        "See the lines of the other workers; --env NCCL_P2P_DISABLE=1 helps where the machine's IOMMU breaks peer access",
+    ),
+    Sign(
+        r"ncclUnhandledCudaError|NCCL error.{0,300}unhandled cuda error",
+        "NCCL met an error of CUDA",
+        "Add --env NCCL_DEBUG=INFO to see which one; often no memory is left (lower --gpu-memory-utilization), or peer "
+        "access fails (--env NCCL_P2P_DISABLE=1)",
+    ),
+    Sign(
+        r"NCCL error.{0,300}(?:unhandled system error|ncclSystemError)|ncclSystemError: .{0,300}",
+        "NCCL met an error of the system",
+        "Add --env NCCL_DEBUG=INFO to see which one; often /dev/shm is too small (docker run --shm-size=8g)",
+    ),
+    Sign(
+        r"ncclInternalError|NCCL error.{0,300}internal error",
+        "NCCL met an error of its own",
+        "Add --env NCCL_DEBUG=INFO to see which one; all GPUs of one server should be alike and of one driver",
+    ),
+    Sign(  # Gloo
+        r"Gloo connectFullMesh failed|\[enforce fail at .{0,200}gloo.{0,300}|nable to (?:find|resolve) .{0,40}address.{0,100}",
+        "The processes do not reach each other over the network of this machine",
+        "Add --env GLOO_SOCKET_IFNAME=lo --env VLLM_HOST_IP=127.0.0.1; the machine's name must resolve (/etc/hosts)",
+    ),
+    Sign(  # vllm/model_executor/layers/vocab_parallel_embedding.py, linear.py
+        r"(\d{1,9}) is not divisible by (\d{1,9})",
+        "{0} cannot be divided by {1}, which the model's layers need for so many GPUs",
+        "Choose another --tensor-parallel-size; --pipeline-parallel-size divides by layers",
+    ),
+    Sign(  # vllm/model_executor/layers/quantization, marlin_utils.py
+        r"Weight (?:input|output)_size_per_partition = (\d{1,9}) is not divisible by min_thread_\w = (\d{1,9})",
+        "The quantized weights cannot be divided among so many GPUs ({0} by {1})",
+        "Lower --tensor-parallel-size, or choose another quantization",
+    ),
+    Sign(
+        r"Pipeline parallelism is not supported for this model",
+        "This model cannot be divided by layers",
+        "Leave --pipeline-parallel-size out, and use --tensor-parallel-size",
+    ),
+)

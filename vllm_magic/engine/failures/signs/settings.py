@@ -1,0 +1,49 @@
+"""Failures of flags whose values do not fit the model, the machine or each other."""
+
+from __future__ import annotations
+
+from vllm_magic.engine.failures import machine_hints
+from vllm_magic.engine.failures.patterns import Sign
+
+SIGNS = (
+    Sign(  # vllm/lora/peft_helper.py
+        r"LoRA rank (\d{1,9}) is greater than max_lora_rank (\d{1,9})",
+        "The adapter has rank {0}, and the server takes {1} at most",
+        machine_hints.lora_rank,
+    ),
+    Sign(  # vllm/config/scheduler.py
+        r"max_num_batched_tokens \((\d{1,9})\) is smaller than max_model_len \((\d{1,9})\)",
+        "A step takes {0} tokens, and one request may have {1}",
+        "Set --max-num-batched-tokens {1}, lower --max-model-len to {0}, or add --enable-chunked-prefill",
+    ),
+    Sign(  # vllm/config/scheduler.py
+        r"max_num_batched_tokens \((\d{1,9})\) must be greater than or equal to max_num_seqs \((\d{1,9})\)",
+        "A step takes {0} tokens, and --max-num-seqs wants {1} requests in it",
+        "Set --max-num-seqs {0}, or --max-num-batched-tokens {1}",
+    ),
+    Sign(  # vllm/entrypoints/openai/cli_args.py
+        r"--enable-auto-tool-choice requires --tool-call-parser",
+        "--enable-auto-tool-choice needs --tool-call-parser",
+        "Add --tool-call-parser NAME, such as hermes for Qwen; vllm serve --help=tool-call-parser lists them",
+    ),
+    Sign(  # vllm/entrypoints/openai/api_server.py
+        r"invalid (tool call|reasoning) parser: (\S{1,100}) \(chose from \{ (.{1,1000}?) \}\)",
+        "There is no {0} parser {1}",
+        "Choose from {2}",
+    ),
+    Sign(  # vllm/entrypoints/chat_utils.py
+        r"The supplied chat template \((.{1,300}?)\) looks like a file path, but it failed to be opened",
+        "There is no chat template {0}",
+        "Check the path behind --chat-template",
+    ),
+    Sign(
+        r"does not support LoRA|LoRA is not supported for this model",
+        "This model takes no LoRA adapters",
+        "Leave --enable-lora and --lora-modules out",
+    ),
+    Sign(  # vllm/v1/structured_output, config/kv_transfer.py and others
+        r"This model does not support `?--(?:runner|task) (\w{1,40})`?",
+        "This model cannot be used for {0}",
+        "Leave --runner and --task out: vLLM chooses what the model can do",
+    ),
+)
