@@ -34,7 +34,7 @@ START = (
     ("server.run", "ServerRun.begin", ""),
     ("lifecycle.supervisor", "Supervisor.begin", "a thread of its own"),
     ("recovery.sweep", "sweep", "what dead kernels left"),
-    ("provisioning.launch", "select_gpus", "GPUs, memory, releases"),
+    ("provisioning.launch", "Preparation.select_gpus", "GPUs, memory, releases"),
     ("ledger", "create", "the private folder"),
     ("guard.client", "GuardPair", "executes vLLM"),
     ("lifecycle.monitor", "Monitor.run", "log, stages, guards"),

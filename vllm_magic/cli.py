@@ -131,7 +131,6 @@ def _ps(arguments: argparse.Namespace) -> int:
 
 def _stop(arguments: argparse.Namespace) -> int:
     from vllm_magic.errors import ServerNotFound
-    from vllm_magic.provisioning.base import CLUSTER_GRACE, GRACE, PATIENCE
     from vllm_magic.recovery import lookup, remote_stop
 
     try:
@@ -140,12 +139,12 @@ def _stop(arguments: argparse.Namespace) -> int:
         if _verify_again(arguments.name):
             return DONE
         raise
-    grace, patience = (CLUSTER_GRACE, CLUSTER_GRACE) if record.job else (GRACE, PATIENCE)
+    grace, patience = record.stop_grace, record.stop_patience
     if arguments.grace is not None:
         grace, patience = arguments.grace, min(arguments.grace, patience)
     with _probe() as probe:
         release = remote_stop.stop(entry, record, probe, grace, patience)
-    _print(_release_lines(release, note=bool(record.job or release.doubt)))
+    _print(_release_lines(release))
     return DONE
 
 
@@ -162,15 +161,15 @@ def _verify_again(name: str) -> bool:
     for one in rechecked:
         if not one.verified:
             raise report.not_released(one.release)
-        _print(_release_lines(one.release, note=bool(one.release.doubt)))
+        _print(_release_lines(one.release))
     return bool(rechecked)
 
 
-def _release_lines(release: Release, *, note: bool) -> list[str]:
+def _release_lines(release: Release) -> list[str]:
     from vllm_magic.sizes import gib
 
     freed = (f"GPU {gpu.index}: {gib(gpu.freed)} came back." for gpu in release.vram)
-    return [release.text, *([f"({release.note})"] if note else []), *freed]
+    return [release.text, *([f"({release.proof_note})"] if release.proof_note else []), *freed]
 
 
 def _logs(arguments: argparse.Namespace) -> int:

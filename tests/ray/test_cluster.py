@@ -30,7 +30,7 @@ from vllm_magic.children.installed import Installed
 from vllm_magic.cluster import wire
 from vllm_magic.cluster.entities import Node
 from vllm_magic.cluster.survey import survey, view
-from vllm_magic.doctor import jobs
+from vllm_magic.doctor import checks
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.engine.startup.stages import Stage
 from vllm_magic.errors import (
@@ -266,8 +266,8 @@ def test_what_a_kernel_left_is_found_and_reaped(cluster, home, executable, capsy
             os.kill(pid, signal.SIGKILL)
     until(lambda: not processes.read(leader) or not processes.read(leader).alive)  # with its guard
     with contextlib.closing(Probe()) as probe:
-        assert sweep(probe, with_clusters=False) == []  # a start here is not held up by it
-    (found,) = jobs.left(ledger.entries())
+        assert sweep(probe) == []  # a start here is not held up by it
+    (found,) = checks.left(ledger.entries())
     assert f"on {cluster.address} still runs" in found.what
     assert cli.main(["reap"]) == 0
     assert "m was left by a kernel that died" in capsys.readouterr().out
@@ -280,7 +280,7 @@ def test_what_was_left_on_a_cluster_that_is_gone(home, capsys):
     dead = [os.getpid(), 1]
     gone = {"cluster": "http://127.0.0.1:1", "job": "vllm-magic-m-0", "kernel": dead, "name": "m"}
     records.write(str(folder.path), record(folder.id, **gone))
-    (found,) = jobs.left(ledger.entries())
+    (found,) = checks.left(ledger.entries())
     assert "cannot be seen: The Ray cluster at http://127.0.0.1:1 does not answer" in found.what
     assert cli.main(["reap"]) == 1
     assert "NOT released" in capsys.readouterr().out

@@ -6,9 +6,13 @@ import shlex
 
 import pytest
 from IPython.core.error import UsageError
+from records import record
 
-from vllm_magic import cli
+from vllm_magic import cli, ledger
 from vllm_magic.commands.selection import HELP_COMMAND
+from vllm_magic.guard import record as records
+from vllm_magic.recovery import remote_stop
+from vllm_magic.release.result import nothing_to_release
 
 
 @pytest.mark.parametrize(
@@ -54,6 +58,21 @@ def test_the_list_of_the_commands(capsys, words):
 def test_the_page_of_a_command(capsys, words):
     assert cli.main(words) == cli.DONE
     assert capsys.readouterr().out.startswith("vllm-magic stop NAME [options]\n")
+
+
+@pytest.mark.parametrize(("words", "times"), [((), (65.0, 62.5)), (("--grace", "7"), (7.0, 7.0))])
+def test_a_stop_has_the_times_that_its_own_kernel_would_give_it(home, monkeypatch, words, times):
+    folder = ledger.create("m")
+    records.write(str(folder.path), record(folder.id, name="m", stop_grace=65.0, stop_patience=62.5))
+    given = []
+
+    def stop(entry, record, probe, grace, patience):
+        given.append((grace, patience))
+        return nothing_to_release(record.name)
+
+    monkeypatch.setattr(remote_stop, "stop", stop)
+    assert cli.main(["stop", "m", *words]) == cli.DONE
+    assert given == [times]
 
 
 def test_the_help_is_shown_on_a_system_that_is_not_supported(monkeypatch):

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from vllm_magic import ledger
+from vllm_magic.doctor import jobs
 from vllm_magic.doctor.findings import Finding, Topic
 from vllm_magic.doctor.unowned import Owner
 from vllm_magic.gpu import locks
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from vllm_magic.children.installed import Installed
     from vllm_magic.doctor.findings import ReportedServer, ReportedTree
     from vllm_magic.gpu.devices import Snapshot
+    from vllm_magic.guard.record import Record
     from vllm_magic.ledger import Entry
 
 NO_DRIVER = (  # what `gpu.nvml_child` says of a machine without GPUs: a fact, not a fault
@@ -90,26 +92,31 @@ def unowned(elsewhere: Iterable[ReportedTree]) -> Iterator[Finding]:
 
 
 def left(entries: Iterable[Entry]) -> Iterator[Finding]:
-    """Yield the servers that have ended and left files."""
+    """Yield the servers of which no process lives here, and which left files, or perhaps a job on a cluster."""
     for entry in entries:
         if entry.record is None:
             continue
-        if entry.condition is Condition.LEFT and not entry.record.job:  # `jobs.left` reports those with a job
-            segments = len(present(Segment(*one) for one in entry.record.segments))
-            files = [str(entry.path)]
-            files += [str(entry.folder.tmp)] if _outside(entry) else []
-            files += [f"{segments} of its files in /dev/shm"] if segments else []
-            yield Finding(
-                Topic.LEFT,
-                f"The server {entry.record.name} has ended, and left files: {', '.join(files)}.",
-                "vllm-magic reap",
-            )
+        if entry.condition is Condition.LEFT:
+            # A job may still run on its cluster, though no process of the server lives here.
+            yield jobs.left(entry.record) if entry.record.job else _left_files(entry, entry.record)
         elif of_an_earlier_boot(entry):
             yield Finding(
                 Topic.LEFT,
                 f"The server {entry.record.name} ran before this machine was restarted, and left its folder.",
                 f"rm -r {shlex.quote(str(entry.path))}",
             )
+
+
+def _left_files(entry: Entry, record: Record) -> Finding:
+    segments = len(present(Segment(*one) for one in record.segments))
+    files = [str(entry.path)]
+    files += [str(entry.folder.tmp)] if _outside(entry) else []
+    files += [f"{segments} of its files in /dev/shm"] if segments else []
+    return Finding(
+        Topic.LEFT,
+        f"The server {record.name} has ended, and left files: {', '.join(files)}.",
+        "vllm-magic reap",
+    )
 
 
 def records(entries: Iterable[Entry]) -> Iterator[Finding]:

@@ -6,28 +6,21 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.doctor.findings import Finding, Topic
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.ledger import Condition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from vllm_magic.guard.record import Record
-    from vllm_magic.ledger import Entry
 
 
-def left(entries: Iterable[Entry]) -> Iterator[Finding]:
-    """Yield the jobs whose kernel, guards and agent are gone. Each costs a request to its cluster."""
-    for entry in entries:
-        record = entry.record
-        if record and record.job and entry.condition is Condition.LEFT:
-            yield Finding(
-                Topic.ORPHAN,
-                f"The kernel of the server {record.name} is gone, and {_outcome(record)}.",
-                "vllm-magic reap",
-            )
+def left(record: Record) -> Finding:
+    """Return the finding about a job whose kernel, guards and agent are gone. This asks the cluster."""
+    return Finding(
+        Topic.ORPHAN,
+        f"The kernel of the server {record.name} is gone, and {_state(record)}.",
+        "vllm-magic reap",
+    )
 
 
-def _outcome(record: Record) -> str:
+def _state(record: Record) -> str:
     at = f"its job {record.job} on {record.cluster}"
     try:
         from vllm_magic.cluster import wire

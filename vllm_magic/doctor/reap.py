@@ -16,10 +16,9 @@ from vllm_magic import ledger
 from vllm_magic.doctor import unowned
 from vllm_magic.doctor.unowned import Owner, Role
 from vllm_magic.errors import InvalidOption
-from vllm_magic.guard.ladder import Ladder, Members
+from vllm_magic.guard.ladder import GRACE, PATIENCE, Ladder, Members
 from vllm_magic.ledger import Condition
 from vllm_magic.linux import details, machine, processes, shared_memory
-from vllm_magic.provisioning.base import GRACE, PATIENCE
 from vllm_magic.release.result import EndedProcess
 from vllm_magic.sizes import gib
 from vllm_magic.view import View, duration

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import vllm_magic
 from vllm_magic import ledger
 from vllm_magic.children import installed
-from vllm_magic.doctor import blind, checks, gpus, jobs, unowned
+from vllm_magic.doctor import blind, checks, gpus, unowned
 from vllm_magic.doctor.findings import Report, ReportedListener, ReportedRelease, ReportedServer, ReportedTree
 from vllm_magic.gpu import locks
 from vllm_magic.guard.record import Phase
@@ -65,7 +65,6 @@ def survey(probe: Probe, executable: str | None = None) -> Report:
         *checks.orphans(servers),
         *checks.unowned(elsewhere),
         *checks.left(known.entries),
-        *jobs.left(known.entries),
         *checks.records(known.entries),
         *checks.ports(servers),
         *checks.folders(known.problem, locked),

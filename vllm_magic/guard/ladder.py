@@ -27,6 +27,8 @@ from vllm_magic.linux.processes import Identity, Process, shown_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+GRACE = 5.0  # seconds from SIGTERM to SIGKILL for a server that is ending
+PATIENCE = 2.5  # the same for a server on which SIGTERM has no effect
 LINGER = 1.0  # seconds for the other processes after the engine or the leader has ended
 SECOND_SIGTERM = 1.0  # seconds without any effect before SIGTERM is sent again
 KILL_LIMIT = 15.0  # seconds; a process that lives so long after SIGKILL is stuck in the kernel (state D)

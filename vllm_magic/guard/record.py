@@ -16,6 +16,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vllm_magic.guard import validation
+from vllm_magic.guard.ladder import GRACE, PATIENCE
 from vllm_magic.linux.machine import Place
 from vllm_magic.linux.shared_memory import Segment
 
@@ -67,6 +68,8 @@ class Record(NamedTuple):
         segments: [device, inode] of the shared memory that the server maps.
         cluster: the address of the Ray cluster; "" for a server of this machine.
         job: the submission id of the job on the cluster; "" for a server of this machine.
+        stop_grace: seconds from SIGTERM to SIGKILL when the server is stopped.
+        stop_patience: the same, if SIGTERM has no effect at all.
         version: the version of this format.
     """
 
@@ -91,6 +94,8 @@ class Record(NamedTuple):
     segments: list[list[int]] = []  # noqa: RUF012 - never changed, only replaced
     cluster: str = ""
     job: str = ""
+    stop_grace: float = GRACE
+    stop_patience: float = PATIENCE
     version: int = VERSION
 
     @property
@@ -322,4 +327,6 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "segments": validation.pairs,
     "cluster": validation.text,
     "job": validation.text,
+    "stop_grace": validation.seconds,
+    "stop_patience": validation.seconds,
 }

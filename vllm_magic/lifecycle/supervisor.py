@@ -190,7 +190,7 @@ class Supervisor:
             if problem := machine.proc_problem():  # what cannot be ended for certain is not started
                 raise StartFailed(problem, machine.PROC_HINT)
             try:
-                for swept in sweep(self._probe, with_clusters=False):
+                for swept in sweep(self._probe):
                     tell(swept.text)
             except OSError as error:
                 raise unusable(error) from error

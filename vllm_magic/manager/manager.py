@@ -24,7 +24,7 @@ from vllm_magic.provisioning import choose
 from vllm_magic.provisioning.attached import AttachedProvisioner
 from vllm_magic.provisioning.standby_pool import StandbyPool
 from vllm_magic.recovery import kept_servers
-from vllm_magic.recovery.sweep import sweep
+from vllm_magic.recovery.sweep import sweep, sweep_clusters
 from vllm_magic.server.server import Server, ServerState, run_of
 
 if TYPE_CHECKING:
@@ -216,10 +216,10 @@ class Manager:
     def sweep(self) -> None:
         """Release what dead kernels left, and have `news` tell of it; for a thread of its own."""
         try:
-            for swept in sweep(self._probe, with_clusters=False):
+            for swept in sweep(self._probe):
                 self._news.put(swept.text)
             self._report_waiting.set()
-            for swept in sweep(self._probe):  # what is left on a cluster, which may take its time
+            for swept in sweep_clusters(self._probe):
                 self._news.put(swept.text)
         except OSError as error:
             self._news.put(f"The state folder cannot be used: {error}. %vllm doctor tells more.")

@@ -33,7 +33,7 @@ def report_left(job: str, workers: Sequence[int]) -> str:
     """
     deadline, pause = time.monotonic() + LIMIT, threading.Event()
     while True:
-        sweep(manager.probe, with_clusters=False)
+        sweep(manager.probe)
         left = [entry for entry in ledger.entries() if entry.record and entry.record.name == job]
         there = {pid for pid in workers if processes.title(pid).startswith(ACTORS)}
         now = manager.gpus()

@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from vllm_magic.provisioning.standby import StandbySpec
     from vllm_magic.release.verifier import Verifier
 
-GRACE = 5.0  # seconds from SIGTERM to SIGKILL for a server that is ending
-PATIENCE = 2.5  # the same for a server on which SIGTERM has no effect
-CLUSTER_GRACE = 120.0  # seconds for the agent of a server on a Ray cluster to wait for the end of its job
-
 
 class StartKind(str, Enum):
     """How a server began in this kernel."""

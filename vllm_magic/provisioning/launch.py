@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_magic import ledger
@@ -27,8 +28,7 @@ from vllm_magic.release import gpu_json
 from vllm_magic.release.local_verifier import LocalVerifier
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from vllm_magic.engine.command import Command
     from vllm_magic.engine.spec import ServerSpec
@@ -52,42 +52,152 @@ class GpuSelection(NamedTuple):
     chosen: tuple[Gpu, ...]
 
 
-def select_gpus(
-    spec: ServerSpec, environ: Mapping[str, str], probe: Probe, cancelled: Cancellation
-) -> GpuSelection | None:
-    """Wait until no release is under way on the GPUs, read them, and choose GPUs; return None when cancelled.
+@dataclass(frozen=True)
+class Preparation:
+    """Prepares the start of one server.
 
-    Raises:
-        InvalidOption: ``--gpus`` names a GPU that does not exist.
-        NotEnoughMemory: the GPUs have too little free memory for the server.
-        StartFailed: a release on the GPUs does not end, or the folder of their locks cannot be used.
+    Attributes:
+        spec: the server.
+        command: the command of the server, with its address and key.
+        stop_times: the provisioner's ``stop_grace`` and ``stop_patience``, for a stop by another process.
+        environ: the kernel's environment.
+        probe: reads the GPUs.
     """
-    try:
-        return _select_gpus(spec, environ, probe, cancelled)
-    except OSError as error:
-        raise unusable(error) from error
 
+    spec: ServerSpec
+    command: Command
+    stop_times: tuple[float, float]
+    environ: Mapping[str, str]
+    probe: Probe
 
-def prepare(
-    spec: ServerSpec,
-    command: Command,
-    environ: Mapping[str, str],
-    probe: Probe,
-    selection: GpuSelection,
-    standby: Folder | None = None,
-) -> tuple[Prepared, LaunchRequest]:
-    """Make the private folder with its record, or use the folder of a standby, whose guard writes the record.
+    def select_gpus(self, cancelled: Cancellation) -> GpuSelection | None:
+        """Wait until no release is under way on the GPUs, read them, and choose GPUs; return None when cancelled.
 
-    Returns:
-        The prepared server, and the request for the guards.
+        Raises:
+            InvalidOption: ``--gpus`` names a GPU that does not exist.
+            NotEnoughMemory: the GPUs have too little free memory for the server.
+            StartFailed: a release on the GPUs does not end, or the folder of their locks cannot be used.
+        """
+        try:
+            return self._select_gpus(cancelled)
+        except OSError as error:
+            raise unusable(error) from error
 
-    Raises:
-        StartFailed: a folder cannot be made.
-    """
-    try:
-        return _prepare(spec, command, environ, probe, selection, standby)
-    except OSError as error:
-        raise unusable(error) from error
+    def prepare(
+        self, selection: GpuSelection, standby: Folder | None = None
+    ) -> tuple[Prepared, LaunchRequest]:
+        """Make the private folder with its record, or use the folder of a standby, whose guard writes the record.
+
+        Args:
+            selection: the result of `select_gpus`.
+            standby: the folder of the standby that becomes the server; None for a server without one.
+
+        Returns:
+            The prepared server, and the request for the guards.
+
+        Raises:
+            StartFailed: a folder cannot be made.
+        """
+        try:
+            if standby is None:
+                return self._prepare(selection)
+            folder = ledger.with_name(standby, self.spec.name)
+            return self._build_request(folder, selection, StartKind.WARM)
+        except OSError as error:
+            raise unusable(error) from error
+
+    def _select_gpus(self, cancelled: Cancellation) -> GpuSelection | None:
+        baseline = self.probe.snapshot(timeout=FIRST_LOOK_LIMIT)
+        chosen = _choose(self.spec, baseline)
+        deadline = time.monotonic() + RELEASE_WAIT
+        # The memory that a release frees may change the choice, so the GPUs are read and chosen again after each wait.
+        while not locks.wait_for_releases(_uuids(chosen or baseline.gpus), 0.0, cancelled.event):
+            rest = deadline - time.monotonic()
+            if cancelled.event.is_set():
+                return None
+            if rest <= 0:
+                raise StartFailed(
+                    "Another server is still being released on its GPU", "%vllm gpu shows who holds it"
+                )
+            locks.wait_for_releases(_uuids(chosen or baseline.gpus), rest, cancelled.event)
+            baseline = self.probe.snapshot()
+            chosen = _choose(self.spec, baseline)
+        deadline = time.monotonic() + COMING_BACK
+        while lacking := preflight.shortage(self.spec, self.environ, baseline, chosen):
+            if time.monotonic() >= deadline:
+                raise preflight.refusal(self.spec.name, lacking)
+            if cancelled.event.wait(LOOK):
+                return None
+            baseline = self.probe.snapshot()
+            chosen = _choose(self.spec, baseline)
+        return GpuSelection(baseline, chosen)
+
+    def _prepare(self, selection: GpuSelection) -> tuple[Prepared, LaunchRequest]:
+        folder = ledger.create(self.spec.name)
+        try:
+            prepared, request = self._build_request(folder, selection, StartKind.COLD)
+            record.write(str(folder.path), Record(**request.record))
+        except BaseException:
+            discard(*map(str, (folder.path, folder.tmp, folder.log)))
+            raise
+        return prepared, request
+
+    def _build_request(
+        self, folder: Folder, selection: GpuSelection, kind: StartKind
+    ) -> tuple[Prepared, LaunchRequest]:
+        spec, command, (baseline, chosen) = self.spec, self.command, selection
+        usable = _uuids(chosen or baseline.gpus)
+        visible = choice.cuda_visible_devices(chosen) if chosen else None
+        request = LaunchRequest(
+            argv=list(command.argv),
+            env=commands.environment(self.environ, spec, command.endpoint, folder.id, folder.tmp, visible),
+            cwd=spec.cwd,
+            tmp=str(folder.tmp),
+            folder=str(folder.path),
+            log=str(folder.log),
+            keep_log=str(folder.kept_log),
+            locks=[str(path) for path in locks.lock_paths(usable)],
+            record=self._record(folder, baseline, usable)._asdict(),
+            keep=spec.keep or 0.0,
+            handover=serialization.pack_owner(spec, command),
+        )
+        prepared = Prepared(
+            folder=folder,
+            verifier=LocalVerifier(self.probe, baseline, _uuids(chosen), folder.mark),
+            gpus=usable,
+            address=command.endpoint.address,
+            port=command.endpoint.port,
+            model=spec.model,
+            downloads=Downloads(spec.model, spec.all_args, request.env),
+            secrets=tuple(known(request.env)),
+            kind=kind,
+        )
+        return prepared, request
+
+    def _record(self, folder: Folder, baseline: Snapshot, gpus: tuple[str, ...]) -> Record:
+        me = processes.read(os.getpid())
+        spec, command = self.spec, self.command
+        stop_grace, stop_patience = self.stop_times
+        return Record(
+            id=folder.id,
+            name=spec.name,
+            model=spec.model,
+            args=mask_words(spec.args),
+            url=command.endpoint.url,
+            port=command.endpoint.port,
+            gpus=list(gpus),
+            chosen=spec.gpus is not None,
+            baseline=gpu_json.pack(baseline),
+            phase=Phase.STARTING,
+            since=time.time(),
+            place=list(machine.here()),
+            kernel=list(me.identity) if me else [os.getpid(), 0],
+            keep=spec.keep or 0.0,
+            cluster=command.cluster,
+            job=command.job,
+            stop_grace=stop_grace,
+            stop_patience=stop_patience,
+        )
 
 
 def start_guards(request: LaunchRequest) -> Guards:
@@ -125,129 +235,6 @@ def unusable(error: OSError) -> StartFailed:
     what = str(error).rstrip(".")
     hint = "%vllm doctor checks it" if "VLLM_MAGIC_HOME" in what else "Mend that, or set VLLM_MAGIC_HOME"
     return StartFailed(f"A folder cannot be used: {what}", hint)
-
-
-def _select_gpus(
-    spec: ServerSpec, environ: Mapping[str, str], probe: Probe, cancelled: Cancellation
-) -> GpuSelection | None:
-    baseline = probe.snapshot(timeout=FIRST_LOOK_LIMIT)
-    chosen = _choose(spec, baseline)
-    deadline = time.monotonic() + RELEASE_WAIT
-    # The memory that a release frees may change the choice, so the GPUs are read and chosen again after each wait.
-    while not locks.wait_for_releases(_uuids(chosen or baseline.gpus), 0.0, cancelled.event):
-        rest = deadline - time.monotonic()
-        if cancelled.event.is_set():
-            return None
-        if rest <= 0:
-            raise StartFailed(
-                "Another server is still being released on its GPU", "%vllm gpu shows who holds it"
-            )
-        locks.wait_for_releases(_uuids(chosen or baseline.gpus), rest, cancelled.event)
-        baseline = probe.snapshot()
-        chosen = _choose(spec, baseline)
-    deadline = time.monotonic() + COMING_BACK
-    while lacking := preflight.shortage(spec, environ, baseline, chosen):
-        if time.monotonic() >= deadline:
-            raise preflight.refusal(spec.name, lacking)
-        if cancelled.event.wait(LOOK):
-            return None
-        baseline = probe.snapshot()
-        chosen = _choose(spec, baseline)
-    return GpuSelection(baseline, chosen)
-
-
-def _prepare(
-    spec: ServerSpec,
-    command: Command,
-    environ: Mapping[str, str],
-    probe: Probe,
-    selection: GpuSelection,
-    standby: Folder | None,
-) -> tuple[Prepared, LaunchRequest]:
-    lock_files = locks.lock_paths(_uuids(selection.chosen or selection.baseline.gpus))
-    if standby is not None:
-        folder = ledger.with_name(standby, spec.name)
-        return _build_request(folder, spec, command, environ, probe, selection, lock_files, StartKind.WARM)
-    folder = ledger.create(spec.name)
-    try:
-        prepared, request = _build_request(
-            folder, spec, command, environ, probe, selection, lock_files, StartKind.COLD
-        )
-        record.write(str(folder.path), Record(**request.record))
-    except BaseException:
-        discard(*map(str, (folder.path, folder.tmp, folder.log)))
-        raise
-    return prepared, request
-
-
-def _build_request(
-    folder: Folder,
-    spec: ServerSpec,
-    command: Command,
-    environ: Mapping[str, str],
-    probe: Probe,
-    selection: GpuSelection,
-    lock_files: Sequence[Path],
-    kind: StartKind,
-) -> tuple[Prepared, LaunchRequest]:
-    baseline, chosen = selection
-    usable = _uuids(chosen or baseline.gpus)
-    server_record = _record(folder, spec, command, baseline, usable)
-    visible = choice.cuda_visible_devices(chosen) if chosen else None
-    request = LaunchRequest(
-        argv=list(command.argv),
-        env=commands.environment(
-            environ, spec, command.argv[0], command.endpoint, folder.id, folder.tmp, visible
-        ),
-        cwd=spec.cwd,
-        tmp=str(folder.tmp),
-        folder=str(folder.path),
-        log=str(folder.log),
-        keep_log=str(folder.kept_log),
-        locks=[str(path) for path in lock_files],
-        record=server_record._asdict(),
-        keep=spec.keep or 0.0,
-        handover=serialization.pack_owner(spec, command),
-    )
-    verifier = LocalVerifier(probe, baseline, _uuids(chosen), folder.mark)
-    downloads = Downloads(spec.model, spec.all_args, request.env)
-    secrets = tuple(known(request.env))
-    prepared = Prepared(
-        folder=folder,
-        verifier=verifier,
-        gpus=usable,
-        address=command.endpoint.address,
-        port=command.endpoint.port,
-        model=spec.model,
-        downloads=downloads,
-        secrets=secrets,
-        kind=kind,
-    )
-    return prepared, request
-
-
-def _record(
-    folder: Folder, spec: ServerSpec, command: Command, baseline: Snapshot, gpus: tuple[str, ...]
-) -> Record:
-    me = processes.read(os.getpid())
-    return Record(
-        id=folder.id,
-        name=spec.name,
-        model=spec.model,
-        args=mask_words(spec.args),
-        url=command.endpoint.url,
-        port=command.endpoint.port,
-        gpus=list(gpus),
-        chosen=spec.gpus is not None,
-        baseline=gpu_json.pack(baseline),
-        phase=Phase.STARTING,
-        since=time.time(),
-        place=list(machine.here()),
-        kernel=list(me.identity) if me else [os.getpid(), 0],
-        keep=spec.keep or 0.0,
-        cluster=command.cluster,
-        job=command.job,
-    )
 
 
 def _choose(spec: ServerSpec, baseline: Snapshot) -> tuple[Gpu, ...]:

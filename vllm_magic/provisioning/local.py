@@ -10,8 +10,9 @@ from vllm_magic.children import flag_reading
 from vllm_magic.engine import command as commands
 from vllm_magic.engine.flags import unknown_flags
 from vllm_magic.gpu import locks
-from vllm_magic.provisioning import launch as steps
-from vllm_magic.provisioning.base import GRACE, PATIENCE, Launched, Provisioner
+from vllm_magic.guard.ladder import GRACE, PATIENCE
+from vllm_magic.provisioning.base import Launched, Provisioner
+from vllm_magic.provisioning.launch import Preparation, start_guards
 from vllm_magic.provisioning.standby import StandbySpec
 
 if TYPE_CHECKING:
@@ -54,9 +55,7 @@ class LocalProvisioner(Provisioner):
         self.stop_grace, self.stop_patience = stop_times(spec)
         self.stops_at_exit = not spec.keep
         self.standby = StandbySpec.of(spec, executable, environ)
-        self._spec = spec
-        self._environ = environ
-        self._probe = probe
+        self._preparation = Preparation(spec, self.command, stop_times(spec), environ, probe)
 
     def launch(self, cancelled: Cancellation, tell: Callable[[str], None]) -> Launched | None:
         """See `Provisioner.launch`."""
@@ -65,7 +64,7 @@ class LocalProvisioner(Provisioner):
 
     def select_gpus(self, cancelled: Cancellation, tell: Callable[[str], None]) -> GpuSelection | None:
         """Wait until no release is under way on the GPUs, and choose GPUs; return None when cancelled. Errors as `launch`."""
-        selection = steps.select_gpus(self._spec, self._environ, self._probe, cancelled)
+        selection = self._preparation.select_gpus(cancelled)
         if selection is not None and selection.baseline.gpus and (problem := locks.lock_problem()):
             tell(f"{problem}.")
         return selection
@@ -73,8 +72,8 @@ class LocalProvisioner(Provisioner):
     def prepare(
         self, selection: GpuSelection, standby: Folder | None = None
     ) -> tuple[Prepared, LaunchRequest]:
-        """Make the private folder with its record, or use that of a standby; see `launch.prepare`."""
-        return steps.prepare(self._spec, self.command, self._environ, self._probe, selection, standby)
+        """Make the private folder with its record, or use that of a standby; see `Preparation.prepare`."""
+        return self._preparation.prepare(selection, standby)
 
     def execute(self, selection: GpuSelection, cold_because: str = "") -> Launched:
         """Start the guards, which execute vLLM. Errors as for `launch`.
@@ -84,4 +83,4 @@ class LocalProvisioner(Provisioner):
             cold_because: why no standby became this server.
         """
         prepared, request = self.prepare(selection)
-        return Launched(replace(prepared, cold_because=cold_because), steps.start_guards(request))
+        return Launched(replace(prepared, cold_because=cold_because), start_guards(request))

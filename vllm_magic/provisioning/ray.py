@@ -21,9 +21,8 @@ from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.engine.flags import flags
 from vllm_magic.engine.startup.stages import Stage
 from vllm_magic.errors import InvalidOption, StartFailed
-from vllm_magic.provisioning import launch as steps
-from vllm_magic.provisioning.base import CLUSTER_GRACE, Launched, Provisioner
-from vllm_magic.provisioning.launch import GpuSelection
+from vllm_magic.provisioning.base import Launched, Provisioner
+from vllm_magic.provisioning.launch import GpuSelection, Preparation, start_guards
 from vllm_magic.release.ray_verifier import NOWHERE, RayVerifier
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from vllm_magic.linux.eventfd import Cancellation
 
 TRIED = ["2", "60"]
+STOP_GRACE = 120.0  # seconds for the agent to wait for the end of its job
 AGENT = Path(wire.__file__).with_name("agent.py")
 EXECUTOR = "--distributed-executor-backend"
 RANKS = ("--data-parallel-size", "-dp")
@@ -127,16 +127,14 @@ class RayProvisioner(Provisioner):
         StartFailed: the port is taken.
     """
 
-    stop_grace = stop_patience = CLUSTER_GRACE  # the guards on the node use their own times
+    stop_grace = stop_patience = STOP_GRACE  # the guards on the node use their own times
     # After the kernel's end, the agent has half a second. If the kernel had asked for the release before, the kernel's end
     # would count as a second request, and the agent would be killed at once.
     stops_at_exit = False
 
     def __init__(self, spec: ServerSpec, environ: Mapping[str, str], probe: Probe) -> None:
         self.command, self._job_spec = build(spec)
-        self._spec = spec
-        self._environ = environ
-        self._probe = probe
+        self._preparation = Preparation(spec, self.command, (STOP_GRACE, STOP_GRACE), environ, probe)
 
     def launch(self, cancelled: Cancellation, tell: Callable[[str], None]) -> Launched | None:
         """See `Provisioner.launch`: what is launched here is the agent."""
@@ -150,11 +148,9 @@ class RayProvisioner(Provisioner):
         if cancelled.event.is_set():
             return None
         job_spec = replace(self._job_spec, vllm=installed.find().version or "")
-        prepared, request = steps.prepare(
-            self._spec, self.command, self._environ, self._probe, GpuSelection(NOWHERE, ())
-        )
+        prepared, request = self._preparation.prepare(GpuSelection(NOWHERE, ()))
         request = request._replace(env={**request.env, wire.JOB_SPEC: job_spec.packed()})
-        guards = steps.start_guards(request)
+        guards = start_guards(request)
         verifier = RayVerifier(job_spec.address, job_spec.job, spread=job_spec.gpus == 0)
         return Launched(replace(prepared, verifier=verifier, first=Stage.QUEUED), guards)
 

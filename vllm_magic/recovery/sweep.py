@@ -19,7 +19,7 @@ from vllm_magic.recovery import hung_guards
 from vllm_magic.release import force_kill, from_record, local_verifier, report, unproved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.guard.record import Record
@@ -83,20 +83,19 @@ class Swept:
 
 
 def sweep_all(probe: Probe) -> list[Swept | Recheck]:
-    """Sweep, and check again each release that is not proved. Raises what `sweep` raises."""
-    rechecked = unproved.recheck(probe)  # before the sweep, which checks its own releases
-    return [*sweep(probe, with_files=True), *rechecked]
+    """Sweep here and on the clusters, and check again each release that is not proved. Raises what `sweep` raises."""
+    rechecked = unproved.recheck(probe)  # before the sweeps, which check their own releases
+    return [*sweep(probe, with_files=True), *sweep_clusters(probe), *rechecked]
 
 
-def sweep(probe: Probe, *, with_clusters: bool = True, with_files: bool = False) -> list[Swept]:
-    """Release every orphan in the ledger, and clear every folder of a server without living processes.
+def sweep(probe: Probe, *, with_files: bool = False) -> list[Swept]:
+    """Release every orphan of this machine in the ledger, and clear every folder of a server without living processes.
 
     Each folder has a lock, so that only one of several sweeps handles it. A sweep never touches servers of living kernels, of
     guards that work, or of another boot, machine, PID namespace or user. It ends guards that hang after their kernel's end.
 
     Args:
         probe: reads the GPUs.
-        with_clusters: whether to release servers on Ray clusters too, which takes as long as a cluster takes to answer.
         with_files: whether to report a server of which only files are left that cannot be removed. Each sweep finds them again.
 
     Raises:
@@ -104,35 +103,59 @@ def sweep(probe: Probe, *, with_clusters: bool = True, with_files: bool = False)
         OSError: the state folder cannot be read, or /proc shows another PID namespace.
     """
     machine.check_proc()
-    found = ledger.entries()
-    for entry in found:
+    entries = ledger.entries()
+    for entry in entries:
         if entry.condition is Condition.TORN:
             _remove_unfinished(entry.folder)
-    todo = [
-        one
-        for one in found
-        if one.condition in SWEPT_CONDITIONS and (with_clusters or not _is_on_cluster(one))
-    ]
+    done = [_sweep(entry, found, probe) for entry, found in _ownerless(entries, on_cluster=False)]
+    return [one for one in done if one and (one.release or not one.files_left or with_files)]
+
+
+def sweep_clusters(probe: Probe) -> list[Swept]:
+    """Release every server on a Ray cluster whose kernel is dead, as `sweep` does for this machine.
+
+    This takes as long as a cluster takes to answer. A cluster that does not answer is asked once. The folder of a server on it
+    is kept for `RETRY_LIMIT` seconds after the first attempt.
+
+    Args:
+        probe: reads the GPUs.
+
+    Raises:
+        PermissionError: other users can enter or replace the state folder.
+        OSError: the state folder cannot be read, or /proc shows another PID namespace.
+    """
+    machine.check_proc()
     done: list[Swept] = []
-    silent: set[str] = set()  # the clusters that did not answer, which are not asked twice
-    for entry in sorted(todo, key=_is_on_cluster):
-        if entry.record is None or entry.record.cluster in silent:
+    silent: set[str] = set()
+    for entry, found in _ownerless(ledger.entries(), on_cluster=True):
+        if found.cluster in silent:
             continue
         try:
-            swept = _sweep(entry, entry.record, probe)
+            swept = _sweep(entry, found, probe, on_cluster=True)
         except VllmMagicError as error:
-            swept = Swept(entry.record.name, entry.id, None, str(error))
-        if swept and swept.release and swept.release.unseen and _is_on_cluster(entry):
-            silent.add(entry.record.cluster)
-        done += (
-            [swept]
-            if swept and (swept.release or swept.problem or not swept.files_left or with_files)
-            else []
-        )
+            swept = Swept(found.name, entry.id, None, str(error))
+        if swept and swept.release and swept.release.unseen:
+            silent.add(found.cluster)
+        done += [swept] if swept else []
     return done
 
 
-def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
+def _ownerless(entries: Iterable[Entry], *, on_cluster: bool) -> Iterator[tuple[Entry, Record]]:
+    """Yield the servers without a kernel, and without guards that work: those of clusters, or those of this machine."""
+    for entry in entries:
+        if entry.record and entry.condition in SWEPT_CONDITIONS and bool(entry.record.job) is on_cluster:
+            yield entry, entry.record
+
+
+def _sweep(entry: Entry, found: Record, probe: Probe, *, on_cluster: bool = False) -> Swept | None:
+    """Release one server; return None if another sweep handles it, or if there is nothing to report.
+
+    Args:
+        entry: the server.
+        found: the record of the entry.
+        probe: reads the GPUs.
+        on_cluster: whether the server may run though no process of it lives here.
+    """
     with contextlib.ExitStack() as stack:
         # These come before the folder's lock: even if another sweep holds that, a start waits for the GPUs.
         with contextlib.suppress(OSError, ValueError):
@@ -149,15 +172,15 @@ def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
         if again is None or again.record is None:  # another sweep was faster
             return None
         living = entry.processes
-        release = _release(entry, found, living, probe) if living or _is_on_cluster(entry) else None
+        release = _release(entry, found, living, probe) if living or on_cluster else None
         if release is None:
             shared_memory.unlink_unmapped(_segments(found), record.read_existing_segments(str(entry.path)))
-        stays = release is not None and (bool(release.left) or (release.unseen and _stays_for_retry(entry)))
-        record.add_known_processes(
-            str(entry.path), [[one.pid, one.start] for one in release.left] if release else []
-        )
-        # While a process lives, only the folder shows to which server it belongs.
-        stays = stays or bool(entry.processes)
+        left = [[one.pid, one.start] for one in release.left] if release else []
+        record.add_known_processes(str(entry.path), left)
+        # While a process lives, only the folder shows to which server it belongs. A later check of memory needs no folder,
+        # see `unproved`; a later question to a cluster does.
+        stays = bool(left) or bool(entry.processes)
+        stays = stays or bool(on_cluster and release and release.unseen and _may_retry(entry))
         if not stays:
             _clear(entry.folder)
     if release is None and stays:
@@ -171,14 +194,8 @@ def _sweep(entry: Entry, found: Record, probe: Probe) -> Swept | None:
     return Swept(found.name, entry.id, release, left_alone=left_alone, files_left=files_left)
 
 
-def _stays_for_retry(entry: Entry) -> bool:
-    """Whether the folder is kept for another sweep.
-
-    The folder of a server on a cluster that does not answer is kept for `RETRY_LIMIT` seconds after the first attempt; that
-    of a server on this machine while a process of it lives. A later check of memory needs no folder, see `unproved`.
-    """
-    if not _is_on_cluster(entry):
-        return bool(entry.processes)
+def _may_retry(entry: Entry) -> bool:
+    """Whether a later sweep may try again to reach the server's cluster. The first call begins the time of `RETRY_LIMIT`."""
     first = entry.path / UNANSWERED
     try:
         first.touch(mode=0o600, exist_ok=False)
@@ -187,10 +204,6 @@ def _stays_for_retry(entry: Entry) -> bool:
     except OSError:
         return False
     return True
-
-
-def _is_on_cluster(entry: Entry) -> bool:
-    return bool(entry.record and entry.record.job)
 
 
 def _remove_unfinished(paths: Folder) -> None:

@@ -119,10 +119,14 @@ class Release:
         return f"{self.server} released in {self.seconds:.2f} s: {ended}, proved by {self.proof.value}."
 
     @property
+    def proof_note(self) -> str:
+        """The note, if the proof is not the strongest one; else ""."""
+        return "" if self.proof is Proof.NVML_MEMORY else self.note
+
+    @property
     def doubt(self) -> str:
         """The note, if the driver reports the memory of the GPUs and this memory is still no proof; else ""."""
-        reported = any(gpu.after is not None for gpu in self.vram)
-        return self.note if reported and self.proof is not Proof.NVML_MEMORY else ""
+        return self.proof_note if any(gpu.after is not None for gpu in self.vram) else ""
 
     @property
     def in_brackets(self) -> str:

@@ -17,7 +17,7 @@ from vllm_magic.errors import ExecutableNotFound, StartFailed
 from vllm_magic.gpu.devices import Snapshot
 from vllm_magic.linux import forks
 from vllm_magic.provisioning import launch
-from vllm_magic.provisioning.launch import GpuSelection
+from vllm_magic.provisioning.launch import GpuSelection, Preparation
 from vllm_magic.provisioning.standby import Standby, StandbySpec
 
 SELECTION = GpuSelection(Snapshot(0.0, (), None, None), ())
@@ -25,7 +25,7 @@ COMMAND = Command(("/x/vllm", "serve", "m"), Endpoint("127.0.0.1", 8000, "a-key-
 
 
 def prepare():
-    return launch.prepare(ServerSpec("m"), COMMAND, {}, None, SELECTION)
+    return Preparation(ServerSpec("m"), COMMAND, (5.0, 2.5), {}, None).prepare(SELECTION)
 
 
 def failing(error: BaseException):
@@ -40,7 +40,8 @@ def failing(error: BaseException):
     [OSError(errno.EMFILE, "Too many open files"), RuntimeError("x"), MemoryError(), KeyboardInterrupt()],
 )
 @pytest.mark.parametrize(
-    "step", ["_record", "record.write", "commands.environment", "Downloads", "serialization.pack_owner"]
+    "step",
+    ["Preparation._record", "record.write", "commands.environment", "Downloads", "serialization.pack_owner"],
 )
 def test_nothing_is_left_of_a_start_that_fails_early(home, monkeypatch, step, error):
     monkeypatch.setattr(f"vllm_magic.provisioning.launch.{step}", failing(error))
@@ -55,7 +56,8 @@ def test_nothing_is_left_of_a_start_that_fails_early(home, monkeypatch, step, er
 def test_what_succeeds_stays(home):
     prepared, request = prepare()
     assert [prepared.folder.path] == ledger.folders()
-    assert ledger.read_entry(prepared.folder.path).record.name == "m"
+    written = ledger.read_entry(prepared.folder.path).record
+    assert (written.name, written.stop_grace, written.stop_patience) == ("m", 5.0, 2.5)
     assert request.record["id"] == prepared.folder.id
 
 

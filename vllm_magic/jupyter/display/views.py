@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.linux import processes
 from vllm_magic.provisioning.standby_pool import StandbyMode
-from vllm_magic.release.result import Proof
 from vllm_magic.sizes import GIB, gib, gib_range
 from vllm_magic.view import View, duration
 
@@ -107,7 +106,7 @@ def release(one: Release) -> View:
         )
         for gpu in one.vram
     )
-    note = (f"({one.note})",) if one.note and one.proof is not Proof.NVML_MEMORY else ()
+    note = (f"({one.proof_note})",) if one.proof_note else ()
     return View(one.text, ("GPU", "before start", "before stop", "now", "freed"), rows, note)
 
 
