@@ -97,7 +97,7 @@ def watch(manager: Manager, controller: Controller, views: Forgetful, looks: int
     """Be a view for so many looks; those that the sampler asks for on a busy machine are too few."""
     for _ in range(looks):
         controller.post(Message(RequestKind.HERE, "view", tab=PROCESSES))
-        manager._sampler.notify()
+        manager._sampler._call_watchers()
         assert views.ticks.acquire(timeout=LIMIT)
 
 

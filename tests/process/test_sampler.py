@@ -102,19 +102,19 @@ class TestWhatItSees:
         assert asked_for(server) == []
 
     def test_many_are_looked_at_in_turn(self, manager, spec, monkeypatch):
-        monkeypatch.setattr(poller, "TURN", 2)
+        monkeypatch.setattr(poller, "PER_ROUND", 2)
         servers = [manager.start(spec(name=name), timeout=60).server for name in "abc"]
-        ask, asked = poller._activity, []
+        ask, asked = poller._read_activity, []
 
         def noted(server):
             asked.append(server.command.endpoint.url)
             return ask(server)
 
-        monkeypatch.setattr(poller, "_activity", noted)
+        monkeypatch.setattr(poller, "_read_activity", noted)
         until(lambda: len(asked) >= 18, "they are not asked")
         # The last notice of the last start may still have come in between at the beginning.
         assert all(len(set(asked[at : at + 3])) == 3 for at in range(6, 16)), asked
-        monkeypatch.setattr(poller, "TURN", 0)
+        monkeypatch.setattr(poller, "PER_ROUND", 0)
         seen = len(servers[0]._run.curve.samples())
         servers[0].stop()
         until(lambda: len(servers[0]._run.curve.samples()) > seen, "its end is not seen at once")
@@ -223,14 +223,14 @@ class TestWhatCannotHoldItUp:
         until(lambda: asked_for(server), "it is not asked any more")
 
     def test_a_stop_does_not_wait_for_a_look(self, manager, spec, monkeypatch):
-        monkeypatch.setattr(poller, "LIMIT", 600.0)
+        monkeypatch.setattr(poller, "ANSWER_LIMIT", 600.0)
         begun, ended = threading.Event(), threading.Event()
 
         def never(*_: object) -> None:
             begun.set()
             ended.wait(60)
 
-        monkeypatch.setattr(poller, "_activity", never)
+        monkeypatch.setattr(poller, "_read_activity", never)
         server = manager.start(spec(), timeout=60).server
         assert begun.wait(60)
         assert server.stop().verified
@@ -284,7 +284,7 @@ class TestItsEnd:
         two.stop()
         until(lambda: threads() == [], "a thread stays")
         assert last(two).at > two.status.times["released"]
-        assert manager._sampler._followed == {}
+        assert manager._sampler._targets == {}
         again = manager.start(spec(name="one"), timeout=60).server
         until(lambda: asked_for(again), "it does not begin again")
         manager.stop_all()

@@ -63,7 +63,7 @@ def test_a_handler_looks_and_stops(manager, spec, traces, inside, lock):
 def test_the_main_thread_holds_nothing_that_the_thread_of_a_server_needs(manager, spec, traces, monkeypatch):
     """Where it is interrupted, a handler may wait for the end of a server, in the middle of each line of this package."""
     monkeypatch.setattr(forks, "START_LIMIT", 0.2)
-    monkeypatch.setattr("vllm_magic.monitoring.sampler.PATIENCE", 0.2)
+    monkeypatch.setattr("vllm_magic.monitoring.sampler.LOCK_LIMIT", 0.2)
     other = manager.start(spec(name="other"), timeout=60).server
     manager.spares.set_mode(StandbyMode.ON)
 

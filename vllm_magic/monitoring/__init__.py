@@ -1,1 +1,1 @@
-"""What this kernel's servers and the GPUs do, seen once a second while somebody wants to know."""
+"""Measures the servers and GPUs once a second, and warns of a start that will probably fail."""

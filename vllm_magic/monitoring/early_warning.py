@@ -1,4 +1,4 @@
-"""A look ahead beside a start: whether it will fail for want of memory, half a minute before vLLM says so."""
+"""Warn that a start will fail for lack of memory, about half a minute before vLLM itself fails."""
 
 from __future__ import annotations
 
@@ -18,49 +18,49 @@ if TYPE_CHECKING:
 
 
 class EarlyWarning:
-    """Estimates in a thread of its own, so that no slow disk and no slow driver holds up the start.
+    """Estimates the memory for a start in a thread of its own, so that a slow disk or driver does not delay the start.
 
     Args:
-        spec: what is started.
-        probe: what looks at the GPUs.
+        spec: the spec of the server that is started.
+        probe: reads the GPUs.
     """
 
     def __init__(self, spec: ServerSpec, probe: Probe) -> None:
         self._spec = spec
         self._probe = probe
         self._environ = dict(os.environ)
-        self._line = ""
-        self._known = threading.Event()
-        with suppress(RuntimeError):  # can't start new thread: then nothing is foreseen
-            threading.Thread(target=self._estimate, name="vllm-magic fit", daemon=True).start()
+        self._text = ""
+        self._done = threading.Event()
+        with suppress(RuntimeError):  # can't start new thread: there is no warning
+            threading.Thread(target=self._run, name="vllm-magic fit", daemon=True).start()
 
     def warning(self, timeout: float = 0.0) -> str:
-        """A line that says why it will fail, once; "" where it may well fit, and until that is known.
+        """Return the warning, one line, at the first call after the estimate; "" at all other calls, or if there is none.
 
         Args:
-            timeout: seconds to wait until that is known.
+            timeout: the seconds to wait for the estimate.
         """
-        if not self._known.wait(timeout):
+        if not self._done.wait(timeout):
             return ""
-        line, self._line = self._line, ""
-        return line
+        text, self._text = self._text, ""
+        return text
 
-    def _estimate(self) -> None:
+    def _run(self) -> None:
         try:
-            self._line = self._warning()
+            self._text = self._estimate()
         finally:
-            self._known.set()
+            self._done.set()
 
-    def _warning(self) -> str:
+    def _estimate(self) -> str:
         environ = {**self._environ, **dict(self._spec.env)}
-        # Nobody is asked online for the sake of a warning.
+        # A warning is not worth a request to the network.
         if model_files.find(self._spec, environ) is None:
             return ""
         try:
-            found = fit(self._spec, environ, self._probe.snapshot(), online=False)
-        except VllmMagicError:  # the start itself tells what is wrong
+            estimate = fit(self._spec, environ, self._probe.snapshot(), online=False)
+        except VllmMagicError:  # the start reports the error
             return ""
-        # Memory that others hold may be coming back; the start waits for it, and says who holds it.
-        if found.outcome not in (FitOutcome.TOO_LARGE, FitOutcome.REFUSED):
+        # Too little free memory gives no warning: the start waits for memory, and reports who holds it.
+        if estimate.outcome not in (FitOutcome.TOO_LARGE, FitOutcome.REFUSED):
             return ""
-        return f"{self._spec.name} will probably not start. {found.verdict} (%vllm fit shows more.)"
+        return f"{self._spec.name} will probably not start. {estimate.verdict} (%vllm fit shows more.)"

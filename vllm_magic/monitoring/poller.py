@@ -1,9 +1,10 @@
-"""The thread of the sampler: it polls servers and GPUs once a second, as long as there are targets.
+"""The thread of the sampler: it polls servers and GPUs once a second.
 
-If there are more than `TURN` servers, so many are polled each second, in turn; the cost does not grow with the rest. A
-server whose state changes is polled at that moment, so that its curve has an edge there. An asyncio loop waits for all
-servers side by side, each of which a thread asks; another thread (`gpu.background_probe`) asks the driver. None of them
-delays the others.
+The thread runs an asyncio loop. Each server is asked in a thread of a pool, and `gpu.background_probe` asks the driver in
+another thread, so that neither a slow server nor a slow driver delays the samples of the other servers.
+
+At most `PER_ROUND` servers are polled each second. If there are more, they take turns, and the cost stays the same. A
+server whose state has changed is polled at once, so that its curve has a point at that time.
 """
 
 from __future__ import annotations
@@ -35,43 +36,41 @@ if TYPE_CHECKING:
     Targets = Callable[[], Mapping[ServerRun, "Target"] | None]
     Publish = Callable[[Snapshot | None, Mapping[int, str]], None]
 
-PERIOD = 1.0  # seconds between two rounds
-TURN = 20  # servers in one round
-END_LIMIT = 1.0  # seconds for the threads to end
-SHORTEST = 0.25  # seconds between two rounds if a state has changed
-LIMIT = 1.0  # seconds for a server's answer
-GPU_LIMIT = 0.9  # seconds for which the driver may hold a sample up
-STALE = 10.0  # seconds for which the last snapshot of the GPUs counts while the driver is slow
-SPARE = 16  # file descriptors that must be free; a loop takes three
+PERIOD = 1.0  # seconds from the beginning of one round to the beginning of the next
+SHORTEST_PERIOD = 0.25  # the same, in seconds, if a state has changed
+PER_ROUND = 20  # servers polled in one round
+END_LIMIT = 1.0  # seconds to wait for the end of the threads
+ANSWER_LIMIT = 1.0  # seconds to wait for the counters of a server
+GPU_LIMIT = 0.9  # seconds for which a sample waits for the driver
+STALE = 10.0  # seconds for which the last snapshot of the GPUs is kept if the driver reports no GPUs
+FREE_DESCRIPTORS = 16  # file descriptors that must be free; an asyncio loop uses three
 
 
 @dataclass
 class Target:
-    """A server that is polled.
+    """The data about a polled server. All times are by `time.monotonic`.
 
     Attributes:
-        looked: when it was polled last, by `time.monotonic`; 0 before that.
-        last: when it last answered, by `time.monotonic`, and its counters then.
-        state: its state as the sampler was told of it.
-        over_since: since when it is over, by `time.monotonic`; None while it is not.
+        polled_at: the time of the last poll; 0 before the first one.
+        last_answer: the time of the server's last answer, and its counters then; None before the first answer.
+        state: the state of the server, as of the last call of `Sampler.note_change`.
+        over_since: the time at which the server was first seen to be over; None while it is not over.
     """
 
-    looked: float = 0.0
-    last: tuple[float, Activity] | None = None
+    polled_at: float = 0.0
+    last_answer: tuple[float, Activity] | None = None
     state: ServerState = ServerState.STARTING
     over_since: float | None = None
 
 
 class Poller(threading.Thread):
-    """The thread: one round a second, until there are no targets any more.
-
-    Other threads call only `stir`, `end` and `join`.
+    """Polls in rounds until there are no targets. Other threads call only `poll_soon`, `end` and `join`.
 
     Args:
-        probe: looks at the GPUs.
-        targets: returns the servers to look at in the next round; None to end the thread.
-        publish: called with the GPUs as they were seen last, and the server's name for each pid of a server's process that
-            the driver lists; after each sample, and after each round without servers.
+        probe: reads the GPUs.
+        targets: returns the servers to poll in the next round; None ends the thread.
+        publish: called after each sample, and after each round without servers. Its arguments are the last snapshot of
+            the GPUs, and the name of the server of each process that the driver lists, by pid.
     """
 
     def __init__(self, probe: Probe, targets: Targets, publish: Publish) -> None:
@@ -82,157 +81,162 @@ class Poller(threading.Thread):
         self._attribution: Mapping[int, str] = {}
         self._background_probe = BackgroundProbe(probe)
         self._ownership = Ownership()
-        self._looking: asyncio.Future[Snapshot] | None = None
-        self._asking: dict[ServerRun, asyncio.Future[Activity | None]] = {}
+        self._gpu_request: asyncio.Future[Snapshot] | None = None
+        self._server_requests: dict[ServerRun, asyncio.Future[Activity | None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
-        self._stirred = asyncio.Event()
-        self._turned: dict[ServerRun, None] = {}  # the servers whose state has changed since the last round
+        self._state_changed = asyncio.Event()
+        self._changed: dict[ServerRun, None] = {}  # the servers whose state has changed since the last round
 
-    def stir(self, server: ServerRun) -> None:
-        """Poll this server now: its state has changed. Any thread may call it."""
-        self._call(self._turn_to, server)
+    def poll_soon(self, server: ServerRun) -> None:
+        """Poll this server after the current round, since its state has changed. Any thread may call this."""
+        self._call(self._note_change, server)
 
     def end(self) -> None:
-        """End the thread, and break off what it waits for. Any thread may call it."""
+        """End the thread without waiting for requests under way. Any thread may call this."""
         self._call(self._ended.set)
 
     def _call(self, function: Callable[..., object], *arguments: object) -> None:
         loop = self._loop
         if loop is not None:
-            with contextlib.suppress(RuntimeError):  # it is closed: nothing is under way
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(function, *arguments)
 
     def join(self, timeout: float | None = END_LIMIT) -> None:
-        """Wait for the end of the threads, ``timeout`` seconds at most."""
+        """Wait for the end of this thread, at most ``timeout`` seconds, and for that of the background probe."""
         super().join(timeout)
         self._background_probe.close(END_LIMIT)
 
     def run(self) -> None:
-        """The thread's life."""
+        """Run the asyncio loop."""
         if not _has_descriptors():
             return
-        self._loop = loop = asyncio.new_event_loop()  # and not asyncio.run, which some notebooks patch
+        self._loop = loop = asyncio.new_event_loop()  # not `asyncio.run`, which nest_asyncio replaces
         try:
-            with ThreadPoolExecutor(TURN, "vllm-magic sampler: servers") as asking:
-                loop.set_default_executor(asking)
-                loop.run_until_complete(self._look_on(loop))
+            with ThreadPoolExecutor(PER_ROUND, "vllm-magic sampler: servers") as pool:
+                loop.set_default_executor(pool)
+                loop.run_until_complete(self._run_rounds(loop))
         finally:
             self._background_probe.close(0.0)
             loop.close()
 
-    async def _look_on(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def _run_rounds(self, loop: asyncio.AbstractEventLoop) -> None:
         ended = asyncio.ensure_future(self._ended.wait())
-        while not ended.done() and (wanted := self._targets()) is not None:
+        while not ended.done() and (targets := self._targets()) is not None:
             began = loop.time()
-            self._stirred.clear()
-            looking = asyncio.ensure_future(self._round(wanted))
-            await asyncio.wait({looking, ended}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({ended}, timeout=max(0.0, began + SHORTEST - loop.time()))
-            stirred = asyncio.ensure_future(self._stirred.wait())
+            self._state_changed.clear()
+            polling = asyncio.ensure_future(self._poll(targets))
+            await asyncio.wait({polling, ended}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ended}, timeout=max(0.0, began + SHORTEST_PERIOD - loop.time()))
+            changed = asyncio.ensure_future(self._state_changed.wait())
             rest = max(0.0, began + PERIOD - loop.time())
-            await asyncio.wait({ended, stirred}, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
-            stirred.cancel()
-        if self._looking:
-            self._looking.cancel()
+            await asyncio.wait({ended, changed}, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
+        if self._gpu_request:
+            self._gpu_request.cancel()
         for task in (others := asyncio.all_tasks() - {asyncio.current_task()}):
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
 
-    def _turn(self, servers: Mapping[ServerRun, Target]) -> list[ServerRun]:
-        """Return the servers to poll now: those whose state has changed, then those that were polled longest ago."""
-        changed, self._turned = self._turned, {}
-        order = [*changed, *sorted(servers, key=lambda server: servers[server].looked)]
-        chosen = [server for server in dict.fromkeys(order) if server in servers][: max(TURN, len(changed))]
-        for server in chosen:
-            servers[server].looked = time.monotonic()
-        return chosen
-
-    async def _round(self, servers: Mapping[ServerRun, Target]) -> None:
-        looking = asyncio.ensure_future(self._look_at_gpus(servers))
-        samples = (self._sample(server, servers[server], looking) for server in self._turn(servers))
-        # A fault in one sample does not end the others.
-        await asyncio.gather(looking, *samples, return_exceptions=True)
-        if not servers:
+    async def _poll(self, targets: Mapping[ServerRun, Target]) -> None:
+        """Run one round."""
+        gpu_usage = asyncio.ensure_future(self._read_gpus(targets))
+        samples = (self._sample(server, targets[server], gpu_usage) for server in self._choose(targets))
+        # An exception in one sample does not end the others.
+        await asyncio.gather(gpu_usage, *samples, return_exceptions=True)
+        if not targets:
             self._publish(self._latest, self._attribution)
 
-    async def _look_at_gpus(self, servers: Mapping[ServerRun, Target]) -> GpuUsage:
-        """Return the use of the GPUs; an empty one while the driver is slow. A late answer counts for the next round."""
+    def _choose(self, targets: Mapping[ServerRun, Target]) -> list[ServerRun]:
+        """Return the servers of this round: those whose state has changed, then those whose last poll was longest ago."""
+        changed, self._changed = self._changed, {}
+        order = [*changed, *sorted(targets, key=lambda server: targets[server].polled_at)]
+        chosen = [server for server in dict.fromkeys(order) if server in targets]
+        del chosen[max(PER_ROUND, len(changed)) :]
+        for server in chosen:
+            targets[server].polled_at = time.monotonic()
+        return chosen
+
+    async def _read_gpus(self, targets: Mapping[ServerRun, Target]) -> GpuUsage:
+        """Return the use of the GPUs; an empty one if the driver is slow. The next round then uses the late answer."""
         try:
-            self._looking = looking = self._looking or asyncio.wrap_future(self._background_probe.request())
-            if not (await asyncio.wait({looking}, timeout=GPU_LIMIT))[0]:
+            request = self._gpu_request or asyncio.wrap_future(self._background_probe.request())
+            self._gpu_request = request
+            if not (await asyncio.wait({request}, timeout=GPU_LIMIT))[0]:
                 return GpuUsage()
-            self._looking = None
-            now = looking.result()
+            self._gpu_request = None
+            now = request.result()
         except (OSError, RuntimeError):
             return GpuUsage()
-        names = {leader: server.name for server in servers if (leader := server.leader)}
+        names = {leader: server.name for server in targets if (leader := server.leader)}
         listed = {process.pid for gpu in now.gpus for process in gpu.processes or ()}
         leaders = self._ownership.leaders_of(listed, names)
         if now.gpus or self._latest is None or now.taken - self._latest.taken > STALE:
             self._latest = now
-        self._attribution = {pid: names[one] for pid, one in leaders.items() if one in names}
+        self._attribution = {pid: names[leader] for pid, leader in leaders.items() if leader in names}
         return measure(now.gpus, leaders) if time.monotonic() - now.taken < 2 * PERIOD else GpuUsage()
 
-    async def _sample(self, server: ServerRun, target: Target, looking: asyncio.Task[GpuUsage]) -> None:
-        answered = await self._ask(server) if server.state is ServerState.READY else None
+    async def _sample(self, server: ServerRun, target: Target, gpu_usage: asyncio.Task[GpuUsage]) -> None:
+        """Add a sample to the curve of a server."""
+        activity = await self._activity(server) if server.state is ServerState.READY else None
         now = time.monotonic()
-        seen = await asyncio.shield(looking)
+        usage = await asyncio.shield(gpu_usage)
         prompt_rate = generation_rate = None
-        if answered and target.last:
-            then, before = target.last
-            prompt_rate = max(0.0, (answered.prompt_tokens - before.prompt_tokens) / (now - then))
-            generation_rate = max(0.0, (answered.generation_tokens - before.generation_tokens) / (now - then))
-        if answered:
-            target.last = now, answered
+        if activity and target.last_answer:
+            then, before = target.last_answer
+            prompt_rate = max(0.0, (activity.prompt_tokens - before.prompt_tokens) / (now - then))
+            generation_rate = max(0.0, (activity.generation_tokens - before.generation_tokens) / (now - then))
+        if activity:
+            target.last_answer = now, activity
         server.curve.add(
             Sample(
                 at=time.time(),
-                used=seen.used,
-                held=seen.held(server.leader),
-                running=answered.running if answered else None,
-                waiting=answered.waiting if answered else None,
+                used=usage.used,
+                held=usage.held(server.leader),
+                running=activity.running if activity else None,
+                waiting=activity.waiting if activity else None,
                 prompt_rate=prompt_rate,
                 generation_rate=generation_rate,
             )
         )
         self._publish(self._latest, self._attribution)
 
-    async def _ask(self, server: ServerRun) -> Activity | None:
+    async def _activity(self, server: ServerRun) -> Activity | None:
+        """Return the counters of a server; None if it does not answer in time, or its state changes meanwhile."""
         try:
-            asking = asyncio.get_running_loop().run_in_executor(None, _activity, server)
+            request = asyncio.get_running_loop().run_in_executor(None, _read_activity, server)
         except RuntimeError:  # can't start new thread
             return None
-        self._asking[server] = asking
+        self._server_requests[server] = request
         try:
-            await asyncio.wait({asking}, timeout=LIMIT)
-            answered = asking.done() and not asking.cancelled() and asking.exception() is None
-            return asking.result() if answered else None
+            await asyncio.wait({request}, timeout=ANSWER_LIMIT)
+            answered = request.done() and not request.cancelled() and request.exception() is None
+            return request.result() if answered else None
         finally:
-            asking.cancel()
-            del self._asking[server]
+            request.cancel()
+            del self._server_requests[server]
 
-    def _turn_to(self, server: ServerRun) -> None:
-        self._turned[server] = None
-        if server in self._asking and server.state is not ServerState.READY:
-            self._asking[server].cancel()
-        self._stirred.set()
+    def _note_change(self, server: ServerRun) -> None:
+        self._changed[server] = None
+        if server in self._server_requests and server.state is not ServerState.READY:
+            self._server_requests[server].cancel()
+        self._state_changed.set()
 
 
-def _activity(server: ServerRun) -> Activity | None:
-    """The requests and tokens of a server; None where it does not tell, or another program listens on its port."""
+def _read_activity(server: ServerRun) -> Activity | None:
+    """Request the counters of a server. None if it reports none, or another program listens on its port."""
     try:
-        return server.connector.api(LIMIT).activity()
+        return server.connector.api(ANSWER_LIMIT).activity()
     except RequestFailed:
         return None
 
 
 def _has_descriptors() -> bool:
-    """Whether there are descriptors for an event loop: without them asyncio prints a complaint that nobody can catch."""
-    with contextlib.ExitStack() as spare:
+    """Whether `FREE_DESCRIPTORS` file descriptors are free. Without them, asyncio prints a warning that cannot be caught."""
+    with contextlib.ExitStack() as opened:
         try:
-            for _ in range(SPARE):
-                spare.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            for _ in range(FREE_DESCRIPTORS):
+                opened.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
         except OSError:
             return False
     return True

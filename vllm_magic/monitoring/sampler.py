@@ -1,7 +1,7 @@
-"""Samples each second what this kernel's servers hold and do, for their curves and for watchers.
+"""The sampler: each second it measures the servers of this kernel, for their curves and for watchers.
 
-The sampler knows the targets and the watchers; the `poller` does the polling. Its threads start with the first server or
-the first watcher. They end `LINGER` seconds after the last server is over, if nobody watches.
+The sampler holds the servers and the watchers; the `poller` measures. Its threads start with the first server or the first
+watcher. Without watchers, they end `LINGER` seconds after the last server is over.
 """
 
 from __future__ import annotations
@@ -21,22 +21,20 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.server.run import ServerRun
 
-FRESH = (
-    1.5  # seconds for which a snapshot of the GPUs is as good as a new one, if no server has changed since
-)
+FRESH = 1.5  # seconds for which a snapshot of the GPUs counts as new
 LINGER = 10.0  # seconds for which a server that is over is still polled, so that its curve shows its VRAM come back
-PATIENCE = 1.0  # seconds for which the thread of a server waits for the lock
+LOCK_LIMIT = 1.0  # seconds for which the thread of a server waits for the lock
 
 
 class Sampler:
-    """The sampler of one manager. Safe to use from any thread; it holds its lock for moments only, and takes no other then.
+    """The sampler of one manager. Safe to use from any thread: it holds its lock only briefly, and takes no other meanwhile.
 
     Args:
         probe: reads the GPUs.
 
     Attributes:
-        latest: the GPUs as they were seen last, at most `poller.STALE` seconds before; None before the first look.
-        attribution: each process that the driver lists and that belongs to a followed server: its pid, and the server's name.
+        latest: the last snapshot of the GPUs, at most `poller.STALE` seconds old; None before the first one.
+        attribution: the name of the server of each process that the driver lists, by pid.
     """
 
     def __init__(self, probe: Probe) -> None:
@@ -44,36 +42,35 @@ class Sampler:
         self.attribution: Mapping[int, str] = {}
         self._probe = probe
         self._pid = os.getpid()
-        self._lock = (
-            threading.RLock()
-        )  # guards all below; a signal handler of the program may interrupt its holder
-        self._followed: dict[ServerRun, Target] = {}
+        # Protects all attributes below. It is reentrant: a signal handler of the program may interrupt its holder.
+        self._lock = threading.RLock()
+        self._targets: dict[ServerRun, Target] = {}
         self._watchers: dict[object, Callable[[], None]] = {}
         self._poller: Poller | None = None
-        self._changed = 0.0  # when a server came to another state, by `time.monotonic`
+        self._changed_at = 0.0  # the time of the last change of a server's state, by `time.monotonic`
 
     @property
     def fresh(self) -> Snapshot | None:
-        """The last snapshot of the GPUs, if it is at most `FRESH` seconds old and no server has changed since; else None."""
-        seen, least = self.latest, max(self._changed, time.monotonic() - FRESH)
-        return seen if seen and seen.gpus and seen.taken > least else None
+        """The last snapshot, if it lists GPUs, is at most `FRESH` seconds old, and no state has changed since; else None."""
+        last, oldest = self.latest, max(self._changed_at, time.monotonic() - FRESH)
+        return last if last and last.gpus and last.taken > oldest else None
 
     def follow(self, server: ServerRun) -> None:
         """Poll this server until `LINGER` seconds after its end."""
         with self._lock:
-            self._followed.setdefault(server, Target())
-            self._begin()
+            self._targets.setdefault(server, Target())
+            self._start_poller()
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call ``callback``, in any thread, after each sample and after each change in the life of a server.
+        """Call ``callback``, in any thread, after each sample and after each event in the life of a server.
 
         Returns:
-            A function that ends this. Until it is called the polling goes on, also without servers.
+            A function that ends these calls. Until then polling goes on, even without servers.
         """
         token = object()
         with self._lock:
             self._watchers[token] = callback
-            self._begin()
+            self._start_poller()
 
         def end() -> None:
             with self._lock:
@@ -82,74 +79,72 @@ class Sampler:
         return end
 
     def note_change(self, server: ServerRun) -> None:
-        """Note that something has changed in the life of a server, and tell the watchers."""
+        """Note an event in the life of a server: poll the server if its state has changed, and call the watchers."""
         if os.getpid() != self._pid:
             return
-        # The holder may be a thread that waits in a signal handler for the end of this very server.
-        if not self._lock.acquire(timeout=PATIENCE):
+        # The holder of the lock may be in a signal handler, where it waits for the end of this server.
+        if not self._lock.acquire(timeout=LOCK_LIMIT):
             return
         try:
-            poller, target, state = self._poller, self._followed.get(server), server.state
+            poller, target, state = self._poller, self._targets.get(server), server.state
             changed = target is not None and target.state is not state
             if changed:
-                self._changed = time.monotonic()
+                self._changed_at = time.monotonic()
             if target is not None:
                 target.state = state
-                self._begin()  # if there was no thread to be had so far
+                self._start_poller()  # again, if the thread could not be started before
         finally:
             self._lock.release()
         if poller and changed:
-            poller.stir(server)
-        self.notify()
-
-    def notify(self) -> None:
-        """Call the watchers."""
-        for callback in list(self._watchers.values()):
-            with contextlib.suppress(Exception):  # a fault of a watcher does not end the sampling
-                callback()
-
-    def _publish(self, latest: Snapshot | None, attribution: Mapping[int, str]) -> None:
-        """Keep what the poller has seen, and call the watchers."""
-        if latest is not None:
-            self.latest, self.attribution = latest, attribution
-        self.notify()
+            poller.poll_soon(server)
+        self._call_watchers()
 
     def close(self) -> None:
-        """End the threads and a running look at the GPUs. They start again with the next server or watcher."""
+        """End the threads, and the probe's process. They start again with the next server or watcher."""
         if os.getpid() != self._pid:  # a forked copy has no thread
             return
         with self._lock:
             poller, self._poller = self._poller, None
-            self._followed.clear()
+            self._targets.clear()
         if poller:
             poller.end()
             self._probe.close()
             poller.join()
 
-    def _targets(self, poller: Poller) -> dict[ServerRun, Target] | None:
-        """Return the servers that ``poller`` polls now; None once it is to end."""
+    def _call_watchers(self) -> None:
+        for callback in list(self._watchers.values()):
+            with contextlib.suppress(Exception):  # an exception of a watcher does not end the sampling
+                callback()
+
+    def _publish(self, latest: Snapshot | None, attribution: Mapping[int, str]) -> None:
+        """Take over what the poller has measured, and call the watchers."""
+        if latest is not None:
+            self.latest, self.attribution = latest, attribution
+        self._call_watchers()
+
+    def _next_targets(self, poller: Poller) -> dict[ServerRun, Target] | None:
+        """Return the servers that ``poller`` polls in its next round; None to end it."""
         now = time.monotonic()
         with self._lock:
-            for server, target in list(self._followed.items()):
+            for server, target in list(self._targets.items()):
                 if not server.state.over:
-                    target.over_since = None  # its end can be tried again
+                    target.over_since = None  # a server that is over can be stopped again
                 elif target.over_since is None:
                     target.over_since = now
                 elif now - target.over_since > LINGER:
-                    del self._followed[server]
+                    del self._targets[server]
             if self._poller is not poller:
                 return None
-            if not self._followed and not self._watchers:
+            if not self._targets and not self._watchers:
                 self._poller = None
                 return None
-            return dict(self._followed)
+            return dict(self._targets)
 
-    def _begin(self) -> None:
+    def _start_poller(self) -> None:
         """Start a thread unless one runs. The caller holds the lock."""
         if self._poller is None or not self._poller.is_alive():
-            poller: Poller = Poller(self._probe, lambda: self._targets(poller), self._publish)
-            with contextlib.suppress(
-                RuntimeError
-            ):  # no thread to be had: nothing is seen, and all else works
+            poller: Poller = Poller(self._probe, lambda: self._next_targets(poller), self._publish)
+            # If no thread can be started, nothing is measured, but all else works.
+            with contextlib.suppress(RuntimeError):
                 poller.start()
                 self._poller = poller

@@ -150,7 +150,9 @@ class Preparation:
         visible = choice.cuda_visible_devices(chosen) if chosen else None
         request = LaunchRequest(
             argv=list(command.argv),
-            env=commands.environment(self.environ, spec, command.endpoint, folder.id, folder.tmp, visible),
+            env=commands.environment(
+                self.environ, spec, command.argv[0], command.endpoint, folder.id, folder.tmp, visible
+            ),
             cwd=spec.cwd,
             tmp=str(folder.tmp),
             folder=str(folder.path),
