@@ -222,10 +222,10 @@ def check(*shown: object) -> str:
         lambda: registry.select([HF]),
         lambda: registry.commands()["stop"].parse(["a", HF]),
         lambda: registry.commands()["help"].run(None, HelpArguments(HF)),
-        lambda: start_arguments.start(["m", "--name", f" {HF}"]),
-        lambda: start_arguments.start(["m", "--port", HF]),
-        lambda: start_arguments.start(["m", "--env", PLANTED["aws"]]),
-        lambda: start_arguments.start(["m", "--api-key", PLANTED["flag"], PLANTED["env"]]),
+        lambda: start_arguments.parse(["m", "--name", f" {HF}"]),
+        lambda: start_arguments.parse(["m", "--port", HF]),
+        lambda: start_arguments.parse(["m", "--env", PLANTED["aws"]]),
+        lambda: start_arguments.parse(["m", "--api-key", PLANTED["flag"], PLANTED["env"]]),
     ],
 )
 def test_words_that_do_not_fit(said):

@@ -150,11 +150,11 @@ class TestWords:
     @example(["m", "-tp", "9" * 5000])
     def test_start(self, said):
         with only_our_errors():
-            found = start_arguments.start(said)
+            found = start_arguments.parse(said)
             spec = found.spec
             assert spec.model
             assert not flags.has(spec.args, "--api-key")
-            assert start_arguments.start(said).spec == spec
+            assert start_arguments.parse(said).spec == spec
             assert command.gpu_count(spec.args) >= 0
             assert command.memory_fraction(spec.args) < float("inf")
             assert command.shutdown_timeout(spec.args) < float("inf")
@@ -168,7 +168,7 @@ class TestWords:
         """What `fit` and `switch` do with their words they share with `start`."""
         for parse in (
             registry.select,
-            lambda said: start_arguments.start(said, command="fit"),
+            lambda said: start_arguments.parse(said, command="fit"),
             *(registry.commands()[one].parse for one in ("stop", "logs", "status", name)),
         ):
             with only_our_errors():
@@ -182,12 +182,12 @@ class TestWords:
         )
     )
     def test_what_is_not_ours_goes_to_vllm_as_it_stands(self, said):
-        assert start_arguments.start(["m", *said]).spec.args == tuple(said)
+        assert start_arguments.parse(["m", *said]).spec.args == tuple(said)
 
     @many
     @given(st.lists(st.sampled_from(["--name", "--port", "--env=x", "--no-wait", "--"]) | argument))
     def test_nothing_behind_two_dashes_is_ours(self, said):
-        assert start_arguments.start(["--name", "n", "--", "m", *said]).spec.args == tuple(said)
+        assert start_arguments.parse(["--name", "n", "--", "m", *said]).spec.args == tuple(said)
 
     @many
     @given(st.text(max_size=80))

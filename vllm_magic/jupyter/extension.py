@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from vllm_magic.jupyter.completion import matcher
+from vllm_magic.jupyter.loaded_manager import loaded_manager
 from vllm_magic.jupyter.magics import VllmMagics
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def load(shell: InteractiveShell) -> None:
-    """Register the magic, and start to release the servers that dead kernels left behind; a second call does nothing."""
+    """Register the magic, and begin to release the servers that dead kernels left behind; a second call does nothing."""
     if VllmMagics.__name__ not in shell.magics_manager.registry:
         magics = VllmMagics(shell)
         shell.register_magics(magics)
@@ -29,10 +30,24 @@ def _sweep() -> None:
 
     with suppress(OSError):  # the manager's sweep reports the error
         if not ledger.folders():
-            return  # without the import of the manager, which may never be needed
+            return  # the manager need not be imported
     from vllm_magic.manager.manager import manager
 
     manager.sweep()
+
+
+def _stop_servers() -> None:
+    """Stop every server, print the releases, and end the spare and the sampler."""
+    manager = loaded_manager()
+    if manager is None:
+        return
+    from vllm_magic.provisioning.standby_pool import StandbyMode
+
+    for release in manager.stop_all():
+        print(release.text)  # noqa: T201 - in the cell's thread
+    manager.spares.set_mode(StandbyMode.OFF)
+    manager.spares.wait_gone()
+    manager.close()
 
 
 def unload(shell: InteractiveShell) -> None:
@@ -44,15 +59,7 @@ def unload(shell: InteractiveShell) -> None:
     magics = shell.magics_manager.registry.get(VllmMagics.__name__)
     if magics is None:
         return
-    if "vllm_magic.manager.manager" in sys.modules:
-        from vllm_magic.manager.manager import manager
-        from vllm_magic.provisioning.standby_pool import StandbyMode
-
-        for release in manager.stop_all():
-            print(release.text)  # noqa: T201 - in the cell's thread
-        manager.spares.set_mode(StandbyMode.OFF)
-        manager.spares.wait_gone()
-        manager.close()
+    _stop_servers()
     if "vllm_magic.jupyter.panel.singleton" in sys.modules:
         from vllm_magic.jupyter.panel import singleton
 
@@ -62,7 +69,7 @@ def unload(shell: InteractiveShell) -> None:
         registered[kind].pop("vllm", None)
     del shell.magics_manager.registry[VllmMagics.__name__]
     configurables = cast("list[Any]", shell.configurables)
-    configurables[:] = [one for one in configurables if one is not magics]
+    configurables[:] = [configurable for configurable in configurables if configurable is not magics]
     shell.events.unregister("post_run_cell", magics.print_news)
     matcher.remove(shell)
     if "vllm_magic.children.flag_reading" in sys.modules:

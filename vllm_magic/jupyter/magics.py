@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
@@ -12,6 +11,7 @@ from traitlets import Enum, Float, Unicode
 from vllm_magic.errors import InvalidOption, ServerNotFound
 from vllm_magic.jupyter.commands import expansion, registry
 from vllm_magic.jupyter.commands.context import Context
+from vllm_magic.jupyter.loaded_manager import loaded_manager
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,8 +82,8 @@ class VllmMagics(Magics):
 
     def print_news(self, *_: object) -> None:
         """Print the events since the last cell that no command reported. IPython calls this after each cell, in its thread."""
-        if "vllm_magic.manager.manager" in sys.modules:
-            for line in self._context.manager.news():
+        if manager := loaded_manager():
+            for line in manager.news():
                 print(line)  # noqa: T201 - in the cell's thread
 
     def _add_views(self) -> None:

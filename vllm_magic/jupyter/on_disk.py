@@ -1,4 +1,4 @@
-"""Models and files on this machine, as completions of a typed text. Nothing here uses the network."""
+"""Find models and files on this machine that complete a typed text, without the network."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from vllm_magic.engine.models.model_files import cache_folder, expanded
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MOST = 200  # the largest number of entries of a folder that are examined
-PREFIX = "models--"  # a model's folder in the Hugging Face cache is models--ORGANISATION--NAME
+MOST = 200  # entries of a folder that are examined, at most
+PREFIX = "models--"  # the folder of a model in the Hugging Face cache is models--ORGANISATION--NAME
 
 
 def cached_models() -> Iterator[str]:
     """Yield the names of the models in the Hugging Face cache.
 
-    This does not use huggingface_hub's `scan_cache_dir`, which reads every file of the models, and is slow to import.
+    `huggingface_hub.scan_cache_dir` is not used: it is slow to import, and examines every file of the models.
     """
     for entry in islice(_entries(cache_folder(os.environ), PREFIX), MOST):
         if any(_entries(Path(entry.path, "snapshots"))):
@@ -27,37 +27,43 @@ def cached_models() -> Iterator[str]:
 
 
 def model_folders(typed: str) -> Iterator[str]:
-    """Yield the folders that begin with the text and hold a model; for a path, also other folders, with a slash at the end."""
+    """Yield the folders that hold a model and begin with the text.
+
+    If the text is a path, yield the other folders too, with a slash at the end.
+    """
     is_path = "/" in typed or typed in (".", "..", "~")
-    for name, entry in _named(typed):
+    for path, entry in _beginning_with(typed):
         if not entry.is_dir():
             continue
         if Path(entry.path, "config.json").exists():
-            yield name
+            yield path
         elif is_path:
-            yield f"{name}/"
+            yield f"{path}/"
 
 
 def files(typed: str) -> Iterator[str]:
     """Yield the files and folders that begin with the text, a folder with a slash at the end."""
-    for name, entry in _named(typed):
-        yield f"{name}/" if entry.is_dir() else name
+    for path, entry in _beginning_with(typed):
+        yield f"{path}/" if entry.is_dir() else path
 
 
-def _named(typed: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield the paths that begin with the text, each with its entry; hidden ones only if the last part begins with a dot."""
+def _beginning_with(typed: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield the paths that begin with the text, with their entries.
+
+    Hidden files are left out, unless the last part of the text begins with a dot.
+    """
     if typed in (".", "..", "~"):
         typed += "/"
-    folder, slash, beginning = typed.rpartition("/")
-    here = f"{folder}{slash}"
-    for entry in islice(_entries(expanded(here), beginning), MOST):
-        if beginning or not entry.name.startswith("."):
-            yield f"{here}{entry.name}", entry
+    folder, slash, name = typed.rpartition("/")
+    for entry in islice(_entries(expanded(folder + slash), name), MOST):
+        if name or not entry.name.startswith("."):
+            yield f"{folder}{slash}{entry.name}", entry
 
 
-def _entries(folder: Path, beginning: str = "") -> Iterator[os.DirEntry[str]]:
+def _entries(folder: Path, prefix: str = "") -> Iterator[os.DirEntry[str]]:
+    """Yield the entries whose names begin with the prefix; none if the folder cannot be read."""
     try:
-        with os.scandir(folder) as found:
-            yield from (entry for entry in found if entry.name.startswith(beginning))
+        with os.scandir(folder) as entries:
+            yield from (entry for entry in entries if entry.name.startswith(prefix))
     except (OSError, ValueError):
         return

@@ -24,9 +24,12 @@ class AskArguments:
 
     Attributes:
         name: the name of the server; None for the only server.
-        variable: the variable to which the answer is assigned; None for none.
+        system: the system message; None for none.
+        temperature: the sampling temperature; None for the model's default.
+        max_tokens: the largest number of tokens of the answer; None for no limit but the context.
+        variable: the name of the variable to which the answer is assigned; None for none.
         schema: the JSON schema as the user wrote it; None for none.
-        history: whether the request continues a conversation, which may be a new one.
+        history: whether the cell belongs to a conversation, which may be a new one.
         new: whether a new conversation begins.
 
     Raises:
@@ -53,7 +56,7 @@ class AskCommand(SubCommand[AskArguments]):
     """``%%vllm``.
 
     Args:
-        commands: the names of all commands, which are not taken for names of servers.
+        commands: the names of all commands. They are refused as names of servers: the user meant the command.
     """
 
     declaration = CommandDeclaration(
@@ -98,11 +101,11 @@ class AskCommand(SubCommand[AskArguments]):
 
     def parse(self, args: Sequence[str]) -> AskArguments:
         """Parse the name of the server and the options."""
-        values = self.read(args)
+        values = vars(self.declaration.parse(args))
         arguments = AskArguments(**{**values, "history": values["history"] or values["new"]})
         if arguments.name in self._commands:
             raise InvalidOption(
-                f"%%vllm sends the cell to a server. To run a command, write it in a line: %vllm {arguments.name}."
+                f"%%vllm sends the cell to a server. To run a command, write %vllm {arguments.name} in a line of its own."
             )
         return arguments
 

@@ -35,29 +35,23 @@ class SubCommand(ABC, Generic[ParsedT]):
 
     Attributes:
         declaration: the name, the arguments and the help.
+        arguments_type: the class of the parsed arguments.
     """
 
     declaration: ClassVar[CommandDeclaration]
+    arguments_type: type[ParsedT]
 
-    @abstractmethod
     def parse(self, args: Sequence[str]) -> ParsedT:
         """Parse the text arguments after the name of the command.
 
         Raises:
             InvalidOption: an argument is missing, unknown or not valid.
         """
+        return self.arguments_type(**vars(self.declaration.parse(args)))
 
     @abstractmethod
     def run(self, context: Context, arguments: ParsedT) -> Any:
         """Run the command and return what the cell shows."""
-
-    def read(self, args: Sequence[str]) -> dict[str, Any]:
-        """Return each parsed value by its name.
-
-        Raises:
-            InvalidOption: an argument is missing, unknown or not valid.
-        """
-        return vars(self.declaration.parse(args))
 
 
 SERVER = Argument(

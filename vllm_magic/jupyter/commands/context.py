@@ -57,7 +57,7 @@ class Context:
 
     @property
     def executable(self) -> str | None:
-        """The configured path of vLLM; None where there is none."""
+        """The configured path of vLLM; None if none is configured."""
         return self.settings.executable or None
 
     @property
@@ -68,7 +68,7 @@ class Context:
 
     @property
     def manager(self) -> Manager:
-        """The manager of the kernel, with the configured mode of the spare."""
+        """The manager of the kernel. Its spare gets the configured mode."""
         from vllm_magic.manager.manager import manager
         from vllm_magic.provisioning.standby_pool import StandbyMode
 

@@ -32,7 +32,9 @@ def split(line: str) -> list[str]:
     try:
         return shlex.split(line)
     except ValueError as error:
-        raise InvalidOption(f"{error}: each ' and \" needs its partner. Put JSON in single quotes.") from None
+        raise InvalidOption(
+            f"{error}: each opening ' or \" needs a closing one. Put JSON in single quotes."
+        ) from None
 
 
 def expand(args: list[str], namespace: Mapping[str, Any]) -> list[str]:
@@ -53,7 +55,7 @@ def expand(args: list[str], namespace: Mapping[str, Any]) -> list[str]:
             expanded.append(_EXPANSION.sub(value, arg))
         except InvalidOption:
             flag = _secret_flag(args[: position + 1])
-            if flag:  # the error must not quote a part of a key
+            if flag:  # the error must not quote a part of a secret
                 raise InvalidOption(
                     f"The value of {flag} holds a name that is not defined, or an expression that fails. "
                     "Write $$ for a dollar sign."
@@ -63,7 +65,10 @@ def expand(args: list[str], namespace: Mapping[str, Any]) -> list[str]:
 
 
 def _secret_flag(args: list[str]) -> str:
-    """Return the flag whose value the last argument is or holds, if that value may be secret; else ""."""
+    """Return the flag of the last argument if its value may be secret; else "".
+
+    The last argument is the value after the flag, or has the form FLAG=VALUE.
+    """
     *_, before, last = ["", *args]
     if before == "--env" or (before and mask_words([before, last])[1] == SHOWN != last):
         return before
@@ -80,7 +85,7 @@ def _text(expression: str, written: str, namespace: Mapping[str, Any]) -> str:
     except SyntaxError:
         raise InvalidOption(f"{written} is not a valid expression. Put JSON in single quotes.") from None
     except NameError as error:
-        quotes = " Put quotes around an expression that holds quotes." if "[" in written else ""
+        quotes = " Put quotes around an expression that contains quotes." if "[" in written else ""
         raise InvalidOption(
             f"{written}: {error}. Define it first, or write $$ for a dollar sign.{quotes}"
         ) from None

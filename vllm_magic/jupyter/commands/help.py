@@ -11,7 +11,7 @@ from vllm_magic.commands.selection import find
 from vllm_magic.jupyter.commands.base import SubCommand
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from vllm_magic.commands.declaration import CommandDeclaration
     from vllm_magic.jupyter.commands.context import Context
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HelpArguments:
-    """``command`` is None for the list of all commands."""
+    """The name of the command to explain; None for the list of all commands."""
 
     command: str | None = None
 
@@ -32,17 +32,14 @@ class HelpCommand(SubCommand[HelpArguments]):
         declarations: the declarations of all commands by name; they are read when the command runs.
     """
 
+    arguments_type = HelpArguments
     declaration = replace(shared.HELP, examples=(*shared.HELP.examples, "%vllm help %%vllm"))
 
     def __init__(self, declarations: Mapping[str, CommandDeclaration]) -> None:
         self._declarations = declarations
 
-    def parse(self, args: Sequence[str]) -> HelpArguments:
-        """Parse the name of a command, or none."""
-        return HelpArguments(**self.read(args))
-
     def run(self, context: Context, arguments: HelpArguments) -> View:  # noqa: ARG002
-        """Return the list of all commands, or the page of one."""
+        """Return the list of all commands, or the page of one command."""
         from vllm_magic.view import View
 
         name = arguments.command

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
     from vllm_magic.jupyter.commands.context import Context
     from vllm_magic.jupyter.commands.start_arguments import StartArguments
+    from vllm_magic.provisioning.standby_pool import StandbyStatus
     from vllm_magic.view import View
 
 
 class StatusCommand(SubCommand[ServerName]):
     """``%vllm status``, and ``%vllm`` alone."""
 
+    arguments_type = ServerName
     declaration = CommandDeclaration(
         name="status",
         about="show one server (all of them: %vllm)",
@@ -33,37 +35,36 @@ class StatusCommand(SubCommand[ServerName]):
         examples=("%vllm", "%vllm status small"),
     )
 
-    def parse(self, args: Sequence[str]) -> ServerName:
-        """Parse the name of a server; None stands for all servers."""
-        return ServerName(**self.read(args))
-
     def run(self, context: Context, arguments: ServerName) -> View:
-        """Return the table of the servers, with lines about what else concerns them."""
+        """Return the table of the servers, with notes below it."""
         from vllm_magic import ledger
         from vllm_magic.jupyter.display import views
 
         manager, name = context.manager, arguments.name
         chosen = manager.servers().values() if name is None else [manager.get(name)]
-        servers = [one.status for one in chosen]
-        others = [f"{one.name}: its Ray cluster does not answer." for one in servers if not one.reachable]
-        others += [f"{one.name}: {one.caveat}." for one in servers if one.caveat]
+        servers = [server.status for server in chosen]
+        notes = [
+            f"{status.name}: its Ray cluster does not answer." for status in servers if not status.reachable
+        ]
+        notes += [f"{status.name}: {status.caveat}." for status in servers if status.caveat]
         if not name:
-            others += [*manager.idle_releases(), *manager.waiting(), *_spare_text(context)]
-        if servers and (full := ledger.full_disk()):
-            others.append(f"{full}: the logs of the servers are not written any more. Free disk space there.")
-        return views.status(servers, manager.recent_gpus() if servers else None, others)
+            notes += [*manager.idle_releases(), *manager.waiting(), *_spare_note(manager.spares.status())]
+        if servers and (folder := ledger.full_disk()):
+            notes.append(
+                f"{folder}: the logs of the servers are not written any more. Free disk space there."
+            )
+        return views.status(servers, manager.recent_gpus() if servers else None, notes)
 
 
-def _spare_text(context: Context) -> list[str]:
+def _spare_note(spare: StandbyStatus) -> list[str]:
     from vllm_magic.sizes import gib
 
-    one = context.manager.spares.status()
-    return [f"A spare waits for the next start, in {gib(one.memory)} of memory."] if one.warm else []
+    return [f"A spare waits for the next start, in {gib(spare.memory)} of memory."] if spare.warm else []
 
 
 @dataclass(frozen=True)
 class LogsArguments:
-    """The server, None for the only one, and the number of lines."""
+    """The name of the server, None for the only one, and the number of lines."""
 
     name: str | None = None
     count: int = 50
@@ -72,13 +73,10 @@ class LogsArguments:
 class LogsCommand(SubCommand[LogsArguments]):
     """``%vllm logs``."""
 
+    arguments_type = LogsArguments
     declaration = replace(
         shared.LOGS, arguments=(KNOWN_SERVER,), examples=("%vllm logs", "%vllm logs small -n 200")
     )
-
-    def parse(self, args: Sequence[str]) -> LogsArguments:
-        """Parse the name of the server and the number of lines."""
-        return LogsArguments(**self.read(args))
 
     def run(self, context: Context, arguments: LogsArguments) -> View:
         """Return the last lines of the log."""
@@ -95,8 +93,8 @@ class FitCommand(SubCommand["StartArguments"]):
         name="fit",
         about="estimate whether a model fits into GPU memory, and what it needs; arguments as for start",
         details=(
-            "Nothing is started. The estimate has weights, KV cache, number of requests and longest context, and says "
-            "what would help. A start prints a warning by itself."
+            "Nothing is started. The estimate shows the weights, the KV cache, the number of requests and the longest "
+            "context, and says what would help. A start that will probably fail prints a warning."
         ),
         arguments=(start_arguments.MODEL,),
         options=start_arguments.OPTIONS,
@@ -119,6 +117,7 @@ class FitCommand(SubCommand["StartArguments"]):
 class MetricsCommand(SubCommand[ServerName]):
     """``%vllm metrics``."""
 
+    arguments_type = ServerName
     declaration = CommandDeclaration(
         name="metrics",
         about="the counters of a server: requests, tokens per second, KV cache, times to the first token and between tokens",
@@ -126,10 +125,6 @@ class MetricsCommand(SubCommand[ServerName]):
         arguments=(SERVER,),
         examples=("%vllm metrics",),
     )
-
-    def parse(self, args: Sequence[str]) -> ServerName:
-        """Parse the name of a server; None stands for the only one."""
-        return ServerName(**self.read(args))
 
     def run(self, context: Context, arguments: ServerName) -> View:
         """Return the present values of the counters."""
@@ -142,6 +137,7 @@ class MetricsCommand(SubCommand[ServerName]):
 class PlotCommand(SubCommand[ServerName]):
     """``%vllm plot``."""
 
+    arguments_type = ServerName
     declaration = CommandDeclaration(
         name="plot",
         about="the life of a server as a chart: VRAM, tokens per second, requests; also after its end",
@@ -149,10 +145,6 @@ class PlotCommand(SubCommand[ServerName]):
         arguments=(KNOWN_SERVER,),
         examples=("%vllm plot",),
     )
-
-    def parse(self, args: Sequence[str]) -> ServerName:
-        """Parse the name of a server; None stands for the only one."""
-        return ServerName(**self.read(args))
 
     def run(self, context: Context, arguments: ServerName) -> Any:
         """Return the chart."""

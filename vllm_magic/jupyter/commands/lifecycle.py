@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from vllm_magic.jupyter.commands.context import Context
     from vllm_magic.server.server import Server
 
-WARNING_LIMIT = 0.2  # seconds that `start --no-wait` waits for a warning
+WARNING_LIMIT = 0.2  # seconds for which `start --no-wait` waits for the early warning
+EXPOSED = "Other machines can reach {name}. Its key protects /v1 only: vLLM leaves /invocations, /tokenize and /metrics open."
 
 
 class StartCommand(SubCommand[StartArguments]):
@@ -51,7 +52,7 @@ class StartCommand(SubCommand[StartArguments]):
         return start_arguments.separate(args)
 
     def run(self, context: Context, arguments: StartArguments) -> Server:
-        """Start the server, or return the same one that already runs."""
+        """Start the server, or return the running server if it has the same options."""
         return _start(context, start_arguments.request(arguments, context.settings))
 
 
@@ -72,24 +73,23 @@ def _start(context: Context, request: StartRequest) -> Server:
     except BaseException:
         line.finish("")
         raise
-    line.finish(ready(start.server) if request.wait and not start.reused else "")
+    server = start.server
+    line.finish(ready(server) if request.wait and not start.reused else "")
     if start.reused:
-        print(f"{start.server.name} runs already, with the same options.")  # noqa: T201 - in the cell's thread
-    elif not request.wait and (warning := early_warning.warning(WARNING_LIMIT)):
-        print(warning)  # noqa: T201
-    if request.wait and not start.reused and start.server.caveat:
-        print(f"{start.server.name}: {start.server.caveat}.")  # noqa: T201
-    if start.server.status.exposed and not start.reused:
-        print(  # noqa: T201
-            f"Other machines can reach {start.server.name}. Its key protects /v1 only: vLLM leaves /invocations, "
-            "/tokenize and /metrics open."
-        )
-    return start.server
+        notes = [f"{server.name} runs already, with the same options."]
+    else:
+        caveat = f"{server.name}: {server.caveat}." if request.wait and server.caveat else ""
+        warning = "" if request.wait else early_warning.warning(WARNING_LIMIT)
+        notes = [caveat, warning, EXPOSED.format(name=server.name) if server.status.exposed else ""]
+    for note in filter(None, notes):
+        print(note)  # noqa: T201 - in the cell's thread
+    return server
 
 
 class AttachCommand(SubCommand[ServerName]):
     """``%vllm attach``."""
 
+    arguments_type = ServerName
     declaration = CommandDeclaration(
         name="attach",
         about="take over a server that was kept (--keep) after its kernel had ended",
@@ -104,10 +104,6 @@ class AttachCommand(SubCommand[ServerName]):
         ),
         examples=("server = %vllm attach Qwen3-0.6B",),
     )
-
-    def parse(self, args: Sequence[str]) -> ServerName:
-        """Parse the name of a server; None stands for the only one."""
-        return ServerName(**self.read(args))
 
     def run(self, context: Context, arguments: ServerName) -> Server:
         """Attach the server."""
@@ -137,7 +133,7 @@ class StopArguments:
     Attributes:
         name: the name of the server; None for the only one.
         all: whether all servers are stopped.
-        grace: the seconds from SIGTERM to SIGKILL; None for the configured ones.
+        grace: the seconds from SIGTERM to SIGKILL; None for the configured number.
         drain: the longest time, in seconds, to wait for requests to finish.
 
     Raises:
@@ -152,12 +148,13 @@ class StopArguments:
     def __post_init__(self) -> None:
         """Check that the arguments do not contradict each other."""
         if self.all and self.name:
-            raise InvalidOption(f"Stop {self.name}, or --all? Leave one of them out.")
+            raise InvalidOption(f"Both {self.name} and --all are given. Leave one of them out.")
 
 
 class StopCommand(SubCommand[StopArguments]):
     """``%vllm stop``."""
 
+    arguments_type = StopArguments
     declaration = replace(
         shared.STOP,
         arguments=(SERVER,),
@@ -175,10 +172,6 @@ class StopCommand(SubCommand[StopArguments]):
         examples=("%vllm stop", "%vllm stop --all --drain 30s", "release = %vllm stop small"),
     )
 
-    def parse(self, args: Sequence[str]) -> StopArguments:
-        """Parse the name of a server and the options."""
-        return StopArguments(**self.read(args))
-
     def run(self, context: Context, arguments: StopArguments) -> Any:
         """Stop one server or all, and return the releases."""
         from vllm_magic.jupyter.display import views
@@ -195,6 +188,7 @@ class StopCommand(SubCommand[StopArguments]):
 class RestartCommand(SubCommand[ServerName]):
     """``%vllm restart``."""
 
+    arguments_type = ServerName
     declaration = CommandDeclaration(
         name="restart",
         about="stop a server and start it again",
@@ -202,10 +196,6 @@ class RestartCommand(SubCommand[ServerName]):
         arguments=(KNOWN_SERVER,),
         examples=("%vllm restart",),
     )
-
-    def parse(self, args: Sequence[str]) -> ServerName:
-        """Parse the name of a server; None stands for the only one."""
-        return ServerName(**self.read(args))
 
     def run(self, context: Context, arguments: ServerName) -> Server:
         """Stop the server, and start it again with the same options."""
@@ -226,7 +216,7 @@ class SwitchCommand(SubCommand[StartArguments]):
         name="switch",
         about="start a server or wake it up, and first put the others to sleep or stop them; arguments as for start",
         arguments=(start_arguments.MODEL,),
-        options=tuple(one for one in start_arguments.OPTIONS if one is not start_arguments.NO_WAIT),
+        options=tuple(option for option in start_arguments.OPTIONS if option is not start_arguments.NO_WAIT),
         flags_of="vllm serve",
         like="start",
         examples=("%vllm switch Qwen/Qwen3-0.6B --enable-sleep-mode",),
@@ -237,7 +227,7 @@ class SwitchCommand(SubCommand[StartArguments]):
         return start_arguments.separate(args)
 
     def run(self, context: Context, arguments: StartArguments) -> Server:
-        """Start or wake the server, and print what became of the others."""
+        """Start or wake the server, and print what happened to the others."""
         from vllm_magic.jupyter.display.progress import ProgressLine
         from vllm_magic.manager import switching
 
@@ -253,34 +243,34 @@ class SwitchCommand(SubCommand[StartArguments]):
             )
         finally:
             line.finish("")
-        for done in switch.done:
-            print(done.text + (done.in_brackets if isinstance(done, Release) else ""))  # noqa: T201 - in the cell's thread
+        for result in switch.done:
+            print(result.text + (result.in_brackets if isinstance(result, Release) else ""))  # noqa: T201 - in the cell's thread
         return switch.server
 
 
 @contextmanager
 def _interruptible(servers: Collection[Server]) -> Iterator[None]:
-    """Turn an interrupt of a stop into an error that says whose release continues.
+    """Turn an interrupt of a stop into an error that names the servers whose release continues.
 
     Args:
-        servers: those that are stopped.
+        servers: the servers to stop.
 
     Raises:
-        KeyboardInterrupt: the interrupt came before any release was asked for, or after all were over.
+        KeyboardInterrupt: the interrupt came before the first release began, or after the last one ended.
         VllmMagicError: a release continues.
     """
     try:
         yield
     except KeyboardInterrupt:
-        stopping = ", ".join(one.name for one in servers if one.state is ServerState.STOPPING)
+        states = {server.name: server.state for server in servers}
+        stopping = [name for name, state in states.items() if state is ServerState.STOPPING]
         if not stopping:
             raise
-        missed = ", ".join(
-            one.name for one in servers if one.state is not ServerState.STOPPING and not one.state.over
-        )
+        running = [name for name, state in states.items() if name not in stopping and not state.over]
+        not_stopped = f"Not stopped: {', '.join(running)}. " if running else ""
         raise VllmMagicError(
-            f"Interrupted: the release of {stopping} continues in the background. "
-            f"{f'Not stopped: {missed}. ' if missed else ''}%vllm shows the progress."
+            f"Interrupted: the release of {', '.join(stopping)} continues in the background. "
+            f"{not_stopped}%vllm shows the progress."
         ) from None
 
 

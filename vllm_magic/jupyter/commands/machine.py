@@ -20,11 +20,8 @@ if TYPE_CHECKING:
 class GpuCommand(SubCommand[NoArguments]):
     """``%vllm gpu``."""
 
+    arguments_type = NoArguments
     declaration = shared.GPU
-
-    def parse(self, args: Sequence[str]) -> NoArguments:
-        """Check that there are no arguments."""
-        return NoArguments(**self.read(args))
 
     def run(self, context: Context, arguments: NoArguments) -> View:  # noqa: ARG002
         """Return the table of the GPUs and the holders of their memory."""
@@ -43,6 +40,7 @@ class ClusterArguments:
 class ClusterCommand(SubCommand[ClusterArguments]):
     """``%vllm cluster``."""
 
+    arguments_type = ClusterArguments
     declaration = CommandDeclaration(
         name="cluster",
         about="the nodes of a Ray cluster, and the jobs that run or wait there",
@@ -51,26 +49,19 @@ class ClusterCommand(SubCommand[ClusterArguments]):
         link="#on-a-ray-cluster",
     )
 
-    def parse(self, args: Sequence[str]) -> ClusterArguments:
-        """Parse the address."""
-        return ClusterArguments(**self.read(args))
-
     def run(self, context: Context, arguments: ClusterArguments) -> View:
         """Return the table of the nodes and jobs."""
         from vllm_magic.cluster.survey import survey, view
 
-        jobs = {one.job for one in context.manager.servers().values()}
+        jobs = {server.job for server in context.manager.servers().values()}
         return view(survey(arguments.address or "auto"), jobs)
 
 
 class DoctorCommand(SubCommand[NoArguments]):
     """``%vllm doctor``."""
 
+    arguments_type = NoArguments
     declaration = shared.DOCTOR
-
-    def parse(self, args: Sequence[str]) -> NoArguments:
-        """Check that there are no arguments."""
-        return NoArguments(**self.read(args))
 
     def run(self, context: Context, arguments: NoArguments) -> View:  # noqa: ARG002
         """Return the report."""
@@ -85,7 +76,7 @@ class ReapArguments:
     """The arguments of ``%vllm reap``.
 
     Attributes:
-        pids: the processes that nobody owns; () for the servers that dead kernels left behind.
+        pids: the processes to show or end; () to release the servers that dead kernels left behind.
         yes: whether the processes are ended; otherwise they are only shown.
     """
 
@@ -100,7 +91,7 @@ class ReapCommand(SubCommand[ReapArguments]):
 
     def parse(self, args: Sequence[str]) -> ReapArguments:
         """Parse the pids, each once, and the option."""
-        values = self.read(args)
+        values = vars(self.declaration.parse(args))
         return ReapArguments(tuple(dict.fromkeys(values["pid"])), values["yes"])
 
     def run(self, context: Context, arguments: ReapArguments) -> View:
@@ -117,7 +108,7 @@ class ReapCommand(SubCommand[ReapArguments]):
         except OSError as error:  # the state folder is not private to this user, or cannot be read
             raise VllmMagicError(str(error)) from None
         shown = reap.view(candidates, probe.snapshot())
-        reaped = [reap.reap(one, probe) for one in candidates] if arguments.yes else []
+        reaped = [reap.reap(candidate, probe) for candidate in candidates] if arguments.yes else []
         return views.reaped(shown, reaped, arguments.pids)
 
 

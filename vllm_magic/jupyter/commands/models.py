@@ -79,11 +79,11 @@ class LoraCommand(SubCommand[LoraArguments]):
 
     def parse(self, args: Sequence[str]) -> LoraArguments:
         """Parse the action and its arguments."""
-        values = self.read(args)
+        values = vars(self.declaration.parse(args))
         return LoraArguments(LoraAction(values.pop("action")), **values)
 
     def run(self, context: Context, arguments: LoraArguments) -> View:
-        """Load or unload an adapter if asked to, and return the list of all."""
+        """Load or unload an adapter if the action says so, and return the list of all adapters."""
         from vllm_magic.view import View
 
         server = context.manager.get(arguments.server)
@@ -98,7 +98,7 @@ class LoraCommand(SubCommand[LoraArguments]):
 
 @dataclass(frozen=True)
 class BenchArguments:
-    """The server, None for the only one, and the flags of ``vllm bench serve``."""
+    """The name of the server, None for the only one, and the flags of ``vllm bench serve``."""
 
     name: str | None
     args: tuple[str, ...]
@@ -130,8 +130,8 @@ class BenchCommand(SubCommand[BenchArguments]):
         server = context.manager.get(arguments.name)
         line = Line(notebook=context.notebook)
 
-        def report(last: str, seconds: float) -> None:
-            line.show(f"{server.name}: vllm bench serve, {seconds:.0f} s  {last}", None)
+        def report(last_line: str, seconds: float) -> None:
+            line.show(f"{server.name}: vllm bench serve, {seconds:.0f} s  {last_line}", None)
 
         try:
             return View(lines=tuple(server.bench(*arguments.args, report=report)))
@@ -152,6 +152,7 @@ class PullArguments:
 class PullCommand(SubCommand[PullArguments]):
     """``%vllm pull``."""
 
+    arguments_type = PullArguments
     declaration = CommandDeclaration(
         name="pull",
         about="download a model before it is served; complete files are not downloaded again",
@@ -164,10 +165,6 @@ class PullCommand(SubCommand[PullArguments]):
         ),
         examples=("%vllm pull Qwen/Qwen3-0.6B",),
     )
-
-    def parse(self, args: Sequence[str]) -> PullArguments:
-        """Parse the model and its revision."""
-        return PullArguments(**self.read(args))
 
     def run(self, context: Context, arguments: PullArguments) -> View:
         """Download the model."""
@@ -196,16 +193,13 @@ class PullCommand(SubCommand[PullArguments]):
 class ModelsCommand(SubCommand[NoArguments]):
     """``%vllm models``."""
 
+    arguments_type = NoArguments
     declaration = CommandDeclaration(
         name="models",
         about="the models in the Hugging Face cache, with their sizes and servers",
         details="A model that is not complete is marked.",
         examples=("%vllm models",),
     )
-
-    def parse(self, args: Sequence[str]) -> NoArguments:
-        """Check that there are no arguments."""
-        return NoArguments(**self.read(args))
 
     def run(self, context: Context, arguments: NoArguments) -> View:  # noqa: ARG002
         """Return the table of the models."""

@@ -9,14 +9,13 @@ from vllm_magic.jupyter.commands.base import NoArguments, ServerName, SubCommand
 from vllm_magic.jupyter.commands.inspect import StatusCommand
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from vllm_magic.jupyter.commands.context import Context
 
 
 class PanelCommand(SubCommand[NoArguments]):
     """``%vllm panel``."""
 
+    arguments_type = NoArguments
     declaration = CommandDeclaration(
         name="panel",
         about="a panel that shows and controls the servers, also while cells run",
@@ -24,10 +23,6 @@ class PanelCommand(SubCommand[NoArguments]):
         link="#the-panel",
         examples=("%vllm panel",),
     )
-
-    def parse(self, args: Sequence[str]) -> NoArguments:
-        """Check that there are no arguments."""
-        return NoArguments(**self.read(args))
 
     def run(self, context: Context, arguments: NoArguments) -> Any:  # noqa: ARG002
         """Return the panel of this kernel, or the table of its servers in a terminal."""

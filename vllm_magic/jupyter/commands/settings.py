@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LONGEST = 2**15  # the largest size of the file with the profiles, in bytes
-_VALUED = ("name", "gpus", "port", "executable", "keep", "cluster", "ttl", "timeout")
+_VALUED = ("name", "gpus", "port", "executable", "keep", "cluster", "ttl", "timeout")  # options with a value
 _KEYS = ("model", "flags", "env", "force", *_VALUED)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The default arguments of each start; "" for none. ``flags`` is written as in a line after ``%vllm start MODEL``."""
+    """The default arguments of each start; "" for none. ``flags`` has the form of a line after ``%vllm start MODEL``."""
 
     executable: str = ""
     flags: str = ""
@@ -75,11 +75,11 @@ def profile(name: str) -> Profile:
     table = known.get(name)
     if not isinstance(table, dict):
         names = [other for other, content in known.items() if isinstance(content, dict)]
-        listed = f"The profiles there are {', '.join(names)}." if names else "No profile is there."
+        listed = f"It has the profiles {', '.join(names)}." if names else "It has no profile."
         raise InvalidOption(f"There is no profile {name} in {path}. {listed}")
     model = table.get("model", "")
     if not isinstance(model, str):
-        raise InvalidOption(f"model in profile {name} of {path} is not a text. Put it in quotes.")
+        raise InvalidOption(f"model in profile {name} of {path} is not a string. Put it in quotes.")
     return Profile(
         model, tuple(arg for key, value in table.items() for arg in _args(key, value, f"profile {name}"))
     )
@@ -121,7 +121,7 @@ def _args(key: str, value: Any, where: str) -> Iterator[str]:
         return
     if key == "flags":
         if not isinstance(value, (str, list)):
-            raise InvalidOption(f"flags in {where} must be a text or a list.")
+            raise InvalidOption(f"flags in {where} must be a string or a list.")
         yield from split(value) if isinstance(value, str) else map(str, value)
     elif key == "env":
         if not isinstance(value, dict):

@@ -10,14 +10,15 @@ from vllm_magic.commands.parser import integer
 from vllm_magic.jupyter.commands.base import SERVER, ServerName, SubCommand
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from vllm_magic.jupyter.commands.context import Context
 
 
 @dataclass(frozen=True)
 class SleepArguments:
-    """The server, None for the only one, and the level: 1 keeps the weights in the machine's memory, 2 discards them."""
+    """The name of the server, None for the only one, and the level.
+
+    Level 1 keeps the weights in the memory of the machine, level 2 discards them.
+    """
 
     name: str | None = None
     level: int = 1
@@ -26,6 +27,7 @@ class SleepArguments:
 class SleepCommand(SubCommand[SleepArguments]):
     """``%vllm sleep``."""
 
+    arguments_type = SleepArguments
     declaration = CommandDeclaration(
         name="sleep",
         about="free the VRAM of a server but keep its processes; it must have been started with --enable-sleep-mode",
@@ -44,10 +46,6 @@ class SleepCommand(SubCommand[SleepArguments]):
         examples=("%vllm sleep", "%vllm sleep small --level 2"),
     )
 
-    def parse(self, args: Sequence[str]) -> SleepArguments:
-        """Parse the name of the server and the level."""
-        return SleepArguments(**self.read(args))
-
     def run(self, context: Context, arguments: SleepArguments) -> Any:
         """Put the server to sleep."""
         return context.manager.get(arguments.name).sleep(arguments.level)
@@ -56,16 +54,13 @@ class SleepCommand(SubCommand[SleepArguments]):
 class WakeCommand(SubCommand[ServerName]):
     """``%vllm wake``."""
 
+    arguments_type = ServerName
     declaration = CommandDeclaration(
         name="wake",
         about="wake up a server that sleeps",
         arguments=(SERVER,),
         examples=("%vllm wake",),
     )
-
-    def parse(self, args: Sequence[str]) -> ServerName:
-        """Parse the name of a server; None stands for the only one."""
-        return ServerName(**self.read(args))
 
     def run(self, context: Context, arguments: ServerName) -> Any:
         """Wake the server up."""

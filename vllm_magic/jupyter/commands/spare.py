@@ -28,7 +28,7 @@ class SpareAction(str, Enum):
 
 @dataclass(frozen=True)
 class SpareArguments:
-    """The action."""
+    """The action on the spare."""
 
     action: SpareAction
 
@@ -58,17 +58,18 @@ class SpareCommand(SubCommand[SpareArguments]):
 
     def parse(self, args: Sequence[str]) -> SpareArguments:
         """Parse the action; the default is ``status``."""
-        return SpareArguments(SpareAction(self.read(args)["action"]))
+        return SpareArguments(SpareAction(self.declaration.parse(args).action))
 
     def run(self, context: Context, arguments: SpareArguments) -> Any:
-        """Set the mode if asked to, and return the view of the spare."""
+        """Set the mode if the action says so, and return the view of the spare."""
         from vllm_magic.jupyter.display import views
 
         if arguments.action is not SpareAction.STATUS:
             context.configure_spare(arguments.action.value)
         spares = context.manager.spares
         if arguments.action is SpareAction.ON:
-            context.manager.expect_another(start_arguments.start(["any"], context.settings).spec)
+            any_model = start_arguments.parse(["any"], context.settings).spec  # a spare can serve each model
+            context.manager.expect_another(any_model)
         elif arguments.action is SpareAction.OFF and not spares.wait_gone():
             raise VllmMagicError(
                 "The spare is switched off, but SIGKILL does not end it. %vllm doctor tells more."

@@ -106,18 +106,24 @@ class StartArguments:
 
 @dataclass(frozen=True)
 class StartRequest:
-    """A start: the server, whether to wait until it is ready, and the limit of that wait in seconds; None for no limit."""
+    """A start.
+
+    Attributes:
+        spec: the spec of the server.
+        wait: whether to wait until the server is ready.
+        timeout: the limit of that wait in seconds; None for no limit.
+    """
 
     spec: ServerSpec
     wait: bool
     timeout: float | None
 
 
-def start(args: Sequence[str], defaults: Settings = NO_SETTINGS, *, command: str = "start") -> StartRequest:
-    """Return the start that these arguments describe, together with their profile and the settings.
+def parse(args: Sequence[str], defaults: Settings = NO_SETTINGS, *, command: str = "start") -> StartRequest:
+    """Return the start that these arguments, their profile and the settings describe together.
 
     Args:
-        args: the arguments after the name of the command.
+        args: the text arguments after the name of the command.
         defaults: the settings.
         command: the name of the command, for errors.
 
@@ -130,7 +136,7 @@ def start(args: Sequence[str], defaults: Settings = NO_SETTINGS, *, command: str
 def request(
     arguments: StartArguments, defaults: Settings = NO_SETTINGS, *, command: str = "start"
 ) -> StartRequest:
-    """Return the start as `start` does, for arguments that are separated already.
+    """Return the same as `parse`, for arguments that are already separated.
 
     Raises:
         InvalidOption: an argument is missing or not valid.
@@ -150,7 +156,7 @@ def request(
     flags = before.rest
     if flags and not flags[0].startswith("-"):
         raise InvalidOption(
-            f"{flags[0]!r} among the default flags, or those of the profile, is not a flag: it has no dash."
+            f"{flags[0]!r} among the default flags or the flags of the profile is not a flag: it does not begin with a dash."
         )
     options = parser.parse_args([*before.own, *own])
     spec = ServerSpec(
@@ -184,7 +190,7 @@ def separate(args: Sequence[str]) -> StartArguments:
             rest.extend(pending)
         elif flag in _VALUED:
             # argparse takes a value that begins with a dash only after "=".
-            own.append(arg if equals else f"{arg}={_next(pending, arg)}")
+            own.append(arg if equals else f"{arg}={_value_of(arg, pending)}")
         elif flag in _SWITCHES:
             own.append(arg)
         else:
@@ -192,7 +198,7 @@ def separate(args: Sequence[str]) -> StartArguments:
     return StartArguments(tuple(own), tuple(rest))
 
 
-def _next(args: Iterator[str], flag: str) -> str:
+def _value_of(flag: str, args: Iterator[str]) -> str:
     value = next(args, None)
     if value is None:
         raise InvalidOption(f"{flag} needs a value: {flag} VALUE.")

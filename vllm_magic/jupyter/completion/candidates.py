@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from vllm_magic.commands.declaration import Argument, CommandDeclaration
     from vllm_magic.engine.flags.flag_table import FlagOption, FlagTable
 
-REFUSED = ("-h", "--help", "--headless", "--uds")  # flags with which no server would answer over TCP
-SERVE = "vllm serve"  # the command of vLLM whose flags are known
-LONGEST_ABOUT = 72  # characters, for which a menu has room
+NOT_OFFERED = ("-h", "--help", "--headless", "--uds")  # flags with which vLLM does not serve over TCP
+SERVE = "vllm serve"  # the command of vLLM whose flags are completed
+LONGEST_ABOUT = 72  # characters of a description; a menu has no room for more
 _PLAIN = re.compile(r"""[^\s'"\\${}#]*""")  # an argument that needs no quotes
 
 
@@ -35,7 +35,7 @@ class TypedLine:
     Attributes:
         args: the complete arguments; in a cell the first is ``%%vllm``.
         typed: the part of an argument before the cursor; "" for a new argument.
-        executable: the configured path of vLLM; None where there is none.
+        executable: the configured path of vLLM; None if none is configured.
     """
 
     args: tuple[str, ...]
@@ -44,7 +44,7 @@ class TypedLine:
 
 
 def find(line: TypedLine, commands: Mapping[str, CommandDeclaration]) -> tuple[str, list[Candidate]]:
-    """Return the typed text that is replaced, and the candidates that replace it.
+    """Return the part of the typed text that a candidate replaces, and the candidates.
 
     Args:
         line: the line up to the cursor.
@@ -53,8 +53,8 @@ def find(line: TypedLine, commands: Mapping[str, CommandDeclaration]) -> tuple[s
     if not _PLAIN.fullmatch(line.typed):
         return line.typed, []
     part, candidates = _find(line, commands)
-    plain_ones = {one.text: one for one in candidates if _PLAIN.fullmatch(one.text)}
-    return part, [Candidate(one.text, _short(one.about)) for one in plain_ones.values()]
+    about = {candidate.text: candidate.about for candidate in candidates if _PLAIN.fullmatch(candidate.text)}
+    return part, [Candidate(text, _shortened(description)) for text, description in about.items()]
 
 
 def _find(line: TypedLine, commands: Mapping[str, CommandDeclaration]) -> tuple[str, Iterable[Candidate]]:
@@ -85,31 +85,34 @@ def _argument_candidates(
             if action.name.startswith(line.typed)
         ]
     if line.typed.startswith("-"):
-        return options.beginning(line.typed, vllm=bool(positional))
+        return options.flags(line.typed, with_vllm=bool(positional))
     if before and options.takes_value(before[-1]):
         return options.values(before[-1], line.typed)
     found: list[Candidate] = []
     if argument := _argument(command, positional):
         found += _values(argument, line, commands)
     if not line.typed:
-        found += options.beginning("", vllm=bool(positional))
+        found += options.flags("", with_vllm=bool(positional))
     return found
 
 
 def _commands(typed: str, commands: Mapping[str, CommandDeclaration]) -> list[Candidate]:
     return [
-        Candidate(name, one.about)
-        for name, one in commands.items()
+        Candidate(name, command.about)
+        for name, command in commands.items()
         if name != CELL and name.startswith(typed)
     ]
 
 
 def _argument(command: CommandDeclaration, given: list[str]) -> Argument | None:
-    """Return the next positional argument; None if all are given. The given ones begin with the action, if any."""
+    """Return the positional argument that follows the given ones; None if all are given.
+
+    If the command has actions, the first given argument is the name of an action.
+    """
     arguments = command.arguments
     if command.actions:
         name, *given = given
-        arguments = next((one.arguments for one in command.actions if one.name == name), ())
+        arguments = next((action.arguments for action in command.actions if action.name == name), ())
     return arguments[len(given)] if len(given) < len(arguments) else None
 
 
@@ -124,7 +127,10 @@ def _values(
 
 
 def _table(line: TypedLine) -> FlagTable:
-    """Return the flags of the vLLM that would run; until they are known, the common ones, while they are read."""
+    """Return the flags of the vLLM that would run.
+
+    If they are not known yet, begin to read them, and return the flags that most versions of vLLM have.
+    """
     with suppress(ExecutableNotFound):
         path = executable.find(flags.value(line.args, "--executable") or line.executable)
         if known := flag_table.load(path):
@@ -168,15 +174,18 @@ class _Options:
             elif self.takes_value(arg):
                 next(rest, None)
 
-    def beginning(self, typed: str, *, vllm: bool) -> Iterator[Candidate]:
-        """Yield the flags that begin with the typed text: those of the command, then those of vLLM in the typed spelling."""
+    def flags(self, typed: str, *, with_vllm: bool) -> Iterator[Candidate]:
+        """Yield the flags that begin with the typed text: those of the command, then those of vLLM.
+
+        vLLM accepts "_" in place of "-": if the typed text has a "_", the flags of vLLM are spelled with it.
+        """
         for flag, option in self._own.items():
             if flag.startswith(typed):
                 yield Candidate(flag, option.about)
-        if self._table is None or not vllm:
+        if self._table is None or not with_vllm:
             return
         for string, of_vllm in sorted(self._table.by_string.items(), key=_long_first):
-            if string.startswith(plain(typed)) and string not in (*self._own, *REFUSED):
+            if string.startswith(plain(typed)) and string not in (*self._own, *NOT_OFFERED):
                 rest = string[len(typed) :]
                 yield Candidate(typed + (rest.replace("-", "_") if "_" in typed else rest), _about(of_vllm))
 
@@ -189,5 +198,5 @@ def _about(option: FlagOption) -> str:
     return " · ".join(filter(None, (option.kind, option.help)))
 
 
-def _short(text: str) -> str:
+def _shortened(text: str) -> str:
     return text if len(text) <= LONGEST_ABOUT else f"{text[: LONGEST_ABOUT - 1].rstrip()}…"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vllm_magic.jupyter.magics import VllmMagics
 
 IDENTIFIER = "vllm_magic"
-PRIORITY = 1000  # above IPython's own matchers, whose completions are then suppressed
+PRIORITY = 1000  # higher than that of IPython's own matchers, so that their completions are suppressed
 _LINE = re.compile(r"(?:[^%#]*=)?\s*%vllm\s+(.*)")  # also "server = %vllm start"
 _CELL = re.compile(r"\s*(%%vllm\b.*)")
 
@@ -27,9 +27,9 @@ def add(shell: InteractiveShell, magics: VllmMagics) -> None:
     """Register the completion of ``%vllm`` lines in this shell, if its IPython is new enough."""
     try:
         from IPython.core.completer import SimpleCompletion, context_matcher
-    except ImportError:  # before 8.6; Google Colab's runtime works with IPython 7.34 alone
+    except ImportError:  # IPython before 8.6; Google Colab has 7.34
         return
-    spelled = _unbroken if hasattr(shell, "kernel") else str
+    spelled = _without_breaks if hasattr(shell, "kernel") else str
 
     @context_matcher(identifier=IDENTIFIER, priority=PRIORITY)  # type: ignore[untyped-decorator]
     def match(context: CompletionContext) -> dict[str, Any]:
@@ -38,7 +38,9 @@ def add(shell: InteractiveShell, magics: VllmMagics) -> None:
         if not found:
             return {"completions": []}
         return {
-            "completions": [SimpleCompletion(one.text, type=spelled(one.about)) for one in found],
+            "completions": [
+                SimpleCompletion(candidate.text, type=spelled(candidate.about)) for candidate in found
+            ],
             "matched_fragment": part,
             "ordered": True,
             "suppress": True,
@@ -50,18 +52,21 @@ def add(shell: InteractiveShell, magics: VllmMagics) -> None:
 def remove(shell: InteractiveShell) -> None:
     """Remove the completion of ``%vllm`` lines from this shell."""
     matchers = getattr(shell.Completer, "custom_matchers", [])
-    matchers[:] = [one for one in matchers if getattr(one, "matcher_identifier", None) != IDENTIFIER]
+    matchers[:] = [
+        matcher for matcher in matchers if getattr(matcher, "matcher_identifier", None) != IDENTIFIER
+    ]
 
 
-def _unbroken(text: str) -> str:
-    """Return the text without places for line breaks: JupyterLab's menu draws broken lines over each other."""
+def _without_breaks(text: str) -> str:
+    """Return the text with characters at which no line breaks: JupyterLab's menu draws broken lines over each other."""
     return text.replace(" ", "\N{NO-BREAK SPACE}").replace("-", "\N{NON-BREAKING HYPHEN}")
 
 
 def _typed_text(context: CompletionContext) -> str | None:
-    """Return the text between ``%vllm`` and the cursor, also over continued lines; None in any other line.
+    """Return the text between ``%vllm`` and the cursor; None if the cursor is not in a ``%vllm`` line.
 
-    In a ``%%vllm`` cell it is the first line, with ``%%vllm`` itself. The lines below are for a model: None.
+    Lines that end with a backslash are joined with the next line. In a ``%%vllm`` cell, the first line is returned with
+    ``%%vllm``; the lines below are text for a model, so the result is None there.
     """
     lines = context.full_text.split("\n")[: context.cursor_line + 1]
     text = lines.pop()[: context.cursor_position]
@@ -84,5 +89,5 @@ def _complete(text: str, executable: str) -> tuple[str, list[Candidate]]:
         return candidates.find(
             candidates.TypedLine(tuple(args), typed, executable or None), registry.declarations()
         )
-    except Exception:  # noqa: BLE001 - an open quotation or a failing disk gives no completions, and no error
+    except Exception:  # noqa: BLE001 - an unclosed quotation mark or a failing disk gives no completions, and no error
         return "", []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,16 @@ from typing import TYPE_CHECKING
 from vllm_magic.commands.declaration import ValueKind
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.jupyter import on_disk
+from vllm_magic.jupyter.loaded_manager import loaded_manager
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from vllm_magic.commands.declaration import CommandOption
     from vllm_magic.engine.flags.flag_table import FlagOption
 
 DEVICES = Path("/dev")
-DRIVER_LIMIT = 0.01  # seconds to wait for the driver, which has answered before
+DRIVER_LIMIT = 0.01  # seconds to wait for the driver
 SERVER_LIMIT = 0.2  # seconds to wait for a server's list of adapters
 MODELS = ("--model", "--tokenizer", "--hf-config-path")  # flags of vLLM whose value is a model or a folder
 
@@ -34,17 +34,17 @@ class Candidate:
 
 
 def of_kind(kind: ValueKind, typed: str) -> Iterable[Candidate]:
-    """Return the candidates of a kind that begin with the typed text."""
-    found = {
-        ValueKind.SERVER: servers,
-        ValueKind.KNOWN_SERVER: known_servers,
+    """Return the candidates of a kind that begin with the typed text; none for the kinds that the caller handles."""
+    candidates = {
+        ValueKind.SERVER: lambda typed: servers(typed, past=False),
+        ValueKind.KNOWN_SERVER: lambda typed: servers(typed, past=True),
         ValueKind.KEPT_SERVER: kept_servers,
         ValueKind.MODEL: models,
         ValueKind.GPUS: gpus,
         ValueKind.FILE: files,
         ValueKind.FOLDER: folders,
     }.get(kind)
-    return found(typed) if found else ()  # the caller knows those of the other kinds
+    return candidates(typed) if candidates else ()
 
 
 def of_option(option: CommandOption, typed: str) -> Iterable[Candidate]:
@@ -65,9 +65,9 @@ def of_vllm(option: FlagOption, typed: str) -> Iterable[Candidate]:
 
 def _choices(values: Iterable[str], default: str, typed: str) -> list[Candidate]:
     return [
-        Candidate(one, "default" if one == default else "value")
-        for one in values
-        if one not in ("", "None") and one.startswith(typed)
+        Candidate(value, "default" if value == default else "value")
+        for value in values
+        if value not in ("", "None") and value.startswith(typed)
     ]
 
 
@@ -80,17 +80,17 @@ def models(typed: str) -> list[Candidate]:
         if name.lower().startswith(beginning) or name.lower().rpartition("/")[2].startswith(beginning)
     ]
     folders = [Candidate(name, "folder") for name in on_disk.model_folders(typed)]
-    return sorted([*cached, *folders], key=lambda one: one.text.lower())
+    return sorted([*cached, *folders], key=lambda candidate: candidate.text.lower())
 
 
 def files(typed: str) -> list[Candidate]:
     """Return the files and folders that begin with the typed text."""
-    return [Candidate(one, "path") for one in sorted(on_disk.files(typed))]
+    return [Candidate(path, "path") for path in sorted(on_disk.files(typed))]
 
 
 def folders(typed: str) -> list[Candidate]:
     """Return the folders that begin with the typed text."""
-    return [Candidate(one, "folder") for one in sorted(on_disk.files(typed)) if one.endswith("/")]
+    return [Candidate(path, "folder") for path in sorted(on_disk.files(typed)) if path.endswith("/")]
 
 
 def adapters(server: str | None, typed: str) -> list[Candidate]:
@@ -100,10 +100,9 @@ def adapters(server: str | None, typed: str) -> list[Candidate]:
         server: the name of the server; None for the only one.
         typed: the typed text.
     """
-    if "vllm_magic.manager.manager" not in sys.modules:
+    manager = loaded_manager()
+    if manager is None:
         return []
-    from vllm_magic.manager.manager import manager
-
     try:
         loaded = manager.get(server).loras(timeout=SERVER_LIMIT)
     except VllmMagicError:  # there is no such server, or it does not answer
@@ -111,65 +110,47 @@ def adapters(server: str | None, typed: str) -> list[Candidate]:
     return [Candidate(name, "adapter") for name in sorted(loaded) if name.startswith(typed)]
 
 
-def servers(typed: str) -> list[Candidate]:
-    """Return the running servers of this kernel."""
-    return _beginning(typed, _of_this_kernel(past=False))
-
-
-def known_servers(typed: str) -> list[Candidate]:
-    """Return the servers of this kernel, also those that have ended."""
-    return _beginning(typed, _of_this_kernel(past=True))
+def servers(typed: str, *, past: bool) -> list[Candidate]:
+    """Return the servers of this kernel with their states; ``past`` adds the servers that have ended."""
+    manager = loaded_manager()
+    if manager is None:
+        return []
+    known = {**(manager.past() if past else {}), **manager.servers()}
+    status = {name: server.status for name, server in known.items() if name.startswith(typed)}
+    return [Candidate(name, now.idle_release or now.state.value) for name, now in status.items()]
 
 
 def kept_servers(typed: str) -> list[Candidate]:
-    """Return the servers that can be attached."""
-    return _beginning(typed, _kept())
-
-
-def _beginning(typed: str, found: Mapping[str, str]) -> list[Candidate]:
-    return [Candidate(name, about) for name, about in found.items() if name.startswith(typed)]
-
-
-def _of_this_kernel(*, past: bool) -> dict[str, str]:
-    if "vllm_magic.manager.manager" not in sys.modules:  # no server was started
-        return {}
-    from vllm_magic.manager.manager import manager
-
-    every_server = {**(manager.past() if past else {}), **manager.servers()}
-    status = {name: server.status for name, server in every_server.items()}
-    return {name: one.idle_release or one.state.value for name, one in status.items()}
-
-
-def _kept() -> dict[str, str]:
+    """Return the servers that can be attached, with their models."""
     from vllm_magic import ledger
     from vllm_magic.ledger import Condition
 
-    kept = [one.record for one in ledger.entries() if one.condition is Condition.KEPT]
-    return {record.name: record.model for record in kept if record}
+    records = [entry.record for entry in ledger.entries() if entry.condition is Condition.KEPT]
+    models = {record.name: record.model for record in records if record}
+    return [Candidate(name, model) for name, model in models.items() if name.startswith(typed)]
 
 
 def gpus(typed: str) -> list[Candidate]:
-    """Return the GPUs by index; those before the last typed comma are not offered again."""
+    """Return the GPUs by index. Indices before the last typed comma are not offered again."""
     before, comma, beginning = typed.rpartition(",")
-    named = before.split(",")
+    typed_before = before.split(",")
     found = [
-        Candidate(f"{before}{comma}{index}", about)
-        for index, about in _devices().items()
-        if index not in named
+        Candidate(f"{before}{comma}{index}", name)
+        for index, name in _gpu_names().items()
+        if index.startswith(beginning) and index not in typed_before
     ]
-    chosen = [] if comma else [Candidate("auto", "those with the most free memory")]
-    return [one for one in [*found, *chosen] if one.text.rpartition(",")[2].startswith(beginning)]
+    if not comma and "auto".startswith(beginning):
+        found.append(Candidate("auto", "those with the most free memory"))
+    return found
 
 
-def _devices() -> dict[str, str]:
+def _gpu_names() -> dict[str, str]:
     """Return the name of each GPU by its index: from the driver if it answers at once, else from the device files."""
-    if "vllm_magic.manager.manager" in sys.modules:
-        from vllm_magic.manager.manager import manager
-
-        snapshot = manager.probe.snapshot(timeout=DRIVER_LIMIT, may_start=False)
-        if snapshot.gpus:
-            return {str(gpu.index): gpu.name for gpu in snapshot.gpus}
+    manager = loaded_manager()
+    gpus = manager.probe.snapshot(timeout=DRIVER_LIMIT, may_start=False).gpus if manager else ()
+    if gpus:
+        return {str(gpu.index): gpu.name for gpu in gpus}
     with suppress(OSError):
-        count = sum(bool(re.fullmatch(r"nvidia\d+", one.name)) for one in DEVICES.iterdir())
+        count = sum(bool(re.fullmatch(r"nvidia\d+", device.name)) for device in DEVICES.iterdir())
         return {str(index): "GPU" for index in range(count)}
     return {}

@@ -54,15 +54,15 @@ def spec(form: FormFields, settings: Settings) -> ServerSpec:
     """
     fields = [form.model, *expansion.split(form.flags)] if form.model else expansion.split(form.flags)
     chosen = ["--gpus", form.gpus] if form.gpus else []
-    return start_arguments.start([*fields, *chosen], settings).spec
+    return start_arguments.parse([*fields, *chosen], settings).spec
 
 
 def fields_of(wanted: ServerSpec, settings: Settings) -> FormFields:
     """Return the form values that, together with the settings, describe this server; its keys are in them."""
     try:
-        usual = start_arguments.start([wanted.model], settings).spec
+        usual = start_arguments.parse([wanted.model], settings).spec
     except VllmMagicError:  # the settings are not valid any more
-        usual = start_arguments.start([wanted.model], NO_SETTINGS).spec
+        usual = start_arguments.parse([wanted.model], NO_SETTINGS).spec
     flags = list(wanted.args)
     if flags[: len(usual.args)] == list(usual.args):
         del flags[: len(usual.args)]

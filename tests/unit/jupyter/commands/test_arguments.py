@@ -15,7 +15,7 @@ from vllm_magic.jupyter.commands.settings import Settings
 
 
 def start(*words: str, **fields):
-    return start_arguments.start(words, **fields)
+    return start_arguments.parse(words, **fields)
 
 
 def parse(command: str, *words: str):

@@ -48,7 +48,7 @@ def test_words_are_those_of_a_shell(line, expected):
 
 @pytest.mark.parametrize("line", ["start 'm", 'start "m', 'start m --hf-overrides \'{"a": 1}', "start it's"])
 def test_broken_quotes(line):
-    with pytest.raises(InvalidOption, match="its partner"):
+    with pytest.raises(InvalidOption, match="a closing one"):
         split(line)
 
 

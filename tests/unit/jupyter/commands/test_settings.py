@@ -30,7 +30,7 @@ def profiles(text: str) -> None:
 
 
 def spec(line: str, **defaults: str) -> ServerSpec:
-    return start_arguments.start(shlex.split(line), Settings(**defaults)).spec
+    return start_arguments.parse(shlex.split(line), Settings(**defaults)).spec
 
 
 def refusal(line: str, **defaults: str) -> str:
@@ -92,8 +92,8 @@ class TestProfiles:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("[other]\n[third]", "The profiles there are other, third."),
-            ("", "No profile is there."),
+            ("[other]\n[third]", "It has the profiles other, third."),
+            ("", "It has no profile."),
             ("[p", "is not valid TOML"),
             ("[p]\nmodel = 3", "model in profile p"),
             ("[p]\nmodel = 'm'\ngpu = '0'", "Did you mean gpus?"),
@@ -102,7 +102,7 @@ class TestProfiles:
             ("[p]\nmodel = 'm'\nenv = 'A=1'", "env in profile p"),
             ("[p]\nmodel = 'm'\nttl = 'x'", "'x' is not a time"),
             ("[p]\nmodel = 'm'\nflags = 'word'", "'word' among the default flags"),
-            ("p = 3", "No profile is there."),
+            ("p = 3", "It has no profile."),
             ("[p]\nttl = '1m'", "Which model?"),
         ],
     )
