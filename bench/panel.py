@@ -100,7 +100,7 @@ def _watch(client: BlockingKernelClient, view: str, seconds: float) -> int:
     end, told, came = now + seconds, now, 0
     while now < end:
         if now >= told + HERE:
-            _say(client, view, "here")
+            _say(client, view, "heartbeat")
             told = now
         if socket.poll(int(1000 * min(end, told + HERE) - 1000 * now) + 1):
             came += sum(map(len, socket.recv_multipart()))
@@ -108,8 +108,8 @@ def _watch(client: BlockingKernelClient, view: str, seconds: float) -> int:
     return came
 
 
-def _say(client: BlockingKernelClient, view: str, ask: str) -> None:
+def _say(client: BlockingKernelClient, view: str, kind: str) -> None:
     """Send what the view's `model.send` would."""
-    content = {"ask": ask, "view": "bench", "tab": "log"}
+    content = {"kind": kind, "view": "bench", "tab": "log"}
     data = {"method": "custom", "content": content}
     client.shell_channel.send(client.session.msg("comm_msg", {"comm_id": view, "data": data}))

@@ -50,7 +50,7 @@ def test_a_life(either, server, fake_gpus):
     panel.state("released")
     assert not [pid for pid in pids if processes.read(pid)]
     expect(panel.root.locator(".vmp-release")).to_contain_text("proved by NVML memory")
-    expect(panel.root.locator(".vmp-release .vmp-marks")).to_contain_text("released")
+    expect(panel.root.locator(".vmp-release .vmp-event-names")).to_contain_text("released")
     panel.shot("released")
     either.resize(900, 1150)
     panel.shot("narrow")
@@ -169,7 +169,7 @@ def test_the_kernel_is_restarted(either, server):
     pids = processes_of(panel)
     either.restart_kernel()
     expect(panel.root.locator(".vmp-gone")).to_contain_text(
-        "the servers were released with it: tiny.", timeout=15_000
+        "these servers were released: tiny.", timeout=15_000
     )
     expect(panel.root.locator(".vmp-body")).to_have_attribute("inert", "")
     until_gone(pids)

@@ -25,7 +25,7 @@ from vllm_magic.jupyter.panel import controller as controllers
 from vllm_magic.jupyter.panel import form, messages, open_views, server_list
 from vllm_magic.jupyter.panel.background_work import Work
 from vllm_magic.jupyter.panel.controller import Controller
-from vllm_magic.jupyter.panel.messages import FormFields, Message, RequestKind
+from vllm_magic.jupyter.panel.messages import FormFields, Request, RequestKind
 from vllm_magic.provisioning.standby_pool import StandbyMode
 
 LIMIT = 30.0  # seconds for what takes tenths
@@ -35,14 +35,14 @@ class Views:
     """What the front end gets, and what its views say."""
 
     def __init__(self) -> None:
-        self.pictures: list[dict] = []
+        self.states: list[dict] = []
         self.messages: list[dict] = []
         self._came = threading.Condition()
 
-    def show(self, drawn: dict) -> None:
-        json.dumps(drawn)
+    def set_view_state(self, state: dict) -> None:
+        json.dumps(state)
         with self._came:
-            self.pictures.append(drawn)
+            self.states.append(state)
             self._came.notify_all()
 
     def send(self, message: dict) -> None:
@@ -56,22 +56,22 @@ class Views:
 
     def wait(self, condition, what: str) -> None:
         with self._came:
-            assert self._came.wait_for(condition, LIMIT), f"{what}: {self.pictures[-1:]} {self.messages[-3:]}"
+            assert self._came.wait_for(condition, LIMIT), f"{what}: {self.states[-1:]} {self.messages[-3:]}"
 
     def wait_state(self, state: str) -> None:
         self.wait(lambda: self.chosen and self.chosen["state"] == state, state)
 
     @property
-    def picture(self) -> dict:
+    def state(self) -> dict:
         return (
-            self.pictures[-1]
-            if self.pictures
+            self.states[-1]
+            if self.states
             else {"chosen": None, "notice": None, "form": {"wrong": False, "flags": "", "text": ""}}
         )
 
     @property
     def chosen(self) -> dict | None:
-        return self.picture["chosen"]
+        return self.state["chosen"]
 
 
 @pytest.fixture
@@ -88,15 +88,15 @@ def controller(manager, home, executable, views):
 
 
 def listed(views: Views) -> dict[str, str]:
-    return {one["name"]: one["state"] for one in views.picture.get("servers", [])}
+    return {one["name"]: one["state"] for one in views.state.get("servers", [])}
 
 
 def hello(controller: Controller, view: str = "view") -> None:
-    controller.post(Message(RequestKind.HELLO, view, tab="log"))
+    controller.post(Request(RequestKind.HELLO, view, tab="log"))
 
 
 def start(controller: Controller, views: Views, *, name: str = "tiny") -> None:
-    controller.post(Message(RequestKind.START, "view", fields=FormFields(name)))
+    controller.post(Request(RequestKind.START, "view", fields=FormFields(name)))
     views.wait_state("ready")
 
 
@@ -108,7 +108,7 @@ def test_a_life(controller, views, traces):
     views.wait(
         lambda: any("startup complete" in line for one in views.of("log") for line in one["lines"]), "the log"
     )
-    controller.post(Message(RequestKind.STOP, "view", name="tiny"))
+    controller.post(Request(RequestKind.STOP, "view", name="tiny"))
     views.wait_state("released")
     assert views.chosen["release"]["verified"]
     assert [state for state, _ in views.chosen["times"]] == ["starting", "ready", "stopping", "released"]
@@ -122,11 +122,11 @@ def test_the_spare_is_shown(manager, home, views, tmp_path):
     controller = Controller(manager, views, work, lambda: False)
     try:
         hello(controller)
-        views.wait(lambda: views.picture.get("spare") == "", "no spare")
+        views.wait(lambda: views.state.get("spare") == "", "no spare")
         manager.spares.set_mode(StandbyMode.ON)
         start(controller, views)
         assert not views.chosen["warm"]
-        views.wait(lambda: re.fullmatch(r"spare: 0\.\d\d GiB of memory", views.picture["spare"]), "the spare")
+        views.wait(lambda: re.fullmatch(r"spare: 0\.\d\d GiB of memory", views.state["spare"]), "the spare")
         start(controller, views, name="other")
         views.wait(lambda: views.chosen["name"] == "other" and views.chosen["state"] == "ready", "the other")
         assert views.chosen["warm"]
@@ -142,22 +142,22 @@ def test_no_secret_is_sent(controller, views, manager, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnopqrstuvwxyz")
     hello(controller)
     words = FormFields("tiny", f"{SECRETS} --name other")
-    controller.post(Message(RequestKind.FORM, "view", fields=words))
-    views.wait(lambda: "***" in views.picture["form"]["flags"], "the form")
-    assert views.picture["form"]["view"] == "view"  # where it stays as it was typed
-    controller.post(Message(RequestKind.START, "view", fields=words))
+    controller.post(Request(RequestKind.FORM, "view", fields=words))
+    views.wait(lambda: "***" in views.state["form"]["flags"], "the form")
+    assert views.state["form"]["view"] == "view"  # where it stays as it was typed
+    controller.post(Request(RequestKind.START, "view", fields=words))
     views.wait_state("ready")
-    controller.post(Message(RequestKind.HERE, "view", tab="processes"))
+    controller.post(Request(RequestKind.HEARTBEAT, "view", tab="processes"))
     views.wait(lambda: views.of("processes"), "the processes")
     spec = manager.get("other").spec
-    controller.post(Message(RequestKind.STOP, "view", name="other"))
+    controller.post(Request(RequestKind.STOP, "view", name="other"))
     views.wait_state("released")
-    views.wait(lambda: views.picture["form"]["model"] == "tiny", "the words to start it again")
-    again = FormFields(*(views.picture["form"][key] for key in ("model", "flags", "gpus")))
-    controller.post(Message(RequestKind.START, "view", fields=again))
+    views.wait(lambda: views.state["form"]["model"] == "tiny", "the words to start it again")
+    again = FormFields(*(views.state["form"][key] for key in ("model", "flags", "gpus")))
+    controller.post(Request(RequestKind.START, "view", fields=again))
     views.wait_state("ready")
     assert manager.get("other").spec == spec
-    sent = json.dumps(views.pictures + views.messages)
+    sent = json.dumps(views.states + views.messages)
     assert not [one for one in ("very-secret", "hf_abc", "to be", "kept") if one in sent]
 
 
@@ -191,7 +191,7 @@ def test_a_server_of_a_cluster_in_the_form():
 def test_a_chat(controller, views):
     hello(controller)
     start(controller, views)
-    controller.post(Message(RequestKind.SAY, "view", name="tiny", text="Hello"))
+    controller.post(Request(RequestKind.PROMPT, "view", name="tiny", text="Hello"))
     views.wait(
         lambda: views.of("chat")[-1]["turns"] and views.of("chat")[-1]["turns"][-1]["over"], "the answer"
     )
@@ -207,24 +207,24 @@ def test_a_chat_of_another_server_does_not_come_between(controller, views, manag
     for name in "ab":
         manager.start(spec(name=name))
     hello(controller)
-    controller.post(Message(RequestKind.CHOOSE, "view", name="a"))
-    controller.post(Message(RequestKind.SAY, "view", name="a", text="Hello"))
+    controller.post(Request(RequestKind.CHOOSE, "view", name="a"))
+    controller.post(Request(RequestKind.PROMPT, "view", name="a", text="Hello"))
     views.wait(
         lambda: any("word1" in turn["answer"] for one in views.of("chat") for turn in one["turns"]), "a"
     )
-    controller.post(Message(RequestKind.CHOOSE, "view", name="b"))
+    controller.post(Request(RequestKind.CHOOSE, "view", name="b"))
     views.wait(lambda: views.of("chat")[-1]["name"] == "b", "the chat with b")
     began = len(views.of("chat")) - 1
     views.wait(lambda: not controller._chats.of("a").busy, "the end of the answer")
-    controller.post(Message(RequestKind.CHOOSE, "view", name="a"))
+    controller.post(Request(RequestKind.CHOOSE, "view", name="a"))
     views.wait(lambda: views.of("chat")[-1]["name"] == "a", "the chat with a")
     assert [one["name"] for one in views.of("chat")[began:]] == ["b", "a"]
     assert views.of("chat")[-1]["turns"][0]["over"]
 
-    controller.post(Message(RequestKind.SAY, "view", name="a", text="Hello again"))
+    controller.post(Request(RequestKind.PROMPT, "view", name="a", text="Hello again"))
     chat = controller._chats.of("a")
     until(lambda: len(chat.turns) == 2 and chat.turns[1].answer)
-    controller.post(Message(RequestKind.STOP, "view", name="a"))
+    controller.post(Request(RequestKind.STOP, "view", name="a"))
     until(lambda: chat.turns[1].over)
     assert "stopped" in chat.turns[1].note
     assert not chat.turns[1].failed  # it was asked for
@@ -240,12 +240,12 @@ def test_what_is_over_stays_in_the_list(controller, views, manager, spec):
     views.wait(
         lambda: listed(views) == {"s1": "ready", **{f"s{n}": "released" for n in range(2, 7)}}, "the list"
     )
-    controller.post(Message(RequestKind.CHOOSE, "view", name="s3"))
+    controller.post(Request(RequestKind.CHOOSE, "view", name="s3"))
     views.wait(lambda: views.chosen and views.chosen["name"] == "s3", "an earlier one")
     assert views.chosen["release"]["verified"]
     assert views.of("curve")[-1]["name"] == "s3"
     for name in ("s1", "s3"):  # the first of them runs: it stays
-        controller.post(Message(RequestKind.CLEAR, "view", name=name))
+        controller.post(Request(RequestKind.REMOVE, "view", name=name))
     views.wait(lambda: list(listed(views)) == ["s1", "s2", "s4", "s5", "s6"], "one less")
     assert views.chosen is None
     assert "s3" in manager.past()
@@ -265,11 +265,11 @@ def test_what_ends_a_server_unasked_is_shown(controller, views, manager, spec):
 
 def test_what_goes_wrong_is_told(controller, views):
     hello(controller)
-    controller.post(Message(RequestKind.START, "view", fields=FormFields("tiny", "--max-model-len '")))
-    views.wait(lambda: views.picture["notice"], "an error")
-    assert views.picture["notice"]["kind"] == "wrong"
-    controller.post(Message(RequestKind.STOP, "view", name="nobody"))
-    views.wait(lambda: "nobody" in str(views.picture["notice"]), "another")
+    controller.post(Request(RequestKind.START, "view", fields=FormFields("tiny", "--max-model-len '")))
+    views.wait(lambda: views.state["notice"], "an error")
+    assert views.state["notice"]["kind"] == "wrong"
+    controller.post(Request(RequestKind.STOP, "view", name="nobody"))
+    views.wait(lambda: "nobody" in str(views.state["notice"]), "another")
 
 
 def test_a_fault_of_ours_is_told_and_the_panel_goes_on(controller, views, monkeypatch):
@@ -280,11 +280,12 @@ def test_a_fault_of_ours_is_told_and_the_panel_goes_on(controller, views, monkey
         raise ZeroDivisionError
 
     monkeypatch.setattr(controller._work, "doctor", broken)
-    controller.post(Message(RequestKind.DOCTOR, "view"))
-    views.wait(lambda: "fault of vllm_magic: ZeroDivisionError" in str(views.picture["notice"]), "the fault")
+    controller.post(Request(RequestKind.DOCTOR, "view"))
+    views.wait(lambda: "fault of vllm_magic: ZeroDivisionError" in str(views.state["notice"]), "the fault")
     hello(controller)
     views.wait(
-        lambda: len([one for one in views.of("got") if one["ask"] == "hello"]) == 2, "the next message"
+        lambda: len([one for one in views.of("received") if one["request"] == "hello"]) == 2,
+        "the next message",
     )
 
 
@@ -292,10 +293,10 @@ def test_it_looks_while_somebody_looks(controller, views, manager):
     hello(controller, "one")
     hello(controller, "two")
     views.wait(lambda: len(views.of("tick")) > 2, "ticks")
-    controller.post(Message(RequestKind.BYE, "one"))
+    controller.post(Request(RequestKind.BYE, "one"))
     seen = len(views.of("tick"))
     views.wait(lambda: len(views.of("tick")) > seen + 1, "ticks for the other one")
-    controller.post(Message(RequestKind.BYE, "two"))
+    controller.post(Request(RequestKind.BYE, "two"))
     until(lambda: "vllm-magic sampler" not in [one.name for one in threading.enumerate()], 40)
     seen = len(views.messages)
     time.sleep(2 * controllers.UPDATE_INTERVAL)
@@ -325,11 +326,11 @@ def test_nothing_is_sent_again_that_has_not_changed(controller, views):
     start(controller, views)
     settled = time.monotonic() + 3
     views.wait(lambda: time.monotonic() > settled, "calm")
-    before, pictures = len(views.messages), len(views.pictures)
+    before, states = len(views.messages), len(views.states)
     views.wait(lambda: len(views.messages) >= before + 5, "ticks")
     sent = views.messages[before:]
     assert {one["kind"] for one in sent} <= {"tick"}
-    assert len(views.pictures) == pictures
+    assert len(views.states) == states
     assert max(len(json.dumps(one)) for one in sent) < 400
 
 
@@ -339,17 +340,17 @@ def test_a_server_of_a_cell_is_shown(controller, views, manager, spec):
     views.wait_state("ready")
     manager.stop()
     views.wait_state("released")
-    assert views.picture["form"]["model"] == "tiny"  # to be started again
+    assert views.state["form"]["model"] == "tiny"  # to be started again
 
 
 def test_flags_are_checked_while_they_are_typed(controller, views):
     hello(controller)
     controller.post(
-        Message(RequestKind.FORM, "view", fields=FormFields("tiny", "--gpu-memory-utilization '"))
+        Request(RequestKind.FORM, "view", fields=FormFields("tiny", "--gpu-memory-utilization '"))
     )
-    views.wait(lambda: views.picture["form"]["wrong"], "what is wrong")
-    controller.post(Message(RequestKind.FORM, "view", fields=FormFields("tiny")))
-    views.wait(lambda: not views.picture["form"]["wrong"], "what is right")
+    views.wait(lambda: views.state["form"]["wrong"], "what is wrong")
+    controller.post(Request(RequestKind.FORM, "view", fields=FormFields("tiny")))
+    views.wait(lambda: not views.state["form"]["wrong"], "what is right")
 
 
 def test_the_form_goes_by_the_memory_that_is_free_now(controller, views, fake_gpus, tmp_path):
@@ -358,10 +359,10 @@ def test_the_form_goes_by_the_memory_that_is_free_now(controller, views, fake_gp
     with fakegpu.holding(fake_gpus, 6, gpu=0):
         hello(controller)
         controller.post(
-            Message(RequestKind.FORM, "view", fields=FormFields(model, "--max-model-len 1024", "0"))
+            Request(RequestKind.FORM, "view", fields=FormFields(model, "--max-model-len 1024", "0"))
         )
-        views.wait(lambda: "Does not fit now" in views.picture["form"]["text"], "that it does not fit")
-    views.wait(lambda: not views.picture["form"]["wrong"], "that it fits")
+        views.wait(lambda: "Does not fit now" in views.state["form"]["text"], "that it does not fit")
+    views.wait(lambda: not views.state["form"]["wrong"], "that it fits")
 
 
 ANYTHING = st.recursive(
@@ -373,12 +374,12 @@ ANYTHING = st.recursive(
 @given(
     ANYTHING
     | st.fixed_dictionaries(
-        {"ask": st.sampled_from([*RequestKind]), "fields": ANYTHING, "pids": ANYTHING, "name": ANYTHING}
+        {"kind": st.sampled_from([*RequestKind]), "fields": ANYTHING, "pids": ANYTHING, "name": ANYTHING}
     )
 )
 def test_whatever_a_view_sends_is_read(content):
-    found = messages.read(content, beside=False)
-    assert found is None or isinstance(found.ask, RequestKind)
+    found = messages.read(content, concurrent=False)
+    assert found is None or isinstance(found.kind, RequestKind)
 
 
 CELLS = """

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vllm_magic.jupyter.commands.settings import Settings
 from vllm_magic.jupyter.panel.background_work import Work
 from vllm_magic.jupyter.panel.controller import PROCESSES, Controller
-from vllm_magic.jupyter.panel.messages import Message, RequestKind
+from vllm_magic.jupyter.panel.messages import Request, RequestKind
 from vllm_magic.manager.manager import Manager
 from vllm_magic.monitoring import poller
 from vllm_magic.plotting import timeseries
@@ -36,7 +36,7 @@ class Forgetful:
     def __init__(self) -> None:
         self.ticks = threading.Semaphore(0)
 
-    def show(self, drawn: dict) -> None:
+    def set_view_state(self, state: dict) -> None:
         pass
 
     def send(self, message: dict) -> None:
@@ -79,7 +79,7 @@ def half_an_hour(spec: ServerSpec) -> Result:
         server = manager.start(spec).server
         views = Forgetful()
         controller = Controller(manager, views, Work(manager, Settings, lambda: None), lambda: False)
-        controller.post(Message(RequestKind.HELLO, "view", tab=PROCESSES))
+        controller.post(Request(RequestKind.HELLO, "view", tab=PROCESSES))
         tracemalloc.start()
         watch(manager, controller, views, WARM)
         before = kept(manager, controller, views)
@@ -96,7 +96,7 @@ def half_an_hour(spec: ServerSpec) -> Result:
 def watch(manager: Manager, controller: Controller, views: Forgetful, looks: int) -> None:
     """Be a view for so many looks; those that the sampler asks for on a busy machine are too few."""
     for _ in range(looks):
-        controller.post(Message(RequestKind.HERE, "view", tab=PROCESSES))
+        controller.post(Request(RequestKind.HEARTBEAT, "view", tab=PROCESSES))
         manager._sampler._call_watchers()
         assert views.ticks.acquire(timeout=LIMIT)
 

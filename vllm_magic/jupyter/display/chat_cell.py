@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 QUOTED = 100  # characters of an invalid schema that its error quotes
 _BROKEN = "broken off"
-COMPLETION = 128  # tokens by default where a model has no chat template, and so no end of a turn
+COMPLETION = 128  # tokens by default for a model without a chat template, which does not end a turn
 
 
 class Interrupted(KeyboardInterrupt):
@@ -64,7 +64,10 @@ class Asker:
         shown = NotebookAnswer(as_json=schema is not None) if self._notebook else TerminalAnswer()
         stream, note = None, _BROKEN
         try:
-            stream = _begin(server, messages, wanted, schema)
+            options = {"temperature": wanted.temperature, "json_schema": schema}
+            stream, has_template = request_answer(server, messages, wanted.max_tokens, **options)
+            if not has_template:
+                print(f"The model of {server.name} has no chat template: it continues the text of the cell.")  # noqa: T201
             for piece in stream.pieces():
                 shown.add(piece)
             note = ""
@@ -90,14 +93,22 @@ class Asker:
         return self._conversations.setdefault(server, [])
 
 
-def _begin(server: Server, messages: list[Message], wanted: AskArguments, schema: Any) -> Stream:
-    options: dict[str, Any] = {"temperature": wanted.temperature, "json_schema": schema}
+def request_answer(
+    server: Server, messages: list[Message], max_tokens: int | None = None, **options: Any
+) -> tuple[Stream, bool]:
+    """Request the answer to a conversation; ``options`` are further arguments of `Server.chat` and `Server.complete`.
+
+    Returns:
+        The stream of the answer, and whether the model has a chat template: a model without one continues the text.
+
+    Raises:
+        RequestFailed: the server does not begin an answer.
+    """
     try:
-        return server.chat(messages, stream=True, max_tokens=wanted.max_tokens, **options)
+        return server.chat(messages, stream=True, max_tokens=max_tokens, **options), True
     except NoChatTemplate:
-        print(f"The model of {server.name} has no chat template: it continues the text of the cell.")  # noqa: T201
-        count = wanted.max_tokens or COMPLETION
-        return server.complete(generate.transcript(messages), stream=True, max_tokens=count, **options)
+        text = generate.transcript(messages)
+        return server.complete(text, stream=True, max_tokens=max_tokens or COMPLETION, **options), False
 
 
 def _schema(text: str, namespace: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The background work of a panel: each task runs in a thread of its own and ends with a result."""
+"""The background work of a panel: each task runs in a thread of its own, and returns a result."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ REAP = ["vllm-magic", "reap"]
 
 
 @dataclass(frozen=True)
-class Done:
+class WorkResult:
     """The result of a task.
 
     Attributes:
         text: a message for the user; "" for none.
         wrong: whether the message is an error.
         chosen: the name of the server to show from now on; None for no change.
-        assessment: the assessment of the form; None where the task made none.
+        assessment: the assessment of the form; None if the task made none.
         assessed: the form values that were assessed.
         message: a message for the views; None for none.
     """
@@ -45,21 +45,26 @@ class Done:
     message: dict[str, Any] | None = None
 
 
-def run(work: Callable[[], Done]) -> Done:
+def run(work: Callable[[], WorkResult]) -> WorkResult:
     """Run a task and return its result; an exception becomes a result too."""
     try:
         return work()
     except VllmMagicError as error:
-        return Done(str(error), wrong=True)
-    except Exception as error:  # noqa: BLE001 - the user who clicked must see every fault, ours too
-        return Done(f"A fault of vllm_magic: {type(error).__name__}: {error}. Please report it.", wrong=True)
+        return WorkResult(str(error), wrong=True)
+    except Exception as error:  # noqa: BLE001 - the user must see every error, also an error in vllm_magic itself
+        return WorkResult(fault(error), wrong=True)
+
+
+def fault(error: Exception) -> str:
+    """Return the message for an unexpected exception."""
+    return f"A fault of vllm_magic: {type(error).__name__}: {error}. Please report it."
 
 
 class Work:
     """The tasks of a panel.
 
     Args:
-        manager: the kernel's manager.
+        manager: the manager of the kernel.
         settings: returns the settings for a start.
         grace: returns the grace period for a stop, in seconds; None for the default.
     """
@@ -75,44 +80,43 @@ class Work:
         """Return the form values that would start this server again."""
         return form.fields_of(server.spec, self._settings())
 
-    def assess(self, fields: FormFields, now: Snapshot | None) -> Done:
+    def assess(self, fields: FormFields, now: Snapshot | None) -> WorkResult:
         """Assess the start that the form describes."""
-        return Done(assessment=form.assess(fields, self._settings(), now), assessed=fields)
+        return WorkResult(assessment=form.assess(fields, self._settings(), now), assessed=fields)
 
-    def start(self, fields: FormFields) -> Done:
+    def start(self, fields: FormFields) -> WorkResult:
         """Start the server that the form describes, without waiting until it is ready."""
         start = self._manager.start(form.spec(fields, self._settings()), wait=False)
         name = start.server.name
-        return Done(f"{name} runs already, with the same options." if start.reused else "", chosen=name)
+        return WorkResult(f"{name} runs already, with the same options." if start.reused else "", chosen=name)
 
-    def doctor(self) -> Done:
-        """Run the doctor's survey, and return its report as a message for the views."""
+    def doctor(self) -> WorkResult:
+        """Examine the machine, and return the report as a message for the views."""
         from vllm_magic.doctor import text
         from vllm_magic.doctor.survey import survey
 
         report = survey(self._manager.probe, self._settings().executable or None)
-        found = [_finding(one) for one in report.findings]
-        lines = text.facts(report)
-        return Done(message={"kind": "doctor", "findings": found, "lines": lines})
+        findings = [_finding_data(finding) for finding in report.findings]
+        return WorkResult(message={"kind": "doctor", "findings": findings, "lines": text.facts(report)})
 
-    def reap(self, pids: tuple[int, ...]) -> Done:
-        """Release what dead kernels left, or end the given processes, which nobody owns. Then run the survey again."""
+    def reap(self, pids: tuple[int, ...]) -> WorkResult:
+        """End these processes, which nobody owns; () releases what dead kernels left. Then examine the machine again."""
         from vllm_magic.doctor import reap
         from vllm_magic.recovery.sweep import sweep_all
 
         probe = self._manager.probe
         try:
             if pids:
-                lines = [reap.reap(one, probe).text for one in reap.find_candidates(pids)]
+                lines = [reap.reap(candidate, probe).text for candidate in reap.find_candidates(pids)]
             else:
-                lines = [one.text for one in sweep_all(probe)] or ["Nothing to reap."]
+                lines = [swept.text for swept in sweep_all(probe)] or ["Nothing to reap."]
         except OSError as error:  # the state folder cannot be read, or is not private to this user
             raise VllmMagicError(str(error)) from None
-        return Done(" ".join(lines), message=self.doctor().message)
+        return WorkResult(" ".join(lines), message=self.doctor().message)
 
 
-def _finding(one: Finding) -> dict[str, Any]:
-    """Return a finding as data; ``pids`` is for the panel's own button, null where the user has to type the command."""
-    fields = shlex.split(one.command)
-    pids = [int(word) for word in fields if word.isdigit()] if fields[:2] == REAP else None
-    return {"what": one.what, "command": views.in_a_cell(one.command), "pids": pids}
+def _finding_data(finding: Finding) -> dict[str, Any]:
+    """Return a finding for the views: ``pids`` is for their button, and null if the user has to type the command."""
+    args = shlex.split(finding.command)
+    pids = [int(arg) for arg in args if arg.isdigit()] if args[:2] == REAP else None
+    return {"what": finding.what, "command": views.in_a_cell(finding.command), "pids": pids}

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from vllm_magic.engine.client import generate
 from vllm_magic.engine.client.generate import PieceKind
 from vllm_magic.engine.startup.log import printable
-from vllm_magic.errors import NoChatTemplate, RequestFailed, VllmMagicError
+from vllm_magic.errors import RequestFailed, VllmMagicError
 from vllm_magic.jupyter.display.answer import line
-from vllm_magic.jupyter.display.chat_cell import COMPLETION
+from vllm_magic.jupyter.display.chat_cell import request_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from vllm_magic.engine.client.generate import Message, Stream
     from vllm_magic.server.server import Server
 
-PAUSE = 0.1  # seconds between two messages with new text of an answer
-UNTEMPLATED = "The model has no chat template: it continues the text."
+UPDATE_INTERVAL = 0.1  # seconds between two messages with new text of an answer
+NO_TEMPLATE = "The model has no chat template: it continues the text."
 
 
 @dataclass
 class Turn:
-    """The user's text and the model's answer. The turn's thread writes the fields, other threads read them.
+    """The text of the user and the answer of the model. The turn's thread writes the fields, other threads read them.
 
     Attributes:
-        prompt: the user's text.
-        thought: the reasoning text of a reasoning model so far.
+        prompt: the text of the user.
+        reasoning: the reasoning text of the model so far; "" for a model that does not reason.
         answer: the text of the answer so far.
         note: the line below the answer.
         over: whether the answer has ended.
@@ -38,7 +38,7 @@ class Turn:
     """
 
     prompt: str
-    thought: str = ""
+    reasoning: str = ""
     answer: str = ""
     note: str = ""
     over: bool = False
@@ -52,16 +52,16 @@ class Chat:
 
     Args:
         server: the server that answers.
-        more: called in the turn's thread whenever the turn has new text.
+        on_text: called in the turn's thread whenever the turn has new text.
 
     Attributes:
         turns: the turns so far.
     """
 
-    def __init__(self, server: Server, more: Callable[[Chat], None]) -> None:
+    def __init__(self, server: Server, on_text: Callable[[Chat], None]) -> None:
         self.server = server
         self.turns: list[Turn] = []
-        self._more = more
+        self._on_text = on_text
         self._history: list[Message] = []
         self._stream: Stream | None = None
         self._aborted = threading.Event()
@@ -75,11 +75,10 @@ class Chat:
         """Begin a turn with this text; do nothing while another turn is under way."""
         if self.busy:
             return
-        self.turns.append(Turn(text))
+        turn = Turn(text)
+        self.turns.append(turn)
         self._aborted.clear()
-        threading.Thread(
-            target=self._answer, args=(self.turns[-1],), name="vllm-magic chat", daemon=True
-        ).start()
+        threading.Thread(target=self._run, args=(turn,), name="vllm-magic chat", daemon=True).start()
 
     def abort(self) -> None:
         """Abort the answer that is under way, on the server too."""
@@ -88,20 +87,20 @@ class Chat:
         if stream is not None:
             stream.abort()
 
-    def _answer(self, turn: Turn) -> None:
+    def _run(self, turn: Turn) -> None:
         try:
-            self._take(turn)
+            self._answer(turn)
         except VllmMagicError as error:
             turn.failed = not self._aborted.is_set()
             turn.note = str(error) if turn.failed else "stopped"
         finally:
             self._stream = None
             turn.over = True
-            self._more(self)
+            self._on_text(self)
 
-    def _take(self, turn: Turn) -> None:
+    def _answer(self, turn: Turn) -> None:
         messages = generate.conversation(turn.prompt, None, self._history)
-        stream, note = self._begin(messages)
+        stream, has_template = request_answer(self.server, messages)
         self._stream = stream
         try:
             self._read(stream, turn)
@@ -111,25 +110,18 @@ class Chat:
         finally:
             stream.close()
         generate.remember(self._history, messages, stream.answer)
-        stopped = "stopped" if self._aborted.is_set() else ""
-        turn.note = line(stream.answer, " ".join(filter(None, (note, stopped))))
+        notes = ("" if has_template else NO_TEMPLATE, "stopped" if self._aborted.is_set() else "")
+        turn.note = line(stream.answer, " ".join(filter(None, notes)))
 
     def _read(self, stream: Stream, turn: Turn) -> None:
-        shown = 0.0
+        last_update = 0.0
         for piece in stream.pieces():
             if self._aborted.is_set():
                 return
             if piece.kind is PieceKind.REASONING:
-                turn.thought += printable(piece.text)
+                turn.reasoning += printable(piece.text)
             else:
                 turn.answer += printable(piece.text)
-            if time.monotonic() - shown >= PAUSE:
-                shown = time.monotonic()
-                self._more(self)
-
-    def _begin(self, messages: list[Message]) -> tuple[Stream, str]:
-        try:
-            return self.server.chat(messages, stream=True), ""
-        except NoChatTemplate:
-            text = generate.transcript(messages)
-            return self.server.complete(text, stream=True, max_tokens=COMPLETION), UNTEMPLATED
+            if time.monotonic() - last_update >= UPDATE_INTERVAL:
+                last_update = time.monotonic()
+                self._on_text(self)

@@ -1,8 +1,8 @@
-"""The controller: the one thread of a panel. It owns the panel's state, and it alone sends to the front end.
+"""The controller: the one thread of a panel. It owns the state of the panel, and only it sends to the front end.
 
-Clicks arrive in the threads in which the kernel receives messages, update requests come from the sampler's thread, and
-background work runs in threads of its own. All of these threads only put functions into the inbox, so the controller
-needs no lock. While no view is open, the thread waits for a message and does nothing else.
+Requests of the views arrive in the threads in which the kernel receives messages, update requests come from the thread of
+the sampler, and background work runs in threads of its own. All these threads only put functions into the queue of the
+controller, so the controller needs no lock. While no view is open, the thread waits for a request and does nothing else.
 """
 
 from __future__ import annotations
@@ -14,130 +14,128 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.jupyter.panel import background_work, form, snapshot
+from vllm_magic.jupyter.panel import background_work, form, view_state
+from vllm_magic.jupyter.panel.background_work import WorkResult
 from vllm_magic.jupyter.panel.chats import Chats
 from vllm_magic.jupyter.panel.form_state import FormState
-from vllm_magic.jupyter.panel.messages import Message, RequestKind
+from vllm_magic.jupyter.panel.messages import Request, RequestKind
 from vllm_magic.jupyter.panel.open_views import OpenViews
 from vllm_magic.jupyter.panel.selection import Selection
 from vllm_magic.jupyter.panel.server_list import ServerList
-from vllm_magic.server.server import run_of
+from vllm_magic.server.server import ServerState, run_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vllm_magic.jupyter.panel.background_work import Work
     from vllm_magic.jupyter.panel.chat import Chat
-    from vllm_magic.jupyter.panel.messages import FormFields, Front
+    from vllm_magic.jupyter.panel.messages import FormFields, ViewChannel
     from vllm_magic.manager.manager import Manager
 
-UPDATE_INTERVAL = (
-    1.5  # seconds after which the views are updated; mostly the sampler requests an update before that
-)
-PROCESSES = "processes"  # the tab; the processes are read only while a view shows it
+UPDATE_INTERVAL = 1.5  # seconds between two updates of the views, unless the sampler requests one before
+PROCESSES = "processes"  # the name of a tab; processes are read only while a view shows this tab
 
 
 class Controller:
-    """Runs the panel's thread until `close`.
+    """Runs the thread of the panel until `close`.
 
     Args:
-        manager: the kernel's manager.
-        front: the views; only the controller's thread uses them.
+        manager: the manager of the kernel.
+        channel: sends to the views; only the controller's thread uses it.
         work: the background work.
         is_busy: returns whether a cell runs now.
     """
 
-    def __init__(self, manager: Manager, front: Front, work: Work, is_busy: Callable[[], bool]) -> None:
+    def __init__(
+        self, manager: Manager, channel: ViewChannel, work: Work, is_busy: Callable[[], bool]
+    ) -> None:
         self._manager = manager
-        self._front = front
+        self._channel = channel
         self._work = work
         self._is_busy = is_busy
-        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._update_queued = False
-        # Only the controller's thread uses what follows.
+        # Only the controller's thread uses the attributes below.
         self._open_views = OpenViews()
         self._unwatch: Callable[[], None] | None = None
-        self._due = 0.0
+        self._next_update = 0.0  # by `time.monotonic`
         self._form_state = FormState()
         self._notice: dict[str, str] | None = None
-        self._asked: set[RequestKind] = set()  # the background work that is under way
-        self._chats = Chats(manager, self._more)
-        self._selection = Selection(manager, front, self._chats, work.fields_of)
+        self._under_way: set[RequestKind] = set()  # the requests whose background work is under way
+        self._chats = Chats(manager, self._queue_turn)
+        self._selection = Selection(manager, channel, self._chats, work.fields_of)
         self._server_list = ServerList(manager)
-        self._drawn: dict[str, Any] = {}
+        self._sent_state: dict[str, Any] = {}
         self._suggestions: list[str] = []
         self._thread = threading.Thread(target=self._run, name="vllm-magic panel", daemon=True)
         self._thread.start()
 
-    def post(self, message: Message) -> None:
+    def post(self, request: Request) -> None:
         """Queue a request of a view. Any thread may call this; it returns at once."""
-        self._inbox.put(partial(self._handle, message))
+        self._queue.put(partial(self._handle, request))
 
     def close(self) -> None:
-        """End the thread, and wait `UPDATE_INTERVAL` seconds at most for its end."""
-        self._inbox.put(None)
+        """End the thread, and wait for its end, at most `UPDATE_INTERVAL` seconds."""
+        self._queue.put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join(UPDATE_INTERVAL)
 
     def _run(self) -> None:
         while True:
+            timeout = max(0.0, self._next_update - time.monotonic()) if self._open_views else None
             try:
-                action = self._inbox.get(
-                    timeout=max(0.0, self._due - time.monotonic()) if self._open_views else None
-                )
+                action = self._queue.get(timeout=timeout)
             except queue.Empty:
                 action = self._update
             if action is None:
                 break
             self._run_safely(action)
         self._chats.abort_all()
-        self._open_views.leave()
-        self._watch()
+        self._open_views.clear()
+        self._watch_if_open()
 
     def _run_safely(self, action: Callable[[], None]) -> None:
-        """Run the action; show an exception as a notice, and keep the thread running."""
+        """Run the action. If it raises an exception, show that as a notice: the thread must go on."""
         try:
             action()
         except VllmMagicError as error:
             self._notify(str(error), wrong=True)
-        except Exception as error:  # noqa: BLE001 - a panel that stopped silently would go on showing old values
-            self._notify(
-                f"A fault of vllm_magic: {type(error).__name__}: {error}. Please report it.", wrong=True
-            )
+        except Exception as error:  # noqa: BLE001 - a panel without its thread would go on showing old values
+            self._notify(background_work.fault(error), wrong=True)
 
-    def _handle(self, message: Message) -> None:
-        self._open_views.note(message)
-        self._watch()
-        if message.ask is RequestKind.HERE:
+    def _handle(self, request: Request) -> None:
+        self._open_views.note(request)
+        self._watch_if_open()
+        if request.kind is RequestKind.HEARTBEAT:
             return
-        self._front.send({"kind": "got", "ask": message.ask.value})
-        actions: dict[RequestKind, Callable[[Message], None]] = {
-            RequestKind.HELLO: self._welcome,
+        self._channel.send({"kind": "received", "request": request.kind.value})
+        actions: dict[RequestKind, Callable[[Request], None]] = {
+            RequestKind.HELLO: self._send_all,
             RequestKind.BYE: lambda _: None,
-            RequestKind.CHOOSE: lambda message: self._choose(message.name),
-            RequestKind.CLEAR: self._clear,
-            RequestKind.FORM: self._read,
+            RequestKind.CHOOSE: lambda request: self._choose(request.name),
+            RequestKind.REMOVE: self._remove,
+            RequestKind.FORM: self._edit_form,
             RequestKind.START: self._start,
             RequestKind.STOP: self._stop,
-            RequestKind.SAY: self._send_prompt,
-            RequestKind.ABORT: lambda message: self._chats.of(message.name).abort(),
-            RequestKind.FORGET: lambda message: self._selection.send_chat(self._chats.forget(message.name)),
-            RequestKind.DOCTOR: lambda _: self._do(RequestKind.DOCTOR, self._work.doctor),
-            RequestKind.REAP: lambda message: self._do(
-                RequestKind.REAP, partial(self._work.reap, message.pids)
+            RequestKind.PROMPT: self._send_prompt,
+            RequestKind.ABORT: lambda request: self._chats.of(request.name).abort(),
+            RequestKind.NEW_CHAT: lambda request: self._selection.send_chat(self._chats.renew(request.name)),
+            RequestKind.DOCTOR: lambda _: self._begin_work(RequestKind.DOCTOR, self._work.doctor),
+            RequestKind.REAP: lambda request: self._begin_work(
+                RequestKind.REAP, partial(self._work.reap, request.pids)
             ),
         }
-        self._run_safely(partial(actions[message.ask], message))
+        self._run_safely(partial(actions[request.kind], request))
         self._update()
 
     # The open views, and their updates.
 
-    def _welcome(self, _: Message) -> None:
+    def _send_all(self, _: Request) -> None:
         self._suggestions = form.suggestions()
         self._selection.send()
 
-    def _watch(self) -> None:
-        """Subscribe to the sampler's update requests while a view is open; else unsubscribe."""
+    def _watch_if_open(self) -> None:
+        """Subscribe to the update requests of the sampler while a view is open; else unsubscribe."""
         if self._open_views and self._unwatch is None:
             self._unwatch = self._manager.watch(self._request_update)
         elif not self._open_views and self._unwatch is not None:
@@ -148,60 +146,61 @@ class Controller:
         """Queue an update, unless one is queued already. Any thread may call this."""
         if not self._update_queued:
             self._update_queued = True
-            self._inbox.put(self._update)
+            self._queue.put(self._update)
 
     def _update(self) -> None:
+        """Bring the open views up to date."""
         self._update_queued = False
-        self._due = time.monotonic() + UPDATE_INTERVAL
-        if not self._is_busy():  # while a cell runs, messages of open views may have to wait
+        self._next_update = time.monotonic() + UPDATE_INTERVAL
+        if not self._is_busy():  # while a cell runs, the requests of open views may have to wait
             self._open_views.expire()
-            self._watch()
+            self._watch_if_open()
         if not self._open_views:
             return
-        self._follow_choice()
+        self._follow_selection()
         self._assess_again()
-        self._draw()
-        self._tick()
+        self._send_state()
+        self._send_tick()
         self._selection.send_more(processes=self._open_views.any_shows(PROCESSES))
 
-    def _draw(self) -> None:
-        drawn = self._picture()
-        if drawn != self._drawn:
-            self._drawn = drawn
-            self._front.show(drawn)
+    def _send_state(self) -> None:
+        state = self._view_state()
+        if state != self._sent_state:
+            self._sent_state = state
+            self._channel.set_view_state(state)
 
-    def _picture(self) -> dict[str, Any]:
+    def _view_state(self) -> dict[str, Any]:
         listed, server = self._server_list.servers(), self._selection.server
-        # One status of each server, so that no two parts of the panel show different moments of it.
+        # The status of each server is read once, so that all parts of the panel show the same moment.
         status = {one: one.status for one in (*listed, *([server] if server else []))}
         chosen = status[server] if server else None
         claims = {} if chosen and not chosen.state.over else self._form_state.claims
         owners = self._manager.attribution
         return {
-            "servers": [snapshot.line(status[one]) for one in listed],
-            "chosen": snapshot.server(chosen, form.masked(self._selection.fields)) if chosen else None,
-            "gpus": snapshot.gpus(self._manager.latest, owners, self._selection.name or "", claims),
-            "form": self._form_state.picture(self._suggestions),
+            "servers": [view_state.list_entry(status[listed_server]) for listed_server in listed],
+            "chosen": view_state.server(chosen, form.masked(self._selection.fields)) if chosen else None,
+            "gpus": view_state.gpus(self._manager.latest, owners, self._selection.name or "", claims),
+            "form": self._form_state.view_state(self._suggestions),
             "notice": self._notice,
-            "spare": snapshot.spare(self._manager.spares.status()),
-            "asked": sorted(ask.value for ask in self._asked),
-            "beside": self._open_views.beside,
+            "spare": view_state.spare(self._manager.spares.status()),
+            "under_way": sorted(kind.value for kind in self._under_way),
+            "concurrent": self._open_views.concurrent,
         }
 
-    def _tick(self) -> None:
-        living = list(self._manager.servers().values())
+    def _send_tick(self) -> None:
+        servers = list(self._manager.servers().values())
         chosen = self._selection.server
-        if chosen and chosen not in living:
-            living.append(chosen)
-        status = [one.status for one in living]
-        starting = [snapshot.progress(one) for one in status if one.state.value == "starting"]
-        self._front.send(
+        if chosen and chosen not in servers:
+            servers.append(chosen)
+        status = [server.status for server in servers]
+        starting = [view_state.progress(one) for one in status if one.state is ServerState.STARTING]
+        self._channel.send(
             {
                 "kind": "tick",
                 "now": round(time.time(), 2),
                 "busy": self._is_busy(),
                 "starting": starting,
-                "points": snapshot.points(living),
+                "points": view_state.points(servers),
             }
         )
 
@@ -210,16 +209,16 @@ class Controller:
     def _choose(self, name: str) -> None:
         self._selection.name = name
         self._notice = None
-        self._form_state.empty()
+        self._form_state.clear()
         self._selection.send()
 
-    def _clear(self, message: Message) -> None:
-        self._server_list.clear(self._manager.get_even_past(message.name))
-        if message.name == self._selection.name:
+    def _remove(self, request: Request) -> None:
+        self._server_list.remove(self._manager.get_even_past(request.name))
+        if request.name == self._selection.name:
             self._choose("")
 
-    def _follow_choice(self) -> None:
-        self._selection.follow()
+    def _follow_selection(self) -> None:
+        self._selection.update()
         server = self._selection.server
         if server is not None and server.state.over and not self._form_state.fields.model:
             self._assess(self._selection.fields)  # the user may start it again, perhaps with other flags
@@ -228,72 +227,77 @@ class Controller:
 
     # The requests of the views.
 
-    def _read(self, message: Message) -> None:
+    def _edit_form(self, request: Request) -> None:
         self._notice = None
-        self._assess(self._form_state.write(message))
+        self._assess(self._form_state.write(request))
 
     def _assess(self, fields: FormFields) -> None:
         now = self._manager.latest
         self._form_state.begin_assessment(fields, now)
-        self._do(None, partial(self._work.assess, fields, now))
+        self._begin_work(None, partial(self._work.assess, fields, now))
 
     def _assess_again(self) -> None:
+        """Assess the form again if the free memory has changed, and the form does not show a running server."""
         server = self._selection.server
-        shown = server is None or server.state.over  # else the form shows the values of the running server
-        if shown and self._form_state.is_outdated(self._manager.latest):
+        if (server is None or server.state.over) and self._form_state.is_outdated(self._manager.latest):
             self._assess(self._form_state.fields)
 
-    def _start(self, message: Message) -> None:
-        self._do(RequestKind.START, partial(self._work.start, self._form_state.write(message)))
+    def _start(self, request: Request) -> None:
+        self._begin_work(RequestKind.START, partial(self._work.start, self._form_state.write(request)))
 
-    def _stop(self, message: Message) -> None:
+    def _stop(self, request: Request) -> None:
         self._notice = None
-        server = self._manager.get(message.name)
-        self._chats.abort(server)  # an answer that the stop cuts off would look like a fault
+        server = self._manager.get(request.name)
+        self._chats.abort(server)  # an answer that the stop cuts off would look like an error
         run_of(server).begin_stop(self._work.grace())
 
-    def _send_prompt(self, message: Message) -> None:
-        chat = self._chats.of(message.name)
-        chat.send(message.text)
+    def _send_prompt(self, request: Request) -> None:
+        chat = self._chats.of(request.name)
+        chat.send(request.text)
         self._selection.send_chat(chat)
 
-    def _more(self, chat: Chat) -> None:
-        """Queue the sending of a turn's new text. Called in the turn's thread."""
-        self._inbox.put(partial(self._send_turn, chat))
+    def _queue_turn(self, chat: Chat) -> None:
+        """Queue the sending of the last turn. Called in the thread of the turn."""
+        self._queue.put(partial(self._send_turn, chat))
 
     def _send_turn(self, chat: Chat) -> None:
         if chat.turns and self._chats.is_current(chat):
-            self._selection.send_chat(chat, at=len(chat.turns) - 1)
+            self._selection.send_chat(chat, first=len(chat.turns) - 1)
 
     def _notify(self, text: str, *, wrong: bool = False) -> None:
         self._notice = {"text": text, "kind": "wrong" if wrong else "info"}
 
-    def _do(self, ask: RequestKind | None, work: Callable[[], background_work.Done]) -> None:
-        """Run the work in a thread of its own, unless work of the same kind is under way."""
-        if ask is not None and ask in self._asked:
+    def _begin_work(self, kind: RequestKind | None, work: Callable[[], WorkResult]) -> None:
+        """Run the work in a thread of its own, unless the work of such a request is under way.
+
+        Args:
+            kind: the kind of the request; None for an assessment of the form.
+            work: the work.
+        """
+        if kind is not None and kind in self._under_way:
             return
-        if ask is not None:
-            self._asked.add(ask)
+        if kind is not None:
+            self._under_way.add(kind)
             self._notice = None
 
         def run() -> None:
-            self._inbox.put(partial(self._finish, ask, background_work.run(work)))
+            self._queue.put(partial(self._finish_work, kind, background_work.run(work)))
 
         try:
             threading.Thread(target=run, name="vllm-magic panel work", daemon=True).start()
         except RuntimeError as error:  # can't start new thread
-            self._finish(ask, background_work.Done(f"{error}. End some threads, and try again.", wrong=True))
+            self._finish_work(kind, WorkResult(f"{error}. End some threads, and try again.", wrong=True))
 
-    def _finish(self, ask: RequestKind | None, done: background_work.Done) -> None:
-        if ask is not None:
-            self._asked.discard(ask)
+    def _finish_work(self, kind: RequestKind | None, result: WorkResult) -> None:
+        if kind is not None:
+            self._under_way.discard(kind)
         else:
-            self._form_state.finish_assessment(done)
-        if done.text:
-            self._notify(done.text, wrong=done.wrong)
-        if done.message is not None:
-            self._front.send(done.message)
-        if done.chosen is not None:
-            self._selection.name = done.chosen
-            self._form_state.empty()
+            self._form_state.finish_assessment(result)
+        if result.text:
+            self._notify(result.text, wrong=result.wrong)
+        if result.message is not None:
+            self._channel.send(result.message)
+        if result.chosen is not None:
+            self._selection.name = result.chosen
+            self._form_state.clear()
         self._update()

@@ -1,4 +1,4 @@
-"""The values of the form: the start that they describe, its assessment, and the values without secrets for the views."""
+"""The values of the form: the start that they describe, its assessment, and the masked values for the views."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.jupyter.commands.settings import Settings
 
-MODELS = 100  # suggested models at most
-OPTIONS = ("name", "port", "executable", "ttl", "keep", "cluster")  # our own, besides --gpus and --env
+MODELS = 100  # suggested models, at most
+# The options of vllm_magic that are a field of `ServerSpec`, except --gpus, which is a field of the form.
+OPTIONS = ("name", "port", "executable", "ttl", "keep", "cluster")
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """The assessment of the form's values.
+    """The assessment of the start that the form describes.
 
     Attributes:
         text: one line for the user; "" for none.
@@ -57,41 +58,41 @@ def spec(form: FormFields, settings: Settings) -> ServerSpec:
     return start_arguments.parse([*fields, *chosen], settings).spec
 
 
-def fields_of(wanted: ServerSpec, settings: Settings) -> FormFields:
-    """Return the form values that, together with the settings, describe this server; its keys are in them."""
+def fields_of(server: ServerSpec, settings: Settings) -> FormFields:
+    """Return the form values that, together with the settings, describe this server. They contain its keys."""
     try:
-        usual = start_arguments.parse([wanted.model], settings).spec
+        default = start_arguments.parse([server.model], settings).spec
     except VllmMagicError:  # the settings are not valid any more
-        usual = start_arguments.parse([wanted.model], NO_SETTINGS).spec
-    flags = list(wanted.args)
-    if flags[: len(usual.args)] == list(usual.args):
-        del flags[: len(usual.args)]
+        default = start_arguments.parse([server.model], NO_SETTINGS).spec
+    flags = list(server.args)
+    if flags[: len(default.args)] == list(default.args):
+        del flags[: len(default.args)]
     for option in OPTIONS:
-        value = getattr(wanted, option)
-        if value is not None and value != getattr(usual, option):
+        value = getattr(server, option)
+        if value is not None and value != getattr(default, option):
             flags += [f"--{option}", f"{value:g}" if isinstance(value, float) else str(value)]
-    for name, value in wanted.env:
-        if (name, value) not in usual.env:
+    for name, value in server.env:
+        if (name, value) not in default.env:
             flags += ["--env", f"{name}={value}"]
-    return FormFields(wanted.model, shlex.join(flags), wanted.gpus or "")
+    return FormFields(server.model, shlex.join(flags), server.gpus or "")
 
 
 def masked(form: FormFields) -> FormFields:
-    """Return the form values as a view may see them, with `SHOWN` in place of each key."""
+    """Return the form values for the views, with `SHOWN` in place of each key."""
     try:
         plain = expansion.split(form.flags)
-    except InvalidOption:  # the user has not typed the flags to their end
+    except InvalidOption:  # a quotation mark is not closed yet, since the user is still typing
         return replace(form, flags=" ".join(mask_words([form.flags])))
     masked = _masked(plain)
     return form if masked == plain else replace(form, flags=shlex.join(masked))
 
 
 def unmasked(form: FormFields, before: FormFields) -> FormFields:
-    """Return the form values that a view sent, with the keys back in place of `SHOWN`.
+    """Return the form values that a view sent, with each `SHOWN` replaced by the key that it hides.
 
     Args:
         form: the values from the view.
-        before: the values with the keys that the view was shown as `SHOWN`.
+        before: the values with their keys; the view got them masked, and perhaps changed them.
 
     Raises:
         InvalidOption: `SHOWN` stands in a place where no key was hidden.
@@ -99,57 +100,55 @@ def unmasked(form: FormFields, before: FormFields) -> FormFields:
     if SHOWN not in form.flags:
         return form
     plain = expansion.split(before.flags)
-    hidden = dict(
-        zip(pairwise(["", *_masked(plain)]), plain, strict=True)
-    )  # by the argument and the one before it
-    sent = [
-        hidden.get(two, two[1]) if SHOWN in two[1] else two[1]
-        for two in pairwise(["", *expansion.split(form.flags)])
-    ]
-    if any(SHOWN in word for word in sent):
+    # A masked argument, together with the argument before it, says which argument it hides.
+    hidden = dict(zip(pairwise(["", *_masked(plain)]), plain, strict=True))
+    sent = pairwise(["", *expansion.split(form.flags)])
+    restored = [hidden.get((flag, arg), arg) if SHOWN in arg else arg for flag, arg in sent]
+    if any(SHOWN in arg for arg in restored):
         raise InvalidOption(
             f"The flags contain {SHOWN} where no key was hidden. Type the key itself, or remove {SHOWN}."
         )
-    return replace(form, flags=shlex.join(sent))
+    return replace(form, flags=shlex.join(restored))
 
 
 def _masked(plain: Sequence[str]) -> list[str]:
     return [
-        _masked_variable(plain[at]) if at and plain[at - 1] == "--env" else word
-        for at, word in enumerate(mask_words(plain))
+        _masked_variable(arg) if before == "--env" else masked
+        for (before, arg), masked in zip(pairwise(["", *plain]), mask_words(plain), strict=True)
     ]
 
 
-def _masked_variable(word: str) -> str:
-    name, _, value = word.partition("=")
-    return f"{name}={SHOWN}" if known({name: value}) or mask(word) != word else word
+def _masked_variable(assignment: str) -> str:
+    """Return NAME=VALUE with the value masked if it is a key."""
+    name, _, value = assignment.partition("=")
+    return f"{name}={SHOWN}" if known({name: value}) or mask(assignment) != assignment else assignment
 
 
 def assess(form: FormFields, settings: Settings, now: Snapshot | None) -> Assessment:
-    """Assess the flags and the memory, without the network."""
+    """Check the flags, and whether the memory suffices. This does not use the network."""
     if not form.model:
         return Assessment()
     try:
-        wanted = spec(form, settings)
-        if wanted.cluster:  # the cluster's vLLM and GPUs are not those of this machine
-            return Assessment(f"It will run on the Ray cluster at {rest.shown(wanted.cluster)}.")
-        unknown_flags.check(wanted, executable.find(wanted.executable))
+        server = spec(form, settings)
+        if server.cluster:  # the cluster has another vLLM and other GPUs than this machine
+            return Assessment(f"It will run on the Ray cluster at {rest.shown(server.cluster)}.")
+        unknown_flags.check(server, executable.find(server.executable))
         if now is None or not now.gpus:
             return Assessment()
-        claims = {room.index: room.usable for room in claim(wanted, os.environ, now)}
-        return _fitting(wanted, now, claims)
+        claims = {room.index: room.usable for room in claim(server, os.environ, now)}
+        return _assess_memory(server, now, claims)
     except VllmMagicError as error:
         return Assessment(str(error), wrong=True)
 
 
 def suggestions() -> list[str]:
-    """Return the models that were started before, then the other models on disk."""
+    """Return the models that were started before, then the other models on disk; at most `MODELS`."""
     return list(dict.fromkeys([*history.models(), *sorted(on_disk.cached_models())]))[:MODELS]
 
 
-def _fitting(wanted: ServerSpec, now: Snapshot, claims: Mapping[int, int]) -> Assessment:
+def _assess_memory(server: ServerSpec, now: Snapshot, claims: Mapping[int, int]) -> Assessment:
     try:
-        found = fit(wanted, os.environ, now, online=False)
-    except NoEstimate:  # the model is not on this machine, or its kind is not known
+        estimate = fit(server, os.environ, now, online=False)
+    except NoEstimate:  # the model is not on this machine, or its architecture is not known
         return Assessment(claims=claims)
-    return Assessment(found.verdict, found.fits is False, claims)
+    return Assessment(estimate.verdict, estimate.fits is False, claims)

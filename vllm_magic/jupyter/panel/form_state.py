@@ -1,4 +1,4 @@
-"""The state of a panel's form: its values and their assessment."""
+"""The state of the form of a panel: its values and their assessment."""
 
 from __future__ import annotations
 
@@ -6,65 +6,67 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.jupyter.panel import form
-from vllm_magic.jupyter.panel.messages import FormFields, Message
+from vllm_magic.jupyter.panel.messages import FormFields, Request
 
 if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Snapshot
-    from vllm_magic.jupyter.panel.background_work import Done
+    from vllm_magic.jupyter.panel.background_work import WorkResult
 
 STEP = 2**28  # bytes; free memory is compared in steps of this size
 
 
 class FormState:
-    """The form's values and their assessment. Only the controller's thread uses them.
+    """The values of the form and their assessment. Only the controller's thread uses them.
 
-    An assessment takes time: `begin_assessment` notes that one begins, and `finish_assessment` accepts its result.
+    An assessment runs in the background: `begin_assessment` notes its beginning, and `finish_assessment` takes its result.
 
     Attributes:
-        fields: the form's values with their keys, which views never get.
+        fields: the values of the form with their keys, which views never get.
     """
 
     def __init__(self) -> None:
         self.fields = FormFields()
         self._writer = ""  # the id of the view that wrote the values
         self._assessment = form.Assessment()
-        self._under_way = 0
-        self._assessed_by: tuple[int | None, ...] = ()  # free memory of each GPU then, in steps
+        self._under_way = 0  # the number of assessments under way
+        self._assessed_memory: tuple[
+            int | None, ...
+        ] = ()  # the free memory at the last assessment, as of `_free_steps`
 
     @property
     def claims(self) -> dict[int, int]:
         """The bytes that the start would take on each GPU, by the index of the GPU."""
         return dict(self._assessment.claims)
 
-    def empty(self) -> None:
+    def clear(self) -> None:
         """Clear the form."""
         self.fields, self._writer = FormFields(), ""
         self._assessment = form.Assessment()
 
-    def write(self, message: Message) -> FormFields:
-        """Accept the values that a view wrote; return them with the keys that the view did not see."""
-        self.fields = form.unmasked(message.fields, self.fields)
-        self._writer = message.view
+    def write(self, request: Request) -> FormFields:
+        """Take the values that a view wrote, and return them with the keys that are hidden from the view."""
+        self.fields = form.unmasked(request.fields, self.fields)
+        self._writer = request.view
         return self.fields
 
     def begin_assessment(self, fields: FormFields, now: Snapshot | None) -> None:
         """Note that an assessment of these values begins, for the GPUs as they are now."""
         self.fields = fields
-        self._assessed_by = _free(now)
+        self._assessed_memory = _free_steps(now)
         self._under_way += 1
 
-    def finish_assessment(self, done: Done) -> None:
-        """Accept the result of an assessment; ignore it where the form has other values by now."""
+    def finish_assessment(self, result: WorkResult) -> None:
+        """Take the result of an assessment; ignore it if the form has other values meanwhile."""
         self._under_way -= 1
-        if done.assessment is not None and done.assessed == self.fields:
-            self._assessment = done.assessment
+        if result.assessment is not None and result.assessed == self.fields:
+            self._assessment = result.assessment
 
     def is_outdated(self, now: Snapshot | None) -> bool:
         """Whether the free memory has changed since the assessment, as after the release of a server."""
-        return bool(self.fields.model) and not self._under_way and _free(now) != self._assessed_by
+        return bool(self.fields.model) and not self._under_way and _free_steps(now) != self._assessed_memory
 
-    def picture(self, models: list[str]) -> dict[str, Any]:
-        """Return the form as the views draw it: without keys, with the models to suggest."""
+    def view_state(self, models: list[str]) -> dict[str, Any]:
+        """Return the form for the views, with its keys masked and these models as suggestions."""
         return {
             **asdict(form.masked(self.fields)),
             "view": self._writer,
@@ -74,6 +76,6 @@ class FormState:
         }
 
 
-def _free(now: Snapshot | None) -> tuple[int | None, ...]:
-    """Return the free memory of each GPU in steps of `STEP`; None where it is not known."""
+def _free_steps(now: Snapshot | None) -> tuple[int | None, ...]:
+    """Return the free memory of each GPU in steps of `STEP`; None if it is not known."""
     return tuple(None if gpu.free is None else gpu.free // STEP for gpu in (now.gpus if now else ()))

@@ -1,4 +1,4 @@
-"""The log of the server that the panel shows, as the log grows."""
+"""The log of a server as messages for the views, while the log grows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.startup.log import Follower
     from vllm_magic.server.server import Server
 
-MOST = 300  # lines in one message; where more lines have come, the oldest of them are skipped
+MOST = 300  # lines in one message; of more new lines, the oldest are skipped
 
 
 class LogStream:
@@ -23,16 +23,16 @@ class LogStream:
     def __init__(self, server: Server) -> None:
         self.server = server
         self._follower: Follower | None = None
-        self._new = True
+        self._first = True  # whether the next message is the first one
 
     def whole(self) -> dict[str, Any]:
-        """Return the message with the end of the log, for a view that has no line of it."""
+        """Return the first message, with the last lines of the log."""
         self._follower = None
-        self._new = True
+        self._first = True
         return self.more() or self._message([], 0)
 
     def more(self) -> dict[str, Any] | None:
-        """Return the message with the new lines; None where there are none."""
+        """Return the message with the new lines; None if there are none."""
         path = self.server.log_path
         if self._follower is None:
             self._follower = run_of(self.server).follower()
@@ -43,11 +43,11 @@ class LogStream:
         return self._message(lines[-MOST:], max(0, len(lines) - MOST)) if lines else None
 
     def _message(self, lines: list[str], skipped: int) -> dict[str, Any]:
-        fresh, self._new = self._new, False
+        first, self._first = self._first, False
         return {
             "kind": "log",
             "name": self.server.name,
-            "fresh": fresh,
-            "skipped": 0 if fresh else skipped,
+            "first": first,
+            "skipped": 0 if first else skipped,
             "lines": lines,
         }

@@ -1,31 +1,31 @@
 """The messages between the views of the panel and the kernel.
 
-From a view to the kernel, each with the id of the view as ``view``::
+From a view to the kernel: requests, each with the id of the view as ``view``::
 
-    {"ask": "hello"}                                the view was opened, or needs all data again
-    {"ask": "here", "tab": "log"}                   the view is still open, and shows this tab
-    {"ask": "bye"}                                  the view was closed
-    {"ask": "choose", "name": NAME}                 show this server; "" shows the form for a new server
-    {"ask": "clear", "name": NAME}                  remove this server, which has ended, from the list
-    {"ask": "form", "fields": {model, flags, gpus}}  the values of the form have changed
-    {"ask": "start", "fields": {model, flags, gpus}}
-    {"ask": "stop", "name": NAME}                   stop the server, or cancel its start
-    {"ask": "say", "name": NAME, "text": TEXT}      begin a turn of the chat
-    {"ask": "abort", "name": NAME}                   stop generating
-    {"ask": "forget", "name": NAME}                 begin a new chat
-    {"ask": "doctor"}
-    {"ask": "reap", "pids": [PID, ...]}             end these processes; [] releases what dead kernels left
+    {"kind": "hello"}                                the view was opened, or needs all data again
+    {"kind": "heartbeat", "tab": "log"}              the view is still open, and shows this tab
+    {"kind": "bye"}                                  the view was closed
+    {"kind": "choose", "name": NAME}                 show this server; "" shows the form for a new server
+    {"kind": "remove", "name": NAME}                 remove this server, which has ended, from the list
+    {"kind": "form", "fields": {model, flags, gpus}} the values of the form have changed
+    {"kind": "start", "fields": {model, flags, gpus}}
+    {"kind": "stop", "name": NAME}                   stop the server, or cancel its start
+    {"kind": "prompt", "name": NAME, "text": TEXT}   begin a turn of the chat
+    {"kind": "abort", "name": NAME}                  abort the answer that is under way
+    {"kind": "new_chat", "name": NAME}               begin a new chat
+    {"kind": "doctor"}                               examine the machine
+    {"kind": "reap", "pids": [PID, ...]}             end these processes; [] releases what dead kernels left
 
-From the kernel to the views: the trait ``picture``, which holds what the views draw and is replaced as a whole when
-something in it changes, and messages for data that grows::
+From the kernel to the views: the trait ``view_state``, which holds all that the views draw, and is replaced as a whole when
+a part of it changes; and messages with data that grows::
 
-    {"kind": "tick", ...}       about once a second: the kernel lives; a point for each curve
-    {"kind": "curve", ...}      the curve of the chosen server so far
-    {"kind": "log", ...}        lines of the chosen server's log
-    {"kind": "processes", ...}  the processes of the chosen server, while a view shows them
-    {"kind": "chat", ...}       turns of the chat with the chosen server, as far as they have come
-    {"kind": "doctor", ...}     the doctor's report
-    {"kind": "got", "ask": ...} the kernel has received a request
+    {"kind": "tick", ...}        about once a second: the kernel lives; a point for each curve
+    {"kind": "curve", ...}       the curve of the chosen server so far
+    {"kind": "log", ...}         lines of the chosen server's log
+    {"kind": "processes", ...}   the processes of the chosen server, while a view shows them
+    {"kind": "chat", ...}        turns of the chat with the chosen server, with the text so far
+    {"kind": "doctor", ...}      the report of the doctor
+    {"kind": "received", "request": KIND}  the kernel has received a request of this kind
 """
 
 from __future__ import annotations
@@ -37,35 +37,35 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-LONGEST = 100_000  # characters that are kept of a text from a view
+LONGEST = 100_000  # characters of a text from a view; the rest is cut off
 
 
 class RequestKind(str, Enum):
     """The kind of a request."""
 
     HELLO = "hello"
-    HERE = "here"
+    HEARTBEAT = "heartbeat"
     BYE = "bye"
     CHOOSE = "choose"
-    CLEAR = "clear"
+    REMOVE = "remove"
     FORM = "form"
     START = "start"
     STOP = "stop"
-    SAY = "say"
+    PROMPT = "prompt"
     ABORT = "abort"
-    FORGET = "forget"
+    NEW_CHAT = "new_chat"
     DOCTOR = "doctor"
     REAP = "reap"
 
 
-class Front(Protocol):
-    """The views, as the kernel's side uses them."""
+class ViewChannel(Protocol):
+    """Sends to all views of the panel."""
 
-    def show(self, drawn: dict[str, Any]) -> None:
-        """Replace the trait ``picture``."""
+    def set_view_state(self, state: dict[str, Any]) -> None:
+        """Replace the trait ``view_state``."""
 
     def send(self, message: dict[str, Any]) -> None:
-        """Send a message to all views."""
+        """Send a message."""
 
 
 @dataclass(frozen=True)
@@ -78,49 +78,50 @@ class FormFields:
 
 
 @dataclass(frozen=True)
-class Message:
-    """One request of a view; the fields that this kind of request does not use are empty.
+class Request:
+    """A request of a view. Fields that its kind does not use are empty.
 
     Attributes:
-        ask: the kind of the request.
+        kind: the kind of the request.
         view: the id of the view.
         name: the name of a server.
         text: the text of a turn of the chat.
         tab: the tab that the view shows.
         fields: the values of the form.
         pids: the pids of processes to reap.
-        beside: whether the request came on another thread than the one that runs cells, so it does not wait for a cell.
+        concurrent: whether the request was received in another thread than the one that runs cells, so that it need not
+            wait for the end of a cell.
     """
 
-    ask: RequestKind
+    kind: RequestKind
     view: str = ""
     name: str = ""
     text: str = ""
     tab: str = ""
     fields: FormFields = FormFields()
     pids: tuple[int, ...] = ()
-    beside: bool = False
+    concurrent: bool = False
 
 
-def read(content: Any, *, beside: bool) -> Message | None:
-    """Return the request that a view sent; None where the content is not a valid request."""
+def read(content: Any, *, concurrent: bool) -> Request | None:
+    """Return the request that a view sent; None if the content is not a valid request."""
     if not isinstance(content, dict):
         return None
     try:
-        ask = RequestKind(content.get("ask"))
+        kind = RequestKind(content.get("kind"))
     except ValueError:
         return None
     fields = content.get("fields")
     pids = content.get("pids")
-    return Message(
-        ask=ask,
+    return Request(
+        kind=kind,
         view=_text(content, "view"),
         name=_text(content, "name"),
         text=_text(content, "text"),
         tab=_text(content, "tab"),
         fields=_fields(fields) if isinstance(fields, dict) else FormFields(),
         pids=tuple(pid for pid in pids if isinstance(pid, int)) if isinstance(pids, list) else (),
-        beside=beside,
+        concurrent=concurrent,
     )
 
 

@@ -1,4 +1,4 @@
-"""The open views of a panel: when each sent its last request, and which tab it shows."""
+"""The open views of a panel: the time of the last request of each view, and the tab that it shows."""
 
 from __future__ import annotations
 
@@ -9,45 +9,46 @@ from typing import TYPE_CHECKING
 from vllm_magic.jupyter.panel.messages import RequestKind
 
 if TYPE_CHECKING:
-    from vllm_magic.jupyter.panel.messages import Message
+    from vllm_magic.jupyter.panel.messages import Request
 
-EXPIRY = 20.0  # seconds without a request after which a view counts as closed; a view sends one every 5 s
+EXPIRY = 20.0  # seconds after the last request until a view counts as closed; it sends one every 5 s
 
 
 @dataclass(frozen=True)
 class _OpenView:
-    seen: float
+    last_request: float  # by `time.monotonic`
     tab: str
 
 
 class OpenViews:
-    """The open views; false where none is open. Only the controller's thread uses them.
+    """The open views; false if none is open. Only the controller's thread uses them.
 
     Attributes:
-        beside: whether requests arrive while a cell runs.
+        concurrent: whether requests are received while a cell runs.
     """
 
     def __init__(self) -> None:
-        self.beside = False
+        self.concurrent = False
         self._views: dict[str, _OpenView] = {}
 
     def __bool__(self) -> bool:
         return bool(self._views)
 
-    def note(self, message: Message) -> None:
+    def note(self, request: Request) -> None:
         """Note a request of a view."""
-        self.beside = message.beside  # false for a view's first requests: its subshell is not ready yet
-        before = self._views.pop(message.view, None)
-        if message.ask is not RequestKind.BYE:
-            tab = message.tab or (before.tab if before else "")
-            self._views[message.view] = _OpenView(time.monotonic(), tab)
+        # False for the first requests of each view: the subshell of the view is not ready yet.
+        self.concurrent = request.concurrent
+        before = self._views.pop(request.view, None)
+        if request.kind is not RequestKind.BYE:
+            tab = request.tab or (before.tab if before else "")
+            self._views[request.view] = _OpenView(time.monotonic(), tab)
 
     def expire(self) -> None:
         """Forget the views without a request for `EXPIRY` seconds: a page that is reloaded sends no "bye"."""
-        now = time.monotonic()
-        self._views = {name: view for name, view in self._views.items() if now - view.seen < EXPIRY}
+        oldest = time.monotonic() - EXPIRY
+        self._views = {name: view for name, view in self._views.items() if view.last_request > oldest}
 
-    def leave(self) -> None:
+    def clear(self) -> None:
         """Forget all views."""
         self._views.clear()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from vllm_magic.jupyter.panel import messages, snapshot
+from vllm_magic.jupyter.panel import messages, view_state
 from vllm_magic.jupyter.panel.background_work import Work
 from vllm_magic.jupyter.panel.controller import Controller
 from vllm_magic.jupyter.panel.widget import PanelWidget, receive_beside_cells
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
     from vllm_magic.jupyter.commands.settings import Settings
     from vllm_magic.manager.manager import Manager
+    from vllm_magic.server.status import ServerStatus
 
 
 class Panel:
     """The panel of a kernel. It can be displayed several times; all its views show the same.
 
     Args:
-        manager: the kernel's manager.
+        manager: the manager of the kernel.
         settings: returns the settings for a start.
         grace: returns the grace period for a stop, in seconds; None for the default.
         is_busy: returns whether a cell runs now.
@@ -41,18 +42,21 @@ class Panel:
         self._controller: Controller | None = None
 
     def __repr__(self) -> str:
-        return snapshot.static_text([one.status for one in self._manager.servers().values()], None)
+        return view_state.static_text(self._status(), None)
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
         """Return the live panel, and its present state for a saved notebook or a front end without widgets."""
-        servers = [one.status for one in self._manager.servers().values()]
+        servers = self._status()
         now = self._manager.latest if servers else None
-        shown: dict[str, Any] = self._open()._repr_mimebundle_()[0]  # type: ignore[index]
+        live: dict[str, Any] = self._open()._repr_mimebundle_()[0]  # type: ignore[index]
         return {
-            **shown,
-            "text/html": snapshot.static_html(servers, now),
-            "text/plain": snapshot.static_text(servers, now),
+            **live,
+            "text/html": view_state.static_html(servers, now),
+            "text/plain": view_state.static_text(servers, now),
         }
+
+    def _status(self) -> list[ServerStatus]:
+        return [server.status for server in self._manager.servers().values()]
 
     def close(self) -> None:
         """Remove the widget from the screen; the servers run on. The next display of the panel makes a new widget."""
@@ -75,7 +79,7 @@ class Panel:
         return widget
 
     def _on_message(self, _widget: object, content: object, _buffers: object) -> None:
-        beside = threading.current_thread() is not threading.main_thread()
-        message = messages.read(content, beside=beside)
-        if message is not None and self._controller is not None:
-            self._controller.post(message)
+        concurrent = threading.current_thread() is not threading.main_thread()
+        request = messages.read(content, concurrent=concurrent)
+        if request is not None and self._controller is not None:
+            self._controller.post(request)

@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from vllm_magic.linux.processes import Identity, Process
     from vllm_magic.server.server import Server
 
-SHARE = 0.01  # of a core that the reads may take: each reads all processes of the machine, maybe thousands
+SHARE = 0.01  # of a core that reads may use: each one reads all processes of the machine, perhaps thousands
 LEADER = "SIGTERM, then SIGKILL"
 CHILD = "by its parent, else SIGKILL"
-STRAY = "SIGKILL: it has left its parent"
+DETACHED = "SIGKILL: it has left its parent"
 
 
 class ProcessRows:
-    """The process rows of one server, sent when they change. Only the controller's thread uses them."""
+    """The process rows of one server, which are sent when they change. Only the controller's thread uses them."""
 
     def __init__(self) -> None:
         self._sent: dict[str, Any] = {}
-        self._due = 0.0
+        self._next_read = 0.0  # by `time.monotonic`
         self._usage = ProcessUsage()
 
-    def more(self, server: Server, now: Snapshot | None) -> dict[str, Any] | None:
-        """Return the message with the rows; None where they have not changed, or it is too soon for another read."""
-        if time.monotonic() < self._due:
+    def changed(self, server: Server, now: Snapshot | None) -> dict[str, Any] | None:
+        """Return the message with the rows; None if they have not changed, or the last read was too recent."""
+        if time.monotonic() < self._next_read:
             return None
         began = time.thread_time()
         rows = message(server, now, self._usage)
-        self._due = time.monotonic() + (time.thread_time() - began) / SHARE
+        self._next_read = time.monotonic() + (time.thread_time() - began) / SHARE
         if rows == self._sent:
             return None
         self._sent = rows
@@ -44,70 +44,72 @@ class ProcessRows:
 
 
 class ProcessUsage:
-    """What processes use of the machine, as psutil reads it. The CPU time is that since the last call."""
+    """The memory, CPU time and threads of processes, as psutil reads them."""
 
     def __init__(self) -> None:
         self._known: dict[Identity, psutil.Process] = {}
 
-    def of(self, one: Identity) -> tuple[int | None, int | None, int | None]:
-        """Return the resident bytes, the percent of one core, and the threads of a process; None for what is not known."""
+    def of(self, identity: Identity) -> tuple[int | None, int | None, int | None]:
+        """Return the resident bytes, the percent of one core since the last call, and the number of threads of a process.
+
+        A value that is not known is None. The first call for a process knows no CPU time.
+        """
         import psutil  # here, since only an open panel needs it
 
         try:
-            process = self._known.get(one) or psutil.Process(one.pid)
-            before = one in self._known
-            self._known[one] = process
+            process = self._known.get(identity) or psutil.Process(identity.pid)
+            before = identity in self._known
+            self._known[identity] = process
             with process.oneshot():
                 share = round(process.cpu_percent())
                 return process.memory_info().rss, share if before else None, process.num_threads()
         except psutil.Error:
             return None, None, None
 
-    def keep(self, there: Iterable[Identity]) -> None:
-        """Forget the processes that have ended."""
-        self._known = {one: self._known[one] for one in there if one in self._known}
+    def keep(self, identities: Iterable[Identity]) -> None:
+        """Forget all processes but these."""
+        self._known = {identity: self._known[identity] for identity in identities if identity in self._known}
 
 
 def message(server: Server, now: Snapshot | None, usage: ProcessUsage) -> dict[str, Any]:
     """Return the message with a row for each process.
 
-    A row has the depth, name, pid, bytes of memory, percent of a core, threads and bytes of VRAM (null for what is not known),
-    and how the process is ended.
+    A row has the depth in the tree, name, pid, bytes of memory, percent of a core, threads, bytes of VRAM (null for a value
+    that is not known), and how a stop ends the process.
     """
-    there = {one.identity.pid: one for one in server.processes()}
-    held = {one.pid: one.used for gpu in (now.gpus if now else ()) for one in gpu.processes or ()}
+    processes = {process.identity.pid: process for process in server.processes()}
+    vram = {process.pid: process.used for gpu in (now.gpus if now else ()) for process in gpu.processes or ()}
     rows = [
         [
             depth,
-            details.short_title(one),
-            pid,
-            *usage.of(one.identity),
-            held.get(pid),
-            _end(one, server.pid, depth),
+            details.short_title(process),
+            process.identity.pid,
+            *usage.of(process.identity),
+            vram.get(process.identity.pid),
+            _how_ended(process, server.pid, depth),
         ]
-        for depth, one in _tree(there)
-        for pid in [one.identity.pid]
+        for depth, process in _tree(processes)
     ]
-    usage.keep(one.identity for one in there.values())
+    usage.keep(process.identity for process in processes.values())
     return {"kind": "processes", "name": server.name, "rows": rows}
 
 
-def _tree(there: Mapping[int, Process]) -> Iterator[tuple[int, Process]]:
-    """Yield the depth of each process and the process, after the process that started it."""
+def _tree(processes: Mapping[int, Process]) -> Iterator[tuple[int, Process]]:
+    """Yield each process with its depth, after the process that started it."""
 
     def below(parent: int, depth: int) -> Iterator[tuple[int, Process]]:
-        for one in there.values():
-            if one.parent == parent:
-                yield depth, one
-                yield from below(one.identity.pid, depth + 1)
+        for process in processes.values():
+            if process.parent == parent:
+                yield depth, process
+                yield from below(process.identity.pid, depth + 1)
 
-    for one in there.values():
-        if one.parent not in there:
-            yield 0, one
-            yield from below(one.identity.pid, 1)
+    for process in processes.values():
+        if process.parent not in processes:
+            yield 0, process
+            yield from below(process.identity.pid, 1)
 
 
-def _end(one: Process, leader: int | None, depth: int) -> str:
-    if one.identity.pid == leader:
+def _how_ended(process: Process, leader: int | None, depth: int) -> str:
+    if process.identity.pid == leader:
         return LEADER
-    return CHILD if depth else STRAY
+    return CHILD if depth else DETACHED

@@ -18,28 +18,28 @@ class ServerList:
     """The list of servers. Only the controller's thread uses it.
 
     Args:
-        manager: the kernel's manager.
+        manager: the manager of the kernel.
     """
 
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
-        self._cleared: set[Server] = set()
+        self._removed: set[Server] = set()
 
     def servers(self) -> list[Server]:
         """Return the servers in the order of their starts, so that a server keeps its place when it ends."""
         known = {**self._manager.past(), **self._manager.servers()}.values()
-        self._cleared &= {*known}
-        status = {one: one.status for one in known}
-        everyone = sorted(known, key=lambda one: status[one].times.get(ServerState.STARTING, 0.0))
-        old = [one for one in everyone if may_go(status[one])][:-ENDED]
-        return [one for one in everyone if one not in self._cleared and one not in old]
+        self._removed &= {*known}
+        status = {server: server.status for server in known}
+        by_start = sorted(known, key=lambda server: status[server].times.get(ServerState.STARTING, 0.0))
+        old = [server for server in by_start if is_removable(status[server])][:-ENDED]
+        return [server for server in by_start if server not in self._removed and server not in old]
 
-    def clear(self, server: Server) -> None:
+    def remove(self, server: Server) -> None:
         """Remove an ended server from the list of this panel; the manager still knows the server."""
-        if may_go(server.status):
-            self._cleared.add(server)
+        if is_removable(server.status):
+            self._removed.add(server)
 
 
-def may_go(status: ServerStatus) -> bool:
+def is_removable(status: ServerStatus) -> bool:
     """Whether nothing of the server lives; a server that may hold memory stays in the list."""
     return status.state.over and not status.is_left

@@ -21,7 +21,7 @@ from vllm_magic.gpu.devices import Snapshot
 from vllm_magic.guard.protocol import Why
 from vllm_magic.jupyter.display import views
 from vllm_magic.jupyter.display.progress import ProgressLine
-from vllm_magic.jupyter.panel import snapshot as snapshot_module
+from vllm_magic.jupyter.panel import view_state
 from vllm_magic.lifecycle.events import NeverStarted, Over, ProgressChanged, Ready
 from vllm_magic.linux import processes
 from vllm_magic.recovery import sweep
@@ -64,7 +64,7 @@ class TestWhoCame:
         assert same(views.releases([self.one, release(server="other")])).split("\n")[-1] == f"tiny: {CAME}"
 
     def test_the_panel(self):
-        shown = snapshot_module.release(self.one)
+        shown = view_state.release(self.one)
         assert (shown["note"], shown["verified"], shown["again"]) == (CAME, True, False)
 
     def test_a_sweep(self):
@@ -96,7 +96,7 @@ class TestAgain:
         ],
     )
     def test_in_the_panel(self, changes, again):
-        assert snapshot_module.release(release(**changes))["again"] is again
+        assert view_state.release(release(**changes))["again"] is again
 
     def test_in_the_error(self):
         for unseen, said in ((True, True), (False, False)):

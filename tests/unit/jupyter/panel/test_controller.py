@@ -40,6 +40,6 @@ def test_the_list_and_the_chosen_server_are_of_one_moment(controller, monkeypatc
     monkeypatch.setattr(Server, "status", property(lambda _: replace(first, state=next(states))))
     controller._selection.name = "tiny"
     for _ in range(3):
-        picture = controller._picture()
-        (line,) = picture["servers"]
-        assert line["state"] == picture["chosen"]["state"]
+        state = controller._view_state()
+        (line,) = state["servers"]
+        assert line["state"] == state["chosen"]["state"]

@@ -1,9 +1,9 @@
-// The chat with the server that is shown. Answers are shown as plain text.
+// The chat with the chosen server. Answers are shown as plain text.
 
 function chatView(send) {
   let name = "";
   let turns = [];
-  const talk = node("div", { class: "vmp-talk", role: "log", "aria-label": "Chat", tabindex: "0" });
+  const transcript = node("div", { class: "vmp-transcript", role: "log", "aria-label": "Chat", tabindex: "0" });
   const input = node("textarea", {
     rows: "2",
     placeholder: "Ask the model (Enter sends, Shift+Enter begins a new line)",
@@ -11,44 +11,45 @@ function chatView(send) {
     onkeydown: (event) => {
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
       event.preventDefault();
-      say_it();
+      submit();
     },
   });
-  const go = button("Send", () => (running() ? send("abort", { name }) : say_it()), { class: "vmp-button" });
-  const anew = button("New chat", () => send("forget", { name }), { class: "vmp-button vmp-small" });
-  const why = node("div", { class: "vmp-quiet" });
-  const el = node("div", { class: "vmp-chat" }, talk, why, node("div", { class: "vmp-say" }, input, node("div", { class: "vmp-stack" }, go, anew)));
+  const sendButton = button("Send", () => (running() ? send("abort", { name }) : submit()), { class: "vmp-button" });
+  const newChat = button("New chat", () => send("new_chat", { name }), { class: "vmp-button vmp-small" });
+  const closedNote = node("div", { class: "vmp-quiet" });
+  const el = node("div", { class: "vmp-chat" }, transcript, closedNote, node("div", { class: "vmp-say" }, input, node("div", { class: "vmp-stack" }, sendButton, newChat)));
 
   const running = () => turns.length > 0 && !turns[turns.length - 1].over;
 
-  function say_it() {
+  function submit() {
     const text = input.value.trim();
-    if (!text || running() || go.disabled) return;
+    if (!text || running() || sendButton.disabled) return;
     input.value = "";
-    send("say", { name, text });
+    send("prompt", { name, text });
   }
 
-  function draw(from) {
-    const down = talk.scrollHeight - talk.scrollTop - talk.clientHeight < 30;
-    while (talk.children.length > turns.length) talk.lastChild.remove();
+  /** Draws the turns from index `first` on. */
+  function draw(first) {
+    const atEnd = transcript.scrollHeight - transcript.scrollTop - transcript.clientHeight < 30;
+    while (transcript.children.length > turns.length) transcript.lastChild.remove();
     turns.forEach((turn, index) => {
-      if (index < from) return;
-      if (!talk.children[index]) talk.append(turnView());
-      talk.children[index].update(turn);
+      if (index < first) return;
+      if (!transcript.children[index]) transcript.append(turnView());
+      transcript.children[index].update(turn);
     });
-    say(go, running() ? "Stop generating" : "Send");
-    anew.hidden = turns.length === 0;
-    if (down || from === 0) talk.scrollTop = talk.scrollHeight;
+    setText(sendButton, running() ? "Stop generating" : "Send");
+    newChat.hidden = turns.length === 0;
+    if (atEnd || first === 0) transcript.scrollTop = transcript.scrollHeight;
   }
 
   return {
     el,
     opened: () => draw(0),
-    take(message) {
-      if (message.name !== name && message.at > 0) return;
+    receive(message) {
+      if (message.name !== name && message.first > 0) return;
       name = message.name;
-      turns = [...turns.slice(0, message.at), ...message.turns];
-      draw(message.at);
+      turns = [...turns.slice(0, message.first), ...message.turns];
+      draw(message.first);
     },
     update({ chosen }) {
       const ready = chosen !== null && chosen.state === "ready";
@@ -58,27 +59,27 @@ function chatView(send) {
         draw(0);
       }
       input.disabled = !ready;
-      go.disabled = !ready;
-      show(why, !ready);
-      say(why, ready ? "" : "The chat opens when the server is ready.");
+      sendButton.disabled = !ready;
+      setVisible(closedNote, !ready);
+      setText(closedNote, ready ? "" : "The chat opens when the server is ready.");
     },
   };
 }
 
 function turnView() {
   const prompt = node("div", { class: "vmp-prompt" });
-  const thought = node("div", { class: "vmp-pre vmp-quiet" });
-  const thinking = node("details", { class: "vmp-fold" }, node("summary", { text: "Thoughts" }), thought);
+  const reasoning = node("div", { class: "vmp-pre vmp-quiet" });
+  const thoughts = node("details", { class: "vmp-fold" }, node("summary", { text: "Thoughts" }), reasoning);
   const answer = node("div", { class: "vmp-pre" });
   const note = node("div", { class: "vmp-quiet" });
-  const el = node("div", { class: "vmp-turn" }, prompt, thinking, answer, note);
+  const el = node("div", { class: "vmp-turn" }, prompt, thoughts, answer, note);
   el.update = (turn) => {
-    say(prompt, turn.prompt);
-    say(thought, turn.thought);
-    show(thinking, turn.thought !== "");
-    say(answer, turn.answer || (turn.over ? "" : "…"));
-    say(note, turn.note);
-    mark(note, "class", turn.failed ? "vmp-note wrong" : "vmp-quiet");
+    setText(prompt, turn.prompt);
+    setText(reasoning, turn.reasoning);
+    setVisible(thoughts, turn.reasoning !== "");
+    setText(answer, turn.answer || (turn.over ? "" : "…"));
+    setText(note, turn.note);
+    setAttribute(note, "class", turn.failed ? "vmp-note wrong" : "vmp-quiet");
   };
   return el;
 }

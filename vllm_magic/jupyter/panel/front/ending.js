@@ -1,7 +1,7 @@
-// The end of a server: its release, with a chart of the VRAM down to its level before the start; or why it failed.
+// The end of a server: its release, with a chart in which the VRAM falls to its level before the start; or why it failed.
 
-const BEFORE = 120; // seconds before the end that the chart shows
-const NAMES = { starting: "start", ready: "ready", stopping: "stop", released: "released", failed: "failed" };
+const BEFORE_END = 120; // seconds before the end that the chart shows
+const EVENT_NAMES = { starting: "start", ready: "ready", stopping: "stop", released: "released", failed: "failed" };
 
 function ending(send) {
   let name = "";
@@ -15,54 +15,49 @@ function ending(send) {
   const note = node("div", { class: "vmp-quiet" });
   const curve = chart("VRAM in use around the end", gib, [{ kind: "used", area: true }, { kind: "mine", area: true }], 84);
   const caption = node("div", { class: "vmp-quiet", text: "VRAM in use on its GPUs; the dashed line is what was in use before the start." });
-  const drawn = node("div", {}, curve.el, caption);
+  const chartBox = node("div", {}, curve.el, caption);
   const memory = node("table", { class: "vmp-table" });
   const wide = node("div", { class: "vmp-wide" }, memory);
   const ended = node("table", { class: "vmp-table" });
   const processes = node("details", { class: "vmp-fold" }, node("summary", { text: "Processes that ended" }), ended);
-  const release = node("div", { class: "vmp-release" }, text, note, again, drawn, wide, processes);
+  const release = node("div", { class: "vmp-release" }, text, note, again, chartBox, wide, processes);
   const el = node("section", { class: "vmp-ending", "aria-label": "How it ended" }, failure, release);
   return {
     el,
     update({ chosen }, points) {
-      const over = chosen !== null && chosen.ended !== null;
-      show(el, over);
-      if (!over) return;
+      const hasEnded = chosen !== null && chosen.ended !== null;
+      setVisible(el, hasEnded);
+      if (!hasEnded) return;
       name = chosen.name;
-      const failed = chosen.state === "failed" && chosen.error !== null; // a later try may have released the server
-      show(failure, failed);
+      const failed = chosen.state === "failed" && chosen.error !== null; // a later stop may have released the server
+      setVisible(failure, failed);
       if (failed) {
-        say(cause, chosen.error.cause);
-        say(hint, chosen.error.hint);
-        show(more, chosen.error.lines.length > 0);
-        say(lines, chosen.error.lines.join("\n"));
+        setText(cause, chosen.error.cause);
+        setText(hint, chosen.error.hint);
+        setVisible(more, chosen.error.lines.length > 0);
+        setText(lines, chosen.error.lines.join("\n"));
       }
-      const done = chosen.release;
-      show(release, done !== null && (done.ended.length > 0 || done.left.length > 0));
+      const result = chosen.release;
+      setVisible(release, result !== null && (result.ended.length > 0 || result.left.length > 0));
       if (release.hidden) return;
-      say(text, `${done.verified ? "✓ " : "⚠ "}${done.text}`);
-      mark(release, "class", `vmp-release ${done.verified ? "proved" : "doubtful"}`);
-      say(note, done.note);
-      show(note, done.note !== "");
-      show(again, done.again);
-      const baseline = done.vram.length && done.vram.every((gpu) => gpu[2] !== null) ? done.vram.reduce((sum, gpu) => sum + gpu[2], 0) : null;
-      const seen = points.some((point) => point[USED] !== null);
-      show(drawn, seen);
-      if (seen) {
+      setText(text, `${result.verified ? "✓ " : "⚠ "}${result.text}`);
+      setAttribute(release, "class", `vmp-release ${result.verified ? "proved" : "doubtful"}`);
+      setText(note, result.note);
+      setVisible(note, result.note !== "");
+      setVisible(again, result.again);
+      const baseline = result.vram.length && result.vram.every((gpu) => gpu[2] !== null) ? result.vram.reduce((sum, gpu) => sum + gpu[2], 0) : null;
+      const measured = points.some((point) => point[USED] !== null);
+      setVisible(chartBox, measured);
+      if (measured) {
         const until = Math.max(points[points.length - 1][AT], chosen.ended);
-        const from = Math.max(chosen.began, chosen.ended - BEFORE);
-        const events = chosen.times.filter(([, at]) => at >= from).map(([kind, at]) => [at, NAMES[kind]]);
+        const from = Math.max(chosen.began, chosen.ended - BEFORE_END);
+        const events = chosen.times.filter(([, at]) => at >= from).map(([state, at]) => [at, EVENT_NAMES[state]]);
         curve.draw(points.map((point) => [point[AT], point[USED], point[HELD]]), from, until, events, baseline);
       }
-      show(wide, done.vram.length > 0);
-      fill(memory, done.vram, () => table(["GPU", "before start", "before stop", "now", "freed"], done.vram.map(([index, name, ...bytes]) => [`${index}: ${name}`, ...bytes.map(gib)])));
-      show(processes, done.ended.length > 0);
-      fill(ended, done.ended, () => table(["pid", "process", "ended by"], done.ended));
+      setVisible(wide, result.vram.length > 0);
+      updateChildren(memory, result.vram, () => tableParts(["GPU", "before start", "before stop", "now", "freed"], result.vram.map(([index, name, ...bytes]) => [`${index}: ${name}`, ...bytes.map(gib)])));
+      setVisible(processes, result.ended.length > 0);
+      updateChildren(ended, result.ended, () => tableParts(["pid", "process", "ended by"], result.ended));
     },
   };
-}
-
-function table(columns, rows) {
-  const cells = (tag, texts) => texts.map((text) => node(tag, tag === "th" ? { scope: "col", text } : { text: String(text) }));
-  return [node("thead", {}, node("tr", {}, ...cells("th", columns))), node("tbody", {}, ...rows.map((row) => node("tr", {}, ...cells("td", row))))];
 }

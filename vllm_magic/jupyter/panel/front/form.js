@@ -1,6 +1,6 @@
-// The fields for model, flags and GPUs, and the one button, which follows the state of the server.
+// The fields for model, flags and GPUs, and one button, whose action depends on the state of the server.
 
-const TYPED = 400; // milliseconds after the last key until the values are sent
+const SEND_DELAY = 400; // milliseconds from the last key to the sending of the values
 const ACTIONS = {
   none: ["Start", "start"],
   released: ["Start", "start"],
@@ -16,8 +16,8 @@ const CLICKED = { start: "Starting …", stop: "Stopping …" };
 function form(send, view) {
   let action = "start";
   let name = "";
-  let clicked = null; // the action that was clicked, until the kernel has received it
-  let typing = false; // whether this view has values that the kernel has not received yet
+  let clicked = null; // the clicked action, until the kernel has received it
+  let typing = false; // whether this view has values that the kernel has not returned yet
   let timer = 0;
   const models = node("datalist", { id: `vmp-models-${Math.random().toString(36).slice(2)}` });
   const model = field("ORGANISATION/MODEL or a folder", { list: models.id });
@@ -48,7 +48,7 @@ function form(send, view) {
   function typed() {
     typing = true;
     clearTimeout(timer);
-    timer = setTimeout(() => send("form", { fields: fields() }), TYPED);
+    timer = setTimeout(() => send("form", { fields: fields() }), SEND_DELAY);
   }
 
   function enter({ target, key, shiftKey, isComposing }) {
@@ -56,53 +56,53 @@ function form(send, view) {
   }
 
   function press(event) {
-    if (!action || clicked || event?.detail > 1) return; // the second click of a double click would hit "Cancel", or "Start"
+    if (!action || clicked || event?.detail > 1) return; // the second click of a double click would press "Cancel" or "Start"
     clearTimeout(timer);
     clicked = action;
-    say(primary, CLICKED[action]);
-    mark(primary, "aria-disabled", "true"); // not `disabled`, which would take the keyboard focus from the button
+    setText(primary, CLICKED[action]);
+    setAttribute(primary, "aria-disabled", "true"); // not `disabled`, which would take the keyboard focus from the button
     send(action, action === "start" ? { fields: fields() } : { name });
   }
 
-  /** Sets the value of a field. A value that was typed in this view stays, since the kernel returns it without its keys. */
-  function put(input, value, { locked, own }) {
-    mark(input, "readonly", locked ? "" : null);
+  /** Sets the value of a field. A value that was typed in this view stays: the kernel returns it with its keys masked. */
+  function setField(input, value, { locked, own }) {
+    setAttribute(input, "readonly", locked ? "" : null);
     if (input.value !== value && (locked || !(own || typing || document.activeElement === input))) input.value = value;
   }
 
   return {
     el,
-    got(ask) {
-      if (ask === clicked) clicked = null;
-      show(queued, false);
+    received(request) {
+      if (request === clicked) clicked = null;
+      setVisible(queued, false);
     },
     lost() {
       clicked = null;
-      show(queued, false);
+      setVisible(queued, false);
     },
-    update({ chosen, form: entered, asked, beside }, busy) {
+    update({ chosen, form: entered, under_way, concurrent }, busy) {
       const state = chosen ? chosen.state : "none";
       const locked = chosen !== null && chosen.ended === null;
       const shown = locked ? chosen.fields : entered;
-      const how = { locked, own: entered.view === view };
-      if (locked || how.own) typing = false;
+      const own = entered.view === view; // whether the values were typed in this view
+      if (locked || own) typing = false;
       name = chosen ? chosen.name : "";
-      put(model, shown.model, how);
-      put(flags, shown.flags, how);
-      put(gpus, shown.gpus, how);
-      fill(models, entered.models, () => entered.models.map((value) => node("option", { value })));
-      const [text, next] = asked.includes("start") && !locked ? ["Starting …", ""] : ACTIONS[state];
+      setField(model, shown.model, { locked, own });
+      setField(flags, shown.flags, { locked, own });
+      setField(gpus, shown.gpus, { locked, own });
+      updateChildren(models, entered.models, () => entered.models.map((value) => node("option", { value })));
+      const [text, next] = under_way.includes("start") && !locked ? ["Starting …", ""] : ACTIONS[state];
       if (!clicked) {
         action = next;
-        say(primary, text);
-        mark(primary, "aria-disabled", next ? null : "true");
-        mark(primary, "class", `vmp-button vmp-primary ${next === "stop" ? "ends" : ""}`);
+        setText(primary, text);
+        setAttribute(primary, "aria-disabled", next ? null : "true");
+        setAttribute(primary, "class", `vmp-button vmp-primary ${next === "stop" ? "ends" : ""}`);
       }
-      show(queued, clicked !== null && busy && !beside);
-      say(queued, "Queued until the cell ends: this kernel hears clicks only between cells.");
-      show(note, !locked); // an empty note takes its line too, so that nothing below moves when text comes
-      say(note, locked ? "" : entered.text);
-      mark(note, "class", `vmp-note ${entered.wrong ? "wrong" : ""}`);
+      setVisible(queued, clicked !== null && busy && !concurrent);
+      setText(queued, "Queued until the cell ends: this kernel receives clicks only between cells.");
+      setVisible(note, !locked); // an empty note keeps its line, so that the parts below do not move when it gets a text
+      setText(note, locked ? "" : entered.text);
+      setAttribute(note, "class", `vmp-note ${entered.wrong ? "wrong" : ""}`);
     },
   };
 }

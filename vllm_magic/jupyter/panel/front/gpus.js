@@ -1,4 +1,4 @@
-// The GPUs: who holds how much memory of each, and how much the start in the form would take.
+// The GPUs: how much memory of each is in use, by whom, and how much the start in the form would take.
 
 const HOLDERS = [
   ["mine", "this server"],
@@ -8,25 +8,25 @@ const HOLDERS = [
 
 function gpuBars() {
   const rows = node("div", { class: "vmp-gpus" });
-  const key = node("div", { class: "vmp-key", "aria-hidden": "true" });
+  const key = node("div", { class: "vmp-legend", "aria-hidden": "true" });
   const note = node("div", { class: "vmp-quiet" });
-  let known = []; // the last rows that the kernel sent
+  let lastRows = []; // the last rows that the kernel sent
   const el = node("section", { "aria-label": "GPUs" }, rows, key, note);
   return {
     el,
     update({ gpus, chosen }) {
-      const has = gpus.rows.length > 0;
-      if (has) known = gpus.rows;
-      const shown = has ? gpus.rows : known.map(withoutMemory); // a driver that answers late moves nothing
-      show(el, shown.length > 0 || gpus.note !== "");
-      show(rows, shown.length > 0);
-      show(key, shown.length > 0);
-      show(note, shown.length === 0);
-      say(note, gpus.note ? `No GPU to show: ${gpus.note}.` : "");
-      mark(rows, "title", gpus.note || null);
+      const listed = gpus.rows.length > 0;
+      if (listed) lastRows = gpus.rows;
+      const shown = listed ? gpus.rows : lastRows.map(withoutMemory); // the rows stay, so that a late driver moves no part
+      setVisible(el, shown.length > 0 || gpus.note !== "");
+      setVisible(rows, shown.length > 0);
+      setVisible(key, shown.length > 0);
+      setVisible(note, shown.length === 0);
+      setText(note, gpus.note ? `No GPU to show: ${gpus.note}.` : "");
+      setAttribute(rows, "title", gpus.note || null);
       const open = chosen === null || chosen.ended !== null; // whether the form is for a start
-      fill(rows, shown, () => shown.map(gpuRow));
-      fill(key, [open, chosen !== null], () => legend(open, chosen !== null));
+      updateChildren(rows, shown, () => shown.map(gpuRow));
+      updateChildren(key, [open, chosen !== null], () => legend(open, chosen !== null));
     },
   };
 }
@@ -49,10 +49,10 @@ function gpuRow(gpu) {
   const numbers = node("span", { class: "vmp-numbers", text: known ? `${gib(gpu.used)} of ${gib(gpu.total)}` : "memory not known" });
   const row = node("div", { class: "vmp-gpu" }, name, bar, numbers);
   if (gpu.claim === null || !known) return row;
-  const lacks = gpu.claim - (gpu.total - gpu.used);
-  bar.append(node("b", { class: lacks > 0 ? "vmp-claim lacks" : "vmp-claim", style: `left:${share(gpu.used)};width:${share(Math.min(gpu.claim, gpu.total - gpu.used))}`, title: `the start would take ${gib(gpu.claim)}` }));
-  say(numbers, lacks > 0 ? `start takes ${gib(gpu.claim)}: ${gib(lacks)} too much` : `${gib(gpu.used)} + ${gib(gpu.claim)} of ${gib(gpu.total)}`);
-  mark(numbers, "class", `vmp-numbers ${lacks > 0 ? "wrong" : ""}`);
+  const missing = gpu.claim - (gpu.total - gpu.used);
+  bar.append(node("b", { class: missing > 0 ? "vmp-claim lacks" : "vmp-claim", style: `left:${share(gpu.used)};width:${share(Math.min(gpu.claim, gpu.total - gpu.used))}`, title: `the start would take ${gib(gpu.claim)}` }));
+  setText(numbers, missing > 0 ? `start takes ${gib(gpu.claim)}: ${gib(missing)} too much` : `${gib(gpu.used)} + ${gib(gpu.claim)} of ${gib(gpu.total)}`);
+  setAttribute(numbers, "class", `vmp-numbers ${missing > 0 ? "wrong" : ""}`);
   return row;
 }
 

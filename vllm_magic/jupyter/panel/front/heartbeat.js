@@ -1,34 +1,34 @@
-// Tells whether the kernel lives. The kernel sends a message about once a second; without it, the panel must not look alive.
+// Whether the kernel lives. It sends a message about once a second; without messages, the panel must not look alive.
 
 const SILENCE = 4000; // milliseconds without a message after which the kernel counts as lost
-const GLANCE = 500; // milliseconds between two checks
-const HERE = 5000; // milliseconds between two messages of this view to the kernel
-const SELDOM = 60000; // milliseconds between two messages at most, while the kernel does not answer
+const CHECK_INTERVAL = 500; // milliseconds between two checks
+const HEARTBEAT_INTERVAL = 5000; // milliseconds between two heartbeats of this view
+const LONGEST_INTERVAL = 60000; // milliseconds between two heartbeats, at most, while the kernel does not answer
 
-/** Calls `here` to send a message of this view, `lost` when the kernel is silent, and `found` when it sends again. */
-function heartbeat({ here, lost, found }) {
-  let heard = Date.now();
-  let lastSent = Date.now() - HERE + 1000; // first after 1 s: by then the view has its subshell
-  let pause = HERE;
+/** Calls `send` for each heartbeat of this view, `lost` when the kernel falls silent, and `found` when it sends again. */
+function heartbeat({ send, lost, found }) {
+  let lastReceived = Date.now();
+  let lastSent = Date.now() - HEARTBEAT_INTERVAL + 1000; // the first heartbeat after 1 s: by then the view has its subshell
+  let interval = HEARTBEAT_INTERVAL;
   let silent = false;
 
-  function look() {
+  function check() {
     const now = Date.now();
-    if (!silent && now - heard > SILENCE) {
+    if (!silent && now - lastReceived > SILENCE) {
       silent = true;
       lost();
     }
-    if (now - lastSent < pause) return;
+    if (now - lastSent < interval) return;
     lastSent = now;
-    pause = silent ? Math.min(2 * pause, SELDOM) : HERE; // a restarted kernel logs each of these messages
-    here();
+    interval = silent ? Math.min(2 * interval, LONGEST_INTERVAL) : HEARTBEAT_INTERVAL; // a restarted kernel logs each of them
+    send();
   }
 
-  const timer = setInterval(look, GLANCE);
+  const timer = setInterval(check, CHECK_INTERVAL);
   return {
-    beat() {
-      heard = Date.now();
-      pause = HERE;
+    received() {
+      lastReceived = Date.now();
+      interval = HEARTBEAT_INTERVAL;
       if (!silent) return;
       silent = false;
       found();

@@ -1,18 +1,18 @@
-// The log of the server that is shown: the view follows the end of the log, can be paused, and can filter lines.
+// The log of the chosen server: the view follows the end of the log, can be paused, and can filter lines.
 
-const LINES = 1000;
+const MOST_LINES = 1000; // the oldest lines are removed
 const LEVEL = /^(?:\([^)]*\)\s*)?(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b/;
 const ERROR = /^(?:\([^)]*\)\s*)?(?:Traceback |\w+(?:\.\w+)*(?:Error|Exception)\b)/;
 
 function logView() {
-  const held = []; // the lines that came while the view was paused
+  const waiting = []; // the lines that came while the view was paused
   let paused = false;
   const text = node("pre", { class: "vmp-log", tabindex: "0", role: "log", "aria-label": "Log", "aria-live": "off" });
-  const filter = node("input", { type: "search", placeholder: "filter", "aria-label": "Show only lines with", oninput: sift });
+  const filter = node("input", { type: "search", placeholder: "filter", "aria-label": "Show only lines with", oninput: applyFilter });
   const follow = node("input", { type: "checkbox", checked: true });
   const pause = button("Pause", () => {
     paused = !paused;
-    if (!paused) add(held.splice(0));
+    if (!paused) add(waiting.splice(0));
     showCount();
   }, { class: "vmp-button vmp-small" });
   const path = node("span", { class: "vmp-quiet vmp-path" });
@@ -20,46 +20,46 @@ function logView() {
   const el = node("div", {}, tools, text);
 
   function showCount() {
-    say(pause, paused ? (held.length ? `Go on (${held.length} new)` : "Go on") : "Pause");
+    setText(pause, paused ? (waiting.length ? `Go on (${waiting.length} new)` : "Go on") : "Pause");
   }
 
-  function wanted(line) {
+  function matches(line) {
     return line.textContent.toLowerCase().includes(filter.value.toLowerCase());
   }
 
-  function sift() {
-    for (const line of text.children) show(line, wanted(line));
-    end();
+  function applyFilter() {
+    for (const line of text.children) setVisible(line, matches(line));
+    scrollToEnd();
   }
 
-  function end() {
+  function scrollToEnd() {
     if (follow.checked) text.scrollTop = text.scrollHeight;
   }
 
   function add(lines) {
-    const made = lines.map(logLine);
-    for (const line of made) show(line, wanted(line));
-    text.append(...made);
-    while (text.children.length > LINES) text.firstChild.remove();
-    end();
+    const elements = lines.map(logLine);
+    for (const line of elements) setVisible(line, matches(line));
+    text.append(...elements);
+    while (text.children.length > MOST_LINES) text.firstChild.remove();
+    scrollToEnd();
   }
 
   return {
     el,
-    opened: end,
-    take({ fresh, skipped, lines }) {
-      const all = skipped ? [`… ${skipped} lines are left out here: the log has them …`, ...lines] : lines;
-      if (fresh) {
-        held.length = 0;
+    opened: scrollToEnd,
+    receive({ first, skipped, lines }) {
+      const all = skipped ? [`… ${skipped} lines are left out here; the log file has them …`, ...lines] : lines;
+      if (first) {
+        waiting.length = 0;
         text.replaceChildren();
       }
-      if (paused && !fresh) held.push(...all.slice(-LINES));
+      if (paused && !first) waiting.push(...all.slice(-MOST_LINES));
       else add(all);
-      if (held.length > LINES) held.splice(0, held.length - LINES);
+      if (waiting.length > MOST_LINES) waiting.splice(0, waiting.length - MOST_LINES);
       showCount();
     },
     update({ chosen }) {
-      say(path, chosen ? chosen.log : "");
+      setText(path, chosen ? chosen.log : "");
       if (chosen === null && text.children.length) text.replaceChildren();
     },
   };

@@ -1,4 +1,4 @@
-// The panel: puts the parts together, and gives each part the data from the kernel that it draws.
+// The panel: joins the parts, and passes the data from the kernel to the parts that draw them.
 
 const EMPTY = {
   servers: [],
@@ -7,21 +7,21 @@ const EMPTY = {
   form: { model: "", flags: "", gpus: "", view: "", text: "", wrong: false, models: [] },
   notice: null,
   spare: "",
-  asked: [],
-  beside: true,
+  under_way: [],
+  concurrent: true,
 };
-const CLOCK = 1000; // milliseconds between two updates of the times
+const CLOCK_INTERVAL = 1000; // milliseconds between two updates of the times
 
 function render({ model, el }) {
   const view = `${Date.now().toString(36)}${Math.random().toString(36).slice(2)}`;
-  const curves = curveBook();
+  const curves = curveStore();
   let tab = "log";
   let busy = false;
   let starting = {};
-  let ahead = 0; // seconds that the kernel's clock is ahead of the browser's
+  let ahead = 0; // seconds by which the clock of the kernel is ahead of the browser's clock
 
-  const send = (ask, more = {}) => model.send({ ask, view, tab, ...more });
-  const picture = () => ({ ...EMPTY, ...model.get("picture") });
+  const send = (kind, more = {}) => model.send({ kind, view, tab, ...more });
+  const viewState = () => ({ ...EMPTY, ...model.get("view_state") });
   const now = () => Date.now() / 1000 + ahead;
 
   const list = serverList(send);
@@ -41,7 +41,7 @@ function render({ model, el }) {
     [["log", "Log", log], ["processes", "Processes", tree], ["chat", "Chat", chat], ["doctor", "Doctor", doctor]],
     (name) => {
       tab = name;
-      send("here");
+      send("heartbeat");
     },
     spare,
   );
@@ -50,103 +50,103 @@ function render({ model, el }) {
   const root = node("div", { class: "vmp", role: "region", "aria-label": "vLLM", onfocusin: keepKeys, onkeydown: passSave }, gone, body);
 
   function draw() {
-    const drawn = picture();
-    const name = drawn.chosen ? drawn.chosen.name : "";
-    list.update(drawn);
-    head.update(drawn, now());
-    startForm.update(drawn, busy);
-    show(notice, drawn.notice !== null);
-    say(notice, drawn.notice ? drawn.notice.text : "");
-    mark(notice, "class", `vmp-notice ${drawn.notice ? drawn.notice.kind : ""}`);
-    progress.update(drawn, starting, now());
-    bars.update(drawn);
-    charts.update(drawn, curves.of(name), now());
-    end.update(drawn, curves.of(name));
-    say(spare, drawn.spare);
-    for (const part of [log, tree, chat, doctor]) part.update(drawn);
+    const state = viewState();
+    const name = state.chosen ? state.chosen.name : "";
+    list.update(state);
+    head.update(state, now());
+    startForm.update(state, busy);
+    setVisible(notice, state.notice !== null);
+    setText(notice, state.notice ? state.notice.text : "");
+    setAttribute(notice, "class", `vmp-notice ${state.notice ? state.notice.kind : ""}`);
+    progress.update(state, starting, now());
+    bars.update(state);
+    charts.update(state, curves.of(name), now());
+    end.update(state, curves.of(name));
+    setText(spare, state.spare);
+    for (const part of [log, tree, chat, doctor]) part.update(state);
   }
 
   const heart = heartbeat({
-    here: () => send("here"),
+    send: () => send("heartbeat"),
     lost() {
       body.inert = true;
-      root.classList.add("vmp-dead");
+      root.classList.add("vmp-lost");
       startForm.lost();
-      say(gone, idleRelease(picture()));
-      show(gone, true);
+      setText(gone, lostKernelText(viewState()));
+      setVisible(gone, true);
     },
     found() {
       body.inert = false;
-      root.classList.remove("vmp-dead");
-      show(gone, false);
+      root.classList.remove("vmp-lost");
+      setVisible(gone, false);
       send("hello");
     },
   });
 
-  const parts = {
+  const receivers = {
     tick(message) {
       ahead = message.now - Date.now() / 1000;
       busy = message.busy;
-      mark(root, "data-busy", busy);
-      starting = Object.fromEntries(message.starting.map((one) => [one.name, one]));
+      setAttribute(root, "data-busy", busy);
+      starting = Object.fromEntries(message.starting.map((progress) => [progress.name, progress]));
       curves.add(message.points);
-      heart.beat();
+      heart.received();
       draw();
     },
     curve(message) {
       curves.replace(message);
       draw();
     },
-    log: log.take,
-    processes: tree.take,
-    chat: chat.take,
-    doctor: doctor.take,
-    got(message) {
-      startForm.got(message.ask);
+    log: log.receive,
+    processes: tree.receive,
+    chat: chat.receive,
+    doctor: doctor.receive,
+    received(message) {
+      startForm.received(message.request);
       draw();
     },
   };
-  const hear = (message) => parts[message.kind]?.(message);
+  const receive = (message) => receivers[message.kind]?.(message);
 
-  model.on("change:picture", draw);
-  model.on("msg:custom", hear);
+  model.on("change:view_state", draw);
+  model.on("msg:custom", receive);
   el.append(root);
   details.open(0);
   draw();
   send("hello");
-  const clock = setInterval(() => head.update(picture(), now()), CLOCK);
+  const clock = setInterval(() => head.update(viewState(), now()), CLOCK_INTERVAL);
 
   return () => {
     heart.stop();
     clearInterval(clock);
-    model.off("change:picture", draw);
-    model.off("msg:custom", hear);
+    model.off("change:view_state", draw);
+    model.off("msg:custom", receive);
     send("bye");
   };
 }
 
-/** Keeps the panel's keys from the notebook, where "d", "d" on a button of ours would delete the cell. */
+/** Keeps keys in the panel from the notebook, where "d", "d" would delete the cell. */
 function keepKeys({ target }) {
   target.setAttribute("data-lm-suppress-shortcuts", "true");
 }
 
-/** Gives the keys that save to the notebook: dispatches their event again, outside of the panel. */
+/** Passes Ctrl+S and Cmd+S to the notebook, which then saves: dispatches the event again, outside of the panel. */
 function passSave(event) {
   if (!(event.ctrlKey || event.metaKey) || event.altKey || event.shiftKey || event.key.toLowerCase() !== "s") return;
   event.preventDefault();
   document.body.dispatchEvent(new KeyboardEvent("keydown", event));
 }
 
-/** Returns what has become of the servers, as far as this can be known without their kernel. */
-function idleRelease({ servers }) {
+/** Returns what happens to the servers if their kernel has ended, as a text for the user. */
+function lostKernelText({ servers }) {
   const living = servers.filter(({ state }) => !["released", "failed"].includes(state));
-  const names = (kept) => living.filter((one) => one.keep === kept).map(({ name }) => name).join(", ");
-  const fate = [
-    names(false) ? `the servers were released with it: ${names(false)}.` : "",
-    names(true) ? `kept for a new kernel, for a while: ${names(true)} (%vllm attach).` : "",
+  const names = (kept) => living.filter((server) => server.keep === kept).map(({ name }) => name).join(", ");
+  const effects = [
+    names(false) ? `these servers were released: ${names(false)}.` : "",
+    names(true) ? `these servers are kept for a new kernel for some time: ${names(true)} (%vllm attach).` : "",
     living.length ? "" : "no server was running.",
   ].filter(Boolean).join(" And ");
-  return `The kernel does not answer. If it has ended or was restarted, ${fate} Then %vllm panel opens a new panel.`;
+  return `The kernel does not answer. If it has ended or was restarted, ${effects} Then %vllm panel opens a new panel.`;
 }
 
 export default { render };

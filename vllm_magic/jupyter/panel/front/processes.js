@@ -3,26 +3,26 @@
 function processTree() {
   let name = ""; // the server that the rows belong to
   const rows = node("table", { class: "vmp-table" });
-  const empty = node("div", { class: "vmp-quiet", text: "No process of it runs." });
+  const empty = node("div", { class: "vmp-quiet", text: "The server has no process." });
   const el = node("div", { class: "vmp-wide" }, rows, empty);
 
-  function take({ name: whose, rows: several }) {
-    name = whose;
-    show(rows, several.length > 0);
-    show(empty, several.length === 0);
-    fill(rows, several, () =>
-      table(["process", "pid", "memory", "CPU", "threads", "VRAM", "how it is ended"], several.map(([depth, name, pid, memory, cpu, threads, vram, end]) => [
-        `${"   ".repeat(Math.max(0, depth - 1))}${depth ? "└ " : ""}${name}`, pid, memory === null ? "–" : gib(memory), cpu === null ? "–" : `${cpu} %`, threads ?? "–", vram === null ? "–" : gib(vram), end,
+  function receive({ name: server, rows: processes }) {
+    name = server;
+    setVisible(rows, processes.length > 0);
+    setVisible(empty, processes.length === 0);
+    updateChildren(rows, processes, () =>
+      tableParts(["process", "pid", "memory", "CPU", "threads", "VRAM", "how it is ended"], processes.map(([depth, title, pid, memory, cpu, threads, vram, end]) => [
+        `${"   ".repeat(Math.max(0, depth - 1))}${depth ? "└ " : ""}${title}`, pid, memory === null ? "–" : gib(memory), cpu === null ? "–" : `${cpu} %`, threads ?? "–", vram === null ? "–" : gib(vram), end,
       ])),
     );
   }
 
   return {
     el,
-    take,
+    receive,
     update({ chosen }) {
-      const now = chosen === null || chosen.ended !== null ? "" : chosen.name;
-      if (now === "" || now !== name) take({ name: now, rows: [] });
+      const running = chosen === null || chosen.ended !== null ? "" : chosen.name;
+      if (running === "" || running !== name) receive({ name: running, rows: [] });
     },
   };
 }
