@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 LONGEST = 2**17  # characters of a text that is rendered; about 30,000 tokens
 LIMIT = 1.0  # seconds of processor time; the longest prose needs a third of it
-MOST_CELLS = 10_000  # cells of a table: one character can stand for a whole row of cells
-LONGEST_HTML = 2**20  # characters of HTML, roughly
+MOST_CELLS = 10_000  # cells of a table: each row has as many cells as the second line
+LONGEST_HTML = 2**20  # characters of HTML, as `_length` estimates them
 _DEADLINE = "deadline"
 _SECOND_LINE = re.compile(r"[>|:\s-]*")
 _TARGET = re.compile(r"(https?|mailto):", re.IGNORECASE)
@@ -69,21 +69,15 @@ def _renderer() -> MarkdownIt:
     renderer = MarkdownIt("js-default", {"html": False}).disable("image")
     renderer.validateLink = lambda url: bool(_TARGET.match(url))  # type: ignore[method-assign]
     renderer.inline.ruler.before("escape", "tex", _tex)
-    # The time is checked before all other rules, at each position in the text.
-    renderer.inline.ruler.before("text", _DEADLINE, _look_at_inline_time)
-    inside = ["paragraph", "reference", "blockquote", "list"]  # and at each line inside of these
-    renderer.block.ruler.before("table", _DEADLINE, _look_at_block_time, {"alt": inside})
+    # The deadline is checked before all other rules, at each position in the text.
+    renderer.inline.ruler.before("text", _DEADLINE, _check_deadline)
+    inside = ["paragraph", "reference", "blockquote", "list"]  # checked at each line of these blocks, too
+    renderer.block.ruler.before("table", _DEADLINE, _check_deadline, {"alt": inside})
     renderer.block.ruler.at("table", _table, {"alt": ["paragraph", "reference"]})
     return renderer
 
 
-def _look_at_inline_time(state: StateInline, silent: bool) -> bool:  # noqa: ARG001, FBT001 - as the renderer calls it
-    if time.thread_time() > state.env[_DEADLINE]:
-        raise _TooMuchError
-    return False
-
-
-def _look_at_block_time(state: StateBlock, begin: int, end: int, silent: bool) -> bool:  # noqa: ARG001, FBT001 - see above
+def _check_deadline(state: StateInline | StateBlock, *_: object) -> bool:
     if time.thread_time() > state.env[_DEADLINE]:
         raise _TooMuchError
     return False
@@ -107,12 +101,13 @@ def _is_large_table(state: StateBlock, begin: int, end: int) -> bool:
 
 
 def _length(tokens: Sequence[Token]) -> int:
+    """Return a rough number of characters of the HTML; a tag counts as 20 characters."""
     return sum(
         20
-        + len(one.content)
-        + sum(len(str(value)) for value in one.attrs.values())
-        + _length(one.children or ())
-        for one in tokens
+        + len(token.content)
+        + sum(len(str(value)) for value in token.attrs.values())
+        + _length(token.children or ())
+        for token in tokens
     )
 
 

@@ -34,7 +34,7 @@ NOTHING_RUNS = "No server runs. Start one with %vllm start MODEL."
 WHEN_SPARE = {
     StandbyMode.AUTO: "One is made once a server is ready, where 16 GiB of memory are free. %vllm spare on makes one now.",
     StandbyMode.ON: "One is made once a server is ready.",
-    StandbyMode.OFF: "None is made: they are switched off. %vllm spare on makes one.",
+    StandbyMode.OFF: "None is made: spares are switched off. %vllm spare on makes one.",
 }
 _IN_A_CELL = {
     "vllm-magic doctor": "%vllm doctor",
@@ -80,12 +80,12 @@ def status(servers: Sequence[ServerStatus], gpus: Snapshot | None, others: Seque
     return View("", tuple(columns), tuple(map(tuple, rows)), (*failed, *others))
 
 
-def spare(one: StandbyStatus) -> View:
+def spare(now: StandbyStatus) -> View:
     """Return the view for ``%vllm spare``."""
-    if not one.there:
-        return View(f"There is no spare: {one.reason}.", lines=(WHEN_SPARE[one.mode],))
-    state = f"waits, in {gib(one.memory)} of memory" if one.warm else "is importing vLLM"
-    since = duration(max(0.0, time.time() - one.since))
+    if not now.there:
+        return View(f"There is no spare: {now.reason}.", lines=(WHEN_SPARE[now.mode],))
+    state = f"waits, in {gib(now.memory)} of memory" if now.warm else "is importing vLLM"
+    since = duration(max(0.0, time.time() - now.since))
     return View(f"A spare {state}, since {since}. A start like the last one takes far less time with it.")
 
 
@@ -133,7 +133,7 @@ def releases(several: Sequence[Release]) -> View:
 
 
 def metrics(name: str, now: Metrics) -> View:
-    """Return the view for ``%vllm metrics``; its times are of all requests since the server began."""
+    """Return the view for ``%vllm metrics``; its times are of all requests since the start of the server."""
     rows = (
         ("requests", f"{now.running} running, {now.waiting} waiting, {now.finished} finished"),
         ("tokens a second now", f"{now.prompt_rate:.1f} in, {now.generation_rate:.1f} out"),
@@ -147,22 +147,22 @@ def metrics(name: str, now: Metrics) -> View:
     return View(name, ("", ""), rows)
 
 
-def models(cache: Path, found: Sequence[Model], servers: Sequence[Server]) -> View:
+def models(cache: Path, cached: Sequence[Model], servers: Sequence[Server]) -> View:
     """Return the view for ``%vllm models``."""
-    if not found:
+    if not cached:
         return View(f"No model is in {cache}. %vllm start ORG/MODEL downloads one.")
     rows = tuple(
         (
-            one.name,
-            gib(one.size) if one.complete else f"{gib(one.size)}, not complete",
-            time.strftime("%Y-%m-%d", time.localtime(one.changed)),
+            model.name,
+            gib(model.size) if model.complete else f"{gib(model.size)}, not complete",
+            time.strftime("%Y-%m-%d", time.localtime(model.changed)),
             ", ".join(
-                server.name for server in servers if server.model == one.name and not server.state.over
+                server.name for server in servers if server.model == model.name and not server.state.over
             ),
         )
-        for one in found
+        for model in cached
     )
-    total = sum(one.size for one in found)
+    total = sum(model.size for model in cached)
     return View(f"{gib(total)} in {cache}", ("model", "size", "downloaded", "served as"), rows)
 
 
@@ -216,30 +216,30 @@ def doctor(report: Report) -> View:
 
 
 def in_a_cell(command: str) -> str:
-    """Return a terminal's command line as it is written in a notebook."""
+    """Return the form of a terminal's command line in a notebook."""
     for terminal, cell in _IN_A_CELL.items():
         if command.startswith(terminal):
             return cell + command.removeprefix(terminal) + ("=" if terminal == "unset " else "")
     return f"!{command}"
 
 
-def swept(several: Sequence[Swept | Recheck]) -> View:
+def swept(results: Sequence[Swept | Recheck]) -> View:
     """Return the view for ``%vllm reap``."""
-    return View(lines=tuple(one.text for one in several) or ("Nothing to reap.",))
+    return View(lines=tuple(result.text for result in results) or ("Nothing to reap.",))
 
 
-def reaped(shown: View, several: Sequence[Reaped], pids: Sequence[int]) -> View:
-    """Return the view for ``%vllm reap --pid``: the processes, and what became of them."""
+def reaped(candidates: View, results: Sequence[Reaped], pids: Sequence[int]) -> View:
+    """Return the view for ``%vllm reap --pid``: the processes, with the result of each or a hint how to end them."""
     from vllm_magic.doctor import reap
 
-    outcome = tuple(one.text for one in several) or (reap.confirmation_hint(pids, in_a_cell),)
-    return replace(shown, lines=outcome)
+    below = tuple(result.text for result in results) or (reap.confirmation_hint(pids, in_a_cell),)
+    return replace(candidates, lines=below)
 
 
 def lines(name: str, text: Sequence[str], idle_release: str = "") -> View:
-    """Return the view of a log's last lines, below the release of its server if that was idle."""
-    said = f"{name} was {idle_release}." if idle_release else ""
-    return View(said if text else f"The log of {name} is empty. {said}".rstrip(), lines=tuple(text))
+    """Return the view of the last lines of a log, below the reason of the release if the server was idle."""
+    released = f"{name} was {idle_release}." if idle_release else ""
+    return View(released if text else f"The log of {name} is empty. {released}".rstrip(), lines=tuple(text))
 
 
 def _percent(share: float | None) -> str:
@@ -247,7 +247,7 @@ def _percent(share: float | None) -> str:
 
 
 def _quantiles(times: Histogram) -> str:
-    """Return three quantiles as text. They are estimates, since vLLM reports only the counts of buckets."""
+    """Return three quantiles as text. They are estimates: vLLM reports only how many requests are in each bucket."""
     known = [(f"p{share}", times.quantile(share / 100)) for share in (50, 95, 99)]
     return (
         ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in known if value is not None) or "none yet"
