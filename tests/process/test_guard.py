@@ -36,6 +36,7 @@ from vllm_magic.guard.protocol import (
     StandbyReport,
     Started,
     Stop,
+    Stopping,
     encode,
 )
 from vllm_magic.linux import pidfd, processes
@@ -98,6 +99,19 @@ def tree(started: Started) -> set[Identity]:
     table = processes.table()
     pids = processes.descendants(table, started.outer[0]) | {started.outer[0]}
     return {table[pid].identity for pid in pids if table[pid].alive}
+
+
+@pytest.fixture
+def engine(tmp_path):
+    """A running guard pair with an engine that ignores SIGTERM, so that a stop waits for its grace: (pair, started)."""
+    command = "trap '' TERM; echo up; sleep 300; true"
+    pair = GuardPair(launch_request(tmp_path, "/bin/sh", "-c", command, "VLLM::EngineCore"))
+    started = receive(pair, Started)
+    wait_for_log(tmp_path, "up")
+    yield pair, started
+    for guard in (started.outer, started.inner):
+        pidfd.send(Identity(*guard), signal.SIGKILL)
+    pair.close()
 
 
 @pytest.fixture
@@ -169,12 +183,30 @@ def test_sigterm_to_a_guard_releases(stubborn):
     assert pidfd.wait_for_all(everyone, 20) == set()
 
 
-def test_a_second_stop_ends_the_grace_period(stubborn):
-    pair, _, everyone = stubborn
+@pytest.mark.parametrize("grace", [0.0, 1.0])
+def test_a_later_stop_with_less_grace_shortens_the_release(engine, grace):
+    pair, _ = engine
     pair.stop(grace=600, patience=600)
-    assert pidfd.wait_for_all(everyone, 0.5) != set()
+    assert receive(pair, Stopping)
+    pair.stop(grace=grace, patience=grace)
+    assert receive(pair, Ended).seconds >= grace
+
+
+def test_a_later_stop_with_more_grace_changes_nothing(engine):
+    pair, _ = engine
+    pair.stop(grace=2.0, patience=2.0)
+    assert receive(pair, Stopping)
     pair.stop(grace=600, patience=600)
-    assert pidfd.wait_for_all(everyone, 20) == set()
+    assert receive(pair, Ended).seconds >= 2.0
+
+
+@pytest.mark.parametrize("whom", ["inner", "outer"])
+def test_sigterm_to_a_guard_during_a_release_ends_the_grace_period(engine, whom):
+    pair, started = engine
+    pair.stop(grace=600, patience=600)
+    assert receive(pair, Stopping)
+    os.kill(getattr(started, whom)[0], signal.SIGTERM)
+    assert receive(pair, Ended).by == "inner"  # the outer one has not taken it for hung
 
 
 def test_a_stop_right_behind_the_launch_request_is_received(tmp_path):
@@ -184,10 +216,10 @@ def test_a_stop_right_behind_the_launch_request_is_received(tmp_path):
     pair.close()
 
 
-def test_two_stops_at_once_end_the_grace_period(stubborn):
-    pair, _, everyone = stubborn
-    pair._socket.sendall(encode(Stop(600, 600)) + encode(Stop(600, 600)))
-    assert pidfd.wait_for_all(everyone, 20) == set()
+def test_of_two_stops_at_once_the_shorter_one_counts(engine):
+    pair, _ = engine
+    pair._socket.sendall(encode(Stop(600, 600)) + encode(Stop(1, 1)))
+    assert receive(pair, Ended).seconds >= 1.0
 
 
 def test_guards_sleep_while_the_server_runs(stubborn, tmp_path):
@@ -360,6 +392,16 @@ def test_a_guard_that_is_stopped_when_the_kernel_dies(stubborn):
     os.kill(started.inner[0], signal.SIGSTOP)
     pair._socket.close()
     assert pidfd.wait_for_all(everyone, 30) == set()
+
+
+def test_a_guard_that_is_stopped_during_a_release_when_the_kernel_dies(engine):
+    """The end of the kernel ends the grace period, so the outer guard does not wait for that either."""
+    pair, started = engine
+    pair.stop(grace=600, patience=600)
+    assert receive(pair, Stopping)
+    os.kill(started.inner[0], signal.SIGSTOP)
+    pair._socket.close()
+    assert pidfd.wait_for_all({Identity(*started.leader)}, 60) == set()
 
 
 def test_only_a_guard_that_hangs_is_replaced():

@@ -244,6 +244,19 @@ def test_a_stop_from_elsewhere_comes_before_the_kernel_says_that_the_server_is_r
     traces.check()
 
 
+def test_a_stop_here_during_a_stop_from_elsewhere_cuts_no_grace(manager, spec, probe, traces):
+    """Both grant the server more time than it needs."""
+    server = start(manager, spec(faults={"exit_delay_s": 2.0}))
+    elsewhere = threading.Thread(target=lambda: stop_from_elsewhere(probe, 60.0))
+    elsewhere.start()
+    wait_until(lambda: ledger.entries()[0].record.phase == Phase.STOPPING)
+    release = server.stop(grace=60)
+    elsewhere.join(60)
+    assert (release.exit_code, release.verified) == (0, True)
+    assert "SIGKILL" not in {process.how for process in release.ended}
+    traces.check()
+
+
 def test_a_stop_from_elsewhere_waits_for_a_release_that_has_begun(manager, spec, probe, traces, monkeypatch):
     """Its account is true, and the first stop keeps its grace: the guards are not taken for hung."""
     monkeypatch.setattr(remote_stop, "EXIT_LIMIT", 0.1)

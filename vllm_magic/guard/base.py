@@ -220,7 +220,7 @@ class Guard:
         why: Why,
         stop: Stop,
         end_grace: Iterable[int] = (),
-        should_hurry: Callable[[], bool] = lambda: True,
+        later_stop: Callable[[], Stop | None] = lambda: None,
     ) -> None:
         """End every process of the server, remove its shared memory, and send the kernel a report.
 
@@ -228,8 +228,8 @@ class Guard:
             by: the guard that does this, "inner" or "outer".
             why: the reason.
             stop: the times for the processes to end by themselves.
-            end_grace: descriptors; when one becomes readable, the grace period may end at once.
-            should_hurry: called when one of them is readable; returns whether the grace period ends.
+            end_grace: descriptors; one becomes readable when a later stop may have come.
+            later_stop: called when one of them is readable; see `Ladder`.
         """
         self.send(Stopping(why.value, stop.grace))
         with contextlib.ExitStack() as stack:
@@ -243,7 +243,7 @@ class Guard:
                 self.remember_segments,
                 self.is_empty,
                 end_grace,
-                should_hurry,
+                later_stop,
                 trackers_last=trackers_last,
             )
             outcome = ladder.run(stop.grace, stop.patience)

@@ -75,7 +75,7 @@ class Guards(ABC):
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_LIMIT, 0))
 
     def stop(self, grace: float, patience: float) -> None:
-        """Ask for the release, and return at once. A second request ends the grace period. Arguments as in `Stop`."""
+        """Ask for the release, and return at once. A later request can only shorten the grace period. Arguments as in `Stop`."""
         self._send(Stop(grace, patience))
 
     def launch(self, request: LaunchRequest) -> None:

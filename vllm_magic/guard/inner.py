@@ -98,7 +98,8 @@ class Inner(Guard):
                 self._link.send(encode(stop), socket.MSG_DONTWAIT)
             # After any other reason this is left out: a disk that hangs would delay the release.
             self._write(durable=False, phase=Phase.STOPPING)
-        self.release("inner", why, stop, self._grace_enders() if why is Why.ASKED else [], self._should_hurry)
+        end_grace = [self.wake, *self._enders()] if why is Why.ASKED else []
+        self.release("inner", why, stop, end_grace, self._later_stop)
         self.clear()
         with contextlib.suppress(ProcessLookupError):  # a stopped outer guard would never end
             pidfd_calls.send_to(self._outer_pidfd, signal.SIGCONT)
@@ -227,8 +228,7 @@ class Inner(Guard):
         if not stops:
             requests = [message for message in messages if isinstance(message, LaunchRequest)]
             return self._launch_standby(requests[0]) if requests else None
-        # Two requests at once end the grace period, as a second request during the release does.
-        return Why.ASKED, stops[0] if len(stops) == 1 else NO_GRACE
+        return Why.ASKED, _soonest(stops)
 
     def _receive_last_messages(self) -> Reason | None:
         """Handle the messages that the kernel sent before it ended. A child of the kernel may hold the connection open."""
@@ -375,19 +375,29 @@ class Inner(Guard):
         self.remember_segments(members)
         pidfd.wait_for_all({one.identity for one in members}, EXIT_WAIT)
 
-    def _grace_enders(self) -> list[int]:
+    def _enders(self) -> list[int]:
+        """The descriptors that become readable when the other guard or the kernel ends, or the kernel sends something."""
         return [self._outer_pidfd, *self.kernel_filenos()]
 
-    def _should_hurry(self) -> bool:
-        """Whether the other guard or the kernel has ended, or the kernel wants the server to end sooner.
+    def _later_stop(self) -> Stop | None:
+        """Return the stop that came during the release; None if there is none.
 
-        The kernel may also say that the server is ready: it is told of a stop by somebody else only after that has begun.
+        The end of the kernel or of the other guard and SIGTERM count as a stop without grace. Whatever else the kernel says
+        does not: the kernel may say that the server is ready, since it hears of a stop by somebody else only later.
         """
-        ready = set(pidfd.readable(self._grace_enders(), 0.0))
-        if ready != {self.control.fileno()}:
-            return bool(ready)
-        messages = self.inbox.read()
-        return messages is None or any(isinstance(message, Stop) for message in messages)
+        self.drain_wake()
+        ready = pidfd.readable(self._enders(), 0.0)
+        if self.signalled or ready - {self.control.fileno()}:
+            return NO_GRACE
+        messages = self.inbox.read() if ready else []
+        if messages is None:
+            return NO_GRACE
+        stops = [message for message in messages if isinstance(message, Stop)]
+        return _soonest(stops) if stops else None
+
+
+def _soonest(stops: list[Stop]) -> Stop:
+    return Stop(min(one.grace for one in stops), min(one.patience for one in stops))
 
 
 def _shown(members: Members) -> Members:

@@ -20,7 +20,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vllm_magic.guard.protocol import How
+from vllm_magic.guard.protocol import How, Stop
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity, Process, shown_name
 
@@ -62,8 +62,9 @@ class Ladder:
             stopped for the kill: a server that is starting makes new shared memory until then.
         is_empty: returns whether no process is left. A scan of /proc can miss a process that is forked while its parent
             exits, so an empty scan is no proof.
-        end_grace: descriptors; when one becomes readable, the grace period may end at once.
-        should_hurry: called when one of them is readable; returns whether the grace period ends.
+        end_grace: descriptors; one becomes readable when a later stop may have come.
+        later_stop: called when one of them is readable; returns a stop that came after the first one, whose times begin now;
+            None if there is none. A later stop can only shorten the times of the release.
         trackers_last: end multiprocessing's resource trackers after all other processes. They remove the shared memory of
             ended processes. This is for a server whose guards were killed while it started, so that no list of its shared
             memory exists.
@@ -78,7 +79,7 @@ class Ladder:
         before_signal: Callable[[Members], None] = lambda _: None,
         is_empty: Callable[[], bool] = lambda: True,
         end_grace: Iterable[int] = (),
-        should_hurry: Callable[[], bool] = lambda: True,
+        later_stop: Callable[[], Stop | None] = lambda: None,
         *,
         trackers_last: bool = False,
         whole_groups: bool = True,
@@ -88,7 +89,7 @@ class Ladder:
         self._before_signal = before_signal
         self._is_empty = is_empty
         self._end_grace = tuple(end_grace)
-        self._should_hurry = should_hurry
+        self._later_stop = later_stop
         self._trackers_last = trackers_last
         self._whole_groups = whole_groups
         self._names: dict[Identity, str] = {}
@@ -118,8 +119,7 @@ class Ladder:
         self._send_sigterm(alive)
         again: float | None = self._began + SECOND_SIGTERM
         rest_since: float | None = None
-        is_grace_over = False
-        while alive and not is_grace_over:
+        while alive:
             now = time.monotonic()
             limit = self._began + grace
             if rest_since is None and self._is_leader_or_engine_gone(alive):
@@ -140,9 +140,11 @@ class Ladder:
                 continue
             timeout = min(WAIT_INTERVAL, limit - now)
             is_readable = pidfd.wait_for_any(_identities(alive), timeout, also=self._end_grace)
-            is_grace_over = is_readable and self._should_hurry()
+            if is_readable and (later := self._later_stop()):
+                past = time.monotonic() - self._began
+                grace, patience = min(grace, past + later.grace), min(patience, past + later.patience)
             alive = self._update(alive)
-        return self._scan() if alive else alive
+        return alive
 
     def _is_leader_or_engine_gone(self, alive: Members) -> bool:
         """Whether no engine is left, or no leader, which would end the engines."""

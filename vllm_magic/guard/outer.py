@@ -57,7 +57,9 @@ class Outer(Guard):
         self._lock = lock
         # The time by `time.monotonic` when the kernel ended, or SIGTERM asked for the end.
         self._ending_since: float | None = None
-        self._stop_grace: float | None = None  # seconds; the grace of the stop that was asked for
+        self._stop_grace: float | None = (
+            None  # seconds; the grace of the release, once a reason for it is known
+        )
         # The lists for the thread that writes them.
         self._known: queue.SimpleQueue[list[list[int]]] | None = None
 
@@ -131,6 +133,8 @@ class Outer(Guard):
             self._receive_from_inner()
         elif ready & {self.kernel, self.control.fileno()}:
             self._ending_since = time.monotonic()
+            if self._stop_grace is not None or self.request.keep <= 0:
+                self._stop_grace = 0.0  # the inner guard does not wait any longer either
         if self.signalled:
             self.signalled = False
             os.kill(self._inner, signal.SIGTERM)
@@ -164,7 +168,9 @@ class Outer(Guard):
         elif isinstance(message, KnownProcesses):
             self._write_known(message.known)
         elif isinstance(message, Stop):
-            self._stop_grace = message.grace
+            self._stop_grace = (
+                message.grace if self._stop_grace is None else min(self._stop_grace, message.grace)
+            )
             if self._ending_since is not None:  # the server was kept after its kernel's end
                 self._ending_since = time.monotonic()
         elif len(fds) == 2:  # noqa: PLR2004 - without descriptors the inner guard has died

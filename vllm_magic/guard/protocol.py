@@ -6,7 +6,8 @@ The kernel sends these over a socketpair, beginning with `LaunchRequest`::
                     second request, with the same folder, turns a standby into a server
     ServerReady     the server is ready: record the shared memory that it maps now
     Stop            end the server: SIGTERM, and SIGKILL after ``grace`` seconds, or after ``patience`` seconds if
-                    SIGTERM has no effect at all
+                    SIGTERM has no effect at all. During a release, these times begin when the message arrives, and they
+                    count only if the release would take longer without them
 
 Other processes of this user send these over the control socket in the private folder::
 

@@ -6,7 +6,7 @@ monitor, and `StateMachine.wake_at` says when the machine wants to hear of the t
 - The first request decides how the server ends. If it grants a drain, and the server is ready, the guards are asked to
   stop it once no request is under way, or when the time of the drain is over; else they are asked at once.
 - A later request that may hurry, with less grace, takes the place of the one before and goes to the guards at once, which
-  then kill. Other later requests change nothing.
+  grant the server no more than that grace from then on. Other later requests change nothing.
 - Guards hang that do not say within `ANSWER_LIMIT` seconds that a release has begun, or that are not gone `GUARD_LIMIT`
   seconds after the grace of the last stop that they were sent, from here or by somebody else. They are killed, and the
   server is released in their place. If they are not gone `ANSWER_LIMIT` seconds later either, the machine gives up.
