@@ -56,6 +56,7 @@ class Agent:
         self._failed = False
         self._lock = threading.Lock()  # for `_placement`
         self._placement = Placement()
+        self._address = ""  # of the job's node
         self._update()
 
     async def run(self) -> int:
@@ -185,6 +186,7 @@ class Agent:
 
     def _send_request(self, node: str) -> None:
         found = self._ray.node(node)
+        self._address = found.ip
         self._update(nodes=(found.ip,))
         spec = self._spec
         env = {name: os.environ[name] for name in spec.env if name in os.environ}
@@ -226,7 +228,7 @@ class Agent:
         if content["said"] == wire.PLACED:
             self._compare_versions(str(content.get("vllm") or ""))
         elif content["said"] == wire.LISTENS:
-            to = (self._placement.nodes[0], int(content["port"]))
+            to = (self._address, int(content["port"]))
             asyncio.run_coroutine_threadsafe(self._listen(to), loop)
         elif content["said"] in (wire.ENDS, wire.RELEASED):
             # From now on another process may take the server's port on the node.
@@ -282,6 +284,7 @@ class Agent:
         If the kernel is gone, the guards kill the agent after half a second. So the request to stop comes first.
         """
         job = self._spec.job
+        self._forwarder.close()  # the server's port on the node is free before the job has ended
         with contextlib.suppress(ClusterError):  # the kernel checks the job itself, and the lease runs out
             await asyncio.to_thread(self._ray.stop, job)
             await asyncio.to_thread(self._ray.put, wire.request(job), b"")

@@ -27,28 +27,38 @@ class Forwarder:
         self._socket = free_port.bind(LOOPBACK, port)
         self._to: tuple[str, int] | None = None
         self._server: asyncio.Server | None = None
+        self._closed = asyncio.Event()
         self._open: set[asyncio.Task[None]] = set()
 
     async def listen(self, to: tuple[str, int]) -> None:
-        """Begin to accept connections; ``to`` is the address and the port of the server."""
+        """Begin to accept connections, unless the forwarder is closed; ``to`` is the address and the port of the server."""
+        if self._closed.is_set():
+            return
         self._to = to
         self._server = await asyncio.start_server(self._accept, sock=self._socket)
+        if self._closed.is_set():
+            self._server.close()
 
     def close(self) -> None:
-        """Accept no more connections, and end the open ones."""
+        """Accept no more connections, and end the open ones. After this, another process may have the server's port."""
+        self._closed.set()
         if self._server:
             self._server.close()
         for task in self._open:
             task.cancel()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._closed.is_set():
+            writer.close()
+            return
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - asyncio runs this method in a task
         self._open.add(task)
         try:
             assert self._to is not None  # noqa: S101 - `listen` has set it
             server_reader, server_writer = await asyncio.open_connection(*self._to)
-            await asyncio.gather(_pump(reader, server_writer), _pump(server_reader, writer))
+            with contextlib.closing(server_writer):
+                await asyncio.gather(_pump(reader, server_writer), _pump(server_reader, writer))
         except OSError:  # the server does not listen yet, or does not listen any more
             pass
         finally:

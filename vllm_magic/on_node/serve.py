@@ -127,6 +127,8 @@ def _serve_until_end(server: Server, stop_request: StopRequest, lease: Lease, lo
             break
         log.copy_new()
         stop_request.wait(POLL_INTERVAL)
+    if listens:  # the release frees the port long before it is done
+        _print(wire.line(wire.ENDS))
 
 
 def _release(server: Server, stop_request: StopRequest, log: LogCopier) -> int:

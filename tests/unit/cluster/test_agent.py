@@ -153,6 +153,37 @@ class TestPort:
         assert one._failed
         assert said == [b"Port 0 cannot be used: Address already in use\n"]
 
+    def test_it_is_closed_before_the_job_is_stopped(self, made):
+        """Once the server has ended, another process may have its port on the node."""
+        head = Head(job(JobStatus.RUNNING))
+        one = made(head)
+        open_at_stop = []
+        head.stop = lambda _: open_at_stop.append(not one._forwarder._closed.is_set())
+        head.job = lambda _: job(JobStatus.STOPPED)
+        asyncio.run(one._end())
+        assert open_at_stop == [False]
+
+    def test_it_leads_to_the_node_of_the_job(self, made, monkeypatch):
+        """Also while the nodes of the engine's other workers are not known, or the job's own node is not among them."""
+        head = Head(job(JobStatus.RUNNING))
+        one = made(head)
+        places = []
+
+        async def listen(to: tuple[str, int]) -> None:
+            places.append(to)
+
+        monkeypatch.setattr(one._forwarder, "listen", listen)
+
+        async def hear() -> None:
+            one._send_request("node")
+            one._update(nodes=())
+            one._copy(wire.line(wire.LISTENS, port=8000).encode(), asyncio.get_running_loop())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+        asyncio.run(hear())
+        assert places == [("10.0.0.1", 8000)]
+
 
 class TestCluster:
     def test_a_submission_is_tried_again(self, made, said):
