@@ -258,7 +258,9 @@ class Kernel:
 def kernel(home, executable):
     says = stand_in.options(says="**one** two " + "three " * 60, token_s=0.02)
     kernel = Kernel({**os.environ, "VLLM_MAGIC_EXECUTABLE": executable, **says})
-    kernel.run("%load_ext vllm_magic\ns = %vllm start tiny --max-model-len 4096")
+    kernel.run(
+        "%load_ext vllm_magic\n%config VllmMagics.display = 'update'\ns = %vllm start tiny --max-model-len 4096"
+    )
     yield kernel
     kernel.close()
 

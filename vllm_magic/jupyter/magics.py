@@ -11,6 +11,7 @@ from traitlets import Enum, Float, Unicode
 from vllm_magic.errors import InvalidOption, ServerNotFound
 from vllm_magic.jupyter.commands import expansion, registry
 from vllm_magic.jupyter.commands.context import Context
+from vllm_magic.jupyter.display import mode
 from vllm_magic.jupyter.loaded_manager import loaded_manager
 
 if TYPE_CHECKING:
@@ -52,6 +53,11 @@ class VllmMagics(Magics):
         ("auto", "on", "off"),
         "auto",
         help="Keep a process that has imported vLLM for the next start: once a server is ready and 16 GiB of memory are free (auto), always (on), or never (off).",
+    ).tag(config=True)
+    display = Enum(
+        mode.SETTINGS,
+        mode.AUTO,
+        help="How progress and answers are shown: updated in place (update), as text that is only appended (append), or by what the front end is (auto).",
     ).tag(config=True)
 
     def __init__(self, shell: InteractiveShell) -> None:

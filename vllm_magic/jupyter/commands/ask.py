@@ -112,4 +112,5 @@ class AskCommand(SubCommand[AskArguments]):
     def run(self, context: Context, arguments: AskArguments) -> None:
         """Send the cell, and show the answer while it comes."""
         server = context.manager.get(arguments.name)
-        context.asker.ask(server, context.cell.strip("\n"), arguments, context.shell.user_ns)
+        cell, variables = context.cell.strip("\n"), context.shell.user_ns
+        context.asker.ask(server, cell, arguments, variables, context.display_mode)

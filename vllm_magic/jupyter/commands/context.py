@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.jupyter.commands.settings import Settings
     from vllm_magic.jupyter.display.chat_cell import Asker
+    from vllm_magic.jupyter.display.mode import DisplayMode
     from vllm_magic.manager.manager import Manager
 
 
@@ -19,10 +20,12 @@ class Configuration(Protocol):
     Attributes:
         grace: the seconds from SIGTERM to SIGKILL; None for the default.
         spare: the mode of the spare, a value of `StandbyMode`.
+        display: the way in which outputs that change are shown, a value of `mode.SETTINGS`.
     """
 
     grace: Any
     spare: Any
+    display: Any
 
     @property
     def settings(self) -> Settings:
@@ -47,8 +50,15 @@ class Context:
 
     @property
     def notebook(self) -> bool:
-        """Whether the shell has a front end that can update an output; False in a terminal."""
+        """Whether the shell has a front end; False in a terminal."""
         return hasattr(self.shell, "kernel")
+
+    @property
+    def display_mode(self) -> DisplayMode:
+        """The way in which the front end of this command shows outputs that change."""
+        from vllm_magic.jupyter.display import mode
+
+        return mode.choose(self.shell, self._configuration.display)
 
     @property
     def settings(self) -> Settings:
@@ -84,4 +94,4 @@ class Context:
         """The object that sends the cells of ``%%vllm`` and remembers their conversations."""
         from vllm_magic.jupyter.display.chat_cell import Asker
 
-        return Asker(notebook=self.notebook)
+        return Asker()

@@ -59,7 +59,7 @@ class StartCommand(SubCommand[StartArguments]):
 def _start(context: Context, request: StartRequest) -> Server:
     from vllm_magic.jupyter.display.progress import ProgressLine, ready
 
-    line = ProgressLine(notebook=context.notebook)
+    line = ProgressLine(context.display_mode)
     early_warning = context.manager.warn_early(request.spec)
 
     def report(server: Server) -> None:
@@ -109,7 +109,7 @@ class AttachCommand(SubCommand[ServerName]):
         """Attach the server."""
         from vllm_magic.jupyter.display.progress import ProgressLine
 
-        line = ProgressLine(notebook=context.notebook)
+        line = ProgressLine(context.display_mode)
         before = context.manager.servers()
         try:
             return context.manager.attach(arguments.name, report=line.report)
@@ -236,7 +236,7 @@ class SwitchCommand(SubCommand[StartArguments]):
             raise InvalidOption(
                 "--no-wait: %vllm switch always waits until the server is ready. Leave this option out."
             )
-        line = ProgressLine(notebook=context.notebook)
+        line = ProgressLine(context.display_mode)
         try:
             switch = switching.switch(
                 context.manager, request.spec, timeout=request.timeout, report=line.report

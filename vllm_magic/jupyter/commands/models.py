@@ -124,11 +124,11 @@ class BenchCommand(SubCommand[BenchArguments]):
 
     def run(self, context: Context, arguments: BenchArguments) -> View:
         """Run the benchmark, and return its output."""
-        from vllm_magic.jupyter.display.progress import Line
+        from vllm_magic.jupyter.display.progress import new_line
         from vllm_magic.view import View
 
         server = context.manager.get(arguments.name)
-        line = Line(notebook=context.notebook)
+        line = new_line(context.display_mode)
 
         def report(last_line: str, seconds: float) -> None:
             line.show(f"{server.name}: vllm bench serve, {seconds:.0f} s  {last_line}", None)
@@ -169,11 +169,11 @@ class PullCommand(SubCommand[PullArguments]):
     def run(self, context: Context, arguments: PullArguments) -> View:
         """Download the model."""
         from vllm_magic.children.pull import pull
-        from vllm_magic.jupyter.display.progress import Line, download
+        from vllm_magic.jupyter.display.progress import download, new_line
         from vllm_magic.sizes import gib
         from vllm_magic.view import View
 
-        line = Line(notebook=context.notebook)
+        line = new_line(context.display_mode)
 
         def report(progress: Download) -> None:
             share = min(1.0, progress.done / progress.total) if progress.total else None

@@ -1,4 +1,4 @@
-"""A streamed answer on the screen: Markdown that is updated in place in a notebook, plain text in a terminal.
+"""A streamed answer on the screen: Markdown in a notebook, plain text where text is only appended.
 
 The text of a model may contain anything: no HTML in it reaches a notebook, and no control character in it reaches a
 terminal. Only the thread that runs the cell uses this module.
@@ -11,10 +11,12 @@ import time
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from IPython.display import DisplayHandle, display
+from IPython.display import display
 
 from vllm_magic.engine.client.generate import PieceKind
 from vllm_magic.engine.startup.log import printable
+from vllm_magic.jupyter.display.mode import DisplayMode
+from vllm_magic.jupyter.display.updated import UpdatedOutput
 
 if TYPE_CHECKING:
     from vllm_magic.engine.client.generate import Answer, Piece
@@ -24,23 +26,32 @@ REST = 5  # times the duration of the last update until the next one, at least: 
 _REFUSES = "The model refuses: "
 
 
+def shown(mode: DisplayMode, *, as_json: bool) -> NotebookAnswer | TextAnswer:
+    """Return the object that shows an answer in this mode; `NotebookAnswer` has the arguments."""
+    if mode in {DisplayMode.APPEND, DisplayMode.TERMINAL}:
+        return TextAnswer()
+    return NotebookAnswer(as_json=as_json, streamed=mode is DisplayMode.UPDATE)
+
+
 class NotebookAnswer:
-    """An answer in a notebook, as two outputs: the answer, updated in place, and at its end the line below it.
+    """An answer in a notebook, as two outputs: the answer, and at its end the line below it.
 
     Args:
         as_json: whether to show the text unchanged rather than as Markdown.
+        streamed: whether the answer is shown while it comes, updated in place, rather than at its end only.
     """
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool, streamed: bool) -> None:
         self._as_json = as_json
+        self._streamed = streamed
         self._said: dict[PieceKind, str] = dict.fromkeys(PieceKind, "")
-        self._handle: DisplayHandle | None = None
+        self._output = UpdatedOutput()
         self._due = 0.0
 
     def add(self, piece: Piece) -> None:
         """Add a piece; update the output, unless that was done a moment ago."""
         self._said[piece.kind] += piece.text
-        if time.monotonic() >= self._due:
+        if self._streamed and time.monotonic() >= self._due:
             self._show(thinking=piece.kind is PieceKind.REASONING)
 
     def finish(self, line: str) -> None:
@@ -51,11 +62,7 @@ class NotebookAnswer:
 
     def _show(self, *, thinking: bool) -> None:
         began = time.monotonic()
-        data = {"text/plain": self._plain(), "text/html": self._html(thinking=thinking)}
-        if self._handle is None:
-            self._handle = display(data, raw=True, display_id=True)  # type: ignore[no-untyped-call]
-        else:
-            self._handle.update(data, raw=True)  # type: ignore[no-untyped-call]
+        self._output.show({"text/plain": self._plain(), "text/html": self._html(thinking=thinking)})
         now = time.monotonic()
         self._due = now + max(EVERY, REST * (now - began))
 
@@ -83,8 +90,8 @@ class NotebookAnswer:
         return printable(_joined(quoted, _refusal(self._said[PieceKind.REFUSAL]), self._said[PieceKind.TEXT]))
 
 
-class TerminalAnswer:
-    """An answer in a terminal: text, written as it comes."""
+class TextAnswer:
+    """An answer as text, written as it comes."""
 
     def __init__(self) -> None:
         self._kind: PieceKind | None = None

@@ -8,13 +8,14 @@ from weakref import WeakKeyDictionary
 
 from vllm_magic.engine.client import generate
 from vllm_magic.errors import InvalidOption, NoChatTemplate
-from vllm_magic.jupyter.display.answer import NotebookAnswer, TerminalAnswer, line
+from vllm_magic.jupyter.display import answer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
     from vllm_magic.engine.client.generate import Message, Stream
     from vllm_magic.jupyter.commands.ask import AskArguments
+    from vllm_magic.jupyter.display.mode import DisplayMode
     from vllm_magic.server.server import Server
 
 QUOTED = 100  # characters of an invalid schema that its error quotes
@@ -30,18 +31,18 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Asker:
-    """Asks the servers of one notebook.
+    """Asks the servers of one notebook."""
 
-    Args:
-        notebook: whether a front end that can update an output shows it; otherwise a terminal or a file gets it.
-    """
-
-    def __init__(self, *, notebook: bool) -> None:
-        self._notebook = notebook
+    def __init__(self) -> None:
         self._conversations: WeakKeyDictionary[Server, list[Message]] = WeakKeyDictionary()
 
     def ask(
-        self, server: Server, said: str, wanted: AskArguments, namespace: MutableMapping[str, Any]
+        self,
+        server: Server,
+        said: str,
+        wanted: AskArguments,
+        namespace: MutableMapping[str, Any],
+        mode: DisplayMode,
     ) -> None:
         """Send a text to a server, and show the answer.
 
@@ -50,6 +51,7 @@ class Asker:
             said: the text of the cell.
             wanted: the options of the cell.
             namespace: the notebook's variables; the answer is stored there if an option names a variable for it.
+            mode: the way in which the answer is shown.
 
         Raises:
             RequestFailed: the server gave no answer.
@@ -61,7 +63,7 @@ class Asker:
         schema = None if wanted.schema is None else _schema(wanted.schema, namespace)
         history = self._history(server, wanted)
         messages = generate.conversation(said, wanted.system, history)
-        shown = NotebookAnswer(as_json=schema is not None) if self._notebook else TerminalAnswer()
+        shown = answer.shown(mode, as_json=schema is not None)
         stream, note = None, _BROKEN
         try:
             options = {"temperature": wanted.temperature, "json_schema": schema}
@@ -77,7 +79,7 @@ class Asker:
         finally:
             if stream is not None:
                 stream.close()
-                shown.finish(line(stream.answer, note))
+                shown.finish(answer.line(stream.answer, note))
                 if note != _BROKEN:  # half an answer is none to go on from
                     generate.remember(history, messages, stream.answer)
                 if wanted.variable and schema is None:

@@ -1,13 +1,19 @@
-"""The line that shows the progress of a start, updated in place. Only the thread that runs the cell uses this module."""
+"""The line that shows the progress of a start, a download or a benchmark. Only the thread that runs the cell uses this module.
+
+The line is text or a display, not a widget: it looks the same in every front end, works under nbclient and papermill, where
+nobody answers a widget, and leaves only the result in the saved notebook.
+"""
 
 from __future__ import annotations
 
 import sys
+import time
+from abc import ABC, abstractmethod
 from html import escape
 from typing import TYPE_CHECKING
 
-from IPython.display import DisplayHandle, display
-
+from vllm_magic.jupyter.display.mode import DisplayMode
+from vllm_magic.jupyter.display.updated import UpdatedOutput
 from vllm_magic.provisioning.base import StartKind
 from vllm_magic.sizes import gib
 from vllm_magic.view import duration
@@ -21,74 +27,134 @@ if TYPE_CHECKING:
 WIDTH = 78  # characters that a line in a terminal may take
 BAR = 12  # characters of the bar in this line
 LONGEST_STAGES = 3  # stages that the last line names
+EVERY = 15.0  # seconds between two lines of one stage, where lines are appended
 
 
-class Line:
-    """A line that is updated in place, and at the end replaced by the result.
+class Line(ABC):
+    """The progress of a command, and at its end the result in one line."""
 
-    The line is a display that is updated, not a widget: it looks the same in JupyterLab, works under nbclient and
-    papermill, where nobody answers a widget, and leaves only the result in the saved notebook.
+    @abstractmethod
+    def show(self, text: str, share: float | None, stage: str = "") -> None:
+        """Show this state of the progress.
 
-    Args:
-        notebook: whether a front end that can update an output shows it; otherwise a terminal or a file gets it.
-    """
+        Args:
+            text: the state, in one line.
+            share: the share (0 to 1) of the work that is done; None if it is not known.
+            stage: the name of the part of the work that is done now.
+        """
 
-    def __init__(self, *, notebook: bool) -> None:
-        self._notebook = notebook
-        self._handle: DisplayHandle | None = None
+    @abstractmethod
+    def finish(self, text: str) -> None:
+        """Show the result; "" for none."""
+
+
+def new_line(mode: DisplayMode) -> Line:
+    """Return a line for this mode."""
+    lines: dict[DisplayMode, type[Line]] = {
+        DisplayMode.UPDATE: UpdatedLine,
+        DisplayMode.APPEND: AppendedLines,
+        DisplayMode.FINAL: FinalLine,
+        DisplayMode.TERMINAL: TerminalLine,
+    }
+    return lines[mode]()
+
+
+class UpdatedLine(Line):
+    """One output, which is updated in place, and at the end replaced by the result."""
+
+    def __init__(self) -> None:
+        self._output = UpdatedOutput()
         self._shown = ""
 
-    def show(self, text: str, share: float | None) -> None:
-        """Show this text, after a bar if a share (0 to 1) is given; write nothing to a file."""
-        if self._notebook:
-            self._show_in_notebook(text, share)
-        elif sys.stdout.isatty():
-            line = text if share is None else f"{_bar(share)} {text}"
-            sys.stdout.write(f"\r{line[:WIDTH].ljust(WIDTH)}")
-            sys.stdout.flush()
+    def show(self, text: str, share: float | None, stage: str = "") -> None:  # noqa: ARG002
+        """Show the text after a bar, unless the text is there already."""
+        if text == self._shown:
+            return
         self._shown = text
+        bar = "" if share is None else f'<progress max="1" value="{share:.3f}"></progress> '
+        self._output.show({"text/plain": text, "text/html": f"<div>{bar}{escape(text)}</div>"})
 
     def finish(self, text: str) -> None:
-        """Replace the line by the result; "" leaves no text."""
-        if self._notebook:
-            if self._handle is not None or text:
-                self._show_in_notebook(text, None)
-            return
-        if sys.stdout.isatty() and self._shown:
+        """Replace the progress by the result."""
+        if self._output.shown or text:
+            self.show(text, None)
+
+
+class FinalLine(UpdatedLine):
+    """The result alone."""
+
+    def show(self, text: str, share: float | None, stage: str = "") -> None:
+        """Show nothing yet."""
+
+    def finish(self, text: str) -> None:
+        """Show the result."""
+        if text:
+            super().show(text, None)
+
+
+class AppendedLines(Line):
+    """Text, to which a line is added for each stage, and every `EVERY` seconds in a long one."""
+
+    def __init__(self) -> None:
+        self._stage: str | None = None
+        self._due = 0.0
+
+    def show(self, text: str, share: float | None, stage: str = "") -> None:  # noqa: ARG002
+        """Add the text if the stage is another one, or the last line is old."""
+        if stage != self._stage or time.monotonic() >= self._due:
+            self._stage = stage
+            self._due = time.monotonic() + EVERY
+            self.finish(text)
+
+    def finish(self, text: str) -> None:
+        """Add the result."""
+        if text:
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
+
+
+class TerminalLine(Line):
+    """A line of a terminal, which is written over."""
+
+    def __init__(self) -> None:
+        self._shown = False
+
+    def show(self, text: str, share: float | None, stage: str = "") -> None:  # noqa: ARG002
+        """Write the text over the last one, after a bar."""
+        line = text if share is None else f"{_bar(share)} {text}"
+        sys.stdout.write(f"\r{line[:WIDTH].ljust(WIDTH)}")
+        sys.stdout.flush()
+        self._shown = True
+
+    def finish(self, text: str) -> None:
+        """Write the result in place of the progress."""
+        if self._shown:
             sys.stdout.write("\r" + " " * WIDTH + "\r")
         if text:
             sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
 
-    def _show_in_notebook(self, text: str, share: float | None) -> None:
-        if text == self._shown:
-            return
-        bar = "" if share is None else f'<progress max="1" value="{share:.3f}"></progress> '
-        data = {"text/plain": text, "text/html": f"<div>{bar}{escape(text)}</div>"}
-        if self._handle is None:
-            self._handle = display(data, raw=True, display_id=True)  # type: ignore[no-untyped-call]
-        else:
-            self._handle.update(data, raw=True)  # type: ignore[no-untyped-call]
 
+class ProgressLine:
+    """Shows a bar and "name: stage · seconds" while a server starts.
 
-class ProgressLine(Line):
-    """Shows a bar and "name: stage · seconds" while a server starts; writes a line for each stage to a file."""
+    Args:
+        mode: the way in which the line is shown.
+    """
 
-    def __init__(self, *, notebook: bool) -> None:
-        super().__init__(notebook=notebook)
-        self._stage = ""
+    def __init__(self, mode: DisplayMode) -> None:
+        self._line = new_line(mode)
 
     def report(self, server: Server) -> None:
         """Show the progress of the server now."""
         now = server.status
-        stage = now.progress.stage.value
-        if stage != self._stage and not self._notebook and not sys.stdout.isatty():
-            sys.stdout.write(f"{now.name}: {stage}\n")
-        self._stage = stage
         done = stage_text(now.progress, now.estimate)
-        self.show(
-            f"{now.name}: {done} \N{MIDDLE DOT} {_times(now.seconds, now.estimate)}", now.estimate.share
-        )
+        text = f"{now.name}: {done} \N{MIDDLE DOT} {_times(now.seconds, now.estimate)}"
+        self._line.show(text, now.estimate.share, now.progress.stage.value)
+
+    def finish(self, text: str) -> None:
+        """Show the result; "" for none."""
+        self._line.finish(text)
 
 
 def stage_text(progress: Progress, estimate: Estimate) -> str:

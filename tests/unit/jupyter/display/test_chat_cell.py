@@ -11,7 +11,8 @@ import stand_in
 
 from vllm_magic.engine.client.generate import Answer, Piece, PieceKind
 from vllm_magic.engine.startup.log import printable
-from vllm_magic.jupyter.display import answer
+from vllm_magic.jupyter.display import answer, updated
+from vllm_magic.jupyter.display.mode import DisplayMode
 
 LIMIT = 60.0
 
@@ -36,11 +37,12 @@ class TestNotebook:
             seen.append(data)
             return Handle()
 
-        monkeypatch.setattr(answer, "display", display)
+        for module in (answer, updated):
+            monkeypatch.setattr(module, "display", display)
         return seen
 
     def say(self, *pieces: Piece, as_json: bool = False) -> None:
-        view = answer.NotebookAnswer(as_json=as_json)
+        view = answer.NotebookAnswer(as_json=as_json, streamed=True)
         for piece in pieces:
             view.add(piece)
         view.finish("the <end>")
@@ -52,6 +54,13 @@ class TestNotebook:
         whole = "".join(f"w{number} " for number in range(5000))
         assert seen[-2] == {"text/plain": whole, "text/html": f"<p>{whole.rstrip()}</p>\n"}
         assert seen[-1] == {"text/plain": "the <end>", "text/html": "<small>the &lt;end&gt;</small>"}
+
+    def test_without_updates_the_whole_answer_is_the_only_output(self, seen):
+        view = answer.shown(DisplayMode.FINAL, as_json=False)
+        for text in ("one", " two"):
+            view.add(Piece(PieceKind.TEXT, text))
+        view.finish("the end")
+        assert [data["text/plain"] for data in seen] == ["one two", "the end"]
 
     @pytest.mark.parametrize(
         ("said", "html"),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -20,7 +20,8 @@ from vllm_magic.errors import StartFailed
 from vllm_magic.gpu.devices import Snapshot
 from vllm_magic.guard.protocol import Why
 from vllm_magic.jupyter.display import views
-from vllm_magic.jupyter.display.progress import ProgressLine
+from vllm_magic.jupyter.display.mode import DisplayMode
+from vllm_magic.jupyter.display.progress import EVERY, AppendedLines, ProgressLine
 from vllm_magic.jupyter.panel import view_state
 from vllm_magic.lifecycle.events import NeverStarted, Over, ProgressChanged, Ready
 from vllm_magic.linux import processes
@@ -279,7 +280,7 @@ class TestProgress:
 
     def test_in_a_terminal_one_line_is_written_over(self, monkeypatch):
         out = Terminal()
-        line = ProgressLine(notebook=False)
+        line = ProgressLine(DisplayMode.TERMINAL)
         monkeypatch.setattr(sys, "stdout", out)
         self.steps(a_server(), line)
         shown = out.getvalue().split("\r")[1:]
@@ -295,21 +296,36 @@ class TestProgress:
     def test_a_long_name_does_not_break_the_line(self, monkeypatch):
         out = Terminal()
         monkeypatch.setattr(sys, "stdout", out)
-        ProgressLine(notebook=False).report(a_server(name="n" * 64))
+        ProgressLine(DisplayMode.TERMINAL).report(a_server(name="n" * 64))
         assert len(out.getvalue()) == 79
 
-    def test_in_a_file_each_stage_is_one_line(self):
-        out = io.StringIO()
-        line = ProgressLine(notebook=False)
-        with contextlib.redirect_stdout(out):
-            self.steps(a_server(), line)
-            line.finish("")
-        assert out.getvalue() == "tiny: importing vLLM\ntiny: loading weights\n"
+    def test_where_text_is_appended_each_stage_is_one_line(self, capsys):
+        line = ProgressLine(DisplayMode.APPEND)
+        self.steps(a_server(), line)
+        line.finish("tiny is ready.")
+        assert capsys.readouterr().out == (
+            "tiny: importing vLLM · 0 s\ntiny: loading weights 3/8 · 0 s\ntiny is ready.\n"
+        )
+
+    def test_a_long_stage_gets_a_line_now_and_then(self, capsys, monkeypatch):
+        line = AppendedLines()
+        for now in (100.0, 101.0, 100.0 + EVERY, 101.0 + EVERY):
+            monkeypatch.setattr(time, "monotonic", lambda now=now: now)
+            line.show(f"at {now:.0f}", None)
+        assert capsys.readouterr().out == "at 100\nat 115\n"
+
+    def test_where_only_the_end_is_shown_no_progress_is(self, capsys):
+        line = ProgressLine(DisplayMode.FINAL)
+        self.steps(a_server(), line)
+        line.finish("")
+        assert capsys.readouterr().out == ""
+        line.finish("tiny is ready.")
+        assert "tiny is ready." in capsys.readouterr().out
 
     def test_in_a_notebook_one_output_is_updated(self):
         InteractiveShell.instance()
         try:
-            line = ProgressLine(notebook=True)
+            line = ProgressLine(DisplayMode.UPDATE)
             with capture_output() as seen:
                 self.steps(a_server(model="<b>"), line)
                 line.finish("")
@@ -323,8 +339,8 @@ class TestProgress:
         assert [output.data["text/html"] for output in seen.outputs][-1] == "<div></div>"
 
     def test_nothing_was_shown_nothing_is_taken_back(self, capsys):
-        ProgressLine(notebook=False).finish("")
-        ProgressLine(notebook=True).finish("")
+        for mode in DisplayMode:
+            ProgressLine(mode).finish("")
         assert capsys.readouterr().out == ""
 
 
