@@ -379,12 +379,13 @@ def _folder(path: Path, name: str) -> Folder:
 
 
 def _runtime_directory() -> str:
-    try:
-        from jupyter_core.paths import jupyter_runtime_dir
+    """Return Jupyter's runtime directory, by the rules of jupyter_core's ``jupyter_runtime_dir`` on Linux.
 
-        return jupyter_runtime_dir()
-    except (ImportError, RuntimeError):  # IPython without Jupyter; or no home folder, which is reported later
-        return "~/.local/share/jupyter/runtime"
+    jupyter_core is not asked: the environment of a terminal tool (pipx, uvx) need not have it, and has to find the same folder.
+    """
+    env = os.environ
+    data = env.get("JUPYTER_DATA_DIR") or f"{env.get('XDG_DATA_HOME') or '~/.local/share'}/jupyter"
+    return env.get("JUPYTER_RUNTIME_DIR") or f"{data}/runtime"
 
 
 def _check_path(path: Path) -> None:

@@ -6,15 +6,15 @@ import contextlib
 import os
 import socket
 import stat
-import sys
 from pathlib import Path
 
 import pytest
+from jupyter_core.paths import jupyter_runtime_dir
 from records import record
 
 from vllm_magic import ledger
 from vllm_magic.guard import record as records
-from vllm_magic.ledger import KEPT_LOGS, create, state_folder
+from vllm_magic.ledger import KEPT_LOGS, create, state_folder, state_path
 from vllm_magic.linux import files, machine
 
 
@@ -89,11 +89,25 @@ class TestStateFolder:
         monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
         assert state_folder() == tmp_path / "runtime" / "vllm_magic"
 
-    def test_without_jupyter_it_is_in_the_same_place(self, tmp_path, monkeypatch):
-        monkeypatch.delenv("VLLM_MAGIC_HOME", raising=False)
+    @pytest.mark.parametrize(
+        "names",
+        [
+            (),
+            ("XDG_DATA_HOME",),
+            ("JUPYTER_DATA_DIR",),
+            ("JUPYTER_DATA_DIR", "XDG_DATA_HOME"),
+            ("JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "XDG_DATA_HOME"),
+            ("XDG_DATA_HOME", "JUPYTER_PLATFORM_DIRS"),
+        ],
+    )
+    def test_jupyters_runtime_directory_is_where_jupyter_core_says(self, names, tmp_path, monkeypatch):
+        for name in ("XDG_DATA_HOME", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_PLATFORM_DIRS"):
+            monkeypatch.setenv(name, "")
+        monkeypatch.setenv("VLLM_MAGIC_HOME", "")
         monkeypatch.setenv("HOME", str(tmp_path))
-        monkeypatch.setitem(sys.modules, "jupyter_core.paths", None)  # importing it fails
-        assert state_folder() == tmp_path / ".local/share/jupyter/runtime/vllm_magic"
+        for name in names:
+            monkeypatch.setenv(name, str(tmp_path / name))
+        assert state_path() == Path(jupyter_runtime_dir(), "vllm_magic")
 
     def test_a_folder_of_another_user_is_refused(self, home, monkeypatch):
         home.mkdir(mode=0o700)
