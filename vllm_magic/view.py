@@ -1,14 +1,16 @@
-"""The display of everything that is shown: plain text for a terminal, HTML for a notebook, both from the same content.
+"""The display of everything that is shown: plain text for a terminal, HTML or Markdown for a notebook, from the same content.
 
-Text from outside (model names, logs, process names) is escaped in HTML. No key is shown: `View` masks keys in its content,
-wherever the content comes from.
+Text from outside (model names, logs, process names) is escaped in HTML and in Markdown. No key is shown: `View` masks keys
+in its content, wherever the content comes from.
 """
 
 from __future__ import annotations
 
+import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllm_magic.errors import one_line
 from vllm_magic.masking import mask
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 _CELL = "text-align:left;padding:2px 12px 2px 0"
 _PRE = "white-space:pre-wrap;margin:0;max-height:30em;overflow:auto"
+_MARKUP = re.compile(r"[\\`*_\[\]|$~]")  # what is markup in the middle of a line of Markdown, besides HTML
+_BACKTICKS = re.compile(r"`{3,}")
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,46 @@ class View:
             parts.append(f'<pre style="{_PRE}">{escape(chr(10).join(self.lines))}</pre>')
         return "".join(parts)
 
+    def _repr_markdown_(self) -> str:
+        parts = [f"**{_in_markdown(self.headline)}**"] if self.headline else []
+        if self.rows:
+            rule = ("---",) * len(self.columns)
+            cells = [map(_in_markdown, row) for row in (self.columns, *self.rows)]
+            lines = [f"| {' | '.join(row)} |" for row in cells]
+            parts.append("\n".join((lines[0], f"|{'|'.join(rule)}|", *lines[1:])))
+        if self.lines:
+            text = "\n".join(self.lines)
+            fence = max(("```", *(f"{one}`" for one in _BACKTICKS.findall(text))), key=len)
+            parts.append(f"{fence}\n{text}\n{fence}")
+        return "\n\n".join(parts)
+
+    def _mime_(self) -> tuple[str, str]:
+        return "text/html", self._repr_html_()
+
+
+class Viewable(ABC):
+    """A result that each front end shows as its view: Jupyter by ``_repr_html_`` and its like, marimo by ``_mime_``."""
+
+    def __init_subclass__(cls) -> None:
+        """Give the class this method as its own: IPython prefers a class's ``__repr__`` to what the class inherits."""
+        cls._repr_pretty_ = Viewable._repr_pretty_  # type: ignore[method-assign]
+
+    @abstractmethod
+    def view(self) -> View:
+        """Return what front ends show."""
+
+    def _repr_html_(self) -> str:
+        return self.view()._repr_html_()
+
+    def _repr_markdown_(self) -> str:
+        return self.view()._repr_markdown_()
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002, FBT001 - as IPython calls it
+        printer.text(repr(self.view()))
+
+    def _mime_(self) -> tuple[str, str]:
+        return self.view()._mime_()
+
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a table in plain text; none where it has no rows. Columns without names get no header."""
@@ -76,6 +120,11 @@ def _aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in shown
     ]
+
+
+def _in_markdown(text: str) -> str:
+    """Return one line of text as Markdown that shows exactly this text, by HTML's names for what is markup."""
+    return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", escape(text))
 
 
 def duration(seconds: float) -> str:

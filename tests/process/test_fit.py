@@ -19,7 +19,6 @@ import vllm_magic
 from vllm_magic.engine.capacity.advice import FitOutcome
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
-from vllm_magic.jupyter.display import views
 
 LLAMA = checkpoints.LLAMA_3_8B
 EVIL = "<script>alert(1)</script>"
@@ -270,7 +269,7 @@ def test_a_fit_in_a_program(fake_gpus, home, llama):
     found = vllm_magic.fit(llama, "--max-model-len", "4096")
     assert isinstance(found, vllm_magic.Fit)
     assert found.fits
-    assert "10 requests of 4,096 tokens" in views.fit(found).headline
+    assert "10 requests of 4,096 tokens" in found.view().headline
     with pytest.raises(InvalidOption):
         vllm_magic.fit(llama, gpus="7")
     vllm_magic.manager.manager.manager.probe.close()

@@ -83,7 +83,7 @@ def test_every_view_of_a_server_that_runs(manager, executable, talkative, fake_g
     said = views.lines(one.name, one.log(500))
     assert SHOWN in check(
         said,
-        views.server(one),
+        one.status.view(),
         views.status([one.status], now),
         gpus.view(*survey.holders(manager.probe)),
         gpus.view(now, gpus.uses(now, processes.table(), {}, ())),
@@ -106,8 +106,8 @@ def test_every_view_of_a_server_that_runs(manager, executable, talkative, fake_g
     cli.main(["logs", "tiny", "-n", "500"])
     assert SHOWN in check(capsys.readouterr().out)
     release = one.stop()
-    check(release, views.release(release), views.releases([release, release]))
-    check(one, views.lines(one.name, one.log(500)), views.server(one))
+    check(release, release.view(), views.releases([release, release]))
+    check(one, views.lines(one.name, one.log(500)), one.status.view())
     traces.check()
 
 
@@ -130,7 +130,7 @@ def test_every_view_of_a_server_that_failed(manager, talkative, then):
     with pytest.raises(StartFailed) as caught:
         manager.start(talkative(then), timeout=60)
     one = manager.get("tiny")
-    assert SHOWN in check(caught.value, one.error, views.server(one), views.status([one.status], None))
+    assert SHOWN in check(caught.value, one.error, one.status.view(), views.status([one.status], None))
     check(one.release, one.log(500))
 
 

@@ -51,7 +51,7 @@ def _stop_servers() -> None:
 
 
 def unload(shell: InteractiveShell) -> None:
-    """Stop every server, then remove the magic and the formatters.
+    """Stop every server, then remove the magic.
 
     Raises:
         ReleaseFailed: a server was not released; the magic stays, so that the user can see and stop that server.
@@ -76,4 +76,3 @@ def unload(shell: InteractiveShell) -> None:
         from vllm_magic.children import flag_reading
 
         flag_reading.end()
-    magics.remove_views()

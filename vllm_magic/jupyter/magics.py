@@ -15,22 +15,9 @@ from vllm_magic.jupyter.display import mode
 from vllm_magic.jupyter.loaded_manager import loaded_manager
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from IPython.core.interactiveshell import InteractiveShell
 
     from vllm_magic.jupyter.commands.settings import Settings
-
-# The types that commands return, with the function of `views` that shows them. Both are names, so that loading the
-# extension imports none of them.
-VIEWS = {
-    "vllm_magic.server.server.Server": "server",
-    "vllm_magic.server.status.ServerStatus": "server_status",
-    "vllm_magic.release.result.Release": "release",
-    "vllm_magic.server.sleep_mode.SleepResult": "sleep_result",
-    "vllm_magic.engine.client.generate.Answer": "answer",
-    "vllm_magic.engine.capacity.fit.Fit": "fit",
-}
 
 
 @magics_class
@@ -64,7 +51,6 @@ class VllmMagics(Magics):
         super().__init__(shell)
         self._shell = shell  # the type of Magics.shell allows None
         self._context = Context(shell, self)
-        self._add_views()
 
     @needs_local_scope
     @no_var_expand
@@ -91,33 +77,3 @@ class VllmMagics(Magics):
         if manager := loaded_manager():
             for line in manager.news():
                 print(line)  # noqa: T201 - in the cell's thread
-
-    def _add_views(self) -> None:
-        for formatters, name, view in self._views():
-            module, _, kind = name.rpartition(".")
-            formatters["text/html"].for_type_by_name(module, kind, _html(view))
-            formatters["text/plain"].for_type_by_name(module, kind, _plain(view))
-
-    def remove_views(self) -> None:
-        """Remove the formatters from the shell."""
-        for formatters, name, _ in self._views():
-            formatters["text/html"].pop(name, None)
-            formatters["text/plain"].pop(name, None)
-
-    def _views(self) -> list[tuple[Any, str, str]]:
-        formatter = self._shell.display_formatter
-        return [(formatter.formatters, name, view) for name, view in VIEWS.items()] if formatter else []
-
-
-def _view(function: str, value: Any) -> Any:
-    from vllm_magic.jupyter.display import views
-
-    return getattr(views, function)(value)
-
-
-def _html(function: str) -> Callable[[Any], str]:
-    return lambda value: _view(function, value)._repr_html_()
-
-
-def _plain(function: str) -> Callable[[Any, Any, bool], None]:
-    return lambda value, printer, _: printer.text(repr(_view(function, value)))

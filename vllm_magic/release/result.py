@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from vllm_magic.sizes import gib
+from vllm_magic.view import View, Viewable
+
 
 class Proof(str, Enum):
     """A proof of a release, from the weakest to the strongest; each includes the proofs before it.
@@ -66,7 +69,7 @@ class GpuMemory:
 
 
 @dataclass(frozen=True)
-class Release:
+class Release(Viewable):
     """The release of a server that has ended.
 
     Attributes:
@@ -117,6 +120,21 @@ class Release:
         if not self.verified:
             return f"{self.server} is not released, {self.seconds:.2f} s after its end began: {ended}, NOT proved."
         return f"{self.server} released in {self.seconds:.2f} s: {ended}, proved by {self.proof.value}."
+
+    def view(self) -> View:
+        """Return what ended, what memory came back, and the proof."""
+        rows = tuple(
+            (
+                f"{gpu.index}: {gpu.name}",
+                gib(gpu.baseline),
+                gib(gpu.before),
+                gib(gpu.after),
+                gib(gpu.freed),
+            )
+            for gpu in self.vram
+        )
+        note = (f"({self.note})",) if self.note and self.proof is not Proof.NVML_MEMORY else ()
+        return View(self.text, ("GPU", "before start", "before stop", "now", "freed"), rows, note)
 
     @property
     def proof_note(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllm_magic import arguments
 from vllm_magic.children import benchmark
@@ -67,6 +67,20 @@ class Server(RequestMethods):
 
     def __repr__(self) -> str:
         return f"<Server {self.name}: {self.state.value}, {self.base_url}>"
+
+    # What front ends show of it is its status; see `view.Viewable`.
+
+    def _repr_html_(self) -> str:
+        return self.status._repr_html_()
+
+    def _repr_markdown_(self) -> str:
+        return self.status._repr_markdown_()
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: FBT001 - as IPython calls it
+        self.status._repr_pretty_(printer, cycle)
+
+    def _mime_(self) -> tuple[str, str]:
+        return self.status._mime_()
 
     @property
     def status(self) -> ServerStatus:

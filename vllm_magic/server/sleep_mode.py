@@ -20,6 +20,7 @@ from vllm_magic.linux import files
 from vllm_magic.server import members
 from vllm_magic.server.gpu_turns import TURNS, GpuSet
 from vllm_magic.sizes import gib
+from vllm_magic.view import View, Viewable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +42,7 @@ NOTE = "asleep"  # the file in the server's folder that says its level: for the 
 
 
 @dataclass(frozen=True)
-class SleepResult:
+class SleepResult(Viewable):
     """A server that fell asleep, or woke up.
 
     Attributes:
@@ -70,6 +71,10 @@ class SleepResult:
         return (
             f"{self.server} {'sleeps' if self.asleep else 'is awake'} after {self.seconds:.1f} s: {proved}."
         )
+
+    def view(self) -> View:
+        """Return what happened."""
+        return View(self.text)
 
 
 class SleepMode:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic import durations
 from vllm_magic.guard.protocol import Why
+from vllm_magic.view import View, Viewable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ServerStatus:
+class ServerStatus(Viewable):
     """What is known of a server at one moment. It does not change; ``server.status`` returns a new one each time.
 
     Attributes:
@@ -96,6 +97,26 @@ class ServerStatus:
     def pid(self) -> int | None:
         """The leader's pid; None before it runs."""
         return self.leader.pid if self.leader else None
+
+    @property
+    def state_text(self) -> str:
+        """Its state in words, with the stage of a start and the level of a sleep."""
+        if self.state.value == "starting":
+            return f"starting: {self.progress.stage.value}"
+        if self.asleep and self.state.value == "ready":
+            return f"asleep (level {self.asleep})"
+        return self.idle_release or self.state.value
+
+    def view(self) -> View:
+        """Return what it serves, where, and why it failed."""
+        rows = (
+            ("model", self.model),
+            ("URL", self.base_url),
+            ("pid", str(self.pid or "")),
+            ("log", str(self.log_path or "")),
+        )
+        failed = (str(self.error),) if self.error else ()
+        return View(f"{self.name}: {self.state_text}", ("", ""), tuple(row for row in rows if row[1]), failed)
 
     @property
     def is_left(self) -> bool:

@@ -16,7 +16,6 @@ from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.engine.startup.stages import Stage
 from vllm_magic.gpu.probe import Probe
 from vllm_magic.guard.protocol import Why
-from vllm_magic.jupyter.display import views
 from vllm_magic.lifecycle.events import Ending, Over, Ready
 from vllm_magic.provisioning.ray import RayProvisioner
 from vllm_magic.release.result import nothing_to_release
@@ -106,5 +105,5 @@ def test_the_properties_of_a_server_say_the_same(tmp_path):
 
 def test_it_is_shown_as_its_server_is_and_without_its_key(tmp_path):
     one = launched(a_server(), tmp_path)
-    assert repr(views.server_status(one.status)) == repr(views.server(one))
+    assert one._repr_html_() == one.status._repr_html_()
     assert KEY not in repr(one.status)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.engine import command
-from vllm_magic.engine.capacity import advice, weights
+from vllm_magic.engine.capacity import advice, fit_view, weights
 from vllm_magic.engine.capacity.advice import FitInput, FitOutcome, GpuRoom
 from vllm_magic.engine.capacity.memory_need import need
 from vllm_magic.engine.flags import flags
@@ -19,6 +19,7 @@ from vllm_magic.errors import InvalidOption, NoEstimate
 from vllm_magic.gpu import choice
 from vllm_magic.gpu.visible import visible
 from vllm_magic.sizes import GIB
+from vllm_magic.view import View, Viewable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,7 +34,7 @@ ANY_LENGTH = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"  # config/model.py
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fit(Viewable):
     """Whether a model fits, and what it needs of each GPU. Memory in bytes.
 
     Attributes:
@@ -69,6 +70,10 @@ class Fit:
     def kv_tokens(self) -> int | None:
         """The tokens that the KV cache holds, which vLLM logs as "KV cache size"; None if `requests` is None."""
         return None if self.requests is None else int(self.requests * self.context)
+
+    def view(self) -> View:
+        """Return the verdict, what each GPU has to hold, and how sure that is."""
+        return fit_view.view(self)
 
 
 def fit(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot, *, online: bool = True) -> Fit:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vllm_magic import arguments
 from vllm_magic.engine.client.connection import readable
+from vllm_magic.engine.startup.log import printable
 from vllm_magic.errors import InvalidOption, RequestFailed
+from vllm_magic.view import View, Viewable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -42,7 +44,7 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Answer:
+class Answer(Viewable):
     """The text that a server has generated.
 
     Attributes:
@@ -77,6 +79,23 @@ class Answer:
             return None
         took = self.seconds - self.first_token
         return (self.completion_tokens - 1) / took if self.completion_tokens > 1 and took > 0 else None
+
+    def view(self) -> View:
+        """Return the text as it is, and the line below it."""
+        return View(lines=(*printable(self.text or self.refusal).split("\n"), f"({self.summary()})"))
+
+    def summary(self, note: str = "") -> str:
+        """Return in one line, after a note, how long the answer is, and how fast it came."""
+        parts = [note]
+        if self.completion_tokens is not None:
+            parts.append(f"{self.prompt_tokens} tokens in, {self.completion_tokens} out")
+        if self.tokens_per_second is not None:
+            parts.append(f"{self.tokens_per_second:.1f} tokens/s")
+        if self.first_token is not None:
+            parts.append(f"the first after {self.first_token:.2f} s")
+        if self.finish_reason == "length":
+            parts.append("cut at the limit of tokens")
+        return " · ".join(filter(None, parts)) or "no answer"
 
     @property
     def parsed(self) -> Any:

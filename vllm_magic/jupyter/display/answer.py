@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from IPython.display import display
 
@@ -19,7 +19,7 @@ from vllm_magic.jupyter.display.mode import DisplayMode
 from vllm_magic.jupyter.display.updated import UpdatedOutput
 
 if TYPE_CHECKING:
-    from vllm_magic.engine.client.generate import Answer, Piece
+    from vllm_magic.engine.client.generate import Piece
 
 EVERY = 0.1  # seconds between two updates in a notebook, at least
 REST = 5  # times the duration of the last update until the next one, at least: each renders the whole answer
@@ -109,20 +109,6 @@ class TextAnswer:
         """Write the line below the answer."""
         sys.stdout.write(f"\n({line})\n" if self._kind else f"({line})\n")
         sys.stdout.flush()
-
-
-def line(answer: Answer, note: str = "") -> str:
-    """Return the line below an answer: how long the answer is, and how fast it came."""
-    parts: list[Any] = [note]
-    if answer.completion_tokens is not None:
-        parts.append(f"{answer.prompt_tokens} tokens in, {answer.completion_tokens} out")
-    if answer.tokens_per_second is not None:
-        parts.append(f"{answer.tokens_per_second:.1f} tokens/s")
-    if answer.first_token is not None:
-        parts.append(f"the first after {answer.first_token:.2f} s")
-    if answer.finish_reason == "length":
-        parts.append("cut at the limit of tokens")
-    return " · ".join(filter(None, parts)) or "no answer"
 
 
 def _joined(*parts: str) -> str:

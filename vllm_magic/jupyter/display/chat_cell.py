@@ -79,7 +79,7 @@ class Asker:
         finally:
             if stream is not None:
                 stream.close()
-                shown.finish(answer.line(stream.answer, note))
+                shown.finish(stream.answer.summary(note))
                 if note != _BROKEN:  # half an answer is none to go on from
                     generate.remember(history, messages, stream.answer)
                 if wanted.variable and schema is None:

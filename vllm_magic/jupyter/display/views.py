@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.linux import processes
 from vllm_magic.provisioning.standby_pool import StandbyMode
-from vllm_magic.sizes import GIB, gib, gib_range
+from vllm_magic.sizes import gib
 from vllm_magic.view import View, duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from vllm_magic.doctor.findings import Report
     from vllm_magic.doctor.reap import Reaped
-    from vllm_magic.engine.capacity.fit import Fit
-    from vllm_magic.engine.client.generate import Answer
     from vllm_magic.engine.client.metrics import Histogram, Metrics
     from vllm_magic.engine.models.hf_cache import Model
     from vllm_magic.gpu.devices import Snapshot
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from vllm_magic.release.result import Release
     from vllm_magic.release.unproved import Recheck
     from vllm_magic.server.server import Server
-    from vllm_magic.server.sleep_mode import SleepResult
     from vllm_magic.server.status import ServerStatus
 
 NOTHING_RUNS = "No server runs. Start one with %vllm start MODEL."
@@ -45,30 +42,13 @@ _IN_A_CELL = {
 }
 
 
-def server(one: Server) -> View:
-    """Return the view of one server, as ``%vllm start`` shows it."""
-    return server_status(one.status)
-
-
-def server_status(one: ServerStatus) -> View:
-    """Return the view of ``server.status``: the same."""
-    rows = (
-        ("model", one.model),
-        ("URL", one.base_url),
-        ("pid", str(one.pid or "")),
-        ("log", str(one.log_path or "")),
-    )
-    failed = (str(one.error),) if one.error else ()
-    return View(f"{one.name}: {_state(one)}", ("", ""), tuple(row for row in rows if row[1]), failed)
-
-
 def status(servers: Sequence[ServerStatus], gpus: Snapshot | None, others: Sequence[str] = ()) -> View:
     """Return the table of ``%vllm``; ``others`` are lines about servers that are gone, or wait for a kernel."""
     if not servers:
         return View(NOTHING_RUNS, lines=tuple(others))
     columns = ["name", "model", "state", "URL", "since", "pid"]
     rows = [
-        [one.name, one.model, _state(one), one.base_url, duration(one.seconds), str(one.pid or "")]
+        [one.name, one.model, one.state_text, one.base_url, duration(one.seconds), str(one.pid or "")]
         for one in servers
     ]
     if gpus is not None and gpus.gpus:
@@ -89,33 +69,12 @@ def spare(now: StandbyStatus) -> View:
     return View(f"A spare {state}, since {since}. A start like the last one takes far less time with it.")
 
 
-def sleep_result(one: SleepResult) -> View:
-    """Return the view for ``%vllm sleep`` and ``wake``."""
-    return View(one.text)
-
-
-def release(one: Release) -> View:
-    """Return the view for ``%vllm stop``: what ended, what memory came back, and the proof."""
-    rows = tuple(
-        (
-            f"{gpu.index}: {gpu.name}",
-            gib(gpu.baseline),
-            gib(gpu.before),
-            gib(gpu.after),
-            gib(gpu.freed),
-        )
-        for gpu in one.vram
-    )
-    note = (f"({one.proof_note})",) if one.proof_note else ()
-    return View(one.text, ("GPU", "before start", "before stop", "now", "freed"), rows, note)
-
-
 def releases(several: Sequence[Release]) -> View:
     """Return the view for ``%vllm stop --all``."""
     if not several:
         return View("No server runs, so there is nothing to stop.")
     if len(several) == 1:
-        return release(several[0])
+        return several[0].view()
     rows = tuple(
         (
             one.server,
@@ -164,48 +123,6 @@ def models(cache: Path, cached: Sequence[Model], servers: Sequence[Server]) -> V
     )
     total = sum(model.size for model in cached)
     return View(f"{gib(total)} in {cache}", ("model", "size", "downloaded", "served as"), rows)
-
-
-def answer(one: Answer) -> View:
-    """Return the view of an answer of ``server.chat``."""
-    from vllm_magic.engine.startup.log import printable
-    from vllm_magic.jupyter.display.answer import line
-
-    return View(lines=(*printable(one.text or one.refusal).split("\n"), f"({line(one)})"))
-
-
-def fit(one: Fit) -> View:
-    """Return the view for ``%vllm fit``: the verdict, what each GPU has to hold, and how sure that is."""
-    need = one.need
-    kv = need.kv.request(one.context) if need.kv_room is None else need.kv_room
-    least, most = (need.weights + overhead + kv for overhead in need.overhead)
-    columns = ["weights", "overhead", "KV of one request" if need.kv_room is None else "KV cache", "needed"]
-    row = [_size(need.weights), gib_range(*need.overhead), _size(kv), gib_range(least, most)]
-    rows = [row]
-    if one.gpus:
-        columns = ["GPU", *columns, "vLLM may use", "free now"]
-        rows = [[f"{gpu.index}: {gpu.name}", *row, gib(gpu.usable), gib(gpu.free)] for gpu in one.gpus]
-    return View(one.verdict, tuple(columns), tuple(map(tuple, rows)), tuple(_how_sure(one)))
-
-
-def _how_sure(one: Fit) -> Iterator[str]:
-    need = one.need
-    numbers = f"{need.parameters:,} parameters, " if need.parameters else ""
-    yield f"Weights: {numbers}by {need.source}."
-    if need.kv.block:
-        window = f"; {need.model.sliding} layers keep a window of {need.model.window:,} tokens"
-        yield (
-            f"KV cache: {need.kv.token:,} bytes a token on each GPU ({need.kv_dtype}, blocks of "
-            f"{need.kv.block_size} tokens){window if need.model.sliding else ''}."
-        )
-        yield from () if need.kv_doubts else ("Exact: the KV cache of a request.",)
-    yield "Estimates:"
-    yield "  the overhead (CUDA's context, activations, CUDA graphs), and so what is left for the KV cache"
-    yield from (f"  {doubt}" for doubt in (*need.kv_doubts, *need.doubts))
-
-
-def _size(count: int) -> str:
-    return gib(count) if count >= GIB // 100 else f"{count / 2**20:.2f} MiB"
 
 
 def doctor(report: Report) -> View:
@@ -257,16 +174,6 @@ def _quantiles(times: Histogram) -> str:
 def _freed(one: Release) -> str:
     known = [gpu.freed for gpu in one.vram if gpu.freed is not None]
     return gib(sum(known) if known else None) if one.vram else ""
-
-
-def _state(one: ServerStatus) -> str:
-    return (
-        f"starting: {one.progress.stage.value}"
-        if one.state == "starting"
-        else f"asleep (level {one.asleep})"
-        if one.asleep and one.state == "ready"
-        else one.idle_release or one.state.value
-    )
 
 
 def _held(servers: Sequence[ServerStatus], now: Snapshot) -> list[list[int]]:

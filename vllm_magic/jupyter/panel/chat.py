@@ -11,7 +11,6 @@ from vllm_magic.engine.client import generate
 from vllm_magic.engine.client.generate import PieceKind
 from vllm_magic.engine.startup.log import printable
 from vllm_magic.errors import RequestFailed, VllmMagicError
-from vllm_magic.jupyter.display.answer import line
 from vllm_magic.jupyter.display.chat_cell import request_answer
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ class Chat:
             stream.close()
         generate.remember(self._history, messages, stream.answer)
         notes = ("" if has_template else NO_TEMPLATE, "stopped" if self._aborted.is_set() else "")
-        turn.note = line(stream.answer, " ".join(filter(None, notes)))
+        turn.note = stream.answer.summary(" ".join(filter(None, notes)))
 
     def _read(self, stream: Stream, turn: Turn) -> None:
         last_update = 0.0

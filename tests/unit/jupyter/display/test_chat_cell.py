@@ -139,10 +139,10 @@ class TestNotebook:
 
 def test_the_line_below():
     nothing = Answer("", "", "", None, None, None, 0.0, None)
-    assert answer.line(nothing) == "no answer"
-    assert answer.line(nothing, "interrupted") == "interrupted"
+    assert nothing.summary() == "no answer"
+    assert nothing.summary("interrupted") == "interrupted"
     cut = Answer("x", "", "", "length", 5, 11, 1.25, 0.25)
-    assert answer.line(cut) == (
+    assert cut.summary() == (
         "5 tokens in, 11 out · 10.0 tokens/s · the first after 0.25 s · cut at the limit of tokens"
     )
 

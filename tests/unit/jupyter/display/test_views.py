@@ -59,7 +59,7 @@ class TestWhoCame:
     one = release(proof=Proof.NVML_PROCESSES, note=CAME)
 
     def test_one_release(self):
-        assert same(views.release(self.one)).split("\n")[-1] == f"({CAME})"
+        assert same(self.one.view()).split("\n")[-1] == f"({CAME})"
 
     def test_several(self):
         assert same(views.releases([self.one, release(server="other")])).split("\n")[-1] == f"tiny: {CAME}"
@@ -146,12 +146,12 @@ class TestServers:
         one = a_server()
         one._run.handle(ProgressChanged(Progress(Stage.LOADING, (3, 8))))
         assert "starting: loading weights" in same(views.status([one.status], None))
-        assert same(views.server(one)).startswith("tiny: starting: loading weights")
+        assert same(one.status.view()).startswith("tiny: starting: loading weights")
 
     def test_when_it_is_ready(self, tmp_path):
         one = launched(a_server(), tmp_path)
         one._run.handle(Ready())
-        for view in (views.status([one.status], None), views.server(one)):
+        for view in (views.status([one.status], None), one.status.view()):
             text = same(view)
             assert "ready" in text
             assert "http://127.0.0.1:8001/v1" in text
@@ -161,13 +161,13 @@ class TestServers:
     def test_when_it_failed(self):
         one = a_server()
         one._run.handle(NeverStarted(StartFailed("The model is gated", "Set HF_TOKEN")))
-        for view in (views.status([one.status], None), views.server(one)):
+        for view in (views.status([one.status], None), one.status.view()):
             assert "The model is gated. Set HF_TOKEN" in same(view)
 
     def test_markup_in_names_and_errors(self):
         one = a_server(model=EVIL, name="tiny")
         one._run.handle(NeverStarted(StartFailed(f"There is no {EVIL}", EVIL)))
-        for view in (views.status([one.status], None), views.server(one)):
+        for view in (views.status([one.status], None), one.status.view()):
             assert "<script>" in same(view)
             assert "<script" not in view._repr_html_()
             assert "<img" not in view._repr_html_()
@@ -197,16 +197,16 @@ class TestServers:
 
 class TestReleases:
     def test_one(self):
-        text = same(views.release(release()))
+        text = same(release().view())
         assert text.startswith("tiny released in 0.53 s: 2 processes ended, proved by NVML memory.")
         assert "0: NVIDIA H200  0.00 GiB      22.00 GiB    0.00 GiB  22.00 GiB" in text
 
     def test_without_a_gpu(self):
-        text = same(views.release(release(vram=(), proof=Proof.PROCESSES, note="no NVIDIA driver found")))
+        text = same(release(vram=(), proof=Proof.PROCESSES, note="no NVIDIA driver found").view())
         assert text.endswith("proved by processes.\n(no NVIDIA driver found)")
 
     def test_what_is_not_proved_says_so(self):
-        text = same(views.release(release(proof=Proof.NONE, verified=False, note="still alive: pid 7")))
+        text = same(release(proof=Proof.NONE, verified=False, note="still alive: pid 7").view())
         assert text.startswith(
             "tiny is not released, 0.53 s after its end began: 2 processes ended, NOT proved."
         )
@@ -218,21 +218,21 @@ class TestReleases:
 
     def test_unknown_memory_is_not_zero(self):
         vram = (GpuMemory(0, "GPU-a", "GB10", None, None, None),)
-        assert same(views.release(release(vram=vram))).endswith("GB10  ?             ?            ?    ?")
+        assert same(release(vram=vram).view()).endswith("GB10  ?             ?            ?    ?")
         both = same(views.releases([release(vram=vram), release(vram=vram, server="other")]))
         assert "0.00 GiB" not in both
         assert "?" in both
 
     def test_several(self):
         assert "nothing to stop" in same(views.releases([]))
-        assert same(views.releases([release()])) == same(views.release(release()))
+        assert same(views.releases([release()])) == same(release().view())
         text = same(views.releases([release(), release(server="other", vram=())]))
         assert text.startswith("2 servers released.")
         assert "22.00 GiB" in text
 
     def test_markup(self):
         vram = (GpuMemory(0, "GPU-a", EVIL, 0, 0, 0),)
-        assert EVIL in same(views.release(release(vram=vram, note=EVIL, proof=Proof.PROCESSES)))
+        assert EVIL in same(release(vram=vram, note=EVIL, proof=Proof.PROCESSES).view())
 
 
 def gpu_view(now: Snapshot, servers: dict[int, str] | None = None) -> View:
