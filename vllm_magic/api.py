@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vllm_magic import arguments
+from vllm_magic import arguments, start_progress
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.manager.manager import manager
 
@@ -76,7 +76,8 @@ def start(
         keep=keep,
         cluster=cluster,
     )
-    return manager.start(spec, wait=wait, timeout=timeout).server
+    with start_progress.shown() as report:
+        return manager.start(spec, wait=wait, timeout=timeout, report=report).server
 
 
 def _spec(
@@ -201,7 +202,8 @@ class serve:  # noqa: N801 - used like a function
         self._start: Start | None = None
 
     def __enter__(self) -> Server:
-        self._start = manager.start(self._spec, wait=True, timeout=self._timeout)
+        with start_progress.shown() as report:
+            self._start = manager.start(self._spec, wait=True, timeout=self._timeout, report=report)
         return self._start.server
 
     def __exit__(

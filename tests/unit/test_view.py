@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
 from markdown_it import MarkdownIt
+from shells import a_shell
 from view_checks import Page, a_server, same
 
 from vllm_magic.engine.client.generate import Answer
@@ -45,7 +45,8 @@ def test_a_result_is_the_same_everywhere(result):
 
 @pytest.mark.parametrize("result", RESULTS, ids=lambda result: type(result).__name__)
 def test_ipython_needs_no_extension(result):
-    shown = InteractiveShell().display_formatter.format(result)[0]
+    with a_shell() as shell:
+        shown = shell.display_formatter.format(result)[0]
     assert shown["text/html"] == result._repr_html_()
     assert shown["text/markdown"] == result._repr_markdown_()
     assert shown["text/plain"] in check(result)

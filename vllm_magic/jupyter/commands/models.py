@@ -169,7 +169,8 @@ class PullCommand(SubCommand[PullArguments]):
     def run(self, context: Context, arguments: PullArguments) -> View:
         """Download the model."""
         from vllm_magic.children.pull import pull
-        from vllm_magic.jupyter.display.progress import download, new_line
+        from vllm_magic.jupyter.display.progress import new_line
+        from vllm_magic.server.progress_text import download
         from vllm_magic.sizes import gib
         from vllm_magic.view import View
 

@@ -15,13 +15,9 @@ from typing import TYPE_CHECKING
 from vllm_magic.jupyter.display.mode import DisplayMode
 from vllm_magic.jupyter.display.updated import UpdatedOutput
 from vllm_magic.provisioning.base import StartKind
-from vllm_magic.sizes import gib
-from vllm_magic.view import duration
+from vllm_magic.server.progress_text import line
 
 if TYPE_CHECKING:
-    from vllm_magic.engine.models.download import Download
-    from vllm_magic.engine.startup.estimate import Estimate
-    from vllm_magic.engine.startup.stages import Progress
     from vllm_magic.server.server import Server
 
 WIDTH = 78  # characters that a line in a terminal may take
@@ -148,21 +144,11 @@ class ProgressLine:
     def report(self, server: Server) -> None:
         """Show the progress of the server now."""
         now = server.status
-        done = stage_text(now.progress, now.estimate)
-        text = f"{now.name}: {done} \N{MIDDLE DOT} {_times(now.seconds, now.estimate)}"
-        self._line.show(text, now.estimate.share, now.progress.stage.value)
+        self._line.show(line(now), now.estimate.share, now.progress.stage.value)
 
     def finish(self, text: str) -> None:
         """Show the result; "" for none."""
         self._line.finish(text)
-
-
-def stage_text(progress: Progress, estimate: Estimate) -> str:
-    """Return the stage as text, with its count or download, and a note where it takes far longer than before."""
-    counted = f" {progress.counted[0]}/{progress.counted[1]}" if progress.counted else ""
-    late = "" if estimate.late is None else f", which took {duration(estimate.late)} before"
-    what = progress.stage.value if progress.download is None else download(progress.download)
-    return f"{what}{counted}{late}"
 
 
 def ready(server: Server) -> str:
@@ -172,18 +158,6 @@ def ready(server: Server) -> str:
     parts = ", ".join(f"{stage.value} {seconds:.1f} s" for stage, seconds in longest)
     spare = ", from a spare" if now.start_kind is StartKind.WARM else ""
     return f"{now.name} is ready after {now.ready_after:.1f} s{spare}{f' ({parts})' if parts else ''}."
-
-
-def download(seen: Download) -> str:
-    """Return the progress of a download as text."""
-    of = "" if seen.total is None else f" of {gib(seen.total)}"
-    speed = "" if seen.speed is None else f", {seen.speed / 1e6:.0f} MB/s"
-    return f"downloading {gib(seen.done)}{of}{speed}"
-
-
-def _times(seconds: float, estimate: Estimate) -> str:
-    left = "" if estimate.left is None else f", about {max(1.0, estimate.left):.0f} s left"
-    return f"{seconds:.0f} s{left}"
 
 
 def _bar(share: float) -> str:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_magic import durations
 from vllm_magic.jupyter.display import views
-from vllm_magic.jupyter.display.progress import stage_text
 from vllm_magic.jupyter.panel import server_list
 from vllm_magic.provisioning.base import StartKind
+from vllm_magic.server.progress_text import stage_text
 from vllm_magic.server.server import ServerState, run_of
 from vllm_magic.sizes import gib
 

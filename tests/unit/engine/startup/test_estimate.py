@@ -17,6 +17,7 @@ from vllm_magic.engine.startup import history
 from vllm_magic.engine.startup.estimate import USUAL, Estimate, Pace
 from vllm_magic.engine.startup.stages import ORDER, Progress, Stage
 from vllm_magic.jupyter.display import progress
+from vllm_magic.server import progress_text
 
 EARLIER = {Stage.IMPORTING: 10.0, Stage.ENGINE: 10.0, Stage.LOADING: 70.0, Stage.SERVING: 10.0}
 
@@ -242,7 +243,7 @@ class TestTold:
         ],
     )
     def test_a_stage(self, where, estimate, text):
-        assert progress.stage_text(where, estimate) == text
+        assert progress_text.stage_text(where, estimate) == text
 
     def test_the_bar(self):
         assert [
