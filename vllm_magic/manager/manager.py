@@ -17,7 +17,9 @@ from vllm_magic.errors import (
     VllmMagicError,
 )
 from vllm_magic.gpu.probe import Probe
+from vllm_magic.manager import sessions
 from vllm_magic.manager.registry import Registry
+from vllm_magic.manager.sessions import Sessions
 from vllm_magic.masking import mask_words
 from vllm_magic.monitoring.sampler import Sampler
 from vllm_magic.provisioning import choose
@@ -55,6 +57,7 @@ class Manager:
 
     def __init__(self) -> None:
         self._registry = Registry()
+        self._sessions = Sessions()
         self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._report_waiting = threading.Event()
         self._probe = Probe()
@@ -62,6 +65,11 @@ class Manager:
         self._spares = StandbyPool()
         self._last: ServerSpec | None = None  # of the last server that was ready
         self._pid = os.getpid()
+
+    @property
+    def sessions(self) -> Sessions:
+        """The sessions that use the servers, in a process that has several."""
+        return self._sessions
 
     # The servers.
 
@@ -100,6 +108,7 @@ class Manager:
         wait: bool = True,
         timeout: float | None = None,
         report: Callable[[Server], None] | None = None,
+        session: threading.Thread | None = None,
     ) -> Start:
         """Start a server, or return the one that runs with the same spec.
 
@@ -108,6 +117,7 @@ class Manager:
             wait: return when it is ready; otherwise at once.
             timeout: seconds to wait; after that the server is released.
             report: called in this thread again and again while it waits.
+            session: the session that uses the server; None for the one that calls this, if there is one.
 
         Raises:
             NameInUse: another spec has this name.
@@ -122,7 +132,7 @@ class Manager:
         before = self._registry.named(spec.name)
         start: Start | None = None
         try:
-            start = self._register(spec, timeout)
+            start = self._register(spec, timeout, session or sessions.current())
             if wait:
                 self._wait(start.server, timeout, report)
         except KeyboardInterrupt:
@@ -337,7 +347,7 @@ class Manager:
                 self._registry.forget(server)
             raise
 
-    def _register(self, spec: ServerSpec, timeout: float | None) -> Start:
+    def _register(self, spec: ServerSpec, timeout: float | None, session: threading.Thread | None) -> Start:
         while True:
             existing = self._registry.named(spec.name)
             state = existing.state if existing else None
@@ -349,6 +359,9 @@ class Manager:
                 continue
             if existing and state and not state.over:
                 if existing.spec == spec:
+                    self._sessions.hold(existing, session)
+                    if session is not None and existing.state is ServerState.STOPPING:
+                        continue  # the last other session has just ended
                     return Start(existing, reused=True)
                 raise NameInUse(_in_use(existing, spec))
             if existing and run_of(existing).is_left:
@@ -361,6 +374,7 @@ class Manager:
             provisioner = choose.provisioner(spec, environ, self._probe, self._spares)
             server = self._begin(spec, provisioner, existing)
             if server is not None:
+                self._sessions.hold(server, session)
                 return Start(server, reused=False)
 
     def _attach(self, owner: kept_servers.Attachment) -> Server:

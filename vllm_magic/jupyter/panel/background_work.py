@@ -11,6 +11,7 @@ from vllm_magic.jupyter.display import views
 from vllm_magic.jupyter.panel import form
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
 
     from vllm_magic.doctor.findings import Finding
@@ -67,12 +68,18 @@ class Work:
         manager: the manager of the kernel.
         settings: returns the settings for a start.
         grace: returns the grace period for a stop, in seconds; None for the default.
+        session: the session to which its servers belong; None for the whole process.
     """
 
     def __init__(
-        self, manager: Manager, settings: Callable[[], Settings], grace: Callable[[], float | None]
+        self,
+        manager: Manager,
+        settings: Callable[[], Settings],
+        grace: Callable[[], float | None],
+        session: threading.Thread | None = None,
     ) -> None:
         self._manager = manager
+        self._session = session
         self._settings = settings
         self.grace = grace
 
@@ -86,7 +93,7 @@ class Work:
 
     def start(self, fields: FormFields) -> WorkResult:
         """Start the server that the form describes, without waiting until it is ready."""
-        start = self._manager.start(form.spec(fields, self._settings()), wait=False)
+        start = self._manager.start(form.spec(fields, self._settings()), wait=False, session=self._session)
         name = start.server.name
         return WorkResult(f"{name} runs already, with the same options." if start.reused else "", chosen=name)
 

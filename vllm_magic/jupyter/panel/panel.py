@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_magic.jupyter.panel import messages, view_state
 from vllm_magic.jupyter.panel.background_work import Work
 from vllm_magic.jupyter.panel.controller import Controller
-from vllm_magic.jupyter.panel.widget import PanelWidget, receive_beside_cells
+from vllm_magic.jupyter.panel.widget import PanelWidget, is_closed, receive_beside_cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 class Panel:
     """The panel of a kernel. It can be displayed several times; all its views show the same.
 
+    `comm`, `get_state` and `set_state` are those of its widget: what ``mo.ui.anywidget`` asks for (marimo 0.25,
+    ``_plugins/ui/_impl/from_anywidget.py``), which then shows the widget itself.
+
     Args:
         manager: the manager of the kernel.
         settings: returns the settings for a start.
         grace: returns the grace period for a stop, in seconds; None for the default.
         is_busy: returns whether a cell runs now.
+        session: the session whose panel it is, in a process that has several; None for the panel of the whole kernel.
     """
 
     def __init__(
@@ -34,9 +38,11 @@ class Panel:
         settings: Callable[[], Settings],
         grace: Callable[[], float | None],
         is_busy: Callable[[], bool],
+        session: threading.Thread | None = None,
     ) -> None:
         self._manager = manager
-        self._work = Work(manager, settings, grace)
+        self._work = Work(manager, settings, grace, session)
+        self._runs_cells = session or threading.main_thread()
         self._is_busy = is_busy
         self._widget: PanelWidget | None = None
         self._controller: Controller | None = None
@@ -58,6 +64,24 @@ class Panel:
     def _status(self) -> list[ServerStatus]:
         return [server.status for server in self._manager.servers().values()]
 
+    @property
+    def comm(self) -> Any:
+        """The connection of the widget to its views."""
+        return self._open().comm
+
+    @property
+    def _model_id(self) -> str:
+        return str(self._open().model_id)
+
+    def get_state(self, *args: Any, **options: Any) -> dict[str, Any]:
+        """Return the values of the widget's traits."""
+        state: dict[str, Any] = self._open().get_state(*args, **options)
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Set traits of the widget, as a view asks for it; the panel's own views never do."""
+        self._open().set_state(state)
+
     def close(self) -> None:
         """Remove the widget from the screen; the servers run on. The next display of the panel makes a new widget."""
         controller, self._controller = self._controller, None
@@ -69,8 +93,9 @@ class Panel:
             widget.close()
 
     def _open(self) -> PanelWidget:
-        if self._widget is not None:
+        if self._widget is not None and not is_closed(self._widget):
             return self._widget
+        self.close()  # marimo closes a widget when the cell that has made it runs again
         widget = PanelWidget()
         receive_beside_cells(widget)
         self._controller = Controller(self._manager, widget, self._work, self._is_busy)
@@ -79,7 +104,7 @@ class Panel:
         return widget
 
     def _on_message(self, _widget: object, content: object, _buffers: object) -> None:
-        concurrent = threading.current_thread() is not threading.main_thread()
+        concurrent = threading.current_thread() is not self._runs_cells
         request = messages.read(content, concurrent=concurrent)
         if request is not None and self._controller is not None:
             self._controller.post(request)

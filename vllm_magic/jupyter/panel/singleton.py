@@ -1,41 +1,49 @@
-"""The one panel of this kernel."""
+"""The one panel of this kernel; of each session, in a process that has several (`manager.sessions`)."""
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from vllm_magic.jupyter.commands.settings import NO_SETTINGS, Settings
 from vllm_magic.jupyter.panel.panel import Panel
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
 
-_open: _Opened | None = None
+_open: dict[threading.Thread | None, _Opened] = {}  # by the session
 
 
 def panel() -> Panel:
     """Return the panel of this kernel, which shows and controls its servers; it can be displayed several times.
 
-    A start from the panel uses ``%config VllmMagics`` where the extension is loaded.
+    A start from the panel uses ``%config VllmMagics`` where the extension is loaded. In marimo the panel is a widget:
+    ``mo.ui.anywidget(vllm_magic.panel())``.
     """
-    global _open  # noqa: PLW0603 - one panel for each kernel
-    if _open is None:
-        _open = _Opened()
-    return _open.panel
+    from vllm_magic.manager import sessions
+    from vllm_magic.manager.manager import manager
+
+    session = sessions.current()
+    if session not in _open:
+        _open[session] = _Opened(session)
+        if session is not None:
+            manager.sessions.at_end(session, partial(close, session))
+    return _open[session].panel
 
 
-def close() -> None:
-    """Close the panel; do nothing where there is none."""
-    global _open
-    opened, _open = _open, None
+def close(session: threading.Thread | None = None) -> None:
+    """Close the panel of this session, or of the whole kernel; do nothing where there is none."""
+    opened = _open.pop(session, None)
     if opened is not None:
         opened.close()
 
 
 class _Opened:
-    """The panel and its connections to the shell."""
+    """The panel and its connections to the shell, or to marimo."""
 
-    def __init__(self) -> None:
+    def __init__(self, session: threading.Thread | None) -> None:
         from IPython.core.getipython import get_ipython
 
         from vllm_magic.manager.manager import manager
@@ -44,7 +52,8 @@ class _Opened:
         self._busy = self._shell is not None  # a cell opens the panel
         for event, hook in self._hooks():
             self._shell.events.register(event, hook)
-        self.panel = Panel(manager, self._settings, self._grace, lambda: self._busy)
+        is_busy = _marimo_is_busy() or (lambda: self._busy)
+        self.panel = Panel(manager, self._settings, self._grace, is_busy, session)
 
     def close(self) -> None:
         for event, hook in self._hooks():
@@ -72,3 +81,16 @@ class _Opened:
     def _grace(self) -> float | None:
         magics = self._magics()
         return magics.grace if magics else None
+
+
+def _marimo_is_busy() -> Callable[[], bool] | None:
+    """Return what says whether a cell of this marimo session runs; None outside of marimo.
+
+    marimo has no public name for it: 0.25 sets the context's ``execution_context`` while a cell runs
+    (``Kernel._install_execution_context``).
+    """
+    marimo = sys.modules.get("marimo")
+    if marimo is None or not marimo.running_in_notebook():
+        return None
+    context = sys.modules["marimo._runtime.context.types"].get_context()
+    return lambda: getattr(context, "execution_context", None) is not None

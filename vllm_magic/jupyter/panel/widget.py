@@ -28,6 +28,11 @@ class PanelWidget(anywidget.AnyWidget):
         self.view_state = state
 
 
+def is_closed(widget: PanelWidget) -> bool:
+    """Whether the front end's side has closed the widget's connection (``_closed`` of `comm` and of marimo's comm)."""
+    return bool(getattr(widget.comm, "_closed", False))
+
+
 def receive_beside_cells(widget: PanelWidget) -> None:
     """Let a subshell receive the widget's messages, so that they need not wait for the end of a cell.
 

@@ -146,7 +146,7 @@ function lostKernelText({ servers }) {
     names(true) ? `these servers are kept for a new kernel for some time: ${names(true)} (%vllm attach).` : "",
     living.length ? "" : "no server was running.",
   ].filter(Boolean).join(" And ");
-  return `The kernel does not answer. If it has ended or was restarted, ${effects} Then %vllm panel opens a new panel.`;
+  return `The kernel does not answer. If it has ended or was restarted, ${effects} Then run the cell of the panel again.`;
 }
 
 export default { render };
