@@ -26,6 +26,7 @@ from vllm_magic import ledger
 from vllm_magic.children import flag_reading
 from vllm_magic.commands.declaration import Action, Argument, CommandDeclaration, CommandOption, ValueKind
 from vllm_magic.commands.front_end import CELL
+from vllm_magic.engine.flags import flag_table
 from vllm_magic.jupyter.commands import registry
 from vllm_magic.jupyter.completion import candidates, values
 from vllm_magic.jupyter.completion.matcher import IDENTIFIER
@@ -440,6 +441,22 @@ def test_it_goes_with_the_extension(home, world, monkeypatch):
             assert shell.Completer.custom_matchers == before
 
 
+def test_flags_that_cannot_be_read(shell, world, monkeypatch):
+    """The common ones are offered, and each says where to see why."""
+    monkeypatch.setattr(flag_table, "load", lambda *_, **__: None)
+    monkeypatch.setattr(flag_table, "failure", lambda _: "ImportError: no grpc")
+    offered = ask(shell, "%vllm start tiny --max-model|")
+    assert offered == {
+        "--max-model-len": "int · vLLM's flags are unread (%vllm doctor) · Model context length (pr…"
+    }
+    assert world["VLLM_MAGIC_EXECUTABLE"] not in flag_reading._attempts
+
+
+def test_hidden_spellings_are_not_offered(shell):
+    assert sorted(ask(shell, "%vllm start tiny --no-enable|")) == []
+    assert "--disable-prefix-caching" in ask(shell, "%vllm start tiny --disable|")
+
+
 def test_what_is_being_read_goes_with_it_too(home, world, monkeypatch, tmp_path):
     set_up(world, monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -448,7 +465,7 @@ def test_what_is_being_read_goes_with_it_too(home, world, monkeypatch, tmp_path)
     with a_shell() as shell:
         shell.run_line_magic("load_ext", "vllm_magic")
         ask(shell, "%vllm start tiny --max|")
-        (_, builder) = flag_reading._builders[world["VLLM_MAGIC_EXECUTABLE"]]
+        builder = flag_reading._attempts[world["VLLM_MAGIC_EXECUTABLE"]].process
         assert builder.process.poll() is None
         shell.run_line_magic("unload_ext", "vllm_magic")
         assert builder.process.poll() is not None

@@ -15,6 +15,7 @@ import stand_in
 from by_hand import until
 
 from vllm_magic.children import flag_reading
+from vllm_magic.children.watched import WatchedProcess
 from vllm_magic.engine import cache, executable
 from vllm_magic.engine.flags import flag_table
 from vllm_magic.engine.flags.flag_table import FlagOption, FlagTable
@@ -57,6 +58,15 @@ def read_flags(path: str) -> FlagTable:
     table = flag_table.load(path)
     assert table
     return table
+
+
+def failed(path: str) -> WatchedProcess:
+    """Have a reading fail, and return what read."""
+    assert flag_reading.table(path) is None
+    builder = flag_reading._attempts[path].process
+    assert builder.process.wait(60) == 0
+    assert flag_reading.table(path) is None
+    return builder
 
 
 @pytest.fixture
@@ -105,6 +115,9 @@ def test_what_is_read(table):
     eager = table.find("--enforce-eager")
     assert eager is table.find("--no-enforce-eager")
     assert (eager.kind, eager.takes_value) == ("switch", False)
+    lora = table.find("--enable-lora")
+    assert (lora.strings, lora.hidden) == (("--enable-lora", "--disable-lora"), ("--no-enable-lora",))
+    assert lora is table.find("--no_enable_lora")
     assert table.find("--hf-overrides").takes_value
     assert table.find("--model")
     assert table.find("--help")
@@ -118,8 +131,12 @@ def test_what_is_read(table):
 def test_of_an_older_vllm(cache_folder, vllm):
     """Its modules were elsewhere, and a checkout need not be installed."""
     (package,) = Path(vllm).parent.parent.glob("lib/*/site-packages/vllm")
-    (package / "entrypoints/launchers").rename(package / "entrypoints/openai")
+    (package / "entrypoints/common").rename(package / "entrypoints/openai")
     (package / "utils/argparse_utils.py").rename(package / "utils/__init__.py")
+    for name in ("serve", "main"):
+        module = package / f"entrypoints/cli/{name}.py"
+        changed = module.read_text().replace("entrypoints.common", "entrypoints.openai")
+        module.write_text(changed.replace("utils.argparse_utils", "utils"))
     (package / "__init__.py").write_text("__version__ = '0.10.0'")
     (installed,) = package.parent.glob("vllm-*.dist-info")
     (installed / "METADATA").rename(installed / "METADATA.old")
@@ -151,7 +168,7 @@ def test_a_later_kernel_reads_it(shared_vllm, written):
 
 
 @pytest.mark.parametrize(
-    "name", ["bin/vllm", "config/__init__.py", "launchers/cli_args.py", "arg_utils.py", "METADATA"]
+    "name", ["bin/vllm", "config/__init__.py", "common/cli_args.py", "arg_utils.py", "METADATA"]
 )
 def test_it_ends_with_what_it_was_read_from(vllm, table, name):
     folder = Path(vllm).parent.parent
@@ -165,8 +182,8 @@ def test_an_update_is_read_anew(cache_folder, vllm, table, monkeypatch):
     (old / "METADATA").write_text("Metadata-Version: 2.4\nName: vllm\nVersion: 0.33.0\n")
     old.rename(old.with_name("vllm-0.33.0.dist-info"))
     assert flag_reading.table(vllm) is None
-    assert len(flag_reading._builders) == 1  # the one that has ended is not begun anew at once
-    monkeypatch.setattr(flag_reading, "AGAIN", 0.0)
+    assert len(flag_reading._attempts) == 1  # the one that has ended is not begun anew at once
+    monkeypatch.setattr(flag_reading, "RENEWAL", 0.0)
     assert read_flags(vllm).version == "0.33.0"
     assert len(os.listdir(cache_folder)) == 1
 
@@ -182,7 +199,7 @@ def test_it_is_not_certain_once_something_is_installed_beside_vllm(vllm, table, 
     (packages,) = Path(vllm).parent.parent.glob("lib/*/site-packages")
     (packages / "plugin.dist-info").mkdir()
     assert flag_table.load(vllm, certain=True) is None
-    monkeypatch.setattr(flag_reading, "AGAIN", 0.0)
+    monkeypatch.setattr(flag_reading, "RENEWAL", 0.0)
     assert flag_reading.table(vllm) is table
     until(lambda: flag_reading.table(vllm) and flag_table.load(vllm, certain=True), "it is not built anew")
 
@@ -204,7 +221,7 @@ def test_a_broken_file_is_built_anew(shared_vllm, written, data):
 
 
 OPTION = {
-    "strings": ["--x"], "type": "str", "choices": [], "default": "", "help": "", "takes_value": True, "group": "",
+    "strings": ["--x"], "hidden": [], "type": "str", "choices": [], "default": "", "help": "", "takes_value": True, "group": "",
 }  # fmt: skip
 
 
@@ -220,6 +237,10 @@ OPTION = {
         {"options": [{}]},
         {"options": [{**OPTION, "strings": []}]},
         {"options": [{**OPTION, "strings": ["rm -rf"]}]},
+        {"options": [{**OPTION, "hidden": ["rm -rf"]}]},
+        {"failure": 1, "at": 1.0},
+        {"failure": "x"},
+        {"failure": "x", "at": "now"},
         {"options": [{**OPTION, "strings": ["--x\n"]}]},
         {"options": [{**OPTION, "help": 1}]},
         {"options": [{**OPTION, "choices": [1]}]},
@@ -269,7 +290,7 @@ def test_without_a_place_for_it_nothing_is_begun(cache_folder, shared_vllm, what
         cache_folder.mkdir(mode=0o700)
         cache_folder.chmod(0o755)
     assert flag_reading.table(shared_vllm) is None
-    assert not flag_reading._builders
+    assert not flag_reading._attempts
 
 
 def test_without_a_home(monkeypatch):
@@ -288,15 +309,73 @@ def test_a_relative_cache_folder_is_ignored(monkeypatch, tmp_path):
     assert cache.path("flags") == tmp_path / ".cache/vllm-magic/flags"
 
 
-def test_one_that_fails_is_not_tried_again_soon(cache_folder, vllm):
+def test_why_the_flags_cannot_be_read_is_known_to_later_kernels(cache_folder, vllm, monkeypatch):
+    """They are not read again before vLLM changes, or a day is over."""
     (package,) = Path(vllm).parent.parent.glob("lib/*/site-packages/vllm/config/__init__.py")
-    package.write_text("raise ImportError('broken')\n")
+    whole = package.read_text()
+    package.write_text("raise ImportError('it is\\nbroken')\n")
+    monkeypatch.setattr(flag_reading, "RENEWAL", 0.0)
+    assert flag_table.failure(vllm) == ""
+    failed(vllm)
+    assert flag_table.failure(vllm) == "ImportError: it is broken"
+    flag_reading.end()
     assert flag_reading.table(vllm) is None
-    (_, builder) = flag_reading._builders[vllm]
-    assert builder.process.wait(60) == 0
+    assert not flag_reading._attempts
+    monkeypatch.setattr(flag_table, "FAILURE_LIMIT", 0.0)
+    assert flag_table.failure(vllm) == ""
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_folder.parent.parent))
+    package.write_text(whole)
+    (installed,) = package.parents[2].glob("vllm-*.dist-info/METADATA")
+    installed.write_text(f"{installed.read_text()}\n")
+    assert flag_table.failure(vllm) == ""
+    assert read_flags(vllm).find("--max-model-len")
+    assert flag_table.failure(vllm) == ""
+
+
+@pytest.mark.parametrize(
+    ("ends", "reason"),
+    [
+        ("sys.exit(3)", "SystemExit: 3"),
+        ("os._exit(3)", "the reader failed: exit code 3"),
+        ("os.kill(os.getpid(), 11)", "the reader failed: exit code 139"),
+        ("sys.argv = ['vllm', 'serve']", "LookupError: {} has no sub-command serve"),
+    ],
+)
+def test_a_reader_that_ends(cache_folder, vllm, ends, reason):
+    main = next(Path(vllm).parent.parent.glob("lib/*/site-packages/vllm/entrypoints/cli/main.py"))
+    main.write_text(f"import os, sys\ndef main(): {ends}\n")
+    failed(vllm)
+    assert flag_table.failure(vllm) == reason.format(vllm)
+
+
+def test_a_reader_that_was_killed_is_not_blamed_on_vllm(cache_folder, vllm, monkeypatch):
+    """Nor is another one begun soon: the memory may have been too little."""
+    main = next(Path(vllm).parent.parent.glob("lib/*/site-packages/vllm/entrypoints/cli/main.py"))
+    main.write_text("import os\ndef main(): os.kill(os.getpid(), 9)\n")
+    monkeypatch.setattr(flag_reading, "RENEWAL", 0.0)
+    builder = failed(vllm)
+    assert flag_table.failure(vllm) == ""
     assert flag_reading.table(vllm) is None
-    assert flag_reading._builders[vllm][1] is builder
+    assert flag_reading._attempts[vllm].process is builder
     assert os.listdir(cache_folder) == []
+
+
+def test_where_vllm_sees_no_device(cache_folder, vllm):
+    """As a build for CUDA on a machine without a GPU: vLLM's own default of the device fails then."""
+    package = next(Path(vllm).parent.parent.glob("lib/*/site-packages/vllm"))
+    (package / "platforms").mkdir()
+    (package / "platforms/__init__.py").write_text(
+        "class UnspecifiedPlatform:\n    device_type = ''\n    def is_unspecified(self): return True\n"
+        "current_platform = UnspecifiedPlatform()\n"
+    )
+    (package / "platforms/cpu.py").write_text("class CpuPlatform:\n    device_type = 'cpu'\n")
+    config = package / "config/__init__.py"
+    config.write_text(
+        f"{config.read_text()}from vllm.platforms import current_platform\n"
+        "if not current_platform.device_type: raise RuntimeError('Failed to infer device type')\n"
+    )
+    assert read_flags(vllm).find("--max-model-len")
 
 
 def test_two_kernels_build_it_once(cache_folder, shared_vllm, monkeypatch, tmp_path):
@@ -309,7 +388,7 @@ def test_two_kernels_build_it_once(cache_folder, shared_vllm, monkeypatch, tmp_p
         watcher = next(iter(processes.descendants(processes.table(), other.pid)))
         until(lambda: (one := processes.read(watcher)) is None or not one.alive, "the second one goes on")
         other.kill()
-    assert flag_reading._builders[shared_vllm][1].process.poll() is None
+    assert flag_reading._attempts[shared_vllm].process.process.poll() is None
 
 
 def pid_in(path: Path) -> int:
@@ -344,7 +423,7 @@ def test_nor_the_process_that_watches_it(cache_folder, shared_vllm, monkeypatch,
     flag_reading.table(shared_vllm)
     until(lambda: pid_in(tmp_path / "pid"), "it is not being built")
     reader = processes.read(pid_in(tmp_path / "pid")).identity
-    flag_reading._builders[shared_vllm][1].process.kill()
+    flag_reading._attempts[shared_vllm].process.process.kill()
     assert pidfd.wait_for_all({reader}, 60) == set()
 
 
@@ -359,7 +438,7 @@ def test_it_is_ended_with_all_that_it_has_started(cache_folder, vllm, monkeypatc
     monkeypatch.setenv("STAND_IN_FLAGS_PID", str(tmp_path / "pid"))
     monkeypatch.setenv("STAND_IN_FLAGS_S", "600")
     flag_reading.table(vllm)
-    (_, builder) = flag_reading._builders[vllm]
+    builder = flag_reading._attempts[vllm].process
     until(lambda: pid_in(tmp_path / "pid"), "it is not being built")
     table, reader = processes.table(), pid_in(tmp_path / "pid")
     everyone = {table[pid].identity for pid in (reader, *processes.descendants(table, reader))}
@@ -375,9 +454,8 @@ def test_it_is_ended_with_all_that_it_has_started(cache_folder, vllm, monkeypatc
 def test_one_that_hangs_is_ended(cache_folder, shared_vllm, monkeypatch):
     monkeypatch.setattr(flag_reading, "LIMIT", 1.0)
     monkeypatch.setenv("STAND_IN_FLAGS_S", "600")
-    flag_reading.table(shared_vllm)
-    assert flag_reading._builders[shared_vllm][1].process.wait(60) == 0
-    assert os.listdir(cache_folder) == []
+    failed(shared_vllm)
+    assert flag_table.failure(shared_vllm) == "the reader failed: it took longer than 1.0 s"
 
 
 def test_it_has_what_nobody_else_wants(cache_folder, shared_vllm, monkeypatch, tmp_path):
@@ -431,7 +509,6 @@ def test_an_executable_that_is_gone_has_none(tmp_path, executable):
 def test_what_prints_too_much_does_not_fill_the_disk(cache_folder, vllm, monkeypatch):
     monkeypatch.setattr(flag_reading, "_READER", Path(vllm).with_name("talkative.py"))
     flag_reading._READER.write_text("for _ in range(100): print('x' * 2**20)")
-    assert flag_reading.table(vllm) is None
-    (_, builder) = flag_reading._builders[vllm]
-    assert builder.process.wait(60) == 0
-    assert os.listdir(cache_folder) == []
+    failed(vllm)
+    (path,) = cache_folder.iterdir()
+    assert path.stat().st_size < cache.LONGEST

@@ -69,7 +69,7 @@ def test_what_is_read(vllm, tmp_path, monkeypatch):
     (tmp_path / "tmp").mkdir()
     path = str(vllm.executable)
     assert flag_reading.table(path) is None
-    assert flag_reading._builders[path][1].process.wait(LIMIT) == 0
+    assert flag_reading._attempts[path].process.process.wait(LIMIT) == 0
     table = flag_table.load(path)
     assert table
     assert table.version == "0.32.0+cpu"

@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_magic.children.watched import WatchedProcess
 from vllm_magic.engine import cache, executable
 from vllm_magic.engine.flags import flag_table
+from vllm_magic.linux import files
 
 if TYPE_CHECKING:
     from vllm_magic.engine.flags.flag_table import FlagTable
 
 LIMIT = 900.0  # seconds; on a disk that is cold, and a machine that has better things to do, it takes long
-AGAIN = 600.0  # seconds after which one that has failed is tried again
+RENEWAL = 600.0  # seconds after which a result that has become invalid is read anew
+RETRY = 86400.0  # seconds after which the flags are read again if the reader left no result
 
 _WATCH = Path(__file__).with_name("flag_watch.py")
 _READER = Path(flag_table.__file__).with_name("reader_child.py")
 
+
+class _Attempt(NamedTuple):
+    """One reading, which is under way or over.
+
+    Attributes:
+        since: when it began, by `time.monotonic`.
+        process: the process that reads.
+        before: when the result had been changed last, before it began; 0.0 without one.
+    """
+
+    since: float
+    process: WatchedProcess
+    before: float
+
+
 _beginning = threading.Lock()  # nobody waits for it: a signal handler of the program may interrupt its holder
-_builders: dict[str, tuple[float, WatchedProcess]] = {}
+_attempts: dict[str, _Attempt] = {}
 
 
 def table(path: str) -> FlagTable | None:
     """The flags of the vLLM at this absolute path; where they are not known for certain, they begin to be read.
 
-    That ends with this process, or with `end`. It is not begun where it is under way, has failed not long ago, or
-    cannot be done: for a wrapper of which is not known what it runs, or without a place for the result.
+    That ends with this process, or with `end`. It is not begun where it is under way, has failed before
+    (`flag_table.failure`), or cannot be done: for a wrapper of which is not known what it runs, or without a place for the
+    result.
     """
-    python = None if flag_table.load(path, certain=True) else executable.interpreter(path)
+    is_known = flag_table.load(path, certain=True) or flag_table.failure(path)
+    python = None if is_known else executable.interpreter(path)
     if python and _beginning.acquire(blocking=False):  # else another call will begin it
         try:
             with contextlib.suppress(OSError):
@@ -43,12 +63,19 @@ def table(path: str) -> FlagTable | None:
 
 
 def _begin(path: str, python: tuple[str, ...]) -> None:
-    since, builder = _builders.get(path, (0.0, None))
-    if builder is not None and (not builder.has_ended() or time.monotonic() < since + AGAIN):
+    result = cache.path(flag_table.KIND) / flag_table.file_name(path)
+    attempt = _attempts.get(path)
+    if attempt is not None and not _is_over(attempt, result):
         return
-    result = cache.make(flag_table.KIND) / flag_table.file_name(path)
+    cache.make(flag_table.KIND)
     words = [*python, str(_READER), str(flag_table.SCHEMA), path]
-    _builders[path] = time.monotonic(), _spawn(str(result), words)
+    _attempts[path] = _Attempt(time.monotonic(), _spawn(path, result, words), files.modified(result))
+
+
+def _is_over(attempt: _Attempt, result: Path) -> bool:
+    """Whether an attempt has ended, and so long ago that the flags may be read again."""
+    pause = RETRY if files.modified(result) == attempt.before else RENEWAL
+    return attempt.process.has_ended() and time.monotonic() >= attempt.since + pause
 
 
 def end() -> None:
@@ -56,17 +83,24 @@ def end() -> None:
     ended = []
     with contextlib.suppress(KeyError):  # there is none any more
         while True:
-            ended.append(_builders.popitem()[1][1])
-    for builder in ended:
-        builder.ask_to_end()
-    for builder in ended:
-        builder.end()
+            ended.append(_attempts.popitem()[1].process)
+    for process in ended:
+        process.ask_to_end()
+    for process in ended:
+        process.end()
 
 
-def _spawn(result: str, words: list[str]) -> WatchedProcess:
+def _spawn(path: str, result: Path, words: list[str]) -> WatchedProcess:
+    status = Path(path).stat()
+    # What the watching process writes where the reader itself cannot say why it fails.
+    failure = {
+        "schema": flag_table.SCHEMA,
+        "sources": [[path, status.st_mtime_ns, status.st_size]],
+        "places": [],
+    }
     return WatchedProcess(
         _WATCH,
-        (result, str(LIMIT), *words),
+        (str(result), str(LIMIT), json.dumps(failure), *words),
         # No GPU: the flags do not depend on it, and it must not hold memory that a release waits for. And no network.
         {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
         stdout=subprocess.DEVNULL,

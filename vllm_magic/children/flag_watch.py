@@ -1,29 +1,34 @@
-"""Entry point of the process that has vLLM's flags read: ``python -I -S flag_watch.py COUNT PIDFD... FILE LIMIT WORD...``.
+"""Entry point of the process that has vLLM's flags read.
 
-It runs the words as `watchdog` does, for LIMIT seconds at most. Their output becomes the file if they end well. What it
-runs takes only what nobody else wants of the processor.
+    python -I -S flag_watch.py COUNT PIDFD... FILE LIMIT FAILURE WORD...
+
+It runs the words as `watchdog` does, for LIMIT seconds at most. Their output becomes the file if they end well. If they fail,
+FAILURE, a JSON object, becomes the file, with the reason and the time; nothing does if they were killed. What it runs takes
+only what nobody else wants of the processor.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import resource
 import sys
+import time
 from pathlib import Path
 
 if __name__ == "__main__":
     # Behind the standard library, so that nothing in it can stand in for a standard module.
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from vllm_magic.children.watchdog import arguments, watch
+from vllm_magic.children.watchdog import KILLED, arguments, watch
 
 MOST = 2**26  # bytes of each file that the words write; a table has some 100 kB
 
 
 def main() -> None:
     """Run the words, if nobody else does already."""
-    others, (result_path, limit, *words) = arguments(sys.argv[1:])
+    others, (result_path, limit, failure, *words) = arguments(sys.argv[1:])
     result = Path(result_path)
     os.setpriority(os.PRIO_PROCESS, 0, 19)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -42,7 +47,15 @@ def main() -> None:
         return
     try:
         os.ftruncate(fd, 0)
-        if watch(others, words, float(limit), stdout=fd) == 0:
+        began = time.monotonic()
+        code = watch(others, words, float(limit), stdout=fd)
+        is_late = time.monotonic() - began >= float(limit)
+        if is_late or code not in (0, KILLED):
+            reason = f"it took longer than {limit} s" if is_late else f"exit code {code}"
+            content = {**json.loads(failure), "failure": f"the reader failed: {reason}", "at": time.time()}
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, json.dumps(content).encode(), 0)
+        if is_late or code != KILLED:
             new.replace(result)
     finally:
         new.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from vllm_magic import ledger
 from vllm_magic.children import installed
 from vllm_magic.doctor import blind, checks, gpus, unowned
 from vllm_magic.doctor.findings import Report, ReportedListener, ReportedRelease, ReportedServer, ReportedTree
+from vllm_magic.engine.flags import flag_table
 from vllm_magic.gpu import locks
 from vllm_magic.guard.record import Phase
 from vllm_magic.ledger import Condition, Entry
@@ -20,8 +21,9 @@ from vllm_magic.linux.processes import Identity
 from vllm_magic.recovery import hung_guards
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from vllm_magic.children.installed import Installed
     from vllm_magic.doctor.unowned import Tree
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.gpu.probe import Probe
@@ -75,6 +77,7 @@ def survey(probe: Probe, executable: str | None = None) -> Report:
         version=vllm_magic.__version__,
         findings=findings,
         vllm=vllm,
+        vllm_notes=tuple(_vllm_notes(vllm)),
         driver=now.driver,
         gpus=gpus.uses(now, table, names, (pid for tree in trees for pid in tree.pids)),
         servers=servers,
@@ -115,6 +118,13 @@ def read_ledger() -> Ledger:
 def _with_hang(entry: Entry) -> Entry:
     """Return the entry, as hung where its guards do not answer."""
     return replace(entry, condition=Condition.HUNG) if hung_guards.is_hung(entry) else entry
+
+
+def _vllm_notes(found: Installed) -> Iterator[str]:
+    if found.executable and (failure := flag_table.failure(found.executable)):
+        yield (
+            f"Its flags could not be read, so they are neither completed nor checked before a start: {failure}"
+        )
 
 
 def _name(entry: Entry) -> str:

@@ -83,6 +83,10 @@ def _facts(report: Report) -> Iterator[str]:
     yield _fact(
         "vLLM", f"{found.version or 'version unknown'}, {found.executable}" if found.executable else "none"
     )
+    for note in report.vllm_notes:
+        yield from textwrap.wrap(
+            one_line(note), WIDTH, initial_indent=" " * 12, subsequent_indent=" " * 12, break_long_words=False
+        )
     yield _fact("driver", f"NVIDIA {report.driver}" if report.driver else "none")
     for gpu in report.gpus:
         yield _fact(f"GPU {gpu.index}", f"{gpu.name}, {gib(gpu.used)} of {gib(gpu.total)} in use")

@@ -155,6 +155,7 @@ class TestText:
             "version": "1",
             "findings": (),
             "vllm": installed.Installed("/venv/bin/vllm", "0.32.0", None),
+            "vllm_notes": (),
             "driver": None,
             "gpus": (),
             "servers": (),
@@ -172,6 +173,13 @@ class TestText:
         assert lines[2].startswith("  1. word word")
         assert max(map(len, lines)) <= text.WIDTH
         assert lines.count("       vllm-magic reap") == 2
+
+    def test_what_is_not_right_with_vllm_stands_below_it(self):
+        lines = text.facts(self.report(vllm_notes=("word " * 30, "again")))
+        assert lines[0].startswith("vLLM        0.32.0")
+        assert lines[1].startswith("            word word")
+        assert lines[3] == "            again"
+        assert max(map(len, lines)) <= text.WIDTH
 
     @pytest.mark.parametrize(
         ("terminal", "cell"),

@@ -1,5 +1,8 @@
 """The table of all flags of one vLLM: what `reader_child` wrote into the cache, checked and typed.
 
+If the flags could not be read, the cache has the reason in place of a table, which is valid for a day at most: what was
+wrong may have been outside vLLM, such as a missing library.
+
 A table is valid until one of the files changes from which it was read: the executable, vLLM's metadata, and the modules
 that define the flags. So an update of vLLM, or a change in a checkout, makes it invalid. A table is certain until a
 package is installed beside vLLM, since a plugin can add flags.
@@ -11,12 +14,14 @@ import hashlib
 import json
 import os
 import re
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_magic.engine import cache
 
-SCHEMA = 2  # the version of the format that `reader_child` writes
+SCHEMA = 3  # the version of the format that `reader_child` writes
+FAILURE_LIMIT = 86400.0  # seconds after which flags that could not be read are read again
 KIND = "flags"  # the folder in the cache
 # The variables that decide which vLLM, with which plugins, an executable runs.
 OF_PYTHON = ("PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "VLLM_PLUGINS")
@@ -49,6 +54,7 @@ class FlagOption:
         help: the first sentence of its help.
         takes_value: whether a value follows the option.
         group: the group of options in vLLM's help to which it belongs.
+        hidden: names that vLLM accepts too, but leaves out of its help.
     """
 
     strings: tuple[str, ...]
@@ -58,6 +64,7 @@ class FlagOption:
     help: str = ""
     takes_value: bool = True
     group: str = ""
+    hidden: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -78,7 +85,7 @@ class FlagTable:
     Attributes:
         version: the version of vLLM; "" if it is not known.
         options: all options, in vLLM's own order.
-        by_string: the options, by each of their names.
+        by_string: the options, by each of their names, the hidden ones too.
     """
 
     version: str
@@ -87,7 +94,9 @@ class FlagTable:
 
     def __post_init__(self) -> None:
         """Sort the options by their names: now, since Python 3.11 holds a lock while it finds a `functools.cached_property`."""
-        by_string = {string: option for option in self.options for string in option.strings}
+        by_string = {
+            string: option for option in self.options for string in (*option.strings, *option.hidden)
+        }
         object.__setattr__(self, "by_string", by_string)
 
     def find(self, flag: str) -> FlagOption | None:
@@ -112,13 +121,17 @@ class _Read:
 
     Attributes:
         data: the content of the file.
-        table: the table.
+        table: the table; None if the flags could not be read.
+        failure: why they could not be read; "" if they could.
+        at: when they could not be read, in seconds since the epoch; 0.0 if they could.
         sources: the files from which the table was read, each with its modification time in ns and its size in bytes.
         places: the folders in which packages are installed, described in the same way.
     """
 
     data: bytes
-    table: FlagTable
+    table: FlagTable | None
+    failure: str
+    at: float
     sources: tuple[tuple[str, int, int], ...]
     places: tuple[tuple[str, int, int], ...]
 
@@ -133,6 +146,21 @@ def load(executable: str, *, certain: bool = False) -> FlagTable | None:
         executable: the absolute path of vLLM.
         certain: whether the table must be certain (see the module).
     """
+    found = _load(executable, certain=certain)
+    return found.table if found else None
+
+
+def failure(executable: str) -> str:
+    """Return why the flags of a vLLM could not be read; "" if they could, were not tried, or vLLM has changed since.
+
+    Args:
+        executable: the absolute path of vLLM.
+    """
+    found = _load(executable, certain=True)
+    return found.failure if found and abs(time.time() - found.at) < FAILURE_LIMIT else ""
+
+
+def _load(executable: str, *, certain: bool) -> _Read | None:
     data = cache.read(KIND, file_name(executable))
     if data is None:
         return None
@@ -144,17 +172,21 @@ def load(executable: str, *, certain: bool = False) -> FlagTable | None:
             return None
         _read[executable] = known
     stamps = known.sources + (known.places if certain else ())
-    return known.table if stamps[0][0] == executable and all(map(_is_unchanged, stamps)) else None
+    return known if stamps[0][0] == executable and all(map(_is_unchanged, stamps)) else None
 
 
 def _parse(data: bytes, fields: Any) -> _Read:
     if fields["schema"] != SCHEMA:
         raise ValueError(fields["schema"])
     sources, places = map(_stamps, (fields["sources"], fields["places"]))
+    if not sources:
+        raise ValueError("a table of nothing")
+    if "failure" in fields:
+        return _Read(data, None, _line(fields["failure"]), float(fields["at"]), sources, places)
     options = tuple(map(_option, fields["options"]))
-    if not sources or not options:
+    if not options:
         raise ValueError("an empty table")
-    return _Read(data, FlagTable(_text(fields["version"]), options), sources, places)
+    return _Read(data, FlagTable(_text(fields["version"]), options), "", 0.0, sources, places)
 
 
 def _stamps(data: Any) -> tuple[tuple[str, int, int], ...]:
@@ -162,8 +194,8 @@ def _stamps(data: Any) -> tuple[tuple[str, int, int], ...]:
 
 
 def _option(data: Any) -> FlagOption:
-    strings = tuple(map(_text, data["strings"]))
-    if not strings or not all(map(_STRING.fullmatch, strings)):
+    strings, hidden = (tuple(map(_text, data[names])) for names in ("strings", "hidden"))
+    if not strings or not all(map(_STRING.fullmatch, (*strings, *hidden))):
         raise ValueError(strings)
     return FlagOption(
         strings=strings,
@@ -173,6 +205,7 @@ def _option(data: Any) -> FlagOption:
         help=_text(data["help"]),
         takes_value=data["takes_value"] is True,
         group=_text(data["group"]),
+        hidden=hidden,
     )
 
 
@@ -187,6 +220,11 @@ def _text(value: Any) -> str:
     if value.replace("\n", " ").isprintable():
         return value
     return "".join(character for character in value if character.isprintable() or character == "\n")
+
+
+def _line(value: Any) -> str:
+    """Return a reason as one line that is not empty."""
+    return " ".join(_text(value).split()) or "no reason was given"
 
 
 def _is_unchanged(stamp: tuple[str, int, int]) -> bool:

@@ -2,9 +2,10 @@
 
     PYTHON reader_child.py SCHEMA EXECUTABLE
 
-vLLM has no list of its flags that a program can read, but its parser, from `make_arg_parser`, has all of them. With
-``--help`` among the arguments the parser also has their help (vLLM 0.32, engine/arg_utils.py). See `flag_table` for the
-result.
+vLLM has no list of its flags that a program can read, and moves the modules that define them. So vLLM's own console script
+is run, up to the point where its parser has been built and is about to read the command line; the parser of the sub-command
+``serve`` has all flags. With ``--help`` among the arguments the parser also has their help (vLLM 0.33, engine/arg_utils.py).
+See `flag_table` for the result. If vLLM cannot be imported, or has no such parser, the error is written in its place.
 """
 
 from __future__ import annotations
@@ -12,59 +13,96 @@ from __future__ import annotations
 import os
 import sys
 
-# Python has put this file's folder first on the path. vLLM must not import our modules in place of its own.
+# Python has put this file's folder first on the path. A console script has its own folder there.
 _HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - before any other import
-sys.path[:] = [folder for folder in sys.path if folder != _HERE]
+sys.path[:] = [os.path.dirname(sys.argv[2]) if folder == _HERE else folder for folder in sys.path]  # noqa: PTH120
 
+import argparse  # noqa: E402
 import importlib  # noqa: E402
 import json  # noqa: E402
 import re  # noqa: E402
+import runpy  # noqa: E402
+import time  # noqa: E402
 from contextlib import suppress  # noqa: E402
 from importlib import metadata  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import TYPE_CHECKING, Any  # noqa: E402
+from typing import Any  # noqa: E402
 
-if TYPE_CHECKING:
-    import argparse
-
-LONGEST_TEXT = 2000  # characters of a help or a default
+LONGEST_TEXT = 2000  # characters of a help, a default or an error
 _END_OF_SENTENCE = re.compile(r"\.\s+(?=[A-Z`])|:\s*\n|\n\n| \(default:")
-MAKERS = ("vllm.entrypoints.launchers.cli_args", "vllm.entrypoints.openai.cli_args")  # in 0.32; before
-PARSERS = ("vllm.utils.argparse_utils", "vllm.utils")  # since 0.11.1; before
-DEFINE = (
-    "vllm.engine.arg_utils",
-    "vllm.version",
-    *PARSERS,
-    *MAKERS,
-)  # define flags, as all modules of vllm.config do
+# The modules that define flags, under their names in vLLM 0.9 to 0.33.
+_DEFINES_FLAGS = re.compile(
+    r"vllm\.(version|utils|config(\..+)?|.+\.(arg_utils|argparse_utils|cli_args|cli\.serve)|utils\.argparse_utils)"
+)
 
 
 def main() -> None:
-    """Write the table."""
+    """Write the table, or why there is none."""
     reply = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # vLLM's log goes to stdout
     schema, executable = sys.argv[1:]
-    sys.argv = ["vllm", "--help"]  # without "serve": with both, vLLM leaves --model out
-    flexible: Any = _first(PARSERS, "FlexibleArgumentParser")
-    parser = _first(MAKERS, "make_arg_parser")(flexible(prog="vllm serve"))
-    table = {
+    try:
+        _choose_platform()
+        parser = _serve_parser(executable)
+        found: dict[str, Any] = {
+            "version": _version(),
+            "options": [_option(parser, action) for action in parser._actions if action.option_strings],  # noqa: SLF001
+        }
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - anything may be wrong with an installation
+        found = {"failure": f"{type(error).__name__}: {error}"[:LONGEST_TEXT], "at": time.time()}
+    stamps = {
         "schema": int(schema),
-        "version": _version(),
         "sources": [_stamp(path) for path in (executable, *_sources())],
         "places": [_stamp(path) for path in sys.path if any(Path(path).glob("*.dist-info"))],
-        "options": [_option(parser, action) for action in parser._actions if action.option_strings],  # noqa: SLF001
     }
     with reply:
-        json.dump(table, reply)
+        json.dump({**stamps, **found}, reply)
 
 
-def _first(modules: tuple[str, ...], name: str) -> Any:
-    for module in modules:
-        try:
-            return getattr(importlib.import_module(module), name)
-        except (AttributeError, ModuleNotFoundError):
-            continue
-    raise ImportError(f"This vLLM has no {name} in {' or '.join(modules)}")
+def _choose_platform() -> None:
+    """Take the CPU for the platform where vLLM finds no device of the kind for which it was built.
+
+    Without a platform some defaults of the flags cannot be made ("Failed to infer device type"). ``vllm bench`` does the same
+    (vLLM 0.33, entrypoints/cli/main.py).
+    """
+    with suppress(ImportError, AttributeError):  # a vLLM without these names
+        platforms: Any = importlib.import_module("vllm.platforms")
+        if platforms.current_platform.is_unspecified():
+            platforms.current_platform = importlib.import_module("vllm.platforms.cpu").CpuPlatform()
+
+
+class _ParserBuilt(BaseException):
+    """Ends the console script. It is no `Exception`, so that vLLM does not handle it."""
+
+    def __init__(self, serve: argparse.ArgumentParser) -> None:
+        self.serve = serve
+
+
+def _serve_parser(executable: str) -> argparse.ArgumentParser:
+    """Return the parser of ``vllm serve``.
+
+    Raises:
+        LookupError: the console script has no sub-command ``serve``.
+        Exception: any error of vLLM's modules.
+    """
+    parse: Any = argparse.ArgumentParser.parse_known_args
+
+    def intercept(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> Any:
+        for action in parser._actions:  # noqa: SLF001
+            if isinstance(action, argparse._SubParsersAction) and "serve" in action.choices:  # noqa: SLF001
+                raise _ParserBuilt(action.choices["serve"])
+        return parse(parser, *args, **kwargs)
+
+    argparse.ArgumentParser.parse_known_args = intercept  # type: ignore[assignment]
+    sys.argv = [executable, "--help"]  # without "serve": with both, vLLM leaves --model out
+    try:
+        runpy.run_path(executable, run_name="__main__")
+    except _ParserBuilt as built:
+        return built.serve
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    raise LookupError(f"{executable} has no sub-command serve")
 
 
 def _version() -> str:
@@ -79,7 +117,7 @@ def _sources() -> list[str]:
     found = {
         str(module.__file__)
         for name, module in list(sys.modules.items())
-        if (name in DEFINE or f"{name}.".startswith("vllm.config.")) and getattr(module, "__file__", None)
+        if _DEFINES_FLAGS.fullmatch(name) and getattr(module, "__file__", None)
     }
     with suppress(AttributeError, metadata.PackageNotFoundError):
         found.add(str(Path(metadata.distribution("vllm")._path, "METADATA")))  # type: ignore[attr-defined]  # noqa: SLF001
@@ -95,11 +133,14 @@ def _option(parser: argparse.ArgumentParser, action: argparse.Action) -> dict[st
     # For an option that allows other values too, vLLM has the usual ones in `metavar`.
     usual = action.choices or (action.metavar if isinstance(action.metavar, list) else ())
     group = next((one.title for one in parser._action_groups if action in one._group_actions), "")  # noqa: SLF001
+    accepted = [string for string, one in parser._option_string_actions.items() if one is action]  # noqa: SLF001
+    has_default = action.default is not None and action.default != argparse.SUPPRESS
     return {
         "strings": list(action.option_strings),
+        "hidden": [string for string in accepted if string not in action.option_strings],
         "type": _type(action),
         "choices": [str(one) for one in usual if one is not None],
-        "default": "" if action.default is None else str(action.default)[:LONGEST_TEXT],
+        "default": str(action.default)[:LONGEST_TEXT] if has_default else "",
         "help": _first_sentence((action.help or "").replace("%%", "%"))[:LONGEST_TEXT],
         "takes_value": action.nargs != 0,
         "group": group or "",

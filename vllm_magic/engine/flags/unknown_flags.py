@@ -65,4 +65,4 @@ def find(args: Sequence[str], table: FlagTable) -> str | None:
 
 
 def _long(table: FlagTable) -> list[str]:
-    return [string for string in table.by_string if string.startswith("--")]
+    return [string for option in table.options for string in option.strings if string.startswith("--")]

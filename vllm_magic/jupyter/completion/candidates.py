@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NOT_OFFERED = ("-h", "--help", "--headless", "--uds")  # flags with which vLLM does not serve over TCP
 SERVE = "vllm serve"  # the command of vLLM whose flags are completed
+UNREAD = "vLLM's flags are unread (%vllm doctor)"
 LONGEST_ABOUT = 72  # characters of a description; a menu has no room for more
 _PLAIN = re.compile(r"""[^\s'"\\${}#]*""")  # an argument that needs no quotes
 
@@ -63,7 +64,7 @@ def _find(line: TypedLine, commands: Mapping[str, CommandDeclaration]) -> tuple[
     command = commands.get(line.args[0])
     if command is None:
         return line.typed, ()
-    options = _Options(command, _table(line) if command.flags_of == SERVE else None)
+    options = _Options(command, _flags(line) if command.flags_of == SERVE else None)
     flag, equals, value = line.typed.partition("=")
     if flag.startswith("-") and equals:
         return value, options.values(flag, value)
@@ -126,29 +127,42 @@ def _values(
     return values.of_kind(argument.kind, line.typed)
 
 
-def _table(line: TypedLine) -> FlagTable:
-    """Return the flags of the vLLM that would run.
+@dataclass(frozen=True)
+class _KnownFlags:
+    """The flags that are offered.
 
-    If they are not known yet, begin to read them, and return the flags that most versions of vLLM have.
+    Attributes:
+        table: the flags.
+        note: what to say of each flag besides; "" for nothing.
     """
+
+    table: FlagTable
+    note: str = ""
+
+
+def _flags(line: TypedLine) -> _KnownFlags:
+    """Return the flags of the vLLM that would run; until they are known, the common ones, while they are read."""
+    from vllm_magic.engine.flags.common_flags import COMMON
+
     with suppress(ExecutableNotFound):
         path = executable.find(flags.value(line.args, "--executable") or line.executable)
         if known := flag_table.load(path):
-            return known
+            return _KnownFlags(known)
+        if flag_table.failure(path):
+            return _KnownFlags(COMMON, UNREAD)
         from vllm_magic.children import flag_reading  # its import is slow
 
         flag_reading.table(path)
-    from vllm_magic.engine.flags.common_flags import COMMON
-
-    return COMMON
+    return _KnownFlags(COMMON)
 
 
 class _Options:
     """The options of a command, and the flags of vLLM if they may follow."""
 
-    def __init__(self, command: CommandDeclaration, table: FlagTable | None) -> None:
+    def __init__(self, command: CommandDeclaration, known: _KnownFlags | None) -> None:
         self._own = {option.flag: option for option in command.options}
-        self._table = table
+        self._table = known.table if known else None
+        self._note = known.note if known else ""
 
     def _of_vllm(self, flag: str) -> FlagOption | None:
         return self._table.find(flag) if self._table else None
@@ -184,18 +198,21 @@ class _Options:
                 yield Candidate(flag, option.about)
         if self._table is None or not with_vllm:
             return
-        for string, of_vllm in sorted(self._table.by_string.items(), key=_long_first):
+        shown = [(string, option) for option in self._table.options for string in option.strings]
+        for string, of_vllm in sorted(shown, key=_long_first):
             if string.startswith(plain(typed)) and string not in (*self._own, *NOT_OFFERED):
                 rest = string[len(typed) :]
-                yield Candidate(typed + (rest.replace("-", "_") if "_" in typed else rest), _about(of_vllm))
+                yield Candidate(
+                    typed + (rest.replace("-", "_") if "_" in typed else rest), _about(of_vllm, self._note)
+                )
 
 
 def _long_first(entry: tuple[str, FlagOption]) -> tuple[bool, str]:
     return not entry[0].startswith("--"), entry[0]
 
 
-def _about(option: FlagOption) -> str:
-    return " · ".join(filter(None, (option.kind, option.help)))
+def _about(option: FlagOption, note: str) -> str:
+    return " · ".join(filter(None, (option.kind, note, option.help)))
 
 
 def _shortened(text: str) -> str:

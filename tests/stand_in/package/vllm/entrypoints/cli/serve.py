@@ -22,3 +22,18 @@ elif _wanted == "nvml":  # as torch does when it counts GPUs: more than once, an
         assert ctypes.CDLL("libnvidia-ml.so.1").nvmlInit_v2() == 0
 elif _wanted == "cuda":
     os.open(Path(os.environ["FAKE_GPU_DIR"], "dev/nvidia-uvm"), os.O_RDWR)
+
+
+class ServeSubcommand:
+    """The sub-command `serve`, to which the parser of its flags belongs."""
+
+    name = "serve"
+
+    def subparser_init(self, subparsers):
+        from vllm.entrypoints.common.cli_args import make_arg_parser
+
+        return make_arg_parser(subparsers.add_parser(self.name))
+
+
+def cmd_init():
+    return [ServeSubcommand()]
