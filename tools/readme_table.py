@@ -1,4 +1,4 @@
-"""Write the tables of the commands into README.md, from their declarations.
+"""Write the tables of the commands, and of the versions of vLLM, into README.md, from where they are declared.
 
 Run it with the Python of the environment: ``.venv/bin/python tools/readme_table.py``.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from vllm_magic import cli
 from vllm_magic.commands import help_text
 from vllm_magic.commands.front_end import NOTEBOOK, TERMINAL
+from vllm_magic.engine import versions
 from vllm_magic.jupyter.commands import registry
 
 README = Path(__file__).parents[1] / "README.md"
@@ -19,6 +20,7 @@ def tables() -> dict[str, str]:
     """Return each table by the text before it."""
     return {
         "## The magics\n\n": help_text.readme_table(NOTEBOOK, registry.declarations().values()),
+        "What is promised for which version of vLLM:\n\n": versions.table(),
         "it needs no Jupyter server:\n\n": help_text.readme_table(TERMINAL, cli.declarations().values()),
     }
 

@@ -11,6 +11,7 @@ from vllm_magic import ledger
 from vllm_magic.children import installed
 from vllm_magic.doctor import blind, checks, gpus, unowned
 from vllm_magic.doctor.findings import Report, ReportedListener, ReportedRelease, ReportedServer, ReportedTree
+from vllm_magic.engine import versions
 from vllm_magic.engine.flags import flag_table
 from vllm_magic.gpu import locks
 from vllm_magic.guard.record import Phase
@@ -121,6 +122,8 @@ def _with_hang(entry: Entry) -> Entry:
 
 
 def _vllm_notes(found: Installed) -> Iterator[str]:
+    if note := versions.note(found.version):
+        yield note
     if found.executable and (failure := flag_table.failure(found.executable)):
         yield (
             f"Its flags could not be read, so they are neither completed nor checked before a start: {failure}"

