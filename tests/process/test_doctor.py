@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import by_hand
+import fast_starts
 import pytest
 from by_hand import ByHand
 from fake_gpu import fakegpu
@@ -18,8 +19,9 @@ from records import IDENTIFIER, record
 
 from vllm_magic import ledger
 from vllm_magic.children import installed
-from vllm_magic.doctor import blind, findings, gpus, survey, text, unowned
+from vllm_magic.doctor import blind, findings, gpus, reap, survey, text, unowned
 from vllm_magic.doctor.findings import Finding, Report, Topic
+from vllm_magic.errors import InvalidOption
 from vllm_magic.gpu import locks
 from vllm_magic.gpu.probe import Probe
 from vllm_magic.guard import record as records
@@ -164,6 +166,38 @@ class TestVllm:
         path.write_text(content)
         path.chmod(0o755)
         return path
+
+
+class TestFastStarts:
+    def test_a_weight_cache_is_no_orphan(self, probe, fake_gpus, tmp_path):
+        """Neither with `vllm preload` nor without: it is named with what it holds, and reap leaves it alone."""
+        with fast_starts.preloading(fake_gpus, tmp_path, 4) as (command, daemon):
+            for root, title in ((command.pid, "vllm preload tiny"), (daemon, "vllm preload")):
+                if root == daemon:
+                    command.kill()
+                    command.wait()
+                    by_hand.until(lambda: processes.read(daemon).parent != command.pid, "not adopted")
+                report = survey.survey(probe)
+                (seen,) = [one for one in report.elsewhere if daemon in one.pids]
+                assert (seen.pid, seen.owner, seen.title, seen.bytes) == (root, "itself", title, 4 * 2**30)
+                assert not [found for found in report.findings if str(daemon) in found.command]
+                (holding,) = report.gpus[0].holdings
+                assert (holding.kind, holding.pid) == (gpus.HolderKind.VLLM, daemon)
+                assert holding.who == f"weight cache of {title}"
+                assert f"{title} (pid {root}, " in "\n".join(text.lines(report))
+            with pytest.raises(InvalidOption, match="keeps weights for the next engines"):
+                reap.find_candidate(daemon, ())
+
+    def test_nor_is_the_engine_of_a_snapshot(self, probe, fake_gpus, tmp_path):
+        with fast_starts.snapshot(fake_gpus, tmp_path, 4) as (server, engine):
+            now, used = survey.holders(probe)
+            report = survey.survey(probe)
+            (seen,) = [one for one in report.elsewhere if engine in one.pids]
+            assert (seen.pid, seen.owner, seen.title) == (server.pid, "itself", "vllm snapshot tiny")
+            assert not [found for found in report.findings if str(engine) in found.command]
+            assert f"VLLM::EngineCore of vllm snapshot tiny (pid {engine}, " in str(gpus.view(now, used))
+            with pytest.raises(InvalidOption, match="which still runs"):
+                reap.find_candidate(engine, ())
 
 
 @pytest.mark.usefixtures("fake_gpus")

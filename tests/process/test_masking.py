@@ -86,7 +86,7 @@ def test_every_view_of_a_server_that_runs(manager, executable, talkative, fake_g
         one.status.view(),
         views.status([one.status], now),
         gpus.view(*survey.holders(manager.probe)),
-        gpus.view(now, gpus.uses(now, processes.table(), {}, ())),
+        gpus.view(now, gpus.uses(now, processes.table(), {}, {})),
         views.doctor(survey.survey(manager.probe, executable)),
         caught.value,
     )

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import fast_starts
 import pytest
 from by_hand import PatientProbe
 from fake_gpu import fakegpu
@@ -364,6 +365,23 @@ class TestWhoCame:
             f"GPU 0: pid {first.pid} of nobody holds 4.0 GiB, pid {second.pid} of root holds 2.0 GiB; "
             "they came while this server ran, and are not known to belong to it"
         )
+
+    @pytest.mark.parametrize("begin", [fast_starts.preloading, fast_starts.snapshot])
+    @pytest.mark.parametrize("its_command_lives", [True, False])
+    def test_not_a_fast_start_of_vllm(self, driver, verifier, tmp_path, begin, its_command_lives):
+        """A weight cache is known without `vllm preload`; an engine without the server of its snapshot is not."""
+        one = verifier()
+        with server(driver) as kill, begin(driver, tmp_path, 4) as (command, holder):
+            one.observe_ready()
+            if not its_command_lives:
+                command.kill()
+                command.wait()
+            verdict = one.verify(kill())
+        if its_command_lives or begin is fast_starts.preloading:
+            assert (verdict.proof, verdict.note) == (Proof.NVML_MEMORY, "")
+        else:
+            assert (verdict.proof, verdict.verified) == (Proof.NVML_PROCESSES, True)
+            assert f"pid {holder} of" in verdict.note
 
     def test_not_on_a_gpu_that_was_not_used(self, driver, verifier):
         one = verifier()

@@ -46,7 +46,7 @@ class TestServers:
 
 
 def gpu_view(now: Snapshot, servers: dict[int, str] | None = None) -> View:
-    return gpus.view(now, gpus.uses(now, processes.table(), servers or {}, ()))
+    return gpus.view(now, gpus.uses(now, processes.table(), servers or {}, {}))
 
 
 class TestGpus:

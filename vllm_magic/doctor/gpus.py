@@ -63,16 +63,17 @@ class GpuUse:
     holdings: tuple[Holding, ...] | None
 
 
-def uses(now: Snapshot, table: Table, servers: Mapping[int, str], vllm: Iterable[int]) -> tuple[GpuUse, ...]:
+def uses(
+    now: Snapshot, table: Table, servers: Mapping[int, str], vllm: Mapping[int, str]
+) -> tuple[GpuUse, ...]:
     """Return the GPUs and the holders of their memory.
 
     Args:
         now: the driver's snapshot.
         table: the table of processes.
         servers: the names of our servers, by the pids of their processes.
-        vllm: the pids of all vLLM processes.
+        vllm: the names of all vLLM processes, by their pids.
     """
-    others = frozenset(vllm)
     return tuple(
         GpuUse(
             gpu.index,
@@ -81,7 +82,7 @@ def uses(now: Snapshot, table: Table, servers: Mapping[int, str], vllm: Iterable
             gpu.total,
             gpu.used,
             gpu.free,
-            _holdings(gpu, table, servers, others),
+            _holdings(gpu, table, servers, vllm),
         )
         for gpu in now.gpus
     )
@@ -107,7 +108,7 @@ def holder_text(one: Holding) -> str:
 
 
 def _holdings(
-    gpu: Gpu, table: Table, servers: Mapping[int, str], vllm: frozenset[int]
+    gpu: Gpu, table: Table, servers: Mapping[int, str], vllm: Mapping[int, str]
 ) -> tuple[Holding, ...] | None:
     if gpu.processes is None:
         return None
@@ -118,7 +119,7 @@ def _holdings(
 
 
 def _holding(
-    pid: int, used: int | None, table: Table, servers: Mapping[int, str], vllm: frozenset[int]
+    pid: int, used: int | None, table: Table, servers: Mapping[int, str], vllm: Mapping[int, str]
 ) -> Holding:
     process = table.get(pid)
     if process is None:
@@ -126,8 +127,9 @@ def _holding(
     user = details.user(details.uid(pid))
     if pid in servers:
         return Holding(HolderKind.SERVER, servers[pid], pid, user, used)
-    kind = HolderKind.VLLM if pid in vllm else HolderKind.OTHER
-    return Holding(kind, details.short_title(process), pid, user, used)
+    if pid in vllm:
+        return Holding(HolderKind.VLLM, vllm[pid], pid, user, used)
+    return Holding(HolderKind.OTHER, details.short_title(process), pid, user, used)
 
 
 def _rows(one: GpuUse) -> list[tuple[str, ...]]:

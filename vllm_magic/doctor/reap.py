@@ -208,6 +208,11 @@ def _refuse_owned(tree: unowned.Tree, table: Table, process: Process) -> None:
         raise InvalidOption(
             f"{described} was started by a process that cannot be seen from here. End it from there."
         )
+    if tree.role is Role.CACHE:
+        pid = process.identity.pid
+        raise InvalidOption(
+            f"{described} keeps weights for the next engines, and needs no owner. To end it anyway: kill {pid}"
+        )
     if (
         tree.role is Role.SERVER
     ):  # nohup, setsid or a service puts a server below init too, so it may have an owner

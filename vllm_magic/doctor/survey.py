@@ -80,7 +80,7 @@ def survey(probe: Probe, executable: str | None = None) -> Report:
         vllm=vllm,
         vllm_notes=tuple(_vllm_notes(vllm)),
         driver=now.driver,
-        gpus=gpus.uses(now, table, names, (pid for tree in trees for pid in tree.pids)),
+        gpus=gpus.uses(now, table, names, _holder_names(trees, now)),
         servers=servers,
         elsewhere=elsewhere,
         releases=releases,
@@ -94,8 +94,18 @@ def holders(probe: Probe) -> tuple[Snapshot, tuple[gpus.GpuUse, ...]]:
     now = probe.snapshot()
     names = {pid: _name(entry) for entry in read_ledger().entries for pid in _pids(entry)}
     table = processes.table()
-    vllm = (pid for tree in unowned.trees(table) for pid in tree.pids)
-    return now, gpus.uses(now, table, names, vllm)
+    return now, gpus.uses(now, table, names, _holder_names(unowned.trees(table), now))
+
+
+def _holder_names(trees: Iterable[Tree], now: Snapshot) -> dict[int, str]:
+    """Return the names of the vLLM processes that the driver lists, by their pids."""
+    listed = {one.pid for gpu in now.gpus for one in gpu.processes or ()}
+    return {
+        one.identity.pid: unowned.holder_name(tree, one)
+        for tree in trees
+        for one in tree.processes
+        if one.identity.pid in listed
+    }
 
 
 def servers() -> tuple[ReportedServer, ...]:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from vllm_magic.engine import fast_start
+from vllm_magic.engine.fast_start import FastStart
 from vllm_magic.engine.flags import flags
 from vllm_magic.linux import details, processes
 from vllm_magic.linux.processes import Process, Table, shown_name
@@ -43,13 +45,14 @@ class Role(str, Enum):
 
     SERVER = "server"  # `vllm serve`, the API server that starts all others
     PART = "part"  # a process that a server, or a program that uses vllm.LLM, has started
+    CACHE = "cache"  # `vllm preload`, and a weight cache daemon that has outlived it: never without an owner
 
 
 class Owner(str, Enum):
     """The owner of a tree of vLLM processes."""
 
     OURS = "ours"  # a server of the ledger
-    ITSELF = "itself"  # a `vllm serve` that was started elsewhere
+    ITSELF = "itself"  # a `vllm serve`, `preload` or `snapshot` that was started elsewhere
     STARTER = "starter"  # the living program that started the engine
     NOBODY = "nobody"
 
@@ -103,7 +106,10 @@ def role(process: Process) -> Role | None:
         return None
     # A process in state D may hold the lock that a read of its command line waits for.
     arguments = [] if process.state == "D" else details.arguments(process.identity.pid)
-    return Role.SERVER if serves(arguments) else None
+    started = fast_start.kind(arguments)
+    if started is FastStart.PRELOAD or fast_start.is_daemon(process, arguments):
+        return Role.CACHE
+    return Role.SERVER if started is FastStart.SNAPSHOT or serves(arguments) else None
 
 
 def serves(arguments: list[str]) -> bool:
@@ -126,6 +132,8 @@ def serves(arguments: list[str]) -> bool:
 def display_name(process: Process) -> str:
     """Return the name of a vLLM process for a person: its title, or its command line up to the model."""
     arguments = details.arguments(process.identity.pid) if process.state != "D" else []
+    if fast_start.kind(arguments) or fast_start.is_daemon(process, arguments):
+        return fast_start.title(arguments)
     if not serves(arguments):
         return details.short_title(process)
     start = next(
@@ -136,6 +144,15 @@ def display_name(process: Process) -> str:
     )
     name = "vllm serve" if _name(arguments[start]) == "vllm" else arguments[start]
     return f"{name} {model}".rstrip()
+
+
+def holder_name(tree: Tree, process: Process) -> str:
+    """Return the name of a process of a tree that holds GPU memory: for a fast start, what it was started for too."""
+    if tree.role is Role.CACHE:
+        return f"weight cache of {display_name(tree.root)}"
+    name = details.short_title(process)
+    arguments = details.arguments(tree.root.identity.pid)
+    return f"{name} of {fast_start.title(arguments)}" if fast_start.kind(arguments) else name
 
 
 def starter(table: Table, process: Process) -> Process | None:
@@ -163,7 +180,7 @@ def _tree(table: Table, roles: Mapping[int, Role], root: Process, ours: frozense
     above = starter(table, root)
     if {one.identity.pid for one in members} & ours:
         owner = Owner.OURS
-    elif roles[pid] is Role.SERVER:
+    elif roles[pid] is not Role.PART:
         owner = Owner.ITSELF
     else:
         owner = Owner.NOBODY if above is None and root.parent in table else Owner.STARTER

@@ -1,4 +1,4 @@
-"""Find the processes on a GPU that are not known to belong to this user's other servers."""
+"""Find the processes on a GPU that are not known: neither of this user's other servers, nor of a fast start of vLLM."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from vllm_magic import ledger
+from vllm_magic.engine import fast_start
 from vllm_magic.guard import record as records
 from vllm_magic.linux import details, marks, processes
 from vllm_magic.linux.processes import Identity
@@ -26,7 +27,8 @@ def unknown_pids(pids: Iterable[int], own: str, kernel: Identity | None) -> set[
 
     Known processes are this process, the server's kernel, and the processes of this user's other servers. A
     process belongs to such a server if it has the server's seal, is in the session of the server's leader, or
-    is below the server's guards, which adopt processes whose parents have ended.
+    is below the server's guards, which adopt processes whose parents have ended. The weight cache daemons of
+    ``vllm preload`` and the processes of ``vllm snapshot`` are known as well: no server starts them.
 
     Args:
         pids: as the driver lists them.
@@ -40,7 +42,9 @@ def unknown_pids(pids: Iterable[int], own: str, kernel: Identity | None) -> set[
         return set()
     others = list(_others(own))
     leaders = {one.pid: one for entry in others for one in _roots(entry)}
-    return {pid for pid in wanted if not _belongs_to_other(pid, others, leaders)}
+    unknown = {pid for pid in wanted if not _belongs_to_other(pid, others, leaders)}
+    table = processes.table() if unknown else {}
+    return {pid for pid in unknown if fast_start.origin(table, pid) is None}
 
 
 def describe(gpu: int, several: Sequence[ComputeProcess], hidden: Collection[int]) -> str:

@@ -236,7 +236,7 @@ class TestReleases:
 
 
 def gpu_view(now: Snapshot, servers: dict[int, str] | None = None) -> View:
-    return gpus.view(now, gpus.uses(now, processes.table(), servers or {}, ()))
+    return gpus.view(now, gpus.uses(now, processes.table(), servers or {}, {}))
 
 
 class TestGpus:
