@@ -35,7 +35,7 @@ class Asked(Exception):
 class NoManager:
     """Takes the manager's place: nothing starts in a test of this tier."""
 
-    def start(self, spec, *, wait, timeout):
+    def start(self, spec, *, wait, timeout, report):
         raise Asked(spec, timeout)
 
     def fit(self, spec):

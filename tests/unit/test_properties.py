@@ -497,6 +497,8 @@ records = st.builds(
     leader=st.none() | identity,
     segments=st.lists(identity, max_size=2),
     version=st.just(record.VERSION),
+    stop_grace=seconds,
+    stop_patience=seconds,
 )
 
 

@@ -217,7 +217,7 @@ class TestStop:
     @pytest.mark.parametrize(
         ("words", "says"),
         [
-            (["one", "--all"], "Stop one, or --all?"),
+            (["one", "--all"], "Both one and --all are given. Leave one of them out."),
             (["one", "two"], "two"),
             (["--force"], "--force"),
             (["--al"], "--al"),
