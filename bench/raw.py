@@ -40,6 +40,7 @@ class RawServer:
         self._target = target
         self._tmp = Path(tempfile.mkdtemp(prefix="t", dir=target.folder))
         self._leader: subprocess.Popen[bytes] | None = None
+        self._before = shared_memory.existing()
         self._segments: set[shared_memory.Segment] = set()
         self.port = port or free_port()
         self.log_path = self._tmp / "log"
@@ -69,7 +70,7 @@ class RawServer:
                 pidfd.send(member, signal.SIGKILL)
             pidfd.wait_for_all(alive, 1.0)
         self.leader.wait(KILL_LIMIT)  # reaped last: until then no other session has its number
-        shared_memory.unlink_unmapped(self._segments, since=0.0)
+        shared_memory.unlink_unmapped(self._segments, before=self._before)
         shutil.rmtree(self._tmp)
 
     @property
