@@ -151,3 +151,9 @@ def no_way_to(match: re.Match[str], _: HintContext) -> str:
     """Return which host cannot be reached."""
     host = next(filter(None, match.groups()), "the Hub")
     return f"There is no way to {host}"
+
+
+def old_nvcc(match: re.Match[str], _: HintContext) -> str:
+    """Return what the CUDA compiler does not know."""
+    unknown = match[1] or match[2]
+    return f"The CUDA compiler on this machine (nvcc) is too old: it does not know {unknown}"

@@ -61,4 +61,9 @@ SIGNS = (
         "A compiler was killed: mostly the machine's memory has run out then",
         "Compile with fewer processes at once: --env MAX_JOBS=2",
     ),
+    Sign(
+        r"nvcc fatal +: (?:Unsupported gpu architecture '(\w{1,30})'|Unknown option '?(-[\w-]{1,60}))",
+        machine_hints.old_nvcc,
+        "Install a newer CUDA toolkit and set CUDA_HOME to it, or the package flashinfer-jit-cache beside vLLM",
+    ),
 )

@@ -86,4 +86,14 @@ SIGNS = (
         "CUDA cannot be initialised on this machine",
         "Check nvidia-smi; after a suspend or an update of the driver, load nvidia_uvm again or reboot",
     ),
+    Sign(  # triton/backends/nvidia/driver.py
+        r"libcuda\.so cannot (?:be )?found",
+        "Triton does not find libcuda.so, which is the driver's",
+        "Put its folder into LD_LIBRARY_PATH (ldconfig -p shows it; under WSL2 it is /usr/lib/wsl/lib)",
+    ),
+    Sign(
+        r"CUDA error: operation not supported",
+        "The driver refuses an operation: mostly a virtual GPU (vGPU) that does not allow it",
+        "Try --enforce-eager and --disable-custom-all-reduce; a vGPU needs unified memory enabled by its administrator",
+    ),
 )

@@ -62,4 +62,30 @@ SIGNS = (
         "This vLLM cannot read the UUID {0} in CUDA_VISIBLE_DEVICES",
         "Give it the GPU's index there, or install vLLM 0.21 or newer",
     ),
+    Sign(  # vllm/v1/attention/backends, flash_attn
+        r"ead size \d{1,6} is not supported by (\w{1,60})|"
+        r"(?:flash attention build does not support headdim|Cannot use FlashAttention-2 backend for head size)",
+        "The attention backend does not take heads of this model's size",
+        "Choose another one: --attention-backend TRITON_ATTN, or FLEX_ATTENTION",
+    ),
+    Sign(
+        r"CUDA error: out of memory",
+        "The GPU is out of memory",
+        "Lower --gpu-memory-utilization or --max-num-seqs, or add --enforce-eager, which makes no CUDA graphs",
+    ),
+    Sign(
+        r"operation not permitted when stream is capturing|cudaErrorStreamCapture\w{1,40}",
+        "A CUDA graph cannot be captured",
+        "Add --enforce-eager, or try another vLLM: this is mostly a fault of one version",
+    ),
+    Sign(
+        r"(\w[\w ]{1,80}) is not implemented for (Blackwell|Hopper|Ampere|this (?:GPU|architecture|device))",
+        "{0} is not implemented for this GPU in this vLLM",
+        "Install a newer vLLM, or choose a model that is quantized otherwise",
+    ),
+    Sign(
+        r"CUDA error: invalid argument",
+        "CUDA was called with a value that it does not take: mostly the driver and this build of vLLM do not fit together",
+        "Update the driver and vLLM, or try --enforce-eager and --disable-custom-all-reduce",
+    ),
 )

@@ -22,7 +22,7 @@ SIGNS = (
         machine_hints.NO_WAY,
     ),
     Sign(  # urllib3, httpx
-        r"host=\\?'([\w.-]{1,200})\\?', port=\d{1,5}\): Max retries exceeded|Failed to resolve '([\w.-]{1,200})'|"
+        r"host=\\?'([\w.-]{1,200})\\?', port=\d{1,5}\): (?:Max retries exceeded|Read timed out)|Failed to resolve '([\w.-]{1,200})'|"
         r"NameResolutionError|\[Errno -\d\] (?:Name or service not known|Temporary failure in name resolution)|"
         r"\[Errno 101\] Network is unreachable",
         machine_hints.no_way_to,
@@ -42,5 +42,10 @@ SIGNS = (
         r"\b50\d Server Error",
         "The Hub does not answer as it should",
         "Try again in some minutes, or set HF_ENDPOINT to a mirror",
+    ),
+    Sign(  # huggingface_hub/errors.py
+        r"Cache directory not found: (\S{1,300}?)\.?(?:\s|$)",
+        "There is no folder {0} for the cache of the Hub",
+        "Make it, or correct HF_HUB_CACHE and HF_HOME",
     ),
 )

@@ -86,4 +86,36 @@ SIGNS = (
         "vLLM's process that looks at the architecture {0} has failed",
         "The lines before it name the reason; up to vLLM 0.20 it is often a GPU's UUID in CUDA_VISIBLE_DEVICES: give indices",
     ),
+    Sign(  # load_weights in vllm/model_executor/models
+        r"KeyError: '((?:\w[\w.]{0,100}\.)?layers\.\d{1,4}\.[\w.]{1,200})'",
+        "The checkpoint has the weight {0}, for which the model has no place: mostly it is quantized otherwise than vLLM "
+        "takes it for",
+        "Check quantization_config in its config.json; a newer vLLM may know this kind of quantization",
+    ),
+    Sign(  # transformers/convert_slow_tokenizer.py
+        r"Converting from (?:SentencePiece and )?\w{8} failed",
+        "The model's tokenizer cannot be converted",
+        "Install sentencepiece, tiktoken and protobuf beside vLLM, or upgrade transformers there",
+    ),
+    Sign(  # vllm/config/model.py
+        r"No model architectures are specified",
+        "The model's config.json names no architecture",
+        "Check that it is a model for transformers; a folder with an adapter alone is started with its base model and "
+        "--lora-modules",
+    ),
+    Sign(  # Python's json
+        r"Expecting value: line 1 column 1 \(char 0\)",
+        "A JSON file of the model is empty, or no JSON",
+        "Download the model again; git-lfs may have left a pointer in place of a file",
+    ),
+    Sign(  # transformers/modeling_gguf_pytorch_utils.py
+        r"GGUF model with architecture (\S{1,60}) is not supported yet",
+        "The transformers beside vLLM cannot read GGUF files of the architecture {0}",
+        "Serve the model's safetensors in place of the GGUF file, or upgrade transformers there",
+    ),
+    Sign(  # vllm/config/model.py
+        r"The model type '(\w{1,60})' does not support float16\. Reason: (.{1,100}?)\. Please use (\w{1,20})",
+        "Models of the type {0} cannot be served in float16 ({1})",
+        "Set --dtype {2}, which a GPU below compute capability 8.0 does not have; there float32 is left",
+    ),
 )

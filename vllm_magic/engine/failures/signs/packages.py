@@ -75,4 +75,9 @@ SIGNS = (
         "vLLM misses the package {0}",
         machine_hints.install("{0}"),
     ),
+    Sign(
+        r"has no attribute all_special_tokens_extended",
+        "The transformers beside vLLM is too new: this vLLM needs one before 5",
+        machine_hints.install("'transformers<5'"),
+    ),
 )

@@ -63,4 +63,9 @@ SIGNS = (
         "This model cannot be divided by layers",
         "Leave --pipeline-parallel-size out, and use --tensor-parallel-size",
     ),
+    Sign(
+        r"NCCL error.{0,300}invalid usage|ncclInvalidUsage|Duplicate GPU detected",
+        "NCCL was asked for what it does not do: mostly two processes got the same GPU",
+        "Check CUDA_VISIBLE_DEVICES and --gpus for a GPU that is named twice; --env NCCL_DEBUG=WARN shows more",
+    ),
 )

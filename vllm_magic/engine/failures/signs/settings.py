@@ -46,4 +46,24 @@ SIGNS = (
         "This model cannot be used for {0}",
         "Leave --runner and --task out: vLLM chooses what the model can do",
     ),
+    Sign(  # vllm/lora/utils.py, lora/lora_model.py
+        r"(\S{1,300}) is unsupported LoRA weight",
+        "The adapter changes {0}, which vLLM cannot do with an adapter",
+        "Train it without modules_to_save, or merge it into the model (merge_and_unload in peft)",
+    ),
+    Sign(  # vllm/lora/lora_model.py
+        r"While loading (\S{1,300}?), expected target modules in .{1,500}? but received (.{1,300}?)\. Please verify",
+        "The adapter {0} changes modules that this model has not, or that vLLM cannot change: {1}",
+        "Check that it was trained for this model, or merge it into the model (merge_and_unload in peft)",
+    ),
+    Sign(  # vllm/config/speculative.py
+        r"(?:speculative_)?draft_tensor_parallel_size=(\d{1,4}) cannot be other value than",
+        "The draft model cannot be divided among {0} GPUs",
+        "Leave draft_tensor_parallel_size out of --speculative-config, or set it to 1",
+    ),
+    Sign(  # vllm/config/compilation.py
+        r"Can't determine cudagraph shapes that are both a multiple of (\d{1,9}) .{1,100}? and (\d{1,9})",
+        "No batch size is a multiple of {0} (speculative tokens and one) and of {1} (GPUs) as well",
+        "Change num_speculative_tokens in --speculative-config, or --tensor-parallel-size",
+    ),
 )
