@@ -158,7 +158,7 @@ def test_nothing_that_a_terminal_obeys(shell):
         ("", "UsageError: Nothing is asked. Write it in the lines below %%vllm."),
         (
             "start",
-            "UsageError: %%vllm sends the cell to a server. To run a command, write it in a line: %vllm start.",
+            "UsageError: %%vllm sends the cell to a server. To run a command, write %vllm start in a line of its own.",
         ),
         ("nobody", "UsageError: No server is called nobody"),
         ("tiny more", "UsageError: Unrecognized arguments: more"),
