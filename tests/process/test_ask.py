@@ -155,7 +155,7 @@ def test_nothing_that_a_terminal_obeys(shell):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("", "UsageError: Nothing is asked. Write it in the lines below %%vllm."),
+        ("", "UsageError: The cell is empty. Write a text for the model in the lines below %%vllm."),
         (
             "start",
             "UsageError: %%vllm sends the cell to a server. To run a command, write %vllm start in a line of its own.",
@@ -199,7 +199,7 @@ def test_an_interrupt_while_it_waits_for_its_turn(shell):
     finally:
         signal.signal(signal.SIGINT, handler)
         before.close()
-    assert seen == "Interrupted: the server ends this answer as well; what it said so far is kept.\n"
+    assert seen == "Interrupted: the server ends this answer too. The text so far is kept.\n"
     assert "kept" not in shell.user_ns
 
 
@@ -296,7 +296,7 @@ def test_in_a_kernel(kernel):
     messages = kernel.run("%%vllm --history --max-tokens 100\nx", interrupt)
     assert [content["ename"] for kind, content in messages if kind == "error"] == ["Interrupted"]
     (error,) = [content["traceback"] for kind, content in messages if kind == "error"]
-    assert error == ["Interrupted: the server ends this answer as well; what it said so far is kept."]
+    assert error == ["Interrupted: the server ends this answer too. The text so far is kept."]
     *_, kept, below = [content["data"] for _, content in messages if "data" in content]
     assert kept["text/html"].startswith("<p><strong>one</strong> two")
     assert below["text/plain"].startswith("interrupted · 1 tokens in, ")

@@ -44,7 +44,7 @@ class VllmMagics(Magics):
     display = Enum(
         mode.SETTINGS,
         mode.AUTO,
-        help="How progress and answers are shown: updated in place (update), as text that is only appended (append), or by what the front end is (auto).",
+        help="How progress and answers are shown: updated in place (update), as text that is only appended (append), or whichever the front end can show (auto).",
     ).tag(config=True)
 
     def __init__(self, shell: InteractiveShell) -> None:

@@ -129,11 +129,11 @@ def _values(
 
 @dataclass(frozen=True)
 class _KnownFlags:
-    """The flags that are offered.
+    """The flags of vLLM that are offered.
 
     Attributes:
         table: the flags.
-        note: what to say of each flag besides; "" for nothing.
+        note: a note that is shown with each flag; "" for none.
     """
 
     table: FlagTable
@@ -141,7 +141,10 @@ class _KnownFlags:
 
 
 def _flags(line: TypedLine) -> _KnownFlags:
-    """Return the flags of the vLLM that would run; until they are known, the common ones, while they are read."""
+    """Return the flags of the vLLM that would run.
+
+    If they are not known yet, begin to read them, and return the flags that most versions of vLLM have.
+    """
     from vllm_magic.engine.flags.common_flags import COMMON
 
     with suppress(ExecutableNotFound):

@@ -21,13 +21,14 @@ from vllm_magic.jupyter.display.updated import UpdatedOutput
 if TYPE_CHECKING:
     from vllm_magic.engine.client.generate import Piece
 
-EVERY = 0.1  # seconds between two updates in a notebook, at least
-REST = 5  # times the duration of the last update until the next one, at least: each renders the whole answer
+UPDATE_INTERVAL = 0.1  # seconds between two updates in a notebook, at least
+# An update renders the whole answer. If it takes long, the pause after it is at least so many times as long.
+PAUSE_FACTOR = 5
 _REFUSES = "The model refuses: "
 
 
-def shown(mode: DisplayMode, *, as_json: bool) -> NotebookAnswer | TextAnswer:
-    """Return the object that shows an answer in this mode; `NotebookAnswer` has the arguments."""
+def new_answer(mode: DisplayMode, *, as_json: bool) -> NotebookAnswer | TextAnswer:
+    """Return the object that shows an answer in this mode; ``as_json`` as for `NotebookAnswer`."""
     if mode in {DisplayMode.APPEND, DisplayMode.TERMINAL}:
         return TextAnswer()
     return NotebookAnswer(as_json=as_json, streamed=mode is DisplayMode.UPDATE)
@@ -37,26 +38,26 @@ class NotebookAnswer:
     """An answer in a notebook, as two outputs: the answer, and at its end the line below it.
 
     Args:
-        as_json: whether to show the text unchanged rather than as Markdown.
-        streamed: whether the answer is shown while it comes, updated in place, rather than at its end only.
+        as_json: whether the text is shown unchanged; otherwise it is shown as Markdown.
+        streamed: whether the answer is shown while it comes, updated in place; otherwise it is shown at its end only.
     """
 
     def __init__(self, *, as_json: bool, streamed: bool) -> None:
         self._as_json = as_json
         self._streamed = streamed
-        self._said: dict[PieceKind, str] = dict.fromkeys(PieceKind, "")
+        self._texts: dict[PieceKind, str] = dict.fromkeys(PieceKind, "")
         self._output = UpdatedOutput()
-        self._due = 0.0
+        self._next_update = 0.0  # by `time.monotonic`
 
     def add(self, piece: Piece) -> None:
-        """Add a piece; update the output, unless that was done a moment ago."""
-        self._said[piece.kind] += piece.text
-        if self._streamed and time.monotonic() >= self._due:
+        """Add a piece; update the output unless the last update was too recent."""
+        self._texts[piece.kind] += piece.text
+        if self._streamed and time.monotonic() >= self._next_update:
             self._show(thinking=piece.kind is PieceKind.REASONING)
 
     def finish(self, line: str) -> None:
         """Show the whole answer, and the line below it."""
-        if any(self._said.values()):
+        if any(self._texts.values()):
             self._show(thinking=False)
         display({"text/plain": line, "text/html": f"<small>{escape(line)}</small>"}, raw=True)  # type: ignore[no-untyped-call]
 
@@ -64,30 +65,32 @@ class NotebookAnswer:
         began = time.monotonic()
         self._output.show({"text/plain": self._plain(), "text/html": self._html(thinking=thinking)})
         now = time.monotonic()
-        self._due = now + max(EVERY, REST * (now - began))
+        self._next_update = now + max(UPDATE_INTERVAL, PAUSE_FACTOR * (now - began))
 
     def _html(self, *, thinking: bool) -> str:
         from vllm_magic.jupyter.display import markdown
 
-        text = self._said[PieceKind.TEXT]
-        said = f"<pre><code>{escape(text)}</code></pre>" if self._as_json and text else markdown.html(text)
-        refusal = markdown.html(_refusal(self._said[PieceKind.REFUSAL]))
-        return self._reasoning(thinking=thinking) + refusal + said
+        text = self._texts[PieceKind.TEXT]
+        shown = f"<pre><code>{escape(text)}</code></pre>" if self._as_json and text else markdown.html(text)
+        refusal = markdown.html(_refusal(self._texts[PieceKind.REFUSAL]))
+        return self._reasoning(thinking=thinking) + refusal + shown
 
     def _reasoning(self, *, thinking: bool) -> str:
         """Return the reasoning as HTML, folded once the answer begins."""
         from vllm_magic.jupyter.display import markdown
 
-        reasoning = self._said[PieceKind.REASONING]
+        reasoning = self._texts[PieceKind.REASONING]
         if not reasoning:
             return ""
         head = "<details open><summary>thinking" if thinking else "<details><summary>thought"
         return f"{head}</summary><blockquote>{markdown.html(reasoning)}</blockquote></details>"
 
     def _plain(self) -> str:
-        reasoning = self._said[PieceKind.REASONING]
+        reasoning = self._texts[PieceKind.REASONING]
         quoted = _quoted(reasoning) if reasoning else ""
-        return printable(_joined(quoted, _refusal(self._said[PieceKind.REFUSAL]), self._said[PieceKind.TEXT]))
+        return printable(
+            _joined(quoted, _refusal(self._texts[PieceKind.REFUSAL]), self._texts[PieceKind.TEXT])
+        )
 
 
 class TextAnswer:
@@ -99,8 +102,8 @@ class TextAnswer:
     def add(self, piece: Piece) -> None:
         """Write a piece."""
         if piece.kind is not self._kind:
-            heads = {PieceKind.REASONING: "(thinking) ", PieceKind.TEXT: "", PieceKind.REFUSAL: _REFUSES}
-            sys.stdout.write(("\n\n" if self._kind else "") + heads[piece.kind])
+            labels = {PieceKind.REASONING: "(thinking) ", PieceKind.TEXT: "", PieceKind.REFUSAL: _REFUSES}
+            sys.stdout.write(("\n\n" if self._kind else "") + labels[piece.kind])
             self._kind = piece.kind
         sys.stdout.write(printable(piece.text))
         sys.stdout.flush()
@@ -120,4 +123,4 @@ def _refusal(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    return "\n".join(f"> {one}" for one in text.split("\n"))
+    return "\n".join(f"> {line}" for line in text.split("\n"))

@@ -24,14 +24,14 @@ COMPLETION = 128  # tokens by default for a model without a chat template, which
 
 
 class Interrupted(KeyboardInterrupt):
-    """An interrupt, which keeps the cells below from running as any other does, but shows no traceback."""
+    """An interrupt without a traceback. As after any other interrupt, the cells below do not run."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"Interrupted: {self}"]
 
 
 class Asker:
-    """Asks the servers of one notebook."""
+    """Sends cells to servers, and remembers the conversations of one notebook."""
 
     def __init__(self) -> None:
         self._conversations: WeakKeyDictionary[Server, list[Message]] = WeakKeyDictionary()
@@ -39,8 +39,8 @@ class Asker:
     def ask(
         self,
         server: Server,
-        said: str,
-        wanted: AskArguments,
+        text: str,
+        arguments: AskArguments,
         namespace: MutableMapping[str, Any],
         mode: DisplayMode,
     ) -> None:
@@ -48,49 +48,49 @@ class Asker:
 
         Args:
             server: the server.
-            said: the text of the cell.
-            wanted: the options of the cell.
-            namespace: the notebook's variables; the answer is stored there if an option names a variable for it.
+            text: the text of the cell.
+            arguments: the options of the cell.
+            namespace: the variables of the notebook; if an option names a variable, the answer is assigned to it.
             mode: the way in which the answer is shown.
 
         Raises:
             RequestFailed: the server gave no answer.
             Interrupted: the user interrupted the cell; the request has ended on the server too.
-            InvalidOption: an option does not fit.
+            InvalidOption: an option is not valid, or the text is empty.
         """
-        if not said.strip():
-            raise InvalidOption("Nothing is asked. Write it in the lines below %%vllm.")
-        schema = None if wanted.schema is None else _schema(wanted.schema, namespace)
-        history = self._history(server, wanted)
-        messages = generate.conversation(said, wanted.system, history)
-        shown = answer.shown(mode, as_json=schema is not None)
+        if not text.strip():
+            raise InvalidOption("The cell is empty. Write a text for the model in the lines below %%vllm.")
+        schema = None if arguments.schema is None else _schema(arguments.schema, namespace)
+        history = self._history(server, arguments)
+        messages = generate.conversation(text, arguments.system, history)
+        output = answer.new_answer(mode, as_json=schema is not None)
         stream, note = None, _BROKEN
         try:
-            options = {"temperature": wanted.temperature, "json_schema": schema}
-            stream, has_template = request_answer(server, messages, wanted.max_tokens, **options)
+            options = {"temperature": arguments.temperature, "json_schema": schema}
+            stream, has_template = request_answer(server, messages, arguments.max_tokens, **options)
             if not has_template:
                 print(f"The model of {server.name} has no chat template: it continues the text of the cell.")  # noqa: T201
             for piece in stream.pieces():
-                shown.add(piece)
+                output.add(piece)
             note = ""
         except KeyboardInterrupt:
             note = "interrupted"
-            raise Interrupted("the server ends this answer as well; what it said so far is kept.") from None
+            raise Interrupted("the server ends this answer too. The text so far is kept.") from None
         finally:
             if stream is not None:
                 stream.close()
-                shown.finish(stream.answer.summary(note))
-                if note != _BROKEN:  # half an answer is none to go on from
+                output.finish(stream.answer.summary(note))
+                if note != _BROKEN:  # a conversation does not continue after an incomplete answer
                     generate.remember(history, messages, stream.answer)
-                if wanted.variable and schema is None:
-                    namespace[wanted.variable] = stream.answer.text
-        if wanted.variable and schema is not None:
-            namespace[wanted.variable] = stream.answer.parsed
+                if arguments.variable and schema is None:
+                    namespace[arguments.variable] = stream.answer.text
+        if arguments.variable and schema is not None:
+            namespace[arguments.variable] = stream.answer.parsed
 
-    def _history(self, server: Server, wanted: AskArguments) -> list[Message]:
-        if not wanted.history:
+    def _history(self, server: Server, arguments: AskArguments) -> list[Message]:
+        if not arguments.history:
             return []
-        if wanted.new:
+        if arguments.new:
             self._conversations.pop(server, None)
         return self._conversations.setdefault(server, [])
 

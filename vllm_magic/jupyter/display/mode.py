@@ -1,14 +1,14 @@
-"""The way in which an output that changes is shown: the one place that decides it.
+"""Choose how an output that changes is shown.
 
-A message ``update_display_data`` replaces an output that is there already. Notebooks and nbclient obey it; jupyter console,
-qtconsole, Spyder and ``execute_interactive`` of jupyter_client ignore it, so that they would show the first state for ever.
-What can be known is what the front end wrote into the request to run the cell:
+A message ``update_display_data`` replaces an existing output. Notebooks and nbclient obey the message. jupyter console,
+qtconsole, Spyder and ``execute_interactive`` of jupyter_client ignore it: they would keep showing the first state. The front
+end is recognized by its request to run the cell:
 
 - The messages of jupyter_client, on which every front end in Python is built, have ids of the form SESSION_PID_NUMBER
-  (``Session.msg_id``). Those of the front ends in JavaScript are random.
-- A program that runs cells for nobody to watch (nbclient, and so papermill, nbconvert and Voilà) sends ``allow_stdin: false``.
+  (``Session.msg_id``). The ids of front ends in JavaScript are random.
+- A program that runs cells while nobody watches (nbclient, and so papermill, nbconvert and Voilà) sends ``allow_stdin: false``.
 
-What a front end of another kind does with updates cannot be known; ``%config VllmMagics.display`` says it.
+For all other front ends, it is not known whether they obey updates: the user can set ``%config VllmMagics.display``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class DisplayMode(str, Enum):
     UPDATE = "update"  # one output, replaced by each later state
     APPEND = "append"  # text to which more text is added
     FINAL = "final"  # one output at the end
-    TERMINAL = "terminal"  # text; a line of progress is written over
+    TERMINAL = "terminal"  # text; a line of progress is overwritten
 
 
 SETTINGS = (AUTO, DisplayMode.UPDATE.value, DisplayMode.APPEND.value)

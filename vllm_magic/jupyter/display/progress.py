@@ -10,6 +10,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from html import escape
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from vllm_magic.jupyter.display.mode import DisplayMode
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 WIDTH = 78  # characters that a line in a terminal may take
 BAR = 12  # characters of the bar in this line
 LONGEST_STAGES = 3  # stages that the last line names
-EVERY = 15.0  # seconds between two lines of one stage, where lines are appended
+LINE_INTERVAL = 15.0  # seconds between two appended lines of the same stage
 
 
 class Line(ABC):
@@ -77,7 +78,7 @@ class UpdatedLine(Line):
 
 
 class FinalLine(UpdatedLine):
-    """The result alone."""
+    """One output, which shows only the result."""
 
     def show(self, text: str, share: float | None, stage: str = "") -> None:
         """Show nothing yet."""
@@ -89,34 +90,34 @@ class FinalLine(UpdatedLine):
 
 
 class AppendedLines(Line):
-    """Text, to which a line is added for each stage, and every `EVERY` seconds in a long one."""
+    """Text, to which a line is appended for each stage, and every `LINE_INTERVAL` seconds in a long stage."""
 
     def __init__(self) -> None:
         self._stage: str | None = None
-        self._due = 0.0
+        self._next_line = 0.0  # by `time.monotonic`
 
     def show(self, text: str, share: float | None, stage: str = "") -> None:  # noqa: ARG002
-        """Add the text if the stage is another one, or the last line is old."""
-        if stage != self._stage or time.monotonic() >= self._due:
+        """Append the text if it is of a new stage, or the last line is old."""
+        if stage != self._stage or time.monotonic() >= self._next_line:
             self._stage = stage
-            self._due = time.monotonic() + EVERY
+            self._next_line = time.monotonic() + LINE_INTERVAL
             self.finish(text)
 
     def finish(self, text: str) -> None:
-        """Add the result."""
+        """Append the result."""
         if text:
             sys.stdout.write(f"{text}\n")
             sys.stdout.flush()
 
 
 class TerminalLine(Line):
-    """A line of a terminal, which is written over."""
+    """A line of a terminal, which each later state overwrites."""
 
     def __init__(self) -> None:
         self._shown = False
 
     def show(self, text: str, share: float | None, stage: str = "") -> None:  # noqa: ARG002
-        """Write the text over the last one, after a bar."""
+        """Overwrite the line with a bar and the text."""
         line = text if share is None else f"{_bar(share)} {text}"
         sys.stdout.write(f"\r{line[:WIDTH].ljust(WIDTH)}")
         sys.stdout.flush()
@@ -152,9 +153,9 @@ class ProgressLine:
 
 
 def ready(server: Server) -> str:
-    """Return the line that the server is ready, after how long, and which stages took longest."""
+    """Return a line that says that the server is ready, after how many seconds, and which stages took longest."""
     now = server.status
-    longest = sorted(now.stages.items(), key=lambda one: -one[1])[:LONGEST_STAGES]
+    longest = sorted(now.stages.items(), key=itemgetter(1), reverse=True)[:LONGEST_STAGES]
     parts = ", ".join(f"{stage.value} {seconds:.1f} s" for stage, seconds in longest)
     spare = ", from a spare" if now.start_kind is StartKind.WARM else ""
     return f"{now.name} is ready after {now.ready_after:.1f} s{spare}{f' ({parts})' if parts else ''}."

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 class UpdatedOutput:
-    """One output of the cell. A front end that ignores updates shows its first state; `mode.choose` keeps it from there."""
+    """One output of the cell. Front ends that ignore updates do not get it (see `mode`): they would keep its first state."""
 
     def __init__(self) -> None:
         self._handle: DisplayHandle | None = None
 
     @property
     def shown(self) -> bool:
-        """Whether it shows anything yet."""
+        """Whether the output exists already."""
         return self._handle is not None
 
     def show(self, data: Mapping[str, str]) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.client.metrics import Histogram, Metrics
     from vllm_magic.engine.models.hf_cache import Model
     from vllm_magic.gpu.devices import Snapshot
+    from vllm_magic.linux.processes import Identity
     from vllm_magic.provisioning.standby_pool import StandbyStatus
     from vllm_magic.recovery.sweep import Swept
     from vllm_magic.release.result import Release
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 NOTHING_RUNS = "No server runs. Start one with %vllm start MODEL."
 WHEN_SPARE = {
-    StandbyMode.AUTO: "One is made once a server is ready, where 16 GiB of memory are free. %vllm spare on makes one now.",
+    StandbyMode.AUTO: "One is made once a server is ready, if 16 GiB of memory are free. %vllm spare on makes one now.",
     StandbyMode.ON: "One is made once a server is ready.",
     StandbyMode.OFF: "None is made: spares are switched off. %vllm spare on makes one.",
 }
@@ -42,22 +43,21 @@ _IN_A_CELL = {
 }
 
 
-def status(servers: Sequence[ServerStatus], gpus: Snapshot | None, others: Sequence[str] = ()) -> View:
-    """Return the table of ``%vllm``; ``others`` are lines about servers that are gone, or wait for a kernel."""
+def status(servers: Sequence[ServerStatus], gpus: Snapshot | None, notes: Sequence[str] = ()) -> View:
+    """Return the table of ``%vllm``, with notes below it."""
     if not servers:
-        return View(NOTHING_RUNS, lines=tuple(others))
+        return View(NOTHING_RUNS, lines=tuple(notes))
     columns = ["name", "model", "state", "URL", "since", "pid"]
     rows = [
-        [one.name, one.model, one.state_text, one.base_url, duration(one.seconds), str(one.pid or "")]
-        for one in servers
+        [now.name, now.model, now.state_text, now.base_url, duration(now.seconds), str(now.pid or "")]
+        for now in servers
     ]
     if gpus is not None and gpus.gpus:
         columns.append("VRAM")
-        held = _held(servers, gpus)
-        for row, used in zip(rows, held, strict=True):
+        for row, used in zip(rows, _vram(servers, gpus), strict=True):
             row.append(gib(sum(used)) if used else "?")
-    failed = tuple(f"{one.name}: {one.error}" for one in servers if one.error)
-    return View("", tuple(columns), tuple(map(tuple, rows)), (*failed, *others))
+    failed = tuple(f"{now.name}: {now.error}" for now in servers if now.error)
+    return View("", tuple(columns), tuple(map(tuple, rows)), (*failed, *notes))
 
 
 def spare(now: StandbyStatus) -> View:
@@ -77,15 +77,15 @@ def releases(several: Sequence[Release]) -> View:
         return several[0].view()
     rows = tuple(
         (
-            one.server,
-            f"{one.seconds:.2f} s",
-            str(len(one.ended)),
-            one.proof.value if one.verified else "NOT proved",
-            _freed(one),
+            release.server,
+            f"{release.seconds:.2f} s",
+            str(len(release.ended)),
+            release.proof.value if release.verified else "NOT proved",
+            _freed(release),
         )
-        for one in several
+        for release in several
     )
-    doubts = tuple(f"{one.server}: {one.doubt}" for one in several if one.doubt)
+    doubts = tuple(f"{release.server}: {release.doubt}" for release in several if release.doubt)
     return View(
         f"{len(several)} servers released.", ("name", "in", "processes", "proof", "freed"), rows, doubts
     )
@@ -171,20 +171,19 @@ def _quantiles(times: Histogram) -> str:
     )
 
 
-def _freed(one: Release) -> str:
-    known = [gpu.freed for gpu in one.vram if gpu.freed is not None]
-    return gib(sum(known) if known else None) if one.vram else ""
+def _freed(release: Release) -> str:
+    known = [gpu.freed for gpu in release.vram if gpu.freed is not None]
+    return gib(sum(known) if known else None) if release.vram else ""
 
 
-def _held(servers: Sequence[ServerStatus], now: Snapshot) -> list[list[int]]:
-    """Return the bytes that the driver lists for the processes of each server. Only listed processes are examined."""
-    held: list[list[int]] = [[] for _ in servers]
-    leaders = {
-        one.leader: used for one, used in zip(servers, held, strict=True) if one.leader and not one.state.over
+def _vram(servers: Sequence[ServerStatus], now: Snapshot) -> list[list[int]]:
+    """Return, for each server, the bytes of each of its processes that the driver lists."""
+    by_leader: dict[Identity, list[int]] = {
+        server.leader: [] for server in servers if server.leader and not server.state.over
     }
-    by_pid = {leader.pid: leader for leader in leaders}
-    for process in (one for gpu in now.gpus for one in gpu.processes or ()):
-        leader = processes.leader_of(process.pid, by_pid)
-        if leader in leaders and process.used is not None:
-            leaders[leader].append(process.used)
-    return held
+    leaders = {leader.pid: leader for leader in by_leader}
+    for process in (process for gpu in now.gpus for process in gpu.processes or ()):
+        leader = processes.leader_of(process.pid, leaders)
+        if leader in by_leader and process.used is not None:
+            by_leader[leader].append(process.used)
+    return [by_leader.get(server.leader, []) if server.leader else [] for server in servers]

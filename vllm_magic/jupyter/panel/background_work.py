@@ -68,7 +68,7 @@ class Work:
         manager: the manager of the kernel.
         settings: returns the settings for a start.
         grace: returns the grace period for a stop, in seconds; None for the default.
-        session: the session to which its servers belong; None for the whole process.
+        session: the session to which the started servers belong; None for the whole process.
     """
 
     def __init__(

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 class Panel:
     """The panel of a kernel. It can be displayed several times; all its views show the same.
 
-    `comm`, `get_state` and `set_state` are those of its widget: what ``mo.ui.anywidget`` asks for (marimo 0.25,
-    ``_plugins/ui/_impl/from_anywidget.py``), which then shows the widget itself.
+    `comm`, `get_state` and `set_state` are those of its widget. ``mo.ui.anywidget`` needs them to show the widget
+    (marimo 0.25, ``_plugins/ui/_impl/from_anywidget.py``).
 
     Args:
         manager: the manager of the kernel.
         settings: returns the settings for a start.
         grace: returns the grace period for a stop, in seconds; None for the default.
         is_busy: returns whether a cell runs now.
-        session: the session whose panel it is, in a process that has several; None for the panel of the whole kernel.
+        session: the session to which the panel belongs; None for the panel of the whole kernel.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Panel:
     ) -> None:
         self._manager = manager
         self._work = Work(manager, settings, grace, session)
-        self._runs_cells = session or threading.main_thread()
+        self._cell_thread = session or threading.main_thread()
         self._is_busy = is_busy
         self._widget: PanelWidget | None = None
         self._controller: Controller | None = None
@@ -79,7 +79,7 @@ class Panel:
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Set traits of the widget, as a view asks for it; the panel's own views never do."""
+        """Set traits of the widget. The views of the panel never request this."""
         self._open().set_state(state)
 
     def close(self) -> None:
@@ -95,7 +95,7 @@ class Panel:
     def _open(self) -> PanelWidget:
         if self._widget is not None and not is_closed(self._widget):
             return self._widget
-        self.close()  # marimo closes a widget when the cell that has made it runs again
+        self.close()  # marimo closes a widget when the cell that made the widget runs again
         widget = PanelWidget()
         receive_beside_cells(widget)
         self._controller = Controller(self._manager, widget, self._work, self._is_busy)
@@ -104,7 +104,7 @@ class Panel:
         return widget
 
     def _on_message(self, _widget: object, content: object, _buffers: object) -> None:
-        concurrent = threading.current_thread() is not self._runs_cells
+        concurrent = threading.current_thread() is not self._cell_thread
         request = messages.read(content, concurrent=concurrent)
         if request is not None and self._controller is not None:
             self._controller.post(request)

@@ -1,4 +1,4 @@
-"""The one panel of this kernel; of each session, in a process that has several (`manager.sessions`)."""
+"""The panel of this kernel. In a process with several sessions (`manager.sessions`), each session has a panel."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-_open: dict[threading.Thread | None, _Opened] = {}  # by the session
+_panels: dict[threading.Thread | None, _ConnectedPanel] = {}  # by the session
 
 
 def panel() -> Panel:
     """Return the panel of this kernel, which shows and controls its servers; it can be displayed several times.
 
-    A start from the panel uses ``%config VllmMagics`` where the extension is loaded. In marimo the panel is a widget:
+    If the extension is loaded, a start from the panel uses ``%config VllmMagics``. In marimo the panel is a widget:
     ``mo.ui.anywidget(vllm_magic.panel())``.
     """
     from vllm_magic.manager import sessions
     from vllm_magic.manager.manager import manager
 
     session = sessions.current()
-    if session not in _open:
-        _open[session] = _Opened(session)
+    if session not in _panels:
+        _panels[session] = _ConnectedPanel(session)
         if session is not None:
             manager.sessions.at_end(session, partial(close, session))
-    return _open[session].panel
+    return _panels[session].panel
 
 
 def close(session: threading.Thread | None = None) -> None:
-    """Close the panel of this session, or of the whole kernel; do nothing where there is none."""
-    opened = _open.pop(session, None)
-    if opened is not None:
-        opened.close()
+    """Close the panel of this session, if there is one; None for the panel of the whole kernel."""
+    connected = _panels.pop(session, None)
+    if connected is not None:
+        connected.close()
 
 
-class _Opened:
-    """The panel and its connections to the shell, or to marimo."""
+class _ConnectedPanel:
+    """A panel with its connections to the shell, or to marimo."""
 
     def __init__(self, session: threading.Thread | None) -> None:
         from IPython.core.getipython import get_ipython
@@ -84,9 +84,9 @@ class _Opened:
 
 
 def _marimo_is_busy() -> Callable[[], bool] | None:
-    """Return what says whether a cell of this marimo session runs; None outside of marimo.
+    """Return a function that returns whether a cell of this marimo session runs; None outside of marimo.
 
-    marimo has no public name for it: 0.25 sets the context's ``execution_context`` while a cell runs
+    marimo has no public function for this: 0.25 sets the context's ``execution_context`` while a cell runs
     (``Kernel._install_execution_context``).
     """
     marimo = sys.modules.get("marimo")

@@ -29,7 +29,7 @@ class PanelWidget(anywidget.AnyWidget):
 
 
 def is_closed(widget: PanelWidget) -> bool:
-    """Whether the front end's side has closed the widget's connection (``_closed`` of `comm` and of marimo's comm)."""
+    """Whether the front end has closed the connection of the widget (``_closed`` in `comm` and in marimo)."""
     return bool(getattr(widget.comm, "_closed", False))
 
 

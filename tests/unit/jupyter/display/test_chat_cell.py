@@ -50,13 +50,13 @@ class TestNotebook:
     def test_few_updates_and_all_of_it_in_the_end(self, seen):
         began = time.monotonic()
         self.say(*[Piece(PieceKind.TEXT, f"w{number} ") for number in range(5000)])
-        assert len(seen) <= 3 + (time.monotonic() - began) / answer.EVERY
+        assert len(seen) <= 3 + (time.monotonic() - began) / answer.UPDATE_INTERVAL
         whole = "".join(f"w{number} " for number in range(5000))
         assert seen[-2] == {"text/plain": whole, "text/html": f"<p>{whole.rstrip()}</p>\n"}
         assert seen[-1] == {"text/plain": "the <end>", "text/html": "<small>the &lt;end&gt;</small>"}
 
     def test_without_updates_the_whole_answer_is_the_only_output(self, seen):
-        view = answer.shown(DisplayMode.FINAL, as_json=False)
+        view = answer.new_answer(DisplayMode.FINAL, as_json=False)
         for text in ("one", " two"):
             view.add(Piece(PieceKind.TEXT, text))
         view.finish("the end")
@@ -116,7 +116,7 @@ class TestNotebook:
         assert seen[-2]["text/html"] == '<p>!<a href="https://name.invalid/b">a</a></p>\n'
 
     def test_thoughts_are_folded_when_the_answer_begins(self, seen, monkeypatch):
-        monkeypatch.setattr(answer, "EVERY", 0.0)
+        monkeypatch.setattr(answer, "UPDATE_INTERVAL", 0.0)
         self.say(Piece(PieceKind.REASONING, "a <b>\n```"), Piece(PieceKind.TEXT, "done"))
         quoted = "<blockquote><p>a &lt;b&gt;</p>\n<pre><code></code></pre>\n</blockquote></details>"
         assert seen[0]["text/html"] == f"<details open><summary>thinking</summary>{quoted}"

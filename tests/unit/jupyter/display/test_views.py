@@ -21,7 +21,7 @@ from vllm_magic.gpu.devices import Snapshot
 from vllm_magic.guard.protocol import Why
 from vllm_magic.jupyter.display import views
 from vllm_magic.jupyter.display.mode import DisplayMode
-from vllm_magic.jupyter.display.progress import EVERY, AppendedLines, ProgressLine
+from vllm_magic.jupyter.display.progress import LINE_INTERVAL, AppendedLines, ProgressLine
 from vllm_magic.jupyter.panel import view_state
 from vllm_magic.lifecycle.events import NeverStarted, Over, ProgressChanged, Ready
 from vllm_magic.linux import processes
@@ -309,7 +309,7 @@ class TestProgress:
 
     def test_a_long_stage_gets_a_line_now_and_then(self, capsys, monkeypatch):
         line = AppendedLines()
-        for now in (100.0, 101.0, 100.0 + EVERY, 101.0 + EVERY):
+        for now in (100.0, 101.0, 100.0 + LINE_INTERVAL, 101.0 + LINE_INTERVAL):
             monkeypatch.setattr(time, "monotonic", lambda now=now: now)
             line.show(f"at {now:.0f}", None)
         assert capsys.readouterr().out == "at 100\nat 115\n"
