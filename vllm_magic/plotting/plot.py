@@ -44,7 +44,7 @@ class Plot:
         return "\n".join((figure.title, figure.course, *table(("", ""), figure.numbers), *figure.notes))
 
     def _repr_html_(self) -> str:
-        return self.svg
+        return svg_chart.themed(self.svg)
 
     @property
     def svg(self) -> str:

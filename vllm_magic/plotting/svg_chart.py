@@ -1,7 +1,7 @@
 """Panels below each other with one time axis, as SVG. The caller decides what is drawn, this module how.
 
-Text and lines take the colours of JupyterLab's theme, or of VS Code's; without a theme they are grey, which can be read
-on white and on black. The colours of the curves are from Okabe and Ito's palette, which colour-blind readers can tell apart.
+Text and lines take the colours of JupyterLab's theme, or of VS Code's, or the colour that `themed` gives them; without any of
+these they are grey, which can be read on white and on black. The colours of the curves are from Okabe and Ito's palette, which colour-blind readers can tell apart.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 BLUE, ORANGE, GREEN, RED = "#56B4E9", "#E69F00", "#009E73", "#D55E00"
-TEXT = "var(--jp-ui-font-color1,var(--vscode-foreground,#7f7f7f))"
-_FAINT = "var(--jp-ui-font-color3,var(--vscode-descriptionForeground,#7f7f7f))"
+_PAGE = "--vllm-magic-text"  # the colour of the page's text
+TEXT = f"var(--jp-ui-font-color1,var(--vscode-foreground,var({_PAGE},#7f7f7f)))"
+_FAINT = f"var(--jp-ui-font-color3,var(--vscode-descriptionForeground,var({_PAGE},#7f7f7f)))"
 _FONT = "var(--jp-ui-font-family,var(--vscode-font-family,system-ui,sans-serif))"
 
 # Pixels, before the figure is scaled to the width that there is.
@@ -97,6 +98,11 @@ class Chart:
 def draw(chart: Chart) -> str:
     """Return the chart as an ``<svg>`` element without a script or a style sheet."""
     return _Drawing(chart).svg()
+
+
+def themed(svg: str) -> str:
+    """Return HTML in which a chart has the colour of the page's text, also in pages without variables (Colab, marimo)."""
+    return f'<div style="{_PAGE}:currentColor">{svg}</div>'
 
 
 class _Drawing:

@@ -134,8 +134,8 @@ def test_the_axis_has_a_few_round_times(seconds):
 
 def test_what_it_says():
     plot = life(60, gpus=2)
-    svg = plot._repr_html_()
-    assert svg == plot.svg
+    svg = plot.svg
+    assert plot._repr_html_() == f'<div style="--vllm-magic-text:currentColor">{svg}</div>'
     root = ET.fromstring(svg)
     assert root.get("role") == "img"
     assert root.find(f"{SVG}title").text == said(svg)[0]
