@@ -20,6 +20,8 @@ PACKAGES = (
 LONGEST_SCRIPT = 4096  # bytes of a console script; those that pip writes take 250
 # Where a path is too long for "#!", pip begins with /bin/sh and a line that sh and Python both take.
 _FIRST_LINE = re.compile(r"""#!/bin/sh\n'''exec' (.+) "\$0" "\$@"\n|#!(.+)""")
+# A relocatable environment (`uv venv --relocatable`) has this in such a line: the Python beside the script.
+_RELOCATABLE = re.compile(r'".*\$\(.*"/(\'[\w.]+\'|[\w.]+)')
 _ENTRY_POINT = re.compile(r"^from vllm\.[\w.]+ import main$", re.MULTILINE)
 
 
@@ -53,12 +55,12 @@ def interpreter(path: str) -> tuple[str, ...] | None:
     The result is None for any other file: for a wrapper, for example, it is not known what it runs.
     """
     script = _beginning(path)
-    return _shebang(script) if _ENTRY_POINT.search(script) else None
+    return _shebang(script, path) if _ENTRY_POINT.search(script) else None
 
 
 def shebang(path: str) -> tuple[str, ...] | None:
     """The Python that the first line of any script names, as the words that run it; None where it names none."""
-    return _shebang(_beginning(path))
+    return _shebang(_beginning(path), path)
 
 
 def version(path: str) -> str | None:
@@ -82,8 +84,10 @@ def _beginning(path: str) -> str:
         return ""
 
 
-def _shebang(script: str) -> tuple[str, ...] | None:
+def _shebang(script: str, path: str) -> tuple[str, ...] | None:
     line = _FIRST_LINE.match(script)
+    if line and line[1] and (beside := _RELOCATABLE.fullmatch(line[1])):
+        return (str(Path(path).resolve().with_name(beside[1].strip("'"))),)
     try:
         words = shlex.split(line[1] or line[2]) if line else []
     except ValueError:
