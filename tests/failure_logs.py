@@ -514,6 +514,41 @@ KNOWN = {
         "vLLM's compiled part does not fit what is installed beside it: /lib/_C.abi3.so: undefined symbol: _ZN3c10",
         "Install vLLM again, in an environment of its own: its torch was changed",
     ),
+    "a compiled part that is too new": (
+        (
+            (
+                f"{API}WARNING 11-23 20:46:58 [interface.py:222] Failed to import from vllm._C: "
+                """ImportError("/lib/libstdc++.so.6: version `CXXABI_1.3.15' not found (required by /vllm/_C.abi3.so)")"""
+            ),
+            f"{CORE}{HEADER}",
+            f"{CORE}AttributeError: '_OpNamespace' '_C_utils' object has no attribute 'init_cpu_threads_env'",
+            USELESS[-1],
+        ),
+        (
+            "vLLM's compiled part vllm._C cannot be loaded: /lib/libstdc++.so.6: version `CXXABI_1.3.15' not found "
+            "(required by /vllm/_C.abi3.so)"
+        ),
+        "This machine's libstdc++ is too old for this build of vLLM: install a newer one, or another vLLM",
+    ),
+    "a compiled part without its library": (
+        (
+            (
+                "WARNING 11-23 20:46:58 [rocm.py:44] Failed to import from vllm._C with "
+                "ImportError('libamdhip64.so.6: cannot open shared object file: No such file or directory')"
+            ),
+            "AttributeError: '_OpNamespace' '_C' object has no attribute 'rms_norm'",
+        ),
+        (
+            "vLLM's compiled part vllm._C cannot be loaded: libamdhip64.so.6: cannot open shared object file: "
+            "No such file or directory"
+        ),
+        "Install what has libamdhip64.so.6, or a vLLM that was built for this machine",
+    ),
+    "a compiled part that is not there": (
+        ("AttributeError: '_OpNamespace' '_C' object has no attribute 'rms_norm'",),
+        "A compiled part of vLLM was not loaded: _C has no rms_norm",
+        "Install vLLM again, in an environment of its own",
+    ),
     "another file": (
         ("FileNotFoundError: [Errno 2] No such file or directory: '/no/template.jinja'",),
         "There is no file /no/template.jinja",

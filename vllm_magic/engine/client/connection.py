@@ -43,6 +43,7 @@ _PHRASES = {int(status): status.phrase for status in HTTPStatus}
 # Of vLLM (renderers/hf.py), and of older versions of transformers.
 _NO_TEMPLATE = ("must provide a chat template", "chat_template is not set")
 # Messages for missing routes: vLLM has only the routes that suit the model (entrypoints/pooling/factories.py).
+_UNSUPPORTED = "The model does not support"  # vLLM up to 0.17 has all routes for each model
 _ROUTES = {
     "/v1/chat/completions": "generates no text. Use server.embed, server.score or server.classify",
     "/v1/completions": "generates no text. Use server.embed, server.score or server.classify",
@@ -84,8 +85,11 @@ class Connection:
             RequestFailed: the request failed, or the answer is not JSON.
             InvalidOption: the body cannot be written as JSON.
         """
+        answer = self._ask("POST", path, body, limit)
         with request_errors(self._name):
-            return self._ask("POST", path, body, limit).json()
+            content = answer.json()
+            self._check_content(content, answer.text, path)
+            return content
 
     def send(
         self,
@@ -139,10 +143,12 @@ class Connection:
                 connected=self.verify,
             )
         try:
-            failed = sent.status not in SUCCESS
-            said = sent.beginning(REFUSAL_LIMIT, REFUSAL_MOST) if failed else b""
-            self._check(sent.status, said.decode(errors="replace"), path)
+            failed = sent.status not in SUCCESS or _is_json(sent)
+            said = (sent.beginning(REFUSAL_LIMIT, REFUSAL_MOST) if failed else b"").decode(errors="replace")
+            self._check(sent.status, said, path)
             with request_errors(self._name):
+                if failed:
+                    self._check_content(json.loads(said), said, path)
                 _check_stream(sent)
         except BaseException:
             sent.close()
@@ -186,6 +192,11 @@ class Connection:
         if status not in SUCCESS:
             raise refused(self._name, status, _message(text), path)
 
+    def _check_content(self, content: Any, text: str, path: str) -> None:
+        """Raise the error that an answer with a good status contains: vLLM up to 0.15 sends some errors so."""
+        if isinstance(content, dict) and isinstance(content.get("error"), dict):
+            raise refused(self._name, _status(content["error"]), _message(text), path)
+
 
 class Events:
     """The events of one answer (server-sent events), each as JSON. `close` ends the request on the server.
@@ -215,8 +226,7 @@ class Events:
                     return
                 content = json.loads(data)
                 if "error" in content:  # as after a death of the engine; the status was sent long before
-                    code = content["error"].get("code")
-                    status = code if isinstance(code, int) else HTTPStatus.INTERNAL_SERVER_ERROR.value
+                    status = _status(content["error"])
                     raise refused(self._name, status, _message(data.decode(errors="replace")))
                 yield content
             raise exchange.NoAnswerError("the answer ended before it was complete")
@@ -260,6 +270,21 @@ class Events:
                 begun, size = [following], len(following)
 
 
+def _status(error: Mapping[str, Any]) -> int:
+    """Return the HTTP status that an error in the content of an answer names."""
+    code = error.get("code")
+    return code if isinstance(code, int) else HTTPStatus.INTERNAL_SERVER_ERROR.value
+
+
+def _kind(answer: Exchange) -> str:
+    """Return the type of an answer's body, without its parameters."""
+    return answer.header("Content-Type").partition(";")[0].strip().lower()
+
+
+def _is_json(answer: Exchange) -> bool:
+    return _kind(answer) == "application/json"
+
+
 def _check_stream(answer: Exchange) -> None:
     """Check that the body of an answer is a stream of events.
 
@@ -269,7 +294,7 @@ def _check_stream(answer: Exchange) -> None:
     if (encoding := answer.header("Content-Encoding").strip().lower()) not in {"", "identity"}:
         raise ValueError(f"its encoding is {encoding[:_QUOTED]}, which was not asked for")
     kind = answer.header("Content-Type")
-    if kind.partition(";")[0].strip().lower() != "text/event-stream":
+    if _kind(answer) != "text/event-stream":
         raise ValueError(f"its type is {kind[:_QUOTED] or 'not told'}, and not text/event-stream")
 
 
@@ -288,7 +313,7 @@ def refused(name: str, status: int, message: str, path: str = "") -> RequestFail
             status,
         )
     missing = status == HTTPStatus.NOT_FOUND
-    if missing and path in _ROUTES and "Not Found" in message:
+    if path in _ROUTES and ((missing and "Not Found" in message) or _UNSUPPORTED in message):
         return RequestFailed(f"The model of {name} {_ROUTES[path]}.", status)
     hint = ""
     if "maximum context length" in message:  # renderers/params.py

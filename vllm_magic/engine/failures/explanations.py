@@ -57,10 +57,13 @@ _ENGINE = re.compile(r"(?:.*/)?(?:core|multiproc_executor)\.py:\d+")
 # What vLLM logs when a ready server ends by itself: v1/engine/core.py and exceptions.py, v1/executor/multiproc_executor.py,
 # and v1/utils.py for several API servers.
 _FATAL = re.compile(
-    r"EngineCore encountered a fatal error|Worker proc \S+ died unexpectedly|"
+    r"EngineCore encountered a fatal error|Worker proc \S+ died unexpectedly|RayWorkerProc rank=\S+ died unexpectedly|"
     r"(?:[\w.]+\.)?EngineDeadError: EngineCore encountered an issue|Exception occurred while running API servers"
 )
-_STOPPED = re.compile(r"\[launcher\.py:\d+\] \[shutdown\] API server: shutdown triggered$")
+# entrypoints/launcher.py: since vLLM 0.24; before.
+_STOPPED = re.compile(
+    r"\[launcher\.py:\d+\] (?:\[shutdown\] API server: shutdown triggered|Shutting down FastAPI HTTP server\.)$"
+)
 
 
 def explain(

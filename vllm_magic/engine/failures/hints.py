@@ -30,6 +30,11 @@ _SIGNALS: dict[int, str] = {
     signal.SIGTERM: "Somebody else ended it: a batch system, or kill",
     signal.SIGINT: "Somebody else interrupted it",
 }
+# A warning of vLLM (platforms/interface.py, cpu.py and rocm.py), after which it goes on.
+_UNLOADABLE = re.compile(
+    r"^Failed to import from (?P<part>vllm\.\w{1,100})(?: with|:) \w{1,100}\([\"'](?P<reason>.{1,1000})[\"']\)$",
+    re.MULTILINE,
+)
 SEE_LOGS = "%vllm logs shows more"
 FREE_MEMORY = "Free some of it, raise the container's limit, or choose a smaller model"
 
@@ -186,6 +191,27 @@ def engine_died_hint(_: re.Match[str], known: HintContext) -> str:
         return FREE_MEMORY
     limit = _limit(known.machine)
     return f"Mostly the machine's memory has run out then{limit} (dmesg tells): free some, and start it again"
+
+
+def not_loaded(match: re.Match[str], _: HintContext) -> str:
+    """Return which compiled part of vLLM could not be loaded, and why, if a warning above tells that."""
+    found = _UNLOADABLE.search(match.string)
+    if found is None:
+        return f"A compiled part of vLLM was not loaded: {match[1]} has no {match[2]}"
+    return f"vLLM's compiled part {found['part']} cannot be loaded: {found['reason']}"
+
+
+def not_loaded_hint(match: re.Match[str], _: HintContext) -> str:
+    """Return what to do about a compiled part that could not be loaded."""
+    found = _UNLOADABLE.search(match.string)
+    reason = found["reason"] if found else ""
+    if "libstdc++" in reason:
+        return (
+            "This machine's libstdc++ is too old for this build of vLLM: install a newer one, or another vLLM"
+        )
+    if missing := re.match(r"(\S{1,300}): cannot open shared object file", reason):
+        return f"Install what has {missing[1]}, or a vLLM that was built for this machine"
+    return "Install vLLM again, in an environment of its own"
 
 
 def field(match: re.Match[str], known: HintContext) -> str:

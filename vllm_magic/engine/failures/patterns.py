@@ -266,6 +266,12 @@ EXITED = (
         hints.process_died,
         hints.process_hint,
     ),
+    # The same up to vLLM 0.24, and vllm/v1/executor/ray_executor_v2.py. As the first line of a death, it is the cause.
+    Sign(
+        r"\A(?:Worker proc (?=\w)|RayWorkerProc (?=rank))(\S+) died unexpectedly, ",
+        "The worker {0} ended, and vLLM does not say why",
+        hints.engine_died_hint,
+    ),
     Sign(  # vllm/v1/utils.py, where there are several API servers
         r"Process (\S+) \(PID: \d+\) died with exit code (-?\d{1,9}|None)",
         hints.process_died,
@@ -275,7 +281,7 @@ EXITED = (
 
 # The last resort for an engine that died without a known sign: vllm/v1/engine/exceptions.py, vllm/v1/utils.py.
 ENGINE_DIED = Sign(
-    r"EngineDeadError: EngineCore encountered an issue|Engine core process \S+ died unexpectedly|"
+    r"EngineDeadError: EngineCore encountered an issue|Engine core proc(?:ess)? \S+ died unexpectedly|"
     r"Engine core initialization failed\. See root cause above",
     hints.engine_died,
     hints.engine_died_hint,

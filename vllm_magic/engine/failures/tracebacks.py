@@ -25,9 +25,11 @@ SHORTEST_READ = 200  # characters of a line that are searched in any case
 
 _NAMED = r"\([^()]{0,100}\bpid=\d[^()]{0,200}\) "
 _PROCESS = rf"(?:{_NAMED}(?={_NAMED}))?(?P<process>{_NAMED})?"  # vLLM 0.11 to 0.16 writes two for a worker
-# The prefixes of vLLM (vllm/logger.py) and uvicorn for lines that are no failure.
-_HARMLESS = re.compile(_PROCESS + r"(?:DEBUG|INFO|WARNING)(?:: | \d\d-\d\d )")
-_PREFIX = re.compile(_PROCESS + r"(?:(?:ERROR|CRITICAL) \d\d-\d\d [^\[]*\[(?P<source>[^\]]*)\] ?)?")
+# The prefixes of vLLM (vllm/logger.py) and uvicorn for lines that are no failure. One warning is (see `hints.not_loaded`).
+_HARMLESS = re.compile(
+    _PROCESS + r"(?:DEBUG|INFO|WARNING)(?:: | \d\d-\d\d )(?!.{0,100}\] Failed to import from vllm\.)"
+)
+_PREFIX = re.compile(_PROCESS + r"(?:(?:WARNING|ERROR|CRITICAL) \d\d-\d\d [^\[]*\[(?P<source>[^\]]*)\] ?)?")
 _FILE = re.compile(r'  File "(?P<path>[^"]*)"')
 _LIBRARY = re.compile(r"-packages/(?!vllm/)|/lib\d*/python[\d.]+/(?!(?:site|dist)-packages/)|^<")
 

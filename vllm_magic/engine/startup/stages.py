@@ -54,7 +54,8 @@ _SIGNS: tuple[tuple[Stage, re.Pattern[str]], ...] = tuple(
             r"vLLM server version|version \d+\.\d+\.\d+|non-default args:|Resolved architecture:",
         ),
         (Stage.ENGINE, r"Initializing a V1 LLM engine|world_size=\d+ rank=\d+"),  # v1/engine/core.py
-        (Stage.LOADING, r"Starting to load model"),  # v1/worker/*_model_runner.py
+        # v1/worker/*_model_runner.py; Model Runner V2 (v1/worker/gpu/model_runner.py)
+        (Stage.LOADING, r"Starting to load model|Loading model from scratch\.\.\."),
         # model_executor/model_loader/weight_utils.py
         (Stage.LOADING, r"[Ll]oading .{0,200}?% Completed \| (?P<done>\d+)/(?P<all>\d+) \["),
         (
@@ -71,8 +72,9 @@ _SIGNS: tuple[tuple[Stage, re.Pattern[str]], ...] = tuple(
         (Stage.GRAPHS, r"Capturing CUDA graphs.{0,200}?\| (?P<done>\d+)/(?P<all>\d+) "),
         (
             Stage.SERVING,
-            r"Supported tasks:|Starting vLLM server on",
-        ),  # entrypoints, launchers/api_server/entry.py
+            # entrypoints, launchers/api_server/entry.py; with its number up to vLLM 0.15
+            r"Supported tasks:|Starting vLLM (?:API )?server (?:\d{1,9} )?on",
+        ),
     )
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import gzip
+import json
 import sys
 import threading
 import time
@@ -266,6 +267,49 @@ class TestOddAnswers:
             ):
                 with pytest.raises(RequestFailed, match="cannot be read"):
                     call()
+
+
+class TestErrorsWithAGoodStatus:
+    """vLLM up to 0.15 answers 200 where a model does not have a route."""
+
+    @staticmethod
+    def refusal(message: str, code: int = 400) -> bytes:
+        said = {"error": {"message": message, "type": "BadRequestError", "param": None, "code": code}}
+        return JSON + json.dumps(said).encode()
+
+    @pytest.mark.parametrize(
+        ("ask", "api", "words"),
+        [
+            (lambda asked: asked.chat("a"), "Chat Completions", "The model of tiny generates no text"),
+            (lambda asked: asked.complete("a"), "Completions", "The model of tiny generates no text"),
+            (lambda asked: asked.embed("a"), "Embeddings", "The model of tiny gives no embeddings"),
+            (lambda asked: asked.score("a", "b"), "Score", "The model of tiny gives no scores"),
+            (lambda asked: asked.classify("a"), "Classification", "The model of tiny does not classify"),
+        ],
+    )
+    def test_of_another_kind_of_model(self, ask, api, words):
+        with (
+            Misbehaving(self.refusal(f"The model does not support {api} API")) as server,
+            pytest.raises(RequestFailed) as caught,
+        ):
+            ask(requests_to(server.port))
+        assert str(caught.value).startswith(words)
+        assert caught.value.status == 400
+
+    def test_of_a_request(self):
+        with (
+            Misbehaving(self.refusal("it is too long", 413)) as server,
+            pytest.raises(RequestFailed) as caught,
+        ):
+            requests_to(server.port).embed("a")
+        assert (str(caught.value), caught.value.status) == ("tiny answers 413: it is too long.", 413)
+
+    def test_json_that_is_no_error(self):
+        with (
+            Misbehaving(JSON + b'{"choices": []}') as server,
+            pytest.raises(RequestFailed, match="its type is"),
+        ):
+            requests_to(server.port).chat("a")
 
 
 class TestWithoutEnd:

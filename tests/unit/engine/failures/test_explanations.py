@@ -215,6 +215,22 @@ class TestDeath:
         assert (failure.cause, failure.hint) == ("VllmWorker-1 ended by signal 9 (SIGKILL)", WITHOUT_MEMORY)
 
     @pytest.mark.parametrize(
+        ("source", "said", "who"),
+        [
+            ("multiproc_executor.py:247", "Worker proc VllmWorker-1", "VllmWorker-1"),
+            ("ray_executor_v2.py:465", "RayWorkerProc rank=[0,1]", "rank=[0,1]"),
+        ],
+    )
+    def test_a_worker_of_which_vllm_does_not_say_how_it_ended(self, source, said, who):
+        """As up to vLLM 0.24. It is the cause only if nothing was wrong before."""
+        line = f"(EngineCore_DP0 pid=9) ERROR 11-23 20:49:32 [{source}] {said} died unexpectedly, shutting down executor."
+        failure = explain_death([line, *self.FATAL, self.REQUEST], 0)
+        assert failure.cause == f"The worker {who} ended, and vLLM does not say why"
+        assert failure.hint.startswith("Mostly the machine's memory has run out")
+        failed = [*self.FATAL[:2], f"{CORE}KeyError: 'x'"]
+        assert explain_death([*failed, line, self.REQUEST], 0).cause == "KeyError: 'x'"
+
+    @pytest.mark.parametrize(
         ("said", "cause"),
         [
             (
@@ -261,3 +277,8 @@ class TestDeath:
         assert failure.cause == "Somebody else asked it to end (SIGTERM or SIGINT)"
         assert explain_death([self.STOPPED], 0).cause == failure.cause
         assert explain_death([self.REQUEST, self.STOPPED], 0).cause == "The engine ended, and did not say why"
+
+    def test_a_signal_from_elsewhere_up_to_0_20(self):
+        """There vLLM says so after its engine has ended."""
+        stopped = "(APIServer pid=7) INFO 11-23 20:49:33 [launcher.py:110] Shutting down FastAPI HTTP server."
+        assert explain_death([stopped], 0).cause == "Somebody else asked it to end (SIGTERM or SIGINT)"

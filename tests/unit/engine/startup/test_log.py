@@ -43,6 +43,8 @@ LOOKS = (
     b'INFO:     127.0.0.1:46572 - "GET /metrics HTTP/1.0" 200 OK\n',
     b'INFO:     127.0.0.1:46572 - "GET /health HTTP/1.1" 200 OK\n',
     b'(APIServer pid=7) INFO:     127.0.0.1:1 - "GET /metrics HTTP/1.1" 200 OK\n',
+    # vLLM 0.12 to 0.15 colour the prefix, also in a file.
+    b'\x1b[0;36m(APIServer pid=7)\x1b[0;0m INFO:     127.0.0.1:1 - "GET /metrics HTTP/1.1" 200 OK\n',
 )
 NO_LOOKS = (
     b'INFO:     127.0.0.1:46572 - "GET /health HTTP/1.1" 503 Service Unavailable\n',

@@ -55,6 +55,7 @@ START = (
         Stage.ENGINE,
     ),
     (f"{WORKER}[cpu_model_runner.py:68] Starting to load model m...", Stage.LOADING),
+    (f"{WORKER}[model_runner.py:399] Loading model from scratch...", Stage.LOADING),
     (f"{WORKER}[base_loader.py:82] Initializing model took 0.116895 seconds", None),
     ("Loading safetensors checkpoint shards:   0% Completed | 0/4 [00:00<?, ?it/s]", Stage.LOADING),
     ("Loading safetensors checkpoint shards: 100% Completed | 4/4 [00:00<00:00, 123.84it/s]", Stage.LOADING),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from vllm_magic.engine.failures import machine_hints
+from vllm_magic.engine.failures import hints, machine_hints
 from vllm_magic.engine.failures.patterns import Sign
 
 _OWN_ENVIRONMENT = "Install vLLM again, in an environment of its own"
 
 SIGNS = (
+    Sign(  # torch/_ops.py, where a part is used that could not be loaded
+        r"'_OpNamespace' '(\w{1,100})' object has no attribute '(\w{1,100})'",
+        hints.not_loaded,
+        hints.not_loaded_hint,
+    ),
     Sign(
         r"Numba needs NumPy (\d{1,3}\.\d{1,3}) or less\. Got NumPy (\d{1,3}\.\d{1,3})",
         "NumPy {1} is too new for the numba in vLLM's environment",
@@ -25,18 +30,17 @@ SIGNS = (
         machine_hints.library_package,
     ),
     Sign(
-        r"version `(GLIBC_[\d.]{1,20})' not found",
+        r"Error: .{0,300}?version `(GLIBC_[\d.]{1,20})' not found",
         "This system's C library is too old for a package beside vLLM: it needs {0}",
         "Use a newer system or container, or a vLLM that was built for an older C library",
     ),
     Sign(
-        r"version `((?:GLIBCXX|CXXABI)_[\d.]{1,20})' not found",
+        r"Error: .{0,300}?version `((?:GLIBCXX|CXXABI)_[\d.]{1,20})' not found",
         "The C++ library that is found first is too old: {0} is missing in it",
         "Where conda's comes first: conda install -c conda-forge libstdcxx-ng, or take it out of LD_LIBRARY_PATH",
     ),
     Sign(
-        r"No module named 'vllm\._C(?:_\w{1,40})?'|operator _C::\w{1,100} does not exist|"
-        r"'_OpNamespace' '_C' object has no attribute '(\w{1,100})'",
+        r"No module named 'vllm\._C(?:_\w{1,40})?'|operator _C::\w{1,100} does not exist",
         "The compiled part of vLLM cannot be loaded",
         "Install vLLM again, as a wheel for this machine and Python; do not start it in a folder with vLLM's source",
     ),
