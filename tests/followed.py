@@ -82,8 +82,8 @@ class Followed:
         """Somebody asks for the end; the patience is half of the grace."""
         return self.handle(StopRequested(self.now, StopPlan(grace, grace / 2, drain, hurry, self.now)))
 
-    def health(self, *, is_ready: bool = True, fault: str = "") -> list[Action]:
-        return self.handle(HealthSeen(self.now, is_ready, fault))
+    def health(self, *, is_ready: bool = True, fault: str = "", is_engine_dead: bool = False) -> list[Action]:
+        return self.handle(HealthSeen(self.now, is_ready, fault, is_engine_dead))
 
     def use(self, use: ServerUse, fault: str = "") -> list[Action]:
         return self.handle(UseSeen(self.now, use, fault))

@@ -8,7 +8,7 @@ import socket
 import sys
 
 import pytest
-from by_hand import listening
+from by_hand import listening, until
 from failure_logs import KNOWN
 from fake_gpu import fakegpu
 from IPython.utils.capture import capture_output
@@ -19,10 +19,13 @@ from vllm_magic.engine import port
 from vllm_magic.errors import ReleaseFailed, ServerFailed, StartFailed, VllmMagicError
 from vllm_magic.gpu import locks
 from vllm_magic.jupyter.display import views
+from vllm_magic.lifecycle import state
+from vllm_magic.lifecycle.status import ServerState
 from vllm_magic.manager.manager import manager as the_manager
 from vllm_magic.release.local_verifier import LocalVerifier
 from vllm_magic.release.result import Proof
 from vllm_magic.release.verifier import Verdict
+from vllm_magic.server.run import ENGINE_DEAD
 
 GIB = 2**30
 LIMIT = 60.0  # seconds for what takes less than one
@@ -199,6 +202,18 @@ class TestReady:
         server = manager.start(spec(faults=dying(gated, signal=9, after_s=2.0)), timeout=LIMIT).server
         assert server._run.wait_over(LIMIT)
         assert server.error.cause == "The engine ended, and did not say why"
+
+    def test_the_engine_is_killed_and_the_http_server_stays(self, manager, spec, monkeypatch):
+        """As with VLLM_KEEP_ALIVE_ON_ENGINE_DEATH, and with elastic expert parallelism since vLLM 0.33."""
+        monkeypatch.setattr(state, "ENGINE_LOOK", 0.1)
+        faults = {"dead_exit_s": 600.0, **dying(signal=9, after_s=1.0)}
+        server = manager.start(spec(faults=faults), timeout=LIMIT).server
+        until(lambda: server.caveat, "nobody saw that the engine is dead")
+        assert server.caveat == ENGINE_DEAD
+        assert manager.news() == [f"tiny: {ENGINE_DEAD}. %vllm restart tiny starts it again."]
+        assert server.state is ServerState.READY
+        assert server.stop().verified
+        assert server.caveat == ""
 
     def test_somebody_else_stops_it(self, manager, spec):
         server = manager.start(spec(), timeout=LIMIT).server

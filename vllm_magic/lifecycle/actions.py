@@ -63,7 +63,10 @@ class KnowProcesses:
 
 @dataclass(frozen=True)
 class ObserveReady:
-    """Have the guards and the verifier note what the server holds now that it is ready."""
+    """Have the guards and the verifier note what the server holds now that it is ready, and watch its processes.
+
+    `ProcessEnded` follows when one of them, other than the leader, has ended.
+    """
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,13 @@ class GuardsEnded:
 
 
 @dataclass(frozen=True)
+class ProcessEnded:
+    """A process of the ready server has ended, and its leader may live."""
+
+    at: float
+
+
+@dataclass(frozen=True)
 class StopRequested:
     """Somebody wants the server to end."""
 
@@ -114,13 +121,15 @@ class HealthSeen:
     """A look at ``/health`` is over.
 
     Attributes:
-        is_ready: whether it answered.
+        is_ready: whether it answered that the server is ready.
         fault: the fault of vllm_magic because of which nothing was seen; "" for none.
+        is_engine_dead: whether it answered that the engine is dead.
     """
 
     at: float
     is_ready: bool
     fault: str = ""
+    is_engine_dead: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,6 +153,7 @@ Event = (
     | MessageReceived
     | OneGuardEnded
     | GuardsEnded
+    | ProcessEnded
     | StopRequested
     | StopSent
     | LogRead
@@ -185,6 +195,11 @@ class ProgressChanged:
 @dataclass(frozen=True)
 class Ready:
     """``/health`` answered."""
+
+
+@dataclass(frozen=True)
+class EngineDied:
+    """The engine of a ready server has ended, and vLLM's HTTP server goes on without it."""
 
 
 @dataclass(frozen=True)
@@ -240,5 +255,14 @@ class SupervisorFailed:
 
 
 Notice = (
-    LeaderStarted | ProgressChanged | News | Ready | Idle | Ending | Over | NeverStarted | SupervisorFailed
+    LeaderStarted
+    | ProgressChanged
+    | News
+    | Ready
+    | EngineDied
+    | Idle
+    | Ending
+    | Over
+    | NeverStarted
+    | SupervisorFailed
 )

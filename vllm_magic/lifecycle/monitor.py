@@ -11,6 +11,7 @@ import select
 import signal
 import time
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vllm_magic import background, durations, ledger
@@ -47,6 +48,7 @@ from vllm_magic.lifecycle.events import (
     MessageReceived,
     Notice,
     OneGuardEnded,
+    ProcessEnded,
     StopPlan,
     StopRequested,
     StopSent,
@@ -112,10 +114,12 @@ class Monitor:
         self._follower = log.Follower(prepared.folder.log)
         # Each of these calls runs in a thread of its own, so that none holds up what is heard here.
         self._disk: Future[str] | None = None
-        self._health: Future[bool] | None = None
+        self._health: Future[int | None] | None = None
         self._use: Future[ServerUse] | None = None
         self._poller = select.poll()
-        self._guard_ends: set[int] = set()  # pidfds of guards that live, as far as is known
+        # Pidfds of guards, and of processes of the ready server, that live as far as is known.
+        self._guard_ends: set[int] = set()
+        self._process_ends: set[int] = set()
         self._do: dict[type[Action], Callable[[Any], Event | None]] = {
             Tell: self._tell,
             TellLeaderStarted: self._tell_leader_started,
@@ -208,6 +212,10 @@ class Monitor:
             self._guard_ends.remove(ended)
             self._poller.unregister(ended)
             yield OneGuardEnded(time.monotonic())
+        for ended in self._process_ends & ready:
+            self._process_ends.remove(ended)
+            self._poller.unregister(ended)
+            yield ProcessEnded(time.monotonic())
         if self._wake.fileno() in ready:
             os.eventfd_read(self._wake.fileno())
         while not self._requests.empty():
@@ -224,9 +232,14 @@ class Monitor:
 
     def _answered_looks(self) -> Iterator[Event]:
         if self._health is not None and self._health.done():
-            is_ready, fault = _seen(self._health, without=False)
+            status, fault = _seen(self._health, None)
             self._health = None
-            yield HealthSeen(time.monotonic(), is_ready, fault)
+            yield HealthSeen(
+                time.monotonic(),
+                status == HTTPStatus.OK,
+                fault,
+                is_engine_dead=status == HTTPStatus.SERVICE_UNAVAILABLE,
+            )
         if self._use is not None and self._use.done():
             use, fault = _seen(self._use, ServerUse(None))
             self._use = None
@@ -269,7 +282,7 @@ class Monitor:
         return DownloadSeen(time.monotonic(), self._prepared.downloads.progress())
 
     def _look_at_health(self, _: LookAtHealth) -> Event | None:
-        self._health = background.call(self._is_ready, self._wake.set)
+        self._health = background.call(self._health_status, self._wake.set)
         return None if self._health else HealthSeen(time.monotonic(), is_ready=False)
 
     def _look_at_use(self, _: LookAtUse) -> Event | None:
@@ -279,9 +292,9 @@ class Monitor:
         self._use = background.call(look, self._wake.set)
         return None if self._use else UseSeen(time.monotonic(), ServerUse(None))
 
-    def _is_ready(self) -> bool:
+    def _health_status(self) -> int | None:
         """Called in another thread. Nothing is sent to a listener that is not ours."""
-        return self._api.accepts() and self._answers_for_us() and self._api.is_ready()
+        return self._api.health() if self._api.accepts() and self._answers_for_us() else None
 
     def _answers_for_us(self) -> bool:
         """Whether it is our server that listens where we connect to, as far as can be told, and nobody else."""
@@ -302,7 +315,20 @@ class Monitor:
 
     def _observe_ready(self, _: ObserveReady) -> None:
         self._guards.report_ready()
-        self._prepared.verifier.observe_ready(self._members())
+        members = self._members()
+        self._prepared.verifier.observe_ready(members)
+        for one in members - {self.state.leader}:
+            self._watch_process(one)
+
+    def _watch_process(self, process: Identity) -> None:
+        try:
+            end = pidfd.open_pidfd(process)
+        except OSError:  # no descriptor is free: the end of the whole server is heard all the same
+            return
+        if end is not None:
+            self._held.callback(os.close, end)
+            self._process_ends.add(end)
+            self._poller.register(end, select.POLLIN)
 
     def _begin_release(self, _: BeginRelease) -> None:
         self._disk = background.call(ledger.full_disk, lambda: None)  # a disk that hangs holds up no stop

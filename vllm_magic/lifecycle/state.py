@@ -13,6 +13,8 @@ monitor, and `StateMachine.wake_at` says when the machine wants to hear of the t
 - When one guard has ended, the other one has `ANSWER_LIMIT` seconds to say that it has begun the release. Otherwise it hangs.
 - At the first sign of an end (a request, a release by the guards, the end of a guard) starts are kept off the GPUs.
 - A server that was idle at the last look ends because of that, whoever asks.
+- vLLM ends itself some seconds after its engine has died, unless it was told to stay (VLLM_KEEP_ALIVE_ON_ENGINE_DEATH, elastic
+  expert parallelism). So some time after a process of a ready server has ended, its health is asked for once more.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from vllm_magic.lifecycle.actions import (
 from vllm_magic.lifecycle.events import (
     DownloadSeen,
     Ending,
+    EngineDied,
     Faulted,
     GuardsEnded,
     HealthSeen,
@@ -51,6 +54,7 @@ from vllm_magic.lifecycle.events import (
     MessageReceived,
     News,
     OneGuardEnded,
+    ProcessEnded,
     ProgressChanged,
     Ready,
     StopRequested,
@@ -70,6 +74,8 @@ if TYPE_CHECKING:
 READY_LOOK = 0.05  # seconds between looks at the log and at /health while the server starts
 LAST_TO_DOWNLOAD = stages.ORDER.index(Stage.LOADING)
 DOWNLOAD_LOOK = 0.5  # seconds between looks at what is being downloaded
+# Seconds from the end of a process to the look whether the server goes on without its engine; vLLM takes 3 to 7 to end itself.
+ENGINE_LOOK = 10.0
 DRAIN_LOOK = 0.25  # seconds between looks at /metrics while requests finish
 ANSWER_LIMIT = 5.0  # seconds for a guard to say that it has begun; one that does not is taken for hung
 
@@ -84,6 +90,7 @@ class MonitorState:
         progress: of the start.
         is_ready: whether ``/health`` has answered.
         is_idle: whether the server was idle at the last look.
+        is_engine_dead: whether the server goes on without its engine.
         refused: why the leader could not be executed; None unless that happened.
         ended: what the guards said that they ended.
         why: what made the server end.
@@ -100,6 +107,7 @@ class MonitorState:
     progress: Progress = QUEUED
     is_ready: bool = False
     is_idle: bool = False
+    is_engine_dead: bool = False
     refused: Refused | None = None
     ended: tuple[Ended, ...] = ()
     why: Why = Why.GUARD_GONE
@@ -146,6 +154,7 @@ class StateMachine:
         self._next_look = 0.0
         self._next_download_look = 0.0
         self._next_drain_look = 0.0
+        self._next_engine_look: float | None = None
 
     @property
     def wake_at(self) -> float | None:
@@ -156,6 +165,8 @@ class StateMachine:
             times = [state.drain_until, state.guard_deadline]
             if state.is_starting:
                 times.append(self._next_look)
+            if state.is_serving:
+                times.append(self._next_engine_look)
             if not self._looks_at_use:
                 times.append(self._next_use_look)
         return min((time for time in times if time is not None), default=None)
@@ -185,8 +196,8 @@ class StateMachine:
                 self._on_stop_sent(event.at)
             case LogRead() | DownloadSeen() | HealthSeen() if self.state.is_starting:
                 actions = self._on_start_look(event)
-            case UseSeen():
-                actions = self._on_use_seen(event)
+            case ProcessEnded() | HealthSeen() | UseSeen():
+                actions = self._on_look(event)
             case Faulted():
                 actions = self._on_fault(event.at)
         return actions
@@ -197,6 +208,9 @@ class StateMachine:
         if self.state.is_starting and at >= self._next_look:
             self._next_look = at + READY_LOOK
             actions = (ReadLog(), *self._look_at_health())
+        if self._next_engine_look is not None and at >= self._next_engine_look and self.state.is_serving:
+            self._next_engine_look = None
+            actions += self._look_at_health()
         if self.state.drain_until is not None and at >= self.state.drain_until:
             actions += self._end_drain()
         elif self._next_use_look is not None and at >= self._next_use_look and not self._looks_at_use:
@@ -320,6 +334,25 @@ class StateMachine:
                     return actions
                 self._change(is_ready=True)
                 return (*actions, Tell(Ready()), ObserveReady())
+
+    def _on_look(self, event: ProcessEnded | HealthSeen | UseSeen) -> tuple[Action, ...]:
+        """Take in what was seen of a server that was ready once."""
+        match event:
+            case UseSeen():
+                return self._on_use_seen(event)
+            case HealthSeen() if self.state.is_serving:
+                return self._on_engine_look(event)
+            case ProcessEnded() if self.state.is_serving and self._next_engine_look is None:
+                self._next_engine_look = event.at + ENGINE_LOOK
+        return ()
+
+    def _on_engine_look(self, event: HealthSeen) -> tuple[Action, ...]:
+        self._looks_at_health = False
+        actions = self._tell_fault(event.fault)
+        if not event.is_engine_dead or self.state.is_engine_dead:
+            return actions
+        self._change(is_engine_dead=True)
+        return (*actions, Tell(EngineDied()))
 
     def _on_log_read(self, event: LogRead) -> tuple[Action, ...]:
         actions: tuple[Action, ...] = ()

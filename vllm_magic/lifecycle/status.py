@@ -22,6 +22,7 @@ from vllm_magic.engine.startup.stages import Progress, Stage
 from vllm_magic.guard.protocol import Why
 from vllm_magic.lifecycle.events import (
     Ending,
+    EngineDied,
     LeaderStarted,
     NeverStarted,
     Over,
@@ -86,6 +87,7 @@ class LifecycleStatus:
         error: why it failed; None unless it did.
         times: when each state was entered, in seconds since the epoch; of one that was entered twice the last time.
         is_stop_requested: whether somebody has asked for the end.
+        is_engine_dead: whether vLLM's HTTP server goes on without its engine.
         is_error_unreported: whether it failed, and nobody was told why.
     """
 
@@ -101,6 +103,7 @@ class LifecycleStatus:
     error: VllmMagicError | None = None
     times: Mapping[ServerState, float] = field(default_factory=dict)
     is_stop_requested: bool = False
+    is_engine_dead: bool = False
     is_error_unreported: bool = False
 
     @property
@@ -145,6 +148,8 @@ class LifecycleStatus:
                 after = replace(self, progress=notice.progress)
             case Ready() if self.state is ServerState.STARTING:
                 after = self._entered(ServerState.READY, at, progress=READY, ready_after=seconds)
+            case EngineDied():
+                after = replace(self, is_engine_dead=True)
             case Ending():
                 after = self._entered(ServerState.STOPPING, at)
             case NeverStarted():

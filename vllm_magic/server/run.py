@@ -14,6 +14,7 @@ from vllm_magic.engine.startup.estimate import Pace
 from vllm_magic.errors import ReleaseFailed, StartFailed, StartTimeout, VllmMagicError
 from vllm_magic.lifecycle import idle_timeout
 from vllm_magic.lifecycle.events import (
+    EngineDied,
     Idle,
     LeaderStarted,
     NeverStarted,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 REPORT = 0.25  # seconds between two reports of a start that is waited for
 EXIT_GRACE = 0.5  # seconds from SIGTERM to SIGKILL when the kernel ends
+ENGINE_DEAD = "its engine has ended, and its HTTP server goes on without it: every request fails"
 READS = 10  # reads of a status, at most, until no event came in the middle of one
 
 
@@ -109,6 +111,12 @@ class ServerRun:
         """Where it runs, and whether that place answers."""
         folder = self.lifecycle.now.folder
         return self._provisioner.placement(folder) if folder else Placement()
+
+    @property
+    def caveat(self) -> str:
+        """See `ServerStatus.caveat`."""
+        now = self.lifecycle.now
+        return self.placement.caveat or (ENGINE_DEAD if now.is_engine_dead and now.state.runs else "")
 
     @property
     def leader(self) -> Identity | None:
@@ -182,7 +190,7 @@ class ServerRun:
             job=self.command.job,
             nodes=placement.nodes,
             reachable=placement.reachable,
-            caveat=placement.caveat,
+            caveat=self.caveat,
             release=now.release,
             error=now.error,
         )
@@ -346,6 +354,8 @@ class ServerRun:
             self.curve.begin(used, chosen)
             if self._provisioner.from_the_start:  # it holds nothing yet
                 self.curve.add(Sample(time.time(), used, (0,) * len(used)))
+        elif isinstance(notice, EngineDied):
+            self._news(f"{self.name}: {ENGINE_DEAD}. %vllm restart {self.name} starts it again.")
         elif isinstance(notice, Idle):
             self.begin_stop()
         elif isinstance(notice, Over):

@@ -180,8 +180,8 @@ class Server(RequestMethods):
 
     @property
     def caveat(self) -> str:
-        """How the vLLM of its node differs from the vLLM of this machine; "" where it does not."""
-        return self._run.placement.caveat
+        """What is not as it should be while it runs: its node has another vLLM, or its engine has died; "" for nothing."""
+        return self._run.caveat
 
     @property
     def release(self) -> Release | None:

@@ -49,7 +49,7 @@ class ServerStatus(Viewable):
         nodes: the addresses of the nodes of a Ray cluster on which it runs; () while its job waits for room, and on this
             machine.
         reachable: whether its cluster answers; True for a server of this machine.
-        caveat: how the vLLM of its node differs from the vLLM of this machine; "" where it does not.
+        caveat: what is not as it should be while it runs: its node has another vLLM, or its engine has died; "" for nothing.
         release: the result of its end; None before that.
         error: why it failed; None unless it did.
     """

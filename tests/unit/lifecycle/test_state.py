@@ -45,6 +45,7 @@ from vllm_magic.lifecycle.actions import (
 from vllm_magic.lifecycle.events import (
     DownloadSeen,
     Ending,
+    EngineDied,
     Faulted,
     GuardsEnded,
     HealthSeen,
@@ -53,6 +54,7 @@ from vllm_magic.lifecycle.events import (
     MessageReceived,
     News,
     OneGuardEnded,
+    ProcessEnded,
     ProgressChanged,
     Ready,
     StopPlan,
@@ -65,6 +67,7 @@ from vllm_magic.lifecycle.state import (
     ANSWER_LIMIT,
     DOWNLOAD_LOOK,
     DRAIN_LOOK,
+    ENGINE_LOOK,
     GUARD_LIMIT,
     READY_LOOK,
     MonitorState,
@@ -570,6 +573,50 @@ class TestAnIdleServer:
         server.stop()
         assert server.use(QUIET, FAULT) == []
         assert server.says(Why.ASKED) == [Tell(Ending(Why.ASKED))]
+
+
+class TestAnEngineThatDies:
+    """vLLM ends itself then, unless it was told to stay."""
+
+    def test_the_server_stays(self):
+        server = ready()
+        assert server.handle(ProcessEnded(server.now)) == []
+        assert server.machine.wake_at == server.now + ENGINE_LOOK
+        assert LookAtHealth() in server.wakes()
+        assert server.health(is_ready=False, is_engine_dead=True) == [Tell(EngineDied())]
+        assert server.machine.wake_at is None
+
+    def test_it_is_told_once(self):
+        server = ready()
+        for told in ([Tell(EngineDied())], []):
+            server.handle(ProcessEnded(server.now))
+            server.wakes()
+            assert server.health(is_ready=False, is_engine_dead=True) == told
+
+    def test_several_processes_end_and_one_look_is_enough(self):
+        server = ready()
+        server.handle(ProcessEnded(server.now))
+        due = server.machine.wake_at
+        server.passes(1.0)
+        assert server.handle(ProcessEnded(server.now)) == []
+        assert server.machine.wake_at == due
+
+    @pytest.mark.parametrize(
+        "answer", [{"is_ready": True}, {"is_ready": False}, {"is_ready": False, "fault": FAULT}]
+    )
+    def test_another_process_ended(self, answer):
+        server = ready()
+        server.handle(ProcessEnded(server.now))
+        server.wakes()
+        assert Tell(EngineDied()) not in server.health(**answer)
+        assert server.machine.wake_at is None
+
+    def test_the_server_ends_with_it(self):
+        server = ready()
+        server.handle(ProcessEnded(server.now))
+        server.says(Why.LEADER_ENDED)
+        assert LookAtHealth() not in server.passes(ENGINE_LOOK)
+        assert server.handle(ProcessEnded(server.now)) == []
 
 
 class TestAFault:

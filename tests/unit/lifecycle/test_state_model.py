@@ -34,6 +34,7 @@ from vllm_magic.lifecycle.events import (
     LogRead,
     MessageReceived,
     OneGuardEnded,
+    ProcessEnded,
     Ready,
     StopPlan,
     StopRequested,
@@ -183,10 +184,16 @@ class FollowedServer(RuleBasedStateMachine):
         self.log = (Progress(stage),)
 
     @precondition(lambda self: self.health_asked)
-    @rule(is_ready=st.booleans(), fault=st.sampled_from(["", "a fault"]))
-    def health_is_answered(self, is_ready: bool, fault: str) -> None:
+    @rule(is_ready=st.booleans(), fault=st.sampled_from(["", "a fault"]), is_dead=st.booleans())
+    def health_is_answered(self, is_ready: bool, fault: str, is_dead: bool = False) -> None:
         self.health_asked = False
-        self.happens(HealthSeen(self.now, is_ready and not fault, fault))
+        is_ready = is_ready and not fault
+        self.happens(HealthSeen(self.now, is_ready, fault, is_dead and not is_ready and not fault))
+
+    @precondition(lambda self: self.state.is_ready and not self.state.is_over)
+    @rule()
+    def a_process_of_the_server_ends(self) -> None:
+        self.happens(ProcessEnded(self.now))
 
     @precondition(lambda self: self.use_asked)
     @rule(use=st.sampled_from([QUIET, BUSY, UNKNOWN]))

@@ -48,9 +48,14 @@ class Api:
             return False
         return True
 
+    def health(self) -> int | None:
+        """Return the status of ``GET /health``: 200 once it is ready, 503 if its engine is dead; None without an answer."""
+        answer = self._ask("GET", "/health", self._limit)
+        return answer.status if answer else None
+
     def is_ready(self) -> bool:
         """Whether ``GET /health`` answers 200."""
-        return self._get("/health") is not None
+        return self.health() == HTTPStatus.OK
 
     def activity(self) -> Activity | None:
         """Return the server's activity, from ``/metrics``; None without a valid answer."""
