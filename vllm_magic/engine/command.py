@@ -181,6 +181,15 @@ def shutdown_timeout(args: tuple[str, ...]) -> float:
     return flags.number(args, "--shutdown-timeout", default=0.0)
 
 
+def cleanup_timeout(environ: Mapping[str, str]) -> float:
+    """Return the seconds that vLLM gives its engine and workers to clean up, if this environment says so; else 0.
+
+    See vLLM 0.33, v1/engine/utils.py and v1/executor/multiproc_executor.py.
+    """
+    text = environ.get("VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS", "").strip()
+    return float(text) if flags.is_whole_number(text) else 0.0
+
+
 def _quiet(spec: ServerSpec, path: str) -> tuple[str, ...]:
     """Return `QUIET` if this vLLM is known to have the flag, and the spec does not set it."""
     if flags.has(spec.all_args, QUIET[0]) or any(name in flag_table.OF_PYTHON for name, _ in spec.env):

@@ -48,7 +48,7 @@ class AttachedProvisioner(Provisioner):
             raise VllmMagicError(f"{entry.path} has no record.")
         record = entry.record
         self.command = command
-        self.stop_grace, self.stop_patience = local.stop_times(spec)
+        self.stop_grace, self.stop_patience = local.stop_times(spec, os.environ)
         self.stops_at_exit = not spec.keep
         self.standby = StandbySpec.of(spec, command.argv[0], os.environ)
         chosen = record.gpus if record.chosen else ()

@@ -28,9 +28,15 @@ if TYPE_CHECKING:
     from vllm_magic.provisioning.launch import GpuSelection
 
 
-def stop_times(spec: ServerSpec) -> tuple[float, float]:
-    """Return the seconds from SIGTERM to SIGKILL for this server, and the same if SIGTERM shows no effect at all."""
-    own = min(commands.shutdown_timeout(spec.all_args), durations.MOST)
+def stop_times(spec: ServerSpec, environ: Mapping[str, str]) -> tuple[float, float]:
+    """Return the seconds from SIGTERM to SIGKILL for this server, and the same if SIGTERM shows no effect at all.
+
+    Args:
+        spec: the server.
+        environ: the kernel's environment.
+    """
+    cleanup = commands.cleanup_timeout({**environ, **dict(spec.env)})
+    own = min(commands.shutdown_timeout(spec.all_args) + cleanup, durations.MOST)
     return GRACE + own, PATIENCE + own
 
 
@@ -66,7 +72,7 @@ class LocalProvisioner(Provisioner):
         path = self.command.argv[0]
         unknown_flags.check(spec, path)
         flag_reading.table(path)  # begins to read the flags, for the next start
-        self.stop_grace, self.stop_patience = stop_times(spec)
+        self.stop_grace, self.stop_patience = stop_times(spec, environ)
         self.stops_at_exit = not spec.keep
         self.standby = StandbySpec.of(spec, path, environ)
         self._preparation = Preparation(spec, self.command, stop_times(spec), environ, probe)

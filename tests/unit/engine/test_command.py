@@ -387,6 +387,13 @@ class TestNumbers:
         assert command.shutdown_timeout(("--shutdown-timeout", "30")) == 30.0
         assert command.shutdown_timeout(("--shutdown-timeout", "nan")) == 0.0
 
+    @pytest.mark.parametrize(
+        ("value", "seconds"), [("20", 20.0), (None, 0.0), ("", 0.0), ("x", 0.0), ("-1", 0.0)]
+    )
+    def test_time_to_clean_up(self, value, seconds):
+        environ = {} if value is None else {"VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": value}
+        assert command.cleanup_timeout(environ) == seconds
+
 
 class TestExecutable:
     @pytest.fixture(autouse=True)
