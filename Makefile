@@ -7,6 +7,7 @@
 # make coverage                      every test, and the lines and branches that they ran: build/coverage
 # make performance                   docs/performance.*, from a run of the benchmark on a quiet machine
 # make reliability                   docs/reliability.md, from a run of the whole fault matrix
+# make versions                      docs/compatibility-vllm.md, from checks of several versions of vLLM (VERSIONS="0.28.0")
 # make house                         docs/house.svg, the floors of the package, from its imports
 # make pictures                      docs/panel-*.png, from the panel on the real vLLM
 # make clean                         remove what these made in this folder (the cache of vLLM stays)
@@ -35,7 +36,7 @@ ray_needs := $(VENV)/.ray real-vllm
 browser_needs := $(VENV)/.browser $(VENV)/.ipykernel6 real-vllm
 
 .DEFAULT_GOAL := demo
-.PHONY: demo lab quick unit test environments check bench coverage performance reliability house pictures clean real-vllm
+.PHONY: demo lab quick unit test environments check bench coverage performance reliability versions house pictures clean real-vllm
 
 demo: $(VENV)/.dev
 	@tools/system_packages.sh numa
@@ -83,6 +84,10 @@ reliability: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m matrix.report build/matrix > build/reliability.md
 	mv build/reliability.md docs/reliability.md
 
+versions: $(VENV)/.dev $(VENV)/.versions
+	@tools/system_packages.sh venv numa
+	$(BIN)/python -m tests.versions.run $(VERSIONS)
+
 house: $(VENV)/.dev
 	$(BIN)/python tools/house.py
 
@@ -108,8 +113,8 @@ $(VENV)/.ray: | $(VENV)/.dev
 	@$(VENV)/ray/bin/pip --disable-pip-version-check install --quiet 'ray[default]>=2.60,<3' certifi pyyaml nvidia-ml-py
 	@touch $@
 
-# An extra of pyproject.toml, installed: .venv/.dev, .venv/.lab, .venv/.browser. The first one makes the environment.
-$(VENV)/.lab $(VENV)/.browser: | $(VENV)/.dev
+# An extra of pyproject.toml, installed: .venv/.dev, .venv/.lab, .venv/.browser, .venv/.versions. The first one makes the environment.
+$(VENV)/.lab $(VENV)/.browser $(VENV)/.versions: | $(VENV)/.dev
 $(VENV)/.%: pyproject.toml
 	@tools/system_packages.sh venv
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

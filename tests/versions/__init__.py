@@ -1,0 +1,1 @@
+"""One set of checks for several versions of vLLM: `make versions`."""
