@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 VERSION = os.environ.get("VLLM_MAGIC_VERSION", real.VERSION)
+LONGEST = 300  # characters of what a check says
 RESULTS = os.environ.get("VLLM_MAGIC_VERSIONS")  # the folder for what `report.py` reads; none by default
 
 _said_before: set[str] = set()
@@ -51,7 +52,7 @@ def _record(check: str, report: pytest.TestReport) -> None:
     elif report.passed:
         outcome, said = "works", ""
     else:
-        said = _last_line(report)
+        said = _what_it_said(report)
         # A fixture that failed is a server that did not start: the checks after the first one were not run.
         outcome = "not run" if report.when == "setup" and said in _said_before else "fails"
         _said_before.add(said)
@@ -67,9 +68,9 @@ def _record(check: str, report: pytest.TestReport) -> None:
     path.write_text(json.dumps(rows, indent=1))
 
 
-def _last_line(report: pytest.TestReport) -> str:
+def _what_it_said(report: pytest.TestReport) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
-    return crash.message.splitlines()[0] if crash and crash.message else str(report.longrepr)[-300:]
+    return " ".join(crash.message.split())[:LONGEST] if crash else str(report.longrepr)[-LONGEST:]
 
 
 @pytest.fixture(scope="session")
