@@ -75,7 +75,9 @@ class LocalProvisioner(Provisioner):
         self.stop_grace, self.stop_patience = stop_times(spec, environ)
         self.stops_at_exit = not spec.keep
         self.standby = StandbySpec.of(spec, path, environ)
-        self._preparation = Preparation(spec, self.command, stop_times(spec), environ, probe)
+        self._preparation = Preparation(
+            spec, self.command, (self.stop_grace, self.stop_patience), environ, probe
+        )
 
     def launch(self, cancelled: Cancellation, tell: Callable[[str], None]) -> Launched | None:
         """See `Provisioner.launch`."""
