@@ -518,7 +518,7 @@ class TestRecord:
     @given(records)
     def test_there_and_back(self, written):
         with tempfile.TemporaryDirectory() as folder:
-            record.write(folder, written, durable=False)
+            record.write(folder, written)
             assert record.read(folder) == written
             assert os.listdir(folder) == [record.NAME]
 

@@ -97,7 +97,7 @@ class Inner(Guard):
             with contextlib.suppress(OSError):  # the outer guard is stopped or gone
                 self._link.send(encode(stop), socket.MSG_DONTWAIT)
             # After any other reason this is left out: a disk that hangs would delay the release.
-            self._write(durable=False, phase=Phase.STOPPING)
+            self._write(phase=Phase.STOPPING)
         end_grace = [self.wake, *self._enders()] if why is Why.ASKED else []
         self.release("inner", why, stop, end_grace, self._later_stop)
         self.clear()
@@ -157,10 +157,10 @@ class Inner(Guard):
         except OSError as error:  # the server runs all the same, but no other process can stop it
             log(f"no control socket: {error}")
 
-    def _write(self, *, durable: bool = True, **changes: Any) -> None:
+    def _write(self, **changes: Any) -> None:
         self._record = self._record._replace(**changes)
         try:
-            record.write(self.request.folder, self._record, durable=durable)
+            record.write(self.request.folder, self._record)
         except OSError as error:  # a full disk, or the folder is gone: the server runs all the same
             log(f"no record: {error}")
 

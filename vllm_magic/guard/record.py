@@ -113,29 +113,28 @@ class BrokenRecordError(ValueError):
     """The file is not a record of this version; the message says why."""
 
 
-def write(folder: str, record: Record, *, durable: bool = True) -> None:
+def write(folder: str, record: Record) -> None:
     """Write the record of a folder, or replace it.
+
+    This does not wait until the disk has the record (fsync(2)), which can take a minute on a busy disk, and would delay a
+    stop so long. After a power failure there is no server that the record could help to find.
 
     Args:
         folder: the private folder.
         record: the record.
-        durable: whether to wait until the record would outlast a power failure (fsync(2)).
 
     Raises:
         OSError: the file cannot be written (no space, no permission, no such folder).
     """
-    _replace(folder, NAME, record._asdict(), durable=durable)
+    _replace(folder, NAME, record._asdict())
 
 
-def _replace(folder: str, name: str, content: object, *, durable: bool) -> None:
+def _replace(folder: str, name: str, content: object) -> None:
     new = os.path.join(folder, f"{name}.{os.getpid()}")
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         with open(fd, "w", encoding="utf-8") as file:
             json.dump(content, file)
-            file.flush()
-            if durable:
-                os.fsync(fd)
         os.replace(new, os.path.join(folder, name))
     except OSError:
         with contextlib.suppress(OSError):
@@ -204,7 +203,7 @@ def write_existing_segments(folder: str, segments: Collection[Segment]) -> None:
     Raises:
         OSError: the file cannot be written (no space, no permission, no such folder).
     """
-    _replace(folder, EXISTING_SEGMENTS, sorted(segments), durable=False)
+    _replace(folder, EXISTING_SEGMENTS, sorted(segments))
 
 
 def _pairs(folder: str, name: str) -> list[list[int]] | None:
@@ -223,7 +222,7 @@ def write_known_processes(folder: str, pairs: list[list[int]]) -> None:
     Raises:
         OSError: the file cannot be written (no space, no permission, no such folder).
     """
-    _replace(folder, KNOWN_PROCESSES, pairs, durable=False)
+    _replace(folder, KNOWN_PROCESSES, pairs)
 
 
 def add_known_processes(folder: str, left: list[list[Any]]) -> None:

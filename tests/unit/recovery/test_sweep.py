@@ -73,10 +73,10 @@ class TestRecords:
     def test_a_failed_write_keeps_the_old_record(self, tmp_path, monkeypatch):
         records.write(str(tmp_path), record())
 
-        def full(_: int) -> None:
+        def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(os, "fsync", full)
+        monkeypatch.setattr(os, "replace", full)
         with pytest.raises(OSError, match="No space"):
             records.write(str(tmp_path), record(name="other"))
         assert records.read(str(tmp_path)).name == "tiny"
