@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stand_in.leftovers import mark_of
 
-from vllm_magic.linux import processes
+from vllm_magic.linux import address_space, processes
 from vllm_magic.linux.marks import MARK
 
 SHARED_MEMORY = "/dev/shm"
@@ -42,7 +42,7 @@ class Traces:
 
     def _is_ours(self, pid: int) -> bool:
         try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes()
+            environment = address_space.read(pid, f"/proc/{pid}/environ")
         except OSError:
             return False
         return f"{MARK}=".encode() in environment and os.fsencode(self.home) in environment

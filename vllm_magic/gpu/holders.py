@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllm_magic.linux import address_space
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
@@ -28,7 +30,8 @@ class Holders:
 
     Attributes:
         by_pid: for the pid of each process, the device files that it has open, or has mapped if it has none open.
-        unreadable: the pids of the processes whose files this user may not see; they may hold anything.
+        unreadable: the pids of the processes whose files cannot be seen: this user may not see them, or the address space
+            of the process is locked. They may hold anything.
     """
 
     by_pid: dict[int, tuple[str, ...]]
@@ -97,24 +100,26 @@ class _Devices:
 
 
 def _held(pid: int, devices: _Devices) -> set[str] | None:
-    """Return the wanted files that a process has open or mapped; None if this user may not see them."""
+    """Return the wanted files that a process has open or mapped; None if they cannot be seen."""
     try:
-        return _held_by(Path(f"/proc/{pid}"), devices)
+        return _held_by(pid, devices)
+    except TimeoutError:
+        return None
     except PermissionError:
         return set() if _is_kernel_thread(pid) else None
     except (FileNotFoundError, ProcessLookupError):  # it has ended
         return set()
 
 
-def _held_by(process: Path, devices: _Devices) -> set[str]:
+def _held_by(pid: int, devices: _Devices) -> set[str]:
     """Return the wanted files that a process has open; if there are none, the files that it has mapped.
 
     All threads of a process share both. A main thread that ended before the others is a zombie and has neither, so the
     first thread that has some is used.
     """
-    tasks = list((process / "task").iterdir())  # the main thread comes first
+    tasks = list(Path(f"/proc/{pid}/task").iterdir())  # the main thread comes first
     links = next(filter(None, map(_links, tasks)), [])
-    return {path for link in links if (path := devices.opened(link))} or _mapped(tasks, devices)
+    return {path for link in links if (path := devices.opened(link))} or _mapped(pid, tasks, devices)
 
 
 def _links(task: Path) -> list[Path]:
@@ -124,14 +129,14 @@ def _links(task: Path) -> list[Path]:
         return []
 
 
-def _mapped(tasks: list[Path], devices: _Devices) -> set[str]:
-    lines = next(filter(None, map(_maps, tasks)), [])
+def _mapped(pid: int, tasks: list[Path], devices: _Devices) -> set[str]:
+    lines = next(filter(None, (_maps(pid, task) for task in tasks)), [])
     return {path for line in lines if (path := devices.mapped(line))}
 
 
-def _maps(task: Path) -> list[str]:
+def _maps(pid: int, task: Path) -> list[str]:
     try:
-        return list(filter(None, os.fsdecode((task / "maps").read_bytes()).split("\n")))
+        return list(filter(None, os.fsdecode(address_space.read(pid, f"{task}/maps")).split("\n")))
     except (FileNotFoundError, ProcessLookupError):  # the thread has ended
         return []
 

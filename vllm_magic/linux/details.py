@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from vllm_magic.linux import lookups
+from vllm_magic.linux import address_space, lookups
 from vllm_magic.linux.processes import shown_name
 
 if TYPE_CHECKING:
@@ -48,13 +48,12 @@ def age(identity: Identity) -> float:
 
 
 def arguments(pid: int) -> list[str]:
-    """Return the command line of a process; a title that it has set is one argument. Empty if the process is gone.
+    """Return the command line of a process; a title that it has set is one argument. Empty if it cannot be read.
 
     Of a command line of more than `MOST_ARGUMENTS` bytes, which any user can make, only the beginning is returned.
     """
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read(MOST_ARGUMENTS).split(b"\0")
+        words = address_space.read(pid, f"/proc/{pid}/cmdline", MOST_ARGUMENTS)[:MOST_ARGUMENTS].split(b"\0")
     except OSError:
         return []
     return [os.fsdecode(word) for word in words if word]

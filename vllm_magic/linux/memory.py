@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+from vllm_magic.linux import address_space
+
 
 class _Version(NamedTuple):
     """The places where a version of control groups reports memory."""
@@ -49,8 +51,12 @@ def available(root: str = "/") -> int | None:
 
 
 def used_by(pid: int) -> int:
-    """Return the bytes of memory that the end of this process would free (Pss, proc(5)); 0 if the process is gone."""
-    return _field(f"/proc/{pid}/smaps_rollup", "Pss:") * 1024
+    """Return the bytes of memory that the end of this process would free (Pss, proc(5)); 0 if it cannot be read."""
+    try:
+        text = address_space.read(pid, f"/proc/{pid}/smaps_rollup")
+    except OSError:
+        return 0
+    return _number(text.decode("ascii", "replace"), "Pss:") * 1024
 
 
 def limit(root: str = "/") -> int | None:
@@ -99,7 +105,11 @@ def _groups(root: str, version: _Version) -> Iterator[str]:
 
 
 def _field(path: str, name: str) -> int:
-    for line in _read(path).splitlines():
+    return _number(_read(path), name)
+
+
+def _number(text: str, name: str) -> int:
+    for line in text.splitlines():
         words = line.split()
         if len(words) > 1 and words[0] == name:
             return int(words[1])

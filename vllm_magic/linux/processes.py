@@ -11,7 +11,7 @@ import os
 import select
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllm_magic.linux import pidfd_calls
+from vllm_magic.linux import address_space, pidfd_calls
 from vllm_magic.masking import mask_words
 
 if TYPE_CHECKING:
@@ -201,13 +201,13 @@ def is_alive(identity: Identity) -> bool:
 
 
 def title(pid: int) -> str:
-    """Return the command line as ``ps`` shows it, with masked keys; "" if the process is gone.
+    """Return the command line as ``ps`` shows it, with masked keys; "" if the process is gone, or its memory cannot be read.
 
     For vLLM's processes this is the title that they have set. Of a command line with more than `LONGEST_TITLE` bytes, only
     the first arguments are returned.
     """
     try:
-        text = _content(f"/proc/{pid}/cmdline", LONGEST_TITLE + 1)
+        text = address_space.read(pid, f"/proc/{pid}/cmdline", LONGEST_TITLE + 1)
     except OSError:
         return ""
     if len(text) > LONGEST_TITLE:
@@ -265,8 +265,8 @@ def environment(pid: int) -> dict[str, str]:
 def _environment(pid: int) -> bytes:
     for folder in folders(pid):
         try:
-            text = _content(f"{folder}/environ")
-        except PermissionError:
+            text = address_space.read(pid, f"{folder}/environ")
+        except (PermissionError, TimeoutError):
             return b""
         except OSError:
             continue
@@ -311,15 +311,15 @@ def hides_files(pid: int) -> bool:
     return False
 
 
-def _content(path: str, most: int = 2**30) -> bytes:
-    """Return the content of a file of /proc, up to ``most`` bytes or a little more.
+def _content(path: str) -> bytes:
+    """Return the content of a file of /proc that does not show the memory of a process (see `address_space`).
 
     A scan reads thousands of such files, and Python's `open` alone takes as long as this function.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         text = chunk = os.read(fd, _CHUNK)
-        while len(chunk) == _CHUNK and len(text) < most:  # a shorter chunk is the last one
+        while len(chunk) == _CHUNK:  # a shorter chunk is the last one
             chunk = os.read(fd, _CHUNK)
             text += chunk
         return text

@@ -11,13 +11,14 @@ shows the temporary name, as deleted.)
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import fnmatch
 import os
 import signal
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllm_magic.linux import processes
+from vllm_magic.linux import address_space, processes
 from vllm_magic.linux.processes import folders, open_files
 
 if TYPE_CHECKING:
@@ -49,11 +50,12 @@ class Segment(NamedTuple):
 
 def mapped_by(pids: Iterable[int]) -> set[Segment]:
     """Return the segments that these processes map or have open for writing, as far as this user can see them."""
-    return {
-        segment
-        for pid in pids
-        for segment in (_mapped(pid, writable=True) or set()) | _opened(pid, writable=True)
-    }
+    found: set[Segment] = set()
+    for pid in pids:
+        with contextlib.suppress(TimeoutError):
+            found |= _mapped(pid, writable=True) or set()
+        found |= _opened(pid, writable=True)
+    return found
 
 
 def present(segments: Iterable[Segment]) -> set[Segment]:
@@ -161,7 +163,11 @@ def _drop_mapped(found: dict[Segment, os.DirEntry[str]]) -> bool:
     # Without the first process, /proc hides the processes of other users (hidepid, proc(5)).
     blind = processes.read(processes.INIT) is None
     for pid in processes.pids() if found else ():
-        mapped = _mapped(pid)
+        try:
+            mapped = _mapped(pid)
+        except TimeoutError:  # it may map any of them
+            found.clear()
+            return True
         blind = blind or mapped is None
         for segment in (mapped or set()) | _opened(pid):
             found.pop(segment, None)
@@ -188,11 +194,16 @@ def _unlink(entry: os.DirEntry[str], *, private_only: bool) -> bool:
 
 
 def _mapped(pid: int, *, writable: bool = False) -> set[Segment] | None:
-    """Return the segments that the process maps (``writable``: shared for writing); None if this user may not see them."""
+    """Return the segments that the process maps (``writable``: shared for writing); None if this user may not see them.
+
+    Raises:
+        TimeoutError: the address space of the process is locked.
+    """
     for folder in folders(pid):
         try:
-            with open(f"{folder}/maps", "rb") as file:
-                lines = file.readlines()
+            lines = address_space.read(pid, f"{folder}/maps").splitlines()
+        except TimeoutError:
+            raise
         except PermissionError:
             return None
         except OSError:
