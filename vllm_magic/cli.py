@@ -116,6 +116,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _ps(arguments: argparse.Namespace) -> int:
+    from vllm_magic import ledger
     from vllm_magic.doctor import text
     from vllm_magic.doctor.survey import servers
 
@@ -125,7 +126,8 @@ def _ps(arguments: argparse.Namespace) -> int:
 
         _print([json.dumps([asdict(one) for one in found], indent=2)])
     else:
-        _print(text.servers(found))
+        # A kernel with other variables has another state folder; whoever misses its server compares the two.
+        _print([*text.servers(found), *([] if found else [f"The state folder is {ledger.state_path()}."])])
     return DONE
 
 

@@ -220,8 +220,8 @@ class TestDoctor:
 
 
 class TestServers:
-    def test_ps(self, kernel):
-        assert said("ps") == "No server of yours runs.\n"
+    def test_ps(self, kernel, home):
+        assert said("ps") == f"No server of yours runs.\nThe state folder is {home}.\n"
         assert json.loads(said("ps", "--json")) == []
         with kernel("mine") as process:
             head, row = said("ps").splitlines()

@@ -138,6 +138,7 @@ class Report:
         releases: the releases that are under way.
         default_port: the processes that listen on port 8000, which vLLM takes by default.
         unseen: what cannot be seen, and why.
+        state_folder: the path of the state folder; "" if it is not known.
     """
 
     version: str
@@ -151,6 +152,7 @@ class Report:
     releases: tuple[ReportedRelease, ...]
     default_port: tuple[ReportedListener, ...]
     unseen: tuple[str, ...]
+    state_folder: str
 
     @property
     def healthy(self) -> bool:

@@ -86,6 +86,7 @@ def survey(probe: Probe, executable: str | None = None) -> Report:
         releases=releases,
         default_port=_listening([DEFAULT_PORT], table)[DEFAULT_PORT],
         unseen=(*blind.spots(now, table), *_foreign(known.entries)),
+        state_folder=_state_folder(),
     )
 
 
@@ -256,6 +257,13 @@ def _releases() -> tuple[tuple[ReportedRelease, ...], str]:
         ), locks.lock_problem()
     except OSError as error:
         return (), str(error)
+
+
+def _state_folder() -> str:
+    try:
+        return str(ledger.state_path())
+    except OSError:  # a finding says so
+        return ""
 
 
 def _foreign(entries: Iterable[Entry]) -> list[str]:

@@ -93,6 +93,8 @@ def _facts(report: Report) -> Iterator[str]:
         for one in gpu.holdings or ():
             yield f"{'':14}{gib(one.bytes):>10}  {one_line(gpus.holder_text(one))}"
     yield from _block("servers", servers(report.servers))
+    if report.state_folder:
+        yield _fact("state", report.state_folder)
     owned = [one for one in report.elsewhere if one.owner != Owner.NOBODY]  # the others are findings
     yield from _block("other vLLM", map(_elsewhere, owned))
     yield from _block("releases", [_releasing(one.uuid, one.pids) for one in report.releases])

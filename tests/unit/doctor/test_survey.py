@@ -163,8 +163,13 @@ class TestText:
             "releases": (),
             "default_port": (),
             "unseen": (),
+            "state_folder": "/home/me/state",
         }
         return Report(**{**fields, **changes})
+
+    def test_the_state_folder(self):
+        assert "state       /home/me/state" in text.facts(self.report())
+        assert not [line for line in text.facts(self.report(state_folder="")) if line.startswith("state")]
 
     def test_findings_come_first_with_their_commands(self):
         found = Finding(Topic.ORPHAN, "word " * 60, "vllm-magic reap")
