@@ -13,8 +13,10 @@ from fake_gpu import fakegpu
 from shells import a_shell
 from traces import Traces
 
+from vllm_magic import notation
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.manager.manager import Manager
+from vllm_magic.notation import Notation
 from vllm_magic.provisioning.standby_pool import StandbyMode
 
 if TYPE_CHECKING:
@@ -45,6 +47,13 @@ def cache(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("VLLM_MAGIC_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def notations() -> Iterator[None]:
+    """Have the next test begin with the notation of a new process, whatever a terminal's command or a shell has set."""
+    yield
+    notation.use(Notation.CALL)
 
 
 @pytest.fixture(scope="session", autouse=True)

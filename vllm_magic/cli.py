@@ -19,6 +19,7 @@ from vllm_magic.commands.front_end import TERMINAL
 from vllm_magic.commands.parser import server_name
 from vllm_magic.errors import InvalidOption, VllmMagicError
 from vllm_magic.linux import support
+from vllm_magic.notation import Notation, use
 
 if TYPE_CHECKING:
     import argparse
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if sys.stdout is None:  # the process was started with standard output closed
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+    use(Notation.TERMINAL)
     try:
         status = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vllm_magic.masking import mask
+from vllm_magic.notation import written
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,10 +56,11 @@ class VllmMagicError(Exception):
 
     Args:
         message: what happened and what to do. It may quote any text: keys are masked, and control characters removed.
+            What to do is written with magics, and shown as the front end writes it (`notation`).
     """
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(one_line(message))
+        super().__init__(written(one_line(message)))
 
     @property
     def details(self) -> list[str]:
@@ -117,7 +119,7 @@ class NotEnoughMemory(VllmMagicError):
     def __init__(self, message: str, holders: Sequence[Holder] = (), details: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.holders = tuple(holders)
-        self._details = list(details)
+        self._details = list(map(written, details))
 
     @property
     def details(self) -> list[str]:
@@ -147,8 +149,8 @@ class ServerFailed(VllmMagicError):
 
     def __init__(self, cause: str, hint: str = "", log_tail: Sequence[str] = ()) -> None:
         super().__init__(f"{cause}. {hint}" if hint else f"{cause}.")
-        self.cause = one_line(cause)
-        self.hint = one_line(hint)
+        self.cause = written(one_line(cause))
+        self.hint = written(one_line(hint))
         self.log_tail = tuple(map(mask, log_tail))
 
     @property

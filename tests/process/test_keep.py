@@ -374,9 +374,9 @@ def test_the_error_of_a_stop_mentions_the_kept_server(first, manager):
     first(60).die()
     wait_until(lambda: condition_of_the_only_one() is Condition.KEPT)
     for name in ("tiny", None):
-        with pytest.raises(ServerNotFound, match=r"%vllm attach tiny takes it over\.$"):
+        with pytest.raises(ServerNotFound, match=r'vllm_magic\.attach\("tiny"\) takes it over\.$'):
             manager.stop(name)
-    with pytest.raises(ServerNotFound, match=r"none runs\. Start one with %vllm start MODEL\.$"):
+    with pytest.raises(ServerNotFound, match=r'none runs\. Start one with vllm_magic\.start\("MODEL"\)\.$'):
         manager.stop("other")
     manager.attach().stop()
 

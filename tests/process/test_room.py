@@ -80,7 +80,7 @@ class TestStart:
         error = self.refused(manager, spec(name="second"))
         assert [(one.server, one.used) for one in error.holders] == [("first", 5 * GIB)]
         assert "Held by server first (pid " in str(error)
-        assert "  %vllm stop first" in error.details
+        assert '  vllm_magic.stop("first")' in error.details
         manager.stop("first")
         manager.start(spec(name="second"), timeout=60)
 

@@ -40,7 +40,9 @@ class TestSwitch:
 class TestSleep:
     def test_one_without_sleep_mode(self, manager, spec):
         manager.start(spec(), timeout=60)
-        with pytest.raises(SleepFailed, match=r"has no sleep mode: .* %vllm stop tiny gives its memory back"):
+        with pytest.raises(
+            SleepFailed, match=r'has no sleep mode: .* vllm_magic\.stop\("tiny"\) gives its memory back'
+        ):
             manager.get().sleep()
 
 
@@ -74,7 +76,8 @@ class TestNaps:
         monkeypatch.setattr(sleep_mode, "SETTLE", 0.5)
         server = manager.start(spec("m", SLEEPY, faults={"sleeps": False}), timeout=60).server
         with pytest.raises(
-            SleepFailed, match=r"says that it sleeps, and holds 2\.00 GiB of 2\.00 GiB still\. %vllm stop m"
+            SleepFailed,
+            match=r"says that it sleeps, and holds 2\.00 GiB of 2\.00 GiB still\. vllm_magic\.stop",
         ):
             manager.get().sleep()
         assert server.asleep == 1  # it says so

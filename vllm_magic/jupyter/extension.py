@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from vllm_magic.jupyter.completion import matcher
 from vllm_magic.jupyter.loaded_manager import loaded_manager
 from vllm_magic.jupyter.magics import VllmMagics
+from vllm_magic.notation import Notation, use
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -19,6 +20,7 @@ def load(shell: InteractiveShell) -> None:
     """Register the magic, and begin to release the servers that dead kernels left behind; a second call does nothing."""
     if VllmMagics.__name__ not in shell.magics_manager.registry:
         magics = VllmMagics(shell)
+        use(Notation.MAGIC)
         shell.register_magics(magics)
         shell.events.register("post_run_cell", magics.print_news)
         matcher.add(shell, magics)
@@ -72,6 +74,7 @@ def unload(shell: InteractiveShell) -> None:
     configurables[:] = [configurable for configurable in configurables if configurable is not magics]
     shell.events.unregister("post_run_cell", magics.print_news)
     matcher.remove(shell)
+    use(Notation.CALL)
     if "vllm_magic.children.flag_reading" in sys.modules:
         from vllm_magic.children import flag_reading
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_magic.gpu.holders import device_files, holders
 from vllm_magic.linux import marks, processes
 from vllm_magic.linux.processes import Identity
+from vllm_magic.notation import written
 from vllm_magic.release import foreign_holders, gpu_comparison, gpu_json
 from vllm_magic.release.gpu_comparison import GpuHistory, pid_list, pids_on
 from vllm_magic.release.result import GpuMemory, Proof
@@ -176,7 +177,7 @@ class LocalVerifier(Verifier):
             if not late:
                 break
             if last:
-                note = f"{'; '.join(late)}. %vllm gpu shows who holds what"
+                note = written(f"{'; '.join(late)}. %vllm gpu shows who holds what")
                 return Verdict(proof, False, self._vram(now, ours), note, unseen=True)
             pause.wait(POLL_INTERVAL)
         verdicts = [

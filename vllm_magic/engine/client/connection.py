@@ -323,7 +323,7 @@ def refused(name: str, status: int, message: str, path: str = "") -> RequestFail
     elif status == HTTPStatus.UNAUTHORIZED:
         hint = "server.api_key is the key that this server was started with."
     elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        hint = f"%vllm logs {name} tells why; if its engine is dead: %vllm restart {name}."
+        hint = f"%vllm logs {name} tells why; if its engine is dead, stop it and start it again: %vllm restart {name}."
     said = message[:_QUOTED].strip().rstrip(".") or _PHRASES.get(status, "it says nothing")
     return RequestFailed(f"{name} answers {status}: {said}. {hint}".strip(), status)
 

@@ -1,0 +1,55 @@
+"""How a message names what its reader can do: as a magic, as a call of Python, or as a command of a terminal.
+
+The package writes its messages with magics (``%vllm stop tiny``) and their options (``--name NAME``); `written` gives them
+the notation of the front end that is in use. Where no magic was loaded and no terminal was used, that is Python's.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+
+
+class Notation(Enum):
+    """A way to write a command."""
+
+    MAGIC = "%vllm stop tiny"
+    CALL = 'vllm_magic.stop("tiny")'
+    TERMINAL = "vllm-magic stop tiny"
+
+
+_notation = Notation.CALL
+_CALLS = [
+    (re.compile(r"%vllm start MODEL \[flags\]"), 'vllm_magic.start("MODEL", *flags)'),
+    (re.compile(r"%vllm start \.\.\. --keep (\w+)"), r'vllm_magic.start(..., keep="\1")'),
+    (re.compile(r"%vllm start ([A-Z]+(?:/[A-Z]+)?)\b"), r'vllm_magic.start("\1")'),
+    (re.compile(r"%vllm (stop|attach) ([A-Za-z0-9][\w.-]*[\w-])"), r'vllm_magic.\1("\2")'),
+    (re.compile(r"%vllm restart(?: [A-Za-z0-9][\w.-]*[\w-])?"), "vllm_magic.start(...)"),
+    (
+        re.compile(r"%vllm logs (?!tells|shows|may)([A-Za-z0-9][\w.-]*[\w-])"),
+        r'vllm_magic.servers()["\1"].log()',
+    ),
+    (re.compile(r"%vllm logs"), "vllm_magic.servers()[NAME].log()"),
+    (re.compile(r"%vllm (start|stop|attach|fit)\b"), r"vllm_magic.\1()"),
+    (re.compile(r"%vllm (gpu|doctor|reap)\b"), r"vllm-magic \1 in a terminal"),
+    (re.compile(r"%vllm(?! [a-z]+\b(?<! shows))"), "vllm_magic.servers()"),
+    (re.compile(r"(?<![\w-])--(name|gpus|ttl|keep|timeout|cluster) ([A-Z0-9][\w,]*)"), r'\1="\2"'),
+    (re.compile(r"(?<![\w-])--(name|gpus|ttl|keep|timeout|cluster)(?![\w-])"), r"\1="),
+    (re.compile(r"(?<![\w-])--force(?![\w-])"), "force=True"),
+]
+
+
+def use(notation: Notation) -> None:
+    """Write the messages of this process in this notation from now on."""
+    global _notation  # noqa: PLW0603 - one for each process
+    _notation = notation
+
+
+def written(text: str) -> str:
+    """Return a message in the notation that is in use."""
+    if _notation is Notation.CALL:
+        for magic, call in _CALLS:
+            text = magic.sub(call, text)
+    elif _notation is Notation.TERMINAL:
+        text = text.replace("%vllm", "vllm-magic")
+    return text
