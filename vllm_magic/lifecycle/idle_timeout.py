@@ -10,8 +10,8 @@ an answer. There are three such cases:
   ``timeout_keep_alive``, 5 seconds unless VLLM_HTTP_TIMEOUT_KEEP_ALIVE says otherwise). So the connection is
   not idle, but a stream whose first token has not come yet.
 - The connection carried data just now. This may be the beginning of such a stream or the end of an answer. It
-  is taken for the beginning of a stream, unless the same connection has sent a request before and the
-  counters have not changed since: such a client only polls, for example ``/health``.
+  is taken for the beginning of a stream, unless the same connection has sent a request of the same length before
+  and the counters have not changed since: such a client only polls, for example ``/health``.
 
 So a client that keeps its connection open, as the openai package does, keeps a server for those 5 seconds. A
 client that polls over one connection keeps a server for one poll. A waiting connection only delays the end of
@@ -28,6 +28,7 @@ connects again and again still keeps a server, as does who polls.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_magic.linux import connections
@@ -52,6 +53,30 @@ class ServerUse(NamedTuple):
 
     activity: Activity | None
     connections: tuple[TcpConnection, ...] = ()
+
+
+class _Answered(NamedTuple):
+    """A connection whose last request seems answered.
+
+    Attributes:
+        received: the bytes received so far; None if the kernel does not report it.
+        length: the greatest length that the requests, which may be several, can have in common.
+        may_wait: whether the last request may be one whose answer has only begun.
+    """
+
+    received: int | None
+    length: int
+    may_wait: bool
+
+    def after(self, received: int | None) -> _Answered:
+        """Return the same connection at a later look. A client that polls sends requests of one length."""
+        if received is None or self.received is None or received == self.received:
+            return self
+        grown = received - self.received
+        common = math.gcd(self.length, grown)
+        if common >= SHORTEST_REQUEST:
+            return _Answered(received, common, may_wait=False)
+        return _Answered(received, grown, may_wait=True)
 
 
 def read_use(api: Api, port: int) -> ServerUse:
@@ -89,8 +114,7 @@ class Requests:
     def __init__(self, keep_alive: float = KEEP_ALIVE) -> None:
         self._quiet = keep_alive + LATE
         self._served: float | None = None
-        # By connection: the bytes received when its request first seemed answered, since it last waited.
-        self._answered: dict[bytes, int | None] = {}
+        self._answered: dict[bytes, _Answered] = {}  # by connection, since it last waited
         self._waiting: dict[bytes, float] = {}  # by connection: since when it may wait
 
     def under_way(self, use: ServerUse, at: float) -> bool | None:
@@ -100,7 +124,7 @@ class Requests:
         if use.activity.served != self._served:
             self._served, self._answered, self._waiting = use.activity.served, {}, {}
         there = {one.name for one in use.connections}
-        self._answered = {name: received for name, received in self._answered.items() if name in there}
+        self._answered = {name: before for name, before in self._answered.items() if name in there}
         waiting = {one.name for one in use.connections if self._may_wait(one)}
         self._waiting = {name: self._waiting.get(name, at) for name in waiting}
         if use.activity.in_flight:
@@ -114,7 +138,14 @@ class Requests:
         if one.since_received < one.since_sent or one.since_sent > self._quiet:
             self._answered.pop(one.name, None)
             return True
-        return self._answered.setdefault(one.name, one.received) == one.received
+        before = self._answered.get(one.name)
+        now = (
+            before.after(one.received)
+            if before
+            else _Answered(one.received, one.received or 0, may_wait=True)
+        )
+        self._answered[one.name] = now
+        return now.may_wait
 
 
 class Idleness:

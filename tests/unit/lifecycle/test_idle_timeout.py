@@ -145,6 +145,25 @@ class TestRequests:
         )
         assert requests.under_way(ServerUse(QUIET, (asked(400),)), NOW) is True
 
+    @pytest.mark.parametrize("polls", [(100,), (100, 200), (300, 500, 900)])
+    def test_one_that_polls_and_then_asks(self, polls):
+        """The head of a stream is sent at once, the first token perhaps much later."""
+        requests = Requests()
+        for received in polls:
+            requests.under_way(ServerUse(QUIET, (answered(received),)), NOW)
+        for seconds in (0.1, 3.0, KEEP_ALIVE + LATE + 0.1):
+            use = ServerUse(QUIET, (answered(polls[-1] + 843, since=seconds),))
+            assert requests.under_way(use, NOW) is True
+
+    def test_one_that_asks_and_then_polls(self):
+        """The first poll may be anything; those after it have its length."""
+        requests = Requests()
+        seen = [
+            requests.under_way(ServerUse(QUIET, (answered(received),)), NOW)
+            for received in (843, 943, 1043, 1343)
+        ]
+        assert seen == [True, True, False, False]
+
     def test_a_request_that_comes_in_pieces_is_no_poll(self):
         requests = Requests()
         for pieces in (
