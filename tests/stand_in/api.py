@@ -107,16 +107,20 @@ class ApiServer:
     def _shut_down(self, server: Server, *, interrupted: bool) -> None:
         """Stop as vLLM does: the engine first, then wait for the connections, for ever if need be."""
         drain_s = self.args.shutdown_timeout
-        log.line("[shutdown] API server: shutdown triggered", "launcher.py:105")
+        is_old = self.options.is_before(21)
+        if not is_old:
+            log.line("[shutdown] API server: shutdown triggered", "launcher.py:105")
         server.stop()
         if not interrupted:
             interrupted = self._wait_for_answers(drain_s)
-        how = f"mode={'drain' if drain_s else 'abort'} timeout={drain_s:g}s"
-        log.line(f"[shutdown] API server: stopping engine client {how}", "launcher.py:116")
-        log.line(f"[shutdown] MPClient: start timeout={drain_s:g}s", "core_client.py:652")
+        if not is_old:
+            how = f"mode={'drain' if drain_s else 'abort'} timeout={drain_s:g}s"
+            log.line(f"[shutdown] API server: stopping engine client {how}", "launcher.py:116")
+            log.line(f"[shutdown] MPClient: start timeout={drain_s:g}s", "core_client.py:652")
         self.load.end(EngineState.STOPPED)
         self.stop_engines()
-        log.line("[shutdown] MPClient: engine manager stopped", "core_client.py:656")
+        said = ("Shutting down FastAPI HTTP server.", "launcher.py:110")
+        log.line(*(said if is_old else ("[shutdown] MPClient: engine manager stopped", "core_client.py:656")))
         self._uvicorn("Shutting down")
         if self.load.running and not interrupted:
             self._uvicorn("Waiting for connections to close. (CTRL+C to force quit)")

@@ -152,8 +152,9 @@ class _Engine:
     def _worker_died(self, worker: tree.Child) -> None:
         self.workers.remove(worker)
         code = worker.reap()
+        how = "" if self.options.is_before(25) else f" (exit code: {code})"
         log.line(
-            f"Worker proc {worker.name} died unexpectedly (exit code: {code}), shutting down executor.",
+            f"Worker proc {worker.name} died unexpectedly{how}, shutting down executor.",
             "multiproc_executor.py:278",
             "ERROR",
         )

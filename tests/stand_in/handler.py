@@ -94,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/metrics":
             self._send(200, load.metrics().encode(), "text/plain; version=0.0.4; charset=utf-8")
         elif path == "/version":
-            self._send_json(200, {"version": "0.32.0"})
+            self._send_json(200, {"version": self.server.options.version})
         elif path == "/v1/models":
             cards = [self._model_card(name) for name in self.server.names]
             self._send_json(200, {"object": "list", "data": cards})
@@ -108,6 +108,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         options = self.server.options
         routes = _GENERATE if options.task == "generate" else pooling.ROUTES[options.task]
+        if path not in routes and path in pooling.APIS and options.is_before(16):
+            said = f"The model does not support {pooling.APIS[path]} API"
+            self._send_json(200, _error(400, "BadRequestError", said))
+            return
         if path not in routes:
             self._send_answer(self.server.routes.post(path, json.loads(body or b"{}")))
             return
@@ -246,7 +250,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.log_access and self.path.partition("?")[0] not in self.server.not_logged:
             host, port = self.client_address[:2]
             status = f"{int(code)} {HTTPStatus(int(code)).phrase}"
-            log.write(1, f'INFO:     {host}:{port} - "{self.requestline}" {status}\n')
+            before = f"{log.prefix()} " if log.coloured else ""
+            log.write(1, f'{before}INFO:     {host}:{port} - "{self.requestline}" {status}\n')
 
     def handle_one_request(self) -> None:
         """Count the connection as idle until a request line has come; close it as uvicorn does where none comes."""

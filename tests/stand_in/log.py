@@ -9,6 +9,13 @@ import time
 
 process = "APIServer"  # the name in the prefix; tree.spawn sets it in each child
 epoch = False  # see `Options.log_epoch`
+coloured = False  # the prefix, as up to vLLM 0.15 in files too
+
+
+def prefix() -> str:
+    """Return the prefix of each line of this process."""
+    text = f"({process} pid={os.getpid()})"
+    return f"\x1b[0;36m{text}\x1b[0;0m" if coloured else text
 
 
 def line(message: str, source: str, level: str = "INFO") -> None:
@@ -17,8 +24,8 @@ def line(message: str, source: str, level: str = "INFO") -> None:
     if getattr(logging, level) < getattr(logging, wanted):
         return
     now = f"{time.time():.6f}" if epoch else time.strftime("%m-%d %H:%M:%S")
-    prefix = f"({process} pid={os.getpid()}) {level} {now} [{source}] "
-    write(1, "".join(f"{prefix}{part}\n" for part in message.split("\n")))
+    before = f"{prefix()} {level} {now} [{source}] "
+    write(1, "".join(f"{before}{part}\n" for part in message.split("\n")))
 
 
 def bare(text: str) -> None:

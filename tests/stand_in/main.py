@@ -19,6 +19,7 @@ def main() -> int:
     """Run `vllm` with this process's arguments; return the exit code."""
     options = from_environment()
     log.epoch = options.log_epoch
+    log.coloured = options.is_before(16)
     tree.limit_life()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # for faults.hang, in every process
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,7 +37,7 @@ def main() -> int:
 
 
 def _serve(args: argparse.Namespace, options: Options) -> int:
-    log.line(f"\n ▄▄ ▄█ █  version 0.32.0\n  █▄█▀ █  model   {args.model}\n", "api_utils.py:347")
+    log.line(f"\n ▄▄ ▄█ █  version {options.version}\n  █▄█▀ █  model   {args.model}\n", "api_utils.py:347")
     log.line(f"non-default args: {args.non_default}", "api_utils.py:286")
     with _bind(args) as bound:
         failures.check(options.fail or failures.of_model(args.model), "config", args.model)

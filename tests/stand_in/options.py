@@ -45,6 +45,7 @@ class Flood(_Rate, total=False):
 class Options:
     """Timing, VRAM and faults; the defaults are a healthy, fast server. Times are seconds, sizes bytes."""
 
+    version: str = "0.32.0"  # of an older one: its log lines, and its answers for what the model cannot do
     import_s: float = 0.05  # the leader, before it reads its command line
     config_s: float = 0.02  # the leader, between its command line and the engine
     init_s: float = 0.05  # the engine, before it starts its workers
@@ -99,6 +100,10 @@ class Options:
     says: str | None = None  # in place of " word0 word1 ...", a token for each word
     thinks: str = ""  # before that, as a reasoning model
     refuses: str = ""  # in place of that
+
+    def is_before(self, minor: int) -> bool:
+        """Whether the version is older than 0.`minor`."""
+        return int(self.version.split(".")[1]) < minor
 
 
 def options(**asked: Any) -> dict[str, str]:

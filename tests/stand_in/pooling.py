@@ -9,6 +9,15 @@ ROUTES = {
     "classify": ("/classify", "/score", "/v1/score"),
 }
 
+# What up to vLLM 0.15 a model that does not have a route answers in its place, with the status 200.
+APIS = {
+    "/v1/chat/completions": "Chat Completions",
+    "/v1/completions": "Completions",
+    "/v1/embeddings": "Embeddings",
+    "/score": "Score",
+    "/classify": "Classification",
+}
+
 
 def answer(path: str, asked: dict[str, Any]) -> dict[str, Any]:
     """Return the JSON for one request, the last text first: the order is in `index`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,8 @@ _TOO_LONG = f"one event has more than {LONGEST_EVENT // 2**20} MiB"
 
 _PHRASES = {int(status): status.phrase for status in HTTPStatus}
 
+# renderers/params.py; vLLM 0.17 has no "maximum" in it.
+_TOO_LONG_PROMPT = re.compile(r"maximum context length|model's context length is only")
 # Of vLLM (renderers/hf.py), and of older versions of transformers.
 _NO_TEMPLATE = ("must provide a chat template", "chat_template is not set")
 # Messages for missing routes: vLLM has only the routes that suit the model (entrypoints/pooling/factories.py).
@@ -316,7 +319,7 @@ def refused(name: str, status: int, message: str, path: str = "") -> RequestFail
     if path in _ROUTES and ((missing and "Not Found" in message) or _UNSUPPORTED in message):
         return RequestFailed(f"The model of {name} {_ROUTES[path]}.", status)
     hint = ""
-    if "maximum context length" in message:  # renderers/params.py
+    if _TOO_LONG_PROMPT.search(message):
         hint = "Shorten it, ask for fewer tokens, or start the server with a greater --max-model-len."
     elif missing and "does not exist" in message:
         hint = f"Leave the model out for the one that {name} serves."

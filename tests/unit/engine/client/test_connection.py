@@ -312,6 +312,20 @@ class TestErrorsWithAGoodStatus:
             requests_to(server.port).chat("a")
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "This model's maximum context length is 256 tokens. However, you requested 300 output tokens",
+        (  # vLLM 0.17
+            "You passed 241 input tokens and requested 16 output tokens. However, the model's context length is only "
+            "256 tokens, resulting in a maximum input length of 240 tokens."
+        ),
+    ],
+)
+def test_a_prompt_that_is_too_long(said):
+    assert "greater --max-model-len" in str(module.refused("tiny", 400, said))
+
+
 class TestWithoutEnd:
     @pytest.mark.parametrize("way", WAYS)
     def test_a_stream(self, way):
