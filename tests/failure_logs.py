@@ -400,6 +400,11 @@ KNOWN = {
         "GPU cuda:0 has 18.2 GiB free, and vLLM wants 21.79 GiB of its 23.68 GiB",
         "Release what holds it (%vllm gpu shows it), or lower --gpu-memory-utilization to 0.76",
     ),
+    "GPU occupied, in vLLM 0.13": (
+        in_engine(FREE.format("18.2", "desired GPU memory utilization").replace("device cuda:0 ", "device ")),
+        "GPU has 18.2 GiB free, and vLLM wants 21.79 GiB of its 23.68 GiB",
+        "Release what holds it (%vllm gpu shows it), or lower --gpu-memory-utilization to 0.76",
+    ),
     "GPU full": (
         in_engine(FREE.format("2.1", "desired GPU memory utilization")),
         "GPU cuda:0 has 2.1 GiB free, and vLLM wants 21.79 GiB of its 23.68 GiB",
@@ -476,6 +481,11 @@ KNOWN = {
             ),
         ),
         "The engine was not ready after 600 s",
+        "Give it more time: --env VLLM_ENGINE_READY_TIMEOUT_S=1200",
+    ),
+    "init timeout, in vLLM 0.15": (
+        ("TimeoutError: Timed out waiting for engines to send initial message on input socket.",),
+        "The engine was not ready in time",
         "Give it more time: --env VLLM_ENGINE_READY_TIMEOUT_S=1200",
     ),
     "worker killed": (

@@ -20,10 +20,10 @@ import contextlib, io, json, sys
 lines = json.loads(sys.argv[1])
 reply = sys.argv[2]
 sys.argv = ["vllm"]
-from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.entrypoints.cli.serve import cmd_init
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 main = FlexibleArgumentParser(prog="vllm")
-make_arg_parser(main.add_subparsers(dest="subparser").add_parser("serve"))
+cmd_init()[0].subparser_init(main.add_subparsers(dest="subparser"))
 unknown = []
 for line in lines:
     said = io.StringIO()

@@ -135,6 +135,14 @@ class TestPorts:
             assert sockets.listeners([by_hand.free_port()], [os.getpid()]) == []
 
 
+def test_what_is_not_right_with_vllm(monkeypatch):
+    monkeypatch.setattr(survey.flag_table, "failure", lambda path: f"ImportError: no grpc for {path}")
+    old, flags = survey._vllm_notes(installed.Installed("/venv/bin/vllm", "0.9.2", None))
+    assert old.startswith("vLLM 0.9.2 is old")
+    assert flags.endswith("checked before a start: ImportError: no grpc for /venv/bin/vllm")
+    assert list(survey._vllm_notes(installed.Installed(None, None, "not found"))) == []
+
+
 class TestDriver:
     @pytest.mark.parametrize(
         ("problem", "command"),

@@ -182,10 +182,10 @@ _CONFIGURATION = (
     ),
 )
 _MEMORY = (
-    Sign(  # vllm/v1/worker/utils.py, request_memory
-        rf"Free memory on device (\S+) \((?P<free>{_GIB})/(?P<total>{_GIB}) GiB\) on startup is less than .{{0,100}}?"
+    Sign(  # vllm/v1/worker/utils.py, request_memory; up to vLLM 0.13 without the device
+        rf"Free memory on device( \S+)? \((?P<free>{_GIB})/(?P<total>{_GIB}) GiB\) on startup is less than .{{0,100}}?"
         rf"\([\d.]{{1,20}}, (?P<needed>{_GIB}) GiB\)",
-        "GPU {0} has {1} GiB free, and vLLM wants {3} GiB of its {2} GiB",
+        "GPU{0} has {1} GiB free, and vLLM wants {3} GiB of its {2} GiB",
         hints.utilization,
     ),
     Sign(  # vllm/v1/core/kv_cache_utils.py
@@ -231,6 +231,11 @@ _MACHINE = (
         r"Timed out waiting for engine core processes to start\..{0,500}?Waited (\d{1,9})s",
         "The engine was not ready after {0} s",
         hints.more_time,
+    ),
+    Sign(  # the same up to vLLM 0.17
+        r"Timed out waiting for engines to send ?initial message on input socket",
+        "The engine was not ready in time",
+        "Give it more time: --env VLLM_ENGINE_READY_TIMEOUT_S=1200",
     ),
     Sign(  # Python's dynamic loader
         r"ImportError: (\S{1,300}\.so\S{0,100}: undefined symbol.*)",
