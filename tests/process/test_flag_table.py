@@ -14,7 +14,7 @@ import pytest
 import stand_in
 from by_hand import until
 
-from vllm_magic.children import flag_reading
+from vllm_magic.children import flag_reading, flag_watch
 from vllm_magic.children.watched import WatchedProcess
 from vllm_magic.engine import cache, executable
 from vllm_magic.engine.flags import flag_table
@@ -389,6 +389,21 @@ def test_two_kernels_build_it_once(cache_folder, shared_vllm, monkeypatch, tmp_p
         until(lambda: (one := processes.read(watcher)) is None or not one.alive, "the second one goes on")
         other.kill()
     assert flag_reading._attempts[shared_vllm].process.process.poll() is None
+
+
+def test_the_reader_of_another_kernel_ends_with_it(cache_folder, shared_vllm, monkeypatch, tmp_path):
+    """Then this kernel reads the flags."""
+    monkeypatch.setenv("STAND_IN_FLAGS_PID", str(tmp_path / "pid"))
+    monkeypatch.setenv("STAND_IN_FLAGS_S", "600")
+    monkeypatch.setattr(flag_reading, "RENEWAL", 0.0)
+    with subprocess.Popen([sys.executable, "-c", KERNEL, shared_vllm], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"begun\n"
+        until(lambda: pid_in(tmp_path / "pid"), "it is not being built")
+        assert flag_reading.table(shared_vllm) is None
+        assert flag_reading._attempts[shared_vllm].process.process.wait(60) == flag_watch.BUSY
+        other.kill()
+    monkeypatch.delenv("STAND_IN_FLAGS_S")
+    assert read_flags(shared_vllm).find("--max-model-len")
 
 
 def pid_in(path: Path) -> int:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from vllm_magic.children import flag_watch
 from vllm_magic.children.watched import WatchedProcess
 from vllm_magic.engine import cache, executable
 from vllm_magic.engine.flags import flag_table
@@ -22,7 +23,7 @@ LIMIT = 900.0  # seconds; on a disk that is cold, and a machine that has better 
 RENEWAL = 600.0  # seconds after which a result that has become invalid is read anew
 RETRY = 86400.0  # seconds after which the flags are read again if the reader left no result
 
-_WATCH = Path(__file__).with_name("flag_watch.py")
+_WATCH = Path(flag_watch.__file__)
 _READER = Path(flag_table.__file__).with_name("reader_child.py")
 
 
@@ -74,8 +75,13 @@ def _begin(path: str, python: tuple[str, ...]) -> None:
 
 def _is_over(attempt: _Attempt, result: Path) -> bool:
     """Whether an attempt has ended, and so long ago that the flags may be read again."""
-    pause = RETRY if files.modified(result) == attempt.before else RENEWAL
-    return attempt.process.has_ended() and time.monotonic() >= attempt.since + pause
+    if not attempt.process.has_ended():
+        return False
+    # A reader of another kernel may have ended with its kernel.
+    is_known = (
+        files.modified(result) != attempt.before or attempt.process.process.returncode == flag_watch.BUSY
+    )
+    return time.monotonic() >= attempt.since + (RENEWAL if is_known else RETRY)
 
 
 def end() -> None:

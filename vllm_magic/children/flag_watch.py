@@ -26,8 +26,13 @@ from vllm_magic.children.watchdog import KILLED, arguments, watch
 MOST = 2**26  # bytes of each file that the words write; a table has some 100 kB
 
 
-def main() -> None:
-    """Run the words, if nobody else does already."""
+BUSY = (
+    75  # exit code where another process runs the words for the same file already (EX_TEMPFAIL, sysexits.h)
+)
+
+
+def main() -> int:
+    """Run the words, if nobody else does already. Return the exit code of this process."""
     others, (result_path, limit, failure, *words) = arguments(sys.argv[1:])
     result = Path(result_path)
     os.setpriority(os.PRIO_PROCESS, 0, 19)
@@ -40,11 +45,11 @@ def main() -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return
+        return BUSY
     except OSError:  # a file system without locks: the last one wins
         pass
     if not _is(fd, new):  # another one has finished meanwhile, and this is its result
-        return
+        return BUSY
     try:
         os.ftruncate(fd, 0)
         began = time.monotonic()
@@ -59,6 +64,7 @@ def main() -> None:
             new.replace(result)
     finally:
         new.unlink(missing_ok=True)
+    return 0
 
 
 def _is(fd: int, path: Path) -> bool:
@@ -69,4 +75,4 @@ def _is(fd: int, path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
