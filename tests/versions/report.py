@@ -54,8 +54,10 @@ def _cell(rows: dict[str, Row], check: str, version: str, notes: list[str]) -> s
         return "works" if check == INSTALL and rows else "not run"
     if row["outcome"] == "works":
         return ", ".join(filter(None, ("works", row.get("detail"))))
-    notes.append(f"{version}, {check}: {_plain(row['said'])}")
-    return f"{'**FAILS**' if row['outcome'] == 'fails' else row['outcome']} ({len(notes)})"
+    note = f"{version}: {_plain(row['said'])}"
+    if note not in notes:  # what one server could not do has one note
+        notes.append(note)
+    return f"{'**FAILS**' if row['outcome'] == 'fails' else row['outcome']} ({notes.index(note) + 1})"
 
 
 def _load(rows: dict[str, Row]) -> str:
