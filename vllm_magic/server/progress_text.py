@@ -20,21 +20,21 @@ def line(now: ServerStatus) -> str:
 
 
 def times(now: ServerStatus) -> str:
-    """Return the seconds since the start was asked for, and those that are left where an earlier start tells."""
+    """Return the seconds since the start was requested, and the seconds left if an earlier start allows an estimate."""
     left = "" if now.estimate.left is None else f", about {max(1.0, now.estimate.left):.0f} s left"
     return f"{now.seconds:.0f} s{left}"
 
 
 def stage_text(progress: Progress, estimate: Estimate) -> str:
-    """Return the stage as text, with its count or download, and a note where it takes far longer than before."""
+    """Return the stage as text, with its count or download, and a note if it takes far longer than before."""
     counted = f" {progress.counted[0]}/{progress.counted[1]}" if progress.counted else ""
     late = "" if estimate.late is None else f", which took {duration(estimate.late)} before"
     what = progress.stage.value if progress.download is None else download(progress.download)
     return f"{what}{counted}{late}"
 
 
-def download(seen: Download) -> str:
+def download(now: Download) -> str:
     """Return the progress of a download as text."""
-    of = "" if seen.total is None else f" of {gib(seen.total)}"
-    speed = "" if seen.speed is None else f", {seen.speed / 1e6:.0f} MB/s"
-    return f"downloading {gib(seen.done)}{of}{speed}"
+    of = "" if now.total is None else f" of {gib(now.total)}"
+    speed = "" if now.speed is None else f", {now.speed / 1e6:.0f} MB/s"
+    return f"downloading {gib(now.done)}{of}{speed}"
