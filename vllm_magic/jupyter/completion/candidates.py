@@ -143,7 +143,8 @@ class _KnownFlags:
 def _flags(line: TypedLine) -> _KnownFlags:
     """Return the flags of the vLLM that would run.
 
-    If they are not known yet, begin to read them, and return the flags that most versions of vLLM have.
+    If they are not known yet, begin to read them, and return the flags that most versions of vLLM have. If they cannot be
+    read, the note says so.
     """
     from vllm_magic.engine.flags.common_flags import COMMON
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vllm_magic.jupyter.commands.settings import Settings
 
 MODELS = 100  # suggested models, at most
-# The options of vllm_magic that are a field of `ServerSpec`, except --gpus, which is a field of the form.
+# The options of vllm_magic that `fields_of` writes as flags. It handles --gpus and --env by themselves.
 OPTIONS = ("name", "port", "executable", "ttl", "keep", "cluster")
 
 
@@ -51,11 +51,11 @@ def spec(form: FormFields, settings: Settings) -> ServerSpec:
     """Return the spec of the server that the form describes.
 
     Raises:
-        InvalidOption: an argument does not fit.
+        InvalidOption: an argument is not valid.
     """
-    fields = [form.model, *expansion.split(form.flags)] if form.model else expansion.split(form.flags)
-    chosen = ["--gpus", form.gpus] if form.gpus else []
-    return start_arguments.parse([*fields, *chosen], settings).spec
+    model = [form.model] if form.model else []
+    gpus = ["--gpus", form.gpus] if form.gpus else []
+    return start_arguments.parse([*model, *expansion.split(form.flags), *gpus], settings).spec
 
 
 def fields_of(server: ServerSpec, settings: Settings) -> FormFields:
@@ -112,6 +112,7 @@ def unmasked(form: FormFields, before: FormFields) -> FormFields:
 
 
 def _masked(plain: Sequence[str]) -> list[str]:
+    """Return the arguments with `SHOWN` in place of each key."""
     return [
         _masked_variable(arg) if before == "--env" else masked
         for (before, arg), masked in zip(pairwise(["", *plain]), mask_words(plain), strict=True)
