@@ -259,7 +259,7 @@ class Manager:
 
     @property
     def probe(self) -> Probe:
-        """What reads the GPUs."""
+        """The probe, which reads the GPUs."""
         return self._probe
 
     def gpus(self) -> Snapshot:
@@ -267,24 +267,24 @@ class Manager:
         return self._probe.snapshot()
 
     def recent_gpus(self) -> Snapshot:
-        """Return the GPUs as the sampler has just seen them; where it has not, as they are now."""
+        """Return the last snapshot of the sampler if it is fresh; else the GPUs as they are now."""
         return self._sampler.fresh or self._probe.snapshot()
 
     @property
     def latest(self) -> Snapshot | None:
-        """The GPUs as the sampler saw them last; None before it did."""
+        """The last snapshot of the sampler; None before the first one."""
         return self._sampler.latest
 
     @property
     def attribution(self) -> Mapping[int, str]:
-        """Of the processes that the driver lists those of this kernel's servers: the pid, and the server's name."""
+        """The name of the server of each process that the driver lists, by pid; other processes are missing."""
         return self._sampler.attribution
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call ``callback``, in any thread, after each sample and each change in a server's life.
+        """Call ``callback``, in any thread, after each sample and each event in the life of a server.
 
         Returns:
-            A function that ends this.
+            A function that ends these calls.
 
         Raises:
             VllmMagicError: this is a forked copy of the kernel's process.
@@ -304,7 +304,7 @@ class Manager:
         return fit(spec, os.environ, self.gpus())
 
     def warn_early(self, spec: ServerSpec) -> EarlyWarning:
-        """Begin to look whether the start of this server will fail for want of memory."""
+        """Begin to estimate whether the start of this server will fail for lack of memory."""
         from vllm_magic.monitoring.early_warning import EarlyWarning
 
         return EarlyWarning(spec, self._probe)

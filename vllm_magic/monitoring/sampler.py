@@ -34,7 +34,7 @@ class Sampler:
 
     Attributes:
         latest: the last snapshot of the GPUs, at most `poller.STALE` seconds old; None before the first one.
-        attribution: the name of the server of each process that the driver lists, by pid.
+        attribution: the name of the server of each process that the driver lists, by pid; other processes are missing.
     """
 
     def __init__(self, probe: Probe) -> None:
