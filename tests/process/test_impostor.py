@@ -339,7 +339,7 @@ def test_a_benchmark_ends_with_its_server_before_anybody_looks(
     )
     wrapper.chmod(0o755)
     server = manager.start(spec("tiny", executable=str(wrapper)), timeout=60).server
-    monkeypatch.setattr(benchmark, "LOOK", 600.0)
+    monkeypatch.setattr(benchmark, "CHECK_INTERVAL", 600.0)
     came = []
 
     def measure() -> None:

@@ -98,7 +98,7 @@ def test_an_interrupted_one_is_ended_and_goes_on(hub, hugging_face):
             "GatedRepo",
             "org/small is gated. Accept its terms on https://huggingface.co/org/small, and set HF_TOKEN.",
         ),
-        (404, "RepoNotFound", "org/small is not there, or is private. Check the name;"),
+        (404, "RepoNotFound", "org/small does not exist, or is private. Check the name;"),
         (404, "RevisionNotFound", "org/small has no such revision. Check --revision."),
         (400, "", "org/small was not downloaded: "),
     ],

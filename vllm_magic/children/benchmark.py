@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from vllm_magic.linux.processes import Identity
 
 TITLE = "Serving Benchmark Result"
-NONE = re.compile(r"Successful requests:\s+0\s*")  # a line of the table
+NO_SUCCESS = re.compile(r"Successful requests:\s+0\s*")  # a line of the table
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Timeout)\b")  # begins the last line of a traceback
 REPORT = 1.0  # seconds between two reports
-LOOK = 0.02  # seconds between two looks at who listens; one takes 0.1 ms
-MOST_LINES = 5000  # of the output, kept from its end; a benchmark prints some hundred
-# What is asked for unless the flags say otherwise: enough for a first look, in a minute on one GPU.
+CHECK_INTERVAL = 0.02  # seconds between two checks that the server itself listens; each takes 0.1 ms
+MOST_LINES = 5000  # lines of the output that are kept, the last ones; a benchmark prints some hundred
+# The defaults of vllm_magic: they give a first impression, in a minute on one GPU.
 DEFAULTS = (
     ("--dataset-name", "random"),
     ("--random-input-len", "128"),
     ("--random-output-len", "64"),
     ("--num-prompts", "50"),
 )
-OURS = ("--base-url", "--host", "--port", "--backend")
+OWN = ("--base-url", "--host", "--port", "--backend")
 
 
 def run(
@@ -46,27 +46,27 @@ def run(
     report: Callable[[str, float], None] | None = None,
     leader: Identity | None = None,
 ) -> list[str]:
-    """The lines of the table; an interrupt ends the benchmark.
+    """Run the benchmark, and return the lines of its table. An interrupt ends it.
 
     Args:
-        spec: of the server.
-        command: how it is reached.
+        spec: the spec of the server.
+        command: the command of the server, with its address and key.
         args: flags for ``vllm bench serve``.
-        verify: called again and again; what it raises ends the benchmark. The program has the key, and sends it with
-            each request to whoever listens on the server's port.
-        report: called again and again with the last line that it said, and the seconds since it began.
-        leader: the first process of the server. Once it has ended, its port may be another program's at once: the benchmark
-            is killed, without waiting for the next look.
+        verify: called every `CHECK_INTERVAL` seconds; an error of it ends the benchmark. The benchmark sends the key with each
+            request to any program that listens on the server's port.
+        report: called repeatedly with the last line of the output, and the seconds since the beginning.
+        leader: the first process of the server. When it ends, the benchmark is killed at once, since another program may take
+            the port before the next check.
 
     Raises:
-        VllmMagicError: it could not be run, or has failed.
+        VllmMagicError: the benchmark could not be run, or has failed.
         RequestFailed: the server has ended.
     """
-    for word in args:  # vLLM takes the beginning of a flag for the flag
-        if ours := abbreviations.begin_with(plain(word.partition("=")[0]), OURS):
-            raise VllmMagicError(f"{ours[0]} is set for the server that is measured. Leave it out.")
+    for word in args:  # vLLM accepts the beginning of a flag for the flag
+        if own := abbreviations.begin_with(plain(word.partition("=")[0]), OWN):
+            raise VllmMagicError(f"{own[0]} is set for the server that is measured. Leave it out.")
     verify()
-    # It takes the proxies of the environment, also for this machine: key and prompts would go there.
+    # The benchmark would use the proxies of the environment for this machine too, and send the key and the prompts there.
     env = {
         **past_proxies(os.environ, command.endpoint.address),
         "OPENAI_API_KEY": command.endpoint.api_key,
@@ -75,7 +75,7 @@ def run(
     with contextlib.closing(ChildProcess(_words(spec, command, args), env, needs=leader)) as child:
         kept: deque[str] = deque(maxlen=MOST_LINES)
         began = reported = time.monotonic()
-        for lines in child.lines(LOOK):
+        for lines in child.lines(CHECK_INTERVAL):
             verify()
             kept += lines
             now = time.monotonic()
@@ -88,17 +88,17 @@ def run(
     if code != 0 or not table:
         telling = [line for line in said if "rror" in line] or said
         raise VllmMagicError(
-            f"vllm bench serve has failed (exit code {code}): {(telling or ['it said nothing'])[-1]}"
+            f"vllm bench serve has failed (exit code {code}): {(telling or ['it has printed nothing'])[-1]}"
         )
-    if any(NONE.fullmatch(line) for line in table):
+    if any(NO_SUCCESS.fullmatch(line) for line in table):
         raise VllmMagicError(
-            f"None of the requests of vllm bench serve has succeeded{_why(said)}. %vllm logs {spec.name} may tell more."
+            f"None of the requests of vllm bench serve has succeeded{_why(said)}. %vllm logs {spec.name} may show more."
         )
     return table
 
 
 def _table(said: Sequence[str]) -> list[str]:
-    """From the title to the line that closes it: libraries complain behind it, at their exit."""
+    """Return the lines of the table; [] if there is none. Warnings of libraries, printed at their exit, follow it."""
     begins = [number for number, line in enumerate(said) if TITLE in line]
     if not begins:
         return []
@@ -108,7 +108,7 @@ def _table(said: Sequence[str]) -> list[str]:
 
 
 def _why(said: Sequence[str]) -> str:
-    """The first error among the lines, behind a colon; of a traceback its last line."""
+    """Return the first error among the lines, after a colon; for a traceback its last line; "" if there is no error."""
     for position, line in enumerate(said):
         if line.startswith("Error 0:"):
             first = line.partition(":")[2].strip()
@@ -119,7 +119,7 @@ def _why(said: Sequence[str]) -> str:
 
 def _words(spec: ServerSpec, command: Command, args: Sequence[str]) -> list[str]:
     served = flags.value(spec.all_args, "--served-model-name")
-    own = [
+    server = [
         "--base-url",
         command.endpoint.url,
         "--model",
@@ -127,4 +127,4 @@ def _words(spec: ServerSpec, command: Command, args: Sequence[str]) -> list[str]
         *(("--served-model-name", served) if served else ()),
     ]
     defaults = [word for flag, value in DEFAULTS if not flags.has(args, flag) for word in (flag, value)]
-    return [command.argv[0], "bench", "serve", *own, *defaults, *args]
+    return [command.argv[0], "bench", "serve", *server, *defaults, *args]

@@ -1,4 +1,4 @@
-"""A program that runs for a cell which waits for it: its lines as they come, and nothing of it is left afterwards."""
+"""Run a command while a cell waits: its output arrives line by line, and no process of it is left at the end."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _WATCHDOG = Path(__file__).with_name("watchdog.py")
 
 
 class ChildProcess:
-    """Runs the words until they end, or until `close`; they end with this process too. For one thread.
+    """Runs a command until it ends, or until `close` or the end of this process. For one thread.
 
     Args:
         words: the command line.
-        env: on top of this process's environment; None takes a variable out.
-        cwd: the working directory; None for this process's.
-        stderr: what becomes of the words' standard error, as for `subprocess.Popen`.
-        needs: a process without which the words must not run: they are killed as soon as it has ended.
+        env: variables added to this process's environment; None removes a variable.
+        cwd: the working directory; None for that of this process.
+        stderr: the command's standard error, as for `subprocess.Popen`.
+        needs: a process without which the command must not run: the command is killed as soon as this process ends.
 
     Raises:
-        VllmMagicError: it cannot be run, or the process that it needs has ended.
+        VllmMagicError: the command cannot be run, or the process ``needs`` has ended.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class ChildProcess:
         forks.keep_out(self._process.stdout)
 
     def output(self, limit: float, most: int) -> bytes | None:
-        """Its whole output, once it has ended with exit code 0.
+        """Wait for the end of the command, and return its whole output.
 
         Args:
-            limit: seconds for all of it.
+            limit: seconds for the command.
             most: the longest output, in bytes.
 
         Returns:
-            The output; None if it fails, takes too long or says too much.
+            The output; None if the exit code is not 0, or the command takes too long or prints too much.
         """
         said, deadline = b"", time.monotonic() + limit
         for piece in self._pieces(deadline=deadline):
@@ -78,7 +78,7 @@ class ChildProcess:
             return None
 
     def lines(self, pause: float) -> Iterator[list[str]]:
-        """The lines since the last look, safe to show; an empty list after each ``pause`` seconds without one."""
+        """Yield the new lines, safe to show; an empty list after each ``pause`` seconds without a line."""
         rest = b""
         for piece in self._pieces(pause):
             lines, rest = ([], rest) if piece is None else split_lines(rest + piece)
@@ -86,10 +86,10 @@ class ChildProcess:
         yield split_lines(rest + b"\n")[0]
 
     def _pieces(self, pause: float = math.inf, deadline: float = math.inf) -> Iterator[bytes | None]:
-        """What it prints, until its end or the deadline; None after each ``pause`` seconds without a piece."""
+        """Yield the pieces of the output until the end or the deadline; None after each ``pause`` seconds without a piece."""
         assert self._process.stdout  # noqa: S101 - a pipe
         fd = self._process.stdout.fileno()
-        ended = pidfd_calls.open_pid(self._process.pid)  # not waited for yet, so the number is still its own
+        ended = pidfd_calls.open_pid(self._process.pid)  # no other process can have this pid before `wait`
         try:
             while (rest := deadline - time.monotonic()) > 0:
                 wait = min(pause, rest)
@@ -97,7 +97,7 @@ class ChildProcess:
                 if not ready:
                     yield None
                     continue
-                # Once it has ended, what it left in the pipe is all: a copy of the other end may be anywhere.
+                # After its end, only the rest in the pipe is read: any process may have a copy of the other end.
                 data = os.read(fd, 2**16) if fd in ready or pidfd.readable([fd], 0.0) else b""
                 if not data:
                     return
@@ -106,10 +106,10 @@ class ChildProcess:
             os.close(ended)
 
     def exit_code(self) -> int:
-        """Of the words, once `lines` has ended; 128 and more for a signal.
+        """Return the exit code of the command after the end of `lines`; for a signal, 128 plus its number.
 
         Raises:
-            VllmMagicError: it runs still.
+            VllmMagicError: the command still runs.
         """
         try:
             code = self._process.wait(EXIT_LIMIT)
@@ -120,7 +120,7 @@ class ChildProcess:
         return code if code >= 0 else 128 - code
 
     def close(self) -> None:
-        """End it, if it runs still."""
+        """End the command, if it still runs."""
         self._watched.end()
         assert self._process.stdout  # noqa: S101 - a pipe
         self._process.stdout.close()

@@ -60,7 +60,7 @@ def find(wanted: str | None = None) -> Installed:
 
 
 def _beside(script: str) -> tuple[str, ...] | None:
-    """The Python in the folder of a script; None if there is none."""
+    """Return the Python in the folder of a script; None if there is none."""
     python = Path(script).resolve().with_name("python")
     return (str(python),) if python.exists() else None
 

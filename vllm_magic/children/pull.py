@@ -1,4 +1,4 @@
-"""Downloading a model ahead of its start, with huggingface_hub: here, or where vLLM's own Python has it."""
+"""Download a model before its start, with the huggingface_hub of this Python, or of vLLM's own Python."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from vllm_magic.engine.models.download import Download
 
 _CHILD = Path(__file__).with_name("pull_child.py")
-LOOK = 0.5  # seconds between looks at what has come
-_SAID = ("total", "path", "error", "text")  # what `pull_child` says
-# What huggingface_hub raises (its errors.py), and what that means.
+INTERVAL = 0.5  # seconds between readings of the progress
+_FIELDS = ("total", "path", "error", "text")  # the fields that `pull_child` prints
+# The exceptions of huggingface_hub (its errors.py), each with a message.
 _MEANINGS = {
     "GatedRepoError": "is gated. Accept its terms on https://huggingface.co/{model}, and set HF_TOKEN",
-    "RepositoryNotFoundError": "is not there, or is private. Check the name; a private one needs HF_TOKEN in the environment",
+    "RepositoryNotFoundError": "does not exist, or is private. Check the name; a private model needs HF_TOKEN in the environment",
     "RevisionNotFoundError": "has no such revision. Check --revision",
-    "HFValidationError": "is no name of a model. Write ORGANISATION/NAME",
+    "HFValidationError": "is not the name of a model. Write ORGANISATION/NAME",
     "OfflineModeIsEnabled": "cannot be downloaded while going online is disabled. Unset HF_HUB_OFFLINE",
 }
 
 
 @dataclass(frozen=True)
 class Pulled:
-    """A model that is here: its folder, and bytes in all."""
+    """A model on this machine, with its folder and its size in bytes."""
 
     model: str
     folder: str
@@ -51,22 +51,22 @@ def pull(
     vllm: str | None = None,
     report: Callable[[Download], None] | None = None,
 ) -> Pulled:
-    """Download what vLLM needs of a model into the Hugging Face cache. What is here whole is not downloaded again.
+    """Download the files of a model that vLLM needs into the Hugging Face cache. Complete files are not downloaded again.
 
     Args:
-        model: its Hugging Face name.
+        model: the Hugging Face name of the model.
         revision: a branch, tag or commit; None for the main one.
-        vllm: the executable whose Python may have huggingface_hub; None for the one that is found.
-        report: called again and again with what has come so far.
+        vllm: the executable of the vLLM whose Python may have huggingface_hub; None to search for it.
+        report: called repeatedly with the progress.
 
     Raises:
-        VllmMagicError: it cannot be downloaded, and why.
+        VllmMagicError: the model cannot be downloaded; the message says why.
     """
     downloads = Downloads(model, (), os.environ)
     answer: dict[str, Any] = {}
     words = [*_python(vllm), "-u", str(_CHILD), model, revision or "", str(hf_cache.folder((), os.environ))]
     with contextlib.closing(ChildProcess(words, {"HF_HUB_DISABLE_PROGRESS_BARS": "1"})) as child:
-        for lines in child.lines(LOOK):
+        for lines in child.lines(INTERVAL):
             for line in lines:
                 answer |= _read(line)
             seen = downloads.progress()
@@ -91,13 +91,13 @@ def _read(line: str) -> dict[str, Any]:
     try:
         content = json.loads(line)
     except (ValueError, RecursionError):
-        return {"text": line}  # a warning, or the last words of Python
-    return {name: content[name] for name in _SAID if name in content} if isinstance(content, dict) else {}
+        return {"text": line}  # a warning, or the last line of a traceback
+    return {name: content[name] for name in _FIELDS if name in content} if isinstance(content, dict) else {}
 
 
 def _error_text(model: str, answer: dict[str, Any]) -> str:
     meaning = _MEANINGS.get(str(answer.get("error")))
     if meaning is not None:
         return f"{model} {meaning.format(model=model)}."
-    said = str(answer.get("text") or "it ended without a word")[:300].rstrip(".")
-    return f"{model} was not downloaded: {said}. Try it again: what is here whole stays."
+    said = str(answer.get("text") or "the download ended without a message")[:300].rstrip(".")
+    return f"{model} was not downloaded: {said}. Try it again: complete files are kept."

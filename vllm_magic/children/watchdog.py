@@ -1,8 +1,9 @@
 """Entry point of a process that runs a command for the kernel: ``python -I -S watchdog.py COUNT PIDFD... WORD...``.
 
-The words are the command, behind COUNT pidfds of other processes. When the command or one of these processes ends, when a
-limit of time is over, or on a signal that asks for the end, everything below this process is killed: it is a subreaper (prctl(2)), so that neither setsid nor a double fork
-leads away from it. For the case that it is killed itself, all below it carries the mark of `linux.marks`.
+The words are the command; COUNT pidfds of other processes come before them. All processes below this one are killed when the
+command or one of the other processes ends, when a limit of time is over, or on a signal that requests the end. This process is a
+subreaper (prctl(2)), so a process cannot leave it with setsid or a double fork. If this process itself is killed, the kernel
+finds the processes below it by their mark (`linux.marks`).
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ from vllm_magic.linux.prctl import become_subreaper, die_with_parent
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 MARK = "VLLM_MAGIC_CHILD"  # in the environment of this process; its value is eight hexadecimal digits
-KILLED = 128 + signal.SIGKILL  # exit code for a command that would not end
+KILLED = 128 + signal.SIGKILL  # the exit code for a command that SIGKILL does not end
 
 
 class WatchedCommand:
-    """The command, which runs from now on, and everything below this process.
+    """Runs a command, and ends all processes below this one.
 
     Args:
         words: the command line.
         **streams: as for `subprocess.Popen`.
 
     Raises:
-        OSError: it cannot be run.
+        OSError: the command cannot be run.
     """
 
     def __init__(self, words: list[str], **streams: Any) -> None:
@@ -62,19 +63,19 @@ class WatchedCommand:
         )
 
     def has_ended(self) -> bool:
-        """Whether the command itself has; whoever else has ended is collected on the way."""
+        """Whether the command itself has ended. This also collects the exit status of all other ended children."""
         self._collect()
         return self._ended is not None
 
     def end(self) -> int:
-        """Kill all that is left, and return the command's exit code, or 128 plus the number of the signal."""
+        """Kill all processes that are left, and return the command's exit code, or 128 plus the number of the signal."""
         Ladder(_below, leader=None, is_empty=self._collect, whole_groups=False).run(grace=0.0, patience=0.0)
         if self._ended is None:
             return KILLED
         return self._ended if self._ended >= 0 else 128 - self._ended
 
     def _collect(self) -> bool:
-        """Collect the dead. Return whether no child is left: whatever loses its parent becomes one."""
+        """Collect the exit status of ended children. Return whether no child is left; a process without a parent becomes one."""
         try:
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -90,7 +91,7 @@ def watch(others: list[int], words: list[str], limit: float = math.inf, **stream
     """Run a command, and end everything below this process.
 
     Args:
-        others: pidfds; when one of these processes ends, the command is killed. The kernel's comes first.
+        others: pidfds, the kernel's first; when one of these processes ends, the command is killed.
         words: the command line.
         limit: seconds after which the command is killed.
         **streams: as for `subprocess.Popen`.
@@ -102,7 +103,7 @@ def watch(others: list[int], words: list[str], limit: float = math.inf, **stream
     for fd in others:
         os.set_inheritable(fd, False)
     become_subreaper()
-    with contextlib.suppress(OSError, ValueError):  # where limits cannot be set, see `linux.marks`
+    with contextlib.suppress(OSError, ValueError):  # limits cannot be set, see `linux.marks`
         marks.seal(os.environ.get(MARK, ""))
     woken, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -129,7 +130,7 @@ def watch(others: list[int], words: list[str], limit: float = math.inf, **stream
 
 
 def arguments(given: list[str]) -> tuple[list[int], list[str]]:
-    """The pidfds of a watchdog's command line, whose number comes first, and the words behind them."""
+    """Return the pidfds of a watchdog's command line, and the words after them. The first argument is the number of pidfds."""
     count = int(given[0])
     return [int(fd) for fd in given[1 : 1 + count]], given[1 + count :]
 

@@ -1,4 +1,4 @@
-"""A process that runs a command for this one, and ends all of it with this one: `watchdog.py` and what uses it."""
+"""Run a command below a watchdog (`watchdog.py`), which ends all processes of the command when this process ends."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from vllm_magic.linux.processes import Identity
 
 EXIT_LIMIT = (
-    5.0  # seconds for a watchdog that was asked to end; it kills without mercy, and takes milliseconds
+    5.0  # seconds for a watchdog to end after a request; it uses SIGKILL only, which takes milliseconds
 )
 
 
 class WatchedProcess:
-    """A watchdog, and the command below it, from their start to `end`.
+    """A watchdog and its command, from their start to `end`.
 
-    A watchdog ends all that is below it. If it was killed itself, all that carries its mark (`linux.marks`) is ended here.
+    A watchdog ends all processes below it. If the watchdog itself was killed, this object ends the processes with its mark
+    (`linux.marks`).
 
     Args:
-        program: the path of the watchdog's program. Its first words are a number, and as many pidfds: when one of their
-            processes ends, the command is ended. They are of this process, and of the one that the command needs.
+        program: the path of the watchdog's program. It gets the pidfds of this process and of ``needs``, see `watchdog`.
         words: the other words of the watchdog's command line.
-        env: on top of this process's environment; None takes a variable out.
-        needs: a process without which the command must not run; None for no other than this one.
+        env: variables added to this process's environment; None removes a variable.
+        needs: a process without which the command must not run; None for no such process.
         **options: as for `subprocess.Popen`.
 
     Raises:
-        OSError: it cannot be started, or the process that it needs has ended.
+        OSError: the watchdog cannot be started, or the process ``needs`` has ended.
 
     Attributes:
         process: the watchdog.
@@ -74,18 +74,18 @@ class WatchedProcess:
                 os.close(fd)
 
     def has_ended(self) -> bool:
-        """Whether the watchdog has ended, and all that was below it."""
+        """Whether the watchdog has ended, and all processes below it."""
         if self.process.poll() is None:
             return False
         self._end_rest()
         return True
 
     def ask_to_end(self) -> None:
-        """Ask the watchdog to end, and do not wait."""
+        """Request the end of the watchdog, and return at once."""
         self.process.terminate()
 
     def end(self) -> None:
-        """End it, if it runs still; returns after a few seconds at most if something hangs in the kernel."""
+        """End the watchdog, if it still runs. This takes at most 10 seconds, even if a process hangs in the kernel."""
         self.ask_to_end()
         try:
             self.process.wait(EXIT_LIMIT)
@@ -96,7 +96,7 @@ class WatchedProcess:
         self._end_rest()
 
     def _end_rest(self) -> None:
-        """End what a watchdog that was killed has left: only the command itself has died with it."""
+        """End the processes that a killed watchdog has left: only the command itself has ended with it."""
         if (self.process.returncode or 0) < 0 and not self._cleared:
             self._cleared = True
             left = Ladder(lambda: marks.members(self._mark, None), leader=None, whole_groups=False)

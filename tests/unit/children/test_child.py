@@ -56,6 +56,6 @@ def test_of_a_benchmark_the_last_lines_are_kept(monkeypatch, peak):
 def test_of_a_download_only_what_belongs_to_it_is_kept(monkeypatch, peak):
     monkeypatch.setattr(pull, "ChildProcess", Chatty)
     monkeypatch.setattr(Chatty, "line", staticmethod(lambda number: json.dumps({f"{number} {LONG}": 1})))
-    with pytest.raises(VllmMagicError, match="it ended without a word"):
+    with pytest.raises(VllmMagicError, match="the download ended without a message"):
         pull.pull("some/model")
     assert peak() < MOST
