@@ -99,8 +99,8 @@ class TestHub:
     def test_another_revision_and_a_token(self, hub, tmp_path):
         checkpoints.model(hub.folder / "some" / "llama", LLAMA)
         hub.revision, hub.token = "v2", "hf_" + "x" * 30
-        assert "did not tell of some/llama" in asked(hub, tmp_path / "home", "some/llama", HF_TOKEN=hub.token)
-        assert "did not tell of some/llama" in asked(hub, tmp_path / "home", "some/llama", "--revision", "v2")
+        assert "gave no data of some/llama" in asked(hub, tmp_path / "home", "some/llama", HF_TOKEN=hub.token)
+        assert "gave no data of some/llama" in asked(hub, tmp_path / "home", "some/llama", "--revision", "v2")
         found = asked(hub, tmp_path / "home", "some/llama", "--revision", "v2", HF_TOKEN=hub.token)
         assert found[0] == self.PARAMETERS
 
@@ -119,18 +119,18 @@ class TestHub:
         for raw in (b"", b"\xff" * 200, (2**40).to_bytes(8, "little") + b"{}"):
             (folder / "model.safetensors").write_bytes(raw)
             said = asked(hub, tmp_path / "home", "some/llama")
-            assert said.startswith("An estimate cannot be made: the Hub did not tell of some/llama: ")
+            assert said.startswith("An estimate cannot be made: the Hub gave no data of some/llama: ")
             assert said.isprintable()
 
     def test_what_the_hub_does_not_have(self, hub, tmp_path):
         said = asked(hub, tmp_path / "home", "some/other")
-        assert said.startswith("An estimate cannot be made: the Hub did not tell of some/other: ")
+        assert said.startswith("An estimate cannot be made: the Hub gave no data of some/other: ")
         assert said.isprintable()
 
     def test_nobody_answers(self, hub, tmp_path):
         hub.close()
         said = asked(hub, tmp_path / "home", "some/llama")
-        assert said.startswith("An estimate cannot be made: the Hub did not tell of some/llama: ")
+        assert said.startswith("An estimate cannot be made: the Hub gave no data of some/llama: ")
 
     def test_it_is_not_asked_when_that_is_forbidden(self, hub, tmp_path):
         checkpoints.model(hub.folder / "some" / "llama", LLAMA)

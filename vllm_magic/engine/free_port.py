@@ -1,7 +1,7 @@
 """Choose a free TCP port for a server, which binds the port some seconds later.
 
-Until then, Linux may give the same port to another caller: if 50 servers started side by side, two of them would have the
-same port in one of 25 cases. So ports that were given recently are not given again.
+Until then, Linux may give the same port to another caller: if 50 servers start at the same time, two of them have the
+same port in one of 25 cases. So a port that was returned recently is not returned again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from vllm_magic.linux import forks
 
 REMEMBERED = 1000  # ports; by default Linux chooses from 28,232 (ip(7), ip_local_port_range)
 
-# Each port with the object of the call that gave it, the oldest first. There is no lock: a signal handler of the program may
+# Each port with the object of the call that returned it, the oldest first. There is no lock: a signal handler of the program may
 # interrupt any thread that would hold it. Each single operation on a dict is atomic.
 _given: dict[int, object] = {}
 
@@ -26,7 +26,7 @@ def choose(host: str) -> int:
     """
     call = object()
     with ExitStack() as refused:
-        while True:  # each one that is refused stays bound here, so that it is not named once more
+        while True:  # a refused port stays bound during this call, so that Linux does not choose it again
             probe = refused.enter_context(bind(host, 0))
             port = int(probe.getsockname()[1])
             if _given.setdefault(port, call) is call:

@@ -1,4 +1,4 @@
-"""Judge whether a model's need fits on the GPUs, and say in one line the outcome and what would help."""
+"""Assess whether a model's need fits on the GPUs, and describe in one line the outcome and what would help."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class GpuRoom:
 
 @dataclass(frozen=True)
 class FitInput:
-    """What is to be judged. Memory in bytes.
+    """The data for an assessment. Memory in bytes.
 
     Attributes:
         need: the need of each GPU.

@@ -110,7 +110,7 @@ def need(config: Config, weights: Weights, args: tuple[str, ...], memory: int | 
 
     Raises:
         InvalidOption: a flag has a value that vLLM refuses.
-        NoEstimate: the model cannot be judged.
+        NoEstimate: the need of the model cannot be estimated.
     """
     model = _as_asked(architecture.read(_overridden(config, args)), args)
     tensors = _gpus(args, "--tensor-parallel-size", "-tp")

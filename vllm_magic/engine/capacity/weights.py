@@ -10,14 +10,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vllm_magic.engine.models.model_files import json_object, read_json, read_start
+from vllm_magic.engine.models.model_files import INDEX, json_object, read_json, read_start
 from vllm_magic.errors import NoEstimate
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping
     from pathlib import Path
 
-INDEX = "model.safetensors.index.json"
 LONGEST_HEADER = 25_000_000  # bytes; the same limit as huggingface_hub's
 LARGEST_INDEX = 100_000_000  # bytes
 MOST_FILES = 5000

@@ -41,7 +41,7 @@ _FAILURES = (OSError, ValueError, http.client.HTTPException)
 
 
 class NoAnswerError(Exception):
-    """There is no whole answer; the text says why."""
+    """There is no complete answer; the text says why."""
 
 
 class UnreachableError(NoAnswerError):
@@ -53,7 +53,7 @@ class TooLateError(NoAnswerError):
 
 
 class HttpResponse(NamedTuple):
-    """A whole answer."""
+    """A complete answer."""
 
     status: int
     body: bytes
@@ -69,7 +69,7 @@ class HttpResponse(NamedTuple):
         return self.body.decode(errors="replace")
 
     def json(self) -> Any:
-        """The body as JSON.
+        """Return the body as JSON.
 
         Raises:
             ValueError: the body is not JSON.
@@ -91,7 +91,7 @@ def ask(
     trust: ssl.SSLContext | None = None,
     connected: Callable[[], object] | None = None,
 ) -> HttpResponse:
-    """Send a request, and read the whole answer.
+    """Send a request, and return the complete answer.
 
     Args:
         method: the HTTP method.
@@ -101,16 +101,16 @@ def ask(
         headers: additional headers of the request.
         most: the largest answer, in bytes, with its headers.
         trust: the TLS context for ``https``; None for `any_certificate`.
-        connected: called when the connection is made and before anything is sent; what it raises ends the exchange.
+        connected: called when the connection is made, before anything is sent; an error of it ends the exchange.
 
     Raises:
-        NoAnswerError: there is no whole answer.
+        NoAnswerError: there is no complete answer.
     """
     exchange = Exchange(
         method, url, limit, body=body, headers=headers, most=most, trust=trust, connected=connected
     )
     with closing(exchange):
-        return HttpResponse(exchange.status, b"".join(exchange.pieces()))
+        return HttpResponse(exchange.status, exchange.whole())
 
 
 class Exchange:
@@ -138,7 +138,7 @@ class Exchange:
         try:
             head = _head(method, url, len(body), headers or {})
             self._wire.connect(url, trust, connected)
-            self._wire.sendall(SecretBytes(head + body[:PIECE]))  # mostly the whole request, at once
+            self._wire.sendall(SecretBytes(head + body[:PIECE]))  # mostly the whole request in one packet
             self._wire.sendall(memoryview(body)[PIECE:])
             self._answer = http.client.HTTPResponse(self._wire, method=method)  # type: ignore[arg-type]
             self._answer.begin()
@@ -149,22 +149,30 @@ class Exchange:
             raise
         self.status = self._answer.status
 
-    def pieces(self, silence: float | None = None) -> Iterator[bytes]:
-        """Yield the body as it comes.
-
-        Args:
-            silence: the longest time without a piece, in seconds; replaces the limits for the whole answer.
+    def whole(self) -> bytes:
+        """Return the whole body.
 
         Raises:
             NoAnswerError: the body is not complete.
         """
-        while True:
-            if silence is not None:
-                self.renew(silence)
-            piece = self._read(self._answer.read if silence is None else self._answer.read1)
-            if not piece:
-                break
+        pieces: list[bytes] = []
+        while piece := self._read(self._answer.read):
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def pieces(self, silence: float) -> Iterator[bytes]:
+        """Yield the body as it arrives, without a limit for the whole.
+
+        Args:
+            silence: the longest time without a piece, in seconds.
+
+        Raises:
+            NoAnswerError: the body is not complete.
+        """
+        self.renew(silence)
+        while piece := self.more():
             yield piece
+            self.renew(silence)
 
     def more(self) -> bytes:
         """Return the next bytes of the body; b"" at its end.
@@ -333,7 +341,7 @@ def _words(error: Exception) -> str:
 
 @lru_cache(maxsize=1)
 def any_certificate() -> ssl.SSLContext:
-    """A TLS context that accepts any certificate: a local server's certificate is issued to another name."""
+    """Return a TLS context that accepts any certificate: a local server's certificate is issued to another name."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

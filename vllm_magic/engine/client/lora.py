@@ -45,4 +45,4 @@ def names(connection: Connection, limit: float = SILENCE_LIMIT) -> list[str]:
         cards = json.loads(connection.send("GET", "/v1/models", limit=limit))["data"]
         return [str(card["id"]) for card in cards if card.get("parent")]
     except UNREADABLE:
-        raise RequestFailed("The list of models makes no sense. See %vllm logs.") from None
+        raise RequestFailed("The list of models cannot be read. See %vllm logs.") from None

@@ -1,4 +1,4 @@
-"""What a server tells of its work on ``/metrics`` (vLLM 0.32, v1/metrics/loggers.py): Prometheus text into numbers.
+"""Parse the metrics of a server: the Prometheus text of ``/metrics`` (vLLM 0.32, v1/metrics/loggers.py).
 
 vLLM's text has 60 kB, and each server is asked once a second. So a pattern picks the lines that are needed. The parser of
 Prometheus's own package reads all lines, which takes 100 times as long.
@@ -26,12 +26,12 @@ _OTHERS = (
     "num_preemptions_total",
     *(f"{name}_{part}" for name in _TIMES for part in ("bucket", "count", "sum")),
 )
-_MOST = 2.0**63  # what no counter reaches
+_MOST = 2.0**63  # a larger value is not valid
 _LIMIT = re.compile(r'(?:^|,)le="([^"]*)"')  # the label of a bucket
 
 
 def _lines(*names: str) -> re.Pattern[str]:
-    """A pattern for the lines of these metrics: the name, the labels, the value. A timestamp may follow."""
+    """Return a pattern for the lines of these metrics: the name, the labels, the value. A timestamp may follow."""
     return re.compile(rf"\nvllm:({'|'.join(names)})(?:\{{(.*)\}})? (\S+)(?: -?\d+)?(?=\n|$)")
 
 
@@ -54,10 +54,10 @@ class Histogram:
     total: float
 
     def quantile(self, share: float) -> float | None:
-        """Return the duration that this share does not exceed, as Prometheus estimates it.
+        """Return the duration that this share of all durations does not exceed, as Prometheus estimates it.
 
-        Durations count as evenly spread in each bucket. The result is None if there are none, and the last finite limit if
-        the duration is longer than that.
+        The durations in each bucket count as evenly spread. If the result is above the last finite limit, that limit is
+        returned; if there are no durations, None.
 
         Args:
             share: 0 to 1.
@@ -75,12 +75,12 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Activity:
-    """The requests and tokens of a server. Of several engines the sum.
+    """The requests and tokens of a server; for several engines, their sum.
 
     Attributes:
-        running, waiting: requests.
-        finished: requests, since the server began.
-        prompt_tokens, generation_tokens: since the server began.
+        running, waiting: the number of requests that run or wait.
+        finished: the number of requests that have finished since the start.
+        prompt_tokens, generation_tokens: the number of tokens since the start.
     """
 
     running: int
@@ -96,22 +96,22 @@ class Activity:
 
     @property
     def served(self) -> int:
-        """A number that each request raises, and nothing else: health checks, /metrics and the warm-up do not."""
+        """A number that rises with each request, and not with health checks, requests of /metrics or the warm-up."""
         return self.finished + self.prompt_tokens + self.generation_tokens
 
 
 @dataclass(frozen=True)
 class Metrics(Activity):
-    """What a server has done and does. Of several engines the sum.
+    """All metrics of a server; for several engines, their sum.
 
     Attributes:
-        kv_cache_use: share of the KV cache that is in use, 0 to 1, the mean of the engines; None if not told.
-        prefix_hit_rate: share of the prompt tokens that the prefix cache had, 0 to 1; None before there was one.
-        preemptions: requests put back for want of KV cache.
-        ttft: time to first token.
-        itl: inter-token latency.
+        kv_cache_use: the share of the KV cache that is in use, 0 to 1, the mean of the engines; None if it is not reported.
+        prefix_hit_rate: the share of the prompt tokens that the prefix cache had, 0 to 1; None before the first request.
+        preemptions: the number of requests that were interrupted for lack of KV cache.
+        ttft: the times to the first token.
+        itl: the inter-token latencies.
         prompt_rate, generation_rate: tokens a second, over `window`.
-        window: seconds over which the rates were taken; 0.0 for none.
+        window: the seconds over which the rates were measured; 0.0 for no rates.
     """
 
     kv_cache_use: float | None
@@ -125,13 +125,13 @@ class Metrics(Activity):
 
 
 def activity(text: str) -> Activity | None:
-    """The requests and tokens in a Prometheus text; None where it does not tell both, or a value is no counter's."""
+    """Return the requests and tokens in a Prometheus text; None if one of the two is missing, or a value is not valid."""
     found = _read(text, _ACTIVITY_LINES)
     return None if found is None else _activity(found)
 
 
 def parse(text: str) -> Metrics | None:
-    """All numbers in a Prometheus text; None where `activity` is, or another value is no counter's."""
+    """Return all metrics in a Prometheus text; None if `activity` would return None, or another value is not valid."""
     found = _read(text, _ALL_LINES)
     work = None if found is None else _activity(found)
     if found is None or work is None:
@@ -140,7 +140,7 @@ def parse(text: str) -> Metrics | None:
     asked = _total(found, "prefix_cache_queries_total")
     try:
         ttft, itl = (_histogram(found, name) for name in _TIMES)
-    except ValueError:  # the limit of a bucket is no number
+    except ValueError:  # the limit of a bucket is not a number
         return None
     return Metrics(
         **asdict(work),
@@ -168,13 +168,12 @@ def with_rates(first: Metrics, last: Metrics, seconds: float) -> Metrics:
     )
 
 
-_Found = dict[
-    str, list[tuple[str, float]]
-]  # by the name of a metric, without "vllm:": labels and value of each line
+# The labels and the value of each line, by the name of the metric without "vllm:".
+_Found = dict[str, list[tuple[str, float]]]
 
 
 def _read(text: str, lines: re.Pattern[str]) -> _Found | None:
-    """The lines that the pattern finds; None where one has a value that no counter has."""
+    """Return the lines that the pattern finds; None if a value is not valid."""
     found: _Found = defaultdict(list)
     for name, labels, value in lines.findall(f"\n{text}"):
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine.models import hf_cache
+from vllm_magic.engine.models.model_files import INDEX, folder_name
 from vllm_magic.linux import files
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 SPAN = 5.0  # seconds over which the speed is measured
 LONGEST_INDEX = 2**24  # bytes; the indices of the largest models have a few million
-INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,7 @@ class Downloads:
         environ: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._folder = (
-            None if Path(model).exists() else hf_cache.folder(args, environ) / hf_cache.folder_name(model)
-        )
+        self._folder = None if Path(model).exists() else hf_cache.folder(args, environ) / folder_name(model)
         self._clock = clock
         self._seen: list[tuple[float, int]] = []
 

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine.flags import flags
-from vllm_magic.engine.models.model_files import cache_folder, expanded
+from vllm_magic.engine.models.model_files import PREFIX, cache_folder, expanded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-_PREFIX = "models--"  # models--ORGANISATION--NAME
 INCOMPLETE = ".incomplete"  # parts of the file HASH are called HASH.incomplete or HASH.RANDOM.incomplete
 FRESH = 30.0  # seconds without a new byte after which a download counts as aborted
 
@@ -43,15 +42,10 @@ def folder(args: Sequence[str], environ: Mapping[str, str]) -> Path:
     return expanded(configured) if configured else cache_folder(environ)
 
 
-def folder_name(model: str) -> str:
-    """Return the name of a model's folder in the cache."""
-    return f"{_PREFIX}{model.replace('/', '--')}"
-
-
 def models(cache: Path) -> list[Model]:
     """Return the models in the cache, sorted by name; [] if there is no cache."""
     try:
-        found = [entry for entry in cache.iterdir() if entry.name.startswith(_PREFIX)]
+        found = [entry for entry in cache.iterdir() if entry.name.startswith(PREFIX)]
     except OSError:
         return []
     return sorted((_model(entry) for entry in found if (entry / "blobs").is_dir()), key=lambda one: one.name)
@@ -76,7 +70,7 @@ def arriving(blobs: Path) -> tuple[int, bool]:
 def _model(path: Path) -> Model:
     files = _files(path / "blobs")
     return Model(
-        name=path.name.removeprefix(_PREFIX).replace("--", "/"),
+        name=path.name.removeprefix(PREFIX).replace("--", "/"),
         size=sum(status.st_size for status in files.values()),
         complete={name.partition(".")[0] for name in files} <= files.keys(),
         changed=max((status.st_mtime for status in files.values()), default=0.0),

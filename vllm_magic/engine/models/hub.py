@@ -34,12 +34,12 @@ def ask(spec: ServerSpec, environ: Mapping[str, str]) -> tuple[dict[str, Any], W
         environ: the environment, with ``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HOME`` and similar variables.
 
     Raises:
-        NoEstimate: the Hub may not be asked, or does not know the model; one line says why.
+        NoEstimate: the Hub may not be asked, or does not know the model; the message says why.
     """
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", spec.model):
         raise NoEstimate(f"there is no model at {spec.model}.")
     if any(environ.get(name, "").upper() in _YES for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")):
-        raise NoEstimate(f"{spec.model} is not on this machine, and HF_HUB_OFFLINE forbids to ask for it.")
+        raise NoEstimate(f"{spec.model} is not on this machine, and HF_HUB_OFFLINE forbids asking the Hub.")
     try:
         import huggingface_hub
     except ImportError:
@@ -62,7 +62,7 @@ def ask(spec: ServerSpec, environ: Mapping[str, str]) -> tuple[dict[str, Any], W
         raise
     except Exception as error:  # noqa: BLE001 - which library raises depends on the version of huggingface_hub
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise NoEstimate(f"the Hub did not tell of {spec.model}: {reason[:LONGEST_REASON]}") from None
+        raise NoEstimate(f"the Hub gave no data of {spec.model}: {reason[:LONGEST_REASON]}") from None
 
 
 def _weights(api: HfApi, model: str, revision: str | None, files: Iterable[RepoSibling]) -> Weights:
@@ -76,7 +76,7 @@ def _weights(api: HfApi, model: str, revision: str | None, files: Iterable[RepoS
         )
     stored = [size for name, size in sizes.items() if name.endswith(".bin")]
     if not sum(stored):
-        raise NoEstimate(f"the Hub has no weights of {model} that can be judged.")
+        raise NoEstimate(f"the Hub has no weights of {model} in a known format.")
     return weights.of_files(stored)
 
 

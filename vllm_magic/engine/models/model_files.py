@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.spec import ServerSpec
 
+PREFIX = "models--"  # of a model's folder in the cache: models--ORGANISATION--NAME
+INDEX = "model.safetensors.index.json"  # names the file of each tensor
 LARGEST_REF = 1000  # bytes; a ref holds the 40 digits of a commit
 LARGEST_CONFIG = 5_000_000  # bytes; the largest config.json in use have some 100 kB
 
@@ -30,6 +32,11 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
             return expanded(environ[name])
     base = environ.get("HF_HOME") or f"{environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
     return expanded(base) / "hub"
+
+
+def folder_name(model: str) -> str:
+    """Return the name of a model's folder in the cache."""
+    return f"{PREFIX}{model.replace('/', '--')}"
 
 
 def expanded(path: str) -> Path:
@@ -52,7 +59,7 @@ def find(spec: ServerSpec, environ: Mapping[str, str]) -> Path | None:
             return local
         chosen = flags.value(spec.all_args, "--download-dir")
         cache = Path(spec.cwd, chosen) if chosen else cache_folder(environ)
-        kept = cache / f"models--{spec.model.replace('/', '--')}"
+        kept = cache / folder_name(spec.model)
         revision = flags.value(spec.all_args, "--revision") or "main"
         if not _is_commit(revision):
             revision = files.read_regular(kept / "refs" / revision, LARGEST_REF).decode().strip()
