@@ -5,20 +5,20 @@ from __future__ import annotations
 from vllm_magic.engine.client.metrics import Activity
 from vllm_magic.engine.startup.stages import Stage
 from vllm_magic.guard.protocol import Ended, KnownProcesses, Message, Refused, Started, Stopping, Why
-from vllm_magic.lifecycle.actions import Action, LookAtDownload, ReadLog, SendStop
+from vllm_magic.lifecycle.actions import Action, ReadDownload, ReadLog, SendStop
 from vllm_magic.lifecycle.events import (
-    DownloadSeen,
+    DownloadRead,
     Event,
-    HealthSeen,
+    HealthChecked,
     LogRead,
     MessageReceived,
     StopPlan,
     StopRequested,
     StopSent,
     TimePassed,
-    UseSeen,
+    UseRead,
 )
-from vllm_magic.lifecycle.idle_timeout import ServerUse
+from vllm_magic.lifecycle.idle_timeout import KEEP_ALIVE, ServerUse
 from vllm_magic.lifecycle.state import StateMachine
 from vllm_magic.linux.processes import Identity
 
@@ -44,7 +44,7 @@ class Followed:
         self.now = BEGIN
         self.log: tuple = ()  # the progress that the next lines report
         self.download = None
-        self.machine = StateMachine(first, ttl)
+        self.machine = StateMachine(first, ttl, KEEP_ALIVE)
 
     @property
     def state(self):
@@ -60,8 +60,8 @@ class Followed:
                 case ReadLog():
                     found, self.log = self.log, ()
                     done += self.handle(LogRead(self.now, found))
-                case LookAtDownload():
-                    done += self.handle(DownloadSeen(self.now, self.download))
+                case ReadDownload():
+                    done += self.handle(DownloadRead(self.now, self.download))
         return done
 
     def passes(self, seconds: float = 0.0) -> list[Action]:
@@ -83,10 +83,10 @@ class Followed:
         return self.handle(StopRequested(self.now, StopPlan(grace, grace / 2, drain, hurry, self.now)))
 
     def health(self, *, is_ready: bool = True, fault: str = "", is_engine_dead: bool = False) -> list[Action]:
-        return self.handle(HealthSeen(self.now, is_ready, fault, is_engine_dead))
+        return self.handle(HealthChecked(self.now, is_ready, fault, is_engine_dead))
 
     def use(self, use: ServerUse, fault: str = "") -> list[Action]:
-        return self.handle(UseSeen(self.now, use, fault))
+        return self.handle(UseRead(self.now, use, fault))
 
 
 def starting(ttl: float | None = None, first: Stage = Stage.IMPORTING) -> Followed:

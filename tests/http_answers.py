@@ -38,6 +38,6 @@ def serving(answers, context=None, host="127.0.0.1"):
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
         endpoint = Endpoint(host, server.server_address[1], "key", secure=context is not None)
         try:
-            yield Api(endpoint)
+            yield Api(endpoint, lambda: None)
         finally:
             server.shutdown()

@@ -73,7 +73,7 @@ def a_server(
 
 
 def with_command(spec: ServerSpec, command: Command) -> Server:
-    return Server(spec, Nothing(command), Probe(), print)
+    return Server(spec, Nothing(command), Probe(), print, lambda _: None)
 
 
 def launched(one: Server, tmp_path: Path, pid: int | None = None) -> Server:

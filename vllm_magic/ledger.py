@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.guard import record as records
 from vllm_magic.guard.control_socket import NAME as CONTROL
+from vllm_magic.guard.folder import clear, discard
 from vllm_magic.guard.record import BrokenRecordError, Phase, Record
 from vllm_magic.linux import files, home, machine, marks, processes, trusted_path
 from vllm_magic.linux.marks import MARK
@@ -92,6 +93,14 @@ class Folder:
     def mark(self) -> bytes:
         """``b"NAME=value"`` in the environment of each process of the server."""
         return f"{MARK}={self.id}".encode()
+
+    def clear(self) -> str:
+        """Move the log to its final place, and remove the rest. Return a sentence about what is left; "" for nothing."""
+        return clear(*map(str, (self.path, self.tmp, self.log, self.kept_log)))
+
+    def discard(self) -> None:
+        """Remove the folders of a server that never ran, without a log to keep."""
+        discard(*map(str, (self.path, self.tmp, self.log)))
 
 
 @dataclass(frozen=True)

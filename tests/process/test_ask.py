@@ -45,7 +45,7 @@ def asked(server) -> list[dict]:
 
 
 def in_flight(server) -> int:
-    return Api(server._run.command.endpoint).activity().in_flight
+    return Api(server._run.command.endpoint, lambda: None).activity().in_flight
 
 
 @contextlib.contextmanager
@@ -54,7 +54,7 @@ def once(server, condition, action):
     stop = threading.Event()
 
     def watch() -> None:
-        api = Api(server._run.command.endpoint)
+        api = Api(server._run.command.endpoint, lambda: None)
         deadline = time.monotonic() + LIMIT
         while not condition(api.activity()) and time.monotonic() < deadline and not stop.is_set():
             time.sleep(0.02)

@@ -205,7 +205,7 @@ class TestReady:
 
     def test_the_engine_is_killed_and_the_http_server_stays(self, manager, spec, monkeypatch):
         """As with VLLM_KEEP_ALIVE_ON_ENGINE_DEATH, and with elastic expert parallelism since vLLM 0.33."""
-        monkeypatch.setattr(state, "ENGINE_LOOK", 0.1)
+        monkeypatch.setattr(state, "ENGINE_CHECK_DELAY", 0.1)
         faults = {"dead_exit_s": 600.0, **dying(signal=9, after_s=1.0)}
         server = manager.start(spec(faults=faults), timeout=LIMIT).server
         until(lambda: server.caveat, "nobody saw that the engine is dead")

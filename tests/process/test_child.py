@@ -350,7 +350,7 @@ class TestBenchmark:
             with pytest.raises(VllmMagicError, match=r"--\S+ is set for the server"):
                 server.bench(word, "1")
         manager.stop()
-        with pytest.raises(VllmMagicError, match="tiny cannot be asked any more: it is released"):
+        with pytest.raises(VllmMagicError, match="tiny takes no requests any more: it is released"):
             server.bench()
 
     def test_the_table_ends_with_its_last_line(self):

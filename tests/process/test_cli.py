@@ -356,7 +356,7 @@ class TestLogs:
             assert said("logs", name, "-f") == said("logs", name)
 
     def test_of_none(self):
-        assert "no log of an earlier one" in said("logs", "../../etc/passwd", status=cli.TO_DO)
+        assert "no log of an earlier server" in said("logs", "../../etc/passwd", status=cli.TO_DO)
 
     def test_follow_ends_with_the_server(self, kernel):
         with kernel("mine"):

@@ -14,7 +14,7 @@ from vllm_magic.engine.client.connection import Connection
 from vllm_magic.engine.client.generate import Stream
 from vllm_magic.engine.endpoint import Endpoint
 
-connection = Connection("tiny", Endpoint("127.0.0.1", int(sys.argv[1]), "the-key-of-a-server"))
+connection = Connection("tiny", Endpoint("127.0.0.1", int(sys.argv[1]), "the-key-of-a-server"), lambda: None)
 stream = Stream(connection.stream("/v1/completions", {}), time.monotonic())
 pieces = iter(stream)
 print(next(pieces), flush=True)

@@ -99,10 +99,10 @@ def test_a_terminal_tries_again(manager, freezer, traces, capsys):
 
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("before", [False, True])
-def test_one_that_loses_its_mark(freezer, before):
+def test_one_that_loses_its_mark(freezer, tmp_path, before):
     """An ending process loses its environment before its device files are closed."""
-    mark = f"{MARK}={secrets.token_hex(4)}"
-    with by_hand.bystander(mark=dict([mark.split("=")])) as process:
+    paths = ledger.Folder(secrets.token_hex(4), *[tmp_path / name for name in ("folder", "t", "log", "kept")])
+    with by_hand.bystander(mark={MARK: paths.id}) as process:
         freezer.freeze(process.pid)
         identity = by_hand.identity(process.pid)
         losing = threading.Timer(0.0 if before else 0.4, lose_environment, [process.pid])
@@ -110,7 +110,7 @@ def test_one_that_loses_its_mark(freezer, before):
         if before:
             losing.join()
         try:
-            outcome = force_kill.release(mark.encode(), None, (), known=[identity] if before else ())
+            outcome = force_kill.release(paths, None, [identity] if before else ())
             losing.join()
             environment = processes.environment(process.pid)
         finally:

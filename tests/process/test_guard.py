@@ -39,6 +39,7 @@ from vllm_magic.guard.protocol import (
     Stopping,
     encode,
 )
+from vllm_magic.ledger import Folder
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity
 from vllm_magic.linux.shared_memory import Segment
@@ -71,6 +72,12 @@ def launch_request(tmp_path, *argv: str, **env: str) -> LaunchRequest:
         locks=[str(tmp_path / "lock")],
         record=record()._asdict(),
     )
+
+
+def paths_without_mark(tmp_path) -> Folder:
+    """The paths of the server of `launch_request`. No process has the mark of this folder."""
+    folder = tmp_path / "folder"
+    return Folder(f"{os.getpid():08x}", folder, folder / "t", folder / "log", tmp_path / "kept.log")
 
 
 def receive(pair: GuardPair, kind: type, wanted=lambda _: True, limit: float = 20.0):
@@ -261,9 +268,7 @@ def test_the_guards_record_adopted_processes(tmp_path):
             for one in (Identity(*started.outer), inner):
                 assert pidfd.send(one, number)
         assert receive(pair, Ended) is None
-        outcome = force_kill.release(
-            b"NAME=nobody", leader, records.read_existing_segments(folder), known=noted
-        )
+        outcome = force_kill.release(paths_without_mark(tmp_path), leader, noted)
         assert daemon in {tuple(row[:2]) for row in outcome.ended}
         assert not processes.is_alive(daemon)
     finally:
@@ -472,11 +477,8 @@ def test_the_clock_is_set_while_the_server_runs(tmp_path, end):
             for number in (signal.SIGSTOP, signal.SIGKILL):
                 assert {pidfd.send(one, number) for one in guards} == {True}
             assert receive(pair, Ended) is None
-            noted = [Segment(*one) for one in records.read(folder).segments]
             leader = Identity(*started.leader)
-            force_kill.release(
-                b"NAME=nobody", leader, records.read_existing_segments(folder), noted, [leader]
-            )
+            force_kill.release(paths_without_mark(tmp_path), leader, [leader])
         elif end == "a stop":
             pair.stop(0.0, 0.0)
             assert receive(pair, Ended).left == []

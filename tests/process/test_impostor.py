@@ -403,7 +403,7 @@ def test_a_forked_process_sends_nothing_to_him(home, executable, impostor, monke
     assert len(waited) == 6
     for line in waited:
         assert line.startswith(
-            "VllmMagicError This is a forked process; tiny belongs to the one it came from"
+            "VllmMagicError This is a forked process, and tiny belongs to its parent process"
         )
     other.end()
     assert set(other.heard) <= {""}

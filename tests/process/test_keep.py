@@ -457,7 +457,7 @@ server = vllm_magic.start("tiny", "--enable-sleep-mode", keep=60.0)
 if sys.argv[1] != "0":
     print(server.sleep(level=int(sys.argv[1])).text)
 if sys.argv[2] == "half awake":
-    Api(server._run.command.endpoint).post("/wake_up")
+    Api(server._run.command.endpoint, lambda: None).post("/wake_up")
 print(server.pid, flush=True)
 sys.stdin.readline()
 """

@@ -129,7 +129,7 @@ def test_a_second_interrupt_before_the_release_was_asked_for(manager, spec, trac
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Server, "stop", interrupted)
-    with pytest.raises(StartInterrupted, match="its release goes on by itself"):
+    with pytest.raises(StartInterrupted, match="its release continues by itself"):
         manager.start(spec(faults={"hang_in": "init"}), report=interrupted)
     (server,) = [*manager.servers().values(), *manager.past().values()]
     assert run_of(server).wait_over(LIMIT)
@@ -413,7 +413,7 @@ def test_a_server_that_never_begins_holds_nothing(manager, spec):
     before = len(os.listdir("/proc/self/fd"))
     wanted = spec()
     provisioner = LocalProvisioner(wanted, os.environ, manager._probe)
-    lost = [Server(wanted, provisioner, manager._probe, print) for _ in range(5)]
+    lost = [Server(wanted, provisioner, manager._probe, print, lambda _: None) for _ in range(5)]
     assert len(os.listdir("/proc/self/fd")) == before
     lost[0]._run.stop_at_exit()  # asked before it begins
     lost[0]._run.begin()

@@ -26,7 +26,7 @@ def test_of_a_server(manager, spec):
     assert found.window >= 0.1
     assert found.generation_rate == 0.0
     manager.stop()
-    with pytest.raises(VllmMagicError, match="tiny cannot be asked any more: it is released"):
+    with pytest.raises(VllmMagicError, match="tiny takes no requests any more: it is released"):
         server.metrics()
 
 
@@ -43,5 +43,5 @@ def test_the_window_ends_with_the_server(manager, spec, monkeypatch):
     rates = background.call(lambda: server.metrics(window=3600), lambda: None)
     assert has_asked.wait(LIMIT)
     manager.stop()
-    with pytest.raises(RequestFailed, match="tiny cannot be asked any more"):
+    with pytest.raises(RequestFailed, match="tiny takes no requests any more"):
         rates.result(LIMIT)

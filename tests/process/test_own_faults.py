@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from vllm_magic.engine.client.health import Api
 from vllm_magic.errors import ReleaseFailed, VllmMagicError
 from vllm_magic.guard.client import GuardPair
 from vllm_magic.lifecycle import failure_cause
@@ -106,7 +107,7 @@ class TestWhileItRuns:
         traces.check()
 
     def test_a_look_at_its_health_ends_nothing(self, manager, spec, breaks):
-        breaks.patch(Monitor, "_answers_for_us", times=3)
+        breaks.patch(Api, "is_ready", times=3)
         breaks.set()
         assert manager.start(spec(), timeout=LIMIT).server.state == "ready"
         assert len(manager.news()) == 1
@@ -128,7 +129,7 @@ class TestTheEnd:
         server = manager.start(spec(), timeout=LIMIT).server
         breaks.patch(LocalVerifier, "verify", times=1)
         breaks.set()
-        with pytest.raises(ReleaseFailed, match=rf"{FAULT}.* Stop it again for another look\."):
+        with pytest.raises(ReleaseFailed, match=rf"{FAULT}.* Stop it again for another check\."):
             server.stop()
         assert server.release.ended
         assert server.stop().verified

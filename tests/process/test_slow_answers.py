@@ -87,7 +87,7 @@ def test_a_stop_with_less_grace_hurries_a_drain(manager, spec):
 def test_metrics_of_a_person(manager, spec, monkeypatch):
     monkeypatch.setattr(health, "ANSWER_LIMIT", 0.5)
     server = manager.start(spec(faults=DRIP), timeout=LIMIT).server
-    with pytest.raises(VllmMagicError, match="tiny tells no metrics"):
+    with pytest.raises(VllmMagicError, match="tiny reports no metrics"):
         server.metrics()
 
 

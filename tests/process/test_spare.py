@@ -174,7 +174,7 @@ def test_a_spare_that_died_is_a_cold_start(manager, make, warm, traces):
     until(lambda: not spare.path.exists())
     server = manager.start(make("tiny")).server
     assert server.start_kind is StartKind.COLD
-    assert server.cold_because.startswith("it was of no use: it has ended")
+    assert server.cold_because.startswith("it could not be used: it has ended")
     server.stop()
 
 
@@ -269,9 +269,9 @@ def test_an_import_that_spoils_it(manager, make, imports, because):
     manager.spares.set_mode(StandbyMode.ON)
     manager.expect(spec)
     until(lambda: not manager.spares.status().there)
-    assert manager.spares.status().reason == f"it was of no use: {because}"
+    assert manager.spares.status().reason == f"it could not be used: {because}"
     server = manager.start(spec).server
-    assert (server.start_kind, server.cold_because) == (StartKind.COLD, f"it was of no use: {because}")
+    assert (server.start_kind, server.cold_because) == (StartKind.COLD, f"it could not be used: {because}")
 
 
 @pytest.mark.usefixtures("fake_gpus")
@@ -291,7 +291,7 @@ def test_one_in_which_cuda_was_begun_is_of_no_use(manager, make, fake_gpus):
     manager.expect(spec)
     until(lambda: not manager.spares.status().there)
     assert manager.spares.status().reason == (
-        f"it was of no use: an import has opened {fake_gpus}/dev/nvidia-uvm"
+        f"it could not be used: an import has opened {fake_gpus}/dev/nvidia-uvm"
     )
 
 
@@ -336,7 +336,7 @@ def test_auto_makes_one_after_a_server_is_ready(manager, make, monkeypatch, trac
     manager.spares.set_mode(StandbyMode.AUTO)
     monkeypatch.setattr(kept, "ROOM", 1)
     first = manager.start(make("tiny")).server
-    assert (first.start_kind, first.cold_because) == (StartKind.COLD, "none was made yet")
+    assert (first.start_kind, first.cold_because) == (StartKind.COLD, "none was started yet")
     until(lambda: manager.spares.status().warm)
     second = manager.start(make("tiny", name="second")).server
     assert second.start_kind is StartKind.WARM
@@ -368,7 +368,7 @@ def test_it_goes_when_nobody_wants_it(manager, make, monkeypatch, traces):
     manager.spares.set_mode(StandbyMode.ON)
     manager.expect(make("tiny"))
     until(lambda: not manager.spares.status().there)
-    assert "nobody had wanted it" in manager.spares.status().reason
+    assert "no start had used it" in manager.spares.status().reason
     assert manager.spares.wait_gone()
     traces.check()
 
@@ -379,7 +379,7 @@ def test_a_death_in_it_is_noticed_and_nothing_of_it_stays_a_zombie(manager, warm
     guard = Identity(*spare.record.outer)
     assert pidfd.send(Identity(*getattr(spare.record, victim)), signal.SIGKILL)
     until(lambda: processes.read(guard.pid) is None)  # this process is its parent
-    assert manager.spares.status().reason in ("it has ended", "it was of no use: it has ended")
+    assert manager.spares.status().reason in ("it has ended", "it could not be used: it has ended")
     traces.check()
 
 

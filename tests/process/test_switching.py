@@ -95,7 +95,7 @@ class TestNaps:
     def test_where_the_driver_says_nothing_vllm_is_believed_and_that_is_said(self, manager, spec, fake_gpus):
         fakegpu.configure(fake_gpus, procs_unsupported=1)
         manager.start(spec("m", SLEEPY), timeout=60)
-        assert "vLLM says so, and the driver does not tell" in manager.get().sleep().text
+        assert "vLLM says so, and the driver does not report its memory" in manager.get().sleep().text
 
     def test_a_switch_and_back(self, manager, spec):
         one = switching.switch(manager, spec("one", SLEEPY), timeout=60).server
@@ -110,7 +110,7 @@ class TestNaps:
     def test_one_that_is_stopped_cannot_sleep(self, manager, spec):
         server = manager.start(spec("m", SLEEPY), timeout=60).server
         server.stop()
-        with pytest.raises(RequestFailed, match="m cannot be asked any more: it is released"):
+        with pytest.raises(RequestFailed, match="m takes no requests any more: it is released"):
             server.sleep()
 
 

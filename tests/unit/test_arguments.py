@@ -225,7 +225,7 @@ def server() -> Server:
     provisioner = SimpleNamespace(
         command=Command(("/x/vllm",), endpoint), stop_grace=1.0, stop_patience=1.0, from_the_start=True
     )
-    made = Server(ServerSpec("m"), provisioner, None, lambda _: None)
+    made = Server(ServerSpec("m"), provisioner, None, lambda _: None, lambda _: None)
     made._run._supervisor.stop = lambda plan: setattr(made, "plan", plan)
     return made
 

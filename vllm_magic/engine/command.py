@@ -74,9 +74,9 @@ def build(spec: ServerSpec) -> Command:
     host, args = flags.pop(args, "--host")
     host = host or flags.value(spec.all_args, "--host")
     if host is not None and host.strip() in ("", "None"):  # an empty value in a --config file is read as None
-        raise InvalidOption(f"--host is empty. Give an address, or leave it out: then it is {LOOPBACK}.")
+        raise InvalidOption(f"--host is empty. Give an address, or leave it out for {LOOPBACK}.")
     host = _address(host or LOOPBACK)
-    port = _port(spec, port_text or flags.value(spec.all_args, "--port"), host)
+    port = choose_port(spec, port_text or flags.value(spec.all_args, "--port"), host)
     endpoint = Endpoint(
         host=host,
         port=port,
@@ -85,7 +85,7 @@ def build(spec: ServerSpec) -> Command:
     )
     if endpoint.exposed and flags.has(spec.all_args, SLEEP):
         raise InvalidOption(
-            f"{SLEEP} opens vLLM's development routes, which no key guards: not with --host {host}. Leave one of them out."
+            f"{SLEEP} opens vLLM's development routes, which need no key, so it cannot be used with --host {host}. Leave one of them out."
         )
     argv = (path, "serve", spec.model, *args, *_quiet(spec, path), "--host", host, "--port", str(port))
     return Command(argv, endpoint)
@@ -232,7 +232,18 @@ def _address(host: str) -> str:
         raise _not_bound(host, None, error) from None
 
 
-def _port(spec: ServerSpec, text: str | None, host: str) -> int:
+def choose_port(spec: ServerSpec, text: str | None, host: str) -> int:
+    """Return the port of a server: the value of its flag, or that of the spec, or else a free port.
+
+    Args:
+        spec: the server.
+        text: the value of the flag ``--port``; None without the flag.
+        host: the address on which the port must be free.
+
+    Raises:
+        InvalidOption: the value is not a port.
+        StartFailed: the port is taken, or cannot be used.
+    """
     if text is not None and not flags.is_whole_number(text):
         raise InvalidOption(f"--port {text} is not a number. Leave --port out for a free one.")
     port = spec.port if text is None else int(text)

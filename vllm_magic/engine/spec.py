@@ -72,7 +72,7 @@ class ServerSpec:
     in_file: tuple[str, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Check the words, and fill in what follows from them."""
+        """Check the values, and compute the fields that depend on other fields."""
         if not self.model.strip() or self.model.startswith("-"):
             raise InvalidOption("Which model? Write it first, then the flags: %vllm start MODEL [flags].")
         self._check_characters()
@@ -115,7 +115,7 @@ class ServerSpec:
                 raise InvalidOption(f"{option} {value:g}: how long? {option} 30m, or leave it out.")
         if self.ttl is not None and flags.has(self.all_args, "--disable-log-stats"):
             raise InvalidOption(
-                "--ttl goes by vLLM's own counters, and --disable-log-stats takes them away. Leave one of them out."
+                "--ttl needs vLLM's own counters, and --disable-log-stats disables them. Leave one of them out."
             )
 
     def __repr__(self) -> str:
@@ -131,6 +131,7 @@ class ServerSpec:
         from vllm_magic.engine import executable
         from vllm_magic.engine.flags import flag_table  # few starts need them
 
+        # The vLLM of this machine does not show which flags the vLLM of a cluster has.
         if self.cluster or any(name in flag_table.OF_PYTHON for name, _ in self.env):
             return None
         try:

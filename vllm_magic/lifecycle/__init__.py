@@ -1,4 +1,4 @@
-"""One server's life from launch to proof, seen by one thread of its own.
+"""One server's life from its launch to the proof of its release, followed by one thread.
 
 ::
 
@@ -7,8 +7,8 @@
                events▼   │actions
                      state
 
-The thread of the supervisor owns the guards' socket, the log follower, the HTTP client and the verifier. Other threads only
-call `supervisor.Supervisor.stop`, which leaves a request and wakes the thread up. What is done about a request, a message
-or a deadline is decided in `state`, a state machine without I/O. What others should know is told through notices, in
-the supervisor's thread; `status` says what the state of the server is after each of them.
+The supervisor's thread owns the guards' socket, the log follower, the HTTP client and the verifier. Other threads only call
+`supervisor.Supervisor.stop`, which queues a request and wakes the thread. `state`, a state machine without I/O, decides
+what is done about a request, a message or a deadline. The thread reports changes as notices; `status` computes the state
+of the server after each notice.
 """

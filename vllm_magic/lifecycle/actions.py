@@ -1,6 +1,6 @@
-"""What the state machine wants done: `state.StateMachine` answers each event with these, `monitor.Monitor` does them.
+"""The actions of the state machine: `state.StateMachine` returns them for each event, and `monitor.Monitor` carries them out.
 
-Where another event follows from an action, its docstring names the event.
+The docstring of an action names the event that follows from the action, if there is one.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tell:
-    """Give a notice."""
+    """Report a notice."""
 
     notice: Notice
 
 
 @dataclass(frozen=True)
 class TellLeaderStarted:
-    """Give the notice `LeaderStarted`, with what the launch knows of the server."""
+    """Report the notice `LeaderStarted`, with the data of the launch."""
 
     leader: Identity
 
@@ -40,23 +40,23 @@ class ReadLog:
 
 
 @dataclass(frozen=True)
-class LookAtDownload:
-    """Look at what the server downloads; `DownloadSeen` follows at once."""
+class ReadDownload:
+    """Read the progress of the server's download; `DownloadRead` follows at once."""
 
 
 @dataclass(frozen=True)
-class LookAtHealth:
-    """Ask for ``/health``; `HealthSeen` follows when that is answered."""
+class CheckHealth:
+    """Request ``/health`` in another thread; `HealthChecked` follows after the answer."""
 
 
 @dataclass(frozen=True)
-class LookAtUse:
-    """Look at the server's use; `UseSeen` follows when that is answered. A look that has begun before is dropped."""
+class ReadUse:
+    """Read the server's use in another thread; `UseRead` follows. The result of a reading that began before is dropped."""
 
 
 @dataclass(frozen=True)
 class KnowProcesses:
-    """Have the verifier know processes of the server that the guards named."""
+    """Give the verifier the server's processes that the guards reported."""
 
     processes: tuple[Identity, ...]
 
@@ -71,17 +71,17 @@ class ObserveReady:
 
 @dataclass(frozen=True)
 class BeginRelease:
-    """Keep starts off the server's GPUs until the release is proved, and ask whether the disk of the log is full."""
+    """Lock the server's GPUs against starts until the release is proved, and check whether the disk of the log is full."""
 
 
 @dataclass(frozen=True)
 class ObserveBeforeStop:
-    """Have the verifier note what the server holds before it ends."""
+    """Have the verifier record what the server holds before its end."""
 
 
 @dataclass(frozen=True)
 class SendStop:
-    """Ask the guards for the release; `StopSent` follows at once. Times in seconds, as in `StopPlan`."""
+    """Request the release from the guards; `StopSent` follows at once. Times in seconds, as in `StopPlan`."""
 
     grace: float
     patience: float
@@ -102,9 +102,9 @@ Action = (
     | TellLeaderStarted
     | WatchGuards
     | ReadLog
-    | LookAtDownload
-    | LookAtHealth
-    | LookAtUse
+    | ReadDownload
+    | CheckHealth
+    | ReadUse
     | KnowProcesses
     | ObserveReady
     | BeginRelease

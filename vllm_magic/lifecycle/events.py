@@ -1,7 +1,7 @@
-"""What happens to a server: the events that its state machine handles, and the notices that others get of it.
+"""What happens to a server: the events that its state machine handles, and the notices about changes in its life.
 
-An `Event` goes in: `monitor.Monitor` hears it, and `state.StateMachine` handles it. Each says when it was, by
-`time.monotonic`. A `Notice` goes out: the thread of the server gives it to whoever shows the server.
+An `Event` is input: `monitor.Monitor` observes it, and `state.StateMachine` handles it. Its field ``at`` is its time, by
+`time.monotonic`. A `Notice` is output: the supervisor's thread passes it to `server.run.ServerRun`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StopPlan:
-    """How to stop, in seconds.
+    """How to stop a server. Times in seconds.
 
     Attributes:
-        grace: from SIGTERM to SIGKILL.
+        grace: the time from SIGTERM to SIGKILL.
         patience: the same, if SIGTERM shows no effect at all.
-        drain: how long requests in flight may take to finish before SIGTERM.
+        drain: the time that requests in flight have to finish before SIGTERM.
         hurry: whether this plan may shorten a release that is under way.
-        asked: when the stop was asked for, by `time.monotonic`.
+        asked: when the stop was requested, by `time.monotonic`.
     """
 
     grace: float
@@ -47,14 +47,14 @@ class StopPlan:
 
 @dataclass(frozen=True)
 class TimePassed:
-    """It is later than before: deadlines may be over, and looks may be due."""
+    """Time has passed: a deadline may be over, or a reading may be due."""
 
     at: float
 
 
 @dataclass(frozen=True)
 class MessageReceived:
-    """The guards said something."""
+    """A message of the guards has arrived."""
 
     at: float
     message: Message
@@ -83,7 +83,7 @@ class ProcessEnded:
 
 @dataclass(frozen=True)
 class StopRequested:
-    """Somebody wants the server to end."""
+    """A stop of the server was requested."""
 
     at: float
     plan: StopPlan
@@ -91,7 +91,7 @@ class StopRequested:
 
 @dataclass(frozen=True)
 class StopSent:
-    """The guards were sent the request to stop."""
+    """The request to stop was sent to the guards."""
 
     at: float
 
@@ -109,16 +109,16 @@ class LogRead:
 
 
 @dataclass(frozen=True)
-class DownloadSeen:
-    """A look at what the server downloads is over; None if it downloads nothing."""
+class DownloadRead:
+    """The progress of the download was read; None if the server downloads nothing."""
 
     at: float
     download: Download | None
 
 
 @dataclass(frozen=True)
-class HealthSeen:
-    """A look at ``/health`` is over.
+class HealthChecked:
+    """A request of ``/health`` is over.
 
     Attributes:
         is_ready: whether it answered that the server is ready.
@@ -133,8 +133,8 @@ class HealthSeen:
 
 
 @dataclass(frozen=True)
-class UseSeen:
-    """A look at the server's use is over; ``fault`` as for `HealthSeen`."""
+class UseRead:
+    """The server's use was read; ``fault`` as for `HealthChecked`."""
 
     at: float
     use: ServerUse
@@ -143,7 +143,7 @@ class UseSeen:
 
 @dataclass(frozen=True)
 class Faulted:
-    """A fault of vllm_magic: the guards cannot be followed any longer, and are about to be killed."""
+    """A fault of vllm_magic: the guards cannot be followed any more, and are about to be killed."""
 
     at: float
 
@@ -157,9 +157,9 @@ Event = (
     | StopRequested
     | StopSent
     | LogRead
-    | DownloadSeen
-    | HealthSeen
-    | UseSeen
+    | DownloadRead
+    | HealthChecked
+    | UseRead
     | Faulted
 )
 
@@ -174,7 +174,7 @@ class LeaderStarted:
         baseline: the GPUs of the machine before the start.
         chosen: the UUIDs of the GPUs that were chosen for the server; empty if vLLM chooses.
         kind: how the server began.
-        cold_because: why no spare became the server; "" if one did, or if there was none.
+        cold_because: why no standby became the server; "" if one did, or if none was wanted.
     """
 
     folder: Folder
@@ -187,14 +187,14 @@ class LeaderStarted:
 
 @dataclass(frozen=True)
 class ProgressChanged:
-    """The start of the server has come further."""
+    """The start of the server has made progress."""
 
     progress: Progress
 
 
 @dataclass(frozen=True)
 class Ready:
-    """``/health`` answered."""
+    """The server is ready: it has answered ``/health``."""
 
 
 @dataclass(frozen=True)
@@ -228,9 +228,9 @@ class Over:
     Attributes:
         release: the release, with its proof.
         why: the reason for the end.
-        failure: the cause of an end that nobody asked for, if it is known.
-        disk: says that the disk of the log was full when the end began; "" if it was not.
-        fault: the fault of vllm_magic that made it end, in words; "" for none.
+        failure: the cause of an end that was not requested, if it is known.
+        disk: a sentence if the disk of the log was full when the end began; else "".
+        fault: the fault of vllm_magic that ended the server, as text; "" for none.
     """
 
     release: Release
@@ -249,7 +249,7 @@ class NeverStarted:
 
 @dataclass(frozen=True)
 class SupervisorFailed:
-    """An error came before the server was there, or in another try at its release: nothing new is known of the server."""
+    """The start, or another attempt to release the server, failed with an error; nothing else is known of the server."""
 
     error: VllmMagicError
 

@@ -1,4 +1,4 @@
-"""Why a server ended by itself: what its log says, and who holds what it could not have."""
+"""Find out why a server ended by itself: from its log, and from who holds the port or the memory that it needed."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def find(
     was_ready: bool,
     oom_kills_before: int,
 ) -> Failure:
-    """The cause, once nothing of the server runs any more.
+    """Return the cause, once no process of the server runs any more.
 
     Args:
         prepared: the server.
         executable: the absolute path of vLLM.
-        log_tail: the end of its log.
-        exit_code: of its leader; negative for a signal, None if unknown.
-        was_ready: whether it had answered.
-        oom_kills_before: what `memory.oom_kills` was before its start.
+        log_tail: the last lines of its log.
+        exit_code: the exit code of its leader; negative for a signal, None if unknown.
+        was_ready: whether the server was ready before.
+        oom_kills_before: the value of `memory.oom_kills` before its start.
     """
     if prepared.verifier.failure:
         return prepared.verifier.failure

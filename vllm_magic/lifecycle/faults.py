@@ -1,4 +1,4 @@
-"""A fault of vllm_magic itself, in words."""
+"""A fault of vllm_magic itself, as text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from vllm_magic.masking import mask
 
 
 def text(error: Exception) -> str:
-    """One sentence or two; an error that is meant for users is no fault, and stays as it is."""
+    """Return an unexpected error as text for the user. An error that is meant for users is no fault: its text is unchanged."""
     if isinstance(error, VllmMagicError):
         return str(error)
     return f"A fault of vllm_magic: {mask(f'{type(error).__name__}: {error}')}. Please report it."

@@ -20,10 +20,10 @@ include it. A connection over which the client never sent anything does not coun
 
 Where the kernel does not say when a connection carried data, each connection counts while it exists.
 
-Anybody on this machine can connect, and without the server's key send the half of a request, for whose rest vLLM waits.
-That cannot be told from a request whose answer has not come yet, unless it is too short for any. So a connection counts
-for `WAIT_LIMIT` seconds at most while the counters stay as they are, which is longer than any step of an engine. Who
-connects again and again still keeps a server, as does who polls.
+Any process on this machine can connect, and without the server's key send the first half of a request. vLLM then waits for
+the rest. Such a connection looks like one that waits for an answer, unless its bytes are fewer than those of any request. So
+a connection counts for `WAIT_LIMIT` seconds at most while the counters do not change, which is longer than any step of an
+engine. A client that connects again and again still keeps a server, and so does a client that polls.
 """
 
 from __future__ import annotations
@@ -40,16 +40,18 @@ if TYPE_CHECKING:
     from vllm_magic.engine.client.metrics import Activity
     from vllm_magic.linux.connections import TcpConnection
 
-LOOKS = 10  # number of looks in one time to live
-SHORTEST, LONGEST = 1.0, 60.0  # seconds between two looks
+READINGS = 10  # number of readings in one time to live
+SHORTEST, LONGEST = 1.0, 60.0  # seconds between two readings
 KEEP_ALIVE = 5.0  # seconds for which vLLM leaves an idle connection open (vllm/envs.py)
 WAIT_LIMIT = 600.0  # seconds for which a connection counts while the counters show nothing
-SHORTEST_REQUEST = 40  # bytes; "POST /score HTTP/1.0", the length of the content and the content have more
+SHORTEST_REQUEST = (
+    40  # bytes; "POST /score HTTP/1.0" with the length of the content and the content is longer
+)
 LATE = 1.0  # seconds in which vLLM then closes the connection
 
 
 class ServerUse(NamedTuple):
-    """The result of a look: the counters (None where the server does not tell them) and the connections."""
+    """One reading of a server's use: the counters (None if the server does not report them) and the connections."""
 
     activity: Activity | None
     connections: tuple[TcpConnection, ...] = ()
@@ -80,7 +82,7 @@ class _Answered(NamedTuple):
 
 
 def read_use(api: Api, port: int) -> ServerUse:
-    """Look at a server. This takes as long as the server's answer.
+    """Read the server's use. This takes as long as the server's answer.
 
     The connections are read twice. They are read before the counters, since a request that is answered
     between the two is in the counters; and again after the counters, since another request may have come
@@ -95,7 +97,7 @@ def read_use(api: Api, port: int) -> ServerUse:
 
 
 def keep_alive(environ: Mapping[str, str]) -> float:
-    """Seconds for which a server with this environment leaves an idle connection open."""
+    """Return the seconds for which a server with this environment leaves an idle connection open."""
     try:
         return float(int(environ.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "")))
     except ValueError:
@@ -103,9 +105,9 @@ def keep_alive(environ: Mapping[str, str]) -> float:
 
 
 class Requests:
-    """Judges whether a server has requests under way, from one look to the next.
+    """Determines from each reading whether a server has requests under way.
 
-    It has no clock: the caller says when a look was, by `time.monotonic`.
+    It has no clock: the caller passes the time of each reading, by `time.monotonic`.
 
     Args:
         keep_alive: seconds for which the server leaves an idle connection open.
@@ -118,7 +120,7 @@ class Requests:
         self._waiting: dict[bytes, float] = {}  # by connection: since when it may wait
 
     def under_way(self, use: ServerUse, at: float) -> bool | None:
-        """Take in a look of the time ``at``. Return whether requests are under way; None where the server does not say."""
+        """Return whether requests were under way at the time ``at`` of this reading; None if the server does not report its counters."""
         if use.activity is None:
             return None
         if use.activity.served != self._served:
@@ -149,34 +151,34 @@ class Requests:
 
 
 class Idleness:
-    """Judges whether one server is idle. The time begins with the first look that has counters.
+    """Determines whether one server is idle. The time without requests begins with the first reading that has counters.
 
     It has no clock either.
 
     Args:
         ttl: seconds without a request after which the server is idle.
-        requests: judges whether requests are under way.
+        requests: determines whether requests are under way.
 
     Attributes:
-        over: whether the server was idle at the last look.
-        next_look: when the next look is due, by `time.monotonic`; 0.0 before the first one.
+        over: whether the server was idle at the last reading.
+        next_reading: when the next reading is due, by `time.monotonic`; 0.0 before the first one.
     """
 
     def __init__(self, ttl: float, requests: Requests | None = None) -> None:
         self.over = False
-        self.next_look = 0.0
+        self.next_reading = 0.0
         self._ttl = ttl
         self._requests = requests or Requests()
         self._served: float | None = None
         self._since = 0.0
 
     def observe(self, use: ServerUse, at: float) -> bool:
-        """Take in a look of the time ``at``. Return True once the server is idle; False if the counters are not known."""
-        pause = min(max(self._ttl / LOOKS, SHORTEST), LONGEST)
+        """Return whether the server was idle at the time ``at`` of this reading; False if the counters are not known."""
+        pause = min(max(self._ttl / READINGS, SHORTEST), LONGEST)
         activity, waits = use.activity, self._requests.under_way(use, at)
         if activity is not None and (activity.in_flight or activity.served != self._served):
             self._served, self._since = activity.served, at
         left = self._since + self._ttl - at
-        self.next_look = at + (min(pause, left) if left > 0 else SHORTEST if waits else pause)
+        self.next_reading = at + (min(pause, left) if left > 0 else SHORTEST if waits else pause)
         self.over = waits is False and left <= 0
         return self.over

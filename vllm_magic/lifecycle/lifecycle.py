@@ -1,7 +1,7 @@
-"""The status of one server behind one lock: any thread reads it, changes it, or waits for a change.
+"""The status of one server, which any thread may read, change or wait for.
 
-The status is a frozen `LifecycleStatus`, replaced as a whole: whoever reads it needs no lock and sees one moment.
-The lock guards the change from one status to the next; nothing blocks while it is held.
+The status is a frozen `LifecycleStatus`, and each change replaces it as a whole. So a reader needs no lock, and all its
+fields are of the same moment. The lock guards the change from one status to the next; nothing blocks while it is held.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Lifecycle:
     """The states that one server goes through. Safe to use from any thread.
 
     Args:
-        server: its name.
-        pace: of its start.
+        server: the name of the server.
+        pace: estimates the progress of the start.
     """
 
     def __init__(self, server: str, pace: Pace) -> None:
@@ -43,24 +43,24 @@ class Lifecycle:
 
     @property
     def now(self) -> LifecycleStatus:
-        """What is known at this moment."""
+        """The present status."""
         return self._now
 
     @property
     def seconds(self) -> float:
-        """Since the start was asked for."""
+        """The seconds since the start was requested."""
         return time.monotonic() - self._began
 
     def estimate(self) -> Estimate:
-        """How far the start is, in shares of its time."""
+        """Return the progress of the start."""
         return self._alone(lambda: self._pace.estimate(self._now.progress))
 
     def stages(self) -> dict[Stage, float]:
-        """Seconds of each stage of the start so far; see `Pace.taken`."""
+        """Return the seconds of each stage of the start so far; see `Pace.taken`."""
         return self._alone(lambda: self._pace.taken())  # noqa: PLW0108 - the pace may change meanwhile
 
     def wait_for(self, condition: Callable[[LifecycleStatus], bool], timeout: float | None = None) -> bool:
-        """Return True when the condition holds; False if it does not after ``timeout`` seconds."""
+        """Wait until the condition is true, and return True; return False after ``timeout`` seconds."""
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         while True:
             changed = self._changed  # read before the status, so that no change is missed
@@ -71,7 +71,7 @@ class Lifecycle:
                 return False
             changed.wait(left)
 
-    def go_by(self, pace: Pace) -> None:
+    def set_pace(self, pace: Pace) -> None:
         """Estimate this start by another pace."""
 
         def change() -> None:
@@ -80,12 +80,12 @@ class Lifecycle:
 
         self._alone(change)
 
-    def ask(self) -> None:
-        """Note that somebody has asked for the end."""
+    def request_stop(self) -> None:
+        """Record that a stop was requested."""
         self._alone(lambda: self._change(self._now.requested_to_stop(time.time())))
 
     def reopen(self) -> bool:
-        """Note that somebody asks for the end of what the release left; False if another thread was faster."""
+        """Record that a stop was requested after an unproved release; return False if another thread was faster."""
 
         def change() -> bool:
             if not self._now.state.over:
@@ -96,11 +96,11 @@ class Lifecycle:
         return self._alone(change)
 
     def give_up(self) -> None:
-        """Note that the end that was asked for once more could not even begin."""
+        """Record that the stop after `reopen` could not begin."""
         self._alone(lambda: self._change(self._now.given_up(time.time())))
 
     def report_error(self) -> VllmMagicError | None:
-        """Return why the server failed, for somebody who tells it; None if it did not, or if that was told before."""
+        """Return why the server failed, for a caller that reports it; None if it did not fail, or if that was reported before."""
 
         def change() -> VllmMagicError | None:
             before = self._now
@@ -110,7 +110,7 @@ class Lifecycle:
         return self._alone(change)
 
     def take(self, notice: Notice) -> None:
-        """Take in a notice of the supervisor."""
+        """Change the status by a notice of the supervisor."""
 
         def change() -> None:
             after = self._now.after(notice, time.time(), self.seconds)
@@ -122,8 +122,8 @@ class Lifecycle:
     def _alone(self, function: Callable[[], _T]) -> _T:
         """Call a function with the lock held.
 
-        The main thread never holds it: a signal handler of the program may interrupt the main thread, and wait for the end
-        of the server, whose thread needs the lock.
+        The main thread never holds it: a signal handler of the program may interrupt the main thread and wait for the end of
+        the server, and the supervisor's thread needs the lock for that.
         """
 
         def call() -> _T:

@@ -1,4 +1,4 @@
-"""Following one running server: hear what happens, ask the state machine, do what it answers.
+"""Follow one running server: observe events, pass them to the state machine, and carry out its actions.
 
 All decisions are in `state`; all I/O with the guards, the log, ``/health`` and ``/metrics`` is here.
 """
@@ -23,26 +23,26 @@ from vllm_magic.lifecycle import faults, idle_timeout
 from vllm_magic.lifecycle.actions import (
     Action,
     BeginRelease,
+    CheckHealth,
     GiveUpGuards,
     KillGuards,
     KnowProcesses,
-    LookAtDownload,
-    LookAtHealth,
-    LookAtUse,
     ObserveBeforeStop,
     ObserveReady,
+    ReadDownload,
     ReadLog,
+    ReadUse,
     SendStop,
     Tell,
     TellLeaderStarted,
     WatchGuards,
 )
 from vllm_magic.lifecycle.events import (
-    DownloadSeen,
+    DownloadRead,
     Event,
     Faulted,
     GuardsEnded,
-    HealthSeen,
+    HealthChecked,
     LeaderStarted,
     LogRead,
     MessageReceived,
@@ -53,10 +53,10 @@ from vllm_magic.lifecycle.events import (
     StopRequested,
     StopSent,
     TimePassed,
-    UseSeen,
+    UseRead,
 )
 from vllm_magic.lifecycle.idle_timeout import ServerUse
-from vllm_magic.linux import pidfd, processes, sessions, sockets
+from vllm_magic.linux import pidfd, processes, sessions
 from vllm_magic.release import force_kill
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ if TYPE_CHECKING:
     from vllm_magic.linux.processes import Identity
     from vllm_magic.provisioning.base import Prepared
 
-DISK_LIMIT = 1.0  # seconds for the disk of the log to say whether it is full
-# Seconds to hear from guards that were killed: the inner one may be releasing the server meanwhile.
-LAST_WORDS_LIMIT = KILL_LIMIT + 10.0
+DISK_LIMIT = 1.0  # seconds for the check whether the disk of the log is full
+# Seconds to wait for messages of guards that were killed: the inner guard may still be releasing the server.
+LAST_MESSAGES_LIMIT = KILL_LIMIT + 10.0
 
 _T = TypeVar("_T")
 
@@ -82,14 +82,14 @@ class Monitor:
     """Follows a server until both guards are gone. For one thread.
 
     Args:
-        machine: decides what is done.
+        machine: the state machine, which decides what is done.
         prepared: the server.
         guards: its guards.
-        api: asks the server for its health and its use.
-        requests: requests to stop; whoever puts one there sets ``wake``.
+        api: the client that requests the server's health and its use. It sends nothing to another program on the port.
+        requests: the requests to stop; after adding a request, the caller sets ``wake``.
         wake: wakes this thread.
         notice: called with each notice.
-        held: gets what must stay until the release is proved: the locks of the GPUs, and the pidfds of the guards.
+        held: receives the resources to hold until the release is proved: the locks of the GPUs, and the pidfds of the guards.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Monitor:
         self._notice = notice
         self._held = held
         self._follower = log.Follower(prepared.folder.log)
-        # Each of these calls runs in a thread of its own, so that none holds up what is heard here.
+        # Each of these calls runs in a thread of its own, so that none of them delays this thread.
         self._disk: Future[str] | None = None
         self._health: Future[int | None] | None = None
         self._use: Future[ServerUse] | None = None
@@ -125,9 +125,9 @@ class Monitor:
             TellLeaderStarted: self._tell_leader_started,
             WatchGuards: self._watch_guards,
             ReadLog: self._read_log,
-            LookAtDownload: self._look_at_download,
-            LookAtHealth: self._look_at_health,
-            LookAtUse: self._look_at_use,
+            ReadDownload: self._read_download,
+            CheckHealth: self._check_health,
+            ReadUse: self._read_use,
             KnowProcesses: self._know_processes,
             ObserveReady: self._observe_ready,
             BeginRelease: self._begin_release,
@@ -139,12 +139,12 @@ class Monitor:
 
     @property
     def state(self) -> MonitorState:
-        """What is known of the server."""
+        """The present state of the state machine."""
         return self._machine.state
 
     @property
     def disk(self) -> str:
-        """That the disk of the log was full when the end began; "" if it was not, or does not answer."""
+        """A sentence if the disk of the log was full when the end began; "" if it was not, or if the check has no result."""
         if self._disk is None:
             return ""
         with contextlib.suppress(FutureTimeoutError):
@@ -155,7 +155,7 @@ class Monitor:
         """Follow the server to its end.
 
         Raises:
-            VllmMagicError: the guards can neither be heard nor killed.
+            VllmMagicError: the guards do not answer, and SIGKILL does not end them.
         """
         self._poller.register(self._guards.fileno(), select.POLLIN)
         self._poller.register(self._wake.fileno(), select.POLLIN)
@@ -166,39 +166,38 @@ class Monitor:
                 self._handle(event)
 
     def give_up(self) -> None:
-        """After a fault in `run`: kill the guards, so that their server can be released in their place.
+        """Kill the guards after a fault in `run`, so that the server can be released from here.
 
-        What they said before is heard as far as possible.
+        Their last messages are handled as far as possible.
         """
-        with contextlib.suppress(Exception):  # it may be the fault
+        with contextlib.suppress(Exception):  # this may be the fault
             for action in self._machine.handle(Faulted(time.monotonic())):
-                with contextlib.suppress(
-                    Exception
-                ):  # without it the proof is weaker, or a start comes too early
+                # Without one of these actions the proof is weaker, or a start comes too early.
+                with contextlib.suppress(Exception):
                     self._do[type(action)](action)
         force_kill.kill_guards(self.state.guards)
         self._guards.kill()
-        with contextlib.suppress(Exception):  # it may be the fault
+        with contextlib.suppress(Exception):  # this may be the fault
             while self._has_messages() and (messages := self._guards.receive()):
                 for message in messages:
                     self._machine.handle(MessageReceived(time.monotonic(), message))
 
     def _has_messages(self) -> bool:
-        """Wait until guards that were killed have said something, or are gone; False if neither comes."""
-        return bool(pidfd.readable([self._guards.fileno()], LAST_WORDS_LIMIT))
+        """Wait for a message of guards that were killed, or for their end; return False if neither comes in time."""
+        return bool(pidfd.readable([self._guards.fileno()], LAST_MESSAGES_LIMIT))
 
     def _handle(self, event: Event) -> None:
-        """Have the machine handle an event, do what it answers, and have it handle what follows from that."""
+        """Pass an event to the state machine, carry out the actions, and handle the events that follow from them."""
         for action in self._machine.handle(event):
             following = self._do[type(action)](action)
             if following is not None:
                 self._handle(following)
 
     def _next_events(self) -> Iterator[Event]:
-        """Wait until something happens, and say what. Each event is handled before the next one is looked for.
+        """Wait until something happens, and yield the events. Each event is handled before the next one is sought.
 
-        So a look that was answered is dropped where a request to stop, heard before, has begun another one. The time
-        comes last: guards whose deadline is over have not missed it if they have said something meanwhile.
+        So the result of a reading is dropped if a request to stop, handled before, has begun another reading. `TimePassed` comes
+        last: guards whose deadline is over have not missed it if one of their messages was waiting.
         """
         ready = {fd for fd, _ in self._poller.poll(self._timeout())}
         if self._guards.fileno() in ready:
@@ -220,30 +219,30 @@ class Monitor:
             os.eventfd_read(self._wake.fileno())
         while not self._requests.empty():
             yield StopRequested(time.monotonic(), self._requests.get())
-        yield from self._answered_looks()
+        yield from self._finished_calls()
         yield TimePassed(time.monotonic())
 
     def _timeout(self) -> float | None:
-        """Milliseconds until the machine wants to be woken up, or somewhat less; None for no limit."""
+        """Return the milliseconds until `StateMachine.wake_at`, or fewer; None for no limit."""
         wake_at = self._machine.wake_at
         if wake_at is None:
             return None
         return min(max(0.0, wake_at - time.monotonic()), durations.MOST) * 1000
 
-    def _answered_looks(self) -> Iterator[Event]:
+    def _finished_calls(self) -> Iterator[Event]:
         if self._health is not None and self._health.done():
-            status, fault = _seen(self._health, None)
+            status, fault = _result(self._health, None)
             self._health = None
-            yield HealthSeen(
+            yield HealthChecked(
                 time.monotonic(),
                 status == HTTPStatus.OK,
                 fault,
                 is_engine_dead=status == HTTPStatus.SERVICE_UNAVAILABLE,
             )
         if self._use is not None and self._use.done():
-            use, fault = _seen(self._use, ServerUse(None))
+            use, fault = _result(self._use, ServerUse(None))
             self._use = None
-            yield UseSeen(time.monotonic(), use, fault)
+            yield UseRead(time.monotonic(), use, fault)
 
     def _tell(self, action: Tell) -> None:
         self._notice(action.notice)
@@ -265,7 +264,7 @@ class Monitor:
         for one in action.guards:
             try:
                 end = pidfd.open_pidfd(one)
-            except OSError:  # no descriptor is free: the end of both guards is heard all the same
+            except OSError:  # no descriptor is free: the end of both guards is still noticed
                 continue
             if end is None:
                 return OneGuardEnded(time.monotonic())
@@ -278,36 +277,24 @@ class Monitor:
         found = map(stages.read, self._follower.new_lines())
         return LogRead(time.monotonic(), tuple(progress for progress in found if progress is not None))
 
-    def _look_at_download(self, _: LookAtDownload) -> Event:
-        return DownloadSeen(time.monotonic(), self._prepared.downloads.progress())
+    def _read_download(self, _: ReadDownload) -> Event:
+        return DownloadRead(time.monotonic(), self._prepared.downloads.progress())
 
-    def _look_at_health(self, _: LookAtHealth) -> Event | None:
-        self._health = background.call(self._health_status, self._wake.set)
-        return None if self._health else HealthSeen(time.monotonic(), is_ready=False)
+    def _check_health(self, _: CheckHealth) -> Event | None:
+        self._health = background.call(self._api.health, self._wake.set)
+        return None if self._health else HealthChecked(time.monotonic(), is_ready=False)
 
-    def _look_at_use(self, _: LookAtUse) -> Event | None:
-        def look() -> ServerUse:
+    def _read_use(self, _: ReadUse) -> Event | None:
+        def read() -> ServerUse:
             return idle_timeout.read_use(self._api, self._prepared.port)
 
-        self._use = background.call(look, self._wake.set)
-        return None if self._use else UseSeen(time.monotonic(), ServerUse(None))
-
-    def _health_status(self) -> int | None:
-        """Called in another thread. Nothing is sent to a listener that is not ours."""
-        return self._api.health() if self._api.accepts() and self._answers_for_us() else None
-
-    def _answers_for_us(self) -> bool:
-        """Whether it is our server that listens where we connect to, as far as can be told, and nobody else."""
-        ours = [identity.pid for identity in self._members()]
-        return sockets.listens(ours, self._prepared.address, self._prepared.port) is not False
+        self._use = background.call(read, self._wake.set)
+        return None if self._use else UseRead(time.monotonic(), ServerUse(None))
 
     def _members(self) -> set[Identity]:
-        """The server's processes, as far as they did not flee."""
+        """Return the processes of the server's session, and their descendants."""
         leader = self.state.leader
-        if leader is None:
-            return set()
-        table = sessions.near([leader.pid])
-        return {table[pid].identity for pid in processes.server_members(table, leader) if pid in table}
+        return {one.identity for one in sessions.server_members(leader)} if leader else set()
 
     def _know_processes(self, action: KnowProcesses) -> None:
         verifier = self._prepared.verifier
@@ -331,8 +318,8 @@ class Monitor:
             self._poller.register(end, select.POLLIN)
 
     def _begin_release(self, _: BeginRelease) -> None:
-        self._disk = background.call(ledger.full_disk, lambda: None)  # a disk that hangs holds up no stop
-        # Locks that cannot be had (another user made their folder) are no reason to keep a server running.
+        self._disk = background.call(ledger.full_disk, lambda: None)  # a disk that hangs delays no stop
+        # A server is stopped even if the locks cannot be taken (another user has made their folder).
         with contextlib.suppress(OSError):
             self._held.enter_context(locks.ReleaseLocks(self._prepared.gpus))
 
@@ -351,13 +338,13 @@ class Monitor:
     def _give_up_guards(self, _: GiveUpGuards) -> None:
         raise VllmMagicError(
             f"The guards (pid {self._guards.pid}) do not answer and cannot be killed. "
-            "What they guard may still run: see %vllm gpu."
+            "Their server may still run: see %vllm gpu."
         )
 
 
-def _seen(look: Future[_T], without: _T) -> tuple[_T, str]:
-    """What a look that is over has seen, and "" ; after a fault ``without``, and the fault in words."""
+def _result(call: Future[_T], default: _T) -> tuple[_T, str]:
+    """Return the result of a finished call and ""; after a fault, the default and the fault as text."""
     try:
-        return look.result(), ""
-    except Exception as error:  # noqa: BLE001 - a look that fails is no reason to end the server
-        return without, faults.text(error)
+        return call.result(), ""
+    except Exception as error:  # noqa: BLE001 - a call that fails is no reason to end the server
+        return default, faults.text(error)

@@ -1,7 +1,7 @@
-"""Following one server until its guards are gone: a pure state machine, events in, actions out.
+"""The decisions about one server until its guards are gone: a pure state machine, with events as input and actions as output.
 
-`StateMachine` has no clock and does no I/O: each event says when it was, each answer is a tuple of actions for the
-monitor, and `StateMachine.wake_at` says when the machine wants to hear of the time again. The stop policy is here:
+`StateMachine` has no clock and does no I/O: each event has its time, each result is a tuple of actions for the monitor, and
+`StateMachine.wake_at` is the time of the next `TimePassed` that the machine needs. The stop policy is here:
 
 - The first request decides how the server ends. If it grants a drain, and the server is ready, the guards are asked to
   stop it once no request is under way, or when the time of the drain is over; else they are asked at once.
@@ -28,27 +28,27 @@ from vllm_magic.guard.ladder import GUARD_LIMIT
 from vllm_magic.guard.protocol import Ended, KnownProcesses, Refused, Started, Stopping, Why
 from vllm_magic.lifecycle.actions import (
     BeginRelease,
+    CheckHealth,
     GiveUpGuards,
     KillGuards,
     KnowProcesses,
-    LookAtDownload,
-    LookAtHealth,
-    LookAtUse,
     ObserveBeforeStop,
     ObserveReady,
+    ReadDownload,
     ReadLog,
+    ReadUse,
     SendStop,
     Tell,
     TellLeaderStarted,
     WatchGuards,
 )
 from vllm_magic.lifecycle.events import (
-    DownloadSeen,
+    DownloadRead,
     Ending,
     EngineDied,
     Faulted,
     GuardsEnded,
-    HealthSeen,
+    HealthChecked,
     Idle,
     LogRead,
     MessageReceived,
@@ -60,9 +60,9 @@ from vllm_magic.lifecycle.events import (
     StopRequested,
     StopSent,
     TimePassed,
-    UseSeen,
+    UseRead,
 )
-from vllm_magic.lifecycle.idle_timeout import KEEP_ALIVE, Idleness, Requests
+from vllm_magic.lifecycle.idle_timeout import Idleness, Requests
 from vllm_magic.lifecycle.status import QUEUED
 from vllm_magic.linux.processes import Identity
 
@@ -71,12 +71,14 @@ if TYPE_CHECKING:
     from vllm_magic.lifecycle.actions import Action
     from vllm_magic.lifecycle.events import Event, StopPlan
 
-READY_LOOK = 0.05  # seconds between looks at the log and at /health while the server starts
+READY_INTERVAL = (
+    0.05  # seconds between readings of the log, and between checks of /health, while the server starts
+)
 LAST_TO_DOWNLOAD = stages.ORDER.index(Stage.LOADING)
-DOWNLOAD_LOOK = 0.5  # seconds between looks at what is being downloaded
+DOWNLOAD_INTERVAL = 0.5  # seconds between looks at what is being downloaded
 # Seconds from the end of a process to the look whether the server goes on without its engine; vLLM takes 3 to 7 to end itself.
-ENGINE_LOOK = 10.0
-DRAIN_LOOK = 0.25  # seconds between looks at /metrics while requests finish
+ENGINE_CHECK_DELAY = 10.0
+DRAIN_INTERVAL = 0.25  # seconds between looks at /metrics while requests finish
 ANSWER_LIMIT = 5.0  # seconds for a guard to say that it has begun; one that does not is taken for hung
 
 
@@ -95,11 +97,11 @@ class MonitorState:
         ended: what the guards said that they ended.
         why: what made the server end.
         began: when the end began; None before that.
-        plan: the request that decides how the server ends; None before there is one.
-        drain_until: when requests have had their time to finish; None unless they are waited for.
-        guard_deadline: when the guards count as hung; None while nothing is expected of them.
-        are_guards_killed: whether they counted as hung, and were killed.
-        is_over: whether the guards are gone, or are not followed any longer.
+        plan: the request that decides how the server ends; None before the first request.
+        drain_until: when the time for requests to finish is over; None if no drain is under way.
+        guard_deadline: when the guards count as hung; None while no report of them is expected.
+        are_guards_killed: whether the guards counted as hung, and were killed.
+        is_over: whether the guards are gone, or are not followed any more.
     """
 
     leader: Identity | None = None
@@ -120,12 +122,12 @@ class MonitorState:
 
     @property
     def is_starting(self) -> bool:
-        """Whether the leader runs, and has not become ready."""
+        """Whether the leader runs, and the server is neither ready nor ending."""
         return self.leader is not None and not self.is_ready and self.began is None
 
     @property
     def is_serving(self) -> bool:
-        """Whether the server is ready, and nothing of its end is known."""
+        """Whether the server is ready, and its end has not begun."""
         return self.is_ready and self.began is None
 
 
@@ -138,23 +140,23 @@ class StateMachine:
         keep_alive: seconds for which the server leaves an idle connection open.
 
     Attributes:
-        state: what is known; replaced as a whole by each event that changes it.
+        state: the state; each event that changes it replaces it as a whole.
     """
 
-    def __init__(self, first: Stage, ttl: float | None = None, keep_alive: float = KEEP_ALIVE) -> None:
+    def __init__(self, first: Stage, ttl: float | None, keep_alive: float) -> None:
         self.state = MonitorState()
         self._first = first
         self._idleness = None if ttl is None else Idleness(ttl, Requests(keep_alive))
         self._drained = Requests(keep_alive)
         self._faults: frozenset[str] = frozenset()  # that were told
         # One look of each kind is under way at most.
-        self._looks_at_health = False
-        self._looks_at_use = False
+        self._is_checking_health = False
+        self._is_reading_use = False
         # When the next look of each kind is due.
-        self._next_look = 0.0
-        self._next_download_look = 0.0
-        self._next_drain_look = 0.0
-        self._next_engine_look: float | None = None
+        self._next_start_reading = 0.0
+        self._next_download_reading = 0.0
+        self._next_drain_reading = 0.0
+        self._next_engine_check: float | None = None
 
     @property
     def wake_at(self) -> float | None:
@@ -164,22 +166,22 @@ class StateMachine:
         if not state.is_over:
             times = [state.drain_until, state.guard_deadline]
             if state.is_starting:
-                times.append(self._next_look)
+                times.append(self._next_start_reading)
             if state.is_serving:
-                times.append(self._next_engine_look)
-            if not self._looks_at_use:
-                times.append(self._next_use_look)
+                times.append(self._next_engine_check)
+            if not self._is_reading_use:
+                times.append(self._next_use_reading)
         return min((time for time in times if time is not None), default=None)
 
     @property
-    def _next_use_look(self) -> float | None:
-        """When the next look at the server's use is due; None if its use does not matter."""
+    def _next_use_reading(self) -> float | None:
+        """When the next reading of the server's use is due; None if its use does not matter."""
         if self.state.drain_until is not None:
-            return self._next_drain_look
-        return self._idleness.next_look if self._idleness and self.state.is_serving else None
+            return self._next_drain_reading
+        return self._idleness.next_reading if self._idleness and self.state.is_serving else None
 
     def handle(self, event: Event) -> tuple[Action, ...]:
-        """Take in an event, and return what is to be done, in this order. Once all is over, that is nothing."""
+        """Change the state by an event, and return the actions, in their order; () once the machine is over."""
         actions: tuple[Action, ...] = ()
         match event:
             case _ if self.state.is_over:
@@ -194,27 +196,27 @@ class StateMachine:
                 actions = self._on_stop_requested(event.plan, event.at)
             case StopSent():
                 self._on_stop_sent(event.at)
-            case LogRead() | DownloadSeen() | HealthSeen() if self.state.is_starting:
-                actions = self._on_start_look(event)
-            case ProcessEnded() | HealthSeen() | UseSeen():
+            case LogRead() | DownloadRead() | HealthChecked() if self.state.is_starting:
+                actions = self._on_start_reading(event)
+            case ProcessEnded() | HealthChecked() | UseRead():
                 actions = self._on_look(event)
             case Faulted():
                 actions = self._on_fault(event.at)
         return actions
 
     def _on_time(self, at: float) -> tuple[Action, ...]:
-        """Begin the looks that are due, and do what a deadline that is over wants."""
+        """Return the readings that are due, and the actions for deadlines that are over."""
         actions: tuple[Action, ...] = ()
-        if self.state.is_starting and at >= self._next_look:
-            self._next_look = at + READY_LOOK
-            actions = (ReadLog(), *self._look_at_health())
-        if self._next_engine_look is not None and at >= self._next_engine_look and self.state.is_serving:
-            self._next_engine_look = None
-            actions += self._look_at_health()
+        if self.state.is_starting and at >= self._next_start_reading:
+            self._next_start_reading = at + READY_INTERVAL
+            actions = (ReadLog(), *self._check_health())
+        if self._next_engine_check is not None and at >= self._next_engine_check and self.state.is_serving:
+            self._next_engine_check = None
+            actions += self._check_health()
         if self.state.drain_until is not None and at >= self.state.drain_until:
             actions += self._end_drain()
-        elif self._next_use_look is not None and at >= self._next_use_look and not self._looks_at_use:
-            actions += self._look_at_use()
+        elif self._next_use_reading is not None and at >= self._next_use_reading and not self._is_reading_use:
+            actions += self._read_use()
         if self.state.guard_deadline is not None and at >= self.state.guard_deadline:
             actions += self._on_guards_hang(at)
         return actions
@@ -226,7 +228,7 @@ class StateMachine:
         return (KillGuards(),)
 
     def _on_guard_end(self, event: OneGuardEnded | GuardsEnded) -> tuple[Action, ...]:
-        """After the end of one guard the other one has to release the server, unless the release has begun before."""
+        """After the end of one guard, the other guard must release the server, unless the release has begun before."""
         if isinstance(event, GuardsEnded):
             self._change(is_over=True)
         elif self.state.guard_deadline is None:
@@ -247,7 +249,7 @@ class StateMachine:
         return ()
 
     def _note(self, message: Message) -> None:
-        """Keep what a message says of the server for good."""
+        """Store the facts of a message that hold until the end."""
         match message:
             case Started():
                 guards = Identity(*message.outer), Identity(*message.inner)
@@ -258,12 +260,12 @@ class StateMachine:
                 self._change(ended=(*self.state.ended, message))
 
     def _note_after_fault(self, event: Event) -> None:
-        """Keep what the guards said before they were killed because of a fault."""
+        """Store the messages that the guards sent before they were killed because of a fault."""
         if isinstance(event, MessageReceived):
             self._note(event.message)
 
     def _on_stopping(self, message: Stopping, at: float) -> tuple[Action, ...]:
-        """The guards have begun to end the server."""
+        """Handle the report of the guards that the release has begun."""
         why, plan = Why(message.why), self.state.plan
         if why is Why.ASKED:
             why = self._why_asked
@@ -278,8 +280,8 @@ class StateMachine:
             began = self._begin_end(plan.asked)
             if plan.drain > 0 and self.state.is_ready:
                 self._change(drain_until=at + plan.drain)
-                # Also where a look is under way, which may not see the latest request.
-                return (*began, *self._look_at_use())
+                # This is done even if a reading is under way, since that may lack the latest request.
+                return (*began, *self._read_use())
             return (*began, *self._send_stop(plan))
         if plan.hurry and plan.grace < self.state.plan.grace:
             self._change(plan=plan)
@@ -287,7 +289,7 @@ class StateMachine:
         return ()
 
     def _on_stop_sent(self, at: float) -> None:
-        """Guards that do not answer now hang; those that have begun have been hurried."""
+        """Set the deadline of the guards: for their first report, or for the shorter grace if the release has begun."""
         deadline = self.state.guard_deadline
         if deadline is None:
             self._change(guard_deadline=at + ANSWER_LIMIT)
@@ -295,7 +297,7 @@ class StateMachine:
             self._change(guard_deadline=min(deadline, at + self.state.plan.grace + GUARD_LIMIT))
 
     def _end_drain(self) -> tuple[Action, ...]:
-        assert self.state.plan is not None  # noqa: S101 - it has granted the drain
+        assert self.state.plan is not None  # noqa: S101 - the plan has granted the drain
         return self._send_stop(self.state.plan)
 
     def _send_stop(self, plan: StopPlan) -> tuple[Action, ...]:
@@ -304,7 +306,7 @@ class StateMachine:
         return (ObserveBeforeStop(), send) if self.state.guard_deadline is None else (send,)
 
     def _begin_end(self, began: float) -> tuple[Action, ...]:
-        """At the first sign of the end."""
+        """Return the actions for the first sign of the end; () for any later sign."""
         if self.state.began is not None:
             return ()
         self._change(began=began)
@@ -321,33 +323,33 @@ class StateMachine:
     def _why_asked(self) -> Why:
         return Why.IDLE if self.state.is_idle else Why.ASKED
 
-    def _on_start_look(self, event: LogRead | DownloadSeen | HealthSeen) -> tuple[Action, ...]:
+    def _on_start_reading(self, event: LogRead | DownloadRead | HealthChecked) -> tuple[Action, ...]:
         match event:
             case LogRead():
                 return self._on_log_read(event)
-            case DownloadSeen():
+            case DownloadRead():
                 return self._progress(replace(self.state.progress, download=event.download))
-            case HealthSeen():
-                self._looks_at_health = False
+            case HealthChecked():
+                self._is_checking_health = False
                 actions = self._tell_fault(event.fault)
                 if not event.is_ready:
                     return actions
                 self._change(is_ready=True)
                 return (*actions, Tell(Ready()), ObserveReady())
 
-    def _on_look(self, event: ProcessEnded | HealthSeen | UseSeen) -> tuple[Action, ...]:
+    def _on_look(self, event: ProcessEnded | HealthChecked | UseRead) -> tuple[Action, ...]:
         """Take in what was seen of a server that was ready once."""
         match event:
-            case UseSeen():
-                return self._on_use_seen(event)
-            case HealthSeen() if self.state.is_serving:
+            case UseRead():
+                return self._on_use_read(event)
+            case HealthChecked() if self.state.is_serving:
                 return self._on_engine_look(event)
-            case ProcessEnded() if self.state.is_serving and self._next_engine_look is None:
-                self._next_engine_look = event.at + ENGINE_LOOK
+            case ProcessEnded() if self.state.is_serving and self._next_engine_check is None:
+                self._next_engine_check = event.at + ENGINE_CHECK_DELAY
         return ()
 
-    def _on_engine_look(self, event: HealthSeen) -> tuple[Action, ...]:
-        self._looks_at_health = False
+    def _on_engine_look(self, event: HealthChecked) -> tuple[Action, ...]:
+        self._is_checking_health = False
         actions = self._tell_fault(event.fault)
         if not event.is_engine_dead or self.state.is_engine_dead:
             return actions
@@ -358,17 +360,17 @@ class StateMachine:
         actions: tuple[Action, ...] = ()
         for found in event.found:
             actions += self._progress(stages.later(self.state.progress, found))
-        # Weights are downloaded when they are to be loaded, and what is small before.
+        # vLLM downloads the weights in the stage LOADING, and small files before.
         may_download = stages.ORDER.index(self.state.progress.stage) <= LAST_TO_DOWNLOAD
-        if may_download and event.at >= self._next_download_look:
-            self._next_download_look = event.at + DOWNLOAD_LOOK
-            actions += (LookAtDownload(),)
+        if may_download and event.at >= self._next_download_reading:
+            self._next_download_reading = event.at + DOWNLOAD_INTERVAL
+            actions += (ReadDownload(),)
         return actions
 
-    def _on_use_seen(self, event: UseSeen) -> tuple[Action, ...]:
-        self._looks_at_use = False
+    def _on_use_read(self, event: UseRead) -> tuple[Action, ...]:
+        self._is_reading_use = False
         if self.state.drain_until is not None:
-            self._next_drain_look = event.at + DRAIN_LOOK
+            self._next_drain_reading = event.at + DRAIN_INTERVAL
             is_drained = self._drained.under_way(event.use, event.at) is False
             return (*self._tell_fault(event.fault), *(self._end_drain() if is_drained else ()))
         if self._idleness and self.state.is_serving:
@@ -376,15 +378,15 @@ class StateMachine:
             return (*self._tell_fault(event.fault), *((Tell(Idle()),) if self.state.is_idle else ()))
         return ()
 
-    def _look_at_health(self) -> tuple[Action, ...]:
-        if self._looks_at_health:
+    def _check_health(self) -> tuple[Action, ...]:
+        if self._is_checking_health:
             return ()
-        self._looks_at_health = True
-        return (LookAtHealth(),)
+        self._is_checking_health = True
+        return (CheckHealth(),)
 
-    def _look_at_use(self) -> tuple[Action, ...]:
-        self._looks_at_use = True
-        return (LookAtUse(),)
+    def _read_use(self) -> tuple[Action, ...]:
+        self._is_reading_use = True
+        return (ReadUse(),)
 
     def _progress(self, progress: Progress) -> tuple[Action, ...]:
         if progress == self.state.progress:
@@ -393,7 +395,7 @@ class StateMachine:
         return (Tell(ProgressChanged(progress)),)
 
     def _tell_fault(self, fault: str) -> tuple[Action, ...]:
-        """A look that failed is told once, and is no reason to end the server."""
+        """Report the fault of a reading, each fault once. It is no reason to end the server."""
         if not fault or fault in self._faults:
             return ()
         self._faults |= {fault}

@@ -1,4 +1,4 @@
-"""Where one server is in its life: one frozen picture, and what each notice and each request makes of it.
+"""The state of one server in its life, as a frozen value, and how each notice and each request changes it.
 
 ::
 
@@ -6,10 +6,10 @@
         │          │           │
         └──────────┴───────────┴──────► failed
 
-A ready server whose Ray cluster does not answer is called unreachable while that lasts; nothing else changes.
-Once a server is released or failed, nothing of it is left, or the error says what is.
+A ready server whose Ray cluster does not answer is called unreachable until the cluster answers; nothing else changes. Once
+a server is released or failed, no process of it is left, or its error names those that are.
 
-Nothing here has a clock or waits: `lifecycle.Lifecycle` holds the picture and says the time.
+Nothing here has a clock or waits: `lifecycle.Lifecycle` holds the status and passes the time.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ READY = Progress(Stage.READY)
 
 
 class ServerState(str, Enum):
-    """Where a server is in its life."""
+    """The state of a server in its life."""
 
     STARTING = "starting"
     READY = "ready"
@@ -59,36 +59,36 @@ class ServerState(str, Enum):
 
     @property
     def over(self) -> bool:
-        """Whether this is the end."""
+        """Whether the server has ended."""
         return self in (ServerState.RELEASED, ServerState.FAILED)
 
     @property
     def runs(self) -> bool:
-        """Whether it has become ready, and nothing of its end is known."""
+        """Whether the server is ready, and its end has not begun."""
         return self in (ServerState.READY, ServerState.UNREACHABLE)
 
 
 @dataclass(frozen=True)
 class LifecycleStatus:
-    """What is known of a server at one moment.
+    """The status of a server at one moment.
 
     Each method returns the next status; ``at`` is the time in seconds since the epoch.
 
     Attributes:
         server: the name of the server.
-        state: where it is.
+        state: the state in its life.
         progress: the stage of its start.
-        folder: its private folder; None before there is one.
-        leader: its first process; None before it runs.
-        kind: how it began; None before it runs.
-        cold_because: why no spare became it; "" where one did, or none was to be had.
-        ready_after: seconds from the request to ready; None before that.
-        release: what its end did; None before that.
-        error: why it failed; None unless it did.
-        times: when each state was entered, in seconds since the epoch; of one that was entered twice the last time.
-        is_stop_requested: whether somebody has asked for the end.
+        folder: its private folder; None before the folder exists.
+        leader: its first process; None before the process runs.
+        kind: how the server began; None before its leader runs.
+        cold_because: why no standby became the server; "" if one did, or if none was wanted.
+        ready_after: seconds from the request of the start until the server was ready; None before that.
+        release: the result of its end; None before that.
+        error: why it failed; None if it did not fail.
+        times: when each state was entered last, in seconds since the epoch.
+        is_stop_requested: whether a stop was requested.
         is_engine_dead: whether vLLM's HTTP server goes on without its engine.
-        is_error_unreported: whether it failed, and nobody was told why.
+        is_error_unreported: whether it failed, and the error was not reported yet.
     """
 
     server: str
@@ -108,32 +108,32 @@ class LifecycleStatus:
 
     @property
     def is_left(self) -> bool:
-        """Whether its release is over, and processes of it live on that SIGKILL did not end."""
+        """Whether the release is over, and SIGKILL did not end all processes of the server."""
         return self.state.over and self.release is not None and bool(self.release.left)
 
     @property
     def is_unseen(self) -> bool:
-        """Whether its release is over and not proved, and another look may find it otherwise."""
+        """Whether the release is over and not proved, and another check may prove it."""
         return self.state.over and self.release is not None and self.release.unseen
 
     def requested_to_stop(self, at: float) -> LifecycleStatus:
-        """Somebody asks for the end; of a server that is over nothing changes."""
+        """Return the status after a request to stop; a server that is over does not change."""
         return self if self.state.over else self.reopened(at)
 
     def reopened(self, at: float) -> LifecycleStatus:
-        """Somebody asks for the end of what a release that is over has left."""
+        """Return the status after a request to release again what an earlier release has left."""
         return self._entered(ServerState.STOPPING, at, is_stop_requested=True)
 
     def given_up(self, at: float) -> LifecycleStatus:
-        """The end that was asked for once more could not even begin."""
+        """Return the status after a release that was requested again and could not begin."""
         return self._entered(ServerState.FAILED, at)
 
     def with_error_reported(self) -> LifecycleStatus:
-        """Somebody was told why it failed, if it did."""
+        """Return the status after its error was reported, if there is one."""
         return replace(self, is_error_unreported=False)
 
     def after(self, notice: Notice, at: float, seconds: float) -> LifecycleStatus:
-        """A notice came, ``seconds`` after the start was asked for."""
+        """Return the status after a notice that came ``seconds`` after the request of the start."""
         after = self
         match notice:
             case LeaderStarted():
@@ -177,10 +177,10 @@ class LifecycleStatus:
     def _failed(
         self, error: VllmMagicError, release: Release | None, at: float, *, was_idle: bool = False
     ) -> LifecycleStatus:
-        # Whoever asked for the end waits for it, and hears of the error there; nobody waits for the end of an idle server.
-        is_unheard = not self.is_stop_requested or was_idle
+        # A caller that requested the stop waits for the end, and gets the error. No caller waits for the end of an idle server.
+        is_unreported = not self.is_stop_requested or was_idle
         return self._entered(
-            ServerState.FAILED, at, error=error, release=release, is_error_unreported=is_unheard
+            ServerState.FAILED, at, error=error, release=release, is_error_unreported=is_unreported
         )
 
     def _entered(self, state: ServerState, at: float, **fields: Any) -> LifecycleStatus:

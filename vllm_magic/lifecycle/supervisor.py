@@ -15,12 +15,11 @@ from vllm_magic.engine.client.health import Api
 from vllm_magic.engine.startup import log
 from vllm_magic.errors import StartFailed, VllmMagicError
 from vllm_magic.gpu import locks
-from vllm_magic.guard import folder, record
+from vllm_magic.guard import record
 from vllm_magic.guard.ladder import UNKNOWN_PID, Outcome
 from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.lifecycle import failure_cause, faults
 from vllm_magic.lifecycle.events import NeverStarted, News, Notice, Over, StopPlan, SupervisorFailed
-from vllm_magic.lifecycle.idle_timeout import KEEP_ALIVE
 from vllm_magic.lifecycle.monitor import Monitor
 from vllm_magic.lifecycle.own_listener import OwnListener
 from vllm_magic.lifecycle.state import StateMachine
@@ -28,7 +27,6 @@ from vllm_magic.linux import machine, memory
 from vllm_magic.linux.eventfd import Cancellation
 from vllm_magic.linux.files import NO_ROOM
 from vllm_magic.linux.processes import Identity
-from vllm_magic.linux.shared_memory import Segment
 from vllm_magic.provisioning.launch import unusable
 from vllm_magic.recovery.sweep import sweep
 from vllm_magic.release import force_kill, report, unproved
@@ -36,7 +34,6 @@ from vllm_magic.release.result import nothing_to_release
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from vllm_magic.engine.failures.explanations import Failure
     from vllm_magic.gpu.probe import Probe
@@ -47,7 +44,6 @@ if TYPE_CHECKING:
     from vllm_magic.release.result import Release
 
 LOG_TAIL = 5000  # lines of the log that are searched for the cause of a failure: a crash writes many for each request in flight
-
 REFUSED_HINT = "See whether vLLM runs at all, in a terminal: vllm --version"
 
 
@@ -58,7 +54,7 @@ class _EndedServer:
     Attributes:
         prepared: the server.
         leader: its first process, or None.
-        reports: by the guards, or by whatever ended the processes in their place; the last one says what is left.
+        reports: the reports of the guards, or of `force_kill.release`; the last one has the processes that are left.
     """
 
     prepared: Prepared
@@ -67,7 +63,7 @@ class _EndedServer:
 
 
 class Supervisor:
-    """The one thread of a server, from `begin` to the last notice.
+    """Runs the one thread of a server, from `begin` to the last notice.
 
     Args:
         name: the name of the server.
@@ -84,8 +80,8 @@ class Supervisor:
         provisioner: Provisioner,
         probe: Probe,
         notice: Callable[[Notice], None],
-        ttl: float | None = None,
-        keep_alive: float = KEEP_ALIVE,
+        ttl: float | None,
+        keep_alive: float,
     ) -> None:
         self._name = name
         self._provisioner = provisioner
@@ -115,13 +111,15 @@ class Supervisor:
             raise
 
     def stop(self, plan: StopPlan) -> None:
-        """Ask for the release, from any thread, and return at once. A second call with less grace shortens the release."""
+        """Request the release, from any thread, and return at once. See `state` for what further requests change."""
         self._requests.put(plan)
         self._cancelled.event.set()
         self._cancelled.wake.set()
 
     def again(self) -> None:
-        """After an end that is not proved: end what is left, and prove the release again. A last notice follows, as before.
+        """After a release that is not proved: end the processes that are left, and prove the release again.
+
+        The last notice is the same as after `begin`.
 
         Raises:
             RuntimeError: the system cannot start another thread.
@@ -143,19 +141,19 @@ class Supervisor:
         self._tell_last(self._end_again)
 
     def _tell_last(self, live: Callable[[], Notice]) -> None:
-        """Tell the last notice: the one that ``live`` returns, or the error that it raises."""
+        """Report the last notice: the one that ``live`` returns, or the error that it raises."""
         try:
             last = live()
         except _NothingRanError as error:
             last = NeverStarted(error.reason)
         except VllmMagicError as error:
             last = SupervisorFailed(error)
-        except Exception as error:  # noqa: BLE001 - a waiting caller must hear of every fault, also of our own
+        except Exception as error:  # noqa: BLE001 - a waiting caller must get every error
             last = SupervisorFailed(VllmMagicError(faults.text(error)))
         self._notice(last)
 
     def _notice(self, notice: Notice) -> None:
-        """Tell a notice. A fault of the callee is told as well, and the server is followed all the same."""
+        """Report a notice. A fault of the callee is reported too, and the server is followed all the same."""
         try:
             self._notify(notice)
         except Exception as error:  # noqa: BLE001 - see above
@@ -163,7 +161,7 @@ class Supervisor:
                 self._notify(News(faults.text(error)))
 
     def _live(self) -> Notice:
-        """Launch the server, and follow it to its end; return the end.
+        """Launch the server, follow it to its end, and return its last notice.
 
         Raises:
             _NothingRanError: the server never had a process.
@@ -177,17 +175,19 @@ class Supervisor:
         return self._follow(launched.prepared, launched.guards)
 
     def _launch(self) -> Launched | None:
-        """Release what others left, which may hold the memory that is needed, and launch the server.
+        """Release what dead kernels left, which may hold the memory that the server needs, and launch the server.
 
         Raises:
-            VllmMagicError: it cannot be started, and nothing of it is there.
+            VllmMagicError: the server cannot be started; no process or file of it is left.
         """
 
         def tell(text: str) -> None:
             self._notice(News(text))
 
         if self._provisioner.from_the_start:
-            if problem := machine.proc_problem():  # what cannot be ended for certain is not started
+            if (
+                problem := machine.proc_problem()
+            ):  # with such a /proc, the server could not be ended for certain
                 raise StartFailed(problem, machine.PROC_HINT)
             try:
                 for swept in sweep(self._probe):
@@ -197,12 +197,12 @@ class Supervisor:
         return self._provisioner.launch(self._cancelled, tell)
 
     def _follow(self, prepared: Prepared, guards: Guards) -> Over:
-        """Follow a server to its end, and prove its release; return the end.
+        """Follow a server to its end, and prove its release.
 
         Raises:
             _NothingRanError: the leader could not be executed.
         """
-        with contextlib.ExitStack() as held:  # the locks of the GPUs, until the release is proved
+        with contextlib.ExitStack() as held:  # holds the locks of the GPUs until the release is proved
             listener = OwnListener(prepared.address, prepared.port, lambda: monitor.state.leader)
             monitor = Monitor(
                 StateMachine(prepared.first, self._ttl, self._keep_alive),
@@ -222,30 +222,24 @@ class Supervisor:
             except Exception as error:  # noqa: BLE001 - another stop tries again
                 fault = faults.text(error)
                 over = self._unknown_end(prepared, monitor.state, fault)
-            is_reported = over.why is Why.FAULT and over.release.verified  # by the error of the end
+            is_reported = over.why is Why.FAULT and over.release.verified  # `report.error` has the fault then
             if fault and not is_reported:
                 self._notice(News(fault))
             return over
 
     def _end(self, prepared: Prepared, monitor: Monitor, fault: str) -> Over:
-        """Release the server if its guards did not, prove that, and find the cause.
+        """Release the server if its guards did not, prove the release, and find the cause of the end.
 
         Args:
             prepared: the server.
-            monitor: has followed the server.
-            fault: the fault of vllm_magic that ended the monitor; "" for none.
+            monitor: the monitor that has followed the server.
+            fault: the fault of vllm_magic that ended the monitor, as text; "" for none.
         """
         state = monitor.state
         began = state.began or time.monotonic()
         reports: list[Ended | Outcome] = [*state.ended]
         if fault or not reports:
-            known = prepared.verifier.known
-            paths = prepared.folder
-            before, segments = (
-                record.read_existing_segments(str(paths.path)),
-                _recorded_segments(paths.path),
-            )
-            reports.append(force_kill.release(paths.mark, state.leader, before, segments, known))
+            reports.append(force_kill.release(prepared.folder, state.leader, prepared.verifier.known))
         over = self._prove(_EndedServer(prepared, state.leader, reports), state.why, began)
         over = replace(over, disk=monitor.disk, fault=fault)
         if over.disk:
@@ -258,7 +252,7 @@ class Supervisor:
         return over
 
     def _cause(self, prepared: Prepared, release: Release, *, was_ready: bool) -> Failure:
-        """Find out why the leader ended by itself."""
+        """Return why the leader ended by itself."""
         paths = prepared.folder
         path = paths.log if release.left else paths.kept_log
         tail = log.tail(path, LOG_TAIL, prepared.secrets)
@@ -272,15 +266,15 @@ class Supervisor:
         )
 
     def _unknown_end(self, prepared: Prepared, state: MonitorState, fault: str) -> Over:
-        """Return the end of a server whose end failed with a fault: nothing is proved, and another stop tries again."""
+        """Return the last notice after a fault in `_end`: nothing is proved, and another stop tries again."""
         self._unproved = _EndedServer(prepared, state.leader, [*state.ended, Outcome([], [], 0.0)])
         began = state.began or time.monotonic()
         return Over(report.unproved(self._name, state.why, began, fault.rstrip(".")), state.why)
 
     def _end_again(self) -> Over:
-        """Kill what the last try has left, and prove the release again."""
+        """Kill the processes that the last attempt has left, and prove the release again."""
         before = self._unproved
-        assert before is not None  # noqa: S101 - the end that was not proved has set it
+        assert before is not None  # noqa: S101 - `_prove` or `_unknown_end` has set it
         began = time.monotonic()
         with contextlib.ExitStack() as held:
             with contextlib.suppress(OSError):
@@ -288,13 +282,13 @@ class Supervisor:
             return self._prove(_killed_again(before), Why.ASKED, began)
 
     def _prove(self, server: _EndedServer, why: Why, began: float) -> Over:
-        """Clear the folder if nothing is left, prove the release, and return the end."""
+        """Clear the folder if no process is left, prove the release, and return the last notice."""
         prepared, left = server.prepared, server.reports[-1].left
-        paths, files_left = prepared.folder, ""
-        if not left:  # else the folder stays: it is the record of what is left
-            # The guards clear the folder themselves, unless they are killed before that.
-            files_left = folder.clear(*map(str, (paths.path, paths.tmp, paths.log, paths.kept_log)))
-        record.add_known_processes(str(paths.path), left)
+        files_left = ""
+        if not left:  # otherwise the folder stays: its record names the processes that are left
+            # The guards clear the folder themselves, unless they were killed before that.
+            files_left = prepared.folder.clear()
+        record.add_known_processes(str(prepared.folder.path), left)
         released = report.release(self._name, why, began, server.reports, prepared.verifier, server.leader)
         unproved.update(server.leader, prepared.verifier, released)
         released = replace(released, files_left=files_left)
@@ -307,12 +301,12 @@ def _watch(monitor: Monitor, guards: Guards) -> str:
     """Run the monitor until the guards are gone.
 
     Returns:
-        The fault of vllm_magic that ended the monitor, in words; "" for none. After a fault the guards are killed, and the
-        server may live.
+        The fault of vllm_magic that ended the monitor, as text; "" for none. After a fault the guards are killed, and the
+        server may still run.
     """
     try:
         monitor.run()
-    except Exception as error:  # noqa: BLE001 - whatever it is, the server must not stay
+    except Exception as error:  # noqa: BLE001 - after any error the server must be released
         monitor.give_up()
         return faults.text(error)
     finally:
@@ -321,31 +315,17 @@ def _watch(monitor: Monitor, guards: Guards) -> str:
 
 
 def _killed_again(before: _EndedServer) -> _EndedServer:
-    """Send SIGKILL to what is left of a server; return the server with the reports of all that has ended it."""
+    """Send SIGKILL to the processes that are left of a server; return the server with all reports of its release."""
     left = before.reports[-1].left  # rows of [pid, start, name, how]
-    paths = before.prepared.folder
-    outcome = force_kill.release(
-        paths.mark,
-        before.leader,
-        record.read_existing_segments(str(paths.path)),
-        _recorded_segments(paths.path),
-        [Identity(*row[:2]) for row in left],
-    )
+    known = [Identity(*row[:2]) for row in left]
+    outcome = force_kill.release(before.prepared.folder, before.leader, known)
     found = [row[:2] for row in outcome.ended + outcome.left]
-    unknown = [row for row in left if row[0] == UNKNOWN_PID]  # something is left that nobody can find
+    unknown = [row for row in left if row[0] == UNKNOWN_PID]  # a process that is left and cannot be found
     gone = [row for row in left if row[:2] not in found and row not in unknown]
     meanwhile = Outcome(gone, [], 0.0)
     outcome = outcome._replace(left=outcome.left + unknown)
     earlier = [] if left else before.reports  # if all had ended, those reports belong to this release too
     return replace(before, reports=[*earlier, meanwhile, outcome])
-
-
-def _recorded_segments(folder: Path) -> list[Segment]:
-    """Return the shared memory that the server mapped once it was ready: its processes may have ended meanwhile."""
-    try:
-        return [Segment(*one) for one in record.read(str(folder)).segments]
-    except (OSError, record.BrokenRecordError):
-        return []
 
 
 def _refusal(refused: Refused, disk: str) -> StartFailed:

@@ -73,6 +73,12 @@ def read(pid: int) -> Process | None:
     )
 
 
+def own_identity() -> Identity:
+    """Return the identity of this process; its start time is 0 if /proc does not show this process."""
+    me = read(os.getpid())
+    return me.identity if me else Identity(os.getpid(), 0)
+
+
 def hidden(pid: int) -> Process | None:
     """Return the living process with this pid if /proc hides it (hidepid, proc(5)); None if /proc shows it, or it is gone.
 

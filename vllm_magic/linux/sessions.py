@@ -119,6 +119,12 @@ def near(roots: Iterable[int]) -> Table:
     return scan().near(roots)
 
 
+def server_members(leader: Identity) -> list[Process]:
+    """Return the processes of a leader's session and all their descendants, including zombies; see `processes.server_members`."""
+    table = near([leader.pid])
+    return [table[pid] for pid in processes.server_members(table, leader)]
+
+
 def _session(pid: int) -> int | None:
     """Return the number of a process's session; None if the process is gone."""
     try:

@@ -1,4 +1,4 @@
-"""The kernel's servers, by name. Magics, panel and Python API talk to the one manager of their kernel."""
+"""The kernel's servers, by name. Magics, panel and Python API use the one manager of their kernel."""
 
 from __future__ import annotations
 
@@ -10,12 +10,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vllm_magic.errors import (
-    NameInUse,
-    StartInterrupted,
-    StartTimeout,
-    VllmMagicError,
-)
+from vllm_magic.errors import NameInUse, StartInterrupted, StartTimeout, VllmMagicError
 from vllm_magic.gpu.probe import Probe
 from vllm_magic.manager import sessions
 from vllm_magic.manager.registry import Registry
@@ -43,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Start:
-    """What `Manager.start` did: ``reused`` when the same spec was running already."""
+    """The result of `Manager.start`; ``reused`` means that a server with the same spec was running already."""
 
     server: Server
     reused: bool
@@ -52,7 +47,7 @@ class Start:
 class Manager:
     """All servers of one kernel. Safe to use from any thread.
 
-    The servers are in its `Registry`; its `Sampler` measures them, and its `StandbyPool` imports vLLM before a start.
+    Its `Registry` has the servers, its `Sampler` measures them, and its `StandbyPool` imports vLLM before a start.
     """
 
     def __init__(self) -> None:
@@ -63,7 +58,7 @@ class Manager:
         self._probe = Probe()
         self._sampler = Sampler(self._probe)
         self._spares = StandbyPool()
-        self._last: ServerSpec | None = None  # of the last server that was ready
+        self._last: ServerSpec | None = None  # the spec of the last server that became ready
         self._pid = os.getpid()
 
     @property
@@ -74,30 +69,30 @@ class Manager:
     # The servers.
 
     def servers(self) -> dict[str, Server]:
-        """Return the servers that start, run or stop, and those that failed and were not stopped or started since, by name.
+        """Return the servers by name: those that start, run or stop, and failed ones until they are stopped or started again.
 
         Raises:
-            VllmMagicError: this is a forked copy of the kernel's process.
+            VllmMagicError: this process is a forked copy of the kernel.
         """
         self._check_process()
         return self._registry.servers()
 
     def past(self) -> dict[str, Server]:
-        """Return the last servers that are over, by name."""
+        """Return the last ended servers, by name."""
         return self._registry.past()
 
     def get(self, name: str | None = None) -> Server:
-        """Return the server of this name; without a name the only one.
+        """Return the server of this name; for None the only server.
 
         Raises:
-            ServerNotFound: there is none of this name, or not exactly one.
-            VllmMagicError: this is a forked copy of the kernel's process.
+            ServerNotFound: there is no such server, or more than one.
+            VllmMagicError: this process is a forked copy of the kernel.
         """
         self._check_process()
         return self._registry.get(name)
 
     def get_even_past(self, name: str | None = None) -> Server:
-        """Return the same as `get`, but also a server that is over: its log is still there. Raises what `get` raises."""
+        """Return the same as `get`, or an ended server, whose log still exists. Errors as for `get`."""
         self._check_process()
         return self._registry.get_even_past(name)
 
@@ -110,23 +105,24 @@ class Manager:
         report: Callable[[Server], None] | None = None,
         session: threading.Thread | None = None,
     ) -> Start:
-        """Start a server, or return the one that runs with the same spec.
+        """Start a server, or return the running server with the same spec.
+
+        Any other error during the wait (of a signal handler of the program, or of ``report``) is raised after the release of the
+        server that this call has started.
 
         Args:
-            spec: what to serve.
-            wait: return when it is ready; otherwise at once.
-            timeout: seconds to wait; after that the server is released.
-            report: called in this thread again and again while it waits.
-            session: the session that uses the server; None for the one that calls this, if there is one.
+            spec: the spec of the server.
+            wait: whether to wait until the server is ready.
+            timeout: seconds to wait, after which the server is released; None for no limit.
+            report: called with the server, in this thread, repeatedly during the wait.
+            session: the session that uses the server; None for the session that calls this, if there is one.
 
         Raises:
-            NameInUse: another spec has this name.
-            ReleaseFailed: what an earlier server of this name left still does not end.
-            StartFailed: it ended before it was ready (`StartTimeout`, `StartInterrupted`: and was released).
-            VllmMagicError: the words do not fit, there is no vLLM, the port is taken.
-
-        What else is raised while it waits (by a signal handler of the program, by ``report``) is passed on once the
-        server is released that this call has begun.
+            NameInUse: a server with another spec has this name.
+            ReleaseFailed: processes that an earlier server of this name left still do not end.
+            StartFailed: the server ended before it was ready, and is released. `StartTimeout` and `StartInterrupted` are kinds
+                of this.
+            VllmMagicError: an option is not valid, vLLM is not found, or the port is taken.
         """
         self._check_process()
         before = self._registry.named(spec.name)
@@ -147,18 +143,18 @@ class Manager:
         return start
 
     def stop(self, name: str | None = None, *, grace: float | None = None, drain: float = 0.0) -> Release:
-        """Stop one server; without a name the only one there is. See `Server.stop`.
+        """Stop the server of this name; for None the only server. See `Server.stop`.
 
         Raises:
-            ServerNotFound: there is none of this name, or not exactly one.
+            ServerNotFound: there is no such server, or more than one.
         """
         return self._stop(self.get(name), grace, drain)
 
     def stop_all(self, *, grace: float | None = None, drain: float = 0.0) -> list[Release]:
-        """Stop every server, side by side.
+        """Stop all servers at the same time.
 
         Raises:
-            ReleaseFailed: of the first that failed, after all were tried.
+            ReleaseFailed: the first error, after all servers were tried.
         """
         servers = list(self.servers().values())
         for server in servers:
@@ -182,18 +178,18 @@ class Manager:
         timeout: float | None = None,
         report: Callable[[Server], None] | None = None,
     ) -> Server:
-        """Take over a server whose kernel is gone and which was to be kept, and return when it is ready.
+        """Take over a kept server, whose kernel has ended, and wait until it is ready.
 
         Args:
-            name: its name, or its folder's id where several have the name; None for the only one that waits.
-            timeout: seconds to wait; it stays attached after that.
-            report: called in this thread again and again while it waits.
+            name: the name of the server, or its folder's id; None for the only kept server.
+            timeout: seconds to wait; the server stays attached after that. None for no limit.
+            report: called with the server, in this thread, repeatedly during the wait.
 
         Raises:
-            ServerNotFound: none waits under this name, or not exactly one.
-            NameInUse: a server of this kernel has its name.
-            StartTimeout: it was not ready in time.
-            StartFailed: it ended before it was ready.
+            ServerNotFound: there is no such kept server, or more than one.
+            NameInUse: a server of this kernel has the same name.
+            StartTimeout: the server was not ready in time.
+            StartFailed: the server ended before it was ready.
         """
         self._check_process()
         entry = kept_servers.find(name)
@@ -203,11 +199,9 @@ class Manager:
         server.wait(timeout, report)
         return server
 
-    # The end of the kernel.
-
     def stop_at_exit(self) -> None:
-        """Ask every server to end, and return at once; the guards do the rest. For the end of the kernel."""
-        if os.getpid() != self._pid:  # a forked child of the kernel owns nothing
+        """Request the release of all servers, and return at once: the guards do the rest. Called when the kernel ends."""
+        if os.getpid() != self._pid:  # a forked copy of the kernel owns no server
             return
         for server in self._registry.all():
             run_of(server).stop_at_exit()
@@ -215,16 +209,14 @@ class Manager:
         self.close()
 
     def close(self) -> None:
-        """End the sampler and the probe; they start again when they are needed."""
-        if os.getpid() != self._pid:  # a lock of theirs may have been held when this copy was made
+        """Stop the sampler and the probe; they start again when they are needed."""
+        if os.getpid() != self._pid:  # another thread may have held one of their locks at the fork
             return
         self._sampler.close()
         self._probe.close()
 
-    # What happened without a request.
-
     def sweep(self) -> None:
-        """Release what dead kernels left, and have `news` tell of it; for a thread of its own."""
+        """Release what dead kernels left, and add lines about it to `news`. For a thread of its own."""
         try:
             for swept in sweep(self._probe):
                 self._news.put(swept.text)
@@ -232,10 +224,10 @@ class Manager:
             for swept in sweep_clusters(self._probe):
                 self._news.put(swept.text)
         except OSError as error:
-            self._news.put(f"The state folder cannot be used: {error}. %vllm doctor tells more.")
+            self._news.put(f"The state folder cannot be used: {error}. %vllm doctor shows more.")
 
     def news(self) -> list[str]:
-        """Return what happened without a request since the last call, a line each."""
+        """Return a line for each thing that happened since the last call and that no call has reported."""
         lines = []
         with contextlib.suppress(queue.Empty):
             while True:
@@ -243,23 +235,21 @@ class Manager:
         lines += self._registry.unreported_failures()
         if self._report_waiting.is_set():
             self._report_waiting.clear()
-            lines += self.waiting()  # as it is now: one may be attached already
+            lines += self.waiting()  # read now, because a server may have been attached since the sweep
         return lines
 
     def idle_releases(self) -> list[str]:
-        """Return a line for each past server that was released since it was idle."""
+        """Return a line for each past server that was released because it was idle."""
         return self._registry.idle_releases()
 
     def waiting(self) -> list[str]:
-        """Return a line for each server that was kept and waits for a kernel; [] where the state folder cannot be read."""
+        """Return a line for each kept server, which waits for a kernel; [] if the state folder cannot be read."""
         own = [run_of(server).id for server in self._registry.all() if not server.state.over]
         return kept_servers.notices(but=own)
 
-    # The GPUs.
-
     @property
     def probe(self) -> Probe:
-        """The probe, which reads the GPUs."""
+        """The probe that reads the GPUs."""
         return self._probe
 
     def gpus(self) -> Snapshot:
@@ -267,69 +257,67 @@ class Manager:
         return self._probe.snapshot()
 
     def recent_gpus(self) -> Snapshot:
-        """Return the last snapshot of the sampler if it is fresh; else the GPUs as they are now."""
+        """Return the sampler's last snapshot of the GPUs if it is recent, else a new one."""
         return self._sampler.fresh or self._probe.snapshot()
 
     @property
     def latest(self) -> Snapshot | None:
-        """The last snapshot of the sampler; None before the first one."""
+        """The sampler's last snapshot of the GPUs; None before the first one."""
         return self._sampler.latest
 
     @property
     def attribution(self) -> Mapping[int, str]:
-        """The name of the server of each process that the driver lists, by pid; other processes are missing."""
+        """The names of this kernel's servers, by the pids of those of their processes that the driver lists."""
         return self._sampler.attribution
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call ``callback``, in any thread, after each sample and each event in the life of a server.
 
         Returns:
-            A function that ends these calls.
+            A function that ends the calls.
 
         Raises:
-            VllmMagicError: this is a forked copy of the kernel's process.
+            VllmMagicError: this process is a forked copy of the kernel.
         """
         self._check_process()
         return self._sampler.watch(callback)
 
     def fit(self, spec: ServerSpec) -> Fit:
-        """Judge whether a server would fit on the GPUs as they are now; nothing is started.
+        """Estimate whether a server would fit on the GPUs as they are now, without a start. Errors as for `capacity.fit.fit`.
 
         Raises:
-            InvalidOption: a flag has a value that vLLM refuses, or --gpus names what is not there.
-            NoEstimate: the model is not known, or not of a kind that is known here.
+            InvalidOption: a flag has a value that vLLM refuses, or --gpus names a GPU that does not exist.
+            NoEstimate: the model is not found, or is of an unknown kind.
         """
         from vllm_magic.engine.capacity.fit import fit
 
         return fit(spec, os.environ, self.gpus())
 
     def warn_early(self, spec: ServerSpec) -> EarlyWarning:
-        """Begin to estimate whether the start of this server will fail for lack of memory."""
+        """Begin to check, in the background, whether the start of this server will fail for lack of memory."""
         from vllm_magic.monitoring.early_warning import EarlyWarning
 
         return EarlyWarning(spec, self._probe)
 
-    # The spares.
-
     @property
     def spares(self) -> StandbyPool:
-        """What has imported vLLM before the next start."""
+        """The pool of standbys."""
         return self._spares
 
     def expect(self, spec: ServerSpec) -> None:
-        """Import vLLM for a start of this server that comes soon, if spares are wanted."""
-        with contextlib.suppress(VllmMagicError):  # the start will say it
+        """Make a standby for a start of this server that comes soon, if the pool's mode allows one."""
+        with contextlib.suppress(VllmMagicError):  # the start will report it
             if standby := choose.standby(spec, os.environ):
                 self._spares.want(standby, soon=True)
 
     def expect_another(self, spec: ServerSpec) -> None:
-        """Import vLLM for a start of which nothing is known: like the last one, or like this where there was none."""
+        """Make a standby for an unknown start: like the last server that became ready; if there was none, like this server."""
         self.expect(self._last or spec)
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise VllmMagicError(
-                "This is a forked process; the servers belong to the kernel it came from. Use them there."
+                "This is a forked process, and the servers belong to its parent process, the kernel. Use them there."
             )
 
     def _wait(self, server: Server, timeout: float | None, report: Callable[[Server], None] | None) -> None:
@@ -341,9 +329,7 @@ class Manager:
                 f"{error.cause}; it was released in {release.seconds:.1f} s{release.in_brackets}", error.hint
             ) from None
         except VllmMagicError:
-            if (
-                server.pid is None
-            ):  # it never ran: whoever waited has heard, and there is nothing of it to show
+            if server.pid is None:  # the server never ran: this error reports it, and it has no log
                 self._registry.forget(server)
             raise
 
@@ -370,7 +356,7 @@ class Manager:
             kept = kept_servers.take_by_spec(spec) if spec.keep else None
             if kept is not None:
                 return Start(self._attach(kept), reused=True)
-            environ = dict(os.environ)  # the next cell may change it
+            environ = dict(os.environ)  # a copy, because the next cell may change the environment
             provisioner = choose.provisioner(spec, environ, self._probe, self._spares)
             server = self._begin(spec, provisioner, existing)
             if server is not None:
@@ -390,7 +376,7 @@ class Manager:
         return server
 
     def _check_free(self, name: str) -> Server | None:
-        """Return the server of this name, which is over; None if there is none.
+        """Return the ended server of this name; None if there is none.
 
         Raises:
             NameInUse: a server of this name runs.
@@ -401,7 +387,7 @@ class Manager:
         return existing
 
     def _begin(self, spec: ServerSpec, provisioner: Provisioner, existing: Server | None) -> Server | None:
-        """Enter a server in the place of ``existing``, and begin it; None if another thread was faster."""
+        """Register a server in place of ``existing``, and start it; return None if another thread was faster."""
         try:
             server = Server(spec, provisioner, self._probe, self._news.put, self._server_changed)
             if not self._registry.enter(server, existing):
@@ -415,16 +401,19 @@ class Manager:
         return server
 
     def _server_changed(self, run: ServerRun) -> None:
-        """Take in a change in a server's life, in the thread that made it."""
+        """Handle a change in a server's life, in the thread that made the change."""
         self._sampler.note_change(run)
         if run.state is ServerState.READY and run.standby is not None:
             self._last = run.spec
             self._spares.want(run.standby)
 
     def _interrupted(self, name: str, before: Server | None) -> BaseException:
-        """Release the server that was waited for; an interrupt before there was one stays what it is.
+        """Release the server that this start has begun, and return the error to raise.
 
-        The server ``before`` had the name when the start began: one that is ready stays, and one that is over is not this start's.
+        Args:
+            name: the name of the server.
+            before: the server that had the name when the start began. If it still has the name, and is ready or over, this start
+                has begun no server, and the interrupt itself is returned.
         """
         server = self._registry.named(name)
         if server is None or (server is before and (server.state.runs or server.state.over)):
@@ -432,14 +421,14 @@ class Manager:
         try:
             release = self._stop(server)
         except KeyboardInterrupt:
-            run_of(server).begin_stop()  # this interrupt may have come before the release was asked for
-            return StartInterrupted(f"The start of {name} was interrupted; its release goes on by itself")
+            run_of(server).begin_stop()  # this interrupt may have come before the request of the release
+            return StartInterrupted(f"The start of {name} was interrupted; its release continues by itself")
         return StartInterrupted(
             f"The start of {name} was interrupted; it was released in {release.seconds:.1f} s{release.in_brackets}"
         )
 
     def _abandon(self, server: Server) -> None:
-        """Release a server of which nobody knows; if that fails, `news` tells it."""
+        """Release a server that no caller will get. If that fails, `news` reports it."""
         try:
             self._stop(server)
         except VllmMagicError as error:

@@ -1,4 +1,4 @@
-"""The names of a kernel's servers: which server has a name now, and which had it last."""
+"""The names of a kernel's servers: which server has a name now, and which server had it last."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from vllm_magic.server.server import ServerState, run_of
 if TYPE_CHECKING:
     from vllm_magic.server.server import Server
 
-REMEMBERED = 20  # servers that are over, for their logs
+REMEMBERED = 20  # ended servers, whose logs can still be shown by name
 
 
 class Registry:
     """The servers of one kernel by name. Safe to use from any thread.
 
-    Its lock guards the two tables, and comes before the lock of a lifecycle; nothing blocks while it is held. A signal
-    handler of the program may come in the middle of a call, and call again.
+    Its lock guards the tables, and is taken before the lock of a lifecycle; nothing blocks while it is held. It can be taken
+    again by the same thread, because a signal handler of the program may interrupt a call and make another one.
     """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._servers: dict[str, Server] = {}
         self._past: dict[str, Server] = {}
-        self._failures: list[str] = []  # unreported ones of servers that moved to the past
+        self._failures: list[str] = []  # the unreported failures of servers that moved to the past
 
     def named(self, name: str) -> Server | None:
-        """Return the server that has the name, whatever its state; None if there is none."""
+        """Return the server that has the name, in any state; None if there is none."""
         with self._lock:
             return self._servers.get(name)
 
@@ -38,10 +38,10 @@ class Registry:
 
         Args:
             server: the server.
-            instead_of: the server that has the name so far; None if there is none.
+            instead_of: the server that had the name until now; None if there was none.
 
         Returns:
-            False where another server has the name: another thread was faster.
+            Whether the server has the name now; False if another thread was faster.
         """
         with self._lock:
             if self._servers.get(server.name) is not instead_of:
@@ -52,17 +52,17 @@ class Registry:
             return True
 
     def forget(self, server: Server) -> None:
-        """Move a server to the past, unless something of it lives, or another look may tell."""
+        """Move a server to the past, unless it runs, a process of it is left, or its release may still be proved."""
         with self._lock:
             if run_of(server).is_settled:
                 self._move_to_past(server)
 
     def all(self) -> list[Server]:
-        """Return all servers that have a name, whatever their states. This takes no lock."""
+        """Return all servers that have a name, in any state. This takes no lock."""
         return list(self._servers.values())
 
     def servers(self) -> dict[str, Server]:
-        """Return the servers that start, run or stop, and those that failed and were not stopped or started since, by name."""
+        """Return the servers by name: those that start, run or stop, and failed ones until they are stopped or started again."""
         with self._lock:
             for server in list(self._servers.values()):
                 if run_of(server).lifecycle.now.state is ServerState.RELEASED:
@@ -75,10 +75,10 @@ class Registry:
             return dict(self._past)
 
     def get(self, name: str | None = None) -> Server:
-        """Return the server of this name; without a name the only one.
+        """Return the server of this name; for None the only server.
 
         Raises:
-            ServerNotFound: there is none of this name, or not exactly one.
+            ServerNotFound: there is no such server, or more than one.
         """
         servers = self.servers()
         if name is None and len(servers) == 1:
@@ -91,10 +91,10 @@ class Registry:
         raise ServerNotFound(f"{_missing(name, list(servers))}{said}{kept_servers.attach_hint(name)}")
 
     def get_even_past(self, name: str | None = None) -> Server:
-        """Return the same as `get`, but also a server that is over: its log is still there.
+        """Return the same as `get`, or an ended server, whose log still exists.
 
         Raises:
-            ServerNotFound: there is and was none of this name.
+            ServerNotFound: there is no such server, and there was none.
         """
         servers, past = self.servers(), self.past()
         if name is None and not servers and past:
@@ -104,26 +104,25 @@ class Registry:
         return self.get(name)
 
     def unreported_failures(self) -> list[str]:
-        """Return a line for each server that failed, and whose failure nobody was told of; each once."""
+        """Return a line for each failure that was not reported yet; each failure once."""
         with self._lock:
             failures, self._failures = self._failures, []
             servers = list(self._servers.values())
         return failures + [line for server in servers if (line := run_of(server).unreported_failure())]
 
     def idle_releases(self) -> list[str]:
-        """Return a line for each past server that was released since it was idle."""
+        """Return a line for each past server that was released because it was idle."""
         servers = self.servers()
         past = [server for name, server in self.past().items() if name not in servers]
         return [f"{server.name} was {ended}." for server in past if (ended := run_of(server).idle_release)]
 
     def _move_to_past(self, server: Server) -> None:
-        """Move a server that is over to the past; the lock is held."""
+        """Move an ended server to the past. The caller holds the lock."""
         if self._servers.get(server.name) is not server:
             return
         self._servers.pop(server.name, None)
-        if failure := run_of(
-            server
-        ).unreported_failure():  # another of this name may take its place in the past
+        # Another server of this name may replace this one in the past, so its failure is stored.
+        if failure := run_of(server).unreported_failure():
             self._failures.append(failure)
         self._past.pop(server.name, None)
         self._past[server.name] = server

@@ -1,4 +1,4 @@
-"""Several models on one GPU, one at a time: the other servers sleep, or are stopped, before another one is ready."""
+"""Serve several models on one GPU, one at a time: the other servers sleep or are stopped before one is started or woken up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Switch:
-    """What `switch` did: the server that is ready now, and what was done for it, in that order."""
+    """The result of `switch`: the server that is ready now, and what was done before, in that order."""
 
     server: Server
     done: tuple[SleepResult | Release, ...]
@@ -33,23 +33,22 @@ def switch(
     timeout: float | None = None,
     report: Callable[[Server], None] | None = None,
 ) -> Switch:
-    """Have this server ready, with the others out of its way: asleep where they can sleep, else stopped.
+    """Make this server ready. Before that, put the other servers on its GPUs to sleep; stop those that cannot sleep.
 
     Args:
-        manager: has the servers.
-        spec: what to serve.
-        timeout: seconds to wait for a start; after that it is released.
-        report: called in this thread again and again while it waits for a start.
+        manager: the manager of the servers.
+        spec: the spec of the server.
+        timeout: seconds to wait for a start, after which the server is released; None for no limit.
+        report: called with the server, in this thread, repeatedly during the wait for a start.
 
     Raises:
-        VllmMagicError: what a start, a stop and `sleep` raise; what is done by then stays done.
+        VllmMagicError: the errors of a start, a stop and `Server.sleep`. What was done before the error is not undone.
     """
     while True:
         gpus = _gpus(manager, spec)
         with TURNS.turn(*gpus):
-            if (
-                _gpus(manager, spec) <= gpus
-            ):  # else a server was started before this turn, perhaps on other GPUs too
+            # Another server may have been started before this turn, perhaps on other GPUs too.
+            if _gpus(manager, spec) <= gpus:
                 return _switch(manager, spec, timeout, report)
 
 
@@ -69,14 +68,14 @@ def _switch(
 
 
 def _gpus(manager: Manager, spec: ServerSpec) -> frozenset[GpuSet]:
-    """Return the GPUs of this server, and those of all servers that are to be moved away for it."""
+    """Return the GPUs of this server, and those of all servers that are put to sleep or stopped for it."""
     return frozenset(
         GpuSet.of(one) for one in (spec, *(server.spec for server in _on_same_gpus(manager, spec)))
     )
 
 
 def _on_same_gpus(manager: Manager, spec: ServerSpec) -> list[Server]:
-    """Return the other servers that may hold memory of the GPUs which this one may use."""
+    """Return the other servers that may hold memory of a GPU that this server may use."""
     return [
         other
         for other in manager.servers().values()

@@ -1,1 +1,1 @@
-"""How a server comes to be: on this machine, attached, on a Ray cluster, or from a standby that has imported vLLM already."""
+"""Provisioners: start a server on this machine, from a standby, or on a Ray cluster, or attach a running server."""

@@ -1,4 +1,4 @@
-"""A server that another kernel has started, and whose guards have accepted this kernel as their own."""
+"""A server that another kernel has started, and that this kernel has taken over."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class AttachedProvisioner(Provisioner):
 
     Args:
         entry: the entry of the server in the ledger.
-        guards: the guards of the server.
+        guards: the guards of the server, which have accepted this kernel.
         spec: the spec with which the first kernel started the server.
         command: the command of the server, with its address and key.
         probe: reads the GPUs.

@@ -31,7 +31,7 @@ def provisioner(spec: ServerSpec, environ: Mapping[str, str], probe: Probe, pool
         VllmMagicError: an option is not valid, vLLM is not found, or the port is taken.
     """
     if spec.cluster:
-        # Only servers on a cluster need the client for Ray.
+        # This is the only place that chooses by the kind. Only servers on a cluster need the client for Ray.
         from vllm_magic.provisioning.ray import RayProvisioner
 
         return RayProvisioner(spec, environ, probe)

@@ -8,7 +8,6 @@ import time
 from typing import TYPE_CHECKING
 
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.guard import folder, record
 from vllm_magic.guard.ladder import GUARD_LIMIT
 from vllm_magic.guard.protocol import Ended, Refused, StandbyReport, Started
 from vllm_magic.provisioning.base import Launched, Provisioner
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from vllm_magic.provisioning.standby_pool import StandbyPool
 
 FORK = "VLLM_WORKER_MULTIPROC_METHOD"
-DROP_LIMIT = 5.0  # seconds for a standby that is of no use to be gone
+DROP_LIMIT = 5.0  # seconds for a standby that cannot be used to be gone
 TAKE_LIMIT = 20.0  # seconds for a standby that has imported everything to take its launch request
 
 
@@ -143,7 +142,7 @@ def _rest(standby: Standby) -> list[Message]:
     finally:
         guards.close()
     if not have_ended:
-        raise VllmMagicError(f"The guards of a spare (pid {guards.pid}) do not end. %vllm doctor tells more.")
+        raise VllmMagicError(f"The guards of a spare (pid {guards.pid}) do not end. %vllm doctor shows more.")
     return said
 
 
@@ -163,7 +162,6 @@ def _receive(guards: Guards, limit: float) -> tuple[list[Message], bool]:
 
 def _clear(prepared: Prepared, said: list[Message]) -> None:
     """Remove the folder of a standby that did not become a server, and end its processes if the guards have not."""
-    paths = prepared.folder
     if not any(isinstance(message, Ended) for message in said):
-        force_kill.release(paths.mark, None, record.read_existing_segments(str(paths.path)))
-    folder.clear(*map(str, (paths.path, paths.tmp, paths.log, paths.kept_log)))
+        force_kill.release(prepared.folder, None)
+    prepared.folder.clear()

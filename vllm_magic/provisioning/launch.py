@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import stat
 import sys
 import time
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from vllm_magic.linux.eventfd import Cancellation
 
 SHORT = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-LOOK = 0.2  # seconds between two snapshots while memory may come back
+INTERVAL = 0.2  # seconds between two snapshots while memory may come back
 FIRST_LOOK_LIMIT = 15.0  # seconds; NVML takes 1 to 3 s for each GPU if no persistence daemon runs
 COMING_BACK = 3.0  # seconds for memory of ended processes to come back, before a start is refused
 RELEASE_WAIT = 120.0  # seconds to wait for other releases on the same GPUs
@@ -126,7 +125,7 @@ class Preparation:
         while lacking := preflight.shortage(self.spec, self.environ, baseline, chosen):
             if time.monotonic() >= deadline:
                 raise preflight.refusal(self.spec.name, lacking)
-            if cancelled.event.wait(LOOK):
+            if cancelled.event.wait(INTERVAL):
                 return None
             baseline = self.probe.snapshot()
             chosen = _choose(self.spec, baseline)
@@ -138,7 +137,7 @@ class Preparation:
             prepared, request = self._build_request(folder, selection, StartKind.COLD)
             record.write(str(folder.path), Record(**request.record))
         except BaseException:
-            discard(*map(str, (folder.path, folder.tmp, folder.log)))
+            folder.discard()
             raise
         return prepared, request
 
@@ -177,7 +176,6 @@ class Preparation:
         return prepared, request
 
     def _record(self, folder: Folder, baseline: Snapshot, gpus: tuple[str, ...]) -> Record:
-        me = processes.read(os.getpid())
         spec, command = self.spec, self.command
         stop_grace, stop_patience = self.stop_times
         return Record(
@@ -193,7 +191,7 @@ class Preparation:
             phase=Phase.STARTING,
             since=time.time(),
             place=list(machine.here()),
-            kernel=list(me.identity) if me else [os.getpid(), 0],
+            kernel=list(processes.own_identity()),
             keep=spec.keep or 0.0,
             cluster=command.cluster,
             job=command.job,
@@ -217,7 +215,7 @@ def start_guards(request: LaunchRequest) -> Guards:
         if error.errno in files.NO_ROOM:
             raise unusable(error) from error
         hint = (
-            "Free what is short"
+            "End some processes, or close some files"
             if error.errno in SHORT
             else f"{sys.executable or 'Python'} runs the guards: start the kernel with a Python that is there"
         )

@@ -125,7 +125,7 @@ def holders(
 
 
 def holders_text(several: Sequence[Holder]) -> str:
-    """The `NAMED` first holders as text, and the number of the others."""
+    """Return the first `NAMED` holders as text, and the number of the others."""
     others = len(several) - NAMED
     more = f", and {others} more" if others > 0 else ""
     return f"{', '.join(map(_holder_text, several[:NAMED]))}{more}"
@@ -204,7 +204,7 @@ def _way_out(pid: int, table: Table, owners: Mapping[Identity, Entry]) -> str:
 
 
 def _left_by_vllm(table: Table, pid: int) -> int | None:
-    """Return the pid of the topmost process of an engine whose API server is gone; None if that lives, or for other processes.
+    """Return the pid of the topmost process of an engine whose API server is gone; None for any other process.
 
     All processes of one vLLM share a session. So a parent in another session is a process that adopted an orphan.
     """

@@ -14,13 +14,12 @@ from vllm_magic.cluster import placement, wire
 from vllm_magic.cluster.messages import JobSpec
 from vllm_magic.cluster.rest import Ray, resolved, shown
 from vllm_magic.engine import command as commands
-from vllm_magic.engine import free_port
 from vllm_magic.engine.address import LOOPBACK
 from vllm_magic.engine.command import Command
 from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.engine.flags import flags
 from vllm_magic.engine.startup.stages import Stage
-from vllm_magic.errors import InvalidOption, StartFailed
+from vllm_magic.errors import InvalidOption
 from vllm_magic.provisioning.base import Launched, Provisioner
 from vllm_magic.provisioning.launch import GpuSelection, Preparation, start_guards
 from vllm_magic.release.ray_verifier import NOWHERE, RayVerifier
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from vllm_magic.ledger import Folder
     from vllm_magic.linux.eventfd import Cancellation
 
-TRIED = ["2", "60"]
+TRIED = ["2", "60"]  # the version of Ray that the tests use
 STOP_GRACE = 120.0  # seconds for the agent to wait for the end of its job
 AGENT = Path(wire.__file__).with_name("agent.py")
 EXECUTOR = "--distributed-executor-backend"
@@ -62,18 +61,9 @@ def build(spec: ServerSpec) -> tuple[Command, JobSpec]:
         raise InvalidOption(
             f"{'--keep' if spec.keep else '--gpus'} cannot be used with --cluster. Leave it out."
         )
-    _, own = flags.pop(spec.args, "--config")  # the file is here, and what it says goes along
+    _, own = flags.pop(spec.args, "--config")  # the file is on this machine, so its flags are passed instead
     port_text, args = flags.pop((*(spec.in_file or ()), *own), "--port")
-    port = int(port_text) if port_text and flags.is_whole_number(port_text) else spec.port
-    try:
-        if port is None:
-            port = free_port.choose(LOOPBACK)
-        else:
-            free_port.bind(LOOPBACK, port).close()
-    except OSError as error:
-        raise StartFailed(
-            f"Port {port} cannot be used: {error.strerror}", "Leave --port out for a free one"
-        ) from None
+    port = commands.choose_port(spec, port_text, LOOPBACK)
     env = dict(spec.env)
     job_spec = JobSpec(
         address=resolved(spec.cluster),
@@ -137,14 +127,13 @@ class RayProvisioner(Provisioner):
         self._preparation = Preparation(spec, self.command, (STOP_GRACE, STOP_GRACE), environ, probe)
 
     def launch(self, cancelled: Cancellation, tell: Callable[[str], None]) -> Launched | None:
-        """See `Provisioner.launch`: what is launched here is the agent."""
-        version = background.call_unless(
-            cancelled.event.wait, Ray(self._job_spec.address).version
-        )  # a wrong address is said at once
+        """See `Provisioner.launch`. The process that is launched on this machine is the agent."""
+        # A wrong address is reported at once.
+        version = background.call_unless(cancelled.event.wait, Ray(self._job_spec.address).version)
         if version is None:
             return None
         if version.split(".")[:2] != TRIED:
-            tell(f"This cluster runs Ray {version}; vllm_magic was tried with {'.'.join(TRIED)}.")
+            tell(f"This cluster runs Ray {version}; vllm_magic was tested with {'.'.join(TRIED)}.")
         if cancelled.event.is_set():
             return None
         job_spec = replace(self._job_spec, vllm=installed.find().version or "")
@@ -155,5 +144,5 @@ class RayProvisioner(Provisioner):
         return Launched(replace(prepared, verifier=verifier, first=Stage.QUEUED), guards)
 
     def placement(self, folder: Folder) -> Placement:
-        """See `Provisioner.placement`: the agent has written it down."""
+        """See `Provisioner.placement`. The agent has written the placement to a file."""
         return placement.read(folder.tmp)

@@ -1,4 +1,4 @@
-"""What one kernel leaves for the next in the memory of the guards: what the owner of a server needs."""
+"""The data that the next kernel needs to take over a server; the guards keep it in their memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def pack_owner(spec: ServerSpec, command: Command) -> dict[str, Any]:
-    """Return spec and command as JSON. The key is in it, so it is never written to disk."""
+    """Return the spec and the command as JSON. This contains the key, so it is never written to disk."""
     return {
         "spec": pack_spec(spec),
         "cwd": spec.cwd,

@@ -7,7 +7,6 @@ with the kernel as a server does, and after the launch request it is the server.
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import threading
 import time
@@ -19,7 +18,6 @@ from vllm_magic import ledger
 from vllm_magic.engine import command, executable
 from vllm_magic.guard import record
 from vllm_magic.guard.client import GuardPair
-from vllm_magic.guard.folder import clear, discard
 from vllm_magic.guard.protocol import LaunchRequest, Message, Refused, StandbyReport, Stopping, Why
 from vllm_magic.guard.record import Phase, Record
 from vllm_magic.linux import machine, memory, processes
@@ -37,7 +35,7 @@ PROGRAM = Path(executable.__file__).with_name("standby_child.py")
 ROOM = " " * 2000  # an argument that leaves room for the titles of the processes, see standby_child.py
 NAME = "spare"  # the name in the record, where a server has its own
 LONGEST = 30 * 60.0  # seconds for which a standby waits for a launch request
-NOT_WANTED = "nobody had wanted it for long, or memory was short"
+NOT_WANTED = "no start had used it for long, or memory was short"
 # Variables that vLLM reads when it serves, and not when it is imported (0.32; tests/real/test_spare.py checks it).
 LATE = (
     "VLLM_API_KEY",
@@ -102,7 +100,7 @@ class Standby:
         since: when the standby was started, in seconds since the epoch.
         warm: whether everything is imported.
         over: why the standby cannot become a server any more; "" while it can.
-        gone: whether nothing of the standby is left.
+        gone: whether no process or file of the standby is left.
         memory: the bytes that the standby uses once it is warm; 0 before.
 
     Raises:
@@ -124,12 +122,15 @@ class Standby:
             record.write(request.folder, Record(**request.record))
             self.guards = GuardPair(request)
         except BaseException:
-            discard(*map(str, (self.folder.path, self.folder.tmp, self.folder.log)))
+            self.folder.discard()
             raise
         self._start_listening()
 
     def become(self, request: LaunchRequest) -> bool:
-        """Order the standby to serve, unless it is `over`. The guards answer whether it does, and are the server's from then on."""
+        """Send the launch request, unless the standby is `over`; return whether it was sent.
+
+        The caller receives the guards' answer, and the guards belong to the server from then on.
+        """
         self._stop_listening()
         if not self.over:
             self.guards.launch(request)
@@ -140,11 +141,11 @@ class Standby:
         return False
 
     def drop(self) -> None:
-        """Ask the guards to end the standby, and return at once."""
+        """Request the end of the standby from the guards, and return at once."""
         self.guards.stop(0.0, 0.0)
 
     def wait_gone(self, timeout: float) -> bool:
-        """Wait until nothing of the standby is left; return False after ``timeout`` seconds."""
+        """Wait until no process or file of the standby is left, and return True; return False after ``timeout`` seconds."""
         self._thread.join(timeout)
         return self.gone
 
@@ -160,25 +161,24 @@ class Standby:
         noted = self._record()
         guards = [Identity(*one) for one in (noted.outer, noted.inner) if one] if noted else []
         gone = force_kill.kill_guards(guards)
-        self.guards.kill()  # the record may lack it
+        self.guards.kill()  # the record may lack this guard
         return gone
 
     def end(self, timeout: float) -> bool:
-        """Wait until nothing of a dropped standby is left. After ``timeout`` seconds its guards hang: kill them and it.
+        """Wait until no process or file of a dropped standby is left. After ``timeout`` seconds, kill its guards and itself.
 
         Returns:
-            Whether nothing of it is left.
+            Whether no process or file of it is left.
         """
         if self.wait_gone(timeout):
             return True
-        paths, before = self.folder, record.read_existing_segments(str(self.folder.path))
-        if not self.kill_guards() or force_kill.release(paths.mark, None, before).left:
+        if not self.kill_guards() or force_kill.release(self.folder, None).left:
             return False
-        clear(*map(str, (paths.path, paths.tmp, paths.log, paths.kept_log)))
+        self.folder.clear()
         return self.wait_gone(force_kill.EXIT_LIMIT)
 
     def hang_up(self) -> None:
-        """Hang up: the kernel ends, and the guards end the standby."""
+        """Disconnect from the guards, which then end the standby. Called when the kernel ends."""
         self._stop_listening()
         self.guards.disconnect()
 
@@ -190,7 +190,7 @@ class Standby:
             return None
 
     def _start_listening(self) -> None:
-        """Start the thread that hears the guards."""
+        """Start the thread that receives the guards' messages."""
         try:
             self._woken.open()
             thread = threading.Thread(target=self._listen, name="vllm-magic spare", daemon=True)
@@ -198,11 +198,11 @@ class Standby:
         except (OSError, RuntimeError) as error:
             self._woken.close()
             self.guards.close()  # waits until the guards have ended the standby
-            raise OSError(f"nothing is left to attend it: {error}") from error
+            raise OSError(f"no thread can be started for it: {error}") from error
         self._thread = thread
 
     def _stop_listening(self) -> None:
-        """End the thread that hears the guards."""
+        """End the thread that receives the guards' messages."""
         self._woken.set()
         self._thread.join()
 
@@ -225,7 +225,7 @@ class Standby:
             self.memory = memory.used_by(message.leader[0]) if message.warm else 0
             self.warm = message.warm
         elif isinstance(message, Refused):
-            self.over = f"it was of no use: {message.text}"
+            self.over = f"it could not be used: {message.text}"
         elif isinstance(message, Stopping):
             idle = message.why == Why.IDLE
             self.over = self.over or (NOT_WANTED if idle else "it has ended")
@@ -238,7 +238,6 @@ def is_possible(path: str) -> bool:
 
 def _launch_request(spec: StandbySpec, folder: Folder, since: float) -> LaunchRequest:
     python = executable.interpreter(spec.executable) or ()
-    me = processes.read(os.getpid())
     standby_record = Record(
         id=folder.id,
         name=NAME,
@@ -252,7 +251,7 @@ def _launch_request(spec: StandbySpec, folder: Folder, since: float) -> LaunchRe
         phase=Phase.SPARE,
         since=since,
         place=list(machine.here()),
-        kernel=list(me.identity) if me else [os.getpid(), 0],
+        kernel=list(processes.own_identity()),
     )
     return LaunchRequest(
         argv=[*python, str(PROGRAM), spec.executable, ROOM],

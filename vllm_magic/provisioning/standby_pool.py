@@ -1,4 +1,4 @@
-"""The standby of a kernel: whether there is to be one, for which starts, and which start gets it."""
+"""The pool that holds the standby of a kernel: when a standby is started, for which starts, and which start gets it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _T = TypeVar("_T")
 
 ROOM = 16 * GIB  # bytes of memory that must be free before a standby is started unasked
 END_LIMIT = 10.0  # seconds for a dropped standby to be gone
-NONE_MADE = "none was made yet"
+NONE_MADE = "none was started yet"
 
 
 class StandbyMode(str, Enum):
-    """When a standby is started: once a server is ready if memory is plenty, in any case, or never."""
+    """When a standby is started."""
 
-    AUTO = "auto"
-    ON = "on"
+    AUTO = "auto"  # after a server is ready, if at least `ROOM` bytes of memory are free
+    ON = "on"  # after a server is ready
     OFF = "off"
 
 
@@ -39,7 +39,7 @@ class StandbyStatus:
 
     Attributes:
         mode: when a standby is started.
-        there: whether there is a standby.
+        there: whether a standby exists.
         warm: whether it has imported everything.
         memory: the bytes that it uses.
         since: when it was started, in seconds since the epoch; 0.0 if there is none.
@@ -57,8 +57,8 @@ class StandbyStatus:
 class StandbyPool:
     """The pool of one manager, with one standby at most. Safe to use from any thread.
 
-    It holds its lock while it starts a guard pair, about 30 ms, and takes no other lock then. The main thread never holds it:
-    see `background.off_main_thread`.
+    The pool holds its lock while it starts a guard pair, about 30 ms, and takes no other lock meanwhile. The main thread never
+    holds the lock, see `background.off_main_thread`.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class StandbyPool:
         self._spare: Standby | None = None
         self._leaving: list[Standby] = []
         self._reason = NONE_MADE
-        self._soon = False  # a start will take the spare that is there
+        self._soon = False  # whether a start is about to take the spare
 
     @property
     def mode(self) -> StandbyMode:
@@ -75,21 +75,21 @@ class StandbyPool:
         return self._mode
 
     def set_mode(self, mode: StandbyMode | str) -> None:
-        """Set when a standby is started; `OFF` also ends the present one. A value such as "on" will do."""
+        """Set when a standby is started; `OFF` also ends the present standby. A text such as "on" is accepted too."""
         wanted = StandbyMode(mode)
         self._alone(lambda: self._set_mode(wanted))
 
     def want(self, spec: StandbySpec, *, soon: bool = False) -> None:
-        """Have a standby for a start that may come, if the mode and the free memory allow it.
+        """Start a standby for a start that may come, if the mode and the free memory allow it.
 
         Args:
-            spec: what the standby has to import.
-            soon: the start will come, so no other wish replaces this standby until it is taken.
+            spec: the spec of the standby.
+            soon: whether the start will come for certain; then no other call replaces this standby until it is taken.
         """
         self._alone(lambda: self._want(spec, soon=soon))
 
     def take(self, spec: StandbySpec) -> Standby | str:
-        """Return the standby for this start, which belongs to the caller from then on; or why there is none."""
+        """Return the standby for this start, which then belongs to the caller; or the reason why there is none."""
         return self._alone(lambda: self._take(spec))
 
     def status(self) -> StandbyStatus:
@@ -100,15 +100,15 @@ class StandbyPool:
         """Wait until every dropped standby is gone. Starts wait meanwhile.
 
         Args:
-            timeout: seconds; a standby that is there after that is killed together with its guards.
+            timeout: seconds, after which a remaining standby is killed together with its guards.
 
         Returns:
-            False if SIGKILL does not end one.
+            Whether all of them are gone.
         """
         return self._alone(lambda: self._wait_gone(timeout))
 
     def close(self) -> None:
-        """Hang up: the kernel ends, and the guards end the standby."""
+        """Disconnect from the guards, which then end the standby. Called when the kernel ends."""
         self._alone(self._close)
 
     def _alone(self, function: Callable[[], _T]) -> _T:
@@ -142,7 +142,7 @@ class StandbyPool:
         try:
             self._spare = Standby(spec)
         except OSError as error:
-            self._reason = f"it cannot be had: {error}"
+            self._reason = f"it cannot be started: {error}"
 
     def _take(self, spec: StandbySpec) -> Standby | str:
         self._refresh()

@@ -1,4 +1,4 @@
-"""Find kept servers, which wait for another kernel after the end of theirs, and take them over."""
+"""Find kept servers, which wait for another kernel after the end of their own kernel, and take them over."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def find(name: str | None) -> Entry:
         return found[0]
     if not found:
         which = f"No server called {name} waits" if name else "No server waits"
-        raise ServerNotFound(f"{which} for a kernel. %vllm start ... --keep 10m makes one that does.")
+        raise ServerNotFound(f"{which} for a kernel. %vllm start ... --keep 10m starts a server that does.")
     listed = ", ".join(f"{entry.record.name} ({entry.id})" for entry in found if entry.record)
-    raise ServerNotFound(f"Which one? These wait: {listed}. Say the name, or the id in brackets.")
+    raise ServerNotFound(f"Which one? These wait: {listed}. Give the name, or the id in brackets.")
 
 
 def take_by_spec(spec: ServerSpec) -> Attachment | None:
-    """Take over the kept server that was started with this very spec; return None if there is none.
+    """Take over the kept server that was started with an equal spec; return None if there is none.
 
     Raises:
         ServerNotFound: the state folder cannot be read.
@@ -123,7 +123,9 @@ def take(entry: Entry, expected_spec: dict[str, object] | None = None) -> Attach
     """
     record = entry.record
     if record is None or record.outer is None:
-        raise ServerNotFound(f"{entry.path} has no record that helps.")
+        raise ServerNotFound(
+            f"The record in {entry.path} does not name the guards. vllm-magic doctor shows more."
+        )
     try:
         guards = AttachedGuards(entry.path, Identity(*record.outer), expected_spec)
     except OSError as error:

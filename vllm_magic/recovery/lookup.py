@@ -38,7 +38,7 @@ def living(name: str) -> tuple[Entry, Record]:
         return found[0]
     if found:
         several = ", ".join(f"{one.id} (kernel {record.kernel[0]})" for one, record in found)
-        raise ServerNotFound(f"Several kernels have a server {name}. Say which, by its id: {several}.")
+        raise ServerNotFound(f"Several kernels have a server {name}. Give its id instead: {several}.")
     for one in entries:
         if one.record and one.condition is Condition.ORPHANED and name in (one.record.name, one.id):
             raise ServerNotFound(f"{name} was left behind by a dead kernel: vllm-magic reap releases it.")
@@ -57,7 +57,9 @@ def log(name: str) -> Path:
     except ServerNotFound as error:
         ended = _newest_kept_log(name)
         if not ended:
-            raise ServerNotFound(f"{error} There is no log of an earlier one either.") from None
+            raise ServerNotFound(
+                f"{error} There is no log of an earlier server of this name either."
+            ) from None
         return ended
 
 

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.errors import VllmMagicError, reason
 from vllm_magic.guard.control_client import ANSWER_LIMIT, ControlClient
-from vllm_magic.guard.folder import clear
 from vllm_magic.guard.ladder import GUARD_LIMIT
 from vllm_magic.guard.protocol import Ended, Why
-from vllm_magic.guard.record import add_known_processes, read_existing_segments
+from vllm_magic.guard.record import add_known_processes
 from vllm_magic.linux import pidfd
-from vllm_magic.linux.shared_memory import Segment
 from vllm_magic.release import force_kill, from_record, report, unproved
 
 if TYPE_CHECKING:
@@ -47,13 +45,10 @@ def stop(entry: Entry, record: Record, probe: Probe, grace: float, patience: flo
     verifier.observe_before_stop(known, in_a_hurry=False)
     ended: list[Ended | Outcome] = [*_stop_guards(entry, record, grace, patience)]
     if not ended:  # no guard lives any more
-        segments = [Segment(*one) for one in record.segments]
-        existing = read_existing_segments(str(entry.path))
-        ended = [force_kill.release(entry.folder.mark, entry.leader, existing, segments, known)]
+        ended = [force_kill.release(entry.folder, entry.leader, known)]
         add_known_processes(str(entry.path), ended[-1].left)
         if not ended[-1].left:
-            paths = entry.folder
-            clear(*map(str, (paths.path, paths.tmp, paths.log, paths.kept_log)))
+            entry.folder.clear()
     release = report.release(record.name, Why.ASKED, began, ended, verifier, entry.leader)
     release = replace(release, begun_before=record.leader is not None and not release.ended)
     unproved.update(entry.leader, verifier, release)

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 from vllm_magic import ledger
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.gpu import locks
-from vllm_magic.guard import folder, record
+from vllm_magic.guard import record
 from vllm_magic.guard.protocol import Why
 from vllm_magic.ledger import Condition
 from vllm_magic.linux import files, machine, shared_memory
-from vllm_magic.linux.shared_memory import Segment
 from vllm_magic.recovery import hung_guards
 from vllm_magic.release import force_kill, from_record, local_verifier, report, unproved
 
@@ -42,7 +41,7 @@ class Swept:
         name: the name of the server.
         id: the id of its folder.
         release: the release; None if only files were left, or if the server could not be checked.
-        problem: why the server could not be checked; "" if it could.
+        problem: why the server could not be checked; "" if it was checked.
         left_alone: a sentence about the processes that have the server's environment but do not belong to it; "" for none.
         files_left: a sentence about files that could not be removed; "" for none.
     """
@@ -157,7 +156,7 @@ def _sweep(entry: Entry, found: Record, probe: Probe, *, on_cluster: bool = Fals
         on_cluster: whether the server may run though no process of it lives here.
     """
     with contextlib.ExitStack() as stack:
-        # These come before the folder's lock: even if another sweep holds that, a start waits for the GPUs.
+        # The locks of the GPUs come before the folder's lock: a start waits for them even if another sweep holds the folder's.
         with contextlib.suppress(OSError, ValueError):
             stack.enter_context(locks.ReleaseLocks(found.gpus))
         if entry.condition in (Condition.HUNG, Condition.RELEASING) and not hung_guards.end(entry):
@@ -174,7 +173,8 @@ def _sweep(entry: Entry, found: Record, probe: Probe, *, on_cluster: bool = Fals
         living = entry.processes
         release = _release(entry, found, living, probe) if living or on_cluster else None
         if release is None:
-            shared_memory.unlink_unmapped(_segments(found), record.read_existing_segments(str(entry.path)))
+            existing = record.read_existing_segments(str(entry.path))
+            shared_memory.unlink_unmapped(force_kill.recorded_segments(entry.folder), existing)
         left = [[one.pid, one.start] for one in release.left] if release else []
         record.add_known_processes(str(entry.path), left)
         # While a process lives, only the folder shows to which server it belongs. A later check of memory needs no folder,
@@ -182,12 +182,12 @@ def _sweep(entry: Entry, found: Record, probe: Probe, *, on_cluster: bool = Fals
         stays = bool(left) or bool(entry.processes)
         stays = stays or bool(on_cluster and release and release.unseen and _may_retry(entry))
         if not stays:
-            _clear(entry.folder)
+            entry.folder.clear()
     if release is None and stays:
         return None
     files_left = ""
     if not stays and entry.path.exists():
-        files_left = _clear(entry.folder)  # NFS renames a removed file that is open, as the lock was
+        files_left = entry.folder.clear()  # NFS renames a removed file that is open, as the lock was
     left_alone = (
         local_verifier.left_alone(entry.folder.mark, entry.leader) if release is None else release.left_alone
     )
@@ -215,22 +215,12 @@ def _remove_unfinished(paths: Folder) -> None:
             paths.path.rmdir()
 
 
-def _clear(paths: Folder) -> str:
-    return folder.clear(*map(str, (paths.path, paths.tmp, paths.log, paths.kept_log)))
-
-
 def _release(entry: Entry, found: Record, living: Iterable[Process], probe: Probe) -> Release:
     began = time.monotonic()
-    mark = entry.folder.mark
-    verifier = from_record.verifier(found, mark, probe, silence=CLUSTER_LIMIT)
+    verifier = from_record.verifier(found, entry.folder.mark, probe, silence=CLUSTER_LIMIT)
     known = [one.identity for one in living]
     verifier.observe_before_stop(known, in_a_hurry=False)
-    before = record.read_existing_segments(str(entry.path))
-    ended = force_kill.release(mark, entry.leader, before, _segments(found), known)
+    ended = force_kill.release(entry.folder, entry.leader, known)
     release = report.release(found.name, Why.KERNEL_GONE, began, [ended], verifier, entry.leader)
     unproved.update(entry.leader, verifier, release)
     return release
-
-
-def _segments(record: Record) -> set[Segment]:
-    return {Segment(*segment) for segment in record.segments}

@@ -5,14 +5,16 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
+from vllm_magic.guard import record
 from vllm_magic.guard.ladder import Ladder, Members, Outcome
 from vllm_magic.linux import marks, pidfd, processes, shared_memory
+from vllm_magic.linux.shared_memory import Segment
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+    from vllm_magic.ledger import Folder
     from vllm_magic.linux.processes import Identity
-    from vllm_magic.linux.shared_memory import Segment
 
 EXIT_LIMIT = 10.0  # seconds in which a guard must be gone after SIGKILL
 
@@ -28,13 +30,7 @@ def kill_guards(guards: Collection[Identity]) -> bool:
     return not pidfd.wait_for_all(guards, EXIT_LIMIT)
 
 
-def release(
-    mark: bytes,
-    leader: Identity | None,
-    before: Collection[Segment] | None,
-    segments: Iterable[Segment] = (),
-    known: Iterable[Identity] = (),
-) -> Outcome:
+def release(paths: Folder, leader: Identity | None, known: Iterable[Identity] = ()) -> Outcome:
     """Kill each process of the server (`marks.members`, and `known`), one by one, and remove the server's shared memory.
 
     Process groups are not killed as a whole, since they may have members that do not belong to the server.
@@ -43,20 +39,18 @@ def release(
     and so its environment, before its device files are closed (do_exit in Linux's kernel/exit.c), which may take time.
 
     Args:
-        mark: ``b"NAME=value"`` in the environment of each process of the server.
+        paths: the private folder of the server. It says which shared memory the server mapped, and which existed before the
+            server; if it cannot be read, no shared memory is removed.
         leader: the server's first process, or None.
-        before: the shared memory that existed before the server (`guard.record.read_existing_segments`); None if it is not
-            known, and then no shared memory is removed.
-        segments: the shared memory that the server is known to have mapped.
         known: the processes that are known to belong to the server, with or without the mark.
 
     Returns:
         The processes that ended, and those that are left.
     """
-    mapped, ours = set(segments), set(known)
+    mapped, ours = recorded_segments(paths), set(known)
 
     def find() -> Members:
-        found = {one.identity: one for one in marks.members(mark, leader, ours)}
+        found = {one.identity: one for one in marks.members(paths.mark, leader, ours)}
         found.update((one, now) for one in ours - found.keys() if (now := processes.living(one)))
         # A hidden process can be attributed to the server only by its parent, while the parent lives.
         unseen = [one for pid in [one.pid for one in found] for one in processes.hidden_children(pid)]
@@ -77,5 +71,13 @@ def release(
         whole_groups=False,
     )
     outcome = ladder.run(grace=0.0, patience=0.0)
-    shared_memory.unlink_unmapped(mapped, before)
+    shared_memory.unlink_unmapped(mapped, record.read_existing_segments(str(paths.path)))
     return outcome
+
+
+def recorded_segments(paths: Folder) -> set[Segment]:
+    """Return the shared memory that the server mapped once it was ready, by its record: its processes may have ended."""
+    try:
+        return {Segment(*one) for one in record.read(str(paths.path)).segments}
+    except (OSError, record.BrokenRecordError):
+        return set()

@@ -58,12 +58,12 @@ def describe(gpu: int, several: Sequence[ComputeProcess], hidden: Collection[int
     ordered = sorted(several, key=lambda one: one.used or 0, reverse=True)
     more = f", and {len(ordered) - NAMED} more do" if len(ordered) > NAMED else ""
     named = ", ".join(_describe_process(one, hidden) for one in ordered[:NAMED])
-    verdict = (
+    suffix = (
         "it came while this server ran, and is not known to belong to it"
         if len(ordered) == 1
         else "they came while this server ran, and are not known to belong to it"
     )
-    return f"GPU {gpu}: {named}{more}; {verdict}"
+    return f"GPU {gpu}: {named}{more}; {suffix}"
 
 
 def _others(own: str) -> Iterator[Entry]:

@@ -26,7 +26,7 @@ def verifier(record: Record, mark: bytes, probe: Probe, *, silence: float) -> Ve
     Raises:
         InvalidOption: a variable of this environment has no sensible value for the times of a cluster.
     """
-    if record.job:
+    if record.job:  # the only place that chooses a verifier by the kind of a server
         from vllm_magic.release.ray_verifier import RayVerifier
 
         return RayVerifier(record.cluster, record.job, silence=silence, waits_for_cleanup=True)

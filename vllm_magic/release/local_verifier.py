@@ -6,7 +6,6 @@ The module `gpu_comparison` compares the driver's figures, GPU by GPU.
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -43,9 +42,8 @@ class LocalVerifier(Verifier):
         baseline: the GPUs before the start.
         chosen: the UUIDs of the GPUs that the server may use; () when vLLM chooses.
         mark: ``b"NAME=value"`` in the environment of each of the server's processes.
-        kernel: the kernel that started the server, if that is another process than this one. It is never taken for an
-            unknown holder of GPU memory.
-
+        kernel: the kernel that started the server, if that is another process than this one. It never counts as an unknown
+            holder of GPU memory.
     """
 
     failure: Failure | None = None  # the log shows the cause
@@ -90,8 +88,6 @@ class LocalVerifier(Verifier):
 
         The unpacked verifier waits for memory only `REPEATED_LIMIT` seconds.
         """
-        me = processes.read(os.getpid())
-        kernel = self._kernel or (me.identity if me else (os.getpid(), 0))
         snapshots = {
             name: gpu_json.pack(snapshot) if snapshot else []
             for name, snapshot in (("loaded", self._loaded), ("before", self._before))
@@ -100,7 +96,7 @@ class LocalVerifier(Verifier):
             snapshots
             | {
                 "id": self._own,
-                "kernel": list(kernel),
+                "kernel": list(self._kernel or processes.own_identity()),
                 "chosen": sorted(self.chosen),
                 "baseline": gpu_json.pack(self.baseline),
                 "known": sorted(map(list, self.known)),
@@ -121,7 +117,7 @@ class LocalVerifier(Verifier):
         return verifier
 
     def observe_now(self) -> Snapshot:
-        """Return the GPUs as they are now, for callers that need more than a verdict."""
+        """Return the GPUs as they are now."""
         return self._read_gpus()
 
     def verify(self, ended: Collection[Identity], leader: Identity | None = None) -> Verdict:

@@ -38,8 +38,8 @@ class RayVerifier(Verifier):
         job: the submission id of the job.
         spread: whether the engine may have workers on several nodes; then these nodes report what the workers hold.
         silence: the seconds for which the cluster may fail to answer before the release counts as not proved.
-        waits_for_cleanup: whether `verify` also waits until the records of the helper jobs are removed, for a process that
-            ends after that.
+        waits_for_cleanup: whether `verify` also waits until the records of the helper jobs are removed. This is for a process
+            that ends after the call.
     """
 
     baseline = NOWHERE
@@ -125,14 +125,14 @@ class RayVerifier(Verifier):
         except JobUnknownError as error:
             problem = str(error).rstrip(".")
             return _not_proved(
-                f"{problem} (was its head restarted?); what ran there ends itself {wire.LEASE:g} s after that"
+                f"{problem} (was its head restarted?); a server that ran there ends itself {wire.LEASE:g} s after that"
             )
         except InvalidOption as error:  # a record had no valid address
             return _not_proved(str(error).rstrip("."))
         except ClusterError as error:
             problem = str(error).rstrip(".")
             return _not_proved(
-                f"{problem}; what runs there ends itself {wire.LEASE:g} s after it last heard of this kernel",
+                f"{problem}; a server that runs there ends itself {wire.LEASE:g} s after the last message of this kernel",
                 unseen=True,
             )
 

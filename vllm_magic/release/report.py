@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vllm_magic.guard.ladder import Outcome
     from vllm_magic.release.verifier import Verifier
 
-TELLING_LINES = 12  # lines of the log that a failure keeps
+MOST_LINES = 12  # lines of the log in an error
 
 
 def release(
@@ -50,7 +50,7 @@ def release(
     except Exception as fault:  # noqa: BLE001 - the ended processes are reported, and a later check may prove the release
         note = f"A fault of vllm_magic: {type(fault).__name__}: {fault}. Please report it"
         verdict = Verdict(Proof.NONE, verified=False, vram=(), note=note, unseen=True)
-    wrong = machine.proc_problem()  # with such a /proc no process of the server can be seen
+    wrong = machine.proc_problem()  # then /proc does not show the processes of the server
     codes = [
         report.exit_code for report in ended if isinstance(report, Ended) and report.exit_code is not None
     ]
@@ -93,7 +93,7 @@ def error(
         why: the reason for the end.
         failure: the cause of an unexpected end, if it is known.
         disk: a sentence if the disk of the log was full when the end began; else "".
-        asked: whether the user asked for the end.
+        asked: whether a stop was requested.
         was_ready: whether the server was ready before.
         fault: the fault of vllm_magic that ended the server; "" for none.
     """
@@ -117,7 +117,7 @@ def error(
     cause, hint = failure.cause, failure.hint
     if disk:  # the cause in the log was written before the disk was full
         cause, hint = f"{disk}, and the log lacks its end: {cause}", MAKE_ROOM
-    return kind(cause, hint + release.in_brackets, failure.lines[-TELLING_LINES:])
+    return kind(cause, hint + release.in_brackets, failure.lines[-MOST_LINES:])
 
 
 def failure_line(server: str, error: VllmMagicError) -> str:
@@ -135,5 +135,5 @@ def not_released(release: Release) -> ReleaseFailed:
         return ReleaseFailed(
             f"{release.server} is not released: SIGKILL did not end {names}. {release.note}", left
         )
-    again = " Stop it again for another look." if release.unseen else ""
+    again = " Stop it again for another check." if release.unseen else ""
     return ReleaseFailed(f"{release.server} has ended, but is not released: {release.note}.{again}", left)

@@ -1,1 +1,1 @@
-"""What a person holds of a server: its status, its requests, its end."""
+"""A server as users hold it, with its status, its requests and its stop, and one run of it for the packages above."""

@@ -22,7 +22,7 @@ class Connector:
     Args:
         name: the name of the server.
         endpoint: its address and key.
-        lifecycle: says whether it is ready, and which process is its leader.
+        lifecycle: the state of the server, with its leader.
     """
 
     def __init__(self, name: str, endpoint: Endpoint, lifecycle: Lifecycle) -> None:
@@ -41,7 +41,11 @@ class Connector:
         return Connection(self._name, self.endpoint, self._verify)
 
     def api(self, limit: float = ANSWER_LIMIT) -> Api:
-        """Return what asks the routes for operators, metrics and sleep, ``limit`` seconds each. Raises what `connect` raises."""
+        """Return a client for the routes of health, metrics and sleep mode; a request takes ``limit`` seconds at most.
+
+        Raises:
+            RequestFailed: the server is not ready.
+        """
         self._check_ready()
         return Api(self.endpoint, self._verify, limit)
 
@@ -54,13 +58,13 @@ class Connector:
             )
         if now.state is not ServerState.READY:
             hint = now.error or f"Start it again: %vllm restart {self._name}"
-            raise RequestFailed(f"{self._name} cannot be asked any more: it is {now.state.value}. {hint}")
+            raise RequestFailed(f"{self._name} takes no requests any more: it is {now.state.value}. {hint}")
 
     def _verify(self) -> None:
-        """Check that this very server listens at the address of its requests.
+        """Check that this server itself listens at the address of its requests.
 
-        The lifecycle has only what the guards said last: they may be stopped, or report the server's end a moment later. In
-        a forked copy of this process the lifecycle does not change any more.
+        The lifecycle has only what the guards have reported: they may be stopped, or report the server's end a moment later.
+        In a forked copy of this process, the lifecycle does not change any more.
 
         Raises:
             RequestFailed: the server has ended, or another program listens there.

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GpuSet:
-    """The GPUs that a server may use, as far as its spec tells.
+    """The GPUs that a server may use, as far as its spec shows them.
 
     Attributes:
         machine: the address of the Ray cluster whose GPUs they are; None for this machine.
-        indices: the indices of the GPUs; empty where they are not known.
+        indices: the indices of the GPUs; empty if they are not known.
     """
 
     machine: str | None = None
@@ -35,13 +35,13 @@ class GpuSet:
 
     @classmethod
     def of(cls, spec: ServerSpec) -> GpuSet:
-        """Return the GPUs of a server with this spec. They are known only where ``--gpus`` has indices and nothing else."""
+        """Return the GPUs of a server with this spec. They are known only if ``--gpus`` consists of indices."""
         parts = [part.strip() for part in (spec.gpus or "").split(",")]
         known = all(part.isdecimal() for part in parts)
         return cls(spec.cluster, frozenset(map(int, parts)) if known else frozenset())
 
     def may_overlap(self, other: GpuSet) -> bool:
-        """Whether the two may have a GPU in common. GPUs that are not known overlap with all others of their machine."""
+        """Whether the two sets may have a GPU in common. Unknown GPUs may be any GPUs of their machine."""
         if self.machine != other.machine:
             return False
         return not self.indices or not other.indices or bool(self.indices & other.indices)
@@ -56,21 +56,21 @@ class _Turn:
 class GpuTurns:
     """Gives threads their turns on GPUs. A turn comes before every lock.
 
-    A thread that has a turn may take another one: a switch has servers sleep, and a signal handler of the program may
-    call again in the middle of a call. To take turns one within the other and without deadlock, a thread takes the outer
-    turn with all GPUs of the inner ones.
+    A thread that has a turn may take another turn inside it: a switch puts servers to sleep, and a signal handler of the
+    program may interrupt a call and make another one. To avoid a deadlock, the outer turn must have all GPUs of the inner
+    turns.
     """
 
     def __init__(self) -> None:
         self._lock = (
             threading.Lock()
-        )  # guards what follows; the main thread never holds it, see `off_main_thread`
+        )  # guards all below; the main thread never holds it, see `off_main_thread`
         self._taken: list[_Turn] = []
-        self._changed = Latch()  # set at the end of the next turn, which makes another one
+        self._changed = Latch()  # set, and replaced by a new one, at the end of the next turn
 
     @contextmanager
     def turn(self, *gpus: GpuSet) -> Iterator[None]:
-        """Wait until no other thread has a turn on a GPU that may be one of these, and keep them off until the end."""
+        """Wait until no other thread has a turn on any of these GPUs, and hold the turn during the ``with`` block."""
         mine = _Turn(threading.get_ident(), frozenset(gpus))
         try:
             while (changed := off_main_thread(lambda: self._take(mine))) is not None:
@@ -80,7 +80,7 @@ class GpuTurns:
             off_main_thread(lambda: self._give_back(mine))
 
     def _take(self, mine: _Turn) -> Latch | None:
-        """Take the turn, and return None; or return what is set when the turn may be free."""
+        """Take the turn and return None; or return the latch that is set when the turn may be free."""
         with self._lock:
             if self._is_taken(mine):
                 return self._changed
@@ -89,7 +89,7 @@ class GpuTurns:
 
     def _give_back(self, mine: _Turn) -> None:
         with self._lock:
-            if mine in self._taken:  # an interrupt may have ended the wait
+            if mine in self._taken:  # it is not there if an interrupt has ended the wait
                 self._taken.remove(mine)
             changed, self._changed = self._changed, Latch()
         changed.set()
@@ -103,4 +103,4 @@ class GpuTurns:
         )
 
 
-TURNS = GpuTurns()  # of this process
+TURNS = GpuTurns()  # the turns of this process

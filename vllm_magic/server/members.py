@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllm_magic.errors import VllmMagicError, reason
-from vllm_magic.linux import processes, sessions
+from vllm_magic.linux import sessions
 
 if TYPE_CHECKING:
     from vllm_magic.lifecycle.lifecycle import Lifecycle
@@ -17,7 +17,7 @@ def living(name: str, lifecycle: Lifecycle) -> list[Process]:
 
     Args:
         name: the name of the server, for the error.
-        lifecycle: says which process is its leader, and whether it is over.
+        lifecycle: the state of the server, with its leader.
 
     Raises:
         VllmMagicError: /proc cannot be read (no descriptor is free).
@@ -27,15 +27,14 @@ def living(name: str, lifecycle: Lifecycle) -> list[Process]:
     if leader is None or now.state.over:
         return []
     try:
-        table = sessions.near([leader.pid])
-        found = [table[pid] for pid in processes.server_members(table, leader) if table[pid].alive]
+        found = [one for one in sessions.server_members(leader) if one.alive]
     except OSError as error:
         raise VllmMagicError(
-            f"The processes of {name} cannot be seen: {reason(error)}. Free what is short, and try again."
+            f"The processes of {name} cannot be seen: {reason(error)}. Close some files, and try again."
         ) from error
     return sorted(found, key=lambda one: (one.identity != leader, one.identity.start))
 
 
 def pids(name: str, lifecycle: Lifecycle) -> list[int]:
-    """Return the pids of `living`. Takes and raises the same."""
+    """Return the pids of `living`. Arguments and errors as for `living`."""
     return [one.identity.pid for one in living(name, lifecycle)]

@@ -1,4 +1,4 @@
-"""One run of a server: its start, its life and its end. The packages above use it; a `server.Server` is for users."""
+"""One run of a server: its start, its life and its end. The packages above use this; a `server.Server` is for users."""
 
 from __future__ import annotations
 
@@ -46,32 +46,33 @@ if TYPE_CHECKING:
     from vllm_magic.provisioning.standby import StandbySpec
     from vllm_magic.release.result import Release
 
-REPORT = 0.25  # seconds between two reports of a start that is waited for
+REPORT_INTERVAL = 0.25  # seconds between two reports of a start during the wait for it
 EXIT_GRACE = 0.5  # seconds from SIGTERM to SIGKILL when the kernel ends
 ENGINE_DEAD = "its engine has ended, and its HTTP server goes on without it: every request fails"
 READS = 10  # reads of a status, at most, until no event came in the middle of one
+MOST_READS = 10  # attempts to read a status without a change in the middle
 
 
 class ServerRun:
     """Starts one server, follows its life, and ends it. Safe to use from any thread.
 
-    Locks, in this order: a turn on the GPUs (`gpu_turns`), the registry's lock, the lifecycle's.
+    Locks are taken in this order: a turn on the GPUs (`gpu_turns`), the registry's lock, the lifecycle's lock.
 
     Args:
-        spec: what was asked for.
+        spec: the spec of the server.
         provisioner: makes the server.
         probe: reads the GPUs.
         news: called, in the supervisor's thread, with each line that the user should see.
         changed: called with this run after each change in its life, in the thread that made the change.
 
     Attributes:
-        spec: what was asked for.
-        command: how the server is executed and reached.
-        lifecycle: its state.
-        curve: what the sampler measured of it, from its start to some seconds after its end.
-        clients: the openai package's clients that are closed at its end.
-        connector: connects to it.
-        sleep_mode: puts it to sleep, and wakes it up.
+        spec: the spec of the server.
+        command: the command of the server, with its address and key.
+        lifecycle: the state of the server.
+        curve: the sampler's measurements, from the start to some seconds after the end.
+        clients: the openai package's clients that are closed at the server's end.
+        connector: connects to the server.
+        sleep_mode: puts the server to sleep, and wakes it up.
     """
 
     def __init__(
@@ -103,12 +104,12 @@ class ServerRun:
 
     @property
     def state(self) -> ServerState:
-        """Where the server is in its life."""
+        """The state of the server in its life."""
         return _state(self.lifecycle.now.state, self.placement)
 
     @property
     def placement(self) -> Placement:
-        """Where it runs, and whether that place answers."""
+        """Where the server runs, and whether that place answers."""
         folder = self.lifecycle.now.folder
         return self._provisioner.placement(folder) if folder else Placement()
 
@@ -120,18 +121,18 @@ class ServerRun:
 
     @property
     def leader(self) -> Identity | None:
-        """Its first process, alive or not; None before it runs."""
+        """Its first process, alive or not; None before that runs."""
         return self.lifecycle.now.leader
 
     @property
     def id(self) -> str:
-        """The name of its private folder; "" before there is one."""
+        """The name of its private folder; "" before the folder exists."""
         folder = self.lifecycle.now.folder
         return folder.id if folder else ""
 
     @property
     def log_path(self) -> Path | None:
-        """The log file, which outlives the server; None before there is one."""
+        """The log file, which outlives the server; None before the file exists."""
         folder = self.lifecycle.now.folder
         if folder is None:
             return None
@@ -139,17 +140,17 @@ class ServerRun:
 
     @property
     def standby(self) -> StandbySpec | None:
-        """What a standby for starts like this one has to import; None if no standby can become such a server."""
+        """The spec of a standby for starts like this one; None if no standby can become such a server."""
         return self._provisioner.standby
 
     @property
     def is_left(self) -> bool:
-        """Whether its release is over, and processes of it live on that SIGKILL did not end; a stop tries again."""
+        """Whether its release is over, and SIGKILL did not end all of its processes; another stop tries again."""
         return self.lifecycle.now.is_left
 
     @property
     def is_settled(self) -> bool:
-        """Whether it is over, and another stop would change nothing: no process is left, and no proof is open."""
+        """Whether the server is over, and another stop would change nothing: all processes ended, and the proof is final."""
         now = self.lifecycle.now
         return now.state.over and not now.is_left and not now.is_unseen
 
@@ -159,11 +160,13 @@ class ServerRun:
         return idle_release(self.spec, self.lifecycle.now.release)
 
     def status(self) -> ServerStatus:
-        """Return what is known of the server now."""
-        for _ in range(READS):
+        """Return the status of the server at this moment."""
+        for _ in range(MOST_READS):
             now = self.lifecycle.now
             read = self._read_status()
-            if self.lifecycle.now is now:  # else an event came meanwhile, and the parts are of two moments
+            if (
+                self.lifecycle.now is now
+            ):  # otherwise a change came meanwhile, and the parts are of two moments
                 break
         return read
 
@@ -196,27 +199,25 @@ class ServerRun:
         )
 
     def follower(self) -> log.Follower | None:
-        """Return what reads its log from the beginning on, keys masked; None before there is a log."""
+        """Return a reader of its log, from the beginning, with masked keys; None before the log exists."""
         path = self.log_path
         return log.Follower(path, self.secrets()) if path else None
 
     def secrets(self) -> list[str]:
-        """Return the keys and tokens that its log may hold."""
+        """Return the keys and tokens that its log may contain."""
         key = str(self.command.endpoint.api_key)
         return known({**os.environ, **dict(self.spec.env), "VLLM_API_KEY": key})
 
     def unreported_failure(self) -> str:
-        """Return that the server failed, and why, once: "" where it did not, or where somebody was told before."""
+        """Return a line about the failure of the server, once; "" if it did not fail, or if that was reported before."""
         error = self.lifecycle.report_error()
         return release_report.failure_line(self.name, error) if error else ""
 
-    # Its start.
-
     def begin(self) -> None:
-        """Start the server; the manager does this once.
+        """Start the server, and return at once. The manager calls this once.
 
         Raises:
-            StartFailed: the kernel has no thread for it.
+            StartFailed: no thread can be started.
         """
         try:
             self._supervisor.begin()
@@ -225,15 +226,15 @@ class ServerRun:
                 f"{self.name} could not be started: {error}", "End some threads, and try again"
             )
             self.handle(NeverStarted(failed))
-            self.unreported_failure()  # it is reported here
+            self.unreported_failure()  # this error reports it
             raise failed from error
 
     def wait_ready(self, timeout: float | None, report: Callable[[], None] | None) -> None:
-        """Return when the server is ready. See `Server.wait`."""
+        """Wait until the server is ready. See `Server.wait`."""
         self.check_process("Wait for it")
         timeout = arguments.seconds_or_none("timeout", timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not self.lifecycle.wait_for(lambda now: now.state is not ServerState.STARTING, REPORT):
+        while not self.lifecycle.wait_for(lambda now: now.state is not ServerState.STARTING, REPORT_INTERVAL):
             if report is not None:
                 report()
             if deadline is not None and time.monotonic() >= deadline:
@@ -250,17 +251,15 @@ class ServerRun:
                 or now.error
                 or StartFailed(f"{self.name} was stopped", "Start it again")
             )
-        if not self._provisioner.from_the_start:  # its first kernel may have put it to sleep
+        if not self._provisioner.from_the_start:  # the first kernel may have put the server to sleep
             self.sleep_mode.is_asleep()
 
-    # Its end.
-
     def begin_stop(self, grace: float | None = None, drain: float = 0.0) -> None:
-        """Ask for the release, and return at once. Arguments as for `Server.stop`.
+        """Request the release, and return at once. Arguments as for `Server.stop`.
 
         Raises:
-            InvalidOption: ``grace`` or ``drain`` is no length of time.
-            VllmMagicError: this is a forked copy of the process that the server belongs to.
+            InvalidOption: ``grace`` or ``drain`` is not a length of time.
+            VllmMagicError: this process is a forked copy of the server's kernel.
         """
         self.check_process("Stop it")
         plan = self._plan(grace, drain)
@@ -269,9 +268,10 @@ class ServerRun:
             self._begin_again()
         if self.lifecycle.now.state.over:
             return
-        # Asked before the state says so: an interrupt in between must not leave a server that seems to be stopping.
+        # The request comes before the change of the state: an interrupt in between must not leave a server that only looks as
+        # if it was stopping.
         self._supervisor.stop(plan)
-        self.lifecycle.ask()
+        self.lifecycle.request_stop()
         self._changed(self)
 
     def _begin_again(self) -> None:
@@ -286,40 +286,40 @@ class ServerRun:
             ) from error
 
     def wait_over(self, timeout: float | None = None) -> bool:
-        """Return True when the server is released or failed, whatever the reason; False after ``timeout`` seconds.
+        """Wait until the server is released or failed, and return True; return False after ``timeout`` seconds.
 
         Raises:
-            VllmMagicError: this is a forked copy of the process that the server belongs to.
+            VllmMagicError: this process is a forked copy of the server's kernel.
         """
         self.check_process("Wait for it")
         limit = arguments.seconds_or_none("timeout", timeout)
         return self.lifecycle.wait_for(lambda now: now.state.over, limit)
 
     def wait_released(self) -> Release:
-        """Return the release when it is over. Raises what `Server.stop` raises."""
+        """Wait for the end, and return the release. Errors as for `Server.stop`."""
         self.wait_over()
         now = self.lifecycle.now
         if now.release is None or not now.release.verified:
-            raise now.error or ReleaseFailed(f"{self.name}: nothing is known of its end.")
+            raise now.error or ReleaseFailed(f"The end of {self.name} is not known. Stop it again.")
         return now.release
 
     def stop_at_exit(self) -> None:
-        """Ask for the release, unless the server is to be kept, and return at once: the kernel is about to end."""
+        """Request the release, unless the server is to be kept, and return at once. Called when the kernel ends."""
         if self._provisioner.stops_at_exit:
             self._supervisor.stop(StopPlan(grace=EXIT_GRACE, patience=EXIT_GRACE))
 
     def check_process(self, hint: str) -> None:
-        """Check that this is no forked copy of the process: the copy has no thread that follows the server.
+        """Check that this process is the server's kernel. A forked copy has no thread that follows the server.
 
         Args:
-            hint: what to do in the other process.
+            hint: what to do in the server's kernel.
 
         Raises:
-            VllmMagicError: this is a forked copy.
+            VllmMagicError: this process is a forked copy.
         """
         if os.getpid() != self._pid:
             raise VllmMagicError(
-                f"This is a forked process; {self.name} belongs to the one it came from. {hint} there."
+                f"This is a forked process, and {self.name} belongs to its parent process. {hint} there."
             )
 
     def _plan(self, grace: float | None, drain: float) -> StopPlan:
@@ -329,10 +329,8 @@ class ServerRun:
             return StopPlan(grace, grace, drain, hurry=True)
         return StopPlan(self._provisioner.stop_grace, self._provisioner.stop_patience, drain)
 
-    # What its supervisor tells.
-
     def handle(self, notice: Notice) -> None:
-        """Take in what the supervisor tells, in the supervisor's thread. The state changes even if something here fails."""
+        """Handle a notice of the supervisor, in its thread. The state changes even if an error is raised here."""
         try:
             self._prepare_for(notice)
         finally:
@@ -343,16 +341,16 @@ class ServerRun:
             history.keep(self.spec, self.lifecycle.stages(), warm=now.kind is StartKind.WARM)
 
     def _prepare_for(self, notice: Notice) -> None:
-        """Do what comes before the change of the state."""
+        """Do what must be done before the change of the state."""
         if isinstance(notice, News):
             self._news(notice.text)
         elif isinstance(notice, LeaderStarted):
             if notice.kind is StartKind.WARM:
-                self.lifecycle.go_by(Pace(history.earlier(self.spec, warm=True)))
+                self.lifecycle.set_pace(Pace(history.earlier(self.spec, warm=True)))
             chosen = [number for number, gpu in enumerate(notice.baseline) if gpu.uuid in notice.chosen]
             used = tuple(gpu.used for gpu in notice.baseline)
             self.curve.begin(used, chosen)
-            if self._provisioner.from_the_start:  # it holds nothing yet
+            if self._provisioner.from_the_start:  # the server holds no memory yet
                 self.curve.add(Sample(time.time(), used, (0,) * len(used)))
         elif isinstance(notice, EngineDied):
             self._news(f"{self.name}: {ENGINE_DEAD}. %vllm restart {self.name} starts it again.")
@@ -361,7 +359,7 @@ class ServerRun:
         elif isinstance(notice, Over):
             if ended := idle_release(self.spec, notice.release):
                 self._news(f"{self.name} was {ended}.{notice.release.in_brackets}")
-            self.clients.close()  # before the end is known, so that none is open once `stop` has returned
+            self.clients.close()  # before the change of the state, so that no client is open after `stop` has returned
 
 
 def _state(state: ServerState, placement: Placement) -> ServerState:

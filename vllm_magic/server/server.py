@@ -1,4 +1,4 @@
-"""A server as users hold it: its status, its requests, its end."""
+"""A server as users hold it: its status, its requests, and its stop."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ ADAPTER = "the name of an adapter, as text"
 
 
 class Server(RequestMethods):
-    """A vLLM server of this kernel. Safe to use from any thread. `manager.Manager` makes them.
+    """A vLLM server of this kernel. Safe to use from any thread. `manager.Manager` makes the servers.
 
-    While it is ready it answers requests (`chat`, `complete`, `embed`, ..., `client`); all of them raise `RequestFailed`
-    otherwise.
+    While the server is ready, it answers requests (`chat`, `complete`, `embed`, ..., `client`). At any other time these methods
+    raise `RequestFailed`.
 
     Args:
-        spec: what was asked for.
+        spec: the spec with which the server is started.
         provisioner: makes the server.
         probe: reads the GPUs.
         news: called, in a thread of the server, with each line that the user should see.
@@ -60,7 +60,7 @@ class Server(RequestMethods):
         provisioner: Provisioner,
         probe: Probe,
         news: Callable[[str], None],
-        changed: Callable[[ServerRun], None] = lambda _: None,
+        changed: Callable[[ServerRun], None],
     ) -> None:
         self._run = ServerRun(spec, provisioner, probe, news, changed)
         super().__init__(self._run.connector.connect, self._run.clients)
@@ -84,12 +84,12 @@ class Server(RequestMethods):
 
     @property
     def status(self) -> ServerStatus:
-        """All that is known of it at this moment. The properties below are single parts of it, each read when asked for."""
+        """The status at this moment, as one value. Each of the properties below reads one part of it."""
         return self._run.status()
 
     @property
     def spec(self) -> ServerSpec:
-        """What was asked for."""
+        """The spec with which it was started."""
         return self._run.spec
 
     @property
@@ -104,7 +104,7 @@ class Server(RequestMethods):
 
     @property
     def state(self) -> ServerState:
-        """Compares equal to its value: ``server.state == "ready"``. In a forked process it stays what it was at the fork."""
+        """The state, which equals its text: ``server.state == "ready"``. In a forked process it does not change after the fork."""
         return self._run.state
 
     @property
@@ -114,12 +114,12 @@ class Server(RequestMethods):
 
     @property
     def ready_after(self) -> float | None:
-        """Seconds from the request to ready; None before that."""
+        """The seconds from the request of the start until the server was ready; None before that."""
         return self._run.lifecycle.now.ready_after
 
     @property
     def pid(self) -> int | None:
-        """The pid of its first process; None before it runs."""
+        """The pid of its first process; None before that runs."""
         leader = self._run.leader
         return leader.pid if leader else None
 
@@ -140,27 +140,27 @@ class Server(RequestMethods):
 
     @property
     def api_key(self) -> str:
-        """The key that ``/v1`` asks for. vLLM leaves other routes open (see the README)."""
+        """The key that requests to ``/v1`` need. vLLM leaves other routes open (see the README)."""
         return str(self._run.command.endpoint.api_key)
 
     @property
     def log_path(self) -> Path | None:
-        """The log file, which outlives the server; None before there is one."""
+        """The log file, which outlives the server; None before the file exists."""
         return self._run.log_path
 
     @property
     def start_kind(self) -> StartKind | None:
-        """Whether vLLM was executed for it ("cold") or a spare became it ("warm"); None before it runs."""
+        """The kind of start: "cold" if vLLM was executed, "warm" if a spare became the server, or "attached"; None before it runs."""
         return self._run.lifecycle.now.kind
 
     @property
     def cold_because(self) -> str:
-        """Why no spare became it; "" where one did."""
+        """Why no spare became the server; "" if one did."""
         return self._run.lifecycle.now.cold_because
 
     @property
     def asleep(self) -> int:
-        """The level at which it sleeps, as far as is known; 0 while it is awake."""
+        """The level of vLLM's sleep mode at which it sleeps, as far as it is known; 0 while it is awake."""
         return self._run.sleep_mode.level
 
     @property
@@ -170,7 +170,7 @@ class Server(RequestMethods):
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """The addresses of the nodes of a Ray cluster on which it runs; () while it waits for room, and on this machine."""
+        """The addresses of its nodes in a Ray cluster; () while its job waits for a node, and for a server of this machine."""
         return self._run.placement.nodes
 
     @property
@@ -190,16 +190,16 @@ class Server(RequestMethods):
 
     @property
     def error(self) -> VllmMagicError | None:
-        """Why it failed; None unless it did."""
+        """Why it failed; None if it did not fail."""
         return self._run.lifecycle.now.error
 
     def log(self, n: int = 50) -> list[str]:
-        """Return the last ``n`` lines of its log, oldest first, keys masked; the file has them as they are."""
+        """Return the last ``n`` lines of its log, oldest first, with masked keys. The file itself has the keys."""
         n, path = arguments.count("n", n), self.log_path
         return log.tail(path, n, self._run.secrets()) if path else []
 
     def processes(self) -> list[Process]:
-        """Return its living processes, the first one first; [] before its start and after its end.
+        """Return its living processes, beginning with the leader; [] before its start and after its end.
 
         Raises:
             VllmMagicError: /proc cannot be read (no descriptor is free).
@@ -207,7 +207,7 @@ class Server(RequestMethods):
         return members.living(self.name, self._run.lifecycle)
 
     def plot(self) -> Plot:
-        """Its life as a figure: VRAM, tokens a second, requests. As it is when it is shown, also after its end."""
+        """Return its life as a figure: VRAM, tokens a second, requests. The figure is drawn each time when it is shown."""
         from vllm_magic.plotting.plot import Plot
 
         def times() -> dict[str, float]:
@@ -216,70 +216,71 @@ class Server(RequestMethods):
         return Plot(self.name, self.model, self._run.curve, times)
 
     def wait(self, timeout: float | None = None, report: Callable[[Server], None] | None = None) -> None:
-        """Return when it is ready.
+        """Wait until the server is ready.
 
         Args:
-            timeout: seconds; None waits as long as it starts.
-            report: called in this thread again and again while it waits.
+            timeout: seconds; None for no limit.
+            report: called with the server, in this thread, repeatedly during the wait.
 
         Raises:
-            StartTimeout: it was not ready in time. It goes on starting.
-            StartFailed: it ended before it was ready.
-            VllmMagicError: it could not be started at all, or has been stopped meanwhile; or this is a forked copy of
-                the process that the server belongs to.
+            StartTimeout: the server was not ready in time. Its start continues.
+            StartFailed: the server ended before it was ready.
+            VllmMagicError: the server could not be started, or was stopped meanwhile; or this process is a forked copy of the
+                server's kernel.
         """
         self._run.wait_ready(timeout, None if report is None else partial(report, self))
 
     def stop(self, grace: float | None = None, drain: float = 0.0) -> Release:
-        """End it, and return when its processes are gone and its VRAM is back.
+        """Stop the server, and return its release when its processes are gone and its VRAM is back.
 
-        A second call waits for the first; with a ``grace`` of its own it hurries it. After one that failed (something
-        would not end, memory was not back, a Ray cluster did not answer) it tries and looks again.
+        A second call waits for the same release, and shortens it if its ``grace`` is shorter. After a failed release (a process
+        did not end, memory did not come back, a Ray cluster did not answer), a call tries and checks again.
 
         Args:
-            grace: seconds from SIGTERM to SIGKILL; None: as long as SIGTERM shows an effect, 5 at most.
-            drain: seconds that requests in flight get to finish first.
+            grace: seconds from SIGTERM to SIGKILL; by default 5, or 2.5 while SIGTERM shows no effect, and vLLM's
+                --shutdown-timeout added.
+            drain: seconds that requests in flight have to finish before that.
 
         Raises:
-            InvalidOption: ``grace`` or ``drain`` is no length of time.
-            ReleaseFailed: something would not end, or memory did not come back.
-            VllmMagicError: a fault of vllm_magic; nothing is known of the end.
+            InvalidOption: ``grace`` or ``drain`` is not a length of time.
+            ReleaseFailed: a process did not end, or memory did not come back.
+            VllmMagicError: the release failed because of a fault of vllm_magic.
         """
         self._run.begin_stop(grace, drain)
         return self._run.wait_released()
 
     def sleep(self, level: int = 1) -> SleepResult:
-        """Have it keep its processes and give its VRAM back; it was started with ``--enable-sleep-mode``.
+        """Put the server to sleep: it keeps its processes and gives its VRAM back. This needs ``--enable-sleep-mode`` at its start.
 
-        While a server that may share a GPU with it falls asleep, wakes up or is switched to, this waits.
+        This waits while a server that may share a GPU falls asleep, wakes up, or is started by a switch.
 
         Args:
             level: 1 moves the weights to the machine's memory, 2 throws them away.
 
         Raises:
             InvalidOption: there is no such level.
-            SleepFailed: it has no sleep mode, does not sleep, or the VRAM did not come back.
-            RequestFailed: it is not ready.
-            VllmMagicError: this is a forked copy of the process that the server belongs to.
+            SleepFailed: the server has no sleep mode, does not sleep, or its VRAM did not come back.
+            RequestFailed: the server is not ready.
+            VllmMagicError: this process is a forked copy of the server's kernel.
         """
         self._run.check_process("Put it to sleep")
         return self._run.sleep_mode.sleep(level)
 
     def wake(self) -> SleepResult:
-        """Wake it up. Raises what `sleep` raises."""
+        """Wake the server up. Errors as for `sleep`."""
         self._run.check_process("Wake it up")
         return self._run.sleep_mode.wake()
 
     def metrics(self, window: float = 1.0) -> Metrics:
-        """What it does and has done, by its own counters.
+        """Return the metrics of the server, from its own counters.
 
         Args:
-            window: seconds over which the tokens a second are counted, which this takes; 0 leaves them out.
+            window: seconds over which the tokens a second are counted, and which this call takes; 0 to leave them out.
 
         Raises:
-            InvalidOption: ``window`` is no length of time, or an infinite one.
-            RequestFailed: it is not ready, or its end begins within the window.
-            VllmMagicError: it does not tell.
+            InvalidOption: ``window`` is not a length of time, or is infinite.
+            RequestFailed: the server is not ready, or its end begins within the window.
+            VllmMagicError: the server does not report metrics.
         """
         window = arguments.finite_seconds("window", window)
         began, found = time.monotonic(), self._run.connector.api().metrics()
@@ -289,8 +290,8 @@ class Server(RequestMethods):
             found = last and metrics.with_rates(found, last, time.monotonic() - began)
         if found is None:
             off = flags.has(self.spec.all_args, "--disable-log-stats")
-            why = "--disable-log-stats takes them away" if off else "Try again; %vllm logs may tell more"
-            raise VllmMagicError(f"{self.name} tells no metrics. {why}.")
+            why = "--disable-log-stats disables them" if off else "Try again; %vllm logs may show more"
+            raise VllmMagicError(f"{self.name} reports no metrics. {why}.")
         return found
 
     def bench(self, *args: str, report: Callable[[str, float], None] | None = None) -> list[str]:
@@ -305,11 +306,11 @@ class Server(RequestMethods):
         )
 
     def load_lora(self, name: str, path: str | os.PathLike[str]) -> None:
-        """Load a LoRA adapter; ``server.chat(..., model=name)`` asks it.
+        """Load a LoRA adapter; ``server.chat(..., model=name)`` uses it.
 
         Args:
-            name: what to call it.
-            path: its folder.
+            name: the name of the adapter.
+            path: the folder of the adapter.
         """
         name, path = arguments.text("name", name, ADAPTER), arguments.path("path", path)
         lora.load(self._connect(), name, _folder(path))
@@ -320,14 +321,14 @@ class Server(RequestMethods):
         lora.unload(self._connect(), name)
 
     def loras(self, timeout: float | None = SILENCE_LIMIT) -> list[str]:
-        """Return the LoRA adapters that are loaded; ``timeout`` is for the whole answer, in seconds."""
+        """Return the names of the loaded LoRA adapters; ``timeout`` is the limit for the whole answer, in seconds."""
         limit = arguments.limit("timeout", timeout)
         return lora.names(self._connect(), limit)
 
 
 def run_of(server: Server) -> ServerRun:
-    """Return the run of a server: what the packages of vllm_magic need of it, and users do not."""
-    return server._run  # noqa: SLF001 - the one access to it
+    """Return the run of a server, which the packages of vllm_magic use, and users do not."""
+    return server._run  # noqa: SLF001 - the only access from outside the class
 
 
 def _folder(path: str) -> str:

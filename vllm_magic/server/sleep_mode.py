@@ -1,7 +1,7 @@
-"""Sleep: a server keeps its processes and gives nearly all of its VRAM back, and is awake again in seconds.
+"""vLLM's sleep mode: a server keeps its processes, gives nearly all of its VRAM back, and wakes up in seconds.
 
-vLLM's sleep mode (0.32, entrypoints/serve/dev/sleep) answers 200 also where nothing slept, so it is judged by
-what the server's processes hold, where the driver says that.
+vLLM (0.32, entrypoints/serve/dev/sleep) answers 200 even if nothing slept. So success is determined by the memory that the
+server's processes hold, if the driver reports it.
 """
 
 from __future__ import annotations
@@ -31,14 +31,12 @@ if TYPE_CHECKING:
     from vllm_magic.lifecycle.lifecycle import Lifecycle
     from vllm_magic.server.connector import Connector
 
-LIMIT = (
-    300.0  # seconds for vLLM to move the weights: they go to the machine's memory, or are read from its disk
-)
-SETTLE = 10.0  # seconds for the driver to say what vLLM has done
-LOOK = 0.2  # seconds between looks at it
+LIMIT = 300.0  # seconds for vLLM to move the weights to the machine's memory, or to read them from its disk
+SETTLE = 10.0  # seconds for the driver to show the memory that came back
+INTERVAL = 0.2  # seconds between readings of that memory
 LEVELS = (1, 2)
 RELOAD = 2  # the level at which the weights are thrown away
-NOTE = "asleep"  # the file in the server's folder that says its level: for the next kernel, where the server is kept
+LEVEL_FILE = "asleep"  # in the server's folder: its level, for the next kernel if the server is kept
 
 
 @dataclass(frozen=True)
@@ -46,11 +44,11 @@ class SleepResult(Viewable):
     """A server that fell asleep, or woke up.
 
     Attributes:
-        server: its name.
-        asleep: which of the two.
-        seconds: that it took.
-        before: bytes of VRAM that its processes held before; None where the driver does not say.
-        after: bytes that they hold now; None where the driver does not say.
+        server: the name of the server.
+        asleep: whether the server sleeps now.
+        seconds: the seconds that this took.
+        before: the bytes of VRAM that its processes held before; None if the driver does not report them.
+        after: the bytes that they hold now; None if the driver does not report them.
     """
 
     server: str
@@ -63,7 +61,7 @@ class SleepResult(Viewable):
     def text(self) -> str:
         """What happened, in one line."""
         if self.before is None or self.after is None:
-            proved = "vLLM says so, and the driver does not tell"
+            proved = "vLLM says so, and the driver does not report its memory"
         elif self.asleep:
             proved = f"{gib(self.before - self.after)} came back, and it keeps {gib(self.after)}"
         else:
@@ -78,13 +76,13 @@ class SleepResult(Viewable):
 
 
 class SleepMode:
-    """vLLM's sleep mode of one server. Safe to use from any thread: servers that may share a GPU wait for each other.
+    """The sleep mode of one server. Safe to use from any thread: servers that may share a GPU wait for each other.
 
     Args:
-        spec: what was asked for.
-        probe: looks at the GPUs.
-        connector: reaches the server.
-        lifecycle: says which folder and which processes the server has.
+        spec: the spec of the server.
+        probe: reads the GPUs.
+        connector: connects to the server.
+        lifecycle: the state of the server, with its folder and leader.
     """
 
     def __init__(self, spec: ServerSpec, probe: Probe, connector: Connector, lifecycle: Lifecycle) -> None:
@@ -93,7 +91,7 @@ class SleepMode:
         self._connector = connector
         self._lifecycle = lifecycle
         self._gpus = GpuSet.of(spec)
-        self._level = 0  # changes only in a turn on the GPUs
+        self._level = 0  # changes only during a turn on the GPUs
 
     @property
     def available(self) -> bool:
@@ -104,24 +102,24 @@ class SleepMode:
     def level(self) -> int:
         """The level at which the server sleeps, as far as is known; 0 while it is awake.
 
-        After a sleep or a waking that was interrupted, this is the level of that until the server was asked again. It stays
-        2 until weights that may be gone are loaded again.
+        After an interrupted `sleep` or `wake`, it is the level of that call until the server is asked again. It stays 2 until
+        weights that may have been thrown away are loaded again.
         """
         return self._level
 
     def is_asleep(self) -> bool:
-        """Ask the server whether it sleeps, and set `level` by its answer. Without an answer, return what is known."""
+        """Ask the server whether it sleeps, and set `level` by its answer. Without an answer, return whether `level` is set."""
         if not self.available:
             return False
         with TURNS.turn(self._gpus):
             try:
                 answer = self._ask(self._connector.api())
-            except RequestFailed:  # it is over, or another program listens there
+            except RequestFailed:  # the server has ended, or another program has its port
                 answer = None
         return bool(self._level) if answer is None else answer
 
     def sleep(self, level: int = 1) -> SleepResult:
-        """Have the server keep its processes and give its VRAM back. A server that sleeps already is told again.
+        """Put the server to sleep: it keeps its processes and gives its VRAM back. A sleeping server gets the request again.
 
         Args:
             level: 1 moves the weights to the machine's memory, 2 throws them away.
@@ -138,15 +136,15 @@ class SleepMode:
             )
         if not self.available:
             raise SleepFailed(
-                f"{name} has no sleep mode: it is started with {commands.SLEEP}, which a CPU does not take. "
+                f"{name} has no sleep mode: that needs {commands.SLEEP} at its start, and a GPU. "
                 f"%vllm stop {name} gives its memory back."
             )
         with TURNS.turn(self._gpus):
             api = self._connector.api()
             slept = self._ask(api)
             if slept is None:
-                raise SleepFailed(f"{name} does not say whether it sleeps. %vllm logs {name} may tell why.")
-            # Noted before the request: it may sleep although the request is interrupted or fails.
+                raise SleepFailed(f"{name} does not say whether it sleeps. %vllm logs {name} may show why.")
+            # The level is set before the request, because the server may sleep although the request fails or is interrupted.
             self._set_level(max(self._level, level))
             try:
                 return self._sleep(api, level, slept=slept)
@@ -158,7 +156,7 @@ class SleepMode:
         """Wake the server up, and have it load the weights again if they were thrown away.
 
         Raises:
-            SleepFailed: the server does not wake up; mostly since another process has the memory now.
+            SleepFailed: the server does not wake up, mostly because another process has taken the memory.
             RequestFailed: the server is not ready.
         """
         with TURNS.turn(self._gpus):
@@ -170,27 +168,27 @@ class SleepMode:
         return done
 
     def _ask(self, api: Api) -> bool | None:
-        """Return what the server answers, and set the level by it. The caller has a turn on the GPUs."""
+        """Return the answer of the server, and set the level by it. The caller has a turn on the GPUs."""
         answer = api.is_sleeping()
-        level = max(self._level, self._noted())
+        level = max(self._level, self._read_level())
         if answer is True and not level:
-            level = RELOAD  # somebody else put it to sleep, at a level that is not known
+            level = RELOAD  # another program has put the server to sleep, at an unknown level
         if answer is False and level < RELOAD:
             level = 0
         self._level = level
         return answer
 
     def _sleep(self, api: Api, level: int, *, slept: bool) -> SleepResult:
-        """Have it sleep, and check that its VRAM came back, unless it slept already."""
+        """Put the server to sleep, and check that its VRAM came back, unless it slept before."""
         name, began = self._spec.name, time.monotonic()
         before = self._held()
         self._post(api, f"/sleep?level={level}")
         if api.is_sleeping() is not True:
-            raise SleepFailed(f"{name} was told to sleep, and does not. %vllm logs {name} tells more.")
+            raise SleepFailed(f"{name} was told to sleep, and does not. %vllm logs {name} shows more.")
         after = before if slept else self._held_after_sleep(before)
         if not slept and before is not None and after is not None and after > before / 2:
             raise SleepFailed(
-                f"{name} says that it sleeps, and holds {gib(after)} of {gib(before)} still. %vllm stop {name} gives it back."
+                f"{name} says that it sleeps, and still holds {gib(after)} of {gib(before)}. %vllm stop {name} gives it back."
             )
         return SleepResult(name, asleep=True, seconds=time.monotonic() - began, before=before, after=after)
 
@@ -202,7 +200,7 @@ class SleepMode:
             self._post(api, "/collective_rpc", {"method": "reload_weights"})
             self._post(api, "/reset_prefix_cache")
         if api.is_sleeping() is not False:
-            raise SleepFailed(f"{name} was told to wake up, and does not. %vllm logs {name} tells more.")
+            raise SleepFailed(f"{name} was told to wake up, and does not. %vllm logs {name} shows more.")
         seconds = time.monotonic() - began
         return SleepResult(name, asleep=False, seconds=seconds, before=before, after=self._held())
 
@@ -211,11 +209,11 @@ class SleepMode:
         if status != 200:  # noqa: PLR2004 - HTTP
             said = "did not answer" if status is None else f"answered {status}"
             raise SleepFailed(
-                f"{name} {said} to {path.partition('?')[0]}. %vllm logs {name} tells why; %vllm gpu shows who holds what."
+                f"{name} {said} to {path.partition('?')[0]}. %vllm logs {name} shows why; %vllm gpu shows who holds memory."
             )
 
     def _held_after_sleep(self, before: int | None) -> int | None:
-        """Return the bytes that it holds, once they are less than half of ``before``, or after `SETTLE` seconds."""
+        """Return the bytes that the server holds, once they are at most half of ``before``, or after `SETTLE` seconds."""
         if before is None:
             return None
         deadline = time.monotonic() + SETTLE
@@ -223,11 +221,11 @@ class SleepMode:
         while (held := self._held()) is not None and held > before / 2:
             if time.monotonic() >= deadline:
                 break
-            pause.wait(LOOK)
+            pause.wait(INTERVAL)
         return held
 
     def _held(self) -> int | None:
-        """Return the bytes of VRAM that its processes hold; None where the driver does not say."""
+        """Return the bytes of VRAM that the server's processes hold; None if the driver does not report them."""
         pids = set(members.pids(self._spec.name, self._lifecycle))
         listed = [
             one for gpu in self._probe.snapshot().gpus for one in gpu.processes or () if one.pid in pids
@@ -236,18 +234,18 @@ class SleepMode:
         return sum(known) if known and len(known) == len(listed) else None
 
     @property
-    def _note(self) -> Path | None:
-        """The file with the deepest level at which the server may sleep, or whose weights may be gone."""
+    def _level_file(self) -> Path | None:
+        """The file with the highest level that the server may have, by which its weights may be gone; None before its start."""
         folder = self._lifecycle.now.folder
-        return folder.path / NOTE if folder else None
+        return folder.path / LEVEL_FILE if folder else None
 
     def _set_level(self, level: int) -> None:
-        """Set the level, and write it down; 0 removes the file.
+        """Set the level, and write it to the file; 0 removes the file.
 
-        Without room on the disk there is no file. The next kernel then has a server that sleeps load its weights again.
+        If the disk is full, there is no file. The next kernel then makes a sleeping server load its weights again.
         """
         self._level = level
-        path = self._note
+        path = self._level_file
         if path is None:
             return
         with suppress(OSError):
@@ -257,10 +255,10 @@ class SleepMode:
                 with open(path, "wb", opener=lambda path, _: os.open(path, mode, 0o600)) as file:
                     file.write(str(level).encode())
 
-    def _noted(self) -> int:
-        """Return the level that was written down; `RELOAD` where it cannot be read."""
+    def _read_level(self) -> int:
+        """Return the level in the file; `RELOAD` if the file cannot be read."""
         try:
-            text = files.read_regular(path, 16) if (path := self._note) else b"0"
+            text = files.read_regular(path, 16) if (path := self._level_file) else b"0"
         except FileNotFoundError:
             return 0
         except OSError:

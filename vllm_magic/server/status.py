@@ -1,4 +1,4 @@
-"""The status of a server: what is known of it at one moment, for everything that shows servers."""
+"""The status of a server at one moment, for all code that shows servers."""
 
 from __future__ import annotations
 
@@ -28,30 +28,31 @@ class ServerStatus(Viewable):
     """What is known of a server at one moment. It does not change; ``server.status`` returns a new one each time.
 
     Attributes:
-        spec: what was asked for.
-        id: the name of its private folder, which ``vllm-magic ps`` shows; "" before there is one.
-        state: where it is in its life.
+        spec: the spec with which it was started.
+        id: the name of its private folder, which ``vllm-magic ps`` shows; "" before the folder exists.
+        state: the state in its life.
         asleep: the level of vLLM's sleep mode at which it sleeps; 0 while it is awake.
         can_sleep: whether it was started in vLLM's sleep mode.
         url: ``http://127.0.0.1:PORT``.
         exposed: whether other machines can reach it.
-        leader: its first process, alive or not; None before it runs.
-        log_path: the log file, which outlives the server; None before there is one.
+        leader: its first process, alive or not; None before that runs.
+        log_path: the log file, which outlives the server; None before the file exists.
         progress: the stage of the start.
-        estimate: how far the start is, as a share of its time.
-        stages: the seconds of each stage of the start so far, without those that waited for the GPU; {} after a download.
-        seconds: seconds since the start was asked for.
-        ready_after: seconds from the request to ready; None before that.
+        estimate: the share of the start's time that has passed, and the time left.
+        stages: the seconds of each stage of the start so far, without the wait for the GPU; {} after a download.
+        seconds: seconds since the request of the start.
+        ready_after: seconds from the request of the start until the server was ready; None before that.
         times: when it entered each of its states, in seconds since the epoch.
-        start_kind: whether vLLM was executed for it ("cold") or a spare became it ("warm"); None before it runs.
-        cold_because: why no spare became it; "" where one did.
+        start_kind: whether vLLM was executed ("cold"), a spare became the server ("warm"), or it was attached; None before its
+            first process runs.
+        cold_because: why no spare became the server; "" if one did.
         job: the submission id of its job on a Ray cluster; "" for a server of this machine.
-        nodes: the addresses of the nodes of a Ray cluster on which it runs; () while its job waits for room, and on this
-            machine.
+        nodes: the addresses of the nodes of a Ray cluster on which it runs; () while its job waits for a node, and for a server
+            of this machine.
         reachable: whether its cluster answers; True for a server of this machine.
         caveat: what is not as it should be while it runs: its node has another vLLM, or its engine has died; "" for nothing.
         release: the result of its end; None before that.
-        error: why it failed; None unless it did.
+        error: why it failed; None if it did not fail.
     """
 
     spec: ServerSpec
@@ -95,7 +96,7 @@ class ServerStatus(Viewable):
 
     @property
     def pid(self) -> int | None:
-        """The leader's pid; None before it runs."""
+        """The pid of its first process; None before that runs."""
         return self.leader.pid if self.leader else None
 
     @property
@@ -120,17 +121,17 @@ class ServerStatus(Viewable):
 
     @property
     def is_left(self) -> bool:
-        """Whether its release is over, and processes of it live on that SIGKILL did not end."""
+        """Whether its release is over, and SIGKILL did not end all of its processes."""
         return self.state.over and self.release is not None and bool(self.release.left)
 
     @property
     def idle_release(self) -> str:
-        """What its ``--ttl`` did: "released after 30 min without a request"; "" where it ended otherwise, or runs."""
+        """The end by its ``--ttl``: "released after 30 min without a request"; "" if it runs, or ended for another reason."""
         return idle_release(self.spec, self.release)
 
 
 def idle_release(spec: ServerSpec, release: Release | None) -> str:
-    """Return that this release ended an idle server, in words; "" where it did not, or is not proved."""
+    """Return text for the release of an idle server; "" if the server ended for another reason, or the release is not proved."""
     if release is None or not release.verified or release.why != Why.IDLE.value:
         return ""
     return f"released after {durations.text(spec.ttl or 0.0)} without a request"

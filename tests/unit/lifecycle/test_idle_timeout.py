@@ -36,8 +36,8 @@ class TestJudgement:
         """Look as often as it asks for; returns the seconds until it said so."""
         now = NOW
         while not idleness.observe(ServerUse(answers(now - NOW) if answers else work(0, 7.0)), now):
-            assert idleness.next_look - now >= min(SHORTEST, 0.001)
-            now = idleness.next_look
+            assert idleness.next_reading - now >= min(SHORTEST, 0.001)
+            now = idleness.next_reading
             assert now - NOW < 10**6
         return now - NOW
 
@@ -48,9 +48,9 @@ class TestJudgement:
     def test_how_often_it_looks(self):
         for ttl, pause in ((4.0, SHORTEST), (100.0, 10.0), (1800.0, LONGEST)):
             idleness = Idleness(ttl)
-            assert idleness.next_look <= NOW
+            assert idleness.next_reading <= NOW
             assert not idleness.observe(ServerUse(work(0, 0.0)), NOW)
-            assert idleness.next_look == pytest.approx(NOW + pause)
+            assert idleness.next_reading == pytest.approx(NOW + pause)
 
     def test_a_request_begins_the_time_anew(self):
         def one_at_50(at: float) -> Activity:
@@ -68,9 +68,9 @@ class TestJudgement:
         idleness, now = Idleness(10), NOW
         assert not idleness.observe(ServerUse(work(0, 7.0)), now)
         for _ in range(100):
-            now = idleness.next_look
+            now = idleness.next_reading
             assert not idleness.observe(ServerUse(None), now)
-            assert idleness.next_look >= now + SHORTEST
+            assert idleness.next_reading >= now + SHORTEST
         assert idleness.observe(ServerUse(work(0, 7.0)), now)
 
     def test_one_that_never_answered_is_not_idle_at_its_first_answer(self):
@@ -83,11 +83,11 @@ class TestJudgement:
         idleness, waiting, now = Idleness(10), asked(), NOW
         assert not idleness.observe(ServerUse(QUIET, (waiting,)), now)
         for _ in range(30):
-            now = idleness.next_look
+            now = idleness.next_reading
             assert not idleness.observe(ServerUse(QUIET, (waiting,)), now)
         assert now >= NOW + 10
-        assert idleness.next_look == now + SHORTEST
-        assert idleness.observe(ServerUse(QUIET), idleness.next_look)
+        assert idleness.next_reading == now + SHORTEST
+        assert idleness.observe(ServerUse(QUIET), idleness.next_reading)
 
 
 QUIET = work(0, 7)

@@ -81,7 +81,7 @@ def test_only_one_thread_reopens_it(lifecycle):
 
 def test_a_stop_that_comes_too_late(lifecycle):
     lifecycle.take(RELEASED)
-    lifecycle.ask()
+    lifecycle.request_stop()
     assert lifecycle.now.state == "released"
 
 
@@ -90,7 +90,7 @@ def test_the_time_of_each_stage(lifecycle):
     lifecycle.take(ProgressChanged(Progress(Stage.LOADING)))
     assert Stage.IMPORTING in lifecycle.stages()
     share = lifecycle.estimate().share
-    lifecycle.go_by(Pace({Stage.IMPORTING: 9.0, Stage.LOADING: 1.0}))
+    lifecycle.set_pace(Pace({Stage.IMPORTING: 9.0, Stage.LOADING: 1.0}))
     assert lifecycle.estimate().share >= 0.9 > share
 
 

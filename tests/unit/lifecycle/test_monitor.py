@@ -16,14 +16,14 @@ from vllm_magic import background
 from vllm_magic.guard.client import Guards
 from vllm_magic.guard.protocol import Decoder, Started, Stop, Stopping, Why, encode
 from vllm_magic.lifecycle import monitor as monitors
-from vllm_magic.lifecycle.actions import LookAtHealth, LookAtUse
+from vllm_magic.lifecycle.actions import CheckHealth, ReadUse
 from vllm_magic.lifecycle.events import (
-    HealthSeen,
+    HealthChecked,
     LeaderStarted,
     StopPlan,
     StopRequested,
     TimePassed,
-    UseSeen,
+    UseRead,
 )
 from vllm_magic.lifecycle.idle_timeout import ServerUse
 from vllm_magic.lifecycle.monitor import Monitor
@@ -99,7 +99,7 @@ def follow(guards, tmp_path, monkeypatch):
     with contextlib.ExitStack() as held:
 
         def make(server: Followed) -> Monitor:
-            api = SimpleNamespace(accepts=lambda: False, activity=lambda: None)
+            api = SimpleNamespace(health=lambda: None, activity=lambda: None)
             made = Monitor(server.machine, prepared, guards, api, requests, wake, notices.append, held)
             made.notices, made.requests, made.wake = notices, requests, wake
             return made
@@ -159,7 +159,7 @@ def test_what_they_have_said_counts_before_their_deadline(follow, guards):
 def test_an_answer_to_an_older_look_is_dropped_when_a_drain_begins(follow, monkeypatch):
     server = ready(ttl=600)
     server.now = time.monotonic()
-    assert server.passes() == [LookAtUse()]
+    assert server.passes() == [ReadUse()]
     monitor = follow(server)
     monitor._poller.register(monitor.wake.fileno())
     monitor._use, newer = Future(), Future()
@@ -180,11 +180,11 @@ class TestLooks:
     def test_without_a_thread_nothing_is_seen(self, follow, monkeypatch):
         monkeypatch.setattr(background, "call", lambda *_: None)
         monitor = follow(starting())
-        seen = monitor._look_at_health(LookAtHealth())
-        assert isinstance(seen, HealthSeen)
+        seen = monitor._check_health(CheckHealth())
+        assert isinstance(seen, HealthChecked)
         assert not seen.is_ready
-        seen = monitor._look_at_use(LookAtUse())
-        assert isinstance(seen, UseSeen)
+        seen = monitor._read_use(ReadUse())
+        assert isinstance(seen, UseRead)
         assert seen.use == ServerUse(None)
 
     def test_a_fault_in_one_is_told_with_what_is_known_then(self, follow):
@@ -192,12 +192,12 @@ class TestLooks:
         monitor._health, monitor._use = Future(), Future()
         for look in (monitor._health, monitor._use):
             look.set_exception(RuntimeError("on purpose"))
-        health, use = monitor._answered_looks()
+        health, use = monitor._finished_calls()
         assert not health.is_ready
         assert use.use == ServerUse(None)
         assert health.fault == use.fault
         assert "RuntimeError: on purpose" in use.fault
-        assert list(monitor._answered_looks()) == []
+        assert list(monitor._finished_calls()) == []
 
 
 class TestAFault:
@@ -212,7 +212,7 @@ class TestAFault:
     def test_guards_that_cannot_be_killed_are_not_waited_for_without_an_end(
         self, follow, guards, monkeypatch
     ):
-        monkeypatch.setattr(monitors, "LAST_WORDS_LIMIT", 0.0)
+        monkeypatch.setattr(monitors, "LAST_MESSAGES_LIMIT", 0.0)
         guards.was_killed = True  # that changes nothing
         monitor = follow(Followed())
         monitor.give_up()

@@ -28,27 +28,27 @@ from vllm_magic.engine.startup.stages import Progress, Stage
 from vllm_magic.guard.protocol import Stopping, Why
 from vllm_magic.lifecycle.actions import (
     BeginRelease,
+    CheckHealth,
     GiveUpGuards,
     KillGuards,
     KnowProcesses,
-    LookAtDownload,
-    LookAtHealth,
-    LookAtUse,
     ObserveBeforeStop,
     ObserveReady,
+    ReadDownload,
     ReadLog,
+    ReadUse,
     SendStop,
     Tell,
     TellLeaderStarted,
     WatchGuards,
 )
 from vllm_magic.lifecycle.events import (
-    DownloadSeen,
+    DownloadRead,
     Ending,
     EngineDied,
     Faulted,
     GuardsEnded,
-    HealthSeen,
+    HealthChecked,
     Idle,
     LogRead,
     MessageReceived,
@@ -61,15 +61,15 @@ from vllm_magic.lifecycle.events import (
     StopRequested,
     StopSent,
     TimePassed,
-    UseSeen,
+    UseRead,
 )
 from vllm_magic.lifecycle.state import (
     ANSWER_LIMIT,
-    DOWNLOAD_LOOK,
-    DRAIN_LOOK,
-    ENGINE_LOOK,
+    DOWNLOAD_INTERVAL,
+    DRAIN_INTERVAL,
+    ENGINE_CHECK_DELAY,
     GUARD_LIMIT,
-    READY_LOOK,
+    READY_INTERVAL,
     MonitorState,
 )
 from vllm_magic.linux.processes import Identity
@@ -113,17 +113,17 @@ class TestAStart:
     def test_how_often_it_looks(self):
         server = starting()
         assert server.machine.wake_at <= server.now  # at once
-        assert server.passes() == [ReadLog(), LookAtDownload(), LookAtHealth()]
-        assert server.machine.wake_at == server.now + READY_LOOK
-        assert server.passes(READY_LOOK / 2) == []
-        assert server.passes(READY_LOOK / 2) == [ReadLog()]
+        assert server.passes() == [ReadLog(), ReadDownload(), CheckHealth()]
+        assert server.machine.wake_at == server.now + READY_INTERVAL
+        assert server.passes(READY_INTERVAL / 2) == []
+        assert server.passes(READY_INTERVAL / 2) == [ReadLog()]
 
     def test_health_is_asked_for_once_at_a_time(self):
         server = starting()
-        assert LookAtHealth() in server.passes()
-        assert LookAtHealth() not in server.wakes()
+        assert CheckHealth() in server.passes()
+        assert CheckHealth() not in server.wakes()
         assert server.health(is_ready=False) == []
-        assert LookAtHealth() in server.wakes()
+        assert CheckHealth() in server.wakes()
 
     def test_it_is_ready(self):
         server = starting()
@@ -149,14 +149,14 @@ class TestAStart:
         server = starting()
         server.download = Download(1, 8, None)
         assert Tell(ProgressChanged(Progress(Stage.IMPORTING, download=server.download))) in server.passes()
-        assert LookAtDownload() not in server.passes(DOWNLOAD_LOOK - READY_LOOK)
-        assert LookAtDownload() in server.passes(READY_LOOK)
+        assert ReadDownload() not in server.passes(DOWNLOAD_INTERVAL - READY_INTERVAL)
+        assert ReadDownload() in server.passes(READY_INTERVAL)
 
     def test_nothing_is_downloaded_once_the_weights_are_loaded(self):
         server = starting()
         server.log = (Progress(Stage.COMPILING),)
-        assert LookAtDownload() not in server.passes()
-        assert LookAtDownload() not in server.passes(DOWNLOAD_LOOK)
+        assert ReadDownload() not in server.passes()
+        assert ReadDownload() not in server.passes(DOWNLOAD_INTERVAL)
 
     def test_a_look_that_fails_is_told_once_and_ends_nothing(self):
         server = starting()
@@ -175,7 +175,7 @@ class TestAStart:
         ends(server)
         assert server.passes(1.0) == []
         assert server.handle(LogRead(server.now, (Progress(Stage.LOADING),))) == []
-        assert server.handle(DownloadSeen(server.now, None)) == []
+        assert server.handle(DownloadRead(server.now, None)) == []
         assert server.health() == []
         assert not server.state.is_ready
 
@@ -223,12 +223,12 @@ class TestAStop:
 
 class TestADrain:
     def test_only_a_server_that_is_ready_drains(self):
-        assert LookAtUse() not in starting().stop(drain=60)
+        assert ReadUse() not in starting().stop(drain=60)
         assert SendStop(5.0, 2.5) in starting().stop(drain=60)
 
     def test_requests_have_their_time(self):
         server = ready()
-        assert server.stop(5.0, drain=60) == [BeginRelease(), LookAtUse()]
+        assert server.stop(5.0, drain=60) == [BeginRelease(), ReadUse()]
         assert server.state.began == server.now
         assert server.state.drain_until == server.now + 60
 
@@ -236,17 +236,17 @@ class TestADrain:
         server = ready()
         server.stop(5.0, drain=60)
         assert server.use(BUSY) == []
-        assert server.wakes() == [LookAtUse()]
+        assert server.wakes() == [ReadUse()]
         assert server.use(QUIET) == [ObserveBeforeStop(), SendStop(5.0, 2.5)]
         assert server.state.drain_until is None
-        assert server.now == BEGIN + DRAIN_LOOK
+        assert server.now == BEGIN + DRAIN_INTERVAL
 
     def test_it_is_over_when_its_time_is(self):
         server = ready()
         server.stop(5.0, drain=60)
-        while server.now + DRAIN_LOOK < BEGIN + 60:
+        while server.now + DRAIN_INTERVAL < BEGIN + 60:
             assert server.use(BUSY) == []
-            assert server.wakes() == [LookAtUse()]
+            assert server.wakes() == [ReadUse()]
         assert server.wakes() == [ObserveBeforeStop(), SendStop(5.0, 2.5)]
         assert server.now == BEGIN + 60
 
@@ -265,8 +265,8 @@ class TestADrain:
 
     def test_a_look_that_began_before_may_not_have_seen_the_latest_request(self):
         server = ready(ttl=600)
-        assert server.passes() == [LookAtUse()]
-        assert server.stop(drain=60) == [BeginRelease(), LookAtUse()]  # which drops the first one
+        assert server.passes() == [ReadUse()]
+        assert server.stop(drain=60) == [BeginRelease(), ReadUse()]  # which drops the first one
 
     def test_a_look_that_fails_is_told_once_and_ends_nothing(self):
         server = ready()
@@ -506,7 +506,7 @@ class TestAnIdleServer:
         server = ready(ttl=100)
         server.passes()
         server.use(QUIET)
-        while server.wakes() == [LookAtUse()] and server.use(QUIET) == []:
+        while server.wakes() == [ReadUse()] and server.use(QUIET) == []:
             assert server.now < BEGIN + 200
         return server
 
@@ -529,7 +529,7 @@ class TestAnIdleServer:
 
     def test_it_is_told_again_while_nobody_asks_for_the_end(self):
         server = self.idle()
-        assert server.wakes() == [LookAtUse()]
+        assert server.wakes() == [ReadUse()]
         assert server.use(QUIET) == [Tell(Idle())]
 
     @pytest.mark.parametrize("use", [BUSY, UNKNOWN])
@@ -542,7 +542,7 @@ class TestAnIdleServer:
 
     def test_one_look_at_a_time(self):
         server = ready(ttl=100)
-        assert server.passes() == [LookAtUse()]
+        assert server.passes() == [ReadUse()]
         assert server.machine.wake_at is None
         assert server.passes(3600) == []
 
@@ -557,7 +557,7 @@ class TestAnIdleServer:
     @pytest.mark.parametrize("server", [lambda: ready(None), lambda: starting(1.0)])
     def test_without_a_time_or_before_it_is_ready_nobody_looks(self, server):
         server = server()
-        assert LookAtUse() not in server.passes(3600)
+        assert ReadUse() not in server.passes(3600)
         assert server.use(QUIET) == []
 
     def test_nobody_looks_once_it_ends(self):
@@ -569,7 +569,7 @@ class TestAnIdleServer:
         server = ready(ttl=1.0)
         server.passes()
         server.use(QUIET)
-        assert server.wakes() == [LookAtUse()]
+        assert server.wakes() == [ReadUse()]
         server.stop()
         assert server.use(QUIET, FAULT) == []
         assert server.says(Why.ASKED) == [Tell(Ending(Why.ASKED))]
@@ -581,8 +581,8 @@ class TestAnEngineThatDies:
     def test_the_server_stays(self):
         server = ready()
         assert server.handle(ProcessEnded(server.now)) == []
-        assert server.machine.wake_at == server.now + ENGINE_LOOK
-        assert LookAtHealth() in server.wakes()
+        assert server.machine.wake_at == server.now + ENGINE_CHECK_DELAY
+        assert CheckHealth() in server.wakes()
         assert server.health(is_ready=False, is_engine_dead=True) == [Tell(EngineDied())]
         assert server.machine.wake_at is None
 
@@ -615,7 +615,7 @@ class TestAnEngineThatDies:
         server = ready()
         server.handle(ProcessEnded(server.now))
         server.says(Why.LEADER_ENDED)
-        assert LookAtHealth() not in server.passes(ENGINE_LOOK)
+        assert CheckHealth() not in server.passes(ENGINE_CHECK_DELAY)
         assert server.handle(ProcessEnded(server.now)) == []
 
 
@@ -667,9 +667,9 @@ def test_once_all_is_over_nothing_is_done(server, end):
         StopRequested(server.now, StopPlan(0.0, 0.0, hurry=True, asked=server.now)),
         StopSent(server.now),
         LogRead(server.now, (Progress(Stage.LOADING),)),
-        DownloadSeen(server.now, None),
-        HealthSeen(server.now, is_ready=True, fault=FAULT),
-        UseSeen(server.now, QUIET, FAULT),
+        DownloadRead(server.now, None),
+        HealthChecked(server.now, is_ready=True, fault=FAULT),
+        UseRead(server.now, QUIET, FAULT),
         MessageReceived(server.now, KNOWN),
         OneGuardEnded(server.now),
         GuardsEnded(server.now),

@@ -14,22 +14,22 @@ from vllm_magic.guard.protocol import Stopping, Why
 from vllm_magic.lifecycle.actions import (
     Action,
     BeginRelease,
+    CheckHealth,
     GiveUpGuards,
     KillGuards,
-    LookAtDownload,
-    LookAtHealth,
-    LookAtUse,
     ObserveBeforeStop,
+    ReadDownload,
     ReadLog,
+    ReadUse,
     SendStop,
     Tell,
 )
 from vllm_magic.lifecycle.events import (
-    DownloadSeen,
+    DownloadRead,
     Event,
     Faulted,
     GuardsEnded,
-    HealthSeen,
+    HealthChecked,
     Idle,
     LogRead,
     MessageReceived,
@@ -40,8 +40,9 @@ from vllm_magic.lifecycle.events import (
     StopRequested,
     StopSent,
     TimePassed,
-    UseSeen,
+    UseRead,
 )
+from vllm_magic.lifecycle.idle_timeout import KEEP_ALIVE
 from vllm_magic.lifecycle.state import ANSWER_LIMIT, GUARD_LIMIT, StateMachine
 
 GRACES = (0.0, 0.5, 5.0, 600.0)
@@ -56,7 +57,7 @@ class FollowedServer(RuleBasedStateMachine):
 
     @initialize(ttl=st.sampled_from([None, 1.0]), begins=st.sampled_from(["new", "ready", "draining"]))
     def begin(self, ttl: float | None, begins: str) -> None:
-        self.machine = StateMachine(Stage.IMPORTING, ttl)
+        self.machine = StateMachine(Stage.IMPORTING, ttl, KEEP_ALIVE)
         self.ttl = ttl
         self.now = BEGIN
         self.done: Counter[type] = Counter()  # actions and notices, by their type
@@ -89,12 +90,12 @@ class FollowedServer(RuleBasedStateMachine):
         match action:
             case ReadLog():
                 self.happens(LogRead(self.now, self.log))
-            case LookAtDownload():
-                self.happens(DownloadSeen(self.now, None))
-            case LookAtHealth():
+            case ReadDownload():
+                self.happens(DownloadRead(self.now, None))
+            case CheckHealth():
                 assert not self.health_asked
                 self.health_asked = True
-            case LookAtUse():
+            case ReadUse():
                 assert not self.use_asked or isinstance(event, StopRequested)  # which drops the one before
                 self.use_asked = True
             case SendStop():
@@ -109,14 +110,14 @@ class FollowedServer(RuleBasedStateMachine):
                 self.happens(Faulted(self.now))
             case Tell(Idle()):
                 assert self.ttl is not None
-                assert isinstance(event, UseSeen)
+                assert isinstance(event, UseRead)
                 assert event.use is QUIET
 
     def send_stop(self, grace: float, event: Event) -> None:
         assert self.done[BeginRelease] == 1, "starts are not kept off the GPUs"
         assert not self.sent or grace < self.sent[-1], "a hurry gives more grace"
         if self.drain_until is not None:
-            is_quiet = isinstance(event, UseSeen) and event.use is QUIET
+            is_quiet = isinstance(event, UseRead) and event.use is QUIET
             is_hurried = isinstance(event, StopRequested)
             assert is_quiet or is_hurried or self.now >= self.drain_until, "the drain is cut short"
         self.drain_until = None
@@ -188,7 +189,7 @@ class FollowedServer(RuleBasedStateMachine):
     def health_is_answered(self, is_ready: bool, fault: str, is_dead: bool = False) -> None:
         self.health_asked = False
         is_ready = is_ready and not fault
-        self.happens(HealthSeen(self.now, is_ready, fault, is_dead and not is_ready and not fault))
+        self.happens(HealthChecked(self.now, is_ready, fault, is_dead and not is_ready and not fault))
 
     @precondition(lambda self: self.state.is_ready and not self.state.is_over)
     @rule()
@@ -199,7 +200,7 @@ class FollowedServer(RuleBasedStateMachine):
     @rule(use=st.sampled_from([QUIET, BUSY, UNKNOWN]))
     def use_is_answered(self, use) -> None:
         self.use_asked = False
-        self.happens(UseSeen(self.now, use))
+        self.happens(UseRead(self.now, use))
 
     # Its end.
 

@@ -9,6 +9,7 @@ import pytest
 from vllm_magic.errors import StartFailed
 from vllm_magic.guard.protocol import Why
 from vllm_magic.lifecycle.events import NeverStarted, News, Over, StopPlan, SupervisorFailed
+from vllm_magic.lifecycle.idle_timeout import KEEP_ALIVE
 from vllm_magic.lifecycle.supervisor import Supervisor
 from vllm_magic.provisioning.base import Provisioner
 from vllm_magic.release.result import nothing_to_release
@@ -48,7 +49,7 @@ class Ear:
 
 
 def supervisor(instead, ear: Ear) -> Supervisor:
-    return Supervisor("m", NoServer(instead), None, ear)
+    return Supervisor("m", NoServer(instead), None, ear, None, KEEP_ALIVE)
 
 
 def fail(error: Exception):

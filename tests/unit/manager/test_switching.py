@@ -12,7 +12,7 @@ from vllm_magic.jupyter.commands.sleep import SleepArguments
 
 
 def test_the_routes_of_sleep_mode_have_no_key(manager, spec):
-    with pytest.raises(InvalidOption, match=r"not with --host 0\.0\.0\.0"):
+    with pytest.raises(InvalidOption, match=r"cannot be used with --host 0\.0\.0\.0"):
         manager.start(spec("m", "--enable-sleep-mode", "--host", "0.0.0.0"))
 
 

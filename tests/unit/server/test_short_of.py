@@ -37,7 +37,7 @@ def server(monkeypatch) -> Server:
         command=command.Command(("/x/vllm",), Endpoint("127.0.0.1", 1, "a-key-of-this-test")),
         from_the_start=True,
     )
-    made = Server(ServerSpec("m"), made_by, None, lambda _: None)
+    made = Server(ServerSpec("m"), made_by, None, lambda _: None, lambda _: None)
     monkeypatch.setattr(made, "_connect", lambda: SimpleNamespace(verify=lambda: None))
     return made
 
@@ -67,17 +67,15 @@ def test_a_child(monkeypatch):
 
 def test_metrics(server, monkeypatch):
     monkeypatch.setattr(server._run.connector, "api", lambda: SimpleNamespace(metrics=lambda: None))
-    with pytest.raises(VllmMagicError, match=r"^m tells no metrics\. Try again") as caught:
+    with pytest.raises(VllmMagicError, match=r"^m reports no metrics\. Try again") as caught:
         server.metrics(0)
     assert "--disable-log-stats" not in str(caught.value)
     object.__setattr__(server._run, "spec", ServerSpec("m", ("--disable-log-stats",)))
-    with pytest.raises(VllmMagicError, match="--disable-log-stats takes them away"):
+    with pytest.raises(VllmMagicError, match="--disable-log-stats disables them"):
         server.metrics(0)
 
 
-@pytest.mark.parametrize(
-    ("status", "said"), [(304, "Not Modified"), (404, "Not Found"), (799, "it says nothing")]
-)
+@pytest.mark.parametrize(("status", "said"), [(304, "Not Modified"), (404, "Not Found"), (799, "no message")])
 @pytest.mark.parametrize("message", ["", " ", "."])
 def test_a_refusal_without_a_word(status, said, message):
     assert f"tiny answers {status}: {said}." in str(connection.refused("tiny", status, message))

@@ -49,7 +49,13 @@ class Away(Nothing):
 
 
 def test_the_provisioner_says_where_a_server_runs(tmp_path):
-    made = Server(ServerSpec("m"), Away(Command(("vllm",), Endpoint("127.0.0.1", 8001, KEY))), Probe(), print)
+    made = Server(
+        ServerSpec("m"),
+        Away(Command(("vllm",), Endpoint("127.0.0.1", 8001, KEY))),
+        Probe(),
+        print,
+        lambda _: None,
+    )
     assert (made.nodes, made.reachable, made.state) == ((), True, "starting")
     launched(made, tmp_path)._run.handle(Ready())
     now = made.status

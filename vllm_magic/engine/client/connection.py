@@ -26,7 +26,7 @@ SILENCE_LIMIT = 600.0  # seconds for an answer, or between two events of a strea
 # verify: the certificate of a server on this machine is issued to another name. (For a server without TLS, this also saves
 # 16 ms, in which httpx would read all certificate authorities.)
 # follow_redirects: a redirect would send the prompt to another address.
-_OWN: Any = {"trust_env": False, "verify": False, "follow_redirects": False}
+_CLIENT_OPTIONS: Any = {"trust_env": False, "verify": False, "follow_redirects": False}
 # The errors of reading JSON of an unexpected form, with invalid numbers, or nested too deeply.
 UNREADABLE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
 SUCCESS = range(200, 300)
@@ -71,7 +71,7 @@ class Connection:
             listens at the address, since each request carries the key and the prompt.
     """
 
-    def __init__(self, name: str, endpoint: Endpoint, verify: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, name: str, endpoint: Endpoint, verify: Callable[[], object]) -> None:
         self._name = name
         self._endpoint = endpoint
         self.verify = verify
@@ -298,7 +298,7 @@ def _check_stream(answer: Exchange) -> None:
         raise ValueError(f"its encoding is {encoding[:_QUOTED]}, which was not asked for")
     kind = answer.header("Content-Type")
     if _kind(answer) != "text/event-stream":
-        raise ValueError(f"its type is {kind[:_QUOTED] or 'not told'}, and not text/event-stream")
+        raise ValueError(f"its type is {kind[:_QUOTED] or 'missing'}, and not text/event-stream")
 
 
 def refused(name: str, status: int, message: str, path: str = "") -> RequestFailed:
@@ -326,8 +326,8 @@ def refused(name: str, status: int, message: str, path: str = "") -> RequestFail
     elif status == HTTPStatus.UNAUTHORIZED:
         hint = "server.api_key is the key that this server was started with."
     elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        hint = f"%vllm logs {name} tells why; if its engine is dead, stop it and start it again: %vllm restart {name}."
-    said = message[:_QUOTED].strip().rstrip(".") or _PHRASES.get(status, "it says nothing")
+        hint = f"%vllm logs {name} shows why; if its engine is dead: %vllm restart {name}."
+    said = message[:_QUOTED].strip().rstrip(".") or _PHRASES.get(status, "no message")
     return RequestFailed(f"{name} answers {status}: {said}. {hint}".strip(), status)
 
 
@@ -339,7 +339,7 @@ def request_errors(name: str, late: str = "has not answered in time") -> Iterato
         name: the name of the server.
         late: the words for a request that took too long.
     """
-    look = f"%vllm shows its state, %vllm logs {name} the end of its log"
+    look = f"%vllm shows its state, and %vllm logs {name} the end of its log"
     try:
         yield
     except exchange.UnreachableError as error:
@@ -347,9 +347,9 @@ def request_errors(name: str, late: str = "has not answered in time") -> Iterato
     except exchange.TooLateError:
         raise RequestFailed(f"{name} {late}. {look}; timeout=SECONDS waits longer.") from None
     except exchange.NoAnswerError as error:
-        raise RequestFailed(f"{name} broke off: {error}. {look}.") from None
+        raise RequestFailed(f"{name} gave no complete answer: {error}. {look}.") from None
     except UNREADABLE as error:
-        raise RequestFailed(f"{name} answers what cannot be read: {error}. {look}.") from None
+        raise RequestFailed(f"The answer of {name} cannot be read: {error}. {look}.") from None
 
 
 @contextmanager
@@ -358,7 +358,7 @@ def readable() -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        raise RequestFailed(f"The server answers what cannot be read: {error}. See %vllm logs.") from None
+        raise RequestFailed(f"The answer of the server cannot be read: {error}. See %vllm logs.") from None
 
 
 def _packed(body: Mapping[str, Any]) -> bytes:
@@ -396,7 +396,7 @@ def _checked(
             request.extensions = {**request.extensions, "trace": hook(check)}
             return request
 
-    return Checked(**_OWN)
+    return Checked(**_CLIENT_OPTIONS)
 
 
 def _hook(check: Callable[[], object]) -> Callable[[str, object], None]:

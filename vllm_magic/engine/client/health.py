@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import socket
 from http import HTTPStatus
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from vllm_magic.engine.client import exchange, metrics
 
@@ -17,36 +15,28 @@ if TYPE_CHECKING:
     from vllm_magic.engine.client.metrics import Activity, Metrics
     from vllm_magic.engine.endpoint import Endpoint
 
-ANSWER_LIMIT = 5.0  # seconds, for the whole of it
+ANSWER_LIMIT = 5.0  # seconds for a whole answer
 
 
 class Api:
     """A client for one server. Safe to use from any thread; each call returns within its limit.
 
     Args:
-        endpoint: how it is reached.
-        verify: see `connection.Connection`; what it raises, each call raises.
+        endpoint: the address and the key of the server.
+        verify: called when a connection is made, before anything is sent; each call raises the errors of this function, except
+            `NoAnswerError`.
         limit: seconds for a whole answer.
     """
 
     def __init__(
         self,
         endpoint: Endpoint,
-        verify: Callable[[], object] = lambda: None,
+        verify: Callable[[], object],
         limit: float = ANSWER_LIMIT,
     ) -> None:
         self._url = endpoint.url
         self._verify = verify
         self._limit = limit
-
-    def accepts(self) -> bool:
-        """Whether a process accepts connections on the server's port. This sends nothing."""
-        place = urlsplit(self._url)
-        try:
-            socket.create_connection((place.hostname or "", place.port or 0), timeout=self._limit).close()
-        except OSError:
-            return False
-        return True
 
     def health(self) -> int | None:
         """Return the status of ``GET /health``: 200 once it is ready, 503 if its engine is dead; None without an answer."""
@@ -63,7 +53,7 @@ class Api:
         return None if text is None else metrics.activity(text)
 
     def is_sleeping(self) -> bool | None:
-        """Whether it is in sleep mode; None when the server does not say, as without its development routes."""
+        """Whether the server sleeps; None if the server does not say, for example without its development routes."""
         answer = self._ask("GET", "/is_sleeping", self._limit)
         try:
             said = answer.json()["is_sleeping"] if answer else None

@@ -1,4 +1,4 @@
-"""What a ready server can be asked, as methods of `server.Server`, which inherits them."""
+"""The requests to a ready server, as methods that `server.Server` inherits."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ if TYPE_CHECKING:
 
 
 class OpenClients:
-    """The openai package's clients that were made for one server, as far as they are still used."""
+    """The openai package's clients of one server that are still in use."""
 
     def __init__(self) -> None:
         self._clients: WeakSet[openai.OpenAI] = WeakSet()
 
     def add(self, client: openai.OpenAI) -> None:
-        """Have `close` close this client too."""
+        """Add a client that `close` will close."""
         self._clients.add(client)
 
     def close(self) -> None:
-        """Close the clients: the server has ended."""
+        """Close the clients. Called when the server has ended."""
         for one in list(self._clients):
             with suppress(
                 Exception
-            ):  # whatever httpx raises; another thread may be in the middle of a request
+            ):  # httpx may raise any error if another thread is in the middle of a request
                 one.close()
         self._clients.clear()
 
 
 class RequestMethods:
-    """Requests to a server, each answered before it returns; Interrupt ends them on the server too.
+    """Requests to a server. Each method waits for the answer; an interrupt ends the request on the server too.
 
-    All of them raise `RequestFailed`: the server is not ready, refuses the request, or breaks off.
-    ``extra`` is any other field of vLLM's own request: ``top_p=0.9``, ``seed=1``, ``chat_template_kwargs={...}``.
+    All methods raise `RequestFailed` if the server is not ready, refuses the request, or ends the answer early. ``extra`` is any
+    other field of vLLM's own request: ``top_p=0.9``, ``seed=1``, ``chat_template_kwargs={...}``.
 
     Args:
-        connect: returns a connection to the server; raises `RequestFailed` where the server is not ready.
-        clients: gets the clients of the openai package that `client` makes.
+        connect: returns a connection to the server; raises `RequestFailed` if the server is not ready.
+        clients: the clients of the openai package; `client` adds each new one.
     """
 
     def __init__(self, connect: Callable[[], Connection], clients: OpenClients) -> None:
@@ -60,9 +60,9 @@ class RequestMethods:
         self._clients = clients
 
     def client(self) -> openai.OpenAI:
-        """Return a new client of the openai package, which must be installed, for this server; close it when done.
+        """Return a new client of the openai package for this server; close it when done.
 
-        The end of the server closes it too. A later request with it raises `RequestFailed`.
+        It is also closed at the end of the server. A later request with it raises `RequestFailed`.
 
         Raises:
             VllmMagicError: the openai package is not installed.
@@ -72,7 +72,7 @@ class RequestMethods:
         return made
 
     def async_client(self) -> openai.AsyncOpenAI:
-        """Return the same for asyncio; this one is not closed with the server."""
+        """Return the same for asyncio. This client is not closed at the end of the server."""
         return self._connect().async_openai_client(self._verify)
 
     def _verify(self) -> None:

@@ -117,7 +117,7 @@ class TestTracebacks:
         """An interrupt may come at any line, and IPython can show the variables of each frame."""
         line, shown = 0, []
         with Misbehaving(sent(said(), "[DONE]")) as server:
-            asked = Connection("tiny", Endpoint("127.0.0.1", server.port, KEY))
+            asked = Connection("tiny", Endpoint("127.0.0.1", server.port, KEY), lambda: None)
 
             def ask() -> None:
                 if path == "post":

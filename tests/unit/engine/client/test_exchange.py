@@ -57,7 +57,7 @@ class TestWithoutEnd:
     def test_every_look_at_a_server(self, way, monkeypatch):
         monkeypatch.setattr(health, "ANSWER_LIMIT", LIMIT)
         with Misbehaving(way) as server:
-            client = Api(endpoint(server))
+            client = Api(endpoint(server), lambda: None)
             assert in_time(client.is_ready) is False
             for look in (client.activity, client.metrics, client.is_sleeping):
                 assert in_time(look) is None
@@ -66,7 +66,7 @@ class TestWithoutEnd:
     @pytest.mark.parametrize("way", ["a body, a byte at a time", "headers, a byte at a time"])
     def test_a_small_answer_of_a_server(self, way):
         with Misbehaving(way) as server:
-            asked = Connection("tiny", endpoint(server))
+            asked = Connection("tiny", endpoint(server), lambda: None)
             with pytest.raises(RequestFailed, match="tiny has not answered in time"):
                 in_time(lambda: asked.send("GET", "/v1/models", limit=LIMIT))
             with pytest.raises(RequestFailed, match="tiny has not answered in time"):
@@ -77,11 +77,13 @@ class TestWithoutEnd:
         monkeypatch.setattr(connection, "REFUSAL_LIMIT", LIMIT)
         monkeypatch.setitem(WAYS, "refusal", lambda: _refusing(length.encode(), slowly=True))
         with Misbehaving("refusal") as server, pytest.raises(RequestFailed, match=r"tiny answers 400: xx"):
-            in_time(lambda: Connection("tiny", endpoint(server)).stream("/v1/completions", {}))
+            in_time(lambda: Connection("tiny", endpoint(server), lambda: None).stream("/v1/completions", {}))
         monkeypatch.setitem(WAYS, "refusal", lambda: _refusing(length.encode(), slowly=False))
         with Misbehaving("refusal") as server:
             with pytest.raises(RequestFailed, match=r"tiny answers 400: xx"):
-                in_time(lambda: Connection("tiny", endpoint(server)).stream("/v1/completions", {}))
+                in_time(
+                    lambda: Connection("tiny", endpoint(server), lambda: None).stream("/v1/completions", {})
+                )
             assert server.sent < TAKEN
 
     @pytest.mark.parametrize("way", ["a body, a byte at a time", "chunks without end", "silence"])

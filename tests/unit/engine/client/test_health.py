@@ -9,7 +9,6 @@ import threading
 import pytest
 from http_answers import serving
 
-from vllm_magic.engine.client import health
 from vllm_magic.engine.client.health import Api
 from vllm_magic.engine.client.metrics import Activity
 from vllm_magic.engine.endpoint import Endpoint
@@ -49,7 +48,7 @@ def test_any_other_answer_is_not(status):
 def test_nobody_there():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    client = Api(Endpoint("127.0.0.1", port, "key"))
+    client = Api(Endpoint("127.0.0.1", port, "key"), lambda: None)
     assert not client.is_ready()
     assert client.activity() is None
 
@@ -65,15 +64,14 @@ def test_somebody_who_does_not_speak_http():
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
-        client = Api(Endpoint("127.0.0.1", listener.getsockname()[1], "key"))
+        client = Api(Endpoint("127.0.0.1", listener.getsockname()[1], "key"), lambda: None)
         assert not client.is_ready()
         thread.join()
 
 
-def test_one_that_listens_and_does_not_answer(monkeypatch):
-    monkeypatch.setattr(health, "ANSWER_LIMIT", 0.2)
+def test_one_that_listens_and_does_not_answer():
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = Api(Endpoint("127.0.0.1", listener.getsockname()[1], "key"))
+        client = Api(Endpoint("127.0.0.1", listener.getsockname()[1], "key"), lambda: None, limit=0.2)
         assert not client.is_ready()
 
 

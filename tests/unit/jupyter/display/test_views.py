@@ -102,7 +102,7 @@ class TestAgain:
     def test_in_the_error(self):
         for unseen, said in ((True, True), (False, False)):
             error = report.not_released(release(verified=False, unseen=unseen, note="GPU 0: not yet"))
-            assert ("Stop it again for another look." in str(error)) is said
+            assert ("Stop it again for another check." in str(error)) is said
 
 
 class TestView:
