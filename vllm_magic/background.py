@@ -1,4 +1,4 @@
-"""Calls that may take seconds, each in a thread of its own, so that the caller need not wait for them.
+"""Calls that may take seconds, each in a thread of its own, so that the caller does not have to wait.
 
 The thread calls a function, and a future holds the result; there is no other shared state. A thread cannot be cancelled: it
 runs until its function returns, so the function must have a time limit, as each request of `engine.client.exchange` has.
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _T = TypeVar("_T")
-LOOK = 0.05  # seconds between checks of the future
+CHECK_INTERVAL = 0.05  # seconds between checks of the future
 
 
 def call(function: Callable[[], _T], done: Callable[[], None]) -> Future[_T] | None:
@@ -44,13 +44,13 @@ def call(function: Callable[[], _T], done: Callable[[], None]) -> Future[_T] | N
 
 
 def off_main_thread(function: Callable[[], _T]) -> _T:
-    """The result of a function, which is called in a new thread if this is the main one.
+    """Return the result of a function, which is called in a new thread if this is the main thread.
 
-    For functions that hold a lock for longer than a moment. Python runs the signal handlers of the program in the main
-    thread, so the main thread may keep a lock for as long as a handler runs, and the handler may wait for a thread that needs
-    the lock. An interrupt ends the wait, and not the function.
+    This is for functions that hold a lock for longer than a moment. Python runs the signal handlers of the program in the main
+    thread. So the main thread would hold the lock while a handler runs, and the handler may wait for a thread that needs the
+    lock. An interrupt ends the wait, and not the function.
 
-    An error of the function is raised here. If no thread can be started, the function is called in this one.
+    An error of the function is raised here. If no thread can be started, the function is called in this thread.
     """
     if threading.current_thread() is not threading.main_thread():
         return function()
@@ -58,20 +58,30 @@ def off_main_thread(function: Callable[[], _T]) -> _T:
     return function() if future is None else future.result()
 
 
-def call_unless(cancelled: Callable[[float], bool], function: Callable[[], _T]) -> _T | None:
-    """The result of a function, called in a new thread; None as soon as it is cancelled.
+def with_lock(lock: threading.Lock, function: Callable[[], _T]) -> _T:
+    """Return the result of a function that is called with the lock held. The main thread never holds it: `off_main_thread`."""
 
-    An error of the function is raised here. If no thread can be started, the function is called in this one, and
+    def call_locked() -> _T:
+        with lock:
+            return function()
+
+    return off_main_thread(call_locked)
+
+
+def call_unless(cancelled: Callable[[float], bool], function: Callable[[], _T]) -> _T | None:
+    """Return the result of a function that is called in a new thread; None as soon as the call is cancelled.
+
+    An error of the function is raised here. If no thread can be started, the function is called in this thread, and
     ``cancelled`` has no effect.
 
     Args:
-        cancelled: waits so many seconds at most, and returns whether it is cancelled.
+        cancelled: waits for the given number of seconds at most, and returns whether the call is cancelled.
         function: the function to call.
     """
     future = call(function, lambda: None)
     if future is None:
         return function()
     while not future.done():
-        if cancelled(LOOK):
+        if cancelled(CHECK_INTERVAL):
             return None
     return future.result()

@@ -130,7 +130,7 @@ class Kernel(RuleBasedStateMachine):
             assert start.reused
             server = start.server
         else:
-            server = self.manager.attach(name, timeout=LIMIT)
+            server = self.manager.attach(name)
         assert server.pid == leader
         self.model[name] = Expected(server, spec, lives=True)
 

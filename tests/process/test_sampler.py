@@ -142,7 +142,7 @@ class TestWhatItSees:
         from tests.process.test_manager_states import start_and_die
 
         start_and_die(spec(keep=60.0))
-        server = manager.attach("tiny", timeout=60)
+        server = manager.attach("tiny")
         until(lambda: asked_for(server), "it is not asked")
 
 

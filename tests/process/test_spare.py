@@ -380,6 +380,7 @@ def test_a_death_in_it_is_noticed_and_nothing_of_it_stays_a_zombie(manager, warm
     assert pidfd.send(Identity(*getattr(spare.record, victim)), signal.SIGKILL)
     until(lambda: processes.read(guard.pid) is None)  # this process is its parent
     assert manager.spares.status().reason in ("it has ended", "it could not be used: it has ended")
+    assert manager.spares.wait_gone()  # the other guard clears the folder
     traces.check()
 
 

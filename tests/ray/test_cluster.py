@@ -486,7 +486,7 @@ def test_a_release_that_was_not_proved_is_looked_at_again(cluster, manager, ask,
     try:
         with pytest.raises(ReleaseFailed, match="does not answer"):
             manager.stop("m", grace=0.5)
-        assert server._run.lifecycle.now.is_unseen
+        assert server._run.lifecycle.now.may_recheck
     finally:
         cluster.thaw_head()
     monkeypatch.undo()
@@ -499,11 +499,11 @@ def test_a_cluster_that_does_not_answer_twice(cluster, manager, ask, monkeypatch
     server = manager.start(ask(cluster, *BOTH)).server
     cluster.freeze_head()
     try:
-        for unseen in (True, False):
+        for expected in (True, False):
             assert "m" in manager.servers()
             with pytest.raises(ReleaseFailed, match="does not answer"):
                 manager.stop("m", grace=0.5)
-            assert server._run.lifecycle.now.is_unseen is unseen
+            assert server._run.lifecycle.now.may_recheck is expected
         assert manager.servers() == {}
     finally:
         cluster.thaw_head()
@@ -587,7 +587,7 @@ def test_the_raylet_of_a_worker_is_killed(breakable, manager, spread):
     until(lambda: breakable.alive() == [HEAD])
     with pytest.raises(ReleaseFailed, match=f"node-{OTHER} .* is gone from the cluster"):
         manager.stop("wide")
-    assert not server._run.lifecycle.now.is_unseen
+    assert not server._run.lifecycle.now.may_recheck
     assert breakable.actors() == []
     until(lambda: Traces(breakable.home).processes() == [])
 

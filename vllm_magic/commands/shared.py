@@ -18,7 +18,7 @@ STOP = CommandDeclaration(
             "time from SIGTERM to SIGKILL",
             "TIME",
             type=seconds,
-            details="The default is 5 s, or 2.5 s while SIGTERM shows no effect.",
+            details="The default is 5 s, or 2.5 s while SIGTERM shows no effect; vLLM's --shutdown-timeout is added.",
         ),
     ),
 )

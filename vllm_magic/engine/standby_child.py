@@ -1,14 +1,14 @@
 """The program of a standby: it imports what ``vllm serve`` imports, waits for a request, and then is the leader.
 
-It runs as ``PYTHON standby_child.py EXECUTABLE ROOM`` in vLLM's own Python, where vllm_magic is not installed. Its standard
+It runs as ``PYTHON standby_child.py EXECUTABLE BLANKS`` in vLLM's own Python, where vllm_magic is not installed. Its standard
 input is one end of a socketpair, to which it writes lines::
 
     warm            everything is imported, and CUDA is not initialised
     taken           the request has arrived; now vLLM's console script runs, as if it had been executed
     unfit REASON    the process cannot become a server, and ends
 
-It reads one line: JSON with "argv", "env" and "cwd". ROOM is an argument of blanks: the title of a process cannot be longer
-than its arguments.
+It reads one line: JSON with "argv", "env" and "cwd". BLANKS is an argument of blanks, because the title of a process cannot be
+longer than its arguments.
 
 A start spends most of its time on imports. The engine can be forked from a process that has them
 (`VLLM_WORKER_MULTIPROC_METHOD`), if CUDA is not initialised and the process has no other thread.

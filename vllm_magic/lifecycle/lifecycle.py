@@ -2,6 +2,9 @@
 
 The status is a frozen `LifecycleStatus`, and each change replaces it as a whole. So a reader needs no lock, and all its
 fields are of the same moment. The lock guards the change from one status to the next; nothing blocks while it is held.
+
+The main thread never holds the lock (`background.with_lock`): a signal handler of the program may interrupt the main thread and
+wait for the end of the server, and the supervisor's thread needs the lock for that.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from vllm_magic import background
 from vllm_magic.lifecycle.status import LifecycleStatus, ServerState
@@ -22,8 +25,6 @@ if TYPE_CHECKING:
     from vllm_magic.engine.startup.stages import Stage
     from vllm_magic.errors import VllmMagicError
     from vllm_magic.lifecycle.events import Notice
-
-_T = TypeVar("_T")
 
 
 class Lifecycle:
@@ -53,11 +54,11 @@ class Lifecycle:
 
     def estimate(self) -> Estimate:
         """Return the progress of the start."""
-        return self._alone(lambda: self._pace.estimate(self._now.progress))
+        return background.with_lock(self._lock, lambda: self._pace.estimate(self._now.progress))
 
     def stages(self) -> dict[Stage, float]:
         """Return the seconds of each stage of the start so far; see `Pace.taken`."""
-        return self._alone(lambda: self._pace.taken())  # noqa: PLW0108 - the pace may change meanwhile
+        return background.with_lock(self._lock, lambda: self._pace.taken())  # noqa: PLW0108 - the pace may change meanwhile
 
     def wait_for(self, condition: Callable[[LifecycleStatus], bool], timeout: float | None = None) -> bool:
         """Wait until the condition is true, and return True; return False after ``timeout`` seconds."""
@@ -78,11 +79,11 @@ class Lifecycle:
             pace.move(self._now.progress)
             self._pace = pace
 
-        self._alone(change)
+        background.with_lock(self._lock, change)
 
     def request_stop(self) -> None:
         """Record that a stop was requested."""
-        self._alone(lambda: self._change(self._now.requested_to_stop(time.time())))
+        background.with_lock(self._lock, lambda: self._change(self._now.requested_to_stop(time.time())))
 
     def reopen(self) -> bool:
         """Record that a stop was requested after an unproved release; return False if another thread was faster."""
@@ -93,11 +94,11 @@ class Lifecycle:
             self._change(self._now.reopened(time.time()))
             return True
 
-        return self._alone(change)
+        return background.with_lock(self._lock, change)
 
     def give_up(self) -> None:
         """Record that the stop after `reopen` could not begin."""
-        self._alone(lambda: self._change(self._now.given_up(time.time())))
+        background.with_lock(self._lock, lambda: self._change(self._now.given_up(time.time())))
 
     def report_error(self) -> VllmMagicError | None:
         """Return why the server failed, for a caller that reports it; None if it did not fail, or if that was reported before."""
@@ -107,7 +108,7 @@ class Lifecycle:
             self._now = before.with_error_reported()
             return before.error if before.is_error_unreported else None
 
-        return self._alone(change)
+        return background.with_lock(self._lock, change)
 
     def take(self, notice: Notice) -> None:
         """Change the status by a notice of the supervisor."""
@@ -117,20 +118,7 @@ class Lifecycle:
             self._pace.move(after.progress)
             self._change(after)
 
-        self._alone(change)
-
-    def _alone(self, function: Callable[[], _T]) -> _T:
-        """Call a function with the lock held.
-
-        The main thread never holds it: a signal handler of the program may interrupt the main thread and wait for the end of
-        the server, and the supervisor's thread needs the lock for that.
-        """
-
-        def call() -> _T:
-            with self._lock:
-                return function()
-
-        return background.off_main_thread(call)
+        background.with_lock(self._lock, change)
 
     def _change(self, status: LifecycleStatus) -> None:
         self._now = status

@@ -112,9 +112,9 @@ class LifecycleStatus:
         return self.state.over and self.release is not None and bool(self.release.left)
 
     @property
-    def is_unseen(self) -> bool:
+    def may_recheck(self) -> bool:
         """Whether the release is over and not proved, and another check may prove it."""
-        return self.state.over and self.release is not None and self.release.unseen
+        return self.state.over and self.release is not None and self.release.may_recheck
 
     def requested_to_stop(self, at: float) -> LifecycleStatus:
         """Return the status after a request to stop; a server that is over does not change."""

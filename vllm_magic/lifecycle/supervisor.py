@@ -292,7 +292,7 @@ class Supervisor:
         released = report.release(self._name, why, began, server.reports, prepared.verifier, server.leader)
         unproved.update(server.leader, prepared.verifier, released)
         released = replace(released, files_left=files_left)
-        if released.left or released.unseen:
+        if released.left or released.may_recheck:
             self._unproved = server
         return Over(released, why)
 

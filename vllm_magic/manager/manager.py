@@ -171,24 +171,16 @@ class Manager:
             raise failed[0]
         return releases
 
-    def attach(
-        self,
-        name: str | None = None,
-        *,
-        timeout: float | None = None,
-        report: Callable[[Server], None] | None = None,
-    ) -> Server:
+    def attach(self, name: str | None = None, *, report: Callable[[Server], None] | None = None) -> Server:
         """Take over a kept server, whose kernel has ended, and wait until it is ready.
 
         Args:
             name: the name of the server, or its folder's id; None for the only kept server.
-            timeout: seconds to wait; the server stays attached after that. None for no limit.
             report: called with the server, in this thread, repeatedly during the wait.
 
         Raises:
             ServerNotFound: there is no such kept server, or more than one.
             NameInUse: a server of this kernel has the same name.
-            StartTimeout: the server was not ready in time.
             StartFailed: the server ended before it was ready.
         """
         self._check_process()
@@ -196,7 +188,7 @@ class Manager:
         if entry.record:
             self._check_free(entry.record.name)
         server = self._attach(kept_servers.take(entry))
-        server.wait(timeout, report)
+        server.wait(report=report)
         return server
 
     def stop_at_exit(self) -> None:
@@ -283,7 +275,7 @@ class Manager:
         return self._sampler.watch(callback)
 
     def fit(self, spec: ServerSpec) -> Fit:
-        """Estimate whether a server would fit on the GPUs as they are now, without a start. Errors as for `capacity.fit.fit`.
+        """Estimate whether a server would fit on the GPUs as they are now, without a start.
 
         Raises:
             InvalidOption: a flag has a value that vLLM refuses, or --gpus names a GPU that does not exist.
@@ -350,7 +342,7 @@ class Manager:
                         continue  # the last other session has just ended
                     return Start(existing, reused=True)
                 raise NameInUse(_in_use(existing, spec))
-            if existing and run_of(existing).is_left:
+            if existing and run_of(existing).lifecycle.now.is_left:
                 self._stop(existing)
                 continue
             kept = kept_servers.take_by_spec(spec) if spec.keep else None

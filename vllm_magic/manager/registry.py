@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.errors import ServerNotFound
 from vllm_magic.recovery import kept_servers
 from vllm_magic.server.server import ServerState, run_of
+from vllm_magic.server.status import idle_release
 
 if TYPE_CHECKING:
     from vllm_magic.server.server import Server
@@ -86,7 +87,7 @@ class Registry:
         if name is not None and name in servers:
             return servers[name]
         before = self.past().get(name or "")
-        ended = run_of(before).idle_release if before else ""
+        ended = idle_release(before.spec, before.release) if before else ""
         said = f" {name} was {ended}." if ended else ""
         raise ServerNotFound(f"{_missing(name, list(servers))}{said}{kept_servers.attach_hint(name)}")
 
@@ -114,7 +115,8 @@ class Registry:
         """Return a line for each past server that was released because it was idle."""
         servers = self.servers()
         past = [server for name, server in self.past().items() if name not in servers]
-        return [f"{server.name} was {ended}." for server in past if (ended := run_of(server).idle_release)]
+        ends = [(server.name, idle_release(server.spec, server.release)) for server in past]
+        return [f"{name} was {end}." for name, end in ends if end]
 
     def _move_to_past(self, server: Server) -> None:
         """Move an ended server to the past. The caller holds the lock."""

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 SHORT = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 INTERVAL = 0.2  # seconds between two snapshots while memory may come back
-FIRST_LOOK_LIMIT = 15.0  # seconds; NVML takes 1 to 3 s for each GPU if no persistence daemon runs
+FIRST_SNAPSHOT_LIMIT = 15.0  # seconds; NVML takes 1 to 3 s for each GPU if no persistence daemon runs
 COMING_BACK = 3.0  # seconds for memory of ended processes to come back, before a start is refused
 RELEASE_WAIT = 120.0  # seconds to wait for other releases on the same GPUs
 
@@ -106,7 +106,7 @@ class Preparation:
             raise unusable(error) from error
 
     def _select_gpus(self, cancelled: Cancellation) -> GpuSelection | None:
-        baseline = self.probe.snapshot(timeout=FIRST_LOOK_LIMIT)
+        baseline = self.probe.snapshot(timeout=FIRST_SNAPSHOT_LIMIT)
         chosen = _choose(self.spec, baseline)
         deadline = time.monotonic() + RELEASE_WAIT
         # The memory that a release frees may change the choice, so the GPUs are read and chosen again after each wait.

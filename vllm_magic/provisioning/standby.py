@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vllm_magic.ledger import Folder
 
 PROGRAM = Path(executable.__file__).with_name("standby_child.py")
-ROOM = " " * 2000  # an argument that leaves room for the titles of the processes, see standby_child.py
+BLANKS = " " * 2000  # an argument that makes long process titles possible, see standby_child.py
 NAME = "spare"  # the name in the record, where a server has its own
 LONGEST = 30 * 60.0  # seconds for which a standby waits for a launch request
 NOT_WANTED = "no start had used it for long, or memory was short"
@@ -254,7 +254,7 @@ def _launch_request(spec: StandbySpec, folder: Folder, since: float) -> LaunchRe
         kernel=list(processes.own_identity()),
     )
     return LaunchRequest(
-        argv=[*python, str(PROGRAM), spec.executable, ROOM],
+        argv=[*python, str(PROGRAM), spec.executable, BLANKS],
         env=spec.env | command.private_environment(folder.id, folder.tmp),
         cwd=spec.cwd,
         tmp=str(folder.tmp),

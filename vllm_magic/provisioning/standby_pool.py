@@ -6,7 +6,7 @@ import threading
 import time
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from vllm_magic import background
 from vllm_magic.linux import memory
@@ -14,13 +14,9 @@ from vllm_magic.provisioning.standby import Standby, is_possible
 from vllm_magic.sizes import GIB, gib
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from vllm_magic.provisioning.standby import StandbySpec
 
-_T = TypeVar("_T")
-
-ROOM = 16 * GIB  # bytes of memory that must be free before a standby is started unasked
+FREE_MEMORY = 16 * GIB  # bytes of memory that must be free before a standby is started in the mode AUTO
 END_LIMIT = 10.0  # seconds for a dropped standby to be gone
 NONE_MADE = "none was started yet"
 
@@ -28,7 +24,7 @@ NONE_MADE = "none was started yet"
 class StandbyMode(str, Enum):
     """When a standby is started."""
 
-    AUTO = "auto"  # after a server is ready, if at least `ROOM` bytes of memory are free
+    AUTO = "auto"  # after a server is ready, if at least `FREE_MEMORY` bytes of memory are free
     ON = "on"  # after a server is ready
     OFF = "off"
 
@@ -58,7 +54,7 @@ class StandbyPool:
     """The pool of one manager, with one standby at most. Safe to use from any thread.
 
     The pool holds its lock while it starts a guard pair, about 30 ms, and takes no other lock meanwhile. The main thread never
-    holds the lock, see `background.off_main_thread`.
+    holds the lock, see `background.with_lock`.
     """
 
     def __init__(self) -> None:
@@ -77,7 +73,7 @@ class StandbyPool:
     def set_mode(self, mode: StandbyMode | str) -> None:
         """Set when a standby is started; `OFF` also ends the present standby. A text such as "on" is accepted too."""
         wanted = StandbyMode(mode)
-        self._alone(lambda: self._set_mode(wanted))
+        background.with_lock(self._lock, lambda: self._set_mode(wanted))
 
     def want(self, spec: StandbySpec, *, soon: bool = False) -> None:
         """Start a standby for a start that may come, if the mode and the free memory allow it.
@@ -86,15 +82,15 @@ class StandbyPool:
             spec: the spec of the standby.
             soon: whether the start will come for certain; then no other call replaces this standby until it is taken.
         """
-        self._alone(lambda: self._want(spec, soon=soon))
+        background.with_lock(self._lock, lambda: self._want(spec, soon=soon))
 
     def take(self, spec: StandbySpec) -> Standby | str:
         """Return the standby for this start, which then belongs to the caller; or the reason why there is none."""
-        return self._alone(lambda: self._take(spec))
+        return background.with_lock(self._lock, lambda: self._take(spec))
 
     def status(self) -> StandbyStatus:
         """Return the present state of the standby."""
-        return self._alone(self._status)
+        return background.with_lock(self._lock, self._status)
 
     def wait_gone(self, timeout: float = END_LIMIT) -> bool:
         """Wait until every dropped standby is gone. Starts wait meanwhile.
@@ -105,20 +101,11 @@ class StandbyPool:
         Returns:
             Whether all of them are gone.
         """
-        return self._alone(lambda: self._wait_gone(timeout))
+        return background.with_lock(self._lock, lambda: self._wait_gone(timeout))
 
     def close(self) -> None:
         """Disconnect from the guards, which then end the standby. Called when the kernel ends."""
-        self._alone(self._close)
-
-    def _alone(self, function: Callable[[], _T]) -> _T:
-        """Call a function with the lock held."""
-
-        def call() -> _T:
-            with self._lock:
-                return function()
-
-        return background.off_main_thread(call)
+        background.with_lock(self._lock, self._close)
 
     def _set_mode(self, mode: StandbyMode) -> None:
         if mode is StandbyMode.OFF and mode is not self._mode:
@@ -136,8 +123,8 @@ class StandbyPool:
             return
         self._soon = soon
         self._drop("")
-        if self._mode is StandbyMode.AUTO and (memory.available() or 0) < ROOM:
-            self._reason = f"less than {gib(ROOM, 0)} of memory are free"
+        if self._mode is StandbyMode.AUTO and (memory.available() or 0) < FREE_MEMORY:
+            self._reason = f"less than {gib(FREE_MEMORY, 0)} of memory are free"
             return
         try:
             self._spare = Standby(spec)

@@ -133,7 +133,7 @@ def sweep_clusters(probe: Probe) -> list[Swept]:
             swept = _sweep(entry, found, probe, on_cluster=True)
         except VllmMagicError as error:
             swept = Swept(found.name, entry.id, None, str(error))
-        if swept and swept.release and swept.release.unseen:
+        if swept and swept.release and swept.release.may_recheck:
             silent.add(found.cluster)
         done += [swept] if swept else []
     return done
@@ -180,7 +180,7 @@ def _sweep(entry: Entry, found: Record, probe: Probe, *, on_cluster: bool = Fals
         # While a process lives, only the folder shows to which server it belongs. A later check of memory needs no folder,
         # see `unproved`; a later question to a cluster does.
         stays = bool(left) or bool(entry.processes)
-        stays = stays or bool(on_cluster and release and release.unseen and _may_retry(entry))
+        stays = stays or bool(on_cluster and release and release.may_recheck and _may_retry(entry))
         if not stays:
             entry.folder.clear()
     if release is None and stays:

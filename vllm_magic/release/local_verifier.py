@@ -137,14 +137,14 @@ class LocalVerifier(Verifier):
         alive = {identity.pid for identity in self.known if processes.is_alive(identity)}
         alive |= {one.identity.pid for one in marks.members(self._mark, leader)}
         if alive:
-            return Verdict(Proof.NONE, False, (), f"still alive: {pid_list(sorted(alive))}", unseen=True)
+            return Verdict(Proof.NONE, False, (), f"still alive: {pid_list(sorted(alive))}", may_recheck=True)
         proof = Proof.PROCESSES
         files = device_files()
         if files:
             held = set(holders(files, marks.proved_pids(self._mark, leader)).by_pid)
             if held:
                 note = f"{pid_list(sorted(held))} still holds a GPU's device file"
-                return Verdict(proof, False, (), note, unseen=True)
+                return Verdict(proof, False, (), note, may_recheck=True)
             proof = Proof.DEVICE_FILES
         if not self.baseline.gpus:
             return Verdict(proof, True, (), self.baseline.problem or "no GPU")
@@ -173,8 +173,8 @@ class LocalVerifier(Verifier):
             if not late:
                 break
             if last:
-                note = written(f"{'; '.join(late)}. %vllm gpu shows who holds what")
-                return Verdict(proof, False, self._vram(now, ours), note, unseen=True)
+                note = written(f"{'; '.join(late)}. %vllm gpu shows who holds memory")
+                return Verdict(proof, False, self._vram(now, ours), note, may_recheck=True)
             pause.wait(POLL_INTERVAL)
         verdicts = [
             self._note_arrivals(one, history) for one, history in zip(verdicts, histories, strict=True)

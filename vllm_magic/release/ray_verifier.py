@@ -104,10 +104,10 @@ class RayVerifier(Verifier):
         if self._reading:
             self._reading.join(READ_LIMIT)
         verdict = self._verify_job()
-        if verdict.unseen:
+        if verdict.may_recheck:
             # The user may ask for a second attempt. If the cluster does not answer then either, no further attempt is
             # offered: the lease has run out, or will soon.
-            verdict = verdict._replace(unseen=not self._is_repeated)
+            verdict = verdict._replace(may_recheck=not self._is_repeated)
             self._is_repeated, self._silence = True, SECOND_SILENCE
         elif self._waits_for_cleanup:
             self._remove_records()
@@ -133,7 +133,7 @@ class RayVerifier(Verifier):
             problem = str(error).rstrip(".")
             return _not_proved(
                 f"{problem}; a server that runs there ends itself {wire.LEASE:g} s after the last message of this kernel",
-                unseen=True,
+                may_recheck=True,
             )
 
     def _prove(self, ray: Ray) -> Verdict:
@@ -141,7 +141,9 @@ class RayVerifier(Verifier):
         # The request holds keys, and the job may not have read and removed it.
         ray.put(wire.request(job.id), b"")
         if not job.status.over:
-            return _not_proved(f"the job {job.id} is still {job.status.value} on the cluster", unseen=True)
+            return _not_proved(
+                f"the job {job.id} is still {job.status.value} on the cluster", may_recheck=True
+            )
         if job.node is None:  # the job never ran
             self.failure = Failure(f"Ray has not started the job: {job.message}", "See %vllm cluster", ())
             return Verdict(Proof.PROCESSES, True, (), "the job had no node yet")
@@ -172,7 +174,7 @@ class RayVerifier(Verifier):
         verdict = unpack(report["release"], own.where) if report is not None else None
         workers = _workers(ray, job)
         if left := teardown.clear(ray, job):
-            return _not_proved(f"Ray still has {left}", unseen=True)
+            return _not_proved(f"Ray still has {left}", may_recheck=True)
         # Without a report the job's process was killed, and the guards on its node may still be releasing the server.
         asked = workers if verdict else {**workers, own.id: workers.get(own.id, set())}
         if not asked:
@@ -194,8 +196,8 @@ def _in_the_background(work: Callable[[], None], job: str) -> threading.Thread |
     return thread
 
 
-def _not_proved(note: str, *, unseen: bool = False) -> Verdict:
-    return Verdict(Proof.NONE, False, (), note, unseen=unseen)
+def _not_proved(note: str, *, may_recheck: bool = False) -> Verdict:
+    return Verdict(Proof.NONE, False, (), note, may_recheck=may_recheck)
 
 
 def _workers(ray: Ray, job: Job) -> dict[str, set[int]]:

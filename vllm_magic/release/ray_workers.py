@@ -20,13 +20,13 @@ class RayWorkersResult(NamedTuple):
 
     Attributes:
         wrong: what is left, or cannot be seen; "" if all workers have ended.
-        unseen: whether another attempt may give a better result.
+        may_recheck: whether another attempt may give a better result.
         proof: the weakest proof of all nodes.
         vram: for the id of each node, the GPUs on which the driver listed its workers.
     """
 
     wrong: str
-    unseen: bool
+    may_recheck: bool
     proof: Proof
     vram: Mapping[str, tuple[GpuMemory, ...]]
 
@@ -46,7 +46,7 @@ def evaluate(
         nodes: the nodes of the cluster.
     """
     wrong: list[str] = []
-    unseen = False
+    may_recheck = False
     vram: dict[str, tuple[GpuMemory, ...]] = {}
     for node, pids in workers.items():
         where = nodes[node].where if node in nodes else f"the node {node}"
@@ -54,10 +54,10 @@ def evaluate(
         if node not in nodes or not nodes[node].alive:
             wrong.append(f"{where} is gone from the cluster: what is left there cannot be seen")
         elif answer is None:
-            unseen = True
+            may_recheck = True
             wrong.append(f"{where} does not answer: what is left there cannot be seen")
         elif answer["left"] or answer["folders"]:
-            unseen = True
+            may_recheck = True
             pids_left = f"pid {', '.join(map(str, answer['left']))}"
             wrong.append(
                 f"left on {where}: {pids_left if answer['left'] else 'the private folder of the server'}"
@@ -73,7 +73,7 @@ def evaluate(
     listed = all(vram.get(node) for node, pids in workers.items() if pids)
     known = any(workers.values()) and listed
     return RayWorkersResult(
-        "; ".join(wrong), unseen, Proof.NVML_PROCESSES if known else Proof.PROCESSES, vram
+        "; ".join(wrong), may_recheck, Proof.NVML_PROCESSES if known else Proof.PROCESSES, vram
     )
 
 
@@ -88,7 +88,7 @@ def weakest(own: Verdict, result: RayWorkersResult, node: str, others: int) -> V
     """
     rows = tuple(row for at, several in result.vram.items() if at != node or not own.vram for row in several)
     if result.wrong:
-        return own._replace(verified=False, note=result.wrong, unseen=result.unseen)
+        return own._replace(verified=False, note=result.wrong, may_recheck=result.may_recheck)
     proof = min(own.proof, result.proof, key=list(Proof).index)
     checked = f"; {others} more node{'s' * (others != 1)} checked" if others else ""
     return own._replace(proof=proof, vram=own.vram + rows, note=f"{own.note}{checked}")

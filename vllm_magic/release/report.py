@@ -49,7 +49,7 @@ def release(
         verdict = verifier.verify(identities, leader)
     except Exception as fault:  # noqa: BLE001 - the ended processes are reported, and a later check may prove the release
         note = f"A fault of vllm_magic: {type(fault).__name__}: {fault}. Please report it"
-        verdict = Verdict(Proof.NONE, verified=False, vram=(), note=note, unseen=True)
+        verdict = Verdict(Proof.NONE, verified=False, vram=(), note=note, may_recheck=True)
     wrong = machine.proc_problem()  # then /proc does not show the processes of the server
     codes = [
         report.exit_code for report in ended if isinstance(report, Ended) and report.exit_code is not None
@@ -65,7 +65,7 @@ def release(
         proof=verdict.proof,
         verified=verdict.verified and not left and not wrong,
         note=wrong or verdict.note,
-        unseen=verdict.unseen,
+        may_recheck=verdict.may_recheck,
         left_alone=verdict.left_alone,
     )
 
@@ -73,7 +73,7 @@ def release(
 def unproved(server: str, why: Why, began: float, note: str) -> Release:
     """Return the release of a server whose end could not be verified; a later check may prove it. Arguments as `release`."""
     seconds = round(max(0.0, time.monotonic() - began), 3)
-    return Release(server, why.value, seconds, (), (), None, (), Proof.NONE, False, note, unseen=True)
+    return Release(server, why.value, seconds, (), (), None, (), Proof.NONE, False, note, may_recheck=True)
 
 
 def error(
@@ -135,5 +135,5 @@ def not_released(release: Release) -> ReleaseFailed:
         return ReleaseFailed(
             f"{release.server} is not released: SIGKILL did not end {names}. {release.note}", left
         )
-    again = " Stop it again for another check." if release.unseen else ""
+    again = " Stop it again for another check." if release.may_recheck else ""
     return ReleaseFailed(f"{release.server} has ended, but is not released: {release.note}.{again}", left)

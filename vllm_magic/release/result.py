@@ -84,7 +84,7 @@ class Release(Viewable):
         verified: whether every known process of the server has ended, and the memory that they held is back. If so, a stop
             succeeds. An unknown process that came to a GPU meanwhile, and stays, does not change this.
         note: a line about what could not be seen, is not back, or is held by a process that came meanwhile; "" for nothing.
-        unseen: whether another check may prove the release: memory is not back yet, or another machine did not answer.
+        may_recheck: whether another check may prove the release: memory is not back yet, or another machine did not answer.
             Stopping the server again makes such a check.
         left_alone: a sentence about the processes that have the server's environment but do not belong to it; "" for none.
         begun_before: whether the release had begun before this stop, so that ``ended`` is empty: another one has the report.
@@ -101,7 +101,7 @@ class Release(Viewable):
     proof: Proof
     verified: bool
     note: str = ""
-    unseen: bool = False
+    may_recheck: bool = False
     left_alone: str = ""
     files_left: str = ""
     begun_before: bool = False

@@ -26,7 +26,7 @@ class Verdict(NamedTuple):
     vram: tuple[GpuMemory, ...]
     note: str
     elsewhere: tuple[EndedProcess, ...] = ()  # the processes that ended on other machines
-    unseen: bool = False  # whether another check may give a better result
+    may_recheck: bool = False  # whether another check may give a better result
     left_alone: str = ""  # the processes with the server's environment that do not belong to it
 
 

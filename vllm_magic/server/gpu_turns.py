@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vllm_magic.background import off_main_thread
+from vllm_magic import background
 from vllm_magic.linux.latch import Latch
 
 if TYPE_CHECKING:
@@ -62,9 +62,7 @@ class GpuTurns:
     """
 
     def __init__(self) -> None:
-        self._lock = (
-            threading.Lock()
-        )  # guards all below; the main thread never holds it, see `off_main_thread`
+        self._lock = threading.Lock()  # guards all below
         self._taken: list[_Turn] = []
         self._changed = Latch()  # set, and replaced by a new one, at the end of the next turn
 
@@ -73,25 +71,23 @@ class GpuTurns:
         """Wait until no other thread has a turn on any of these GPUs, and hold the turn during the ``with`` block."""
         mine = _Turn(threading.get_ident(), frozenset(gpus))
         try:
-            while (changed := off_main_thread(lambda: self._take(mine))) is not None:
+            while (changed := background.with_lock(self._lock, lambda: self._take(mine))) is not None:
                 changed.wait(math.inf)
             yield
         finally:
-            off_main_thread(lambda: self._give_back(mine))
+            background.with_lock(self._lock, lambda: self._give_back(mine))
 
     def _take(self, mine: _Turn) -> Latch | None:
         """Take the turn and return None; or return the latch that is set when the turn may be free."""
-        with self._lock:
-            if self._is_taken(mine):
-                return self._changed
-            self._taken.append(mine)
-            return None
+        if self._is_taken(mine):
+            return self._changed
+        self._taken.append(mine)
+        return None
 
     def _give_back(self, mine: _Turn) -> None:
-        with self._lock:
-            if mine in self._taken:  # it is not there if an interrupt has ended the wait
-                self._taken.remove(mine)
-            changed, self._changed = self._changed, Latch()
+        if mine in self._taken:  # it is not there if an interrupt has ended the wait
+            self._taken.remove(mine)
+        changed, self._changed = self._changed, Latch()
         changed.set()
 
     def _is_taken(self, wanted: _Turn) -> bool:

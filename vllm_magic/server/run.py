@@ -144,20 +144,10 @@ class ServerRun:
         return self._provisioner.standby
 
     @property
-    def is_left(self) -> bool:
-        """Whether its release is over, and SIGKILL did not end all of its processes; another stop tries again."""
-        return self.lifecycle.now.is_left
-
-    @property
     def is_settled(self) -> bool:
         """Whether the server is over, and another stop would change nothing: all processes ended, and the proof is final."""
         now = self.lifecycle.now
-        return now.state.over and not now.is_left and not now.is_unseen
-
-    @property
-    def idle_release(self) -> str:
-        """See `ServerStatus.idle_release`."""
-        return idle_release(self.spec, self.lifecycle.now.release)
+        return now.state.over and not now.is_left and not now.may_recheck
 
     def status(self) -> ServerStatus:
         """Return the status of the server at this moment."""
@@ -264,7 +254,7 @@ class ServerRun:
         self.check_process("Stop it")
         plan = self._plan(grace, drain)
         now = self.lifecycle.now
-        if now.is_left or now.is_unseen:
+        if now.is_left or now.may_recheck:
             self._begin_again()
         if self.lifecycle.now.state.over:
             return

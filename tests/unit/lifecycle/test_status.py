@@ -38,7 +38,7 @@ STARTING, RUNS, STOPPING, RELEASED, FAILED = (
 AT = 1e9  # seconds since the epoch
 ERROR = VllmMagicError("It is broken.")
 PROVED = nothing_to_release("m")
-UNSEEN = replace(PROVED, verified=False, unseen=True, note="the GPUs cannot be read")
+RECHECKABLE = replace(PROVED, verified=False, may_recheck=True, note="the GPUs cannot be read")
 LEFT = replace(PROVED, verified=False, left=(EndedProcess(7, 8, "VLLM::EngineCore", "SIGKILL"),))
 STARTED = LeaderStarted(
     Folder("1", Path("/s/1"), Path("/s/1/t"), Path("/s/1/log"), Path("/s/logs/1")),
@@ -78,7 +78,7 @@ def test_it_begins_with_nothing_known():
         (Over(PROVED, Why.LEADER_ENDED), (FAILED, FAILED, FAILED)),
         (Over(PROVED, Why.GUARD_GONE), (FAILED, FAILED,  FAILED)),
         (Over(PROVED, Why.FAULT),   (FAILED,   FAILED,   FAILED)),
-        (Over(UNSEEN, Why.ASKED),   (FAILED,   FAILED,   FAILED)),
+        (Over(RECHECKABLE, Why.ASKED),   (FAILED,   FAILED,   FAILED)),
         (Over(LEFT, Why.ASKED),     (FAILED,   FAILED,   FAILED)),
         (NeverStarted(ERROR),       (FAILED,   FAILED,   FAILED)),
         (SupervisorFailed(ERROR),             (FAILED,   FAILED,   FAILED)),
@@ -119,16 +119,16 @@ class TestWhatANoticeTells:
         assert (after.error, after.release) == (ERROR, PROVED)
 
     def test_a_fault_leaves_the_release_as_it_was(self):
-        after = status(STOPPING, release=UNSEEN).after(SupervisorFailed(ERROR), AT, 5.0)
-        assert (after.error, after.release) == (ERROR, UNSEEN)
+        after = status(STOPPING, release=RECHECKABLE).after(SupervisorFailed(ERROR), AT, 5.0)
+        assert (after.error, after.release) == (ERROR, RECHECKABLE)
 
     def test_a_release_that_is_proved_has_no_error(self):
         after = status(STOPPING).after(Over(PROVED, Why.ASKED), AT, 5.0)
         assert (after.release, after.error) == (PROVED, None)
 
     def test_a_release_that_is_not_proved_has_one(self):
-        after = status(STOPPING).after(Over(UNSEEN, Why.ASKED), AT, 5.0)
-        assert after.release is UNSEEN
+        after = status(STOPPING).after(Over(RECHECKABLE, Why.ASKED), AT, 5.0)
+        assert after.release is RECHECKABLE
         assert isinstance(after.error, ReleaseFailed)
 
     @pytest.mark.parametrize(("before", "kind"), [(STARTING, StartFailed), (RUNS, ServerFailed)])
@@ -172,8 +172,8 @@ class TestWhoHearsOfAFailure:
         ("asked", "notice", "unheard"),
         [
             (False, Over(PROVED, Why.LEADER_ENDED), True),
-            (True, Over(UNSEEN, Why.ASKED), False),
-            (True, Over(UNSEEN, Why.IDLE), True),  # the server itself asked
+            (True, Over(RECHECKABLE, Why.ASKED), False),
+            (True, Over(RECHECKABLE, Why.IDLE), True),  # the server itself asked
             (False, NeverStarted(ERROR), True),
             (True, NeverStarted(ERROR), False),
             (False, SupervisorFailed(ERROR), True),
@@ -191,14 +191,14 @@ class TestWhatIsLeft:
     @pytest.mark.parametrize("state", [RELEASED, FAILED])
     def test_of_one_that_is_over(self, state):
         assert status(state, release=LEFT).is_left
-        assert status(state, release=UNSEEN).is_unseen
+        assert status(state, release=RECHECKABLE).may_recheck
         assert not status(state, release=PROVED).is_left
-        assert not status(state, release=PROVED).is_unseen
+        assert not status(state, release=PROVED).may_recheck
         assert not status(state).is_left
 
     def test_nothing_while_it_is_released_again(self):
         assert not status(STOPPING, release=LEFT).is_left
-        assert not status(STOPPING, release=UNSEEN).is_unseen
+        assert not status(STOPPING, release=RECHECKABLE).may_recheck
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ LEADER = Identity(11, 111)
 
 def release(**changes) -> Release:
     ended = (EndedProcess(11, 111, "vllm", "SIGTERM"),)
-    fields = {"verified": False, "unseen": True, "note": "GPU 0: not yet", **changes}
+    fields = {"verified": False, "may_recheck": True, "note": "GPU 0: not yet", **changes}
     return Release("tiny", "asked", 1.0, ended, (), 0, (), Proof.PROCESSES, **fields)
 
 

@@ -339,17 +339,17 @@ def request_errors(name: str, late: str = "has not answered in time") -> Iterato
         name: the name of the server.
         late: the words for a request that took too long.
     """
-    look = f"%vllm shows its state, and %vllm logs {name} the end of its log"
+    hint = f"%vllm shows its state, and %vllm logs {name} the end of its log"
     try:
         yield
     except exchange.UnreachableError as error:
-        raise RequestFailed(f"{name} cannot be reached: {error}. {look}.") from None
+        raise RequestFailed(f"{name} cannot be reached: {error}. {hint}.") from None
     except exchange.TooLateError:
-        raise RequestFailed(f"{name} {late}. {look}; timeout=SECONDS waits longer.") from None
+        raise RequestFailed(f"{name} {late}. {hint}; timeout=SECONDS waits longer.") from None
     except exchange.NoAnswerError as error:
-        raise RequestFailed(f"{name} gave no complete answer: {error}. {look}.") from None
+        raise RequestFailed(f"{name} gave no complete answer: {error}. {hint}.") from None
     except UNREADABLE as error:
-        raise RequestFailed(f"The answer of {name} cannot be read: {error}. {look}.") from None
+        raise RequestFailed(f"The answer of {name} cannot be read: {error}. {hint}.") from None
 
 
 @contextmanager

@@ -107,7 +107,7 @@ def release(release: Release) -> Data:
         "note": release.note,
         "ended": [[process.pid, process.name, process.how] for process in release.ended],
         "left": [[process.pid, process.name] for process in release.left],
-        "again": bool(release.left) or release.unseen,
+        "again": bool(release.left) or release.may_recheck,
         "vram": [
             [gpu.index, gpu.name, gpu.baseline, gpu.before, gpu.after, gpu.freed] for gpu in release.vram
         ],

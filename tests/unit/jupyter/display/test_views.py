@@ -92,7 +92,7 @@ class TestAgain:
         [
             ({}, False),
             ({"verified": False}, False),
-            ({"verified": False, "unseen": True}, True),
+            ({"verified": False, "may_recheck": True}, True),
             ({"verified": False, "left": (EndedProcess(1, 1, "vllm", "SIGKILL"),)}, True),
         ],
     )
@@ -100,8 +100,10 @@ class TestAgain:
         assert view_state.release(release(**changes))["again"] is again
 
     def test_in_the_error(self):
-        for unseen, said in ((True, True), (False, False)):
-            error = report.not_released(release(verified=False, unseen=unseen, note="GPU 0: not yet"))
+        for may_recheck, said in ((True, True), (False, False)):
+            error = report.not_released(
+                release(verified=False, may_recheck=may_recheck, note="GPU 0: not yet")
+            )
             assert ("Stop it again for another check." in str(error)) is said
 
 
