@@ -194,7 +194,6 @@ def _gpu(gpu: Gpu, owners: Mapping[int, str], chosen: str, claim: int | None) ->
         "name": gpu.name,
         "total": gpu.total,
         "used": gpu.used,
-        "free": gpu.free,
         "parts": [of_chosen, of_others, of_no_server],
         "claim": claim,
     }

@@ -32,7 +32,7 @@ function gpuBars() {
 }
 
 function withoutMemory(gpu) {
-  return { ...gpu, used: null, free: null, parts: [0, 0, 0], claim: null };
+  return { ...gpu, used: null, parts: [0, 0, 0], claim: null };
 }
 
 function gpuRow(gpu) {
