@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
 import threading
 import time
 
@@ -15,10 +16,14 @@ from records import IDENTIFIER, record
 from vllm_magic import cli, ledger
 from vllm_magic.doctor import checks, survey
 from vllm_magic.doctor.findings import Topic
+from vllm_magic.errors import VllmMagicError
 from vllm_magic.guard import control_client
 from vllm_magic.guard import record as records
+from vllm_magic.guard.client import GuardPair
+from vllm_magic.guard.protocol import LaunchRequest
 from vllm_magic.guard.record import Phase
 from vllm_magic.ledger import Condition
+from vllm_magic.lifecycle import state
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity
 from vllm_magic.recovery import hung_guards
@@ -120,6 +125,24 @@ def guard():
     """A process in the place of a guard."""
     with by_hand.bystander() as process:
         yield by_hand.identity(process.pid)
+
+
+def test_a_start_whose_guards_are_stopped_has_an_end(manager, spec, monkeypatch, traces):
+    """A signal stops them before they have started the server (a `pkill -STOP python`, a suspended job)."""
+    monkeypatch.setattr(state, "START_LIMIT", 2.0)
+    spawn = GuardPair._spawn
+
+    def spawn_and_stop(request: LaunchRequest, control: int, kernel: int) -> subprocess.Popen[bytes]:
+        guard = spawn(request, control, kernel)
+        guard.send_signal(signal.SIGSTOP)
+        return guard
+
+    monkeypatch.setattr(GuardPair, "_spawn", staticmethod(spawn_and_stop))
+    with pytest.raises(
+        VllmMagicError, match=r"The guards \(pid \d+\) did not start it within .* tiny was released"
+    ):
+        manager.start(spec(), timeout=by_hand.LIMIT)
+    traces.check()
 
 
 def test_guards_that_do_not_answer(home, probe, guard, monkeypatch):

@@ -175,7 +175,8 @@ class Monitor:
                 # Without one of these actions the proof is weaker, or a start comes too early.
                 with contextlib.suppress(Exception):
                     self._do[type(action)](action)
-        force_kill.kill_guards(self.state.guards)
+        guards = self._guard_identities()
+        force_kill.kill_guards(guards)
         self._guards.kill()
         with contextlib.suppress(Exception):  # this may be the fault
             while self._has_messages() and (messages := self._guards.receive()):
@@ -331,9 +332,15 @@ class Monitor:
         return StopSent(time.monotonic())
 
     def _kill_guards(self, _: KillGuards) -> None:
+        guards = self._guard_identities()
         self._guards.kill()
-        for one in self.state.guards:
+        for one in guards:
             pidfd.send(one, signal.SIGKILL)
+
+    def _guard_identities(self) -> tuple[Identity, ...]:
+        """The guards; before they have said who they are, the children of the outer guard, and so the inner one."""
+        children = map(processes.read, () if self.state.guards else processes.children(self._guards.pid))
+        return (*self.state.guards, *(one.identity for one in children if one))
 
     def _give_up_guards(self, _: GiveUpGuards) -> None:
         raise VllmMagicError(

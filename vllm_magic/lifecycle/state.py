@@ -10,6 +10,8 @@
 - Guards hang that do not say within `ANSWER_LIMIT` seconds that a release has begun, or that are not gone `GUARD_LIMIT`
   seconds after the grace of the last stop that they were sent, from here or by somebody else. They are killed, and the
   server is released in their place. If they are not gone `ANSWER_LIMIT` seconds later either, the machine gives up.
+- Guards that have neither started the leader nor ended `START_LIMIT` seconds after the first look hang too, for example
+  because a signal has stopped them.
 - When one guard has ended, the other one has `ANSWER_LIMIT` seconds to say that it has begun the release. Otherwise it hangs.
 - At the first sign of an end (a request, a release by the guards, the end of a guard) starts are kept off the GPUs.
 - A server that was idle at the last look ends because of that, whoever asks.
@@ -79,6 +81,7 @@ DOWNLOAD_INTERVAL = 0.5  # seconds between looks at what is being downloaded
 # Seconds from the end of a process to the look whether the server goes on without its engine; vLLM takes 3 to 7 to end itself.
 ENGINE_CHECK_DELAY = 10.0
 DRAIN_INTERVAL = 0.25  # seconds between looks at /metrics while requests finish
+START_LIMIT = 60.0  # seconds for the guards to say that the leader runs; usually they need less than one
 ANSWER_LIMIT = 5.0  # seconds for a guard to say that it has begun; one that does not is taken for hung
 
 
@@ -99,7 +102,9 @@ class MonitorState:
         began: when the end began; None before that.
         plan: the request that decides how the server ends; None before the first request.
         drain_until: when the time for requests to finish is over; None if no drain is under way.
+        start_deadline: when guards that have not started the leader count as hung; None before the first event.
         guard_deadline: when the guards count as hung; None while no report of them is expected.
+        is_start_overdue: whether the guards counted as hung because of the start.
         are_guards_killed: whether the guards counted as hung, and were killed.
         is_over: whether the guards are gone, or are not followed any more.
     """
@@ -116,9 +121,16 @@ class MonitorState:
     began: float | None = None
     plan: StopPlan | None = None
     drain_until: float | None = None
+    start_deadline: float | None = None
     guard_deadline: float | None = None
+    is_start_overdue: bool = False
     are_guards_killed: bool = False
     is_over: bool = False
+
+    @property
+    def awaits_leader(self) -> bool:
+        """Whether the guards are to start the leader, or to end after they could not."""
+        return self.leader is None and self.began is None
 
     @property
     def is_starting(self) -> bool:
@@ -165,6 +177,8 @@ class StateMachine:
         times: list[float | None] = []
         if not state.is_over:
             times = [state.drain_until, state.guard_deadline]
+            if state.awaits_leader:
+                times.append(state.start_deadline or 0.0)
             if state.is_starting:
                 times.append(self._next_start_reading)
             if state.is_serving:
@@ -219,7 +233,17 @@ class StateMachine:
             actions += self._read_use()
         if self.state.guard_deadline is not None and at >= self.state.guard_deadline:
             actions += self._on_guards_hang(at)
-        return actions
+        return actions + self._look_at_start(at)
+
+    def _look_at_start(self, at: float) -> tuple[Action, ...]:
+        if not self.state.awaits_leader:
+            return ()
+        if self.state.start_deadline is None:
+            self._change(start_deadline=at + START_LIMIT)
+        elif at >= self.state.start_deadline:
+            self._change(is_start_overdue=True)
+            return (*self._begin_end(at), *self._on_guards_hang(at))
+        return ()
 
     def _on_guards_hang(self, at: float) -> tuple[Action, ...]:
         if self.state.are_guards_killed:

@@ -22,7 +22,7 @@ from vllm_magic.lifecycle import failure_cause, faults
 from vllm_magic.lifecycle.events import NeverStarted, News, Notice, Over, StopPlan, SupervisorFailed
 from vllm_magic.lifecycle.monitor import Monitor
 from vllm_magic.lifecycle.own_listener import OwnListener
-from vllm_magic.lifecycle.state import StateMachine
+from vllm_magic.lifecycle.state import START_LIMIT, StateMachine
 from vllm_magic.linux import machine, memory
 from vllm_magic.linux.eventfd import Cancellation
 from vllm_magic.linux.files import NO_ROOM
@@ -215,6 +215,8 @@ class Supervisor:
                 held,
             )
             fault = _watch(monitor, guards)
+            if monitor.state.is_start_overdue:
+                fault = fault or _overdue(guards.pid)
             if monitor.state.refused is not None:
                 raise _NothingRanError(_refusal(monitor.state.refused, monitor.disk))
             try:
@@ -222,7 +224,8 @@ class Supervisor:
             except Exception as error:  # noqa: BLE001 - another stop tries again
                 fault = faults.text(error)
                 over = self._unknown_end(prepared, monitor.state, fault)
-            is_reported = over.why is Why.FAULT and over.release.verified  # `report.error` has the fault then
+            # By the error of the end.
+            is_reported = over.why in (Why.FAULT, Why.GUARD_GONE) and over.release.verified
             if fault and not is_reported:
                 self._notice(News(fault))
             return over
@@ -335,6 +338,13 @@ def _refusal(refused: Refused, disk: str) -> StartFailed:
         hint = "A flag or an environment variable is longer than 128 KiB, or all together are too long"
     because = ". ".join(filter(None, (refused.text, disk)))
     return StartFailed(f"vLLM could not be executed: {because}", hint)
+
+
+def _overdue(outer: int) -> str:
+    return (
+        f"The guards (pid {outer}) did not start it within {START_LIMIT:g} s and were killed: a signal had stopped them, "
+        f"or the disk of {ledger.state_path()} or the machine is too slow."
+    )
 
 
 class _NothingRanError(Exception):

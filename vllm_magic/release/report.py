@@ -95,7 +95,7 @@ def error(
         disk: a sentence if the disk of the log was full when the end began; else "".
         asked: whether a stop was requested.
         was_ready: whether the server was ready before.
-        fault: the fault of vllm_magic that ended the server; "" for none.
+        fault: the fault of vllm_magic, or of the guards, that ended the server; "" for none.
     """
     name = release.server
     if not release.verified:
@@ -103,12 +103,11 @@ def error(
     if asked or why in (Why.ASKED, Why.IDLE):
         return None
     full = f" {disk}." if disk else ""
-    if why is Why.FAULT:
-        return VllmMagicError(f"{fault} {name} was released.{full} Start it again.{release.in_brackets}")
-    if why is Why.GUARD_GONE:
-        return VllmMagicError(
-            f"{name} was released because its guard was killed.{full} Start it again.{release.in_brackets}"
+    if why in (Why.FAULT, Why.GUARD_GONE):
+        what = (
+            f"{fault} {name} was released." if fault else f"{name} was released because its guard was killed."
         )
+        return VllmMagicError(f"{what}{full} Start it again.{release.in_brackets}")
     if failure is None:
         return VllmMagicError(
             f"{name} was released ({why.value}).{full} Start it again.{release.in_brackets}"

@@ -70,6 +70,7 @@ from vllm_magic.lifecycle.state import (
     ENGINE_CHECK_DELAY,
     GUARD_LIMIT,
     READY_INTERVAL,
+    START_LIMIT,
     MonitorState,
 )
 from vllm_magic.linux.processes import Identity
@@ -81,8 +82,31 @@ SOON = 0.001  # seconds; less than any limit
 class TestBeforeTheLeaderRuns:
     def test_nothing_is_looked_at(self):
         server = Followed()
-        assert server.machine.wake_at is None
+        assert server.machine.wake_at <= server.now
         assert server.passes(3600) == []
+
+    def test_guards_that_do_not_answer_hang(self):
+        server = Followed()
+        server.passes()
+        assert server.machine.wake_at == server.now + START_LIMIT
+        assert server.passes(START_LIMIT - SOON) == []
+        assert server.passes(SOON) == [BeginRelease(), KillGuards()]
+        assert (server.state.is_start_overdue, server.machine.wake_at) == (True, server.now + ANSWER_LIMIT)
+        assert server.passes(ANSWER_LIMIT) == [GiveUpGuards()]
+
+    def test_guards_that_answer_late_do_not(self):
+        server = Followed()
+        server.passes()
+        server.passes(START_LIMIT - SOON)
+        server.says(STARTED)
+        assert KillGuards() not in server.passes(SOON)
+        assert not server.state.is_start_overdue
+
+    def test_guards_that_cannot_execute_the_leader_must_end(self):
+        server = Followed()
+        server.passes()
+        assert server.says(REFUSED) == []
+        assert server.passes(START_LIMIT) == [BeginRelease(), KillGuards()]
 
     def test_a_leader_that_cannot_be_executed(self):
         server = Followed()

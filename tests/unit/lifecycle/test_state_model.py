@@ -43,7 +43,7 @@ from vllm_magic.lifecycle.events import (
     UseRead,
 )
 from vllm_magic.lifecycle.idle_timeout import KEEP_ALIVE
-from vllm_magic.lifecycle.state import ANSWER_LIMIT, GUARD_LIMIT, StateMachine
+from vllm_magic.lifecycle.state import ANSWER_LIMIT, GUARD_LIMIT, START_LIMIT, StateMachine
 
 GRACES = (0.0, 0.5, 5.0, 600.0)
 DRAINS = (0.0, 3.0, 60.0)
@@ -66,6 +66,7 @@ class FollowedServer(RuleBasedStateMachine):
         self.sent: list[float] = []  # the grace of each stop that the guards got
         self.drain_until: float | None = None
         self.kill_from: float | None = None  # before that no guard may be killed
+        self.start_until: float | None = None  # the same for guards that have not answered yet
         if begins != "new":
             self.the_leader_starts()
             self.passes(0.0)
@@ -101,8 +102,9 @@ class FollowedServer(RuleBasedStateMachine):
             case SendStop():
                 self.send_stop(action.grace, event)
             case KillGuards():
-                assert self.kill_from is not None
-                assert self.now >= self.kill_from, "guards are killed before their deadline"
+                deadline = self.start_until if self.kill_from is None else self.kill_from
+                assert deadline is not None
+                assert self.now >= deadline, "guards are killed before their deadline"
                 self.kill_from = self.now + ANSWER_LIMIT
             case GiveUpGuards():
                 assert self.done[KillGuards] == 1
@@ -132,6 +134,7 @@ class FollowedServer(RuleBasedStateMachine):
     def passes(self, seconds: float) -> None:
         self.now += seconds
         self.happens(TimePassed(self.now))
+        self.start_until = self.start_until or self.now + START_LIMIT
         wake_at = self.machine.wake_at
         assert wake_at is None or wake_at > self.now, "it wants to be woken up at once, again and again"
 
@@ -153,7 +156,7 @@ class FollowedServer(RuleBasedStateMachine):
 
     # The guards.
 
-    @precondition(lambda self: self.state.leader is None)
+    @precondition(lambda self: self.state.leader is None and not self.state.are_guards_killed)
     @rule()
     def the_leader_starts(self) -> None:
         self.says(STARTED)
