@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import stand_in
@@ -32,6 +33,11 @@ from vllm_magic.provisioning.base import StartKind
 from vllm_magic.provisioning.standby import StandbySpec
 from vllm_magic.provisioning.standby_pool import StandbyMode, StandbyPool
 from vllm_magic.recovery.sweep import sweep
+
+if TYPE_CHECKING:
+    from vllm_magic.guard.protocol import Message
+    from vllm_magic.linux.eventfd import Cancellation
+    from vllm_magic.provisioning.standby import Standby
 
 LIMIT = 30.0
 
@@ -239,6 +245,29 @@ def test_a_spare_that_is_stopped_while_it_imports_is_dropped(manager, make, monk
     assert server.cold_because == "it did not take the launch request within 0.5 s"
     assert server.status.leader != spare.leader
     assert server.stop().verified
+    manager.spares.set_mode(StandbyMode.OFF)
+    assert manager.spares.wait_gone()
+    traces.check()
+
+
+@pytest.mark.parametrize("guards", ["live", "stopped"])
+def test_a_start_can_be_stopped_as_the_spare_is_dropped(manager, make, warm, monkeypatch, traces, guards):
+    """The stop comes at the end of the time to take the launch request. Nothing of the spare stays."""
+    spare = warm()
+    monkeypatch.setattr(from_standby, "GUARD_LIMIT", 0.5 if guards == "stopped" else LIMIT)
+    for one in [spare.leader, *(spare.guards if guards == "stopped" else ())]:
+        assert pidfd.send(one, signal.SIGSTOP)
+
+    def answer(_: Standby, cancelled: Cancellation) -> list[Message]:
+        cancelled.event.wait(LIMIT)
+        raise TimeoutError("it did not take the launch request")
+
+    monkeypatch.setattr(from_standby, "_answer", answer)
+    server = manager.start(make("tiny"), wait=False).server
+    assert server.stop().verified
+    assert server.state == "released"
+    assert pidfd.wait_for_all({spare.leader, *spare.guards}, LIMIT) == set()
+    assert not spare.path.exists()
     manager.spares.set_mode(StandbyMode.OFF)
     assert manager.spares.wait_gone()
     traces.check()

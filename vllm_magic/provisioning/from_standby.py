@@ -81,10 +81,11 @@ class StandbyProvisioner(Provisioner):
         except TimeoutError as error:
             standby.drop()
             said = [Refused(errno.ETIMEDOUT, str(error))]
-        if any(isinstance(message, Started) for message in said) or cancelled.event.is_set():
+        refused = [message for message in said if isinstance(message, Refused)]
+        has_started = any(isinstance(message, Started) for message in said)
+        if not refused and (has_started or cancelled.event.is_set()):
             guards.put_back(said)
             return Launched(prepared, guards)
-        refused = [message for message in said if isinstance(message, Refused)]
         _clear(prepared, said + _rest(standby))
         raise _RejectedError(refused[0].text if refused else "the guards of the spare were killed")
 
