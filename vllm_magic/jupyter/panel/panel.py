@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_magic.jupyter.panel import messages, view_state
 from vllm_magic.jupyter.panel.background_work import Work
 from vllm_magic.jupyter.panel.controller import Controller
+from vllm_magic.jupyter.panel.messages import Message, RequestKind
 from vllm_magic.jupyter.panel.widget import PanelWidget, is_closed, receive_beside_cells
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class Panel:
         grace: returns the grace period for a stop, in seconds; None for the default.
         is_busy: returns whether a cell runs now.
         session: the session to which the panel belongs; None for the panel of the whole kernel.
+        greets_late: whether the first request of a view waits for all cells that are to run. Then the panel counts as open
+            before, since a view that hears nothing for some seconds takes the kernel for dead.
     """
 
     def __init__(
@@ -39,8 +42,11 @@ class Panel:
         grace: Callable[[], float | None],
         is_busy: Callable[[], bool],
         session: threading.Thread | None = None,
+        *,
+        greets_late: bool = False,
     ) -> None:
         self._manager = manager
+        self._greets_late = greets_late
         self._work = Work(manager, settings, grace, session)
         self._cell_thread = session or threading.main_thread()
         self._is_busy = is_busy
@@ -100,6 +106,8 @@ class Panel:
         receive_beside_cells(widget)
         self._controller = Controller(self._manager, widget, self._work, self._is_busy)
         widget.on_msg(self._on_message)
+        if self._greets_late:
+            self._controller.post(Message(RequestKind.HERE))
         self._widget = widget
         return widget
 

@@ -52,8 +52,15 @@ class _ConnectedPanel:
         self._busy = self._shell is not None  # a cell opens the panel
         for event, hook in self._hooks():
             self._shell.events.register(event, hook)
-        is_busy = _marimo_is_busy() or (lambda: self._busy)
-        self.panel = Panel(manager, self._settings, self._grace, is_busy, session)
+        marimo_is_busy = _marimo_is_busy()
+        self.panel = Panel(
+            manager,
+            self._settings,
+            self._grace,
+            marimo_is_busy or (lambda: self._busy),
+            session,
+            greets_late=marimo_is_busy is not None,
+        )
 
     def close(self) -> None:
         for event, hook in self._hooks():
