@@ -33,7 +33,7 @@ process_system := gcc
 matrix_system := gcc
 real_needs := real-vllm
 ray_needs := $(VENV)/.ray real-vllm
-browser_needs := $(VENV)/.browser $(VENV)/.ipykernel6 real-vllm
+browser_needs := $(VENV)/.browser $(VENV)/.ipykernel6 $(VENV)/.marimo real-vllm
 
 .DEFAULT_GOAL := demo
 .PHONY: demo lab quick unit test environments check bench coverage performance reliability versions house pictures clean real-vllm
@@ -111,6 +111,14 @@ $(VENV)/.ray: | $(VENV)/.dev
 	@echo "Ray in $(VENV)/ray, with pip ..."
 	@$(PYTHON) -m venv $(VENV)/ray
 	@$(VENV)/ray/bin/pip --disable-pip-version-check install --quiet 'ray[default]>=2.60,<3' certifi pyyaml nvidia-ml-py
+	@touch $@
+
+# marimo in an environment of its own, which has what its users have: no Jupyter, no ipykernel. It is no extra, since nothing
+# of vllm_magic imports it.
+$(VENV)/.marimo: pyproject.toml | $(VENV)/.dev
+	@echo "marimo in $(VENV)/marimo, with pip ..."
+	@$(PYTHON) -m venv $(VENV)/marimo
+	@$(VENV)/marimo/bin/pip --disable-pip-version-check install --quiet --editable . 'marimo>=0.25.2,<0.26'
 	@touch $@
 
 # An extra of pyproject.toml, installed: .venv/.dev, .venv/.lab, .venv/.browser, .venv/.versions. The first one makes the environment.

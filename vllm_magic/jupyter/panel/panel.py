@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_magic.jupyter.panel import messages, view_state
 from vllm_magic.jupyter.panel.background_work import Work
 from vllm_magic.jupyter.panel.controller import Controller
-from vllm_magic.jupyter.panel.messages import Message, RequestKind
+from vllm_magic.jupyter.panel.messages import Request, RequestKind
 from vllm_magic.jupyter.panel.widget import PanelWidget, is_closed, receive_beside_cells
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Panel:
         self._controller = Controller(self._manager, widget, self._work, self._is_busy)
         widget.on_msg(self._on_message)
         if self._greets_late:
-            self._controller.post(Message(RequestKind.HERE))
+            self._controller.post(Request(RequestKind.HEARTBEAT))
         self._widget = widget
         return widget
 
