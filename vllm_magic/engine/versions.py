@@ -20,7 +20,7 @@ class Promise(Enum):
 
     TESTED = "tested: all of vllm_magic works"
     WORKS = "works, not promised: it was tried, and is not tested with each change"
-    OLD = "not promised: servers start and end as with the others, what is missing is listed below"
+    OLD = "not promised, and not tried: what its source shows to be missing is listed below"
     NEW = "not known yet: newer than what was tested"
 
 
@@ -65,8 +65,6 @@ RANGES = (
     VersionRange((NEWEST[0], NEWEST[1] + 1), None, Promise.NEW),
 )
 LIMITATIONS = (
-    # v1/metrics/loggers.py
-    Limitation((0, 11), "the time between two tokens, in %vllm metrics and the figures"),
     # v1/engine/core_client.py, and /health in entrypoints/openai/api_server.py
     Limitation((0, 11), "the end of a server whose engine has died alone: vLLM goes on to answer"),
     # utils/system_utils.py, set_process_title
@@ -112,7 +110,7 @@ def note(version: str | None) -> str:
             return f"vLLM {version} works with vllm_magic, but only {tested} are tested with each change."
         case Promise.OLD:
             lacks = "; ".join(missing(release))
-            return f"vLLM {version} is old: vllm_magic is tested with {tested}. It starts; what is missing: {lacks}."
+            return f"vLLM {version} is old: vllm_magic is tested with {tested}. It is started all the same; what is missing: {lacks}."
         case Promise.NEW:
             return (
                 f"vLLM {version} is newer than those that this vllm_magic was tested with ({tested}). "
@@ -123,10 +121,7 @@ def note(version: str | None) -> str:
 def table() -> str:
     """Return the promises as a table in Markdown, with what is missing with old versions."""
     promises = [f"| {one} | {one.promise.value} |" for one in RANGES]
-    lacks = [
-        f"| before {_text(one.until)} | missing: {one.what.replace('%vllm metrics', '`%vllm metrics`')} |"
-        for one in LIMITATIONS
-    ]
+    lacks = [f"| before {_text(one.until)} | missing: {one.what} |" for one in LIMITATIONS]
     return "\n".join(["| vLLM | |", "|---|---|", *promises, *lacks])
 
 

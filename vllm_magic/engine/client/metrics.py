@@ -11,7 +11,9 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
-_TIMES = ("time_to_first_token_seconds", "inter_token_latency_seconds")
+_TTFT = "time_to_first_token_seconds"
+_ITL = "inter_token_latency_seconds"
+_OLD_ITL = "time_per_output_token_seconds"  # up to vLLM 0.10; 0.11 to 0.13 have both
 _ACTIVITY = (
     "num_requests_running",
     "num_requests_waiting",
@@ -24,7 +26,7 @@ _OTHERS = (
     "prefix_cache_queries_total",
     "prefix_cache_hits_total",
     "num_preemptions_total",
-    *(f"{name}_{part}" for name in _TIMES for part in ("bucket", "count", "sum")),
+    *(f"{name}_{part}" for name in (_TTFT, _ITL, _OLD_ITL) for part in ("bucket", "count", "sum")),
 )
 _MOST = 2.0**63  # a larger value is not valid
 _LIMIT = re.compile(r'(?:^|,)le="([^"]*)"')  # the label of a bucket
@@ -139,8 +141,8 @@ def parse(text: str) -> Metrics | None:
     use = [value for _, value in found["kv_cache_usage_perc"]]
     asked = _total(found, "prefix_cache_queries_total")
     try:
-        ttft, itl = (_histogram(found, name) for name in _TIMES)
-    except ValueError:  # the limit of a bucket is not a number
+        ttft, itl, old_itl = (_histogram(found, name) for name in (_TTFT, _ITL, _OLD_ITL))
+    except ValueError:  # the limit of a bucket is no number
         return None
     return Metrics(
         **asdict(work),
@@ -148,7 +150,7 @@ def parse(text: str) -> Metrics | None:
         prefix_hit_rate=_total(found, "prefix_cache_hits_total") / asked if asked else None,
         preemptions=int(_total(found, "num_preemptions_total")),
         ttft=ttft,
-        itl=itl,
+        itl=itl if itl.buckets else old_itl,
     )
 
 

@@ -188,3 +188,13 @@ def test_a_line_beyond_all_measure_costs_little():
     assert parse(f"vllm:x{{{labels}}} 1\n{TEXT}") == parse(TEXT)
     for odd in ("} ", "{", " 1", '",le="'):
         parse(f"vllm:num_requests_running{{{500_000 * odd}\n{TEXT}")
+
+
+def test_the_time_between_two_tokens_has_another_name_up_to_vllm_0_10():
+    def text(name: str, count: int) -> str:
+        return f'vllm:{name}_bucket{{le="0.5"}} {count}\nvllm:{name}_count {count}\nvllm:{name}_sum 1.5\n'
+
+    old = text("time_per_output_token_seconds", 3)
+    assert parse(TEXT + old).itl == Histogram(((0.5, 3.0),), 3.0, 1.5)
+    both = parse(TEXT + old + text("inter_token_latency_seconds", 5))  # as 0.11 to 0.13
+    assert both.itl.count == 5.0
