@@ -59,7 +59,9 @@ def _record(check: str, report: pytest.TestReport) -> None:
             **dict(report.user_properties),
             "load": os.getloadavg()[0],
         }
-    path.write_text(json.dumps(rows, indent=1))
+    written = path.with_suffix(".new")
+    written.write_text(json.dumps(rows, indent=1))
+    written.replace(path)  # as a whole: the run may be interrupted
 
 
 def _what_it_said(report: pytest.TestReport) -> str:
