@@ -77,7 +77,7 @@ class TestNaps:
         server = manager.start(spec("m", SLEEPY, faults={"sleeps": False}), timeout=60).server
         with pytest.raises(
             SleepFailed,
-            match=r"says that it sleeps, and holds 2\.00 GiB of 2\.00 GiB still\. vllm_magic\.stop",
+            match=r"says that it sleeps, and still holds 2\.00 GiB of 2\.00 GiB\. vllm_magic\.stop",
         ):
             manager.get().sleep()
         assert server.asleep == 1  # it says so

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Tell:
+class Notify:
     """Report a notice."""
 
     notice: Notice
 
 
 @dataclass(frozen=True)
-class TellLeaderStarted:
+class NotifyLeaderStarted:
     """Report the notice `LeaderStarted`, with the data of the launch."""
 
     leader: Identity
@@ -98,8 +98,8 @@ class GiveUpGuards:
 
 
 Action = (
-    Tell
-    | TellLeaderStarted
+    Notify
+    | NotifyLeaderStarted
     | WatchGuards
     | ReadLog
     | ReadDownload

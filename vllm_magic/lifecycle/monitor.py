@@ -27,14 +27,14 @@ from vllm_magic.lifecycle.actions import (
     GiveUpGuards,
     KillGuards,
     KnowProcesses,
+    Notify,
+    NotifyLeaderStarted,
     ObserveBeforeStop,
     ObserveReady,
     ReadDownload,
     ReadLog,
     ReadUse,
     SendStop,
-    Tell,
-    TellLeaderStarted,
     WatchGuards,
 )
 from vllm_magic.lifecycle.events import (
@@ -121,8 +121,8 @@ class Monitor:
         self._guard_ends: set[int] = set()
         self._process_ends: set[int] = set()
         self._do: dict[type[Action], Callable[[Any], Event | None]] = {
-            Tell: self._tell,
-            TellLeaderStarted: self._tell_leader_started,
+            Notify: self._notify,
+            NotifyLeaderStarted: self._notify_leader_started,
             WatchGuards: self._watch_guards,
             ReadLog: self._read_log,
             ReadDownload: self._read_download,
@@ -245,10 +245,10 @@ class Monitor:
             self._use = None
             yield UseRead(time.monotonic(), use, fault)
 
-    def _tell(self, action: Tell) -> None:
+    def _notify(self, action: Notify) -> None:
         self._notice(action.notice)
 
-    def _tell_leader_started(self, action: TellLeaderStarted) -> None:
+    def _notify_leader_started(self, action: NotifyLeaderStarted) -> None:
         prepared, verifier = self._prepared, self._prepared.verifier
         self._notice(
             LeaderStarted(

@@ -34,14 +34,14 @@ from vllm_magic.lifecycle.actions import (
     GiveUpGuards,
     KillGuards,
     KnowProcesses,
+    Notify,
+    NotifyLeaderStarted,
     ObserveBeforeStop,
     ObserveReady,
     ReadDownload,
     ReadLog,
     ReadUse,
     SendStop,
-    Tell,
-    TellLeaderStarted,
     WatchGuards,
 )
 from vllm_magic.lifecycle.events import (
@@ -264,7 +264,7 @@ class StateMachine:
         match message:
             case Started():
                 leader = Identity(*message.leader)
-                actions = (TellLeaderStarted(leader), *self._progress(Progress(self._first)))
+                actions = (NotifyLeaderStarted(leader), *self._progress(Progress(self._first)))
                 return (*actions, WatchGuards(self.state.guards))
             case KnownProcesses():
                 return (KnowProcesses(tuple(Identity(*one) for one in message.known)),)
@@ -296,7 +296,7 @@ class StateMachine:
         is_stop_sent = plan is not None and self.state.drain_until is None
         grace = plan.grace if plan and is_stop_sent else message.grace
         self._change(why=why, guard_deadline=at + grace + GUARD_LIMIT)
-        return (*self._begin_end(at), Tell(Ending(why)))
+        return (*self._begin_end(at), Notify(Ending(why)))
 
     def _on_stop_requested(self, plan: StopPlan, at: float) -> tuple[Action, ...]:
         if self.state.plan is None:
@@ -355,11 +355,11 @@ class StateMachine:
                 return self._progress(replace(self.state.progress, download=event.download))
             case HealthChecked():
                 self._is_checking_health = False
-                actions = self._tell_fault(event.fault)
+                actions = self._notify_fault(event.fault)
                 if not event.is_ready:
                     return actions
                 self._change(is_ready=True)
-                return (*actions, Tell(Ready()), ObserveReady())
+                return (*actions, Notify(Ready()), ObserveReady())
 
     def _on_look(self, event: ProcessEnded | HealthChecked | UseRead) -> tuple[Action, ...]:
         """Take in what was seen of a server that was ready once."""
@@ -396,10 +396,10 @@ class StateMachine:
         if self.state.drain_until is not None:
             self._next_drain_reading = event.at + DRAIN_INTERVAL
             is_drained = self._drained.under_way(event.use, event.at) is False
-            return (*self._tell_fault(event.fault), *(self._end_drain() if is_drained else ()))
+            return (*self._notify_fault(event.fault), *(self._end_drain() if is_drained else ()))
         if self._idleness and self.state.is_serving:
             self._change(is_idle=self._idleness.observe(event.use, event.at))
-            return (*self._tell_fault(event.fault), *((Tell(Idle()),) if self.state.is_idle else ()))
+            return (*self._notify_fault(event.fault), *((Notify(Idle()),) if self.state.is_idle else ()))
         return ()
 
     def _check_health(self) -> tuple[Action, ...]:
@@ -416,14 +416,14 @@ class StateMachine:
         if progress == self.state.progress:
             return ()
         self._change(progress=progress)
-        return (Tell(ProgressChanged(progress)),)
+        return (Notify(ProgressChanged(progress)),)
 
-    def _tell_fault(self, fault: str) -> tuple[Action, ...]:
+    def _notify_fault(self, fault: str) -> tuple[Action, ...]:
         """Report the fault of a reading, each fault once. It is no reason to end the server."""
         if not fault or fault in self._faults:
             return ()
         self._faults |= {fault}
-        return (Tell(News(fault)),)
+        return (Notify(News(fault)),)
 
     def _change(self, **fields: Any) -> None:
         self.state = replace(self.state, **fields)

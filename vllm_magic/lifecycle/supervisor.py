@@ -135,12 +135,12 @@ class Supervisor:
             finally:
                 self._cancelled.wake.close()
 
-        self._tell_last(live)
+        self._notify_last(live)
 
     def _run_again(self) -> None:
-        self._tell_last(self._end_again)
+        self._notify_last(self._end_again)
 
-    def _tell_last(self, live: Callable[[], Notice]) -> None:
+    def _notify_last(self, live: Callable[[], Notice]) -> None:
         """Report the last notice: the one that ``live`` returns, or the error that it raises."""
         try:
             last = live()
@@ -181,7 +181,7 @@ class Supervisor:
             VllmMagicError: the server cannot be started; no process or file of it is left.
         """
 
-        def tell(text: str) -> None:
+        def news(text: str) -> None:
             self._notice(News(text))
 
         if self._provisioner.from_the_start:
@@ -191,10 +191,10 @@ class Supervisor:
                 raise StartFailed(problem, machine.PROC_HINT)
             try:
                 for swept in sweep(self._probe):
-                    tell(swept.text)
+                    news(swept.text)
             except OSError as error:
                 raise unusable(error) from error
-        return self._provisioner.launch(self._cancelled, tell)
+        return self._provisioner.launch(self._cancelled, news)
 
     def _follow(self, prepared: Prepared, guards: Guards) -> Over:
         """Follow a server to its end, and prove its release.

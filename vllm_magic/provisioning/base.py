@@ -90,12 +90,12 @@ class Provisioner(ABC):
     standby: StandbySpec | None = None
 
     @abstractmethod
-    def launch(self, cancelled: Cancellation, tell: Callable[[str], None]) -> Launched | None:
+    def launch(self, cancelled: Cancellation, news: Callable[[str], None]) -> Launched | None:
         """Launch the server, and return when its guards run. The supervisor calls this once, in its thread.
 
         Args:
             cancelled: the request to give up.
-            tell: called with each line for the user.
+            news: called with each line for the user.
 
         Returns:
             The server; None when cancelled. In that case no process or file of it is left.

@@ -46,9 +46,9 @@ class StandbyProvisioner(Provisioner):
         self._local = local
         self._pool = pool
 
-    def launch(self, cancelled: Cancellation, tell: Callable[[str], None]) -> Launched | None:
+    def launch(self, cancelled: Cancellation, news: Callable[[str], None]) -> Launched | None:
         """See `Provisioner.launch`."""
-        selection = self._local.select_gpus(cancelled, tell)
+        selection = self._local.select_gpus(cancelled, news)
         if selection is None:
             return None
         try:

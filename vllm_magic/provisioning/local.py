@@ -79,18 +79,18 @@ class LocalProvisioner(Provisioner):
             spec, self.command, (self.stop_grace, self.stop_patience), environ, probe
         )
 
-    def launch(self, cancelled: Cancellation, tell: Callable[[str], None]) -> Launched | None:
+    def launch(self, cancelled: Cancellation, news: Callable[[str], None]) -> Launched | None:
         """See `Provisioner.launch`."""
-        selection = self.select_gpus(cancelled, tell)
+        selection = self.select_gpus(cancelled, news)
         return None if selection is None else self.execute(selection)
 
-    def select_gpus(self, cancelled: Cancellation, tell: Callable[[str], None]) -> GpuSelection | None:
+    def select_gpus(self, cancelled: Cancellation, news: Callable[[str], None]) -> GpuSelection | None:
         """Wait until no release is under way on the GPUs, and choose GPUs; return None when cancelled. Errors as `launch`."""
         selection = self._preparation.select_gpus(cancelled)
         if selection is not None and selection.baseline.gpus and (problem := locks.lock_problem()):
-            tell(f"{problem}.")
+            news(f"{problem}.")
         if selection is not None and (note := _version_note(self.command.argv[0])):
-            tell(note)
+            news(note)
         return selection
 
     def prepare(

@@ -126,14 +126,14 @@ class RayProvisioner(Provisioner):
         self.command, self._job_spec = build(spec)
         self._preparation = Preparation(spec, self.command, (STOP_GRACE, STOP_GRACE), environ, probe)
 
-    def launch(self, cancelled: Cancellation, tell: Callable[[str], None]) -> Launched | None:
+    def launch(self, cancelled: Cancellation, news: Callable[[str], None]) -> Launched | None:
         """See `Provisioner.launch`. The process that is launched on this machine is the agent."""
         # A wrong address is reported at once.
         version = background.call_unless(cancelled.event.wait, Ray(self._job_spec.address).version)
         if version is None:
             return None
         if version.split(".")[:2] != TRIED:
-            tell(f"This cluster runs Ray {version}; vllm_magic was tested with {'.'.join(TRIED)}.")
+            news(f"This cluster runs Ray {version}; vllm_magic was tested with {'.'.join(TRIED)}.")
         if cancelled.event.is_set():
             return None
         job_spec = replace(self._job_spec, vllm=installed.find().version or "")

@@ -32,14 +32,14 @@ from vllm_magic.lifecycle.actions import (
     GiveUpGuards,
     KillGuards,
     KnowProcesses,
+    Notify,
+    NotifyLeaderStarted,
     ObserveBeforeStop,
     ObserveReady,
     ReadDownload,
     ReadLog,
     ReadUse,
     SendStop,
-    Tell,
-    TellLeaderStarted,
     WatchGuards,
 )
 from vllm_magic.lifecycle.events import (
@@ -117,7 +117,7 @@ class TestBeforeTheLeaderRuns:
     def test_a_stop_is_sent_at_once_and_the_leader_is_told_all_the_same(self):
         server = Followed()
         assert server.stop(5.0, drain=60) == [BeginRelease(), ObserveBeforeStop(), SendStop(5.0, 2.5)]
-        assert TellLeaderStarted(LEADER) in server.says(STARTED)
+        assert NotifyLeaderStarted(LEADER) in server.says(STARTED)
         assert not server.state.is_starting
 
 
@@ -126,8 +126,8 @@ class TestAStart:
         server = Followed(first=Stage.CONFIGURING)
         configuring = Progress(Stage.CONFIGURING)
         assert server.says(STARTED) == [
-            TellLeaderStarted(LEADER),
-            Tell(ProgressChanged(configuring)),
+            NotifyLeaderStarted(LEADER),
+            Notify(ProgressChanged(configuring)),
             WatchGuards((OUTER, INNER)),
         ]
         assert (server.state.leader, server.state.guards) == (LEADER, (OUTER, INNER))
@@ -152,7 +152,7 @@ class TestAStart:
     def test_it_is_ready(self):
         server = starting()
         server.passes()
-        assert server.health() == [Tell(Ready()), ObserveReady()]
+        assert server.health() == [Notify(Ready()), ObserveReady()]
         assert server.state.is_serving
         assert server.machine.wake_at is None
         assert server.passes(3600) == []
@@ -164,15 +164,15 @@ class TestAStart:
         server.log = (*loading, Progress(Stage.ENGINE))  # another worker, which is behind
         assert server.passes()[:3] == [
             ReadLog(),
-            Tell(ProgressChanged(loading[0])),
-            Tell(ProgressChanged(loading[1])),
+            Notify(ProgressChanged(loading[0])),
+            Notify(ProgressChanged(loading[1])),
         ]
         assert server.state.progress == loading[1]
 
     def test_a_download_is_looked_at_now_and_then(self):
         server = starting()
         server.download = Download(1, 8, None)
-        assert Tell(ProgressChanged(Progress(Stage.IMPORTING, download=server.download))) in server.passes()
+        assert Notify(ProgressChanged(Progress(Stage.IMPORTING, download=server.download))) in server.passes()
         assert ReadDownload() not in server.passes(DOWNLOAD_INTERVAL - READY_INTERVAL)
         assert ReadDownload() in server.passes(READY_INTERVAL)
 
@@ -185,9 +185,9 @@ class TestAStart:
     def test_a_look_that_fails_is_told_once_and_ends_nothing(self):
         server = starting()
         server.passes()
-        assert server.health(is_ready=False, fault=FAULT) == [Tell(News(FAULT))]
+        assert server.health(is_ready=False, fault=FAULT) == [Notify(News(FAULT))]
         assert server.health(is_ready=False, fault=FAULT) == []
-        assert server.health(is_ready=False, fault="another") == [Tell(News("another"))]
+        assert server.health(is_ready=False, fault="another") == [Notify(News("another"))]
         assert server.state.is_starting
 
     @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ class TestAStop:
         server = ready()
         server.stop(5.0)
         assert server.passes(before) == []
-        assert server.says(Why.ASKED) == [Tell(Ending(Why.ASKED))]
+        assert server.says(Why.ASKED) == [Notify(Ending(Why.ASKED))]
         assert server.machine.wake_at == server.now + 5.0 + GUARD_LIMIT
 
     def test_it_is_over_when_the_guards_are_gone(self):
@@ -295,7 +295,7 @@ class TestADrain:
     def test_a_look_that_fails_is_told_once_and_ends_nothing(self):
         server = ready()
         server.stop(drain=60)
-        assert server.use(UNKNOWN, FAULT) == [Tell(News(FAULT))]
+        assert server.use(UNKNOWN, FAULT) == [Notify(News(FAULT))]
         assert server.use(UNKNOWN, FAULT) == []
         assert server.state.drain_until is not None
 
@@ -308,7 +308,7 @@ class TestADrain:
     def test_a_server_that_ends_meanwhile(self):
         server = ready()
         server.stop(5.0, drain=60)
-        assert server.says(Why.LEADER_ENDED) == [Tell(Ending(Why.LEADER_ENDED))]
+        assert server.says(Why.LEADER_ENDED) == [Notify(Ending(Why.LEADER_ENDED))]
         assert server.passes(60) == [SendStop(5.0, 2.5), KillGuards()]  # they have had GUARD_LIMIT
 
 
@@ -418,7 +418,7 @@ class TestGuardsThatHang:
         server = ready()
         server.stop()
         server.passes(ANSWER_LIMIT)
-        assert server.says(Why.ASKED) == [Tell(Ending(Why.ASKED))]
+        assert server.says(Why.ASKED) == [Notify(Ending(Why.ASKED))]
         server.says(ENDED)
         assert (server.state.why, server.state.ended) == (Why.ASKED, (ENDED,))
 
@@ -449,7 +449,7 @@ class TestTheEndOfOneGuard:
         server = ready()
         server.handle(OneGuardEnded(server.now))
         server.passes(ANSWER_LIMIT - SOON)
-        assert server.says(Why.GUARD_GONE) == [Tell(Ending(Why.GUARD_GONE))]
+        assert server.says(Why.GUARD_GONE) == [Notify(Ending(Why.GUARD_GONE))]
         assert server.machine.wake_at == server.now + GUARD_LIMIT
 
     @pytest.mark.parametrize(
@@ -492,13 +492,13 @@ class TestAnEndThatNobodyAskedFor:
     def test_the_guards_say_why(self, server, why):
         server = server()
         server.passes(1.0)
-        assert server.says(why) == [BeginRelease(), Tell(Ending(why))]
+        assert server.says(why) == [BeginRelease(), Notify(Ending(why))]
         assert (server.state.why, server.state.began) == (why, server.now)
 
     def test_somebody_else_has_asked_them(self):
         """In a terminal, say."""
         server = ready()
-        assert server.says(Why.ASKED) == [BeginRelease(), Tell(Ending(Why.ASKED))]
+        assert server.says(Why.ASKED) == [BeginRelease(), Notify(Ending(Why.ASKED))]
 
     def test_with_a_grace_of_its_own(self):
         server = ready()
@@ -543,18 +543,18 @@ class TestAnIdleServer:
     def test_that_is_why_it_ends(self):
         server = self.idle()
         assert server.stop(5.0) == [BeginRelease(), ObserveBeforeStop(), SendStop(5.0, 2.5)]
-        assert server.says(Why.ASKED) == [Tell(Ending(Why.IDLE))]
+        assert server.says(Why.ASKED) == [Notify(Ending(Why.IDLE))]
         assert server.state.why is Why.IDLE
 
     def test_unless_the_guards_say_something_else(self):
         server = self.idle()
         server.stop()
-        assert server.says(Why.LEADER_ENDED) == [Tell(Ending(Why.LEADER_ENDED))]
+        assert server.says(Why.LEADER_ENDED) == [Notify(Ending(Why.LEADER_ENDED))]
 
     def test_it_is_told_again_while_nobody_asks_for_the_end(self):
         server = self.idle()
         assert server.wakes() == [ReadUse()]
-        assert server.use(QUIET) == [Tell(Idle())]
+        assert server.use(QUIET) == [Notify(Idle())]
 
     @pytest.mark.parametrize("use", [BUSY, UNKNOWN])
     def test_one_that_is_used_again_is_not(self, use):
@@ -562,7 +562,7 @@ class TestAnIdleServer:
         server.wakes()
         assert server.use(use) == []
         server.stop()
-        assert server.says(Why.ASKED) == [Tell(Ending(Why.ASKED))]
+        assert server.says(Why.ASKED) == [Notify(Ending(Why.ASKED))]
 
     def test_one_look_at_a_time(self):
         server = ready(ttl=100)
@@ -573,7 +573,7 @@ class TestAnIdleServer:
     def test_a_look_that_fails_is_told_once_and_ends_nothing(self):
         server = ready(ttl=100)
         server.passes()
-        assert server.use(UNKNOWN, FAULT) == [Tell(News(FAULT))]
+        assert server.use(UNKNOWN, FAULT) == [Notify(News(FAULT))]
         server.wakes()
         assert server.use(UNKNOWN, FAULT) == []
         assert server.state.is_serving
@@ -596,7 +596,7 @@ class TestAnIdleServer:
         assert server.wakes() == [ReadUse()]
         server.stop()
         assert server.use(QUIET, FAULT) == []
-        assert server.says(Why.ASKED) == [Tell(Ending(Why.ASKED))]
+        assert server.says(Why.ASKED) == [Notify(Ending(Why.ASKED))]
 
 
 class TestAnEngineThatDies:

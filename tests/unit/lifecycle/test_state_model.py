@@ -17,12 +17,12 @@ from vllm_magic.lifecycle.actions import (
     CheckHealth,
     GiveUpGuards,
     KillGuards,
+    Notify,
     ObserveBeforeStop,
     ReadDownload,
     ReadLog,
     ReadUse,
     SendStop,
-    Tell,
 )
 from vllm_magic.lifecycle.events import (
     DownloadRead,
@@ -84,7 +84,7 @@ class FollowedServer(RuleBasedStateMachine):
         actions = self.machine.handle(event)
         assert not (was_over and actions), "something is done after the end"
         for action in actions:
-            self.done[type(action.notice if isinstance(action, Tell) else action)] += 1
+            self.done[type(action.notice if isinstance(action, Notify) else action)] += 1
             self.do(action, event)
 
     def do(self, action: Action, event: Event) -> None:
@@ -110,7 +110,7 @@ class FollowedServer(RuleBasedStateMachine):
                 assert self.done[KillGuards] == 1
                 assert self.now >= self.kill_from
                 self.happens(Faulted(self.now))
-            case Tell(Idle()):
+            case Notify(Idle()):
                 assert self.ttl is not None
                 assert isinstance(event, UseRead)
                 assert event.use is QUIET
