@@ -110,7 +110,7 @@ def test_one_that_loses_its_mark(freezer, tmp_path, before):
         if before:
             losing.join()
         try:
-            outcome = force_kill.release(paths, None, [identity] if before else ())
+            outcome = force_kill.kill_server(paths, None, [identity] if before else ())
             losing.join()
             environment = processes.environment(process.pid)
         finally:

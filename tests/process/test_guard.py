@@ -268,7 +268,7 @@ def test_the_guards_record_adopted_processes(tmp_path):
             for one in (Identity(*started.outer), inner):
                 assert pidfd.send(one, number)
         assert receive(pair, Ended) is None
-        outcome = force_kill.release(paths_without_mark(tmp_path), leader, noted)
+        outcome = force_kill.kill_server(paths_without_mark(tmp_path), leader, noted)
         assert daemon in {tuple(row[:2]) for row in outcome.ended}
         assert not processes.is_alive(daemon)
     finally:
@@ -478,7 +478,7 @@ def test_the_clock_is_set_while_the_server_runs(tmp_path, end):
                 assert {pidfd.send(one, number) for one in guards} == {True}
             assert receive(pair, Ended) is None
             leader = Identity(*started.leader)
-            force_kill.release(paths_without_mark(tmp_path), leader, [leader])
+            force_kill.kill_server(paths_without_mark(tmp_path), leader, [leader])
         elif end == "a stop":
             pair.stop(0.0, 0.0)
             assert receive(pair, Ended).left == []

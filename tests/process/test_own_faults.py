@@ -139,7 +139,7 @@ class TestTheEnd:
         server = manager.start(spec(), timeout=LIMIT).server
         members = everyone(server)
         breaks.patch(Monitor, "_next_events")
-        breaks.patch(force_kill, "release", times=3)
+        breaks.patch(force_kill, "kill_server", times=3)
         breaks.set()
         stir(server)
         assert server._run.wait_over(LIMIT)

@@ -128,7 +128,7 @@ class TestOrphans:
         """Only the record shows to which server the processes belong."""
         entry, survivors = orphan
         nothing = Outcome([], [], 0.0)
-        monkeypatch.setattr(force_kill, "release", lambda *_, **__: nothing)
+        monkeypatch.setattr(force_kill, "kill_server", lambda *_, **__: nothing)
         (swept,) = sweep(probe)
         assert not swept.verified
         assert ledger.read_entry(entry.path).condition is Condition.ORPHANED

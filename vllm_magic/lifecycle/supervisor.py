@@ -54,7 +54,7 @@ class _EndedServer:
     Attributes:
         prepared: the server.
         leader: its first process, or None.
-        reports: the reports of the guards, or of `force_kill.release`; the last one has the processes that are left.
+        reports: the reports of the guards, or of `force_kill.kill_server`; the last one has the processes that are left.
     """
 
     prepared: Prepared
@@ -242,7 +242,7 @@ class Supervisor:
         began = state.began or time.monotonic()
         reports: list[Ended | Outcome] = [*state.ended]
         if fault or not reports:
-            reports.append(force_kill.release(prepared.folder, state.leader, prepared.verifier.known))
+            reports.append(force_kill.kill_server(prepared.folder, state.leader, prepared.verifier.known))
         over = self._prove(_EndedServer(prepared, state.leader, reports), state.why, began)
         over = replace(over, disk=monitor.disk, fault=fault)
         if over.disk:
@@ -272,7 +272,7 @@ class Supervisor:
         """Return the last notice after a fault in `_end`: nothing is proved, and another stop tries again."""
         self._unproved = _EndedServer(prepared, state.leader, [*state.ended, Outcome([], [], 0.0)])
         began = state.began or time.monotonic()
-        return Over(report.unproved(self._name, state.why, began, fault.rstrip(".")), state.why)
+        return Over(report.without_proof(self._name, state.why, began, fault.rstrip(".")), state.why)
 
     def _end_again(self) -> Over:
         """Kill the processes that the last attempt has left, and prove the release again."""
@@ -321,7 +321,7 @@ def _killed_again(before: _EndedServer) -> _EndedServer:
     """Send SIGKILL to the processes that are left of a server; return the server with all reports of its release."""
     left = before.reports[-1].left  # rows of [pid, start, name, how]
     known = [Identity(*row[:2]) for row in left]
-    outcome = force_kill.release(before.prepared.folder, before.leader, known)
+    outcome = force_kill.kill_server(before.prepared.folder, before.leader, known)
     found = [row[:2] for row in outcome.ended + outcome.left]
     unknown = [row for row in left if row[0] == UNKNOWN_PID]  # a process that is left and cannot be found
     gone = [row for row in left if row[:2] not in found and row not in unknown]

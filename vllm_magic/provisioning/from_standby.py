@@ -164,5 +164,5 @@ def _receive(guards: Guards, limit: float) -> tuple[list[Message], bool]:
 def _clear(prepared: Prepared, said: list[Message]) -> None:
     """Remove the folder of a standby that did not become a server, and end its processes if the guards have not."""
     if not any(isinstance(message, Ended) for message in said):
-        force_kill.release(prepared.folder, None)
+        force_kill.kill_server(prepared.folder, None)
     prepared.folder.clear()

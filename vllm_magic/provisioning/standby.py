@@ -172,7 +172,7 @@ class Standby:
         """
         if self.wait_gone(timeout):
             return True
-        if not self.kill_guards() or force_kill.release(self.folder, None).left:
+        if not self.kill_guards() or force_kill.kill_server(self.folder, None).left:
             return False
         self.folder.clear()
         return self.wait_gone(force_kill.EXIT_LIMIT)

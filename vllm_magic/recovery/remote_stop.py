@@ -45,7 +45,7 @@ def stop(entry: Entry, record: Record, probe: Probe, grace: float, patience: flo
     verifier.observe_before_stop(known, in_a_hurry=False)
     ended: list[Ended | Outcome] = [*_stop_guards(entry, record, grace, patience)]
     if not ended:  # no guard lives any more
-        ended = [force_kill.release(entry.folder, entry.leader, known)]
+        ended = [force_kill.kill_server(entry.folder, entry.leader, known)]
         add_known_processes(str(entry.path), ended[-1].left)
         if not ended[-1].left:
             entry.folder.clear()

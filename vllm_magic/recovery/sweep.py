@@ -220,7 +220,7 @@ def _release(entry: Entry, found: Record, living: Iterable[Process], probe: Prob
     verifier = from_record.verifier(found, entry.folder.mark, probe, silence=CLUSTER_LIMIT)
     known = [one.identity for one in living]
     verifier.observe_before_stop(known, in_a_hurry=False)
-    ended = force_kill.release(entry.folder, entry.leader, known)
+    ended = force_kill.kill_server(entry.folder, entry.leader, known)
     release = report.release(found.name, Why.KERNEL_GONE, began, [ended], verifier, entry.leader)
     unproved.update(entry.leader, verifier, release)
     return release

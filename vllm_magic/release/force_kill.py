@@ -1,4 +1,4 @@
-"""Release a server whose guards are dead, from this process, with the guards' own ladder; and kill guards that hang."""
+"""Kill the processes of a server whose guards are dead, with the guards' own ladder, in this process; and kill hung guards."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def kill_guards(guards: Collection[Identity]) -> bool:
     return not pidfd.wait_for_all(guards, EXIT_LIMIT)
 
 
-def release(paths: Folder, leader: Identity | None, known: Iterable[Identity] = ()) -> Outcome:
+def kill_server(paths: Folder, leader: Identity | None, known: Iterable[Identity] = ()) -> Outcome:
     """Kill each process of the server (`marks.members`, and `known`), one by one, and remove the server's shared memory.
 
     Process groups are not killed as a whole, since they may have members that do not belong to the server.

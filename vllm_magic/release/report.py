@@ -38,7 +38,7 @@ def release(
         server: the name of the server.
         why: the reason for its end.
         began: when the end began, by `time.monotonic`.
-        ended: the reports of the guards, or the outcomes of `force_kill.release`.
+        ended: the reports of the guards, or the outcomes of `force_kill.kill_server`.
         verifier: the verifier, which has read the GPUs before the start.
         leader: the server's first process, or None.
     """
@@ -70,7 +70,7 @@ def release(
     )
 
 
-def unproved(server: str, why: Why, began: float, note: str) -> Release:
+def without_proof(server: str, why: Why, began: float, note: str) -> Release:
     """Return the release of a server whose end could not be verified; a later check may prove it. Arguments as `release`."""
     seconds = round(max(0.0, time.monotonic() - began), 3)
     return Release(server, why.value, seconds, (), (), None, (), Proof.NONE, False, note, may_recheck=True)
