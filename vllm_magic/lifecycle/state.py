@@ -374,11 +374,11 @@ class StateMachine:
 
     def _on_engine_look(self, event: HealthChecked) -> tuple[Action, ...]:
         self._is_checking_health = False
-        actions = self._tell_fault(event.fault)
+        actions = self._note_after_fault(event.fault)
         if not event.is_engine_dead or self.state.is_engine_dead:
             return actions
         self._change(is_engine_dead=True)
-        return (*actions, Tell(EngineDied()))
+        return (*actions, Notify(EngineDied()))
 
     def _on_log_read(self, event: LogRead) -> tuple[Action, ...]:
         actions: tuple[Action, ...] = ()

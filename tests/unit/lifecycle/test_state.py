@@ -607,12 +607,12 @@ class TestAnEngineThatDies:
         assert server.handle(ProcessEnded(server.now)) == []
         assert server.machine.wake_at == server.now + ENGINE_CHECK_DELAY
         assert CheckHealth() in server.wakes()
-        assert server.health(is_ready=False, is_engine_dead=True) == [Tell(EngineDied())]
+        assert server.health(is_ready=False, is_engine_dead=True) == [Notify(EngineDied())]
         assert server.machine.wake_at is None
 
     def test_it_is_told_once(self):
         server = ready()
-        for told in ([Tell(EngineDied())], []):
+        for told in ([Notify(EngineDied())], []):
             server.handle(ProcessEnded(server.now))
             server.wakes()
             assert server.health(is_ready=False, is_engine_dead=True) == told
@@ -632,7 +632,7 @@ class TestAnEngineThatDies:
         server = ready()
         server.handle(ProcessEnded(server.now))
         server.wakes()
-        assert Tell(EngineDied()) not in server.health(**answer)
+        assert Notify(EngineDied()) not in server.health(**answer)
         assert server.machine.wake_at is None
 
     def test_the_server_ends_with_it(self):
