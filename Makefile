@@ -25,7 +25,7 @@ WORKERS ?= 4# for two cores: most tests wait, the slow ones compute
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 
 # What the tests of a folder need besides the extra 'dev': of the system, and of us.
-TIERS ?= real ray matrix browser process unit gpu
+TIERS ?= real ray matrix browser environments process unit gpu
 real_system := gcc numa
 ray_system := gcc numa
 browser_system := gcc numa chromium
@@ -34,9 +34,13 @@ matrix_system := gcc
 real_needs := real-vllm
 ray_needs := $(VENV)/.ray real-vllm
 browser_needs := $(VENV)/.browser $(VENV)/.ipykernel6 $(VENV)/.marimo real-vllm
+environments_needs := other-environments
+# Those of tests/environments/catalog.py that `make test` tries.
+OTHERS := oldest newest colab kaggle
 
 .DEFAULT_GOAL := demo
-.PHONY: demo lab quick unit test environments check bench coverage performance reliability versions house pictures clean real-vllm
+.PHONY: demo lab quick unit test environments check bench coverage performance reliability versions compatibility house pictures clean
+.PHONY: real-vllm other-environments
 
 demo: $(VENV)/.dev
 	@tools/system_packages.sh numa
@@ -87,6 +91,12 @@ reliability: $(VENV)/.dev
 versions: $(VENV)/.dev $(VENV)/.versions
 	@tools/system_packages.sh venv numa
 	$(BIN)/python -m tests.versions.run $(VERSIONS)
+compatibility: $(VENV)/.dev
+	rm -rf build/compatibility && mkdir -p build/compatibility
+	-PYTHONPATH=tests $(BIN)/python -m environments.make all
+	-ENVIRONMENTS=made COMPATIBILITY=build/compatibility $(BIN)/python -m pytest tests/environments/test_environments.py
+	PYTHONPATH=tests $(BIN)/python -m environments.report build/compatibility > build/compatibility.md
+	mv build/compatibility.md docs/compatibility.md
 
 house: $(VENV)/.dev
 	$(BIN)/python tools/house.py
@@ -100,6 +110,10 @@ pictures: $(VENV)/.dev $(VENV)/.browser real-vllm
 real-vllm:
 	@tools/system_packages.sh venv numa
 	@$(PYTHON) tests/real/install.py
+
+# In build/environments, each with a Python and versions of its own.
+other-environments: $(VENV)/.dev
+	@PYTHONPATH=tests $(BIN)/python -m environments.make $(OTHERS)
 
 # The older ipykernel beside the one that is installed; the tests in a browser have a kernel of each.
 $(VENV)/.ipykernel6: | $(VENV)/.browser

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
 
 TESTS = Path(__file__).parent
-TIERS = ("real", "versions", "ray", "browser", "process", "matrix", "unit", "gpu")
+TIERS = ("real", "versions", "ray", "browser", "environments", "process", "matrix", "unit", "gpu")
 # Each of these runs in one process: its shared fixtures are made once, and two tests at once would slow all others.
 TOGETHER = {"real", "versions", "ray", "browser", "gpu"}
 SLOWEST = 20

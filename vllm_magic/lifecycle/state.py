@@ -374,7 +374,7 @@ class StateMachine:
 
     def _on_engine_look(self, event: HealthChecked) -> tuple[Action, ...]:
         self._is_checking_health = False
-        actions = self._note_after_fault(event.fault)
+        actions = self._notify_fault(event.fault)
         if not event.is_engine_dead or self.state.is_engine_dead:
             return actions
         self._change(is_engine_dead=True)

@@ -1,7 +1,8 @@
 """Completion of ``%vllm`` lines and of the first line of ``%%vllm`` cells, in a notebook and in a terminal.
 
-It is a matcher for IPython's completer, which serves both. The matcher needs version 2 of the matcher API (IPython 8.6 or
-newer); with an older IPython these lines are not completed. In any other line it imports nothing.
+It is a matcher for IPython's completer, which serves both. In IPython 8.6 and newer it is a matcher of version 2, which sees the
+whole cell. An older IPython (Google Colab has 7.34) calls a function for the arguments of magics with the line of the cursor:
+there a line that continues another one is not completed, and the menu has no descriptions. In any other line nothing is imported.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from IPython.core.completer import CompletionContext
     from IPython.core.interactiveshell import InteractiveShell
 
@@ -24,10 +27,11 @@ _CELL = re.compile(r"\s*(%%vllm\b.*)")
 
 
 def add(shell: InteractiveShell, magics: VllmMagics) -> None:
-    """Register the completion of ``%vllm`` lines in this shell, if its IPython is new enough."""
+    """Register the completion of ``%vllm`` lines in this shell."""
     try:
         from IPython.core.completer import SimpleCompletion, context_matcher
-    except ImportError:  # IPython before 8.6; Google Colab has 7.34
+    except ImportError:  # before 8.6; Google Colab's runtime works with IPython 7.34 alone
+        shell.Completer.magic_arg_matchers.append(_of_arguments(shell.Completer, magics))
         return
     spelled = _without_breaks if hasattr(shell, "kernel") else str
 
@@ -51,10 +55,29 @@ def add(shell: InteractiveShell, magics: VllmMagics) -> None:
 
 def remove(shell: InteractiveShell) -> None:
     """Remove the completion of ``%vllm`` lines from this shell."""
-    matchers = getattr(shell.Completer, "custom_matchers", [])
-    matchers[:] = [
-        matcher for matcher in matchers if getattr(matcher, "matcher_identifier", None) != IDENTIFIER
-    ]
+    for name in ("custom_matchers", "magic_arg_matchers"):  # IPython 7 and 8 have both
+        matchers = getattr(shell.Completer, name, [])
+        matchers[:] = [one for one in matchers if getattr(one, "matcher_identifier", None) != IDENTIFIER]
+
+
+def _of_arguments(completer: Any, magics: VllmMagics) -> Callable[[str], list[str]]:
+    """Return the function for an IPython older than 8.6, which shows the returned texts alone, in their order.
+
+    IPython splits words at more characters than a shell does, and replaces only the text after the last of them: of
+    "--gpus 0,1" the "1".
+    """
+
+    def match(_line: str) -> list[str]:
+        before: str = completer.text_until_cursor
+        text = _text_of_line([before])
+        if text is None:
+            return []
+        part, found = _complete(text, magics.executable)
+        kept = part.removesuffix(completer.splitter.split_line(before))
+        return [one.text.removeprefix(kept) for one in found if one.text.startswith(kept)]
+
+    match.matcher_identifier = IDENTIFIER  # type: ignore[attr-defined] # for `remove`, as `context_matcher` does
+    return match
 
 
 def _without_breaks(text: str) -> str:
@@ -69,7 +92,12 @@ def _typed_text(context: CompletionContext) -> str | None:
     ``%%vllm``; the lines below are text for a model, so the result is None there.
     """
     lines = context.full_text.split("\n")[: context.cursor_line + 1]
-    text = lines.pop()[: context.cursor_position]
+    return _text_of_line([*lines[:-1], lines[-1][: context.cursor_position]])
+
+
+def _text_of_line(lines: list[str]) -> str | None:
+    """Return what `_typed_text` does, for the lines down to the cursor."""
+    text = lines.pop()
     above = list(filter(str.strip, lines))
     if cell := _CELL.match(above[0] if above else text):
         return None if above else cell[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from vllm_magic.jupyter.panel import messages, view_state
 from vllm_magic.jupyter.panel.background_work import Work
@@ -56,16 +56,19 @@ class Panel:
     def __repr__(self) -> str:
         return view_state.static_text(self._status(), None)
 
-    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
-        """Return the live panel, and its present state for a saved notebook or a front end without widgets."""
+    def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the live panel, and its present state for a saved notebook or a front end without widgets.
+
+        The second part is the metadata of the widget, with which Google Colab finds the program that draws it.
+        """
         servers = self._status()
         now = self._manager.latest if servers else None
-        live: dict[str, Any] = self._open()._repr_mimebundle_()[0]  # type: ignore[index]
-        return {
-            **live,
+        shown, metadata = cast("tuple[dict[str, Any], dict[str, Any]]", self._open()._repr_mimebundle_())
+        still = {
             "text/html": view_state.static_html(servers, now),
             "text/plain": view_state.static_text(servers, now),
         }
+        return {**shown, **still}, metadata
 
     def _status(self) -> list[ServerStatus]:
         return [server.status for server in self._manager.servers().values()]
