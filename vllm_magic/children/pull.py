@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_magic.children.child import ChildProcess
 from vllm_magic.engine import executable
-from vllm_magic.engine.models import hf_cache
+from vllm_magic.engine.models import hf_cache, hosted_token
 from vllm_magic.engine.models.download import Downloads
 from vllm_magic.errors import VllmMagicError
 
@@ -62,6 +62,7 @@ def pull(
     Raises:
         VllmMagicError: the model cannot be downloaded; the message says why.
     """
+    hosted_token.load(model, os.environ)
     downloads = Downloads(model, (), os.environ)
     answer: dict[str, Any] = {}
     words = [*_python(vllm), "-u", str(_CHILD), model, revision or "", str(hf_cache.folder((), os.environ))]

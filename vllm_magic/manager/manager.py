@@ -10,6 +10,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vllm_magic.engine.models import hosted_token
 from vllm_magic.errors import NameInUse, StartInterrupted, StartTimeout, VllmMagicError
 from vllm_magic.gpu.probe import Probe
 from vllm_magic.manager import sessions
@@ -125,6 +126,7 @@ class Manager:
             VllmMagicError: an option is not valid, vLLM is not found, or the port is taken.
         """
         self._check_process()
+        hosted_token.load(spec.model, os.environ)
         before = self._registry.named(spec.name)
         start: Start | None = None
         try:
@@ -283,6 +285,7 @@ class Manager:
         """
         from vllm_magic.engine.capacity.fit import fit
 
+        hosted_token.load(spec.model, os.environ)
         return fit(spec, os.environ, self.gpus())
 
     def warn_early(self, spec: ServerSpec) -> EarlyWarning:

@@ -1,0 +1,63 @@
+"""The token for Hugging Face among the secrets that Google Colab and Kaggle keep for a user.
+
+A server is a process of its own, which cannot ask the service. So the token is put into the environment of the kernel, as the
+services tell their users to do by hand; servers and downloads inherit it, and it is masked wherever environments are shown.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, MutableMapping
+
+TOKEN = "HF_TOKEN"  # noqa: S105 - the name of a variable
+# The variables from which vLLM's huggingface_hub reads a token (huggingface_hub/utils/_auth.py).
+_VARIABLES = (TOKEN, "HUGGING_FACE_HUB_TOKEN")
+_COLAB = "google.colab"  # loaded by the kernel of a Colab runtime
+_KAGGLE = (
+    "KAGGLE_USER_SECRETS_TOKEN"  # a variable of Kaggle's kernels, without which its client for secrets fails
+)
+
+
+def load(model: str, environ: MutableMapping[str, str]) -> None:
+    """Put the secret HF_TOKEN of Google Colab or Kaggle into the environment, where no token is yet.
+
+    Nothing is done without such a service, without such a secret, or where the user does not let this notebook read it. Colab's
+    page answers a cell only, so in any other thread nothing is done either.
+
+    Args:
+        model: the model that is needed; one in a folder of this machine needs no token.
+        environ: the environment of the kernel.
+    """
+    if any(environ.get(name) for name in _VARIABLES) or Path(model).exists():
+        return
+    if threading.current_thread() is not threading.main_thread():
+        return
+    ask = _from_colab if _COLAB in sys.modules else _from_kaggle if environ.get(_KAGGLE) else None
+    token = _answer(ask) if ask else ""
+    if token:
+        environ[TOKEN] = token
+
+
+def _answer(ask: Callable[[], str]) -> str:
+    """Return the token; "" for every error, since most models need no token, and vLLM says where one is missing."""
+    try:
+        return str(ask() or "").strip()
+    except Exception:  # noqa: BLE001 - errors of the services, which have no common class
+        return ""
+
+
+def _from_colab() -> str:
+    from google.colab import userdata
+
+    return userdata.get(TOKEN)  # type: ignore[no-any-return]
+
+
+def _from_kaggle() -> str:
+    from kaggle_secrets import UserSecretsClient
+
+    return UserSecretsClient().get_secret(TOKEN)  # type: ignore[no-any-return]
