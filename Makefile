@@ -33,7 +33,7 @@ process_system := gcc
 matrix_system := gcc
 real_needs := real-vllm
 ray_needs := $(VENV)/.ray real-vllm
-browser_needs := $(VENV)/.browser $(VENV)/.ipykernel6 $(VENV)/.marimo real-vllm
+browser_needs := $(VENV)/.browser $(VENV)/.ipykernel6 $(VENV)/.marimo other-environments real-vllm
 environments_needs := other-environments
 # Those of tests/environments/catalog.py that `make test` tries.
 OTHERS := oldest newest colab kaggle
@@ -101,11 +101,12 @@ compatibility: $(VENV)/.dev
 house: $(VENV)/.dev
 	$(BIN)/python tools/house.py
 
-pictures: $(VENV)/.dev $(VENV)/.browser real-vllm
+pictures: $(VENV)/.dev $(VENV)/.browser real-vllm other-environments
 	@tools/system_packages.sh gcc chromium
-	$(BIN)/python -m pytest tests/browser/test_panel.py -k real_vllm
+	$(BIN)/python -m pytest tests/browser/test_panel.py tests/browser/test_classic_notebook.py -k 'real_vllm or classic'
 	cp build/shots/panel-real-chat-lab.png docs/panel-ready.png
 	cp build/shots/panel-real-released-lab.png docs/panel-released.png
+	cp build/shots/panel-ready-classic.png docs/panel-classic-notebook.png
 
 real-vllm:
 	@tools/system_packages.sh venv numa
