@@ -34,6 +34,7 @@ matrix_system := gcc
 real_needs := real-vllm
 ray_needs := $(VENV)/.ray real-vllm
 browser_needs := $(VENV)/.browser $(VENV)/.ipykernel6 $(VENV)/.marimo other-environments real-vllm
+environments_system := gcc
 environments_needs := other-environments
 # Those of tests/environments/catalog.py that `make test` tries.
 OTHERS := oldest newest colab kaggle
@@ -91,6 +92,7 @@ reliability: $(VENV)/.dev
 versions: $(VENV)/.dev $(VENV)/.versions
 	@tools/system_packages.sh venv numa
 	$(BIN)/python -m tests.versions.run $(VERSIONS)
+
 compatibility: $(VENV)/.dev
 	rm -rf build/compatibility && mkdir -p build/compatibility
 	-PYTHONPATH=tests $(BIN)/python -m environments.make all

@@ -113,7 +113,7 @@ def kernel(environment: Environment, folder: Path) -> Iterator[Kernel]:
     manager._kernel_spec = KernelSpec(
         argv=[str(environment.python), "-m", "ipykernel_launcher", "-f", "{connection_file}", *flags]
     )
-    manager.start_kernel(env=variables(environment))
+    manager.start_kernel(env=variables(environment), cwd=str(folder))
     running = Kernel(environment, manager)
     try:
         running.wait()
