@@ -8,11 +8,15 @@ from pathlib import Path
 
 import by_hand
 import pytest
+import stand_in
 from by_hand import until
 
 from vllm_magic import ledger
+from vllm_magic.children import flag_reading
 from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.processes import Identity
+from vllm_magic.provisioning.base import StartKind
+from vllm_magic.provisioning.standby_pool import StandbyMode
 
 PROGRAM = Path(by_hand.__file__).with_name("python_without_pidfd.py")
 KERNEL = """
@@ -86,3 +90,52 @@ def test_load_ext_on_a_system_without(home):
     said = subprocess.run([sys.executable, "-c", WITHOUT_PIDFDS], capture_output=True, text=True, check=True)
     assert said.stdout.startswith("VllmMagicError: vllm_magic needs Linux 5.3 or newer"), said
     assert len(said.stdout.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_load_ext_on_another_system(platform):
+    """The package is imported there, without a module of Unix alone, and says in one line what it needs."""
+    said = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, platform], capture_output=True, text=True, check=True
+    ).stdout
+    assert said.startswith("vllm_magic needs Linux 5.3 or newer (or WSL 2)")
+    assert said.endswith(f"This is {platform}: run the kernel on a Linux machine.\n")
+    assert said.count("\n") == 1
+
+
+ELSEWHERE = """
+import sys
+sys.platform = sys.argv[1]
+sys.modules.update(dict.fromkeys(("fcntl", "resource", "pwd", "grp", "termios")))
+import vllm_magic
+try:
+    vllm_magic.load_ipython_extension(None)
+except vllm_magic.VllmMagicError as error:
+    print(error)
+"""
+# Python executes the lines of a .pth file that begin with "import" (site).
+PTH = """\
+import os, signal; del os.pidfd_open, signal.pidfd_send_signal
+"""
+
+
+def test_a_vllm_whose_python_lacks_them(manager, spec, traces, tmp_path):
+    """Its Python reads the flags, and imports ahead of a start."""
+    vllm = stand_in.install_environment(tmp_path / "vllm")
+    (packages,) = vllm.parents[1].glob("lib/python*/site-packages")
+    (packages / "without_pidfd.pth").write_text(PTH)
+    lacks = [vllm.parent / "python", "-c", "import os, signal; os.pidfd_open"]
+    assert "AttributeError" in subprocess.run(lacks, capture_output=True, text=True, check=False).stderr
+
+    wanted = spec("tiny", executable=str(vllm))
+    manager.spares.set_mode(StandbyMode.ON)
+    manager.expect(wanted)
+    until(lambda: manager.spares.status().warm, "the spare is not ready")
+    server = manager.start(wanted).server
+    assert server.start_kind is StartKind.WARM
+    until(lambda: flag_reading.table(str(vllm)), "the flags are not read")
+    flag_reading.end()
+    manager.spares.set_mode(StandbyMode.OFF)
+    assert manager.spares.wait_gone()
+    assert manager.stop("tiny").verified
+    traces.check()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import posix  # its pidfd_open: test_pidfd.py takes that of `os` away
 import select
 import signal
 import sys
@@ -44,7 +45,7 @@ def spawn(
 ) -> Child:
     """Fork a process titled PREFIX::`name` that runs `body` and ends; SIGTERM and SIGINT raise SystemExit in it."""
     global _parent  # noqa: PLW0603 - the child's, for good
-    own = os.pidfd_open(os.getpid())
+    own = posix.pidfd_open(os.getpid())
     # No signal may meet the parent's handlers in the child.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
     pid = os.fork()
@@ -53,7 +54,7 @@ def spawn(
         _run(name, body, log_name or name, ignore_sigterm or from_environment().ignore_sigterm)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
     os.close(own)
-    return Child(name, pid, os.pidfd_open(pid))
+    return Child(name, pid, posix.pidfd_open(pid))
 
 
 def limit_life() -> None:
