@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,28 @@ SHOWN = ("ipython", "ipykernel", "ipywidgets", "traitlets", "anywidget", "psutil
 HEAD = """\
 # Where vllm_magic was tried
 
-`make compatibility` wrote this page. In each of these environments it had a real kernel load the extension, start a server (the
-stand-in for vLLM of the tests), ask it, stream an answer, open the panel, complete lines, and stop the server; then restart the
-kernel and kill it with SIGKILL, and look whether anything was left.
+`make compatibility` wrote this page on {system}. In each of these environments it had a real kernel load the
+extension, start a server (the tests' stand-in for vLLM), ask it, stream an answer, open the panel, complete lines, and stop the
+server; then restart the kernel and kill it with SIGKILL, and look whether anything was left.
 
-"failed" is the first step that did not work, "-" stands for the steps behind it. "not run" says that the machine of this run had
-no such environment: no Python of this version, or an install that failed.
+"failed" is the first step that did not work, and "-" stands for the steps behind it. "not run" says that the machine of this run
+had no such environment: no Python of this version, or an install that failed.
 
+"""
+# What no run of this program can show.
+TAIL = """
+The environments of Colab and Kaggle have the versions of their public lists, and a stand-in for what Colab's kernel and shell
+change; the services themselves were not tried. An install of vllm_magic there upgrades no package. The panel in classic Notebook
+6.5 with Colab's versions, in chromium:
+
+![The panel of a server that is ready, in classic Notebook](panel-classic-notebook.png)
 """
 
 
 def main() -> None:
     """Print the page."""
     folder = Path(sys.argv[1])
-    print(HEAD, end="")
+    print(HEAD.format(system=_system()), end="")
     print("| environment | Python |", " | ".join(STEPS), "|")
     print("|---|---|" + "---|" * len(STEPS))
     found = {
@@ -42,6 +51,12 @@ def main() -> None:
     for name, result in found.items():
         if result:
             print(f"| {ALL[name].about} |", " | ".join(result["versions"].get(one, "") for one in SHOWN), "|")
+    print(TAIL, end="")
+
+
+def _system() -> str:
+    release = ".".join(platform.release().split(".")[:2])
+    return f"{platform.system()} {release} ({platform.machine()}, {platform.libc_ver()[0]} {platform.libc_ver()[1]})"
 
 
 def _cells(result: dict[str, Any] | None) -> list[str]:

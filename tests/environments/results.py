@@ -12,7 +12,7 @@ from environments.make import RECORD
 if TYPE_CHECKING:
     from environments.catalog import Environment
 
-# In the order in which a test reaches them. Completion is a part of "load" for a user, but may fail alone.
+# In the order in which a test reaches them; the death of a kernel is a test of its own.
 STEPS = ("install", "load", "start", "ask", "panel", "completion", "stop", "kernel death")
 
 
