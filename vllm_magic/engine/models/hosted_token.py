@@ -23,17 +23,17 @@ _KAGGLE = (
 )
 
 
-def load(model: str, environ: MutableMapping[str, str]) -> None:
+def load(model: str | None, environ: MutableMapping[str, str]) -> None:
     """Put the secret HF_TOKEN of Google Colab or Kaggle into the environment, where no token is yet.
 
     Nothing is done without such a service, without such a secret, or where the user does not let this notebook read it. Colab's
     page answers a cell only, so in any other thread nothing is done either.
 
     Args:
-        model: the model that is needed; one in a folder of this machine needs no token.
+        model: the model that is needed; one in a folder of this machine needs no token. None: it is not known yet.
         environ: the environment of the kernel.
     """
-    if any(environ.get(name) for name in _VARIABLES) or Path(model).exists():
+    if any(environ.get(name) for name in _VARIABLES) or (model is not None and Path(model).exists()):
         return
     if threading.current_thread() is not threading.main_thread():
         return

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from vllm_magic.engine.models import hosted_token
 from vllm_magic.jupyter.commands.settings import NO_SETTINGS, Settings
 from vllm_magic.jupyter.panel.panel import Panel
 
@@ -48,6 +50,7 @@ class _ConnectedPanel:
 
         from vllm_magic.manager.manager import manager
 
+        hosted_token.load(None, os.environ)  # in a cell: a start from the panel cannot ask for it
         self._shell = cast("Any", get_ipython())
         self._busy = self._shell is not None  # a cell opens the panel
         for event, hook in self._hooks():

@@ -55,6 +55,14 @@ def test_from_colab(colab, monkeypatch):
     assert SECRET not in masking.mask(f"token {SECRET}", masking.known(environ))
 
 
+def test_a_panel_asks_when_it_opens(colab, monkeypatch):
+    """A start from it runs in another thread, and its model is not known before."""
+    monkeypatch.setenv("COLAB_SECRET", SECRET)
+    environ: dict[str, str] = {}
+    hosted_token.load(None, environ)
+    assert environ == {"HF_TOKEN": SECRET}
+
+
 def test_from_kaggle(kaggle, monkeypatch):
     monkeypatch.setenv("KAGGLE_SECRET", SECRET)
     assert loaded({**ON_KAGGLE}) == SECRET
