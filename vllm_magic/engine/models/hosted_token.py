@@ -18,9 +18,8 @@ TOKEN = "HF_TOKEN"  # noqa: S105 - the name of a variable
 # The variables from which vLLM's huggingface_hub reads a token (huggingface_hub/utils/_auth.py).
 _VARIABLES = (TOKEN, "HUGGING_FACE_HUB_TOKEN")
 _COLAB = "google.colab"  # loaded by the kernel of a Colab runtime
-_KAGGLE = (
-    "KAGGLE_USER_SECRETS_TOKEN"  # a variable of Kaggle's kernels, without which its client for secrets fails
-)
+_KAGGLE = "KAGGLE_USER_SECRETS_TOKEN"  # Kaggle's client for secrets fails without this variable
+_is_page_silent = False  # whether Colab's page has not answered once
 
 
 def load(model: str | None, environ: MutableMapping[str, str]) -> None:
@@ -52,9 +51,17 @@ def _answer(ask: Callable[[], str]) -> str:
 
 
 def _from_colab() -> str:
+    """Ask Colab's page, which has 10 s to answer; where no page answered once, no later call waits for it again."""
+    global _is_page_silent  # noqa: PLW0603 - one page for each kernel
     from google.colab import userdata
 
-    return userdata.get(TOKEN)  # type: ignore[no-any-return]
+    if _is_page_silent:
+        return ""
+    try:
+        return userdata.get(TOKEN)  # type: ignore[no-any-return]
+    except userdata.TimeoutException:
+        _is_page_silent = True
+        return ""
 
 
 def _from_kaggle() -> str:

@@ -81,6 +81,20 @@ def test_kaggle_without_a_secret_or_without_its_module(kaggle, monkeypatch):
     assert loaded({**ON_KAGGLE}) is None
 
 
+def test_a_page_that_does_not_answer_is_asked_once(colab, monkeypatch):
+    """A notebook that runs without a page, such as by papermill, waits 10 s once."""
+    asked = []
+
+    def wait_in_vain(name: str) -> str:
+        asked.append(name)
+        raise colab.TimeoutException(name)
+
+    monkeypatch.setattr(colab, "get", wait_in_vain)
+    monkeypatch.setattr(hosted_token, "_is_page_silent", False)
+    assert [loaded({}), loaded({})] == [None, None]
+    assert asked == ["HF_TOKEN"]
+
+
 def test_what_the_user_set_stays(colab, monkeypatch, tmp_path):
     monkeypatch.setattr(colab, "get", lambda _name: pytest.fail("asked"))
     assert loaded({"HF_TOKEN": "mine"}) == "mine"
