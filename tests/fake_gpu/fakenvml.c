@@ -33,6 +33,7 @@
  *                             owners live, whatever these have open
  *     util, compute_mode
  *     maker=N                 a part of every UUID
+ *     same_uuid=1             all GPUs have the UUID of the first one
  */
 #define _GNU_SOURCE
 #include <ctype.h>
@@ -387,7 +388,8 @@ API result nvmlSystemGetProcessName(unsigned pid, char *out, unsigned size) {
 /* ---- finding a device -------------------------------------------------------------- */
 
 static void uuid_of(int gpu, char *out, size_t size) {
-    snprintf(out, size, "GPU-%08x-fa4e-4000-8000-%012d", (unsigned)number("maker", gpu, 0), gpu);
+    snprintf(out, size, "GPU-%08x-fa4e-4000-8000-%012d", (unsigned)number("maker", gpu, 0),
+             number("same_uuid", gpu, 0) ? 0 : gpu);
 }
 static void bus_id_of(int gpu, char *out, size_t size) { snprintf(out, size, "00000000:%02X:00.0", gpu + 1); }
 

@@ -213,6 +213,19 @@ class TestMemoryIsNotBack:
         assert "GPU 0" not in verdict.note
         assert [gpu.after for gpu in verdict.vram] == [0, 2 * GIB]
 
+    @pytest.mark.parametrize("used", [0, 1])
+    @pytest.mark.parametrize("chosen", [(), (fakegpu.uuid(0),)])
+    def test_of_one_of_two_gpus_that_share_a_uuid(self, driver, verifier, used, chosen):
+        """As those of cloned virtual machines may."""
+        fakegpu.configure(driver, same_uuid=1)
+        one = verifier(*chosen)
+        verdict = whole_life(driver, one, gpu=used)
+        assert (verdict.verified, verdict.proof) == (True, Proof.NVML_MEMORY)
+        assert [gpu.freed for gpu in verdict.vram if gpu.index == used] == [3 * GIB]
+        verdict = whole_life(driver, one, gpu=used, teardown_s=NEVER)
+        assert not verdict.verified
+        assert f"GPU {used}" in verdict.note
+
     def test_and_nobody_is_listed_with_it(self, driver, verifier):
         one = verifier()
         with server(driver) as kill:

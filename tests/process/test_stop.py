@@ -12,9 +12,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fake_gpu import fakegpu
 
 from vllm_magic import ledger
-from vllm_magic.errors import StartFailed
+from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.guard.client import Guards
 from vllm_magic.guard.control_client import ControlClient
 from vllm_magic.guard.record import Phase
@@ -326,6 +327,18 @@ def test_twenty_cycles_with_vram(manager, spec, traces, fake_gpus):
         assert release.proof is Proof.NVML_MEMORY
         assert [gpu.freed for gpu in release.vram] == [2 * 2**30]
     assert [gpu.used for gpu in manager.gpus().gpus] == baseline
+    traces.check()
+
+
+def test_gpus_that_share_a_uuid(manager, spec, traces, fake_gpus):
+    """They share a lock too, which keeps no start from its own GPU."""
+    fakegpu.configure(fake_gpus, same_uuid=1)
+    for _ in range(2):
+        release = start(manager, spec()).stop()
+        assert (release.verified, release.proof) == (True, Proof.NVML_MEMORY)
+        assert [gpu.index for gpu in release.vram] == [0]
+    with pytest.raises(InvalidOption, match="several GPUs have the UUID"):
+        manager.start(spec(gpus="1"))
     traces.check()
 
 

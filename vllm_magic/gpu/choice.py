@@ -32,6 +32,11 @@ def choose(wanted: str, snapshot: Snapshot, count: int = 1, fraction: float = 0.
         ValueError: the GPUs cannot be chosen; one line says what is wrong, and what to do.
         ShortageError: too few GPUs have enough free memory for "auto".
     """
+    uuids = [gpu.uuid for gpu in snapshot.gpus]
+    if shared := [uuid for uuid in uuids if uuids.count(uuid) > 1]:
+        raise ValueError(
+            f"several GPUs have the UUID {shared[0]}, by which CUDA chooses: leave the choice out"
+        )
     if not snapshot.gpus:
         raise ValueError(f"no GPU can be chosen: {snapshot.problem or 'no GPU found'}; leave the choice out")
     if wanted.strip().lower() == "auto":

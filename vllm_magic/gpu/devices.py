@@ -75,6 +75,10 @@ class Snapshot:
     driver: str | None
     problem: str | None
 
-    def gpu(self, uuid: str) -> Gpu | None:
-        """Return the GPU with this UUID; None if the snapshot does not have it."""
-        return next((gpu for gpu in self.gpus if gpu.uuid == uuid), None)
+    def same(self, gpu: Gpu) -> Gpu | None:
+        """Return a GPU of another snapshot as it is in this one; None if this one does not have it.
+
+        The UUID identifies it. GPUs of a cloned virtual machine may share a UUID; then the index decides.
+        """
+        found = [one for one in self.gpus if one.uuid == gpu.uuid]
+        return found[0] if len(found) == 1 else next((one for one in found if one.index == gpu.index), None)

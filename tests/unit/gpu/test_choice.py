@@ -110,3 +110,9 @@ def test_without_a_gpu_the_message_says_why(words: str) -> None:
 
 def test_cuda_gets_uuids_in_the_order_of_the_choice() -> None:
     assert cuda_visible_devices(choose("2,0", FOUR)) == "GPU-2aaa-2,GPU-0aaa-0"
+
+
+@pytest.mark.parametrize("wanted", ["0", "auto", "GPU-0aaa"])
+def test_gpus_that_share_a_uuid(wanted):
+    with pytest.raises(ValueError, match="several GPUs have the UUID GPU-0aaa, by which CUDA chooses: leave"):
+        choose(wanted, snapshot(gpu(0, 23, uuid="GPU-0aaa"), gpu(1, 23, uuid="GPU-0aaa")))
