@@ -116,8 +116,8 @@ class BrokenRecordError(ValueError):
 def write(folder: str, record: Record) -> None:
     """Write the record of a folder, or replace it.
 
-    This does not wait until the disk has the record (fsync(2)), which can take a minute on a busy disk, and would delay a
-    stop so long. After a power failure there is no server that the record could help to find.
+    This does not wait until the disk has the record (fsync(2)): a stop that comes meanwhile would wait as long as a busy
+    disk takes. After a power failure there is no server that the record could help to find.
 
     Args:
         folder: the private folder.

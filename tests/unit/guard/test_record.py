@@ -20,7 +20,7 @@ def test_a_released_lock_is_free_although_a_copy_of_the_descriptor_is_open(tmp_p
 
 
 def test_a_guard_does_not_wait_until_the_disk_has_the_record(tmp_path, monkeypatch):
-    """A stop that comes meanwhile would wait too: on a busy disk that took a minute."""
+    """A stop that comes meanwhile would wait too."""
     waited: list[int] = []
     for name in ("fsync", "fdatasync"):
         monkeypatch.setattr(os, name, waited.append)
