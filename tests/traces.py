@@ -15,6 +15,9 @@ from vllm_magic.linux.marks import MARK
 
 SHARED_MEMORY = "/dev/shm"
 MARKED = re.compile(r"(?:psm_|sem\.mp-)([0-9a-f]{8})[_-]")  # named by the stand-in (stand_in.leftovers)
+MARIMO = re.compile(
+    r"\d+-\w{8}\.\w+"
+)  # a file of a widget, for as long as the kernel of marimo's editor lives
 PATIENCE = (
     20.0  # seconds for a segment without a mark to go: a test that runs at the same time may have made it
 )
@@ -70,6 +73,7 @@ class Traces:
 
     def _unmapped(self) -> set[str]:
         new = set(os.listdir(SHARED_MEMORY)) - self._shared_memory
+        new = {name for name in new if not MARIMO.fullmatch(name)}
         ours = {name for name in new if (marked := MARKED.match(name)) is None or marked[1] == self._mark}
         left = ours - mapped(ours)
         return {name for name in left if _inode(Path(SHARED_MEMORY, name))}  # others have vanished meanwhile

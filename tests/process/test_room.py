@@ -60,7 +60,7 @@ class TestStart:
         )
         assert error.details == [
             "  --gpu-memory-utilization 0.54  would fit",
-            "  --force  starts it all the same",
+            "  force=True  starts it all the same",
         ]
         assert manager.servers() == {}
         traces.check()
