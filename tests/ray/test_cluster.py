@@ -404,10 +404,10 @@ def test_words_that_do_not_fit(manager, executable, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     for args, more, message in (
         (("--host", "0.0.0.0"), {}, "--host"),
-        ((), {"keep": 60.0}, "--keep"),
-        ((), {"gpus": "0"}, "--gpus"),
+        ((), {"keep": 60.0}, "keep="),
+        ((), {"gpus": "0"}, "gpus="),
     ):
-        with pytest.raises(InvalidOption, match=f"{message} cannot be used with --cluster"):
+        with pytest.raises(InvalidOption, match=f"{message} cannot be used with cluster="):
             manager.start(ServerSpec("tiny", args, executable=executable, cluster="127.0.0.1:1", **more))
     with pytest.raises(InvalidOption, match="RAY_ADDRESS"):
         manager.start(ServerSpec("tiny", executable=executable, cluster="auto"))

@@ -28,6 +28,10 @@ CALLS = {
     ),
     "(%vllm fit shows more.)": "(vllm_magic.fit() shows more.)",
     "Give it more time with --timeout, or see": "Give it more time with timeout=, or see",
+    "--cluster auto uses it; write --cluster http://HEAD:8265.": (
+        'cluster="auto" uses it; write cluster="http://HEAD:8265".'
+    ),
+    "--gpus cannot be used with --cluster. Leave it out.": "gpus= cannot be used with cluster=. Leave it out.",
     "--force  starts it": "force=True  starts it",
     "--gpu-memory-utilization 0.5 and --max-model-len 1": "--gpu-memory-utilization 0.5 and --max-model-len 1",
     "--name-of-a-flag and x--name": "--name-of-a-flag and x--name",
