@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import by_hand
 import forking
 import pytest
+
+from vllm_magic.engine.startup.estimate import Pace
+from vllm_magic.lifecycle.lifecycle import Lifecycle
+from vllm_magic.linux import pidfd
+from vllm_magic.provisioning.standby_pool import StandbyPool
 
 LIMIT = 120.0  # seconds; what hangs here hangs for ever
 
@@ -106,3 +114,38 @@ def test_a_kernel_without_standard_descriptors(executable, traces, closed):
     once = [True, "NVML memory"]
     assert json.loads(process.stdout or "[]") == [once, once, ["5"]]
     traces.check()
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("ask", ["estimate", "stages", "spare"])
+def test_what_a_forked_child_asks_while_another_thread_held_the_lock(ask):
+    """The child of a pool may show a server of its parent; the thread that held the lock is not in the child."""
+    lifecycle, pool = Lifecycle("tiny", Pace({})), StandbyPool()
+    asked = {"estimate": lifecycle.estimate, "stages": lifecycle.stages, "spare": pool.status}[ask]
+    is_held, is_over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lifecycle._lock, pool._lock:
+            is_held.set()
+            is_over.wait(LIMIT)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert is_held.wait(LIMIT)
+    child = os.fork()
+    if child == 0:
+        try:
+            asked()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    is_over.set()
+    holder.join()
+    end = pidfd.open_pidfd(by_hand.identity(child))
+    try:
+        assert pidfd.readable([end], LIMIT), "it hangs"
+    finally:
+        os.close(end)
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0

@@ -10,12 +10,12 @@ wait for the end of the server, and the supervisor's thread needs the lock for t
 from __future__ import annotations
 
 import math
-import threading
 import time
 from typing import TYPE_CHECKING
 
 from vllm_magic import background
 from vllm_magic.lifecycle.status import LifecycleStatus, ServerState
+from vllm_magic.linux.forks import ForkLock
 from vllm_magic.linux.latch import Latch
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Lifecycle:
     def __init__(self, server: str, pace: Pace) -> None:
         self._pace = pace
         self._began = time.monotonic()
-        self._lock = threading.Lock()  # guards all below, and the pace
+        self._lock = ForkLock()  # guards all below, and the pace
         self._changed = Latch()  # set at the next change, which makes another one
         self._now = LifecycleStatus(server, times={ServerState.STARTING: time.time()})
 

@@ -41,6 +41,7 @@ class HasDescriptor(Protocol):
 _gate = threading.Condition()  # a start holds it for an instant, a fork until it is done
 _starts: set[object] = set()  # one object for each start under way
 _ours: weakref.WeakSet[HasDescriptor] = weakref.WeakSet()
+_locks: weakref.WeakSet[ForkLock] = weakref.WeakSet()
 
 
 def spawn(command: Sequence[str | Path | int], **options: Any) -> subprocess.Popen[bytes]:
@@ -106,6 +107,24 @@ def _entered() -> Iterator[threading.Condition | None]:
             gate.release()
 
 
+class ForkLock:
+    """A lock for a ``with`` statement that is free in a forked child: there, the thread that held it does not exist."""
+
+    def __init__(self) -> None:
+        self.renew()
+        _locks.add(self)
+
+    def renew(self) -> None:
+        """Make the lock free, whoever holds it."""
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 def keep_out(one: HasDescriptor) -> None:
     """Replace this descriptor by /dev/null in every child that is forked while the descriptor is open."""
     _ours.add(one)
@@ -126,6 +145,8 @@ def _in_child() -> None:
     global _gate  # noqa: PLW0603 - the threads that use it are not in the child
     _gate = threading.Condition()
     _starts.clear()
+    for lock in list(_locks):
+        lock.renew()
     with contextlib.suppress(OSError):  # no descriptor is free: then the child keeps its copies
         nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for one in list(_ours):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, TypeVar
+
+from vllm_magic.linux.forks import ForkLock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,7 +51,7 @@ class Curve:
         self._samples: tuple[Sample, ...] = ()  # what `samples` returns
         # Protects all attributes below. Only the threads that add samples take it: a signal handler of the program may
         # interrupt a thread that reads them, and wait for one that adds them.
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._merged: list[Sample] = []  # each merged from `_step` samples, except the last
         self._step = 1
         self._count = 0  # samples that the last of `_merged` has

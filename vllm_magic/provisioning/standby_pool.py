@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass
 from enum import Enum
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic import background
 from vllm_magic.linux import memory
+from vllm_magic.linux.forks import ForkLock
 from vllm_magic.provisioning.standby import Standby, is_possible
 from vllm_magic.sizes import GIB, gib
 
@@ -58,7 +58,7 @@ class StandbyPool:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards all below
+        self._lock = ForkLock()  # guards all below
         self._mode = StandbyMode.OFF
         self._spare: Standby | None = None
         self._leaving: list[Standby] = []
