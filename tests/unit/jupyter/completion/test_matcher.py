@@ -71,7 +71,7 @@ def old_completer(old_ipython) -> OldCompleter:
     ],
 )
 def test_an_old_completer(old_completer, monkeypatch, line, offered):
-    monkeypatch.setattr(values, "_devices", lambda: {"0": "GPU", "1": "GPU"})
+    monkeypatch.setattr(values, "_gpu_names", lambda: {"0": "GPU", "1": "GPU"})
     assert old_completer.complete(line) == offered
 
 
