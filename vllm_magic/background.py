@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
 _T = TypeVar("_T")
 CHECK_INTERVAL = 0.05  # seconds between checks of the future
@@ -58,7 +59,7 @@ def off_main_thread(function: Callable[[], _T]) -> _T:
     return function() if future is None else future.result()
 
 
-def with_lock(lock: threading.Lock, function: Callable[[], _T]) -> _T:
+def with_lock(lock: AbstractContextManager[object], function: Callable[[], _T]) -> _T:
     """Return the result of a function that is called with the lock held. The main thread never holds it: `off_main_thread`."""
 
     def call_locked() -> _T:

@@ -8,8 +8,8 @@ from vllm_magic.engine import executable
 from vllm_magic.engine.flags import flag_table
 from vllm_magic.engine.flags.flag_table import FlagTable
 from vllm_magic.engine.spec import ServerSpec
-from vllm_magic.provisioning import local
 from vllm_magic.guard.ladder import GRACE, PATIENCE
+from vllm_magic.provisioning import local
 
 CLEANUP = "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS"
 
