@@ -65,6 +65,8 @@ _STOPPED = re.compile(
     r"\[launcher\.py:\d+\] (?:\[shutdown\] API server: shutdown triggered|Shutting down FastAPI HTTP server\.)$"
 )
 
+_FINISHED = re.compile(r"INFO: {1,10}Application shutdown complete\.$")  # uvicorn
+
 
 def explain(
     lines: Sequence[str],
@@ -97,9 +99,15 @@ def explain_death(
     """
     log = tracebacks.read(lines)
     if _was_stopped(lines):
-        cause, hint = "Somebody else asked it to end (SIGTERM or SIGINT)", "Start it again"
-        return Failure(cause, hint, tuple(lines[-LAST_LINES:]))
+        return _stopped_from_elsewhere(lines)
     begin = _begin_of_death(log)
+    if (
+        begin is None
+        and exit_code == 0
+        and _has_finished(lines)
+        and not re.search(ENGINE_DIED.pattern, _text(log))
+    ):
+        return _stopped_from_elsewhere(lines)
     if begin is None:
         return _unknown(lines, exit_code, context.machine)
     return _explain(log[begin:], context) or _unknown(lines, exit_code, context.machine)
@@ -221,3 +229,13 @@ def _unknown(lines: Sequence[str], exit_code: int | None, machine: MachineFacts)
     return Failure(
         f"vLLM ended {ending(exit_code)}", ending_hint(exit_code, machine), tuple(lines[-LAST_LINES:])
     )
+
+
+def _has_finished(lines: Sequence[str]) -> bool:
+    """Whether the HTTP server ended in order: up to vLLM 0.20 that may be all that a signal leaves in the log."""
+    return any(_FINISHED.search(line) for line in lines[-LAST_LINES:])
+
+
+def _stopped_from_elsewhere(lines: Sequence[str]) -> Failure:
+    cause, hint = "Somebody else asked it to end (SIGTERM or SIGINT)", "Start it again"
+    return Failure(cause, hint, tuple(lines[-LAST_LINES:]))

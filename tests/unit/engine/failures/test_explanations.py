@@ -281,4 +281,12 @@ class TestDeath:
     def test_a_signal_from_elsewhere_up_to_0_20(self):
         """There vLLM says so after its engine has ended."""
         stopped = "(APIServer pid=7) INFO 11-23 20:49:33 [launcher.py:110] Shutting down FastAPI HTTP server."
-        assert explain_death([stopped], 0).cause == "Somebody else asked it to end (SIGTERM or SIGINT)"
+        cause = "Somebody else asked it to end (SIGTERM or SIGINT)"
+        assert explain_death([stopped], 0).cause == cause
+        finished = [
+            "(APIServer pid=7) INFO:     Application shutdown complete.",
+            "(APIServer pid=7) INFO:     Finished server process [7]",
+        ]
+        assert explain_death(finished, 0).cause == cause  # as on a real 0.20.2
+        assert explain_death([self.REQUEST, *finished], 0).cause == "The engine ended, and did not say why"
+        assert explain_death(finished, 1).cause == "vLLM ended with exit code 1"

@@ -23,7 +23,10 @@ LOG = 20.0  # seconds of the processor for a whole log; takes 1 to 2
 SEARCHED = {
     **{sign.pattern: re.compile(sign.pattern, re.MULTILINE) for sign in (*SIGNS, *EXITED, ENGINE_DIED)},
     **{pattern.pattern: pattern for _, pattern in stages._SIGNS},
-    **{pattern.pattern: pattern for pattern in (explanations._STOPPED, tracebacks._LIBRARY)},
+    **{
+        pattern.pattern: pattern
+        for pattern in (explanations._STOPPED, explanations._FINISHED, tracebacks._LIBRARY)
+    },
 }
 MATCHED = {  # at the beginning of a line only
     value.pattern: value
