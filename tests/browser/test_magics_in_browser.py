@@ -48,7 +48,7 @@ def test_a_session(either, fake_gpus, monkeypatch):
     either.menu("Kernel", "Interrupt Kernel")
     either.wait_for_end(2)
     expect(either.output(2)).to_contain_text("interrupted")
-    expect(either.output(2)).to_contain_text("what it said so far is kept")
+    expect(either.output(2)).to_contain_text("The text so far is kept")
     expect(either.output(2).locator("li")).to_have_text(["salt", "water H2O"])
     expect(either.output(2)).to_contain_text("<img src=x onerror=alert(1)> [link](javascript:alert(2))")
     expect(either.output(2).locator("mjx-container")).to_have_count(2)

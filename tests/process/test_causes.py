@@ -22,6 +22,7 @@ from vllm_magic.jupyter.display import views
 from vllm_magic.lifecycle import state
 from vllm_magic.lifecycle.status import ServerState
 from vllm_magic.manager.manager import manager as the_manager
+from vllm_magic.notation import written
 from vllm_magic.release.local_verifier import LocalVerifier
 from vllm_magic.release.result import Proof
 from vllm_magic.release.verifier import Verdict
@@ -108,7 +109,7 @@ class TestStart:
     def test_what_was_recorded(self, manager, spec, sign):
         lines, cause, hint = KNOWN[sign]
         error = failed(manager, spec("some/model", faults=dying(*lines, who="leader", when="init")))
-        assert (error.cause, error.hint) == (cause, hint)
+        assert (error.cause, error.hint) == (cause, written(hint))
         assert all(any(shown.removesuffix("…") in line for line in lines) for shown in error.log_tail)
 
     def test_a_worker_that_is_killed(self, manager, spec, traces):

@@ -321,7 +321,7 @@ class TestBenchmark:
             server.bench()
         assert str(caught.value) == (
             "None of the requests of vllm bench serve has succeeded: <urlopen error [Errno 111] Connection refused>. "
-            "%vllm logs tiny may show more."
+            'vllm_magic.servers()["tiny"].log() may show more.'
         )
 
     @pytest.mark.parametrize(
