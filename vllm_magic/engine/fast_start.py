@@ -8,7 +8,7 @@ its command line is that of any spawned process. While it serves it holds a lock
 ``vllm snapshot create`` and ``restore`` run an engine below ``python -m vllm.snapshot.server`` (`launch_child` in
 vllm/snapshot/runtime.py). After a restore that process is below init, and answers requests.
 
-Read in vLLM 0.32.0, and in its repository after 0.33.0.
+Read in vLLM 0.32.0.
 """
 
 from __future__ import annotations
