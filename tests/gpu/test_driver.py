@@ -62,7 +62,7 @@ def test_a_snapshot_agrees_with_nvidia_smi(probe: Probe) -> None:
     assert len(lines) == len(snapshot.gpus)
     for line in lines:
         uuid, name, driver, total, in_use = line.split(", ")
-        gpu = snapshot.gpu(uuid)
+        gpu = next((one for one in snapshot.gpus if one.uuid == uuid), None)
         assert gpu
         assert (gpu.name, snapshot.driver) == (name, driver)
         if gpu.total is not None and gpu.used is not None:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,8 +79,8 @@ def test_a_snapshot_is_what_the_driver_says(root: Path, probe: Probe) -> None:
     held = Gpu(1, fakegpu.uuid(1), "NVIDIA Small", 8 * GIB, 2 * GIB, 6 * GIB, listed)
     assert before <= snapshot.taken <= time.monotonic()
     assert snapshot == Snapshot(snapshot.taken, (free, held), driver="580.00.00", problem=None)
-    assert snapshot.gpu(fakegpu.uuid(1)) is snapshot.gpus[1]
-    assert snapshot.gpu("GPU-of-another-machine") is None
+    assert snapshot.same(held) is snapshot.gpus[1]
+    assert snapshot.same(replace(held, uuid="GPU-of-another-machine")) is None
 
 
 def test_the_process_stays_and_sees_what_changes(root: Path, probe: Probe) -> None:
