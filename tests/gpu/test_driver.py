@@ -42,7 +42,7 @@ sys.stdin.read()
 
 
 def used(probe: Probe, gpu: Gpu) -> int:
-    now = probe.snapshot(LONG).gpu(gpu.uuid)
+    now = probe.snapshot(LONG).same(gpu)
     assert now
     if now.used is None:
         pytest.skip("NEEDS MEMORY FIGURES: this GPU shares the memory of the machine")
