@@ -38,7 +38,7 @@ START = (
     ("ledger", "create", "the private folder"),
     ("guard.client", "GuardPair", "executes vLLM"),
     ("lifecycle.monitor", "Monitor.run", "log, stages, guards"),
-    ("engine.client.health", "Api.is_ready", "/health answers 200"),
+    ("engine.client.health", "Api.health", "/health answers"),
     ("lifecycle.lifecycle", "Lifecycle.take", "the state is ready"),
 )
 STOP = (

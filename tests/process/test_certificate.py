@@ -34,4 +34,4 @@ def test_a_certificate_of_another_name_will_do(tmp_path):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
     with serving({"/health": (200, "")}, context) as client:
-        assert client.is_ready()
+        assert client.health() == 200

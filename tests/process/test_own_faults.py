@@ -107,7 +107,7 @@ class TestWhileItRuns:
         traces.check()
 
     def test_a_look_at_its_health_ends_nothing(self, manager, spec, breaks):
-        breaks.patch(Api, "is_ready", times=3)
+        breaks.patch(Api, "health", times=3)
         breaks.set()
         assert manager.start(spec(), timeout=LIMIT).server.state == "ready"
         assert len(manager.news()) == 1

@@ -363,7 +363,7 @@ def test_an_import_that_hangs_can_be_stopped(manager, make, traces):
 
 def test_auto_makes_one_after_a_server_is_ready(manager, make, monkeypatch, traces):
     manager.spares.set_mode(StandbyMode.AUTO)
-    monkeypatch.setattr(kept, "ROOM", 1)
+    monkeypatch.setattr(kept, "FREE_MEMORY", 1)
     first = manager.start(make("tiny")).server
     assert (first.start_kind, first.cold_because) == (StartKind.COLD, "none was started yet")
     until(lambda: manager.spares.status().warm)
@@ -379,7 +379,7 @@ def test_auto_makes_one_after_a_server_is_ready(manager, make, monkeypatch, trac
 
 def test_auto_makes_none_where_memory_is_short(manager, make, monkeypatch):
     manager.spares.set_mode(StandbyMode.AUTO)
-    monkeypatch.setattr(kept, "ROOM", 2**60)
+    monkeypatch.setattr(kept, "FREE_MEMORY", 2**60)
     manager.start(make("tiny"))
     until(lambda: manager.spares.status().reason.startswith("less than"))
     assert [entry for entry in ledger.entries() if entry.record.phase == Phase.SPARE] == []

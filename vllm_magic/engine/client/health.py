@@ -43,10 +43,6 @@ class Api:
         answer = self._ask("GET", "/health", self._limit)
         return answer.status if answer else None
 
-    def is_ready(self) -> bool:
-        """Whether ``GET /health`` answers 200."""
-        return self.health() == HTTPStatus.OK
-
     def activity(self) -> Activity | None:
         """Return the server's activity, from ``/metrics``; None without a valid answer."""
         text = self._get("/metrics")

@@ -94,7 +94,7 @@ class TestWhoGetsIt:
     def test_nor_by_a_look(self):
         with Misbehaving("silence") as other:
             api = Api(Endpoint("127.0.0.1", other.port, KEY), self.refuse)
-            for look in (api.metrics, api.is_sleeping, api.is_ready, lambda: api.post("/sleep")):
+            for look in (api.metrics, api.is_sleeping, api.health, lambda: api.post("/sleep")):
                 with pytest.raises(RequestFailed, match="any more"):
                     look()
             assert other.heard == b""

@@ -58,7 +58,7 @@ class TestWithoutEnd:
         monkeypatch.setattr(health, "ANSWER_LIMIT", LIMIT)
         with Misbehaving(way) as server:
             client = Api(endpoint(server), lambda: None)
-            assert in_time(client.is_ready) is False
+            assert in_time(client.health) is None
             for look in (client.activity, client.metrics, client.is_sleeping):
                 assert in_time(look) is None
             assert in_time(lambda: client.post("/sleep", limit=LIMIT)) is None
