@@ -82,8 +82,9 @@ def read(pid: int, path: str, most: int = MOST) -> bytes:
         _hanging[reader] = pid
         if reader.results.empty():
             raise _locked(pid) from None
-        _hanging.pop(reader, None)  # it was read just now; the thread may end
-        result = reader.results.get()
+        result = reader.results.get()  # it was read just now
+        if _hanging.pop(reader, None) is not None:  # else the thread ends
+            _idle.append(reader)
     else:
         _idle.append(reader)
     if isinstance(result, OSError):
