@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -36,6 +37,19 @@ for _ in range({COUNT}):
         signal.pause()
     children.append(child)
 print("ready", flush=True)
+while True:
+    signal.pause()
+"""
+
+# The newest process forks the next one every 5 ms; each lives for 2 s, and the last one until it is killed.
+CHAIN = """
+import os, signal, time
+print("ready", flush=True)
+for _ in range(1000):
+    signal.alarm(2)
+    time.sleep(0.005)
+    if os.fork():
+        break
 while True:
     signal.pause()
 """
@@ -89,3 +103,34 @@ def test_a_process_that_starts_meanwhile_is_found(leader):
         assert late.wait(60) == -signal.SIGKILL
     assert [how for pid, *_, how in outcome.ended if pid == late.pid] == ["SIGKILL"]
     assert len(outcome.ended) == COUNT + 2
+
+
+@pytest.mark.parametrize("is_maker_alive", [True, False])
+def test_a_chain_that_forks_faster_than_it_is_scanned_is_ended(monkeypatch, is_maker_alive):
+    """As on a busy machine, where one scan takes longer than many forks."""
+    monkeypatch.setattr(ladder, "KILL_LIMIT", 3.0)
+    with subprocess.Popen(
+        [sys.executable, "-c", CHAIN], stdout=subprocess.PIPE, start_new_session=True
+    ) as maker:
+        assert maker.stdout
+        maker.stdout.readline()
+        scan = Finder(processes.read(maker.pid).identity)
+        try:
+            while len(scan()) < 10:
+                time.sleep(0.01)
+            if not is_maker_alive:
+                maker.kill()
+                maker.wait(60)
+
+            def find():
+                found = scan()
+                time.sleep(0.1)
+                return found
+
+            session = None if is_maker_alive else maker.pid
+            outcome = Ladder(find, None, whole_groups=False, session=session).run(0.0, 0.0)
+            assert outcome.left == []
+            assert scan() == []
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(maker.pid, signal.SIGKILL)

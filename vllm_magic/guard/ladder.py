@@ -21,7 +21,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vllm_magic.guard.protocol import How, Stop
-from vllm_magic.linux import pidfd, processes
+from vllm_magic.linux import marks, pidfd, processes
 from vllm_magic.linux.processes import Identity, Process, shown_name
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ class Ladder:
             ended processes. This is for a server whose guards were killed while it started, so that no list of its shared
             memory exists.
         whole_groups: kill whole process groups. Not for processes that were started from a person's shell, whose group
-            has other processes too.
+            has other processes too. Without this, whole groups are only stopped, and only those of the server's own sessions.
+        session: the number of a session that has only processes of the server; None for none. A session that a process of the
+            server made is such a session too.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Ladder:
         *,
         trackers_last: bool = False,
         whole_groups: bool = True,
+        session: int | None = None,
     ) -> None:
         self._find = find
         self._leader = leader
@@ -92,6 +95,7 @@ class Ladder:
         self._later_stop = later_stop
         self._trackers_last = trackers_last
         self._whole_groups = whole_groups
+        self._session = session
         self._names: dict[Identity, str] = {}
         self._sent: dict[Identity, How] = {}
         self._began = time.monotonic()
@@ -170,8 +174,9 @@ class Ladder:
             stopped = [one for one in victims if pidfd.send(one.identity, signal.SIGSTOP)]
             self._before_signal(self._scan())
             if self._whole_groups and not self._trackers_last:
-                _kill_groups(stopped)
+                _signal_groups(stopped, signal.SIGKILL)
             else:
+                _signal_groups(self._in_own_sessions(stopped), signal.SIGSTOP)
                 victims = self._stop_newcomers(victims, limit)
             for one in victims:
                 pidfd.send(one.identity, signal.SIGKILL)
@@ -185,6 +190,17 @@ class Ladder:
         if not self._trackers_last:
             return alive
         return [one for one in alive if RESOURCE_TRACKER not in self._names.get(one.identity, "")]
+
+    def _in_own_sessions(self, stopped: Members) -> Members:
+        """Return those whose session has only processes of the server, apart from this process and its ancestors.
+
+        Their groups are stopped as a whole, because a chain of processes, each of which forks the next one, can stay ahead
+        of the scans: on a busy machine a scan takes longer than a fork.
+        """
+        own = {one.identity.pid for one in stopped} | {self._session}
+        mine = {now.group for pid in marks.own_ancestry() if (now := processes.read(pid))}
+        living = [now for one in stopped if one.session in own and (now := processes.living(one.identity))]
+        return [one for one in living if one.group not in mine]
 
     def _stop_newcomers(self, stopped: Members, limit: float) -> Members:
         """Scan and stop until a scan finds no process that was forked meanwhile; return all stopped processes."""
@@ -225,14 +241,14 @@ class Ladder:
         )
 
 
-def _kill_groups(stopped: Members) -> None:
-    """Kill whole process groups, including processes that were forked since the scan.
+def _signal_groups(stopped: Members, number: signal.Signals) -> None:
+    """Send a signal to whole process groups, including processes that were forked since the scan.
 
     A group keeps its number while a stopped member of it lives.
     """
     for group in {one.group for one in stopped} - {os.getpgrp()}:
         with contextlib.suppress(OSError):
-            os.killpg(group, signal.SIGKILL)
+            os.killpg(group, number)
 
 
 def _identities(members: Members) -> set[Identity]:

@@ -50,7 +50,7 @@ def members(mark: bytes, leader: Identity | None, known: Iterable[Identity] = ()
     ``known``, and all their descendants. This process and its ancestors are never included, whatever marks
     they inherited.
     """
-    mine = _own_ancestry()
+    mine = own_ancestry()
     scan = sessions.scan()
     marked = _proved_pids(scan, mark, leader) - mine
     # No process can enter another's session, so in the leader's session the entry is proof without a seal.
@@ -103,7 +103,7 @@ def with_copied_environment(mark: bytes, leader: Identity | None) -> list[Proces
     """
     if not is_sealed(mark):
         return []
-    mine = _own_ancestry()
+    mine = own_ancestry()
     found = [
         process
         for pid in _candidates(sessions.scan(), leader)
@@ -167,7 +167,7 @@ def _is_its_session(table: Table, leader: Identity, members: set[int]) -> bool:
     return leader.pid in table or any(table[pid].session == leader.pid for pid in members)
 
 
-def _own_ancestry() -> set[int]:
+def own_ancestry() -> set[int]:
     """Return the pids of this process and its ancestors."""
     line: set[int] = set()
     pid = os.getpid()

@@ -33,7 +33,8 @@ def kill_guards(guards: Collection[Identity]) -> bool:
 def kill_server(paths: Folder, leader: Identity | None, known: Iterable[Identity] = ()) -> Outcome:
     """Kill each process of the server (`marks.members`, and `known`), one by one, and remove the server's shared memory.
 
-    Process groups are not killed as a whole, since they may have members that do not belong to the server.
+    Process groups are not killed as a whole, since they may have members that do not belong to the server. Those of the
+    leader's session have none, and are stopped as a whole, so that no process can fork faster than it is found.
 
     This waits for every process that it has found, even if the process loses the mark. An ending process loses its memory,
     and so its environment, before its device files are closed (do_exit in Linux's kernel/exit.c), which may take time.
@@ -69,6 +70,7 @@ def kill_server(paths: Folder, leader: Identity | None, known: Iterable[Identity
         is_empty=lambda: not find(),
         trackers_last=True,
         whole_groups=False,
+        session=leader.pid if leader else None,
     )
     outcome = ladder.run(grace=0.0, patience=0.0)
     shared_memory.unlink_unmapped(mapped, record.read_existing_segments(str(paths.path)))
