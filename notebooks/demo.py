@@ -46,6 +46,8 @@ def main() -> int:
         return 1
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, not one that the user installed
     if options.lab:
+        if os.geteuid() == 0:  # as in most containers; JupyterLab does not start for root without this
+            flags.append("--allow-root")
         lab = [sys.executable, "-m", "jupyterlab", *flags, str(options.notebook)]
         sys.stdout.flush()
         os.execv(sys.executable, lab)  # Ctrl-C is JupyterLab's to handle

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from by_hand import until
 
 from vllm_magic.guard import ladder
 from vllm_magic.guard.ladder import Ladder
@@ -116,8 +117,7 @@ def test_a_chain_that_forks_faster_than_it_is_scanned_is_ended(monkeypatch, is_m
         maker.stdout.readline()
         scan = Finder(processes.read(maker.pid).identity)
         try:
-            while len(scan()) < 10:
-                time.sleep(0.01)
+            until(lambda: len(scan()) >= 10, "the chain has not begun")
             if not is_maker_alive:
                 maker.kill()
                 maker.wait(60)
