@@ -19,6 +19,9 @@ TESTS = Path(__file__).parent
 TIERS = ("real", "versions", "ray", "browser", "environments", "process", "matrix", "unit", "gpu")
 # Each of these runs in one process: its shared fixtures are made once, and two tests at once would slow all others.
 TOGETHER = {"real", "versions", "ray", "browser", "gpu"}
+# The beginnings of the ids of further tests that run in one process, one after the other: while the address space of a process
+# is locked, the maps of all processes cannot be read, which the others need.
+ONE_BY_ONE = ("tests/process/test_hanging_disk.py", "tests/process/test_linux.py::TestSharedMemory")
 SLOWEST = 20
 
 
@@ -33,10 +36,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class TierScheduling(LoadScopeScheduling):
-    """Gives each tier in `TOGETHER` to one process as a whole, and the tests of the other tiers one by one."""
+    """Gives each tier in `TOGETHER` and the tests `ONE_BY_ONE` to one process each as a whole, and the other tests singly."""
 
     def _split_scope(self, nodeid: str) -> str:
         tier = tier_of(nodeid)
+        if nodeid.startswith(ONE_BY_ONE):
+            return ONE_BY_ONE[0]
         return tier if tier in TOGETHER else nodeid
 
 

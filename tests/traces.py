@@ -80,9 +80,14 @@ class Traces:
 
     def check(self) -> None:
         """Check that nothing is left."""
-        assert (living := self.processes()) == [], living
-        assert (files := self.files()) == [], files
-        assert (segments := self.shared_memory()) == set(), segments
+        # A text, since pytest cuts a list.
+        assert not (living := self.processes()), "\n".join(living)
+        assert not (files := self.files()), "\n".join([*files, *self._logs()])
+        assert not (segments := self.shared_memory()), "\n".join(sorted(segments))
+
+    def _logs(self) -> list[str]:
+        """Return the end of the log of each server, for a message about what is left."""
+        return [f"--- {path}\n{_read(path)[-3000:]}" for path in self.home.rglob("*log") if path.is_file()]
 
 
 def mapped(names: set[str]) -> set[str]:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import by_hand
 import hanging_disk
@@ -21,9 +21,6 @@ from vllm_magic.guard.protocol import Ended, LaunchRequest, Started
 from vllm_magic.linux import address_space, details, memory, pidfd, processes, shared_memory
 from vllm_magic.linux.pidfd import readable
 from vllm_magic.linux.processes import Identity
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 READS = {
     "title": (processes.title, ""),
@@ -83,6 +80,49 @@ def test_another_server_starts_and_stops(manager, spec, traces):
     server = in_time(lambda: manager.start(spec(), timeout=by_hand.LIMIT).server)
     assert in_time(server.stop).verified
     traces.check()
+
+
+@pytest.mark.usefixtures("locked")
+def test_shared_memory_that_somebody_looks_at_goes_a_moment_later():
+    """The maps of the process that hangs cannot be read, but the kernel knows that nobody maps the file."""
+    path = Path("/dev/shm", f"psm_looked-at-{os.getpid()}")
+    path.touch(mode=0o600)
+    status = path.stat()
+    wanted = [shared_memory.Segment(status.st_dev, status.st_ino)]
+    read = os.open(path, os.O_RDONLY)
+    looks = 0
+
+    def look(name: str) -> bool:
+        nonlocal looks, read
+        looks += 1
+        found = is_free(name)
+        if looks == 1:
+            os.close(read)
+        return found
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            is_free = shared_memory._is_free
+            patch.setattr(shared_memory, "_is_free", look)
+            assert in_time(lambda: shared_memory.unlink_unmapped(wanted, ())) == [str(path)]
+    finally:
+        path.unlink(missing_ok=True)
+    assert looks == 2
+
+
+@pytest.mark.usefixtures("locked")
+def test_shared_memory_that_may_be_mapped_stays(monkeypatch):
+    """Nothing shows whether the process that hangs maps the file."""
+    monkeypatch.setattr(shared_memory, "_is_free", lambda _: False)
+    path = Path("/dev/shm", f"psm_may-be-mapped-{os.getpid()}")
+    path.touch(mode=0o600)
+    try:
+        status = path.stat()
+        wanted = [shared_memory.Segment(status.st_dev, status.st_ino)]
+        assert in_time(lambda: shared_memory.unlink_unmapped(wanted, ())) == []
+        assert path.exists()
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def guarded(folder: Path, *argv: str) -> GuardPair:

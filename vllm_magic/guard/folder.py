@@ -23,7 +23,7 @@ _MOVED = ".vllm-magic-removes-"  # the beginning of the names of folders that ar
 
 
 def clear(folder: str, tmp: str, log: str, keep_log: str) -> str:
-    """Move the log to its final place, and remove the folders with all their content.
+    """Move the log to its final place, and remove the server's shared memory and the folders with all their content.
 
     The record is removed last, so that it names the owner of any file that is left.
 
@@ -39,7 +39,11 @@ def clear(folder: str, tmp: str, log: str, keep_log: str) -> str:
     with contextlib.suppress(OSError):
         _keep(log, keep_log)
     deadline = time.monotonic() + LIMIT
-    if left := _empty(tmp, deadline) or _shared_memory(folder) or _empty(folder, deadline, but=record.NAME):
+    if (
+        left := _empty(tmp, deadline)
+        or _remove_shared_memory(folder)
+        or _empty(folder, deadline, but=record.NAME)
+    ):
         return left
     for path, remove in ((tmp, os.rmdir), (os.path.join(folder, record.NAME), os.unlink), (folder, os.rmdir)):
         with contextlib.suppress(OSError):
@@ -59,14 +63,16 @@ def discard(folder: str, tmp: str, log: str) -> None:
             remove(path)
 
 
-def _shared_memory(folder: str) -> str:
-    """Return a sentence about the server's shared memory that another program still uses; "" for none.
+def _remove_shared_memory(folder: str) -> str:
+    """Remove the shared memory in the server's record. Return a sentence about what another program still uses; "" for nothing.
 
     As long as there is any, the folder stays, and the next sweep tries to remove both.
     """
     try:
         segments = [Segment(*one) for one in record.read(folder).segments]
-        left = shared_memory.left(segments, record.read_existing_segments(folder))
+        existing = record.read_existing_segments(folder)
+        shared_memory.unlink_unmapped(segments, existing)
+        left = shared_memory.left(segments, existing)
     except (OSError, record.BrokenRecordError):
         return ""
     return f"{', '.join(left)} stays, because another program has it open" if left else ""

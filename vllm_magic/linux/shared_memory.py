@@ -16,6 +16,7 @@ import fcntl
 import fnmatch
 import os
 import signal
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_magic.linux import address_space, processes
@@ -38,6 +39,9 @@ NAMES = (
     "__KMP_REGISTERED_LIB_*",  # LLVM's OpenMP
 )
 MOST_EXISTING = 40_000  # files; those in sub-folders beyond that are not noted
+# Seconds for the kernel to call the files free if the maps of some process cannot be read, and between two questions.
+FREE_LIMIT = 1.0
+FREE_INTERVAL = 0.01
 _F_SETSIG = 10  # include/uapi/asm-generic/fcntl.h; the module fcntl has it in most builds only
 
 
@@ -102,7 +106,7 @@ def unlink_unmapped(segments: Iterable[Segment], before: Collection[Segment] | N
     The kernel is asked first (`_is_free`). The maps of all processes are read only for the segments that the
     kernel does not call free. The maps of another user's process cannot be read. Such a process can map a
     segment only if the segment's mode gives other users access, so a segment with such a mode is then not
-    removed.
+    removed. If the address space of a process is locked, only the kernel's word counts, for which this waits.
     """
     wanted = set() if before is None else {segment for segment in segments if segment not in before}
     if not wanted:
@@ -162,16 +166,29 @@ def _drop_mapped(found: dict[Segment, os.DirEntry[str]]) -> bool:
     """Drop the segments from ``found`` that a process maps or has open. Return whether any maps could not be read."""
     # Without the first process, /proc hides the processes of other users (hidepid, proc(5)).
     blind = processes.read(processes.INIT) is None
+    locked = False
     for pid in processes.pids() if found else ():
         try:
             mapped = _mapped(pid)
         except TimeoutError:  # it may map any of them
-            found.clear()
-            return True
+            mapped, locked = set(), True
         blind = blind or mapped is None
         for segment in (mapped or set()) | _opened(pid):
             found.pop(segment, None)
+    if locked:
+        _drop_all_but_free(found)
     return blind
+
+
+def _drop_all_but_free(found: dict[Segment, os.DirEntry[str]]) -> None:
+    """Drop the segments that the kernel does not call free within `FREE_LIMIT` seconds."""
+    deadline, unknown = time.monotonic() + FREE_LIMIT, dict(found)
+    while unknown := {one: entry for one, entry in unknown.items() if not _is_free(entry.path)}:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(FREE_INTERVAL)  # no event shows it
+    for segment in unknown:
+        del found[segment]
 
 
 def _entries() -> list[tuple[Segment, os.DirEntry[str]]]:

@@ -13,7 +13,7 @@ from vllm_magic.gpu import locks
 from vllm_magic.guard import record
 from vllm_magic.guard.protocol import Why
 from vllm_magic.ledger import Condition
-from vllm_magic.linux import files, machine, shared_memory
+from vllm_magic.linux import files, machine
 from vllm_magic.recovery import hung_guards
 from vllm_magic.release import force_kill, from_record, local_verifier, report, unproved
 
@@ -172,9 +172,6 @@ def _sweep(entry: Entry, found: Record, probe: Probe, *, on_cluster: bool = Fals
             return None
         living = entry.processes
         release = _release(entry, found, living, probe) if living or on_cluster else None
-        if release is None:
-            existing = record.read_existing_segments(str(entry.path))
-            shared_memory.unlink_unmapped(force_kill.recorded_segments(entry.folder), existing)
         left = [[one.pid, one.start] for one in release.left] if release else []
         record.add_known_processes(str(entry.path), left)
         # While a process lives, only the folder shows to which server it belongs. A later check of memory needs no folder,
