@@ -255,6 +255,28 @@ def test_a_server_without_a_seal_where_there_are_seals():
             os.kill(child, signal.SIGKILL)
 
 
+EXECUTES = """
+import os, sys
+left = int(sys.argv[2])
+if left:
+    os.execv(sys.executable, [sys.executable, "-S", "-E", "-c", sys.argv[1], sys.argv[1], str(left - 1)])
+"""
+
+
+def test_the_environment_of_a_process_that_executes_programs():
+    """During execve(2), the file is empty for a moment, and a process of a server without a seal must be seen all the same."""
+    command = [sys.executable, "-S", "-E", "-c", EXECUTES, EXECUTES, "300"]
+    seen = []
+    with subprocess.Popen(command, env={"A": "b"}) as child:
+        while child.poll() is None:
+            seen.append(processes.has_environment(child.pid, b"A=b"))
+    assert child.returncode == 0
+    while seen and not seen[-1]:  # while the process ended
+        seen.pop()
+    assert seen
+    assert all(seen)
+
+
 def test_a_server_inside_a_server_has_its_own_seal():
     ids = [secrets.token_hex(4) for _ in range(2)]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_magic.linux import address_space, pidfd_calls
@@ -23,6 +24,9 @@ HIDDEN = 0  # in place of the start time of a process that /proc does not show
 STOPPED_STATES = frozenset("Tt")  # stopped by a signal, by a debugger
 _CHUNK = 16384  # bytes
 LONGEST_TITLE = 4096  # bytes of a command line that are shown
+# Seconds for a process to get the environment of the program that it executes, and between two looks.
+EXEC_LIMIT = 0.1
+EXEC_INTERVAL = 0.001
 
 
 class Identity(NamedTuple):
@@ -269,16 +273,36 @@ def environment(pid: int) -> dict[str, str]:
 
 
 def _environment(pid: int) -> bytes:
+    deadline = time.monotonic() + EXEC_LIMIT
+    try:
+        while not (text := _environ(pid)) and _is_executing(pid) and time.monotonic() < deadline:
+            time.sleep(EXEC_INTERVAL)  # no event shows the end of execve
+    except (PermissionError, TimeoutError):
+        return b""
+    return text
+
+
+def _environ(pid: int) -> bytes:
     for folder in folders(pid):
         try:
             text = address_space.read(pid, f"{folder}/environ")
         except (PermissionError, TimeoutError):
-            return b""
+            raise
         except OSError:
             continue
         if text:
             return text
     return b""
+
+
+def _is_executing(pid: int) -> bool:
+    """Whether the process has an address space without an environment, as during execve(2), or has got one just now."""
+    try:
+        fields = _content(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    except OSError:
+        return False
+    size, begin, end = (int(fields[number]) for number in (20, 47, 48))  # vsize, env_start, env_end
+    return size > 0 and (end == 0 or end > begin)
 
 
 def open_files(pid: int) -> dict[str, str]:
