@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import by_hand
 from stand_in.leftovers import mark_of
 
 from vllm_magic.linux import address_space, processes
@@ -18,9 +19,8 @@ MARKED = re.compile(r"(?:psm_|sem\.mp-)([0-9a-f]{8})[_-]")  # named by the stand
 MARIMO = re.compile(
     r"\d+-\w{8}\.\w+"
 )  # a file of a widget, for as long as the kernel of marimo's editor lives
-PATIENCE = (
-    20.0  # seconds for a segment without a mark to go: a test that runs at the same time may have made it
-)
+# Seconds for a segment without a mark to go: a test that runs at the same time may have made it.
+PATIENCE = 20.0
 
 
 class Traces:
@@ -77,6 +77,13 @@ class Traces:
         ours = {name for name in new if (marked := MARKED.match(name)) is None or marked[1] == self._mark}
         left = ours - mapped(ours)
         return {name for name in left if _inode(Path(SHARED_MEMORY, name))}  # others have vanished meanwhile
+
+    def wait(self) -> None:
+        """Wait until nothing is left, at most `by_hand.LIMIT` seconds: after a kernel has ended, its guards need a moment."""
+        pause, deadline = threading.Event(), time.monotonic() + by_hand.LIMIT
+        while (self.processes() or self.files()) and time.monotonic() < deadline:
+            pause.wait(0.1)
+        self.check()
 
     def check(self) -> None:
         """Check that nothing is left."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import stand_in
 from playwright.sync_api import expect
@@ -17,7 +16,6 @@ ANSWER = (
 SCRIPT = "<script>alert('script')</script>"
 HOSTILE = [f"ValueError: {SCRIPT}", "<img src=x onerror=\"alert('img')\">"]
 FITS = "all => all.map(one => one.scrollHeight <= one.clientHeight)"  # on one line, as each has room for
-LIMIT = 60.0  # seconds; a restart takes a few
 
 
 def asks(monkeypatch, **options) -> None:
@@ -93,10 +91,7 @@ def test_a_restart_from_the_menu(either, traces):
     either.run(0)
     assert traces.processes()
     either.restart_kernel()
-    deadline = time.monotonic() + LIMIT
-    while (traces.processes() or traces.files()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    traces.check()
+    traces.wait()
     either.run(1)
     either.run(2)
     expect(either.output(2)).to_contain_text("No server runs")

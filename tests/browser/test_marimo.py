@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 import stand_in
@@ -11,7 +10,7 @@ from playwright.sync_api import expect
 
 from .marimo import Marimo
 from .notebooks import SHOTS, TIMEOUT
-from .servers import LIMIT, ROOT
+from .servers import ROOT
 
 SCRIPT = "<script>alert('script')</script>"
 IMAGE = "<img src=x onerror=alert('img')>"
@@ -137,13 +136,6 @@ def opened(browser, vllm, server, tmp_path):
     assert outside == []
 
 
-def until_nothing_is_left(traces) -> None:
-    deadline = time.monotonic() + LIMIT
-    while (traces.processes() or traces.files()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    traces.check()
-
-
 def test_an_app_with_two_visitors(opened, server, monkeypatch, traces):
     server(load_s=2.0)
     monkeypatch.setenv("MODEL", "org/tiny")
@@ -175,7 +167,7 @@ def test_an_app_with_two_visitors(opened, server, monkeypatch, traces):
     assert traces.processes()
     first.page.close()
     second.page.close()
-    until_nothing_is_left(traces)
+    traces.wait()
     assert first.dialogs + second.dialogs == []
 
 
@@ -212,4 +204,4 @@ def test_the_editor(opened, server, tmp_path, traces):
     one.page.get_by_test_id("notebook-menu-dropdown").click()
     one.page.get_by_role("menuitem", name="Restart kernel").click()
     one.page.get_by_role("alertdialog").get_by_role("button", name="Restart").click()
-    until_nothing_is_left(traces)
+    traces.wait()

@@ -72,7 +72,7 @@ def test_the_kernel_is_restarted_during_a_start(either, server, traces):
     expect(panel.root.locator(".vmp-gone")).to_contain_text("these servers were released: tiny.")
     expect(panel.root.locator(".vmp-body")).to_have_attribute("inert", "")
     until_gone(pids)
-    traces.check()
+    traces.wait()
 
 
 def test_what_is_over_can_be_seen_again(lab, server, fake_gpus):

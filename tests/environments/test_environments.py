@@ -7,7 +7,6 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from by_hand import until
 from packaging.version import Version
 
 from environments import results
@@ -92,11 +91,9 @@ def test_a_server(environment, running, traces):
 def test_a_restart_and_a_killed_kernel(environment, running, traces):
     running.run("%vllm start tiny")
     running.restart()
-    until(lambda: not traces.files(), "the server outlives a restart of its kernel")
-    traces.check()
+    traces.wait()
     running.run("%load_ext vllm_magic")
     running.run("%vllm start tiny")
     running.kill()
-    until(lambda: not traces.files(), "the server outlives its kernel")
-    traces.check()
+    traces.wait()
     results.passed(environment, "kernel death")

@@ -66,8 +66,7 @@ def test_a_killed_kernel(kernel, traces):
     everyone = family()
     kernel.kill()
     assert pidfd.wait_for_all(everyone, 60) == set()
-    until(lambda: not traces.files(), "its folder is left")
-    traces.check()
+    traces.wait()
 
 
 WITHOUT_PIDFDS = """

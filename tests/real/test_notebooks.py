@@ -32,5 +32,5 @@ def test_troubleshooting(home, vllm, monkeypatch, traces):
     assert logs
     assert "0.32.0" in doctor
     assert "Nothing to reap." in reap
-    traces.check()
+    traces.wait()
     assert not os.path.exists(NOTEBOOKS / ".ipynb_checkpoints")
