@@ -9,7 +9,8 @@ import subprocess
 import pytest
 
 from vllm_magic.children import flag_reading
-from vllm_magic.engine.flags import flag_table, unknown_flags
+from vllm_magic.engine.flags import flag_table
+from vllm_magic.engine.start_checks import unknown_flags
 
 pytestmark = [pytest.mark.real_vllm, pytest.mark.timeout(600)]
 

@@ -24,8 +24,9 @@ from traces import Traces
 from tests.real.environment import FLAGS, FORKED
 from tests.versions import install
 from vllm_magic.children import flag_reading
-from vllm_magic.engine.flags import flag_table, unknown_flags
+from vllm_magic.engine.flags import flag_table
 from vllm_magic.engine.spec import ServerSpec
+from vllm_magic.engine.start_checks import unknown_flags
 from vllm_magic.engine.startup.stages import Stage
 from vllm_magic.errors import RequestFailed, StartFailed
 from vllm_magic.linux import pidfd, processes

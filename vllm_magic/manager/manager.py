@@ -276,6 +276,15 @@ class Manager:
         self._check_process()
         return self._sampler.watch(callback)
 
+    def check(self, spec: ServerSpec) -> None:
+        """Refuse a start that cannot succeed, before anything is stopped for it.
+
+        Raises:
+            VllmMagicError: an option is not valid, vLLM is not found, or the model or the machine lacks something.
+        """
+        hosted_token.load(spec.model, os.environ)
+        choose.check(spec, os.environ)
+
     def fit(self, spec: ServerSpec) -> Fit:
         """Estimate whether a server would fit on the GPUs as they are now, without a start.
 

@@ -55,6 +55,7 @@ def switch(
 def _switch(
     manager: Manager, spec: ServerSpec, timeout: float | None, report: Callable[[Server], None] | None
 ) -> Switch:
+    manager.check(spec)
     manager.expect(spec)
     done = [
         _move_away(manager, other)

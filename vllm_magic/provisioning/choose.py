@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import executable
+from vllm_magic.engine.start_checks import checks
 from vllm_magic.provisioning.from_standby import StandbyProvisioner
 from vllm_magic.provisioning.local import LocalProvisioner
 from vllm_magic.provisioning.standby import StandbySpec
@@ -36,6 +37,22 @@ def provisioner(spec: ServerSpec, environ: Mapping[str, str], probe: Probe, pool
 
         return RayProvisioner(spec, environ, probe)
     return StandbyProvisioner(LocalProvisioner(spec, environ, probe), pool)
+
+
+def check(spec: ServerSpec, environ: Mapping[str, str]) -> None:
+    """Refuse a start that cannot succeed; see `start_checks`. A cluster has another vLLM and other files than this machine.
+
+    Args:
+        spec: the server.
+        environ: the kernel's environment.
+
+    Raises:
+        InvalidOption: vLLM would refuse a flag or its value.
+        StartFailed: the model or the machine lacks something that the start needs.
+        ExecutableNotFound: vLLM is not found.
+    """
+    if not spec.cluster:
+        checks.check(spec, environ, executable.find(spec.executable))
 
 
 def standby(spec: ServerSpec, environ: Mapping[str, str]) -> StandbySpec | None:

@@ -9,7 +9,8 @@ from vllm_magic import durations
 from vllm_magic.children import flag_reading
 from vllm_magic.engine import command as commands
 from vllm_magic.engine import executable, versions
-from vllm_magic.engine.flags import flag_table, unknown_flags
+from vllm_magic.engine.flags import flag_table
+from vllm_magic.engine.start_checks import checks
 from vllm_magic.gpu import locks
 from vllm_magic.guard.ladder import GRACE, PATIENCE
 from vllm_magic.provisioning.base import Launched, Provisioner
@@ -70,7 +71,7 @@ class LocalProvisioner(Provisioner):
     def __init__(self, spec: ServerSpec, environ: Mapping[str, str], probe: Probe) -> None:
         self.command = commands.build(spec)
         path = self.command.argv[0]
-        unknown_flags.check(spec, path)
+        checks.check(spec, environ, path)
         flag_reading.table(path)  # begins to read the flags, for the next start
         self.stop_grace, self.stop_patience = stop_times(spec, environ)
         self.stops_at_exit = not spec.keep

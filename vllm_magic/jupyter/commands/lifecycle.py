@@ -201,6 +201,7 @@ class RestartCommand(SubCommand[ServerName]):
         """Stop the server, and start it again with the same options."""
         server = context.manager.get_even_past(arguments.name)
         if not server.state.over:
+            context.manager.check(server.spec)
             context.manager.expect(server.spec)
             with _interruptible([server]):
                 release = context.manager.stop(server.name, grace=context.grace)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.cluster import rest
 from vllm_magic.engine import executable
 from vllm_magic.engine.capacity.fit import claim, fit
-from vllm_magic.engine.flags import unknown_flags
+from vllm_magic.engine.start_checks import checks
 from vllm_magic.engine.startup import history
 from vllm_magic.errors import InvalidOption, NoEstimate, VllmMagicError
 from vllm_magic.jupyter import on_disk
@@ -133,7 +133,7 @@ def assess(form: FormFields, settings: Settings, now: Snapshot | None) -> Assess
         server = spec(form, settings)
         if server.cluster:  # the cluster has another vLLM and other GPUs than this machine
             return Assessment(f"It will run on the Ray cluster at {rest.shown(server.cluster)}.")
-        unknown_flags.check(server, executable.find(server.executable))
+        checks.check(server, os.environ, executable.find(server.executable))
         if now is None or not now.gpus:
             return Assessment()
         claims = {room.index: room.usable for room in claim(server, os.environ, now)}

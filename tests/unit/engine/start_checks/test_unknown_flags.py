@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from vllm_magic.engine import command
-from vllm_magic.engine.flags import unknown_flags
 from vllm_magic.engine.flags.flag_table import FlagOption, FlagTable
+from vllm_magic.engine.start_checks import unknown_flags
 
 TABLE = FlagTable(
     "0.32.0",

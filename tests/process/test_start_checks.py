@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from by_hand import free_port, until
 import vllm_magic
 from vllm_magic.children import flag_reading
 from vllm_magic.engine import command
-from vllm_magic.engine.flags import flag_table, unknown_flags
+from vllm_magic.engine.flags import flag_table
+from vllm_magic.engine.start_checks import checks
 from vllm_magic.errors import InvalidOption
 
 
@@ -53,14 +55,14 @@ def test_the_start_of_a_program_is_refused(home, vllm):
 @pytest.mark.parametrize("fields", [{"force": True}, {"env": {"PYTHONPATH": ""}}], ids=str)
 def test_it_is_not_refused(spec, vllm, fields):
     """By who insists, and where it is not known that the same vLLM is meant."""
-    unknown_flags.check(spec("tiny", "--strange", executable=vllm, **fields), vllm)
+    checks.check(spec("tiny", "--strange", executable=vllm, **fields), os.environ, vllm)
 
 
 def test_nor_where_the_flags_are_not_known(spec, vllm, executable):
-    unknown_flags.check(spec("tiny", "--strange"), executable)
+    checks.check(spec("tiny", "--strange"), os.environ, executable)
     with open(vllm, "a") as script:
         script.write("\n")
-    unknown_flags.check(spec("tiny", "--strange", executable=vllm), vllm)
+    checks.check(spec("tiny", "--strange", executable=vllm), os.environ, vllm)
 
 
 def test_the_first_start_has_them_read(manager, spec, tmp_path, monkeypatch, traces):

@@ -7,32 +7,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine.flags import flag_table, flags
+from vllm_magic.engine.flags import flags
 from vllm_magic.engine.flags.flag_table import FlagTable, plain
 from vllm_magic.errors import InvalidOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vllm_magic.engine.spec import ServerSpec
+    from vllm_magic.engine.start_checks.planned_start import PlannedStart
 
 ELSEWHERE = "--omni"  # with this flag another package reads the command line (vLLM's entrypoints/cli/main.py)
 
 
-def check(spec: ServerSpec, executable: str) -> None:
+def check(start: PlannedStart) -> None:
     """Check that this vLLM has all flags of the spec; do nothing if its flags are not known for certain.
-
-    Args:
-        spec: the server that is to be started.
-        executable: the absolute path of vLLM.
 
     Raises:
         InvalidOption: this vLLM does not have one of the flags.
     """
-    if spec.force or any(name in flag_table.OF_PYTHON for name, _ in spec.env):
-        return
-    table = flag_table.load(executable, certain=True)
-    flag = find(spec.args, table) if table else None
+    table = start.table
+    flag = find(start.spec.args, table) if table else None
     if table and flag:
         near = flags.similar(plain(flag), _long(table), 1)
         meant = f" Did you mean {near[0]}?" if near else ""

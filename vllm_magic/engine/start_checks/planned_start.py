@@ -1,0 +1,65 @@
+"""What the checks know of a server that is to be started. Each fact is read once, when a check first needs it."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic.engine.flags import flag_table, flags
+from vllm_magic.engine.models import model_files
+from vllm_magic.errors import NoEstimate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from vllm_magic.engine.flags.flag_table import FlagTable
+    from vllm_magic.engine.spec import ServerSpec
+
+
+class PlannedStart:
+    """A server that is to be started on this machine.
+
+    Args:
+        spec: the server.
+        environ: the kernel's environment.
+        executable: the absolute path of vLLM.
+
+    Attributes:
+        environ: the environment of the server, as far as the user sets it.
+    """
+
+    def __init__(self, spec: ServerSpec, environ: Mapping[str, str], executable: str) -> None:
+        self.spec = spec
+        self.environ = {**environ, **dict(spec.env)}
+        self.executable = executable
+
+    @functools.cached_property
+    def table(self) -> FlagTable | None:
+        """All flags of this vLLM; None if they are not known for certain."""
+        if any(name in flag_table.OF_PYTHON for name, _ in self.spec.env):
+            return None
+        return flag_table.load(self.executable, certain=True)
+
+    @functools.cached_property
+    def folder(self) -> Path | None:
+        """The folder with the model's files: a local folder, or the snapshot in the cache; None if there is neither."""
+        return model_files.find(self.spec, self.environ)
+
+    @functools.cached_property
+    def config(self) -> dict[str, Any] | None:
+        """The model's config.json; None if it is not on this machine, or cannot be read."""
+        if self.folder is None:
+            return None
+        try:
+            return model_files.read_json(self.folder / "config.json")
+        except (OSError, NoEstimate):
+            return None
+
+    def value(self, *names: str) -> str | None:
+        """Return the value of the last flag with one of these names; None if there is no such flag."""
+        return flags.value(self.spec.all_args, *names)
+
+    def has(self, *names: str) -> bool:
+        """Whether the command line has one of these flags, with or without a value."""
+        return flags.has(self.spec.all_args, *names)
