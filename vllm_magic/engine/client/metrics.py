@@ -14,13 +14,10 @@ from itertools import pairwise
 _TTFT = "time_to_first_token_seconds"
 _ITL = "inter_token_latency_seconds"
 _OLD_ITL = "time_per_output_token_seconds"  # up to vLLM 0.10; 0.11 to 0.13 have both
-_ACTIVITY = (
-    "num_requests_running",
-    "num_requests_waiting",
-    "request_success_total",
-    "prompt_tokens_total",
-    "generation_tokens_total",
-)
+# With several API servers (Prometheus's multiprocess mode), gauges are missing until the first request sets them.
+_GAUGES = ("num_requests_running", "num_requests_waiting")
+_COUNTERS = ("request_success_total", "prompt_tokens_total", "generation_tokens_total")
+_ACTIVITY = (*_GAUGES, *_COUNTERS)
 _OTHERS = (
     "kv_cache_usage_perc",
     "prefix_cache_queries_total",
@@ -127,7 +124,7 @@ class Metrics(Activity):
 
 
 def activity(text: str) -> Activity | None:
-    """Return the requests and tokens in a Prometheus text; None if one of the two is missing, or a value is not valid."""
+    """Return the requests and tokens in a Prometheus text; None if it has no counters, or a value is not valid."""
     found = _read(text, _ACTIVITY_LINES)
     return None if found is None else _activity(found)
 
@@ -189,8 +186,7 @@ def _read(text: str, lines: re.Pattern[str]) -> _Found | None:
 
 
 def _activity(found: _Found) -> Activity | None:
-    present = [name in found for name in _ACTIVITY]
-    if not any(present[:2]) or not any(present[2:]):
+    if not any(name in found for name in _COUNTERS):
         return None
     return Activity(*(int(_total(found, name)) for name in _ACTIVITY))
 

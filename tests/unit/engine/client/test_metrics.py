@@ -96,12 +96,12 @@ def test_what_is_none(text):
         ("vllm:num_requests_running 0.0\nvllm:num_requests_waiting 0.0\n", 0),
         ("vllm:num_requests_waiting 1e+03", 1000),
         ("vllm:num_requests_running 3 1700000000\n", 3),
-        ("x_vllm:num_requests_running 3\n", None),
+        ("x_vllm:num_requests_running 3\n", 0),
         *(
             (f"vllm:num_requests_running {number}\nvllm:num_requests_waiting 0\n", None)
             for number in NO_NUMBERS
         ),
-        ("", None),
+        ("", 0),  # with several API servers, before the first request
     ],
 )
 def test_requests_in_flight(text, in_flight):
