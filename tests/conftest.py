@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import stand_in
 from by_hand import PatientProbe
 from fake_gpu import fakegpu
 from shells import a_shell
-from traces import Traces
+from traces import Traces, temporary_folders
 
 from vllm_magic import notation
 from vllm_magic.engine.spec import ServerSpec
@@ -34,11 +35,13 @@ signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch) -> Path:
-    """Return the path of the state folder, which does not exist yet."""
+def home(tmp_path, monkeypatch) -> Iterator[Path]:
+    """Yield the path of the state folder, which does not exist yet."""
     folder = tmp_path / "home"
     monkeypatch.setenv("VLLM_MAGIC_HOME", str(folder))
-    return folder
+    yield folder
+    for left in temporary_folders(folder):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

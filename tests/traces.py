@@ -51,12 +51,11 @@ class Traces:
         return f"{MARK}=".encode() in environment and os.fsencode(self.home) in environment
 
     def files(self) -> list[str]:
-        """Return what is in the state folder, without the logs."""
+        """Return what is in the state folder, without the logs, and the TMPDIRs of servers that have ended."""
         if not self.home.exists():
             return []
-        return [
-            str(path) for path in self.home.rglob("*") if path.name != "logs" and path.parent.name != "logs"
-        ]
+        found = [path for path in self.home.rglob("*") if path.name != "logs" and path.parent.name != "logs"]
+        return [str(path) for path in [*found, *temporary_folders(self.home)]]
 
     def shared_memory(self) -> set[str]:
         """Return the new segments that no process maps; a mapped segment belongs to another living server.
@@ -95,6 +94,13 @@ class Traces:
     def _logs(self) -> list[str]:
         """Return the end of the log of each server, for a message about what is left."""
         return [f"--- {path}\n{_read(path)[-3000:]}" for path in self.home.rglob("*log") if path.is_file()]
+
+
+def temporary_folders(home: Path) -> list[Path]:
+    """Return the TMPDIRs outside the state folder that are there, of its servers and of those that have left a log."""
+    names = [path.name for path in home.glob("????????")]
+    names += [path.name.removesuffix(".vllm-magic.log")[-8:] for path in home.glob("logs/*.vllm-magic.log")]
+    return [path for name in names if (path := Path(f"/tmp/vllm-{name}")).is_dir()]
 
 
 def mapped(names: set[str]) -> set[str]:

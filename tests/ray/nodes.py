@@ -51,6 +51,9 @@ class Cluster:
             **env,
             "VLLM_MAGIC_HOME": str(home),
             "RAY_USAGE_STATS_ENABLED": "0",
+            # No worker processes ahead of need: the jobs of these tests use none, and each costs a second or two of CPU.
+            "RAY_prestart_worker_first_driver": "0",
+            "RAY_enable_worker_prestart": "0",
             "AUTOSCALER_UPDATE_INTERVAL_S": "1",  # between two reports of what is in use
             "PATH": f"{RAY}:{os.environ['PATH']}",
         }
