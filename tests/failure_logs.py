@@ -179,6 +179,14 @@ KNOWN = {
         "--compilation-config is no JSON: EOF while parsing a value at line 1 column 6",
         "It was given as '{\"a\": '. Put JSON in single quotes: --compilation-config '{\"name\": 1}'",
     ),
+    "bad JSON that no flag is named for": (
+        (
+            "pydantic_core._pydantic_core.ValidationError: 1 validation error for KVTransferConfig",
+            "  Invalid JSON: expected value at line 1 column 1 [type=json_invalid, input_value='x', input_type=str]",
+        ),
+        "Invalid JSON: expected value at line 1 column 1",
+        "Put JSON in single quotes: --flag '{\"name\": 1}'",
+    ),
     "no config file": (
         (
             "Unable to read the config file at /no/such.yaml. Check path correctness",

@@ -15,15 +15,15 @@ from urllib.parse import quote_plus
 
 from vllm_magic.engine.failures import tracebacks
 from vllm_magic.engine.failures.hints import NOTHING_KNOWN, SEE_LOGS, HintContext, ending, ending_hint
-from vllm_magic.engine.failures.patterns import ENGINE_DIED, EXITED
 from vllm_magic.engine.failures.signs import SIGNS
+from vllm_magic.engine.failures.signs.engine import ENGINE_DIED, EXITED
 from vllm_magic.sizes import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from vllm_magic.engine.failures.machine_facts import MachineFacts
-    from vllm_magic.engine.failures.patterns import MessageFunction, Sign
+    from vllm_magic.engine.failures.signs.sign import MessageFunction, Sign
     from vllm_magic.engine.failures.tracebacks import LogLine
 
 MOST_PLACES = 50  # the most matches of one pattern that are compared

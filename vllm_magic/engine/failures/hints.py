@@ -1,6 +1,6 @@
 """Causes and hints that must be computed: the flag that the user meant, a value that would fit.
 
-Each function gets the match of a pattern in `patterns`, and the `HintContext`.
+Each function gets the match of the pattern of a sign in `signs`, and the `HintContext`.
 """
 
 from __future__ import annotations

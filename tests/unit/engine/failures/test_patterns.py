@@ -12,8 +12,8 @@ import pytest
 
 from vllm_magic.engine.failures import explanations, tracebacks
 from vllm_magic.engine.failures.explanations import explain, explain_death
-from vllm_magic.engine.failures.patterns import ENGINE_DIED, EXITED
 from vllm_magic.engine.failures.signs import SIGNS
+from vllm_magic.engine.failures.signs.engine import ENGINE_DIED, EXITED
 from vllm_magic.engine.startup import stages
 
 parser = importlib.import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse")

@@ -1,12 +1,18 @@
-"""Known failures in vLLM's log, by family: special ones first, then those of `patterns`, which are more general."""
+"""Known failures in vLLM's log, by family.
+
+If a log has several signs, the first in `SIGNS` counts: the order is that of the families here, and of the signs in the file
+of a family; all general signs come after all others.
+"""
 
 from __future__ import annotations
 
-from vllm_magic.engine.failures import patterns
 from vllm_magic.engine.failures.signs import (
+    command_line,
     compilers,
     driver,
+    engine,
     gpu,
+    gpu_memory,
     hub,
     machine,
     model_files,
@@ -15,15 +21,18 @@ from vllm_magic.engine.failures.signs import (
     settings,
 )
 
-SIGNS = (
+_BY_FAMILY = (
     *machine.SIGNS,
     *driver.SIGNS,
     *parallel.SIGNS,
     *gpu.SIGNS,
+    *gpu_memory.SIGNS,
     *compilers.SIGNS,
     *packages.SIGNS,
     *settings.SIGNS,
     *model_files.SIGNS,
     *hub.SIGNS,
-    *patterns.SIGNS,
+    *command_line.SIGNS,
+    *engine.SIGNS,
 )
+SIGNS = tuple(sorted(_BY_FAMILY, key=lambda sign: sign.general))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vllm_magic.engine.failures import machine_hints
-from vllm_magic.engine.failures.patterns import Sign
+from vllm_magic.engine.failures.signs.sign import Sign
 
 _PREBUILT = "Install the package flashinfer-jit-cache beside vLLM, or add --env VLLM_USE_FLASHINFER_SAMPLER=0"
 

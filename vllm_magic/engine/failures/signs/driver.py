@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vllm_magic.engine.failures import machine_hints
-from vllm_magic.engine.failures.patterns import Sign
+from vllm_magic.engine.failures.signs.sign import Sign
 
 _OTHER_BUILD = (
     "Update the driver, or install a vLLM that was built for a CUDA that the driver runs (%vllm doctor)"
@@ -95,5 +95,11 @@ SIGNS = (
         r"CUDA error: operation not supported",
         "The driver refuses an operation: mostly a virtual GPU (vGPU) that does not allow it",
         "Try --enforce-eager and --disable-custom-all-reduce; a vGPU needs unified memory enabled by its administrator",
+    ),
+    Sign(  # vllm/config/device.py
+        r"Failed to infer device type",
+        "vLLM finds no GPU that it can use",
+        "Check CUDA_VISIBLE_DEVICES and the driver: %vllm doctor tells what is wrong",
+        general=True,
     ),
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vllm_magic.engine.failures import machine_hints
-from vllm_magic.engine.failures.patterns import Sign
+from vllm_magic.engine.failures import hints, machine_hints
+from vllm_magic.engine.failures.signs.sign import Sign
 
 SIGNS = (
     Sign(
@@ -87,5 +87,16 @@ SIGNS = (
         r"CUDA error: invalid argument",
         "CUDA was called with a value that it does not take: mostly the driver and this build of vLLM do not fit together",
         "Update the driver and vLLM, or try --enforce-eager and --disable-custom-all-reduce",
+    ),
+    Sign(  # vllm/config/vllm.py
+        r"The quantization method (\w+) is not supported for the current GPU\. Minimum capability: (\d{2,3})\. "
+        r"Current capability: (\d{2,3})",
+        hints.capability,
+        "Choose another --quantization, or another GPU",
+    ),
+    Sign(  # vllm/platforms/cuda.py
+        r"Bfloat16 is only supported on GPUs with compute capability of at least 8\.0\.(?: Your (.{0,100}?) GPU (.{0,100}?)\. )?",
+        hints.no_bfloat16,
+        "Add --dtype half",
     ),
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vllm_magic.engine.failures import machine_hints
-from vllm_magic.engine.failures.patterns import Sign
+from vllm_magic.engine.failures import hints, machine_hints
+from vllm_magic.engine.failures.signs.sign import Sign
 
 SIGNS = (
     Sign(
@@ -47,5 +47,45 @@ SIGNS = (
         r"Cache directory not found: (\S{1,300}?)\.?(?:\s|$)",
         "There is no folder {0} for the cache of the Hub",
         "Make it, or correct HF_HUB_CACHE and HF_HOME",
+    ),
+    Sign(  # huggingface_hub/utils/_validators.py
+        r"Repo id must be in the form .{0,300}?: '(.{0,300}?)'",
+        "There is no model at {0}",
+        "Check the path, or give a Hugging Face name such as Qwen/Qwen3-0.6B",
+    ),
+    Sign(  # huggingface_hub/_snapshot_download.py
+        r"Cannot find an appropriate cached snapshot folder",
+        hints.not_on_this_machine,
+        "Check the name, or unset HF_HUB_OFFLINE to download it",
+    ),
+    Sign(  # huggingface_hub/utils/_http.py, in offline mode
+        r"Cannot reach (\S+): offline mode is enabled",
+        "The model is not on this machine, and going online is disabled: {0}",
+        "Unset HF_HUB_OFFLINE to download it",
+    ),
+    Sign(  # transformers/utils/hub.py
+        r"You are trying to access a gated repo|Cannot access gated repo for url",
+        hints.gated,
+        hints.gated_page,
+    ),
+    Sign(  # transformers/utils/hub.py
+        r"(?<!\S)(\S+) is not a local folder and is not a valid model identifier",
+        "There is no model called {0}",
+        "Check the name; a private one needs HF_TOKEN in the environment",
+    ),
+    Sign(  # transformers/utils/hub.py
+        r"(?<!\S)(\S+) is not a valid git identifier", "The model has no revision {0}", hints.revisions
+    ),
+    Sign(  # huggingface_hub/utils/_http.py; the Hub also answers 401 for a model that does not exist
+        r"(40[13]) Client Error",
+        "Hugging Face refuses the model ({0})",
+        "Check the name, and set HF_TOKEN to a token that may read it",
+        general=True,
+    ),
+    Sign(  # vllm/transformers_utils/config.py
+        r"Invalid repository ID or local directory specified: {0,20}'(.{0,500}?)'",
+        "There is no model in {0}",
+        "Check the name; a folder needs a config.json",
+        general=True,
     ),
 )

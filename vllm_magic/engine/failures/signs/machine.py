@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vllm_magic.engine.failures import machine_hints
-from vllm_magic.engine.failures.patterns import Sign
+from vllm_magic.engine.failures.signs.sign import Sign
 
 _LARGER_SHM = "Make it larger (docker run --shm-size=8g; in Kubernetes an emptyDir with medium: Memory), or free some of it"
 
@@ -72,4 +72,5 @@ SIGNS = (
         "The environment variable VLLM_PORT is {0}: Kubernetes sets it for a service that is called vllm",
         "Rename the service, set enableServiceLinks: false in the pod, or remove the variable (%env VLLM_PORT=)",
     ),
+    Sign(r"No such file or directory: '(.{0,500}?)'", "There is no file {0}", "Check the path", general=True),
 )

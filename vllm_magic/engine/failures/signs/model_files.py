@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vllm_magic.engine.failures import machine_hints
-from vllm_magic.engine.failures.patterns import Sign
+from vllm_magic.engine.failures.signs.sign import Sign
 
 _WHOLE = "Download it again whole (%vllm pull), and check that git-lfs has fetched the weights"
 
@@ -117,5 +117,40 @@ SIGNS = (
         r"The model type '(\w{1,60})' does not support float16\. Reason: (.{1,100}?)\. Please use (\w{1,20})",
         "Models of the type {0} cannot be served in float16 ({1})",
         "Set --dtype {2}, which a GPU below compute capability 8.0 does not have; there float32 is left",
+    ),
+    Sign(  # transformers/dynamic_module_utils.py
+        r"The repository (\S+) contains custom code which must be executed",
+        "{0} brings code of its own, and that is not run unasked",
+        "Look at it, and add --trust-remote-code if you trust it",
+    ),
+    Sign(  # vllm/transformers_utils/config.py
+        r"Failed to load the model config\. If the model is a custom model",
+        "The model's configuration needs code of its own, and that is not run unasked",
+        "Look at it, and add --trust-remote-code if you trust it; or upgrade transformers",
+    ),
+    Sign(  # transformers/models/auto/configuration_auto.py
+        r"has model type `(.{0,300}?)` but Transformers does not recognize this architecture",
+        "Transformers does not know the model type {0}",
+        "Upgrade transformers beside vLLM, or check model_type in the model's config.json",
+    ),
+    Sign(  # vllm/model_executor/models/registry.py
+        r"Model architectures \[(.{0,300}?)\] are not supported for now",
+        "vLLM does not support the architecture {0}",
+        "Choose another model, or a newer vLLM",
+    ),
+    Sign(  # vllm/model_executor/model_loader/default_loader.py
+        r"Cannot find any model weights with `(.{0,500}?)`",
+        "There are no weights in {0}",
+        "Check that it was downloaded whole (*.safetensors), or choose another --load-format",
+    ),
+    Sign(  # vllm/model_executor/model_loader/__init__.py
+        r"Load format `(.{0,300}?)` is not supported",
+        "There is no load format {0}",
+        "Leave --load-format out, or look it up: vllm serve --help=load-format",
+    ),
+    Sign(  # vllm/model_executor/model_loader/weight_utils.py
+        r"Cannot find the config file for (\w+)",
+        "The model is not quantized with {0}: it has no configuration for that",
+        "Leave --quantization out, or choose a model that was quantized with {0}",
     ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vllm_magic.engine.failures import hints, machine_hints
-from vllm_magic.engine.failures.patterns import Sign
+from vllm_magic.engine.failures.signs.sign import Sign
 
 _OWN_ENVIRONMENT = "Install vLLM again, in an environment of its own"
 
@@ -83,5 +83,16 @@ SIGNS = (
         r"has no attribute all_special_tokens_extended",
         "The transformers beside vLLM is too new: this vLLM needs one before 5",
         machine_hints.install("'transformers<5'"),
+    ),
+    Sign(  # Python's dynamic loader
+        r"ImportError: (\S{1,300}\.so\S{0,100}: undefined symbol.*)",
+        "vLLM's compiled part does not fit what is installed beside it: {0}",
+        "Install vLLM again, in an environment of its own: its torch was changed",
+    ),
+    Sign(
+        r"ModuleNotFoundError: No module named '(.{0,300}?)'",
+        "vLLM misses the module {0}",
+        "Install it beside vLLM",
+        general=True,
     ),
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vllm_magic.engine.failures import machine_hints
-from vllm_magic.engine.failures.patterns import Sign
+from vllm_magic.engine.failures import hints, machine_hints
+from vllm_magic.engine.failures.signs.sign import Sign
 
 SIGNS = (
     Sign(  # vllm/config/parallel.py
@@ -67,5 +67,10 @@ SIGNS = (
         r"NCCL error.{0,300}invalid usage|ncclInvalidUsage|Duplicate GPU detected",
         "NCCL was asked for what it does not do: mostly two processes got the same GPU",
         "Check CUDA_VISIBLE_DEVICES and --gpus for a GPU that is named twice; --env NCCL_DEBUG=WARN shows more",
+    ),
+    Sign(  # vllm/config/model.py
+        r"Total number of attention heads \((\d{1,9})\) must be divisible by tensor parallel size \((\d{1,9})\)",
+        "The model's {0} attention heads cannot be divided among {1} GPUs",
+        hints.parallel_sizes,
     ),
 )

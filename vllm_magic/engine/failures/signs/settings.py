@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vllm_magic.engine.failures import machine_hints
-from vllm_magic.engine.failures.patterns import Sign
+from vllm_magic.engine.failures import hints, machine_hints
+from vllm_magic.engine.failures.signs.sign import Sign
 
 SIGNS = (
     Sign(  # vllm/lora/peft_helper.py
@@ -65,5 +65,31 @@ SIGNS = (
         r"Can't determine cudagraph shapes that are both a multiple of (\d{1,9}) .{1,100}? and (\d{1,9})",
         "No batch size is a multiple of {0} (speculative tokens and one) and of {1} (GPUs) as well",
         "Change num_speculative_tokens in --speculative-config, or --tensor-parallel-size",
+    ),
+    Sign(
+        r"\[Errno 98\]",
+        "The port is taken",
+        "Choose another --port, or leave it out for a free one",
+        port=True,
+    ),
+    Sign(
+        r"port must be 0-65535",
+        "The port is none: it must be 0 to 65535",
+        "Use 1 to 65535, or leave --port out for a free one",
+    ),
+    Sign(  # vllm/config/model.py
+        r"User-specified max_model_len \((\d+)\) is greater than the derived max_model_len \(\w+=(\d+)",
+        "The model takes {1} tokens, and --max-model-len asks for {0}",
+        "Lower --max-model-len to {1}",
+    ),
+    Sign(  # vllm/config/model.py
+        r"Sleep mode is not supported on current platform",
+        "Sleep mode is not supported on this platform",
+        "Leave --enable-sleep-mode out: it needs a GPU",
+    ),
+    Sign(  # vllm/config/vllm.py
+        r"torch\.(\w+) is not supported for quantization method (\w+)\.? ?(?:Supported dtypes: \[(.{0,300}?)\])?",
+        "{1} does not work with {0}",
+        hints.dtypes,
     ),
 )

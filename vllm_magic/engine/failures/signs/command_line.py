@@ -1,0 +1,37 @@
+"""Failures of vLLM's command line and of its configuration's fields: argparse, pydantic."""
+
+from __future__ import annotations
+
+from vllm_magic.engine.failures import hints
+from vllm_magic.engine.failures.signs.sign import Sign
+
+_ARGUMENT = r"error: argument ([^\s:/]{1,100})(?:/\S{1,100})?:"  # --tensor-parallel-size/-tp
+
+SIGNS = (  # Python's argparse.py, and vllm/utils/argparse_utils.py; exit code 2
+    Sign(r"error: unrecognized arguments: (.*)(?:\nHint: (.*))?", "vLLM does not know {0}", hints.flag_meant),
+    Sign(
+        rf"{_ARGUMENT} invalid choice: (.{{0,300}}?)(?:, maybe [^(\n]{{0,300}})? \(choose from ([^)\n]*)",
+        "{0} cannot be {1}",
+        hints.choice_meant,
+    ),
+    Sign(rf"{_ARGUMENT} invalid (\w{{1,100}}) value: (.*)", "{0} cannot be {2}", hints.number_meant),
+    Sign(
+        rf"{_ARGUMENT} .{{0,500}}\n {{0,20}}Invalid JSON: (.{{0,300}}?) \[type=json_invalid, input_value=(.{{0,300}}?), input_type",
+        "{0} is no JSON: {1}",
+        "It was given as {2}. Put JSON in single quotes: {0} '{{\"name\": 1}}'",
+    ),
+    Sign(r"^ *(Invalid JSON: .*?) \[type=", "{0}", "Put JSON in single quotes: --flag '{{\"name\": 1}}'"),
+    Sign(
+        r"FileNotFoundError: \[Errno 2\] No such file or directory: '(.{1,500}\.ya?ml)'",
+        "There is no file {0}",
+        "Check the path behind --config",
+    ),
+    Sign(rf"{_ARGUMENT} (.+)", "{0}: {1}", "Correct the value of {0}", general=True),
+    Sign(r"^vllm[\w ]*: error: (\w.*)", "{0}", "Look it up: vllm serve --help=all", general=True),
+    Sign(  # pydantic
+        r"^([\w.\[\],]+)\n +Input (should .{0,500}?) \[type=\w+(?:, input_value=(.{0,500}?), input_type)?",
+        hints.field,
+        hints.field_hint,
+        general=True,
+    ),
+)
