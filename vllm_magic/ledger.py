@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic.guard import record as records
-from vllm_magic.guard.control_socket import NAME as CONTROL
+from vllm_magic.guard.control_socket import SOCKET_NAME as CONTROL
 from vllm_magic.guard.folder import clear, discard
 from vllm_magic.guard.record import BrokenRecordError, Phase, Record
 from vllm_magic.linux import files, home, machine, marks, processes, trusted_path

@@ -291,7 +291,7 @@ def stuck(kernel, fake_gpus, monkeypatch):
     for name, value in stand_in.options(vram_teardown_s=600.0).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("vllm_magic.gpu.probe.Probe", by_hand.PatientProbe)
-    monkeypatch.setattr("vllm_magic.release.local_verifier.LIMIT", 1.0)
+    monkeypatch.setattr("vllm_magic.release.local_verifier.MEMORY_LIMIT", 1.0)
     monkeypatch.setattr("vllm_magic.release.local_verifier.REPEATED_LIMIT", 1.0)
 
     def give_back() -> None:

@@ -24,7 +24,13 @@ from shells import a_shell
 
 from vllm_magic import ledger
 from vllm_magic.children import flag_reading
-from vllm_magic.commands.declaration import Action, Argument, CommandDeclaration, CommandOption, ValueKind
+from vllm_magic.commands.declaration import (
+    Argument,
+    CommandAction,
+    CommandDeclaration,
+    CommandOption,
+    ValueKind,
+)
 from vllm_magic.commands.front_end import CELL
 from vllm_magic.engine.flags import flag_table
 from vllm_magic.jupyter.commands import registry
@@ -283,7 +289,7 @@ ACTING = replace(
     MADE,
     name="acting",
     arguments=(),
-    actions=(Action("begin", "begin it", MADE.arguments), Action("end", "end it")),
+    actions=(CommandAction("begin", "begin it", MADE.arguments), CommandAction("end", "end it")),
 )
 
 
@@ -391,7 +397,7 @@ def test_names_of_servers_that_were_kept(shell, executable, traces, monkeypatch)
 def test_gpus(shell, fake_gpus, monkeypatch):
     """As the driver says, once it has answered before; but it is not waited for."""
     monkeypatch.setattr(values, "DRIVER_LIMIT", 30.0)
-    monkeypatch.setattr(values, "DEVICES", fake_gpus)
+    monkeypatch.setattr(values, "DEVICE_FOLDER", fake_gpus)
     manager.close()
     for typed in ("", "a", "aut"):
         assert list(ask(shell, f"%vllm start --gpus {typed}|")) == ["auto"]
@@ -406,11 +412,11 @@ def test_gpus(shell, fake_gpus, monkeypatch):
 def test_gpus_by_their_device_files(monkeypatch, tmp_path):
     for name in ("nvidia0", "nvidia7", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
-    monkeypatch.setattr(values, "DEVICES", tmp_path)
+    monkeypatch.setattr(values, "DEVICE_FOLDER", tmp_path)
     monkeypatch.setitem(sys.modules, "vllm_magic.manager.manager", None)
     monkeypatch.delitem(sys.modules, "vllm_magic.manager.manager")
     assert [one.text for one in values.of_kind(ValueKind.GPUS, "")] == ["0", "1", "auto"]
-    monkeypatch.setattr(values, "DEVICES", tmp_path / "none")
+    monkeypatch.setattr(values, "DEVICE_FOLDER", tmp_path / "none")
     assert [one.text for one in values.of_kind(ValueKind.GPUS, "")] == ["auto"]
 
 

@@ -134,7 +134,7 @@ class TestVllm:
         assert installed.find(str(script)) == installed.Installed(str(script), version, None)
 
     def test_a_python_that_hangs_or_fails(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(installed, "LIMIT", 0.2)
+        monkeypatch.setattr(installed, "METADATA_LIMIT", 0.2)
         for does in ("sleep 60", "exit 3", "echo"):
             python = self.script(tmp_path, f"#!/bin/sh\nexec {does}\n", "python")
             script = self.script(tmp_path, f"#!{python}\n")
@@ -150,7 +150,7 @@ class TestVllm:
     @pytest.mark.parametrize("alone", ["", "setsid"])
     def test_a_python_whose_child_keeps_the_output_open(self, tmp_path, monkeypatch, alone):
         """The answer counts as soon as the process has ended, and the child is ended with it."""
-        monkeypatch.setattr(installed, "LIMIT", 60.0)
+        monkeypatch.setattr(installed, "METADATA_LIMIT", 60.0)
         child = self.script(tmp_path, f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 600\n", "child")
         begun = f"until [ -s {tmp_path}/pid ]; do sleep 0.01; done"
         python = self.script(tmp_path, f"#!/bin/sh\n{alone} {child} &\n{begun}\necho vllm 1.2\n", "python")

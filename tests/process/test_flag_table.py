@@ -467,7 +467,7 @@ def test_it_is_ended_with_all_that_it_has_started(cache_folder, vllm, monkeypatc
 
 
 def test_one_that_hangs_is_ended(cache_folder, shared_vllm, monkeypatch):
-    monkeypatch.setattr(flag_reading, "LIMIT", 1.0)
+    monkeypatch.setattr(flag_reading, "READ_LIMIT", 1.0)
     monkeypatch.setenv("STAND_IN_FLAGS_S", "600")
     failed(shared_vllm)
     assert flag_table.failure(shared_vllm) == "the reader failed: it took longer than 1.0 s"

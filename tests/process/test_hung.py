@@ -89,7 +89,7 @@ def test_a_stop_in_a_terminal_ends_them(frozen, traces, capsys, monkeypatch):
 
 def test_guards_that_continue_release_the_server_themselves(frozen, probe, traces, monkeypatch):
     entry, everyone = frozen
-    monkeypatch.setattr(hung_guards, "PATIENCE", LIMIT)
+    monkeypatch.setattr(hung_guards, "STOPPED_LIMIT", LIMIT)
     waking = threading.Timer(0.5, lambda: [pidfd.send(one, signal.SIGCONT) for one in entry.guards])
     waking.start()
     assert sweep(probe) == []

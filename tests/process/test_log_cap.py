@@ -13,7 +13,7 @@ from records import record
 from vllm_magic.engine.startup.log import tail
 from vllm_magic.guard import log_cap
 from vllm_magic.guard.client import GuardPair
-from vllm_magic.guard.log_cap import CHECK_INTERVAL, LIMIT
+from vllm_magic.guard.log_cap import CHECK_INTERVAL, LARGEST_LOG
 from vllm_magic.guard.protocol import Ended, LaunchRequest, Started
 from vllm_magic.linux import processes
 
@@ -62,7 +62,7 @@ class TestByTheGuard:
                 heard += pair.receive() or []
             inner = next(message for message in heard if isinstance(message, Started)).inner[0]
             deadline = time.monotonic() + 120
-            while tail(log, 1) != ["end of it"] or on_disk(log) > LIMIT // 2:
+            while tail(log, 1) != ["end of it"] or on_disk(log) > LARGEST_LOG // 2:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
             time.sleep(CHECK_INTERVAL * 4)
@@ -79,7 +79,7 @@ class TestByTheGuard:
             pair.close()
         assert any(isinstance(message, Ended) for message in heard)
         kept = tmp_path / "kept.log"
-        assert kept.stat().st_size <= LIMIT // 2 + MIB
+        assert kept.stat().st_size <= LARGEST_LOG // 2 + MIB
         assert tail(kept, 1) == ["end of it"]
         assert tail(kept, 10**6)[0] == "x" * 99
 

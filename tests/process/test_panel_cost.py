@@ -73,7 +73,7 @@ def test_half_an_hour_leaves_nothing(home, spec):
 def half_an_hour(spec: ServerSpec) -> Result:
     """The controller looks without a pause, and so does the sampler."""
     poller.PERIOD = 0.0
-    timeseries.MOST = SHORT
+    timeseries.MOST_SAMPLES = SHORT
     manager = Manager()
     try:
         server = manager.start(spec).server

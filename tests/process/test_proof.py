@@ -55,7 +55,7 @@ def probe(driver):
 @pytest.fixture
 def soon(monkeypatch):
     """Shorten the wait for memory that does not come back."""
-    monkeypatch.setattr(local_verifier, "LIMIT", 0.3)
+    monkeypatch.setattr(local_verifier, "MEMORY_LIMIT", 0.3)
 
 
 @pytest.fixture

@@ -39,12 +39,12 @@ def asked_for(server) -> list:
 @pytest.fixture(autouse=True)
 def long_end(monkeypatch):
     """On a busy machine a look may come late."""
-    monkeypatch.setattr(sampler, "LINGER", 60.0)
+    monkeypatch.setattr(sampler, "POLLED_AFTER_END", 60.0)
 
 
 @pytest.fixture
 def quick_end(monkeypatch):
-    monkeypatch.setattr(sampler, "LINGER", 0.5)
+    monkeypatch.setattr(sampler, "POLLED_AFTER_END", 0.5)
 
 
 class TestWhatItSees:
@@ -86,14 +86,14 @@ class TestWhatItSees:
 
     def test_what_it_has_just_seen_needs_no_look(self, manager, spec, fake_gpus, monkeypatch):
         server = manager.start(spec(gpus="0"), timeout=60).server
-        monkeypatch.setattr(sampler, "FRESH", 60.0)
+        monkeypatch.setattr(sampler, "MAX_SNAPSHOT_AGE", 60.0)
         until(lambda: manager._sampler.fresh, "nothing is seen")
         with monkeypatch.context() as patched:
             patched.setattr(manager.probe, "snapshot", lambda: pytest.fail("the driver is asked"))
             assert [gpu.used for gpu in manager.recent_gpus().gpus] == [2 * GIB, 0]
         server.stop()  # what was seen before a change is none
         assert [gpu.used for gpu in manager.recent_gpus().gpus] == [0, 0]
-        monkeypatch.setattr(sampler, "FRESH", 0.0)
+        monkeypatch.setattr(sampler, "MAX_SNAPSHOT_AGE", 0.0)
         assert manager._sampler.fresh is None
 
     def test_one_that_is_not_ready_is_not_asked(self, manager, spec):

@@ -94,7 +94,7 @@ def test_metrics_of_a_person(manager, spec, monkeypatch):
 def test_a_stop_while_the_head_of_a_cluster_is_asked(manager, executable, monkeypatch, traces):
     from vllm_magic.cluster import rest
 
-    monkeypatch.setattr(rest, "LIMIT", FOR_EVER)
+    monkeypatch.setattr(rest, "RESPONSE_LIMIT", FOR_EVER)
     with Misbehaving("headers, a byte at a time") as head:
         server = manager.start(ServerSpec("tiny", executable=executable, cluster=head.url), wait=False).server
         assert head.met.wait(LIMIT)

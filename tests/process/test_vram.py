@@ -105,7 +105,7 @@ def test_memory_that_comes_back_late_is_waited_for(manager, spec, fake_gpus, tra
 @pytest.fixture
 def soon(monkeypatch):
     """No test waits a minute for memory that does not come back."""
-    monkeypatch.setattr("vllm_magic.release.local_verifier.LIMIT", 1.0)
+    monkeypatch.setattr("vllm_magic.release.local_verifier.MEMORY_LIMIT", 1.0)
     monkeypatch.setattr("vllm_magic.release.local_verifier.REPEATED_LIMIT", 1.0)
 
 

@@ -1,4 +1,4 @@
-"""The names in the package: none has a word that was retired, and no two classes have the same name.
+"""The names in the package: none has a word that was retired, and no two classes or type aliases have the same name.
 
 A retired word is a picture that a reader has to know the story of. The field's standard term stands in its place.
 """
@@ -45,6 +45,7 @@ RETIRED = [
     "visitors",
 ]
 
+TYPE = re.compile(r"_?[A-Z][A-Za-z0-9]*[a-z][A-Za-z0-9]*")
 _PARTS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
@@ -86,10 +87,19 @@ def test_no_name_has_a_retired_word(modules):
     assert found == set()
 
 
-def test_no_two_classes_have_the_same_name(modules):
-    count = Counter(
-        node.name for tree in modules.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
-    )
+def types(tree: ast.Module) -> Iterator[str]:
+    """The name of every class, and of every type alias at the top of the module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
+        yield from (one.id for one in targets if isinstance(one, ast.Name) and TYPE.fullmatch(one.id))
+
+
+def test_no_two_types_have_the_same_name(modules):
+    count = Counter(name for tree in modules.values() for name in types(tree))
     assert [name for name, times in count.items() if times > 1] == []
 
 

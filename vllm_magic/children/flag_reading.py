@@ -19,7 +19,7 @@ from vllm_magic.linux import files
 if TYPE_CHECKING:
     from vllm_magic.engine.flags.flag_table import FlagTable
 
-LIMIT = 900.0  # seconds; on a disk that is cold, and a machine that has better things to do, it takes long
+READ_LIMIT = 900.0  # seconds; reading takes long from a cold disk, and on a busy machine
 RENEWAL = 600.0  # seconds after which a result that has become invalid is read anew
 RETRY = 86400.0  # seconds after which the flags are read again if the reader left no result
 
@@ -106,7 +106,7 @@ def _spawn(path: str, result: Path, words: list[str]) -> WatchedProcess:
     }
     return WatchedProcess(
         _WATCH,
-        (str(result), str(LIMIT), json.dumps(failure), *words),
+        (str(result), str(READ_LIMIT), json.dumps(failure), *words),
         # No GPU: the flags do not depend on it, and it must not hold memory that a release waits for. And no network.
         {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
         stdout=subprocess.DEVNULL,

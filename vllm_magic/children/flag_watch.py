@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
 from vllm_magic.children.watchdog import KILLED, arguments, watch
 
-MOST = 2**26  # bytes of each file that the words write; a table has some 100 kB
+LARGEST_FILE = 2**26  # bytes of each file that the words write; a table has some 100 kB
 
 
 BUSY = (
@@ -38,7 +38,7 @@ def main() -> int:
     os.setpriority(os.PRIO_PROCESS, 0, 19)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    most = MOST if hard == resource.RLIM_INFINITY else min(MOST, hard)
+    most = LARGEST_FILE if hard == resource.RLIM_INFINITY else min(LARGEST_FILE, hard)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     new = result.with_suffix(".new")
     fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

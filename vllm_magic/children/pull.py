@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.models.download import Download
 
 _CHILD = Path(__file__).with_name("pull_child.py")
-INTERVAL = 0.5  # seconds between readings of the progress
+POLL_INTERVAL = 0.5  # seconds between readings of the progress
 _FIELDS = ("total", "path", "error", "text")  # the fields that `pull_child` prints
 # The exceptions of huggingface_hub (its errors.py), each with a message.
 _MEANINGS = {
@@ -67,7 +67,7 @@ def pull(
     answer: dict[str, Any] = {}
     words = [*_python(vllm), "-u", str(_CHILD), model, revision or "", str(hf_cache.folder((), os.environ))]
     with contextlib.closing(ChildProcess(words, {"HF_HUB_DISABLE_PROGRESS_BARS": "1"})) as child:
-        for lines in child.lines(INTERVAL):
+        for lines in child.lines(POLL_INTERVAL):
             for line in lines:
                 answer |= _read(line)
             seen = downloads.progress()

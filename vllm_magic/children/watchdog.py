@@ -28,7 +28,7 @@ from vllm_magic.linux import marks, processes
 from vllm_magic.linux.prctl import become_subreaper, die_with_parent
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-MARK = "VLLM_MAGIC_CHILD"  # in the environment of this process; its value is eight hexadecimal digits
+CHILD_MARK = "VLLM_MAGIC_CHILD"  # in the environment of this process; its value is eight hexadecimal digits
 KILLED = 128 + signal.SIGKILL  # the exit code for a command that SIGKILL does not end
 
 
@@ -104,7 +104,7 @@ def watch(others: list[int], words: list[str], limit: float = math.inf, **stream
         os.set_inheritable(fd, False)
     become_subreaper()
     with contextlib.suppress(OSError, ValueError):  # limits cannot be set, see `linux.marks`
-        marks.seal(os.environ.get(MARK, ""))
+        marks.seal(os.environ.get(CHILD_MARK, ""))
     woken, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     asked: list[int] = []

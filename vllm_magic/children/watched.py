@@ -9,7 +9,7 @@ import secrets
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from vllm_magic.children.watchdog import MARK
+from vllm_magic.children.watchdog import CHILD_MARK
 from vllm_magic.engine.command import OF_THE_KERNEL
 from vllm_magic.guard.ladder import Ladder
 from vllm_magic.linux import forks, marks, pidfd, pidfd_calls, python
@@ -54,10 +54,10 @@ class WatchedProcess:
         **options: Any,
     ) -> None:
         mark = secrets.token_hex(4)
-        self._mark = f"{MARK}={mark}".encode()
+        self._mark = f"{CHILD_MARK}={mark}".encode()
         self._cleared = False
         kept = {name: value for name, value in os.environ.items() if name not in OF_THE_KERNEL}
-        given = {**kept, **env, MARK: mark}
+        given = {**kept, **env, CHILD_MARK: mark}
         watched: list[int] = []
         try:
             watched.append(pidfd_calls.open_pid(os.getpid()))

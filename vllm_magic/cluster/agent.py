@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 POLL_INTERVAL = 0.5  # seconds between requests for the state of a job that waits for room
 LONG_INTERVAL = 5.0  # the same for a running job; usually the last line of its log shows the end earlier
 SUBMIT_LIMIT = 60.0  # seconds for the cluster to accept the job
-UNKNOWN = 3  # how often in a row the head must not know the job before the agent believes it
+UNKNOWN_ANSWERS = 3  # how often in a row the head must not know the job before the agent believes it
 LAST_LINES_LIMIT = 2.0  # seconds for the end of the job's log to arrive
 LONGEST_LINE = 2**20  # bytes; a longer line is copied in pieces
 END_LIMIT = 120.0  # seconds for a job to end after a request to stop; the guards may end the agent earlier
 # Seconds after SIGTERM until Ray itself sends SIGKILL. The guards on the node need this time to end the server, and the
-# job to wait for its memory (guard.ladder.KILL_LIMIT and release.local_verifier.LIMIT).
+# job to wait for its memory (guard.ladder.KILL_LIMIT and release.local_verifier.MEMORY_LIMIT).
 STOP_WAIT = "100"
 
 
@@ -150,13 +150,13 @@ class Agent:
         """Return the job; None if the cluster does not answer.
 
         Raises:
-            JobUnknownError: the head did not know the job `UNKNOWN` times in a row.
+            JobUnknownError: the head did not know the job `UNKNOWN_ANSWERS` times in a row.
         """
         try:
             job = await asyncio.to_thread(self._ray.job, self._spec.job)
         except JobUnknownError:  # a single such answer may come from a proxy
             self._unknown += 1
-            if self._unknown >= UNKNOWN:
+            if self._unknown >= UNKNOWN_ANSWERS:
                 raise
             return None
         except ClusterUnreachable:

@@ -8,7 +8,7 @@ import contextlib
 from vllm_magic.engine import free_port
 
 LOOPBACK = "127.0.0.1"
-PIECE = 2**16  # bytes
+CHUNK = 2**16  # bytes
 
 
 class Forwarder:
@@ -68,7 +68,7 @@ class Forwarder:
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
-        while data := await reader.read(PIECE):
+        while data := await reader.read(CHUNK):
             writer.write(data)
             await writer.drain()
     finally:

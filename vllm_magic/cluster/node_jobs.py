@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
     from vllm_magic.cluster.rest import Ray
 
-LIMIT = 60.0  # seconds for all helper jobs together
+HELPER_LIMIT = 60.0  # seconds for all helper jobs together
 POLL_INTERVAL = 0.25  # seconds between requests for the state of the helper jobs
 
 
 def ask_nodes(
     ray: Ray, job: str, option: str, nodes: Mapping[str, Collection[int]], helper_jobs: list[str]
 ) -> dict[str, Mapping[str, Any]]:
-    """Ask all nodes at the same time, and wait up to `LIMIT` seconds for the answers.
+    """Ask all nodes at the same time, and wait up to `HELPER_LIMIT` seconds for the answers.
 
     Args:
         ray: the cluster.
@@ -52,7 +52,7 @@ def ask_nodes(
             runtime_env={"working_dir": f"{wire.SCHEME}{package.name(helper)}"},
         )
         helper_jobs.append(helper)
-    pause, deadline = threading.Event(), time.monotonic() + LIMIT
+    pause, deadline = threading.Event(), time.monotonic() + HELPER_LIMIT
     while time.monotonic() < deadline and not all(_is_over(ray, helper) for helper in asked.values()):
         pause.wait(POLL_INTERVAL)
     found = {}

@@ -11,8 +11,8 @@ from vllm_magic.linux import files
 if TYPE_CHECKING:
     from pathlib import Path
 
-NAME = "cluster.json"
-LONGEST = 2**20  # bytes
+FILE_NAME = "cluster.json"
+LARGEST_FILE = 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ class Placement:
 
 def write(folder: Path, placement: Placement) -> None:
     """Write the file, or replace it; ``folder`` is the server's TMPDIR."""
-    new = folder / f"{NAME}.new"
+    new = folder / f"{FILE_NAME}.new"
     new.write_text(json.dumps(asdict(placement)))
-    new.replace(folder / NAME)
+    new.replace(folder / FILE_NAME)
 
 
 def read(folder: Path) -> Placement:
     """Return the placement from the file; the default one if the file is missing or not valid."""
     try:
-        fields = json.loads(files.read_regular(folder / NAME, LONGEST))
+        fields = json.loads(files.read_regular(folder / FILE_NAME, LARGEST_FILE))
         return Placement(**{**fields, "nodes": tuple(fields["nodes"])})
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return Placement()

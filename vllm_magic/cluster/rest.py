@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from vllm_magic.engine.client.exchange import HttpResponse
 
 _T = TypeVar("_T")
-AUTO = "auto"
+AUTO_ADDRESS = "auto"
 DASHBOARD = 8265
-VERSION = "/api/version"
-LIMIT = 10.0  # seconds for a whole answer
-MOST = 64 * 2**20  # bytes of an answer: of 10,000 actors, or of the lines of a log
+VERSION_PATH = "/api/version"
+RESPONSE_LIMIT = 10.0  # seconds for a whole answer
+LARGEST_RESPONSE = 64 * 2**20  # bytes of an answer: of 10,000 actors, or of the lines of a log
 JSON = {"Content-Type": "application/json"}
 LOG_SILENCE = 3600.0  # seconds without a new line, after which the log is requested again from its beginning
 LOG_LINES = 1000  # lines from the end of a log that `tail` asks for
@@ -73,7 +73,7 @@ class Ray:
 
     def version(self) -> str:
         """Return the version of Ray on the cluster."""
-        answer = self._ask("GET", VERSION)
+        answer = self._ask("GET", VERSION_PATH)
         if not isinstance(answer, dict) or "ray_version" not in answer:
             raise ClusterError(self._no_ray)
         return str(answer["ray_version"])
@@ -119,7 +119,7 @@ class Ray:
         }
         url = f"{self._url}/api/v0/logs/stream?{urlencode(query)}"
         with contextlib.suppress(NoAnswerError):
-            exchange = Exchange("GET", url, LIMIT, headers=self._headers, trust=self._trust)
+            exchange = Exchange("GET", url, RESPONSE_LIMIT, headers=self._headers, trust=self._trust)
             with contextlib.closing(exchange):
                 if exchange.status == HTTPStatus.OK:
                     yield from exchange.pieces(LOG_SILENCE)
@@ -182,7 +182,7 @@ class Ray:
         try:
             return answer.json()
         except (ValueError, RecursionError):
-            raise (ClusterError if path == VERSION else ClusterUnreachable)(self._no_ray) from None
+            raise (ClusterError if path == VERSION_PATH else ClusterUnreachable)(self._no_ray) from None
 
     def _send(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
@@ -191,10 +191,10 @@ class Ray:
             answer = ask(
                 method,
                 self._url + path,
-                LIMIT,
+                RESPONSE_LIMIT,
                 body=body,
                 headers={**self._headers, **(headers or {})},
-                most=MOST,
+                most=LARGEST_RESPONSE,
                 trust=self._trust,
             )
         except NoAnswerError as error:
@@ -205,7 +205,7 @@ class Ray:
             raise ClusterError(
                 f"The Ray cluster at {self.address} asks for a token, or refuses the token that was sent. Set RAY_AUTH_TOKEN."
             )
-        if answer.status == HTTPStatus.NOT_FOUND and path == VERSION:
+        if answer.status == HTTPStatus.NOT_FOUND and path == VERSION_PATH:
             raise ClusterError(self._no_ray)
         if answer.status == HTTPStatus.NOT_FOUND and path.startswith("/api/jobs/"):
             raise JobUnknownError(f"The Ray cluster at {self.address} does not know the job any more.")
@@ -226,7 +226,7 @@ def resolved(address: str) -> str:
     Raises:
         InvalidOption: the address is "auto", and $RAY_ADDRESS is not set or is no HTTP address.
     """
-    if address == AUTO:
+    if address == AUTO_ADDRESS:
         address = os.environ.get("RAY_ADDRESS", "")
         if not address.startswith("http"):
             raise InvalidOption(

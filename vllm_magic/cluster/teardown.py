@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from vllm_magic.cluster.rest import Ray
 
 POLL_INTERVAL = 0.25  # seconds between requests for the state of a job that is ending
-UNKNOWN = 5.0  # seconds; a job that the head does not know for that long is gone
+UNKNOWN_LIMIT = 5.0  # seconds; a job that the head does not know for that long is gone
 BY_ITSELF = 3.0  # seconds for Ray to end the actors and placement groups of a job, before this module does
 RECORDED = 5.0  # seconds from the end of a job until its record can be removed, also from a busy head
-MOST = 100  # helper jobs of one kind for one job; usually there is one
+MOST_HELPERS = 100  # helper jobs of one kind for one job; usually there is one
 REMOVAL_LIMIT = 20.0  # seconds to remove the records of all helper jobs of a job; the other records stay
 CLEAR_LIMIT = 30.0  # seconds for the actors and placement groups of a job to end
 # Ray accepts a request to stop a job that waits for room, but stops it only when the job has a node (2.60). An actor with the
@@ -115,10 +115,10 @@ def _run(ray: Ray, name: str, program: str) -> None:
 
 
 def _known(ray: Ray, name: str) -> list[str]:
-    """Return the helper jobs of this name that the head knows; at most `MOST`: a faulty head may claim to know every job."""
+    """Return the helper jobs of this name that the head knows; at most `MOST_HELPERS`: a faulty head may claim to know every job."""
     found: list[str] = []
     with contextlib.suppress(JobUnknownError):
-        while len(found) < MOST:
+        while len(found) < MOST_HELPERS:
             found.append(ray.job(f"{name}-{len(found)}").id)
     return found
 
@@ -138,7 +138,7 @@ def remove_records(ray: Ray, job: str, helper_jobs: Iterable[str] = ()) -> None:
             `REMOVAL_LIMIT` allows.
     """
     helper = re.compile(rf"{re.escape(job)}-(?:end|clear)-\d+")
-    names = [*helper_jobs, *[one.id for one in ray.jobs() if helper.fullmatch(one.id)][: 2 * MOST]]
+    names = [*helper_jobs, *[one.id for one in ray.jobs() if helper.fullmatch(one.id)][: 2 * MOST_HELPERS]]
     if not names:
         return
     # Ray checks once a second whether a job has ended. If the record is gone by then, Ray reports the job as failed.
@@ -190,7 +190,7 @@ def wait(ray: Ray, job: str, limit: float, silence: float) -> Job:
                 asked = found.status
         except JobUnknownError:  # a single such answer may come from a proxy
             unknown_since = unknown_since or time.monotonic()
-            if time.monotonic() >= unknown_since + UNKNOWN:
+            if time.monotonic() >= unknown_since + UNKNOWN_LIMIT:
                 raise
         except ClusterError:
             if time.monotonic() >= min(deadline, last_answer + silence):

@@ -120,7 +120,7 @@ class CommandOption:
 
 
 @dataclass(frozen=True)
-class Action:
+class CommandAction:
     """A part of a command with arguments of its own, as ``load`` in ``%vllm lora load NAME FOLDER``."""
 
     name: str
@@ -152,7 +152,7 @@ class CommandDeclaration:
     details: str = ""
     arguments: tuple[Argument, ...] = ()
     options: tuple[CommandOption, ...] = ()
-    actions: tuple[Action, ...] = ()
+    actions: tuple[CommandAction, ...] = ()
     default_action: str = ""
     flags_of: str = ""
     like: str = ""

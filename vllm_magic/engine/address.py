@@ -22,7 +22,7 @@ def resolve(host: str) -> str:
     """Return the address for a value of ``--host``; for a name its first IPv4 address, which vLLM binds.
 
     Raises:
-        OSError: there is no such host, or the look-up takes more than `lookups.LIMIT` seconds.
+        OSError: there is no such host, or the look-up takes more than `lookups.HOST_LIMIT` seconds.
     """
     try:
         found = [ipaddress.ip_address(host)]

@@ -1,6 +1,6 @@
 """The versions of vLLM, and what is promised for each: the one table from which the messages and README.md are made.
 
-A server of any version is started. What a version lacks is said, never refused.
+vllm_magic starts a server of any version, and says what the version lacks. It refuses none.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
-Release: TypeAlias = tuple[int, int]  # (0, 33) for 0.33.0
+VersionNumber: TypeAlias = tuple[int, int]  # (0, 33) for 0.33.0
 
-NEWEST: Release = (0, 33)  # the newest version of the tests
+NEWEST: VersionNumber = (0, 33)  # the newest version of the tests
 
 
 class Promise(Enum):
@@ -34,8 +34,8 @@ class VersionRange:
         promise: what is promised for them.
     """
 
-    first: Release | None
-    last: Release | None
+    first: VersionNumber | None
+    last: VersionNumber | None
     promise: Promise
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ class Limitation:
         what: what is missing with the versions before.
     """
 
-    until: Release
+    until: VersionNumber
     what: str
 
 
@@ -73,24 +73,24 @@ LIMITATIONS = (
 )
 
 
-def parse(version: str) -> Release | None:
-    """Return the release of a version such as "0.33.0" or "0.32.0+cpu"; None if it cannot be told.
+def parse(version: str) -> VersionNumber | None:
+    """Return the number of a version such as "0.33.0" or "0.32.0+cpu"; None if the version is not known.
 
     A checkout without its tags calls itself 0.1.dev, or 0.0.0, whatever it contains.
     """
     found = re.match(r"(\d{1,4})\.(\d{1,4})", version)
-    release = (int(found[1]), int(found[2])) if found else (0, 0)
-    return release if release > (0, 1) else None
+    number = (int(found[1]), int(found[2])) if found else (0, 0)
+    return number if number > (0, 1) else None
 
 
-def promise(release: Release) -> Promise:
+def promise(number: VersionNumber) -> Promise:
     """Return what is promised for a version."""
-    return next(one.promise for one in RANGES if one.last is None or release <= one.last)
+    return next(one.promise for one in RANGES if one.last is None or number <= one.last)
 
 
-def missing(release: Release) -> list[str]:
+def missing(number: VersionNumber) -> list[str]:
     """Return what is missing with this version."""
-    return [one.what for one in LIMITATIONS if release < one.until]
+    return [one.what for one in LIMITATIONS if number < one.until]
 
 
 def note(version: str | None) -> str:
@@ -99,17 +99,17 @@ def note(version: str | None) -> str:
     Args:
         version: the version as vLLM's package has it; None if it is not known.
     """
-    release = parse(version or "")
-    if release is None:
+    number = parse(version or "")
+    if number is None:
         return ""
     tested = next(one for one in RANGES if one.promise is Promise.TESTED)
-    match promise(release):
+    match promise(number):
         case Promise.TESTED:
             return ""
         case Promise.WORKS:
             return f"vLLM {version} works with vllm_magic, but only {tested} are tested with each change."
         case Promise.OLD:
-            lacks = "; ".join(missing(release))
+            lacks = "; ".join(missing(number))
             return f"vLLM {version} is old: vllm_magic is tested with {tested}. It is started all the same; what is missing: {lacks}."
         case Promise.NEW:
             return (
@@ -125,5 +125,5 @@ def table() -> str:
     return "\n".join(["| vLLM | |", "|---|---|", *promises, *lacks])
 
 
-def _text(release: Release) -> str:
-    return f"{release[0]}.{release[1]}"
+def _text(number: VersionNumber) -> str:
+    return f"{number[0]}.{number[1]}"

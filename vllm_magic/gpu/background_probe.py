@@ -12,10 +12,9 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.gpu.probe import Probe
 
-LIMIT = (
-    0.8  # seconds for an answer of a running probe process; a driver that takes longer does not have to hang
-)
-PATIENCE = 15.0  # seconds for an answer of a probe process that has to be started first
+# Seconds for an answer of a running probe process. A driver that takes longer is not necessarily hanging.
+DRIVER_LIMIT = 0.8
+START_LIMIT = 15.0  # seconds for an answer of a probe process that has to be started first
 RESTART_INTERVAL = (
     10.0  # seconds from a start of the probe process until it may be started again, if it ended
 )
@@ -66,6 +65,6 @@ class BackgroundProbe:
     def _read(self) -> Snapshot:
         now = time.monotonic()
         if self._probe.is_warm or now < self._may_start or self._closed:
-            return self._probe.snapshot(LIMIT, may_start=False)
+            return self._probe.snapshot(DRIVER_LIMIT, may_start=False)
         self._may_start = now + RESTART_INTERVAL
-        return self._probe.snapshot(PATIENCE)
+        return self._probe.snapshot(START_LIMIT)

@@ -31,7 +31,7 @@ def connect(folder: Path) -> socket.socket:
         directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             connection.settimeout(ANSWER_LIMIT)
-            connection.connect(f"/proc/self/fd/{directory}/{control_socket.NAME}")
+            connection.connect(f"/proc/self/fd/{directory}/{control_socket.SOCKET_NAME}")
             connection.settimeout(None)
         finally:
             os.close(directory)

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from vllm_magic.guard.protocol import Message
 
-NAME = "control"
+SOCKET_NAME = "control"
 FLUSH_LIMIT = 5.0  # seconds that slow clients may delay the end of a guard
-MOST = 8  # clients at once; more clients wait for a place
+MOST_CLIENTS = 8  # clients at once; more clients wait for a place
 
 
 class ControlConnection:
@@ -62,7 +62,7 @@ class ControlSocket:
 
     def filenos(self) -> list[int]:
         """The descriptors to poll; `receive` takes those that are readable."""
-        listener = [self._listener.fileno()] if len(self._clients) < MOST else []
+        listener = [self._listener.fileno()] if len(self._clients) < MOST_CLIENTS else []
         return [*listener, *self._clients]
 
     def receive(self, ready: Container[int]) -> list[tuple[ControlConnection, Message]]:
@@ -131,7 +131,7 @@ def _bind(listener: socket.socket, folder: str) -> None:
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     mask = os.umask(0o177)
     try:
-        listener.bind(f"/proc/self/fd/{directory}/{NAME}")
+        listener.bind(f"/proc/self/fd/{directory}/{SOCKET_NAME}")
     finally:
         os.umask(mask)
         os.close(directory)

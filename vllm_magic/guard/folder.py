@@ -16,7 +16,7 @@ from vllm_magic.linux.shared_memory import Segment
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LIMIT = 10.0  # seconds to remove the content of the folders; a later sweep removes the rest
+CLEAR_LIMIT = 10.0  # seconds to remove the content of the folders; a later sweep removes the rest
 LONGEST_LINE = 2**16  # bytes after a cut in which the beginning of a line is searched
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOVED = ".vllm-magic-removes-"  # the beginning of the names of folders that are moved up
@@ -38,7 +38,7 @@ def clear(folder: str, tmp: str, log: str, keep_log: str) -> str:
     """
     with contextlib.suppress(OSError):
         _keep(log, keep_log)
-    deadline = time.monotonic() + LIMIT
+    deadline = time.monotonic() + CLEAR_LIMIT
     if (
         left := _empty(tmp, deadline)
         or _remove_shared_memory(folder)
@@ -82,7 +82,7 @@ def _keep(log: str, kept: str) -> None:
     """Move the log. Keep only the end of a log that has a hole, since its size misleads, or that is too long."""
     with open(log, "rb", buffering=0, opener=files.open_nonblocking) as source:
         size = os.fstat(source.fileno()).st_size
-        begin = max(files.first_data(source.fileno()), size - log_cap.LIMIT)
+        begin = max(files.first_data(source.fileno()), size - log_cap.LARGEST_LOG)
         if begin > 0:
             # If the disk has no space for the copy, the log stays as it is.
             with contextlib.suppress(OSError):

@@ -12,7 +12,7 @@ from contextlib import suppress
 from vllm_magic.linux import files
 from vllm_magic.linux.inotify import Watch
 
-LIMIT = 64 * 2**20  # bytes of a log on disk, also while up to 128 MB/s are written to it
+LARGEST_LOG = 64 * 2**20  # bytes of a log on disk, also while up to 128 MB/s are written to it
 CHECK_INTERVAL = 0.25  # seconds between two checks of the size
 
 
@@ -30,7 +30,7 @@ class LogCap:
         OSError: the log cannot be watched; see `linux.inotify.Watch`.
     """
 
-    def __init__(self, path: str, limit: int = LIMIT) -> None:
+    def __init__(self, path: str, limit: int = LARGEST_LOG) -> None:
         self._limit = limit
         self._log = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:

@@ -12,8 +12,8 @@ from vllm_magic.engine.models.model_files import cache_folder, expanded
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MOST = 200  # entries of a folder that are examined, at most
-PREFIX = "models--"  # the folder of a model in the Hugging Face cache is models--ORGANISATION--NAME
+MOST_ENTRIES = 200  # entries of a folder that are examined, at most
+MODEL_PREFIX = "models--"  # the folder of a model in the Hugging Face cache is models--ORGANISATION--NAME
 
 
 def cached_models() -> Iterator[str]:
@@ -21,9 +21,9 @@ def cached_models() -> Iterator[str]:
 
     `huggingface_hub.scan_cache_dir` is not used: it is slow to import, and examines every file of the models.
     """
-    for entry in islice(_entries(cache_folder(os.environ), PREFIX), MOST):
+    for entry in islice(_entries(cache_folder(os.environ), MODEL_PREFIX), MOST_ENTRIES):
         if any(_entries(Path(entry.path, "snapshots"))):
-            yield entry.name.removeprefix(PREFIX).replace("--", "/")
+            yield entry.name.removeprefix(MODEL_PREFIX).replace("--", "/")
 
 
 def model_folders(typed: str) -> Iterator[str]:
@@ -55,7 +55,7 @@ def _beginning_with(typed: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
     if typed in (".", "..", "~"):
         typed += "/"
     folder, slash, name = typed.rpartition("/")
-    for entry in islice(_entries(expanded(folder + slash), name), MOST):
+    for entry in islice(_entries(expanded(folder + slash), name), MOST_ENTRIES):
         if name or not entry.name.startswith("."):
             yield f"{folder}{slash}{entry.name}", entry
 

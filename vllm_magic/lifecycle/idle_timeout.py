@@ -47,7 +47,7 @@ WAIT_LIMIT = 600.0  # seconds for which a connection counts while the counters s
 SHORTEST_REQUEST = (
     40  # bytes; "POST /score HTTP/1.0" with the length of the content and the content is longer
 )
-LATE = 1.0  # seconds in which vLLM then closes the connection
+CLOSE_LIMIT = 1.0  # seconds in which vLLM then closes the connection
 
 
 class ServerUse(NamedTuple):
@@ -114,7 +114,7 @@ class Requests:
     """
 
     def __init__(self, keep_alive: float = KEEP_ALIVE) -> None:
-        self._quiet = keep_alive + LATE
+        self._quiet = keep_alive + CLOSE_LIMIT
         self._served: float | None = None
         self._answered: dict[bytes, _Answered] = {}  # by connection, since it last waited
         self._waiting: dict[bytes, float] = {}  # by connection: since when it may wait

@@ -14,8 +14,8 @@ import queue
 import threading
 from collections import deque
 
-MOST = 2**30  # bytes of a file
-LIMIT = 2.0  # seconds for a read; it takes microseconds, but the machine may be busy
+LARGEST_FILE = 2**30  # bytes of a file
+READ_LIMIT = 2.0  # seconds for a read; it takes microseconds, but the machine may be busy
 NEXT_LIMIT = 0.2  # the same while a read for another process hangs: the same disk may hold up many processes
 IDLE_LIMIT = 1.0  # seconds for which a thread waits for another read
 
@@ -53,7 +53,7 @@ _idle: deque[_ReadingThread] = deque()
 _hanging: dict[_ReadingThread, int] = {}  # the pid whose memory each of these reads
 
 
-def read(pid: int, path: str, most: int = MOST) -> bytes:
+def read(pid: int, path: str, most: int = LARGEST_FILE) -> bytes:
     """Return the content of a file of /proc, up to ``most`` bytes or a little more.
 
     Args:
@@ -77,7 +77,7 @@ def read(pid: int, path: str, most: int = MOST) -> bytes:
             return _content(path, most)
     reader.paths.put((path, most))
     try:
-        result = reader.results.get(timeout=NEXT_LIMIT if hanging else LIMIT)
+        result = reader.results.get(timeout=NEXT_LIMIT if hanging else READ_LIMIT)
     except queue.Empty:
         _hanging[reader] = pid
         if reader.results.empty():

@@ -16,7 +16,7 @@ from vllm_magic.linux import sock_diag, sockets
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LIMIT = 1.0  # seconds for a whole answer of the kernel, however many connections there are
+LIST_LIMIT = 1.0  # seconds for a whole answer of the kernel, however many connections there are
 ESTABLISHED = 1
 _INFO = 2  # INET_DIAG_INFO
 _COOKIE = slice(44, 52)  # the cookie in inet_diag_msg, unique to each connection
@@ -44,9 +44,9 @@ def established(port: int) -> list[TcpConnection]:
     """Return the established connections to ``port`` of this machine, in this network namespace.
 
     Raises:
-        TimeoutError: neither netlink nor /proc/net/tcp listed all of them within `LIMIT`.
+        TimeoutError: neither netlink nor /proc/net/tcp listed all of them within `LIST_LIMIT`.
     """
-    deadline = time.monotonic() + LIMIT
+    deadline = time.monotonic() + LIST_LIMIT
     try:
         return [
             one
@@ -56,7 +56,7 @@ def established(port: int) -> list[TcpConnection]:
     except (OSError, struct.error):
         return [
             TcpConnection(remote.encode(), None, float("inf"), float("inf"))
-            for remote in sockets.connected(port, LIMIT)
+            for remote in sockets.connected(port, LIST_LIMIT)
         ]
 
 

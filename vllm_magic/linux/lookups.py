@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
 _T = TypeVar("_T")
-LIMIT = 5.0  # seconds for the addresses of a host
+HOST_LIMIT = 5.0  # seconds for the addresses of a host
 USER_LIMIT = 2.0  # seconds for a user
 
 
@@ -52,7 +52,7 @@ def addresses(host: str, port: int | None, limit: float | None = None) -> list[A
     Args:
         host: a name or an address.
         port: the TCP port; None for none.
-        limit: seconds; None for `LIMIT`.
+        limit: seconds; None for `HOST_LIMIT`.
 
     Raises:
         OSError: there is no such host, or its addresses were not found in time (`TimeoutError`).
@@ -61,7 +61,9 @@ def addresses(host: str, port: int | None, limit: float | None = None) -> list[A
     with contextlib.suppress(ValueError):
         ipaddress.ip_address(host)
         return _addresses(host, port)
-    return within(LIMIT if limit is None else limit, ("host", host, port), lambda: _addresses(host, port))
+    return within(
+        HOST_LIMIT if limit is None else limit, ("host", host, port), lambda: _addresses(host, port)
+    )
 
 
 @lru_cache(maxsize=1000)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 ESTABLISHED, LISTEN = "01", "0A"
-_LIMIT = 1.0  # seconds for the kernel to list all listening sockets by netlink
+_LIST_LIMIT = 1.0  # seconds for the kernel to list all listening sockets by netlink
 _LISTENING = 10  # LISTEN, as a number
 _SOCKET = struct.Struct(
     "=4x2s2x16s40xII"
@@ -176,7 +176,7 @@ def _listening() -> list[_Socket] | None:
 
 
 def _from_netlink() -> Iterator[_Socket]:
-    deadline = time.monotonic() + _LIMIT
+    deadline = time.monotonic() + _LIST_LIMIT
     for family, length in ((socket.AF_INET, 4), (socket.AF_INET6, 16)):
         for message in sock_diag.dump(family, _LISTENING, deadline):
             port, address, uid, inode = _SOCKET.unpack_from(message)

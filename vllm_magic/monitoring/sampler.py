@@ -1,7 +1,7 @@
 """The sampler: each second it measures the servers of this kernel, for their curves and for watchers.
 
 The sampler holds the servers and the watchers; the `poller` measures. Its threads start with the first server or the first
-watcher. Without watchers, they end `LINGER` seconds after the last server is over.
+watcher. Without watchers, they end `POLLED_AFTER_END` seconds after the last server is over.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.server.run import ServerRun
 
-FRESH = 1.5  # seconds for which a snapshot of the GPUs counts as new
-LINGER = 10.0  # seconds for which a server that is over is still polled, so that its curve shows its VRAM come back
+MAX_SNAPSHOT_AGE = 1.5  # seconds for which a snapshot of the GPUs counts as new
+POLLED_AFTER_END = 10.0  # seconds for which a server that is over is still polled, so that its curve shows its VRAM come back
 LOCK_LIMIT = 1.0  # seconds for which the thread of a server waits for the lock
 
 
@@ -51,12 +51,12 @@ class Sampler:
 
     @property
     def fresh(self) -> Snapshot | None:
-        """The last snapshot, if it lists GPUs, is at most `FRESH` seconds old, and no state has changed since; else None."""
-        last, oldest = self.latest, max(self._changed_at, time.monotonic() - FRESH)
+        """The last snapshot, if it lists GPUs, is at most `MAX_SNAPSHOT_AGE` seconds old, and no state has changed since; else None."""
+        last, oldest = self.latest, max(self._changed_at, time.monotonic() - MAX_SNAPSHOT_AGE)
         return last if last and last.gpus and last.taken > oldest else None
 
     def follow(self, server: ServerRun) -> None:
-        """Poll this server until `LINGER` seconds after its end."""
+        """Poll this server until `POLLED_AFTER_END` seconds after its end."""
         with self._lock:
             self._targets.setdefault(server, Target())
             self._start_poller()
@@ -131,7 +131,7 @@ class Sampler:
                     target.over_since = None  # a server that is over can be stopped again
                 elif target.over_since is None:
                     target.over_since = now
-                elif now - target.over_since > LINGER:
+                elif now - target.over_since > POLLED_AFTER_END:
                     del self._targets[server]
             if self._poller is not poller:
                 return None

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 POLL_INTERVAL = 0.2  # seconds between checks
-LIMIT = 30.0  # seconds for the guards of a killed job to release its server
+RELEASE_LIMIT = 30.0  # seconds for the guards of a killed job to release its server
 ACTORS = ("ray::", "VLLM::")  # the beginnings of the titles of processes that run an actor of an engine
 
 
 def report_left(job: str, workers: Sequence[int]) -> str:
-    """Wait up to `LIMIT` seconds until guards or a sweep have released the job's server, and report what is left.
+    """Wait up to `RELEASE_LIMIT` seconds until guards or a sweep have released the job's server, and report what is left.
 
     Args:
         job: the submission id of the job.
@@ -31,7 +31,7 @@ def report_left(job: str, workers: Sequence[int]) -> str:
     Returns:
         A line for the log of the helper job, see `wire`.
     """
-    deadline, pause = time.monotonic() + LIMIT, threading.Event()
+    deadline, pause = time.monotonic() + RELEASE_LIMIT, threading.Event()
     while True:
         sweep(manager.probe)
         left = [entry for entry in ledger.entries() if entry.record and entry.record.name == job]

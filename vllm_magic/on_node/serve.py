@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 REQUEST_LIMIT = 30.0  # seconds from the begin of the job for the request of its agent to arrive
 POLL_INTERVAL = 0.2  # seconds between checks of the server and its log
-PIECE = 2**20  # bytes of the log that are copied at once
+LOG_CHUNK = 2**20  # bytes of the log that are copied at once
 
 
 def serve(job: str) -> int:
@@ -157,7 +157,7 @@ class LogCopier:
             return
         with contextlib.suppress(OSError), open(path, "rb", opener=files.open_nonblocking) as file:
             file.seek(self._at)
-            while data := file.read(PIECE):
+            while data := file.read(LOG_CHUNK):
                 self._at += len(data)
                 lines, end, self._rest = (self._rest + data).rpartition(b"\n")
                 _write(_without_protocol_lines(lines + end))

@@ -11,7 +11,7 @@ from vllm_magic.linux.forks import ForkLock
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MOST = 600  # samples that a curve keeps
+MOST_SAMPLES = 600  # samples that a curve keeps
 
 _Number = TypeVar("_Number", int, float)
 
@@ -41,7 +41,7 @@ class Sample:
 
 
 class Curve:
-    """At most `MOST` samples, which always span the server's whole time. Thread-safe.
+    """At most `MOST_SAMPLES` samples, which always span the server's whole time. Thread-safe.
 
     When the curve is full, each two neighbours become one sample with the larger of their values, and from then on new
     samples are merged in the same way. The newest sample is always kept as it was measured.
@@ -98,7 +98,7 @@ class Curve:
             self._merged[-1] = _merge(self._merged[-1], sample)
             self._count += 1
             return
-        if len(self._merged) == MOST - 1:  # an odd number, so the last sample stays alone
+        if len(self._merged) == MOST_SAMPLES - 1:  # an odd number, so the last sample stays alone
             pairs = zip_longest(self._merged[::2], self._merged[1::2])
             self._merged = [one if other is None else _merge(one, other) for one, other in pairs]
             self._step *= 2

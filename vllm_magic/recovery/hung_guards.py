@@ -16,7 +16,7 @@ from vllm_magic.release import force_kill
 if TYPE_CHECKING:
     from vllm_magic.ledger import Entry
 
-PATIENCE = 3.0  # seconds; guards that stay stopped for so long count as hung
+STOPPED_LIMIT = 3.0  # seconds; guards that stay stopped for so long count as hung
 
 
 def is_hung(entry: Entry) -> bool:
@@ -32,7 +32,7 @@ def is_hung(entry: Entry) -> bool:
 
 def end(entry: Entry) -> bool:
     """End the guards of a server whose kernel is gone, if they hang. Return whether this ended them."""
-    if entry.condition is Condition.HUNG and not stay_stopped(entry, PATIENCE):
+    if entry.condition is Condition.HUNG and not stay_stopped(entry, STOPPED_LIMIT):
         return False
     return is_hung(entry) and force_kill.kill_guards(entry.guards)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import ComputeProcess
     from vllm_magic.ledger import Entry
 
-NAMED = 3  # processes named in one line
+MOST_NAMED = 3  # processes named in one line
 
 
 def unknown_pids(pids: Iterable[int], own: str, kernel: Identity | None) -> set[int]:
@@ -56,8 +56,8 @@ def describe(gpu: int, several: Sequence[ComputeProcess], hidden: Collection[int
         hidden: the pids that are not visible here.
     """
     ordered = sorted(several, key=lambda one: one.used or 0, reverse=True)
-    more = f", and {len(ordered) - NAMED} more do" if len(ordered) > NAMED else ""
-    named = ", ".join(_describe_process(one, hidden) for one in ordered[:NAMED])
+    more = f", and {len(ordered) - MOST_NAMED} more do" if len(ordered) > MOST_NAMED else ""
+    named = ", ".join(_describe_process(one, hidden) for one in ordered[:MOST_NAMED])
     suffix = (
         "it came while this server ran, and is not known to belong to it"
         if len(ordered) == 1

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vllm_magic.release.gpu_comparison import MemoryVerdict
 
 POLL_INTERVAL = 0.1  # seconds between checks of memory that is not back yet
-LIMIT = 60.0  # seconds for memory to come back after the last process ended
+MEMORY_LIMIT = 60.0  # seconds for memory to come back after the last process ended
 REPEATED_LIMIT = 5.0  # the same, when a stop is repeated
 SNAPSHOT_LIMIT = 2.0  # seconds that reading the GPUs may delay a stop
 PATIENT_SNAPSHOT_LIMIT = 15.0  # the same, for a stop without a waiting user
@@ -62,7 +62,7 @@ class LocalVerifier(Verifier):
         self._mark = mark
         self._own = mark.partition(b"=")[2].decode()
         self._kernel = kernel
-        self._limit: float | None = None  # `LIMIT`, until a proof has failed
+        self._limit: float | None = None  # `MEMORY_LIMIT`, until a proof has failed
         self._loaded: Snapshot | None = None
         self._before: Snapshot | None = None
         self.known: set[Identity] = set()
@@ -121,7 +121,7 @@ class LocalVerifier(Verifier):
         return self._read_gpus()
 
     def verify(self, ended: Collection[Identity], leader: Identity | None = None) -> Verdict:
-        """Check that the processes are gone and the memory is back; wait up to `LIMIT` seconds for memory that comes late.
+        """Check that the processes are gone and the memory is back; wait up to `MEMORY_LIMIT` seconds for memory that comes late.
 
         Args:
             ended: the processes that were ended.
@@ -153,7 +153,7 @@ class LocalVerifier(Verifier):
     def _prove_memory(self, proof: Proof, leader: Identity | None) -> Verdict:
         ours = frozenset(identity.pid for identity in self.known)
         began = time.monotonic()
-        limit = LIMIT if self._limit is None else self._limit
+        limit = MEMORY_LIMIT if self._limit is None else self._limit
         pause = threading.Event()
         while True:
             now = self._read_gpus()

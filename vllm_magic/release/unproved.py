@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from vllm_magic.release.result import Release
     from vllm_magic.release.verifier import Verifier
 
-KEPT = 86400.0  # seconds
-LONGEST = 2**20  # bytes; a longer file is not one of this package
+MAX_AGE = 86400.0  # seconds
+LARGEST_FILE = 2**20  # bytes; a longer file is not one of this package
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _folder() -> Path:
 def _write(path: Path, kept: Mapping[str, Any]) -> None:
     path.parent.mkdir(mode=0o700, exist_ok=True)
     for old in path.parent.iterdir():
-        if time.time() - files.modified(old) > KEPT:
+        if time.time() - files.modified(old) > MAX_AGE:
             old.unlink(missing_ok=True)
     new = path.with_suffix(f".{os.getpid()}")
     new.write_text(json.dumps(kept), encoding="utf-8")
@@ -124,10 +124,10 @@ def _write(path: Path, kept: Mapping[str, Any]) -> None:
 def _read(path: Path) -> dict[str, Any] | None:
     """Return the content of the file; None if it is another user's, invalid, old, or of another boot or machine."""
     try:
-        if time.time() - files.modified(path) > KEPT or path.stat().st_uid != os.getuid():
+        if time.time() - files.modified(path) > MAX_AGE or path.stat().st_uid != os.getuid():
             return None
         with path.open("rb") as file:
-            kept = json.loads(file.read(LONGEST))
+            kept = json.loads(file.read(LARGEST_FILE))
         fit = isinstance(kept, dict) and all(check(kept[field]) for field, check in _CHECKS.items())
     except (OSError, ValueError, KeyError, RecursionError):
         return None

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from vllm_magic.lifecycle.lifecycle import Lifecycle
     from vllm_magic.server.connector import Connector
 
-LIMIT = 300.0  # seconds for vLLM to move the weights to the machine's memory, or to read them from its disk
+# Seconds for vLLM to move the weights to the machine's memory, or to read them from its disk.
+SLEEP_LIMIT = 300.0
 SETTLE = 10.0  # seconds for the driver to show the memory that came back
-INTERVAL = 0.2  # seconds between readings of that memory
+POLL_INTERVAL = 0.2  # seconds between readings of that memory
 LEVELS = (1, 2)
 RELOAD = 2  # the level at which the weights are thrown away
 LEVEL_FILE = "asleep"  # in the server's folder: its level, for the next kernel if the server is kept
@@ -205,7 +206,7 @@ class SleepMode:
         return SleepResult(name, asleep=False, seconds=seconds, before=before, after=self._held())
 
     def _post(self, api: Api, path: str, body: object = None) -> None:
-        name, status = self._spec.name, api.post(path, body, LIMIT)
+        name, status = self._spec.name, api.post(path, body, SLEEP_LIMIT)
         if status != 200:  # noqa: PLR2004 - HTTP
             said = "did not answer" if status is None else f"answered {status}"
             raise SleepFailed(
@@ -221,7 +222,7 @@ class SleepMode:
         while (held := self._held()) is not None and held > before / 2:
             if time.monotonic() >= deadline:
                 break
-            pause.wait(INTERVAL)
+            pause.wait(POLL_INTERVAL)
         return held
 
     def _held(self) -> int | None:

@@ -150,7 +150,7 @@ def test_a_line_of_a_job(text):
 
 
 def test_files(tmp_path, text):
-    (tmp_path / placement.NAME).write_text(text)
+    (tmp_path / placement.FILE_NAME).write_text(text)
     assert placement.read(tmp_path) == placement.Placement()
     (tmp_path / "index.json").write_text(text)
     download._load(tmp_path / "index.json")
@@ -173,7 +173,7 @@ class TestPipes:
         assert log.Follower(pipe).new_lines() == []
 
     def test_what_is_known_of_a_place(self, pipe):
-        pipe.rename(pipe.with_name(placement.NAME))
+        pipe.rename(pipe.with_name(placement.FILE_NAME))
         assert placement.read(pipe.parent) == placement.Placement()
 
     def test_an_index(self, pipe):

@@ -15,7 +15,7 @@ import pytest
 
 from vllm_magic.engine.startup.log import Follower, tail
 from vllm_magic.guard import folder, log_cap
-from vllm_magic.guard.log_cap import CHECK_INTERVAL, LIMIT, LogCap
+from vllm_magic.guard.log_cap import CHECK_INTERVAL, LARGEST_LOG, LogCap
 from vllm_magic.linux import files, inotify
 
 MIB = 2**20
@@ -167,7 +167,7 @@ class TestCutting:
         tracemalloc.stop()
         assert spent < 2
         assert memory < 8 * MIB
-        assert on_disk(path) <= LIMIT // 4 + 8192
+        assert on_disk(path) <= LARGEST_LOG // 4 + 8192
         assert path.stat().st_size == 2200 * MIB + 5
         cap.close()
 
@@ -249,7 +249,7 @@ class TestKept:
         assert not os.path.exists(order.folder)
 
     def test_only_the_end_of_a_log_without_a_cap_is_kept(self, order, monkeypatch):
-        monkeypatch.setattr(log_cap, "LIMIT", MIB)
+        monkeypatch.setattr(log_cap, "LARGEST_LOG", MIB)
         line = b"x" * 99 + b"\n"
         append(Path(order.log), line * 20000)
         folder.clear(**vars(order))
@@ -288,12 +288,12 @@ class TestKept:
         assert Path(order.keep_log).read_bytes() == b"one\n"
 
     def test_clearing_an_endless_folder_stops_at_the_limit(self, order, monkeypatch):
-        monkeypatch.setattr(folder, "LIMIT", 0.0)
+        monkeypatch.setattr(folder, "CLEAR_LIMIT", 0.0)
         append(Path(order.log), b"one\n")
         (Path(order.tmp) / "file").touch()
         folder.clear(**vars(order))
         assert Path(order.keep_log).read_bytes() == b"one\n"
         assert os.path.exists(order.tmp)
-        monkeypatch.setattr(folder, "LIMIT", 10.0)
+        monkeypatch.setattr(folder, "CLEAR_LIMIT", 10.0)
         folder.clear(**vars(order))
         assert not os.path.exists(order.folder)

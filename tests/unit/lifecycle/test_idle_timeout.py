@@ -9,8 +9,8 @@ from vllm_magic.engine.client.metrics import Activity
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
 from vllm_magic.lifecycle.idle_timeout import (
+    CLOSE_LIMIT,
     KEEP_ALIVE,
-    LATE,
     LONGEST,
     SHORTEST,
     SHORTEST_REQUEST,
@@ -127,7 +127,7 @@ class TestRequests:
 
     def test_a_stream_whose_first_token_is_not_there_yet(self):
         requests = Requests()
-        for seconds in (0.1, 3.0, KEEP_ALIVE + LATE + 0.1, 500.0):
+        for seconds in (0.1, 3.0, KEEP_ALIVE + CLOSE_LIMIT + 0.1, 500.0):
             assert requests.under_way(ServerUse(QUIET, (answered(since=seconds),)), NOW) is True
 
     def test_a_client_that_keeps_its_connection_open(self):
@@ -141,7 +141,8 @@ class TestRequests:
         for received in (200, 300):
             assert requests.under_way(ServerUse(QUIET, (answered(received),)), NOW) is False
         assert (
-            requests.under_way(ServerUse(QUIET, (answered(300, since=KEEP_ALIVE + LATE + 0.1),)), NOW) is True
+            requests.under_way(ServerUse(QUIET, (answered(300, since=KEEP_ALIVE + CLOSE_LIMIT + 0.1),)), NOW)
+            is True
         )
         assert requests.under_way(ServerUse(QUIET, (asked(400),)), NOW) is True
 
@@ -151,7 +152,7 @@ class TestRequests:
         requests = Requests()
         for received in polls:
             requests.under_way(ServerUse(QUIET, (answered(received),)), NOW)
-        for seconds in (0.1, 3.0, KEEP_ALIVE + LATE + 0.1):
+        for seconds in (0.1, 3.0, KEEP_ALIVE + CLOSE_LIMIT + 0.1):
             use = ServerUse(QUIET, (answered(polls[-1] + 843, since=seconds),))
             assert requests.under_way(use, NOW) is True
 

@@ -47,7 +47,7 @@ def test_the_content_is_returned_and_no_thread_is_lost(monkeypatch, order):
     monkeypatch.setattr(address_space, "_idle", idle := type(address_space._idle)())
     monkeypatch.setattr(address_space, "_hanging", hanging)
     monkeypatch.setattr(address_space, "_content", content)
-    monkeypatch.setattr(address_space, "LIMIT", 0.01)
+    monkeypatch.setattr(address_space, "READ_LIMIT", 0.01)
     monkeypatch.setattr(address_space, "IDLE_LIMIT", 0.2)
     before = set(threading.enumerate())
     assert address_space.read(os.getpid(), "/proc/self/environ") == b"content"

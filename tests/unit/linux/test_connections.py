@@ -101,7 +101,7 @@ def test_a_dump_without_end(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)):
-            monkeypatch.setattr(connections, "LIMIT", 0.1)
+            monkeypatch.setattr(connections, "LIST_LIMIT", 0.1)
             monkeypatch.setattr(socket, "socket", Endless)
             (found,) = established(port)
             assert (found.received, found.since_received, found.since_sent) == (
@@ -116,6 +116,6 @@ def test_a_table_without_end(monkeypatch):
         raise OSError
 
     monkeypatch.setattr(connections.sock_diag, "dump", refused)
-    monkeypatch.setattr(connections, "LIMIT", 0.0)
+    monkeypatch.setattr(connections, "LIST_LIMIT", 0.0)
     with socket.create_server(("127.0.0.1", 0)), pytest.raises(TimeoutError):
         established(1)

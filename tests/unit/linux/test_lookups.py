@@ -25,7 +25,7 @@ LONG = 20.0  # seconds; far more than the limits
 
 @pytest.fixture(autouse=True)
 def limits(monkeypatch):
-    monkeypatch.setattr(lookups, "LIMIT", LIMIT)
+    monkeypatch.setattr(lookups, "HOST_LIMIT", LIMIT)
     monkeypatch.setattr(lookups, "USER_LIMIT", LIMIT)
     lookups.user.cache_clear()
     yield

@@ -24,7 +24,7 @@ def threads(but: set[threading.Thread]) -> list[str]:
 @pytest.fixture(autouse=True)
 def long_end(monkeypatch):
     """On a busy machine a look may come late."""
-    monkeypatch.setattr(sampler, "LINGER", 60.0)
+    monkeypatch.setattr(sampler, "POLLED_AFTER_END", 60.0)
 
 
 class TestItsEnd:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_magic.plotting.timeseries import MOST, Curve, Sample
+from vllm_magic.plotting.timeseries import MOST_SAMPLES, Curve, Sample
 
 counts = st.none() | st.integers(0, 100)
 memory = st.lists(st.none() | st.integers(0, 2**37), max_size=3).map(tuple)
@@ -20,7 +20,7 @@ def peak(values) -> float | None:
     return max((one for one in values if one is not None), default=None)
 
 
-@given(st.lists(looks, min_size=1, max_size=40), st.integers(1, 5 * MOST))
+@given(st.lists(looks, min_size=1, max_size=40), st.integers(1, 5 * MOST_SAMPLES))
 @settings(deadline=None, max_examples=60)
 def test_whatever_comes(pattern, length):
     curve = Curve()
@@ -29,8 +29,8 @@ def test_whatever_comes(pattern, length):
     for one in added:
         curve.add(one)
     kept = curve.samples()
-    assert len(kept) <= MOST
-    assert len(kept) == length or len(kept) > MOST // 2
+    assert len(kept) <= MOST_SAMPLES
+    assert len(kept) == length or len(kept) > MOST_SAMPLES // 2
     assert kept[0].at == added[0].at
     assert kept[-1] == added[-1]  # as it was seen
     assert [one.at for one in kept] == sorted({one.at for one in kept})
@@ -48,7 +48,7 @@ def test_whatever_comes(pattern, length):
 
 def test_its_resolution_is_the_same_all_along():
     curve = Curve()
-    for at in range(10 * MOST):
+    for at in range(10 * MOST_SAMPLES):
         curve.add(Sample(float(at)))
     kept = curve.samples()
     gaps = {later.at - one.at for one, later in pairwise(kept[:-1])}
@@ -67,9 +67,9 @@ def test_several_threads():
     curve = Curve()
 
     def add() -> None:
-        for at in range(2 * MOST):
+        for at in range(2 * MOST_SAMPLES):
             curve.add(Sample(float(at), running=1))
-            assert len(curve.samples()) <= MOST
+            assert len(curve.samples()) <= MOST_SAMPLES
 
     threads = [threading.Thread(target=add) for _ in range(4)]
     for thread in threads:

@@ -109,7 +109,7 @@ def test_a_torn_file_is_ignored(file, text):
 
 
 def test_an_old_file_is_removed(file):
-    long_ago = time.time() - unproved.KEPT - 1
+    long_ago = time.time() - unproved.MAX_AGE - 1
     os.utime(file, (long_ago, long_ago))
     assert unproved._read(file) is None
     other = LocalVerifier(Probe(), SEEN, (), b"VLLM_MAGIC_SERVER=00000001")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.client.connection import Events
 
 MOST_TOKENS = 2**53  # a larger count is invalid; a float can hold all whole numbers up to this one
-Message = dict[str, Any]  # a message of OpenAI's chat format: {"role": "user", "content": "..."}
+ChatMessage = dict[str, Any]  # a message of OpenAI's chat format: {"role": "user", "content": "..."}
 
 
 class PieceKind(str, Enum):
@@ -252,8 +252,8 @@ def body(
 
 
 def conversation(
-    said: str | Sequence[Message], system: str | None, history: Sequence[Message] | None
-) -> list[Message]:
+    said: str | Sequence[ChatMessage], system: str | None, history: Sequence[ChatMessage] | None
+) -> list[ChatMessage]:
     """Return the messages to send: the history, then the new messages.
 
     Args:
@@ -273,13 +273,13 @@ def conversation(
     return [{"role": "system", "content": system}, *others, *now]
 
 
-def remember(history: list[Message], messages: Sequence[Message], answer: Answer) -> None:
+def remember(history: list[ChatMessage], messages: Sequence[ChatMessage], answer: Answer) -> None:
     """Replace the history by these messages and their answer. An answer without text does not change the history."""
     if answer.text:
         history[:] = [*messages, {"role": "assistant", "content": answer.text}]
 
 
-def transcript(messages: Sequence[Message]) -> str:
+def transcript(messages: Sequence[ChatMessage]) -> str:
     """Return the messages as plain text, for a model without roles."""
     return "\n\n".join(str(message["content"]) for message in messages)
 
@@ -289,7 +289,7 @@ def _tokens(count: Any) -> int | None:
     return count if type(count) is int and 0 <= count <= MOST_TOKENS else None
 
 
-def _messages(option: str, given: object) -> list[Message]:
+def _messages(option: str, given: object) -> list[ChatMessage]:
     several = [given] if isinstance(given, Mapping) else list(given) if isinstance(given, Iterable) else None
     found = [one for one in several or () if isinstance(one, Mapping)]
     if several is not None and len(found) == len(several):

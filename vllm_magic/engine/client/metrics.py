@@ -168,12 +168,12 @@ def with_rates(first: Metrics, last: Metrics, seconds: float) -> Metrics:
 
 
 # The labels and the value of each line, by the name of the metric without "vllm:".
-_Found = dict[str, list[tuple[str, float]]]
+_Values = dict[str, list[tuple[str, float]]]
 
 
-def _read(text: str, lines: re.Pattern[str]) -> _Found | None:
+def _read(text: str, lines: re.Pattern[str]) -> _Values | None:
     """Return the lines that the pattern finds; None if a value is not valid."""
-    found: _Found = defaultdict(list)
+    found: _Values = defaultdict(list)
     for name, labels, value in lines.findall(f"\n{text}"):
         try:
             number = float(value)
@@ -185,17 +185,17 @@ def _read(text: str, lines: re.Pattern[str]) -> _Found | None:
     return found
 
 
-def _activity(found: _Found) -> Activity | None:
+def _activity(found: _Values) -> Activity | None:
     if not any(name in found for name in _COUNTERS):
         return None
     return Activity(*(int(_total(found, name)) for name in _ACTIVITY))
 
 
-def _total(found: _Found, name: str) -> float:
+def _total(found: _Values, name: str) -> float:
     return sum(value for _, value in found.get(name, ()))
 
 
-def _histogram(found: _Found, name: str) -> Histogram:
+def _histogram(found: _Values, name: str) -> Histogram:
     buckets: dict[float, float] = defaultdict(float)
     for labels, value in found[f"{name}_bucket"]:
         if limit := _LIMIT.search(labels):

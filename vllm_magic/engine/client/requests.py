@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import openai
 
     from vllm_magic.engine.client.connection import Connection
-    from vllm_magic.engine.client.generate import Answer, Message
+    from vllm_magic.engine.client.generate import Answer, ChatMessage
     from vllm_magic.engine.client.pooling import Classified
 
 
@@ -81,14 +81,14 @@ class RequestMethods:
     @overload
     def chat(
         self,
-        messages: str | Sequence[Message],
+        messages: str | Sequence[ChatMessage],
         *,
         stream: Literal[False] = False,
         system: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
         json_schema: Any = None,
-        history: list[Message] | None = None,
+        history: list[ChatMessage] | None = None,
         timeout: float | None = SILENCE_LIMIT,
         **extra: Any,
     ) -> Answer: ...
@@ -96,28 +96,28 @@ class RequestMethods:
     @overload
     def chat(
         self,
-        messages: str | Sequence[Message],
+        messages: str | Sequence[ChatMessage],
         *,
         stream: Literal[True],
         system: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
         json_schema: Any = None,
-        history: list[Message] | None = None,
+        history: list[ChatMessage] | None = None,
         timeout: float | None = SILENCE_LIMIT,
         **extra: Any,
     ) -> Stream: ...
 
     def chat(
         self,
-        messages: str | Sequence[Message],
+        messages: str | Sequence[ChatMessage],
         *,
         stream: bool = False,
         system: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
         json_schema: Any = None,
-        history: list[Message] | None = None,
+        history: list[ChatMessage] | None = None,
         timeout: float | None = SILENCE_LIMIT,
         **extra: Any,
     ) -> Answer | Stream:

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from vllm_magic.commands.declaration import Action, Argument, CommandDeclaration, CommandOption, ValueKind
+from vllm_magic.commands.declaration import (
+    Argument,
+    CommandAction,
+    CommandDeclaration,
+    CommandOption,
+    ValueKind,
+)
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.jupyter.commands.base import SERVER, NoArguments, SubCommand
 
@@ -54,8 +60,8 @@ class LoraCommand(SubCommand[LoraArguments]):
         about=LORA_ABOUT,
         details="Adapters are loaded and unloaded while the server runs.",
         actions=(
-            Action(LoraAction.LIST.value, LORA_ABOUT),
-            Action(
+            CommandAction(LoraAction.LIST.value, LORA_ABOUT),
+            CommandAction(
                 LoraAction.LOAD.value,
                 "load an adapter; a request then names it as its model",
                 (
@@ -63,7 +69,7 @@ class LoraCommand(SubCommand[LoraArguments]):
                     Argument("FOLDER", "the folder of the adapter", ValueKind.FOLDER, required=True),
                 ),
             ),
-            Action(
+            CommandAction(
                 LoraAction.UNLOAD.value,
                 "unload an adapter",
                 (Argument("NAME", "the adapter", ValueKind.ADAPTER, required=True),),

@@ -29,7 +29,7 @@ from vllm_magic.linux import files, home
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LONGEST = 2**15  # the largest size of the file with the profiles, in bytes
+LARGEST_FILE = 2**15  # the largest size of the file with the profiles, in bytes
 _VALUED = ("name", "gpus", "port", "executable", "keep", "cluster", "ttl", "timeout")  # options with a value
 _KEYS = ("model", "flags", "env", "force", *_VALUED)
 
@@ -104,7 +104,7 @@ def _load(path: Path) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        content: dict[str, Any] = tomllib.loads(files.read_regular(path, LONGEST).decode())
+        content: dict[str, Any] = tomllib.loads(files.read_regular(path, LARGEST_FILE).decode())
     except FileNotFoundError:
         raise InvalidOption(
             f"There are no profiles: {path} does not exist. %vllm help shows what to write there."

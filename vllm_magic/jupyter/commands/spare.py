@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from vllm_magic.commands.declaration import Action, CommandDeclaration
+from vllm_magic.commands.declaration import CommandAction, CommandDeclaration
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.jupyter.commands import start_arguments
 from vllm_magic.jupyter.commands.base import SubCommand
@@ -40,13 +40,13 @@ class SpareCommand(SubCommand[SpareArguments]):
         name="spare",
         about="a process that has already imported vLLM, so that the next start takes far less time",
         actions=(
-            Action(
+            CommandAction(
                 SpareAction.STATUS.value,
                 "show the spare: a process that has already imported vLLM for the next start",
             ),
-            Action(SpareAction.ON.value, "keep a spare from now on"),
-            Action(SpareAction.OFF.value, "end the spare, and make no other"),
-            Action(
+            CommandAction(SpareAction.ON.value, "keep a spare from now on"),
+            CommandAction(SpareAction.OFF.value, "end the spare, and make no other"),
+            CommandAction(
                 SpareAction.AUTO.value,
                 "make a spare once a server is ready and enough memory is free (the default)",
             ),

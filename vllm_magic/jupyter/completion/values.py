@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from vllm_magic.commands.declaration import CommandOption
     from vllm_magic.engine.flags.flag_table import FlagOption
 
-DEVICES = Path("/dev")
+DEVICE_FOLDER = Path("/dev")
 DRIVER_LIMIT = 0.01  # seconds to wait for the driver
 SERVER_LIMIT = 0.2  # seconds to wait for a server's list of adapters
-MODELS = ("--model", "--tokenizer", "--hf-config-path")  # flags of vLLM whose value is a model or a folder
+MODEL_FLAGS = ("--model", "--tokenizer", "--hf-config-path")  # vLLM's flags for a model or a folder
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def of_option(option: CommandOption, typed: str) -> Iterable[Candidate]:
 
 def of_vllm(option: FlagOption, typed: str) -> Iterable[Candidate]:
     """Return the values of a flag of vLLM that begin with the typed text."""
-    if any(string in MODELS for string in option.strings):
+    if any(string in MODEL_FLAGS for string in option.strings):
         return models(typed)
     if option.is_path and not typed.startswith("~"):  # vLLM does not expand "~"
         return files(typed)
@@ -151,6 +151,6 @@ def _gpu_names() -> dict[str, str]:
     if gpus:
         return {str(gpu.index): gpu.name for gpu in gpus}
     with suppress(OSError):
-        count = sum(bool(re.fullmatch(r"nvidia\d+", device.name)) for device in DEVICES.iterdir())
+        count = sum(bool(re.fullmatch(r"nvidia\d+", device.name)) for device in DEVICE_FOLDER.iterdir())
         return {str(index): "GPU" for index in range(count)}
     return {}

@@ -13,12 +13,12 @@ from vllm_magic.jupyter.display import answer
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
-    from vllm_magic.engine.client.generate import Message, Stream
+    from vllm_magic.engine.client.generate import ChatMessage, Stream
     from vllm_magic.jupyter.commands.ask import AskArguments
     from vllm_magic.jupyter.display.mode import DisplayMode
     from vllm_magic.server.server import Server
 
-QUOTED = 100  # characters of an invalid schema that its error quotes
+QUOTED_CHARACTERS = 100  # characters of an invalid schema that its error quotes
 _BROKEN = "broken off"
 COMPLETION = 128  # tokens by default for a model without a chat template, which does not end a turn
 
@@ -34,7 +34,7 @@ class Asker:
     """Sends cells to servers, and remembers the conversations of one notebook."""
 
     def __init__(self) -> None:
-        self._conversations: WeakKeyDictionary[Server, list[Message]] = WeakKeyDictionary()
+        self._conversations: WeakKeyDictionary[Server, list[ChatMessage]] = WeakKeyDictionary()
 
     def ask(
         self,
@@ -87,7 +87,7 @@ class Asker:
         if arguments.variable and schema is not None:
             namespace[arguments.variable] = stream.answer.parsed
 
-    def _history(self, server: Server, arguments: AskArguments) -> list[Message]:
+    def _history(self, server: Server, arguments: AskArguments) -> list[ChatMessage]:
         if not arguments.history:
             return []
         if arguments.new:
@@ -96,7 +96,7 @@ class Asker:
 
 
 def request_answer(
-    server: Server, messages: list[Message], max_tokens: int | None = None, **options: Any
+    server: Server, messages: list[ChatMessage], max_tokens: int | None = None, **options: Any
 ) -> tuple[Stream, bool]:
     """Request the answer to a conversation; ``options`` are further arguments of `Server.chat` and `Server.complete`.
 
@@ -119,8 +119,10 @@ def _schema(text: str, namespace: Mapping[str, Any]) -> Any:
         schema = namespace[text] if text in namespace else json.loads(text)
     except (ValueError, RecursionError):
         raise InvalidOption(
-            f"--json {text[:QUOTED]}: neither a variable nor JSON. Put JSON in single quotes."
+            f"--json {text[:QUOTED_CHARACTERS]}: neither a variable nor JSON. Put JSON in single quotes."
         ) from None
     if isinstance(schema, dict) or hasattr(schema, "model_json_schema"):
         return schema
-    raise InvalidOption(f"--json {text[:QUOTED]}: a JSON schema (a dict), or a pydantic model class.")
+    raise InvalidOption(
+        f"--json {text[:QUOTED_CHARACTERS]}: a JSON schema (a dict), or a pydantic model class."
+    )

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from markdown_it.rules_inline import StateInline
     from markdown_it.token import Token
 
-LONGEST = 2**17  # characters of a text that is rendered; about 30,000 tokens
-LIMIT = 1.0  # seconds of processor time; the longest prose needs a third of it
+LONGEST_RENDERED = 2**17  # characters of a text that is rendered; about 30,000 tokens
+RENDER_LIMIT = 1.0  # seconds of processor time; the longest prose needs a third of it
 MOST_CELLS = 10_000  # cells of a table: each row has as many cells as the second line
 LONGEST_HTML = 2**20  # characters of HTML, as `_length` estimates them
 _DEADLINE = "deadline"
@@ -42,7 +42,7 @@ _TEX = re.compile(
 
 def html(text: str) -> str:
     """Return Markdown (CommonMark, tables, strikethrough) or the unchanged text as HTML; TeX is left to the front end."""
-    if len(text) <= LONGEST:
+    if len(text) <= LONGEST_RENDERED:
         try:
             return _rendered(text)
         except Exception:  # noqa: BLE001, S110 - too much, or a fault of the renderer: the text is shown unchanged
@@ -53,7 +53,7 @@ def html(text: str) -> str:
 def _rendered(text: str) -> str:
     renderer = _renderer()
     # This thread's processor time: a busy machine does not change how an answer is shown.
-    env = {_DEADLINE: time.thread_time() + LIMIT}
+    env = {_DEADLINE: time.thread_time() + RENDER_LIMIT}
     tokens = renderer.parse(text, env)
     if _length(tokens) > LONGEST_HTML:
         raise _TooMuchError

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vllm_magic.manager.manager import Manager
     from vllm_magic.server.server import Server
 
-REAP = ["vllm-magic", "reap"]
+REAP_COMMAND = ["vllm-magic", "reap"]
 
 
 @dataclass(frozen=True)
@@ -125,5 +125,5 @@ class Work:
 def _finding_data(finding: Finding) -> dict[str, Any]:
     """Return a finding for the views: ``pids`` is for their button, and null if the user has to type the command."""
     args = shlex.split(finding.command)
-    pids = [int(arg) for arg in args if arg.isdigit()] if args[:2] == REAP else None
+    pids = [int(arg) for arg in args if arg.isdigit()] if args[:2] == REAP_COMMAND else None
     return {"what": finding.what, "command": views.in_a_cell(finding.command), "pids": pids}

@@ -16,7 +16,7 @@ from vllm_magic.jupyter.display.chat_cell import request_answer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vllm_magic.engine.client.generate import Message, Stream
+    from vllm_magic.engine.client.generate import ChatMessage, Stream
     from vllm_magic.server.server import Server
 
 UPDATE_INTERVAL = 0.1  # seconds between two messages with new text of an answer
@@ -61,7 +61,7 @@ class Chat:
         self.server = server
         self.turns: list[Turn] = []
         self._on_text = on_text
-        self._history: list[Message] = []
+        self._history: list[ChatMessage] = []
         self._stream: Stream | None = None
         self._aborted = threading.Event()
 

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.jupyter.commands.settings import Settings
 
-MODELS = 100  # suggested models, at most
+MOST_MODELS = 100  # suggested models, at most
 # The options of vllm_magic that `fields_of` writes as flags. It handles --gpus and --env by themselves.
-OPTIONS = ("name", "port", "executable", "ttl", "keep", "cluster")
+OPTION_FIELDS = ("name", "port", "executable", "ttl", "keep", "cluster")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def fields_of(server: ServerSpec, settings: Settings) -> FormFields:
     flags = list(server.args)
     if flags[: len(default.args)] == list(default.args):
         del flags[: len(default.args)]
-    for option in OPTIONS:
+    for option in OPTION_FIELDS:
         value = getattr(server, option)
         if value is not None and value != getattr(default, option):
             flags += [f"--{option}", f"{value:g}" if isinstance(value, float) else str(value)]
@@ -143,8 +143,8 @@ def assess(form: FormFields, settings: Settings, now: Snapshot | None) -> Assess
 
 
 def suggestions() -> list[str]:
-    """Return the models that were started before, then the other models on disk; at most `MODELS`."""
-    return list(dict.fromkeys([*history.models(), *sorted(on_disk.cached_models())]))[:MODELS]
+    """Return the models that were started before, then the other models on disk; at most `MOST_MODELS`."""
+    return list(dict.fromkeys([*history.models(), *sorted(on_disk.cached_models())]))[:MOST_MODELS]
 
 
 def _assess_memory(server: ServerSpec, now: Snapshot, claims: Mapping[int, int]) -> Assessment:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.startup.log import Follower
     from vllm_magic.server.server import Server
 
-MOST = 300  # lines in one message; of more new lines, the oldest are skipped
+MOST_LINES = 300  # lines in one message; of more new lines, the oldest are skipped
 
 
 class LogStream:
@@ -40,7 +40,7 @@ class LogStream:
             return None
         self._follower.path = path  # the log file is moved when the server ends
         lines = self._follower.new_lines()
-        return self._message(lines[-MOST:], max(0, len(lines) - MOST)) if lines else None
+        return self._message(lines[-MOST_LINES:], max(0, len(lines) - MOST_LINES)) if lines else None
 
     def _message(self, lines: list[str], skipped: int) -> dict[str, Any]:
         first, self._first = self._first, False

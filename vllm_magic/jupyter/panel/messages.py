@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-LONGEST = 100_000  # characters of a text from a view; the rest is cut off
+LONGEST_TEXT = 100_000  # characters of a text from a view; the rest is cut off
 
 
 class RequestKind(str, Enum):
@@ -133,4 +133,4 @@ def _fields(fields: Mapping[str, Any]) -> FormFields:
 
 def _text(content: Mapping[str, Any], key: str) -> str:
     value = content.get(key)
-    return value[:LONGEST] if isinstance(value, str) else ""
+    return value[:LONGEST_TEXT] if isinstance(value, str) else ""

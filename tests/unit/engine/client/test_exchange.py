@@ -90,8 +90,8 @@ class TestWithoutEnd:
     def test_the_head_of_a_cluster(self, way, monkeypatch):
         from vllm_magic.cluster import rest, survey
 
-        monkeypatch.setattr(rest, "LIMIT", LIMIT)
-        monkeypatch.setattr(rest, "MOST", 2**20)
+        monkeypatch.setattr(rest, "RESPONSE_LIMIT", LIMIT)
+        monkeypatch.setattr(rest, "LARGEST_RESPONSE", 2**20)
         with Misbehaving(way) as head, pytest.raises(ClusterUnreachable, match="does not answer"):
             in_time(lambda: survey.survey(head.url))
 
@@ -101,7 +101,7 @@ class TestWithoutEnd:
 
         body = b'{"submission_id": "x", "status": "SUCCEEDED"}'
         with Misbehaving(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)) as head:
-            assert len(in_time(lambda: teardown._known(Ray(head.url), "x"))) == teardown.MOST
+            assert len(in_time(lambda: teardown._known(Ray(head.url), "x"))) == teardown.MOST_HELPERS
 
 
 def _refusing(header: bytes, *, slowly: bool):

@@ -35,7 +35,7 @@ HARMLESS = {
     "headings": "# a\n" * N,
     "entities": "&amp;" * N,
     "one word": "a" * N * 6,
-    "a long one": PROSE * (markdown.LONGEST // len(PROSE)),
+    "a long one": PROSE * (markdown.LONGEST_RENDERED // len(PROSE)),
 }
 
 
@@ -46,22 +46,22 @@ def timed(text: str) -> tuple[str, float]:
 
 @pytest.mark.parametrize("name", [*SLOW, *HARMLESS])
 def test_it_takes_no_time_and_no_room(name, monkeypatch):
-    monkeypatch.setattr(markdown, "LIMIT", 0.3 if name in SLOW else markdown.LIMIT)
+    monkeypatch.setattr(markdown, "RENDER_LIMIT", 0.3 if name in SLOW else markdown.RENDER_LIMIT)
     text = {**SLOW, **HARMLESS}[name]
     html, took = timed(text)
-    assert took < 4 * markdown.LIMIT
+    assert took < 4 * markdown.RENDER_LIMIT
     assert len(html) < markdown.LONGEST_HTML + 10 * len(text)
     if name in AS_IT_STANDS:
         assert html == f"<pre><code>{escape(text)}</code></pre>"
 
 
 def test_nothing_of_it_becomes_html(monkeypatch):
-    monkeypatch.setattr(markdown, "LIMIT", -1.0)
+    monkeypatch.setattr(markdown, "RENDER_LIMIT", -1.0)
     assert markdown.html("<script>**a**") == "<pre><code>&lt;script&gt;**a**</code></pre>"
 
 
 def test_a_text_that_is_too_long():
-    text = "**a** " * markdown.LONGEST
+    text = "**a** " * markdown.LONGEST_RENDERED
     assert markdown.html(text) == f"<pre><code>{text}</code></pre>"
 
 
