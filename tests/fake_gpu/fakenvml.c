@@ -32,6 +32,7 @@
  *     owners_only=1           a fast driver: it knows files with <ms> in their names only, and counts them while their
  *                             owners live, whatever these have open
  *     util, compute_mode
+ *     capability=N            the compute capability times ten: 89 for 8.9, 0 for a driver that does not say
  *     maker=N                 a part of every UUID
  *     same_uuid=1             all GPUs have the UUID of the first one
  */
@@ -482,9 +483,11 @@ API result nvmlDeviceGetComputeMode(gpu_handle device, int *out) {
     return OK;
 }
 API result nvmlDeviceGetCudaComputeCapability(gpu_handle device, int *major, int *minor) {
+    int tenths = (int)number("capability", device->index, 89);
     NEED(device);
-    *major = 8;
-    *minor = 9;
+    if (!tenths) return NOT_SUPPORTED;
+    *major = tenths / 10;
+    *minor = tenths % 10;
     return OK;
 }
 API result nvmlDeviceGetTemperature(gpu_handle device, int sensor, unsigned *out) {

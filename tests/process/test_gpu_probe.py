@@ -70,13 +70,13 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def test_a_snapshot_is_what_the_driver_says(root: Path, probe: Probe) -> None:
-    fakegpu.configure(root, total_mib__1=8192, name__1="NVIDIA Small")
+    fakegpu.configure(root, total_mib__1=8192, name__1="NVIDIA Small", capability__1=75)
     before = time.monotonic()
     with fakegpu.holding(root, 2, gpu=1) as holder:
         snapshot = probe.snapshot(LONG)
-    free = Gpu(0, fakegpu.uuid(0), "NVIDIA FakeGPU 24GB", 24 * GIB, 0, 24 * GIB, ())
+    free = Gpu(0, fakegpu.uuid(0), "NVIDIA FakeGPU 24GB", 24 * GIB, 0, 24 * GIB, (), (8, 9))
     listed = (ComputeProcess(holder.pid, 2 * GIB),)
-    held = Gpu(1, fakegpu.uuid(1), "NVIDIA Small", 8 * GIB, 2 * GIB, 6 * GIB, listed)
+    held = Gpu(1, fakegpu.uuid(1), "NVIDIA Small", 8 * GIB, 2 * GIB, 6 * GIB, listed, (7, 5))
     assert before <= snapshot.taken <= time.monotonic()
     assert snapshot == Snapshot(snapshot.taken, (free, held), driver="580.00.00", problem=None)
     assert snapshot.same(held) is snapshot.gpus[1]
@@ -114,6 +114,11 @@ def test_figures_that_the_driver_does_not_report_are_none(
         gpu = probe.snapshot(LONG).gpus[0]
     processes = gpu.processes and tuple(process.used for process in gpu.processes)
     assert (gpu.used, gpu.free, processes, gpu.unattributed) == expected
+
+
+def test_a_driver_that_does_not_tell_the_compute_capability(root: Path, probe: Probe) -> None:
+    fakegpu.configure(root, capability=0)
+    assert [gpu.capability for gpu in probe.snapshot(LONG).gpus] == [None, None]
 
 
 def test_pids_are_those_of_the_driver(root: Path, probe: Probe) -> None:

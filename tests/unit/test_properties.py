@@ -567,6 +567,9 @@ class TestRecord:
         gpu = Gpu(0, "GPU-a", "H200", 24, 3, None, (ComputeProcess(1, None), ComputeProcess(2, 3)))
         now = Snapshot(0.0, (gpu, replace(gpu, processes=None)), None, None)
         assert gpu_json.unpack(json.loads(json.dumps(gpu_json.pack(now)))) == now
+        known = replace(now, gpus=tuple(replace(one, capability=(9, 0)) for one in now.gpus))
+        assert gpu_json.pack(known) == gpu_json.pack(now)
+        assert not gpu_json.unpack([{**gpu_json.pack(now)[0], "capability": [9, 0]}]).gpus
 
     @few
     @given(

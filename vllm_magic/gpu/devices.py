@@ -36,6 +36,7 @@ class Gpu:
         used: the memory in use. Whether the driver counts its own share depends on its version, so compare two snapshots.
         free: the memory that can be allocated.
         processes: the processes that compute or draw; None if the driver does not list them (MIG, some containers).
+        capability: CUDA's compute capability, such as (9, 0); None if the driver does not say.
     """
 
     index: int
@@ -45,6 +46,7 @@ class Gpu:
     used: int | None
     free: int | None
     processes: tuple[ComputeProcess, ...] | None
+    capability: tuple[int, int] | None = None
 
     def held_by(self, pids: Collection[int]) -> int | None:
         """Return the bytes that these processes hold; None if the driver lists none of them, or does not say how much."""

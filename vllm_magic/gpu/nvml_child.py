@@ -6,7 +6,7 @@ Each empty line on stdin is a request. Each line on stdout is its reply, a JSON 
 
     {"driver": "580.00" | null, "problem": "..." | null,
      "gpus": [{"index", "uuid", "name", "total", "used", "free",
-               "processes": [[pid, used, computes], ...] | null}, ...]}
+               "processes": [[pid, used, computes], ...] | null, "capability": [major, minor] | null}, ...]}
 
 The process ends with its parent, also while a call of NVML hangs. The end of stdin is not enough for that: a child that
 the parent forked may hold the other end.
@@ -109,6 +109,7 @@ def _gpu(nvml: Any, index: int) -> dict[str, Any] | None:
             break
         memory, processes = again, _processes(nvml, handle)
     total, used, free = memory
+    gpu["capability"] = _if_supported(nvml, nvml.nvmlDeviceGetCudaComputeCapability, handle)
     return {**gpu, "total": total, "used": used, "free": free, "processes": processes}
 
 

@@ -266,6 +266,6 @@ def _snapshot(taken: float, reply: dict[str, Any]) -> Snapshot:
 
 
 def _gpu(fields: dict[str, Any]) -> Gpu:
-    listed = fields.pop("processes")
+    listed, capability = fields.pop("processes"), fields.pop("capability")
     processes = None if listed is None else tuple(ComputeProcess(*row) for row in listed)
-    return Gpu(**fields, processes=processes)
+    return Gpu(**fields, processes=processes, capability=capability and tuple(capability))

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
 
 def pack(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """Return the GPUs of a snapshot as JSON."""
-    return [dataclasses.asdict(gpu) for gpu in snapshot.gpus]
+    """Return the GPUs of a snapshot as JSON, without the compute capability, which a release does not need."""
+    return [
+        {name: value for name, value in dataclasses.asdict(gpu).items() if name != "capability"}
+        for gpu in snapshot.gpus
+    ]
 
 
 def unpack(packed: Sequence[Mapping[str, Any]]) -> Snapshot:
@@ -41,6 +44,7 @@ def _makes_sense(gpu: Gpu) -> bool:
     bytes_ = (gpu.total, gpu.used, gpu.free, *(process.used for process in listed))
     return (
         validation.texts([gpu.uuid, gpu.name])
+        and gpu.capability is None
         and all(isinstance(process.computes, bool) for process in listed)
         and all(map(validation.identifier, known))
         and all(one is None or validation.identifier(one) for one in bytes_)
