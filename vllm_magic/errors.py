@@ -130,12 +130,13 @@ class NotEnoughMemory(VllmMagicError):
 class NoEstimate(VllmMagicError):
     """The memory that a model needs cannot be estimated.
 
-    Args:
+    Attributes:
         reason: the missing information, as a sentence.
     """
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"An estimate cannot be made: {reason}")
+        self.reason = written(one_line(reason))
 
 
 class ServerFailed(VllmMagicError):

@@ -23,6 +23,8 @@ MOST_FILES = 5000
 MOST_BYTES = 2**60
 MOST_DIMENSIONS = 16
 _LENGTH = 8  # bytes before the header, which hold its length
+# A clone without Git LFS has small text files that begin so in place of the weights (the specification of Git LFS).
+_POINTER = b"version https://git-lfs.github.com/spec/"
 _BITS = {
     "F4": 4,
     "F6_E2M3": 6,
@@ -33,7 +35,7 @@ _BITS = {
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
 }
 # Files beside the weights that have the same ending, and that vLLM does not load (its model_loader/weight_utils.py).
-_NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "trainer_state")
+NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "trainer_state")
 
 
 class Tensor(NamedTuple):
@@ -84,7 +86,7 @@ def read(folder: Path) -> Weights:
     if stored := [name for name in names if name.endswith(".safetensors")]:
         return _of_headers(folder, stored)
     for ending in (".bin", ".pt"):
-        found = [name for name in names if name.endswith(ending) and not name.startswith(_NOT_WEIGHTS)]
+        found = [name for name in names if name.endswith(ending) and not name.startswith(NOT_WEIGHTS)]
         if found:
             return of_files(read_start(folder / name, 0)[1] for name in found)
     raise NoEstimate(f"no weights of the model are in {folder}.")
@@ -119,18 +121,77 @@ def header(path: Path) -> list[Tensor]:
     """Return the tensors of one safetensors file.
 
     Raises:
-        NoEstimate: the file is not a valid safetensors file.
+        NoEstimate: the file is not a valid safetensors file, or describes a tensor of an unknown type.
     """
-    start, size = read_start(path, _LENGTH)
-    length = int.from_bytes(start, "little")
-    if len(start) < _LENGTH or not 0 < length <= min(LONGEST_HEADER, size - _LENGTH):
-        raise NoEstimate(f"{path.name} does not begin as a safetensors file does.")
-    described = json_object(read_start(path, length, _LENGTH)[0], path.name)
+    length, room = _length_and_room(path)
+    if length > LONGEST_HEADER:
+        raise NoEstimate(f"the header of {path.name} is longer than {LONGEST_HEADER} bytes.")
+    described = _described(path, length, room)
     described.pop("__metadata__", None)
     tensors = [_checked(name, one, path.name) for name, one in described.items()]
-    if sum(one.size for one in tensors) > size - _LENGTH - length:
-        raise NoEstimate(f"{path.name} claims more tensors than it holds. Was its download cut short?")
+    if sum(one.size for one in tensors) > room:
+        raise NoEstimate(f"{path.name} claims more tensors than it holds.")
     return tensors
+
+
+def damage(path: Path) -> str:
+    """Return why a file of weights cannot be loaded, as a sentence; "" if it may be valid.
+
+    Of a file that is not a safetensors file, only the first bytes are examined.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            length, room = _length_and_room(path)
+            if length <= LONGEST_HEADER:
+                _described(path, length, room)
+        else:
+            _check_start(path)
+    except NoEstimate as error:
+        return error.reason
+    return ""
+
+
+def _check_start(path: Path) -> None:
+    start, size = read_start(path, len(_POINTER))
+    if not size:
+        raise NoEstimate(f"{path.name} is empty.")
+    if start == _POINTER:
+        raise NoEstimate(f"{path.name} is a pointer of Git LFS, not the file itself.")
+
+
+def _length_and_room(path: Path) -> tuple[int, int]:
+    """Return the bytes of the header of a safetensors file, and the bytes that follow the header.
+
+    Raises:
+        NoEstimate: safetensors would not read the file.
+    """
+    _check_start(path)
+    start, size = read_start(path, _LENGTH)
+    length = int.from_bytes(start, "little")
+    if not 0 < length <= size - _LENGTH:
+        raise NoEstimate(f"{path.name} does not begin as a safetensors file does.")
+    return length, size - _LENGTH - length
+
+
+def _described(path: Path, length: int, room: int) -> dict[str, Any]:
+    """Return what the header of a safetensors file says of its tensors.
+
+    Raises:
+        NoEstimate: safetensors would not read the file.
+    """
+    described = json_object(read_start(path, length, _LENGTH)[0], path.name)
+    missing = max(map(_end, described.values()), default=0) - room
+    if missing > 0:
+        raise NoEstimate(f"{path.name} is cut short: its last {missing} bytes are missing.")
+    return described
+
+
+def _end(described: Any) -> int:
+    """Return where a tensor ends, in bytes after the header; 0 if the header does not say it."""
+    match described:
+        case {"data_offsets": [int(), int(end)]}:
+            return end
+    return 0
 
 
 def _checked(name: str, described: Any, file: str) -> Tensor:
@@ -147,12 +208,22 @@ def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_BYTES
 
 
-def _of_index(folder: Path, there: Container[str]) -> Weights:
-    """Return the weights in the files that the index names. Other files, such as Mistral's consolidated ones, are not loaded."""
+def files_by_tensor(folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the file of each tensor by the index of the safetensors files, and the whole index.
+
+    Raises:
+        NoEstimate: the index cannot be read, or names no files.
+    """
     index = read_json(folder / INDEX, LARGEST_INDEX)
     where = index.get("weight_map")
     if not isinstance(where, dict) or not where or not all(isinstance(one, str) for one in where.values()):
         raise NoEstimate(f"{INDEX} does not say which files hold the weights.")
+    return where, index
+
+
+def _of_index(folder: Path, there: Container[str]) -> Weights:
+    """Return the weights in the files that the index names. Other files, such as Mistral's consolidated ones, are not loaded."""
+    where, index = files_by_tensor(folder)
     names = sorted(set(where.values()))
     return _of_headers(folder, names) if all(one in there for one in names) else _of_total(index)
 

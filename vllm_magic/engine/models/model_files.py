@@ -59,13 +59,21 @@ def find(spec: ServerSpec, environ: Mapping[str, str]) -> Path | None:
             return local
         chosen = flags.value(spec.all_args, "--download-dir")
         cache = Path(spec.cwd, chosen) if chosen else cache_folder(environ)
+    except (OSError, ValueError, RuntimeError):  # also a name that no file can have, a user without a home
+        return None
+    return snapshot(cache, spec)
+
+
+def snapshot(cache: Path, spec: ServerSpec) -> Path | None:
+    """Return the folder of the model's revision in this cache; None if the revision is not in it."""
+    try:
         kept = cache / folder_name(spec.model)
         revision = flags.value(spec.all_args, "--revision") or "main"
         if not _is_commit(revision):
             revision = files.read_regular(kept / "refs" / revision, LARGEST_REF).decode().strip()
-        snapshot = kept / "snapshots" / revision
-        return snapshot if _is_commit(revision) and snapshot.is_dir() else None
-    except (OSError, ValueError, RuntimeError):  # also a name that no file can have, a user without a home
+        folder = kept / "snapshots" / revision
+        return folder if _is_commit(revision) and folder.is_dir() else None
+    except (OSError, ValueError):  # also a name that no file can have
         return None
 
 
@@ -86,8 +94,11 @@ def json_object(raw: bytes, name: str) -> dict[str, Any]:
     """
     try:
         found = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise NoEstimate(f"{name} cannot be read as JSON.") from None
+    except (ValueError, RecursionError) as error:
+        where = (
+            f": line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        )
+        raise NoEstimate(f"{name} cannot be read as JSON{where}.") from None
     if not isinstance(found, dict):
         raise NoEstimate(f"{name} does not hold a JSON object.")
     return found

@@ -87,7 +87,8 @@ def described(**changes) -> bytes:
 @pytest.mark.parametrize(
     ("raw", "says"),
     [
-        (b"", "does not begin"),
+        (b"", "model.safetensors is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:", "is a pointer of Git LFS, not the file"),
         (b"short", "does not begin"),
         (bytes(8) + b"{}", "does not begin"),
         (HUGE + b"{}", "does not begin"),
@@ -109,8 +110,8 @@ def described(**changes) -> bytes:
         (described(shape=2), "unknown"),
         (described(shape=[2**61]), "unknown"),
         (described(shape=[1] * 17), "unknown"),
-        (described(shape=[2**40], data_offsets=[0, 2**41]), "more tensors than it holds"),
-        (described(shape=[8], data_offsets=[0, 16]), "cut short"),
+        (described(shape=[2**40], data_offsets=[0, 2**41]), "cut short"),
+        (described(shape=[8], data_offsets=[0, 16]), "cut short: its last 8 bytes are missing"),
     ],
 )
 def test_a_file_that_is_not_what_it_should_be(tmp_path, raw, says):
@@ -118,6 +119,16 @@ def test_a_file_that_is_not_what_it_should_be(tmp_path, raw, says):
     with pytest.raises(NoEstimate, match=says) as caught:
         weights.read(tmp_path)
     assert str(caught.value).startswith("An estimate cannot be made: ")
+
+
+def test_a_header_that_is_longer_than_is_read(tmp_path):
+    """The file may be valid all the same."""
+    path = tmp_path / "model.safetensors"
+    path.write_bytes((weights.LONGEST_HEADER + 1).to_bytes(8, "little"))
+    os.truncate(path, 2 * weights.LONGEST_HEADER)
+    with pytest.raises(NoEstimate, match="is longer than 25000000 bytes"):
+        weights.read(tmp_path)
+    assert weights.damage(path) == ""
 
 
 def test_two_tensors_in_the_same_place_do_not_count_twice(tmp_path):
