@@ -107,10 +107,8 @@ def test_what_was_served_is_that_of_all_engines():
         assert client.activity() == Activity(3, 4, 5, 1520, 300)
     with serving({"/metrics": (503, METRICS)}) as client:
         assert client.activity() is None
-    for without in (
-        "prompt_tokens_total 1.0\n",
-        "vllm:num_requests_running 0.0\n",
-        "vllm:prompt_tokens_total 1.0\n",
-    ):
+    for without in ("prompt_tokens_total 1.0\n", "vllm:num_requests_running 0.0\n"):
         with serving({"/metrics": (200, without)}) as client:
             assert client.activity() is None
+    with serving({"/metrics": (200, "vllm:prompt_tokens_total 1.0\n")}) as client:
+        assert client.activity() == Activity(0, 0, 0, 1, 0)
