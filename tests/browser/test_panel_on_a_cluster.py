@@ -27,7 +27,7 @@ def test_a_life_on_a_cluster(lab, cluster):
     panel.button("Start").click()
     panel.wait_state("ready", 120)  # the cluster has only just begun
     panel.tab("Log")
-    expect(panel.log).to_contain_text("It runs on node-127.0.0.")
+    expect(panel.log).to_contain_text("The job runs on node-127.0.0.")
     panel.tab("Chat")
     panel.say("Hello there")
     expect(panel.root.locator(".vmp-turn")).to_contain_text("word0 word1")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
-    # The last place on the path: no file of this folder can take the place of a module of the standard library.
+    # Without this folder, and with the package at the end: no file of it may hide a module of the standard library.
     sys.path[:] = [*sys.path[1:], str(Path(__file__).resolve().parents[2])]
 
 from vllm_magic.cluster import package, placement, teardown, wire
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from vllm_magic.cluster.entities import Job
 
 POLL_INTERVAL = 0.5  # seconds between requests for the state of a job that waits for room
-LONG_INTERVAL = 5.0  # the same for a running job; usually the last line of its log shows the end earlier
+LONG_INTERVAL = 5.0  # the same for a running job; usually the last line of its log reports its end earlier
 SUBMIT_LIMIT = 60.0  # seconds for the cluster to accept the job
-UNKNOWN_ANSWERS = 3  # how often in a row the head must not know the job before the agent believes it
+UNKNOWN_ANSWERS = 3  # answers in a row that the head does not know the job, until the agent believes them
 LAST_LINES_LIMIT = 2.0  # seconds for the end of the job's log to arrive
 LONGEST_LINE = 2**20  # bytes; a longer line is copied in pieces
 END_LIMIT = 120.0  # seconds for a job to end after a request to stop; the guards may end the agent earlier
@@ -52,7 +52,7 @@ class Agent:
         self._ray = Ray(spec.address)
         self._forwarder = Forwarder(spec.port)
         self._stop_request = asyncio.Event()
-        self._unknown = 0  # how often in a row the head has not known the job
+        self._unknown = 0  # answers in a row that the head does not know the job
         self._failed = False
         self._lock = threading.Lock()  # for `_placement`
         self._placement = Placement()
@@ -150,7 +150,7 @@ class Agent:
         """Return the job; None if the cluster does not answer.
 
         Raises:
-            JobUnknownError: the head did not know the job `UNKNOWN_ANSWERS` times in a row.
+            JobUnknownError: the head has answered `UNKNOWN_ANSWERS` times in a row that it does not know the job.
         """
         try:
             job = await asyncio.to_thread(self._ray.job, self._spec.job)
@@ -165,7 +165,7 @@ class Agent:
         return job
 
     async def _wait_for_node(self) -> str | None:
-        """Return the id of the job's node; None if the job ends, or shall end, before it gets a node."""
+        """Return the id of the job's node; None if the job ends, or its end is requested, before it gets a node."""
         began, is_reported = time.monotonic(), False
         while not self._stop_request.is_set():
             job = await self._job()
@@ -178,7 +178,7 @@ class Agent:
                     return job.node
             if not is_reported and time.monotonic() > began + 10 * POLL_INTERVAL:
                 is_reported = True
-                _print(f"It waits for room on the cluster ({self._spec.gpus} GPUs).")
+                _print(f"The job waits for room on the cluster ({self._spec.gpus} GPUs).")
             await self._pause(
                 POLL_INTERVAL if time.monotonic() < began + 10 * LONG_INTERVAL else LONG_INTERVAL
             )
@@ -192,7 +192,7 @@ class Agent:
         env = {name: os.environ[name] for name in spec.env if name in os.environ}
         request = ServeRequest(spec.model, spec.args, spec.executable, env, found.ip, spec.force, wire.LEASE)
         self._ray.put(wire.request(spec.job), request.packed())
-        _print(f"It runs on {found.where}.")
+        _print(f"The job runs on {found.where}.")
 
     def _copy_log(self, node: str, loop: asyncio.AbstractEventLoop) -> None:
         """Copy the job's log to the output, without the lines for this agent, until its last line."""
@@ -225,15 +225,15 @@ class Agent:
             with contextlib.suppress(OSError):  # a full disk: the lines for this agent are still to come
                 os.write(1, line + b"\n")
             return ""
-        if content["said"] == wire.PLACED:
+        if content["kind"] == wire.PLACED:
             self._compare_versions(str(content.get("vllm") or ""))
-        elif content["said"] == wire.LISTENS:
+        elif content["kind"] == wire.LISTENS:
             to = (self._address, int(content["port"]))
             asyncio.run_coroutine_threadsafe(self._listen(to), loop)
-        elif content["said"] in (wire.ENDS, wire.RELEASED):
+        elif content["kind"] in (wire.ENDS, wire.RELEASED):
             # From now on another process may take the server's port on the node.
             loop.call_soon_threadsafe(self._forwarder.close)
-        return str(content["said"])
+        return str(content["kind"])
 
     def _compare_versions(self, there: str) -> None:
         here = self._spec.vllm

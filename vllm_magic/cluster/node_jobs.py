@@ -1,4 +1,4 @@
-"""Find what is left of a job on nodes, by a helper job on each node, which is pinned to the node and needs no GPU."""
+"""Run a helper job on each node of a server: it needs no GPU, and reports the GPUs, or the leftovers of the server's job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This package itself as a Ray package, so that a job runs the same version of it on its node as the kernel does here."""
+"""This package as a Ray package: the job on a node runs the same version of vllm_magic as the kernel here."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from vllm_magic.cluster.entities import Actor, Job, Node
 
 COLUMNS = ("node", "address", "GPUs", "job", "server", "holds", "state")
-SUPERVISOR = "_ray_internal_job_actor_"  # begins the name of the actor that runs a job (ray/dashboard/modules/job/common.py)
+# The name of the actor that runs a job begins with this (ray/dashboard/modules/job/common.py).
+SUPERVISOR = "_ray_internal_job_actor_"
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 POLL_INTERVAL = 0.25  # seconds between requests for the state of a job that is ending
 UNKNOWN_LIMIT = 5.0  # seconds; a job that the head does not know for that long is gone
-BY_ITSELF = 3.0  # seconds for Ray to end the actors and placement groups of a job, before this module does
-RECORDED = 5.0  # seconds from the end of a job until its record can be removed, also from a busy head
+OWN_CLEAR_LIMIT = 3.0  # seconds for Ray itself to end the actors and placement groups of a job
+RECORD_DELAY = 5.0  # seconds from the end of a job until its record can be removed, also from a busy head
 MOST_HELPERS = 100  # helper jobs of one kind for one job; usually there is one
 REMOVAL_LIMIT = 20.0  # seconds to remove the records of all helper jobs of a job; the other records stay
 CLEAR_LIMIT = 30.0  # seconds for the actors and placement groups of a job to end
@@ -80,7 +80,7 @@ def clear(ray: Ray, job: Job) -> str:
     """End the actors and placement groups that a finished job left in Ray, and those of no other job.
 
     Returns:
-        What is still there after `CLEAR_LIMIT`; "" for nothing.
+        Text about the actors and groups that are left after `CLEAR_LIMIT` seconds; "" for none.
 
     Raises:
         ClusterError: the cluster refuses, or cannot be reached.
@@ -96,7 +96,7 @@ def clear(ray: Ray, job: Job) -> str:
         now = time.monotonic()
         if now >= began + CLEAR_LIMIT:
             return f"{len(actors)} actors and {len(groups)} placement groups of {job.id}"
-        if now >= began + BY_ITSELF and not asked:
+        if now >= began + OWN_CLEAR_LIMIT and not asked:
             asked = True
             named = [(one.name, one.namespace) for one in actors if one.name]
             _run(ray, f"{job.id}-clear", _CLEAR.format(groups=groups, actors=named))
@@ -124,7 +124,7 @@ def _known(ray: Ray, name: str) -> list[str]:
 
 
 def remove_records(ray: Ray, job: str, helper_jobs: Iterable[str] = ()) -> None:
-    """Remove the records of a job's helper jobs from the head, after a wait of `RECORDED` seconds.
+    """Remove the records of a job's helper jobs from the head, after a wait of `RECORD_DELAY` seconds.
 
     The record of the job itself stays.
 
@@ -142,7 +142,7 @@ def remove_records(ray: Ray, job: str, helper_jobs: Iterable[str] = ()) -> None:
     if not names:
         return
     # Ray checks once a second whether a job has ended. If the record is gone by then, Ray reports the job as failed.
-    threading.Event().wait(RECORDED)
+    threading.Event().wait(RECORD_DELAY)
     deadline = time.monotonic() + REMOVAL_LIMIT
     refused: ClusterError | None = None
     for name in names:
@@ -160,7 +160,7 @@ def remove_records(ray: Ray, job: str, helper_jobs: Iterable[str] = ()) -> None:
 
 
 def wait(ray: Ray, job: str, limit: float, silence: float) -> Job:
-    """Ask the cluster to stop a job, ask again when the job gets a node only now, and wait for its end.
+    """Ask the cluster to stop a job, ask again if the job gets its node after that, and wait for its end.
 
     Args:
         ray: the cluster.
@@ -169,7 +169,7 @@ def wait(ray: Ray, job: str, limit: float, silence: float) -> Job:
         silence: seconds for which the cluster may fail to answer; at most ``limit`` counts.
 
     Returns:
-        The job as it is then. It is not over if the limit was too short.
+        The job. It is not over if the limit was too short.
 
     Raises:
         JobUnknownError: the cluster does not know the job.

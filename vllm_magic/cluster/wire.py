@@ -14,13 +14,13 @@ from vllm_magic.errors import InvalidOption
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-LINE = "@vllm_magic "  # begins a line of a job's log that `on_node` wrote: JSON with the field "said"
-# The kinds of these lines, the values of "said".
+LINE = "@vllm_magic "  # the beginning of a line that `on_node` writes to a job's log; JSON with the field "kind" follows
+# The values of the field "kind".
 BEGUN, PLACED, LISTENS, ENDS = "begun", "placed", "listens", "ends"
 REFUSED, RELEASED, REPORTED = "refused", "released", "reported"
 JOB_SPEC = "VLLM_MAGIC_JOB_SPEC"  # the variable of an agent's environment with its `messages.JobSpec`
 METADATA = "vllm_magic"  # the key of a job's metadata for the server's name
-SCHEME = "gcs://"  # begins the address of a value that is stored as a Ray package
+SCHEME = "gcs://"  # the beginning of the address of a value that is stored as a Ray package
 
 
 def _seconds(variable: str, otherwise: float) -> float:
@@ -60,7 +60,7 @@ def lease(job: str) -> str:
 
 def line(kind: str, **more: Any) -> str:
     """Return a line for the job's log."""
-    return LINE + json.dumps({"said": kind, **more})
+    return LINE + json.dumps({"kind": kind, **more})
 
 
 def parse(text: str) -> Mapping[str, Any] | None:
@@ -71,10 +71,10 @@ def parse(text: str) -> Mapping[str, Any] | None:
         found = json.loads(text.removeprefix(LINE))
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) and "said" in found else None
+    return found if isinstance(found, dict) and "kind" in found else None
 
 
 def last_line(log: Sequence[str], kind: str) -> Mapping[str, Any] | None:
     """Return the content of the last line of this kind in a job's log; None if there is none."""
-    found = [content for text in log if (content := parse(text)) and content["said"] == kind]
+    found = [content for text in log if (content := parse(text)) and content["kind"] == kind]
     return found[-1] if found else None

@@ -47,7 +47,11 @@ def serve(job: str) -> int:
     store = Store()
     request = _request(store, job, stop_request)
     if request is None:
-        _print(wire.line(wire.REFUSED, cause="The job was not told what to serve", hint="Start it again"))
+        _print(
+            wire.line(
+                wire.REFUSED, cause="The job got no request from its agent", hint="Start the server again"
+            )
+        )
         return 1
     manager.spares.set_mode(StandbyMode.OFF)
     spec = ServerSpec(

@@ -211,7 +211,7 @@ class TestCluster:
     def test_a_node_is_waited_for_while_the_cluster_does_not_answer(self, made, said):
         head = Head(unreachable(), JobUnknownError("m-1"), job(JobStatus.PENDING), job(JobStatus.RUNNING))
         assert asyncio.run(made(head)._wait_for_node()) == "node"
-        assert said[-1] == b"It runs on n (10.0.0.1).\n"
+        assert said[-1] == b"The job runs on n (10.0.0.1).\n"
         assert head.puts == [wire.request("m-1")]
 
     def test_a_job_that_the_head_has_forgotten(self, made):

@@ -52,7 +52,7 @@ class Head:
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    monkeypatch.setattr(teardown, "RECORDED", 0.0)
+    monkeypatch.setattr(teardown, "RECORD_DELAY", 0.0)
 
 
 HELPERS = ("m-1-look-a", "m-1-look-b", "m-1-end-0", "m-1-end-1", "m-1-clear-0", "m-1-clear-1")

@@ -40,5 +40,5 @@ def test_the_end_of_the_port_is_said_before_the_release(monkeypatch, ends, is_re
     stop_request = SimpleNamespace(is_set=lambda: is_end("asked"), wait=polls.append)
     monkeypatch.setattr(serve, "_print", said.append)
     serve._serve_until_end(Server(), stop_request, Lease(), SimpleNamespace(copy_new=lambda: None))
-    kinds = [content["said"] for content in map(wire.parse, said) if content]
+    kinds = [content["kind"] for content in map(wire.parse, said) if content]
     assert kinds == ([wire.LISTENS, wire.ENDS] if is_ready else [])

@@ -48,7 +48,10 @@ class Progress:
 _SIGNS: tuple[tuple[Stage, re.Pattern[str]], ...] = tuple(
     (stage, re.compile(pattern))
     for stage, pattern in (
-        (Stage.IMPORTING, r"^It runs on "),  # logged by an agent when its job has a node: cluster/agent.py
+        (
+            Stage.IMPORTING,
+            r"^The job runs on ",
+        ),  # logged by an agent when its job has a node: cluster/agent.py
         (
             Stage.CONFIGURING,
             r"vLLM server version|version \d+\.\d+\.\d+|non-default args:|Resolved architecture:",
