@@ -420,7 +420,7 @@ def nearly(draw) -> bytes:
 
 class TestProtocol:
     def test_every_field_has_its_rule(self):
-        assert {name for kind in KINDS for name in kind._fields} == set(protocol._FITS)
+        assert {name for kind in KINDS for name in kind._fields} == set(protocol._CHECKS)
         assert set(typing.get_args(protocol.Message)) == set(KINDS)
 
     @many

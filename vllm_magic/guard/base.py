@@ -228,8 +228,8 @@ class Guard:
             by: the guard that does this, "inner" or "outer".
             why: the reason.
             stop: the times for the processes to end by themselves.
-            end_grace: descriptors; one becomes readable when a later stop may have come.
-            later_stop: called when one of them is readable; see `Ladder`.
+            end_grace: descriptors of which one becomes readable when a later stop may have come.
+            later_stop: called when such a descriptor is readable; see `Ladder`.
         """
         self.send(Stopping(why.value, stop.grace))
         with contextlib.ExitStack() as stack:
@@ -255,7 +255,7 @@ class Guard:
 
     def clear(self) -> None:
         """Remove the server's private folder, unless a process of the server still lives."""
-        if not self.is_empty():  # SIGKILL did not end it: a later stop or sweep needs the record
+        if not self.is_empty():  # SIGKILL did not end a process: a later stop or sweep needs the record
             return
         folder.clear(self.request.folder, self.request.tmp, self.request.log, self.request.keep_log)
 

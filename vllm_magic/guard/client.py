@@ -65,7 +65,8 @@ class Guards(ABC):
             raise
         self._events.register(connection, select.EPOLLIN)
         forks.keep_out(connection)
-        # The main thread takes it for guards only that no other thread knows: a signal handler may interrupt it there.
+        # The main thread takes this lock only while no other thread knows these guards: a signal handler may interrupt the
+        # main thread, and wait for a thread that needs the lock.
         self._send_lock = threading.Lock()
         self._waiting: list[Message] = []
         self._decoder = Decoder()
@@ -155,7 +156,7 @@ class Guards(ABC):
     def disconnect(self) -> None:
         """Close the connection while the guards live. They treat this like the end of the kernel."""
         with self._send_lock:
-            if self._outer_end is not None:  # its end is not of interest any more
+            if self._outer_end is not None:  # the end of the outer guard does not matter any more
                 with contextlib.suppress(OSError, ValueError):
                     self._events.unregister(self._outer_end)
                 os.close(self._outer_end)

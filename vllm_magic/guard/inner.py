@@ -382,8 +382,8 @@ class Inner(Guard):
     def _later_stop(self) -> Stop | None:
         """Return the stop that came during the release; None if there is none.
 
-        The end of the kernel or of the other guard and SIGTERM count as a stop without grace. Whatever else the kernel says
-        does not: the kernel may say that the server is ready, since it hears of a stop by somebody else only later.
+        The end of the kernel, the end of the other guard, and SIGTERM count as a stop without grace. Other messages of the
+        kernel do not count: if another process requested the stop, the kernel may still report that the server is ready.
         """
         self.drain_wake()
         ready = pidfd.readable(self._enders(), 0.0)

@@ -1,6 +1,6 @@
 """The stop ladder: end every process of a server, with SIGTERM first, and with SIGKILL if that has no effect.
 
-It follows from what vLLM does after a signal (measured on 0.32.0):
+The steps follow from vLLM's behaviour after a signal (measured on 0.32.0):
 
 - SIGTERM to an idle leader ends all processes in half a second.
 - With open streams, the engine ends at once, but the API server waits for its connections without a limit.
@@ -45,7 +45,7 @@ Members = list[Process]
 
 
 class Outcome(NamedTuple):
-    """The processes that ended, and those that are left: lists of [pid, start, name, how]; and the time in seconds."""
+    """The processes that ended, and the processes that are left, each as [pid, start, name, how]; and the time in seconds."""
 
     ended: list[list[Any]]
     left: list[list[Any]]
@@ -62,14 +62,14 @@ class Ladder:
             stopped for the kill: a server that is starting makes new shared memory until then.
         is_empty: returns whether no process is left. A scan of /proc can miss a process that is forked while its parent
             exits, so an empty scan is no proof.
-        end_grace: descriptors; one becomes readable when a later stop may have come.
-        later_stop: called when one of them is readable; returns a stop that came after the first one, whose times begin now;
-            None if there is none. A later stop can only shorten the times of the release.
+        end_grace: descriptors of which one becomes readable when a later stop may have come.
+        later_stop: called when a descriptor of ``end_grace`` is readable; returns the later stop, or None. Its times begin
+            now. A later stop can only shorten the times of the release.
         trackers_last: end multiprocessing's resource trackers after all other processes. They remove the shared memory of
             ended processes. This is for a server whose guards were killed while it started, so that no list of its shared
             memory exists.
         whole_groups: kill whole process groups. Not for processes that were started from a person's shell, whose group
-            has other processes too. Without this, whole groups are only stopped, and only those of the server's own sessions.
+            has other processes too. Without this, whole groups are only stopped, and only in the server's own sessions.
         session: the number of a session that has only processes of the server; None for none. A session that a process of the
             server made is such a session too.
     """
@@ -164,8 +164,8 @@ class Ladder:
         while (alive or not self._is_empty()) and time.monotonic() < limit:
             victims = self._victims(alive)
             if alive and not victims:  # only resource trackers are left
-                for one in alive:  # a guard may have stopped it before the guard was killed
-                    pidfd.send(one.identity, signal.SIGCONT)
+                for tracker in alive:  # a guard may have stopped the tracker, and was killed then
+                    pidfd.send(tracker.identity, signal.SIGCONT)
                 pidfd.wait_for_all(_identities(alive), TRACKER_LIMIT)
                 self._trackers_last = False
                 alive = self._scan()
@@ -192,7 +192,7 @@ class Ladder:
         return [one for one in alive if RESOURCE_TRACKER not in self._names.get(one.identity, "")]
 
     def _in_own_sessions(self, stopped: Members) -> Members:
-        """Return those whose session has only processes of the server, apart from this process and its ancestors.
+        """Return the processes whose session has only processes of the server; never a process of this process's group.
 
         Their groups are stopped as a whole, because a chain of processes, each of which forks the next one, can stay ahead
         of the scans: on a busy machine a scan takes longer than a fork.

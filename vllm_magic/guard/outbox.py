@@ -1,7 +1,7 @@
 """The messages that a guard sends over one connection, without ever waiting for the other side.
 
 The other side may be stopped, or busy for minutes. When the socket is full, a message is sent in pieces, as room becomes
-free. A new message replaces an older one of its kind, unless a part of that has been sent. `KnownProcesses` is sent
+free. A new message replaces a waiting message of its kind, but not a message that is partly sent. `KnownProcesses` is sent
 often, so it comes last, and only while three quarters of the socket's buffer are free. The rest of the buffer is kept for
 `Stopping` and `Ended`: they stay in the buffer and can be read even after the guard has ended.
 """
@@ -23,8 +23,8 @@ class Outbox:
 
     Args:
         connection: the connection.
-        is_cut: whether another process may have been killed while it sent a message over this connection. The rest of
-            that line is then ended first.
+        is_cut: whether another process may have been killed while it sent a message over this connection. A newline is
+            then sent first, which ends that message.
     """
 
     def __init__(self, connection: socket.socket, *, is_cut: bool = False) -> None:

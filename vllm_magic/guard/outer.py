@@ -58,9 +58,9 @@ class Outer(Guard):
         # The time by `time.monotonic` when the kernel ended, or SIGTERM asked for the end.
         self._ending_since: float | None = None
         self._stop_grace: float | None = (
-            None  # seconds; the grace of the release, once a reason for it is known
+            None  # the grace of the release, in seconds; None before its reason is known
         )
-        # The lists for the thread that writes them.
+        # The lists of known processes, for the thread that writes them.
         self._known: queue.SimpleQueue[list[list[int]]] | None = None
 
     def run(self) -> None:
@@ -77,7 +77,7 @@ class Outer(Guard):
         self.clear()
 
     def _wait(self) -> bool:
-        """Wait for the inner guard; return whether it has released the server. It has not if it was killed, or hangs."""
+        """Wait for the inner guard; return True if it has released the server, and False if it was killed, or hangs."""
         while True:
             pid, status = os.waitpid(self._inner, os.WNOHANG)
             if pid == self._inner:
@@ -110,7 +110,8 @@ class Outer(Guard):
     def _unlink_recorded(self) -> None:
         """Remove the shared memory in the record: the processes that mapped it may have ended before the release.
 
-        What existed before the server is on disk too. The list of this guard may be younger: see `_read_rest`.
+        The list of the shared memory that existed before the server is on disk too. This guard's own list may be younger, see
+        `_read_rest`.
         """
         with contextlib.suppress(OSError, BrokenRecordError):
             noted = record.read(self.request.folder)
@@ -142,10 +143,10 @@ class Outer(Guard):
             self._ending_since = time.monotonic()
 
     def _read_rest(self) -> None:
-        """Handle what the inner guard had sent before it died, above all the launch request of a standby.
+        """Handle the last messages of the inner guard, above all the launch request of a standby.
 
-        After a late launch request this guard cannot see any more which shared memory was there before the server. So the
-        release removes none, and `_unlink_recorded` goes by the list on disk.
+        After a late launch request, this guard cannot find out which shared memory existed before the server. So the release
+        removes no shared memory, and `_unlink_recorded` uses the list on disk.
         """
         poller, request = select.poll(), self.request
         poller.register(self._link, select.POLLIN)
@@ -155,7 +156,7 @@ class Outer(Guard):
             self.before = None
 
     def _receive_from_inner(self) -> bool:
-        """Handle a message of the inner guard; return False if there is none any more, since the guard has died.
+        """Handle a message of the inner guard; return False after the last message of a guard that has died.
 
         The message is the launch request of a standby, the known processes, or a stop; or it passes the pidfd and the
         connection of a new kernel by SCM_RIGHTS (unix(7)).

@@ -161,7 +161,7 @@ class Refused(NamedTuple):
 
 
 class Stopping(NamedTuple):
-    """``why`` is a value of `Why`; ``grace`` as in the `Stop` that it comes from, 0.0 if nobody has asked."""
+    """``why`` is a value of `Why`; ``grace`` is that of the `Stop` that was received, 0.0 without a `Stop`."""
 
     why: str
     grace: float = 0.0
@@ -219,8 +219,8 @@ _KINDS: dict[str, Any] = {
 }
 
 
-# The check of each field, by its name, which means the same in every message.
-_FITS: dict[str, Callable[[Any], bool]] = {
+# The check of each field, by its name. A name means the same in every message.
+_CHECKS: dict[str, Callable[[Any], bool]] = {
     "argv": lambda value: validation.texts(value) and value != [],
     "env": validation.environment,
     "cwd": validation.text,
@@ -266,8 +266,8 @@ def decode(line: bytes) -> Message | None:
         known: Message = kind(**{name: value for name, value in fields.items() if name in kind._fields})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    right = all(_FITS[name](value) for name, value in known._asdict().items())
-    return known if right else None
+    valid = all(_CHECKS[name](value) for name, value in known._asdict().items())
+    return known if valid else None
 
 
 class Decoder:
@@ -279,8 +279,7 @@ class Decoder:
     def feed(self, data: bytes) -> list[Message]:
         """Return the messages that ``data`` completes. A line of more than `LONGEST_LINE` bytes is ignored."""
         *lines, rest = (self._rest + data).split(b"\n")
-        self._rest = rest[
-            : LONGEST_LINE + 1
-        ]  # one byte more than allowed, so that the line is ignored at its end
+        # One byte more than allowed is kept, so that the line is ignored once its end arrives.
+        self._rest = rest[: LONGEST_LINE + 1]
         decoded = (decode(line) for line in lines if len(line) <= LONGEST_LINE)
         return [message for message in decoded if message is not None]

@@ -42,7 +42,7 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
             _check_regular(os.fstat(file.fileno()))
             data = file.read(most + 1)
     except ValueError:
-        raise OSError(errno.EINVAL, "no file can be called so") from None
+        raise OSError(errno.EINVAL, "this is not a valid file name") from None
     if len(data) > most:
         raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes")
     return data

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-# Seconds that a fork waits for starts, and a start for forks. Either takes milliseconds. A fork must not hang where a disk
-# hangs, and neither may wait for a thread whose signal handler waits for it.
+# Seconds that a fork waits for starts, and a start for forks. Both take milliseconds. The limit is for a disk that hangs, and
+# for two threads that would wait for each other because of a signal handler.
 START_LIMIT = 5.0
 STREAMS = 3  # descriptors 0, 1 and 2 are standard input, output and error
 
@@ -38,7 +38,7 @@ class HasDescriptor(Protocol):
         ...
 
 
-_gate = threading.Condition()  # a start holds it for an instant, a fork until it is done
+_gate = threading.Condition()  # a start holds the gate for a moment, a fork holds it until the fork is done
 _starts: set[object] = set()  # one object for each start under way
 _ours: weakref.WeakSet[HasDescriptor] = weakref.WeakSet()
 _locks: weakref.WeakSet[ForkLock] = weakref.WeakSet()
@@ -48,8 +48,8 @@ def spawn(command: Sequence[str | Path | int], **options: Any) -> subprocess.Pop
     """Start a program like `subprocess.Popen`, so that a child that another thread forks meanwhile gets none of its pipes.
 
     Args:
-        command: the command line. A number is a descriptor, which the program inherits; it finds its number in this place. A
-            descriptor 0, 1 or 2 would be replaced by the program's standard streams, so it inherits a copy of that.
+        command: the command line. A number is a descriptor: the program inherits the descriptor, and gets its number as this
+            argument. Of a descriptor 0, 1 or 2, the program inherits a copy, since its standard streams take these numbers.
         **options: as for `subprocess.Popen`.
 
     Raises:
@@ -125,9 +125,9 @@ class ForkLock:
         self._lock.release()
 
 
-def keep_out(one: HasDescriptor) -> None:
+def keep_out(file: HasDescriptor) -> None:
     """Replace this descriptor by /dev/null in every child that is forked while the descriptor is open."""
-    _ours.add(one)
+    _ours.add(file)
 
 
 def _before() -> None:
@@ -149,9 +149,9 @@ def _in_child() -> None:
         lock.renew()
     with contextlib.suppress(OSError):  # no descriptor is free: then the child keeps its copies
         nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        for one in list(_ours):
+        for file in list(_ours):
             with contextlib.suppress(OSError, ValueError):
-                if (fd := one.fileno()) >= 0:
+                if (fd := file.fileno()) >= 0:
                     # Closing the descriptor would let another file get its number.
                     os.dup2(nowhere, fd, inheritable=False)
         os.close(nowhere)

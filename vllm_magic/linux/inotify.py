@@ -46,7 +46,7 @@ class Watch:
         return self._epoll.fileno()
 
     def was_written(self) -> bool:
-        """Whether the file was written to since this was last True. True begins a new interval."""
+        """Whether the file was written to since the last call that returned True. Such a call begins a new interval."""
         ready = {fd for fd, _ in self._epoll.poll(0)}
         if self._timer in ready:
             os.read(self._timer, 8)

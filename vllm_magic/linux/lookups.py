@@ -99,9 +99,8 @@ def within(limit: float, name: Hashable, function: Callable[[], _T]) -> _T:
             ).start()
         except RuntimeError as error:  # can't start new thread
             raise OSError(str(error)) from error
-        _pending[name] = (
-            found  # once its thread runs: a signal handler that interrupts this call may wait for it
-        )
+        # Not before its thread runs: a signal handler that interrupts this call may wait for the look-up.
+        _pending[name] = found
         if found.future.done():
             _forget(name, found.future)
     rest = found.began + limit - time.monotonic()

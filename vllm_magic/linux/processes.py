@@ -24,7 +24,7 @@ HIDDEN = 0  # in place of the start time of a process that /proc does not show
 STOPPED_STATES = frozenset("Tt")  # stopped by a signal, by a debugger
 _CHUNK = 16384  # bytes
 LONGEST_TITLE = 4096  # bytes of a command line that are shown
-# Seconds for a process to get the environment of the program that it executes, and between two looks.
+# Seconds for a process to get the environment of the program that it executes, and seconds between two reads of it.
 EXEC_LIMIT = 0.1
 EXEC_INTERVAL = 0.001
 

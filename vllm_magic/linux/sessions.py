@@ -1,4 +1,4 @@
-"""Find the processes below some processes without reading every process of the machine.
+"""Find the sessions and the descendants of given processes without reading every process of the machine.
 
 A process is in the session of its parent, or in a session that it made itself, whose number is its own pid (setsid(2)). So
 the members of a session are below a process only if the session's maker is, and it is enough to read the maker. The
@@ -88,7 +88,7 @@ class SessionScan:
 
 
 class _SharedScans:
-    """Lets threads share a scan: a thread can use the scan of another thread if that began after the thread asked."""
+    """Lets threads share a scan. A call returns the scan of another thread if that scan began after the call."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -39,7 +39,7 @@ NAMES = (
     "__KMP_REGISTERED_LIB_*",  # LLVM's OpenMP
 )
 MOST_EXISTING = 40_000  # files; those in sub-folders beyond that are not noted
-# Seconds for the kernel to call the files free if the maps of some process cannot be read, and between two questions.
+# If the maps of a process cannot be read: seconds for the kernel to confirm that files are free, and seconds between two checks.
 FREE_LIMIT = 1.0
 FREE_INTERVAL = 0.01
 _F_SETSIG = 10  # include/uapi/asm-generic/fcntl.h; the module fcntl has it in most builds only
@@ -104,9 +104,9 @@ def unlink_unmapped(segments: Iterable[Segment], before: Collection[Segment] | N
             A server also maps models that people keep in /dev/shm.
 
     The kernel is asked first (`_is_free`). The maps of all processes are read only for the segments that the
-    kernel does not call free. The maps of another user's process cannot be read. Such a process can map a
-    segment only if the segment's mode gives other users access, so a segment with such a mode is then not
-    removed. If the address space of a process is locked, only the kernel's word counts, for which this waits.
+    kernel does not confirm to be free. The maps of another user's process cannot be read. Such a process can map
+    a segment only if the segment's mode gives other users access, so a segment with such a mode is then not
+    removed. If the address space of a process is locked, this waits until the kernel confirms that they are free.
     """
     wanted = set() if before is None else {segment for segment in segments if segment not in before}
     if not wanted:
@@ -140,7 +140,7 @@ def _may_be_made(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_free(path: str) -> bool:
-    """Whether the kernel confirms that no process of the machine maps the file or has it open; else False.
+    """Whether the kernel confirms that no process of the machine maps the file or has it open.
 
     The kernel grants a write lease (fcntl(2), F_SETLEASE) only on a file that no other process has open or
     mapped. Only the file's owner gets a lease, and not on every file system. A lease is also refused while
@@ -181,12 +181,12 @@ def _drop_mapped(found: dict[Segment, os.DirEntry[str]]) -> bool:
 
 
 def _drop_all_but_free(found: dict[Segment, os.DirEntry[str]]) -> None:
-    """Drop the segments that the kernel does not call free within `FREE_LIMIT` seconds."""
+    """Drop the segments that the kernel does not confirm to be free within `FREE_LIMIT` seconds."""
     deadline, unknown = time.monotonic() + FREE_LIMIT, dict(found)
-    while unknown := {one: entry for one, entry in unknown.items() if not _is_free(entry.path)}:
+    while unknown := {segment: entry for segment, entry in unknown.items() if not _is_free(entry.path)}:
         if time.monotonic() > deadline:
             break
-        time.sleep(FREE_INTERVAL)  # no event shows it
+        time.sleep(FREE_INTERVAL)  # no event shows that a file becomes free
     for segment in unknown:
         del found[segment]
 

@@ -46,7 +46,7 @@ def dump(family: int, state: int, deadline: float, *, extension: int = 0) -> Ite
                 if kind == _DONE:
                     return
                 if kind == _ERROR or length < _HEADER.size:
-                    raise OSError("the kernel refuses it")
+                    raise OSError("the kernel refuses the request")
                 yield data[_HEADER.size : length]
                 data = data[aligned(length) :]
     raise TimeoutError

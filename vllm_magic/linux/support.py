@@ -39,5 +39,8 @@ def _what_is_missing() -> str:
     except OSError as error:
         if error.errno in _MISSING:
             release = os.uname().release
-            return f"This is Linux {release}, or a sandbox on it, without them ({error.strerror}): run the kernel on a newer one."
+            return (
+                f"This Linux {release}, or a sandbox on it, lacks these calls ({error.strerror}): "
+                "run the kernel on a newer system."
+            )
     return ""  # also if only no descriptor is free: the start reports that

@@ -81,7 +81,7 @@ class TestWithout:
 
     @pytest.mark.usefixtures("missing")
     def test_load_ext(self):
-        with pytest.raises(VllmMagicError, match=r"^vllm_magic needs Linux 5\.3 or newer .*This is Linux"):
+        with pytest.raises(VllmMagicError, match=r"^vllm_magic needs Linux 5\.3 or newer .*This Linux"):
             vllm_magic.load_ipython_extension(None)
 
     @pytest.mark.usefixtures("missing")

@@ -113,7 +113,7 @@ def read_start(path: Path, count: int, skip: int = 0) -> tuple[bytes, int]:
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no file can be called so"
+        reason = error.strerror if isinstance(error, OSError) else "this is not a valid file name"
         raise NoEstimate(f"{path.name} cannot be read: {reason}.") from None
     try:
         state = os.fstat(file)
