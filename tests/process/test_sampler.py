@@ -179,7 +179,7 @@ class TestWhatCannotHoldItUp:
         fakegpu.configure(fake_gpus, hang="memory")
         until(lambda: time.monotonic() - manager.latest.taken > 2 * poller.PERIOD, "it is seen all the same")
         assert manager.latest.gpus
-        monkeypatch.setattr(poller, "STALE", 1.0)
+        monkeypatch.setattr(poller, "NO_GPUS_LIMIT", 1.0)
         until(lambda: not manager.latest.gpus, "it counts for ever")
         fakegpu.configure(fake_gpus, hang=None)
         end()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 DRIVER_LIMIT = 0.8
 START_LIMIT = 15.0  # seconds for an answer of a probe process that has to be started first
 RESTART_INTERVAL = (
-    10.0  # seconds from a start of the probe process until it may be started again, if it ended
+    10.0  # seconds after a start of the probe process until it may be started again, if it has ended
 )
 
 

@@ -78,9 +78,11 @@ class Snapshot:
     problem: str | None
 
     def same(self, gpu: Gpu) -> Gpu | None:
-        """Return a GPU of another snapshot as it is in this one; None if this one does not have it.
+        """Return the state of a GPU of another snapshot in this snapshot; None if this snapshot does not have the GPU.
 
-        The UUID identifies it. GPUs of a cloned virtual machine may share a UUID; then the index decides.
+        The UUID identifies a GPU. GPUs of a cloned virtual machine may share a UUID; then the index decides.
         """
-        found = [one for one in self.gpus if one.uuid == gpu.uuid]
-        return found[0] if len(found) == 1 else next((one for one in found if one.index == gpu.index), None)
+        found = [ours for ours in self.gpus if ours.uuid == gpu.uuid]
+        return (
+            found[0] if len(found) == 1 else next((ours for ours in found if ours.index == gpu.index), None)
+        )

@@ -26,12 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _CHILD = Path(__file__).with_name("nvml_child.py")
-_RETRY_AFTER_HANG = 60.0
-"""Seconds until a driver that hung is asked again."""
-_LONGEST_REPLY = 2**24
-"""Bytes of a reply; each process on a GPU takes about 20 bytes."""
-_EXIT_WAIT = 1.0
-"""Seconds for a killed process to end; it may hang in the kernel."""
+_RETRY_AFTER_HANG = 60.0  # seconds until a driver that hung is asked again
+_LONGEST_REPLY = 2**24  # bytes; each process on a GPU takes about 20 bytes
+_EXIT_WAIT = 1.0  # seconds for a killed process to end; it may hang in the kernel
 
 
 class _ProbeFailedError(Exception):
@@ -55,13 +52,15 @@ class Probe:
         self._env = env
         self._closing = False
         self._lock = threading.Lock()  # guards all below
-        self._under_way: Latch | None = None  # of the request under way; set when nobody waits for its answer
+        self._request_under_way: Latch | None = (
+            None  # set when the caller of the request does not wait any more
+        )
         self._child: subprocess.Popen[bytes] | None = None
-        self._owner = 0
-        self._answered = False
-        self._unanswered: float | None = None  # since when a request has no reply yet
-        self._received = b""
-        self._next_attempt = 0.0
+        self._owner = 0  # the pid of the process that started the child
+        self._has_answered = False  # whether the child has answered a request
+        self._unanswered_since: float | None = None  # the time of the request that has no reply yet
+        self._received = b""  # of the reply
+        self._next_attempt = 0.0  # by `time.monotonic`
         self._hang_problem = ""
 
     @property
@@ -71,10 +70,10 @@ class Probe:
         return child.pid if child else None
 
     def snapshot(self, timeout: float = 5.0, *, may_start: bool = True) -> Snapshot:
-        """Return the GPUs as they are now; without an answer, `Snapshot.problem` says why.
+        """Return the GPUs as they are now. Without an answer, it has no GPUs, and its `Snapshot.problem` says why.
 
-        This raises no error. A request takes at most `timeout`, or `start_timeout` for the first answer of a new process; it
-        may first wait as long for the request of another thread. After a hang, the driver is not asked for
+        This raises no error. A request takes at most `timeout`, or `start_timeout` for the first answer of a new process. The
+        call may first wait as long for the request of another thread. After a hang, the driver is not asked for
         `_RETRY_AFTER_HANG` seconds. An interrupt ends the request too.
 
         Args:
@@ -82,37 +81,39 @@ class Probe:
             may_start: whether a new process may be started. If False, only a process that has answered before is asked,
                 `timeout` is the limit of the whole call, and a late answer does not count as a hang.
         """
-        unwanted = Latch()
+        interrupted = Latch()
         try:
-            return background.off_main_thread(lambda: self._snapshot(timeout, unwanted, may_start=may_start))
-        except BaseException:  # an interrupt: nobody waits for the answer any more
-            unwanted.set()
-            if self._under_way is unwanted:
+            return background.off_main_thread(
+                lambda: self._snapshot(timeout, interrupted, may_start=may_start)
+            )
+        except BaseException:  # an interrupt
+            interrupted.set()
+            if self._request_under_way is interrupted:
                 self._kill()
             raise
 
-    def _snapshot(self, timeout: float, unwanted: Latch, *, may_start: bool) -> Snapshot:
+    def _snapshot(self, timeout: float, interrupted: Latch, *, may_start: bool) -> Snapshot:
         limit = timeout + (self._start_timeout if may_start else 0.0)
         if not self._lock.acquire(timeout=limit):
             return _no_gpus(f"the NVIDIA driver did not answer within {limit:g} s")
         try:
-            self._under_way = unwanted
+            self._request_under_way = interrupted
             if time.monotonic() < self._next_attempt:
                 return _no_gpus(self._hang_problem)
             if not may_start and not self.is_warm:
                 return _no_gpus("the NVIDIA driver was not asked, since that would take its time")
-            return self._ask(timeout, unwanted, patient=may_start)
+            return self._ask(timeout, interrupted, patient=may_start)
         except (_ProbeFailedError, OSError, ValueError) as error:
             return _no_gpus(str(error))
         finally:
-            self._under_way = None
+            self._request_under_way = None
             self._lock.release()
 
     @property
     def is_warm(self) -> bool:
-        """Whether a process lives that has answered before."""
+        """Whether the probe process lives and has answered before."""
         child = self._child
-        return bool(child and self._answered and self._owner == os.getpid() and child.poll() is None)
+        return bool(child and self._has_answered and self._owner == os.getpid() and child.poll() is None)
 
     def close(self) -> None:
         """End the probe process, and the request of another thread. A later snapshot starts a new process."""
@@ -128,39 +129,46 @@ class Probe:
             self._closing = False
 
     def _kill(self) -> None:
-        """Kill the probe process: whoever waits for its answer hears that it has ended."""
+        """Kill the probe process. A thread that waits for its answer then gets an error."""
         child = self._child
         if child and self._owner == os.getpid():
             child.kill()
 
-    def _ask(self, timeout: float, unwanted: Latch, *, patient: bool) -> Snapshot:
+    def _ask(self, timeout: float, interrupted: Latch, *, patient: bool) -> Snapshot:
+        """Request a snapshot. If ``patient`` is False, a late reply is left to the next call, and is not a hang.
+
+        Raises:
+            _ProbeFailedError: there is no reply.
+            OSError: the process cannot be started or reached.
+            ValueError: the reply is not valid.
+        """
         child = self._running()
         if self._closing:  # checked after the start: `close` kills the process that it finds
             raise _ProbeFailedError("the probe was closed")
-        if unwanted.is_set():
-            raise _ProbeFailedError("nobody waits for the answer")
-        if not self._answered:
+        if interrupted.is_set():
+            raise _ProbeFailedError("the request was interrupted")
+        if not self._has_answered:
             timeout = max(timeout, self._start_timeout)
         try:
-            # An earlier call may not have waited for its reply, which is too old by now.
-            if self._unanswered is not None:
-                self._reply(child, (time.monotonic() if patient else self._unanswered) + timeout)
+            # Skip the reply to the request of an earlier call that did not wait for it.
+            if self._unanswered_since is not None:
+                self._reply(child, (time.monotonic() if patient else self._unanswered_since) + timeout)
             taken = time.monotonic()
             self._request(child)
             reply = json.loads(self._reply(child, taken + timeout))
         except TimeoutError:
-            because = f"the NVIDIA driver did not answer within {timeout:g} s"
+            problem = f"the NVIDIA driver did not answer within {timeout:g} s"
             if patient:
-                self._hang_problem = because
+                self._hang_problem = problem
                 self._next_attempt = time.monotonic() + _RETRY_AFTER_HANG
                 self._end(0.0)
-            raise _ProbeFailedError(because) from None
+            raise _ProbeFailedError(problem) from None
         except (EOFError, BrokenPipeError):
             raise _ProbeFailedError(_cause(self._end(_EXIT_WAIT))) from None
         except BaseException:
             self._end(0.0)  # after an interrupt, the next request must not get this reply
             raise
-        self._answered = True
+        self._has_answered = True
         return _snapshot(taken, reply)
 
     def _running(self) -> subprocess.Popen[bytes]:
@@ -173,8 +181,8 @@ class Probe:
         if nvml is None or nvml.origin is None:
             raise _ProbeFailedError("nvidia-ml-py is not installed (pip install nvidia-ml-py)")
         self._owner = os.getpid()
-        self._answered = False
-        self._unanswered = None
+        self._has_answered = False
+        self._unanswered_since = None
         self._received = b""
         parent = pidfd_calls.open_pid(os.getpid())
         try:
@@ -202,20 +210,26 @@ class Probe:
         if child.stdin is None:
             raise EOFError
         child.stdin.write(b"\n")
-        self._unanswered = time.monotonic()
+        self._unanswered_since = time.monotonic()
 
     def _reply(self, child: subprocess.Popen[bytes], deadline: float) -> bytes:
-        """Return the reply to the request that has none yet, as one line."""
+        """Return the reply to the request that was sent last, as one line.
+
+        Raises:
+            TimeoutError: the reply was not complete at ``deadline``.
+            EOFError: the process has ended.
+            _ProbeFailedError: the reply is too long.
+        """
         if child.stdout is None:
             raise EOFError
-        fd, ended = child.stdout.fileno(), pidfd_calls.open_pid(child.pid)
+        fd, child_pidfd = child.stdout.fileno(), pidfd_calls.open_pid(child.pid)
         try:
             while not self._received.endswith(b"\n"):
-                ready = pidfd.readable([fd, ended], deadline - time.monotonic())
+                ready = pidfd.readable([fd, child_pidfd], deadline - time.monotonic())
                 if not ready:
                     raise TimeoutError
                 if fd not in ready and not pidfd.readable([fd], 0.0):
-                    raise EOFError  # it has ended, and another process has a copy of its end of the pipe
+                    raise EOFError  # the process has ended, but another process has a copy of its end of the pipe
                 chunk = child.stdout.read(65536)
                 if not chunk:
                     raise EOFError
@@ -223,8 +237,8 @@ class Probe:
                 if len(self._received) > _LONGEST_REPLY:
                     raise _ProbeFailedError("the NVIDIA driver lists more than any machine has")
         finally:
-            os.close(ended)
-        reply, self._received, self._unanswered = self._received, b"", None
+            os.close(child_pidfd)
+        reply, self._received, self._unanswered_since = self._received, b"", None
         return reply
 
     def _end(self, wait: float) -> int | None:
@@ -236,13 +250,13 @@ class Probe:
             if pipe:
                 pipe.close()
         if self._owner != os.getpid():
-            child.returncode = 0  # after a fork: the process belongs to the parent, which kills and reaps it
+            child.returncode = 0  # in a forked child: only the parent kills and reaps the process
             return None
         child.kill()
         try:
             return child.wait(wait)
         except subprocess.TimeoutExpired:
-            # It may be stuck in the kernel without an end, so only this thread waits for it.
+            # The process may be stuck in the kernel for ever. Only this thread waits for it.
             threading.Thread(target=child.wait, name="vllm-magic-reap-probe", daemon=True).start()
             return None
 

@@ -33,7 +33,7 @@ class Sampler:
         probe: reads the GPUs.
 
     Attributes:
-        latest: the last snapshot of the GPUs, at most `poller.STALE` seconds old; None before the first one.
+        latest: the last snapshot of the GPUs, at most `poller.NO_GPUS_LIMIT` seconds old; None before the first snapshot.
         attribution: the name of the server of each process that the driver lists, by pid; other processes are missing.
     """
 
@@ -117,7 +117,7 @@ class Sampler:
                 callback()
 
     def _publish(self, latest: Snapshot | None, attribution: Mapping[int, str]) -> None:
-        """Take over what the poller has measured, and call the watchers."""
+        """Store the measurements of the poller, and call the watchers."""
         if latest is not None:
             self.latest, self.attribution = latest, attribution
         self._call_watchers()

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from vllm_magic.plotting.timeseries import Curve, Sample
 
-_AFTER = (2.0, 0.1)  # what is shown after the end: seconds, or a share of the server's time if that is longer
-_NAMED = 3  # GPUs whose numbers a heading has room for
+_SECONDS_AFTER_END = 2.0  # the least time after the end that the figure shows
+_SHARE_AFTER_END = 0.1  # the same as a share of the server's time, if that is longer
+_MOST_NAMED_GPUS = 3  # a heading has room for the numbers of so many GPUs
 _OVER = ("released", "failed")
 _Value = float | int | None
 
@@ -63,15 +64,16 @@ class _Figure:
         times = plot.times()
         self._began = min(times.values(), default=time.time())
         self._times = {state: at - self._began for state, at in times.items()}
-        samples = [one for one in plot.curve.samples() if one.at >= self._began]
-        last = max((one.at - self._began for one in samples), default=0.0)
+        samples = [sample for sample in plot.curve.samples() if sample.at >= self._began]
+        last_sample = max((sample.at - self._began for sample in samples), default=0.0)
+        last_state = max(self._times.values(), default=0.0)
         over = max((self._times[state] for state in _OVER if state in self._times), default=None)
-        known = max(self._times.values(), default=0.0)
-        self.seconds = max(known, last)
+        self.seconds = max(last_state, last_sample)
         if over is not None:
-            self.seconds = max(known, min(last, over + max(_AFTER[0], over * _AFTER[1])))
-        self._samples = [one for one in samples if one.at - self._began <= self.seconds]
-        used = max((one.used for one in self._samples), key=len, default=())
+            shown_until = over + max(_SECONDS_AFTER_END, over * _SHARE_AFTER_END)
+            self.seconds = max(last_state, min(last_sample, shown_until))
+        self._samples = [sample for sample in samples if sample.at - self._began <= self.seconds]
+        used = max((sample.used for sample in self._samples), key=len, default=())
         self._gpus = plot.curve.gpus or tuple(range(len(used)))
         self._baseline = _sum(plot.curve.baseline, self._gpus)
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._began))
@@ -83,17 +85,16 @@ class _Figure:
         self.course = ", ".join(f"{mark.text} at {_seconds(mark.at)}" for mark in self.marks)
 
     def _panels(self) -> Iterator[Axes]:
-        used = self._series(lambda one: _gib(_sum(one.used, self._gpus)))
-        held = self._series(lambda one: _gib(_sum(one.held, self._gpus)))
+        used = self._points(lambda sample: _gib(_sum(sample.used, self._gpus)))
+        held = self._points(lambda sample: _gib(_sum(sample.held, self._gpus)))
         if _known(used):
             count, numbers = len(self._gpus), ", ".join(map(str, self._gpus))
-            where = (
-                f"GPU {numbers}" if count == 1 else f"GPUs {numbers}" if count <= _NAMED else f"{count} GPUs"
-            )
-            series = [self._one("VRAM in use", "in use", BLUE, used, CurveStyle.AREA, "GiB")]
+            named = f"GPU {numbers}" if count == 1 else f"GPUs {numbers}"
+            where = named if count <= _MOST_NAMED_GPUS else f"{count} GPUs"
+            series = [self._series("VRAM in use", "in use", BLUE, used, CurveStyle.AREA, "GiB")]
             if _known(held):
                 series.append(
-                    self._one("VRAM held by it", "held by it", BLUE, held, CurveStyle.STRONG_AREA, "GiB")
+                    self._series("VRAM held by it", "held by it", BLUE, held, CurveStyle.STRONG_AREA, "GiB")
                 )
             if self._baseline is not None:
                 level = self._baseline / GIB
@@ -105,24 +106,24 @@ class _Figure:
             yield Axes(f"VRAM on {where}, GiB", tuple(series), 130)
         else:
             self.notes += ("VRAM: no GPU was seen, or its driver did not answer.",)
-        running = self._series(lambda one: one.running)
+        running = self._points(lambda sample: sample.running)
         if not _known(running):
             self.notes += ("Tokens and requests: the server has not reported any.",)
             return
         rates = (
-            self._one("tokens/s in", "in", ORANGE, self._series(lambda one: one.prompt_rate)),
-            self._one("tokens/s out", "out", GREEN, self._series(lambda one: one.generation_rate)),
+            self._series("tokens/s in", "in", ORANGE, self._points(lambda sample: sample.prompt_rate)),
+            self._series("tokens/s out", "out", GREEN, self._points(lambda sample: sample.generation_rate)),
         )
-        if any(map(_known, (one.points for one in rates))):
+        if any(_known(rate.points) for rate in rates):
             yield Axes("tokens/s", rates, 90)
-        waiting = self._series(lambda one: one.waiting)
+        waiting = self._points(lambda sample: sample.waiting)
         requests = (
-            self._one("requests running", "running", BLUE, running),
-            self._one("requests waiting", "waiting", ORANGE, waiting),
+            self._series("requests running", "running", BLUE, running),
+            self._series("requests waiting", "waiting", ORANGE, waiting),
         )
         yield Axes("requests", requests, 60, whole=True)
 
-    def _one(
+    def _series(
         self,
         name: str,
         short: str,
@@ -131,17 +132,18 @@ class _Figure:
         kind: CurveStyle = CurveStyle.LINE,
         unit: str = "",
     ) -> Series:
+        """Return a series, and add the range of its values to `numbers`, under ``name``; ``short`` is its label."""
         known = _known(points)
         if not known:
             return Series(short, color, points, kind)
-        digits = 2 if unit else 0 if all(isinstance(one, int) for one in known) else 1
+        digits = 2 if unit else 0 if all(isinstance(value, int) for value in known) else 1
         least, most = f"{min(known):,.{digits}f}", f"{max(known):,.{digits}f}"
         span = most if least == most else f"{least} to {most}"
         self.numbers.append((name, f"{span} {unit}".rstrip()))
         return Series(f"{short} {span}", color, points, kind)
 
-    def _series(self, value: Callable[[Sample], _Value]) -> tuple[tuple[float, _Value], ...]:
-        return tuple((one.at - self._began, value(one)) for one in self._samples)
+    def _points(self, value: Callable[[Sample], _Value]) -> tuple[tuple[float, _Value], ...]:
+        return tuple((sample.at - self._began, value(sample)) for sample in self._samples)
 
     def _marks(self) -> Iterator[Mark]:
         words = {"starting": "start", "ready": "ready", "stopping": "stop", "released": "released"}
@@ -153,9 +155,9 @@ class _Figure:
 
 
 def _sum(values: tuple[int | None, ...], gpus: tuple[int, ...]) -> int | None:
-    """Return the sum over these GPUs; None where the value of one is not known."""
+    """Return the sum over these GPUs; None if the value of a GPU is not known."""
     chosen = [values[gpu] for gpu in gpus if gpu < len(values)]
-    known = [one for one in chosen if one is not None]
+    known = [value for value in chosen if value is not None]
     return sum(known) if known and len(known) == len(gpus) else None
 
 

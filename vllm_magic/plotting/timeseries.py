@@ -18,12 +18,12 @@ _Number = TypeVar("_Number", int, float)
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was measured of one server at one time.
+    """The measurements of one server at one time.
 
     Attributes:
         at: the time, in seconds since the epoch.
         used: the bytes in use on each GPU of the machine, in the snapshot's order; () where the driver did not answer.
-        held: the bytes of those that the server's processes hold; None where the driver does not say.
+        held: the bytes that the server's processes hold on each of these GPUs; None where the driver does not say.
         running: the number of running requests; None while the server does not report it (it is not ready, runs with
             --disable-log-stats, or does not answer in time).
         waiting: the number of waiting requests; None as for `running`.
@@ -43,14 +43,14 @@ class Sample:
 class Curve:
     """At most `MOST_SAMPLES` samples, which always span the server's whole time. Thread-safe.
 
-    When the curve is full, each two neighbours become one sample with the larger of their values, and from then on new
+    When the curve is full, each pair of neighbours becomes one sample with the larger of their values, and from then on new
     samples are merged in the same way. The newest sample is always kept as it was measured.
     """
 
     def __init__(self) -> None:
         self._samples: tuple[Sample, ...] = ()  # what `samples` returns
-        # Protects all attributes below. Only the threads that add samples take it: a signal handler of the program may
-        # interrupt a thread that reads them, and wait for one that adds them.
+        # Protects all attributes below. Only threads that add samples take this lock: a signal handler of the program may
+        # interrupt a thread that reads samples, and wait for a thread that adds samples.
         self._lock = ForkLock()
         self._merged: list[Sample] = []  # each merged from `_step` samples, except the last
         self._step = 1
@@ -100,7 +100,7 @@ class Curve:
             return
         if len(self._merged) == MOST_SAMPLES - 1:  # an odd number, so the last sample stays alone
             pairs = zip_longest(self._merged[::2], self._merged[1::2])
-            self._merged = [one if other is None else _merge(one, other) for one, other in pairs]
+            self._merged = [first if second is None else _merge(first, second) for first, second in pairs]
             self._step *= 2
             self._count = self._step // 2
             self._keep(sample)
@@ -109,24 +109,24 @@ class Curve:
         self._count = 1
 
 
-def _merge(one: Sample, other: Sample) -> Sample:
+def _merge(first: Sample, second: Sample) -> Sample:
     """Return two neighbours as one sample, at the time of the first."""
     return Sample(
-        at=one.at,
-        used=_each(one.used, other.used),
-        held=_each(one.held, other.held),
-        running=_larger(one.running, other.running),
-        waiting=_larger(one.waiting, other.waiting),
-        prompt_rate=_larger(one.prompt_rate, other.prompt_rate),
-        generation_rate=_larger(one.generation_rate, other.generation_rate),
+        at=first.at,
+        used=_larger_of_each(first.used, second.used),
+        held=_larger_of_each(first.held, second.held),
+        running=_larger(first.running, second.running),
+        waiting=_larger(first.waiting, second.waiting),
+        prompt_rate=_larger(first.prompt_rate, second.prompt_rate),
+        generation_rate=_larger(first.generation_rate, second.generation_rate),
     )
 
 
-def _each(one: tuple[int | None, ...], other: tuple[int | None, ...]) -> tuple[int | None, ...]:
-    return tuple(_larger(first, second) for first, second in zip_longest(one, other))
+def _larger_of_each(first: tuple[int | None, ...], second: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    return tuple(_larger(*pair) for pair in zip_longest(first, second))
 
 
-def _larger(one: _Number | None, other: _Number | None) -> _Number | None:
-    if one is None or other is None:
-        return one if other is None else other
-    return max(one, other)
+def _larger(first: _Number | None, second: _Number | None) -> _Number | None:
+    if first is None or second is None:
+        return first if second is None else second
+    return max(first, second)
