@@ -266,9 +266,9 @@ class TestServers:
         gone(traces)
 
     def test_stop_of_none(self, kernel):
-        assert "None does" in said("stop", "mine", status=cli.TO_DO)
+        assert "No other server runs either" in said("stop", "mine", status=cli.TO_DO)
         with kernel("other"):
-            assert "These do: other." in said("stop", "mine", status=cli.TO_DO)
+            assert "Running servers: other." in said("stop", "mine", status=cli.TO_DO)
 
     def test_stop_of_an_orphan(self, kernel):
         with kernel("mine") as process:
@@ -411,7 +411,7 @@ class TestReap:
 
     def test_files_that_were_left(self, home):
         folder = put(home, kernel=DEAD)
-        assert said("reap") == "tiny: files of it were left, and are cleared.\n"
+        assert said("reap") == "tiny: its files were left, and are cleared.\n"
         assert not folder.exists()
 
     def test_a_torn_record_is_left_alone(self, home):

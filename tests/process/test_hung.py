@@ -139,7 +139,7 @@ def test_a_start_whose_guards_are_stopped_has_an_end(manager, spec, monkeypatch,
 
     monkeypatch.setattr(GuardPair, "_spawn", staticmethod(spawn_and_stop))
     with pytest.raises(
-        VllmMagicError, match=r"The guards \(pid \d+\) did not start it within .* tiny was released"
+        VllmMagicError, match=r"The guards \(pid \d+\) did not start the server within .* tiny was released"
     ):
         manager.start(spec(), timeout=by_hand.LIMIT)
     traces.check()

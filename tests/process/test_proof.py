@@ -477,7 +477,7 @@ class TestWhatNobodyIsNamedFor:
             verdict = one.verify(kill())
         assert (verdict.proof, verdict.verified) == (Proof.NVML_PROCESSES, True)
         assert verdict.note == (
-            f"GPU 0 has {grown / 1024:.2f} GiB more in use than before the start, and the driver names nobody for it"
+            f"GPU 0 has {grown / 1024:.2f} GiB more in use than before the start, and the driver lists no process that holds it"
         )
 
     @pytest.mark.parametrize("driver_says", [{}, {"procs_unsupported": 1}], ids=str)

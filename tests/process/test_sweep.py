@@ -412,7 +412,7 @@ class TestWhatIsCleared:
         (path / "t" / "deep" / "file").write_text("")
         (path / "t" / "link").symlink_to(tmp_path)
         (swept,) = sweep(probe)
-        assert swept.text == "tiny: files of it were left, and are cleared."
+        assert swept.text == "tiny: its files were left, and are cleared."
         assert not path.exists()
         assert outside.read_text() == "stays"
         assert (home / "logs" / f"tiny-{IDENTIFIER}.vllm-magic.log").read_text() == "said\n"

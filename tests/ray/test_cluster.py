@@ -302,7 +302,7 @@ def test_what_cannot_be_looked_at_holds_nothing_else_up(home, capsys):
         records.write(str(folder.path), found)
     assert cli.main(["reap"]) == 1
     near, *others = capsys.readouterr().out.splitlines()
-    assert near == "near: files of it were left, and are cleared."
+    assert near == "near: its files were left, and are cleared."
     assert "far was left by a kernel that died, and is NOT released" in others[0]
     assert "not an address of a Ray cluster" in others[1]
     for command in ("doctor", "reap"):

@@ -1,4 +1,4 @@
-"""What happens to a server: the events that its state machine handles, and the notices about changes in its life.
+"""The events that the state machine of a server handles, and the notices about changes in the server's life.
 
 An `Event` is input: `monitor.Monitor` observes it, and `state.StateMachine` handles it. Its field ``at`` is its time, by
 `time.monotonic`. A `Notice` is output: the supervisor's thread passes it to `server.run.ServerRun`.

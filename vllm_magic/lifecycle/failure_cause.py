@@ -1,4 +1,4 @@
-"""Find out why a server ended by itself: from its log, and from who holds the port or the memory that it needed."""
+"""Find out why a server ended by itself: from its log, and from the holders of the port or the memory that it needed."""
 
 from __future__ import annotations
 

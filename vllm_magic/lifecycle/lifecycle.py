@@ -39,7 +39,7 @@ class Lifecycle:
         self._pace = pace
         self._began = time.monotonic()
         self._lock = ForkLock()  # guards all below, and the pace
-        self._changed = Latch()  # set at the next change, which makes another one
+        self._changed = Latch()  # set at the next change, and replaced by a new latch then
         self._now = LifecycleStatus(server, times={ServerState.STARTING: time.time()})
 
     @property
@@ -101,7 +101,7 @@ class Lifecycle:
         background.with_lock(self._lock, lambda: self._change(self._now.given_up(time.time())))
 
     def report_error(self) -> VllmMagicError | None:
-        """Return why the server failed, for a caller that reports it; None if it did not fail, or if that was reported before."""
+        """Return the error of a failed server, for a caller that reports it; None if there is none, or it was reported before."""
 
         def change() -> VllmMagicError | None:
             before = self._now

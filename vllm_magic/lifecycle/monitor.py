@@ -172,7 +172,7 @@ class Monitor:
         """
         with contextlib.suppress(Exception):  # this may be the fault
             for action in self._machine.handle(Faulted(time.monotonic())):
-                # Without one of these actions the proof is weaker, or a start comes too early.
+                # If an action fails, the proof is weaker, or another start begins too early.
                 with contextlib.suppress(Exception):
                     self._do[type(action)](action)
         guards = self._guard_identities()
@@ -195,10 +195,10 @@ class Monitor:
                 self._handle(following)
 
     def _next_events(self) -> Iterator[Event]:
-        """Wait until something happens, and yield the events. Each event is handled before the next one is sought.
+        """Wait until something happens, and yield the events. The caller handles each event before this looks for the next.
 
-        So the result of a reading is dropped if a request to stop, handled before, has begun another reading. `TimePassed` comes
-        last: guards whose deadline is over have not missed it if one of their messages was waiting.
+        So the result of a reading is dropped if a request to stop that came before it has begun another reading. `TimePassed`
+        comes last, so that a message of the guards that was waiting counts as in time.
         """
         ready = {fd for fd, _ in self._poller.poll(self._timeout())}
         if self._guards.fileno() in ready:
@@ -262,9 +262,9 @@ class Monitor:
         )
 
     def _watch_guards(self, action: WatchGuards) -> Event | None:
-        for one in action.guards:
+        for guard in action.guards:
             try:
-                end = pidfd.open_pidfd(one)
+                end = pidfd.open_pidfd(guard)
             except OSError:  # no descriptor is free: the end of both guards is still noticed
                 continue
             if end is None:
@@ -305,13 +305,13 @@ class Monitor:
         self._guards.report_ready()
         members = self._members()
         self._prepared.verifier.observe_ready(members)
-        for one in members - {self.state.leader}:
-            self._watch_process(one)
+        for member in members - {self.state.leader}:
+            self._watch_process(member)
 
     def _watch_process(self, process: Identity) -> None:
         try:
             end = pidfd.open_pidfd(process)
-        except OSError:  # no descriptor is free: the end of the whole server is heard all the same
+        except OSError:  # no descriptor is free: the end of the whole server is noticed all the same
             return
         if end is not None:
             self._held.callback(os.close, end)
@@ -334,13 +334,13 @@ class Monitor:
     def _kill_guards(self, _: KillGuards) -> None:
         guards = self._guard_identities()
         self._guards.kill()
-        for one in guards:
-            pidfd.send(one, signal.SIGKILL)
+        for guard in guards:
+            pidfd.send(guard, signal.SIGKILL)
 
     def _guard_identities(self) -> tuple[Identity, ...]:
-        """The guards; before they have said who they are, the children of the outer guard, and so the inner one."""
+        """The guards; before they have reported their identities, the children of the outer guard: the inner guard."""
         children = map(processes.read, () if self.state.guards else processes.children(self._guards.pid))
-        return (*self.state.guards, *(one.identity for one in children if one))
+        return (*self.state.guards, *(child.identity for child in children if child))
 
     def _give_up_guards(self, _: GiveUpGuards) -> None:
         raise VllmMagicError(

@@ -3,20 +3,21 @@
 `StateMachine` has no clock and does no I/O: each event has its time, each result is a tuple of actions for the monitor, and
 `StateMachine.wake_at` is the time of the next `TimePassed` that the machine needs. The stop policy is here:
 
-- The first request decides how the server ends. If it grants a drain, and the server is ready, the guards are asked to
-  stop it once no request is under way, or when the time of the drain is over; else they are asked at once.
-- A later request that may hurry, with less grace, takes the place of the one before and goes to the guards at once, which
-  grant the server no more than that grace from then on. Other later requests change nothing.
-- Guards hang that do not say within `ANSWER_LIMIT` seconds that a release has begun, or that are not gone `GUARD_LIMIT`
-  seconds after the grace of the last stop that they were sent, from here or by somebody else. They are killed, and the
-  server is released in their place. If they are not gone `ANSWER_LIMIT` seconds later either, the machine gives up.
-- Guards that have neither started the leader nor ended `START_LIMIT` seconds after the first look hang too, for example
-  because a signal has stopped them.
-- When one guard has ended, the other one has `ANSWER_LIMIT` seconds to say that it has begun the release. Otherwise it hangs.
-- At the first sign of an end (a request, a release by the guards, the end of a guard) starts are kept off the GPUs.
-- A server that was idle at the last look ends because of that, whoever asks.
-- vLLM ends itself some seconds after its engine has died, unless it was told to stay (VLLM_KEEP_ALIVE_ON_ENGINE_DEATH, elastic
-  expert parallelism). So some time after a process of a ready server has ended, its health is asked for once more.
+- The first stop request decides how the server ends. If it grants a drain, and the server is ready, the guards get the stop
+  when no request is under way any more, or when the time of the drain is over. Otherwise the guards get the stop at once.
+- A later stop request with `StopPlan.hurry` and less grace replaces the earlier request, and the guards get it at once. From
+  then on, the server has no more than that grace. Other later requests change nothing.
+- Guards count as hung if they do not report within `ANSWER_LIMIT` seconds that a release has begun, or if they are not gone
+  `GUARD_LIMIT` seconds after the grace of the last stop, whichever process sent it. Hung guards are killed, and the kernel
+  releases the server in their place. If the guards are not gone `ANSWER_LIMIT` seconds later either, the machine gives up.
+- Guards also count as hung if they have neither started the leader nor ended `START_LIMIT` seconds after the first
+  `TimePassed`, for example because a signal has stopped them.
+- When one guard has ended, the other guard has `ANSWER_LIMIT` seconds to report that it has begun the release. Otherwise it
+  counts as hung.
+- At the first sign of an end (a stop request, a release by the guards, the end of a guard), starts are kept off the GPUs.
+- If the server was idle at the last reading of its use, idleness is the reason of its end, whoever requested the stop.
+- vLLM ends itself some seconds after its engine has died, unless it is configured to stay (VLLM_KEEP_ALIVE_ON_ENGINE_DEATH,
+  elastic expert parallelism). So some time after a process of a ready server has ended, the server's health is checked again.
 """
 
 from __future__ import annotations
@@ -73,34 +74,34 @@ if TYPE_CHECKING:
     from vllm_magic.lifecycle.actions import Action
     from vllm_magic.lifecycle.events import Event, StopPlan
 
-READY_INTERVAL = (
-    0.05  # seconds between readings of the log, and between checks of /health, while the server starts
-)
+READY_INTERVAL = 0.05  # seconds between readings of the log, and between checks of /health, during the start
 LAST_TO_DOWNLOAD = stages.ORDER.index(Stage.LOADING)
-DOWNLOAD_INTERVAL = 0.5  # seconds between looks at what is being downloaded
-# Seconds from the end of a process to the look whether the server goes on without its engine; vLLM takes 3 to 7 to end itself.
+DOWNLOAD_INTERVAL = 0.5  # seconds between readings of the progress of a download
+# Seconds from the end of a process to the check whether the server goes on without its engine; vLLM takes 3 to 7 s to end itself.
 ENGINE_CHECK_DELAY = 10.0
-DRAIN_INTERVAL = 0.25  # seconds between looks at /metrics while requests finish
-START_LIMIT = 60.0  # seconds for the guards to say that the leader runs; usually they need less than one
-ANSWER_LIMIT = 5.0  # seconds for a guard to say that it has begun; one that does not is taken for hung
+DRAIN_INTERVAL = 0.25  # seconds between readings of the server's use while requests finish
+START_LIMIT = (
+    60.0  # seconds for the guards to report that the leader runs; usually they need less than one second
+)
+ANSWER_LIMIT = 5.0  # seconds for a guard to report that a release has begun, until it counts as hung
 
 
 @dataclass(frozen=True)
 class MonitorState:
-    """What the state machine knows of a server at one moment. Times are by `time.monotonic`.
+    """The state of the state machine. Times are by `time.monotonic`.
 
     Attributes:
         leader: the first process of the server; None before it runs.
-        guards: the guards, as far as they have said who they are.
-        progress: of the start.
+        guards: the guards; empty before they have reported their identities.
+        progress: the progress of the start.
         is_ready: whether ``/health`` has answered.
-        is_idle: whether the server was idle at the last look.
+        is_idle: whether the server was idle at the last reading of its use.
         is_engine_dead: whether the server goes on without its engine.
-        refused: why the leader could not be executed; None unless that happened.
-        ended: what the guards said that they ended.
-        why: what made the server end.
+        refused: why the leader could not be executed; None if it could.
+        ended: the reports of the guards about the processes that they ended.
+        why: the reason of the server's end.
         began: when the end began; None before that.
-        plan: the request that decides how the server ends; None before the first request.
+        plan: the stop request that decides how the server ends; None before the first stop request.
         drain_until: when the time for requests to finish is over; None if no drain is under way.
         start_deadline: when guards that have not started the leader count as hung; None before the first event.
         guard_deadline: when the guards count as hung; None while no report of them is expected.
@@ -129,7 +130,7 @@ class MonitorState:
 
     @property
     def awaits_leader(self) -> bool:
-        """Whether the guards are to start the leader, or to end after they could not."""
+        """Whether the guards have not started the leader yet; they start it, or end."""
         return self.leader is None and self.began is None
 
     @property
@@ -160,11 +161,11 @@ class StateMachine:
         self._first = first
         self._idleness = None if ttl is None else Idleness(ttl, Requests(keep_alive))
         self._drained = Requests(keep_alive)
-        self._faults: frozenset[str] = frozenset()  # that were told
-        # One look of each kind is under way at most.
+        self._reported_faults: frozenset[str] = frozenset()
+        # At most one reading of each kind is under way.
         self._is_checking_health = False
         self._is_reading_use = False
-        # When the next look of each kind is due.
+        # When the next reading of each kind is due.
         self._next_start_reading = 0.0
         self._next_download_reading = 0.0
         self._next_drain_reading = 0.0
@@ -172,7 +173,7 @@ class StateMachine:
 
     @property
     def wake_at(self) -> float | None:
-        """When `TimePassed` is wanted, by `time.monotonic`; None if only another event can change anything."""
+        """When the machine needs the next `TimePassed`, by `time.monotonic`; None if it needs none."""
         state = self.state
         times: list[float | None] = []
         if not state.is_over:
@@ -213,7 +214,7 @@ class StateMachine:
             case LogRead() | DownloadRead() | HealthChecked() if self.state.is_starting:
                 actions = self._on_start_reading(event)
             case ProcessEnded() | HealthChecked() | UseRead():
-                actions = self._on_look(event)
+                actions = self._on_later_reading(event)
             case Faulted():
                 actions = self._on_fault(event.at)
         return actions
@@ -233,9 +234,9 @@ class StateMachine:
             actions += self._read_use()
         if self.state.guard_deadline is not None and at >= self.state.guard_deadline:
             actions += self._on_guards_hang(at)
-        return actions + self._look_at_start(at)
+        return actions + self._check_start_deadline(at)
 
-    def _look_at_start(self, at: float) -> tuple[Action, ...]:
+    def _check_start_deadline(self, at: float) -> tuple[Action, ...]:
         if not self.state.awaits_leader:
             return ()
         if self.state.start_deadline is None:
@@ -304,7 +305,7 @@ class StateMachine:
             began = self._begin_end(plan.asked)
             if plan.drain > 0 and self.state.is_ready:
                 self._change(drain_until=at + plan.drain)
-                # This is done even if a reading is under way, since that may lack the latest request.
+                # Even if a reading is under way: that reading may lack the latest request.
                 return (*began, *self._read_use())
             return (*began, *self._send_stop(plan))
         if plan.hurry and plan.grace < self.state.plan.grace:
@@ -361,18 +362,18 @@ class StateMachine:
                 self._change(is_ready=True)
                 return (*actions, Notify(Ready()), ObserveReady())
 
-    def _on_look(self, event: ProcessEnded | HealthChecked | UseRead) -> tuple[Action, ...]:
-        """Take in what was seen of a server that was ready once."""
+    def _on_later_reading(self, event: ProcessEnded | HealthChecked | UseRead) -> tuple[Action, ...]:
+        """Handle a reading of a server after its start."""
         match event:
             case UseRead():
                 return self._on_use_read(event)
             case HealthChecked() if self.state.is_serving:
-                return self._on_engine_look(event)
+                return self._on_engine_checked(event)
             case ProcessEnded() if self.state.is_serving and self._next_engine_check is None:
                 self._next_engine_check = event.at + ENGINE_CHECK_DELAY
         return ()
 
-    def _on_engine_look(self, event: HealthChecked) -> tuple[Action, ...]:
+    def _on_engine_checked(self, event: HealthChecked) -> tuple[Action, ...]:
         self._is_checking_health = False
         actions = self._notify_fault(event.fault)
         if not event.is_engine_dead or self.state.is_engine_dead:
@@ -419,10 +420,10 @@ class StateMachine:
         return (Notify(ProgressChanged(progress)),)
 
     def _notify_fault(self, fault: str) -> tuple[Action, ...]:
-        """Report the fault of a reading, each fault once. It is no reason to end the server."""
-        if not fault or fault in self._faults:
+        """Report the fault of a reading; each fault is reported once. A fault of a reading does not end the server."""
+        if not fault or fault in self._reported_faults:
             return ()
-        self._faults |= {fault}
+        self._reported_faults |= {fault}
         return (Notify(News(fault)),)
 
     def _change(self, **fields: Any) -> None:

@@ -1,4 +1,4 @@
-"""The state of one server in its life, as a frozen value, and how each notice and each request changes it.
+"""The state of one server as a frozen value, and the changes that each notice and each request makes to it.
 
 ::
 
@@ -7,7 +7,7 @@
         └──────────┴───────────┴──────► failed
 
 A ready server whose Ray cluster does not answer is called unreachable until the cluster answers; nothing else changes. Once
-a server is released or failed, no process of it is left, or its error names those that are.
+a server is released or failed, none of its processes is left, or its error names the processes that are left.
 
 Nothing here has a clock or waits: `lifecycle.Lifecycle` holds the status and passes the time.
 """
@@ -121,11 +121,11 @@ class LifecycleStatus:
         return self if self.state.over else self.reopened(at)
 
     def reopened(self, at: float) -> LifecycleStatus:
-        """Return the status after a request to release again what an earlier release has left."""
+        """Return the status after a stop was requested again, since the earlier release was not proved."""
         return self._entered(ServerState.STOPPING, at, is_stop_requested=True)
 
     def given_up(self, at: float) -> LifecycleStatus:
-        """Return the status after a release that was requested again and could not begin."""
+        """Return the status after the stop of `reopened` could not begin."""
         return self._entered(ServerState.FAILED, at)
 
     def with_error_reported(self) -> LifecycleStatus:

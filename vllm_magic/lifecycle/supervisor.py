@@ -92,7 +92,7 @@ class Supervisor:
         self._requests: queue.SimpleQueue[StopPlan] = queue.SimpleQueue()
         self._cancelled = Cancellation()
         self._thread = threading.Thread(target=self._run, name=f"vllm-magic {name}", daemon=True)
-        self._unproved: _EndedServer | None = None  # whose release is not proved
+        self._unproved: _EndedServer | None = None  # the server after a release that was not proved
         self._oom_kills_before = 0
 
     def begin(self) -> None:
@@ -111,7 +111,7 @@ class Supervisor:
             raise
 
     def stop(self, plan: StopPlan) -> None:
-        """Request the release, from any thread, and return at once. See `state` for what further requests change."""
+        """Request the release, from any thread, and return at once. `state` says what a later request changes."""
         self._requests.put(plan)
         self._cancelled.event.set()
         self._cancelled.wake.set()
@@ -187,7 +187,7 @@ class Supervisor:
         if self._provisioner.from_the_start:
             if (
                 problem := machine.proc_problem()
-            ):  # with such a /proc, the server could not be ended for certain
+            ):  # with such a /proc, the end of the server would not be certain
                 raise StartFailed(problem, machine.PROC_HINT)
             try:
                 for swept in sweep(self._probe):
@@ -224,7 +224,7 @@ class Supervisor:
             except Exception as error:  # noqa: BLE001 - another stop tries again
                 fault = faults.text(error)
                 over = self._unknown_end(prepared, monitor.state, fault)
-            # By the error of the end.
+            # The error of the end reports the fault then.
             is_reported = over.why in (Why.FAULT, Why.GUARD_GONE) and over.release.verified
             if fault and not is_reported:
                 self._notice(News(fault))
@@ -342,7 +342,7 @@ def _refusal(refused: Refused, disk: str) -> StartFailed:
 
 def _overdue(outer: int) -> str:
     return (
-        f"The guards (pid {outer}) did not start it within {START_LIMIT:g} s and were killed: a signal had stopped them, "
+        f"The guards (pid {outer}) did not start the server within {START_LIMIT:g} s and were killed: a signal had stopped them, "
         f"or the disk of {ledger.state_path()} or the machine is too slow."
     )
 

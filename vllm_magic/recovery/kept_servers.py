@@ -69,7 +69,7 @@ def find(name: str | None) -> Entry:
         return found[0]
     if not found:
         which = f"No server called {name} waits" if name else "No server waits"
-        raise ServerNotFound(f"{which} for a kernel. %vllm start ... --keep 10m starts a server that does.")
+        raise ServerNotFound(f"{which} for a kernel. %vllm start ... --keep 10m keeps a server.")
     listed = ", ".join(f"{entry.record.name} ({entry.id})" for entry in found if entry.record)
     raise ServerNotFound(f"Which one? These wait: {listed}. Give the name, or the id in brackets.")
 
@@ -107,7 +107,7 @@ def attach_hint(name: str | None) -> str:
     """Return a sentence that says how to take over a kept server of this name, with a space before it; "" without one."""
     with contextlib.suppress(ServerNotFound):
         names = [entry.record.name for entry in entries(name) if entry.record]
-        return "".join(f" {one} outlived its kernel: %vllm attach {one} takes it over." for one in names)
+        return "".join(f" {kept} outlived its kernel: %vllm attach {kept} takes it over." for kept in names)
     return ""
 
 

@@ -32,18 +32,19 @@ def living(name: str) -> tuple[Entry, Record]:
         ServerNotFound: there is no such server, or more than one.
     """
     entries = ledger.entries()
-    there = [(one, one.record) for one in entries if one.record and one.condition in LIVING]
-    found = [(one, record) for one, record in there if name in (record.name, one.id)]
+    running = [(entry, entry.record) for entry in entries if entry.record and entry.condition in LIVING]
+    found = [(entry, record) for entry, record in running if name in (record.name, entry.id)]
     if len(found) == 1:
         return found[0]
     if found:
-        several = ", ".join(f"{one.id} (kernel {record.kernel[0]})" for one, record in found)
-        raise ServerNotFound(f"Several kernels have a server {name}. Give its id instead: {several}.")
-    for one in entries:
-        if one.record and one.condition is Condition.ORPHANED and name in (one.record.name, one.id):
+        ids = ", ".join(f"{entry.id} (kernel {record.kernel[0]})" for entry, record in found)
+        raise ServerNotFound(f"Several kernels have a server {name}. Give its id instead: {ids}.")
+    for entry in entries:
+        if entry.record and entry.condition is Condition.ORPHANED and name in (entry.record.name, entry.id):
             raise ServerNotFound(f"{name} was left behind by a dead kernel: vllm-magic reap releases it.")
-    names = ", ".join(sorted({record.name for _, record in there}))
-    raise ServerNotFound(f"No server {name} runs. {f'These do: {names}.' if names else 'None does.'}")
+    names = ", ".join(sorted({record.name for _, record in running}))
+    others = f"Running servers: {names}." if names else "No other server runs either."
+    raise ServerNotFound(f"No server {name} runs. {others}")
 
 
 def log(name: str) -> Path:
@@ -86,9 +87,9 @@ def follow(name: str, count: int) -> Iterator[str]:
     if entry is None or entry.record is None:  # the server has ended
         return
     record = entry.record
-    ours = [Identity(*one) for one in (record.outer, record.inner, record.leader) if one]
-    while any(map(is_alive, ours)):
-        pidfd.wait_for_any(filter(is_alive, ours), POLL_INTERVAL)
+    processes = [Identity(*pair) for pair in (record.outer, record.inner, record.leader) if pair]
+    while any(map(is_alive, processes)):
+        pidfd.wait_for_any(filter(is_alive, processes), POLL_INTERVAL)
         yield from follower.new_lines()
     follower.path = entry.folder.kept_log  # where the release has moved the log
     yield from follower.new_lines()

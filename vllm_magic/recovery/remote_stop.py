@@ -70,7 +70,7 @@ def _stop_guards(entry: Entry, record: Record, grace: float, patience: float) ->
     try:
         client = ControlClient(entry.path)
     except OSError as error:
-        # They may have ended since the record was read, or be releasing the server: then they refuse connections.
+        # The guards may have ended since the record was read, or they are releasing the server and refuse connections.
         unknown = not record.outer and not record.inner
         limit = limit if isinstance(error, ConnectionRefusedError) else EXIT_LIMIT
         if unknown or (pidfd.wait_for_all(entry.guards, limit) and not entry.are_guards_stopped):
@@ -85,7 +85,9 @@ def _stop_guards(entry: Entry, record: Record, grace: float, patience: float) ->
                 _collect_reports(client, grace + GUARD_LIMIT, ended)
             except TimeoutError:
                 limit = 0.0
-            except OSError:  # they have ended, or had begun the release before they accepted the connection
+            except (
+                OSError
+            ):  # the guards have ended, or had begun the release before they accepted the connection
                 pass
         limit = EXIT_LIMIT if ended else 0.0 if entry.are_guards_stopped else limit
     if pidfd.wait_for_all(entry.guards, limit) and not force_kill.kill_guards(entry.guards):
@@ -94,7 +96,7 @@ def _stop_guards(entry: Entry, record: Record, grace: float, patience: float) ->
 
 
 def _collect_reports(client: ControlClient, limit: float, ended: list[Ended]) -> None:
-    """Add the reports of the guards to ``ended`` until they hang up.
+    """Add the reports of the guards to ``ended`` until they close the connection.
 
     Raises:
         TimeoutError: the guards did not answer, or are not done after ``limit`` seconds.

@@ -1,4 +1,4 @@
-"""Release the servers whose kernel and guards are dead, and clear the folders of servers of which no process lives."""
+"""Release the servers whose kernel and guards are dead, and clear the folders of servers without living processes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Swept:
             return f"{self.name} was left by a kernel that died, and cannot be checked: {self.problem}"
         if self.release is None:
             cleared = "cannot be cleared" if self.files_left else "are cleared"
-            return f"{self.name}: files of it were left, and {cleared}."
+            return f"{self.name}: its files were left, and {cleared}."
         count = len(self.release.ended)
         ended = f"{count} process{'' if count == 1 else 'es'} ended in {self.release.seconds:.1f} s"
         if self.release.verified:
@@ -82,7 +82,7 @@ class Swept:
 
 
 def sweep_all(probe: Probe) -> list[Swept | Recheck]:
-    """Sweep here and on the clusters, and check again each release that is not proved. Raises what `sweep` raises."""
+    """Sweep here and on the clusters, and check again each release that is not proved. Raises the errors of `sweep`."""
     rechecked = unproved.recheck(probe)  # before the sweeps, which check their own releases
     return [*sweep(probe, with_files=True), *sweep_clusters(probe), *rechecked]
 
@@ -95,7 +95,7 @@ def sweep(probe: Probe, *, with_files: bool = False) -> list[Swept]:
 
     Args:
         probe: reads the GPUs.
-        with_files: whether to report a server of which only files are left that cannot be removed. Each sweep finds them again.
+        with_files: whether to report a server that left only files which cannot be removed. Each sweep finds such files again.
 
     Raises:
         PermissionError: other users can enter or replace the state folder.
@@ -156,7 +156,7 @@ def _sweep(entry: Entry, found: Record, probe: Probe, *, on_cluster: bool = Fals
         on_cluster: whether the server may run though no process of it lives here.
     """
     with contextlib.ExitStack() as stack:
-        # The locks of the GPUs come before the folder's lock: a start waits for them even if another sweep holds the folder's.
+        # The GPUs' locks are taken first: a start waits for them even while another sweep holds the folder's lock.
         with contextlib.suppress(OSError, ValueError):
             stack.enter_context(locks.ReleaseLocks(found.gpus))
         if entry.condition in (Condition.HUNG, Condition.RELEASING) and not hung_guards.end(entry):

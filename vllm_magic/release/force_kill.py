@@ -33,8 +33,8 @@ def kill_guards(guards: Collection[Identity]) -> bool:
 def kill_server(paths: Folder, leader: Identity | None, known: Iterable[Identity] = ()) -> Outcome:
     """Kill each process of the server (`marks.members`, and `known`), one by one, and remove the server's shared memory.
 
-    Process groups are not killed as a whole, since they may have members that do not belong to the server. Those of the
-    leader's session have none, and are stopped as a whole, so that no process can fork faster than it is found.
+    Process groups are not killed as a whole, since they may have members that do not belong to the server. The groups of
+    the leader's session have no such members: they are stopped as a whole, so that their processes cannot fork meanwhile.
 
     This waits for every process that it has found, even if the process loses the mark. An ending process loses its memory,
     and so its environment, before its device files are closed (do_exit in Linux's kernel/exit.c), which may take time.

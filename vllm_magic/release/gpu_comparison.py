@@ -8,9 +8,9 @@ then, if the driver names these processes.
 A process that came to the GPU while the server ran, and stays, may be a neighbour. It may also be a process
 of the server that is not known: a daemon without the server's mark, or a worker that another daemon started
 for the server. The driver does not show which. Neighbours on a GPU are common, so such a process never makes
-a release fail. But the proof "NVML memory" means that everything that came is gone again, which is then not
-true. So the proof is at most "NVML processes", which means exactly what is known (every known process of the
-server is dead, and the driver lists none of them), and the note names the process.
+a release fail. But the proof "NVML memory" would mean that the memory of every new process is back, which is not
+true then. So the proof is at most "NVML processes" (every known process of the server is dead, and the driver
+lists none of them), and the note names the process.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import ComputeProcess, Gpu
 
 TOLERANCE = 64 * 2**20  # bytes; the driver's own share varies a little with the number of its clients
-SETTLED = 5.0  # seconds; memory that a driver has not given back by then is never given back
-FORGOTTEN = 2.0  # seconds until the driver lists no ended processes any more, of other servers too
+SETTLE_LIMIT = 5.0  # seconds; memory that the driver has not given back by then is never given back
+LISTED_LIMIT = 2.0  # seconds until the driver lists no ended process any more, also of other servers
 SMALL_REST = GIB  # bytes; every engine holds more
 
 
@@ -84,7 +84,7 @@ def compare(history: GpuHistory, waited: float) -> MemoryVerdict:
         return MemoryVerdict(False, None, f"{where}: the driver still lists {pid_list(listed)}")
     verdict = _compare_memory(history, history.baseline, history.now, waited)
     ended = sorted({one.pid for one in arrivals(history)} & history.hidden)
-    if verdict.back and ended and waited < FORGOTTEN:
+    if verdict.back and ended and waited < LISTED_LIMIT:
         return MemoryVerdict(False, None, f"{where}: the driver still lists {pid_list(ended)}")
     return verdict
 
@@ -98,14 +98,14 @@ def arrivals(history: GpuHistory) -> list[ComputeProcess]:
     """
     if history.now is None:
         return []
-    before = history.baseline.processes
-    then = pids_on(history.baseline) if before is not None else pids_on(history.now)
+    listed_before = history.baseline.processes is not None
+    pids_before = pids_on(history.baseline) if listed_before else pids_on(history.now)
     return [
-        one
-        for one in history.now.processes or ()
-        if one.computes
-        and (one.pid not in then or one.pid in history.young)
-        and (one.pid not in history.ours or one.pid in history.reused)
+        process
+        for process in history.now.processes or ()
+        if process.computes
+        and (process.pid not in pids_before or process.pid in history.young)
+        and (process.pid not in history.ours or process.pid in history.reused)
     ]
 
 
@@ -145,7 +145,7 @@ def _compare_memory(history: GpuHistory, baseline: Gpu, now: Gpu, waited: float)
     )
     # If the driver reports little about the GPU, a failed start must not wait long, and must report its own
     # cause.
-    settled = waited >= SETTLED and (came is None or rest <= min(SMALL_REST, came // 2))
+    settled = waited >= SETTLE_LIMIT and (came is None or rest <= min(SMALL_REST, came // 2))
     return MemoryVerdict(rest <= TOLERANCE or settled, None, note)
 
 
@@ -156,13 +156,15 @@ def _compare_by_process(history: GpuHistory, start: int, now: Gpu, used: int, wa
     there must be no more of this memory than before the start. Otherwise it is enough that used memory fell
     by what the server's processes held: there is no more of this memory than while these processes were
     listed. A small growth after the last snapshot (a display, the driver's own memory) fails a release only until
-    `SETTLED` seconds have passed.
+    `SETTLE_LIMIT` seconds have passed.
     """
     rest = _unattributed(now, used) - _unattributed(history.baseline, start)
     if rest <= TOLERANCE:
         return MemoryVerdict(True, Proof.NVML_MEMORY, "")
     more = f"GPU {now.index} {_more(rest)}"
-    listed_only = MemoryVerdict(True, Proof.NVML_PROCESSES, f"{more}, and the driver names nobody for it")
+    listed_only = MemoryVerdict(
+        True, Proof.NVML_PROCESSES, f"{more}, and the driver lists no process that holds it"
+    )
     snapshots = [
         (held, snapshot)
         for snapshot in history.snapshots
@@ -176,7 +178,7 @@ def _compare_by_process(history: GpuHistory, start: int, now: Gpu, used: int, wa
         ]
         grown = _unattributed(now, used) - measures[-1]
         small = min(SMALL_REST, most // 2) if most else SMALL_REST
-        if grown <= TOLERANCE or (grown <= small and waited >= SETTLED):
+        if grown <= TOLERANCE or (grown <= small and waited >= SETTLE_LIMIT):
             return listed_only
     return MemoryVerdict(False, None, f"{more}{_holders(now)}")
 

@@ -1,4 +1,4 @@
-"""GPUs as JSON, for the record of a server: what a release needs in another kernel."""
+"""GPUs as JSON in the record of a server, for a release by another kernel."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def update(leader: Identity | None, verifier: Verifier, release: Release) -> Non
 
 
 def recheck(probe: Probe, name: str | None = None) -> list[Recheck]:
-    """Check each release that is not proved again, oldest first.
+    """Check again each release that is not proved, oldest first.
 
     Args:
         probe: reads the GPUs.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Verdict(NamedTuple):
-    """What `Verifier.verify` found.
+    """The result of `Verifier.verify`.
 
     A stop succeeds if ``verified`` is true: every known process of the server has ended, and the memory that they held is
     back. A process that came to the GPU meanwhile, and whose owner is unknown, does not change ``verified``; it weakens

@@ -1,4 +1,4 @@
-"""One run of a server: its start, its life and its end. The packages above use this; a `server.Server` is for users."""
+"""One run of a server: its start, its life and its end. Our own packages use a `ServerRun`; users use a `server.Server`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 REPORT_INTERVAL = 0.25  # seconds between two reports of a start during the wait for it
 EXIT_GRACE = 0.5  # seconds from SIGTERM to SIGKILL when the kernel ends
 ENGINE_DEAD = "its engine has ended, and its HTTP server goes on without it: every request fails"
-READS = 10  # reads of a status, at most, until no event came in the middle of one
 MOST_READS = 10  # attempts to read a status without a change in the middle
 
 
@@ -121,7 +120,7 @@ class ServerRun:
 
     @property
     def leader(self) -> Identity | None:
-        """Its first process, alive or not; None before that runs."""
+        """The server's first process, alive or not; None before that process runs."""
         return self.lifecycle.now.leader
 
     @property
@@ -156,7 +155,7 @@ class ServerRun:
             read = self._read_status()
             if (
                 self.lifecycle.now is now
-            ):  # otherwise a change came meanwhile, and the parts are of two moments
+            ):  # else the status has changed meanwhile, and the parts are of two moments
                 break
         return read
 
@@ -199,7 +198,7 @@ class ServerRun:
         return known({**os.environ, **dict(self.spec.env), "VLLM_API_KEY": key})
 
     def unreported_failure(self) -> str:
-        """Return a line about the failure of the server, once; "" if it did not fail, or if that was reported before."""
+        """Return a line about the failure of the server; "" if it did not fail, or if its failure was reported before."""
         error = self.lifecycle.report_error()
         return release_report.failure_line(self.name, error) if error else ""
 
@@ -216,7 +215,7 @@ class ServerRun:
                 f"{self.name} could not be started: {error}", "End some threads, and try again"
             )
             self.handle(NeverStarted(failed))
-            self.unreported_failure()  # this error reports it
+            self.unreported_failure()  # the error below reports the failure
             raise failed from error
 
     def wait_ready(self, timeout: float | None, report: Callable[[], None] | None) -> None:
@@ -331,7 +330,7 @@ class ServerRun:
             history.keep(self.spec, self.lifecycle.stages(), warm=now.kind is StartKind.WARM)
 
     def _prepare_for(self, notice: Notice) -> None:
-        """Do what must be done before the change of the state."""
+        """Prepare the change of the state."""
         if isinstance(notice, News):
             self._news(notice.text)
         elif isinstance(notice, LeaderStarted):

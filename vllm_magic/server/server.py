@@ -68,7 +68,7 @@ class Server(RequestMethods):
     def __repr__(self) -> str:
         return f"<Server {self.name}: {self.state.value}, {self.base_url}>"
 
-    # What front ends show of it is its status; see `view.Viewable`.
+    # Front ends show the status of the server; see `view.Viewable`.
 
     def _repr_html_(self) -> str:
         return self.status._repr_html_()
@@ -84,17 +84,17 @@ class Server(RequestMethods):
 
     @property
     def status(self) -> ServerStatus:
-        """The status at this moment, as one value. Each of the properties below reads one part of it."""
+        """The status at this moment, as one value. Each property below is a part of it."""
         return self._run.status()
 
     @property
     def spec(self) -> ServerSpec:
-        """The spec with which it was started."""
+        """The spec with which the server was started."""
         return self._run.spec
 
     @property
     def name(self) -> str:
-        """Its name in this kernel."""
+        """The name of the server in this kernel."""
         return self.spec.name
 
     @property
@@ -104,7 +104,7 @@ class Server(RequestMethods):
 
     @property
     def state(self) -> ServerState:
-        """The state, which equals its text: ``server.state == "ready"``. In a forked process it does not change after the fork."""
+        """The state. It equals its text: ``server.state == "ready"``. In a forked process it does not change after the fork."""
         return self._run.state
 
     @property
@@ -119,7 +119,7 @@ class Server(RequestMethods):
 
     @property
     def pid(self) -> int | None:
-        """The pid of its first process; None before that runs."""
+        """The pid of the server's first process; None before that process runs."""
         leader = self._run.leader
         return leader.pid if leader else None
 
@@ -150,7 +150,7 @@ class Server(RequestMethods):
 
     @property
     def start_kind(self) -> StartKind | None:
-        """The kind of start: "cold" if vLLM was executed, "warm" if a spare became the server, or "attached"; None before it runs."""
+        """The kind of start: "cold" if vLLM was executed, "warm" if a spare became the server, "attached"; None before that."""
         return self._run.lifecycle.now.kind
 
     @property
@@ -160,7 +160,7 @@ class Server(RequestMethods):
 
     @property
     def asleep(self) -> int:
-        """The level of vLLM's sleep mode at which it sleeps, as far as it is known; 0 while it is awake."""
+        """The level of vLLM's sleep mode at which the server sleeps, as far as it is known; 0 while the server is awake."""
         return self._run.sleep_mode.level
 
     @property
@@ -180,17 +180,17 @@ class Server(RequestMethods):
 
     @property
     def caveat(self) -> str:
-        """What is not as it should be while it runs: its node has another vLLM, or its engine has died; "" for nothing."""
+        """A problem of the running server: its node has another vLLM, or its engine has died; "" for none."""
         return self._run.caveat
 
     @property
     def release(self) -> Release | None:
-        """The result of its end; None before that."""
+        """The result of the server's end; None before the end."""
         return self._run.lifecycle.now.release
 
     @property
     def error(self) -> VllmMagicError | None:
-        """Why it failed; None if it did not fail."""
+        """Why the server failed; None if it did not fail."""
         return self._run.lifecycle.now.error
 
     def log(self, n: int = 50) -> list[str]:

@@ -28,14 +28,14 @@ class ServerStatus(Viewable):
     """What is known of a server at one moment. It does not change; ``server.status`` returns a new one each time.
 
     Attributes:
-        spec: the spec with which it was started.
+        spec: the spec with which the server was started.
         id: the name of its private folder, which ``vllm-magic ps`` shows; "" before the folder exists.
         state: the state in its life.
         asleep: the level of vLLM's sleep mode at which it sleeps; 0 while it is awake.
         can_sleep: whether it was started in vLLM's sleep mode.
         url: ``http://127.0.0.1:PORT``.
         exposed: whether other machines can reach it.
-        leader: its first process, alive or not; None before that runs.
+        leader: its first process, alive or not; None before that process runs.
         log_path: the log file, which outlives the server; None before the file exists.
         progress: the stage of the start.
         estimate: the share of the start's time that has passed, and the time left.
@@ -50,7 +50,7 @@ class ServerStatus(Viewable):
         nodes: the addresses of the nodes of a Ray cluster on which it runs; () while its job waits for a node, and for a server
             of this machine.
         reachable: whether its cluster answers; True for a server of this machine.
-        caveat: what is not as it should be while it runs: its node has another vLLM, or its engine has died; "" for nothing.
+        caveat: a problem of the running server: its node has another vLLM, or its engine has died; "" for none.
         release: the result of its end; None before that.
         error: why it failed; None if it did not fail.
     """
@@ -96,7 +96,7 @@ class ServerStatus(Viewable):
 
     @property
     def pid(self) -> int | None:
-        """The pid of its first process; None before that runs."""
+        """The pid of the server's first process; None before that process runs."""
         return self.leader.pid if self.leader else None
 
     @property
@@ -109,7 +109,7 @@ class ServerStatus(Viewable):
         return self.idle_release or self.state.value
 
     def view(self) -> View:
-        """Return what it serves, where, and why it failed."""
+        """Return the model, the addresses, and the error of a failed server."""
         rows = (
             ("model", self.model),
             ("URL", self.base_url),

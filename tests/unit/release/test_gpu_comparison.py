@@ -9,7 +9,7 @@ import pytest
 
 from vllm_magic.gpu.devices import ComputeProcess, Gpu
 from vllm_magic.release.gpu_comparison import (
-    SETTLED,
+    SETTLE_LIMIT,
     SMALL_REST,
     TOLERANCE,
     GpuHistory,
@@ -142,9 +142,9 @@ def test_memory(situation):
 
 def test_a_small_rest_gets_time_to_come_back():
     one = case(gpu(0), [RAN], gpu(0.5))
-    assert not compare(one, SETTLED - 0.1).back
-    assert compare(one, SETTLED).back
-    assert not compare(case(gpu(0), [RAN], gpu(SMALL_REST / GIB + 0.1)), SETTLED).back
+    assert not compare(one, SETTLE_LIMIT - 0.1).back
+    assert compare(one, SETTLE_LIMIT).back
+    assert not compare(case(gpu(0), [RAN], gpu(SMALL_REST / GIB + 0.1)), SETTLE_LIMIT).back
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_small_rest_gets_time_to_come_back():
         ),
         (
             case(gpu(0), [gpu(60.2, {OURS: 60})], gpu(0.2)),
-            "GPU 0 has 0.20 GiB more in use than before the start, and the driver names nobody for it",
+            "GPU 0 has 0.20 GiB more in use than before the start, and the driver lists no process that holds it",
         ),
         (
             case(nameless(0), [nameless(60), nameless(65)], nameless(5)),
