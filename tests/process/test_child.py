@@ -334,7 +334,7 @@ class TestBenchmark:
         ],
     )  # fmt: skip
     def test_why_none_has_succeeded(self, said, why):
-        assert benchmark._why(["loading", *said]) == why
+        assert benchmark._first_error(["loading", *said]) == why
 
     def test_one_that_fails(self, manager, spec):
         server = manager.start(spec(), timeout=60).server

@@ -233,7 +233,7 @@ def test_a_chat_of_another_server_does_not_come_between(controller, views, manag
 def test_what_is_over_stays_in_the_list(controller, views, manager, spec):
     """The last of them, in their places, each with its release; until it is cleared, here and nowhere else."""
     hello(controller)
-    for number in range(server_list.ENDED + 2):
+    for number in range(server_list.MOST_ENDED + 2):
         manager.start(spec(name=f"s{number}"))
         if number != 1:
             manager.stop(f"s{number}")

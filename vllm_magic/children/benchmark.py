@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 TITLE = "Serving Benchmark Result"
 NO_SUCCESS = re.compile(r"Successful requests:\s+0\s*")  # a line of the table
-_RAISED = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Timeout)\b")  # begins the last line of a traceback
-REPORT = 1.0  # seconds between two reports
+_RAISED = re.compile(
+    r"[A-Za-z_][\w.]*(?:Error|Exception|Timeout)\b"
+)  # the beginning of a traceback's last line
+REPORT_INTERVAL = 1.0  # seconds between two reports
 CHECK_INTERVAL = 0.02  # seconds between two checks that the server itself listens; each takes 0.1 ms
 MOST_LINES = 5000  # lines of the output that are kept, the last ones; a benchmark prints some hundred
 # The defaults of vllm_magic: they give a first impression, in a minute on one GPU.
@@ -52,8 +54,8 @@ def run(
         spec: the spec of the server.
         command: the command of the server, with its address and key.
         args: flags for ``vllm bench serve``.
-        verify: called every `CHECK_INTERVAL` seconds; an error of it ends the benchmark. The benchmark sends the key with each
-            request to any program that listens on the server's port.
+        verify: called every `CHECK_INTERVAL` seconds; an error that it raises ends the benchmark. The benchmark sends the key
+            with each request to any program that listens on the server's port.
         report: called repeatedly with the last line of the output, and the seconds since the beginning.
         leader: the first process of the server. When it ends, the benchmark is killed at once, since another program may take
             the port before the next check.
@@ -79,40 +81,40 @@ def run(
             verify()
             kept += lines
             now = time.monotonic()
-            if report is not None and (lines or now - reported >= REPORT):
+            if report is not None and (lines or now - reported >= REPORT_INTERVAL):
                 reported = now
                 report(kept[-1] if kept else "", now - began)
         code = child.exit_code()
-    said = [*kept]
-    table = _table(said)
+    output = [*kept]
+    table = _table(output)
     if code != 0 or not table:
-        telling = [line for line in said if "rror" in line] or said
+        errors = [line for line in output if "rror" in line] or output
         raise VllmMagicError(
-            f"vllm bench serve has failed (exit code {code}): {(telling or ['it has printed nothing'])[-1]}"
+            f"vllm bench serve has failed (exit code {code}): {(errors or ['it has printed nothing'])[-1]}"
         )
     if any(NO_SUCCESS.fullmatch(line) for line in table):
         raise VllmMagicError(
-            f"None of the requests of vllm bench serve has succeeded{_why(said)}. %vllm logs {spec.name} may show more."
+            f"None of the requests of vllm bench serve has succeeded{_first_error(output)}. %vllm logs {spec.name} may show more."
         )
     return table
 
 
-def _table(said: Sequence[str]) -> list[str]:
-    """Return the lines of the table; [] if there is none. Warnings of libraries, printed at their exit, follow it."""
-    begins = [number for number, line in enumerate(said) if TITLE in line]
+def _table(output: Sequence[str]) -> list[str]:
+    """Return the lines of the table; [] if there is none. Libraries may print warnings below it, at their exit."""
+    begins = [number for number, line in enumerate(output) if TITLE in line]
     if not begins:
         return []
-    title, *rest = said[begins[-1] :]
+    title, *rest = output[begins[-1] :]
     end = next((number for number, line in enumerate(rest, 1) if line and not line.strip("=")), len(rest))
     return [title, *rest[:end]]
 
 
-def _why(said: Sequence[str]) -> str:
-    """Return the first error among the lines, after a colon; for a traceback its last line; "" if there is no error."""
-    for position, line in enumerate(said):
+def _first_error(output: Sequence[str]) -> str:
+    """Return the first error of the output, after a colon; for a traceback its last line; "" if there is no error."""
+    for position, line in enumerate(output):
         if line.startswith("Error 0:"):
             first = line.partition(":")[2].strip()
-            rest = said[position + 1 :] if first.startswith("Traceback") else ()
+            rest = output[position + 1 :] if first.startswith("Traceback") else ()
             return f": {next(filter(_RAISED.match, rest), first)}".rstrip(".")
     return ""
 

@@ -1,4 +1,4 @@
-"""Has the flags of a vLLM read in the background, once for each executable: by vLLM's own Python, which takes ten seconds."""
+"""Read the flags of a vLLM in the background, once for each executable. vLLM's own Python reads them; it takes ten seconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.flags.flag_table import FlagTable
 
 READ_LIMIT = 900.0  # seconds; reading takes long from a cold disk, and on a busy machine
-RENEWAL = 600.0  # seconds after which a result that has become invalid is read anew
+RENEWAL = 600.0  # seconds after which a result that has become invalid may be replaced by a new one
 RETRY = 86400.0  # seconds after which the flags are read again if the reader left no result
 
 _WATCH = Path(flag_watch.__file__)
@@ -33,7 +33,7 @@ class _Attempt(NamedTuple):
     Attributes:
         since: when it began, by `time.monotonic`.
         process: the process that reads.
-        before: when the result had been changed last, before it began; 0.0 without one.
+        before: the time of the last change of the result before this reading; 0.0 if there was no result.
     """
 
     since: float
@@ -41,20 +41,21 @@ class _Attempt(NamedTuple):
     before: float
 
 
-_beginning = threading.Lock()  # nobody waits for it: a signal handler of the program may interrupt its holder
+_beginning = (
+    threading.Lock()
+)  # no thread waits for this lock: a signal handler of the program may interrupt its holder
 _attempts: dict[str, _Attempt] = {}
 
 
 def table(path: str) -> FlagTable | None:
-    """The flags of the vLLM at this absolute path; where they are not known for certain, they begin to be read.
+    """Return the flags of the vLLM at this absolute path; None if they are not known. Begin to read them if they are not certain.
 
-    That ends with this process, or with `end`. It is not begun where it is under way, has failed before
-    (`flag_table.failure`), or cannot be done: for a wrapper of which is not known what it runs, or without a place for the
-    result.
+    The reading ends with this process, or with `end`. It does not begin if it is under way or has failed before
+    (`flag_table.failure`), if the executable is a wrapper whose Python is not known, or if the result cannot be stored.
     """
     is_known = flag_table.load(path, certain=True) or flag_table.failure(path)
     python = None if is_known else executable.interpreter(path)
-    if python and _beginning.acquire(blocking=False):  # else another call will begin it
+    if python and _beginning.acquire(blocking=False):  # otherwise another call is beginning a reading
         try:
             with contextlib.suppress(OSError):
                 _begin(path, python)
@@ -85,9 +86,9 @@ def _is_over(attempt: _Attempt, result: Path) -> bool:
 
 
 def end() -> None:
-    """End what is under way."""
+    """End the readings that are under way."""
     ended = []
-    with contextlib.suppress(KeyError):  # there is none any more
+    with contextlib.suppress(KeyError):  # the last one was removed
         while True:
             ended.append(_attempts.popitem()[1].process)
     for process in ended:
@@ -98,7 +99,7 @@ def end() -> None:
 
 def _spawn(path: str, result: Path, words: list[str]) -> WatchedProcess:
     status = Path(path).stat()
-    # What the watching process writes where the reader itself cannot say why it fails.
+    # `flag_watch` writes this as the result if the reader fails without a result of its own.
     failure = {
         "schema": flag_table.SCHEMA,
         "sources": [[path, status.st_mtime_ns, status.st_size]],

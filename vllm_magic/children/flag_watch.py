@@ -1,10 +1,10 @@
-"""Entry point of the process that has vLLM's flags read.
+"""Entry point of the process that runs the reader of vLLM's flags, and writes the reader's output to a file.
 
     python -I -S flag_watch.py COUNT PIDFD... FILE LIMIT FAILURE WORD...
 
-It runs the words as `watchdog` does, for LIMIT seconds at most. Their output becomes the file if they end well. If they fail,
-FAILURE, a JSON object, becomes the file, with the reason and the time; nothing does if they were killed. What it runs takes
-only what nobody else wants of the processor.
+It runs the command WORD... as `watchdog` does, at the lowest priority, for at most LIMIT seconds. If the command succeeds, its
+output becomes the content of FILE. If it fails, the JSON object FAILURE becomes the content, with the reason and the time
+added. If it was killed, FILE does not change.
 """
 
 from __future__ import annotations
@@ -18,21 +18,17 @@ import time
 from pathlib import Path
 
 if __name__ == "__main__":
-    # Behind the standard library, so that nothing in it can stand in for a standard module.
+    # Appended after the standard library, so that no module of this folder hides a standard module.
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from vllm_magic.children.watchdog import KILLED, arguments, watch
 
-LARGEST_FILE = 2**26  # bytes of each file that the words write; a table has some 100 kB
-
-
-BUSY = (
-    75  # exit code where another process runs the words for the same file already (EX_TEMPFAIL, sysexits.h)
-)
+LARGEST_FILE = 2**26  # bytes of each file that the command writes; a table has some 100 kB
+BUSY = 75  # exit code if another process runs the command for the same file already (EX_TEMPFAIL, sysexits.h)
 
 
 def main() -> int:
-    """Run the words, if nobody else does already. Return the exit code of this process."""
+    """Run the command, unless another process runs it already. Return the exit code of this process."""
     others, (result_path, limit, failure, *words) = arguments(sys.argv[1:])
     result = Path(result_path)
     os.setpriority(os.PRIO_PROCESS, 0, 19)
@@ -46,9 +42,9 @@ def main() -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return BUSY
-    except OSError:  # a file system without locks: the last one wins
+    except OSError:  # a file system without locks: the last process wins
         pass
-    if not _is(fd, new):  # another one has finished meanwhile, and this is its result
+    if not _is_same_file(fd, new):  # another process has just finished: the open file has become its result
         return BUSY
     try:
         os.ftruncate(fd, 0)
@@ -67,7 +63,7 @@ def main() -> int:
     return 0
 
 
-def _is(fd: int, path: Path) -> bool:
+def _is_same_file(fd: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(fd), path.lstat())
     except FileNotFoundError:

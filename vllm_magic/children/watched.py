@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vllm_magic.linux.processes import Identity
 
 EXIT_LIMIT = (
-    5.0  # seconds for a watchdog to end after a request; it uses SIGKILL only, which takes milliseconds
+    5.0  # seconds for a watchdog to end after a request; it uses only SIGKILL, which takes milliseconds
 )
 
 
@@ -96,7 +96,7 @@ class WatchedProcess:
         self._end_rest()
 
     def _end_rest(self) -> None:
-        """End the processes that a killed watchdog has left: only the command itself has ended with it."""
+        """After the watchdog was killed, end the processes below it: only the command itself has ended with the watchdog."""
         if (self.process.returncode or 0) < 0 and not self._cleared:
             self._cleared = True
             left = Ladder(lambda: marks.members(self._mark, None), leader=None, whole_groups=False)

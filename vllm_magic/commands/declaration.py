@@ -133,7 +133,7 @@ class CommandDeclaration:
     """A sub-command of ``%vllm`` or ``vllm-magic``, or the cell magic ``%%vllm``.
 
     Attributes:
-        name: the name, which follows that of the program.
+        name: the name, which follows the name of the program in a line.
         about: what the command does, in one line.
         details: further sentences for the page of the command.
         arguments: the positional arguments.
@@ -166,7 +166,7 @@ class CommandDeclaration:
         return self.front_end.line(self.name)
 
     def at(self, front_end: FrontEnd) -> CommandDeclaration:
-        """Return the declaration for another front end, whose program its texts then name."""
+        """Return the declaration for another front end. Its texts then name the program of that front end."""
         here, there = self.front_end.program, front_end.program
         return replace(
             self,

@@ -92,7 +92,7 @@ def unowned(elsewhere: Iterable[ReportedTree]) -> Iterator[Finding]:
 
 
 def left(entries: Iterable[Entry]) -> Iterator[Finding]:
-    """Yield the servers of which no process lives here, and which left files, or perhaps a job on a cluster."""
+    """Yield the ended servers that left files here, or whose job may still run on a cluster."""
     for entry in entries:
         if entry.record is None:
             continue
@@ -135,7 +135,7 @@ def records(entries: Iterable[Entry]) -> Iterator[Finding]:
 
 
 def ports(servers: Iterable[ReportedServer]) -> Iterator[Finding]:
-    """Yield the living servers that do not listen on their port, whether another process does or none."""
+    """Yield the living servers that do not listen on their port. Another process may listen there."""
     for one in servers:
         if one.condition not in (Condition.OWNED, Condition.KEPT) or one.phase == Phase.STOPPING:
             continue

@@ -1,4 +1,4 @@
-"""The survey: everything is read once. Nothing is changed or created, and what is missing raises no error."""
+"""The survey reads everything once. It changes and creates nothing, and raises no error for missing data."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def _is_marked(session: int, table: Table) -> bool:
 
 
 def held(now: Snapshot | None, pids: Iterable[int]) -> int | None:
-    """Return the bytes that the driver says these processes hold; None where it does not say, or was not asked."""
+    """Return the bytes that these processes hold by the driver's report; None if it does not report them, or was not asked."""
     if now is None:
         return None
     wanted = frozenset(pids)
@@ -262,7 +262,7 @@ def _releases() -> tuple[tuple[ReportedRelease, ...], str]:
 def _state_folder() -> str:
     try:
         return str(ledger.state_path())
-    except OSError:  # a finding says so
+    except OSError:  # a finding reports the error
         return ""
 
 

@@ -113,4 +113,4 @@ class AskCommand(SubCommand[AskArguments]):
         """Send the cell, and show the answer while it comes."""
         server = context.manager.get(arguments.name)
         cell, variables = context.cell.strip("\n"), context.shell.user_ns
-        context.asker.ask(server, cell, arguments, variables, context.display_mode)
+        context.chat_cells.run(server, cell, arguments, variables, context.display_mode)

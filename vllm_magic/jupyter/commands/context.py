@@ -1,4 +1,4 @@
-"""What a command uses of the shell in which it runs."""
+"""The context of a command: the shell in which it runs, and the settings of that shell."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from vllm_magic.jupyter.commands.settings import Settings
-    from vllm_magic.jupyter.display.chat_cell import Asker
+    from vllm_magic.jupyter.display.chat_cell import ChatCells
     from vllm_magic.jupyter.display.mode import DisplayMode
     from vllm_magic.manager.manager import Manager
 
@@ -90,8 +90,8 @@ class Context:
         self._configuration.spare = mode
 
     @cached_property
-    def asker(self) -> Asker:
-        """The object that sends the cells of ``%%vllm`` and remembers their conversations."""
-        from vllm_magic.jupyter.display.chat_cell import Asker
+    def chat_cells(self) -> ChatCells:
+        """The cells of ``%%vllm``, with their conversations."""
+        from vllm_magic.jupyter.display.chat_cell import ChatCells
 
-        return Asker()
+        return ChatCells()

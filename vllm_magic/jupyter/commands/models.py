@@ -116,7 +116,7 @@ class BenchCommand(SubCommand[BenchArguments]):
     declaration = CommandDeclaration(
         name="bench",
         about="measure a server with `vllm bench serve`, to which the flags go",
-        details="Without flags, it sends 50 random prompts of 128 tokens.",
+        details="Without flags, the benchmark sends 50 random prompts of 128 tokens.",
         arguments=(SERVER,),
         flags_of="vllm bench serve",
         examples=("%vllm bench", "%vllm bench small --num-prompts 200 --request-rate 8"),

@@ -1,8 +1,8 @@
 """Completion of ``%vllm`` lines and of the first line of ``%%vllm`` cells, in a notebook and in a terminal.
 
-It is a matcher for IPython's completer, which serves both. In IPython 8.6 and newer it is a matcher of version 2, which sees the
-whole cell. An older IPython (Google Colab has 7.34) calls a function for the arguments of magics with the line of the cursor:
-there a line that continues another one is not completed, and the menu has no descriptions. In any other line nothing is imported.
+Both use IPython's completer. For IPython 8.6 and newer, `add` registers a matcher of version 2, which sees the whole cell. An older
+IPython (Google Colab has 7.34) calls a function for the arguments of magics with the line of the cursor: there the completion of
+a continued line is not possible, and the menu has no descriptions. In a line of any other kind nothing is imported.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _typed_text(context: CompletionContext) -> str | None:
 
 
 def _text_of_line(lines: list[str]) -> str | None:
-    """Return what `_typed_text` does, for the lines down to the cursor."""
+    """Return the result of `_typed_text` for these lines; the last line ends at the cursor."""
     text = lines.pop()
     above = list(filter(str.strip, lines))
     if cell := _CELL.match(above[0] if above else text):

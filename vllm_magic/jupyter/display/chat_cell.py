@@ -1,4 +1,4 @@
-"""``%%vllm``: a cell as a turn of a chat; the answer is streamed below the cell."""
+"""Run the cells of ``%%vllm``: each cell is a prompt, or a turn of a conversation, and its answer is streamed below the cell."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from vllm_magic.server.server import Server
 
 QUOTED_CHARACTERS = 100  # characters of an invalid schema that its error quotes
-_BROKEN = "broken off"
-COMPLETION = 128  # tokens by default for a model without a chat template, which does not end a turn
+NO_TEMPLATE_TOKENS = (
+    128  # the default for a model without a chat template, which may continue a text without an end
+)
+_BROKEN_OFF = "broken off"  # the note below an answer that has ended because of an error
 
 
 class Interrupted(KeyboardInterrupt):
@@ -30,13 +32,13 @@ class Interrupted(KeyboardInterrupt):
         return [f"Interrupted: {self}"]
 
 
-class Asker:
-    """Sends cells to servers, and remembers the conversations of one notebook."""
+class ChatCells:
+    """The cells of ``%%vllm`` of one notebook, with their conversations."""
 
     def __init__(self) -> None:
         self._conversations: WeakKeyDictionary[Server, list[ChatMessage]] = WeakKeyDictionary()
 
-    def ask(
+    def run(
         self,
         server: Server,
         text: str,
@@ -44,7 +46,7 @@ class Asker:
         namespace: MutableMapping[str, Any],
         mode: DisplayMode,
     ) -> None:
-        """Send a text to a server, and show the answer.
+        """Send the text of a cell to a server, and show the answer.
 
         Args:
             server: the server.
@@ -64,7 +66,7 @@ class Asker:
         history = self._history(server, arguments)
         messages = generate.conversation(text, arguments.system, history)
         output = answer.new_answer(mode, as_json=schema is not None)
-        stream, note = None, _BROKEN
+        stream, note = None, _BROKEN_OFF
         try:
             options = {"temperature": arguments.temperature, "json_schema": schema}
             stream, has_template = request_answer(server, messages, arguments.max_tokens, **options)
@@ -80,7 +82,9 @@ class Asker:
             if stream is not None:
                 stream.close()
                 output.finish(stream.answer.summary(note))
-                if note != _BROKEN:  # a conversation does not continue after an incomplete answer
+                if (
+                    note != _BROKEN_OFF
+                ):  # an answer that an error has cut off is not a part of the conversation
                     generate.remember(history, messages, stream.answer)
                 if arguments.variable and schema is None:
                     namespace[arguments.variable] = stream.answer.text
@@ -98,10 +102,16 @@ class Asker:
 def request_answer(
     server: Server, messages: list[ChatMessage], max_tokens: int | None = None, **options: Any
 ) -> tuple[Stream, bool]:
-    """Request the answer to a conversation; ``options`` are further arguments of `Server.chat` and `Server.complete`.
+    """Request the answer to a conversation. A model without a chat template continues the conversation as a text.
+
+    Args:
+        server: the server.
+        messages: the conversation; the last message is the prompt.
+        max_tokens: the largest number of tokens of the answer; None for the default.
+        **options: further arguments of `Server.chat` and `Server.complete`.
 
     Returns:
-        The stream of the answer, and whether the model has a chat template: a model without one continues the text.
+        The stream of the answer, and whether the model has a chat template.
 
     Raises:
         RequestFailed: the server does not begin an answer.
@@ -110,11 +120,13 @@ def request_answer(
         return server.chat(messages, stream=True, max_tokens=max_tokens, **options), True
     except NoChatTemplate:
         text = generate.transcript(messages)
-        return server.complete(text, stream=True, max_tokens=max_tokens or COMPLETION, **options), False
+        return server.complete(
+            text, stream=True, max_tokens=max_tokens or NO_TEMPLATE_TOKENS, **options
+        ), False
 
 
 def _schema(text: str, namespace: Mapping[str, Any]) -> Any:
-    """Return the schema in a JSON text, or in the variable of this name, which may hold a pydantic model class."""
+    """Return the JSON schema: the value of the variable with this name, which may be a pydantic model class, or the parsed text."""
     try:
         schema = namespace[text] if text in namespace else json.loads(text)
     except (ValueError, RecursionError):

@@ -31,8 +31,8 @@ class Panel:
         grace: returns the grace period for a stop, in seconds; None for the default.
         is_busy: returns whether a cell runs now.
         session: the session to which the panel belongs; None for the panel of the whole kernel.
-        greets_late: whether the first request of a view waits for all cells that are to run. Then the panel counts as open
-            before, since a view that hears nothing for some seconds takes the kernel for dead.
+        greets_late: whether the first request of a view waits for all cells that are to run. The panel then counts as open
+            before this request, since a view that gets no message for some seconds shows the kernel as dead.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vllm_magic.linux.processes import Identity, Process
     from vllm_magic.server.server import Server
 
-SHARE = 0.01  # of a core that reads may use: each one reads all processes of the machine, perhaps thousands
+SHARE = 0.01  # the share of a core that the reads may use: each read is of all processes of the machine, perhaps thousands
 LEADER = "SIGTERM, then SIGKILL"
 CHILD = "by its parent, else SIGKILL"
 DETACHED = "SIGKILL: it has left its parent"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from vllm_magic.server.server import Server
     from vllm_magic.server.status import ServerStatus
 
-ENDED = 5  # ended servers in the list, at most
+MOST_ENDED = 5  # ended servers in the list
 
 
 class ServerList:
@@ -31,7 +31,7 @@ class ServerList:
         self._removed &= {*known}
         status = {server: server.status for server in known}
         by_start = sorted(known, key=lambda server: status[server].times.get(ServerState.STARTING, 0.0))
-        old = [server for server in by_start if is_removable(status[server])][:-ENDED]
+        old = [server for server in by_start if is_removable(status[server])][:-MOST_ENDED]
         return [server for server in by_start if server not in self._removed and server not in old]
 
     def remove(self, server: Server) -> None:

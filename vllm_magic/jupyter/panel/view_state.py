@@ -205,7 +205,7 @@ def _unattributed(gpu: Gpu) -> int:
 
 
 def static_html(servers: list[ServerStatus], now: Snapshot | None) -> str:
-    """Return what a saved or converted notebook shows in place of the panel."""
+    """Return the HTML that a saved or converted notebook shows in place of the panel."""
     from vllm_magic.view import View
 
     about = View("The vLLM panel when it was opened. %vllm panel opens a live one.")
