@@ -650,7 +650,7 @@ UNKNOWN = {
         "this",
     ),
     "an import in the engine's process": (
-        ("Process EngineCore:", HEADER, "ImportError: cannot import name 'x' from 'y'", USELESS[-1]),
-        "ImportError: cannot import name 'x' from 'y'",
+        ("Process EngineCore:", HEADER, "ImportError: attempted relative import", USELESS[-1]),
+        "ImportError: attempted relative import",
     ),
 }

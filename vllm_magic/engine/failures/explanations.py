@@ -2,18 +2,20 @@
 
 The last line is often useless ("Engine core initialization failed. See root cause above."). What counts instead, in this
 order: a known sign, in the process that failed first; the first error that the engine logged, or else the last line of a
-traceback; how a process ended, which counts before errors that were logged after it.
+traceback; how a process ended, which counts before errors that were logged after it. An error without a sign is told in its
+own words, with what vLLM advises in it, the process, and where it was raised.
 """
 
 from __future__ import annotations
 
 import re
+import textwrap
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote_plus
 
-from vllm_magic.engine.failures import tracebacks
+from vllm_magic.engine.failures import places, tracebacks
 from vllm_magic.engine.failures.hints import NOTHING_KNOWN, SEE_LOGS, HintContext, ending, ending_hint
 from vllm_magic.engine.failures.signs import SIGNS
 from vllm_magic.engine.failures.signs.engine import ENGINE_DIED, EXITED
@@ -28,7 +30,10 @@ if TYPE_CHECKING:
 
 MOST_PLACES = 50  # the most matches of one pattern that are compared
 LAST_LINES = 3  # lines of the log that are shown if the log does not show the cause
-SEARCHED_WORDS = 12  # of an error's message, in the link that searches for it
+LONGEST_VALUE_ERROR = 10  # lines of the message of an error of pydantic
+MOST_NAMED = 3  # flags that are named
+LONGEST_ADVICE = 150  # characters of vLLM's advice
+LONGEST_SEARCH = 80  # characters of an error's message, in the link that searches for it
 ISSUES = "https://github.com/vllm-project/vllm/issues?q="
 
 
@@ -51,8 +56,25 @@ class Failure:
     memory_wanted: int = 0
 
 
-_EXCEPTION = re.compile(r"(?P<text>(?:[\w.]*(?:Error|Exception)|torch\.[\w.]+)(?:: .+)?)$")
-_VALUE_ERROR = re.compile(r"\s*Value error, (?P<text>.*?)(?: \[type=.*)?$")
+_EXCEPTION = re.compile(
+    r"(?P<text>(?:[\w.]*(?:Error|Exception)|torch\.[\w.]+|[\w.]*\.(?:exc|exceptions|errors)\.\w+)(?:: .+)?)$"
+)
+# Where a message goes over to what vLLM advises.
+_ADVICE = re.compile(
+    r"(?<=[.!?;]) +(?=(?:[Pp]lease|Consider|Try|To (?:fix|avoid|use|resolve|enable|run|support)|You (?:can|may|should|need|must)|"
+    r"Make sure|Ensure|If (?:you|this)|We (?:recommend|suggest)|Either|Use|Set|Reduce|Increase|Decrease|Lower|Raise|Add|Pass|"
+    r"Install|Upgrade|Update|Check|Specify|Remove|Disable|Enable|Run|Choose)\b(?!.{0,200}(?:stack trace|an issue\b|issues/)))"
+)
+# An error of a worker, and of a call, as the engine raises it again.
+_OF_WORKER = re.compile(
+    r"Worker failed with error ['\"](?P<error>.*)['\"], please check the stack trace above"
+)
+_OF_CALL = re.compile(r"Call to \w+ method failed: (?P<error>.+)")
+_OF_OTHERS = re.compile(
+    rf"root cause|{ENGINE_DIED.pattern}"
+)  # what follows from the error of another process
+_VALUE_ERROR = re.compile(r"\s*Value error, (?P<text>.*)$")
+_OF_VALUE = re.compile(r" \[type=\w+(?:\]|, input_value=.*)$")  # what pydantic adds behind the message
 _ENGINE = re.compile(r"(?:.*/)?(?:core|multiproc_executor)\.py:\d+")
 # What vLLM logs when a ready server ends by itself: v1/engine/core.py and exceptions.py, v1/executor/multiproc_executor.py,
 # and v1/utils.py for several API servers.
@@ -113,6 +135,14 @@ def explain_death(
     return _explain(log[begin:], context) or _unknown(lines, exit_code, context.machine)
 
 
+class _Error(NamedTuple):
+    """An error in the log, for which there may be no sign, and the numbers of its first and its last line."""
+
+    text: str
+    first: int
+    last: int
+
+
 class _Found(NamedTuple):
     """A sign in the log, and the number of its line."""
 
@@ -126,17 +156,17 @@ def _explain(log: Sequence[LogLine], context: HintContext) -> Failure | None:
     found = _best(_found(SIGNS, log, text), log)
     if found is not None:
         return _failure(found, log, context)
-    errors = [(bare, number) for error, number in _errors(log) if (bare := _bare(error))]
-    telling = [one for one in errors if "root cause" not in one[0]]
+    errors = [error for one in _errors(log) if (error := one._replace(text=_bare(one.text))).text]
+    telling = [one for one in errors if not _OF_OTHERS.search(one.text)]
     ends = _found(EXITED, log, text)
-    if ends and not any(number < ends[0].line for _, number in telling):
+    if ends and not any(one.first < ends[0].line for one in telling):
         return _failure(ends[0], log, context)
     if telling:
-        return _unexplained(*telling[0], log)
+        return _unexplained(telling[0], log, context)
     died = _found((ENGINE_DIED,), log, text)
     if died:
         return _failure(died[0], log, context)
-    return _unexplained(*errors[0], log) if errors else None
+    return _unexplained(errors[0], log, context) if errors else None
 
 
 def _text(log: Sequence[LogLine]) -> str:
@@ -180,31 +210,69 @@ def _filled_in(message: str | MessageFunction, match: re.Match[str], context: Hi
     return tracebacks.brief(filled.strip().rstrip("."))
 
 
-def _unexplained(cause: str, number: int, log: Sequence[LogLine]) -> Failure:
-    """Return an error for which there is no sign, with a link that searches vLLM's issues for its message."""
+def _unexplained(error: _Error, log: Sequence[LogLine], context: HintContext) -> Failure:
+    """Return an error for which there is no sign: with vLLM's advice, and with a link that searches vLLM's issues for it."""
+    cause, *advice = _ADVICE.split(error.text, maxsplit=1)
     # Paths, addresses and numbers of one machine are in no other report.
-    words = re.findall(r"(?<![\w/.])[A-Za-z_][\w.-]*(?![\w/])", cause)[:SEARCHED_WORDS]
-    hint = f"{SEE_LOGS}; others may have met it: {ISSUES}{quote_plus(' '.join(words))}"
-    return Failure(cause, hint, tracebacks.telling_lines(log, number, number))
+    words = re.findall(r"(?<![\w/.])[A-Za-z_][\w.-]*(?![\w/])", cause)
+    search = textwrap.shorten(" ".join(words), LONGEST_SEARCH, placeholder="")
+    named = [flag for flag in dict.fromkeys(_flags_in(error.text)) if flag in context.flags][:MOST_NAMED]
+    said = [
+        *(textwrap.shorten(text[:1].upper() + text[1:], LONGEST_ADVICE, placeholder="…") for text in advice),
+        *([f"It is about {', '.join(named)}"] if named and not advice else []),
+        *places.where_raised(log[error.first].process, tracebacks.files_above(log, error.first)),
+        SEE_LOGS,
+        f"others may have met it: {ISSUES}{quote_plus(search)}",
+    ]
+    lines = tracebacks.telling_lines(log, error.first, error.last)
+    return Failure(tracebacks.brief(cause.rstrip(".:; ")), "; ".join(one.rstrip(".") for one in said), lines)
 
 
-def _errors(log: Sequence[LogLine]) -> Iterator[tuple[str, int]]:
-    """Yield the errors in the log, each with the number of its line, the most telling first."""
+def _flags_in(text: str) -> Iterator[str]:
+    """Yield the flags that a message names, as such or as the field of vLLM's configuration."""
+    for word in re.findall(r"(?<![\w-])(?:--[a-z][\w-]*|[a-z]+(?:_[a-z]+)+)(?![\w-])", text):
+        yield f"--{word.removeprefix('--').replace('_', '-')}"
+
+
+def _errors(log: Sequence[LogLine]) -> Iterator[_Error]:
+    """Yield the errors in the log, the most telling first."""
     between = [(one, number) for number, one in enumerate(log) if not one.frame]
     for one, number in between:
         if match := _VALUE_ERROR.match(one.text):
-            yield match["text"], number
-    for one, number in between:
-        if _ENGINE.match(one.source) and (match := _EXCEPTION.match(one.text)):
-            yield match["text"], number
-    for one, number in reversed(between):
-        if not one.source and (match := _EXCEPTION.match(one.text)):
-            yield match["text"], number
+            yield _value_error(match["text"], log, number)
+    exceptions = [
+        (one, number, match["text"]) for one, number in between if (match := _EXCEPTION.match(one.text))
+    ]
+    for one, number, text in exceptions:
+        if _ENGINE.match(one.source):
+            yield _Error(text, number, tracebacks.end_of_message(log, number))
+    for one, number, text in reversed(exceptions):
+        if not one.source:
+            yield _Error(text, number, number)
+    for one, number, text in exceptions:
+        if one.source and not _ENGINE.match(one.source) and tracebacks.is_raised(log, number):
+            yield _Error(text, number, tracebacks.end_of_message(log, number))
+
+
+def _value_error(text: str, log: Sequence[LogLine], first: int) -> _Error:
+    """Return an error of pydantic, whose message may have several lines."""
+    said: list[str] = []
+    for last, one in enumerate(log[first : first + LONGEST_VALUE_ERROR], first):
+        if one.process not in ("", log[first].process):
+            continue
+        part = one.text.strip() if said else text
+        match = _OF_VALUE.search(part)
+        said.append(part[: match.start()] if match else part)
+        if match:
+            return _Error(" ".join(said), first, last)
+    return _Error(text, first, first)
 
 
 def _bare(text: str) -> str:
-    text = text.removeprefix("ValueError: ").removeprefix("RuntimeError: ").strip().rstrip(".")
-    return tracebacks.brief(text)
+    for pattern in (_OF_WORKER, _OF_CALL):
+        if match := pattern.search(text):
+            text = match["error"].replace("\\n", "\n").strip().rpartition("\n")[2]
+    return text.removeprefix("ValueError: ").removeprefix("RuntimeError: ").strip().rstrip(".")
 
 
 def _begin_of_death(log: Sequence[LogLine]) -> int | None:

@@ -16,6 +16,7 @@ HEADER = "Traceback (most recent call last):"
 DEEPEST = 3  # frames of a traceback that are shown, each with its source
 LONGEST_TRACEBACK = 400  # lines
 LONGEST_MESSAGE = 4  # lines of an exception's message that are shown before the telling line
+MOST_OF_MESSAGE = 20  # lines after the first one of an exception's message in which the message may end
 LONGEST_SHOWN = 300  # characters of a line that are shown
 # Limits for the search, which takes time. Of a longer line only the beginning is searched; if all lines together have
 # more than `MOST_READ` characters, each line is cut to its share.
@@ -31,6 +32,7 @@ _HARMLESS = re.compile(
 )
 _PREFIX = re.compile(_PROCESS + r"(?:(?:WARNING|ERROR|CRITICAL) \d\d-\d\d [^\[]*\[(?P<source>[^\]]*)\] ?)?")
 _FILE = re.compile(r'  File "(?P<path>[^"]*)"')
+_NEXT = re.compile(r"\s*$|Traceback |The above exception |During handling of ")  # what follows a message
 _LIBRARY = re.compile(r"-packages/(?!vllm/)|/lib\d*/python[\d.]+/(?!(?:site|dist)-packages/)|^<")
 
 
@@ -75,7 +77,7 @@ def read(log: Sequence[str]) -> list[LogLine]:
 
 def is_raised(lines: Sequence[LogLine], number: int) -> bool:
     """Whether the line belongs to the message at the end of a traceback."""
-    return bool(_above(lines, number))
+    return _above(lines, number) is not None
 
 
 def telling_lines(lines: Sequence[LogLine], first: int, last: int) -> tuple[str, ...]:
@@ -87,7 +89,7 @@ def telling_lines(lines: Sequence[LogLine], first: int, last: int) -> tuple[str,
         last: the number of its last line.
     """
     message = [one.text for one in lines[first : last + 1] if one.process == lines[first].process]
-    above = _above(lines, first)
+    above = _above(lines, first) or []
     frames = list(_frames([one.text for one in above if one.frame]))
     ours = [frame for frame in frames if not _is_library(frame)]
     begun = [one.text for one in above if not one.frame]
@@ -95,13 +97,33 @@ def telling_lines(lines: Sequence[LogLine], first: int, last: int) -> tuple[str,
     return tuple(brief(line) for line in shown)
 
 
+def files_above(lines: Sequence[LogLine], number: int) -> list[str]:
+    """Return the files of the traceback above this line of its message, the deepest first."""
+    return [match["path"] for one in (_above(lines, number) or [])[::-1] if (match := _FILE.match(one.text))]
+
+
+def end_of_message(lines: Sequence[LogLine], first: int) -> int:
+    """Return the number of the last line of the message that begins here.
+
+    Of a line that was printed, not logged, nobody knows whether the next one belongs to it.
+    """
+    last = first
+    for number, one in enumerate(lines[first + 1 : first + MOST_OF_MESSAGE], first + 1):
+        if one.process != lines[first].process:  # the lines of several processes are mixed
+            continue
+        if one.source != lines[first].source or not one.source or one.frame or _NEXT.match(one.text):
+            break
+        last = number
+    return last
+
+
 def brief(text: str) -> str:
     """Return the text, cut at `LONGEST_SHOWN` characters."""
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"
 
 
-def _above(lines: Sequence[LogLine], first: int) -> list[LogLine]:
-    """Return the lines of the traceback above this line of its message; [] if the line ends no traceback."""
+def _above(lines: Sequence[LogLine], first: int) -> list[LogLine] | None:
+    """Return the lines of the traceback above this line of its message; None if the line ends no traceback."""
     found: list[LogLine] = []
     message = 0
     for one in reversed(lines[max(0, first - LONGEST_TRACEBACK) : first]):
@@ -113,7 +135,7 @@ def _above(lines: Sequence[LogLine], first: int) -> list[LogLine]:
         if message > LONGEST_MESSAGE:
             break
         found.append(one)
-    return []
+    return None
 
 
 def _frames(lines: Sequence[str]) -> Iterator[list[str]]:

@@ -18,6 +18,8 @@ from failure_logs import (
     UNKNOWN,
     WITHOUT_MEMORY,
     WORKER,
+    in_engine,
+    pydantic,
 )
 
 from vllm_magic.engine.failures.explanations import explain, explain_death
@@ -38,10 +40,73 @@ def test_an_unknown_failure_is_told_by_its_line(kind):
     lines, cause = UNKNOWN[kind]
     failure = explain([*NOISE, *lines], 1)
     assert failure.cause == cause
-    assert failure.hint.startswith(
-        f"{SEE_LOGS}; others may have met it: https://github.com/vllm-project/vllm/issues?q="
+    assert (
+        f"{SEE_LOGS}; others may have met it: https://github.com/vllm-project/vllm/issues?q=" in failure.hint
     )
-    assert cause in failure.lines[-1]
+    assert cause in "\n".join(failure.lines)
+
+
+def test_of_an_unknown_failure_the_process_and_the_place_are_told():
+    where = f'{CORE}  File "{PACKAGES}/vllm/model_executor/layers/quantization/compressed_tensors/x.py", line 1, in f'
+    failure = explain([f"{CORE}{HEADER}", where, f"{CORE}    g()", f"{CORE}KeyError: 'Linear'"], 1)
+    assert failure.hint.startswith(
+        "EngineCore raised it with the quantization: check quantization_config in config.json"
+    )
+    deeper = f'{CORE}  File "{PACKAGES}/torch/nn/modules/module.py", line 1, in f'
+    failure = explain([f"{CORE}{HEADER}", where, deeper, f"{CORE}KeyError: 'Linear'"], 1)
+    assert failure.hint.startswith("EngineCore raised it with the quantization")
+    assert explain([f"{CORE}{HEADER}", deeper, f"{CORE}KeyError: 'x'"], 1).hint.startswith(
+        "EngineCore raised it; "
+    )
+
+
+def test_of_an_unknown_failure_the_advice_of_vllm_is_the_hint():
+    said = (
+        "ValueError: The planets stand badly (3). Please lower moon_size, or use another moon. See the sky."
+    )
+    failure = explain(in_engine(said), 1)
+    assert failure.cause == "The planets stand badly (3)"
+    assert failure.hint.startswith(
+        "Please lower moon_size, or use another moon. See the sky; EngineCore raised it; "
+    )
+    assert failure.lines[-1] == said
+    useless = "RuntimeError: It is odd. Please file an issue on GitHub"
+    assert explain(in_engine(useless), 1).cause == "It is odd. Please file an issue on GitHub"
+
+
+def test_of_an_unknown_failure_the_flags_are_named_that_its_message_names():
+    said = "ValueError: a kv_cache_dtype of max_model_len and no_such_flag do not go with --enforce-eager"
+    failure = explain(in_engine(said), 1)
+    assert failure.hint.startswith("It is about --kv-cache-dtype, --max-model-len, --enforce-eager; ")
+
+
+def test_the_whole_message_of_an_unknown_failure_is_shown():
+    said = ["RuntimeError: it broke:", "the first detail", "the second detail"]
+    failure = explain([f"{CORE}{line}" for line in (HEADER, *said, "", "more")], 1)
+    assert failure.cause == "it broke"
+    assert failure.lines == tuple(said)
+    said = pydantic(
+        "ModelConfig", "  Value error, Two things:\n- this, set a\n- that. [type=value_error, input_value=3]"
+    )
+    failure = explain(said, 1)
+    assert failure.cause == "Two things: - this, set a - that"
+    assert failure.lines[-1] == "- that. [type=value_error, input_value=3]"
+
+
+def test_an_error_of_a_worker_is_told_without_its_wrapping():
+    said = "RuntimeError: Worker failed with error 'at 1:0:\\n^\\nit is odd', please check the stack trace above for the root cause"
+    assert explain(in_engine(said), 1).cause == "it is odd"
+    said = "ValueError: Call to add_lora method failed: it is odd"
+    assert explain([said], 1).cause == "it is odd"
+
+
+def test_an_error_that_another_file_has_logged():
+    log = "(APIServer pid=7) ERROR 11-23 20:49:33 [registry.py:1010] "
+    frame = f'{log}  File "/a.py", line 1, in f'
+    assert explain([f"{log}{HEADER}", frame, f"{log}KeyError: 'x'"], 1).cause == "KeyError: 'x'"
+    assert (
+        explain([f"{log}KeyError: 'x'"], 3).cause == "vLLM ended with exit code 3"
+    )  # vLLM may go on after that
 
 
 @pytest.mark.parametrize("sign", [*KNOWN, *UNKNOWN])

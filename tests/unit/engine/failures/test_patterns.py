@@ -25,7 +25,10 @@ SEARCHED = {
     **{pattern.pattern: pattern for _, pattern in stages._SIGNS},
     **{
         pattern.pattern: pattern
-        for pattern in (explanations._STOPPED, explanations._FINISHED, tracebacks._LIBRARY)
+        for pattern in (
+            *(explanations._STOPPED, explanations._FINISHED, explanations._ADVICE, explanations._OF_WORKER),
+            *(explanations._OF_CALL, explanations._OF_VALUE, explanations._OF_OTHERS, tracebacks._LIBRARY),
+        )
     },
 }
 MATCHED = {  # at the beginning of a line only
@@ -108,6 +111,8 @@ HOSTILE = {
     "GPUs": "Bfloat16 is only supported on GPUs with compute capability of at least 8.0. Your x GPU ",
     "libraries": "ImportError: " + ".so" * 500,
     "an error on each line": "[Errno 98] ",
+    "values": "  Value error, x",
+    "errors of other files": "ERROR 11-23 20:49:30 [a.py:1] KeyError: x_y_z. Use ",
     "unknown flags": "error: unrecognized arguments: " + "--model-x " * 100,
 }
 
