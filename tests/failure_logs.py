@@ -101,7 +101,7 @@ KNOWN = {
     "unknown flag, like none": (
         ("vllm: error: unrecognized arguments: --no-such-flag 3",),
         "vLLM does not know --no-such-flag 3",
-        "Look it up: vllm serve --help=all",
+        "Leave it out, or use the vLLM that has it: vllm serve --help=all lists what this one knows",
     ),
     "unknown flags": (
         ("vllm: error: unrecognized arguments: --gpu-memory 0.5 --max_modle_len=3 x",),

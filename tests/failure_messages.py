@@ -114,4 +114,6 @@ MESSAGES = (
     "ValueError: GGUF model with architecture olmo2 is not supported yet.",
     "ValueError: The model type 'gemma3' does not support float16. Reason: Numerical instability. Please use bfloat16 or float32 instead.",
     "RuntimeError: CUDA error: operation not supported",
+    "ImportError: cannot import name 'triton_key' from 'triton.compiler.compiler' (/v/triton/compiler/compiler.py)",
+    "AttributeError: module 'flashinfer.comm' has no attribute 'trtllm_allreduce'",
 )

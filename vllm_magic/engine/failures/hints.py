@@ -36,6 +36,7 @@ _UNLOADABLE = re.compile(
     re.MULTILINE,
 )
 SEE_LOGS = "%vllm logs shows more"
+OTHER_VERSION = "Leave it out, or use the vLLM that has it: vllm serve --help=all lists what this one knows"
 FREE_MEMORY = "Free some of it, raise the container's limit, or choose a smaller model"
 
 
@@ -67,7 +68,7 @@ def flag_meant(match: re.Match[str], known: HintContext) -> str:
     unknown = [word.partition("=")[0].replace("_", "-") for word in flagged]
     meant = {word: " or ".join(close) for word in unknown if (close := flags.similar(word, known.flags))}
     suggestions = [f"{close} for {word}" if len(unknown) > 1 else close for word, close in meant.items()]
-    return f"Did you mean {', '.join(suggestions)}?" if suggestions else "Look it up: vllm serve --help=all"
+    return f"Did you mean {', '.join(suggestions)}?" if suggestions else OTHER_VERSION
 
 
 def choice_meant(match: re.Match[str], _: HintContext) -> str:

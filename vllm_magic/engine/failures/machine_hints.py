@@ -19,6 +19,7 @@ NO_WAY = (
     "Check the network and HTTPS_PROXY, set HF_ENDPOINT to a mirror, or download the model where there is a network "
     "(%vllm pull) and start its folder"
 )
+LONGEST_BUILD = 100  # lines above and below a line about a failed build in which its first error is searched
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # vllm/config/lora.py, MaxLoRARanks
 
 # Which package of Debian and Ubuntu has a library, or what else brings it.
@@ -47,6 +48,41 @@ def install(package: str) -> Callable[[re.Match[str], HintContext], str]:
         return f"Install it in vLLM's environment: {known.python} -m pip install {package.format(*match.groups(''))}"
 
     return hint
+
+
+def check_packages(_: re.Match[str], known: HintContext) -> str:
+    """Return how packages that do not fit together are found."""
+    return (
+        f"{known.python} -m pip check names what does not fit; else install vLLM again, or another version of it, in an "
+        "environment of its own"
+    )
+
+
+def scheme_capability(match: re.Match[str], _: HintContext) -> str:
+    """Return the cause with CUDA's compute capabilities, which vLLM logs here without their point."""
+    needed, there = (_with_point(text) for text in match.groups())
+    return f"This quantization needs a GPU of compute capability {needed}, and this one has {there}"
+
+
+def kernel_missing(match: re.Match[str], _: HintContext) -> str:
+    """Return which kernel is missing for which GPU."""
+    return f"This vLLM has no kernel {match[1]} for GPUs of compute capability {_with_point(match[2])}"
+
+
+def crashed(match: re.Match[str], _: HintContext) -> str:
+    """Return in which function a process crashed, if the lines below name it."""
+    below = "\n".join(match.string[match.start() :].split("\n", 20)[:20])
+    function = re.search(r"PC: @ +0x\w+ +\(unknown\) +(\w[\w:]+)\(|File \"(.{1,300})\", line \d+ in ", below)
+    where = next(filter(None, function.groups()), "") if function else ""
+    return f"A compiled part of vLLM has crashed{f' in {where}' if where else ''}"
+
+
+def failed_build(match: re.Match[str], _: HintContext) -> str:
+    """Return the compiler's first error in the output of a build."""
+    above = match.string[: match.start()].split("\n")[-LONGEST_BUILD:]
+    below = match.string[match.start() :].split("\n", LONGEST_BUILD)[:LONGEST_BUILD]
+    error = re.search(r"(?:\b(?:fatal )?error: |\bfatal +: ).*", "\n".join((*above[:-1], *below)))
+    return f"A kernel cannot be compiled{f': {error[0]}' if error else ''}"
 
 
 def shared_memory_full(_: re.Match[str], known: HintContext) -> str:
@@ -157,3 +193,7 @@ def old_nvcc(match: re.Match[str], _: HintContext) -> str:
     """Return what the CUDA compiler does not know."""
     unknown = match[1] or match[2]
     return f"The CUDA compiler on this machine (nvcc) is too old: it does not know {unknown}"
+
+
+def _with_point(capability: str) -> str:
+    return f"{capability[:-1]}.{capability[-1]}"

@@ -136,7 +136,7 @@ def test_the_flags_that_this_vllm_has():
     both = ["--max-token", "--max-model-len", "--max-log-len"]  # the last is more alike, and rare
     said = ["vllm: error: unrecognized arguments: --max-len 9"]
     assert explain(said, 2, HintContext(both)).hint == "Did you mean --max-model-len?"
-    assert explain(said, 2, HintContext(())).hint == "Look it up: vllm serve --help=all"
+    assert explain(said, 2, HintContext(())).hint.startswith("Leave it out, or use the vLLM that has it")
     assert "--max-model-len" in flags.COMMON
 
 
@@ -269,7 +269,7 @@ class TestDeath:
             self.REQUEST,
         ]
         failure = explain_death([*NOISE, *said], 0)
-        assert failure.cause == "CUDA error: no kernel image is available"
+        assert failure.cause == "A kernel failed on the GPU: no kernel image is available"
 
     def test_the_engine_says_why(self):
         failure = explain_death([*self.FATAL[:2], f"{CORE}torch.OutOfMemoryError: {OOM}", self.REQUEST], 0)

@@ -8,6 +8,16 @@ from vllm_magic.engine.failures.signs.sign import Sign
 _ARGUMENT = r"error: argument ([^\s:/]{1,100})(?:/\S{1,100})?:"  # --tensor-parallel-size/-tp
 
 SIGNS = (  # Python's argparse.py, and vllm/utils/argparse_utils.py; exit code 2
+    Sign(
+        r"error: unrecognized arguments: (?:vllm )?serve (\S{1,300})",
+        "vLLM was told to serve twice: what starts it says so already",
+        "Leave serve out: the model comes first, as in --model {0}",
+    ),
+    Sign(
+        r"error: the following arguments are required: model_tag",
+        "vLLM was not told which model to serve",
+        "Name it before the options, as in vllm serve Qwen/Qwen3-0.6B",
+    ),
     Sign(r"error: unrecognized arguments: (.*)(?:\nHint: (.*))?", "vLLM does not know {0}", hints.flag_meant),
     Sign(
         rf"{_ARGUMENT} invalid choice: (.{{0,300}}?)(?:, maybe [^(\n]{{0,300}})? \(choose from ([^)\n]*)",

@@ -66,4 +66,10 @@ SIGNS = (
         machine_hints.old_nvcc,
         "Install a newer CUDA toolkit and set CUDA_HOME to it, or the package flashinfer-jit-cache beside vLLM",
     ),
+    Sign(  # flashinfer/jit/cpp_ext.py, torch/utils/cpp_extension.py
+        r"Ninja build failed|Error building extension '|ninja: build stopped",
+        machine_hints.failed_build,
+        f"{_PREBUILT}; a newer or older CUDA toolkit may compile it",
+        general=True,
+    ),
 )

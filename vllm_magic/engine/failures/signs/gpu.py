@@ -99,4 +99,31 @@ SIGNS = (
         hints.no_bfloat16,
         "Add --dtype half",
     ),
+    Sign(  # vllm/model_executor/layers/quantization/compressed_tensors
+        r"Quantization scheme is not supported for [', ]{0,9}the current GPU\. Min capability: (\d{2,3})\. [', ]{0,9}Current "
+        r"capability: (\d{2,3})",
+        machine_hints.scheme_capability,
+        "Choose a model that is quantized otherwise, or another GPU",
+    ),
+    Sign(  # csrc/quantization
+        r"No compiled (\w{1,60}) for (?:a compute capability less than )?CUDA device capability: (\d{2,3})",
+        machine_hints.kernel_missing,
+        "Install a newer vLLM, or choose a model that is quantized otherwise",
+    ),
+    Sign(  # CUTLASS, cutlassGetStatusString
+        r"RuntimeError: Error Internal$",
+        "A kernel of CUTLASS does not work on this GPU",
+        "Install a newer vLLM that was built for it, or choose a model that is quantized otherwise",
+    ),
+    Sign(  # vllm/model_executor/layers/fused_moe/oracle
+        r"No (\w{1,20}(?: Int8)?) MoE backend supports ",
+        "vLLM has no kernel for experts in {0} that works on this GPU with these options",
+        "Leave --moe-backend and --enable-expert-parallel out, install a newer vLLM, or choose another quantization",
+    ),
+    Sign(
+        r"(?:CUDA|HIP) error: (.{1,200})",
+        "A kernel failed on the GPU: {0}",
+        "Try --enforce-eager, another --attention-backend, or a newer vLLM; --env CUDA_LAUNCH_BLOCKING=1 shows which kernel it is",
+        general=True,
+    ),
 )

@@ -88,4 +88,10 @@ SIGNS = (
         "Check the name; a folder needs a config.json",
         general=True,
     ),
+    Sign(  # openai_harmony, which gpt-oss needs
+        r"HarmonyError: error downloading or loading vocab file",
+        "The vocabulary of gpt-oss cannot be downloaded",
+        "Put o200k_base.tiktoken and cl100k_base.tiktoken of openaipublic.blob.core.windows.net/encodings into a folder, and "
+        "add --env TIKTOKEN_ENCODINGS_BASE=FOLDER",
+    ),
 )

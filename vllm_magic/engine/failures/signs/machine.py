@@ -72,5 +72,17 @@ SIGNS = (
         "The environment variable VLLM_PORT is {0}: Kubernetes sets it for a service that is called vllm",
         "Rename the service, set enableServiceLinks: false in the pod, or remove the variable (%env VLLM_PORT=)",
     ),
+    Sign(  # UCX, which comes with NIXL
+        r"FATAL: (\w{1,40}) library was compiled with (\w{1,20}) but CPU does not support it",
+        "This processor has no {1}, for which the library {0} was built",
+        "Give a virtual machine the processor of its host (type host); or uninstall what brings {0}, mostly nixl",
+    ),
+    Sign(  # Python's faulthandler, absl, torch
+        r"Fatal Python error: (?:Segmentation fault|Aborted|Bus error|Illegal instruction)|\*\*\* SIG(?:SEGV|ABRT|BUS|ILL) received|"
+        r"Segfault encountered",
+        machine_hints.crashed,
+        machine_hints.check_packages,
+        general=True,
+    ),
     Sign(r"No such file or directory: '(.{0,500}?)'", "There is no file {0}", "Check the path", general=True),
 )

@@ -153,4 +153,25 @@ SIGNS = (
         "The model is not quantized with {0}: it has no configuration for that",
         "Leave --quantization out, or choose a model that was quantized with {0}",
     ),
+    Sign(  # vllm/model_executor/model_loader/bitsandbytes_loader.py and others
+        r"(\b\w{1,100}) does not support (\w{1,40}) quantization",
+        "vLLM cannot use {1} with {0}",
+        "Choose the model with its own weights, or quantized otherwise (AWQ, GPTQ, FP8)",
+    ),
+    Sign(  # vllm/model_executor/model_loader/gguf_loader.py
+        r"ailed to map GGUF parameters",
+        "vLLM does not know where parts of this GGUF file belong in the model",
+        "Serve the model's safetensors in place of the GGUF file, or install a newer vLLM",
+    ),
+    Sign(  # vllm/config/model.py
+        r"rope_scaling should have a 'rope_type' key",
+        "The model's rope_scaling does not say of which type it is",
+        'Leave rope_scaling out of --hf-overrides (before vLLM 0.12 --rope-scaling), or add "rope_type" to it',
+    ),
+    Sign(
+        r"AttributeError: '(\w{1,100}Config)' object has no attribute '(\w{1,100})'",
+        "The model's configuration ({0}) has no {1}, which is expected of such a model",
+        "Check that this vLLM knows the model (its page names the version); upgrade vLLM, and transformers beside it",
+        general=True,
+    ),
 )

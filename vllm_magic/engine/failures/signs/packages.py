@@ -50,6 +50,16 @@ SIGNS = (
         _OWN_ENVIRONMENT,
     ),
     Sign(
+        r"Could not run '(_?\w{1,40}::\w{1,100})' with arguments from the '(\w{1,40})' backend",
+        "This build of vLLM has no {0} for {1}: it was built for another kind of device",
+        "Install the vLLM for this machine's GPU, in an environment of its own",
+    ),
+    Sign(
+        r"cannot import name '(\w{1,100})' from '(vllm[\w.]{0,200})' \((.{1,300}?)\)",
+        "vLLM's module {1} has no {0}: it is damaged, or mixed from two versions ({2})",
+        "Install vLLM again, in an environment of its own, and do not start it in a folder that has a vllm in it",
+    ),
+    Sign(
         r"cannot import name '(\w{1,100})' from '(transformers[\w.]{0,200})'",
         "The transformers beside vLLM is too old or too new: it has no {0}",
         "Install the version that this vLLM asks for (pip check names it)",
@@ -64,10 +74,15 @@ SIGNS = (
         "The protobuf beside vLLM is too new for another package there",
         "Add --env PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python, or install protobuf 3.20",
     ),
+    Sign(  # vllm/model_executor/layers/quantization/bitsandbytes.py
+        r"(\b\w{1,40}) version is wrong\. Please install (\S{1,60}?)\.?(?=\s|$)",
+        "The {0} beside vLLM is too old or too new",
+        machine_hints.install("'{1}'"),
+    ),
     Sign(
-        r"Please install (?:bitsandbytes|.{0,20}`pip install bitsandbytes).{0,100}",
-        "This quantization needs the package bitsandbytes, which is not installed beside vLLM",
-        machine_hints.install("bitsandbytes"),
+        r"Please install .{0,100}`pip install (bitsandbytes[^`\s]{0,30})`",
+        "This quantization needs the package {0}, which is not installed beside vLLM",
+        machine_hints.install("'{0}'"),
     ),
     Sign(
         r"Please install vllm\[(\w{1,30})\]",
@@ -88,6 +103,37 @@ SIGNS = (
         r"ImportError: (\S{1,300}\.so\S{0,100}: undefined symbol.*)",
         "vLLM's compiled part does not fit what is installed beside it: {0}",
         "Install vLLM again, in an environment of its own: its torch was changed",
+    ),
+    Sign(
+        r"cannot import name '(\w{1,100})' from '(\w{1,60})[\w.]{0,200}'",
+        "The {1} beside vLLM is too old or too new: it has no {0}",
+        machine_hints.check_packages,
+        general=True,
+    ),
+    Sign(
+        r"AttributeError: module '(\w{1,60})[\w.]{0,200}' has no attribute '(\w{1,100})'",
+        "The {0} beside vLLM is too old or too new: it has no {1}",
+        machine_hints.check_packages,
+        general=True,
+    ),
+    Sign(
+        r"TypeError: ([\w.]{1,200}\(\)) got an unexpected keyword argument '(\w{1,100})'",
+        "{0} does not know the argument {1}: two packages do not fit together, or it is a fault of this version",
+        machine_hints.check_packages,
+        general=True,
+    ),
+    Sign(
+        r"AttributeError: '(\w{0,100}(?:Processor|Tokenizer|TokenizerFast|TokenizersBackend|FeatureExtractor))' object has no "
+        r"attribute '(\w{1,100})'",
+        "The transformers beside vLLM is too old or too new for this model: its {0} has no {1}",
+        "Install the transformers that the model's page names, or a newer vLLM",
+        general=True,
+    ),
+    Sign(  # Python, where the package is there and a part of it is not
+        r"ModuleNotFoundError: No module named '(\w{1,100})\.([\w.]{1,200})'",
+        "The package {0} beside vLLM has no module {1}: it is of another version than what needs it",
+        machine_hints.check_packages,
+        general=True,
     ),
     Sign(
         r"ModuleNotFoundError: No module named '(.{0,300}?)'",

@@ -54,9 +54,14 @@ SIGNS = (
         "Choose another --tensor-parallel-size; --pipeline-parallel-size divides by layers",
     ),
     Sign(  # vllm/model_executor/layers/quantization, marlin_utils.py
-        r"Weight (?:input|output)_size_per_partition = (\d{1,9}) is not divisible by min_thread_\w = (\d{1,9})",
+        r"= (\d{1,9}) is not divisible by\s{1,9}(?:weight quantization )?(?:min_thread|block|group)_\w{1,9} = (\d{1,9})",
         "The quantized weights cannot be divided among so many GPUs ({0} by {1})",
-        "Lower --tensor-parallel-size, or choose another quantization",
+        "Lower --tensor-parallel-size; a model of experts may do with --enable-expert-parallel; or choose another quantization",
+    ),
+    Sign(  # vllm/model_executor/layers/quantization/auto_awq.py, csrc/moe/moe_wna16.cu
+        r"put size is not aligned with the quantized weight shape|size_k must (?:be )?divisible by BLOCK_SIZE_K",
+        "The quantized weights cannot be divided among so many GPUs",
+        "Lower --tensor-parallel-size; a model of experts may do with --enable-expert-parallel; or choose another quantization",
     ),
     Sign(
         r"Pipeline parallelism is not supported for this model",
@@ -72,5 +77,10 @@ SIGNS = (
         r"Total number of attention heads \((\d{1,9})\) must be divisible by tensor parallel size \((\d{1,9})\)",
         "The model's {0} attention heads cannot be divided among {1} GPUs",
         hints.parallel_sizes,
+    ),
+    Sign(  # vllm/v1/executor/ray_utils.py, ray_executor.py
+        r"Current node has no GPU available|Ray does not allocate any GPUs on the driver node",
+        "Ray has no GPU on the machine where vLLM was started",
+        "Start it on a machine whose GPUs Ray has free (ray status), and set VLLM_HOST_IP to that machine's address in Ray",
     ),
 )

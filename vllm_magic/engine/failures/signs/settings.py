@@ -92,4 +92,24 @@ SIGNS = (
         "{1} does not work with {0}",
         hints.dtypes,
     ),
+    Sign(  # vllm/config/vllm.py
+        r"\b(\w{1,20}) kv-cache is not supported with fp8 checkpoints",
+        "{0} does not work for the KV cache of a model with FP8 weights",
+        "Set --kv-cache-dtype fp8, or leave it out",
+    ),
+    Sign(  # vllm/engine/arg_utils.py, up to vLLM 0.10
+        r"VLLM_USE_V1=1 is not supported with (.{1,200}?)\.?$",
+        "This vLLM cannot do {0} with the engine that VLLM_USE_V1=1 asks for",
+        "Remove VLLM_USE_V1 from the environment (%env VLLM_USE_V1=), or install a newer vLLM",
+    ),
+    Sign(  # vllm/exceptions.py
+        r"Loading lora (\S{1,100}) failed: No adapter found for (.{1,300}?)[\"\]]{0,3}$",
+        "There is no adapter in {1}",
+        "Check the path behind --lora-modules: the folder needs adapter_config.json and adapter_model.safetensors",
+    ),
+    Sign(
+        r"\[Errno 99\] (?:Cannot|error while attempting to bind on).{0,100}",
+        "This machine does not have the address that is to be listened on",
+        "Leave --host out, or set it to 127.0.0.1 or 0.0.0.0; VLLM_HOST_IP must be an address of this machine too",
+    ),
 )
