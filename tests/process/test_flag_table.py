@@ -146,6 +146,26 @@ def test_of_an_older_vllm(cache_folder, vllm):
     assert table.find("--max-model-len")
 
 
+def test_the_architectures_are_read_too(cache_folder, vllm):
+    (packages,) = Path(vllm).parent.parent.glob("lib/*/site-packages")
+    models = packages / "vllm/model_executor/models"
+    models.mkdir(parents=True)
+    (models / "registry.py").write_text(
+        "class ModelRegistry:\n    get_supported_archs = staticmethod(lambda: {'Terratorch': 1, 'LlamaForCausalLM': 2}.keys())\n"
+    )
+    (packages / "transformers.py").write_text(
+        "LlamaForCausalLM = LlamaPreTrainedModel = LlamaConfig = BertModel = pipeline = None\n"
+    )
+    table = read_flags(vllm)
+    assert table.architectures == ("BertModel", "LlamaForCausalLM", "Terratorch")
+    (models / "registry.py").write_text("ModelRegistry = None\n")
+    assert flag_table.load(vllm) is None
+
+
+def test_the_architectures_may_be_unknown(table):
+    assert table.architectures == ()
+
+
 def test_where_it_is_kept(cache_folder, table):
     (written,) = cache_folder.iterdir()
     assert stat.S_IMODE(cache_folder.stat().st_mode) == 0o700
@@ -238,6 +258,8 @@ OPTION = {
         {"options": [{**OPTION, "strings": []}]},
         {"options": [{**OPTION, "strings": ["rm -rf"]}]},
         {"options": [{**OPTION, "hidden": ["rm -rf"]}]},
+        {"architectures": None},
+        {"architectures": [1]},
         {"failure": 1, "at": 1.0},
         {"failure": "x"},
         {"failure": "x", "at": "now"},

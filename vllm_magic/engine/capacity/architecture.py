@@ -69,10 +69,9 @@ _LATENT = (
     "longcat_flash",
     "pangu_ultra_moe",
 )
+_NEVER_MULTIPLIED = ("su", "longrope", "llama3")
 _ALREADY_SCALED = (
-    "su",
-    "longrope",
-    "llama3",
+    *_NEVER_MULTIPLIED,
     "yarn",
     "deepseek_yarn",
     "deepseek_llama_scaling",
@@ -153,6 +152,31 @@ def read(config: Config) -> Architecture:
         tied=config.get("tie_word_embeddings") is True or text.get("tie_word_embeddings") is True,
         doubts=doubts,
     )
+
+
+def longest_accepted(config: Config) -> int | None:
+    """Return the longest --max-model-len that some version of vLLM accepts, in tokens; None if config.json does not tell.
+
+    vLLM takes the smallest length in config.json, or a larger model_max_length, and multiplies it by the factor of a scaled
+    rotary embedding: up to 0.28 for YaRN, too (_get_and_verify_max_len in config/model.py of 0.15 to 0.33).
+
+    Raises:
+        NoEstimate: a length in config.json is not a sensible number.
+    """
+    text = _text(config)
+    parts = (config, text)  # a multimodal model may have a length in both
+    found = [[number(part, name) for name in _LENGTHS if part.get(name) is not None] for part in parts]
+    if not found[-1]:
+        return None
+    longest = max(
+        *map(min, filter(None, found)), *(number(part, "model_max_length", default=0) for part in parts)
+    )
+    factors = [
+        rope["factor"]
+        for rope in (() if "gemma3" in str(text.get("model_type")) else _ropes(text))
+        if _rope_type(rope) not in _NEVER_MULTIPLIED and isinstance(rope.get("factor"), (int, float))
+    ]
+    return int(longest * max([1, *(one for one in factors if one < MOST)]))
 
 
 def _text(config: Config) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def need(config: Config, weights: Weights, args: tuple[str, ...], memory: int | 
         InvalidOption: a flag has a value that vLLM refuses.
         NoEstimate: the need of the model cannot be estimated.
     """
-    model = _as_asked(architecture.read(_overridden(config, args)), args)
+    model = _as_asked(architecture.read(overridden(config, args)), args)
     tensors = _gpus(args, "--tensor-parallel-size", "-tp")
     stages = _gpus(args, "--pipeline-parallel-size", "-pp")
     number = _bytes_of_a_number(args)
@@ -145,8 +145,12 @@ def need(config: Config, weights: Weights, args: tuple[str, ...], memory: int | 
     )
 
 
-def _overridden(config: Config, args: Sequence[str]) -> dict[str, Any]:
-    """Return the config with the changes of --hf-overrides."""
+def overridden(config: Config, args: Sequence[str]) -> dict[str, Any]:
+    """Return the config with the changes of --hf-overrides.
+
+    Raises:
+        InvalidOption: the value of --hf-overrides is not JSON.
+    """
     changed = dict(config)
     try:
         overrides = json.loads(flags.value(args, "--hf-overrides") or "{}")

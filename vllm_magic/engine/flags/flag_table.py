@@ -1,4 +1,4 @@
-"""The table of all flags of one vLLM: what `reader_child` wrote into the cache, checked and typed.
+"""The table of all flags of one vLLM, and of its architectures: what `reader_child` wrote into the cache, checked and typed.
 
 If the flags could not be read, the cache has the reason in place of a table, which is valid for a day at most: what was
 wrong may have been outside vLLM, such as a missing library.
@@ -20,7 +20,7 @@ from typing import Any
 
 from vllm_magic.engine import cache
 
-SCHEMA = 3  # the version of the format that `reader_child` writes
+SCHEMA = 4  # the version of the format that `reader_child` writes
 FAILURE_LIMIT = 86400.0  # seconds after which flags that could not be read are read again
 KIND = "flags"  # the folder in the cache
 # The variables that decide which vLLM, with which plugins, an executable runs.
@@ -80,16 +80,18 @@ class FlagOption:
 
 @dataclass(frozen=True)
 class FlagTable:
-    """All flags of one vLLM.
+    """All flags and architectures of one vLLM.
 
     Attributes:
         version: the version of vLLM; "" if it is not known.
         options: all options, in vLLM's own order.
+        architectures: the names of the architectures that vLLM or the Transformers beside it have; () if they are not known.
         by_string: the options, by each of their names, the hidden ones too.
     """
 
     version: str
     options: tuple[FlagOption, ...]
+    architectures: tuple[str, ...] = ()
     by_string: dict[str, FlagOption] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -186,7 +188,8 @@ def _parse(data: bytes, fields: Any) -> _Read:
     options = tuple(map(_option, fields["options"]))
     if not options:
         raise ValueError("an empty table")
-    return _Read(data, FlagTable(_text(fields["version"]), options), "", 0.0, sources, places)
+    table = FlagTable(_text(fields["version"]), options, tuple(map(_text, fields["architectures"])))
+    return _Read(data, table, "", 0.0, sources, places)
 
 
 def _stamps(data: Any) -> tuple[tuple[str, int, int], ...]:

@@ -1,4 +1,4 @@
-"""A program for vLLM's own Python, where vllm_magic is not installed: write the table of vLLM's flags to stdout, as JSON.
+"""A program for vLLM's own Python, where vllm_magic is not installed: write vLLM's flags and architectures to stdout, as JSON.
 
     PYTHON reader_child.py SCHEMA EXECUTABLE
 
@@ -30,10 +30,12 @@ from typing import Any  # noqa: E402
 
 LONGEST_TEXT = 2000  # characters of a help, a default or an error
 _END_OF_SENTENCE = re.compile(r"\.\s+(?=[A-Z`])|:\s*\n|\n\n| \(default:")
-# The modules that define flags, under their names in vLLM 0.9 to 0.33.
+# The modules that define flags or architectures, under their names in vLLM 0.9 to 0.33.
 _DEFINES_FLAGS = re.compile(
-    r"vllm\.(version|utils|config(\..+)?|.+\.(arg_utils|argparse_utils|cli_args|cli\.serve)|utils\.argparse_utils)"
+    r"vllm\.(version|utils|config(\..+)?|.+\.(arg_utils|argparse_utils|cli_args|cli\.serve|models\.registry)"
+    r"|utils\.argparse_utils)"
 )
+_OF_A_MODEL = re.compile(r"For[A-Z]\w*$|(?<!PreTrained)Model$")  # the name of a class of Transformers
 
 
 def main() -> None:
@@ -47,6 +49,7 @@ def main() -> None:
         found: dict[str, Any] = {
             "version": _version(),
             "options": [_option(parser, action) for action in parser._actions if action.option_strings],  # noqa: SLF001
+            "architectures": _architectures(),
         }
     except (Exception, SystemExit) as error:  # noqa: BLE001 - anything may be wrong with an installation
         found = {"failure": f"{type(error).__name__}: {error}"[:LONGEST_TEXT], "at": time.time()}
@@ -103,6 +106,19 @@ def _serve_parser(executable: str) -> argparse.ArgumentParser:
         if ended.code:
             raise
     raise LookupError(f"{executable} has no sub-command serve")
+
+
+def _architectures() -> list[str]:
+    """Return the names of the architectures that vLLM, its plugins or Transformers have; [] if they cannot be read.
+
+    vLLM serves a model of Transformers that is not in its own registry with the code of Transformers. The plugins were loaded
+    when the parser was built (AsyncEngineArgs.add_cli_args in vLLM 0.15 to 0.33).
+    """
+    with suppress(Exception):
+        registry = importlib.import_module("vllm.model_executor.models.registry").ModelRegistry
+        others = dir(importlib.import_module("transformers"))
+        return sorted({*registry.get_supported_archs(), *filter(_OF_A_MODEL.search, others)})
+    return []
 
 
 def _version() -> str:

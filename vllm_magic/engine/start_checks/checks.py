@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine.start_checks import unknown_flags
+from vllm_magic.engine.start_checks import model_limits, unknown_flags
 from vllm_magic.engine.start_checks.planned_start import PlannedStart
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.spec import ServerSpec
 
-CHECKS: tuple[Callable[[PlannedStart], None], ...] = (unknown_flags.check,)
+CHECKS: tuple[Callable[[PlannedStart], None], ...] = (unknown_flags.check, model_limits.check)
 
 
 def check(spec: ServerSpec, environ: Mapping[str, str], executable: str) -> None:

@@ -1,0 +1,130 @@
+"""Refuse what the model cannot do, by its config.json on this machine.
+
+A wrong refusal is worse than none, so nothing is said where vLLM may read another configuration than this config.json, or may
+read it in another way.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from vllm_magic.engine.capacity import architecture, memory_need
+from vllm_magic.engine.flags import flags
+from vllm_magic.errors import InvalidOption, NoEstimate, StartFailed
+
+if TYPE_CHECKING:
+    from vllm_magic.engine.start_checks.planned_start import PlannedStart
+
+ANY_LENGTH = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"  # config/model.py
+# The keys of a language model's part which vLLM finds by rules of the single model types.
+_OWN_PARTS = ("llm_config", "language_config", "thinker_config")
+# The model types for which vLLM counts other heads (transformers_utils/model_arch_config_convertor.py of 0.33).
+_OTHER_HEADS = ("cohere_asr", "moss_audio", "nemotron-nas")
+# The end of an architecture's name. vLLM may take one end for another (_SUFFIX_TO_DEFAULTS in config/model.py).
+_END = re.compile(r"(For[A-Z]\w*|(LMHead|Chat|Embedding|Classification|Reward)?Model)$")
+
+
+def check(start: PlannedStart) -> None:
+    """Check the length of a request, the number of GPUs for tensor parallelism, and the architecture.
+
+    Raises:
+        InvalidOption: the model has a shorter context, or heads that cannot be divided in this way.
+        StartFailed: this vLLM does not know the model's architecture.
+    """
+    config = _config(start)
+    if config is None:
+        return
+    _check_architecture(start, config)
+    if not any(name in config for name in _OWN_PARTS):
+        _check_length(start, config)
+        _check_heads(start, config)
+
+
+def _config(start: PlannedStart) -> dict[str, Any] | None:
+    """Return config.json with the changes of --hf-overrides; None if vLLM may use another configuration."""
+    if start.folder is None or start.config is None:
+        return None
+    is_elsewhere = (
+        start.has("--hf-config-path")
+        or start.value("--config-format") not in (None, "auto", "hf")
+        # A repository of Mistral (get_config in transformers_utils/config.py).
+        or (start.folder / "params.json").exists()
+        # vLLM serves the model that the configuration names (maybe_override_with_speculators).
+        or "speculators_config" in start.config
+        # The cache of the Hub has perhaps another model of this name.
+        or (start.folder.parent.name == "snapshots" and bool(start.environ.get("VLLM_USE_MODELSCOPE")))
+    )
+    if is_elsewhere or any(
+        flags.split(word)[0].startswith("--hf-overrides.") for word in start.spec.all_args
+    ):
+        return None
+    try:
+        return memory_need.overridden(start.config, start.spec.all_args)
+    except InvalidOption:
+        return None
+
+
+def _check_length(start: PlannedStart, config: dict[str, Any]) -> None:
+    said = start.value("--max-model-len") or ""
+    length = flags.amount(said)
+    if not length or start.environ.get(ANY_LENGTH, "").strip().lower() not in ("", "0", "false"):
+        return
+    if start.folder is not None and any(start.folder.glob("sentence_*_config.json")):
+        return  # vLLM takes the length from there
+    if _has_own_code(start, config):
+        return
+    try:
+        longest = architecture.longest_accepted(config)
+    except NoEstimate:
+        return
+    if longest and length > longest:
+        raise InvalidOption(
+            f"--max-model-len {said} is longer than the model's context of {longest} tokens. Use --max-model-len {longest} or "
+            f"less. (--env {ANY_LENGTH}=1 makes vLLM accept it; the model was not made for it.)"
+        )
+
+
+def _check_heads(start: PlannedStart, config: dict[str, Any]) -> None:
+    names = ("--tensor-parallel-size", "-tp")
+    size = flags.whole_number(start.spec.all_args, *names, default=1)
+    if size <= 1 or _has_own_code(start, config):
+        return
+    try:
+        model = architecture.read(config)
+    except NoEstimate:
+        return
+    heads = model.heads
+    if not heads or not heads % size or model.model_type in _OTHER_HEADS:
+        return
+    fewer = max(number for number in range(1, min(size, heads + 1)) if not heads % number)
+    more = next((number for number in range(size, heads + 1) if not heads % number), None)
+    raise InvalidOption(
+        f"--tensor-parallel-size {size} does not divide the model's {heads} attention heads. "
+        f"Use {fewer}{f' or {more}' if more else ''}."
+    )
+
+
+def _check_architecture(start: PlannedStart, config: dict[str, Any]) -> None:
+    named = config.get("architectures")
+    known = start.table.architectures if start.table else ()
+    if (
+        not known
+        or not isinstance(named, list)
+        or not named
+        or not all(isinstance(one, str) for one in named)
+    ):
+        return
+    if config.get("auto_map") or start.value("--model-impl") not in (None, "auto", "vllm"):
+        return
+    families = {_END.sub("", one) for one in known}
+    if start.table and not any(_END.sub("", one) in families for one in named):
+        raise StartFailed(
+            f"vLLM {start.table.version} does not know the model's architecture, {', '.join(named)}",
+            "Use a newer vLLM, or install the plugin that serves this model",
+        )
+
+
+def _has_own_code(start: PlannedStart, config: dict[str, Any]) -> bool:
+    """Whether the model's own code may read config.json."""
+    return bool(config.get("auto_map")) and start.has("--trust-remote-code")
