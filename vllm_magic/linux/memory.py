@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-from vllm_magic.linux import address_space
+from vllm_magic.linux import address_space, control_groups
 
 
 class _Version(NamedTuple):
@@ -67,9 +64,9 @@ def limit(root: str = "/") -> int | None:
     """
     limits = []
     for version in (_V2, _V1):
-        for folder in _groups(root, version):
+        for folder in control_groups.folders(root, version.line, version.mount):
             with contextlib.suppress(ValueError):  # "max", or no such file
-                limits.append(int(_read(f"{folder}/{version.limit}")))
+                limits.append(int(control_groups.read(f"{folder}/{version.limit}")))
     return min((one for one in limits if one < _UNLIMITED), default=None)
 
 
@@ -81,31 +78,28 @@ def oom_kills(root: str = "/") -> int:
     Args:
         root: the folder that contains /proc and /sys.
     """
-    folders = [(folder, version) for version in (_V2, _V1) for folder in _groups(root, version)]
+    folders = [
+        (folder, version)
+        for version in (_V2, _V1)
+        for folder in control_groups.folders(root, version.line, version.mount)
+    ]
     counts = [_field(f"{folder}/{version.events}", "oom_kill") for folder, version in folders]
     return sum(counts) + _field(os.path.join(root, "proc/vmstat"), "oom_kill")
 
 
 def _below_limits(root: str, version: _Version) -> list[int]:
     rests = []
-    for folder in _groups(root, version):
+    for folder in control_groups.folders(root, version.line, version.mount):
         with contextlib.suppress(ValueError):  # "max", or no such file
-            most, used = (int(_read(f"{folder}/{name}")) for name in (version.limit, version.used))
+            most, used = (
+                int(control_groups.read(f"{folder}/{name}")) for name in (version.limit, version.used)
+            )
             rests.append(max(0, most - used + _field(f"{folder}/memory.stat", version.cache)))
     return rests
 
 
-def _groups(root: str, version: _Version) -> Iterator[str]:
-    """Yield the folders of this process's control group and of those above it."""
-    lines = _read(os.path.join(root, "proc/self/cgroup")).splitlines()
-    group = next((line.partition(version.line)[2] for line in lines if version.line in line), None)
-    while group is not None:
-        yield os.path.join(root, f"sys/fs/cgroup{version.mount}{group}")
-        group = os.path.dirname(group) if group not in ("", "/") else None
-
-
 def _field(path: str, name: str) -> int:
-    return _number(_read(path), name)
+    return _number(control_groups.read(path), name)
 
 
 def _number(text: str, name: str) -> int:
@@ -114,9 +108,3 @@ def _number(text: str, name: str) -> int:
         if len(words) > 1 and words[0] == name:
             return int(words[1])
     return 0
-
-
-def _read(path: str) -> str:
-    with contextlib.suppress(OSError), open(path, encoding="ascii", errors="replace") as file:
-        return file.read()
-    return ""
