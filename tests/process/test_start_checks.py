@@ -1,20 +1,26 @@
-"""A flag that vLLM does not have is said before the start; whatever vLLM might take is left to it."""
+"""What cannot start is said before the start, and before anything is stopped for it; whatever vLLM might take is left to it."""
 
 from __future__ import annotations
 
+import json
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import stand_in
 from by_hand import free_port, until
+from fake_gpu import fakegpu
 
 import vllm_magic
 from vllm_magic.children import flag_reading
 from vllm_magic.engine import command
 from vllm_magic.engine.flags import flag_table
 from vllm_magic.engine.start_checks import checks
-from vllm_magic.errors import InvalidOption
+from vllm_magic.errors import InvalidOption, StartFailed, VllmMagicError
+from vllm_magic.manager import switching
 
 
 @pytest.fixture
@@ -122,3 +128,82 @@ def test_looks_at_a_server_are_not_logged_where_the_flag_is_known(manager, spec,
     server = manager.start(spec("tiny", executable=vllm), timeout=60).server
     assert server.metrics(window=0.0).finished == 0
     assert "GET /" not in server.log_path.read_text()
+
+
+class TestBeforeAnythingIsStopped:
+    """What cannot start is refused while another server runs, which goes on."""
+
+    @pytest.fixture
+    def running(self, manager, spec, vllm, fake_gpus):
+        server = manager.start(spec("one", executable=vllm), timeout=60).server
+        yield server
+        assert server.state == "ready"
+        assert list(manager.servers()) == ["one"]
+
+    def refused(self, manager, spec, message: str) -> None:
+        for start in (manager.check, lambda one: switching.switch(manager, one), manager.start):
+            with pytest.raises(VllmMagicError, match=message):
+                start(spec)
+
+    def test_too_few_gpus(self, manager, spec, vllm, running):
+        self.refused(manager, spec("two", "-tp", "4", executable=vllm), "needs 4 GPUs, and the server has 2")
+
+    def test_gpus_that_are_too_old(self, manager, spec, vllm, running, fake_gpus):
+        fakegpu.configure(fake_gpus, capability=75, name="Tesla T4")
+        until(lambda: manager.gpus().gpus[0].capability == (7, 5), "the driver is not asked again")
+        until(lambda: manager.recent_gpus().gpus[0].capability == (7, 5), "there is no new sample")
+        asked = spec("two", "--dtype", "bfloat16", executable=vllm)
+        self.refused(manager, asked, r"compute capability 8\.0, and Tesla T4 has 7\.5")
+
+    def test_a_gpu_that_is_not_there(self, manager, spec, vllm, running):
+        self.refused(manager, spec("two", gpus="5", executable=vllm), "there is no GPU '5'")
+
+    def test_a_length_that_the_model_does_not_have(self, manager, spec, vllm, running, tmp_path):
+        config = {"model_type": "llama", "max_position_embeddings": 512}
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model/config.json").write_text(json.dumps(config))
+        asked = spec(str(tmp_path / "model"), "--max-model-len", "1024", executable=vllm)
+        self.refused(manager, asked, "context of 512 tokens")
+
+    def test_a_port_that_another_process_has(self, manager, spec, vllm, running):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            self.refused(manager, spec("two", executable=vllm, port=port), f"Port {port} is taken by")
+
+    def test_a_variable_that_is_no_number(self, manager, spec, vllm, running):
+        asked = spec("two", executable=vllm, env={"VLLM_PORT": "tcp://10.0.0.1:80"})
+        self.refused(manager, asked, "VLLM_PORT is 'tcp://10.0.0.1:80'")
+
+
+def test_the_port_of_a_server_that_is_stopped_for_another_is_free(manager, spec, vllm, traces):
+    port = free_port()
+    first = spec("one", executable=vllm, port=port)
+    manager.start(first, timeout=60)
+    manager.check(first)  # for a restart
+    switched = switching.switch(manager, spec("two", executable=vllm, port=port), timeout=60)
+    assert switched.server.port == port
+    assert list(manager.servers()) == ["two"]
+    assert manager.stop().verified
+    traces.check()
+
+
+def test_the_port_of_a_server_that_sleeps_is_taken(manager, spec, vllm):
+    port = free_port()
+    server = manager.start(spec("one", "--enable-sleep-mode", executable=vllm, port=port), timeout=60).server
+    with pytest.raises(StartFailed, match=f"Port {port} is taken"):
+        switching.switch(manager, spec("two", executable=vllm, port=port), timeout=60)
+    assert (server.state, server.asleep) == ("ready", 0)
+
+
+LIMITED = """
+import resource
+from vllm_magic.engine.start_checks import machine
+print(*[problem.cause for problem in machine.problems(1, "")], sep="\\n")
+resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+print(*[problem.cause for problem in machine.problems(1, "")], sep="\\n")
+"""
+
+
+def test_the_limit_of_open_files_of_a_process():
+    ended = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True)
+    assert ended.stdout == "\nA process may open 60 files here, and vLLM opens more than 64\n", ended.stderr

@@ -11,6 +11,7 @@ from vllm_magic import ledger
 from vllm_magic.doctor import jobs
 from vllm_magic.doctor.findings import Finding, Topic
 from vllm_magic.doctor.unowned import Owner
+from vllm_magic.engine.start_checks import machine as machine_limits
 from vllm_magic.gpu import locks
 from vllm_magic.guard.record import Phase
 from vllm_magic.ledger import Condition
@@ -214,6 +215,17 @@ def vllm(found: Installed) -> Iterator[Finding]:
         misled = found.executable is None and bool(os.environ.get("VLLM_MAGIC_EXECUTABLE"))
         reinstall = "pip install --force-reinstall vllm" if found.executable else "pip install vllm"
         yield Finding(Topic.VLLM, found.problem, "unset VLLM_MAGIC_EXECUTABLE" if misled else reinstall)
+
+
+def limits(now: Snapshot, version: str | None) -> Iterator[Finding]:
+    """Yield the limits of this machine that are too low for a server on all its GPUs; a start checks the same.
+
+    Args:
+        now: the GPUs.
+        version: the version of the vLLM that a start would run; None if it is not known.
+    """
+    for problem in machine_limits.problems(len(now.gpus), version or ""):
+        yield Finding(Topic.LIMIT, f"{problem.cause}. {problem.remedy}.", problem.command)
 
 
 def of_an_earlier_boot(entry: Entry) -> bool:

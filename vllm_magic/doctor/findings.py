@@ -28,6 +28,7 @@ class Topic(str, Enum):
     PROC = "proc"  # /proc is of another PID namespace
     DRIVER = "driver"
     VLLM = "vllm"
+    LIMIT = "limit"  # a limit of this machine is too low for any server, or for servers on several GPUs
 
 
 @dataclass(frozen=True)

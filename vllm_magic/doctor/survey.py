@@ -73,6 +73,7 @@ def survey(probe: Probe, executable: str | None = None) -> Report:
         *checks.folders(known.problem, locked),
         *checks.driver(now),
         *checks.vllm(vllm),
+        *checks.limits(now, vllm.version),
     )
     return Report(
         version=vllm_magic.__version__,

@@ -24,7 +24,7 @@ from vllm_magic.linux import lookups
 from vllm_magic.linux.marks import MARK
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from vllm_magic.engine.spec import ServerSpec
 
@@ -72,10 +72,7 @@ def build(spec: ServerSpec) -> Command:
             raise InvalidOption(f"{flag} means {reason}, and a notebook needs an HTTP port. Leave it out.")
     port_text, args = flags.pop(spec.args, "--port")
     host, args = flags.pop(args, "--host")
-    host = host or flags.value(spec.all_args, "--host")
-    if host is not None and host.strip() in ("", "None"):  # an empty value in a --config file is read as None
-        raise InvalidOption(f"--host is empty. Give an address, or leave it out for {LOOPBACK}.")
-    host = _address(host or LOOPBACK)
+    host = _address(host or flags.value(spec.all_args, "--host"))
     port = choose_port(spec, port_text or flags.value(spec.all_args, "--port"), host)
     endpoint = Endpoint(
         host=host,
@@ -124,7 +121,7 @@ def common_environment(environ: Mapping[str, str], spec: ServerSpec, program: st
     env = {
         name: value
         for name, value in environ.items()
-        if name not in OF_THE_KERNEL and not _is_of_kubernetes(name, value)
+        if name not in OF_THE_KERNEL and not is_of_kubernetes(name, value)
     }
     env.update(spec.env)
     # FlashInfer runs the ninja beside vLLM, and a kernel's PATH often lacks that folder (flashinfer, pull request 3386).
@@ -141,7 +138,7 @@ def common_environment(environ: Mapping[str, str], spec: ServerSpec, program: st
     return env
 
 
-def _is_of_kubernetes(name: str, value: str) -> bool:
+def is_of_kubernetes(name: str, value: str) -> bool:
     """Whether Kubernetes sets the variable for a service that is called vllm; vLLM would take it for its own.
 
     See get_vllm_port in vllm/envs.py, and https://kubernetes.io/docs/concepts/services-networking/service/.
@@ -225,11 +222,32 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _address(host: str) -> str:
+def _address(host: str | None) -> str:
+    """Return the address for the value of ``--host``; None without the flag."""
+    if host is not None and host.strip() in ("", "None"):  # an empty value in a --config file is read as None
+        raise InvalidOption(f"--host is empty. Give an address, or leave it out for {LOOPBACK}.")
+    host = host or LOOPBACK
     try:
         return addresses.resolve(host)
     except OSError as error:
         raise _not_bound(host, None, error) from None
+
+
+def check_port(spec: ServerSpec, freed: Collection[int] = ()) -> None:
+    """Check the port that a spec asks for; do nothing for a spec that takes a free port.
+
+    Args:
+        spec: the server.
+        freed: ports that are in use now, and free when the server starts.
+
+    Raises:
+        InvalidOption: the value is not a port.
+        StartFailed: the port is taken, or it or its host cannot be used.
+    """
+    text = flags.value(spec.all_args, "--port")
+    port = spec.port if text is None else int(text) if flags.is_whole_number(text) else -1
+    if port is not None and port not in freed:
+        choose_port(spec, text, _address(flags.value(spec.all_args, "--host")))
 
 
 def choose_port(spec: ServerSpec, text: str | None, host: str) -> int:

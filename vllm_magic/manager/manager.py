@@ -283,7 +283,7 @@ class Manager:
             VllmMagicError: an option is not valid, vLLM is not found, or the model or the machine lacks something.
         """
         hosted_token.load(spec.model, os.environ)
-        choose.check(spec, os.environ)
+        choose.check(spec, os.environ, self.recent_gpus(), self._freed_ports(spec))
 
     def fit(self, spec: ServerSpec) -> Fit:
         """Estimate whether a server would fit on the GPUs as they are now, without a start.
@@ -317,6 +317,17 @@ class Manager:
     def expect_another(self, spec: ServerSpec) -> None:
         """Make a standby for an unknown start: like the last server that became ready; if there was none, like this server."""
         self.expect(self._last or spec)
+
+    def _freed_ports(self, spec: ServerSpec) -> list[int]:
+        """Return the ports of this kernel's servers that are no obstacle: its own, and those of servers that can only be stopped.
+
+        A server in sleep mode keeps its port while it sleeps.
+        """
+        return [
+            server.port
+            for server in self._registry.all()
+            if not server.state.over and (server.name == spec.name or not run_of(server).sleep_mode.available)
+        ]
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:

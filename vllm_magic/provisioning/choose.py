@@ -11,9 +11,10 @@ from vllm_magic.provisioning.local import LocalProvisioner
 from vllm_magic.provisioning.standby import StandbySpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from vllm_magic.engine.spec import ServerSpec
+    from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.provisioning.base import Provisioner
     from vllm_magic.provisioning.standby_pool import StandbyPool
@@ -39,12 +40,16 @@ def provisioner(spec: ServerSpec, environ: Mapping[str, str], probe: Probe, pool
     return StandbyProvisioner(LocalProvisioner(spec, environ, probe), pool)
 
 
-def check(spec: ServerSpec, environ: Mapping[str, str]) -> None:
+def check(
+    spec: ServerSpec, environ: Mapping[str, str], now: Snapshot, freed_ports: Collection[int] = ()
+) -> None:
     """Refuse a start that cannot succeed; see `start_checks`. A cluster has another vLLM and other files than this machine.
 
     Args:
         spec: the server.
         environ: the kernel's environment.
+        now: the GPUs as they are now.
+        freed_ports: ports that are in use now, and free when the server starts.
 
     Raises:
         InvalidOption: vLLM would refuse a flag or its value.
@@ -52,7 +57,7 @@ def check(spec: ServerSpec, environ: Mapping[str, str]) -> None:
         ExecutableNotFound: vLLM is not found.
     """
     if not spec.cluster:
-        checks.check(spec, environ, executable.find(spec.executable))
+        checks.check(spec, environ, executable.find(spec.executable), now, freed_ports)
 
 
 def standby(spec: ServerSpec, environ: Mapping[str, str]) -> StandbySpec | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vllm_magic import ledger
 from vllm_magic.engine import command as commands
 from vllm_magic.engine.models.download import Downloads
+from vllm_magic.engine.start_checks import checks
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.gpu import choice, locks
 from vllm_magic.guard import record
@@ -73,7 +74,7 @@ class Preparation:
         """Wait until no release is under way on the GPUs, read them, and choose GPUs; return None when cancelled.
 
         Raises:
-            InvalidOption: ``--gpus`` names a GPU that does not exist.
+            InvalidOption: ``--gpus`` names a GPU that does not exist, or the GPUs are too few or too old.
             NotEnoughMemory: the GPUs have too little free memory for the server.
             StartFailed: a release on the GPUs does not end, or the folder of their locks cannot be used.
         """
@@ -107,6 +108,7 @@ class Preparation:
 
     def _select_gpus(self, cancelled: Cancellation) -> GpuSelection | None:
         baseline = self.probe.snapshot(timeout=FIRST_SNAPSHOT_LIMIT)
+        checks.check_gpus(self.spec, self.environ, self.command.argv[0], baseline)
         chosen = _choose(self.spec, baseline)
         deadline = time.monotonic() + RELEASE_WAIT
         # The memory that a release frees may change the choice, so the GPUs are read and chosen again after each wait.

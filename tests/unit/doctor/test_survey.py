@@ -19,11 +19,11 @@ from vllm_magic.doctor import checks, findings, survey, text
 from vllm_magic.doctor.findings import Finding, Report, Topic
 from vllm_magic.engine import executable
 from vllm_magic.gpu import locks, nvml_child
-from vllm_magic.gpu.devices import Snapshot
+from vllm_magic.gpu.devices import Gpu, Snapshot
 from vllm_magic.guard import record as records
 from vllm_magic.guard.record import Phase
 from vllm_magic.jupyter.display import views
-from vllm_magic.linux import details, sockets
+from vllm_magic.linux import details, limits, sockets
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -244,3 +244,32 @@ class TestDetails:
         assert details.user(4_000_000) == "4000000"
         assert details.user(None) == "?"
         assert details.uid(os.getpid()) == os.getuid()
+
+
+class TestLimits:
+    """The doctor says of the machine what a start would be refused for."""
+
+    @pytest.fixture(autouse=True)
+    def small_shared_memory(self, monkeypatch) -> None:
+        monkeypatch.setattr(limits, "free_shared_memory", lambda: 2**26)
+
+    def found(self, gpus: int, version: str | None = "0.32.0") -> list[Finding]:
+        there = tuple(Gpu(index, f"GPU-{index}", "NVIDIA", 1, 0, 1, ()) for index in range(gpus))
+        return list(checks.limits(Snapshot(0.0, there, "580.00", None), version))
+
+    def test_shared_memory_for_several_gpus(self):
+        (finding,) = self.found(2)
+        assert finding.topic is Topic.LIMIT
+        assert finding.what == (
+            "/dev/shm has 0.06 GiB free, and vLLM needs 0.23 GiB for several GPUs. "
+            "Make it larger: docker run --shm-size=8g, or --ipc=host."
+        )
+        assert finding.command == "sudo mount -o remount,size=8G /dev/shm"
+
+    def test_nothing_to_say(self):
+        assert self.found(1) == self.found(0) == self.found(2, None) == self.found(2, "0.20.0") == []
+
+    def test_processes(self, monkeypatch):
+        monkeypatch.setattr(limits, "processes_left", lambda: 3)
+        (finding,) = self.found(0)
+        assert finding.what.startswith("Only 3 more processes and threads are allowed here")

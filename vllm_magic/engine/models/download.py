@@ -83,6 +83,32 @@ class Downloads:
         return None
 
 
+def missing_bytes(snapshot: Path) -> int:
+    """Return the bytes of weights that are still to be downloaded into the cache; 0 if all are there, or it is not known.
+
+    All parts of files that a download has left count as downloaded, though huggingface_hub may begin such a file again.
+
+    Args:
+        snapshot: the folder of a snapshot of a model in the cache.
+
+    Raises:
+        OSError: a file has just been removed.
+    """
+    index = _load(snapshot / INDEX)
+    metadata, names = (
+        (index.get("metadata"), index.get("weight_map")) if isinstance(index, dict) else (None, None)
+    )
+    total = metadata.get("total_size") if isinstance(metadata, dict) else None
+    if not isinstance(total, int) or not isinstance(names, dict):
+        return 0
+    plain = {name for name in names.values() if isinstance(name, str) and Path(name).name == name}
+    shards = [snapshot / name for name in plain]
+    sizes = [shard.stat().st_size for shard in shards if shard.is_file()]
+    if len(sizes) == len(shards):
+        return 0
+    return max(0, total - sum(sizes) - hf_cache.partial(snapshot.parents[1] / "blobs"))
+
+
 def _load(path: Path) -> object:
     try:
         return json.loads(files.read_regular(path, LONGEST_INDEX))

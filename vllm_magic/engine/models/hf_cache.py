@@ -67,6 +67,11 @@ def arriving(blobs: Path) -> tuple[int, bool]:
     ), bool(parts)
 
 
+def partial(blobs: Path) -> int:
+    """Return the bytes of all parts of files, of downloads that are under way or were aborted."""
+    return sum(one.st_size for name, one in _files(blobs).items() if name.endswith(INCOMPLETE))
+
+
 def _model(path: Path) -> Model:
     files = _files(path / "blobs")
     return Model(

@@ -4,24 +4,38 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine.start_checks import model_limits, unknown_flags
+from vllm_magic.engine.start_checks import gpu_limits, machine, model_limits, unknown_flags
 from vllm_magic.engine.start_checks.planned_start import PlannedStart
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from vllm_magic.engine.spec import ServerSpec
+    from vllm_magic.gpu.devices import Snapshot
 
-CHECKS: tuple[Callable[[PlannedStart], None], ...] = (unknown_flags.check, model_limits.check)
+CHECKS: tuple[Callable[[PlannedStart], None], ...] = (
+    unknown_flags.check,
+    machine.check,
+    model_limits.check,
+    gpu_limits.check,
+)
 
 
-def check(spec: ServerSpec, environ: Mapping[str, str], executable: str) -> None:
+def check(
+    spec: ServerSpec,
+    environ: Mapping[str, str],
+    executable: str,
+    now: Snapshot | None = None,
+    freed_ports: Collection[int] = (),
+) -> None:
     """Refuse a start on this machine that cannot succeed. With ``--force``, vLLM decides.
 
     Args:
         spec: the server.
         environ: the kernel's environment.
         executable: the absolute path of vLLM.
+        now: the GPUs as they are now; None if they have not been read, so that nothing is said of them.
+        freed_ports: ports that are in use now, and free when the server starts.
 
     Raises:
         InvalidOption: vLLM would refuse the value of a flag.
@@ -29,6 +43,22 @@ def check(spec: ServerSpec, environ: Mapping[str, str], executable: str) -> None
     """
     if spec.force:
         return
-    start = PlannedStart(spec, environ, executable)
+    start = PlannedStart(spec, environ, executable, now, freed_ports)
     for one in CHECKS:
         one(start)
+
+
+def check_gpus(spec: ServerSpec, environ: Mapping[str, str], executable: str, now: Snapshot) -> None:
+    """Refuse a start that cannot succeed on these GPUs: for a start which has passed `check` without them.
+
+    Args:
+        spec: the server.
+        environ: the kernel's environment.
+        executable: the absolute path of vLLM.
+        now: the GPUs as they are now.
+
+    Raises:
+        InvalidOption: the GPUs are too few or too old for what is asked of them.
+    """
+    if not spec.force:
+        gpu_limits.check(PlannedStart(spec, environ, executable, now))

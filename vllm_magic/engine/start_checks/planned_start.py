@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from vllm_magic.engine import executable as programs
 from vllm_magic.engine.flags import flag_table, flags
 from vllm_magic.engine.models import model_files
 from vllm_magic.errors import NoEstimate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from vllm_magic.engine.flags.flag_table import FlagTable
     from vllm_magic.engine.spec import ServerSpec
+    from vllm_magic.gpu.devices import Snapshot
 
 
 class PlannedStart:
@@ -24,15 +26,26 @@ class PlannedStart:
         spec: the server.
         environ: the kernel's environment.
         executable: the absolute path of vLLM.
+        now: the GPUs as they are now; None if they have not been read.
+        freed_ports: ports that are in use now, and free when the server starts.
 
     Attributes:
         environ: the environment of the server, as far as the user sets it.
     """
 
-    def __init__(self, spec: ServerSpec, environ: Mapping[str, str], executable: str) -> None:
+    def __init__(
+        self,
+        spec: ServerSpec,
+        environ: Mapping[str, str],
+        executable: str,
+        now: Snapshot | None = None,
+        freed_ports: Collection[int] = (),
+    ) -> None:
         self.spec = spec
         self.environ = {**environ, **dict(spec.env)}
         self.executable = executable
+        self.now = now
+        self.freed_ports = freed_ports
 
     @functools.cached_property
     def table(self) -> FlagTable | None:
@@ -40,6 +53,13 @@ class PlannedStart:
         if any(name in flag_table.OF_PYTHON for name, _ in self.spec.env):
             return None
         return flag_table.load(self.executable, certain=True)
+
+    @functools.cached_property
+    def version(self) -> str:
+        """The version of this vLLM; "" if it is not known."""
+        if any(name in flag_table.OF_PYTHON for name, _ in self.spec.env):
+            return ""
+        return self.table.version if self.table else programs.version(self.executable) or ""
 
     @functools.cached_property
     def folder(self) -> Path | None:

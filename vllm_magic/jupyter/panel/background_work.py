@@ -89,7 +89,8 @@ class Work:
 
     def assess(self, fields: FormFields, now: Snapshot | None) -> WorkResult:
         """Assess the start that the form describes."""
-        return WorkResult(assessment=form.assess(fields, self._settings(), now), assessed=fields)
+        ports = [server.port for server in self._manager.servers().values()]
+        return WorkResult(assessment=form.assess(fields, self._settings(), now, ports), assessed=fields)
 
     def start(self, fields: FormFields) -> WorkResult:
         """Start the server that the form describes, without waiting until it is ready."""

@@ -21,7 +21,7 @@ from vllm_magic.jupyter.panel.messages import FormFields
 from vllm_magic.masking import SHOWN, known, mask, mask_words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.devices import Snapshot
@@ -125,15 +125,24 @@ def _masked_variable(assignment: str) -> str:
     return f"{name}={SHOWN}" if known({name: value}) or mask(assignment) != assignment else assignment
 
 
-def assess(form: FormFields, settings: Settings, now: Snapshot | None) -> Assessment:
-    """Check the flags, and whether the memory suffices. This does not use the network."""
+def assess(
+    form: FormFields, settings: Settings, now: Snapshot | None, own_ports: Collection[int] = ()
+) -> Assessment:
+    """Check the flags, the model, the machine, and whether the memory suffices. This does not use the network.
+
+    Args:
+        form: the values of the form.
+        settings: the settings of the session.
+        now: the GPUs as they are now; None if they are not known.
+        own_ports: the ports of this kernel's servers.
+    """
     if not form.model:
         return Assessment()
     try:
         server = spec(form, settings)
         if server.cluster:  # the cluster has another vLLM and other GPUs than this machine
             return Assessment(f"It will run on the Ray cluster at {rest.shown(server.cluster)}.")
-        checks.check(server, os.environ, executable.find(server.executable))
+        checks.check(server, os.environ, executable.find(server.executable), now, own_ports)
         if now is None or not now.gpus:
             return Assessment()
         claims = {room.index: room.usable for room in claim(server, os.environ, now)}
