@@ -6,6 +6,7 @@ import json
 import os
 from typing import TYPE_CHECKING
 
+import checkpoints
 import pytest
 from packaging.version import Version
 
@@ -37,6 +38,7 @@ def running(environment, home, executable, tmp_path, monkeypatch) -> Iterator[Ke
     """A kernel of this environment, which has loaded the extension and finds the stand-in."""
     monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    checkpoints.model(tmp_path / "tiny", checkpoints.LLAMA_3_8B)  # in the kernel's working directory
     with kernel(environment, tmp_path) as found:
         results.environment(environment)
         found.run("%load_ext vllm_magic")

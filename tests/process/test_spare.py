@@ -149,7 +149,7 @@ def test_a_warm_server_is_what_a_cold_one_is(manager, make, warm):
 @pytest.mark.parametrize(
     ("change", "because"),
     [
-        ({"env": {"HF_HUB_OFFLINE": "1"}}, "$HF_HUB_OFFLINE is not what it was"),
+        ({"env": {"HF_HUB_OFFLINE": "1"}, "force": True}, "$HF_HUB_OFFLINE is not what it was"),
         ({"cwd": "/"}, "another working directory"),
         ({"executable": "other"}, "another vLLM"),
     ],

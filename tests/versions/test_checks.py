@@ -481,7 +481,7 @@ def test_stop_while_the_engine_initialises(bed, record_property):
 @pytest.mark.without_a_gpu
 @pytest.mark.check("a start that fails is explained")
 def test_failure(bed):
-    missing = replace(bed.spec("missing", **FORKED), model="/nowhere/at/all")
+    missing = replace(bed.spec("missing", **FORKED), model="/nowhere/at/all", force=True)
     with pytest.raises(StartFailed) as caught:
         bed.manager.start(missing, timeout=LIMIT)
     cpu_build = install.has_cpu_build(install.VERSION)

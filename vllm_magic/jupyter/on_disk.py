@@ -7,23 +7,18 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllm_magic.engine.models import hf_cache
 from vllm_magic.engine.models.model_files import cache_folder, expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MOST_ENTRIES = 200  # entries of a folder that are examined, at most
-MODEL_PREFIX = "models--"  # the folder of a model in the Hugging Face cache is models--ORGANISATION--NAME
 
 
-def cached_models() -> Iterator[str]:
-    """Yield the names of the models in the Hugging Face cache.
-
-    `huggingface_hub.scan_cache_dir` is not used: it is slow to import, and examines every file of the models.
-    """
-    for entry in islice(_entries(cache_folder(os.environ), MODEL_PREFIX), MOST_ENTRIES):
-        if any(_entries(Path(entry.path, "snapshots"))):
-            yield entry.name.removeprefix(MODEL_PREFIX).replace("--", "/")
+def cached_models() -> list[str]:
+    """Return the names of the models in the Hugging Face cache."""
+    return hf_cache.names(cache_folder(os.environ))
 
 
 def model_folders(typed: str) -> Iterator[str]:

@@ -6,6 +6,8 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine.flags import flags
@@ -13,9 +15,9 @@ from vllm_magic.engine.models.model_files import PREFIX, cache_folder, expanded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 INCOMPLETE = ".incomplete"  # parts of the file HASH are called HASH.incomplete or HASH.RANDOM.incomplete
+MOST = 200  # models of a cache whose names are given, at most
 FRESH = 30.0  # seconds without a new byte after which a download counts as aborted
 
 
@@ -40,6 +42,19 @@ def folder(args: Sequence[str], environ: Mapping[str, str]) -> Path:
     """Return the folder in which vLLM keeps models: ``--download-dir``, or the Hugging Face cache."""
     configured = flags.value(args, "--download-dir")
     return expanded(configured) if configured else cache_folder(environ)
+
+
+def names(cache: Path, most: int = MOST) -> list[str]:
+    """Return the names of models of which the cache has a snapshot; of a large cache, only the first `most` folders count.
+
+    Unlike `models`, this does not examine the files of the models. (`huggingface_hub.scan_cache_dir` does, and is slow to import.)
+    """
+    try:
+        with os.scandir(cache) as entries:
+            folders = [*islice((entry for entry in entries if entry.name.startswith(PREFIX)), most)]
+        return [_name(entry.name) for entry in folders if any(Path(entry.path, "snapshots").glob("*"))]
+    except OSError:
+        return []
 
 
 def models(cache: Path) -> list[Model]:
@@ -75,11 +90,15 @@ def partial(blobs: Path) -> int:
 def _model(path: Path) -> Model:
     files = _files(path / "blobs")
     return Model(
-        name=path.name.removeprefix(PREFIX).replace("--", "/"),
+        name=_name(path.name),
         size=sum(status.st_size for status in files.values()),
         complete={name.partition(".")[0] for name in files} <= files.keys(),
         changed=max((status.st_mtime for status in files.values()), default=0.0),
     )
+
+
+def _name(folder: str) -> str:
+    return folder.removeprefix(PREFIX).replace("--", "/")
 
 
 def _files(blobs: Path) -> dict[str, os.stat_result]:

@@ -26,6 +26,14 @@ LONGEST_REASON = 200  # characters of the Hub's error that a message quotes
 _YES = ("1", "ON", "YES", "TRUE")  # the values that huggingface_hub takes for true
 
 
+def offline(environ: Mapping[str, str]) -> str:
+    """Return the variable that forbids asking the Hub, by the rule of huggingface_hub (its constants.py); "" for none."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if value := environ.get(name):
+            return name if value.upper() in _YES else ""
+    return ""
+
+
 def ask(spec: ServerSpec, environ: Mapping[str, str]) -> tuple[dict[str, Any], Weights]:
     """Return the config and the weights of a model on the Hub.
 
@@ -38,8 +46,8 @@ def ask(spec: ServerSpec, environ: Mapping[str, str]) -> tuple[dict[str, Any], W
     """
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", spec.model):
         raise NoEstimate(f"there is no model at {spec.model}.")
-    if any(environ.get(name, "").upper() in _YES for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")):
-        raise NoEstimate(f"{spec.model} is not on this machine, and HF_HUB_OFFLINE forbids asking the Hub.")
+    if variable := offline(environ):
+        raise NoEstimate(f"{spec.model} is not on this machine, and {variable} forbids asking the Hub.")
     try:
         import huggingface_hub
     except ImportError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine.start_checks import gpu_limits, machine, model_limits, unknown_flags
+from vllm_magic.engine.start_checks import gpu_limits, machine, model_limits, model_name, unknown_flags
 from vllm_magic.engine.start_checks.planned_start import PlannedStart
 
 if TYPE_CHECKING:
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 CHECKS: tuple[Callable[[PlannedStart], None], ...] = (
     unknown_flags.check,
-    machine.check,
+    model_name.check,
     model_limits.check,
     gpu_limits.check,
+    machine.check,
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.engine import executable as programs
@@ -12,11 +13,15 @@ from vllm_magic.errors import NoEstimate
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
-    from pathlib import Path
 
     from vllm_magic.engine.flags.flag_table import FlagTable
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.devices import Snapshot
+
+# vLLM's envs.py: names of models on ModelScope, and a file that replaces names.
+_OTHER_NAMES = ("VLLM_USE_MODELSCOPE", "VLLM_MODEL_REDIRECT_PATH")
+# Another package reads the command line (vLLM's entrypoints/cli/main.py), or the configuration has a place of its own.
+_OTHER_READERS = ("--omni", "--hf-config-path")
 
 
 class PlannedStart:
@@ -25,7 +30,7 @@ class PlannedStart:
     Args:
         spec: the server.
         environ: the kernel's environment.
-        executable: the absolute path of vLLM.
+        executable: the absolute path of vLLM; None for what is known of the model alone.
         now: the GPUs as they are now; None if they have not been read.
         freed_ports: ports that are in use now, and free when the server starts.
 
@@ -37,7 +42,7 @@ class PlannedStart:
         self,
         spec: ServerSpec,
         environ: Mapping[str, str],
-        executable: str,
+        executable: str | None,
         now: Snapshot | None = None,
         freed_ports: Collection[int] = (),
     ) -> None:
@@ -50,14 +55,14 @@ class PlannedStart:
     @functools.cached_property
     def table(self) -> FlagTable | None:
         """All flags of this vLLM; None if they are not known for certain."""
-        if any(name in flag_table.OF_PYTHON for name, _ in self.spec.env):
+        if self.executable is None or any(name in flag_table.OF_PYTHON for name, _ in self.spec.env):
             return None
         return flag_table.load(self.executable, certain=True)
 
     @functools.cached_property
     def version(self) -> str:
         """The version of this vLLM; "" if it is not known."""
-        if any(name in flag_table.OF_PYTHON for name, _ in self.spec.env):
+        if self.executable is None or any(name in flag_table.OF_PYTHON for name, _ in self.spec.env):
             return ""
         return self.table.version if self.table else programs.version(self.executable) or ""
 
@@ -65,6 +70,17 @@ class PlannedStart:
     def folder(self) -> Path | None:
         """The folder with the model's files: a local folder, or the snapshot in the cache; None if there is neither."""
         return model_files.find(self.spec, self.environ)
+
+    @property
+    def path(self) -> Path:
+        """The path of the model, if its name means a path."""
+        return Path(self.spec.cwd, self.spec.model)
+
+    @property
+    def is_read_otherwise(self) -> bool:
+        """Whether the name may mean something else than a path or a model on the Hub, or vLLM may need other files."""
+        redirected = any(self.environ.get(name) for name in _OTHER_NAMES)
+        return redirected or self.has(*_OTHER_READERS)
 
     @functools.cached_property
     def config(self) -> dict[str, Any] | None:

@@ -252,7 +252,7 @@ class TestNoEstimate:
 
     @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
     def test_going_online_is_forbidden(self, tmp_path, name):
-        with pytest.raises(NoEstimate, match="some/model is not on this machine, and HF_HUB_OFFLINE forbids"):
+        with pytest.raises(NoEstimate, match=f"some/model is not on this machine, and {name} forbids"):
             fit(ServerSpec("some/model"), {"HF_HOME": str(tmp_path), name: "1"}, NO_GPU)
 
 
