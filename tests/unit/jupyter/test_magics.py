@@ -9,6 +9,7 @@ from IPython.core.error import UsageError
 from IPython.utils.capture import capture_output
 
 from vllm_magic.commands.front_end import NOTEBOOK
+from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.jupyter.commands import registry
 from vllm_magic.lifecycle.status import ServerState
@@ -49,7 +50,8 @@ def test_reap_without_a_state_folder_of_ones_own(shell, home):
 def interrupted_stop(shell):
     """Interrupt each stop of the servers tiny and other, whose states are then ``states``: ``interrupted_stop(states)``."""
     servers = {
-        name: SimpleNamespace(name=name, state=ServerState.READY, spec=None) for name in ("tiny", "other")
+        name: SimpleNamespace(name=name, state=ServerState.READY, spec=ServerSpec(name))
+        for name in ("tiny", "other")
     }
 
     with pytest.MonkeyPatch.context() as patch:  # ends before the shell stops what is left
