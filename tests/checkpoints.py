@@ -55,8 +55,9 @@ def safetensors(path: Path, tensors: dict[str, tuple[str, list[int]]]) -> None:
 
 
 def model(folder: Path, config: dict, tensors: dict[str, tuple[str, list[int]]] | None = None) -> Path:
-    """Make a model's folder and return it; without tensors the model gets those of a Llama."""
+    """Make a model's folder and return it; without tensors the model gets those of a Llama. The tokenizer has no words."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.json").write_text("{}")
     (folder / "config.json").write_text(json.dumps(config))
     safetensors(folder / "model.safetensors", llama(config) if tensors is None else tensors)
     return folder

@@ -15,7 +15,8 @@ from vllm_magic.engine.capacity.advice import FitInput, FitOutcome, GpuRoom
 from vllm_magic.engine.capacity.memory_need import need
 from vllm_magic.engine.flags import flags
 from vllm_magic.engine.models import hub, model_files
-from vllm_magic.errors import InvalidOption, NoEstimate
+from vllm_magic.engine.start_checks import checks
+from vllm_magic.errors import InvalidOption, NoEstimate, StartFailed
 from vllm_magic.gpu import choice
 from vllm_magic.gpu.visible import visible
 from vllm_magic.sizes import GIB
@@ -139,6 +140,10 @@ def _described(
     spec: ServerSpec, environ: Mapping[str, str], *, online: bool
 ) -> tuple[dict[str, Any], Weights]:
     """Return the model's config and weights: from this machine if it has them, else from the Hub."""
+    try:
+        checks.check_model(spec, environ)
+    except StartFailed as error:
+        raise NoEstimate(str(error)) from None
     folder = model_files.find(spec, environ)
     if folder is not None:
         try:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine.start_checks import gpu_limits, machine, model_limits, model_name, unknown_flags
+from vllm_magic.engine.start_checks import (
+    gpu_limits,
+    machine,
+    model_folder,
+    model_limits,
+    model_name,
+    unknown_flags,
+)
 from vllm_magic.engine.start_checks.planned_start import PlannedStart
 
 if TYPE_CHECKING:
@@ -13,9 +20,11 @@ if TYPE_CHECKING:
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.devices import Snapshot
 
+# What is refused of the model, whatever vLLM is used.
+OF_THE_MODEL: tuple[Callable[[PlannedStart], None], ...] = (model_name.check, model_folder.check)
 CHECKS: tuple[Callable[[PlannedStart], None], ...] = (
     unknown_flags.check,
-    model_name.check,
+    *OF_THE_MODEL,
     model_limits.check,
     gpu_limits.check,
     machine.check,
@@ -63,3 +72,16 @@ def check_gpus(spec: ServerSpec, environ: Mapping[str, str], executable: str, no
     """
     if not spec.force:
         gpu_limits.check(PlannedStart(spec, environ, executable, now))
+
+
+def check_model(spec: ServerSpec, environ: Mapping[str, str]) -> None:
+    """Make the checks of the model alone, for an estimate before a start.
+
+    Raises:
+        StartFailed: vLLM cannot load the model.
+    """
+    if spec.force or spec.cluster:  # a cluster has other files than this machine
+        return
+    start = PlannedStart(spec, environ, None)
+    for one in OF_THE_MODEL:
+        one(start)

@@ -13,7 +13,8 @@ import pytest
 from vllm_magic.engine.capacity.advice import FitOutcome
 from vllm_magic.engine.capacity.fit import fit
 from vllm_magic.engine.spec import ServerSpec
-from vllm_magic.errors import InvalidOption, NoEstimate
+from vllm_magic.engine.start_checks import checks
+from vllm_magic.errors import InvalidOption, NoEstimate, StartFailed
 from vllm_magic.gpu.devices import Gpu, Snapshot
 from vllm_magic.gpu.probe import Probe
 from vllm_magic.monitoring.early_warning import EarlyWarning
@@ -243,12 +244,24 @@ class TestNoEstimate:
         assert str(caught.value).isprintable()
 
     def test_a_folder_without_a_model(self, tmp_path):
-        with pytest.raises(NoEstimate, match=r"config\.json cannot be read: No such file"):
+        with pytest.raises(NoEstimate, match=r"has no config\.json"):
             judged(str(tmp_path))
 
     def test_a_folder_that_is_not_there(self, tmp_path):
-        with pytest.raises(NoEstimate, match="there is no model at"):
+        with pytest.raises(NoEstimate, match=r"none is not there\. Nothing in"):
             fit(ServerSpec(str(tmp_path / "none")), {}, NO_GPU)
+
+    def test_the_words_are_those_of_a_start(self, tmp_path):
+        model = checkpoints.model(tmp_path / "m", LLAMA)
+        (model / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+        spec = ServerSpec(str(model))
+        with pytest.raises(StartFailed) as refused:
+            checks.check(spec, {}, "/nowhere/vllm")
+        with pytest.raises(NoEstimate) as caught:
+            fit(spec, {}, NO_GPU)
+        assert str(caught.value) == f"An estimate cannot be made: {refused.value}"
+        with pytest.raises(NoEstimate, match="is a pointer of Git LFS"):  # there is nothing to estimate from
+            fit(ServerSpec(str(model), force=True), {}, NO_GPU)
 
     @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
     def test_going_online_is_forbidden(self, tmp_path, name):
