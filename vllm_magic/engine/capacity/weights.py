@@ -135,7 +135,7 @@ def header(path: Path) -> list[Tensor]:
 
 
 def damage(path: Path) -> str:
-    """Return why a file of weights cannot be loaded, as a sentence; "" if it may be valid.
+    """Return why a file of a model cannot be loaded, as a sentence; "" if it may be valid.
 
     Of a file that is not a safetensors file, only the first bytes are examined.
     """

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.start_checks.planned_start import PlannedStart
 
 CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
 MOST = 5000  # names of files that are read of a folder, at most
 LONGEST = 0.5  # seconds for the headers of the weights; vLLM itself finds what is damaged in the others
 # The endings of the files that vLLM's default loader reads for each --load-format; other loaders read other files
@@ -79,7 +80,7 @@ def _check_config(start: PlannedStart, folder: Path, names: Sequence[str], again
         if size <= len(raw):
             model_files.json_object(raw, CONFIG)
     except NoEstimate as error:
-        raise _damaged(folder, error.reason, _repair(folder / CONFIG, again)) from None
+        raise _damaged(folder, error.reason, _repair(folder / CONFIG, error.reason, again)) from None
 
 
 def _where_is_config(folder: Path, names: Sequence[str]) -> str:
@@ -110,13 +111,7 @@ def _check_weights(start: PlannedStart, folder: Path, names: Sequence[str], agai
     end = time.monotonic() + LONGEST
     for name in loaded:
         if time.monotonic() < end and (damage := weights.damage(folder / name)):
-            is_pointer = "Git LFS" in damage
-            hint = (
-                f"Fetch it: git -C {folder} lfs pull"
-                if is_pointer and not again
-                else _repair(folder / name, again)
-            )
-            raise _damaged(folder, damage, hint)
+            raise _damaged(folder, damage, _repair(folder / name, damage, again))
 
 
 def _of_index(start: PlannedStart, folder: Path, names: Sequence[str], again: str) -> list[str]:
@@ -124,7 +119,7 @@ def _of_index(start: PlannedStart, folder: Path, names: Sequence[str], again: st
     try:
         where, _ = weights.files_by_tensor(folder)
     except NoEstimate as error:
-        raise _damaged(folder, error.reason, _repair(folder / INDEX, again)) from None
+        raise _damaged(folder, error.reason, _repair(folder / INDEX, error.reason, again)) from None
     files = set(where.values())
     missing = sorted(files.difference(names))
     if needed := next((file for file in missing if _is_needed(start, file, where)), None):
@@ -160,6 +155,11 @@ def _check_tokenizer(start: PlannedStart, folder: Path, names: Sequence[str], ag
     if not any(map(_TOKENIZER.search, (*names, *_below(folder)))):
         hint = "Add the model's tokenizer.json to it, or give another tokenizer: --tokenizer NAME"
         raise _lacks(folder, "no tokenizer", again or hint)
+    is_transformers = (start.value("--tokenizer-mode") or "auto") in ("auto", "hf") and not any(
+        re.match(r"tekken\.json|tokenizer\.model\.v", name) for name in names
+    )
+    if TOKENIZER in names and is_transformers and (damage := weights.damage(folder / TOKENIZER)):
+        raise _damaged(folder, damage, _repair(folder / TOKENIZER, damage, again))
 
 
 def _lacks(folder: Path, what: str, hint: str) -> StartFailed:
@@ -178,9 +178,10 @@ def _damaged(folder: Path, reason: str, hint: str) -> StartFailed:
     return StartFailed(f"{folder}/{reason.removesuffix('.')}", hint)
 
 
-def _repair(path: Path, again: str) -> str:
-    # huggingface_hub does not download a file again that it has under the name of the content.
-    return f"Remove {path.resolve()}. {again}" if again else "Download or copy it again"
+def _repair(path: Path, damage: str, again: str) -> str:
+    if again:  # huggingface_hub does not download a file again that it has under the name of the content
+        return f"Remove {path.resolve()}. {again}"
+    return f"Fetch it: git -C {path.parent} lfs pull" if "Git LFS" in damage else "Download or copy it again"
 
 
 def _names(folder: Path) -> list[str] | None:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.engine.flags import flags
 from vllm_magic.engine.models import hf_cache, hub
-from vllm_magic.engine.models.model_files import cache_folder, folder_name, snapshot
+from vllm_magic.engine.models.model_files import LARGEST_REF, cache_folder, folder_name, snapshot
 from vllm_magic.engine.start_checks import nearest_path
 from vllm_magic.errors import StartFailed
+from vllm_magic.linux import files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +25,7 @@ _NAME = re.compile(r"(\b[\w\-.]+\b/)?\b[\w\-.]{1,96}\b")
 _PAGE = re.compile(
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w\-.]+/[\w\-.]+)(?:/(?:tree|blob)/.*)?/?"
 )
+_OF_A_FOLDER = (".safetensors", ".bin", ".json")  # endings of files that vLLM finds by their folder
 _EXAMPLE = "Give a name such as Qwen/Qwen3-0.6B, or the path of a folder"
 
 
@@ -36,7 +38,10 @@ def check(start: PlannedStart) -> None:
     model = start.spec.model
     # A reference to an object store, or to GGUF files on the Hub (NAME:QUANTIZATION, NAME/FILE.gguf).
     is_reference = ":" in model or (model.endswith(".gguf") and not model.startswith("/"))
-    if start.is_read_otherwise or os.path.exists(start.path):  # noqa: PTH110 - Path.exists raises for some names
+    if start.is_read_otherwise:
+        return
+    if os.path.exists(start.path):  # noqa: PTH110 - Path.exists raises for some names
+        _check_file(start)
         return
     if (page := _PAGE.fullmatch(model)) and not model.endswith(".gguf"):
         raise StartFailed(
@@ -50,6 +55,13 @@ def check(start: PlannedStart) -> None:
         raise StartFailed(f"{model} cannot be the name of a model on the Hub: {reason}", _EXAMPLE)
     if variable := hub.offline(start.environ):
         _check_cache(start, variable)
+
+
+def _check_file(start: PlannedStart) -> None:
+    """Check that the path is not that of one file of a folder. GGUF files, and those of other loaders, have other endings."""
+    path = start.path
+    if path.suffix in _OF_A_FOLDER and path.is_file() and not start.has("--config-format", "--load-format"):
+        raise StartFailed(f"{path} is a file, and vLLM takes the folder of a model", f"Give {path.parent}")
 
 
 def _why_no_name(name: str) -> str:
@@ -89,7 +101,8 @@ def _revisions(kept: Path) -> list[str]:
     """Return the revisions of a model that are in the cache: names, and commits without a name."""
     try:
         commits = {path.name for path in (kept / "snapshots").iterdir()}
-        named = {path.name: path.read_text().strip() for path in (kept / "refs").glob("*") if path.is_file()}
+        refs = [path for path in (kept / "refs").glob("*") if path.is_file()]
+        named = {ref.name: files.read_regular(ref, LARGEST_REF).decode().strip() for ref in refs}
     except (OSError, ValueError):
         return []
     names = [name for name, commit in named.items() if commit in commits]

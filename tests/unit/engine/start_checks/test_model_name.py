@@ -86,6 +86,21 @@ def test_a_path_that_is_there(tmp_path, models, monkeypatch, model):
     check(tmp_path, model.format(tmp_path), HF_HUB_OFFLINE="1")
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "pytorch_model.bin"])
+def test_a_file_of_a_folder(tmp_path, name):
+    path = tmp_path / name
+    path.touch()
+    said = f"{path} is a file, and vLLM takes the folder of a model. Give {tmp_path}"
+    assert refused(tmp_path, str(path)) == said
+    check(tmp_path, str(path), "--load-format", "of_a_plugin")
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "model.of-a-plugin", "model"])
+def test_a_file_that_vllm_may_load(tmp_path, name):
+    (tmp_path / name).touch()
+    check(tmp_path, str(tmp_path / name))
+
+
 @pytest.mark.parametrize(
     ("model", "said"),
     [
