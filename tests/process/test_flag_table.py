@@ -108,7 +108,13 @@ def test_what_is_read(table):
     assert (length.type, length.kind, length.takes_value, length.default) == ("int", "int", True, "")
     assert length.help == "Model context length (prompt and output)"
     assert table.find("--dtype") == FlagOption(
-        ("--dtype",), "str", ("auto", "bfloat16", "float16", "float32"), "auto", "", group="ModelConfig"
+        ("--dtype",),
+        "str",
+        ("auto", "bfloat16", "float16", "float32"),
+        "auto",
+        "",
+        group="ModelConfig",
+        strict=True,
     )
     assert table.find("--kv-cache-dtype").choices == ("auto", "fp8")
     assert table.find("-tp") is table.find("--tensor-parallel-size")
@@ -241,7 +247,8 @@ def test_a_broken_file_is_built_anew(shared_vllm, written, data):
 
 
 OPTION = {
-    "strings": ["--x"], "hidden": [], "type": "str", "choices": [], "default": "", "help": "", "takes_value": True, "group": "",
+    "strings": ["--x"], "hidden": [], "type": "str", "choices": [], "default": "", "help": "", "nargs": "1", "group": "",
+    "strict": False,
 }  # fmt: skip
 
 

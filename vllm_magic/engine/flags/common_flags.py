@@ -6,7 +6,7 @@ from vllm_magic.engine.flags.flag_table import FlagOption, FlagTable
 
 
 def _switch(name: str, about: str) -> FlagOption:
-    return FlagOption((f"--{name}", f"--no-{name}"), "bool", help=about, takes_value=False)
+    return FlagOption((f"--{name}", f"--no-{name}"), "bool", help=about, nargs="0")
 
 
 _DTYPES = ("auto", "bfloat16", "float", "float16", "float32", "half")

@@ -49,10 +49,12 @@ class FlagOption:
     Attributes:
         strings: the names of the option, such as --tensor-parallel-size and -tp.
         type: the name of the function that converts its value.
-        choices: the allowed values; if other values are allowed too, the usual ones.
+        choices: the allowed values; if other values are allowed too, the usual ones. For a parser, the names that vLLM and
+            its installed plugins register.
+        strict: whether vLLM refuses all values that are not among the choices.
         default: the default as text; "" for none.
         help: the first sentence of its help.
-        takes_value: whether a value follows the option.
+        nargs: how many values follow the option, as argparse counts them: "0", "1", "2", "?", "*" or "+".
         group: the group of options in vLLM's help to which it belongs.
         hidden: names that vLLM accepts too, but leaves out of its help.
     """
@@ -62,9 +64,15 @@ class FlagOption:
     choices: tuple[str, ...] = ()
     default: str = ""
     help: str = ""
-    takes_value: bool = True
+    nargs: str = "1"
     group: str = ""
     hidden: tuple[str, ...] = ()
+    strict: bool = False
+
+    @property
+    def takes_value(self) -> bool:
+        """Whether a value can follow the option."""
+        return self.nargs != "0"
 
     @property
     def kind(self) -> str:
@@ -206,9 +214,10 @@ def _option(data: Any) -> FlagOption:
         choices=tuple(map(_text, data["choices"])),
         default=_text(data["default"]),
         help=_text(data["help"]),
-        takes_value=data["takes_value"] is True,
+        nargs=_text(data["nargs"]),
         group=_text(data["group"]),
         hidden=hidden,
+        strict=data["strict"] is True,
     )
 
 

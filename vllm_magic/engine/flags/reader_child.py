@@ -30,12 +30,20 @@ from typing import Any  # noqa: E402
 
 LONGEST_TEXT = 2000  # characters of a help, a default or an error
 _END_OF_SENTENCE = re.compile(r"\.\s+(?=[A-Z`])|:\s*\n|\n\n| \(default:")
-# The modules that define flags or architectures, under their names in vLLM 0.9 to 0.33.
+# The modules that define flags, architectures or parsers, under their names in vLLM 0.9 to 0.33.
 _DEFINES_FLAGS = re.compile(
     r"vllm\.(version|utils|config(\..+)?|.+\.(arg_utils|argparse_utils|cli_args|cli\.serve|models\.registry)"
-    r"|utils\.argparse_utils)"
+    r"|utils\.argparse_utils|(.+\.)?tool_parsers|reasoning)"
 )
 _OF_A_MODEL = re.compile(r"For[A-Z]\w*$|(?<!PreTrained)Model$")  # the name of a class of Transformers
+# Where the names of all parsers are registered, those of installed plugins too (vLLM 0.12 to 0.33; the first name up to 0.12).
+_PARSERS = {
+    "--tool-call-parser": (
+        "ToolParserManager",
+        ("vllm.entrypoints.openai.tool_parsers", "vllm.tool_parsers"),
+    ),
+    "--reasoning-parser": ("ReasoningParserManager", ("vllm.reasoning",)),
+}
 
 
 def main() -> None:
@@ -147,7 +155,7 @@ def _stamp(path: str) -> list[Any]:
 
 def _option(parser: argparse.ArgumentParser, action: argparse.Action) -> dict[str, Any]:
     # For an option that allows other values too, vLLM has the usual ones in `metavar`.
-    usual = action.choices or (action.metavar if isinstance(action.metavar, list) else ())
+    usual = action.choices or (action.metavar if isinstance(action.metavar, list) else _registered(action))
     group = next((one.title for one in parser._action_groups if action in one._group_actions), "")  # noqa: SLF001
     accepted = [string for string, one in parser._option_string_actions.items() if one is action]  # noqa: SLF001
     has_default = action.default is not None and action.default != argparse.SUPPRESS
@@ -156,11 +164,22 @@ def _option(parser: argparse.ArgumentParser, action: argparse.Action) -> dict[st
         "hidden": [string for string in accepted if string not in action.option_strings],
         "type": _type(action),
         "choices": [str(one) for one in usual if one is not None],
+        "strict": bool(action.choices),
         "default": str(action.default)[:LONGEST_TEXT] if has_default else "",
         "help": _first_sentence((action.help or "").replace("%%", "%"))[:LONGEST_TEXT],
-        "takes_value": action.nargs != 0,
+        "nargs": "1" if action.nargs is None else str(action.nargs),
         "group": group or "",
     }
+
+
+def _registered(action: argparse.Action) -> list[str]:
+    """Return the names of all parsers for an option that takes the name of a parser; [] for all other options."""
+    for flag in set(action.option_strings) & set(_PARSERS):
+        manager, modules = _PARSERS[flag]
+        for name in modules:
+            with suppress(Exception):  # a vLLM that has no such module, or no list
+                return list(getattr(importlib.import_module(name), manager).list_registered())
+    return []
 
 
 def _first_sentence(text: str) -> str:

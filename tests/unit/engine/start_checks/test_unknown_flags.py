@@ -15,7 +15,7 @@ TABLE = FlagTable(
         FlagOption(("--max-num-seqs",), "int"),
         FlagOption(("--hf-overrides",), "loads"),
         FlagOption(("--compilation-config", "-cc")),
-        FlagOption(("--enforce-eager", "--no-enforce-eager"), "bool", takes_value=False),
+        FlagOption(("--enforce-eager", "--no-enforce-eager"), "bool", nargs="0"),
         FlagOption(("--tensor-parallel-size", "-tp"), "int"),
         FlagOption(("--chat-template",)),
         FlagOption(("--api_key",)),
