@@ -62,7 +62,7 @@ def _written_out(word: str, load: Callable[[], FlagTable | None]) -> str:
         return word
     found = sorted({*read, *begin_with(name, known)})
     if table is None or len(found) > 1:
-        *others, last = found
+        *others, last = sorted({*found, *begin_with(name, flags.OWN)})
         either = f"{', '.join(others)} or {last}" if others else last
         raise InvalidOption(f"{written} may be {either}. Write it out.")
     return f"{found[0]}={value}" if equals else found[0]

@@ -31,6 +31,11 @@ _COMMON = """
 --uvicorn-log-level
 """
 COMMON = tuple(_COMMON.split())
+# The options of vllm_magic for a start: a flag that vLLM does not have may be one of them, misspelled.
+OWN = (
+    "--name", "--gpus", "--port", "--env", "--executable", "--profile", "--force", "--cluster", "--keep", "--ttl",
+    "--no-wait", "--timeout",
+)  # fmt: skip
 
 SHORTEST_BEGINNING = (
     5  # characters, dashes included, from which the beginning of a flag suggests the whole flag

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.commands.declaration import Argument, CommandOption, ValueKind
 from vllm_magic.commands.front_end import NOTEBOOK
 from vllm_magic.commands.parser import assignment, integer, seconds
+from vllm_magic.engine.flags import flags
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
 from vllm_magic.jupyter.commands import settings
@@ -59,10 +60,10 @@ OPTIONS = (
     ),
     CommandOption(
         "--force",
-        "start even if GPU memory is too small, or vLLM does not know a flag",
+        "start even if it seems that the start cannot succeed",
         details=(
-            "Without it, an error says who holds the memory and what would fit, or which flag is unknown and "
-            "which similar one exists."
+            "Without it, an error says who holds the memory and what would fit, or which flag, value or file is "
+            "wrong and what to write in its place."
         ),
     ),
     CommandOption(
@@ -144,7 +145,7 @@ def request(
     parser = NOTEBOOK.parser(command)
     for option in OPTIONS:
         option.add_to(parser)
-    own, rest = list(arguments.own), list(arguments.rest)
+    own, rest = list(arguments.own), _without_program(arguments.rest)
     name = parser.parse_args(own).profile
     profile = settings.profile(name) if name else Profile("", ())
     model = rest.pop(0) if rest and not rest[0].startswith("-") else profile.model
@@ -153,15 +154,15 @@ def request(
             f"Which model? Write it first, then vLLM's flags: {NOTEBOOK.line(command)} MODEL [flags]."
         )
     before = separate([*defaults.args(), *profile.args])
-    flags = before.rest
-    if flags and not flags[0].startswith("-"):
+    default_flags = before.rest
+    if default_flags and not default_flags[0].startswith("-"):
         raise InvalidOption(
-            f"{flags[0]!r} among the default flags or the flags of the profile is not a flag: it does not begin with a dash."
+            f"{default_flags[0]!r} among the default flags or the flags of the profile is not a flag: it does not begin with a dash."
         )
     options = parser.parse_args([*before.own, *own])
     spec = ServerSpec(
         model=model,
-        args=(*flags, *rest),
+        args=(*default_flags, *rest),
         name=options.name,
         gpus=options.gpus,
         port=options.port,
@@ -196,6 +197,21 @@ def separate(args: Sequence[str]) -> StartArguments:
         else:
             rest.append(arg)
     return StartArguments(tuple(own), tuple(rest))
+
+
+def _without_program(words: Sequence[str]) -> list[str]:
+    """Return the words of a pasted command line without ``vllm serve``, or ``serve``, and with the model first."""
+    rest = list(words)
+    if rest[:2] == ["vllm", "serve"]:
+        del rest[:2]
+    elif rest[:1] == ["serve"] and rest[1:] and not rest[1].startswith("-"):
+        del rest[0]
+    else:
+        return rest
+    if rest and rest[0].startswith("-"):
+        model, flags_left = flags.pop(rest, "--model")
+        rest = [*([model] if model else []), *flags_left]
+    return rest
 
 
 def _value_of(flag: str, args: Iterator[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vllm_magic.commands.front_end import CELL
+from vllm_magic.engine.flags import flags
 from vllm_magic.errors import InvalidOption
 from vllm_magic.jupyter.commands import registry, start_arguments
 from vllm_magic.jupyter.commands.base import NoArguments, ServerName
@@ -134,6 +135,31 @@ class TestStart:
 
     def test_the_last_of_two_counts(self):
         assert start("m", "--port", "1", "--port=2").spec.port == 2
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "vllm serve tiny --seed 1",
+            "serve tiny --seed 1",
+            "vllm serve --model tiny --seed 1",
+            "vllm serve --seed 1 --model=tiny",
+            "vllm serve --name tiny tiny --seed 1",
+        ],
+    )
+    def test_a_pasted_command_line_is_meant_as_it_stands(self, line):
+        spec = start_arguments.parse(line.split()).spec
+        assert (spec.model, spec.args, spec.name) == ("tiny", ("--seed", "1"), "tiny")
+
+    @pytest.mark.parametrize("line", ["serve", "serve --seed 1", "vllm", "vllm --seed 1"])
+    def test_a_model_may_be_called_like_the_program(self, line):
+        assert start_arguments.parse(line.split()).spec.model == line.split()[0]
+
+    def test_a_pasted_command_line_without_a_model(self):
+        with pytest.raises(InvalidOption, match="Which model"):
+            start_arguments.parse(["vllm", "serve", "--seed", "1"])
+
+    def test_all_own_options_take_part_in_suggestions(self):
+        assert {option.flag for option in start_arguments.OPTIONS} == set(flags.OWN)
 
     def test_behind_two_dashes_nothing_is_ours(self):
         said = start("--name", "one", "m", "--", "--name", "two", "--no-wait", "--", "x")
