@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine.start_checks import (
+    flag_values,
     gpu_limits,
     machine,
     model_folder,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 OF_THE_MODEL: tuple[Callable[[PlannedStart], None], ...] = (model_name.check, model_folder.check)
 CHECKS: tuple[Callable[[PlannedStart], None], ...] = (
     unknown_flags.check,
+    flag_values.check,
     *OF_THE_MODEL,
     model_limits.check,
     gpu_limits.check,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.engine import executable as programs
-from vllm_magic.engine.flags import flag_table, flags
+from vllm_magic.engine.flags import flag_table, flags, given
 from vllm_magic.engine.models import model_files
 from vllm_magic.errors import NoEstimate
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from vllm_magic.engine.flags.flag_table import FlagTable
+    from vllm_magic.engine.flags.given import GivenFlag
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.devices import Snapshot
 
@@ -67,6 +68,11 @@ class PlannedStart:
         return self.table.version if self.table else programs.version(self.executable) or ""
 
     @functools.cached_property
+    def given(self) -> tuple[GivenFlag, ...]:
+        """The flags with their values, also those of a --config file; () if the flags of this vLLM are not known for certain."""
+        return tuple(given.read(self.spec.all_args, self.table)) if self.table else ()
+
+    @functools.cached_property
     def folder(self) -> Path | None:
         """The folder with the model's files: a local folder, or the snapshot in the cache; None if there is neither."""
         return model_files.find(self.spec, self.environ)
@@ -91,6 +97,11 @@ class PlannedStart:
             return model_files.read_json(self.folder / "config.json")
         except (OSError, NoEstimate):
             return None
+
+    def last(self, name: str) -> GivenFlag | None:
+        """Return the last flag that means this option; None if there is none in `given`."""
+        option = self.table.find(name) if self.table else None
+        return next((flag for flag in reversed(self.given) if flag.option is option), None)
 
     def value(self, *names: str) -> str | None:
         """Return the value of the last flag with one of these names; None if there is no such flag."""

@@ -1,0 +1,80 @@
+"""JSON on a command line: whether a text is JSON for vLLM, and which JSON was probably meant by a text that is not."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+from typing import Any
+
+LONGEST = 2000  # characters of a text that is read once more
+LONGEST_SHOWN = 300  # characters of JSON that a message shows
+_STRING = re.compile(r'("(?:[^"\\]|\\.)*")')
+_AMOUNT = re.compile(r"\b\d+(?:\.\d+)?[kKmMgGtT]\b")
+_KEY_WITHOUT_BLANK = re.compile(r"([{,]\s*[\w.-]+):(?=\S)")
+_PAIR = re.compile(r"([A-Za-z_][\w.-]*)[=:](.+)")
+
+
+def is_json(text: str) -> bool:
+    """Whether vLLM may read the text as JSON. It also reads amounts, such as 80k (_expand_json_human_readable_numbers in its engine/arg_utils.py)."""
+    parts = _STRING.split(text)
+    parts[::2] = [_AMOUNT.sub("0", part) for part in parts[::2]]
+    try:
+        json.loads("".join(parts), strict=False)
+    except json.JSONDecodeError:
+        return False
+    except (ValueError, RecursionError):  # vLLM's parser may have other limits
+        return True
+    return True
+
+
+def meant(text: str) -> str | None:
+    """Return the JSON that was probably meant, in quotes as for a shell; None if that is not known.
+
+    It is known for JSON that a shell took the quotation marks out of, for Python's notation, and for ``image=2,video=1``.
+    """
+    text = text.strip()
+    if not text or len(text) > LONGEST:
+        return None
+    found = (_from_python(text) or _from_yaml(text)) if text[0] in "{[" else _from_pairs(text)
+    shown = json.dumps(found, ensure_ascii=False) if isinstance(found, (dict, list)) else ""
+    return shlex.quote(shown) if shown and len(shown) <= LONGEST_SHOWN else None
+
+
+def _from_python(text: str) -> Any:
+    """Return what the text means in Python; None if it is no Python."""
+    try:
+        found = ast.literal_eval(text)
+        json.dumps(found, allow_nan=False)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return None
+    return found
+
+
+def _from_yaml(text: str) -> Any:
+    """Return what the text means in YAML, in which quotation marks are optional; None if it is no YAML."""
+    from vllm_magic.engine.flags import bounded_yaml
+
+    spaced = _KEY_WITHOUT_BLANK.sub(r"\1: ", text)
+    try:
+        found = bounded_yaml.load(spaced.encode())
+        json.dumps(found, allow_nan=False)
+    except Exception:  # noqa: BLE001 - PyYAML raises errors of any type for a value that does not fit its tag
+        return None
+    # Without a value, the text was not taken apart as it was meant.
+    return None if isinstance(found, dict) and None in found.values() and "null" not in text else found
+
+
+def _from_pairs(text: str) -> dict[str, Any] | None:
+    pairs = [_PAIR.fullmatch(pair.strip()) for pair in text.split(",")]
+    return {pair[1]: _value(pair[2].strip()) for pair in pairs if pair} if all(pairs) else None
+
+
+def _value(text: str) -> Any:
+    if text in ("True", "False"):  # as in Python
+        return text == "True"
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
