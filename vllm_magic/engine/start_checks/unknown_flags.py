@@ -1,13 +1,14 @@
-"""Refuse flags that this vLLM does not have, before it is started.
+"""Refuse flags that this vLLM does not have, before it is started, and say what to write in their place.
 
 A wrong refusal is worse than none, so a flag that vLLM might accept in some way is left for vLLM to judge.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine.flags import flags
+from vllm_magic.engine.flags import config_file, flags, other_versions
 from vllm_magic.engine.flags.flag_table import FlagTable, plain
 from vllm_magic.errors import InvalidOption
 
@@ -17,45 +18,100 @@ if TYPE_CHECKING:
     from vllm_magic.engine.start_checks.planned_start import PlannedStart
 
 ELSEWHERE = "--omni"  # with this flag another package reads the command line (vLLM's entrypoints/cli/main.py)
+MOST_MEANT = 4  # flags that a message lists for an ambiguous one
+_ONE_DASH = re.compile(r"-[a-z][a-z-]{2,}")
 
 
 def check(start: PlannedStart) -> None:
     """Check that this vLLM has all flags of the spec; do nothing if its flags are not known for certain.
 
     Raises:
-        InvalidOption: this vLLM does not have one of the flags.
+        InvalidOption: this vLLM does not have one of the flags, or several that begin with it.
     """
-    table = start.table
-    flag = find(start.spec.args, table) if table else None
-    if table and flag:
-        near = flags.similar(plain(flag), _long(table), 1)
-        meant = f" Did you mean {near[0]}?" if near else ""
-        raise InvalidOption(
-            f"vLLM {table.version} has no flag {flag}.{meant} --force starts it all the same."
-        )
+    table, spec = start.table, start.spec
+    if table is None:
+        return
+    # What is false in the file is left out by vLLM, unless it has the flag with --no- (load_config_file).
+    in_file = [word for word in spec.in_file or () if not word.startswith("--no-")]
+    for args, place in ((in_file, f" (in {start.value(config_file.FLAG)})"), (spec.args, "")):
+        if flag := find(args, table):
+            raise InvalidOption(f"vLLM {table.version} has no flag {flag}{place}{_instead(flag, table)}")
+        if flag := find_ambiguous(args, table):
+            raise InvalidOption(f"vLLM {table.version} has no flag {flag}{place}{_whole(flag, table)}")
 
 
 def find(args: Sequence[str], table: FlagTable) -> str | None:
-    """Return the first long flag that vLLM does not have; None if vLLM has all of them, or may have.
+    """Return the first flag that vLLM does not have; None if vLLM has all of them, or may have.
 
     vLLM accepts the beginning of a flag for the flag, underscores for dashes, and ``--flag.key value`` for JSON.
     """
+    return next((flag for flag in _names(args) if not _may_be_known(flag, table)), None)
+
+
+def find_ambiguous(args: Sequence[str], table: FlagTable) -> str | None:
+    """Return the first long flag that is no flag, and with which several flags begin; argparse refuses it."""
+    return next(
+        (flag for flag in _names(args) if flag.startswith("--") and len(_begun(flag, table)) > 1), None
+    )
+
+
+def _names(args: Sequence[str]) -> list[str]:
+    """Return the flags of a command line up to ``--``, without values and keys of JSON."""
+    found: list[str] = []
     if ELSEWHERE in args:
-        return None
-    known = [plain(string) for string in table.by_string]
+        return found
     arguments = iter(args)
     for argument in arguments:
         if argument == "--":
-            return None
+            break
         flag, equals, _ = argument.partition("=")
         name, dot, _ = flag.partition(".")
         if dot and not equals and argument.startswith("-"):
             next(arguments, None)  # the key's value, which may begin with dashes
         # argparse treats an argument with a blank as a value.
-        is_flag = name.startswith("--") and " " not in argument
-        if is_flag and not any(one.startswith(plain(name)) for one in known):
-            return name
-    return None
+        if argument.startswith("-") and " " not in argument:
+            found.append(name)
+    return found
+
+
+def _may_be_known(name: str, table: FlagTable) -> bool:
+    if name.startswith("--"):
+        return any(plain(known).startswith(plain(name)) for known in table.by_string)
+    # A long flag that lost a dash. argparse reads -quantization as -q with a value.
+    is_misspelled = _ONE_DASH.fullmatch(name) and f"-{name}" in table.by_string
+    return not is_misspelled or any(known in (name[:2], name) for known in table.by_string)
+
+
+def _begun(name: str, table: FlagTable) -> list[str]:
+    """Return a name of each option that begins with this name; [] if the name is a flag itself."""
+    if table.find(name):
+        return []
+    options = {
+        id(option): string
+        for string, option in table.by_string.items()
+        if plain(string).startswith(plain(name))
+    }
+    return sorted(options.values())
+
+
+def _instead(flag: str, table: FlagTable) -> str:
+    """Return the rest of the message: what to write in place of the flag."""
+    if not flag.startswith("--"):
+        return f". Write -{flag}, with two dashes."
+    if advice := other_versions.advice(flag, table):
+        return advice
+    if near := flags.similar(plain(flag), [*flags.OWN, *_long(table)], 1):
+        return f". Did you mean {near[0]}?"
+    return ". If a plugin adds it while vLLM starts, --force starts it all the same."
+
+
+def _whole(flag: str, table: FlagTable) -> str:
+    if advice := other_versions.advice(flag, table):
+        return advice
+    begun = _begun(flag, table)
+    *others, last = begun[:MOST_MEANT]
+    more = " and more" if len(begun) > MOST_MEANT else ""
+    return f", and several begin so: {', '.join(others)} and {last}{more}. Write it out."
 
 
 def _long(table: FlagTable) -> list[str]:

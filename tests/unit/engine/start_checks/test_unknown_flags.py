@@ -7,6 +7,7 @@ import pytest
 from vllm_magic.engine import command
 from vllm_magic.engine.flags.flag_table import FlagOption, FlagTable
 from vllm_magic.engine.start_checks import unknown_flags
+from vllm_magic.errors import InvalidOption
 
 TABLE = FlagTable(
     "0.32.0",
@@ -77,6 +78,62 @@ def test_what_vllm_may_take_is_left_to_it(line):
 )
 def test_what_it_does_not_have_is_found(line, found):
     assert unknown_flags.find(line.split(), TABLE) == found
+
+
+@pytest.mark.parametrize(
+    "line", ["-max-model-len 1", "-max-num-seqs=1", "-hf-overrides.a 1", "-tensor-parallel-size 2"]
+)
+def test_a_long_flag_with_one_dash_is_found(line):
+    assert unknown_flags.find(line.split(), TABLE) == line.split()[0].partition("=")[0].partition(".")[0]
+
+
+@pytest.mark.parametrize("line", ["-t 2", "-O3", "-strange", "-c", "-1.5", "--chat-template -"])
+def test_what_may_be_a_short_flag_is_left_to_vllm(line):
+    assert unknown_flags.find(line.split(), TABLE) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--max-modell-len 1", "vLLM 0.32.0 has no flag --max-modell-len. Did you mean --max-model-len?"),
+        ("-revision 1", "vLLM 0.32.0 has no flag -revision. Write --revision, with two dashes."),
+        ("--kep 10m", "Did you mean keep=?"),
+        ("--tmieout 5", "Did you mean timeout=?"),
+        (
+            "--disable-log-requests",
+            "has no flag --disable-log-requests any more. Leave it out: requests are only logged with --enable-log-requests.",
+        ),
+        ("--guided-decoding-backend=xgrammar", "any more. Write --structured-outputs-config.backend."),
+        ("--guided_decoding_backend xgrammar", "any more. Write --structured-outputs-config.backend."),
+        ("--device cuda", "has no flag --device any more. Leave it out: vLLM takes the kind of device"),
+        ("--device- cuda", "has no flag --device-, and several begin so: --device-ids and --device-memory-utilization."),
+        ("--tp 2", "has no flag --tp. Write -tp, with one dash."),
+        ("--swap-space 4", "has no flag --swap-space. If a plugin"),  # this vLLM does not have the flag in the remedy
+        ("--zzz", "vLLM 0.32.0 has no flag --zzz. If a plugin adds it while vLLM starts, force=True starts it all the same."),
+    ],
+)  # fmt: skip
+def test_what_to_write_in_its_place(planned, line, said):
+    with pytest.raises(InvalidOption) as refused:
+        unknown_flags.check(planned(*line.split()))
+    assert said in str(refused.value)
+
+
+def test_a_flag_in_a_file_is_refused_with_the_name_of_the_file(planned, tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("max-num-seqs: 8\nmax-modell-len: 8\n")
+    with pytest.raises(InvalidOption) as refused:
+        unknown_flags.check(planned("--config", str(path)))
+    assert (
+        str(refused.value)
+        == f"vLLM 0.32.0 has no flag --max-modell-len (in {path}). Did you mean --max-model-len?"
+    )
+    path.write_text("max-num-seqs: 8\nstrange: false\n")  # vLLM leaves it out
+    unknown_flags.check(planned("--config", str(path)))
+
+
+def test_nothing_is_refused_where_the_flags_are_not_known(planned):
+    unknown_flags.check(planned("--zzz", "-revision", table=None))
+    unknown_flags.check(planned("--zzz", "--omni"))
 
 
 QUIET = ("--disable-access-log-for-endpoints", "/health,/metrics")
