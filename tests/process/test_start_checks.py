@@ -56,6 +56,37 @@ def test_the_start_is_refused(manager, spec, vllm, traces, flag, said):
     traces.check()
 
 
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--dtype", "float99"), "Choose from auto, bfloat16, float16 or float32."),
+        (("--max-num-seqs", "many"), "--max-num-seqs many is not a whole number."),
+        (("--seed",), "--seed has no value."),
+        (("--enforce-eager", "true"), "--enforce-eager is a switch, and takes no value."),
+        (
+            ("--limit-mm-per-prompt", "image=2"),
+            """Write --limit-mm-per-prompt '{"image": 2}', with the quotes.""",
+        ),
+        (("--enable-auto-tool-choice", "--tool-call-parser", "qwen3"), "Did you mean qwen3_xml?"),
+        (("--reasoning-parser", "deepseek-r1"), "Did you mean deepseek_r1?"),
+        (("--lora-modules", "sql=/nowhere/sql"), "The LoRA adapter sql is not there: /nowhere/sql."),
+        (("--chat-template", "/nowhere.jinja"), "--chat-template /nowhere.jinja is not there."),
+        (("--config", "FILE"), "--max-num-seqs many is not a whole number (in "),
+    ],
+    ids=str,
+)
+def test_a_value_is_refused(manager, spec, vllm, traces, tmp_path, args, said):
+    """The checks know the flags as the reader has read them."""
+    (tmp_path / "a.yaml").write_text("max-num-seqs: many\n")
+    words = [str(tmp_path / "a.yaml") if word == "FILE" else word for word in args]
+    with pytest.raises(InvalidOption) as refused:
+        manager.start(spec("tiny", *words, executable=vllm))
+    assert said in str(refused.value)
+    assert manager.servers() == {}
+    checks.check(spec("tiny", *words, executable=vllm, force=True), os.environ, vllm)
+    traces.check()
+
+
 def test_the_start_of_a_program_is_refused(home, vllm):
     with pytest.raises(ValueError, match="Did you mean --max-model-len"):
         vllm_magic.start("tiny", "--max-modell-len", "1", executable=vllm)

@@ -11,6 +11,8 @@ from vllm_magic.engine.start_checks import (
     model_folder,
     model_limits,
     model_name,
+    named_files,
+    parsers,
     unknown_flags,
 )
 from vllm_magic.engine.start_checks.planned_start import PlannedStart
@@ -26,6 +28,8 @@ OF_THE_MODEL: tuple[Callable[[PlannedStart], None], ...] = (model_name.check, mo
 CHECKS: tuple[Callable[[PlannedStart], None], ...] = (
     unknown_flags.check,
     flag_values.check,
+    named_files.check,
+    parsers.check,
     *OF_THE_MODEL,
     model_limits.check,
     gpu_limits.check,

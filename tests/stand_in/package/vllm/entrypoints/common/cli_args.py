@@ -1,5 +1,6 @@
 """The flags of `vllm serve`."""
 
+import json
 import os
 import sys
 import time
@@ -28,6 +29,7 @@ def make_arg_parser(parser):
     flags["--dtype"].default = "auto"
     flags["--kv-cache-dtype"].metavar = KV_DTYPES
     flags["--max-model-len"].type = optional_type(int)
+    flags["--limit-mm-per-prompt"].type = optional_type(json.loads)
     flags["--max-model-len"].help = LENGTH if NEEDS_HELP else ""
     parser._optionals._group_actions.remove(flags["--dtype"])
     parser.add_argument_group("ModelConfig")._group_actions.append(flags["--dtype"])

@@ -1,0 +1,104 @@
+"""A file that a flag names, and that is not there, is told before the start."""
+
+from __future__ import annotations
+
+import pytest
+
+from vllm_magic.engine.start_checks import named_files
+from vllm_magic.errors import InvalidOption
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working directory, with files in it, and a vLLM with templates of its own."""
+    for name in (
+        "work/template.jinja",
+        "work/key.pem",
+        "work/cert.pem",
+        "work/adapters/sql/adapter_config.json",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    built_in = tmp_path / "environment/lib/python3.12/site-packages/vllm/transformers_utils/chat_templates"
+    built_in.mkdir(parents=True)
+    (built_in / "template_chatml.jinja").write_text("x")
+    vllm = tmp_path / "environment/bin/vllm"
+    vllm.parent.mkdir()
+    vllm.touch(0o755)
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HOME", str(tmp_path / "work"))
+    return tmp_path / "work"
+
+
+@pytest.fixture
+def check(planned, folder):
+    def check(*args: str, **fields) -> None:
+        named_files.check(planned(*args, executable=str(folder.parent / "environment/bin/vllm"), **fields))
+
+    return check
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        ("--chat-template", "template.jinja"),
+        ("--chat-template=./template.jinja",),
+        ("--chat-template", "{{ messages }}"),
+        ("--chat-template", "a\nb"),
+        ("--chat-template", "template_chatml.jinja"),  # one of vLLM's own
+        ("--chat-template", ""),
+        ("--chat-template",),
+        ("--chat-template", "nothing.jinja", "--omni"),
+        ("--ssl-keyfile", "key.pem", "--ssl-certfile", "cert.pem", "--ssl-ca-certs", "cert.pem"),
+        ("--ssl-ca-certs", "nothing.pem"),  # read only with one of the others
+        ("--lora-modules", "sql=adapters/sql", "other=~/adapters/sql"),
+        ("--lora-modules", "sql=organisation/adapter", "b=adapter", "c=a.b/c-d_e"),  # on the Hub
+        ("--lora-modules", "sql=s3://bucket/adapter", "a="),
+        ("--lora-modules", '{"name": "sql", "path": "organisation/adapter", "base_model_name": "x"}'),
+        ("--lora-modules", "sql=/nothing", "--lora-modules", "sql=adapters/sql"),  # the last flag counts
+        ("--lora-modules", ""),
+    ],
+    ids=str,
+)
+def test_what_vllm_may_find_is_left_to_it(check, args):
+    check(*args)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--chat-template", "templat.jinja"), "--chat-template templat.jinja is not there. Did you mean template.jinja?"),
+        (("--chat-template", "./templat.jinja"), "Did you mean template.jinja?"),
+        (("--chat-template", "~/template.jinja"), "--chat-template ~/template.jinja is not there. Write HERE/template.jinja."),
+        (("--chat-template", "/nowhere/a/b.jinja"), "--chat-template /nowhere/a/b.jinja is not there. There is no folder /nowhere."),
+        (("--chat-template", "zzz"), "--chat-template zzz is not there. Give the path of a file, or the template itself."),
+        (("--ssl-keyfile", "key.pm", "--ssl-certfile", "cert.pem"), "--ssl-keyfile key.pm is not there. Did you mean key.pem?"),
+        (("--ssl-certfile", "cert.pem", "--ssl-ca-certs", "zzz"), "--ssl-ca-certs zzz is not there. Correct the path."),
+        (("--lora-modules", "sql=./adapters/sq"), "The LoRA adapter sql is not there: ./adapters/sq. Did you mean adapters/sql?"),
+        (("--lora-modules", "sql=/nowhere/sql"), "There is no folder /nowhere."),
+        (("--lora-modules", "sql=adapters/sql", "b=a/b/c"), "The LoRA adapter b is not there: a/b/c."),
+        (("--lora-modules", '{"name": "sql", "path": "/nowhere/sql"}'), "The LoRA adapter sql is not there: /nowhere/sql."),
+        (("--lora-modules", "a=x/y,b=x/z"), "Write a blank between two adapters: --lora-modules a=x/y b=x/z."),
+        (("--lora-modules", "adapters/sql"), "--lora-modules adapters/sql is no adapter. Write --lora-modules NAME=adapters/sql."),
+        (("--lora-modules", '{"name": "sql"}'), "has no name or no path. Write --lora-modules NAME=PATH, or"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_not_there_is_refused(check, folder, args, said):
+    with pytest.raises(InvalidOption) as refused:
+        check(*args)
+    assert said.replace("HERE", str(folder)) in str(refused.value)
+
+
+def test_a_relative_template_is_left_to_a_vllm_whose_own_are_not_known(planned, folder):
+    named_files.check(planned("--chat-template", "nothing.jinja"))
+
+
+def test_another_hub_has_other_names(check):
+    check("--lora-modules", "sql=a/b/c", environ={"VLLM_USE_MODELSCOPE": "1"})
+
+
+def test_a_path_is_relative_to_the_working_directory_of_the_server(check, folder, monkeypatch):
+    monkeypatch.chdir("/")
+    check("--chat-template", "template.jinja", cwd=str(folder))

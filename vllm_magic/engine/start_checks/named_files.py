@@ -1,0 +1,114 @@
+"""Refuse files that a flag names and that are not there: a chat template, certificates, LoRA adapters."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm_magic.engine.start_checks import nearby_files
+from vllm_magic.engine.start_checks.unknown_flags import ELSEWHERE
+from vllm_magic.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from vllm_magic.engine.start_checks.planned_start import PlannedStart
+
+TEMPLATE = re.compile(r"[{}\n]")  # in a chat template itself, and in no path (validate_chat_template)
+CERTIFICATE = ("--ssl-keyfile", "--ssl-certfile")
+NO_VALUE = ("", "None")
+_BUILT_IN = "lib*/python3*/*-packages/vllm/transformers_utils/chat_templates"
+# What the Hub accepts as a name: NAME or ORGANISATION/NAME (huggingface_hub, validate_repo_id).
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_DOTS = re.compile(r"\.{1,2}(/|$)")
+
+
+def check(start: PlannedStart) -> None:
+    """Check the files of the flags ``--chat-template``, ``--ssl-...`` and ``--lora-modules``.
+
+    Raises:
+        InvalidOption: a file is not there.
+    """
+    if ELSEWHERE in start.spec.all_args:
+        return
+    _check_chat_template(start)
+    _check_certificates(start)
+    adapters = start.last(
+        "--lora-modules"
+    )  # vLLM uses the last flag only (LoRAParserAction in its cli_args.py)
+    for adapter in adapters.values if adapters else ():
+        if adapter not in NO_VALUE:
+            _check_adapter(adapter, start)
+
+
+def _check_chat_template(start: PlannedStart) -> None:
+    """Check the path of the chat template, with vLLM's own rule (validate_chat_template, 0.15 to 0.33)."""
+    text = start.value("--chat-template")
+    if text is None or text in NO_VALUE or text.startswith("-") or TEMPLATE.search(text):
+        return
+    if nearby_files.is_there(text, start.spec.cwd):
+        return
+    if not Path(text).is_absolute():
+        # A relative path may name a template of vLLM.
+        built_in = list(Path(start.executable).resolve().parent.parent.glob(_BUILT_IN))
+        if not built_in or any(nearby_files.is_there(text, str(folder)) for folder in built_in):
+            return
+    meant = nearby_files.meant(text, start.spec.cwd) or " Give the path of a file, or the template itself."
+    raise InvalidOption(f"--chat-template {text} is not there.{meant}")
+
+
+def _check_certificates(start: PlannedStart) -> None:
+    """Check the paths that uvicorn reads, after the model has been loaded (Config.load in its config.py)."""
+    names = [*CERTIFICATE, "--ssl-ca-certs"]
+    if not start.has(*CERTIFICATE):
+        return
+    for name in names:
+        path = start.value(name)
+        if path is None or path in NO_VALUE or path.startswith("-"):
+            continue
+        if not nearby_files.is_there(path, start.spec.cwd):
+            meant = nearby_files.meant(path, start.spec.cwd)
+            raise InvalidOption(f"{name} {path} is not there.{meant or ' Correct the path.'}")
+
+
+def _check_adapter(text: str, start: PlannedStart) -> None:
+    """Check that the files of one adapter are there."""
+    name, path = _name_and_path(text)
+    # What is not there is searched for on the Hub (get_adapter_absolute_path in vLLM's lora/utils.py).
+    may_be_on_hub = _HUB_NAME.fullmatch(path) and not _DOTS.match(path)
+    if not path or may_be_on_hub or "://" in path or "VLLM_USE_MODELSCOPE" in start.environ:
+        return
+    expanded = os.path.expanduser(path)  # noqa: PTH111 - as vLLM does it: without an error for an unknown user
+    if not nearby_files.is_there(expanded, start.spec.cwd):
+        meant = nearby_files.meant(expanded, start.spec.cwd)
+        raise InvalidOption(
+            f"The LoRA adapter {name} is not there: {path}.{meant or ' Correct --lora-modules.'}"
+        )
+
+
+def _name_and_path(text: str) -> tuple[str, str]:
+    """Return the name and the path of an adapter: NAME=PATH without a comma, or else JSON (LoRAParserAction).
+
+    Raises:
+        InvalidOption: vLLM would refuse the text.
+    """
+    name, equals, path = text.partition("=")
+    if equals and "," not in text:
+        return name, path
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        raise InvalidOption(f"--lora-modules {text} is no adapter. {_notation(text)}") from None
+    if not isinstance(fields, dict) or not {"name", "path"} <= set(fields):
+        raise InvalidOption(f"--lora-modules {text} has no name or no path. {_notation('')}")
+    return str(fields["name"]), str(fields["path"])
+
+
+def _notation(text: str) -> str:
+    parts = text.split(",")
+    if len(parts) > 1 and all("=" in part for part in parts):
+        return f"Write a blank between two adapters: --lora-modules {' '.join(parts)}."
+    if text and not text.startswith("{"):
+        return f"Write --lora-modules NAME={text}."
+    return """Write --lora-modules NAME=PATH, or '{"name": NAME, "path": PATH}'."""
