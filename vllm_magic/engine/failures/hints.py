@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine.failures.machine_facts import MachineFacts
-from vllm_magic.engine.flags import flags
+from vllm_magic.engine.flags import flags, other_versions
 from vllm_magic.sizes import gib
 
 if TYPE_CHECKING:
@@ -61,11 +61,16 @@ NOTHING_KNOWN = HintContext()
 
 
 def flag_meant(match: re.Match[str], known: HintContext) -> str:
-    """Return vLLM's own hint, or else the known flags that look like the unknown ones."""
+    """Return vLLM's own hint, or what to do about flags of other versions, or the known flags that look like the unknown ones."""
     if match[2]:
         return match[2].rstrip(".")
     flagged = [word for word in match[1].split() if word.startswith("-")][:MOST_MEANT]
     unknown = [word.partition("=")[0].replace("_", "-") for word in flagged]
+    has = () if known.flags is flags.COMMON else known.flags
+    for word in unknown:
+        _, _, what_to_do = other_versions.advice(word, has, "").partition(". ")
+        if what_to_do:
+            return (f"{word}: {what_to_do}" if len(unknown) > 1 else what_to_do).rstrip(".")
     meant = {word: " or ".join(close) for word in unknown if (close := flags.similar(word, known.flags))}
     suggestions = [f"{close} for {word}" if len(unknown) > 1 else close for word, close in meant.items()]
     return f"Did you mean {', '.join(suggestions)}?" if suggestions else OTHER_VERSION

@@ -13,7 +13,7 @@ from vllm_magic.engine import versions
 from vllm_magic.engine.flags.flag_table import plain
 
 if TYPE_CHECKING:
-    from vllm_magic.engine.flags.flag_table import FlagTable
+    from collections.abc import Collection
 
 OURS = ("--gpus",)  # the options of vllm_magic in the remedies
 _FLAG = re.compile(r"(?<![\w-])--?[a-z][\w-]+")
@@ -161,20 +161,22 @@ _NEWER = {
 NEWER = {flag: version for version, added in _NEWER.items() for flag in added.split()}
 
 
-def advice(flag: str, table: FlagTable) -> str:
-    """Return what is known of a flag that this vLLM does not have, and what to do; "" if nothing is known.
+def advice(flag: str, known: Collection[str], version: str) -> str:
+    """Return what is known of a flag that a vLLM does not have, and what to do; "" if nothing is known.
 
     Args:
         flag: the flag, without a value.
-        table: the flags of this vLLM.
+        known: the flags that this vLLM has; empty if that is not known.
+        version: its version; "" if that is not known.
     """
     name = plain(flag)
     names = (name, name.replace("--no-", "--", 1))
-    for known, what in ((REMOVED, " any more"), (FOREIGN, "")):
+    for remedies, what in ((REMOVED, " any more"), (FOREIGN, "")):
         for one in names:
-            if one in known and all(flag in OURS or table.find(flag) for flag in _FLAG.findall(known[one])):
-                return f"{what}. {known[one]}"
-    version = next((NEWER[one] for one in names if one in NEWER), "")
-    release, this = versions.parse(version), versions.parse(table.version)
+            needed = _FLAG.findall(remedies.get(one, ""))
+            if one in remedies and (not known or all(each in known or each in OURS for each in needed)):
+                return f"{what}. {remedies[one]}"
+    newer = next((NEWER[one] for one in names if one in NEWER), "")
+    release, this = versions.parse(newer), versions.parse(version)
     is_older = release is not None and this is not None and this < release
-    return f": vLLM {version} has it. Update vLLM, or leave it out." if is_older else ""
+    return f": vLLM {newer} has it. Update vLLM, or leave it out." if is_older else ""

@@ -98,7 +98,7 @@ def _instead(flag: str, table: FlagTable) -> str:
     """Return the rest of the message: what to write in place of the flag."""
     if not flag.startswith("--"):
         return f". Write -{flag}, with two dashes."
-    if advice := other_versions.advice(flag, table):
+    if advice := other_versions.advice(flag, table.by_string, table.version):
         return advice
     if near := flags.similar(plain(flag), [*flags.OWN, *_long(table)], 1):
         return f". Did you mean {near[0]}?"
@@ -106,7 +106,7 @@ def _instead(flag: str, table: FlagTable) -> str:
 
 
 def _whole(flag: str, table: FlagTable) -> str:
-    if advice := other_versions.advice(flag, table):
+    if advice := other_versions.advice(flag, table.by_string, table.version):
         return advice
     begun = _begun(flag, table)
     *others, last = begun[:MOST_MEANT]

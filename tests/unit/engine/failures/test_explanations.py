@@ -140,6 +140,16 @@ def test_the_flags_that_this_vllm_has():
     assert "--max-model-len" in flags.COMMON
 
 
+def test_a_flag_of_another_version_is_answered_with_what_to_do():
+    said = ["vllm: error: unrecognized arguments: --disable-log-requests"]
+    remedy = "Leave it out: requests are only logged with --enable-log-requests"
+    assert explain(said, 2).hint == remedy
+    assert explain(said, 2, HintContext(["--enable-log-requests"])).hint == remedy
+    assert explain(said, 2, HintContext(["--seed"])).hint == "Look it up: vllm serve --help=all"
+    said = ["vllm: error: unrecognized arguments: --num-spec 1 --worker-use-ray"]
+    assert explain(said, 2).hint == "--worker-use-ray: Write --distributed-executor-backend ray"
+
+
 def test_the_search_for_an_error_leaves_out_what_is_of_this_machine_alone():
     said = "RuntimeError: head_size 100 of layer 7 in /home/anna/model.py at 0x7f12 is strange"
     assert explain([said], 1).hint.endswith("issues?q=head_size+of+layer+in+at+is+strange")
