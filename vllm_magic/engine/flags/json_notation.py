@@ -16,12 +16,20 @@ _KEY_WITHOUT_BLANK = re.compile(r"([{,]\s*[\w.-]+):(?=\S)")
 _PAIR = re.compile(r"([A-Za-z_][\w.-]*)[=:](.+)")
 
 
-def is_json(text: str) -> bool:
-    """Whether vLLM may read the text as JSON. It also reads amounts, such as 80k (_expand_json_human_readable_numbers in its engine/arg_utils.py)."""
-    parts = _STRING.split(text)
-    parts[::2] = [_AMOUNT.sub("0", part) for part in parts[::2]]
+def is_json(text: str, *, with_amounts: bool = False) -> bool:
+    """Whether vLLM may read the text as JSON.
+
+    Args:
+        text: the text.
+        with_amounts: whether it may hold amounts, such as 80k (_expand_json_human_readable_numbers in vLLM's
+            engine/arg_utils.py).
+    """
+    if with_amounts:
+        parts = _STRING.split(text)
+        parts[::2] = [_AMOUNT.sub("0", part) for part in parts[::2]]
+        text = "".join(parts)
     try:
-        json.loads("".join(parts), strict=False)
+        json.loads(text, strict=False)
     except json.JSONDecodeError:
         return False
     except (ValueError, RecursionError):  # vLLM's parser may have other limits

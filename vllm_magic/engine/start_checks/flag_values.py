@@ -85,7 +85,7 @@ def _wrong_value(flag: GivenFlag, value: str) -> tuple[str, str] | None:
     if value in NOTHING:
         return None
     if option.type in _JSON or (option.type == "union_dict_and_str" and _OBJECT.fullmatch(value)):
-        if json_notation.is_json(value):
+        if json_notation.is_json(value, with_amounts=option.type == "parse_dataclass"):
             return None
         meant = _list_meant(option, value) or json_notation.meant(" ".join([value, *flag.left_over]))
         return f"{shown} is not JSON", f"Write {flag.written} {meant or _example(option)}, with the quotes."

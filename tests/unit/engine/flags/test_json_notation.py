@@ -11,7 +11,7 @@ from vllm_magic.engine.flags import json_notation
 
 @pytest.mark.parametrize(
     "text",
-    ['{"a": 1}', "[]", "1", "null", "NaN", ' {"a": [1, {"b": "c"}]} ', '{"bytes": 80m, "b": 2.5K}', '{"a": "80m"}',
+    ['{"a": 1}', "[]", "1", "null", "NaN", ' {"a": [1, {"b": "c"}]} ', '{"a": "80m"}',
      '{"a": "line\n"}', "9" * 10_000, "[" * 100_000],
 )  # fmt: skip
 def test_json_for_vllm(text):
@@ -22,7 +22,14 @@ def test_json_for_vllm(text):
     "text", ["", "a", "{'a': 1}", "{a: 1}", '{"a": 1', '{"a": 1},', "image=2", '{"a": 80x}', "True"]
 )
 def test_no_json(text):
+    assert not json_notation.is_json(text, with_amounts=True)
     assert not json_notation.is_json(text)
+
+
+def test_amounts_are_json_in_some_flags():
+    for text in ('{"bytes": 80m, "b": 2.5K}', "8k"):
+        assert json_notation.is_json(text, with_amounts=True)
+        assert not json_notation.is_json(text)
 
 
 @pytest.mark.parametrize(
