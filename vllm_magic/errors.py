@@ -25,6 +25,7 @@ Each message says in one line what happened and what to do. Some errors have mor
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ from vllm_magic.notation import written
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from typing_extensions import Self
 
 
 def one_line(text: str) -> str:
@@ -61,6 +64,13 @@ class VllmMagicError(Exception):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(written(one_line(message)))
+
+    def continued(self, *sentences: str) -> Self:
+        """Return a copy of this error, whose message ends with these sentences: what was done because of the error."""
+        error = copy.copy(self)
+        message = str(self) if str(self).endswith((".", "!", "?")) else f"{self}."
+        error.args = (" ".join((message, *(written(one_line(sentence)) for sentence in sentences))),)
+        return error.with_traceback(self.__traceback__)
 
     @property
     def details(self) -> list[str]:

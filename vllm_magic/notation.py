@@ -29,6 +29,7 @@ _CALLS = [
         re.compile(r"%vllm logs (?!tells|shows|may)([A-Za-z0-9][\w.-]*[\w-])"),
         r'vllm_magic.servers()["\1"].log()',
     ),
+    (re.compile(r"%vllm wake ([A-Za-z0-9][\w.-]*[\w-])"), r'vllm_magic.servers()["\1"].wake()'),
     (re.compile(r"%vllm logs"), "vllm_magic.servers()[NAME].log()"),
     (re.compile(r"%vllm (start|stop|attach|fit)\b"), r"vllm_magic.\1()"),
     (re.compile(r"%vllm (gpu|doctor|reap)\b"), r"vllm-magic \1 in a terminal"),

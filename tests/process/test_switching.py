@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import socket
+
 import httpx
 import pytest
+from by_hand import free_port
 from fake_gpu import fakegpu
 
 from vllm_magic.engine.client.health import Api
-from vllm_magic.errors import RequestFailed, SleepFailed
+from vllm_magic.errors import (
+    NameInUse,
+    RequestFailed,
+    SleepFailed,
+    StartFailed,
+    StartInterrupted,
+    StartTimeout,
+)
 from vllm_magic.jupyter.display import views
 from vllm_magic.manager import switching
 from vllm_magic.release.result import Release
 from vllm_magic.server import sleep_mode
+from vllm_magic.server.run import ServerRun
+from vllm_magic.server.server import run_of
 from vllm_magic.server.sleep_mode import SleepMode
 
 GIB = 2**30
@@ -35,6 +48,178 @@ class TestSwitch:
         starting = manager.start(spec("one", faults={"init_s": 60.0}), wait=False).server
         switching.switch(manager, spec("two"), timeout=60)
         assert starting.state == "released"
+
+
+FAILS = {"fail": "gated"}
+HANGS = {"hang_in": "load"}
+LIMIT = 300  # seconds for a start
+SMALL = ("--gpu-memory-utilization", "0.4")
+
+
+class TestAFailedSwitch:
+    """The servers that were put to sleep or stopped come back, and the error says so."""
+
+    @pytest.fixture
+    def manager(self, manager, fake_gpus):
+        return manager
+
+    def interrupt_once_it_starts(self):
+        """Interrupt the wait for the first server that is reported."""
+        first = []
+
+        def report(server):
+            first.append(server)
+            if len(first) == 1:
+                raise KeyboardInterrupt
+
+        return report
+
+    def test_a_stopped_server_is_started_again(self, manager, spec, traces):
+        one = manager.start(spec("one", "--seed", "7"), timeout=LIMIT).server
+        reported = set()
+        with pytest.raises(StartFailed, match="gated") as failed:
+            switching.switch(
+                manager,
+                spec("two", faults=FAILS),
+                timeout=LIMIT,
+                report=lambda server: reported.add(server.name),
+            )
+        again = manager.get("one")
+        assert (again.spec, again.state, one.state) == (one.spec, "ready", "released")
+        assert str(failed.value).endswith(f" one was started again, and is ready at {again.url}.")
+        assert failed.value.hint
+        assert failed.value.log_tail
+        assert "one" in reported
+        assert "one was started" not in str(run_of(manager.get("two")).lifecycle.now.error)
+        manager.stop_all()
+        traces.check()
+
+    def test_each_of_several_comes_back_in_its_way(self, manager, spec):
+        slept = manager.start(spec("zero", SLEEPY, *SMALL), timeout=LIMIT).server
+        slept.sleep()
+        manager.start(spec("one", SLEEPY, *SMALL), timeout=LIMIT)
+        manager.start(spec("two", *SMALL), timeout=LIMIT)
+        with pytest.raises(StartFailed) as failed:
+            switching.switch(manager, spec("three", faults=FAILS), timeout=LIMIT)
+        two = manager.get("two")
+        assert str(failed.value).endswith(
+            f". one is awake again. two was started again, and is ready at {two.url}."
+        )
+        states = {name: (server.state.value, server.asleep) for name, server in manager.servers().items()}
+        assert states == {
+            "zero": ("ready", 1),
+            "one": ("ready", 0),
+            "two": ("ready", 0),
+            "three": ("failed", 0),
+        }
+
+    def test_after_a_wake_that_fails(self, manager, spec):
+        two = manager.start(spec("two", SLEEPY, faults={"wakes": False}), timeout=LIMIT).server
+        switching.switch(manager, spec("one", SLEEPY), timeout=LIMIT)
+        with pytest.raises(SleepFailed, match=r"two answered 500 to /wake_up.* one is awake again\.$"):
+            switching.switch(manager, two.spec, timeout=LIMIT)
+        assert manager.get("one").asleep == 0
+
+    def test_after_a_start_that_takes_too_long(self, manager, spec):
+        manager.start(spec("one"), timeout=LIMIT)
+        with pytest.raises(
+            StartTimeout, match=r"two was not ready after 5 s.*\. one (was started|is starting) again"
+        ):
+            switching.switch(manager, spec("two", faults=HANGS), timeout=5)
+        manager.get("one").wait(LIMIT)
+
+    def test_one_that_cannot_be_started_again(self, manager, spec):
+        """Another program has taken its port meanwhile."""
+        port = free_port()
+        manager.start(spec("one", port=port), timeout=LIMIT)
+        with socket.socket() as other:
+
+            def take_the_port(_):
+                if other.getsockname()[1] != port:
+                    other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    other.bind(("127.0.0.1", port))
+                    other.listen()
+
+            with pytest.raises(StartTimeout, match=rf"after 5 s.* one did not come back: .*{port}"):
+                switching.switch(manager, spec("two", faults=HANGS), timeout=5, report=take_the_port)
+
+    def test_not_if_it_is_not_wanted(self, manager, spec):
+        manager.start(spec("one", SLEEPY, *SMALL), timeout=LIMIT)
+        manager.start(spec("two", *SMALL), timeout=LIMIT)
+        with pytest.raises(StartFailed) as failed:
+            switching.switch(manager, spec("three", faults=FAILS), timeout=LIMIT, restore=False)
+        assert str(failed.value).endswith(
+            ' one sleeps: vllm_magic.servers()["one"].wake() wakes it up. '
+            "two was stopped: vllm_magic.start(...) starts it again."
+        )
+        assert (manager.get("one").asleep, "two" in manager.servers()) == (1, False)
+
+    def test_an_interrupt_of_the_start(self, manager, spec):
+        """What was stopped starts again, without a wait; what sleeps is woken up at once."""
+        sleeping = manager.start(spec("one", SLEEPY, *SMALL), timeout=LIMIT).server
+        manager.start(spec("two", *SMALL), timeout=LIMIT)
+        with pytest.raises(
+            StartInterrupted,
+            match=r"start of three was interrupted.* one is awake again\. two is starting again: ",
+        ):
+            switching.switch(
+                manager, spec("three", faults=HANGS), timeout=LIMIT, report=self.interrupt_once_it_starts()
+            )
+        assert sleeping.asleep == 0
+        manager.get("two").wait(LIMIT)
+
+    def test_an_interrupt_of_a_stop(self, manager, spec, monkeypatch):
+        manager.start(spec("one", SLEEPY, *SMALL), timeout=LIMIT)
+        manager.start(spec("two", *SMALL), timeout=LIMIT)
+        with monkeypatch.context() as patch:
+            patch.setattr(ServerRun, "wait_released", interrupt)
+            with pytest.raises(StartInterrupted) as failed:
+                switching.switch(manager, spec("three"), timeout=LIMIT)
+        assert str(failed.value) == (
+            "The switch to three was interrupted. one is awake again. "
+            "two is starting again: vllm_magic.servers() shows the progress."
+        )
+        manager.get("two").wait(LIMIT)
+
+    def test_an_interrupt_of_the_wait_for_those_that_come_back(self, manager, spec):
+        manager.start(spec("one", gpus="0"), timeout=LIMIT)
+        manager.start(spec("two", gpus="1"), timeout=LIMIT)
+
+        def report(server):
+            if server.name != "three":
+                raise KeyboardInterrupt
+
+        with pytest.raises(StartFailed, match=r"gated.* one is starting again: .* two is starting again: "):
+            switching.switch(manager, spec("three", faults=FAILS), timeout=LIMIT, report=report)
+        for name in ("one", "two"):
+            manager.get(name).wait(LIMIT)
+
+    def test_a_second_interrupt(self, manager, spec, monkeypatch):
+        one = manager.start(spec("one", SLEEPY), timeout=LIMIT).server
+        monkeypatch.setattr(SleepMode, "wake", interrupt)
+        with pytest.raises(StartInterrupted, match=r"one sleeps: .* wakes it up\.$"):
+            switching.switch(
+                manager, spec("two", faults=HANGS), timeout=LIMIT, report=self.interrupt_once_it_starts()
+            )
+        assert one.asleep == 1
+
+    def test_nothing_is_stopped_for_a_name_that_is_in_use(self, manager, spec):
+        one = manager.start(spec("one", *SMALL), timeout=LIMIT).server
+        manager.start(spec("two", *SMALL), timeout=LIMIT)
+        with pytest.raises(NameInUse):
+            switching.switch(manager, spec("two", "--seed", "7"), timeout=LIMIT)
+        assert one.state == "ready"
+
+
+def test_the_magic_says_what_comes_back(shell, spec, capsys):
+    shell.run_line_magic("vllm", "start tiny --name one")
+    fails = f"--env STAND_IN='{json.dumps(FAILS)}'"
+    result = shell.run_cell(f"%vllm switch tiny --name two {fails}")
+    assert isinstance(result.error_in_exec, StartFailed)
+    assert "one was started again, and is ready" in str(result.error_in_exec)
+    assert "two did not become ready. one is started again:" in capsys.readouterr().out
+    result = shell.run_cell(f"%vllm switch tiny --name two --no-return {fails}")
+    assert str(result.error_in_exec).endswith("one was stopped: %vllm restart one starts it again.")
 
 
 class TestSleep:

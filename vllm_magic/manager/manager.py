@@ -280,8 +280,16 @@ class Manager:
         """Refuse a start that cannot succeed, before anything is stopped for it.
 
         Raises:
+            NameInUse: a server with another spec has this name.
             VllmMagicError: an option is not valid, vLLM is not found, or the model or the machine lacks something.
         """
+        existing = self._registry.named(spec.name)
+        if (
+            existing
+            and (existing.state is ServerState.STARTING or existing.state.runs)
+            and existing.spec != spec
+        ):
+            raise NameInUse(_in_use(existing, spec))
         hosted_token.load(spec.model, os.environ)
         choose.check(spec, os.environ, self.recent_gpus(), self._freed_ports(spec))
 

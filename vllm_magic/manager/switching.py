@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vllm_magic.errors import StartInterrupted, VllmMagicError
+from vllm_magic.manager.restoring import Restoration, left_alone
 from vllm_magic.server.gpu_turns import TURNS, GpuSet
 from vllm_magic.server.server import ServerState, run_of
 
@@ -31,37 +33,70 @@ def switch(
     spec: ServerSpec,
     *,
     timeout: float | None = None,
+    restore: bool = True,
     report: Callable[[Server], None] | None = None,
 ) -> Switch:
     """Make this server ready. Before that, put the other servers on its GPUs to sleep; stop those that cannot sleep.
 
+    If the server fails, the other servers come back: those that sleep are woken up, and those that were stopped are started
+    again, with the same spec. The error is raised when they are ready.
+
+    An interrupt is handled as a failure, because the user does not want this server and has no other server now. But the user
+    wants the prompt at once, too: sleeping servers are woken up, which takes seconds, and stopped servers start again without
+    a wait. A second interrupt leaves the other servers as they are.
+
     Args:
         manager: the manager of the servers.
         spec: the spec of the server.
-        timeout: seconds to wait for a start, after which the server is released; None for no limit.
-        report: called with the server, in this thread, repeatedly during the wait for a start.
+        timeout: seconds to wait for a start, after which the server is released; None for no limit. The wait for a server that
+            comes back has the same limit, but that server is not released.
+        restore: whether the other servers come back.
+        report: called with the server that starts, in this thread, repeatedly during the wait for it; after a failure with
+            another server, that comes back.
 
     Raises:
-        VllmMagicError: the errors of a start, a stop and `Server.sleep`. What was done before the error is not undone.
+        StartInterrupted: the call was interrupted after it had begun to put a server to sleep, to stop one, or to start one.
+        VllmMagicError: any error of a start, a stop and `Server.sleep`. Its message ends with what happened to the other servers.
     """
     while True:
         gpus = _gpus(manager, spec)
         with TURNS.turn(*gpus):
             # Another server may have been started before this turn, perhaps on other GPUs too.
-            if _gpus(manager, spec) <= gpus:
-                return _switch(manager, spec, timeout, report)
+            if not _gpus(manager, spec) <= gpus:
+                continue
+            moved: list[Server] = []
+            try:
+                return _switch(manager, spec, moved, timeout, report)
+            except (VllmMagicError, KeyboardInterrupt) as error:
+                if not moved:
+                    raise
+                interrupted = StartInterrupted(f"The switch to {spec.name} was interrupted")
+                failure = error if isinstance(error, VllmMagicError) else interrupted
+            if restore:
+                wait = not isinstance(failure, StartInterrupted)
+                sentences = Restoration(manager, wait=wait, timeout=timeout, report=report).run(moved)
+            else:
+                sentences = left_alone(moved)
+            raise failure.continued(*sentences) from None
 
 
 def _switch(
-    manager: Manager, spec: ServerSpec, timeout: float | None, report: Callable[[Server], None] | None
+    manager: Manager,
+    spec: ServerSpec,
+    moved: list[Server],
+    timeout: float | None,
+    report: Callable[[Server], None] | None,
 ) -> Switch:
+    """Make the switch, and add each server that is put to sleep or stopped to ``moved``, before that begins."""
     manager.check(spec)
     manager.expect(spec)
-    done = [
-        _move_away(manager, other)
-        for other in _on_same_gpus(manager, spec)
-        if not (other.state is ServerState.READY and run_of(other).sleep_mode.is_asleep())
-    ]
+    done: list[SleepResult | Release] = []
+    for other in _on_same_gpus(manager, spec):
+        if other.state is ServerState.READY and run_of(other).sleep_mode.is_asleep():
+            continue
+        if other.state is not ServerState.STOPPING:  # what is being stopped already does not come back
+            moved.append(other)
+        done.append(_move_away(manager, other))
     server = manager.start(spec, timeout=timeout, report=report).server
     if run_of(server).sleep_mode.is_asleep() or server.asleep:
         done.append(server.wake())

@@ -49,7 +49,7 @@ def _check_chat_template(start: PlannedStart) -> None:
         return
     if nearby_files.is_there(text, start.spec.cwd):
         return
-    if not Path(text).is_absolute():
+    if start.executable and not Path(text).is_absolute():
         # A relative path may name a template of vLLM.
         built_in = list(Path(start.executable).resolve().parent.parent.glob(_BUILT_IN))
         if not built_in or any(nearby_files.is_there(text, str(folder)) for folder in built_in):

@@ -216,8 +216,11 @@ class SwitchCommand(SubCommand[StartArguments]):
     declaration = CommandDeclaration(
         name="switch",
         about="start a server or wake it up, and first put the others to sleep or stop them; arguments as for start",
+        details="If the server does not start, the others come back, unless `--no-return` is given.",
         arguments=(start_arguments.MODEL,),
-        options=tuple(option for option in start_arguments.OPTIONS if option is not start_arguments.NO_WAIT),
+        options=tuple(
+            option for option in start_arguments.OPTIONS_OF_SWITCH if option is not start_arguments.NO_WAIT
+        ),
         flags_of="vllm serve",
         like="start",
         examples=("%vllm switch Qwen/Qwen3-0.6B --enable-sleep-mode",),
@@ -225,22 +228,40 @@ class SwitchCommand(SubCommand[StartArguments]):
 
     def parse(self, args: Sequence[str]) -> StartArguments:
         """Separate the options of vllm_magic from the flags of vLLM."""
-        return start_arguments.separate(args)
+        return start_arguments.separate(args, start_arguments.OPTIONS_OF_SWITCH)
 
     def run(self, context: Context, arguments: StartArguments) -> Server:
         """Start or wake the server, and print what happened to the others."""
         from vllm_magic.jupyter.display.progress import ProgressLine
         from vllm_magic.manager import switching
 
-        request = start_arguments.request(arguments, context.settings, command=self.declaration.name)
+        request = start_arguments.request(
+            arguments,
+            context.settings,
+            command=self.declaration.name,
+            options=start_arguments.OPTIONS_OF_SWITCH,
+        )
         if not request.wait:
             raise InvalidOption(
                 "--no-wait: %vllm switch always waits until the server is ready. Leave this option out."
             )
         line = ProgressLine(context.display_mode)
+        returning: set[str] = set()  # the servers that come back and that the user was told of
+
+        def report(server: Server) -> None:
+            if server.name not in {request.spec.name, *returning}:
+                returning.add(server.name)
+                line.finish("")
+                print(f"{request.spec.name} did not become ready. {server.name} is started again:")  # noqa: T201 - in the cell's thread
+            line.report(server)
+
         try:
             switch = switching.switch(
-                context.manager, request.spec, timeout=request.timeout, report=line.report
+                context.manager,
+                request.spec,
+                timeout=request.timeout,
+                restore=request.restore,
+                report=report,
             )
         finally:
             line.finish("")

@@ -88,8 +88,10 @@ OPTIONS = (
     NO_WAIT,
     CommandOption("--timeout", "stop the server if it is not ready after this time", "TIME", type=seconds),
 )
-_VALUED = {option.flag for option in OPTIONS if option.takes_value}
-_SWITCHES = {option.flag for option in OPTIONS if not option.takes_value}
+NO_RETURN = CommandOption(
+    "--no-return", "if the server does not start, leave those that sleep or were stopped for it as they are"
+)
+OPTIONS_OF_SWITCH = (*OPTIONS, NO_RETURN)
 
 
 @dataclass(frozen=True)
@@ -113,11 +115,13 @@ class StartRequest:
         spec: the spec of the server.
         wait: whether to wait until the server is ready.
         timeout: the limit of that wait in seconds; None for no limit.
+        restore: whether a switch that fails brings the other servers back.
     """
 
     spec: ServerSpec
     wait: bool
     timeout: float | None
+    restore: bool = True
 
 
 def parse(args: Sequence[str], defaults: Settings = NO_SETTINGS, *, command: str = "start") -> StartRequest:
@@ -135,15 +139,26 @@ def parse(args: Sequence[str], defaults: Settings = NO_SETTINGS, *, command: str
 
 
 def request(
-    arguments: StartArguments, defaults: Settings = NO_SETTINGS, *, command: str = "start"
+    arguments: StartArguments,
+    defaults: Settings = NO_SETTINGS,
+    *,
+    command: str = "start",
+    options: Sequence[CommandOption] = OPTIONS,
 ) -> StartRequest:
     """Return the same as `parse`, for arguments that are already separated.
+
+    Args:
+        arguments: the separated arguments.
+        defaults: the settings.
+        command: the name of the command, for errors.
+        options: the options of vllm_magic that the command has.
 
     Raises:
         InvalidOption: an argument is missing or not valid.
     """
     parser = NOTEBOOK.parser(command)
-    for option in OPTIONS:
+    parser.set_defaults(no_return=False)
+    for option in options:
         option.add_to(parser)
     own, rest = list(arguments.own), _without_program(arguments.rest)
     name = parser.parse_args(own).profile
@@ -159,29 +174,31 @@ def request(
         raise InvalidOption(
             f"{default_flags[0]!r} among the default flags or the flags of the profile is not a flag: it does not begin with a dash."
         )
-    options = parser.parse_args([*before.own, *own])
+    given = parser.parse_args([*before.own, *own])
     spec = ServerSpec(
         model=model,
         args=(*default_flags, *rest),
-        name=options.name,
-        gpus=options.gpus,
-        port=options.port,
-        executable=options.executable or None,
-        ttl=options.ttl,
-        force=options.force,
-        env=tuple(sorted(dict(options.env).items())),
-        keep=options.keep,
-        cluster=options.cluster or None,
+        name=given.name,
+        gpus=given.gpus,
+        port=given.port,
+        executable=given.executable or None,
+        ttl=given.ttl,
+        force=given.force,
+        env=tuple(sorted(dict(given.env).items())),
+        keep=given.keep,
+        cluster=given.cluster or None,
     )
-    return StartRequest(spec, not options.no_wait, options.timeout)
+    return StartRequest(spec, not given.no_wait, given.timeout, restore=not given.no_return)
 
 
-def separate(args: Sequence[str]) -> StartArguments:
-    """Separate the options of vllm_magic from the rest; everything after ``--`` belongs to the rest.
+def separate(args: Sequence[str], options: Sequence[CommandOption] = OPTIONS) -> StartArguments:
+    """Separate these options of vllm_magic from the rest; everything after ``--`` belongs to the rest.
 
     Raises:
         InvalidOption: an option has no value.
     """
+    valued = {option.flag for option in options if option.takes_value}
+    switches = {option.flag for option in options if not option.takes_value}
     own: list[str] = []
     rest: list[str] = []
     pending = iter(args)
@@ -189,10 +206,10 @@ def separate(args: Sequence[str]) -> StartArguments:
         flag, equals, _ = arg.partition("=")
         if arg == "--":
             rest.extend(pending)
-        elif flag in _VALUED:
+        elif flag in valued:
             # argparse takes a value that begins with a dash only after "=".
             own.append(arg if equals else f"{arg}={_value_of(arg, pending)}")
-        elif flag in _SWITCHES:
+        elif flag in switches:
             own.append(arg)
         else:
             rest.append(arg)
