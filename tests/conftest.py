@@ -12,6 +12,7 @@ import stand_in
 from by_hand import PatientProbe
 from fake_gpu import fakegpu
 from shells import a_shell
+from stand_in import leftovers
 from traces import Traces, temporary_folders
 
 from vllm_magic import notation
@@ -39,6 +40,7 @@ def home(tmp_path, monkeypatch) -> Iterator[Path]:
     """Yield the path of the state folder, which does not exist yet."""
     folder = tmp_path / "home"
     monkeypatch.setenv("VLLM_MAGIC_HOME", str(folder))
+    monkeypatch.setenv(leftovers.HOME, str(folder))
     yield folder
     for left in temporary_folders(folder):
         shutil.rmtree(left, ignore_errors=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import stand_in
 from fake_gpu import fakegpu
+from stand_in import leftovers
 
 from vllm_magic.linux import pidfd, prctl, processes, shared_memory
 from vllm_magic.linux.processes import Identity
@@ -75,6 +76,7 @@ class Stage:
             "FAKE_GPU_DIR": self.gpu["FAKE_GPU_DIR"],
             "PYTHONPATH": path,
             "VLLM_MAGIC_HOME": str(self.home),
+            leftovers.HOME: str(self.home),
             "VLLM_MAGIC_EXECUTABLE": str(stand_in.install_environment(self.folder / "stand-in")),
             "IPYTHONDIR": str(self.folder / "ipython"),
             inside.PLAN: str(self.folder / "plan"),

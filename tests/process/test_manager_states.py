@@ -25,6 +25,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from stand_in import leftovers
 from traces import Traces
 
 from vllm_magic import ledger
@@ -85,7 +86,7 @@ class Kernel(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.folder = tempfile.mkdtemp(prefix="s", dir="/tmp")  # so short that TMPDIR is in it
-        os.environ["VLLM_MAGIC_HOME"] = f"{self.folder}/h"
+        os.environ["VLLM_MAGIC_HOME"] = os.environ[leftovers.HOME] = f"{self.folder}/h"
         self.traces = Traces(Path(self.folder, "h"))
         self.manager = Manager()
         self.model: dict[str, Expected] = {}
@@ -210,6 +211,7 @@ class Kernel(RuleBasedStateMachine):
 @pytest.mark.timeout(1200)
 def test_random_sequences(executable, monkeypatch):
     monkeypatch.setenv("VLLM_MAGIC_HOME", "")  # put back at the end
+    monkeypatch.setenv(leftovers.HOME, "")
     monkeypatch.setattr(Kernel, "executable", executable)
     run_state_machine_as_test(
         Kernel,

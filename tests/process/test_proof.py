@@ -30,7 +30,7 @@ from vllm_magic.release.result import Proof
 from vllm_magic.release.verifier import Verdict
 
 GIB = 2**30
-MARK = f"VLLM_MAGIC_SERVER=test-{os.getpid()}".encode()
+MARK = f"MAGIC_VLLM_SERVER=test-{os.getpid()}".encode()
 # Beyond every pid (PID_MAX_LIMIT is 2**22): those of another PID namespace.
 ELSEWHERE = 10_000_000
 NOBODY = 65534  # a user
@@ -620,7 +620,7 @@ class TestSomebodyIsAlive:
             server(driver) as kill,
             subprocess.Popen(
                 [sys.executable, "-c", script],
-                env={**os.environ, "VLLM_MAGIC_SERVER": MARK.decode().partition("=")[2]},
+                env={**os.environ, "MAGIC_VLLM_SERVER": MARK.decode().partition("=")[2]},
                 stdout=subprocess.PIPE,
                 start_new_session=True,
             ) as fled,
@@ -643,7 +643,7 @@ class TestSomebodyIsAlive:
             "threading.Thread(target=live_on).start()\n"
             "ctypes.CDLL(None).pthread_exit(None)"
         )
-        env = {**os.environ, "VLLM_MAGIC_SERVER": MARK.decode().partition("=")[2]}
+        env = {**os.environ, "MAGIC_VLLM_SERVER": MARK.decode().partition("=")[2]}
         with subprocess.Popen([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE) as process:
             process.stdout.readline()
             identity = processes.read(process.pid).identity

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from stand_in import leftovers
 
 from vllm_magic.guard.protocol import Attach, Stop, encode
 from vllm_magic.linux import processes
@@ -45,6 +46,7 @@ def home(monkeypatch):
     with tempfile.TemporaryDirectory(prefix="s", dir="/tmp") as folder:
         os.chmod(folder, 0o755)
         monkeypatch.setenv("VLLM_MAGIC_HOME", f"{folder}/h")
+        monkeypatch.setenv(leftovers.HOME, f"{folder}/h")
         yield Path(folder, "h")
 
 

@@ -20,7 +20,7 @@ from vllm_magic.linux import marks, processes, sessions
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MARK = "VLLM_MAGIC_SERVER=test-sessions"
+MARK = "MAGIC_VLLM_SERVER=test-sessions"
 # A leader that adopts orphans; below it a child, one in a session of its own with a child there, and two in a session
 # whose maker has ended. Each says its pid, then all wait to be killed.
 FAMILY = """

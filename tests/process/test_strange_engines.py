@@ -21,7 +21,7 @@ ENGINES = {
     "own PID namespace": 'exec unshare --pid --fork {vllm} "$@"',
     "own PID and mount namespace": 'exec unshare --pid --fork --mount-proc {vllm} "$@"',
     "own user namespace": 'exec unshare --user --map-root-user {vllm} "$@"',
-    "mark taken out": 'exec env -u VLLM_MAGIC_SERVER {vllm} "$@"',
+    "mark taken out": 'exec env -u MAGIC_VLLM_SERVER {vllm} "$@"',
     "child of another user": 'setpriv --reuid 65534 --clear-groups sleep 120 & exec {vllm} "$@"',
     "child in a chroot": 'chroot / sleep 120 & exec {vllm} "$@"',
     "child that is stopped": 'sleep 120 & kill -STOP $!; exec {vllm} "$@"',

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from stand_in import leftovers
 from traces import Traces
 
 from vllm_magic import ledger
@@ -35,6 +36,7 @@ def short_home(monkeypatch):
     """A state folder with so short a path that TMPDIR is in it."""
     with tempfile.TemporaryDirectory(prefix="s", dir="/tmp") as folder:
         monkeypatch.setenv("VLLM_MAGIC_HOME", f"{folder}/h")
+        monkeypatch.setenv(leftovers.HOME, f"{folder}/h")
         yield Path(folder, "h")
 
 

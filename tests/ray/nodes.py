@@ -16,6 +16,8 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stand_in import leftovers
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -50,6 +52,7 @@ class Cluster:
             **os.environ,
             **env,
             "VLLM_MAGIC_HOME": str(home),
+            leftovers.HOME: str(home),
             "RAY_USAGE_STATS_ENABLED": "0",
             # No worker processes ahead of need: the jobs of these tests use none, and each costs a second or two of CPU.
             "RAY_prestart_worker_first_driver": "0",

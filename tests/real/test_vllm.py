@@ -22,6 +22,7 @@ import architectures
 import httpx
 import pytest
 from fake_gpu import fakegpu
+from stand_in import leftovers
 from traces import Traces
 
 from tests.real.environment import FLAGS, FORKED, fake_vram_env
@@ -129,6 +130,7 @@ def kept(kept_traces, shared_cache):
     """A manager for the server that several tests ask."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("VLLM_MAGIC_HOME", str(kept_traces.home))
+        patched.setenv(leftovers.HOME, str(kept_traces.home))
         patched.setenv("VLLM_MAGIC_CACHE", str(shared_cache))
         made = Manager()
         yield made

@@ -17,6 +17,8 @@ import zlib
 from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
 
+# The variable with the path of the test's state folder: VLLM_MAGIC_HOME does not reach a server.
+HOME = "STAND_IN_HOME"
 _kept: list[object] = []  # open, locked or mapped for as long as the process lives
 
 
@@ -71,4 +73,4 @@ def unlink(made: list[shared_memory.SharedMemory]) -> None:
 
 
 def _mark() -> str:
-    return mark_of(os.environ.get("VLLM_MAGIC_HOME", ""))
+    return mark_of(os.environ.get(HOME, ""))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from stand_in import leftovers
 from traces import Traces
 
 from tests.real.environment import FLAGS, FORKED
@@ -81,6 +82,7 @@ def bed(vllm, tmp_path_factory, shared_cache) -> Iterator[Bed]:
     home = tmp_path_factory.mktemp("versions") / "home"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_MAGIC_HOME", str(home))
+        patch.setenv(leftovers.HOME, str(home))
         patch.setenv("VLLM_MAGIC_CACHE", str(shared_cache))
         manager = Manager()
         yield Bed(vllm, manager, Traces(home))

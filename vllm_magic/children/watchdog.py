@@ -28,7 +28,7 @@ from vllm_magic.linux import marks, processes
 from vllm_magic.linux.prctl import become_subreaper, die_with_parent
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-CHILD_MARK = "VLLM_MAGIC_CHILD"  # in the environment of this process; its value is eight hexadecimal digits
+CHILD_MARK = "MAGIC_VLLM_CHILD"  # in the environment of this process; its value is eight hexadecimal digits
 KILLED = 128 + signal.SIGKILL  # the exit code for a command that SIGKILL does not end
 
 

@@ -34,6 +34,7 @@ LORA = "--enable-lora"
 QUIET = ("--disable-access-log-for-endpoints", "/health,/metrics")
 # Variables in the environment of a notebook's kernel that are only for the kernel.
 OF_THE_KERNEL = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "JPY_INTERRUPT_EVENT", "MPLBACKEND")
+OWN = "VLLM_MAGIC_"  # the beginning of the variables of this package, which vLLM takes for misspelled ones of its own
 _OF_A_SERVICE = re.compile(r"VLLM_SERVICE_(?:HOST|PORT\w*)|VLLM_PORT_\d+_\w+")
 
 
@@ -121,7 +122,7 @@ def common_environment(environ: Mapping[str, str], spec: ServerSpec, program: st
     env = {
         name: value
         for name, value in environ.items()
-        if name not in OF_THE_KERNEL and not is_of_kubernetes(name, value)
+        if name not in OF_THE_KERNEL and not name.startswith(OWN) and not is_of_kubernetes(name, value)
     }
     env.update(spec.env)
     # FlashInfer runs the ninja beside vLLM, and a kernel's PATH often lacks that folder (flashinfer, pull request 3386).

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from vllm_magic.linux.processes import Identity, Process, Table
     from vllm_magic.linux.sessions import SessionScan
 
-MARK = "VLLM_MAGIC_SERVER"  # the entry in the environment; its value is the id of the server's folder
+# The entry in the environment; its value is the id of the server's folder. vLLM warns about names that begin with VLLM_ and
+# that it does not know, and with --fail-on-environ-validation it refuses them (vLLM 0.32, platforms/interface.py).
+MARK = "MAGIC_VLLM_SERVER"
 _LOCKS = 10  # RLIMIT_LOCKS, include/uapi/asm-generic/resource.h; the module resource has no name for it
 _SEALED = 0x564C4C4D << 32  # above the id's 32 bits; no program sets such a limit by chance
 

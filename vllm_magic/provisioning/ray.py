@@ -124,6 +124,7 @@ class RayProvisioner(Provisioner):
 
     def __init__(self, spec: ServerSpec, environ: Mapping[str, str], probe: Probe) -> None:
         self.command, self._job_spec = build(spec)
+        self._settings = {name: value for name, value in environ.items() if name.startswith(commands.OWN)}
         self._preparation = Preparation(spec, self.command, (STOP_GRACE, STOP_GRACE), environ, probe)
 
     def launch(self, cancelled: Cancellation, news: Callable[[str], None]) -> Launched | None:
@@ -138,7 +139,7 @@ class RayProvisioner(Provisioner):
             return None
         job_spec = replace(self._job_spec, vllm=installed.find().version or "")
         prepared, request = self._preparation.prepare(GpuSelection(NOWHERE, ()))
-        request = request._replace(env={**request.env, wire.JOB_SPEC: job_spec.packed()})
+        request = request._replace(env={**self._settings, **request.env, wire.JOB_SPEC: job_spec.packed()})
         guards = start_guards(request)
         verifier = RayVerifier(job_spec.address, job_spec.job, spread=job_spec.gpus == 0)
         return Launched(replace(prepared, verifier=verifier, first=Stage.QUEUED), guards)

@@ -260,7 +260,7 @@ class TestEnvironment:
     def test_what_keeps_a_server_together(self, tmp_path):
         env = self.environment(tmp_path)
         assert env["TMPDIR"] == env["VLLM_RPC_BASE_PATH"] == str(tmp_path)
-        assert env["VLLM_MAGIC_SERVER"] == "3f9a"
+        assert env["MAGIC_VLLM_SERVER"] == "3f9a"
         assert env["VLLM_API_KEY"] == KEY
         assert env["SPT_NOENV"] == "1"
         assert env["HOME"] == os.environ["HOME"]
@@ -292,7 +292,7 @@ class TestEnvironment:
         assert self.environment(tmp_path, env=(("VLLM_PORT", "tcp://x"),))["VLLM_PORT"] == "tcp://x"
 
     def test_the_spec_cannot_undo_that(self, tmp_path):
-        ours = {"TMPDIR": "/x", "VLLM_RPC_BASE_PATH": "/x", "VLLM_MAGIC_SERVER": "x", "SPT_NOENV": ""}
+        ours = {"TMPDIR": "/x", "VLLM_RPC_BASE_PATH": "/x", "MAGIC_VLLM_SERVER": "x", "SPT_NOENV": ""}
         env = self.environment(tmp_path, env=tuple(ours.items()))
         assert not ours.items() & env.items()
 
@@ -308,6 +308,15 @@ class TestEnvironment:
             name for name in self.environment(tmp_path) if name.startswith("JPY_") or name == "MPLBACKEND"
         }
         assert self.environment(tmp_path, env=(("MPLBACKEND", "agg"),))["MPLBACKEND"] == "agg"
+
+    def test_no_variable_of_ours_is_in_the_namespace_of_vllm(self, tmp_path, monkeypatch):
+        """vLLM warns of unknown variables that begin with VLLM_, and fails with --fail-on-environ-validation."""
+        before = {name for name in os.environ if name.startswith("VLLM_")}
+        for name in ("VLLM_MAGIC_HOME", "VLLM_MAGIC_EXECUTABLE", "VLLM_MAGIC_CLUSTER_LEASE"):
+            monkeypatch.setenv(name, "1")
+        known = {"VLLM_API_KEY", "VLLM_RPC_BASE_PATH"}  # vllm/envs.py
+        there = {name for name in self.environment(tmp_path) if name.startswith("VLLM_")}
+        assert there == known | {name for name in before if not name.startswith("VLLM_MAGIC_")}
 
     def test_gpus_are_named_in_the_order_of_the_bus(self, tmp_path, monkeypatch):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")

@@ -32,7 +32,7 @@ def release(**changes) -> Release:
 def verifier(home):
     state_folder()
     made = LocalVerifier(
-        Probe(), SEEN, ["GPU-a"], f"VLLM_MAGIC_SERVER={IDENTIFIER}".encode(), Identity(5, 55)
+        Probe(), SEEN, ["GPU-a"], f"MAGIC_VLLM_SERVER={IDENTIFIER}".encode(), Identity(5, 55)
     )
     made.known = {LEADER, Identity(12, 112)}
     made._before = SEEN
@@ -112,6 +112,6 @@ def test_an_old_file_is_removed(file):
     long_ago = time.time() - unproved.MAX_AGE - 1
     os.utime(file, (long_ago, long_ago))
     assert unproved._read(file) is None
-    other = LocalVerifier(Probe(), SEEN, (), b"VLLM_MAGIC_SERVER=00000001")
+    other = LocalVerifier(Probe(), SEEN, (), b"MAGIC_VLLM_SERVER=00000001")
     unproved.update(None, other, release())
     assert [one.name for one in file.parent.iterdir()] == ["00000001.json"]
