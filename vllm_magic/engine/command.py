@@ -128,6 +128,11 @@ def common_environment(environ: Mapping[str, str], spec: ServerSpec, program: st
     # FlashInfer runs the ninja beside vLLM, and a kernel's PATH often lacks that folder (flashinfer, pull request 3386).
     folder = Path(program).resolve().parent
     env["PATH"] = os.pathsep.join([str(folder), env.get("PATH", os.defpath)])
+    # Children that Python starts with -c or -m (of multiprocessing, and vLLM's inspection of models) would import a notebook's
+    # select.py or vllm/ from the working directory. A wrapper of the user may need that directory. Python 3.10 has no such
+    # variable, and ignores it.
+    if executable.interpreter(program):
+        env.setdefault("PYTHONSAFEPATH", "1")
     # By default torch.compile's cache is in TMPDIR, which is removed after each release.
     if "TORCHINDUCTOR_CACHE_DIR" not in env and (compiled := _compile_cache()):
         env["TORCHINDUCTOR_CACHE_DIR"] = compiled

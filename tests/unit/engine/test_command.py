@@ -309,6 +309,20 @@ class TestEnvironment:
         }
         assert self.environment(tmp_path, env=(("MPLBACKEND", "agg"),))["MPLBACKEND"] == "agg"
 
+    def test_the_working_directory_shadows_no_module(self, tmp_path, vllm):
+        """Unless the user says otherwise, or vLLM is run by a wrapper, which may need it."""
+
+        def made(path, **env):
+            return command.common_environment({}, ServerSpec("m/Tiny", env=tuple(env.items())), str(path))
+
+        script = tmp_path / "vllm"
+        script.write_text(f"#!{sys.executable}\nfrom vllm.entrypoints.cli.main import main\nmain()\n")
+        wrapper = tmp_path / "wrapper"
+        wrapper.write_text('#!/bin/sh\nexec python -m my_vllm "$@"\n')
+        assert made(script)["PYTHONSAFEPATH"] == "1"
+        assert made(script, PYTHONSAFEPATH="")["PYTHONSAFEPATH"] == ""
+        assert "PYTHONSAFEPATH" not in made(wrapper)
+
     def test_no_variable_of_ours_is_in_the_namespace_of_vllm(self, tmp_path, monkeypatch):
         """vLLM warns of unknown variables that begin with VLLM_, and fails with --fail-on-environ-validation."""
         before = {name for name in os.environ if name.startswith("VLLM_")}
