@@ -13,6 +13,9 @@ from typing import TypeAlias
 VersionNumber: TypeAlias = tuple[int, int]  # (0, 33) for 0.33.0
 
 NEWEST: VersionNumber = (0, 33)  # the newest version of the tests
+# The first version that is known to read UUIDs in CUDA_VISIBLE_DEVICES. 0.20.2 takes each entry for a number
+# (device_id_to_physical_device_id in platforms/interface.py), 0.24.0 does not (platforms/cuda.py).
+UUIDS: VersionNumber = (0, 24)
 
 
 class Promise(Enum):
@@ -91,6 +94,12 @@ def promise(number: VersionNumber) -> Promise:
 def missing(number: VersionNumber) -> list[str]:
     """Return what is missing with this version."""
     return [one.what for one in LIMITATIONS if number < one.until]
+
+
+def reads_uuids(version: str | None) -> bool:
+    """Whether this version reads UUIDs in CUDA_VISIBLE_DEVICES; True for an unknown version. Indices are read by each version."""
+    number = parse(version or "")
+    return number is None or number >= UUIDS
 
 
 def note(version: str | None) -> str:

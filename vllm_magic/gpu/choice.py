@@ -51,9 +51,15 @@ def choose(wanted: str, snapshot: Snapshot, count: int = 1, fraction: float = 0.
     return tuple(chosen)
 
 
-def cuda_visible_devices(gpus: Iterable[Gpu]) -> str:
-    """Return the value of CUDA_VISIBLE_DEVICES for these GPUs: by UUID, since CUDA's indices can differ."""
-    return ",".join(gpu.uuid for gpu in gpus)
+def cuda_visible_devices(gpus: Iterable[Gpu], *, by_uuid: bool = True) -> str:
+    """Return the value of CUDA_VISIBLE_DEVICES for these GPUs.
+
+    Args:
+        gpus: the GPUs.
+        by_uuid: whether to name them by UUID, because CUDA's indices can differ. The indices of the result are CUDA's only
+            with CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    """
+    return ",".join(gpu.uuid if by_uuid else str(gpu.index) for gpu in gpus)
 
 
 def _freest(gpus: Sequence[Gpu], count: int, fraction: float) -> tuple[Gpu, ...]:

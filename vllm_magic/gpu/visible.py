@@ -43,5 +43,22 @@ def visible(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> VisibleGpus:
     return VisibleGpus(tuple(found), ordered=True)
 
 
+def without_uuids(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> str | None:
+    """Return CUDA_VISIBLE_DEVICES with indices, for CUDA_DEVICE_ORDER=PCI_BUS_ID, if this environment has UUIDs there.
+
+    Args:
+        gpus: all GPUs.
+        environ: the environment of the program.
+
+    Returns:
+        The new value; None if there is no UUID, or an entry that names no whole GPU (MIG).
+    """
+    entries = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if not any(entry.strip().lower().startswith("gpu-") for entry in entries):
+        return None
+    found = visible(gpus, environ)
+    return ",".join(str(gpu.index) for gpu in found.gpus) if len(found.gpus) == len(entries) else None
+
+
 def _begins(uuid: str, entry: str) -> bool:
     return entry.lower().startswith("gpu-") and uuid.lower().startswith(entry.lower())

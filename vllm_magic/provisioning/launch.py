@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_magic import ledger
 from vllm_magic.engine import command as commands
+from vllm_magic.engine import executable, versions
 from vllm_magic.engine.models.download import Downloads
 from vllm_magic.engine.start_checks import checks
 from vllm_magic.errors import InvalidOption, StartFailed
-from vllm_magic.gpu import choice, locks
+from vllm_magic.gpu import choice, locks, visible
 from vllm_magic.guard import record
 from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.folder import discard
@@ -148,11 +149,16 @@ class Preparation:
     ) -> tuple[Prepared, LaunchRequest]:
         spec, command, (baseline, chosen) = self.spec, self.command, selection
         usable = _uuids(chosen or baseline.gpus)
-        visible = choice.cuda_visible_devices(chosen) if chosen else None
         request = LaunchRequest(
             argv=list(command.argv),
             env=commands.environment(
-                self.environ, spec, command.argv[0], command.endpoint, folder.id, folder.tmp, visible
+                self.environ,
+                spec,
+                command.argv[0],
+                command.endpoint,
+                folder.id,
+                folder.tmp,
+                self._visible_devices(selection),
             ),
             cwd=spec.cwd,
             tmp=str(folder.tmp),
@@ -176,6 +182,15 @@ class Preparation:
             kind=kind,
         )
         return prepared, request
+
+    def _visible_devices(self, selection: GpuSelection) -> str | None:
+        """Return CUDA_VISIBLE_DEVICES in the form that this vLLM reads; None to leave it unchanged."""
+        by_uuid = versions.reads_uuids(executable.version(self.command.argv[0]))
+        if selection.chosen:
+            return choice.cuda_visible_devices(selection.chosen, by_uuid=by_uuid)
+        if by_uuid:
+            return None
+        return visible.without_uuids(selection.baseline.gpus, {**self.environ, **dict(self.spec.env)})
 
     def _record(self, folder: Folder, baseline: Snapshot, gpus: tuple[str, ...]) -> Record:
         spec, command = self.spec, self.command

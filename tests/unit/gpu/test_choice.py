@@ -6,6 +6,7 @@ import pytest
 
 from vllm_magic.gpu.choice import choose, cuda_visible_devices
 from vllm_magic.gpu.devices import Gpu, Snapshot
+from vllm_magic.gpu.visible import without_uuids
 
 GIB = 2**30
 
@@ -110,6 +111,23 @@ def test_without_a_gpu_the_message_says_why(words: str) -> None:
 
 def test_cuda_gets_uuids_in_the_order_of_the_choice() -> None:
     assert cuda_visible_devices(choose("2,0", FOUR)) == "GPU-2aaa-2,GPU-0aaa-0"
+    assert cuda_visible_devices(choose("2,0", FOUR), by_uuid=False) == "2,0"
+
+
+@pytest.mark.parametrize(
+    ("listed", "value"),
+    [
+        ("GPU-2aaa-2, gpu-0a", "2,0"),
+        ("GPU-2aaa-2,0", "2,0"),
+        ("2,0", None),
+        ("", None),
+        ("MIG-1234", None),
+        ("GPU-2aaa-2,MIG-1234", None),
+        ("GPU-9", None),
+    ],
+)
+def test_indices_in_place_of_uuids(listed: str, value: str | None) -> None:
+    assert without_uuids(FOUR.gpus, {"CUDA_VISIBLE_DEVICES": listed}) == value
 
 
 @pytest.mark.parametrize("wanted", ["0", "auto", "GPU-0aaa"])

@@ -14,7 +14,7 @@ from vllm_magic.engine.command import Command
 from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import ExecutableNotFound, StartFailed
-from vllm_magic.gpu.devices import Snapshot
+from vllm_magic.gpu.devices import Gpu, Snapshot
 from vllm_magic.linux import forks
 from vllm_magic.provisioning import launch
 from vllm_magic.provisioning.launch import GpuSelection, Preparation
@@ -51,6 +51,31 @@ def test_nothing_is_left_of_a_start_that_fails_early(home, monkeypatch, step, er
     assert not [
         name for name in os.listdir("/tmp") if name.startswith("vllm-") and name[5:] in os.listdir(home)
     ]
+
+
+@pytest.mark.parametrize(
+    ("version", "chosen", "given", "devices"),
+    [
+        ("0.20.2", True, None, ("1", "PCI_BUS_ID")),
+        ("0.24.0", True, None, ("GPU-b", "PCI_BUS_ID")),
+        (None, True, None, ("GPU-b", "PCI_BUS_ID")),
+        ("0.20.2", False, "GPU-b", ("1", "PCI_BUS_ID")),
+        ("0.20.2", False, "1", ("1", None)),
+        ("0.20.2", False, None, (None, None)),
+        ("0.24.0", False, "GPU-b", ("GPU-b", None)),
+    ],
+)
+def test_the_gpus_are_named_as_the_version_reads_them(home, monkeypatch, version, chosen, given, devices):
+    """vLLM 0.20 takes each entry of CUDA_VISIBLE_DEVICES for a number."""
+    monkeypatch.setattr(executable, "version", lambda _: version)
+    gpus = tuple(
+        Gpu(number, uuid, "H100", None, None, None, ()) for number, uuid in enumerate(("GPU-a", "GPU-b"))
+    )
+    selection = GpuSelection(Snapshot(0.0, gpus, None, None), gpus[1:] if chosen else ())
+    environ = {"CUDA_VISIBLE_DEVICES": given} if given else {}
+    preparation = Preparation(ServerSpec("m"), COMMAND, (5.0, 2.5), environ, None)
+    _, request = preparation.prepare(selection)
+    assert (request.env.get("CUDA_VISIBLE_DEVICES"), request.env.get("CUDA_DEVICE_ORDER")) == devices
 
 
 def test_what_succeeds_stays(home):
