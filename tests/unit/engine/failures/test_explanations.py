@@ -145,7 +145,9 @@ def test_a_flag_of_another_version_is_answered_with_what_to_do():
     remedy = "Leave it out: requests are only logged with --enable-log-requests"
     assert explain(said, 2).hint == remedy
     assert explain(said, 2, HintContext(["--enable-log-requests"])).hint == remedy
-    assert explain(said, 2, HintContext(["--seed"])).hint == "Look it up: vllm serve --help=all"
+    assert explain(said, 2, HintContext(["--seed"])).hint.startswith(
+        "Leave it out, or use the vLLM that has it"
+    )
     said = ["vllm: error: unrecognized arguments: --num-spec 1 --worker-use-ray"]
     assert explain(said, 2).hint == "--worker-use-ray: Write --distributed-executor-backend ray"
 
