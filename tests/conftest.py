@@ -55,6 +55,13 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def online(monkeypatch) -> None:
+    """Have the stand-in started with names that no cache has, also where the environment of the tests forbids asking the Hub."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
 def notations() -> Iterator[None]:
     """Have the next test begin with the notation of a new process, whatever a terminal's command or a shell has set."""
     yield
