@@ -84,6 +84,7 @@ def check_model(spec: ServerSpec, environ: Mapping[str, str]) -> None:
     """Make the checks of the model alone, for an estimate before a start.
 
     Raises:
+        InvalidOption: the path of another tokenizer is not there.
         StartFailed: vLLM cannot load the model.
     """
     if spec.force or spec.cluster:  # a cluster has other files than this machine

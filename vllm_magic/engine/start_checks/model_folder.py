@@ -86,11 +86,19 @@ def _check_config(start: PlannedStart, folder: Path, names: Sequence[str], again
 def _where_is_config(folder: Path, names: Sequence[str]) -> str:
     """Return what to do without a config.json."""
     if "adapter_config.json" in names:
-        return f"It is a LoRA adapter. Start its base model with --enable-lora --lora-modules NAME={folder}"
+        return f"It is a LoRA adapter. Start {_base(folder)} with --enable-lora --lora-modules NAME={folder}"
     for pattern in (f"*/{CONFIG}", f"snapshots/*/{CONFIG}"):
         if found := max(islice(folder.glob(pattern), MOST), default=None):
             return f"Did you mean {found.parent}?"
     return "Give the folder with the model's config.json and weights"
+
+
+def _base(adapter: Path) -> str:
+    with suppress(NoEstimate):
+        base = model_files.read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
+        if isinstance(base, str) and base:
+            return base
+    return "its base model"
 
 
 def _check_weights(start: PlannedStart, folder: Path, names: Sequence[str], again: str) -> None:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import re
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine.flags import flags
 from vllm_magic.engine.models import hf_cache, hub
 from vllm_magic.engine.models.model_files import LARGEST_REF, cache_folder, folder_name, snapshot
 from vllm_magic.engine.start_checks import nearest_path
-from vllm_magic.errors import StartFailed
+from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.linux import files
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from vllm_magic.engine.start_checks.planned_start import PlannedStart
 
 ALIKE = 3  # models of the cache that a message names, at most
@@ -30,16 +29,18 @@ _EXAMPLE = "Give a name such as Qwen/Qwen3-0.6B, or the path of a folder"
 
 
 def check(start: PlannedStart) -> None:
-    """Check that the model may be found.
+    """Check that the model may be found, and the tokenizer.
 
     Raises:
-        StartFailed: it cannot be found.
+        InvalidOption: the path of another tokenizer is not there.
+        StartFailed: the model cannot be found.
     """
     model = start.spec.model
     # A reference to an object store, or to GGUF files on the Hub (NAME:QUANTIZATION, NAME/FILE.gguf).
     is_reference = ":" in model or (model.endswith(".gguf") and not model.startswith("/"))
     if start.is_read_otherwise:
         return
+    _check_tokenizer(start)
     if os.path.exists(start.path):  # noqa: PTH110 - Path.exists raises for some names
         _check_file(start)
         return
@@ -55,6 +56,15 @@ def check(start: PlannedStart) -> None:
         raise StartFailed(f"{model} cannot be the name of a model on the Hub: {reason}", _EXAMPLE)
     if variable := hub.offline(start.environ):
         _check_cache(start, variable)
+
+
+def _check_tokenizer(start: PlannedStart) -> None:
+    """Check that the path of another tokenizer is there."""
+    path = start.value("--tokenizer") or ""
+    mode = start.value("--tokenizer-mode") or "auto"  # plugins add others
+    is_read = not start.has("--skip-tokenizer-init") and mode in ("auto", "hf", "slow", "mistral")
+    if path.startswith("/") and is_read and not os.path.exists(path):  # noqa: PTH110
+        raise InvalidOption(f"--tokenizer {path} is not there. {nearest_path.hint(Path(path))}")
 
 
 def _check_file(start: PlannedStart) -> None:

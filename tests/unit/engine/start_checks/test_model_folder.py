@@ -56,9 +56,17 @@ class TestConfig:
         model.rename(outer / below)
         assert refused(outer) == f"{outer} has no config.json. Did you mean {outer / below}?"
 
-    def test_an_adapter(self, tmp_path):
-        (tmp_path / "adapter_config.json").touch()
-        said = f"It is a LoRA adapter. Start its base model with --enable-lora --lora-modules NAME={tmp_path}"
+    @pytest.mark.parametrize(
+        ("content", "base"),
+        [
+            ('{"base_model_name_or_path": "some/base"}', "some/base"),
+            ('{"base_model_name_or_path": null}', "its base model"),
+            ("", "its base model"),
+        ],
+    )
+    def test_an_adapter(self, tmp_path, content, base):
+        (tmp_path / "adapter_config.json").write_text(content)
+        said = f"It is a LoRA adapter. Start {base} with --enable-lora --lora-modules NAME={tmp_path}"
         assert refused(tmp_path).endswith(said)
 
     @pytest.mark.parametrize("content", ["", '{"architectures": [],\n', "[]", "no JSON"])
