@@ -14,7 +14,7 @@ import pytest
 import stand_in
 from by_hand import until
 
-from vllm_magic.children import flag_reading, flag_watch
+from vllm_magic.children import flag_reading, flag_watch, installed
 from vllm_magic.children.watched import WatchedProcess
 from vllm_magic.engine import cache, executable
 from vllm_magic.engine.flags import flag_table
@@ -170,6 +170,14 @@ def test_the_architectures_are_read_too(cache_folder, vllm):
 
 def test_the_architectures_may_be_unknown(table):
     assert table.architectures == ()
+
+
+def test_of_a_python_that_prints_at_its_start(cache_folder, vllm):
+    """By a sitecustomize of the user, into the file of the table, before the reader begins."""
+    (packages,) = Path(vllm).parents[1].glob("lib/python*/site-packages")
+    (packages / "sitecustomize.py").write_text("print('hello', flush=True)\nprint('later')\n")
+    assert read_flags(vllm).version == "0.32.0"
+    assert installed.find(vllm).version == "0.32.0"
 
 
 def test_where_it_is_kept(cache_folder, table):

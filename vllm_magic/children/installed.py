@@ -72,7 +72,9 @@ def _version(python: tuple[str, ...]) -> str | None:
         return None
     with contextlib.closing(child):
         said = child.output(METADATA_LIMIT, _LONGEST_ANSWER)
-    name, _, version = (said or b"").decode("utf-8", "replace").strip().partition(" ")
+    # A sitecustomize of this Python may have printed something before.
+    last_line = (said or b"").decode("utf-8", "replace").strip().rpartition("\n")[2]
+    name, _, version = last_line.partition(" ")
     if not version:
         return None
     return version if name == "vllm" else f"{version} ({name})"

@@ -50,6 +50,9 @@ def main() -> None:
     """Write the table, or why there is none."""
     reply = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # vLLM's log goes to stdout
+    with suppress(OSError):  # a pipe
+        reply.truncate(0)  # a sitecustomize of this Python may have printed something before
+        reply.seek(0)
     schema, executable = sys.argv[1:]
     try:
         _choose_platform()
