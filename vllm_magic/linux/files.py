@@ -7,14 +7,14 @@ import errno
 import os
 import stat
 
+from vllm_magic.linux.libc import LIBC, checked
+
 FALLOC_FL_KEEP_SIZE = 0x1  # include/uapi/linux/falloc.h
 FALLOC_FL_PUNCH_HOLE = 0x2
 REWRITTEN = 2**20  # bytes that are kept if the file system has no holes
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # a file system without locks, as Lustre may be
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def modified(path: str | os.PathLike[str]) -> float:
@@ -112,6 +112,4 @@ def keep_end(fd: int, count: int) -> None:
 
 def _punch_hole(fd: int, end: int) -> None:
     mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
-    if _libc.fallocate(fd, mode, ctypes.c_int64(0), ctypes.c_int64(end)) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
+    checked(LIBC.fallocate(fd, mode, ctypes.c_int64(0), ctypes.c_int64(end)))

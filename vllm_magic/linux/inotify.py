@@ -7,11 +7,11 @@ import os
 import select
 from contextlib import ExitStack, suppress
 
+from vllm_magic.linux.libc import LIBC, checked
+
 IN_MODIFY = 0x2  # include/uapi/linux/inotify.h; IN_NONBLOCK and IN_CLOEXEC are the flags of open(2)
 TFD_NONBLOCK, TFD_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
 CLOCK_MONOTONIC = 1
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Watch:
@@ -30,10 +30,10 @@ class Watch:
     def __init__(self, path: str, interval: float) -> None:
         self._interval = interval
         with ExitStack() as opened:
-            self._inotify = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+            self._inotify = checked(LIBC.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
             opened.callback(os.close, self._inotify)
-            _checked(_libc.inotify_add_watch(self._inotify, os.fsencode(path), IN_MODIFY))
-            self._timer = _checked(_libc.timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC))
+            checked(LIBC.inotify_add_watch(self._inotify, os.fsencode(path), IN_MODIFY))
+            self._timer = checked(LIBC.timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC))
             opened.callback(os.close, self._timer)
             self._epoll = opened.enter_context(select.epoll())
             self._epoll.register(self._timer, select.EPOLLIN)
@@ -58,16 +58,9 @@ class Watch:
                 pass
         seconds, nanoseconds = divmod(int(self._interval * 1e9), 10**9)
         once = (ctypes.c_long * 4)(0, 0, seconds, nanoseconds)  # struct itimerspec
-        _checked(_libc.timerfd_settime(self._timer, 0, once, None))
+        checked(LIBC.timerfd_settime(self._timer, 0, once, None))
         return True
 
     def close(self) -> None:
         """Stop watching."""
         self._opened.close()
-
-
-def _checked(result: int) -> int:
-    if result < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
-    return result

@@ -11,6 +11,8 @@ import ctypes
 import os
 import signal
 
+from vllm_magic.linux.libc import LIBC, checked
+
 # The numbers are the same on every architecture (include/uapi/asm-generic/unistd.h), also on x86.
 SYS_PIDFD_SEND_SIGNAL = 424
 SYS_PIDFD_OPEN = 434
@@ -44,10 +46,6 @@ def send_to(fd: int, number: int) -> None:
 
 def _call(number: int, *words: int) -> int:
     """Call syscall(2), with each argument as a whole register."""
-    syscall = ctypes.CDLL(None, use_errno=True).syscall
+    syscall = LIBC.syscall
     syscall.restype = ctypes.c_long
-    result = int(syscall(ctypes.c_long(number), *map(ctypes.c_long, words)))
-    if result < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))  # for ESRCH, this becomes a ProcessLookupError
-    return result
+    return checked(syscall(ctypes.c_long(number), *map(ctypes.c_long, words)))

@@ -107,13 +107,13 @@ class TestWatching:
             ctypes.set_errno(24)
             return -1
 
-        real = inotify._libc
+        real = inotify.LIBC
 
         class Broken:
             def __getattr__(self, name: str):
                 return fails if name == call else getattr(real, name)
 
-        monkeypatch.setattr(inotify, "_libc", Broken())
+        monkeypatch.setattr(inotify, "LIBC", Broken())
         before = len(os.listdir("/proc/self/fd"))
         assert log_cap.watch(str(path)) is None
         with pytest.raises(OSError, match="Too many open files"):
