@@ -84,7 +84,7 @@ def view(state: Survey, ours: Collection[str] = ()) -> View:
     names = {job.id: _named(job, ours) for job in state.jobs}
     own = {job.id: job.node for job in state.jobs}
     rows: list[tuple[str, ...]] = []
-    for node in sorted(state.nodes, key=lambda one: (not one.head, one.name)):
+    for node in sorted(state.nodes, key=lambda node: (not node.head, node.name)):
         about = (node.name + (" (head)" if node.head else ""), node.ip, f"{node.gpus:g}")
         here = [
             (job, names.get(job, ""), _gpus(held), "runs" if own.get(job) == node.id else "has workers here")

@@ -41,32 +41,32 @@ _WHOSE = {False: "a vLLM server", True: "a server of vllm_magic whose record is 
 
 def guards(servers: Iterable[ReportedServer]) -> Iterator[Finding]:
     """Yield the servers of ours whose guards do nothing: they are stopped, or do not answer."""
-    for one in servers:
-        who = f" (pid {', '.join(map(str, one.stopped))})" if one.stopped else ""
-        if one.condition == Condition.HUNG:
+    for server in servers:
+        who = f" (pid {', '.join(map(str, server.stopped))})" if server.stopped else ""
+        if server.condition == Condition.HUNG:
             yield Finding(
                 Topic.GUARDS,
-                f"The kernel (pid {one.kernel}) of the server {one.name} is gone, and nothing releases the server: its guards{who} "
-                f"{'are stopped' if one.stopped else 'do not answer'}. {_processes(one.pids)} of the server "
-                f"{_still_run(one.pids, one.bytes)}.",
+                f"The kernel (pid {server.kernel}) of the server {server.name} is gone, and nothing releases the server: its guards{who} "
+                f"{'are stopped' if server.stopped else 'do not answer'}. {_processes(server.pids)} of the server "
+                f"{_still_run(server.pids, server.bytes)}.",
                 "vllm-magic reap",
             )
-        elif one.stopped:
+        elif server.stopped:
             yield Finding(
                 Topic.GUARDS,
-                f"The guards of the server {one.name}{who} are stopped. If its kernel died now, nothing would release the server.",
-                f"kill -CONT {' '.join(map(str, one.stopped))}",
+                f"The guards of the server {server.name}{who} are stopped. If its kernel died now, nothing would release the server.",
+                f"kill -CONT {' '.join(map(str, server.stopped))}",
             )
 
 
 def orphans(servers: Iterable[ReportedServer]) -> Iterator[Finding]:
     """Yield the servers of ours whose kernel and guards are gone."""
-    for one in servers:
-        if one.condition == Condition.ORPHANED:
+    for server in servers:
+        if server.condition == Condition.ORPHANED:
             yield Finding(
                 Topic.ORPHAN,
-                f"The server {one.name} was left behind when its kernel (pid {one.kernel}) died: "
-                f"{_processes(one.pids)} of the server {_still_run(one.pids, one.bytes)}. It was started {_ago(one.since)}.",
+                f"The server {server.name} was left behind when its kernel (pid {server.kernel}) died: "
+                f"{_processes(server.pids)} of the server {_still_run(server.pids, server.bytes)}. It was started {_ago(server.since)}.",
                 "vllm-magic reap",
             )
 
@@ -74,19 +74,19 @@ def orphans(servers: Iterable[ReportedServer]) -> Iterator[Finding]:
 def unowned(elsewhere: Iterable[ReportedTree]) -> Iterator[Finding]:
     """Yield the vLLM processes that nobody owns; those that one server left (a process group) are one finding."""
     groups: dict[tuple[str, int], list[ReportedTree]] = {}
-    for one in elsewhere:
-        if one.owner == Owner.NOBODY:
-            groups.setdefault((one.user, one.group), []).append(one)
-    for (user, _), several in groups.items():
-        pids = [pid for one in several for pid in one.pids]
-        known = [one.bytes for one in several if one.bytes is not None]
-        titles = ", ".join(f"{one.title[:40]} (pid {one.pid})" for one in several)
-        age = duration(max(one.age for one in several))
-        whose = _WHOSE[any(one.ours for one in several)]
-        command = "vllm-magic reap " + " ".join(f"--pid {one.pid}" for one in several)
+    for tree in elsewhere:
+        if tree.owner == Owner.NOBODY:
+            groups.setdefault((tree.user, tree.group), []).append(tree)
+    for (user, _), group in groups.items():
+        pids = [pid for tree in group for pid in tree.pids]
+        known = [tree.bytes for tree in group if tree.bytes is not None]
+        titles = ", ".join(f"{tree.title[:40]} (pid {tree.pid})" for tree in group)
+        age = duration(max(tree.age for tree in group))
+        whose = _WHOSE[any(tree.ours for tree in group)]
+        command = "vllm-magic reap " + " ".join(f"--pid {tree.pid}" for tree in group)
         yield Finding(
             Topic.UNOWNED,
-            f"{_processes(pids)} of {whose} {_still_run(pids, sum(known) if len(known) == len(several) else None)}, "
+            f"{_processes(pids)} of {whose} {_still_run(pids, sum(known) if len(known) == len(group) else None)}, "
             f"and nobody owns {'it' if len(pids) == 1 else 'them'}: {titles}, of {user}, {age} old.",
             command if user == details.user(os.getuid()) else f"sudo -u {shlex.quote(user)} {command}",
         )
@@ -109,7 +109,7 @@ def left(entries: Iterable[Entry]) -> Iterator[Finding]:
 
 
 def _left_files(entry: Entry, record: Record) -> Finding:
-    segments = len(present(Segment(*one) for one in record.segments))
+    segments = len(present(Segment(*segment) for segment in record.segments))
     files = [str(entry.path)]
     files += [str(entry.folder.tmp)] if _outside(entry) else []
     files += [f"{segments} of its files in /dev/shm"] if segments else []
@@ -126,7 +126,7 @@ def records(entries: Iterable[Entry]) -> Iterator[Finding]:
         if entry.condition is not Condition.TORN:
             continue
         problem = f"The folder {entry.path} does not say which server it belonged to: {entry.problem}."
-        living = [one.identity.pid for one in marks.members(entry.folder.mark, None)]
+        living = [process.identity.pid for process in marks.members(entry.folder.mark, None)]
         if living:
             problem += f" {_processes(living)} of the server {_still_run(living, None)}; end them first."
             yield Finding(Topic.RECORD, problem, f"kill {' '.join(map(str, sorted(living)))}")
@@ -137,24 +137,24 @@ def records(entries: Iterable[Entry]) -> Iterator[Finding]:
 
 def ports(servers: Iterable[ReportedServer]) -> Iterator[Finding]:
     """Yield the living servers that do not listen on their port. Another process may listen there."""
-    for one in servers:
-        if one.condition not in (Condition.OWNED, Condition.KEPT) or one.phase == Phase.STOPPING:
+    for server in servers:
+        if server.condition not in (Condition.OWNED, Condition.KEPT) or server.phase == Phase.STOPPING:
             continue
-        others = [other for other in one.listening if other.pid not in one.pids]
-        ours = len(others) < len(one.listening)
+        others = [listener for listener in server.listening if listener.pid not in server.pids]
+        ours = len(others) < len(server.listening)
         if others and not ours:
             who = f"{others[0].who[:60]} (pid {others[0].pid})" if others[0].pid else "a process"
             yield Finding(
                 Topic.PORT,
-                f"The server {one.name} should listen on port {one.port}, but {who} of {others[0].user} does. "
+                f"The server {server.name} should listen on port {server.port}, but {who} of {others[0].user} does. "
                 "Stop the server and start it again; it then takes a free port.",
-                f"vllm-magic stop {shlex.quote(one.name)}",
+                f"vllm-magic stop {shlex.quote(server.name)}",
             )
-        elif not ours and one.phase not in (Phase.SPARE, Phase.STARTING):
+        elif not ours and server.phase not in (Phase.SPARE, Phase.STARTING):
             yield Finding(
                 Topic.PORT,
-                f"The server {one.name} runs, but does not listen on its port {one.port}. Its log may say why.",
-                f"vllm-magic logs {shlex.quote(one.name)}",
+                f"The server {server.name} runs, but does not listen on its port {server.port}. Its log may say why.",
+                f"vllm-magic logs {shlex.quote(server.name)}",
             )
 
 

@@ -131,7 +131,7 @@ class Report:
         version: the version of vllm_magic.
         findings: the things to do; none on a healthy machine.
         vllm: the vLLM that a start would run.
-        vllm_notes: what is not as it should be with this vLLM, and cannot be mended here.
+        vllm_notes: problems of this vLLM that no command fixes.
         driver: the version of the NVIDIA driver; None where it does not answer.
         gpus: the GPUs, with the holders of their memory.
         servers: the servers in the ledger, except those with a torn record.

@@ -92,19 +92,19 @@ def view(now: Snapshot, used: Iterable[GpuUse]) -> View:
     """Return the table for ``vllm-magic gpu``."""
     if not now.gpus:
         return View(f"No GPU can be seen: {now.problem}.")
-    rows = tuple(row for one in used for row in _rows(one))
+    rows = tuple(row for use in used for row in _rows(use))
     return View(f"Driver {now.driver}" if now.driver else "", ("GPU", "holder", "memory", "of"), rows)
 
 
-def holder_text(one: Holding) -> str:
+def holder_text(holding: Holding) -> str:
     """Return the holder as text."""
-    if one.kind is HolderKind.SERVER:
-        return f"server {one.who} (pid {one.pid})"
-    if one.kind is HolderKind.HIDDEN:
-        return f"a process that is not visible here (pid {one.pid})"
-    if one.kind is HolderKind.UNATTRIBUTED:
+    if holding.kind is HolderKind.SERVER:
+        return f"server {holding.who} (pid {holding.pid})"
+    if holding.kind is HolderKind.HIDDEN:
+        return f"a process that is not visible here (pid {holding.pid})"
+    if holding.kind is HolderKind.UNATTRIBUTED:
         return "unattributed"
-    return f"{one.who[:60]} (pid {one.pid}, {one.user})"
+    return f"{holding.who[:60]} (pid {holding.pid}, {holding.user})"
 
 
 def _holdings(
@@ -132,10 +132,10 @@ def _holding(
     return Holding(HolderKind.OTHER, details.short_title(process), pid, user, used)
 
 
-def _rows(one: GpuUse) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [(f"{one.index}: {one.name}", "all", gib(one.used), gib(one.total))]
-    if one.holdings is None:
+def _rows(use: GpuUse) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [(f"{use.index}: {use.name}", "all", gib(use.used), gib(use.total))]
+    if use.holdings is None:
         rows.append(("", "the driver does not list processes", "", ""))
-    rows += [("", holder_text(holding), gib(holding.bytes), "") for holding in one.holdings or ()]
-    rows.append(("", "free", gib(one.free), ""))
+    rows += [("", holder_text(holding), gib(holding.bytes), "") for holding in use.holdings or ()]
+    rows.append(("", "free", gib(use.free), ""))
     return rows

@@ -37,5 +37,5 @@ def _state(record: Record) -> str:
     if job.status.over:
         return f"{at} has ended; its files are left"
     if job.status is JobStatus.PENDING:
-        return f"{at} waits for room there; it ends itself when it gets a node, since no kernel can tell it what to serve"
-    return f"{at} still runs: it ends itself {wire.LEASE:g} s after it last heard of that kernel"
+        return f"{at} waits for room there; it ends itself when it gets a node, since no kernel can send it a request"
+    return f"{at} still runs: it ends itself {wire.LEASE:g} s after the last message of that kernel"

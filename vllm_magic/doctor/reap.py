@@ -185,7 +185,7 @@ def _refuse_relatives(table: Table, pid: int) -> None:
 
 def _refuse_ours(pid: int, entries: Iterable[Entry]) -> None:
     for entry in entries:
-        if entry.record is None or pid not in {one.identity.pid for one in entry.processes}:
+        if entry.record is None or pid not in {process.identity.pid for process in entry.processes}:
             continue
         name = entry.record.name
         if entry.condition in (Condition.ORPHANED, Condition.HUNG):
@@ -222,8 +222,8 @@ def _refuse_owned(tree: unowned.Tree, table: Table, process: Process) -> None:
         )
 
 
-def _listed_names(several: Iterable[EndedProcess]) -> str:
-    return ", ".join(f"{process.name[:60]} (pid {process.pid})" for process in several)
+def _listed_names(ended: Iterable[EndedProcess]) -> str:
+    return ", ".join(f"{process.name[:60]} (pid {process.pid})" for process in ended)
 
 
 def _described(process: Process) -> str:
@@ -232,11 +232,15 @@ def _described(process: Process) -> str:
 
 def _finder(candidate: ProcessTree) -> Callable[[], list[Process]]:
     """Return a function that finds the living processes and new descendants; a descendant stays known without its parent."""
-    known: set[Identity] = {one.identity for one in candidate.processes}
+    known: set[Identity] = {process.identity for process in candidate.processes}
 
     def find() -> list[Process]:
         table = processes.table()
-        pids = {one.pid for one in known if one.pid in table and table[one.pid].identity == one}
+        pids = {
+            identity.pid
+            for identity in known
+            if identity.pid in table and table[identity.pid].identity == identity
+        }
         pids |= processes.descendants(table, *pids)
         known.update(table[pid].identity for pid in pids)
         return [table[pid] for pid in pids if table[pid].alive]
@@ -250,7 +254,7 @@ def _still_listed(probe: Probe, pids: set[int]) -> tuple[tuple[int, ...], str | 
     pause = threading.Event()
     while True:
         now = probe.snapshot()
-        listed = {one.pid for gpu in now.gpus for one in gpu.processes or ()} & pids
+        listed = {process.pid for gpu in now.gpus for process in gpu.processes or ()} & pids
         if not listed or time.monotonic() >= deadline:
             return tuple(sorted(listed)), now.problem
         pause.wait(POLL_INTERVAL)

@@ -147,7 +147,7 @@ def _name(entry: Entry) -> str:
 
 
 def _pids(entry: Entry) -> tuple[int, ...]:
-    return tuple(sorted(one.identity.pid for one in entry.processes))
+    return tuple(sorted(process.identity.pid for process in entry.processes))
 
 
 def _reported_servers(
@@ -227,7 +227,7 @@ def _is_marked(session: int, table: Table) -> bool:
     A title that a process wrote over its environment (setproctitle) hides the mark, so one process does not suffice.
     """
     there = (table[pid] for pid in processes.session_members(table, session))
-    return any(MARK in processes.environment(one.identity.pid) for one in there if one.state != "D")
+    return any(MARK in processes.environment(member.identity.pid) for member in there if member.state != "D")
 
 
 def held(now: Snapshot | None, pids: Iterable[int]) -> int | None:
@@ -235,7 +235,7 @@ def held(now: Snapshot | None, pids: Iterable[int]) -> int | None:
     if now is None:
         return None
     wanted = frozenset(pids)
-    listed = [one.used for gpu in now.gpus for one in gpu.processes or () if one.pid in wanted]
+    listed = [process.used for gpu in now.gpus for process in gpu.processes or () if process.pid in wanted]
     blank = not now.gpus or any(gpu.processes is None for gpu in now.gpus) or None in listed
     return None if blank else sum(used or 0 for used in listed)
 
@@ -243,10 +243,12 @@ def held(now: Snapshot | None, pids: Iterable[int]) -> int | None:
 def _listening(ports: Iterable[int], table: Table) -> dict[int, tuple[ReportedListener, ...]]:
     wanted = list(ports)
     found: dict[int, tuple[ReportedListener, ...]] = dict.fromkeys(wanted, ())
-    for one in sockets.listeners(wanted, table):
-        process = table.get(one.pid) if one.pid else None
+    for listener in sockets.listeners(wanted, table):
+        process = table.get(listener.pid) if listener.pid else None
         who = details.short_title(process) if process else ""
-        found[one.port] += (ReportedListener(one.port, one.pid, who, details.user(one.uid)),)
+        found[listener.port] += (
+            ReportedListener(listener.port, listener.pid, who, details.user(listener.uid)),
+        )
     return found
 
 

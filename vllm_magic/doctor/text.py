@@ -43,23 +43,26 @@ def facts(report: Report) -> list[str]:
     return [*_facts(report), *_unseen(report.unseen)]
 
 
-def servers(several: Sequence[ReportedServer]) -> list[str]:
+def servers(listed: Sequence[ReportedServer]) -> list[str]:
     """Return a table of the servers, without those that only left files; one line where there are none."""
-    living = [one for one in several if one.condition != Condition.LEFT]
+    living = [server for server in listed if server.condition != Condition.LEFT]
     if not living:
         return ["No server of yours runs."]
     columns = ("name", "model", "state", "URL", "age", "kernel", "id")
     return table(
         columns,
-        [(one.name, one.model, state(one), one.url, _age(one), _kernel(one), one.id) for one in living],
+        [
+            (server.name, server.model, state(server), server.url, _age(server), _kernel(server), server.id)
+            for server in living
+        ],
     )
 
 
-def state(one: ReportedServer) -> str:
+def state(server: ReportedServer) -> str:
     """Return the state of a server as a short text."""
-    until = duration(max(0.0, (one.kept_until or 0.0) - time.time()))
-    takes = "" if one.memory is None else f", {gib(one.memory)} of memory"
-    return STATES[Condition(one.condition)].format(phase=one.phase + takes, until=until)
+    until = duration(max(0.0, (server.kept_until or 0.0) - time.time()))
+    takes = "" if server.memory is None else f", {gib(server.memory)} of memory"
+    return STATES[Condition(server.condition)].format(phase=server.phase + takes, until=until)
 
 
 def _verdict(report: Report, command: Callable[[str], str]) -> Iterator[str]:
@@ -90,15 +93,18 @@ def _facts(report: Report) -> Iterator[str]:
     yield _fact("driver", f"NVIDIA {report.driver}" if report.driver else "none")
     for gpu in report.gpus:
         yield _fact(f"GPU {gpu.index}", f"{gpu.name}, {gib(gpu.used)} of {gib(gpu.total)} in use")
-        for one in gpu.holdings or ():
-            yield f"{'':14}{gib(one.bytes):>10}  {one_line(gpus.holder_text(one))}"
+        for holding in gpu.holdings or ():
+            yield f"{'':14}{gib(holding.bytes):>10}  {one_line(gpus.holder_text(holding))}"
     yield from _block("servers", servers(report.servers))
     if report.state_folder:
         yield _fact("state", report.state_folder)
-    owned = [one for one in report.elsewhere if one.owner != Owner.NOBODY]  # the others are findings
+    owned = [tree for tree in report.elsewhere if tree.owner != Owner.NOBODY]  # the other trees are findings
     yield from _block("other vLLM", map(_elsewhere, owned))
-    yield from _block("releases", [_releasing(one.uuid, one.pids) for one in report.releases])
-    taken = [f"{one.port}, vLLM's default port, is used by {_listener(one)}" for one in report.default_port]
+    yield from _block("releases", [_releasing(release.uuid, release.pids) for release in report.releases])
+    taken = [
+        f"{listener.port}, vLLM's default port, is used by {_listener(listener)}"
+        for listener in report.default_port
+    ]
     if taken:
         yield from _block("ports", [*taken, "(no problem: %vllm start takes a free port)"])
 
@@ -112,10 +118,10 @@ def _unseen(spots: Iterable[str]) -> Iterator[str]:
         )
 
 
-def _elsewhere(one: ReportedTree) -> str:
-    who = f", started by {one.above}" if one.owner == Owner.STARTER and one.above else ""
-    held = f", {gib(one.bytes)}" if one.bytes else ""
-    return f"{one.title[:60]} (pid {one.pid}, {one.user}), {duration(one.age)} old{held}{who}"
+def _elsewhere(tree: ReportedTree) -> str:
+    who = f", started by {tree.above}" if tree.owner == Owner.STARTER and tree.above else ""
+    held = f", {gib(tree.bytes)}" if tree.bytes else ""
+    return f"{tree.title[:60]} (pid {tree.pid}, {tree.user}), {duration(tree.age)} old{held}{who}"
 
 
 def _releasing(uuid: str, pids: Sequence[int]) -> str:
@@ -123,20 +129,22 @@ def _releasing(uuid: str, pids: Sequence[int]) -> str:
     return f"under way on {uuid}{who}; a start there waits for it"
 
 
-def _listener(one: ReportedListener) -> str:
-    return f"{one.who[:60]} (pid {one.pid}, {one.user})" if one.pid else f"a process of {one.user}"
+def _listener(listener: ReportedListener) -> str:
+    if not listener.pid:
+        return f"a process of {listener.user}"
+    return f"{listener.who[:60]} (pid {listener.pid}, {listener.user})"
 
 
-def _age(one: ReportedServer) -> str:
-    return duration(max(0.0, time.time() - one.since))
+def _age(server: ReportedServer) -> str:
+    return duration(max(0.0, time.time() - server.since))
 
 
-def _kernel(one: ReportedServer) -> str:
-    return f"pid {one.kernel}" if one.kernel_lives else "gone"
+def _kernel(server: ReportedServer) -> str:
+    return f"pid {server.kernel}" if server.kernel_lives else "gone"
 
 
-def _block(name: str, several: Iterable[str]) -> Iterator[str]:
-    for line in several:
+def _block(name: str, texts: Iterable[str]) -> Iterator[str]:
+    for line in texts:
         yield _fact(name, line)
         name = ""
 

@@ -397,9 +397,9 @@ class Inner(Guard):
 
 
 def _soonest(stops: list[Stop]) -> Stop:
-    return Stop(min(one.grace for one in stops), min(one.patience for one in stops))
+    return Stop(min(stop.grace for stop in stops), min(stop.patience for stop in stops))
 
 
 def _shown(members: Members) -> Members:
     """Return the processes that /proc shows: a hidden process cannot be distinguished from a later one with its pid."""
-    return [one for one in members if one.identity.start != processes.HIDDEN]
+    return [process for process in members if process.identity.start != processes.HIDDEN]

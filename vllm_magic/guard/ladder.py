@@ -119,7 +119,9 @@ class Ladder:
         return outcome
 
     def _terminate_gracefully(self, alive: Members, grace: float, patience: float) -> Members:
-        essential = {one.identity for one in alive if one.identity == self._leader or _is_engine(one)}
+        essential = {
+            process.identity for process in alive if process.identity == self._leader or _is_engine(process)
+        }
         self._send_sigterm(alive)
         again: float | None = self._began + SECOND_SIGTERM
         rest_since: float | None = None
@@ -171,15 +173,15 @@ class Ladder:
                 alive = self._scan()
                 continue
             # All are stopped first, so that none forks while the others are being killed.
-            stopped = [one for one in victims if pidfd.send(one.identity, signal.SIGSTOP)]
+            stopped = [process for process in victims if pidfd.send(process.identity, signal.SIGSTOP)]
             self._before_signal(self._scan())
             if self._whole_groups and not self._trackers_last:
                 _signal_groups(stopped, signal.SIGKILL)
             else:
                 _signal_groups(self._in_own_sessions(stopped), signal.SIGSTOP)
                 victims = self._stop_newcomers(victims, limit)
-            for one in victims:
-                pidfd.send(one.identity, signal.SIGKILL)
+            for process in victims:
+                pidfd.send(process.identity, signal.SIGKILL)
             self._sent.update(dict.fromkeys(_identities(victims), How.SIGKILL))
             pidfd.wait_for_all(_identities(victims), min(WAIT_INTERVAL, limit - time.monotonic()))
             alive = self._scan()
@@ -189,7 +191,7 @@ class Ladder:
         """Return the processes to kill now."""
         if not self._trackers_last:
             return alive
-        return [one for one in alive if RESOURCE_TRACKER not in self._names.get(one.identity, "")]
+        return [process for process in alive if RESOURCE_TRACKER not in self._names.get(process.identity, "")]
 
     def _in_own_sessions(self, stopped: Members) -> Members:
         """Return the processes whose session has only processes of the server; never a process of this process's group.
@@ -197,10 +199,14 @@ class Ladder:
         Their groups are stopped as a whole, because a chain of processes, each of which forks the next one, can stay ahead
         of the scans: on a busy machine a scan takes longer than a fork.
         """
-        own = {one.identity.pid for one in stopped} | {self._session}
+        own = {process.identity.pid for process in stopped} | {self._session}
         mine = {now.group for pid in marks.own_ancestry() if (now := processes.read(pid))}
-        living = [now for one in stopped if one.session in own and (now := processes.living(one.identity))]
-        return [one for one in living if one.group not in mine]
+        living = [
+            now
+            for process in stopped
+            if process.session in own and (now := processes.living(process.identity))
+        ]
+        return [process for process in living if process.group not in mine]
 
     def _stop_newcomers(self, stopped: Members, limit: float) -> Members:
         """Scan and stop until a scan finds no process that was forked meanwhile; return all stopped processes."""
@@ -219,13 +225,17 @@ class Ladder:
         self._next_scan = time.monotonic() + SCAN_INTERVAL
         # The first name is kept: an ending process has lost its title.
         self._names.update(
-            {one.identity: shown_name(one) for one in alive if one.identity not in self._names}
+            {
+                process.identity: shown_name(process)
+                for process in alive
+                if process.identity not in self._names
+            }
         )
         return alive
 
     def _update(self, alive: Members) -> Members:
         """Return the processes that still live. Scan for new ones every `SCAN_INTERVAL` seconds, and when none is left."""
-        left = [now for one in alive if (now := processes.living(one.identity))]
+        left = [now for process in alive if (now := processes.living(process.identity))]
         return left if left and time.monotonic() < self._next_scan else self._scan()
 
     def _outcome(self, left: Members) -> Outcome:
@@ -246,15 +256,15 @@ def _signal_groups(stopped: Members, number: signal.Signals) -> None:
 
     A group keeps its number while a stopped member of it lives.
     """
-    for group in {one.group for one in stopped} - {os.getpgrp()}:
+    for group in {process.group for process in stopped} - {os.getpgrp()}:
         with contextlib.suppress(OSError):
             os.killpg(group, number)
 
 
 def _identities(members: Members) -> set[Identity]:
-    return {one.identity for one in members}
+    return {process.identity for process in members}
 
 
-def _is_engine(one: Process) -> bool:
-    name = shown_name(one)
+def _is_engine(process: Process) -> bool:
+    name = shown_name(process)
     return any(part in name for part in ENGINE_TITLES)

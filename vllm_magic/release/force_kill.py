@@ -25,8 +25,8 @@ def kill_guards(guards: Collection[Identity]) -> bool:
     They are stopped first, so that none of them reacts to the end of another.
     """
     for number in (signal.SIGSTOP, signal.SIGKILL):
-        for one in guards:
-            pidfd.send(one, number)
+        for guard in guards:
+            pidfd.send(guard, number)
     return not pidfd.wait_for_all(guards, EXIT_LIMIT)
 
 

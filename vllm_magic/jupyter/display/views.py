@@ -69,12 +69,12 @@ def spare(now: StandbyStatus) -> View:
     return View(f"A spare {state}, since {since}. A start like the last one takes far less time with it.")
 
 
-def releases(several: Sequence[Release]) -> View:
+def releases(all_releases: Sequence[Release]) -> View:
     """Return the view for ``%vllm stop --all``."""
-    if not several:
+    if not all_releases:
         return View("No server runs, so there is nothing to stop.")
-    if len(several) == 1:
-        return several[0].view()
+    if len(all_releases) == 1:
+        return all_releases[0].view()
     rows = tuple(
         (
             release.server,
@@ -83,11 +83,11 @@ def releases(several: Sequence[Release]) -> View:
             release.proof.value if release.verified else "NOT proved",
             _freed(release),
         )
-        for release in several
+        for release in all_releases
     )
-    doubts = tuple(f"{release.server}: {release.doubt}" for release in several if release.doubt)
+    doubts = tuple(f"{release.server}: {release.doubt}" for release in all_releases if release.doubt)
     return View(
-        f"{len(several)} servers released.", ("name", "in", "processes", "proof", "freed"), rows, doubts
+        f"{len(all_releases)} servers released.", ("name", "in", "processes", "proof", "freed"), rows, doubts
     )
 
 
