@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.jupyter.display import views
 from vllm_magic.jupyter.panel import form
+from vllm_magic.lifecycle import faults
 
 if TYPE_CHECKING:
     import threading
@@ -50,15 +51,8 @@ def run(work: Callable[[], WorkResult]) -> WorkResult:
     """Run a task and return its result; an exception becomes a result too."""
     try:
         return work()
-    except VllmMagicError as error:
-        return WorkResult(str(error), wrong=True)
     except Exception as error:  # noqa: BLE001 - the user must see every error, also an error in vllm_magic itself
-        return WorkResult(fault(error), wrong=True)
-
-
-def fault(error: Exception) -> str:
-    """Return the message for an unexpected exception."""
-    return f"A fault of vllm_magic: {type(error).__name__}: {error}. Please report it."
+        return WorkResult(faults.text(error), wrong=True)
 
 
 class Work:

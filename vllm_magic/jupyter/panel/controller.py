@@ -13,7 +13,6 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from vllm_magic.errors import VllmMagicError
 from vllm_magic.jupyter.panel import background_work, form, view_state
 from vllm_magic.jupyter.panel.background_work import WorkResult
 from vllm_magic.jupyter.panel.chats import Chats
@@ -22,6 +21,7 @@ from vllm_magic.jupyter.panel.messages import Request, RequestKind
 from vllm_magic.jupyter.panel.open_views import OpenViews
 from vllm_magic.jupyter.panel.selection import Selection
 from vllm_magic.jupyter.panel.server_list import ServerList
+from vllm_magic.lifecycle import faults
 from vllm_magic.server.server import ServerState, run_of
 
 if TYPE_CHECKING:
@@ -98,10 +98,8 @@ class Controller:
         """Run the action. If it raises an exception, show that as a notice: the thread must go on."""
         try:
             action()
-        except VllmMagicError as error:
-            self._notify(str(error), wrong=True)
         except Exception as error:  # noqa: BLE001 - a panel without its thread would go on showing old values
-            self._notify(background_work.fault(error), wrong=True)
+            self._notify(faults.text(error), wrong=True)
 
     def _handle(self, request: Request) -> None:
         self._open_views.note(request)
