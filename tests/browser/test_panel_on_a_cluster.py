@@ -22,7 +22,7 @@ def test_a_life_on_a_cluster(lab, cluster):
     panel = open_panel(lab)
     panel.fill("tiny", f"--cluster {cluster.address}")
     expect(panel.root.locator(".vmp-note:not(.queued)")).to_contain_text(
-        "It will run on the Ray cluster at http://127"
+        "The server will run on the Ray cluster at http://127"
     )
     panel.button("Start").click()
     panel.wait_state("ready", 120)  # the cluster has only just begun

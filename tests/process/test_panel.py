@@ -185,7 +185,10 @@ def test_a_server_of_a_cluster_in_the_form():
     assert spec.cluster == "http://me:secret@head:8265/"
     assert form.spec(form.fields_of(spec, settings), settings) == spec
     judged = form.assess(typed, settings, None)
-    assert (judged.wrong, judged.text) == (False, "It will run on the Ray cluster at http://head:8265.")
+    assert (judged.wrong, judged.text) == (
+        False,
+        "The server will run on the Ray cluster at http://head:8265.",
+    )
 
 
 def test_a_chat(controller, views):

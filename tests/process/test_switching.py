@@ -258,7 +258,7 @@ class TestNaps:
         assert server.stop().verified
 
     def test_one_that_only_says_so(self, manager, spec, monkeypatch):
-        monkeypatch.setattr(sleep_mode, "SETTLE", 0.5)
+        monkeypatch.setattr(sleep_mode, "SETTLE_LIMIT", 0.5)
         server = manager.start(spec("m", SLEEPY, faults={"sleeps": False}), timeout=60).server
         with pytest.raises(
             SleepFailed,
@@ -280,7 +280,7 @@ class TestNaps:
     def test_where_the_driver_says_nothing_vllm_is_believed_and_that_is_said(self, manager, spec, fake_gpus):
         fakegpu.configure(fake_gpus, procs_unsupported=1)
         manager.start(spec("m", SLEEPY), timeout=60)
-        assert "vLLM says so, and the driver does not report its memory" in manager.get().sleep().text
+        assert "by vLLM's answer, since the driver does not report its memory" in manager.get().sleep().text
 
     def test_a_switch_and_back(self, manager, spec):
         one = switching.switch(manager, spec("one", SLEEPY), timeout=60).server
@@ -364,7 +364,7 @@ class TestWhatIsKnownOfASleep:
         assert server.asleep == 0
 
     def test_one_that_failed_to_sleep(self, manager, spec, monkeypatch):
-        monkeypatch.setattr(sleep_mode, "SETTLE", 0.5)
+        monkeypatch.setattr(sleep_mode, "SETTLE_LIMIT", 0.5)
         server = manager.start(spec("m", SLEEPY, faults={"sleeps": False}), timeout=60).server
         with pytest.raises(SleepFailed):
             manager.get().sleep(level=2)

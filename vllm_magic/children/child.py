@@ -1,4 +1,4 @@
-"""Run a command while a cell waits: its output arrives line by line, and no process of it is left at the end."""
+"""Run a command while a cell waits. Its output arrives line by line, and no process of the command is left at the end."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ class ChildProcess:
         Returns:
             The output; None if the exit code is not 0, or the command takes too long or prints too much.
         """
-        said, deadline = b"", time.monotonic() + limit
+        output, deadline = b"", time.monotonic() + limit
         for piece in self._pieces(deadline=deadline):
-            said += piece or b""
-            if len(said) > most:
+            output += piece or b""
+            if len(output) > most:
                 return None
         rest = max(0.0, deadline - time.monotonic())
         try:
-            return said if self._process.wait(rest) == 0 else None
+            return output if self._process.wait(rest) == 0 else None
         except subprocess.TimeoutExpired:
             return None
 

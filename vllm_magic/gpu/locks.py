@@ -58,7 +58,7 @@ class ReleaseLocks:
     """Holds the shared locks of some GPUs, as a context manager: a release is under way on them."""
 
     def __init__(self, uuids: Iterable[str]) -> None:
-        """Set the GPUs. Entering takes the locks that can be had, and raises what `lock_paths` raises."""
+        """Set the GPUs. `__enter__` takes the locks that are available; it raises the errors of `lock_paths`."""
         self._uuids = tuple(uuids)
         self._held = ExitStack()
 

@@ -39,11 +39,9 @@ def clear(folder: str, tmp: str, log: str, keep_log: str) -> str:
     with contextlib.suppress(OSError):
         _keep(log, keep_log)
     deadline = time.monotonic() + CLEAR_LIMIT
-    if (
-        left := _empty(tmp, deadline)
-        or _remove_shared_memory(folder)
-        or _empty(folder, deadline, but=record.NAME)
-    ):
+    left = _empty(tmp, deadline) or _remove_shared_memory(folder)
+    left = left or _empty(folder, deadline, but=record.NAME)
+    if left:
         return left
     for path, remove in ((tmp, os.rmdir), (os.path.join(folder, record.NAME), os.unlink), (folder, os.rmdir)):
         with contextlib.suppress(OSError):
@@ -64,9 +62,9 @@ def discard(folder: str, tmp: str, log: str) -> None:
 
 
 def _remove_shared_memory(folder: str) -> str:
-    """Remove the shared memory in the server's record. Return a sentence about what another program still uses; "" for nothing.
+    """Remove the shared memory in the server's record. Return a sentence about files that another program uses; "" for none.
 
-    As long as there is any, the folder stays, and the next sweep tries to remove both.
+    As long as there are such files, the folder stays, and the next sweep tries to remove both.
     """
     try:
         segments = [Segment(*one) for one in record.read(folder).segments]

@@ -33,7 +33,7 @@ class Inbox:
 
     @property
     def waiting(self) -> bool:
-        """Whether messages have been received and not been read. The socket is not readable because of these."""
+        """Whether `read` has messages that were received already. The socket does not become readable because of them."""
         return bool(self._waiting)
 
     def read(self) -> list[Message] | None:

@@ -63,9 +63,9 @@ class KnowProcesses:
 
 @dataclass(frozen=True)
 class ObserveReady:
-    """Have the guards and the verifier note what the server holds now that it is ready, and watch its processes.
+    """Have the guards and the verifier note the processes and the memory of the ready server, and watch the processes.
 
-    `ProcessEnded` follows when one of them, other than the leader, has ended.
+    `ProcessEnded` follows when a process other than the leader has ended.
     """
 
 
@@ -76,7 +76,7 @@ class BeginRelease:
 
 @dataclass(frozen=True)
 class ObserveBeforeStop:
-    """Have the verifier record what the server holds before its end."""
+    """Have the verifier record the processes and the memory of the server before its end."""
 
 
 @dataclass(frozen=True)

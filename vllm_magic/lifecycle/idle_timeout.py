@@ -1,6 +1,6 @@
-"""Whether a server is in use: for ``--ttl``, which releases a server that is not, and for ``--drain``.
+"""Determine whether a server is in use: ``--ttl`` releases a server that is not, and ``--drain`` waits until it is not.
 
-vLLM's counters tell that, so requests to ``/health`` or for the counters themselves do not count as use. But
+vLLM's counters show the use, so requests to ``/health`` or for the counters themselves do not count. But
 the counters date from the end of the engine's last step: a request that comes during a long step may be
 missing from them for minutes. So a client's connection also counts as use while the client may be waiting for
 an answer. There are three such cases:
@@ -47,7 +47,7 @@ WAIT_LIMIT = 600.0  # seconds for which a connection counts while the counters s
 SHORTEST_REQUEST = (
     40  # bytes; "POST /score HTTP/1.0" with the length of the content and the content is longer
 )
-CLOSE_LIMIT = 1.0  # seconds in which vLLM then closes the connection
+CLOSE_LIMIT = 1.0  # seconds after `KEEP_ALIVE` in which vLLM closes the connection
 
 
 class ServerUse(NamedTuple):
@@ -71,7 +71,7 @@ class _Answered(NamedTuple):
     may_wait: bool
 
     def after(self, received: int | None) -> _Answered:
-        """Return the same connection at a later look. A client that polls sends requests of one length."""
+        """Return the same connection at a later reading. A client that polls sends requests of one length."""
         if received is None or self.received is None or received == self.received:
             return self
         grown = received - self.received
@@ -125,28 +125,26 @@ class Requests:
             return None
         if use.activity.served != self._served:
             self._served, self._answered, self._waiting = use.activity.served, {}, {}
-        there = {one.name for one in use.connections}
-        self._answered = {name: before for name, before in self._answered.items() if name in there}
-        waiting = {one.name for one in use.connections if self._may_wait(one)}
+        open_ = {connection.name for connection in use.connections}
+        self._answered = {name: before for name, before in self._answered.items() if name in open_}
+        waiting = {connection.name for connection in use.connections if self._may_wait(connection)}
         self._waiting = {name: self._waiting.get(name, at) for name in waiting}
         if use.activity.in_flight:
             self._waiting = {}
             return True
         return any(at - since <= WAIT_LIMIT for since in self._waiting.values())
 
-    def _may_wait(self, one: TcpConnection) -> bool:
-        if one.received is not None and one.received < SHORTEST_REQUEST:
+    def _may_wait(self, connection: TcpConnection) -> bool:
+        """Whether the client of this connection may be waiting for an answer."""
+        name, received = connection.name, connection.received
+        if received is not None and received < SHORTEST_REQUEST:
             return False
-        if one.since_received < one.since_sent or one.since_sent > self._quiet:
-            self._answered.pop(one.name, None)
+        if connection.since_received < connection.since_sent or connection.since_sent > self._quiet:
+            self._answered.pop(name, None)
             return True
-        before = self._answered.get(one.name)
-        now = (
-            before.after(one.received)
-            if before
-            else _Answered(one.received, one.received or 0, may_wait=True)
-        )
-        self._answered[one.name] = now
+        before = self._answered.get(name)
+        now = before.after(received) if before else _Answered(received, received or 0, may_wait=True)
+        self._answered[name] = now
         return now.may_wait
 
 

@@ -35,7 +35,7 @@ class EarlyWarning:
             threading.Thread(target=self._run, name="vllm-magic fit", daemon=True).start()
 
     def warning(self, timeout: float = 0.0) -> str:
-        """Return the warning, one line, at the first call after the estimate; "" at all other calls, or if there is none.
+        """Return the warning as one line; "" if there is none, or an earlier call has returned it.
 
         Args:
             timeout: the seconds to wait for the estimate.

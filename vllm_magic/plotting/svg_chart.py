@@ -1,4 +1,4 @@
-"""Panels below each other with one time axis, as SVG. The caller decides what is drawn, this module how.
+"""Panels below each other with one time axis, as SVG. The caller decides the content, and this module the look.
 
 Text and lines take the colours of JupyterLab's theme, or of VS Code's, or the colour that `themed` gives them; without any of
 these they are grey, which can be read on white and on black. The colours of the curves are from Okabe and Ito's palette, which colour-blind readers can tell apart.
@@ -145,9 +145,8 @@ class _Drawing:
 
     def _panel(self, panel: Axes, top: float) -> None:
         bottom = top + panel.height
-        peak = max(
-            (value for one in panel.series for _, value in one.points if value is not None), default=0.0
-        )
+        values = (value for series in panel.series for _, value in series.points if value is not None)
+        peak = max(values, default=0.0)
         scale, ticks = _scale(peak, whole=panel.whole)
 
         def height(value: float) -> float:
@@ -157,11 +156,11 @@ class _Drawing:
             y = height(tick)
             self._line(LEFT, y, WIDTH - RIGHT, y, f"stroke:{_FAINT};stroke-opacity:{0.35 if tick else 0.9}")
             self._text(LEFT - 6, y + 4, _number(tick), f"fill:{_FAINT}", "end")
-        for one in panel.series:
-            points = [(self._x(at), None if value is None else height(value)) for at, value in one.points]
+        for series in panel.series:
+            points = [(self._x(at), None if value is None else height(value)) for at, value in series.points]
             for known, run in groupby(points, key=lambda point: point[1] is not None):
                 if known:
-                    self._curve([(x, y) for x, y in run if y is not None], one, bottom)
+                    self._curve([(x, y) for x, y in run if y is not None], series, bottom)
 
     def _curve(self, points: list[tuple[float, float]], series: Series, bottom: float) -> None:
         if len(points) == 1:  # between two gaps
@@ -184,19 +183,19 @@ class _Drawing:
         """Draw the title, and the legend from the right, the last series first."""
         self._text(LEFT, y, panel.title, "font-weight:600")
         x = float(WIDTH - RIGHT)
-        for one in reversed(panel.series):
-            x -= _width(one.legend)
-            self._text(x, y, one.legend)
+        for series in reversed(panel.series):
+            x -= _width(series.legend)
+            self._text(x, y, series.legend)
             x -= _SWATCH + 4
-            if one.kind in (CurveStyle.AREA, CurveStyle.STRONG_AREA):
-                opacity = 0.2 if one.kind is CurveStyle.AREA else 0.75
-                style = f"fill:{one.color};fill-opacity:{opacity};stroke:{one.color}"
+            if series.kind in (CurveStyle.AREA, CurveStyle.STRONG_AREA):
+                opacity = 0.2 if series.kind is CurveStyle.AREA else 0.75
+                style = f"fill:{series.color};fill-opacity:{opacity};stroke:{series.color}"
                 self._parts.append(
                     f'<rect x="{x:.1f}" y="{y - 8:.1f}" width="{_SWATCH - 2}" height="8" style="{style}"/>'
                 )
             else:
-                dashes = ";stroke-dasharray:4 3" if one.kind is CurveStyle.LEVEL else ""
-                self._line(x, y - 4, x + _SWATCH - 1, y - 4, f"stroke:{one.color};stroke-width:2{dashes}")
+                dashes = ";stroke-dasharray:4 3" if series.kind is CurveStyle.LEVEL else ""
+                self._line(x, y - 4, x + _SWATCH - 1, y - 4, f"stroke:{series.color};stroke-width:2{dashes}")
             x -= 14
 
     def _time_axis(self, bottom: float) -> None:
@@ -231,14 +230,14 @@ class _Drawing:
 def _rows(marks: Sequence[Mark], place: Callable[[float], float]) -> Iterator[tuple[Mark, float, str, int]]:
     """Yield each mark with the x of its line, the anchor and the row of its text.
 
-    A text is right of its line, or left of it where there is no room. No line and no other text crosses it: each text is
-    placed below the earlier ones that it would meet. That suffices, since no line of an earlier mark goes through it: the
-    texts left of their lines are placed first, from the right, then the others, from the left.
+    A text is right of its line, or left of its line if there is no room. Each text is placed below the earlier texts that it
+    would overlap. No line of an earlier mark crosses it, because of the order: first come the texts left of their lines,
+    from the right, then the texts right of their lines, from the left.
     """
     right: list[tuple[Mark, float]] = []
     left: list[tuple[Mark, float]] = []
     limit = float(WIDTH)  # the edge, or the line of the last mark whose text is left of its line
-    for mark in sorted(marks, key=lambda one: -one.at):
+    for mark in sorted(marks, key=lambda mark: -mark.at):
         x = place(mark.at)
         if x + _wide(mark) > limit:
             left.append((mark, x))
@@ -256,9 +255,9 @@ def _rows(marks: Sequence[Mark], place: Callable[[float], float]) -> Iterator[tu
         yield mark, x, anchor, row
 
 
-def _cross(one: tuple[float, float, float, int], other: tuple[float, float, float, int]) -> bool:
-    """Whether two texts overlap, or the line of one mark, which goes down from its row, crosses the other's text."""
-    (x1, begin1, end1, row1), (x2, begin2, end2, row2) = one, other
+def _cross(first: tuple[float, float, float, int], second: tuple[float, float, float, int]) -> bool:
+    """Whether two texts overlap, or the line of one mark, which goes down from its row, crosses the text of the other mark."""
+    (x1, begin1, end1, row1), (x2, begin2, end2, row2) = first, second
     if row1 == row2:
         return begin1 < end2 and begin2 < end1
     return begin1 < x2 < end1 if row2 < row1 else begin2 < x1 < end2

@@ -1,4 +1,4 @@
-"""Find the processes on a GPU that are not known: neither of this user's other servers, nor of a fast start of vLLM."""
+"""Find the unknown processes on a GPU: they belong to no other server of this user, and to no fast start of vLLM."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ def unknown_pids(pids: Iterable[int], own: str, kernel: Identity | None) -> set[
     return {pid for pid in unknown if fast_start.origin(table, pid) is None}
 
 
-def describe(gpu: int, several: Sequence[ComputeProcess], hidden: Collection[int]) -> str:
+def describe(gpu: int, holders: Sequence[ComputeProcess], hidden: Collection[int]) -> str:
     """Return a line about the processes that came to a GPU, the largest first.
 
     Args:
         gpu: the index of the GPU.
-        several: the processes.
+        holders: the processes.
         hidden: the pids that are not visible here.
     """
-    ordered = sorted(several, key=lambda one: one.used or 0, reverse=True)
+    ordered = sorted(holders, key=lambda process: process.used or 0, reverse=True)
     more = f", and {len(ordered) - MOST_NAMED} more do" if len(ordered) > MOST_NAMED else ""
-    named = ", ".join(_describe_process(one, hidden) for one in ordered[:MOST_NAMED])
+    named = ", ".join(_describe_process(process, hidden) for process in ordered[:MOST_NAMED])
     suffix = (
         "it came while this server ran, and is not known to belong to it"
         if len(ordered) == 1
@@ -87,6 +87,7 @@ def _belongs_to_other(pid: int, others: Iterable[Entry], leaders: Mapping[int, I
     return proved or processes.leader_of(pid, leaders) is not None
 
 
-def _describe_process(one: ComputeProcess, hidden: Collection[int]) -> str:
-    who = "which is not visible here," if one.pid in hidden else f"of {details.user(details.uid(one.pid))}"
-    return f"pid {one.pid} {who} holds {gib_if_known(one.used or None)}"
+def _describe_process(process: ComputeProcess, hidden: Collection[int]) -> str:
+    pid = process.pid
+    who = "which is not visible here," if pid in hidden else f"of {details.user(details.uid(pid))}"
+    return f"pid {pid} {who} holds {gib_if_known(process.used or None)}"

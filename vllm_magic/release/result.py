@@ -87,7 +87,7 @@ class Release(Viewable):
         may_recheck: whether another check may prove the release: memory is not back yet, or another machine did not answer.
             Stopping the server again makes such a check.
         left_alone: a sentence about the processes that have the server's environment but do not belong to it; "" for none.
-        begun_before: whether the release had begun before this stop, so that ``ended`` is empty: another one has the report.
+        begun_before: whether the release had begun before this stop, so that ``ended`` is empty: another stop has the report.
         files_left: a sentence about files of the server that could not be removed; "" for none.
     """
 
@@ -122,7 +122,7 @@ class Release(Viewable):
         return f"{self.server} released in {self.seconds:.2f} s: {ended}, proved by {self.proof.value}."
 
     def view(self) -> View:
-        """Return what ended, what memory came back, and the proof."""
+        """Return the number of ended processes, the memory that came back, and the proof."""
         rows = tuple(
             (
                 f"{gpu.index}: {gpu.name}",

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # Seconds for vLLM to move the weights to the machine's memory, or to read them from its disk.
 SLEEP_LIMIT = 300.0
-SETTLE = 10.0  # seconds for the driver to show the memory that came back
+SETTLE_LIMIT = 10.0  # seconds for the driver to show the memory that came back
 POLL_INTERVAL = 0.2  # seconds between readings of that memory
 LEVELS = (1, 2)
 RELOAD = 2  # the level at which the weights are thrown away
@@ -62,7 +62,7 @@ class SleepResult(Viewable):
     def text(self) -> str:
         """What happened, in one line."""
         if self.before is None or self.after is None:
-            proved = "vLLM says so, and the driver does not report its memory"
+            proved = "by vLLM's answer, since the driver does not report its memory"
         elif self.asleep:
             proved = f"{gib(self.before - self.after)} came back, and it keeps {gib(self.after)}"
         else:
@@ -185,7 +185,7 @@ class SleepMode:
         before = self._held()
         self._post(api, f"/sleep?level={level}")
         if api.is_sleeping() is not True:
-            raise SleepFailed(f"{name} was told to sleep, and does not. %vllm logs {name} shows more.")
+            raise SleepFailed(f"{name} was asked to sleep, but is still awake. %vllm logs {name} shows more.")
         after = before if slept else self._held_after_sleep(before)
         if not slept and before is not None and after is not None and after > before / 2:
             raise SleepFailed(
@@ -201,23 +201,23 @@ class SleepMode:
             self._post(api, "/collective_rpc", {"method": "reload_weights"})
             self._post(api, "/reset_prefix_cache")
         if api.is_sleeping() is not False:
-            raise SleepFailed(f"{name} was told to wake up, and does not. %vllm logs {name} shows more.")
+            raise SleepFailed(f"{name} was asked to wake up, but still sleeps. %vllm logs {name} shows more.")
         seconds = time.monotonic() - began
         return SleepResult(name, asleep=False, seconds=seconds, before=before, after=self._held())
 
     def _post(self, api: Api, path: str, body: object = None) -> None:
         name, status = self._spec.name, api.post(path, body, SLEEP_LIMIT)
         if status != 200:  # noqa: PLR2004 - HTTP
-            said = "did not answer" if status is None else f"answered {status}"
+            answer = "did not answer" if status is None else f"answered {status}"
             raise SleepFailed(
-                f"{name} {said} to {path.partition('?')[0]}. %vllm logs {name} shows why; %vllm gpu shows who holds memory."
+                f"{name} {answer} to {path.partition('?')[0]}. %vllm logs {name} shows why; %vllm gpu shows who holds memory."
             )
 
     def _held_after_sleep(self, before: int | None) -> int | None:
-        """Return the bytes that the server holds, once they are at most half of ``before``, or after `SETTLE` seconds."""
+        """Return the bytes that the server holds, once they are at most half of ``before``, or after `SETTLE_LIMIT` seconds."""
         if before is None:
             return None
-        deadline = time.monotonic() + SETTLE
+        deadline = time.monotonic() + SETTLE_LIMIT
         pause = threading.Event()
         while (held := self._held()) is not None and held > before / 2:
             if time.monotonic() >= deadline:
@@ -228,10 +228,9 @@ class SleepMode:
     def _held(self) -> int | None:
         """Return the bytes of VRAM that the server's processes hold; None if the driver does not report them."""
         pids = set(members.pids(self._spec.name, self._lifecycle))
-        listed = [
-            one for gpu in self._probe.snapshot().gpus for one in gpu.processes or () if one.pid in pids
-        ]
-        known = [one.used for one in listed if one.used is not None]
+        gpus = self._probe.snapshot().gpus
+        listed = [process for gpu in gpus for process in gpu.processes or () if process.pid in pids]
+        known = [process.used for process in listed if process.used is not None]
         return sum(known) if known and len(known) == len(listed) else None
 
     @property

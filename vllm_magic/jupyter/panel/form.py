@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vllm_magic.jupyter.commands.settings import Settings
 
 MOST_MODELS = 100  # suggested models, at most
-# The options of vllm_magic that `fields_of` writes as flags. It handles --gpus and --env by themselves.
+# The options of vllm_magic that `fields_of` writes as flags. --gpus and --env are handled separately.
 OPTION_FIELDS = ("name", "port", "executable", "ttl", "keep", "cluster")
 
 
@@ -141,7 +141,7 @@ def assess(
     try:
         server = spec(form, settings)
         if server.cluster:  # the cluster has another vLLM and other GPUs than this machine
-            return Assessment(f"It will run on the Ray cluster at {rest.shown(server.cluster)}.")
+            return Assessment(f"The server will run on the Ray cluster at {rest.shown(server.cluster)}.")
         checks.check(server, os.environ, executable.find(server.executable), now, own_ports)
         if now is None or not now.gpus:
             return Assessment()

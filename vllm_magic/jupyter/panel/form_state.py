@@ -31,7 +31,7 @@ class FormState:
         self._under_way = 0  # the number of assessments under way
         self._assessed_memory: tuple[
             int | None, ...
-        ] = ()  # the free memory at the last assessment, as of `_free_steps`
+        ] = ()  # the result of `_free_steps` at the last assessment
 
     @property
     def claims(self) -> dict[int, int]:
