@@ -21,19 +21,26 @@ def tables() -> dict[str, str]:
     return {
         "## The magics\n\n": help_text.readme_table(NOTEBOOK, registry.declarations().values()),
         "What is promised for which version of vLLM:\n\n": versions.table(),
-        "it needs no Jupyter server:\n\n": help_text.readme_table(TERMINAL, cli.declarations().values()),
+        "`doctor` shows the state folder here and there:\n\n": help_text.readme_table(
+            TERMINAL, cli.declarations().values()
+        ),
     }
 
 
-def main() -> None:
-    """Replace the paragraph after each of these texts by its table."""
-    content = README.read_text(encoding="utf-8")
+def with_tables(content: str) -> str:
+    """Return the content of README.md with a new table in place of the paragraph after each of these texts.
+
+    Raises:
+        ValueError: a text is not in README.md, so the place of its table is not known.
+    """
     for heading, table in tables().items():
         before, found, rest = content.partition(heading)
+        if not found:
+            raise ValueError(f"README.md has no text {heading!r} before a table. Correct `tables` here.")
         _, end, after = rest.partition("\n\n")
         content = f"{before}{found}{table}{end}{after}"
-    README.write_text(content, encoding="utf-8")
+    return content
 
 
 if __name__ == "__main__":
-    main()
+    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from vllm_magic.commands import help_text
 from vllm_magic.commands.front_end import NOTEBOOK, TERMINAL
 from vllm_magic.jupyter.commands import registry
 
-README = Path(__file__).parents[3].joinpath("README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[3]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = {NOTEBOOK: registry.declarations(), TERMINAL: cli.declarations()}
 BOTH = COMMANDS[NOTEBOOK].keys() & COMMANDS[TERMINAL].keys()
 
@@ -87,3 +89,18 @@ def test_what_both_front_ends_have_has_one_text(name):
 def test_the_readme_has_the_table_of_the_commands(front_end):
     """`.venv/bin/python tools/readme_table.py` writes it."""
     assert help_text.readme_table(front_end, COMMANDS[front_end].values()) in README
+
+
+@pytest.fixture
+def readme_table():
+    """The script `tools/readme_table.py`."""
+    return runpy.run_path(str(ROOT / "tools" / "readme_table.py"))
+
+
+def test_the_script_changes_nothing_in_a_current_readme(readme_table):
+    assert readme_table["with_tables"](README) == README
+
+
+def test_the_script_refuses_a_readme_without_the_place_of_a_table(readme_table):
+    with pytest.raises(ValueError, match="has no text '## The magics"):
+        readme_table["with_tables"](README.replace("## The magics", "## Magics"))
