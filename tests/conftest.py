@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -15,8 +16,9 @@ from shells import a_shell
 from stand_in import leftovers
 from traces import Traces, temporary_folders
 
-from vllm_magic import notation
+from vllm_magic import ledger, notation
 from vllm_magic.engine.spec import ServerSpec
+from vllm_magic.errors import VllmMagicError
 from vllm_magic.manager.manager import Manager
 from vllm_magic.notation import Notation
 from vllm_magic.provisioning.standby_pool import StandbyMode
@@ -42,6 +44,10 @@ def home(tmp_path, monkeypatch) -> Iterator[Path]:
     monkeypatch.setenv("VLLM_MAGIC_HOME", str(folder))
     monkeypatch.setenv(leftovers.HOME, str(folder))
     yield folder
+    with contextlib.suppress(OSError, VllmMagicError):  # a test may have made it unreadable
+        for entry in ledger.entries():
+            if entry.record and not entry.processes:
+                entry.folder.clear()  # with its shared memory
     for left in temporary_folders(folder):
         shutil.rmtree(left, ignore_errors=True)
 

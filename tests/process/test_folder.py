@@ -34,7 +34,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @contextlib.contextmanager
 def mounted(source: Path, target: Path):
-    """A bind mount, which has the device of its source; ``target`` may have become another folder at the end."""
+    """A bind mount, which has the device of its source; a clearing may move the folder that it is on."""
     if os.getuid() != 0:
         pytest.fail("Only root can mount: run this as root (CI does)")
     source.mkdir(exist_ok=True)
@@ -44,7 +44,10 @@ def mounted(source: Path, target: Path):
     try:
         yield source / "precious"
     finally:
-        _libc.umount2(os.fsencode(target), MNT_DETACH)
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            root, where = line.split()[3:5]  # proc_pid_mountinfo(5)
+            if root.endswith(str(source)):
+                _libc.umount2(os.fsencode(where), MNT_DETACH)
 
 
 @contextlib.contextmanager

@@ -20,13 +20,14 @@ def test_troubleshooting(home, vllm, monkeypatch, traces):
         "NO_COLOR": "1",
     }.items():
         monkeypatch.setenv(name, value)
-    _, _, missing, flag, length, port, name, logs, doctor, reap = outputs("troubleshooting")
+    _, _, missing, flag, length, forced, port, name, logs, doctor, reap = outputs("troubleshooting")
     assert missing.startswith("StartFailed: ")
     assert "no-such-model" in missing
     assert "--max-modell-len" in flag
     assert "Did you mean --max-model-len?" in flag
-    assert "StartFailed: " in length
-    assert "Lower --max-model-len to" in length
+    assert "--max-model-len 512 or less" in length
+    assert "StartFailed: " in forced
+    assert "Lower --max-model-len to" in forced
     assert "is taken by python" in port
     assert name.startswith("UsageError: No server is called nobody")
     assert logs
