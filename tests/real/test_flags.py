@@ -1,4 +1,4 @@
-"""The flags of the CPU build of vLLM itself: that they are read, and that none which it takes is refused."""
+"""The flags of the CPU build of vLLM itself: that they are read, and that no flag and no value that it takes is refused."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import subprocess
 import pytest
 
 from vllm_magic.children import flag_reading
-from vllm_magic.engine.flags import flag_table
-from vllm_magic.engine.start_checks import unknown_flags
+from vllm_magic.engine.flags import flag_table, given
+from vllm_magic.engine.start_checks import flag_values, unknown_flags
 
 pytestmark = [pytest.mark.real_vllm, pytest.mark.timeout(600)]
 
 LIMIT = 500.0
-# Asks vLLM's own parser, as `vllm serve` does: which of the lines have a flag that it does not know?
+# Asks vLLM's own parser, as `vllm serve` does: what does it say about each of the lines?
 PARSE = """
 import contextlib, io, json, sys
 lines = json.loads(sys.argv[1])
@@ -25,14 +25,14 @@ from vllm.entrypoints.cli.serve import cmd_init
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 main = FlexibleArgumentParser(prog="vllm")
 cmd_init()[0].subparser_init(main.add_subparsers(dest="subparser"))
-unknown = []
+errors = []
 for line in lines:
     said = io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
         main.parse_args(["serve", "tiny", *line])
-    unknown.append("unrecognized arguments" in said.getvalue())
+    errors.append(said.getvalue().partition("error: ")[2])
 with open(reply, "w") as file:
-    json.dump(unknown, file)
+    json.dump(errors, file)
 """
 TAKEN = [
     ["--max-model-len", "4096"],
@@ -59,6 +59,35 @@ NOT_TAKEN = [
     ["--no-max-model-len"],
     ["--Max-Model-Len", "1"],
     ["--hf-overrides.a=1", "--strange"],
+    ["-max-model-len", "1"],
+    ["--disable-log-requests"],
+    ["--guided-decoding-backend", "xgrammar"],
+]
+VALUES_TAKEN = [
+    ["--dtype", "half", "--quantization", "a_method_of_a_plugin", "--kv-cache-dtype=fp8"],
+    ["--max-model-len", "25.6k", "--max-num-batched-tokens", "8K", "--max-num-seqs", "+8", "--seed", "1_0"],
+    ["--max-model-len", "auto", "--gpu-memory-utilization", "9e-1"],
+    ["--limit-mm-per-prompt", '{"image": 2}', "--allowed-origins", '["*"]'],
+    ["--compilation-config", '{"cudagraph_capture_sizes": [1, 2]}', "--hf-overrides", "{a"],
+    ["--served-model-name", "a", "b", "--collect-detailed-traces", "model", "worker"],
+    ["--max-lora-rank", "64", "--lora-modules", "a=b/c", '{"name": "a", "path": "b"}'],
+]
+VALUES_NOT_TAKEN = [
+    ["--dtype", "float99"],
+    ["--max-num-seqs", "many"],
+    ["--max-num-seqs", "8k"],
+    ["--max-model-len", "8,192"],
+    ["--max-model-len", "1.5K"],
+    ["--gpu-memory-utilization", "90%"],
+    ["--seed", "--enforce-eager"],
+    ["--limit-mm-per-prompt", "image=2"],
+    ["--compilation-config", "{mode:3}"],
+    ["--hf-overrides", "{'a': 1}"],
+    ["--enforce-eager", "true"],
+    ["--enforce-eager=true"],
+    ["--seed", "1", "2"],
+    ["--max-lora-rank", "7"],
+    ["--served-model-name", "--seed", "1"],
 ]
 
 
@@ -84,15 +113,32 @@ def test_what_is_read(vllm, tmp_path, monkeypatch):
     assert table.find("--enforce-eager") is table.find("--no-enforce-eager")
     assert table.find("-tp").default == "1"
     assert table.find("--model")
-    lines = [*TAKEN, *NOT_TAKEN]
-    known = [unknown_flags.find(line, table) is not None for line in lines]
-    assert known == [False] * len(TAKEN) + [True] * len(NOT_TAKEN)
-    assert known == unrecognized(vllm, lines, tmp_path / "reply")
+    assert table.find("--dtype").strict
+    assert not table.find("--quantization").strict
+    assert {"hermes", "qwen3_coder"} <= set(table.find("--tool-call-parser").choices)
+    assert {"deepseek_r1", "qwen3"} <= set(table.find("--reasoning-parser").choices)
+    assert [table.find(flag).nargs for flag in ("--seed", "--enforce-eager", "--served-model-name")] == [
+        "1",
+        "0",
+        "+",
+    ]
     flag_reading.end()
+    lines = [*TAKEN, *NOT_TAKEN, *VALUES_TAKEN, *VALUES_NOT_TAKEN]
+    said = errors(vllm, lines, tmp_path / "reply")
+    of_flags, of_values = said[: len(TAKEN) + len(NOT_TAKEN)], said[len(TAKEN) + len(NOT_TAKEN) :]
+    unknown = [unknown_flags.find(line, table) is not None for line in (*TAKEN, *NOT_TAKEN)]
+    assert unknown == [False] * len(TAKEN) + [True] * len(NOT_TAKEN)
+    assert unknown == ["unrecognized arguments" in one for one in of_flags]
+    wrong = [
+        any(map(flag_values.find, given.read([*line, "--port", "1"], table)))
+        for line in (*TAKEN, *VALUES_TAKEN, *VALUES_NOT_TAKEN)
+    ]
+    assert wrong == [False] * (len(TAKEN) + len(VALUES_TAKEN)) + [True] * len(VALUES_NOT_TAKEN)
+    assert wrong[len(TAKEN) :] == [bool(one) for one in of_values]
 
 
-def unrecognized(vllm, lines, reply) -> list[bool]:
-    """Of each line: whether vLLM's own parser says that it has no such flag."""
+def errors(vllm, lines, reply) -> list[str]:
+    """Of each line: the error of vLLM's own parser; "" for none."""
     command = [vllm.python, "-c", PARSE, json.dumps(lines), reply]
     ended = subprocess.run(command, env={**os.environ, **vllm.env}, capture_output=True, timeout=LIMIT)
     assert ended.returncode == 0, ended.stderr.decode()
