@@ -113,6 +113,11 @@ def test_configs_are_read_as_vllm_reads_them(vllm):
         assert (name, ours.depth, ours.values, ours.latent) == (name, one["depth"], values, one["latent"])
         assert (name, ours.kv_heads) == (name, 1 if one["latent"] else one["kv_heads"])
         assert (name, ours.longest) == (name, one["longest"])
+        assert (name, ours.heads) == (name, one["heads"])
+        accepted = architecture.longest_accepted(
+            architectures.ALL[name]
+        )  # refused above it, so never too small
+        assert (name, accepted or one["accepted"]) == (name, one["accepted"])
         assert [kinds[layer] for layer in ours.layers] == [
             kind.removesuffix("_attention") for kind in one["layers"]
         ]

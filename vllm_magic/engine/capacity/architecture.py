@@ -158,7 +158,8 @@ def longest_accepted(config: Config) -> int | None:
     """Return the longest --max-model-len that some version of vLLM accepts, in tokens; None if config.json does not tell.
 
     vLLM takes the smallest length in config.json, or a larger model_max_length, and multiplies it by the factor of a scaled
-    rotary embedding: up to 0.28 for YaRN, too (_get_and_verify_max_len in config/model.py of 0.15 to 0.33).
+    rotary embedding. For YaRN, versions up to 0.28 multiply the length before the scaling, and later ones multiply nothing
+    (_get_and_verify_max_len in config/model.py of 0.15 to 0.33).
 
     Raises:
         NoEstimate: a length in config.json is not a sensible number.
@@ -171,12 +172,17 @@ def longest_accepted(config: Config) -> int | None:
     longest = max(
         *map(min, filter(None, found)), *(number(part, "model_max_length", default=0) for part in parts)
     )
-    factors = [
-        rope["factor"]
-        for rope in (() if "gemma3" in str(text.get("model_type")) else _ropes(text))
-        if _rope_type(rope) not in _NEVER_MULTIPLIED and isinstance(rope.get("factor"), (int, float))
-    ]
-    return int(longest * max([1, *(one for one in factors if one < MOST)]))
+    ropes = () if "gemma3" in str(text.get("model_type")) else _ropes(text)
+    return max([longest, *(_multiplied(longest, rope) for rope in ropes)])
+
+
+def _multiplied(length: int, rope: Config) -> int:
+    """Return the length that a scaled rotary embedding reaches, by the version of vLLM that multiplies it most."""
+    factor = rope.get("factor")
+    if _rope_type(rope) in _NEVER_MULTIPLIED or not isinstance(factor, (int, float)) or not factor < MOST:
+        return length
+    before = number(rope, "original_max_position_embeddings", default=length)
+    return int((before if _rope_type(rope) == "yarn" else length) * factor)
 
 
 def _text(config: Config) -> dict[str, Any]:

@@ -94,6 +94,7 @@ class TestLength:
             ("--max-model-len 8193", {"rope_scaling": {"type": "linear", "factor": 2.0}}, 8192),
             ("--max-model-len 4097", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, 4096),
             ("--max-model-len 16385", yarn(), 16384),
+            ("--max-model-len 4097", yarn(original_max_position_embeddings=1024), 4096),
             ('--max-model-len 4096 --hf-overrides {"max_position_embeddings":2048}', {}, 2048),
             ("--max-model-len 8193", {"text_config": {"max_position_embeddings": 8192}}, 8192),
         ],
