@@ -628,11 +628,14 @@ UNKNOWN = {
         "Too much",
     ),
     "an exception with a module": (
-        in_engine("torch._inductor.exc.InductorError: RuntimeError: it is too deep"),
-        "torch._inductor.exc.InductorError: RuntimeError: it is too deep",
+        in_engine("ray.exceptions.RayError: it is too deep"),
+        "ray.exceptions.RayError: it is too deep",
     ),
     "an exception that says little": (in_engine("KeyError: 'model_type'"), "KeyError: 'model_type'"),
-    "an exception without words": (in_engine("AssertionError"), "AssertionError"),
+    "an exception without words": (
+        in_engine("AssertionError"),
+        "AssertionError in run_engine_core (core.py)",
+    ),
     "a chain": (
         (
             f"{WORKER}RuntimeError: the first one",

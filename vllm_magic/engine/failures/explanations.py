@@ -12,6 +12,7 @@ import re
 import textwrap
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote_plus
 
@@ -32,7 +33,7 @@ MOST_PLACES = 50  # the most matches of one pattern that are compared
 LAST_LINES = 3  # lines of the log that are shown if the log does not show the cause
 LONGEST_VALUE_ERROR = 10  # lines of the message of an error of pydantic
 MOST_NAMED = 3  # flags that are named
-LONGEST_ADVICE = 150  # characters of vLLM's advice
+LONGEST_ADVICE = 200  # characters of vLLM's advice
 LONGEST_SEARCH = 80  # characters of an error's message, in the link that searches for it
 ISSUES = "https://github.com/vllm-project/vllm/issues?q="
 
@@ -71,7 +72,7 @@ _OF_WORKER = re.compile(
 )
 _OF_CALL = re.compile(r"Call to \w+ method failed: (?P<error>.+)")
 _OF_OTHERS = re.compile(
-    rf"root cause|{ENGINE_DIED.pattern}"
+    rf"root cause|^cancelled$|{ENGINE_DIED.pattern}"
 )  # what follows from the error of another process
 _VALUE_ERROR = re.compile(r"\s*Value error, (?P<text>.*)$")
 _OF_VALUE = re.compile(r" \[type=\w+(?:\]|, input_value=.*)$")  # what pydantic adds behind the message
@@ -213,19 +214,23 @@ def _filled_in(message: str | MessageFunction, match: re.Match[str], context: Hi
 def _unexplained(error: _Error, log: Sequence[LogLine], context: HintContext) -> Failure:
     """Return an error for which there is no sign: with vLLM's advice, and with a link that searches vLLM's issues for it."""
     cause, *advice = _ADVICE.split(error.text, maxsplit=1)
+    cause = cause.rstrip(".:; ")
+    frames = tracebacks.frames_above(log, error.first)
+    if frames and re.fullmatch(r"[\w.]+", cause):  # an exception without a message
+        cause += f" in {frames[0].function} ({PurePath(frames[0].path).name})"
     # Paths, addresses and numbers of one machine are in no other report.
     words = re.findall(r"(?<![\w/.])[A-Za-z_][\w.-]*(?![\w/])", cause)
     search = textwrap.shorten(" ".join(words), LONGEST_SEARCH, placeholder="")
     named = [flag for flag in dict.fromkeys(_flags_in(error.text)) if flag in context.flags][:MOST_NAMED]
     said = [
         *(textwrap.shorten(text[:1].upper() + text[1:], LONGEST_ADVICE, placeholder="…") for text in advice),
-        *([f"It is about {', '.join(named)}"] if named and not advice else []),
-        *places.where_raised(log[error.first].process, tracebacks.files_above(log, error.first)),
+        *([f"Change {' or '.join(named)}, or leave it out"] if named and not advice else []),
+        *places.where_raised(log[error.first].process, frames),
         SEE_LOGS,
         f"others may have met it: {ISSUES}{quote_plus(search)}",
     ]
     lines = tracebacks.telling_lines(log, error.first, error.last)
-    return Failure(tracebacks.brief(cause.rstrip(".:; ")), "; ".join(one.rstrip(".") for one in said), lines)
+    return Failure(tracebacks.brief(cause), "; ".join(one.rstrip(".") for one in said), lines)
 
 
 def _flags_in(text: str) -> Iterator[str]:

@@ -58,6 +58,21 @@ def check_packages(_: re.Match[str], known: HintContext) -> str:
     )
 
 
+def parsers(match: re.Match[str], _: HintContext) -> str:
+    """Return the parsers that there are."""
+    flag = "--reasoning-parser" if match[1] == "Reasoning" else "--tool-call-parser"
+    return (
+        f"Choose from {match[3]}" if match[3] else f"vllm serve --help={flag.removeprefix('--')} lists them"
+    )
+
+
+def wrong_call(match: re.Match[str], known: HintContext) -> str:
+    """Return what to do about a call with arguments that do not fit; classes of transformers change most."""
+    if re.search(r"Processor|Tokenizer|Config\b|FeatureExtractor", match[1]):
+        return "Install the transformers that the model's page names, or a newer vLLM"
+    return check_packages(match, known)
+
+
 def scheme_capability(match: re.Match[str], _: HintContext) -> str:
     """Return the cause with CUDA's compute capabilities, which vLLM logs here without their point."""
     needed, there = (_with_point(text) for text in match.groups())

@@ -33,6 +33,7 @@ _HARMLESS = re.compile(
 _PREFIX = re.compile(_PROCESS + r"(?:(?:WARNING|ERROR|CRITICAL) \d\d-\d\d [^\[]*\[(?P<source>[^\]]*)\] ?)?")
 _FILE = re.compile(r'  File "(?P<path>[^"]*)"')
 _NEXT = re.compile(r"\s*$|Traceback |The above exception |During handling of ")  # what follows a message
+_FRAME = re.compile(r'  File "(?P<path>[^"]*)", line \d+, in (?P<function>[\w<>.]+)')
 _LIBRARY = re.compile(r"-packages/(?!vllm/)|/lib\d*/python[\d.]+/(?!(?:site|dist)-packages/)|^<")
 
 
@@ -50,6 +51,13 @@ class LogLine(NamedTuple):
     source: str
     text: str
     frame: bool
+
+
+class Frame(NamedTuple):
+    """A frame of a traceback."""
+
+    path: str
+    function: str
 
 
 def read(log: Sequence[str]) -> list[LogLine]:
@@ -97,9 +105,10 @@ def telling_lines(lines: Sequence[LogLine], first: int, last: int) -> tuple[str,
     return tuple(brief(line) for line in shown)
 
 
-def files_above(lines: Sequence[LogLine], number: int) -> list[str]:
-    """Return the files of the traceback above this line of its message, the deepest first."""
-    return [match["path"] for one in (_above(lines, number) or [])[::-1] if (match := _FILE.match(one.text))]
+def frames_above(lines: Sequence[LogLine], number: int) -> list[Frame]:
+    """Return the frames of the traceback above this line of its message, the deepest first."""
+    above = (_above(lines, number) or [])[::-1]
+    return [Frame(match["path"], match["function"]) for one in above if (match := _FRAME.match(one.text))]
 
 
 def end_of_message(lines: Sequence[LogLine], first: int) -> int:

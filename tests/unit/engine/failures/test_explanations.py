@@ -43,7 +43,7 @@ def test_an_unknown_failure_is_told_by_its_line(kind):
     assert (
         f"{SEE_LOGS}; others may have met it: https://github.com/vllm-project/vllm/issues?q=" in failure.hint
     )
-    assert cause in "\n".join(failure.lines)
+    assert cause.partition(" in run_engine_core")[0] in "\n".join(failure.lines)
 
 
 def test_of_an_unknown_failure_the_process_and_the_place_are_told():
@@ -58,6 +58,22 @@ def test_of_an_unknown_failure_the_process_and_the_place_are_told():
     assert explain([f"{CORE}{HEADER}", deeper, f"{CORE}KeyError: 'x'"], 1).hint.startswith(
         "EngineCore raised it; "
     )
+
+
+def test_an_error_without_a_message_is_told_with_its_function():
+    where = f'{CORE}  File "{PACKAGES}/vllm/v1/core/kv_cache_utils.py", line 1, in unify'
+    failure = explain([f"{CORE}{HEADER}", where, f"{CORE}    assert a == b", f"{CORE}AssertionError"], 1)
+    assert failure.cause == "AssertionError in unify (kv_cache_utils.py)"
+    assert failure.hint.startswith(
+        "EngineCore raised it dividing the KV cache: try it without --kv-cache-dtype"
+    )
+    assert failure.hint.endswith("?q=AssertionError+in+unify+kv_cache_utils.py")
+
+
+def test_weights_that_do_not_fit():
+    where = f'{CORE}  File "{PACKAGES}/vllm/model_executor/layers/fused_moe/layer.py", line 1, in _load_w13'
+    failure = explain([f"{CORE}{HEADER}", where, f"{CORE}    f()", f"{CORE}RuntimeError: of other sizes"], 1)
+    assert failure.hint.startswith("EngineCore raised it loading the weights: they do not fit config.json")
 
 
 def test_of_an_unknown_failure_the_advice_of_vllm_is_the_hint():
@@ -77,7 +93,9 @@ def test_of_an_unknown_failure_the_advice_of_vllm_is_the_hint():
 def test_of_an_unknown_failure_the_flags_are_named_that_its_message_names():
     said = "ValueError: a kv_cache_dtype of max_model_len and no_such_flag do not go with --enforce-eager"
     failure = explain(in_engine(said), 1)
-    assert failure.hint.startswith("It is about --kv-cache-dtype, --max-model-len, --enforce-eager; ")
+    assert failure.hint.startswith(
+        "Change --kv-cache-dtype or --max-model-len or --enforce-eager, or leave it out; "
+    )
 
 
 def test_the_whole_message_of_an_unknown_failure_is_shown():

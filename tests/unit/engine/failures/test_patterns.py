@@ -47,7 +47,7 @@ def example(tokens) -> str:
         if name == "LITERAL":
             text += chr(value)
         elif name == "IN":
-            text += next(one for one in "x1 -.:/'[]lL" if _is_in(value, one))
+            text += next(one for one in "x1 -.:/'[]lLEPIR" if _is_in(value, one))
         elif name in ("NOT_LITERAL", "ANY"):
             text += "x"
         elif name in ("MAX_REPEAT", "MIN_REPEAT"):

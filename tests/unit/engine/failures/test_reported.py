@@ -68,9 +68,12 @@ SAID = {
     "no_llm": ("module vllm has no LLM: it is damaged", "Install vLLM again"),
     "fa3_c": ("module vllm.vllm_flash_attn has no _vllm_fa3_C: it is damaged", "Install vLLM again"),
     "address": ("does not have the address", "--host"),
-    "w1_bias": ("FusedMoEModularKernel.forward() does not know the argument w1_bias", "another version"),
+    "w1_bias": (
+        "FusedMoEModularKernel.forward() got an unexpected keyword argument 'w1_bias'",
+        "another version",
+    ),
     "num_splits": (
-        "flash_attn_varlen_func() does not know the argument num_splits",
+        "flash_attn_varlen_func() got an unexpected keyword argument 'num_splits'",
         "/v/bin/python -m pip check",
     ),
     "reasoning_config": ("vLLM does not know --reasoning-config", "use the vLLM that has it"),
@@ -113,6 +116,35 @@ SAID = {
         "A kernel failed on the GPU: invalid configuration argument",
         "--enforce-eager",
     ),
+    "bad_array": ("has ended with std::bad_array_new_length", "/v/bin/python -m pip check"),
+    "no_configuration": ("no configuration of a model in /model", "in a container it must be mounted"),
+    "multiple_values": (
+        "Glm4vProcessor.__init__() got multiple values for argument 'tokenizer'",
+        "the transformers that the model's page names",
+    ),
+    "custom_all_reduce": (
+        "all-reduce failed between the GPUs: invalid argument",
+        "--disable-custom-all-reduce",
+    ),
+    "dynamo_unsupported": ("The model cannot be compiled: Observed exception", "--enforce-eager"),
+    "not_inspected": (
+        "looks at the architecture 'Qwen2AudioForConditionalGeneration' has failed",
+        "The lines above",
+    ),
+    "unify_pages": (
+        "AssertionError in unify_kv_cache_spec_page_size (kv_cache_utils.py)",
+        "without --kv-cache-dtype",
+    ),
+    "hybrid_kv": ("needs the hybrid KV cache manager", "--kv-transfer-config out"),
+    "flash_attn_layers": ("This vLLM has no part vllm_flash_attn.layers", "install vLLM again"),
+    "sinks": ("cannot do this model's attention (sinks)", "--attention-backend TRITON_ATTN"),
+    "long_int": ("numbers of the type Int where it takes Long", "--attention-backend"),
+    "mm_item": ("up to 2496 tokens, and a step takes 512", "--max-num-batched-tokens 2496"),
+    "mm_limit": ("takes the model for one of text alone", "a newer vLLM"),
+    "tensor_size": ("The size of tensor a (2048) must match", "Worker_TP0 raised it loading the weights"),
+    "xpu_memory": ("This Intel GPU does not tell", "oneAPI"),
+    "kv_tokens": ("131072 tokens, and the KV cache takes 39024", "--max-model-len to 39024"),
+    "size_mismatch": ("size mismatch, got input (512)", "in its code for this model"),
 }
 
 

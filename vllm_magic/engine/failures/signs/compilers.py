@@ -72,4 +72,16 @@ SIGNS = (
         f"{_PREBUILT}; a newer or older CUDA toolkit may compile it",
         general=True,
     ),
+    Sign(
+        r"torch\._(?:dynamo|inductor)\.exc\.\w{1,60}: (.{1,300})",
+        "The model cannot be compiled: {0}",
+        "Add --enforce-eager, which compiles nothing; or remove ~/.cache/vllm/torch_compile_cache and try again",
+        general=True,
+    ),
+    Sign(
+        r"triton\.(?:compiler|runtime)\.errors\.\w{1,60}(?:: (.{1,300}))?|nvrtc: error: (.{1,300})",
+        "A kernel cannot be compiled for this GPU",
+        "Try another --attention-backend, --enforce-eager, or a newer vLLM",
+        general=True,
+    ),
 )

@@ -102,4 +102,15 @@ SIGNS = (
         "Check CUDA_VISIBLE_DEVICES and the driver: %vllm doctor tells what is wrong",
         general=True,
     ),
+    Sign(
+        r"Found no NVIDIA driver on your system",
+        "There is no NVIDIA driver on this machine, or the container does not see it",
+        "Install it, or start the container with --gpus all; nvidia-smi must work there",
+    ),
+    Sign(
+        r"cuDNN error: (\w{1,60})|CUBLAS_STATUS_(\w{1,60})",
+        "A library of CUDA failed: {0}{1}",
+        "Often another one comes first (LD_LIBRARY_PATH), the driver is too old for this vLLM, or the GPU has no memory left",
+        general=True,
+    ),
 )

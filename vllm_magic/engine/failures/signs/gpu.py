@@ -121,9 +121,36 @@ SIGNS = (
         "Leave --moe-backend and --enable-expert-parallel out, install a newer vLLM, or choose another quantization",
     ),
     Sign(
-        r"(?:CUDA|HIP) error: (.{1,200})",
+        r"(?:CUDA|HIP|Triton)(?: driver)? [Ee]rror(?: \[\w{1,10}\])?: (.{1,200})",
         "A kernel failed on the GPU: {0}",
         "Try --enforce-eager, another --attention-backend, or a newer vLLM; --env CUDA_LAUNCH_BLOCKING=1 shows which kernel it is",
         general=True,
+    ),
+    Sign(  # csrc/custom_all_reduce.cuh
+        r"Failed: Cuda error \S{0,200}custom_all_reduce\.cuh:\d{1,6} '(.{1,100}?)'",
+        "vLLM's own all-reduce failed between the GPUs: {0}",
+        "Add --disable-custom-all-reduce, and remove expandable_segments from PYTORCH_CUDA_ALLOC_CONF",
+    ),
+    Sign(
+        r"Failed: Cuda error (\S{1,200}) '(.{1,100}?)'",
+        "A kernel of vLLM failed: {1} ({0})",
+        "Try --enforce-eager and --disable-custom-all-reduce, or a newer vLLM",
+        general=True,
+    ),
+    Sign(  # torch
+        r"expected scalar type (\w{1,20}) but found (\w{1,20})",
+        "A kernel got numbers of the type {1} where it takes {0}: mostly a fault of this version with this model and these options",
+        "Try another version, --dtype, --attention-backend or --all2all-backend",
+        general=True,
+    ),
+    Sign(  # torch, c10/xpu
+        r"doesn't support querying the available free memory",
+        "This Intel GPU does not tell how much of its memory is free, which vLLM must know",
+        "Update its driver and oneAPI; else this GPU may be none that vLLM can use",
+    ),
+    Sign(  # vllm/v1/attention/backends/flash_attn.py
+        r"Sinks are only supported in FlashAttention 3",
+        "FlashAttention on this GPU cannot do this model's attention (sinks)",
+        "Choose another one: --attention-backend TRITON_ATTN",
     ),
 )

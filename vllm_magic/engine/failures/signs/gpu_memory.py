@@ -49,4 +49,14 @@ SIGNS = (
         "Lower --gpu-memory-utilization or --max-num-seqs",
         general=True,
     ),
+    Sign(  # vllm/worker/worker.py, up to vLLM 0.9
+        r"max seq len \((\d{1,12})\) is larger than the maximum number of tokens that can be stored in KV cache \((\d{1,12})\)",
+        "One request may have {0} tokens, and the KV cache takes {1}",
+        "Lower --max-model-len to {1}, or raise --gpu-memory-utilization",
+    ),
+    Sign(  # torch, CUDACachingAllocator.cpp, where it reports that memory ran out and NVML does not answer (Jetson, MIG, vGPU)
+        r"NVML_SUCCESS == r INTERNAL ASSERT FAILED",
+        "The GPU is mostly out of memory then, and NVML does not tell",
+        "Lower --gpu-memory-utilization, --max-model-len and --max-num-seqs",
+    ),
 )

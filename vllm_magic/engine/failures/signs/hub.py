@@ -94,4 +94,22 @@ SIGNS = (
         "Put o200k_base.tiktoken and cl100k_base.tiktoken of openaipublic.blob.core.windows.net/encodings into a folder, and "
         "add --env TIKTOKEN_ENCODINGS_BASE=FOLDER",
     ),
+    Sign(
+        r"botocore\.exceptions\.\w{1,60}: (.{1,300})",
+        "The store of the model (S3) refuses: {0}",
+        "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and the name of the bucket",
+        general=True,
+    ),
+    Sign(
+        r"\b(?:httpx|httpcore|requests\.exceptions|urllib3\.exceptions|aiohttp\.\w{1,30})\.(\w{1,60})",
+        "The connection to the Hub has failed ({0})",
+        machine_hints.NO_WAY,
+        general=True,
+    ),
+    Sign(
+        r"huggingface_hub\.(?:errors|utils\.\w{1,30})\.(\w{1,60}): (.{1,200})",
+        "The Hub does not give the model ({0}): {1}",
+        "Check the name and the revision, and HF_TOKEN and HF_HUB_OFFLINE in the environment",
+        general=True,
+    ),
 )

@@ -174,4 +174,15 @@ SIGNS = (
         "Check that this vLLM knows the model (its page names the version); upgrade vLLM, and transformers beside it",
         general=True,
     ),
+    Sign(  # transformers/configuration_utils.py
+        r"Can't load the configuration of '(.{1,300}?)'",
+        "There is no configuration of a model in {0}",
+        "Check the name or the path: a folder needs a config.json, and in a container it must be mounted",
+    ),
+    Sign(  # vllm/model_executor/models/registry.py
+        r"Model architectures \[(.{0,300}?)\] failed to be inspected",
+        "vLLM's process that looks at the architecture {0} has failed",
+        "The lines above name the reason, mostly a package that is missing or broken (%vllm logs)",
+        general=True,
+    ),
 )

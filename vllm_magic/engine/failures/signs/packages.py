@@ -117,9 +117,10 @@ SIGNS = (
         general=True,
     ),
     Sign(
-        r"TypeError: ([\w.]{1,200}\(\)) got an unexpected keyword argument '(\w{1,100})'",
-        "{0} does not know the argument {1}: two packages do not fit together, or it is a fault of this version",
-        machine_hints.check_packages,
+        r"TypeError: ([\w.]{1,200}\(\)) ((?:got an unexpected keyword argument|got multiple values for|missing \d{1,3} required|"
+        r"takes \d{1,3} positional|takes from \d).{0,200})",
+        "{0} {1}: two packages do not fit together, or it is a fault of this version",
+        machine_hints.wrong_call,
         general=True,
     ),
     Sign(
@@ -139,6 +140,44 @@ SIGNS = (
         r"ModuleNotFoundError: No module named '(.{0,300}?)'",
         "vLLM misses the module {0}",
         "Install it beside vLLM",
+        general=True,
+    ),
+    Sign(
+        r"ModuleNotFoundError: No module named 'vllm\.([\w.]{1,200})'",
+        "This vLLM has no part {0}: it is damaged, or a package that uses it is made for another version",
+        machine_hints.check_packages,
+    ),
+    Sign(  # transformers/utils/versions.py
+        r"ImportError: (\w[\w.-]{0,60}\W[^ ]{1,60}) is required for a normal functioning of this module, but found (\S{1,60})",
+        "The transformers beside vLLM needs {0}, and there is {1}",
+        machine_hints.install("'{0}'"),
+    ),
+    Sign(
+        r"No package metadata was found for (\S{1,100})",
+        "vLLM misses the package {0}",
+        machine_hints.install("{0}"),
+    ),
+    Sign(
+        r"Torch not compiled with CUDA enabled",
+        "The torch beside vLLM is one without CUDA",
+        _OWN_ENVIRONMENT,
+    ),
+    Sign(  # the C++ runtime
+        r"terminate called after throwing an instance of '(.{1,200}?)'",
+        "A compiled part of vLLM has ended with {0}",
+        machine_hints.check_packages,
+        general=True,
+    ),
+    Sign(
+        r"(?:ImportError|OSError): (lib[\w+.-]{1,100}?\.so[\w.]{0,20})[: ].{0,100}(?:No such file|cannot open|not found)",
+        machine_hints.library_missing,
+        machine_hints.library_package,
+        general=True,
+    ),
+    Sign(
+        r"(?:[Pp]lease install|[Ii]nstall (?:it )?(?:with|via|by)|[Rr]un):? `?pip install (\w[\w.\[\]=<>-]{0,60}\w)",
+        "vLLM misses the package {0}",
+        machine_hints.install("'{0}'"),
         general=True,
     ),
 )

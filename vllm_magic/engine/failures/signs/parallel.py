@@ -83,4 +83,10 @@ SIGNS = (
         "Ray has no GPU on the machine where vLLM was started",
         "Start it on a machine whose GPUs Ray has free (ray status), and set VLLM_HOST_IP to that machine's address in Ray",
     ),
+    Sign(  # vllm/v1/executor/ray_utils.py
+        r"Cannot provide a placement group |No available node types can fulfill resource request|"
+        r"number of required \w{1,10}s exceeds the total number of available",
+        "Ray's cluster does not have so many free GPUs",
+        "See what is free (ray status), lower --tensor-parallel-size or --pipeline-parallel-size, or add machines to the cluster",
+    ),
 )

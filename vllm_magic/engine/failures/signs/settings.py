@@ -112,4 +112,40 @@ SIGNS = (
         "This machine does not have the address that is to be listened on",
         "Leave --host out, or set it to 127.0.0.1 or 0.0.0.0; VLLM_HOST_IP must be an address of this machine too",
     ),
+    Sign(  # vllm/v1/core/kv_cache_utils.py
+        r"Hybrid KV cache manager is disabled but failed to convert",
+        "This model needs the hybrid KV cache manager, which is off: by its flag, or since a KV connector cannot work with it",
+        "Leave --disable-hybrid-kv-cache-manager and --kv-transfer-config out",
+    ),
+    Sign(  # vllm/v1/core/encoder_cache_manager.py
+        r"max_tokens_per_mm_item \((\d{1,9})\) is larger than max_num_batched_tokens \((\d{1,9})\)",
+        "One image or video of this model has up to {0} tokens, and a step takes {1}",
+        "Set --max-num-batched-tokens {0}, or add --language-model-only if you send text alone",
+    ),
+    Sign(  # vllm/config/model.py
+        r"`limit_mm_per_prompt` is only supported for multimodal models",
+        "--limit-mm-per-prompt is given, and this vLLM takes the model for one of text alone",
+        "Leave it out; if the model takes images, a newer vLLM or transformers knows it",
+    ),
+    Sign(  # vllm/reasoning/abs_reasoning_parsers.py, vllm/tool_parsers/abstract_tool_parser.py
+        r"(Reasoning|Tool) parser '(.{1,100}?)' not found\.(?: Available parsers: (.{1,1000}))?",
+        "There is no parser {1} in this vLLM",
+        machine_hints.parsers,
+    ),
+    Sign(  # vllm/config/vllm.py
+        r"KV connector (\S{1,100}) is incompatible with PYTORCH_CUDA_ALLOC_CONF=expandable_segments",
+        "The KV connector {0} does not work with expandable_segments in PYTORCH_CUDA_ALLOC_CONF",
+        "Remove it from the environment: %env PYTORCH_CUDA_ALLOC_CONF=",
+    ),
+    Sign(  # vllm/config/speculative.py
+        r"Target and draft model should have the same vocabulary size\. Target model vocab_size=(\d{1,9})\. Draft model vocab_size="
+        r"(\d{1,9})",
+        "The draft model has {1} tokens in its vocabulary, and the model has {0}",
+        "Choose a draft model of the same family in --speculative-config",
+    ),
+    Sign(  # vllm/config/speculative.py
+        r"num_speculative_tokens(?:` was not| must be) provided",
+        "--speculative-config does not say how many tokens to guess",
+        'Add "num_speculative_tokens" to it, such as 3',
+    ),
 )
