@@ -172,7 +172,7 @@ CASES = [
     ("%vllm start tiny --chat-template ~/te|", []),
     ("%vllm start --executable ~/te|", ["~/template.jinja"]),
     ("%vllm start --executable {HOME}/te|", ["{HOME}/template.jinja"]),
-    ("%vllm switch --n|", ["--name"]),
+    ("%vllm switch --n|", ["--name", "--no-return"]),
     ("%vllm switch tiny --na|", ["--name"]),
     ("%vllm fit --n|", ["--name", "--no-wait"]),
     ("%vllm fit tiny --max-m|", ["--max-model-len"]),
@@ -345,8 +345,8 @@ def test_the_executable_that_is_meant(shell, world, monkeypatch, tmp_path):
 
 
 def test_names_of_servers(shell, traces):
-    shell.run_line_magic("vllm", "start tiny --name one --no-wait")
-    one = shell.run_line_magic("vllm", "start tiny --name two")
+    shell.run_line_magic("vllm", "start m/tiny --name one --no-wait")
+    one = shell.run_line_magic("vllm", "start m/tiny --name two")
     assert one.state == "ready"
     for verb in ("stop", "restart", "status", "logs"):
         assert {"one", "two"} <= ask(shell, f"%vllm {verb} |").keys()
@@ -366,7 +366,7 @@ def test_names_of_servers(shell, traces):
 
 def test_adapters_of_a_server(shell, traces, tmp_path, monkeypatch):
     """Behind `unload` only: to load one again is refused. Of a server that is silent nothing is offered."""
-    server = shell.run_line_magic("vllm", "start tiny --name one --enable-lora")
+    server = shell.run_line_magic("vllm", "start m/tiny --name one --enable-lora")
     for name in ("mine", "mild", "other"):
         server.load_lora(name, str(tmp_path))
     monkeypatch.setattr(values, "SERVER_LIMIT", LIMIT)  # on a machine that has other things to do
@@ -384,7 +384,7 @@ def test_adapters_of_a_server(shell, traces, tmp_path, monkeypatch):
 
 def test_names_of_servers_that_were_kept(shell, executable, traces, monkeypatch):
     monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
-    program = "import vllm_magic; vllm_magic.start('tiny', name='kept', keep=600)"
+    program = "import vllm_magic; vllm_magic.start('m/tiny', name='kept', keep=600)"
     subprocess.run([sys.executable, "-c", program], check=True)
     until(lambda: [one.condition for one in ledger.entries()] == [Condition.KEPT], "it is not kept")
     assert ask(shell, "%vllm attach |") == {"kept": "tiny"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine.start_checks import (
+    flag_ranges,
     flag_values,
     gpu_limits,
     machine,
@@ -28,6 +29,7 @@ OF_THE_MODEL: tuple[Callable[[PlannedStart], None], ...] = (model_name.check, mo
 CHECKS: tuple[Callable[[PlannedStart], None], ...] = (
     unknown_flags.check,
     flag_values.check,
+    flag_ranges.check,
     named_files.check,
     parsers.check,
     *OF_THE_MODEL,

@@ -26,6 +26,7 @@ TABLE = FlagTable(
         FlagOption(("--max-num-seqs",), "int"),
         FlagOption(("--seed",), "int", default="0"),
         FlagOption(("--tensor-parallel-size", "-tp"), "int", default="1"),
+        FlagOption(("--pipeline-parallel-size", "-pp"), "int", default="1"),
         FlagOption(("--cudagraph-capture-sizes",), "int", nargs="+"),
         FlagOption(("--gpu-memory-utilization",), "float", default="0.92"),
         FlagOption(("--limit-mm-per-prompt",), "loads", default="{}"),

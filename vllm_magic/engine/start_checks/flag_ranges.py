@@ -1,0 +1,43 @@
+"""Refuse numbers outside of the range that vLLM's configuration allows, which vLLM says after its imports (vllm/config)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllm_magic.engine.start_checks.flag_values import SHARE
+from vllm_magic.engine.start_checks.unknown_flags import ELSEWHERE
+from vllm_magic.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from vllm_magic.engine.start_checks.planned_start import PlannedStart
+
+# Each of these is 1 or more, in vLLM 0.15 to 0.33.
+_COUNTS = ("--max-num-seqs", "--tensor-parallel-size", "--pipeline-parallel-size")
+
+
+def check(start: PlannedStart) -> None:
+    """Check the numbers for which the range is certain; do nothing if the flags of this vLLM are not known for certain.
+
+    Raises:
+        InvalidOption: a number is outside of its range.
+    """
+    if ELSEWHERE in start.spec.all_args:
+        return
+    share = _number(start, SHARE)
+    if share is not None and not 0 < share <= 1:
+        raise InvalidOption(
+            f"{SHARE} {share:g} is no share of a GPU's memory. Give a number above 0 and up to 1, such as 0.9."
+        )
+    for flag in _COUNTS:
+        count = _number(start, flag)
+        if count is not None and count < 1:
+            raise InvalidOption(f"{flag} {count:g} is less than 1. Give 1 or more.")
+
+
+def _number(start: PlannedStart, flag: str) -> float | None:
+    """Return the value of the last such flag; None if there is none, or if it is no number."""
+    given = start.last(flag)
+    try:
+        return float(given.values[-1]) if given and given.values else None
+    except ValueError:
+        return None
