@@ -387,7 +387,7 @@ def test_names_of_servers_that_were_kept(shell, executable, traces, monkeypatch)
     program = "import vllm_magic; vllm_magic.start('m/tiny', name='kept', keep=600)"
     subprocess.run([sys.executable, "-c", program], check=True)
     until(lambda: [one.condition for one in ledger.entries()] == [Condition.KEPT], "it is not kept")
-    assert ask(shell, "%vllm attach |") == {"kept": "tiny"}
+    assert ask(shell, "%vllm attach |") == {"kept": "m/tiny"}
     shell.run_line_magic("vllm", "attach kept")
     assert ask(shell, "%vllm attach |") == {}
     shell.run_line_magic("vllm", "stop")
