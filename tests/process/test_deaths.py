@@ -51,8 +51,11 @@ class Kernel:
         return "".join(printed)
 
     def send(self, code: str) -> str:
-        """Run code without waiting for it; return the id of the request."""
-        return self.client.execute(code)
+        """Run code without waiting for it; return the id of the request.
+
+        Its error ends no request that follows: ipykernel would abort one that comes just after the reply.
+        """
+        return self.client.execute(code, stop_on_error=False)
 
     @property
     def pid(self) -> int:
