@@ -20,6 +20,10 @@ from vllm_magic.engine import command
 from vllm_magic.engine.flags import flag_table
 from vllm_magic.engine.start_checks import checks
 from vllm_magic.errors import InvalidOption, StartFailed, VllmMagicError
+from vllm_magic.gpu.devices import Gpu, Snapshot
+from vllm_magic.jupyter.commands.settings import Settings
+from vllm_magic.jupyter.panel import form
+from vllm_magic.jupyter.panel.messages import FormFields
 from vllm_magic.manager import switching
 
 
@@ -241,3 +245,28 @@ print(*[problem.cause for problem in machine.problems(1, "")], sep="\\n")
 def test_the_limit_of_open_files_of_a_process():
     ended = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True)
     assert ended.stdout == "\nA process may open 60 files here, and vLLM opens more than 64\n", ended.stderr
+
+
+class TestForm:
+    """The panel's form says it while one types."""
+
+    def assess(self, vllm: str, flags: str, own_ports: tuple[int, ...] = ()) -> form.Assessment:
+        now = Snapshot(0.0, (Gpu(0, "GPU-0", "Tesla T4", 2**34, 0, 2**34, (), (7, 5)),), "580.00", None)
+        return form.assess(FormFields("org/tiny", flags), Settings(executable=vllm), now, own_ports)
+
+    def test_what_cannot_start(self, vllm):
+        for flags, said in (
+            ("-tp 4", "needs 4 GPUs"),
+            ("--dtype bfloat16", "compute capability 8.0"),
+            ("--env VLLM_PORT=x", "VLLM_PORT is 'x'"),
+        ):
+            judged = self.assess(vllm, flags)
+            assert judged.wrong
+            assert said in judged.text
+        assert not self.assess(vllm, "--dtype half").wrong
+
+    def test_a_taken_port(self, vllm):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            assert f"Port {port} is taken by" in self.assess(vllm, f"--port {port}").text
+            assert not self.assess(vllm, f"--port {port}", (port,)).wrong  # of a server of this kernel
