@@ -45,7 +45,7 @@ def start(
         port: the TCP port; None for a free port.
         executable: the path of ``vllm``; None to search for it.
         ttl: seconds without a request after which the server is released, also written as "30m"; None for never.
-        force: whether to start even if the GPUs have too little free memory, or vLLM does not have a flag.
+        force: whether to start even if the GPUs have too little free memory, or a check says that the start cannot succeed.
         env: environment variables that are added to those of this process.
         keep: seconds (or "10m") for which the server waits for another kernel after the end of this one; None to release it
             at once.

@@ -48,7 +48,7 @@ class ServerSpec:
         gpus: "0,1" (indices or UUIDs), or "auto"; None to let vLLM choose.
         port: the TCP port; None for a free port.
         executable: the path of ``vllm``; None to search for it.
-        force: whether to start even if the GPUs have too little free memory, or vLLM does not have a flag.
+        force: whether to start even if the GPUs have too little free memory, or a check says that the start cannot succeed.
         ttl: seconds without a request after which the server is released; None for never.
         env: (name, value) pairs that are added to the kernel's environment.
         keep: seconds for which the server waits for another kernel after the end of its kernel; None to end it at once.
