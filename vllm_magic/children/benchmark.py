@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 
 TITLE = "Serving Benchmark Result"
 NO_SUCCESS = re.compile(r"Successful requests:\s+0\s*")  # a line of the table
-_RAISED = re.compile(
-    r"[A-Za-z_][\w.]*(?:Error|Exception|Timeout)\b"
-)  # the beginning of a traceback's last line
+# The beginning of the last line of a traceback.
+_RAISED = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Timeout)\b")
 REPORT_INTERVAL = 1.0  # seconds between two reports
 CHECK_INTERVAL = 0.02  # seconds between two checks that the server itself listens; each takes 0.1 ms
 MOST_LINES = 5000  # lines of the output that are kept, the last ones; a benchmark prints some hundred

@@ -41,9 +41,8 @@ class _Attempt(NamedTuple):
     before: float
 
 
-_beginning = (
-    threading.Lock()
-)  # no thread waits for this lock: a signal handler of the program may interrupt its holder
+# No thread waits for this lock: a signal handler of the program may interrupt its holder.
+_beginning = threading.Lock()
 _attempts: dict[str, _Attempt] = {}
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
-    # Without this folder, and with the package at the end: no file of it may hide a module of the standard library.
+    # Remove this folder from the path, and append the folder of the package, so that no module of ours hides a standard module.
     sys.path[:] = [*sys.path[1:], str(Path(__file__).resolve().parents[2])]
 
 from vllm_magic.cluster import package, placement, teardown, wire
@@ -45,7 +45,7 @@ STOP_WAIT = "100"
 
 
 class Agent:
-    """Represents one server on this machine. Everything runs in one event loop; calls that block run in threads."""
+    """Submits the job of one server, and follows it. Everything runs in one event loop; calls that block run in threads."""
 
     def __init__(self, spec: JobSpec) -> None:
         self._spec = spec
@@ -237,7 +237,7 @@ class Agent:
 
     def _compare_versions(self, there: str) -> None:
         here = self._spec.vllm
-        if here and there and _release(here) != _release(there):
+        if here and there and _without_build(here) != _without_build(there):
             caveat = f"its node has vLLM {there}, and this machine {here}"
             _print(f"{self._spec.name}: {caveat}.")
             self._update(caveat=caveat)
@@ -296,7 +296,7 @@ class Agent:
             await asyncio.wait_for(self._stop_request.wait(), seconds)
 
 
-def _release(version: str) -> str:
+def _without_build(version: str) -> str:
     """Return the version without its build: without "+cpu", and without the name of another package."""
     return version.partition(" ")[0].partition("+")[0]
 

@@ -36,8 +36,8 @@ try:
 except ValueError:
     pass
 """
-# Whatever a driver created as "detached" outlives the driver (vllm#20860 and ray#64035 report leaks), and no request to the
-# head ends it. Removing a placement group ends its actors too.
+# Actors and placement groups that a driver created as "detached" outlive the driver (vllm#20860 and ray#64035 report leaks),
+# and no request to the head ends them. Removing a placement group ends its actors too.
 _CLEAR = """
 import ray
 from ray._raylet import PlacementGroupID
@@ -89,7 +89,7 @@ def clear(ray: Ray, job: Job) -> str:
         return ""
     pause, began, asked = threading.Event(), time.monotonic(), False
     while True:
-        actors = [one for one in ray.actors(job.ray_job) if one.alive]
+        actors = [actor for actor in ray.actors(job.ray_job) if actor.alive]
         groups = ray.placement_groups(job.ray_job)
         if not actors and not groups:
             return ""
@@ -98,7 +98,7 @@ def clear(ray: Ray, job: Job) -> str:
             return f"{len(actors)} actors and {len(groups)} placement groups of {job.id}"
         if now >= began + OWN_CLEAR_LIMIT and not asked:
             asked = True
-            named = [(one.name, one.namespace) for one in actors if one.name]
+            named = [(actor.name, actor.namespace) for actor in actors if actor.name]
             _run(ray, f"{job.id}-clear", _CLEAR.format(groups=groups, actors=named))
         pause.wait(POLL_INTERVAL)
 
@@ -138,7 +138,8 @@ def remove_records(ray: Ray, job: str, helper_jobs: Iterable[str] = ()) -> None:
             `REMOVAL_LIMIT` allows.
     """
     helper = re.compile(rf"{re.escape(job)}-(?:end|clear)-\d+")
-    names = [*helper_jobs, *[one.id for one in ray.jobs() if helper.fullmatch(one.id)][: 2 * MOST_HELPERS]]
+    helpers = [other.id for other in ray.jobs() if helper.fullmatch(other.id)]
+    names = [*helper_jobs, *helpers[: 2 * MOST_HELPERS]]
     if not names:
         return
     # Ray checks once a second whether a job has ended. If the record is gone by then, Ray reports the job as failed.

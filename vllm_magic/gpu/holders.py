@@ -114,8 +114,8 @@ def _held(pid: int, devices: _Devices) -> set[str] | None:
 def _held_by(pid: int, devices: _Devices) -> set[str]:
     """Return the wanted files that a process has open; if there are none, the files that it has mapped.
 
-    All threads of a process share both. A main thread that ended before the others is a zombie and has neither, so the
-    first thread that has some is used.
+    All threads of a process share its files and mappings. A main thread that ended before the others is a zombie, and shows
+    neither, so the first thread that shows some is used.
     """
     tasks = list(Path(f"/proc/{pid}/task").iterdir())  # the main thread comes first
     links = next(filter(None, map(_links, tasks)), [])

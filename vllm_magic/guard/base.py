@@ -134,8 +134,8 @@ class Guard:
         """Return the server's living processes: the descendants of this guard, and the leader's session."""
         me = os.getpid()
         children = processes.children(me)
-        unseen = [one for pid in sorted(children) if (one := processes.hidden(pid))]
-        roots = [me, *(one.identity.pid for one in unseen)]
+        unseen = [process for pid in sorted(children) if (process := processes.hidden(pid))]
+        roots = [me, *(process.identity.pid for process in unseen)]
         table = sessions.near([*roots, *([self.leader.pid] if self.leader else ())])
         pids = processes.descendants(table, *roots) | (children & table.keys())
         if self.leader is not None:
@@ -169,7 +169,7 @@ class Guard:
         """Whether all children are zombies that a debugger keeps from being reaped. They hold no memory any more."""
         pids = processes.children(os.getpid())
         left = [processes.read(pid) for pid in pids]
-        if not left or any(one is None or one.alive for one in left):
+        if not left or any(process is None or process.alive for process in left):
             return False
         try:  # a child that has ended just now can be reaped, and may have left a child of its own
             reaped = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
@@ -202,14 +202,14 @@ class Guard:
     def remember_segments(self, members: Members) -> None:
         """Add the shared memory that these processes map now to `segments`."""
         # A process in state D may hold the lock that a read of its maps waits for.
-        pids = [one.identity.pid for one in members if one.state != "D"]
+        pids = [process.identity.pid for process in members if process.state != "D"]
         self.segments |= shared_memory.mapped_by(pids)
 
     def remember_existing_segments(self) -> None:
         """Add all shared memory that the server does not map now to `before`. A standby calls this when it becomes a server."""
         if self.before is not None:
             try:
-                ours = shared_memory.mapped_by(one.identity.pid for one in self.members())
+                ours = shared_memory.mapped_by(process.identity.pid for process in self.members())
                 self.before |= shared_memory.existing() - ours
             except OSError:  # no descriptor is free
                 self.before = None

@@ -127,7 +127,7 @@ class ControlSocket:
 
 
 def _bind(listener: socket.socket, folder: str) -> None:
-    # Through the open folder: the path of a socket has at most 107 bytes, and the path of the folder may be longer.
+    # The path goes through the open folder: the path of a socket has at most 107 bytes, and the folder's path may be longer.
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     mask = os.umask(0o177)
     try:

@@ -16,9 +16,9 @@ RECHECK_INTERVAL = 30.0  # seconds until a process that belongs to no server is 
 
 
 class Ownership:
-    """Finds the leader of each process once. It keeps the result while calls ask for the pid, even if the process has ended.
+    """Finds the leader of each process once. For one thread.
 
-    For one thread.
+    The result is kept as long as each call asks for the pid, even if the process has ended.
     """
 
     def __init__(self) -> None:

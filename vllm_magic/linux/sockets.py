@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 ESTABLISHED, LISTEN = "01", "0A"
 _LIST_LIMIT = 1.0  # seconds for the kernel to list all listening sockets by netlink
 _LISTENING = 10  # LISTEN, as a number
-_SOCKET = struct.Struct(
-    "=4x2s2x16s40xII"
-)  # inet_diag_msg: port and address (in network byte order), uid, inode
+# inet_diag_msg: port and address (in network byte order), uid, inode
+_SOCKET = struct.Struct("=4x2s2x16s40xII")
 
 
 class Listener(NamedTuple):

@@ -86,9 +86,8 @@ class Poller(threading.Thread):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end_requested = asyncio.Event()
         self._state_changed = asyncio.Event()
-        self._changed_servers: dict[
-            ServerRun, None
-        ] = {}  # those whose state has changed since the last round, in order
+        # The servers whose state has changed since the last round, in the order of the changes.
+        self._changed_servers: dict[ServerRun, None] = {}
 
     def poll_soon(self, server: ServerRun) -> None:
         """Poll this server after the current round, since its state has changed. Any thread may call this."""

@@ -21,7 +21,7 @@ def pack(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 
 def unpack(packed: Sequence[Mapping[str, Any]]) -> Snapshot:
-    """Return the snapshot that `pack` made; one without GPUs if ``packed`` is not what `pack` makes."""
+    """Return the snapshot from the result of `pack`; a snapshot without GPUs if ``packed`` is not valid."""
     try:
         gpus = tuple(_gpu(fields) for fields in packed)
     except (TypeError, KeyError):

@@ -1,4 +1,4 @@
-"""The result of a release: what ended, what is left, and the proof."""
+"""The result of a release: the processes that ended, the processes that are left, and the proof."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ class Proof(str, Enum):
     PROCESSES = "processes"  # every process of the server is dead, with all its threads
     DEVICE_FILES = "device files"  # and none of them holds a GPU's device file
     NVML_PROCESSES = "NVML processes"  # and the driver lists none of them
-    NVML_MEMORY = "NVML memory"  # and each GPU's used memory is back, except what known others hold
+    NVML_MEMORY = (
+        "NVML memory"  # and each GPU's used memory is back, except the memory of other, known processes
+    )
 
 
 @dataclass(frozen=True)
@@ -138,12 +140,12 @@ class Release(Viewable):
 
     @property
     def proof_note(self) -> str:
-        """The note, if the proof is not the strongest one; else ""."""
+        """The note; "" if the proof is the strongest proof."""
         return "" if self.proof is Proof.NVML_MEMORY else self.note
 
     @property
     def doubt(self) -> str:
-        """The note, if the driver reports the memory of the GPUs and this memory is still no proof; else ""."""
+        """The note, if the driver reports the memory of the GPUs, and the proof is weaker than "NVML memory"; else ""."""
         return self.proof_note if any(gpu.after is not None for gpu in self.vram) else ""
 
     @property

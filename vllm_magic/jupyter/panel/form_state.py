@@ -29,9 +29,8 @@ class FormState:
         self._writer = ""  # the id of the view that wrote the values
         self._assessment = form.Assessment()
         self._under_way = 0  # the number of assessments under way
-        self._assessed_memory: tuple[
-            int | None, ...
-        ] = ()  # the result of `_free_steps` at the last assessment
+        # The result of `_free_steps` at the last assessment.
+        self._assessed_memory: tuple[int | None, ...] = ()
 
     @property
     def claims(self) -> dict[int, int]:
