@@ -1,6 +1,6 @@
 """Refuse what the GPUs of this machine cannot do: too few of them, or too old ones.
 
-Nothing is said without a snapshot of the GPUs, or for a vLLM that does not use NVIDIA's GPUs.
+Nothing is said without a snapshot of the GPUs, or for a vLLM that does not use NVIDIA's GPUs, or may not: its version tells.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def check(start: PlannedStart) -> None:
     if start.now is None or not start.now.gpus:
         return
     gpus = _candidates(start)
-    if not gpus or _OTHER_DEVICE.search(start.version):
+    if not gpus or not start.version or _OTHER_DEVICE.search(start.version):
         return
     _check_count(start, gpus)
     capabilities = [gpu.capability for gpu in gpus if gpu.capability]

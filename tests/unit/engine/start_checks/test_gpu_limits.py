@@ -94,9 +94,10 @@ class TestCount:
             check(*words.split())
         assert said in str(refused.value)
 
-    def test_the_backend_of_one_machine_needs_no_known_version(self):
+    def test_the_backend_of_one_machine(self):
         with pytest.raises(InvalidOption):
-            check("-tp", "4", "--distributed-executor-backend", "mp", version="")
+            check("-tp", "4", "--distributed-executor-backend", "mp", version="0.14.0")
+        check("-tp", "4", "--distributed-executor-backend", "mp", version="")  # perhaps one for CPUs
 
     def test_only_visible_gpus_count(self):
         for listed in ("1", "0,9", "GPU-1"):
@@ -173,6 +174,15 @@ class TestCapability:
     @pytest.mark.parametrize("version", ["", "0.14.0", "0.99.0", "0.32.0+cpu"])
     def test_a_version_whose_limits_are_not_known(self, version):
         check("-q", "fp8", gpus=(gpu(0, V100),), version=version)
+
+    @pytest.mark.parametrize("version", ["", "0.32.0+cpu", "0.32.1.dev5+g0123abc.cpu", "0.32.0+rocm700"])
+    def test_a_vllm_for_another_device(self, version):
+        check("--dtype", "bfloat16", gpus=(gpu(0, T4),), version=version)
+
+    @pytest.mark.parametrize("version", ["0.9.0", "0.32.0", "0.32.0+cu129", "0.99.0"])
+    def test_a_vllm_for_this_one(self, version):
+        with pytest.raises(InvalidOption):
+            check("--dtype", "bfloat16", gpus=(gpu(0, T4),), version=version)
 
     def test_the_quantization_of_the_model(self, tmp_path: Path):
         def with_method(method: object) -> str:
