@@ -363,7 +363,7 @@ def test_an_import_that_hangs_can_be_stopped(manager, make, traces):
 
 def test_auto_makes_one_after_a_server_is_ready(manager, make, monkeypatch, traces):
     manager.spares.set_mode(StandbyMode.AUTO)
-    monkeypatch.setattr(kept, "FREE_MEMORY", 1)
+    monkeypatch.setattr(kept, "LEAST_FREE_MEMORY", 1)
     first = manager.start(make("tiny")).server
     assert (first.start_kind, first.cold_because) == (StartKind.COLD, "none was started yet")
     until(lambda: manager.spares.status().warm)
@@ -379,7 +379,7 @@ def test_auto_makes_one_after_a_server_is_ready(manager, make, monkeypatch, trac
 
 def test_auto_makes_none_where_memory_is_short(manager, make, monkeypatch):
     manager.spares.set_mode(StandbyMode.AUTO)
-    monkeypatch.setattr(kept, "FREE_MEMORY", 2**60)
+    monkeypatch.setattr(kept, "LEAST_FREE_MEMORY", 2**60)
     manager.start(make("tiny"))
     until(lambda: manager.spares.status().reason.startswith("less than"))
     assert [entry for entry in ledger.entries() if entry.record.phase == Phase.SPARE] == []
@@ -393,7 +393,7 @@ def test_a_wrapper_has_no_spare(manager, make, executable):
 
 
 def test_it_goes_when_nobody_wants_it(manager, make, monkeypatch, traces):
-    monkeypatch.setattr(one_spare, "LONGEST", 0.5)
+    monkeypatch.setattr(one_spare, "STANDBY_LIMIT", 0.5)
     manager.spares.set_mode(StandbyMode.ON)
     manager.expect(make("tiny"))
     until(lambda: not manager.spares.status().there)

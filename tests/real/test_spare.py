@@ -17,7 +17,7 @@ from vllm_magic.engine import executable
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.linux import processes
 from vllm_magic.provisioning.base import StartKind
-from vllm_magic.provisioning.standby import LATE
+from vllm_magic.provisioning.standby import LATE_VARIABLES
 from vllm_magic.provisioning.standby_pool import StandbyMode
 
 pytestmark = [pytest.mark.real_vllm, pytest.mark.timeout(600)]
@@ -122,7 +122,7 @@ def test_what_may_differ_is_not_read_by_an_import(vllm):
     """But for one: whether there is any GPU to be seen at all, which `StandbySpec` compares."""
     python = executable.interpreter(str(vllm.executable))
     run = subprocess.run(
-        [*python, "-c", READS, ",".join(LATE)],
+        [*python, "-c", READS, ",".join(LATE_VARIABLES)],
         env={**os.environ, **vllm.env},
         capture_output=True,
         text=True,

@@ -41,7 +41,7 @@ NVML_USES = 64  # the most calls of nvmlInit by imported modules; a call of nvml
 # The device files that CUDA and ROCm open. NVML opens other files, and holds no memory of a GPU.
 DEVICES = ("/dev/nvidia-uvm", "/dev/kfd", "/dev/dri/")
 PR_SET_NAME = 15
-COMMANDS = "vllm.entrypoints.cli"  # the package of vLLM's sub-commands, which the console script imports
+CLI_PACKAGE = "vllm.entrypoints.cli"  # the package of vLLM's sub-commands, which the console script imports
 # Modules that serving imports later; a vLLM may lack some of them.
 ENGINE = ("vllm.v1.engine.async_llm", "vllm.v1.engine.core", "vllm.v1.executor.multiproc_executor")
 
@@ -97,8 +97,8 @@ def _import() -> str:
         # Only for this thread: a process cannot lower its niceness again (setpriority(2)).
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         try:
-            commands = importlib.import_module(COMMANDS)
-            found = pkgutil.iter_modules(commands.__path__, f"{COMMANDS}.")
+            commands = importlib.import_module(CLI_PACKAGE)
+            found = pkgutil.iter_modules(commands.__path__, f"{CLI_PACKAGE}.")
             for name in (*(module.name for module in found), *ENGINE):
                 with contextlib.suppress(ImportError):  # serving may not need this module
                     importlib.import_module(name)

@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 PROGRAM = Path(executable.__file__).with_name("standby_child.py")
 BLANKS = " " * 2000  # an argument that makes long process titles possible, see standby_child.py
-NAME = "spare"  # the name in the record, where a server has its own
-LONGEST = 30 * 60.0  # seconds for which a standby waits for a launch request
+RECORD_NAME = "spare"  # the name in the record, where a server has its own
+STANDBY_LIMIT = 30 * 60.0  # seconds for which a standby waits for a launch request
 NOT_WANTED = "no start had used it for long, or memory was short"
 # Variables that vLLM reads when it serves, and not when it is imported (0.32; tests/real/test_spare.py checks it).
-LATE = (
+LATE_VARIABLES = (
     "VLLM_API_KEY",
     "HF_TOKEN",
     "CUDA_VISIBLE_DEVICES",
@@ -72,7 +72,7 @@ class StandbySpec:
         env = command.common_environment(environ, spec, path)
         # With the value "", vLLM sees no GPU, and imports other modules (vllm/triton_utils/importing.py).
         blind = env.get("CUDA_VISIBLE_DEVICES") == ""
-        kept = {name: value for name, value in env.items() if name not in LATE}
+        kept = {name: value for name, value in env.items() if name not in LATE_VARIABLES}
         return cls(path, spec.cwd, kept | ({"CUDA_VISIBLE_DEVICES": ""} if blind else {}))
 
     def difference(self, other: StandbySpec) -> str:
@@ -116,7 +116,7 @@ class Standby:
         self.gone = False
         self.memory = 0
         self._woken = EventFd()
-        self.folder = ledger.create(NAME)
+        self.folder = ledger.create(RECORD_NAME)
         try:
             request = _launch_request(spec, self.folder, self.since)
             record.write(request.folder, Record(**request.record))
@@ -240,7 +240,7 @@ def _launch_request(spec: StandbySpec, folder: Folder, since: float) -> LaunchRe
     python = executable.interpreter(spec.executable) or ()
     standby_record = Record(
         id=folder.id,
-        name=NAME,
+        name=RECORD_NAME,
         model="",
         args=[],
         url="",
@@ -263,5 +263,5 @@ def _launch_request(spec: StandbySpec, folder: Folder, since: float) -> LaunchRe
         keep_log=str(folder.kept_log),
         locks=[],
         record=standby_record._asdict(),
-        standby_limit=LONGEST,
+        standby_limit=STANDBY_LIMIT,
     )

@@ -16,7 +16,7 @@ from vllm_magic.sizes import GIB, gib
 if TYPE_CHECKING:
     from vllm_magic.provisioning.standby import StandbySpec
 
-FREE_MEMORY = 16 * GIB  # bytes of memory that must be free before a standby is started in the mode AUTO
+LEAST_FREE_MEMORY = 16 * GIB  # bytes of memory that must be free before a standby is started in the mode AUTO
 END_LIMIT = 10.0  # seconds for a dropped standby to be gone
 NONE_MADE = "none was started yet"
 
@@ -24,7 +24,7 @@ NONE_MADE = "none was started yet"
 class StandbyMode(str, Enum):
     """When a standby is started."""
 
-    AUTO = "auto"  # after a server is ready, if at least `FREE_MEMORY` bytes of memory are free
+    AUTO = "auto"  # after a server is ready, if at least `LEAST_FREE_MEMORY` bytes of memory are free
     ON = "on"  # after a server is ready
     OFF = "off"
 
@@ -123,8 +123,8 @@ class StandbyPool:
             return
         self._soon = soon
         self._drop("")
-        if self._mode is StandbyMode.AUTO and (memory.available() or 0) < FREE_MEMORY:
-            self._reason = f"less than {gib(FREE_MEMORY, 0)} of memory are free"
+        if self._mode is StandbyMode.AUTO and (memory.available() or 0) < LEAST_FREE_MEMORY:
+            self._reason = f"less than {gib(LEAST_FREE_MEMORY, 0)} of memory are free"
             return
         try:
             self._spare = Standby(spec)

@@ -25,7 +25,7 @@ USUAL: Mapping[Stage, float] = {
     Stage.SERVING: 1.0,
 }
 # A stage is reported as late if it takes both times as long as before, and these seconds longer.
-LATE = 3.0
+LATE_FACTOR = 3.0
 LATE_BY = 10.0
 
 
@@ -88,7 +88,7 @@ class Pace:
         self._best = max(self._best, min(1.0, done / whole) if whole else 0.0)
         if not self._earlier or progress.download is not None or progress.stage is Stage.QUEUED:
             return Estimate(self._best)
-        late = here if spent > max(here * LATE, here + LATE_BY) else None
+        late = here if spent > max(here * LATE_FACTOR, here + LATE_BY) else None
         return Estimate(self._best, max(0.0, whole - done), late)
 
 

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.spec import ServerSpec
 
-KIND = "starts"
-KEPT = 200  # the number of starts that are stored
-MODEL = "model"  # the key of the model's name, beside the names of the stages
-LONGEST = 24 * 3600.0  # seconds that a stage may have taken
+FOLDER_NAME = "starts"
+MOST_STARTS = 200  # the number of starts that are stored
+MODEL_KEY = "model"  # the key of the model's name, beside the names of the stages
+LONGEST_STAGE = 24 * 3600.0  # seconds that a stage may have taken
 
 
 def earlier(spec: ServerSpec, *, warm: bool = False) -> dict[Stage, float]:
@@ -33,7 +33,7 @@ def earlier(spec: ServerSpec, *, warm: bool = False) -> dict[Stage, float]:
     return {
         stage: float(seconds)
         for stage, seconds in times.items()
-        if isinstance(seconds, (int, float)) and 0 <= seconds <= LONGEST
+        if isinstance(seconds, (int, float)) and 0 <= seconds <= LONGEST_STAGE
     }
 
 
@@ -43,19 +43,21 @@ def keep(spec: ServerSpec, stages: Mapping[Stage, float], *, warm: bool = False)
         return
     with suppress(OSError):
         times = {stage.name: round(seconds, 3) for stage, seconds in stages.items()}
-        cache.write(KIND, _file(spec, warm=warm), json.dumps({MODEL: spec.model, **times}).encode())
-        cache.prune(KIND, KEPT)
+        cache.write(
+            FOLDER_NAME, _file(spec, warm=warm), json.dumps({MODEL_KEY: spec.model, **times}).encode()
+        )
+        cache.prune(FOLDER_NAME, MOST_STARTS)
 
 
 def models() -> list[str]:
     """Return the models that were started before, the latest first, each model once."""
-    found = [_read(name).get(MODEL) for name in cache.names(KIND)]
+    found = [_read(name).get(MODEL_KEY) for name in cache.names(FOLDER_NAME)]
     return list(dict.fromkeys(model for model in found if isinstance(model, str)))
 
 
 def _read(name: str) -> dict[str, object]:
     try:
-        found = json.loads(cache.read(KIND, name) or b"null")
+        found = json.loads(cache.read(FOLDER_NAME, name) or b"null")
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

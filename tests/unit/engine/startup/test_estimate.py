@@ -149,7 +149,7 @@ class TestHistory:
         assert history.earlier(ServerSpec("tiny")) == {}
 
     def test_no_more_than_so_many(self, cache, monkeypatch):
-        monkeypatch.setattr(history, "KEPT", 3)
+        monkeypatch.setattr(history, "MOST_STARTS", 3)
         for number in range(5):
             spec = ServerSpec("tiny", (f"--seed={number}",))
             history.keep(spec, EARLIER)
