@@ -37,7 +37,7 @@ class Installed:
     Attributes:
         executable: the path of the command; None if vLLM was not found.
         version: the version of the package, with the package's name if that is not vllm; None if it is unknown.
-        problem: what is wrong with this vLLM, in one line; None for nothing.
+        problem: a problem of this vLLM, in one line; None if there is none.
     """
 
     executable: str | None

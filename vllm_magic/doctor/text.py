@@ -33,7 +33,7 @@ def lines(report: Report, command: Callable[[str], str] = str) -> list[str]:
 
     Args:
         report: the report.
-        command: a function that rewrites a terminal's command line for where the report is shown.
+        command: a function that rewrites a terminal's command line for the front end that shows the report.
     """
     return [*_verdict(report, command), "", *facts(report)]
 

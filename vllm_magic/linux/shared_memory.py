@@ -63,7 +63,7 @@ def mapped_by(pids: Iterable[int]) -> set[Segment]:
 
 
 def present(segments: Iterable[Segment]) -> set[Segment]:
-    """Return those of the segments that still exist."""
+    """Return the segments that still exist."""
     wanted = set(segments)
     return wanted & {segment for segment, _ in _entries()} if wanted else set()
 

@@ -54,7 +54,7 @@ class Curve:
         self._lock = ForkLock()
         self._merged: list[Sample] = []  # each merged from `_step` samples, except the last
         self._step = 1
-        self._count = 0  # samples that the last of `_merged` has
+        self._count = 0  # the number of samples in the last sample of `_merged`
         self._newest: Sample | None = None
         self._baseline: tuple[int | None, ...] = ()
         self._gpus: frozenset[int] = frozenset()

@@ -185,7 +185,9 @@ class SleepMode:
         before = self._held()
         self._post(api, f"/sleep?level={level}")
         if api.is_sleeping() is not True:
-            raise SleepFailed(f"{name} was asked to sleep, but is still awake. %vllm logs {name} shows more.")
+            raise SleepFailed(
+                f"{name} was asked to sleep, but does not report that it sleeps. %vllm logs {name} shows more."
+            )
         after = before if slept else self._held_after_sleep(before)
         if not slept and before is not None and after is not None and after > before / 2:
             raise SleepFailed(
@@ -201,7 +203,9 @@ class SleepMode:
             self._post(api, "/collective_rpc", {"method": "reload_weights"})
             self._post(api, "/reset_prefix_cache")
         if api.is_sleeping() is not False:
-            raise SleepFailed(f"{name} was asked to wake up, but still sleeps. %vllm logs {name} shows more.")
+            raise SleepFailed(
+                f"{name} was asked to wake up, but does not report that it is awake. %vllm logs {name} shows more."
+            )
         seconds = time.monotonic() - began
         return SleepResult(name, asleep=False, seconds=seconds, before=before, after=self._held())
 
@@ -235,7 +239,7 @@ class SleepMode:
 
     @property
     def _level_file(self) -> Path | None:
-        """The file with the highest level that the server may have, by which its weights may be gone; None before its start."""
+        """The file with the highest level at which the server may have slept: after level 2 it needs its weights again."""
         folder = self._lifecycle.now.folder
         return folder.path / LEVEL_FILE if folder else None
 

@@ -89,8 +89,8 @@ class Request:
         tab: the tab that the view shows.
         fields: the values of the form.
         pids: the pids of processes to reap.
-        concurrent: whether the request was received in another thread than the one that runs cells, so that it need not
-            wait for the end of a cell.
+        concurrent: whether the request was received in a thread that runs no cells, so that it does not wait for the end of
+            a cell.
     """
 
     kind: RequestKind
