@@ -26,14 +26,12 @@ _NO_PROMPT_ADAPTERS = (
     "Leave it out: vLLM no longer has prompt adapters. Adapters are loaded with --lora-modules."
 )
 _OF_A_REQUEST = "A request says that. For a default, write --override-generation-config '{%s: VALUE}'."
-_POOLING = (
-    "Write --runner pooling for embeddings, and --convert embed, classify or reward for a generating model."
-)
+_POOLING = "Write --runner pooling for embeddings, and --convert embed or classify for a generating model."
 
 # What to do about a flag that vLLM no longer has. A remedy is only given if this vLLM has all flags in it.
 REMOVED = {
     "--calculate-kv-scales": "Leave it out: the scales are those of the checkpoint.",
-    "--cuda-graph-sizes": "Write --cudagraph-capture-sizes.",
+    "--cuda-graph-sizes": "It is --cudagraph-capture-sizes now.",
     "--device": "Leave it out: vLLM takes the kind of device that it was built for. Use --gpus 0 to choose a GPU.",
     "--disable-async-output-proc": _NEEDLESS,
     "--disable-frontend-multiprocessing": "Leave it out: the engine always has its own process.",
@@ -47,9 +45,9 @@ REMOVED = {
     "--enable-reasoning": "Leave it out: --reasoning-parser is enough.",
     "--engine-use-ray": "Write --distributed-executor-backend ray.",
     "--eplb-log-balancedness": "Write --eplb-config.log_balancedness true.",
-    "--eplb-step-interval": "Write --eplb-config.step_interval.",
-    "--eplb-window-size": "Write --eplb-config.window_size.",
-    "--guided-decoding-backend": "Write --structured-outputs-config.backend.",
+    "--eplb-step-interval": "It is --eplb-config.step_interval now.",
+    "--eplb-window-size": "It is --eplb-config.window_size now.",
+    "--guided-decoding-backend": "It is --structured-outputs-config.backend now.",
     "--guided-decoding-disable-additional-properties": "Write --structured-outputs-config.disable_additional_properties true.",
     "--guided-decoding-disable-any-whitespace": "Write --structured-outputs-config.disable_any_whitespace true.",
     "--guided-decoding-disable-fallback": "Leave it out: vLLM falls back to no other backend if --structured-outputs-config.backend names one.",
@@ -65,12 +63,12 @@ REMOVED = {
     "--ngram-prompt-lookup-max": _NGRAM,
     "--ngram-prompt-lookup-min": _NGRAM,
     "--num-lookahead-slots": _NEEDLESS,
-    "--num-redundant-experts": "Write --eplb-config.num_redundant_experts.",
+    "--num-redundant-experts": "It is --eplb-config.num_redundant_experts now.",
     "--num-scheduler-steps": "Leave it out: the engine V1 schedules ahead by itself (--async-scheduling).",
     "--num-speculative-tokens": _DRAFT,
     "--override-attention-dtype": "Leave it out: it had an effect on ROCm only.",
-    "--override-neuron-config": "Write --additional-config.",
-    "--override-pooler-config": "Write --pooler-config.",
+    "--override-neuron-config": "It is --additional-config now.",
+    "--override-pooler-config": "It is --pooler-config now.",
     "--preemption-mode": "Leave it out: preempted requests are always computed again.",
     "--prompt-adapters": _NO_PROMPT_ADAPTERS,
     "--qlora-adapter-name-or-path": "Write --lora-modules NAME=PATH.",
@@ -96,14 +94,16 @@ REMOVED = {
 }
 # Flags of other servers, and of requests, that people write for vLLM's.
 FOREIGN = {
-    "--context-length": "Write --max-model-len.",
-    "--ctx-size": "Write --max-model-len.",
+    "--context-length": "In vLLM it is --max-model-len.",
+    "--ctx-size": "In vLLM it is --max-model-len.",
     "--dp": "Write -dp, with one dash.",
     "--embedding": _POOLING,
-    "--max-batch-size": "Write --max-num-seqs.",
-    "--max-running-requests": "Write --max-num-seqs.",
+    "--max-length": "In vLLM it is --max-model-len.",
+    "--max-seq-len": "In vLLM it is --max-model-len.",
+    "--max-batch-size": "In vLLM it is --max-num-seqs.",
+    "--max-running-requests": "In vLLM it is --max-num-seqs.",
     "--max-tokens": _OF_A_REQUEST % '"max_new_tokens"',
-    "--mem-fraction-static": "Write --gpu-memory-utilization.",
+    "--mem-fraction-static": "In vLLM it is --gpu-memory-utilization.",
     "--model-path": "Write the model first: %vllm start MODEL [flags].",
     "--pp": "Write -pp, with one dash.",
     "--repetition-penalty": _OF_A_REQUEST % '"repetition_penalty"',

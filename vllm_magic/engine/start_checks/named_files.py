@@ -49,13 +49,16 @@ def _check_chat_template(start: PlannedStart) -> None:
         return
     if nearby_files.is_there(text, start.spec.cwd):
         return
+    built_in: list[str] = []
     if start.executable and not Path(text).is_absolute():
         # A relative path may name a template of vLLM.
-        built_in = list(Path(start.executable).resolve().parent.parent.glob(_BUILT_IN))
-        if not built_in or any(nearby_files.is_there(text, str(folder)) for folder in built_in):
+        built_in = [str(one) for one in Path(start.executable).resolve().parent.parent.glob(_BUILT_IN)]
+        if not built_in or any(nearby_files.is_there(text, folder) for folder in built_in):
             return
-    meant = nearby_files.meant(text, start.spec.cwd) or " Give the path of a file, or the template itself."
-    raise InvalidOption(f"--chat-template {text} is not there.{meant}")
+    near = nearby_files.meant(text, start.spec.cwd, *built_in)
+    raise InvalidOption(
+        f"--chat-template {text} is not there.{near or ' Give the path of a file, or the template itself.'}"
+    )
 
 
 def _check_certificates(start: PlannedStart) -> None:

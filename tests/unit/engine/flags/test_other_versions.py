@@ -11,7 +11,7 @@ def advice(flag: str, version: str, *known: str) -> str:
 
 def test_a_remedy_is_given_where_this_vllm_has_its_flags():
     said = advice("--cuda-graph-sizes", "0.32.0", "--cudagraph-capture-sizes")
-    assert said == " any more. Write --cudagraph-capture-sizes."
+    assert said == " any more. It is --cudagraph-capture-sizes now."
     assert advice("--cuda-graph-sizes", "0.10.0") == ""
     assert advice("--cuda_graph_sizes", "0.32.0", "--cudagraph-capture-sizes") == said
     assert advice("--use-v2-block-manager", "0.32.0").startswith(" any more. Leave it out")
@@ -20,7 +20,8 @@ def test_a_remedy_is_given_where_this_vllm_has_its_flags():
 
 def test_every_remedy_is_given_where_the_flags_of_this_vllm_are_not_known():
     assert (
-        other_versions.advice("--cuda-graph-sizes", (), "") == " any more. Write --cudagraph-capture-sizes."
+        other_versions.advice("--cuda-graph-sizes", (), "")
+        == " any more. It is --cudagraph-capture-sizes now."
     )
     assert other_versions.advice("--moe-backend", (), "") == ""
 

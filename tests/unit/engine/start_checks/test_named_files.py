@@ -72,6 +72,7 @@ def test_what_vllm_may_find_is_left_to_it(check, args):
         (("--chat-template", "./templat.jinja"), "Did you mean template.jinja?"),
         (("--chat-template", "~/template.jinja"), "--chat-template ~/template.jinja is not there. Write HERE/template.jinja."),
         (("--chat-template", "/nowhere/a/b.jinja"), "--chat-template /nowhere/a/b.jinja is not there. There is no folder /nowhere."),
+        (("--chat-template", "template_chatm.jinja"), "Did you mean template_chatml.jinja?"),
         (("--chat-template", "zzz"), "--chat-template zzz is not there. Give the path of a file, or the template itself."),
         (("--ssl-keyfile", "key.pm", "--ssl-certfile", "cert.pem"), "--ssl-keyfile key.pm is not there. Did you mean key.pem?"),
         (("--ssl-certfile", "cert.pem", "--ssl-ca-certs", "zzz"), "--ssl-ca-certs zzz is not there. Correct the path."),
