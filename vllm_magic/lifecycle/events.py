@@ -241,6 +241,13 @@ class Over:
 
 
 @dataclass(frozen=True)
+class StartRepeated:
+    """The start failed for a reason that has passed, the server is released, and the start begins once more."""
+
+    cause: str
+
+
+@dataclass(frozen=True)
 class NeverStarted:
     """The server never had a process."""
 
@@ -262,6 +269,7 @@ Notice = (
     | EngineDied
     | Idle
     | Ending
+    | StartRepeated
     | Over
     | NeverStarted
     | SupervisorFailed

@@ -28,6 +28,7 @@ from vllm_magic.lifecycle.events import (
     Over,
     ProgressChanged,
     Ready,
+    StartRepeated,
     SupervisorFailed,
 )
 from vllm_magic.release import report
@@ -146,6 +147,8 @@ class LifecycleStatus:
                 )
             case ProgressChanged():
                 after = replace(self, progress=notice.progress)
+            case StartRepeated():
+                after = replace(self, progress=QUEUED)
             case Ready() if self.state is ServerState.STARTING:
                 after = self._entered(ServerState.READY, at, progress=READY, ready_after=seconds)
             case EngineDied():

@@ -18,8 +18,18 @@ from vllm_magic.gpu import locks
 from vllm_magic.guard import record
 from vllm_magic.guard.ladder import UNKNOWN_PID, Outcome
 from vllm_magic.guard.protocol import Ended, Why
-from vllm_magic.lifecycle import failure_cause, faults
-from vllm_magic.lifecycle.events import NeverStarted, News, Notice, Over, StopPlan, SupervisorFailed
+from vllm_magic.lifecycle import failure_cause, faults, retry
+from vllm_magic.lifecycle.events import (
+    Ending,
+    NeverStarted,
+    News,
+    Notice,
+    Over,
+    Ready,
+    StartRepeated,
+    StopPlan,
+    SupervisorFailed,
+)
 from vllm_magic.lifecycle.monitor import Monitor
 from vllm_magic.lifecycle.own_listener import OwnListener
 from vllm_magic.lifecycle.state import START_LIMIT, StateMachine
@@ -160,8 +170,10 @@ class Supervisor:
             with contextlib.suppress(Exception):
                 self._notify(News(faults.text(error)))
 
-    def _live(self) -> Notice:
+    def _live(self, *, is_repeated: bool = False) -> Notice:
         """Launch the server, follow it to its end, and return its last notice.
+
+        A start that fails for a reason that has passed is repeated once (`retry`).
 
         Raises:
             _NothingRanError: the server never had a process.
@@ -172,7 +184,16 @@ class Supervisor:
             raise _NothingRanError(error) from error
         if launched is None:
             return Over(nothing_to_release(self._name), Why.ASKED)
-        return self._follow(launched.prepared, launched.guards)
+        if is_repeated or not self._provisioner.from_the_start:
+            return self._follow(launched, self._notice)
+        attempt = _FirstAttempt(self._notice)
+        over = self._follow(launched, attempt.notice)
+        stopped = self._cancelled.event.is_set()
+        if over.failure and retry.is_due(over, was_ready=attempt.was_ready, is_stop_requested=stopped):
+            self._notice(StartRepeated(over.failure.cause))
+            return self._live(is_repeated=True)
+        attempt.deliver()
+        return over
 
     def _launch(self) -> Launched | None:
         """Release what dead kernels left, which may hold the memory that the server needs, and launch the server.
@@ -196,12 +217,17 @@ class Supervisor:
                 raise unusable(error) from error
         return self._provisioner.launch(self._cancelled, news)
 
-    def _follow(self, prepared: Prepared, guards: Guards) -> Over:
+    def _follow(self, launched: Launched, notice: Callable[[Notice], None]) -> Over:
         """Follow a server to its end, and prove its release.
+
+        Args:
+            launched: the server.
+            notice: called with each notice of the monitor.
 
         Raises:
             _NothingRanError: the leader could not be executed.
         """
+        prepared, guards = launched.prepared, launched.guards
         with contextlib.ExitStack() as held:  # holds the locks of the GPUs until the release is proved
             listener = OwnListener(prepared.address, prepared.port, lambda: monitor.state.leader)
             monitor = Monitor(
@@ -211,7 +237,7 @@ class Supervisor:
                 Api(self._provisioner.command.endpoint, listener.verify),
                 self._requests,
                 self._cancelled.wake,
-                self._notice,
+                notice,
                 held,
             )
             fault = _watch(monitor, guards)
@@ -345,6 +371,34 @@ def _overdue(outer: int) -> str:
         f"The guards (pid {outer}) did not start the server within {START_LIMIT:g} s and were killed: a signal had stopped them, "
         f"or the disk of {ledger.state_path()} or the machine is too slow."
     )
+
+
+class _FirstAttempt:
+    """Passes the notices of the first attempt on. The end of a server that was not ready is held back, until it is final.
+
+    A start that is repeated so never looks as if the server was stopping, which every waiter takes for its end.
+
+    Args:
+        notice: called with the notices.
+    """
+
+    def __init__(self, notice: Callable[[Notice], None]) -> None:
+        self._pass_on = notice
+        self._held: list[Ending] = []
+        self.was_ready = False
+
+    def notice(self, notice: Notice) -> None:
+        """Pass a notice on, or hold it back."""
+        self.was_ready |= isinstance(notice, Ready)
+        if isinstance(notice, Ending) and notice.why is Why.LEADER_ENDED and not self.was_ready:
+            self._held.append(notice)
+        else:
+            self._pass_on(notice)
+
+    def deliver(self) -> None:
+        """Pass on what was held back."""
+        for notice in self._held:
+            self._pass_on(notice)
 
 
 class _NothingRanError(Exception):

@@ -91,7 +91,9 @@ class Provisioner(ABC):
 
     @abstractmethod
     def launch(self, cancelled: Cancellation, news: Callable[[str], None]) -> Launched | None:
-        """Launch the server, and return when its guards run. The supervisor calls this once, in its thread.
+        """Launch the server, and return when its guards run.
+
+        The supervisor calls this in its thread: once, and a second time if the start is repeated (`lifecycle.retry`).
 
         Args:
             cancelled: the request to give up.

@@ -22,6 +22,7 @@ from vllm_magic.lifecycle.events import (
     Notice,
     Over,
     Ready,
+    StartRepeated,
     StopPlan,
 )
 from vllm_magic.lifecycle.lifecycle import Lifecycle
@@ -341,6 +342,9 @@ class ServerRun:
             self.curve.begin(used, chosen)
             if self._provisioner.from_the_start:  # the server holds no memory yet
                 self.curve.add(Sample(time.time(), used, (0,) * len(used)))
+        elif isinstance(notice, StartRepeated):
+            self.lifecycle.set_pace(Pace(history.earlier(self.spec)))
+            self._news(f"{self.name} did not start: {notice.cause}. It is started once more.")
         elif isinstance(notice, EngineDied):
             self._news(f"{self.name}: {ENGINE_DEAD}. %vllm restart {self.name} starts it again.")
         elif isinstance(notice, Idle):

@@ -48,6 +48,7 @@ class Failure:
         lines: the lines of the log that show the cause, oldest first: of a traceback, the deepest frames and the message.
         port_taken: whether another process has the server's TCP port.
         memory_wanted: the bytes of a GPU that should have been free; 0 for any other failure.
+        passing: whether the same start is likely to succeed if it is tried again at once.
     """
 
     cause: str
@@ -55,6 +56,7 @@ class Failure:
     lines: tuple[str, ...]
     port_taken: bool = False
     memory_wanted: int = 0
+    passing: bool = False
 
 
 _EXCEPTION = re.compile(
@@ -203,6 +205,7 @@ def _failure(found: _Found, log: Sequence[LogLine], context: HintContext) -> Fai
         tracebacks.telling_lines(log, first, first + match[0].count("\n")),
         sign.port,
         int(float(match.groupdict().get("needed", 0)) * GIB),
+        sign.passing,
     )
 
 

@@ -29,6 +29,7 @@ class Sign:
         cause: what happened.
         hint: what to do about it.
         port: whether the failure means that another process has the server's TCP port.
+        passing: whether the same start is likely to succeed if it is tried again at once.
         general: whether every sign that is not general says more than this one.
     """
 
@@ -36,4 +37,5 @@ class Sign:
     cause: str | MessageFunction
     hint: str | MessageFunction
     port: bool = False
+    passing: bool = False
     general: bool = False
