@@ -349,7 +349,9 @@ class Manager:
         except StartTimeout as error:
             release = self._stop(server)
             raise StartTimeout(
-                f"{error.cause}; it was released in {release.seconds:.1f} s{release.in_brackets}", error.hint
+                f"{error.cause}; it was released in {release.seconds:.1f} s{release.in_brackets}",
+                error.hint,
+                error.log_tail,
             ) from None
         except VllmMagicError:
             if server.pid is None:  # the server never ran: this error reports it, and it has no log

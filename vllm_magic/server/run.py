@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vllm_magic import arguments, durations
 from vllm_magic.cluster.placement import Placement
 from vllm_magic.engine.client.requests import OpenClients
-from vllm_magic.engine.startup import history, log
+from vllm_magic.engine.startup import history, log, standstill
 from vllm_magic.engine.startup.estimate import Pace
 from vllm_magic.errors import ReleaseFailed, StartFailed, StartTimeout, VllmMagicError
 from vllm_magic.lifecycle import idle_timeout
@@ -32,6 +32,7 @@ from vllm_magic.masking import known
 from vllm_magic.plotting.timeseries import Curve, Sample
 from vllm_magic.provisioning.base import StartKind
 from vllm_magic.release import report as release_report
+from vllm_magic.server import members
 from vllm_magic.server.connector import Connector
 from vllm_magic.server.sleep_mode import SleepMode
 from vllm_magic.server.status import ServerStatus, idle_release
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from vllm_magic.release.result import Release
 
 REPORT_INTERVAL = 0.25  # seconds between two reports of a start during the wait for it
+LAST_LINES = 5  # lines of the log that the error of a start shows that takes too long
 EXIT_GRACE = 0.5  # seconds from SIGTERM to SIGKILL when the kernel ends
 ENGINE_DEAD = "its engine has ended, and its HTTP server goes on without it: every request fails"
 MOST_READS = 10  # attempts to read a status without a change in the middle
@@ -228,11 +230,7 @@ class ServerRun:
             if report is not None:
                 report()
             if deadline is not None and time.monotonic() >= deadline:
-                stage = self.lifecycle.now.progress.stage.value
-                raise StartTimeout(
-                    f"{self.name} was not ready after {timeout:g} s, but still {stage}",
-                    "Give it more time with --timeout, or see %vllm logs",
-                )
+                raise self._timed_out(timeout or 0.0)
         self.lifecycle.wait_for(lambda now: now.state is not ServerState.STOPPING)
         now = self.lifecycle.now
         if not now.state.runs:
@@ -243,6 +241,21 @@ class ServerRun:
             )
         if not self._provisioner.from_the_start:  # the first kernel may have put the server to sleep
             self.sleep_mode.is_asleep()
+
+    def _timed_out(self, timeout: float) -> StartTimeout:
+        """Return the error for a start that takes too long: its stage, what it waits for if that is known, and its log's end."""
+        path = self.log_path
+        lines = log.tail(path, LAST_LINES, self.secrets()) if path else []
+        environ = {**os.environ, **dict(self.spec.env)}
+        own = members.pids(self.name, self.lifecycle)
+        waits_for = standstill.by_log(lines) or standstill.by_lock(self.spec, environ, own)
+        stage = self.lifecycle.now.progress.stage.value
+        return StartTimeout(
+            f"{self.name} was not ready after {timeout:g} s, but still {stage}"
+            + (f". It waits for {waits_for}" if waits_for else ""),
+            "Give it more time with --timeout, or see %vllm logs",
+            lines,
+        )
 
     def begin_stop(self, grace: float | None = None, drain: float = 0.0) -> None:
         """Request the release, and return at once. Arguments as for `Server.stop`.
