@@ -135,4 +135,5 @@ MESSAGES = (
     "httpx.RemoteProtocolError: peer closed connection without sending complete message body",
     "huggingface_hub.errors.RemoteEntryNotFoundError: 404 Client Error. Entry Not Found for url: https://huggingface.co/a/b/resolve/main/x.json.",
     "ValueError: Cannot provide a placement group requiring 16 GPUs (placement_group_specs=[{'GPU': 1.0}]) within 1800 seconds.",
+    "RuntimeError: CUDA error: initialization error",
 )

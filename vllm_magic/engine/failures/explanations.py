@@ -9,15 +9,12 @@ own words, with what vLLM advises in it, the process, and where it was raised.
 from __future__ import annotations
 
 import re
-import textwrap
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote_plus
 
-from vllm_magic.engine.failures import places, tracebacks
-from vllm_magic.engine.failures.hints import NOTHING_KNOWN, SEE_LOGS, HintContext, ending, ending_hint
+from vllm_magic.engine.failures import tracebacks, unexplained
+from vllm_magic.engine.failures.hints import NOTHING_KNOWN, HintContext, ending, ending_hint
 from vllm_magic.engine.failures.signs import SIGNS
 from vllm_magic.engine.failures.signs.engine import ENGINE_DIED, EXITED
 from vllm_magic.sizes import GIB
@@ -32,10 +29,6 @@ if TYPE_CHECKING:
 MOST_PLACES = 50  # the most matches of one pattern that are compared
 LAST_LINES = 3  # lines of the log that are shown if the log does not show the cause
 LONGEST_VALUE_ERROR = 10  # lines of the message of an error of pydantic
-MOST_NAMED = 3  # flags that are named
-LONGEST_ADVICE = 200  # characters of vLLM's advice
-LONGEST_SEARCH = 80  # characters of an error's message, in the link that searches for it
-ISSUES = "https://github.com/vllm-project/vllm/issues?q="
 
 
 @dataclass(frozen=True)
@@ -61,12 +54,6 @@ class Failure:
 
 _EXCEPTION = re.compile(
     r"(?P<text>(?:[\w.]*(?:Error|Exception)|torch\.[\w.]+|[\w.]*\.(?:exc|exceptions|errors)\.\w+)(?:: .+)?)$"
-)
-# Where a message goes over to what vLLM advises.
-_ADVICE = re.compile(
-    r"(?<=[.!?;]) +(?=(?:[Pp]lease|Consider|Try|To (?:fix|avoid|use|resolve|enable|run|support)|You (?:can|may|should|need|must)|"
-    r"Make sure|Ensure|If (?:you|this)|We (?:recommend|suggest)|Either|Use|Set|Reduce|Increase|Decrease|Lower|Raise|Add|Pass|"
-    r"Install|Upgrade|Update|Check|Specify|Remove|Disable|Enable|Run|Choose)\b(?!.{0,200}(?:stack trace|an issue\b|issues/)))"
 )
 # An error of a worker, and of a call, as the engine raises it again.
 _OF_WORKER = re.compile(
@@ -215,31 +202,10 @@ def _filled_in(message: str | MessageFunction, match: re.Match[str], context: Hi
 
 
 def _unexplained(error: _Error, log: Sequence[LogLine], context: HintContext) -> Failure:
-    """Return an error for which there is no sign: with vLLM's advice, and with a link that searches vLLM's issues for it."""
-    cause, *advice = _ADVICE.split(error.text, maxsplit=1)
-    cause = cause.rstrip(".:; ")
+    """Return an error for which there is no sign."""
     frames = tracebacks.frames_above(log, error.first)
-    if frames and re.fullmatch(r"[\w.]+", cause):  # an exception without a message
-        cause += f" in {frames[0].function} ({PurePath(frames[0].path).name})"
-    # Paths, addresses and numbers of one machine are in no other report.
-    words = re.findall(r"(?<![\w/.])[A-Za-z_][\w.-]*(?![\w/])", cause)
-    search = textwrap.shorten(" ".join(words), LONGEST_SEARCH, placeholder="")
-    named = [flag for flag in dict.fromkeys(_flags_in(error.text)) if flag in context.flags][:MOST_NAMED]
-    said = [
-        *(textwrap.shorten(text[:1].upper() + text[1:], LONGEST_ADVICE, placeholder="…") for text in advice),
-        *([f"Change {' or '.join(named)}, or leave it out"] if named and not advice else []),
-        *places.where_raised(log[error.first].process, frames),
-        SEE_LOGS,
-        f"others may have met it: {ISSUES}{quote_plus(search)}",
-    ]
-    lines = tracebacks.telling_lines(log, error.first, error.last)
-    return Failure(tracebacks.brief(cause), "; ".join(one.rstrip(".") for one in said), lines)
-
-
-def _flags_in(text: str) -> Iterator[str]:
-    """Yield the flags that a message names, as such or as the field of vLLM's configuration."""
-    for word in re.findall(r"(?<![\w-])(?:--[a-z][\w-]*|[a-z]+(?:_[a-z]+)+)(?![\w-])", text):
-        yield f"--{word.removeprefix('--').replace('_', '-')}"
+    cause, hint = unexplained.words(error.text, log[error.first].process, frames, context.flags)
+    return Failure(cause, hint, tracebacks.telling_lines(log, error.first, error.last))
 
 
 def _errors(log: Sequence[LogLine]) -> Iterator[_Error]:

@@ -27,6 +27,7 @@ _SIGNALS: dict[int, str] = {
     signal.SIGKILL: "Mostly the machine's memory has run out then (dmesg tells): free some, or take a smaller model",
     signal.SIGBUS: "Mostly /dev/shm is full then: make it larger (docker run --shm-size), or free some of it",
     signal.SIGILL: "This build of vLLM uses instructions that the processor does not have: install another",
+    signal.SIGSEGV: "A compiled part has crashed: mostly packages do not fit together. Install vLLM again, in an environment of its own",
     signal.SIGTERM: "Somebody else ended it: a batch system, or kill",
     signal.SIGINT: "Somebody else interrupted it",
 }
@@ -182,21 +183,32 @@ def process_hint(match: re.Match[str], known: HintContext) -> str:
     return ending_hint(_code(match[2]), known.machine)
 
 
-def engine_died(_: re.Match[str], known: HintContext) -> str:
+def engine_died(match: re.Match[str], known: HintContext) -> str:
     """Return that the engine ended without a word, and whether a process was killed for memory meanwhile."""
     if not known.machine.was_out_of_memory:
-        return "The engine ended, and did not say why"
+        code = _engine_code(match)
+        how = f" {ending(code)}" if code is not None and code < 0 else ""
+        return f"The engine ended{how}, and did not say why"
     return (
         f"The engine ended, and the kernel has killed a process because memory ran out{_limit(known.machine)}"
     )
 
 
-def engine_died_hint(_: re.Match[str], known: HintContext) -> str:
+def engine_died_hint(match: re.Match[str], known: HintContext) -> str:
     """Return what the end of an engine without a word usually means."""
     if known.machine.was_out_of_memory:
         return FREE_MEMORY
+    code = _engine_code(match)
+    if code is not None and code < 0:
+        return ending_hint(code, known.machine)
     limit = _limit(known.machine)
     return f"Mostly the machine's memory has run out then{limit} (dmesg tells): free some, and start it again"
+
+
+def _engine_code(match: re.Match[str]) -> int | None:
+    """Return the exit code of the engine that vLLM itself logs at the end of a start, negative for a signal."""
+    found = re.search(r"Failed core proc\(s\): \{'\w{1,60}': (-?\d{1,4})", match.string)
+    return int(found[1]) if found else None
 
 
 def not_loaded(match: re.Match[str], _: HintContext) -> str:

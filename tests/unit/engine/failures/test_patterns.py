@@ -10,7 +10,7 @@ from itertools import islice
 
 import pytest
 
-from vllm_magic.engine.failures import explanations, tracebacks
+from vllm_magic.engine.failures import explanations, tracebacks, unexplained
 from vllm_magic.engine.failures.explanations import explain, explain_death
 from vllm_magic.engine.failures.signs import SIGNS
 from vllm_magic.engine.failures.signs.engine import ENGINE_DIED, EXITED
@@ -26,14 +26,14 @@ SEARCHED = {
     **{
         pattern.pattern: pattern
         for pattern in (
-            *(explanations._STOPPED, explanations._FINISHED, explanations._ADVICE, explanations._OF_WORKER),
+            *(explanations._STOPPED, explanations._FINISHED, unexplained._ADVICE, explanations._OF_WORKER),
             *(explanations._OF_CALL, explanations._OF_VALUE, explanations._OF_OTHERS, tracebacks._LIBRARY),
         )
     },
 }
 MATCHED = {  # at the beginning of a line only
     value.pattern: value
-    for module in (explanations, tracebacks)
+    for module in (explanations, tracebacks, unexplained)
     for value in vars(module).values()
     if isinstance(value, re.Pattern) and value.pattern not in SEARCHED
 }

@@ -145,6 +145,27 @@ SAID = {
     "xpu_memory": ("This Intel GPU does not tell", "oneAPI"),
     "kv_tokens": ("131072 tokens, and the KV cache takes 39024", "--max-model-len to 39024"),
     "size_mismatch": ("size mismatch, got input (512)", "in its code for this model"),
+    "bmm_fp8": ("A library of CUDA failed: the library was not initialized", "LD_LIBRARY_PATH"),
+    "merger_key": (
+        "the weight merger.linear_fc1.weight, for which the model has no place",
+        "Leave --quantization out",
+    ),
+    "store_timeout": ("did not reach another at 172.17.0.9, port 46229", "VLLM_HOST_IP"),
+    "cuda_unknown": ("CUDA cannot be initialised", "wsl --shutdown"),
+    "wsl_segv": ("A compiled part of vLLM has crashed", "install vLLM again"),
+    "included_router": (
+        "'_IncludedRouter' object has no attribute 'path'",
+        "often it is a fault of this version",
+    ),
+    "prefix_chunked": (
+        "Prefix cache and chunked prefill are currently not supported",
+        "Change --enable-prefix-caching or --enable-chunked-prefill",
+    ),
+    "gloo_mesh": ("do not reach each other", "on several the name of the interface"),
+    "xet": ("Xet", "HF_HUB_DISABLE_XET=1"),
+    "ordinal": ("a GPU that is not there", "CUDA_VISIBLE_DEVICES"),
+    "num_gpus": ("a GPU that is not there", "CUDA_VISIBLE_DEVICES"),
+    "bank_memory": ("The device is out of memory: Not enough space", "--max-model-len"),
 }
 
 
@@ -194,3 +215,19 @@ def test_an_error_before_the_end_of_a_process_is_the_cause_and_one_after_it_is_n
     later = "(EngineCore pid=77) ERROR 06-20 12:27:39 [core.py:1341] RuntimeError: cancelled"
     assert explain([error, end, later], 1).cause == "head_size 100 is strange"
     assert explain([end, later], 1).cause.startswith("VllmWorker-0 ended")
+
+
+@pytest.mark.parametrize(
+    ("codes", "cause"),
+    [
+        ("{'EngineCore': -11}", "The engine ended by signal 11 (SIGSEGV), and did not say why"),
+        ("{'EngineCore_DP0': -9}", "The engine ended by signal 9 (SIGKILL), and did not say why"),
+        ("{'EngineCore': 1}", "The engine ended, and did not say why"),
+        ("{}", "The engine ended, and did not say why"),
+    ],
+)
+def test_the_signal_that_vllm_names_is_told(codes, cause):
+    said = f"(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {codes}"
+    failure = explain([said], 1)
+    assert failure.cause == cause
+    assert ("compiled part has crashed" in failure.hint) == ("-11" in codes)

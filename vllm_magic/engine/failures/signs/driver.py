@@ -82,9 +82,9 @@ SIGNS = (
         "Check CUDA_VISIBLE_DEVICES and the driver (nvidia-smi); a container needs --gpus all",
     ),
     Sign(
-        r"CUDA (?:driver initialization failed|unknown error)",
+        r"CUDA (?:driver initialization failed|unknown error|error: unknown error)",
         "CUDA cannot be initialised on this machine",
-        "Check nvidia-smi; after a suspend or an update of the driver, load nvidia_uvm again or reboot",
+        "Check nvidia-smi; after a suspend or an update of the driver, load nvidia_uvm again or reboot; under WSL2, wsl --shutdown",
     ),
     Sign(  # triton/backends/nvidia/driver.py
         r"libcuda\.so cannot (?:be )?found",
@@ -108,9 +108,19 @@ SIGNS = (
         "Install it, or start the container with --gpus all; nvidia-smi must work there",
     ),
     Sign(
-        r"cuDNN error: (\w{1,60})|CUBLAS_STATUS_(\w{1,60})",
-        "A library of CUDA failed: {0}{1}",
+        r"cuDNN error: (\w{1,60})|CUBLAS_STATUS_(?!SUCCESS)(\w{1,60})|cublaslt? failed: (.{1,100})",
+        "A library of CUDA failed: {0}{1}{2}",
         "Often another one comes first (LD_LIBRARY_PATH), the driver is too old for this vLLM, or the GPU has no memory left",
         general=True,
+    ),
+    Sign(
+        r"CUDA error: invalid device ordinal|device < num_gpus INTERNAL ASSERT FAILED",
+        "vLLM asks for a GPU that is not there: it sees fewer than it takes",
+        "Lower --tensor-parallel-size or --data-parallel-size, and check CUDA_VISIBLE_DEVICES; of MIG, one part serves one process",
+    ),
+    Sign(
+        r"CUDA error: initialization error",
+        "CUDA cannot be used in a process that was forked after its first use",
+        "Add --env VLLM_WORKER_MULTIPROC_METHOD=spawn",
     ),
 )

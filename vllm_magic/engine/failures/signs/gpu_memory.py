@@ -59,4 +59,10 @@ SIGNS = (
         "The GPU is mostly out of memory then, and NVML does not tell",
         "Lower --gpu-memory-utilization, --max-model-len and --max-num-seqs",
     ),
+    Sign(
+        r"Out of Memory: (.{1,200})",
+        "The device is out of memory: {0}",
+        "Lower --max-model-len and --max-num-seqs, or choose a smaller model",
+        general=True,
+    ),
 )

@@ -112,4 +112,9 @@ SIGNS = (
         "Check the name and the revision, and HF_TOKEN and HF_HUB_OFFLINE in the environment",
         general=True,
     ),
+    Sign(  # hf_xet
+        r"CAS service error|\bhf_xet\b.{0,100}(?:Error|error)",
+        "The download from the Hub's own storage (Xet) has failed",
+        "Start again: the download goes on where it ended; or add --env HF_HUB_DISABLE_XET=1",
+    ),
 )

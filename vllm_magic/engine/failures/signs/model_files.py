@@ -185,4 +185,10 @@ SIGNS = (
         "The lines above name the reason, mostly a package that is missing or broken (%vllm logs)",
         general=True,
     ),
+    Sign(  # load_weights in vllm/model_executor/models
+        r"KeyError: '([\w.]{1,200}\.(?:q?weight|bias|scales|qzeros|g_idx|weight_\w{1,40}|input_scale))'",
+        "The checkpoint has the weight {0}, for which the model has no place",
+        "Leave --quantization out, check quantization_config in its config.json, and try a newer vLLM",
+        general=True,
+    ),
 )

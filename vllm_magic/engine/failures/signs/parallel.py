@@ -46,7 +46,8 @@ SIGNS = (
     Sign(  # Gloo
         r"Gloo connectFullMesh failed|\[enforce fail at .{0,200}gloo.{0,300}|nable to (?:find|resolve) .{0,40}address.{0,100}",
         "The processes do not reach each other over the network of this machine",
-        "Add --env GLOO_SOCKET_IFNAME=lo --env VLLM_HOST_IP=127.0.0.1; the machine's name must resolve (/etc/hosts)",
+        "On one machine add --env GLOO_SOCKET_IFNAME=lo --env VLLM_HOST_IP=127.0.0.1, on several the name of the interface and the "
+        "address that the others reach; the machine's name must resolve (/etc/hosts)",
     ),
     Sign(  # vllm/model_executor/layers/vocab_parallel_embedding.py, linear.py
         r"(\d{1,9}) is not divisible by (\d{1,9})",
@@ -88,5 +89,10 @@ SIGNS = (
         r"number of required \w{1,10}s exceeds the total number of available",
         "Ray's cluster does not have so many free GPUs",
         "See what is free (ray status), lower --tensor-parallel-size or --pipeline-parallel-size, or add machines to the cluster",
+    ),
+    Sign(  # torch, TCPStore
+        r"The client socket has timed out after (\d{1,12})ms while trying to connect to \((\S{1,200}), (\d{1,5})\)",
+        "A process of vLLM did not reach another at {1}, port {2}",
+        "On one machine add --env VLLM_HOST_IP=127.0.0.1; on several open that port, and set VLLM_HOST_IP to an address that they reach",
     ),
 )
