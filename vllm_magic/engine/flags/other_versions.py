@@ -1,7 +1,8 @@
 """The flags of other versions of vLLM: those that vLLM 0.8 to 0.32 had once, and the version that first has a newer flag.
 
-Compared were engine/arg_utils.py and the cli_args.py of vLLM 0.15.1, 0.17.1, 0.20.2, 0.24.0, 0.28.0, 0.32.0 and 0.33.0,
-and the pages "Engine Arguments" in the documentation of 0.8.5 and 0.10.1 (https://docs.vllm.ai/en/v0.8.5/serving/engine_args.html).
+Compared were engine/arg_utils.py and the cli_args.py of vLLM 0.15.1, 0.17.1, 0.20.2, 0.24.0, 0.28.0, 0.32.0 and 0.33.0.
+Flags that were removed before 0.15 are listed without such a comparison; the documentation of 0.8.5 has most of them
+(https://docs.vllm.ai/en/v0.8.5/serving/engine_args.html).
 """
 
 from __future__ import annotations
