@@ -191,6 +191,16 @@ def test_a_server_of_a_cluster_in_the_form():
     )
 
 
+def test_a_model_that_cannot_be_served_in_the_form(executable, tmp_path):
+    model = checkpoints.model(tmp_path / "llama", checkpoints.LLAMA_3_8B)
+    settings = Settings(executable=executable)
+    assert not form.assess(FormFields(str(model)), settings, None).wrong
+    (model / "model.safetensors").unlink()
+    said = f"{model} has no weights (*.safetensors, *.bin, *.pt). Download or copy them"
+    assert form.assess(FormFields(str(model)), settings, None) == form.Assessment(said, wrong=True)
+    assert not form.assess(FormFields(str(model), "--load-format dummy"), settings, None).wrong
+
+
 def test_a_chat(controller, views):
     hello(controller)
     start(controller, views)

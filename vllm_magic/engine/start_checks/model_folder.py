@@ -42,6 +42,33 @@ _OTHER_WEIGHTS = (".gguf", ".pth", ".ckpt", ".tensors")
 _CONFIG_FORMATS = ("auto", "hf", "mistral")  # plugins add others
 # Part of a name of each file that a tokenizer may be read from.
 _TOKENIZER = re.compile(r"token|tekken|vocab|merges|spiece|sentencepiece|spm|bpe|\.model$", re.IGNORECASE)
+# The types of models for which Transformers 4.57 and 5.24 make no tokenizer without its files. For others, such as qwen3, 5.24
+# makes one that knows no words, and vLLM 0.32 starts with it.
+_NO_EMPTY_TOKENIZER = frozenset(
+    [
+        "deepseek_v2",
+        "deepseek_v3",
+        "glm4",
+        "glm4_moe",
+        "gpt_bigcode",
+        "granite",
+        "granitemoe",
+        "granitemoehybrid",
+        "jamba",
+        "llama",
+        "minimax_m2",
+        "ministral",
+        "mistral",
+        "mistral3",
+        "mixtral",
+        "nemotron",
+        "olmo2",
+        "olmo3",
+        "phi3",
+        "phimoe",
+        "stablelm",
+    ]
+)
 # The tensors that each language model loads: of its layers, and of its embedding.
 _LAYER = re.compile(r"(?:(?:language_)?model\.){1,2}layers\.(\d{1,4})\.")
 _EMBEDDING = re.compile(r"(?:(?:language_)?model\.){1,2}embed_tokens\.")
@@ -160,7 +187,8 @@ def _check_tokenizer(start: PlannedStart, folder: Path, names: Sequence[str], ag
     is_elsewhere = start.has("--tokenizer", "--skip-tokenizer-init", "--tokens-only")
     if is_elsewhere or "auto_map" in config or "speculators_config" in config:
         return
-    if not any(map(_TOKENIZER.search, (*names, *_below(folder)))):
+    is_any = any(map(_TOKENIZER.search, (*names, *_below(folder))))
+    if not is_any and str(config.get("model_type")) in _NO_EMPTY_TOKENIZER:
         hint = "Add the model's tokenizer.json to it, or give another tokenizer: --tokenizer NAME"
         raise _lacks(folder, "no tokenizer", again or hint)
     is_transformers = (start.value("--tokenizer-mode") or "auto") in ("auto", "hf") and not any(

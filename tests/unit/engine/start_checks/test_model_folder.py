@@ -244,8 +244,11 @@ class TestTokenizer:
         (model / "tokenizer.json").unlink()
         check(model, *args)
 
-    @pytest.mark.parametrize("more", [{"auto_map": {}}, {"speculators_config": {}}])
+    @pytest.mark.parametrize(
+        "more", [{"auto_map": {}}, {"speculators_config": {}}, {"model_type": "qwen3"}, {"model_type": []}]
+    )
     def test_it_may_come_from_elsewhere(self, model, more):
+        """Transformers 5 even makes one without any file, for some types."""
         (model / "tokenizer.json").unlink()
         (model / "config.json").write_text(json.dumps({**CONFIG, **more}))
         check(model)
