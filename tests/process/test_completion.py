@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 
+import checkpoints
 import pytest
 import stand_in
 from by_hand import LIMIT, until
@@ -65,6 +66,7 @@ def world(tmp_path_factory):
     for folder in ("here/tiny", "here/deep/er", "here/.hidden", "here/with space"):
         (root / folder).mkdir(parents=True)
         (root / folder / "config.json").write_text("{}")
+        checkpoints.safetensors(root / folder / "model.safetensors", {})
     (root / "here/template.jinja").write_text("")
     env = {
         "VLLM_MAGIC_CACHE": str(root / "cache"),
