@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import checkpoints
 import pytest
 import stand_in
 from by_hand import free_port, until
@@ -197,11 +197,9 @@ class TestBeforeAnythingIsStopped:
         self.refused(manager, spec("two", gpus="5", executable=vllm), "there is no GPU '5'")
 
     def test_a_length_that_the_model_does_not_have(self, manager, spec, vllm, running, tmp_path):
-        config = {"model_type": "llama", "max_position_embeddings": 512}
-        (tmp_path / "model").mkdir()
-        (tmp_path / "model/config.json").write_text(json.dumps(config))
-        asked = spec(str(tmp_path / "model"), "--max-model-len", "1024", executable=vllm)
-        self.refused(manager, asked, "context of 512 tokens")
+        model = checkpoints.model(tmp_path / "model", checkpoints.LLAMA_3_8B)
+        asked = spec(str(model), "--max-model-len", "1000000", executable=vllm)
+        self.refused(manager, asked, "longer than the model's context of")
 
     def test_a_port_that_another_process_has(self, manager, spec, vllm, running):
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -263,7 +261,7 @@ class TestForm:
             judged = self.assess(vllm, flags)
             assert judged.wrong
             assert said in judged.text
-        assert not self.assess(vllm, "--dtype half").wrong
+        assert not self.assess(vllm, "--dtype float16").wrong
 
     def test_a_taken_port(self, vllm):
         with socket.create_server(("127.0.0.1", 0)) as listener:
