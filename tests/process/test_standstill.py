@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import subprocess
 import sys
 
@@ -13,6 +12,8 @@ from by_hand import until
 from vllm_magic.engine.startup import standstill
 from vllm_magic.engine.startup.stages import Stage
 from vllm_magic.errors import StartTimeout
+from vllm_magic.lifecycle import monitor
+from vllm_magic.server.progress_text import line
 
 HOLD = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); sys.stdin.read()"
 
@@ -27,16 +28,18 @@ def test_a_lock_of_the_cache_that_another_process_holds(manager, spec, tmp_path,
         assert other.stdout.readline()
         one = spec("a/b", faults={"hang_in": "load"})
         said = f"a lock of the Hugging Face cache that process {other.pid} holds ({lock})"
-        assert standstill.by_lock(one, os.environ, ()) == said
-        assert standstill.by_lock(one, os.environ, {other.pid}) == ""
+        assert standstill.by_lock(lock.parent, ()) == said
+        assert standstill.by_lock(lock.parent, {other.pid}) == ""
+        monkeypatch.setattr(monitor, "STILL", 0.5)
         server = manager.start(one, wait=False).server
+        until(lambda: f"waits for {said}" in line(server.status), "it is not said")
         with pytest.raises(StartTimeout) as late:
             server.wait(3)
         assert f". It waits for {said}. " in str(late.value)
         other.stdin.close()
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_SH)  # readers hold nobody up
-        assert standstill.by_lock(one, os.environ, ()) == ""
+        assert standstill.by_lock(lock.parent, ()) == ""
     manager.stop()
     traces.check()
 
@@ -51,7 +54,7 @@ def test_the_end_of_the_log_is_shown(manager, spec):
 
 
 @pytest.mark.parametrize(
-    ("line", "waits_for"),
+    ("text", "waits_for"),
     [
         (
             "(Worker_TP0 pid=88) INFO 06-20 12:27:30 [pynccl.py:113] vLLM is using nccl==2.28.9",
@@ -67,7 +70,7 @@ def test_the_end_of_the_log_is_shown(manager, spec):
         ("INFO 06-20 12:27:30 [weight_utils.py:1] Loading safetensors", ""),
     ],
 )
-def test_what_the_log_says(line, waits_for):
-    assert standstill.by_log(["other", line]) == waits_for
-    assert standstill.by_log([line, "other"]) == ""
+def test_what_the_log_says(text, waits_for):
+    assert standstill.by_log(["other", text]) == waits_for
+    assert standstill.by_log([text, "other"]) == ""
     assert standstill.by_log([]) == ""

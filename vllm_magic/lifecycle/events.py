@@ -102,10 +102,12 @@ class LogRead:
 
     Attributes:
         found: the progress that they report, oldest first.
+        waits_for: what the start waits for, if the log stands still and that is known; else "".
     """
 
     at: float
     found: tuple[Progress, ...]
+    waits_for: str = ""
 
 
 @dataclass(frozen=True)

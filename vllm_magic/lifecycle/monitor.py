@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vllm_magic import background, durations, ledger
-from vllm_magic.engine.startup import log, stages
+from vllm_magic.engine.startup import log, stages, standstill
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.gpu import locks
 from vllm_magic.guard.ladder import KILL_LIMIT
@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from vllm_magic.provisioning.base import Prepared
 
 DISK_LIMIT = 1.0  # seconds for the check whether the disk of the log is full
+STILL = 30.0  # seconds without a new line of the log, after which is sought what the start waits for
 # Seconds to wait for messages of guards that were killed: the inner guard may still be releasing the server.
 LAST_MESSAGES_LIMIT = KILL_LIMIT + 10.0
 
@@ -112,6 +113,7 @@ class Monitor:
         self._notice = notice
         self._held = held
         self._follower = log.Follower(prepared.folder.log)
+        self._last_line, self._last_line_at, self._waits_for = "", time.monotonic(), ""
         # Each of these calls runs in a thread of its own, so that none of them delays this thread.
         self._disk: Future[str] | None = None
         self._health: Future[int | None] | None = None
@@ -275,8 +277,16 @@ class Monitor:
         return None
 
     def _read_log(self, _: ReadLog) -> Event:
-        found = map(stages.read, self._follower.new_lines())
-        return LogRead(time.monotonic(), tuple(progress for progress in found if progress is not None))
+        lines, now = self._follower.new_lines(), time.monotonic()
+        if lines:
+            self._last_line, self._last_line_at, self._waits_for = lines[-1], now, ""
+        elif now >= self._last_line_at + STILL:
+            self._last_line_at = now  # looked at again after as many seconds
+            own = {one.pid for one in self._members()}
+            locks = self._prepared.downloads.locks
+            self._waits_for = standstill.by_log([self._last_line]) or standstill.by_lock(locks, own)
+        found = tuple(progress for progress in map(stages.read, lines) if progress is not None)
+        return LogRead(now, found, self._waits_for)
 
     def _read_download(self, _: ReadDownload) -> Event:
         return DownloadRead(time.monotonic(), self._prepared.downloads.progress())

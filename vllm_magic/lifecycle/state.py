@@ -385,6 +385,7 @@ class StateMachine:
         actions: tuple[Action, ...] = ()
         for found in event.found:
             actions += self._progress(stages.later(self.state.progress, found))
+        actions += self._progress(replace(self.state.progress, waits_for=event.waits_for))
         # vLLM downloads the weights in the stage LOADING, and small files before.
         may_download = stages.ORDER.index(self.state.progress.stage) <= LAST_TO_DOWNLOAD
         if may_download and event.at >= self._next_download_reading:

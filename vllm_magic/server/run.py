@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vllm_magic import arguments, durations
 from vllm_magic.cluster.placement import Placement
 from vllm_magic.engine.client.requests import OpenClients
+from vllm_magic.engine.models.download import Downloads
 from vllm_magic.engine.startup import history, log, standstill
 from vllm_magic.engine.startup.estimate import Pace
 from vllm_magic.errors import ReleaseFailed, StartFailed, StartTimeout, VllmMagicError
@@ -248,7 +249,8 @@ class ServerRun:
         lines = log.tail(path, LAST_LINES, self.secrets()) if path else []
         environ = {**os.environ, **dict(self.spec.env)}
         own = members.pids(self.name, self.lifecycle)
-        waits_for = standstill.by_log(lines) or standstill.by_lock(self.spec, environ, own)
+        locks = Downloads(self.spec.model, self.spec.all_args, environ).locks
+        waits_for = standstill.by_log(lines) or standstill.by_lock(locks, own)
         stage = self.lifecycle.now.progress.stage.value
         return StartTimeout(
             f"{self.name} was not ready after {timeout:g} s, but still {stage}"

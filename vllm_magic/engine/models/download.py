@@ -59,6 +59,11 @@ class Downloads:
         self._clock = clock
         self._seen: list[tuple[float, int]] = []
 
+    @property
+    def locks(self) -> Path | None:
+        """The folder with a lock for each file of the model that is downloaded (huggingface_hub, file_download.py)."""
+        return self._folder and self._folder.parent / ".locks" / self._folder.name
+
     def progress(self) -> Download | None:
         """Return the download that is under way now; None if there is none."""
         if self._folder is None:
