@@ -87,9 +87,7 @@ OOM = (
 )
 FREE = "ValueError: Free memory on device cuda:0 ({}/23.68 GiB) on startup is less than {} (0.92, 21.79 GiB). Decrease"
 SEE_LOGS = "%vllm logs shows more"
-WITHOUT_MEMORY = (
-    "Mostly the machine's memory has run out then (dmesg tells): free some, or take a smaller model"
-)
+WITHOUT_MEMORY = "Usually the machine's memory has run out (dmesg tells): free some, or take a smaller model"
 
 # By the kind of failure: the output, the cause, and the hint.
 KNOWN = {

@@ -24,10 +24,10 @@ MOST_GPUS = 64  # the largest tensor parallel size that a hint names
 
 # What usually is the reason when a signal ends a process unexpectedly.
 _SIGNALS: dict[int, str] = {
-    signal.SIGKILL: "Mostly the machine's memory has run out then (dmesg tells): free some, or take a smaller model",
-    signal.SIGBUS: "Mostly /dev/shm is full then: make it larger (docker run --shm-size), or free some of it",
+    signal.SIGKILL: "Usually the machine's memory has run out (dmesg tells): free some, or take a smaller model",
+    signal.SIGBUS: "Usually /dev/shm is full: make it larger (docker run --shm-size), or free some of it",
     signal.SIGILL: "This build of vLLM uses instructions that the processor does not have: install another",
-    signal.SIGSEGV: "A compiled part has crashed: mostly packages do not fit together. Install vLLM again, in an environment of its own",
+    signal.SIGSEGV: "A compiled part has crashed: usually packages do not fit together. Install vLLM again, in an environment of its own",
     signal.SIGTERM: "Somebody else ended it: a batch system, or kill",
     signal.SIGINT: "Somebody else interrupted it",
 }
@@ -195,14 +195,17 @@ def engine_died(match: re.Match[str], known: HintContext) -> str:
 
 
 def engine_died_hint(match: re.Match[str], known: HintContext) -> str:
-    """Return what the end of an engine without a word usually means."""
+    """Return what to do about an engine that ended without a word."""
     if known.machine.was_out_of_memory:
         return FREE_MEMORY
     code = _engine_code(match)
     if code is not None and code < 0:
         return ending_hint(code, known.machine)
     limit = _limit(known.machine)
-    return f"Mostly the machine's memory has run out then{limit} (dmesg tells): free some, and start it again"
+    return (
+        f"The log does not say why. dmesg tells whether the kernel killed it for lack of memory{limit}; "
+        "%vllm logs shows what it did before"
+    )
 
 
 def _engine_code(match: re.Match[str]) -> int | None:

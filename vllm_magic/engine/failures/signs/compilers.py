@@ -58,7 +58,7 @@ SIGNS = (
     ),
     Sign(
         r"(?:nvcc|ninja|cc1plus|cicc).{0,100}(?:Killed|terminated by signal 9)|Killed signal terminated program",
-        "A compiler was killed: mostly the machine's memory has run out then",
+        "A compiler was killed: usually the machine's memory has run out",
         "Compile with fewer processes at once: --env MAX_JOBS=2",
     ),
     Sign(
