@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FREEZERS = Path("/sys/fs/cgroup/freezer")
 
 DISK = 128 << 20  # bytes of a small disk
+ROUNDS = 100  # in which it is filled
 
 
 @contextlib.contextmanager
@@ -35,13 +36,16 @@ def small_disk(folder: Path) -> Iterator[None]:
 
 
 def fill(folder: Path) -> None:
-    """Take all the space that is left there."""
-    path = folder / "full"
-    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        for size in (1 << 20, 1 << 12, 1):
-            with contextlib.suppress(OSError):
-                while file.write(bytes(size)) == size:
-                    pass
+    """Take all the space that is left there. Guards write and remove small files meanwhile, so it takes several rounds."""
+    with (folder / "full").open("wb", buffering=0) as file:
+        for _ in range(ROUNDS):
+            for size in (1 << 20, 1 << 12, 1):
+                with contextlib.suppress(OSError):
+                    while file.write(bytes(size)) == size:
+                        pass
+            if os.statvfs(folder).f_bavail == 0:
+                return
+    raise AssertionError(f"{folder} is not full after {ROUNDS} rounds")
 
 
 class MemoryGroup:

@@ -43,7 +43,6 @@ def _mount(stage: Stage) -> None:
 
 def _fill(stage: Stage) -> None:
     resources.fill(stage.home)
-    assert os.statvfs(stage.home).f_bavail == 0
     os.kill(stage.host.pid, signal.SIGKILL)
 
 

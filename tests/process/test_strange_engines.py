@@ -75,6 +75,8 @@ def test_killed_guards_leave_nothing_of_it(server, traces):
     for guard in all_of_it[:2]:
         pidfd.send(guard, signal.SIGKILL)
     assert server._run.wait_over(60)
+    # The kernel hears of the end of a guard by its connection, which is closed a moment before the process is gone.
+    assert pidfd.wait_for_all(set(all_of_it[:2]), by_hand.LIMIT) == set()
     assert living(all_of_it) == []
     traces.check()
 
@@ -103,5 +105,7 @@ def test_shared_memory_that_nobody_has_noted(manager, spec, traces):
     for guard in all_of_it[:2]:
         pidfd.send(guard, signal.SIGKILL)
     assert server._run.wait_over(60)
+    # The kernel hears of the end of a guard by its connection, which is closed a moment before the process is gone.
+    assert pidfd.wait_for_all(set(all_of_it[:2]), by_hand.LIMIT) == set()
     assert living(all_of_it) == []
     traces.check()
