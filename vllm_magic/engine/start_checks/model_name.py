@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.engine.flags import flags
 from vllm_magic.engine.models import hf_cache, hub
 from vllm_magic.engine.models.model_files import LARGEST_REF, cache_folder, folder_name, snapshot
-from vllm_magic.engine.start_checks import nearest_path
+from vllm_magic.engine.start_checks import similar_paths
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.linux import files
 
@@ -51,7 +51,7 @@ def check(start: PlannedStart) -> None:
     if is_reference:
         return
     if model.startswith("/") or model.count("/") > 1:
-        raise StartFailed(f"{model} is not there", nearest_path.hint(start.path))
+        raise StartFailed(f"{model} is not there", similar_paths.nearest(start.path))
     if reason := _why_no_name(model):
         raise StartFailed(f"{model} cannot be the name of a model on the Hub: {reason}", _EXAMPLE)
     if variable := hub.offline(start.environ):
@@ -64,7 +64,7 @@ def _check_tokenizer(start: PlannedStart) -> None:
     mode = start.value("--tokenizer-mode") or "auto"  # plugins add others
     is_read = not start.has("--skip-tokenizer-init") and mode in ("auto", "hf", "slow", "mistral")
     if path.startswith("/") and is_read and not os.path.exists(path):  # noqa: PTH110
-        raise InvalidOption(f"--tokenizer {path} is not there. {nearest_path.hint(Path(path))}")
+        raise InvalidOption(f"--tokenizer {path} is not there. {similar_paths.nearest(Path(path))}")
 
 
 def _check_file(start: PlannedStart) -> None:

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine.start_checks import nearby_files
+from vllm_magic.engine.start_checks import similar_paths
 from vllm_magic.engine.start_checks.unknown_flags import ELSEWHERE
 from vllm_magic.errors import InvalidOption
 
@@ -47,15 +47,15 @@ def _check_chat_template(start: PlannedStart) -> None:
     text = start.value("--chat-template")
     if text is None or text in NO_VALUE or text.startswith("-") or TEMPLATE.search(text):
         return
-    if nearby_files.is_there(text, start.spec.cwd):
+    if similar_paths.exists(text, start.spec.cwd):
         return
     built_in: list[str] = []
     if start.executable and not Path(text).is_absolute():
         # A relative path may name a template of vLLM.
         built_in = [str(one) for one in Path(start.executable).resolve().parent.parent.glob(_BUILT_IN)]
-        if not built_in or any(nearby_files.is_there(text, folder) for folder in built_in):
+        if not built_in or any(similar_paths.exists(text, folder) for folder in built_in):
             return
-    near = nearby_files.meant(text, start.spec.cwd, *built_in)
+    near = similar_paths.suggestion(text, start.spec.cwd, *built_in)
     raise InvalidOption(
         f"--chat-template {text} is not there.{near or ' Give the path of a file, or the template itself.'}"
     )
@@ -70,8 +70,8 @@ def _check_certificates(start: PlannedStart) -> None:
         path = start.value(name)
         if path is None or path in NO_VALUE or path.startswith("-"):
             continue
-        if not nearby_files.is_there(path, start.spec.cwd):
-            meant = nearby_files.meant(path, start.spec.cwd)
+        if not similar_paths.exists(path, start.spec.cwd):
+            meant = similar_paths.suggestion(path, start.spec.cwd)
             raise InvalidOption(f"{name} {path} is not there.{meant or ' Correct the path.'}")
 
 
@@ -83,8 +83,8 @@ def _check_adapter(text: str, start: PlannedStart) -> None:
     if not path or may_be_on_hub or "://" in path or "VLLM_USE_MODELSCOPE" in start.environ:
         return
     expanded = os.path.expanduser(path)  # noqa: PTH111 - as vLLM does it: without an error for an unknown user
-    if not nearby_files.is_there(expanded, start.spec.cwd):
-        meant = nearby_files.meant(expanded, start.spec.cwd)
+    if not similar_paths.exists(expanded, start.spec.cwd):
+        meant = similar_paths.suggestion(expanded, start.spec.cwd)
         raise InvalidOption(
             f"The LoRA adapter {name} is not there: {path}.{meant or ' Correct --lora-modules.'}"
         )

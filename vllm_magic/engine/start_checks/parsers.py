@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine.flags.flag_table import plain
-from vllm_magic.engine.start_checks import nearby_files
+from vllm_magic.engine.start_checks import similar_paths
 from vllm_magic.engine.start_checks.unknown_flags import ELSEWHERE
 from vllm_magic.errors import InvalidOption
 
@@ -54,8 +54,8 @@ def _check(start: PlannedStart, flag: str, plugin_flag: str) -> None:
     plugin = _value(start, plugin_flag)
     if plugin:
         # Any other value than the path of a file may be a module (import_plugin in vLLM's utils/import_utils.py).
-        if plugin.endswith(".py") and not nearby_files.is_there(plugin, start.spec.cwd):
-            meant = nearby_files.meant(plugin, start.spec.cwd) or " Correct the path."
+        if plugin.endswith(".py") and not similar_paths.exists(plugin, start.spec.cwd):
+            meant = similar_paths.suggestion(plugin, start.spec.cwd) or " Correct the path."
             raise InvalidOption(
                 f"{plugin_flag} {plugin} is not there, and vLLM itself has no parser {name}.{meant}"
             )
