@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine.start_checks.flag_values import SHARE
-from vllm_magic.engine.start_checks.unknown_flags import ELSEWHERE
+from vllm_magic.engine.start_checks.flag_values import GPU_MEMORY
 from vllm_magic.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -21,12 +20,12 @@ def check(start: PlannedStart) -> None:
     Raises:
         InvalidOption: a number is outside of its range.
     """
-    if ELSEWHERE in start.spec.all_args:
+    if start.is_omni:
         return
-    share = _number(start, SHARE)
+    share = _number(start, GPU_MEMORY)
     if share is not None and not 0 < share <= 1:
         raise InvalidOption(
-            f"{SHARE} {share:g} is no share of a GPU's memory. Give a number above 0 and up to 1, such as 0.9."
+            f"{GPU_MEMORY} {share:g} is no share of a GPU's memory. Give a number above 0 and up to 1, such as 0.9."
         )
     for flag in _COUNTS:
         count = _number(start, flag)

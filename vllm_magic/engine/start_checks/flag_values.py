@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine.flags import config_file, flags, json_notation
-from vllm_magic.engine.start_checks.unknown_flags import ELSEWHERE
+from vllm_magic.engine.start_checks.planned_start import NO_VALUE
 from vllm_magic.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 MOST_CHOICES = 20  # that a message lists
 ALIKE = 0.5  # how similar a value and a choice must be, by difflib's measure: as fp16 and float16
 LONGEST_VALUE = 100  # characters of a value that a message quotes
-NOTHING = ("", "None")  # vLLM reads them as no value where a flag may have none (optional_type)
-SHARE = "--gpu-memory-utilization"
+GPU_MEMORY = "--gpu-memory-utilization"
 _GPUS = re.compile(r"\d+(,\d+)+")
 _JSON = ("loads", "parse_dataclass")
 _AMOUNTS = ("human_readable_int", "human_readable_int_or_auto")
@@ -47,7 +46,7 @@ def check(start: PlannedStart) -> None:
         InvalidOption: vLLM would refuse the value of a flag.
     """
     spec = start.spec
-    if ELSEWHERE in spec.all_args:
+    if start.is_omni:
         return
     in_file = len(spec.in_file or ())
     for flag in start.given:
@@ -82,7 +81,7 @@ def find(flag: GivenFlag) -> tuple[str, str] | None:
 def _wrong_value(flag: GivenFlag, value: str) -> tuple[str, str] | None:
     option = flag.option
     shown = _quoted(f"{flag.written} {value}")
-    if value in NOTHING:
+    if value in NO_VALUE:
         return None
     if option.type in _JSON or (option.type == "union_dict_and_str" and _OBJECT.fullmatch(value)):
         if json_notation.is_json(value, with_amounts=option.type == "parse_dataclass"):
@@ -94,8 +93,8 @@ def _wrong_value(flag: GivenFlag, value: str) -> tuple[str, str] | None:
         meant = _number_meant(option, value)
         example = f", such as {_example(option)}" if option.type != "int" else ""
         what_to_do = f"Write {flag.written} {meant}." if meant else f"Give a {kind}{example}."
-        if SHARE in option.strings and _GPUS.fullmatch(value):  # vLLM takes --gpu for it
-            what_to_do = f"Write {SHARE} {_example(option)}, or --gpus {value} to choose GPUs."
+        if GPU_MEMORY in option.strings and _GPUS.fullmatch(value):  # vLLM takes --gpu for it
+            what_to_do = f"Write {GPU_MEMORY} {_example(option)}, or --gpus {value} to choose GPUs."
         return f"{shown} is not a {kind}", what_to_do
     if option.strict and option.type in ("str", "int", "float") and not _is_choice(option, value):
         return f"{shown} is not among the values that vLLM accepts", _choices(option.choices, value)
@@ -125,7 +124,7 @@ def _is_choice(option: FlagOption, value: str) -> bool:
 
 
 def _choices(choices: Sequence[str], value: str) -> str:
-    known = [choice for choice in choices if choice not in NOTHING]
+    known = [choice for choice in choices if choice not in NO_VALUE]
     by_lower = {choice.lower(): choice for choice in known}
     near = get_close_matches(value.lower(), by_lower, 1, ALIKE)
     meant = f"Did you mean {by_lower[near[0]]}? " if near else ""
@@ -172,8 +171,8 @@ def _example(option: FlagOption) -> str:
         return "8192 or 8k"
     default = option.default
     if option.type in _NUMBERS:
-        return "NUMBER" if default in NOTHING else default
-    return default if default not in NOTHING and not set(" [{") & set(default) else "VALUE"
+        return "NUMBER" if default in NO_VALUE else default
+    return default if default not in NO_VALUE and not set(" [{") & set(default) else "VALUE"
 
 
 def _switch(option: FlagOption) -> str:

@@ -81,7 +81,7 @@ def check(start: PlannedStart) -> None:
         StartFailed: one that vLLM needs is missing or damaged.
     """
     folder = start.folder
-    if folder is None or start.is_read_otherwise:
+    if folder is None or start.has_other_source:
         return
     variable = hub.offline(start.environ)
     is_cached = folder != start.path

@@ -38,7 +38,7 @@ def check(start: PlannedStart) -> None:
     model = start.spec.model
     # A reference to an object store, or to GGUF files on the Hub (NAME:QUANTIZATION, NAME/FILE.gguf).
     is_reference = ":" in model or (model.endswith(".gguf") and not model.startswith("/"))
-    if start.is_read_otherwise:
+    if start.has_other_source:
         return
     _check_tokenizer(start)
     if os.path.exists(start.path):  # noqa: PTH110 - Path.exists raises for some names

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine.start_checks import similar_paths
-from vllm_magic.engine.start_checks.unknown_flags import ELSEWHERE
+from vllm_magic.engine.start_checks.planned_start import NO_VALUE
 from vllm_magic.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 TEMPLATE = re.compile(r"[{}\n]")  # in a chat template itself, and in no path (validate_chat_template)
 CERTIFICATE = ("--ssl-keyfile", "--ssl-certfile")
-NO_VALUE = ("", "None")
 _BUILT_IN = "lib*/python3*/*-packages/vllm/transformers_utils/chat_templates"
 # What the Hub accepts as a name: NAME or ORGANISATION/NAME (huggingface_hub, validate_repo_id).
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -30,7 +29,7 @@ def check(start: PlannedStart) -> None:
     Raises:
         InvalidOption: a file is not there.
     """
-    if ELSEWHERE in start.spec.all_args:
+    if start.is_omni:
         return
     _check_chat_template(start)
     _check_certificates(start)

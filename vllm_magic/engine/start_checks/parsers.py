@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.engine.flags.flag_table import plain
 from vllm_magic.engine.start_checks import similar_paths
-from vllm_magic.engine.start_checks.unknown_flags import ELSEWHERE
 from vllm_magic.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def check(start: PlannedStart) -> None:
     Raises:
         InvalidOption: a parser is not named, there is no such parser, or no file for the plugin that has it.
     """
-    if ELSEWHERE in start.spec.all_args:
+    if start.is_omni:
         return
     auto = start.last(AUTO)
     if auto and plain(auto.written).startswith("--en"):

@@ -19,10 +19,15 @@ if TYPE_CHECKING:
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.devices import Snapshot
 
-# vLLM's envs.py: names of models on ModelScope, and a file that replaces names.
-_OTHER_NAMES = ("VLLM_USE_MODELSCOPE", "VLLM_MODEL_REDIRECT_PATH")
-# Another package reads the command line (vLLM's entrypoints/cli/main.py), or the configuration has a place of its own.
-_OTHER_READERS = ("--omni", "--hf-config-path")
+NO_VALUE = (
+    "",
+    "None",
+)  # vLLM reads them as no value where a flag may have none (optional_type in engine/arg_utils.py)
+OMNI = (
+    "--omni"  # with this flag, the package vLLM-Omni reads the command line (vLLM's entrypoints/cli/main.py)
+)
+# With these variables, the model's name is one of ModelScope, or vLLM looks for it in a file (vLLM's envs.py).
+_NAME_VARIABLES = ("VLLM_USE_MODELSCOPE", "VLLM_MODEL_REDIRECT_PATH")
 
 
 class PlannedStart:
@@ -67,6 +72,11 @@ class PlannedStart:
             return ""
         return self.table.version if self.table else programs.version(self.executable) or ""
 
+    @property
+    def is_omni(self) -> bool:
+        """Whether vLLM-Omni reads the command line. Its flags are not known."""
+        return OMNI in self.spec.all_args
+
     @functools.cached_property
     def given(self) -> tuple[GivenFlag, ...]:
         """The flags with their values, also those of a --config file; () if the flags of this vLLM are not known for certain."""
@@ -83,10 +93,9 @@ class PlannedStart:
         return Path(self.spec.cwd, self.spec.model)
 
     @property
-    def is_read_otherwise(self) -> bool:
-        """Whether the name may mean something else than a path or a model on the Hub, or vLLM may need other files."""
-        redirected = any(self.environ.get(name) for name in _OTHER_NAMES)
-        return redirected or self.has(*_OTHER_READERS)
+    def has_other_source(self) -> bool:
+        """Whether vLLM may take the model from somewhere else than the path or the Hub, or its configuration from elsewhere."""
+        return any(map(self.environ.get, _NAME_VARIABLES)) or self.has(OMNI, "--hf-config-path")
 
     @functools.cached_property
     def config(self) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.engine.flags import config_file, flags, other_versions
 from vllm_magic.engine.flags.flag_table import FlagTable, plain
+from vllm_magic.engine.start_checks.planned_start import OMNI
 from vllm_magic.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.start_checks.planned_start import PlannedStart
 
-ELSEWHERE = "--omni"  # with this flag another package reads the command line (vLLM's entrypoints/cli/main.py)
 MOST_MEANT = 4  # flags that a message lists for an ambiguous one
 _ONE_DASH = re.compile(r"-[a-z][a-z-]{2,}")
 
@@ -58,7 +58,7 @@ def find_ambiguous(args: Sequence[str], table: FlagTable) -> str | None:
 def _names(args: Sequence[str]) -> list[str]:
     """Return the flags of a command line up to ``--``, without values and keys of JSON."""
     found: list[str] = []
-    if ELSEWHERE in args:
+    if OMNI in args:
         return found
     arguments = iter(args)
     for argument in arguments:
