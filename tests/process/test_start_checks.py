@@ -45,7 +45,7 @@ def vllm(tmp_path, monkeypatch) -> str:
         ("--max_modell_len=1", " Did you mean --max-model-len?"),
         ("--max-len", " Did you mean --max-model-len?"),  # not --max-log-len, which is more alike
         ("--enforce-eagre", " Did you mean --enforce-eager?"),
-        ("--zzz", " If a plugin adds it while vLLM starts, force=True starts it all the same."),
+        ("--zzz", " If a plugin adds it while vLLM starts, force=True starts the server all the same."),
         ("--kep", " Did you mean keep=?"),
         ("--worker-use-ray", " any more. Write --distributed-executor-backend ray."),
     ],

@@ -195,7 +195,7 @@ def cleanup_timeout(environ: Mapping[str, str]) -> float:
 
 def _quiet(spec: ServerSpec, path: str) -> tuple[str, ...]:
     """Return `QUIET` if this vLLM is known to have the flag, and the spec does not set it."""
-    if flags.has(spec.all_args, QUIET[0]) or any(name in flag_table.OF_PYTHON for name, _ in spec.env):
+    if flags.has(spec.all_args, QUIET[0]) or flag_table.may_select_another(spec.env):
         return ()
     table = flag_table.load(path)
     return QUIET if table and table.find(QUIET[0]) else ()

@@ -132,7 +132,7 @@ class ServerSpec:
         from vllm_magic.engine.flags import flag_table  # few starts need them
 
         # The vLLM of this machine does not show which flags the vLLM of a cluster has.
-        if self.cluster or any(name in flag_table.OF_PYTHON for name, _ in self.env):
+        if self.cluster or flag_table.may_select_another(self.env):
             return None
         try:
             return flag_table.load(executable.find(self.executable))

@@ -1,11 +1,11 @@
-"""The table of all flags of one vLLM, and of its architectures: what `reader_child` wrote into the cache, checked and typed.
+"""The table of all flags and architectures of one vLLM, which `reader_child` wrote into the cache.
 
-If the flags could not be read, the cache has the reason in place of a table, which is valid for a day at most: what was
-wrong may have been outside vLLM, such as a missing library.
+If the flags could not be read, the cache has the reason in place of a table. A reason is valid for a day at most, because the
+cause may be outside vLLM, such as a missing library.
 
-A table is valid until one of the files changes from which it was read: the executable, vLLM's metadata, and the modules
-that define the flags. So an update of vLLM, or a change in a checkout, makes it invalid. A table is certain until a
-package is installed beside vLLM, since a plugin can add flags.
+A table is valid until a file changes from which it was read: the executable, vLLM's metadata, or a module that defines flags.
+An update of vLLM, or a change in a checkout, makes the table invalid. A table is certain until a package is installed
+beside vLLM, because a plugin can add flags.
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ import os
 import re
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vllm_magic.engine import cache
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 SCHEMA = 4  # the version of the format that `reader_child` writes
 FAILURE_LIMIT = 86400.0  # seconds after which flags that could not be read are read again
 KIND = "flags"  # the folder in the cache
-# The variables that decide which vLLM, with which plugins, an executable runs.
-OF_PYTHON = ("PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "VLLM_PLUGINS")
-# The flags whose value is a path; vLLM's own types do not tell.
+# The variables that select which vLLM, with which plugins, an executable runs.
+SELECTING_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "VLLM_PLUGINS")
+# The flags whose value is a path. The types of vLLM do not show it.
 _PATH = re.compile(
     r"--(config|chat-template|uds|[a-z-]+-(config-path|path|dir|file|keyfile|certfile|ca-certs|plugin))"
 )
@@ -103,7 +106,7 @@ class FlagTable:
     by_string: dict[str, FlagOption] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Sort the options by their names: now, since Python 3.11 holds a lock while it finds a `functools.cached_property`."""
+        """Index the options by their names here: Python 3.11 holds a lock while it computes a `functools.cached_property`."""
         by_string = {
             string: option for option in self.options for string in (*option.strings, *option.hidden)
         }
@@ -119,23 +122,28 @@ def plain(flag: str) -> str:
     return flag.replace("_", "-") if flag.startswith("--") else flag
 
 
+def may_select_another(env: Iterable[tuple[str, str]]) -> bool:
+    """Whether variables of ``--env`` may select another vLLM, or other plugins, than the environment of this process."""
+    return any(name in SELECTING_VARIABLES for name, _ in env)
+
+
 def file_name(executable: str) -> str:
     """Return the name of the cache file for the vLLM that this path runs in this environment."""
-    parts = (str(SCHEMA), executable, *(os.environ.get(name, "") for name in OF_PYTHON))
+    parts = (str(SCHEMA), executable, *(os.environ.get(name, "") for name in SELECTING_VARIABLES))
     return f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.json"
 
 
 @dataclass(frozen=True)
-class _Read:
-    """One file of the cache.
+class _CachedTable:
+    """The content of one file of the cache.
 
     Attributes:
-        data: the content of the file.
+        data: the bytes of the file.
         table: the table; None if the flags could not be read.
         failure: why they could not be read; "" if they could.
-        at: when they could not be read, in seconds since the epoch; 0.0 if they could.
+        at: when the reading failed, in seconds since the epoch; 0.0 if it did not fail.
         sources: the files from which the table was read, each with its modification time in ns and its size in bytes.
-        places: the folders in which packages are installed, described in the same way.
+        places: the folders in which packages are installed, with the same numbers.
     """
 
     data: bytes
@@ -146,7 +154,7 @@ class _Read:
     places: tuple[tuple[str, int, int], ...]
 
 
-_read: dict[str, _Read] = {}
+_parsed: dict[str, _CachedTable] = {}  # by executable
 
 
 def load(executable: str, *, certain: bool = False) -> FlagTable | None:
@@ -161,7 +169,7 @@ def load(executable: str, *, certain: bool = False) -> FlagTable | None:
 
 
 def failure(executable: str) -> str:
-    """Return why the flags of a vLLM could not be read; "" if they could, were not tried, or vLLM has changed since.
+    """Return why the flags of a vLLM could not be read; "" if they were read, if nobody tried, or if vLLM has changed since.
 
     Args:
         executable: the absolute path of vLLM.
@@ -170,34 +178,34 @@ def failure(executable: str) -> str:
     return found.failure if found and abs(time.time() - found.at) < FAILURE_LIMIT else ""
 
 
-def _load(executable: str, *, certain: bool) -> _Read | None:
+def _load(executable: str, *, certain: bool) -> _CachedTable | None:
     data = cache.read(KIND, file_name(executable))
     if data is None:
         return None
-    known = _read.get(executable)
+    known = _parsed.get(executable)
     if known is None or known.data != data:
         try:
             known = _parse(data, json.loads(data))
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return None
-        _read[executable] = known
+        _parsed[executable] = known
     stamps = known.sources + (known.places if certain else ())
     return known if stamps[0][0] == executable and all(map(_is_unchanged, stamps)) else None
 
 
-def _parse(data: bytes, fields: Any) -> _Read:
+def _parse(data: bytes, fields: Any) -> _CachedTable:
     if fields["schema"] != SCHEMA:
         raise ValueError(fields["schema"])
     sources, places = map(_stamps, (fields["sources"], fields["places"]))
     if not sources:
-        raise ValueError("a table of nothing")
+        raise ValueError("a table without sources")
     if "failure" in fields:
-        return _Read(data, None, _line(fields["failure"]), float(fields["at"]), sources, places)
+        return _CachedTable(data, None, _line(fields["failure"]), float(fields["at"]), sources, places)
     options = tuple(map(_option, fields["options"]))
     if not options:
         raise ValueError("an empty table")
     table = FlagTable(_text(fields["version"]), options, tuple(map(_text, fields["architectures"])))
-    return _Read(data, table, "", 0.0, sources, places)
+    return _CachedTable(data, table, "", 0.0, sources, places)
 
 
 def _stamps(data: Any) -> tuple[tuple[str, int, int], ...]:

@@ -1,6 +1,6 @@
-"""The flags of a command line with their values, as vLLM's parser reads them: argparse, and vLLM's own changes to it.
+"""The flags of a command line with their values, as vLLM's parser reads them.
 
-See FlexibleArgumentParser in vLLM's utils/argparse_utils.py (0.15 to 0.33).
+The parser is argparse with vLLM's own changes: see FlexibleArgumentParser in vLLM's utils/argparse_utils.py (0.15 to 0.33).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.flags.flag_table import FlagOption, FlagTable
 
-_NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+")  # argparse takes it for a value
+_NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+")  # argparse reads it as a value
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class GivenFlag:
     """A flag of a command line, with its values.
 
     Attributes:
-        written: the flag as it is written.
-        option: the option that it means.
-        values: its values.
-        is_joined: whether its value follows "=".
-        left_over: the words that follow its values, and belong to no flag.
+        written: the flag as the user wrote it.
+        option: the option that the flag means.
+        values: the values of the flag.
+        is_joined: whether the value follows "=".
+        left_over: the words that follow the values, and belong to no flag.
         position: the position of the flag on the command line.
     """
 
@@ -41,14 +41,14 @@ class GivenFlag:
 
 
 def read(args: Sequence[str], table: FlagTable) -> Iterator[GivenFlag]:
-    """Yield the flags of a command line up to ``--``, without those that are unknown, or that set a key of JSON with a dot."""
+    """Yield the flags of a command line up to ``--``, except unknown flags and those with a dot, which set one key of JSON."""
     position = 0
     while position < len(args) and args[position] != "--":
         start, word = position, args[position]
         position += 1
         written, equals, value = word.partition("=")
         if word.startswith("-") and "." in written:
-            position += not equals  # the key's value, whatever it is
+            position += not equals  # the value of the key, which may begin with dashes
             continue
         following: list[str] = []
         while position < len(args) and not _is_flag(args[position], table):
@@ -57,13 +57,13 @@ def read(args: Sequence[str], table: FlagTable) -> Iterator[GivenFlag]:
         option = _find(written, table) if _is_flag(word, table) else None
         if option is None:
             continue
-        values = [value] if equals else following[: _most(option.nargs, len(following))]
+        values = [value] if equals else following[: _value_count(option.nargs, len(following))]
         left_over = following if equals else following[len(values) :]
         yield GivenFlag(written, option, tuple(values), bool(equals), tuple(left_over), start)
 
 
 def _is_flag(word: str, table: FlagTable) -> bool:
-    """Whether argparse takes a word for a flag, or for ``--``."""
+    """Whether argparse reads a word as a flag, or as ``--``."""
     if not word.startswith("-") or word == "-":
         return False
     if table.find(word.partition("=")[0]):
@@ -72,17 +72,17 @@ def _is_flag(word: str, table: FlagTable) -> bool:
 
 
 def _find(written: str, table: FlagTable) -> FlagOption | None:
-    """Return the option that a flag, or the beginning of a long flag, means; None if that is not certain."""
+    """Return the option that a flag, or the beginning of a long flag, means; None if there is none, or if there are several."""
     if found := table.find(written):
         return found
     if not written.startswith("--"):
         return None
-    begun = [option for string, option in table.by_string.items() if string.startswith(plain(written))]
-    return begun[0] if begun and all(one is begun[0] for one in begun) else None
+    matches = [option for string, option in table.by_string.items() if string.startswith(plain(written))]
+    return matches[0] if matches and all(option is matches[0] for option in matches) else None
 
 
-def _most(nargs: str, available: int) -> int:
-    """Return how many of the available words argparse takes for values."""
+def _value_count(nargs: str, available: int) -> int:
+    """Return how many of the available words argparse reads as values."""
     if nargs in ("*", "+"):
         return available
     return 1 if nargs == "?" else int(nargs) if nargs.isdecimal() else available

@@ -1,4 +1,4 @@
-"""JSON on a command line: whether a text is JSON for vLLM, and which JSON was probably meant by a text that is not."""
+"""JSON on a command line: whether vLLM can read a text as JSON, and which JSON the user probably meant if not."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import re
 import shlex
 from typing import Any
 
-LONGEST = 2000  # characters of a text that is read once more
-LONGEST_SHOWN = 300  # characters of JSON that a message shows
+LONGEST = 2000  # characters of a text for which JSON is suggested, at most
+LONGEST_SHOWN = 300  # characters of JSON that a message shows, at most
 _STRING = re.compile(r'("(?:[^"\\]|\\.)*")')
 _AMOUNT = re.compile(r"\b\d+(?:\.\d+)?[kKmMgGtT]\b")
 _KEY_WITHOUT_BLANK = re.compile(r"([{,]\s*[\w.-]+):(?=\S)")
@@ -21,7 +21,7 @@ def is_json(text: str, *, with_amounts: bool = False) -> bool:
 
     Args:
         text: the text.
-        with_amounts: whether it may hold amounts, such as 80k (_expand_json_human_readable_numbers in vLLM's
+        with_amounts: whether the text may have amounts, such as 80k (_expand_json_human_readable_numbers in vLLM's
             engine/arg_utils.py).
     """
     if with_amounts:
@@ -37,10 +37,10 @@ def is_json(text: str, *, with_amounts: bool = False) -> bool:
     return True
 
 
-def meant(text: str) -> str | None:
-    """Return the JSON that was probably meant, in quotes as for a shell; None if that is not known.
+def suggestion(text: str) -> str | None:
+    """Return the JSON that the user probably meant, quoted for a shell; None if it is not known.
 
-    It is known for JSON that a shell took the quotation marks out of, for Python's notation, and for ``image=2,video=1``.
+    It is known for JSON whose quotation marks a shell removed, for Python's notation, and for ``image=2,video=1``.
     """
     text = text.strip()
     if not text or len(text) > LONGEST:
@@ -51,7 +51,7 @@ def meant(text: str) -> str | None:
 
 
 def _from_python(text: str) -> Any:
-    """Return what the text means in Python; None if it is no Python."""
+    """Return the value of the text as a literal of Python; None if the text is none."""
     try:
         found = ast.literal_eval(text)
         json.dumps(found, allow_nan=False)
@@ -61,7 +61,7 @@ def _from_python(text: str) -> Any:
 
 
 def _from_yaml(text: str) -> Any:
-    """Return what the text means in YAML, in which quotation marks are optional; None if it is no YAML."""
+    """Return the value of the text as YAML, in which quotation marks are optional; None if the text is no YAML."""
     from vllm_magic.engine.flags import bounded_yaml
 
     spaced = _KEY_WITHOUT_BLANK.sub(r"\1: ", text)
@@ -70,7 +70,7 @@ def _from_yaml(text: str) -> Any:
         json.dumps(found, allow_nan=False)
     except Exception:  # noqa: BLE001 - PyYAML raises errors of any type for a value that does not fit its tag
         return None
-    # Without a value, the text was not taken apart as it was meant.
+    # A key without a value shows that the user meant something else.
     return None if isinstance(found, dict) and None in found.values() and "null" not in text else found
 
 

@@ -1,7 +1,7 @@
-"""The flags of other versions of vLLM: those that vLLM 0.8 to 0.32 had once, and the version that first has a newer flag.
+"""The flags of other versions of vLLM: the removed flags of vLLM 0.8 to 0.32, and the newer flags with their first version.
 
-Compared were engine/arg_utils.py and the cli_args.py of vLLM 0.15.1, 0.17.1, 0.20.2, 0.24.0, 0.28.0, 0.32.0 and 0.33.0.
-Flags that were removed before 0.15 are listed without such a comparison; the documentation of 0.8.5 has most of them
+The lists come from engine/arg_utils.py and cli_args.py of vLLM 0.15.1, 0.17.1, 0.20.2, 0.24.0, 0.28.0, 0.32.0 and 0.33.0.
+Flags that were removed before 0.15 come from no such comparison. The documentation of 0.8.5 has most of them
 (https://docs.vllm.ai/en/v0.8.5/serving/engine_args.html).
 """
 
@@ -16,7 +16,7 @@ from vllm_magic.engine.flags.flag_table import plain
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-OURS = ("--gpus",)  # the options of vllm_magic in the remedies
+OURS = ("--gpus",)  # the options of vllm_magic that remedies name
 _FLAG = re.compile(r"(?<![\w-])--?[a-z][\w-]+")
 _NEEDLESS = "Leave it out: it has had no effect since vLLM's engine V1."
 _DRAFT = (
@@ -26,14 +26,14 @@ _NGRAM = """Write --speculative-config '{"method": "ngram", "num_speculative_tok
 _NO_PROMPT_ADAPTERS = (
     "Leave it out: vLLM no longer has prompt adapters. Adapters are loaded with --lora-modules."
 )
-_OF_A_REQUEST = "A request says that. For a default, write --override-generation-config '{%s: VALUE}'."
+_OF_A_REQUEST = "Set it in each request. For a default, write --override-generation-config '{%s: VALUE}'."
 _POOLING = "Write --runner pooling for embeddings, and --convert embed or classify for a generating model."
 
-# What to do about a flag that vLLM no longer has. A remedy is only given if this vLLM has all flags in it.
+# The remedy for each flag that vLLM no longer has. A remedy is only given if this vLLM has all flags that the remedy names.
 REMOVED = {
     "--calculate-kv-scales": "Leave it out: the scales are those of the checkpoint.",
     "--cuda-graph-sizes": "It is --cudagraph-capture-sizes now.",
-    "--device": "Leave it out: vLLM takes the kind of device that it was built for. Use --gpus 0 to choose a GPU.",
+    "--device": "Leave it out: vLLM uses the kind of device for which it was built. Use --gpus 0 to choose a GPU.",
     "--disable-async-output-proc": _NEEDLESS,
     "--disable-frontend-multiprocessing": "Leave it out: the engine always has its own process.",
     "--disable-log-requests": "Leave it out: requests are only logged with --enable-log-requests.",
@@ -55,8 +55,8 @@ REMOVED = {
     "--logits-processor-pattern": "Name the processors themselves: --logits-processors.",
     "--long-lora-scaling-factors": "Leave it out: vLLM no longer supports them.",
     "--lora-extra-vocab-size": "Leave it out: vLLM no longer supports LoRA adapters with additional tokens.",
-    "--max-long-partial-prefills": "Leave it out: --long-prefill-token-threshold is left.",
-    "--max-num-partial-prefills": "Leave it out: --long-prefill-token-threshold is left.",
+    "--max-long-partial-prefills": "Leave it out: vLLM still has --long-prefill-token-threshold.",
+    "--max-num-partial-prefills": "Leave it out: vLLM still has --long-prefill-token-threshold.",
     "--max-prompt-adapter-token": _NO_PROMPT_ADAPTERS,
     "--max-prompt-adapters": _NO_PROMPT_ADAPTERS,
     "--max-seq-len-to-capture": "Leave it out, or limit the captured batches: --max-cudagraph-capture-size.",
@@ -82,7 +82,7 @@ REMOVED = {
     "--speculative-draft-tensor-parallel-size": _DRAFT,
     "--speculative-model": _DRAFT,
     "--speculative-model-quantization": _DRAFT,
-    "--swap-space": "Leave it out: the engine V1 swaps nothing. A KV cache in the machine's memory is --kv-offloading-size GIB.",
+    "--swap-space": "Leave it out: the engine V1 swaps nothing. For a KV cache in the machine's memory, write --kv-offloading-size GIB.",
     "--task": _POOLING,
     "--tokenizer-pool-extra-config": _NEEDLESS,
     "--tokenizer-pool-size": _NEEDLESS,
@@ -93,7 +93,7 @@ REMOVED = {
     "--use-v2-block-manager": _NEEDLESS,
     "--worker-use-ray": "Write --distributed-executor-backend ray.",
 }
-# Flags of other servers, and of requests, that people write for vLLM's.
+# The remedy for flags of other servers, and for parameters of requests, that users take for flags of vLLM.
 FOREIGN = {
     "--context-length": "In vLLM it is --max-model-len.",
     "--ctx-size": "In vLLM it is --max-model-len.",
@@ -113,7 +113,7 @@ FOREIGN = {
     "--top-p": _OF_A_REQUEST % '"top_p"',
     "--tp": "Write -tp, with one dash.",
 }
-# The first of the compared versions that has a flag; the flags of 0.15.1 are left out.
+# For each compared version, the flags that the compared version before does not have.
 _NEWER = {
     "0.17": """
 --cpu-offload-params --disable-access-log-for-endpoints --enable-elastic-ep --enable-flashinfer-autotune
@@ -163,21 +163,21 @@ NEWER = {flag: version for version, added in _NEWER.items() for flag in added.sp
 
 
 def advice(flag: str, known: Collection[str], version: str) -> str:
-    """Return what is known of a flag that a vLLM does not have, and what to do; "" if nothing is known.
+    """Return the rest of the message for a flag that a vLLM does not have: why, and what to do; "" if that is not known.
 
     Args:
         flag: the flag, without a value.
-        known: the flags that this vLLM has; empty if that is not known.
-        version: its version; "" if that is not known.
+        known: the flags that this vLLM has; empty if they are not known.
+        version: the version of this vLLM; "" if that is not known.
     """
     name = plain(flag)
     names = (name, name.replace("--no-", "--", 1))
-    for remedies, what in ((REMOVED, " any more"), (FOREIGN, "")):
-        for one in names:
-            needed = _FLAG.findall(remedies.get(one, ""))
-            if one in remedies and (not known or all(each in known or each in OURS for each in needed)):
-                return f"{what}. {remedies[one]}"
-    newer = next((NEWER[one] for one in names if one in NEWER), "")
+    for remedies, since in ((REMOVED, " any more"), (FOREIGN, "")):
+        for spelling in names:
+            needed = _FLAG.findall(remedies.get(spelling, ""))
+            if spelling in remedies and (not known or all(each in known or each in OURS for each in needed)):
+                return f"{since}. {remedies[spelling]}"
+    newer = next((NEWER[spelling] for spelling in names if spelling in NEWER), "")
     release, this = versions.parse(newer), versions.parse(version)
     is_older = release is not None and this is not None and this < release
     return f": vLLM {newer} has it. Update vLLM, or leave it out." if is_older else ""

@@ -1,4 +1,4 @@
-"""Checks that refuse a start which cannot succeed, in less than a second, before anything is stopped or launched.
+"""Checks that refuse a start which cannot succeed, in less than a second, before a server is stopped or launched.
 
-A wrong refusal is worse than none: where vLLM might accept the server in some way, vLLM decides.
+A wrong refusal is worse than none: if vLLM may accept the server, a check says nothing, and vLLM decides.
 """

@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from vllm_magic.engine.spec import ServerSpec
     from vllm_magic.gpu.devices import Snapshot
 
-# What is refused of the model, whatever vLLM is used.
-OF_THE_MODEL: tuple[Callable[[PlannedStart], None], ...] = (model_name.check, model_folder.check)
+# The checks that need no vLLM.
+MODEL_CHECKS: tuple[Callable[[PlannedStart], None], ...] = (model_name.check, model_folder.check)
 CHECKS: tuple[Callable[[PlannedStart], None], ...] = (
     unknown_flags.check,
     flag_values.check,
     flag_ranges.check,
     named_files.check,
     parsers.check,
-    *OF_THE_MODEL,
+    *MODEL_CHECKS,
     model_limits.check,
     gpu_limits.check,
     machine.check,
@@ -52,8 +52,8 @@ def check(
         spec: the server.
         environ: the kernel's environment.
         executable: the absolute path of vLLM.
-        now: the GPUs as they are now; None if they have not been read, so that nothing is said of them.
-        freed_ports: ports that are in use now, and free when the server starts.
+        now: the GPUs as they are now; None if they have not been read. The GPUs are not checked then.
+        freed_ports: ports that are in use now, and will be free when the server starts.
 
     Raises:
         InvalidOption: vLLM would refuse the value of a flag.
@@ -62,12 +62,12 @@ def check(
     if spec.force:
         return
     start = PlannedStart(spec, environ, executable, now, freed_ports)
-    for one in CHECKS:
-        one(start)
+    for check_start in CHECKS:
+        check_start(start)
 
 
 def check_gpus(spec: ServerSpec, environ: Mapping[str, str], executable: str, now: Snapshot) -> None:
-    """Refuse a start that cannot succeed on these GPUs: for a start which has passed `check` without them.
+    """Refuse a start that cannot succeed on these GPUs, after `check` was called without them.
 
     Args:
         spec: the server.
@@ -76,7 +76,7 @@ def check_gpus(spec: ServerSpec, environ: Mapping[str, str], executable: str, no
         now: the GPUs as they are now.
 
     Raises:
-        InvalidOption: the GPUs are too few or too old for what is asked of them.
+        InvalidOption: there are too few GPUs for the flags, or the GPUs are too old for them.
     """
     if not spec.force:
         gpu_limits.check(PlannedStart(spec, environ, executable, now))
@@ -86,11 +86,11 @@ def check_model(spec: ServerSpec, environ: Mapping[str, str]) -> None:
     """Make the checks of the model alone, for an estimate before a start.
 
     Raises:
-        InvalidOption: the path of another tokenizer is not there.
+        InvalidOption: the path of --tokenizer is not there.
         StartFailed: vLLM cannot load the model.
     """
     if spec.force or spec.cluster:  # a cluster has other files than this machine
         return
     start = PlannedStart(spec, environ, None)
-    for one in OF_THE_MODEL:
-        one(start)
+    for check_start in MODEL_CHECKS:
+        check_start(start)

@@ -1,4 +1,4 @@
-"""Refuse numbers outside of the range that vLLM's configuration allows, which vLLM says after its imports (vllm/config)."""
+"""Refuse numbers outside the range that vLLM allows (vllm/config). vLLM itself checks the ranges only after its imports."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from vllm_magic.errors import InvalidOption
 if TYPE_CHECKING:
     from vllm_magic.engine.start_checks.planned_start import PlannedStart
 
-# Each of these is 1 or more, in vLLM 0.15 to 0.33.
+# Flags whose value must be 1 or more in vLLM 0.15 to 0.33.
 _COUNTS = ("--max-num-seqs", "--tensor-parallel-size", "--pipeline-parallel-size")
 
 
 def check(start: PlannedStart) -> None:
-    """Check the numbers for which the range is certain; do nothing if the flags of this vLLM are not known for certain.
+    """Check the numbers whose range is certain. Do nothing if the flags of this vLLM are not known for certain.
 
     Raises:
-        InvalidOption: a number is outside of its range.
+        InvalidOption: a number is outside its range.
     """
     if start.is_omni:
         return
@@ -34,7 +34,7 @@ def check(start: PlannedStart) -> None:
 
 
 def _number(start: PlannedStart, flag: str) -> float | None:
-    """Return the value of the last such flag; None if there is none, or if it is no number."""
+    """Return the value of the last flag with this name; None if there is no such flag, or if the value is no number."""
     given = start.last(flag)
     try:
         return float(given.values[-1]) if given and given.values else None

@@ -1,7 +1,7 @@
 """Refuse values of flags that vLLM's own parser refuses: of the wrong type, not among the choices, too many or none.
 
-Only types are checked whose rules are known, and choices only where vLLM accepts no others. vLLM's parser is argparse; the
-types are those of get_kwargs in its engine/arg_utils.py (0.15 to 0.33).
+Only types with known rules are checked. Choices are checked only if vLLM accepts no other value. vLLM's parser is argparse;
+the types are those of get_kwargs in its engine/arg_utils.py (0.15 to 0.33).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from vllm_magic.engine.flags.given import GivenFlag
     from vllm_magic.engine.start_checks.planned_start import PlannedStart
 
-MOST_CHOICES = 20  # that a message lists
-ALIKE = 0.5  # how similar a value and a choice must be, by difflib's measure: as fp16 and float16
-LONGEST_VALUE = 100  # characters of a value that a message quotes
+MOST_CHOICES = 20  # choices that a message lists, at most
+CUTOFF = 0.5  # how similar a value and a choice must be, as a ratio of difflib: such as fp16 and float16
+LONGEST_VALUE = 100  # characters of a value that a message quotes, at most
 GPU_MEMORY = "--gpu-memory-utilization"
 _GPUS = re.compile(r"\d+(,\d+)+")
 _JSON = ("loads", "parse_dataclass")
@@ -34,13 +34,12 @@ _NUMBERS = ("int", "float", *_AMOUNTS)
 _AMOUNT = re.compile(r"\d+[KMGT]|\d+(\.\d+)?[kmgt]")
 _UNIT = re.compile(r"(?<=[\dkKmMgGtT])(i?[bB]|tokens)$")
 _THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
-_OBJECT = re.compile(
-    r"\s*\{.*\}\s*", re.DOTALL
-)  # it must be JSON where other texts are allowed too (union_dict_and_str)
+# Where vLLM accepts JSON and other texts (union_dict_and_str), it reads a text with braces as JSON.
+_OBJECT = re.compile(r"\s*\{.*\}\s*", re.DOTALL)
 
 
 def check(start: PlannedStart) -> None:
-    """Check the values of all flags of the spec; do nothing if the flags of this vLLM are not known for certain.
+    """Check the values of all flags of the spec. Do nothing if the flags of this vLLM are not known for certain.
 
     Raises:
         InvalidOption: vLLM would refuse the value of a flag.
@@ -50,8 +49,8 @@ def check(start: PlannedStart) -> None:
         return
     in_file = len(spec.in_file or ())
     for flag in start.given:
-        if wrong := find(flag):
-            what, what_to_do = wrong
+        if problem := find(flag):
+            what, what_to_do = problem
             place = f" (in {flags.value(spec.args, config_file.FLAG)})" if flag.position < in_file else ""
             raise InvalidOption(f"{what}{place}. {what_to_do}")
 
@@ -65,8 +64,8 @@ def find(flag: GivenFlag) -> tuple[str, str] | None:
     if not flag.values and option.nargs in ("1", "+"):
         return f"{name} has no value", f"Write {flag.written} {_example(option)}."
     for value in flag.values:
-        if wrong := _wrong_value(flag, value):
-            return wrong
+        if problem := _wrong_value(flag, value):
+            return problem
     if flag.left_over and option.nargs == "1":
         words = " ".join([*flag.values, *flag.left_over])
         what_to_do = (
@@ -86,14 +85,14 @@ def _wrong_value(flag: GivenFlag, value: str) -> tuple[str, str] | None:
     if option.type in _JSON or (option.type == "union_dict_and_str" and _OBJECT.fullmatch(value)):
         if json_notation.is_json(value, with_amounts=option.type == "parse_dataclass"):
             return None
-        meant = _list_meant(option, value) or json_notation.meant(" ".join([value, *flag.left_over]))
+        meant = _as_list(option, value) or json_notation.suggestion(" ".join([value, *flag.left_over]))
         return f"{shown} is not JSON", f"Write {flag.written} {meant or _example(option)}, with the quotes."
     if not _is_number(option.type, value):
         kind = "number" if option.type == "float" else "whole number"
-        meant = _number_meant(option, value)
+        meant = _as_number(option, value)
         example = f", such as {_example(option)}" if option.type != "int" else ""
         what_to_do = f"Write {flag.written} {meant}." if meant else f"Give a {kind}{example}."
-        if GPU_MEMORY in option.strings and _GPUS.fullmatch(value):  # vLLM takes --gpu for it
+        if GPU_MEMORY in option.strings and _GPUS.fullmatch(value):  # vLLM reads --gpu as this flag
             what_to_do = f"Write {GPU_MEMORY} {_example(option)}, or --gpus {value} to choose GPUs."
         return f"{shown} is not a {kind}", what_to_do
     if option.strict and option.type in ("str", "int", "float") and not _is_choice(option, value):
@@ -102,7 +101,7 @@ def _wrong_value(flag: GivenFlag, value: str) -> tuple[str, str] | None:
 
 
 def _is_number(kind: str, text: str) -> bool:
-    """Whether the text is a number for vLLM, if this type is that of a number."""
+    """Whether the text is a number for vLLM; True for a type that is not that of a number."""
     if kind in _AMOUNTS:
         text = text.strip()
         if _AMOUNT.fullmatch(text) or (kind == "human_readable_int_or_auto" and text.lower() == "auto"):
@@ -112,7 +111,7 @@ def _is_number(kind: str, text: str) -> bool:
     try:
         (float if kind == "float" else int)(text)
     except ValueError:
-        # Python refuses very long numbers in one version and accepts them in another.
+        # Some versions of Python refuse very long numbers, and others accept them.
         return text.isdecimal() and len(text) > flags.LONGEST_NUMBER
     return True
 
@@ -126,7 +125,7 @@ def _is_choice(option: FlagOption, value: str) -> bool:
 def _choices(choices: Sequence[str], value: str) -> str:
     known = [choice for choice in choices if choice not in NO_VALUE]
     by_lower = {choice.lower(): choice for choice in known}
-    near = get_close_matches(value.lower(), by_lower, 1, ALIKE)
+    near = get_close_matches(value.lower(), by_lower, 1, CUTOFF)
     meant = f"Did you mean {by_lower[near[0]]}? " if near else ""
     if len(known) > MOST_CHOICES:
         return meant.strip() or f"Choose one of {', '.join(known[:MOST_CHOICES])}, ..."
@@ -134,8 +133,8 @@ def _choices(choices: Sequence[str], value: str) -> str:
     return f"{meant}Choose from {', '.join(others)} or {last}." if others else f"{meant}Choose {last}."
 
 
-def _number_meant(option: FlagOption, value: str) -> str:
-    """Return the value as vLLM would read it: "8192" for "8,192", "32k" for "32kb", "0.9" for "90%"; "" if that is not certain."""
+def _as_number(option: FlagOption, value: str) -> str:
+    """Return the number in a notation of vLLM: "8192" for "8,192", "32k" for "32kb", "0.9" for "90%"; "" if none is certain."""
     dense = value.strip().replace(" ", "")
     percent = dense.removesuffix("%")
     amount = flags.amount(dense)
@@ -157,7 +156,7 @@ def _are_numbers(option: FlagOption, text: str) -> bool:
     return all(_is_number(option.type, word) for word in text.split())
 
 
-def _list_meant(option: FlagOption, value: str) -> str:
+def _as_list(option: FlagOption, value: str) -> str:
     """Return a JSON list of the words, if the flag takes a list and the value has no brackets; else ""."""
     if not option.default.startswith("[") or set("[]{}\"'") & set(value):
         return ""

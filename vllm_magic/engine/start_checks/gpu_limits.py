@@ -1,6 +1,6 @@
-"""Refuse what the GPUs of this machine cannot do: too few of them, or too old ones.
+"""Refuse flags and models for which this machine has too few GPUs, or GPUs that are too old.
 
-Nothing is said without a snapshot of the GPUs, or for a vLLM that does not use NVIDIA's GPUs, or may not: its version tells.
+The checks need a snapshot of the GPUs, and a vLLM that certainly uses NVIDIA's GPUs. The version of vLLM names other devices.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Gpu
 
 _OTHER_DEVICE = re.compile(r"\+.*(cpu|xpu|tpu|rocm|neuron|hpu)")  # in the version of a vLLM for other devices
-# The flags of a server that also uses the GPUs of other machines, or whose workers something else places.
-_ELSEWHERE = ("--nnodes", "-n", "--data-parallel-backend", "-dpb", "--headless", "--node-rank", "-r")
-_FIRST_THAT_COUNTS = (0, 15)  # older versions may use Ray unasked (config/parallel.py)
+# The flags of a server that may also use the GPUs of other machines.
+_SEVERAL_MACHINES = ("--nnodes", "-n", "--data-parallel-backend", "-dpb", "--headless", "--node-rank", "-r")
+# The first version of vLLM that is checked. Older versions may use Ray without a flag for it (config/parallel.py).
+_FIRST_CHECKED = (0, 15)
 _OLDEST_FOR_BFLOAT16 = (8, 0)  # check_if_supports_dtype in platforms/cuda.py
 # For quantizations, the lowest compute capability that any vLLM from 0.15 to 0.33 accepts: get_min_capability in
 # model_executor/layers/quantization.
@@ -58,7 +59,7 @@ def check(start: PlannedStart) -> None:
 
 
 def _candidates(start: PlannedStart) -> Sequence[Gpu]:
-    """Return the GPUs among which the server's will be; none if the server may use parts of a GPU (MIG)."""
+    """Return the GPUs of which the server uses some or all; none if the server may use parts of a GPU (MIG)."""
     if start.now is None:
         return ()
     wanted = start.spec.gpus
@@ -76,9 +77,9 @@ def _check_count(start: PlannedStart, gpus: Sequence[Gpu]) -> None:
     backend = start.value("--distributed-executor-backend")
     release = versions.parse(start.version)
     certain = backend == "mp" or (
-        backend is None and release is not None and _FIRST_THAT_COUNTS <= release <= versions.NEWEST
+        backend is None and release is not None and _FIRST_CHECKED <= release <= versions.NEWEST
     )
-    if not certain or start.has(*_ELSEWHERE):
+    if not certain or start.has(*_SEVERAL_MACHINES):
         return
     tensor = flags.whole_number(args, "--tensor-parallel-size", "-tp", default=1)
     stages = flags.whole_number(args, "--pipeline-parallel-size", "-pp", default=1)
@@ -107,7 +108,7 @@ def _check_dtype(start: PlannedStart, gpu: Gpu, best: tuple[int, int]) -> None:
 
 def _check_quantization(start: PlannedStart, gpu: Gpu, best: tuple[int, int]) -> None:
     release = versions.parse(start.version)
-    if release is None or not _FIRST_THAT_COUNTS <= release <= versions.NEWEST:
+    if release is None or not _FIRST_CHECKED <= release <= versions.NEWEST:
         return
     asked = start.value("--quantization", "-q")
     method = asked or _stored_quantization(start)

@@ -19,18 +19,17 @@ if TYPE_CHECKING:
     from vllm_magic.engine.start_checks.planned_start import PlannedStart
 
 PORT = "VLLM_PORT"
-LEAST_FILES = 64  # with this limit vLLM 0.32 fails on a CPU, with 128 it starts
+LEAST_FILES = 64  # vLLM 0.32 for CPUs fails with this limit, and starts with 128
 # Two guards, the API server and the engine, each with two threads of ZeroMQ; vLLM starts many more.
 LEAST_PROCESSES = 8
 # Before a worker makes the queue for its results, it checks that /dev/shm has room for 10 chunks of 24 MiB, with two flags for
 # each (check_shm_free_space and MessageQueue in distributed/device_communicators/shm_broadcast.py of vLLM 0.28 to 0.33).
 SHARED_MEMORY = 10 * (24 * 2**20 + 2)
 _CHECKS_SHARED_MEMORY = (0, 28)
-_MULTIPLE_PROCESSES = (
-    None,
-    "mp",
-)  # the values of --distributed-executor-backend with which vLLM makes such queues
-_IN_FILES_OF_AN_INDEX = (None, "auto", "safetensors")  # the values of --load-format
+# The values of --distributed-executor-backend with which vLLM makes such queues.
+_MULTIPLE_PROCESSES = (None, "mp")
+# The values of --load-format with which vLLM downloads the files that the model's index names.
+_FORMATS_WITH_INDEX = (None, "auto", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class MachineProblem:
     Attributes:
         cause: what is wrong.
         remedy: what to do about it.
-        command: a command line for that.
+        command: the command line of the remedy.
     """
 
     cause: str
@@ -52,7 +51,7 @@ def check(start: PlannedStart) -> None:
     """Check the ports, the limits of processes, the shared memory, and the disk space for the rest of a download.
 
     Raises:
-        InvalidOption: a port has no valid number.
+        InvalidOption: a port is not a valid number.
         StartFailed: the port is taken, or the machine lacks something.
     """
     command.check_port(start.spec, start.freed_ports)
@@ -63,7 +62,7 @@ def check(start: PlannedStart) -> None:
 
 
 def problems(workers: int, version: str) -> Iterator[MachineProblem]:
-    """Yield why a server with this many workers does not start on this machine.
+    """Yield the reasons why a server with this many workers does not start on this machine.
 
     Args:
         workers: the number of processes that vLLM starts for its GPUs, or 1.
@@ -119,12 +118,12 @@ def _workers(start: PlannedStart) -> int:
 
 
 def _check_disk(start: PlannedStart) -> None:
-    """Check the space for a download that began earlier, whose size its index tells."""
+    """Check the disk space for the rest of a download that began earlier. The model's index tells the size."""
     folder = start.folder
     if (
         folder is None
         or folder.parent.name != "snapshots"
-        or start.value("--load-format") not in _IN_FILES_OF_AN_INDEX
+        or start.value("--load-format") not in _FORMATS_WITH_INDEX
     ):
         return
     try:
@@ -135,5 +134,5 @@ def _check_disk(start: PlannedStart) -> None:
         raise StartFailed(
             f"The weights of {start.spec.model} need {missing / GIB:.1f} GiB more on the disk of {folder.parents[1].parent}, "
             f"which has {free / GIB:.1f} GiB free",
-            "Free some, or choose another disk: --download-dir FOLDER. --force starts it all the same",
+            "Free some space, or choose another disk: --download-dir FOLDER. --force starts the server all the same",
         )

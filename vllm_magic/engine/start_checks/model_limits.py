@@ -1,7 +1,6 @@
 """Refuse what the model cannot do, by its config.json on this machine.
 
-A wrong refusal is worse than none, so nothing is said where vLLM may read another configuration than this config.json, or may
-read it in another way.
+The checks say nothing if vLLM may read another configuration than this config.json, or may read config.json in another way.
 """
 
 from __future__ import annotations
@@ -16,27 +15,27 @@ from vllm_magic.errors import InvalidOption, NoEstimate, StartFailed
 if TYPE_CHECKING:
     from vllm_magic.engine.start_checks.planned_start import PlannedStart
 
-ANY_LENGTH = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"  # config/model.py
-# The keys of a language model's part which vLLM finds by rules of the single model types.
-_OWN_PARTS = ("llm_config", "language_config", "thinker_config")
-# The model types for which vLLM counts other heads (transformers_utils/model_arch_config_convertor.py of 0.33).
+ANY_LENGTH = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"  # vLLM's config/model.py
+# Keys of config.json that hold the language model of some model types. vLLM has a rule for each of these types.
+_LANGUAGE_MODELS = ("llm_config", "language_config", "thinker_config")
+# The model types for which vLLM counts the heads in another way (transformers_utils/model_arch_config_convertor.py of 0.33).
 _OTHER_HEADS = ("cohere_asr", "moss_audio", "nemotron-nas")
-# The end of an architecture's name. vLLM may take one end for another (_SUFFIX_TO_DEFAULTS in config/model.py).
+# The end of an architecture's name. vLLM may replace it by another end (_SUFFIX_TO_DEFAULTS in config/model.py).
 _END = re.compile(r"(For[A-Z]\w*|(LMHead|Chat|Embedding|Classification|Reward)?Model)$")
 
 
 def check(start: PlannedStart) -> None:
-    """Check the length of a request, the number of GPUs for tensor parallelism, and the architecture.
+    """Check the length of the context, the number of GPUs for tensor parallelism, and the architecture.
 
     Raises:
-        InvalidOption: the model has a shorter context, or heads that cannot be divided in this way.
+        InvalidOption: --max-model-len is longer than the model's context, or --tensor-parallel-size does not divide its heads.
         StartFailed: this vLLM does not know the model's architecture.
     """
     config = _config(start)
     if config is None:
         return
     _check_architecture(start, config)
-    if not any(name in config for name in _OWN_PARTS):
+    if not any(name in config for name in _LANGUAGE_MODELS):
         _check_length(start, config)
         _check_heads(start, config)
 
@@ -45,17 +44,17 @@ def _config(start: PlannedStart) -> dict[str, Any] | None:
     """Return config.json with the changes of --hf-overrides; None if vLLM may use another configuration."""
     if start.folder is None or start.config is None:
         return None
-    is_elsewhere = (
+    is_uncertain = (
         start.has("--hf-config-path")
         or start.value("--config-format") not in (None, "auto", "hf")
         # A repository of Mistral (get_config in transformers_utils/config.py).
         or (start.folder / "params.json").exists()
         # vLLM serves the model that the configuration names (maybe_override_with_speculators).
         or "speculators_config" in start.config
-        # The cache of the Hub has perhaps another model of this name.
+        # The Hub may have another model of this name than ModelScope.
         or (start.folder.parent.name == "snapshots" and bool(start.environ.get("VLLM_USE_MODELSCOPE")))
     )
-    if is_elsewhere or any(
+    if is_uncertain or any(
         flags.split(word)[0].startswith("--hf-overrides.") for word in start.spec.all_args
     ):
         return None
@@ -66,12 +65,12 @@ def _config(start: PlannedStart) -> dict[str, Any] | None:
 
 
 def _check_length(start: PlannedStart, config: dict[str, Any]) -> None:
-    said = start.value("--max-model-len") or ""
-    length = flags.amount(said)
+    given = start.value("--max-model-len") or ""
+    length = flags.amount(given)
     if not length or start.environ.get(ANY_LENGTH, "").strip().lower() not in ("", "0", "false"):
         return
     if start.folder is not None and any(start.folder.glob("sentence_*_config.json")):
-        return  # vLLM takes the length from there
+        return  # vLLM takes the length from that file
     if _has_own_code(start, config):
         return
     try:
@@ -80,7 +79,7 @@ def _check_length(start: PlannedStart, config: dict[str, Any]) -> None:
         return
     if longest and length > longest:
         raise InvalidOption(
-            f"--max-model-len {said} is longer than the model's context of {longest} tokens. Use --max-model-len {longest} or "
+            f"--max-model-len {given} is longer than the model's context of {longest} tokens. Use --max-model-len {longest} or "
             f"less. (--env {ANY_LENGTH}=1 makes vLLM accept it; the model was not made for it.)"
         )
 
@@ -106,21 +105,21 @@ def _check_heads(start: PlannedStart, config: dict[str, Any]) -> None:
 
 
 def _check_architecture(start: PlannedStart, config: dict[str, Any]) -> None:
-    named = config.get("architectures")
+    names = config.get("architectures")
     known = start.table.architectures if start.table else ()
     if (
         not known
-        or not isinstance(named, list)
-        or not named
-        or not all(isinstance(one, str) for one in named)
+        or not isinstance(names, list)
+        or not names
+        or not all(isinstance(name, str) for name in names)
     ):
         return
     if config.get("auto_map") or start.value("--model-impl") not in (None, "auto", "vllm"):
         return
-    families = {_END.sub("", one) for one in known}
-    if start.table and not any(_END.sub("", one) in families for one in named):
+    families = {_END.sub("", name) for name in known}
+    if start.table and not any(_END.sub("", name) in families for name in names):
         raise StartFailed(
-            f"vLLM {start.table.version} does not know the model's architecture, {', '.join(named)}",
+            f"vLLM {start.table.version} does not know the model's architecture, {', '.join(names)}",
             "Use a newer vLLM, or install the plugin that serves this model",
         )
 

@@ -1,4 +1,4 @@
-"""Refuse a model that vLLM cannot find: a path that is not there, no possible name, or not cached while offline."""
+"""Refuse a model that vLLM cannot find: a missing path, an impossible name, or a model that is not cached while offline."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from vllm_magic.linux import files
 if TYPE_CHECKING:
     from vllm_magic.engine.start_checks.planned_start import PlannedStart
 
-ALIKE = 3  # models of the cache that a message names, at most
-# The name of a model on the Hub: huggingface_hub's utils/_validators.py. Its versions before 1.0 allow letters of all scripts.
+MOST_SIMILAR = 3  # models of the cache that a message suggests, at most
+# The name of a model on the Hub (utils/_validators.py of huggingface_hub, which allows letters of all scripts before 1.0).
 _NAME = re.compile(r"(\b[\w\-.]+\b/)?\b[\w\-.]{1,96}\b")
 _PAGE = re.compile(
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w\-.]+/[\w\-.]+)(?:/(?:tree|blob)/.*)?/?"
 )
-_OF_A_FOLDER = (".safetensors", ".bin", ".json")  # endings of files that vLLM finds by their folder
+# vLLM finds files with these endings by the path of their folder.
+_FILES_OF_MODELS = (".safetensors", ".bin", ".json")
 _EXAMPLE = "Give a name such as Qwen/Qwen3-0.6B, or the path of a folder"
 
 
 def check(start: PlannedStart) -> None:
-    """Check that the model may be found, and the tokenizer.
+    """Check that vLLM can find the model, and the tokenizer of --tokenizer.
 
     Raises:
-        InvalidOption: the path of another tokenizer is not there.
+        InvalidOption: the path of --tokenizer is not there.
         StartFailed: the model cannot be found.
     """
     model = start.spec.model
@@ -52,14 +53,14 @@ def check(start: PlannedStart) -> None:
         return
     if model.startswith("/") or model.count("/") > 1:
         raise StartFailed(f"{model} is not there", similar_paths.nearest(start.path))
-    if reason := _why_no_name(model):
+    if reason := _broken_rule(model):
         raise StartFailed(f"{model} cannot be the name of a model on the Hub: {reason}", _EXAMPLE)
     if variable := hub.offline(start.environ):
         _check_cache(start, variable)
 
 
 def _check_tokenizer(start: PlannedStart) -> None:
-    """Check that the path of another tokenizer is there."""
+    """Check that the path of --tokenizer is there."""
     path = start.value("--tokenizer") or ""
     mode = start.value("--tokenizer-mode") or "auto"  # plugins add others
     is_read = not start.has("--skip-tokenizer-init") and mode in ("auto", "hf", "slow", "mistral")
@@ -68,25 +69,26 @@ def _check_tokenizer(start: PlannedStart) -> None:
 
 
 def _check_file(start: PlannedStart) -> None:
-    """Check that the path is not that of one file of a folder. GGUF files, and those of other loaders, have other endings."""
+    """Check that the path is not that of a single file of a model. GGUF files, and files for other loaders, have other endings."""
     path = start.path
-    if path.suffix in _OF_A_FOLDER and path.is_file() and not start.has("--config-format", "--load-format"):
+    is_of_model = path.suffix in _FILES_OF_MODELS and path.is_file()
+    if is_of_model and not start.has("--config-format", "--load-format"):
         raise StartFailed(f"{path} is a file, and vLLM takes the folder of a model", f"Give {path.parent}")
 
 
-def _why_no_name(name: str) -> str:
-    """Return which of huggingface_hub's rules the name breaks; "" if none."""
+def _broken_rule(name: str) -> str:
+    """Return the rule of huggingface_hub that the name breaks; "" if there is none."""
     if wrong := re.search(r"[^\w\-./]", name):
         return f"{wrong[0]!r} is not among the letters, digits, '-', '_' and '.' that a name has"
     if not _NAME.fullmatch(name):
         return "a name begins and ends with a letter, a digit or '_', and has 96 characters at most"
-    if found := next((two for two in ("--", "..") if two in name), None):
+    if found := next((text for text in ("--", "..") if text in name), None):
         return f"it contains {found}"
     return "it ends with .git" if name.endswith(".git") else ""
 
 
 def _check_cache(start: PlannedStart, variable: str) -> None:
-    """Check that the model is in the cache, as it must be while this variable forbids asking the Hub."""
+    """Check that the cache has the model, because this variable forbids asking the Hub."""
     spec = start.spec
     cache = cache_folder(start.environ)
     if start.folder or snapshot(cache, spec):
@@ -98,12 +100,12 @@ def _check_cache(start: PlannedStart, variable: str) -> None:
             f"The revision {wanted} of {spec.model} is not on this machine, and {forbidden}",
             f"Use --revision {' or '.join(revisions)}, or unset {variable}",
         )
-    near = " or ".join(_alike(spec.model, hf_cache.names(cache)))
+    near = " or ".join(_similar(spec.model, hf_cache.names(cache)))
     raise StartFailed(
         f"{spec.model} is not on this machine, and {forbidden}",
         f"Did you mean {near}? Or unset {variable} to download it"
         if near
-        else f"Unset {variable} to download it; it was looked for in {cache}",
+        else f"Unset {variable} to download it. The cache is {cache}",
     )
 
 
@@ -119,6 +121,6 @@ def _revisions(kept: Path) -> list[str]:
     return sorted(names) + sorted(commits - set(named.values()))
 
 
-def _alike(name: str, there: list[str]) -> list[str]:
-    by_name = {one.casefold(): one for one in there}
-    return [by_name[one] for one in get_close_matches(name.casefold(), by_name, ALIKE)]
+def _similar(name: str, cached: list[str]) -> list[str]:
+    by_name = {other.casefold(): other for other in cached}
+    return [by_name[folded] for folded in get_close_matches(name.casefold(), by_name, MOST_SIMILAR)]

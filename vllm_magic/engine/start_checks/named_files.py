@@ -1,4 +1,4 @@
-"""Refuse files that a flag names and that are not there: a chat template, certificates, LoRA adapters."""
+"""Refuse flags that name a file which does not exist: a chat template, certificates, LoRA adapters."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from vllm_magic.errors import InvalidOption
 if TYPE_CHECKING:
     from vllm_magic.engine.start_checks.planned_start import PlannedStart
 
-TEMPLATE = re.compile(r"[{}\n]")  # in a chat template itself, and in no path (validate_chat_template)
+# vLLM takes a text with one of these for the template itself (validate_chat_template).
+TEMPLATE = re.compile(r"[{}\n]")
 CERTIFICATE = ("--ssl-keyfile", "--ssl-certfile")
 _BUILT_IN = "lib*/python3*/*-packages/vllm/transformers_utils/chat_templates"
-# What the Hub accepts as a name: NAME or ORGANISATION/NAME (huggingface_hub, validate_repo_id).
+# A name that the Hub accepts: NAME or ORGANISATION/NAME (huggingface_hub, validate_repo_id).
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _DOTS = re.compile(r"\.{1,2}(/|$)")
 
@@ -33,9 +34,8 @@ def check(start: PlannedStart) -> None:
         return
     _check_chat_template(start)
     _check_certificates(start)
-    adapters = start.last(
-        "--lora-modules"
-    )  # vLLM uses the last flag only (LoRAParserAction in its cli_args.py)
+    # vLLM uses only the last of these flags (LoRAParserAction in its cli_args.py).
+    adapters = start.last("--lora-modules")
     for adapter in adapters.values if adapters else ():
         if adapter not in NO_VALUE:
             _check_adapter(adapter, start)
@@ -50,8 +50,8 @@ def _check_chat_template(start: PlannedStart) -> None:
         return
     built_in: list[str] = []
     if start.executable and not Path(text).is_absolute():
-        # A relative path may name a template of vLLM.
-        built_in = [str(one) for one in Path(start.executable).resolve().parent.parent.glob(_BUILT_IN)]
+        # A relative path may be that of a template of vLLM.
+        built_in = [str(folder) for folder in Path(start.executable).resolve().parent.parent.glob(_BUILT_IN)]
         if not built_in or any(similar_paths.exists(text, folder) for folder in built_in):
             return
     near = similar_paths.suggestion(text, start.spec.cwd, *built_in)
@@ -61,7 +61,7 @@ def _check_chat_template(start: PlannedStart) -> None:
 
 
 def _check_certificates(start: PlannedStart) -> None:
-    """Check the paths that uvicorn reads, after the model has been loaded (Config.load in its config.py)."""
+    """Check the paths of certificates. Uvicorn reads them after the model has been loaded (Config.load in its config.py)."""
     names = [*CERTIFICATE, "--ssl-ca-certs"]
     if not start.has(*CERTIFICATE):
         return
@@ -77,11 +77,11 @@ def _check_certificates(start: PlannedStart) -> None:
 def _check_adapter(text: str, start: PlannedStart) -> None:
     """Check that the files of one adapter are there."""
     name, path = _name_and_path(text)
-    # What is not there is searched for on the Hub (get_adapter_absolute_path in vLLM's lora/utils.py).
+    # vLLM looks on the Hub for a path that does not exist (get_adapter_absolute_path in vLLM's lora/utils.py).
     may_be_on_hub = _HUB_NAME.fullmatch(path) and not _DOTS.match(path)
     if not path or may_be_on_hub or "://" in path or "VLLM_USE_MODELSCOPE" in start.environ:
         return
-    expanded = os.path.expanduser(path)  # noqa: PTH111 - as vLLM does it: without an error for an unknown user
+    expanded = os.path.expanduser(path)  # noqa: PTH111 - vLLM calls this too: it raises no error for an unknown user
     if not similar_paths.exists(expanded, start.spec.cwd):
         meant = similar_paths.suggestion(expanded, start.spec.cwd)
         raise InvalidOption(
@@ -90,7 +90,7 @@ def _check_adapter(text: str, start: PlannedStart) -> None:
 
 
 def _name_and_path(text: str) -> tuple[str, str]:
-    """Return the name and the path of an adapter: NAME=PATH without a comma, or else JSON (LoRAParserAction).
+    """Return the name and the path of an adapter. vLLM reads NAME=PATH without a comma, and else JSON (LoRAParserAction).
 
     Raises:
         InvalidOption: vLLM would refuse the text.

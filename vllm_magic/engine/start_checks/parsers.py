@@ -1,4 +1,4 @@
-"""Refuse names of tool and reasoning parsers that vLLM does not have. It looks for them when the model is being loaded."""
+"""Refuse names of tool and reasoning parsers that vLLM does not have. vLLM itself checks them only while it loads the model."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 TOOLS = ("--tool-call-parser", "--tool-parser-plugin")
 REASONING = ("--reasoning-parser", "--reasoning-parser-plugin")
 AUTO = "--enable-auto-tool-choice"
-NO_NAME = ("", "none")  # "none" in any case (vLLM 0.33, parse_reasoning_parser)
-ALIKE = 0.5  # how similar two names must be, by difflib's measure: as qwen3-coder and qwen3_coder
+NO_NAME = ("", "none")  # in lower case; vLLM reads them as no parser (vLLM 0.33, parse_reasoning_parser)
+CUTOFF = 0.5  # how similar two names must be, as a ratio of difflib: such as qwen3-coder and qwen3_coder
 
 
 def check(start: PlannedStart) -> None:
-    """Check the names of the parsers; do nothing if the flags of this vLLM are not known for certain.
+    """Check the names of the parsers. Do nothing if the flags of this vLLM are not known for certain.
 
     vLLM looks for a tool parser only with `AUTO` (validate_api_server_args), and for a reasoning parser when the engine
     reads the tokenizer (its v1/structured_output).
 
     Raises:
-        InvalidOption: a parser is not named, there is no such parser, or no file for the plugin that has it.
+        InvalidOption: a parser has no name or an unknown name, or the file of its plugin does not exist.
     """
     if start.is_omni:
         return
     auto = start.last(AUTO)
-    if auto and plain(auto.written).startswith("--en"):
+    if auto and plain(auto.written).startswith("--en"):  # not --no-enable-auto-tool-choice
         if not _value(start, TOOLS[0]):
             raise InvalidOption(f"{AUTO} needs the parser of the model's tool calls: {TOOLS[0]} NAME.")
         _check(start, *TOOLS)
@@ -45,7 +45,7 @@ def _value(start: PlannedStart, name: str) -> str:
 
 
 def _check(start: PlannedStart, flag: str, plugin_flag: str) -> None:
-    """Check one parser, if vLLM has told the names of all its parsers."""
+    """Check the name of one parser, if the names of all parsers are known."""
     option = start.table.find(flag) if start.table else None
     name = _value(start, flag)
     if option is None or not option.choices or name.lower() in NO_NAME or name in option.choices:
@@ -59,6 +59,6 @@ def _check(start: PlannedStart, flag: str, plugin_flag: str) -> None:
                 f"{plugin_flag} {plugin} is not there, and vLLM itself has no parser {name}.{meant}"
             )
         return
-    near = get_close_matches(name.lower(), option.choices, 1, ALIKE)
+    near = get_close_matches(name.lower(), option.choices, 1, CUTOFF)
     what_to_do = f"Did you mean {near[0]}?" if near else f"Choose from {', '.join(option.choices)}."
     raise InvalidOption(f"{flag} {name}: this vLLM has no parser {name}. {what_to_do}")

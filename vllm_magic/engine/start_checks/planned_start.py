@@ -1,4 +1,4 @@
-"""What the checks know of a server that is to be started. Each fact is read once, when a check first needs it."""
+"""The facts about a server that is to be started, for the checks. Each fact is read once, when a check first needs it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class PlannedStart:
     Args:
         spec: the server.
         environ: the kernel's environment.
-        executable: the absolute path of vLLM; None for what is known of the model alone.
+        executable: the absolute path of vLLM; None if only the model is checked.
         now: the GPUs as they are now; None if they have not been read.
-        freed_ports: ports that are in use now, and free when the server starts.
+        freed_ports: ports that are in use now, and will be free when the server starts.
 
     Attributes:
-        environ: the environment of the server, as far as the user sets it.
+        environ: the kernel's environment with the variables of --env.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class PlannedStart:
     @functools.cached_property
     def table(self) -> FlagTable | None:
         """All flags of this vLLM; None if they are not known for certain."""
-        if self.executable is None or any(name in flag_table.OF_PYTHON for name, _ in self.spec.env):
+        if self.executable is None or flag_table.may_select_another(self.spec.env):
             return None
         return flag_table.load(self.executable, certain=True)
 
     @functools.cached_property
     def version(self) -> str:
         """The version of this vLLM; "" if it is not known."""
-        if self.executable is None or any(name in flag_table.OF_PYTHON for name, _ in self.spec.env):
+        if self.executable is None or flag_table.may_select_another(self.spec.env):
             return ""
         return self.table.version if self.table else programs.version(self.executable) or ""
 
@@ -79,17 +79,17 @@ class PlannedStart:
 
     @functools.cached_property
     def given(self) -> tuple[GivenFlag, ...]:
-        """The flags with their values, also those of a --config file; () if the flags of this vLLM are not known for certain."""
+        """The flags with their values, those of a --config file too; () if the flags of this vLLM are not known for certain."""
         return tuple(given.read(self.spec.all_args, self.table)) if self.table else ()
 
     @functools.cached_property
     def folder(self) -> Path | None:
-        """The folder with the model's files: a local folder, or the snapshot in the cache; None if there is neither."""
+        """The folder with the model's files: a local folder, or the snapshot in the cache; None if neither exists."""
         return model_files.find(self.spec, self.environ)
 
     @property
     def path(self) -> Path:
-        """The path of the model, if its name means a path."""
+        """The path of the model, if the name of the model is a path."""
         return Path(self.spec.cwd, self.spec.model)
 
     @property
@@ -108,7 +108,7 @@ class PlannedStart:
             return None
 
     def last(self, name: str) -> GivenFlag | None:
-        """Return the last flag that means this option; None if there is none in `given`."""
+        """Return the last flag in `given` that means this option; None if there is none."""
         option = self.table.find(name) if self.table else None
         return next((flag for flag in reversed(self.given) if flag.option is option), None)
 

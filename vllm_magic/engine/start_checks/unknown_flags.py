@@ -1,7 +1,4 @@
-"""Refuse flags that this vLLM does not have, before it is started, and say what to write in their place.
-
-A wrong refusal is worse than none, so a flag that vLLM might accept in some way is left for vLLM to judge.
-"""
+"""Refuse flags that this vLLM does not have, and say what to write in their place."""
 
 from __future__ import annotations
 
@@ -18,44 +15,44 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.start_checks.planned_start import PlannedStart
 
-MOST_MEANT = 4  # flags that a message lists for an ambiguous one
+MOST_LISTED = 4  # flags that a message lists for an ambiguous flag, at most
 _ONE_DASH = re.compile(r"-[a-z][a-z-]{2,}")
 
 
 def check(start: PlannedStart) -> None:
-    """Check that this vLLM has all flags of the spec; do nothing if its flags are not known for certain.
+    """Check that this vLLM has all flags of the spec. Do nothing if its flags are not known for certain.
 
     Raises:
-        InvalidOption: this vLLM does not have one of the flags, or several that begin with it.
+        InvalidOption: this vLLM does not have one of the flags, or the flag is ambiguous.
     """
     table, spec = start.table, start.spec
     if table is None:
         return
-    # What is false in the file is left out by vLLM, unless it has the flag with --no- (load_config_file).
+    # vLLM leaves out a switch that is false in the file, unless vLLM has the flag with --no- (load_config_file).
     in_file = [word for word in spec.in_file or () if not word.startswith("--no-")]
     for args, place in ((in_file, f" (in {start.value(config_file.FLAG)})"), (spec.args, "")):
         if flag := find(args, table):
             raise InvalidOption(f"vLLM {table.version} has no flag {flag}{place}{_instead(flag, table)}")
         if flag := find_ambiguous(args, table):
-            raise InvalidOption(f"vLLM {table.version} has no flag {flag}{place}{_whole(flag, table)}")
+            raise InvalidOption(f"vLLM {table.version} has no flag {flag}{place}{_ambiguous(flag, table)}")
 
 
 def find(args: Sequence[str], table: FlagTable) -> str | None:
-    """Return the first flag that vLLM does not have; None if vLLM has all of them, or may have.
+    """Return the first flag that vLLM certainly does not have; None if there is none.
 
     vLLM accepts the beginning of a flag for the flag, underscores for dashes, and ``--flag.key value`` for JSON.
     """
-    return next((flag for flag in _names(args) if not _may_be_known(flag, table)), None)
+    return next((flag for flag in _flags(args) if not _may_be_known(flag, table)), None)
 
 
 def find_ambiguous(args: Sequence[str], table: FlagTable) -> str | None:
-    """Return the first long flag that is no flag, and with which several flags begin; argparse refuses it."""
+    """Return the first long flag that is ambiguous: several flags begin with it. argparse refuses such a flag."""
     return next(
-        (flag for flag in _names(args) if flag.startswith("--") and len(_begun(flag, table)) > 1), None
+        (flag for flag in _flags(args) if flag.startswith("--") and len(_with_prefix(flag, table)) > 1), None
     )
 
 
-def _names(args: Sequence[str]) -> list[str]:
+def _flags(args: Sequence[str]) -> list[str]:
     """Return the flags of a command line up to ``--``, without values and keys of JSON."""
     found: list[str] = []
     if OMNI in args:
@@ -77,13 +74,13 @@ def _names(args: Sequence[str]) -> list[str]:
 def _may_be_known(name: str, table: FlagTable) -> bool:
     if name.startswith("--"):
         return any(plain(known).startswith(plain(name)) for known in table.by_string)
-    # A long flag that lost a dash. argparse reads -quantization as -q with a value.
+    # The flag may be a long flag without its second dash. argparse reads -quantization as -q with a value.
     is_misspelled = _ONE_DASH.fullmatch(name) and f"-{name}" in table.by_string
     return not is_misspelled or any(known in (name[:2], name) for known in table.by_string)
 
 
-def _begun(name: str, table: FlagTable) -> list[str]:
-    """Return a name of each option that begins with this name; [] if the name is a flag itself."""
+def _with_prefix(name: str, table: FlagTable) -> list[str]:
+    """Return a name of each option that begins with this text; [] if the text is a flag itself."""
     if table.find(name):
         return []
     options = {
@@ -95,23 +92,24 @@ def _begun(name: str, table: FlagTable) -> list[str]:
 
 
 def _instead(flag: str, table: FlagTable) -> str:
-    """Return the rest of the message: what to write in place of the flag."""
+    """Return the rest of the message for an unknown flag: what to write in its place."""
     if not flag.startswith("--"):
         return f". Write -{flag}, with two dashes."
     if advice := other_versions.advice(flag, table.by_string, table.version):
         return advice
     if near := flags.similar(plain(flag), [*flags.OWN, *_long(table)], 1):
         return f". Did you mean {near[0]}?"
-    return ". If a plugin adds it while vLLM starts, --force starts it all the same."
+    return ". If a plugin adds it while vLLM starts, --force starts the server all the same."
 
 
-def _whole(flag: str, table: FlagTable) -> str:
+def _ambiguous(flag: str, table: FlagTable) -> str:
+    """Return the rest of the message for an ambiguous flag."""
     if advice := other_versions.advice(flag, table.by_string, table.version):
         return advice
-    begun = _begun(flag, table)
-    *others, last = begun[:MOST_MEANT]
-    more = " and more" if len(begun) > MOST_MEANT else ""
-    return f", and several begin so: {', '.join(others)} and {last}{more}. Write it out."
+    matches = _with_prefix(flag, table)
+    *others, last = matches[:MOST_LISTED]
+    more = " and more" if len(matches) > MOST_LISTED else ""
+    return f", and several begin with it: {', '.join(others)} and {last}{more}. Write the whole flag."
 
 
 def _long(table: FlagTable) -> list[str]:

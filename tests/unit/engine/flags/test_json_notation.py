@@ -52,7 +52,7 @@ def test_amounts_are_json_in_some_flags():
     ],
 )  # fmt: skip
 def test_what_was_meant(text, meant):
-    shown = json_notation.meant(text)
+    shown = json_notation.suggestion(text)
     assert shown
     assert shlex.split(shown) == [meant]
     assert json_notation.is_json(meant)
@@ -62,4 +62,4 @@ def test_what_was_meant(text, meant):
     "text", ["", "ngram", "{a", "{a}", "{", "a=", "=1", "[" * 500, "{" * 5000, "a=1,b", '{"a": !!python/x 1}']
 )
 def test_what_is_not_known(text):
-    assert json_notation.meant(text) is None
+    assert json_notation.suggestion(text) is None

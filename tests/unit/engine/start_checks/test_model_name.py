@@ -178,7 +178,7 @@ def test_the_page_of_a_model(tmp_path, page):
 def test_offline_and_not_in_the_cache(tmp_path, cache, variable):
     said = f"Qwen/Qwen3-0.6 is not on this machine, and {variable} forbids asking the Hub. Did you mean Qwen/Qwen3-0.6B"
     assert refused(tmp_path, "Qwen/Qwen3-0.6", **{variable: "yes"}).startswith(said)
-    said = f"Unset {variable} to download it; it was looked for in {cache}"
+    said = f"Unset {variable} to download it. The cache is {cache}"
     assert refused(tmp_path, "zzz", **{variable: "1"}).endswith(said)
 
 

@@ -105,11 +105,11 @@ def test_what_may_be_a_short_flag_is_left_to_vllm(line):
         ),
         ("--guided-decoding-backend=xgrammar", "any more. It is --structured-outputs-config.backend now."),
         ("--guided_decoding_backend xgrammar", "any more. It is --structured-outputs-config.backend now."),
-        ("--device cuda", "has no flag --device any more. Leave it out: vLLM takes the kind of device"),
-        ("--device- cuda", "has no flag --device-, and several begin so: --device-ids and --device-memory-utilization."),
+        ("--device cuda", "has no flag --device any more. Leave it out: vLLM uses the kind of device"),
+        ("--device- cuda", "has no flag --device-, and several begin with it: --device-ids and --device-memory-utilization."),
         ("--tp 2", "has no flag --tp. Write -tp, with one dash."),
         ("--swap-space 4", "has no flag --swap-space. If a plugin"),  # this vLLM does not have the flag in the remedy
-        ("--zzz", "vLLM 0.32.0 has no flag --zzz. If a plugin adds it while vLLM starts, force=True starts it all the same."),
+        ("--zzz", "vLLM 0.32.0 has no flag --zzz. If a plugin adds it while vLLM starts, force=True starts the server all the same."),
     ],
 )  # fmt: skip
 def test_what_to_write_in_its_place(planned, line, said):
