@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def is_due(over: Over, *, was_ready: bool, is_stop_requested: bool) -> bool:
-    """Whether the same start is likely to succeed now: its failure has passed, and nothing of it is left.
+    """Whether the same start is likely to succeed now: the failure was transient, and the release is proved.
 
     Args:
         over: the end of the first attempt.
@@ -19,5 +19,5 @@ def is_due(over: Over, *, was_ready: bool, is_stop_requested: bool) -> bool:
         is_stop_requested: whether a stop was requested.
     """
     failed_by_itself = over.why is Why.LEADER_ENDED and not was_ready and not is_stop_requested
-    has_passed = over.failure is not None and over.failure.passing
-    return failed_by_itself and has_passed and over.release.verified
+    is_transient = over.failure is not None and over.failure.transient
+    return failed_by_itself and is_transient and over.release.verified

@@ -41,7 +41,7 @@ class Failure:
         lines: the lines of the log that show the cause, oldest first: of a traceback, the deepest frames and the message.
         port_taken: whether another process has the server's TCP port.
         memory_wanted: the bytes of a GPU that should have been free; 0 for any other failure.
-        passing: whether the same start is likely to succeed if it is tried again at once.
+        transient: whether the same start is likely to succeed if it is tried again at once.
     """
 
     cause: str
@@ -49,7 +49,7 @@ class Failure:
     lines: tuple[str, ...]
     port_taken: bool = False
     memory_wanted: int = 0
-    passing: bool = False
+    transient: bool = False
 
 
 _EXCEPTION = re.compile(
@@ -190,9 +190,9 @@ def _failure(found: _Found, log: Sequence[LogLine], context: HintContext) -> Fai
         _filled_in(sign.cause, match, context),
         _filled_in(sign.hint, match, context),
         tracebacks.telling_lines(log, first, first + match[0].count("\n")),
-        sign.port,
+        sign.port_taken,
         int(float(match.groupdict().get("needed", 0)) * GIB),
-        sign.passing,
+        sign.transient,
     )
 
 
@@ -204,7 +204,7 @@ def _filled_in(message: str | MessageFunction, match: re.Match[str], context: Hi
 def _unexplained(error: _Error, log: Sequence[LogLine], context: HintContext) -> Failure:
     """Return an error for which there is no sign."""
     frames = tracebacks.frames_above(log, error.first)
-    cause, hint = unexplained.words(error.text, log[error.first].process, frames, context.flags)
+    cause, hint = unexplained.cause_and_hint(error.text, log[error.first].process, frames, context.flags)
     return Failure(cause, hint, tracebacks.telling_lines(log, error.first, error.last))
 
 

@@ -1,4 +1,4 @@
-"""What vLLM did when it raised an error for which there is no sign, by the file and the function that raised it."""
+"""What vLLM did when it raised an error without a sign, by the file and the function in which the error was raised."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 class ErrorPlace(NamedTuple):
-    """Frames of a traceback, and what they mean.
+    """A place in the code, and what an error there means.
 
     Attributes:
-        frame: the regular expression that is searched in "path:function".
-        doing: what vLLM did, after "raised it".
-        hint: what often helps then.
+        frame: the regular expression for frames of a traceback, searched in "path:function".
+        doing: what vLLM did there; it follows "raised it" in the hint.
+        hint: the usual cause, or what often helps.
     """
 
     frame: str
@@ -29,7 +29,7 @@ PLACES = (
     ErrorPlace(
         r":(?:\w*load_weights?|\w*weight_loader\w*|_load_\w+)$",
         "loading the weights",
-        "they do not fit config.json, or this vLLM does not know how they are quantized",
+        "the weights do not fit config.json, or this vLLM does not know their quantization",
     ),
     ErrorPlace(r"/lmcache/", "in LMCache", "its version and settings must fit this vLLM"),
     ErrorPlace(
@@ -53,19 +53,19 @@ PLACES = (
     ErrorPlace(
         r"/vllm/v1/core/",
         "dividing the KV cache",
-        "try it without --kv-cache-dtype, --speculative-config and --kv-transfer-config",
+        "try a start without --kv-cache-dtype, --speculative-config and --kv-transfer-config",
     ),
     ErrorPlace(r"/fused_moe/", "with the experts", "another --moe-backend or quantization may work"),
     ErrorPlace(r"/triton/", "in Triton, with a kernel", "another --attention-backend may work"),
     ErrorPlace(r"/vllm/v1/attention/", "with attention", "another --attention-backend may work"),
     ErrorPlace(r"/vllm/multimodal/", "with images, video or audio", "transformers may be too old or too new"),
-    ErrorPlace(r"/transformers_modules/", "in the model's own code", "its page names what that needs"),
+    ErrorPlace(
+        r"/transformers_modules/", "in the model's own code", "the model's page names what its code needs"
+    ),
     ErrorPlace(r"/transformers/", "in transformers", "the model's page names the version that it needs"),
     ErrorPlace(r"/vllm/platforms/", "looking for GPUs", "%vllm doctor tells what is wrong"),
     ErrorPlace(r"/model_loader/", "loading the weights", "check that all files are there (%vllm pull)"),
-    ErrorPlace(
-        r"/vllm/model_executor/models/", "in its code for this model", "a newer vLLM may have mended it"
-    ),
+    ErrorPlace(r"/vllm/model_executor/models/", "in its code for this model", "a newer vLLM may have a fix"),
     ErrorPlace(
         r"/vllm/(?:distributed|v1/executor)/", "connecting its processes", "--env NCCL_DEBUG=INFO shows more"
     ),
@@ -77,14 +77,19 @@ def where_raised(process: str, frames: Sequence[Frame]) -> list[str]:
     """Return a clause that says which process raised an error, and where; [] if nothing is known.
 
     Args:
-        process: as vLLM names it in a line's prefix, "(Worker_TP0 pid=88) "; "" if it is unknown.
+        process: the process as the prefix of a log line names it, "(Worker_TP0 pid=88) "; "" if the process is unknown.
         frames: the frames of the traceback, the deepest first.
     """
-    who = process.strip("() ").partition(" ")[0]
+    name = process.strip("() ").partition(" ")[0]
     place = next(
-        (one for path, function in frames for one in PLACES if re.search(one.frame, f"{path}:{function}")),
+        (
+            known
+            for path, function in frames
+            for known in PLACES
+            if re.search(known.frame, f"{path}:{function}")
+        ),
         None,
     )
     if place:
-        return [f"{who or 'vLLM'} raised it {place.doing}: {place.hint}"]
-    return [f"{who} raised it"] if who else []
+        return [f"{name or 'vLLM'} raised it {place.doing}: {place.hint}"]
+    return [f"{name} raised it"] if name else []

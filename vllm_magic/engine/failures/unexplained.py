@@ -1,4 +1,4 @@
-"""What is said of an error for which there is no sign: its own words, vLLM's advice, the flags, the process, the place."""
+"""The cause and the hint for an error without a sign: its message, vLLM's advice, the flags, the process, and the place."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.failures.tracebacks import Frame
 
-MOST_NAMED = 3  # flags that are named
-LONGEST_ADVICE = 200  # characters of vLLM's advice
-LONGEST_SEARCH = 80  # characters of an error's message, in the link that searches for it
+MOST_NAMED = 3  # flags that a hint names, at most
+LONGEST_ADVICE = 200  # characters of vLLM's advice, at most
+LONGEST_SEARCH = 80  # characters of the search text in the link to vLLM's issues, at most
 ISSUES = "https://github.com/vllm-project/vllm/issues?q="
 
-# Where a message goes over to what vLLM advises.
+# The blanks in a message after which vLLM's advice begins.
 _ADVICE = re.compile(
     r"(?<=[.!?;]) +(?=(?:[Pp]lease|Consider|Try|To (?:fix|avoid|use|resolve|enable|run|support)|You (?:can|may|should|need|must)|"
     r"Make sure|Ensure|If (?:you|this)|We (?:recommend|suggest)|Either|Use|Set|Reduce|Increase|Decrease|Lower|Raise|Add|Pass|"
     r"Install|Upgrade|Update|Check|Specify|Remove|Disable|Enable|Run|Choose)\b(?!.{0,200}(?:stack trace|an issue\b|issues/)))"
 )
-# Errors that vLLM does not raise on purpose.
+# Errors that vLLM does not raise on purpose, but by a fault in its code.
 _FAULT = re.compile(
     r"(?:AttributeError|UnboundLocalError|NameError|IndexError|ZeroDivisionError|TypeError)\b|.*INTERNAL ASSERT FAILED"
 )
-# What messages call a feature, and its flag.
+# For each feature, a pattern for its name in messages, and its flag.
 _FEATURES = (
     (r"prefix.cach", "--enable-prefix-caching"),
     (r"chunked.prefill", "--enable-chunked-prefill"),
@@ -50,13 +50,15 @@ _FEATURES = (
 )
 
 
-def words(error: str, process: str, frames: Sequence[Frame], flags: Sequence[str]) -> tuple[str, str]:
+def cause_and_hint(
+    error: str, process: str, frames: Sequence[Frame], flags: Sequence[str]
+) -> tuple[str, str]:
     """Return the cause and the hint.
 
     Args:
-        error: the error's message; with the name of its exception, unless that says nothing.
-        process: the process that raised it, as vLLM names it in a line's prefix; "" if it is unknown.
-        frames: the frames of its traceback, the deepest first.
+        error: the error's message, with the name of its exception if that name says something.
+        process: the process that raised the error, as the prefix of the log line names it; "" if the process is unknown.
+        frames: the frames of the error's traceback, the deepest first.
         flags: all flags of vLLM.
     """
     cause, *advice = _ADVICE.split(error, maxsplit=1)
@@ -64,25 +66,25 @@ def words(error: str, process: str, frames: Sequence[Frame], flags: Sequence[str
     if frames and re.fullmatch(r"[\w.]+", cause):  # an exception without a message
         cause += f" in {frames[0].function} ({PurePath(frames[0].path).name})"
     named = [flag for flag in dict.fromkeys(_flags_in(error)) if flag in flags][:MOST_NAMED]
-    said = [
+    hints = [
         *(textwrap.shorten(text[:1].upper() + text[1:], LONGEST_ADVICE, placeholder="…") for text in advice),
         *([f"Change {' or '.join(named)}, or leave it out"] if named and not advice else []),
         *places.where_raised(process, frames),
-        *(["often it is a fault of this version: try a newer vLLM"] if _FAULT.match(error) else []),
+        *(["this is often a fault of this version of vLLM: try a newer one"] if _FAULT.match(error) else []),
         SEE_LOGS,
-        f"others may have met it: {ISSUES}{quote_plus(_searched(cause))}",
+        f"search for other reports of it: {ISSUES}{quote_plus(_search_text(cause))}",
     ]
-    return tracebacks.brief(cause), "; ".join(one.rstrip(".") for one in said)
+    return tracebacks.brief(cause), "; ".join(hint.rstrip(".") for hint in hints)
 
 
-def _searched(cause: str) -> str:
-    # Paths, addresses and numbers of one machine are in no other report.
+def _search_text(cause: str) -> str:
+    """Return the words of a cause, without paths, addresses and numbers: those of one machine are in no other report."""
     found = re.findall(r"(?<![\w/.])[A-Za-z_][\w.-]*(?![\w/])", cause)
     return textwrap.shorten(" ".join(found), LONGEST_SEARCH, placeholder="")
 
 
 def _flags_in(text: str) -> Iterator[str]:
-    """Yield the flags that a message names: as such, as the field of vLLM's configuration, or in words."""
+    """Yield the flags that a message names: as a flag, as a field of vLLM's configuration, or as a feature."""
     for word in re.findall(r"(?<![\w-])(?:--[a-z][\w-]*|[a-z]+(?:_[a-z]+)+)(?![\w-])", text):
         yield f"--{word.removeprefix('--').replace('_', '-')}"
     for feature, flag in _FEATURES:

@@ -41,7 +41,8 @@ def test_an_unknown_failure_is_told_by_its_line(kind):
     failure = explain([*NOISE, *lines], 1)
     assert failure.cause == cause
     assert (
-        f"{SEE_LOGS}; others may have met it: https://github.com/vllm-project/vllm/issues?q=" in failure.hint
+        f"{SEE_LOGS}; search for other reports of it: https://github.com/vllm-project/vllm/issues?q="
+        in failure.hint
     )
     assert cause.partition(" in run_engine_core")[0] in "\n".join(failure.lines)
 
@@ -65,7 +66,7 @@ def test_an_error_without_a_message_is_told_with_its_function():
     failure = explain([f"{CORE}{HEADER}", where, f"{CORE}    assert a == b", f"{CORE}AssertionError"], 1)
     assert failure.cause == "AssertionError in unify (kv_cache_utils.py)"
     assert failure.hint.startswith(
-        "EngineCore raised it dividing the KV cache: try it without --kv-cache-dtype"
+        "EngineCore raised it dividing the KV cache: try a start without --kv-cache-dtype"
     )
     assert failure.hint.endswith("?q=AssertionError+in+unify+kv_cache_utils.py")
 
@@ -73,7 +74,9 @@ def test_an_error_without_a_message_is_told_with_its_function():
 def test_weights_that_do_not_fit():
     where = f'{CORE}  File "{PACKAGES}/vllm/model_executor/layers/fused_moe/layer.py", line 1, in _load_w13'
     failure = explain([f"{CORE}{HEADER}", where, f"{CORE}    f()", f"{CORE}RuntimeError: of other sizes"], 1)
-    assert failure.hint.startswith("EngineCore raised it loading the weights: they do not fit config.json")
+    assert failure.hint.startswith(
+        "EngineCore raised it loading the weights: the weights do not fit config.json"
+    )
 
 
 def test_of_an_unknown_failure_the_advice_of_vllm_is_the_hint():

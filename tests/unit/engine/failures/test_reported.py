@@ -155,7 +155,7 @@ SAID = {
     "wsl_segv": ("A compiled part of vLLM has crashed", "install vLLM again"),
     "included_router": (
         "'_IncludedRouter' object has no attribute 'path'",
-        "often it is a fault of this version",
+        "this is often a fault of this version of vLLM",
     ),
     "prefix_chunked": (
         "Prefix cache and chunked prefill are currently not supported",

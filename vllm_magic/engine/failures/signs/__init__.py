@@ -1,7 +1,7 @@
 """Known failures in vLLM's log, by family.
 
-If a log has several signs, the first in `SIGNS` counts: the order is that of the families here, and of the signs in the file
-of a family; all general signs come after all others.
+If a log has several signs, the first in `SIGNS` counts. The order is that of the families here, and within a family that of
+its file. The general signs come last.
 """
 
 from __future__ import annotations

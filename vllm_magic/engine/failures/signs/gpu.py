@@ -51,7 +51,7 @@ SIGNS = (
         r"Error in memory profiling\. Initial free memory ([\d.]{1,20})(?: GiB)?, current free memory ([\d.]{1,20})",
         machine_hints.memory_came_back,
         "Start it again; it works once no other process gives memory back meanwhile",
-        passing=True,
+        transient=True,
     ),
     Sign(  # vllm/utils/torch_utils.py, get_accelerator_view_from_cpu_tensor
         r"UVA is not available",

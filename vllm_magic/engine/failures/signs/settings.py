@@ -70,7 +70,7 @@ SIGNS = (
         r"\[Errno 98\]",
         "The port is taken",
         "Choose another --port, or leave it out for a free one",
-        port=True,
+        port_taken=True,
     ),
     Sign(
         r"port must be 0-65535",

@@ -1,4 +1,4 @@
-"""A sign of a failure in vLLM's log: its pattern, its cause, and its hint.
+"""A sign of a failure in vLLM's log: a pattern, the cause, and a hint.
 
 Patterns are searched in lines without the prefix of logging (see `tracebacks`); ``^`` and ``$`` match at the ends of a line.
 Cause and hint are format strings for the groups of the match, or functions of `hints` and `machine_hints`.
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sign:
-    """One failure.
+    """A sign of one failure.
 
     Attributes:
         pattern: the regular expression. It must not begin with a repetition, and every repetition that is not at its end
             must have an upper bound, so that no line takes more than a few milliseconds.
         cause: what happened.
         hint: what to do about it.
-        port: whether the failure means that another process has the server's TCP port.
-        passing: whether the same start is likely to succeed if it is tried again at once.
-        general: whether every sign that is not general says more than this one.
+        port_taken: whether another process has the server's TCP port.
+        transient: whether the same start is likely to succeed if it is tried again at once.
+        general: whether this sign counts only if the log has no sign that is not general.
     """
 
     pattern: str
     cause: str | MessageFunction
     hint: str | MessageFunction
-    port: bool = False
-    passing: bool = False
+    port_taken: bool = False
+    transient: bool = False
     general: bool = False
