@@ -30,7 +30,7 @@ def test_a_lock_of_the_cache_that_another_process_holds(manager, spec, tmp_path,
         said = f"a lock of the Hugging Face cache that process {other.pid} holds ({lock})"
         assert standstill.by_lock(lock.parent, ()) == said
         assert standstill.by_lock(lock.parent, {other.pid}) == ""
-        monkeypatch.setattr(monitor, "STILL", 0.5)
+        monkeypatch.setattr(monitor, "STANDSTILL_AFTER", 0.5)
         server = manager.start(one, wait=False).server
         until(lambda: f"waits for {said}" in line(server.status), "it is not said")
         with pytest.raises(StartTimeout) as late:
@@ -38,7 +38,7 @@ def test_a_lock_of_the_cache_that_another_process_holds(manager, spec, tmp_path,
         assert f". It waits for {said}. " in str(late.value)
         other.stdin.close()
     with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)  # readers hold nobody up
+        fcntl.flock(file, fcntl.LOCK_SH)  # a shared lock does not count
         assert standstill.by_lock(lock.parent, ()) == ""
     manager.stop()
     traces.check()

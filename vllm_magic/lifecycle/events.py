@@ -102,7 +102,7 @@ class LogRead:
 
     Attributes:
         found: the progress that they report, oldest first.
-        waits_for: what the start waits for, if the log stands still and that is known; else "".
+        waits_for: what the start waits for; "" if the log grows, or if that is not known.
     """
 
     at: float

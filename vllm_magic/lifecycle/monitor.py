@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from vllm_magic.provisioning.base import Prepared
 
 DISK_LIMIT = 1.0  # seconds for the check whether the disk of the log is full
-STILL = 30.0  # seconds without a new line of the log, after which is sought what the start waits for
+STANDSTILL_AFTER = 30.0  # seconds without a new line of the log, after which the reason is searched
 # Seconds to wait for messages of guards that were killed: the inner guard may still be releasing the server.
 LAST_MESSAGES_LIMIT = KILL_LIMIT + 10.0
 
@@ -280,11 +280,11 @@ class Monitor:
         lines, now = self._follower.new_lines(), time.monotonic()
         if lines:
             self._last_line, self._last_line_at, self._waits_for = lines[-1], now, ""
-        elif now >= self._last_line_at + STILL:
-            self._last_line_at = now  # looked at again after as many seconds
-            own = {one.pid for one in self._members()}
+        elif now >= self._last_line_at + STANDSTILL_AFTER:
+            self._last_line_at = now  # so that the reason is searched again after as many seconds
+            own = {member.pid for member in self._members()}
             locks = self._prepared.downloads.locks
-            self._waits_for = standstill.by_log([self._last_line]) or standstill.by_lock(locks, own)
+            self._waits_for = standstill.reason([self._last_line], locks, own)
         found = tuple(progress for progress in map(stages.read, lines) if progress is not None)
         return LogRead(now, found, self._waits_for)
 

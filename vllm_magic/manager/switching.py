@@ -1,4 +1,4 @@
-"""Serve several models on one GPU, one at a time: the other servers sleep or are stopped before one is started or woken up."""
+"""Serve several models on one GPU, one at a time: put the other servers to sleep, or stop them, before a server becomes ready."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Switch:
-    """The result of `switch`: the server that is ready now, and what was done before, in that order."""
+    """The result of `switch`.
+
+    Attributes:
+        server: the server that is ready now.
+        done: the sleeps and releases of the other servers, and the wake-up of this one, in the order in which they were done.
+    """
 
     server: Server
     done: tuple[SleepResult | Release, ...]
@@ -38,21 +43,21 @@ def switch(
 ) -> Switch:
     """Make this server ready. Before that, put the other servers on its GPUs to sleep; stop those that cannot sleep.
 
-    If the server fails, the other servers come back: those that sleep are woken up, and those that were stopped are started
-    again, with the same spec. The error is raised when they are ready.
+    If the server fails, the other servers come back: sleeping servers are woken up, and stopped servers are started again with
+    the same spec. The error is raised when they are ready.
 
-    An interrupt is handled as a failure, because the user does not want this server and has no other server now. But the user
-    wants the prompt at once, too: sleeping servers are woken up, which takes seconds, and stopped servers start again without
-    a wait. A second interrupt leaves the other servers as they are.
+    An interrupt is handled as a failure, because the user no longer wants this server and has no other server. But the user also
+    wants the prompt at once: sleeping servers are woken up, which takes seconds, and this call does not wait until stopped
+    servers are ready. A second interrupt leaves the other servers as they are.
 
     Args:
         manager: the manager of the servers.
         spec: the spec of the server.
-        timeout: seconds to wait for a start, after which the server is released; None for no limit. The wait for a server that
-            comes back has the same limit, but that server is not released.
+        timeout: seconds to wait for the start, after which the server is released; None for no limit. The wait for a server that
+            comes back has the same limit, but a server that comes back is not released.
         restore: whether the other servers come back.
-        report: called with the server that starts, in this thread, repeatedly during the wait for it; after a failure with
-            another server, that comes back.
+        report: called in this thread, repeatedly during a wait, with the server that starts: this server, or, after a failure,
+            a server that comes back.
 
     Raises:
         StartInterrupted: the call was interrupted after it had begun to put a server to sleep, to stop one, or to start one.
@@ -61,7 +66,7 @@ def switch(
     while True:
         gpus = _gpus(manager, spec)
         with TURNS.turn(*gpus):
-            # Another server may have been started before this turn, perhaps on other GPUs too.
+            # During the wait for this turn, another server may have started, perhaps also on GPUs outside this turn.
             if not _gpus(manager, spec) <= gpus:
                 continue
             moved: list[Server] = []
@@ -87,14 +92,14 @@ def _switch(
     timeout: float | None,
     report: Callable[[Server], None] | None,
 ) -> Switch:
-    """Make the switch, and add each server that is put to sleep or stopped to ``moved``, before that begins."""
+    """Make the switch. Before a server is put to sleep or stopped, add it to ``moved``."""
     manager.check(spec)
     manager.expect(spec)
     done: list[SleepResult | Release] = []
     for other in _on_same_gpus(manager, spec):
         if other.state is ServerState.READY and run_of(other).sleep_mode.is_asleep():
             continue
-        if other.state is not ServerState.STOPPING:  # what is being stopped already does not come back
+        if other.state is not ServerState.STOPPING:  # a server that stops anyway does not come back
             moved.append(other)
         done.append(_move_away(manager, other))
     server = manager.start(spec, timeout=timeout, report=report).server
@@ -106,7 +111,7 @@ def _switch(
 def _gpus(manager: Manager, spec: ServerSpec) -> frozenset[GpuSet]:
     """Return the GPUs of this server, and those of all servers that are put to sleep or stopped for it."""
     return frozenset(
-        GpuSet.of(one) for one in (spec, *(server.spec for server in _on_same_gpus(manager, spec)))
+        GpuSet.of(each) for each in (spec, *(server.spec for server in _on_same_gpus(manager, spec)))
     )
 
 
@@ -122,6 +127,7 @@ def _on_same_gpus(manager: Manager, spec: ServerSpec) -> list[Server]:
 
 
 def _move_away(manager: Manager, server: Server) -> SleepResult | Release:
+    """Put a server to sleep; stop a server that cannot sleep."""
     if run_of(server).sleep_mode.available and server.state is ServerState.READY:
         return server.sleep()
     return manager.stop(server.name)

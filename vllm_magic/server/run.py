@@ -244,13 +244,13 @@ class ServerRun:
             self.sleep_mode.is_asleep()
 
     def _timed_out(self, timeout: float) -> StartTimeout:
-        """Return the error for a start that takes too long: its stage, what it waits for if that is known, and its log's end."""
+        """Return the error for a start that takes too long: its stage, what it waits for if that is known, and the end of its log."""
         path = self.log_path
         lines = log.tail(path, LAST_LINES, self.secrets()) if path else []
         environ = {**os.environ, **dict(self.spec.env)}
         own = members.pids(self.name, self.lifecycle)
         locks = Downloads(self.spec.model, self.spec.all_args, environ).locks
-        waits_for = standstill.by_log(lines) or standstill.by_lock(locks, own)
+        waits_for = standstill.reason(lines, locks, own)
         stage = self.lifecycle.now.progress.stage.value
         return StartTimeout(
             f"{self.name} was not ready after {timeout:g} s, but still {stage}"

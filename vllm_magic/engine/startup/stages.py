@@ -38,7 +38,7 @@ class Progress:
         stage: the stage.
         counted: how many steps of the stage are done, and of how many, such as (3, 8); None if vLLM does not count.
         download: the download for which the stage waits, if there is one.
-        waits_for: what else the start waits for, if its log stands still and that is known; else "".
+        waits_for: what else the start waits for; "" if its log grows, or if that is not known.
     """
 
     stage: Stage

@@ -1,4 +1,4 @@
-"""What a start waits for whose log does not grow, as far as the log and the locks of the Hugging Face cache show it."""
+"""The reason why a start stands still: what it waits for, by its log and the locks of the Hugging Face cache."""
 
 from __future__ import annotations
 
@@ -12,22 +12,27 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from pathlib import Path
 
-# vllm/distributed/parallel_state.py, and device_communicators/pynccl.py
-_CONNECTS = re.compile(r"vLLM is using nccl==|distributed_init_method=\S{1,200} backend=nccl")
-NCCL = "NCCL, which connects its GPUs: --env NCCL_DEBUG=INFO shows more"
+# Lines of the log after which NCCL connects the GPUs (vllm/distributed/parallel_state.py, and device_communicators/pynccl.py).
+_NCCL_LINE = re.compile(r"vLLM is using nccl==|distributed_init_method=\S{1,200} backend=nccl")
+NCCL = "NCCL, which connects the GPUs: --env NCCL_DEBUG=INFO shows more"
+
+
+def reason(lines: Sequence[str], locks: Path | None, own: Collection[int]) -> str:
+    """Return what a start waits for; "" if that is not known. Arguments as for `by_log` and `by_lock`."""
+    return by_log(lines) or by_lock(locks, own)
 
 
 def by_log(lines: Sequence[str]) -> str:
-    """Return what a start waits for whose log ends with these lines; "" if they do not say it."""
-    return NCCL if lines and _CONNECTS.search(lines[-1]) else ""
+    """Return what a start waits for, by the last lines of its log; "" if they do not show it."""
+    return NCCL if lines and _NCCL_LINE.search(lines[-1]) else ""
 
 
 def by_lock(locks: Path | None, own: Collection[int]) -> str:
-    """Return the lock in the Hugging Face cache for which the download of a model waits; "" if there is none.
+    """Return the lock of the Hugging Face cache for which the download of a model waits; "" if no other process holds one.
 
     Args:
         locks: the folder of the model's locks, see `Downloads.locks`; None for a model that is not downloaded.
-        own: the pids of the server's processes, whose locks are no obstacle.
+        own: the pids of the server's processes. Their own locks do not count.
     """
     with suppress(OSError):
         for path in sorted(locks.glob("*.lock")) if locks else ():
