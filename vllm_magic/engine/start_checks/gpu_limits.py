@@ -9,7 +9,6 @@ import re
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import command, versions
-from vllm_magic.engine.flags import flags
 from vllm_magic.errors import InvalidOption
 from vllm_magic.gpu import choice
 from vllm_magic.gpu.visible import visible
@@ -73,7 +72,6 @@ def _candidates(start: PlannedStart) -> Sequence[Gpu]:
 
 
 def _check_count(start: PlannedStart, gpus: Sequence[Gpu]) -> None:
-    args = start.spec.all_args
     backend = start.value("--distributed-executor-backend")
     release = versions.parse(start.version)
     certain = backend == "mp" or (
@@ -81,8 +79,7 @@ def _check_count(start: PlannedStart, gpus: Sequence[Gpu]) -> None:
     )
     if not certain or start.has(*_SEVERAL_MACHINES):
         return
-    tensor = flags.whole_number(args, "--tensor-parallel-size", "-tp", default=1)
-    stages = flags.whole_number(args, "--pipeline-parallel-size", "-pp", default=1)
+    tensor, stages = start.tensor_parallel_size, start.pipeline_parallel_size
     if tensor * stages <= len(gpus):
         return
     asked = " x ".join(

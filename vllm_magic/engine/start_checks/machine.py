@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import command, versions
-from vllm_magic.engine.flags import flags
 from vllm_magic.engine.models import download
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.linux import limits
@@ -112,9 +111,7 @@ def _workers(start: PlannedStart) -> int:
         "--nnodes", "-n"
     ):
         return 1
-    args = start.spec.all_args
-    stages = flags.whole_number(args, "--pipeline-parallel-size", "-pp", default=1)
-    return stages * flags.whole_number(args, "--tensor-parallel-size", "-tp", default=1)
+    return start.pipeline_parallel_size * start.tensor_parallel_size
 
 
 def _check_disk(start: PlannedStart) -> None:

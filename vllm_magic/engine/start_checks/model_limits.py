@@ -85,8 +85,7 @@ def _check_length(start: PlannedStart, config: dict[str, Any]) -> None:
 
 
 def _check_heads(start: PlannedStart, config: dict[str, Any]) -> None:
-    names = ("--tensor-parallel-size", "-tp")
-    size = flags.whole_number(start.spec.all_args, *names, default=1)
+    size = start.tensor_parallel_size
     if size <= 1 or _has_own_code(start, config):
         return
     try:

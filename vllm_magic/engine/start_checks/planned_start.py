@@ -107,6 +107,16 @@ class PlannedStart:
         except (OSError, NoEstimate):
             return None
 
+    @property
+    def tensor_parallel_size(self) -> int:
+        """The number of GPUs for tensor parallelism; 1 if the flag has no valid number."""
+        return flags.whole_number(self.spec.all_args, "--tensor-parallel-size", "-tp", default=1)
+
+    @property
+    def pipeline_parallel_size(self) -> int:
+        """The number of stages for pipeline parallelism; 1 if the flag has no valid number."""
+        return flags.whole_number(self.spec.all_args, "--pipeline-parallel-size", "-pp", default=1)
+
     def last(self, name: str) -> GivenFlag | None:
         """Return the last flag in `given` that means this option; None if there is none."""
         option = self.table.find(name) if self.table else None
