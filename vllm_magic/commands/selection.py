@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 HELP_COMMAND = "help"
 HELP_FLAGS = ("-h", "--help")
+# By what other programs call them: `vllm serve`, `docker run`, `ollama list`.
+_SYNONYMS = {"serve": "start", "run": "start", "ls": "status", "list": "status", "kill": "stop"}
 
 
 def select(
@@ -51,6 +53,7 @@ def find(names: Iterable[str], name: str, front_end: FrontEnd, before: str = "")
     sub_commands = [known for known in names if known != CELL]
     if name in sub_commands:
         return name
-    near = difflib.get_close_matches(name, sub_commands, n=1)
+    same = [_SYNONYMS[name]] if _SYNONYMS.get(name) in sub_commands else []
+    near = same or difflib.get_close_matches(name, sub_commands, n=1)
     suggestion = f" Did you mean {before or front_end.program} {near[0]}?" if near else ""
     raise InvalidOption(f"There is no command {name!r}.{suggestion} See {front_end.help_line()}.")

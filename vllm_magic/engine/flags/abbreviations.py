@@ -23,10 +23,11 @@ _READ = """
 --data-parallel-size-local -dpl --decode-context-parallel-size -dcp --disable-access-log-for-endpoints
 --disable-hybrid-kv-cache-manager --disable-log-stats --disable-sliding-window --distributed-executor-backend
 --download-dir --dtype --enable-expert-parallel -ep --enable-lora --enable-sleep-mode --gpu-memory-utilization
---headless --hf-overrides --host --kv-cache-dtype --kv-cache-dtype-skip-layers --kv-cache-memory-bytes
---kv-transfer-config --max-model-len --max-num-batched-tokens --max-num-seqs --num-gpu-blocks-override
---pipeline-parallel-size -pp --port --quantization -q --revision --served-model-name --shutdown-timeout
---speculative-config -sc --ssl-certfile --tensor-parallel-size -tp --uds
+--headless --hf-config-path --hf-overrides --host --kv-cache-dtype --kv-cache-dtype-skip-layers
+--kv-cache-memory-bytes --kv-transfer-config --load-format --max-model-len --max-num-batched-tokens --max-num-seqs
+--mm-encoder-only --nnodes --node-rank --num-gpu-blocks-override --pipeline-parallel-size -pp --port --quantization
+-q --revision --served-model-name --shutdown-timeout --skip-tokenizer-init --speculative-config -sc --ssl-certfile
+--tensor-parallel-size -tp --tokenizer --tokenizer-mode --tokens-only --trust-remote-code --uds
 """
 READ = (*SECRET, *_READ.split())  # all flags that vllm_magic looks for
 

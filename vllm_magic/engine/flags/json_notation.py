@@ -10,6 +10,8 @@ from typing import Any
 
 LONGEST = 2000  # characters of a text for which JSON is suggested, at most
 LONGEST_SHOWN = 300  # characters of JSON that a message shows, at most
+# The quotation marks that a text editor writes.
+_STRAIGHT = str.maketrans("\u201c\u201d\u201e\u2018\u2019", '"""\'\'')
 _STRING = re.compile(r'("(?:[^"\\]|\\.)*")')
 _AMOUNT = re.compile(r"\b\d+(?:\.\d+)?[kKmMgGtT]\b")
 _KEY_WITHOUT_BLANK = re.compile(r"([{,]\s*[\w.-]+):(?=\S)")
@@ -42,7 +44,7 @@ def suggestion(text: str) -> str | None:
 
     It is known for JSON whose quotation marks a shell removed, for Python's notation, and for ``image=2,video=1``.
     """
-    text = text.strip()
+    text = text.strip().translate(_STRAIGHT)
     if not text or len(text) > LONGEST:
         return None
     found = (_from_python(text) or _from_yaml(text)) if text[0] in "{[" else _from_pairs(text)

@@ -14,6 +14,7 @@ from vllm_magic.engine.start_checks import (
     model_name,
     named_files,
     parsers,
+    stray_words,
     unknown_flags,
 )
 from vllm_magic.engine.start_checks.planned_start import PlannedStart
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 # The checks that need no vLLM.
 MODEL_CHECKS: tuple[Callable[[PlannedStart], None], ...] = (model_name.check, model_folder.check)
 CHECKS: tuple[Callable[[PlannedStart], None], ...] = (
+    stray_words.check,
     unknown_flags.check,
     flag_values.check,
     flag_ranges.check,

@@ -68,10 +68,11 @@ def find(flag: GivenFlag) -> tuple[str, str] | None:
             return problem
     if flag.left_over and option.nargs == "1":
         words = " ".join([*flag.values, *flag.left_over])
+        meant = json_notation.suggestion(words) if words[0] in "{[" else None
         what_to_do = (
             f"Leave out {_quoted(' '.join(flag.left_over))}."
             if option.strict or option.type in _NUMBERS
-            else f"Put a value with blanks in quotes: {flag.written} {_quoted(shlex.quote(words))}."
+            else f"Put a value with blanks in quotes: {flag.written} {_quoted(meant or shlex.quote(words))}."
         )
         return f"{_quoted(f'{name} {words}')}: {name} takes one value", what_to_do
     return None

@@ -97,6 +97,9 @@ def _instead(flag: str, table: FlagTable) -> str:
         return f". Write -{flag}, with two dashes."
     if advice := other_versions.advice(flag, table.by_string, table.version):
         return advice
+    if plain(flag) in flags.OWN:  # in a call, or after "--"
+        argument = "wait=False" if plain(flag) == "--no-wait" else f"{flag.strip('-')}="
+        return f". It is an option of vllm_magic: in a call, write {argument}."
     if near := flags.similar(plain(flag), [*flags.OWN, *_long(table)], 1):
         return f". Did you mean {near[0]}?"
     return ". If a plugin adds it while vLLM starts, --force starts the server all the same."

@@ -83,7 +83,9 @@ def _text(expression: str, written: str, namespace: Mapping[str, Any]) -> str:
         value = eval(expression, dict(namespace))  # noqa: S307 - the user's own code in the user's own kernel
         return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
     except SyntaxError:
-        raise InvalidOption(f"{written} is not a valid expression. Put JSON in single quotes.") from None
+        raise InvalidOption(
+            f"{written} is not a valid expression. JSON stands in single quotes, and its names in double quotes."
+        ) from None
     except NameError as error:
         quotes = " Put quotes around an expression that contains quotes." if "[" in written else ""
         raise InvalidOption(

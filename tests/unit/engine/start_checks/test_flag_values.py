@@ -50,6 +50,8 @@ def test_what_vllm_may_accept_is_left_to_it(planned, line):
     [
         ("--dtype float99", f"--dtype float99 is not among the values that vLLM accepts. Did you mean float? {DTYPES}"),
         ("--dtype=fp16", f"--dtype fp16 is not among the values that vLLM accepts. Did you mean float16? {DTYPES}"),
+        ("--hf-overrides {a: 1}", """Put a value with blanks in quotes: --hf-overrides '{"a": 1}'."""),
+        ("--limit-mm-per-prompt '{“image”: 2}'", """Write --limit-mm-per-prompt '{"image": 2}', with the quotes."""),
         ("--dtype BFLOAT16", "Did you mean bfloat16?"),
         ("--dtype x", f"--dtype x is not among the values that vLLM accepts. {DTYPES}"),
         ("--max-lora-rank 7", "--max-lora-rank 7 is not among the values that vLLM accepts. Choose from 1, 8, 16 or 64."),

@@ -141,3 +141,11 @@ QUIET = ("--disable-access-log-for-endpoints", "/health,/metrics")
 
 def test_no_flag_is_added_where_the_flags_are_not_known(spec):
     assert QUIET[0] not in command.build(spec()).argv
+
+
+def test_an_option_of_vllm_magic_that_reaches_vllm(planned):
+    """As in vllm_magic.start("m", "--gpus", "0"), where it is an argument of the call."""
+    with pytest.raises(InvalidOption, match=r"no flag --no-wait\. .* in a call, write wait=False\."):
+        unknown_flags.check(planned("--no-wait"))
+    with pytest.raises(InvalidOption, match=r"in a call, write gpus=\."):
+        unknown_flags.check(planned("--gpus", "0"))
