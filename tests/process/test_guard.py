@@ -429,7 +429,7 @@ def test_the_outer_guard_removes_the_shared_memory_in_the_record(tmp_path):
         stat = segment.stat()
         outer = Outer.__new__(Outer)
         outer.request = launch_request(tmp_path, "/bin/true")
-        outer.before = set()
+        outer.segments, outer.before = set(), set()
         outer._unlink_recorded()  # no record yet
         assert segment.exists()
         noted = record(segments=[[stat.st_dev, stat.st_ino]])
@@ -557,6 +557,10 @@ def test_the_shared_memory_of_a_spare_that_becomes_a_server(tmp_path, end):
         theirs.touch(mode=0o600)
         outer = Identity(*records.read(str(tmp_path / "folder")).outer)
         if end == LATE:
+            # So the launch request is the first message that the outer guard reads afterwards.
+            by_hand.until(
+                (tmp_path / "folder/known.json").exists, "the outer guard has not read the known processes"
+            )
             assert pidfd.send(outer, signal.SIGSTOP)
         pair.launch(waiting)
         started = receive(pair, Started)

@@ -110,14 +110,15 @@ class Outer(Guard):
     def _unlink_recorded(self) -> None:
         """Remove the shared memory in the record: the processes that mapped it may have ended before the release.
 
-        The list of the shared memory that existed before the server is on disk too. This guard's own list may be younger, see
-        `_read_rest`.
+        The list of the shared memory that existed before the server is on disk too. For a server that was a standby, this guard
+        has no such list.
         """
         with contextlib.suppress(OSError, BrokenRecordError):
             noted = record.read(self.request.folder)
             existing = record.read_existing_segments(self.request.folder)
             before = self.before if existing is None else existing
-            shared_memory.unlink_unmapped((Segment(*segment) for segment in noted.segments), before)
+            recorded = {Segment(*segment) for segment in noted.segments}
+            shared_memory.unlink_unmapped(self.segments | recorded, before)
 
     def _poll(self, rest: float | None) -> set[int]:
         poller = select.poll()
@@ -143,17 +144,11 @@ class Outer(Guard):
             self._ending_since = time.monotonic()
 
     def _read_rest(self) -> None:
-        """Handle the last messages of the inner guard, above all the launch request of a standby.
-
-        After a late launch request, this guard cannot find out which shared memory existed before the server. So the release
-        removes no shared memory, and `_unlink_recorded` uses the list on disk.
-        """
-        poller, request = select.poll(), self.request
+        """Handle the last messages of the inner guard, above all the launch request of a standby."""
+        poller = select.poll()
         poller.register(self._link, select.POLLIN)
         while poller.poll(0) and self._receive_from_inner():
             pass
-        if self.request is not request:
-            self.before = None
 
     def _receive_from_inner(self) -> bool:
         """Handle a message of the inner guard; return False after the last message of a guard that has died.
@@ -165,7 +160,9 @@ class Outer(Guard):
         message = decode(data)
         if isinstance(message, LaunchRequest):
             self.request = message
-            self.remember_existing_segments()
+            # This guard may read the request late, and then cannot find out which shared memory existed before the server. So
+            # its release removes none, and `_unlink_recorded` uses the list on disk.
+            self.before = None
         elif isinstance(message, KnownProcesses):
             self._write_known(message.known)
         elif isinstance(message, Stop):
