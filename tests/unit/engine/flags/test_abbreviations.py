@@ -180,7 +180,7 @@ def test_it_is_masked_in_the_title_of_a_process(words):
 
 # Flag-like words of the package that are none of `vllm serve`, or whose abbreviation changes nothing for us.
 OTHERS = """
-    --backend --base-url --config --dataset-name --env --gpus --help --keep --name --num-prompts --omni
+    --backend --base-url --config --dataset-name --env --gpus --help --keep --name --no-wait --num-prompts --omni
     --random-input-len --random-output-len --ttl --model --look --see --no- -c -u
 """
 # Flags of which a check of a start finds no abbreviation: then vLLM decides. --config and --model begin some of them.
