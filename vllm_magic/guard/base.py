@@ -205,15 +205,6 @@ class Guard:
         pids = [process.identity.pid for process in members if process.state != "D"]
         self.segments |= shared_memory.mapped_by(pids)
 
-    def remember_existing_segments(self) -> None:
-        """Add all shared memory that the server does not map now to `before`. A standby calls this when it becomes a server."""
-        if self.before is not None:
-            try:
-                ours = shared_memory.mapped_by(process.identity.pid for process in self.members())
-                self.before |= shared_memory.existing() - ours
-            except OSError:  # no descriptor is free
-                self.before = None
-
     def release(
         self,
         by: str,

@@ -32,7 +32,7 @@ from vllm_magic.guard.protocol import (
 )
 from vllm_magic.guard.record import Phase, Record
 from vllm_magic.guard.standby_leader import StandbyConnection
-from vllm_magic.linux import pidfd, pidfd_calls, processes
+from vllm_magic.linux import pidfd, pidfd_calls, processes, shared_memory
 
 if TYPE_CHECKING:
     from vllm_magic.guard.ladder import Members
@@ -274,7 +274,7 @@ class Inner(Guard):
             # record is written, since its time limit after the kernel's end depends on the request.
             message = encode(request._replace(argv=request.argv[:1], env={}, handover={}))
             self._link.send(message, socket.MSG_DONTWAIT)
-            self.remember_existing_segments()
+            self._remember_existing_segments()
             self._write_existing_segments()
             self._write()
             self._standby.send_request(request)
@@ -282,6 +282,15 @@ class Inner(Guard):
             self.send(Refused(error.errno or errno.ESTALE, str(error)))
             return Why.LEADER_ENDED, NO_GRACE
         return None
+
+    def _remember_existing_segments(self) -> None:
+        """Add all shared memory that the server does not map now to `before`. Called when a standby becomes a server."""
+        if self.before is not None:
+            try:
+                ours = shared_memory.mapped_by(process.identity.pid for process in self.members())
+                self.before |= shared_memory.existing() - ours
+            except OSError:  # no descriptor is free
+                self.before = None
 
     def _note_ready(self) -> None:
         members = self.members()
