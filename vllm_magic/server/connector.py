@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine.client.connection import Connection
-from vllm_magic.engine.client.health import ANSWER_LIMIT, Api
+from vllm_magic.engine.client.health import Api
 from vllm_magic.errors import RequestFailed
 from vllm_magic.lifecycle.status import ServerState
 from vllm_magic.linux import processes, sockets
@@ -40,8 +40,8 @@ class Connector:
         self._check_ready()
         return Connection(self._name, self.endpoint, self._verify)
 
-    def api(self, limit: float = ANSWER_LIMIT) -> Api:
-        """Return a client for the routes of health, metrics and sleep mode; a request takes ``limit`` seconds at most.
+    def api(self, limit: float | None = None) -> Api:
+        """Return a client for the routes of health, metrics and sleep mode; ``limit`` as in `Api`.
 
         Raises:
             RequestFailed: the server is not ready.

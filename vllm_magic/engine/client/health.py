@@ -25,18 +25,18 @@ class Api:
         endpoint: the address and the key of the server.
         verify: called when a connection is made, before anything is sent; each call raises the errors of this function, except
             `NoAnswerError`.
-        limit: seconds for a whole answer.
+        limit: seconds for a whole answer; None for `ANSWER_LIMIT`.
     """
 
     def __init__(
         self,
         endpoint: Endpoint,
         verify: Callable[[], object],
-        limit: float = ANSWER_LIMIT,
+        limit: float | None = None,
     ) -> None:
         self._url = endpoint.url
         self._verify = verify
-        self._limit = limit
+        self._limit = ANSWER_LIMIT if limit is None else limit
 
     def health(self) -> int | None:
         """Return the status of ``GET /health``: 200 once it is ready, 503 if its engine is dead; None without an answer."""
@@ -57,9 +57,12 @@ class Api:
             return None
         return said if isinstance(said, bool) else None
 
-    def post(self, path: str, body: object = None, limit: float = ANSWER_LIMIT) -> int | None:
-        """Send a ``POST``, and return the status; None if the answer is not complete within ``limit`` seconds."""
-        answer = self._ask("POST", path, limit, body)
+    def post(self, path: str, body: object = None, limit: float | None = None) -> int | None:
+        """Send a ``POST``, and return the status; None if the answer is not complete within ``limit`` seconds.
+
+        Without a limit of its own, this has that of the client.
+        """
+        answer = self._ask("POST", path, self._limit if limit is None else limit, body)
         return answer.status if answer else None
 
     def metrics(self) -> Metrics | None:
