@@ -69,6 +69,7 @@ _LATENT = (
     "longcat_flash",
     "pangu_ultra_moe",
 )
+ANY_LENGTH = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"  # with it, vLLM accepts a longer context (config/model.py)
 _NEVER_MULTIPLIED = ("su", "longrope", "llama3")
 _ALREADY_SCALED = (
     *_NEVER_MULTIPLIED,

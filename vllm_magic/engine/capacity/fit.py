@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.engine import command
-from vllm_magic.engine.capacity import advice, fit_view, weights
+from vllm_magic.engine.capacity import advice, architecture, fit_view, weights
 from vllm_magic.engine.capacity.advice import FitInput, FitOutcome, GpuRoom
 from vllm_magic.engine.capacity.memory_need import need
 from vllm_magic.engine.flags import flags
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Gpu, Snapshot
 
 CPU_SPACE = "VLLM_CPU_KVCACHE_SPACE"  # GiB of KV cache for vLLM's CPU build (its platforms/cpu.py)
-ANY_LENGTH = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"  # config/model.py
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def fit(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot, *, online: 
         context = max(1, wanted.kv.longest(kv_room, wanted.model.longest))
     requests = wanted.kv.requests(kv_room, context) if kv_room is not None and wanted.kv.block else None
     largest = None if kv_room is None else wanted.kv.longest(kv_room, wanted.model.longest)
-    any_length = environ.get(ANY_LENGTH, "").strip().lower() in ("1", "true")
+    any_length = environ.get(architecture.ANY_LENGTH, "").strip().lower() in ("1", "true")
     case = FitInput(wanted, rooms, len(now.gpus), kv_room, context, any_length, again)
     outcome = advice.assess(case)
     said = advice.line(case, outcome, requests, largest)

@@ -15,7 +15,6 @@ from vllm_magic.errors import InvalidOption, NoEstimate, StartFailed
 if TYPE_CHECKING:
     from vllm_magic.engine.start_checks.planned_start import PlannedStart
 
-ANY_LENGTH = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"  # vLLM's config/model.py
 # Keys of config.json that hold the language model of some model types. vLLM has a rule for each of these types.
 _LANGUAGE_MODELS = ("llm_config", "language_config", "thinker_config")
 # The model types for which vLLM counts the heads in another way (transformers_utils/model_arch_config_convertor.py of 0.33).
@@ -67,7 +66,7 @@ def _config(start: PlannedStart) -> dict[str, Any] | None:
 def _check_length(start: PlannedStart, config: dict[str, Any]) -> None:
     given = start.value("--max-model-len") or ""
     length = flags.amount(given)
-    if not length or start.environ.get(ANY_LENGTH, "").strip().lower() not in ("", "0", "false"):
+    if not length or start.environ.get(architecture.ANY_LENGTH, "").strip().lower() not in ("", "0", "false"):
         return
     if start.folder is not None and any(start.folder.glob("sentence_*_config.json")):
         return  # vLLM takes the length from that file
@@ -80,7 +79,7 @@ def _check_length(start: PlannedStart, config: dict[str, Any]) -> None:
     if longest and length > longest:
         raise InvalidOption(
             f"--max-model-len {given} is longer than the model's context of {longest} tokens. Use --max-model-len {longest} or "
-            f"less. (--env {ANY_LENGTH}=1 makes vLLM accept it; the model was not made for it.)"
+            f"less. (--env {architecture.ANY_LENGTH}=1 makes vLLM accept it; the model was not made for it.)"
         )
 
 

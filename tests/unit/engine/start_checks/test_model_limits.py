@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from vllm_magic.engine.capacity.architecture import ANY_LENGTH
 from vllm_magic.engine.flags.flag_table import FlagOption, FlagTable
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.engine.start_checks import model_limits
@@ -108,8 +109,8 @@ class TestLength:
     def test_the_user_may_insist(self, check):
         for value in ("0", "", "false"):
             with pytest.raises(InvalidOption):
-                check("--max-model-len", "8192", env={model_limits.ANY_LENGTH: value})
-        check("--max-model-len", "8192", env={model_limits.ANY_LENGTH: "1"})
+                check("--max-model-len", "8192", env={ANY_LENGTH: value})
+        check("--max-model-len", "8192", env={ANY_LENGTH: "1"})
 
     @pytest.mark.parametrize("name", ["params.json", "sentence_bert_config.json"])
     def test_a_model_with_another_configuration_beside(self, check, tmp_path, name):
