@@ -19,6 +19,7 @@ from traces import Traces, temporary_folders
 from vllm_magic import ledger, notation
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import VllmMagicError
+from vllm_magic.jupyter.loaded_manager import loaded_manager
 from vllm_magic.manager.manager import Manager
 from vllm_magic.notation import Notation
 from vllm_magic.provisioning.standby_pool import StandbyMode
@@ -92,6 +93,8 @@ def executable(tmp_path_factory) -> str:
 def shell(home, executable, monkeypatch) -> Iterator[InteractiveShell]:
     """Yield a shell with the extension loaded and the stand-in configured, as in a terminal."""
     monkeypatch.setenv("VLLM_MAGIC_EXECUTABLE", executable)
+    if earlier := loaded_manager():
+        earlier.news()  # the kernel's manager serves all tests of this process; what it has to tell of them is theirs
     with a_shell() as shell:
         shell.run_line_magic("load_ext", "vllm_magic")
         yield shell

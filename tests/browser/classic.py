@@ -27,6 +27,10 @@ _IDLE = """() => {
     const kernel = window.Jupyter?.notebook?.kernel
     return kernel?.is_connected() && kernel.widget_manager && !window.Jupyter.notebook.kernel_busy
 }"""
+# Nor is one that is made while the manager still asks the kernel which widgets there are. ipywidgets 7 does not know the
+# first way of asking; the manager says so in the console, and sends a comm_info_request. The kernel answers in order.
+_FIRST_WAY_FAILED = "jupyter.widget.control"
+_ANSWERED = "() => new Promise(done => window.Jupyter.notebook.kernel.comm_info('jupyter.widget', done))"
 
 
 class ClassicNotebook:
@@ -44,8 +48,10 @@ class ClassicNotebook:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
 
     def open(self, url: str) -> None:
-        """Open a notebook, and wait for its kernel."""
-        self.page.goto(url)
+        """Open a notebook, and wait for its kernel, and until the page knows the kernel's widgets."""
+        with self.page.expect_console_message(lambda message: _FIRST_WAY_FAILED in message.text):
+            self.page.goto(url)
+        self.page.evaluate(_ANSWERED)
         self.page.wait_for_function(_IDLE)
 
     def output(self, index: int) -> Locator:

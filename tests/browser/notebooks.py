@@ -29,6 +29,16 @@ _CONNECTED = """async () => {
     await kernel.info
     return kernel.connectionStatus === 'connected' && kernel.status === 'idle'
 }"""
+_WATCH_RESTART = """() => {
+    const { statusChanged } = window.jupyterapp.shell.currentWidget.sessionContext
+    window.restartBegun = false
+    statusChanged.connect(function begun(context, status) {
+        if (status !== 'restarting') return
+        window.restartBegun = true
+        statusChanged.disconnect(begun)
+    })
+}"""
+_RESTARTED = "() => window.restartBegun && !window.jupyterapp.shell.currentWidget.sessionContext.isRestarting"
 _RUN = """index => {
     const { commands, shell } = window.jupyterapp
     const notebook = shell.currentWidget.content
@@ -134,10 +144,12 @@ class Notebook:
 
     def restart_kernel(self) -> None:
         """Restart the kernel through the menu, and wait until the new one is there."""
+        self.page.evaluate(_WATCH_RESTART)  # the kernel is idle until its restart begins
         self.menu("Kernel", "Restart Kernel…")
         dialog = self.page.locator(".jp-Dialog")
         dialog.locator(".jp-mod-accept").click()
         expect(dialog).to_have_count(0)
+        self.page.wait_for_function(_RESTARTED)
         self.wait_for_kernel()
 
     def theme(self, name: str) -> None:

@@ -57,7 +57,9 @@ def test_what_is_refused(shell, model, traces, tmp_path, monkeypatch, name, dama
     with capture_output() as seen:
         shell.run_cell(f"%vllm start {name.format(models=models)}")
         shell.run_cell("import vllm_magic; print(vllm_magic.servers())")
-    refusal, servers = seen.stdout.strip().split("\n")
+    lines = seen.stdout.strip().split("\n")
+    assert len(lines) == 2, lines
+    refusal, servers = lines
     assert refusal.startswith("StartFailed: ")
     assert said.format(models=models) in refusal
     assert servers == "{}"
