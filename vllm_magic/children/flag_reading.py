@@ -14,7 +14,6 @@ from vllm_magic.children import flag_watch
 from vllm_magic.children.watched import WatchedProcess
 from vllm_magic.engine import cache, executable
 from vllm_magic.engine.flags import flag_table
-from vllm_magic.linux import files
 
 if TYPE_CHECKING:
     from vllm_magic.engine.flags.flag_table import FlagTable
@@ -64,22 +63,24 @@ def table(path: str) -> FlagTable | None:
 
 
 def _begin(path: str, python: tuple[str, ...]) -> None:
-    result = cache.path(flag_table.KIND) / flag_table.file_name(path)
+    name = flag_table.file_name(path)
     attempt = _attempts.get(path)
-    if attempt is not None and not _is_over(attempt, result):
+    if attempt is not None and not _is_over(attempt, name):
         return
-    cache.make(flag_table.KIND)
+    result = cache.make(flag_table.KIND) / name
     words = [*python, str(_READER), str(flag_table.SCHEMA), path]
-    _attempts[path] = _Attempt(time.monotonic(), _spawn(path, result, words), files.modified(result))
+    before = cache.modified(flag_table.KIND, name)
+    _attempts[path] = _Attempt(time.monotonic(), _spawn(path, result, words), before)
 
 
-def _is_over(attempt: _Attempt, result: Path) -> bool:
+def _is_over(attempt: _Attempt, name: str) -> bool:
     """Whether an attempt has ended, and so long ago that the flags may be read again."""
     if not attempt.process.has_ended():
         return False
     # A reader of another kernel may have ended with its kernel.
     is_known = (
-        files.modified(result) != attempt.before or attempt.process.process.returncode == flag_watch.BUSY
+        cache.modified(flag_table.KIND, name) != attempt.before
+        or attempt.process.process.returncode == flag_watch.BUSY
     )
     return time.monotonic() >= attempt.since + (RENEWAL if is_known else RETRY)
 

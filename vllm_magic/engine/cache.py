@@ -1,6 +1,7 @@
 """The cache folder, in which a kernel stores data about vLLM for later kernels.
 
-Its content is data and never trusted: the readers check it. The folder is ``$VLLM_MAGIC_CACHE``, else ``vllm-magic`` in
+Its content is data and never trusted: the readers check it. Without it, all goes on, only slower: so nothing waits longer
+than `LIMIT` for a disk that does not answer. The folder is ``$VLLM_MAGIC_CACHE``, else ``vllm-magic`` in
 $XDG_CACHE_HOME or ~/.cache. It has a private folder for each kind of content.
 """
 
@@ -13,9 +14,10 @@ import stat
 import tempfile
 from pathlib import Path
 
-from vllm_magic.linux import files, home, trusted_path
+from vllm_magic.linux import disk, files, home, trusted_path
 
 _NAME = re.compile(r"[0-9a-f]{16}\.json")
+LIMIT = 2.0  # seconds
 LONGEST = 2**23  # bytes; a longer file is not read. The table of vLLM's flags takes a hundredth of this
 
 
@@ -41,6 +43,10 @@ def make(kind: str) -> Path:
         OSError: the folder cannot be created, or other users have access to it.
     """
     folder = path(kind)
+    return disk.call(folder, _make, folder, limit=LIMIT)
+
+
+def _make(folder: Path) -> Path:
     trusted_path.check(folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_private(folder.lstat(), stat.S_IFDIR):
@@ -52,14 +58,27 @@ def read(kind: str, name: str) -> bytes | None:
     """Return the content of a file; None if the file does not exist, is too long, or is not private to this user."""
     try:
         folder = path(kind)
-        if not _is_private(folder.lstat(), stat.S_IFDIR):
-            return None
-        with open(folder / name, "rb", opener=_careful) as file:
-            status = os.fstat(file.fileno())
-            fits = _is_private(status, stat.S_IFREG) and status.st_size <= LONGEST
-            return file.read(LONGEST) if fits else None
+        return disk.call(folder, _read, folder, name, limit=LIMIT)
     except (OSError, ValueError):
         return None
+
+
+def _read(folder: Path, name: str) -> bytes | None:
+    if not _is_private(folder.lstat(), stat.S_IFDIR):
+        return None
+    with open(folder / name, "rb", opener=_careful) as file:
+        status = os.fstat(file.fileno())
+        fits = _is_private(status, stat.S_IFREG) and status.st_size <= LONGEST
+        return file.read(LONGEST) if fits else None
+
+
+def modified(kind: str, name: str) -> float:
+    """When the file was written last, in seconds since the epoch; 0.0 where it is gone, or cannot be read."""
+    try:
+        folder = path(kind)
+        return disk.call(folder, files.modified, folder / name, limit=LIMIT)
+    except OSError:
+        return 0.0
 
 
 def write(kind: str, name: str, content: bytes) -> None:
@@ -68,7 +87,12 @@ def write(kind: str, name: str, content: bytes) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    folder = make(kind)
+    folder = path(kind)
+    disk.call(folder, _write, folder, name, content, limit=LIMIT)
+
+
+def _write(folder: Path, name: str, content: bytes) -> None:
+    _make(folder)
     fd, new = tempfile.mkstemp(dir=folder, prefix=".")  # mode 0600
     try:
         with os.fdopen(fd, "wb") as file:
@@ -82,17 +106,27 @@ def write(kind: str, name: str, content: bytes) -> None:
 def names(kind: str) -> list[str]:
     """Return the names of the files in the folder, newest first; empty if the folder does not exist."""
     try:
-        return [file.name for file in sorted(path(kind).iterdir(), key=files.modified, reverse=True)]
+        folder = path(kind)
+        return disk.call(folder, _names, folder, limit=LIMIT)
     except OSError:
         return []
+
+
+def _names(folder: Path) -> list[str]:
+    return [file.name for file in sorted(folder.iterdir(), key=files.modified, reverse=True)]
 
 
 def prune(kind: str, keep: int) -> None:
     """Remove all but the ``keep`` newest files. Files with other names than those of this package stay."""
     with contextlib.suppress(OSError):
-        ours = [file for file in path(kind).iterdir() if _NAME.fullmatch(file.name)]
-        for old in sorted(ours, key=files.modified, reverse=True)[keep:]:
-            old.unlink(missing_ok=True)
+        folder = path(kind)
+        disk.call(folder, _prune, folder, keep, limit=LIMIT)
+
+
+def _prune(folder: Path, keep: int) -> None:
+    ours = [file for file in folder.iterdir() if _NAME.fullmatch(file.name)]
+    for old in sorted(ours, key=files.modified, reverse=True)[keep:]:
+        old.unlink(missing_ok=True)
 
 
 def _careful(path: str, flags: int) -> int:

@@ -25,7 +25,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_magic.linux import files, lookups, trusted_path
+from vllm_magic.linux import disk, files, lookups, trusted_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -281,15 +281,19 @@ def _can_be_made(place: Path) -> bool:
     The user may be unable to make it in the home, which may be on a read-only disk.
     """
     try:
-        trusted_path.check(place.parent)
+        return disk.call(place.parent, _is_writable, place.parent)
     except OSError:
         return False
-    return place.parent.is_dir() and os.access(place.parent, os.W_OK)
+
+
+def _is_writable(folder: Path) -> bool:
+    trusted_path.check(folder)
+    return folder.is_dir() and os.access(folder, os.W_OK)
 
 
 def _is_private(folder: Path) -> bool:
     try:
-        status = folder.lstat()
+        status = disk.call(folder, os.lstat, folder)
     except OSError:
         return False
     ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()

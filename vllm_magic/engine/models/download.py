@@ -7,6 +7,7 @@ that are being downloaded are ``blobs/*.incomplete`` in the model's folder of th
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.engine.models import hf_cache
 from vllm_magic.engine.models.model_files import INDEX, folder_name
-from vllm_magic.linux import files
+from vllm_magic.linux import disk, files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -55,7 +56,7 @@ class Downloads:
         environ: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._folder = None if Path(model).exists() else hf_cache.folder(args, environ) / folder_name(model)
+        self._folder = None if _is_here(model) else hf_cache.folder(args, environ) / folder_name(model)
         self._clock = clock
         self._seen: list[tuple[float, int]] = []
 
@@ -65,10 +66,13 @@ class Downloads:
         return self._folder and self._folder.parent / ".locks" / self._folder.name
 
     def progress(self) -> Download | None:
-        """Return the download that is under way now; None if there is none."""
+        """Return the download that is under way now; None if there is none, or if the disk does not answer."""
         if self._folder is None:
             return None
-        done, goes_on = hf_cache.arriving(self._folder / "blobs")
+        try:
+            done, goes_on, total = disk.call(self._folder, _arriving, self._folder)
+        except OSError:
+            return None
         if not goes_on:
             self._seen.clear()
             return None
@@ -76,16 +80,31 @@ class Downloads:
         self._seen = [(at, size) for at, size in self._seen if now - at <= SPAN] + [(now, done)]
         begin, before = self._seen[0]
         speed = (done - before) / (now - begin) if now > begin else None
-        return Download(done, self._total(done), speed)
+        return Download(done, total, speed)
 
-    def _total(self, done: int) -> int | None:
-        for index in self._folder.glob(f"snapshots/*/{INDEX}") if self._folder else ():
-            content = _load(index)
-            metadata = content.get("metadata") if isinstance(content, dict) else None
-            total = metadata.get("total_size") if isinstance(metadata, dict) else None
-            if isinstance(total, int) and total >= done:
-                return total
-        return None
+
+def _is_here(model: str) -> bool:
+    path = Path(model).absolute()
+    try:
+        return disk.call(path, os.path.exists, path)
+    except OSError:
+        return True
+
+
+def _arriving(folder: Path) -> tuple[int, bool, int | None]:
+    """Return the bytes that have arrived, whether more arrive, and the bytes of all weights, if they are known."""
+    done, goes_on = hf_cache.arriving(folder / "blobs")
+    return done, goes_on, _total(folder, done) if goes_on else None
+
+
+def _total(folder: Path, done: int) -> int | None:
+    for index in folder.glob(f"snapshots/*/{INDEX}"):
+        content = _load(index)
+        metadata = content.get("metadata") if isinstance(content, dict) else None
+        total = metadata.get("total_size") if isinstance(metadata, dict) else None
+        if isinstance(total, int) and total >= done:
+            return total
+    return None
 
 
 def missing_bytes(snapshot: Path) -> int:

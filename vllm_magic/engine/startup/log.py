@@ -7,7 +7,7 @@ import re
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from vllm_magic.linux import files
+from vllm_magic.linux import disk, files
 from vllm_magic.masking import mask
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _LOOK = re.compile(
 
 
 def tail(path: Path, count: int, secrets: Iterable[str] = ()) -> list[str]:
-    """Return the last ``count`` lines, oldest first; [] if there is no log.
+    """Return the last ``count`` lines, oldest first; [] if there is no log. If the disk does not answer, a line says so.
 
     Args:
         path: the log.
@@ -43,7 +43,15 @@ def tail(path: Path, count: int, secrets: Iterable[str] = ()) -> list[str]:
             machine, are left out and do not count.
         secrets: texts that must not be shown, besides everything that looks like a key.
     """
-    secrets = tuple(secrets)
+    try:
+        return disk.call(path, _tail, path, count, tuple(secrets))
+    except TimeoutError as error:
+        return [f"vllm_magic: {error}"]
+    except OSError:
+        return []
+
+
+def _tail(path: Path, count: int, secrets: tuple[str, ...]) -> list[str]:
     size = MOST_AT_ONCE
     while True:
         try:
@@ -99,17 +107,24 @@ class Follower:
     def new_lines(self) -> list[str]:
         """Return the new complete lines. A line ends with a newline, or a carriage return, as progress bars use it."""
         try:
-            with open(self.path, "rb", opener=files.open_nonblocking) as file:
-                size = file.seek(0, os.SEEK_END)
-                if not 0 <= size - self._at <= MOST_AT_ONCE:  # the log was emptied, or grew fast
-                    self._at, self._rest = max(0, size - MOST_AT_ONCE), b""
-                file.seek(self._at)
-                data = file.read(size - self._at)
+            begin, data = disk.call(self.path, _read_after, self.path, self._at)
         except OSError:
             return []
-        self._at += len(data)
+        if begin != self._at:
+            self._rest = b""
+        self._at = begin + len(data)
         lines, self._rest = split_lines(self._rest + data, self._secrets)
         return lines
+
+
+def _read_after(path: Path, at: int) -> tuple[int, bytes]:
+    """Return the bytes after a position, and where they begin: later if the log was emptied, or grew fast."""
+    with open(path, "rb", opener=files.open_nonblocking) as file:
+        size = file.seek(0, os.SEEK_END)
+        if not 0 <= size - at <= MOST_AT_ONCE:
+            at = max(0, size - MOST_AT_ONCE)
+        file.seek(at)
+        return at, file.read(size - at)
 
 
 def _without_looks(lines: Iterable[bytes]) -> list[bytes]:
