@@ -10,13 +10,15 @@
     │   ├── alive               locked while a guard lives
     │   ├── control             the guard's socket
     │   ├── t/                  the server's TMPDIR (/tmp/vllm-3f9a61c2 if this path would be too long)
-    │   └── log
+    │   └── log                 (in /tmp/vllm-3f9a61c2, as the TMPDIR, if the disk may hang: a network's, or FUSE)
     └── logs/                   the last `KEPT_LOGS` logs
         └── qwen3-3f9a61c2.vllm-magic.log
 
 The state folder may contain other files, which are left alone: only folders and logs with such names are used or removed. A
 record can be edited, so it is not trusted: every path is made from the folder's own name, and a process is identified by the
 server's mark, or by pid and start time. A folder that does not fit is reported and left alone.
+
+No function here waits longer than `linux.disk.LIMIT` for a disk that does not answer; it raises a `TimeoutError` then.
 """
 
 from __future__ import annotations
@@ -30,13 +32,13 @@ import time
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from vllm_magic.guard import folder as folder_content
 from vllm_magic.guard import record as records
 from vllm_magic.guard.control_socket import SOCKET_NAME as CONTROL
-from vllm_magic.guard.folder import clear, discard
 from vllm_magic.guard.record import BrokenRecordError, Phase, Record
-from vllm_magic.linux import files, home, machine, marks, processes, trusted_path
+from vllm_magic.linux import disk, files, home, machine, marks, processes, trusted_path
 from vllm_magic.linux.marks import MARK
 from vllm_magic.linux.processes import Identity
 
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.linux.machine import Place
     from vllm_magic.linux.processes import Process
+    from vllm_magic.linux.shared_memory import Segment
 
 MAKE_ROOM = "Make room there, or set VLLM_MAGIC_HOME to a folder on another disk"
 LOGS = "logs"
@@ -61,7 +64,7 @@ _KEPT_LOG = re.compile(r"(?P<name>.+)-(?P<id>[0-9a-f]{8})\.vllm-magic\.log")
 class Condition(str, Enum):
     """The condition of a server, from its record and the processes of the machine."""
 
-    OWNED = "owned"  # its kernel lives
+    OWNED = "owned"  # its kernel lives, and a guard or a process of it
     KEPT = "kept"  # its kernel is gone, and its guards wait for another kernel
     RELEASING = "releasing"  # its kernel is gone, and its guards or a sweep are releasing it
     HUNG = "hung"  # its kernel is gone, and its guards are stopped
@@ -96,11 +99,18 @@ class Folder:
 
     def clear(self) -> str:
         """Move the log to its final place, and remove the rest. Return a sentence about what is left; "" for nothing."""
-        return clear(*map(str, (self.path, self.tmp, self.log, self.kept_log)))
+        paths = map(str, (self.path, self.tmp, self.log, self.kept_log))
+        try:
+            return disk.call(self.path, folder_content.clear, *paths, limit=folder_content.LIMIT + disk.LIMIT)
+        except TimeoutError:
+            return f"{self.path} could not be removed, because its disk does not answer"
+        except OSError as error:  # no process can be started
+            return f"{self.path} could not be removed ({error})"
 
     def discard(self) -> None:
         """Remove the folders of a server that never ran, without a log to keep."""
-        discard(*map(str, (self.path, self.tmp, self.log)))
+        with contextlib.suppress(OSError):
+            disk.call(self.path, folder_content.discard, *map(str, (self.path, self.tmp, self.log)))
 
 
 @dataclass(frozen=True)
@@ -164,6 +174,10 @@ def state_folder() -> Path:
         OSError: the folder cannot be made.
     """
     path = state_path()
+    return disk.call(path, _make_state_folder, path)
+
+
+def _make_state_folder(path: Path) -> Path:
     _check_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return _private(path)
@@ -183,9 +197,22 @@ def full_disk() -> str:
     """Return a sentence, without a full stop, if the disk of the state folder is full; else ""."""
     try:
         path = state_path()
+        is_full = disk.call(path, files.is_on_full_disk, path)
     except OSError:
         return ""
-    return f"The disk of {path} is full" if files.is_on_full_disk(path) else ""
+    return f"The disk of {path} is full" if is_full else ""
+
+
+def silent_disk() -> str:
+    """Return a sentence, without a full stop, if the disk of the state folder does not answer; else ""."""
+    try:
+        path = state_path()
+        disk.call(path, files.modified, path)
+    except TimeoutError:
+        return f"The disk of {path} does not answer"
+    except OSError:
+        return ""
+    return ""
 
 
 def create(name: str) -> Folder:
@@ -198,8 +225,12 @@ def create(name: str) -> Folder:
         OSError: the folder cannot be made (no space, no permission).
     """
     root = state_folder()
+    return disk.call(root, _create, root, name)
+
+
+def _create(root: Path, name: str) -> Folder:
     _private(root / LOGS)
-    _prune()
+    _prune(root)
     while True:
         folder = _folder(root / secrets.token_hex(4), name)
         if not _make(folder.path):
@@ -212,6 +243,14 @@ def create(name: str) -> Folder:
                 folder.path.rmdir()
         if made:
             return folder
+
+
+def has_log(folder: Folder) -> bool:
+    """Whether the log of the living server is there; True also if the disk does not answer."""
+    try:
+        return disk.call(folder.path, os.path.exists, folder.log)
+    except OSError:
+        return True
 
 
 def with_name(folder: Folder, name: str) -> Folder:
@@ -250,6 +289,10 @@ def folders() -> list[Path]:
         OSError: the state folder cannot be read.
     """
     root = state_path()
+    return disk.call(root, _folders, root)
+
+
+def _folders(root: Path) -> list[Path]:
     _check_path(root)
     if not root.exists():
         return []
@@ -264,14 +307,14 @@ def read_entry(path: Path, here: Place | None = None) -> Entry | None:
         here: the place of this process, if the caller has it already.
 
     Raises:
-        OSError: ``here`` is missing, and /proc shows another PID namespace.
+        OSError: ``here`` is missing, and /proc shows another PID namespace; or the disk does not answer (`TimeoutError`).
     """
     try:
-        record = records.read(str(path))
+        record = read_record(path)
+    except TimeoutError:
+        raise
     except (FileNotFoundError, NotADirectoryError):
-        if (
-            not _is_ours(path) or abs(time.time() - files.modified(path)) < CREATION_LIMIT
-        ):  # the clock may have been set back
+        if not disk.call(path, _is_unfinished, path):
             return None
         return Entry(path, Condition.TORN, None, "it has no record")
     except (OSError, BrokenRecordError) as error:
@@ -284,6 +327,45 @@ def read_entry(path: Path, here: Place | None = None) -> Entry | None:
     return Entry(path, _condition(path, record), record)
 
 
+def read_record(folder: Path) -> Record:
+    """Return the record of a private folder. Errors as for `guard.record.read`."""
+    return disk.call(folder, records.read, str(folder))
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write the record of a private folder. Errors as for `guard.record.write`."""
+    disk.call(folder, records.write, str(folder), record)
+
+
+def known_processes(folder: Path) -> list[Identity]:
+    """Return the processes that the guards have seen below them; empty if they cannot be read."""
+    try:
+        return [Identity(*one) for one in disk.call(folder, records.read_known_processes, str(folder))]
+    except OSError:
+        return []
+
+
+def add_known_processes(folder: Path, left: list[list[Any]]) -> None:
+    """Add processes that did not end; see `guard.record.add_known_processes`. An error of the disk is ignored."""
+    if left:
+        with contextlib.suppress(OSError):
+            disk.call(folder, records.add_known_processes, str(folder), left)
+
+
+def existing_segments(folder: Path) -> set[Segment] | None:
+    """Return the shared memory that existed before the server and must stay; None if it cannot be read."""
+    try:
+        return disk.call(folder, records.read_existing_segments, str(folder))
+    except OSError:
+        return None
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Whether a folder without a record is one of this package, and is not being made now."""
+    # The clock may have been set back.
+    return _is_ours(path) and abs(time.time() - files.modified(path)) >= CREATION_LIMIT
+
+
 def _is_ours(path: Path) -> bool:
     """Whether a folder without a record has a file of this package. Other programs may use names of eight digits too."""
     tmp = _folder(path, "").tmp
@@ -294,9 +376,17 @@ def _is_ours(path: Path) -> bool:
 
 
 def kept_logs() -> list[tuple[str, str, Path]]:
-    """Return the name, the id and the path of each kept log."""
+    """Return the name, the id and the path of each kept log; empty if they cannot be read."""
     try:
-        with os.scandir(state_path() / LOGS) as found:
+        root = state_path()
+        return disk.call(root, _kept_logs, root)
+    except OSError:
+        return []
+
+
+def _kept_logs(root: Path) -> list[tuple[str, str, Path]]:
+    try:
+        with os.scandir(root / LOGS) as found:
             logs = [one for one in found if one.is_file(follow_symlinks=False)]
     except OSError:
         return []
@@ -305,9 +395,15 @@ def kept_logs() -> list[tuple[str, str, Path]]:
 
 
 def _condition(path: Path, record: Record) -> Condition:
-    if processes.is_alive(Identity(*record.kernel)) and record.phase != Phase.KEPT:
-        return Condition.OWNED
     guards = _guards(record)
+    if processes.is_alive(Identity(*record.kernel)) and record.phase != Phase.KEPT:
+        is_left = (
+            record.outer
+            and not guards
+            and not _is_locked(path)
+            and not _members(_folder(path, record.name), record)
+        )
+        return Condition.LEFT if is_left else Condition.OWNED
     if _are_stopped(guards) and not _has_time(record):
         return Condition.HUNG
     if guards or _is_locked(path):
@@ -316,7 +412,7 @@ def _condition(path: Path, record: Record) -> Condition:
 
 
 def _members(folder: Folder, record: Record) -> list[Process]:
-    known = [Identity(*one) for one in records.read_known_processes(str(folder.path))]
+    known = known_processes(folder.path)
     if marks.is_sealed(folder.mark):  # a record can be edited; a hidden process is never signalled
         known = [
             one for one in known if one.start == processes.HIDDEN or marks.is_marked(one.pid, folder.mark)
@@ -359,7 +455,7 @@ def _has_time(record: Record) -> bool:
 
 def _is_locked(path: Path) -> bool:
     try:
-        return records.is_locked(str(path))
+        return disk.call(path, records.is_locked, str(path))
     except OSError:  # no guard ever ran, or the file system has no locks
         return False
 
@@ -378,13 +474,16 @@ def _foreign(record: Record, now: Place) -> str:
 
 
 def _folder(path: Path, name: str) -> Folder:
-    tmp = path / "t"
-    if len(os.fsencode(tmp)) > LONGEST_TMP:
+    tmp, log = path / "t", path / "log"
+    may_hang = disk.may_hang(path)
+    if may_hang or len(os.fsencode(tmp)) > LONGEST_TMP:
         tmp = Path(f"/tmp/vllm-{path.name}")  # noqa: S108 - made with mkdir(2), which fails if the name exists
+    if may_hang:  # not even SIGKILL ends a server that waits for such a disk, to write a line or to clean up
+        log = tmp / "vllm-magic.log"
     # The name comes from a record, and must not lead to another folder.
     safe = re.sub(r"[^\w.-]", "-", name).encode()[:LONGEST_NAME].decode(errors="ignore")
     kept = path.parent / LOGS / f"{safe}-{path.name}.vllm-magic.log"
-    return Folder(path.name, path, tmp, path / "log", kept)
+    return Folder(path.name, path, tmp, log, kept)
 
 
 def _runtime_directory() -> str:
@@ -416,8 +515,8 @@ def _private(path: Path) -> Path:
     return path
 
 
-def _prune() -> None:
+def _prune(root: Path) -> None:
     """Remove the oldest logs, and leave room for one more."""
-    newest = sorted((path for *_, path in kept_logs()), key=files.modified, reverse=True)
+    newest = sorted((path for *_, path in _kept_logs(root)), key=files.modified, reverse=True)
     for path in newest[KEPT_LOGS - 1 :]:
         path.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from vllm_magic.engine.start_checks import machine as machine_limits
 from vllm_magic.gpu import locks
 from vllm_magic.guard.record import Phase
 from vllm_magic.ledger import Condition
-from vllm_magic.linux import details, home, machine, marks
+from vllm_magic.linux import details, disk, home, machine, marks
 from vllm_magic.linux.shared_memory import Segment, present
 from vllm_magic.sizes import gib
 from vllm_magic.view import duration
@@ -166,8 +166,8 @@ def folders(state: str, locked: str) -> Iterator[Finding]:
         locked: the error in reading the folder of the locks; "" for none.
     """
     if state:
-        yield Finding(Topic.FOLDER, state, _state_folder_command())
-    if full := ledger.full_disk():
+        yield Finding(Topic.FOLDER, f"{state[:1].upper()}{state[1:]}", _state_folder_command())
+    elif full := ledger.full_disk():
         yield Finding(Topic.FOLDER, f"{full}.", f"df -h {shlex.quote(str(ledger.state_path()))}")
     if locked:
         path = locks.folder_path()
@@ -177,14 +177,17 @@ def folders(state: str, locked: str) -> Iterator[Finding]:
 
 def _state_folder_command() -> str:
     """The command after which the state folder can be used."""
+    elsewhere = "export VLLM_MAGIC_HOME=~/.vllm_magic"
     try:
         path = ledger.state_path()
-        if _is_mine(path) and path.stat().st_mode & 0o077:
+        if _is_mine(path) and disk.call(path, os.stat, path).st_mode & 0o077:
             return f"chmod 700 {shlex.quote(str(path))}"
         home.expanded("~")
+    except TimeoutError:
+        return elsewhere
     except OSError:  # this user has no home folder
         return "export VLLM_MAGIC_HOME=/path/to/a/folder/of/your/own"
-    return "export VLLM_MAGIC_HOME=~/.vllm_magic"
+    return elsewhere
 
 
 def proc(problem: str) -> Iterator[Finding]:
@@ -256,4 +259,8 @@ def _ago(when: float) -> str:
 
 
 def _is_mine(path: Path) -> bool:
+    return disk.call(path, _is_folder_of_user, path)
+
+
+def _is_folder_of_user(path: Path) -> bool:
     return path.is_dir() and path.lstat().st_uid == os.getuid()

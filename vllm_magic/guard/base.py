@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from vllm_magic.guard import folder, record
+from vllm_magic.guard.disk_calls import LIMIT, DiskCalls
 from vllm_magic.guard.ladder import Ladder, Members
 from vllm_magic.guard.outbox import Outbox
 from vllm_magic.guard.protocol import Ended, LaunchRequest, Message, Stop, Stopping, Why
@@ -43,6 +44,8 @@ class Guard:
 
     Attributes:
         segments: the shared memory that the server was seen to map.
+        disk: calls the functions that use the disk of the private folder.
+        guards: the pids of this guard and the guards below it; each has a session of its own.
         leader: the leader; None before its start, and after it was reaped.
         exit_code: the leader's exit code, negative for a signal; None while it is not known.
         signalled: whether this guard got SIGTERM.
@@ -61,6 +64,8 @@ class Guard:
         self.request = request
         self.before = before
         self.segments: set[shared_memory.Segment] = set()
+        self.disk = DiskCalls(request.folder)
+        self.guards = frozenset({os.getpid()})
         self.leader: Identity | None = None
         self.exit_code: int | None = None
         self.signalled = False
@@ -140,7 +145,14 @@ class Guard:
         pids = processes.descendants(table, *roots) | (children & table.keys())
         if self.leader is not None:
             pids |= processes.server_members(table, self.leader)
-        return [*(table[pid] for pid in pids - {me} if table[pid].alive), *unseen]
+        return [
+            *(table[pid] for pid in pids - {me} if table[pid].alive and not self._is_guard(table[pid])),
+            *unseen,
+        ]
+
+    def _is_guard(self, process: processes.Process) -> bool:
+        """Whether this is a process of the guards that uses the disk; see `disk_calls`."""
+        return process.session in self.guards and process.identity.pid not in self.guards
 
     def reap(self) -> None:
         """Reap dead children except the leader: while its pid is not reaped, no other session can get that number."""
@@ -169,6 +181,9 @@ class Guard:
         """Whether all children are zombies that a debugger keeps from being reaped. They hold no memory any more."""
         pids = processes.children(os.getpid())
         left = [processes.read(pid) for pid in pids]
+        using_disk = [process for process in left if process is not None and self._is_guard(process)]
+        if using_disk:  # they do not belong to the server
+            return len(using_disk) == len(left)
         if not left or any(process is None or process.alive for process in left):
             return False
         try:  # a child that has ended just now can be reaped, and may have left a child of its own
@@ -239,7 +254,8 @@ class Guard:
             )
             outcome = ladder.run(stop.grace, stop.patience)
             shared_memory.unlink_unmapped(self.segments, self.before)
-        record.add_known_processes(self.request.folder, outcome.left)
+        if outcome.left:
+            self.disk.call(lambda: record.add_known_processes(self.request.folder, outcome.left))
         self.send(
             Ended(by, why.value, self.exit_code, outcome.ended, outcome.left, round(outcome.seconds, 3))
         )
@@ -248,7 +264,11 @@ class Guard:
         """Remove the server's private folder, unless a process of the server still lives."""
         if not self.is_empty():  # SIGKILL did not end a process: a later stop or sweep needs the record
             return
-        folder.clear(self.request.folder, self.request.tmp, self.request.log, self.request.keep_log)
+        request = self.request
+        self.disk.call(
+            lambda: folder.clear(request.folder, request.tmp, request.log, request.keep_log),
+            folder.LIMIT + LIMIT,
+        )
 
 
 def log(text: str) -> None:

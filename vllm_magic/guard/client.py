@@ -27,7 +27,7 @@ from vllm_magic.guard.protocol import (
     encode,
 )
 from vllm_magic.guard.record import BrokenRecordError
-from vllm_magic.linux import forks, pidfd, pidfd_calls, processes, python
+from vllm_magic.linux import disk, forks, pidfd, pidfd_calls, processes, python
 from vllm_magic.linux.processes import Identity
 
 if TYPE_CHECKING:
@@ -125,14 +125,16 @@ class Guards(ABC):
     def _inner_lives(self) -> bool:
         """Whether the inner guard lives, by the lock in the folder, or by the record."""
         try:
-            return record.is_locked(self._folder)
+            if not disk.may_hang(self._folder):  # else there is no lock
+                return record.is_locked(self._folder)
         except FileNotFoundError:  # the guards have cleared the folder, or have not used it
             return False
         except OSError:  # the file system has no locks
-            with contextlib.suppress(OSError, BrokenRecordError):
-                inner = record.read(self._folder).inner
-                return inner is None or processes.is_alive(Identity(*inner))
-            return False
+            pass
+        with contextlib.suppress(OSError, BrokenRecordError):
+            inner = disk.call(self._folder, record.read, self._folder).inner
+            return inner is None or processes.is_alive(Identity(*inner))
+        return False
 
     def _watch(self, outer: int | None) -> None:
         """Watch the outer guard by its pidfd, which is closed with the connection.

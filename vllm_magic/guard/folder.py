@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import stat
@@ -84,13 +85,20 @@ def _keep(log: str, kept: str) -> None:
         if begin > 0:
             # If the disk has no space for the copy, the log stays as it is.
             with contextlib.suppress(OSError):
+                begin += os.pread(source.fileno(), LONGEST_LINE, begin).find(b"\n") + 1
                 _copy(source.fileno(), begin, size, log + ".end")
                 os.replace(log + ".end", log)
-    os.replace(log, kept)
+    try:
+        os.replace(log, kept)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with open(log, "rb", buffering=0, opener=files.open_nonblocking) as source:
+            _copy(source.fileno(), 0, os.fstat(source.fileno()).st_size, kept)
+        os.unlink(log)
 
 
 def _copy(source: int, begin: int, end: int, path: str) -> None:
-    begin += os.pread(source, LONGEST_LINE, begin).find(b"\n") + 1
     target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         while begin < end:

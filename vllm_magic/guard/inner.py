@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_magic.guard import leader, log_cap, record
 from vllm_magic.guard.base import NO_GRACE, NO_KERNEL, SHORT_GRACE, Guard, log
 from vllm_magic.guard.control_socket import ControlConnection, ControlSocket
+from vllm_magic.guard.disk_calls import LIMIT
 from vllm_magic.guard.protocol import (
     Attach,
     Attached,
@@ -74,6 +75,7 @@ class Inner(Guard):
         self._outer_pidfd = outer_pidfd
         self._link = link
         self._record = Record(**request.record)
+        self._is_written = True  # whether the disk has the record
         self._control_socket: ControlSocket | None = None
         self._log_cap: LogCap | None = None
         self._ready = False
@@ -96,8 +98,8 @@ class Inner(Guard):
             # The outer guard then waits for this time before it checks whether this guard hangs.
             with contextlib.suppress(OSError):  # the outer guard is stopped or gone
                 self._link.send(encode(stop), socket.MSG_DONTWAIT)
-            # After any other reason this is left out: a disk that hangs would delay the release.
-            self._write(phase=Phase.STOPPING)
+            # After any other reason this is left out: a slow disk would delay the release.
+            self._write(limit=0.0, phase=Phase.STOPPING)
         end_grace = [self.wake, *self._enders()] if why is Why.ASKED else []
         self.release("inner", why, stop, end_grace, self._later_stop)
         self.clear()
@@ -132,7 +134,7 @@ class Inner(Guard):
         outer, inner = (list(guard.identity) if guard else [0, 0] for guard in guards)
         self._write(outer=outer, inner=inner, leader=list(self.leader))
         self._open_control_socket()
-        self._log_cap = log_cap.watch(self.request.log)
+        self._log_cap = log_cap.watch(self.request.log, lambda cut: self.disk.call(cut, 0.0))
         if self._standby is None:
             self._send_started()
         else:
@@ -141,11 +143,17 @@ class Inner(Guard):
         return True
 
     def _write_existing_segments(self) -> None:
-        if self.before is not None:
+        before = self.before
+        if before is None:
+            return
+
+        def write() -> None:
             try:
-                record.write_existing_segments(self.request.folder, self.before)
+                record.write_existing_segments(self.request.folder, before)
             except OSError as error:  # a full disk: without the file, only the guards remove shared memory
                 log(f"no list of the shared memory: {error}")
+
+        self.disk.call(write)
 
     def _send_started(self) -> None:
         assert self._record.leader and self._record.outer and self._record.inner  # noqa: S101, PT018 - set by _start
@@ -157,12 +165,17 @@ class Inner(Guard):
         except OSError as error:  # the server runs all the same, but no other process can stop it
             log(f"no control socket: {error}")
 
-    def _write(self, **changes: Any) -> None:
+    def _write(self, limit: float = LIMIT, **changes: Any) -> None:
+        """Change the record, and write it; wait at most ``limit`` seconds for the disk. `_scan_members` tries again."""
         self._record = self._record._replace(**changes)
-        try:
-            record.write(self.request.folder, self._record)
-        except OSError as error:  # a full disk, or the folder is gone: the server runs all the same
-            log(f"no record: {error}")
+
+        def write() -> None:
+            try:
+                record.write(self.request.folder, self._record)
+            except OSError as error:  # a full disk, or the folder is gone: the server runs all the same
+                log(f"no record: {error}")
+
+        self._is_written = self.disk.call(write, limit)
 
     def _wait(self) -> Reason:
         reason = self._receive_from_kernel() if self.inbox.waiting else None
@@ -305,6 +318,8 @@ class Inner(Guard):
 
         If both guards are killed, this list is needed to find processes that have lost the server's mark.
         """
+        if not self._is_written:
+            self._write()
         now, children = time.monotonic(), processes.children(os.getpid())
         self._next_scan = now + CHILD_SCAN_INTERVAL
         if children <= self._children and now < self._next_full_scan:
@@ -319,7 +334,7 @@ class Inner(Guard):
     def _send_known(self, members: Members) -> None:
         self._known = [list(one.identity) for one in _shown(members)]
         self.send(KnownProcesses(self._known))
-        # The outer guard writes the file, since this guard must not wait for a disk that hangs.
+        # The outer guard writes the file, since this guard must not wait for a slow disk.
         with contextlib.suppress(OSError):  # the outer guard is stopped or gone
             self._link.send(encode(KnownProcesses(self._known)), socket.MSG_DONTWAIT)
 

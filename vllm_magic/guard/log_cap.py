@@ -7,13 +7,19 @@ inotify, at most once in `CHECK_INTERVAL` seconds, and cuts off the beginning of
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 
 from vllm_magic.linux import files
 from vllm_magic.linux.inotify import Watch
 
+DiskCall = Callable[[Callable[[], None]], object]
 LARGEST_LOG = 64 * 2**20  # bytes of a log on disk, also while up to 128 MB/s are written to it
 CHECK_INTERVAL = 0.25  # seconds between two checks of the size
+
+
+def _directly(cut: Callable[[], None]) -> None:
+    cut()
 
 
 class LogCap:
@@ -25,13 +31,15 @@ class LogCap:
     Args:
         path: the log.
         limit: bytes on disk.
+        call: calls a function that uses the disk.
 
     Raises:
         OSError: the log cannot be watched; see `linux.inotify.Watch`.
     """
 
-    def __init__(self, path: str, limit: int = LARGEST_LOG) -> None:
+    def __init__(self, path: str, limit: int = LARGEST_LOG, call: DiskCall = _directly) -> None:
         self._limit = limit
+        self._call = call
         self._log = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             self._watch = Watch(path, CHECK_INTERVAL)
@@ -45,9 +53,14 @@ class LogCap:
 
     def trim(self) -> None:
         """Cut off the beginning of the log if the log is too long. Call this when the descriptor is readable."""
+        with suppress(OSError):
+            if self._watch.was_written():
+                self._call(self._cut)
+
+    def _cut(self) -> None:
         # A disk that fails, or is full, must not end the guard.
         with suppress(OSError):
-            if self._watch.was_written() and self._on_disk() > self._limit // 2:
+            if self._on_disk() > self._limit // 2:
                 files.keep_end(self._log, self._limit // 4)
 
     def close(self) -> None:
@@ -59,9 +72,14 @@ class LogCap:
         return os.fstat(self._log).st_size - files.first_data(self._log)
 
 
-def watch(path: str) -> LogCap | None:
-    """Return a cap for this log; None if the log cannot be watched. The server then runs without a cap."""
+def watch(path: str, call: DiskCall = _directly) -> LogCap | None:
+    """Return a cap for this log; None if the log cannot be watched. The server then runs without a cap.
+
+    Args:
+        path: the log.
+        call: as for `LogCap`.
+    """
     try:
-        return LogCap(path)
+        return LogCap(path, call=call)
     except OSError:
         return None

@@ -33,7 +33,7 @@ from vllm_magic.guard.inner import Inner
 from vllm_magic.guard.message_stream import Inbox
 from vllm_magic.guard.outer import Outer
 from vllm_magic.guard.protocol import LaunchRequest, Refused, encode
-from vllm_magic.linux import machine, pidfd_calls, prctl, shared_memory
+from vllm_magic.linux import disk, machine, pidfd_calls, prctl, shared_memory
 
 if TYPE_CHECKING:
     from vllm_magic.linux.shared_memory import Segment
@@ -103,13 +103,14 @@ def _hold_lock(folder: str) -> int | None:
     """Take the lock that shows that a guard lives. A fork shares it, so it is held until both guards have ended.
 
     Returns:
-        The descriptor of the lock; None if the file system has no locks.
+        The descriptor of the lock; None if the file system has no locks, or may hang: a guard that has a file open there
+        could not end.
 
     Raises:
         BlockingIOError: another process is clearing the folder, since the kernel is gone.
     """
     try:
-        return record.hold_lock(folder)
+        return None if disk.may_hang(folder) else record.hold_lock(folder)
     except BlockingIOError:
         raise
     except OSError as error:  # the identities in the record then show whether the guards live

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import select
 import signal
 import socket
-import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -55,13 +53,12 @@ class Outer(Guard):
         self._inner = inner
         self._link = link
         self._lock = lock
+        self.guards |= {inner}
         # The time by `time.monotonic` when the kernel ended, or SIGTERM asked for the end.
         self._ending_since: float | None = None
         self._stop_grace: float | None = (
             None  # the grace of the release, in seconds; None before its reason is known
         )
-        # The lists of known processes, for the thread that writes them.
-        self._known: queue.SimpleQueue[list[list[int]]] | None = None
 
     def run(self) -> None:
         """Wait for the end of the inner guard, and release the server if the inner guard has not done that."""
@@ -70,7 +67,7 @@ class Outer(Guard):
             # The inner guard may have sent a part of a message.
             self.outbox = Outbox(self.control, is_cut=True)
             self.release("outer", Why.GUARD_GONE, NO_GRACE)
-            self._unlink_recorded()  # after the release, since a disk that hangs must not delay it
+            self.disk.call(self._unlink_recorded)  # after the release, since a slow disk must not delay it
         # NFS renames a removed file that is open, so the folder would not be empty.
         if self._lock is not None:
             os.close(self._lock)
@@ -164,7 +161,8 @@ class Outer(Guard):
             # its release removes none, and `_unlink_recorded` uses the list on disk.
             self.before = None
         elif isinstance(message, KnownProcesses):
-            self._write_known(message.known)
+            known = message.known
+            self.disk.call(lambda: self._write_known(known))
         elif isinstance(message, Stop):
             self._stop_grace = (
                 message.grace if self._stop_grace is None else min(self._stop_grace, message.grace)
@@ -181,15 +179,5 @@ class Outer(Guard):
         return bool(data)
 
     def _write_known(self, known: list[list[int]]) -> None:
-        """Write the list in a thread: a disk that hangs must not block this guard."""
-        if self._known is None:
-            self._known = queue.SimpleQueue()
-            with contextlib.suppress(RuntimeError):  # no thread can be started
-                threading.Thread(target=self._write, args=(self._known,), daemon=True).start()
-        self._known.put(known)
-
-    def _write(self, lists: queue.SimpleQueue[list[list[int]]]) -> None:
-        while True:
-            known = lists.get()
-            with contextlib.suppress(OSError):  # a full disk, or the folder is gone
-                record.write_known_processes(self.request.folder, known)
+        with contextlib.suppress(OSError):  # a full disk, or the folder is gone
+            record.write_known_processes(self.request.folder, known)

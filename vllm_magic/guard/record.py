@@ -217,7 +217,7 @@ def _pairs(folder: str, name: str) -> list[list[int]] | None:
 def write_known_processes(folder: str, pairs: list[list[int]]) -> None:
     """Write [pid, start] of the processes below the guards, for `read_known_processes`.
 
-    This is a file of its own, since the outer guard writes it. The inner guard must not wait for a disk that hangs.
+    This is a file of its own, since the outer guard writes it. The inner guard must not wait for a slow disk.
 
     Raises:
         OSError: the file cannot be written (no space, no permission, no such folder).

@@ -15,7 +15,6 @@ from vllm_magic.engine.client.health import Api
 from vllm_magic.engine.startup import log
 from vllm_magic.errors import StartFailed, VllmMagicError
 from vllm_magic.gpu import locks
-from vllm_magic.guard import record
 from vllm_magic.guard.ladder import UNKNOWN_PID, Outcome
 from vllm_magic.guard.protocol import Ended, Why
 from vllm_magic.lifecycle import failure_cause, faults, retry
@@ -317,7 +316,7 @@ class Supervisor:
         if not left:  # otherwise the folder stays: its record names the processes that are left
             # The guards clear the folder themselves, unless they were killed before that.
             files_left = prepared.folder.clear()
-        record.add_known_processes(str(prepared.folder.path), left)
+        ledger.add_known_processes(prepared.folder.path, left)
         released = report.release(self._name, why, began, server.reports, prepared.verifier, server.leader)
         unproved.update(server.leader, prepared.verifier, released)
         released = replace(released, files_left=files_left)

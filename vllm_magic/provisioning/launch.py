@@ -16,7 +16,6 @@ from vllm_magic.engine.models.download import Downloads
 from vllm_magic.engine.start_checks import checks
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.gpu import choice, locks, visible
-from vllm_magic.guard import record
 from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.folder import discard
 from vllm_magic.guard.protocol import LaunchRequest
@@ -138,7 +137,7 @@ class Preparation:
         folder = ledger.create(self.spec.name)
         try:
             prepared, request = self._build_request(folder, selection, StartKind.COLD)
-            record.write(str(folder.path), Record(**request.record))
+            ledger.write_record(folder.path, Record(**request.record))
         except BaseException:
             folder.discard()
             raise

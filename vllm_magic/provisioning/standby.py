@@ -119,7 +119,7 @@ class Standby:
         self.folder = ledger.create(RECORD_NAME)
         try:
             request = _launch_request(spec, self.folder, self.since)
-            record.write(request.folder, Record(**request.record))
+            ledger.write_record(self.folder.path, Record(**request.record))
             self.guards = GuardPair(request)
         except BaseException:
             self.folder.discard()
@@ -185,7 +185,7 @@ class Standby:
     def _record(self) -> Record | None:
         """Return the record that the guards have written; None if it is gone, or cannot be read."""
         try:
-            return record.read(str(self.folder.path))
+            return ledger.read_record(self.folder.path)
         except (OSError, record.BrokenRecordError):
             return None
 

@@ -80,11 +80,11 @@ def follow(name: str, count: int) -> Iterator[str]:
     Raises:
         ServerNotFound: there is no log.
     """
-    path = log(name)
-    follower = Follower(path, secrets(name))
+    follower = Follower(log(name), secrets(name))
     yield from follower.new_lines()[-count:]
-    entry = ledger.read_entry(path.parent)
-    if entry is None or entry.record is None:  # the server has ended
+    try:
+        entry, record = living(name)
+    except ServerNotFound:  # it has ended
         return
     record = entry.record
     processes = [Identity(*pair) for pair in (record.outer, record.inner, record.leader) if pair]

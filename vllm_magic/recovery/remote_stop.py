@@ -7,11 +7,11 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vllm_magic import ledger
 from vllm_magic.errors import VllmMagicError, reason
 from vllm_magic.guard.control_client import ANSWER_LIMIT, ControlClient
 from vllm_magic.guard.ladder import GUARD_LIMIT
 from vllm_magic.guard.protocol import Ended, Why
-from vllm_magic.guard.record import add_known_processes
 from vllm_magic.linux import pidfd
 from vllm_magic.release import force_kill, from_record, report, unproved
 
@@ -46,7 +46,7 @@ def stop(entry: Entry, record: Record, probe: Probe, grace: float, patience: flo
     ended: list[Ended | Outcome] = [*_stop_guards(entry, record, grace, patience)]
     if not ended:  # no guard lives any more
         ended = [force_kill.kill_server(entry.folder, entry.leader, known)]
-        add_known_processes(str(entry.path), ended[-1].left)
+        ledger.add_known_processes(entry.path, ended[-1].left)
         if not ended[-1].left:
             entry.folder.clear()
     release = report.release(record.name, Why.ASKED, began, ended, verifier, entry.leader)

@@ -13,12 +13,13 @@ from vllm_magic.gpu import locks
 from vllm_magic.guard import record
 from vllm_magic.guard.protocol import Why
 from vllm_magic.ledger import Condition
-from vllm_magic.linux import files, machine
+from vllm_magic.linux import disk, files, machine
 from vllm_magic.recovery import hung_guards
 from vllm_magic.release import force_kill, from_record, local_verifier, report, unproved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from vllm_magic.gpu.probe import Probe
     from vllm_magic.guard.record import Record
@@ -173,7 +174,7 @@ def _sweep(entry: Entry, found: Record, probe: Probe, *, on_cluster: bool = Fals
         living = entry.processes
         release = _release(entry, found, living, probe) if living or on_cluster else None
         left = [[one.pid, one.start] for one in release.left] if release else []
-        record.add_known_processes(str(entry.path), left)
+        ledger.add_known_processes(entry.path, left)
         # While a process lives, only the folder shows to which server it belongs. A later check of memory needs no folder,
         # see `unproved`; a later question to a cluster does.
         stays = bool(left) or bool(entry.processes)
@@ -183,8 +184,8 @@ def _sweep(entry: Entry, found: Record, probe: Probe, *, on_cluster: bool = Fals
     if release is None and stays:
         return None
     files_left = ""
-    if not stays and entry.path.exists():
-        files_left = entry.folder.clear()  # NFS renames a removed file that is open, as the lock was
+    if not stays:
+        files_left = entry.folder.clear()  # again: NFS renames a removed file that is open, as the lock was
     left_alone = (
         local_verifier.left_alone(entry.folder.mark, entry.leader) if release is None else release.left_alone
     )
@@ -193,23 +194,32 @@ def _sweep(entry: Entry, found: Record, probe: Probe, *, on_cluster: bool = Fals
 
 def _may_retry(entry: Entry) -> bool:
     """Whether a later sweep may try again to reach the server's cluster. The first call begins the time of `RETRY_LIMIT`."""
-    first = entry.path / UNANSWERED
+    try:
+        return disk.call(entry.path, _is_young, entry.path / UNANSWERED)
+    except OSError:
+        return False
+
+
+def _is_young(first: Path) -> bool:
+    """Whether the file is not older than `RETRY_LIMIT`; make it if it is missing."""
     try:
         first.touch(mode=0o600, exist_ok=False)
     except FileExistsError:
         return time.time() - files.modified(first) < RETRY_LIMIT
-    except OSError:
-        return False
     return True
 
 
 def _remove_unfinished(paths: Folder) -> None:
     """Remove the folder of a kernel that was killed before it wrote the record. A folder with any file in it stays."""
     with contextlib.suppress(OSError):
-        if {one.name for one in paths.path.iterdir()} <= {paths.tmp.name}:
-            if paths.tmp.exists():
-                paths.tmp.rmdir()
-            paths.path.rmdir()
+        disk.call(paths.path, _remove_if_empty, paths)
+
+
+def _remove_if_empty(paths: Folder) -> None:
+    if {one.name for one in paths.path.iterdir()} <= {paths.tmp.name}:
+        if paths.tmp.exists():
+            paths.tmp.rmdir()
+        paths.path.rmdir()
 
 
 def _release(entry: Entry, found: Record, living: Iterable[Process], probe: Probe) -> Release:

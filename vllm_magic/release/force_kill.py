@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
+from vllm_magic import ledger
 from vllm_magic.guard import record
 from vllm_magic.guard.ladder import Ladder, Members, Outcome
 from vllm_magic.linux import marks, pidfd, processes, shared_memory
@@ -73,13 +74,13 @@ def kill_server(paths: Folder, leader: Identity | None, known: Iterable[Identity
         session=leader.pid if leader else None,
     )
     outcome = ladder.run(grace=0.0, patience=0.0)
-    shared_memory.unlink_unmapped(mapped, record.read_existing_segments(str(paths.path)))
+    shared_memory.unlink_unmapped(mapped, ledger.existing_segments(paths.path))
     return outcome
 
 
 def recorded_segments(paths: Folder) -> set[Segment]:
     """Return the shared memory that the server mapped once it was ready, by its record: its processes may have ended."""
     try:
-        return {Segment(*one) for one in record.read(str(paths.path)).segments}
+        return {Segment(*one) for one in ledger.read_record(paths.path).segments}
     except (OSError, record.BrokenRecordError):
         return set()

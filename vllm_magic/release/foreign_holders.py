@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from vllm_magic import ledger
 from vllm_magic.engine import fast_start
-from vllm_magic.guard import record as records
 from vllm_magic.linux import details, marks, processes
 from vllm_magic.linux.processes import Identity
 from vllm_magic.sizes import gib_if_known
@@ -78,8 +77,8 @@ def _roots(entry: Entry) -> Iterator[Identity]:
     """Yield the server's leader, its guards, and the processes that the guards have seen below them."""
     record = entry.record
     if record is not None:
-        named = (record.leader, record.outer, record.inner, *records.read_known_processes(str(entry.path)))
-        yield from (Identity(*one) for one in named if one)
+        yield from (Identity(*one) for one in (record.leader, record.outer, record.inner) if one)
+        yield from ledger.known_processes(entry.path)
 
 
 def _belongs_to_other(pid: int, others: Iterable[Entry], leaders: Mapping[int, Identity]) -> bool:

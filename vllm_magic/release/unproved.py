@@ -18,7 +18,7 @@ from vllm_magic import ledger
 from vllm_magic.guard import validation
 from vllm_magic.guard.ladder import Outcome
 from vllm_magic.guard.protocol import Why
-from vllm_magic.linux import files, machine
+from vllm_magic.linux import disk, files, machine
 from vllm_magic.linux.processes import Identity
 from vllm_magic.release import report
 from vllm_magic.release.local_verifier import LocalVerifier
@@ -69,17 +69,16 @@ def update(leader: Identity | None, verifier: Verifier, release: Release) -> Non
         return
     with suppress(OSError):
         path = _folder() / f"{packed['id']}.json"
-        if not release.verified:
+        if release.verified:
+            disk.call(path.parent.parent, _remove, path)
+        else:
             data = {
                 "name": release.server,
                 "place": list(machine.here()),
                 "leader": list(leader) if leader else None,
                 "ended": [[one.pid, one.start, one.name, one.how] for one in release.ended],
             }
-            _write(path, packed | data)
-        else:
-            path.unlink()
-            path.parent.rmdir()  # fails where other files are left
+            disk.call(path.parent.parent, _write, path, packed | data)
 
 
 def recheck(probe: Probe, name: str | None = None) -> list[Recheck]:
@@ -88,13 +87,13 @@ def recheck(probe: Probe, name: str | None = None) -> list[Recheck]:
     Args:
         probe: reads the GPUs.
         name: the name of the server, or the id of its folder; None for all servers.
+
+    Raises:
+        OSError: the disk does not answer.
     """
-    found: list[Recheck] = []
-    for path in sorted(_folder().glob("*.json"), key=files.modified):
-        kept = _read(path)
-        if kept is not None and name in (None, kept["name"], kept["id"]):
-            found.append(Recheck(_recheck(kept, probe)))
-    return found
+    folder = _folder()
+    found = disk.call(folder.parent, _read_all, folder)
+    return [Recheck(_recheck(one, probe)) for one in found if name in (None, one["name"], one["id"])]
 
 
 def _recheck(kept: Mapping[str, Any], probe: Probe) -> Release:
@@ -109,6 +108,17 @@ def _recheck(kept: Mapping[str, Any], probe: Probe) -> Release:
 
 def _folder() -> Path:
     return ledger.state_path() / "unproved"
+
+
+def _remove(path: Path) -> None:
+    path.unlink()
+    path.parent.rmdir()  # fails where other files are left
+
+
+def _read_all(folder: Path) -> list[dict[str, Any]]:
+    """Return the content of each valid file in the folder, oldest first."""
+    found = map(_read, sorted(folder.glob("*.json"), key=files.modified))
+    return [one for one in found if one is not None]
 
 
 def _write(path: Path, kept: Mapping[str, Any]) -> None:

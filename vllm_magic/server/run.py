@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from vllm_magic import arguments, durations
+from vllm_magic import arguments, durations, ledger
 from vllm_magic.cluster.placement import Placement
 from vllm_magic.engine.client.requests import OpenClients
 from vllm_magic.engine.models.download import Downloads
@@ -139,7 +139,7 @@ class ServerRun:
         folder = self.lifecycle.now.folder
         if folder is None:
             return None
-        return folder.log if folder.log.exists() else folder.kept_log
+        return folder.log if ledger.has_log(folder) else folder.kept_log
 
     @property
     def standby(self) -> StandbySpec | None:

@@ -41,7 +41,13 @@ def failing(error: BaseException):
 )
 @pytest.mark.parametrize(
     "step",
-    ["Preparation._record", "record.write", "commands.environment", "Downloads", "serialization.pack_owner"],
+    [
+        "Preparation._record",
+        "ledger.write_record",
+        "commands.environment",
+        "Downloads",
+        "serialization.pack_owner",
+    ],
 )
 def test_nothing_is_left_of_a_start_that_fails_early(home, monkeypatch, step, error):
     monkeypatch.setattr(f"vllm_magic.provisioning.launch.{step}", failing(error))
@@ -98,7 +104,7 @@ def test_no_folder_for_temporary_files_can_be_made(home, monkeypatch):
     assert ledger.folders() == []
 
 
-@pytest.mark.parametrize("step", ["_launch_request", "record.write", "GuardPair"])
+@pytest.mark.parametrize("step", ["_launch_request", "ledger.write_record", "GuardPair"])
 @pytest.mark.parametrize("error", [OSError(24, "x"), RuntimeError("x")])
 def test_nothing_is_left_of_a_spare_that_fails_early(home, monkeypatch, step, error):
     monkeypatch.setattr(f"vllm_magic.provisioning.standby.{step}", failing(error))

@@ -49,10 +49,10 @@ class StatusCommand(SubCommand[ServerName]):
         notes += [f"{status.name}: {status.caveat}." for status in servers if status.caveat]
         if not name:
             notes += [*manager.idle_releases(), *manager.waiting(), *_spare_note(manager.spares.status())]
-        if servers and (folder := ledger.full_disk()):
-            notes.append(
-                f"{folder}: the logs of the servers are not written any more. Free disk space there."
-            )
+        if servers and (silent := ledger.silent_disk()):
+            notes.append(f"{silent}: the servers run, and can be stopped, but their logs may lack lines.")
+        elif servers and (full := ledger.full_disk()):
+            notes.append(f"{full}: the logs of the servers are not written any more. Free disk space there.")
         return views.status(servers, manager.recent_gpus() if servers else None, notes)
 
 
