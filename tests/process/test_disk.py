@@ -48,6 +48,13 @@ def test_a_disk_of_this_machine_is_used_directly(tmp_path):
     assert not disks.may_hang(tmp_path / "link" / "not made")
 
 
+def test_the_types_of_old_paths_are_forgotten(tmp_path, monkeypatch):
+    monkeypatch.setattr(disks, "KNOWN_FOR", 0.0)
+    for number in range(10):
+        disks.may_hang(tmp_path / str(number))
+    assert len(disks._kinds) <= 1 + len([one for one in disks._kinds if str(tmp_path) not in one])
+
+
 def test_a_link_to_a_disk_that_may_hang_is_followed(disk, tmp_path):
     link = tmp_path / "link"
     link.symlink_to(disk.path)

@@ -216,6 +216,8 @@ def may_hang(path: str | os.PathLike[str]) -> bool:
     known = _kinds.get(path)
     now = time.monotonic()
     if known is None or now >= known[0]:
+        for other in [one for one, (until, _) in list(_kinds.items()) if now >= until]:
+            _kinds.pop(other, None)
         _kinds[path] = known = (now + KNOWN_FOR, _may_hang(path))
     return known[1]
 
