@@ -267,7 +267,7 @@ class Guard:
         request = self.request
         self.disk.call(
             lambda: folder.clear(request.folder, request.tmp, request.log, request.keep_log),
-            folder.LIMIT + LIMIT,
+            folder.CLEAR_LIMIT + LIMIT,
         )
 
 

@@ -86,7 +86,6 @@ def follow(name: str, count: int) -> Iterator[str]:
         entry, record = living(name)
     except ServerNotFound:  # it has ended
         return
-    record = entry.record
     processes = [Identity(*pair) for pair in (record.outer, record.inner, record.leader) if pair]
     while any(map(is_alive, processes)):
         pidfd.wait_for_any(filter(is_alive, processes), POLL_INTERVAL)
