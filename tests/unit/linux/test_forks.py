@@ -15,6 +15,7 @@ STARTS = re.compile(
 )
 # Each runs in a process of its own, of one thread: the two guards, and those between the kernel and what it runs.
 ALONE = {
+    "guard/disk_calls.py",
     "guard/main.py",
     "guard/leader.py",
     "children/watchdog.py",
