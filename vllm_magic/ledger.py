@@ -101,7 +101,9 @@ class Folder:
         """Move the log to its final place, and remove the rest. Return a sentence about what is left; "" for nothing."""
         paths = map(str, (self.path, self.tmp, self.log, self.kept_log))
         try:
-            return disk.call(self.path, folder_content.clear, *paths, limit=folder_content.CLEAR_LIMIT + disk.LIMIT)
+            return disk.call(
+                self.path, folder_content.clear, *paths, limit=folder_content.CLEAR_LIMIT + disk.LIMIT
+            )
         except TimeoutError:
             return f"{self.path} could not be removed, because its disk does not answer"
         except OSError as error:  # no process can be started

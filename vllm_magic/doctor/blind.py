@@ -18,21 +18,21 @@ FIRST_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO, include/linux/proc_ns
 _CAP_SYS_PTRACE = 1 << 19  # include/uapi/linux/capability.h
 
 
-def spots(now: Snapshot, table: Table, proc: Path = Path("/proc")) -> tuple[str, ...]:
+def spots(snapshot: Snapshot, table: Table, proc: Path = Path("/proc")) -> tuple[str, ...]:
     """Return each blind spot as one line.
 
     Args:
-        now: the snapshot of the GPUs.
+        snapshot: the snapshot of the GPUs.
         table: the table of processes.
         proc: the path of /proc, for tests.
     """
-    return (*_of_the_driver(now, table), *_of_the_machine(proc), *_of_other_users(table, proc))
+    return (*_of_the_driver(snapshot, table), *_of_the_machine(proc), *_of_other_users(table, proc))
 
 
-def _of_the_driver(now: Snapshot, table: Table) -> Iterator[str]:
-    if now.problem:
-        yield f"GPUs: {now.problem}."
-    for gpu in now.gpus:
+def _of_the_driver(snapshot: Snapshot, table: Table) -> Iterator[str]:
+    if snapshot.problem:
+        yield f"GPUs: {snapshot.problem}."
+    for gpu in snapshot.gpus:
         where = f"GPU {gpu.index}"
         if gpu.used is None:
             yield f"{where}: its memory, which the driver does not report (as with unified memory)."

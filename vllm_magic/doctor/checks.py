@@ -200,16 +200,16 @@ def proc(problem: str) -> Iterator[Finding]:
         )
 
 
-def driver(now: Snapshot) -> Iterator[Finding]:
+def driver(snapshot: Snapshot) -> Iterator[Finding]:
     """Yield a driver that is installed and does not work."""
-    if now.problem is None or now.problem in NO_DRIVER:
+    if snapshot.problem is None or snapshot.problem in NO_DRIVER:
         return
     command = (
-        "pip install nvidia-ml-py" if "nvidia-ml-py" in now.problem
-        else "sudo reboot" if REBOOT in now.problem
+        "pip install nvidia-ml-py" if "nvidia-ml-py" in snapshot.problem
+        else "sudo reboot" if REBOOT in snapshot.problem
         else "nvidia-smi"
     )  # fmt: skip
-    yield Finding(Topic.DRIVER, f"{now.problem[:1].upper()}{now.problem[1:]}.", command)
+    yield Finding(Topic.DRIVER, f"{snapshot.problem[:1].upper()}{snapshot.problem[1:]}.", command)
 
 
 def vllm(found: Installed) -> Iterator[Finding]:
@@ -220,14 +220,14 @@ def vllm(found: Installed) -> Iterator[Finding]:
         yield Finding(Topic.VLLM, found.problem, "unset VLLM_MAGIC_EXECUTABLE" if misled else reinstall)
 
 
-def limits(now: Snapshot, version: str | None) -> Iterator[Finding]:
+def limits(snapshot: Snapshot, version: str | None) -> Iterator[Finding]:
     """Yield the limits of this machine that are too low for a server on all its GPUs; a start checks the same.
 
     Args:
-        now: the GPUs.
+        snapshot: the GPUs.
         version: the version of the vLLM that a start would run; None if it is not known.
     """
-    for problem in machine_limits.problems(len(now.gpus), version or ""):
+    for problem in machine_limits.problems(len(snapshot.gpus), version or ""):
         yield Finding(Topic.LIMIT, f"{problem.cause}. {problem.remedy}.", problem.command)
 
 

@@ -64,12 +64,12 @@ class GpuUse:
 
 
 def uses(
-    now: Snapshot, table: Table, servers: Mapping[int, str], vllm: Mapping[int, str]
+    snapshot: Snapshot, table: Table, servers: Mapping[int, str], vllm: Mapping[int, str]
 ) -> tuple[GpuUse, ...]:
     """Return the GPUs and the holders of their memory.
 
     Args:
-        now: the driver's snapshot.
+        snapshot: the driver's snapshot.
         table: the table of processes.
         servers: the names of our servers, by the pids of their processes.
         vllm: the names of all vLLM processes, by their pids.
@@ -84,16 +84,18 @@ def uses(
             gpu.free,
             _holdings(gpu, table, servers, vllm),
         )
-        for gpu in now.gpus
+        for gpu in snapshot.gpus
     )
 
 
-def view(now: Snapshot, used: Iterable[GpuUse]) -> View:
+def view(snapshot: Snapshot, used: Iterable[GpuUse]) -> View:
     """Return the table for ``vllm-magic gpu``."""
-    if not now.gpus:
-        return View(f"No GPU can be seen: {now.problem}.")
+    if not snapshot.gpus:
+        return View(f"No GPU can be seen: {snapshot.problem}.")
     rows = tuple(row for use in used for row in _rows(use))
-    return View(f"Driver {now.driver}" if now.driver else "", ("GPU", "holder", "memory", "of"), rows)
+    return View(
+        f"Driver {snapshot.driver}" if snapshot.driver else "", ("GPU", "holder", "memory", "of"), rows
+    )
 
 
 def holder_text(holding: Holding) -> str:

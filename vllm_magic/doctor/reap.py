@@ -128,9 +128,9 @@ def find_candidates(pids: Iterable[int]) -> list[ProcessTree]:
     return [find_candidate(pid, entries) for pid in dict.fromkeys(pids)]
 
 
-def view(candidates: Sequence[ProcessTree], now: Snapshot) -> View:
+def view(candidates: Sequence[ProcessTree], snapshot: Snapshot) -> View:
     """Return the processes as trees, with the GPU memory that each holds."""
-    held = {one.pid: one.used for gpu in now.gpus for one in gpu.processes or ()}
+    held = {one.pid: one.used for gpu in snapshot.gpus for one in gpu.processes or ()}
     rows = []
     for candidate in candidates:
         depth = {candidate.root.parent: -1}
@@ -139,7 +139,7 @@ def view(candidates: Sequence[ProcessTree], now: Snapshot) -> View:
             depth[pid] = depth.get(one.parent, 0) + 1
             branch = f"\N{BOX DRAWINGS LIGHT UP AND RIGHT}{'─' * 2 * (depth[pid] - 1)} " if depth[pid] else ""
             name = branch + unowned.display_name(one)[:60]
-            vram = gib(held[pid]) if pid in held else "" if now.gpus else "?"
+            vram = gib(held[pid]) if pid in held else "" if snapshot.gpus else "?"
             user = details.user(details.uid(pid))
             rows.append((str(pid), name, user, duration(details.age(one.identity)), vram))
     return View("", ("pid", "process", "user", "age", "VRAM"), tuple(rows))

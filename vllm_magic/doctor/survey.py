@@ -99,9 +99,9 @@ def holders(probe: Probe) -> tuple[Snapshot, tuple[gpus.GpuUse, ...]]:
     return now, gpus.uses(now, table, names, _holder_names(unowned.trees(table), now))
 
 
-def _holder_names(trees: Iterable[Tree], now: Snapshot) -> dict[int, str]:
+def _holder_names(trees: Iterable[Tree], snapshot: Snapshot) -> dict[int, str]:
     """Return the names of the vLLM processes that the driver lists, by their pids."""
-    listed = {one.pid for gpu in now.gpus for one in gpu.processes or ()}
+    listed = {one.pid for gpu in snapshot.gpus for one in gpu.processes or ()}
     return {
         one.identity.pid: unowned.holder_name(tree, one)
         for tree in trees
@@ -151,7 +151,7 @@ def _pids(entry: Entry) -> tuple[int, ...]:
 
 
 def _reported_servers(
-    entries: Iterable[Entry], members: Mapping[str, tuple[int, ...]], now: Snapshot | None, table: Table
+    entries: Iterable[Entry], members: Mapping[str, tuple[int, ...]], snapshot: Snapshot | None, table: Table
 ) -> tuple[ReportedServer, ...]:
     records = [
         (entry, entry.record)
@@ -160,7 +160,7 @@ def _reported_servers(
     ]
     listening = _listening([record.port for _, record in records], table)
     return tuple(
-        _server(entry, record, pids, held(now, pids), listening[record.port])
+        _server(entry, record, pids, held(snapshot, pids), listening[record.port])
         for entry, record in records
         for pids in [members[entry.id]]
     )
@@ -204,7 +204,7 @@ def _server(
     )
 
 
-def _reported_tree(tree: Tree, now: Snapshot, table: Table) -> ReportedTree:
+def _reported_tree(tree: Tree, snapshot: Snapshot, table: Table) -> ReportedTree:
     root = tree.root
     pids = tuple(sorted(tree.pids))
     return ReportedTree(
@@ -216,7 +216,7 @@ def _reported_tree(tree: Tree, now: Snapshot, table: Table) -> ReportedTree:
         age=details.age(root.identity),
         group=root.group,
         pids=pids,
-        bytes=held(now, pids),
+        bytes=held(snapshot, pids),
         ours=_is_marked(root.session, table),
     )
 
@@ -230,13 +230,15 @@ def _is_marked(session: int, table: Table) -> bool:
     return any(MARK in processes.environment(member.identity.pid) for member in there if member.state != "D")
 
 
-def held(now: Snapshot | None, pids: Iterable[int]) -> int | None:
+def held(snapshot: Snapshot | None, pids: Iterable[int]) -> int | None:
     """Return the bytes that these processes hold by the driver's report; None if it does not report them, or was not asked."""
-    if now is None:
+    if snapshot is None:
         return None
     wanted = frozenset(pids)
-    listed = [process.used for gpu in now.gpus for process in gpu.processes or () if process.pid in wanted]
-    blank = not now.gpus or any(gpu.processes is None for gpu in now.gpus) or None in listed
+    listed = [
+        process.used for gpu in snapshot.gpus for process in gpu.processes or () if process.pid in wanted
+    ]
+    blank = not snapshot.gpus or any(gpu.processes is None for gpu in snapshot.gpus) or None in listed
     return None if blank else sum(used or 0 for used in listed)
 
 

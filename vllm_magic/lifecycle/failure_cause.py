@@ -47,7 +47,7 @@ def find(
         return prepared.verifier.failure
     table = flag_table.load(executable)
     context = HintContext(
-        tuple(table.by_string) if table else flags.COMMON,
+        tuple(table.by_string) if table else flags.WELL_KNOWN,
         prepared.model,
         str(Path(executable).with_name("python")),
         _machine_facts(oom_kills_before),

@@ -41,14 +41,14 @@ def provisioner(spec: ServerSpec, environ: Mapping[str, str], probe: Probe, pool
 
 
 def check(
-    spec: ServerSpec, environ: Mapping[str, str], now: Snapshot, freed_ports: Collection[int] = ()
+    spec: ServerSpec, environ: Mapping[str, str], snapshot: Snapshot, freed_ports: Collection[int] = ()
 ) -> None:
     """Refuse a start that cannot succeed; see `start_checks`. A cluster has another vLLM and other files than this machine.
 
     Args:
         spec: the server.
         environ: the kernel's environment.
-        now: the GPUs as they are now.
+        snapshot: the GPUs as they are now.
         freed_ports: ports that are in use now, and free when the server starts.
 
     Raises:
@@ -57,7 +57,7 @@ def check(
         ExecutableNotFound: vLLM is not found.
     """
     if not spec.cluster:
-        checks.check(spec, environ, executable.find(spec.executable), now, freed_ports)
+        checks.check(spec, environ, executable.find(spec.executable), snapshot, freed_ports)
 
 
 def standby(spec: ServerSpec, environ: Mapping[str, str]) -> StandbySpec | None:

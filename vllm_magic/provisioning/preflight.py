@@ -60,24 +60,24 @@ def share(spec: ServerSpec) -> float:
 
 
 def shortage(
-    spec: ServerSpec, environ: Mapping[str, str], now: Snapshot, chosen: tuple[Gpu, ...]
+    spec: ServerSpec, environ: Mapping[str, str], snapshot: Snapshot, chosen: tuple[Gpu, ...]
 ) -> Shortage | None:
     """Return the GPUs on which a server does not fit; None if it fits, or if that is not known.
 
     Args:
         spec: the server to start.
         environ: the kernel's environment.
-        now: the GPUs as they are now.
+        snapshot: the GPUs as they are now.
         chosen: the GPUs that were chosen for the server; () when vLLM chooses, or when there were too few for "auto".
     """
     count, wanted = command.gpu_count(spec.all_args), share(spec)
     too_few = spec.gpus is not None and not chosen
     if too_few:
-        gpus = now.gpus
+        gpus = snapshot.gpus
     elif chosen:
         gpus = chosen[:count]
     else:
-        seen = visible(now.gpus, {**environ, **dict(spec.env)})
+        seen = visible(snapshot.gpus, {**environ, **dict(spec.env)})
         gpus = seen.gpus[:count] if seen.ordered else seen.gpus
     # A GPU without a list of processes may be divided (MIG) into parts with memory of their own.
     short = tuple(gpu for gpu in gpus if not has_free(gpu, wanted) and (too_few or gpu.processes is not None))

@@ -251,7 +251,7 @@ class LocalVerifier(Verifier):
             snapshot for snapshot in (self._loaded, self._before) if snapshot is not None and snapshot.gpus
         ]
 
-    def _vram(self, now: Snapshot, ours: frozenset[int]) -> tuple[GpuMemory, ...]:
+    def _vram(self, snapshot: Snapshot, ours: frozenset[int]) -> tuple[GpuMemory, ...]:
         snapshots = self._snapshots()
         return tuple(
             GpuMemory(
@@ -263,7 +263,7 @@ class LocalVerifier(Verifier):
                 after=gpu.used,
                 held=seen.held_by(ours) if snapshots and (seen := snapshots[-1].same(gpu)) else None,
             )
-            for gpu in now.gpus
+            for gpu in snapshot.gpus
             if self._concerns(gpu, ours)
         )
 

@@ -76,13 +76,13 @@ class Fit(Viewable):
         return fit_view.view(self)
 
 
-def fit(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot, *, online: bool = True) -> Fit:
+def fit(spec: ServerSpec, environ: Mapping[str, str], snapshot: Snapshot, *, online: bool = True) -> Fit:
     """Estimate whether a server that is not started yet would fit.
 
     Args:
         spec: the server.
         environ: the kernel's environment.
-        now: the GPUs as they are now.
+        snapshot: the GPUs as they are now.
         online: whether the Hub may be asked for a model that is not on this machine.
 
     Raises:
@@ -90,7 +90,7 @@ def fit(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot, *, online: 
         NoEstimate: the model is not found, or is of a kind that is not known here.
     """
     environ = {**environ, **dict(spec.env)}
-    candidates = _candidates(spec, environ, now)
+    candidates = _candidates(spec, environ, snapshot)
     config, stored = _described(spec, environ, online=online)
     count = command.gpu_count(spec.all_args)
     memory = min((gpu.total for gpu in candidates[:count] if gpu.total), default=None)
@@ -108,13 +108,13 @@ def fit(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot, *, online: 
     requests = wanted.kv.requests(kv_room, context) if kv_room is not None and wanted.kv.block else None
     largest = None if kv_room is None else wanted.kv.longest(kv_room, wanted.model.longest)
     any_length = environ.get(architecture.ANY_LENGTH, "").strip().lower() in ("1", "true")
-    case = FitInput(wanted, rooms, len(now.gpus), kv_room, context, any_length, again)
+    case = FitInput(wanted, rooms, len(snapshot.gpus), kv_room, context, any_length, again)
     outcome = advice.assess(case)
     said = advice.line(case, outcome, requests, largest)
     return Fit(spec.model, outcome, said, wanted, gpus, context, kv_room, requests, largest)
 
 
-def claim(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot) -> tuple[GpuRoom, ...]:
+def claim(spec: ServerSpec, environ: Mapping[str, str], snapshot: Snapshot) -> tuple[GpuRoom, ...]:
     """Return the GPUs that vLLM will use, with the memory that it claims on each, whatever the model.
 
     GPUs that do not report their memory are left out.
@@ -122,7 +122,7 @@ def claim(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot) -> tuple[
     Raises:
         InvalidOption: --gpus names a GPU that does not exist.
     """
-    candidates = _candidates(spec, {**environ, **dict(spec.env)}, now)
+    candidates = _candidates(spec, {**environ, **dict(spec.env)}, snapshot)
     count = command.gpu_count(spec.all_args)
     return _rooms(candidates, command.memory_fraction(spec.all_args))[:count]
 
@@ -156,20 +156,20 @@ def _described(
     return hub.ask(spec, environ)
 
 
-def _candidates(spec: ServerSpec, environ: Mapping[str, str], now: Snapshot) -> Sequence[Gpu]:
+def _candidates(spec: ServerSpec, environ: Mapping[str, str], snapshot: Snapshot) -> Sequence[Gpu]:
     """Return the GPUs that the server may use, in the order in which it takes them.
 
     If CUDA's order is not known, the GPUs with the most free memory come first.
     """
     if spec.gpus is None:
-        seen = visible(now.gpus, environ)
+        seen = visible(snapshot.gpus, environ)
         return seen.gpus if seen.ordered else sorted(seen.gpus, key=lambda gpu: gpu.free or 0, reverse=True)
     try:
-        chosen = choice.choose(spec.gpus, now, command.gpu_count(spec.all_args), fraction=0.0)
+        chosen = choice.choose(spec.gpus, snapshot, command.gpu_count(spec.all_args), fraction=0.0)
     except ValueError as error:
         raise InvalidOption(str(error)) from None
     is_auto = spec.gpus.strip().lower() == "auto"
-    return (*chosen, *(gpu for gpu in now.gpus if is_auto and gpu not in chosen))
+    return (*chosen, *(gpu for gpu in snapshot.gpus if is_auto and gpu not in chosen))
 
 
 def _kv_room(wanted: Need, gpus: tuple[GpuRoom, ...], environ: Mapping[str, str]) -> int | None:

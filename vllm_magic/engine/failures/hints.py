@@ -52,7 +52,7 @@ class HintContext:
         machine: the limits of the machine.
     """
 
-    flags: Sequence[str] = flags.COMMON
+    flags: Sequence[str] = flags.WELL_KNOWN
     model: str = ""
     python: str = "python"
     machine: MachineFacts = dataclasses.field(default_factory=MachineFacts)
@@ -67,7 +67,7 @@ def flag_meant(match: re.Match[str], known: HintContext) -> str:
         return match[2].rstrip(".")
     flagged = [word for word in match[1].split() if word.startswith("-")][:MOST_MEANT]
     unknown = [word.partition("=")[0].replace("_", "-") for word in flagged]
-    has = () if known.flags is flags.COMMON else known.flags
+    has = () if known.flags is flags.WELL_KNOWN else known.flags
     for word in unknown:
         _, _, what_to_do = other_versions.advice(word, has, "").partition(". ")
         if what_to_do:

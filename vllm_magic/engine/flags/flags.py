@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 LONGEST_NUMBER = 100  # digits
 # The flags that most people use, of the 430 flags of vLLM 0.32.
-_COMMON = """
+_WELL_KNOWN = """
 --api-key --attention-backend --block-size --chat-template --compilation-config --config --cpu-offload-gb
 --data-parallel-size -dp --distributed-executor-backend --download-dir --dtype --enable-auto-tool-choice
 --enable-chunked-prefill --enable-expert-parallel --enable-log-requests --enable-lora
@@ -30,7 +30,7 @@ _COMMON = """
 --tensor-parallel-size -tp --tokenizer --tokenizer-mode --tool-call-parser --trust-remote-code
 --uvicorn-log-level
 """
-COMMON = tuple(_COMMON.split())
+WELL_KNOWN = tuple(_WELL_KNOWN.split())
 # The options of vllm_magic for a start: a flag that vLLM does not have may be one of them, misspelled.
 OWN = (
     "--name", "--gpus", "--port", "--env", "--executable", "--profile", "--force", "--cluster", "--keep", "--ttl",
@@ -57,7 +57,7 @@ def similar(word: str, known: Iterable[str], most: int = 2) -> list[str]:
     known = list(known)
     begun = [flag for flag in known if len(word) >= SHORTEST_BEGINNING and flag.startswith(word)]
     found = list(dict.fromkeys([*begun, *get_close_matches(word, known, MANY, ALIKE)]))
-    return ([flag for flag in found if flag in COMMON] or found)[:most]
+    return ([flag for flag in found if flag in WELL_KNOWN] or found)[:most]
 
 
 def value(args: Sequence[str], *names: str) -> str | None:

@@ -45,7 +45,7 @@ def check(
     spec: ServerSpec,
     environ: Mapping[str, str],
     executable: str,
-    now: Snapshot | None = None,
+    snapshot: Snapshot | None = None,
     freed_ports: Collection[int] = (),
 ) -> None:
     """Refuse a start on this machine that cannot succeed. With ``--force``, vLLM decides.
@@ -54,7 +54,7 @@ def check(
         spec: the server.
         environ: the kernel's environment.
         executable: the absolute path of vLLM.
-        now: the GPUs as they are now; None if they have not been read. The GPUs are not checked then.
+        snapshot: the GPUs as they are now; None if they have not been read. The GPUs are not checked then.
         freed_ports: ports that are in use now, and will be free when the server starts.
 
     Raises:
@@ -63,25 +63,25 @@ def check(
     """
     if spec.force:
         return
-    start = PlannedStart(spec, environ, executable, now, freed_ports)
+    start = PlannedStart(spec, environ, executable, snapshot, freed_ports)
     for check_start in CHECKS:
         check_start(start)
 
 
-def check_gpus(spec: ServerSpec, environ: Mapping[str, str], executable: str, now: Snapshot) -> None:
+def check_gpus(spec: ServerSpec, environ: Mapping[str, str], executable: str, snapshot: Snapshot) -> None:
     """Refuse a start that cannot succeed on these GPUs, after `check` was called without them.
 
     Args:
         spec: the server.
         environ: the kernel's environment.
         executable: the absolute path of vLLM.
-        now: the GPUs as they are now.
+        snapshot: the GPUs as they are now.
 
     Raises:
         InvalidOption: there are too few GPUs for the flags, or the GPUs are too old for them.
     """
     if not spec.force:
-        gpu_limits.check(PlannedStart(spec, environ, executable, now))
+        gpu_limits.check(PlannedStart(spec, environ, executable, snapshot))
 
 
 def check_model(spec: ServerSpec, environ: Mapping[str, str]) -> None:

@@ -44,7 +44,7 @@ def check(start: PlannedStart) -> None:
         InvalidOption: there are too few GPUs, --gpus names a GPU that does not exist, or the GPUs are too old for a flag or for
             the model's quantization.
     """
-    if start.now is None or not start.now.gpus:
+    if start.snapshot is None or not start.snapshot.gpus:
         return
     gpus = _candidates(start)
     if not gpus or not start.version or _OTHER_DEVICE.search(start.version):
@@ -59,16 +59,16 @@ def check(start: PlannedStart) -> None:
 
 def _candidates(start: PlannedStart) -> Sequence[Gpu]:
     """Return the GPUs of which the server uses some or all; none if the server may use parts of a GPU (MIG)."""
-    if start.now is None:
+    if start.snapshot is None:
         return ()
     wanted = start.spec.gpus
     if wanted is None:
-        return visible(start.now.gpus, start.environ).gpus
+        return visible(start.snapshot.gpus, start.environ).gpus
     try:
-        chosen = choice.choose(wanted, start.now, command.gpu_count(start.spec.all_args), fraction=0.0)
+        chosen = choice.choose(wanted, start.snapshot, command.gpu_count(start.spec.all_args), fraction=0.0)
     except ValueError as error:
         raise InvalidOption(str(error)) from None
-    return start.now.gpus if wanted.strip().lower() == "auto" else chosen
+    return start.snapshot.gpus if wanted.strip().lower() == "auto" else chosen
 
 
 def _check_count(start: PlannedStart, gpus: Sequence[Gpu]) -> None:

@@ -37,7 +37,7 @@ class PlannedStart:
         spec: the server.
         environ: the kernel's environment.
         executable: the absolute path of vLLM; None if only the model is checked.
-        now: the GPUs as they are now; None if they have not been read.
+        snapshot: the GPUs as they are now; None if they have not been read.
         freed_ports: ports that are in use now, and will be free when the server starts.
 
     Attributes:
@@ -49,13 +49,13 @@ class PlannedStart:
         spec: ServerSpec,
         environ: Mapping[str, str],
         executable: str | None,
-        now: Snapshot | None = None,
+        snapshot: Snapshot | None = None,
         freed_ports: Collection[int] = (),
     ) -> None:
         self.spec = spec
         self.environ = {**environ, **dict(spec.env)}
         self.executable = executable
-        self.now = now
+        self.snapshot = snapshot
         self.freed_ports = freed_ports
 
     @functools.cached_property

@@ -176,13 +176,13 @@ def _freed(release: Release) -> str:
     return gib(sum(known) if known else None) if release.vram else ""
 
 
-def _vram(servers: Sequence[ServerStatus], now: Snapshot) -> list[list[int]]:
+def _vram(servers: Sequence[ServerStatus], snapshot: Snapshot) -> list[list[int]]:
     """Return, for each server, the bytes of each of its processes that the driver lists."""
     by_leader: dict[Identity, list[int]] = {
         server.leader: [] for server in servers if server.leader and not server.state.over
     }
     leaders = {leader.pid: leader for leader in by_leader}
-    for process in (process for gpu in now.gpus for process in gpu.processes or ()):
+    for process in (process for gpu in snapshot.gpus for process in gpu.processes or ()):
         leader = processes.leader_of(process.pid, leaders)
         if leader in by_leader and process.used is not None:
             by_leader[leader].append(process.used)

@@ -81,10 +81,10 @@ class Work:
         """Return the form values that would start this server again."""
         return form.fields_of(server.spec, self._settings())
 
-    def assess(self, fields: FormFields, now: Snapshot | None) -> WorkResult:
+    def assess(self, fields: FormFields, snapshot: Snapshot | None) -> WorkResult:
         """Assess the start that the form describes."""
         ports = [server.port for server in self._manager.servers().values()]
-        return WorkResult(assessment=form.assess(fields, self._settings(), now, ports), assessed=fields)
+        return WorkResult(assessment=form.assess(fields, self._settings(), snapshot, ports), assessed=fields)
 
     def start(self, fields: FormFields) -> WorkResult:
         """Start the server that the form describes, without waiting until it is ready."""

@@ -126,14 +126,14 @@ def _masked_variable(assignment: str) -> str:
 
 
 def assess(
-    form: FormFields, settings: Settings, now: Snapshot | None, own_ports: Collection[int] = ()
+    form: FormFields, settings: Settings, snapshot: Snapshot | None, own_ports: Collection[int] = ()
 ) -> Assessment:
     """Check the flags, the model, the machine, and whether the memory suffices. This does not use the network.
 
     Args:
         form: the values of the form.
         settings: the settings of the session.
-        now: the GPUs as they are now; None if they are not known.
+        snapshot: the GPUs as they are now; None if they are not known.
         own_ports: the ports of this kernel's servers.
     """
     if not form.model:
@@ -142,11 +142,11 @@ def assess(
         server = spec(form, settings)
         if server.cluster:  # the cluster has another vLLM and other GPUs than this machine
             return Assessment(f"The server will run on the Ray cluster at {rest.shown(server.cluster)}.")
-        checks.check(server, os.environ, executable.find(server.executable), now, own_ports)
-        if now is None or not now.gpus:
+        checks.check(server, os.environ, executable.find(server.executable), snapshot, own_ports)
+        if snapshot is None or not snapshot.gpus:
             return Assessment()
-        claims = {room.index: room.usable for room in claim(server, os.environ, now)}
-        return _assess_memory(server, now, claims)
+        claims = {room.index: room.usable for room in claim(server, os.environ, snapshot)}
+        return _assess_memory(server, snapshot, claims)
     except VllmMagicError as error:
         return Assessment(str(error), wrong=True)
 
@@ -156,9 +156,9 @@ def suggestions() -> list[str]:
     return list(dict.fromkeys([*history.models(), *sorted(on_disk.cached_models())]))[:MOST_MODELS]
 
 
-def _assess_memory(server: ServerSpec, now: Snapshot, claims: Mapping[int, int]) -> Assessment:
+def _assess_memory(server: ServerSpec, snapshot: Snapshot, claims: Mapping[int, int]) -> Assessment:
     try:
-        estimate = fit(server, os.environ, now, online=False)
+        estimate = fit(server, os.environ, snapshot, online=False)
     except NoEstimate:  # the model is not on this machine, or its architecture is not known
         return Assessment(claims=claims)
     return Assessment(estimate.verdict, estimate.fits is False, claims)

@@ -48,10 +48,10 @@ class FormState:
         self._writer = request.view
         return self.fields
 
-    def begin_assessment(self, fields: FormFields, now: Snapshot | None) -> None:
+    def begin_assessment(self, fields: FormFields, snapshot: Snapshot | None) -> None:
         """Note that an assessment of these values begins, for the GPUs as they are now."""
         self.fields = fields
-        self._assessed_memory = _free_steps(now)
+        self._assessed_memory = _free_steps(snapshot)
         self._under_way += 1
 
     def finish_assessment(self, result: WorkResult) -> None:
@@ -60,9 +60,11 @@ class FormState:
         if result.assessment is not None and result.assessed == self.fields:
             self._assessment = result.assessment
 
-    def is_outdated(self, now: Snapshot | None) -> bool:
+    def is_outdated(self, snapshot: Snapshot | None) -> bool:
         """Whether the free memory has changed since the assessment, as after the release of a server."""
-        return bool(self.fields.model) and not self._under_way and _free_steps(now) != self._assessed_memory
+        return (
+            bool(self.fields.model) and not self._under_way and _free_steps(snapshot) != self._assessed_memory
+        )
 
     def view_state(self, models: list[str]) -> dict[str, Any]:
         """Return the form for the views, with its keys masked and these models as suggestions."""
@@ -75,6 +77,8 @@ class FormState:
         }
 
 
-def _free_steps(now: Snapshot | None) -> tuple[int | None, ...]:
+def _free_steps(snapshot: Snapshot | None) -> tuple[int | None, ...]:
     """Return the free memory of each GPU in steps of `STEP`; None if it is not known."""
-    return tuple(None if gpu.free is None else gpu.free // STEP for gpu in (now.gpus if now else ()))
+    return tuple(
+        None if gpu.free is None else gpu.free // STEP for gpu in (snapshot.gpus if snapshot else ())
+    )

@@ -30,12 +30,12 @@ class ProcessRows:
         self._next_read = 0.0  # by `time.monotonic`
         self._usage = ProcessUsage()
 
-    def changed(self, server: Server, now: Snapshot | None) -> dict[str, Any] | None:
+    def changed(self, server: Server, snapshot: Snapshot | None) -> dict[str, Any] | None:
         """Return the message with the rows; None if they have not changed, or the last read was too recent."""
         if time.monotonic() < self._next_read:
             return None
         began = time.thread_time()
-        rows = message(server, now, self._usage)
+        rows = message(server, snapshot, self._usage)
         self._next_read = time.monotonic() + (time.thread_time() - began) / SHARE
         if rows == self._sent:
             return None
@@ -71,14 +71,18 @@ class ProcessUsage:
         self._known = {identity: self._known[identity] for identity in identities if identity in self._known}
 
 
-def message(server: Server, now: Snapshot | None, usage: ProcessUsage) -> dict[str, Any]:
+def message(server: Server, snapshot: Snapshot | None, usage: ProcessUsage) -> dict[str, Any]:
     """Return the message with a row for each process.
 
     A row has the depth in the tree, name, pid, bytes of memory, percent of a core, threads, bytes of VRAM (null for a value
     that is not known), and how a stop ends the process.
     """
     processes = {process.identity.pid: process for process in server.processes()}
-    vram = {process.pid: process.used for gpu in (now.gpus if now else ()) for process in gpu.processes or ()}
+    vram = {
+        process.pid: process.used
+        for gpu in (snapshot.gpus if snapshot else ())
+        for process in gpu.processes or ()
+    }
     rows = [
         [
             depth,

@@ -114,18 +114,20 @@ def release(release: Release) -> Data:
     }
 
 
-def gpus(now: Snapshot | None, owners: Mapping[int, str], chosen: str, claims: Mapping[int, int]) -> Data:
+def gpus(
+    snapshot: Snapshot | None, owners: Mapping[int, str], chosen: str, claims: Mapping[int, int]
+) -> Data:
     """Return the GPUs and the holders of their memory.
 
     Args:
-        now: the latest snapshot; None if there is none yet.
+        snapshot: the latest snapshot; None if there is none yet.
         owners: the names of this kernel's servers, by the pids of their processes that the driver lists.
         chosen: the name of the server that is shown.
         claims: the bytes that the start in the form would take on each GPU, by the index of the GPU.
     """
-    if now is None or not now.gpus:
-        return {"rows": [], "note": now.problem if now and now.problem else ""}
-    return {"rows": [_gpu(gpu, owners, chosen, claims.get(gpu.index)) for gpu in now.gpus], "note": ""}
+    if snapshot is None or not snapshot.gpus:
+        return {"rows": [], "note": snapshot.problem if snapshot and snapshot.problem else ""}
+    return {"rows": [_gpu(gpu, owners, chosen, claims.get(gpu.index)) for gpu in snapshot.gpus], "note": ""}
 
 
 def points(servers: Iterable[Server]) -> Data:
@@ -204,14 +206,14 @@ def _unattributed(gpu: Gpu) -> int:
     return (gpu.used or 0) if gpu.processes is None else (gpu.unattributed or 0)
 
 
-def static_html(servers: list[ServerStatus], now: Snapshot | None) -> str:
+def static_html(servers: list[ServerStatus], snapshot: Snapshot | None) -> str:
     """Return the HTML that a saved or converted notebook shows in place of the panel."""
     from vllm_magic.view import View
 
     about = View("The vLLM panel when it was opened. %vllm panel opens a live one.")
-    return f"{about._repr_html_()}{views.status(servers, now)._repr_html_()}"
+    return f"{about._repr_html_()}{views.status(servers, snapshot)._repr_html_()}"
 
 
-def static_text(servers: list[ServerStatus], now: Snapshot | None) -> str:
+def static_text(servers: list[ServerStatus], snapshot: Snapshot | None) -> str:
     """Return the same as plain text, for use without a front end."""
-    return repr(views.status(servers, now))
+    return repr(views.status(servers, snapshot))

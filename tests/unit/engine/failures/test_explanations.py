@@ -30,7 +30,7 @@ from vllm_magic.engine.flags import flags
 @pytest.mark.parametrize("sign", KNOWN)
 def test_a_known_failure_has_a_cause_and_a_hint(sign):
     lines, cause, hint = KNOWN[sign]
-    failure = explain([*NOISE, *lines], 1, HintContext(flags.COMMON, "some/model"))
+    failure = explain([*NOISE, *lines], 1, HintContext(flags.WELL_KNOWN, "some/model"))
     assert (failure.cause, failure.hint) == (cause, hint)
     assert failure.lines[-1].removesuffix("…") in "\n".join(lines)
 
@@ -158,7 +158,7 @@ def test_the_flags_that_this_vllm_has():
     said = ["vllm: error: unrecognized arguments: --max-len 9"]
     assert explain(said, 2, HintContext(both)).hint == "Did you mean --max-model-len?"
     assert explain(said, 2, HintContext(())).hint.startswith("Leave it out, or use the vLLM that has it")
-    assert "--max-model-len" in flags.COMMON
+    assert "--max-model-len" in flags.WELL_KNOWN
 
 
 def test_a_flag_of_another_version_is_answered_with_what_to_do():

@@ -170,7 +170,7 @@ SAID = {
 
 
 def explained(name: str, machine: MachineFacts = LIMITED) -> Failure:
-    return explain(REPORTS[name], 1, HintContext(flags.COMMON, "some/model", "/v/bin/python", machine))
+    return explain(REPORTS[name], 1, HintContext(flags.WELL_KNOWN, "some/model", "/v/bin/python", machine))
 
 
 def test_each_report_is_tried():

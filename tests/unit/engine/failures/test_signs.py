@@ -25,7 +25,7 @@ def sign_of(lines):
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message[:50])
 def test_a_message_is_explained_in_one_line(message):
-    failure = explain(in_engine(message), 1, HintContext(flags.COMMON, "some/model"))
+    failure = explain(in_engine(message), 1, HintContext(flags.WELL_KNOWN, "some/model"))
     assert failure.hint != SEE_LOGS
     for text in (failure.cause, failure.hint):
         assert text
@@ -76,7 +76,7 @@ def test_each_sign_is_tried():
 )
 def test_values_are_put_in(message, cause, hint):
     facts = MachineFacts(memory_limit=16 * GIB, files=1024)
-    failure = explain(in_engine(message), 1, HintContext(flags.COMMON, machine=facts))
+    failure = explain(in_engine(message), 1, HintContext(flags.WELL_KNOWN, machine=facts))
     assert cause in failure.cause
     assert hint in failure.hint
 
