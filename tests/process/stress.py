@@ -152,8 +152,9 @@ class Stress:
             self.counts["killed"] += pidfd.send(victim.identity, signal.SIGKILL)
 
 
-def held() -> dict[str, int]:
+def held(manager: Manager) -> dict[str, int]:
     """What this process holds: descriptors, threads, children (dead ones too), and memory in KiB."""
+    manager.gpus()  # its child lives from then on, and has its connection; it is started again when it was too slow
     gc.collect()
     status = Path("/proc/self/status").read_text().split()
     return {
@@ -170,12 +171,12 @@ def main() -> None:
     warm_up = int(cycles * WARM_UP)
     stress = Stress(executable, seed, limit)
     stress.run(warm_up, threads)
-    before, lasting = held(), threading.enumerate()
+    before, lasting = held(stress.manager), threading.enumerate()
     stress.run(cycles - warm_up, threads)
     stress.manager.stop_all(grace=0.0)
     for thread in set(threading.enumerate()) - set(lasting):
         thread.join(ENDING)  # of a server whose end is known; the thread itself may have to end yet
-    after = held()
+    after = held(stress.manager)
     stress.manager.close()
     report = {
         "seconds": round(time.monotonic() - began, 1),

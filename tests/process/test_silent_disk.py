@@ -94,6 +94,20 @@ def test_a_start_is_refused(disk, manager, spec):
         in_time(lambda: manager.start(spec(), timeout=LIMIT))
 
 
+@pytest.mark.parametrize("place", ["model", "cache"])
+def test_a_model_on_such_a_disk_is_refused(disk, tmp_path, monkeypatch, manager, spec, place):
+    """The other checks would wait for the disk in the cell, and not even Interrupt would end that."""
+    monkeypatch.setenv("VLLM_MAGIC_HOME", str(tmp_path / "home"))
+    model = disk.path / "models" / "llama"
+    model.mkdir(parents=True)
+    if place == "cache":
+        monkeypatch.setenv("HF_HUB_CACHE", str(disk.path / "hub"))
+    disk.be_silent()
+    name = str(model) if place == "model" else "some/llama"
+    with pytest.raises(StartFailed, match=NO_ANSWER):
+        in_time(lambda: manager.start(spec(model=name), timeout=LIMIT))
+
+
 def test_a_server_is_released_and_its_folder_is_named(disk, manager, spec):
     server = manager.start(spec(), timeout=LIMIT).server
     folder = server._run.lifecycle.now.folder.path

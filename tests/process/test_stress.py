@@ -63,7 +63,7 @@ def test_nothing_stays_and_nothing_grows(short_home, executable):
     before, after = report["before"], report["after"]
     assert after["rss"] - before["rss"] < GROWTH
     for what in ("descriptors", "threads", "children"):
-        assert after[what] <= before[what], what
+        assert after[what] <= before[what], (what, before, after)
     assert traces.processes() == []
     assert traces.files() == []
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.guard import control_socket
 from vllm_magic.guard.protocol import Attach, Decoder, Stop, encode
-from vllm_magic.linux import forks
+from vllm_magic.linux import disk, forks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,11 +22,14 @@ def connect(folder: Path) -> socket.socket:
     """Return a connection to the guard of the server with this private folder.
 
     Raises:
-        OSError: no guard listens on the control socket.
+        OSError: no guard listens on the control socket, or the disk of the folder does not answer.
     """
     connection = forks.above_standard_streams(socket.socket(socket.AF_UNIX))
     forks.keep_out(connection)
     try:
+        disk.call(
+            folder, os.stat, folder
+        )  # raises an error if the disk does not answer; the calls below would wait
         # Through the open folder, as in `control_socket`: the path itself may be too long for a socket.
         directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

@@ -163,7 +163,8 @@ def _sweep(entry: Entry, found: Record, probe: Probe, *, on_cluster: bool = Fals
         if entry.condition in (Condition.HUNG, Condition.RELEASING) and not hung_guards.end(entry):
             return None
         try:
-            stack.callback(record.drop_lock, record.hold_lock(str(entry.path)))
+            if not disk.may_hang(entry.path):  # there, the guards hold no lock either
+                stack.callback(record.drop_lock, record.hold_lock(str(entry.path)))
         except OSError as error:
             # Another sweep holds the lock, or the folder is gone. Without locks, two sweeps do the same without harm.
             if error.errno not in files.NO_LOCKS:

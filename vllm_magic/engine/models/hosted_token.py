@@ -32,13 +32,14 @@ def load(model: str | None, environ: MutableMapping[str, str]) -> None:
         model: the model that is needed; one in a folder of this machine needs no token. None: it is not known yet.
         environ: the environment of the kernel.
     """
-    if any(environ.get(name) for name in _VARIABLES) or (model is not None and Path(model).exists()):
-        return
-    if threading.current_thread() is not threading.main_thread():
-        return
     ask = _from_colab if _COLAB in sys.modules else _from_kaggle if environ.get(_KAGGLE) else None
-    token = _answer(ask) if ask else ""
-    if token:
+    if ask is None or any(environ.get(name) for name in _VARIABLES):
+        return
+    if threading.current_thread() is not threading.main_thread() or (
+        model is not None and Path(model).exists()
+    ):
+        return
+    if token := _answer(ask):
         environ[TOKEN] = token
 
 

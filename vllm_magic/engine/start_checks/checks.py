@@ -14,6 +14,7 @@ from vllm_magic.engine.start_checks import (
     model_name,
     named_files,
     parsers,
+    silent_disk,
     stray_words,
     unknown_flags,
 )
@@ -26,15 +27,21 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Snapshot
 
 # The checks that need no vLLM.
-MODEL_CHECKS: tuple[Callable[[PlannedStart], None], ...] = (model_name.check, model_folder.check)
+MODEL_CHECKS: tuple[Callable[[PlannedStart], None], ...] = (
+    silent_disk.check,
+    model_name.check,
+    model_folder.check,
+)
 CHECKS: tuple[Callable[[PlannedStart], None], ...] = (
+    silent_disk.check,
     stray_words.check,
     unknown_flags.check,
     flag_values.check,
     flag_ranges.check,
     named_files.check,
     parsers.check,
-    *MODEL_CHECKS,
+    model_name.check,
+    model_folder.check,
     model_limits.check,
     gpu_limits.check,
     machine.check,
