@@ -20,9 +20,18 @@ def line(now: ServerStatus) -> str:
 
 
 def times(now: ServerStatus) -> str:
-    """Return the seconds since the start was requested, and the seconds left if an earlier start allows an estimate."""
-    left = "" if now.estimate.left is None else f", about {max(1.0, now.estimate.left):.0f} s left"
-    return f"{now.seconds:.0f} s{left}"
+    """Return the seconds since the start was requested, and what an earlier start says of the time left."""
+    left = left_text(now.estimate)
+    return f"{now.seconds:.0f} s, {left}" if left else f"{now.seconds:.0f} s"
+
+
+def left_text(estimate: Estimate) -> str:
+    """Return the time left as text, or how long the earlier start took if this one takes longer; "" without an earlier start."""
+    if estimate.left is None:
+        return ""
+    if estimate.longer_than is not None:
+        return f"longer than the last start ({duration(estimate.longer_than)})"
+    return f"{'at least' if estimate.is_least else 'about'} {duration(max(1.0, estimate.left))} left"
 
 
 def stage_text(progress: Progress, estimate: Estimate) -> str:

@@ -27,6 +27,9 @@ USUAL: Mapping[Stage, float] = {
 # A stage is reported as late if it takes both times as long as before, and these seconds longer.
 LATE_FACTOR = 3.0
 LATE_BY = 10.0
+SOON = (
+    1.0  # seconds left at which a start that already takes longer than the earlier one is no longer estimated
+)
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,16 @@ class Estimate:
         share: the share of the start's time that has passed, 0.0 to 1.0.
         left: the seconds until the server is ready; None if there was no earlier start.
         late: the seconds that the stage took in the earlier start, if it takes much longer now; else None.
+        is_least: whether ``left`` is only the time of the stages that follow: this stage has taken as long as before.
+        longer_than: the seconds that the earlier start took, if this start takes longer and its last stage should be over; else
+            None.
     """
 
     share: float
     left: float | None = None
     late: float | None = None
+    is_least: bool = False
+    longer_than: float | None = None
 
 
 class Pace:
@@ -89,7 +97,10 @@ class Pace:
         if not self._earlier or progress.download is not None or progress.stage is Stage.QUEUED:
             return Estimate(self._best)
         late = here if spent > max(here * LATE_FACTOR, here + LATE_BY) else None
-        return Estimate(self._best, max(0.0, whole - done), late)
+        left = max(0.0, whole - done)
+        taken = spent + sum(seconds for stage, seconds in self._taken.items() if stage is not Stage.QUEUED)
+        longer_than = whole if left < SOON and taken > whole else None
+        return Estimate(self._best, left, late, spent > here and not progress.counted, longer_than)
 
 
 def _counted(progress: Progress) -> float:

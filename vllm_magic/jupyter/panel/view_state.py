@@ -13,7 +13,7 @@ from vllm_magic import durations
 from vllm_magic.jupyter.display import views
 from vllm_magic.jupyter.panel import server_list
 from vllm_magic.provisioning.base import StartKind
-from vllm_magic.server.progress_text import stage_text
+from vllm_magic.server.progress_text import left_text, stage_text
 from vllm_magic.server.server import ServerState, run_of
 from vllm_magic.sizes import gib
 
@@ -94,7 +94,7 @@ def progress(status: ServerStatus) -> Data:
         "name": status.name,
         "stage": stage_text(status.progress, estimate),
         "share": round(estimate.share, 3),
-        "left": None if estimate.left is None else round(estimate.left),
+        "left": left_text(estimate),
         "late": estimate.late is not None,
     }
 

@@ -61,9 +61,17 @@ class TestPace:
         pace = Pace(EARLIER, clock)
         pace.move(at(Stage.IMPORTING))
         clock.now = 29.0
-        assert pace.estimate(at(Stage.IMPORTING)) == Estimate(0.1, 90.0)
+        assert pace.estimate(at(Stage.IMPORTING)) == Estimate(0.1, 90.0, is_least=True)
         clock.now = 31.0
-        assert pace.estimate(at(Stage.IMPORTING)) == Estimate(0.1, 90.0, 10.0)
+        assert pace.estimate(at(Stage.IMPORTING)) == Estimate(0.1, 90.0, 10.0, is_least=True)
+
+    @pytest.mark.parametrize(("loading", "longer_than"), [(70.0, 100.0), (60.0, None)])
+    def test_a_start_that_takes_longer_than_before_is_no_longer_estimated(self, clock, loading, longer_than):
+        pace = Pace(EARLIER, clock)
+        for stage, seconds in ((Stage.QUEUED, 1000.0), *EARLIER.items(), (Stage.SERVING, 5.0)):
+            pace.move(at(stage))
+            clock.now += loading if stage is Stage.LOADING else seconds
+        assert pace.estimate(at(Stage.SERVING)) == Estimate(1.0, 0.0, is_least=True, longer_than=longer_than)
 
     def test_a_short_stage_may_take_longer(self, clock):
         pace = Pace({**EARLIER, Stage.MEMORY: 0.1}, clock)
@@ -244,6 +252,19 @@ class TestTold:
     )
     def test_a_stage(self, where, estimate, text):
         assert progress_text.stage_text(where, estimate) == text
+
+    @pytest.mark.parametrize(
+        ("estimate", "text"),
+        [
+            (Estimate(0.1), ""),
+            (Estimate(0.1, 73.0), "about 1 min 13 s left"),
+            (Estimate(0.1, 73.0, is_least=True), "at least 1 min 13 s left"),
+            (Estimate(1.0, 0.0, is_least=True), "at least 1 s left"),
+            (Estimate(1.0, 0.0, is_least=True, longer_than=50.0), "longer than the last start (50 s)"),
+        ],
+    )
+    def test_the_time_left(self, estimate, text):
+        assert progress_text.left_text(estimate) == text
 
     def test_the_bar(self):
         assert [

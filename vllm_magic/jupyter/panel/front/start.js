@@ -19,9 +19,9 @@ function startProgress() {
       setVisible(current, runs);
       setVisible(done, ready);
       if (runs) {
-        const progress = starting[chosen.name] || { stage: "starting", share: 0, left: null, late: false };
+        const progress = starting[chosen.name] || { stage: "starting", share: 0, left: "", late: false };
         setText(stage, progress.stage);
-        setText(left, progress.left === null ? durationText(now - chosen.began) : `${durationText(now - chosen.began)}, about ${durationText(Math.max(1, progress.left))} left`);
+        setText(left, [durationText(now - chosen.began), progress.left].filter(Boolean).join(", "));
         setAttribute(stage, "class", progress.late ? "vmp-late" : "");
         setAttribute(bar, "aria-valuenow", Math.round(100 * progress.share));
         setAttribute(bar, "aria-valuetext", progress.stage);
