@@ -92,6 +92,16 @@ def test_restart(shell, traces):
     traces.check()
 
 
+def test_the_name_of_a_server_in_place_of_a_model(shell, traces):
+    first = run(shell, "start tiny --name small --max-model-len 64")
+    other = run(shell, "switch tiny --name other")
+    assert run(shell, "switch small").spec == first.spec
+    assert (manager.get("small").state, other.state) == ("ready", "released")
+    assert run(shell, "start other").spec == other.spec
+    run(shell, "stop --all")
+    traces.check()
+
+
 def test_no_wait_and_stop_all(shell, traces):
     one = run(shell, "start tiny --no-wait --name one")
     run(shell, "start tiny --no-wait --name two")

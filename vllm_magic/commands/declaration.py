@@ -28,6 +28,7 @@ class ValueKind(Enum):
     KEPT_SERVER = auto()  # a server that waits for a new kernel
     ADAPTER = auto()  # a LoRA adapter that a server has loaded
     MODEL = auto()
+    MODEL_OR_SERVER = auto()  # a model, or a known server in its place
     GPUS = auto()
     FILE = auto()
     FOLDER = auto()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_magic.commands import shared
 from vllm_magic.commands.declaration import Argument, CommandDeclaration, ValueKind
 from vllm_magic.commands.parser import server_name
-from vllm_magic.jupyter.commands import start_arguments
+from vllm_magic.jupyter.commands import named_server, start_arguments
 from vllm_magic.jupyter.commands.base import KNOWN_SERVER, SERVER, ServerName, SubCommand
 
 if TYPE_CHECKING:
@@ -111,7 +111,8 @@ class FitCommand(SubCommand["StartArguments"]):
     def run(self, context: Context, arguments: StartArguments) -> Any:
         """Return the estimate."""
         request = start_arguments.request(arguments, context.settings, command=self.declaration.name)
-        return context.manager.fit(request.spec)
+        named = named_server.find(context.manager, arguments, self.declaration.name)
+        return context.manager.fit(named or request.spec)
 
 
 class MetricsCommand(SubCommand[ServerName]):

@@ -10,7 +10,7 @@ from vllm_magic.commands import shared
 from vllm_magic.commands.declaration import Argument, CommandDeclaration, CommandOption, ValueKind
 from vllm_magic.commands.parser import seconds, server_name
 from vllm_magic.errors import InvalidOption, VllmMagicError
-from vllm_magic.jupyter.commands import start_arguments
+from vllm_magic.jupyter.commands import named_server, start_arguments
 from vllm_magic.jupyter.commands.base import KNOWN_SERVER, SERVER, ServerName, SubCommand
 from vllm_magic.jupyter.commands.start_arguments import StartArguments, StartRequest
 from vllm_magic.lifecycle.status import ServerState
@@ -53,7 +53,10 @@ class StartCommand(SubCommand[StartArguments]):
 
     def run(self, context: Context, arguments: StartArguments) -> Server:
         """Start the server, or return the running server if it has the same options."""
-        return _start(context, start_arguments.request(arguments, context.settings))
+        request = start_arguments.request(arguments, context.settings)
+        if named := named_server.find(context.manager, arguments, self.declaration.name):
+            request = replace(request, spec=named)
+        return _start(context, request)
 
 
 def _start(context: Context, request: StartRequest) -> Server:
@@ -216,14 +219,17 @@ class SwitchCommand(SubCommand[StartArguments]):
     declaration = CommandDeclaration(
         name="switch",
         about="start a server or wake it up, and first put the others to sleep or stop them; arguments as for start",
-        details="If the server does not start, the others come back, unless `--no-return` is given.",
-        arguments=(start_arguments.MODEL,),
+        details=(
+            "The name of a server of this kernel, in place of a model, means that server with its options. If the server "
+            "does not start, the others come back, unless `--no-return` is given."
+        ),
+        arguments=(start_arguments.MODEL_OR_SERVER,),
         options=tuple(
             option for option in start_arguments.OPTIONS_OF_SWITCH if option is not start_arguments.NO_WAIT
         ),
         flags_of="vllm serve",
         like="start",
-        examples=("%vllm switch Qwen/Qwen3-0.6B --enable-sleep-mode",),
+        examples=("%vllm switch Qwen/Qwen3-0.6B --enable-sleep-mode", "%vllm switch small"),
     )
 
     def parse(self, args: Sequence[str]) -> StartArguments:
@@ -245,6 +251,8 @@ class SwitchCommand(SubCommand[StartArguments]):
             raise InvalidOption(
                 "--no-wait: %vllm switch always waits until the server is ready. Leave this option out."
             )
+        if named := named_server.find(context.manager, arguments, self.declaration.name, or_model=False):
+            request = replace(request, spec=named)
         line = ProgressLine(context.display_mode)
         returning: set[str] = set()  # the servers that come back and that the user was told of
 

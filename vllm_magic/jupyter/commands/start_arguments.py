@@ -27,6 +27,12 @@ MODEL = Argument(
     ValueKind.MODEL,
     required=True,
 )
+MODEL_OR_SERVER = Argument(
+    "MODEL",
+    "the model, as for start, or the name of a server of this kernel, also one that has ended",
+    ValueKind.MODEL_OR_SERVER,
+    required=True,
+)
 NO_WAIT = CommandOption("--no-wait", "return at once, while the server starts")
 OPTIONS = (
     CommandOption(

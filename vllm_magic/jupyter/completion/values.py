@@ -40,6 +40,7 @@ def of_kind(kind: ValueKind, typed: str) -> Iterable[Candidate]:
         ValueKind.KNOWN_SERVER: lambda typed: servers(typed, past=True),
         ValueKind.KEPT_SERVER: kept_servers,
         ValueKind.MODEL: models,
+        ValueKind.MODEL_OR_SERVER: lambda typed: [*servers(typed, past=True), *models(typed)],
         ValueKind.GPUS: gpus,
         ValueKind.FILE: files,
         ValueKind.FOLDER: folders,
