@@ -317,9 +317,9 @@ def test_a_stopped_inner_guard_does_not_keep_it_for_ever(first, traces, monkeypa
 
 def test_a_server_that_is_still_starting_is_kept_too(executable, home, manager, monkeypatch, traces):
     program = (
-        "import sys, vllm_magic\n"
+        "import sys, time, vllm_magic\n"
         "s = vllm_magic.start('tiny', keep=60, wait=False, env={'STAND_IN': '{\"hang_in\": \"init\"}'})\n"
-        "while not s.pid: pass\n"
+        "while not s.pid and not s.state.over: time.sleep(0.01)\n"
         "print(s.pid, flush=True); input()"
     )
     process = subprocess.Popen(
