@@ -3,7 +3,7 @@
 The words are the command; COUNT pidfds of other processes come before them. All processes below this one are killed when the
 command or one of the other processes ends, when a limit of time is over, or on a signal that requests the end. This process is a
 subreaper (prctl(2)), so a process cannot leave it with setsid or a double fork. If this process itself is killed, the kernel
-finds the processes below it by their mark (`linux.marks`).
+finds the processes below it by their mark (`linux.marks`); if both are killed, another kernel does (`recovery.orphaned_commands`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from vllm_magic.linux import marks, processes
 from vllm_magic.linux.prctl import become_subreaper, die_with_parent
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-CHILD_MARK = "MAGIC_VLLM_CHILD"  # in the environment of this process; its value is eight hexadecimal digits
 KILLED = 128 + signal.SIGKILL  # the exit code for a command that SIGKILL does not end
 
 
@@ -104,7 +103,7 @@ def watch(others: list[int], words: list[str], limit: float = math.inf, **stream
         os.set_inheritable(fd, False)
     become_subreaper()
     with contextlib.suppress(OSError, ValueError):  # limits cannot be set, see `linux.marks`
-        marks.seal(os.environ.get(CHILD_MARK, ""))
+        marks.seal(os.environ.get(marks.COMMAND_MARK, ""), marks.COMMAND_MARK)
     woken, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     asked: list[int] = []

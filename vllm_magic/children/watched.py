@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from vllm_magic.children.watchdog import CHILD_MARK
+from vllm_magic.children import command_mark
 from vllm_magic.engine.command import OF_THE_KERNEL
-from vllm_magic.guard.ladder import Ladder
 from vllm_magic.linux import forks, marks, pidfd, pidfd_calls, python
 
 if TYPE_CHECKING:
@@ -53,11 +51,11 @@ class WatchedProcess:
         needs: Identity | None = None,
         **options: Any,
     ) -> None:
-        mark = secrets.token_hex(4)
-        self._mark = f"{CHILD_MARK}={mark}".encode()
+        identifier = command_mark.new().identifier
+        self._mark = command_mark.entry(identifier)
         self._cleared = False
         kept = {name: value for name, value in os.environ.items() if name not in OF_THE_KERNEL}
-        given = {**kept, **env, CHILD_MARK: mark}
+        given = {**kept, **env, marks.COMMAND_MARK: identifier}
         watched: list[int] = []
         try:
             watched.append(pidfd_calls.open_pid(os.getpid()))
@@ -99,8 +97,7 @@ class WatchedProcess:
         """After the watchdog was killed, end the processes below it: only the command itself has ended with the watchdog."""
         if (self.process.returncode or 0) < 0 and not self._cleared:
             self._cleared = True
-            left = Ladder(lambda: marks.members(self._mark, None), leader=None, whole_groups=False)
-            left.run(grace=0.0, patience=0.0)
+            command_mark.kill(self._mark)
 
 
 def _opened(needs: Identity) -> int:

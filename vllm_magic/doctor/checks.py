@@ -16,7 +16,9 @@ from vllm_magic.gpu import locks
 from vllm_magic.guard.record import Phase
 from vllm_magic.ledger import Condition
 from vllm_magic.linux import details, disk, home, machine, marks
+from vllm_magic.linux.processes import shown_name
 from vllm_magic.linux.shared_memory import Segment, present
+from vllm_magic.recovery import orphaned_commands
 from vllm_magic.sizes import gib
 from vllm_magic.view import duration
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.guard.record import Record
     from vllm_magic.ledger import Entry
+    from vllm_magic.recovery.orphaned_commands import OrphanedCommand
 
 NO_DRIVER = (  # what `gpu.nvml_child` says of a machine without GPUs: a fact, not a fault
     "no NVIDIA driver found",
@@ -69,6 +72,18 @@ def orphans(servers: Iterable[ReportedServer]) -> Iterator[Finding]:
                 f"{_processes(server.pids)} of the server {_still_run(server.pids, server.bytes)}. It was started {_ago(server.since)}.",
                 "vllm-magic reap",
             )
+
+
+def commands(orphaned: Iterable[OrphanedCommand]) -> Iterator[Finding]:
+    """Yield the commands, such as benchmarks, that outlive their kernel."""
+    for command in orphaned:
+        pids = [one.identity.pid for one in command.processes]
+        names = orphaned_commands.listed((shown_name(one), one.identity.pid) for one in command.processes)
+        yield Finding(
+            Topic.COMMAND,
+            f"The kernel (pid {command.kernel}) of a command is gone, and {_processes(pids)} of the command {_still_run(pids, None)}: {names}.",
+            "vllm-magic reap",
+        )
 
 
 def unowned(elsewhere: Iterable[ReportedTree]) -> Iterator[Finding]:

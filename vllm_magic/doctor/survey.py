@@ -19,7 +19,7 @@ from vllm_magic.ledger import Condition, Entry
 from vllm_magic.linux import details, machine, memory, processes, sockets
 from vllm_magic.linux.marks import MARK
 from vllm_magic.linux.processes import Identity
-from vllm_magic.recovery import hung_guards
+from vllm_magic.recovery import hung_guards, orphaned_commands
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -66,6 +66,7 @@ def survey(probe: Probe, executable: str | None = None) -> Report:
         *checks.proc(wrong),
         *checks.guards(servers),
         *checks.orphans(servers),
+        *checks.commands(orphaned_commands.find()),
         *checks.unowned(elsewhere),
         *checks.left(known.entries),
         *checks.records(known.entries),

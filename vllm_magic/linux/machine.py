@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from vllm_magic.linux import processes
 
+_NAMESPACES = ("pid", "time")  # those in which a pid and a start time are valid (namespaces(7))
 PROC_HINT = "Mount its own: mount -t proc proc /proc (with unshare: --mount-proc)"
 
 
@@ -49,6 +50,18 @@ def find_proc_problem(pid: int, link: str, numbers: list[str]) -> str:
         return ""
     which = f"this process has the number {link}" if link else "this process is not"
     return f"/proc shows another PID namespace, in which {which}"
+
+
+def shares_namespaces(pid: int) -> bool:
+    """Whether pids and start times mean the same for this process as for the process ``pid``; False if it is not known."""
+    try:
+        return all(
+            os.readlink(f"/proc/{pid}/ns/{kind}") == os.readlink(f"/proc/self/ns/{kind}")
+            for kind in _NAMESPACES
+            if os.path.lexists(f"/proc/self/ns/{kind}")  # Linux has time namespaces since 5.6
+        )
+    except OSError:
+        return False
 
 
 class Place(NamedTuple):

@@ -1,10 +1,12 @@
-"""Find the processes of a server by two marks that child processes inherit, also through exec.
+"""Find the processes of a server, or of a watched command, by two marks that child processes inherit, also through exec.
 
 - An entry of the environment. Every process can read and copy it, for example when a person runs a command with the
   server's environment to debug it. So the entry names a server, but does not prove that the process belongs to it.
 - The seal: a resource limit that Linux has not used since 2.4.25 (RLIMIT_LOCKS, getrlimit(2)). Its value
-  contains the id of the server's folder. A copy of the environment does not include the seal, no program sets
+  contains the identifier in the entry. A copy of the environment does not include the seal, no program sets
   it, and it lasts as long as the process, even where the environment is gone or may not be read.
+
+The identifier of a server is the id of its folder; that of a watched command is a `children.command_mark.CommandMark`.
 
 If the system does not support this limit (gVisor), there is only the entry, and it counts as proof.
 """
@@ -15,7 +17,7 @@ import contextlib
 import functools
 import os
 import resource
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_magic.linux import processes, sessions
 
@@ -28,21 +30,36 @@ if TYPE_CHECKING:
 # The entry in the environment; its value is the id of the server's folder. vLLM warns about names that begin with VLLM_ and
 # that it does not know, and with --fail-on-environ-validation it refuses them (vLLM 0.32, platforms/interface.py).
 MARK = "MAGIC_VLLM_SERVER"
+COMMAND_MARK = "MAGIC_VLLM_CHILD"  # the same for a watched command
 _LOCKS = 10  # RLIMIT_LOCKS, include/uapi/asm-generic/resource.h; the module resource has no name for it
-_SEALED = 0x564C4C4D << 32  # above the id's 32 bits; no program sets such a limit by chance
 
 
-def seal(identifier: str) -> None:
+class _Seal(NamedTuple):
+    """The seal of a kind of mark: ``bits`` bits with the identifier, and ``head`` above them, which no program sets by chance."""
+
+    head: int
+    bits: int
+
+
+_SEALS = {MARK: _Seal(0x564C4C4D, 32), COMMAND_MARK: _Seal(0x565, 52)}
+
+
+def seal(identifier: str, name: str = MARK) -> None:
     """Put the seal on this process and on all processes that it starts.
 
     The seal is the soft limit, so a server that is started inside another server can have a seal of its own.
 
+    Args:
+        identifier: the identifier, in hexadecimal digits.
+        name: the name of the mark.
+
     Raises:
         OSError: the system does not allow it.
-        ValueError: the hard limit is lower, or the id is not one of this package.
+        ValueError: the hard limit is lower, or the identifier is not one of this package.
     """
     _, hard = resource.getrlimit(_LOCKS)
-    resource.setrlimit(_LOCKS, (_SEALED | int(identifier, 16), hard))
+    head, bits = _SEALS[name]
+    resource.setrlimit(_LOCKS, (head << bits | int(identifier, 16), hard))
 
 
 def members(mark: bytes, leader: Identity | None, known: Iterable[Identity] = ()) -> list[Process]:
@@ -68,6 +85,18 @@ def members(mark: bytes, leader: Identity | None, known: Iterable[Identity] = ()
     pids |= processes.descendants(table, *pids)
     unseen = [now for one in sure if one.start == processes.HIDDEN and (now := processes.living(one))]
     return [*(table[pid] for pid in pids - mine if table[pid].alive), *unseen]
+
+
+def identifier_of(pid: int, name: str) -> str:
+    """Return the identifier in the mark of this name that a process carries as proof (`is_proved`); "" for none."""
+    head, bits = _SEALS[name]
+    if not _allows(head << bits):
+        return processes.environment(pid).get(name, "")
+    with contextlib.suppress(OSError):
+        limit = resource.prlimit(pid, _LOCKS)[0]
+        if limit >> bits == head:
+            return f"{limit & (1 << bits) - 1:0{bits // 4}x}"
+    return ""
 
 
 def proved_pids(mark: bytes, leader: Identity | None) -> set[int]:
@@ -138,25 +167,33 @@ def _has_seal(pid: int, mark: bytes) -> bool:
 
 @functools.cache
 def _limit(mark: bytes) -> int:
-    """Return the seal of the server with this mark; 0 if the id is not one of this package."""
+    """Return the seal for this mark; 0 if the identifier is not one of this package."""
+    name, _, identifier = mark.partition(b"=")
+    head, bits = _SEALS[name.decode()]
     try:
-        return _SEALED | int(mark.partition(b"=")[2], 16)
+        return head << bits | int(identifier, 16)
     except ValueError:
         return 0
 
 
 @functools.cache
 def is_sealed(mark: bytes) -> bool:
-    """Whether a server with this mark has a seal.
+    """Whether a server or command with this mark has a seal."""
+    return _limit(mark) > 0 and _allows(_limit(mark))
 
-    If this process can set its own limit to the present value, it could also set the limit for a server.
+
+@functools.cache
+def _allows(limit: int) -> bool:
+    """Whether this process can put this seal on a process.
+
+    If it can set its own limit to the present value, it could also set the limit for a server.
     """
     try:
         soft, hard = resource.getrlimit(_LOCKS)
         resource.setrlimit(_LOCKS, (soft, hard))
     except (OSError, ValueError):  # ValueError stands for EPERM and EINVAL, as in a sandbox
         return False
-    return _limit(mark) > 0 and (hard == resource.RLIM_INFINITY or hard >= _limit(mark))
+    return hard == resource.RLIM_INFINITY or hard >= limit
 
 
 def _is_its_session(table: Table, leader: Identity, members: set[int]) -> bool:

@@ -21,7 +21,7 @@ from vllm_magic.monitoring.sampler import Sampler
 from vllm_magic.provisioning import choose
 from vllm_magic.provisioning.attached import AttachedProvisioner
 from vllm_magic.provisioning.standby_pool import StandbyPool
-from vllm_magic.recovery import kept_servers
+from vllm_magic.recovery import kept_servers, orphaned_commands
 from vllm_magic.recovery.sweep import sweep, sweep_clusters
 from vllm_magic.server.server import Server, ServerState, run_of
 
@@ -214,6 +214,8 @@ class Manager:
         try:
             for swept in sweep(self._probe):
                 self._news.put(swept.text)
+            for ended in orphaned_commands.end():
+                self._news.put(ended.text)
             self._report_waiting.set()
             for swept in sweep_clusters(self._probe):
                 self._news.put(swept.text)

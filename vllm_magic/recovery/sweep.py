@@ -14,7 +14,7 @@ from vllm_magic.guard import record
 from vllm_magic.guard.protocol import Why
 from vllm_magic.ledger import Condition
 from vllm_magic.linux import disk, files, machine
-from vllm_magic.recovery import hung_guards
+from vllm_magic.recovery import hung_guards, orphaned_commands
 from vllm_magic.release import force_kill, from_record, local_verifier, report, unproved
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vllm_magic.guard.record import Record
     from vllm_magic.ledger import Entry, Folder
     from vllm_magic.linux.processes import Process
+    from vllm_magic.recovery.orphaned_commands import EndedCommand
     from vllm_magic.release.result import Release
     from vllm_magic.release.unproved import Recheck
 
@@ -82,10 +83,14 @@ class Swept:
         return f"{self.name} was left by a kernel that died, and is NOT released: {self.release.note}."
 
 
-def sweep_all(probe: Probe) -> list[Swept | Recheck]:
-    """Sweep here and on the clusters, and check again each release that is not proved. Raises the errors of `sweep`."""
+def sweep_all(probe: Probe) -> list[Swept | EndedCommand | Recheck]:
+    """Sweep here and on the clusters, end orphaned commands, and check again each release that is not proved.
+
+    Raises:
+        OSError: as for `sweep`.
+    """
     rechecked = unproved.recheck(probe)  # before the sweeps, which check their own releases
-    return [*sweep(probe, with_files=True), *sweep_clusters(probe), *rechecked]
+    return [*sweep(probe, with_files=True), *orphaned_commands.end(), *sweep_clusters(probe), *rechecked]
 
 
 def sweep(probe: Probe, *, with_files: bool = False) -> list[Swept]:

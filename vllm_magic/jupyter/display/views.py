@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.linux.processes import Identity
     from vllm_magic.provisioning.standby_pool import StandbyStatus
+    from vllm_magic.recovery.orphaned_commands import EndedCommand
     from vllm_magic.recovery.sweep import Swept
     from vllm_magic.release.result import Release
     from vllm_magic.release.unproved import Recheck
@@ -140,7 +141,7 @@ def in_a_cell(command: str) -> str:
     return f"!{command}"
 
 
-def swept(results: Sequence[Swept | Recheck]) -> View:
+def swept(results: Sequence[Swept | EndedCommand | Recheck]) -> View:
     """Return the view for ``%vllm reap``."""
     return View(lines=tuple(result.text for result in results) or ("Nothing to reap.",))
 
