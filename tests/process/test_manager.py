@@ -65,6 +65,15 @@ def test_the_same_name_with_another_spec_says_how_to_proceed(manager, spec):
     assert server.state == "ready"
 
 
+def test_a_start_that_cannot_succeed_is_refused_before_its_name(manager, spec):
+    """Otherwise the user stops the running server for it."""
+    server = manager.start(spec(), timeout=60).server
+    for refuse in (manager.start, manager.check):
+        with pytest.raises(StartFailed, match=r"/no/such/folder is not there"):
+            refuse(spec("/no/such/folder", name="tiny"))
+    assert server.state == "ready"
+
+
 def test_a_start_waits_for_a_stop_under_the_same_name(manager, spec, traces):
     server = manager.start(spec(faults={"exit_delay_s": 1.0}), timeout=60).server
     stopping = threading.Thread(target=server.stop)

@@ -79,7 +79,7 @@ def test_every_view_of_a_server_that_runs(manager, executable, talkative, fake_g
     now = manager.gpus()
     assert any(gpu.processes for gpu in now.gpus)
     with pytest.raises(NameInUse) as caught:
-        manager.start(ServerSpec("tiny", name="tiny"))
+        manager.start(ServerSpec("tiny", name="tiny", executable=wanted.executable))
     said = views.lines(one.name, one.log(500))
     assert SHOWN in check(
         said,

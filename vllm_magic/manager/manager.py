@@ -285,6 +285,8 @@ class Manager:
             NameInUse: a server with another spec has this name.
             VllmMagicError: an option is not valid, vLLM is not found, or the model or the machine lacks something.
         """
+        hosted_token.load(spec.model, os.environ)
+        choose.check(spec, os.environ, self.recent_gpus(), self._freed_ports(spec))
         existing = self._registry.named(spec.name)
         if (
             existing
@@ -292,8 +294,6 @@ class Manager:
             and existing.spec != spec
         ):
             raise NameInUse(_in_use(existing, spec))
-        hosted_token.load(spec.model, os.environ)
-        choose.check(spec, os.environ, self.recent_gpus(), self._freed_ports(spec))
 
     def fit(self, spec: ServerSpec) -> Fit:
         """Estimate whether a server would fit on the GPUs as they are now, without a start.
@@ -376,6 +376,8 @@ class Manager:
                     if session is not None and existing.state is ServerState.STOPPING:
                         continue  # the last other session has just ended
                     return Start(existing, reused=True)
+                # The running server must not be stopped for a start that cannot succeed.
+                choose.check(spec, os.environ, self.recent_gpus(), self._freed_ports(spec))
                 raise NameInUse(_in_use(existing, spec))
             if existing and run_of(existing).lifecycle.now.is_left:
                 self._stop(existing)
