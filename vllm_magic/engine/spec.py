@@ -22,7 +22,12 @@ QUOTED = 64  # characters of a word that is too long, as an error quotes it
 KEY = "VLLM_API_KEY"  # the variable
 
 
-def _working_directory() -> str:
+def working_directory() -> str:
+    """Return the working directory of this process.
+
+    Raises:
+        InvalidOption: it is gone.
+    """
     try:
         return str(Path.cwd())
     except FileNotFoundError:
@@ -68,7 +73,7 @@ class ServerSpec:
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     keep: float | None = None
     cluster: str | None = None
-    cwd: str = field(default_factory=_working_directory, compare=False)
+    cwd: str = field(default_factory=working_directory, compare=False)
     in_file: tuple[str, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:

@@ -52,6 +52,14 @@ def read_flags(args: Sequence[str], cwd: str, load: Callable[[], FlagTable | Non
     return flat
 
 
+def read_model(args: Sequence[str], cwd: str) -> str | None:
+    """Return the model that the file names; None if it names none, or without a file. Arguments and errors as `read_flags`."""
+    if FLAG not in args[:-1]:
+        return None
+    name = args[args.index(FLAG) + 1]
+    return flags.value(_read(Path(cwd, name), name), "--model")
+
+
 def _read(path: Path, name: str) -> tuple[str, ...]:
     from vllm_magic.engine.flags import bounded_yaml
 

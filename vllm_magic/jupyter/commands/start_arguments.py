@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from vllm_magic.commands.declaration import Argument, CommandOption, ValueKind
 from vllm_magic.commands.front_end import NOTEBOOK
 from vllm_magic.commands.parser import assignment, integer, seconds
-from vllm_magic.engine.flags import flags
-from vllm_magic.engine.spec import ServerSpec
+from vllm_magic.engine.flags import config_file, flags
+from vllm_magic.engine.spec import ServerSpec, working_directory
 from vllm_magic.errors import InvalidOption
 from vllm_magic.jupyter.commands import settings
 from vllm_magic.jupyter.commands.settings import NO_SETTINGS, Profile, Settings
@@ -169,13 +169,16 @@ def request(
     own, rest = list(arguments.own), _without_program(arguments.rest)
     name = parser.parse_args(own).profile
     profile = settings.profile(name) if name else Profile("", ())
-    model = rest.pop(0) if rest and not rest[0].startswith("-") else profile.model
+    model = rest.pop(0) if rest and not rest[0].startswith("-") else None
+    if model is None:
+        model, rest = _named_by_flag(rest)
+    before = separate([*defaults.args(), *profile.args])
+    default_flags = before.rest
+    model = model or profile.model or config_file.read_model((*default_flags, *rest), working_directory())
     if not model:
         raise InvalidOption(
             f"Which model? Write it first, then vLLM's flags: {NOTEBOOK.line(command)} MODEL [flags]."
         )
-    before = separate([*defaults.args(), *profile.args])
-    default_flags = before.rest
     if default_flags and not default_flags[0].startswith("-"):
         raise InvalidOption(
             f"{default_flags[0]!r} among the default flags or the flags of the profile is not a flag: it does not begin with a dash."
@@ -223,18 +226,19 @@ def separate(args: Sequence[str], options: Sequence[CommandOption] = OPTIONS) ->
 
 
 def _without_program(words: Sequence[str]) -> list[str]:
-    """Return the words of a pasted command line without ``vllm serve``, or ``serve``, and with the model first."""
+    """Return the words of a pasted command line without ``vllm serve``, or ``serve``."""
     rest = list(words)
     if rest[:2] == ["vllm", "serve"]:
         del rest[:2]
     elif rest[:1] == ["serve"] and rest[1:] and not rest[1].startswith("-"):
         del rest[0]
-    else:
-        return rest
-    if rest and rest[0].startswith("-"):
-        model, flags_left = flags.pop(rest, "--model")
-        rest = [*([model] if model else []), *flags_left]
     return rest
+
+
+def _named_by_flag(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the model that ``--model`` names, as vLLM accepts it, and the words without it; None if there is none."""
+    model, rest = flags.pop(words, "--model")
+    return model, list(rest)
 
 
 def _value_of(flag: str, args: Iterator[str]) -> str:

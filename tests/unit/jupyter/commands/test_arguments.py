@@ -150,6 +150,25 @@ class TestStart:
         spec = start_arguments.parse(line.split()).spec
         assert (spec.model, spec.args, spec.name) == ("tiny", ("--seed", "1"), "tiny")
 
+    @pytest.mark.parametrize("line", ["--model tiny --seed 1", "--seed 1 --model=tiny"])
+    def test_the_model_may_be_named_by_a_flag(self, line):
+        spec = start_arguments.parse(line.split()).spec
+        assert (spec.model, spec.args) == ("tiny", ("--seed", "1"))
+
+    @pytest.mark.parametrize(
+        ("line", "model"), [("--config m.yaml", "org/in-file"), ("tiny --config m.yaml", "tiny")]
+    )
+    def test_a_config_file_may_name_the_model(self, line, model, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "m.yaml").write_text("model: org/in-file\nseed: 7\n")
+        spec = start_arguments.parse(line.split()).spec
+        assert (spec.model, spec.args) == (model, ("--config", "m.yaml"))
+
+    def test_a_config_file_without_a_model(self, tmp_path):
+        (tmp_path / "m.yaml").write_text("seed: 7\n")
+        with pytest.raises(InvalidOption, match="Which model"):
+            start_arguments.parse(["--config", str(tmp_path / "m.yaml")])
+
     @pytest.mark.parametrize("line", ["serve", "serve --seed 1", "vllm", "vllm --seed 1"])
     def test_a_model_may_be_called_like_the_program(self, line):
         assert start_arguments.parse(line.split()).spec.model == line.split()[0]
