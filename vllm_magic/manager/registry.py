@@ -47,6 +47,8 @@ class Registry:
         with self._lock:
             if self._servers.get(server.name) is not instead_of:
                 return False
+            if before := instead_of or self._past.get(server.name):
+                run_of(before).successor = run_of(server)
             if instead_of:
                 self._move_to_past(instead_of)
             self._servers[server.name] = server

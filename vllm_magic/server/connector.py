@@ -12,6 +12,8 @@ from vllm_magic.linux import processes, sockets
 from vllm_magic.server import members
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vllm_magic.engine.endpoint import Endpoint
     from vllm_magic.lifecycle.lifecycle import Lifecycle
 
@@ -23,11 +25,15 @@ class Connector:
         name: the name of the server.
         endpoint: its address and key.
         lifecycle: the state of the server, with its leader.
+        restarted: returns `ServerStatus.restarted`.
     """
 
-    def __init__(self, name: str, endpoint: Endpoint, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self, name: str, endpoint: Endpoint, lifecycle: Lifecycle, restarted: Callable[[], str]
+    ) -> None:
         self.endpoint = endpoint
         self._name = name
+        self._restarted = restarted
         self._lifecycle = lifecycle
         self._listener = sockets.ListenerCheck(endpoint.address, endpoint.port)
 
@@ -57,7 +63,7 @@ class Connector:
                 f"{self._name} is still starting: {stage}. Wait for it: server.wait(), or %vllm shows how far it is."
             )
         if now.state is not ServerState.READY:
-            hint = now.error or f"Start it again: %vllm restart {self._name}"
+            hint = self._restarted() or now.error or f"Start it again: %vllm restart {self._name}"
             raise RequestFailed(f"{self._name} takes no requests any more: it is {now.state.value}. {hint}")
 
     def _verify(self) -> None:

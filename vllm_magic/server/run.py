@@ -76,6 +76,7 @@ class ServerRun:
         clients: the openai package's clients that are closed at the server's end.
         connector: connects to the server.
         sleep_mode: puts the server to sleep, and wakes it up.
+        successor: the server that got the name after this one; None if there is none.
     """
 
     def __init__(
@@ -91,11 +92,12 @@ class ServerRun:
         self.lifecycle = Lifecycle(spec.name, Pace(history.earlier(spec)))
         self.curve = Curve()
         self.clients = OpenClients()
-        self.connector = Connector(spec.name, self.command.endpoint, self.lifecycle)
+        self.connector = Connector(spec.name, self.command.endpoint, self.lifecycle, lambda: self.restarted)
         self.sleep_mode = SleepMode(spec, probe, self.connector, self.lifecycle)
         self._news = news
         self._changed = changed
         self._pid = os.getpid()
+        self.successor: ServerRun | None = None
         self._provisioner = provisioner
         keep_alive = idle_timeout.keep_alive({**os.environ, **dict(spec.env)})
         self._supervisor = Supervisor(spec.name, provisioner, probe, self.handle, spec.ttl, keep_alive)
@@ -152,6 +154,16 @@ class ServerRun:
         now = self.lifecycle.now
         return now.state.over and not now.is_left and not now.may_recheck
 
+    @property
+    def restarted(self) -> str:
+        """See `ServerStatus.restarted`."""
+        later = self.successor
+        while later is not None and later.state.over:
+            later = later.successor
+        if later is None or later.spec.model != self.spec.model:
+            return ""
+        return f"It was restarted since: server = vllm_magic.servers()[{self.name!r}]."
+
     def status(self) -> ServerStatus:
         """Return the status of the server at this moment."""
         for _ in range(MOST_READS):
@@ -189,6 +201,7 @@ class ServerRun:
             caveat=self.caveat,
             release=now.release,
             error=now.error,
+            restarted=self.restarted,
         )
 
     def follower(self) -> log.Follower | None:

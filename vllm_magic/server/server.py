@@ -66,7 +66,8 @@ class Server(RequestMethods):
         super().__init__(self._run.connector.connect, self._run.clients)
 
     def __repr__(self) -> str:
-        return f"<Server {self.name}: {self.state.value}, {self.base_url}>"
+        where = self._run.restarted.rstrip(".") or self.base_url
+        return f"<Server {self.name}: {self.state.value}, {where}>"
 
     # Front ends show the status of the server; see `view.Viewable`.
 

@@ -53,6 +53,7 @@ class ServerStatus(Viewable):
         caveat: a problem of the running server: its node has another vLLM, or its engine has died; "" for none.
         release: the result of its end; None before that.
         error: why it failed; None if it did not fail.
+        restarted: a sentence that says where the later server of this name and model is; "" if none starts or runs.
     """
 
     spec: ServerSpec
@@ -78,6 +79,7 @@ class ServerStatus(Viewable):
     caveat: str
     release: Release | None
     error: VllmMagicError | None
+    restarted: str
 
     @property
     def name(self) -> str:
@@ -109,15 +111,20 @@ class ServerStatus(Viewable):
         return self.idle_release or self.state.value
 
     def view(self) -> View:
-        """Return the model, the addresses, and the error of a failed server."""
+        """Return the model, the addresses, where the server is that was started again, and the error of a failed server."""
         rows = (
             ("model", self.model),
             ("URL", self.base_url),
             ("pid", str(self.pid or "")),
             ("log", str(self.log_path or "")),
         )
-        failed = (str(self.error),) if self.error else ()
-        return View(f"{self.name}: {self.state_text}", ("", ""), tuple(row for row in rows if row[1]), failed)
+        notes = (self.restarted, str(self.error or ""))
+        return View(
+            f"{self.name}: {self.state_text}",
+            ("", ""),
+            tuple(row for row in rows if row[1]),
+            tuple(filter(None, notes)),
+        )
 
     @property
     def is_left(self) -> bool:
