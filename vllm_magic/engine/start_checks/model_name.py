@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vllm_magic.engine.flags import flags
 from vllm_magic.engine.models import hf_cache, hub
 from vllm_magic.engine.models.model_files import LARGEST_REF, cache_folder, folder_name, snapshot
-from vllm_magic.engine.start_checks import similar_paths
+from vllm_magic.engine.start_checks import foreign_names, similar_paths
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.linux import files
 
@@ -49,6 +49,7 @@ def check(start: PlannedStart) -> None:
         raise StartFailed(
             f"{model} is a page of the Hub, and vLLM takes the name of a model", f"Give {page[1]}"
         )
+    foreign_names.check(start)
     if is_reference:
         return
     if model.startswith("/") or model.count("/") > 1:

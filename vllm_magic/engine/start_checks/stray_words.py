@@ -23,7 +23,9 @@ def check(start: PlannedStart) -> None:
     if start.is_omni or not args or args[0].startswith("-"):
         return
     word = args[0]
-    if word.startswith(tuple(_LONG_DASHES)):
+    if start.spec.model == "ollama" and word in ("run", "pull"):
+        meant = "%vllm start MODEL starts a model, by its name on the Hub, such as Qwen/Qwen3-0.6B."
+    elif word.startswith(tuple(_LONG_DASHES)):
         meant = f"Write --{word.lstrip(_LONG_DASHES)}, with two dashes."
     elif word.startswith("#"):
         meant = "A comment cannot follow on the same line."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vllm_magic.engine.start_checks import stray_words
+from vllm_magic.engine.start_checks.planned_start import PlannedStart
 from vllm_magic.errors import InvalidOption
 
 
@@ -33,3 +34,9 @@ def test_what_is_refused(planned, args, said):
         stray_words.check(planned(*args))
     assert said in str(refused.value)
     assert len(str(refused.value)) < 300
+
+
+def test_a_command_of_ollama(spec):
+    start = PlannedStart(spec("ollama", "run", "qwen3:0.6b"), {}, None)
+    with pytest.raises(InvalidOption, match=r"'run' follows the model.* by its name on the Hub"):
+        stray_words.check(start)
