@@ -83,7 +83,30 @@ class VllmMagicError(Exception):
 
 
 class InvalidOption(VllmMagicError, ValueError):
-    """An argument or option is not valid."""
+    """An argument or option is not valid, or several are not.
+
+    Args:
+        *problems: what is wrong with each, and what to do.
+
+    Attributes:
+        problems: the same texts, each as one line.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(" ".join(problems))
+        self.problems = tuple(written(one_line(problem)) for problem in problems)
+
+    @property
+    def lines(self) -> list[str]:
+        """The message, with a line for each problem if there are several."""
+        if len(self.problems) < 2:  # noqa: PLR2004 - several
+            return [str(self)]
+        others = str(self).removeprefix(" ".join(self.problems)).strip()  # what `continued` has added
+        return [f"{len(self.problems)} mistakes:", *self.problems, *([others] if others else [])]
+
+    def _render_traceback_(self) -> list[str]:
+        first, *others = self.lines
+        return [f"{type(self).__name__}: {first}", *others]
 
 
 class ExecutableNotFound(VllmMagicError):

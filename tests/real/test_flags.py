@@ -128,7 +128,7 @@ def test_what_is_read(vllm, tmp_path, monkeypatch):
     lines = [*TAKEN, *NOT_TAKEN, *VALUES_TAKEN, *VALUES_NOT_TAKEN]
     said = errors(vllm, lines, tmp_path / "reply")
     of_flags, of_values = said[: len(TAKEN) + len(NOT_TAKEN)], said[len(TAKEN) + len(NOT_TAKEN) :]
-    unknown = [unknown_flags.find(line, table) is not None for line in (*TAKEN, *NOT_TAKEN)]
+    unknown = [bool(unknown_flags.find(line, table)) for line in (*TAKEN, *NOT_TAKEN)]
     assert unknown == [False] * len(TAKEN) + [True] * len(NOT_TAKEN)
     assert unknown == ["unrecognized arguments" in one for one in of_flags]
     wrong = [

@@ -62,7 +62,9 @@ class VllmMagics(Magics):
             command, rest = registry.select(args, cell=cell is not None)
             self._context.cell = cell or ""
             return command.run(self._context, command.parse(rest))
-        except (InvalidOption, ServerNotFound) as error:
+        except InvalidOption as error:
+            raise UsageError("\n".join(error.lines)) from None
+        except ServerNotFound as error:
             raise UsageError(str(error)) from None
 
     @property

@@ -18,19 +18,22 @@ def check(start: PlannedStart) -> None:
     """Check the numbers whose range is certain. Do nothing if the flags of this vLLM are not known for certain.
 
     Raises:
-        InvalidOption: a number is outside its range.
+        InvalidOption: some numbers are outside their ranges.
     """
     if start.is_omni:
         return
+    problems = []
     share = _number(start, GPU_MEMORY)
     if share is not None and not 0 < share <= 1:
-        raise InvalidOption(
+        problems.append(
             f"{GPU_MEMORY} {share:g} is no share of a GPU's memory. Give a number above 0 and up to 1, such as 0.9."
         )
     for flag in _COUNTS:
         count = _number(start, flag)
         if count is not None and count < 1:
-            raise InvalidOption(f"{flag} {count:g} is less than 1. Give 1 or more.")
+            problems.append(f"{flag} {count:g} is less than 1. Give 1 or more.")
+    if problems:
+        raise InvalidOption(*problems)
 
 
 def _number(start: PlannedStart, flag: str) -> float | None:

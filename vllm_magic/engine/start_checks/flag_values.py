@@ -42,17 +42,20 @@ def check(start: PlannedStart) -> None:
     """Check the values of all flags of the spec. Do nothing if the flags of this vLLM are not known for certain.
 
     Raises:
-        InvalidOption: vLLM would refuse the value of a flag.
+        InvalidOption: vLLM would refuse the values of some flags.
     """
     spec = start.spec
     if start.is_omni:
         return
     in_file = len(spec.in_file or ())
+    problems = []
     for flag in start.given:
         if problem := find(flag):
             what, what_to_do = problem
             place = f" (in {flags.value(spec.args, config_file.FLAG)})" if flag.position < in_file else ""
-            raise InvalidOption(f"{what}{place}. {what_to_do}")
+            problems.append(f"{what}{place}. {what_to_do}")
+    if problems:
+        raise InvalidOption(*problems)
 
 
 def find(flag: GivenFlag) -> tuple[str, str] | None:

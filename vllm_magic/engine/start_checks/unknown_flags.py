@@ -23,33 +23,35 @@ def check(start: PlannedStart) -> None:
     """Check that this vLLM has all flags of the spec. Do nothing if its flags are not known for certain.
 
     Raises:
-        InvalidOption: this vLLM does not have one of the flags, or the flag is ambiguous.
+        InvalidOption: this vLLM does not have some of the flags, or some are ambiguous.
     """
     table, spec = start.table, start.spec
     if table is None:
         return
     # vLLM leaves out a switch that is false in the file, unless vLLM has the flag with --no- (load_config_file).
     in_file = [word for word in spec.in_file or () if not word.startswith("--no-")]
+    problems = []
     for args, place in ((in_file, f" (in {start.value(config_file.FLAG)})"), (spec.args, "")):
-        if flag := find(args, table):
-            raise InvalidOption(f"vLLM {table.version} has no flag {flag}{place}{_instead(flag, table)}")
-        if flag := find_ambiguous(args, table):
-            raise InvalidOption(f"vLLM {table.version} has no flag {flag}{place}{_ambiguous(flag, table)}")
+        instead = {flag: _instead(flag, table) for flag in find(args, table)}
+        instead.update((flag, _ambiguous(flag, table)) for flag in find_ambiguous(args, table))
+        problems += [
+            f"vLLM {table.version} has no flag {flag}{place}{rest}" for flag, rest in instead.items()
+        ]
+    if problems:
+        raise InvalidOption(*problems)
 
 
-def find(args: Sequence[str], table: FlagTable) -> str | None:
-    """Return the first flag that vLLM certainly does not have; None if there is none.
+def find(args: Sequence[str], table: FlagTable) -> list[str]:
+    """Return the flags that vLLM certainly does not have.
 
     vLLM accepts the beginning of a flag for the flag, underscores for dashes, and ``--flag.key value`` for JSON.
     """
-    return next((flag for flag in _flags(args) if not _may_be_known(flag, table)), None)
+    return [flag for flag in _flags(args) if not _may_be_known(flag, table)]
 
 
-def find_ambiguous(args: Sequence[str], table: FlagTable) -> str | None:
-    """Return the first long flag that is ambiguous: several flags begin with it. argparse refuses such a flag."""
-    return next(
-        (flag for flag in _flags(args) if flag.startswith("--") and len(_with_prefix(flag, table)) > 1), None
-    )
+def find_ambiguous(args: Sequence[str], table: FlagTable) -> list[str]:
+    """Return the long flags that are ambiguous: several flags begin with each. argparse refuses such a flag."""
+    return [flag for flag in _flags(args) if flag.startswith("--") and len(_with_prefix(flag, table)) > 1]
 
 
 def _flags(args: Sequence[str]) -> list[str]:
