@@ -25,13 +25,15 @@ WORKERS ?= 4# for two cores: most tests wait, the slow ones compute
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 
 # What the tests of a folder need besides the extra 'dev': of the system, and of us.
-TIERS ?= real ray matrix browser environments process unit gpu
+TIERS ?= real versions ray matrix browser environments process unit gpu
 real_system := gcc numa
+versions_system := numa
 ray_system := gcc numa
 browser_system := gcc numa chromium
 process_system := gcc
 matrix_system := gcc
 real_needs := real-vllm
+versions_needs := oldest-vllm
 ray_needs := $(VENV)/.ray real-vllm
 browser_needs := $(VENV)/.browser $(VENV)/.ipykernel6 $(VENV)/.marimo other-environments real-vllm
 environments_system := gcc
@@ -41,7 +43,7 @@ OTHERS := oldest newest colab kaggle
 
 .DEFAULT_GOAL := demo
 .PHONY: demo lab quick unit test environments check bench coverage performance reliability versions compatibility house pictures clean
-.PHONY: real-vllm other-environments
+.PHONY: real-vllm oldest-vllm other-environments
 
 demo: $(VENV)/.dev
 	@tools/system_packages.sh numa
@@ -89,7 +91,7 @@ reliability: $(VENV)/.dev
 	PYTHONPATH=tests $(BIN)/python -m matrix.report build/matrix > build/reliability.md
 	mv build/reliability.md docs/reliability.md
 
-versions: $(VENV)/.dev $(VENV)/.versions
+versions: $(VENV)/.dev
 	@tools/system_packages.sh venv numa
 	$(BIN)/python -m tests.versions.run $(VERSIONS)
 
@@ -113,6 +115,11 @@ pictures: $(VENV)/.dev $(VENV)/.browser real-vllm other-environments
 real-vllm:
 	@tools/system_packages.sh venv numa
 	@$(PYTHON) tests/real/install.py
+
+# The oldest version that is promised, beside it.
+oldest-vllm: $(VENV)/.dev
+	@tools/system_packages.sh numa
+	@$(BIN)/python -m tests.versions.install
 
 # In build/environments, each with a Python and versions of its own.
 other-environments: $(VENV)/.dev
@@ -138,8 +145,8 @@ $(VENV)/.marimo: pyproject.toml | $(VENV)/.dev
 	@$(VENV)/marimo/bin/pip --disable-pip-version-check install --quiet --editable . 'marimo>=0.25.2,<0.26'
 	@touch $@
 
-# An extra of pyproject.toml, installed: .venv/.dev, .venv/.lab, .venv/.browser, .venv/.versions. The first one makes the environment.
-$(VENV)/.lab $(VENV)/.browser $(VENV)/.versions: | $(VENV)/.dev
+# An extra of pyproject.toml, installed: .venv/.dev, .venv/.lab, .venv/.browser. The first one makes the environment.
+$(VENV)/.lab $(VENV)/.browser: | $(VENV)/.dev
 $(VENV)/.%: pyproject.toml
 	@tools/system_packages.sh venv
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

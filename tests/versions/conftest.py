@@ -1,4 +1,4 @@
-"""The vLLM that the checks run on, and the record of how they went."""
+"""The vLLM and the checks that run on it, and the record of how they went."""
 
 from __future__ import annotations
 
@@ -21,9 +21,14 @@ RESULTS = os.environ.get("VLLM_MAGIC_VERSIONS")  # the folder for what `report.p
 _said_before: set[str] = set()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what this version of vLLM cannot do; the mark says why."""
-    for item in items:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what this version of vLLM cannot do; the mark says why. If no version is chosen, take a few checks only."""
+    checks = [item for item in items if item.get_closest_marker("check")]
+    if not install.CHOSEN:
+        others = [item for item in checks if not item.get_closest_marker("with_each_change")]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
+    for item in checks:
         if not (install.has_cpu_build(install.VERSION) or item.get_closest_marker("without_a_gpu")):
             item.add_marker(
                 pytest.mark.skip(reason="there is no CPU build of this version, and here is no GPU")

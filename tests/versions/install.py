@@ -1,5 +1,6 @@
-"""Build an environment with each version of vLLM that `make versions` checks: its CPU build, as long as there is one.
+"""Build an environment with each version of vLLM that is checked: its CPU build, as long as there is one.
 
+    python -m tests.versions.install                  # the oldest promised version, for `make test`
     python -m tests.versions.install 0.28.0 0.24.0    # from the root of the checkout; prints the path of each `vllm`
 
 A version that is newer than the newest CPU build is the wheel for CUDA. Without a GPU it serves nothing, but its flags can be
@@ -25,7 +26,9 @@ from tests.real import install as real
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION = os.environ.get("VLLM_MAGIC_VERSION", real.VERSION)  # what the checks run on
+OLDEST = "0.15.1"  # the oldest version that `engine/versions.py` promises
+CHOSEN = os.environ.get("VLLM_MAGIC_VERSION", "")  # by `make versions`; `make test` chooses none
+VERSION = CHOSEN or OLDEST  # what the checks run on
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -96,7 +99,7 @@ def _uv() -> str:
     beside = Path(sys.executable).with_name("uv")
     path = str(beside) if beside.exists() else shutil.which("uv")
     if path is None:
-        raise real.InstallError("There is no uv: `make versions` installs it")
+        raise real.InstallError("There is no uv: `make quick` installs it")
     return path
 
 
@@ -125,9 +128,9 @@ def _one_at_a_time(environment: Path) -> Iterator[None]:
 
 
 def main() -> int:
-    """Build the versions that the command line names."""
+    """Build the versions that the command line names, or the oldest."""
     failed = False
-    for version in sys.argv[1:]:
+    for version in sys.argv[1:] or [OLDEST]:
         try:
             install(version)
         except real.InstallError as error:

@@ -16,7 +16,7 @@ from tests.real import install as real
 from tests.versions import install, report
 
 # The newest, whose wheel is for CUDA alone; the newest that `make test` tries too; the oldest that is promised; some between.
-VERSIONS = ("0.33.0", real.VERSION, "0.28.0", "0.24.0", "0.20.2", "0.17.1", "0.15.1")
+VERSIONS = ("0.33.0", real.VERSION, "0.28.0", "0.24.0", "0.20.2", "0.17.1", install.OLDEST)
 RESULTS = Path("build/versions")
 PAGE = Path("docs/compatibility-vllm.md")
 CHECKS = Path(__file__).with_name("test_checks.py")

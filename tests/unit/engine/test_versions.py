@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.versions import install, run
 from vllm_magic.engine import executable, versions
 from vllm_magic.engine.versions import LIMITATIONS, NEWEST, RANGES, Promise
 
@@ -41,6 +42,12 @@ def test_the_ranges_have_no_gap():
         assert following.first == (one.last[0], one.last[1] + 1)
     assert RANGES[0].first is None
     assert RANGES[-1].last is None
+
+
+def test_what_is_promised_is_what_is_checked():
+    (tested,) = (one for one in RANGES if one.promise is Promise.TESTED)
+    assert versions.parse(run.VERSIONS[0]) == tested.last
+    assert versions.parse(run.VERSIONS[-1]) == versions.parse(install.OLDEST) == tested.first
 
 
 def test_what_is_missing_is_said_of_old_versions_only():
