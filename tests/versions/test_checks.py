@@ -508,6 +508,7 @@ def test_failure(bed):
     bed.check_traces()
 
 
+@pytest.mark.with_each_change
 @pytest.mark.without_a_gpu
 @pytest.mark.check("flags are read, unknown ones found")
 def test_flags(reading, record_property):
