@@ -94,7 +94,7 @@ KNOWN = {
     "unknown flag": (
         ("usage: vllm [-h] [-v]", "            ...", "vllm: error: unrecognized arguments: --max-len 3"),
         "vLLM does not know --max-len 3",
-        "Did you mean --max-model-len?",
+        "Did you mean --max-model-len? Else leave it out",
     ),
     "unknown flag, like none": (
         ("vllm: error: unrecognized arguments: --no-such-flag 3",),
@@ -104,7 +104,7 @@ KNOWN = {
     "unknown flags": (
         ("vllm: error: unrecognized arguments: --gpu-memory 0.5 --max_modle_len=3 x",),
         "vLLM does not know --gpu-memory 0.5 --max_modle_len=3 x",
-        "Did you mean --gpu-memory-utilization for --gpu-memory, --max-model-len for --max-modle-len?",
+        "Did you mean --gpu-memory-utilization for --gpu-memory, --max-model-len for --max-modle-len? Else leave it out",
     ),
     "unknown flag of an older vLLM": (
         (
@@ -140,6 +140,14 @@ KNOWN = {
         (USAGE, "vllm serve: error: argument --max-num-seqs: invalid int value: 'lots'"),
         "--max-num-seqs cannot be 'lots'",
         "Give a whole number",
+    ),
+    "no JSON in a value of an older vLLM": (
+        (
+            USAGE,
+            "vllm serve: error: argument --hf-overrides: Value rope=2 cannot be converted to <function loads at 0xe67c60da6a20>.",
+        ),
+        "--hf-overrides is no JSON: rope=2",
+        "Put JSON in single quotes: --hf-overrides '{\"name\": 1}'; in a file or a Python string no quotes stand around the braces",
     ),
     "bad length": (
         (
@@ -454,12 +462,12 @@ KNOWN = {
     "out of memory": (
         in_engine(f"torch.OutOfMemoryError: {OOM}"),
         "GPU 0 is out of memory: vLLM wanted 1.16 GiB more, and 512.00 MiB of its 23.68 GiB were free",
-        "Lower --gpu-memory-utilization or --max-num-seqs, or release what else holds it (%vllm gpu shows it)",
+        "Lower --gpu-memory-utilization or --max-num-seqs, with images or video also --limit-mm-per-prompt, or release what else holds it (%vllm gpu shows it)",
     ),
     "out of memory, older torch": (
         in_engine(f"torch.cuda.OutOfMemoryError: {OOM}"),
         "GPU 0 is out of memory: vLLM wanted 1.16 GiB more, and 512.00 MiB of its 23.68 GiB were free",
-        "Lower --gpu-memory-utilization or --max-num-seqs, or release what else holds it (%vllm gpu shows it)",
+        "Lower --gpu-memory-utilization or --max-num-seqs, with images or video also --limit-mm-per-prompt, or release what else holds it (%vllm gpu shows it)",
     ),
     "out of memory, another device": (
         in_engine("torch.OutOfMemoryError: XPU out of memory."),
@@ -518,7 +526,7 @@ KNOWN = {
     "no module": (
         ("ModuleNotFoundError: No module named 'flashinfer'",),
         "vLLM misses the module flashinfer",
-        "Install it beside vLLM",
+        "Install the package that has it, beside vLLM: python -m pip install; or install vLLM again",
     ),
     "compiled for another torch": (
         (
@@ -576,7 +584,7 @@ KNOWN = {
             "  Value error, Invalid repository ID or local directory specified: '/an/empty/folder'.",
         ),
         "There is no model in /an/empty/folder",
-        "Check the name; a folder needs a config.json",
+        "Check the name; a folder needs a config.json; from the Hub it needs a network, and HF_TOKEN where its terms must be accepted",
     ),
     "out of range": (
         pydantic(
@@ -626,8 +634,8 @@ UNKNOWN = {
         "Too much",
     ),
     "an exception with a module": (
-        in_engine("ray.exceptions.RayError: it is too deep"),
-        "ray.exceptions.RayError: it is too deep",
+        in_engine("odd.exceptions.OddError: it is too deep"),
+        "odd.exceptions.OddError: it is too deep",
     ),
     "an exception that says little": (in_engine("KeyError: 'model_type'"), "KeyError: 'model_type'"),
     "an exception without words": (
@@ -651,7 +659,7 @@ UNKNOWN = {
         "this",
     ),
     "an import in the engine's process": (
-        ("Process EngineCore:", HEADER, "ImportError: attempted relative import", USELESS[-1]),
-        "ImportError: attempted relative import",
+        ("Process EngineCore:", HEADER, "LookupError: attempted relative import", USELESS[-1]),
+        "LookupError: attempted relative import",
     ),
 }

@@ -198,7 +198,7 @@ def _failure(found: _Found, log: Sequence[LogLine], context: HintContext) -> Fai
 
 def _filled_in(message: str | MessageFunction, match: re.Match[str], context: HintContext) -> str:
     filled = message.format(*match.groups("")) if isinstance(message, str) else message(match, context)
-    return tracebacks.brief(filled.strip().rstrip("."))
+    return tracebacks.brief(filled.strip(" .:"))
 
 
 def _unexplained(error: _Error, log: Sequence[LogLine], context: HintContext) -> Failure:

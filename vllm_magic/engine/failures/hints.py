@@ -74,7 +74,7 @@ def flag_meant(match: re.Match[str], known: HintContext) -> str:
             return (f"{word}: {what_to_do}" if len(unknown) > 1 else what_to_do).rstrip(".")
     meant = {word: " or ".join(close) for word in unknown if (close := flags.similar(word, known.flags))}
     suggestions = [f"{close} for {word}" if len(unknown) > 1 else close for word, close in meant.items()]
-    return f"Did you mean {', '.join(suggestions)}?" if suggestions else OTHER_VERSION
+    return f"Did you mean {', '.join(suggestions)}? Else leave it out" if suggestions else OTHER_VERSION
 
 
 def choice_meant(match: re.Match[str], _: HintContext) -> str:

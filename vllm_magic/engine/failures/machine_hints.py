@@ -70,7 +70,12 @@ def wrong_call(match: re.Match[str], known: HintContext) -> str:
     """Return what to do about a call with arguments that do not fit; classes of transformers change most."""
     if re.search(r"Processor|Tokenizer|Config\b|FeatureExtractor", match[1]):
         return "Install the transformers that the model's page names, or a newer vLLM"
-    return check_packages(match, known)
+    if re.search(r"Impl\b|Attention", match[1]):
+        return (
+            "This attention backend cannot do what the model wants: try a newer vLLM, or another --attention-backend (before vLLM "
+            "0.12 --env VLLM_ATTENTION_BACKEND), as the model's page names it"
+        )
+    return f"Try a newer vLLM; {check_packages(match, known)}"
 
 
 def scheme_capability(match: re.Match[str], _: HintContext) -> str:
@@ -114,6 +119,42 @@ def disk_full(match: re.Match[str], _: HintContext) -> str:
 def read_only(match: re.Match[str], _: HintContext) -> str:
     """Return which file cannot be written."""
     return f"{match[1] or 'A folder that vLLM writes to'} is on a file system that cannot be written"
+
+
+def no_backend(match: re.Match[str], _: HintContext) -> str:
+    """Return what to do if no attention backend fits, by the reasons that vLLM names for each."""
+    options = "Leave --kv-cache-dtype, --block-size and --attention-backend out; the lines name the reason for each backend"
+    gpu = "; some need a newer GPU" if "compute capability not supported" in match[1] else ""
+    return f"{options}{gpu}"
+
+
+def no_permission(match: re.Match[str], _: HintContext) -> str:
+    """Return what to do about a path that this user may not use; below / it is a home that the user does not have."""
+    if re.match(r"/\.\w+(?:/|$)", match[1]):
+        return "The user has no home folder, so caches go to /: add --env HOME=/tmp, or another folder of this user"
+    return "Change its owner or mode, or point HOME, HF_HOME and VLLM_CACHE_ROOT to a folder of this user"
+
+
+def missing_weights(match: re.Match[str], _: HintContext) -> str:
+    """Return what to do about weights that the checkpoint does not have, by their names."""
+    if re.search(r"'(?:score|classifier|lm_head\.score)\.", match[1]):
+        return (
+            "The model has no head of a classifier: leave --convert and --task out, or, for a reranker made of a language "
+            "model, give --hf-overrides as its page says (architectures, classifier_from_token)"
+        )
+    return (
+        "Check that all of its files are there; if they are, a newer vLLM may know this form of the model; an adapter alone "
+        "is no model (--enable-lora --lora-modules)"
+    )
+
+
+def missing_module(match: re.Match[str], known: HintContext) -> str:
+    """Return what brings a Python module."""
+    if match[1] == "vllm":
+        return f"This Python has no vLLM: {known.python} -m pip install vllm, or --executable names one that has it"
+    return (
+        f"Install the package that has it, beside vLLM: {known.python} -m pip install; or install vLLM again"
+    )
 
 
 def too_many_processes(_: re.Match[str], known: HintContext) -> str:
@@ -196,6 +237,23 @@ def damaged_weights(match: re.Match[str], _: HintContext) -> str:
     """Return how a file of weights is damaged, in safetensors' own words."""
     words = re.sub(r"(?<!^)(?=[A-Z])", " ", match[1]).lower()
     return f"A file of weights cannot be read ({words}): it is cut off, or a pointer of git-lfs"
+
+
+def weight_without_place(match: re.Match[str], _: HintContext) -> str:
+    """Return what to do about a weight that vLLM's code for the model does not know, by the weight's name."""
+    if re.search(r"lora_|base_layer|base_model", match[1]):
+        return "It is one of an adapter: merge it into the model (merge_and_unload in peft), or use --lora-modules"
+    if re.search(r"absmax|quant_map|quant_state|nested_", match[1]):
+        return "It is quantized with bitsandbytes: add --quantization bitsandbytes, or try a newer vLLM"
+    if re.search(r"scale|zero|quant|qweight|g_idx|packed|weight_\w", match[1]):
+        return (
+            "It is quantized in another way than vLLM takes it for: check quantization_config in its config.json, leave "
+            "--quantization out, and try a newer vLLM"
+        )
+    return (
+        "Leave --quantization out, and install a newer vLLM, which may know this form of the model; if somebody has trained or "
+        "converted it, names and config.json (architectures, quantization_config) must be as in the original"
+    )
 
 
 def no_way_to(match: re.Match[str], _: HintContext) -> str:

@@ -153,10 +153,12 @@ def test_what_somebody_else_holds(sign, port_taken, gib):
 
 def test_the_flags_that_this_vllm_has():
     said = ["vllm: error: unrecognized arguments: --mx-tokens"]
-    assert explain(said, 2, HintContext(["--max-tokens"])).hint == "Did you mean --max-tokens?"
+    assert (
+        explain(said, 2, HintContext(["--max-tokens"])).hint == "Did you mean --max-tokens? Else leave it out"
+    )
     both = ["--max-token", "--max-model-len", "--max-log-len"]  # the last is more alike, and rare
     said = ["vllm: error: unrecognized arguments: --max-len 9"]
-    assert explain(said, 2, HintContext(both)).hint == "Did you mean --max-model-len?"
+    assert explain(said, 2, HintContext(both)).hint == "Did you mean --max-model-len? Else leave it out"
     assert explain(said, 2, HintContext(())).hint.startswith("Leave it out, or use the vLLM that has it")
     assert "--max-model-len" in flags.WELL_KNOWN
 

@@ -147,7 +147,7 @@ SAID = {
     "size_mismatch": ("size mismatch, got input (512)", "in its code for this model"),
     "bmm_fp8": ("A library of CUDA failed: the library was not initialized", "LD_LIBRARY_PATH"),
     "merger_key": (
-        "the weight merger.linear_fc1.weight, for which the model has no place",
+        "the weight merger.linear_fc1.weight, for which vLLM's code for the model has no place",
         "Leave --quantization out",
     ),
     "store_timeout": ("did not reach another at 172.17.0.9, port 46229", "VLLM_HOST_IP"),

@@ -30,6 +30,16 @@ SIGNS = (  # Python's argparse.py, and vllm/utils/argparse_utils.py; exit code 2
         "{0} is no JSON: {1}",
         "It was given as {2}. Put JSON in single quotes: {0} '{{\"name\": 1}}'",
     ),
+    Sign(  # vllm/engine/arg_utils.py, parse_type
+        rf"{_ARGUMENT} Value (.{{0,300}}) cannot be converted to <function loads",
+        "{0} is no JSON: {1}",
+        "Put JSON in single quotes: {0} '{{\"name\": 1}}'; in a file or a Python string no quotes stand around the braces",
+    ),
+    Sign(
+        r"error: ambiguous option: (\S{1,100}) could match (.{1,300})",
+        "{0} may be short for {1}",
+        "Write the option out; the model comes first, without an option's name",
+    ),
     Sign(r"^ *(Invalid JSON: .*?) \[type=", "{0}", "Put JSON in single quotes: --flag '{{\"name\": 1}}'"),
     Sign(
         r"FileNotFoundError: \[Errno 2\] No such file or directory: '(.{1,500}\.ya?ml)'",
@@ -40,6 +50,13 @@ SIGNS = (  # Python's argparse.py, and vllm/utils/argparse_utils.py; exit code 2
     Sign(r"^vllm[\w ]*: error: (\w.*)", "{0}", "Look it up: vllm serve --help=all", general=True),
     Sign(  # pydantic
         r"^([\w.\[\],]+)\n +Input (should .{0,500}?) \[type=\w+(?:, input_value=(.{0,500}?), input_type)?",
+        hints.field,
+        hints.field_hint,
+        general=True,
+    ),
+    Sign(  # pydantic
+        r"^([\w.\[\],]+)\n +(Field required|Extra inputs are not permitted|Unexpected keyword argument|(?!Value error|Assertion failed)\w.{0,200}) \[type=\w+"
+        r"(?:, input_value=(.{0,500}?), input_type)?",
         hints.field,
         hints.field_hint,
         general=True,

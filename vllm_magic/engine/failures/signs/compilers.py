@@ -10,9 +10,9 @@ _PREBUILT = "Install the package flashinfer-jit-cache beside vLLM, or add --env 
 SIGNS = (
     Sign(  # flashinfer/jit/cpp_ext.py
         r"Could not find nvcc and default cuda_home='(.{1,300}?)' doesn't exist|"
-        r"No such file or directory: '(?:[^'\n]{0,300}/)?nvcc'",
+        r"No such file or directory: '(?:[^'\n]{0,300}/)?nvcc'|: \S{0,200}\bnvcc: (?:command )?not found",
         "FlashInfer wants to compile a kernel, and there is no CUDA compiler (nvcc)",
-        _PREBUILT,
+        f"{_PREBUILT}; if there is one, CUDA_HOME must be its folder, without a colon",
     ),
     Sign(  # torch/utils/cpp_extension.py
         r"CUDA_HOME environment variable is not set",
@@ -82,6 +82,33 @@ SIGNS = (
         r"triton\.(?:compiler|runtime)\.errors\.\w{1,60}(?:: (.{1,300}))?|nvrtc: error: (.{1,300})",
         "A kernel cannot be compiled for this GPU",
         "Try another --attention-backend, --enforce-eager, or a newer vLLM",
+        general=True,
+    ),
+    Sign(  # DeepGEMM, which vLLM uses for FP8
+        r"(?:[Ee]rror|[Ff]ailed|Assertion)\b.{0,300}(?:deepgemm-src|deep_gemm|DeepGEMM)",
+        "DeepGEMM, which computes with FP8, fails here",
+        "Add --env VLLM_USE_DEEP_GEMM=0",
+        general=True,
+    ),
+    Sign(
+        r"CalledProcessError: Command '\[?'?(?:[^'\n ]{0,200}/)?((?:[\w-]{0,40}-)?(?:gcc|g\+\+|cc|c\+\+|clang|clang\+\+|hipcc|nvcc|ptxas|ninja|cmake)"
+        r"(?:-\d{1,3})?)\b",
+        machine_hints.failed_build,
+        "The compiler's own lines name the reason: mostly header files (apt install build-essential python3-dev) or a toolkit that is "
+        "too old; --enforce-eager compiles less",
+        general=True,
+    ),
+    Sign(
+        r"PassManager::run failed|LLVM ERROR: .{1,200}|PTXASError|`?ptxas`? failed|ptxas .{0,200}(?:error|fatal)",
+        "Triton cannot compile a kernel for this GPU",
+        "Install a newer vLLM with its own Triton, name a newer ptxas (--env TRITON_PTXAS_PATH), or try another --attention-backend",
+        general=True,
+    ),
+    Sign(
+        r"\btvm\.error\.\w{1,60}|\bDSLRuntimeError\b",
+        "A kernel of FlashInfer or CUTLASS fails on this GPU",
+        "Choose another --attention-backend (FLASH_ATTN or TRITON_ATTN) and add --env VLLM_USE_FLASHINFER_SAMPLER=0; "
+        "flashinfer must be of the version that vLLM wants",
         general=True,
     ),
 )

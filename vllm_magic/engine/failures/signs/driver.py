@@ -123,4 +123,50 @@ SIGNS = (
         "CUDA cannot be used in a process that was forked after its first use",
         "Add --env VLLM_WORKER_MULTIPROC_METHOD=spawn",
     ),
+    Sign(
+        r"device-side assert triggered|indexSelectLargeIndex.{0,200}Assertion|Assertion `.{0,100}index out of bounds",
+        "A kernel found an index out of range: a token beyond the vocabulary, or a position beyond the model's length",
+        "Check that tokenizer and model belong together, and lower --max-model-len to the model's own; "
+        "--env CUDA_LAUNCH_BLOCKING=1 shows which kernel it is",
+    ),
+    Sign(  # CUDA error 803
+        r"system has unsupported display driver / cuda driver combination",
+        "The libcuda that is found first is of another version than the NVIDIA driver",
+        "Take /usr/local/cuda/compat and other copies of libcuda out of LD_LIBRARY_PATH, or update the driver",
+    ),
+    Sign(
+        r"peer access is not supported|peer mapping resources exhausted|cudaErrorPeerAccess\w{1,40}|"
+        r"cudaDeviceCanAccessPeer|cudaDeviceEnablePeerAccess",
+        "The GPUs cannot read each other's memory here",
+        "Add --disable-custom-all-reduce and --env NCCL_P2P_DISABLE=1",
+    ),
+    Sign(
+        r"HIP error: invalid device function|hipErrorNoBinaryForGpu|HSA_STATUS_ERROR_INVALID_ISA|"
+        r"no kernel image .{0,40}gfx|nsupported gpu arch\w{0,10}:? gfx",
+        "This vLLM was not built for this AMD GPU",
+        "Install a vLLM and a ROCm for its architecture; --env HSA_OVERRIDE_GFX_VERSION=11.0.0 takes kernels of a relative",
+    ),
+    Sign(  # ROCm's runtime
+        r"Memory access fault by GPU node|HW Exception by GPU node|HSA_STATUS_ERROR_(?!INVALID_ISA)(?:\w{1,60})",
+        "A kernel has failed on the AMD GPU",
+        "Add --env VLLM_ROCM_USE_AITER=0, which leaves AMD's own kernels out, or --enforce-eager, or lower --max-num-batched-tokens",
+    ),
+    Sign(
+        r"(?:Unexpected error from cudaGetDeviceCount|cudaGetDeviceCount\(\) returned).{0,200}Error (\d{1,4}): (.{1,200})",
+        "CUDA cannot be initialised: {1} (error {0})",
+        "Check nvidia-smi, the driver and LD_LIBRARY_PATH: %vllm doctor tells what is wrong",
+        general=True,
+    ),
+    Sign(
+        r"NVMLError\w{0,60}: (.{1,200})|Failed to initialize NVML: (.{1,100})",
+        "The driver's library NVML fails: {0}{1}",
+        "nvidia-smi must work here; a container needs --gpus all, and a reboot helps after an update of the driver",
+        general=True,
+    ),
+    Sign(  # vllm/config/device.py and platforms, where no platform was found
+        r"Device string must not be empty|UnspecifiedPlatform|No platform detected, vLLM is running on",
+        "vLLM finds no GPU that it can use",
+        "Check CUDA_VISIBLE_DEVICES and the driver: %vllm doctor tells what is wrong; this build may be for another kind of device",
+        general=True,
+    ),
 )

@@ -27,14 +27,14 @@ SIGNS = (
         "Choose another attention backend: --attention-backend TRITON_ATTN",
     ),
     Sign(  # vllm/platforms/cuda.py
-        r"No valid attention backend found for (\S{1,100})",
+        r"No valid attention backend found for \S{1,100}(.{0,1500})",
         "No attention backend of vLLM does what this model and these options want on this GPU",
-        "Leave --kv-cache-dtype, --block-size and --attention-backend out; the lines name the reason for each backend",
+        machine_hints.no_backend,
     ),
     Sign(  # vllm/platforms/cuda.py
         r"Selected backend (?:\w{1,50}\.)?(\w{1,100}) is not valid for this configuration\. Reason: (.{1,300})",
         "The attention backend {0} cannot be used here: {1}",
-        "Leave --attention-backend (in older versions VLLM_ATTENTION_BACKEND) out: vLLM chooses one",
+        "Leave --attention-backend (in older versions VLLM_ATTENTION_BACKEND) out: vLLM chooses one; or try a newer vLLM",
     ),
     Sign(
         r"nsupported (?:GPU|CUDA) (?:arch|architecture|compute capability)|Triton only supports CUDA .{1,100}|"

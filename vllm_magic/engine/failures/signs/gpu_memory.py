@@ -36,7 +36,7 @@ SIGNS = (
         r"OutOfMemoryError: CUDA out of memory\. Tried to allocate ([\d.]+ \w+)\. GPU (\d+) has a total capacity of "
         r"([\d.]+ \w+) of which ([\d.]+ \w+) is free",
         "GPU {1} is out of memory: vLLM wanted {0} more, and {3} of its {2} were free",
-        f"Lower --gpu-memory-utilization or --max-num-seqs, or {_RELEASE}",
+        f"Lower --gpu-memory-utilization or --max-num-seqs, with images or video also --limit-mm-per-prompt, or {_RELEASE}",
     ),
     Sign(  # vllm/v1/worker/gpu_model_runner.py
         r"CUDA out of memory occurred when warming up (?:sampler|pooler) with (\d+) dummy requests",
@@ -64,5 +64,21 @@ SIGNS = (
         "The device is out of memory: {0}",
         "Lower --max-model-len and --max-num-seqs, or choose a smaller model",
         general=True,
+    ),
+    Sign(  # vllm/config/cache.py
+        r"Too large swap space\. ([\d.]{1,12}) GiB out of the ([\d.]{1,12}) GiB",
+        "--swap-space asks for {0} GiB of the machine's {1} GiB memory",
+        "Lower it: --swap-space 0",
+    ),
+    Sign(
+        r"(?:CUDA|HIP|XPU|NPU) out of memory\. ?(.{0,200})",
+        "A GPU is out of memory: {0}",
+        "Lower --gpu-memory-utilization, --max-model-len or --max-num-seqs, or release what else holds it (%vllm gpu shows it)",
+        general=True,
+    ),
+    Sign(
+        r"(?:CUDA driver|HIP) [Ee]rror: out of memory",
+        "A GPU is out of memory",
+        "Lower --gpu-memory-utilization or --max-num-seqs, or release what else holds it (%vllm gpu shows it)",
     ),
 )

@@ -83,9 +83,9 @@ SIGNS = (
         general=True,
     ),
     Sign(  # vllm/transformers_utils/config.py
-        r"Invalid repository ID or local directory specified: {0,20}'(.{0,500}?)'",
-        "There is no model in {0}",
-        "Check the name; a folder needs a config.json",
+        r"Invalid repository ID or local directory specified: {0,20}'(.{0,500}?)'|No supported config format found in '?(\S{1,300})",
+        "There is no model in {0}{1}",
+        "Check the name; a folder needs a config.json; from the Hub it needs a network, and HF_TOKEN where its terms must be accepted",
         general=True,
     ),
     Sign(  # openai_harmony, which gpt-oss needs
@@ -106,6 +106,11 @@ SIGNS = (
         machine_hints.NO_WAY,
         general=True,
     ),
+    Sign(  # huggingface_hub/utils/_validators.py
+        r"Repo id must use alphanumeric chars.{0,200}?: '(.{0,300}?)'",
+        "The Hub can have no model called {0}",
+        "Check the name; of a GGUF repository with :QUANTIZATION behind its name, a newer vLLM can load a part",
+    ),
     Sign(
         r"huggingface_hub\.(?:errors|utils\.\w{1,30})\.(\w{1,60}): (.{1,200})",
         "The Hub does not give the model ({0}): {1}",
@@ -116,5 +121,28 @@ SIGNS = (
         r"CAS service error|\bhf_xet\b.{0,100}(?:Error|error)",
         "The download from the Hub's own storage (Xet) has failed",
         "Start again: the download goes on where it ended; or add --env HF_HUB_DISABLE_XET=1",
+    ),
+    Sign(  # huggingface_hub/file_download.py
+        r"Fast download using 'hf_transfer' is enabled|downloading using `hf_transfer`",
+        "The faster download of the Hub (hf_transfer) has failed or is not installed",
+        "Add --env HF_HUB_ENABLE_HF_TRANSFER=0",
+        general=True,
+    ),
+    Sign(
+        r"Invalid (?:user|credentials|username).{0,60}(?:token|header|password)|Token is required|Invalid user token",
+        "The Hub does not take the token in HF_TOKEN",
+        "Make a new one on https://huggingface.co/settings/tokens, or remove it (%env HF_TOKEN=): public models need none",
+    ),
+    Sign(
+        r"404 Client Error|Repository Not Found",
+        "The Hub has no such model or file",
+        "Check the name and --revision; a private model needs HF_TOKEN in the environment",
+        general=True,
+    ),
+    Sign(
+        r"(?:IncompleteRead|ChunkedEncodingError|RemoteDisconnected|ReadTimeoutError|ConnectTimeoutError)\b",
+        "The connection to the Hub was interrupted",
+        "Start again: the download goes on where it ended; or set HF_ENDPOINT to a mirror",
+        general=True,
     ),
 )

@@ -42,7 +42,7 @@ SIGNS = (
     Sign(
         r"PermissionError: \[Errno 13\] Permission denied: '(.{1,500}?)'",
         "{0} may not be read or written by this user",
-        "Change its owner or mode, or point HF_HOME and VLLM_CACHE_ROOT to a folder of this user",
+        machine_hints.no_permission,
     ),
     Sign(
         r"BlockingIOError: \[Errno 11\] Resource temporarily unavailable|RuntimeError: can't start new thread|"
@@ -85,4 +85,54 @@ SIGNS = (
         general=True,
     ),
     Sign(r"No such file or directory: '(.{0,500}?)'", "There is no file {0}", "Check the path", general=True),
+    Sign(  # Python's pwd, which torch asks for the user's name
+        r"getpwuid\(\): uid not found: (\d{1,10})",
+        "The user {0} has no name in this container, and torch asks for it",
+        "Add --env USER=vllm --env HOME=/tmp, or give the user a line in /etc/passwd",
+    ),
+    Sign(  # the dynamic loader
+        r"(?:ImportError|OSError): (\S{1,300}): cannot allocate memory in static TLS block",
+        "The library {0} was loaded too late",
+        "Load it first: --env LD_PRELOAD={0}",
+    ),
+    Sign(  # ZeroMQ
+        r"ipc path .{1,300} is longer than (\d{1,4}) characters",
+        "The path of a socket between vLLM's processes is longer than {0} characters",
+        "Name a short folder: --env VLLM_RPC_BASE_PATH=/tmp, and TMPDIR likewise",
+    ),
+    Sign(  # ZeroMQ
+        r"ZMQError: Address already in use",
+        "A port is taken, through which vLLM's processes talk to each other",
+        "Start it again; if VLLM_PORT or a port of --data-parallel-rpc-port is set, change that",
+        transient=True,
+    ),
+    Sign(
+        r"unable to mmap \d{1,18} bytes from file <(.{1,300}?)>: Cannot allocate memory|mmap failed: Cannot allocate memory",
+        "The machine's memory or address space does not suffice to map the weights",
+        "Raise the limit (ulimit -v unlimited, the container's memory), or choose a smaller model",
+    ),
+    Sign(
+        r"\[Errno (?:5|107|116|121)\] \w.{1,200}|(?:Input/output error|Stale file handle) \(os error \d{1,3}\)",
+        "A disk or a network file system has failed",
+        "See dmesg, mount it again, or copy the model to a disk of this machine",
+    ),
+    Sign(
+        r"\[Errno 1\] Operation not permitted",
+        "The system does not allow this user or container an operation (EPERM)",
+        "Start the container with --ipc=host and --security-opt seccomp=unconfined, or with the capability that it needs",
+        general=True,
+    ),
+    Sign(
+        r"Error\b.{0,200}Permission denied(?: \(os error 13\))?(?:: '?(.{1,300}?)'?$)?",
+        "A file or folder may not be read or written by this user: {0}",
+        "Change its owner or mode, or point HF_HOME, VLLM_CACHE_ROOT and TMPDIR to folders of this user",
+        general=True,
+    ),
+    Sign(  # glibc, and shells
+        r"^(?:free\(\): invalid|double free or corruption|malloc\(\): |corrupted (?:size|double-linked)|munmap_chunk\(\)|"
+        r"realloc\(\): invalid)|\b(?:Segmentation fault|Bus error|Illegal instruction|Aborted) +\(core dumped\)",
+        machine_hints.crashed,
+        machine_hints.check_packages,
+        general=True,
+    ),
 )

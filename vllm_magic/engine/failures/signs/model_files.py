@@ -25,14 +25,13 @@ SIGNS = (
     ),
     Sign(  # vllm/model_executor/models/utils.py
         r"There is no module or parameter named '(.{1,200}?)' in (\w{1,100})",
-        "The checkpoint has the weight {0}, for which the model has no place: mostly it is quantized otherwise than vLLM "
-        "takes it for",
-        "Check quantization_config in its config.json, and set --quantization to that",
+        "The checkpoint has the weight {0}, for which vLLM's code for the model ({1}) has no place",
+        machine_hints.weight_without_place,
     ),
     Sign(  # vllm/model_executor/models/utils.py and model_loader
         r"Following weights were not initialized from checkpoint: (.{1,300})",
         "Weights are missing in the checkpoint: {0}",
-        "Check that all of its files are there; an adapter alone is no model (--enable-lora --lora-modules)",
+        machine_hints.missing_weights,
     ),
     Sign(  # vllm/model_executor/model_loader/weight_utils.py
         r"Attempted to load weight \(torch\.Size\((.{1,100}?)\)\) into parameter \(torch\.Size\((.{1,100}?)\)\)",
@@ -87,10 +86,9 @@ SIGNS = (
         "The lines before it name the reason; up to vLLM 0.20 it is often a GPU's UUID in CUDA_VISIBLE_DEVICES: give indices",
     ),
     Sign(  # load_weights in vllm/model_executor/models
-        r"KeyError: '((?:\w[\w.]{0,100}\.)?layers\.\d{1,4}\.[\w.]{1,200})'",
-        "The checkpoint has the weight {0}, for which the model has no place: mostly it is quantized otherwise than vLLM "
-        "takes it for",
-        "Check quantization_config in its config.json; a newer vLLM may know this kind of quantization",
+        r"KeyError: '((?:\w[\w.]{0,100}\.)?layers\.\d{1,4}\.[\w.]{1,200})(?<!\.attn)(?<!\.mixer)'",
+        "The checkpoint has the weight {0}, for which vLLM's code for the model has no place",
+        machine_hints.weight_without_place,
     ),
     Sign(  # transformers/convert_slow_tokenizer.py
         r"Converting from (?:SentencePiece and )?\w{8} failed",
@@ -187,8 +185,86 @@ SIGNS = (
     ),
     Sign(  # load_weights in vllm/model_executor/models
         r"KeyError: '([\w.]{1,200}\.(?:q?weight|bias|scales|qzeros|g_idx|weight_\w{1,40}|input_scale))'",
-        "The checkpoint has the weight {0}, for which the model has no place",
-        "Leave --quantization out, check quantization_config in its config.json, and try a newer vLLM",
+        "The checkpoint has the weight {0}, for which vLLM's code for the model has no place",
+        machine_hints.weight_without_place,
+        general=True,
+    ),
+    Sign(  # tokenizers, in Rust
+        r"did not match any variant of untagged enum (\w{1,60})",
+        "The tokenizers and transformers beside vLLM are too old for the model's tokenizer.json",
+        "Upgrade transformers and tokenizers there, or use a newer vLLM",
+    ),
+    Sign(  # transformers/tokenization_utils_base.py, where tokenizer_config.json was written by transformers 5
+        r"AttributeError: 'list' object has no attribute 'keys'",
+        "The transformers beside vLLM is too old for the model's tokenizer_config.json (extra_special_tokens)",
+        "Upgrade transformers there, or take extra_special_tokens out of tokenizer_config.json",
+    ),
+    Sign(  # sentencepiece
+        r"^TypeError: not a string$|could not parse ModelProto|Not found: \"\S{0,300}\": No such file or directory Error #2",
+        "The model's tokenizer file (tokenizer.model) is missing or damaged",
+        "Download the model again whole, or name another tokenizer: --tokenizer NAME",
+    ),
+    Sign(  # transformers/models/auto
+        r"Unrecognized (configuration class|image processor|processing class|feature extractor|video processor)\b",
+        "The transformers beside vLLM does not know the model's {0}",
+        "Install the transformers that the model's page names, add --trust-remote-code if the model brings code, or use a newer vLLM",
+        general=True,
+    ),
+    Sign(  # transformers
+        r"Can't load (image processor|feature extractor|processor|video processor) for '(.{1,300}?)'",
+        "There is no file for the {0} in {1}",
+        "Copy preprocessor_config.json and processor_config.json from the base model into its folder, or download it again whole",
+    ),
+    Sign(  # vllm/inputs/registry.py and transformers_utils/processor.py
+        r"Invalid type of HuggingFace (?:processor|config)\. (.{1,300})",
+        "The transformers beside vLLM does not fit this model: {0}",
+        "Install the transformers that the model's page names, or a newer vLLM",
+    ),
+    Sign(  # vllm/model_executor/models/registry.py, model_loader/utils.py
+        r"\b(\w{1,100}) has no vLLM implementation|Cannot find model module\. '(\w{1,100})'|"
+        r"The Transformers implementation of '?(\w{1,100})'? is not compatible with vLLM",
+        "This vLLM has no code for the architecture {0}{1}{2}",
+        "Install a newer vLLM, and the transformers that the model's page names; or choose another model",
+    ),
+    Sign(  # vllm/model_executor/layers/rotary_embedding and transformers/modeling_rope_utils.py
+        r"Error: .{0,20}\brope_(?:scaling|parameters)\b.{0,40}must (?:be|have|contain) |Unknown RoPE scaling type \S",
+        "What the model's configuration says of rope_scaling is not known here",
+        "Upgrade transformers beside vLLM or vLLM itself; or correct rope_scaling (--hf-overrides)",
+    ),
+    Sign(  # vllm/tokenizers, mistral_common
+        r"No tokenizer file found in directory|(?:tekken|tokenizer\.model\.v\d)\S{0,40}.{0,100}(?:not found|does not exist|missing)",
+        "The model has no tokenizer of Mistral's kind (tekken.json)",
+        "Add --tokenizer-mode hf, or name another one: --tokenizer NAME",
+    ),
+    Sign(  # vllm/transformers_utils/config.py
+        r"Failed to load mistral 'params\.json' config for model (\S{1,300}?)\.?(?:\s|$)",
+        "{0} has no params.json: it is no model in Mistral's own format",
+        "Leave --config-format mistral, --tokenizer-mode mistral and --load-format mistral out",
+    ),
+    Sign(  # vllm/model_executor/kernels/linear, layers/quantization/kernels
+        r"Failed to find a kernel that can implement the (\w{1,60}) linear layer\. Reasons:\s{1,3}(.{0,200})",
+        "vLLM has no kernel for these quantized weights in these sizes on this GPU: {1}",
+        "Lower --tensor-parallel-size, or choose a model that is quantized otherwise",
+    ),
+    Sign(  # vllm/model_executor/layers/quantization/compressed_tensors
+        r"No compressed-tensors compatible scheme was found|Unsupported FusedMoe scheme|Unsupported quantization config: .{1,200}",
+        "This vLLM has no code for the way in which the model is quantized",
+        "Install a newer vLLM, or choose a model that is quantized otherwise",
+    ),
+    Sign(  # vllm/model_executor/layers/quantization
+        r"ome but not all shards of (\S{1,200}) are quantized|Found a different quantization (?:configuration|schemes?) for (.{1,200})",
+        "Layers that vLLM joins are quantized differently ({0}{1})",
+        "Install a newer vLLM, or a model where they are alike; its quantization_config must ignore all of them or none",
+    ),
+    Sign(  # transformers, for torch.load
+        r"CVE-2025-32434|require users to upgrade torch to at least v2\.6",
+        "The weights are in files of pickle (*.bin), which this torch may not load safely",
+        "Choose a model with *.safetensors, or upgrade torch to 2.6 or newer",
+    ),
+    Sign(  # transformers/dynamic_module_utils.py
+        r"trust_remote_code(?:=True|`? to True)",
+        "The model brings code of its own, and that is not run unasked",
+        "Look at it, and add --trust-remote-code if you trust it",
         general=True,
     ),
 )

@@ -8,6 +8,11 @@ from vllm_magic.engine.failures.signs.sign import Sign
 _OWN_ENVIRONMENT = "Install vLLM again, in an environment of its own"
 
 SIGNS = (
+    Sign(
+        r"undefined symbol: (?:__nvJitLink|cublas|cudnn|cusparse|cusolver|cufft)\w{1,100}",
+        "A library of CUDA that is found first is older than the one that torch was built for",
+        "Take it out of LD_LIBRARY_PATH (%env LD_LIBRARY_PATH=), or install vLLM again in an environment of its own",
+    ),
     Sign(  # torch/_ops.py, where a part is used that could not be loaded
         r"'_OpNamespace' '(\w{1,100})' object has no attribute '(\w{1,100})'",
         hints.not_loaded,
@@ -58,6 +63,11 @@ SIGNS = (
         r"cannot import name '(\w{1,100})' from '(vllm[\w.]{0,200})' \((.{1,300}?)\)",
         "vLLM's module {1} has no {0}: it is damaged, or mixed from two versions ({2})",
         "Install vLLM again, in an environment of its own, and do not start it in a folder that has a vllm in it",
+    ),
+    Sign(
+        r"module 'vllm' has no attribute '(\w{1,100})'",
+        "A folder that is called vllm stands in the way of the package vllm: it has no {0}",
+        "Start the server from a folder without one in it; if there is none, install vLLM again",
     ),
     Sign(
         r"cannot import name '(\w{1,100})' from '(transformers[\w.]{0,200})'",
@@ -139,7 +149,7 @@ SIGNS = (
     Sign(
         r"ModuleNotFoundError: No module named '(.{0,300}?)'",
         "vLLM misses the module {0}",
-        "Install it beside vLLM",
+        machine_hints.missing_module,
         general=True,
     ),
     Sign(
@@ -178,6 +188,61 @@ SIGNS = (
         r"(?:[Pp]lease install|[Ii]nstall (?:it )?(?:with|via|by)|[Rr]un):? `?pip install (\w[\w.\[\]=<>-]{0,60}\w)",
         "vLLM misses the package {0}",
         machine_hints.install("'{0}'"),
+        general=True,
+    ),
+    Sign(  # transformers/utils/import_utils.py
+        r"\b(\w{1,100}) requires the (\S{1,60}) library but it was not found in your environment",
+        "transformers' {0} needs the package {1}, which is not beside vLLM",
+        machine_hints.install("{1}"),
+    ),
+    Sign(  # transformers/utils/import_utils.py
+        r"Could not import module '(\w{1,100})'\. Are this object's requirements defined correctly",
+        "transformers cannot load its {0}: a package beside it is missing, or of another version (often torchvision)",
+        machine_hints.check_packages,
+    ),
+    Sign(  # transformers/utils/import_utils.py
+        r"Failed to import ([\w.]{1,200}) because of the following error \(look up to see its traceback\):\s{1,3}(.{1,200})",
+        "transformers cannot load {0}: {1}",
+        machine_hints.check_packages,
+    ),
+    Sign(  # torch/_library/infer_schema.py
+        r"infer_schema\(func\): (.{1,200})",
+        "The torch beside vLLM is too old or too new for it: {0}",
+        "Install vLLM again, in an environment of its own: its torch was changed",
+    ),
+    Sign(  # torch
+        r"Only a single TORCH_LIBRARY can be used to register|Tried to instantiate class '_\w{1,40}|"
+        r"already (?:been )?registered.{0,100}(?:namespace|operator)|Tried to register an operator .{1,200} multiple times",
+        "vLLM's compiled parts are there twice, or do not fit torch",
+        "Install vLLM again, in an environment of its own",
+    ),
+    Sign(  # torchvision/extension.py
+        r"PyTorch and torchvision were compiled with different CUDA",
+        "torchvision does not fit the torch beside it",
+        "Install vLLM again, in an environment of its own",
+    ),
+    Sign(
+        r"^((?:SyntaxError|IndentationError): .{1,200}|TypeError: unsupported operand type\(s\) for \|.{0,100})",
+        "A package beside vLLM is not for this version of Python: {0}",
+        "Install vLLM in an environment with a Python that it supports (3.10 to 3.13)",
+        general=True,
+    ),
+    Sign(
+        r"^pydantic(?:_core)?\.(?:errors|_pydantic_core)\.(?!ValidationError)(\w{1,80}): (.{1,200})",
+        "The pydantic beside vLLM does not fit: {1}",
+        machine_hints.check_packages,
+        general=True,
+    ),
+    Sign(
+        r"OSError: (\S{1,300}\.so[\w.]{0,20}): (.{1,200})",
+        "The library {0} cannot be loaded: {1}",
+        "Install vLLM again, in an environment of its own, and take other copies of its libraries out of LD_LIBRARY_PATH",
+        general=True,
+    ),
+    Sign(
+        r"ImportError: (.{1,300})",
+        "A part of vLLM or beside it cannot be loaded: {0}",
+        machine_hints.check_packages,
         general=True,
     ),
 )

@@ -95,4 +95,55 @@ SIGNS = (
         "A process of vLLM did not reach another at {1}, port {2}",
         "On one machine add --env VLLM_HOST_IP=127.0.0.1; on several open that port, and set VLLM_HOST_IP to an address that they reach",
     ),
+    Sign(  # torch, TCPStore
+        r"Timed out after (\d{1,9}) seconds waiting for clients\. (\d{1,6})/(\d{1,6}) clients joined",
+        "Only {1} of {2} processes have come together",
+        "See why the others did not start: each machine needs the same vLLM and arguments, its own --node-rank, and a way to "
+        "the first one's address and port",
+    ),
+    Sign(  # vllm/v1/executor/ray_executor.py
+        r"Every node should have a unique IP address",
+        "Several machines of Ray's cluster have the same address",
+        "Set VLLM_HOST_IP on each machine to its own address, before ray start",
+    ),
+    Sign(
+        r"Version mismatch: The cluster was started with",
+        "Ray's cluster runs another version of Ray or Python than this vLLM",
+        "Use the same versions on all machines",
+    ),
+    Sign(
+        r"Could not find any running Ray instance|Failed to (?:connect|get).{0,60}\bGCS\b|\bGCS\b.{0,100}(?:timed out|unavailable)",
+        "There is no Ray cluster at this address",
+        "Start it (ray start --head), and check RAY_ADDRESS",
+    ),
+    Sign(
+        r"undefined symbol: (nccl\w{1,60})",
+        "The NCCL that is found first is too old: it has no {0}",
+        "Take other copies of libnccl out of LD_LIBRARY_PATH and VLLM_NCCL_SO_PATH, and install nvidia-nccl in the version that torch wants",
+    ),
+    Sign(
+        r"gloo.{0,200}Connection (?:closed|reset) by peer|ncclRemoteError|remote process exited or there was a network error|"
+        r"Failed to recv, got 0 bytes",
+        "Another process of this server has ended, and its connections with it",
+        "The error of that process stands above (%vllm logs); on several machines, see the log of each",
+        general=True,
+    ),
+    Sign(
+        r"NCCL (?:WARN|error).{0,40}Cuda failure (?:\d{1,4} )?'(.{1,100}?)'",
+        "NCCL met an error of CUDA: {0}",
+        "Lower --gpu-memory-utilization if memory is short; else --env NCCL_P2P_DISABLE=1 or NCCL_CUMEM_ENABLE=0",
+        general=True,
+    ),
+    Sign(
+        r"NCCL error|DistBackendError: (.{1,200})|ncclUnhandled\w{1,40}",
+        "The GPUs cannot talk to each other (NCCL)",
+        "Add --env NCCL_DEBUG=INFO to see why; --env NCCL_P2P_DISABLE=1 and --disable-custom-all-reduce help where peer access fails",
+        general=True,
+    ),
+    Sign(
+        r"ray\.exceptions\.(\w{1,60}): ?(.{0,200})",
+        "Ray has failed ({0}): {1}",
+        "See ray status and the logs in /tmp/ray/session_latest/logs; on one machine --distributed-executor-backend mp does without Ray",
+        general=True,
+    ),
 )

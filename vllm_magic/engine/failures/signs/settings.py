@@ -148,4 +148,19 @@ SIGNS = (
         "--speculative-config does not say how many tokens to guess",
         'Add "num_speculative_tokens" to it, such as 3',
     ),
+    Sign(  # vllm/envs.py
+        r"Invalid value '(.{0,100}?)' for (VLLM_\w{1,80})\. Valid options: (.{1,500})",
+        "The environment variable {1} cannot be {0}",
+        "Choose from {2}, or remove it (%env {1}=)",
+    ),
+    Sign(  # vllm/v1/attention/backends/registry.py
+        r"(?:Unknown|Invalid) attention backend:? '?(\w{1,80})'?\.?(?: Valid (?:options|backends) are: (.{1,800}))?",
+        "This vLLM has no attention backend {0}",
+        "Leave --attention-backend and VLLM_ATTENTION_BACKEND out; vllm serve --help=attention-backend lists them",
+    ),
+    Sign(  # vllm/config/speculative.py
+        r"Unsupported speculative method: '?(\w{1,80})'?",
+        "This vLLM does not know the speculative method {0}",
+        "Correct the method in --speculative-config, or install a newer vLLM",
+    ),
 )
