@@ -27,8 +27,10 @@ SHORTEST_READ = 200  # characters of a line that are searched in any case
 _NAMED = r"\([^()]{0,100}\bpid=\d[^()]{0,200}\) "
 _PROCESS = rf"(?:{_NAMED}(?={_NAMED}))?(?P<process>{_NAMED})?"  # vLLM 0.11 to 0.16 writes two for a worker
 # The prefixes of vLLM (vllm/logger.py) and uvicorn for lines that are no failure. One warning is (see `hints.not_loaded`).
+# What vllm/transformers_utils/repo_utils.py logs as "Error retrieving" is tried again, or raised if vLLM cannot do without it.
 _HARMLESS = re.compile(
-    _PROCESS + r"(?:DEBUG|INFO|WARNING)(?:: | \d\d-\d\d )(?!.{0,100}\] Failed to import from vllm\.)"
+    _PROCESS + r"(?:(?:DEBUG|INFO|WARNING)(?:: | \d\d-\d\d )(?!.{0,100}\] Failed to import from vllm\.)|"
+    r"ERROR \d\d-\d\d [^\[]{0,20}\[[^\]]{0,100}\] Error retrieving )"
 )
 _PREFIX = re.compile(_PROCESS + r"(?:(?:WARNING|ERROR|CRITICAL) \d\d-\d\d [^\[]*\[(?P<source>[^\]]*)\] ?)?")
 _FILE = re.compile(r'  File "(?P<path>[^"]*)"')

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 from urllib.parse import quote_plus
 
-from vllm_magic.engine.failures import places, tracebacks
+from vllm_magic.engine.failures import error_kinds, places, tracebacks
 from vllm_magic.engine.failures.hints import SEE_LOGS
 
 if TYPE_CHECKING:
@@ -27,10 +27,8 @@ _ADVICE = re.compile(
     r"Make sure|Ensure|If (?:you|this)|We (?:recommend|suggest)|Either|Use|Set|Reduce|Increase|Decrease|Lower|Raise|Add|Pass|"
     r"Install|Upgrade|Update|Check|Specify|Remove|Disable|Enable|Run|Choose)\b(?!.{0,200}(?:stack trace|an issue\b|issues/)))"
 )
-# Errors that vLLM does not raise on purpose, but by a fault in its code.
-_FAULT = re.compile(
-    r"(?:AttributeError|UnboundLocalError|NameError|IndexError|ZeroDivisionError|TypeError)\b|.*INTERNAL ASSERT FAILED"
-)
+# Advice that says what to look at, and not what to do.
+_WEAK = re.compile(r"(?:[Pp]lease |You (?:should|may) )?(?:[Cc]heck|[Ee]nsure|[Vv]erify|[Mm]ake sure)\b")
 # For each feature, a pattern for its name in messages, and its flag.
 _FEATURES = (
     (r"prefix.cach", "--enable-prefix-caching"),
@@ -41,11 +39,13 @@ _FEATURES = (
     (r"expert.parallel", "--enable-expert-parallel"),
     (r"speculative|spec.decod|\bMTP\b|\beagle", "--speculative-config"),
     (r"\bLoRA\b", "--enable-lora"),
+    (r"reasoning.parser", "--reasoning-parser"),
+    (r"tool.(?:call.)?parser", "--tool-call-parser"),
     (r"KV.(?:connector|transfer)", "--kv-transfer-config"),
     (r"sleep.mode", "--enable-sleep-mode"),
     (r"sliding.window", "--disable-sliding-window"),
     (r"(?:KV.cache.dtype|fp8.KV)", "--kv-cache-dtype"),
-    (r"cpu.offload", "--cpu-offload-gb"),
+    (r"cpu.(?:weight.)?offload", "--cpu-offload-gb"),
     (r"attention.backend", "--attention-backend"),
 )
 
@@ -70,7 +70,7 @@ def cause_and_hint(
         *(textwrap.shorten(text[:1].upper() + text[1:], LONGEST_ADVICE, placeholder="…") for text in advice),
         *([f"Change {' or '.join(named)}, or leave it out"] if named and not advice else []),
         *places.where_raised(process, frames),
-        *(["this is often a fault of this version of vLLM: try a newer one"] if _FAULT.match(error) else []),
+        *([] if advice and not _WEAK.match(advice[0]) else error_kinds.what_helps(error)),
         SEE_LOGS,
         f"search for other reports of it: {ISSUES}{quote_plus(_search_text(cause))}",
     ]

@@ -71,6 +71,56 @@ def test_an_error_without_a_message_is_told_with_its_function():
     assert failure.hint.endswith("?q=AssertionError+in+unify+kv_cache_utils.py")
 
 
+def test_a_package_beside_vllm_is_named_unless_it_only_checks_what_it_is_given():
+    def raised_in(package: str) -> str:
+        frame = f'{CORE}  File "{PACKAGES}/{package}/a.py", line 1, in f'
+        return explain([f"{CORE}{HEADER}", frame, f"{CORE}    g()", f"{CORE}ValueError: it is odd"], 1).hint
+
+    assert raised_in("kernels").startswith(
+        "EngineCore raised it in the package kernels: its version may not fit this vLLM (pip check)"
+    )
+    for package in ("pydantic/_internal", "zmq/sugar", "yaml", "vllm", "torch/nn"):
+        assert raised_in(package).startswith("EngineCore raised it; ")
+
+
+def test_a_file_that_is_tried_again_is_no_cause():
+    tried = (
+        "ERROR 08-21 08:11:47 [config.py:133] Error retrieving safetensors: Repo id must be in the form 'repo_name' or "
+        "'namespace/repo_name': '/models/x.gguf'. Use `repo_type` argument if needed., retrying 1 of 2"
+    )
+    assert explain([tried, *in_engine("ValueError: it is odd")], 1).cause == "it is odd"
+
+
+def test_folders_of_a_user_are_no_packages():
+    frame = f'{CORE}  File "/home/ray/vllm_env/lib/python3.11/site-packages/vllm/a.py", line 1, in f'
+    failure = explain([f"{CORE}{HEADER}", frame, f"{CORE}    g()", f"{CORE}ValueError: it is odd"], 1)
+    assert failure.hint.startswith("EngineCore raised it; ")
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        (
+            "ValueError: Odd attention is not supported on this device",
+            "this GPU or this build of vLLM cannot do it",
+        ),
+        ("NotImplementedError: odd", "this vLLM cannot do that with this model and these options"),
+        ("ValueError: model_config has no odd field", "this vLLM may not know this form of the model"),
+        ("RuntimeError: The size of tensor a must match the size of b", "often a fault of this version"),
+        (
+            "ValueError: It broke. Please check the odd one",
+            "Please check the odd one; EngineCore raised it; ",
+        ),
+        (
+            "ValueError: odd config.json. Please check it",
+            "Please check it; EngineCore raised it; this vLLM may not know",
+        ),
+    ],
+)
+def test_what_helps_against_an_unknown_failure_of_this_kind(said, hint):
+    assert hint in explain(in_engine(said), 1).hint
+
+
 def test_weights_that_do_not_fit():
     where = f'{CORE}  File "{PACKAGES}/vllm/model_executor/layers/fused_moe/layer.py", line 1, in _load_w13'
     failure = explain([f"{CORE}{HEADER}", where, f"{CORE}    f()", f"{CORE}RuntimeError: of other sizes"], 1)
