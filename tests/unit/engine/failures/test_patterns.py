@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import string
 import sys
 import time
 from itertools import islice
@@ -50,7 +51,7 @@ def example(tokens) -> str:
         if name == "LITERAL":
             text += chr(value)
         elif name == "IN":
-            text += next(one for one in "x1 -.:/'[]lLEPIR" if _is_in(value, one))
+            text += next(one for one in "x1 -.:/'[]" + string.ascii_letters if _is_in(value, one))
         elif name in ("NOT_LITERAL", "ANY"):
             text += "x"
         elif name in ("MAX_REPEAT", "MIN_REPEAT"):
