@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Run tests and write which lines and branches of the package they ran: `coverage.sh PYTHON -m pytest OPTION...`.
 #
-# Kernels, servers and guards are other processes. coverage's own .pth file starts it in those; the guards, which run
-# with `-I -S` and read none, are started by a copy of the package that begins with it. What SIGKILL ends writes nothing.
+# Kernels, servers and guards are other processes. coverage's own .pth file starts it in those; the guards and the other
+# processes that run with `-I -S` read none, so a copy of the package begins with it in each of them, without a change of
+# the numbers of lines. What SIGKILL ends writes nothing.
 set -euo pipefail
 
 python=$1
@@ -31,9 +32,26 @@ package =
     $copy/vllm_magic
 EOF
 site=$("$root/$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-sed -i "s|^    here = |    sys.path.append('$site')\n    import coverage\n\n    os.environ['COVERAGE_PROCESS_START'] = '$out/coveragerc'\n    coverage.process_startup()\n    del os.environ['COVERAGE_PROCESS_START']\n    sys.path.pop()\n    here = |" \
-    "$copy/vllm_magic/guard/run.py"
-grep -q 'import coverage' "$copy/vllm_magic/guard/run.py"
+cat >"$out/begin.py" <<EOF
+import os
+import sys
+
+sys.path.append("$site")
+import coverage
+
+os.environ["COVERAGE_PROCESS_START"] = "$out/coveragerc"
+coverage.process_startup()
+del os.environ["COVERAGE_PROCESS_START"]
+sys.path.pop()
+EOF
+begin="exec(open('$out/begin.py').read()) if __name__ == '__main__' else None"
+sed -i "s|^import os$|import os; $begin|" "$copy/vllm_magic/guard/run.py"
+for child in children/flag_watch children/watchdog gpu/nvml_child linux/disk_child; do
+    sed -i "s|^from __future__ import annotations$|&; $begin|" "$copy/vllm_magic/$child.py"
+done
+test "$(grep -rl "$out/begin.py" "$copy/vllm_magic" | wc -l)" = 5
+mkdir -p "$copy/build"
+ln -s "$root/build/environments" "$copy/build/environments"
 
 cd "$copy"
 export COVERAGE_PROCESS_START=$out/coveragerc PYTHONPATH=$copy
