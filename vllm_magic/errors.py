@@ -126,7 +126,7 @@ class Holder:
     """A process that holds memory of a GPU.
 
     Attributes:
-        gpu: NVML's index of the GPU.
+        gpu: the index of the GPU, or "GPU:PART" for a part of it (MIG).
         pid: the pid; None for memory for which the driver lists no process.
         user: the user of the process; "" if it is not known.
         name: the name of the program.
@@ -134,7 +134,7 @@ class Holder:
         server: the name of the server of this user that the process belongs to; "" for other processes.
     """
 
-    gpu: int
+    gpu: int | str
     pid: int | None
     user: str
     name: str

@@ -28,6 +28,7 @@ _SOURCE = Path(__file__).with_name("fakenvml.c")
 _MAKER = (
     os.getpid()
 )  # in the UUIDs, for which a user has one lock each: tests beside each other have GPUs of their own
+_MOST_GPUS, _MOST_PARTS = 16, 7  # as in fakenvml.c
 _sequence = itertools.count()
 _mapped: dict[tuple[Path, int], mmap.mmap] = {}
 
@@ -68,7 +69,12 @@ def env(root: str | os.PathLike[str]) -> dict[str, str]:
 
 def uuid(gpu: int) -> str:
     """Return the UUID of fake GPU `gpu` of the drivers that this process has made."""
-    return f"GPU-{_MAKER:08x}-fa4e-4000-8000-{gpu:012d}"
+    return f"{'GPU' if gpu < _MOST_GPUS else 'MIG'}-{_MAKER:08x}-fa4e-4000-8000-{gpu:012d}"
+
+
+def part(place: int, gpu: int = 0) -> int:
+    """Return the number of a part (MIG device) of fake GPU `gpu`, which `hold` and `uuid` take for the number of a GPU."""
+    return _MOST_GPUS + _MOST_PARTS * gpu + place
 
 
 def hold(
@@ -82,7 +88,7 @@ def hold(
 
     Args:
         nbytes: bytes; no RAM and no disk is used for them.
-        gpu: index of the GPU.
+        gpu: index of the GPU, or number of a part.
         root: folder of the fake driver, by default $FAKE_GPU_DIR.
         teardown_s: seconds for which the bytes stay used, and the dead pid listed, after the first query
             that finds no holder: a driver that is slow to give memory back.
@@ -94,7 +100,8 @@ def hold(
     """
     root = Path(root or os.environ["FAKE_GPU_DIR"]).resolve()
     if (root, gpu) not in _mapped:
-        device = os.open(root / "dev" / f"nvidia{gpu}", os.O_RDWR | os.O_CLOEXEC)
+        whole = gpu if gpu < _MOST_GPUS else (gpu - _MOST_GPUS) // _MOST_PARTS
+        device = os.open(root / "dev" / f"nvidia{whole}", os.O_RDWR | os.O_CLOEXEC)
         _mapped[root, gpu] = mmap.mmap(device, mmap.PAGESIZE, mmap.MAP_SHARED)
     name = f"gpu{gpu}-{os.getpid()}-{next(_sequence)}"
     if teardown_s:

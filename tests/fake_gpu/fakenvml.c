@@ -29,6 +29,8 @@
  *     proc_mem_na=1, proc_mem_zero=1    processes are listed without their bytes, or with 0
  *     pid_offset=N            pids of another PID namespace
  *     mig=1                   MIG mode is enabled
+ *     mig_parts=N             the GPU has N MIG devices; part J of GPU I has the number 16 + 7 * I + J here and in the
+ *                             names of files: total_mib.17 is the memory of GPU 0's part 1
  *     owners_only=1           a fast driver: it knows files with <ms> in their names only, and counts them while their
  *                             owners live, whatever these have open
  *     util, compute_mode
@@ -54,6 +56,8 @@
 
 #define API __attribute__((visibility("default")))
 #define MAX_GPUS 16
+#define MAX_PARTS 7 /* of a GPU, as the real ones have */
+#define NUMBERS (MAX_GPUS + MAX_GPUS * MAX_PARTS)
 #define MIB (1ULL << 20)
 #define SHARED 1e-3 /* seconds for which a scan of all of /proc counts, if no file was made meanwhile */
 #define NOT_AVAILABLE 0xffffffffffffffffULL
@@ -62,7 +66,7 @@
 
 typedef unsigned long long u64;
 typedef enum {
-    OK = 0, UNINITIALISED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7,
+    OK = 0, UNINITIALISED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7,
     DRIVER_NOT_LOADED = 9, VERSION_MISMATCH = 25,
 } result;
 
@@ -77,8 +81,7 @@ typedef struct { unsigned gpu, memory; } utilization;
 typedef struct { unsigned owner; u64 bytes; ino_t inode; char lists[4]; } allocation;
 typedef struct { allocation *items; size_t count, room; } allocations;
 
-static struct { int index; } devices[MAX_GPUS] = {
-    {0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}, {9}, {10}, {11}, {12}, {13}, {14}, {15}};
+static struct { int index; } devices[NUMBERS]; /* each has its own place as its index, see number_devices */
 static int initialised, control = -1;
 
 /* ---- configuration -------------------------------------------------------------- */
@@ -129,9 +132,23 @@ static int gpu_count(void) {
     return n > MAX_GPUS ? MAX_GPUS : (int)n;
 }
 
+static int is_part(int number) { return number >= MAX_GPUS; }
+static int parent_of(int number) { return is_part(number) ? (number - MAX_GPUS) / MAX_PARTS : number; }
+static int place_of(int part) { return (part - MAX_GPUS) % MAX_PARTS; }
+
+static int part_count(int gpu) {
+    long long n = number("mig", gpu, 0) ? number("mig_parts", gpu, 0) : 0;
+    return n > MAX_PARTS ? MAX_PARTS : (int)n;
+}
+
+__attribute__((constructor)) static void number_devices(void) {
+    for (int i = 0; i < NUMBERS; i++) devices[i].index = i;
+}
+
 static int valid(gpu_handle device) {
-    return (void *)device >= (void *)devices && (void *)device < (void *)(devices + MAX_GPUS)
-        && device->index < gpu_count();
+    if ((void *)device < (void *)devices || (void *)device >= (void *)(devices + NUMBERS)) return 0;
+    int gpu = parent_of(device->index);
+    return gpu < gpu_count() && (gpu == device->index || place_of(device->index) < part_count(gpu));
 }
 
 /* Misbehaves at `place` ("init" or "memory") as the configuration says. */
@@ -264,7 +281,7 @@ static double seconds(const struct timespec *time) { return (double)time->tv_sec
 
 /* As scan, but by the last one where that is fresh. */
 static allocations look(int gpu) {
-    static struct { allocations found; double at, made; } last[MAX_GPUS];
+    static struct { allocations found; double at, made; } last[NUMBERS];
     char path[PATH_MAX + 16];
     struct stat st;
     struct timespec now;
@@ -304,6 +321,7 @@ static result processes(gpu_handle device, char wanted, unsigned *count, process
     int gpu = device->index;
     if (!count) return INVALID_ARGUMENT;
     if (number("procs_unsupported", gpu, 0)) return NOT_SUPPORTED;
+    if (part_count(gpu)) return NO_PERMISSION; /* of all parts together only root is told */
     if (wanted != 'c' && number("graphics_unsupported", gpu, 0)) return NOT_SUPPORTED;
     allocations all = look(gpu);
     process_info *list = calloc(all.count + 1, sizeof *list);
@@ -363,6 +381,7 @@ API const char *nvmlErrorString(result code) {
     case UNINITIALISED: return "Uninitialized";
     case INVALID_ARGUMENT: return "Invalid Argument";
     case NOT_SUPPORTED: return "Not Supported";
+    case NO_PERMISSION: return "Insufficient Permissions";
     case NOT_FOUND: return "Not Found";
     case INSUFFICIENT_SIZE: return "Insufficient Size";
     case DRIVER_NOT_LOADED: return "Driver Not Loaded";
@@ -389,15 +408,16 @@ API result nvmlSystemGetProcessName(unsigned pid, char *out, unsigned size) {
 /* ---- finding a device -------------------------------------------------------------- */
 
 static void uuid_of(int gpu, char *out, size_t size) {
-    snprintf(out, size, "GPU-%08x-fa4e-4000-8000-%012d", (unsigned)number("maker", gpu, 0),
-             number("same_uuid", gpu, 0) ? 0 : gpu);
+    snprintf(out, size, "%s-%08x-fa4e-4000-8000-%012d", is_part(gpu) ? "MIG" : "GPU",
+             (unsigned)number("maker", gpu, 0), number("same_uuid", gpu, 0) ? 0 : gpu);
 }
-static void bus_id_of(int gpu, char *out, size_t size) { snprintf(out, size, "00000000:%02X:00.0", gpu + 1); }
+static void bus_id_of(int gpu, char *out, size_t size) { snprintf(out, size, "00000000:%02X:00.0", parent_of(gpu) + 1); }
 
 static result find(const char *wanted, void (*text_of)(int, char *, size_t), gpu_handle *device) {
     char text[96];
     if (!initialised) return UNINITIALISED;
-    for (int gpu = 0; gpu < gpu_count(); gpu++) {
+    for (int gpu = 0; gpu < NUMBERS; gpu++) {
+        if (!valid((gpu_handle)&devices[gpu])) continue;
         text_of(gpu, text, sizeof text);
         if (strcasecmp(text, wanted)) continue;
         *device = (gpu_handle)&devices[gpu];
@@ -449,7 +469,10 @@ LISTING(nvmlDeviceGetMPSComputeRunningProcesses_v3, 'm')
 API result nvmlDeviceGetName(gpu_handle device, char *out, unsigned size) {
     char name[96] = "NVIDIA FakeGPU 24GB";
     NEED(device);
-    setting("name", device->index, name, sizeof name);
+    setting("name", parent_of(device->index), name, sizeof name);
+    if (is_part(device->index))
+        snprintf(name + strlen(name), sizeof name - strlen(name), " MIG 1g.%lldgb",
+                 number("total_mib", device->index, 24576) / 1024);
     return put(out, size, name);
 }
 API result nvmlDeviceGetUUID(gpu_handle device, char *out, unsigned size) {
@@ -461,15 +484,39 @@ API result nvmlDeviceGetUUID(gpu_handle device, char *out, unsigned size) {
 API result nvmlDeviceGetPciInfo_v3(gpu_handle device, pci_info *out) {
     NEED(device);
     memset(out, 0, sizeof *out);
-    out->bus = (unsigned)device->index + 1;
+    out->bus = (unsigned)parent_of(device->index) + 1;
     bus_id_of(device->index, out->bus_id, sizeof out->bus_id);
     snprintf(out->legacy, sizeof out->legacy, "0000:%02X:00.0", out->bus & 0xff);
     return OK;
 }
 API result nvmlDeviceGetMigMode(gpu_handle device, unsigned *current, unsigned *pending) {
     NEED(device);
+    if (is_part(device->index)) return INVALID_ARGUMENT;
     if (!number("mig", device->index, 0)) return NOT_SUPPORTED;
     *current = *pending = 1;
+    return OK;
+}
+API result nvmlDeviceGetMaxMigDeviceCount(gpu_handle device, unsigned *count) {
+    NEED(device);
+    *count = !is_part(device->index) && number("mig", device->index, 0) ? MAX_PARTS : 0;
+    return OK;
+}
+API result nvmlDeviceGetMigDeviceHandleByIndex(gpu_handle device, unsigned index, gpu_handle *part) {
+    NEED(device);
+    if (is_part(device->index) || index >= MAX_PARTS) return INVALID_ARGUMENT;
+    if ((int)index >= part_count(device->index)) return NOT_FOUND;
+    *part = (gpu_handle)&devices[MAX_GPUS + MAX_PARTS * device->index + (int)index];
+    return OK;
+}
+API result nvmlDeviceGetDeviceHandleFromMigDeviceHandle(gpu_handle part, gpu_handle *device) {
+    NEED(part);
+    if (!is_part(part->index)) return INVALID_ARGUMENT;
+    *device = (gpu_handle)&devices[parent_of(part->index)];
+    return OK;
+}
+API result nvmlDeviceIsMigDeviceHandle(gpu_handle device, unsigned *is) {
+    NEED(device);
+    *is = (unsigned)is_part(device->index);
     return OK;
 }
 API result nvmlDeviceGetUtilizationRates(gpu_handle device, utilization *out) {
@@ -483,8 +530,8 @@ API result nvmlDeviceGetComputeMode(gpu_handle device, int *out) {
     return OK;
 }
 API result nvmlDeviceGetCudaComputeCapability(gpu_handle device, int *major, int *minor) {
-    int tenths = (int)number("capability", device->index, 89);
     NEED(device);
+    int tenths = (int)number("capability", parent_of(device->index), 89);
     if (!tenths) return NOT_SUPPORTED;
     *major = tenths / 10;
     *minor = tenths % 10;
@@ -519,8 +566,17 @@ API result nvmlDeviceGetProcessUtilization(gpu_handle device, void *samples, uns
 #define UNSUPPORTED(function) \
     API result function(gpu_handle device) { NEED(device); return NOT_SUPPORTED; }
 
-API result nvmlDeviceGetIndex(gpu_handle device, unsigned *out) { NEED(device); *out = (unsigned)device->index; return OK; }
-API result nvmlDeviceGetMinorNumber(gpu_handle device, unsigned *out) { return nvmlDeviceGetIndex(device, out); }
+/* Of a part, the index among the parts of its GPU (nvml.h). */
+API result nvmlDeviceGetIndex(gpu_handle device, unsigned *out) {
+    NEED(device);
+    *out = (unsigned)(is_part(device->index) ? place_of(device->index) : device->index);
+    return OK;
+}
+API result nvmlDeviceGetMinorNumber(gpu_handle device, unsigned *out) {
+    NEED(device);
+    *out = (unsigned)parent_of(device->index);
+    return OK;
+}
 ALWAYS(nvmlDeviceGetPowerUsage, unsigned, 30000)
 ALWAYS(nvmlDeviceGetEnforcedPowerLimit, unsigned, 350000)
 ALWAYS(nvmlDeviceGetPowerManagementLimit, unsigned, 350000)
@@ -528,7 +584,6 @@ ALWAYS(nvmlDeviceGetPerformanceState, int, 8)
 ALWAYS(nvmlDeviceGetPersistenceMode, int, 1)
 ALWAYS(nvmlDeviceGetDisplayActive, int, 0)
 ALWAYS(nvmlDeviceGetDisplayMode, int, 0)
-ALWAYS(nvmlDeviceGetMaxMigDeviceCount, unsigned, 0)
 ALWAYS_RATE(nvmlDeviceGetEncoderUtilization)
 ALWAYS_RATE(nvmlDeviceGetDecoderUtilization)
 UNSUPPORTED(nvmlDeviceGetFanSpeed)

@@ -13,7 +13,7 @@ from vllm_magic.view import View
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from vllm_magic.gpu.devices import Gpu, Snapshot
+    from vllm_magic.gpu.devices import Gpu, GpuIndex, Snapshot
     from vllm_magic.linux.processes import Table
 
 
@@ -54,7 +54,7 @@ class GpuUse:
         holdings: the parts of the memory that are held; None where the driver does not list processes.
     """
 
-    index: int
+    index: GpuIndex
     uuid: str
     name: str
     total: int | None

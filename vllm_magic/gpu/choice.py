@@ -21,8 +21,9 @@ def choose(wanted: str, snapshot: Snapshot, count: int = 1, fraction: float = 0.
     """Return the GPUs that `wanted` names.
 
     Args:
-        wanted: indices ("0,1"), or UUIDs or their beginnings ("GPU-5ab3,..."), in the order in which they are wanted;
-            or "auto" for the `count` GPUs with the most free memory, in the order of their indices.
+        wanted: indices ("0,1"; "0:1" for a part of a GPU), or UUIDs or their beginnings ("GPU-5ab3,..."; "MIG-..." for a
+            part), in the order in which they are wanted; or "auto" for the `count` GPUs with the most free memory, in the
+            order of the snapshot.
         snapshot: all GPUs.
         count: the number of GPUs that are needed.
         fraction: the share of a GPU's memory that must be free for "auto"; vLLM asks for this share at its start
@@ -40,10 +41,15 @@ def choose(wanted: str, snapshot: Snapshot, count: int = 1, fraction: float = 0.
     if not snapshot.gpus:
         raise ValueError(f"no GPU can be chosen: {snapshot.problem or 'no GPU found'}; leave the choice out")
     if wanted.strip().lower() == "auto":
-        return _freest(snapshot.gpus, count, fraction)
+        whole = [gpu for gpu in snapshot.gpus if not gpu.is_part]
+        return _freest(snapshot.gpus if count == 1 else whole, count, fraction)
     chosen = [_named(entry.strip(), snapshot.gpus) for entry in wanted.split(",")]
     if len(set(chosen)) < len(chosen):
         raise ValueError(f"{wanted!r} names a GPU twice: name each one once")
+    if len(chosen) > 1 and any(gpu.is_part for gpu in chosen):
+        raise ValueError(
+            f"{wanted!r} names a part of a GPU (MIG) beside others, and CUDA shows a program only one part: name it alone"
+        )
     if len(chosen) < count:
         raise ValueError(
             f"{count} GPUs are needed and {wanted!r} names {len(chosen)}: name more, or need fewer"
@@ -73,7 +79,7 @@ def _freest(gpus: Sequence[Gpu], count: int, fraction: float) -> tuple[Gpu, ...]
         )
         raise ShortageError(f"{wanted} enough free memory ({state}): free some, or need less")
     freest = sorted(enough, key=lambda gpu: -1 if gpu.free is None else gpu.free, reverse=True)[:count]
-    return tuple(sorted(freest, key=lambda gpu: gpu.index))
+    return tuple(gpu for gpu in gpus if gpu in freest)
 
 
 def has_free(gpu: Gpu, fraction: float) -> bool:
@@ -91,7 +97,7 @@ def _shortage(gpu: Gpu, fraction: float) -> str:
 
 
 def _named(word: str, gpus: Sequence[Gpu]) -> Gpu:
-    if word.lower().startswith("gpu-"):
+    if word.lower().startswith(("gpu-", "mig-")):
         found = [gpu for gpu in gpus if gpu.uuid.lower().startswith(word.lower())]
     else:
         found = [gpu for gpu in gpus if str(gpu.index) == word]
@@ -99,5 +105,11 @@ def _named(word: str, gpus: Sequence[Gpu]) -> Gpu:
         return found[0]
     if found:
         raise ValueError(f"{word!r} fits {len(found)} GPUs: write more of the UUID")
-    there = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in gpus)
+    if parts := [gpu for gpu in gpus if gpu.is_part and str(gpu.index).startswith(f"{word}:")]:
+        raise ValueError(f"GPU {word} is divided (MIG): name one of its parts, {_listed(parts)}")
+    there = _listed(gpus)
     raise ValueError(f"there is no GPU {word!r}: there are {there}")
+
+
+def _listed(gpus: Iterable[Gpu]) -> str:
+    return ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in gpus)

@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+# NVML's index of a GPU; "GPU:PART" for a part of a divided GPU (MIG), as NVIDIA's Container Toolkit writes it.
+GpuIndex = int | str
+PART = "MIG-"  # the beginning of the UUID of a part
+
 
 @dataclass(frozen=True)
 class ComputeProcess:
@@ -26,20 +30,22 @@ class ComputeProcess:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU. Memory is in bytes; None if the driver does not say (unified memory).
+    """One GPU, or one part of a GPU that is divided (MIG). Memory is in bytes; None if the driver does not say (unified memory).
+
+    CUDA takes a part for a GPU, with memory and processes of its own, but shows only one part to a program.
 
     Attributes:
-        index: NVML's index. CUDA may number the same GPUs differently, so identify a GPU by its `uuid`.
-        uuid: the UUID, `GPU-...`, the same in every process and after every restart.
+        index: the index. CUDA may number the same GPUs differently, so identify a GPU by its `uuid`.
+        uuid: the UUID, `GPU-...` or `MIG-...`, the same in every process and after every restart.
         name: the name of the product.
         total: all memory.
         used: the memory in use. Whether the driver counts its own share depends on its version, so compare two snapshots.
         free: the memory that can be allocated.
-        processes: the processes that compute or draw; None if the driver does not list them (MIG, some containers).
+        processes: the processes that compute or draw; None if the driver does not list them (some containers).
         capability: CUDA's compute capability, such as (9, 0); None if the driver does not say.
     """
 
-    index: int
+    index: GpuIndex
     uuid: str
     name: str
     total: int | None
@@ -47,6 +53,11 @@ class Gpu:
     free: int | None
     processes: tuple[ComputeProcess, ...] | None
     capability: tuple[int, int] | None = None
+
+    @property
+    def is_part(self) -> bool:
+        """Whether this is a part of a GPU (MIG)."""
+        return self.uuid.startswith(PART)
 
     def held_by(self, pids: Collection[int]) -> int | None:
         """Return the bytes that these processes hold; None if the driver lists none of them, or does not say how much."""

@@ -8,6 +8,8 @@ Each empty line on stdin is a request. Each line on stdout is its reply, a JSON 
      "gpus": [{"index", "uuid", "name", "total", "used", "free",
                "processes": [[pid, used, computes], ...] | null, "capability": [major, minor] | null}, ...]}
 
+A GPU that is divided (MIG) is reported as its parts, with the index "GPU:PART".
+
 The process ends with its parent, also while a call of NVML hangs. The end of stdin is not enough for that: a child that
 the parent forked may hold the other end.
 """
@@ -86,7 +88,7 @@ def _load(path: str) -> Any:
 
 
 def _read_gpus(nvml: Any) -> dict[str, Any]:
-    gpus = [gpu for index in range(nvml.nvmlDeviceGetCount()) if (gpu := _gpu(nvml, index))]
+    gpus = [gpu for index in range(nvml.nvmlDeviceGetCount()) for gpu in _whole_or_parts(nvml, index)]
     return {
         "driver": nvml.nvmlSystemGetDriverVersion(),
         "gpus": gpus,
@@ -94,10 +96,35 @@ def _read_gpus(nvml: Any) -> dict[str, Any]:
     }
 
 
-def _gpu(nvml: Any, index: int) -> dict[str, Any] | None:
-    """Return a description of one GPU; None if the GPU is lost, or this user may not see it."""
+def _whole_or_parts(nvml: Any, index: int) -> list[dict[str, Any]]:
+    """Return the descriptions of a GPU's parts (MIG devices) if it has any; else that of the GPU; [] if it cannot be seen."""
+    handle = _if_supported(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
+    if handle is None:
+        return []
+    capability = _if_supported(nvml, nvml.nvmlDeviceGetCudaComputeCapability, handle)
+    parts = [_described(nvml, part, f"{index}:{place}") for place, part in _parts(nvml, handle)]
+    found = parts or [_described(nvml, handle, index)]
+    return [{**one, "capability": capability} for one in found if one]
+
+
+def _parts(nvml: Any, handle: Any) -> list[tuple[int, Any]]:
+    """Return the handles of a GPU's parts, by their index; [] if the GPU is not divided."""
+    function = getattr(nvml, "nvmlDeviceGetMigDeviceHandleByIndex", None)
+    if function is None or not _is_divided(nvml, handle):
+        return []
+    most = _if_supported(nvml, nvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0
+    found = [(place, _if_supported(nvml, function, handle, place)) for place in range(most)]
+    return [(place, part) for place, part in found if part is not None]
+
+
+def _is_divided(nvml: Any, handle: Any) -> bool:
+    modes = _if_supported(nvml, nvml.nvmlDeviceGetMigMode, handle)
+    return bool(modes) and modes[0] == nvml.NVML_DEVICE_MIG_ENABLE
+
+
+def _described(nvml: Any, handle: Any, index: int | str) -> dict[str, Any] | None:
+    """Return a description of one GPU or part; None if it is lost, or this user may not see it."""
     try:
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
         gpu = {"index": index, "uuid": nvml.nvmlDeviceGetUUID(handle), "name": nvml.nvmlDeviceGetName(handle)}
     except nvml.NVMLError:
         return None
@@ -109,7 +136,6 @@ def _gpu(nvml: Any, index: int) -> dict[str, Any] | None:
             break
         memory, processes = again, _processes(nvml, handle)
     total, used, free = memory
-    gpu["capability"] = _if_supported(nvml, nvml.nvmlDeviceGetCudaComputeCapability, handle)
     return {**gpu, "total": total, "used": used, "free": free, "processes": processes}
 
 
@@ -127,9 +153,8 @@ def _memory(nvml: Any, handle: Any) -> tuple[int | None, int | None, int | None]
 
 def _processes(nvml: Any, handle: Any) -> list[tuple[int, int | None, bool]] | None:
     """Return the processes that compute or draw; None if the driver does not list computing processes."""
-    modes = _if_supported(nvml, nvml.nvmlDeviceGetMigMode, handle)
-    if modes and modes[0] == nvml.NVML_DEVICE_MIG_ENABLE:
-        return None  # without privileges, NVML lists no process of a MIG parent
+    if _is_divided(nvml, handle):
+        return None  # without privileges, NVML lists no process of a divided GPU; a part lists its own
     computing = _listed(nvml, handle, "Compute")
     if computing is None:
         return None

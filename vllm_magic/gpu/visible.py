@@ -22,13 +22,17 @@ class VisibleGpus(NamedTuple):
 
 
 def visible(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> VisibleGpus:
-    """Return the GPUs that a program with this environment will see; none if it will see none, or a part of a GPU (MIG).
+    """Return the GPUs that a program with this environment will see; none if it will see none.
+
+    Where GPUs are divided (MIG), CUDA shows one part of one GPU, and its choice is only known if the environment names one.
 
     Args:
         gpus: all GPUs.
         environ: the environment of the program.
     """
     ordered = environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len({gpu.name for gpu in gpus}) <= 1
+    divided = any(gpu.is_part for gpu in gpus)
+    ordered = ordered and not divided
     listed = environ.get("CUDA_VISIBLE_DEVICES")
     if listed is None:
         return VisibleGpus(tuple(gpus), ordered)
@@ -36,7 +40,11 @@ def visible(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> VisibleGpus:
     for entry in (each.strip() for each in listed.split(",")):
         if entry.isdecimal() and not ordered:
             return VisibleGpus(tuple(gpus), ordered=False)
-        named = [gpu for gpu in gpus if entry == str(gpu.index) or _begins(gpu.uuid, entry)]
+        named = [
+            gpu for gpu in gpus if (entry.isdecimal() and entry == str(gpu.index)) or _begins(gpu.uuid, entry)
+        ]
+        if divided and not named and entry.lower().startswith("gpu-"):  # the UUID of a divided GPU
+            return VisibleGpus(tuple(gpus), ordered=False)
         if len(named) != 1:  # CUDA ignores everything after an entry that names no GPU
             break
         found += named
@@ -51,14 +59,14 @@ def without_uuids(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> str | None
         environ: the environment of the program.
 
     Returns:
-        The new value; None if there is no UUID, or an entry that names no whole GPU (MIG).
+        The new value; None if there is no UUID, or an entry that names no whole GPU.
     """
     entries = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     if not any(entry.strip().lower().startswith("gpu-") for entry in entries):
         return None
-    found = visible(gpus, environ)
+    found = visible([gpu for gpu in gpus if not gpu.is_part], environ)
     return ",".join(str(gpu.index) for gpu in found.gpus) if len(found.gpus) == len(entries) else None
 
 
 def _begins(uuid: str, entry: str) -> bool:
-    return entry.lower().startswith("gpu-") and uuid.lower().startswith(entry.lower())
+    return entry.lower().startswith(("gpu-", "mig-")) and uuid.lower().startswith(entry.lower())

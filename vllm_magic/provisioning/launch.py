@@ -184,8 +184,14 @@ class Preparation:
 
     def _visible_devices(self, selection: GpuSelection) -> str | None:
         """Return CUDA_VISIBLE_DEVICES in the form that this vLLM reads; None to leave it unchanged."""
-        by_uuid = versions.reads_uuids(executable.version(self.command.argv[0]))
+        version = executable.version(self.command.argv[0])
+        by_uuid = versions.reads_uuids(version)
         if selection.chosen:
+            if not by_uuid and any(gpu.is_part for gpu in selection.chosen):
+                raise InvalidOption(
+                    f"vLLM {version} reads only indices in CUDA_VISIBLE_DEVICES, and a part of a GPU (MIG) has none. Install vLLM "
+                    f"{'.'.join(map(str, versions.UUIDS))} or newer, or let the server take the first part: leave --gpus out."
+                )
             return choice.cuda_visible_devices(selection.chosen, by_uuid=by_uuid)
         if by_uuid:
             return None

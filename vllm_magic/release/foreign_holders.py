@@ -15,7 +15,7 @@ from vllm_magic.sizes import gib_if_known
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from vllm_magic.gpu.devices import ComputeProcess
+    from vllm_magic.gpu.devices import ComputeProcess, GpuIndex
     from vllm_magic.ledger import Entry
 
 MOST_NAMED = 3  # processes named in one line
@@ -46,7 +46,7 @@ def unknown_pids(pids: Iterable[int], own: str, kernel: Identity | None) -> set[
     return {pid for pid in unknown if fast_start.origin(table, pid) is None}
 
 
-def describe(gpu: int, holders: Sequence[ComputeProcess], hidden: Collection[int]) -> str:
+def describe(gpu: GpuIndex, holders: Sequence[ComputeProcess], hidden: Collection[int]) -> str:
     """Return a line about the processes that came to a GPU, the largest first.
 
     Args:

@@ -40,10 +40,11 @@ def _gpu(fields: Mapping[str, Any]) -> Gpu:
 
 def _makes_sense(gpu: Gpu) -> bool:
     listed = gpu.processes or ()
-    known = (gpu.index, *(process.pid for process in listed))
+    known = tuple(process.pid for process in listed)
     bytes_ = (gpu.total, gpu.used, gpu.free, *(process.used for process in listed))
     return (
         validation.texts([gpu.uuid, gpu.name])
+        and (validation.identifier(gpu.index) or isinstance(gpu.index, str))
         and gpu.capability is None
         and all(isinstance(process.computes, bool) for process in listed)
         and all(map(validation.identifier, known))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from vllm_magic.sizes import gib
 from vllm_magic.view import View, Viewable
+
+if TYPE_CHECKING:
+    from vllm_magic.gpu.devices import GpuIndex
 
 
 class Proof(str, Enum):
@@ -49,7 +53,7 @@ class GpuMemory:
         held: the memory that the server itself held just before its end, if the driver names its processes.
     """
 
-    index: int
+    index: GpuIndex
     uuid: str
     name: str
     baseline: int | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,26 @@ class TestVisible:
     def test_a_uuid_is_one_in_any_order(self):
         seen = visible(self.MIXED, {"CUDA_VISIBLE_DEVICES": "GPU-2,GPU-0"})
         assert ([one.index for one in seen.gpus], seen.ordered) == ([2, 0], True)
+
+    @pytest.mark.parametrize(
+        ("words", "indices"),
+        [
+            (None, None),  # CUDA shows a part, and does not say which
+            ("0", None),
+            ("1", None),
+            ("GPU-of-the-whole", None),
+            ("MIG-0:1", ["0:1"]),
+            ("mig-0:0", ["0:0"]),
+            ("GPU-1", [1]),
+            ("0:1", []),  # CUDA knows no such index
+            ("", []),
+        ],
+    )
+    def test_parts_of_a_gpu(self, words, indices):
+        parts = tuple(replace(gpu(0, 24), index=index, uuid=f"MIG-{index}") for index in ("0:0", "0:1"))
+        seen = visible((*parts, gpu(1, 24)), {} if words is None else {"CUDA_VISIBLE_DEVICES": words})
+        assert seen.ordered == (indices is not None)
+        assert [one.index for one in seen.gpus] == (["0:0", "0:1", 1] if indices is None else indices)
 
 
 def lacking(now: Snapshot, *args: str, chosen=(), environ=None, **fields):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from vllm_magic.engine.capacity.memory_need import Need
+    from vllm_magic.gpu.devices import GpuIndex
 
 LARGEST_SHARE = 0.98  # the largest share of a GPU that is advised; other programs on the GPU need the rest
 STEP = 1024  # tokens; an advised context is a multiple of this
@@ -42,7 +43,7 @@ class GpuRoom:
         usable: the memory that vLLM may use, the share of --gpu-memory-utilization.
     """
 
-    index: int
+    index: GpuIndex
     name: str
     total: int
     free: int

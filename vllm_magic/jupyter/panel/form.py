@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from vllm_magic.engine.spec import ServerSpec
-    from vllm_magic.gpu.devices import Snapshot
+    from vllm_magic.gpu.devices import GpuIndex, Snapshot
     from vllm_magic.jupyter.commands.settings import Settings
 
 MOST_MODELS = 100  # suggested models, at most
@@ -44,7 +44,7 @@ class Assessment:
 
     text: str = ""
     wrong: bool = False
-    claims: Mapping[int, int] = field(default_factory=dict)
+    claims: Mapping[GpuIndex, int] = field(default_factory=dict)
 
 
 def spec(form: FormFields, settings: Settings) -> ServerSpec:
@@ -156,7 +156,7 @@ def suggestions() -> list[str]:
     return list(dict.fromkeys([*history.models(), *sorted(on_disk.cached_models())]))[:MOST_MODELS]
 
 
-def _assess_memory(server: ServerSpec, snapshot: Snapshot, claims: Mapping[int, int]) -> Assessment:
+def _assess_memory(server: ServerSpec, snapshot: Snapshot, claims: Mapping[GpuIndex, int]) -> Assessment:
     try:
         estimate = fit(server, os.environ, snapshot, online=False)
     except NoEstimate:  # the model is not on this machine, or its architecture is not known

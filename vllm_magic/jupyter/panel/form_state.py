@@ -9,7 +9,7 @@ from vllm_magic.jupyter.panel import form
 from vllm_magic.jupyter.panel.messages import FormFields, Request
 
 if TYPE_CHECKING:
-    from vllm_magic.gpu.devices import Snapshot
+    from vllm_magic.gpu.devices import GpuIndex, Snapshot
     from vllm_magic.jupyter.panel.background_work import WorkResult
 
 STEP = 2**28  # bytes; free memory is compared in steps of this size
@@ -33,7 +33,7 @@ class FormState:
         self._assessed_memory: tuple[int | None, ...] = ()
 
     @property
-    def claims(self) -> dict[int, int]:
+    def claims(self) -> dict[GpuIndex, int]:
         """The bytes that the start would take on each GPU, by the index of the GPU."""
         return dict(self._assessment.claims)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from vllm_magic.engine.spec import ServerSpec
-    from vllm_magic.gpu.devices import Gpu, Snapshot
+    from vllm_magic.gpu.devices import Gpu, GpuIndex, Snapshot
     from vllm_magic.jupyter.panel.messages import FormFields
     from vllm_magic.plotting.timeseries import Sample
     from vllm_magic.provisioning.standby_pool import StandbyStatus
@@ -115,7 +115,7 @@ def release(release: Release) -> Data:
 
 
 def gpus(
-    snapshot: Snapshot | None, owners: Mapping[int, str], chosen: str, claims: Mapping[int, int]
+    snapshot: Snapshot | None, owners: Mapping[int, str], chosen: str, claims: Mapping[GpuIndex, int]
 ) -> Data:
     """Return the GPUs and the holders of their memory.
 
