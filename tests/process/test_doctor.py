@@ -245,6 +245,16 @@ class TestUnowned:
             server.end()
 
 
+def test_who_holds_what_of_gpus_that_share_a_uuid(probe, fake_gpus):
+    fakegpu.configure(fake_gpus, same_uuid=1)
+    with fakegpu.holding(fake_gpus, 2, 1) as holder:
+        now, (first, second) = survey.holders(probe)
+        lines = repr(gpus.view(now, (first, second))).splitlines()
+    assert (first.uuid, first.index, first.holdings) == (second.uuid, 0, ())
+    assert [(one.pid, one.bytes) for one in second.holdings] == [(holder.pid, 2 * 2**30)]
+    assert [line.split(":")[0].strip() for line in lines if "FakeGPU" in line] == ["0", "1"]
+
+
 class TestLedger:
     @pytest.mark.usefixtures("fake_gpus")
     def test_an_orphan(self, probe, executable, monkeypatch):

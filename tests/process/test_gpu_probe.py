@@ -79,8 +79,8 @@ def test_a_snapshot_is_what_the_driver_says(root: Path, probe: Probe) -> None:
     held = Gpu(1, fakegpu.uuid(1), "NVIDIA Small", 8 * GIB, 2 * GIB, 6 * GIB, listed, (7, 5))
     assert before <= snapshot.taken <= time.monotonic()
     assert snapshot == Snapshot(snapshot.taken, (free, held), driver="580.00.00", problem=None)
-    assert snapshot.same(held) is snapshot.gpus[1]
-    assert snapshot.same(replace(held, uuid="GPU-of-another-machine")) is None
+    assert snapshot.same(held, snapshot) is snapshot.gpus[1]
+    assert snapshot.same(replace(held, uuid="GPU-of-another-machine"), snapshot) is None
 
 
 def test_the_process_stays_and_sees_what_changes(root: Path, probe: Probe) -> None:

@@ -226,6 +226,19 @@ class TestMemoryIsNotBack:
         assert not verdict.verified
         assert f"GPU {used}" in verdict.note
 
+    def test_of_a_gpu_that_vanished_and_whose_uuid_another_has(self, driver, verifier):
+        """The other one is free, which proves nothing."""
+        fakegpu.configure(driver, same_uuid=1)
+        one = verifier()
+        with server(driver, gpu=1, teardown_s=NEVER) as kill:
+            one.observe_ready()
+            one.observe_before_stop()
+            fakegpu.configure(driver, gpus=1)
+            verdict = one.verify(kill())
+        assert verdict.proof is WITHOUT_DRIVER
+        assert verdict.note == "GPU 1 cannot be seen any more"
+        assert verdict.vram == ()
+
     def test_and_nobody_is_listed_with_it(self, driver, verifier):
         one = verifier()
         with server(driver) as kill:

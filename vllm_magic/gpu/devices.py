@@ -88,12 +88,15 @@ class Snapshot:
     driver: str | None
     problem: str | None
 
-    def same(self, gpu: Gpu) -> Gpu | None:
-        """Return the state of a GPU of another snapshot in this snapshot; None if this snapshot does not have the GPU.
+    def same(self, gpu: Gpu, of: Snapshot) -> Gpu | None:
+        """Return the state of a GPU in this snapshot; None if this snapshot does not have the GPU.
 
-        The UUID identifies a GPU. GPUs of a cloned virtual machine may share a UUID; then the index decides.
+        The UUID identifies a GPU. Several GPUs of a cloned virtual machine may have the same UUID; then the index decides too.
+
+        Args:
+            gpu: the GPU, as it was in another snapshot.
+            of: the other snapshot.
         """
         found = [ours for ours in self.gpus if ours.uuid == gpu.uuid]
-        return (
-            found[0] if len(found) == 1 else next((ours for ours in found if ours.index == gpu.index), None)
-        )
+        is_shared = len(found) > 1 or sum(one.uuid == gpu.uuid for one in of.gpus) > 1
+        return next((ours for ours in found if not is_shared or ours.index == gpu.index), None)

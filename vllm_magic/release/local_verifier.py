@@ -162,9 +162,9 @@ class LocalVerifier(Verifier):
             waited = time.monotonic() - began
             last = waited >= limit
             histories = [
-                self._history(gpu, now.same(gpu), ours, leader)
+                self._history(gpu, now.same(gpu, self.baseline), ours, leader)
                 for gpu in self.baseline.gpus
-                if self._concerns(gpu, ours)
+                if self._concerns(gpu, self.baseline, ours)
             ]
             verdicts = [
                 gpu_comparison.compare(history, math.inf if last else waited) for history in histories
@@ -196,7 +196,9 @@ class LocalVerifier(Verifier):
         }
         return GpuHistory(
             baseline=baseline,
-            snapshots=tuple(gpu for snapshot in snapshots if (gpu := snapshot.same(baseline)) is not None),
+            snapshots=tuple(
+                gpu for snapshot in snapshots if (gpu := snapshot.same(baseline, self.baseline)) is not None
+            ),
             now=now,
             ours=ours,
             named=any(_listed(snapshot, ours) for snapshot in snapshots),
@@ -229,8 +231,8 @@ class LocalVerifier(Verifier):
         now = self._probe.snapshot()
         return now if now.gpus else self._probe.snapshot()
 
-    def _concerns(self, gpu: Gpu, ours: frozenset[int]) -> bool:
-        """Whether the server used this GPU.
+    def _concerns(self, gpu: Gpu, of: Snapshot, ours: frozenset[int]) -> bool:
+        """Whether the server used this GPU of this snapshot.
 
         It did if the GPU was chosen for the server, or the driver listed the server's processes there. If the driver listed
         them on no GPU, a GPU counts whose used memory grew while the server ran.
@@ -239,9 +241,9 @@ class LocalVerifier(Verifier):
             return gpu.uuid in self.chosen
         snapshots = self._snapshots()
         if any(_listed(snapshot, ours) for snapshot in snapshots):
-            return any(ours & pids_on(snapshot.same(gpu)) for snapshot in snapshots)
-        baseline = _used(self.baseline.same(gpu))
-        seen = [used for snapshot in snapshots if (used := _used(snapshot.same(gpu))) is not None]
+            return any(ours & pids_on(snapshot.same(gpu, of)) for snapshot in snapshots)
+        baseline = _used(self.baseline.same(gpu, of))
+        seen = [used for snapshot in snapshots if (used := _used(snapshot.same(gpu, of))) is not None]
         return not snapshots or (
             baseline is not None and any(used - baseline > gpu_comparison.TOLERANCE for used in seen)
         )
@@ -258,13 +260,15 @@ class LocalVerifier(Verifier):
                 index=gpu.index,
                 uuid=gpu.uuid,
                 name=gpu.name,
-                baseline=_used(self.baseline.same(gpu)),
-                before=_used(snapshots[-1].same(gpu)) if snapshots else None,
+                baseline=_used(self.baseline.same(gpu, snapshot)),
+                before=_used(snapshots[-1].same(gpu, snapshot)) if snapshots else None,
                 after=gpu.used,
-                held=seen.held_by(ours) if snapshots and (seen := snapshots[-1].same(gpu)) else None,
+                held=seen.held_by(ours)
+                if snapshots and (seen := snapshots[-1].same(gpu, snapshot))
+                else None,
             )
             for gpu in snapshot.gpus
-            if self._concerns(gpu, ours)
+            if self._concerns(gpu, snapshot, ours)
         )
 
 

@@ -96,14 +96,14 @@ def weakest(own: Verdict, result: RayWorkersResult, node: str, others: int) -> V
 
 def _lists_processes(before: Snapshot, after: Snapshot) -> bool:
     """Whether the driver listed the processes of all these GPUs both times."""
-    now = [after.same(gpu) for gpu in before.gpus]
+    now = [after.same(gpu, before) for gpu in before.gpus]
     return all(gpu is not None and gpu.processes is not None for gpu in (*before.gpus, *now))
 
 
 def _rows(before: Snapshot, after: Snapshot, pids: Collection[int], where: str) -> Iterator[GpuMemory]:
     """Yield the memory of the GPUs on which the driver listed these processes."""
     for gpu in before.gpus:
-        now = after.same(gpu)
+        now = after.same(gpu, before)
         if now is not None and any(process.pid in pids for process in gpu.processes or ()):
             name = f"{gpu.name} on {where}"
             yield GpuMemory(gpu.index, gpu.uuid, name, None, gpu.used, now.used, gpu.held_by(pids))
