@@ -1,7 +1,7 @@
-"""How a message names what its reader can do: as a magic, as a call of Python, or as a command of a terminal.
+"""The notation of commands in messages: magics, Python calls, or commands of a terminal.
 
-The package writes its messages with magics (``%vllm stop tiny``) and their options (``--name NAME``); `written` gives them
-the notation of the front end that is in use. Where no magic was loaded and no terminal was used, that is Python's.
+The package writes its messages with magics (``%vllm stop tiny``) and their options (``--name NAME``); `written` rewrites them
+in the notation of the front end that is in use. If neither the magics nor the terminal command are in use, that is Python calls.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ class Notation(Enum):
 
 
 _notation = Notation.CALL
+# For each magic or option in a message, the Python call in its place. A word after a magic is the name of a server, but not if
+# it is a verb of the message, as in "%vllm logs shows more".
 _CALLS = [
     (re.compile(r"%vllm start MODEL \[flags\]"), 'vllm_magic.start("MODEL", *flags)'),
     (re.compile(r"%vllm start \.\.\. --keep (\w+)"), r'vllm_magic.start(..., keep="\1")'),

@@ -30,7 +30,7 @@ AUTO_ADDRESS = "auto"
 DASHBOARD = 8265
 VERSION_PATH = "/api/version"
 RESPONSE_LIMIT = 10.0  # seconds for a whole answer
-LARGEST_RESPONSE = 64 * 2**20  # bytes of an answer: of 10,000 actors, or of the lines of a log
+LARGEST_RESPONSE = 64 * 2**20  # bytes of an answer: enough for 10,000 actors, or for `LOG_LINES` long lines
 JSON = {"Content-Type": "application/json"}
 LOG_SILENCE = 3600.0  # seconds without a new line, after which the log is requested again from its beginning
 LOG_LINES = 1000  # lines from the end of a log that `tail` asks for
@@ -79,7 +79,7 @@ class Ray:
         return str(answer["ray_version"])
 
     def submit(self, job: str, entrypoint: str, **more: Any) -> None:
-        """Submit a job under this id; ``more`` as in Ray's ``JobSubmitRequest``."""
+        """Submit a job with this id. ``more`` are other fields of Ray's ``JobSubmitRequest``."""
         self._ask("POST", "/api/jobs/", {"submission_id": job, "entrypoint": entrypoint, **more})
 
     def job(self, job: str) -> Job:
@@ -93,8 +93,8 @@ class Ray:
     def jobs(self) -> list[Job]:
         """Return all submitted jobs of which the head has a record."""
         found = self._read(list, self._ask("GET", "/api/jobs/"))
-        jobs = [self._read(entities.job, one) for one in found]
-        return [job for job in jobs if job.id]
+        jobs = [self._read(entities.job, answer) for answer in found]
+        return [job for job in jobs if job.id]  # a driver that was not submitted has no id
 
     def stop(self, job: str) -> None:
         """Stop a job: Ray sends SIGTERM to its processes, and SIGKILL after the time that was set when it was submitted."""
@@ -133,7 +133,7 @@ class Ray:
 
     def nodes(self) -> list[Node]:
         """Return all nodes, including dead ones."""
-        return [self._read(entities.node, one) for one in self._list("nodes")]
+        return [self._read(entities.node, answer) for answer in self._list("nodes")]
 
     def node(self, node: str) -> Node:
         """Return one node, by its id.
@@ -141,28 +141,29 @@ class Ray:
         Raises:
             ClusterError: the head does not know the node.
         """
-        found = next((one for one in self.nodes() if one.id == node), None)
+        found = next((known for known in self.nodes() if known.id == node), None)
         if found is None:
             raise ClusterError(f"The Ray cluster at {self.address} does not know the node {node}.")
         return found
 
     def actors(self, ray_job: str) -> list[Actor]:
         """Return the actors of a job, including dead ones."""
-        return [self._read(entities.actor, one) for one in self._list("actors", job_id=ray_job)]
+        return [self._read(entities.actor, answer) for answer in self._list("actors", job_id=ray_job)]
 
     def living_actors(self) -> list[Actor]:
         """Return the living actors of all jobs, with the resources that they request."""
         found = self._list("actors", detail=True, state="ALIVE")
-        return [self._read(entities.actor, one) for one in found]
+        return [self._read(entities.actor, answer) for answer in found]
 
     def placement_groups(self, ray_job: str) -> list[str]:
         """Return the ids of the placement groups of a job that have not been removed."""
         found = self._list("placement_groups", creator_job_id=ray_job)
-        return [str(one["placement_group_id"]) for one in found if one["state"] != "REMOVED"]
+        return [str(group["placement_group_id"]) for group in found if group["state"] != "REMOVED"]
 
-    def _list(self, what: str, *, detail: bool = False, **equal: str) -> list[Mapping[str, Any]]:
+    def _list(self, what: str, *, detail: bool = False, **filters: str) -> list[Mapping[str, Any]]:
+        """Return the entities of this kind, such as "actors", whose fields have the values in ``filters``."""
         query: list[tuple[str, str]] = [("limit", "10000"), ("detail", str(int(detail)))]
-        for key, value in equal.items():
+        for key, value in filters.items():
             query += [("filter_keys", key), ("filter_predicates", "="), ("filter_values", value)]
         answer = self._ask("GET", f"/api/v0/{what}?{urlencode(query)}")
         try:

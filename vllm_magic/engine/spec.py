@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = 255  # bytes of a file name (NAME_MAX, limits.h)
 QUOTED = 64  # characters of a word that is too long, as an error quotes it
-KEY = "VLLM_API_KEY"  # the variable
+KEY = "VLLM_API_KEY"  # the environment variable from which vLLM reads the key
 
 
 def working_directory() -> str:
@@ -117,7 +117,9 @@ class ServerSpec:
     def _check_times(self) -> None:
         for option, value in (("--ttl", self.ttl), ("--keep", self.keep)):
             if value is not None and not 0 < value <= durations.MOST:
-                raise InvalidOption(f"{option} {value:g}: how long? {option} 30m, or leave it out.")
+                raise InvalidOption(
+                    f"{option} {value:g} is not possible. Write a time, such as {option} 30m, or leave it out."
+                )
         if self.ttl is not None and flags.has(self.all_args, "--disable-log-stats"):
             raise InvalidOption(
                 "--ttl needs vLLM's own counters, and --disable-log-stats disables them. Leave one of them out."
@@ -154,7 +156,7 @@ class ServerSpec:
         self._hide(flag, KEY)
 
     def _check_key(self) -> None:
-        """Check that the key has only characters that a header allows: other code would quote the key in its error."""
+        """Check that an HTTP header can carry the key. If it could not, an HTTP library would show the key in an error message."""
         key = dict(self.env).get(KEY, "")
         if not all("!" <= character <= "~" for character in key):
             raise InvalidOption(

@@ -2,8 +2,8 @@
 
     python -I -S disk_child.py FOLDER_OF_THE_PACKAGE
 
-Requests come on stdin: four bytes with the size, then a pickle. Before it calls the function, this process writes one byte to
-stdout, and then the result, in the same form. It ends with stdin.
+Requests come on stdin: four bytes with the size, then a pickle. For each request, this process writes one byte to stdout
+before it calls the function, and then the result in the same form as a request. It ends when stdin ends.
 """
 
 from __future__ import annotations

@@ -110,13 +110,13 @@ def hidden(pid: int) -> Process | None:
 
 
 def hidden_children(pid: int) -> list[Process]:
-    """Return the living children of a process, or of a thread of it, that /proc hides."""
+    """Return the living children that /proc hides, of all threads of a process."""
     try:
         threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
         return []
     found = {child for thread in threads for child in children(pid, int(thread))}
-    return [one for child in sorted(found) if (one := hidden(child))]
+    return [process for child in sorted(found) if (process := hidden(child))]
 
 
 def pids() -> list[int]:
@@ -153,10 +153,10 @@ def session_members(processes: Table, session: int) -> set[int]:
 
 
 def server_members(processes: Table, leader: Identity) -> set[int]:
-    """Return the pids of a leader's session and of all their descendants, including zombies.
+    """Return the pids of the processes in a leader's session, and of all their descendants, including zombies.
 
-    While one of them lives, the kernel gives the number of their session to no other process (free_pid in kernel/pid.c
-    waits for the last user of a number). So if another process has the leader's pid, none of them lives.
+    The id of the session is the leader's pid. While a process of the session lives, the kernel gives this pid to no new
+    process (free_pid in kernel/pid.c waits for the last user of a pid). So if another process has it, the session is empty.
     """
     now = processes.get(leader.pid)
     if now is not None and now.identity != leader:
@@ -186,7 +186,7 @@ def leader_of(pid: int, leaders: Mapping[int, Identity]) -> Identity | None:
 
 
 def children(pid: int, thread: int | None = None) -> set[int]:
-    """Return the pids of the children of a thread of a process, by default the first; empty if the kernel lists none."""
+    """Return the pids of the children of one thread of a process, by default its main thread; empty if the kernel lists none."""
     try:
         with open(f"/proc/{pid}/task/{thread or pid}/children", encoding="ascii") as file:
             return {int(child) for child in file.read().split()}
@@ -296,7 +296,7 @@ def _environ(pid: int) -> bytes:
 
 
 def _is_executing(pid: int) -> bool:
-    """Whether the process has an address space without an environment, as during execve(2), or has got one just now."""
+    """Whether the process has no environment yet, as during execve(2), or has just got its environment."""
     try:
         fields = _content(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     except OSError:

@@ -1,4 +1,4 @@
-"""The pool that holds the standby of a kernel: when a standby is started, for which starts, and which start gets it."""
+"""The pool that holds a kernel's standby, and decides when a standby is started, and which start takes the standby."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class StandbyPool:
     """
 
     def __init__(self) -> None:
-        self._lock = ForkLock()  # guards all below
+        self._lock = ForkLock()  # protects all attributes below
         self._mode = StandbyMode.OFF
         self._spare: Standby | None = None
         self._leaving: list[Standby] = []
@@ -80,7 +80,7 @@ class StandbyPool:
 
         Args:
             spec: the spec of the standby.
-            soon: whether the start will come for certain; then no other call replaces this standby until it is taken.
+            soon: whether the start is certain. Until it takes the standby, only another call with ``soon`` replaces the standby.
         """
         background.with_lock(self._lock, lambda: self._want(spec, soon=soon))
 
@@ -93,7 +93,7 @@ class StandbyPool:
         return background.with_lock(self._lock, self._status)
 
     def wait_gone(self, timeout: float = END_LIMIT) -> bool:
-        """Wait until every dropped standby is gone. Starts wait meanwhile.
+        """Wait until every dropped standby is gone. A start that asks for a standby meanwhile waits too.
 
         Args:
             timeout: seconds, after which a remaining standby is killed together with its guards.
@@ -142,10 +142,10 @@ class StandbyPool:
 
     def _status(self) -> StandbyStatus:
         self._refresh()
-        one = self._spare
-        if one is None:
+        spare = self._spare
+        if spare is None:
             return StandbyStatus(self._mode, reason=self._reason)
-        return StandbyStatus(self._mode, True, one.warm, one.memory, one.since)
+        return StandbyStatus(self._mode, True, spare.warm, spare.memory, spare.since)
 
     def _wait_gone(self, timeout: float) -> bool:
         deadline = time.monotonic() + timeout

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 TOLERANCE = 64 * 2**20  # bytes; the driver's own share varies a little with the number of its clients
 SETTLE_LIMIT = 5.0  # seconds; memory that the driver has not given back by then is never given back
-LISTED_LIMIT = 2.0  # seconds until the driver lists no ended process any more, also of other servers
+LISTED_LIMIT = (
+    2.0  # seconds until the driver has removed ended processes from its list, those of other servers too
+)
 SMALL_REST = GIB  # bytes; every engine holds more
 
 
@@ -83,7 +85,7 @@ def compare(history: GpuHistory, waited: float) -> MemoryVerdict:
     if listed := sorted(pids & history.ours - history.reused):
         return MemoryVerdict(False, None, f"{where}: the driver still lists {pid_list(listed)}")
     verdict = _compare_memory(history, history.baseline, history.now, waited)
-    ended = sorted({one.pid for one in arrivals(history)} & history.hidden)
+    ended = sorted({process.pid for process in arrivals(history)} & history.hidden)
     if verdict.back and ended and waited < LISTED_LIMIT:
         return MemoryVerdict(False, None, f"{where}: the driver still lists {pid_list(ended)}")
     return verdict
@@ -139,13 +141,13 @@ def _compare_memory(history: GpuHistory, baseline: Gpu, now: Gpu, waited: float)
         return MemoryVerdict(True, Proof.NVML_MEMORY, "")
     note = f"{where} {_more(now.used - baseline.used)}, and the driver does not say whose that is"
     rest = now.used - _expected_without_names(history, baseline.used, now)
-    came = max(
+    most_grown = max(
         (snapshot.used - baseline.used for snapshot in history.snapshots if snapshot.used is not None),
         default=None,
     )
-    # If the driver reports little about the GPU, a failed start must not wait long, and must report its own
-    # cause.
-    settled = waited >= SETTLE_LIMIT and (came is None or rest <= min(SMALL_REST, came // 2))
+    # Without snapshots, nothing shows how much the server held. The rest is accepted after `SETTLE_LIMIT`, so that a failed
+    # start waits no longer, and reports its own cause instead of a failed release.
+    settled = waited >= SETTLE_LIMIT and (most_grown is None or rest <= min(SMALL_REST, most_grown // 2))
     return MemoryVerdict(rest <= TOLERANCE or settled, None, note)
 
 
@@ -185,7 +187,7 @@ def _compare_by_process(history: GpuHistory, start: int, now: Gpu, used: int, wa
 
 def _lists_figures(gpu: Gpu) -> bool:
     """Whether the driver reports how much each computing process holds (not 0 bytes, as in some containers)."""
-    return gpu.processes is not None and all(one.used for one in gpu.processes if one.computes)
+    return gpu.processes is not None and all(process.used for process in gpu.processes if process.computes)
 
 
 def _unattributed(gpu: Gpu, used: int) -> int:
@@ -203,9 +205,9 @@ def _held(snapshot: Gpu, ours: frozenset[int]) -> int | None:
 def _expected_without_names(history: GpuHistory, start: int, now: Gpu) -> int:
     """Return the bytes that may be in use if the driver does not name the server's processes: an estimate, not a proof.
 
-    The estimate is the memory used before the stop, less the growth while the server started. For a server
-    that failed before the first snapshot, it is the memory used before the start, plus what other processes have
-    taken since then, as far as the driver reports it.
+    With two snapshots or more, the estimate is the memory used before the stop, less the growth while the server started.
+    With one snapshot, it is the memory used before the start. Without a snapshot, as after an early failure, it is
+    the memory used before the start, plus what other processes have taken since then, as far as the driver reports it.
     """
     if not history.snapshots:
         return start + _taken_by_others(history, now)

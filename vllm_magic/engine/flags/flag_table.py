@@ -3,7 +3,8 @@
 If the flags could not be read, the cache has the reason in place of a table. A reason is valid for a day at most, because the
 cause may be outside vLLM, such as a missing library.
 
-A table is valid until a file changes from which it was read: the executable, vLLM's metadata, or a module that defines flags.
+A table is valid until one of the files changes that it was read from: the executable, vLLM's metadata, or a module that
+defines flags.
 An update of vLLM, or a change in a checkout, makes the table invalid. A table is certain until a package is installed
 beside vLLM, because a plugin can add flags.
 """
@@ -86,7 +87,7 @@ class FlagOption:
     @property
     def is_path(self) -> bool:
         """Whether the value is the path of a file or a folder."""
-        return any(_PATH.fullmatch(one) for one in self.strings)
+        return any(_PATH.fullmatch(string) for string in self.strings)
 
 
 @dataclass(frozen=True)

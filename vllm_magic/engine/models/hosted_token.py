@@ -19,17 +19,17 @@ TOKEN = "HF_TOKEN"  # noqa: S105 - the name of a variable
 _VARIABLES = (TOKEN, "HUGGING_FACE_HUB_TOKEN")
 _COLAB = "google.colab"  # loaded by the kernel of a Colab runtime
 _KAGGLE = "KAGGLE_USER_SECRETS_TOKEN"  # Kaggle's client for secrets fails without this variable
-_is_page_silent = False  # whether Colab's page has not answered once
+_is_page_silent = False  # whether Colab's page did not answer a request
 
 
 def load(model: str | None, environ: MutableMapping[str, str]) -> None:
-    """Put the secret HF_TOKEN of Google Colab or Kaggle into the environment, where no token is yet.
+    """Put the secret HF_TOKEN of Google Colab or Kaggle into the environment, unless a token is there already.
 
-    Nothing is done without such a service, without such a secret, or where the user does not let this notebook read it. Colab's
-    page answers a cell only, so in any other thread nothing is done either.
+    Do nothing if there is no such service or no such secret, or if the user does not let this notebook read the secret. Do
+    nothing outside the main thread either: Colab's page answers only while a cell runs.
 
     Args:
-        model: the model that is needed; one in a folder of this machine needs no token. None: it is not known yet.
+        model: the model that is needed, or None if it is not known yet. For a model in a local folder, nothing is done.
         environ: the environment of the kernel.
     """
     ask = _from_colab if _COLAB in sys.modules else _from_kaggle if environ.get(_KAGGLE) else None
@@ -52,7 +52,7 @@ def _answer(ask: Callable[[], str]) -> str:
 
 
 def _from_colab() -> str:
-    """Ask Colab's page, which has 10 s to answer; where no page answered once, no later call waits for it again."""
+    """Ask Colab's page, and wait 10 s for its answer. After a request without an answer, do not ask again."""
     global _is_page_silent  # noqa: PLW0603 - one page for each kernel
     from google.colab import userdata
 

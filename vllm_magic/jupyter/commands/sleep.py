@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SleepArguments:
-    """The name of the server, None for the only one, and the level.
+    """The arguments of ``%vllm sleep``.
 
-    Level 1 keeps the weights in the memory of the machine, level 2 discards them.
+    Attributes:
+        name: the name of the server; None for the only server.
+        level: 1 to move the weights to the memory of the machine, 2 to discard them.
     """
 
     name: str | None = None
