@@ -123,7 +123,7 @@ def mask_words(words: Iterable[str]) -> list[str]:
     return masked
 
 
-def known(environ: Mapping[str, str]) -> list[str]:
+def secret_values(environ: Mapping[str, str]) -> list[str]:
     """Return the values of variables with names of secrets; each line of a value counts as a value."""
     return [
         line

@@ -19,7 +19,7 @@ from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.jupyter.commands import expansion, registry, start_arguments
 from vllm_magic.jupyter.commands.help import HelpArguments
 from vllm_magic.jupyter.display import views
-from vllm_magic.masking import SHORTEST, SHOWN, known, mask, mask_words
+from vllm_magic.masking import SHORTEST, SHOWN, mask, mask_words, secret_values
 
 many = settings(max_examples=300, derandomize=True, deadline=None, database=None)
 
@@ -143,7 +143,13 @@ class TestMask:
             "TOKENIZERS_PARALLELISM": "falsefalse",
             "PATH": "/usr/bin",
         }
-        assert known(environ) == ["tokentoken", "awsawsaws", "swordfish", "-----BEGIN", "base64base64"]
+        assert secret_values(environ) == [
+            "tokentoken",
+            "awsawsaws",
+            "swordfish",
+            "-----BEGIN",
+            "base64base64",
+        ]
 
     @pytest.mark.parametrize("place", [0, 1960, 1990, 1999, 2000, 3000])
     def test_a_token_at_the_cut_of_a_line(self, place):

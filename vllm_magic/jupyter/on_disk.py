@@ -13,7 +13,7 @@ from vllm_magic.engine.models.model_files import cache_folder, expanded
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MOST_ENTRIES = 200  # entries of a folder that are examined, at most
+MOST_ENTRIES = 200  # entries of a folder that are yielded for a text, at most
 
 
 def cached_models() -> list[str]:
@@ -55,7 +55,7 @@ def _beginning_with(typed: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
             yield f"{folder}{slash}{entry.name}", entry
 
 
-def _entries(folder: Path, prefix: str = "") -> Iterator[os.DirEntry[str]]:
+def _entries(folder: Path, prefix: str) -> Iterator[os.DirEntry[str]]:
     """Yield the entries whose names begin with the prefix; none if the folder cannot be read."""
     try:
         with os.scandir(folder) as entries:

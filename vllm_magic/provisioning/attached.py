@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.engine.models.download import Downloads
 from vllm_magic.errors import VllmMagicError
-from vllm_magic.masking import known
+from vllm_magic.masking import secret_values
 from vllm_magic.provisioning import local
 from vllm_magic.provisioning.base import Launched, Prepared, Provisioner, StartKind
 from vllm_magic.provisioning.standby import StandbySpec
@@ -60,7 +60,7 @@ class AttachedProvisioner(Provisioner):
             port=command.endpoint.port,
             model=spec.model,
             downloads=Downloads(spec.model, spec.all_args, {**os.environ, **dict(spec.env)}),
-            secrets=tuple(known({**dict(spec.env), "VLLM_API_KEY": command.endpoint.api_key})),
+            secrets=tuple(secret_values({**dict(spec.env), "VLLM_API_KEY": command.endpoint.api_key})),
             kind=StartKind.ATTACHED,
         )
         self._launched = Launched(prepared, guards)

@@ -21,7 +21,7 @@ from vllm_magic.guard.folder import discard
 from vllm_magic.guard.protocol import LaunchRequest
 from vllm_magic.guard.record import Phase, Record
 from vllm_magic.linux import files, machine, processes
-from vllm_magic.masking import known, mask_words
+from vllm_magic.masking import mask_words, secret_values
 from vllm_magic.provisioning import preflight, serialization
 from vllm_magic.provisioning.base import Prepared, StartKind
 from vllm_magic.release import gpu_json
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from vllm_magic.ledger import Folder
     from vllm_magic.linux.eventfd import Cancellation
 
+# The errors of a machine without a free process, file descriptor or memory.
 SHORT = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 INTERVAL = 0.2  # seconds between two snapshots while memory may come back
 FIRST_SNAPSHOT_LIMIT = 15.0  # seconds; NVML takes 1 to 3 s for each GPU if no persistence daemon runs
@@ -118,7 +119,8 @@ class Preparation:
                 return None
             if rest <= 0:
                 raise StartFailed(
-                    "Another server is still being released on its GPU", "%vllm gpu shows who holds it"
+                    "The release of another server on the same GPU is still under way",
+                    "%vllm gpu shows who holds it",
                 )
             locks.wait_for_releases(_uuids(chosen or baseline.gpus), rest, cancelled.event)
             baseline = self.probe.snapshot()
@@ -177,7 +179,7 @@ class Preparation:
             port=command.endpoint.port,
             model=spec.model,
             downloads=Downloads(spec.model, spec.all_args, request.env),
-            secrets=tuple(known(request.env)),
+            secrets=tuple(secret_values(request.env)),
             kind=kind,
         )
         return prepared, request
@@ -239,7 +241,7 @@ def start_guards(request: LaunchRequest) -> Guards:
         hint = (
             "End some processes, or close some files"
             if error.errno in SHORT
-            else f"{sys.executable or 'Python'} runs the guards: start the kernel with a Python that is there"
+            else f"{sys.executable or 'Python'} runs the guards: start the kernel with another Python"
         )
         raise StartFailed(f"The guards could not be started: {error.strerror or error}", hint) from error
 
@@ -252,11 +254,11 @@ def unusable(error: OSError) -> StartFailed:
     if isinstance(error, PermissionError) and umask is not None and umask & stat.S_IRWXU:
         return StartFailed(
             f"A folder cannot be used: {error}",
-            f"The umask {umask:04o} keeps you out of what you make: os.umask(0o077)",
+            f"The umask {umask:04o} denies you access to the files that you make. Set another one: os.umask(0o077)",
         )
-    what = str(error).rstrip(".")
-    hint = "%vllm doctor checks it" if "VLLM_MAGIC_HOME" in what else "Mend that, or set VLLM_MAGIC_HOME"
-    return StartFailed(f"A folder cannot be used: {what}", hint)
+    reason = str(error).rstrip(".")
+    hint = "%vllm doctor checks it" if "VLLM_MAGIC_HOME" in reason else "Mend that, or set VLLM_MAGIC_HOME"
+    return StartFailed(f"A folder cannot be used: {reason}", hint)
 
 
 def _choose(spec: ServerSpec, baseline: Snapshot) -> tuple[Gpu, ...]:

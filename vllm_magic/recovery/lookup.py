@@ -12,7 +12,7 @@ from vllm_magic.errors import ServerNotFound
 from vllm_magic.ledger import Condition
 from vllm_magic.linux import files, pidfd
 from vllm_magic.linux.processes import Identity, environment, is_alive
-from vllm_magic.masking import known
+from vllm_magic.masking import secret_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +71,7 @@ def secrets(name: str) -> list[str]:
         leader = living(name)[1].leader
         if leader and is_alive(Identity(*leader)):
             environ |= environment(leader[0])
-    return known(environ)
+    return secret_values(environ)
 
 
 def follow(name: str, count: int) -> Iterator[str]:

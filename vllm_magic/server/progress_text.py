@@ -38,9 +38,9 @@ def stage_text(progress: Progress, estimate: Estimate) -> str:
     """Return the stage as text, with its count or download, what it waits for, and a note if it takes far longer than before."""
     counted = f" {progress.counted[0]}/{progress.counted[1]}" if progress.counted else ""
     late = "" if estimate.late is None else f", which took {duration(estimate.late)} before"
-    what = progress.stage.value if progress.download is None else download(progress.download)
+    stage = progress.stage.value if progress.download is None else download(progress.download)
     waits_for = f", waits for {progress.waits_for}" if progress.waits_for else ""
-    return f"{what}{counted}{late}{waits_for}"
+    return f"{stage}{counted}{late}{waits_for}"
 
 
 def download(now: Download) -> str:

@@ -29,7 +29,7 @@ from vllm_magic.lifecycle.events import (
 from vllm_magic.lifecycle.lifecycle import Lifecycle
 from vllm_magic.lifecycle.status import ServerState
 from vllm_magic.lifecycle.supervisor import Supervisor
-from vllm_magic.masking import known
+from vllm_magic.masking import secret_values
 from vllm_magic.plotting.timeseries import Curve, Sample
 from vllm_magic.provisioning.base import StartKind
 from vllm_magic.release import report as release_report
@@ -212,7 +212,7 @@ class ServerRun:
     def secrets(self) -> list[str]:
         """Return the keys and tokens that its log may contain."""
         key = str(self.command.endpoint.api_key)
-        return known({**os.environ, **dict(self.spec.env), "VLLM_API_KEY": key})
+        return secret_values({**os.environ, **dict(self.spec.env), "VLLM_API_KEY": key})
 
     def unreported_failure(self) -> str:
         """Return a line about the failure of the server; "" if it did not fail, or if its failure was reported before."""

@@ -30,9 +30,9 @@ class ServerStatus(Viewable):
     Attributes:
         spec: the spec with which the server was started.
         id: the name of its private folder, which ``vllm-magic ps`` shows; "" before the folder exists.
-        state: the state in its life.
+        state: the state, such as starting or ready.
         asleep: the level of vLLM's sleep mode at which it sleeps; 0 while it is awake.
-        can_sleep: whether it was started in vLLM's sleep mode.
+        can_sleep: whether it was started with ``--enable-sleep-mode``.
         url: ``http://127.0.0.1:PORT``.
         exposed: whether other machines can reach it.
         leader: its first process, alive or not; None before that process runs.
@@ -133,7 +133,7 @@ class ServerStatus(Viewable):
 
     @property
     def idle_release(self) -> str:
-        """The end by its ``--ttl``: "released after 30 min without a request"; "" if it runs, or ended for another reason."""
+        """Text for an end by ``--ttl``: "released after 30 min without a request"; "" if it runs, or ended for another reason."""
         return idle_release(self.spec, self.release)
 
 

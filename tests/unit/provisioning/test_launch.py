@@ -119,7 +119,7 @@ def test_a_python_that_is_not_there(home, monkeypatch, program):
     monkeypatch.setattr(sys, "executable", program)
     monkeypatch.setattr(forks, "spawn", failing(FileNotFoundError(errno.ENOENT, "No such file or directory")))
     _, request = prepare()
-    with pytest.raises(StartFailed, match="start the kernel with a Python that is there"):
+    with pytest.raises(StartFailed, match="start the kernel with another Python"):
         launch.start_guards(request)
     assert ledger.folders() == []
     monkeypatch.setenv("PATH", "/nonexistent")

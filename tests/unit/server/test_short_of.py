@@ -109,7 +109,7 @@ def test_a_umask_that_keeps_its_own_user_out(tmp_path):
         assert processes.umask() == 0o777
     finally:
         os.umask(before)
-    assert "The umask 0777 keeps you out" in said
+    assert "The umask 0777 denies you access" in said
     assert "The umask" not in str(
         launch.unusable(PermissionError(errno.EACCES, "Permission denied", str(tmp_path)))
     )

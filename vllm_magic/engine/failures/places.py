@@ -1,4 +1,4 @@
-"""What vLLM did when it raised an error without a sign, by the file and the function in which the error was raised."""
+"""What vLLM did when it raised an error that no `Sign` describes, by the file and the function that raised the error."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ PLACES = (
         "for speculative decoding",
         "check --speculative-config",
     ),
-    ErrorPlace(r"/vllm/lora/", "with an adapter", "check that it was trained for this model"),
+    ErrorPlace(r"/vllm/lora/", "for a LoRA adapter", "check that it was trained for this model"),
     ErrorPlace(
         r"/vllm/_custom_ops\.py",
         "in a compiled kernel",
@@ -107,12 +107,12 @@ PLACES = (
     ),
     ErrorPlace(
         r"/layers/quantization/|/compressed_tensors/",
-        "with the quantization",
+        "for the quantization",
         "check quantization_config in config.json; a newer vLLM may know it, or choose a model that is quantized otherwise",
     ),
     ErrorPlace(
         r"/fused_moe/",
-        "with the experts",
+        "computing the experts",
         "another --moe-backend (triton), a newer vLLM, or another quantization may work",
     ),
     ErrorPlace(
@@ -130,11 +130,11 @@ PLACES = (
     ),
     ErrorPlace(
         r"/vllm/v1/core/",
-        "dividing the KV cache",
+        "setting up the KV cache",
         "try a start without --kv-cache-dtype, --speculative-config and --kv-transfer-config",
     ),
-    ErrorPlace(r"/triton/", "in Triton, with a kernel", "another --attention-backend may work"),
-    ErrorPlace(r"/vllm/v1/attention/", "with attention", "another --attention-backend may work"),
+    ErrorPlace(r"/triton/", "in a Triton kernel", "another --attention-backend may work"),
+    ErrorPlace(r"/vllm/v1/attention/", "computing attention", "another --attention-backend may work"),
     ErrorPlace(r"/vllm/multimodal/", "with images, video or audio", "transformers may be too old or too new"),
     ErrorPlace(
         r"/transformers_modules/", "in the model's own code", "the model's page names what its code needs"
@@ -170,7 +170,7 @@ PLACES = (
 
 
 def where_raised(process: str, frames: Sequence[Frame]) -> list[str]:
-    """Return a clause that says which process raised an error, and where; [] if nothing is known.
+    """Return a list with one clause, which says which process raised an error, and where; [] if nothing is known.
 
     Args:
         process: the process as the prefix of a log line names it, "(Worker_TP0 pid=88) "; "" if the process is unknown.

@@ -2,7 +2,7 @@
 
 Both use IPython's completer. For IPython 8.6 and newer, `add` registers a matcher of version 2, which sees the whole cell. An older
 IPython (Google Colab has 7.34) calls a function for the arguments of magics with the line of the cursor: there the completion of
-a continued line is not possible, and the menu has no descriptions. In a line of any other kind nothing is imported.
+a continued line is not possible, and the menu has no descriptions. A line without ``%vllm`` causes no imports.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def remove(shell: InteractiveShell) -> None:
     """Remove the completion of ``%vllm`` lines from this shell."""
     for name in ("custom_matchers", "magic_arg_matchers"):  # IPython 7 and 8 have both
         matchers = getattr(shell.Completer, name, [])
-        matchers[:] = [one for one in matchers if getattr(one, "matcher_identifier", None) != IDENTIFIER]
+        matchers[:] = [
+            matcher for matcher in matchers if getattr(matcher, "matcher_identifier", None) != IDENTIFIER
+        ]
 
 
 def _of_arguments(completer: Any, magics: VllmMagics) -> Callable[[str], list[str]]:
@@ -74,7 +76,7 @@ def _of_arguments(completer: Any, magics: VllmMagics) -> Callable[[str], list[st
             return []
         part, found = _complete(text, magics.executable)
         kept = part.removesuffix(completer.splitter.split_line(before))
-        return [one.text.removeprefix(kept) for one in found if one.text.startswith(kept)]
+        return [candidate.text.removeprefix(kept) for candidate in found if candidate.text.startswith(kept)]
 
     match.matcher_identifier = IDENTIFIER  # type: ignore[attr-defined] # for `remove`, as `context_matcher` does
     return match

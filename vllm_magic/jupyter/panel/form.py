@@ -18,7 +18,7 @@ from vllm_magic.jupyter import on_disk
 from vllm_magic.jupyter.commands import expansion, start_arguments
 from vllm_magic.jupyter.commands.settings import NO_SETTINGS
 from vllm_magic.jupyter.panel.messages import FormFields
-from vllm_magic.masking import SHOWN, known, mask, mask_words
+from vllm_magic.masking import SHOWN, mask, mask_words, secret_values
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -122,7 +122,7 @@ def _masked(plain: Sequence[str]) -> list[str]:
 def _masked_variable(assignment: str) -> str:
     """Return NAME=VALUE with the value masked if it is a key."""
     name, _, value = assignment.partition("=")
-    return f"{name}={SHOWN}" if known({name: value}) or mask(assignment) != assignment else assignment
+    return f"{name}={SHOWN}" if secret_values({name: value}) or mask(assignment) != assignment else assignment
 
 
 def assess(

@@ -51,11 +51,11 @@ def test_of_an_unknown_failure_the_process_and_the_place_are_told():
     where = f'{CORE}  File "{PACKAGES}/vllm/model_executor/layers/quantization/compressed_tensors/x.py", line 1, in f'
     failure = explain([f"{CORE}{HEADER}", where, f"{CORE}    g()", f"{CORE}KeyError: 'Linear'"], 1)
     assert failure.hint.startswith(
-        "EngineCore raised it with the quantization: check quantization_config in config.json"
+        "EngineCore raised it for the quantization: check quantization_config in config.json"
     )
     deeper = f'{CORE}  File "{PACKAGES}/torch/nn/modules/module.py", line 1, in f'
     failure = explain([f"{CORE}{HEADER}", where, deeper, f"{CORE}KeyError: 'Linear'"], 1)
-    assert failure.hint.startswith("EngineCore raised it with the quantization")
+    assert failure.hint.startswith("EngineCore raised it for the quantization")
     assert explain([f"{CORE}{HEADER}", deeper, f"{CORE}KeyError: 'x'"], 1).hint.startswith(
         "EngineCore raised it; "
     )
@@ -66,7 +66,7 @@ def test_an_error_without_a_message_is_told_with_its_function():
     failure = explain([f"{CORE}{HEADER}", where, f"{CORE}    assert a == b", f"{CORE}AssertionError"], 1)
     assert failure.cause == "AssertionError in unify (kv_cache_utils.py)"
     assert failure.hint.startswith(
-        "EngineCore raised it dividing the KV cache: try a start without --kv-cache-dtype"
+        "EngineCore raised it setting up the KV cache: try a start without --kv-cache-dtype"
     )
     assert failure.hint.endswith("?q=AssertionError+in+unify+kv_cache_utils.py")
 

@@ -52,7 +52,7 @@ def test_from_colab(colab, monkeypatch):
     monkeypatch.setenv("COLAB_SECRET", SECRET)
     environ: dict[str, str] = {}
     assert loaded(environ) == SECRET
-    assert SECRET not in masking.mask(f"token {SECRET}", masking.known(environ))
+    assert SECRET not in masking.mask(f"token {SECRET}", masking.secret_values(environ))
 
 
 def test_a_panel_asks_when_it_opens(colab, monkeypatch):

@@ -42,7 +42,7 @@ SIGNS = (
     Sign(
         r"Error: .{0,300}?version `((?:GLIBCXX|CXXABI)_[\d.]{1,20})' not found",
         "The C++ library that is found first is too old: {0} is missing in it",
-        "Where conda's comes first: conda install -c conda-forge libstdcxx-ng, or take it out of LD_LIBRARY_PATH",
+        "If it is conda's library: conda install -c conda-forge libstdcxx-ng, or remove its folder from LD_LIBRARY_PATH",
     ),
     Sign(
         r"No module named 'vllm\._C(?:_\w{1,40})?'|operator _C::\w{1,100} does not exist",
@@ -62,7 +62,7 @@ SIGNS = (
     Sign(
         r"cannot import name '(\w{1,100})' from '(vllm[\w.]{0,200})' \((.{1,300}?)\)",
         "vLLM's module {1} has no {0}: it is damaged, or mixed from two versions ({2})",
-        "Install vLLM again, in an environment of its own, and do not start it in a folder that has a vllm in it",
+        "Install vLLM again, in an environment of its own, and do not start it in a folder that contains another vllm",
     ),
     Sign(
         r"module 'vllm' has no attribute '(\w{1,100})'",
@@ -76,7 +76,7 @@ SIGNS = (
     ),
     Sign(
         r"cannot import name '(\w{1,100})' from partially initialized module '([\w.]{1,200})'.{0,200}?\((/.{1,300}?)\)",
-        "{2} stands in the way of the module {1}",
+        "The file {2} is imported instead of the module {1}",
         "Rename that file, or start the server from another folder",
     ),
     Sign(
@@ -106,7 +106,7 @@ SIGNS = (
     ),
     Sign(
         r"has no attribute all_special_tokens_extended",
-        "The transformers beside vLLM is too new: this vLLM needs one before 5",
+        "The transformers beside vLLM is too new: this vLLM needs a version before 5",
         machine_hints.install("'transformers<5'"),
     ),
     Sign(  # Python's dynamic loader
@@ -142,7 +142,7 @@ SIGNS = (
     ),
     Sign(  # Python, where the package is there and a part of it is not
         r"ModuleNotFoundError: No module named '(\w{1,100})\.([\w.]{1,200})'",
-        "The package {0} beside vLLM has no module {1}: it is of another version than what needs it",
+        "The package {0} beside vLLM has no module {1}: another package needs another version of it",
         machine_hints.check_packages,
         general=True,
     ),
@@ -169,7 +169,7 @@ SIGNS = (
     ),
     Sign(
         r"Torch not compiled with CUDA enabled",
-        "The torch beside vLLM is one without CUDA",
+        "The torch beside vLLM was built without CUDA",
         _OWN_ENVIRONMENT,
     ),
     Sign(  # the C++ runtime
