@@ -1,4 +1,4 @@
-"""The display of everything that is shown: plain text for a terminal, HTML or Markdown for a notebook, from the same content.
+"""The content that front ends show: as plain text in a terminal, as HTML or Markdown in a notebook.
 
 Text from outside (model names, logs, process names) is escaped in HTML and in Markdown. No key is shown: `View` masks keys
 in its content, wherever the content comes from.
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _CELL = "text-align:left;padding:2px 12px 2px 0"
 _PRE = "white-space:pre-wrap;margin:0;max-height:30em;overflow:auto"
-_MARKUP = re.compile(r"[\\`*_\[\]|$~]")  # what is markup in the middle of a line of Markdown, besides HTML
+# The characters that are markup inside a line of Markdown, besides those of HTML.
+_MARKUP = re.compile(r"[\\`*_\[\]|$~]")
 _BACKTICKS = re.compile(r"`{3,}")
 
 
@@ -73,7 +74,7 @@ class View:
             parts.append("\n".join((lines[0], f"|{'|'.join(rule)}|", *lines[1:])))
         if self.lines:
             text = "\n".join(self.lines)
-            fence = max(("```", *(f"{one}`" for one in _BACKTICKS.findall(text))), key=len)
+            fence = max(("```", *(f"{backticks}`" for backticks in _BACKTICKS.findall(text))), key=len)
             parts.append(f"{fence}\n{text}\n{fence}")
         return "\n\n".join(parts)
 
@@ -85,7 +86,7 @@ class Viewable(ABC):
     """A result that each front end shows as its view: Jupyter by ``_repr_html_`` and its like, marimo by ``_mime_``."""
 
     def __init_subclass__(cls) -> None:
-        """Give the class this method as its own: IPython prefers a class's ``__repr__`` to what the class inherits."""
+        """Give the class a ``_repr_pretty_`` of its own: IPython prefers ``__repr__`` to an inherited ``_repr_pretty_``."""
         cls._repr_pretty_ = Viewable._repr_pretty_  # type: ignore[method-assign]
 
     @abstractmethod
@@ -123,7 +124,7 @@ def _aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
 
 
 def _in_markdown(text: str) -> str:
-    """Return one line of text as Markdown that shows exactly this text, by HTML's names for what is markup."""
+    """Return one line of text as Markdown that shows exactly this text, with ``&#N;`` in place of each character of markup."""
     return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", escape(text))
 
 

@@ -1,4 +1,4 @@
-"""Findings from facts: what is not as it should be, and the command that fixes it."""
+"""The checks of the doctor: each yields findings, which say what is wrong, with the command that fixes it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _WHOSE = {False: "a vLLM server", True: "a server of vllm_magic whose record is 
 
 
 def guards(servers: Iterable[ReportedServer]) -> Iterator[Finding]:
-    """Yield the servers of ours whose guards do nothing: they are stopped, or do not answer."""
+    """Yield a finding for each of our servers whose guards do nothing: they are stopped, or do not answer."""
     for server in servers:
         who = f" (pid {', '.join(map(str, server.stopped))})" if server.stopped else ""
         if server.condition == Condition.HUNG:
@@ -63,7 +63,7 @@ def guards(servers: Iterable[ReportedServer]) -> Iterator[Finding]:
 
 
 def orphans(servers: Iterable[ReportedServer]) -> Iterator[Finding]:
-    """Yield the servers of ours whose kernel and guards are gone."""
+    """Yield a finding for each of our servers whose kernel and guards are gone."""
     for server in servers:
         if server.condition == Condition.ORPHANED:
             yield Finding(
@@ -87,7 +87,7 @@ def commands(orphaned: Iterable[OrphanedCommand]) -> Iterator[Finding]:
 
 
 def unowned(elsewhere: Iterable[ReportedTree]) -> Iterator[Finding]:
-    """Yield the vLLM processes that nobody owns; those that one server left (a process group) are one finding."""
+    """Yield the findings about vLLM processes that nobody owns: one finding for each process group, which one server left."""
     groups: dict[tuple[str, int], list[ReportedTree]] = {}
     for tree in elsewhere:
         if tree.owner == Owner.NOBODY:
@@ -108,13 +108,13 @@ def unowned(elsewhere: Iterable[ReportedTree]) -> Iterator[Finding]:
 
 
 def left(entries: Iterable[Entry]) -> Iterator[Finding]:
-    """Yield the ended servers that left files here, or whose job may still run on a cluster."""
+    """Yield a finding for each ended server that left files here, or whose job may still run on a cluster."""
     for entry in entries:
         if entry.record is None:
             continue
         if entry.condition is Condition.LEFT:
             # A job may still run on its cluster, though no process of the server lives here.
-            yield jobs.left(entry.record) if entry.record.job else _left_files(entry, entry.record)
+            yield jobs.orphaned_job(entry.record) if entry.record.job else _left_files(entry, entry.record)
         elif of_an_earlier_boot(entry):
             yield Finding(
                 Topic.LEFT,
@@ -136,7 +136,7 @@ def _left_files(entry: Entry, record: Record) -> Finding:
 
 
 def records(entries: Iterable[Entry]) -> Iterator[Finding]:
-    """Yield the folders in the ledger whose record does not tell which server it was."""
+    """Yield a finding for each folder in the ledger whose record does not tell which server it was."""
     for entry in entries:
         if entry.condition is not Condition.TORN:
             continue
@@ -151,7 +151,7 @@ def records(entries: Iterable[Entry]) -> Iterator[Finding]:
 
 
 def ports(servers: Iterable[ReportedServer]) -> Iterator[Finding]:
-    """Yield the living servers that do not listen on their port. Another process may listen there."""
+    """Yield a finding for each living server that does not listen on its port. Another process may listen there."""
     for server in servers:
         if server.condition not in (Condition.OWNED, Condition.KEPT) or server.phase == Phase.STOPPING:
             continue
@@ -174,7 +174,7 @@ def ports(servers: Iterable[ReportedServer]) -> Iterator[Finding]:
 
 
 def folders(state: str, locked: str) -> Iterator[Finding]:
-    """Yield what is wrong with the state folder, its disk and the folder of the locks.
+    """Yield the findings about the state folder, its disk and the folder of the locks.
 
     Args:
         state: the error in reading the state folder; "" for none.
@@ -206,7 +206,7 @@ def _state_folder_command() -> str:
 
 
 def proc(problem: str) -> Iterator[Finding]:
-    """Yield a /proc in which processes cannot be identified; ``problem`` is what is wrong with it, "" for nothing."""
+    """Yield a finding if processes cannot be identified in /proc; ``problem`` says why not, "" if they can."""
     if problem:
         yield Finding(
             Topic.PROC,
@@ -216,7 +216,7 @@ def proc(problem: str) -> Iterator[Finding]:
 
 
 def driver(snapshot: Snapshot) -> Iterator[Finding]:
-    """Yield a driver that is installed and does not work."""
+    """Yield a finding if the NVIDIA driver is installed and does not work."""
     if snapshot.problem is None or snapshot.problem in NO_DRIVER:
         return
     command = (
@@ -228,7 +228,7 @@ def driver(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def vllm(found: Installed) -> Iterator[Finding]:
-    """Yield a vLLM that is missing or broken."""
+    """Yield a finding if vLLM is missing or broken."""
     if found.problem:
         misled = found.executable is None and bool(os.environ.get("VLLM_MAGIC_EXECUTABLE"))
         reinstall = "pip install --force-reinstall vllm" if found.executable else "pip install vllm"
@@ -236,7 +236,7 @@ def vllm(found: Installed) -> Iterator[Finding]:
 
 
 def limits(snapshot: Snapshot, version: str | None) -> Iterator[Finding]:
-    """Yield the limits of this machine that are too low for a server on all its GPUs; a start checks the same.
+    """Yield a finding for each limit of this machine that is too low for a server on all its GPUs. A start checks the same limits.
 
     Args:
         snapshot: the GPUs.

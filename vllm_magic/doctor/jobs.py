@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from vllm_magic.guard.record import Record
 
 
-def left(record: Record) -> Finding:
+def orphaned_job(record: Record) -> Finding:
     """Return the finding about a job whose kernel, guards and agent are gone. This asks the cluster."""
     return Finding(
         Topic.ORPHAN,
@@ -37,5 +37,5 @@ def _state(record: Record) -> str:
     if job.status.over:
         return f"{at} has ended; its files are left"
     if job.status is JobStatus.PENDING:
-        return f"{at} waits for room there; it ends itself when it gets a node, since no kernel can send it a request"
+        return f"{at} waits for room there; when it gets a node, it ends itself, since its kernel is gone"
     return f"{at} still runs: it ends itself {wire.LEASE:g} s after the last message of that kernel"

@@ -1,4 +1,4 @@
-"""What the machine leaves to the children of this process: open files, processes, shared memory."""
+"""The limits of the machine for the children of this process: open files, processes, shared memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where Linux has it
 
 
 def open_files() -> int | None:
-    """Return the most files that a child can open, after it has raised its limit; None for any number."""
+    """Return the most files that a child can open, after it has raised its own limit as far as allowed; None for any number."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if most == resource.RLIM_INFINITY else most
 
@@ -59,7 +59,7 @@ def _threads(root: str, user: int) -> Iterator[int]:
 
 
 def _left_to_groups(root: str) -> Iterator[int]:
-    for line, mount in (("0::", ""), (":pids:", "/pids")):
+    for line, mount in (("0::", ""), (":pids:", "/pids")):  # cgroups version 2, version 1
         for folder in control_groups.folders(root, line, mount):
             with contextlib.suppress(ValueError):  # "max", or no such file
                 most, used = (

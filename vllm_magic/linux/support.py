@@ -22,8 +22,8 @@ def check() -> None:
     missing = _what_is_missing()
     if missing:
         raise VllmMagicError(
-            f"vllm_magic needs Linux 5.3 or newer (or WSL 2), where pidfd_open(2) and pidfd_send_signal(2) end a process "
-            f"and no other. {missing}"
+            f"vllm_magic needs Linux 5.3 or newer (or WSL 2), for pidfd_open(2) and pidfd_send_signal(2), which "
+            f"send a signal to exactly one process. {missing}"
         )
 
 
@@ -43,4 +43,4 @@ def _what_is_missing() -> str:
                 f"This Linux {release}, or a sandbox on it, lacks these calls ({error.strerror}): "
                 "run the kernel on a newer system."
             )
-    return ""  # also if only no descriptor is free: the start reports that
+    return ""  # also if no file descriptor is free: the start reports that

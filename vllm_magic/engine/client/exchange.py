@@ -34,9 +34,9 @@ MOST = 8 * 2**20  # bytes of an answer; vLLM's /metrics has 60 kB for each engin
 CONNECT_LIMIT = 5.0  # seconds
 # Bytes read at once: http.client allocates as many bytes as it is asked for, and a length may be any number.
 PIECE = 2**16
-LONGEST_WAIT = 86_400.0  # seconds; the timeout of a socket cannot be any number
+LONGEST_WAIT = 86_400.0  # seconds; a socket refuses very long timeouts
 
-# Errors of the connection, of TLS and of http.client, which also passes what it reads to int().
+# Errors of the connection, of TLS and of http.client, which raises ValueError for an invalid number in an answer.
 _FAILURES = (OSError, ValueError, http.client.HTTPException)
 
 
@@ -231,9 +231,9 @@ class _Wire:
         host, port = place.hostname or "", place.port or (443 if place.scheme == "https" else 80)
         until, self._deadline = self._deadline, min(self._deadline, time.monotonic() + CONNECT_LIMIT)
         try:
-            self._socket = self._first_of(host, port)
+            self._socket = self._connected_socket(host, port)
         except (OSError, UnicodeError) as error:  # UnicodeError: not a valid name
-            raise UnreachableError(_words(error)) from None
+            raise UnreachableError(_reason(error)) from None
         self._deadline = until
         # Without this, the rest of a large body waits for the other side's acknowledgement.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -243,7 +243,8 @@ class _Wire:
             self._socket.settimeout(self._rest())
             self._socket = (trust or any_certificate()).wrap_socket(self._socket, server_hostname=host)
 
-    def _first_of(self, host: str, port: int) -> socket.socket:
+    def _connected_socket(self, host: str, port: int) -> socket.socket:
+        """Return a socket that is connected to the first address of the host that accepts the connection."""
         error: OSError = OSError(f"{host} has no address")
         for family, kind, protocol, address in lookups.addresses(host, port, self._rest()):
             made = socket.socket(family, kind, protocol)
@@ -330,12 +331,12 @@ def _head(method: str, url: str, length: int, headers: Mapping[str, str]) -> Sec
 
 
 def _as_no_answer(error: Exception) -> NoAnswerError:
-    return (TooLateError if isinstance(error, TimeoutError) else NoAnswerError)(_words(error))
+    return (TooLateError if isinstance(error, TimeoutError) else NoAnswerError)(_reason(error))
 
 
-def _words(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
-        return "it was not answered in time"
+        return "no complete answer came in time"
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__)[:200]
 
 

@@ -60,7 +60,7 @@ class Api:
     def post(self, path: str, body: object = None, limit: float | None = None) -> int | None:
         """Send a ``POST``, and return the status; None if the answer is not complete within ``limit`` seconds.
 
-        Without a limit of its own, this has that of the client.
+        The default limit is that of the client.
         """
         answer = self._ask("POST", path, self._limit if limit is None else limit, body)
         return answer.status if answer else None

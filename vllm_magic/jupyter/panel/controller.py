@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from vllm_magic.jupyter.panel.messages import FormFields, ViewChannel
     from vllm_magic.manager.manager import Manager
 
-UPDATE_INTERVAL = 1.5  # seconds between two updates of the views, unless the sampler requests one before
+UPDATE_INTERVAL = (
+    1.5  # seconds between two updates of the views, unless the sampler requests an earlier update
+)
 PROCESSES = "processes"  # the name of a tab; processes are read only while a view shows this tab
 
 
@@ -170,7 +172,7 @@ class Controller:
     def _view_state(self) -> dict[str, Any]:
         listed, server = self._server_list.servers(), self._selection.server
         # The status of each server is read once, so that all parts of the panel show the same moment.
-        status = {one: one.status for one in (*listed, *([server] if server else []))}
+        status = {shown: shown.status for shown in (*listed, *([server] if server else []))}
         chosen = status[server] if server else None
         claims = {} if chosen and not chosen.state.over else self._form_state.claims
         owners = self._manager.attribution
@@ -190,8 +192,10 @@ class Controller:
         chosen = self._selection.server
         if chosen and chosen not in servers:
             servers.append(chosen)
-        status = [server.status for server in servers]
-        starting = [view_state.progress(one) for one in status if one.state is ServerState.STARTING]
+        statuses = [server.status for server in servers]
+        starting = [
+            view_state.progress(status) for status in statuses if status.state is ServerState.STARTING
+        ]
         self._channel.send(
             {
                 "kind": "tick",
@@ -266,7 +270,7 @@ class Controller:
         self._notice = {"text": text, "kind": "wrong" if wrong else "info"}
 
     def _begin_work(self, kind: RequestKind | None, work: Callable[[], WorkResult]) -> None:
-        """Run the work in a thread of its own, unless the work of such a request is under way.
+        """Run the work in a thread of its own, unless work for a request of this kind is under way.
 
         Args:
             kind: the kind of the request; None for an assessment of the form.
