@@ -53,7 +53,7 @@ def text(option: str, given: object, wanted: str) -> str:
 def texts(option: str, given: object) -> list[str]:
     """Return a list of texts, from any iterable."""
     several = list(given) if isinstance(given, Iterable) and not isinstance(given, Mapping) else [None]
-    found = [one for one in several if isinstance(one, str)]
+    found = [item for item in several if isinstance(item, str)]
     if len(found) < len(several):
         raise InvalidOption(f"{option}: Give a text, or a list of texts.")
     return found
@@ -72,7 +72,7 @@ def path(option: str, given: object, wanted: str = "a path, as text or pathlib.P
 
 def words(given: Iterable[object]) -> tuple[str, ...]:
     """Return the words of a command line. Numbers and paths become text, and keys become `Secret`."""
-    found = [_word(one) for one in given]
+    found = [_word(item) for item in given]
     check_characters(found)
     return tuple(
         Secret(word) if shown != word else word for word, shown in zip(found, mask_words(found), strict=True)
@@ -83,7 +83,7 @@ def check_characters(words: Iterable[str]) -> None:
     """Check that a program can be given these words.
 
     Raises:
-        InvalidOption: one has a character that no command line can have.
+        InvalidOption: a word has a character that no command line can have.
     """
     whole = "".join(words)
     if "\0" in whole:
@@ -118,7 +118,7 @@ def gpus(given: object) -> str | None:
     if given is None:
         return None
     several = isinstance(given, Collection) and not isinstance(given, (str, bytes, bytearray, Mapping))
-    named = [_gpu(one) for one in (given if several else [given])]  # type: ignore[attr-defined]
+    named = [_gpu(item) for item in (given if several else [given])]  # type: ignore[attr-defined]
     if not named or None in named:
         raise _refused("gpus", given, 'an index, a list of indices or UUIDs, "0,1" or "auto"')
     return ",".join(filter(None, named))
@@ -192,7 +192,9 @@ def yes_or_no(option: str, given: object) -> bool:
 
 def _word(given: object) -> str:
     if isinstance(given, (list, tuple, set)):
-        raise InvalidOption(f"A flag is {_kind(given)}. Give each word by itself: *words, not words.")
+        raise InvalidOption(
+            f"A flag is {_kind(given)}. Give each word as an argument of its own: start(model, *words)."
+        )
     if isinstance(given, str):
         return given
     if isinstance(given, os.PathLike) and isinstance(found := os.fspath(given), str):

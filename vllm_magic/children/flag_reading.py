@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vllm_magic.linux.eventfd import Cancellation
 
 READ_LIMIT = 900.0  # seconds; reading takes long from a cold disk, and on a busy machine
-RENEWAL = 600.0  # seconds after which a result that has become invalid may be replaced by a new one
+RENEWAL = 600.0  # seconds after which the flags are read again if the last result has become invalid
 RETRY = 86400.0  # seconds after which the flags are read again if the reader left no result
 
 _WATCH = Path(flag_watch.__file__)
@@ -99,12 +99,12 @@ def _is_over(attempt: _Attempt, name: str) -> bool:
     """Whether an attempt has ended, and so long ago that the flags may be read again."""
     if not attempt.process.has_ended():
         return False
-    # A reader of another kernel may have ended with its kernel.
-    is_known = (
+    # With `BUSY`, a process of another kernel was reading the flags. It may have ended with its kernel, without a result.
+    may_retry_soon = (
         cache.modified(flag_table.KIND, name) != attempt.before
         or attempt.process.process.returncode == flag_watch.BUSY
     )
-    return time.monotonic() >= attempt.since + (RENEWAL if is_known else RETRY)
+    return time.monotonic() >= attempt.since + (RENEWAL if may_retry_soon else RETRY)
 
 
 def end() -> None:

@@ -23,9 +23,9 @@ from importlib import metadata
 try:
     print("vllm", metadata.version("vllm"))
 except metadata.PackageNotFoundError:
-    for one in metadata.distributions():
-        if any(entry.group == "console_scripts" and entry.name == "vllm" for entry in one.entry_points):
-            print(one.metadata["Name"], one.version)
+    for package in metadata.distributions():
+        if any(entry.group == "console_scripts" and entry.name == "vllm" for entry in package.entry_points):
+            print(package.metadata["Name"], package.version)
             break
 """
 

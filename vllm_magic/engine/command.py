@@ -34,7 +34,7 @@ LORA = "--enable-lora"
 QUIET = ("--disable-access-log-for-endpoints", "/health,/metrics")
 # Variables in the environment of a notebook's kernel that are only for the kernel.
 OF_THE_KERNEL = ("JPY_PARENT_PID", "JPY_SESSION_NAME", "JPY_INTERRUPT_EVENT", "MPLBACKEND")
-OWN = "VLLM_MAGIC_"  # the beginning of the variables of this package, which vLLM takes for misspelled ones of its own
+OWN = "VLLM_MAGIC_"  # the prefix of this package's variables, which vLLM would take for misspelled variables of its own
 _OF_A_SERVICE = re.compile(r"VLLM_SERVICE_(?:HOST|PORT\w*)|VLLM_PORT_\d+_\w+")
 
 
@@ -63,7 +63,7 @@ def build(spec: ServerSpec) -> Command:
         InvalidOption: a flag cannot be used here, or the working directory is gone.
         StartFailed: the port is taken, or the host cannot be used.
     """
-    if not os.path.isdir(spec.cwd):  # noqa: PTH112 - it may be a name that no file can have
+    if not os.path.isdir(spec.cwd):  # noqa: PTH112 - Path.is_dir raises an error for a name that is too long
         raise InvalidOption(
             f"The working directory of {spec.name}, {spec.cwd}, is gone. Make it again, or start the server from another one."
         )
@@ -205,8 +205,8 @@ def _compile_cache() -> str | None:
     """Return the folder for compiled kernels, and create it if it is missing; None if there is no usable folder.
 
     It is torch's default folder, which other programs share (torch/_inductor/runtime/cache_dir_utils.py). Its files are
-    executed, and any user can make a folder of this name in /tmp. So a folder of another user is not used. A folder in the
-    cache folder is used then, and if this user cannot write to the temporary folder.
+    executed, and any user can make a folder of this name in /tmp. So a folder of another user is not used. In that
+    case, and if this user cannot write to the temporary folder, the result is a folder in the cache folder.
     """
     with suppress(OSError):
         path = f"{tempfile.gettempdir()}/torchinductor_{_user()}"

@@ -17,7 +17,8 @@ MOST_LAYERS = 10_000  # likewise for the number of layers
 _ENCODERS = ("bert", "distilbert", "modernbert", "nomic_bert", "roberta", "xlm-roberta")
 _FULL, _SLIDING, _STATE = "full_attention", "sliding_attention", "linear_attention"  # in layer_types
 _PATTERNS = {"gemma2": 2, "cohere2": 4, "gemma3_text": 6}  # 6: every sixth layer keeps all tokens
-_STRANGE = {
+# Keys of config.json, each with the reason why the estimate for such a model is doubtful.
+_DOUBTFUL = {
     "compress_ratios": "vLLM compresses its KV cache",
     "index_topk": "the indexer of its sparse attention is not counted",
     "global_head_dim": "its layers differ in the size of their heads",
@@ -35,6 +36,8 @@ class Layer(str, Enum):
 
 def number(text: Config, *names: str, default: int | None = None) -> int:
     """Return the number under the first of these names that config.json has; the default if it has none of them.
+
+    Here and in `architecture`, ``text`` is the part of config.json that describes the language model.
 
     Raises:
         NoEstimate: config.json has none of the names and there is no default, or the value is not a sensible number.
@@ -76,15 +79,14 @@ def kept(text: Config, kind: str, depth: int, window: int) -> tuple[tuple[Layer,
         return (), ()
     if depth > MOST_LAYERS:
         raise NoEstimate("num_hidden_layers in config.json is not a sensible number.")
-    doubts = [reason for name, reason in _STRANGE.items() if name in text]
+    doubts = [reason for name, reason in _DOUBTFUL.items() if name in text]
     if text.get("is_encoder_decoder") is True:
         doubts.append("what the decoder keeps of the encoder is not counted")
     layers = [_layer(name, window) for name in _names(text, kind, depth, window)]
     if Layer.STATE in layers:
         doubts.append("the states of its layers without attention are not counted")
-    shared = number(
-        text, "num_kv_shared_layers", default=0
-    )  # these last layers read the cache of earlier layers
+    # The last layers, as many as this number, read the cache of earlier layers.
+    shared = number(text, "num_kv_shared_layers", default=0)
     return tuple(layers[: max(0, depth - shared)]), tuple(doubts)
 
 

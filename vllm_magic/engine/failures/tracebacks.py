@@ -1,4 +1,4 @@
-"""Split the lines of a log into their parts: the prefix of logging, the text, and whether it belongs to a traceback's frame.
+"""Split each line of a log into the prefix of logging and the text, and find the lines that belong to frames of tracebacks.
 
 A frame quotes its source code. The source of a ``raise`` contains the message without its values, so messages are
 searched outside the frames only.
@@ -16,7 +16,7 @@ HEADER = "Traceback (most recent call last):"
 DEEPEST = 3  # frames of a traceback that are shown, each with its source
 LONGEST_TRACEBACK = 400  # lines
 LONGEST_MESSAGE = 4  # lines of an exception's message that are shown before the telling line
-MOST_OF_MESSAGE = 20  # lines after the first one of an exception's message in which the message may end
+MOST_OF_MESSAGE = 20  # lines of a message, after its first line, that are examined for its end
 LONGEST_SHOWN = 300  # characters of a line that are shown
 # Limits for the search, which takes time. Of a longer line only the beginning is searched; if all lines together have
 # more than `MOST_READ` characters, each line is cut to its share.
@@ -25,8 +25,8 @@ MOST_READ = 2**20  # characters of all lines
 SHORTEST_READ = 200  # characters of a line that are searched in any case
 
 _NAMED = r"\([^()]{0,100}\bpid=\d[^()]{0,200}\) "
-_PROCESS = rf"(?:{_NAMED}(?={_NAMED}))?(?P<process>{_NAMED})?"  # vLLM 0.11 to 0.16 writes two for a worker
-# The prefixes of vLLM (vllm/logger.py) and uvicorn for lines that are no failure. One warning is (see `hints.not_loaded`).
+_PROCESS = rf"(?:{_NAMED}(?={_NAMED}))?(?P<process>{_NAMED})?"  # vLLM 0.11 to 0.16 writes two such prefixes for a worker
+# The prefixes of vLLM (vllm/logger.py) and uvicorn for lines that tell of no failure. One warning does, see `hints.not_loaded`.
 # What vllm/transformers_utils/repo_utils.py logs as "Error retrieving" is tried again, or raised if vLLM cannot do without it.
 _HARMLESS = re.compile(
     _PROCESS + r"(?:(?:DEBUG|INFO|WARNING)(?:: | \d\d-\d\d )(?!.{0,100}\] Failed to import from vllm\.)|"
@@ -78,7 +78,9 @@ def read(log: Sequence[str]) -> list[LogLine]:
         frame = (
             bool(_FILE.match(text))
             or (process in inside and text.startswith(("    ", "  [Previous")))
-            or text.startswith("    raise ")  # where the line of its file is not in the end of the log
+            or text.startswith(
+                "    raise "
+            )  # a frame whose first line is above the part of the log that was read
         )
         (inside.add if frame else inside.discard)(process)
         lines.append(LogLine(process, match["source"] or "", text, frame))
@@ -98,31 +100,31 @@ def telling_lines(lines: Sequence[LogLine], first: int, last: int) -> tuple[str,
         first: the number of the first line of the telling message.
         last: the number of its last line.
     """
-    message = [one.text for one in lines[first : last + 1] if one.process == lines[first].process]
+    message = [line.text for line in lines[first : last + 1] if line.process == lines[first].process]
     above = _above(lines, first) or []
-    frames = list(_frames([one.text for one in above if one.frame]))
+    frames = list(_frames([line.text for line in above if line.frame]))
     ours = [frame for frame in frames if not _is_library(frame)]
-    begun = [one.text for one in above if not one.frame]
-    shown = [*(line for frame in ours[-DEEPEST:] for line in frame), *begun, *message]
+    message_above = [line.text for line in above if not line.frame]
+    shown = [*(line for frame in ours[-DEEPEST:] for line in frame), *message_above, *message]
     return tuple(brief(line) for line in shown)
 
 
 def frames_above(lines: Sequence[LogLine], number: int) -> list[Frame]:
     """Return the frames of the traceback above this line of its message, the deepest first."""
     above = (_above(lines, number) or [])[::-1]
-    return [Frame(match["path"], match["function"]) for one in above if (match := _FRAME.match(one.text))]
+    return [Frame(match["path"], match["function"]) for line in above if (match := _FRAME.match(line.text))]
 
 
 def end_of_message(lines: Sequence[LogLine], first: int) -> int:
     """Return the number of the last line of the message that begins here.
 
-    Of a line that was printed, not logged, nobody knows whether the next one belongs to it.
+    The message of a line that was printed, not logged, ends there: nothing shows whether the next line belongs to it.
     """
     last = first
-    for number, one in enumerate(lines[first + 1 : first + MOST_OF_MESSAGE], first + 1):
-        if one.process != lines[first].process:  # the lines of several processes are mixed
+    for number, line in enumerate(lines[first + 1 : first + MOST_OF_MESSAGE], first + 1):
+        if line.process != lines[first].process:  # the lines of several processes are mixed
             continue
-        if one.source != lines[first].source or not one.source or one.frame or _NEXT.match(one.text):
+        if line.source != lines[first].source or not line.source or line.frame or _NEXT.match(line.text):
             break
         last = number
     return last
@@ -134,18 +136,18 @@ def brief(text: str) -> str:
 
 
 def _above(lines: Sequence[LogLine], first: int) -> list[LogLine] | None:
-    """Return the lines of the traceback above this line of its message; None if the line ends no traceback."""
+    """Return the lines of the traceback above this line of its message; None if the line is not in such a message."""
     found: list[LogLine] = []
-    message = 0
-    for one in reversed(lines[max(0, first - LONGEST_TRACEBACK) : first]):
-        if one.process != lines[first].process:  # the lines of several processes are mixed
+    message_lines = 0
+    for line in reversed(lines[max(0, first - LONGEST_TRACEBACK) : first]):
+        if line.process != lines[first].process:  # the lines of several processes are mixed
             continue
-        if one.text.startswith(HEADER):
+        if line.text.startswith(HEADER):
             return found[::-1]
-        message += not one.frame
-        if message > LONGEST_MESSAGE:
+        message_lines += not line.frame
+        if message_lines > LONGEST_MESSAGE:
             break
-        found.append(one)
+        found.append(line)
     return None
 
 

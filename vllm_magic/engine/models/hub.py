@@ -78,9 +78,9 @@ def _weights(api: HfApi, model: str, revision: str | None, files: Iterable[RepoS
     if any(name.endswith(".safetensors") for name in sizes):
         described = api.get_safetensors_metadata(model, revision=revision).files_metadata
         return weights.of_tensors(
-            weights.tensor(name, one.dtype, one.shape)
+            weights.tensor(name, tensor.dtype, tensor.shape)
             for file in described.values()
-            for name, one in file.tensors.items()
+            for name, tensor in file.tensors.items()
         )
     stored = [size for name, size in sizes.items() if name.endswith(".bin")]
     if not sum(stored):
