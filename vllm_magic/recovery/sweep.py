@@ -113,14 +113,14 @@ def sweep(probe: Probe, *, with_files: bool = False) -> list[Swept]:
         if entry.condition is Condition.TORN:
             _remove_unfinished(entry.folder)
     done = [_sweep(entry, found, probe) for entry, found in _ownerless(entries, on_cluster=False)]
-    return [one for one in done if one and (one.release or not one.files_left or with_files)]
+    return [swept for swept in done if swept and (swept.release or not swept.files_left or with_files)]
 
 
 def sweep_clusters(probe: Probe) -> list[Swept]:
     """Release every server on a Ray cluster whose kernel is dead, as `sweep` does for this machine.
 
-    This takes as long as a cluster takes to answer. A cluster that does not answer is asked once. The folder of a server on it
-    is kept for `RETRY_LIMIT` seconds after the first attempt.
+    This takes as long as a cluster takes to answer. A cluster that does not answer is asked once. The folders of its servers
+    are kept for `RETRY_LIMIT` seconds after the first attempt.
 
     Args:
         probe: reads the GPUs.
@@ -168,10 +168,11 @@ def _sweep(entry: Entry, found: Record, probe: Probe, *, on_cluster: bool = Fals
         if entry.condition in (Condition.HUNG, Condition.RELEASING) and not hung_guards.end(entry):
             return None
         try:
-            if not disk.may_hang(entry.path):  # there, the guards hold no lock either
+            if not disk.may_hang(entry.path):  # on a disk that may hang, the guards hold no lock either
                 stack.callback(record.drop_lock, record.hold_lock(str(entry.path)))
         except OSError as error:
-            # Another sweep holds the lock, or the folder is gone. Without locks, two sweeps do the same without harm.
+            # Another sweep holds the lock, or the folder is gone. On a file system without locks, two sweeps may release the
+            # same server, which does no harm.
             if error.errno not in files.NO_LOCKS:
                 return None
         again = ledger.read_entry(entry.path)
@@ -179,10 +180,10 @@ def _sweep(entry: Entry, found: Record, probe: Probe, *, on_cluster: bool = Fals
             return None
         living = entry.processes
         release = _release(entry, found, living, probe) if living or on_cluster else None
-        left = [[one.pid, one.start] for one in release.left] if release else []
+        left = [[process.pid, process.start] for process in release.left] if release else []
         ledger.add_known_processes(entry.path, left)
-        # While a process lives, only the folder shows to which server it belongs. A later check of memory needs no folder,
-        # see `unproved`; a later question to a cluster does.
+        # While a process lives, only the folder shows to which server it belongs. A later check of memory needs no folder
+        # (see `unproved`), but a later request to a cluster needs it.
         stays = bool(left) or bool(entry.processes)
         stays = stays or bool(on_cluster and release and release.may_recheck and _may_retry(entry))
         if not stays:
@@ -206,32 +207,32 @@ def _may_retry(entry: Entry) -> bool:
         return False
 
 
-def _is_young(first: Path) -> bool:
+def _is_young(marker: Path) -> bool:
     """Whether the file is not older than `RETRY_LIMIT`; make it if it is missing."""
     try:
-        first.touch(mode=0o600, exist_ok=False)
+        marker.touch(mode=0o600, exist_ok=False)
     except FileExistsError:
-        return time.time() - files.modified(first) < RETRY_LIMIT
+        return time.time() - files.modified(marker) < RETRY_LIMIT
     return True
 
 
-def _remove_unfinished(paths: Folder) -> None:
+def _remove_unfinished(folder: Folder) -> None:
     """Remove the folder of a kernel that was killed before it wrote the record. A folder with any file in it stays."""
     with contextlib.suppress(OSError):
-        disk.call(paths.path, _remove_if_empty, paths)
+        disk.call(folder.path, _remove_if_empty, folder)
 
 
-def _remove_if_empty(paths: Folder) -> None:
-    if {one.name for one in paths.path.iterdir()} <= {paths.tmp.name}:
-        if paths.tmp.exists():
-            paths.tmp.rmdir()
-        paths.path.rmdir()
+def _remove_if_empty(folder: Folder) -> None:
+    if {path.name for path in folder.path.iterdir()} <= {folder.tmp.name}:
+        if folder.tmp.exists():
+            folder.tmp.rmdir()
+        folder.path.rmdir()
 
 
 def _release(entry: Entry, found: Record, living: Iterable[Process], probe: Probe) -> Release:
     began = time.monotonic()
     verifier = from_record.verifier(found, entry.folder.mark, probe, silence=CLUSTER_LIMIT)
-    known = [one.identity for one in living]
+    known = [process.identity for process in living]
     verifier.observe_before_stop(known, in_a_hurry=False)
     ended = force_kill.kill_server(entry.folder, entry.leader, known)
     release = report.release(found.name, Why.KERNEL_GONE, began, [ended], verifier, entry.leader)

@@ -81,7 +81,7 @@ class Answer(Viewable):
         return (self.completion_tokens - 1) / took if self.completion_tokens > 1 and took > 0 else None
 
     def view(self) -> View:
-        """Return the text as it is, and the line below it."""
+        """Return the text as it is, and below it the line of `summary`."""
         return View(lines=(*printable(self.text or self.refusal).split("\n"), f"({self.summary()})"))
 
     def summary(self, note: str = "") -> str:
@@ -291,7 +291,7 @@ def _tokens(count: Any) -> int | None:
 
 def _messages(option: str, given: object) -> list[ChatMessage]:
     several = [given] if isinstance(given, Mapping) else list(given) if isinstance(given, Iterable) else None
-    found = [one for one in several or () if isinstance(one, Mapping)]
+    found = [message for message in several or () if isinstance(message, Mapping)]
     if several is not None and len(found) == len(several):
         return found  # type: ignore[return-value]  # values that JSON does not have are refused before sending
     raise InvalidOption(

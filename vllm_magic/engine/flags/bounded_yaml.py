@@ -27,7 +27,7 @@ def load(text: bytes) -> Any:
         if depth > DEEPEST:
             raise ValueError(f"it is deeper than {DEEPEST} lists and mappings")
         if size > LONGEST:
-            raise ValueError("it is far longer than it looks (by its aliases)")
+            raise ValueError(f"it has more than {LONGEST} characters with its aliases replaced")
         return loader.construct_document(node)
     finally:
         loader.dispose()
@@ -55,7 +55,7 @@ def _measure(node: Any, known: dict[int, tuple[int, int] | None]) -> tuple[int, 
     if id(node) in known:
         measured = known[id(node)]
         if measured is None:
-            raise ValueError("something in it holds itself (by an alias)")
+            raise ValueError("it contains itself, by an alias")
         return measured
     known[id(node)] = None
     size, depth = 1, 0
@@ -63,8 +63,8 @@ def _measure(node: Any, known: dict[int, tuple[int, int] | None]) -> tuple[int, 
         size += len(node.value)
     else:
         for part in node.value:  # a mapping has pairs
-            for one in part if isinstance(part, tuple) else (part,):
-                its_size, its_depth = _measure(one, known)
-                size, depth = size + its_size, max(depth, its_depth)
+            for child in part if isinstance(part, tuple) else (part,):
+                child_size, child_depth = _measure(child, known)
+                size, depth = size + child_size, max(depth, child_depth)
     known[id(node)] = size, depth + 1
     return size, depth + 1

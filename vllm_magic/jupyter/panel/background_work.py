@@ -102,7 +102,7 @@ class Work:
         return WorkResult(message={"kind": "doctor", "findings": findings, "lines": text.facts(report)})
 
     def reap(self, pids: tuple[int, ...]) -> WorkResult:
-        """End these processes, which nobody owns; () releases what dead kernels left. Then examine the machine again."""
+        """End these processes, which nobody owns; for (), release the servers that dead kernels left. Then examine the machine again."""
         from vllm_magic.doctor import reap
         from vllm_magic.recovery.sweep import sweep_all
 
@@ -118,7 +118,7 @@ class Work:
 
 
 def _finding_data(finding: Finding) -> dict[str, Any]:
-    """Return a finding for the views: ``pids`` is for their button, and null if the user has to type the command."""
+    """Return a finding for the views. Its button ends ``pids``; if they are null, there is no button, and the user types the command."""
     args = shlex.split(finding.command)
     pids = [int(arg) for arg in args if arg.isdigit()] if args[:2] == REAP_COMMAND else None
     return {"what": finding.what, "command": views.in_a_cell(finding.command), "pids": pids}

@@ -75,7 +75,7 @@ SIGNS = (
     Sign(  # UCX, which comes with NIXL
         r"FATAL: (\w{1,40}) library was compiled with (\w{1,20}) but CPU does not support it",
         "This processor has no {1}, for which the library {0} was built",
-        "Give a virtual machine the processor of its host (type host); or uninstall what brings {0}, mostly nixl",
+        "Give a virtual machine the processor of its host (type host); or uninstall the package that needs {0}, usually nixl",
     ),
     Sign(  # Python's faulthandler, absl, torch
         r"Fatal Python error: (?:Segmentation fault|Aborted|Bus error|Illegal instruction)|\*\*\* SIG(?:SEGV|ABRT|BUS|ILL) received|"
