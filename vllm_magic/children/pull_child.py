@@ -1,7 +1,7 @@
 """Entry point of the process that downloads a model: ``python pull_child.py MODEL REVISION FOLDER``.
 
-The last two arguments may be empty. It runs in any Python that has huggingface_hub, so it imports no module of vllm_magic. It prints a line of JSON with the total
-size in bytes, and another line with the folder, or with the error.
+The last two arguments may be empty. This process runs in any Python that has huggingface_hub, so it imports no module of
+vllm_magic. It prints a line of JSON with the total size in bytes, and another line with the folder, or with the error.
 """
 
 import json
@@ -31,7 +31,11 @@ def main(model: str, revision: str, folder: str) -> None:
     found = HfApi().model_info(model, revision=revision or None, files_metadata=True)
     files = {file.rfilename: file.size or 0 for file in found.siblings or []}
     ignored = [*OTHER_WEIGHTS, *DUPLICATES] if any(name.endswith(".safetensors") for name in files) else []
-    report(total=sum(size for name, size in files.items() if not any(fnmatch(name, one) for one in ignored)))
+    report(
+        total=sum(
+            size for name, size in files.items() if not any(fnmatch(name, pattern) for pattern in ignored)
+        )
+    )
     report(
         path=snapshot_download(model, revision=found.sha, cache_dir=folder or None, ignore_patterns=ignored)
     )

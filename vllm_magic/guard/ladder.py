@@ -70,8 +70,8 @@ class Ladder:
             memory exists.
         whole_groups: kill whole process groups. Not for processes that were started from a person's shell, whose group
             has other processes too. Without this, whole groups are only stopped, and only in the server's own sessions.
-        session: the number of a session that has only processes of the server; None for none. A session that a process of the
-            server made is such a session too.
+        session: the id of a session that has only processes of the server; None for none. Sessions whose leader is a process
+            of the server are recognised without this.
     """
 
     def __init__(
@@ -124,14 +124,14 @@ class Ladder:
         }
         self._send_sigterm(alive)
         again: float | None = self._began + SECOND_SIGTERM
-        rest_since: float | None = None
+        linger_since: float | None = None
         while alive:
             now = time.monotonic()
             limit = self._began + grace
-            if rest_since is None and self._is_leader_or_engine_gone(alive):
-                rest_since = now
-            if rest_since is not None:
-                limit = min(limit, rest_since + LINGER)
+            if linger_since is None and self._is_leader_or_engine_gone(alive):
+                linger_since = now
+            if linger_since is not None:
+                limit = min(limit, linger_since + LINGER)
             if essential <= _identities(alive):  # no effect yet
                 limit = min(limit, self._began + patience)
                 if again is not None and now >= again:
@@ -140,9 +140,13 @@ class Ladder:
                     again = None
             if now >= limit:
                 alive = self._scan()
-                if rest_since is None or self._is_leader_or_engine_gone(alive) or now >= self._began + grace:
+                if (
+                    linger_since is None
+                    or self._is_leader_or_engine_gone(alive)
+                    or now >= self._began + grace
+                ):
                     return alive
-                rest_since = None  # the scan has found an engine that was not known
+                linger_since = None  # the scan has found an engine that was not known
                 continue
             timeout = min(WAIT_INTERVAL, limit - now)
             is_readable = pidfd.wait_for_any(_identities(alive), timeout, also=self._end_grace)
@@ -166,7 +170,7 @@ class Ladder:
         while (alive or not self._is_empty()) and time.monotonic() < limit:
             victims = self._victims(alive)
             if alive and not victims:  # only resource trackers are left
-                for tracker in alive:  # a guard may have stopped the tracker, and was killed then
+                for tracker in alive:  # a guard that was killed may have left the tracker stopped
                     pidfd.send(tracker.identity, signal.SIGCONT)
                 pidfd.wait_for_all(_identities(alive), TRACKER_LIMIT)
                 self._trackers_last = False

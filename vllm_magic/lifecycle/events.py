@@ -123,9 +123,9 @@ class HealthChecked:
     """A request of ``/health`` is over.
 
     Attributes:
-        is_ready: whether it answered that the server is ready.
-        fault: the fault of vllm_magic because of which nothing was seen; "" for none.
-        is_engine_dead: whether it answered that the engine is dead.
+        is_ready: whether the answer says that the server is ready.
+        fault: the error in vllm_magic itself that prevented the check; "" for none.
+        is_engine_dead: whether the answer says that the engine is dead.
     """
 
     at: float

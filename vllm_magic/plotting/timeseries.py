@@ -49,8 +49,8 @@ class Curve:
 
     def __init__(self) -> None:
         self._samples: tuple[Sample, ...] = ()  # what `samples` returns
-        # Protects all attributes below. Only threads that add samples take this lock: a signal handler of the program may
-        # interrupt a thread that reads samples, and wait for a thread that adds samples.
+        # Protects all attributes below. Threads that read samples do not take this lock: a signal handler of the program may
+        # interrupt such a thread, and wait for a thread that adds samples.
         self._lock = ForkLock()
         self._merged: list[Sample] = []  # each merged from `_step` samples, except the last
         self._step = 1

@@ -76,7 +76,9 @@ def update(leader: Identity | None, verifier: Verifier, release: Release) -> Non
                 "name": release.server,
                 "place": list(machine.here()),
                 "leader": list(leader) if leader else None,
-                "ended": [[one.pid, one.start, one.name, one.how] for one in release.ended],
+                "ended": [
+                    [process.pid, process.start, process.name, process.how] for process in release.ended
+                ],
             }
             disk.call(path.parent.parent, _write, path, packed | data)
 
@@ -93,7 +95,7 @@ def recheck(probe: Probe, name: str | None = None) -> list[Recheck]:
     """
     folder = _folder()
     found = disk.call(folder.parent, _read_all, folder)
-    return [Recheck(_recheck(one, probe)) for one in found if name in (None, one["name"], one["id"])]
+    return [Recheck(_recheck(kept, probe)) for kept in found if name in (None, kept["name"], kept["id"])]
 
 
 def _recheck(kept: Mapping[str, Any], probe: Probe) -> Release:
@@ -118,7 +120,7 @@ def _remove(path: Path) -> None:
 def _read_all(folder: Path) -> list[dict[str, Any]]:
     """Return the content of each valid file in the folder, oldest first."""
     found = map(_read, sorted(folder.glob("*.json"), key=files.modified))
-    return [one for one in found if one is not None]
+    return [kept for kept in found if kept is not None]
 
 
 def _write(path: Path, kept: Mapping[str, Any]) -> None:

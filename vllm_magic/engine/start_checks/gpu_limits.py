@@ -1,6 +1,7 @@
 """Refuse flags and models for which this machine has too few GPUs, or GPUs that are too old.
 
-The checks need a snapshot of the GPUs, and a vLLM that certainly uses NVIDIA's GPUs. The version of vLLM names other devices.
+The checks need a snapshot of the GPUs, and a vLLM that certainly uses NVIDIA's GPUs. A vLLM for another device has the name of
+the device in its version.
 """
 
 from __future__ import annotations
@@ -112,9 +113,9 @@ def _check_quantization(start: PlannedStart, gpu: Gpu, best: tuple[int, int]) ->
     oldest = _OLDEST_FOR.get(method)
     if oldest is None or best >= oldest:
         return
-    what = f"--quantization {method}" if asked else f"The model is quantized with {method}, which"
+    request = f"--quantization {method}" if asked else f"The model is quantized with {method}, which"
     raise InvalidOption(
-        f"{what} needs a GPU of compute capability {_text(oldest)}, and {gpu.name} has {_text(best)}. "
+        f"{request} needs a GPU of compute capability {_text(oldest)}, and {gpu.name} has {_text(best)}. "
         "Use another quantization of the model, or another GPU."
     )
 
