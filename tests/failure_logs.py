@@ -199,7 +199,7 @@ KNOWN = {
             "FileNotFoundError: [Errno 2] No such file or directory: '/no/such.yaml'",
         ),
         "There is no file /no/such.yaml",
-        "Check the path behind --config",
+        "Check the path after --config",
     ),
     "port in use": (
         ("OSError: [Errno 98] Address already in use",),

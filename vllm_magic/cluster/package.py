@@ -8,8 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NEVER = (1980, 1, 1, 0, 0, 0)  # the time of each file in the zip file: the same files make the same bytes
-PANEL = "jupyter"  # left out: a node has no notebook
+FILE_TIME = (1980, 1, 1, 0, 0, 0)  # of each file in the zip file, so that the same files make the same bytes
+LEFT_OUT = "jupyter"  # the folder that a node does not need: it has no notebook
 
 
 def name(job: str) -> str:
@@ -27,6 +27,6 @@ def packed() -> bytes:
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(ROOT.rglob("*.py")):
             inside = path.relative_to(ROOT.parent)
-            if PANEL not in inside.parts:
-                archive.writestr(zipfile.ZipInfo(str(inside), NEVER), path.read_bytes())
+            if LEFT_OUT not in inside.parts:
+                archive.writestr(zipfile.ZipInfo(str(inside), FILE_TIME), path.read_bytes())
     return out.getvalue()

@@ -68,7 +68,7 @@ def _remove_shared_memory(folder: str) -> str:
     As long as there are such files, the folder stays, and the next sweep tries to remove both.
     """
     try:
-        segments = [Segment(*one) for one in record.read(folder).segments]
+        segments = [Segment(*segment) for segment in record.read(folder).segments]
         existing = record.read_existing_segments(folder)
         shared_memory.unlink_unmapped(segments, existing)
         left = shared_memory.left(segments, existing)
@@ -186,7 +186,7 @@ def _move_up(fd: int, root: int, numbers: Iterator[int], deadline: float) -> boo
 def _mount(fd: int) -> int:
     """Return the id of the mount that an open file is on (proc_pid_fdinfo(5)).
 
-    The device would not do: a bind mount has the device of its source.
+    The number of the device is not enough: a bind mount has the device of its source.
     """
     with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as info:
         return next(int(line.split()[1]) for line in info if line.startswith("mnt_id:"))

@@ -49,7 +49,7 @@ def spawn(request: LaunchRequest, connection: socket.socket | None = None) -> Id
     if failure or process is None:
         os.waitpid(pid, 0)
         number, _, text = failure.partition(" ")
-        return Refused(int(number or 0), text or "the process ended before it was executed")
+        return Refused(int(number or 0), text or "the process ended before it executed vLLM")
     return process.identity
 
 

@@ -35,9 +35,9 @@ def check(path: str | os.PathLike[str]) -> None:
         here = os.path.join(at, name)
         try:
             status = os.lstat(here)
-        except FileNotFoundError:  # it can only be made in a folder that was checked
+        except FileNotFoundError:  # a missing part can only be made in a folder that was checked
             return
-        _check_one(here, status)
+        _check_part(here, status)
         if not stat.S_ISLNK(status.st_mode):
             at = here
             continue
@@ -54,7 +54,7 @@ def _parts(path: str | os.PathLike[str]) -> list[str]:
     return [name for name in reversed(PurePath(path).parts) if name != "/"]
 
 
-def _check_one(path: str, status: os.stat_result) -> None:
+def _check_part(path: str, status: os.stat_result) -> None:
     if stat.S_ISLNK(status.st_mode) and status.st_uid not in {0, os.getuid(), _nobody()}:
         raise PermissionError(f"{path} is a link that belongs to another user")
 

@@ -77,7 +77,7 @@ SAID = {
         "/v/bin/python -m pip check",
     ),
     "reasoning_config": ("vLLM does not know --reasoning-config", "use the vLLM that has it"),
-    "serve_twice": ("told to serve twice", "--model HuggingFaceTB/SmolLM3-3B"),
+    "serve_twice": ("contains serve twice", "--model HuggingFaceTB/SmolLM3-3B"),
     "nvcc_input": (
         "A kernel cannot be compiled: fatal   : A single input file is required",
         "flashinfer-jit-cache",

@@ -10,7 +10,7 @@ _ARGUMENT = r"error: argument ([^\s:/]{1,100})(?:/\S{1,100})?:"  # --tensor-para
 SIGNS = (  # Python's argparse.py, and vllm/utils/argparse_utils.py; exit code 2
     Sign(
         r"error: unrecognized arguments: (?:vllm )?serve (\S{1,300})",
-        "vLLM was told to serve twice: what starts it says so already",
+        "The command line contains serve twice: the program that starts vLLM adds it already",
         "Leave serve out: the model comes first, as in --model {0}",
     ),
     Sign(
@@ -44,7 +44,7 @@ SIGNS = (  # Python's argparse.py, and vllm/utils/argparse_utils.py; exit code 2
     Sign(
         r"FileNotFoundError: \[Errno 2\] No such file or directory: '(.{1,500}\.ya?ml)'",
         "There is no file {0}",
-        "Check the path behind --config",
+        "Check the path after --config",
     ),
     Sign(rf"{_ARGUMENT} (.+)", "{0}: {1}", "Correct the value of {0}", general=True),
     Sign(r"^vllm[\w ]*: error: (\w.*)", "{0}", "Look it up: vllm serve --help=all", general=True),

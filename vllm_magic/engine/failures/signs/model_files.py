@@ -114,7 +114,7 @@ SIGNS = (
     Sign(  # vllm/config/model.py
         r"The model type '(\w{1,60})' does not support float16\. Reason: (.{1,100}?)\. Please use (\w{1,20})",
         "Models of the type {0} cannot be served in float16 ({1})",
-        "Set --dtype {2}, which a GPU below compute capability 8.0 does not have; there float32 is left",
+        "Set --dtype {2}, or --dtype float32 on a GPU below compute capability 8.0",
     ),
     Sign(  # transformers/dynamic_module_utils.py
         r"The repository (\S+) contains custom code which must be executed",
