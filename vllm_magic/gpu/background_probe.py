@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 # Seconds for an answer of a running probe process. A driver that takes longer is not necessarily hanging.
 DRIVER_LIMIT = 0.8
 START_LIMIT = 15.0  # seconds for an answer of a probe process that has to be started first
-RESTART_INTERVAL = (
-    10.0  # seconds after a start of the probe process until it may be started again, if it has ended
-)
+# Seconds after a start of the probe process until it may be started again, if it has ended.
+RESTART_INTERVAL = 10.0
 
 
 class BackgroundProbe:
@@ -32,7 +31,7 @@ class BackgroundProbe:
         self._requests: queue.SimpleQueue[Future[Snapshot] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="vllm-magic sampler: GPUs", daemon=True)
         self._closed = False
-        self._may_start = 0.0
+        self._next_start = 0.0  # by `time.monotonic`
 
     def request(self) -> Future[Snapshot]:
         """Request a snapshot; requests are answered one after the other.
@@ -64,7 +63,7 @@ class BackgroundProbe:
 
     def _read(self) -> Snapshot:
         now = time.monotonic()
-        if self._probe.is_warm or now < self._may_start or self._closed:
+        if self._probe.is_warm or now < self._next_start or self._closed:
             return self._probe.snapshot(DRIVER_LIMIT, may_start=False)
-        self._may_start = now + RESTART_INTERVAL
+        self._next_start = now + RESTART_INTERVAL
         return self._probe.snapshot(START_LIMIT)

@@ -70,7 +70,9 @@ _LATENT = (
     "pangu_ultra_moe",
 )
 ANY_LENGTH = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"  # with it, vLLM accepts a longer context (config/model.py)
+# The types of scaled rotary embeddings whose factor vLLM does not apply to the length of the context.
 _NEVER_MULTIPLIED = ("su", "longrope", "llama3")
+# The same for vLLM 0.32, which takes the length of these types as scaled already.
 _ALREADY_SCALED = (
     *_NEVER_MULTIPLIED,
     "yarn",
@@ -234,7 +236,9 @@ def _ropes(text: Config) -> Sequence[Config]:
     rope = text.get("rope_parameters") or text.get("rope_scaling")
     if not isinstance(rope, dict):
         return []
-    nested = [one for one in rope.values() if isinstance(one, dict)]  # parameters for each type of layer
+    nested = [
+        parameters for parameters in rope.values() if isinstance(parameters, dict)
+    ]  # parameters for each type of layer
     return nested or [rope]
 
 
@@ -247,7 +251,7 @@ def _quantized(config: Config, text: Config) -> tuple[str, str]:
     found = (
         part.get(name) for part in (config, text) for name in ("quantization_config", "compression_config")
     )
-    stored = next((one for one in found if isinstance(one, dict)), None)
+    stored = next((part for part in found if isinstance(part, dict)), None)
     if stored is None:
         return "", ""
     inner = stored.get("quantization")

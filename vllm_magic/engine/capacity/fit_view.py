@@ -13,22 +13,22 @@ if TYPE_CHECKING:
     from vllm_magic.engine.capacity.fit import Fit
 
 
-def view(one: Fit) -> View:
+def view(fit: Fit) -> View:
     """Return the verdict, what each GPU has to hold, and how sure that is."""
-    need = one.need
-    kv = need.kv.request(one.context) if need.kv_room is None else need.kv_room
+    need = fit.need
+    kv = need.kv.request(fit.context) if need.kv_room is None else need.kv_room
     least, most = (need.weights + overhead + kv for overhead in need.overhead)
     columns = ["weights", "overhead", "KV of one request" if need.kv_room is None else "KV cache", "needed"]
     row = [_size(need.weights), gib_range(*need.overhead), _size(kv), gib_range(least, most)]
     rows = [row]
-    if one.gpus:
+    if fit.gpus:
         columns = ["GPU", *columns, "vLLM may use", "free now"]
-        rows = [[f"{gpu.index}: {gpu.name}", *row, gib(gpu.usable), gib(gpu.free)] for gpu in one.gpus]
-    return View(one.verdict, tuple(columns), tuple(map(tuple, rows)), tuple(_how_sure(one)))
+        rows = [[f"{gpu.index}: {gpu.name}", *row, gib(gpu.usable), gib(gpu.free)] for gpu in fit.gpus]
+    return View(fit.verdict, tuple(columns), tuple(map(tuple, rows)), tuple(_how_sure(fit)))
 
 
-def _how_sure(one: Fit) -> Iterator[str]:
-    need = one.need
+def _how_sure(fit: Fit) -> Iterator[str]:
+    need = fit.need
     numbers = f"{need.parameters:,} parameters, " if need.parameters else ""
     yield f"Weights: {numbers}by {need.source}."
     if need.kv.block:

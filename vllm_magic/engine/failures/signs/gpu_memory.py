@@ -1,4 +1,4 @@
-"""Failures of a GPU's memory that does not suffice."""
+"""Failures because a GPU has too little memory."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ SIGNS = (
     ),
     Sign(  # torch, CUDACachingAllocator.cpp, where it reports that memory ran out and NVML does not answer (Jetson, MIG, vGPU)
         r"NVML_SUCCESS == r INTERNAL ASSERT FAILED",
-        "The GPU is mostly out of memory then, and NVML does not tell",
+        "The GPU is probably out of memory, and NVML does not answer",
         "Lower --gpu-memory-utilization, --max-model-len and --max-num-seqs",
     ),
     Sign(
