@@ -32,6 +32,7 @@ CALLS = {
         'cluster="auto" uses it; write cluster="http://HEAD:8265".'
     ),
     "--gpus cannot be used with --cluster. Leave it out.": "gpus= cannot be used with cluster=. Leave it out.",
+    "Write --gpus 0,1, or leave --gpus out.": 'Write gpus="0,1", or leave gpus= out.',
     "--force  starts it": "force=True  starts it",
     "--gpu-memory-utilization 0.5 and --max-model-len 1": "--gpu-memory-utilization 0.5 and --max-model-len 1",
     "--name-of-a-flag and x--name": "--name-of-a-flag and x--name",

@@ -227,7 +227,7 @@ class TestStart:
             (["--timeout", "inf"], "'inf' is not a time: 90, 90s, 30m or 1h30m"),
             (["--timeout", "nan"], "'nan' is not a time: 90, 90s, 30m or 1h30m"),
             (["--ttl", "1h30"], "'1h30' is not a time"),
-            (["--ttl", "0"], "--ttl 0: how long?"),
+            (["--ttl", "0"], "--ttl 0 is not possible"),
             (["--ttl", "30m", "--disable-log-stats"], "--disable-log-stats disables them"),
             (["--ttl=30m", "--disable_log_stats"], "--disable-log-stats disables them"),
             (["--env", "A"], "write NAME=VALUE"),
