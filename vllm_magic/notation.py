@@ -37,7 +37,9 @@ _CALLS = [
     (re.compile(r"%vllm (gpu|doctor|reap)\b"), r"vllm-magic \1 in a terminal"),
     (re.compile(r"%vllm(?! [a-z]+\b(?<! shows))"), "vllm_magic.servers()"),
     (
-        re.compile(r"(?<![\w-])--(name|gpus|ttl|keep|timeout|cluster) (auto|http://[\w:]+|[A-Z0-9](?:[\w,]*\w)?)"),
+        re.compile(
+            r"(?<![\w-])--(name|gpus|ttl|keep|timeout|cluster) (auto|http://[\w:]+|[A-Z0-9](?:[\w,]*\w)?)"
+        ),
         r'\1="\2"',
     ),
     (re.compile(r"(?<![\w-])--(name|gpus|ttl|keep|timeout|cluster)(?![\w-])"), r"\1="),

@@ -27,9 +27,7 @@ def connect(folder: Path) -> socket.socket:
     connection = forks.above_standard_streams(socket.socket(socket.AF_UNIX))
     forks.keep_out(connection)
     try:
-        disk.call(
-            folder, os.stat, folder
-        )  # raises an error if the disk does not answer; the calls below would wait
+        disk.call(folder, os.stat, folder)  # raises an error if the disk does not answer
         # Through the open folder, as in `control_socket`: the path itself may be too long for a socket.
         directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

@@ -95,7 +95,7 @@ class Inner(Guard):
         if why is Why.LEADER_ENDED:
             self._wait_for_exit()
         if why is Why.ASKED:
-            # The outer guard then waits for this time before it checks whether this guard hangs.
+            # The outer guard then waits for the times of the stop before it checks whether this guard hangs.
             with contextlib.suppress(OSError):  # the outer guard is stopped or gone
                 self._link.send(encode(stop), socket.MSG_DONTWAIT)
             # After any other reason this is left out: a slow disk would delay the release.
@@ -328,11 +328,11 @@ class Inner(Guard):
         self._next_full_scan = now + FULL_SCAN_INTERVAL
         with contextlib.suppress(OSError, MemoryError):  # no descriptor or memory is free: try again later
             members = _shown(self.members())
-            if any(list(one.identity) not in self._known for one in members):
+            if any(list(process.identity) not in self._known for process in members):
                 self._send_known(members)
 
     def _send_known(self, members: Members) -> None:
-        self._known = [list(one.identity) for one in _shown(members)]
+        self._known = [list(process.identity) for process in _shown(members)]
         self.send(KnownProcesses(self._known))
         # The outer guard writes the file, since this guard must not wait for a slow disk.
         with contextlib.suppress(OSError):  # the outer guard is stopped or gone
@@ -397,7 +397,7 @@ class Inner(Guard):
         """Wait a moment for the leader's descendants to end by themselves, as they do after a clean exit."""
         members = self.members()
         self.remember_segments(members)
-        pidfd.wait_for_all({one.identity for one in members}, EXIT_WAIT)
+        pidfd.wait_for_all({process.identity for process in members}, EXIT_WAIT)
 
     def _enders(self) -> list[int]:
         """The descriptors that become readable when the other guard or the kernel ends, or the kernel sends something."""

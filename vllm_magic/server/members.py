@@ -27,14 +27,14 @@ def living(name: str, lifecycle: Lifecycle) -> list[Process]:
     if leader is None or now.state.over:
         return []
     try:
-        found = [one for one in sessions.server_members(leader) if one.alive]
+        found = [process for process in sessions.server_members(leader) if process.alive]
     except OSError as error:
         raise VllmMagicError(
             f"The processes of {name} cannot be seen: {reason(error)}. Close some files, and try again."
         ) from error
-    return sorted(found, key=lambda one: (one.identity != leader, one.identity.start))
+    return sorted(found, key=lambda process: (process.identity != leader, process.identity.start))
 
 
 def pids(name: str, lifecycle: Lifecycle) -> list[int]:
     """Return the pids of `living`. Arguments and errors as for `living`."""
-    return [one.identity.pid for one in living(name, lifecycle)]
+    return [process.identity.pid for process in living(name, lifecycle)]

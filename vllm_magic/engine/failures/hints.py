@@ -61,18 +61,18 @@ class HintContext:
 NOTHING_KNOWN = HintContext()
 
 
-def flag_meant(match: re.Match[str], known: HintContext) -> str:
+def flag_meant(match: re.Match[str], context: HintContext) -> str:
     """Return vLLM's own hint, or what to do about flags of other versions, or the known flags that look like the unknown ones."""
     if match[2]:
         return match[2].rstrip(".")
     flagged = [word for word in match[1].split() if word.startswith("-")][:MOST_MEANT]
     unknown = [word.partition("=")[0].replace("_", "-") for word in flagged]
-    has = () if known.flags is flags.WELL_KNOWN else known.flags
+    has = () if context.flags is flags.WELL_KNOWN else context.flags
     for word in unknown:
         _, _, what_to_do = other_versions.advice(word, has, "").partition(". ")
         if what_to_do:
             return (f"{word}: {what_to_do}" if len(unknown) > 1 else what_to_do).rstrip(".")
-    meant = {word: " or ".join(close) for word in unknown if (close := flags.similar(word, known.flags))}
+    meant = {word: " or ".join(close) for word in unknown if (close := flags.similar(word, context.flags))}
     suggestions = [f"{close} for {word}" if len(unknown) > 1 else close for word, close in meant.items()]
     return f"Did you mean {', '.join(suggestions)}? Else leave it out" if suggestions else OTHER_VERSION
 
@@ -99,23 +99,23 @@ def not_on_this_machine(match: re.Match[str], _: HintContext) -> str:
     return f"{what} is not on this machine, and going online is disabled"
 
 
-def gated(match: re.Match[str], known: HintContext) -> str:
+def gated(match: re.Match[str], context: HintContext) -> str:
     """Return which model is gated."""
-    return f"{_gated_repository(match, known) or 'The model'} is gated"
+    return f"{_gated_repository(match, context) or 'The model'} is gated"
 
 
-def gated_page(match: re.Match[str], known: HintContext) -> str:
+def gated_page(match: re.Match[str], context: HintContext) -> str:
     """Return on which page the model's terms are accepted."""
-    repository = _gated_repository(match, known)
+    repository = _gated_repository(match, context)
     page = f"https://huggingface.co/{repository}" if repository else "its Hugging Face page"
     return f"Accept its terms on {page}, and set HF_TOKEN to a token of that account"
 
 
-def _gated_repository(match: re.Match[str], known: HintContext) -> str:
+def _gated_repository(match: re.Match[str], context: HintContext) -> str:
     """Return the repository that this line or the next two name, or else the model; "" if that is no repository's name."""
     following = match.string[match.start() :].split("\n", 3)[:3]
     found = re.search(r"https://huggingface\.co/(?:api/models/)?([\w.-]+/[\w.-]+)", "\n".join(following))
-    repository = found[1].rstrip(".") if found else known.model
+    repository = found[1].rstrip(".") if found else context.model
     return repository if re.fullmatch(r"[\w.-]+/[\w.-]+", repository) else ""
 
 
@@ -178,30 +178,28 @@ def process_died(match: re.Match[str], _: HintContext) -> str:
     return f"{match[1]} ended {ending(_code(match[2]))}"
 
 
-def process_hint(match: re.Match[str], known: HintContext) -> str:
+def process_hint(match: re.Match[str], context: HintContext) -> str:
     """Return what such an end of a process usually means."""
-    return ending_hint(_code(match[2]), known.machine)
+    return ending_hint(_code(match[2]), context.machine)
 
 
-def engine_died(match: re.Match[str], known: HintContext) -> str:
+def engine_died(match: re.Match[str], context: HintContext) -> str:
     """Return that the engine ended without a word, and whether a process was killed for memory meanwhile."""
-    if not known.machine.was_out_of_memory:
+    if not context.machine.was_out_of_memory:
         code = _engine_code(match)
         how = f" {ending(code)}" if code is not None and code < 0 else ""
         return f"The engine ended{how}, and did not say why"
-    return (
-        f"The engine ended, and the kernel has killed a process because memory ran out{_limit(known.machine)}"
-    )
+    return f"The engine ended, and the kernel has killed a process because memory ran out{_limit(context.machine)}"
 
 
-def engine_died_hint(match: re.Match[str], known: HintContext) -> str:
+def engine_died_hint(match: re.Match[str], context: HintContext) -> str:
     """Return what to do about an engine that ended without a word."""
-    if known.machine.was_out_of_memory:
+    if context.machine.was_out_of_memory:
         return FREE_MEMORY
     code = _engine_code(match)
     if code is not None and code < 0:
-        return ending_hint(code, known.machine)
-    limit = _limit(known.machine)
+        return ending_hint(code, context.machine)
+    limit = _limit(context.machine)
     return (
         f"The log does not say why. dmesg tells whether the kernel killed it for lack of memory{limit}; "
         "%vllm logs shows what it did before"
@@ -235,14 +233,14 @@ def not_loaded_hint(match: re.Match[str], _: HintContext) -> str:
     return "Install vLLM again, in an environment of its own"
 
 
-def field(match: re.Match[str], known: HintContext) -> str:
+def field(match: re.Match[str], context: HintContext) -> str:
     """Return the error in a field of vLLM's configuration, with the flag that sets the field."""
-    return f"{_flag(match[1], known)} {match[2]}"
+    return f"{_flag(match[1], context)} {match[2]}"
 
 
-def field_hint(match: re.Match[str], known: HintContext) -> str:
+def field_hint(match: re.Match[str], context: HintContext) -> str:
     """Return a hint with the flag that sets the field, and its value."""
-    return f"Correct {_flag(match[1], known)}{f': it is {match[3]}' if match[3] else ''}"
+    return f"Correct {_flag(match[1], context)}{f': it is {match[3]}' if match[3] else ''}"
 
 
 def ending(exit_code: int | None) -> str:
@@ -273,7 +271,7 @@ def _code(text: str) -> int | None:
     return None if text == "None" else int(text)
 
 
-def _flag(name: str, known: HintContext) -> str:
+def _flag(name: str, context: HintContext) -> str:
     name = name.partition(".")[0]
     flag = f"--{name.replace('_', '-')}"
-    return flag if flag in known.flags else name
+    return flag if flag in context.flags else name

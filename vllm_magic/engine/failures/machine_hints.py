@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.engine.failures.hints import HintContext
 
-NO_WAY = (
+UNREACHABLE_HINT = (
     "Check the network and HTTPS_PROXY, set HF_ENDPOINT to a mirror, or download the model where there is a network "
     "(%vllm pull) and start its folder"
 )
@@ -44,16 +44,16 @@ _CUDA_LIBRARY = re.compile(
 def install(package: str) -> Callable[[re.Match[str], HintContext], str]:
     """Return a hint that installs the package beside vLLM; ``{0}`` in its name is the first group of the match."""
 
-    def hint(match: re.Match[str], known: HintContext) -> str:
-        return f"Install it in vLLM's environment: {known.python} -m pip install {package.format(*match.groups(''))}"
+    def hint(match: re.Match[str], context: HintContext) -> str:
+        return f"Install it in vLLM's environment: {context.python} -m pip install {package.format(*match.groups(''))}"
 
     return hint
 
 
-def check_packages(_: re.Match[str], known: HintContext) -> str:
-    """Return how packages that do not fit together are found."""
+def check_packages(_: re.Match[str], context: HintContext) -> str:
+    """Return how to find packages that do not fit together."""
     return (
-        f"{known.python} -m pip check names what does not fit; else install vLLM again, or another version of it, in an "
+        f"{context.python} -m pip check names what does not fit; else install vLLM again, or another version of it, in an "
         "environment of its own"
     )
 
@@ -66,7 +66,7 @@ def parsers(match: re.Match[str], _: HintContext) -> str:
     )
 
 
-def wrong_call(match: re.Match[str], known: HintContext) -> str:
+def wrong_call(match: re.Match[str], context: HintContext) -> str:
     """Return what to do about a call with arguments that do not fit; classes of transformers change most."""
     if re.search(r"Processor|Tokenizer|Config\b|FeatureExtractor", match[1]):
         return "Install the transformers that the model's page names, or a newer vLLM"
@@ -75,7 +75,7 @@ def wrong_call(match: re.Match[str], known: HintContext) -> str:
             "This attention backend cannot do what the model wants: try a newer vLLM, or another --attention-backend (before vLLM "
             "0.12 --env VLLM_ATTENTION_BACKEND), as the model's page names it"
         )
-    return f"Try a newer vLLM; {check_packages(match, known)}"
+    return f"Try a newer vLLM; {check_packages(match, context)}"
 
 
 def scheme_capability(match: re.Match[str], _: HintContext) -> str:
@@ -105,9 +105,9 @@ def failed_build(match: re.Match[str], _: HintContext) -> str:
     return f"A kernel cannot be compiled{f': {error[0]}' if error else ''}"
 
 
-def shared_memory_full(_: re.Match[str], known: HintContext) -> str:
+def shared_memory_full(_: re.Match[str], context: HintContext) -> str:
     """Return the cause with the size of /dev/shm."""
-    size = known.machine.shared_memory
+    size = context.machine.shared_memory
     return f"/dev/shm is full{f': it has {gib(size, 2)}' if size else ''}"  # noqa: S108 - only a name
 
 
@@ -148,30 +148,28 @@ def missing_weights(match: re.Match[str], _: HintContext) -> str:
     )
 
 
-def missing_module(match: re.Match[str], known: HintContext) -> str:
+def missing_module(match: re.Match[str], context: HintContext) -> str:
     """Return what brings a Python module."""
     if match[1] == "vllm":
-        return f"This Python has no vLLM: {known.python} -m pip install vllm, or --executable names one that has it"
-    return (
-        f"Install the package that has it, beside vLLM: {known.python} -m pip install; or install vLLM again"
-    )
+        return f"This Python has no vLLM: {context.python} -m pip install vllm, or --executable names one that has it"
+    return f"Install the package that has it, beside vLLM: {context.python} -m pip install; or install vLLM again"
 
 
-def too_many_processes(_: re.Match[str], known: HintContext) -> str:
+def too_many_processes(_: re.Match[str], context: HintContext) -> str:
     """Return the cause with the limit."""
-    limit = known.machine.processes
+    limit = context.machine.processes
     return f"No more processes or threads can be made{f': the limit is {limit}' if limit else ''}"
 
 
-def too_many_files(_: re.Match[str], known: HintContext) -> str:
+def too_many_files(_: re.Match[str], context: HintContext) -> str:
     """Return the cause with the limit."""
-    limit = known.machine.files
+    limit = context.machine.files
     return f"vLLM has too many files open{f': the limit is {limit}' if limit else ''}"
 
 
-def no_memory(_: re.Match[str], known: HintContext) -> str:
+def no_memory(_: re.Match[str], context: HintContext) -> str:
     """Return the cause with the container's limit."""
-    limit = known.machine.memory_limit
+    limit = context.machine.memory_limit
     return f"The machine's memory has run out{f': the container may use {gib(limit, 1)}' if limit else ''}"
 
 
@@ -195,7 +193,7 @@ def store_port_taken(match: re.Match[str], _: HintContext) -> str:
 
 
 def store_port(match: re.Match[str], _: HintContext) -> str:
-    """Return how its holder is found; this port is not the server's."""
+    """Return how to find the process that has the port; it is not the server's own port."""
     holder = f"ss -ltnp 'sport = :{match[1]}' shows who has it. " if match[1] else ""
     return f"{holder}It is not the server's own port: remove MASTER_PORT and VLLM_PORT from the environment, or change them"
 
@@ -213,12 +211,12 @@ def memory_came_back(match: re.Match[str], _: HintContext) -> str:
 
 def lora_rank(match: re.Match[str], _: HintContext) -> str:
     """Return the smallest rank that vLLM takes and that suffices."""
-    rank = next((one for one in LORA_RANKS if one >= int(match[1])), None)
+    rank = next((allowed for allowed in LORA_RANKS if allowed >= int(match[1])), None)
     return f"Add --max-lora-rank {rank}" if rank else f"vLLM takes ranks up to {LORA_RANKS[-1]}"
 
 
 def library_missing(match: re.Match[str], _: HintContext) -> str:
-    """Return which library is missing; one of CUDA is of another version of CUDA."""
+    """Return which library is missing. A missing library of CUDA means that a package was built for another CUDA."""
     cuda = _CUDA_LIBRARY.match(match[1])
     wanted = f": what is installed beside vLLM was built for another CUDA ({cuda[1]})" if cuda else ""
     return f"The library {match[1]} is missing{wanted}"
@@ -256,10 +254,10 @@ def weight_without_place(match: re.Match[str], _: HintContext) -> str:
     )
 
 
-def no_way_to(match: re.Match[str], _: HintContext) -> str:
+def host_unreachable(match: re.Match[str], _: HintContext) -> str:
     """Return which host cannot be reached."""
-    host = next(filter(None, match.groups()), "the Hub")
-    return f"There is no way to {host}"
+    host = next(filter(None, match.groups()), "The Hub")
+    return f"{host} cannot be reached"
 
 
 def old_nvcc(match: re.Match[str], _: HintContext) -> str:

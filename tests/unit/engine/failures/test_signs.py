@@ -64,7 +64,7 @@ def test_each_sign_is_tried():
         ("ValueError: LoRA rank 999 is greater than max_lora_rank 16.", "rank 999", "ranks up to 512"),
         (
             "requests.exceptions.ConnectionError: HTTPSConnectionPool(host='hub.example', port=443): Max retries exceeded",
-            "There is no way to hub.example",
+            "hub.example cannot be reached",
             "HF_ENDPOINT",
         ),
         (

@@ -18,15 +18,15 @@ SIGNS = (
     ),
     Sign(  # transformers/utils/hub.py
         r"We couldn't connect to '(\S{1,200}?)' to load the files",
-        "There is no way to {0}",
-        machine_hints.NO_WAY,
+        "{0} cannot be reached",
+        machine_hints.UNREACHABLE_HINT,
     ),
     Sign(  # urllib3, httpx
         r"host=\\?'([\w.-]{1,200})\\?', port=\d{1,5}\): (?:Max retries exceeded|Read timed out)|Failed to resolve '([\w.-]{1,200})'|"
         r"NameResolutionError|\[Errno -\d\] (?:Name or service not known|Temporary failure in name resolution)|"
         r"\[Errno 101\] Network is unreachable",
-        machine_hints.no_way_to,
-        machine_hints.NO_WAY,
+        machine_hints.host_unreachable,
+        machine_hints.UNREACHABLE_HINT,
     ),
     Sign(
         r"429 (?:Client Error|Too Many Requests)",
@@ -103,7 +103,7 @@ SIGNS = (
     Sign(
         r"\b(?:httpx|httpcore|requests\.exceptions|urllib3\.exceptions|aiohttp\.\w{1,30})\.(\w{1,60})",
         "The connection to the Hub has failed ({0})",
-        machine_hints.NO_WAY,
+        machine_hints.UNREACHABLE_HINT,
         general=True,
     ),
     Sign(  # huggingface_hub/utils/_validators.py
