@@ -213,7 +213,7 @@ KNOWN = {
     ),
     "bad port": (
         ("OverflowError: bind(): port must be 0-65535.",),
-        "The port is none: it must be 0 to 65535",
+        "The number of the port is not valid",
         "Use 1 to 65535, or leave --port out for a free one",
     ),
     "no folder": (

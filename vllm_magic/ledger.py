@@ -151,11 +151,11 @@ class Entry:
         """The living guards that the record names; () for a server whose pids are not valid here."""
         if self.record is None or self.condition is Condition.FOREIGN:
             return ()
-        return tuple(one.identity for one in _guards(self.record))
+        return tuple(guard.identity for guard in _guards(self.record))
 
     @property
     def are_guards_stopped(self) -> bool:
-        """Whether it has living guards, all of which are stopped by a signal or a debugger."""
+        """Whether the server has living guards, all of which are stopped by a signal or a debugger."""
         if self.record is None or self.condition is Condition.FOREIGN:
             return False
         return _are_stopped(_guards(self.record))
@@ -342,7 +342,7 @@ def write_record(folder: Path, record: Record) -> None:
 def known_processes(folder: Path) -> list[Identity]:
     """Return the processes that the guards have seen below them; empty if they cannot be read."""
     try:
-        return [Identity(*one) for one in disk.call(folder, records.read_known_processes, str(folder))]
+        return [Identity(*pair) for pair in disk.call(folder, records.read_known_processes, str(folder))]
     except OSError:
         return []
 
@@ -389,10 +389,10 @@ def kept_logs() -> list[tuple[str, str, Path]]:
 def _kept_logs(root: Path) -> list[tuple[str, str, Path]]:
     try:
         with os.scandir(root / LOGS) as found:
-            logs = [one for one in found if one.is_file(follow_symlinks=False)]
+            logs = [entry for entry in found if entry.is_file(follow_symlinks=False)]
     except OSError:
         return []
-    named = [(_KEPT_LOG.fullmatch(one.name), Path(one.path)) for one in logs]
+    named = [(_KEPT_LOG.fullmatch(entry.name), Path(entry.path)) for entry in logs]
     return [(match["name"], match["id"], path) for match, path in named if match]
 
 
@@ -417,7 +417,9 @@ def _members(folder: Folder, record: Record) -> list[Process]:
     known = known_processes(folder.path)
     if marks.is_sealed(folder.mark):  # a record can be edited; a hidden process is never signalled
         known = [
-            one for one in known if one.start == processes.HIDDEN or marks.is_marked(one.pid, folder.mark)
+            identity
+            for identity in known
+            if identity.start == processes.HIDDEN or marks.is_marked(identity.pid, folder.mark)
         ]
     return marks.members(folder.mark, _leader(folder, record), known)
 
@@ -443,11 +445,11 @@ def _is_kept(record: Record) -> bool:
 def _guards(record: Record) -> list[Process]:
     """Return the living guards that the record names."""
     named = [Identity(*guard) for guard in (record.outer, record.inner) if guard]
-    return [now for one in named if (now := processes.living(one))]
+    return [guard for identity in named if (guard := processes.living(identity))]
 
 
 def _are_stopped(guards: Collection[Process]) -> bool:
-    return bool(guards) and all(one.state in processes.STOPPED_STATES for one in guards)
+    return bool(guards) and all(guard.state in processes.STOPPED_STATES for guard in guards)
 
 
 def _has_time(record: Record) -> bool:

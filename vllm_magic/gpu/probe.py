@@ -51,15 +51,14 @@ class Probe:
         self._start_timeout = start_timeout
         self._env = env
         self._closing = False
-        self._lock = threading.Lock()  # guards all below
-        self._request_under_way: Latch | None = (
-            None  # set when the caller of the request does not wait any more
-        )
+        self._lock = threading.Lock()  # protects all attributes below
+        # The latch of the request that is under way. It is set when the caller of the request does not wait any more.
+        self._request_under_way: Latch | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._owner = 0  # the pid of the process that started the child
         self._has_answered = False  # whether the child has answered a request
         self._unanswered_since: float | None = None  # the time of the request that has no reply yet
-        self._received = b""  # of the reply
+        self._received = b""  # the part of the reply that has arrived
         self._next_attempt = 0.0  # by `time.monotonic`
         self._hang_problem = ""
 
@@ -70,7 +69,7 @@ class Probe:
         return child.pid if child else None
 
     def snapshot(self, timeout: float = 5.0, *, may_start: bool = True) -> Snapshot:
-        """Return the GPUs as they are now. Without an answer, it has no GPUs, and its `Snapshot.problem` says why.
+        """Return the GPUs as they are now. Without an answer, the snapshot has no GPUs, and `Snapshot.problem` says why.
 
         This raises no error. A request takes at most `timeout`, or `start_timeout` for the first answer of a new process. The
         call may first wait as long for the request of another thread. After a hang, the driver is not asked for
@@ -101,7 +100,7 @@ class Probe:
             if time.monotonic() < self._next_attempt:
                 return _no_gpus(self._hang_problem)
             if not may_start and not self.is_warm:
-                return _no_gpus("the NVIDIA driver was not asked, since that would take its time")
+                return _no_gpus("the NVIDIA driver was not asked, since the first answer may take seconds")
             return self._ask(timeout, interrupted, patient=may_start)
         except (_ProbeFailedError, OSError, ValueError) as error:
             return _no_gpus(str(error))

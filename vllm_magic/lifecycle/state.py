@@ -80,9 +80,8 @@ DOWNLOAD_INTERVAL = 0.5  # seconds between readings of the progress of a downloa
 # Seconds from the end of a process to the check whether the server goes on without its engine; vLLM takes 3 to 7 s to end itself.
 ENGINE_CHECK_DELAY = 10.0
 DRAIN_INTERVAL = 0.25  # seconds between readings of the server's use while requests finish
-START_LIMIT = (
-    60.0  # seconds for the guards to report that the leader runs; usually they need less than one second
-)
+# Seconds for the guards to report that the leader runs; usually they need less than one second.
+START_LIMIT = 60.0
 ANSWER_LIMIT = 5.0  # seconds for a guard to report that a release has begun, until it counts as hung
 
 
@@ -268,7 +267,7 @@ class StateMachine:
                 actions = (NotifyLeaderStarted(leader), *self._progress(Progress(self._first)))
                 return (*actions, WatchGuards(self.state.guards))
             case KnownProcesses():
-                return (KnowProcesses(tuple(Identity(*one) for one in message.known)),)
+                return (KnowProcesses(tuple(Identity(*pair) for pair in message.known)),)
             case Stopping():
                 return self._on_stopping(message, at)
         return ()

@@ -35,13 +35,15 @@ def report_left(job: str, workers: Sequence[int]) -> str:
     while True:
         sweep(manager.probe)
         left = [entry for entry in ledger.entries() if entry.record and entry.record.name == job]
-        there = {pid for pid in workers if processes.title(pid).startswith(ACTORS)}
+        living = {pid for pid in workers if processes.title(pid).startswith(ACTORS)}
         now = manager.gpus()
-        there |= {one.pid for gpu in now.gpus for one in gpu.processes or () if one.pid in workers}
-        if not (left or there) or time.monotonic() >= deadline:
+        living |= {
+            process.pid for gpu in now.gpus for process in gpu.processes or () if process.pid in workers
+        }
+        if not (left or living) or time.monotonic() >= deadline:
             break
         pause.wait(POLL_INTERVAL)
-    pids = [*sorted(there), *(one.identity.pid for entry in left for one in entry.processes)]
+    pids = [*sorted(living), *(process.identity.pid for entry in left for process in entry.processes)]
     return wire.line(wire.REPORTED, left=pids, folders=len(left), gpus=gpu_json.pack(now))
 
 

@@ -42,7 +42,7 @@ def is_json(text: str, *, with_amounts: bool = False) -> bool:
 def suggestion(text: str) -> str | None:
     """Return the JSON that the user probably meant, quoted for a shell; None if it is not known.
 
-    It is known for JSON whose quotation marks a shell removed, for Python's notation, and for ``image=2,video=1``.
+    There is a suggestion for JSON whose quotation marks a shell removed, for Python's notation, and for ``image=2,video=1``.
     """
     text = text.strip().translate(_STRAIGHT)
     if not text or len(text) > LONGEST:
@@ -53,7 +53,7 @@ def suggestion(text: str) -> str | None:
 
 
 def _from_python(text: str) -> Any:
-    """Return the value of the text as a literal of Python; None if the text is none."""
+    """Return the value of the text as a literal of Python; None if the text is not a literal."""
     try:
         found = ast.literal_eval(text)
         json.dumps(found, allow_nan=False)

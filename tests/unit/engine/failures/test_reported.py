@@ -67,7 +67,7 @@ SAID = {
     ),
     "no_llm": ("module vllm has no LLM: it is damaged", "Install vLLM again"),
     "fa3_c": ("module vllm.vllm_flash_attn has no _vllm_fa3_C: it is damaged", "Install vLLM again"),
-    "address": ("does not have the address", "--host"),
+    "address": ("this machine does not have it", "--host"),
     "w1_bias": (
         "FusedMoEModularKernel.forward() got an unexpected keyword argument 'w1_bias'",
         "another version",
@@ -140,7 +140,7 @@ SAID = {
     "sinks": ("cannot do this model's attention (sinks)", "--attention-backend TRITON_ATTN"),
     "long_int": ("numbers of the type Int where it takes Long", "--attention-backend"),
     "mm_item": ("up to 2496 tokens, and a step takes 512", "--max-num-batched-tokens 2496"),
-    "mm_limit": ("takes the model for one of text alone", "a newer vLLM"),
+    "mm_limit": ("takes the model for a text model", "a newer vLLM"),
     "tensor_size": ("The size of tensor a (2048) must match", "Worker_TP0 raised it loading the weights"),
     "xpu_memory": ("This Intel GPU does not tell", "oneAPI"),
     "kv_tokens": ("131072 tokens, and the KV cache takes 39024", "--max-model-len to 39024"),

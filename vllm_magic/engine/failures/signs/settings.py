@@ -34,7 +34,7 @@ SIGNS = (
     Sign(  # vllm/entrypoints/chat_utils.py
         r"The supplied chat template \((.{1,300}?)\) looks like a file path, but it failed to be opened",
         "There is no chat template {0}",
-        "Check the path behind --chat-template",
+        "Check the path after --chat-template",
     ),
     Sign(
         r"does not support LoRA|LoRA is not supported for this model",
@@ -53,7 +53,7 @@ SIGNS = (
     ),
     Sign(  # vllm/lora/lora_model.py
         r"While loading (\S{1,300}?), expected target modules in .{1,500}? but received (.{1,300}?)\. Please verify",
-        "The adapter {0} changes modules that this model has not, or that vLLM cannot change: {1}",
+        "The adapter {0} changes modules that this model does not have, or that vLLM cannot change: {1}",
         "Check that it was trained for this model, or merge it into the model (merge_and_unload in peft)",
     ),
     Sign(  # vllm/config/speculative.py
@@ -63,7 +63,7 @@ SIGNS = (
     ),
     Sign(  # vllm/config/compilation.py
         r"Can't determine cudagraph shapes that are both a multiple of (\d{1,9}) .{1,100}? and (\d{1,9})",
-        "No batch size is a multiple of {0} (speculative tokens and one) and of {1} (GPUs) as well",
+        "No batch size is a multiple of {0} (the speculative tokens plus 1) and of {1} (GPUs)",
         "Change num_speculative_tokens in --speculative-config, or --tensor-parallel-size",
     ),
     Sign(
@@ -74,7 +74,7 @@ SIGNS = (
     ),
     Sign(
         r"port must be 0-65535",
-        "The port is none: it must be 0 to 65535",
+        "The number of the port is not valid",
         "Use 1 to 65535, or leave --port out for a free one",
     ),
     Sign(  # vllm/config/model.py
@@ -105,11 +105,11 @@ SIGNS = (
     Sign(  # vllm/exceptions.py
         r"Loading lora (\S{1,100}) failed: No adapter found for (.{1,300}?)[\"\]]{0,3}$",
         "There is no adapter in {1}",
-        "Check the path behind --lora-modules: the folder needs adapter_config.json and adapter_model.safetensors",
+        "Check the path after --lora-modules: the folder needs adapter_config.json and adapter_model.safetensors",
     ),
     Sign(
         r"\[Errno 99\] (?:Cannot|error while attempting to bind on).{0,100}",
-        "This machine does not have the address that is to be listened on",
+        "The server cannot listen on its address: this machine does not have it",
         "Leave --host out, or set it to 127.0.0.1 or 0.0.0.0; VLLM_HOST_IP must be an address of this machine too",
     ),
     Sign(  # vllm/v1/core/kv_cache_utils.py
@@ -124,7 +124,7 @@ SIGNS = (
     ),
     Sign(  # vllm/config/model.py
         r"`limit_mm_per_prompt` is only supported for multimodal models",
-        "--limit-mm-per-prompt is given, and this vLLM takes the model for one of text alone",
+        "--limit-mm-per-prompt is given, and this vLLM takes the model for a text model",
         "Leave it out; if the model takes images, a newer vLLM or transformers knows it",
     ),
     Sign(  # vllm/reasoning/abs_reasoning_parsers.py, vllm/tool_parsers/abstract_tool_parser.py
