@@ -109,7 +109,7 @@ def kept(manager: Manager, controller: Controller, views: Forgetful) -> Kept:
         gc.collect()
         sizes.append(tracemalloc.get_traced_memory()[0])
         descriptors.append(open_files())
-        threads.append(frozenset(f"{thread.ident} {thread.name}" for thread in threading.enumerate()))
+        threads.append(frozenset(f"{thread.native_id} {thread.name}" for thread in threading.enumerate()))
     return Kept(min(sizes), frozenset.intersection(*descriptors), frozenset.intersection(*threads))
 
 
