@@ -28,7 +28,7 @@ _ADVICE = re.compile(
     r"Install|Upgrade|Update|Check|Specify|Remove|Disable|Enable|Run|Choose)\b(?!.{0,200}(?:stack trace|an issue\b|issues/)))"
 )
 # Advice that says what to look at, and not what to do.
-_WEAK = re.compile(r"(?:[Pp]lease |You (?:should|may) )?(?:[Cc]heck|[Ee]nsure|[Vv]erify|[Mm]ake sure)\b")
+_WEAK = re.compile(r"(?i:(?:please |you (?:should|may) )?(?:check|ensure|verify|make sure)\b)")
 # For each feature, a pattern for its name in messages, and its flag.
 _FEATURES = (
     (r"prefix.cach", "--enable-prefix-caching"),
