@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import checkpoints
@@ -117,39 +116,6 @@ def test_the_first_start_has_them_read(manager, spec, tmp_path, monkeypatch, tra
     manager.start(spec(executable=path), timeout=60)
     until(lambda: flag_table.load(path), "the table is not built")
     manager.stop_all()
-    flag_reading.end()
-    traces.check()
-
-
-@pytest.mark.parametrize("flag", ["--strange", "--dtype=float99"])
-def test_the_first_start_is_refused_too(manager, spec, tmp_path, monkeypatch, traces, flag):
-    """The flags of this vLLM are being read while the start waits for them. Nothing was launched."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("VLLM_MAGIC_CACHE", raising=False)
-    path = str(stand_in.install_environment(tmp_path / "environment"))
-    with pytest.raises(InvalidOption, match=flag.partition("=")[0]):
-        manager.start(spec("tiny", flag, executable=path), timeout=60)
-    flag_reading.end()
-    traces.check()
-
-
-def test_a_stop_ends_the_wait_for_the_flags(manager, spec, tmp_path, monkeypatch, traces):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("VLLM_MAGIC_CACHE", raising=False)
-    path = stand_in.install_environment(tmp_path / "environment")
-    begun = threading.Event()
-    wait = flag_reading.wait
-
-    def note(path, limit, cancelled):
-        begun.set()
-        wait(path, limit, cancelled)
-
-    monkeypatch.setattr(flag_reading, "wait", note)
-    server = manager.start(spec("tiny", "--strange", executable=str(path)), wait=False).server
-    assert begun.wait(60)
-    server.stop()
-    assert server.state.over
-    assert server.pid is None
     flag_reading.end()
     traces.check()
 

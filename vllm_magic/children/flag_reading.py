@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import select
 import subprocess
 import threading
 import time
@@ -16,11 +14,9 @@ from vllm_magic.children import flag_watch
 from vllm_magic.children.watched import WatchedProcess
 from vllm_magic.engine import cache, executable
 from vllm_magic.engine.flags import flag_table
-from vllm_magic.linux import pidfd_calls
 
 if TYPE_CHECKING:
     from vllm_magic.engine.flags.flag_table import FlagTable
-    from vllm_magic.linux.eventfd import Cancellation
 
 READ_LIMIT = 900.0  # seconds; reading takes long from a cold disk, and on a busy machine
 RENEWAL = 600.0  # seconds after which the flags are read again if the last result has become invalid
@@ -64,24 +60,6 @@ def table(path: str) -> FlagTable | None:
         finally:
             _beginning.release()
     return flag_table.load(path)
-
-
-def wait(path: str, limit: float, cancelled: Cancellation) -> None:
-    """Wait until the reading of these flags that is under way has ended, for ``limit`` seconds at most, or until cancelled."""
-    attempt = _attempts.get(path)
-    if attempt is None or attempt.process.has_ended():
-        return
-    try:
-        reader = pidfd_calls.open_pid(attempt.process.process.pid)
-    except OSError:  # it has just ended, or no descriptor is free
-        return
-    try:
-        poller = select.poll()
-        poller.register(reader, select.POLLIN)
-        poller.register(cancelled.wake, select.POLLIN)
-        poller.poll(limit * 1000)
-    finally:
-        os.close(reader)
 
 
 def _begin(path: str, python: tuple[str, ...]) -> None:

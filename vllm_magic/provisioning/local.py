@@ -10,7 +10,7 @@ from vllm_magic.children import flag_reading
 from vllm_magic.engine import command as commands
 from vllm_magic.engine import executable, versions
 from vllm_magic.engine.flags import flag_table
-from vllm_magic.engine.start_checks import checks, well_known
+from vllm_magic.engine.start_checks import checks
 from vllm_magic.gpu import locks
 from vllm_magic.guard.ladder import GRACE, PATIENCE
 from vllm_magic.provisioning.base import Launched, Provisioner
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from vllm_magic.linux.eventfd import Cancellation
     from vllm_magic.provisioning.base import Prepared
     from vllm_magic.provisioning.launch import GpuSelection
-
-
-FLAGS_LIMIT = 30.0  # seconds to wait for the flags of this vLLM; reading them takes ten
 
 
 def stop_times(spec: ServerSpec, environ: Mapping[str, str]) -> tuple[float, float]:
@@ -74,11 +71,8 @@ class LocalProvisioner(Provisioner):
     def __init__(self, spec: ServerSpec, environ: Mapping[str, str], probe: Probe) -> None:
         self.command = commands.build(spec)
         path = self.command.argv[0]
-        self._are_flags_checked = checks.are_flags_checked(spec, environ, path) or well_known.are(
-            spec.all_args
-        )
         checks.check(spec, environ, path)
-        flag_reading.table(path)  # begins to read the flags, if they are not known
+        flag_reading.table(path)  # begins to read the flags, for the next start
         self.stop_grace, self.stop_patience = stop_times(spec, environ)
         self.stops_at_exit = not spec.keep
         self.standby = StandbySpec.of(spec, path, environ)
@@ -92,16 +86,7 @@ class LocalProvisioner(Provisioner):
         return None if selection is None else self.execute(selection)
 
     def select_gpus(self, cancelled: Cancellation, news: Callable[[str], None]) -> GpuSelection | None:
-        """Wait until no release is under way on the GPUs, and choose GPUs; return None when cancelled. Errors as `launch`.
-
-        With a vLLM whose flags are still being read, wait for them first: a wrong flag costs seconds then, and not the minute
-        in which vLLM finds it.
-        """
-        if not self._are_flags_checked:
-            flag_reading.wait(self.command.argv[0], FLAGS_LIMIT, cancelled)
-            if cancelled.event.is_set():
-                return None
-            checks.check_flags(self._preparation.spec, self._preparation.environ, self.command.argv[0])
+        """Wait until no release is under way on the GPUs, and choose GPUs; return None when cancelled. Errors as `launch`."""
         selection = self._preparation.select_gpus(cancelled)
         if selection is not None and selection.baseline.gpus and (problem := locks.lock_problem()):
             news(f"{problem}.")

@@ -100,26 +100,6 @@ def check(
         check_start(start)
 
 
-def are_flags_checked(spec: ServerSpec, environ: Mapping[str, str], path: str) -> bool:
-    """Whether `check` knows the flags of this vLLM, so that it has checked those of the spec; True if it never does.
-
-    Arguments as for `check`.
-    """
-    start = PlannedStart(spec, environ, path)
-    return spec.force or start.is_omni or start.may_be_another_vllm or start.table is not None
-
-
-def check_flags(spec: ServerSpec, environ: Mapping[str, str], path: str) -> None:
-    """Make the checks of the flags alone, after `check` was called while the flags of this vLLM were not known.
-
-    Arguments as for `check`.
-
-    Raises:
-        InvalidOption: vLLM would refuse some flags or their values.
-    """
-    _check_flags(PlannedStart(spec, environ, path))
-
-
 def check_gpus(spec: ServerSpec, environ: Mapping[str, str], path: str, now: Snapshot) -> None:
     """Refuse a start that cannot succeed on these GPUs, after `check` was called without them.
 

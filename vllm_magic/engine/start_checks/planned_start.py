@@ -58,22 +58,17 @@ class PlannedStart:
         self.snapshot = snapshot
         self.freed_ports = freed_ports
 
-    @property
-    def may_be_another_vllm(self) -> bool:
-        """Whether a variable of --env may select another vLLM than the executable shows."""
-        return flag_table.may_select_another(self.spec.env)
-
     @functools.cached_property
     def table(self) -> FlagTable | None:
         """All flags of this vLLM; None if they are not known for certain."""
-        if self.executable is None or self.may_be_another_vllm:
+        if self.executable is None or flag_table.may_select_another(self.spec.env):
             return None
         return flag_table.load(self.executable, certain=True)
 
     @functools.cached_property
     def version(self) -> str:
         """The version of this vLLM; "" if it is not known."""
-        if self.executable is None or self.may_be_another_vllm:
+        if self.executable is None or flag_table.may_select_another(self.spec.env):
             return ""
         return self.table.version if self.table else programs.version(self.executable) or ""
 
