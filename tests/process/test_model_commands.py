@@ -93,4 +93,4 @@ def test_a_benchmark(shell, executable, tmp_path):
     assert "None of the requests of vllm bench serve has succeeded" in said(
         shell, "%vllm bench --seed 1 --num-prompts 7"
     )
-    assert "There is no server none" in said(shell, "%vllm bench none")
+    assert "No server is called none" in said(shell, "%vllm bench none")
