@@ -487,6 +487,14 @@ KNOWN = {
         "vLLM finds no GPU that it can use",
         "Check CUDA_VISIBLE_DEVICES and the driver: %vllm doctor tells what is wrong",
     ),
+    "no device, the wheel of 0.33 for CUDA": (
+        (
+            "Failed to import from vllm._C: ModuleNotFoundError(\"No module named 'vllm._C'\")",
+            "RuntimeError: Failed to infer device type, please set the environment variable",
+        ),
+        "vLLM finds no GPU that it can use",
+        "Check CUDA_VISIBLE_DEVICES and the driver: %vllm doctor tells what is wrong",
+    ),
     "init timeout": (
         (
             (

@@ -44,8 +44,8 @@ SIGNS = (
         "The C++ library that is found first is too old: {0} is missing in it",
         "If it is conda's library: conda install -c conda-forge libstdcxx-ng, or remove its folder from LD_LIBRARY_PATH",
     ),
-    Sign(
-        r"No module named 'vllm\._C(?:_\w{1,40})?'|operator _C::\w{1,100} does not exist",
+    Sign(  # not the warning "Failed to import from vllm._C: ModuleNotFoundError(...)": 0.33 for CUDA gives it wherever it sees no GPU
+        r"(?<!\(\")No module named 'vllm\._C(?:_\w{1,40})?'|operator _C::\w{1,100} does not exist",
         "The compiled part of vLLM cannot be loaded",
         "Install vLLM again, as a wheel for this machine and Python; do not start it in a folder with vLLM's source",
     ),
