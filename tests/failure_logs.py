@@ -574,7 +574,7 @@ KNOWN = {
             "vLLM's compiled part vllm._C cannot be loaded: libamdhip64.so.6: cannot open shared object file: "
             "No such file or directory"
         ),
-        "Install what has libamdhip64.so.6, or a vLLM that was built for this machine",
+        "Install the package that has libamdhip64.so.6, or a vLLM that was built for this machine",
     ),
     "a compiled part that is not there": (
         ("AttributeError: '_OpNamespace' '_C' object has no attribute 'rms_norm'",),

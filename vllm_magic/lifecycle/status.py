@@ -77,7 +77,7 @@ class LifecycleStatus:
 
     Attributes:
         server: the name of the server.
-        state: the state in its life.
+        state: the state, such as starting or ready.
         progress: the stage of its start.
         folder: its private folder; None before the folder exists.
         leader: its first process; None before the process runs.
@@ -122,7 +122,7 @@ class LifecycleStatus:
         return self if self.state.over else self.reopened(at)
 
     def reopened(self, at: float) -> LifecycleStatus:
-        """Return the status after a stop was requested again, since the earlier release was not proved."""
+        """Return the status after a request to stop, also for a server that is over, whose release was not proved."""
         return self._entered(ServerState.STOPPING, at, is_stop_requested=True)
 
     def given_up(self, at: float) -> LifecycleStatus:

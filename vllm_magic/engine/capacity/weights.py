@@ -100,7 +100,7 @@ def of_files(sizes: Iterable[int]) -> Weights:
 def of_tensors(tensors: Iterable[Tensor]) -> Weights:
     """Return weights of which each tensor is known."""
     known = tuple(tensors)
-    return Weights(sum(one.size for one in known), known, "the headers of the safetensors files")
+    return Weights(sum(tensor.size for tensor in known), known, "the headers of the safetensors files")
 
 
 def tensor(name: str, dtype: object, shape: Any) -> Tensor:
@@ -128,8 +128,8 @@ def header(path: Path) -> list[Tensor]:
         raise NoEstimate(f"the header of {path.name} is longer than {LONGEST_HEADER} bytes.")
     described = _described(path, length, room)
     described.pop("__metadata__", None)
-    tensors = [_checked(name, one, path.name) for name, one in described.items()]
-    if sum(one.size for one in tensors) > room:
+    tensors = [_checked(name, fields, path.name) for name, fields in described.items()]
+    if sum(tensor.size for tensor in tensors) > room:
         raise NoEstimate(f"{path.name} claims more tensors than it holds.")
     return tensors
 
@@ -216,7 +216,7 @@ def files_by_tensor(folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
     """
     index = read_json(folder / INDEX, LARGEST_INDEX)
     where = index.get("weight_map")
-    if not isinstance(where, dict) or not where or not all(isinstance(one, str) for one in where.values()):
+    if not isinstance(where, dict) or not where or not all(isinstance(name, str) for name in where.values()):
         raise NoEstimate(f"{INDEX} does not say which files hold the weights.")
     return where, index
 
@@ -225,7 +225,7 @@ def _of_index(folder: Path, there: Container[str]) -> Weights:
     """Return the weights in the files that the index names. Other files, such as Mistral's consolidated ones, are not loaded."""
     where, index = files_by_tensor(folder)
     names = sorted(set(where.values()))
-    return _of_headers(folder, names) if all(one in there for one in names) else _of_total(index)
+    return _of_headers(folder, names) if all(name in there for name in names) else _of_total(index)
 
 
 def _of_total(index: Mapping[str, Any]) -> Weights:
@@ -240,4 +240,4 @@ def _of_total(index: Mapping[str, Any]) -> Weights:
 def _of_headers(folder: Path, names: list[str]) -> Weights:
     if len(names) > MOST_FILES:
         raise NoEstimate(f"{len(names)} safetensors files are no model that is known here.")
-    return of_tensors(one for name in names for one in header(folder / name))
+    return of_tensors(tensor for name in names for tensor in header(folder / name))

@@ -36,11 +36,10 @@ class OpenClients:
 
     def close(self) -> None:
         """Close the clients. Called when the server has ended."""
-        for one in list(self._clients):
-            with suppress(
-                Exception
-            ):  # httpx may raise any error if another thread is in the middle of a request
-                one.close()
+        for client in list(self._clients):
+            # httpx may raise any error if another thread is in the middle of a request.
+            with suppress(Exception):
+                client.close()
         self._clients.clear()
 
 

@@ -128,7 +128,8 @@ def revisions(match: re.Match[str], _: HintContext) -> str:
 def parallel_sizes(match: re.Match[str], _: HintContext) -> str:
     """Return the tensor parallel sizes that divide the attention heads."""
     heads, size = int(match[1]), int(match[2])
-    *others, last = [str(one) for one in range(1, max(1, min(2 * size, MOST_GPUS)) + 1) if heads % one == 0]
+    candidates = range(1, max(1, min(2 * size, MOST_GPUS)) + 1)
+    *others, last = [str(candidate) for candidate in candidates if heads % candidate == 0]
     return f"Set --tensor-parallel-size to {', '.join(others)}{' or ' if others else ''}{last}"
 
 
@@ -184,7 +185,7 @@ def process_hint(match: re.Match[str], context: HintContext) -> str:
 
 
 def engine_died(match: re.Match[str], context: HintContext) -> str:
-    """Return that the engine ended without a word, and whether a process was killed for memory meanwhile."""
+    """Return the cause for an engine that ended without an error in the log: how, or that memory ran out."""
     if not context.machine.was_out_of_memory:
         code = _engine_code(match)
         how = f" {ending(code)}" if code is not None and code < 0 else ""
@@ -193,7 +194,7 @@ def engine_died(match: re.Match[str], context: HintContext) -> str:
 
 
 def engine_died_hint(match: re.Match[str], context: HintContext) -> str:
-    """Return what to do about an engine that ended without a word."""
+    """Return what to do about an engine that ended without an error in the log."""
     if context.machine.was_out_of_memory:
         return FREE_MEMORY
     code = _engine_code(match)
@@ -229,7 +230,7 @@ def not_loaded_hint(match: re.Match[str], _: HintContext) -> str:
             "This machine's libstdc++ is too old for this build of vLLM: install a newer one, or another vLLM"
         )
     if missing := re.match(r"(\S{1,300}): cannot open shared object file", reason):
-        return f"Install what has {missing[1]}, or a vLLM that was built for this machine"
+        return f"Install the package that has {missing[1]}, or a vLLM that was built for this machine"
     return "Install vLLM again, in an environment of its own"
 
 
