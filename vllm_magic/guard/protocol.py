@@ -111,7 +111,7 @@ class Stop(NamedTuple):
 
 
 class ServerReady(NamedTuple):
-    """It has no fields."""
+    """The server is ready. This message has no fields."""
 
 
 class Attach(NamedTuple):

@@ -37,4 +37,4 @@ class OwnListener:
 
     def _pids(self) -> list[int]:
         leader = self._leader()
-        return [one.identity.pid for one in sessions.server_members(leader)] if leader else []
+        return [process.identity.pid for process in sessions.server_members(leader)] if leader else []

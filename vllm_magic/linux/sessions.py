@@ -1,7 +1,7 @@
 """Find the sessions and the descendants of given processes without reading every process of the machine.
 
 A process is in the session of its parent, or in a session that it made itself, whose number is its own pid (setsid(2)). So
-the members of a session are below a process only if the session's maker is, and it is enough to read the maker. The
+if the maker of a session is no descendant of a process, no member of the session is, and only the maker has to be read. The
 session of a process comes from a system call, which takes a twentieth of the time that a file in /proc takes.
 """
 
