@@ -63,7 +63,7 @@ def run(
         VllmMagicError: the benchmark could not be run, or has failed.
         RequestFailed: the server has ended.
     """
-    for word in args:  # vLLM accepts the beginning of a flag for the flag
+    for word in args:  # vLLM accepts abbreviated flags
         if own := abbreviations.begin_with(plain(word.partition("=")[0]), OWN):
             raise VllmMagicError(f"{own[0]} is set for the server that is measured. Leave it out.")
     verify()

@@ -96,7 +96,7 @@ class SleepMode:
 
     @property
     def available(self) -> bool:
-        """Whether the server was started in vLLM's sleep mode."""
+        """Whether the server was started with ``--enable-sleep-mode``."""
         return flags.has(self._spec.all_args, commands.SLEEP)
 
     @property

@@ -1,4 +1,4 @@
-"""The cause and the hint for an error without a sign: its message, vLLM's advice, the flags, the process, and the place."""
+"""The cause and the hint for an error that no `Sign` describes: its message, vLLM's advice, the flags, the process, and the place."""
 
 from __future__ import annotations
 
