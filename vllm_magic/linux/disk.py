@@ -3,7 +3,7 @@
 A network file system whose server is gone, or a FUSE file system whose program waits for a network, lets a system call wait
 as long as the disk is silent, and often not even SIGKILL ends the process (request_wait_answer in Linux's
 fs/fuse/dev.c). A thread that waits so keeps its process from ending, and the process's descriptors open: a kernel could not
-be restarted, and the guards would not hear of its end. So on such a file system the functions are called in another
+be restarted, and the guards would not notice its end. So on such a file system the functions are called in another
 process (`disk_child`), and the caller stops waiting when the time is over. On a local file system, they are called directly.
 """
 
@@ -216,8 +216,8 @@ def may_hang(path: str | os.PathLike[str]) -> bool:
     known = _kinds.get(path)
     now = time.monotonic()
     if known is None or now >= known[0]:
-        for other in [one for one, (until, _) in list(_kinds.items()) if now >= until]:
-            _kinds.pop(other, None)
+        for expired in [other for other, (until, _) in list(_kinds.items()) if now >= until]:
+            _kinds.pop(expired, None)
         _kinds[path] = known = (now + KNOWN_FOR, _may_hang(path))
     return known[1]
 
@@ -278,11 +278,11 @@ def _parts(path: str) -> list[str]:
 
 def _is_silent(path: str) -> bool:
     """Whether a process still waits for the disk of this path, by the path or a folder above it that was used."""
-    for one in list(_silent):
-        if one.process.has_ended:
+    for silent in list(_silent):
+        if silent.process.has_ended:
             with contextlib.suppress(ValueError):  # another thread was faster
-                _silent.remove(one)
-        elif path == one.path or path.startswith(f"{one.path}/"):
+                _silent.remove(silent)
+        elif path == silent.path or path.startswith(f"{silent.path}/"):
             return True
     return False
 

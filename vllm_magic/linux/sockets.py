@@ -98,10 +98,12 @@ def _belong(found: list[_Socket], pids: Iterable[int]) -> bool:
     """Whether there are any sockets, and all of them belong to these processes."""
     ours = set(pids)
     held = _held(ours) if found else set()
-    others = [one for one in found if one.link not in held]
+    others = [entry for entry in found if entry.link not in held]
     if others:
         hidden = {details.uid(pid) for pid in ours if hides_files(pid)}
-        if not all(one.uid in hidden for one in others) or _held(all_pids()) & {one.link for one in others}:
+        if not all(entry.uid in hidden for entry in others) or _held(all_pids()) & {
+            entry.link for entry in others
+        }:
             return False
     return bool(found)
 
@@ -119,12 +121,12 @@ def _nearest(address: str, port: int) -> list[_Socket] | None:
     found = _listening()
     if found is None:
         return None
-    four = ipaddress.ip_address(address).version == 4  # noqa: PLR2004 - IPv4
-    every = "0.0.0.0"  # noqa: S104 - to find sockets that listen on it
-    mapped = [(one, f"::ffff:{one}") for one in (address, every)]
-    for nearest in (*mapped, ("::",)) if four else ((address,), ("::",)):
-        names = {_name(one) for one in nearest}
-        near = [one for one in found if one.port == port and one.address in names]
+    is_ipv4 = ipaddress.ip_address(address).version == 4  # noqa: PLR2004
+    any_ipv4 = "0.0.0.0"  # noqa: S104 - to find sockets that listen on it
+    mapped = [(name, f"::ffff:{name}") for name in (address, any_ipv4)]
+    for nearest in (*mapped, ("::",)) if is_ipv4 else ((address,), ("::",)):
+        names = {_name(name) for name in nearest}
+        near = [entry for entry in found if entry.port == port and entry.address in names]
         if near:
             return near
     return []
@@ -133,19 +135,19 @@ def _nearest(address: str, port: int) -> list[_Socket] | None:
 def listeners(ports: Iterable[int], pids: Iterable[int]) -> list[Listener]:
     """Return the listening sockets of these ports, with an entry for each of the processes ``pids`` that has the socket."""
     wanted = set(ports)
-    sockets = {one.inode: one for one in _listening() or () if one.port in wanted}
-    links = {one.link: inode for inode, one in sockets.items()}
+    sockets = {entry.inode: entry for entry in _listening() or () if entry.port in wanted}
+    links = {entry.link: inode for inode, entry in sockets.items()}
     holders: dict[str, set[int]] = {inode: set() for inode in sockets}
     for pid in pids if links else ():
         for link in links.keys() & set(open_files(pid).values()):
             holders[links[link]].add(pid)
     return sorted(
         {
-            Listener(one.port, pid, one.uid)
-            for inode, one in sockets.items()
+            Listener(entry.port, pid, entry.uid)
+            for inode, entry in sockets.items()
             for pid in holders[inode] or (None,)
         },
-        key=lambda one: (one.port, one.pid or 0, one.uid),
+        key=lambda listener: (listener.port, listener.pid or 0, listener.uid),
     )
 
 

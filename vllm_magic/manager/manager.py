@@ -108,8 +108,8 @@ class Manager:
     ) -> Start:
         """Start a server, or return the running server with the same spec.
 
-        Any other error during the wait (of a signal handler of the program, or of ``report``) is raised after the release of the
-        server that this call has started.
+        If the wait ends by another error than those below (of a signal handler of the program, or of ``report``), the server that
+        this call has started is released before the error is raised.
 
         Args:
             spec: the spec of the server.

@@ -30,10 +30,8 @@ if TYPE_CHECKING:
 
 # Bytes for CUDA's context. The driver and CUDA take about half of this for a process before vLLM reads the free memory.
 CONTEXT = GIB
-OVERHEAD = (
-    1 * GIB,
-    3 * GIB,
-)  # CUDA's context, activations, CUDA graphs: the range that most models were seen to take
+# CUDA's context, activations, CUDA graphs: the range that most models were seen to take.
+OVERHEAD = (1 * GIB, 3 * GIB)
 MOST_GPUS = 4096
 _BLOCK, _CPU_BLOCK = 16, 128  # tokens
 _DTYPES = {"auto": 2, "half": 2, "float16": 2, "bfloat16": 2, "float": 4, "float32": 4}  # bytes of a number
@@ -167,7 +165,7 @@ def overridden(config: Config, args: Sequence[str]) -> dict[str, Any]:
 def _as_asked(model: Architecture, args: Sequence[str]) -> Architecture:
     if not model.window or not flags.has(args, "--disable-sliding-window"):
         return model
-    layers = tuple(Layer.FULL if one is Layer.SLIDING else one for one in model.layers)
+    layers = tuple(Layer.FULL if layer is Layer.SLIDING else layer for layer in model.layers)
     shorter = min(model.longest, model.window)
     return replace(model, layers=layers, window=0, longest=shorter, context=min(model.context, shorter))
 
@@ -266,7 +264,7 @@ def _fraction(args: tuple[str, ...]) -> float:
 
 def _window_doubt(model: Architecture, args: Sequence[str]) -> Iterator[str]:
     if model.sliding and not flags.has(args, "--max-num-batched-tokens"):
-        yield "a window keeps what is being computed besides, by vLLM's choice of --max-num-batched-tokens"
+        yield "a window also keeps the tokens of the batch under way, whose size vLLM chooses (--max-num-batched-tokens)"
 
 
 def _doubts(weights: Weights, model: Architecture, args: Sequence[str], workers: int) -> Iterator[str]:

@@ -37,9 +37,8 @@ OWN = (
     "--no-wait", "--timeout",
 )  # fmt: skip
 
-SHORTEST_BEGINNING = (
-    5  # characters, dashes included, from which the beginning of a flag suggests the whole flag
-)
+# Characters, dashes included, from which the beginning of a flag suggests the whole flag.
+SHORTEST_BEGINNING = 5
 ALIKE = 0.75  # how similar two flags must be, by difflib's measure: as --max-len and --max-model-len
 MANY = 5  # how many similar flags are searched for common ones
 
