@@ -77,7 +77,7 @@ class TestStart:
                 ("tiny", "--max-len", "5"),
                 None,
                 "vLLM does not know --max-len 5",
-                "Did you mean --max-model-len?",
+                "Did you mean --max-model-len? Else leave it out",
             ),
             (
                 ("tiny", "--seed", "x"),
