@@ -6,6 +6,7 @@ import getpass
 import os
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 from by_hand import listening, until
@@ -106,8 +107,9 @@ class TestStart:
         traces.check()
 
     @pytest.mark.parametrize("sign", RECORDED)
-    def test_what_was_recorded(self, manager, spec, sign):
+    def test_what_was_recorded(self, manager, spec, executable, sign):
         lines, cause, hint = KNOWN[sign]
+        hint = hint.replace(" python -m ", f" {Path(executable).with_name('python')} -m ")
         error = failed(manager, spec("some/model", faults=dying(*lines, who="leader", when="init")))
         assert (error.cause, error.hint) == (cause, written(hint))
         assert all(any(shown.removesuffix("…") in line for line in lines) for shown in error.log_tail)

@@ -372,7 +372,12 @@ def test_killing_both_guards_leaves_nothing(manager, real, traces):
 @pytest.mark.parametrize(
     ("args", "model", "cause", "hint"),
     [
-        (("--max-len", "9"), None, "vLLM does not know --max-len 9", "Did you mean --max-model-len?"),
+        (
+            ("--max-len", "9"),
+            None,
+            "vLLM does not know --max-len 9",
+            "Did you mean --max-model-len? Else leave it out",
+        ),
         (
             ("--dtype", "flaot16"),
             None,
