@@ -399,10 +399,11 @@ def _kept_logs(root: Path) -> list[tuple[str, str, Path]]:
 def _condition(path: Path, record: Record) -> Condition:
     guards = _guards(record)
     if processes.is_alive(Identity(*record.kernel)) and record.phase != Phase.KEPT:
+        # A disk that did not answer kept the guards from removing the folder. On other disks the kernel's next stop does that.
         is_left = (
-            record.outer
+            disk.may_hang(path)
+            and record.outer
             and not guards
-            and not _is_locked(path)
             and not _members(_folder(path, record.name), record)
         )
         return Condition.LEFT if is_left else Condition.OWNED
