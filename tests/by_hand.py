@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from typing import TYPE_CHECKING
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, TypeVar
 
 import stand_in
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.gpu.devices import Snapshot
 
+T = TypeVar("T")
 LIMIT = 60.0  # seconds; nothing takes this long unless it fails
 KERNEL = """
 import sys, vllm_magic
@@ -46,6 +49,20 @@ def until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.02)
+
+
+def in_time(function: Callable[[], T]) -> T:
+    """Return the result of a function that may hang; one that hangs is left behind in its thread."""
+    result: Future[T] = Future()
+
+    def call() -> None:
+        try:
+            result.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - raised again by Future.result
+            result.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return result.result(LIMIT)
 
 
 def until_ready(kernel: int) -> None:

@@ -534,7 +534,7 @@ KNOWN = {
     "no module": (
         ("ModuleNotFoundError: No module named 'flashinfer'",),
         "vLLM misses the module flashinfer",
-        "Install the package that has it, beside vLLM: python -m pip install; or install vLLM again",
+        "Install the package that has it in the environment of python, or install vLLM again",
     ),
     "compiled for another torch": (
         (

@@ -109,7 +109,8 @@ class TestStart:
     @pytest.mark.parametrize("sign", RECORDED)
     def test_what_was_recorded(self, manager, spec, executable, sign):
         lines, cause, hint = KNOWN[sign]
-        hint = hint.replace(" python -m ", f" {Path(executable).with_name('python')} -m ")
+        python = Path(executable).with_name("python")
+        hint = hint.replace(" python -m ", f" {python} -m ").replace(" of python,", f" of {python},")
         error = failed(manager, spec("some/model", faults=dying(*lines, who="leader", when="init")))
         assert (error.cause, error.hint) == (cause, written(hint))
         assert all(any(shown.removesuffix("…") in line for line in lines) for shown in error.log_tail)

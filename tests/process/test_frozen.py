@@ -21,7 +21,7 @@ from vllm_magic.errors import ReleaseFailed
 from vllm_magic.guard import ladder
 from vllm_magic.guard.record import Phase
 from vllm_magic.ledger import Condition
-from vllm_magic.linux import processes
+from vllm_magic.linux import pidfd, processes
 from vllm_magic.linux.marks import MARK
 from vllm_magic.recovery.sweep import sweep
 from vllm_magic.release import force_kill
@@ -85,12 +85,17 @@ def test_a_start_tries_again(manager, spec, left, freezer, traces):
 
 
 @pytest.mark.usefixtures("left")
-def test_a_terminal_tries_again(manager, freezer, traces, capsys):
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_a_terminal_tries_again(manager, freezer, traces, capsys, has_ended):
+    """Also where the last process has ended by the time of the second try."""
     assert cli.main(["stop", "tiny"]) == cli.TO_DO
     assert "SIGKILL did not end" in capsys.readouterr().err
     (entry,) = ledger.entries()
     assert entry.condition is Condition.OWNED
+    members = [one.identity for one in entry.processes]
     freezer.thaw()
+    if has_ended:
+        assert pidfd.wait_for_all(members, by_hand.LIMIT) == set()
     assert cli.main(["stop", "tiny"]) == cli.DONE
     assert ledger.entries() == []
     assert manager.stop("tiny").verified

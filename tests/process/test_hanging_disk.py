@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import Future
 from pathlib import Path
 
 import by_hand
 import hanging_disk
 import pytest
+from by_hand import in_time
 from records import record
 
 from vllm_magic.guard.client import GuardPair
@@ -37,20 +36,6 @@ def locked(tmp_path_factory):
     """A process that waits for a disk with its address space locked, as an engine that maps its model: (identity, disk)."""
     with hanging_disk.locked_process(tmp_path_factory.mktemp("disk")) as found:
         yield found
-
-
-def in_time(function):
-    """Return the result of a function that may hang; a thread that hangs is left behind."""
-    result = Future()
-
-    def call() -> None:
-        try:
-            result.set_result(function())
-        except BaseException as error:  # noqa: BLE001 - raised again by Future.result
-            result.set_exception(error)
-
-    threading.Thread(target=call, daemon=True).start()
-    return result.result(by_hand.LIMIT)
 
 
 @pytest.mark.parametrize("read", READS)

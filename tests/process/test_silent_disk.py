@@ -6,13 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import by_hand
 import pytest
 import silent_disk
+from by_hand import in_time
 
 from vllm_magic import ledger
 from vllm_magic.errors import StartFailed
@@ -40,20 +39,6 @@ def disk(tmp_path, monkeypatch) -> Iterator[SilentDisk]:
 @pytest.fixture
 def home(disk) -> Path:
     return disk.path / "home"
-
-
-def in_time(function):
-    """Return the result of a function; one that hangs is left behind in its thread."""
-    result = Future()
-
-    def call() -> None:
-        try:
-            result.set_result(function())
-        except BaseException as error:  # noqa: BLE001 - raised again by Future.result
-            result.set_exception(error)
-
-    threading.Thread(target=call, daemon=True).start()
-    return result.result(LIMIT)
 
 
 def terminal(*words: str) -> subprocess.CompletedProcess[str]:

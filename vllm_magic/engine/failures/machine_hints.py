@@ -152,7 +152,7 @@ def missing_module(match: re.Match[str], context: HintContext) -> str:
     """Return what brings a Python module."""
     if match[1] == "vllm":
         return f"This Python has no vLLM: {context.python} -m pip install vllm, or --executable names one that has it"
-    return f"Install the package that has it, beside vLLM: {context.python} -m pip install; or install vLLM again"
+    return f"Install the package that has it in the environment of {context.python}, or install vLLM again"
 
 
 def too_many_processes(_: re.Match[str], context: HintContext) -> str:
