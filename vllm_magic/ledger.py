@@ -38,7 +38,7 @@ from vllm_magic.guard import folder as folder_content
 from vllm_magic.guard import record as records
 from vllm_magic.guard.control_socket import SOCKET_NAME as CONTROL
 from vllm_magic.guard.record import BrokenRecordError, Phase, Record
-from vllm_magic.linux import disk, files, home, machine, marks, processes, trusted_path
+from vllm_magic.linux import disk, files, home, machine, marks, processes, shortage, trusted_path
 from vllm_magic.linux.marks import MARK
 from vllm_magic.linux.processes import Identity
 
@@ -461,7 +461,8 @@ def _has_time(record: Record) -> bool:
 def _is_locked(path: Path) -> bool:
     try:
         return disk.call(path, records.is_locked, str(path))
-    except OSError:  # no guard ever ran, or the file system has no locks
+    except OSError as error:  # no guard ever ran, or the file system has no locks
+        shortage.check(error)
         return False
 
 

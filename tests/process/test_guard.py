@@ -676,6 +676,26 @@ def test_a_guard_without_a_free_descriptor_for_a_scan(tmp_path):
     pair.close()
 
 
+def test_a_guard_without_a_free_descriptor_for_the_release(tmp_path):
+    """It tries again until one is free: a process that cannot be read is not gone."""
+    pair = GuardPair(launch_request(tmp_path, "/bin/sh", "-c", "setsid sleep 300 & exec sleep 300"))
+    started = receive(pair, Started)
+    inner = started.inner[0]
+    by_hand.until(lambda: len(processes.descendants(processes.table(), inner)) == 2, "the server forks")
+    members = {processes.read(pid).identity for pid in processes.descendants(processes.table(), inner)}
+    used = {int(name) for name in os.listdir(f"/proc/{inner}/fd")}
+    before = resource.prlimit(inner, resource.RLIMIT_NOFILE)
+    resource.prlimit(inner, resource.RLIMIT_NOFILE, (min(set(range(1000)) - used), before[1]))
+    pair.stop(0.0, 0.0)
+    receive(pair, Stopping)
+    assert pidfd.wait_for_all(members, 1.0) == members
+    resource.prlimit(inner, resource.RLIMIT_NOFILE, before)
+    ended = receive(pair, Ended)
+    assert (ended.by, ended.left) == ("inner", [])
+    assert {tuple(row[:2]) for row in ended.ended} == members
+    pair.close()
+
+
 @pytest.fixture
 def small_buffer(monkeypatch) -> None:
     """The guards' socket takes a few kilobytes that nobody has read, not two hundred."""

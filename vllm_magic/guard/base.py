@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.guard import folder, record
 from vllm_magic.guard.disk_calls import LIMIT, DiskCalls
-from vllm_magic.guard.ladder import Ladder, Members
+from vllm_magic.guard.ladder import Ladder, Members, Outcome
 from vllm_magic.guard.outbox import Outbox
 from vllm_magic.guard.protocol import Ended, LaunchRequest, Message, Stop, Stopping, Why
 from vllm_magic.linux import processes, sessions, shared_memory
@@ -29,6 +29,9 @@ SHORT_GRACE = Stop(grace=0.5, patience=0.5)  # when the kernel is gone
 NO_GRACE = Stop(grace=0.0, patience=0.0)
 FLUSH_LIMIT = 600.0  # seconds to wait until a slow kernel has read the last messages
 LOCK_LIMIT = 0.05  # seconds to try to lock the lock file of one GPU
+# Seconds to try to release the server on a machine that is short of descriptors or memory, and seconds between two attempts.
+SHORTAGE_LIMIT = 600.0
+SHORTAGE_INTERVAL = 0.25
 NO_KERNEL = -1  # in place of the kernel's pidfd
 
 
@@ -252,13 +255,27 @@ class Guard:
                 later_stop,
                 trackers_last=trackers_last,
             )
-            outcome = ladder.run(stop.grace, stop.patience)
-            shared_memory.unlink_unmapped(self.segments, self.before)
+            outcome = self._end_server(ladder, stop)
         if outcome.left:
             self.disk.call(lambda: record.add_known_processes(self.request.folder, outcome.left))
         self.send(
             Ended(by, why.value, self.exit_code, outcome.ended, outcome.left, round(outcome.seconds, 3))
         )
+
+    def _end_server(self, ladder: Ladder, stop: Stop) -> Outcome:
+        """Run the ladder, and remove the shared memory. While no descriptor or memory is free, try again."""
+        deadline = time.monotonic() + SHORTAGE_LIMIT
+        while True:
+            try:
+                outcome = ladder.run(stop.grace, stop.patience)
+                shared_memory.unlink_unmapped(self.segments, self.before)
+            except (OSError, MemoryError) as error:
+                if time.monotonic() >= deadline:
+                    raise
+                log(f"the release is tried again: {error}")
+                time.sleep(SHORTAGE_INTERVAL)  # no event shows the end of a shortage
+            else:
+                return outcome
 
     def clear(self) -> None:
         """Remove the server's private folder, unless a process of the server still lives."""

@@ -27,7 +27,7 @@ from vllm_magic.guard.protocol import (
     encode,
 )
 from vllm_magic.guard.record import BrokenRecordError
-from vllm_magic.linux import disk, forks, pidfd, pidfd_calls, processes, python
+from vllm_magic.linux import disk, forks, pidfd, pidfd_calls, processes, python, shortage
 from vllm_magic.linux.processes import Identity
 
 if TYPE_CHECKING:
@@ -129,8 +129,9 @@ class Guards(ABC):
                 return record.is_locked(self._folder)
         except FileNotFoundError:  # the guards have cleared the folder, or have not used it
             return False
-        except OSError:  # the file system has no locks
-            pass
+        except OSError as error:  # the file system has no locks
+            if error.errno in shortage.SHORT:  # the end of the connection shows the end of the guard
+                return True
         with contextlib.suppress(OSError, BrokenRecordError):
             inner = disk.call(self._folder, record.read, self._folder).inner
             return inner is None or processes.is_alive(Identity(*inner))

@@ -79,6 +79,9 @@ class Inner(Guard):
         self._control_socket: ControlSocket | None = None
         self._log_cap: LogCap | None = None
         self._ready = False
+        self._is_ready_noted = (
+            False  # whether the processes and the shared memory of the ready server are recorded
+        )
         self._kept_until: float | None = None
         self._standby: StandbyConnection | None = None
         self._known: list[list[int]] = []
@@ -306,12 +309,15 @@ class Inner(Guard):
                 self.before = None
 
     def _note_ready(self) -> None:
-        members = self.members()
-        self.remember_segments(members)
+        """Record the processes and the shared memory of the ready server. `_scan_members` tries again."""
         self._ready = True
-        segments = [list(segment) for segment in self.segments]
-        self._send_known(members)
-        self._write(phase=Phase.READY, segments=segments)
+        with contextlib.suppress(OSError, MemoryError):  # no descriptor or memory is free
+            members = self.members()
+            self.remember_segments(members)
+            segments = [list(segment) for segment in self.segments]
+            self._send_known(members)
+            self._write(phase=Phase.READY, segments=segments)
+            self._is_ready_noted = True
 
     def _scan_members(self) -> None:
         """Report new processes below this guard to the kernel and to the disk.
@@ -320,14 +326,17 @@ class Inner(Guard):
         """
         if not self._is_written:
             self._write()
-        now, children = time.monotonic(), processes.children(os.getpid())
+        if self._ready and not self._is_ready_noted:
+            self._note_ready()
+        now = time.monotonic()
         self._next_scan = now + CHILD_SCAN_INTERVAL
-        if children <= self._children and now < self._next_full_scan:
-            return
-        self._children = children
-        self._next_full_scan = now + FULL_SCAN_INTERVAL
         with contextlib.suppress(OSError, MemoryError):  # no descriptor or memory is free: try again later
+            children = processes.children(os.getpid())
+            if children <= self._children and now < self._next_full_scan:
+                return
             members = _shown(self.members())
+            self._children = children
+            self._next_full_scan = now + FULL_SCAN_INTERVAL
             if any(list(process.identity) not in self._known for process in members):
                 self._send_known(members)
 
@@ -363,10 +372,10 @@ class Inner(Guard):
         if attach.expected_spec is not None and attach.expected_spec != self.request.handover.get("spec"):
             return Refused(errno.ESTALE, "it was started with other options")
         try:
+            process = processes.read(client.pid)
             kernel = pidfd_calls.open_pid(client.pid)
         except OSError as error:
             return Refused(error.errno or 0, str(error.strerror))
-        process = processes.read(client.pid)
         try:
             fds = [kernel, client.connection.fileno()]
             socket.send_fds(self._link, [b"k"], fds, socket.MSG_DONTWAIT)
@@ -388,16 +397,20 @@ class Inner(Guard):
         self.drain_wake()
         if self.signalled:
             return Why.GUARD_SIGNALLED, SHORT_GRACE
-        if self.leader_has_ended():
-            return Why.LEADER_ENDED, NO_GRACE
-        self.reap()
+        with contextlib.suppress(OSError, MemoryError):  # no descriptor or memory is free: reap later
+            if self.leader_has_ended():
+                return Why.LEADER_ENDED, NO_GRACE
+            self.reap()
         return None
 
     def _wait_for_exit(self) -> None:
         """Wait a moment for the leader's descendants to end by themselves, as they do after a clean exit."""
-        members = self.members()
-        self.remember_segments(members)
-        pidfd.wait_for_all({process.identity for process in members}, EXIT_WAIT)
+        with contextlib.suppress(
+            OSError, MemoryError
+        ):  # no descriptor or memory is free: the release ends them
+            members = self.members()
+            self.remember_segments(members)
+            pidfd.wait_for_all({process.identity for process in members}, EXIT_WAIT)
 
     def _enders(self) -> list[int]:
         """The descriptors that become readable when the other guard or the kernel ends, or the kernel sends something."""

@@ -101,8 +101,13 @@ class Outer(Guard):
         Args:
             late: seconds since the time when the inner guard should have been done.
         """
-        inner = processes.read(self._inner)
-        return inner is None or inner.state in processes.STOPPED_STATES or late >= RELEASE_LIMIT
+        if late >= RELEASE_LIMIT:
+            return True
+        try:
+            inner = processes.read(self._inner)
+        except OSError:  # no descriptor or memory is free
+            return False
+        return inner is None or inner.state in processes.STOPPED_STATES
 
     def _unlink_recorded(self) -> None:
         """Remove the shared memory in the record: the processes that mapped it may have ended before the release.

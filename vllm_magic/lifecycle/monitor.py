@@ -73,7 +73,7 @@ if TYPE_CHECKING:
 
 DISK_LIMIT = 1.0  # seconds for the check whether the disk of the log is full
 STANDSTILL_AFTER = 30.0  # seconds without a new line of the log, after which the reason is searched
-# Seconds to wait for messages of guards that were killed: the inner guard may still be releasing the server.
+# Seconds to wait for each message of the guards after a fault: they may be releasing the server.
 LAST_MESSAGES_LIMIT = KILL_LIMIT + 10.0
 
 _T = TypeVar("_T")
@@ -168,26 +168,38 @@ class Monitor:
                 self._handle(event)
 
     def give_up(self) -> None:
-        """Kill the guards after a fault in `run`, so that the server can be released from here.
+        """Have the guards release the server after a fault in `run`. Guards that do not end are killed.
 
-        Their last messages are handled as far as possible.
+        They need nothing from this process, which may have no free descriptor. Their last messages are handled as far as
+        possible.
         """
         with contextlib.suppress(Exception):  # this may be the fault
             for action in self._machine.handle(Faulted(time.monotonic())):
                 # If an action fails, the proof is weaker, or another start begins too early.
                 with contextlib.suppress(Exception):
                     self._do[type(action)](action)
-        guards = self._guard_identities()
-        force_kill.kill_guards(guards)
-        self._guards.kill()
-        with contextlib.suppress(Exception):  # this may be the fault
-            while self._has_messages() and (messages := self._guards.receive()):
-                for message in messages:
-                    self._machine.handle(MessageReceived(time.monotonic(), message))
+        # After the outer guard's end, the inner guard releases the server at once.
+        for end in (self._stop_at_once, self._guards.kill, self._kill_both):
+            with contextlib.suppress(Exception):  # this may be the fault
+                end()
+                if self._hear_end():
+                    return
 
-    def _has_messages(self) -> bool:
-        """Wait for a message of guards that were killed, or for their end; return False if neither comes in time."""
-        return bool(pidfd.readable([self._guards.fileno()], LAST_MESSAGES_LIMIT))
+    def _stop_at_once(self) -> None:
+        self._guards.stop(0.0, 0.0)
+
+    def _kill_both(self) -> None:
+        force_kill.kill_guards(self._guard_identities())
+
+    def _hear_end(self) -> bool:
+        """Handle the last messages of the guards; return whether they have ended, and False if they do not answer."""
+        while pidfd.readable([self._guards.fileno()], LAST_MESSAGES_LIMIT):
+            messages = self._guards.receive()
+            if messages is None:
+                return True
+            for message in messages:
+                self._machine.handle(MessageReceived(time.monotonic(), message))
+        return False
 
     def _handle(self, event: Event) -> None:
         """Pass an event to the state machine, carry out the actions, and handle the events that follow from them."""

@@ -266,7 +266,7 @@ class Supervisor:
         state = monitor.state
         began = state.began or time.monotonic()
         reports: list[Ended | Outcome] = [*state.ended]
-        if fault or not reports:
+        if not reports:
             reports.append(force_kill.kill_server(prepared.folder, state.leader, prepared.verifier.known))
         over = self._prove(_EndedServer(prepared, state.leader, reports), state.why, began)
         over = replace(over, disk=monitor.disk, fault=fault)
@@ -329,8 +329,8 @@ def _watch(monitor: Monitor, guards: Guards) -> str:
     """Run the monitor until the guards are gone.
 
     Returns:
-        The fault of vllm_magic that ended the monitor, as text; "" for none. After a fault the guards are killed, and the
-        server may still run.
+        The fault of vllm_magic that ended the monitor, as text; "" for none. After a fault the guards may have been killed,
+        and the server may still run.
     """
     try:
         monitor.run()

@@ -6,13 +6,12 @@ processes that had the same pid never share it.
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllm_magic.linux import address_space, pidfd_calls
+from vllm_magic.linux import address_space, pidfd_calls, shortage
 from vllm_magic.masking import mask_words
 
 if TYPE_CHECKING:
@@ -57,10 +56,16 @@ Table = dict[int, Process]
 
 
 def read(pid: int) -> Process | None:
-    """Return the process that has this pid now; None if there is none."""
+    """Return the process that has this pid now; None if there is none.
+
+    Raises:
+        OSError: no descriptor or memory is free. All functions of this module that read /proc raise this, unless they only
+            return text to be shown.
+    """
     try:
         text = _content(f"/proc/{pid}/stat")
-    except OSError:
+    except OSError as error:
+        shortage.check(error)
         return None
     # The comm may contain blanks and brackets. It ends at the last bracket.
     head, _, tail = text.rpartition(b")")
@@ -93,8 +98,7 @@ def hidden(pid: int) -> Process | None:
     try:
         fd = pidfd_calls.open_pid(pid)
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise
+        shortage.check(error)
         return None
     try:
         poller = select.poll()
@@ -113,7 +117,8 @@ def hidden_children(pid: int) -> list[Process]:
     """Return the living children that /proc hides, of all threads of a process."""
     try:
         threads = os.listdir(f"/proc/{pid}/task")
-    except OSError:
+    except OSError as error:
+        shortage.check(error)
         return []
     found = {child for thread in threads for child in children(pid, int(thread))}
     return [process for child in sorted(found) if (process := hidden(child))]
@@ -190,7 +195,8 @@ def children(pid: int, thread: int | None = None) -> set[int]:
     try:
         with open(f"/proc/{pid}/task/{thread or pid}/children", encoding="ascii") as file:
             return {int(child) for child in file.read().split()}
-    except OSError:
+    except OSError as error:
+        shortage.check(error)
         return set()
 
 
@@ -254,7 +260,8 @@ def folders(pid: int) -> Iterator[str]:
     yield f"/proc/{pid}"
     try:
         threads = os.listdir(f"/proc/{pid}/task")
-    except OSError:
+    except OSError as error:
+        shortage.check(error)
         return
     for thread in threads:
         yield f"/proc/{pid}/task/{thread}"
@@ -288,7 +295,8 @@ def _environ(pid: int) -> bytes:
             text = address_space.read(pid, f"{folder}/environ")
         except (PermissionError, TimeoutError):
             raise
-        except OSError:
+        except OSError as error:
+            shortage.check(error)
             continue
         if text:
             return text
@@ -299,7 +307,8 @@ def _is_executing(pid: int) -> bool:
     """Whether the process has no environment yet, as during execve(2), or has just got its environment."""
     try:
         fields = _content(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-    except OSError:
+    except OSError as error:
+        shortage.check(error)
         return False
     size, begin, end = (int(fields[number]) for number in (20, 47, 48))  # vsize, env_start, env_end
     return size > 0 and (end == 0 or end > begin)
@@ -317,7 +326,8 @@ def open_files(pid: int) -> dict[str, str]:
             names = os.listdir(f"{folder}/fd")
         except PermissionError:
             return found
-        except OSError:
+        except OSError as error:
+            shortage.check(error)
             continue
         for name in names:
             link = f"{folder}/fd/{name}"
@@ -336,8 +346,8 @@ def hides_files(pid: int) -> bool:
         os.listdir(f"/proc/{pid}/fd")
     except PermissionError:
         return True
-    except OSError:
-        return False
+    except OSError as error:
+        shortage.check(error)
     return False
 
 

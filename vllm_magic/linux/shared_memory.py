@@ -19,7 +19,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllm_magic.linux import address_space, processes
+from vllm_magic.linux import address_space, processes, shortage
 from vllm_magic.linux.processes import folders, open_files
 
 if TYPE_CHECKING:
@@ -223,7 +223,8 @@ def _mapped(pid: int, *, writable: bool = False) -> set[Segment] | None:
             raise
         except PermissionError:
             return None
-        except OSError:
+        except OSError as error:
+            shortage.check(error)
             continue
         if lines:
             # address, permissions, offset, device (hexadecimal major:minor), inode, path (proc_pid_maps(5))

@@ -30,6 +30,7 @@ from vllm_magic.lifecycle.monitor import Monitor
 from vllm_magic.linux.eventfd import EventFd
 from vllm_magic.linux.processes import Identity
 from vllm_magic.provisioning.base import StartKind
+from vllm_magic.release import force_kill
 
 NOBODY = [2**22 - 1, 1]  # no process has this pid and start
 STARTED = Started(NOBODY, NOBODY, NOBODY)
@@ -201,13 +202,23 @@ class TestLooks:
 
 
 class TestAFault:
-    def test_what_the_guards_said_before_is_heard(self, follow, guards):
+    def test_the_guards_release_the_server(self, follow, guards):
+        guards.say(STARTED, Stopping(Why.ASKED.value), ENDED)
+        guards.end()
+        monitor = follow(Followed())
+        monitor.give_up()
+        assert guards.heard() == [Stop(0.0, 0.0)]
+        assert not guards.was_killed
+        assert (monitor.state.leader, monitor.state.ended) == (Identity(*NOBODY), (ENDED,))
+        assert monitor.state.why is Why.FAULT
+
+    def test_guards_that_do_not_end_are_killed(self, follow, guards, monkeypatch):
+        monkeypatch.setattr(monitors, "LAST_MESSAGES_LIMIT", 0.0)
         guards.say(STARTED, ENDED)
         monitor = follow(Followed())
         monitor.give_up()
         assert guards.was_killed
-        assert (monitor.state.leader, monitor.state.ended) == (Identity(*NOBODY), (ENDED,))
-        assert monitor.state.why is Why.FAULT
+        assert monitor.state.ended == (ENDED,)
 
     def test_guards_that_cannot_be_killed_are_not_waited_for_without_an_end(
         self, follow, guards, monkeypatch
@@ -218,11 +229,26 @@ class TestAFault:
         monitor.give_up()
         assert monitor.state.is_over
 
-    def test_one_in_the_way_of_the_end_does_not_save_the_guards(self, follow, guards, monkeypatch):
+    def test_guards_that_cannot_be_heard_are_killed(self, follow, guards, monkeypatch):
+        """Only the outer guard at first: the inner one then releases the server."""
+
+        def fail(*_) -> None:
+            raise RuntimeError("on purpose")
+
+        killed = []
+        monkeypatch.setattr(guards, "receive", fail)
+        monkeypatch.setattr(guards, "kill", lambda: killed.append("outer"))
+        monkeypatch.setattr(force_kill, "kill_guards", lambda _: killed.append("both"))
+        guards.end()
+        follow(ready()).give_up()
+        assert killed == ["outer", "both"]
+
+    def test_one_in_the_way_of_the_end_does_not_keep_the_server(self, follow, guards):
         def fail(_) -> None:
             raise RuntimeError("on purpose")
 
+        guards.end()
         monitor = follow(ready())
         monitor._do = dict.fromkeys(monitor._do, fail)
         monitor.give_up()
-        assert guards.was_killed
+        assert guards.heard() == [Stop(0.0, 0.0)]
