@@ -5,10 +5,11 @@ from __future__ import annotations
 from vllm_magic.engine.client.metrics import Activity
 from vllm_magic.engine.startup.stages import Stage
 from vllm_magic.guard.protocol import Ended, KnownProcesses, Message, Refused, Started, Stopping, Why
-from vllm_magic.lifecycle.actions import Action, ReadDownload, ReadLog, SendStop
+from vllm_magic.lifecycle.actions import Action, CheckGuards, ReadDownload, ReadLog, SendStop
 from vllm_magic.lifecycle.events import (
     DownloadRead,
     Event,
+    GuardsChecked,
     HealthChecked,
     LogRead,
     MessageReceived,
@@ -44,6 +45,7 @@ class Followed:
         self.now = BEGIN
         self.log: tuple = ()  # the progress that the next lines report
         self.download = None
+        self.are_guards_stopped = True
         self.machine = StateMachine(first, ttl, KEEP_ALIVE)
 
     @property
@@ -53,6 +55,9 @@ class Followed:
     def handle(self, event: Event) -> list[Action]:
         done = []
         for action in self.machine.handle(event):
+            if isinstance(action, CheckGuards):  # it changes nothing by itself
+                done += self.handle(GuardsChecked(self.now, self.are_guards_stopped))
+                continue
             done.append(action)
             match action:
                 case SendStop():

@@ -88,6 +88,11 @@ class SendStop:
 
 
 @dataclass(frozen=True)
+class CheckGuards:
+    """Find out whether a guard is stopped; `GuardsChecked` follows at once."""
+
+
+@dataclass(frozen=True)
 class KillGuards:
     """Kill both guards; `GuardsEnded` follows."""
 
@@ -110,6 +115,7 @@ Action = (
     | BeginRelease
     | ObserveBeforeStop
     | SendStop
+    | CheckGuards
     | KillGuards
     | GiveUpGuards
 )

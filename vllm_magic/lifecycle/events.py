@@ -144,8 +144,16 @@ class UseRead:
 
 
 @dataclass(frozen=True)
+class GuardsChecked:
+    """Guards that are late were checked; ``are_stopped`` if a signal or a debugger has stopped one of them."""
+
+    at: float
+    are_stopped: bool
+
+
+@dataclass(frozen=True)
 class Faulted:
-    """A fault of vllm_magic: the guards cannot be followed any more, and are about to be killed."""
+    """A fault of vllm_magic: the guards cannot be followed any more, and are asked to release the server."""
 
     at: float
 
@@ -162,6 +170,7 @@ Event = (
     | DownloadRead
     | HealthChecked
     | UseRead
+    | GuardsChecked
     | Faulted
 )
 

@@ -23,6 +23,7 @@ from vllm_magic.lifecycle import faults, idle_timeout
 from vllm_magic.lifecycle.actions import (
     Action,
     BeginRelease,
+    CheckGuards,
     CheckHealth,
     GiveUpGuards,
     KillGuards,
@@ -41,6 +42,7 @@ from vllm_magic.lifecycle.events import (
     DownloadRead,
     Event,
     Faulted,
+    GuardsChecked,
     GuardsEnded,
     HealthChecked,
     LeaderStarted,
@@ -135,6 +137,7 @@ class Monitor:
             BeginRelease: self._begin_release,
             ObserveBeforeStop: self._observe_before_stop,
             SendStop: self._send_stop,
+            CheckGuards: self._check_guards,
             KillGuards: self._kill_guards,
             GiveUpGuards: self._give_up_guards,
         }
@@ -353,6 +356,11 @@ class Monitor:
         self._guards.stop(action.grace, action.patience)
         return StopSent(time.monotonic())
 
+    def _check_guards(self, _: CheckGuards) -> Event:
+        living = [guard for identity in self._guard_identities() if (guard := processes.living(identity))]
+        stopped = [guard for guard in living if guard.state in processes.STOPPED_STATES]
+        return GuardsChecked(time.monotonic(), are_stopped=bool(stopped) or not living)
+
     def _kill_guards(self, _: KillGuards) -> None:
         guards = self._guard_identities()
         self._guards.kill()
@@ -360,9 +368,12 @@ class Monitor:
             pidfd.send(guard, signal.SIGKILL)
 
     def _guard_identities(self) -> tuple[Identity, ...]:
-        """The guards; before they have reported their identities, the children of the outer guard: the inner guard."""
-        children = map(processes.read, () if self.state.guards else processes.children(self._guards.pid))
-        return (*self.state.guards, *(child.identity for child in children if child))
+        """The guards; before they have reported their identities, the outer guard and its children."""
+        if self.state.guards:
+            return self.state.guards
+        outer = self._guards.pid
+        found = map(processes.read, (outer, *processes.children(outer)))
+        return tuple(guard.identity for guard in found if guard)
 
     def _give_up_guards(self, _: GiveUpGuards) -> None:
         raise VllmMagicError(

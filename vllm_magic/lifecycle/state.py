@@ -7,13 +7,15 @@
   when no request is under way any more, or when the time of the drain is over. Otherwise the guards get the stop at once.
 - A later stop request with `StopPlan.hurry` and less grace replaces the earlier request, and the guards get it at once. From
   then on, the server has no more than that grace. Other later requests change nothing.
-- Guards count as hung if they do not report within `ANSWER_LIMIT` seconds that a release has begun, or if they are not gone
-  `GUARD_LIMIT` seconds after the grace of the last stop, whichever process sent it. Hung guards are killed, and the kernel
-  releases the server in their place. If the guards are not gone `ANSWER_LIMIT` seconds later either, the machine gives up.
+- Guards are late if they do not report within `ANSWER_LIMIT` seconds that a release has begun, or if they are not gone
+  `GUARD_LIMIT` seconds after the grace of the last stop, whichever process sent it. Late guards count as hung if one of them
+  is stopped. Otherwise the machine may be busy, and they get `LATE_LIMIT` more seconds.
+- Hung guards are killed, and the kernel releases the server in their place. If the guards are not gone `ANSWER_LIMIT` seconds
+  later either, the machine gives up.
 - Guards also count as hung if they have neither started the leader nor ended `START_LIMIT` seconds after the first
   `TimePassed`, for example because a signal has stopped them.
 - When one guard has ended, the other guard has `ANSWER_LIMIT` seconds to report that it has begun the release. Otherwise it
-  counts as hung.
+  is late.
 - At the first sign of an end (a stop request, a release by the guards, the end of a guard), starts are kept off the GPUs.
 - If the server was idle at the last reading of its use, idleness is the reason of its end, whoever requested the stop.
 - vLLM ends itself some seconds after its engine has died, unless it is configured to stay (VLLM_KEEP_ALIVE_ON_ENGINE_DEATH,
@@ -31,6 +33,7 @@ from vllm_magic.guard.ladder import GUARD_LIMIT
 from vllm_magic.guard.protocol import Ended, KnownProcesses, Refused, Started, Stopping, Why
 from vllm_magic.lifecycle.actions import (
     BeginRelease,
+    CheckGuards,
     CheckHealth,
     GiveUpGuards,
     KillGuards,
@@ -50,6 +53,7 @@ from vllm_magic.lifecycle.events import (
     Ending,
     EngineDied,
     Faulted,
+    GuardsChecked,
     GuardsEnded,
     HealthChecked,
     Idle,
@@ -82,7 +86,8 @@ ENGINE_CHECK_DELAY = 10.0
 DRAIN_INTERVAL = 0.25  # seconds between readings of the server's use while requests finish
 # Seconds for the guards to report that the leader runs; usually they need less than one second.
 START_LIMIT = 60.0
-ANSWER_LIMIT = 5.0  # seconds for a guard to report that a release has begun, until it counts as hung
+ANSWER_LIMIT = 5.0  # seconds for a guard to report that a release has begun, until it is late
+LATE_LIMIT = 20.0  # seconds that late guards get on a busy machine, until they count as hung
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,8 @@ class MonitorState:
         plan: the stop request that decides how the server ends; None before the first stop request.
         drain_until: when the time for requests to finish is over; None if no drain is under way.
         start_deadline: when guards that have not started the leader count as hung; None before the first event.
-        guard_deadline: when the guards count as hung; None while no report of them is expected.
+        guard_deadline: when the guards are late, or count as hung; None while no report of them is expected.
+        are_guards_late: whether the guards were late and not stopped, and so got more time.
         is_start_overdue: whether the guards counted as hung because of the start.
         are_guards_killed: whether the guards counted as hung, and were killed.
         is_over: whether the guards are gone, or are not followed any more.
@@ -123,6 +129,7 @@ class MonitorState:
     drain_until: float | None = None
     start_deadline: float | None = None
     guard_deadline: float | None = None
+    are_guards_late: bool = False
     is_start_overdue: bool = False
     are_guards_killed: bool = False
     is_over: bool = False
@@ -204,8 +211,8 @@ class StateMachine:
                 actions = self._on_time(event.at)
             case MessageReceived():
                 actions = self._on_message(event.message, event.at)
-            case OneGuardEnded() | GuardsEnded():
-                actions = self._on_guard_end(event)
+            case OneGuardEnded() | GuardsEnded() | GuardsChecked():
+                actions = self._on_guards(event)
             case StopRequested():
                 actions = self._on_stop_requested(event.plan, event.at)
             case StopSent():
@@ -232,7 +239,7 @@ class StateMachine:
         elif self._next_use_reading is not None and at >= self._next_use_reading and not self._is_reading_use:
             actions += self._read_use()
         if self.state.guard_deadline is not None and at >= self.state.guard_deadline:
-            actions += self._on_guards_hang(at)
+            actions += self._on_guards_late(at)
         return actions + self._check_start_deadline(at)
 
     def _check_start_deadline(self, at: float) -> tuple[Action, ...]:
@@ -245,11 +252,25 @@ class StateMachine:
             return (*self._begin_end(at), *self._on_guards_hang(at))
         return ()
 
-    def _on_guards_hang(self, at: float) -> tuple[Action, ...]:
+    def _on_guards_late(self, at: float) -> tuple[Action, ...]:
         if self.state.are_guards_killed:
             return (GiveUpGuards(),)
+        return self._on_guards_hang(at) if self.state.are_guards_late else (CheckGuards(),)
+
+    def _on_guards_checked(self, event: GuardsChecked) -> tuple[Action, ...]:
+        if event.are_stopped:
+            return self._on_guards_hang(event.at)
+        self._change(are_guards_late=True, guard_deadline=event.at + LATE_LIMIT)
+        return ()
+
+    def _on_guards_hang(self, at: float) -> tuple[Action, ...]:
         self._change(are_guards_killed=True, guard_deadline=at + ANSWER_LIMIT)
         return (KillGuards(),)
+
+    def _on_guards(self, event: OneGuardEnded | GuardsEnded | GuardsChecked) -> tuple[Action, ...]:
+        return (
+            self._on_guards_checked(event) if isinstance(event, GuardsChecked) else self._on_guard_end(event)
+        )
 
     def _on_guard_end(self, event: OneGuardEnded | GuardsEnded) -> tuple[Action, ...]:
         """After the end of one guard, the other guard must release the server, unless the release has begun before."""
@@ -295,7 +316,7 @@ class StateMachine:
             why = self._why_asked
         is_stop_sent = plan is not None and self.state.drain_until is None
         grace = plan.grace if plan and is_stop_sent else message.grace
-        self._change(why=why, guard_deadline=at + grace + GUARD_LIMIT)
+        self._change(why=why, guard_deadline=at + grace + GUARD_LIMIT, are_guards_late=False)
         return (*self._begin_end(at), Notify(Ending(why)))
 
     def _on_stop_requested(self, plan: StopPlan, at: float) -> tuple[Action, ...]:

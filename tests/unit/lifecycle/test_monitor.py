@@ -16,7 +16,7 @@ from vllm_magic import background
 from vllm_magic.guard.client import Guards
 from vllm_magic.guard.protocol import Decoder, Started, Stop, Stopping, Why, encode
 from vllm_magic.lifecycle import monitor as monitors
-from vllm_magic.lifecycle.actions import CheckHealth, ReadUse
+from vllm_magic.lifecycle.actions import CheckGuards, CheckHealth, ReadUse
 from vllm_magic.lifecycle.events import (
     HealthChecked,
     LeaderStarted,
@@ -28,7 +28,7 @@ from vllm_magic.lifecycle.events import (
 from vllm_magic.lifecycle.idle_timeout import ServerUse
 from vllm_magic.lifecycle.monitor import Monitor
 from vllm_magic.linux.eventfd import EventFd
-from vllm_magic.linux.processes import Identity
+from vllm_magic.linux.processes import Identity, own_identity
 from vllm_magic.provisioning.base import StartKind
 from vllm_magic.release import force_kill
 
@@ -199,6 +199,13 @@ class TestLooks:
         assert health.fault == use.fault
         assert "RuntimeError: on purpose" in use.fault
         assert list(monitor._finished_calls()) == []
+
+
+@pytest.mark.parametrize(("guard", "are_stopped"), [(own_identity(), False), (Identity(*NOBODY), True)])
+def test_guards_that_run_are_only_slow(follow, guards, guard, are_stopped):
+    server = Followed()
+    server.says(Started([*guard], [*guard], [*guard]))
+    assert follow(server)._check_guards(CheckGuards()).are_stopped is are_stopped
 
 
 class TestAFault:

@@ -69,6 +69,7 @@ from vllm_magic.lifecycle.state import (
     DRAIN_INTERVAL,
     ENGINE_CHECK_DELAY,
     GUARD_LIMIT,
+    LATE_LIMIT,
     READY_INTERVAL,
     START_LIMIT,
     MonitorState,
@@ -405,6 +406,24 @@ class TestGuardsThatHang:
         server.says(why)
         assert server.passes(GUARD_LIMIT - SOON) == []
         assert server.passes(SOON) == [KillGuards()]
+
+    def test_slow_ones_get_more_time(self):
+        """As on a busy machine, where no guard is stopped."""
+        server = ready()
+        server.are_guards_stopped = False
+        server.stop(600.0)
+        assert server.passes(ANSWER_LIMIT) == []
+        assert server.passes(LATE_LIMIT - SOON) == []
+        assert server.passes(SOON) == [KillGuards()]
+
+    def test_slow_ones_that_begin_the_release_may_be_late_again(self):
+        server = ready()
+        server.are_guards_stopped = False
+        server.stop(600.0)
+        server.passes(ANSWER_LIMIT)
+        server.says(Why.ASKED)
+        assert server.passes(600.0 + GUARD_LIMIT) == []
+        assert server.passes(LATE_LIMIT) == [KillGuards()]
 
     def test_they_are_killed_once_and_then_they_are_gone(self):
         server = ready()

@@ -14,6 +14,7 @@ from vllm_magic.guard.protocol import Stopping, Why
 from vllm_magic.lifecycle.actions import (
     Action,
     BeginRelease,
+    CheckGuards,
     CheckHealth,
     GiveUpGuards,
     KillGuards,
@@ -28,6 +29,7 @@ from vllm_magic.lifecycle.events import (
     DownloadRead,
     Event,
     Faulted,
+    GuardsChecked,
     GuardsEnded,
     HealthChecked,
     Idle,
@@ -43,20 +45,23 @@ from vllm_magic.lifecycle.events import (
     UseRead,
 )
 from vllm_magic.lifecycle.idle_timeout import KEEP_ALIVE
-from vllm_magic.lifecycle.state import ANSWER_LIMIT, GUARD_LIMIT, START_LIMIT, StateMachine
+from vllm_magic.lifecycle.state import ANSWER_LIMIT, GUARD_LIMIT, LATE_LIMIT, START_LIMIT, StateMachine
 
 GRACES = (0.0, 0.5, 5.0, 600.0)
 DRAINS = (0.0, 3.0, 60.0)
-STEPS = (
-    4  # times to be woken up until the end: after the drain, for guards that hang, and for those that stay
-)
+# Times to be woken up until the end: after the drain, for guards that are late, that hang, and that stay.
+STEPS = 5
 
 
 class FollowedServer(RuleBasedStateMachine):
     """One server: what its guards, its requests and the clock do is drawn, what is done about it is checked."""
 
-    @initialize(ttl=st.sampled_from([None, 1.0]), begins=st.sampled_from(["new", "ready", "draining"]))
-    def begin(self, ttl: float | None, begins: str) -> None:
+    @initialize(
+        ttl=st.sampled_from([None, 1.0]),
+        begins=st.sampled_from(["new", "ready", "draining"]),
+        are_stopped=st.booleans(),
+    )
+    def begin(self, ttl: float | None, begins: str, are_stopped: bool) -> None:
         self.machine = StateMachine(Stage.IMPORTING, ttl, KEEP_ALIVE)
         self.ttl = ttl
         self.now = BEGIN
@@ -66,6 +71,8 @@ class FollowedServer(RuleBasedStateMachine):
         self.sent: list[float] = []  # the grace of each stop that the guards got
         self.drain_until: float | None = None
         self.kill_from: float | None = None  # before that no guard may be killed
+        self.are_stopped = are_stopped  # the guards, if they are late
+        self.are_late = False
         self.start_until: float | None = None  # the same for guards that have not answered yet
         if begins != "new":
             self.the_leader_starts()
@@ -101,6 +108,8 @@ class FollowedServer(RuleBasedStateMachine):
                 self.use_asked = True
             case SendStop():
                 self.send_stop(action.grace, event)
+            case CheckGuards():
+                self.check_guards()
             case KillGuards():
                 deadline = self.start_until if self.kill_from is None else self.kill_from
                 assert deadline is not None
@@ -114,6 +123,14 @@ class FollowedServer(RuleBasedStateMachine):
                 assert self.ttl is not None
                 assert isinstance(event, UseRead)
                 assert event.use is QUIET
+
+    def check_guards(self) -> None:
+        assert not self.are_late, "guards that were late are checked again"
+        assert self.now >= self.kill_from
+        self.are_late = not self.are_stopped
+        if self.are_late:
+            self.kill_from = self.now + LATE_LIMIT
+        self.happens(GuardsChecked(self.now, self.are_stopped))
 
     def send_stop(self, grace: float, event: Event) -> None:
         assert self.done[BeginRelease] == 1, "starts are not kept off the GPUs"
@@ -171,6 +188,7 @@ class FollowedServer(RuleBasedStateMachine):
     def the_guards_begin(self, why: Why, grace: float) -> None:
         """Also because somebody else has asked them, with a grace that this kernel does not know."""
         self.kill_from = self.now + (self.sent[-1] if self.sent else grace) + GUARD_LIMIT
+        self.are_late = False
         self.says(Stopping(why.value, grace))
 
     @precondition(lambda self: self.state.leader is not None and not self.state.is_over)
@@ -261,7 +279,7 @@ class FollowedServer(RuleBasedStateMachine):
                 break
             self.it_is_woken_up()
         assert self.state.is_over
-        assert self.now - asked <= max(DRAINS) + max(GRACES) + GUARD_LIMIT + 2 * ANSWER_LIMIT
+        assert self.now - asked <= max(DRAINS) + max(GRACES) + GUARD_LIMIT + 2 * ANSWER_LIMIT + LATE_LIMIT
 
 
 TestFollowedServer = FollowedServer.TestCase
