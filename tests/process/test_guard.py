@@ -276,6 +276,29 @@ def test_the_guards_record_adopted_processes(tmp_path):
         pair.close()
 
 
+def test_a_kept_server_may_have_new_processes(tmp_path):
+    """Its guards report them to no kernel, and go on."""
+    trigger = tmp_path / "trigger"
+    os.mkfifo(trigger)
+    command = f"read go <{trigger}; (setsid sleep 309 &); exec sleep 310"
+    pair = GuardPair(launch_request(tmp_path, "/bin/sh", "-c", command)._replace(keep=600.0))
+    inner = Identity(*receive(pair, Started).inner)
+    folder = str(tmp_path / "folder")
+    by_hand.until(lambda: records.read_known_processes(folder), "the first scan is not over")
+    pair.disconnect()
+    by_hand.until(lambda: records.read(folder).phase == records.Phase.KEPT, "it is not kept")
+    trigger.write_text("go\n")
+    by_hand.until(lambda: len(records.read_known_processes(folder)) == 2, "they are not noted")
+    assert processes.is_alive(inner)
+    visit = control_client.ControlClient(tmp_path / "folder")
+    visit.stop(0.0, 0.0)
+    while messages := visit.receive(20.0):
+        ended = [message for message in messages if isinstance(message, Ended)]
+    assert ended[0].left == []
+    visit.close()
+    pair.close()
+
+
 def test_a_command_that_cannot_be_executed_is_refused(tmp_path):
     pair = GuardPair(launch_request(tmp_path, "/nowhere/vllm"))
     refused = receive(pair, Refused)

@@ -116,7 +116,8 @@ class Guard:
 
     def send(self, message: Message) -> None:
         """Send a message to the kernel. This never waits, and does nothing if the kernel is gone."""
-        self.outbox.send(message)
+        if self.kernel != NO_KERNEL:
+            self.outbox.send(message)
 
     def flush_before_exit(self) -> None:
         """Wait until the kernel has received all messages, at most `FLUSH_LIMIT` seconds, or until the kernel ends."""
