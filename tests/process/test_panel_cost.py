@@ -27,6 +27,7 @@ HALF_AN_HOUR = 1800  # looks
 WARM = 200  # looks after which everything that is kept is there
 SETTLED = 20  # looks; what is held at each of them counts, since one that is under way holds some
 SHORT = 20  # samples of a curve here, so that what else grows stands out
+POOL = "vllm-magic sampler: servers"  # a part of the names of its threads
 GROWTH = 50_000  # bytes; an object with fields for each look would be twice that
 
 
@@ -45,11 +46,12 @@ class Forgetful:
 
 
 class Kept(NamedTuple):
-    """What this process holds."""
+    """What this process holds; `pooled` counts the threads of the pool, which starts them as it needs them."""
 
     size: int
     descriptors: frozenset[str]
     threads: frozenset[str]
+    pooled: int
 
 
 class Result(NamedTuple):
@@ -67,6 +69,7 @@ def test_half_an_hour_leaves_nothing(home, spec):
     assert after.size < before.size + GROWTH
     assert len(after.descriptors) <= len(before.descriptors), (before.descriptors, after.descriptors)
     assert len(after.threads) <= len(before.threads), (before.threads, after.threads)
+    assert after.pooled <= poller.PER_ROUND
     assert samples <= SHORT
 
 
@@ -103,14 +106,19 @@ def watch(manager: Manager, controller: Controller, views: Forgetful, looks: int
 
 def kept(manager: Manager, controller: Controller, views: Forgetful) -> Kept:
     """What is there at each of some looks."""
-    sizes, descriptors, threads = [], [], []
+    sizes, descriptors, threads, pooled = [], [], [], []
     for _ in range(SETTLED):
         watch(manager, controller, views, 1)
         gc.collect()
         sizes.append(tracemalloc.get_traced_memory()[0])
         descriptors.append(open_files())
-        threads.append(frozenset(f"{thread.native_id} {thread.name}" for thread in threading.enumerate()))
-    return Kept(min(sizes), frozenset.intersection(*descriptors), frozenset.intersection(*threads))
+        living = {f"{thread.native_id} {thread.name}" for thread in threading.enumerate()}
+        of_the_pool = {name for name in living if POOL in name}
+        threads.append(frozenset(living - of_the_pool))
+        pooled.append(len(of_the_pool))
+    return Kept(
+        min(sizes), frozenset.intersection(*descriptors), frozenset.intersection(*threads), max(pooled)
+    )
 
 
 def open_files() -> frozenset[str]:
