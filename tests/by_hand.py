@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from vllm_magic.linux.processes import Identity, Process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from vllm_magic.gpu.devices import Snapshot
 
@@ -49,6 +51,16 @@ def until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.02)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder in which another process may be writing a file."""
+
+    def is_gone() -> bool:
+        shutil.rmtree(folder, ignore_errors=True)
+        return not folder.exists()
+
+    until(is_gone, f"{folder} is still there")
 
 
 def in_time(function: Callable[[], T]) -> T:

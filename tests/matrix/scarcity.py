@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from typing import TYPE_CHECKING, Any
+
+import by_hand
 
 from . import resources
 
@@ -47,7 +48,7 @@ def _fill(stage: Stage) -> None:
 
 
 def _delete(stage: Stage) -> None:
-    shutil.rmtree(stage.home)
+    by_hand.remove_tree(stage.home)
     os.kill(stage.host.pid, signal.SIGKILL)
 
 

@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import threading
+import time
 import tracemalloc
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 LIMIT = 60.0  # seconds for a look, which takes milliseconds
 HALF_AN_HOUR = 1800  # looks
 WARM = 200  # looks after which everything that is kept is there
+REST = 0.2  # seconds
 SETTLED = 20  # looks; what is held at each of them counts, since one that is under way holds some
 SHORT = 20  # samples of a curve here, so that what else grows stands out
 POOL = "vllm-magic sampler: servers"  # a part of the names of its threads
@@ -105,10 +107,12 @@ def watch(manager: Manager, controller: Controller, views: Forgetful, looks: int
 
 
 def kept(manager: Manager, controller: Controller, views: Forgetful) -> Kept:
-    """What is there at each of some looks."""
+    """What is there at each of some looks, between which the sampler rests: its scan of all processes takes memory."""
+    poller.PERIOD = REST
     sizes, descriptors, threads, pooled = [], [], [], []
     for _ in range(SETTLED):
         watch(manager, controller, views, 1)
+        time.sleep(REST / 4)
         gc.collect()
         sizes.append(tracemalloc.get_traced_memory()[0])
         descriptors.append(open_files())
@@ -116,6 +120,7 @@ def kept(manager: Manager, controller: Controller, views: Forgetful) -> Kept:
         of_the_pool = {name for name in living if POOL in name}
         threads.append(frozenset(living - of_the_pool))
         pooled.append(len(of_the_pool))
+    poller.PERIOD = 0.0
     return Kept(
         min(sizes), frozenset.intersection(*descriptors), frozenset.intersection(*threads), max(pooled)
     )

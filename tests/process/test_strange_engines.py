@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -84,8 +82,7 @@ def test_killed_guards_leave_nothing_of_it(server, traces):
 def test_a_state_folder_that_was_deleted(manager, spec, home):
     server = manager.start(spec()).server
     all_of_it = family(server)
-    by_hand.until_ready(os.getpid())  # what the guard has written by then is all until the end
-    shutil.rmtree(home)
+    by_hand.remove_tree(home)
     assert server.stop().verified
     assert living(all_of_it) == []
 
