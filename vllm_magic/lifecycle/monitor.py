@@ -185,7 +185,7 @@ class Monitor:
         for end in (self._stop_at_once, self._guards.kill, self._kill_both):
             with contextlib.suppress(Exception):  # this may be the fault
                 end()
-                if self._hear_end():
+                if self._receive_until_end():
                     return
 
     def _stop_at_once(self) -> None:
@@ -194,7 +194,7 @@ class Monitor:
     def _kill_both(self) -> None:
         force_kill.kill_guards(self._guard_identities())
 
-    def _hear_end(self) -> bool:
+    def _receive_until_end(self) -> bool:
         """Handle the last messages of the guards; return whether they have ended, and False if they do not answer."""
         while pidfd.readable([self._guards.fileno()], LAST_MESSAGES_LIMIT):
             messages = self._guards.receive()
