@@ -13,15 +13,14 @@ import atexit
 import contextlib
 import os
 import pickle
-import stat
 import struct
 import subprocess
 import time
 from collections import deque
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from vllm_magic.linux import forks, pidfd, python
+from vllm_magic.linux import forks, path_parts, pidfd, python
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +30,6 @@ LIMIT = 5.0  # seconds for a function; it takes milliseconds, but a disk and a m
 START_LIMIT = 30.0  # seconds for the process to start and to import the function
 EXIT_LIMIT = 0.2  # seconds for a killed process to end
 KNOWN_FOR = 1.0  # seconds for which the type of a path's file system is remembered
-MOST_LINKS = 40  # the number that Linux follows (path_resolution(7))
 # File systems whose data is on this machine. Their disks may be slow, and a broken one returns errors.
 LOCAL = frozenset(
     [
@@ -224,32 +222,10 @@ def may_hang(path: str | os.PathLike[str]) -> bool:
 
 def _may_hang(path: str) -> bool:
     mounts = _mounts()
-    at, links = "/", 0
-    todo = _parts(path)
-    is_local = mounts.get(at, "") in LOCAL
-    while is_local and todo:
-        name = todo.pop()
-        if name == "..":
-            at = os.path.dirname(at)
-            is_local = _type_of(at, mounts) in LOCAL
-            continue
-        here = os.path.join(at, name)
-        if mounts.get(here, "rootfs") not in LOCAL:
-            return True
-        try:
-            is_link = stat.S_ISLNK(os.lstat(here).st_mode)
-            target = os.readlink(here) if is_link else ""
-        except OSError:  # it does not exist, or cannot be read: then nothing below it can hang
-            return False
-        if not is_link:
-            at = here
-            continue
-        links += 1
-        if links > MOST_LINKS:
-            return False
-        todo += _parts(target)
-        at = "/" if target.startswith("/") else at
-    return not is_local
+    try:
+        return any(_type_of(part, mounts) not in LOCAL for part in path_parts.parts(path))
+    except OSError:  # a part does not exist, or cannot be read: then nothing below it can hang
+        return False
 
 
 def _type_of(path: str, mounts: dict[str, str]) -> str:
@@ -269,11 +245,6 @@ def _mounts() -> dict[str, str]:
             name = place.split()[4].decode("unicode_escape").encode("latin-1")
             found[os.fsdecode(name)] = kind.split()[0].decode()  # a later line is mounted over an earlier one
     return found
-
-
-def _parts(path: str) -> list[str]:
-    """Return the names in the path, in reverse order."""
-    return [name for name in reversed(PurePath(path).parts) if name != "/"]
 
 
 def _is_silent(path: str) -> bool:

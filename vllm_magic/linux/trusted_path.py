@@ -9,12 +9,11 @@ with mode 0777, and below a project's folder on a cluster.
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import os
 import stat
-from pathlib import PurePath
 
-MOST_LINKS = 40  # the number that the kernel follows (path_resolution(7))
+from vllm_magic.linux import path_parts
 
 
 def check(path: str | os.PathLike[str]) -> None:
@@ -24,37 +23,16 @@ def check(path: str | os.PathLike[str]) -> None:
         PermissionError: another user could redirect the path; the message says at which part, and why.
         OSError: a part cannot be read, or there are too many links.
     """
-    at = "/"
-    todo = _parts(path if os.path.isabs(path) else os.path.join(os.getcwd(), path))
-    links = 0
-    while todo:
-        name = todo.pop()
-        if name == "..":
-            at = os.path.dirname(at)
-            continue
-        here = os.path.join(at, name)
-        try:
-            status = os.lstat(here)
-        except FileNotFoundError:  # a missing part can only be made in a folder that was checked
-            return
-        _check_part(here, status)
-        if not stat.S_ISLNK(status.st_mode):
-            at = here
-            continue
-        links += 1
-        if links > MOST_LINKS:
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), here)
-        target = os.readlink(here)
-        todo += _parts(target)
-        at = "/" if target.startswith("/") else at
+    absolute = os.fspath(path) if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+    with contextlib.suppress(
+        FileNotFoundError
+    ):  # a missing part can only be made in a folder that was checked
+        for part in path_parts.parts(absolute):
+            _check_part(part)
 
 
-def _parts(path: str | os.PathLike[str]) -> list[str]:
-    """Return the names in the path, in reverse order."""
-    return [name for name in reversed(PurePath(path).parts) if name != "/"]
-
-
-def _check_part(path: str, status: os.stat_result) -> None:
+def _check_part(path: str) -> None:
+    status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode) and status.st_uid not in {0, os.getuid(), _nobody()}:
         raise PermissionError(f"{path} is a link that belongs to another user")
 
