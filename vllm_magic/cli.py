@@ -126,7 +126,7 @@ def _ps(arguments: argparse.Namespace) -> int:
     if arguments.json:
         from dataclasses import asdict
 
-        _print([json.dumps([asdict(one) for one in found], indent=2)])
+        _print([json.dumps([asdict(server) for server in found], indent=2)])
     else:
         # A kernel with other variables has another state folder; whoever misses its server compares the two.
         _print([*text.servers(found), *([] if found else [f"The state folder is {ledger.state_path()}."])])
@@ -162,10 +162,10 @@ def _verify_again(name: str) -> bool:
 
     with _probe() as probe:
         rechecked = unproved.recheck(probe, name)
-    for one in rechecked:
-        if not one.verified:
-            raise report.not_released(one.release)
-        _print(_release_lines(one.release))
+    for recheck in rechecked:
+        if not recheck.verified:
+            raise report.not_released(recheck.release)
+        _print(_release_lines(recheck.release))
     return bool(rechecked)
 
 
@@ -199,8 +199,8 @@ def _reap_orphans(probe: Probe) -> int:
     from vllm_magic.recovery.sweep import sweep_all
 
     swept = sweep_all(probe)
-    _print([one.text for one in swept] or ["Nothing to reap."])
-    return DONE if all(one.verified for one in swept) else TO_DO
+    _print([result.text for result in swept] or ["Nothing to reap."])
+    return DONE if all(result.verified for result in swept) else TO_DO
 
 
 def _reap_unowned(pids: list[int], probe: Probe, *, confirmed: bool) -> int:
@@ -213,8 +213,8 @@ def _reap_unowned(pids: list[int], probe: Probe, *, confirmed: bool) -> int:
         return TO_DO
     sys.stdout.flush()
     reaped = [reap.reap(candidate, probe) for candidate in candidates]
-    _print(["", *(one.text for one in reaped)])
-    return DONE if all(one.verified for one in reaped) else TO_DO
+    _print(["", *(result.text for result in reaped)])
+    return DONE if all(result.verified for result in reaped) else TO_DO
 
 
 def _gpu(_: argparse.Namespace) -> int:

@@ -77,8 +77,10 @@ def orphans(servers: Iterable[ReportedServer]) -> Iterator[Finding]:
 def commands(orphaned: Iterable[OrphanedCommand]) -> Iterator[Finding]:
     """Yield the commands, such as benchmarks, that outlive their kernel."""
     for command in orphaned:
-        pids = [one.identity.pid for one in command.processes]
-        names = orphaned_commands.listed((shown_name(one), one.identity.pid) for one in command.processes)
+        pids = [process.identity.pid for process in command.processes]
+        names = orphaned_commands.listed(
+            (shown_name(process), process.identity.pid) for process in command.processes
+        )
         yield Finding(
             Topic.COMMAND,
             f"The kernel (pid {command.kernel}) of a command is gone, and {_processes(pids)} of the command {_still_run(pids, None)}: {names}.",

@@ -109,10 +109,12 @@ def find_candidate(pid: int, entries: Sequence[Entry]) -> ProcessTree:
         raise InvalidOption(
             f"{_described(process)} belongs to {details.user(uid)}. Only that user can reap it."
         )
-    tree = next(one for one in unowned.trees(table) if pid in one.pids)
+    tree = next(tree for tree in unowned.trees(table) if pid in tree.pids)
     _refuse_owned(tree, table, process)
     below = processes.descendants(table, pid)
-    return ProcessTree((process, *(table[one] for one in sorted(below) if table[one].alive)))
+    return ProcessTree(
+        (process, *(table[descendant] for descendant in sorted(below) if table[descendant].alive))
+    )
 
 
 def find_candidates(pids: Iterable[int]) -> list[ProcessTree]:
@@ -130,18 +132,20 @@ def find_candidates(pids: Iterable[int]) -> list[ProcessTree]:
 
 def view(candidates: Sequence[ProcessTree], snapshot: Snapshot) -> View:
     """Return the processes as trees, with the GPU memory that each holds."""
-    held = {one.pid: one.used for gpu in snapshot.gpus for one in gpu.processes or ()}
+    held = {process.pid: process.used for gpu in snapshot.gpus for process in gpu.processes or ()}
     rows = []
     for candidate in candidates:
         depth = {candidate.root.parent: -1}
-        for one in candidate.processes:  # where a child has the smaller pid, it is shown at the first level
-            pid = one.identity.pid
-            depth[pid] = depth.get(one.parent, 0) + 1
+        for (
+            process
+        ) in candidate.processes:  # where a child has the smaller pid, it is shown at the first level
+            pid = process.identity.pid
+            depth[pid] = depth.get(process.parent, 0) + 1
             branch = f"\N{BOX DRAWINGS LIGHT UP AND RIGHT}{'─' * 2 * (depth[pid] - 1)} " if depth[pid] else ""
-            name = branch + unowned.display_name(one)[:60]
+            name = branch + unowned.display_name(process)[:60]
             vram = gib(held[pid]) if pid in held else "" if snapshot.gpus else "?"
             user = details.user(details.uid(pid))
-            rows.append((str(pid), name, user, duration(details.age(one.identity)), vram))
+            rows.append((str(pid), name, user, duration(details.age(process.identity)), vram))
     return View("", ("pid", "process", "user", "age", "VRAM"), tuple(rows))
 
 
@@ -159,13 +163,15 @@ def reap(candidate: ProcessTree, probe: Probe, grace: float = GRACE, patience: f
     segments: set[shared_memory.Segment] = set()
 
     def before_signal(members: Members) -> None:
-        segments.update(shared_memory.mapped_by(one.identity.pid for one in members if one.state != "D"))
+        segments.update(
+            shared_memory.mapped_by(process.identity.pid for process in members if process.state != "D")
+        )
 
     ladder = Ladder(find, candidate.root.identity, before_signal, whole_groups=False)
     outcome = ladder.run(grace, patience)
     shared_memory.unlink_unmapped(segments, before=())
     ended = tuple(EndedProcess(*row) for row in outcome.ended)
-    listed, problem = _still_listed(probe, {one.pid for one in ended})
+    listed, problem = _still_listed(probe, {process.pid for process in ended})
     left = tuple(EndedProcess(*row) for row in outcome.left)
     return Reaped(ended, left, listed, problem, time.monotonic() - began)
 

@@ -61,7 +61,7 @@ def survey(probe: Probe, executable: str | None = None) -> Report:
     )
     vllm = installed.find(executable)
     releases, locked = _releases()
-    names = {pid: one.name for one in servers for pid in one.pids}
+    names = {pid: server.name for server in servers for pid in server.pids}
     findings = (
         *checks.proc(wrong),
         *checks.guards(servers),
@@ -102,12 +102,12 @@ def holders(probe: Probe) -> tuple[Snapshot, tuple[gpus.GpuUse, ...]]:
 
 def _holder_names(trees: Iterable[Tree], snapshot: Snapshot) -> dict[int, str]:
     """Return the names of the vLLM processes that the driver lists, by their pids."""
-    listed = {one.pid for gpu in snapshot.gpus for one in gpu.processes or ()}
+    listed = {process.pid for gpu in snapshot.gpus for process in gpu.processes or ()}
     return {
-        one.identity.pid: unowned.holder_name(tree, one)
+        process.identity.pid: unowned.holder_name(tree, process)
         for tree in trees
-        for one in tree.processes
-        if one.identity.pid in listed
+        for process in tree.processes
+        if process.identity.pid in listed
     }
 
 
@@ -199,7 +199,7 @@ def _server(
         bytes=used,
         listening=listening,
         memory=sum(map(memory.used_by, pids)) if record.phase == Phase.SPARE else None,
-        stopped=tuple(one.pid for one in entry.guards) if entry.are_guards_stopped else (),
+        stopped=tuple(guard.pid for guard in entry.guards) if entry.are_guards_stopped else (),
         cluster=record.cluster,
         job=record.job,
     )

@@ -80,7 +80,7 @@ class Tree:
     @property
     def pids(self) -> frozenset[int]:
         """The pids of all processes of the tree."""
-        return frozenset(one.identity.pid for one in self.processes)
+        return frozenset(process.identity.pid for process in self.processes)
 
 
 def trees(table: Table, ours: Iterable[int] = ()) -> list[Tree]:
@@ -137,10 +137,12 @@ def display_name(process: Process) -> str:
     if not serves(arguments):
         return details.short_title(process)
     start = next(
-        at for at, one in enumerate(arguments) if _name(one) == "vllm" or one.startswith(_ENTRY_POINTS)
+        at
+        for at, argument in enumerate(arguments)
+        if _name(argument) == "vllm" or argument.startswith(_ENTRY_POINTS)
     )
     model = flags.value(arguments, "--model") or "".join(
-        one for one in arguments[start + 2 : start + 3] if one[:1] != "-"
+        argument for argument in arguments[start + 2 : start + 3] if argument[:1] != "-"
     )
     name = "vllm serve" if _name(arguments[start]) == "vllm" else arguments[start]
     return f"{name} {model}".rstrip()
@@ -176,9 +178,9 @@ def starter(table: Table, process: Process) -> Process | None:
 def _tree(table: Table, roles: Mapping[int, Role], root: Process, ours: frozenset[int]) -> Tree:
     pid = root.identity.pid
     below = processes.descendants(table, pid)
-    members = (root, *(table[one] for one in sorted(below) if table[one].alive))
+    members = (root, *(table[descendant] for descendant in sorted(below) if table[descendant].alive))
     above = starter(table, root)
-    if {one.identity.pid for one in members} & ours:
+    if {process.identity.pid for process in members} & ours:
         owner = Owner.OURS
     elif roles[pid] is not Role.PART:
         owner = Owner.ITSELF
