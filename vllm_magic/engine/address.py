@@ -32,7 +32,7 @@ def resolve(host: str) -> str:
         except UnicodeError:  # not a valid name
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
         found = [ipaddress.ip_address(answer.place[0]) for answer in answers]
-    chosen = min(found, key=lambda one: one.version)
+    chosen = min(found, key=lambda address: address.version)
     return str(getattr(chosen, "ipv4_mapped", None) or chosen)
 
 

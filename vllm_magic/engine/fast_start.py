@@ -61,8 +61,10 @@ def origin(table: Table, pid: int) -> Origin | None:
         if found := kind(_arguments(process)):
             return Origin(found, process)
         above = process.parent
-    one = table.get(pid)
-    return Origin(FastStart.PRELOAD, one) if one is not None and is_daemon(one, _arguments(one)) else None
+    process = table.get(pid)
+    if process is None or not is_daemon(process, _arguments(process)):
+        return None
+    return Origin(FastStart.PRELOAD, process)
 
 
 def kind(arguments: Sequence[str]) -> FastStart | None:
@@ -76,7 +78,7 @@ def kind(arguments: Sequence[str]) -> FastStart | None:
 
 def is_daemon(process: Process, arguments: Sequence[str]) -> bool:
     """Whether this is a weight cache daemon that serves, by the lock that it holds; only this user's can be seen."""
-    if process.state == "D" or not any(_SPAWNED in one for one in arguments):
+    if process.state == "D" or not any(_SPAWNED in argument for argument in arguments):
         return False
     return any(map(_LOCK.fullmatch, processes.open_files(process.identity.pid).values()))
 
@@ -98,7 +100,9 @@ def _without_python(arguments: Sequence[str]) -> Sequence[str]:
     """Return a command line from the script or module on that Python runs; the whole of another program."""
     if not arguments or not arguments[0].rpartition("/")[2].startswith("python"):
         return arguments
-    start = next((at for at, one in enumerate(arguments) if at > 0 and not one.startswith("-")), None)
+    start = next(
+        (at for at, argument in enumerate(arguments) if at > 0 and not argument.startswith("-")), None
+    )
     return [] if start is None else arguments[start:]
 
 

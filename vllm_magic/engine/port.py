@@ -10,9 +10,11 @@ LONGEST_TITLE = 60  # characters
 def holder(port: int) -> str:
     """Return the program, pid and user of the process that listens on the port, as far as they are visible; "" for none."""
     table = processes.table()
-    for one in sockets.listeners([port], table):
-        user = details.user(one.uid)
-        if one.pid is None:
+    for listener in sockets.listeners([port], table):
+        user = details.user(listener.uid)
+        if listener.pid is None:
             return f"a process of {user}"
-        return f"{details.short_title(table[one.pid])[:LONGEST_TITLE].strip()} (pid {one.pid}, {user})"
+        return (
+            f"{details.short_title(table[listener.pid])[:LONGEST_TITLE].strip()} (pid {listener.pid}, {user})"
+        )
     return ""

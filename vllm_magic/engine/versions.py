@@ -88,12 +88,12 @@ def parse(version: str) -> VersionNumber | None:
 
 def promise(number: VersionNumber) -> Promise:
     """Return what is promised for a version."""
-    return next(one.promise for one in RANGES if one.last is None or number <= one.last)
+    return next(versions.promise for versions in RANGES if versions.last is None or number <= versions.last)
 
 
 def missing(number: VersionNumber) -> list[str]:
     """Return what is missing with this version."""
-    return [one.what for one in LIMITATIONS if number < one.until]
+    return [limitation.what for limitation in LIMITATIONS if number < limitation.until]
 
 
 def reads_uuids(version: str | None) -> bool:
@@ -111,7 +111,7 @@ def note(version: str | None) -> str:
     number = parse(version or "")
     if number is None:
         return ""
-    tested = next(one for one in RANGES if one.promise is Promise.TESTED)
+    tested = next(versions for versions in RANGES if versions.promise is Promise.TESTED)
     match promise(number):
         case Promise.TESTED:
             return ""
@@ -129,8 +129,10 @@ def note(version: str | None) -> str:
 
 def table() -> str:
     """Return the promises as a table in Markdown, with what is missing with old versions."""
-    promises = [f"| {one} | {one.promise.value} |" for one in RANGES]
-    lacks = [f"| before {_text(one.until)} | missing: {one.what} |" for one in LIMITATIONS]
+    promises = [f"| {versions} | {versions.promise.value} |" for versions in RANGES]
+    lacks = [
+        f"| before {_text(limitation.until)} | missing: {limitation.what} |" for limitation in LIMITATIONS
+    ]
     return "\n".join(["| vLLM | |", "|---|---|", *promises, *lacks])
 
 

@@ -37,7 +37,7 @@ def parameters(weights: Weights, model: Architecture) -> int | None:
     """Return how many numbers vLLM loads; None if the tensors are not known, or are quantised."""
     if model.quantized or not weights.tensors:
         return None
-    return sum(one.numbers for one in weights.tensors if _is_loaded(one.name, model))
+    return sum(tensor.numbers for tensor in weights.tensors if _is_loaded(tensor.name, model))
 
 
 def on_a_gpu(
@@ -57,15 +57,15 @@ def on_a_gpu(
         return -(-weights.size // (tensors * stages))
     online = 0 if model.quantized else _online(quantization)
     bytes_of = [0] * stages
-    for one in weights.tensors:
-        if not _is_loaded(one.name, model):
+    for tensor in weights.tensors:
+        if not _is_loaded(tensor.name, model):
             continue
-        size = one.size
-        if one.dtype in PLAIN and not model.quantized:
-            matrix = one.dimensions > 1 and not _EMBEDDING.search(one.name)
-            size = int(one.numbers * (online if online and matrix else number))
-        share = -(-size // _parts(one, model, tensors))
-        for stage in _stages(one.name, model, stages):
+        size = tensor.size
+        if tensor.dtype in PLAIN and not model.quantized:
+            matrix = tensor.dimensions > 1 and not _EMBEDDING.search(tensor.name)
+            size = int(tensor.numbers * (online if online and matrix else number))
+        share = -(-size // _parts(tensor, model, tensors))
+        for stage in _stages(tensor.name, model, stages):
             bytes_of[stage] += share
     return max(bytes_of)
 
@@ -90,10 +90,10 @@ def _layer(name: str) -> int | None:
     return int(found[1])
 
 
-def _parts(one: Tensor, model: Architecture, tensors: int) -> int:
-    if one.dimensions < 2 or _WHOLE.search(one.name):  # noqa: PLR2004 - a vector
+def _parts(tensor: Tensor, model: Architecture, tensors: int) -> int:
+    if tensor.dimensions < 2 or _WHOLE.search(tensor.name):  # noqa: PLR2004 - a vector
         return 1
-    if _KEYS_AND_VALUES.search(one.name):
+    if _KEYS_AND_VALUES.search(tensor.name):
         return min(tensors, max(1, model.kv_heads))  # each GPU has at least one head
     return tensors
 

@@ -31,25 +31,27 @@ def embed(connection: Connection, texts: Sequence[str], extra: Mapping[str, Any]
     """Return a vector for each text (entrypoints/pooling/embed/api_router.py)."""
     answer = connection.post("/v1/embeddings", {**extra, "input": list(texts)})
     with readable():
-        return [[float(number) for number in one["embedding"]] for one in _in_order(answer, texts)]
+        return [[float(number) for number in item["embedding"]] for item in _in_order(answer, texts)]
 
 
 def score(connection: Connection, query: str, texts: Sequence[str], extra: Mapping[str, Any]) -> list[float]:
     """Return a score for each text: how well it answers the query (entrypoints/pooling/scoring/api_router.py)."""
     answer = connection.post("/score", {**extra, "text_1": query, "text_2": list(texts)})
     with readable():
-        return [float(one["score"]) for one in _in_order(answer, texts)]
+        return [float(item["score"]) for item in _in_order(answer, texts)]
 
 
 def classify(connection: Connection, texts: Sequence[str], extra: Mapping[str, Any]) -> list[Classified]:
     """Return the class of each text (entrypoints/pooling/classify/api_router.py)."""
     answer = connection.post("/classify", {**extra, "input": list(texts)})
     with readable():
-        return [Classified(one["label"], tuple(map(float, one["probs"]))) for one in _in_order(answer, texts)]
+        return [
+            Classified(item["label"], tuple(map(float, item["probs"]))) for item in _in_order(answer, texts)
+        ]
 
 
 def _in_order(answer: Mapping[str, Any], texts: Sequence[str]) -> list[Any]:
-    found = sorted(answer["data"], key=lambda one: int(one["index"]))
+    found = sorted(answer["data"], key=lambda item: int(item["index"]))
     if len(found) != len(texts):
         raise RequestFailed(
             f"{len(texts)} texts were sent, and {len(found)} answers came. Send fewer at once."

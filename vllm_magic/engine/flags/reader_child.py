@@ -159,19 +159,19 @@ def _stamp(path: str) -> list[Any]:
 def _option(parser: argparse.ArgumentParser, action: argparse.Action) -> dict[str, Any]:
     # For an option that allows other values too, vLLM has the usual ones in `metavar`.
     usual = action.choices or (action.metavar if isinstance(action.metavar, list) else _registered(action))
-    group = next((one.title for one in parser._action_groups if action in one._group_actions), "")  # noqa: SLF001
-    accepted = [string for string, one in parser._option_string_actions.items() if one is action]  # noqa: SLF001
+    title = next((group.title for group in parser._action_groups if action in group._group_actions), "")  # noqa: SLF001
+    accepted = [string for string, other in parser._option_string_actions.items() if other is action]  # noqa: SLF001
     has_default = action.default is not None and action.default != argparse.SUPPRESS
     return {
         "strings": list(action.option_strings),
         "hidden": [string for string in accepted if string not in action.option_strings],
         "type": _type(action),
-        "choices": [str(one) for one in usual if one is not None],
+        "choices": [str(value) for value in usual if value is not None],
         "strict": bool(action.choices),
         "default": str(action.default)[:LONGEST_TEXT] if has_default else "",
         "help": _first_sentence((action.help or "").replace("%%", "%"))[:LONGEST_TEXT],
         "nargs": "1" if action.nargs is None else str(action.nargs),
-        "group": group or "",
+        "group": title or "",
     }
 
 
@@ -195,7 +195,7 @@ def _type(action: argparse.Action) -> str:
     if action.nargs == 0:
         return "bool"
     kind: Any = action.type or str
-    while inner := [one.cell_contents for one in getattr(kind, "__closure__", None) or ()]:
+    while inner := [cell.cell_contents for cell in getattr(kind, "__closure__", None) or ()]:
         if not callable(inner[0]):
             break
         kind = inner[0]

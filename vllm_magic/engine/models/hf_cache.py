@@ -63,7 +63,9 @@ def models(cache: Path) -> list[Model]:
         found = [entry for entry in cache.iterdir() if entry.name.startswith(PREFIX)]
     except OSError:
         return []
-    return sorted((_model(entry) for entry in found if (entry / "blobs").is_dir()), key=lambda one: one.name)
+    return sorted(
+        (_model(entry) for entry in found if (entry / "blobs").is_dir()), key=lambda model: model.name
+    )
 
 
 def arriving(blobs: Path) -> tuple[int, bool]:
@@ -75,16 +77,17 @@ def arriving(blobs: Path) -> tuple[int, bool]:
     files = _files(blobs)
     newest = time.time() - FRESH
     parts = [
-        one.st_size for name, one in files.items() if name.endswith(INCOMPLETE) and one.st_mtime >= newest
+        status.st_size
+        for name, status in files.items()
+        if name.endswith(INCOMPLETE) and status.st_mtime >= newest
     ]
-    return sum(one.st_size for name, one in files.items() if not name.endswith(INCOMPLETE)) + sum(
-        parts
-    ), bool(parts)
+    complete = sum(status.st_size for name, status in files.items() if not name.endswith(INCOMPLETE))
+    return complete + sum(parts), bool(parts)
 
 
 def partial(blobs: Path) -> int:
     """Return the bytes of all parts of files, of downloads that are under way or were aborted."""
-    return sum(one.st_size for name, one in _files(blobs).items() if name.endswith(INCOMPLETE))
+    return sum(status.st_size for name, status in _files(blobs).items() if name.endswith(INCOMPLETE))
 
 
 def _model(path: Path) -> Model:

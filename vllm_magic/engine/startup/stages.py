@@ -95,6 +95,6 @@ def read(line: str) -> Progress | None:
     return None
 
 
-def later(one: Progress, other: Progress) -> Progress:
-    """Return the later of two; the second one if both are in the same stage. Several workers log at the same time."""
-    return other if ORDER.index(other.stage) >= ORDER.index(one.stage) else one
+def later(first: Progress, second: Progress) -> Progress:
+    """Return the progress with the later stage; the second if both have the same. Several workers log at the same time."""
+    return second if ORDER.index(second.stage) >= ORDER.index(first.stage) else first
