@@ -98,5 +98,5 @@ class Snapshot:
             of: the other snapshot.
         """
         found = [ours for ours in self.gpus if ours.uuid == gpu.uuid]
-        is_shared = len(found) > 1 or sum(one.uuid == gpu.uuid for one in of.gpus) > 1
+        is_shared = len(found) > 1 or sum(other.uuid == gpu.uuid for other in of.gpus) > 1
         return next((ours for ours in found if not is_shared or ours.index == gpu.index), None)

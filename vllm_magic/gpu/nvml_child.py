@@ -104,7 +104,7 @@ def _whole_or_parts(nvml: Any, index: int) -> list[dict[str, Any]]:
     capability = _if_supported(nvml, nvml.nvmlDeviceGetCudaComputeCapability, handle)
     parts = [_described(nvml, part, f"{index}:{place}") for place, part in _parts(nvml, handle)]
     found = parts or [_described(nvml, handle, index)]
-    return [{**one, "capability": capability} for one in found if one]
+    return [{**device, "capability": capability} for device in found if device]
 
 
 def _parts(nvml: Any, handle: Any) -> list[tuple[int, Any]]:

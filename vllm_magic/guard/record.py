@@ -236,7 +236,7 @@ def add_known_processes(folder: str, left: list[list[Any]]) -> None:
     if pairs:
         with contextlib.suppress(OSError):
             write_known_processes(
-                folder, [*pairs, *(one for one in read_known_processes(folder) if one not in pairs)]
+                folder, [*pairs, *(pair for pair in read_known_processes(folder) if pair not in pairs)]
             )
 
 

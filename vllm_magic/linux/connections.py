@@ -49,9 +49,9 @@ def established(port: int) -> list[TcpConnection]:
     deadline = time.monotonic() + LIST_LIMIT
     try:
         return [
-            one
+            connection
             for family in (socket.AF_INET, socket.AF_INET6)
-            for one in _from_netlink(family, port, deadline)
+            for connection in _from_netlink(family, port, deadline)
         ]
     except (OSError, struct.error):
         return [

@@ -19,7 +19,7 @@ def folders(root: str, line: str, mount: str) -> Iterator[str]:
         mount: the folder of the controller, below /sys/fs/cgroup; "" for version 2.
     """
     lines = read(os.path.join(root, "proc/self/cgroup")).splitlines()
-    group = next((one.partition(line)[2] for one in lines if line in one), None)
+    group = next((row.partition(line)[2] for row in lines if line in row), None)
     while group is not None:
         yield os.path.join(root, f"sys/fs/cgroup{mount}{group}")
         group = os.path.dirname(group) if group not in ("", "/") else None

@@ -77,13 +77,21 @@ def members(mark: bytes, leader: Identity | None, known: Iterable[Identity] = ()
         session = scan.sessions.get(leader.pid, ())
         marked |= {pid for pid in session if processes.has_environment(pid, mark)} - mine
     sure = set(known)
-    table = scan.near(marked | {one.pid for one in sure} | ({leader.pid} if leader is not None else set()))
+    table = scan.near(
+        marked | {identity.pid for identity in sure} | ({leader.pid} if leader is not None else set())
+    )
     pids = set(marked & table.keys())
-    pids |= {one.pid for one in sure if one.pid in table and table[one.pid].identity == one} - mine
+    pids |= {
+        identity.pid
+        for identity in sure
+        if identity.pid in table and table[identity.pid].identity == identity
+    } - mine
     if leader is not None and _is_its_session(table, leader, pids):
         pids |= processes.server_members(table, leader)
     pids |= processes.descendants(table, *pids)
-    unseen = [now for one in sure if one.start == processes.HIDDEN and (now := processes.living(one))]
+    unseen = [
+        now for identity in sure if identity.start == processes.HIDDEN and (now := processes.living(identity))
+    ]
     return [*(table[pid] for pid in pids - mine if table[pid].alive), *unseen]
 
 
@@ -142,7 +150,7 @@ def with_copied_environment(mark: bytes, leader: Identity | None) -> list[Proces
         if (process := processes.read(pid)) and process.alive and process.state != "D"
         if processes.has_environment(pid, mark)
     ]
-    return sorted(found, key=lambda one: one.identity.start)
+    return sorted(found, key=lambda process: process.identity.start)
 
 
 def _candidates(scan: SessionScan, leader: Identity | None) -> Iterable[int]:

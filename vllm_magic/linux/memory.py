@@ -67,7 +67,7 @@ def limit(root: str = "/") -> int | None:
         for folder in control_groups.folders(root, version.line, version.mount):
             with contextlib.suppress(ValueError):  # "max", or no such file
                 limits.append(int(control_groups.read(f"{folder}/{version.limit}")))
-    return min((one for one in limits if one < _UNLIMITED), default=None)
+    return min((limit for limit in limits if limit < _UNLIMITED), default=None)
 
 
 def oom_kills(root: str = "/") -> int:
