@@ -320,7 +320,7 @@ class Monitor:
     def _members(self) -> set[Identity]:
         """Return the processes of the server's session, and their descendants."""
         leader = self.state.leader
-        return {one.identity for one in sessions.server_members(leader)} if leader else set()
+        return {process.identity for process in sessions.server_members(leader)} if leader else set()
 
     def _know_processes(self, action: KnowProcesses) -> None:
         verifier = self._prepared.verifier

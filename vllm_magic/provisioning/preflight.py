@@ -102,7 +102,7 @@ def refusal(name: str, lacking: Shortage) -> NotEnoughMemory:
         f"{name} does not fit: {states}. {_line(found)}",
         found,
         details=[
-            *(f"  {_holder_text(one)}" for one in (found if len(found) > NAMED else ())),
+            *(f"  {_holder_text(holder)}" for holder in (found if len(found) > NAMED else ())),
             *(f"  {way}" for way in _ways_out(lacking, found, table, owners)),
         ],
     )
@@ -121,7 +121,7 @@ def holders(
     table = processes.table() if table is None else table
     owners = _owners() if owners is None else owners
     found = [holder for gpu in gpus for holder in _holders(gpu, table, owners)]
-    return sorted(found, key=lambda one: one.used or 0, reverse=True)
+    return sorted(found, key=lambda holder: holder.used or 0, reverse=True)
 
 
 def holders_text(several: Sequence[Holder]) -> str:
@@ -138,7 +138,7 @@ def _largest_share(gpu: Gpu) -> float:
 def _owners() -> dict[Identity, Entry]:
     """Return the servers in the ledger, by each of their processes."""
     with suppress(OSError):
-        return {one.identity: entry for entry in ledger.entries() for one in entry.processes}
+        return {process.identity: entry for entry in ledger.entries() for process in entry.processes}
     return {}
 
 
@@ -175,10 +175,10 @@ def _line(several: list[Holder]) -> str:
     return f"Held by {holders_text(several)}." if several else "The driver does not say who holds it."
 
 
-def _holder_text(one: Holder) -> str:
-    who = ", ".join(filter(None, (f"pid {one.pid}" if one.pid is not None else "", one.user)))
-    what = f"server {one.server}" if one.server else one.name
-    return f"{what}{f' ({who})' if who else ''}: {gib_if_known(one.used)}"
+def _holder_text(holder: Holder) -> str:
+    who = ", ".join(filter(None, (f"pid {holder.pid}" if holder.pid is not None else "", holder.user)))
+    what = f"server {holder.server}" if holder.server else holder.name
+    return f"{what}{f' ({who})' if who else ''}: {gib_if_known(holder.used)}"
 
 
 def _ways_out(
@@ -186,7 +186,7 @@ def _ways_out(
 ) -> Iterator[str]:
     if lacking.fitting is not None:
         yield f"--gpu-memory-utilization {lacking.fitting:g}  would fit"
-    found = (_way_out(one.pid, table, owners) for one in several if one.pid is not None)
+    found = (_way_out(holder.pid, table, owners) for holder in several if holder.pid is not None)
     yield from dict.fromkeys(filter(None, found))
     yield "--force  starts it all the same"
 

@@ -153,13 +153,13 @@ class Standby:
         """Whether the standby or one of its guards is stopped by a signal or a debugger."""
         noted = self._record()
         named = (noted.outer, noted.inner, noted.leader) if noted else ()
-        living = (processes.living(Identity(*one)) for one in named if one)
-        return any(one.state in STOPPED_STATES for one in living if one)
+        living = (processes.living(Identity(*pair)) for pair in named if pair)
+        return any(process.state in STOPPED_STATES for process in living if process)
 
     def kill_guards(self) -> bool:
         """Kill guards that hang, and return whether they are gone. Their standby may live."""
         noted = self._record()
-        guards = [Identity(*one) for one in (noted.outer, noted.inner) if one] if noted else []
+        guards = [Identity(*pair) for pair in (noted.outer, noted.inner) if pair] if noted else []
         gone = force_kill.kill_guards(guards)
         self.guards.kill()  # the record may lack this guard
         return gone
@@ -208,8 +208,8 @@ class Standby:
 
     def _listen(self) -> None:
         poller = select.poll()
-        for one in (self.guards, self._woken):
-            poller.register(one, select.POLLIN)
+        for source in (self.guards, self._woken):
+            poller.register(source, select.POLLIN)
         while not self.gone and self._woken.fileno() not in dict(poller.poll()):
             messages = self.guards.receive()
             for message in messages or ():

@@ -68,7 +68,9 @@ def find() -> list[OrphanedCommand]:
     if machine.proc_problem():
         return []
     found = _find()
-    pidfd.wait_for_all([one.identity for command in found for one in command.processes], WATCHDOG_LIMIT)
+    pidfd.wait_for_all(
+        [process.identity for command in found for process in command.processes], WATCHDOG_LIMIT
+    )
     return _find() if found else []
 
 
@@ -106,4 +108,4 @@ def listed(names: Iterable[tuple[str, int]]) -> str:
 
 
 def _listed(some: Iterable[EndedProcess]) -> str:
-    return listed((one.name, one.pid) for one in some)
+    return listed((process.name, process.pid) for process in some)

@@ -41,7 +41,7 @@ def stop(entry: Entry, record: Record, probe: Probe, grace: float, patience: flo
     """
     began = time.monotonic()
     verifier = from_record.verifier(record, entry.folder.mark, probe, silence=GUARD_LIMIT)
-    known = [one.identity for one in entry.processes]
+    known = [process.identity for process in entry.processes]
     verifier.observe_before_stop(known, in_a_hurry=False)
     ended: list[Ended | Outcome] = [*_stop_guards(entry, record, grace, patience)]
     if not ended:  # no guard lives any more

@@ -52,17 +52,21 @@ def kill_server(paths: Folder, leader: Identity | None, known: Iterable[Identity
     mapped, ours = recorded_segments(paths), set(known)
 
     def find() -> Members:
-        found = {one.identity: one for one in marks.members(paths.mark, leader, ours)}
-        found.update((one, now) for one in ours - found.keys() if (now := processes.living(one)))
+        found = {process.identity: process for process in marks.members(paths.mark, leader, ours)}
+        found.update(
+            (identity, now) for identity in ours - found.keys() if (now := processes.living(identity))
+        )
         # A hidden process can be attributed to the server only by its parent, while the parent lives.
-        unseen = [one for pid in [one.pid for one in found] for one in processes.hidden_children(pid)]
-        found.update((one.identity, one) for one in unseen)
+        hidden = [child for parent in found for child in processes.hidden_children(parent.pid)]
+        found.update((child.identity, child) for child in hidden)
         ours.update(found)
         return [*found.values()]
 
     def before_signal(members: Members) -> None:
         # A process in state D may hold the lock that a read of its maps waits for.
-        mapped.update(shared_memory.mapped_by(one.identity.pid for one in members if one.state != "D"))
+        mapped.update(
+            shared_memory.mapped_by(process.identity.pid for process in members if process.state != "D")
+        )
 
     ladder = Ladder(
         find,
@@ -81,6 +85,6 @@ def kill_server(paths: Folder, leader: Identity | None, known: Iterable[Identity
 def recorded_segments(paths: Folder) -> set[Segment]:
     """Return the shared memory that the server mapped once it was ready, by its record: its processes may have ended."""
     try:
-        return {Segment(*one) for one in ledger.read_record(paths.path).segments}
+        return {Segment(*segment) for segment in ledger.read_record(paths.path).segments}
     except (OSError, record.BrokenRecordError):
         return set()

@@ -40,7 +40,7 @@ def unknown_pids(pids: Iterable[int], own: str, kernel: Identity | None) -> set[
     if not wanted:
         return set()
     others = list(_others(own))
-    leaders = {one.pid: one for entry in others for one in _roots(entry)}
+    leaders = {root.pid: root for entry in others for root in _roots(entry)}
     unknown = {pid for pid in wanted if not _belongs_to_other(pid, others, leaders)}
     table = processes.table() if unknown else {}
     return {pid for pid in unknown if fast_start.origin(table, pid) is None}
@@ -77,7 +77,7 @@ def _roots(entry: Entry) -> Iterator[Identity]:
     """Yield the server's leader, its guards, and the processes that the guards have seen below them."""
     record = entry.record
     if record is not None:
-        yield from (Identity(*one) for one in (record.leader, record.outer, record.inner) if one)
+        yield from (Identity(*pair) for pair in (record.leader, record.outer, record.inner) if pair)
         yield from ledger.known_processes(entry.path)
 
 

@@ -48,5 +48,5 @@ def _makes_sense(gpu: Gpu) -> bool:
         and gpu.capability is None
         and all(isinstance(process.computes, bool) for process in listed)
         and all(map(validation.identifier, known))
-        and all(one is None or validation.identifier(one) for one in bytes_)
+        and all(size is None or validation.identifier(size) for size in bytes_)
     )

@@ -111,8 +111,10 @@ class LocalVerifier(Verifier):
         mark = f"{marks.MARK}={packed['id']}".encode()
         baseline = gpu_json.unpack(packed["baseline"])
         verifier = cls(probe, baseline, packed["chosen"], mark, Identity(*packed["kernel"]))
-        verifier._loaded, verifier._before = (gpu_json.unpack(packed[one]) for one in ("loaded", "before"))
-        verifier.known = {Identity(*one) for one in packed["known"]}
+        verifier._loaded, verifier._before = (
+            gpu_json.unpack(packed[moment]) for moment in ("loaded", "before")
+        )
+        verifier.known = {Identity(*pair) for pair in packed["known"]}
         verifier._limit = REPEATED_LIMIT
         return verifier
 
@@ -135,7 +137,7 @@ class LocalVerifier(Verifier):
 
     def _prove(self, leader: Identity | None) -> Verdict:
         alive = {identity.pid for identity in self.known if processes.is_alive(identity)}
-        alive |= {one.identity.pid for one in marks.members(self._mark, leader)}
+        alive |= {process.identity.pid for process in marks.members(self._mark, leader)}
         if alive:
             return Verdict(Proof.NONE, False, (), f"still alive: {pid_list(sorted(alive))}", may_recheck=True)
         proof = Proof.PROCESSES
@@ -169,7 +171,7 @@ class LocalVerifier(Verifier):
             verdicts = [
                 gpu_comparison.compare(history, math.inf if last else waited) for history in histories
             ]
-            late = [one.note for one in verdicts if not one.back]
+            late = [verdict.note for verdict in verdicts if not verdict.back]
             if not late:
                 break
             if last:
@@ -177,11 +179,14 @@ class LocalVerifier(Verifier):
                 return Verdict(proof, False, self._vram(now, ours), note, may_recheck=True)
             pause.wait(POLL_INTERVAL)
         verdicts = [
-            self._note_arrivals(one, history) for one, history in zip(verdicts, histories, strict=True)
+            self._note_arrivals(verdict, history)
+            for verdict, history in zip(verdicts, histories, strict=True)
         ]
         # The proof of the release is the weakest proof of all its GPUs.
-        strongest = min((one.proof or proof for one in verdicts), key=list(Proof).index, default=proof)
-        note = "; ".join(one.note for one in verdicts if one.note)
+        strongest = min(
+            (verdict.proof or proof for verdict in verdicts), key=list(Proof).index, default=proof
+        )
+        note = "; ".join(verdict.note for verdict in verdicts if verdict.note)
         note = note or ("" if verdicts else "the driver does not say which GPU it used")
         return Verdict(strongest, True, self._vram(now, ours), note)
 
@@ -204,21 +209,23 @@ class LocalVerifier(Verifier):
             named=any(_listed(snapshot, ours) for snapshot in snapshots),
             reused=frozenset(
                 pid
-                for pid, one in living.items()
-                if pid in ours and one not in self.known and one.start != processes.HIDDEN
+                for pid, identity in living.items()
+                if pid in ours and identity not in self.known and identity.start != processes.HIDDEN
             ),
-            young=frozenset(pid for pid, one in living.items() if leader and one.start > leader.start),
+            young=frozenset(
+                pid for pid, identity in living.items() if leader and identity.start > leader.start
+            ),
             hidden=frozenset(pids_on(now) - living.keys()),
         )
 
     def _note_arrivals(self, verdict: MemoryVerdict, history: GpuHistory) -> MemoryVerdict:
         came = gpu_comparison.arrivals(history)
         unknown = (
-            foreign_holders.unknown_pids({one.pid for one in came}, self._own, self._kernel)
+            foreign_holders.unknown_pids({process.pid for process in came}, self._own, self._kernel)
             if came
             else set()
         )
-        named = [one for one in came if one.pid in unknown]
+        named = [process for process in came if process.pid in unknown]
         if not named:
             return verdict
         line = foreign_holders.describe(history.baseline.index, named, history.hidden)
@@ -275,8 +282,8 @@ class LocalVerifier(Verifier):
 def left_alone(mark: bytes, leader: Identity | None) -> str:
     """Return a sentence about the living processes that have a server's environment but do not belong to it; "" for none."""
     found = [
-        f"{processes.shown_name(one)[:60]} (pid {one.identity.pid})"
-        for one in marks.with_copied_environment(mark, leader)
+        f"{processes.shown_name(process)[:60]} (pid {process.identity.pid})"
+        for process in marks.with_copied_environment(mark, leader)
     ]
     if not found:
         return ""

@@ -98,7 +98,9 @@ class RayVerifier(Verifier):
             ended: the processes of this machine that were ended: the agent.
             leader: the agent, or None.
         """
-        alive = sorted(one.pid for one in {*ended, *filter(None, [leader])} if processes.is_alive(one))
+        alive = sorted(
+            identity.pid for identity in {*ended, *filter(None, [leader])} if processes.is_alive(identity)
+        )
         if alive:
             return _not_proved(f"still alive: pid {', '.join(map(str, alive))}")
         if self._reading:
@@ -215,7 +217,7 @@ def unpack(release: Mapping[str, Any], where: str) -> Verdict:
     return Verdict(
         Proof(release["proof"]),
         bool(release["verified"]),
-        tuple(GpuMemory(**one) for one in release["vram"]),
+        tuple(GpuMemory(**gpu) for gpu in release["vram"]),
         note,
-        tuple(EndedProcess(**one) for one in release["ended"]),
+        tuple(EndedProcess(**process) for process in release["ended"]),
     )

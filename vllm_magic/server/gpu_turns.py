@@ -92,10 +92,10 @@ class GpuTurns:
 
     def _is_taken(self, wanted: _Turn) -> bool:
         return any(
-            taken.thread != wanted.thread and one.may_overlap(other)
+            taken.thread != wanted.thread and taken_gpus.may_overlap(wanted_gpus)
             for taken in self._taken
-            for one in taken.gpus
-            for other in wanted.gpus
+            for taken_gpus in taken.gpus
+            for wanted_gpus in wanted.gpus
         )
 
 
