@@ -17,6 +17,10 @@ NEWEST: VersionNumber = (0, 33)  # the newest version of the tests
 # (device_id_to_physical_device_id in platforms/interface.py), 0.24.0 does not (platforms/cuda.py).
 UUIDS: VersionNumber = (0, 24)
 
+# A version in its normal form, as metadata has it: 0.17.0, 0.17.0rc1, 0.17.0.post1, 0.19.1.dev3+g1a2b3c (PEP 440).
+_FULL = re.compile(r"(\d+(?:\.\d+)*)(?:(a|b|rc)(\d+))?(?:\.post(\d+))?(?:\.dev(\d+))?(?:\+.*)?")
+_PHASES = ("dev", "a", "b", "rc", "final")  # of one release, the oldest first
+
 
 class Promise(Enum):
     """What is promised for a version; the value says it to a person."""
@@ -84,6 +88,28 @@ def parse(version: str) -> VersionNumber | None:
     found = re.match(r"(\d{1,4})\.(\d{1,4})", version)
     number = (int(found[1]), int(found[2])) if found else (0, 0)
     return number if number > (0, 1) else None
+
+
+def sort_key(version: str) -> tuple[tuple[int, ...], int, int, int, float]:
+    """Return a key that sorts versions from the oldest to the newest, as PEP 440 orders them.
+
+    The part after a "+" does not count. A text that is no version comes first.
+    """
+    found = _FULL.fullmatch(version)
+    if not found:
+        return (), 0, 0, 0, 0.0
+    release, letter, candidate, post, dev = found.groups()
+    numbers = [int(number) for number in release.split(".")]
+    while numbers and numbers[-1] == 0:  # 1.0 is 1.0.0
+        numbers.pop()
+    phase = letter or ("dev" if dev and not post else "final")
+    return (
+        tuple(numbers),
+        _PHASES.index(phase),
+        int(candidate or 0),
+        int(post) + 1 if post else 0,
+        float(dev or "inf"),
+    )
 
 
 def promise(number: VersionNumber) -> Promise:

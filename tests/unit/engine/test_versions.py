@@ -37,6 +37,16 @@ def test_of_an_unknown_version_nothing_is_said(version):
     assert versions.note(version) == ""
 
 
+def test_the_order_of_versions():
+    """The examples of PEP 440, and names that vLLM's builds have."""
+    ordered = ["nonsense", "0.9.2", "0.10.0.dev1+g1a2b3c", "0.10.0a1", "0.10.0rc1", "0.10.0rc2", "0.10.0rc10"]
+    ordered += ["0.10.0", "0.10.0.post1", "0.10.1", "0.32.0+cpu", "0.33.0.dev3+g1a2b3c", "0.33.0", "1.0"]
+    shuffled = sorted(ordered)
+    assert shuffled != ordered
+    assert sorted(shuffled, key=versions.sort_key) == ordered
+    assert versions.sort_key("1.0") == versions.sort_key("1.0.0")
+
+
 def test_the_ranges_have_no_gap():
     for one, following in itertools.pairwise(RANGES):
         assert following.first == (one.last[0], one.last[1] + 1)

