@@ -20,13 +20,17 @@ from vllm_magic.lifecycle import faults
         ),
         (
             OSError(errno.EMFILE, "Too many open files"),
-            "This kernel is short of memory or of file descriptors (Too many open files). "
-            "Free some: close files, delete variables, or restart the kernel.",
+            (
+                "This kernel is short of memory or of file descriptors (Too many open files). "
+                "Free some: close files, delete variables, or restart the kernel."
+            ),
         ),
         (
             MemoryError(),
-            "This kernel is short of memory or of file descriptors (Cannot allocate memory). "
-            "Free some: close files, delete variables, or restart the kernel.",
+            (
+                "This kernel is short of memory or of file descriptors (Cannot allocate memory). "
+                "Free some: close files, delete variables, or restart the kernel."
+            ),
         ),
     ],
 )
