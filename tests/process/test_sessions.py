@@ -193,6 +193,7 @@ def test_threads_share_a_scan(monkeypatch):
     before = len(made)
     sessions.scan()  # nobody else's began after this
     assert len(made) == before + 1
+    assert sessions._scans._latest is None  # it is not kept
 
 
 def test_a_lock_that_is_never_released(monkeypatch):

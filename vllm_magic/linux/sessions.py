@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import weakref
 from typing import TYPE_CHECKING
 
 from vllm_magic.linux import processes
@@ -91,25 +90,28 @@ class SessionScan:
 class _SharedScans:
     """Lets threads share a scan. A call returns the scan of another thread if that scan began after the call.
 
-    A scan is shared as long as a thread uses it, and not kept for longer: on a large machine it takes megabytes.
+    A scan is not kept for longer than a thread waits for it: on a large machine it takes megabytes.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._latest: weakref.ref[SessionScan] | None = None
-        self._began = 0.0  # when the latest scan began, by `time.monotonic`
+        self._latest: tuple[float, SessionScan] | None = None
+        self._calls: set[object] = set()  # the calls that are under way; add and discard are atomic
 
     def scan(self) -> SessionScan:
-        asked = time.monotonic()
+        asked, call = time.monotonic(), object()
+        self._calls.add(call)
         if not self._lock.acquire(timeout=LOCK_LIMIT):
+            self._calls.discard(call)
             return SessionScan()
         try:
-            latest = self._latest() if self._latest else None
-            if latest is None or self._began < asked:
-                self._began, latest = time.monotonic(), SessionScan()
-                self._latest = weakref.ref(latest)
-            return latest
+            if self._latest is None or self._latest[0] < asked:
+                self._latest = time.monotonic(), SessionScan()
+            return self._latest[1]
         finally:
+            self._calls.discard(call)
+            if not self._calls:  # a later call needs a later scan
+                self._latest = None
             self._lock.release()
 
 
